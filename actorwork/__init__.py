@@ -1,0 +1,1 @@
+"""Actors on Trio, fed by Redis streams."""
