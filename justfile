@@ -1,0 +1,50 @@
+# `just check` is everything a change must pass. Tools come from .venv if there is one, else from the PATH.
+export PATH := justfile_directory() / ".venv/bin:" + env("PATH")
+
+# lint, types, architecture, tests
+check: lint types architecture test-default
+
+lint:
+    ruff check .
+    ruff format --check .
+
+types:
+    basedpyright
+    if [ -d tests/typing ]; then mypy; fi
+
+# the arrows of the house point down
+architecture:
+    lint-imports --no-logo
+
+# the quick ones, while working
+test *arguments:
+    pytest -n auto -m "not slow and not chaos" {{ arguments }}
+
+# everything but the chaos: what CI runs
+test-default *arguments:
+    pytest -n auto {{ arguments }}
+
+# everything, also what takes minutes
+test-all *arguments:
+    pytest -m "" {{ arguments }}
+
+coverage:
+    coverage run -m pytest && coverage combine --quiet && coverage report
+
+bench *arguments:
+    python benchmarks/bench.py {{ arguments }}
+
+demo:
+    python examples/census.py
+
+fmt:
+    ruff check --fix-only .
+    ruff format .
+
+# the changelog as the next release would have it
+draft:
+    towncrier build --draft
+
+# writes the changelog from its fragments: `just release-notes 0.2.0`
+release-notes version:
+    towncrier build --version {{ version }}

@@ -1,0 +1,96 @@
+"""The plan of the house holds, and it is a plan that can fail.
+
+The contracts stand in pyproject.toml. A contract that nothing can break looks exactly like one that is kept, so a
+scratch house that breaks every one of them is held against them too.
+"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HOUSE = Path(__file__).parents[2]
+
+CROOKED_HOUSE = {
+    "actors.py": "import actorwork.streams",  # a room that knows another
+    "streams.py": "import actorwork.runtime\nimport sqlite3",  # an arrow that points up
+    "runtime.py": "import actorwork.testing",
+    "testing.py": "import redis",
+    "telemetry.py": "import subprocess",
+    "policy.py": "import croniter",
+    "events.py": "import actorwork.abc",
+    "settings.py": "import actorwork.codec",  # this one is allowed: neighbours on the floor of decisions may talk
+    "codec.py": "import cattrs",  # and this one
+    "message.py": "import cattrs\nimport multiprocessing.connection",
+    "errors.py": "import actorwork",  # around the corner: the front door knows everybody
+    "abc.py": "import hiredis",
+    "shed.py": "",  # not on the plan
+    "__init__.py": "import actorwork.actors",
+}
+
+
+def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
+    program = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    return subprocess.run(
+        [sys.executable, "-c", program, "--no-cache", "--no-logo", "--config", str(HOUSE / "pyproject.toml")],
+        cwd=root,
+        env={"PATH": "", "PYTHONPATH": str(root), "COLUMNS": "200", "PYTHONUTF8": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.fixture(scope="module")
+def crooked(tmp_path_factory: pytest.TempPathFactory) -> str:
+    root = tmp_path_factory.mktemp("crooked")
+    package = root / "actorwork"
+    package.mkdir()
+    for name, source in CROOKED_HOUSE.items():
+        (package / name).write_text(source + "\n")
+    report = lint_imports(root)
+    assert report.returncode == 1, report.stdout + report.stderr
+    return report.stdout
+
+
+def test_this_house_follows_its_plan() -> None:
+    report = lint_imports(HOUSE)
+    assert report.returncode == 0, report.stdout + report.stderr
+
+
+def test_a_crooked_house_breaks_every_contract(crooked: str) -> None:
+    names = re.findall(r'^name = "(.*)"$', (HOUSE / "pyproject.toml").read_text(), re.MULTILINE)
+    contracts = [name for name in names if name != "actorwork"]
+    assert len(contracts) == crooked.count(" BROKEN")
+    assert " KEPT" not in crooked
+    assert all(name in crooked for name in contracts)
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "actorwork.actors is not allowed to import actorwork.streams",
+        "actorwork.streams is not allowed to import actorwork.runtime",
+        "actorwork.runtime is not allowed to import actorwork.testing",
+        "actorwork.events is not allowed to import actorwork.abc",
+        "actorwork.errors is not allowed to import actorwork.actors",
+        "- actorwork.shed",
+        "actorwork.message -> cattrs",
+        "actorwork.policy -> croniter",
+        "actorwork.testing -> redis",
+        "actorwork.abc -> hiredis",
+        "actorwork.streams -> sqlite3",
+        "actorwork.telemetry -> subprocess",
+        "actorwork.message -> multiprocessing",
+    ],
+)
+def test_what_is_crooked_is_named(crooked: str, sentence: str) -> None:
+    assert sentence in crooked
+
+
+def test_what_is_allowed_is_not_named(crooked: str) -> None:
+    assert "actorwork.codec -> cattrs" not in crooked
+    assert "actorwork.settings is not allowed" not in crooked
