@@ -1,0 +1,220 @@
+"""The interfaces between the rooms: what the runtime asks of a broker, and a broker of an actor.
+
+    client ──publish──▶ Broker ──Node.reading──▶ Inlet (a mailbox) ──▶ handler ──settle──▶ Node
+
+A broker keeps messages between sender and handler. A node is one incarnation of one OS process at that broker:
+it holds one lease, reads for its subscriptions, and settles what it was given. `actorwork.testing` ships one
+conformance suite that every broker passes.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from typing import Protocol
+
+import attrs
+
+from actorwork.events import Event
+from actorwork.message import DeadLetter, Delivery, Envelope, Outcome
+from actorwork.policy.settlement import Settlement
+
+
+class EventSink(Protocol):
+    """Takes what happened; must not wait and must not raise."""
+
+    def __call__(self, event: Event, /) -> None: ...
+
+
+class Inlet(Protocol):
+    """Where a node puts deliveries: an actor's mailbox, as its reader sees it. Nothing here waits."""
+
+    def room(self) -> int:
+        """Return how many deliveries may be offered now; 0 means that the reader waits for `Node.resume`."""
+        ...
+
+    def offer(self, deliveries: Sequence[Delivery]) -> None:
+        """Take deliveries. A few more than `room` said are taken too."""
+        ...
+
+    def revoke(self) -> None:
+        """Drop what is waiting and cancel what is in hand: the lease is lost, and it all belongs to others now."""
+        ...
+
+
+@attrs.frozen(eq=False)
+class Subscription:
+    """What an actor wants from a broker: every message of these sources that its group has not had.
+
+    `group` is the actor's id. Two actors that share a source have two groups, and each gets every message.
+    """
+
+    group: str
+    actor: str
+    sources: tuple[str, ...]
+    inlet: Inlet
+    max_crashes: int = 3
+
+
+class Node(Protocol):
+    """One incarnation of a process at a broker."""
+
+    @property
+    def incarnation(self) -> str:
+        """The uuid under which deliveries are owned now; a lost lease brings a new one."""
+        ...
+
+    def settle(self, subscription: Subscription, delivery: Delivery, settlement: Settlement, published: Sequence[Envelope] = ()) -> None:
+        """End a delivery, soon, in the background, atomically with what it published, if it is still ours.
+
+        Never waits. A delivery of an earlier incarnation, or one that was taken over, is refused as `Fenced`.
+        An envelope in `published` whose source is longer than one script takes (`max_batch_size`) has been sent
+        with `publish_fenced` before.
+        """
+        ...
+
+    async def publish_fenced(self, subscription: Subscription, delivery: Delivery, published: Sequence[Envelope]) -> bool:
+        """Publish on behalf of a delivery that goes on, if it is still ours; return whether it was."""
+        ...
+
+    async def hand_back(self, subscription: Subscription, deliveries: Sequence[Delivery]) -> None:
+        """Give deliveries back, each in its place, its attempt not counted; another node takes them at once."""
+        ...
+
+    def resume(self, subscription: Subscription) -> None:
+        """Say that the inlet has room again. Never waits."""
+        ...
+
+    async def stop_intake(self) -> None:
+        """Stop reading, reclaiming and promoting. What was read before is offered before this returns."""
+        ...
+
+    async def wait_settled(self) -> None:
+        """Wait until every settlement so far is applied or refused. Cancelled: they go on."""
+        ...
+
+    def statistics(self) -> Mapping[str, int]:
+        """Return counters: read, settled, fenced, reclaimed, handed_back, buried."""
+        ...
+
+
+class Waiting(Protocol):
+    """Somebody waits for the outcome of one message."""
+
+    async def outcome(self) -> Outcome:
+        """Wait for it, without limit; cancel to give up."""
+        ...
+
+    def close(self) -> None:
+        """Forget it."""
+        ...
+
+
+class Replies(Protocol):
+    """A place where outcomes arrive."""
+
+    address: str
+    """What the header `REPLY_TO` says."""
+
+    def expect(self, source: str, message_id: str) -> Waiting:
+        """Begin to wait for a message's outcome; call it before the message is published."""
+        ...
+
+
+@attrs.frozen
+class Finding:
+    """One line of a diagnosis: what was looked at, how it stands, and what to do about it."""
+
+    subject: str
+    level: str
+    """`ok`, `warning` or `error`."""
+    text: str
+    advice: str = ""
+
+
+class DeadLetters(Protocol):
+    """The messages nobody could handle, of all sources."""
+
+    async def list(self, source: str | None = None, *, limit: int = 100) -> Sequence[DeadLetter]:
+        """Return dead letters, oldest first within a source, of one source or of all."""
+        ...
+
+    async def get(self, source: str, entry: str) -> DeadLetter | None: ...
+
+    async def replay(self, source: str, entries: Sequence[str]) -> int:
+        """Send them again, as first attempts, each to the actor that failed alone; return how many there were.
+
+        A letter leaves the dead letters in the same step in which its message enters the stream.
+        """
+        ...
+
+    async def drop(self, source: str, entries: Sequence[str]) -> int:
+        """Delete them; return how many there were."""
+        ...
+
+
+class Broker(Protocol):
+    """Keeps messages between sender and handler."""
+
+    @property
+    def url(self) -> str:
+        """Where it is, without a password."""
+        ...
+
+    @property
+    def dead_letters(self) -> DeadLetters: ...
+
+    async def publish(self, envelopes: Sequence[Envelope]) -> int:
+        """Keep messages; return how many were new (an id seen before is dropped).
+
+        Order is kept within a source. While the broker is away this waits: bound it by a scope. Cancelled or
+        failed, any part of it may have been kept; publishing the same envelopes again keeps none twice.
+        """
+        ...
+
+    def open_node(
+        self,
+        subscriptions: Sequence[Subscription],
+        *,
+        lease: float,
+        emit: EventSink,
+    ) -> AbstractAsyncContextManager[Node]:
+        """Take a lease, make the groups of all subscriptions, then begin to read for them.
+
+        On the way out: reading stops, settlements still queued are applied within a second, and the lease is released, so
+        that whatever was neither settled nor handed back is run elsewhere at once.
+        """
+        ...
+
+    def open_replies(self) -> AbstractAsyncContextManager[Replies]:
+        """Open a place where outcomes arrive."""
+        ...
+
+    async def find_outcome(self, source: str, message_id: str) -> Outcome | None:
+        """Return what is kept of a message's outcome, or None."""
+        ...
+
+    async def backlog(self, source: str) -> int:
+        """Return how many messages of a source are ready or in hand."""
+        ...
+
+    async def diagnose(self) -> Sequence[Finding]:
+        """Look at the broker as an operator would."""
+        ...
+
+
+class Middleware(Protocol):
+    """Wraps the handling of a delivery; awaits `proceed` at most once and returns its result, or raises."""
+
+    async def __call__(self, delivery: Delivery, proceed: Callable[[], Awaitable[object]], /) -> object: ...
+
+
+class AbstractCronSchedule(Protocol):
+    """Somebody's own reading of cron expressions."""
+
+    @abstractmethod
+    def next_execution(self, expression: str) -> datetime:
+        """Return the next moment the expression names."""
+        ...

@@ -1,0 +1,140 @@
+"""What can go wrong, named for whose problem it is; and the verdicts a handler may raise.
+
+    ActorworkError
+    ├── SettingsError          a declaration is wrong: mended in the code that declares
+    ├── CodecError             bytes or JSON that are no message: mended by whoever sent them
+    ├── MessageRefused         the local sender picked the wrong actor (also a TypeError)
+    ├── MailboxFull            no room now: wait with `tell`, or slow down
+    ├── ActorStopped           the actor is gone for good
+    ├── ActorCrashed           the actor died of the message that was asked
+    ├── ExecutionTimeout       a handler ran past its `execution_timeout`
+    ├── AskTimeout             no reply in time (also a TimeoutError)
+    ├── MessageFailed          the far side settled the message as failed or rejected
+    ├── NotRunning             something of the runtime was used outside a running system
+    ├── StartError             an actor did not start
+    ├── MaxRestartsExceeded    a supervisor gave up
+    ├── BrokerError            the broker refuses or cannot do what is needed
+    └── MissingExtra           an optional dependency is not installed (also an ImportError)
+
+Verdicts (`Retry`, `Reject`, `Fail`) are signals, not errors: a handler raises one to say how its
+delivery ends. They look through the exception groups in which a nursery wraps them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class ActorworkError(Exception):
+    """The root of every error that actorwork raises."""
+
+
+class SettingsError(ActorworkError, ValueError):
+    """A declaration is out of bounds; the message names the field, the value and the bound."""
+
+
+class CodecError(ActorworkError, ValueError):
+    """Bytes, JSON or fields that cannot be made into the message a handler takes.
+
+    `problems` holds one sentence per defect, each with the path to the field.
+    """
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.problems: tuple[str, ...] = tuple(problems)
+
+
+class MessageRefused(ActorworkError, TypeError):
+    """The actor has no handler for this message; the text names what it accepts."""
+
+
+class MailboxFull(ActorworkError):
+    """The mailbox has no room at this moment; `await ref.tell(…)` waits for room."""
+
+
+class ActorStopped(ActorworkError):
+    """The actor has ended for good, or its system is shutting down and takes no new messages."""
+
+
+class ActorCrashed(ActorworkError):
+    """The actor crashed while it handled the message that was asked; `__cause__` is its error."""
+
+
+class ExecutionTimeout(ActorworkError):
+    """The handler ran past its `execution_timeout` and was cancelled."""
+
+
+class AskTimeout(ActorworkError, TimeoutError):
+    """No reply came within the timeout; the message may still be handled."""
+
+
+class MessageFailed(ActorworkError):
+    """The far side settled the message as failed or rejected.
+
+    `type`, `reason` and `traceback` are those of the error over there, as text.
+    """
+
+    def __init__(self, text: str, *, type: str, reason: str, traceback: str = "") -> None:  # noqa: A002 - as in the record
+        super().__init__(text)
+        self.type = type
+        self.reason = reason
+        self.traceback = traceback
+
+
+class NotRunning(ActorworkError, RuntimeError):
+    """Something that only a running system offers was used outside of one."""
+
+
+class StartError(ActorworkError):
+    """A child did not start; `child_id` names it, `__cause__` is its error."""
+
+    def __init__(self, text: str, *, child_id: str) -> None:
+        super().__init__(text)
+        self.child_id = child_id
+
+
+class MaxRestartsExceeded(ActorworkError):
+    """A supervisor gave up: more restarts within `period` seconds than its intensity allows."""
+
+    def __init__(self, text: str, *, child_id: str, restarts: int, period: float) -> None:
+        super().__init__(text)
+        self.child_id = child_id
+        self.restarts = restarts
+        self.period = period
+
+
+class BrokerError(ActorworkError):
+    """The broker refuses, or is set up so that messages would be lost; the text says what to do."""
+
+
+class MissingExtra(ActorworkError, ImportError):
+    """An optional dependency is not installed; the text names the extra that brings it."""
+
+
+class Verdict(Exception):  # noqa: N818 - a signal, not an error
+    """What a handler raises to say how its delivery ends; `reason` is kept with it."""
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Retry(Verdict):
+    """Run the message again, `delay` seconds from now or (None) after the actor's own backoff.
+
+    Each retry counts as an attempt; once `settings.retry.attempts` are spent the delivery fails.
+    """
+
+    def __init__(self, delay: float | None = None, reason: str = "") -> None:
+        super().__init__(reason)
+        if delay is not None and not delay >= 0:
+            raise ValueError(f"Retry(delay=…) wants seconds >= 0 or None, got {delay!r}")
+        self.delay = delay
+
+
+class Reject(Verdict):
+    """Drop the message: counted and logged, not retried, no dead letter."""
+
+
+class Fail(Verdict):
+    """Fail the message now, whatever attempts are left: it becomes a dead letter."""

@@ -1,0 +1,211 @@
+"""What happened, as values. Logs, metrics and tests are made from these, in one place each.
+
+An event says what, who and how long; the node's id and the time are added by whoever receives it,
+since every receiver belongs to one node. Events that come once for every message are as small as can be.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import attrs
+
+from actorwork.message import Delivery
+from actorwork.policy.settlement import Settlement
+
+
+@attrs.frozen
+class NodeStarted:
+    """The node holds its lease and reads."""
+
+    incarnation: str
+    broker: str
+    actors: tuple[str, ...]
+
+
+@attrs.frozen
+class NodeStopped:
+    """Everything has ended."""
+
+    seconds: float
+    forced: bool
+
+
+@attrs.frozen
+class LeaseLost:
+    """The node's lease ran out: its deliveries are cancelled, it goes on as `successor`."""
+
+    incarnation: str
+    successor: str
+    reason: str
+
+
+@attrs.frozen
+class BrokerLost:
+    """No connection to the broker; the next try comes in `retry_in` seconds."""
+
+    error: str
+    retry_in: float
+
+
+@attrs.frozen
+class BrokerBack:
+    """The connection to the broker stands (again)."""
+
+    broker: str
+
+
+@attrs.frozen
+class GroupRestored:
+    """A source's group was gone (restart without persistence, FLUSHALL, XGROUP DESTROY) and was made anew."""
+
+    source: str
+    actor_id: str
+
+
+@attrs.frozen
+class Reclaimed:
+    """Deliveries came over from a node that is dead, or were handed back by one (`previous` is "released")."""
+
+    source: str
+    actor_id: str
+    previous: str
+    count: int
+
+
+@attrs.frozen
+class HandedBack:
+    """Deliveries that this node will not handle were given back."""
+
+    source: str
+    actor_id: str
+    count: int
+
+
+@attrs.frozen
+class Fenced:
+    """A settlement was refused: the delivery was no longer ours, so nothing of it took effect."""
+
+    delivery: Delivery
+    actor_id: str
+    settlement: Settlement
+
+
+@attrs.frozen
+class Buried:
+    """The broker itself made a dead letter, since the message had taken down `crashes` processes."""
+
+    source: str
+    actor_id: str
+    message_id: str
+    crashes: int
+
+
+@attrs.frozen
+class BrokerTrouble:
+    """Something at the broker failed and is tried again (or given up, as `next` says)."""
+
+    doing: str
+    error: str
+    next: str
+
+
+@attrs.frozen
+class ActorStarted:
+    """An incarnation is up: its `startup` has returned."""
+
+    actor_id: str
+    title: str
+    incarnation: int
+
+
+@attrs.frozen
+class ActorExited:
+    """An incarnation has ended; `error` is None when it was told to, or wanted to."""
+
+    actor_id: str
+    title: str
+    incarnation: int
+    error: BaseException | None
+
+
+@attrs.frozen
+class ActorRestarting:
+    """The supervisor starts the actor again."""
+
+    actor_id: str
+    title: str
+    restarts: int
+    error: BaseException | None
+
+
+@attrs.frozen
+class GaveUp:
+    """The supervisor has restarted too often and ends with its children."""
+
+    actor_id: str
+    title: str
+    restarts: int
+    period: float
+
+
+@attrs.frozen
+class Settled:
+    """A delivery has ended; `seconds` is how long it was in hand."""
+
+    actor_id: str
+    title: str
+    delivery: Delivery
+    settlement: Settlement
+    seconds: float
+
+
+@attrs.frozen
+class Overdue:
+    """A handler is past its `execution_timeout` and has not ended: it shields itself, or sits in a thread."""
+
+    actor_id: str
+    title: str
+    message_id: str
+    seconds: float
+    where: str
+
+
+@attrs.frozen
+class Undelivered:
+    """A local message that nobody will handle: its actor ended before."""
+
+    actor_id: str
+    title: str
+    message: object
+
+
+@attrs.frozen
+class ShutdownStage:
+    """The shutdown has come to `stage`: intake, drain, cancel, shutdown or force."""
+
+    stage: str
+    reason: str
+
+
+Event: TypeAlias = (
+    NodeStarted
+    | NodeStopped
+    | LeaseLost
+    | BrokerLost
+    | BrokerBack
+    | GroupRestored
+    | Reclaimed
+    | HandedBack
+    | Fenced
+    | Buried
+    | BrokerTrouble
+    | ActorStarted
+    | ActorExited
+    | ActorRestarting
+    | GaveUp
+    | Settled
+    | Overdue
+    | Undelivered
+    | ShutdownStage
+)

@@ -1,0 +1,159 @@
+"""The words of the data path: what is sent, what is handled, and what is kept of it.
+
+    Message     the optional base class of users' messages: it names the actor and the reply for type checkers
+    Envelope    a message on its way: address, id, JSON, headers
+    Delivery    one attempt to handle a message, as a broker hands it to an actor
+    Failure     an error as text, so that it can travel and be kept
+    Outcome     what came of a message whose sender asked
+    DeadLetter  a message nobody could handle, kept
+
+Everything here is frozen. Headers carry what is not the message itself; those that begin with
+`actorwork-` are the runtime's own, every other one belongs to the users.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+
+A_contra = TypeVar("A_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
+
+ATTEMPT: Final = "actorwork-attempt"
+"""Header: which attempt this delivery is; absent means the first."""
+REPLY_TO: Final = "actorwork-reply-to"
+"""Header: the address at which somebody waits for the outcome."""
+RESULT_TTL: Final = "actorwork-result-ttl"
+"""Header: keep the outcome for so many seconds; absent means nobody asked for it."""
+
+NO_HEADERS: Final[Mapping[str, Json]] = MappingProxyType({})
+
+
+class Message(Generic[A_contra, R_co]):
+    """Base class of messages that say who takes them and what the reply is.
+
+    `class Greet(Message["Greeter", str])` goes to `Greeter` and is answered by a `str`: a type checker
+    then refuses it at any other actor's ref, and knows what `ask` returns. At run time it adds nothing.
+    """
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+        # No type can say "anything but a Message". `Untyped` asks for the `__dir__` that every object has,
+        # and a Message claims another one: so the checkers tell the two apart.
+        def __dir__(self) -> _Addressed: ...  # type: ignore[override] # pyright: ignore[reportIncompatibleMethodOverride]
+
+
+if TYPE_CHECKING:
+
+    class _Addressed: ...
+
+
+class Untyped(Protocol):
+    """Any message that does not derive from `Message`: a JSON value, an attrs class, a dataclass."""
+
+    def __dir__(self) -> Iterable[str]: ...
+
+
+@attrs.frozen
+class Envelope:
+    """A message on its way, as a broker is given it.
+
+    A broker keeps at most one of all envelopes with the same `source` and `id`. `delay` (seconds) or `at`
+    (seconds since the epoch) hold it back, both by the broker's clock. With `group`, only that one of several
+    actors that share the source is given it.
+    """
+
+    source: str
+    id: str
+    data: bytes
+    type: str | None = None
+    headers: Mapping[str, Json] = NO_HEADERS
+    delay: float = 0.0
+    at: float | None = None
+    group: str | None = None
+
+
+@attrs.frozen
+class Delivery:
+    """One attempt to handle a message.
+
+    `payload` is the message's JSON or, where a foreign producer wrote an entry without our fields, those
+    fields as they stand. `attempt` counts from 1. `crashes` is how often a process died with it in hand.
+    `token` is the broker's own handle: nobody else looks into it.
+    """
+
+    id: str
+    source: str
+    payload: bytes | Mapping[bytes, bytes]
+    token: Any = attrs.field(repr=False)
+    type: str | None = None
+    headers: Mapping[str, Json] = NO_HEADERS
+    attempt: int = 1
+    crashes: int = 0
+
+
+@attrs.frozen
+class Failure:
+    """An error as text: its type's name, its message, and the traceback."""
+
+    type: str
+    reason: str
+    traceback: str = ""
+
+
+@attrs.frozen
+class Outcome:
+    """What came of a message: `value` (JSON) when it was handled, else `failure`."""
+
+    status: Literal["done", "failed", "rejected"]
+    value: bytes = b"null"
+    failure: Failure | None = None
+
+
+@attrs.frozen
+class DeadLetter:
+    """A message nobody could handle, with the reasons.
+
+    `entry` names it within the dead letters of its `source`. `group` and `actor` are the id and the title
+    of the actor that failed; `at` is in seconds since the epoch, by the broker's clock.
+    """
+
+    source: str
+    entry: str
+    id: str
+    group: str
+    actor: str
+    failure: Failure
+    attempt: int
+    at: float
+    payload: bytes | Mapping[bytes, bytes]
+    type: str | None = None
+    headers: Mapping[str, Json] = NO_HEADERS
+
+
+class MessageIds:
+    """Makes the ids of one sender's messages: `<publisher>-<number>`, the number in hexadecimal.
+
+    The publisher is 16 hexadecimal characters, drawn anew by every process. A broker may recognise the form
+    and keep one bit for each number instead of one key for each id.
+    """
+
+    __slots__ = ("_next", "publisher")
+
+    def __init__(self, publisher: str) -> None:
+        self.publisher = publisher
+        self._next = 0
+
+    def __next__(self) -> str:
+        number = self._next
+        self._next = number + 1
+        return f"{self.publisher}-{number:x}"

@@ -1,0 +1,1 @@
+"""Decisions, as pure functions: the clock and the dice come in as arguments, nothing is read or written."""

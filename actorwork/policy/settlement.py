@@ -1,0 +1,108 @@
+"""How a delivery ends: which settlement an outcome of the handler deserves.
+
+    the handler                                       settlement
+    returns                                           Ack
+    raises Retry, attempts left                       Retry, after the delay it names or the actor's backoff
+    raises Reject                                     Reject
+    raises Fail                                       Fail
+    raises Retry, or any Exception, attempts spent    Fail
+    raises any other Exception, attempts left         Retry, after the actor's backoff
+    raises a BaseException (SystemExit, its own)      Fail: a handler cannot end the node
+
+A nursery wraps even one error in a group, so a group is looked through: leaves that are `Cancelled` do not
+count, one verdict among the others decides, the gravest if there are several (Fail, Reject, Retry).
+`KeyboardInterrupt` and a cancellation from outside are no outcomes: the caller hands the delivery back.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import attrs
+
+from actorwork import errors
+from actorwork.message import Failure
+from actorwork.policy.retry import Dice, RetryPolicy
+
+
+@attrs.frozen
+class Ack:
+    """Handled. `result` is the reply's JSON, when somebody asked for it."""
+
+    result: bytes | None = None
+
+
+@attrs.frozen
+class Retry:
+    """Run it again `delay` seconds from now, as the next attempt."""
+
+    delay: float
+    failure: Failure
+
+
+@attrs.frozen
+class Reject:
+    """Dropped on purpose."""
+
+    failure: Failure
+
+
+@attrs.frozen
+class Fail:
+    """Given up: it becomes a dead letter."""
+
+    failure: Failure
+
+
+Settlement: TypeAlias = Ack | Retry | Reject | Fail
+
+_GRAVITY: tuple[type[errors.Verdict], ...] = (errors.Fail, errors.Reject, errors.Retry)
+
+
+def settlement_for(error: BaseException, *, attempt: int, retry: RetryPolicy, dice: Dice) -> Settlement:
+    """Decide how a delivery ends whose handler raised `error` on its `attempt`-th run (1, 2, …)."""
+    cause = decisive(error)
+    failure = failure_of(cause, within=error)
+    match cause:
+        case errors.Reject():
+            return Reject(failure)
+        case errors.Fail():
+            return Fail(failure)
+        case errors.Retry(delay=delay) if attempt < retry.attempts:
+            return Retry(retry.backoff.delay(attempt, dice) if delay is None else delay, failure)
+        case Exception() if attempt < retry.attempts:
+            return Retry(retry.backoff.delay(attempt, dice), failure)
+        case _:
+            return Fail(failure)
+
+
+def decisive(error: BaseException) -> BaseException:
+    """Return the error that decides: the gravest verdict in the group, the only leaf, or the group itself."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    found = list(leaves(error))
+    for verdict in _GRAVITY:
+        for leaf in found:
+            if isinstance(leaf, verdict):
+                return leaf
+    return found[0] if len(found) == 1 else error
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """Yield the errors inside (nested) groups; an error that is no group yields itself."""
+    if isinstance(error, BaseExceptionGroup):
+        group: BaseExceptionGroup[Any] = error
+        for inner in group.exceptions:
+            yield from leaves(inner)
+    else:
+        yield error
+
+
+def failure_of(error: BaseException, *, within: BaseException | None = None) -> Failure:
+    """Put an error into words; the traceback is that of the group it came `within`, if it came in one."""
+    whole = error if within is None else within
+    text = "".join(traceback.format_exception(whole)) if whole.__traceback__ or whole.__cause__ else ""
+    reason = error.reason if isinstance(error, errors.Verdict) else str(error)
+    return Failure(type=type(error).__qualname__, reason=reason, traceback=text)

@@ -1,0 +1,233 @@
+"""What an actor declares about itself: title, sources, limits, triggers.
+
+Every bound is checked when the value is made, with an error that names the field, the value and the bound.
+The identity is derived from the title alone (`id`, `default_source`), so it is the same on every host and
+for every version of the program that keeps the title.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+import attrs
+
+from actorwork.errors import SettingsError
+from actorwork.policy.retry import RetryPolicy
+from actorwork.policy.schedule import Cron, Interval
+
+if TYPE_CHECKING:
+    from actorwork.message import Json
+
+SOURCE: Final = re.compile(r"[a-zA-Z0-9_\-:]+")
+
+OnFailure: TypeAlias = Literal["resume", "restart", "stop", "escalate"]
+
+
+class Priority(enum.IntEnum):
+    """How urgent a message is; the smaller goes first."""
+
+    CRITICAL = 0
+    HIGH = 1
+    NORMAL = 2
+    LOW = 3
+
+
+def _wrong(instance: object, field: str, wanted: str, value: object) -> SettingsError:
+    shown = repr(value)
+    if len(shown) > 100:
+        shown = f"{shown[:60]}… ({len(shown)} characters)"
+    return SettingsError(f"{type(instance).__name__}.{field} wants {wanted}, got {shown}")
+
+
+def _text(low: int, high: int) -> Callable[[object, attrs.Attribute[str], object], None]:
+    def check(instance: object, attribute: attrs.Attribute[str], value: object) -> None:
+        if not isinstance(value, str) or not low <= len(value) <= high:
+            wanted = f"{low} to {high} characters" if low else f"at most {high} characters"
+            raise _wrong(instance, attribute.name, f"text of {wanted}", value)
+
+    return check
+
+
+def _seconds(
+    low: float, high: float = math.inf, *, optional: bool = False
+) -> Callable[[object, attrs.Attribute[Any], object], None]:
+    bound = f"seconds from {low:g} to {high:g}" if high < math.inf else f"seconds >= {low:g}"
+    wanted = f"{bound}, or None" if optional else bound
+
+    def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if value is None and optional:
+            return
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+            raise _wrong(instance, attribute.name, wanted, value)
+
+    return check
+
+
+def _whole(low: int, high: int) -> Callable[[object, attrs.Attribute[int], object], None]:
+    def check(instance: object, attribute: attrs.Attribute[int], value: object) -> None:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise _wrong(instance, attribute.name, f"a whole number from {low} to {high}", value)
+
+    return check
+
+
+def identity(title: str) -> str:
+    """Return the id that a title stands for: the first 16 hexadecimal characters of its SHA-256."""
+    return hashlib.sha256(title.encode()).hexdigest()[:16]
+
+
+def default_source(actor_id: str) -> str:
+    """Return the stream that is the actor's own."""
+    return f"worker:{actor_id}:source"
+
+
+@attrs.frozen(kw_only=True)
+class EventSettings:
+    """Bounds on what one delivery publishes.
+
+    Beyond `max_events_in_memory` messages the rest waits in a temporary file; up to `max_batch_size` of them
+    travel in the script that settles the delivery.
+    """
+
+    max_events_in_memory: int = attrs.field(default=5000, validator=_whole(1, 10_000))
+    max_batch_size: int = attrs.field(default=500, validator=_whole(1, 10_000))
+
+
+@attrs.frozen(kw_only=True)
+class MailboxSettings:
+    """How much a mailbox holds: `capacity` messages of each kind, from local senders and from the broker."""
+
+    capacity: int = attrs.field(default=1000, validator=_whole(1, 1_000_000))
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Trigger:
+    """What fires by itself, and when: keyword arguments, or a message, by a schedule."""
+
+    title: str = attrs.field(validator=_text(1, 300))
+    schedule: Interval | Cron = attrs.field()
+    description: str = attrs.field(default="", validator=_text(0, 1000))
+    kwargs: Mapping[str, Json] | None = None
+    message: object = None
+    is_catchup: bool = True
+    lifetime: float | None = attrs.field(default=None, validator=_seconds(0, optional=True))
+    status_check_interval: float = attrs.field(default=60.0, validator=_seconds(0.1, 3600))
+    status_cache_ttl: float | None = attrs.field(default=5.0, validator=_seconds(0, optional=True))
+
+    @schedule.validator
+    def _schedule_is_one(self, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not isinstance(value, (Interval, Cron)):
+            raise _wrong(self, attribute.name, "an Interval or a Cron", value)
+
+    def __attrs_post_init__(self) -> None:
+        if self.kwargs is not None and self.message is not None:
+            raise SettingsError(f"Trigger {self.title!r} wants kwargs or a message, not both")
+
+    @property
+    def id(self) -> str:
+        return identity(self.title)
+
+
+def _sources(value: object) -> object:
+    return frozenset(value) if isinstance(value, Iterable) and not isinstance(value, (str, bytes)) else value  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+
+
+def _as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, (list, tuple)) else value  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+
+
+@attrs.define(frozen=True, kw_only=True, slots=False, eq=False)
+class Settings:
+    """What an actor declares about itself.
+
+    `title` must be unique in a tree: the identity is derived from it. `sources` are the streams the actor reads
+    besides its own. All times are in seconds. `middleware` wraps the handling of each delivery, first one outermost.
+    `on_failure` overrides what an error does: by default a failing delivery fails the message ("resume"), and
+    a failing local call crashes the actor ("restart"). `max_crashes` is how many processes may die with a message in
+    hand before it becomes a dead letter.
+    """
+
+    title: str = attrs.field(validator=_text(1, 300))
+    description: str = attrs.field(default="", validator=_text(0, 1000))
+    sources: frozenset[str] = attrs.field(default=frozenset(), converter=_sources)
+    execution_timeout: float = attrs.field(default=180.0, validator=_seconds(0.1, 86_400))
+    concurrency: int = attrs.field(default=1, validator=_whole(1, 100_000))
+    status_check_interval: float = attrs.field(default=60.0, validator=_seconds(0.1, 3600))
+    status_cache_ttl: float | None = attrs.field(default=5.0, validator=_seconds(0, optional=True))
+    event_settings: EventSettings = attrs.field(factory=EventSettings)
+    triggers: tuple[Trigger, ...] = attrs.field(default=(), converter=_as_tuple)
+    retry: RetryPolicy = attrs.field(factory=RetryPolicy)
+    middleware: tuple[Any, ...] = attrs.field(default=(), converter=_as_tuple)
+    priority: Priority = attrs.field(default=Priority.NORMAL)
+    results_ttl: float = attrs.field(default=86_400.0, validator=_seconds(1, 31_536_000))
+    mailbox: MailboxSettings = attrs.field(factory=MailboxSettings)
+    on_failure: OnFailure | None = attrs.field(default=None)
+    max_crashes: int = attrs.field(default=3, validator=_whole(0, 1_000_000))
+
+    @sources.validator
+    def _sources_are_streams(self, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not isinstance(value, frozenset):
+            raise _wrong(self, attribute.name, "a set of names, such as {'orders'}", value)
+        if len(value) > 100:  # pyright: ignore[reportUnknownArgumentType]
+            raise SettingsError(f"Settings.sources wants at most 100 names, got {len(value)}")  # pyright: ignore[reportUnknownArgumentType]
+        for source in value:  # pyright: ignore[reportUnknownVariableType]
+            if not isinstance(source, str) or not SOURCE.fullmatch(source) or len(source) > 300:
+                raise _wrong(self, "sources", "names of 1 to 300 characters out of a-z A-Z 0-9 _ - :", source)  # pyright: ignore[reportUnknownArgumentType]
+
+    @triggers.validator
+    def _triggers_differ(self, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not isinstance(value, tuple) or not all(isinstance(trigger, Trigger) for trigger in value):  # pyright: ignore[reportUnknownVariableType]
+            raise _wrong(self, attribute.name, "a list of Trigger", value)  # pyright: ignore[reportUnknownArgumentType]
+        titles: list[str] = [trigger.title for trigger in value]  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+        for title in titles:
+            if titles.count(title) > 1:
+                raise SettingsError(f"Settings.triggers wants unique titles, got {title!r} {titles.count(title)} times")
+
+    @event_settings.validator
+    def _event_settings_are(self, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not isinstance(value, EventSettings):
+            raise _wrong(self, attribute.name, "an EventSettings", value)
+
+    @retry.validator
+    def _retry_is_a_policy(self, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not isinstance(value, RetryPolicy):
+            raise _wrong(self, attribute.name, "a RetryPolicy, such as RetryPolicy(attempts=5)", value)
+
+    @mailbox.validator
+    def _mailbox_is(self, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not isinstance(value, MailboxSettings):
+            raise _wrong(self, attribute.name, "a MailboxSettings", value)
+
+    @priority.validator
+    def _priority_is(self, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not isinstance(value, Priority):
+            raise _wrong(self, attribute.name, "a Priority", value)
+
+    @on_failure.validator
+    def _on_failure_is_known(self, attribute: attrs.Attribute[Any], value: object) -> None:
+        if value not in (None, "resume", "restart", "stop", "escalate"):
+            raise _wrong(self, attribute.name, "'resume', 'restart', 'stop', 'escalate' or None", value)
+
+    @middleware.validator
+    def _middleware_is_callable(self, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not isinstance(value, tuple) or not all(callable(layer) for layer in value):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+            raise _wrong(self, attribute.name, "a list of callables", value)  # pyright: ignore[reportUnknownArgumentType]
+
+    @cached_property
+    def id(self) -> str:
+        return identity(self.title)
+
+    @cached_property
+    def default_source(self) -> str:
+        return default_source(self.id)
+
+    @cached_property
+    def all_sources(self) -> tuple[str, ...]:
+        """The declared sources and the actor's own, sorted."""
+        return tuple(sorted(self.sources | {self.default_source}))
