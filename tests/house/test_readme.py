@@ -1,0 +1,78 @@
+"""What a visitor tries first works: the README's commands are lines to paste, and its example runs."""
+
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import trio
+
+import actorwork
+
+HOUSE = Path(__file__).parents[2]
+README = (HOUSE / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str, text: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def section(title: str) -> str:
+    parts = re.split(r"^## ", README, flags=re.MULTILINE)
+    (found,) = [part for part in parts if part.startswith(f"{title}\n")]
+    return found
+
+
+def test_the_readme_is_under_150_lines() -> None:
+    assert len(README.splitlines()) < 150
+
+
+def test_the_quickstart_has_two_commands_each_one_line_and_nothing_else_to_paste() -> None:
+    commands = blocks("sh", section("Quickstart"))
+    assert [command.count("\n") for command in commands] == [1, 1]
+    assert len(blocks(r"\w*", section("Quickstart"))) == 2
+
+
+def test_the_commands_of_the_quickstart_need_nothing_but_python_with_venv_and_pip() -> None:
+    for command in blocks("sh", section("Quickstart")):
+        for step in command.strip().split(" && "):
+            assert step.split()[0] in {"python3", ".venv/bin/pip", ".venv/bin/python", ".venv/bin/pytest"}
+
+
+def test_the_second_command_of_the_quickstart_runs_all_tests() -> None:
+    assert blocks("sh", section("Quickstart"))[1].strip().endswith(".venv/bin/pytest")
+
+
+def test_what_the_documents_link_to_is_there() -> None:
+    for document in [HOUSE / "README.md", HOUSE / "CONTRIBUTING.md", *(HOUSE / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (document.parent / target).exists(), f"{document.name} links to {target}, which is not there"
+
+
+def test_the_programs_of_the_quickstart_are_there() -> None:
+    if not (HOUSE / "examples").is_dir():
+        pytest.skip("no examples yet")
+    for program in re.findall(r"[\w/]+\.py", section("Quickstart")):
+        assert (HOUSE / program).is_file()
+
+
+def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not hasattr(actorwork, "run"):
+        pytest.skip("no public face yet")
+    face: Any = actorwork
+    example: Any = ModuleType("readme_example")
+    monkeypatch.setitem(
+        sys.modules, example.__name__, example
+    )  # Annotations are looked up in the module of their class.
+    monkeypatch.chdir(tmp_path)  # The embedded broker keeps its file here.
+    exec(compile(blocks("python", README)[0], "README.md", "exec"), example.__dict__)
+
+    async def greet() -> object:
+        with trio.fail_after(30):
+            async with face.open_system([example.Greeter, example.Cleaner]) as system:
+                return await system.ref(example.Greeter).ask(example.Greet("Ann"))
+
+    assert trio.run(greet) == "Hello Ann"
