@@ -1,0 +1,274 @@
+"""Which handler takes a message.
+
+A handler is a method marked with `receive`. It is chosen by the type of the message:
+
+    async def greet(self, message: Greet)             takes `Greet`, from a stream by its wire name
+    async def both(self, message: Greet | Leave)      takes either
+    async def any(self, message: dict[str, object])   takes JSON values (`object` and `Any` take all of them)
+    async def clean(self, *, kind: str = "light")     takes JSON objects, as keyword arguments
+
+`async def` runs on the loop; a plain `def` runs in a worker thread. The table is made once for each class, when the
+class is defined, so a handler that cannot work is an error where it is written.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, Union, get_args, get_origin
+
+import attrs
+
+from actorwork.codec import KeywordDecoder, MessageDecoder, Parameter, check_type, is_record, wire_name
+from actorwork.errors import CodecError, MessageRefused, SettingsError
+from actorwork.message import Delivery
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+GIVEN: Final = frozenset({"time_point", "trigger_id"})
+"""Keyword parameters that the runtime fills in for messages that a trigger sent."""
+
+_MARK: Final = "__actorwork_receive__"
+_JSON_TYPES: Final[Mapping[type, type]] = {
+    dict: dict, list: list, str: str, int: int, float: float, bool: bool, type(None): type(None), tuple: list,
+}  # fmt: skip
+
+
+def receive(function: Callable[P, T]) -> Callable[P, T]:
+    """Mark a method of an actor as the handler of the messages it is annotated with."""
+    if not inspect.isfunction(function):
+        raise SettingsError(f"@receive goes on a method, got {function!r}; write @receive without brackets, below any other decorator")
+    setattr(function, _MARK, True)
+    return function
+
+
+@attrs.frozen(eq=False)
+class Handler:
+    """One handler of an actor class, ready to be called."""
+
+    name: str
+    function: Callable[..., Any]
+    is_async: bool
+    returns: Any
+    message_decoder: MessageDecoder | None = None
+    keyword_decoder: KeywordDecoder | None = None
+    keywords: frozenset[str] = frozenset()
+
+    def arguments_of(self, delivery: Delivery) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Read a delivery's payload as this handler's arguments; raises `CodecError`."""
+        if self.message_decoder is not None:
+            return (self.message_decoder(delivery.payload),), {}
+        assert self.keyword_decoder is not None
+        given = GIVEN & self.keywords
+        if given:
+            headers = delivery.headers
+            return (), self.keyword_decoder(delivery.payload, {name: headers.get(f"actorwork-{name.replace('_', '-')}") for name in given})
+        return (), self.keyword_decoder(delivery.payload)
+
+
+Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class HandlerTable:
+    """All handlers of one actor class, by the type of the message and by its name on the wire."""
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+        self._by_class: dict[type, Handler] = {}
+        self._by_wire: dict[str, Handler] = {}
+        self._any: Handler | None = None
+        self._keywords: Handler | None = None
+        self._only: Handler | None = None
+        self._accepts: list[str] = []
+
+    def __repr__(self) -> str:
+        return f"<handlers of {self._owner}: {self.accepts}>"
+
+    @property
+    def accepts(self) -> str:
+        """What the actor takes, in words."""
+        return ", ".join(self._accepts) or "nothing: it has no method marked with @receive"
+
+    def add(self, function: Callable[..., Any]) -> None:
+        """Enter a method; raises `SettingsError` where it cannot be a handler."""
+        where = f"handler {self._owner}.{function.__name__}"
+        parameters = list(inspect.signature(function).parameters.values())[1:]
+        try:
+            hints = typing.get_type_hints(function)
+        except NameError as error:
+            raise SettingsError(
+                f"{where}: its annotations cannot be read ({error}); message classes must be importable from the module that defines the actor"
+            ) from error
+        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+        rest = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+            raise SettingsError(f"{where} wants one message, or keyword-only parameters after a *, got *args")
+        returns = hints.get("return", Any)
+        is_async = inspect.iscoroutinefunction(function)
+        if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+            raise SettingsError(f"{where} is a generator; a handler returns its reply")
+        if positional and not keywords and not rest and len(positional) == 1:
+            self._add_typed(where, function, hints.get(positional[0].name), positional[0].name, returns, is_async=is_async)
+        elif not positional:
+            self._add_keywords(where, function, keywords, hints, returns, rest=rest, is_async=is_async)
+        else:
+            raise SettingsError(
+                f"{where} wants either one message (self, message: Type) or keyword-only parameters (self, *, name: Type), got"
+                f" ({', '.join(str(p) for p in parameters)})"
+            )
+
+    def _add_typed(
+        self, where: str, function: Callable[..., Any], annotation: Any, parameter: str, returns: Any, *, is_async: bool
+    ) -> None:
+        if annotation is None and parameter not in typing.get_type_hints(function):
+            raise SettingsError(f"{where}: {parameter!r} needs an annotation, since a handler is chosen by the type of its message")
+        options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+        for option in options:
+            try:
+                check_type(option)
+            except CodecError as error:
+                raise SettingsError(f"{where}: {error}") from error
+            handler = Handler(function.__name__, function, is_async, returns, MessageDecoder(option))
+            if option is Any or option is object:
+                self._put_any(where, handler)
+                continue
+            if option is None:
+                option = type(None)  # noqa: PLW2901 - None is how types write it
+            cls = get_origin(option) or option
+            if not isinstance(cls, type) or not (is_record(cls) or cls in _JSON_TYPES):
+                raise SettingsError(f"{where}: a message is an attrs class, a dataclass or a JSON value, got {option!r}")
+            if cls in self._by_class:
+                raise SettingsError(f"{where}: {cls.__qualname__} is handled by {self._by_class[cls].name} already")
+            self._by_class[cls] = handler
+            if is_record(cls):
+                name = wire_name(cls)
+                if name in self._by_wire:
+                    raise SettingsError(f"{where}: two messages are called {name!r} on the wire; give one a __wire_name__")
+                self._by_wire[name] = handler
+            self._accepts.append(getattr(option, "__qualname__", str(option)) if get_origin(option) is None else str(option))
+        self._choose_only()
+
+    def _put_any(self, where: str, handler: Handler) -> None:
+        if self._any is not None:
+            raise SettingsError(f"{where}: any message is handled by {self._any.name} already")
+        self._any = handler
+        self._accepts.append("any JSON value")
+
+    def _add_keywords(
+        self,
+        where: str,
+        function: Callable[..., Any],
+        keywords: list[inspect.Parameter],
+        hints: Mapping[str, Any],
+        returns: Any,
+        *,
+        rest: bool,
+        is_async: bool,
+    ) -> None:
+        if self._keywords is not None:
+            raise SettingsError(f"{where}: keyword arguments are handled by {self._keywords.name} already")
+        parameters = [Parameter(p.name, hints.get(p.name, Any), p.default is p.empty) for p in keywords]
+        for parameter in parameters:
+            try:
+                check_type(parameter.annotation)
+            except CodecError as error:
+                raise SettingsError(f"{where}: parameter {parameter.name!r}: {error}") from error
+        self._keywords = Handler(
+            function.__name__,
+            function,
+            is_async,
+            returns,
+            keyword_decoder=KeywordDecoder(parameters, takes_rest=rest),
+            keywords=frozenset(p.name for p in parameters),
+        )
+        shown = ", ".join([p.name if p.required else f"{p.name}=…" for p in parameters] + (["…"] if rest else []))
+        self._accepts.append(f"a JSON object ({shown})")
+        self._choose_only()
+
+    def _choose_only(self) -> None:
+        """Remember the handler of messages that say no type: the keyword handler, or the only one there is."""
+        handlers = {id(handler.function): handler for handler in [*self._by_class.values(), *filter(None, [self._any])]}
+        self._only = self._keywords or self._any or (next(iter(handlers.values())) if len(handlers) == len(self._by_class) == 1 else None)
+
+    def for_delivery(self, delivery: Delivery) -> Handler:
+        """Return the handler of a message from a stream; raises `CodecError` where there is none."""
+        name = delivery.type
+        if name is None:
+            handler = self._only or self._any
+            if handler is None:
+                raise CodecError(f"the message says no type, and {self._owner} takes several: {self.accepts}")
+            return handler
+        handler = self._by_wire.get(name)
+        if handler is None:
+            handler = self._any
+            if handler is None:
+                raise CodecError(f"unknown type {name!r}; {self._owner} takes {self.accepts}")
+        return handler
+
+    def for_message(self, message: object) -> Handler:
+        """Return the handler of a local message; raises `MessageRefused` where there is none."""
+        cls = type(message)
+        handler = self._by_class.get(cls)
+        if handler is None:
+            for known, candidate in self._by_class.items():
+                if is_record(known) and issubclass(cls, known):
+                    return candidate
+            if cls is dict and self._keywords is not None:
+                return self._keywords
+            if self._any is None:
+                raise MessageRefused(f"{self._owner} takes {self.accepts}; got {cls.__qualname__}")
+            handler = self._any
+        return handler
+
+    def check(self, message: object) -> None:
+        """Raise `MessageRefused` if nobody here handles the message."""
+        self.for_message(message)
+
+    def reply_type(self, message: object) -> Any:
+        """Return the type of the reply to a message, as its handler declares it (`Any` where it does not)."""
+        return self.for_message(message).returns
+
+
+def local_arguments(handler: Handler, message: Any) -> Arguments:
+    """Return the arguments for a local message: the message itself, or its items as keyword arguments.
+
+    Raises `MessageRefused` where a keyword is missing or unknown, at the sender.
+    """
+    if handler.keyword_decoder is None:
+        return (message,), {}
+    try:
+        inspect.signature(handler.function).bind(None, **message)
+    except TypeError as error:
+        raise MessageRefused(f"{handler.name}: {error}; got {sorted(message)}") from error
+    return (), dict(message)
+
+
+def table_of(cls: type) -> HandlerTable:
+    """Make the table of a class's handlers; those of its bases are its own too, overriding included."""
+    table = HandlerTable(cls.__qualname__)
+    names: dict[str, None] = {}
+    for base in reversed(cls.__mro__):
+        for name, value in vars(base).items():
+            if getattr(value, _MARK, False):
+                names[name] = None
+    for name in names:
+        function = getattr(cls, name)
+        if callable(function):
+            table.add(function)
+    return table
+
+
+def handlers_of(cls: type) -> HandlerTable:
+    """Return the handlers of an actor class, made when first asked for."""
+    table: HandlerTable | None = cls.__dict__.get("__actorwork_handlers__")
+    if table is None:
+        table = table_of(cls)
+        cls.__actorwork_handlers__ = table  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
+    return table
+
+
+HandlerCall: TypeAlias = Callable[[], Awaitable[object]]

@@ -1,0 +1,394 @@
+"""Between messages and bytes: JSON outside, attrs classes, dataclasses and JSON values inside.
+
+    encode(message)              the JSON and the wire name of its type
+    decode_value(data, type)     the value that the JSON holds, as that type
+    Decoder                      turns the payload of a delivery into the argument of a handler
+
+Nothing is guessed. A JSON number is an int only where it is one; a missing field and an unknown one are errors;
+every error names the path to the field. Only where a foreign producer wrote plain stream fields, which are
+all text, is text read as what the handler declares ("1" as the int 1, "true" as a bool, JSON for the rest).
+
+JSON only, never pickle: what comes from a broker may come from anybody.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from functools import cache
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, Union, get_args, get_origin, get_type_hints
+from uuid import UUID
+
+import attrs
+import cattrs
+from cattrs.errors import ForbiddenExtraKeysError, IterableValidationNote
+
+from actorwork.errors import CodecError
+
+if TYPE_CHECKING:
+    from actorwork.message import Json
+
+Payload: TypeAlias = bytes | Mapping[bytes, bytes]
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+_decoder: Final = json.JSONDecoder(parse_constant=_refuse_constant)
+_scan: Final = _decoder.scan_once
+_encoder: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def wire_name(cls: type) -> str:
+    """Return the name of a message's type in a stream: its `__wire_name__`, or the name of the class."""
+    name: str = getattr(cls, "__wire_name__", cls.__name__)
+    return name
+
+
+def is_record(cls: object) -> bool:
+    """Say whether a class is an attrs class or a dataclass."""
+    return isinstance(cls, type) and (attrs.has(cls) or dataclasses.is_dataclass(cls))
+
+
+# ---- JSON ----
+
+
+def loads(data: bytes) -> Json:
+    """Read JSON; raises `CodecError`. Numbers that are none (NaN) and trailing text are refused."""
+    try:
+        text = str(data, "utf-8")
+        try:
+            value, end = _scan(text, 0)
+        except StopIteration:  # leading white space, or no JSON at all
+            return _decoder.decode(text)
+        return value if end == len(text) else _decoder.decode(text)
+    except UnicodeDecodeError as error:
+        raise CodecError(f"the payload is not UTF-8: {error}") from error
+    except RecursionError as error:
+        raise CodecError("the payload is no JSON that can be read: it is nested too deeply") from error
+    except ValueError as error:
+        raise CodecError(f"the payload is not JSON: {error}; it begins {_shown(data)}") from error
+
+
+def dumps(value: Json) -> bytes:
+    """Write JSON; raises `CodecError` for what JSON does not have."""
+    try:
+        return _encoder.encode(value).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CodecError(f"cannot be written as JSON: {error}; got {_shown(value)}") from error
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"
+
+
+# ---- values ----
+
+
+def _exactly(cls: type, wanted: str) -> Callable[[Any, Any], Any]:
+    def structure(value: Any, _: Any) -> Any:
+        # A bool is an int to Python, not to whoever wrote the JSON.
+        if type(value) is cls:
+            return value
+        raise TypeError(f"wants {wanted}, got {_shown(value)}")
+
+    return structure
+
+
+def _structure_float(value: Any, _: Any) -> float:
+    if type(value) is float or type(value) is int:
+        return float(value)
+    raise TypeError(f"wants a number, got {_shown(value)}")
+
+
+def _parsed(cls: Any, wanted: str) -> Callable[[Any, Any], Any]:
+    def structure(value: Any, _: Any) -> Any:
+        if isinstance(value, str):
+            try:
+                return cls(value)
+            except (ValueError, ArithmeticError) as error:
+                raise ValueError(f"wants {wanted}, got {_shown(value)}") from error
+        raise TypeError(f"wants {wanted} as text, got {_shown(value)}")
+
+    return structure
+
+
+def _structure_timedelta(value: Any, _: Any) -> timedelta:
+    return timedelta(seconds=_structure_float(value, float))
+
+
+def _structure_any(value: Any, _: Any) -> Any:
+    return value
+
+
+def _structure_enum(value: Any, cls: Any) -> Any:
+    try:
+        return cls(value)
+    except ValueError as error:
+        raise ValueError(f"wants one of {', '.join(repr(member.value) for member in cls)}, got {_shown(value)}") from error
+
+
+def _make_converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    for cls, hook in {
+        str: _exactly(str, "text"),
+        int: _exactly(int, "a whole number"),
+        bool: _exactly(bool, "true or false"),
+        float: _structure_float,
+        datetime: _parsed(datetime.fromisoformat, "a date and time (ISO 8601)"),
+        date: _parsed(date.fromisoformat, "a date (ISO 8601)"),
+        time: _parsed(time.fromisoformat, "a time of day (ISO 8601)"),
+        timedelta: _structure_timedelta,
+        UUID: _parsed(UUID, "a UUID"),
+        Decimal: _parsed(Decimal, "a decimal number"),
+    }.items():
+        converter.register_structure_hook(cls, hook)
+    converter.register_structure_hook_func(lambda cls: cls is Any or cls is object, _structure_any)
+    converter.register_structure_hook_func(lambda cls: isinstance(cls, type) and issubclass(cls, Enum), _structure_enum)
+    for cls in (datetime, date, time):
+        converter.register_unstructure_hook(cls, lambda value: value.isoformat())
+    for cls in (UUID, Decimal, PurePath):
+        converter.register_unstructure_hook(cls, str)
+    converter.register_unstructure_hook(timedelta, lambda value: value.total_seconds())
+    for cls in (set, frozenset):
+        converter.register_unstructure_hook_func(
+            lambda annotation, cls=cls: (get_origin(annotation) or annotation) is cls,
+            lambda value: [converter.unstructure(element) for element in value],
+        )
+    return converter
+
+
+_converter: Final = _make_converter()
+
+
+def encode_value(value: object) -> bytes:
+    """Write any value that JSON can hold, attrs classes and dataclasses among them; raises `CodecError`."""
+    if value is None:
+        return b"null"
+    try:
+        plain = _converter.unstructure(value)
+    except Exception as error:
+        raise CodecError(f"cannot be written as JSON: {error}; got {_shown(value)}") from error
+    return dumps(plain)
+
+
+def encode(message: object) -> tuple[bytes, str | None]:
+    """Return a message's JSON and the wire name of its type (None for a JSON value); raises `CodecError`."""
+    cls = type(message)
+    if cls is dict or not is_record(cls):
+        return dumps(message), None  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    return encode_value(message), wire_name(cls)
+
+
+def decode_value(data: bytes, annotation: Any) -> Any:
+    """Read JSON as a value of the annotated type; raises `CodecError` with the path to each defect."""
+    return structure(loads(data), annotation)
+
+
+def structure(value: Json, annotation: Any) -> Any:
+    """Make a JSON value into one of the annotated type; raises `CodecError` with the path to each defect."""
+    if annotation is None or annotation is type(None):
+        if value is not None:
+            raise CodecError(f"wants null, got {_shown(value)}")
+        return None
+    try:
+        return _converter.structure(value, annotation)
+    except Exception as error:
+        raise _told(error, annotation) from error
+
+
+def check_type(annotation: Any) -> None:
+    """Raise `CodecError` if no value of that type can be read from JSON."""
+    try:
+        _converter.get_structure_hook(annotation)
+    except Exception as error:
+        raise CodecError(f"{_name(annotation)} cannot be read from JSON: {error}") from error
+
+
+# ---- payloads of deliveries ----
+
+
+@attrs.frozen
+class Parameter:
+    """A keyword-only parameter of a handler."""
+
+    name: str
+    annotation: Any
+    required: bool
+
+
+class MessageDecoder:
+    """Reads the payload of a delivery as one message, for the first parameter of a handler."""
+
+    __slots__ = ("_annotation", "_hook")
+
+    def __init__(self, annotation: Any) -> None:
+        self._annotation = annotation
+        self._hook = _converter.get_structure_hook(annotation)
+
+    def __call__(self, payload: Payload) -> Any:
+        value = loads(payload) if isinstance(payload, bytes) else fields_as_json(payload, field_types(self._annotation))
+        try:
+            return self._hook(value, self._annotation)
+        except Exception as error:
+            raise _told(error, self._annotation) from error
+
+
+class KeywordDecoder:
+    """Reads the payload of a delivery as keyword arguments; unknown names go to `**rest` or are refused."""
+
+    __slots__ = ("_hooks", "_parameters", "_required", "_takes_rest", "_types")
+
+    def __init__(self, parameters: Sequence[Parameter], *, takes_rest: bool) -> None:
+        self._parameters = {parameter.name: parameter for parameter in parameters}
+        self._hooks = {p.name: (_converter.get_structure_hook(p.annotation), p.annotation) for p in parameters}
+        self._required = [p.name for p in parameters if p.required]
+        self._types = {p.name: p.annotation for p in parameters}
+        self._takes_rest = takes_rest
+
+    def __call__(self, payload: Payload, given: Mapping[str, object] = types.MappingProxyType({})) -> dict[str, Any]:
+        """Return the arguments; `given` are those that do not come from the payload."""
+        value = loads(payload) if isinstance(payload, bytes) else fields_as_json(payload, self._types)
+        if type(value) is not dict:
+            raise CodecError(f"the payload wants a JSON object with the handler's keyword arguments, got {_shown(value)}")
+        arguments: dict[str, Any] = dict(given)
+        problems: list[str] = []
+        hooks = self._hooks
+        for name, part in value.items():
+            found = hooks.get(name)
+            if found is None:
+                if self._takes_rest:
+                    arguments[name] = part
+                else:
+                    problems.append(f"unknown argument {name!r}; the handler takes {_listed(hooks)}")
+                continue
+            hook, annotation = found
+            try:
+                arguments[name] = hook(part, annotation)
+            except Exception as error:  # noqa: BLE001 - whatever a user's converter raises is told with its path
+                problems.extend(_problems(error, name))
+        problems.extend(f"missing argument {name!r}" for name in self._required if name not in value and name not in given)
+        if problems:
+            raise CodecError("; ".join(problems), problems)
+        return arguments
+
+
+@cache
+def field_types(cls: Any) -> Mapping[str, Any]:
+    """Return the types of a record's fields, by name; for anything else an empty mapping."""
+    if not is_record(cls):
+        return {}
+    if attrs.has(cls):
+        return {field.name: field.type for field in attrs.fields(attrs.resolve_types(cls))}
+    hints = get_type_hints(cls)
+    return {field.name: hints.get(field.name, field.type) for field in dataclasses.fields(cls)}
+
+
+def fields_as_json(fields: Mapping[bytes, bytes], wanted: Mapping[str, Any]) -> dict[str, Json]:
+    """Read stream fields, all text, as the JSON values that the wanted types are made of."""
+    values: dict[str, Json] = {}
+    problems: list[str] = []
+    for raw_name, raw in fields.items():
+        try:
+            name, text = raw_name.decode(), raw.decode()
+        except UnicodeDecodeError:
+            problems.append(f"field {_shown(raw_name)} is not UTF-8")
+            continue
+        values[name] = _read_text(text, wanted.get(name, str))
+    if problems:
+        raise CodecError("; ".join(problems), problems)
+    return values
+
+
+_TRUE: Final = frozenset({"true", "1", "yes", "on"})
+_FALSE: Final = frozenset({"false", "0", "no", "off"})
+
+
+def _read_text(text: str, annotation: Any) -> Json:
+    """Return the JSON value that `text` stands for where `annotation` is wanted, or the text itself."""
+    if annotation is str or annotation is Any:
+        return text
+    if annotation is bool:
+        lowered = text.lower()
+        return True if lowered in _TRUE else False if lowered in _FALSE else text
+    if annotation is int or annotation is float:
+        try:
+            return annotation(text)  # type: ignore[no-any-return]
+        except ValueError:
+            return text
+    if get_origin(annotation) in (Union, types.UnionType):
+        options = get_args(annotation)
+        if type(None) in options and text in ("", "null"):
+            return None
+        for option in options:
+            value = _read_text(text, option)
+            if _fits(value, option):
+                return value
+        return text
+    if _fits(text, annotation):
+        return text
+    try:
+        return loads(text.encode())
+    except CodecError:
+        return text
+
+
+def _fits(value: Json, annotation: Any) -> bool:
+    try:
+        _converter.structure(value, annotation)
+    except Exception:  # noqa: BLE001 - the question is only whether it does
+        return False
+    return True
+
+
+# ---- errors ----
+
+
+def _name(annotation: Any) -> str:
+    return getattr(annotation, "__qualname__", None) or str(annotation)
+
+
+def _listed(names: Mapping[str, object]) -> str:
+    return ", ".join(repr(name) for name in names) or "none"
+
+
+def _told(error: BaseException, annotation: Any) -> CodecError:
+    problems = _problems(error, "")
+    return CodecError(f"not a {_name(annotation)}: {'; '.join(problems)}", problems)
+
+
+def _problems(error: BaseException, path: str) -> list[str]:
+    """Put a structuring error into sentences, each with the path to what is wrong."""
+    if isinstance(error, ExceptionGroup):
+        found: list[str] = []
+        for inner in error.exceptions:  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+            found.extend(_problems(inner, path + _step(inner)))  # pyright: ignore[reportUnknownArgumentType]
+        return found
+    at = f"at {path.lstrip('.')}: " if path else ""
+    if isinstance(error, ForbiddenExtraKeysError):
+        extra = ", ".join(repr(name) for name in sorted(error.extra_fields))
+        known = ", ".join(repr(name) for name in field_types(error.cl))
+        return [f"{at}unknown field {extra}; {_name(error.cl)} has {known}"]
+    if isinstance(error, KeyError):
+        return [f"at {path.lstrip('.')}: missing" if path else f"missing field {error.args[0]!r}"]
+    if isinstance(error, (TypeError, AttributeError)) and "wants" not in str(error):
+        return [f"{at}wants a JSON object or list of the right shape ({error})"]
+    return [f"{at}{error}"]
+
+
+def _step(error: BaseException) -> str:
+    for note in getattr(error, "__notes__", ()):
+        if isinstance(note, IterableValidationNote):
+            return f"[{note.index!r}]"
+        name = getattr(note, "name", None)
+        if name is not None:
+            return f".{name}"
+    return ""
