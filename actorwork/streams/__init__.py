@@ -1,0 +1,1 @@
+"""Redis: the transport, and the broker on top of it."""

@@ -1,0 +1,66 @@
+"""What is taken of redis-py, at the price of what is taken.
+
+`import redis` loads the asyncio client, the cluster client and every command of both: 54 ms, more than half of what Trio
+costs, before a node has done anything. A node needs the exceptions, the way to connect and the decoding of errors: 31 ms.
+So this module puts the package `redis` into `sys.modules` *unexecuted* (PEP 562) and imports these submodules. Whoever asks it for
+anything else (`redis.Redis`, `from redis import asyncio`, `import redis.client`) executes it first, under the import system's own lock,
+and meets the package as it always is. Where `redis` has been imported already, nothing is done.
+
+Only `actorwork.streams` imports redis, and only through here or after it.
+"""
+
+import importlib
+import importlib.util
+import sys
+from types import ModuleType
+
+_ASKED_BY_USERS = frozenset(
+    {"__all__", "__path__", "__version__"}
+)  # Other dunders are what introspection asks of every module.
+
+
+def _postpone(package: str) -> ModuleType | None:
+    spec = None if package in sys.modules else importlib.util.find_spec(package)
+    if spec is None:
+        return None
+    module = importlib.util.module_from_spec(spec)
+    names = vars(module)
+
+    def get(name: str) -> object:
+        if not name.startswith("__") or name in _ASKED_BY_USERS:
+            importlib.reload(module)  # Executes it in place; within itself it does nothing.
+            if name in names:
+                names.pop("__getattr__", None)
+                return names[name]
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    names["__getattr__"] = get
+    sys.modules[package] = module
+    return module
+
+
+_postponed = _postpone("redis")
+
+# The order is the point: these come after the postponement.
+from redis.connection import (  # noqa: E402
+    AbstractConnection as AbstractConnection,
+    DefaultParser as DefaultParser,
+    parse_url as parse_url,
+)
+from redis.exceptions import (  # noqa: E402
+    AuthenticationError as AuthenticationError,
+    BusyLoadingError as BusyLoadingError,
+    ConnectionError as ConnectionError,  # noqa: A004
+    DataError as DataError,
+    InvalidResponse as InvalidResponse,
+    MasterDownError as MasterDownError,
+    NoPermissionError as NoPermissionError,
+    NoScriptError as NoScriptError,
+    ReadOnlyError as ReadOnlyError,
+    RedisError as RedisError,
+    ResponseError as ResponseError,
+    TimeoutError as TimeoutError,  # noqa: A004
+)
+
+if _postponed is not None:
+    vars(_postponed).pop("__path__", None)  # An import of anything below it asks for this first, and so executes it.
