@@ -1,0 +1,266 @@
+"""What an operator reads: sentences that say what happens next, with every id on the lines that matter."""
+
+import io
+import json
+import logging
+import timeit
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from actorwork import events
+from actorwork.message import Delivery, Failure
+from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement, failure_of
+from actorwork.telemetry.logs import FIELDS, JsonFormatter, LogSink, TextFormatter, configure
+
+NODE = "9a3c"
+
+
+class Kept(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+class Log:
+    def __init__(self) -> None:
+        self.logger = logging.getLogger("actorwork.tests")
+        self.logger.setLevel(logging.DEBUG)
+        self.logger.propagate = False
+        self.kept = Kept()
+        self.logger.handlers[:] = [self.kept]
+        self.sink = LogSink(NODE, self.logger)
+
+    def record(self, event: events.Event) -> logging.LogRecord:
+        self.sink(event)
+        return self.kept.records[-1]
+
+    def line(self, event: events.Event, formatter: logging.Formatter | None = None) -> str:
+        return (formatter or TextFormatter()).format(self.record(event))
+
+
+@pytest.fixture
+def log() -> Log:
+    return Log()
+
+
+def broken(text: str = "no such order") -> Failure:
+    try:
+        raise ValueError(text)
+    except ValueError as error:
+        return failure_of(error)
+
+
+def settled(settlement: Settlement, *, message_id: str = "3f-1", attempt: int = 2) -> events.Settled:
+    delivery = Delivery(id=message_id, source="orders", payload=b"{}", token=None, attempt=attempt)
+    return events.Settled("ac70", "greeter", delivery, settlement, 0.0031)
+
+
+def test_a_failed_message_says_where_it_is_now_and_how_to_see_it(log: Log):
+    record = log.record(settled(Fail(broken())))
+    assert record.levelno == logging.ERROR
+    assert record.getMessage() == (
+        "greeter failed message 3f-1 (attempt 2, ValueError: no such order): a dead letter of 'orders' now; "
+        "see: actorwork dead show orders 3f-1 [node=9a3c actor=ac70 message=3f-1 attempt=2]"
+    )
+
+
+def test_an_error_line_carries_every_field_as_an_attribute(log: Log):
+    record = log.record(settled(Fail(broken())))
+    assert {field: vars(record)[field] for field in FIELDS} == {
+        "node_id": NODE,
+        "actor_id": "ac70",
+        "actor": "greeter",
+        "message_id": "3f-1",
+        "source": "orders",
+        "attempt": 2,
+        "error": "ValueError: no such order",
+    }
+
+
+def test_the_traceback_of_an_unexpected_error_is_printed_by_any_standard_formatter(log: Log):
+    text = log.line(settled(Fail(broken())), logging.Formatter())
+    assert "Traceback (most recent call last)" in text
+    assert "raise ValueError(text)" in text
+
+
+@pytest.mark.parametrize("expected", ["Fail", "CodecError", "MessageRefused"])
+def test_an_error_that_was_expected_has_no_traceback(log: Log, expected: str):
+    failure = Failure(expected, "as agreed", "Traceback (most recent call last): …")
+    assert "Traceback" not in log.line(settled(Fail(failure)))
+
+
+def test_a_retry_says_when_it_runs_again(log: Log):
+    record = log.record(settled(Retry(2.0, broken())))
+    assert record.levelno == logging.WARNING
+    assert "(attempt 2, ValueError: no such order): it runs again in 2 s" in record.getMessage()
+
+
+def test_a_rejection_is_no_trouble_but_is_told(log: Log):
+    record = log.record(settled(Reject(Failure("Reject", "too old"))))
+    assert record.levelno == logging.INFO
+    assert "(attempt 2, Reject: too old): it is dropped" in record.getMessage()
+
+
+def test_success_is_seen_at_debug_only(log: Log):
+    assert log.record(settled(Ack())).levelno == logging.DEBUG
+    log.logger.setLevel(logging.INFO)
+    log.sink(settled(Ack()))
+    assert len(log.kept.records) == 1
+
+
+@pytest.mark.slow
+def test_success_costs_next_to_nothing_when_debug_is_off(log: Log):
+    log.logger.setLevel(logging.INFO)
+    event = settled(Ack())
+    best = min(timeit.repeat("sink(event)", globals={"sink": log.sink, "event": event}, number=20_000, repeat=9))
+    assert best / 20_000 < 1e-6  # 0.16 µs where nobody else computes; a busy machine is given room.
+
+
+def test_foreign_text_cannot_begin_a_line_of_its_own(log: Log):
+    failure = Failure("ValueError", "one\n2025-11-20T10:00:00.000Z INFO forged", "")
+    line = log.line(settled(Fail(failure), message_id="a\r\nb"))
+    assert "\n" not in line
+    assert "\r" not in line
+    assert r"one\n2025" in line
+
+
+def test_foreign_text_cannot_fill_the_screen(log: Log):
+    assert len(log.line(settled(Fail(Failure("ValueError", "x" * 100_000))))) < 2000
+
+
+EVERY_EVENT: list[tuple[events.Event, str, str]] = [
+    (events.NodeStarted("9a3c", "redis://localhost", ("greeter", "cleaner")), "INFO", "reads for greeter, cleaner"),
+    (events.NodeStopped(0.25, forced=False), "INFO", "stopped cleanly in 250 ms"),
+    (events.NodeStopped(25.0, forced=True), "WARNING", "by force after 25 s"),
+    (events.LeaseLost("9a3c", "b001", "not renewed for 10 s"), "ERROR", "going on as b001"),
+    (events.BrokerLost("ConnectionRefusedError", 2.0), "WARNING", "trying again in 2 s"),
+    (events.BrokerBack("redis://localhost"), "INFO", "connected to the broker at redis://localhost"),
+    (events.GroupRestored("orders", "ac70"), "WARNING", "made anew"),
+    (events.Reclaimed("orders", "ac70", "dead1", 3), "WARNING", "reclaimed 3 of 'orders' from the dead node dead1"),
+    (events.Reclaimed("orders", "ac70", "released", 3), "INFO", "took 3 of 'orders'"),
+    (events.HandedBack("orders", "ac70", 7), "DEBUG", "handed back 7 of 'orders'"),
+    (events.Fenced(settled(Ack()).delivery, "ac70", Ack()), "WARNING", "nothing of it took effect"),
+    (events.Buried("orders", "ac70", "3f-1", 3), "ERROR", "(3 processes died with it in hand)"),
+    (
+        events.BrokerTrouble("reclaiming", "OSError", "trying again in 1 s"),
+        "WARNING",
+        "reclaiming failed (OSError); try",
+    ),
+    (events.ActorStarted("ac70", "greeter", 1), "INFO", "greeter is up"),
+    (events.ActorStarted("ac70", "greeter", 4), "INFO", "greeter is up again (incarnation 4)"),
+    (events.ActorExited("ac70", "greeter", 1, None), "INFO", "greeter has ended"),
+    (events.ActorExited("ac70", "greeter", 1, OSError("disk")), "ERROR", "greeter crashed (OSError: disk)"),
+    (events.ActorRestarting("ac70", "greeter", 2, OSError("disk")), "WARNING", "started again after OSError: disk"),
+    (events.ActorRestarting("ac70", "greeter", 2, None), "WARNING", "started again (restart 2)"),
+    (events.GaveUp("ac70", "greeter", 4, 5.0), "ERROR", "(4 restarts within 5 s"),
+    (events.Overdue("ac70", "greeter", "3f-1", 31.0, "in a thread"), "WARNING", "for 31 s already"),
+    (events.Undelivered("ac70", "greeter", "a\nb"), "WARNING", "nobody handles the local message 'a\\\\nb'"),
+    (events.ShutdownStage("drain", "SIGTERM"), "INFO", "may finish"),
+    (events.ShutdownStage("force", "SIGTERM"), "WARNING", "left behind"),
+]
+
+
+@pytest.mark.parametrize(("event", "level", "part"), EVERY_EVENT, ids=lambda value: type(value).__name__)
+def test_every_event_has_its_sentence(log: Log, event: events.Event, level: str, part: str):
+    record = log.record(event)
+    assert record.levelname == level
+    assert part.replace("\\\\n", "\\n") in record.getMessage()
+    assert vars(record)["node_id"] == NODE
+    if record.levelno >= logging.WARNING:
+        assert f"[node={NODE}" in record.getMessage()
+
+
+def test_no_kind_of_event_is_forgotten():
+    told = {type(event) for event, _, _ in EVERY_EVENT} | {events.Settled}
+    assert told == set(events.Event.__args__)
+    assert told == set(LogSink(NODE)._says)
+
+
+def test_a_sink_never_raises_whatever_the_application_hung_into_its_logging(
+    log: Log, capsys: pytest.CaptureFixture[str]
+):
+    def spoiled(record: logging.LogRecord) -> bool:
+        raise RuntimeError(record.name)
+
+    log.logger.addFilter(spoiled)
+    try:
+        log.sink(settled(Fail(broken())))
+    finally:
+        log.logger.removeFilter(spoiled)
+    assert "RuntimeError: actorwork.tests" in capsys.readouterr().err
+
+
+def test_json_lines_hold_the_same_facts(log: Log):
+    line: dict[str, Any] = json.loads(log.line(settled(Fail(broken())), JsonFormatter()))
+    assert line.pop("traceback").startswith("Traceback")
+    assert line.pop("message").startswith("greeter failed message 3f-1")
+    assert line.pop("time").endswith("Z")
+    assert line == {
+        "level": "ERROR",
+        "logger": "actorwork.tests",
+        "node_id": NODE,
+        "actor_id": "ac70",
+        "actor": "greeter",
+        "message_id": "3f-1",
+        "source": "orders",
+        "attempt": 2,
+        "error": "ValueError: no such order",
+    }
+
+
+def test_json_time_is_iso_8601_in_utc():
+    record = logging.makeLogRecord({"msg": "x", "created": 1_763_635_441.25})
+    assert json.loads(JsonFormatter().format(record))["time"] == "2025-11-20T10:44:01.250Z"
+
+
+def test_json_takes_the_applications_own_fields_and_errors():
+    try:
+        raise OSError("disk")
+    except OSError as error:
+        record = logging.makeLogRecord({"msg": "x", "order": 17, "exc_info": (type(error), error, error.__traceback__)})
+    line = json.loads(JsonFormatter().format(record))
+    assert line["order"] == 17
+    assert line["traceback"].endswith("OSError: disk")
+
+
+@pytest.mark.parametrize("odd", [float("nan"), {(1, 2): 3}, object()])
+def test_json_stays_json_whatever_an_application_adds(odd: object):
+    record = logging.makeLogRecord({"msg": "x", "odd": odd, "fine": 1})
+    line = json.loads(JsonFormatter().format(record), parse_constant=pytest.fail)
+    assert line["fine"] == 1
+    assert isinstance(line["odd"], str)
+
+
+@contextmanager
+def bare_root() -> Generator[logging.Logger]:
+    """Take pytest's own handlers off, since they are what an application's would be."""
+    root = logging.getLogger()
+    kept, level = root.handlers[:], root.level
+    root.handlers.clear()
+    try:
+        yield root
+    finally:
+        root.handlers[:] = kept
+        root.setLevel(level)
+
+
+def test_logging_is_set_up_where_nobody_has_done_it():
+    stream = io.StringIO()
+    with bare_root():
+        assert configure("info", "json", stream)
+        LogSink(NODE, logging.getLogger("actorwork.elsewhere"))(events.BrokerBack("redis://here"))
+    assert json.loads(stream.getvalue())["message"] == "connected to the broker at redis://here"
+
+
+def test_an_applications_own_logging_is_left_alone():
+    with bare_root() as root:
+        mine = Kept()
+        root.addHandler(mine)
+        assert not configure("DEBUG")
+        assert root.handlers == [mine]
