@@ -11,10 +11,12 @@ What a lost connection means for a command that waits:
     it is marked idempotent          it waits for the next connection and is sent again
     anything else                    `ConnectionError`: it may have executed, and only the caller knows what that means
 
-A command issued while there is no connection waits for one. So callers who cannot wait bound it (`trio.fail_after`). A server that turns
-read-only has become a replica: its connection counts as lost, and the next one may lead to the new primary.
+A command issued while there is no connection waits for one. So callers who cannot wait bound it (`trio.fail_after`).
+A server that turns read-only has become a replica: its connection counts as lost, and the next one may lead to the
+new primary.
 
-Reconnecting backs off exponentially with full jitter, up to a second: a node goes on within two seconds of the server's return.
+Reconnecting backs off exponentially with full jitter, up to a second: a node goes on within two seconds of the
+server's return.
 """
 
 import hashlib
@@ -34,7 +36,6 @@ from actorwork.streams.redis_py import (
     ConnectionError,  # noqa: A004
     NoScriptError,
     ReadOnlyError,
-    RedisError,
     TimeoutError,  # noqa: A004
 )
 from actorwork.streams.wire import pack
@@ -105,24 +106,26 @@ async def open_client(
 ) -> AsyncGenerator["Client"]:
     """Connect, and stay connected until the block ends.
 
-    The first attempt is awaited. What it cannot mend by trying again (credentials, rights, certificate) raises `BrokerError`; a server
-    that is not there is waited for in the background, and `wait_connected` says when it has come.
+    The first attempt is awaited. What it cannot mend by trying again (credentials, rights, certificate) raises
+    `BrokerError`; a server that is not there is waited for in the background, and `wait_connected` says when it has
+    come.
 
-    `on_push` and `on_event` are called synchronously and must not raise: a connection whose reader fails has no meaning left.
-    `scripts` are loaded with each connection. A connection that owes replies and sends nothing for `silence` seconds is given up.
+    `on_push` and `on_event` are called synchronously and must not raise: a connection whose reader fails has no
+    meaning left. `scripts` are loaded with each connection. A connection that owes replies and sends nothing for
+    `silence` seconds is given up.
     """
     client = Client(Address.parse(url), name, scripts, on_push or _ignore, on_event or _ignore, silence)
     raised: BaseException | None = None
-    first = await client._attempt()  # noqa: SLF001  (this function is the client's constructor)
+    first = await client.attempt()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(client._keep_connected, first)  # noqa: SLF001
+        nursery.start_soon(client.keep_connected, first)
         try:
             if isinstance(first, Connection):
                 await client.wait_connected()
             yield client
         except BaseException as error:  # noqa: BLE001  (raised again below, outside the nursery, which would wrap it)
             raised = error
-        client._close()  # noqa: SLF001
+        client.close()
     if raised is not None:
         raise raised
 
@@ -162,7 +165,8 @@ class Client:
     # ------------------------------------------------------------------------------------------------------- commands
 
     async def call(self, *args: Any, idempotent: bool = False) -> Any:
-        """Send one command and return its reply as it came: bytes stay bytes, nothing is called back. Error replies are raised.
+        """Send one command and return its reply as it came: bytes stay bytes, nothing is called back. Error replies
+        are raised.
 
         Cancelled while waiting: it may have executed.
         """
@@ -173,7 +177,9 @@ class Client:
         return reply
 
     async def call_many(self, commands: Sequence[Sequence[Any]], *, idempotent: bool = False) -> list[Any]:
-        """Send commands in one write, next to each other, and return their replies; error replies stand among them as exceptions."""
+        """Send commands in one write, next to each other, and return their replies; error replies stand among them as
+        exceptions.
+        """
         if not commands:
             return []
         data = b"".join([pack(tuple(command)) for command in commands])
@@ -222,14 +228,15 @@ class Client:
                     return slot
             elif not slot.unsent and not idempotent:
                 raise ConnectionError(
-                    f"the connection to {self._address.url} was lost ({slot.error}) while a command waited for its reply: "
-                    "it may have executed"
+                    f"the connection to {self._address.url} was lost ({slot.error}) while a command waited for its "
+                    "reply: it may have executed"
                 ) from slot.error
 
     # ----------------------------------------------------------------------------------------------------------- pushes
 
     async def subscribe(self, channel: str | bytes) -> None:
-        """Subscribe to a channel, now and after each reconnect; its messages go to `on_push` as `[b"message", channel, data]`.
+        """Subscribe to a channel, now and after each reconnect; its messages go to `on_push` as `[b"message",
+        channel, data]`.
 
         Cancelled: it may be subscribed.
         """
@@ -260,7 +267,9 @@ class Client:
 
     @asynccontextmanager
     async def open_exclusive(self, name: str | None = None) -> AsyncGenerator[Exclusive]:
-        """Open a connection of one's own, for blocking reads; wait for a server that is not there, as a command would."""
+        """Open a connection of one's own, for blocking reads; wait for a server that is not there, as a command
+        would.
+        """
         failures = 0
         while True:
             await self.wait_connected()
@@ -292,17 +301,17 @@ class Client:
     def _unblock(self, client_id: int) -> Slot | None:
         return None if self._link is None else self._link.request_nowait(pack(("CLIENT", "UNBLOCK", client_id)))
 
-    async def _attempt(self) -> Connection | Exception:
+    async def attempt(self) -> Connection | Exception:
         try:
             return await connect(self._address, self._name)
         except _LOST as error:
             return error
 
-    async def _keep_connected(self, first: Connection | Exception) -> None:
+    async def keep_connected(self, first: Connection | Exception) -> None:
         """Own the connection: one after the other, with a pause in between, until the client is closed.
 
-        Shielded, because those who are being cancelled need it to the end: a blocked read is ended through this connection. What
-        ends it is `_close`, when the body of `open_client` has ended.
+        Shielded, because those who are being cancelled need it to the end: a blocked read is ended through this
+        connection. What ends it is `close`, when the body of `open_client` has ended.
         """
         failures = 0
         result = first
@@ -356,7 +365,8 @@ class Client:
             if not self._is_closed:
                 self._connected = trio.Event()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """End the connection; whoever waits for one gets `ClosedResourceError`."""
         self._is_closed = True
         self._connected.set()
         self._scope.cancel()

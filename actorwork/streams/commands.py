@@ -1,7 +1,7 @@
 """All of redis-py's commands with redis-py's answers, for where convenience counts more than microseconds.
 
-`AsyncCoreCommands` asks for one method, `execute_command`, and the transport has it. This module is imported when the first such
-command is: it costs what `redis.client` and `redis.commands` cost, 25 ms.
+`AsyncCoreCommands` asks for one method, `execute_command`, and the transport has it. This module is imported when the
+first such command is: it costs what `redis.client` and `redis.commands` cost, 25 ms.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -9,19 +9,37 @@ from typing import Any, Final, Literal, cast
 
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE, Redis
 from redis.commands.core import AsyncCoreCommands
+from redis.event import EventDispatcher
 
 from actorwork.streams.redis_py import ResponseError
 
 # What changes the connection, or holds it up, would do so for every task on it.
 _NOT_HERE: Final = frozenset(
-    "WATCH UNWATCH MULTI EXEC DISCARD MONITOR RESET QUIT HELLO AUTH SELECT SUBSCRIBE UNSUBSCRIBE PSUBSCRIBE PUNSUBSCRIBE SSUBSCRIBE "
-    "SUNSUBSCRIBE BLPOP BRPOP BLMOVE BRPOPLPUSH BLMPOP BZPOPMIN BZPOPMAX BZMPOP SYNC PSYNC".split()
+    {
+        "WATCH",
+        "UNWATCH",
+        "MULTI",
+        "EXEC",
+        "DISCARD",
+        "MONITOR",
+        "RESET",
+        "QUIT",
+        "HELLO",
+        "AUTH",
+        "SELECT",
+        "SYNC",
+        "PSYNC",
+    }
+    | {"SUBSCRIBE", "UNSUBSCRIBE", "PSUBSCRIBE", "PUNSUBSCRIBE", "SSUBSCRIBE", "SUNSUBSCRIBE"}
+    | {"BLPOP", "BRPOP", "BLMOVE", "BRPOPLPUSH", "BLMPOP", "BZPOPMIN", "BZPOPMAX", "BZMPOP", "WAIT", "WAITAOF"}
 )
 _MAY_BLOCK: Final = frozenset({"XREAD", "XREADGROUP"})
 
 
 class Commands(AsyncCoreCommands):
-    """`await commands.xinfo_stream(…)`, `async for key in commands.scan_iter(…)`: replies through redis-py's callbacks."""
+    """`await commands.xinfo_stream(…)`, `async for key in commands.scan_iter(…)`: replies through redis-py's
+    callbacks.
+    """
 
     _is_async_client: Literal[True] = True
 
@@ -30,12 +48,15 @@ class Commands(AsyncCoreCommands):
         self._template = Redis(protocol=3, legacy_responses=False)
         self._callbacks = cast("Mapping[str, Callable[..., Any]]", self._template.response_callbacks)
         self._call = call
+        self._event_dispatcher = EventDispatcher()  # Their protocol asks for one; nobody listens to it.
 
     def get_encoder(self) -> Any:
         return cast("Any", self._template).get_encoder()
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Send a command as redis-py spells it (`"XINFO STREAM"` in one string), and return what redis-py makes of the reply."""
+        """Send a command as redis-py spells it (`"XINFO STREAM"` in one string), and return what redis-py makes of
+        the reply.
+        """
         name = args[0].decode() if isinstance(args[0], bytes) else str(args[0])
         words = name.upper().split()
         if words[0] in _NOT_HERE or (words[0] in _MAY_BLOCK and any(_is_block(arg) for arg in args[1:6])):

@@ -1,33 +1,35 @@
 """One socket to Redis: redis-py opens it, Trio carries its bytes.
 
-redis-py knows how to get in (DNS, TLS, HELLO, AUTH, credential providers, SELECT, CLIENT SETNAME, keepalive): its `connect()` runs
-in a worker thread, once per connection, half a millisecond. From then on the socket is non-blocking and ours, and redis-py's
-object is kept only because it owns the socket. Its `_sock` is the one private name of redis-py that is touched.
+redis-py knows how to get in (DNS, TLS, HELLO, AUTH, credential providers, SELECT, CLIENT SETNAME, keepalive): its
+`connect()` runs in a worker thread, once per connection, half a millisecond. From then on the socket is non-blocking
+and ours, and redis-py's object is kept only because it owns the socket. Its `_sock` is the one private name of
+redis-py that is touched.
 
-A connection knows nothing of who waits for what. That is the business of `Multiplexer` (many tasks, replies matched in order) and
-`Exclusive` (one task, blocking reads).
+A connection knows nothing of who waits for what. That is the business of `Multiplexer` (many tasks, replies matched
+in order) and `Exclusive` (one task, blocking reads).
 """
 
 import contextlib
 import ssl
-from collections.abc import Mapping
-from typing import Any, Final, cast
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import attrs
 import trio
 
 from actorwork.errors import BrokerError
 from actorwork.streams.redis_py import (
-    AbstractConnection,
     AuthenticationError,
     BusyLoadingError,
     ConnectionError,  # noqa: A004
     MasterDownError,
     NoPermissionError,
     RedisError,
+    RedisPyConnection,
     TimeoutError,  # noqa: A004
-    parse_url,
+    connection_options,
+    tcp_connection,
 )
 from actorwork.streams.wire import new_reader
 
@@ -43,17 +45,17 @@ class Address:
     """Where a server is and how to get in. `url` is safe to show: its password is not in it."""
 
     url: str
-    connection_class: type[AbstractConnection] = attrs.field(repr=False)
+    connection_class: Callable[..., RedisPyConnection] = attrs.field(repr=False)
     options: Mapping[str, Any] = attrs.field(repr=False)
 
     @classmethod
     def parse(cls, url: str) -> "Address":
         """Understand a `redis://`, `rediss://` or `unix://` url, with all that redis-py lets it say."""
         try:
-            options: dict[str, Any] = parse_url(url)
+            options = connection_options(url)
         except ValueError as error:
             raise ValueError(f"cannot use {without_password(url)!r} as a Redis url: {error}") from error
-        connection_class = options.pop("connection_class", None) or _tcp()
+        connection_class = options.pop("connection_class", tcp_connection)
         options.pop("max_connections", None)  # A pool's business, and there is no pool.
         options.setdefault("socket_timeout", HANDSHAKE_TIMEOUT)
         options.setdefault("socket_connect_timeout", HANDSHAKE_TIMEOUT)
@@ -65,13 +67,8 @@ class Address:
         return cls(without_password(url), connection_class, options)
 
 
-def _tcp() -> type[AbstractConnection]:
-    from redis.connection import Connection as TcpConnection  # noqa: PLC0415  (the name is ours in this file)
-
-    return TcpConnection
-
-
 def without_password(url: str) -> str:
+    """Return the url as it may be logged."""
     parts = urlsplit(url)
     netloc = parts.netloc
     if parts.password is not None:
@@ -80,23 +77,23 @@ def without_password(url: str) -> str:
     query = urlencode(
         [(name, "***" if name in secrets else value) for name, value in parse_qsl(parts.query)], safe="*/"
     )
-    return urlunsplit(parts._replace(netloc=netloc, query=query))
+    # By hand: urlunsplit would write unix:/path, which is no Redis url.
+    return f"{parts.scheme}://{netloc}{parts.path}{'?' if query else ''}{query}"
 
 
 class Connection:
     """An open socket whose handshake is done, and the parser of what arrives on it."""
 
-    def __init__(self, opened: AbstractConnection, address: Address) -> None:
+    def __init__(self, opened: RedisPyConnection, address: Address) -> None:
         # redis-py's object closes its socket when it is collected: it lives as long as this one.
         self._opened = opened
-        self._socket: Any = cast("Any", opened)._sock  # noqa: SLF001  (the one private touch)
-        self._socket.setblocking(False)
+        self._socket: Any = opened._sock  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        self._socket.setblocking(False)  # noqa: FBT003
         self._fileno: int = self._socket.fileno()
         self._is_tls = isinstance(self._socket, ssl.SSLSocket)
         self._reader = new_reader()
-        metadata = cast("Mapping[Any, Any]", opened.handshake_metadata)
         self.address = address
-        self.client_id: int = metadata.get(b"id", metadata.get("id"))
+        self.client_id: int = opened.handshake_metadata[b"id"]
         self.is_closed = False
         self.bytes_sent = 0
         self.bytes_received = 0
@@ -107,7 +104,9 @@ class Connection:
         return f"<Connection {self.client_id} to {self.address.url}{' (closed)' if self.is_closed else ''}>"
 
     def send(self, data: bytes | memoryview) -> int:
-        """Hand over as many bytes as the socket takes now, and say how many; an `OSError` means the connection is gone."""
+        """Hand over as many bytes as the socket takes now, and say how many; an `OSError` means the connection is
+        gone.
+        """
         try:
             sent: int = self._socket.send(data)
         except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
@@ -158,14 +157,14 @@ async def connect(address: Address, name: str) -> Connection:
     """Open one connection and prove that the server answers on it.
 
     Raises `ConnectionError` or `TimeoutError` for what may pass (nobody listens, the server is loading its data), and
-    `BrokerError` for what will not: credentials, rights, database, certificate. Cancelled: the thread is left to its own finite
-    timeouts, and what it still opens is closed when it is collected.
+    `BrokerError` for what will not: credentials, rights, database, certificate. Cancelled: the thread is left to its
+    own finite timeouts, and what it still opens is closed when it is collected.
     """
     opened = await trio.to_thread.run_sync(_open, address, name, abandon_on_cancel=True, limiter=_threads)
     return Connection(opened, address)
 
 
-def _open(address: Address, name: str) -> AbstractConnection:
+def _open(address: Address, name: str) -> RedisPyConnection:
     opened = address.connection_class(**{"client_name": name, **address.options})
     try:
         opened.connect()
@@ -191,8 +190,8 @@ def _explained(error: RedisError, address: Address) -> Exception:
         )
     if isinstance(error.__context__, ssl.SSLCertVerificationError):
         return BrokerError(
-            f"the certificate of {address.url} is not trusted ({error.__context__.verify_message}): name the authority's "
-            "file in the url (?ssl_ca_certs=/path/ca.pem)"
+            f"the certificate of {address.url} is not trusted ({error.__context__.verify_message}): name the "
+            "authority's file in the url (?ssl_ca_certs=/path/ca.pem)"
         )
     if isinstance(error, BusyLoadingError | MasterDownError):
         return ConnectionError(f"{address.url} is not ready ({said})")

@@ -1,13 +1,14 @@
 """A connection of one's own, for blocking reads that can be cancelled without losing a message.
 
-A blocking XREADGROUP that is cancelled has two halves: here a task that must go on at once, there a server that may hand out
-messages in this very moment. Closing the connection would leave those in the pending list of a node that never saw them (18 of 184
-in a sharp race). So the server is asked to stop: CLIENT UNBLOCK over the shared connection, again every 50 ms because it can
-overtake the read itself, until the one reply that is owed has come, with messages or without. All of it shielded, for a second at
-most; then the connection is closed, and what the server handed out stays pending.
+A blocking XREADGROUP that is cancelled has two halves: here a task that must go on at once, there a server that may
+hand out messages in this very moment. Closing the connection would leave those in the pending list of a node that
+never saw them (18 of 184 in a sharp race). So the server is asked to stop: CLIENT UNBLOCK over the shared connection,
+again every 50 ms because it can overtake the read itself, until the one reply that is owed has come, with messages or
+without. All of it shielded, for a second at most; then the connection is closed, and what the server handed out stays
+pending.
 
-Messages are given to `deliver` in the same breath in which they are parsed: there is no checkpoint in between at which they
-could be lost, also when the task is being cancelled.
+Messages are given to `deliver` in the same breath in which they are parsed: there is no checkpoint in between at
+which they could be lost, also when the task is being cancelled.
 
 Everything else that is cancelled in mid-request closes the connection: its reply would be the next request's.
 """
@@ -67,12 +68,14 @@ class Exclusive:
     async def read(self, *args: Any, block: float, deliver: Callable[[Any], object] | None = None) -> Any:
         """Send one blocking command, whose own BLOCK is `block` seconds, and return its reply: None when nothing came.
 
-        Every reply but None and errors goes through `deliver`, synchronously, before it is returned. Cancelled: the server is asked
-        to stop, what it still hands out goes through `deliver`, and `Cancelled` goes on, after a second at the latest. (Without
-        `deliver` such a reply is dropped, and what it held stays pending.) It may return None before its time.
+        Every reply but None and errors goes through `deliver`, synchronously, before it is returned. Cancelled: the
+        server is asked to stop, what it still hands out goes through `deliver`, and `Cancelled` goes on, after a
+        second at the latest. (Without `deliver` such a reply is dropped, and what it held stays pending.) It may
+        return None before its time.
 
-        Raises `TimeoutError` when the server does not answer within `block` and a grace. Whenever the connection is lost, what the
-        server had handed out stays in the pending list of this consumer: read that (id 0) on the next connection.
+        Raises `TimeoutError` when the server does not answer within `block` and a grace. Whenever the connection is
+        lost, what the server had handed out stays in the pending list of this consumer: read that (id 0) on the next
+        connection.
         """
         if not 0 < block < math.inf:
             raise ValueError(f"a blocking read needs a finite time greater than 0, not block={block!r}")

@@ -1,21 +1,22 @@
 """Many tasks, one connection: requests leave in batches, replies come back in order.
 
-Redis answers a connection's commands in the order in which they arrived. So every request has a `Slot` in one deque, in the order in
-which its bytes leave, and each reply belongs to the first slot that still lacks one. What must never happen is that a reply reaches the
-wrong task, and everything here follows from that:
+Redis answers a connection's commands in the order in which they arrived. So every request has a `Slot` in one deque,
+in the order in which its bytes leave, and each reply belongs to the first slot that still lacks one. What must never
+happen is that a reply reaches the wrong task, and everything here follows from that:
 
 - a slot is appended in the same breath in which its bytes are queued or sent; there is no checkpoint in between;
-- a slot is never removed before its replies have come. A task that is cancelled empties its slot, and its reply is read and
-  dropped. Nothing is closed: the other tasks' replies are unharmed;
+- a slot is never removed before its replies have come. A task that is cancelled empties its slot, and its reply is read
+  and dropped. Nothing is closed: the other tasks' replies are unharmed;
 - a command that was queued "may have executed"; one whose bytes never left has not, and its slot says so (`unsent`);
 - commands that change what the connection is (WATCH, blocking reads, MONITOR, CLIENT REPLY) have no place here.
 
-How bytes leave. While nothing is awaited, the calling task sends its command itself: that is the quickest for one task. While replies are
-awaited, commands are collected, and the writer task sends what one tick of the scheduler brought in one write: that is the quickest
-for a hundred. Nobody else sends.
+How bytes leave. While nothing is awaited, the calling task sends its command itself: that is the quickest for one
+task. While replies are awaited, commands are collected, and the writer task sends what one tick of the scheduler
+brought in one write: that is the quickest for a hundred. Nobody else sends.
 
-How it ends. The first failure, wherever it is seen, fails every slot, ends the tasks, tells whoever waits for the socket, and closes it.
-`silence` seconds without a byte, while one is owed, are a failure too: a peer behind a dead network sends no reset.
+How it ends. The first failure, wherever it is seen, fails every slot, ends the tasks, tells whoever waits for the
+socket, and closes it. `silence` seconds without a byte, while one is owed, are a failure too: a peer behind a dead
+network sends no reset.
 """
 
 from collections import deque
@@ -45,7 +46,7 @@ class Slot:
         self.error: Exception | None = None
         self.unsent = False
 
-    def _abandon(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+    def abandon(self, _raise_cancel: object) -> trio.lowlevel.Abort:
         self.task = None
         return trio.lowlevel.Abort.SUCCEEDED
 
@@ -81,14 +82,14 @@ class Multiplexer:
     async def request(self, data: bytes, count: int = 1, *, is_subscription: bool = False) -> Slot:
         """Send `data`, `count` packed commands, and wait until its slot is done.
 
-        The slot holds the replies (error replies as values) or the failure of the connection. Cancelled before it was queued: nothing
-        happened (the caller looked). Cancelled after: it may have executed, its replies are dropped.
+        The slot holds the replies (error replies as values) or the failure of the connection. Cancelled before it was
+        queued: nothing happened (the caller looked). Cancelled after: it may have executed, its replies are dropped.
         """
         slot = Slot(count, is_subscription=is_subscription)
         self._submit(data, slot)
         if slot.error is None:
             slot.task = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(slot._abandon)  # noqa: SLF001  (two halves of one thing)
+            await trio.lowlevel.wait_task_rescheduled(slot.abandon)
         return slot
 
     def request_nowait(self, data: bytes) -> Slot:
@@ -182,7 +183,9 @@ class Multiplexer:
                     slot.task = None
 
     def _is_confirmation(self, push: list[Any]) -> bool:
-        """Tell whether this push is what (UN)SUBSCRIBE answers: RESP3 has no other reply for it, and it keeps its place in the order."""
+        """Tell whether this push is what (UN)SUBSCRIBE answers: RESP3 has no other reply for it, and it keeps its
+        place in the order.
+        """
         return push[0] in _CONFIRMATIONS and bool(self._pending) and self._pending[0].is_subscription
 
     async def _write(self) -> None:

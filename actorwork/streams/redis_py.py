@@ -1,10 +1,11 @@
 """What is taken of redis-py, at the price of what is taken.
 
-`import redis` loads the asyncio client, the cluster client and every command of both: 54 ms, more than half of what Trio
-costs, before a node has done anything. A node needs the exceptions, the way to connect and the decoding of errors: 31 ms.
-So this module puts the package `redis` into `sys.modules` *unexecuted* (PEP 562) and imports these submodules. Whoever asks it for
-anything else (`redis.Redis`, `from redis import asyncio`, `import redis.client`) executes it first, under the import system's own lock,
-and meets the package as it always is. Where `redis` has been imported already, nothing is done.
+`import redis` loads the asyncio client, the cluster client and every command of both: 54 ms, more than half of what
+Trio costs, before a node has done anything. A node needs the exceptions, the way to connect and the decoding of
+errors: 31 ms. So this module puts the package `redis` into `sys.modules` *unexecuted* (PEP 562) and imports these
+submodules. Whoever asks it for anything else (`redis.Redis`, `from redis import asyncio`, `import redis.client`)
+executes it first, under the import system's own lock, and meets the package as it always is. Where `redis` has been
+imported already, nothing is done.
 
 Only `actorwork.streams` imports redis, and only through here or after it.
 """
@@ -12,7 +13,9 @@ Only `actorwork.streams` imports redis, and only through here or after it.
 import importlib
 import importlib.util
 import sys
+from collections.abc import Callable, Mapping
 from types import ModuleType
+from typing import Any, Protocol, cast
 
 _ASKED_BY_USERS = frozenset(
     {"__all__", "__path__", "__version__"}
@@ -43,9 +46,9 @@ _postponed = _postpone("redis")
 
 # The order is the point: these come after the postponement.
 from redis.connection import (  # noqa: E402
-    AbstractConnection as AbstractConnection,
-    DefaultParser as DefaultParser,
-    parse_url as parse_url,
+    Connection,
+    DefaultParser,
+    parse_url,  # pyright: ignore[reportUnknownVariableType]
 )
 from redis.exceptions import (  # noqa: E402
     AuthenticationError as AuthenticationError,
@@ -64,3 +67,24 @@ from redis.exceptions import (  # noqa: E402
 
 if _postponed is not None:
     vars(_postponed).pop("__path__", None)  # An import of anything below it asks for this first, and so executes it.
+
+
+class RedisPyConnection(Protocol):
+    """What is used of a connection of redis-py's."""
+
+    handshake_metadata: Mapping[Any, Any]
+    _sock: Any
+
+    def connect(self) -> None: ...
+    def disconnect(self) -> None: ...
+    def send_command(self, *args: Any) -> None: ...
+    def read_response(self) -> Any: ...
+
+
+tcp_connection = cast("Callable[..., RedisPyConnection]", Connection)
+parse_error = cast("Callable[[str], Exception]", DefaultParser.parse_error)
+
+
+def connection_options(url: str) -> dict[str, Any]:
+    """Parse a `redis://`, `rediss://` or `unix://` url into the options of a connection and its `connection_class`."""
+    return cast("Callable[[str], dict[str, Any]]", parse_url)(url)

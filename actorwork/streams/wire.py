@@ -1,27 +1,24 @@
 """RESP3 on the wire: commands to bytes, bytes to replies.
 
-hiredis does both where it is installed (four times faster at packing, ten at parsing). Where it is not, the two
-functions and the class at the end of this file do, with the same results: the tests take hiredis as the oracle, with every
-split of the bytes.
+hiredis does both where it is installed. Where it is not, `python_pack` and `PythonReader` do, with the same results:
+the tests take hiredis as the oracle, with every split of the bytes.
 
     reply              becomes                       reply              becomes
     simple, bulk       bytes                         array, set         list (members of a set may be lists)
     verbatim           bytes, without its prefix     map                dict
     integer            int                           push               Push, a list of its own type
     double             float                         null, *-1, $-1     None
-    boolean            bool                          error              a redis exception, as a value, also inside an array
+    boolean            bool                          error              a redis exception, as a value
     big number         bytes of its digits
 """
 
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Final, Protocol, cast
 
-from actorwork.streams.redis_py import DefaultParser, InvalidResponse
+from actorwork.streams.redis_py import InvalidResponse, parse_error
 
 NOT_ENOUGH: Final = object()
 """What a reader answers when the next reply has not arrived whole."""
-
-parse_error = cast("Callable[[str], Exception]", DefaultParser.parse_error)
 
 
 class ReplyReader(Protocol):
@@ -43,8 +40,10 @@ def python_pack(command: Sequence[Any]) -> bytes:
             data = part.encode()
         elif isinstance(part, int | float) and not isinstance(part, bool):
             data = repr(part).encode()
-        elif isinstance(part, bytes | memoryview):
-            data = bytes(part)
+        elif isinstance(part, bytes):
+            data = part
+        elif isinstance(part, memoryview):
+            data = part.tobytes()
         else:
             raise TypeError(f"a part of a command is str, bytes, int or float, not {part!r}")
         out += b"$%d\r\n%b\r\n" % (len(data), data)

@@ -1,0 +1,1 @@
+"""What tests are made with, yours and ours: servers, faults, conformance."""
