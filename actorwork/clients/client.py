@@ -1,0 +1,115 @@
+"""A client: the way in for programs that run no actors themselves.
+
+async with open_client("redis://localhost:6379/0") as client:
+    greeter = client.ref(Greeter)
+    await greeter.tell(Greet("Ann"))
+    print(await greeter.ask(Greet("Ben")))
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
+from typing import Any, TypeVar, overload
+
+import trio
+
+from actorwork import settings
+from actorwork.abc import Broker
+from actorwork.actors.actor import Actor
+from actorwork.actors.handlers import handlers_of
+from actorwork.clients.outbox import Outbox, Sending, source_name
+from actorwork.clients.refs import StreamRef
+from actorwork.message import Json
+from actorwork.policy.settlement import leaves
+from actorwork.runtime.brokers import open_broker
+from actorwork.telemetry.logs import LogSink
+
+A = TypeVar("A", bound=Actor)
+
+
+class Client:
+    """Sends messages to actors behind a broker; made by `open_client`, for any number of tasks."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+
+    def __repr__(self) -> str:
+        return f"<Client {self._outbox.publisher} of {self._outbox.broker.url}>"
+
+    @property
+    def broker(self) -> Broker:
+        return self._outbox.broker
+
+    def statistics(self) -> Mapping[str, int]:
+        """Return counters: messages sent, and those among them that were asked."""
+        return {"sent": self._outbox.sent, "asked": self._outbox.asked}
+
+    @overload
+    def ref(self, actor: type[A]) -> StreamRef[A]: ...
+    @overload
+    def ref(self, actor: str) -> StreamRef[Any]: ...
+    def ref(self, actor: type[Actor] | str) -> StreamRef[Any]:
+        """Return a ref to an actor by its class, or by its title where its class is in another program.
+
+        By class, messages are checked against its handlers before they are sent.
+        """
+        if isinstance(actor, str):
+            declared, handlers = settings.Settings(title=actor), None
+        else:
+            declared, handlers = actor.settings, handlers_of(actor)
+        return StreamRef(
+            self._outbox,
+            title=declared.title,
+            source=declared.default_source,
+            results_ttl=declared.results_ttl,
+            handlers=handlers,
+        )
+
+    async def publish(
+        self,
+        source: str,
+        message: object,
+        *,
+        delay: float = 0,
+        at: datetime | float | None = None,
+        headers: Mapping[str, Json] | None = None,
+        id: str | None = None,
+    ) -> str:
+        """Send a message to a source, for every actor that reads it; return the message's id.
+
+        Nothing is checked here: who reads a source is known where they run. Cancelled: the message may have been
+        kept; sending it again with the same `id` keeps it once.
+        """
+        sending = Sending(delay=delay, at=at, headers=headers, id=id)
+        envelope = self._outbox.envelope(source_name(source), message, sending)
+        await self._outbox.send([envelope])
+        return envelope.id
+
+
+@asynccontextmanager
+async def open_client(broker: str | Broker | None = None) -> AsyncGenerator[Client]:
+    """Open a client of a broker, named by its url; without one, of the embedded broker.
+
+    A broker that is open already is used, and left open. On the way out, asks that still wait are cancelled.
+    """
+    error: BaseException | None = None
+    async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
+        if broker is None or isinstance(broker, str):
+            broker = await stack.enter_async_context(open_broker(broker, emit=LogSink("client")))
+        client = Client(Outbox(broker, nursery))
+        try:
+            yield client
+        except BaseException as raised:
+            # A cancellation may be the nursery's own. Anything else is the caller's, and must not come out in a group.
+            if holds_cancellation(raised):
+                raise
+            error = raised
+        nursery.cancel_scope.cancel()
+    if error is not None:
+        raise error
+
+
+def holds_cancellation(error: BaseException) -> bool:
+    return any(isinstance(leaf, trio.Cancelled) for leaf in leaves(error))

@@ -1,0 +1,187 @@
+"""Refs to actors behind a broker, and receipts for what was sent to them.
+
+    tell      the broker has it when this returns; nothing is known of what comes of it
+    ask       waits for the reply
+    submit    as `tell`, and the outcome is kept: the receipt finds it, in this process or (by its id) in another
+
+Every message is checked here, against the handlers of the actor, before anything is sent. A message's id makes
+sending it twice harmless: the broker keeps it once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, get_args, get_origin, overload
+
+import attrs
+import trio
+
+from actorwork.actors.handlers import HandlerTable
+from actorwork.clients.outbox import Outbox, Sending, reply
+from actorwork.errors import AskTimeout
+from actorwork.message import Envelope, Json, Message, Untyped
+
+A_co = TypeVar("A_co", covariant=True)
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+Status: TypeAlias = Literal["pending", "done", "failed", "rejected"]
+"""`pending`: not settled yet, or its outcome is kept no longer, or no such message was sent."""
+
+FIRST_LOOK: Final = 0.005
+LONGEST_PAUSE: Final = 0.5
+"""Seconds between two looks for an outcome: as long as what has been waited, within these bounds."""
+
+
+class StreamRef(Generic[A_co]):
+    """An actor behind a broker, wherever it runs; made by `client.ref`."""
+
+    __slots__ = ("_handlers", "_outbox", "results_ttl", "source", "title")
+
+    def __init__(
+        self, outbox: Outbox, *, title: str, source: str, results_ttl: float, handlers: HandlerTable | None
+    ) -> None:
+        self.title = title
+        self.source = source
+        self.results_ttl = results_ttl
+        self._outbox = outbox
+        self._handlers = handlers
+
+    def __repr__(self) -> str:
+        return f"<StreamRef to {self.title!r} by {self.source!r} at {self._outbox.broker.url}>"
+
+    async def tell(
+        self,
+        message: Message[A_co, Any] | Untyped,
+        *,
+        delay: float = 0,
+        at: datetime | float | None = None,
+        headers: Mapping[str, Json] | None = None,
+        id: str | None = None,
+    ) -> None:
+        """Send a message; the broker keeps it when this returns.
+
+        Raises `MessageRefused` where the actor has no handler for it. While the broker is away this waits. Cancelled:
+        the message may have been kept; sending it again with the same `id` keeps it once.
+        """
+        self._check(message)
+        sending = Sending(delay=delay, at=at, headers=headers, id=id)
+        await self._outbox.send([self._outbox.envelope(self.source, message, sending)])
+
+    async def tell_many(self, messages: Iterable[Message[A_co, Any] | Untyped]) -> None:
+        """Send messages as one batch, in their order. All are checked before the first is sent."""
+        envelopes: list[Envelope] = []
+        for message in messages:
+            self._check(message)
+            envelopes.append(self._outbox.envelope(self.source, message))
+        if envelopes:
+            await self._outbox.send(envelopes)
+
+    @overload
+    async def ask(self, message: Message[A_co, R], *, timeout: float = 30) -> R: ...
+    @overload
+    async def ask(self, message: Untyped, *, timeout: float = 30) -> Any: ...
+    async def ask(self, message: Any, *, timeout: float = 30) -> Any:
+        """Send a message and return the reply to it.
+
+        Raises `MessageRefused` (nothing was sent), `MessageFailed` (with the far side's error), `AskTimeout`.
+        After a timeout, or cancelled, the message may still be handled.
+        """
+        self._check(message)
+        message_id, outcome = await self._outbox.ask(repr(self.title), self.source, message, timeout)
+        return reply(outcome, self._reply_type(message), whom=repr(self.title), message_id=message_id)
+
+    @overload
+    async def submit(
+        self,
+        message: Message[A_co, R],
+        *,
+        delay: float = 0,
+        at: datetime | float | None = None,
+        headers: Mapping[str, Json] | None = None,
+        id: str | None = None,
+    ) -> Receipt[R]: ...
+    @overload
+    async def submit(
+        self,
+        message: Untyped,
+        *,
+        delay: float = 0,
+        at: datetime | float | None = None,
+        headers: Mapping[str, Json] | None = None,
+        id: str | None = None,
+    ) -> Receipt[Any]: ...
+    async def submit(
+        self,
+        message: Any,
+        *,
+        delay: float = 0,
+        at: datetime | float | None = None,
+        headers: Mapping[str, Json] | None = None,
+        id: str | None = None,
+    ) -> Receipt[Any]:
+        """Send a message as `tell` does, and have its outcome kept for the actor's `results_ttl`."""
+        self._check(message)
+        sending = Sending(delay=delay, at=at, headers=headers, id=id)
+        envelope = await self._outbox.submit(self.source, message, sending, results_ttl=self.results_ttl)
+        return Receipt(envelope.id, self.source, self._outbox, repr(self.title), self._reply_type(message))
+
+    def receipt(self, id: str) -> Receipt[Any]:
+        """Return the receipt for a message that was submitted before, perhaps by another process."""
+        return Receipt(id, self.source, self._outbox, repr(self.title), Any)
+
+    def _check(self, message: object) -> None:
+        if self._handlers is not None:
+            self._handlers.check(message)
+
+    def _reply_type(self, message: object) -> Any:
+        if self._handlers is not None:
+            return self._handlers.reply_type(message)
+        return declared_reply(type(message))
+
+
+@attrs.frozen(eq=False)
+class Receipt(Generic[R_co]):
+    """Stands for one message that was submitted; its `id` is worth keeping."""
+
+    id: str
+    source: str
+    _outbox: Outbox = attrs.field(repr=False)
+    _whom: str = attrs.field(repr=False)
+    _reply_type: Any = attrs.field(repr=False)
+
+    async def status(self) -> Status:
+        """Return how it stands."""
+        outcome = await self._outbox.broker.find_outcome(self.source, self.id)
+        return "pending" if outcome is None else outcome.status
+
+    async def result(self, *, timeout: float = 30) -> R_co:
+        """Wait for the message's outcome and return the reply; may be called again, and from many tasks.
+
+        Raises `MessageFailed` (with the far side's error) and `AskTimeout`. Cancelled: nothing is lost.
+        """
+        began = trio.current_time()
+        with trio.move_on_after(timeout):
+            while True:
+                outcome = await self._outbox.broker.find_outcome(self.source, self.id)
+                if outcome is not None:
+                    value: Any = reply(outcome, self._reply_type, whom=self._whom, message_id=self.id)
+                    return value  # pyright: ignore[reportUnknownVariableType] # what the handler's annotation says
+                await trio.sleep(min(LONGEST_PAUSE, max(FIRST_LOOK, trio.current_time() - began)))
+        raise AskTimeout(
+            f"no outcome of message {self.id} from {self._whom} within {timeout:g} s; it may still be handled."
+            f" Does a node run that reads {self.source!r}?"
+        )
+
+
+def declared_reply(cls: type) -> Any:
+    """Return the reply that a `Message[Actor, Reply]` declares; `Any` where it declares none that can be read."""
+    for base in cls.__mro__:
+        for declared in vars(base).get("__orig_bases__", ()):
+            if get_origin(declared) is Message:
+                found = get_args(declared)[1]
+                name = getattr(found, "__forward_arg__", None)
+                return found if name is None else getattr(sys.modules.get(base.__module__), name, Any)
+    return Any

@@ -1,0 +1,110 @@
+"""What type checkers make of refs: a foreign message is refused, and the reply of `ask` is inferred.
+
+Never run, only checked: by mypy and basedpyright, both strict. Each `ignore` here stands on a line that has to be
+refused; `test_typing.py` takes them away and looks for exactly those errors.
+"""
+# pyright: reportUnnecessaryTypeIgnoreComment=true, reportUnusedVariable=false
+
+from typing import Any, assert_type
+
+import attrs
+
+from actorwork.actors.actor import Actor
+from actorwork.actors.handlers import receive
+from actorwork.actors.ref import ActorRef
+from actorwork.clients.client import Client
+from actorwork.clients.refs import Receipt, StreamRef
+from actorwork.message import Message
+from actorwork.settings import Settings
+
+
+@attrs.frozen
+class Greet(Message["Greeter", str]):
+    name: str
+
+
+@attrs.frozen
+class Count(Message["Counter", int]):
+    step: int = 1
+
+
+@attrs.frozen
+class Plain:
+    name: str
+
+
+class Greeter(Actor):
+    settings = Settings(title="greeter")
+
+    @receive
+    async def greet(self, message: Greet) -> str:
+        return message.name
+
+
+class PoliteGreeter(Greeter):
+    settings = Settings(title="polite greeter")
+
+
+class Counter(Actor):
+    settings = Settings(title="counter")
+
+    @receive
+    async def count(self, message: Count) -> int:
+        return message.step
+
+
+async def a_local_ref(greeter: ActorRef[Greeter], counter: ActorRef[Counter]) -> None:
+    assert_type(await greeter.ask(Greet("Ann")), str)
+    assert_type(await counter.ask(Count(), timeout=1), int)
+    assert_type(await greeter.ask(Plain("Ann")), Any)
+    assert_type(await greeter.ask({"name": "Ann"}), Any)
+    await greeter.tell(Greet("Ann"))
+    await greeter.tell(Plain("Ann"))
+    await greeter.tell({"name": "Ann"})
+    greeter.tell_nowait(Greet("Ann"))
+
+    await greeter.tell(Count())  # type: ignore[arg-type]
+    greeter.tell_nowait(Count())  # type: ignore[arg-type]
+    await counter.ask(Greet("Ann"))  # type: ignore[arg-type]
+    _length: int = await greeter.ask(Greet("Ann"))  # type: ignore[arg-type]
+
+
+async def a_durable_ref(greeter: StreamRef[Greeter], counter: StreamRef[Counter]) -> None:
+    assert_type(await greeter.ask(Greet("Ann")), str)
+    assert_type(await counter.ask(Count(), timeout=1), int)
+    assert_type(await greeter.ask(Plain("Ann")), Any)
+    assert_type(await greeter.ask({"name": "Ann"}), Any)
+    await greeter.tell(Greet("Ann"), delay=1, headers={"lang": "en"}, id="1")
+    await greeter.tell(Plain("Ann"))
+    await greeter.tell(["Ann"])
+    await greeter.tell_many([Greet("Ann"), Greet("Ben")])
+    await greeter.tell_many([Plain("Ann"), Plain("Ben")])
+    await greeter.tell_many({"name": name} for name in ("Ann", "Ben"))
+
+    receipt = await greeter.submit(Greet("Ann"))
+    assert_type(receipt, Receipt[str])
+    assert_type(await receipt.result(timeout=5), str)
+    assert_type(await greeter.submit({"name": "Ann"}), Receipt[Any])
+
+    await greeter.tell(Count())  # type: ignore[arg-type]
+    await greeter.tell_many([Count()])  # type: ignore[list-item]
+    await counter.ask(Greet("Ann"))  # type: ignore[arg-type]
+    await counter.submit(Greet("Ann"))  # type: ignore[arg-type]
+    _length: int = await greeter.ask(Greet("Ann"))  # type: ignore[arg-type]
+
+
+async def a_client(client: Client) -> None:
+    assert_type(client.ref(Greeter), StreamRef[Greeter])
+    assert_type(client.ref("greeter"), StreamRef[Any])
+    assert_type(await client.ref(Greeter).ask(Greet("Ann")), str)
+    assert_type(await client.ref("greeter").ask({"name": "Ann"}), Any)
+    assert_type(await client.publish("greetings", Greet("Ann")), str)
+
+    client.ref(Plain)  # type: ignore[type-var]
+
+
+async def what_a_base_takes_its_subclass_takes(polite: StreamRef[PoliteGreeter]) -> None:
+    assert_type(await polite.ask(Greet("Ann")), str)
+    await polite.tell(Greet("Ann"))
+    as_greeter: StreamRef[Greeter] = polite
+    await as_greeter.tell(Greet("Ann"))
