@@ -1,1 +1,115 @@
-"""Actors on Trio, fed by Redis streams."""
+"""Actors on Trio, fed by Redis streams.
+
+    from actorwork import Actor, Settings, receive, run
+
+    class Greeter(Actor):
+        settings = Settings(title="greeter", sources={"greetings"})
+
+        @receive
+        async def greet(self, *, name: str) -> str:
+            return f"Hello {name}"
+
+    run(Greeter, broker="redis://localhost:6379/0")
+
+Define actors, start a tree of them with `run`, or embed them in a Trio application with `open_system` or `serve`. Messages reach an
+actor through a broker (`open_client`, or any producer that adds entries to a Redis stream) or through its local ref.
+"""
+
+from actorwork.abc import AbstractCronSchedule as AbstractCronSchedule, Middleware as Middleware
+from actorwork.actors.actor import Actor as Actor
+from actorwork.actors.child import Child as Child
+from actorwork.actors.context import Context as Context
+from actorwork.actors.handlers import receive as receive
+from actorwork.actors.ref import ActorRef as ActorRef
+from actorwork.clients import Client as Client, Receipt as Receipt, StreamRef as StreamRef, open_client as open_client
+from actorwork.errors import (
+    ActorCrashed as ActorCrashed,
+    ActorStopped as ActorStopped,
+    ActorworkError as ActorworkError,
+    AskTimeout as AskTimeout,
+    BrokerError as BrokerError,
+    CodecError as CodecError,
+    ExecutionTimeout as ExecutionTimeout,
+    Fail as Fail,
+    MailboxFull as MailboxFull,
+    MaxRestartsExceeded as MaxRestartsExceeded,
+    MessageFailed as MessageFailed,
+    MessageRefused as MessageRefused,
+    MissingExtra as MissingExtra,
+    NotRunning as NotRunning,
+    Reject as Reject,
+    Retry as Retry,
+    SettingsError as SettingsError,
+    StartError as StartError,
+)
+from actorwork.message import DeadLetter as DeadLetter, Delivery as Delivery, Message as Message
+from actorwork.policy.restart import Intensity as Intensity
+from actorwork.policy.retry import (
+    Exponential as Exponential,
+    Fixed as Fixed,
+    Linear as Linear,
+    RetryPolicy as RetryPolicy,
+    Uniform as Uniform,
+)
+from actorwork.policy.schedule import Cron as Cron, Interval as Interval
+from actorwork.runtime.main import run as run
+from actorwork.runtime.system import System as System, open_system as open_system, serve as serve
+from actorwork.settings import (
+    EventSettings as EventSettings,
+    MailboxSettings as MailboxSettings,
+    Priority as Priority,
+    Settings as Settings,
+    Trigger as Trigger,
+)
+
+__all__ = [
+    "AbstractCronSchedule",
+    "Actor",
+    "ActorCrashed",
+    "ActorRef",
+    "ActorStopped",
+    "ActorworkError",
+    "AskTimeout",
+    "BrokerError",
+    "Child",
+    "Client",
+    "CodecError",
+    "Context",
+    "Cron",
+    "DeadLetter",
+    "Delivery",
+    "EventSettings",
+    "ExecutionTimeout",
+    "Exponential",
+    "Fail",
+    "Fixed",
+    "Intensity",
+    "Interval",
+    "Linear",
+    "MailboxFull",
+    "MailboxSettings",
+    "MaxRestartsExceeded",
+    "Message",
+    "MessageFailed",
+    "MessageRefused",
+    "Middleware",
+    "MissingExtra",
+    "NotRunning",
+    "Priority",
+    "Receipt",
+    "Reject",
+    "Retry",
+    "RetryPolicy",
+    "Settings",
+    "SettingsError",
+    "StartError",
+    "StreamRef",
+    "System",
+    "Trigger",
+    "Uniform",
+    "open_client",
+    "open_system",
+    "receive",
+    "run",
+    "serve",
+]

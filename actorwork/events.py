@@ -130,6 +130,16 @@ class ActorExited:
 
 
 @attrs.frozen
+class ActorTrouble:
+    """Something of an actor failed that neither restarts nor fails anything: its `shutdown`."""
+
+    actor_id: str
+    title: str
+    doing: str
+    error: BaseException
+
+
+@attrs.frozen
 class ActorRestarting:
     """The supervisor starts the actor again."""
 
@@ -202,6 +212,7 @@ Event: TypeAlias = (
     | BrokerTrouble
     | ActorStarted
     | ActorExited
+    | ActorTrouble
     | ActorRestarting
     | GaveUp
     | Settled

@@ -1,0 +1,373 @@
+"""How an item of the mailbox is handled: decode, middleware, handler, settlement.
+
+    a delivery     its error fails the message, and the actor lives (unless `on_failure` says otherwise)
+    a local call   its error crashes the actor, and the asker is told at once (unless `on_failure` says otherwise)
+
+This is the one place that catches everything: whatever a handler raises becomes a settlement or a crash here. The order
+of the checks matters. A cancelled scope of our own comes first: whatever came out of the handler then, it was ended
+(too long, lease lost, shutdown). Next `KeyboardInterrupt` and a cancellation from outside, which are nobody's result: the
+delivery goes back to the mailbox. Only then the error itself is looked at.
+
+An executor takes item after item within one cancel scope, without a checkpoint between those that do not wait, up to
+`BURST` of them: then everybody else has a turn.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from actorwork import events
+from actorwork.actors.context import Handling, handling
+from actorwork.actors.mailbox import Item, LocalCall
+from actorwork.actors.watchdog import REPORT_EVERY
+from actorwork.codec import encode_value
+from actorwork.errors import ActorCrashed, ActorStopped, CodecError, ExecutionTimeout, MessageFailed, Verdict
+from actorwork.message import REPLY_TO, RESULT_TTL, Delivery
+from actorwork.policy.settlement import Ack, Fail, Retry, Settlement, decisive, failure_of, leaves, settlement_for
+
+if TYPE_CHECKING:
+    from actorwork.actors.cell import Cell
+    from actorwork.actors.handlers import Handler
+
+BURST: Final = 64
+"""Items handled in a row before other tasks have a turn."""
+
+_ACK: Final = Ack()
+
+
+class Ended(enum.Enum):
+    """Why we cancelled a handler."""
+
+    TIMEOUT = "timeout"
+    REVOKED = "revoked"
+    SHUTDOWN = "shutdown"
+
+
+class Crash(Exception):  # noqa: N818 - carries an error, is none
+    """Takes an actor down: `__cause__` is the error, `stop` and `escalate` say that it is not restarted."""
+
+    def __init__(self, *, stop: bool = False, escalate: bool = False) -> None:
+        super().__init__()
+        self.stop = stop
+        self.escalate = escalate
+
+
+class Executor:
+    """Handles the items of one mailbox, one after another."""
+
+    __slots__ = ("_cell", "_ended", "_instance", "_item", "_reported", "_scope", "_services", "_task", "began", "timeout")
+
+    def __init__(self, cell: Cell, instance: Any) -> None:
+        self._cell = cell
+        self._instance = instance
+        self._services = cell.services
+        self._scope = trio.CancelScope()
+        self._ended: Ended | None = None
+        self._item: Item | None = None
+        self._reported = 0.0
+        self._task: trio.lowlevel.Task | None = None
+        self.began: float | None = None
+        self.timeout = cell.settings.execution_timeout
+
+    def __repr__(self) -> str:
+        return f"<executor of {self._cell.title!r}: {self._item!r}>"
+
+    @property
+    def item(self) -> Item | None:
+        """What is in hand."""
+        return self._item
+
+    async def run(self) -> None:
+        """Handle items until the cell stops. Raises `Crash` when the actor is to end.
+
+        Cancelled from outside: the delivery in hand goes back to the mailbox.
+        """
+        self._task = trio.lowlevel.current_task()
+        watchdog = self._services.watchdog
+        try:
+            while not self._cell.stopping:
+                with trio.CancelScope() as self._scope:
+                    self._ended = None
+                    await self._drain()
+        finally:
+            watchdog.forget(self)
+            self._give_up_item()
+
+    async def _drain(self) -> None:
+        """Handle items until the scope is cancelled or the cell stops."""
+        cell, mailbox = self._cell, self._cell.mailbox
+        watchdog, clock = self._services.watchdog, trio.current_time
+        scope = self._scope
+        left = BURST
+        while not cell.stopping:
+            item = mailbox.take_nowait()
+            if item is None:
+                watchdog.forget(self)
+                self.began = None
+                cell.idle()
+                await mailbox.wait_item()
+                left = BURST
+                continue
+            if self.began is None:
+                watchdog.watch(self)
+                self.began = clock()
+            self._item = item
+            if cell.wants_executor:
+                cell.add_executor()
+            if type(item) is Delivery:
+                await self._handle_delivery(item)
+            else:
+                await self._handle_local(item)
+            if scope.cancel_called:
+                return
+            left -= 1
+            if not left:
+                left = BURST
+                await trio.lowlevel.checkpoint()
+                self.began = clock()
+
+    # ---- deliveries ----
+
+    async def _handle_delivery(self, delivery: Delivery) -> None:
+        cell = self._cell
+        current = Handling(delivery)
+        handling.set(current)
+        crash: Crash | None = None
+        try:
+            handler = cell.handlers.for_delivery(delivery)
+            args, kwargs = handler.arguments_of(delivery)
+        except CodecError as error:
+            self._settle(current, delivery, Fail(failure_of(error)))
+            return
+        try:
+            if cell.layers:
+                value = await self._through_layers(handler, delivery, args, kwargs)
+            elif handler.is_async:
+                value = await handler.function(self._instance, *args, **kwargs)
+            else:
+                value = await self._in_thread(handler, args, kwargs)
+            if self._scope.cancel_called:
+                settlement = self._ended_settlement(delivery, None)
+            elif delivery.headers and (REPLY_TO in delivery.headers or RESULT_TTL in delivery.headers):
+                settlement = Ack(encode_value(value))
+            else:
+                settlement = _ACK
+        except BaseException as error:  # noqa: BLE001 - every outcome of a handler becomes a settlement, here
+            if self._scope.cancel_called and not _interrupts(error):
+                # Our own scope, which `run` leaves next: nobody else misses this cancellation.
+                settlement = self._ended_settlement(delivery, error)
+            elif _is_nobodys(error):
+                raise
+            else:
+                settlement = self._settlement_for(error, delivery)
+                crash = self._crash_of(error) if isinstance(settlement, (Fail, Retry)) and not isinstance(decisive(error), Verdict) else None
+        if settlement is None:
+            current.ended = True
+            self._give_up_item()
+            return
+        if current.outgoing is not None and type(settlement) is Ack and not await self._send_ahead(current, delivery):
+            return
+        self._settle(current, delivery, settlement)
+        if crash is not None:
+            raise crash
+
+    def _settlement_for(self, error: BaseException, delivery: Delivery) -> Settlement:
+        return settlement_for(error, attempt=delivery.attempt, retry=self._cell.settings.retry, dice=self._services.dice)
+
+    def _ended_settlement(self, delivery: Delivery, error: BaseException | None) -> Settlement | None:
+        """Return how a delivery ends that we cancelled; None where it is not settled at all."""
+        if self._ended is not Ended.TIMEOUT:
+            return None
+        timeout = ExecutionTimeout(f"the handler ran past its execution_timeout of {self.timeout:g} s")
+        timeout.__cause__ = None if isinstance(error, trio.Cancelled) else error
+        return self._settlement_for(timeout, delivery)
+
+    def _crash_of(self, error: BaseException) -> Crash | None:
+        """Return the crash that a failed delivery brings about, by `on_failure`; by default there is none."""
+        match self._cell.settings.on_failure:
+            case "restart" | "stop" | "escalate" as verdict:
+                crash = Crash(stop=verdict == "stop", escalate=verdict == "escalate")
+                crash.__cause__ = error
+                return crash
+            case _:
+                return None
+
+    async def _through_layers(self, handler: Handler, delivery: Delivery, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+        async def handle() -> object:
+            if handler.is_async:
+                return await handler.function(self._instance, *args, **kwargs)
+            return await self._in_thread(handler, args, kwargs)
+
+        proceed: Callable[[], Awaitable[object]] = handle
+        for layer in reversed(self._cell.layers):
+            proceed = partial(layer, delivery, proceed)
+        return await proceed()
+
+    async def _in_thread(self, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+        # A thread cannot be ended. Past its deadline it is left to itself and reported, and the delivery is settled.
+        return await trio.to_thread.run_sync(
+            partial(handler.function, self._instance, *args, **kwargs), abandon_on_cancel=True, limiter=self._services.threads
+        )
+
+    async def _send_ahead(self, current: Handling, delivery: Delivery) -> bool:
+        """Send what is too much for one script, all but the last batch; say whether the delivery is still ours."""
+        assert current.outgoing is not None
+        if current.outgoing.fits_one_script:
+            return True
+        batches = list(current.outgoing.batches(delivery, self._cell.settings.id))
+        for batch in batches[:-1]:
+            if not await self._cell.publish_fenced(delivery, batch):
+                self._item = None
+                self._conclude(current)
+                return False
+        return True
+
+    def _settle(self, current: Handling, delivery: Delivery, settlement: Settlement) -> None:
+        """Hand the settlement on. Never waits."""
+        cell = self._cell
+        outgoing = current.outgoing
+        if outgoing is None or type(settlement) is not Ack:
+            cell.settle(delivery, settlement)
+        elif outgoing.fits_one_script:
+            cell.settle(delivery, settlement, outgoing.batch(self._services.ids))
+        else:
+            *_, last = outgoing.batches(delivery, cell.settings.id)
+            cell.settle(delivery, settlement, last)
+        self._item = None
+        seconds = self._conclude(current)
+        self._services.emit(events.Settled(cell.settings.id, cell.title, delivery, settlement, seconds))
+
+    def _conclude(self, current: Handling) -> float:
+        """Close the delivery in hand; return how long it was, in seconds. The next one begins now."""
+        current.ended = True
+        if current.outgoing is not None:
+            current.outgoing.close()
+        now = trio.current_time()
+        began = self.began
+        seconds = now - began if began is not None else 0.0
+        self.began = now
+        self._reported = 0.0
+        self._cell.mailbox.delivery_ended(seconds)
+        return seconds
+
+    # ---- local calls ----
+
+    async def _handle_local(self, call: LocalCall) -> None:
+        cell = self._cell
+        current = Handling(None)
+        handling.set(current)
+        handler, (args, kwargs) = call.handler, call.arguments
+        try:
+            if handler.is_async:
+                value = await handler.function(self._instance, *args, **kwargs)
+            else:
+                value = await self._in_thread(handler, args, kwargs)
+            if self._scope.cancel_called:
+                self._end_local(call, None)
+                return
+        except BaseException as error:  # noqa: BLE001 - every outcome of a handler becomes a reply or a crash, here
+            if self._scope.cancel_called and not _interrupts(error):
+                self._end_local(call, error)
+                return
+            if _is_nobodys(error):
+                raise
+            self._local_failed(call, error)
+            return
+        finally:
+            current.ended = True
+        self._item = None
+        if call.reply is not None:
+            call.reply.give(value)
+        self.began = trio.current_time()
+        self._reported = 0.0
+
+    def _end_local(self, call: LocalCall, error: BaseException | None) -> None:
+        """Tell the asker of a call that we cancelled; past its timeout that is the actor's crash."""
+        if self._ended is not Ended.TIMEOUT:
+            self._give_up_item()
+            return
+        timeout = ExecutionTimeout(f"the handler ran past its execution_timeout of {self.timeout:g} s")
+        timeout.__cause__ = None if isinstance(error, trio.Cancelled) else error
+        self._local_failed(call, timeout)
+
+    def _local_failed(self, call: LocalCall, error: BaseException) -> None:
+        """Tell the asker, and crash the actor unless the error is a verdict or `on_failure` lets it live."""
+        self._item = None
+        cause = decisive(error)
+        policy = self._cell.settings.on_failure
+        if isinstance(cause, Verdict):
+            failed = MessageFailed(f"{self._cell.title!r} answered {type(cause).__name__}: {cause.reason}", type=type(cause).__name__, reason=cause.reason)
+            self._answer(call, failed, cause)
+            return
+        crashed = ActorCrashed(f"{self._cell.title!r} crashed while it handled {type(call.message).__name__}: {type(cause).__name__}: {cause}")
+        if policy == "resume":
+            self._answer(call, cause if isinstance(cause, Exception) else crashed, cause)
+            return
+        self._answer(call, crashed, cause)
+        crash = Crash(stop=policy == "stop", escalate=policy == "escalate")
+        raise crash from cause
+
+    def _answer(self, call: LocalCall, error: BaseException, cause: BaseException) -> None:
+        if call.reply is not None:
+            if error is not cause:
+                error.__cause__ = cause
+            call.reply.fail(error)
+        else:
+            self._services.emit(events.Undelivered(self._cell.settings.id, self._cell.title, call.message))
+
+    # ---- being ended ----
+
+    def end(self, why: Ended) -> None:
+        """Cancel what is in hand."""
+        if self._item is not None and self._ended is None:
+            self._ended = why
+            self._scope.cancel(reason=why.value)
+
+    def overdue(self, now: float) -> None:
+        """End the handler in hand, since it is past its timeout, or report that it does not end."""
+        item = self._item
+        if item is None or self.began is None:
+            return
+        if self._ended is None:
+            self._reported = now
+            self.end(Ended.TIMEOUT)
+        elif now - self._reported >= REPORT_EVERY:
+            self._reported = now
+            message_id = item.id if isinstance(item, Delivery) else type(item.message).__name__
+            self._services.emit(
+                events.Overdue(self._cell.settings.id, self._cell.title, message_id, now - self.began, self._where())
+            )
+
+    def _where(self) -> str:
+        if self._task is None:
+            return ""
+        frames = [f"{frame.f_code.co_filename}:{line} in {frame.f_code.co_name}" for frame, line in self._task.iter_await_frames()]
+        return "\n".join(frames)
+
+    def _give_up_item(self) -> None:
+        """Let go of what was in hand when the executor itself is ended."""
+        item, self._item = self._item, None
+        if item is None:
+            return
+        if isinstance(item, Delivery):
+            if self._ended is Ended.REVOKED:
+                self._cell.mailbox.delivery_ended(0.0)
+            else:
+                self._cell.interrupted(item)
+        elif item.reply is not None:
+            item.reply.fail(ActorStopped(f"{self._cell.title!r} was stopped while it handled {type(item.message).__name__}"))
+
+
+def _interrupts(error: BaseException) -> bool:
+    """Say whether a `KeyboardInterrupt` is in it."""
+    return any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves(error))
+
+
+def _is_nobodys(error: BaseException) -> bool:
+    """Say whether an error is no result of the handler: an interrupt, or a cancellation that came from outside."""
+    return _interrupts(error) or all(isinstance(leaf, trio.Cancelled) for leaf in leaves(error))

@@ -1,0 +1,198 @@
+"""The mailbox: where an actor's messages wait.
+
+One queue for two kinds. Local messages are bounded by `capacity`: a sender waits for room, or is told that there is
+none. Deliveries are bounded by what the actor will have handled in a moment (`policy/intake`), counting those in hand:
+a reader that finds no room waits until it is resumed, and that is the backpressure which reaches the broker.
+
+The mailbox survives restarts of its actor. Nothing here waits but `tell` and `wait_item`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+import trio
+
+from actorwork.errors import ActorStopped, MailboxFull
+from actorwork.message import Delivery
+from actorwork.policy.intake import prefetch, smoothed
+
+if TYPE_CHECKING:
+    from actorwork.actors.handlers import Arguments, Handler
+
+
+class Reply:
+    """Where an asker waits."""
+
+    __slots__ = ("_error", "_event", "_value")
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+        self._value: object = None
+        self._error: BaseException | None = None
+
+    def give(self, value: object) -> None:
+        self._value = value
+        self._event.set()
+
+    def fail(self, error: BaseException) -> None:
+        self._error = error
+        self._event.set()
+
+    async def wait(self) -> object:
+        """Wait for the reply; cancelled: the message is still handled, its reply is dropped."""
+        await self._event.wait()
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
+class LocalCall:
+    """A message from within the process, and where its asker waits (None for a tell)."""
+
+    __slots__ = ("arguments", "handler", "message", "reply")
+
+    def __init__(self, message: object, handler: Handler, arguments: Arguments, reply: Reply | None) -> None:
+        self.message = message
+        self.handler = handler
+        self.arguments = arguments
+        self.reply = reply
+
+
+Item: TypeAlias = Delivery | LocalCall
+
+
+class Mailbox:
+    """A bounded queue of local calls and deliveries, drained by one or more takers."""
+
+    def __init__(self, *, name: str, capacity: int, concurrency: int) -> None:
+        self._name = name
+        self._capacity = capacity
+        self._concurrency = concurrency
+        self._items: deque[Item] = deque()
+        self._takers = trio.lowlevel.ParkingLot()
+        self._senders = trio.lowlevel.ParkingLot()
+        self._local = 0
+        self._held = 0
+        self._seconds_each = 0.0
+        self._starved = False
+        self._closed: str | None = None
+        self.on_room: Callable[[], None] = lambda: None
+        """Called when a reader that found no room may read again."""
+
+    def __repr__(self) -> str:
+        return f"<mailbox of {self._name}: {len(self._items)} waiting, {self._held} deliveries held>"
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def local(self) -> int:
+        """How many local messages wait."""
+        return self._local
+
+    @property
+    def held(self) -> int:
+        """How many deliveries wait or are in hand."""
+        return self._held
+
+    # ---- the local senders' side ----
+
+    def tell_nowait(self, call: LocalCall) -> None:
+        """Take a local message; raises `MailboxFull` or `ActorStopped`."""
+        if self._closed is not None:
+            raise ActorStopped(self._closed)
+        if self._local >= self._capacity:
+            raise MailboxFull(f"the mailbox of {self._name} holds {self._local} of {self._capacity} local messages; use `await ref.tell(…)` to wait for room")
+        self._local += 1
+        self._items.append(call)
+        self._takers.unpark()
+
+    async def tell(self, call: LocalCall) -> None:
+        """Take a local message, waiting for room; raises `ActorStopped`. Cancelled: it was not taken."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while self._local >= self._capacity and self._closed is None:
+            await self._senders.park()
+        self.tell_nowait(call)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def close(self, reason: str) -> None:
+        """Refuse local messages from now on; who waits for room is refused too."""
+        self._closed = reason
+        self._senders.unpark_all()
+
+    # ---- the reader's side: an `abc.Inlet` together with `revoke` of the cell ----
+
+    def room(self) -> int:
+        target = prefetch(seconds_each=self._seconds_each, concurrency=self._concurrency, capacity=self._capacity)
+        room = target - self._held
+        if room <= 0:
+            self._starved = True
+            return 0
+        return room
+
+    def offer(self, deliveries: Sequence[Delivery]) -> None:
+        self._held += len(deliveries)
+        self._items.extend(deliveries)
+        if self._takers:
+            self._takers.unpark(count=len(deliveries))
+
+    # ---- the actor's side ----
+
+    def take_nowait(self) -> Item | None:
+        """Return the next item, or None."""
+        if not self._items:
+            return None
+        item = self._items.popleft()
+        if type(item) is not Delivery:
+            self._local -= 1
+            if self._senders:
+                self._senders.unpark()
+        return item
+
+    async def wait_item(self) -> None:
+        """Wait until there may be an item, or until `wake`."""
+        await self._takers.park()
+
+    def wake(self) -> None:
+        """Let all takers look again."""
+        self._takers.unpark_all()
+
+    def delivery_ended(self, seconds: float) -> None:
+        """Count a delivery out that was in hand for so many seconds."""
+        self._held -= 1
+        self._seconds_each = smoothed(self._seconds_each, seconds)
+        if self._starved:
+            target = prefetch(seconds_each=self._seconds_each, concurrency=self._concurrency, capacity=self._capacity)
+            # Half, so that a busy reader reads in batches and is not woken for each single delivery.
+            if self._held <= target // 2 or self._held < self._concurrency:
+                self._starved = False
+                self.on_room()
+
+    def put_back(self, item: Item) -> None:
+        """Put an item that was in hand to the front again."""
+        self._items.appendleft(item)
+        if type(item) is not Delivery:
+            self._local += 1
+        self._takers.unpark()
+
+    def remove_deliveries(self) -> list[Delivery]:
+        """Take out all waiting deliveries; they are no longer held."""
+        found = [item for item in self._items if type(item) is Delivery]
+        if found:
+            kept = [item for item in self._items if type(item) is not Delivery]
+            self._items.clear()
+            self._items.extend(kept)
+            self._held -= len(found)
+        return found
+
+    def remove_local(self) -> list[LocalCall]:
+        """Take out all waiting local messages."""
+        found = [item for item in self._items if type(item) is not Delivery]
+        kept = [item for item in self._items if type(item) is Delivery]
+        self._items.clear()
+        self._items.extend(kept)
+        self._local = 0
+        return found

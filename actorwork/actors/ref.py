@@ -1,0 +1,79 @@
+"""Local refs: how to speak to an actor in the same process.
+
+A ref names the cell, not the instance: it is as good after a restart as before.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+
+import trio
+
+from actorwork.actors.handlers import local_arguments
+from actorwork.actors.mailbox import LocalCall, Reply
+from actorwork.errors import AskTimeout
+
+if TYPE_CHECKING:
+    from actorwork.actors.cell import Cell
+    from actorwork.message import Message, Untyped
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+class ActorRef(Generic[A]):
+    """A local actor's address; survives restarts. Cheap, hashable, equal for the same actor."""
+
+    __slots__ = ("_cell",)
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+
+    def __repr__(self) -> str:
+        return f"<ref of {self._cell.title!r}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ActorRef) and other._cell is self._cell  # pyright: ignore[reportUnknownMemberType]
+
+    def __hash__(self) -> int:
+        return id(self._cell)
+
+    @property
+    def title(self) -> str:
+        return self._cell.title
+
+    async def tell(self, message: Message[A, Any] | Untyped) -> None:
+        """Send a message, waiting for room in the mailbox.
+
+        Raises `MessageRefused` if the actor has no handler for it, `ActorStopped` if it has ended. Cancelled: not sent.
+        """
+        await self._cell.admit().tell(self._call(message, None))
+
+    def tell_nowait(self, message: Message[A, Any] | Untyped) -> None:
+        """Send a message; raises `MailboxFull` where `tell` would wait."""
+        self._cell.admit().tell_nowait(self._call(message, None))
+
+    @overload
+    async def ask(self, message: Message[A, R], *, timeout: float | None = None) -> R: ...
+    @overload
+    async def ask(self, message: Untyped, *, timeout: float | None = None) -> Any: ...
+    async def ask(self, message: Any, *, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - a convenience over a scope
+        """Send a message and wait for the reply of its handler.
+
+        Raises `AskTimeout` after `timeout` seconds (None: wait for ever), `ActorCrashed` as soon as the actor crashes of this
+        message, `ActorStopped` if it ends before, `MessageFailed` if the handler raised a verdict. Cancelled or timed
+        out: the message is still handled, its reply is dropped.
+        """
+        reply = Reply()
+        call = self._call(message, reply)
+        if timeout is None:
+            await self._cell.admit().tell(call)
+            return await reply.wait()
+        with trio.move_on_after(timeout):
+            await self._cell.admit().tell(call)
+            return await reply.wait()
+        raise AskTimeout(f"{self._cell.title!r} gave no reply to {type(message).__name__} within {timeout:g} s")
+
+    def _call(self, message: object, reply: Reply | None) -> LocalCall:
+        handler = self._cell.handlers.for_message(message)
+        return LocalCall(message, handler, local_arguments(handler, message), reply)

@@ -1,0 +1,67 @@
+"""Ends handlers that run too long, without a cancel scope for each message.
+
+An executor works in one long cancel scope and notes when the handler in hand began. One task a node, this one, looks
+at the busy executors at the next deadline, at least every quarter second, and cancels the scope of one that is overdue.
+A handler that does not end even then (it shields itself, swallows the cancellation, or sits in a thread) is reported
+every ten seconds, with its stack.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+import trio
+
+TICK: Final = 0.25
+"""Seconds between two looks, at most."""
+REPORT_EVERY: Final = 10.0
+"""Seconds between two reports about one overdue handler."""
+
+
+class Watched(Protocol):
+    """An executor, as the watchdog sees it."""
+
+    began: float | None
+    timeout: float
+
+    def overdue(self, now: float) -> None:
+        """End the handler in hand, or report that it does not end."""
+        ...
+
+
+class Watchdog:
+    """Looks at the executors that have something in hand."""
+
+    def __init__(self) -> None:
+        self._busy: set[Watched] = set()
+        self._wake = trio.Event()
+
+    def __repr__(self) -> str:
+        return f"<watchdog: {len(self._busy)} busy>"
+
+    def watch(self, executor: Watched) -> None:
+        """Look at an executor from now on."""
+        if not self._busy:
+            self._wake.set()
+        self._busy.add(executor)
+
+    def forget(self, executor: Watched) -> None:
+        self._busy.discard(executor)
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            if not self._busy:
+                self._wake = trio.Event()
+                await self._wake.wait()
+            now = trio.current_time()
+            pause = TICK
+            for executor in list(self._busy):
+                if executor.began is None:
+                    continue
+                left = executor.began + executor.timeout - now
+                if left <= 0:
+                    executor.overdue(now)
+                else:
+                    pause = min(pause, left)
+            await trio.sleep(pause)

@@ -1,0 +1,1 @@
+"""The runtime: systems, entry points, signals, the staged shutdown."""

@@ -1,0 +1,70 @@
+"""Which broker a URL names.
+
+    None                       the embedded one, in a file below the user's state directory
+    sqlite:///path/to/file     the embedded one, in that file (sqlite:// keeps everything in memory)
+    redis:// rediss:// unix:// Redis
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from actorwork.abc import Broker, EventSink
+from actorwork.errors import BrokerError
+from actorwork.events import Event
+
+
+def ignore(_: Event) -> None:
+    """Take an event and do nothing."""
+
+
+def default_file() -> Path:
+    """Return the file of the embedded broker where none is named: `actorwork.sqlite3` in the user's state directory.
+
+    `ACTORWORK_HOME` names another directory; else `XDG_STATE_HOME`, else `~/.local/state`.
+    """
+    home = os.environ.get("ACTORWORK_HOME")
+    if home:
+        return Path(home) / "actorwork.sqlite3"
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "actorwork" / "actorwork.sqlite3"
+
+
+@asynccontextmanager
+async def open_broker(url: str | Broker | None = None, *, emit: EventSink = ignore) -> AsyncGenerator[Broker]:
+    """Open the broker that a URL names; a broker that is open already is used as it is.
+
+    Raises `BrokerError` for a URL of no known kind. Waits while the broker is away: bound it by a scope.
+    """
+    if url is not None and not isinstance(url, str):
+        yield url
+        return
+    if url is None:
+        file = default_file()
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BrokerError(
+                f"the embedded broker's directory {file.parent} cannot be made ({error}); set ACTORWORK_HOME to a directory that"
+                " can be written, or name a broker"
+            ) from error
+        url = f"sqlite:///{file}"
+    scheme = url.partition(":")[0]
+    # Each is imported only when it is wanted: a node starts faster without the other one.
+    if scheme in ("redis", "rediss", "unix"):
+        from actorwork.streams.broker import open_broker as open_redis  # noqa: PLC0415
+
+        async with open_redis(url, emit=emit) as broker:
+            yield broker
+    elif scheme == "sqlite" or url == ":memory:":
+        from actorwork.embedded.broker import open_broker as open_embedded  # noqa: PLC0415
+
+        async with open_embedded(url, emit=emit) as broker:
+            yield broker
+    else:
+        raise BrokerError(
+            f"no broker of the kind {url!r}; known are redis://host:port/db, rediss://…, unix:///path/to/socket, sqlite:///path/to/file"
+        )

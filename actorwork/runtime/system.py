@@ -1,0 +1,346 @@
+"""A system: a tree of actors at a broker, from its start to its staged stop.
+
+Everything runs in one task, the engine, under a cancel scope of its own. While it starts, a cancellation from outside reaches
+it as it would any task. Once it runs it is shielded, so that whatever ends the system (a signal, `system.stop()`, the
+cancellation of the app around it, an actor that cannot be kept alive) takes the same ordered way out:
+
+    1 intake    readers stop; messages from outside the actors are refused
+    2 drain     what is in hand may finish, local messages are handled; unread deliveries are handed back at once
+    3 cancel    at the second signal, or when the budget of stage 2 is spent: Cancelled in the handlers, deliveries handed back
+    4 shutdown  `shutdown()` of the actors in reverse start order, each within its bound
+      force     what is still there when the whole `grace` is over is left behind (`run` ends the process)
+
+The lease is released between 3 and 4, when nothing is in hand any more, so other nodes go on at once.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import attrs
+import trio
+
+from actorwork import events
+from actorwork.actors.cell import Cell, Services
+from actorwork.actors.child import children_of
+from actorwork.actors.supervisor import Supervisor
+from actorwork.actors.watchdog import Watchdog
+from actorwork.errors import ActorStopped, SettingsError
+from actorwork.message import MessageIds
+from actorwork.policy.restart import Intensity
+from actorwork.policy.settlement import leaves
+from actorwork.runtime.brokers import ignore, open_broker
+from actorwork.settings import Priority
+
+if TYPE_CHECKING:
+    from actorwork.abc import Broker, EventSink, Node
+    from actorwork.actors.actor import Actor
+    from actorwork.actors.child import Child
+    from actorwork.actors.ref import ActorRef
+
+A = TypeVar("A", bound="Actor")
+
+SHARE_FOR_THE_END = 0.2
+"""The part of `grace` that is kept for the stages after the drain, at most `LONGEST_END` seconds."""
+LONGEST_END = 5.0
+
+
+def _at_least(low: float) -> Any:
+    def check(instance: object, attribute: attrs.Attribute[float], value: object) -> None:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= low:
+            raise SettingsError(f"{attribute.name} wants seconds >= {low:g}, got {value!r}")
+
+    return check
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """How a system runs. `lease` and `grace` are in seconds, `grace` may be infinite."""
+
+    lease: float = attrs.field(default=10.0, validator=_at_least(0.2))
+    grace: float = attrs.field(default=25.0, validator=_at_least(0.0))
+    intensity: Intensity = attrs.field(factory=Intensity)
+
+    @property
+    def drain(self) -> float:
+        """How long stage 2 may take."""
+        if math.isinf(self.grace):
+            return math.inf
+        return self.grace - min(LONGEST_END, self.grace * SHARE_FOR_THE_END)
+
+
+class System:
+    """A running tree of actors."""
+
+    def __init__(self, children: Sequence[Child], options: Options, emit: EventSink) -> None:
+        self._options = options
+        self._emit = emit
+        self._services = Services(emit=emit, watchdog=Watchdog(), ids=MessageIds(secrets.token_hex(8)))
+        self._cells = {child.settings.id: Cell(child, self._services) for child in children}
+        self._supervisor = Supervisor(list(self._cells.values()), intensity=options.intensity, emit=emit)
+        self._broker: Broker | None = None
+        self._node: Node | None = None
+        self._scope = trio.CancelScope()
+        self._stop_asked = trio.Event()
+        self._hurry = trio.Event()
+        self._ended = trio.Event()
+        self._reason = ""
+        self._forced = False
+        self._failure: BaseException | None = None
+
+    def __repr__(self) -> str:
+        return f"<system of {', '.join(cell.title for cell in self._cells.values())}>"
+
+    # ---- what users see ----
+
+    @property
+    def node_id(self) -> str:
+        """The incarnation under which this process owns deliveries; a lost lease brings a new one."""
+        return self._node.incarnation if self._node is not None else self._services.ids.publisher
+
+    @property
+    def broker(self) -> Broker:
+        """The broker in use; `open_client(system.broker)` makes a client of it."""
+        if self._broker is None:
+            raise ActorStopped("the system has not started, or has ended")
+        return self._broker
+
+    @property
+    def forced(self) -> bool:
+        """Whether handlers had to be cancelled for the system to end."""
+        return self._forced
+
+    def ref(self, actor: type[A]) -> ActorRef[A]:
+        """Return the local ref of an actor of this system; raises `LookupError` for one that is not in the tree."""
+        settings = getattr(actor, "settings", None)
+        cell = self._cells.get(settings.id) if settings is not None else None
+        if cell is None:
+            titles = ", ".join(repr(cell.title) for cell in self._cells.values())
+            raise LookupError(f"no actor {getattr(actor, '__qualname__', actor)!r} in this system, which has {titles}")
+        return cell.ref
+
+    def stop(self, reason: str = "system.stop()") -> None:
+        """Begin the staged shutdown. Called again, it hurries: handlers are cancelled now.
+
+        Returns at once; the end of the block (or of `serve`) is the end of the system.
+        """
+        if self._stop_asked.is_set():
+            self._hurry.set()
+        self._reason = self._reason or reason
+        self._stop_asked.set()
+
+    async def wait_stopped(self) -> None:
+        """Wait until the system has ended."""
+        await self._ended.wait()
+
+    def statistics(self) -> Mapping[str, int]:
+        """Return the node's counters: read, settled, fenced, reclaimed, handed_back, buried."""
+        return dict(self._node.statistics()) if self._node is not None else {}
+
+    # ---- the engine ----
+
+    async def run(self, broker: str | Broker | None, *, task_status: trio.TaskStatus[System] = trio.TASK_STATUS_IGNORED) -> None:
+        """Start, serve until told to stop, end in order. Raises what the supervisor raises, and `BrokerError`."""
+        try:
+            with self._scope:
+                async with open_broker(broker, emit=self._emit) as self._broker:
+                    await self._run_tree(task_status)
+        except BaseExceptionGroup as group:
+            raise _only_leaf(group) from None
+        finally:
+            self._broker = None
+            for cell in self._cells.values():
+                cell.end(f"{cell.title!r} has stopped: its system ended")
+            self._ended.set()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _run_tree(self, task_status: trio.TaskStatus[System]) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._services.watchdog.run)
+            await nursery.start(self._supervise)
+            try:
+                assert self._broker is not None
+                subscriptions = [cell.subscription for cell in self._cells.values()]
+                async with self._broker.open_node(subscriptions, lease=self._options.lease, emit=self._emit) as node:
+                    self._node = node
+                    for cell in self._cells.values():
+                        cell.attach(node)
+                    self._scope.shield = True
+                    titles = tuple(cell.title for cell in self._cells.values())
+                    self._emit(events.NodeStarted(node.incarnation, self._broker.url, titles))
+                    task_status.started(self)
+                    await self._stop_asked.wait()
+                    began = trio.current_time()
+                    await self._end_work(node)
+                self._stage("shutdown")
+            finally:
+                self._supervisor.stop()
+                for cell in self._cells.values():
+                    cell.attach(None)
+            with trio.CancelScope(shield=True):
+                await self._supervisor_ended.wait()
+            nursery.cancel_scope.cancel(reason="the system has ended")
+        self._emit(events.NodeStopped(trio.current_time() - began, self._forced))
+
+    async def _supervise(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Run the supervisor; when it gives up, the system stops, and raises that at its end."""
+        self._supervisor_ended = trio.Event()
+        try:
+            await self._supervisor.run(task_status=task_status)
+        except Exception as error:
+            if not self._scope.shield:
+                raise
+            self._failure = error
+            self.stop(f"{type(error).__name__}: {error}")
+        finally:
+            self._supervisor_ended.set()
+
+    # ---- stages 1 to 3 ----
+
+    def _stage(self, stage: str) -> None:
+        self._emit(events.ShutdownStage(stage, self._reason))
+
+    async def _end_work(self, node: Node) -> None:
+        """Stop the intake, let what is in hand finish or end it, settle, hand back."""
+        self._stage("intake")
+        for cell in self._cells.values():
+            cell.refuse(f"{cell.title!r} takes no new messages: the system is shutting down ({self._reason})")
+        ending = min(LONGEST_END, self._options.grace * SHARE_FOR_THE_END) if self._options.grace < math.inf else LONGEST_END
+        with trio.move_on_after(ending):
+            await node.stop_intake()
+        self._stage("drain")
+        await self._hand_back(ending)
+        with trio.move_on_after(self._options.drain):
+            await self._wait_drained_or_hurried()
+        if self._busy:
+            self._forced = True
+            self._stage("cancel")
+            for cell in self._cells.values():
+                cell.stop()
+                cell.end_in_hand()
+            with trio.move_on_after(ending):
+                while self._busy:
+                    await trio.sleep(0.01)
+            if self._busy:
+                self._stage("force")
+        else:
+            for cell in self._cells.values():
+                cell.stop()
+        await self._hand_back(ending)
+        with trio.move_on_after(ending):
+            await node.wait_settled()
+
+    @property
+    def _busy(self) -> bool:
+        return any(cell.in_hand for cell in self._cells.values())
+
+    async def _hand_back(self, seconds: float) -> None:
+        with trio.move_on_after(seconds):
+            for cell in self._cells.values():
+                await cell.hand_back()
+
+    async def _wait_drained_or_hurried(self) -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def hurry() -> None:
+                await self._hurry.wait()
+                nursery.cancel_scope.cancel(reason="told to hurry")
+
+            nursery.start_soon(hurry)
+            # An actor that is quiet may be told something by one that is not: so until all are quiet at once.
+            while any(cell.busy for cell in self._cells.values()):
+                for cell in self._cells.values():
+                    await cell.wait_quiet()
+            nursery.cancel_scope.cancel(reason="drained")
+
+
+def _only_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the one error in a group, or the group where there are several; cancellations do not count."""
+    found = [leaf for leaf in leaves(group) if not isinstance(leaf, trio.Cancelled)]
+    return found[0] if len(found) == 1 else group
+
+
+def refuse_what_is_missing(children: Sequence[Child]) -> None:
+    """Raise `SettingsError` for declarations that this version does not carry out: better than leaving them out in silence."""
+    for child in children:
+        settings = child.settings
+        if settings.triggers:
+            raise SettingsError(f"{settings.title!r} declares triggers, which this version does not fire yet")
+        if settings.priority is not Priority.NORMAL:
+            raise SettingsError(f"{settings.title!r} declares a priority, which this version does not carry out yet")
+
+
+@asynccontextmanager
+async def open_system(
+    tree: object,
+    *,
+    broker: str | Broker | None = None,
+    lease: float = 10.0,
+    grace: float = 25.0,
+    intensity: Intensity | None = None,
+    emit: EventSink = ignore,
+) -> AsyncGenerator[System]:
+    """Start a tree of actors, and end it in order when the block is left.
+
+    `tree` is an actor class, a `Child`, or a list of these; `broker` a URL, an open broker, or None for the embedded one. Entering
+    waits until all actors have started and the node reads. Leaving means that everything has ended. Raises
+    `SettingsError`, `StartError`, `BrokerError` at the start; a tree that cannot be kept alive cancels the block
+    and raises one `MaxRestartsExceeded` out of it, its cause chain down to the error of the actor.
+    Cancelled: the staged shutdown runs, shielded, within `grace` seconds; then the cancellation goes on.
+    """
+    children = children_of(tree)
+    refuse_what_is_missing(children)
+    options = Options(lease=lease, grace=grace, intensity=intensity or Intensity())
+    system = System(children, options, emit)
+    raised: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+
+            async def engine(*, task_status: trio.TaskStatus[System]) -> None:
+                try:
+                    await system.run(broker, task_status=task_status)
+                finally:
+                    nursery.cancel_scope.cancel(reason="the system has ended")
+
+            await nursery.start(engine)
+            try:
+                yield system
+            except BaseException as error:
+                raised = error
+                raise
+            finally:
+                system.stop("the block was left" if raised is None else f"the block was left by {type(raised).__name__}")
+    except BaseExceptionGroup as group:
+        # This nursery's wrapping is nobody's business: one error leaves as one error.
+        raise _told(group, raised) from None
+
+
+def _told(group: BaseExceptionGroup[BaseException], raised: BaseException | None) -> BaseException:
+    if raised is not None and not isinstance(raised, trio.Cancelled) and any(leaf is raised for leaf in leaves(group)):
+        return raised
+    return _only_leaf(group)
+
+
+async def serve(
+    tree: object,
+    *,
+    broker: str | Broker | None = None,
+    lease: float = 10.0,
+    grace: float = 25.0,
+    intensity: Intensity | None = None,
+    emit: EventSink = ignore,
+    task_status: trio.TaskStatus[System] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run a tree as a task of your own nursery: `system = await nursery.start(serve, tree)`.
+
+    Runs until the system ends: `system.stop()`, a tree that cannot be kept alive (which raises as in `open_system`), or
+    cancellation, which runs the staged shutdown first.
+    """
+    async with open_system(tree, broker=broker, lease=lease, grace=grace, intensity=intensity, emit=emit) as system:
+        task_status.started(system)
+        await system.wait_stopped()
