@@ -29,7 +29,7 @@ from actorwork.actors.outgoing import Outgoing
 from actorwork.actors.ref import ActorRef
 from actorwork.errors import ActorStopped, NotRunning
 from actorwork.message import Delivery
-from actorwork.policy.settlement import leaves
+from actorwork.policy.settlement import only_leaf
 
 if TYPE_CHECKING:
     from actorwork.actors.child import Child
@@ -138,7 +138,7 @@ class Cell:
         """
         self.incarnation += 1
         self.stopping = False
-        begun = False
+        failure: BaseException | None = None
         try:
             instance = self.child.factory()
             async with trio.open_nursery() as nursery:
@@ -148,7 +148,6 @@ class Cell:
                         await instance.startup()
                 except trio.TooSlowError as error:
                     raise trio.TooSlowError(f"startup took longer than {self.child.startup_timeout:g} s") from error
-                begun = True
                 started()
                 self.services.emit(events.ActorStarted(self.settings.id, self.title, self.incarnation))
                 try:
@@ -157,10 +156,12 @@ class Cell:
                     await self._shut_down(instance)
                     nursery.cancel_scope.cancel(reason="the actor has ended")
         except BaseExceptionGroup as group:
-            raise _leaf_of(group) from group.__cause__
+            failure = only_leaf(group)
         finally:
-            if begun:
-                self._executors.clear()
+            self._executors.clear()
+        # Raised out here: within the handler above it would get the group as its context, or lose its own cause.
+        if failure is not None:
+            raise failure
 
     def _new_context(self, nursery: trio.Nursery) -> Context:
         extra = {"actor_id": self.settings.id, "actor": self.title}
@@ -179,7 +180,7 @@ class Cell:
     @property
     def wants_executor(self) -> bool:
         """Whether one more executor would find something to do."""
-        return len(self._executors) < self.settings.concurrency and len(self.mailbox) > 0 and not self.stopping
+        return len(self._executors) < self.settings.concurrency and len(self.mailbox) > 0 and not self.mailbox.paused
 
     def add_executor(self) -> None:
         """Start one more executor, in the incarnation's nursery."""
@@ -209,13 +210,14 @@ class Cell:
         self.mailbox.wake()
 
     def end_in_hand(self) -> None:
-        """Cancel what is in hand, for a shutdown; deliveries are kept for `take_given_up`."""
+        """Cancel what is in hand and begin nothing more, for a shutdown; deliveries are kept for `hand_back`."""
+        self.mailbox.pause()
         for executor in self._executors:
             executor.end(Ended.SHUTDOWN)
 
     def interrupted(self, delivery: Delivery) -> None:
         """Take a delivery back from an executor that was ended while it had it in hand."""
-        if self.stopping:
+        if self.stopping or self.mailbox.paused:
             self._given_up.append(delivery)
             self.mailbox.delivery_ended(0.0)
         else:
@@ -246,7 +248,7 @@ class Cell:
 
     async def wait_quiet(self) -> None:
         """Wait until nothing is in hand and no local message waits."""
-        while self.busy and not self.stopping:
+        while self.busy:
             self._quiet = trio.Event()
             await self._quiet.wait()
 
@@ -265,15 +267,6 @@ class Cell:
         self._quiet.set()
 
 
-
-
-def _leaf_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the one error in a group, or the group when there are several; cancellations do not count.
-
-    A crash that an executor reports stands for its cause.
-    """
-    found = [leaf for leaf in leaves(group) if not isinstance(leaf, trio.Cancelled)]
-    return found[0] if len(found) == 1 else group
 
 
 def cause_of(error: BaseException) -> BaseException:

@@ -78,6 +78,7 @@ class Mailbox:
         self._held = 0
         self._seconds_each = 0.0
         self._starved = False
+        self._paused = False
         self._closed: str | None = None
         self.on_room: Callable[[], None] = lambda: None
         """Called when a reader that found no room may read again."""
@@ -143,7 +144,7 @@ class Mailbox:
 
     def take_nowait(self) -> Item | None:
         """Return the next item, or None."""
-        if not self._items:
+        if not self._items or self._paused:
             return None
         item = self._items.popleft()
         if type(item) is not Delivery:
@@ -155,6 +156,14 @@ class Mailbox:
     async def wait_item(self) -> None:
         """Wait until there may be an item, or until `wake`."""
         await self._takers.park()
+
+    def pause(self) -> None:
+        """Give out nothing any more."""
+        self._paused = True
+
+    @property
+    def paused(self) -> bool:
+        return self._paused
 
     def wake(self) -> None:
         """Let all takers look again."""

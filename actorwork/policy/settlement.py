@@ -82,7 +82,7 @@ def decisive(error: BaseException) -> BaseException:
     """Return the error that decides: the gravest verdict in the group, the only leaf, or the group itself."""
     if not isinstance(error, BaseExceptionGroup):
         return error
-    found = list(leaves(error))
+    found = [leaf for leaf in leaves(error) if not _is_cancellation(leaf)]
     for verdict in _GRAVITY:
         for leaf in found:
             if isinstance(leaf, verdict):
@@ -98,6 +98,17 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
             yield from leaves(inner)
     else:
         yield error
+
+
+def only_leaf(group: BaseExceptionGroup[Any]) -> BaseException:
+    """Return the one error in a group, or the group where there are several; cancellations do not count."""
+    found = [leaf for leaf in leaves(group) if not _is_cancellation(leaf)]
+    return found[0] if len(found) == 1 else group
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    # By name, since decisions do not know the loop.
+    return type(error).__name__ == "Cancelled" and type(error).__module__.partition(".")[0] == "trio"
 
 
 def failure_of(error: BaseException, *, within: BaseException | None = None) -> Failure:

@@ -32,7 +32,7 @@ from actorwork.actors.watchdog import Watchdog
 from actorwork.errors import ActorStopped, SettingsError
 from actorwork.message import MessageIds
 from actorwork.policy.restart import Intensity
-from actorwork.policy.settlement import leaves
+from actorwork.policy.settlement import leaves, only_leaf
 from actorwork.runtime.brokers import ignore, open_broker
 from actorwork.settings import Priority
 
@@ -150,7 +150,7 @@ class System:
                 async with open_broker(broker, emit=self._emit) as self._broker:
                     await self._run_tree(task_status)
         except BaseExceptionGroup as group:
-            raise _only_leaf(group) from None
+            self._failure = only_leaf(group)
         finally:
             self._broker = None
             for cell in self._cells.values():
@@ -221,16 +221,12 @@ class System:
             self._forced = True
             self._stage("cancel")
             for cell in self._cells.values():
-                cell.stop()
                 cell.end_in_hand()
             with trio.move_on_after(ending):
                 while self._busy:
                     await trio.sleep(0.01)
             if self._busy:
                 self._stage("force")
-        else:
-            for cell in self._cells.values():
-                cell.stop()
         await self._hand_back(ending)
         with trio.move_on_after(ending):
             await node.wait_settled()
@@ -257,12 +253,6 @@ class System:
                 for cell in self._cells.values():
                     await cell.wait_quiet()
             nursery.cancel_scope.cancel(reason="drained")
-
-
-def _only_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the one error in a group, or the group where there are several; cancellations do not count."""
-    found = [leaf for leaf in leaves(group) if not isinstance(leaf, trio.Cancelled)]
-    return found[0] if len(found) == 1 else group
 
 
 def refuse_what_is_missing(children: Sequence[Child]) -> None:
@@ -298,6 +288,7 @@ async def open_system(
     options = Options(lease=lease, grace=grace, intensity=intensity or Intensity())
     system = System(children, options, emit)
     raised: BaseException | None = None
+    failure: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
 
@@ -316,14 +307,10 @@ async def open_system(
             finally:
                 system.stop("the block was left" if raised is None else f"the block was left by {type(raised).__name__}")
     except BaseExceptionGroup as group:
-        # This nursery's wrapping is nobody's business: one error leaves as one error.
-        raise _told(group, raised) from None
-
-
-def _told(group: BaseExceptionGroup[BaseException], raised: BaseException | None) -> BaseException:
-    if raised is not None and not isinstance(raised, trio.Cancelled) and any(leaf is raised for leaf in leaves(group)):
-        return raised
-    return _only_leaf(group)
+        # This nursery's wrapping is nobody's business: one error leaves as one error, with the causes it has.
+        failure = raised if raised is not None and any(leaf is raised for leaf in leaves(group)) else only_leaf(group)
+    if failure is not None:
+        raise failure
 
 
 async def serve(
