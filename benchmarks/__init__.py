@@ -1,0 +1,1 @@
+"""The bench: `python -m benchmarks.bench` from the checkout. README.md tells the rest."""

@@ -1,0 +1,141 @@
+"""actorwork. Variants by how the handler takes its message:
+
+    actorwork         an attrs class, structured and checked
+    actorwork-noop    the JSON value as it is
+    actorwork-kwargs  keyword arguments, structured and checked
+
+Everything is as users have it: the lease and its fence, the execution timeout, events and their log.
+"""
+
+import sys
+from collections.abc import Awaitable, Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import attrs
+import trio
+
+from actorwork import Actor, Message, Settings, open_client, receive, run
+from benchmarks.benchkit import env, recorder
+
+VARIANT = env.PEER or "actorwork"
+CONCURRENCY = env.conc(default=1, io=500, crash=4)
+
+
+@attrs.frozen
+class Mark(Message["Typed", int]):
+    """What the bench sends: the job's number, the moment it was sent, and padding."""
+
+    i: int
+    ts: float
+    pad: str
+
+
+@attrs.frozen
+class Noop(Mark): ...
+
+
+@attrs.frozen
+class Io(Mark): ...
+
+
+@attrs.frozen
+class Crash(Mark): ...
+
+
+@attrs.frozen
+class Echo(Mark): ...
+
+
+class Typed(Actor):
+    settings = Settings(title="typed", concurrency=CONCURRENCY)
+
+    @receive
+    async def noop(self, message: Noop) -> None:
+        recorder.hit(message.i, message.ts)
+
+    @receive
+    async def io(self, message: Io) -> None:
+        recorder.begin(message.i, message.ts)
+        await trio.sleep(env.IO_SLEEP)
+        recorder.end(message.i)
+
+    @receive
+    async def crash(self, message: Crash) -> None:
+        recorder.begin(message.i, message.ts)
+        await trio.sleep(env.CRASH_SLEEP)
+        recorder.end(message.i)
+
+    @receive
+    async def echo(self, message: Echo) -> int:
+        return message.i
+
+
+class Untyped(Actor):
+    settings = Settings(title="untyped", concurrency=CONCURRENCY)
+
+    @receive
+    async def noop(self, message: Any) -> None:
+        recorder.hit(message["i"], message["ts"])
+
+
+class Keywords(Actor):
+    settings = Settings(title="keywords", concurrency=CONCURRENCY)
+
+    @receive
+    async def noop(self, *, i: int, ts: float, pad: str) -> None:
+        recorder.hit(i, ts)
+
+
+ACTOR: type[Actor] = {"actorwork": Typed, "actorwork-noop": Untyped, "actorwork-kwargs": Keywords}[VARIANT]
+MESSAGES: dict[str, type[Mark]] = {"noop": Noop, "io": Io, "crash": Crash, "echo": Echo}
+
+
+def installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "from the checkout"
+
+
+def describe() -> dict[str, Any]:
+    typed = ACTOR is Typed
+    return {
+        "name": VARIANT,
+        "cmds": [[sys.executable, "-m", "benchmarks.peers.actorwork_app"]] * env.PROCS,
+        "cases": ["enqueue", "drain", "drain2", "latency", "cold"] + (["io", "rpc", "crash"] if typed else []),
+        "conc": CONCURRENCY,
+        "n": {"drain": 100000, "drain2": 100000},
+        "settings": f"concurrency {CONCURRENCY}, {ACTOR.settings.title} handler; all else by default",
+        "versions": {name: installed(name) for name in ("actorwork", "redis", "hiredis", "trio", "cattrs")},
+    }
+
+
+def run_client(start: Callable[[], Awaitable[Any]]) -> Any:
+    return trio.run(start)
+
+
+class Client:
+    async def open(self) -> None:
+        self.opened = open_client(env.URL)
+        client = await self.opened.__aenter__()
+        self.ref = client.ref(ACTOR)
+
+    def message(self, task: str, p: dict[str, Any]) -> Any:
+        return MESSAGES[task](**p) if ACTOR is Typed else p
+
+    async def enqueue(self, task: str, p: dict[str, Any]) -> None:
+        await self.ref.tell(self.message(task, p))
+
+    async def enqueue_many(self, task: str, ps: list[dict[str, Any]]) -> None:
+        await self.ref.tell_many([self.message(task, p) for p in ps])
+
+    async def rpc(self, p: dict[str, Any]) -> object:
+        return await self.ref.ask(self.message("echo", p), timeout=30)
+
+    async def close(self) -> None:
+        await self.opened.__aexit__(None, None, None)
+
+
+if __name__ == "__main__":
+    run([ACTOR], broker=env.URL)
