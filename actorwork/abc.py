@@ -66,7 +66,9 @@ class Node(Protocol):
         """The uuid under which deliveries are owned now; a lost lease brings a new one."""
         ...
 
-    def settle(self, subscription: Subscription, delivery: Delivery, settlement: Settlement, published: Sequence[Envelope] = ()) -> None:
+    def settle(
+        self, subscription: Subscription, delivery: Delivery, settlement: Settlement, published: Sequence[Envelope] = ()
+    ) -> None:
         """End a delivery, soon, in the background, atomically with what it published, if it is still ours.
 
         Never waits. A delivery of an earlier incarnation, or one that was taken over, is refused as `Fenced`.
@@ -75,7 +77,9 @@ class Node(Protocol):
         """
         ...
 
-    async def publish_fenced(self, subscription: Subscription, delivery: Delivery, published: Sequence[Envelope]) -> bool:
+    async def publish_fenced(
+        self, subscription: Subscription, delivery: Delivery, published: Sequence[Envelope]
+    ) -> bool:
         """Publish on behalf of a delivery that goes on, if it is still ours; return whether it was."""
         ...
 

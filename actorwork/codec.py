@@ -133,7 +133,9 @@ def _structure_enum(value: Any, cls: Any) -> Any:
     try:
         return cls(value)
     except ValueError as error:
-        raise ValueError(f"wants one of {', '.join(repr(member.value) for member in cls)}, got {_shown(value)}") from error
+        raise ValueError(
+            f"wants one of {', '.join(repr(member.value) for member in cls)}, got {_shown(value)}"
+        ) from error
 
 
 def _make_converter() -> cattrs.Converter:
@@ -258,7 +260,9 @@ class KeywordDecoder:
         """Return the arguments; `given` are those that do not come from the payload."""
         value = loads(payload) if isinstance(payload, bytes) else fields_as_json(payload, self._types)
         if type(value) is not dict:
-            raise CodecError(f"the payload wants a JSON object with the handler's keyword arguments, got {_shown(value)}")
+            raise CodecError(
+                f"the payload wants a JSON object with the handler's keyword arguments, got {_shown(value)}"
+            )
         arguments: dict[str, Any] = dict(given)
         problems: list[str] = []
         hooks = self._hooks
@@ -275,7 +279,9 @@ class KeywordDecoder:
                 arguments[name] = hook(part, annotation)
             except Exception as error:  # noqa: BLE001 - whatever a user's converter raises is told with its path
                 problems.extend(_problems(error, name))
-        problems.extend(f"missing argument {name!r}" for name in self._required if name not in value and name not in given)
+        problems.extend(
+            f"missing argument {name!r}" for name in self._required if name not in value and name not in given
+        )
         if problems:
             raise CodecError("; ".join(problems), problems)
         return arguments

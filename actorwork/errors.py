@@ -74,7 +74,7 @@ class MessageFailed(ActorworkError):
     `type`, `reason` and `traceback` are those of the error over there, as text.
     """
 
-    def __init__(self, text: str, *, type: str, reason: str, traceback: str = "") -> None:  # noqa: A002 - as in the record
+    def __init__(self, text: str, *, type: str, reason: str, traceback: str = "") -> None:
         super().__init__(text)
         self.type = type
         self.reason = reason
@@ -111,7 +111,7 @@ class MissingExtra(ActorworkError, ImportError):
     """An optional dependency is not installed; the text names the extra that brings it."""
 
 
-class Verdict(Exception):  # noqa: N818 - a signal, not an error
+class Verdict(Exception):
     """What a handler raises to say how its delivery ends; `reason` is kept with it."""
 
     def __init__(self, reason: str = "") -> None:

@@ -25,7 +25,6 @@ class _ContextSlot:
         )
 
 
-
 class Actor:
     """A worker with state of its own, which handles one message at a time.
 

@@ -63,7 +63,9 @@ class Cell:
         self.title = self.settings.title
         self.handlers = handlers_of(child.actor)
         self.layers: Sequence[Any] = self.settings.middleware
-        self.mailbox = Mailbox(name=self.title, capacity=self.settings.mailbox.capacity, concurrency=self.settings.concurrency)
+        self.mailbox = Mailbox(
+            name=self.title, capacity=self.settings.mailbox.capacity, concurrency=self.settings.concurrency
+        )
         self.mailbox.on_room = self._room_made
         self.ref: ActorRef[Any] = ActorRef(self)
         self.subscription = Subscription(
@@ -265,8 +267,6 @@ class Cell:
             else:
                 self.services.emit(events.Undelivered(self.settings.id, self.title, call.message))
         self._quiet.set()
-
-
 
 
 def cause_of(error: BaseException) -> BaseException:

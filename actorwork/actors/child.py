@@ -50,7 +50,9 @@ class Child:
     def __attrs_post_init__(self) -> None:
         actor = _actor_class(self.factory)
         if not isinstance(getattr(actor, "settings", None), Settings):
-            raise SettingsError(f"{actor.__qualname__} has no settings; declare settings = Settings(title=…) in the class")
+            raise SettingsError(
+                f"{actor.__qualname__} has no settings; declare settings = Settings(title=…) in the class"
+            )
         if self.restart not in ("permanent", "transient", "temporary"):
             raise SettingsError(f"Child.restart wants 'permanent', 'transient' or 'temporary', got {self.restart!r}")
         if self.shutdown != "brutal_kill" and not self._is_time(self.shutdown):

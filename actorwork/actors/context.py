@@ -90,7 +90,9 @@ class Context:
         if current.ended:
             raise NotRunning(f"context.{name}: the delivery that this task was started for is settled")
         if current.delivery is None:
-            raise NotRunning(f"context.{name} belongs to a delivery from a broker; this handler has a local message in hand")
+            raise NotRunning(
+                f"context.{name} belongs to a delivery from a broker; this handler has a local message in hand"
+            )
         return current, current.delivery
 
 
@@ -101,6 +103,8 @@ class ContextLogger(logging.LoggerAdapter[logging.Logger]):
         extra = {**(self.extra or {}), **(kwargs.get("extra") or {})}
         current = handling.get()
         if current is not None and current.delivery is not None:
-            extra.update(message_id=current.delivery.id, attempt=current.delivery.attempt, source=current.delivery.source)
+            extra.update(
+                message_id=current.delivery.id, attempt=current.delivery.attempt, source=current.delivery.source
+            )
         kwargs["extra"] = extra
         return msg, kwargs

@@ -48,7 +48,7 @@ class Ended(enum.Enum):
     SHUTDOWN = "shutdown"
 
 
-class Crash(Exception):  # noqa: N818 - carries an error, is none
+class Crash(Exception):
     """Takes an actor down: `__cause__` is the error, `stop` and `escalate` say that it is not restarted."""
 
     def __init__(self, *, stop: bool = False, escalate: bool = False) -> None:
@@ -60,7 +60,18 @@ class Crash(Exception):  # noqa: N818 - carries an error, is none
 class Executor:
     """Handles the items of one mailbox, one after another."""
 
-    __slots__ = ("_cell", "_ended", "_instance", "_item", "_reported", "_scope", "_services", "_task", "began", "timeout")
+    __slots__ = (
+        "_cell",
+        "_ended",
+        "_instance",
+        "_item",
+        "_reported",
+        "_scope",
+        "_services",
+        "_task",
+        "began",
+        "timeout",
+    )
 
     def __init__(self, cell: Cell, instance: Any) -> None:
         self._cell = cell
@@ -157,7 +168,7 @@ class Executor:
                 settlement = Ack(encode_value(value))
             else:
                 settlement = _ACK
-        except BaseException as error:  # noqa: BLE001 - every outcome of a handler becomes a settlement, here
+        except BaseException as error:
             if self._scope.cancel_called and not _interrupts(error):
                 # Our own scope, which `run` leaves next: nobody else misses this cancellation.
                 settlement = self._ended_settlement(delivery, error)
@@ -165,7 +176,11 @@ class Executor:
                 raise
             else:
                 settlement = self._settlement_for(error, delivery)
-                crash = self._crash_of(error) if isinstance(settlement, (Fail, Retry)) and not isinstance(decisive(error), Verdict) else None
+                crash = (
+                    self._crash_of(error)
+                    if isinstance(settlement, (Fail, Retry)) and not isinstance(decisive(error), Verdict)
+                    else None
+                )
         if settlement is None:
             current.ended = True
             self._give_up_item()
@@ -177,7 +192,9 @@ class Executor:
             raise crash
 
     def _settlement_for(self, error: BaseException, delivery: Delivery) -> Settlement:
-        return settlement_for(error, attempt=delivery.attempt, retry=self._cell.settings.retry, dice=self._services.dice)
+        return settlement_for(
+            error, attempt=delivery.attempt, retry=self._cell.settings.retry, dice=self._services.dice
+        )
 
     def _ended_settlement(self, delivery: Delivery, error: BaseException | None) -> Settlement | None:
         """Return how a delivery ends that we cancelled; None where it is not settled at all."""
@@ -197,7 +214,9 @@ class Executor:
             case _:
                 return None
 
-    async def _through_layers(self, handler: Handler, delivery: Delivery, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+    async def _through_layers(
+        self, handler: Handler, delivery: Delivery, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> object:
         async def handle() -> object:
             if handler.is_async:
                 return await handler.function(self._instance, *args, **kwargs)
@@ -211,7 +230,9 @@ class Executor:
     async def _in_thread(self, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
         # A thread cannot be ended. Past its deadline it is left to itself and reported, and the delivery is settled.
         return await trio.to_thread.run_sync(
-            partial(handler.function, self._instance, *args, **kwargs), abandon_on_cancel=True, limiter=self._services.threads
+            partial(handler.function, self._instance, *args, **kwargs),
+            abandon_on_cancel=True,
+            limiter=self._services.threads,
         )
 
     async def _send_ahead(self, current: Handling, delivery: Delivery) -> bool:
@@ -270,7 +291,7 @@ class Executor:
             if self._scope.cancel_called:
                 self._end_local(call, None)
                 return
-        except BaseException as error:  # noqa: BLE001 - every outcome of a handler becomes a reply or a crash, here
+        except BaseException as error:
             if self._scope.cancel_called and not _interrupts(error):
                 self._end_local(call, error)
                 return
@@ -301,10 +322,16 @@ class Executor:
         cause = decisive(error)
         policy = self._cell.settings.on_failure
         if isinstance(cause, Verdict):
-            failed = MessageFailed(f"{self._cell.title!r} answered {type(cause).__name__}: {cause.reason}", type=type(cause).__name__, reason=cause.reason)
+            failed = MessageFailed(
+                f"{self._cell.title!r} answered {type(cause).__name__}: {cause.reason}",
+                type=type(cause).__name__,
+                reason=cause.reason,
+            )
             self._answer(call, failed, cause)
             return
-        crashed = ActorCrashed(f"{self._cell.title!r} crashed while it handled {type(call.message).__name__}: {type(cause).__name__}: {cause}")
+        crashed = ActorCrashed(
+            f"{self._cell.title!r} crashed while it handled {type(call.message).__name__}: {type(cause).__name__}: {cause}"
+        )
         if policy == "resume":
             self._answer(call, cause if isinstance(cause, Exception) else crashed, cause)
             return
@@ -346,7 +373,10 @@ class Executor:
     def _where(self) -> str:
         if self._task is None:
             return ""
-        frames = [f"{frame.f_code.co_filename}:{line} in {frame.f_code.co_name}" for frame, line in self._task.iter_await_frames()]
+        frames = [
+            f"{frame.f_code.co_filename}:{line} in {frame.f_code.co_name}"
+            for frame, line in self._task.iter_await_frames()
+        ]
         return "\n".join(frames)
 
     def _give_up_item(self) -> None:
@@ -360,7 +390,9 @@ class Executor:
             else:
                 self._cell.interrupted(item)
         elif item.reply is not None:
-            item.reply.fail(ActorStopped(f"{self._cell.title!r} was stopped while it handled {type(item.message).__name__}"))
+            item.reply.fail(
+                ActorStopped(f"{self._cell.title!r} was stopped while it handled {type(item.message).__name__}")
+            )
 
 
 def _interrupts(error: BaseException) -> bool:

@@ -40,7 +40,9 @@ _JSON_TYPES: Final[Mapping[type, type]] = {
 def receive(function: Callable[P, T]) -> Callable[P, T]:
     """Mark a method of an actor as the handler of the messages it is annotated with."""
     if not inspect.isfunction(function):
-        raise SettingsError(f"@receive goes on a method, got {function!r}; write @receive without brackets, below any other decorator")
+        raise SettingsError(
+            f"@receive goes on a method, got {function!r}; write @receive without brackets, below any other decorator"
+        )
     setattr(function, _MARK, True)
     return function
 
@@ -65,7 +67,9 @@ class Handler:
         given = GIVEN & self.keywords
         if given:
             headers = delivery.headers
-            return (), self.keyword_decoder(delivery.payload, {name: headers.get(f"actorwork-{name.replace('_', '-')}") for name in given})
+            return (), self.keyword_decoder(
+                delivery.payload, {name: headers.get(f"actorwork-{name.replace('_', '-')}") for name in given}
+            )
         return (), self.keyword_decoder(delivery.payload)
 
 
@@ -112,7 +116,9 @@ class HandlerTable:
         if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
             raise SettingsError(f"{where} is a generator; a handler returns its reply")
         if positional and not keywords and not rest and len(positional) == 1:
-            self._add_typed(where, function, hints.get(positional[0].name), positional[0].name, returns, is_async=is_async)
+            self._add_typed(
+                where, function, hints.get(positional[0].name), positional[0].name, returns, is_async=is_async
+            )
         elif not positional:
             self._add_keywords(where, function, keywords, hints, returns, rest=rest, is_async=is_async)
         else:
@@ -125,7 +131,9 @@ class HandlerTable:
         self, where: str, function: Callable[..., Any], annotation: Any, parameter: str, returns: Any, *, is_async: bool
     ) -> None:
         if annotation is None and parameter not in typing.get_type_hints(function):
-            raise SettingsError(f"{where}: {parameter!r} needs an annotation, since a handler is chosen by the type of its message")
+            raise SettingsError(
+                f"{where}: {parameter!r} needs an annotation, since a handler is chosen by the type of its message"
+            )
         options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
         for option in options:
             try:
@@ -140,16 +148,22 @@ class HandlerTable:
                 option = type(None)  # noqa: PLW2901 - None is how types write it
             cls = get_origin(option) or option
             if not isinstance(cls, type) or not (is_record(cls) or cls in _JSON_TYPES):
-                raise SettingsError(f"{where}: a message is an attrs class, a dataclass or a JSON value, got {option!r}")
+                raise SettingsError(
+                    f"{where}: a message is an attrs class, a dataclass or a JSON value, got {option!r}"
+                )
             if cls in self._by_class:
                 raise SettingsError(f"{where}: {cls.__qualname__} is handled by {self._by_class[cls].name} already")
             self._by_class[cls] = handler
             if is_record(cls):
                 name = wire_name(cls)
                 if name in self._by_wire:
-                    raise SettingsError(f"{where}: two messages are called {name!r} on the wire; give one a __wire_name__")
+                    raise SettingsError(
+                        f"{where}: two messages are called {name!r} on the wire; give one a __wire_name__"
+                    )
                 self._by_wire[name] = handler
-            self._accepts.append(getattr(option, "__qualname__", str(option)) if get_origin(option) is None else str(option))
+            self._accepts.append(
+                getattr(option, "__qualname__", str(option)) if get_origin(option) is None else str(option)
+            )
         self._choose_only()
 
     def _put_any(self, where: str, handler: Handler) -> None:
@@ -192,7 +206,11 @@ class HandlerTable:
     def _choose_only(self) -> None:
         """Remember the handler of messages that say no type: the keyword handler, or the only one there is."""
         handlers = {id(handler.function): handler for handler in [*self._by_class.values(), *filter(None, [self._any])]}
-        self._only = self._keywords or self._any or (next(iter(handlers.values())) if len(handlers) == len(self._by_class) == 1 else None)
+        self._only = (
+            self._keywords
+            or self._any
+            or (next(iter(handlers.values())) if len(handlers) == len(self._by_class) == 1 else None)
+        )
 
     def for_delivery(self, delivery: Delivery) -> Handler:
         """Return the handler of a message from a stream; raises `CodecError` where there is none."""

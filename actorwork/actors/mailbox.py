@@ -106,7 +106,9 @@ class Mailbox:
         if self._closed is not None:
             raise ActorStopped(self._closed)
         if self._local >= self._capacity:
-            raise MailboxFull(f"the mailbox of {self._name} holds {self._local} of {self._capacity} local messages; use `await ref.tell(…)` to wait for room")
+            raise MailboxFull(
+                f"the mailbox of {self._name} holds {self._local} of {self._capacity} local messages; use `await ref.tell(…)` to wait for room"
+            )
         self._local += 1
         self._items.append(call)
         self._takers.unpark()

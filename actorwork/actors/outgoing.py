@@ -93,5 +93,3 @@ class Outgoing:
     def close(self) -> None:
         if self._spilled is not None:
             self._spilled.close()
-
-

@@ -57,7 +57,7 @@ class ActorRef(Generic[A]):
     async def ask(self, message: Message[A, R], *, timeout: float | None = None) -> R: ...
     @overload
     async def ask(self, message: Untyped, *, timeout: float | None = None) -> Any: ...
-    async def ask(self, message: Any, *, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - a convenience over a scope
+    async def ask(self, message: Any, *, timeout: float | None = None) -> Any:
         """Send a message and wait for the reply of its handler.
 
         Raises `AskTimeout` after `timeout` seconds (None: wait for ever), `ActorCrashed` as soon as the actor crashes of this

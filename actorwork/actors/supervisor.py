@@ -91,7 +91,8 @@ class Supervisor:
                     await self._start(nursery, slot)
                     if slot.error is not None:
                         raise StartError(
-                            f"{slot.cell.title!r} did not start: {type(slot.error).__name__}: {slot.error}", child_id=slot.cell.title
+                            f"{slot.cell.title!r} did not start: {type(slot.error).__name__}: {slot.error}",
+                            child_id=slot.cell.title,
                         ) from slot.error
                 task_status.started()
                 await self._keep_alive(nursery)

@@ -41,7 +41,7 @@ class Fixed:
 
     seconds: float = attrs.field(default=1.0, validator=_not_negative)
 
-    def delay(self, failures: int, dice: Dice) -> float:  # noqa: ARG002 - a Backoff
+    def delay(self, failures: int, dice: Dice) -> float:
         return self.seconds
 
 
@@ -52,7 +52,7 @@ class Linear:
     step: float = attrs.field(default=1.0, validator=_not_negative)
     cap: float = attrs.field(default=300.0, validator=_not_negative)
 
-    def delay(self, failures: int, dice: Dice) -> float:  # noqa: ARG002 - a Backoff
+    def delay(self, failures: int, dice: Dice) -> float:
         return min(self.cap, self.step * failures)
 
 
@@ -94,7 +94,7 @@ class Uniform:
         if self.low > self.high:
             raise SettingsError(f"Uniform wants low <= high, got low={self.low!r}, high={self.high!r}")
 
-    def delay(self, failures: int, dice: Dice) -> float:  # noqa: ARG002 - a Backoff
+    def delay(self, failures: int, dice: Dice) -> float:
         return self.low + (self.high - self.low) * dice()
 
 

@@ -29,7 +29,9 @@ class Interval:
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < float("inf"):
                 raise SettingsError(f"Interval.{field.name} wants a finite number >= 0, got {value!r}")
         if self.total_seconds == 0:
-            raise SettingsError("Interval wants at least one part above 0, got 0 for all; for example Interval(minutes=5)")
+            raise SettingsError(
+                "Interval wants at least one part above 0, got 0 for all; for example Interval(minutes=5)"
+            )
 
     @property
     def total_seconds(self) -> float:

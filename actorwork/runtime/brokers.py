@@ -1,8 +1,8 @@
 """Which broker a URL names.
 
-    None                       the embedded one, in a file below the user's state directory
-    sqlite:///path/to/file     the embedded one, in that file (sqlite:// keeps everything in memory)
-    redis:// rediss:// unix:// Redis
+None                       the embedded one, in a file below the user's state directory
+sqlite:///path/to/file     the embedded one, in that file (sqlite:// keeps everything in memory)
+redis:// rediss:// unix:// Redis
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """`run`: a tree of actors as a program of its own, with signals, logs and exit codes.
 
-    first SIGTERM or SIGINT     the staged shutdown
-    second                      handlers are cancelled now, their deliveries handed back
-    third, or `grace` is over   the process ends, whatever still runs
+first SIGTERM or SIGINT     the staged shutdown
+second                      handlers are cancelled now, their deliveries handed back
+third, or `grace` is over   the process ends, whatever still runs
 
-    exit code 0     a clean stop
-              1     the tree did not start or could not be kept alive, or the broker refused
-              3     force was needed: handlers were cancelled, or the process had to be ended
+exit code 0     a clean stop
+          1     the tree did not start or could not be kept alive, or the broker refused
+          3     force was needed: handlers were cancelled, or the process had to be ended
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ async def _main(
             error: Exception | None = None
             try:
                 with starting:
-                    async with open_system(tree, broker=broker, lease=lease, grace=grace, intensity=intensity, emit=emit) as system:
+                    async with open_system(
+                        tree, broker=broker, lease=lease, grace=grace, intensity=intensity, emit=emit
+                    ) as system:
                         systems.append(system)
                         await system.wait_stopped()
             except ActorworkError as failure:
@@ -113,7 +115,10 @@ def _end_the_process_after(seconds: float) -> None:
         return
 
     def end() -> None:
-        log.error("still not ended %g s after the first signal: ending now; what was in hand is taken over by other nodes", seconds)
+        log.error(
+            "still not ended %g s after the first signal: ending now; what was in hand is taken over by other nodes",
+            seconds,
+        )
         os._exit(EXIT_FORCED)
 
     timer = threading.Timer(seconds, end)

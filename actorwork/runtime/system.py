@@ -143,7 +143,9 @@ class System:
 
     # ---- the engine ----
 
-    async def run(self, broker: str | Broker | None, *, task_status: trio.TaskStatus[System] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(
+        self, broker: str | Broker | None, *, task_status: trio.TaskStatus[System] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         """Start, serve until told to stop, end in order. Raises what the supervisor raises, and `BrokerError`."""
         try:
             with self._scope:
@@ -210,7 +212,9 @@ class System:
         self._stage("intake")
         for cell in self._cells.values():
             cell.refuse(f"{cell.title!r} takes no new messages: the system is shutting down ({self._reason})")
-        ending = min(LONGEST_END, self._options.grace * SHARE_FOR_THE_END) if self._options.grace < math.inf else LONGEST_END
+        ending = (
+            min(LONGEST_END, self._options.grace * SHARE_FOR_THE_END) if self._options.grace < math.inf else LONGEST_END
+        )
         with trio.move_on_after(ending):
             await node.stop_intake()
         self._stage("drain")
@@ -305,7 +309,9 @@ async def open_system(
                 raised = error
                 raise
             finally:
-                system.stop("the block was left" if raised is None else f"the block was left by {type(raised).__name__}")
+                system.stop(
+                    "the block was left" if raised is None else f"the block was left by {type(raised).__name__}"
+                )
     except BaseExceptionGroup as group:
         # This nursery's wrapping is nobody's business: one error leaves as one error, with the causes it has.
         failure = raised if raised is not None and any(leaf is raised for leaf in leaves(group)) else only_leaf(group)
