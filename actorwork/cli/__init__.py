@@ -1,0 +1,35 @@
+"""The command line: `actorwork run | send | dead | doctor`.
+
+Exit codes, of every command:
+
+    0   done, or a clean stop
+    1   failed: what was wrong stands on standard error
+    2   wrong usage
+    3   stopped by force (`run`): something did not end within its grace
+
+It needs click and rich, which the extra `cli` brings; nothing outside this package imports either.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from typing import Final
+
+PREFIX: Final = "ACTORWORK"
+"""Every option can be given as an environment variable that begins so."""
+
+
+def main() -> None:
+    """Run the command that the arguments of the process name, and exit."""
+    missing = [name for name in ("click", "rich") if find_spec(name) is None]
+    if missing:
+        print(
+            f"The command line of actorwork needs {' and '.join(missing)}, from the extra 'cli'."
+            ' Install it with:\n\n    pip install "actorwork[cli]"\n',
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    from actorwork.cli.commands import actorwork
+
+    actorwork(prog_name="actorwork", auto_envvar_prefix=PREFIX)

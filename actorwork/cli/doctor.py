@@ -1,0 +1,57 @@
+"""`actorwork doctor`: how the broker stands, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from actorwork.cli.brokers import Step, broker_option, speak, timeout_option
+from actorwork.cli.output import as_json, one_line, print_json
+
+if TYPE_CHECKING:
+    from actorwork.abc import Broker, Finding
+
+_COLORS = {"ok": "green", "warning": "yellow", "error": "red"}
+
+
+@click.command(short_help="Look at the broker, and say what to do.")
+@broker_option
+@timeout_option
+@as_json
+def doctor(*, broker: str | None, timeout: float, json_output: bool) -> None:
+    """Look at the broker as an operator would: version, eviction, persistence, clock, permissions.
+
+    Each finding is ok, a warning or an error, and says what to do. The exit code is 1 if there is an error.
+    """
+    findings = _findings(broker, timeout)
+    if json_output:
+        print_json(
+            [
+                {"subject": found.subject, "level": found.level, "text": found.text, "advice": found.advice}
+                for found in findings
+            ]
+        )
+    else:
+        for found in findings:
+            level = click.style(f"{found.level:<7}", fg=_COLORS.get(found.level))
+            click.echo(f"{level} {one_line(found.subject)}: {one_line(found.text, 1000)}")
+            if found.advice:
+                click.echo(f"        do: {one_line(found.advice, 1000)}")
+    if any(found.level == "error" for found in findings):
+        raise SystemExit(1)
+
+
+def _findings(url: str | None, timeout: float) -> Sequence[Finding]:
+    from actorwork.abc import Finding
+
+    async def talk(opened: Broker, step: Step) -> Sequence[Finding]:
+        with step():
+            return await opened.diagnose()
+
+    try:
+        return speak(url, timeout, talk)
+    except click.ClickException as error:
+        advice = "see that the server runs, and that the address and the credentials in --broker are right"
+        return [Finding("connection", "error", error.message, advice)]

@@ -1,0 +1,106 @@
+"""What `MODULE:NAME` on a command line stands for; modules are looked for in the current directory first."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Callable
+from inspect import isfunction
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+if TYPE_CHECKING:
+    from actorwork.actors.actor import Actor
+
+SPEC: Final = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)")
+
+
+def load(spec: str) -> tuple[ModuleType, object]:
+    """Import `MODULE:NAME`; raises a usage error that says what there is instead."""
+    match = SPEC.fullmatch(spec)
+    if match is None:
+        raise click.UsageError(f"{spec!r} is not of the form MODULE:NAME, such as shop.workers:tree")
+    module = import_module(match[1])
+    found: object = module
+    for name in match[2].split("."):
+        try:
+            found = getattr(found, name)
+        except AttributeError:
+            raise click.UsageError(f"the module {match[1]!r} has no {match[2]!r}; it has {offers(module)}") from None
+    return module, found
+
+
+def import_module(name: str) -> ModuleType:
+    """Import a module, looking into the current directory first. Errors inside of it are raised as they are."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
+            raise  # A module that this one imports is missing: that is another story.
+        raise click.UsageError(f"no module named {error.name!r}, looked for in {here} and on the Python path") from None
+
+
+def load_tree(spec: str) -> Any:
+    """Return the tree that `MODULE:TREE` names: an actor class, a tree, a list of these, or what a function returns."""
+    module, found = load(spec)
+    if callable(found) and not isinstance(found, type) and is_function(found):
+        found = found()
+    if isinstance(found, ModuleType) or not is_tree(found):
+        raise click.UsageError(
+            f"{spec} is {described(found)}, and no tree: a tree is an actor class, a Child, a Supervisor, a list of"
+            f" these, or a function without parameters that returns one. The module has {offers(module)}"
+        )
+    return found
+
+
+def load_actor(spec: str) -> type[Actor]:
+    """Return the actor class that `MODULE:CLASS` names."""
+    module, found = load(spec)
+    if not is_actor(found):
+        raise click.UsageError(f"{spec} is {described(found)}, and no actor class; the module has {offers(module)}")
+    return found  # type: ignore[return-value] # pyright: ignore[reportReturnType]
+
+
+def is_function(value: Callable[..., object]) -> bool:
+    """Say whether a callable is one to call for a tree; a `Child` or a `Supervisor` is a tree itself."""
+    return not type(value).__module__.startswith("actorwork.")
+
+
+def is_actor(value: object) -> bool:
+    from actorwork.actors.actor import Actor
+
+    return isinstance(value, type) and issubclass(value, Actor) and value is not Actor
+
+
+def is_tree(value: object) -> bool:
+    """Say whether something may be a tree; the runtime looks at it more closely."""
+    if isinstance(value, (list, tuple)):
+        parts: list[object] = list(value)  # pyright: ignore[reportUnknownArgumentType]
+        return bool(parts) and all(is_tree(part) for part in parts)
+    return is_actor(value) or (not isinstance(value, type) and type(value).__module__.startswith("actorwork."))
+
+
+def described(value: object) -> str:
+    if isinstance(value, type):
+        return f"the class {value.__qualname__}"
+    kind = type(value).__name__  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    return f"an empty {kind}" if value in ([], ()) else f"of the type {kind}"
+
+
+def offers(module: ModuleType) -> str:
+    """Return the names in a module that could have been meant, in words."""
+    fitting = [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and not isinstance(value, ModuleType)
+        and (is_tree(value) or (isfunction(value) and value.__module__ == module.__name__))
+    ]
+    return ", ".join(repr(name) for name in fitting) or "nothing that would fit"

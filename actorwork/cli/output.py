@@ -1,0 +1,65 @@
+"""How commands speak: tables and sentences for people, `--json` for programs, errors as one sentence.
+
+Results go to standard output, everything else to standard error. Foreign text is made printable first:
+an id or a payload may come from anybody, and a terminal obeys what it is sent.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def as_json(function: Any) -> Any:
+    """Give a command the option `--json`."""
+    return click.option("--json", "json_output", is_flag=True, help="Print JSON, for programs.")(function)
+
+
+def print_json(value: object) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+
+
+def printable(text: str) -> str:
+    """Return a text whose characters a terminal only shows; line breaks stay."""
+    return "".join(
+        character if character.isprintable() or character == "\n" else repr(character)[1:-1] for character in text
+    )
+
+
+def one_line(text: str, limit: int = 200) -> str:
+    text = printable(text).replace("\n", "\\n")
+    return text if len(text) <= limit else f"{text[:limit]}…"
+
+
+def many(count: int, word: str, plural: str | None = None) -> str:
+    """Return a count with its word: `1 message`, `1,500 messages`."""
+    return f"{count:,} {word if count == 1 else plural or f'{word}s'}"
+
+
+def console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    # A pipe has no edge to wrap at: a line there is a row.
+    return Console(file=stream, width=None if stream.isatty() else 1000, highlight=False, soft_wrap=not stream.isatty())
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    out = console()
+    table = Table(box=box.SIMPLE_HEAD if out.is_terminal else None, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(one_line(cell)) for cell in row))
+    out.print(table)

@@ -1,0 +1,70 @@
+"""`actorwork run`: a tree of actors, until a signal ends it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import click
+
+from actorwork.cli.brokers import broker_option
+from actorwork.cli.durations import Duration
+from actorwork.cli.imports import load_tree
+
+
+@click.command(short_help="Run a tree of actors.")
+@click.argument("tree", metavar="MODULE:TREE")
+@broker_option
+@click.option(
+    "--lease",
+    type=Duration(least=0.2, most=3600),
+    default="10s",
+    show_default=True,
+    envvar="ACTORWORK_LEASE",
+    show_envvar=True,
+    help="How long this node owns its messages without a sign of life.",
+)
+@click.option(
+    "--grace",
+    type=Duration(),
+    default="25s",
+    show_default=True,
+    envvar="ACTORWORK_GRACE",
+    show_envvar=True,
+    help="How long a stop may take; 'inf' waits for every handler.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
+    default="INFO",
+    show_default=True,
+    envvar="ACTORWORK_LOG_LEVEL",
+    show_envvar=True,
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    envvar="ACTORWORK_LOG_FORMAT",
+    show_envvar=True,
+)
+def run(
+    tree: str, *, broker: str | None, lease: float, grace: float, log_level: str, log_format: Literal["text", "json"]
+) -> None:
+    """Run a tree of actors until SIGTERM or Ctrl-C; a second one is more urgent.
+
+    \b
+    MODULE is imported as Python does it, the current directory first. TREE in it is
+      an actor class, a Child or a Supervisor,
+      a list of these,
+      or a function without parameters that returns one of these.
+
+    \b
+    The exit code is 0 after a clean stop, 1 if the tree failed, 3 if something had to be stopped by force.
+    """  # noqa: D301 - click wants the character itself, to leave the lines below it as they are
+    from actorwork.runtime.main import run as run_tree
+    from actorwork.telemetry.logs import configure
+
+    loaded = load_tree(tree)
+    configure(log_level, log_format)
+    run_tree(loaded, broker=broker, lease=lease, grace=grace)

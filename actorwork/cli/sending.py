@@ -1,0 +1,317 @@
+"""`actorwork send`: messages from the command line, or from a file of them."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, Self
+
+import attrs
+import click
+
+from actorwork.cli.brokers import Step, broker_option, speak, timeout_option
+from actorwork.cli.durations import Duration
+from actorwork.cli.imports import SPEC, load_actor
+from actorwork.cli.output import as_json, console, many, one_line, print_json, printable
+
+if TYPE_CHECKING:
+    from actorwork.abc import Broker
+    from actorwork.actors.handlers import HandlerTable
+    from actorwork.message import Envelope
+
+BATCH: Final = 500
+CHUNK: Final = 1 << 20
+"""Bytes read from a file at once."""
+
+
+@attrs.frozen
+class Target:
+    """Where messages go: a source, in words, and the handlers that will take them where they are known."""
+
+    source: str
+    words: str
+    handlers: HandlerTable | None = None
+
+
+def target_of(name: str, kind: Literal["actor", "source"] | None) -> Target:
+    """Read TARGET by the rule that `actorwork send --help` states."""
+    from actorwork.actors.handlers import handlers_of
+    from actorwork.settings import SOURCE, Settings
+
+    is_source = SOURCE.fullmatch(name) is not None and len(name) <= 300
+    if kind == "source" and not is_source:
+        raise click.UsageError(f"a source is 1 to 300 characters out of a-z A-Z 0-9 _ - :, got {name!r}")
+    if kind == "source" or (kind is None and is_source and not name.startswith("actor:")):
+        return Target(name, f"the source {name!r}")
+    title = name.removeprefix("actor:") if kind is None else name
+    if title == name and SPEC.fullmatch(name):
+        actor = load_actor(name)
+        settings = actor.settings
+        return Target(settings.default_source, f"the actor {settings.title!r}", handlers_of(actor))
+    settings = Settings(title=title)
+    return Target(settings.default_source, f"the actor {title!r}")
+
+
+@attrs.frozen
+class Line:
+    """One line of a file that is not blank."""
+
+    number: int
+    text: bytes
+
+
+@attrs.define
+class Tally:
+    """What has come of a file so far."""
+
+    read: int = 0
+    sent: int = 0
+    new: int = 0
+    last: int = 0
+    """The last line that the broker has kept; every good line up to it was kept too."""
+    bad: list[tuple[int, str]] = attrs.field(factory=list[tuple[int, str]])
+
+
+@attrs.frozen(kw_only=True)
+class Making:
+    """Makes envelopes of JSON texts, for one target."""
+
+    target: Target
+    type: str | None
+    delay: float
+    publisher: str = attrs.field(factory=lambda: secrets.token_hex(8))
+
+    def envelope(self, data: bytes, message_id: str) -> Envelope:
+        """Raises `CodecError` for what is no JSON, or what the actor (where its class is known) will not take."""
+        from actorwork import codec
+        from actorwork.message import Delivery, Envelope
+
+        handlers = self.target.handlers
+        if handlers is None:
+            codec.loads(data)
+        else:
+            delivery = Delivery(id=message_id, source=self.target.source, payload=data, token=None, type=self.type)
+            handlers.for_delivery(delivery).arguments_of(delivery)
+        return Envelope(source=self.target.source, id=message_id, data=data, type=self.type, delay=self.delay)
+
+
+@click.command(short_help="Send messages: one, or a file of them.")
+@click.argument("target", metavar="ACTOR_OR_SOURCE")
+@click.argument("message", metavar="[JSON]", required=False)
+@click.option(
+    "--from",
+    "file",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    help="Send every line of a file of JSON lines; - is standard input.",
+)
+@click.option("--actor", "kind", flag_value="actor", help="ACTOR_OR_SOURCE is a title or MODULE:CLASS.")
+@click.option("--source", "kind", flag_value="source", help="ACTOR_OR_SOURCE is a source, whatever it looks like.")
+@click.option("--type", help="The message's type on the wire, which is the name of its class.")
+@click.option(
+    "--id",
+    "message_id",
+    help="The message's id: the same id is kept once, however often it is sent. With --from, what ids begin with:"
+    " line 10 has the id ID-a (in hexadecimal), so a file can be sent again after a break.",
+)
+@click.option("--delay", type=Duration(), default="0s", help="Hold it back for so long, such as 30s or 5m.")
+@broker_option
+@timeout_option
+@as_json
+def send(
+    target: str,
+    message: str | None,
+    *,
+    file: str | None,
+    kind: Literal["actor", "source"] | None,
+    type: str | None,
+    message_id: str | None,
+    delay: float,
+    broker: str | None,
+    timeout: float,
+    json_output: bool,
+) -> None:
+    """Send a message (JSON), or with --from every line of a file, to an actor or a source.
+
+    \b
+    ACTOR_OR_SOURCE is read like this:
+      orders               the source 'orders': every actor that reads it gets the message
+      actor:greeter        the actor with the title 'greeter', by the source of its own
+      shop.staff:Greeter   the actor class Greeter in the module shop.staff, by the source of its own;
+                           messages are checked against its handlers before they are sent
+    What can be the name of a source (letters, digits, _ - :) is one, unless it begins with 'actor:'. Use --actor or
+    --source to say it outright; 'app:Greeter', for one, could be both, and is a source without --actor.
+
+    With --from, bad lines are reported with their number and left out, the others are sent; the exit code is 1 then.
+    """  # noqa: D301 - click wants the character itself, to leave the lines below it as they are
+    if (message is None) == (file is None):
+        raise click.UsageError("give either one message as JSON, or a file with --from")
+    making = Making(target=target_of(target, kind), type=type, delay=delay)
+    if message is not None:
+        _send_one(making, message, message_id or f"{making.publisher}-0", broker, timeout, json_output=json_output)
+    else:
+        _send_file(making, str(file), message_id or making.publisher, broker, timeout, json_output=json_output)
+
+
+def _send_one(
+    making: Making, text: str, message_id: str, broker: str | None, timeout: float, *, json_output: bool
+) -> None:
+    from actorwork.errors import CodecError
+
+    try:
+        envelope = making.envelope(text.encode(errors="surrogateescape"), message_id)
+    except CodecError as error:
+        raise click.ClickException(printable(str(error))) from None
+
+    async def talk(opened: Broker, step: Step) -> int:
+        with step():
+            return await opened.publish([envelope])
+
+    new = speak(broker, timeout, talk)
+    source = making.target.source
+    if json_output:
+        print_json({"id": message_id, "source": source, "new": bool(new)})
+    elif new:
+        click.echo(f"sent message {message_id} to {making.target.words}")
+    else:
+        click.echo(f"message {message_id} was sent to {making.target.words} before; it is kept once")
+
+
+def _send_file(
+    making: Making, file: str, prefix: str, broker: str | None, timeout: float, *, json_output: bool
+) -> None:
+    tally = Tally()
+    ended = "an error"
+    try:
+        with ExitStack() as stack:
+            # Not click.File: unbuffered, so that whatever has come by a pipe is sent without waiting for more.
+            if file == "-":
+                stdin: Any = sys.stdin.buffer
+                source: BinaryIO = getattr(stdin, "raw", stdin)
+                bar = stack.enter_context(_Bar(0, "standard input"))
+            else:
+                source = stack.enter_context(Path(file).open("rb", buffering=0))
+                bar = stack.enter_context(_Bar(os.fstat(source.fileno()).st_size, file))
+
+            async def talk(opened: Broker, step: Step) -> None:
+                await _send_lines(opened, step, making, source, prefix, tally, bar)
+
+            speak(broker, timeout, talk)
+        ended = ""
+    except KeyboardInterrupt:
+        ended = "an interrupt"
+        raise click.Abort from None
+    finally:
+        _report(tally, making.target, prefix, ended, json_output=json_output)
+    if tally.bad:
+        raise SystemExit(1)
+
+
+async def _send_lines(
+    broker: Broker, step: Step, making: Making, file: BinaryIO, prefix: str, tally: Tally, bar: _Bar
+) -> None:
+    import trio
+
+    from actorwork.errors import CodecError
+
+    cut = b""
+    number = 0
+    ended = False
+    while not ended:
+        # In a thread, which is left behind if need be: a pipe may keep silent for ever.
+        chunk = await trio.to_thread.run_sync(file.read, CHUNK, abandon_on_cancel=True)
+        ended = not chunk
+        *lines, cut = (cut + chunk).split(b"\n")
+        if ended and cut:
+            lines.append(cut)
+        batch: list[Envelope] = []
+        for line in _numbered(lines, number + 1):
+            tally.read += 1
+            try:
+                batch.append(making.envelope(line.text, f"{prefix}-{line.number:x}"))
+            except CodecError as error:
+                tally.bad.append((line.number, str(error)))
+                bar.say(f"line {line.number}: {one_line(str(error))}")
+                continue
+            if len(batch) == BATCH:
+                await _publish(broker, step, batch, tally, line.number)
+                bar.show(tally)
+                batch = []
+        number += len(lines)
+        if batch:
+            await _publish(broker, step, batch, tally, number)
+        bar.advance(len(chunk))
+        bar.show(tally)
+
+
+async def _publish(broker: Broker, step: Step, batch: Sequence[Envelope], tally: Tally, last: int) -> None:
+    with step():
+        tally.new += await broker.publish(batch)
+    tally.sent += len(batch)
+    tally.last = last
+
+
+def _numbered(lines: Sequence[bytes], first: int) -> Iterator[Line]:
+    for number, text in enumerate(lines, first):
+        stripped = text.removeprefix(b"\xef\xbb\xbf").strip() if number == 1 else text.strip()
+        if stripped:
+            yield Line(number, stripped)
+
+
+def _report(tally: Tally, target: Target, prefix: str, ended: str, *, json_output: bool) -> None:
+    if json_output:
+        bad = [{"line": number, "error": error} for number, error in tally.bad]
+        print_json({"source": target.source, "sent": tally.sent, "new": tally.new, "ids": f"{prefix}-LINE", "bad": bad})
+    else:
+        known = tally.sent - tally.new
+        click.echo(
+            f"sent {many(tally.sent, 'message')} to {target.words}"
+            + (f", {known:,} of them were there before" if known else "")
+            + (f"; left out {many(len(tally.bad), 'bad line')}" if tally.bad else "")
+        )
+    if ended:
+        click.echo(
+            f"stopped by {ended}: everything up to line {tally.last:,} is sent. Sent again with --id {prefix}, what is"
+            " sent already is not kept twice.",
+            err=True,
+        )
+
+
+class _Bar:
+    """A progress bar on standard error, where that is a terminal; bad lines are told above it."""
+
+    def __init__(self, size: int, name: str) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._console = console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[told]}", markup=False),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+            transient=True,
+        )
+        self._task = self._progress.add_task(printable(name), total=size or None, told="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def advance(self, amount: int) -> None:
+        self._progress.advance(self._task, amount)
+
+    def show(self, tally: Tally) -> None:
+        bad = f", {len(tally.bad):,} bad" if tally.bad else ""
+        self._progress.update(self._task, told=f"{tally.sent:,} sent{bad}")
+
+    def say(self, text: str) -> None:
+        self._console.print(text, markup=False)
