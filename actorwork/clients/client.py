@@ -96,9 +96,8 @@ async def open_client(broker: str | Broker | None = None) -> AsyncGenerator[Clie
     """
     error: BaseException | None = None
     async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
-        if broker is None or isinstance(broker, str):
-            broker = await stack.enter_async_context(open_broker(broker, emit=LogSink("client")))
-        client = Client(Outbox(broker, nursery))
+        opened = await stack.enter_async_context(open_broker(broker, emit=LogSink("client")))
+        client = Client(Outbox(opened, nursery))
         try:
             yield client
         except BaseException as raised:

@@ -117,7 +117,7 @@ class LogSink:
         )
         if failure is not None and failure.traceback:
             # The error came as text. Every standard formatter prints a text that stands here.
-            record.exc_text = failure.traceback.rstrip()
+            record.exc_text = "\n".join(_printable(line) for line in failure.traceback.splitlines())
         logger.handle(record)
 
     def _with_ids(
@@ -375,8 +375,11 @@ def _error_in_words(error: BaseException) -> str:
 
 def _one_line(text: str) -> str:
     """Keep a foreign text from breaking the line, or from filling the screen."""
-    if len(text) > _LONGEST:
-        text = f"{text[:_LONGEST]}…"
+    return _printable(f"{text[:_LONGEST]}…" if len(text) > _LONGEST else text)
+
+
+def _printable(text: str) -> str:
+    """Keep a foreign text from commanding the terminal."""
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
