@@ -1,0 +1,34 @@
+"""The smallest useful program: one actor, fed by one source, with keyword arguments.
+
+    python examples/quickstart.py --broker redis://localhost:6379/0
+
+and, from anywhere that reaches the same Redis, with or without Python:
+
+    redis-cli XADD orders '*' x 1 message hi
+
+Without `--broker` the embedded broker is used; then send with
+
+    actorwork send orders '{"x": 1, "message": "hi"}'
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from actorwork import Actor, Settings, receive, run
+
+
+class Orders(Actor):
+    """Takes orders from the source `orders`, thirty seconds for each at most."""
+
+    settings = Settings(title="orders desk", sources={"orders"}, execution_timeout=30)
+
+    @receive
+    async def take(self, *, x: int, message: str = "") -> None:
+        self.context.log.warning("order %d: %s", x, message)
+
+
+if __name__ == "__main__":
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--broker", help="such as redis://localhost:6379/0; the embedded one if left out")
+    run(Orders, broker=options.parse_args().broker)
