@@ -13,6 +13,7 @@ PEERS: dict[str, tuple[str, str]] = {
     "actorwork": ("actorwork_app", "project"),
     "actorwork-noop": ("actorwork_app", "project"),
     "actorwork-kwargs": ("actorwork_app", "project"),
+    "actorwork-sources": ("sources_app", "project"),
     "celery": ("celery_app", "main"),
     "celery-solo": ("celery_app", "main"),
     "celery-threads": ("celery_app", "main"),
@@ -49,7 +50,7 @@ SIDE = {
 }
 """Variants that only explain another one: not run unless named (or with `--peers all`), and never repeated."""
 
-OURS = [name for name, (module, _) in PEERS.items() if module == "actorwork_app"]
+OURS = [name for name in PEERS if name.startswith("actorwork")]
 CASES = ["enqueue", "drain", "drain2", "latency", "io", "rpc", "cold", "crash"]
 JOBS = {
     "enqueue": 20000,
