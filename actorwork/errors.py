@@ -13,6 +13,9 @@
     ├── NotRunning             something of the runtime was used outside a running system
     ├── StartError             an actor did not start
     ├── MaxRestartsExceeded    a supervisor gave up
+    ├── ChildError             a supervisor cannot do what it was asked
+    ├── AlreadyRegistered      the name is taken
+    ├── DeathPact              a watched actor ended, and nobody handles that
     ├── BrokerError            the broker refuses or cannot do what is needed
     └── MissingExtra           an optional dependency is not installed (also an ImportError)
 
@@ -103,6 +106,30 @@ class MaxRestartsExceeded(ActorworkError):
         self.period = period
 
 
+class ChildError(ActorworkError):
+    """A request to a supervisor that it cannot carry out.
+
+    `problem` is `not_found`, `running`, `restarting`, `already_started`, `already_present`, `max_children` or `stopped`.
+    """
+
+    def __init__(self, text: str, *, problem: str, child_id: object = None) -> None:
+        super().__init__(text)
+        self.problem = problem
+        self.child_id = child_id
+
+
+class AlreadyRegistered(ActorworkError):
+    """The name belongs to another actor: `ref`."""
+
+    def __init__(self, text: str, *, ref: object) -> None:
+        super().__init__(text)
+        self.ref = ref
+
+
+class DeathPact(ActorworkError):
+    """An actor that this one watches has ended, and this one has no handler for `Terminated`."""
+
+
 class BrokerError(ActorworkError):
     """The broker refuses, or is set up so that messages would be lost; the text says what to do."""
 
@@ -138,3 +165,15 @@ class Reject(Verdict):
 
 class Fail(Verdict):
     """Fail the message now, whatever attempts are left: it becomes a dead letter."""
+
+
+class Shutdown(Exception):  # noqa: N818 - a signal, not an error
+    """Raised by an actor to end by itself, for a reason that is no failure; `term` says which."""
+
+    def __init__(self, term: object = None) -> None:
+        super().__init__(term)
+        self.term = term
+
+
+class Ignore(Exception):  # noqa: N818 - a signal, not an error
+    """Raised by `startup` to say that there is nothing to run: no failure, the slot stays empty."""

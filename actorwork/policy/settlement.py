@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import attrs
 
@@ -80,9 +80,7 @@ def settlement_for(error: BaseException, *, attempt: int, retry: RetryPolicy, di
 
 def decisive(error: BaseException) -> BaseException:
     """Return the error that decides: the gravest verdict in the group, the only leaf, or the group itself."""
-    if not isinstance(error, BaseExceptionGroup):
-        return error
-    found = [leaf for leaf in leaves(error) if not _is_cancellation(leaf)]
+    found = [leaf for leaf in leaves(error) if not is_cancellation(leaf)]
     for verdict in _GRAVITY:
         for leaf in found:
             if isinstance(leaf, verdict):
@@ -93,8 +91,7 @@ def decisive(error: BaseException) -> BaseException:
 def leaves(error: BaseException) -> Iterator[BaseException]:
     """Yield the errors inside (nested) groups; an error that is no group yields itself."""
     if isinstance(error, BaseExceptionGroup):
-        group: BaseExceptionGroup[Any] = error
-        for inner in group.exceptions:
+        for inner in cast("BaseExceptionGroup[Any]", error).exceptions:
             yield from leaves(inner)
     else:
         yield error
@@ -102,11 +99,12 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
 
 def only_leaf(group: BaseExceptionGroup[Any]) -> BaseException:
     """Return the one error in a group, or the group where there are several; cancellations do not count."""
-    found = [leaf for leaf in leaves(group) if not _is_cancellation(leaf)]
+    found = [leaf for leaf in leaves(group) if not is_cancellation(leaf)]
     return found[0] if len(found) == 1 else group
 
 
-def _is_cancellation(error: BaseException) -> bool:
+def is_cancellation(error: BaseException) -> bool:
+    """Say whether an error is Trio's `Cancelled`."""
     # By name, since decisions do not know the loop.
     return type(error).__name__ == "Cancelled" and type(error).__module__.partition(".")[0] == "trio"
 
