@@ -117,15 +117,19 @@ async def open_client(
     client = Client(Address.parse(url), name, scripts, on_push or _ignore, on_event or _ignore, silence)
     raised: BaseException | None = None
     first = await client.attempt()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(client.keep_connected, first)
-        try:
-            if isinstance(first, Connection):
-                await client.wait_connected()
-            yield client
-        except BaseException as error:  # noqa: BLE001  (raised again below, outside the nursery, which would wrap it)
-            raised = error
-        client.close()
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.keep_connected, first)
+            try:
+                if isinstance(first, Connection):
+                    await client.wait_connected()
+                yield client
+            except BaseException as error:  # noqa: BLE001  (raised again below, outside the nursery, which would wrap it)
+                raised = error
+            client.close()
+    except trio.Cancelled:
+        if raised is None:
+            raise
     if raised is not None:
         raise raised
 
@@ -150,6 +154,7 @@ class Client:
         self._on_push = on_push
         self._on_event = on_event
         self._silence = silence
+        self._threads = trio.CapacityLimiter(16)  # Readers that reconnect must not starve others of threads.
         self._channels: set[bytes] = set()
         self._link: Multiplexer | None = None
         self._connected = trio.Event()
@@ -274,7 +279,7 @@ class Client:
         while True:
             await self.wait_connected()
             try:
-                connection = await connect(self._address, name or self._name)
+                connection = await connect(self._address, name or self._name, self._threads)
                 break
             except _LOST:
                 await trio.sleep(_backoff(failures))
@@ -303,8 +308,9 @@ class Client:
 
     async def attempt(self) -> Connection | Exception:
         try:
-            return await connect(self._address, self._name)
+            return await connect(self._address, self._name, self._threads)
         except _LOST as error:
+            self._last_error = error
             return error
 
     async def keep_connected(self, first: Connection | Exception) -> None:
@@ -330,7 +336,7 @@ class Client:
                 self._on_event(Lost(self._address.url, error, retry_in))
                 await trio.sleep(retry_in)
                 try:
-                    result = await connect(self._address, self._name)
+                    result = await connect(self._address, self._name, self._threads)
                 except Exception as failure:  # noqa: BLE001  (whatever it is, it may pass: it has worked before)
                     result = failure
 
@@ -373,7 +379,7 @@ class Client:
 
 
 def _backoff(failures: int) -> float:
-    return random.uniform(0, min(_BACKOFF_CAP, _BACKOFF_BASE * 2**failures))
+    return random.uniform(0, min(_BACKOFF_CAP, _BACKOFF_BASE * 2 ** min(failures, 10)))
 
 
 def _ignore(_value: object) -> None:

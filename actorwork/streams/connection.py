@@ -37,7 +37,6 @@ HANDSHAKE_TIMEOUT: Final = 5.0
 """Seconds for each step of getting in, unless the url says `socket_timeout` or `socket_connect_timeout`."""
 
 _READ_SIZE: Final = 65536
-_threads = trio.CapacityLimiter(16)
 
 
 @attrs.frozen
@@ -70,10 +69,12 @@ class Address:
 def without_password(url: str) -> str:
     """Return the url as it may be logged."""
     parts = urlsplit(url)
+    secrets = {"password", "ssl_password"}
+    if parts.password is None and not any(name in secrets for name, _ in parse_qsl(parts.query)):
+        return url
     netloc = parts.netloc
     if parts.password is not None:
         netloc = f"{parts.username or ''}:***@{netloc.rpartition('@')[2]}"
-    secrets = {"password", "ssl_password"}
     query = urlencode(
         [(name, "***" if name in secrets else value) for name, value in parse_qsl(parts.query)], safe="*/"
     )
@@ -122,27 +123,23 @@ class Connection:
 
         Raises `ConnectionError` or an `OSError` when the connection is gone.
         """
-        while True:
-            # A TLS socket may hold decrypted bytes of which the kernel knows nothing: it is read until it wants more.
+        await trio.lowlevel.wait_readable(self._fileno)
+        while not self._receive_nowait():
             await trio.lowlevel.wait_readable(self._fileno)
-            if self._receive_nowait():
-                return
 
     def _receive_nowait(self) -> bool:
-        received = 0
         try:
-            while True:
-                data: bytes = self._socket.recv(_READ_SIZE)
-                if not data:
-                    raise ConnectionError(f"{self.address.url} closed the connection")
-                self._reader.feed(data)
-                received += len(data)
-                if not self._is_tls:
-                    break
+            data: bytes = self._socket.recv(_READ_SIZE)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            pass
-        self.bytes_received += received
-        return received > 0
+            return False  # For TLS, what arrived need not have been data.
+        if not data:
+            raise ConnectionError(f"{self.address.url} closed the connection")
+        # What a TLS socket has decrypted already, the kernel knows nothing of: no wait would end for it.
+        while self._is_tls and (decrypted := self._socket.pending()):
+            data += self._socket.recv(decrypted)
+        self._reader.feed(data)
+        self.bytes_received += len(data)
+        return True
 
     def close(self) -> None:
         """Wake whoever waits for the socket, then close it."""
@@ -153,14 +150,14 @@ class Connection:
         self._opened.disconnect()
 
 
-async def connect(address: Address, name: str) -> Connection:
+async def connect(address: Address, name: str, threads: trio.CapacityLimiter) -> Connection:
     """Open one connection and prove that the server answers on it.
 
     Raises `ConnectionError` or `TimeoutError` for what may pass (nobody listens, the server is loading its data), and
     `BrokerError` for what will not: credentials, rights, database, certificate. Cancelled: the thread is left to its
     own finite timeouts, and what it still opens is closed when it is collected.
     """
-    opened = await trio.to_thread.run_sync(_open, address, name, abandon_on_cancel=True, limiter=_threads)
+    opened = await trio.to_thread.run_sync(_open, address, name, abandon_on_cancel=True, limiter=threads)
     return Connection(opened, address)
 
 

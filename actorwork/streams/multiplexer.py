@@ -213,14 +213,15 @@ class Multiplexer:
         return trio.lowlevel.Abort.SUCCEEDED
 
     async def _watch(self) -> None:
-        """Ask for a sign of life where nothing else does, and end a connection that gives none."""
+        """End a connection that owes a reply and is silent; ask one that owes nothing for a sign of life."""
         while True:
-            received = self.connection.bytes_received
-            if not self._pending:
-                self.request_nowait(_PING)
+            received, owed = self.connection.bytes_received, bool(self._pending)
             await trio.sleep(self._silence)
-            if self._pending and self.connection.bytes_received == received:
+            if self.connection.bytes_received != received:
+                continue
+            if owed:
                 self.fail(
                     ConnectionError(f"{self.connection.address.url} owes replies and was silent for {self._silence} s")
                 )
-                return
+            elif not self._pending:
+                self.request_nowait(_PING)
