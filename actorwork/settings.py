@@ -11,9 +11,9 @@ import enum
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 import attrs
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SOURCE: Final = re.compile(r"[a-zA-Z0-9_\-:]+")
 
+Validator: TypeAlias = "Callable[[object, attrs.Attribute[Any], object], None]"
 OnFailure: TypeAlias = Literal["resume", "restart", "stop", "escalate"]
 
 
@@ -45,8 +46,8 @@ def _wrong(instance: object, field: str, wanted: str, value: object) -> Settings
     return SettingsError(f"{type(instance).__name__}.{field} wants {wanted}, got {shown}")
 
 
-def _text(low: int, high: int) -> Callable[[object, attrs.Attribute[str], object], None]:
-    def check(instance: object, attribute: attrs.Attribute[str], value: object) -> None:
+def _text(low: int, high: int) -> Validator:
+    def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if not isinstance(value, str) or not low <= len(value) <= high:
             wanted = f"{low} to {high} characters" if low else f"at most {high} characters"
             raise _wrong(instance, attribute.name, f"text of {wanted}", value)
@@ -54,9 +55,7 @@ def _text(low: int, high: int) -> Callable[[object, attrs.Attribute[str], object
     return check
 
 
-def _seconds(
-    low: float, high: float = math.inf, *, optional: bool = False
-) -> Callable[[object, attrs.Attribute[Any], object], None]:
+def _seconds(low: float, high: float = math.inf, *, optional: bool = False) -> Validator:
     bound = f"seconds from {low:g} to {high:g}" if high < math.inf else f"seconds >= {low:g}"
     wanted = f"{bound}, or None" if optional else bound
 
@@ -69,8 +68,8 @@ def _seconds(
     return check
 
 
-def _whole(low: int, high: int) -> Callable[[object, attrs.Attribute[int], object], None]:
-    def check(instance: object, attribute: attrs.Attribute[int], value: object) -> None:
+def _whole(low: int, high: int) -> Validator:
+    def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise _wrong(instance, attribute.name, f"a whole number from {low} to {high}", value)
 
@@ -106,24 +105,27 @@ class MailboxSettings:
     capacity: int = attrs.field(default=1000, validator=_whole(1, 1_000_000))
 
 
+def _instance(cls: type | tuple[type, ...], wanted: str) -> Validator:
+    def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not isinstance(value, cls):
+            raise _wrong(instance, attribute.name, wanted, value)
+
+    return check
+
+
 @attrs.frozen(kw_only=True, eq=False)
 class Trigger:
     """What fires by itself, and when: keyword arguments, or a message, by a schedule."""
 
     title: str = attrs.field(validator=_text(1, 300))
-    schedule: Interval | Cron = attrs.field()
+    schedule: Interval | Cron = attrs.field(validator=_instance((Interval, Cron), "an Interval or a Cron"))
     description: str = attrs.field(default="", validator=_text(0, 1000))
     kwargs: Mapping[str, Json] | None = None
     message: object = None
-    is_catchup: bool = True
+    is_catchup: bool = attrs.field(default=True, validator=_instance(bool, "True or False"))
     lifetime: float | None = attrs.field(default=None, validator=_seconds(0, optional=True))
     status_check_interval: float = attrs.field(default=60.0, validator=_seconds(0.1, 3600))
     status_cache_ttl: float | None = attrs.field(default=5.0, validator=_seconds(0, optional=True))
-
-    @schedule.validator
-    def _schedule_is_one(self, attribute: attrs.Attribute[Any], value: object) -> None:
-        if not isinstance(value, (Interval, Cron)):
-            raise _wrong(self, attribute.name, "an Interval or a Cron", value)
 
     def __attrs_post_init__(self) -> None:
         if self.kwargs is not None and self.message is not None:
@@ -134,12 +136,57 @@ class Trigger:
         return identity(self.title)
 
 
-def _sources(value: object) -> object:
-    return frozenset(value) if isinstance(value, Iterable) and not isinstance(value, (str, bytes)) else value  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+# What a converter cannot convert it leaves as it is, for the validator to refuse.
 
 
-def _as_tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, (list, tuple)) else value  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+def _as_set(value: Iterable[str]) -> frozenset[str]:
+    given: Any = value
+    # A text is an iterable of its letters, which nobody means.
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        return cast("Any", given)
+    return frozenset(value)
+
+
+def _as_triggers(value: Sequence[Trigger]) -> tuple[Trigger, ...]:
+    return tuple(value) if isinstance(value, list) else cast("Any", value)
+
+
+def _as_layers(value: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, list) else cast("Any", value)
+
+
+def _sources_are_streams(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, frozenset):
+        raise _wrong(instance, attribute.name, "a set of names, such as {'orders'}", value)
+    names = cast("frozenset[object]", value)
+    if len(names) > 100:
+        raise SettingsError(f"Settings.sources wants at most 100 names, got {len(names)}")
+    for name in names:
+        if not isinstance(name, str) or not SOURCE.fullmatch(name) or len(name) > 300:
+            raise _wrong(instance, attribute.name, "names of 1 to 300 characters out of a-z A-Z 0-9 _ - :", name)
+
+
+def _all_in(value: object, test: Callable[[object], bool]) -> bool:
+    return isinstance(value, tuple) and all(test(element) for element in cast("tuple[object, ...]", value))
+
+
+def _triggers_differ(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not _all_in(value, lambda trigger: isinstance(trigger, Trigger)):
+        raise _wrong(instance, attribute.name, "a list of Trigger", value)
+    titles = [trigger.title for trigger in cast("tuple[Trigger, ...]", value)]
+    for title in titles:
+        if titles.count(title) > 1:
+            raise SettingsError(f"Settings.triggers wants unique titles, got {title!r} {titles.count(title)} times")
+
+
+def _failure_is_known(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value not in (None, "resume", "restart", "stop", "escalate"):
+        raise _wrong(instance, attribute.name, "'resume', 'restart', 'stop', 'escalate' or None", value)
+
+
+def _layers_are_callable(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not _all_in(value, callable):
+        raise _wrong(instance, attribute.name, "a list of callables", value)
 
 
 @attrs.define(frozen=True, kw_only=True, slots=False, eq=False)
@@ -155,69 +202,26 @@ class Settings:
 
     title: str = attrs.field(validator=_text(1, 300))
     description: str = attrs.field(default="", validator=_text(0, 1000))
-    sources: frozenset[str] = attrs.field(default=frozenset(), converter=_sources)
+    sources: frozenset[str] = attrs.field(factory=frozenset[str], converter=_as_set, validator=_sources_are_streams)
     execution_timeout: float = attrs.field(default=180.0, validator=_seconds(0.1, 86_400))
     concurrency: int = attrs.field(default=1, validator=_whole(1, 100_000))
     status_check_interval: float = attrs.field(default=60.0, validator=_seconds(0.1, 3600))
     status_cache_ttl: float | None = attrs.field(default=5.0, validator=_seconds(0, optional=True))
-    event_settings: EventSettings = attrs.field(factory=EventSettings)
-    triggers: tuple[Trigger, ...] = attrs.field(default=(), converter=_as_tuple)
-    retry: RetryPolicy = attrs.field(factory=RetryPolicy)
-    middleware: tuple[Any, ...] = attrs.field(default=(), converter=_as_tuple)
-    priority: Priority = attrs.field(default=Priority.NORMAL)
+    event_settings: EventSettings = attrs.field(
+        factory=EventSettings, validator=_instance(EventSettings, "an EventSettings")
+    )
+    triggers: tuple[Trigger, ...] = attrs.field(default=(), converter=_as_triggers, validator=_triggers_differ)
+    retry: RetryPolicy = attrs.field(
+        factory=RetryPolicy, validator=_instance(RetryPolicy, "a RetryPolicy, such as RetryPolicy(attempts=5)")
+    )
+    middleware: tuple[Any, ...] = attrs.field(default=(), converter=_as_layers, validator=_layers_are_callable)
+    priority: Priority = attrs.field(default=Priority.NORMAL, validator=_instance(Priority, "a Priority"))
     results_ttl: float = attrs.field(default=86_400.0, validator=_seconds(1, 31_536_000))
-    mailbox: MailboxSettings = attrs.field(factory=MailboxSettings)
-    on_failure: OnFailure | None = attrs.field(default=None)
+    mailbox: MailboxSettings = attrs.field(
+        factory=MailboxSettings, validator=_instance(MailboxSettings, "a MailboxSettings")
+    )
+    on_failure: OnFailure | None = attrs.field(default=None, validator=_failure_is_known)
     max_crashes: int = attrs.field(default=3, validator=_whole(0, 1_000_000))
-
-    @sources.validator
-    def _sources_are_streams(self, attribute: attrs.Attribute[Any], value: object) -> None:
-        if not isinstance(value, frozenset):
-            raise _wrong(self, attribute.name, "a set of names, such as {'orders'}", value)
-        if len(value) > 100:  # pyright: ignore[reportUnknownArgumentType]
-            raise SettingsError(f"Settings.sources wants at most 100 names, got {len(value)}")  # pyright: ignore[reportUnknownArgumentType]
-        for source in value:  # pyright: ignore[reportUnknownVariableType]
-            if not isinstance(source, str) or not SOURCE.fullmatch(source) or len(source) > 300:
-                raise _wrong(self, "sources", "names of 1 to 300 characters out of a-z A-Z 0-9 _ - :", source)  # pyright: ignore[reportUnknownArgumentType]
-
-    @triggers.validator
-    def _triggers_differ(self, attribute: attrs.Attribute[Any], value: object) -> None:
-        if not isinstance(value, tuple) or not all(isinstance(trigger, Trigger) for trigger in value):  # pyright: ignore[reportUnknownVariableType]
-            raise _wrong(self, attribute.name, "a list of Trigger", value)  # pyright: ignore[reportUnknownArgumentType]
-        titles: list[str] = [trigger.title for trigger in value]  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-        for title in titles:
-            if titles.count(title) > 1:
-                raise SettingsError(f"Settings.triggers wants unique titles, got {title!r} {titles.count(title)} times")
-
-    @event_settings.validator
-    def _event_settings_are(self, attribute: attrs.Attribute[Any], value: object) -> None:
-        if not isinstance(value, EventSettings):
-            raise _wrong(self, attribute.name, "an EventSettings", value)
-
-    @retry.validator
-    def _retry_is_a_policy(self, attribute: attrs.Attribute[Any], value: object) -> None:
-        if not isinstance(value, RetryPolicy):
-            raise _wrong(self, attribute.name, "a RetryPolicy, such as RetryPolicy(attempts=5)", value)
-
-    @mailbox.validator
-    def _mailbox_is(self, attribute: attrs.Attribute[Any], value: object) -> None:
-        if not isinstance(value, MailboxSettings):
-            raise _wrong(self, attribute.name, "a MailboxSettings", value)
-
-    @priority.validator
-    def _priority_is(self, attribute: attrs.Attribute[Any], value: object) -> None:
-        if not isinstance(value, Priority):
-            raise _wrong(self, attribute.name, "a Priority", value)
-
-    @on_failure.validator
-    def _on_failure_is_known(self, attribute: attrs.Attribute[Any], value: object) -> None:
-        if value not in (None, "resume", "restart", "stop", "escalate"):
-            raise _wrong(self, attribute.name, "'resume', 'restart', 'stop', 'escalate' or None", value)
-
-    @middleware.validator
-    def _middleware_is_callable(self, attribute: attrs.Attribute[Any], value: object) -> None:
-        if not isinstance(value, tuple) or not all(callable(layer) for layer in value):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-            raise _wrong(self, attribute.name, "a list of callables", value)  # pyright: ignore[reportUnknownArgumentType]
 
     @cached_property
     def id(self) -> str:

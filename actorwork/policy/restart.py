@@ -13,22 +13,22 @@ import attrs
 from actorwork.errors import SettingsError
 
 
+def _countable(_: object, __: attrs.Attribute[int], value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise SettingsError(f"Intensity.restarts wants a whole number >= 0, got {value!r}")
+
+
+def _positive(_: object, __: attrs.Attribute[float], value: object) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
+        raise SettingsError(f"Intensity.period wants seconds > 0, got {value!r}")
+
+
 @attrs.frozen(kw_only=True)
 class Intensity:
     """At most `restarts` restarts within `period` seconds, for all children of a supervisor together."""
 
-    restarts: int = attrs.field(default=3)
-    period: float = attrs.field(default=5.0)
-
-    @restarts.validator
-    def _restarts_are_countable(self, _: attrs.Attribute[int], value: object) -> None:
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise SettingsError(f"Intensity.restarts wants a whole number >= 0, got {value!r}")
-
-    @period.validator
-    def _period_is_positive(self, _: attrs.Attribute[float], value: float) -> None:
-        if not value > 0:
-            raise SettingsError(f"Intensity.period wants seconds > 0, got {value!r}")
+    restarts: int = attrs.field(default=3, validator=_countable)
+    period: float = attrs.field(default=5.0, validator=_positive)
 
 
 @attrs.frozen

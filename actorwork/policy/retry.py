@@ -11,8 +11,9 @@ The jitter is taken off after the cap, so the cap is never exceeded and a crowd 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import attrs
 
@@ -30,9 +31,31 @@ class Backoff(Protocol):
         ...
 
 
-def _not_negative(instance: object, attribute: attrs.Attribute[float], value: float) -> None:
-    if not 0 <= value < float("inf"):
-        raise SettingsError(f"{type(instance).__name__}.{attribute.name} wants finite seconds >= 0, got {value!r}")
+Validator: TypeAlias = "Callable[[object, attrs.Attribute[float], object], None]"
+
+
+def _number(low: float, high: float, wanted: str) -> Validator:
+    def check(instance: object, attribute: attrs.Attribute[float], value: object) -> None:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+            raise SettingsError(f"{type(instance).__name__}.{attribute.name} wants {wanted}, got {value!r}")
+
+    return check
+
+
+_not_negative: Final = _number(0, sys.float_info.max, "finite seconds >= 0")
+
+
+def _attempts(_: object, __: attrs.Attribute[int], value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1_000_000:
+        raise SettingsError(f"RetryPolicy.attempts wants a whole number from 1 to 1000000, got {value!r}")
+
+
+def _can_delay(_: object, __: attrs.Attribute[Backoff], value: object) -> None:
+    if not callable(getattr(value, "delay", None)):
+        raise SettingsError(
+            f"RetryPolicy.backoff wants Fixed, Linear, Exponential, Uniform or an object with delay(failures, dice),"
+            f" got {value!r}"
+        )
 
 
 @attrs.frozen(kw_only=True)
@@ -58,22 +81,12 @@ class Linear:
 
 @attrs.frozen(kw_only=True)
 class Exponential:
-    """`factor` times as long after every failure, from `base` to `cap` seconds, less a random part up to `jitter` of it."""
+    """`factor` times as long after every failure, from `base` to `cap` seconds, less up to a `jitter` part of it."""
 
     base: float = attrs.field(default=1.0, validator=_not_negative)
-    factor: float = attrs.field(default=2.0)
+    factor: float = attrs.field(default=2.0, validator=_number(1, 100, "1 to 100"))
     cap: float = attrs.field(default=300.0, validator=_not_negative)
-    jitter: float = attrs.field(default=0.5)
-
-    @factor.validator
-    def _factor_grows(self, _: attrs.Attribute[float], value: float) -> None:
-        if not 1 <= value <= 100:
-            raise SettingsError(f"Exponential.factor wants 1 to 100, got {value!r}")
-
-    @jitter.validator
-    def _jitter_is_a_part(self, _: attrs.Attribute[float], value: float) -> None:
-        if not 0 <= value <= 1:
-            raise SettingsError(f"Exponential.jitter wants a part from 0 to 1, got {value!r}")
+    jitter: float = attrs.field(default=0.5, validator=_number(0, 1, "a part from 0 to 1"))
 
     def delay(self, failures: int, dice: Dice) -> float:
         try:
@@ -105,10 +118,5 @@ class RetryPolicy:
     `attempts=1`, the default, means that the first error fails the message.
     """
 
-    attempts: int = attrs.field(default=1)
-    backoff: Backoff = attrs.field(factory=Exponential)
-
-    @attempts.validator
-    def _attempts_are_countable(self, _: attrs.Attribute[int], value: object) -> None:
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1_000_000:
-            raise SettingsError(f"RetryPolicy.attempts wants a whole number from 1 to 1000000, got {value!r}")
+    attempts: int = attrs.field(default=1, validator=_attempts)
+    backoff: Backoff = attrs.field(factory=Exponential, validator=_can_delay)
