@@ -62,6 +62,7 @@ class LogSink:
             events.BrokerTrouble: self._broker_trouble,
             events.ActorStarted: self._actor_started,
             events.ActorExited: self._actor_exited,
+            events.ActorTrouble: self._actor_trouble,
             events.ActorRestarting: self._actor_restarting,
             events.GaveUp: self._gave_up,
             events.Overdue: self._overdue,
@@ -304,6 +305,18 @@ class LogSink:
                 **who,
                 error=error,
             )
+
+    def _actor_trouble(self, event: events.ActorTrouble) -> None:
+        error = _error_in_words(event.error)
+        self._say(
+            logging.ERROR,
+            "the %s of %s failed (%s): it ends all the same",
+            (event.doing, event.title, error),
+            raised=event.error,
+            actor_id=event.actor_id,
+            actor=event.title,
+            error=error,
+        )
 
     def _actor_restarting(self, event: events.ActorRestarting) -> None:
         why: dict[str, Any] = {} if event.error is None else {"error": _error_in_words(event.error)}
