@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import sys
 from collections.abc import Callable
-from inspect import isfunction
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
@@ -51,6 +51,10 @@ def load_tree(spec: str) -> Any:
     """Return the tree that `MODULE:TREE` names: an actor class, a tree, a list of these, or what a function returns."""
     module, found = load(spec)
     if callable(found) and not isinstance(found, type) and is_function(found):
+        try:
+            inspect.signature(found).bind()
+        except TypeError:
+            raise click.UsageError(f"{spec} wants parameters, and nobody gives it any") from None
         found = found()
     if isinstance(found, ModuleType) or not is_tree(found):
         raise click.UsageError(
@@ -101,6 +105,6 @@ def offers(module: ModuleType) -> str:
         for name, value in vars(module).items()
         if not name.startswith("_")
         and not isinstance(value, ModuleType)
-        and (is_tree(value) or (isfunction(value) and value.__module__ == module.__name__))
+        and (is_tree(value) or (inspect.isfunction(value) and value.__module__ == module.__name__))
     ]
     return ", ".join(repr(name) for name in fitting) or "nothing that would fit"

@@ -47,7 +47,7 @@ def target_of(name: str, kind: Literal["actor", "source"] | None) -> Target:
         raise click.UsageError(f"a source is 1 to 300 characters out of a-z A-Z 0-9 _ - :, got {name!r}")
     if kind == "source" or (kind is None and is_source and not name.startswith("actor:")):
         return Target(name, f"the source {name!r}")
-    title = name.removeprefix("actor:") if kind is None else name
+    title = name.removeprefix("actor:")
     if title == name and SPEC.fullmatch(name):
         actor = load_actor(name)
         settings = actor.settings

@@ -161,7 +161,6 @@ EVERY_EVENT: list[tuple[events.Event, str, str]] = [
         "ERROR",
         "shutdown of greeter failed (OSError",
     ),
-    (events.ActorTrouble("ac70", "greeter", "shutdown", OSError("disk")), "ERROR", "shutdown of greeter failed (OSErr"),
     (events.ActorRestarting("ac70", "greeter", 2, OSError("disk")), "WARNING", "started again after OSError: disk"),
     (events.ActorRestarting("ac70", "greeter", 2, None), "WARNING", "started again (restart 2)"),
     (events.GaveUp("ac70", "greeter", 4, 5.0), "ERROR", "(4 restarts within 5 s"),

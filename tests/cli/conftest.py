@@ -1,0 +1,124 @@
+"""A command line at an embedded broker of its own, in a directory of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+from click.testing import CliRunner, Result
+
+from actorwork.abc import Broker
+from actorwork.cli.commands import actorwork
+from actorwork.runtime.brokers import open_broker
+
+HOUSE = Path(__file__).parents[2]
+
+SHOP = """
+import trio
+import attrs
+from actorwork.actors.actor import Actor
+from actorwork.actors.handlers import receive
+from actorwork.message import Message
+from actorwork.settings import Settings
+
+
+@attrs.frozen
+class Order(Message["Till", None]):
+    number: int
+
+
+class Till(Actor):
+    settings = Settings(title="till", sources={"orders"})
+
+    @receive
+    async def take(self, message: Order) -> None:
+        if message.number < 0:
+            raise ValueError(f"no order has the number {message.number}")
+        print("took", message.number, flush=True)
+
+    @receive
+    async def wait(self, *, seconds: float) -> None:
+        print("waiting", flush=True)
+        try:
+            await trio.sleep(seconds)
+        finally:
+            print("waited", flush=True)
+
+
+class Broken(Actor):
+    settings = Settings(title="broken")
+
+    async def startup(self) -> None:
+        raise OSError("no till")
+
+
+def shop():
+    return [Till]
+
+
+def takes_something(what):
+    return [Till]
+
+
+nothing = []
+number = 7
+"""
+
+
+@attrs.frozen
+class Shell:
+    """Runs commands as a user would: in this process, or (where signals matter) in one of their own."""
+
+    folder: Path
+    url: str
+
+    def __call__(self, *arguments: str, input: str | bytes | None = None, code: int = 0) -> Result:
+        runner = CliRunner(env={"ACTORWORK_BROKER": self.url})
+        result = runner.invoke(actorwork, arguments, input=input, auto_envvar_prefix="ACTORWORK")
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == code, result.output
+        return result
+
+    def json(self, *arguments: str, code: int = 0, input: str | None = None) -> Any:
+        return json.loads(self(*arguments, "--json", code=code, input=input).stdout)
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "actorwork", *arguments],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(HOUSE), "ACTORWORK_BROKER": self.url, **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def at_broker(self, act: Callable[[Broker], Any]) -> Any:
+        async def run() -> Any:
+            async with open_broker(self.url) as broker:
+                return await act(broker)
+
+        return trio.run(run)
+
+    def backlog(self, source: str) -> int:
+        found: int = self.at_broker(lambda broker: broker.backlog(source))
+        return found
+
+
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    (tmp_path / "shop.py").write_text(SHOP)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    # Every test has a module `shop` of its own, which must not be the one of the test before.
+    monkeypatch.delitem(sys.modules, "shop", raising=False)
+    for name in [name for name in os.environ if name.startswith("ACTORWORK_")]:
+        monkeypatch.delenv(name)
+    return Shell(tmp_path, f"sqlite:///{tmp_path}/messages.db")

@@ -1,0 +1,101 @@
+"""The command as a whole: help, version, the missing extra, what is imported when, durations, doctor."""
+
+import math
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+import pytest
+
+from actorwork.abc import Finding
+from actorwork.cli import doctor
+from actorwork.cli.durations import seconds
+
+from .conftest import HOUSE, Shell
+
+
+def python(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program], cwd=HOUSE, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["run"], ["send"], ["dead"], ["dead", "ls"], ["dead", "replay"], ["dead", "drop"], ["doctor"]]
+)
+def test_every_command_has_help(shell: Shell, command: list[str]):
+    assert "Usage: " in shell(*command, "--help").stdout
+
+
+def test_the_version_is_that_of_the_package(shell: Shell):
+    try:
+        known = version("actorwork")
+    except PackageNotFoundError:
+        pytest.skip("not installed")
+    assert shell("--version").stdout == f"actorwork {known}\n"
+
+
+def test_an_unknown_command_is_wrong_usage(shell: Shell):
+    assert "No such command" in shell("fly", code=2).stderr
+
+
+def test_without_the_extra_it_says_which_one_is_missing():
+    done = python(
+        "import sys, importlib.util as util\n"
+        "find = util.find_spec\n"
+        "util.find_spec = lambda name, *rest: None if name in ('click', 'rich') else find(name, *rest)\n"
+        "from actorwork.cli import main\n"
+        "main()"
+    )
+    assert done.returncode == 2
+    assert "needs click and rich, from the extra 'cli'" in done.stderr
+    assert 'pip install "actorwork[cli]"' in done.stderr
+
+
+def test_the_library_never_imports_what_the_extra_brings():
+    done = python("import sys, actorwork, actorwork.cli; print({'click', 'rich'} & set(sys.modules) or 'none')")
+    assert done.stdout == "none\n", done.stderr
+
+
+def test_help_imports_no_broker():
+    done = python(
+        "import sys, actorwork.cli.commands\nprint({'rich.table', 'redis', 'sqlite3'} & set(sys.modules) or 'none')"
+    )
+    assert done.stdout == "none\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "length"),
+    [("250ms", 0.25), ("30s", 30), ("5m", 300), ("1h30m", 5400), ("1.5s", 1.5), ("2d", 172_800), ("inf", math.inf)],
+)
+def test_durations_are_written_with_their_unit(text: str, length: float):
+    assert seconds(text) == length
+
+
+@pytest.mark.parametrize("text", ["", "30", "1.5", "s", "-1s", "1 s", "1s foo", "nan", "5 minutes", "1sm"])
+def test_what_is_no_duration_is_refused(text: str):
+    with pytest.raises(ValueError, match="is no duration like"):
+        seconds(text)
+
+
+def test_doctor_looks_at_the_broker(shell: Shell):
+    found = shell.json("doctor")
+    assert all(set(finding) == {"subject", "level", "text", "advice"} for finding in found)
+    assert {finding["level"] for finding in found} <= {"ok", "warning"}
+
+
+def test_doctor_says_what_to_do_and_fails_where_there_is_an_error(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    findings = [Finding("clock", "ok", "in step"), Finding("eviction", "error", "streams are evicted", "CONFIG SET it")]
+
+    def found(*_: object) -> list[Finding]:
+        return findings
+
+    monkeypatch.setattr(doctor, "_findings", found)
+    told = shell("doctor", code=1).stdout
+    assert told == "ok      clock: in step\nerror   eviction: streams are evicted\n        do: CONFIG SET it\n"
+
+
+def test_a_broker_that_cannot_be_reached_is_a_finding(shell: Shell):
+    (found,) = shell.json("doctor", "--broker", f"unix://{shell.folder}/nobody.sock", "--timeout", "300ms", code=1)
+    assert (found["subject"], found["level"]) == ("connection", "error")
+    assert "--broker" in found["advice"]

@@ -1,0 +1,128 @@
+"""`actorwork run`: finding the tree, running it, and how it ends, in processes of their own."""
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .conftest import Shell
+
+
+def lines_until(process: subprocess.Popen[str], part: str) -> list[str]:
+    """Read a node's output up to the line that holds `part`."""
+    assert process.stdout is not None
+    lines: list[str] = []
+    for line in process.stdout:
+        lines.append(line)
+        if part in line:
+            return lines
+    raise AssertionError(f"no line holds {part!r}: {lines} {process.stderr and process.stderr.read()}")
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Wait for a node's end; return its exit code and what it logged."""
+    _, logs = process.communicate(timeout=30)
+    return process.returncode, logs
+
+
+@pytest.mark.parametrize("tree", ["shop:Till", "shop:shop"])
+def test_a_tree_runs_until_it_is_told_to_stop(shell: Shell, tree: str):
+    shell("send", "orders", '{"number": 17}', "--type", "Order")
+    with shell.start("run", tree) as process:
+        lines_until(process, "took 17")
+        process.terminate()
+        code, logs = ended(process)
+    assert code == 0, logs
+    assert "till is up" in logs
+    assert "the node stopped cleanly" in logs
+    assert shell.backlog("orders") == 0
+
+
+def test_what_is_in_hand_is_finished_at_the_first_signal(shell: Shell):
+    shell("send", "orders", '{"seconds": 0.3}')
+    with shell.start("run", "shop:Till") as process:
+        lines_until(process, "waiting")
+        process.send_signal(signal.SIGINT)
+        code, logs = ended(process)
+    assert code == 0, logs
+    assert shell.backlog("orders") == 0
+
+
+def test_the_second_signal_is_more_urgent_and_hands_the_message_back(shell: Shell):
+    shell("send", "orders", '{"seconds": 60}')
+    with shell.start("run", "shop:Till") as process:
+        lines_until(process, "waiting")
+        process.terminate()
+        process.terminate()
+        lines_until(process, "waited")
+        code, logs = ended(process)
+    assert code == 3, logs
+    assert shell.backlog("orders") == 1
+    assert shell.json("dead", "ls") == []
+
+
+def test_a_tree_that_does_not_start_is_a_failure(shell: Shell):
+    with shell.start("run", "shop:Broken") as process:
+        code, logs = ended(process)
+    assert code == 1, logs
+    assert "OSError: no till" in logs
+
+
+def test_logs_can_be_json(shell: Shell):
+    shell("send", "orders", '{"number": -1}', "--type", "Order")
+    shell("send", "orders", '{"number": 1}', "--type", "Order")
+    with shell.start("run", "shop:Till", ACTORWORK_LOG_FORMAT="json", ACTORWORK_LOG_LEVEL="WARNING") as process:
+        lines_until(process, "took 1")
+        process.terminate()
+        code, logs = ended(process)
+    assert code == 0, logs
+    (line,) = [json.loads(line) for line in logs.splitlines()]
+    assert line["level"] == "ERROR"
+    assert line["error"] == "ValueError: no order has the number -1"
+    assert {"node_id", "actor_id", "message_id", "attempt", "time", "traceback"} <= set(line)
+
+
+@pytest.mark.parametrize(
+    ("tree", "complaint"),
+    [
+        ("shop", "'shop' is not of the form MODULE:NAME"),
+        ("shop:Tilt", "the module 'shop' has no 'Tilt'; it has 'Till', 'Broken', 'shop', 'takes_something'"),
+        ("shop:Order", "shop:Order is the class Order, and no tree"),
+        ("shop:nothing", "shop:nothing is an empty list, and no tree"),
+        ("shop:number", "shop:number is of the type int, and no tree"),
+        ("shop:takes_something", "shop:takes_something wants parameters"),
+        ("show:Till", "no module named 'show', looked for in "),
+        ("shop.till:Till", "no module named 'shop.till'"),
+    ],
+)
+def test_a_tree_that_is_none_says_what_was_found(shell: Shell, tree: str, complaint: str):
+    assert complaint in shell("run", tree, code=2).stderr.replace("\n", " ")
+
+
+def test_an_error_in_the_users_module_is_shown_as_python_does(shell: Shell):
+    (shell.folder / "spoiled.py").write_text("import nowhere_at_all\n")
+    with pytest.raises(ModuleNotFoundError, match="nowhere_at_all"):
+        shell("run", "spoiled:tree")
+
+
+@pytest.mark.parametrize(
+    "option", [["--lease", "10"], ["--lease", "10ms"], ["--grace", "soon"], ["--log-level", "LOUD"]]
+)
+def test_options_out_of_bounds_are_wrong_usage(shell: Shell, option: list[str]):
+    assert "Invalid value for" in shell("run", "shop:Till", *option, code=2).stderr
+
+
+def test_an_environment_variable_stands_for_an_option(shell: Shell):
+    with shell.start("run", "shop:Till", ACTORWORK_LEASE="10") as process:
+        code, logs = ended(process)
+    assert code == 2
+    assert "did you mean 10s?" in logs
+
+
+def test_a_module_is_found_in_the_current_directory(shell: Shell, tmp_path: Path):
+    with shell.start("run", "shop:Tilt") as process:
+        code, logs = ended(process)
+    assert code == 2
+    assert "the module 'shop' has no 'Tilt'" in logs.replace("\n", " ")

@@ -1,0 +1,170 @@
+"""`actorwork send`: where a message goes, and what becomes of a file with bad lines."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from actorwork.settings import default_source, identity
+
+from .conftest import Shell
+
+TILL = default_source(identity("till"))
+
+
+def test_a_message_goes_to_a_source(shell: Shell):
+    assert re.fullmatch(r"sent message [0-9a-f]{16}-0 to the source 'orders'\n", shell("send", "orders", "{}").stdout)
+    assert shell.backlog("orders") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "source"),
+    [
+        (["orders"], "orders"),
+        (["orders:eu-1_x"], "orders:eu-1_x"),
+        (["till"], "till"),
+        (["till", "--actor"], TILL),
+        (["actor:till"], TILL),
+        (["actor:till", "--source"], "actor:till"),
+        (["actor:till", "--actor"], TILL),
+        (["the till"], default_source(identity("the till"))),
+        (["actor:shop:Till"], default_source(identity("shop:Till"))),
+        (["shop:Till", "--actor"], TILL),
+        (["shop:Till"], "shop:Till"),
+        (["ünder"], default_source(identity("ünder"))),
+    ],
+)
+def test_a_name_is_read_by_the_rule_that_help_states(shell: Shell, arguments: list[str], source: str):
+    assert shell.json("send", *arguments, '{"seconds": 1}')["source"] == source
+    assert shell.backlog(source) == 1
+
+
+def test_a_class_with_a_dot_needs_no_flag(shell: Shell):
+    (shell.folder / "branch").mkdir()
+    (shell.folder / "branch" / "staff.py").write_text((shell.folder / "shop.py").read_text())
+    assert shell.json("send", "branch.staff:Till", '{"seconds": 1}')["source"] == TILL
+
+
+@pytest.mark.parametrize("name", ["", "orders!", "x" * 301])
+def test_what_is_said_to_be_a_source_has_to_be_one(shell: Shell, name: str):
+    assert "a source is 1 to 300 characters" in shell("send", name, "{}", "--source", code=2).stderr
+
+
+def test_a_message_for_a_class_is_checked_against_its_handlers(shell: Shell):
+    refused = shell("send", "shop:Till", '{"number": "one"}', "--actor", "--type", "Order", code=1)
+    assert refused.stderr == "Error: not a Order: at number: wants a whole number, got 'one'\n"
+    assert shell.backlog(TILL) == 0
+    shell("send", "shop:Till", '{"number": 1}', "--actor", "--type", "Order")
+    assert shell.backlog(TILL) == 1
+
+
+def test_what_is_no_json_is_refused(shell: Shell):
+    assert "the payload is not JSON" in shell("send", "orders", "{number: 1}", code=1).stderr
+    assert shell.backlog("orders") == 0
+
+
+def test_the_same_id_is_kept_once(shell: Shell):
+    assert "sent message 17 to" in shell("send", "orders", "{}", "--id", "17").stdout
+    assert "it is kept once" in shell("send", "orders", "{}", "--id", "17").stdout
+    assert shell.json("send", "orders", "{}", "--id", "17") == {"id": "17", "source": "orders", "new": False}
+    assert shell.backlog("orders") == 1
+
+
+@pytest.mark.parametrize("arguments", [["orders"], ["orders", "{}", "--from", "-"]])
+def test_there_is_one_message_or_one_file(shell: Shell, arguments: list[str]):
+    assert "either one message as JSON, or a file" in shell("send", *arguments, code=2).stderr
+
+
+def test_every_line_of_a_file_is_sent(shell: Shell):
+    file = shell.folder / "orders.ndjson"
+    file.write_text("".join(f'{{"number": {number}}}\n' for number in range(1234)))
+    assert shell("send", "orders", "--from", str(file)).stdout == "sent 1,234 messages to the source 'orders'\n"
+    assert shell.backlog("orders") == 1234
+
+
+BAD = '{"number": 1}\n\n  \nthis is none\n{"number": 2}\r\n{"number": NaN}\n{"number": 3}'
+
+
+def test_bad_lines_are_told_by_number_and_nothing_else_is_lost(shell: Shell):
+    result = shell("send", "orders", "--from", "-", input=BAD, code=1)
+    assert result.stdout == "sent 3 messages to the source 'orders'; left out 2 bad lines\n"
+    assert re.findall(r"^line (\d+): the payload is not JSON", result.stderr, re.MULTILINE) == ["4", "6"]
+    assert shell.backlog("orders") == 3
+
+
+def test_bad_lines_are_told_to_programs(shell: Shell):
+    told = shell.json("send", "orders", "--from", "-", input=BAD, code=1)
+    assert (told["source"], told["sent"], told["new"]) == ("orders", 3, 3)
+    assert [bad["line"] for bad in told["bad"]] == [4, 6]
+
+
+def test_bytes_that_are_no_text_are_a_bad_line(shell: Shell):
+    result = shell("send", "orders", "--from", "-", input=b'\xef\xbb\xbf{"a": 1}\n"\xff"\n', code=1)
+    assert "line 2: the payload is not UTF-8" in result.stderr
+    assert shell.backlog("orders") == 1
+
+
+def test_a_bad_line_cannot_command_the_terminal(shell: Shell):
+    result = shell("send", "orders", "--from", "-", input='[bold]\x1b[2J{"a": 1}\n', code=1)
+    assert "\x1b" not in result.output
+
+
+def test_a_file_sent_again_is_kept_once(shell: Shell):
+    lines = "".join(f"{number}\n" for number in range(600))
+    shell("send", "orders", "--from", "-", "--id", "tuesday", input=lines)
+    again = shell("send", "orders", "--from", "-", "--id", "tuesday", input=f"{lines}600\n")
+    assert again.stdout == "sent 601 messages to the source 'orders', 600 of them were there before\n"
+    assert shell.backlog("orders") == 601
+
+
+def test_a_long_line_arrives_in_whole(shell: Shell):
+    long = json.dumps({"text": "x" * 5_000_000})
+    assert "sent 2 messages" in shell("send", "orders", "--from", "-", input=f"{long}\n1").stdout
+
+
+def test_what_comes_by_a_pipe_is_sent_without_waiting_for_more(shell: Shell):
+    with shell.start("send", "orders", "--from", "-") as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write("1\n2\n")
+        process.stdin.flush()
+        while shell.backlog("orders") < 2:
+            assert process.poll() is None
+        process.stdin.close()
+        assert process.stdout.read() == "sent 2 messages to the source 'orders'\n"
+        assert process.wait(20) == 0
+
+
+def test_an_interrupt_says_how_far_it_came(shell: Shell):
+    with shell.start("send", "orders", "--from", "-", "--id", "tuesday") as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.write("1\n2\n")
+        process.stdin.flush()
+        while shell.backlog("orders") < 2:
+            assert process.poll() is None
+        process.send_signal(2)
+        assert process.wait(20) == 1
+        assert "everything up to line 2 is sent. Sent again with --id tuesday" in process.stderr.read()
+
+
+def test_a_message_may_be_held_back(shell: Shell):
+    shell("send", "orders", "{}", "--delay", "1h")
+    assert "did you mean 30s?" in shell("send", "orders", "{}", "--delay", "30", code=2).stderr
+
+
+def test_a_broker_that_is_away_is_not_waited_for_for_ever(shell: Shell):
+    result = shell(
+        "send", "orders", "{}", "--broker", f"unix://{shell.folder}/nobody.sock", "--timeout", "300ms", code=1
+    )
+    assert "Error: " in result.stderr
+
+
+def test_a_broker_of_no_known_kind_is_refused(shell: Shell):
+    result = shell("send", "orders", "{}", "--broker", "amqp://localhost", code=1)
+    assert "known are redis://" in result.stderr
+
+
+def test_a_file_that_is_not_there_is_wrong_usage(shell: Shell):
+    assert "does not exist" in shell("send", "orders", "--from", str(Path("nowhere.ndjson")), code=2).stderr
