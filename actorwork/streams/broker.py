@@ -1,0 +1,206 @@
+"""The broker at Redis: messages in streams under the users' own names, settled by scripts.
+
+    broker.py       the broker: what a client and a node begin with
+    node.py         one incarnation of a process: lease, intake, settling
+    reader.py       XREADGROUP to inlet            tender.py      what is due, handed back or orphaned
+    shard.py        what those two share           custody.py     what is in hand, and its settlements
+    settler.py      settlements in batches         publisher.py   each message once
+    lease.py        the sign of life               replies.py     where outcomes arrive
+    entries.py      entries and words of ours      keys.py        all names at Redis
+    lua/            what must be atomic            scripts.py     its texts
+    dead_letters.py, diagnosis.py                  for people
+
+One server, or a primary with replicas. On Redis Cluster a source and its keys share a slot, but a lease and messages
+for other sources do not: that is not supported yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+from actorwork.abc import Broker, EventSink, Finding, Subscription
+from actorwork.errors import BrokerError
+from actorwork.events import BrokerBack, BrokerLost, BrokerTrouble
+from actorwork.message import Envelope, Outcome
+from actorwork.streams import diagnosis, entries, keys, scripts
+from actorwork.streams.client import Client, ConnectionEvent, Lost, open_client
+from actorwork.streams.connection import Address
+from actorwork.streams.dead_letters import RedisDeadLetters
+from actorwork.streams.node import RedisNode
+from actorwork.streams.publisher import Publisher
+from actorwork.streams.redis_py import RedisError
+from actorwork.streams.replies import RedisReplies
+
+
+@asynccontextmanager
+async def open_broker(url: str, *, emit: EventSink, allow_eviction: bool = False) -> AsyncGenerator[RedisBroker]:
+    """Connect to Redis and look whether it can be trusted with messages. Waits for a server that is not there.
+
+    Raises `BrokerError` for a server that is too old, and for one that evicts streams (`allow_eviction`
+    makes that a warning).
+    """
+    replies: dict[bytes, RedisReplies] = {}
+
+    def on_push(message: list[Any]) -> None:
+        if message[0] == b"message" and (place := replies.get(message[1])) is not None:
+            place.take(message[2])
+
+    def on_event(event: ConnectionEvent) -> None:
+        if isinstance(event, Lost):
+            emit(BrokerLost(str(event.error), event.retry_in))
+            return
+        emit(BrokerBack(event.url))
+        for place in replies.values():
+            place.look_now()
+
+    async with open_client(url, name="actorwork", scripts=scripts.ALL, on_push=on_push, on_event=on_event) as client:
+        await client.wait_connected()
+        _refuse_what_loses_messages(await _first_findings(client), emit, allow_eviction=allow_eviction)
+        yield RedisBroker(client, Address.parse(url), replies, emit)
+
+
+class RedisBroker(Broker):
+    """Made by `open_broker`."""
+
+    def __init__(self, client: Client, address: Address, replies: dict[bytes, RedisReplies], emit: EventSink) -> None:
+        self._client = client
+        self._address = address
+        self._replies = replies
+        self._emit = emit
+        self._publisher = Publisher(client)
+        self._dead_letters = RedisDeadLetters(client)
+        self._nodes: list[RedisNode] = []
+
+    def __repr__(self) -> str:
+        return f"<RedisBroker at {self.url}>"
+
+    @property
+    def url(self) -> str:
+        return self._address.url
+
+    @property
+    def client(self) -> Client:
+        """The connection, for what nothing here offers."""
+        return self._client
+
+    @property
+    def dead_letters(self) -> RedisDeadLetters:
+        return self._dead_letters
+
+    def statistics(self) -> dict[str, int]:
+        statistics = self._client.statistics()
+        return {
+            "connections": statistics.generation,
+            "in_flight": statistics.in_flight,
+            "bytes_sent": statistics.bytes_sent,
+            "bytes_received": statistics.bytes_received,
+        }
+
+    async def publish(self, envelopes: Sequence[Envelope]) -> int:
+        """Keep messages; return how many were new (0, if that became known only by asking again).
+
+        Order is kept within a source. While Redis is away this waits. Cancelled: any part may have been kept.
+        """
+        new = await self._publisher.publish(envelopes)
+        for node in self._nodes:
+            for envelope in envelopes:
+                if envelope.delay or envelope.at is not None:
+                    # By the clock of the server: `at` is looked up there.
+                    node.attend(envelope.source, envelope.delay if envelope.at is None else 0)
+        return new
+
+    @asynccontextmanager
+    async def open_node(
+        self, subscriptions: Sequence[Subscription], *, lease: float, emit: EventSink
+    ) -> AsyncGenerator[RedisNode]:
+        raised: BaseException | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                settling: trio.Nursery = await nursery.start(_keep_settling)
+                node = RedisNode(
+                    self._client, self._address, subscriptions, lease=lease, emit=emit, begin_settling=settling
+                )
+                try:
+                    try:
+                        await node.begin()
+                        nursery.start_soon(node.run_intake)
+                        self._nodes.append(node)
+                        yield node
+                    except BaseException as error:  # noqa: BLE001 - raised again below, outside the nursery
+                        raised = error
+                finally:
+                    if node in self._nodes:
+                        self._nodes.remove(node)
+                    await node.end()
+                    settling.cancel_scope.cancel()
+        except trio.Cancelled:
+            if raised is None:
+                raise
+        if raised is not None:
+            raise raised
+
+    @asynccontextmanager
+    async def open_replies(self) -> AsyncGenerator[RedisReplies]:
+        place = RedisReplies(self._client, self._emit)
+        channel = place.address.encode()
+        raised: BaseException | None = None
+        self._replies[channel] = place
+        try:
+            async with trio.open_nursery() as nursery:
+                try:
+                    await self._client.subscribe(channel)
+                    nursery.start_soon(place.run)
+                    yield place
+                except BaseException as error:  # noqa: BLE001 - raised again below, outside the nursery
+                    raised = error
+                nursery.cancel_scope.cancel()
+        except trio.Cancelled:
+            if raised is None:
+                raise
+        finally:
+            del self._replies[channel]
+            with trio.move_on_after(0.5, shield=True):
+                try:
+                    await self._client.unsubscribe(channel)
+                except (RedisError, trio.ClosedResourceError):
+                    pass  # Nobody publishes there any more, and the subscription ends with the connection.
+        if raised is not None:
+            raise raised
+
+    async def find_outcome(self, source: str, message_id: str) -> Outcome | None:
+        key = keys.SourceKeys.of(source).result(message_id)
+        record: bytes | None = await self._client.call("GET", key, idempotent=True)
+        return None if record is None else entries.outcome_from(record)[2]
+
+    async def backlog(self, source: str) -> int:
+        """Return how many are in the stream; what is held back for later does not count."""
+        return await self._client.call("XLEN", source, idempotent=True)
+
+    async def diagnose(self) -> Sequence[Finding]:
+        return await diagnosis.look(self._client)
+
+
+async def _keep_settling(task_status: trio.TaskStatus[trio.Nursery]) -> None:
+    # Shielded: what was handled before a cancellation is settled after it. `open_node` ends it, after a second at most.
+    with trio.CancelScope(shield=True):
+        async with trio.open_nursery() as nursery:
+            task_status.started(nursery)
+            await trio.sleep_forever()
+
+
+async def _first_findings(client: Client) -> Sequence[Finding]:
+    return diagnosis.memory_and_durability(await diagnosis.facts_of(client))
+
+
+def _refuse_what_loses_messages(findings: Sequence[Finding], emit: EventSink, *, allow_eviction: bool) -> None:
+    for finding in findings:
+        if finding.level == "ok":
+            continue
+        if finding.level == "error" and not (allow_eviction and finding.subject == "eviction"):
+            hint = ", or open the broker with allow_eviction=True" if finding.subject == "eviction" else ""
+            raise BrokerError(f"{finding.text}; {finding.advice}{hint}")
+        emit(BrokerTrouble("looking at the server", finding.text, f"going on; {finding.advice}"))

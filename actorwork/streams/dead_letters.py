@@ -1,0 +1,78 @@
+"""The dead letters of all sources: one stream for each, whose entries never change.
+
+Replaying is one script: a letter leaves in the step in which its message enters. Headers are edited here and not there,
+since Lua's JSON would turn empty lists into objects and large numbers into floats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from actorwork.abc import DeadLetters
+from actorwork.message import DeadLetter
+from actorwork.streams import entries, keys, scripts
+from actorwork.streams.client import Client
+
+_PAGE = 500
+
+
+class RedisDeadLetters(DeadLetters):
+    """Reads and moves dead letters."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def __repr__(self) -> str:
+        return f"<RedisDeadLetters at {self._client!r}>"
+
+    async def list(self, source: str | None = None, *, limit: int = 100) -> Sequence[DeadLetter]:
+        letters: list[DeadLetter] = []
+        for name in [source] if source is not None else await self._sources():
+            letters += await self._of(name, limit - len(letters))
+            if len(letters) >= limit:
+                break
+        return letters
+
+    async def get(self, source: str, entry: str) -> DeadLetter | None:
+        key = keys.SourceKeys.of(source).dead
+        found = await self._client.call("XRANGE", key, entry, entry, idempotent=True)
+        return entries.dead_letter_from(source, found[0][0], found[0][1]) if found else None
+
+    async def replay(self, source: str, entries_: Sequence[str]) -> int:
+        """Cancelled, or without an answer: any of them may have been sent; those are no dead letters any more."""
+        of = keys.SourceKeys.of(source)
+        args: list[str] = []
+        for entry in entries_:
+            letter = await self.get(source, entry)
+            if letter is not None:
+                args += (entry, entries.headers_of_replay(letter))
+        count = 0
+        for start in range(0, len(args), 2 * _PAGE):
+            some = args[start : start + 2 * _PAGE]
+            # Sent again after a lost reply it finds no letter, and sends nothing twice.
+            count += await self._client.run_script(scripts.REPLAY, (of.stream, of.dead), some, idempotent=True)
+        return count
+
+    async def drop(self, source: str, entries_: Sequence[str]) -> int:
+        if not entries_:
+            return 0
+        return await self._client.call("XDEL", keys.SourceKeys.of(source).dead, *entries_, idempotent=True)
+
+    async def _sources(self) -> Sequence[str]:
+        found: set[str] = set()
+        cursor: Any = b"0"
+        while True:
+            cursor, names = await self._client.call(
+                "SCAN", cursor, "MATCH", keys.ALL_DEAD, "COUNT", 1000, idempotent=True
+            )
+            found.update(source for name in names if (source := keys.source_of_dead(name)) is not None)
+            if cursor == b"0":
+                return sorted(found)
+
+    async def _of(self, source: str, limit: int) -> Sequence[DeadLetter]:
+        if limit <= 0:
+            return ()
+        key = keys.SourceKeys.of(source).dead
+        found = await self._client.call("XRANGE", key, "-", "+", "COUNT", limit, idempotent=True)
+        return [entries.dead_letter_from(source, entry, fields) for entry, fields in found]

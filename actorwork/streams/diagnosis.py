@@ -1,0 +1,226 @@
+"""Looks at a server as an operator would, and says what to do about each finding.
+
+What would lose messages is an error and keeps a node from starting (`refusal`); what may lose them is a warning. What may
+not be asked (an ACL, a managed server) is a warning too: not knowing is no reason to stand still.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from actorwork.abc import Finding
+from actorwork.streams import keys, scripts
+from actorwork.streams.client import Client, Script
+from actorwork.streams.redis_py import NoPermissionError, RedisError, ResponseError
+
+OLDEST: Final = (6, 2)
+_SKEW: Final = 1.0
+
+# Each is tried on keys that do not exist outside of it: with ACL rules for keys, they stand for what is used.
+_NEEDED: Final = (
+    ("XADD", "publishing"),
+    ("XREADGROUP", "reading"),
+    ("XGROUP", "making groups"),
+    ("XPENDING", "the fence"),
+    ("XACK", "settling"),
+    ("XDEL", "settling"),
+    ("XCLAIM", "taking over from dead nodes"),
+    ("XINFO", "finding dead nodes"),
+    ("XRANGE", "retries and dead letters"),
+    ("XLEN", "the backlog"),
+    ("SET", "leases"),
+    ("GET", "results"),
+    ("DEL", "releasing leases"),
+    ("EXISTS", "finding dead nodes"),
+    ("TYPE", "publishing"),
+    ("SETBIT", "publishing once"),
+    ("EXPIRE", "publishing once"),
+    ("ZADD", "delays"),
+    ("ZREM", "delays"),
+    ("ZRANGE", "delays"),
+    ("ZRANGEBYSCORE", "delays"),
+    ("HSET", "delays"),
+    ("HGET", "delays"),
+    ("HDEL", "delays"),
+    ("TIME", "the common clock"),
+    ("PUBLISH", "replies"),
+    ("SUBSCRIBE", "replies"),
+    ("EVALSHA", "everything"),
+    ("SCRIPT", "everything"),
+    ("SCAN", "listing dead letters"),
+    ("CLIENT", "stopping at once"),
+)
+_ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "XADD": ("{key}", "*", "a", "b"),
+    "XREADGROUP": ("GROUP", "g", "c", "STREAMS", "{key}", ">"),
+    "XGROUP": ("CREATE", "{key}", "g", "0", "MKSTREAM"),
+    "XPENDING": ("{key}", "g"),
+    "XACK": ("{key}", "g", "0-1"),
+    "XDEL": ("{key}", "0-1"),
+    "XCLAIM": ("{key}", "g", "c", "0", "0-1"),
+    "XINFO": ("GROUPS", "{key}"),
+    "XRANGE": ("{key}", "-", "+"),
+    "XLEN": ("{key}",),
+    "SET": ("{key}", "a"),
+    "GET": ("{key}",),
+    "DEL": ("{key}",),
+    "EXISTS": ("{key}",),
+    "TYPE": ("{key}",),
+    "SETBIT": ("{key}", "0", "1"),
+    "EXPIRE": ("{key}", "1"),
+    "ZADD": ("{key}", "1", "a"),
+    "ZREM": ("{key}", "a"),
+    "ZRANGE": ("{key}", "0", "0"),
+    "ZRANGEBYSCORE": ("{key}", "0", "0"),
+    "HSET": ("{key}", "a", "b"),
+    "HGET": ("{key}", "a"),
+    "HDEL": ("{key}", "a"),
+    "TIME": (),
+    "PUBLISH": ("{channel}", "a"),
+    "SUBSCRIBE": ("{channel}",),
+    "EVALSHA": ("0" * 40, "0"),
+    "SCRIPT": ("EXISTS", "0" * 40),
+    "SCAN": ("0",),
+    "CLIENT": ("UNBLOCK", "0"),
+}
+
+
+async def look(client: Client) -> Sequence[Finding]:
+    """Return all findings, the good ones too."""
+    findings: list[Finding] = []
+    facts = await facts_of(client)
+    findings += memory_and_durability(facts)
+    findings.append(await _clock(client))
+    findings += await _permissions(client, facts)
+    findings.append(await _script_runs(client))
+    return findings
+
+
+async def facts_of(client: Client) -> Mapping[str, str] | RedisError:
+    """Return what INFO says, or why it says nothing."""
+    try:
+        text: bytes = await client.call("INFO", idempotent=True)
+    except RedisError as error:
+        return error
+    lines = text.decode(errors="replace").splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line)
+
+
+def memory_and_durability(facts: Mapping[str, str] | RedisError) -> Sequence[Finding]:
+    """Judge what INFO says: version, eviction, append-only file."""
+    if isinstance(facts, RedisError):
+        text = f"INFO is refused ({facts}): version, eviction and durability are not known"
+        return [Finding("server", "warning", text, "allow INFO for this user, or look there yourself")]
+    findings: list[Finding] = []
+    version = facts.get("redis_version", "")
+    number = version_of(version)
+    if number is None:
+        findings.append(Finding("version", "warning", f"the server does not tell a version (got {version!r})"))
+    elif number < OLDEST:
+        text = f"Redis {version}, wanted 6.2 or later"
+        findings.append(Finding("version", "error", text, "upgrade the server"))
+    else:
+        findings.append(Finding("version", "ok", f"Redis {version}"))
+    findings.append(_eviction(facts.get("maxmemory_policy", ""), facts.get("maxmemory", "0")))
+    if facts.get("loading") == "1":
+        findings.append(Finding("loading", "warning", "the server is still loading its data"))
+    if facts.get("role") == "slave":
+        findings.append(Finding("role", "error", "this is a replica: it takes no writes", "connect to the primary"))
+    if facts.get("aof_enabled") == "1":
+        findings.append(Finding("durability", "ok", "the append-only file is on"))
+    elif facts.get("aof_enabled") is not None:
+        text = "the append-only file is off: a server that is killed forgets messages"
+        advice = "CONFIG SET appendonly yes, and the same in redis.conf"
+        findings.append(Finding("durability", "warning", text, advice))
+    return findings
+
+
+def version_of(text: str) -> tuple[int, ...] | None:
+    parts = text.split(".")[:3]
+    return tuple(map(int, parts)) if len(parts) > 1 and all(part.isdecimal() for part in parts) else None
+
+
+def _eviction(policy: str, limit: str) -> Finding:
+    advice = "CONFIG SET maxmemory-policy noeviction, and the same in redis.conf"
+    if policy.startswith("allkeys-"):
+        text = f"maxmemory-policy is {policy}: a full server removes streams, with their groups and all their messages"
+        return Finding("eviction", "error", text, advice)
+    if policy.startswith("volatile-"):
+        text = f"maxmemory-policy is {policy}: a full server removes leases, results and marks of published ids"
+        return Finding("eviction", "warning" if limit != "0" else "ok", text, advice)
+    if not policy:
+        return Finding("eviction", "warning", "the server does not tell its maxmemory-policy", advice)
+    return Finding("eviction", "ok", f"maxmemory-policy is {policy}")
+
+
+async def _clock(client: Client) -> Finding:
+    before = time.time()
+    try:
+        seconds, micros = await client.call("TIME", idempotent=True)
+    except RedisError as error:
+        return Finding("clock", "warning", f"TIME is refused ({error})", "allow TIME: delays need it")
+    after = time.time()
+    there = int(seconds) + int(micros) / 1e6
+    skew = max(before - there, there - after, 0.0)
+    if skew > _SKEW:
+        text = f"the server's clock and this machine's are {skew:.1f} s apart"
+        advice = "run NTP on both; delays and schedules go by the server's clock"
+        return Finding("clock", "warning", text, advice)
+    return Finding("clock", "ok", f"the clocks agree within {max(skew, after - before):.3f} s")
+
+
+async def _permissions(client: Client, facts: Mapping[str, str] | RedisError) -> Sequence[Finding]:
+    """Name each command that this user may not use: by ACL DRYRUN (7.0), else by trying it on a key of its own."""
+    source = f"actorwork-doctor-{uuid.uuid4().hex}"
+    key = f"{keys.prefix(source)}doctor"
+    channel = f"{keys.REPLIES}{source}"
+    calls = [
+        (name, why, [name, *(part.format(key=key, channel=channel) for part in _ARGUMENTS[name])])
+        for name, why in _NEEDED
+    ]
+    missing: list[tuple[str, str]] = []
+    dry = await _dry_run(client, calls)
+    if dry is not None:
+        missing = dry
+    else:
+        if not isinstance(facts, RedisError) and (version_of(facts.get("redis_version", "")) or OLDEST) < OLDEST:
+            return ()
+        # SUBSCRIBE would answer with a push, SCRIPT and EVALSHA are tried by running a script.
+        tried = [call for call in calls if call[0] not in {"SUBSCRIBE", "SCRIPT", "EVALSHA"}]
+        replies = await client.call_many([command for _, _, command in tried] + [["DEL", key]], idempotent=True)
+        missing = [
+            (name, why)
+            for (name, why, _), reply in zip(tried, replies, strict=False)
+            if isinstance(reply, NoPermissionError)
+        ]
+    if not missing:
+        return [Finding("permissions", "ok", "this user may do all that is needed")]
+    return [
+        Finding("permissions", "error", f"this user may not use {name} ({why})", f"ACL SETUSER … +{name.lower()}")
+        for name, why in missing
+    ]
+
+
+async def _dry_run(client: Client, calls: Sequence[tuple[str, str, list[str]]]) -> list[tuple[str, str]] | None:
+    try:
+        user: Any = await client.call("ACL", "WHOAMI", idempotent=True)
+        replies = await client.call_many(
+            [("ACL", "DRYRUN", user, *command) for _, _, command in calls], idempotent=True
+        )
+    except RedisError:
+        return None
+    if any(isinstance(reply, Exception) for reply in replies):
+        return None
+    return [(name, why) for (name, why, _), reply in zip(calls, replies, strict=True) if reply != b"OK"]
+
+
+async def _script_runs(client: Client) -> Finding:
+    try:
+        await client.run_script(Script("doctor", "return 1"), (), (), idempotent=True)
+    except ResponseError as error:
+        advice = "allow EVALSHA and SCRIPT LOAD: settlements are scripts"
+        return Finding("scripts", "error", f"scripts do not run ({error})", advice)
+    return Finding("scripts", "ok", f"{len(scripts.ALL)} scripts can be run")

@@ -1,0 +1,239 @@
+"""What an entry of a stream says, both ways.
+
+    field     ours                                     a foreign producer's (no `data`)
+    data      the message, JSON                        –
+    type      its wire name, optional                  –
+    id        the message's id                         actorwork:id, only after a retry
+    headers   one JSON object, absent when empty       actorwork:headers, only after a retry
+    group     the only group that may have it          actorwork:group, only after a retry
+
+A foreign entry is its fields as they stand: its own `id`, `group` or `headers` belong to its sender. Nothing of a message is
+decoded here but the headers, and those only where they stand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, TypeAlias, cast
+
+import attrs
+
+from actorwork.message import (
+    ATTEMPT,
+    NO_HEADERS,
+    REPLY_TO,
+    RESULT_TTL,
+    DeadLetter,
+    Delivery,
+    Envelope,
+    Failure,
+    Json,
+    Outcome,
+)
+
+Fields: TypeAlias = "Sequence[bytes]"
+"""Names and values in turn, as Redis sends them."""
+
+_HISTORY: Final = "actorwork-history"
+_HISTORY_LENGTH: Final = 10
+
+# The ids that `MessageIds` makes, and nothing that only looks alike: each bit must stand for one id.
+_NUMBERED: Final = re.compile(r"([0-9a-f]{16})-(0|[1-9a-f][0-9a-f]{0,11})")
+_BITS: Final = 16
+
+
+class _UnreadableError(ValueError):
+    pass
+
+
+# -------------------------------------------------------------------------------------------------------------- outbound
+
+
+def mark_of(prefix: str, message_id: str) -> tuple[str, int | str]:
+    """Return the key that remembers an id, and the bit in it (`""`: the whole key)."""
+    match = _NUMBERED.fullmatch(message_id)
+    if match is None:
+        return f"{prefix}seen:{message_id}", ""
+    publisher, digits = match.groups()
+    number = int(digits, 16)
+    return f"{prefix}seen:{publisher}:{number >> _BITS}", number & 0xFFFF
+
+
+def due_of(envelope: Envelope) -> str:
+    """Say when an envelope is due, as the scripts understand it."""
+    if envelope.at is not None:
+        return str(max(0, round(envelope.at * 1000)))
+    if envelope.delay > 0:
+        return f"+{max(1, round(envelope.delay * 1000))}"
+    return ""
+
+
+def fields_of(envelope: Envelope) -> list[str | bytes]:
+    fields: list[str | bytes] = ["id", envelope.id, "data", envelope.data]
+    if envelope.type is not None:
+        fields += ("type", envelope.type)
+    if envelope.headers:
+        fields += ("headers", encoded_headers(envelope.headers))
+    if envelope.group is not None:
+        fields += ("group", envelope.group)
+    return fields
+
+
+def encoded_headers(headers: Mapping[str, Json]) -> str:
+    return json.dumps(dict(headers), separators=(",", ":")) if headers else ""
+
+
+def headers_of_next_attempt(delivery: Delivery, failure: Failure, at: float) -> str:
+    """Return the headers of the next attempt: its number, and what came of the last ten."""
+    headers = dict(delivery.headers)
+    headers[ATTEMPT] = delivery.attempt + 1
+    before = headers.get(_HISTORY)
+    history = list(before) if isinstance(before, list) else []
+    history.append({"attempt": delivery.attempt, "error": failure.type, "reason": failure.reason, "at": at})
+    headers[_HISTORY] = history[-_HISTORY_LENGTH:]
+    return encoded_headers(headers)
+
+
+# --------------------------------------------------------------------------------------------------------------- inbound
+
+
+def delivery_from(
+    source: str, group: str, entry: bytes, fields: Fields, token: object, crashes: int = 0
+) -> Delivery | tuple[Delivery, Failure] | None:
+    """Make an entry a delivery. None: it is meant for another group. With a failure: nobody can read its headers."""
+    if len(fields) == 4 and fields[0] == b"id" and fields[2] == b"data":
+        return Delivery(fields[1].decode(errors="replace"), source, fields[3], token, None, NO_HEADERS, 1, crashes)
+    named = dict(zip(fields[::2], fields[1::2], strict=False))
+    data = named.get(b"data")
+    payload: bytes | Mapping[bytes, bytes]
+    if data is None:
+        own_id = named.pop(b"actorwork:id", None)
+        raw = named.pop(b"actorwork:headers", None)
+        only = named.pop(b"actorwork:group", None)
+        kind = None
+        payload = named
+    else:
+        own_id, raw, only, kind = named.get(b"id"), named.get(b"headers"), named.get(b"group"), named.get(b"type")
+        payload = data
+    if only is not None and only.decode(errors="replace") != group:
+        return None
+    message_id = (entry if own_id is None else own_id).decode(errors="replace")
+    wire_name = None if kind is None else kind.decode(errors="replace")
+    if not raw:
+        return Delivery(message_id, source, payload, token, wire_name, NO_HEADERS, 1, crashes)
+    try:
+        headers, attempt = _headers_from(raw)
+    except ValueError as error:
+        delivery = Delivery(message_id, source, payload, token, wire_name, NO_HEADERS, 1, crashes)
+        return delivery, Failure("CodecError", f"the field `headers` cannot be used: {error}")
+    return Delivery(message_id, source, payload, token, wire_name, headers, attempt, crashes)
+
+
+def _headers_from(raw: bytes) -> tuple[Mapping[str, Json], int]:
+    headers = json.loads(raw)
+    if not isinstance(headers, dict):
+        raise _UnreadableError(f"wanted a JSON object, got {_shortened(raw)}")
+    headers = cast("dict[str, Json]", headers)
+    attempt = headers.get(ATTEMPT, 1)
+    if type(attempt) is not int or attempt < 1:
+        raise _UnreadableError(f"{ATTEMPT} wants a whole number from 1 on, got {attempt!r}")
+    reply_to = headers.get(REPLY_TO)
+    if reply_to is not None and not isinstance(reply_to, str):
+        raise _UnreadableError(f"{REPLY_TO} wants a text, got {reply_to!r}")
+    ttl = headers.get(RESULT_TTL)
+    if ttl is not None and (type(ttl) not in (int, float) or not 0 < cast("float", ttl) <= _LONGEST_TTL):
+        raise _UnreadableError(f"{RESULT_TTL} wants seconds greater than 0, at most {_LONGEST_TTL:.0e}, got {ttl!r}")
+    return headers, attempt
+
+
+_LONGEST_TTL: Final = 1e9
+
+
+def _shortened(raw: bytes) -> str:
+    return repr(raw if len(raw) <= 80 else raw[:77] + b"...")
+
+
+# -------------------------------------------------------------------------------------------------------------- outcomes
+
+
+_DONE: Final = b',"status":"done","value":'
+
+
+def encoded_outcome(source: str, message_id: str, outcome: Outcome) -> bytes:
+    """Make the record that is kept and published: one JSON object that names its message."""
+    start = f'{{"source":{json.dumps(source)},"id":{json.dumps(message_id)}'.encode()
+    if outcome.status == "done":
+        return b"%b%b%b}" % (start, _DONE, outcome.value)
+    failure = json.dumps(attrs.asdict(outcome.failure) if outcome.failure else None, separators=(",", ":"))
+    return b'%b,"status":"%b","failure":%b}' % (start, outcome.status.encode(), failure.encode())
+
+
+def outcome_from(record: bytes) -> tuple[str, str, Outcome]:
+    """Return the source and the id of the message, and what came of it."""
+    whole = cast("dict[str, Any]", json.loads(record))
+    source, message_id, status = whole["source"], whole["id"], whole["status"]
+    if status == "done":
+        # The value goes on as it came. Texts before it have their quotes escaped, so the first match is the one.
+        value = record[record.index(_DONE) + len(_DONE) : -1]
+        return source, message_id, Outcome("done", value)
+    failure = whole.get("failure")
+    return source, message_id, Outcome(status, failure=Failure(**failure) if failure else None)
+
+
+# ---------------------------------------------------------------------------------------------------------- dead letters
+
+
+def dead_letter_from(source: str, entry: bytes, fields: Fields) -> DeadLetter:
+    named = dict(zip(fields[::2], fields[1::2], strict=False))
+    message = {name[2:]: value for name, value in named.items() if name.startswith(b"m:")}
+    data = message.get(b"data")
+    raw = message.get(b"headers" if data is not None else b"actorwork:headers")
+    headers: Mapping[str, Json] = NO_HEADERS
+    if raw:
+        try:
+            read = json.loads(raw)
+        except ValueError:
+            read = None  # It may well lie here because of them.
+        if isinstance(read, dict):
+            headers = cast("dict[str, Json]", read)
+    kind = message.get(b"type") if data is not None else None
+
+    def text(name: bytes) -> str:
+        return named.get(name, b"").decode(errors="replace")
+
+    return DeadLetter(
+        source=source,
+        entry=entry.decode(),
+        id=text(b"id") or text(b"entry"),
+        group=text(b"group"),
+        actor=text(b"actor"),
+        failure=Failure(text(b"error"), text(b"reason"), text(b"traceback")),
+        attempt=_whole(text(b"attempt"), 1),
+        at=_whole(text(b"at"), 0) / 1000,
+        payload=data
+        if data is not None
+        else {name: value for name, value in message.items() if not name.startswith(b"actorwork:")},
+        type=None if kind is None else kind.decode(errors="replace"),
+        headers=headers,
+    )
+
+
+def headers_of_replay(letter: DeadLetter) -> str:
+    """Return the headers of a first attempt."""
+    return encoded_headers({name: value for name, value in letter.headers.items() if name not in (ATTEMPT, _HISTORY)})
+
+
+def _whole(text: str, otherwise: int) -> int:
+    return int(text) if text.isdecimal() else otherwise
+
+
+def bounds(entries: Iterable[bytes]) -> tuple[bytes, bytes]:
+    """Return the ends of a range that holds these entries, or nearly all of them: only a hint for one call.
+
+    As text: ids that a server makes have equally long times for some centuries to come, and the fence looks up
+    alone what a range has missed.
+    """
+    entries = tuple(entries)
+    return min(entries).partition(b"-")[0], max(entries).partition(b"-")[0]

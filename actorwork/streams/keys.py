@@ -1,0 +1,65 @@
+"""The names of everything at Redis.
+
+    <source>                                      the stream, under the user's own name
+    actorwork:{<source>}:delayed                  what is held back: members by the time they are due
+    actorwork:{<source>}:delayed:messages         their fields
+    actorwork:{<source>}:dead                     dead letters, a stream
+    actorwork:{<source>}:result:<message id>      an outcome that somebody asked for
+    actorwork:{<source>}:seen:…                   marks of the ids that were published
+    actorwork:{<source>}:settled:<group>:<node>   the answer to a node's last batch of settlements
+    actorwork:node:<node>                         a node's lease
+    actorwork:reply:<uuid>                        a channel where outcomes arrive
+
+The braces put whatever belongs to a source into its hash slot, so that one script can settle a delivery.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import attrs
+
+LEASES: Final = "actorwork:node:"
+REPLIES: Final = "actorwork:reply:"
+RELEASED: Final = "released"
+"""The consumer that owns what was handed back: nobody."""
+
+ALL_DEAD: Final = "actorwork:{*}:dead"
+_DEAD = re.compile(rb"actorwork:\{(.*)\}:dead", re.DOTALL)
+
+
+def prefix(source: str) -> str:
+    return f"actorwork:{{{source}}}:"
+
+
+@attrs.frozen
+class SourceKeys:
+    """The keys of one source, made once."""
+
+    stream: str
+    prefix: str
+    delayed: str
+    delayed_messages: str
+    dead: str
+
+    @classmethod
+    def of(cls, source: str) -> SourceKeys:
+        start = prefix(source)
+        return cls(source, start, f"{start}delayed", f"{start}delayed:messages", f"{start}dead")
+
+    def result(self, message_id: str) -> str:
+        return f"{self.prefix}result:{message_id}"
+
+    def settled(self, group: str, incarnation: str) -> str:
+        return f"{self.prefix}settled:{group}:{incarnation}"
+
+
+def lease(incarnation: str) -> str:
+    return LEASES + incarnation
+
+
+def source_of_dead(key: bytes) -> str | None:
+    """Return the source whose dead letters a key holds."""
+    match = _DEAD.fullmatch(key)
+    return None if match is None else match[1].decode(errors="replace")

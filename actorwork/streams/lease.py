@@ -1,0 +1,151 @@
+"""A node's lease: the one sign of life that others look at before they take its work.
+
+    take ──▶ held ──renewed every third of its length──▶ held
+               └── the key is gone ──▶ lost for ever: the next incarnation takes a lease of its own
+
+A thread with a connection of its own renews it, so that neither a handler that blocks the loop nor a busy connection can
+lose it. A lease is never made again under the same name: whoever saw it missing may own the work by now.
+
+While Redis cannot be reached the thread tries four times a second. Whether the lease outlived that, the first answer says.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import uuid
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from actorwork.streams import keys
+from actorwork.streams.connection import Address
+from actorwork.streams.redis_py import RedisError, RedisPyConnection
+
+_RETRY_EVERY: Final = 0.25
+_RELEASE_LIMIT: Final = 1.0
+
+
+def new_incarnation() -> str:
+    return uuid.uuid4().hex
+
+
+class Lease:
+    """Held by one node at a time, from `take` until `release`.
+
+    `on_lost(lost, successor, reason)` is called in Trio's thread when the lease was gone and another one has been
+    taken; `on_trouble(error, next step)` when Redis does not answer.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        seconds: float,
+        *,
+        on_lost: Callable[[str, str, str], None],
+        on_trouble: Callable[[str, str], None],
+    ) -> None:
+        self.incarnation = new_incarnation()
+        self._address = address
+        self._seconds = seconds
+        self._milliseconds = max(1, round(seconds * 1000))
+        self._on_lost = on_lost
+        self._on_trouble = on_trouble
+        self._owner = f"{socket.gethostname()}:{os.getpid()}"
+        self._wake = threading.Event()
+        self._is_ending = False
+        self._taken = trio.Event()
+        self._ended = trio.Event()
+        self._token = trio.lowlevel.current_trio_token()
+        self._thread = threading.Thread(target=self._hold, name="actorwork-lease", daemon=True)
+
+    def __repr__(self) -> str:
+        return f"<Lease {self.incarnation} of {self._seconds:g} s>"
+
+    async def take(self) -> None:
+        """Begin to hold it; waits for a Redis that is not there. Cancelled: nothing is held for longer than the lease."""
+        self._thread.start()
+        try:
+            await self._taken.wait()
+        except trio.Cancelled:
+            self._end()
+            raise
+
+    def check(self) -> None:
+        """Look now whether it is still held."""
+        self._wake.set()
+
+    async def release(self) -> None:
+        """Give it up, so that others see it at once. Shielded, for a second at most: then it runs out by itself."""
+        self._end()
+        with trio.move_on_after(_RELEASE_LIMIT, shield=True):
+            await self._ended.wait()
+
+    def _end(self) -> None:
+        self._is_ending = True
+        self._wake.set()
+
+    # -------------------------------------------------------------------------------------------------------- the thread
+
+    def _hold(self) -> None:
+        connection: RedisPyConnection | None = None
+        incarnation = self.incarnation
+        lost: str | None = None
+        is_held = is_troubled = False
+        while not self._is_ending:
+            pause = self._seconds / 3
+            try:
+                if connection is None:
+                    connection = self._connect()
+                if is_held and not self._set(connection, incarnation, "XX"):
+                    lost, incarnation, is_held = incarnation, new_incarnation(), False
+                if not is_held:
+                    self._set(connection, incarnation, "NX")
+                    is_held = True
+                    if lost is None:
+                        self._tell(self._taken.set)
+                    else:
+                        self._tell(self._on_lost, lost, incarnation, "the lease ran out or was deleted")
+                is_troubled = False
+            except (RedisError, OSError) as error:
+                if connection is not None:
+                    connection.disconnect()
+                    connection = None
+                pause = min(pause, _RETRY_EVERY)
+                if not is_troubled:
+                    self._tell(self._on_trouble, str(error), f"again every {pause:g} s")
+                    is_troubled = True
+            self._wake.wait(pause)
+            self._wake.clear()  # Before the condition of the loop: what woke us has been said before it was set.
+        if connection is not None:
+            try:
+                if is_held:
+                    connection.send_command("DEL", keys.lease(incarnation))
+                    connection.read_response()
+            except (RedisError, OSError):
+                pass  # It runs out by itself.
+            finally:
+                connection.disconnect()
+        self._tell(self._ended.set)
+
+    def _connect(self) -> RedisPyConnection:
+        # A renewal that hangs is worth no more than one that fails, and only the latter can be tried again in time.
+        patience = max(0.1, min(5.0, self._seconds / 3))
+        options = {"client_name": "actorwork-lease", **self._address.options}
+        for limit in ("socket_timeout", "socket_connect_timeout"):
+            options[limit] = min(options.get(limit) or patience, patience)
+        connection = self._address.connection_class(**options)
+        connection.connect()
+        return connection
+
+    def _set(self, connection: RedisPyConnection, incarnation: str, condition: str) -> bool:
+        connection.send_command("SET", keys.lease(incarnation), self._owner, condition, "PX", self._milliseconds)
+        return connection.read_response() is not None
+
+    def _tell(self, call: Callable[..., object], *args: object) -> None:
+        try:
+            self._token.run_sync_soon(call, *args)
+        except trio.RunFinishedError:
+            self._is_ending = True  # Nobody is left to hold it for.

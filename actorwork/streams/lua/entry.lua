@@ -1,0 +1,131 @@
+-- What can happen to an entry that a group was given. (A part: scripts begin with the parts they need.)
+
+local CHUNK = 1000 -- How many values may be unpacked into one call.
+
+local function problem_of(reply)
+  return type(reply) == 'table' and reply.err or nil
+end
+
+-- The pairs of a reply such as that of XINFO, by name.
+local function by_name(flat)
+  local named = {}
+  for i = 1, #flat, 2 do
+    named[flat[i]] = flat[i + 1]
+  end
+  return named
+end
+
+local function not_after(ms, seq, other)
+  local other_ms, other_seq = string.match(other, '^(%d+)%-(%d+)$')
+  if #ms ~= #other_ms then
+    return #ms < #other_ms
+  end
+  if ms ~= other_ms then
+    return ms < other_ms
+  end
+  -- As text: a sequence number has 64 bits, a number of Lua's 53.
+  if #seq ~= #other_seq then
+    return #seq < #other_seq
+  end
+  return seq <= other_seq
+end
+
+-- Acknowledges entries in `group`, and deletes those that every other group is done with.
+local function ack_and_delete(stream, group, ids)
+  local count = #ids
+  if count == 0 then
+    return
+  end
+  for first = 1, count, CHUNK do
+    redis.call('XACK', stream, group, unpack(ids, first, math.min(first + CHUNK - 1, count)))
+  end
+  local groups = redis.call('XINFO', 'GROUPS', stream)
+  if #groups > 1 then
+    local others = {}
+    for _, flat in ipairs(groups) do
+      local other = by_name(flat)
+      if other['name'] ~= group then
+        others[#others + 1] = other
+      end
+    end
+    local done = {}
+    for _, id in ipairs(ids) do
+      local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
+      local wanted = false
+      for _, other in ipairs(others) do
+        if not not_after(ms, seq, other['last-delivered-id']) then
+          wanted = true
+        elseif other['pending'] > 0 and #redis.call('XPENDING', stream, other['name'], id, id, 1) > 0 then
+          wanted = true
+        end
+        if wanted then
+          break
+        end
+      end
+      if not wanted then
+        done[#done + 1] = id
+      end
+    end
+    ids = done
+    count = #ids
+  end
+  for first = 1, count, CHUNK do
+    redis.call('XDEL', stream, unpack(ids, first, math.min(first + CHUNK - 1, count)))
+  end
+end
+
+-- The fields of an entry, or nil when it was deleted by somebody.
+local function fields_of(stream, id)
+  local found = redis.call('XRANGE', stream, id, id)
+  return found[1] and found[1][2]
+end
+
+-- The names under which an entry carries what is ours: an entry without `data` is a foreign producer's, whose own fields may
+-- well be called `id` or `group`.
+local function names_in(fields)
+  for i = 1, #fields, 2 do
+    if fields[i] == 'data' then
+      return 'id', 'headers', 'group'
+    end
+  end
+  return 'actorwork:id', 'actorwork:headers', 'actorwork:group'
+end
+
+-- The fields again, with other headers (a JSON object, or '' for none), for one group alone, under the same message id.
+local function readdressed(fields, message_id, headers, group)
+  local id_name, headers_name, group_name = names_in(fields)
+  local copy = { id_name, message_id }
+  for i = 1, #fields, 2 do
+    local name = fields[i]
+    if name ~= id_name and name ~= headers_name and name ~= group_name then
+      copy[#copy + 1] = name
+      copy[#copy + 1] = fields[i + 1]
+    end
+  end
+  if headers ~= '' then
+    copy[#copy + 1] = headers_name
+    copy[#copy + 1] = headers
+  end
+  copy[#copy + 1] = group_name
+  copy[#copy + 1] = group
+  return copy
+end
+
+-- Keeps an entry as a dead letter; `facts` are the fields that say why.
+local function bury(prefix, facts, fields)
+  for i = 1, #fields, 2 do
+    facts[#facts + 1] = 'm:' .. fields[i]
+    facts[#facts + 1] = fields[i + 1]
+  end
+  redis.call('XADD', prefix .. 'dead', '*', unpack(facts))
+end
+
+-- Tells the outcome to whoever asked: kept for `ttl` seconds ('' means not), published to `reply_to` ('' means not).
+local function tell_outcome(prefix, message_id, outcome, ttl, reply_to)
+  if ttl ~= '' then
+    redis.call('SET', prefix .. 'result:' .. message_id, outcome, 'PX', ttl)
+  end
+  if reply_to ~= '' then
+    redis.call('PUBLISH', reply_to, outcome)
+  end
+end

@@ -1,0 +1,22 @@
+-- Gives deliveries back, each in its place, to nobody: whoever looks after the source takes them over at once.
+--
+-- KEYS  the source
+-- ARGV  group, consumer, name of the consumer that owns what was handed back, first and last id, how many;
+--       then for each: entry id, delivery count
+--
+-- Returns how many were still ours. The delivery count goes back by one: this delivery did not happen.
+
+local stream, group, consumer, released = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
+local mine, problem = fence(stream, group, consumer, ARGV[4], ARGV[5], ARGV[6])
+if not mine then
+  return redis.error_reply(problem)
+end
+local count = 0
+for i = 7, #ARGV, 2 do
+  local id = ARGV[i]
+  if mine(id, ARGV[i + 1]) then
+    redis.call('XCLAIM', stream, group, released, 0, id, 'RETRYCOUNT', ARGV[i + 1] - 1, 'JUSTID')
+    count = count + 1
+  end
+end
+return count

@@ -1,0 +1,37 @@
+-- Finds deliveries that are ours without our knowing: the reply that brought them was lost.
+--
+-- KEYS  the source
+-- ARGV  group, consumer, how many are wanted, then the entry ids that are in hand
+--
+-- Returns whether more is waiting, and the deliveries as {entry id, delivery count, fields}, their counts unchanged.
+
+local stream, group, consumer, room = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
+local PAGE = 1000
+local in_hand = {}
+for i = 4, #ARGV do
+  in_hand[ARGV[i]] = true
+end
+
+local found = {}
+local from = '-'
+while true do
+  local page = redis.call('XPENDING', stream, group, from, '+', PAGE, consumer)
+  for _, pending in ipairs(page) do
+    local id, count = pending[1], pending[4]
+    if not in_hand[id] then
+      if #found >= room then
+        return { 1, found }
+      end
+      local entry = redis.call('XCLAIM', stream, group, consumer, 0, id, 'RETRYCOUNT', count)[1]
+      if entry and entry[2] then
+        found[#found + 1] = { id, count, entry[2] }
+      else
+        redis.call('XACK', stream, group, id)
+      end
+    end
+  end
+  if #page < PAGE then
+    return { 0, found }
+  end
+  from = '(' .. page[#page][1]
+end

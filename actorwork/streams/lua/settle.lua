@@ -1,0 +1,132 @@
+-- Settles a batch of deliveries of one source and group: those that are still ours, each one wholly.
+--
+-- KEYS  the source, the record of the last batch
+-- ARGV  the prefix of the source's keys, group, consumer, number of the batch, first and last id, how many deliveries,
+--       how many plain acks; for each of those: entry id, delivery count; then for each other settlement:
+--         kind, entry id, delivery count, message id,
+--         outcome (JSON or ''), how many ms to keep it ('' means not), where to publish it ('' means nowhere),
+--         how many messages it publishes, for each: source, prefix, mark, bit, due, how many values, those values
+--         kind 'retry': delay in ms, headers; kind 'fail': actor, error, reason, traceback, attempt
+--       kind 'keep' publishes for a delivery that goes on.
+--
+-- Returns the batch's number, the entry ids that were refused because they are not ours any more, and
+-- those whose messages could not be published (id, error, id, error, ...): nothing was done for them.
+--
+-- The record makes the answer repeatable: a batch whose reply was lost is sent again under its number.
+
+local stream, record = KEYS[1], KEYS[2]
+local prefix, group, consumer, number = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local RECORD_MS = 3600000
+
+local kept = redis.call('GET', record)
+if kept then
+  local answer = cmsgpack.unpack(kept)
+  if answer[1] == number then
+    return answer
+  end
+end
+
+local mine, problem = fence(stream, group, consumer, ARGV[5], ARGV[6], ARGV[7])
+if not mine then
+  return redis.error_reply(problem)
+end
+
+-- Settling frees memory, so it must go on when there is none: once a script has written, nothing in it is refused for that.
+redis.call('DEL', record)
+
+local acked, fenced, refused = {}, {}, {}
+local settled = {}
+
+local i = 9
+local plain_end = 8 + 2 * ARGV[8]
+while i < plain_end do
+  local id = ARGV[i]
+  if not settled[id] and mine(id, ARGV[i + 1]) then
+    settled[id] = true
+    acked[#acked + 1] = id
+  else
+    fenced[#fenced + 1] = id
+  end
+  i = i + 2
+end
+
+local touched = {}
+local stream_types = {}
+
+local function is_stream(key)
+  local known = stream_types[key]
+  if known == nil then
+    local found = redis.call('TYPE', key)['ok']
+    known = found == 'none' or found == 'stream'
+    stream_types[key] = known
+  end
+  return known
+end
+
+local last = #ARGV
+while i <= last do
+  local kind, id, count, message_id = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  local outcome, ttl, reply_to = ARGV[i + 4], ARGV[i + 5], ARGV[i + 6]
+  local published = tonumber(ARGV[i + 7])
+  local messages = i + 8
+
+  i = messages
+  local trouble = nil
+  for _ = 1, published do
+    if not is_stream(ARGV[i]) then
+      trouble = 'WRONGTYPE the source ' .. ARGV[i] .. ' is no stream'
+    end
+    i = i + 6 + ARGV[i + 5]
+  end
+  local extras = i
+  if kind == 'retry' then
+    i = i + 2
+  elseif kind == 'fail' then
+    i = i + 5
+  end
+
+  if settled[id] or not mine(id, count) then
+    fenced[#fenced + 1] = id
+  elseif trouble then
+    refused[#refused + 1] = id
+    refused[#refused + 1] = trouble
+  else
+    local m = messages
+    for _ = 1, published do
+      local ending = m + 5 + ARGV[m + 5]
+      keep(ARGV[m], ARGV[m + 1], ARGV[m + 2], ARGV[m + 3], ARGV[m + 4], m + 6, ending, touched)
+      m = ending + 1
+    end
+    if kind ~= 'keep' then
+      settled[id] = true
+      acked[#acked + 1] = id
+      if kind == 'retry' then
+        local fields = fields_of(stream, id)
+        if fields then
+          fields = readdressed(fields, message_id, ARGV[extras + 1], group)
+          local at = due_ms('+' .. ARGV[extras])
+          if at then
+            -- Two groups may hold back the same message, each for itself.
+            hold_back(prefix, message_id .. '/' .. group .. '/' .. id, at, fields)
+          else
+            redis.call('XADD', stream, '*', unpack(fields))
+          end
+        end
+      elseif kind == 'fail' then
+        bury(prefix, {
+          'actor', ARGV[extras], 'group', group, 'error', ARGV[extras + 1], 'reason', ARGV[extras + 2],
+          'traceback', ARGV[extras + 3], 'attempt', ARGV[extras + 4], 'at', whole(now_ms()), 'entry', id,
+          'id', message_id,
+        }, fields_of(stream, id) or {})
+      end
+      if outcome ~= '' then
+        tell_outcome(prefix, message_id, outcome, ttl, reply_to)
+      end
+    end
+  end
+end
+
+ack_and_delete(stream, group, acked)
+local answer = { number, fenced, refused }
+redis.call('SET', record, cmsgpack.pack(answer), 'PX', RECORD_MS)
+return answer

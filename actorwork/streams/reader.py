@@ -1,0 +1,161 @@
+"""Reads: one blocked XREADGROUP over the sources of a shard, on a connection of its own.
+
+    recover ──▶ wait for room ──▶ read ──▶ offer ──▶ (again)
+
+- A reply becomes deliveries in the inlet without a checkpoint in between, also when the read is being cancelled: there is
+  no moment at which a message can be lost.
+- COUNT is the room divided by the sources, so a busy source cannot take the room of the others. With less room than
+  sources, a script reads what there is room for, and the order of the sources turns.
+- When a connection breaks, what its last reply held stays pending under our name. Before the next read those entries are
+  looked for (`recover`), while nothing else is on its way to us.
+- A group that is gone (restart without persistence, FLUSHALL, XGROUP DESTROY) is made again, at the beginning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NoReturn
+
+import trio
+
+from actorwork.errors import BrokerError
+from actorwork.events import BrokerTrouble
+from actorwork.streams import scripts
+from actorwork.streams.client import Client
+from actorwork.streams.custody import Custody
+from actorwork.streams.exclusive import Exclusive
+from actorwork.streams.redis_py import ConnectionError, RedisError, ResponseError, TimeoutError  # noqa: A004
+from actorwork.streams.shard import Shard
+from actorwork.streams.tender import Tender
+
+_BLOCK: Final = 5.0
+_MOST: Final = 1000
+_GROUP_PAUSES: Final = (0.0, 0.05, 0.2, 1.0)
+_QUIET: Final = 5.0
+"""After so many seconds without trouble the pauses begin anew."""
+
+
+class Reader:
+    """Reads for one shard until cancelled. Cancelled: what the server still hands out is offered."""
+
+    def __init__(self, client: Client, shard: Shard, tender: Tender) -> None:
+        self._client = client
+        self._shard = shard
+        self._tender = tender
+        self._exclusive: Exclusive | None = None
+        self._turn = 0
+        self._reading: Mapping[bytes, Custody] = {}
+        self._restored = 0
+        self._restored_at = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Reader of {self._shard!r}>"
+
+    def interrupt(self) -> None:
+        """End the read in progress, so that what has changed is seen."""
+        if self._exclusive is not None:
+            self._exclusive.interrupt()
+
+    async def run(self) -> NoReturn:
+        while True:
+            try:
+                async with self._client.open_exclusive("actorwork-reader") as exclusive:
+                    self._exclusive = exclusive
+                    await self._read_on(exclusive)
+            except (ConnectionError, TimeoutError, OSError) as error:
+                self._shard.must_recover = True
+                self._trouble(error, "again on the next connection, beginning with what is pending")
+                await trio.sleep(0.02)
+            except BrokerError as error:
+                # Credentials, rights: they were good once, so they may be again.
+                self._trouble(error, "again in 1 s")
+                await trio.sleep(1)
+            finally:
+                self._exclusive = None
+
+    async def _read_on(self, exclusive: Exclusive) -> NoReturn:
+        shard = self._shard
+        inlet = shard.inlet
+        while True:
+            try:
+                if inlet.room() <= 0:
+                    await shard.wait_room()
+                if shard.must_recover:
+                    await self._tender.recover()
+                if shard.has_more:
+                    await self._tender.tend()  # What was read before comes before what is new.
+                room = inlet.room()
+                if room <= 0:
+                    await trio.lowlevel.checkpoint()
+                    continue
+                streams = self._streams_in_turn()
+                if room < len(streams) and await self._take(streams, room):
+                    continue
+                self._reading = shard.custodies
+                await exclusive.read(
+                    "XREADGROUP",
+                    "GROUP",
+                    shard.group,
+                    shard.incarnation,
+                    "COUNT",
+                    min(_MOST, max(1, room // len(streams))),
+                    "BLOCK",
+                    round(_BLOCK * 1000),
+                    "STREAMS",
+                    *streams,
+                    *((">",) * len(streams)),
+                    block=_BLOCK,
+                    deliver=self._deliver,
+                )
+            except (ConnectionError, TimeoutError):
+                raise
+            except RedisError as error:
+                await self._heal(error)
+
+    def _deliver(self, reply: Mapping[bytes, Sequence[Any]]) -> None:
+        for stream, found in reply.items():
+            custody = self._reading[stream]
+            # Read under a name whose lease is lost: others find it pending there.
+            if not custody.is_over:
+                self._shard.offer(custody, found)
+
+    async def _take(self, streams: Sequence[str], room: int) -> bool:
+        """Read no more than there is room for, of any source; return whether there was anything.
+
+        Shielded, for a moment: what a lost reply held would have to be looked for.
+        """
+        shard = self._shard
+        self._reading = shard.custodies
+        shard.must_recover = True
+        with trio.move_on_after(1, shield=True):
+            found = await self._client.run_script(scripts.TAKE, streams, (shard.group, shard.incarnation, room))
+            shard.must_recover = False
+            self._deliver(dict(found))
+            return bool(found)
+        return False
+
+    async def _heal(self, error: RedisError) -> None:
+        """Make the groups again if that is what is wrong; try again in any case."""
+        text = str(error)
+        if not isinstance(error, ResponseError) or not any(sign in text for sign in ("NOGROUP", "UNBLOCKED")):
+            self._trouble(error, "again in 1 s")
+            await trio.sleep(1)
+            return
+        now = trio.current_time()
+        self._restored = self._restored + 1 if now - self._restored_at < _QUIET else 0
+        self._restored_at = now
+        await trio.sleep(_GROUP_PAUSES[min(self._restored, len(_GROUP_PAUSES) - 1)])
+        try:
+            await self._shard.make_groups()
+        except RedisError as refusal:
+            self._trouble(refusal, "again in 1 s")
+            await trio.sleep(1)
+
+    def _streams_in_turn(self) -> tuple[str, ...]:
+        sources = self._shard.sources
+        self._turn = (self._turn + 1) % len(sources)
+        return sources[self._turn :] + sources[: self._turn]
+
+    def _trouble(self, error: Exception, next_step: str) -> None:
+        shard = self._shard
+        self._shard.emit(BrokerTrouble(f"reading {', '.join(shard.sources[:3])}", str(error), next_step))

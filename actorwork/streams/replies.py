@@ -1,0 +1,126 @@
+"""Where outcomes arrive: one channel, and a look at what is kept.
+
+The script that settles a message publishes its outcome to the channel and keeps it for as long as the asker said. The
+channel is quick and may lose a message with its connection; what is kept is certain. So what is still awaited is looked
+for after each reconnect, and every few seconds.
+"""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import NoReturn
+
+import trio
+
+from actorwork.abc import EventSink, Replies, Waiting
+from actorwork.events import BrokerTrouble
+from actorwork.message import Outcome
+from actorwork.streams import entries, keys
+from actorwork.streams.client import Client
+from actorwork.streams.redis_py import RedisError
+
+_LOOK_EVERY = 3.0
+
+
+class RedisWaiting(Waiting):
+    """One asker."""
+
+    def __init__(self, forget: Callable[[RedisWaiting], None], source: str, message_id: str) -> None:
+        self.source = source
+        self.message_id = message_id
+        self._forget = forget
+        self._outcome: Outcome | None = None
+        self._told = trio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Waiting for {self.message_id} of {self.source}>"
+
+    async def outcome(self) -> Outcome:
+        await self._told.wait()
+        if self._outcome is None:
+            raise trio.ClosedResourceError("nobody waits for this outcome any more")
+        return self._outcome
+
+    def tell(self, outcome: Outcome) -> None:
+        if self._outcome is None:
+            self._outcome = outcome
+            self._told.set()
+
+    def close(self) -> None:
+        self._forget(self)
+        self._told.set()
+
+
+class RedisReplies(Replies):
+    """Made by `RedisBroker.open_replies`."""
+
+    def __init__(self, client: Client, emit: EventSink) -> None:
+        self.address = keys.REPLIES + uuid.uuid4().hex
+        self._client = client
+        self._emit = emit
+        self._waiting: dict[tuple[str, str], list[RedisWaiting]] = {}
+        self._look: trio.CancelScope | None = None
+
+    def __repr__(self) -> str:
+        return f"<RedisReplies at {self.address}, {len(self._waiting)} awaited>"
+
+    def statistics(self) -> dict[str, int]:
+        return {"awaited": len(self._waiting)}
+
+    def expect(self, source: str, message_id: str) -> RedisWaiting:
+        waiting = RedisWaiting(self._forget, source, message_id)
+        self._waiting.setdefault((source, message_id), []).append(waiting)
+        if self._look is not None:
+            self._look.deadline = min(self._look.deadline, trio.current_time() + _LOOK_EVERY)
+        return waiting
+
+    def take(self, record: bytes) -> None:
+        """Take what came through the channel. Anybody may publish there, so anything may come."""
+        try:
+            source, message_id, outcome = entries.outcome_from(record)
+        except (ValueError, KeyError, TypeError) as error:
+            self._emit(BrokerTrouble(f"reading a reply at {self.address}", repr(error), "dropped"))
+            return
+        self._tell(source, message_id, outcome)
+
+    def look_now(self) -> None:
+        """Look for what is awaited: the channel may have lost something."""
+        if self._look is not None:
+            self._look.deadline = trio.current_time()
+
+    async def run(self) -> NoReturn:
+        while True:
+            # Nobody waits, nothing is looked for.
+            pause = _LOOK_EVERY if self._waiting else math.inf
+            with _sleeping(trio.current_time() + pause) as self._look:
+                await trio.sleep_forever()
+            self._look = None
+            awaited = list(self._waiting)
+            commands = [("GET", keys.SourceKeys.of(source).result(message_id)) for source, message_id in awaited]
+            try:
+                records = await self._client.call_many(commands, idempotent=True)
+            except RedisError as error:
+                self._emit(BrokerTrouble("looking for outcomes", str(error), f"again in {_LOOK_EVERY:g} s"))
+                continue
+            for record in records:
+                if isinstance(record, bytes):
+                    self.take(record)
+
+    def _tell(self, source: str, message_id: str, outcome: Outcome) -> None:
+        for waiting in self._waiting.pop((source, message_id), ()):
+            waiting.tell(outcome)
+
+    def _forget(self, waiting: RedisWaiting) -> None:
+        name = (waiting.source, waiting.message_id)
+        others = [other for other in self._waiting.get(name, ()) if other is not waiting]
+        if others:
+            self._waiting[name] = others
+        else:
+            self._waiting.pop(name, None)
+
+
+def _sleeping(deadline: float) -> AbstractContextManager[trio.CancelScope]:
+    return trio.CancelScope(deadline=deadline)

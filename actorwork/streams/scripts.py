@@ -1,0 +1,34 @@
+"""The Lua scripts, each with the parts it begins with. They lie in `lua/`, where an editor knows what they are.
+
+EVAL is what 6.2 has (FUNCTION came with 7.0), so each script is a whole text, sent once per connection. Keys of a source
+are built within the scripts from its prefix: they lie in the slot of the source, which is declared.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from typing import Final
+
+from actorwork.streams.client import Script
+
+
+def _text(name: str) -> str:
+    data = pkgutil.get_data("actorwork.streams", f"lua/{name}.lua")
+    if data is None:
+        raise FileNotFoundError(f"actorwork/streams/lua/{name}.lua is missing from this installation")
+    return data.decode()
+
+
+def _script(name: str, *parts: str) -> Script:
+    return Script(name, "\n".join(map(_text, (*parts, name))))
+
+
+PUBLISH: Final = _script("publish_batch", "publish")
+SETTLE: Final = _script("settle", "publish", "entry", "fence")
+TEND: Final = _script("tend", "publish", "entry")
+RECOVER: Final = _script("recover")
+HAND_BACK: Final = _script("hand_back", "fence")
+TAKE: Final = _script("take")
+REPLAY: Final = _script("replay", "entry")
+
+ALL: Final = (PUBLISH, SETTLE, TEND, RECOVER, HAND_BACK, TAKE, REPLAY)

@@ -1,0 +1,316 @@
+"""Applies settlements: batched, fenced, atomic.
+
+    settle(…) ──▶ the custody's batch ──one script──▶ acked and deleted, result, next attempt, dead letter, messages
+                                          └─────────▶ or refused: not ours any more (`events.Fenced`)
+
+One flush at a time for each source and group. The first settlement starts one, which runs in the next tick of the scheduler
+and takes what this tick brings; what comes while it is under way goes with the next. So a lone message is settled
+at once, and a flood in large batches, without any waiting on purpose.
+
+A flush whose reply is lost is sent again under its number, and the script repeats its answer. What may pass (no memory,
+no permission, a server that loads or is busy) is tried again for as long as the node lives. If the script itself fails,
+each settlement of the batch is tried alone, and one that keeps failing alone is given up: its entry stays pending, and
+is run again after this node's end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import trio
+
+from actorwork.abc import EventSink
+from actorwork.events import BrokerTrouble, Fenced
+from actorwork.message import REPLY_TO, RESULT_TTL, Delivery, Envelope, Failure, Outcome
+from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
+from actorwork.streams import entries, keys, scripts
+from actorwork.streams.client import Client
+from actorwork.streams.custody import Counters, Custody, Item, Keep
+from actorwork.streams.redis_py import RedisError, ResponseError
+
+_PLAIN_AT_ONCE: Final = 1000
+_OTHERS_AT_ONCE: Final = 200
+_PUBLISHED_AT_ONCE: Final = 1000
+_GIVE_UP_AFTER: Final = 5
+_STATES: Final = ("OOM", "BUSY", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "READONLY", "NOPERM", "TRYAGAIN")
+"""What a server says of itself, and not of the script. 6.2 puts it into the middle of its sentence."""
+_PAUSES: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
+
+
+class Settler:
+    """Settles for one node. `spawn` starts a task in the node's nursery, and does not wait."""
+
+    def __init__(
+        self, client: Client, spawn: Callable[[Callable[..., Any], Custody], None], emit: EventSink, counters: Counters
+    ) -> None:
+        self._client = client
+        self._spawn = spawn
+        self._emit = emit
+        self._counters = counters
+        self._waiters = trio.lowlevel.ParkingLot()
+        self._active: set[Custody] = set()
+
+    def __repr__(self) -> str:
+        return f"<Settler, {len(self._active)} batches under way>"
+
+    def settle(self, delivery: Delivery, settlement: Settlement | Keep, published: Sequence[Envelope] = ()) -> None:
+        """Queue a settlement. Never waits."""
+        custody: Custody = delivery.token[2]
+        if custody.is_over:
+            self._refuse(custody, delivery, settlement)
+            return
+        custody.begun += 1
+        if type(settlement) is Ack and not published and not _is_asked_for(delivery):
+            custody.plain.append(delivery)
+        else:
+            custody.others.append((delivery, settlement, published))
+        if not custody.is_flushing:
+            self.start(custody)
+
+    def start(self, custody: Custody) -> None:
+        """Have what is queued in a custody applied, soon."""
+        if not custody.is_flushing and (custody.plain or custody.others):
+            custody.is_flushing = True
+            self._active.add(custody)
+            self._spawn(self._flush_all, custody)
+
+    def give_up(self, custody: Custody) -> None:
+        """End a custody whose lease is lost: what is queued is refused, what is under way is for the fence to judge."""
+        custody.is_over = True
+        plain, others = custody.plain, custody.others
+        custody.plain, custody.others = [], []
+        custody.in_hand.clear()
+        custody.done += len(plain) + len(others)
+        for delivery in plain:
+            self._refuse(custody, delivery, Ack())
+        for delivery, settlement, _ in others:
+            self._refuse(custody, delivery, settlement)
+        self._waiters.unpark_all()
+
+    async def wait_settled(self) -> None:
+        """Wait until every settlement so far is applied or refused."""
+        goals = [(custody, custody.begun) for custody in self._active]
+        for custody, goal in goals:
+            while custody.done < goal:
+                await self._waiters.park()
+        await trio.lowlevel.checkpoint()
+
+    # ---------------------------------------------------------------------------------------------------------- flushing
+
+    async def _flush_all(self, custody: Custody) -> None:
+        alone = 0
+        """How many settlements are to be tried one by one."""
+        try:
+            while custody.plain or custody.others:
+                plain, others = _batch_from(custody, limit=1 if alone > 0 else _PLAIN_AT_ONCE)
+                custody.number += 1
+                try:
+                    await self._flush(custody, plain, others)
+                except _RefusedError as refusal:
+                    size = len(plain) + len(others)
+                    if size > 1:
+                        custody.plain[:0] = plain
+                        custody.others[:0] = others
+                        alone = size
+                        continue
+                    self._abandon(custody, plain, others, refusal)
+                alone -= 1
+                custody.done += len(plain) + len(others)
+                self._waiters.unpark_all()
+        finally:
+            custody.is_flushing = False
+            self._active.discard(custody)
+
+    async def _flush(self, custody: Custody, plain: list[Delivery], others: list[Item]) -> None:
+        total = len(plain) + len(others)
+        tokens = [delivery.token for delivery in plain]
+        ends = [token[0] for token in tokens]
+        if others:
+            ends += [delivery.token[0] for delivery, _, _ in others]
+        first, last = entries.bounds(ends)
+        args: list[Any] = [
+            custody.keys.prefix,
+            custody.group,
+            custody.incarnation,
+            custody.number,
+            first,
+            last,
+            total,
+            len(plain),
+        ]
+        for token in tokens:
+            args += token[:2]
+        for delivery, settlement, published in others:
+            _add_other(args, custody, delivery, settlement, published)
+        script_keys = (custody.source, custody.keys.settled(custody.group, custody.incarnation))
+        attempt = 0
+        while True:
+            try:
+                answer = await self._client.run_script(scripts.SETTLE, script_keys, args, idempotent=True)
+                break
+            except RedisError as error:
+                attempt += 1
+                if not _may_pass(error) and (total > 1 or attempt >= _GIVE_UP_AFTER):
+                    raise _RefusedError(str(error)) from error
+                pause = _PAUSES[min(attempt, len(_PAUSES)) - 1]
+                self._emit(BrokerTrouble(f"settling {total} of {custody.source}", str(error), f"again in {pause} s"))
+            await trio.sleep(pause)
+        self._conclude(custody, plain, others, answer[1], answer[2])
+
+    def _conclude(
+        self, custody: Custody, plain: list[Delivery], others: list[Item], fenced: list[bytes], refused: list[bytes]
+    ) -> None:
+        in_hand = custody.in_hand
+        lost = set(fenced)
+        if not lost:
+            for delivery in plain:
+                in_hand.pop(delivery.token[0], None)
+            self._counters.settled += len(plain)
+        else:
+            for delivery in plain:
+                custody.release(delivery)
+                if delivery.token[0] in lost:
+                    self._refuse(custody, delivery, Ack())
+                else:
+                    self._counters.settled += 1
+        if custody.suspect is not None and custody.suspect not in in_hand:
+            custody.suspect = None
+            custody.attend(0)
+        problems = dict(zip(refused[::2], refused[1::2], strict=True))
+        for delivery, settlement, _ in others:
+            entry = delivery.token[0]
+            problem = problems.get(entry)
+            is_fenced = entry in lost
+            if problem is not None and not is_fenced:
+                self._could_not_publish(custody, delivery, settlement, problem.decode(errors="replace"))
+                continue
+            if type(settlement) is Keep:
+                settlement.tell(not is_fenced)
+                if not is_fenced:
+                    continue
+            custody.release(delivery)
+            if is_fenced:
+                self._refuse(custody, delivery, settlement)
+                continue
+            self._counters.settled += 1
+            if type(settlement) is Retry and settlement.delay > 0:
+                custody.attend(settlement.delay)
+
+    def _could_not_publish(
+        self, custody: Custody, delivery: Delivery, settlement: Settlement | Keep, problem: str
+    ) -> None:
+        """The delivery is still in hand: it fails, since it cannot end as it wanted to."""
+        if type(settlement) is Keep:
+            settlement.tell(RedisError(problem))
+            return
+        if custody.is_over:
+            self._refuse(custody, delivery, settlement)
+            return
+        self._emit(BrokerTrouble(f"publishing for {delivery.id}", problem, "the message becomes a dead letter"))
+        custody.begun += 1
+        custody.others.append((delivery, Fail(Failure("BrokerError", problem)), ()))
+
+    def _abandon(self, custody: Custody, plain: list[Delivery], others: list[Item], refusal: _RefusedError) -> None:
+        for delivery in (*plain, *(item[0] for item in others)):
+            self._emit(
+                BrokerTrouble(
+                    f"settling {delivery.id} of {custody.source}",
+                    str(refusal),
+                    f"given up; the entry {delivery.token[0].decode()} stays pending, and runs again after this node",
+                )
+            )
+        for _, settlement, _ in others:
+            if type(settlement) is Keep:
+                settlement.tell(RedisError(str(refusal)))
+
+    def _refuse(self, custody: Custody, delivery: Delivery, settlement: Settlement | Keep) -> None:
+        if type(settlement) is Keep:
+            settlement.tell(False)  # noqa: FBT003 - what it is told is whether the delivery was ours
+            return
+        self._counters.fenced += 1
+        self._emit(Fenced(delivery, custody.group, settlement))
+
+
+class _RefusedError(Exception):
+    """The script fails for this batch."""
+
+
+def _may_pass(error: RedisError) -> bool:
+    text = str(error)
+    return type(error) is not ResponseError or any(state in text for state in _STATES)
+
+
+def _is_asked_for(delivery: Delivery) -> bool:
+    headers = delivery.headers
+    return bool(headers) and (RESULT_TTL in headers or REPLY_TO in headers)
+
+
+def _batch_from(custody: Custody, *, limit: int) -> tuple[list[Delivery], list[Item]]:
+    plain = custody.plain
+    if len(plain) <= limit:
+        custody.plain = []
+    else:
+        plain, custody.plain = plain[:limit], plain[limit:]
+    others: list[Item] = []
+    if custody.others and not (limit == 1 and plain):
+        published = 0
+        for item in custody.others[: min(limit, _OTHERS_AT_ONCE)]:
+            published += len(item[2])
+            if others and published > _PUBLISHED_AT_ONCE:
+                break
+            others.append(item)
+        del custody.others[: len(others)]
+    return plain, others
+
+
+def _add_other(
+    args: list[Any],
+    custody: Custody,
+    delivery: Delivery,
+    settlement: Settlement | Keep,
+    published: Sequence[Envelope],
+) -> None:
+    outcome: Outcome | None = None
+    extras: tuple[str | int, ...] = ()
+    match settlement:
+        case Ack(result=result):
+            kind = "ack"
+            outcome = Outcome("done", b"null" if result is None else result)
+        case Retry(delay=delay, failure=failure):
+            kind = "retry"
+            # The moment is a note for people; what counts is the delay, by the server's clock.
+            extras = (round(delay * 1000), entries.headers_of_next_attempt(delivery, failure, round(time.time(), 3)))
+        case Reject(failure=failure):
+            kind = "reject"
+            outcome = Outcome("rejected", failure=failure)
+        case Fail(failure=failure):
+            kind = "fail"
+            outcome = Outcome("failed", failure=failure)
+            extras = (
+                custody.subscription.actor,
+                failure.type,
+                failure.reason,
+                failure.traceback,
+                delivery.attempt,
+            )
+        case Keep():
+            kind = "keep"
+    entry, count, _ = delivery.token
+    record: bytes | str = ""
+    ttl: int | str = ""
+    reply_to = ""
+    if outcome is not None and _is_asked_for(delivery):
+        seconds = delivery.headers.get(RESULT_TTL)
+        ttl = max(1, round(float(seconds) * 1000)) if isinstance(seconds, int | float) else ""
+        address = delivery.headers.get(REPLY_TO)
+        reply_to = address if isinstance(address, str) else ""
+        record = entries.encoded_outcome(custody.source, delivery.id, outcome)
+    args += (kind, entry, count, delivery.id, record, ttl, reply_to, len(published))
+    for envelope in published:
+        prefix = keys.prefix(envelope.source)
+        fields = entries.fields_of(envelope)
+        args += (envelope.source, prefix, *entries.mark_of(prefix, envelope.id), entries.due_of(envelope), len(fields))
+        args += fields
+    args += extras
