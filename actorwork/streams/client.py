@@ -35,7 +35,6 @@ from actorwork.streams.multiplexer import Multiplexer, Slot
 from actorwork.streams.redis_py import (
     ConnectionError,  # noqa: A004
     NoScriptError,
-    ReadOnlyError,
     TimeoutError,  # noqa: A004
 )
 from actorwork.streams.wire import pack
@@ -175,7 +174,7 @@ class Client:
 
         Cancelled while waiting: it may have executed.
         """
-        slot = await self._request(pack(args), 1, idempotent=idempotent)
+        slot = await self._request(pack(args), idempotent=idempotent)
         reply = slot.replies[0]
         if isinstance(reply, Exception):
             raise reply
@@ -188,7 +187,7 @@ class Client:
         if not commands:
             return []
         data = b"".join([pack(tuple(command)) for command in commands])
-        return (await self._request(data, len(commands), idempotent=idempotent)).replies
+        return (await self._request(data, idempotent=idempotent, count=len(commands))).replies
 
     async def run_script(
         self, script: Script, keys: Sequence[Any], args: Sequence[Any], *, idempotent: bool = False
@@ -216,7 +215,7 @@ class Client:
         """Send a command as redis-py spells it, and return what redis-py's callback makes of the reply."""
         return await self.commands.execute_command(*args, **options)
 
-    async def _request(self, data: bytes, count: int, *, idempotent: bool, is_subscription: bool = False) -> Slot:
+    async def _request(self, data: bytes, *, idempotent: bool, count: int = 1, is_subscription: bool = False) -> Slot:
         await trio.lowlevel.checkpoint_if_cancelled()  # Past here, it may have executed.
         while True:
             link = self._link
@@ -225,10 +224,9 @@ class Client:
                 continue
             slot = await link.request(data, count, is_subscription=is_subscription)
             if slot.error is None:
-                refused = next((reply for reply in slot.replies if isinstance(reply, ReadOnlyError)), None)
-                if refused is None:
+                if not slot.is_read_only:
                     return slot
-                link.fail(ConnectionError(f"{self._address.url} has become read-only: {refused}"))
+                link.fail(ConnectionError(f"{self._address.url} has become read-only"))
                 if not idempotent:
                     return slot
             elif not slot.unsent and not idempotent:
@@ -255,7 +253,7 @@ class Client:
         await self._confirmed("UNSUBSCRIBE", name)
 
     async def _confirmed(self, command: str, channel: bytes) -> None:
-        slot = await self._request(pack((command, channel)), 1, idempotent=True, is_subscription=True)
+        slot = await self._request(pack((command, channel)), idempotent=True, is_subscription=True)
         reply = slot.replies[0]
         if isinstance(reply, Exception):
             self._channels.discard(channel)

@@ -26,7 +26,7 @@ from typing import Any, Final
 import trio
 
 from actorwork.streams.connection import Connection
-from actorwork.streams.redis_py import ConnectionError, InvalidResponse, RedisError  # noqa: A004
+from actorwork.streams.redis_py import ConnectionError, InvalidResponse, ReadOnlyError, RedisError  # noqa: A004
 from actorwork.streams.wire import NOT_ENOUGH, Push, pack
 
 _PING: Final = pack(("PING",))
@@ -36,7 +36,7 @@ _CONFIRMATIONS: Final = frozenset({b"subscribe", b"unsubscribe"})
 class Slot:
     """The place of one request in the order of replies."""
 
-    __slots__ = ("error", "is_subscription", "missing", "replies", "task", "unsent")
+    __slots__ = ("error", "is_read_only", "is_subscription", "missing", "replies", "task", "unsent")
 
     def __init__(self, missing: int, *, is_subscription: bool = False) -> None:
         self.missing = missing
@@ -45,6 +45,9 @@ class Slot:
         self.replies: list[Any] = []
         self.error: Exception | None = None
         self.unsent = False
+        """None of its bytes left: it has not executed."""
+        self.is_read_only = False
+        """The server refused it because it has become a replica."""
 
     def abandon(self, _raise_cancel: object) -> trio.lowlevel.Abort:
         self.task = None
@@ -175,6 +178,8 @@ class Multiplexer:
                 raise InvalidResponse(f"{self.connection.address.url} sent a reply that nobody asked for")
             slot = pending[0]
             slot.replies.append(reply)
+            if isinstance(reply, ReadOnlyError):
+                slot.is_read_only = True
             slot.missing -= 1
             if slot.missing == 0:
                 pending.popleft()

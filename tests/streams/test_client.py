@@ -387,7 +387,7 @@ async def test_statistics_add_up_over_connections(redis_url: str):
         assert figures.in_flight == 0
 
 
-# ------------------------------------------------------------------------------------------------------------ importing
+# What importing costs, and whom it concerns.
 
 
 @pytest.mark.parametrize(
@@ -404,3 +404,28 @@ async def test_statistics_add_up_over_connections(redis_url: str):
 def test_redis_py_is_as_it_always_is_for_everybody_else(statement: str):
     program = f"import sys, actorwork.streams.client\nassert 'redis.client' not in sys.modules\n{statement}"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_without_hiredis_everything_works_the_same(redis_url: str):
+    program = """
+import sys
+sys.modules["hiredis"] = None
+import trio
+from actorwork.streams import wire
+from actorwork.streams.client import open_client
+
+async def main(url):
+    pushes = []
+    async with open_client(url, on_push=pushes.append) as client:
+        await client.subscribe("news")
+        await client.call_many([("SET", "key", bytes(100_000)), ("PUBLISH", "news", "hello")])
+        assert await client.call("GET", "key") == bytes(100_000)
+        assert await client.call("HELLO", 3) != []
+        async with client.open_exclusive() as exclusive:
+            assert await exclusive.read("XREAD", "BLOCK", 1, "STREAMS", "s", "$", block=0.001) is None
+    assert pushes == [[b"message", b"news", b"hello"]], pushes
+
+assert wire.new_reader is wire.PythonReader
+trio.run(main, sys.argv[1])
+"""
+    subprocess.run([sys.executable, "-c", program, redis_url], check=True)

@@ -180,7 +180,9 @@ async def test_interrupts_at_any_moment_lose_nothing(redis_url: str):
 
 
 async def test_who_may_not_unblock_closes_the_connection_and_the_messages_stay_pending():
-    with open_redis_server(users=["ann on nopass ~* &* +@all -client|unblock", "bob on nopass ~* &* +@all"]) as server:
+    with open_redis_server(
+        users=["ann on nopass ~* &* +@all -client +client|setname", "bob on nopass ~* &* +@all"]
+    ) as server:
         async with (
             open_client(server.url.replace("unix://", "unix://bob:x@")) as bob,
             open_reader(server.url.replace("unix://", "unix://ann:x@")) as (_, exclusive),
