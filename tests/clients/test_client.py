@@ -1,4 +1,4 @@
-"""What a client promises, against actors that run at the embedded broker."""
+"""What a client promises, against actors that run at either broker."""
 
 import re
 from collections.abc import AsyncGenerator, Sequence
@@ -84,10 +84,15 @@ def _nothing_seen() -> None:
     Greeter.headers = []
 
 
+@pytest.fixture(params=["embedded", "redis"])
+def url(request: pytest.FixtureRequest) -> str:
+    return "sqlite://" if request.param == "embedded" else request.getfixturevalue("redis_url")
+
+
 @asynccontextmanager
-async def open_greeter(*, grace: float = 1.0) -> AsyncGenerator[Client]:
+async def open_greeter(url: str, *, grace: float = 1.0) -> AsyncGenerator[Client]:
     async with (
-        open_broker("sqlite://") as broker,
+        open_broker(url) as broker,
         open_system([Greeter], broker=broker, grace=grace),
         open_client(broker) as client,
     ):
@@ -99,33 +104,33 @@ async def wait_seen(count: int) -> None:
         await trio.sleep(0.002)
 
 
-async def test_what_is_told_is_handled():
-    async with open_greeter() as client:
+async def test_what_is_told_is_handled(url: str):
+    async with open_greeter(url) as client:
         await client.ref(Greeter).tell(Greet("Ann"))
         await wait_seen(1)
     assert Greeter.seen == ["Ann"]
 
 
-async def test_a_batch_is_handled_in_whole():
-    async with open_greeter() as client:
+async def test_a_batch_is_handled_in_whole(url: str):
+    async with open_greeter(url) as client:
         await client.ref(Greeter).tell_many(Greet(str(number)) for number in range(100))
         await wait_seen(100)
     assert sorted(Greeter.seen, key=int) == [str(number) for number in range(100)]
 
 
-async def test_asking_returns_the_reply_of_the_handler():
-    async with open_greeter() as client:
+async def test_asking_returns_the_reply_of_the_handler(url: str):
+    async with open_greeter(url) as client:
         assert await client.ref(Greeter).ask(Greet("Ann")) == "Hello Ann"
 
 
-async def test_a_reply_is_structured_by_the_annotation_of_the_handler():
-    async with open_greeter() as client:
+async def test_a_reply_is_structured_by_the_annotation_of_the_handler(url: str):
+    async with open_greeter(url) as client:
         assert await client.ref(Greeter).ask(Mirror(Point(1, 2))) == Point(2, 1)
 
 
-async def test_many_tasks_may_ask_at_once():
+async def test_many_tasks_may_ask_at_once(url: str):
     replies: dict[str, str] = {}
-    async with open_greeter() as client, trio.open_nursery() as nursery:
+    async with open_greeter(url) as client, trio.open_nursery() as nursery:
         greeter = client.ref(Greeter)
 
         async def ask(name: str) -> None:
@@ -137,8 +142,8 @@ async def test_many_tasks_may_ask_at_once():
     assert client.statistics() == {"sent": 50, "asked": 50}
 
 
-async def test_the_error_of_the_far_side_comes_back():
-    async with open_greeter() as client:
+async def test_the_error_of_the_far_side_comes_back(url: str):
+    async with open_greeter(url) as client:
         with pytest.raises(
             MessageFailed, match=r"^'greeter' failed message [0-9a-f]{16}-0 \(ValueError: there is nobody\)$"
         ) as raised:
@@ -148,21 +153,21 @@ async def test_the_error_of_the_far_side_comes_back():
     assert "raise ValueError" in raised.value.traceback
 
 
-async def test_a_rejection_comes_back_as_one():
-    async with open_greeter() as client:
+async def test_a_rejection_comes_back_as_one(url: str):
+    async with open_greeter(url) as client:
         with pytest.raises(MessageFailed, match=r"rejected message .* \(Reject: not invited\)"):
             await client.ref(Greeter).ask(Greet("stranger"))
 
 
-async def test_asking_is_over_when_the_time_is():
-    async with open_greeter(grace=0.1) as client:
+async def test_asking_is_over_when_the_time_is(url: str):
+    async with open_greeter(url, grace=0.1) as client:
         with pytest.raises(AskTimeout, match=r"'greeter' within 0\.05 s; the message may still be handled"):
             await client.ref(Greeter).ask(Greet("sleeper"), timeout=0.05)
         assert await client.ref(Greeter).ask(Greet("Ann"), timeout=5) == "Hello Ann"
 
 
-async def test_a_foreign_message_is_refused_before_it_is_sent():
-    async with open_greeter() as client:
+async def test_a_foreign_message_is_refused_before_it_is_sent(url: str):
+    async with open_greeter(url) as client:
         greeter = client.ref(Greeter)
         foreign: Any = Foreign("Ann")
         for send in (greeter.tell, greeter.ask, greeter.submit):
@@ -175,31 +180,31 @@ async def test_a_foreign_message_is_refused_before_it_is_sent():
         assert client.statistics()["sent"] == 0
 
 
-async def test_a_reply_that_is_not_what_the_handler_declares_says_so():
-    async with open_greeter() as client:
+async def test_a_reply_that_is_not_what_the_handler_declares_says_so(url: str):
+    async with open_greeter(url) as client:
         with pytest.raises(CodecError, match=r"the reply of 'greeter' to message .* wants a whole number"):
             await client.ref(Greeter).ask({"times": 0})
         assert await client.ref(Greeter).ask({"times": 3}) == 3
 
 
-async def test_a_receipt_knows_how_it_stands_and_what_came_of_it():
-    async with open_greeter() as client:
+async def test_a_receipt_knows_how_it_stands_and_what_came_of_it(url: str):
+    async with open_greeter(url) as client:
         receipt = await client.ref(Greeter).submit(Greet("Ann"))
         assert await receipt.result() == "Hello Ann"
         assert await receipt.result() == "Hello Ann"
         assert await receipt.status() == "done"
 
 
-async def test_a_receipt_is_found_again_by_its_id():
-    async with open_greeter() as client:
+async def test_a_receipt_is_found_again_by_its_id(url: str):
+    async with open_greeter(url) as client:
         submitted = await client.ref(Greeter).submit({"times": 4}, id="order-17")
         assert submitted.id == "order-17"
         async with open_client(client.broker) as another:
             assert await another.ref(Greeter).receipt("order-17").result() == 4
 
 
-async def test_a_failed_receipt_raises_what_was_raised_there():
-    async with open_greeter() as client:
+async def test_a_failed_receipt_raises_what_was_raised_there(url: str):
+    async with open_greeter(url) as client:
         receipt = await client.ref(Greeter).submit(Greet("nobody"))
         with pytest.raises(MessageFailed, match="there is nobody"):
             await receipt.result()
@@ -214,8 +219,8 @@ async def test_a_result_that_does_not_come_is_waited_for_no_longer_than_asked():
             await receipt.result(timeout=0.02)
 
 
-async def test_an_id_that_was_sent_before_is_kept_once():
-    async with open_greeter() as client:
+async def test_an_id_that_was_sent_before_is_kept_once(url: str):
+    async with open_greeter(url) as client:
         greeter = client.ref(Greeter)
         await greeter.tell(Greet("Ann"), id="once")
         await greeter.tell(Greet("Ann"), id="once")
@@ -223,16 +228,16 @@ async def test_an_id_that_was_sent_before_is_kept_once():
         assert sorted(Greeter.seen) == ["Ann", "Ben"]
 
 
-async def test_headers_travel_along():
-    async with open_greeter() as client:
+async def test_headers_travel_along(url: str):
+    async with open_greeter(url) as client:
         await client.ref(Greeter).tell(Greet("Ann"), headers={"lang": "en", "depth": [1, {"of": None}]})
         await wait_seen(1)
     assert Greeter.headers == [{"lang": "en", "depth": [1, {"of": None}]}]
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-async def test_a_message_may_be_held_back(at_once: bool):
-    async with open_greeter() as client:
+async def test_a_message_may_be_held_back(url: str, at_once: bool):
+    async with open_greeter(url) as client:
         greeter = client.ref(Greeter)
         if at_once:
             await greeter.tell(Greet("later"), delay=0.2)
@@ -262,8 +267,8 @@ async def test_options_out_of_bounds_are_refused(options: dict[str, Any], compla
         assert client.statistics()["sent"] == 0
 
 
-async def test_an_actor_of_another_program_is_found_by_its_title():
-    async with open_greeter() as client:
+async def test_an_actor_of_another_program_is_found_by_its_title(url: str):
+    async with open_greeter(url) as client:
         greeter = client.ref("greeter")
         assert greeter.source == Greeter.settings.default_source
         assert await greeter.ask({"times": 2}) == 2
@@ -282,8 +287,8 @@ def test_a_reply_is_declared_by_the_base_of_the_message():
     assert declared_reply(dict) is Any
 
 
-async def test_any_source_can_be_published_to():
-    async with open_greeter() as client:
+async def test_any_source_can_be_published_to(url: str):
+    async with open_greeter(url) as client:
         message_id = await client.publish("greetings", Greet("Ann"))
         assert re.fullmatch(r"[0-9a-f]{16}-0", message_id)
         await wait_seen(1)
@@ -291,8 +296,8 @@ async def test_any_source_can_be_published_to():
             await client.publish("greetings!", Greet("Ann"))
 
 
-async def test_what_json_cannot_hold_is_refused_before_it_is_sent():
-    async with open_greeter() as client:
+async def test_what_json_cannot_hold_is_refused_before_it_is_sent(url: str):
+    async with open_greeter(url) as client:
         with pytest.raises(CodecError):
             await client.publish("greetings", {"set": {1, 2}, "nan": float("nan")})
 
@@ -303,18 +308,18 @@ async def test_every_client_makes_ids_of_its_own():
         assert await broker.backlog("a") == 2
 
 
-async def test_the_callers_own_error_comes_out_as_it_is():
+async def test_the_callers_own_error_comes_out_as_it_is(url: str):
     error = LookupError("mine")
     with pytest.raises(LookupError) as raised:
-        async with open_greeter() as client:
+        async with open_greeter(url) as client:
             await client.ref(Greeter).ask(Greet("Ann"))
             raise error
     assert raised.value is error
 
 
-async def test_a_cancellation_goes_through_a_client():
+async def test_a_cancellation_goes_through_a_client(url: str):
     with trio.move_on_after(0.05) as scope:
-        async with open_greeter(grace=0.1) as client:
+        async with open_greeter(url, grace=0.1) as client:
             await client.ref(Greeter).ask(Greet("sleeper"))
     assert scope.cancelled_caught
 
