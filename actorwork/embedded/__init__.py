@@ -1,0 +1,10 @@
+"""The embedded broker: the promises of the Redis one, kept by one SQLite file.
+
+    broker     what the runtime sees: publishing, dead letters, outcomes, replies, the diagnosis
+    node       one incarnation of a process: its lease, its inlets, its settlements, as Trio sees them
+    writer     the thread that owns the connection: group commit, reading, leases, the clock of delayed messages
+    store      what is done inside a transaction, in SQL
+    location   which file a url means, and what to say when that file cannot be used
+
+Only this room knows SQLite.
+"""

@@ -1,0 +1,247 @@
+"""The embedded broker as the runtime sees it: `async with open_broker("sqlite:///messages.db", emit=…) as broker`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import time
+import uuid
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from actorwork.abc import EventSink, Finding, Subscription
+from actorwork.embedded.location import Location, parse
+from actorwork.embedded.node import EmbeddedNode, open_node
+from actorwork.embedded.store import Letterhead, Parcel, Store, in_chunks, parcel
+from actorwork.embedded.writer import Writer
+from actorwork.events import BrokerTrouble
+from actorwork.message import DeadLetter, Envelope, Outcome
+
+CHUNK: Final = 1000
+"""How many messages of one call go into one transaction: leases are renewed between two."""
+LITTLE_DISK: Final = 256 * 1024 * 1024
+
+
+@asynccontextmanager
+async def open_broker(url: str, *, emit: EventSink) -> AsyncGenerator[EmbeddedBroker]:
+    """Open the store that `url` names, and make it if it is new (see `actorwork.embedded.location` for the forms).
+
+    Any number of processes may have one file open at once. Raises BrokerError, which says what to do, when it cannot
+    be used.
+    """
+    location = parse(url)
+
+    def troubled(doing: str, error: str) -> None:
+        emit(BrokerTrouble(doing, error, "trying again in a second"))
+
+    writer = Writer(location, trio.lowlevel.current_trio_token(), troubled)
+    try:
+        await writer.start()
+        yield EmbeddedBroker(location, writer)
+    finally:
+        await writer.stop()
+
+
+class EmbeddedBroker:
+    """Implements `actorwork.abc.Broker`."""
+
+    def __init__(self, location: Location, writer: Writer) -> None:
+        self._location = location
+        self._writer = writer
+        self._dead_letters = EmbeddedDeadLetters(writer)
+
+    def __repr__(self) -> str:
+        return f"<EmbeddedBroker {self.url}>"
+
+    @property
+    def url(self) -> str:
+        return self._location.url
+
+    @property
+    def dead_letters(self) -> EmbeddedDeadLetters:
+        return self._dead_letters
+
+    def statistics(self) -> Mapping[str, int]:
+        return self._writer.statistics()
+
+    async def publish(self, envelopes: Sequence[Envelope]) -> int:
+        parcels = [parcel(envelope) for envelope in envelopes]
+        if len(parcels) <= CHUNK:
+            return await self._publish(parcels)
+        new = 0
+        for chunk in in_chunks(parcels, CHUNK):
+            new += await self._publish(chunk)
+        return new
+
+    async def _publish(self, parcels: Sequence[Parcel]) -> int:
+        return await self._writer.ask(lambda store: store.publish(parcels), rows=len(parcels))
+
+    def open_node(
+        self, subscriptions: Sequence[Subscription], *, lease: float, emit: EventSink
+    ) -> AbstractAsyncContextManager[EmbeddedNode]:
+        return open_node(self._writer, subscriptions, lease=lease, emit=emit)
+
+    @asynccontextmanager
+    async def open_replies(self) -> AsyncGenerator[EmbeddedReplies]:
+        address = uuid.uuid4().hex
+        replies = EmbeddedReplies(address)
+        # The writer looks at this from its thread; a dict's single operations are whole. The order wakes it.
+        self._writer.addresses[address] = replies.arrived
+        self._writer.tell(_nothing)
+        try:
+            yield replies
+        finally:
+            self._writer.addresses.pop(address, None)
+
+    async def find_outcome(self, source: str, message_id: str) -> Outcome | None:
+        return await self._writer.ask(lambda store: store.find_outcome(source, message_id, time.time()), writes=False)
+
+    async def backlog(self, source: str) -> int:
+        return await self._writer.ask(lambda store: store.backlog(source), writes=False)
+
+    async def release_lease(self, incarnation: str) -> bool:
+        """Declare a node dead, as its parent may that saw it die; return whether it had a lease."""
+
+        def release(store: Store) -> bool:
+            number = store.node_number(incarnation)
+            return number is not None and store.end_lease(number)
+
+        return await self._writer.ask(release)
+
+    async def diagnose(self) -> Sequence[Finding]:
+        mode = await self._writer.ask(lambda store: store.pragma("journal_mode"), writes=False)
+        if self._location.path is None:
+            return (
+                Finding("store", "warning", "in memory: all messages are gone when the process ends", "name a file"),
+                Finding("sqlite", "ok", f"SQLite {sqlite3.sqlite_version}"),
+            )
+        path = self._location.path
+        return await trio.to_thread.run_sync(
+            _examine, path, str(mode), self._location.synchronous, abandon_on_cancel=True
+        )
+
+
+class EmbeddedReplies:
+    """Implements `actorwork.abc.Replies`."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._waiting: dict[tuple[str, str], set[EmbeddedWaiting]] = {}
+
+    def __repr__(self) -> str:
+        return f"<EmbeddedReplies {self.address}, {len(self._waiting)} awaited>"
+
+    def expect(self, source: str, message_id: str) -> EmbeddedWaiting:
+        waiting = EmbeddedWaiting(self, (source, message_id))
+        self._waiting.setdefault((source, message_id), set()).add(waiting)
+        return waiting
+
+    def arrived(self, letter: Letterhead) -> None:
+        _, source, message_id, outcome = letter
+        for waiting in self._waiting.pop((source, message_id), ()):
+            waiting.arrived(outcome)
+
+    def forget(self, waiting: EmbeddedWaiting) -> None:
+        same = self._waiting.get(waiting.key)
+        if same is not None:
+            same.discard(waiting)
+            if not same:
+                del self._waiting[waiting.key]
+
+
+class EmbeddedWaiting:
+    """Implements `actorwork.abc.Waiting`."""
+
+    def __init__(self, replies: EmbeddedReplies, key: tuple[str, str]) -> None:
+        self.key = key
+        self._replies = replies
+        self._outcome: Outcome | None = None
+        self._event = trio.Event()
+
+    def arrived(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+        self._event.set()
+
+    async def outcome(self) -> Outcome:
+        await self._event.wait()
+        assert self._outcome is not None  # noqa: S101 - set before the event is
+        return self._outcome
+
+    def close(self) -> None:
+        self._replies.forget(self)
+
+
+class EmbeddedDeadLetters:
+    """Implements `actorwork.abc.DeadLetters`."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+
+    def __repr__(self) -> str:
+        return f"<EmbeddedDeadLetters of {self._writer.location}>"
+
+    async def list(self, source: str | None = None, *, limit: int = 100) -> Sequence[DeadLetter]:
+        return await self._writer.ask(lambda store: store.dead_letters(source, limit), writes=False)
+
+    async def get(self, source: str, entry: str) -> DeadLetter | None:
+        return await self._writer.ask(lambda store: store.dead_letter(source, entry), writes=False)
+
+    async def replay(self, source: str, entries: Sequence[str]) -> int:
+        return await self._writer.ask(lambda store: store.replay(source, entries), rows=len(entries))
+
+    async def drop(self, source: str, entries: Sequence[str]) -> int:
+        return await self._writer.ask(lambda store: store.drop_dead_letters(source, entries), rows=len(entries))
+
+
+def _examine(path: Path, mode: str, synchronous: str) -> Sequence[Finding]:
+    """Look at the file with a connection of its own, so that nobody waits for it."""
+    size = sum(part.stat().st_size for part in (path, Path(f"{path}-wal")) if part.exists())
+    findings = [Finding("file", "ok", f"{path}, {size / 1e6:.1f} MB")]
+    if mode == "wal":
+        findings.append(Finding("journal", "ok", "write-ahead log"))
+    else:
+        findings.append(
+            Finding(
+                "journal", "warning", f"mode {mode}, not wal: slow", "put the file on a local disk, not on a network's"
+            )
+        )
+    if synchronous == "full":
+        findings.append(Finding("durability", "ok", "every commit is on the disk before it is acknowledged"))
+    else:
+        findings.append(
+            Finding(
+                "durability",
+                "ok",
+                "survives the end of any process; a power loss may cost the last commits",
+                "add ?synchronous=full to the url if that matters more than speed",
+            )
+        )
+    free = shutil.disk_usage(path.parent).free
+    if free < LITTLE_DISK:
+        findings.append(Finding("disk", "error", f"{free / 1e6:.0f} MB left on {path.parent}", "free some space"))
+    else:
+        findings.append(Finding("disk", "ok", f"{free / 1e9:.1f} GB left"))
+    if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+        findings.append(Finding("permissions", "ok", "the file and its directory can be written"))
+    else:
+        findings.append(
+            Finding("permissions", "error", f"{path} or its directory cannot be written", "change their owner or mode")
+        )
+    with closing(sqlite3.connect(path, timeout=5)) as connection:
+        problems = [row[0] for row in connection.execute("pragma quick_check(5)")]
+    if problems == ["ok"]:
+        findings.append(Finding("integrity", "ok", "nothing is damaged"))
+    else:
+        advice = "stop everything that uses it, and save what is left with `sqlite3 FILE .recover`"
+        findings.append(Finding("integrity", "error", "; ".join(problems), advice))
+    findings.append(Finding("sqlite", "ok", f"SQLite {sqlite3.sqlite_version}"))
+    return findings
+
+
+def _nothing() -> None:
+    pass

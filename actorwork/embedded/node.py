@@ -1,0 +1,275 @@
+"""One incarnation of a process at the embedded broker, as the Trio thread sees it.
+
+The writer reads ahead of nobody: for every inlet it is told how many deliveries it may send from the beginning
+(`allowed`), and counts what it sent. Room that has gone in the meantime, since somebody else filled it, is no
+loss: what does not fit is handed back, in its place.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import attrs
+import trio
+
+from actorwork import events
+from actorwork.abc import EventSink, Subscription
+from actorwork.embedded.store import Closing, Lane, Store, Token, is_plain, parcel
+from actorwork.embedded.writer import Batch, Feed, Lease, Order, Writer
+from actorwork.errors import BrokerError, NotRunning
+from actorwork.message import Delivery, Envelope
+from actorwork.policy.settlement import Settlement
+
+LAST_SETTLEMENTS: float = 1.0
+"""Seconds that a node which ends gives to the settlements still queued."""
+
+
+@attrs.define(eq=False)
+class _Intake:
+    """One subscription as this thread counts it."""
+
+    subscription: Subscription
+    feed: Feed
+    allowed: int = 0
+    received: int = 0
+
+
+class EmbeddedNode:
+    """Implements `actorwork.abc.Node`; made by `open_node`."""
+
+    def __init__(self, writer: Writer, subscriptions: Sequence[Subscription], lease: float, emit: EventSink) -> None:
+        self._writer = writer
+        self._emit = emit
+        self._lease = Lease(_new_incarnation(), lease, self._lost)
+        self._incarnation = self._lease.incarnation
+        self._intakes: dict[Subscription, _Intake] = {}
+        for subscription in subscriptions:
+            lanes = [
+                Lane(source, subscription.group, subscription.actor, subscription.max_crashes)
+                for source in subscription.sources
+            ]
+            feed = Feed(lanes, self._lease, self._offer)
+            intake = _Intake(subscription, feed)
+            self._intakes[subscription] = intake
+        self._by_feed = {id(intake.feed): intake for intake in self._intakes.values()}
+        self._stopping = False
+        self._closed = False
+        self._unsettled = 0
+        self._idle: trio.Event | None = None
+        self._counts = dict.fromkeys(("read", "settled", "fenced", "reclaimed", "handed_back", "buried"), 0)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "stopping" if self._stopping else "reading"
+        return f"<EmbeddedNode {self._incarnation} {state} at {self._writer.location}, {self._unsettled} to settle>"
+
+    @property
+    def incarnation(self) -> str:
+        return self._incarnation
+
+    def statistics(self) -> Mapping[str, int]:
+        return {**self._counts, "unsettled": self._unsettled}
+
+    # ------------------------------------------------------------------------------------------------- its life
+
+    async def open(self) -> None:
+        feeds = [intake.feed for intake in self._intakes.values()]
+
+        def enter(store: Store) -> int:
+            for feed in feeds:
+                for lane in feed.lanes:
+                    store.open_lane(lane)
+            return store.take_lease(self._incarnation, store.now + self._lease.length)
+
+        self._lease.number = await self._writer.ask(enter)
+        for intake in self._intakes.values():
+            intake.allowed = intake.feed.allowed = max(0, intake.subscription.inlet.room())
+        self._writer.tell(lambda: self._writer.add(self._lease, feeds))
+
+    async def close(self) -> None:
+        """Stop, settle for a second at most, and release the lease."""
+        with trio.move_on_after(LAST_SETTLEMENTS, shield=True):
+            await self.stop_intake()
+            await self.wait_settled()
+        self._closed = True
+        lease = self._lease
+        self._writer.tell(lambda: self._writer.remove_lease(lease))
+        with trio.move_on_after(LAST_SETTLEMENTS, shield=True):
+            try:
+                # The number is read there and then: the lease may have been lost a moment ago.
+                await self._writer.ask(lambda store: store.end_lease(lease.number))
+            except BrokerError as error:
+                self._emit(
+                    events.BrokerTrouble("releasing the lease", str(error), f"it ends by itself in {lease.length} s")
+                )
+
+    async def stop_intake(self) -> None:
+        if self._closed:
+            return
+        self._stopping = True
+        feeds = [intake.feed for intake in self._intakes.values()]
+        self._writer.tell(lambda: self._writer.remove_feeds(feeds))
+        # Its answer comes after whatever was read before.
+        await self._writer.pass_through()
+
+    async def wait_settled(self) -> None:
+        while self._unsettled:
+            if self._idle is None:
+                self._idle = trio.Event()
+            await self._idle.wait()
+        await trio.lowlevel.checkpoint()
+
+    # ---------------------------------------------------------------------------------------------- what comes in
+
+    def _offer(self, feed: Feed, batches: Sequence[Batch]) -> None:
+        intake = self._by_feed[id(feed)]
+        subscription = intake.subscription
+        deliveries: list[Delivery] = []
+        for lane, taken, reclaimed in batches:
+            deliveries += taken.deliveries
+            for previous, count in reclaimed:
+                self._counts["reclaimed"] += count
+                self._emit(events.Reclaimed(lane.name, lane.group, previous, count))
+            for message_id, crashes in taken.buried:
+                self._counts["buried"] += 1
+                self._emit(events.Buried(lane.name, lane.group, message_id, crashes))
+            if taken.restored:
+                self._emit(events.GroupRestored(lane.name, lane.group))
+        intake.received += len(deliveries)
+        self._counts["read"] += len(deliveries)
+        if not self._stopping:
+            room = max(0, subscription.inlet.room())
+            deliveries, surplus = deliveries[:room], deliveries[room:]
+            if surplus:
+                self._order_hand_back(subscription, surplus)
+        if deliveries:
+            subscription.inlet.offer(deliveries)
+        self.resume(subscription)
+
+    def resume(self, subscription: Subscription) -> None:
+        intake = self._intakes.get(subscription)
+        if intake is None or self._stopping:
+            return
+        allowed = intake.received + max(0, subscription.inlet.room())
+        if allowed > intake.allowed:
+            intake.allowed = allowed
+            feed = intake.feed
+
+            def allow() -> None:
+                feed.allowed = allowed
+
+            self._writer.tell(allow)
+
+    def _lost(self, incarnation: str, successor: str, reason: str) -> None:
+        self._incarnation = successor
+        self._emit(events.LeaseLost(incarnation, successor, reason))
+        for subscription in self._intakes:
+            subscription.inlet.revoke()
+            self.resume(subscription)
+
+    # --------------------------------------------------------------------------------------------- what goes out
+
+    def settle(
+        self,
+        subscription: Subscription,
+        delivery: Delivery,
+        settlement: Settlement,
+        published: Sequence[Envelope] = (),
+    ) -> None:
+        if self._closed:
+            raise NotRunning(f"the node has ended: {delivery.id} of {delivery.source} will be run by another one")
+        self._unsettled += 1
+        self._writer.settle(
+            Closing(
+                delivery,
+                subscription.group,
+                subscription.actor,
+                settlement,
+                [parcel(envelope) for envelope in published],
+                self,
+                is_plain(delivery, settlement, published),
+            )
+        )
+
+    def applied(self, count: int, refused: Sequence[Closing]) -> None:
+        """Called by the writer: so many settlements are done with, of which these were refused."""
+        self._unsettled -= count
+        self._counts["settled"] += count - len(refused)
+        self._counts["fenced"] += len(refused)
+        for closing in refused:
+            self._emit(events.Fenced(closing.delivery, closing.group, closing.settlement))
+        if not self._unsettled and self._idle is not None:
+            self._idle.set()
+            self._idle = None
+
+    async def publish_fenced(
+        self, subscription: Subscription, delivery: Delivery, published: Sequence[Envelope]
+    ) -> bool:
+        parcels = [parcel(envelope) for envelope in published]
+
+        def publish(store: Store) -> bool:
+            if not store.owns(delivery.token):
+                return False
+            store.publish(parcels)
+            return True
+
+        return await self._writer.ask(publish, rows=len(parcels))
+
+    async def hand_back(self, subscription: Subscription, deliveries: Sequence[Delivery]) -> None:
+        answer = trio.Event()
+        failed: list[BrokerError] = []
+
+        def fail(error: BrokerError) -> None:
+            failed.append(error)
+            answer.set()
+
+        self._order_hand_back(subscription, deliveries, answer.set, fail)
+        await answer.wait()
+        if failed:
+            raise failed[0]
+
+    def _order_hand_back(
+        self,
+        subscription: Subscription,
+        deliveries: Sequence[Delivery],
+        done: Callable[[], object] | None = None,
+        failed: Callable[[BrokerError], None] | None = None,
+    ) -> None:
+        tokens: list[Token] = [delivery.token for delivery in deliveries]
+
+        def tell(given: Mapping[str, int]) -> None:
+            for source, count in given.items():
+                self._counts["handed_back"] += count
+                self._emit(events.HandedBack(source, subscription.group, count))
+            if done is not None:
+                done()
+
+        def hand_back(store: Store) -> Mapping[str, int]:
+            given: dict[str, int] = {}
+            for delivery in deliveries:
+                if store.hand_back((delivery.token,)):
+                    given[delivery.source] = given.get(delivery.source, 0) + 1
+                    store.touched.add(store.source(delivery.source))
+            return given
+
+        def fail(error: BrokerError) -> None:
+            self._emit(events.BrokerTrouble("handing back", str(error), "they stay ours until the lease ends"))
+
+        self._writer.order(Order(hand_back, tell, failed or fail, len(tokens)))
+
+
+@asynccontextmanager
+async def open_node(
+    writer: Writer, subscriptions: Sequence[Subscription], *, lease: float, emit: EventSink
+) -> AsyncGenerator[EmbeddedNode]:
+    node = EmbeddedNode(writer, subscriptions, lease, emit)
+    try:
+        await node.open()
+        yield node
+    finally:
+        await node.close()
+
+
+def _new_incarnation() -> str:
+    return uuid.uuid4().hex

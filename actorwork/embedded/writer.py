@@ -1,0 +1,600 @@
+"""The thread that owns the connection to the store.
+
+    Trio ──orders──▶ queue ──▶ [ turn: one transaction for all that wait, then for what can be read ] ──▶ Trio
+
+One turn takes every order that waits (a group commit), renews leases that are due, promotes what is due, reads
+for every inlet with room, commits, and brings all results back with one call. A message published in this process
+is therefore on its way to its reader before the publisher knows that it was kept.
+
+What others write is noticed by `pragma data_version`, which costs microseconds: asked for every 2 ms right after
+something happened, ever less often the longer nothing does, and not at all while nobody reads or waits.
+
+Invariants:
+
+- Only this thread touches the connection, the feeds' `ready` and `sent`, and the leases' numbers.
+- What a turn changes in memory it changes after the commit, so that a failed turn can be run again. A turn that
+  fails is run again order by order: one bad order does not take the others with it.
+- Orders take effect in the order in which they were given, but for plain acks, which are gathered.
+- A settlement is never given up: while the store fails it is tried again every second.
+- Results arrive in the Trio thread in the order of their turns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import queue
+import sqlite3
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+import attrs
+import trio
+
+from actorwork.embedded.location import Location, connect, explained, is_busy
+from actorwork.embedded.store import Closing, Lane, Letterhead, Store, Taken, Token
+from actorwork.errors import BrokerError
+
+MOST_ROWS: Final = 2000
+"""How many rows a turn takes from the queue, about: leases are renewed between turns."""
+MOST_READ: Final = 1000
+PATIENCE: Final = 5.0
+QUICKEST_POLL: Final = 0.002
+USUAL_POLL: Final = 0.05
+IDLE_POLL: Final = 0.25
+IDLE_AFTER: Final = 10.0
+TRY_AGAIN: Final = 1.0
+COMPLAIN_EVERY: Final = 5.0
+PRUNE_EVERY: Final = 3600.0
+CHECK_LEASES: Final = 1.0
+
+News: TypeAlias = Callable[[], None]
+"""What is to be done in the Trio thread."""
+
+
+@attrs.define(eq=False)
+class Order:
+    """Something to be done in a transaction; the answer goes to `done` or `failed`, in the Trio thread."""
+
+    run: Callable[[Store], Any]
+    done: Callable[[Any], None]
+    failed: Callable[[BrokerError], None]
+    rows: int = 1
+    writes: bool = True
+
+
+@attrs.define(eq=False)
+class Lease:
+    """A node's lease, as this thread keeps it."""
+
+    incarnation: str
+    length: float
+    lost: Callable[[str, str, str], None]
+    """Told, in the Trio thread: the incarnation that ended, its successor, and why."""
+    number: int = 0
+    renew_at: float = 0.0
+
+
+Batch: TypeAlias = tuple[Lane, Taken, Sequence[tuple[str, int]]]
+"""What was read from a lane, and for what was reclaimed: from which incarnation, how many."""
+
+
+@attrs.define(eq=False)
+class Feed:
+    """What one subscription reads, and how much of it. `allowed` and `sent` count deliveries from the beginning."""
+
+    lanes: Sequence[Lane]
+    lease: Lease
+    offer: Callable[[Feed, Sequence[Batch]], None]
+    allowed: int = 0
+    sent: int = 0
+    turn: int = 0
+
+
+class Writer:
+    """Use as `async with open_writer(location)`."""
+
+    def __init__(
+        self, location: Location, token: trio.lowlevel.TrioToken, troubled: Callable[[str, str], None]
+    ) -> None:
+        self.location = location
+        self._troubled = troubled
+        self.addresses: dict[str, Callable[[Letterhead], None]] = {}
+        """Where replies are awaited in this process; changed by the Trio thread alone."""
+        self._token = token
+        self._queue: queue.SimpleQueue[Order | Closing | Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._live, name="actorwork-writer", daemon=True)
+        self._broken: BrokerError | None = None
+        self._leases: list[Lease] = []
+        self._feeds: list[Feed] = []
+        self._lanes: dict[int, list[Lane]] = {}
+        self._groups: dict[int, Lane] = {}
+        self._again: list[Closing] = []
+        self._again_at = math.inf
+        self._seen_seq = -1
+        self._data_version = -1
+        self._next_due = math.inf
+        self._check_at = math.inf
+        self._prune_at = time.monotonic() + 60
+        self._complain_at = 0.0
+        self._busy_at = time.monotonic()
+        self._clocks = (time.time(), time.monotonic())
+        self._counts = {"turns": 0, "orders": 0, "settlements": 0, "polls": 0, "failures": 0, "largest_turn": 0}
+
+    def __repr__(self) -> str:
+        state = "broken" if self._broken else "running" if self._thread.is_alive() else "ended"
+        return f"<Writer {self.location} {state} {len(self._feeds)} feeds>"
+
+    def statistics(self) -> Mapping[str, int]:
+        return {**self._counts, "waiting": self._queue.qsize(), "leases": len(self._leases)}
+
+    # ------------------------------------------------------------------------------- called from the Trio thread
+
+    async def ask(self, run: Callable[[Store], Any], *, rows: int = 1, writes: bool = True) -> Any:
+        """Do something in a transaction and return what it returns. Cancelled: it may be done all the same."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        answer = _Answer()
+        self.order(Order(run, answer.done, answer.failed, rows, writes))
+        return await answer.wait()
+
+    async def pass_through(self) -> None:
+        """Wait until all that was brought or ordered before has happened."""
+        await self.ask(_nothing, writes=False)
+
+    def order(self, order: Order) -> None:
+        if self._broken is not None:
+            order.failed(self._broken)
+        else:
+            self._queue.put(order)
+
+    def settle(self, closing: Closing) -> None:
+        self._queue.put(closing)
+
+    def tell(self, change: Callable[[], None]) -> None:
+        """Have something changed in the writer's thread that needs no transaction."""
+        self._queue.put(change)
+
+    async def start(self) -> None:
+        """Open the store. Raises BrokerError."""
+        answer = _Answer()
+        self._queue.put(Order(_nothing, answer.done, answer.failed, writes=False))
+        self._thread.start()
+        await answer.wait()
+
+    async def stop(self) -> None:
+        """Do all that was ordered, then close the store."""
+        self._queue.put(None)
+        with trio.move_on_after(PATIENCE + 1, shield=True):
+            await trio.to_thread.run_sync(self._thread.join, abandon_on_cancel=True)
+
+    # --------------------------------------------------------- called in this thread, by orders after their commit
+
+    def add(self, lease: Lease, feeds: Sequence[Feed]) -> None:
+        """Begin to renew a lease and to read for these feeds."""
+        lease.renew_at = time.monotonic() + lease.length / 3
+        self._leases.append(lease)
+        for feed in feeds:
+            self._feeds.append(feed)
+            for lane in feed.lanes:
+                self._lanes.setdefault(lane.source, []).append(lane)
+                self._groups[lane.grp] = lane
+        self._check_at = 0.0
+        self._next_due = 0.0
+        self._busy_at = time.monotonic()
+
+    def remove_feeds(self, feeds: Sequence[Feed]) -> None:
+        for feed in feeds:
+            if feed in self._feeds:
+                self._feeds.remove(feed)
+                for lane in feed.lanes:
+                    self._lanes[lane.source].remove(lane)
+        self._groups = {lane.grp: lane for feed in self._feeds for lane in feed.lanes}
+
+    def remove_lease(self, lease: Lease) -> None:
+        if lease in self._leases:
+            self._leases.remove(lease)
+
+    # --------------------------------------------------------------------------------------------- the thread's life
+
+    def _live(self) -> None:
+        try:
+            connection = connect(self.location)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, somebody waits to be told
+            self._break(explained(self.location, error if isinstance(error, Exception) else RuntimeError(repr(error))))
+            return
+        try:
+            self._work(connection, Store(connection))
+        except BaseException as error:  # noqa: BLE001 - as above: nobody waits for a thread that is gone
+            self._break(BrokerError(f"{self.location}: the writer ended: {type(error).__name__}: {error}"))
+        finally:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
+
+    def _break(self, error: BrokerError) -> None:
+        self._broken = error
+        news: list[News] = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                order = self._queue.get_nowait()
+                if isinstance(order, Order):
+                    news.append(lambda order=order: order.failed(error))
+        self._bring(news)
+
+    def _work(self, connection: sqlite3.Connection, store: Store) -> None:
+        asks_version = connection.execute
+        stopping, give_up_at = False, math.inf
+        while True:
+            orders, stops = self._collect(0.0 if stopping else self._pause())
+            now = time.monotonic()
+            if stops:
+                stopping, give_up_at = True, now + PATIENCE
+            if not stopping or orders:
+                self._look(store, asks_version, now)
+            self._turn(store, orders, now, stopping=stopping)
+            if stopping and self._queue.empty():
+                if not self._again or now > give_up_at:
+                    return
+                time.sleep(QUICKEST_POLL)
+
+    def _collect(self, pause: float) -> tuple[list[Order | Closing], bool]:
+        """Wait for orders, and take those that are there; return whether one of them is to stop."""
+        orders: list[Order | Closing] = []
+        rows, stops = 0, False
+        try:
+            if pause > 0:
+                one = self._queue.get(timeout=None if pause == math.inf else pause)
+            else:
+                one = self._queue.get_nowait()
+            while True:
+                if one is None:
+                    stops = True
+                elif isinstance(one, Order):
+                    orders.append(one)
+                    rows += one.rows
+                elif isinstance(one, Closing):
+                    orders.append(one)
+                    rows += 1
+                else:
+                    one()
+                if rows >= MOST_ROWS:
+                    break
+                one = self._queue.get_nowait()
+        except queue.Empty:
+            pass
+        return orders, stops
+
+    def _pause(self) -> float:
+        """Return how long nothing needs to be done, unless an order comes."""
+        now = time.monotonic()
+        if any(self._can_read(feed) for feed in self._feeds):
+            return 0.0
+        until = self._again_at
+        for lease in self._leases:
+            until = min(until, lease.renew_at)
+        if self._leases:
+            until = min(until, self._check_at)
+        if self._feeds:
+            until = min(until, now + self._next_due - time.time())
+        if self._feeds or self.addresses:
+            until = min(until, self._prune_at)
+        if self._is_shared() and (self._feeds or self.addresses):
+            idle = now - self._busy_at
+            poll = IDLE_POLL if idle > IDLE_AFTER else min(USUAL_POLL, max(QUICKEST_POLL, idle / 10))
+            until = min(until, now + poll)
+        return max(0.0, until - now)
+
+    def _is_shared(self) -> bool:
+        """Whether other processes may write, too."""
+        return self.location.path is not None
+
+    @staticmethod
+    def _can_read(feed: Feed) -> bool:
+        return feed.allowed > feed.sent and any(lane.ready for lane in feed.lanes)
+
+    # -------------------------------------------------------------------------------------------------- one turn
+
+    def _look(self, store: Store, execute: Callable[[str], sqlite3.Cursor], now: float) -> None:
+        """See whether other processes have written, and what of it is for us."""
+        if not self._is_shared() or not (self._feeds or self.addresses):
+            return
+        self._counts["polls"] += 1
+        try:
+            version = execute("pragma data_version").fetchone()[0]
+            if version != self._data_version:
+                self._data_version = version
+                last, sources = store.news_since(self._seen_seq)
+                self._seen_seq = last
+                free = store.groups_with_free() if self._feeds else set[int]()
+                self._next_due = _or_never(store.first_due())
+                store.touched.update(sources)
+                for grp in free & self._groups.keys():
+                    self._groups[grp].ready = True
+                if sources or free:
+                    self._busy_at = now
+                if self.addresses and store.has_replies(tuple(self.addresses)):
+                    self._busy_at = now
+                    self._turn(store, [Order(self._fetch_replies, _nothing, _nothing)], now)
+        except sqlite3.Error:
+            # Whoever orders something now will be told.
+            self._data_version = -1
+            self._counts["failures"] += 1
+        self._wake(store)
+
+    def _fetch_replies(self, store: Store) -> None:
+        store.replies.extend(store.fetch(tuple(self.addresses)))
+
+    def _wake(self, store: Store) -> None:
+        if store.touched:
+            for source in store.touched:
+                for lane in self._lanes.get(source, ()):
+                    lane.ready = True
+            store.touched.clear()
+
+    def _turn(self, store: Store, orders: Sequence[Order | Closing], now: float, *, stopping: bool = False) -> None:
+        if self._again and (now >= self._again_at or stopping):
+            orders = [*self._again, *orders]
+            self._again, self._again_at = [], math.inf
+        if orders:
+            self._busy_at = now
+            self._counts["orders"] += len(orders)
+            self._counts["largest_turn"] = max(self._counts["largest_turn"], len(orders))
+        news: list[News] = []
+        try:
+            self._try_turn(store, orders, now, news)
+        except Exception as error:  # noqa: BLE001 - every failure has somebody who waits for the answer
+            store.rollback()
+            news.clear()
+            self._counts["failures"] += 1
+            if len(orders) > 1:
+                for order in orders:
+                    self._turn(store, [order], now)
+            elif orders:
+                self._refuse(orders[0], error, now, news)
+            else:
+                self._bear(error, now)
+        self._bring(news)
+
+    def _try_turn(self, store: Store, orders: Sequence[Order | Closing], now: float, news: list[News]) -> None:
+        wall = time.time()
+        late = [lease for lease in self._leases if now >= lease.renew_at]
+        expired = self._expired(store, now, wall)
+        promotes = bool(self._feeds) and self._next_due <= wall
+        prunes = now >= self._prune_at
+        reads = any(self._can_read(feed) for feed in self._feeds)
+        if not (late or expired or promotes or prunes or reads):
+            if not orders:
+                return
+            if not any(isinstance(order, Closing) or order.writes for order in orders):
+                store.now = wall
+                news.extend(_bind(order.done, order.run(store)) for order in orders if isinstance(order, Order))
+                return
+
+        self._begin(store, wall)
+        lost = [
+            (lease, self._succeed(store, lease, wall), "it was not renewed in time, or somebody ended it")
+            for lease in late
+            if not store.renew_lease(lease.number, wall + lease.length)
+        ]
+        for node in expired:
+            store.end_lease(node, unless_later_than=wall)
+        settled = self._carry_out(store, orders, news)
+        if promotes:
+            store.promote()
+        if prunes:
+            store.prune()
+        self._wake(store)
+        if expired:
+            for grp in store.groups_with_free() & self._groups.keys():
+                self._groups[grp].ready = True
+
+        gone = {id(lease) for lease, _, _ in lost}
+        offers: list[tuple[Feed, list[Batch]]] = []
+        if self._feeds:
+            for lease in {id(feed.lease): feed.lease for feed in self._feeds if self._can_read(feed)}.values():
+                if id(lease) not in gone and not store.has_lease(lease.number):
+                    lost.append((lease, self._succeed(store, lease, wall), "somebody ended it"))
+                    gone.add(id(lease))
+            offers.extend(
+                (feed, self._read(store, feed))
+                for feed in self._feeds
+                if id(feed.lease) not in gone and self._can_read(feed)
+            )
+        here = [letter for letter in store.replies if letter[0] in self.addresses]
+        elsewhere = [letter for letter in store.replies if letter[0] not in self.addresses]
+        if elsewhere:
+            store.post(elsewhere)
+        next_due = store.next_due
+        if promotes:
+            self._next_due = _or_never(store.first_due())
+        store.commit()
+
+        # From here on it has happened: nothing below may fail.
+        self._counts["turns"] += 1
+        store.replies.clear()
+        if next_due is not None:
+            self._next_due = min(self._next_due, next_due)
+        for lease in late:
+            lease.renew_at = now + lease.length / 3
+        if prunes:
+            self._prune_at = now + PRUNE_EVERY
+        news.extend(settled)
+        for letter in here:
+            expected = self.addresses.get(letter[0])
+            if expected is not None:
+                news.append(_bind(expected, letter))
+        for feed, taken in offers:
+            for lane, batch, _ in taken:
+                lane.ready = not batch.emptied
+                feed.sent += len(batch.deliveries)
+            feed.turn += 1
+            if any(batch.deliveries or batch.buried or batch.restored for _, batch, _ in taken):
+                news.append(lambda feed=feed, taken=taken: feed.offer(feed, taken))
+        for lease, successor, reason in lost:
+            news.append(_bind_lost(lease, successor.incarnation, reason))
+            lease.incarnation, lease.number = successor.incarnation, successor.number
+            lease.renew_at = now + lease.length / 3
+            for feed in self._feeds:
+                if feed.lease is lease:
+                    for lane in feed.lanes:
+                        lane.ready = True
+
+    def _begin(self, store: Store, wall: float) -> None:
+        """Begin to write. SQLite's own waiting is in steps of up to 100 ms, which starves one of two busy processes."""
+        deadline = time.monotonic() + PATIENCE
+        pause = 0.0002
+        while True:
+            try:
+                store.begin(wall)
+                return
+            except sqlite3.OperationalError as error:
+                if not is_busy(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.005)
+
+    def _carry_out(self, store: Store, orders: Sequence[Order | Closing], news: list[News]) -> list[News]:
+        """Do what was ordered; put the answers into `news`, return those of the settlements."""
+        plain: list[Closing] = []
+        counts: dict[Any, int] = {}
+        refused: dict[Any, list[Closing]] = {}
+        for order in orders:
+            if isinstance(order, Order):
+                news.append(_bind(order.done, order.run(store)))
+                continue
+            counts[order.owner] = counts.get(order.owner, 0) + 1
+            if order.plain:
+                plain.append(order)
+            elif not store.settle(order):
+                refused.setdefault(order.owner, []).append(order)
+        if plain:
+            tokens = [closing.delivery.token for closing in plain]
+            taken = store.settle_plain(tokens)
+            if taken:
+                for closing in plain:
+                    if closing.delivery.token in taken:
+                        refused.setdefault(closing.owner, []).append(closing)
+        self._counts["settlements"] += len(plain)
+        return [
+            lambda owner=owner, count=count: owner.applied(count, refused.get(owner, ()))
+            for owner, count in counts.items()
+        ]
+
+    def _read(self, store: Store, feed: Feed) -> list[Batch]:
+        """Read for one feed: its room is shared among the lanes that have something, each first in its turn."""
+        ready = [lane for lane in feed.lanes if lane.ready]
+        start = feed.turn % len(ready)
+        room = min(feed.allowed - feed.sent, MOST_READ)
+        taken: list[Batch] = []
+        for position, lane in enumerate([*ready[start:], *ready[:start]]):
+            if room <= 0:
+                break
+            share = math.ceil(room / (len(ready) - position))
+            batch = store.take(lane, feed.lease.number, share)
+            room -= len(batch.deliveries)
+            taken.append((lane, batch, [(store.incarnation(node), count) for node, count in batch.reclaimed]))
+        return taken
+
+    def _expired(self, store: Store, now: float, wall: float) -> Sequence[int]:
+        """Return nodes whose leases ran out; none right after the machine slept or its clock was set forward."""
+        if not self._leases or now < self._check_at:
+            return ()
+        shortest = min(lease.length for lease in self._leases)
+        self._check_at = now + min(CHECK_LEASES, shortest / 3)
+        was_wall, was_monotonic = self._clocks
+        self._clocks = (wall, now)
+        if (wall - was_wall) - (now - was_monotonic) > min(1.0, shortest / 2):
+            # Everybody's lease looks expired. All get the time to renew theirs, ourselves first.
+            self._check_at = now + max(lease.length for lease in self._leases)
+            for lease in self._leases:
+                lease.renew_at = 0.0
+            return ()
+        mine = {lease.number for lease in self._leases}
+        return [node for node in store.expired_leases(wall) if node not in mine]
+
+    def _succeed(self, store: Store, lease: Lease, wall: float) -> Lease:
+        incarnation = uuid.uuid4().hex
+        number = store.take_lease(incarnation, wall + lease.length)
+        return Lease(incarnation, lease.length, lease.lost, number)
+
+    # ------------------------------------------------------------------------------------------------ when it fails
+
+    def _refuse(self, order: Order | Closing, error: Exception, now: float, news: list[News]) -> None:
+        reason = explained(self.location, error)
+        if isinstance(order, Order):
+            news.append(_bind(order.failed, reason))
+            return
+        self._again.append(order)
+        self._again_at = now + TRY_AGAIN
+        if len(self._again) == 1:
+            news.append(lambda: self._troubled(f"settling {order.delivery.id}", str(reason)))
+
+    def _bear(self, error: Exception, now: float) -> None:
+        """Nobody ordered what failed (renewing, promoting, reading): it is done again, a little later."""
+        for lease in self._leases:
+            lease.renew_at = max(lease.renew_at, now + min(TRY_AGAIN, lease.length / 6))
+        self._prune_at = max(self._prune_at, now + 60)
+        if now >= self._complain_at:
+            self._complain_at = now + COMPLAIN_EVERY
+            text = str(explained(self.location, error))
+            self._bring([lambda: self._troubled("reading, and renewing leases,", text)])
+        time.sleep(USUAL_POLL)
+
+    def _bring(self, news: Iterable[News]) -> None:
+        waiting = list(news)
+        if not waiting:
+            return
+        with contextlib.suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(_tell_all, waiting)
+
+
+class _Answer:
+    """What one task waits for."""
+
+    __slots__ = ("_error", "_event", "_value")
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+        self._value: Any = None
+        self._error: BrokerError | None = None
+
+    def done(self, value: Any) -> None:
+        self._value = value
+        self._event.set()
+
+    def failed(self, error: BrokerError) -> None:
+        self._error = error
+        self._event.set()
+
+    async def wait(self) -> Any:
+        await self._event.wait()
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
+def _tell_all(news: Sequence[News]) -> None:
+    for one in news:
+        one()
+
+
+def _bind(function: Callable[[Any], None], value: Any) -> News:
+    return lambda: function(value)
+
+
+def _bind_lost(lease: Lease, successor: str, reason: str) -> News:
+    incarnation = lease.incarnation
+    return lambda: lease.lost(incarnation, successor, reason)
+
+
+def _nothing(_: object) -> None:
+    pass
+
+
+def _or_never(due: float | None) -> float:
+    return math.inf if due is None else due
+
+
+__all__ = ["Feed", "Lease", "Order", "Token", "Writer"]
