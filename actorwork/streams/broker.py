@@ -17,7 +17,7 @@ for other sources do not: that is not supported yet.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import trio
@@ -164,10 +164,9 @@ class RedisBroker(Broker):
         finally:
             del self._replies[channel]
             with trio.move_on_after(0.5, shield=True):
-                try:
+                # Nobody publishes there any more, and the subscription ends with the connection.
+                with suppress(RedisError, trio.ClosedResourceError):
                     await self._client.unsubscribe(channel)
-                except (RedisError, trio.ClosedResourceError):
-                    pass  # Nobody publishes there any more, and the subscription ends with the connection.
         if raised is not None:
             raise raised
 

@@ -32,7 +32,6 @@ class Keep:
     tell: Callable[[bool | Exception], None]
 
 
-Token: TypeAlias = "tuple[bytes, int, Custody]"
 Item: TypeAlias = "tuple[Delivery, Settlement | Keep, Sequence[Envelope]]"
 
 
@@ -110,7 +109,7 @@ class Custody:
             if count == 1 and entry in in_hand and in_hand[entry].token[1] == 1:
                 continue
             made = entries.delivery_from(source, group, entry, fields, (entry, count, self), crashes)
-            if type(made) is Delivery:
+            if isinstance(made, Delivery):
                 in_hand[entry] = made
                 deliveries.append(made)
             elif made is None:
@@ -119,7 +118,7 @@ class Custody:
                 self.plain.append(silent)
                 self.begun += 1
             else:
-                delivery, failure = made  # type: ignore[misc]
+                delivery, failure = made
                 in_hand[entry] = delivery
                 self.others.append((delivery, Fail(failure), ()))
                 self.begun += 1

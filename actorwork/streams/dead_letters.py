@@ -11,8 +11,9 @@ from typing import Any
 
 from actorwork.abc import DeadLetters
 from actorwork.message import DeadLetter
-from actorwork.streams import entries, keys, scripts
+from actorwork.streams import keys, scripts
 from actorwork.streams.client import Client
+from actorwork.streams.entries import dead_letter_from, headers_of_replay
 
 _PAGE = 500
 
@@ -37,16 +38,16 @@ class RedisDeadLetters(DeadLetters):
     async def get(self, source: str, entry: str) -> DeadLetter | None:
         key = keys.SourceKeys.of(source).dead
         found = await self._client.call("XRANGE", key, entry, entry, idempotent=True)
-        return entries.dead_letter_from(source, found[0][0], found[0][1]) if found else None
+        return dead_letter_from(source, found[0][0], found[0][1]) if found else None
 
-    async def replay(self, source: str, entries_: Sequence[str]) -> int:
+    async def replay(self, source: str, entries: Sequence[str]) -> int:
         """Cancelled, or without an answer: any of them may have been sent; those are no dead letters any more."""
         of = keys.SourceKeys.of(source)
         args: list[str] = []
-        for entry in entries_:
+        for entry in entries:
             letter = await self.get(source, entry)
             if letter is not None:
-                args += (entry, entries.headers_of_replay(letter))
+                args += (entry, headers_of_replay(letter))
         count = 0
         for start in range(0, len(args), 2 * _PAGE):
             some = args[start : start + 2 * _PAGE]
@@ -54,10 +55,10 @@ class RedisDeadLetters(DeadLetters):
             count += await self._client.run_script(scripts.REPLAY, (of.stream, of.dead), some, idempotent=True)
         return count
 
-    async def drop(self, source: str, entries_: Sequence[str]) -> int:
-        if not entries_:
+    async def drop(self, source: str, entries: Sequence[str]) -> int:
+        if not entries:
             return 0
-        return await self._client.call("XDEL", keys.SourceKeys.of(source).dead, *entries_, idempotent=True)
+        return await self._client.call("XDEL", keys.SourceKeys.of(source).dead, *entries, idempotent=True)
 
     async def _sources(self) -> Sequence[str]:
         found: set[str] = set()
@@ -75,4 +76,4 @@ class RedisDeadLetters(DeadLetters):
             return ()
         key = keys.SourceKeys.of(source).dead
         found = await self._client.call("XRANGE", key, "-", "+", "COUNT", limit, idempotent=True)
-        return [entries.dead_letter_from(source, entry, fields) for entry, fields in found]
+        return [dead_letter_from(source, entry, fields) for entry, fields in found]

@@ -7,8 +7,8 @@
     headers   one JSON object, absent when empty       actorwork:headers, only after a retry
     group     the only group that may have it          actorwork:group, only after a retry
 
-A foreign entry is its fields as they stand: its own `id`, `group` or `headers` belong to its sender. Nothing of a message is
-decoded here but the headers, and those only where they stand.
+A foreign entry is its fields as they stand: its own `id`, `group` or `headers` belong to its sender. Nothing of a
+message is decoded here but the headers, and those only where they stand.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class _UnreadableError(ValueError):
     pass
 
 
-# -------------------------------------------------------------------------------------------------------------- outbound
+# ------------------------------------------------------------------------------------------------------------ outbound
 
 
 def mark_of(prefix: str, message_id: str) -> tuple[str, int | str]:
@@ -96,7 +96,7 @@ def headers_of_next_attempt(delivery: Delivery, failure: Failure, at: float) -> 
     return encoded_headers(headers)
 
 
-# --------------------------------------------------------------------------------------------------------------- inbound
+# ------------------------------------------------------------------------------------------------------------- inbound
 
 
 def delivery_from(
@@ -155,7 +155,7 @@ def _shortened(raw: bytes) -> str:
     return repr(raw if len(raw) <= 80 else raw[:77] + b"...")
 
 
-# -------------------------------------------------------------------------------------------------------------- outcomes
+# ------------------------------------------------------------------------------------------------------------ outcomes
 
 
 _DONE: Final = b',"status":"done","value":'
@@ -182,7 +182,7 @@ def outcome_from(record: bytes) -> tuple[str, str, Outcome]:
     return source, message_id, Outcome(status, failure=Failure(**failure) if failure else None)
 
 
-# ---------------------------------------------------------------------------------------------------------- dead letters
+# -------------------------------------------------------------------------------------------------------- dead letters
 
 
 def dead_letter_from(source: str, entry: bytes, fields: Fields) -> DeadLetter:

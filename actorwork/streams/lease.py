@@ -3,10 +3,11 @@
     take ──▶ held ──renewed every third of its length──▶ held
                └── the key is gone ──▶ lost for ever: the next incarnation takes a lease of its own
 
-A thread with a connection of its own renews it, so that neither a handler that blocks the loop nor a busy connection can
-lose it. A lease is never made again under the same name: whoever saw it missing may own the work by now.
+A thread with a connection of its own renews it, so that neither a handler that blocks the loop nor a busy connection
+can lose it. A lease is never made again under the same name: whoever saw it missing may own the work by now.
 
-While Redis cannot be reached the thread tries four times a second. Whether the lease outlived that, the first answer says.
+While Redis cannot be reached the thread tries four times a second. Whether the lease outlived that, the first answer
+says.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Lease:
         return f"<Lease {self.incarnation} of {self._seconds:g} s>"
 
     async def take(self) -> None:
-        """Begin to hold it; waits for a Redis that is not there. Cancelled: nothing is held for longer than the lease."""
+        """Begin to hold it; wait for a Redis that is not there. Cancelled: it runs out, if it was taken."""
         self._thread.start()
         try:
             await self._taken.wait()
@@ -87,7 +88,7 @@ class Lease:
         self._is_ending = True
         self._wake.set()
 
-    # -------------------------------------------------------------------------------------------------------- the thread
+    # ------------------------------------------------------------------------------------------------------ the thread
 
     def _hold(self) -> None:
         connection: RedisPyConnection | None = None

@@ -5,13 +5,15 @@
 Two nurseries: the intake (readers, tenders), which ends first, and the settling, which is shielded until the node is
 closed, so that what was handled before a cancellation is settled after it.
 
-When the lease is lost, everything in hand belongs to others: the inlets are revoked, and the node goes on under a new name,
-with new custodies. Reads that are under way under the old name are interrupted, and what they bring is left alone.
+When the lease is lost, everything in hand belongs to others: the inlets are revoked, and the node goes on under a new
+name, with new custodies. Reads that are under way under the old name are interrupted, and what they bring is left
+alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import attrs
@@ -100,7 +102,7 @@ class RedisNode(Node):
     def statistics(self) -> Mapping[str, int]:
         return attrs.asdict(self._counters)
 
-    # ----------------------------------------------------------------------------------------------------- begin and end
+    # --------------------------------------------------------------------------------------------------- begin and end
 
     async def begin(self) -> None:
         """Take the lease and make all groups, before anything is read."""
@@ -137,7 +139,7 @@ class RedisNode(Node):
         for shard in self._all_shards():
             shard.give_up()
 
-    # ------------------------------------------------------------------------------------------------------- settlements
+    # ----------------------------------------------------------------------------------------------------- settlements
 
     def settle(
         self,
@@ -207,7 +209,7 @@ class RedisNode(Node):
             if source in shard.sources:
                 shard.attend(seconds)
 
-    # ------------------------------------------------------------------------------------------------------------- lease
+    # ----------------------------------------------------------------------------------------------------------- lease
 
     def _lease_lost(self, lost: str, successor: str, reason: str) -> None:
         self._incarnation = successor
@@ -233,9 +235,7 @@ class RedisNode(Node):
 
 
 async def _read_and_tend(tender: Tender, reader: Reader, nursery: trio.Nursery) -> None:
-    try:
+    with suppress(RedisError):  # The tender begins with another one, and tells.
         await tender.tend()
-    except RedisError:
-        pass  # The tender begins with another one, and tells.
     nursery.start_soon(tender.run)
     await reader.run()

@@ -2,12 +2,12 @@
 
     recover ──▶ wait for room ──▶ read ──▶ offer ──▶ (again)
 
-- A reply becomes deliveries in the inlet without a checkpoint in between, also when the read is being cancelled: there is
-  no moment at which a message can be lost.
+- A reply becomes deliveries in the inlet without a checkpoint in between, also when the read is being cancelled:
+  there is no moment at which a message can be lost.
 - COUNT is the room divided by the sources, so a busy source cannot take the room of the others. With less room than
   sources, a script reads what there is room for, and the order of the sources turns.
-- When a connection breaks, what its last reply held stays pending under our name. Before the next read those entries are
-  looked for (`recover`), while nothing else is on its way to us.
+- When a connection breaks, what its last reply held stays pending under our name. Before the next read those entries
+  are looked for (`recover`), while nothing else is on its way to us.
 - A group that is gone (restart without persistence, FLUSHALL, XGROUP DESTROY) is made again, at the beginning.
 """
 

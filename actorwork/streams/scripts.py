@@ -1,7 +1,7 @@
 """The Lua scripts, each with the parts it begins with. They lie in `lua/`, where an editor knows what they are.
 
-EVAL is what 6.2 has (FUNCTION came with 7.0), so each script is a whole text, sent once per connection. Keys of a source
-are built within the scripts from its prefix: they lie in the slot of the source, which is declared.
+EVAL is what 6.2 has (FUNCTION came with 7.0), so each script is a whole text, sent once per connection. Keys of a
+source are built within the scripts from its prefix: they lie in the slot of the source, which is declared.
 """
 
 from __future__ import annotations

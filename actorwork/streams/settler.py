@@ -3,9 +3,9 @@
     settle(…) ──▶ the custody's batch ──one script──▶ acked and deleted, result, next attempt, dead letter, messages
                                           └─────────▶ or refused: not ours any more (`events.Fenced`)
 
-One flush at a time for each source and group. The first settlement starts one, which runs in the next tick of the scheduler
-and takes what this tick brings; what comes while it is under way goes with the next. So a lone message is settled
-at once, and a flood in large batches, without any waiting on purpose.
+One flush at a time for each source and group. The first settlement starts one, which runs in the next tick of the
+scheduler and takes what this tick brings; what comes while it is under way goes with the next. So a lone message is
+settled at once, and a flood in large batches, without any waiting on purpose.
 
 A flush whose reply is lost is sent again under its number, and the script repeats its answer. What may pass (no memory,
 no permission, a server that loads or is busy) is tried again for as long as the node lives. If the script itself fails,
@@ -97,7 +97,7 @@ class Settler:
                 await self._waiters.park()
         await trio.lowlevel.checkpoint()
 
-    # ---------------------------------------------------------------------------------------------------------- flushing
+    # -------------------------------------------------------------------------------------------------------- flushing
 
     async def _flush_all(self, custody: Custody) -> None:
         alone = 0
@@ -226,7 +226,7 @@ class Settler:
                 settlement.tell(RedisError(str(refusal)))
 
     def _refuse(self, custody: Custody, delivery: Delivery, settlement: Settlement | Keep) -> None:
-        if type(settlement) is Keep:
+        if isinstance(settlement, Keep):
             settlement.tell(False)  # noqa: FBT003 - what it is told is whether the delivery was ours
             return
         self._counters.fenced += 1

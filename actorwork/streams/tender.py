@@ -1,10 +1,10 @@
 """Looks after the sources of a shard: what is due, what was handed back, and what lost its owner.
 
-One script does all of it, once a second, and at the moment at which the next message is due. Nothing here decides by idle
-times: an entry is taken over when it was handed back or when the lease of its owner is gone.
+One script does all of it, once a second, and at the moment at which the next message is due. Nothing here decides by
+idle times: an entry is taken over when it was handed back or when the lease of its owner is gone.
 
-What a tender takes over goes the same way as what is read. Its script is shielded for a moment, since entries whose reply
-nobody waits for would be ours without our knowing; should that happen all the same, they are looked for.
+What a tender takes over goes the same way as what is read. Its script is shielded for a moment, since entries whose
+reply nobody waits for would be ours without our knowing; should that happen all the same, they are looked for.
 """
 
 from __future__ import annotations
