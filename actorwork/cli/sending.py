@@ -220,6 +220,7 @@ async def _send_lines(
 
     cut = b""
     number = 0
+    before = 0
     ended = False
     while not ended:
         # In a thread, which is left behind if need be: a pipe may keep silent for ever.
@@ -239,13 +240,13 @@ async def _send_lines(
                 continue
             if len(batch) == BATCH:
                 await _publish(broker, step, batch, tally, line.number)
-                bar.show(tally)
                 batch = []
+                bar.show(tally, before + len(chunk) * (line.number - number) // len(lines))
         number += len(lines)
         if batch:
             await _publish(broker, step, batch, tally, number)
-        bar.advance(len(chunk))
-        bar.show(tally)
+        before += len(chunk)
+        bar.show(tally, before)
 
 
 async def _publish(broker: Broker, step: Step, batch: Sequence[Envelope], tally: Tally, last: int) -> None:
@@ -306,12 +307,10 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def advance(self, amount: int) -> None:
-        self._progress.advance(self._task, amount)
-
-    def show(self, tally: Tally) -> None:
+    def show(self, tally: Tally, done: int) -> None:
+        """Show how far it is: `done` bytes are read and sent, about."""
         bad = f", {len(tally.bad):,} bad" if tally.bad else ""
-        self._progress.update(self._task, told=f"{tally.sent:,} sent{bad}")
+        self._progress.update(self._task, completed=done, told=f"{tally.sent:,} sent{bad}")
 
     def say(self, text: str) -> None:
         self._console.print(text, markup=False)
