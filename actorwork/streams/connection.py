@@ -124,10 +124,10 @@ class Connection:
         Raises `ConnectionError` or an `OSError` when the connection is gone.
         """
         await trio.lowlevel.wait_readable(self._fileno)
-        while not self._receive_nowait():
+        while not self.receive_nowait():
             await trio.lowlevel.wait_readable(self._fileno)
 
-    def _receive_nowait(self) -> bool:
+    def receive_nowait(self) -> bool:
         try:
             data: bytes = self._socket.recv(_READ_SIZE)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):

@@ -10,9 +10,10 @@ happen is that a reply reaches the wrong task, and everything here follows from 
 - a command that was queued "may have executed"; one whose bytes never left has not, and its slot says so (`unsent`);
 - commands that change what the connection is (WATCH, blocking reads, MONITOR, CLIENT REPLY) have no place here.
 
-How bytes leave. While nothing is awaited, the calling task sends its command itself: that is the quickest for one
-task. While replies are awaited, commands are collected, and the writer task sends what one tick of the scheduler
-brought in one write: that is the quickest for a hundred. Nobody else sends.
+How bytes leave. While nothing is awaited, the calling task sends its command itself, lets the scheduler turn once,
+and looks whether the reply has come: that is as quick as a loop around a socket, because no other task need be woken.
+While replies are awaited, commands are collected, and the writer task sends what one tick of the scheduler brought in
+one write: that is the quickest for a hundred. Nobody else sends.
 
 How it ends. The first failure, wherever it is seen, fails every slot, ends the tasks, tells whoever waits for the
 socket, and closes it. `silence` seconds without a byte, while one is owed, are a failure too: a peer behind a dead
@@ -76,6 +77,7 @@ class Multiplexer:
         """One entry per slot at the end of `_pending`: what the writer has not taken yet."""
         self._rest: bytes | memoryview = b""
         self._idle_writer: trio.lowlevel.Task | None = None
+        self._crash: Exception | None = None
         self._scope = trio.CancelScope()
 
     @property
@@ -89,8 +91,15 @@ class Multiplexer:
         queued: nothing happened (the caller looked). Cancelled after: it may have executed, its replies are dropped.
         """
         slot = Slot(count, is_subscription=is_subscription)
+        is_alone = not self._pending
         self._submit(data, slot)
-        if slot.error is None:
+        if is_alone and slot.error is None:
+            # While the scheduler turns once, the server answers. Then the reply is fetched here, without waking the
+            # reader and being woken by it in turn.
+            await trio.lowlevel.checkpoint()
+            if slot.missing and self.error is None:
+                self._read_nowait()
+        if slot.missing and slot.error is None:
             slot.task = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(slot.abandon)
         return slot
@@ -125,7 +134,7 @@ class Multiplexer:
             self._idle_writer = None
 
     async def run(self) -> Exception:
-        """Carry bytes until the connection fails or is cancelled, and return why."""
+        """Carry bytes until the connection fails or is cancelled, and return why. Raises what `on_push` raised."""
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
@@ -135,6 +144,8 @@ class Multiplexer:
         finally:
             self.fail(ConnectionError(f"the connection to {self.connection.address.url} was closed here"))
             self.connection.close()
+            if self._crash is not None:
+                raise self._crash
         assert self.error is not None  # noqa: S101
         return self.error
 
@@ -168,11 +179,20 @@ class Multiplexer:
         except (OSError, RedisError) as error:
             self.fail(error)
 
+    def _read_nowait(self) -> None:
+        try:
+            if self.connection.receive_nowait():
+                self._match()
+        except (OSError, RedisError) as error:
+            self.fail(error)
+
     def _match(self) -> None:
         pending, next_reply = self._pending, self.connection.next_reply
         while (reply := next_reply()) is not NOT_ENOUGH:
             if type(reply) is Push and not self._is_confirmation(reply):
-                self._on_push(reply)
+                self._push(reply)
+                if self._crash is not None:
+                    return
                 continue
             if not pending:
                 raise InvalidResponse(f"{self.connection.address.url} sent a reply that nobody asked for")
@@ -186,6 +206,13 @@ class Multiplexer:
                 if slot.task is not None:
                     trio.lowlevel.reschedule(slot.task)
                     slot.task = None
+
+    def _push(self, push: list[Any]) -> None:
+        try:
+            self._on_push(push)
+        except Exception as error:  # noqa: BLE001  (whose task reads is chance: `run` raises it, not a command)
+            self._crash = error
+            self.fail(ConnectionError(f"the handler of pushes raised {error!r}"))
 
     def _is_confirmation(self, push: list[Any]) -> bool:
         """Tell whether this push is what (UN)SUBSCRIBE answers: RESP3 has no other reply for it, and it keeps its
