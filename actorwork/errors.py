@@ -154,8 +154,8 @@ class Retry(Verdict):
 
     def __init__(self, delay: float | None = None, reason: str = "") -> None:
         super().__init__(reason)
-        if delay is not None and not delay >= 0:
-            raise ValueError(f"Retry(delay=…) wants seconds >= 0 or None, got {delay!r}")
+        if delay is not None and not 0 <= delay < float("inf"):
+            raise ValueError(f"Retry(delay=…) wants finite seconds >= 0, or None, got {delay!r}")
         self.delay = delay
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,7 @@ class Cell:
             name=self.title, capacity=self.settings.mailbox.capacity, concurrency=self.settings.concurrency
         )
         self.mailbox.on_room = self._room_made
+        self.mailbox.on_crowd = self._crowded
         self.ref: ActorRef[Any] = ActorRef(self)
         self.subscription = Subscription(
             group=self.settings.id,
@@ -81,6 +83,7 @@ class Cell:
         self._node: Node | None = None
         self._executors: list[Executor] = []
         self._nursery: trio.Nursery | None = None
+        self._context = copy_context()
         self._instance: Any = None
         self._given_up: list[Delivery] = []
         self._quiet = trio.Event()
@@ -172,6 +175,7 @@ class Cell:
 
     async def _work(self, instance: Any) -> None:
         self._instance = instance
+        self._context = copy_context()
         try:
             async with trio.open_nursery() as self._nursery:
                 self.add_executor()
@@ -179,10 +183,19 @@ class Cell:
             self._nursery = None
             self._instance = None
 
+    def _crowded(self) -> None:
+        if self.wants_executor:
+            self.add_executor()
+
     @property
     def wants_executor(self) -> bool:
         """Whether one more executor would find something to do."""
-        return len(self._executors) < self.settings.concurrency and len(self.mailbox) > 0 and not self.mailbox.paused
+        return (
+            len(self._executors) < self.settings.concurrency
+            and len(self.mailbox) > 0
+            and not self.mailbox.paused
+            and self._nursery is not None
+        )
 
     def add_executor(self) -> None:
         """Start one more executor, in the incarnation's nursery."""
@@ -190,7 +203,13 @@ class Cell:
             raise NotRunning(f"{self.title!r} does not run")
         executor = Executor(self, self._instance)
         self._executors.append(executor)
-        self._nursery.start_soon(executor.run, name=f"{self.title} executor {len(self._executors)}")
+        # In the incarnation's context, whoever's message it was that made one more executor necessary.
+        name = f"{self.title} executor {len(self._executors)}"
+        self._context.run(self._nursery.start_soon, executor.run, name=name)
+
+    def executor_ended(self) -> None:
+        """Start no more executors: the first one ends when the incarnation does."""
+        self._nursery = None
 
     async def _shut_down(self, instance: Any) -> None:
         timeout = self.child.shutdown

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from actorwork.errors import NotRunning
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import trio
 
@@ -33,6 +33,12 @@ class Handling:
         self.outgoing: Outgoing | None = None
         self.ended = False
 
+    def end(self) -> None:
+        """Let go of what was published; from now on, who speaks for this delivery is told that it is over."""
+        self.ended = True
+        if self.outgoing is not None:
+            self.outgoing.close()
+
 
 handling: ContextVar[Handling | None] = ContextVar("actorwork_handling", default=None)
 """What the current task has in hand."""
@@ -44,7 +50,11 @@ class Context:
     __slots__ = ("_new_outgoing", "log", "nursery", "ref")
 
     def __init__(
-        self, ref: ActorRef[Any], nursery: trio.Nursery, log: logging.LoggerAdapter[logging.Logger], new_outgoing: Any
+        self,
+        ref: ActorRef[Any],
+        nursery: trio.Nursery,
+        log: logging.LoggerAdapter[logging.Logger],
+        new_outgoing: Callable[[], Outgoing],
     ) -> None:
         self.ref = ref
         """The actor's own ref."""
@@ -79,9 +89,10 @@ class Context:
         only if it is still ours then; `delay` is in seconds. Raises `CodecError` for what is no message.
         """
         current, _ = self._in_hand("publish")
-        if current.outgoing is None:
-            current.outgoing = self._new_outgoing()
-        current.outgoing.add(target, message, headers=headers, delay=delay)
+        outgoing = current.outgoing
+        if outgoing is None:
+            outgoing = current.outgoing = self._new_outgoing()
+        outgoing.add(target, message, headers=headers, delay=delay)
 
     def _in_hand(self, name: str) -> tuple[Handling, Delivery]:
         current = handling.get()
@@ -100,7 +111,7 @@ class ContextLogger(logging.LoggerAdapter[logging.Logger]):
     """Adds the actor and the message in hand to every record."""
 
     def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
-        extra = {**(self.extra or {}), **(kwargs.get("extra") or {})}
+        extra: dict[str, Any] = {**(self.extra or {}), **(kwargs.get("extra") or {})}
         current = handling.get()
         if current is not None and current.delivery is not None:
             extra.update(

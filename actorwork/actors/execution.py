@@ -15,7 +15,8 @@ An executor takes item after item within one cancel scope, without a checkpoint 
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable
+import math
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,6 +34,8 @@ from actorwork.policy.settlement import Ack, Fail, Retry, Settlement, decisive, 
 if TYPE_CHECKING:
     from actorwork.actors.cell import Cell
     from actorwork.actors.handlers import Handler
+    from actorwork.actors.outgoing import Outgoing
+    from actorwork.message import Envelope
 
 BURST: Final = 64
 """Items handled in a row before other tasks have a turn."""
@@ -106,6 +109,7 @@ class Executor:
                     self._ended = None
                     await self._drain()
         finally:
+            self._cell.executor_ended()
             watchdog.forget(self)
             self._give_up_item()
 
@@ -130,7 +134,7 @@ class Executor:
             self._item = item
             if cell.wants_executor:
                 cell.add_executor()
-            if type(item) is Delivery:
+            if isinstance(item, Delivery):
                 await self._handle_delivery(item)
             else:
                 await self._handle_local(item)
@@ -149,6 +153,8 @@ class Executor:
         current = Handling(delivery)
         handling.set(current)
         crash: Crash | None = None
+        published: Sequence[Envelope] = ()
+        blamed: BaseException | None = None
         try:
             handler = cell.handlers.for_delivery(delivery)
             args, kwargs = handler.arguments_of(delivery)
@@ -163,31 +169,36 @@ class Executor:
             else:
                 value = await self._in_thread(handler, args, kwargs)
             if self._scope.cancel_called:
-                settlement = self._ended_settlement(delivery, None)
-            elif delivery.headers and (REPLY_TO in delivery.headers or RESULT_TTL in delivery.headers):
-                settlement = Ack(encode_value(value))
+                settlement, blamed = None, self._ended_error(None)
             else:
-                settlement = _ACK
+                wanted = delivery.headers and (REPLY_TO in delivery.headers or RESULT_TTL in delivery.headers)
+                settlement = Ack(encode_value(value)) if wanted else _ACK
+                if current.outgoing is not None:
+                    rest = await self._send_ahead(current.outgoing, delivery)
+                    if rest is None:  # It belongs to another node by now.
+                        self._item = None
+                        self._conclude(current)
+                        return
+                    published = rest
         except BaseException as error:
+            settlement = None
             if self._scope.cancel_called and not _interrupts(error):
                 # Our own scope, which `run` leaves next: nobody else misses this cancellation.
-                settlement = self._ended_settlement(delivery, error)
+                blamed = self._ended_error(error)
             elif _is_nobodys(error):
+                current.end()
                 raise
             else:
-                settlement = self._settlement_for(error, delivery)
-                crash = (
-                    self._crash_of(error)
-                    if isinstance(settlement, (Fail, Retry)) and not isinstance(decisive(error), Verdict)
-                    else None
-                )
+                blamed = error
+        if blamed is not None:
+            settlement = self._settlement_for(blamed, delivery)
+            if isinstance(settlement, (Fail, Retry)) and not isinstance(decisive(blamed), Verdict):
+                crash = self._crash_of(blamed)
         if settlement is None:
-            current.ended = True
+            current.end()
             self._give_up_item()
             return
-        if current.outgoing is not None and type(settlement) is Ack and not await self._send_ahead(current, delivery):
-            return
-        self._settle(current, delivery, settlement)
+        self._settle(current, delivery, settlement, published)
         if crash is not None:
             raise crash
 
@@ -196,13 +207,13 @@ class Executor:
             error, attempt=delivery.attempt, retry=self._cell.settings.retry, dice=self._services.dice
         )
 
-    def _ended_settlement(self, delivery: Delivery, error: BaseException | None) -> Settlement | None:
-        """Return how a delivery ends that we cancelled; None where it is not settled at all."""
+    def _ended_error(self, error: BaseException | None) -> ExecutionTimeout | None:
+        """Return what is to blame for the end of a handler that we cancelled; None where it is not its own doing."""
         if self._ended is not Ended.TIMEOUT:
             return None
         timeout = ExecutionTimeout(f"the handler ran past its execution_timeout of {self.timeout:g} s")
         timeout.__cause__ = None if isinstance(error, trio.Cancelled) else error
-        return self._settlement_for(timeout, delivery)
+        return timeout
 
     def _crash_of(self, error: BaseException) -> Crash | None:
         """Return the crash that a failed delivery brings about, by `on_failure`; by default there is none."""
@@ -235,39 +246,30 @@ class Executor:
             limiter=self._services.threads,
         )
 
-    async def _send_ahead(self, current: Handling, delivery: Delivery) -> bool:
-        """Send what is too much for one script, all but the last batch; say whether the delivery is still ours."""
-        assert current.outgoing is not None
-        if current.outgoing.fits_one_script:
-            return True
-        batches = list(current.outgoing.batches(delivery, self._cell.settings.id))
-        for batch in batches[:-1]:
-            if not await self._cell.publish_fenced(delivery, batch):
-                self._item = None
-                self._conclude(current)
-                return False
-        return True
+    async def _send_ahead(self, outgoing: Outgoing, delivery: Delivery) -> Sequence[Envelope] | None:
+        """Send what is too much for one script; return the rest, or None if the delivery is no longer ours."""
+        if outgoing.fits_one_script:
+            return outgoing.batch(self._services.ids)
+        last: Sequence[Envelope] = ()
+        for batch in outgoing.batches(delivery, self._cell.settings.id):
+            if last and not await self._cell.publish_fenced(delivery, last):
+                return None
+            last = batch
+        return last
 
-    def _settle(self, current: Handling, delivery: Delivery, settlement: Settlement) -> None:
+    def _settle(
+        self, current: Handling, delivery: Delivery, settlement: Settlement, published: Sequence[Envelope] = ()
+    ) -> None:
         """Hand the settlement on. Never waits."""
         cell = self._cell
-        outgoing = current.outgoing
-        if outgoing is None or type(settlement) is not Ack:
-            cell.settle(delivery, settlement)
-        elif outgoing.fits_one_script:
-            cell.settle(delivery, settlement, outgoing.batch(self._services.ids))
-        else:
-            *_, last = outgoing.batches(delivery, cell.settings.id)
-            cell.settle(delivery, settlement, last)
+        cell.settle(delivery, settlement, published if type(settlement) is Ack else ())
         self._item = None
         seconds = self._conclude(current)
         self._services.emit(events.Settled(cell.settings.id, cell.title, delivery, settlement, seconds))
 
     def _conclude(self, current: Handling) -> float:
         """Close the delivery in hand; return how long it was, in seconds. The next one begins now."""
-        current.ended = True
-        if current.outgoing is not None:
-            current.outgoing.close()
+        current.end()
         now = trio.current_time()
         began = self.began
         seconds = now - began if began is not None else 0.0
@@ -279,7 +281,6 @@ class Executor:
     # ---- local calls ----
 
     async def _handle_local(self, call: LocalCall) -> None:
-        cell = self._cell
         current = Handling(None)
         handling.set(current)
         handler, (args, kwargs) = call.handler, call.arguments
@@ -309,12 +310,11 @@ class Executor:
 
     def _end_local(self, call: LocalCall, error: BaseException | None) -> None:
         """Tell the asker of a call that we cancelled; past its timeout that is the actor's crash."""
-        if self._ended is not Ended.TIMEOUT:
+        blamed = self._ended_error(error)
+        if blamed is None:
             self._give_up_item()
-            return
-        timeout = ExecutionTimeout(f"the handler ran past its execution_timeout of {self.timeout:g} s")
-        timeout.__cause__ = None if isinstance(error, trio.Cancelled) else error
-        self._local_failed(call, timeout)
+        else:
+            self._local_failed(call, blamed)
 
     def _local_failed(self, call: LocalCall, error: BaseException) -> None:
         """Tell the asker, and crash the actor unless the error is a verdict or `on_failure` lets it live."""
@@ -402,4 +402,8 @@ def _interrupts(error: BaseException) -> bool:
 
 def _is_nobodys(error: BaseException) -> bool:
     """Say whether an error is no result of the handler: an interrupt, or a cancellation that came from outside."""
-    return _interrupts(error) or all(isinstance(leaf, trio.Cancelled) for leaf in leaves(error))
+    if _interrupts(error):
+        return True
+    # A `Cancelled` that was carried here from some other scope cancels nothing: it is an error like any other.
+    cancelled = trio.current_effective_deadline() == -math.inf
+    return cancelled and all(isinstance(leaf, trio.Cancelled) for leaf in leaves(error))

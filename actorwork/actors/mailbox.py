@@ -82,6 +82,8 @@ class Mailbox:
         self._closed: str | None = None
         self.on_room: Callable[[], None] = lambda: None
         """Called when a reader that found no room may read again."""
+        self.on_crowd: Callable[[], None] = lambda: None
+        """Called when items come and no taker waits for them."""
 
     def __repr__(self) -> str:
         return f"<mailbox of {self._name}: {len(self._items)} waiting, {self._held} deliveries held>"
@@ -111,7 +113,7 @@ class Mailbox:
             )
         self._local += 1
         self._items.append(call)
-        self._takers.unpark()
+        self._came(1)
 
     async def tell(self, call: LocalCall) -> None:
         """Take a local message, waiting for room; raises `ActorStopped`. Cancelled: it was not taken."""
@@ -139,8 +141,14 @@ class Mailbox:
     def offer(self, deliveries: Sequence[Delivery]) -> None:
         self._held += len(deliveries)
         self._items.extend(deliveries)
-        if self._takers:
-            self._takers.unpark(count=len(deliveries))
+        self._came(len(deliveries))
+
+    def _came(self, count: int) -> None:
+        waiting = len(self._takers)
+        if waiting:
+            self._takers.unpark(count=count)
+        if count > waiting:
+            self.on_crowd()
 
     # ---- the actor's side ----
 
@@ -187,13 +195,13 @@ class Mailbox:
         self._items.appendleft(item)
         if type(item) is not Delivery:
             self._local += 1
-        self._takers.unpark()
+        self._came(1)
 
     def remove_deliveries(self) -> list[Delivery]:
         """Take out all waiting deliveries; they are no longer held."""
-        found = [item for item in self._items if type(item) is Delivery]
+        found = [item for item in self._items if isinstance(item, Delivery)]
         if found:
-            kept = [item for item in self._items if type(item) is not Delivery]
+            kept = [item for item in self._items if not isinstance(item, Delivery)]
             self._items.clear()
             self._items.extend(kept)
             self._held -= len(found)
@@ -201,8 +209,8 @@ class Mailbox:
 
     def remove_local(self) -> list[LocalCall]:
         """Take out all waiting local messages."""
-        found = [item for item in self._items if type(item) is not Delivery]
-        kept = [item for item in self._items if type(item) is Delivery]
+        found = [item for item in self._items if isinstance(item, LocalCall)]
+        kept = [item for item in self._items if not isinstance(item, LocalCall)]
         self._items.clear()
         self._items.extend(kept)
         self._local = 0

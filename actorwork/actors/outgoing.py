@@ -14,7 +14,7 @@ from typing import IO
 
 import attrs
 
-from actorwork.codec import encode
+from actorwork.codec import encode, encode_value
 from actorwork.errors import SettingsError
 from actorwork.message import NO_HEADERS, Delivery, Envelope, Json, MessageIds
 from actorwork.settings import SOURCE, EventSettings, Settings
@@ -50,6 +50,8 @@ class Outgoing:
     def add(self, target: object, message: object, *, headers: Mapping[str, Json] | None, delay: float) -> None:
         if not 0 <= delay < float("inf"):
             raise SettingsError(f"publish(delay=…) wants finite seconds >= 0, got {delay!r}")
+        if headers:
+            encode_value(headers)  # what no broker can carry is an error here, not at the settlement
         data, wire = encode(message)
         envelope = Envelope(source_of(target), "", data, wire, dict(headers) if headers else NO_HEADERS, float(delay))
         if len(self._kept) < self._settings.max_events_in_memory:

@@ -113,5 +113,13 @@ def failure_of(error: BaseException, *, within: BaseException | None = None) -> 
     """Put an error into words; the traceback is that of the group it came `within`, if it came in one."""
     whole = error if within is None else within
     text = "".join(traceback.format_exception(whole)) if whole.__traceback__ or whole.__cause__ else ""
-    reason = error.reason if isinstance(error, errors.Verdict) else str(error)
-    return Failure(type=type(error).__qualname__, reason=reason, traceback=text)
+    try:
+        reason = str(error.reason if isinstance(error, errors.Verdict) else error)
+    except Exception as unspeakable:  # noqa: BLE001 - whatever a user's `__str__` raises, the delivery still ends
+        reason = f"(its text cannot be read: {type(unspeakable).__name__})"
+    return Failure(type(error).__qualname__, _as_utf8(reason), _as_utf8(text))
+
+
+def _as_utf8(text: str) -> str:
+    """Return text that can be written down: file names and foreign bytes may hold halves of characters."""
+    return text.encode("utf-8", "backslashreplace").decode()
