@@ -160,7 +160,7 @@ class Settler:
         self._conclude(custody, plain, others, answer[1], answer[2])
 
     def _conclude(
-        self, custody: Custody, plain: list[Delivery], others: list[Item], fenced: list[bytes], refused: list[bytes]
+        self, custody: Custody, plain: list[Delivery], others: list[Item], fenced: list[int], refused: list[Any]
     ) -> None:
         in_hand = custody.in_hand
         lost = set(fenced)
@@ -169,21 +169,20 @@ class Settler:
                 in_hand.pop(delivery.token[0], None)
             self._counters.settled += len(plain)
         else:
-            for delivery in plain:
+            for which, delivery in enumerate(plain):
                 custody.release(delivery)
-                if delivery.token[0] in lost:
+                if which in lost:
                     self._refuse(custody, delivery, Ack())
                 else:
                     self._counters.settled += 1
         if custody.suspect is not None and custody.suspect not in in_hand:
             custody.suspect = None
             custody.attend(0)
-        problems = dict(zip(refused[::2], refused[1::2], strict=True))
-        for delivery, settlement, _ in others:
-            entry = delivery.token[0]
-            problem = problems.get(entry)
-            is_fenced = entry in lost
-            if problem is not None and not is_fenced:
+        problems: dict[int, bytes] = dict(zip(refused[::2], refused[1::2], strict=True))
+        for which, (delivery, settlement, _) in enumerate(others, len(plain)):
+            problem = problems.get(which)
+            is_fenced = which in lost
+            if problem is not None:
                 self._could_not_publish(custody, delivery, settlement, problem.decode(errors="replace"))
                 continue
             if type(settlement) is Keep:

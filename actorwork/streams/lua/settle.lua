@@ -9,8 +9,8 @@
 --         kind 'retry': delay in ms, headers; kind 'fail': actor, error, reason, traceback, attempt
 --       kind 'keep' publishes for a delivery that goes on.
 --
--- Returns the batch's number, the entry ids that were refused because they are not ours any more, and
--- those whose messages could not be published (id, error, id, error, ...): nothing was done for them.
+-- Returns the batch's number, which of the settlements (0, 1, ...) were refused because the delivery is not ours any
+-- more, and whose messages could not be published (which, error, which, error, ...): nothing was done for them.
 --
 -- The record makes the answer repeatable: a batch whose reply was lost is sent again under its number.
 
@@ -37,6 +37,7 @@ redis.call('DEL', record)
 local acked, fenced, refused = {}, {}, {}
 local settled = {}
 
+local which = 0
 local i = 9
 local plain_end = 8 + 2 * ARGV[8]
 while i < plain_end do
@@ -45,8 +46,9 @@ while i < plain_end do
     settled[id] = true
     acked[#acked + 1] = id
   else
-    fenced[#fenced + 1] = id
+    fenced[#fenced + 1] = which
   end
+  which = which + 1
   i = i + 2
 end
 
@@ -86,9 +88,9 @@ while i <= last do
   end
 
   if settled[id] or not mine(id, count) then
-    fenced[#fenced + 1] = id
+    fenced[#fenced + 1] = which
   elseif trouble then
-    refused[#refused + 1] = id
+    refused[#refused + 1] = which
     refused[#refused + 1] = trouble
   else
     local m = messages
@@ -124,6 +126,7 @@ while i <= last do
       end
     end
   end
+  which = which + 1
 end
 
 ack_and_delete(stream, group, acked)
