@@ -9,7 +9,7 @@ async with open_client("redis://localhost:6379/0") as client:
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, TypeVar, overload
 
@@ -95,8 +95,8 @@ async def open_client(broker: str | Broker | None = None) -> AsyncGenerator[Clie
     A broker that is open already is used, and left open. On the way out, asks that still wait are cancelled.
     """
     error: BaseException | None = None
-    async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
-        opened = await stack.enter_async_context(open_broker(broker, emit=LogSink("client")))
+    # The nursery is the inner one: its tasks use the broker to their end.
+    async with open_broker(broker, emit=LogSink("client")) as opened, trio.open_nursery() as nursery:
         client = Client(Outbox(opened, nursery))
         try:
             yield client
