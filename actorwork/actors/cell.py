@@ -22,13 +22,13 @@ import trio
 
 from actorwork import events
 from actorwork.abc import EventSink, Node, Subscription
-from actorwork.actors.context import Context, ContextLogger, handling
+from actorwork.actors.context import Context, ContextLogger, inside
 from actorwork.actors.execution import Crash, Ended, Executor
 from actorwork.actors.handlers import handlers_of
 from actorwork.actors.mailbox import Mailbox
 from actorwork.actors.outgoing import Outgoing
 from actorwork.actors.ref import ActorRef
-from actorwork.errors import ActorStopped, NotRunning
+from actorwork.errors import ActorStopped, BrokerError, NotRunning
 from actorwork.message import Delivery
 from actorwork.policy.settlement import only_leaf
 
@@ -80,6 +80,7 @@ class Cell:
         self.incarnation = 0
         self.stopping = False
         self._refuses: str | None = None
+        self._over = False
         self._node: Node | None = None
         self._executors: list[Executor] = []
         self._nursery: trio.Nursery | None = None
@@ -98,14 +99,14 @@ class Cell:
         self._node = node
 
     def room(self) -> int:
-        return self.mailbox.room()
+        return 0 if self._over else self.mailbox.room()
 
     def offer(self, deliveries: Sequence[Delivery]) -> None:
         self.mailbox.offer(deliveries)
 
     def revoke(self) -> None:
         """Forget the deliveries that wait, cancel those in hand: they belong to others now."""
-        self.mailbox.remove_deliveries()
+        self.take_given_up()
         for executor in self._executors:
             if isinstance(executor.item, Delivery):
                 executor.end(Ended.REVOKED)
@@ -129,7 +130,7 @@ class Cell:
 
     def admit(self) -> Mailbox:
         """Return the mailbox for a local sender; raises `ActorStopped` while the system shuts down."""
-        if self._refuses is not None and handling.get() is None:
+        if self._refuses is not None and not inside.get():
             raise ActorStopped(self._refuses)
         return self.mailbox
 
@@ -141,6 +142,7 @@ class Cell:
         Returns when it was told to stop. Raises the error it crashed of, out of the groups that wrapped it. Cancelled: `shutdown`
         is still called, bounded by the child's shutdown timeout.
         """
+        inside.set(True)
         self.incarnation += 1
         self.stopping = False
         failure: BaseException | None = None
@@ -148,11 +150,10 @@ class Cell:
             instance = self.child.factory()
             async with trio.open_nursery() as nursery:
                 instance.context = self._new_context(nursery)
-                try:
-                    with trio.fail_after(self.child.startup_timeout):
-                        await instance.startup()
-                except trio.TooSlowError as error:
-                    raise trio.TooSlowError(f"startup took longer than {self.child.startup_timeout:g} s") from error
+                with trio.move_on_after(self.child.startup_timeout) as limit:
+                    await instance.startup()
+                if limit.cancelled_caught:
+                    raise trio.TooSlowError(f"startup took longer than {self.child.startup_timeout:g} s")
                 started()
                 self.services.emit(events.ActorStarted(self.settings.id, self.title, self.incarnation))
                 try:
@@ -251,10 +252,19 @@ class Cell:
         return found
 
     async def hand_back(self) -> int:
-        """Give back what will not be handled here; return how many that were."""
+        """Give back what will not be handled here; return how many that were.
+
+        If the broker fails, or this is cancelled, they stay ours until the lease is released or runs out.
+        """
         deliveries = self.take_given_up()
         if deliveries and self._node is not None:
-            await self._node.hand_back(self.subscription, deliveries)
+            try:
+                await self._node.hand_back(self.subscription, deliveries)
+            except BrokerError as error:
+                trouble = events.BrokerTrouble(
+                    "handing back", str(error), "they are run elsewhere after this node's end"
+                )
+                self.services.emit(trouble)
         return len(deliveries)
 
     @property
@@ -278,7 +288,11 @@ class Cell:
         self._quiet.set()
 
     def end(self, reason: str) -> None:
-        """End the cell for good: refuse senders, tell the askers whose messages will not be handled."""
+        """End the cell for good: refuse senders, tell the askers whose messages will not be handled.
+
+        Deliveries that wait are left for `hand_back`.
+        """
+        self._over = True
         self.mailbox.close(reason)
         for call in self.mailbox.remove_local():
             if call.reply is not None:

@@ -42,6 +42,8 @@ class Handling:
 
 handling: ContextVar[Handling | None] = ContextVar("actorwork_handling", default=None)
 """What the current task has in hand."""
+inside: ContextVar[bool] = ContextVar("actorwork_inside", default=False)
+"""Whether the current task belongs to an actor: its hooks, its handlers, or a helper task of these."""
 
 
 class Context:

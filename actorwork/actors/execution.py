@@ -389,10 +389,9 @@ class Executor:
                 self._cell.mailbox.delivery_ended(0.0)
             else:
                 self._cell.interrupted(item)
-        elif item.reply is not None:
-            item.reply.fail(
-                ActorStopped(f"{self._cell.title!r} was stopped while it handled {type(item.message).__name__}")
-            )
+        else:
+            stopped = ActorStopped(f"{self._cell.title!r} was stopped while it handled {type(item.message).__name__}")
+            self._answer(item, stopped, stopped)
 
 
 def _interrupts(error: BaseException) -> bool:

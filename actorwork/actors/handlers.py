@@ -261,7 +261,7 @@ def local_arguments(handler: Handler, message: Any) -> Arguments:
     try:
         inspect.signature(handler.function).bind(None, **message)
     except TypeError as error:
-        raise MessageRefused(f"{handler.name}: {error}; got {sorted(message)}") from error
+        raise MessageRefused(f"{handler.name}: {error}; got {list(message)}") from error
     return (), dict(message)
 
 

@@ -17,7 +17,7 @@ import trio
 
 from actorwork.errors import ActorStopped, MailboxFull
 from actorwork.message import Delivery
-from actorwork.policy.intake import prefetch, smoothed
+from actorwork.policy.intake import FIRST_GUESS, prefetch, smoothed
 
 if TYPE_CHECKING:
     from actorwork.actors.handlers import Arguments, Handler
@@ -76,7 +76,7 @@ class Mailbox:
         self._senders = trio.lowlevel.ParkingLot()
         self._local = 0
         self._held = 0
-        self._seconds_each = 0.0
+        self._seconds_each = FIRST_GUESS
         self._starved = False
         self._paused = False
         self._closed: str | None = None

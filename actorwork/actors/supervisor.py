@@ -74,9 +74,12 @@ class Supervisor:
         return f"<supervisor of {states}>"
 
     def stop(self) -> None:
-        """Ask the loop to stop the children and to end."""
+        """Ask the loop to stop the children and to end. A child that is just being restarted is not waited for."""
         self._stop = True
         self._changed.set()
+        for slot in self._slots:
+            if slot.state is State.STARTING:
+                slot.scope.cancel(reason="stopped before it had started")
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Start the children, keep them alive, stop them when asked to.
@@ -161,6 +164,7 @@ class Supervisor:
             raise self._give_up(slot)
         if not wanted or (crash is not None and crash.stop):
             cell.end(f"{cell.title!r} has ended")
+            nursery.start_soon(cell.hand_back)
             return
         while not self._stop:
             allowed, self._window = restart_allowed(self._window, self._intensity, trio.current_time())

@@ -11,6 +11,8 @@ from typing import Final
 
 AHEAD: Final = 0.1
 """Seconds of work that may wait in a mailbox fed by a broker."""
+FIRST_GUESS: Final = 0.05
+"""Seconds that a delivery takes, before the first one has shown it: or else the first read would hoard."""
 
 
 def prefetch(*, seconds_each: float, concurrency: int, capacity: int) -> int:

@@ -32,7 +32,7 @@ from actorwork.actors.watchdog import Watchdog
 from actorwork.errors import ActorStopped, SettingsError
 from actorwork.message import MessageIds
 from actorwork.policy.restart import Intensity
-from actorwork.policy.settlement import leaves, only_leaf
+from actorwork.policy.settlement import is_cancellation, leaves, only_leaf
 from actorwork.runtime.brokers import ignore, open_broker
 from actorwork.settings import Priority
 
@@ -179,6 +179,9 @@ class System:
                     await self._stop_asked.wait()
                     began = trio.current_time()
                     await self._end_work(node)
+                    # What a handler that would not end does from here on is not ours any more.
+                    for cell in self._cells.values():
+                        cell.attach(None)
                 self._stage("shutdown")
             finally:
                 self._supervisor.stop()
@@ -194,11 +197,13 @@ class System:
         self._supervisor_ended = trio.Event()
         try:
             await self._supervisor.run(task_status=task_status)
-        except Exception as error:
-            if not self._scope.shield:
+        except BaseException as error:
+            # A `KeyboardInterrupt` that a handler raised is a shutdown too, and is raised at its end.
+            whole = only_leaf(error) if isinstance(error, BaseExceptionGroup) else error
+            if not self._scope.shield or is_cancellation(whole):
                 raise
-            self._failure = error
-            self.stop(f"{type(error).__name__}: {error}")
+            self._failure = whole
+            self.stop(f"{type(whole).__name__}: {whole}")
         finally:
             self._supervisor_ended.set()
 
