@@ -49,6 +49,7 @@ VERSION: Final = 1
 HISTORY: Final = "actorwork-history"
 """Header: the last errors of a message that is tried again, oldest first."""
 HISTORY_LENGTH: Final = 10
+SUSPECT: Final = 2
 MANY: Final = 1000
 DAY: Final = 86400.0
 HOUR: Final = 3600.0
@@ -135,6 +136,13 @@ class Lane:
     source: int = 0
     grp: int = 0
     ready: bool = True
+    suspects: bool = False
+    """Whether messages wait until the one that is run alone has ended."""
+
+    @property
+    def alone_from(self) -> int:
+        """From how many crashes on a message is run beside no other one of that kind."""
+        return max(1, min(SUSPECT, self.max_crashes))
 
 
 @attrs.define(eq=False)
@@ -147,6 +155,7 @@ class Taken:
     buried: list[tuple[str, int]] = attrs.field(factory=list[tuple[str, int]])
     restored: bool = False
     emptied: bool = False
+    held: bool = False
 
 
 @attrs.frozen(eq=False)
@@ -193,6 +202,7 @@ class Store:
         self._execute = connection.execute
         self._sources: dict[str, int] = {}
         self._bits: dict[tuple[int, str, int], int] = {}
+        self._news: set[tuple[int, str, int]] = set()
         self.now = 0.0
         """The wall clock as of this transaction."""
         self.touched: set[int] = set()
@@ -219,6 +229,7 @@ class Store:
     def rollback(self) -> None:
         self._sources.clear()
         self._bits.clear()
+        self._news.clear()
         self.replies.clear()
         if self._connection.in_transaction:
             self._execute("rollback")
@@ -286,16 +297,20 @@ class Store:
             bits = int.from_bytes(row[0], "little") if row else 0
         bit = 1 << (number & _BLOCK_MASK)
         self._bits[key] = bits | bit
-        return not bits & bit
+        if bits & bit:
+            return False
+        self._news.add(key)
+        return True
 
     def _remember(self) -> None:
-        if self._bits:
+        if self._news:
             now = self.now
             self._connection.executemany(
                 "insert or replace into seen (source, stem, block, bits, touched) values (?, ?, ?, ?, ?)",
-                [(*key, bits.to_bytes(_BLOCK_BYTES, "little"), now) for key, bits in self._bits.items()],
+                [(*key, self._bits[key].to_bytes(_BLOCK_BYTES, "little"), now) for key in self._news],
             )
-            self._bits.clear()
+            self._news.clear()
+        self._bits.clear()
 
     def first_due(self) -> float | None:
         """Return when the next delayed message is due. Needs no transaction."""
@@ -336,10 +351,12 @@ class Store:
             " where p.grp = ? and p.node <= 0 order by p.seq limit ?",
             (lane.grp, limit),
         ).fetchall()
+        if lane.suspects or any(count >= lane.alone_from for _, count, *_ in free):
+            free = self._one_suspect_of(free, lane, node, taken)
         again: list[int] = []
         owners: dict[int, int] = {}
         for seq, count, owner, message_id, kind, data, headers in free:
-            if count >= lane.max_crashes > 0:
+            if count > lane.max_crashes:
                 self._bury(lane, seq, count, message_id, data, kind, headers)
                 taken.buried.append((message_id, count))
                 continue
@@ -385,10 +402,29 @@ class Store:
         taken.emptied = len(rows) < room
         return taken
 
+    def _one_suspect_of(self, free: list[Any], lane: Lane, node: int, taken: Taken) -> list[Any]:
+        """Leave out the messages that several processes died with, but for one, if none is in hand.
+
+        A process dies with all it had in hand, and one of these did it. Run one at a time, the others come through.
+        """
+        in_hand = self._execute(
+            "select 1 from pending where grp = ? and node = ? and count > ? limit 1", (lane.grp, node, lane.alone_from)
+        ).fetchone()
+        chosen: list[Any] = []
+        is_taken = in_hand is not None
+        for row in free:
+            if lane.alone_from <= row[1] <= lane.max_crashes:
+                if is_taken:
+                    taken.held = True
+                    continue
+                is_taken = True
+            chosen.append(row)
+        return chosen
+
     def _bury(
         self, lane: Lane, seq: int, crashes: int, id: str, data: bytes, type: str | None, headers: str | None
     ) -> None:
-        failure = Failure("ProcessDied", f"{crashes} processes in a row died while they handled it")
+        failure = Failure("Crashed", f"{crashes} processes died with this message in hand")
         delivery = _delivery(lane.name, id, type, data, headers, Token(seq, lane.grp, 0, crashes))
         self._execute("delete from pending where seq = ? and grp = ?", (seq, lane.grp))
         self._make_dead_letter(delivery, lane.group, lane.actor, failure)

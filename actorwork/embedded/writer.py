@@ -111,7 +111,7 @@ class Writer:
         self._leases: list[Lease] = []
         self._feeds: list[Feed] = []
         self._lanes: dict[int, list[Lane]] = {}
-        self._groups: dict[int, Lane] = {}
+        self._groups: dict[int, list[Lane]] = {}
         self._again: list[Closing] = []
         self._again_at = math.inf
         self._seen_seq = -1
@@ -167,6 +167,8 @@ class Writer:
     async def stop(self) -> None:
         """Do all that was ordered, then close the store."""
         self._queue.put(None)
+        if self._broken is None:
+            self._broken = BrokerError(f"the broker at {self.location} is closed")
         with trio.move_on_after(PATIENCE + 1, shield=True):
             await trio.to_thread.run_sync(self._thread.join, abandon_on_cancel=True)
 
@@ -180,7 +182,7 @@ class Writer:
             self._feeds.append(feed)
             for lane in feed.lanes:
                 self._lanes.setdefault(lane.source, []).append(lane)
-                self._groups[lane.grp] = lane
+                self._groups.setdefault(lane.grp, []).append(lane)
         self._check_at = 0.0
         self._next_due = 0.0
         self._busy_at = time.monotonic()
@@ -191,7 +193,7 @@ class Writer:
                 self._feeds.remove(feed)
                 for lane in feed.lanes:
                     self._lanes[lane.source].remove(lane)
-        self._groups = {lane.grp: lane for feed in self._feeds for lane in feed.lanes}
+                    self._groups[lane.grp].remove(lane)
 
     def remove_lease(self, lease: Lease) -> None:
         if lease in self._leases:
@@ -310,8 +312,7 @@ class Writer:
                 free = store.groups_with_free() if self._feeds else set[int]()
                 self._next_due = _or_never(store.first_due())
                 store.touched.update(sources)
-                for grp in free & self._groups.keys():
-                    self._groups[grp].ready = True
+                self._wake_groups(free)
                 if sources or free:
                     self._busy_at = now
                 if self.addresses and store.has_replies(tuple(self.addresses)):
@@ -332,6 +333,11 @@ class Writer:
                 for lane in self._lanes.get(source, ()):
                     lane.ready = True
             store.touched.clear()
+
+    def _wake_groups(self, groups: Iterable[int]) -> None:
+        for grp in groups:
+            for lane in self._groups.get(grp, ()):
+                lane.ready = True
 
     def _turn(self, store: Store, orders: Sequence[Order | Closing], now: float, *, stopping: bool = False) -> None:
         if self._again and (now >= self._again_at or stopping):
@@ -387,8 +393,7 @@ class Writer:
             store.prune()
         self._wake(store)
         if expired:
-            for grp in store.groups_with_free() & self._groups.keys():
-                self._groups[grp].ready = True
+            self._wake_groups(store.groups_with_free())
 
         gone = {id(lease) for lease, _, _ in lost}
         offers: list[tuple[Feed, list[Batch]]] = []
@@ -428,6 +433,7 @@ class Writer:
         for feed, taken in offers:
             for lane, batch, _ in taken:
                 lane.ready = not batch.emptied
+                lane.suspects = batch.held
                 feed.sent += len(batch.deliveries)
             feed.turn += 1
             if any(batch.deliveries or batch.buried or batch.restored for _, batch, _ in taken):
@@ -476,7 +482,10 @@ class Writer:
                 for closing in plain:
                     if closing.delivery.token in taken:
                         refused.setdefault(closing.owner, []).append(closing)
-        self._counts["settlements"] += len(plain)
+        if any(lane.suspects for feed in self._feeds for lane in feed.lanes):
+            # The one that was run alone may be settled by now.
+            self._wake_groups({order.delivery.token.grp for order in orders if isinstance(order, Closing)})
+        self._counts["settlements"] += sum(counts.values())
         return [
             lambda owner=owner, count=count: owner.applied(count, refused.get(owner, ()))
             for owner, count in counts.items()

@@ -1,0 +1,309 @@
+"""What is the embedded broker's own: its file, its thread, and what it does when the file fails."""
+
+import os
+import sqlite3
+import stat
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from actorwork.embedded import location, writer
+from actorwork.embedded.broker import EmbeddedBroker, open_broker
+from actorwork.embedded.store import Store
+from actorwork.errors import BrokerError
+from actorwork.events import BrokerTrouble, Event
+from actorwork.message import REPLY_TO, Envelope, MessageIds
+from actorwork.policy.settlement import Ack
+from actorwork.testing.conformance import open_desk
+
+
+def ignore(_: Event) -> None: ...
+
+
+@asynccontextmanager
+async def open_at(path: Path | str) -> AsyncGenerator[EmbeddedBroker]:
+    url = f"sqlite:///{path}" if isinstance(path, Path) else path
+    async with open_broker(url, emit=ignore) as broker:
+        yield broker
+
+
+async def ask(broker: EmbeddedBroker, statement: str) -> list[Any]:
+    """Run a statement on the broker's own connection."""
+    return await broker._writer.ask(lambda store: store._execute(statement).fetchall(), writes=False)
+
+
+# Where it is.
+
+
+@pytest.mark.parametrize(
+    ("url", "path", "synchronous"),
+    [
+        ("sqlite:////var/x.db", "/var/x.db", "normal"),
+        ("sqlite:////var/with%20space.db?synchronous=full", "/var/with space.db", "full"),
+        ("sqlite://", None, "normal"),
+        (":memory:", None, "normal"),
+        ("sqlite:///:memory:", None, "normal"),
+    ],
+)
+def test_a_url_names_a_file_or_memory(url: str, path: str | None, synchronous: str):
+    found = location.parse(url)
+    assert found.path == (None if path is None else Path(path))
+    assert found.synchronous == synchronous
+
+
+def test_a_relative_url_is_below_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert location.parse("sqlite:///x.db").path == tmp_path / "x.db"
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://x", "sqlite://host/x.db", "sqlite:///x.db?synchronous=off", "sqlite:///x?y=1"]
+)
+def test_another_url_is_refused_with_the_forms_that_are_known(url: str):
+    with pytest.raises(BrokerError, match=r"synchronous=|sqlite:///path"):
+        location.parse(url)
+
+
+async def refusal(path: Path) -> str:
+    with pytest.raises(BrokerError) as caught:
+        async with open_at(path):
+            pass
+    return str(caught.value)
+
+
+async def test_a_directory_is_refused_with_advice(tmp_path: Path):
+    assert f"{tmp_path} is a directory; name a file in it" in await refusal(tmp_path)
+
+
+async def test_a_missing_directory_is_refused_with_advice(tmp_path: Path):
+    assert "is no directory; create it" in await refusal(tmp_path / "gone" / "x.db")
+
+
+async def test_a_file_that_is_no_database_is_refused_and_left_as_it_was(tmp_path: Path):
+    file = tmp_path / "notes.txt"
+    file.write_text("my notes " * 100)
+    assert f"{file}: file is not a database; the file is no SQLite database: name another" in await refusal(file)
+    assert file.read_text() == "my notes " * 100
+
+
+async def test_the_database_of_another_program_is_refused_and_left_as_it_was(tmp_path: Path):
+    file = tmp_path / "theirs.db"
+    with sqlite3.connect(file) as connection:
+        connection.execute("create table theirs (x)")
+    connection.close()
+    before = file.read_bytes()
+    assert "is a database of another program" in await refusal(file)
+    assert file.read_bytes() == before
+
+
+async def test_a_file_of_a_later_version_is_refused(tmp_path: Path):
+    file = tmp_path / "x.db"
+    async with open_at(file):
+        pass
+    with sqlite3.connect(file) as connection:
+        connection.execute("pragma user_version = 99")
+    connection.close()
+    assert "later version of actorwork (format 99" in await refusal(file)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+async def test_a_file_that_cannot_be_written_is_refused_with_advice(tmp_path: Path):
+    file = tmp_path / "x.db"
+    async with open_at(file):
+        pass
+    file.chmod(stat.S_IRUSR)
+    assert "it cannot be written: see the modes" in await refusal(file)
+
+
+async def test_a_damaged_file_is_refused_with_advice(tmp_path: Path):
+    file = tmp_path / "x.db"
+    async with open_at(file):
+        pass
+    whole = file.read_bytes()
+    file.write_bytes(whole[:100] + b"\x00" * 4096 + whole[4196:])
+    assert "the file is damaged: move it away" in await refusal(file)
+
+
+async def test_memory_is_a_broker_too():
+    async with open_at(":memory:") as broker, open_desk(broker, "orders") as desk:
+        await broker.publish([Envelope("orders", "1", b"1")])
+        await desk.expect_only("1")
+        (finding, *_) = await broker.diagnose()
+        assert finding.level == "warning"
+        assert broker.url == "sqlite://"
+
+
+async def test_eight_openings_at_once_make_one_store(tmp_path: Path):
+    counts: list[int] = []
+
+    async def use() -> None:
+        async with open_at(tmp_path / "x.db") as broker:
+            counts.append(await broker.publish([Envelope("orders", "1", b"1")]))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(use)
+    assert sorted(counts) == [0] * 7 + [1]
+
+
+# When it fails.
+
+
+async def test_a_full_disk_refuses_what_is_published_and_keeps_what_was(tmp_path: Path):
+    async with open_at(tmp_path / "x.db") as broker, open_desk(broker, "orders") as desk:
+        await broker.publish([Envelope("orders", "1", b"1")])
+        ((pages,),) = await ask(broker, "pragma page_count")
+        await ask(broker, f"pragma max_page_count = {pages}")
+        with pytest.raises(BrokerError, match="the disk is full: free some space"):
+            await broker.publish([Envelope("orders", "2", b"x" * 100_000)])
+        await ask(broker, "pragma max_page_count = 100000")
+        assert await broker.publish([Envelope("orders", "2", b"x" * 100_000)]) == 1
+        await desk.expect_only("1")
+        await desk.expect_only("2")
+
+
+async def test_one_bad_order_does_not_take_the_others_with_it(tmp_path: Path):
+    async with open_at(tmp_path / "x.db") as broker:
+        refused: list[BrokerError] = []
+
+        async def publish(message_id: str) -> None:
+            try:
+                await broker.publish([Envelope("orders", message_id, b"1")])
+            except BrokerError as error:
+                refused.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for message_id in ("1", "\ud800", "2"):
+                nursery.start_soon(publish, message_id)
+        assert len(refused) == 1
+        assert "surrogates not allowed" in str(refused[0])
+        assert await broker.backlog("orders") == 2
+
+
+async def test_a_settlement_waits_until_the_store_works_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(writer, "PATIENCE", 0.1)
+    monkeypatch.setattr(writer, "TRY_AGAIN", 0.1)
+    events: list[Event] = []
+    is_told = trio.Event()
+
+    def emit(event: Event) -> None:
+        events.append(event)
+        is_told.set()
+
+    async with (
+        open_broker(f"sqlite:///{tmp_path / 'x.db'}", emit=emit) as broker,
+        open_desk(broker, "orders") as desk,
+    ):
+        await ask(broker, "pragma busy_timeout = 10")
+        await broker.publish([Envelope("orders", "1", b"1")])
+        delivery = await desk.take_one()
+        other = sqlite3.connect(tmp_path / "x.db", isolation_level=None)
+        other.execute("begin immediate")
+        desk.node.settle(desk.subscription, delivery, Ack())
+        with trio.fail_after(5):
+            await is_told.wait()
+        assert isinstance(events[0], BrokerTrouble)
+        assert "another process has held its lock" in events[0].error
+        with pytest.raises(BrokerError, match="another process has held its lock"):
+            await broker.publish([Envelope("orders", "2", b"1")])
+        other.execute("rollback")
+        other.close()
+        await desk.node.wait_settled()
+        assert desk.node.statistics()["settled"] == 1
+
+
+async def test_whoever_asks_a_broker_that_is_closed_is_told(tmp_path: Path):
+    async with open_at(tmp_path / "x.db") as broker:
+        pass
+    with pytest.raises(BrokerError, match="closed"):
+        await broker.publish([Envelope("orders", "1", b"1")])
+
+
+# What it does by itself.
+
+
+async def test_bystanders_of_a_crash_are_run_alone_and_not_buried(tmp_path: Path):
+    """A message that kills its process lies among others; each crash counts for them all, but only one is guilty."""
+    handled: set[object] = set()
+    ids = MessageIds("0123456789abcdef")
+    async with open_at(tmp_path / "x.db") as broker:
+        await broker.publish([Envelope("orders", next(ids), b"%d" % number) for number in range(10)])
+        for _ in range(30):
+            async with open_desk(broker, "orders") as desk:
+                with trio.move_on_after(0.1):
+                    while True:
+                        delivery = await desk.take_one()
+                        if delivery.payload == b"4":
+                            break  # The process dies here, with all that is in its mailbox.
+                        handled.add(delivery.payload)
+                        await desk.settle(delivery)
+            if await broker.backlog("orders") == 0:
+                break
+        assert handled == {b"%d" % number for number in range(10)} - {b"4"}
+        (letter,) = await broker.dead_letters.list()
+        assert letter.payload == b"4"
+
+
+async def test_ids_are_remembered_for_a_day_after_their_messages_and_then_forgotten(tmp_path: Path):
+    ours, theirs = Envelope("orders", "0123456789abcdef-1", b"1"), Envelope("orders", "theirs", b"1")
+    day = 86400.0
+
+    async with open_at(tmp_path / "x.db") as broker:
+
+        async def prune_in(days: float) -> None:
+            def prune(store: Store) -> None:
+                store.now = time.time() + days * day
+                store.prune()
+
+            await broker._writer.ask(prune)
+
+        await broker.publish([ours, theirs])
+        await prune_in(3)
+        assert await broker.publish([ours, theirs]) == 0, "the messages are still there"
+        async with open_desk(broker, "orders") as desk:
+            for delivery in await desk.take(2):
+                await desk.settle(delivery)
+        await prune_in(3.9)
+        assert await broker.publish([ours, theirs]) == 0, "it is not a day since they were"
+        await prune_in(4.1)
+        assert await broker.publish([ours, theirs]) == 2
+
+
+async def test_replies_that_nobody_fetches_are_forgotten(tmp_path: Path):
+    async with open_at(tmp_path / "x.db") as broker, open_desk(broker, "orders") as desk:
+        await broker.publish([Envelope("orders", "1", b"1", headers={REPLY_TO: "nobody"})])
+        await desk.settle(await desk.take_one())
+        assert await ask(broker, "select count(*) from replies") == [(1,)]
+
+        def prune(store: Store) -> None:
+            store.now += 7200
+            store.prune()
+
+        await broker._writer.ask(prune)
+        assert await ask(broker, "select count(*) from replies") == [(0,)]
+
+
+async def test_a_message_is_with_its_reader_within_milliseconds(tmp_path: Path):
+    async with open_at(tmp_path / "x.db") as broker, open_desk(broker, "orders") as desk:
+        took: list[float] = []
+        for number in range(50):
+            began = time.perf_counter()
+            await broker.publish([Envelope("orders", str(number), b"1")])
+            delivery = await desk.take_one()
+            took.append(time.perf_counter() - began)
+            await desk.settle(delivery)
+        assert sorted(took)[25] < 0.02
+
+
+async def test_full_synchronous_is_full(tmp_path: Path):
+    async with open_at(f"sqlite:///{tmp_path / 'x.db'}?synchronous=full") as broker:
+        assert await ask(broker, "pragma synchronous") == [(2,)]
+        assert "synchronous=full" in broker.url
+    async with open_at(tmp_path / "x.db") as broker:
+        assert await ask(broker, "pragma synchronous") == [(1,)]
+        assert await ask(broker, "pragma journal_mode") == [("wal",)]
