@@ -293,6 +293,7 @@ class Cell:
         Deliveries that wait are left for `hand_back`.
         """
         self._over = True
+        self._refuses = None  # the mailbox does, with the last word
         self.mailbox.close(reason)
         for call in self.mailbox.remove_local():
             if call.reply is not None:

@@ -131,6 +131,7 @@ class Supervisor:
             slot.error = error
         except BaseException as error:
             slot.error = error
+            self._stop = True  # Fatal, and on its way to the loop: until it is there, nothing is started again.
             raise
         finally:
             ended, slot.state = slot.state, State.ENDED

@@ -97,10 +97,10 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
-def only_leaf(group: BaseExceptionGroup[Any]) -> BaseException:
+def only_leaf(error: BaseException) -> BaseException:
     """Return the one error in a group, or the group where there are several; cancellations do not count."""
-    found = [leaf for leaf in leaves(group) if not is_cancellation(leaf)]
-    return found[0] if len(found) == 1 else group
+    found = [leaf for leaf in leaves(error) if not is_cancellation(leaf)]
+    return found[0] if len(found) == 1 else error
 
 
 def is_cancellation(error: BaseException) -> bool:

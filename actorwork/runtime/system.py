@@ -32,7 +32,7 @@ from actorwork.actors.watchdog import Watchdog
 from actorwork.errors import ActorStopped, SettingsError
 from actorwork.message import MessageIds
 from actorwork.policy.restart import Intensity
-from actorwork.policy.settlement import is_cancellation, leaves, only_leaf
+from actorwork.policy.settlement import is_cancellation, only_leaf
 from actorwork.runtime.brokers import ignore, open_broker
 from actorwork.settings import Priority
 
@@ -47,6 +47,8 @@ A = TypeVar("A", bound="Actor")
 SHARE_FOR_THE_END = 0.2
 """The part of `grace` that is kept for the stages after the drain, at most `LONGEST_END` seconds."""
 LONGEST_END = 5.0
+SHORTEST_END = 0.5
+"""Seconds that each step after the drain may take at least, whatever the grace: handing back is worth that."""
 
 
 def _at_least(low: float) -> Any:
@@ -71,6 +73,11 @@ class Options:
         if math.isinf(self.grace):
             return math.inf
         return self.grace - min(LONGEST_END, self.grace * SHARE_FOR_THE_END)
+
+    @property
+    def ending(self) -> float:
+        """How long each step around it may take."""
+        return max(SHORTEST_END, min(LONGEST_END, self.grace * SHARE_FOR_THE_END))
 
 
 class System:
@@ -199,7 +206,7 @@ class System:
             await self._supervisor.run(task_status=task_status)
         except BaseException as error:
             # A `KeyboardInterrupt` that a handler raised is a shutdown too, and is raised at its end.
-            whole = only_leaf(error) if isinstance(error, BaseExceptionGroup) else error
+            whole = only_leaf(error)
             if not self._scope.shield or is_cancellation(whole):
                 raise
             self._failure = whole
@@ -217,9 +224,7 @@ class System:
         self._stage("intake")
         for cell in self._cells.values():
             cell.refuse(f"{cell.title!r} takes no new messages: the system is shutting down ({self._reason})")
-        ending = (
-            min(LONGEST_END, self._options.grace * SHARE_FOR_THE_END) if self._options.grace < math.inf else LONGEST_END
-        )
+        ending = self._options.ending
         with trio.move_on_after(ending):
             await node.stop_intake()
         self._stage("drain")
@@ -318,8 +323,11 @@ async def open_system(
                     "the block was left" if raised is None else f"the block was left by {type(raised).__name__}"
                 )
     except BaseExceptionGroup as group:
-        # This nursery's wrapping is nobody's business: one error leaves as one error, with the causes it has.
-        failure = raised if raised is not None and any(leaf is raised for leaf in leaves(group)) else only_leaf(group)
+        # This nursery's wrapping is nobody's business: one error leaves as one error, with the causes it has. A group
+        # that the block raised stays as it is.
+        found: list[BaseException] = [error for error in group.exceptions if not is_cancellation(error)]
+        own = [error for error in found if error is raised]
+        failure = own[0] if own else found[0] if len(found) == 1 else group
     if failure is not None:
         raise failure
 
