@@ -200,6 +200,9 @@ class EmbeddedDeadLetters:
 
 def _examine(path: Path, mode: str, synchronous: str) -> Sequence[Finding]:
     """Look at the file with a connection of its own, so that nobody waits for it."""
+    if not path.exists():
+        advice = "stop everything that uses it: what is sent there now is gone with the last of them"
+        return (Finding("file", "error", f"{path} was deleted or moved while in use", advice),)
     size = sum(part.stat().st_size for part in (path, Path(f"{path}-wal")) if part.exists())
     findings = [Finding("file", "ok", f"{path}, {size / 1e6:.1f} MB")]
     if mode == "wal":
@@ -232,8 +235,11 @@ def _examine(path: Path, mode: str, synchronous: str) -> Sequence[Finding]:
         findings.append(
             Finding("permissions", "error", f"{path} or its directory cannot be written", "change their owner or mode")
         )
-    with closing(sqlite3.connect(path, timeout=5)) as connection:
-        problems = [row[0] for row in connection.execute("pragma quick_check(5)")]
+    try:
+        with closing(sqlite3.connect(path, timeout=5)) as connection:
+            problems = [row[0] for row in connection.execute("pragma quick_check(5)")]
+    except sqlite3.Error as error:
+        problems = [str(error)]
     if problems == ["ok"]:
         findings.append(Finding("integrity", "ok", "nothing is damaged"))
     else:

@@ -18,7 +18,7 @@ from actorwork import events
 from actorwork.abc import EventSink, Subscription
 from actorwork.embedded.store import Closing, Lane, Store, Token, is_plain, parcel
 from actorwork.embedded.writer import Batch, Feed, Lease, Order, Writer
-from actorwork.errors import BrokerError, NotRunning
+from actorwork.errors import BrokerError
 from actorwork.message import Delivery, Envelope
 from actorwork.policy.settlement import Settlement
 
@@ -178,7 +178,9 @@ class EmbeddedNode:
         published: Sequence[Envelope] = (),
     ) -> None:
         if self._closed:
-            raise NotRunning(f"the node has ended: {delivery.id} of {delivery.source} will be run by another one")
+            self._counts["fenced"] += 1
+            self._emit(events.Fenced(delivery, subscription.group, settlement))
+            return
         self._unsettled += 1
         self._writer.settle(
             Closing(

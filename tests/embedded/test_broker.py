@@ -16,7 +16,7 @@ from actorwork.embedded import location, writer
 from actorwork.embedded.broker import EmbeddedBroker, open_broker
 from actorwork.embedded.store import Store
 from actorwork.errors import BrokerError
-from actorwork.events import BrokerTrouble, Event
+from actorwork.events import BrokerTrouble, Event, Fenced
 from actorwork.message import REPLY_TO, Envelope, MessageIds
 from actorwork.policy.settlement import Ack
 from actorwork.testing.conformance import open_desk
@@ -222,6 +222,25 @@ async def test_whoever_asks_a_broker_that_is_closed_is_told(tmp_path: Path):
         pass
     with pytest.raises(BrokerError, match="closed"):
         await broker.publish([Envelope("orders", "1", b"1")])
+
+
+async def test_a_file_deleted_while_in_use_is_found_out(tmp_path: Path):
+    file = tmp_path / "x.db"
+    async with open_at(file) as broker:
+        assert {finding.level for finding in await broker.diagnose()} == {"ok"}
+        file.unlink()
+        (finding,) = await broker.diagnose()
+        assert (finding.level, finding.text) == ("error", f"{file} was deleted or moved while in use")
+
+
+async def test_a_settlement_after_the_end_is_refused(tmp_path: Path):
+    async with open_at(tmp_path / "x.db") as broker:
+        await broker.publish([Envelope("orders", "1", b"1")])
+        async with open_desk(broker, "orders") as desk:
+            delivery = await desk.take_one()
+        await desk.settle(delivery)
+        assert len(desk.seen(Fenced)) == 1
+        assert await broker.backlog("orders") == 1
 
 
 # What it does by itself.
