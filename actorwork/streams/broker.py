@@ -35,6 +35,8 @@ from actorwork.streams.publisher import Publisher
 from actorwork.streams.redis_py import RedisError
 from actorwork.streams.replies import RedisReplies
 
+_ATTEND = keys.ATTEND.encode()
+
 
 @asynccontextmanager
 async def open_broker(url: str, *, emit: EventSink, allow_eviction: bool = False) -> AsyncGenerator[RedisBroker]:
@@ -44,10 +46,17 @@ async def open_broker(url: str, *, emit: EventSink, allow_eviction: bool = False
     makes that a warning).
     """
     replies: dict[bytes, RedisReplies] = {}
+    nodes: list[RedisNode] = []
 
     def on_push(message: list[Any]) -> None:
-        if message[0] == b"message" and (place := replies.get(message[1])) is not None:
+        if message[0] != b"message":
+            return
+        if (place := replies.get(message[1])) is not None:
             place.take(message[2])
+        elif message[1] == _ATTEND:
+            source = message[2].decode(errors="replace")
+            for node in nodes:
+                node.attend(source, 0)
 
     def on_event(event: ConnectionEvent) -> None:
         if isinstance(event, Lost):
@@ -60,20 +69,27 @@ async def open_broker(url: str, *, emit: EventSink, allow_eviction: bool = False
     async with open_client(url, name="actorwork", scripts=scripts.ALL, on_push=on_push, on_event=on_event) as client:
         await client.wait_connected()
         _refuse_what_loses_messages(await _first_findings(client), emit, allow_eviction=allow_eviction)
-        yield RedisBroker(client, Address.parse(url), replies, emit)
+        yield RedisBroker(client, Address.parse(url), replies, nodes, emit)
 
 
 class RedisBroker(Broker):
     """Made by `open_broker`."""
 
-    def __init__(self, client: Client, address: Address, replies: dict[bytes, RedisReplies], emit: EventSink) -> None:
+    def __init__(
+        self,
+        client: Client,
+        address: Address,
+        replies: dict[bytes, RedisReplies],
+        nodes: list[RedisNode],
+        emit: EventSink,
+    ) -> None:
         self._client = client
         self._address = address
         self._replies = replies
         self._emit = emit
         self._publisher = Publisher(client)
         self._dead_letters = RedisDeadLetters(client)
-        self._nodes: list[RedisNode] = []
+        self._nodes = nodes
 
     def __repr__(self) -> str:
         return f"<RedisBroker at {self.url}>"
@@ -105,13 +121,7 @@ class RedisBroker(Broker):
 
         Order is kept within a source. While Redis is away this waits. Cancelled: any part may have been kept.
         """
-        new = await self._publisher.publish(envelopes)
-        for node in self._nodes:
-            for envelope in envelopes:
-                if envelope.delay or envelope.at is not None:
-                    # By the clock of the server: `at` is looked up there.
-                    node.attend(envelope.source, envelope.delay if envelope.at is None else 0)
-        return new
+        return await self._publisher.publish(envelopes)
 
     @asynccontextmanager
     async def open_node(
@@ -127,6 +137,7 @@ class RedisBroker(Broker):
                 try:
                     try:
                         await node.begin()
+                        await self._listen(emit)
                         nursery.start_soon(node.run_intake)
                         self._nodes.append(node)
                         yield node
@@ -142,6 +153,14 @@ class RedisBroker(Broker):
                 raise
         if raised is not None:
             raise raised
+
+    async def _listen(self, emit: EventSink) -> None:
+        """Hear of what has to be looked after at once; without it, nodes look once a second."""
+        try:
+            await self._client.subscribe(_ATTEND)
+        except RedisError as error:
+            next_step = "going on; short delays and what is handed back may be a second late"
+            emit(BrokerTrouble(f"subscribing to {keys.ATTEND}", str(error), next_step))
 
     @asynccontextmanager
     async def open_replies(self) -> AsyncGenerator[RedisReplies]:

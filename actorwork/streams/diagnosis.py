@@ -1,6 +1,6 @@
 """Looks at a server as an operator would, and says what to do about each finding.
 
-What would lose messages is an error and keeps a node from starting (`refusal`); what may lose them is a warning. What
+What would lose messages is an error and keeps a broker from opening; what may lose them is a warning. What
 may not be asked (an ACL, a managed server) is a warning too: not knowing is no reason to stand still.
 """
 

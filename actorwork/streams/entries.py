@@ -40,8 +40,7 @@ _HISTORY: Final = "actorwork-history"
 _HISTORY_LENGTH: Final = 10
 
 # The ids that `MessageIds` makes, and nothing that only looks alike: each bit must stand for one id.
-_NUMBERED: Final = re.compile(r"([0-9a-f]{16})-(0|[1-9a-f][0-9a-f]{0,11})")
-_BITS: Final = 16
+_numbered: Final = re.compile(r"([0-9a-f]{16})-(0|[1-9a-f][0-9a-f]{0,11})").fullmatch
 
 
 class _UnreadableError(ValueError):
@@ -53,12 +52,12 @@ class _UnreadableError(ValueError):
 
 def mark_of(prefix: str, message_id: str) -> tuple[str, int | str]:
     """Return the key that remembers an id, and the bit in it (`""`: the whole key)."""
-    match = _NUMBERED.fullmatch(message_id)
+    match = _numbered(message_id)
     if match is None:
         return f"{prefix}seen:{message_id}", ""
-    publisher, digits = match.groups()
-    number = int(digits, 16)
-    return f"{prefix}seen:{publisher}:{number >> _BITS}", number & 0xFFFF
+    # The arithmetic is done here: numbers of a script's have 53 bits.
+    number = int(match[2], 16)
+    return f"{prefix}seen:{match[1]}:{number >> 16}", number & 0xFFFF
 
 
 def due_of(envelope: Envelope) -> str:

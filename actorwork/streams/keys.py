@@ -9,6 +9,7 @@
     actorwork:{<source>}:settled:<group>:<node>   the answer to a node's last batch of settlements
     actorwork:node:<node>                         a node's lease
     actorwork:reply:<uuid>                        a channel where outcomes arrive
+    actorwork:attend                              a channel: nodes, look after this source now
 
 The braces put whatever belongs to a source into its hash slot, so that one script can settle a delivery.
 """
@@ -22,6 +23,7 @@ import attrs
 
 LEASES: Final = "actorwork:node:"
 REPLIES: Final = "actorwork:reply:"
+ATTEND: Final = "actorwork:attend"
 RELEASED: Final = "released"
 """The consumer that owns what was handed back: nobody."""
 

@@ -1,7 +1,13 @@
-"""Publishes: each message once, in order within its source, one script for each run of messages of one source.
+"""Publishes: each message once, in order within its source.
+
+    due now, numbered id      `publish_now`: runs of messages whose ids share a mark
+    anything else             `publish_batch`
 
 Nothing is collected here. Publishes of several tasks in one tick of the scheduler leave in one write (the
 connection's doing), and a lone one is never held up.
+
+A mark is kept for a day. To say so each time would cost as much as remembering the id, so it is said at first, after
+each new connection, and once a minute: what the server forgets in between takes its marks along.
 """
 
 from __future__ import annotations
@@ -9,15 +15,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+import trio
+
 from actorwork.errors import BrokerError
 from actorwork.message import Envelope
-from actorwork.streams import entries, scripts
-from actorwork.streams.client import Client
+from actorwork.streams import scripts
+from actorwork.streams.client import Client, Script
+from actorwork.streams.entries import due_of, fields_of, mark_of
 from actorwork.streams.keys import SourceKeys
 from actorwork.streams.redis_py import NoScriptError, RedisError
 
 _AT_ONCE: Final = 1000
 _BYTES_AT_ONCE: Final = 8 * 1024 * 1024
+_MARK_SECONDS: Final = 86_400
+_REFRESH_EVERY: Final = 60.0
+_REMEMBERED: Final = 10_000
+"""Sources and marks that are made up on the way must not pile up here."""
+
+_Call = tuple[Script, list[Any], list[Any]]
 
 
 class Publisher:
@@ -26,6 +41,8 @@ class Publisher:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._keys: dict[str, SourceKeys] = {}
+        self._refresh_at: dict[str, float] = {}
+        self._generation = 0
 
     def __repr__(self) -> str:
         return f"<Publisher to {self._client!r}>"
@@ -37,64 +54,101 @@ class Publisher:
         """
         calls = self._calls(envelopes)
         try:
-            if len(calls) == 1:
-                return await self._run(*calls[0])
-            return await self._run_many(calls)
+            if len(calls) != 1:
+                return await self._run_many(calls)
+            script, keys, args = calls[0]
+            try:
+                # As `run_script` does, without the call in between: a lone message is all about latency.
+                return await self._client.call("EVALSHA", script.sha, len(keys), *keys, *args, idempotent=True)
+            except NoScriptError:
+                return await self._client.run_script(script, keys, args, idempotent=True)
         except RedisError as error:
             sources = sorted({envelope.source for envelope in envelopes})
             raise BrokerError(f"cannot publish to {', '.join(sources[:3])}: {error}") from error
 
-    async def _run(self, keys: Sequence[Any], args: Sequence[Any]) -> int:
-        return await self._client.run_script(scripts.PUBLISH, keys, args, idempotent=True)
-
-    async def _run_many(self, calls: Sequence[tuple[Sequence[Any], Sequence[Any]]]) -> int:
-        sha = scripts.PUBLISH.sha
-        commands = [("EVALSHA", sha, len(keys), *keys, *args) for keys, args in calls]
+    async def _run_many(self, calls: Sequence[_Call]) -> int:
+        commands = [("EVALSHA", script.sha, len(keys), *keys, *args) for script, keys, args in calls]
         new = 0
         # In one write, and in order: the server runs them one after the other.
         for call, reply in zip(calls, await self._client.call_many(commands, idempotent=True), strict=True):
             if isinstance(reply, NoScriptError):
-                new += await self._run(*call)
+                new += await self._client.run_script(*call, idempotent=True)
             elif isinstance(reply, Exception):
                 raise reply
             else:
                 new += reply
         return new
 
-    def _calls(self, envelopes: Sequence[Envelope]) -> list[tuple[list[Any], list[Any]]]:
-        """Cut envelopes into calls of the script: keys and arguments."""
+    def _calls(self, envelopes: Sequence[Envelope]) -> list[_Call]:
+        """Cut envelopes into runs of scripts."""
+        if self._generation != self._client.generation:
+            self._generation = self._client.generation
+            self._refresh_at.clear()
+        calls: list[_Call] = []
+        if len(envelopes) == 1:
+            envelope = envelopes[0]
+            of = self._keys.get(envelope.source)
+            if of is not None and not envelope.delay and envelope.at is None:
+                mark, bit = mark_of(of.prefix, envelope.id)
+                if bit != "":
+                    fields = fields_of(envelope)
+                    args = [self._seconds_for(mark), bit, len(fields), *fields]
+                    return [(scripts.PUBLISH_NOW, [envelope.source, mark], args)]
+            self._add_calls(calls, envelope.source, envelopes)
+            return calls
         by_source: dict[str, list[Envelope]] = {}
         for envelope in envelopes:
-            by_source.setdefault(envelope.source, []).append(envelope)
-        return [call for source, some in by_source.items() for call in self._calls_of(source, some)]
+            some = by_source.get(envelope.source)
+            if some is None:
+                by_source[envelope.source] = [envelope]
+            else:
+                some.append(envelope)
+        for source, some in by_source.items():
+            self._add_calls(calls, source, some)
+        return calls
 
-    def _calls_of(self, source: str, envelopes: Sequence[Envelope]) -> list[tuple[list[Any], list[Any]]]:
+    def _add_calls(self, calls: list[_Call], source: str, envelopes: Sequence[Envelope]) -> None:
         of = self._keys.get(source)
         if of is None:
-            if len(self._keys) >= 10_000:
+            if len(self._keys) >= _REMEMBERED:
                 self._keys.clear()
             of = self._keys[source] = SourceKeys.of(source)
-        calls: list[tuple[list[Any], list[Any]]] = []
+        prefix = of.prefix
+        mark_now: str | None = None
+        """The mark of the run of messages that are due now, while there is one."""
         keys: list[Any] = []
         args: list[Any] = []
-        marks: dict[str, int] = {}
         count = size = 0
         for envelope in envelopes:
-            if not keys:
-                keys = [of.stream, of.delayed, of.delayed_messages]
-                args = [of.prefix]
-                calls.append((keys, args))
-            mark, bit = entries.mark_of(of.prefix, envelope.id)
-            position = marks.get(mark)
-            if position is None:
+            mark, bit = mark_of(prefix, envelope.id)
+            is_now = bit != "" and not envelope.delay and envelope.at is None
+            if not keys or (mark != mark_now if is_now else mark_now is not None) or count >= _AT_ONCE:
+                count = size = 0
+                if is_now:
+                    mark_now = mark
+                    keys, args = [source, mark], [self._seconds_for(mark)]
+                    calls.append((scripts.PUBLISH_NOW, keys, args))
+                else:
+                    mark_now = None
+                    keys, args = [source, of.delayed, of.delayed_messages], [prefix]
+                    calls.append((scripts.PUBLISH, keys, args))
+            fields = fields_of(envelope)
+            if is_now:
+                args += (bit, len(fields))
+            else:
                 keys.append(mark)
-                position = marks[mark] = len(keys)
-            due = "" if envelope.at is None and not envelope.delay else entries.due_of(envelope)
-            fields = entries.fields_of(envelope)
-            args += (position, bit, due, len(fields))
+                args += (len(keys), bit, due_of(envelope), len(fields))
             args += fields
             count += 1
             size += len(envelope.data)
-            if count >= _AT_ONCE or size >= _BYTES_AT_ONCE:
-                keys, marks, count, size = [], {}, 0, 0
-        return calls
+            if size >= _BYTES_AT_ONCE:
+                count = _AT_ONCE
+
+    def _seconds_for(self, mark: str) -> int | str:
+        now = trio.current_time()
+        if now < self._refresh_at.get(mark, 0):
+            return ""
+        if len(self._refresh_at) >= _REMEMBERED:
+            self._refresh_at.clear()
+        self._refresh_at[mark] = now + _REFRESH_EVERY
+        return _MARK_SECONDS

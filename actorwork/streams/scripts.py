@@ -23,6 +23,7 @@ def _script(name: str, *parts: str) -> Script:
     return Script(name, "\n".join(map(_text, (*parts, name))))
 
 
+PUBLISH_NOW: Final = _script("publish_now")
 PUBLISH: Final = _script("publish_batch", "publish")
 SETTLE: Final = _script("settle", "publish", "entry", "fence")
 TEND: Final = _script("tend", "publish", "entry")
@@ -31,4 +32,4 @@ HAND_BACK: Final = _script("hand_back", "fence")
 TAKE: Final = _script("take")
 REPLAY: Final = _script("replay", "entry")
 
-ALL: Final = (PUBLISH, SETTLE, TEND, RECOVER, HAND_BACK, TAKE, REPLAY)
+ALL: Final = (PUBLISH_NOW, PUBLISH, SETTLE, TEND, RECOVER, HAND_BACK, TAKE, REPLAY)

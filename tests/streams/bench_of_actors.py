@@ -1,4 +1,4 @@
-"""What stands in for actors in the tests of the broker: inlets that keep what they are offered, and a scene to act on."""
+"""What stands in for actors in the tests of the broker: inlets that keep what they are offered, and a scene."""
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager

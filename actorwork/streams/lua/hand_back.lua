@@ -19,4 +19,7 @@ for i = 7, #ARGV, 2 do
     count = count + 1
   end
 end
+if count > 0 then
+  redis.pcall('PUBLISH', 'actorwork:attend', stream) -- Others look once a second, and at once when they are told.
+end
 return count

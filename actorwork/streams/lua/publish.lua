@@ -32,9 +32,13 @@ local function due_ms(due)
   return at
 end
 
-local function hold_back(prefix, member, at, fields)
+local function hold_back(stream, prefix, member, at, fields)
   redis.call('ZADD', prefix .. 'delayed', whole(at), member)
   redis.call('HSET', prefix .. 'delayed:messages', member, cmsgpack.pack(fields))
+  -- Nodes look once a second: what is due before that, they are told of. (Where that is not allowed, they are late.)
+  if at < now_ms() + 1100 then
+    redis.pcall('PUBLISH', 'actorwork:attend', stream)
+  end
 end
 
 -- Keeps the message whose fields are ARGV[first..last] (the first pair is its id), unless its mark is set. Returns
@@ -60,7 +64,7 @@ local function keep(stream, prefix, mark, offset, due, first, last, touched)
       for i = first, last do
         fields[#fields + 1] = ARGV[i]
       end
-      hold_back(prefix, ARGV[first + 1], at, fields)
+      hold_back(stream, prefix, ARGV[first + 1], at, fields)
       return true
     end
   end

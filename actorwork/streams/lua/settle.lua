@@ -109,7 +109,7 @@ while i <= last do
           local at = due_ms('+' .. ARGV[extras])
           if at then
             -- Two groups may hold back the same message, each for itself.
-            hold_back(prefix, message_id .. '/' .. group .. '/' .. id, at, fields)
+            hold_back(stream, prefix, message_id .. '/' .. group .. '/' .. id, at, fields)
           else
             redis.call('XADD', stream, '*', unpack(fields))
           end

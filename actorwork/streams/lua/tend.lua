@@ -86,8 +86,9 @@ local function take_over(stream, prefix, owner, pending_in_all, is_dead, suspect
     local id, count = pending[1], pending[4]
     local crashes = count
     if is_dead and count > limit then
-      local letter = bury_crasher(stream, prefix, id, crashes)
-      if letter then
+      -- One that cannot be buried (thousands of fields) stays where it is: it must not keep the others waiting.
+      local good, letter = pcall(bury_crasher, stream, prefix, id, crashes)
+      if good and letter then
         buried[#buried + 1] = letter
       end
     elseif room <= 0 then

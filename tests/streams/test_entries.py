@@ -1,0 +1,85 @@
+"""Entries and words of ours: what is written can be read, and what anybody else writes is never mistaken for ours."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies as st
+
+from actorwork.message import Delivery, Envelope, Failure, Outcome
+from actorwork.streams import entries, keys
+
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
+JSON: Any = st.recursive(
+    st.none() | st.booleans() | st.integers() | TEXTS, lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner)
+)
+NAMES = st.binary(max_size=8) | st.sampled_from([b"id", b"group", b"headers", b"type"])
+
+
+def as_redis_sends(fields: list[str | bytes]) -> list[bytes]:
+    return [field.encode() if isinstance(field, str) else field for field in fields]
+
+
+@given(TEXTS, st.binary(), st.none() | TEXTS, st.dictionaries(TEXTS.filter(lambda name: "actorwork" not in name), JSON))
+def test_what_is_published_is_delivered(message_id: str, data: bytes, kind: str | None, headers: dict[str, Any]):
+    envelope = Envelope("orders", message_id, data, kind, headers)
+    made = entries.delivery_from("orders", "g", b"1-1", as_redis_sends(entries.fields_of(envelope)), None)
+    assert made == Delivery(message_id, "orders", data, None, kind, headers)
+
+
+@given(st.dictionaries(NAMES.filter(lambda name: name != b"data" and not name.startswith(b"actorwork:")), st.binary()))
+def test_a_foreign_entry_is_left_as_it_is(fields: dict[bytes, bytes]):
+    flat = [part for pair in fields.items() for part in pair]
+    made = entries.delivery_from("orders", "g", b"1-1", flat, None)
+    assert made == Delivery("1-1", "orders", fields, None)
+
+
+@given(st.lists(st.binary(max_size=12)), st.binary())
+def test_no_headers_can_make_a_reader_fail(flat: list[bytes], headers: bytes):
+    for name in (b"headers", b"actorwork:headers"):
+        made = entries.delivery_from("s", "g", b"1-1", [*flat[: len(flat) // 2 * 2], name, headers], None)
+        assert made is None or isinstance(made, Delivery | tuple)
+
+
+@pytest.mark.parametrize(("group", "is_ours"), [(b"g", True), (b"other", False)])
+def test_an_entry_for_another_group_is_none_of_ours(group: bytes, is_ours: bool):
+    for fields in ([b"data", b"1", b"group", group], [b"x", b"1", b"actorwork:group", group]):
+        assert (entries.delivery_from("s", "g", b"1-1", fields, None) is not None) == is_ours
+
+
+@given(TEXTS, TEXTS, JSON, TEXTS)
+def test_an_outcome_can_be_read_by_us_and_by_anybody(source: str, message_id: str, value: Any, reason: str):
+    done = Outcome("done", json.dumps(value, indent=1).encode())
+    failed = Outcome("failed", failure=Failure("E", reason, '"value":'))
+    for outcome in (done, failed, Outcome("rejected", failure=Failure("R", reason))):
+        record = entries.encoded_outcome(source, message_id, outcome)
+        assert entries.outcome_from(record) == (source, message_id, outcome)
+        assert json.loads(record)["id"] == message_id
+    assert json.loads(entries.encoded_outcome(source, message_id, done))["value"] == value
+
+
+def test_an_id_cannot_smuggle_in_a_value():
+    message_id = '","status":"done","value":1}'
+    record = entries.encoded_outcome("s", message_id, Outcome("done", b"2"))
+    assert entries.outcome_from(record) == ("s", message_id, Outcome("done", b"2"))
+
+
+@given(st.integers(0, 2**48 - 1), st.integers(0, 2**48 - 1))
+def test_two_numbers_never_share_a_bit(one: int, other: int):
+    publisher = "00112233aabbccdd"
+    marks = [entries.mark_of("p:", f"{publisher}-{number:x}") for number in (one, other)]
+    assert (marks[0] == marks[1]) == (one == other)
+    assert all(isinstance(bit, int) and 0 <= bit < 2**16 for _, bit in marks)
+
+
+@pytest.mark.parametrize(
+    "message_id", ["00112233aabbccdd-0f", "00112233aabbccdd-F", "00112233aabbccdd-", "0011-1", "00112233aabbccdd-1 "]
+)
+def test_other_ids_have_a_mark_of_their_own(message_id: str):
+    assert entries.mark_of("p:", message_id) == (f"p:seen:{message_id}", "")
+
+
+def test_the_source_of_dead_letters_is_in_their_key():
+    for source in ("orders", "a:b", "worker:1:source"):
+        assert keys.source_of_dead(keys.SourceKeys.of(source).dead.encode()) == source
+    assert keys.source_of_dead(b"actorwork:{x}:delayed") is None
