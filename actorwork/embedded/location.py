@@ -17,7 +17,7 @@ import sqlite3
 import time
 from pathlib import Path
 from typing import Final
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import attrs
 
@@ -43,7 +43,7 @@ class Location:
         if self.path is None:
             return "sqlite://"
         query = "" if self.synchronous == "normal" else f"?synchronous={self.synchronous}"
-        return f"sqlite:///{self.path}{query}"
+        return f"sqlite:///{quote(str(self.path))}{query}"
 
     def __str__(self) -> str:
         return "the store in memory" if self.path is None else str(self.path)

@@ -45,6 +45,7 @@ async def ask(broker: EmbeddedBroker, statement: str) -> list[Any]:
     [
         ("sqlite:////var/x.db", "/var/x.db", "normal"),
         ("sqlite:////var/with%20space.db?synchronous=full", "/var/with space.db", "full"),
+        ("sqlite:////var/50%25%3F%23.db", "/var/50%?#.db", "normal"),
         ("sqlite://", None, "normal"),
         (":memory:", None, "normal"),
         ("sqlite:///:memory:", None, "normal"),
@@ -54,6 +55,7 @@ def test_a_url_names_a_file_or_memory(url: str, path: str | None, synchronous: s
     found = location.parse(url)
     assert found.path == (None if path is None else Path(path))
     assert found.synchronous == synchronous
+    assert location.parse(found.url) == found, "it is named by its url in turn"
 
 
 def test_a_relative_url_is_below_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
