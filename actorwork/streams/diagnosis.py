@@ -6,8 +6,8 @@ may not be asked (an ACL, a managed server) is a warning too: not knowing is no 
 
 from __future__ import annotations
 
+import os
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -174,7 +174,7 @@ async def _clock(client: Client) -> Finding:
 
 async def _permissions(client: Client, facts: Mapping[str, str] | RedisError) -> Sequence[Finding]:
     """Name each command that this user may not use: by ACL DRYRUN (7.0), else by trying it on a key of its own."""
-    source = f"actorwork-doctor-{uuid.uuid4().hex}"
+    source = f"actorwork-doctor-{os.urandom(16).hex()}"
     key = f"{keys.prefix(source)}doctor"
     channel = f"{keys.REPLIES}{source}"
     calls = [

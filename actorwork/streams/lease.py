@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 import socket
 import threading
-import uuid
 from collections.abc import Callable
 from typing import Final
 
@@ -30,7 +29,7 @@ _RELEASE_LIMIT: Final = 1.0
 
 
 def new_incarnation() -> str:
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 class Lease:

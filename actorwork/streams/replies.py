@@ -8,7 +8,7 @@ for after each reconnect, and every few seconds.
 from __future__ import annotations
 
 import math
-import uuid
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import NoReturn
@@ -58,7 +58,7 @@ class RedisReplies(Replies):
     """Made by `RedisBroker.open_replies`."""
 
     def __init__(self, client: Client, emit: EventSink) -> None:
-        self.address = keys.REPLIES + uuid.uuid4().hex
+        self.address = keys.REPLIES + os.urandom(16).hex()
         self._client = client
         self._emit = emit
         self._waiting: dict[tuple[str, str], list[RedisWaiting]] = {}
