@@ -1,12 +1,15 @@
 """`run`: a tree of actors as a program of its own, with signals, logs and exit codes.
 
-first SIGTERM or SIGINT     the staged shutdown
-second                      handlers are cancelled now, their deliveries handed back
-third, or `grace` is over   the process ends, whatever still runs
+    first SIGTERM or SIGINT     the staged shutdown
+    second                      handlers are cancelled now, their deliveries handed back
+    third, or `grace` is over   the process ends, whatever still runs
 
-exit code 0     a clean stop
-          1     the tree did not start or could not be kept alive, or the broker refused
-          3     force was needed: handlers were cancelled, or the process had to be ended
+    exit code 0     a clean stop
+              1     the tree did not start or could not be kept alive, or the broker refused
+              3     force was needed: handlers were cancelled, or the process had to be ended
+
+A handler may block the loop for ever, and then the loop sees no signal. So the signals are counted in the signal
+handler itself, and the end of the grace is watched by a thread.
 """
 
 from __future__ import annotations
@@ -14,15 +17,20 @@ from __future__ import annotations
 import logging
 import math
 import os
+import select
 import signal
 import socket
 import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from functools import partial
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import trio
 
 from actorwork.errors import ActorworkError
+from actorwork.policy.settlement import is_cancellation
 from actorwork.runtime.system import System, open_system
 
 if TYPE_CHECKING:
@@ -34,6 +42,7 @@ EXIT_FAILED = 1
 EXIT_FORCED = 3
 """Handlers had to be cancelled, or the process had to be ended."""
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _MARGIN = 1.0
 """Seconds after `grace` at which the process is ended."""
 
@@ -58,69 +67,114 @@ def run(
 
     configure()
     sink = emit if emit is not None else LogSink(f"{socket.gethostname()}:{os.getpid()}")
+    forced = False
     try:
-        forced = trio.run(partial(_main, tree, broker, lease, grace, intensity, sink))
+        with _watched_end(grace + _MARGIN) as signalled:
+            forced = trio.run(partial(_main, tree, broker, lease, grace, intensity, sink, signalled))
+    except KeyboardInterrupt:
+        log.info("interrupted: the system has stopped")
     except ActorworkError as error:
-        log.error("%s: %s", type(error).__name__, error, exc_info=error.__cause__ and error)
+        # Only what has a cause of its own is worth a traceback: all else is said by the sentence.
+        log.error("%s: %s", type(error).__name__, error, exc_info=error.__cause__ and error)  # noqa: TRY400
         raise SystemExit(EXIT_FAILED) from None
     if forced:
         raise SystemExit(EXIT_FORCED)
 
 
 async def _main(
-    tree: object, broker: str | Broker | None, lease: float, grace: float, intensity: Intensity | None, emit: EventSink
+    tree: object,
+    broker: str | Broker | None,
+    lease: float,
+    grace: float,
+    intensity: Intensity | None,
+    emit: EventSink,
+    signalled: Callable[[str], None],
 ) -> bool:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
-            starting = trio.CancelScope()
-            systems: list[System] = []
-            nursery.start_soon(_obey, signals, systems, starting, grace)
-            system: System | None = None
-            error: Exception | None = None
-            try:
+    system: System | None = None
+    failure: BaseException | None = None
+    with trio.open_signal_receiver(*_SIGNALS) as signals, _told_first(signalled):
+        try:
+            async with trio.open_nursery() as nursery:
+                starting = trio.CancelScope()
+                systems: list[System] = []
+                nursery.start_soon(_obey, signals, systems, starting)
                 with starting:
                     async with open_system(
                         tree, broker=broker, lease=lease, grace=grace, intensity=intensity, emit=emit
                     ) as system:
                         systems.append(system)
                         await system.wait_stopped()
-            except ActorworkError as failure:
-                error = failure
-            nursery.cancel_scope.cancel(reason="the system has ended")
-    if error is not None:
-        raise error
+                nursery.cancel_scope.cancel(reason="the system has ended")
+        except BaseExceptionGroup as group:
+            found: list[BaseException] = [error for error in group.exceptions if not is_cancellation(error)]
+            failure = found[0] if len(found) == 1 else group
+    if failure is not None:
+        raise failure
     return system is not None and system.forced
 
 
-async def _obey(signals: object, systems: list[System], starting: trio.CancelScope, grace: float) -> None:
-    """Turn signals into the shutdown, the hurry and the end."""
-    count = 0
+async def _obey(signals: object, systems: list[System], starting: trio.CancelScope) -> None:
+    """Turn signals into the shutdown and the hurry."""
     async for number in signals:  # type: ignore[attr-defined] # pyright: ignore[reportGeneralTypeIssues, reportUnknownVariableType]
         name = signal.Signals(number).name  # pyright: ignore[reportUnknownArgumentType]
-        count += 1
-        if count == 1:
-            _end_the_process_after(grace + _MARGIN)
-        if count > 2:
-            log.error("%s for the %d. time: ending now; what was in hand is taken over by other nodes", name, count)
-            os._exit(EXIT_FORCED)
         if systems:
             systems[0].stop(name)
         else:
             starting.cancel(reason=name)
 
 
-def _end_the_process_after(seconds: float) -> None:
-    """End the process when the time is up: from a thread, since a handler that blocks the loop blocks everything else."""
-    if math.isinf(seconds):
-        return
+@contextmanager
+def _told_first(signalled: Callable[[str], None]) -> Generator[None]:
+    """Call `signalled` in the very moment of a signal, before whoever handles it now."""
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
 
-    def end() -> None:
-        log.error(
-            "still not ended %g s after the first signal: ending now; what was in hand is taken over by other nodes",
-            seconds,
-        )
-        os._exit(EXIT_FORCED)
+    def handle(number: int, frame: FrameType | None) -> None:
+        signalled(signal.Signals(number).name)
+        passed_on = before[signal.Signals(number)]
+        if callable(passed_on):
+            passed_on(number, frame)
 
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
+    for number in _SIGNALS:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _watched_end(seconds: float) -> Generator[Callable[[str], None]]:
+    """Give a function to be called at each signal: the third ends the process, and `seconds` after the first does.
+
+    It is called within a signal handler, so it does no more than to write a byte. The thread that waits for that
+    byte, and then for the end of the block, takes no lock that the blocked main thread may hold: it does not log.
+    """
+    inlet, outlet = os.pipe()
+    count = 0
+
+    def signalled(name: str) -> None:
+        nonlocal count
+        count += 1
+        if count == 1:
+            os.write(outlet, b".")
+        elif count > 2:
+            _end(f"{name} for the {count}. time")
+
+    def watch() -> None:
+        if os.read(inlet, 1) and not select.select([inlet], [], [], None if math.isinf(seconds) else seconds)[0]:
+            _end(f"still not ended {seconds:g} s after the first signal")
+
+    thread = threading.Thread(target=watch, name="actorwork end", daemon=True)
+    thread.start()
+    try:
+        yield signalled
+    finally:
+        os.close(outlet)
+        thread.join()
+        os.close(inlet)
+
+
+def _end(why: str) -> None:
+    os.write(2, f"actorwork: {why}: ending now; what was in hand is taken over by other nodes\n".encode())
+    os._exit(EXIT_FORCED)

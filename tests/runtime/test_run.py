@@ -1,0 +1,320 @@
+"""`run` in processes of its own: signals, exit codes, and what the handlers see."""
+
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+HOUSE = Path(__file__).parents[2]
+PATIENCE = 20.0
+"""Seconds: far more than any of this takes, for machines that are busy."""
+
+PROGRAM = """
+import sys, time, trio
+from actorwork import *
+from actorwork import events
+from actorwork.runtime.brokers import open_broker
+
+def say(text):
+    print(text, flush=True)
+
+class Worker(Actor):
+    settings = Settings(title="worker", sources={"work"})
+
+    async def startup(self):
+        say("up")
+
+    @receive
+    async def do(self, *, what: str, n: float = 0):
+        say(f"{what} begins")
+        try:
+            if what == "sleep":
+                await trio.sleep(n)
+            if what == "block":
+                while True:
+                    time.sleep(0.01)
+            if what == "interrupt":
+                raise KeyboardInterrupt
+        except trio.Cancelled:
+            say("Cancelled seen")
+            raise
+        say(f"{what} done")
+
+    async def shutdown(self):
+        say("down")
+
+class Starter(Actor):
+    settings = Settings(title="starter")
+    todo: dict = {}
+    target = Worker
+
+    async def startup(self):
+        if self.todo:
+            self.context.nursery.start_soon(self.send)
+
+    async def send(self):
+        # By the broker, so that it is a delivery.
+        async with open_client(BROKER) as client:
+            await client.ref(self.target).tell(self.todo)
+
+def emit(event):
+    match event:
+        case events.Settled(settlement=settlement):
+            say(f"settled {type(settlement).__name__}")
+        case events.HandedBack(count=count):
+            say(f"handed back {count}")
+        case events.NodeStarted():
+            say("ready")
+        case events.NodeStopped(seconds=seconds, forced=forced):
+            say(f"stopped in {seconds:.6f} forced={forced}")
+"""
+
+
+class Program:
+    """A program that runs actors, and what it says."""
+
+    def __init__(self, directory: Path, main: str) -> None:
+        file = directory / "program.py"
+        broker = f"BROKER = 'sqlite:///{directory}/messages.sqlite3'\n"
+        file.write_text(PROGRAM + broker + textwrap.dedent(main))
+        environment = {**os.environ, "PYTHONPATH": str(HOUSE), "PYTHONUNBUFFERED": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, str(file)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            bufsize=0,
+        )
+        self.said = ""
+
+    def wait_for(self, text: str) -> None:
+        assert self.process.stdout is not None
+        until = time.monotonic() + PATIENCE
+        while text not in self.said:
+            ready, _, _ = select.select([self.process.stdout], [], [], max(0, until - time.monotonic()))
+            chunk = os.read(self.process.stdout.fileno(), 65536) if ready else b""
+            if not chunk:
+                self.process.kill()
+                _, errors = self.process.communicate()
+                pytest.fail(f"never said {text!r}, but {self.said!r} and {errors.decode()!r}")
+            self.said += chunk.decode()
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def end(self) -> tuple[int, str]:
+        """Wait for the end; return the exit code and what stands on standard error."""
+        output, errors = self.process.communicate(timeout=PATIENCE)
+        self.said += output.decode()
+        return self.process.returncode, errors.decode()
+
+
+def start(tmp_path: Path, *, todo: str = "{}", options: str = "") -> Program:
+    main = f"""
+        Starter.todo = {todo}
+        run([Worker, Starter], broker=BROKER, emit=emit{options})
+        say("returned")
+        """
+    return Program(tmp_path, main)
+
+
+BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+
+
+@BOTH
+def test_an_idle_program_stops_within_a_tenth_of_a_second(tmp_path: Path, number: signal.Signals):
+    program = start(tmp_path)
+    program.wait_for("ready")
+    program.signal(number)
+    code, errors = program.end()
+    assert code == 0, errors
+    assert program.said.endswith("forced=False\nreturned\n")
+    found = re.search(r"stopped in ([\d.]+)", program.said)
+    assert found is not None
+    assert float(found.group(1)) < 0.1
+
+
+@BOTH
+def test_a_handler_finishes_before_the_program_ends(tmp_path: Path, number: signal.Signals):
+    program = start(tmp_path, todo="{'what': 'sleep', 'n': 0.5}")
+    program.wait_for("sleep begins")
+    program.signal(number)
+    code, errors = program.end()
+    assert code == 0, errors
+    assert "sleep done\nsettled Ack\n" in program.said
+    assert "Cancelled" not in program.said
+
+
+@BOTH
+def test_a_second_signal_cancels_the_handler_and_hands_its_delivery_back(tmp_path: Path, number: signal.Signals):
+    program = start(tmp_path, todo="{'what': 'sleep', 'n': 60}")
+    program.wait_for("sleep begins")
+    program.signal(number)
+    time.sleep(0.3)  # Two signals of a kind that come at once are one, to the kernel.
+    program.signal(number)
+    code, errors = program.end()
+    assert code == 3, errors
+    assert "Cancelled seen\nhanded back 1\n" in program.said
+    assert "settled" not in program.said
+    assert "down\n" in program.said
+
+
+def test_a_handler_that_blocks_the_loop_is_ended_after_the_grace(tmp_path: Path):
+    program = start(tmp_path, todo="{'what': 'block'}", options=", grace=0.2")
+    program.wait_for("block begins")
+    began = time.monotonic()
+    program.signal(signal.SIGTERM)
+    code, errors = program.end()
+    assert code == 3
+    assert "still not ended 1.2 s after the first signal: ending now" in errors
+    assert time.monotonic() - began > 1.1
+
+
+def test_a_third_signal_ends_a_program_at_once(tmp_path: Path):
+    program = start(tmp_path, todo="{'what': 'block'}")
+    program.wait_for("block begins")
+    for _ in range(3):
+        program.signal(signal.SIGTERM)
+        time.sleep(0.3)
+    code, errors = program.end()
+    assert code == 3
+    assert "SIGTERM for the 3. time: ending now" in errors
+
+
+def test_a_start_that_fails_is_exit_code_1_with_a_sentence_and_its_cause(tmp_path: Path):
+    program = Program(
+        tmp_path,
+        """
+        class Failing(Worker):
+            settings = Settings(title="failing")
+            async def startup(self):
+                raise OSError("no disk")
+        run(Failing, broker=BROKER)
+        """,
+    )
+    code, errors = program.end()
+    assert code == 1
+    assert "StartError: 'failing' did not start: OSError: no disk" in errors
+    assert 'raise OSError("no disk")' in errors
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        ("run([])", "SettingsError: a tree wants at least one actor, got an empty list"),
+        ("run(Worker, broker='kafka://x')", "BrokerError: no broker of the kind 'kafka://x'"),
+        ("run(Worker, grace=-1)", "SettingsError: grace wants seconds >= 0, got -1"),
+    ],
+)
+def test_a_declaration_that_cannot_be_is_exit_code_1_with_one_sentence(tmp_path: Path, call: str, text: str):
+    code, errors = Program(tmp_path, call).end()
+    assert code == 1
+    assert text in errors
+    assert "Traceback" not in errors
+
+
+def test_a_tree_that_gives_up_is_exit_code_1_with_its_causes(tmp_path: Path):
+    program = Program(
+        tmp_path,
+        """
+        class Weak(Worker):
+            settings = Settings(title="weak")
+            async def startup(self):
+                self.context.nursery.start_soon(self.boom)
+            async def boom(self):
+                raise OSError("helper")
+        run(Weak, broker=BROKER, intensity=Intensity(restarts=1))
+        """,
+    )
+    code, errors = program.end()
+    assert code == 1
+    assert "MaxRestartsExceeded: gave up on 'weak'" in errors
+    assert "OSError: helper" in errors
+
+
+def test_a_signal_during_the_start_ends_it(tmp_path: Path):
+    program = Program(
+        tmp_path,
+        """
+        class Endless(Worker):
+            settings = Settings(title="endless")
+            async def startup(self):
+                say("starting")
+                await trio.sleep_forever()
+        run([Worker, Endless], broker=BROKER)
+        say("returned")
+        """,
+    )
+    program.wait_for("starting")
+    program.signal(signal.SIGTERM)
+    code, errors = program.end()
+    assert code == 0, errors
+    assert "down\nreturned\n" in program.said
+
+
+def test_a_program_lives_on_after_run_and_its_signals_are_its_own_again(tmp_path: Path):
+    program = Program(
+        tmp_path,
+        """
+        import signal, threading
+        before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        run(Worker, broker=BROKER, emit=emit, grace=0.1)
+        assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        assert not [t for t in threading.enumerate() if t.name.startswith("actorwork")], threading.enumerate()
+        time.sleep(1.5)
+        say("lives")
+        """,
+    )
+    program.wait_for("ready")
+    program.signal(signal.SIGTERM)
+    code, errors = program.end()
+    assert code == 0, errors
+    assert program.said.endswith("lives\n")
+
+
+def test_an_interrupt_raised_by_a_handler_stops_the_program_and_its_delivery_goes_back(tmp_path: Path):
+    program = start(tmp_path, todo="{'what': 'interrupt'}")
+    code, errors = program.end()
+    assert code == 0, errors
+    assert "settled" not in program.said
+    assert "handed back 1\n" in program.said
+    assert program.said.endswith("returned\n")
+    assert "Traceback" not in errors
+
+
+def test_a_system_exit_in_a_handler_fails_its_message_and_the_program_lives(tmp_path: Path):
+    program = Program(
+        tmp_path,
+        """
+        class Quitter(Actor):
+            settings = Settings(title="quitter", sources={"work"})
+            @receive
+            async def do(self, *, what: str):
+                sys.exit(9)
+        Starter.todo = {"what": "quit"}
+        Starter.target = Quitter
+        run([Quitter, Starter], broker=BROKER, emit=emit)
+        """,
+    )
+    program.wait_for("settled Fail")
+    program.signal(signal.SIGTERM)
+    code, errors = program.end()
+    assert code == 0, errors
+
+
+def test_what_a_stopped_program_left_is_done_by_the_next_one(tmp_path: Path):
+    first = start(tmp_path, todo="{'what': 'sleep', 'n': 1.0}", options=", grace=0.2")
+    first.wait_for("sleep begins")
+    first.signal(signal.SIGTERM)
+    assert first.end()[0] == 3
+    second = start(tmp_path)
+    second.wait_for("settled Ack")
+    second.signal(signal.SIGTERM)
+    assert second.end()[0] == 0
