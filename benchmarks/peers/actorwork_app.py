@@ -9,7 +9,6 @@ Everything is as users have it: the lease and its fence, the execution timeout, 
 
 import sys
 from collections.abc import Awaitable, Callable
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import attrs
@@ -92,6 +91,8 @@ MESSAGES: dict[str, type[Mark]] = {"noop": Noop, "io": Io, "crash": Crash, "echo
 
 
 def installed(name: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version  # a worker need not pay for it
+
     try:
         return version(name)
     except PackageNotFoundError:
