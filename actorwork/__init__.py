@@ -11,13 +11,19 @@
 
     run(Greeter, broker="redis://localhost:6379/0")
 
-Define actors, start a tree of them with `run`, or embed them in a Trio application with `open_system` or `serve`. Messages reach an
-actor through a broker (`open_client`, or any producer that adds entries to a Redis stream) or through its local ref.
+Define actors, start a tree of them with `run`, or embed them in a Trio application with `open_system` or `serve`.
+Messages reach an actor through a broker (`open_client`, or any producer that adds entries to a Redis stream) or
+through its local ref.
 """
 
 from actorwork.abc import AbstractCronSchedule as AbstractCronSchedule, Middleware as Middleware
 from actorwork.actors.actor import Actor as Actor
-from actorwork.actors.child import Child as Child
+from actorwork.actors.child import (
+    Child as Child,
+    DynamicSupervisor as DynamicSupervisor,
+    Supervisor as Supervisor,
+    check_child_specs as check_child_specs,
+)
 from actorwork.actors.context import Context as Context
 from actorwork.actors.handlers import receive as receive
 from actorwork.actors.ref import ActorRef as ActorRef
@@ -28,9 +34,11 @@ from actorwork.errors import (
     ActorworkError as ActorworkError,
     AskTimeout as AskTimeout,
     BrokerError as BrokerError,
+    ChildError as ChildError,
     CodecError as CodecError,
     ExecutionTimeout as ExecutionTimeout,
     Fail as Fail,
+    Ignore as Ignore,
     MailboxFull as MailboxFull,
     MaxRestartsExceeded as MaxRestartsExceeded,
     MessageFailed as MessageFailed,
@@ -40,10 +48,12 @@ from actorwork.errors import (
     Reject as Reject,
     Retry as Retry,
     SettingsError as SettingsError,
+    Shutdown as Shutdown,
     StartError as StartError,
 )
 from actorwork.message import DeadLetter as DeadLetter, Delivery as Delivery, Message as Message
-from actorwork.policy.restart import Intensity as Intensity
+from actorwork.policy.exits import Exit as Exit
+from actorwork.policy.restart import Backoff as Backoff, Intensity as Intensity
 from actorwork.policy.retry import (
     Exponential as Exponential,
     Fixed as Fixed,
@@ -70,19 +80,24 @@ __all__ = [
     "ActorStopped",
     "ActorworkError",
     "AskTimeout",
+    "Backoff",
     "BrokerError",
     "Child",
+    "ChildError",
     "Client",
     "CodecError",
     "Context",
     "Cron",
     "DeadLetter",
     "Delivery",
+    "DynamicSupervisor",
     "EventSettings",
     "ExecutionTimeout",
+    "Exit",
     "Exponential",
     "Fail",
     "Fixed",
+    "Ignore",
     "Intensity",
     "Interval",
     "Linear",
@@ -102,11 +117,14 @@ __all__ = [
     "RetryPolicy",
     "Settings",
     "SettingsError",
+    "Shutdown",
     "StartError",
     "StreamRef",
+    "Supervisor",
     "System",
     "Trigger",
     "Uniform",
+    "check_child_specs",
     "open_client",
     "open_system",
     "receive",

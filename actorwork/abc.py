@@ -187,8 +187,8 @@ class Broker(Protocol):
     ) -> AbstractAsyncContextManager[Node]:
         """Take a lease, make the groups of all subscriptions, then begin to read for them.
 
-        On the way out: reading stops, settlements still queued are applied within a second, and the lease is released, so
-        that whatever was neither settled nor handed back is run elsewhere at once.
+        On the way out: reading stops, settlements still queued are applied within a second, and the lease is
+        released, so that whatever was neither settled nor handed back is run elsewhere at once.
         """
         ...
 

@@ -109,7 +109,8 @@ class MaxRestartsExceeded(ActorworkError):
 class ChildError(ActorworkError):
     """A request to a supervisor that it cannot carry out.
 
-    `problem` is `not_found`, `running`, `restarting`, `already_started`, `already_present`, `max_children` or `stopped`.
+    `problem` is `not_found`, `running`, `restarting`, `already_started`, `already_present`, `max_children` or
+    `stopped`.
     """
 
     def __init__(self, text: str, *, problem: str, child_id: object = None) -> None:
@@ -167,7 +168,7 @@ class Fail(Verdict):
     """Fail the message now, whatever attempts are left: it becomes a dead letter."""
 
 
-class Shutdown(Exception):  # noqa: N818 - a signal, not an error
+class Shutdown(Exception):
     """Raised by an actor to end by itself, for a reason that is no failure; `term` says which."""
 
     def __init__(self, term: object = None) -> None:
@@ -175,5 +176,5 @@ class Shutdown(Exception):  # noqa: N818 - a signal, not an error
         self.term = term
 
 
-class Ignore(Exception):  # noqa: N818 - a signal, not an error
+class Ignore(Exception):
     """Raised by `startup` to say that there is nothing to run: no failure, the slot stays empty."""

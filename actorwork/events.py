@@ -11,6 +11,7 @@ from typing import TypeAlias
 import attrs
 
 from actorwork.message import Delivery
+from actorwork.policy.exits import Exit
 from actorwork.policy.settlement import Settlement
 
 
@@ -120,13 +121,13 @@ class ActorStarted:
 
 
 @attrs.frozen
-class ActorExited:
-    """An incarnation has ended; `error` is None when it was told to, or wanted to."""
+class ChildExited:
+    """An incarnation of a supervisor's child has ended: how, `exit` says."""
 
-    actor_id: str
-    title: str
+    supervisor: str
+    child: str
     incarnation: int
-    error: BaseException | None
+    exit: Exit
 
 
 @attrs.frozen
@@ -140,23 +141,32 @@ class ActorTrouble:
 
 
 @attrs.frozen
-class ActorRestarting:
-    """The supervisor starts the actor again."""
+class ChildRestarting:
+    """A supervisor starts a child again, `delay` seconds from now."""
 
-    actor_id: str
-    title: str
+    supervisor: str
+    child: str
     restarts: int
     error: BaseException | None
+    delay: float
 
 
 @attrs.frozen
 class GaveUp:
-    """The supervisor has restarted too often and ends with its children."""
+    """A supervisor gave up on a child, and ends with all its children."""
 
-    actor_id: str
-    title: str
-    restarts: int
-    period: float
+    supervisor: str
+    child: str
+    why: str
+
+
+@attrs.frozen
+class StuckChild:
+    """A child that was told to end, and cancelled, has not ended; `stack` is where its task is."""
+
+    supervisor: str
+    child: str
+    stack: str
 
 
 @attrs.frozen
@@ -211,10 +221,11 @@ Event: TypeAlias = (
     | Buried
     | BrokerTrouble
     | ActorStarted
-    | ActorExited
+    | ChildExited
     | ActorTrouble
-    | ActorRestarting
+    | ChildRestarting
     | GaveUp
+    | StuckChild
     | Settled
     | Overdue
     | Undelivered

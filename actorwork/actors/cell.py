@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 import trio
@@ -23,13 +23,14 @@ import trio
 from actorwork import events
 from actorwork.abc import EventSink, Node, Subscription
 from actorwork.actors.context import Context, ContextLogger, inside
-from actorwork.actors.execution import Crash, Ended, Executor
+from actorwork.actors.execution import Ended, Executor
 from actorwork.actors.handlers import handlers_of
 from actorwork.actors.mailbox import Mailbox
 from actorwork.actors.outgoing import Outgoing
 from actorwork.actors.ref import ActorRef
 from actorwork.errors import ActorStopped, BrokerError, NotRunning
 from actorwork.message import Delivery
+from actorwork.policy.exits import Exit
 from actorwork.policy.settlement import only_leaf
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Services:
     ids: MessageIds
     random: Random = attrs.field(factory=Random)
     threads: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(math.inf))
+    start_soon: Callable[..., None] = lambda *_: None
+    """Starts a task of the system's own; a no-op once it ends."""
 
     @property
     def dice(self) -> Callable[[], float]:
@@ -62,7 +65,7 @@ class Cell:
         self.services = services
         self.settings = child.settings
         self.title = self.settings.title
-        self.handlers = handlers_of(child.actor)
+        self.handlers = handlers_of(cast("type", child.actor))
         self.layers: Sequence[Any] = self.settings.middleware
         self.mailbox = Mailbox(
             name=self.title, capacity=self.settings.mailbox.capacity, concurrency=self.settings.concurrency
@@ -81,6 +84,7 @@ class Cell:
         self.stopping = False
         self._refuses: str | None = None
         self._over = False
+        self._ending: trio.CancelScope | None = None
         self._node: Node | None = None
         self._executors: list[Executor] = []
         self._nursery: trio.Nursery | None = None
@@ -139,8 +143,8 @@ class Cell:
     async def live(self, started: Callable[[], None]) -> None:
         """Run one incarnation to its end; calls `started` once `startup` has returned.
 
-        Returns when it was told to stop. Raises the error it crashed of, out of the groups that wrapped it. Cancelled: `shutdown`
-        is still called, bounded by the child's shutdown timeout.
+        Returns when it was told to stop. Raises the error it crashed of, out of the groups that wrapped it.
+        Cancelled: `shutdown` is still called, bounded by the child's shutdown timeout.
         """
         inside.set(True)
         self.incarnation += 1
@@ -217,16 +221,22 @@ class Cell:
         if timeout == "brutal_kill":
             return
         try:
-            with trio.fail_after(timeout, shield=True):
+            with trio.fail_after(timeout, shield=True) as self._ending:
                 await instance.shutdown()
         except Exception as error:  # noqa: BLE001 - an actor that has ended cannot crash any more; it is reported
             if isinstance(error, trio.TooSlowError):
                 error = trio.TooSlowError(f"took longer than {timeout:g} s and was cancelled")
             self.services.emit(events.ActorTrouble(self.settings.id, self.title, "shutdown", error))
+        finally:
+            self._ending = None
 
     # ---- stopping ----
 
-    def stop(self) -> None:
+    @property
+    def handle(self) -> ActorRef[Any]:
+        return self.ref
+
+    def stop(self, deadline: float) -> None:
         """Take no further item; the incarnation ends when what is in hand has ended."""
         self.stopping = True
         self.mailbox.wake()
@@ -287,11 +297,24 @@ class Cell:
         """Called by an executor that finds nothing to do."""
         self._quiet.set()
 
-    def end(self, reason: str) -> None:
-        """End the cell for good: refuse senders, tell the askers whose messages will not be handled.
+    def kill(self) -> None:
+        """Cancel the `shutdown` that runs under a shield."""
+        if self._ending is not None:
+            self._ending.cancel(reason="killed by its supervisor")
 
-        Deliveries that wait are left for `hand_back`.
+    def reopen(self) -> None:
+        """Take messages again, after an end that was not the last one."""
+        if self._over:
+            self._over = False
+            self.mailbox.reopen()
+            self._room_made()
+
+    def end(self, exit: Exit, reason: str) -> None:
+        """End the cell for good: refuse senders, tell the askers whose messages will not be handled, hand back the
+        rest.
         """
+        if self._over:
+            return
         self._over = True
         self._refuses = None  # the mailbox does, with the last word
         self.mailbox.close(reason)
@@ -300,9 +323,6 @@ class Cell:
                 call.reply.fail(ActorStopped(reason))
             else:
                 self.services.emit(events.Undelivered(self.settings.id, self.title, call.message))
+        if self.mailbox.held and self._node is not None:
+            self.services.start_soon(self.hand_back)
         self._quiet.set()
-
-
-def cause_of(error: BaseException) -> BaseException:
-    """Return the user's error that a crash stands for."""
-    return error.__cause__ if isinstance(error, Crash) and error.__cause__ is not None else error

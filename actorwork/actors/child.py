@@ -1,9 +1,20 @@
-"""What a supervisor is told about a child."""
+"""What a tree is made of: how children are started, restarted and stopped.
+
+    an actor class                a child with everything by default
+    Child(factory, …)             an actor made by a factory, or a task: async fn(*, task_status)
+    Supervisor([…], strategy=…)   children kept alive together
+    DynamicSupervisor(template)   children that come and go while the tree runs
+    a list                        a one_for_one supervisor: the root
+
+Everything here is a frozen description. The rules are those of OTP's child specifications and supervisor flags;
+unknown fields are refused, which OTP does not do.
+"""
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
@@ -11,83 +22,290 @@ import attrs
 
 from actorwork.actors.actor import Actor
 from actorwork.errors import SettingsError
+from actorwork.policy.exits import Restart
+from actorwork.policy.restart import AUTO_SHUTDOWNS, STRATEGIES, AutoShutdown, Backoff, Intensity, Strategy
 from actorwork.settings import Settings
 
-Restart: TypeAlias = Literal["permanent", "transient", "temporary"]
+ShutdownTime: TypeAlias = float | Literal["brutal_kill"]
+Start: TypeAlias = Callable[..., Any]
 
 
-def _actor_class(factory: object) -> type[Actor]:
-    inner = factory
-    while isinstance(inner, partial):
-        inner = inner.func  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    if isinstance(inner, type) and issubclass(inner, Actor):
-        return inner
-    raise SettingsError(f"Child wants an actor class, or a functools.partial of one, got {factory!r}")
+def innermost(factory: object) -> object:
+    """Return what a (nested) functools.partial calls in the end."""
+    while isinstance(factory, partial):
+        factory = factory.func  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    return factory  # pyright: ignore[reportUnknownVariableType]
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= math.inf
+
+
+def _shutdown(instance: object, _: attrs.Attribute[Any], value: object) -> None:
+    if value != "brutal_kill" and not _is_time(value):
+        raise SettingsError(
+            f"{type(instance).__name__}.shutdown wants seconds >= 0, inf or 'brutal_kill', got {value!r}"
+        )
+
+
+def _restart(instance: object, _: attrs.Attribute[Any], value: object) -> None:
+    if value not in ("permanent", "transient", "temporary"):
+        raise SettingsError(
+            f"{type(instance).__name__}.restart wants 'permanent', 'transient' or 'temporary', got {value!r}"
+        )
+
+
+def _significant(instance: object, _: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, bool):
+        raise SettingsError(f"{type(instance).__name__}.significant wants True or False, got {value!r}")
+    if value and getattr(instance, "restart", None) == "permanent":
+        raise SettingsError(
+            f"{type(instance).__name__}: a significant child ends for good some day, so it cannot be permanent"
+        )
 
 
 @attrs.frozen(eq=False)
 class Child:
-    """An actor in a tree: how to make it, whether to restart it, how long it may take to stop.
+    """An actor, or a task, in a tree: how to make it, whether to restart it, how long it may take to stop.
 
-    `factory` is run for every incarnation. `restart` is OTP's: a permanent child is always restarted, a transient one when
-    it crashed, a temporary one never. `shutdown` bounds the actor's `shutdown` in seconds, `"brutal_kill"` leaves it out;
-    `startup_timeout` bounds its `startup`.
+    `factory` is run for every incarnation: an actor class, a `functools.partial` of one, or an async function which
+    calls `task_status.started()` once it is up. `restart` is OTP's: a permanent child is always restarted, a
+    transient one when it ended abnormally, a temporary one never. `shutdown` bounds its end in seconds,
+    `"brutal_kill"` cancels at once; `startup_timeout` bounds its start. `id` is unique among siblings: the actor's
+    title by default. A `significant` child may end its supervisor (`auto_shutdown`). With a `backoff`, restarts wait.
     """
 
-    factory: Callable[[], Actor]
-    restart: Restart = attrs.field(default="permanent", kw_only=True)
-    shutdown: float | Literal["brutal_kill"] = attrs.field(default=5.0, kw_only=True)
+    factory: Start
+    restart: Restart = attrs.field(default="permanent", kw_only=True, validator=_restart)
+    shutdown: ShutdownTime = attrs.field(default=5.0, kw_only=True, validator=_shutdown)
     startup_timeout: float = attrs.field(default=30.0, kw_only=True)
-
-    @property
-    def actor(self) -> type[Actor]:
-        return _actor_class(self.factory)
-
-    @property
-    def settings(self) -> Settings:
-        return self.actor.settings
+    id: Hashable = attrs.field(default=None, kw_only=True)
+    significant: bool = attrs.field(default=False, kw_only=True, validator=_significant)
+    backoff: Backoff | None = attrs.field(default=None, kw_only=True)
+    name: str | None = attrs.field(default=None, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
-        actor = _actor_class(self.factory)
-        if not isinstance(getattr(actor, "settings", None), Settings):
+        actor = self.actor
+        if actor is None:
+            if not inspect.iscoroutinefunction(innermost(self.factory)):
+                raise SettingsError(
+                    f"Child wants an actor class, a functools.partial of one, or an async function, got {self.factory!r}"
+                )
+        elif not isinstance(getattr(actor, "settings", None), Settings):
             raise SettingsError(
                 f"{actor.__qualname__} has no settings; declare settings = Settings(title=…) in the class"
             )
-        if self.restart not in ("permanent", "transient", "temporary"):
-            raise SettingsError(f"Child.restart wants 'permanent', 'transient' or 'temporary', got {self.restart!r}")
-        if self.shutdown != "brutal_kill" and not self._is_time(self.shutdown):
-            raise SettingsError(f"Child.shutdown wants seconds >= 0, inf or 'brutal_kill', got {self.shutdown!r}")
-        if not self._is_time(self.startup_timeout):
+        if not _is_time(self.startup_timeout):
             raise SettingsError(f"Child.startup_timeout wants seconds >= 0 or inf, got {self.startup_timeout!r}")
+        hash(self.id)
 
-    @staticmethod
-    def _is_time(value: Any) -> bool:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= math.inf
+    @property
+    def actor(self) -> type[Actor] | None:
+        """The actor class, or None for a task."""
+        inner = innermost(self.factory)
+        return inner if isinstance(inner, type) and issubclass(inner, Actor) else None
+
+    @property
+    def settings(self) -> Settings:
+        """The actor's settings; a task has none."""
+        actor = self.actor
+        if actor is None:
+            raise SettingsError(f"{self.title!r} is a task: it has no settings")
+        return actor.settings
+
+    @property
+    def title(self) -> str:
+        """What it is called: the actor's title, or the name of the function."""
+        actor = self.actor
+        return actor.settings.title if actor is not None else getattr(innermost(self.factory), "__qualname__", "task")
+
+    @property
+    def child_id(self) -> Hashable:
+        return self.title if self.id is None else self.id
+
+    @property
+    def is_supervisor(self) -> bool:
+        return False
 
 
-def as_child(node: object) -> Child:
-    """Return what stands in a tree as a `Child`; raises `SettingsError` for what cannot stand there."""
-    if isinstance(node, Child):
-        return node
-    if isinstance(node, type) and issubclass(node, Actor):
-        return Child(node)
-    hint = "; write the class itself, or Child(partial(…)) for one with arguments" if isinstance(node, Actor) else ""
-    raise SettingsError(f"a tree is made of actor classes and Child(…), got {node!r}{hint}")
+def _children(value: object) -> object:
+    return tuple(as_spec(spec) for spec in value) if isinstance(value, (list, tuple)) else value  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
 
 
-def children_of(tree: object) -> list[Child]:
-    """Return the children that a tree stands for; raises `SettingsError`, also where two titles are the same."""
-    nodes: list[object] = list(tree) if isinstance(tree, (list, tuple)) else [tree]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    if not nodes:
-        raise SettingsError("a tree wants at least one actor, got an empty list")
-    children = [as_child(node) for node in nodes]
-    seen: dict[str, type] = {}
-    for child in children:
-        title = child.settings.title
-        if title in seen:
+@attrs.frozen(eq=False)
+class Supervisor:
+    """Children that are started in order, kept alive together, and stopped in reverse order.
+
+    More than `intensity` restarts: it gives up, which is its own crash, for its supervisor to judge; with
+    `on_exceeded` in seconds it waits so long, forgets the past and goes on. `auto_shutdown` ends it in order when
+    significant children have ended by themselves. A supervisor is a child like any other: `restart`, `shutdown`,
+    `significant`, `backoff`.
+    """
+
+    children: tuple[Spec, ...] = attrs.field(converter=_children)
+    strategy: Strategy = attrs.field(default="one_for_one", kw_only=True)
+    intensity: Intensity = attrs.field(factory=Intensity, kw_only=True)
+    on_exceeded: float | None = attrs.field(default=None, kw_only=True)
+    auto_shutdown: AutoShutdown = attrs.field(default="never", kw_only=True)
+    name: str | None = attrs.field(default=None, kw_only=True)
+    id: Hashable = attrs.field(default=None, kw_only=True)
+    restart: Restart = attrs.field(default="permanent", kw_only=True, validator=_restart)
+    shutdown: ShutdownTime = attrs.field(default=math.inf, kw_only=True, validator=_shutdown)
+    startup_timeout: float = attrs.field(default=math.inf, kw_only=True)
+    significant: bool = attrs.field(default=False, kw_only=True, validator=_significant)
+    backoff: Backoff | None = attrs.field(default=None, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        if not isinstance(self.children, tuple):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise SettingsError(f"Supervisor wants a list of children, got {self.children!r}")
+        if self.strategy not in STRATEGIES:
+            raise SettingsError(f"Supervisor.strategy wants one of {', '.join(STRATEGIES)}, got {self.strategy!r}")
+        if self.auto_shutdown not in AUTO_SHUTDOWNS:
             raise SettingsError(
-                f"two actors are titled {title!r} ({seen[title].__qualname__} and {child.actor.__qualname__}); a title must be"
-                " unique, since the actor's identity is made from it. For more at once, raise Settings.concurrency"
+                f"Supervisor.auto_shutdown wants one of {', '.join(AUTO_SHUTDOWNS)}, got {self.auto_shutdown!r}"
             )
-        seen[title] = child.actor
-    return children
+        if self.on_exceeded is not None and not self.on_exceeded >= 0:
+            raise SettingsError(
+                f"Supervisor.on_exceeded wants seconds >= 0, or None to escalate, got {self.on_exceeded!r}"
+            )
+        problems = check_child_specs(self.children, auto_shutdown=self.auto_shutdown)
+        if problems:
+            raise SettingsError("; ".join(problems))
+
+    @property
+    def title(self) -> str:
+        return self.name or (str(self.id) if self.id is not None else "supervisor")
+
+    @property
+    def child_id(self) -> Hashable:
+        return self.title if self.id is None else self.id
+
+    @property
+    def is_supervisor(self) -> bool:
+        return True
+
+
+@attrs.frozen(eq=False)
+class DynamicSupervisor:
+    """Children of one kind that come and go: started with `start_child(*arguments)`, known by their refs.
+
+    `template` is how each is made; the arguments are given to its factory. Without a template, `start_child` takes what
+    stands in a tree. They start side by side, are restarted one for one, and are stopped in parallel.
+    """
+
+    template: Child | None = attrs.field(
+        default=None, converter=lambda value: None if value is None else _template(value)
+    )
+    max_children: float = attrs.field(default=math.inf, kw_only=True)
+    intensity: Intensity = attrs.field(factory=Intensity, kw_only=True)
+    on_exceeded: float | None = attrs.field(default=None, kw_only=True)
+    name: str | None = attrs.field(default=None, kw_only=True)
+    id: Hashable = attrs.field(default=None, kw_only=True)
+    restart: Restart = attrs.field(default="permanent", kw_only=True, validator=_restart)
+    shutdown: ShutdownTime = attrs.field(default=math.inf, kw_only=True, validator=_shutdown)
+    startup_timeout: float = attrs.field(default=math.inf, kw_only=True)
+    significant: bool = attrs.field(default=False, kw_only=True, validator=_significant)
+    backoff: Backoff | None = attrs.field(default=None, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        if isinstance(self.max_children, bool) or not self.max_children >= 0:
+            raise SettingsError(f"DynamicSupervisor.max_children wants a number >= 0 or inf, got {self.max_children!r}")
+
+    @property
+    def title(self) -> str:
+        if self.name or self.id is not None:
+            return self.name or str(self.id)
+        return "dynamic supervisor" if self.template is None else f"{self.template.title} supervisor"
+
+    @property
+    def child_id(self) -> Hashable:
+        return self.title if self.id is None else self.id
+
+    @property
+    def is_supervisor(self) -> bool:
+        return True
+
+
+Spec: TypeAlias = Child | Supervisor | DynamicSupervisor
+
+
+def as_spec(spec: object) -> Spec:
+    """Return what stands in a tree as a description; raises `SettingsError` for what cannot stand there."""
+    if isinstance(spec, (Child, Supervisor, DynamicSupervisor)):
+        return spec
+    if isinstance(spec, type) and issubclass(spec, Actor):
+        return Child(spec)
+    if isinstance(spec, (list, tuple)):
+        return Supervisor(spec)
+    hint = "; write the class itself, or Child(partial(…)) for one with arguments" if isinstance(spec, Actor) else ""
+    raise SettingsError(
+        f"a tree is made of actor classes, Child(…), Supervisor(…) and DynamicSupervisor(…), got {spec!r}{hint}"
+    )
+
+
+def _template(value: object) -> Child:
+    if isinstance(value, (list, tuple)):
+        raise SettingsError(f"DynamicSupervisor wants exactly one template, got {len(value)}")  # pyright: ignore[reportUnknownArgumentType]
+    spec = as_spec(value)
+    if not isinstance(spec, Child):
+        raise SettingsError(f"DynamicSupervisor wants an actor class or a Child as its template, got {value!r}")
+    return spec
+
+
+def check_child_specs(specs: Sequence[object], *, auto_shutdown: AutoShutdown = "never") -> list[str]:
+    """Return what is wrong with a list of children, one sentence for each defect; an empty list means nothing."""
+    problems: list[str] = []
+    seen: dict[Hashable, Spec] = {}
+    for given in specs:
+        try:
+            spec = as_spec(given)
+        except SettingsError as error:
+            problems.append(str(error))
+            continue
+        if spec.child_id in seen:
+            problems.append(_same_id(seen[spec.child_id], spec))
+        seen[spec.child_id] = spec
+        if spec.significant and auto_shutdown == "never":
+            problems.append(f"{spec.child_id!r} is significant, which means something only with auto_shutdown")
+    return problems
+
+
+def _same_id(one: Spec, other: Spec) -> str:
+    if isinstance(one, Child) and isinstance(other, Child) and one.actor and other.actor and one.id is other.id is None:
+        return (
+            f"two actors are titled {one.title!r} ({one.actor.__qualname__} and {other.actor.__qualname__}); a title must be unique"
+            " in a tree, since the actor's identity at the broker is made from it. For more at once, raise Settings.concurrency"
+        )
+    return f"two children have the id {one.child_id!r}; ids are unique among siblings: give one of them an id=…"
+
+
+def actors_of(spec: Spec) -> Iterator[Child]:
+    """Yield the actors that stand in a tree, in start order."""
+    match spec:
+        case Child():
+            if spec.actor is not None:
+                yield spec
+        case Supervisor():
+            for child in spec.children:
+                yield from actors_of(child)
+        case DynamicSupervisor():
+            pass
+
+
+def root_of(tree: object, intensity: Intensity | None = None) -> Supervisor:
+    """Return the root supervisor of a tree; raises `SettingsError`, also where two of its actors have the same
+    title.
+    """
+    if isinstance(tree, Supervisor) and intensity is None:
+        root = tree
+    else:
+        specs: list[Any] = list(tree) if isinstance(tree, (list, tuple)) else [tree]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        if not specs:
+            raise SettingsError("a tree wants at least one actor, got an empty list")
+        root = Supervisor(specs, intensity=intensity or Intensity(), name="root")
+    seen: dict[str, Child] = {}
+    for child in actors_of(root):
+        other = seen.setdefault(child.title, child)
+        if other is not child:
+            raise SettingsError(_same_id(attrs.evolve(other, id=None), attrs.evolve(child, id=None)))
+    return root

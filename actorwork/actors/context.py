@@ -87,8 +87,8 @@ class Context:
     ) -> None:
         """Keep a message to be sent atomically with the settlement of the delivery in hand.
 
-        `target` is the name of a source, an actor class, or a durable ref. Sent only if the delivery ends as handled, and
-        only if it is still ours then; `delay` is in seconds. Raises `CodecError` for what is no message.
+        `target` is the name of a source, an actor class, or a durable ref. Sent only if the delivery ends as handled,
+        and only if it is still ours then; `delay` is in seconds. Raises `CodecError` for what is no message.
         """
         current, _ = self._in_hand("publish")
         outgoing = current.outgoing

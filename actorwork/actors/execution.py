@@ -5,8 +5,8 @@
 
 This is the one place that catches everything: whatever a handler raises becomes a settlement or a crash here. The order
 of the checks matters. A cancelled scope of our own comes first: whatever came out of the handler then, it was ended
-(too long, lease lost, shutdown). Next `KeyboardInterrupt` and a cancellation from outside, which are nobody's result: the
-delivery goes back to the mailbox. Only then the error itself is looked at.
+(too long, lease lost, shutdown). Next `KeyboardInterrupt` and a cancellation from outside, which are nobody's result:
+the delivery goes back to the mailbox. Only then the error itself is looked at.
 
 An executor takes item after item within one cancel scope, without a checkpoint between those that do not wait, up to
 `BURST` of them: then everybody else has a turn.
@@ -24,6 +24,7 @@ import trio
 
 from actorwork import events
 from actorwork.actors.context import Handling, handling
+from actorwork.actors.crash import Crash
 from actorwork.actors.mailbox import Item, LocalCall
 from actorwork.actors.watchdog import REPORT_EVERY
 from actorwork.codec import encode_value
@@ -49,15 +50,6 @@ class Ended(enum.Enum):
     TIMEOUT = "timeout"
     REVOKED = "revoked"
     SHUTDOWN = "shutdown"
-
-
-class Crash(Exception):
-    """Takes an actor down: `__cause__` is the error, `stop` and `escalate` say that it is not restarted."""
-
-    def __init__(self, *, stop: bool = False, escalate: bool = False) -> None:
-        super().__init__()
-        self.stop = stop
-        self.escalate = escalate
 
 
 class Executor:

@@ -7,8 +7,8 @@ A handler is a method marked with `receive`. It is chosen by the type of the mes
     async def any(self, message: dict[str, object])   takes JSON values (`object` and `Any` take all of them)
     async def clean(self, *, kind: str = "light")     takes JSON objects, as keyword arguments
 
-`async def` runs on the loop; a plain `def` runs in a worker thread. The table is made once for each class, before its first
-actor starts, so a handler that cannot work is an error at the start, not at the first message.
+`async def` runs on the loop; a plain `def` runs in a worker thread. The table is made once for each class, before its
+first actor starts, so a handler that cannot work is an error at the start, not at the first message.
 """
 
 from __future__ import annotations

@@ -128,6 +128,10 @@ class Mailbox:
         self._closed = reason
         self._senders.unpark_all()
 
+    def reopen(self) -> None:
+        """Take local messages again."""
+        self._closed = None
+
     # ---- the reader's side: an `abc.Inlet` together with `revoke` of the cell ----
 
     def room(self) -> int:

@@ -1,8 +1,8 @@
 """What a delivery publishes, kept until it is settled.
 
 The first `max_events_in_memory` messages are kept in memory, the rest in a temporary file, as JSON lines. At the
-end they are taken out in batches of `max_batch_size`: the last batch travels in the script that settles the delivery; the
-ones before it are sent ahead, under ids derived from the delivery, so that running it again does not double them.
+end they are taken out in batches of `max_batch_size`: the last batch travels in the script that settles the delivery;
+the ones before it are sent ahead, under ids derived from the delivery, so that running it again does not double them.
 """
 
 from __future__ import annotations

@@ -60,9 +60,9 @@ class ActorRef(Generic[A]):
     async def ask(self, message: Any, *, timeout: float | None = None) -> Any:
         """Send a message and wait for the reply of its handler.
 
-        Raises `AskTimeout` after `timeout` seconds (None: wait for ever), `ActorCrashed` as soon as the actor crashes of this
-        message, `ActorStopped` if it ends before, `MessageFailed` if the handler raised a verdict. Cancelled or timed
-        out: the message is still handled, its reply is dropped.
+        Raises `AskTimeout` after `timeout` seconds (None: wait for ever), `ActorCrashed` as soon as the actor crashes
+        of this message, `ActorStopped` if it ends before, `MessageFailed` if the handler raised a verdict. Cancelled
+        or timed out: the message is still handled, its reply is dropped.
         """
         reply = Reply()
         call = self._call(message, reply)

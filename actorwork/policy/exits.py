@@ -13,8 +13,8 @@
     `Cancelled` although nobody cancelled it           crashed: stray
     `KeyboardInterrupt`, `SystemExit`, …               fatal: never restarted, goes straight through
 
-A Trio scope takes its own `Cancelled` out of groups, so a scope that says it caught a cancellation does not mean that the end was
-clean: the error that is left over counts.
+A Trio scope takes its own `Cancelled` out of groups, so a scope that says it caught a cancellation does not mean that
+the end was clean: the error that is left over counts.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def exit_of(error: BaseException | None, *, cancelled: bool, incarnation: int, s
     return Exit(Kind.INIT_FAILED if starting else Kind.CRASHED, leaf, group, incarnation=incarnation)
 
 
-def restart_wanted(exit: Exit, restart: Restart) -> bool:  # noqa: A002 - the word of the field
+def restart_wanted(exit: Exit, restart: Restart) -> bool:
     """Say whether an exit that nobody asked for is reason to start the child again."""
     match restart:
         case "permanent":

@@ -1,16 +1,36 @@
-"""Whether a supervisor restarts a child or gives up: OTP's sliding window.
+"""When a supervisor restarts, whom, how soon, and when it gives up.
+
+The window is OTP's (`supervisor.erl`, add_restart), on seconds as floats; the default of 3 in 5 s is Elixir's:
 
     restarts = [now] + [t for t in restarts if t >= now - period]      # the boundary counts
     more than `intensity.restarts` of them: give up
 
-The rule is `supervisor.erl`'s (add_restart), on seconds as floats; the default of 3 in 5 s is Elixir's.
+Every decision to restart counts once, however many children it touches, and so does every start that fails and is
+tried again. Whom a restart touches is the strategy's:
+
+    one_for_one     the child that ended
+    rest_for_one    it, and those that started after it
+    one_for_all     all
+
+The delay is Akka's, capped after the jitter: `min(max, min * 2 ** n * (1 + U(0, jitter)))` after n failures before.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
 import attrs
 
 from actorwork.errors import SettingsError
+from actorwork.policy.retry import Dice
+
+Strategy: TypeAlias = Literal["one_for_one", "one_for_all", "rest_for_one"]
+AutoShutdown: TypeAlias = Literal["never", "any_significant", "all_significant"]
+
+STRATEGIES: tuple[Strategy, ...] = ("one_for_one", "one_for_all", "rest_for_one")
+AUTO_SHUTDOWNS: tuple[AutoShutdown, ...] = ("never", "any_significant", "all_significant")
 
 
 def _countable(_: object, __: attrs.Attribute[int], value: object) -> None:
@@ -19,8 +39,8 @@ def _countable(_: object, __: attrs.Attribute[int], value: object) -> None:
 
 
 def _positive(_: object, __: attrs.Attribute[float], value: object) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
-        raise SettingsError(f"Intensity.period wants seconds > 0, got {value!r}")
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise SettingsError(f"Intensity.period wants finite seconds > 0, got {value!r}")
 
 
 @attrs.frozen(kw_only=True)
@@ -42,3 +62,83 @@ def restart_allowed(window: Window, intensity: Intensity, now: float) -> tuple[b
     """Count a restart at `now` (monotonic seconds); say whether it is still allowed, and what to remember."""
     kept = (now, *(moment for moment in window.restarts if moment >= now - intensity.period))
     return len(kept) <= intensity.restarts, Window(kept)
+
+
+def touched(strategy: Strategy, position: int, count: int) -> Sequence[int]:
+    """Return the positions that a restart of the child at `position` touches, in start order."""
+    match strategy:
+        case "one_for_one":
+            return range(position, position + 1)
+        case "rest_for_one":
+            return range(position, count)
+        case "one_for_all":
+            return range(count)
+
+
+def auto_shutdown_due(mode: AutoShutdown, *, significant_left: int) -> bool:
+    """Say whether a supervisor ends after a significant child has ended by itself and is not restarted."""
+    match mode:
+        case "never":
+            return False
+        case "any_significant":
+            return True
+        case "all_significant":
+            return significant_left == 0
+
+
+def _bounded(low: float, high: float = math.inf) -> object:
+    def check(instance: object, attribute: attrs.Attribute[float], value: object) -> None:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < high:
+            raise SettingsError(
+                f"{type(instance).__name__}.{attribute.name} wants a finite number >= {low:g}, got {value!r}"
+            )
+
+    return check
+
+
+@attrs.frozen(kw_only=True)
+class Backoff:
+    """How long to wait before a child is started again; all in seconds.
+
+    The first restart waits `min`, every further failure in a row doubles it, up to `max`, each lengthened by up to
+    `jitter` of it. After `reset_after` seconds without a failure (default: half of min + max) the count begins anew.
+    With delays the intensity may never trip, so `max_attempts` failures in a row make the supervisor give up (None:
+    never).
+    """
+
+    min: float = attrs.field(default=0.1, validator=_bounded(0))  # type: ignore[arg-type]
+    max: float = attrs.field(default=30.0, validator=_bounded(0))  # type: ignore[arg-type]
+    jitter: float = attrs.field(default=0.2, validator=_bounded(0))  # type: ignore[arg-type]
+    reset_after: float | None = None
+    max_attempts: int | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.min > self.max:
+            raise SettingsError(f"Backoff wants min <= max, got min={self.min!r}, max={self.max!r}")
+        if self.reset_after is not None and not self.reset_after >= 0:
+            raise SettingsError(f"Backoff.reset_after wants seconds >= 0 or None, got {self.reset_after!r}")
+        if self.max_attempts is not None and not self.max_attempts >= 1:
+            raise SettingsError(f"Backoff.max_attempts wants a number >= 1 or None, got {self.max_attempts!r}")
+
+
+@attrs.frozen
+class Failures:
+    """A child's failures in a row: how many, and when the last one was (monotonic seconds)."""
+
+    count: int = 0
+    last: float = -math.inf
+
+
+def failed_again(failures: Failures, backoff: Backoff, now: float) -> Failures:
+    """Count one more failure, or the first one after a long time without any."""
+    reset_after = (backoff.min + backoff.max) / 2 if backoff.reset_after is None else backoff.reset_after
+    return Failures(1 if now - failures.last > reset_after else failures.count + 1, now)
+
+
+def restart_delay(failures: Failures, backoff: Backoff, dice: Dice) -> float:
+    """Return how long to wait after the `failures.count`-th failure in a row."""
+    try:
+        grown = backoff.min * 2.0 ** (failures.count - 1)
+    except OverflowError:
+        return backoff.max
+    return min(backoff.max, grown * (1 + backoff.jitter * dice()))

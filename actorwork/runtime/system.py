@@ -1,13 +1,14 @@
 """A system: a tree of actors at a broker, from its start to its staged stop.
 
-Everything runs in one task, the engine, under a cancel scope of its own. While it starts, a cancellation from outside reaches
-it as it would any task. Once it runs it is shielded, so that whatever ends the system (a signal, `system.stop()`, the
-cancellation of the app around it, an actor that cannot be kept alive) takes the same ordered way out:
+Everything runs in one task, the engine, under a cancel scope of its own. While it starts, a cancellation from outside
+reaches it as it would any task. Once it runs it is shielded, so that whatever ends the system (a signal,
+`system.stop()`, the cancellation of the app around it, an actor that cannot be kept alive) takes the same ordered way
+out:
 
     1 intake    readers stop; messages from outside the actors are refused
     2 drain     what is in hand may finish, local messages are handled; unread deliveries are handed back at once
-    3 cancel    at the second signal, or when the budget of stage 2 is spent: Cancelled in the handlers, deliveries handed back
-    4 shutdown  `shutdown()` of the actors in reverse start order, each within its bound
+    3 cancel    at the second signal, or when the budget of stage 2 is spent: Cancelled in the handlers, deliveries
+    handed back 4 shutdown  `shutdown()` of the actors in reverse start order, each within its bound
       force     what is still there when the whole `grace` is over is left behind (`run` ends the process)
 
 The lease is released between 3 and 4, when nothing is in hand any more, so other nodes go on at once.
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,11 +27,12 @@ import trio
 
 from actorwork import events
 from actorwork.actors.cell import Cell, Services
-from actorwork.actors.child import children_of
-from actorwork.actors.supervisor import Supervisor
+from actorwork.actors.child import Child, Spec, Supervisor, actors_of, root_of
+from actorwork.actors.supervision import Member, Supervision, Surroundings, TaskMember
 from actorwork.actors.watchdog import Watchdog
-from actorwork.errors import ActorStopped, SettingsError
+from actorwork.errors import ActorStopped, SettingsError, Shutdown
 from actorwork.message import MessageIds
+from actorwork.policy.exits import Exit, Kind
 from actorwork.policy.restart import Intensity
 from actorwork.policy.settlement import is_cancellation, only_leaf
 from actorwork.runtime.brokers import ignore, open_broker
@@ -39,7 +41,6 @@ from actorwork.settings import Priority
 if TYPE_CHECKING:
     from actorwork.abc import Broker, EventSink, Node
     from actorwork.actors.actor import Actor
-    from actorwork.actors.child import Child
     from actorwork.actors.ref import ActorRef
 
 A = TypeVar("A", bound="Actor")
@@ -65,7 +66,6 @@ class Options:
 
     lease: float = attrs.field(default=10.0, validator=_at_least(0.2))
     grace: float = attrs.field(default=25.0, validator=_at_least(0.0))
-    intensity: Intensity = attrs.field(factory=Intensity)
 
     @property
     def drain(self) -> float:
@@ -83,12 +83,17 @@ class Options:
 class System:
     """A running tree of actors."""
 
-    def __init__(self, children: Sequence[Child], options: Options, emit: EventSink) -> None:
+    def __init__(self, root: Supervisor, options: Options, emit: EventSink) -> None:
         self._options = options
         self._emit = emit
-        self._services = Services(emit=emit, watchdog=Watchdog(), ids=MessageIds(secrets.token_hex(8)))
-        self._cells = {child.settings.id: Cell(child, self._services) for child in children}
-        self._supervisor = Supervisor(list(self._cells.values()), intensity=options.intensity, emit=emit)
+        self._nursery: trio.Nursery | None = None
+        ids = MessageIds(secrets.token_hex(8))
+        self._services = Services(emit=emit, watchdog=Watchdog(), ids=ids, start_soon=self._start_soon)
+        self._fed = {child.title: child for child in actors_of(root)}
+        self._cells: dict[Cell, None] = {}
+        self._by_title: dict[str, Cell] = {}
+        self._around = Surroundings(emit=emit, dice=self._services.dice, build=self._build)
+        self._root = Supervision(root, self._around)
         self._broker: Broker | None = None
         self._node: Node | None = None
         self._scope = trio.CancelScope()
@@ -100,7 +105,25 @@ class System:
         self._failure: BaseException | None = None
 
     def __repr__(self) -> str:
-        return f"<system of {', '.join(cell.title for cell in self._cells.values())}>"
+        return f"<system of {', '.join(self._by_title)}>"
+
+    def _build(self, spec: Spec, parent: Supervision | None) -> Member:
+        """Make the member for a description: actors of the declared tree are fed by the broker, later ones are
+        local.
+        """
+        if not isinstance(spec, Child):
+            return Supervision(spec, self._around, parent)
+        if spec.actor is None:
+            return TaskMember(spec)
+        cell = Cell(spec, self._services)
+        self._cells[cell] = None
+        if self._fed.get(cell.title) is spec:
+            self._by_title[cell.title] = cell
+        return cell
+
+    def _start_soon(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(function, *args)
 
     # ---- what users see ----
 
@@ -124,9 +147,9 @@ class System:
     def ref(self, actor: type[A]) -> ActorRef[A]:
         """Return the local ref of an actor of this system; raises `LookupError` for one that is not in the tree."""
         settings = getattr(actor, "settings", None)
-        cell = self._cells.get(settings.id) if settings is not None else None
+        cell = self._by_title.get(settings.title) if settings is not None else None
         if cell is None:
-            titles = ", ".join(repr(cell.title) for cell in self._cells.values())
+            titles = ", ".join(repr(title) for title in self._by_title)
             raise LookupError(f"no actor {getattr(actor, '__qualname__', actor)!r} in this system, which has {titles}")
         return cell.ref
 
@@ -162,37 +185,38 @@ class System:
             self._failure = only_leaf(group)
         finally:
             self._broker = None
-            for cell in self._cells.values():
-                cell.end(f"{cell.title!r} has stopped: its system ended")
+            self._nursery = None
+            self._root.end(Exit(Kind.SHUTDOWN), "the system has ended")
             self._ended.set()
         if self._failure is not None:
             raise self._failure
 
     async def _run_tree(self, task_status: trio.TaskStatus[System]) -> None:
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             nursery.start_soon(self._services.watchdog.run)
             await nursery.start(self._supervise)
             try:
                 assert self._broker is not None
-                subscriptions = [cell.subscription for cell in self._cells.values()]
+                subscriptions = [cell.subscription for cell in self._by_title.values()]
                 async with self._broker.open_node(subscriptions, lease=self._options.lease, emit=self._emit) as node:
                     self._node = node
-                    for cell in self._cells.values():
+                    for cell in self._by_title.values():
                         cell.attach(node)
                     self._scope.shield = True
-                    titles = tuple(cell.title for cell in self._cells.values())
+                    titles = tuple(self._by_title)
                     self._emit(events.NodeStarted(node.incarnation, self._broker.url, titles))
                     task_status.started(self)
                     await self._stop_asked.wait()
                     began = trio.current_time()
                     await self._end_work(node)
                     # What a handler that would not end does from here on is not ours any more.
-                    for cell in self._cells.values():
+                    for cell in list(self._cells):
                         cell.attach(None)
                 self._stage("shutdown")
             finally:
-                self._supervisor.stop()
-                for cell in self._cells.values():
+                self._root.stop(math.inf)
+                for cell in list(self._cells):
                     cell.attach(None)
             with trio.CancelScope(shield=True):
                 await self._supervisor_ended.wait()
@@ -203,7 +227,9 @@ class System:
         """Run the supervisor; when it gives up, the system stops, and raises that at its end."""
         self._supervisor_ended = trio.Event()
         try:
-            await self._supervisor.run(task_status=task_status)
+            await self._root.live(task_status.started)
+        except Shutdown as ended:
+            self.stop(f"the root supervisor ended: {ended.term}")
         except BaseException as error:
             # A `KeyboardInterrupt` that a handler raised is a shutdown too, and is raised at its end.
             whole = only_leaf(error)
@@ -222,7 +248,7 @@ class System:
     async def _end_work(self, node: Node) -> None:
         """Stop the intake, let what is in hand finish or end it, settle, hand back."""
         self._stage("intake")
-        for cell in self._cells.values():
+        for cell in list(self._cells):
             cell.refuse(f"{cell.title!r} takes no new messages: the system is shutting down ({self._reason})")
         ending = self._options.ending
         with trio.move_on_after(ending):
@@ -234,7 +260,7 @@ class System:
         if self._busy:
             self._forced = True
             self._stage("cancel")
-            for cell in self._cells.values():
+            for cell in list(self._cells):
                 cell.end_in_hand()
             with trio.move_on_after(ending):
                 while self._busy:
@@ -247,11 +273,11 @@ class System:
 
     @property
     def _busy(self) -> bool:
-        return any(cell.in_hand for cell in self._cells.values())
+        return any(cell.in_hand for cell in self._cells)
 
     async def _hand_back(self, seconds: float) -> None:
         with trio.move_on_after(seconds):
-            for cell in self._cells.values():
+            for cell in list(self._cells):
                 await cell.hand_back()
 
     async def _wait_drained_or_hurried(self) -> None:
@@ -263,16 +289,20 @@ class System:
 
             nursery.start_soon(hurry)
             # An actor that is quiet may be told something by one that is not: so until all are quiet at once.
-            while any(cell.busy for cell in self._cells.values()):
-                for cell in self._cells.values():
+            while any(cell.busy for cell in self._cells):
+                for cell in list(self._cells):
                     await cell.wait_quiet()
             nursery.cancel_scope.cancel(reason="drained")
 
 
-def refuse_what_is_missing(children: Sequence[Child]) -> None:
-    """Raise `SettingsError` for declarations that this version does not carry out: better than leaving them out in silence."""
+def refuse_what_is_missing(children: Iterable[Child]) -> None:
+    """Raise `SettingsError` for declarations that this version does not carry out: better than leaving them out in
+    silence.
+    """
     for child in children:
-        settings = child.settings
+        settings = child.actor.settings if child.actor is not None else None
+        if settings is None:
+            continue
         if settings.triggers:
             raise SettingsError(f"{settings.title!r} declares triggers, which this version does not fire yet")
         if settings.priority is not Priority.NORMAL:
@@ -291,16 +321,15 @@ async def open_system(
 ) -> AsyncGenerator[System]:
     """Start a tree of actors, and end it in order when the block is left.
 
-    `tree` is an actor class, a `Child`, or a list of these; `broker` a URL, an open broker, or None for the embedded one. Entering
-    waits until all actors have started and the node reads. Leaving means that everything has ended. Raises
-    `SettingsError`, `StartError`, `BrokerError` at the start; a tree that cannot be kept alive cancels the block
+    `tree` is an actor class, a `Child`, or a list of these; `broker` a URL, an open broker, or None for the embedded
+    one. Entering waits until all actors have started and the node reads. Leaving means that everything has ended.
+    Raises `SettingsError`, `StartError`, `BrokerError` at the start; a tree that cannot be kept alive cancels the block
     and raises one `MaxRestartsExceeded` out of it, its cause chain down to the error of the actor.
     Cancelled: the staged shutdown runs, shielded, within `grace` seconds; then the cancellation goes on.
     """
-    children = children_of(tree)
-    refuse_what_is_missing(children)
-    options = Options(lease=lease, grace=grace, intensity=intensity or Intensity())
-    system = System(children, options, emit)
+    root = root_of(tree, intensity)
+    refuse_what_is_missing(actors_of(root))
+    system = System(root, Options(lease=lease, grace=grace), emit)
     raised: BaseException | None = None
     failure: BaseException | None = None
     try:

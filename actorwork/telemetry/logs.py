@@ -1,7 +1,7 @@
 """Logs, made from events, in this one place.
 
     level     what it means                           events
-    ERROR     somebody has to look, a loss threatens  Settled(Fail), Buried, GaveUp, LeaseLost, ActorExited
+    ERROR     somebody has to look, a loss threatens  Settled(Fail), Buried, GaveUp, LeaseLost, ChildExited
     WARNING   it mends itself, or was refused         Settled(Retry), Fenced, BrokerLost, BrokerTrouble, Overdue, …
     INFO      it changed on purpose                   NodeStarted, ActorStarted, Settled(Reject), ShutdownStage, …
     DEBUG     it works                                Settled(Ack), HandedBack
@@ -61,10 +61,11 @@ class LogSink:
             events.Buried: self._buried,
             events.BrokerTrouble: self._broker_trouble,
             events.ActorStarted: self._actor_started,
-            events.ActorExited: self._actor_exited,
+            events.ChildExited: self._child_exited,
             events.ActorTrouble: self._actor_trouble,
-            events.ActorRestarting: self._actor_restarting,
+            events.ChildRestarting: self._child_restarting,
             events.GaveUp: self._gave_up,
+            events.StuckChild: self._stuck_child,
             events.Overdue: self._overdue,
             events.Undelivered: self._undelivered,
             events.ShutdownStage: self._shutdown_stage,
@@ -291,20 +292,20 @@ class LogSink:
             actor=event.title,
         )
 
-    def _actor_exited(self, event: events.ActorExited) -> None:
-        who: dict[str, Any] = {"actor_id": event.actor_id, "actor": event.title}
-        if event.error is None:
-            self._say(logging.INFO, "%s has ended", (event.title,), **who)
-        else:
-            error = _error_in_words(event.error)
-            self._say(
-                logging.ERROR,
-                "%s crashed (%s): its supervisor decides what follows",
-                (event.title, error),
-                raised=event.error,
-                **who,
-                error=error,
-            )
+    def _child_exited(self, event: events.ChildExited) -> None:
+        ended = event.exit
+        if not ended.abnormal or ended.error is None:
+            self._say(logging.INFO, "%s has ended (%s)", (event.child, ended.kind.value), actor=event.child)
+            return
+        error = _error_in_words(ended.error)
+        self._say(
+            logging.ERROR,
+            "%s %s (%s): %s decides what follows",
+            (event.child, ended.kind.value.replace("_", " "), error, event.supervisor),
+            raised=ended.group or ended.error,
+            actor=event.child,
+            error=error,
+        )
 
     def _actor_trouble(self, event: events.ActorTrouble) -> None:
         error = _error_in_words(event.error)
@@ -318,27 +319,33 @@ class LogSink:
             error=error,
         )
 
-    def _actor_restarting(self, event: events.ActorRestarting) -> None:
+    def _child_restarting(self, event: events.ChildRestarting) -> None:
         why: dict[str, Any] = {} if event.error is None else {"error": _error_in_words(event.error)}
         because = f" after {why['error']}" if why else ""
+        when = f" in {_span(event.delay)}" if event.delay else ""
         self._say(
             logging.WARNING,
-            "%s is started again%s (restart %d)",
-            (event.title, because, event.restarts),
-            actor_id=event.actor_id,
-            actor=event.title,
+            "%s is started again%s%s (restart %d)",
+            (event.child, when, because, event.restarts),
+            actor=event.child,
             **why,
         )
 
     def _gave_up(self, event: events.GaveUp) -> None:
-        error = f"{event.restarts} restarts within {_span(event.period)}"
         self._say(
             logging.ERROR,
-            "the supervisor of %s gives up (%s, more than its intensity allows): it ends with all its children",
-            (event.title, error),
-            actor_id=event.actor_id,
-            actor=event.title,
-            error=error,
+            "%s gives up on %s (%s): it ends with all its children",
+            (event.supervisor, event.child, event.why),
+            actor=event.child,
+            error=event.why,
+        )
+
+    def _stuck_child(self, event: events.StuckChild) -> None:
+        self._say(
+            logging.ERROR,
+            "%s does not end, though it was told to and cancelled; it is waited for. Its task is at:\n%s",
+            (event.child, event.stack),
+            actor=event.child,
         )
 
     def _overdue(self, event: events.Overdue) -> None:

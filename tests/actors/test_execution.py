@@ -51,7 +51,7 @@ async def outcome_of(body: Body, **settings: Any) -> policy.Settlement:
         broker.put(actor, {"n": "after"}, id="after")
         await broker.wait_settled(2)
         assert broker.settlement("after") == policy.Ack()
-    assert kept.of(events.ActorExited)[:-1] == [], "the actor was to live on"
+    assert kept.of(events.ChildExited)[:-1] == [], "the actor was to live on"
     return broker.settlement("it")
 
 

@@ -244,8 +244,8 @@ async def test_a_failing_local_call_crashes_the_actor_and_tells_the_asker_at_onc
         assert await ref.ask({"what": "count"}) == 1, "a fresh instance"
         assert system.ref(Probe) == ref
     assert said == ["made", "up", "down", "made", "up", "count 0", "down"]
-    assert [end.incarnation for end in kept.of(events.ActorExited)] == [1, 2]
-    assert isinstance(kept.of(events.ActorExited)[0].error, error)
+    assert [end.incarnation for end in kept.of(events.ChildExited)] == [1, 2]
+    assert isinstance(kept.of(events.ChildExited)[0].exit.error, error)
 
 
 async def test_the_mailbox_survives_a_crash_in_its_order():
@@ -280,7 +280,7 @@ async def test_an_error_in_a_helper_task_is_a_crash_and_the_delivery_in_hand_is_
         await broker.wait_settled(2)
         assert broker.order == ["in hand", "waiting"]
         assert [entry.delivery.attempt for entry in broker.settled] == [1, 1]
-    assert [type(end.error) for end in kept.of(events.ActorExited)] == [OSError, type(None)]
+    assert [type(end.exit.error) for end in kept.of(events.ChildExited)] == [OSError, type(None)]
     assert said.count("sleep 2") == 1
     assert said.count("up") == said.count("down") == 2
 
@@ -631,7 +631,7 @@ async def test_on_failure_restart_crashes_the_actor_after_its_delivery_is_settle
         broker.put(actor, {"what": "count"}, id="next")
         await broker.wait_settled(2)
     assert failed(broker.settlement("it")) == ("ValueError", "boom")
-    assert isinstance(kept.of(events.ActorExited)[0].error, ValueError)
+    assert isinstance(kept.of(events.ChildExited)[0].exit.error, ValueError)
     assert len(kept.of(events.ActorStarted)) == 2
 
 
@@ -642,7 +642,7 @@ async def test_on_failure_restart_counts_a_timeout(mock_clock: trio.testing.Mock
         broker.put(actor, {"what": "sleep", "n": 5}, id="it")
         broker.put(actor, {"what": "count"}, id="next")
         await broker.wait_settled(2)
-    assert type(kept.of(events.ActorExited)[0].error).__name__ == "ExecutionTimeout"
+    assert type(kept.of(events.ChildExited)[0].exit.error).__name__ == "ExecutionTimeout"
 
 
 @pytest.mark.parametrize("what", ["reject", "fail", "retry"])

@@ -235,7 +235,7 @@ def test_a_tree_that_gives_up_is_exit_code_1_with_its_causes(tmp_path: Path):
     )
     code, errors = program.end()
     assert code == 1
-    assert "MaxRestartsExceeded: gave up on 'weak'" in errors
+    assert "MaxRestartsExceeded: 'root' gave up on 'weak'" in errors
     assert "OSError: helper" in errors
 
 

@@ -76,7 +76,7 @@ async def test_an_idle_system_stops_at_once_and_tells_its_stages(mock_clock: tri
         "ActorStarted",
         "NodeStarted",
         *["ShutdownStage"] * 3,
-        "ActorExited",
+        "ChildExited",
         "NodeStopped",
     ]
     assert not kept.of(events.NodeStopped)[0].forced
@@ -568,5 +568,5 @@ def test_a_child_out_of_bounds_is_refused(options: dict[str, Any], text: str):
 
 @pytest.mark.parametrize("factory", [int, lambda: None, Sleeper(), "Sleeper"])
 def test_a_child_is_made_of_an_actor_class(factory: Any):
-    with pytest.raises(SettingsError, match=r"Child wants an actor class, or a functools.partial of one"):
+    with pytest.raises(SettingsError, match=r"Child wants an actor class, a functools.partial of one, or an async function"):
         Child(factory)

@@ -12,6 +12,7 @@ import pytest
 
 from actorwork import events
 from actorwork.message import Delivery, Failure
+from actorwork.policy.exits import Exit, Kind
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement, failure_of
 from actorwork.telemetry.logs import FIELDS, JsonFormatter, LogSink, TextFormatter, configure
 
@@ -154,16 +155,17 @@ EVERY_EVENT: list[tuple[events.Event, str, str]] = [
     ),
     (events.ActorStarted("ac70", "greeter", 1), "INFO", "greeter is up"),
     (events.ActorStarted("ac70", "greeter", 4), "INFO", "greeter is up again (incarnation 4)"),
-    (events.ActorExited("ac70", "greeter", 1, None), "INFO", "greeter has ended"),
-    (events.ActorExited("ac70", "greeter", 1, OSError("disk")), "ERROR", "greeter crashed (OSError: disk)"),
+    (events.ChildExited("root", "greeter", 1, Exit(Kind.NORMAL)), "INFO", "greeter has ended (normal)"),
+    (events.ChildExited("root", "greeter", 1, Exit(Kind.CRASHED, OSError("disk"))), "ERROR", "greeter crashed (OSError: disk)"),
     (
         events.ActorTrouble("ac70", "greeter", "shutdown", OSError("disk")),
         "ERROR",
         "shutdown of greeter failed (OSError",
     ),
-    (events.ActorRestarting("ac70", "greeter", 2, OSError("disk")), "WARNING", "started again after OSError: disk"),
-    (events.ActorRestarting("ac70", "greeter", 2, None), "WARNING", "started again (restart 2)"),
-    (events.GaveUp("ac70", "greeter", 4, 5.0), "ERROR", "(4 restarts within 5 s"),
+    (events.ChildRestarting("root", "greeter", 2, OSError("disk"), 0.0), "WARNING", "started again after OSError: disk"),
+    (events.ChildRestarting("root", "greeter", 2, None, 1.5), "WARNING", "started again in 1.5 s (restart 2)"),
+    (events.GaveUp("root", "greeter", "more than 3 restarts within 5 s"), "ERROR", "root gives up on greeter (more than 3"),
+    (events.StuckChild("root", "greeter", "file.py:3 in wait"), "ERROR", "greeter does not end"),
     (events.Overdue("ac70", "greeter", "3f-1", 31.0, "in a thread"), "WARNING", "for 31 s already"),
     (events.Undelivered("ac70", "greeter", "a\nb"), "WARNING", "nobody handles the local message 'a\\\\nb'"),
     (events.ShutdownStage("drain", "SIGTERM"), "INFO", "may finish"),

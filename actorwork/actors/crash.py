@@ -1,0 +1,17 @@
+"""How an actor's end is carried from where it was decided to its supervisor."""
+
+from __future__ import annotations
+
+
+class Crash(Exception):
+    """Takes an actor down: `__cause__` is the error; `stop` and `escalate` say that it is not restarted."""
+
+    def __init__(self, *, stop: bool = False, escalate: bool = False) -> None:
+        super().__init__()
+        self.stop = stop
+        self.escalate = escalate
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """Return the user's error that a crash stands for."""
+    return error.__cause__ if isinstance(error, Crash) and error.__cause__ is not None else error
