@@ -16,13 +16,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, MutableSequence, MutableSet, Sequence, Set as AbstractSet
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from functools import cache
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, Union, cast, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 import attrs
@@ -42,7 +43,7 @@ def _refuse_constant(name: str) -> Any:
 
 
 _decoder: Final = json.JSONDecoder(parse_constant=_refuse_constant)
-_scan: Final = _decoder.scan_once
+_scan: Final[Callable[[str, int], tuple[Json, int]]] = cast("Any", _decoder).scan_once
 _encoder: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
@@ -138,6 +139,33 @@ def _structure_enum(value: Any, cls: Any) -> Any:
         ) from error
 
 
+_ARRAYS: Final = frozenset({list, tuple, set, frozenset, Sequence, MutableSequence, AbstractSet, MutableSet, deque})
+
+
+def _refuse_other_than_arrays(converter: cattrs.Converter) -> None:
+    """Have lists and their like read from JSON arrays alone, not from a text's letters or an object's names."""
+    making: set[Any] = set()
+
+    def make(cls: Any) -> Callable[[Any, Any], Any]:
+        making.add(cls)
+        try:
+            inner = converter.get_structure_hook(cls, cache_result=False)
+        finally:
+            making.discard(cls)
+
+        def structure(value: Any, annotation: Any) -> Any:
+            if type(value) is not list:
+                raise TypeError(f"wants a list, got {_shown(value)}")
+            return inner(value, annotation)
+
+        return structure
+
+    def is_array(cls: Any) -> bool:
+        return cls not in making and (get_origin(cls) or cls) in _ARRAYS
+
+    converter.register_structure_hook_factory(is_array, make)
+
+
 def _make_converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     for cls, hook in {
@@ -155,6 +183,7 @@ def _make_converter() -> cattrs.Converter:
         converter.register_structure_hook(cls, hook)
     converter.register_structure_hook_func(lambda cls: cls is Any or cls is object, _structure_any)
     converter.register_structure_hook_func(lambda cls: isinstance(cls, type) and issubclass(cls, Enum), _structure_enum)
+    _refuse_other_than_arrays(converter)
     for cls in (datetime, date, time):
         converter.register_unstructure_hook(cls, lambda value: value.isoformat())
     for cls in (UUID, Decimal, PurePath):

@@ -66,7 +66,10 @@ def raises(error: BaseException, *, in_nursery: bool = False, depth: int = 1) ->
         async def nested(left: int) -> None:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(trio.sleep_forever)
-                nursery.start_soon(*((boom,) if left == 1 else (nested, left - 1)))
+                if left == 1:
+                    nursery.start_soon(boom)
+                else:
+                    nursery.start_soon(nested, left - 1)
 
         await nested(depth)
 
@@ -612,14 +615,15 @@ async def test_a_broker_that_refuses_what_is_sent_ahead_fails_the_message_not_th
 
 async def test_publish_refuses_what_cannot_be_sent_where_it_is_called():
     async def body(actor: Any, _n: Any) -> None:
-        for target, message, options in [
+        wrong: list[tuple[Any, Any, dict[str, Any]]] = [
             ("not a name", {}, {}),
             (3, {}, {}),
             ("notes", object(), {}),
             ("notes", {}, {"delay": -1}),
             ("notes", {}, {"delay": float("nan")}),
             ("notes", {}, {"headers": {"h": object()}}),
-        ]:
+        ]
+        for target, message, options in wrong:
             with pytest.raises(ValueError):  # SettingsError and CodecError are
                 actor.context.publish(target, message, **options)
 

@@ -1,0 +1,352 @@
+"""Where messages wait: order, bounds, room, and what becomes of those who wait for it."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import given, strategies as st
+
+from actorwork import Actor, ActorStopped, MailboxFull, MailboxSettings, Settings, open_system, receive
+from actorwork.actors.handlers import handlers_of
+from actorwork.actors.mailbox import LocalCall, Mailbox
+from actorwork.message import Delivery
+from tests.doubles import FakeBroker
+
+
+class Counter(Actor):
+    settings = Settings(title="counter", mailbox=MailboxSettings(capacity=3))
+
+    def __init__(self) -> None:
+        self.got: list[int] = []
+
+    @receive
+    async def take(self, *, n: int, seconds: float = 1) -> int:
+        await trio.sleep(seconds)
+        self.got.append(n)
+        return len(self.got)
+
+
+HANDLER = handlers_of(Counter).for_message({"n": 1})
+
+
+def call(n: int) -> LocalCall:
+    return LocalCall(n, HANDLER, ((), {}), None)
+
+
+def delivery(n: int) -> Delivery:
+    return Delivery(str(n), "s", b"", None)
+
+
+def mailbox(capacity: int = 3, concurrency: int = 1) -> Mailbox:
+    return Mailbox(name="it", capacity=capacity, concurrency=concurrency)
+
+
+def taken(box: Mailbox) -> list[object]:
+    found: list[object] = []
+    while (item := box.take_nowait()) is not None:
+        found.append(item.message if isinstance(item, LocalCall) else item.id)
+    return found
+
+
+async def test_a_full_mailbox_refuses_who_will_not_wait():
+    box = mailbox()
+    for n in range(3):
+        box.tell_nowait(call(n))
+    with pytest.raises(MailboxFull, match=r"mailbox of it holds 3 of 3 local messages; use `await ref.tell\(…\)`"):
+        box.tell_nowait(call(3))
+    assert taken(box) == [0, 1, 2]
+
+
+async def test_tell_waits_for_room_and_senders_are_served_in_their_order(mock_clock: trio.testing.MockClock):
+    box = mailbox(capacity=1)
+    box.tell_nowait(call(0))
+    async with trio.open_nursery() as nursery:
+        for n in (1, 2, 3):
+            nursery.start_soon(box.tell, call(n))
+            await trio.testing.wait_all_tasks_blocked()
+        got: list[object] = []
+        for _ in range(4):
+            got += taken(box)
+            await trio.testing.wait_all_tasks_blocked()
+    assert got == [0, 1, 2, 3]
+
+
+async def test_a_cancelled_tell_was_not_taken():
+    box = mailbox(capacity=1)
+    box.tell_nowait(call(0))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(box.tell, call(1))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert taken(box) == [0]
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await box.tell(call(2))
+    assert scope.cancelled_caught
+    assert taken(box) == []
+
+
+async def test_room_that_a_cancelled_sender_would_have_had_goes_to_the_next_one():
+    box = mailbox(capacity=1)
+    box.tell_nowait(call(0))
+    async with trio.open_nursery() as nursery:
+        first = trio.CancelScope()
+
+        async def tell_first() -> None:
+            with first:
+                await box.tell(call(1))
+
+        nursery.start_soon(tell_first)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(box.tell, call(2))
+        await trio.testing.wait_all_tasks_blocked()
+        got = taken(box)  # this makes room for the first, which is cancelled in the same moment
+        first.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        got += taken(box)
+        await trio.testing.wait_all_tasks_blocked()
+        got += taken(box)
+    assert got[0] == 0
+    assert got[-1] == 2
+
+
+async def test_senders_that_wait_are_refused_when_it_closes():
+    box = mailbox(capacity=1)
+    box.tell_nowait(call(0))
+    told: list[str] = []
+
+    async def tell(n: int) -> None:
+        with pytest.raises(ActorStopped, match="it has ended"):
+            await box.tell(call(n))
+        told.append(str(n))
+
+    async with trio.open_nursery() as nursery:
+        for n in (1, 2):
+            nursery.start_soon(tell, n)
+        await trio.testing.wait_all_tasks_blocked()
+        box.close("it has ended")
+    assert sorted(told) == ["1", "2"]
+    with pytest.raises(ActorStopped):
+        box.tell_nowait(call(3))
+
+
+@given(st.lists(st.booleans(), max_size=60))
+def test_items_come_out_as_they_went_in_whichever_kind(kinds: Sequence[bool]):
+    box = mailbox(capacity=100)
+    expected: list[object] = []
+    for n, local in enumerate(kinds):
+        if local:
+            box.tell_nowait(call(n))
+        else:
+            box.offer([delivery(n)])
+        expected.append(n if local else str(n))
+    assert len(box) == len(kinds)
+    assert (box.local, box.held) == (sum(kinds), len(kinds) - sum(kinds))
+    assert taken(box) == expected
+
+
+@given(st.lists(st.booleans(), max_size=60), st.booleans())
+def test_one_kind_can_be_taken_out_and_the_other_stays_in_its_order(kinds: Sequence[bool], local_ones: bool):
+    box = mailbox(capacity=100)
+    for n, local in enumerate(kinds):
+        if local:
+            box.tell_nowait(call(n))
+        else:
+            box.offer([delivery(n)])
+    locals_ = [n for n, local in enumerate(kinds) if local]
+    deliveries = [str(n) for n, local in enumerate(kinds) if not local]
+    if local_ones:
+        assert [item.message for item in box.remove_local()] == locals_
+        assert taken(box) == deliveries
+        assert box.local == 0
+    else:
+        assert [item.id for item in box.remove_deliveries()] == deliveries
+        assert taken(box) == locals_
+        assert box.held == 0
+
+
+def test_an_item_put_back_is_the_next_one():
+    box = mailbox()
+    box.offer([delivery(1), delivery(2)])
+    item = box.take_nowait()
+    assert item is not None
+    box.put_back(item)
+    assert box.held == 2
+    assert taken(box) == ["1", "2"]
+
+
+# ---- the reader's side ----
+
+
+def test_before_the_first_delivery_has_shown_its_length_only_a_few_are_read():
+    assert 1 <= mailbox(capacity=1000).room() <= 5
+    assert mailbox(capacity=1000, concurrency=500).room() >= 500
+
+
+def test_a_reader_that_found_no_room_is_told_when_there_is_some_again():
+    box = mailbox(capacity=10)
+    told: list[int] = []
+    box.on_room = lambda: told.append(box.held)
+    room = box.room()
+    box.offer([delivery(n) for n in range(room)])
+    assert box.room() == 0
+    for _ in range(room):
+        box.take_nowait()
+        box.delivery_ended(0.05)
+    assert len(told) == 1, "once for each time it found none"
+    assert told[0] < room
+    assert box.room() > 0
+
+
+def test_quick_handlers_earn_a_full_mailbox_and_slow_ones_lose_it_at_once():
+    box = mailbox(capacity=200)
+    for _ in range(300):
+        box.offer([delivery(0)])
+        box.delivery_ended(0.00001)
+    assert box.room() == 200
+    box.offer([delivery(0)])
+    box.delivery_ended(5.0)
+    assert box.room() == 1
+
+
+@pytest.mark.parametrize("concurrency", [1, 10])
+async def test_a_slow_actor_holds_no_more_than_it_works_on(concurrency: int, mock_clock: trio.testing.MockClock):
+    class Slow(Actor):
+        settings = Settings(title="slow", concurrency=concurrency)
+
+        @receive
+        async def take(self, *, n: int) -> None:
+            await trio.sleep(5)
+
+    broker = FakeBroker()
+    async with open_system(Slow, broker=broker) as system:
+        for n in range(100):
+            broker.put(Slow, {"n": n})
+        await trio.sleep(22.5)
+        cell = system._cells[Slow.settings.id]
+        assert cell.mailbox.held == concurrency
+        assert len(broker.settled) == 4 * concurrency
+        system.stop()
+        system.stop()
+
+
+# ---- through a ref ----
+
+
+async def test_a_ref_tells_that_the_mailbox_is_full_or_waits(mock_clock: trio.testing.MockClock):
+    async with open_system(Counter, broker=FakeBroker()) as system:
+        ref = system.ref(Counter)
+        ref.tell_nowait({"n": 0})
+        await trio.sleep(0.5)
+        for n in (1, 2, 3):
+            ref.tell_nowait({"n": n})
+        with pytest.raises(MailboxFull, match="counter"):
+            ref.tell_nowait({"n": 4})
+        await ref.tell({"n": 5})
+        assert trio.current_time() == 1
+        assert await ref.ask({"n": 6}) == 6
+
+
+async def test_an_ask_that_cannot_even_be_sent_times_out(mock_clock: trio.testing.MockClock):
+    async with open_system(Counter, broker=FakeBroker()) as system:
+        ref = system.ref(Counter)
+        ref.tell_nowait({"n": 0, "seconds": 60})
+        await trio.sleep(0.1)
+        for n in (1, 2, 3):
+            ref.tell_nowait({"n": n})
+        with pytest.raises(TimeoutError):
+            await ref.ask({"n": 9}, timeout=2)
+        system.stop()
+        system.stop()
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.5, 1.5, 3.5, 4.5])
+async def test_an_ask_may_be_cancelled_at_any_time_and_the_actor_goes_on(
+    moment: float, mock_clock: trio.testing.MockClock
+):
+    # The mailbox is full until 1; the message is taken then, and in hand from 4 to 5.
+    async with open_system(Counter, broker=FakeBroker()) as system:
+        ref = system.ref(Counter)
+        ref.tell_nowait({"n": 0})
+        await trio.lowlevel.checkpoint()
+        await trio.testing.wait_all_tasks_blocked()
+        for n in (1, 2, 3):
+            ref.tell_nowait({"n": n})
+        with trio.move_on_after(moment) as scope:
+            await ref.ask({"n": 9})
+        assert scope.cancelled_caught
+        handled = await ref.ask({"n": 10})
+        assert handled == (5 if moment < 1 else 6)
+
+
+async def test_a_flood_of_local_messages_does_not_starve_the_broker(mock_clock: trio.testing.MockClock):
+    order: list[str] = []
+
+    class Both(Actor):
+        settings = Settings(title="both", mailbox=MailboxSettings(capacity=10))
+
+        @receive
+        async def take(self, *, kind: str) -> None:
+            await trio.sleep(0.001)
+            order.append(kind)
+
+    async def flood(ref: Any) -> None:
+        while True:
+            await ref.tell({"kind": "local"})
+
+    broker = FakeBroker()
+    async with open_system(Both, broker=broker) as system, trio.open_nursery() as nursery:
+        nursery.start_soon(flood, system.ref(Both))
+        await trio.sleep(0.1)
+        for _ in range(20):
+            broker.put(Both, {"kind": "broker"})
+        await broker.wait_settled(20)
+        nursery.cancel_scope.cancel()
+    assert order.count("local") < 20 * 11 + 150
+
+
+async def test_a_flood_from_the_broker_does_not_starve_local_messages(mock_clock: trio.testing.MockClock):
+    class Both(Actor):
+        settings = Settings(title="both")
+
+        @receive
+        async def take(self, *, kind: str) -> str:
+            await trio.sleep(0.001)
+            return kind
+
+    broker = FakeBroker()
+    async with open_system(Both, broker=broker) as system:
+        for _ in range(5000):
+            broker.put(Both, {"kind": "broker"})
+        await trio.sleep(0.5)
+        before = len(broker.settled)
+        assert await system.ref(Both).ask({"kind": "local"}) == "local"
+        assert len(broker.settled) - before < 250, "it waited for what was read before, no more"
+        system.stop()
+
+
+async def test_handlers_that_never_wait_let_others_have_a_turn():
+    class Busy(Actor):
+        settings = Settings(title="busy")
+
+        @receive
+        async def take(self, *, n: int) -> None:
+            pass
+
+    turns: list[int] = []
+    broker = FakeBroker()
+
+    async def other() -> None:
+        while True:
+            turns.append(len(broker.settled))
+            await trio.lowlevel.checkpoint()
+
+    async with open_system(Busy, broker=broker), trio.open_nursery() as nursery:
+        for n in range(2000):
+            broker.put(Busy, {"n": n})
+        nursery.start_soon(other)
+        await broker.wait_settled(2000)
+        nursery.cancel_scope.cancel()
+    assert max(after - before for before, after in itertools.pairwise(turns)) <= 128
