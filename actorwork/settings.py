@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 SOURCE: Final = re.compile(r"[a-zA-Z0-9_\-:]+")
 
 Validator: TypeAlias = "Callable[[object, attrs.Attribute[Any], object], None]"
+Overflow: TypeAlias = Literal["block", "fail", "drop_new", "drop_oldest"]
+OVERFLOWS: Final[tuple[Overflow, ...]] = ("block", "fail", "drop_new", "drop_oldest")
+
 OnFailure: TypeAlias = Literal["resume", "restart", "stop", "escalate"]
 
 
@@ -56,7 +59,7 @@ def _text(low: int, high: int) -> Validator:
 
 
 def _seconds(low: float, high: float = math.inf, *, optional: bool = False) -> Validator:
-    bound = f"seconds from {low:g} to {high:g}" if high < math.inf else f"seconds >= {low:g}"
+    bound = f"seconds from {low:g} to {high:.10g}" if high < math.inf else f"seconds >= {low:g}"
     wanted = f"{bound}, or None" if optional else bound
 
     def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -98,11 +101,23 @@ class EventSettings:
     max_batch_size: int = attrs.field(default=500, validator=_whole(1, 10_000))
 
 
+def _overflow_is_known(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value not in OVERFLOWS:
+        raise _wrong(instance, attribute.name, f"one of {', '.join(OVERFLOWS)}", value)
+
+
 @attrs.frozen(kw_only=True)
 class MailboxSettings:
-    """How much a mailbox holds: `capacity` messages of each kind, from local senders and from the broker."""
+    """How much a mailbox holds: `capacity` messages of each kind, from local senders and from the broker.
+
+    `overflow` says what becomes of a local message beyond that: "block" lets `tell` wait, "fail" refuses it
+    (`MailboxFull`), "drop_new" and "drop_oldest" drop one, which is reported as undelivered. `stash` bounds what an actor
+    sets aside.
+    """
 
     capacity: int = attrs.field(default=1000, validator=_whole(1, 1_000_000))
+    overflow: Overflow = attrs.field(default="block", validator=_overflow_is_known)
+    stash: int = attrs.field(default=1000, validator=_whole(1, 1_000_000))
 
 
 def _instance(cls: type | tuple[type, ...], wanted: str) -> Validator:

@@ -17,7 +17,7 @@ FIRST_GUESS: Final = 0.05
 
 def prefetch(*, seconds_each: float, concurrency: int, capacity: int) -> int:
     """Return how many deliveries to hold, in hand and waiting, when one takes `seconds_each`."""
-    if seconds_each <= 0:
+    if seconds_each < 1e-9:
         return max(concurrency, capacity)
     ahead = int(AHEAD * concurrency / seconds_each)
     return max(concurrency, min(capacity, ahead + concurrency))

@@ -58,6 +58,7 @@ class Cron:
         import croniter  # noqa: PLC0415 - 30 ms that only those who declare a cron expression pay
 
         try:
-            croniter.croniter(self.expression)
+            # From any one moment: an expression that never comes true ("0 0 31 2 *") is none.
+            croniter.croniter(self.expression, 0.0).get_next(float)
         except (croniter.CroniterError, ValueError, KeyError) as error:
             raise SettingsError(f"Cron.expression {self.expression!r} is none: {error}") from error

@@ -80,12 +80,19 @@ def settlement_for(error: BaseException, *, attempt: int, retry: RetryPolicy, di
 
 def decisive(error: BaseException) -> BaseException:
     """Return the error that decides: the gravest verdict in the group, the only leaf, or the group itself."""
-    found = [leaf for leaf in leaves(error) if not is_cancellation(leaf)]
+    every = list(leaves(error))
+    found = [leaf for leaf in every if not is_cancellation(leaf)]
     for verdict in _GRAVITY:
         for leaf in found:
             if isinstance(leaf, verdict):
                 return leaf
-    return found[0] if len(found) == 1 else error
+    if len(found) == 1:
+        return found[0]
+    if found and len(found) < len(every):
+        # Without the cancellations: with them, a group of ordinary errors would be none.
+        whole: BaseException | None = cast("BaseExceptionGroup[Any]", error).split(is_cancellation)[1]
+        return whole or error
+    return error
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
