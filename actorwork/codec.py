@@ -87,7 +87,10 @@ def dumps(value: Json) -> bytes:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - what cannot be shown is still wrong
+        return f"a {type(value).__qualname__} that cannot be shown"
     return text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"
 
 
@@ -139,6 +142,28 @@ def _structure_enum(value: Any, cls: Any) -> Any:
         ) from error
 
 
+_PLAIN: Final[Mapping[Any, str]] = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    types.NoneType: "null",
+}
+
+
+def _is_plain_union(cls: Any) -> bool:
+    return get_origin(cls) in (Union, types.UnionType) and all(option in _PLAIN for option in get_args(cls))
+
+
+def _structure_plain_union(value: Any, cls: Any) -> Any:
+    options = get_args(cls)
+    if type(value) in options:
+        return value
+    if type(value) is int and float in options:
+        return float(value)
+    raise TypeError(f"wants {' or '.join(_PLAIN[option] for option in options)}, got {_shown(value)}")
+
+
 _ARRAYS: Final = frozenset({list, tuple, set, frozenset, Sequence, MutableSequence, AbstractSet, MutableSet, deque})
 
 
@@ -181,6 +206,7 @@ def _make_converter() -> cattrs.Converter:
         Decimal: _parsed(Decimal, "a decimal number"),
     }.items():
         converter.register_structure_hook(cls, hook)
+    converter.register_structure_hook_func(_is_plain_union, _structure_plain_union)
     converter.register_structure_hook_func(lambda cls: cls is Any or cls is object, _structure_any)
     converter.register_structure_hook_func(lambda cls: isinstance(cls, type) and issubclass(cls, Enum), _structure_enum)
     _refuse_other_than_arrays(converter)

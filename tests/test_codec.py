@@ -1,0 +1,325 @@
+"""Between messages and bytes: what goes out comes in again, and everything else is told with its path."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal
+from uuid import UUID
+
+import attrs
+import pytest
+from hypothesis import given, strategies as st
+
+from actorwork import CodecError
+from actorwork.codec import (
+    MessageDecoder,
+    decode_value,
+    dumps,
+    encode,
+    encode_value,
+    fields_as_json,
+    loads,
+    structure,
+    wire_name,
+)
+from tests.doubles import fields
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+@attrs.frozen
+class Item:
+    sku: str
+    count: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    id: UUID
+    items: list[Item]
+    at: datetime
+    day: date
+    clock: time
+    wait: timedelta
+    price: Decimal
+    colour: Colour
+    tags: frozenset[str]
+    pair: tuple[int, str]
+    by_name: dict[str, Item]
+    note: str | None = None
+    ratio: float = 0.0
+    paid: bool = False
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+ITEMS = st.builds(Item, sku=TEXT, count=st.integers())
+ORDERS = st.builds(
+    Order,
+    id=st.uuids(),
+    items=st.lists(ITEMS, max_size=3),
+    at=st.datetimes(timezones=st.sampled_from([UTC, None])),
+    day=st.dates(),
+    clock=st.times(),
+    wait=st.integers(-(10**6), 10**6).map(lambda n: timedelta(seconds=n / 8)),
+    price=st.decimals(allow_nan=False, allow_infinity=False),
+    colour=st.sampled_from(Colour),
+    tags=st.frozensets(TEXT, max_size=3),
+    pair=st.tuples(st.integers(), TEXT),
+    by_name=st.dictionaries(TEXT, ITEMS, max_size=3),
+    note=st.none() | TEXT,
+    ratio=st.floats(allow_nan=False, allow_infinity=False),
+    paid=st.booleans(),
+)
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**30), 10**30)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(ORDERS)
+def test_a_record_comes_in_as_it_went_out(order: Order):
+    data, wire = encode(order)
+    assert wire == "Order"
+    assert decode_value(data, Order) == order
+    assert MessageDecoder(Order)(data) == order
+
+
+@given(JSON)
+def test_a_json_value_comes_in_as_it_went_out(value: Any):
+    data, wire = encode(value)
+    assert wire is None
+    assert loads(data) == value
+    assert decode_value(data, Any) == value
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_json_or_a_codec_error(data: bytes):
+    try:
+        value = loads(data)
+    except CodecError:
+        return
+    assert json.loads(data) == value
+
+
+@given(JSON)
+def test_any_json_is_an_order_or_a_codec_error_that_says_what_is_wrong(value: Any):
+    with pytest.raises(CodecError) as caught:
+        structure(value, Order)
+    assert caught.value.problems
+    assert all(len(problem) < 500 for problem in caught.value.problems)
+
+
+@pytest.mark.parametrize("space", [b" 1", b"1 ", b"\n{}\t", b" [1] "])
+def test_white_space_around_json_is_taken(space: bytes):
+    assert loads(space) == json.loads(space)
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"1 2", "not JSON"),
+        (b"NaN", "NaN is no JSON"),
+        (b"[Infinity]", "Infinity is no JSON"),
+        (b"-Infinity", "-Infinity is no JSON"),
+        (b"'x'", "not JSON"),
+        (b"\xff", "not UTF-8"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a":' * 100_000, "nested too deeply"),
+    ],
+)
+def test_what_is_no_json_is_told(data: bytes, text: str):
+    with pytest.raises(CodecError, match=text) as caught:
+        loads(data)
+    assert len(str(caught.value)) < 300
+
+
+def deep() -> object:
+    value: object = None
+    for _ in range(100_000):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [math.nan, math.inf, object(), {1, object()}, {"a": b"bytes"}, "\ud800", {("a",): 1}, deep()],
+    ids=["nan", "inf", "object", "set", "bytes", "half a character", "key", "deep"],
+)
+def test_what_json_does_not_have_cannot_be_sent(value: object):
+    for write in (encode, encode_value):
+        with pytest.raises(CodecError, match="cannot be written as JSON"):
+            write(value)
+
+
+def test_text_is_written_as_it_is():
+    assert dumps({"ü": "✓"}) == '{"ü":"✓"}'.encode()
+
+
+def test_a_path_is_sent_as_its_text():
+    assert encode_value({"at": Path("/a/b")}) == b'{"at":"/a/b"}'
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "problem"),
+    [
+        (int, True, "wants a whole number, got True"),
+        (int, 1.0, "wants a whole number, got 1.0"),
+        (int, "1", "wants a whole number, got '1'"),
+        (float, "1", "wants a number, got '1'"),
+        (float, True, "wants a number, got True"),
+        (bool, 1, "wants true or false, got 1"),
+        (str, 1, "wants text, got 1"),
+        (datetime, "soon", "wants a date and time (ISO 8601), got 'soon'"),
+        (date, 5, "wants a date (ISO 8601) as text, got 5"),
+        (UUID, "x", "wants a UUID, got 'x'"),
+        (Decimal, "x", "wants a decimal number, got 'x'"),
+        (Colour, "green", "wants one of 'red', 'blue', got 'green'"),
+        (Colour, ["red"], "wants one of 'red', 'blue', got ['red']"),
+        (list[str], "abc", "wants a list, got 'abc'"),
+        (list[str], {"a": 1}, "wants a list, got {'a': 1}"),
+        (set[int], "12", "wants a list, got '12'"),
+        (tuple[int, ...], "12", "wants a list, got '12'"),
+        (Sequence[str], "abc", "wants a list, got 'abc'"),
+        (list[list[str]], ["ab"], "at [0]: wants a list, got 'ab'"),
+        (list[Item], [{"sku": "a"}, {"sku": 1}], "at [1].sku: wants text, got 1"),
+        (dict[str, Item], {"k": {"sku": 1}}, "at ['k'].sku: wants text, got 1"),
+        (dict[str, int], [1], "wants a JSON object"),
+        (Item, [1], "wants a JSON object"),
+        (Item, "sku", "wants a JSON object"),
+        (Item, {"sku": "a", "colour": 1}, "unknown field 'colour'; Item has 'sku', 'count'"),
+        (Item, {}, "at sku: missing"),
+        (None, 1, "wants null, got 1"),
+        (int | None, "x", "wants a whole number or null, got 'x'"),
+        (int | str, None, "wants a whole number or text, got None"),
+        (Literal["a", "b"], "c", "c not in literal"),
+    ],
+    ids=repr,
+)
+def test_a_value_of_another_type_is_refused(annotation: Any, value: Any, problem: str):
+    with pytest.raises(CodecError) as caught:
+        structure(value, annotation)
+    assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "expected"),
+    [
+        (float, 1, 1.0),
+        (list[float], [1, 2.5], [1.0, 2.5]),
+        (int | None, None, None),
+        (int | str, "1", "1"),
+        (int | str, 1, 1),
+        (str | float | None, 1, 1.0),
+        (bool | int, True, True),
+        (list[int | str], [1, "a"], [1, "a"]),
+        (tuple[int, ...], [1, 2], (1, 2)),
+        (set[int], [1, 1], {1}),
+        (Mapping[str, int], {"a": 1}, {"a": 1}),
+        (Sequence[int], [1], [1]),
+        (list[Any], [1, "a", None], [1, "a", None]),
+        (list, [1], [1]),
+        (dict, {"a": 1}, {"a": 1}),
+        (Item | None, {"sku": "a"}, Item("a")),
+        (timedelta, 1.5, timedelta(seconds=1.5)),
+        (Literal["a", "b"], "a", "a"),
+        (object, {"a": [1]}, {"a": [1]}),
+        (None, None, None),
+    ],
+    ids=repr,
+)
+def test_a_value_of_the_type_is_taken(annotation: Any, value: Any, expected: object):
+    got = structure(value, annotation)
+    if annotation == Sequence[int]:
+        got = list(got)
+    assert got == expected
+    assert type(got) is type(expected)
+
+
+def test_every_defect_is_told_at_once():
+    with pytest.raises(CodecError) as caught:
+        structure({"sku": 1, "count": "x"}, Item)
+    assert list(caught.value.problems) == ["at sku: wants text, got 1", "at count: wants a whole number, got 'x'"]
+
+
+def test_the_name_on_the_wire_can_be_chosen():
+    @attrs.frozen
+    class Plain: ...
+
+    @attrs.frozen
+    class Versioned:
+        __wire_name__ = "plain.v2"
+
+    assert (wire_name(Plain), wire_name(Versioned)) == ("Plain", "plain.v2")
+
+
+# ---- fields of foreign producers ----
+
+
+@pytest.mark.parametrize(
+    ("annotation", "text", "expected"),
+    [
+        (str, "1", "1"),
+        (str, "null", "null"),
+        (Any, "1", "1"),
+        (int, "1", 1),
+        (int, "-1", -1),
+        (int, "1.5", "1.5"),
+        (float, "1", 1.0),
+        (float, "1e3", 1000.0),
+        (bool, "true", True),
+        (bool, "False", False),
+        (bool, "1", True),
+        (bool, "0", False),
+        (bool, "2", "2"),
+        (int | None, "", None),
+        (int | None, "null", None),
+        (int | None, "7", 7),
+        (str | None, "", None),
+        (int | str, "7", 7),
+        (int | str, "x", "x"),
+        (list[int], "[1,2]", [1, 2]),
+        (list[str] | None, '["a"]', ["a"]),
+        (dict[str, int], '{"a":1}', {"a": 1}),
+        (Item, '{"sku":"a"}', {"sku": "a"}),
+        (datetime, "2025-01-01T00:00:00", "2025-01-01T00:00:00"),
+        (Colour, "red", "red"),
+        (list[int], "oops", "oops"),
+    ],
+    ids=repr,
+)
+def test_text_is_read_as_what_is_wanted(annotation: Any, text: str, expected: object):
+    got = fields_as_json(fields(x=text), {"x": annotation})["x"]
+    assert got == expected
+    assert type(got) is type(expected)
+
+
+def test_fields_that_nobody_named_stay_text():
+    assert fields_as_json(fields(x="1"), {}) == {"x": "1"}
+
+
+@given(st.dictionaries(st.binary(max_size=8), st.binary(max_size=8), max_size=5))
+def test_any_fields_are_text_or_a_codec_error(raw: dict[bytes, bytes]):
+    def is_text(part: bytes) -> bool:
+        return part.decode(errors="replace").encode() == part
+
+    if all(is_text(name) and is_text(value) for name, value in raw.items()):
+        read = fields_as_json(raw, {"x": int, "y": list[int], "z": bool})
+        assert set(read) == {name.decode() for name in raw}
+    else:
+        with pytest.raises(CodecError, match="not UTF-8"):
+            fields_as_json(raw, {})
