@@ -5,6 +5,8 @@ replies, its foreign producers.
 """
 
 import json
+import random
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, cast
@@ -829,6 +831,34 @@ async def test_a_user_who_lacks_rights_is_told_which():
             assert [finding.level for finding in findings if finding.subject == "server"] == ["warning"]
 
 
+async def test_a_user_without_channels_handles_and_settles_all_the_same():
+    with open_redis_server(users=["ann on >secret ~* resetchannels +@all"]) as server:
+        orders = subscription()
+        async with open_scene(server.url.replace("unix://", "unix://ann:secret@")) as scene:
+            async with scene.node(orders) as node:
+                headers = {REPLY_TO: "elsewhere", RESULT_TTL: 60}
+                await scene.broker.publish([Envelope("orders", "m", b"1", headers=headers, delay=0.05)])
+                node.settle(orders, await inbox(orders).take_one(), Ack(b"2"))
+                await node.wait_settled()
+                assert await scene.broker.find_outcome("orders", "m") == Outcome("done", b"2")
+            assert "may be a second late" in scene.told(BrokerTrouble)[1].next
+            findings = {finding.subject: finding for finding in await scene.broker.diagnose()}
+            assert findings["permissions"].level == "error"
+
+
+async def test_a_source_that_may_not_be_written_turns_the_settlement_into_a_dead_letter():
+    with open_redis_server(users=["ann on >secret ~orders ~actorwork:* &* +@all"]) as server:
+        orders = subscription()
+        url = server.url.replace("unix://", "unix://ann:secret@")
+        async with open_scene(url) as scene, scene.node(orders) as node:
+            await scene.send("orders", b"1")
+            node.settle(orders, await inbox(orders).take_one(), Ack(), [Envelope("secret", "m", b"1")])
+            await node.wait_settled()
+            (letter,) = await scene.broker.dead_letters.list("orders")
+            assert letter.failure.reason.startswith("the source secret: ")
+            assert "can't access" in letter.failure.reason
+
+
 async def test_looking_leaves_nothing_behind(redis_url: str):
     async with open_scene(redis_url) as scene:
         await scene.broker.diagnose()
@@ -843,3 +873,59 @@ async def test_a_record_of_the_outcome_is_json_for_everybody(redis_url: str):
         await node.wait_settled()
         record = json.loads(await scene.call("GET", 'actorwork:{orders}:result:a "b"'))
         assert record == {"source": "orders", "id": 'a "b"', "status": "done", "value": {"x": 1}}
+
+
+# ---------------------------------------------------------------------------------------------------------------- chaos
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+async def test_connections_that_are_cut_at_random_lose_nothing_and_run_nothing_twice(redis_url: str, seed: int):
+    dice = random.Random(seed)
+    orders = subscription("orders", "letters", capacity=100)
+    handled: Counter[str] = Counter()
+    total = 3000
+    async with (
+        open_proxy(redis_url) as proxy,
+        open_scene(proxy.url) as scene,
+        scene.node(orders, lease=10) as node,
+        trio.open_nursery() as nursery,
+    ):
+
+        async def publish() -> None:
+            for start in range(0, total, 50):
+                ids = [next(scene.ids) for _ in range(start, start + 50)]
+                await scene.broker.publish([Envelope(dice.choice(["orders", "letters"]), each, b"1") for each in ids])
+
+        async def work() -> None:
+            while handled.total() < total:
+                first = await inbox(orders).take_one(within=10)
+                more = await inbox(orders).take(min(dice.randint(0, 30), len(inbox(orders).waiting)))
+                for delivery in (first, *more):
+                    handled[delivery.id] += 1
+                    if handled[delivery.id] == 1 and dice.random() < 0.05:
+                        handled[delivery.id] = 0
+                        node.settle(orders, delivery, Retry(dice.choice([0, 0.05]), WHY))
+                    else:
+                        node.settle(orders, delivery, Ack(), [Envelope("sent", f"by {delivery.id}", b"1")])
+                node.resume(orders)
+                await trio.sleep(0.002)
+
+        async def cut() -> None:
+            for _ in range(15):
+                await trio.sleep(dice.uniform(0.01, 0.3))
+                dice.choice([proxy.cut, partial(proxy.cut_after, dice.randint(0, 20_000))])()
+
+        nursery.start_soon(publish)
+        nursery.start_soon(cut)
+        await work()
+        nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            await node.wait_settled()
+            await trio.sleep(0.2)
+            assert scene.told(LeaseLost) == scene.told(Fenced) == []
+            assert (len(handled), set(handled.values())) == (total, {1})
+            async with open_scene(redis_url) as behind:
+                for source in ("orders", "letters"):
+                    assert await behind.length(source) == await behind.pending(source, "group-a") == 0
+                assert await behind.length("sent") == total

@@ -120,12 +120,13 @@ local function bury(prefix, facts, fields)
   redis.call('XADD', prefix .. 'dead', '*', unpack(facts))
 end
 
--- Tells the outcome to whoever asked: kept for `ttl` seconds ('' means not), published to `reply_to` ('' means not).
+-- Tells the outcome to whoever asked: kept for `ttl` ms ('' means not), published to `reply_to` ('' means not). A channel
+-- that may not be published to must not keep a delivery from ending: what is kept can still be found.
 local function tell_outcome(prefix, message_id, outcome, ttl, reply_to)
   if ttl ~= '' then
     redis.call('SET', prefix .. 'result:' .. message_id, outcome, 'PX', ttl)
   end
   if reply_to ~= '' then
-    redis.call('PUBLISH', reply_to, outcome)
+    redis.pcall('PUBLISH', reply_to, outcome)
   end
 end

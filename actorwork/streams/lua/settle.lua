@@ -53,14 +53,21 @@ while i < plain_end do
 end
 
 local touched = {}
-local stream_types = {}
+local known_problems = {}
 
-local function is_stream(key)
-  local known = stream_types[key]
+-- Why nothing can be published to a source; '' if it can. Asked before anything is done, since nothing can be undone.
+local function problem_with(source)
+  local known = known_problems[source]
   if known == nil then
-    local found = redis.call('TYPE', key)['ok']
-    known = found == 'none' or found == 'stream'
-    stream_types[key] = known
+    local found = redis.pcall('TYPE', source)
+    if found.err then
+      known = 'the source ' .. source .. ': ' .. found.err
+    elseif found.ok == 'none' or found.ok == 'stream' then
+      known = ''
+    else
+      known = 'WRONGTYPE the source ' .. source .. ' is no stream'
+    end
+    known_problems[source] = known
   end
   return known
 end
@@ -75,8 +82,8 @@ while i <= last do
   i = messages
   local trouble = nil
   for _ = 1, published do
-    if not is_stream(ARGV[i]) then
-      trouble = 'WRONGTYPE the source ' .. ARGV[i] .. ' is no stream'
+    if problem_with(ARGV[i]) ~= '' then
+      trouble = problem_with(ARGV[i])
     end
     i = i + 6 + ARGV[i + 5]
   end
