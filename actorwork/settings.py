@@ -111,8 +111,8 @@ class MailboxSettings:
     """How much a mailbox holds: `capacity` messages of each kind, from local senders and from the broker.
 
     `overflow` says what becomes of a local message beyond that: "block" lets `tell` wait, "fail" refuses it
-    (`MailboxFull`), "drop_new" and "drop_oldest" drop one, which is reported as undelivered. `stash` bounds what an actor
-    sets aside.
+    (`MailboxFull`), "drop_new" and "drop_oldest" drop one, which is reported as undelivered. `stash` bounds what an
+    actor sets aside.
     """
 
     capacity: int = attrs.field(default=1000, validator=_whole(1, 1_000_000))

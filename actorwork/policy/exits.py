@@ -20,7 +20,7 @@ the end was clean: the error that is left over counts.
 from __future__ import annotations
 
 import enum
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast, cast
 
 import attrs
 
@@ -72,8 +72,8 @@ def exit_of(error: BaseException | None, *, cancelled: bool, incarnation: int, s
     """Classify how an incarnation ended: what came out of it, and whether somebody had cancelled its scope."""
     if error is None:
         return Exit(Kind.KILLED if cancelled else Kind.NORMAL, incarnation=incarnation)
-    group = error if isinstance(error, BaseExceptionGroup) else None
-    found = [leaf for leaf in leaves(error) if not is_cancellation(leaf)]
+    group: BaseException | None = cast("BaseException", error) if isinstance(error, BaseExceptionGroup) else None
+    found = [leaf for leaf in leaves(cast("BaseException", error)) if not is_cancellation(leaf)]
     if not found:
         if cancelled:
             return Exit(Kind.KILLED, incarnation=incarnation)
@@ -83,7 +83,7 @@ def exit_of(error: BaseException | None, *, cancelled: bool, incarnation: int, s
     shutdowns = [leaf for leaf in found if isinstance(leaf, Shutdown)]
     if len(shutdowns) == len(found):
         return Exit(Kind.SHUTDOWN, None, group, shutdowns[0].term, incarnation)
-    leaf = found[0] if len(found) == 1 else error
+    leaf: BaseException = found[0] if len(found) == 1 else cast("BaseException", error)
     return Exit(Kind.INIT_FAILED if starting else Kind.CRASHED, leaf, group, incarnation=incarnation)
 
 

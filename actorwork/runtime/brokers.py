@@ -48,8 +48,8 @@ async def open_broker(url: str | Broker | None = None, *, emit: EventSink = igno
             file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise BrokerError(
-                f"the embedded broker's directory {file.parent} cannot be made ({error}); set ACTORWORK_HOME to a directory that"
-                " can be written, or name a broker"
+                f"the embedded broker's directory {file.parent} cannot be made ({error});"
+                " set ACTORWORK_HOME to a directory that can be written, or name a broker"
             ) from error
         url = f"sqlite:///{file}"
     scheme = url.partition(":")[0]
