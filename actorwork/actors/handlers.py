@@ -104,7 +104,8 @@ class HandlerTable:
             hints = typing.get_type_hints(function)
         except NameError as error:
             raise SettingsError(
-                f"{where}: its annotations cannot be read ({error}); message classes must be importable from the module that defines the actor"
+                f"{where}: its annotations cannot be read ({error}); message classes must be importable from the"
+                " module that defines the actor"
             ) from error
         positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
         keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
@@ -123,8 +124,8 @@ class HandlerTable:
             self._add_keywords(where, function, keywords, hints, returns, rest=rest, is_async=is_async)
         else:
             raise SettingsError(
-                f"{where} wants either one message (self, message: Type) or keyword-only parameters (self, *, name: Type), got"
-                f" ({', '.join(str(p) for p in parameters)})"
+                f"{where} wants either one message (self, message: Type) or keyword-only parameters"
+                f" (self, *, name: Type), got ({', '.join(str(p) for p in parameters)})"
             )
 
     def _add_typed(
