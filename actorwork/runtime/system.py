@@ -53,7 +53,7 @@ SHORTEST_END = 0.5
 
 
 def _at_least(low: float) -> Any:
-    def check(instance: object, attribute: attrs.Attribute[float], value: object) -> None:
+    def check(_: object, attribute: attrs.Attribute[float], value: object) -> None:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= low:
             raise SettingsError(f"{attribute.name} wants seconds >= {low:g}, got {value!r}")
 
@@ -197,7 +197,7 @@ class System:
             nursery.start_soon(self._services.watchdog.run)
             await nursery.start(self._supervise)
             try:
-                assert self._broker is not None
+                assert self._broker is not None  # noqa: S101 - for type checkers: `run` has just opened it
                 subscriptions = [cell.subscription for cell in self._by_title.values()]
                 async with self._broker.open_node(subscriptions, lease=self._options.lease, emit=self._emit) as node:
                     self._node = node
@@ -263,7 +263,7 @@ class System:
             for cell in list(self._cells):
                 cell.end_in_hand()
             with trio.move_on_after(ending):
-                while self._busy:
+                while self._busy:  # noqa: ASYNC110 - what ends here was cancelled, and reports to nobody
                     await trio.sleep(0.01)
             if self._busy:
                 self._stage("force")
