@@ -27,15 +27,18 @@ from actorwork.actors.child import (
 from actorwork.actors.context import Context as Context
 from actorwork.actors.handlers import receive as receive
 from actorwork.actors.ref import ActorRef as ActorRef
+from actorwork.actors.watching import Restarted as Restarted, Terminated as Terminated
 from actorwork.clients import Client as Client, Receipt as Receipt, StreamRef as StreamRef, open_client as open_client
 from actorwork.errors import (
     ActorCrashed as ActorCrashed,
     ActorStopped as ActorStopped,
     ActorworkError as ActorworkError,
+    AlreadyRegistered as AlreadyRegistered,
     AskTimeout as AskTimeout,
     BrokerError as BrokerError,
     ChildError as ChildError,
     CodecError as CodecError,
+    DeathPact as DeathPact,
     ExecutionTimeout as ExecutionTimeout,
     Fail as Fail,
     Ignore as Ignore,
@@ -64,6 +67,7 @@ from actorwork.policy.retry import (
 from actorwork.policy.schedule import Cron as Cron, Interval as Interval
 from actorwork.runtime.main import run as run
 from actorwork.runtime.system import System as System, open_system as open_system, serve as serve
+from actorwork.runtime.tree import Branch as Branch
 from actorwork.settings import (
     EventSettings as EventSettings,
     MailboxSettings as MailboxSettings,
@@ -79,8 +83,10 @@ __all__ = [
     "ActorRef",
     "ActorStopped",
     "ActorworkError",
+    "AlreadyRegistered",
     "AskTimeout",
     "Backoff",
+    "Branch",
     "BrokerError",
     "Child",
     "ChildError",
@@ -89,6 +95,7 @@ __all__ = [
     "Context",
     "Cron",
     "DeadLetter",
+    "DeathPact",
     "Delivery",
     "DynamicSupervisor",
     "EventSettings",
@@ -113,6 +120,7 @@ __all__ = [
     "Priority",
     "Receipt",
     "Reject",
+    "Restarted",
     "Retry",
     "RetryPolicy",
     "Settings",
@@ -122,6 +130,7 @@ __all__ = [
     "StreamRef",
     "Supervisor",
     "System",
+    "Terminated",
     "Trigger",
     "Uniform",
     "check_child_specs",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, overload
 
 from actorwork.actors.context import Context
@@ -48,4 +49,11 @@ class Actor:
         """Release resources. Called once at the end of every incarnation that started, also after a crash.
 
         Cancelled when the shutdown timeout has passed.
+        """
+
+    def on_undelivered(self, messages: Sequence[object]) -> None:
+        """Be given the local messages that were told but will not be handled, since the actor has ended for good.
+
+        Called on the last incarnation, after its `shutdown`; must not wait. They are reported as undelivered all the
+        same.
         """

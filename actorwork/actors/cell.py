@@ -10,9 +10,8 @@ the incarnation's nursery and end with it; an error in one is the actor's crash.
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import copy_context
 from random import Random
 from typing import TYPE_CHECKING, Any, cast
@@ -22,19 +21,25 @@ import trio
 
 from actorwork import events
 from actorwork.abc import EventSink, Node, Subscription
-from actorwork.actors.context import Context, ContextLogger, inside
+from actorwork.actors.bonds import Bonds
+from actorwork.actors.child import Child, DynamicSupervisor, as_spec
+from actorwork.actors.context import Context, inside
 from actorwork.actors.execution import Ended, Executor
-from actorwork.actors.handlers import handlers_of
-from actorwork.actors.mailbox import Mailbox
+from actorwork.actors.handlers import Arguments, HandlerTable, handlers_of, local_arguments
+from actorwork.actors.mailbox import Item, Lane, LocalCall, Mailbox
 from actorwork.actors.outgoing import Outgoing
 from actorwork.actors.ref import ActorRef
-from actorwork.errors import ActorStopped, BrokerError, NotRunning
+from actorwork.actors.registry import Registry
+from actorwork.actors.supervision import Supervision
+from actorwork.actors.timers import Timer, Timers, TimerWheel
+from actorwork.actors.topics import Topics
+from actorwork.actors.watching import Terminated, Watch
+from actorwork.errors import ActorStopped, BrokerError, MailboxFull, NotRunning, SettingsError
 from actorwork.message import Delivery
-from actorwork.policy.exits import Exit
+from actorwork.policy.exits import Exit, Kind, exit_of
 from actorwork.policy.settlement import only_leaf
 
 if TYPE_CHECKING:
-    from actorwork.actors.child import Child
     from actorwork.actors.watchdog import Watchdog
     from actorwork.message import Envelope, MessageIds
     from actorwork.policy.settlement import Settlement
@@ -51,6 +56,13 @@ class Services:
     threads: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(math.inf))
     start_soon: Callable[..., None] = lambda *_: None
     """Starts a task of the system's own; a no-op once it ends."""
+    new_supervision: Callable[[DynamicSupervisor], Supervision] | None = None
+    """Makes the supervisor of the actors that an actor spawns."""
+    cells: dict[Cell, None] = attrs.field(factory=dict)
+    """All cells that have not ended."""
+    registry: Registry = attrs.field(factory=Registry)
+    topics: Topics = attrs.field(factory=Topics)
+    timers: TimerWheel = attrs.field(factory=TimerWheel)
 
     @property
     def dice(self) -> Callable[[], float]:
@@ -67,11 +79,18 @@ class Cell:
         self.title = self.settings.title
         self.handlers = handlers_of(cast("type", child.actor))
         self.layers: Sequence[Any] = self.settings.middleware
-        self.mailbox = Mailbox(
-            name=self.title, capacity=self.settings.mailbox.capacity, concurrency=self.settings.concurrency
-        )
+        self.mailbox = Mailbox(name=self.title, settings=self.settings.mailbox, concurrency=self.settings.concurrency)
         self.mailbox.on_room = self._room_made
         self.mailbox.on_crowd = self._crowded
+        self.mailbox.on_dropped = self._dropped
+        self.behaviour: HandlerTable | None = None
+        """What `become` put in the place of the class's handlers."""
+        self._bonds: Bonds | None = None
+        self._timers: Timers | None = None
+        self._stashed: list[Item] = []
+        self._children: Supervision | None = None
+        self._children_ended: trio.Event | None = None
+        self._last_exit = Exit(Kind.NORMAL)
         self.ref: ActorRef[Any] = ActorRef(self)
         self.subscription = Subscription(
             group=self.settings.id,
@@ -82,6 +101,9 @@ class Cell:
         )
         self.incarnation = 0
         self.stopping = False
+        services.cells[self] = None
+        if child.name is not None:
+            self.bonds.register(child.name)
         self._refuses: str | None = None
         self._over = False
         self._ending: trio.CancelScope | None = None
@@ -90,6 +112,7 @@ class Cell:
         self._nursery: trio.Nursery | None = None
         self._context = copy_context()
         self._instance: Any = None
+        self._last_instance: Any = None
         self._given_up: list[Delivery] = []
         self._quiet = trio.Event()
 
@@ -153,30 +176,39 @@ class Cell:
         try:
             instance = self.child.factory()
             async with trio.open_nursery() as nursery:
-                instance.context = self._new_context(nursery)
+                instance.context = Context(self, nursery)
                 with trio.move_on_after(self.child.startup_timeout) as limit:
                     await instance.startup()
                 if limit.cancelled_caught:
                     raise trio.TooSlowError(f"startup took longer than {self.child.startup_timeout:g} s")
                 started()
                 self.services.emit(events.ActorStarted(self.settings.id, self.title, self.incarnation))
+                if self._bonds is not None and self.incarnation > 1:
+                    self._bonds.restarted(self.incarnation, self._last_exit)
                 try:
                     await self._work(instance)
                 finally:
+                    await self._end_children()
                     await self._shut_down(instance)
                     nursery.cancel_scope.cancel(reason="the actor has ended")
         except BaseExceptionGroup as group:
             failure = only_leaf(group)
         finally:
-            self._executors.clear()
+            self._forget_incarnation()
+        self._last_exit = exit_of(failure, cancelled=False, incarnation=self.incarnation)
         # Raised out here: within the handler above it would get the group as its context, or lose its own cause.
         if failure is not None:
             raise failure
 
-    def _new_context(self, nursery: trio.Nursery) -> Context:
-        extra = {"actor_id": self.settings.id, "actor": self.title}
-        log = ContextLogger(logging.getLogger("actorwork.actor"), extra)
-        return Context(self.ref, nursery, log, lambda: Outgoing(self.settings.event_settings))
+    def _forget_incarnation(self) -> None:
+        """Drop what belonged to the incarnation; what it had set aside waits for the next one."""
+        self._executors.clear()
+        self.behaviour = None
+        if self._timers is not None:
+            self._timers.cancel_all()
+        if self._bonds is not None:
+            self._bonds.incarnation_ended()
+        self.unstash()
 
     async def _work(self, instance: Any) -> None:
         self._instance = instance
@@ -186,7 +218,7 @@ class Cell:
                 self.add_executor()
         finally:
             self._nursery = None
-            self._instance = None
+            self._instance, self._last_instance = None, instance
 
     def _crowded(self) -> None:
         if self.wants_executor:
@@ -230,6 +262,142 @@ class Cell:
         finally:
             self._ending = None
 
+    # ---- what an actor does with others, through its context ----
+
+    @property
+    def bonds(self) -> Bonds:
+        if self._bonds is None:
+            self._bonds = Bonds(self, self.services.registry, self.services.topics)
+        return self._bonds
+
+    @property
+    def timers(self) -> Timers:
+        if self._timers is None:
+            self._timers = Timers(self, self.services.timers)
+        return self._timers
+
+    def new_outgoing(self) -> Outgoing:
+        return Outgoing(self.settings.event_settings)
+
+    def add_watcher(self, watcher: Cell, watch: Watch) -> None:
+        self.bonds.add_watcher(watcher, watch)
+
+    def remove_watcher(self, watcher: Cell) -> None:
+        self.bonds.remove_watcher(watcher)
+        watcher.mailbox.drop(Lane.SIGNALS, self.ref)
+
+    def signal(self, message: object) -> None:
+        """Say something on behalf of the system, before whatever users say."""
+        if self._over:
+            return
+        handler = self.handlers.find(message)
+        origin = getattr(message, "ref", None)
+        arguments: Arguments = ((), {}) if handler is None else local_arguments(handler, message)
+        self.mailbox.put(LocalCall(message, handler, arguments, None, Lane.SIGNALS, origin))
+
+    def crash_of_link(self, ref: ActorRef[Any], exit: Exit) -> None:
+        """End this actor, since one that it is linked to has ended."""
+        if not self._over:
+            self.mailbox.put(LocalCall(Terminated(ref, exit), None, ((), {}), None, Lane.SIGNALS, ref))
+
+    def tell_itself(self, message: object, origin: object = None) -> None:
+        handler = self.handlers.for_message(message)
+        self.mailbox.put(LocalCall(message, handler, local_arguments(handler, message), None, Lane.OWN, origin))
+
+    def timer_fired(self, timer: Timer) -> None:
+        self.tell_itself(timer.message, timer)
+
+    def pipe(
+        self,
+        nursery: trio.Nursery,
+        function: Callable[..., Awaitable[object]],
+        args: tuple[object, ...],
+        to: Callable[[Any], object] | None,
+    ) -> None:
+        async def run() -> None:
+            value = await function(*args)
+            self.tell_itself(value if to is None else to(value))
+
+        nursery.start_soon(run, name=f"{self.title} pipe")
+
+    def check_stash(self) -> None:
+        """Raise `MailboxFull` if nothing more can be set aside."""
+        bound = self.settings.mailbox.stash
+        if len(self._stashed) >= bound:
+            raise MailboxFull(
+                f"{self.title!r} has set {len(self._stashed)} of {bound} messages aside; unstash some first"
+            )
+
+    def set_aside(self, item: Item) -> None:
+        self._stashed.append(item)
+
+    def unstash(self) -> None:
+        stashed, self._stashed = self._stashed, []
+        if stashed:
+            self.mailbox.put_first(stashed)
+
+    def become(self, handlers: Sequence[Callable[..., Any]]) -> None:
+        if not handlers:
+            raise SettingsError("become wants at least one method; unbecome goes back to the class's handlers")
+        table = HandlerTable(f"{self.title} as {', '.join(handler.__name__ for handler in handlers)}")
+        for handler in handlers:
+            table.add(getattr(handler, "__func__", handler))
+        self.behaviour = table
+
+    def unbecome(self) -> None:
+        self.behaviour = None
+
+    def register(self, name: str) -> None:
+        self.bonds.register(name)
+
+    def subscribe(self, topic: str) -> None:
+        self.bonds.subscribe(topic)
+
+    def unsubscribe(self, topic: str) -> None:
+        self.bonds.unsubscribe(topic)
+
+    async def spawn(self, nursery: trio.Nursery, child: object, name: str | None) -> ActorRef[Any]:
+        """Start an actor below this one; its supervisor lives in the incarnation's nursery."""
+        spec = as_spec(child if isinstance(child, (type, Child)) else Child(cast("Any", child)))
+        if name is not None:
+            spec = attrs.evolve(cast("Child", spec), name=name)
+        if self._children is None:
+            if self.services.new_supervision is None:
+                raise NotRunning(f"{self.title!r} runs outside of a system and cannot spawn")
+            children = self._children = self.services.new_supervision(
+                DynamicSupervisor(name=f"children of {self.title}")
+            )
+            ended = self._children_ended = trio.Event()
+            up = trio.Event()
+
+            async def run() -> None:
+                try:
+                    await children.live(up.set)
+                finally:
+                    self._children = None
+                    ended.set()
+
+            nursery.start_soon(run, name=f"children of {self.title}")
+            await up.wait()
+        return cast("ActorRef[Any]", await self._children.handle.start_child(spec))
+
+    async def _end_children(self) -> None:
+        """Stop the actors that were spawned, each within its bound."""
+        if self._children is not None and self._children_ended is not None:
+            self._children.stop(math.inf)
+            with trio.CancelScope(shield=True):  # bounded: its children have a bound each
+                await self._children_ended.wait()
+
+    def undelivered(self, messages: Sequence[object]) -> None:
+        """Report messages that nobody will handle."""
+        for message in messages:
+            self.services.emit(events.Undelivered(self.settings.id, self.title, message))
+
+    def _dropped(self, call: LocalCall) -> None:
+        self.undelivered([call.message])
+        if call.reply is not None:
+            call.reply.fail(MailboxFull(f"the mailbox of {self.title!r} was full, and dropped this message"))
+
     # ---- stopping ----
 
     @property
@@ -238,6 +406,11 @@ class Cell:
 
     def stop(self, deadline: float) -> None:
         """Take no further item; the incarnation ends when what is in hand has ended."""
+        self.stopping = True
+        self.mailbox.wake()
+
+    def finish(self) -> None:
+        """End this incarnation, since the actor wants to, once what is in hand has ended."""
         self.stopping = True
         self.mailbox.wake()
 
@@ -278,6 +451,15 @@ class Cell:
         return len(deliveries)
 
     @property
+    def children(self) -> Supervision | None:
+        """The supervisor of what this actor has spawned, if it has."""
+        return self._children
+
+    def in_hand_since(self) -> list[tuple[Item, float]]:
+        """Return what is in hand, each with when it began (Trio's time)."""
+        return [(e.item, e.began) for e in self._executors if e.item is not None and e.began is not None]
+
+    @property
     def in_hand(self) -> bool:
         """Whether a handler runs."""
         return any(executor.item is not None for executor in self._executors)
@@ -306,7 +488,10 @@ class Cell:
         """Take messages again, after an end that was not the last one."""
         if self._over:
             self._over = False
+            self.services.cells[self] = None
             self.mailbox.reopen()
+            if self._bonds is not None:
+                self._bonds.reopened()
             self._room_made()
 
     def end(self, exit: Exit, reason: str) -> None:
@@ -316,13 +501,30 @@ class Cell:
         if self._over:
             return
         self._over = True
+        self.services.cells.pop(self, None)
         self._refuses = None  # the mailbox does, with the last word
         self.mailbox.close(reason)
+        told: list[object] = []
         for call in self.mailbox.remove_local():
             if call.reply is not None:
                 call.reply.fail(ActorStopped(reason))
-            else:
-                self.services.emit(events.Undelivered(self.settings.id, self.title, call.message))
+            elif call.lane is not Lane.SIGNALS:
+                told.append(call.message)
+        self._leave_undelivered(told)
+        if self._bonds is not None:
+            self._bonds.ended(exit)
         if self.mailbox.held and self._node is not None:
             self.services.start_soon(self.hand_back)
         self._quiet.set()
+
+    def _leave_undelivered(self, told: list[object]) -> None:
+        """Give messages that nobody will handle to the last incarnation's `on_undelivered`, then report them."""
+        instance, self._last_instance = self._last_instance, None
+        if not told:
+            return
+        if instance is not None:
+            try:
+                instance.on_undelivered(told)
+            except Exception as error:  # noqa: BLE001 - an actor that has ended cannot crash any more; it is reported
+                self.services.emit(events.ActorTrouble(self.settings.id, self.title, "on_undelivered", error))
+        self.undelivered(told)

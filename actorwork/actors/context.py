@@ -9,29 +9,43 @@ from __future__ import annotations
 
 import logging
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from actorwork.actors.watching import Watch
 from actorwork.errors import NotRunning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     import trio
 
+    from actorwork.actors.actor import Actor
+    from actorwork.actors.cell import Cell
+    from actorwork.actors.child import Child
+    from actorwork.actors.mailbox import LocalCall, Reply
     from actorwork.actors.outgoing import Outgoing
     from actorwork.actors.ref import ActorRef
+    from actorwork.actors.timers import Timers
     from actorwork.message import Delivery, Json
+
+A = TypeVar("A", bound="Actor")
 
 
 class Handling:
-    """One item in hand: a delivery (or None for a local call) and what is published on its behalf."""
+    """One item in hand: a delivery or a local call, and what is published on its behalf.
 
-    __slots__ = ("delivery", "ended", "outgoing")
+    `kept` says that it was set aside, passed on or is answered later: its end is not the end of the handler.
+    """
 
-    def __init__(self, delivery: Delivery | None) -> None:
+    __slots__ = ("call", "delivery", "ended", "kept", "outgoing", "stashed")
+
+    def __init__(self, delivery: Delivery | None, call: LocalCall | None = None) -> None:
         self.delivery = delivery
+        self.call = call
         self.outgoing: Outgoing | None = None
         self.ended = False
+        self.kept = False
+        self.stashed = False
 
     def end(self) -> None:
         """Let go of what was published; from now on, who speaks for this delivery is told that it is over."""
@@ -46,28 +60,30 @@ inside: ContextVar[bool] = ContextVar("actorwork_inside", default=False)
 """Whether the current task belongs to an actor: its hooks, its handlers, or a helper task of these."""
 
 
+class Stop(Exception):
+    """Raised by `context.stop`."""
+
+
 class Context:
     """What an actor may use while it runs; made anew for every incarnation."""
 
-    __slots__ = ("_new_outgoing", "log", "nursery", "ref")
+    __slots__ = ("_cell", "log", "nursery", "ref")
 
-    def __init__(
-        self,
-        ref: ActorRef[Any],
-        nursery: trio.Nursery,
-        log: logging.LoggerAdapter[logging.Logger],
-        new_outgoing: Callable[[], Outgoing],
-    ) -> None:
-        self.ref = ref
+    def __init__(self, cell: Cell, nursery: trio.Nursery) -> None:
+        self._cell = cell
+        self.ref: ActorRef[Any] = cell.ref
         """The actor's own ref."""
         self.nursery = nursery
         """For helper tasks of this incarnation: they are cancelled when it ends, and an error in one is its crash."""
-        self.log = log
+        self.log = ContextLogger(
+            logging.getLogger("actorwork.actor"), {"actor_id": cell.settings.id, "actor": cell.title}
+        )
         """A logger that names the actor and the message in hand."""
-        self._new_outgoing = new_outgoing
 
     def __repr__(self) -> str:
         return f"<context of {self.ref!r}>"
+
+    # ---- the delivery in hand ----
 
     @property
     def delivery(self) -> Delivery:
@@ -93,7 +109,7 @@ class Context:
         current, _ = self._in_hand("publish")
         outgoing = current.outgoing
         if outgoing is None:
-            outgoing = current.outgoing = self._new_outgoing()
+            outgoing = current.outgoing = self._cell.new_outgoing()
         outgoing.add(target, message, headers=headers, delay=delay)
 
     def _in_hand(self, name: str) -> tuple[Handling, Delivery]:
@@ -107,6 +123,131 @@ class Context:
                 f"context.{name} belongs to a delivery from a broker; this handler has a local message in hand"
             )
         return current, current.delivery
+
+    # ---- the message in hand ----
+
+    def stash(self) -> None:
+        """Set the message in hand aside until `unstash`; it is neither settled nor answered meanwhile.
+
+        Raises `MailboxFull` when `settings.mailbox.stash` messages are aside. They survive a restart, in the mailbox.
+        """
+        current = self._current("stash")
+        self._cell.check_stash()
+        current.kept = current.stashed = True
+
+    def unstash(self) -> None:
+        """Put all messages that were set aside before those that wait, in their order."""
+        self._cell.unstash()
+
+    def become(self, *handlers: Callable[..., Any]) -> None:
+        """From the next message on, handle with these methods alone, until `unbecome` or a restart.
+
+        A method need not be marked with `receive`; its annotation says what it takes. A message that none of them
+        takes is refused, as by an actor without a handler for it.
+        """
+        self._cell.become(handlers)
+
+    def unbecome(self) -> None:
+        """Handle with the class's own handlers again."""
+        self._cell.unbecome()
+
+    def defer(self) -> Reply:
+        """Take the reply of the local message in hand, to `give` or `fail` it later; what the handler returns is
+        dropped.
+
+        Raises `NotRunning` for a delivery from a broker, and for a message whose sender did not ask.
+        """
+        current = self._current("defer")
+        if current.call is None or current.call.reply is None:
+            raise NotRunning("context.defer: nobody waits for a reply to the message in hand in this process")
+        current.kept = True
+        return current.call.reply
+
+    def forward(self, ref: ActorRef[Any]) -> None:
+        """Pass the local message in hand on to another actor, which answers the asker.
+
+        Raises `MailboxFull`, `ActorStopped`, `MessageRefused` as `tell_nowait` does, and `NotRunning` for a delivery.
+        """
+        current = self._current("forward")
+        if current.call is None:
+            raise NotRunning("context.forward passes on local messages; publish a message that came from a broker")
+        ref.forward(current.call)
+        current.kept = True
+
+    def pipe(
+        self, function: Callable[..., Awaitable[object]], *args: object, to: Callable[[Any], object] | None = None
+    ) -> None:
+        """Run `function(*args)` as a helper task, and tell its result to this actor, as `to(result)` if given.
+
+        The actor goes on meanwhile. An error in the function is the actor's crash; the end of the incarnation cancels
+        it.
+        """
+        self._cell.pipe(self.nursery, function, args, to)
+
+    # ---- other actors ----
+
+    async def spawn(self, child: Child | type[A] | Callable[[], A], *, name: str | None = None) -> ActorRef[A]:
+        """Start an actor below this one and return its ref, once its `startup` has returned.
+
+        It is local: it does not read from the broker. It ends with this incarnation, before `shutdown`. Restarted as
+        its `Child` says; beyond three restarts in five seconds this actor crashes. Raises `StartError`,
+        `AlreadyRegistered`.
+        """
+        return await self._cell.spawn(self.nursery, child, name)
+
+    def watch(self, ref: ActorRef[Any], *, restarts: bool = False, message: object = None) -> None:
+        """Be told when an actor ends for good: `Terminated` (or `message`), once; with `restarts`, `Restarted` too.
+
+        Without a handler for it, it is this actor's crash (`DeathPact`).
+        """
+        ref.watched_by(self._cell, Watch(restarts=restarts, message=message))
+
+    def unwatch(self, ref: ActorRef[Any]) -> None:
+        """Take back `watch` or `link`, and what they brought that was not handled yet."""
+        ref.unwatched_by(self._cell)
+
+    def link(self, ref: ActorRef[Any]) -> None:
+        """Tie two actors together: the abnormal end of one, for good, is the crash of the other."""
+        ref.watched_by(self._cell, Watch(linked=True))
+        self.ref.watched_by(ref.cell, Watch(linked=True))
+
+    def register(self, name: str) -> None:
+        """Take a name within the system, kept over restarts; raises `AlreadyRegistered`."""
+        self._cell.register(name)
+
+    def whereis(self, name: str) -> ActorRef[Any] | None:
+        """Return the ref of the actor with a name, or None."""
+        return self._cell.services.registry.whereis(name)
+
+    def subscribe(self, topic: str) -> None:
+        """Be told every message that is broadcast to a topic, until this incarnation ends."""
+        self._cell.subscribe(topic)
+
+    def unsubscribe(self, topic: str) -> None:
+        self._cell.unsubscribe(topic)
+
+    def broadcast(self, topic: str, message: object) -> int:
+        """Tell a message to all subscribers of a topic, without waiting; return how many took it."""
+        return self._cell.services.topics.publish(topic, message)
+
+    # ---- the actor itself ----
+
+    @property
+    def timers(self) -> Timers:
+        """Messages to itself later, by key; cancelled when the incarnation ends."""
+        return self._cell.timers
+
+    def stop(self) -> NoReturn:
+        """End this actor: the message in hand ends as if it had returned; a permanent child is started again."""
+        raise Stop
+
+    def _current(self, name: str) -> Handling:
+        current = handling.get()
+        if current is None:
+            raise NotRunning(f"context.{name} belongs to a message; there is none in hand here")
+        if current.ended:
+            raise NotRunning(f"context.{name}: the message that this task was started for has ended")
+        return current
 
 
 class ContextLogger(logging.LoggerAdapter[logging.Logger]):

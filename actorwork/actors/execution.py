@@ -23,12 +23,23 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from actorwork import events
-from actorwork.actors.context import Handling, handling
+from actorwork.actors.context import Handling, Stop, handling
 from actorwork.actors.crash import Crash
+from actorwork.actors.handlers import local_arguments
 from actorwork.actors.mailbox import Item, LocalCall
 from actorwork.actors.watchdog import REPORT_EVERY
 from actorwork.codec import encode_value
-from actorwork.errors import ActorCrashed, ActorStopped, CodecError, ExecutionTimeout, MessageFailed, Verdict
+from actorwork.errors import (
+    ActorCrashed,
+    ActorStopped,
+    CodecError,
+    DeathPact,
+    ExecutionTimeout,
+    MessageFailed,
+    MessageRefused,
+    Shutdown,
+    Verdict,
+)
 from actorwork.message import REPLY_TO, RESULT_TTL, Delivery
 from actorwork.policy.settlement import Ack, Fail, Retry, Settlement, decisive, failure_of, leaves, settlement_for
 
@@ -148,7 +159,7 @@ class Executor:
         published: Sequence[Envelope] = ()
         blamed: BaseException | None = None
         try:
-            handler = cell.handlers.for_delivery(delivery)
+            handler = (cell.behaviour or cell.handlers).for_delivery(delivery)
             args, kwargs = handler.arguments_of(delivery)
         except CodecError as error:
             self._settle(current, delivery, Fail(failure_of(error)))
@@ -162,6 +173,9 @@ class Executor:
                 value = await self._in_thread(handler, args, kwargs)
             if self._scope.cancel_called:
                 settlement, blamed = None, self._ended_error(None)
+            elif current.kept:
+                self._keep(current, delivery)
+                return
             else:
                 wanted = delivery.headers and (REPLY_TO in delivery.headers or RESULT_TTL in delivery.headers)
                 settlement = Ack(encode_value(value)) if wanted else _ACK
@@ -180,6 +194,9 @@ class Executor:
             elif _is_nobodys(error):
                 current.end()
                 raise
+            elif isinstance(decisive(error), Stop):
+                settlement = _ACK
+                cell.finish()
             else:
                 blamed = error
         if blamed is not None:
@@ -273,9 +290,21 @@ class Executor:
     # ---- local calls ----
 
     async def _handle_local(self, call: LocalCall) -> None:
-        current = Handling(None)
+        cell = self._cell
+        current = Handling(None, call)
         handling.set(current)
         handler, (args, kwargs) = call.handler, call.arguments
+        if handler is None:
+            self._item = None
+            raise Crash from self._death_pact(call)
+        if cell.behaviour is not None:
+            try:
+                handler = cell.behaviour.for_message(call.message)
+                args, kwargs = local_arguments(handler, call.message)
+            except MessageRefused as error:
+                self._item = None
+                self._answer(call, error, error)
+                return
         try:
             if handler.is_async:
                 value = await handler.function(self._instance, *args, **kwargs)
@@ -290,15 +319,36 @@ class Executor:
                 return
             if _is_nobodys(error):
                 raise
-            self._local_failed(call, error)
-            return
+            if not isinstance(decisive(error), Stop):
+                self._local_failed(call, error)
+                return
+            value = None
+            cell.finish()
         finally:
             current.ended = True
+        if current.kept:
+            self._keep(current, call)
+            return
         self._item = None
         if call.reply is not None:
             call.reply.give(value)
         self.began = trio.current_time()
         self._reported = 0.0
+
+    def _keep(self, current: Handling, item: Item) -> None:
+        """Let go of an item that was set aside, passed on or is answered later: it has not ended with its handler."""
+        current.end()
+        self._item = None
+        if current.stashed:
+            self._cell.set_aside(item)
+        self.began = trio.current_time()
+        self._reported = 0.0
+
+    def _death_pact(self, call: LocalCall) -> DeathPact:
+        ended = call.message
+        return DeathPact(
+            f"{self._cell.title!r} watches or is linked to an actor that has ended, and has no handler for it: {ended}"
+        )
 
     def _end_local(self, call: LocalCall, error: BaseException | None) -> None:
         """Tell the asker of a call that we cancelled; past its timeout that is the actor's crash."""
@@ -312,6 +362,10 @@ class Executor:
         """Tell the asker, and crash the actor unless the error is a verdict or `on_failure` lets it live."""
         self._item = None
         cause = decisive(error)
+        if isinstance(cause, Shutdown):
+            ended = ActorStopped(f"{self._cell.title!r} ended while it handled {type(call.message).__name__}")
+            self._answer(call, ended, cause)
+            raise cause
         policy = self._cell.settings.on_failure
         if isinstance(cause, Verdict):
             failed = MessageFailed(
@@ -321,9 +375,8 @@ class Executor:
             )
             self._answer(call, failed, cause)
             return
-        crashed = ActorCrashed(
-            f"{self._cell.title!r} crashed while it handled {type(call.message).__name__}: {type(cause).__name__}: {cause}"
-        )
+        what = type(call.message).__name__
+        crashed = ActorCrashed(f"{self._cell.title!r} crashed while it handled {what}: {type(cause).__name__}: {cause}")
         if policy == "resume":
             self._answer(call, cause if isinstance(cause, Exception) else crashed, cause)
             return

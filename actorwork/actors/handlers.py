@@ -58,12 +58,15 @@ class Handler:
     message_decoder: MessageDecoder | None = None
     keyword_decoder: KeywordDecoder | None = None
     keywords: frozenset[str] = frozenset()
+    local_only: str = ""
+    """Why its message cannot come from a broker, if it cannot."""
 
     def arguments_of(self, delivery: Delivery) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Read a delivery's payload as this handler's arguments; raises `CodecError`."""
         if self.message_decoder is not None:
             return (self.message_decoder(delivery.payload),), {}
-        assert self.keyword_decoder is not None
+        if self.keyword_decoder is None:
+            raise CodecError(f"this message can only be told within a process: {self.local_only}")
         given = GIVEN & self.keywords
         if given:
             headers = delivery.headers
@@ -137,11 +140,7 @@ class HandlerTable:
             )
         options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
         for option in options:
-            try:
-                check_type(option)
-            except CodecError as error:
-                raise SettingsError(f"{where}: {error}") from error
-            handler = Handler(function.__name__, function, is_async, returns, MessageDecoder(option))
+            handler = self._typed_handler(where, function, option, returns, is_async=is_async)
             if option is Any or option is object:
                 self._put_any(where, handler)
                 continue
@@ -166,6 +165,19 @@ class HandlerTable:
                 getattr(option, "__qualname__", str(option)) if get_origin(option) is None else str(option)
             )
         self._choose_only()
+
+    @staticmethod
+    def _typed_handler(
+        where: str, function: Callable[..., Any], option: Any, returns: Any, *, is_async: bool
+    ) -> Handler:
+        try:
+            check_type(option)
+        except CodecError as error:
+            if is_record(option):
+                # It holds what JSON cannot, such as a ref: it may still be told within the process.
+                return Handler(function.__name__, function, is_async, returns, local_only=str(error))
+            raise SettingsError(f"{where}: {error}") from error
+        return Handler(function.__name__, function, is_async, returns, MessageDecoder(option))
 
     def _put_any(self, where: str, handler: Handler) -> None:
         if self._any is not None:
@@ -242,6 +254,13 @@ class HandlerTable:
                 raise MessageRefused(f"{self._owner} takes {self.accepts}; got {cls.__qualname__}")
             handler = self._any
         return handler
+
+    def find(self, message: object) -> Handler | None:
+        """Return the handler of a local message, or None."""
+        try:
+            return self.for_message(message)
+        except MessageRefused:
+            return None
 
     def check(self, message: object) -> None:
         """Raise `MessageRefused` if nobody here handles the message."""

@@ -1,14 +1,21 @@
-"""The mailbox: where an actor's messages wait.
+"""The mailbox: where an actor's messages wait, in four lanes.
 
-One queue for two kinds. Local messages are bounded by `capacity`: a sender waits for room, or is told that there is
-none. Deliveries are bounded by what the actor will have handled in a moment (`policy/intake`), counting those in hand:
-a reader that finds no room waits until it is resumed, and that is the backpressure which reaches the broker.
+    control   stop, kill, pause: flags that are looked at before every item
+    signals   what the system tells: Terminated, Restarted
+    own       what the actor tells itself: timers, results piped to it, messages it had stashed
+    users     what others tell, and deliveries from the broker, in the order in which they came
+
+A lane is empty before the next one has its turn. Local messages of users are bounded by `capacity`, and `overflow` says
+what happens beyond: the sender waits, or is refused, or a message is dropped (which is reported). Deliveries are
+bounded by what the actor will have handled in a moment (`policy/intake`), counting those in hand: a reader that finds
+no room waits until it is resumed, and that is the backpressure which reaches the broker.
 
 The mailbox survives restarts of its actor. Nothing here waits but `tell` and `wait_item`.
 """
 
 from __future__ import annotations
 
+import enum
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
@@ -21,6 +28,7 @@ from actorwork.policy.intake import FIRST_GUESS, prefetch, smoothed
 
 if TYPE_CHECKING:
     from actorwork.actors.handlers import Arguments, Handler
+    from actorwork.settings import MailboxSettings
 
 
 class Reply:
@@ -49,16 +57,37 @@ class Reply:
         return self._value
 
 
+class Lane(enum.IntEnum):
+    """Which queue an item waits in; control is no queue."""
+
+    SIGNALS = 0
+    OWN = 1
+    USERS = 2
+
+
 class LocalCall:
-    """A message from within the process, and where its asker waits (None for a tell)."""
+    """A message from within the process, and where its asker waits (None for a tell).
 
-    __slots__ = ("arguments", "handler", "message", "reply")
+    `handler` is None for a signal that the actor has no handler for. `origin` is the timer or the ref that brought it.
+    """
 
-    def __init__(self, message: object, handler: Handler, arguments: Arguments, reply: Reply | None) -> None:
+    __slots__ = ("arguments", "handler", "lane", "message", "origin", "reply")
+
+    def __init__(
+        self,
+        message: object,
+        handler: Handler | None,
+        arguments: Arguments,
+        reply: Reply | None,
+        lane: Lane = Lane.USERS,
+        origin: object = None,
+    ) -> None:
         self.message = message
         self.handler = handler
         self.arguments = arguments
         self.reply = reply
+        self.lane = lane
+        self.origin = origin
 
 
 Item: TypeAlias = Delivery | LocalCall
@@ -67,11 +96,13 @@ Item: TypeAlias = Delivery | LocalCall
 class Mailbox:
     """A bounded queue of local calls and deliveries, drained by one or more takers."""
 
-    def __init__(self, *, name: str, capacity: int, concurrency: int) -> None:
+    def __init__(self, *, name: str, settings: MailboxSettings, concurrency: int) -> None:
         self._name = name
-        self._capacity = capacity
+        self._capacity = settings.capacity
+        self._overflow = settings.overflow
         self._concurrency = concurrency
         self._items: deque[Item] = deque()
+        self._urgent: tuple[deque[Item], deque[Item]] | None = None
         self._takers = trio.lowlevel.ParkingLot()
         self._senders = trio.lowlevel.ParkingLot()
         self._local = 0
@@ -84,11 +115,15 @@ class Mailbox:
         """Called when a reader that found no room may read again."""
         self.on_crowd: Callable[[], None] = lambda: None
         """Called when items come and no taker waits for them."""
+        self.on_dropped: Callable[[LocalCall], None] = lambda _: None
+        """Called with a local message that was dropped for want of room."""
 
     def __repr__(self) -> str:
         return f"<mailbox of {self._name}: {len(self._items)} waiting, {self._held} deliveries held>"
 
     def __len__(self) -> int:
+        if self._urgent is not None:
+            return len(self._items) + len(self._urgent[0]) + len(self._urgent[1])
         return len(self._items)
 
     @property
@@ -104,24 +139,61 @@ class Mailbox:
     # ---- the local senders' side ----
 
     def tell_nowait(self, call: LocalCall) -> None:
-        """Take a local message; raises `MailboxFull` or `ActorStopped`."""
+        """Take a local message; raises `MailboxFull` (unless the overflow policy drops) or `ActorStopped`."""
         if self._closed is not None:
             raise ActorStopped(self._closed)
-        if self._local >= self._capacity:
-            raise MailboxFull(
-                f"the mailbox of {self._name} holds {self._local} of {self._capacity} local messages; use `await ref.tell(…)` to wait for room"
-            )
+        if self._local >= self._capacity and not self._make_room(call):
+            return
         self._local += 1
         self._items.append(call)
         self._came(1)
 
+    def _make_room(self, call: LocalCall) -> bool:
+        """Apply the overflow policy; say whether the message is to be taken."""
+        if self._overflow == "drop_new":
+            self.on_dropped(call)
+            return False
+        if self._overflow == "drop_oldest":
+            for item in self._items:
+                if isinstance(item, LocalCall):
+                    self._items.remove(item)
+                    self._local -= 1
+                    self.on_dropped(item)
+                    return True
+        hint = "" if self._overflow == "fail" else "; use `await ref.tell(…)` to wait for room"
+        held = f"{self._local} of {self._capacity} local messages"
+        raise MailboxFull(f"the mailbox of {self._name} holds {held}{hint}")
+
     async def tell(self, call: LocalCall) -> None:
-        """Take a local message, waiting for room; raises `ActorStopped`. Cancelled: it was not taken."""
+        """Take a local message, waiting for room if the overflow policy is to block; raises `ActorStopped`.
+
+        Cancelled: it was not taken.
+        """
         await trio.lowlevel.checkpoint_if_cancelled()
-        while self._local >= self._capacity and self._closed is None:
+        while self._overflow == "block" and self._local >= self._capacity and self._closed is None:
             await self._senders.park()
         self.tell_nowait(call)
         await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def put(self, call: LocalCall) -> None:
+        """Take what the system or the actor itself says: in its own lane, whatever the room."""
+        self._lane(call.lane).append(call)
+        self._came(1)
+
+    def _lane(self, lane: Lane) -> deque[Item]:
+        if lane is Lane.USERS:
+            return self._items
+        if self._urgent is None:
+            self._urgent = (deque(), deque())
+        return self._urgent[lane]
+
+    def drop(self, lane: Lane, origin: object) -> None:
+        """Drop what waits in a lane and came from a timer or a ref."""
+        if self._urgent is None:
+            return
+        items = self._urgent[lane]
+        for item in [item for item in items if isinstance(item, LocalCall) and item.origin == origin]:
+            items.remove(item)
 
     def close(self, reason: str) -> None:
         """Refuse local messages from now on; who waits for room is refused too."""
@@ -158,7 +230,15 @@ class Mailbox:
 
     def take_nowait(self) -> Item | None:
         """Return the next item, or None."""
-        if not self._items or self._paused:
+        if self._paused:
+            return None
+        if self._urgent is not None:
+            signals, own = self._urgent
+            if signals:
+                return signals.popleft()
+            if own:
+                return own.popleft()
+        if not self._items:
             return None
         item = self._items.popleft()
         if type(item) is not Delivery:
@@ -196,26 +276,43 @@ class Mailbox:
 
     def put_back(self, item: Item) -> None:
         """Put an item that was in hand to the front again."""
-        self._items.appendleft(item)
-        if type(item) is not Delivery:
+        lane = item.lane if isinstance(item, LocalCall) else Lane.USERS
+        self._lane(lane).appendleft(item)
+        if isinstance(item, LocalCall) and lane is Lane.USERS:
             self._local += 1
         self._came(1)
 
+    def put_first(self, items: Sequence[Item]) -> None:
+        """Put items that were taken before to the front of the actor's own lane, in their order."""
+        for item in items:
+            if isinstance(item, LocalCall):
+                item.lane = Lane.OWN
+        self._lane(Lane.OWN).extendleft(reversed(items))
+        self._came(len(items))
+
     def remove_deliveries(self) -> list[Delivery]:
         """Take out all waiting deliveries; they are no longer held."""
-        found = [item for item in self._items if isinstance(item, Delivery)]
-        if found:
-            kept = [item for item in self._items if not isinstance(item, Delivery)]
-            self._items.clear()
-            self._items.extend(kept)
-            self._held -= len(found)
+        found: list[Delivery] = []
+        for lane in self._lanes():
+            here = [item for item in lane if isinstance(item, Delivery)]
+            if here:
+                kept = [item for item in lane if not isinstance(item, Delivery)]
+                lane.clear()
+                lane.extend(kept)
+                found += here
+        self._held -= len(found)
         return found
 
     def remove_local(self) -> list[LocalCall]:
-        """Take out all waiting local messages."""
-        found = [item for item in self._items if isinstance(item, LocalCall)]
-        kept = [item for item in self._items if not isinstance(item, LocalCall)]
-        self._items.clear()
-        self._items.extend(kept)
+        """Take out all waiting local messages, signals included."""
+        found: list[LocalCall] = []
+        for lane in self._lanes():
+            found += [item for item in lane if isinstance(item, LocalCall)]
+            kept = [item for item in lane if not isinstance(item, LocalCall)]
+            lane.clear()
+            lane.extend(kept)
         self._local = 0
         return found
+
+    def _lanes(self) -> tuple[deque[Item], ...]:
+        return (self._items,) if self._urgent is None else (*self._urgent, self._items)

@@ -15,6 +15,7 @@ from actorwork.errors import AskTimeout
 
 if TYPE_CHECKING:
     from actorwork.actors.cell import Cell
+    from actorwork.actors.watching import Watch
     from actorwork.message import Message, Untyped
 
 A = TypeVar("A")
@@ -73,6 +74,23 @@ class ActorRef(Generic[A]):
             await self._cell.admit().tell(call)
             return await reply.wait()
         raise AskTimeout(f"{self._cell.title!r} gave no reply to {type(message).__name__} within {timeout:g} s")
+
+    # ---- for other actors, through their context ----
+
+    @property
+    def cell(self) -> Cell:
+        """What stands behind it; not for users."""
+        return self._cell
+
+    def forward(self, call: LocalCall) -> None:
+        """Take over a local message together with its asker."""
+        self._cell.admit().tell_nowait(self._call(call.message, call.reply))
+
+    def watched_by(self, watcher: Cell, watch: Watch) -> None:
+        self._cell.add_watcher(watcher, watch)
+
+    def unwatched_by(self, watcher: Cell) -> None:
+        self._cell.remove_watcher(watcher)
 
     def _call(self, message: object, reply: Reply | None) -> LocalCall:
         handler = self._cell.handlers.for_message(message)

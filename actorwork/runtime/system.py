@@ -36,6 +36,7 @@ from actorwork.policy.exits import Exit, Kind
 from actorwork.policy.restart import Intensity
 from actorwork.policy.settlement import is_cancellation, only_leaf
 from actorwork.runtime.brokers import ignore, open_broker
+from actorwork.runtime.tree import Branch, branch_of
 from actorwork.settings import Priority
 
 if TYPE_CHECKING:
@@ -88,9 +89,14 @@ class System:
         self._emit = emit
         self._nursery: trio.Nursery | None = None
         ids = MessageIds(secrets.token_hex(8))
-        self._services = Services(emit=emit, watchdog=Watchdog(), ids=ids, start_soon=self._start_soon)
+        self._services = Services(
+            emit=emit,
+            watchdog=Watchdog(),
+            ids=ids,
+            start_soon=self._start_soon,
+            new_supervision=lambda spec: Supervision(spec, self._around),
+        )
         self._fed = {child.title: child for child in actors_of(root)}
-        self._cells: dict[Cell, None] = {}
         self._by_title: dict[str, Cell] = {}
         self._around = Surroundings(emit=emit, dice=self._services.dice, build=self._build)
         self._root = Supervision(root, self._around)
@@ -116,7 +122,6 @@ class System:
         if spec.actor is None:
             return TaskMember(spec)
         cell = Cell(spec, self._services)
-        self._cells[cell] = None
         if self._fed.get(cell.title) is spec:
             self._by_title[cell.title] = cell
         return cell
@@ -152,6 +157,18 @@ class System:
             titles = ", ".join(repr(title) for title in self._by_title)
             raise LookupError(f"no actor {getattr(actor, '__qualname__', actor)!r} in this system, which has {titles}")
         return cell.ref
+
+    def whereis(self, name: str) -> ActorRef[Any] | None:
+        """Return the ref of the actor that has registered a name, or None."""
+        return self._services.registry.whereis(name)
+
+    def broadcast(self, topic: str, message: object) -> int:
+        """Tell a message to all actors that subscribe to a topic, without waiting; return how many took it."""
+        return self._services.topics.publish(topic, message)
+
+    def tree(self) -> Branch:
+        """Return the tree as it is now; `str` of it is a drawing."""
+        return branch_of(self._root, trio.current_time())
 
     def stop(self, reason: str = "system.stop()") -> None:
         """Begin the staged shutdown. Called again, it hurries: handlers are cancelled now.
@@ -195,6 +212,7 @@ class System:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._services.watchdog.run)
+            nursery.start_soon(self._services.timers.run)
             await nursery.start(self._supervise)
             try:
                 assert self._broker is not None  # noqa: S101 - for type checkers: `run` has just opened it
@@ -211,12 +229,12 @@ class System:
                     began = trio.current_time()
                     await self._end_work(node)
                     # What a handler that would not end does from here on is not ours any more.
-                    for cell in list(self._cells):
+                    for cell in list(self._services.cells):
                         cell.attach(None)
                 self._stage("shutdown")
             finally:
                 self._root.stop(math.inf)
-                for cell in list(self._cells):
+                for cell in list(self._services.cells):
                     cell.attach(None)
             with trio.CancelScope(shield=True):
                 await self._supervisor_ended.wait()
@@ -248,7 +266,7 @@ class System:
     async def _end_work(self, node: Node) -> None:
         """Stop the intake, let what is in hand finish or end it, settle, hand back."""
         self._stage("intake")
-        for cell in list(self._cells):
+        for cell in list(self._services.cells):
             cell.refuse(f"{cell.title!r} takes no new messages: the system is shutting down ({self._reason})")
         ending = self._options.ending
         with trio.move_on_after(ending):
@@ -260,7 +278,7 @@ class System:
         if self._busy:
             self._forced = True
             self._stage("cancel")
-            for cell in list(self._cells):
+            for cell in list(self._services.cells):
                 cell.end_in_hand()
             with trio.move_on_after(ending):
                 while self._busy:  # noqa: ASYNC110 - what ends here was cancelled, and reports to nobody
@@ -273,11 +291,11 @@ class System:
 
     @property
     def _busy(self) -> bool:
-        return any(cell.in_hand for cell in self._cells)
+        return any(cell.in_hand for cell in self._services.cells)
 
     async def _hand_back(self, seconds: float) -> None:
         with trio.move_on_after(seconds):
-            for cell in list(self._cells):
+            for cell in list(self._services.cells):
                 await cell.hand_back()
 
     async def _wait_drained_or_hurried(self) -> None:
@@ -289,8 +307,8 @@ class System:
 
             nursery.start_soon(hurry)
             # An actor that is quiet may be told something by one that is not: so until all are quiet at once.
-            while any(cell.busy for cell in self._cells):
-                for cell in list(self._cells):
+            while any(cell.busy for cell in self._services.cells):
+                for cell in list(self._services.cells):
                     await cell.wait_quiet()
             nursery.cancel_scope.cancel(reason="drained")
 

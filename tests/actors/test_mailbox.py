@@ -40,7 +40,7 @@ def delivery(n: int) -> Delivery:
 
 
 def mailbox(capacity: int = 3, concurrency: int = 1) -> Mailbox:
-    return Mailbox(name="it", capacity=capacity, concurrency=concurrency)
+    return Mailbox(name="it", settings=MailboxSettings(capacity=capacity), concurrency=concurrency)
 
 
 def taken(box: Mailbox) -> list[object]:

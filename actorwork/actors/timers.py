@@ -1,0 +1,124 @@
+"""Timers: messages that an actor sends to itself later.
+
+One task a node looks at one heap, whatever the number of timers. A timer is known by its key: starting it again
+replaces it, and what the old one had sent but was not handled yet is dropped. All timers of an incarnation end with it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Hashable
+from typing import TYPE_CHECKING
+
+import trio
+
+from actorwork.actors.mailbox import Lane
+from actorwork.errors import SettingsError
+
+if TYPE_CHECKING:
+    from actorwork.actors.cell import Cell
+
+
+class Timer:
+    """One timer; `live` until it has fired for the last time or was cancelled."""
+
+    __slots__ = ("cell", "every", "key", "live", "message", "when")
+
+    def __init__(self, cell: Cell, key: Hashable, when: float, message: object, every: float | None) -> None:
+        self.cell = cell
+        self.key = key
+        self.when = when
+        self.message = message
+        self.every = every
+        self.live = True
+
+
+class TimerWheel:
+    """All timers of a node."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Timer]] = []
+        self._numbers = itertools.count()
+        self._wake = trio.Event()
+
+    def __repr__(self) -> str:
+        return f"<timer wheel: {len(self._heap)} timers>"
+
+    def start(self, timer: Timer) -> None:
+        heapq.heappush(self._heap, (timer.when, next(self._numbers), timer))
+        if self._heap[0][2] is timer:
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Fire timers when they are due, until cancelled."""
+        heap = self._heap
+        while True:
+            now = trio.current_time()
+            while heap and (heap[0][0] <= now or not heap[0][2].live):
+                timer = heapq.heappop(heap)[2]
+                if timer.live:
+                    self._fire(timer, now)
+            self._wake = trio.Event()
+            with trio.move_on_at(heap[0][0] if heap else float("inf")):
+                await self._wake.wait()
+
+    def _fire(self, timer: Timer, now: float) -> None:
+        timer.cell.timer_fired(timer)
+        if timer.every is None:
+            timer.live = False
+        else:
+            # From the time it was due, not from now: a busy loop does not make the clock slow. What was missed is
+            # left out.
+            timer.when += timer.every * max(1, int((now - timer.when) // timer.every) + 1)
+            heapq.heappush(self._heap, (timer.when, next(self._numbers), timer))
+
+
+class Timers:
+    """An actor's timers: `self.context.timers`."""
+
+    __slots__ = ("_cell", "_timers", "_wheel")
+
+    def __init__(self, cell: Cell, wheel: TimerWheel) -> None:
+        self._cell = cell
+        self._wheel = wheel
+        self._timers: dict[Hashable, Timer] = {}
+
+    def __repr__(self) -> str:
+        return f"<timers of {self._cell.title!r}: {', '.join(map(repr, self._timers))}>"
+
+    def start(self, key: Hashable, delay: float, message: object) -> None:
+        """Send a message to the actor itself, once, `delay` seconds from now; replaces the timer with the same key."""
+        self._start(key, delay, message, None)
+
+    def start_every(self, key: Hashable, seconds: float, message: object) -> None:
+        """Send a message to the actor itself every so many seconds; replaces the timer with the same key."""
+        if not seconds > 0:
+            raise SettingsError(f"start_every wants seconds > 0, got {seconds!r}")
+        self._start(key, seconds, message, seconds)
+
+    def _start(self, key: Hashable, delay: float, message: object, every: float | None) -> None:
+        if not 0 <= delay < float("inf"):
+            raise SettingsError(f"a timer wants finite seconds >= 0, got {delay!r}")
+        self._cell.handlers.check(message)
+        self.cancel(key)
+        timer = Timer(self._cell, key, trio.current_time() + delay, message, every)
+        self._timers[key] = timer
+        self._wheel.start(timer)
+
+    def cancel(self, key: Hashable) -> bool:
+        """Cancel a timer; say whether there was one. What it sent and was not handled yet is dropped."""
+        timer = self._timers.pop(key, None)
+        if timer is None:
+            return False
+        timer.live = False
+        self._cell.mailbox.drop(Lane.OWN, timer)
+        return True
+
+    def cancel_all(self) -> None:
+        for key in list(self._timers):
+            self.cancel(key)
+
+    def is_active(self, key: Hashable) -> bool:
+        timer = self._timers.get(key)
+        return timer is not None and timer.live
