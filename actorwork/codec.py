@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 Payload: TypeAlias = bytes | Mapping[bytes, bytes]
 
+_SHOWN_PROBLEMS: Final = 20
+
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
@@ -197,6 +199,7 @@ def _make_converter() -> cattrs.Converter:
         str: _exactly(str, "text"),
         int: _exactly(int, "a whole number"),
         bool: _exactly(bool, "true or false"),
+        types.NoneType: _exactly(types.NoneType, "null"),
         float: _structure_float,
         datetime: _parsed(datetime.fromisoformat, "a date and time (ISO 8601)"),
         date: _parsed(date.fromisoformat, "a date (ISO 8601)"),
@@ -338,7 +341,7 @@ class KeywordDecoder:
             f"missing argument {name!r}" for name in self._required if name not in value and name not in given
         )
         if problems:
-            raise CodecError("; ".join(problems), problems)
+            raise CodecError(_sentence(problems), problems)
         return arguments
 
 
@@ -365,7 +368,7 @@ def fields_as_json(fields: Mapping[bytes, bytes], wanted: Mapping[str, Any]) -> 
             continue
         values[name] = _read_text(text, wanted.get(name, str))
     if problems:
-        raise CodecError("; ".join(problems), problems)
+        raise CodecError(_sentence(problems), problems)
     return values
 
 
@@ -423,7 +426,14 @@ def _listed(names: Mapping[str, object]) -> str:
 
 def _told(error: BaseException, annotation: Any) -> CodecError:
     problems = _problems(error, "")
-    return CodecError(f"not a {_name(annotation)}: {'; '.join(problems)}", problems)
+    return CodecError(f"not a {_name(annotation)}: {_sentence(problems)}", problems)
+
+
+def _sentence(problems: Sequence[str]) -> str:
+    """Say what is wrong, at a length that somebody reads: a sender decides how much there is."""
+    shown = "; ".join(problems[:_SHOWN_PROBLEMS])
+    more = len(problems) - _SHOWN_PROBLEMS
+    return f"{shown}; and {more} more" if more > 0 else shown
 
 
 def _problems(error: BaseException, path: str) -> list[str]:

@@ -1,0 +1,153 @@
+"""What an actor is given: its logger, the parameters that the runtime fills in, targets to publish to."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import trio
+
+from actorwork import Actor, BrokerError, Settings, SettingsError, events, open_client, open_system, receive
+from actorwork.actors.handlers import table_of
+from actorwork.message import Delivery
+from actorwork.policy.settlement import Ack
+from tests.doubles import FakeBroker, Kept
+
+
+async def test_the_logger_names_the_actor_and_the_message_in_hand(caplog: pytest.LogCaptureFixture):
+    class Talker(Actor):
+        settings = Settings(title="talker")
+
+        async def startup(self) -> None:
+            self.context.log.info("up")
+
+        @receive
+        async def talk(self, *, n: int) -> None:
+            self.context.log.info("number %d", n, extra={"mine": 7})
+
+    broker = FakeBroker()
+    with caplog.at_level(logging.INFO, "actorwork.actor"):
+        async with open_system(Talker, broker=broker):
+            broker.put(Talker, {"n": 4}, id="it")
+            await broker.wait_settled()
+    up, number = (vars(record) for record in caplog.records)
+    assert (up["actor"], up["actor_id"]) == ("talker", Talker.settings.id)
+    assert "message_id" not in up
+    assert (number["message"], number["mine"]) == ("number 4", 7)
+    assert (number["message_id"], number["attempt"], number["source"]) == ("it", 1, Talker.settings.default_source)
+
+
+async def test_a_handler_is_given_the_nominal_time_only_where_a_trigger_sent_the_message():
+    seen: list[Any] = []
+
+    class Nightly(Actor):
+        settings = Settings(title="nightly")
+
+        @receive
+        async def run(self, *, kind: str, time_point: str | None, trigger_id: str | None) -> None:
+            seen.append((kind, time_point, trigger_id))
+
+    broker = FakeBroker()
+    headers = {"actorwork-time-point": "2025-11-20T03:00:00Z", "actorwork-trigger-id": "ab"}
+    async with open_system(Nightly, broker=broker):
+        broker.put(Nightly, {"kind": "by hand"})
+        broker.put(Nightly, {"kind": "by time"}, headers=headers)
+        await broker.wait_settled(2)
+    assert seen == [("by hand", None, None), ("by time", "2025-11-20T03:00:00Z", "ab")]
+
+
+async def test_a_thread_handler_passes_through_middleware():
+    said: list[str] = []
+
+    async def around(delivery: Delivery, proceed: Callable[[], Awaitable[object]]) -> object:
+        said.append("before")
+        result = await proceed()
+        said.append("after")
+        return result
+
+    class Threaded(Actor):
+        settings = Settings(title="threaded", middleware=[around])
+
+        @receive
+        def work(self, *, n: int) -> None:
+            said.append("work")
+
+    broker = FakeBroker()
+    async with open_system(Threaded, broker=broker):
+        broker.put(Threaded, {"n": 1}, id="it")
+        await broker.wait_settled()
+    assert said == ["before", "work", "after"]
+    assert broker.settlement("it") == Ack()
+
+
+async def test_a_durable_ref_can_be_published_to():
+    class Target(Actor):
+        settings = Settings(title="target")
+
+    class Source(Actor):
+        settings = Settings(title="source")
+
+        @receive
+        async def work(self, *, n: int) -> None:
+            for target in (refs[0], Target, "target"):
+                self.context.publish(target, {"n": n})
+
+    refs: list[Any] = []
+    broker = FakeBroker()
+    async with open_client("sqlite://") as client:
+        refs.append(client.ref(Target))
+    async with open_system(Source, broker=broker):
+        broker.put(Source, {"n": 1}, id="it")
+        await broker.wait_settled()
+    own = Target.settings.default_source
+    assert [envelope.source for envelope in broker.published("it")] == [own, own, "target"]
+
+
+async def test_a_handler_can_take_null_and_no_parameters_at_all():
+    class Nothing(Actor):
+        settings = Settings(title="nothing")
+
+        @receive
+        async def null(self, message: None) -> str:
+            return "null"
+
+        @receive
+        async def empty(self) -> str:
+            return "empty"
+
+    async with open_system(Nothing, broker=FakeBroker()) as system:
+        assert await system.ref(Nothing).ask(None) == "null"
+        assert await system.ref(Nothing).ask({}) == "empty"
+
+
+def test_a_parameter_that_no_json_can_be_is_refused():
+    async def take(self: Any, *, when: trio.Event) -> None: ...
+
+    with pytest.raises(SettingsError, match=r"handler Made.take: parameter 'when': Event cannot be read from JSON"):
+        table_of(type("Made", (Actor,), {"take": receive(take)}))
+
+
+async def test_a_broker_that_fails_while_deliveries_are_handed_back_does_not_break_the_stop(
+    mock_clock: trio.testing.MockClock,
+):
+    class Slow(Actor):
+        settings = Settings(title="slow")
+
+        @receive
+        async def take(self, *, n: int) -> None:
+            await trio.sleep(1)
+
+    broker, kept = FakeBroker(), Kept()
+    async with open_system(Slow, broker=broker, emit=kept):
+        assert broker.node is not None
+
+        async def fail(*_: object) -> None:
+            raise BrokerError("the disk is full")
+
+        broker.node.hand_back = fail  # type: ignore[method-assign]
+        for n in range(3):
+            broker.put(Slow, {"n": n})
+        await trio.sleep(0.5)
+    (trouble, *_) = kept.of(events.BrokerTrouble)
+    assert (trouble.doing, trouble.error) == ("handing back", "the disk is full")
+    assert len(kept.of(events.NodeStopped)) == 1
