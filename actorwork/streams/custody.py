@@ -67,10 +67,16 @@ class Custody:
         "source",
         "subscription",
         "suspect",
+        "tell_unreadable",
     )
 
     def __init__(
-        self, subscription: Subscription, keys: SourceKeys, incarnation: str, attend: Callable[[float], None]
+        self,
+        subscription: Subscription,
+        keys: SourceKeys,
+        incarnation: str,
+        attend: Callable[[float], None],
+        tell_unreadable: Callable[[Delivery, Fail], None],
     ) -> None:
         self.subscription = subscription
         self.group = subscription.group
@@ -79,6 +85,8 @@ class Custody:
         self.incarnation = incarnation
         self.attend = attend
         """Has the source looked after within so many seconds."""
+        self.tell_unreadable = tell_unreadable
+        """Told of what becomes a dead letter before an actor has seen it."""
         self.in_hand: dict[bytes, Delivery] = {}
         self.suspect: bytes | None = None
         """The one message in hand that was there at several crashes."""
@@ -119,9 +127,11 @@ class Custody:
                 self.begun += 1
             else:
                 delivery, failure = made
+                fail = Fail(failure)
                 in_hand[entry] = delivery
-                self.others.append((delivery, Fail(failure), ()))
+                self.others.append((delivery, fail, ()))
                 self.begun += 1
+                self.tell_unreadable(delivery, fail)
         return deliveries
 
     def release(self, delivery: Delivery) -> None:

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from actorwork.abc import DeadLetters
+from actorwork.errors import BrokerError
 from actorwork.message import DeadLetter
 from actorwork.streams import keys, scripts
 from actorwork.streams.client import Client
-from actorwork.streams.entries import dead_letter_from, headers_of_replay
+from actorwork.streams.entries import dead_letter_from, headers_of_replay, is_too_large_to_replay
 
 _PAGE = 500
 
@@ -47,6 +48,11 @@ class RedisDeadLetters(DeadLetters):
         for entry in entries:
             letter = await self.get(source, entry)
             if letter is not None:
+                if is_too_large_to_replay(letter):
+                    raise BrokerError(
+                        f"the dead letter {entry} of {source!r} has {len(letter.payload)} fields, more than a script can send"
+                        " again: send its message anew, as one field `data` with a JSON object, and drop the letter"
+                    )
                 args += (entry, headers_of_replay(letter))
         count = 0
         for start in range(0, len(args), 2 * _PAGE):

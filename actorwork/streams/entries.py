@@ -36,6 +36,9 @@ from actorwork.message import (
 Fields: TypeAlias = "Sequence[bytes]"
 """Names and values in turn, as Redis sends them."""
 
+MOST_VALUES: Final = 7000
+"""How many names and values a script can add to a stream, as `lua/entry.lua` has it."""
+
 _HISTORY: Final = "actorwork-history"
 _HISTORY_LENGTH: Final = 10
 
@@ -102,7 +105,7 @@ def delivery_from(
     source: str, group: str, entry: bytes, fields: Fields, token: object, crashes: int = 0
 ) -> Delivery | tuple[Delivery, Failure] | None:
     """Make an entry a delivery. None: it is meant for another group. With a failure: nobody can read its headers."""
-    if len(fields) == 4 and fields[0] == b"id" and fields[2] == b"data":
+    if len(fields) == 4 and fields[0] == b"id" and fields[2] == b"data" and fields[1]:
         return Delivery(fields[1].decode(errors="replace"), source, fields[3], token, None, NO_HEADERS, 1, crashes)
     named = dict(zip(fields[::2], fields[1::2], strict=False))
     data = named.get(b"data")
@@ -118,13 +121,14 @@ def delivery_from(
         payload = data
     if only is not None and only.decode(errors="replace") != group:
         return None
-    message_id = (entry if own_id is None else own_id).decode(errors="replace")
+    message_id = (own_id or entry).decode(errors="replace")
     wire_name = None if kind is None else kind.decode(errors="replace")
     if not raw:
         return Delivery(message_id, source, payload, token, wire_name, NO_HEADERS, 1, crashes)
     try:
         headers, attempt = _headers_from(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
+        # JSON that is nested too deeply ends in the latter: nothing that somebody sends may end the reader.
         delivery = Delivery(message_id, source, payload, token, wire_name, NO_HEADERS, 1, crashes)
         return delivery, Failure("CodecError", f"the field `headers` cannot be used: {error}")
     return Delivery(message_id, source, payload, token, wire_name, headers, attempt, crashes)
@@ -186,14 +190,17 @@ def outcome_from(record: bytes) -> tuple[str, str, Outcome]:
 
 def dead_letter_from(source: str, entry: bytes, fields: Fields) -> DeadLetter:
     named = dict(zip(fields[::2], fields[1::2], strict=False))
-    message = {name[2:]: value for name, value in named.items() if name.startswith(b"m:")}
+    if (packed := named.get(b"packed")) is not None:
+        message = _unpacked(packed)
+    else:
+        message = {name[2:]: value for name, value in named.items() if name.startswith(b"m:")}
     data = message.get(b"data")
     raw = message.get(b"headers" if data is not None else b"actorwork:headers")
     headers: Mapping[str, Json] = NO_HEADERS
     if raw:
         try:
             read = json.loads(raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             read = None  # It may well lie here because of them.
         if isinstance(read, dict):
             headers = cast("dict[str, Json]", read)
@@ -217,6 +224,23 @@ def dead_letter_from(source: str, entry: bytes, fields: Fields) -> DeadLetter:
         type=None if kind is None else kind.decode(errors="replace"),
         headers=headers,
     )
+
+
+def _unpacked(packed: bytes) -> dict[bytes, bytes]:
+    """Read fields that were too many for a script to keep one by one: `<length>:<name><length>:<value>...`."""
+    parts: list[bytes] = []
+    at = 0
+    while at < len(packed):
+        colon = packed.index(b":", at)
+        ending = colon + 1 + int(packed[at:colon])
+        parts.append(packed[colon + 1 : ending])
+        at = ending
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def is_too_large_to_replay(letter: DeadLetter) -> bool:
+    """Say whether a message has more fields than a script can add to a stream."""
+    return isinstance(letter.payload, Mapping) and 2 * len(letter.payload) > MOST_VALUES
 
 
 def headers_of_replay(letter: DeadLetter) -> str:

@@ -14,8 +14,9 @@ from typing import Any, Final
 import trio
 
 from actorwork.abc import EventSink, Subscription
-from actorwork.events import GroupRestored
+from actorwork.events import GroupRestored, Settled
 from actorwork.message import Delivery
+from actorwork.policy.settlement import Fail
 from actorwork.streams.client import Client
 from actorwork.streams.custody import Counters, Custody
 from actorwork.streams.keys import SourceKeys
@@ -69,7 +70,8 @@ class Shard:
         self.incarnation = incarnation
         self.has_more = self.must_recover = False
         self.custodies = {
-            keys.stream.encode(): Custody(self.subscription, keys, incarnation, self._attend) for keys in self._keys
+            keys.stream.encode(): Custody(self.subscription, keys, incarnation, self._attend, self._unreadable)
+            for keys in self._keys
         }
 
     def give_up(self) -> None:
@@ -79,6 +81,9 @@ class Shard:
 
     def _attend(self, seconds: float) -> None:
         self.attend(seconds)
+
+    def _unreadable(self, delivery: Delivery, fail: Fail) -> None:
+        self.emit(Settled(self.group, self.subscription.actor, delivery, fail, 0.0))
 
     def resume(self) -> None:
         self._room.set()

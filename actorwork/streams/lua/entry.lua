@@ -1,6 +1,7 @@
 -- What can happen to an entry that a group was given. (A part: scripts begin with the parts they need.)
 
 local CHUNK = 1000 -- How many values may be unpacked into one call.
+local MOST_VALUES = 7000 -- How many fit at all: Lua's stack takes some 8000.
 
 local function problem_of(reply)
   return type(reply) == 'table' and reply.err or nil
@@ -111,11 +112,20 @@ local function readdressed(fields, message_id, headers, group)
   return copy
 end
 
--- Keeps an entry as a dead letter; `facts` are the fields that say why.
+-- Keeps an entry as a dead letter; `facts` are the fields that say why. More fields than a call takes are kept in one.
 local function bury(prefix, facts, fields)
-  for i = 1, #fields, 2 do
-    facts[#facts + 1] = 'm:' .. fields[i]
-    facts[#facts + 1] = fields[i + 1]
+  if #fields > MOST_VALUES then
+    local parts = {}
+    for i = 1, #fields do
+      parts[i] = #fields[i] .. ':' .. fields[i]
+    end
+    facts[#facts + 1] = 'packed'
+    facts[#facts + 1] = table.concat(parts)
+  else
+    for i = 1, #fields, 2 do
+      facts[#facts + 1] = 'm:' .. fields[i]
+      facts[#facts + 1] = fields[i + 1]
+    end
   end
   redis.call('XADD', prefix .. 'dead', '*', unpack(facts))
 end

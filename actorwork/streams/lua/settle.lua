@@ -88,8 +88,13 @@ while i <= last do
     i = i + 6 + ARGV[i + 5]
   end
   local extras = i
+  local fields = nil
   if kind == 'retry' then
     i = i + 2
+    fields = fields_of(stream, id)
+    if fields and #fields > MOST_VALUES then
+      trouble = 'an entry with ' .. #fields / 2 .. ' fields cannot be added again'
+    end
   elseif kind == 'fail' then
     i = i + 5
   end
@@ -110,7 +115,6 @@ while i <= last do
       settled[id] = true
       acked[#acked + 1] = id
       if kind == 'retry' then
-        local fields = fields_of(stream, id)
         if fields then
           fields = readdressed(fields, message_id, ARGV[extras + 1], group)
           local at = due_ms('+' .. ARGV[extras])
