@@ -25,13 +25,13 @@ from actorwork.actors.bonds import Bonds
 from actorwork.actors.child import Child, DynamicSupervisor, as_spec
 from actorwork.actors.context import Context, inside
 from actorwork.actors.execution import Ended, Executor
-from actorwork.actors.handlers import Arguments, HandlerTable, handlers_of, local_arguments
-from actorwork.actors.mailbox import Item, Lane, LocalCall, Mailbox
+from actorwork.actors.handlers import HandlerTable, handlers_of, local_keywords
+from actorwork.actors.mailbox import Item, Lane, LocalCall, Mailbox, SystemCall
 from actorwork.actors.outgoing import Outgoing
 from actorwork.actors.ref import ActorRef
 from actorwork.actors.registry import Registry
 from actorwork.actors.supervision import Supervision
-from actorwork.actors.timers import Timer, Timers, TimerWheel
+from actorwork.actors.timers import Expiries, Timer, Timers, TimerWheel
 from actorwork.actors.topics import Topics
 from actorwork.actors.watching import Terminated, Watch
 from actorwork.errors import ActorStopped, BrokerError, MailboxFull, NotRunning, SettingsError
@@ -63,6 +63,7 @@ class Services:
     registry: Registry = attrs.field(factory=Registry)
     topics: Topics = attrs.field(factory=Topics)
     timers: TimerWheel = attrs.field(factory=TimerWheel)
+    expiries: Expiries = attrs.field(factory=Expiries)
 
     @property
     def dice(self) -> Callable[[], float]:
@@ -81,7 +82,9 @@ class Cell:
         self.layers: Sequence[Any] = self.settings.middleware
         self.mailbox = Mailbox(name=self.title, settings=self.settings.mailbox, concurrency=self.settings.concurrency)
         self.mailbox.on_room = self._room_made
-        self.mailbox.on_crowd = self._crowded
+        if self.settings.concurrency > 1:
+            self.mailbox.on_crowd = self._crowded
+        self.expiries = services.expiries
         self.mailbox.on_dropped = self._dropped
         self.behaviour: HandlerTable | None = None
         """What `become` put in the place of the class's handlers."""
@@ -292,17 +295,17 @@ class Cell:
             return
         handler = self.handlers.find(message)
         origin = getattr(message, "ref", None)
-        arguments: Arguments = ((), {}) if handler is None else local_arguments(handler, message)
-        self.mailbox.put(LocalCall(message, handler, arguments, None, Lane.SIGNALS, origin))
+        keywords = None if handler is None else local_keywords(handler, message)
+        self.mailbox.put(SystemCall(message, handler, keywords, lane=Lane.SIGNALS, origin=origin))
 
     def crash_of_link(self, ref: ActorRef[Any], exit: Exit) -> None:
         """End this actor, since one that it is linked to has ended."""
         if not self._over:
-            self.mailbox.put(LocalCall(Terminated(ref, exit), None, ((), {}), None, Lane.SIGNALS, ref))
+            self.mailbox.put(SystemCall(Terminated(ref, exit), None, None, lane=Lane.SIGNALS, origin=ref))
 
     def tell_itself(self, message: object, origin: object = None) -> None:
         handler = self.handlers.for_message(message)
-        self.mailbox.put(LocalCall(message, handler, local_arguments(handler, message), None, Lane.OWN, origin))
+        self.mailbox.put(SystemCall(message, handler, local_keywords(handler, message), lane=Lane.OWN, origin=origin))
 
     def timer_fired(self, timer: Timer) -> None:
         self.tell_itself(timer.message, timer)

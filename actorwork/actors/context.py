@@ -11,6 +11,7 @@ import logging
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from actorwork.actors.mailbox import LocalCall, Mark
 from actorwork.actors.watching import Watch
 from actorwork.errors import NotRunning
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from actorwork.actors.actor import Actor
     from actorwork.actors.cell import Cell
     from actorwork.actors.child import Child
-    from actorwork.actors.mailbox import LocalCall, Reply
+    from actorwork.actors.mailbox import Reply
     from actorwork.actors.outgoing import Outgoing
     from actorwork.actors.ref import ActorRef
     from actorwork.actors.timers import Timers
@@ -32,29 +33,29 @@ A = TypeVar("A", bound="Actor")
 
 
 class Handling:
-    """One item in hand: a delivery or a local call, and what is published on its behalf.
+    """A delivery in hand, and what is published on its behalf."""
 
-    `kept` says that it was set aside, passed on or is answered later: its end is not the end of the handler.
-    """
+    __slots__ = ("delivery", "mark", "outgoing")
 
-    __slots__ = ("call", "delivery", "ended", "kept", "outgoing", "stashed")
+    call = None
 
-    def __init__(self, delivery: Delivery | None, call: LocalCall | None = None) -> None:
+    def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
-        self.call = call
         self.outgoing: Outgoing | None = None
-        self.ended = False
-        self.kept = False
-        self.stashed = False
+        self.mark = Mark.OPEN
+
+    @property
+    def ended(self) -> bool:
+        return self.mark is not Mark.OPEN
 
     def end(self) -> None:
         """Let go of what was published; from now on, who speaks for this delivery is told that it is over."""
-        self.ended = True
+        self.mark = Mark.ENDED
         if self.outgoing is not None:
             self.outgoing.close()
 
 
-handling: ContextVar[Handling | None] = ContextVar("actorwork_handling", default=None)
+handling: ContextVar[Handling | LocalCall | None] = ContextVar("actorwork_handling", default=None)
 """What the current task has in hand."""
 inside: ContextVar[bool] = ContextVar("actorwork_inside", default=False)
 """Whether the current task belongs to an actor: its hooks, its handlers, or a helper task of these."""
@@ -118,7 +119,7 @@ class Context:
             raise NotRunning(f"context.{name} belongs to a delivery; there is none in hand here")
         if current.ended:
             raise NotRunning(f"context.{name}: the delivery that this task was started for is settled")
-        if current.delivery is None:
+        if isinstance(current, LocalCall):
             raise NotRunning(
                 f"context.{name} belongs to a delivery from a broker; this handler has a local message in hand"
             )
@@ -133,7 +134,7 @@ class Context:
         """
         current = self._current("stash")
         self._cell.check_stash()
-        current.kept = current.stashed = True
+        current.mark = Mark.STASHED
 
     def unstash(self) -> None:
         """Put all messages that were set aside before those that wait, in their order."""
@@ -160,7 +161,7 @@ class Context:
         current = self._current("defer")
         if current.call is None or current.call.reply is None:
             raise NotRunning("context.defer: nobody waits for a reply to the message in hand in this process")
-        current.kept = True
+        current.mark = Mark.KEPT
         return current.call.reply
 
     def forward(self, ref: ActorRef[Any]) -> None:
@@ -172,7 +173,7 @@ class Context:
         if current.call is None:
             raise NotRunning("context.forward passes on local messages; publish a message that came from a broker")
         ref.forward(current.call)
-        current.kept = True
+        current.mark = Mark.KEPT
 
     def pipe(
         self, function: Callable[..., Awaitable[object]], *args: object, to: Callable[[Any], object] | None = None
@@ -241,7 +242,7 @@ class Context:
         """End this actor: the message in hand ends as if it had returned; a permanent child is started again."""
         raise Stop
 
-    def _current(self, name: str) -> Handling:
+    def _current(self, name: str) -> Handling | LocalCall:
         current = handling.get()
         if current is None:
             raise NotRunning(f"context.{name} belongs to a message; there is none in hand here")

@@ -25,9 +25,9 @@ import trio
 from actorwork import events
 from actorwork.actors.context import Handling, Stop, handling
 from actorwork.actors.crash import Crash
-from actorwork.actors.handlers import local_arguments
-from actorwork.actors.mailbox import Item, LocalCall
-from actorwork.actors.watchdog import REPORT_EVERY
+from actorwork.actors.handlers import local_keywords
+from actorwork.actors.mailbox import Item, LocalCall, Mark
+from actorwork.actors.watchdog import REPORT_EVERY, UNKNOWN
 from actorwork.codec import encode_value
 from actorwork.errors import (
     ActorCrashed,
@@ -119,8 +119,8 @@ class Executor:
     async def _drain(self) -> None:
         """Handle items until the scope is cancelled or the cell stops."""
         cell, mailbox = self._cell, self._cell.mailbox
-        watchdog, clock = self._services.watchdog, trio.current_time
-        scope = self._scope
+        watchdog = self._services.watchdog
+        may_grow = cell.settings.concurrency > 1
         left = BURST
         while not cell.stopping:
             item = mailbox.take_nowait()
@@ -133,26 +133,34 @@ class Executor:
                 continue
             if self.began is None:
                 watchdog.watch(self)
-                self.began = clock()
+                self.began = UNKNOWN
             self._item = item
-            if cell.wants_executor:
+            if may_grow and cell.wants_executor:
                 cell.add_executor()
             if isinstance(item, Delivery):
                 await self._handle_delivery(item)
             else:
-                await self._handle_local(item)
-            if scope.cancel_called:
+                handling.set(item)
+                try:
+                    value = await self._begin(item)
+                except BaseException as error:  # noqa: BLE001 - becomes a reply or a crash in `_local_raised`
+                    self._local_raised(item, error)
+                else:
+                    self._local_returned(item, value)
+            if self._ended is not None:
                 return
             left -= 1
             if not left:
                 left = BURST
                 await trio.lowlevel.checkpoint()
-                self.began = clock()
+                self.began = UNKNOWN
 
     # ---- deliveries ----
 
     async def _handle_delivery(self, delivery: Delivery) -> None:
         cell = self._cell
+        if self.began == UNKNOWN:
+            self.began = trio.current_time()
         current = Handling(delivery)
         handling.set(current)
         crash: Crash | None = None
@@ -171,10 +179,12 @@ class Executor:
                 value = await handler.function(self._instance, *args, **kwargs)
             else:
                 value = await self._in_thread(handler, args, kwargs)
-            if self._scope.cancel_called:
+            if self._ended is not None:
                 settlement, blamed = None, self._ended_error(None)
-            elif current.kept:
-                self._keep(current, delivery)
+            elif current.mark is not Mark.OPEN:
+                mark = current.mark
+                current.end()
+                self._keep(delivery, mark)
                 return
             else:
                 wanted = delivery.headers and (REPLY_TO in delivery.headers or RESULT_TTL in delivery.headers)
@@ -188,7 +198,7 @@ class Executor:
                     published = rest
         except BaseException as error:
             settlement = None
-            if self._scope.cancel_called and not _interrupts(error):
+            if self._ended is not None and not _interrupts(error):
                 # Our own scope, which `run` leaves next: nobody else misses this cancellation.
                 blamed = self._ended_error(error)
             elif _is_nobodys(error):
@@ -283,66 +293,71 @@ class Executor:
         began = self.began
         seconds = now - began if began is not None else 0.0
         self.began = now
-        self._reported = 0.0
         self._cell.mailbox.delivery_ended(seconds)
         return seconds
 
     # ---- local calls ----
 
-    async def _handle_local(self, call: LocalCall) -> None:
-        cell = self._cell
-        current = Handling(None, call)
-        handling.set(current)
-        handler, (args, kwargs) = call.handler, call.arguments
+    def _begin(self, call: LocalCall) -> Awaitable[object]:
+        """Begin to handle a local message; raises `Crash` for a signal that nobody handles."""
+        handler, message, keywords = call.handler, call.message, call.keywords
         if handler is None:
-            self._item = None
             raise Crash from self._death_pact(call)
-        if cell.behaviour is not None:
-            try:
-                handler = cell.behaviour.for_message(call.message)
-                args, kwargs = local_arguments(handler, call.message)
-            except MessageRefused as error:
-                self._item = None
-                self._answer(call, error, error)
-                return
-        try:
-            if handler.is_async:
-                value = await handler.function(self._instance, *args, **kwargs)
-            else:
-                value = await self._in_thread(handler, args, kwargs)
-            if self._scope.cancel_called:
-                self._end_local(call, None)
-                return
-        except BaseException as error:
-            if self._scope.cancel_called and not _interrupts(error):
-                self._end_local(call, error)
-                return
-            if _is_nobodys(error):
-                raise
-            if not isinstance(decisive(error), Stop):
-                self._local_failed(call, error)
-                return
-            value = None
-            cell.finish()
-        finally:
-            current.ended = True
-        if current.kept:
-            self._keep(current, call)
+        if self._cell.behaviour is not None:
+            handler = self._cell.behaviour.for_message(message)
+            keywords = local_keywords(handler, message)
+        if not handler.is_async:
+            return self._in_thread(handler, () if keywords is not None else (message,), keywords or {})
+        if keywords is None:
+            awaitable: Awaitable[object] = handler.function(self._instance, message)
+        else:
+            awaitable = handler.function(self._instance, **keywords)
+        return awaitable
+
+    def _local_returned(self, call: LocalCall, value: object) -> None:
+        if self._ended is not None:
+            self._end_local(call, None)
             return
         self._item = None
+        self.began = UNKNOWN
+        if call.mark is not Mark.OPEN:
+            self._keep(call, call.mark)
+            return
+        call.mark = Mark.ENDED
         if call.reply is not None:
             call.reply.give(value)
-        self.began = trio.current_time()
-        self._reported = 0.0
 
-    def _keep(self, current: Handling, item: Item) -> None:
-        """Let go of an item that was set aside, passed on or is answered later: it has not ended with its handler."""
-        current.end()
+    def _local_raised(self, call: LocalCall, error: BaseException) -> None:
+        """Make what came out of a handler into a reply or a crash; raises what is nobody's result."""
+        call.mark = Mark.ENDED
+        if self._ended is not None and not _interrupts(error):
+            self._end_local(call, error)
+        elif isinstance(error, Crash):
+            self._item = None
+            raise error
+        elif _is_nobodys(error):
+            raise error
+        elif isinstance(decisive(error), Stop):
+            self._cell.finish()
+            self._local_answered(call)
+        elif isinstance(error, MessageRefused) and self._cell.behaviour is not None:
+            self._item = None
+            self._answer(call, error, error)
+        else:
+            self._local_failed(call, error)
+
+    def _local_answered(self, call: LocalCall) -> None:
         self._item = None
-        if current.stashed:
+        self.began = UNKNOWN
+        if call.reply is not None:
+            call.reply.give(None)
+
+    def _keep(self, item: Item, mark: Mark) -> None:
+        """Let go of an item that was set aside, passed on or is answered later: it has not ended with its handler."""
+        self._item = None
+        self.began = UNKNOWN
+        if mark is Mark.STASHED:
             self._cell.set_aside(item)
-        self.began = trio.current_time()
-        self._reported = 0.0
 
     def _death_pact(self, call: LocalCall) -> DeathPact:
         ended = call.message
@@ -405,7 +420,12 @@ class Executor:
         item = self._item
         if item is None or self.began is None:
             return
-        if self._ended is None:
+        if self.began == UNKNOWN:
+            # Local messages do not look at the clock: the first look at one in hand counts as its beginning.
+            self.began = now
+        elif now - self.began < self.timeout:
+            return
+        elif self._ended is None:
             self._reported = now
             self.end(Ended.TIMEOUT)
         elif now - self._reported >= REPORT_EVERY:

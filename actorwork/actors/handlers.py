@@ -271,18 +271,18 @@ class HandlerTable:
         return self.for_message(message).returns
 
 
-def local_arguments(handler: Handler, message: Any) -> Arguments:
-    """Return the arguments for a local message: the message itself, or its items as keyword arguments.
+def local_keywords(handler: Handler, message: Any) -> dict[str, Any] | None:
+    """Return the items of a local message as keyword arguments, or None where the handler takes the message itself.
 
     Raises `MessageRefused` where a keyword is missing or unknown, at the sender.
     """
     if handler.keyword_decoder is None:
-        return (message,), {}
+        return None
     try:
         inspect.signature(handler.function).bind(None, **message)
     except TypeError as error:
         raise MessageRefused(f"{handler.name}: {error}; got {list(message)}") from error
-    return (), dict(message)
+    return dict(message)
 
 
 def table_of(cls: type) -> HandlerTable:

@@ -18,43 +18,63 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+import outcome
 import trio
 
-from actorwork.errors import ActorStopped, MailboxFull
+from actorwork.errors import ActorStopped, AskTimeout, MailboxFull
 from actorwork.message import Delivery
 from actorwork.policy.intake import FIRST_GUESS, prefetch, smoothed
 
 if TYPE_CHECKING:
-    from actorwork.actors.handlers import Arguments, Handler
+    from actorwork.actors.handlers import Handler
     from actorwork.settings import MailboxSettings
 
 
 class Reply:
-    """Where an asker waits."""
+    """Where an asker waits: one task, which is woken directly."""
 
-    __slots__ = ("_error", "_event", "_value")
+    __slots__ = ("_result", "_task", "about")
 
     def __init__(self) -> None:
-        self._event = trio.Event()
-        self._value: object = None
-        self._error: BaseException | None = None
+        self.about: tuple[str, object, float] | None = None
+        """Who was asked what, and for how long it is waited: for an asker with a timeout."""
+        self._task: trio.lowlevel.Task | None = None
+        self._result: outcome.Value[object] | outcome.Error | None = None
 
     def give(self, value: object) -> None:
-        self._value = value
-        self._event.set()
+        """Answer; only the first answer counts."""
+        self._answer(outcome.Value(value))
 
     def fail(self, error: BaseException) -> None:
-        self._error = error
-        self._event.set()
+        """Answer with an error, which is raised at the asker; only the first answer counts."""
+        self._answer(outcome.Error(error))
+
+    def expire(self) -> None:
+        """Fail, since the time is up."""
+        title, message, timeout = self.about or ("", None, 0.0)
+        self.fail(AskTimeout(f"{title!r} gave no reply to {type(message).__name__} within {timeout:g} s"))
+
+    def _answer(self, result: outcome.Value[object] | outcome.Error) -> None:
+        if self._result is None:
+            self._result = result
+            if self._task is not None:
+                trio.lowlevel.reschedule(self._task, result)
+                self._task = None
 
     async def wait(self) -> object:
         """Wait for the reply; cancelled: the message is still handled, its reply is dropped."""
-        await self._event.wait()
-        if self._error is not None:
-            raise self._error
-        return self._value
+        if self._result is not None:
+            await trio.lowlevel.checkpoint()
+            return self._result.unwrap()
+        self._task = trio.lowlevel.current_task()
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._task = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        return await trio.lowlevel.wait_task_rescheduled(abort)
 
 
 class Lane(enum.IntEnum):
@@ -65,27 +85,66 @@ class Lane(enum.IntEnum):
     USERS = 2
 
 
+class Mark(enum.IntEnum):
+    """What became of a local message that was in hand."""
+
+    OPEN = 0
+    ENDED = 1
+    KEPT = 2
+    """Passed on, or answered later: its end is not the end of the handler."""
+    STASHED = 3
+
+
 class LocalCall:
     """A message from within the process, and where its asker waits (None for a tell).
 
-    `handler` is None for a signal that the actor has no handler for. `origin` is the timer or the ref that brought it.
+    While it is in hand it stands for itself in the context, so that no second object is made for every message.
     """
 
-    __slots__ = ("arguments", "handler", "lane", "message", "origin", "reply")
+    __slots__ = ("handler", "keywords", "mark", "message", "reply")
+
+    lane = Lane.USERS
+    origin: object = None
+    delivery = None
+    outgoing = None
+
+    def __init__(
+        self, message: object, handler: Handler | None, reply: Reply | None, keywords: dict[str, Any] | None = None
+    ) -> None:
+        self.message = message
+        self.handler = handler
+        self.reply = reply
+        self.keywords = keywords
+        self.mark = Mark.OPEN
+
+    @property
+    def call(self) -> LocalCall:
+        return self
+
+    @property
+    def ended(self) -> bool:
+        return self.mark is not Mark.OPEN
+
+
+class SystemCall(LocalCall):
+    """A message from the system, or from the actor itself, in a lane of its own.
+
+    `handler` is None for a signal that the actor has no handler for; `origin` is the timer or the ref that brought it.
+    """
+
+    __slots__ = ("lane", "origin")
 
     def __init__(
         self,
         message: object,
         handler: Handler | None,
-        arguments: Arguments,
-        reply: Reply | None,
-        lane: Lane = Lane.USERS,
+        keywords: dict[str, Any] | None,
+        *,
+        lane: Lane,
         origin: object = None,
+        reply: Reply | None = None,
     ) -> None:
-        self.message = message
-        self.handler = handler
-        self.arguments = arguments
-        self.reply = reply
+        super().__init__(message, handler, reply, keywords)
         self.lane = lane
         self.origin = origin
 
@@ -103,8 +162,8 @@ class Mailbox:
         self._concurrency = concurrency
         self._items: deque[Item] = deque()
         self._urgent: tuple[deque[Item], deque[Item]] | None = None
-        self._takers = trio.lowlevel.ParkingLot()
-        self._senders = trio.lowlevel.ParkingLot()
+        self._parked: list[trio.lowlevel.Task] = []
+        self._senders: trio.lowlevel.ParkingLot | None = None
         self._local = 0
         self._held = 0
         self._seconds_each = FIRST_GUESS
@@ -113,7 +172,7 @@ class Mailbox:
         self._closed: str | None = None
         self.on_room: Callable[[], None] = lambda: None
         """Called when a reader that found no room may read again."""
-        self.on_crowd: Callable[[], None] = lambda: None
+        self.on_crowd: Callable[[], None] | None = None
         """Called when items come and no taker waits for them."""
         self.on_dropped: Callable[[LocalCall], None] = lambda _: None
         """Called with a local message that was dropped for want of room."""
@@ -146,7 +205,10 @@ class Mailbox:
             return
         self._local += 1
         self._items.append(call)
-        self._came(1)
+        if self._parked:
+            trio.lowlevel.reschedule(self._parked.pop())
+        elif self.on_crowd is not None:
+            self.on_crowd()
 
     def _make_room(self, call: LocalCall) -> bool:
         """Apply the overflow policy; say whether the message is to be taken."""
@@ -170,12 +232,23 @@ class Mailbox:
         Cancelled: it was not taken.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        while self._overflow == "block" and self._local >= self._capacity and self._closed is None:
-            await self._senders.park()
-        self.tell_nowait(call)
+        await self.deliver(call)
         await trio.lowlevel.cancel_shielded_checkpoint()
 
-    def put(self, call: LocalCall) -> None:
+    @property
+    def has_room(self) -> bool:
+        """Whether a message would be taken, refused or dropped without waiting."""
+        return self._local < self._capacity or self._overflow != "block" or self._closed is not None
+
+    async def deliver(self, call: LocalCall) -> None:
+        """As `tell`, but a checkpoint only where it waits: for a caller who waits next."""
+        while self._overflow == "block" and self._local >= self._capacity and self._closed is None:
+            if self._senders is None:
+                self._senders = trio.lowlevel.ParkingLot()
+            await self._senders.park()
+        self.tell_nowait(call)
+
+    def put(self, call: SystemCall) -> None:
         """Take what the system or the actor itself says: in its own lane, whatever the room."""
         self._lane(call.lane).append(call)
         self._came(1)
@@ -198,7 +271,8 @@ class Mailbox:
     def close(self, reason: str) -> None:
         """Refuse local messages from now on; who waits for room is refused too."""
         self._closed = reason
-        self._senders.unpark_all()
+        if self._senders is not None:
+            self._senders.unpark_all()
 
     def reopen(self) -> None:
         """Take local messages again."""
@@ -220,10 +294,11 @@ class Mailbox:
         self._came(len(deliveries))
 
     def _came(self, count: int) -> None:
-        waiting = len(self._takers)
-        if waiting:
-            self._takers.unpark(count=count)
-        if count > waiting:
+        parked = self._parked
+        while parked and count:
+            trio.lowlevel.reschedule(parked.pop())
+            count -= 1
+        if count and self.on_crowd is not None:
             self.on_crowd()
 
     # ---- the actor's side ----
@@ -243,13 +318,20 @@ class Mailbox:
         item = self._items.popleft()
         if type(item) is not Delivery:
             self._local -= 1
-            if self._senders:
+            if self._senders is not None:
                 self._senders.unpark()
         return item
 
     async def wait_item(self) -> None:
         """Wait until there may be an item, or until `wake`."""
-        await self._takers.park()
+        task = trio.lowlevel.current_task()
+        self._parked.append(task)
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._parked.remove(task)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
 
     def pause(self) -> None:
         """Give out nothing any more."""
@@ -261,7 +343,8 @@ class Mailbox:
 
     def wake(self) -> None:
         """Let all takers look again."""
-        self._takers.unpark_all()
+        while self._parked:
+            trio.lowlevel.reschedule(self._parked.pop())
 
     def delivery_ended(self, seconds: float) -> None:
         """Count a delivery out that was in hand for so many seconds."""
@@ -284,10 +367,13 @@ class Mailbox:
 
     def put_first(self, items: Sequence[Item]) -> None:
         """Put items that were taken before to the front of the actor's own lane, in their order."""
-        for item in items:
-            if isinstance(item, LocalCall):
-                item.lane = Lane.OWN
-        self._lane(Lane.OWN).extendleft(reversed(items))
+        own = [
+            SystemCall(item.message, item.handler, item.keywords, lane=Lane.OWN, reply=item.reply)
+            if isinstance(item, LocalCall)
+            else item
+            for item in items
+        ]
+        self._lane(Lane.OWN).extendleft(reversed(own))
         self._came(len(items))
 
     def remove_deliveries(self) -> list[Delivery]:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import trio
 
-from actorwork.actors.handlers import local_arguments
+from actorwork.actors.handlers import local_keywords
 from actorwork.actors.mailbox import LocalCall, Reply
-from actorwork.errors import AskTimeout
 
 if TYPE_CHECKING:
     from actorwork.actors.cell import Cell
@@ -67,13 +66,21 @@ class ActorRef(Generic[A]):
         """
         reply = Reply()
         call = self._call(message, reply)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        mailbox = self._cell.admit()
         if timeout is None:
-            await self._cell.admit().tell(call)
+            await mailbox.deliver(call)
             return await reply.wait()
-        with trio.move_on_after(timeout):
-            await self._cell.admit().tell(call)
+        expiry = self._cell.expiries.add(reply, timeout, self._cell.title, message)
+        try:
+            if mailbox.has_room:
+                mailbox.tell_nowait(call)
+            else:
+                with trio.move_on_after(timeout):
+                    await mailbox.deliver(call)
             return await reply.wait()
-        raise AskTimeout(f"{self._cell.title!r} gave no reply to {type(message).__name__} within {timeout:g} s")
+        finally:
+            expiry.discard(reply)
 
     # ---- for other actors, through their context ----
 
@@ -94,4 +101,6 @@ class ActorRef(Generic[A]):
 
     def _call(self, message: object, reply: Reply | None) -> LocalCall:
         handler = self._cell.handlers.for_message(message)
-        return LocalCall(message, handler, local_arguments(handler, message), reply)
+        if handler.keyword_decoder is None:
+            return LocalCall(message, handler, reply)
+        return LocalCall(message, handler, reply, local_keywords(handler, message))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from actorwork.errors import SettingsError
 
 if TYPE_CHECKING:
     from actorwork.actors.cell import Cell
+    from actorwork.actors.mailbox import Reply
 
 
 class Timer:
@@ -72,6 +74,44 @@ class TimerWheel:
             # left out.
             timer.when += timer.every * max(1, int((now - timer.when) // timer.every) + 1)
             heapq.heappush(self._heap, (timer.when, next(self._numbers), timer))
+
+
+class Expiries:
+    """When asks time out.
+
+    An ask costs no cancel scope and no timer of its own: those that end at about the same time share a bucket, at
+    most a sixty-fourth of the timeout (or five milliseconds) late.
+    """
+
+    def __init__(self) -> None:
+        self._buckets: dict[float, set[Reply]] = {}
+        self._heap: list[float] = []
+        self._wake = trio.Event()
+
+    def add(self, reply: Reply, timeout: float, title: str, message: object) -> set[Reply]:
+        """Let a reply fail with `AskTimeout` after so many seconds; return the bucket to discard it from."""
+        reply.about = (title, message, timeout)
+        width = max(0.005, timeout / 64)
+        when = math.ceil((trio.current_time() + timeout) / width) * width if timeout < math.inf else math.inf
+        bucket = self._buckets.get(when)
+        if bucket is None:
+            bucket = self._buckets[when] = set()
+            heapq.heappush(self._heap, when)
+            if self._heap[0] == when:
+                self._wake.set()
+        bucket.add(reply)
+        return bucket
+
+    async def run(self) -> None:
+        """Let replies fail when they are due, until cancelled."""
+        while True:
+            now = trio.current_time()
+            while self._heap and self._heap[0] <= now:
+                for reply in self._buckets.pop(heapq.heappop(self._heap)):
+                    reply.expire()
+            self._wake = trio.Event()
+            with trio.move_on_at(self._heap[0] if self._heap else math.inf):
+                await self._wake.wait()
 
 
 class Timers:

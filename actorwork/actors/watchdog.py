@@ -18,6 +18,10 @@ REPORT_EVERY: Final = 10.0
 """Seconds between two reports about one overdue handler."""
 
 
+UNKNOWN: Final = 0.0
+"""When an executor began, where it has not looked at the clock."""
+
+
 class Watched(Protocol):
     """An executor, as the watchdog sees it."""
 
@@ -59,7 +63,9 @@ class Watchdog:
             for executor in list(self._busy):
                 if executor.began is None:
                     continue
-                left = executor.began + executor.timeout - now
+                if executor.began == UNKNOWN:
+                    executor.overdue(now)
+                left = (executor.began or now) + executor.timeout - now
                 if left <= 0:
                     executor.overdue(now)
                 else:

@@ -213,6 +213,7 @@ class System:
             self._nursery = nursery
             nursery.start_soon(self._services.watchdog.run)
             nursery.start_soon(self._services.timers.run)
+            nursery.start_soon(self._services.expiries.run)
             await nursery.start(self._supervise)
             try:
                 assert self._broker is not None  # noqa: S101 - for type checkers: `run` has just opened it

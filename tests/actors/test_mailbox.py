@@ -32,7 +32,7 @@ HANDLER = handlers_of(Counter).for_message({"n": 1})
 
 
 def call(n: int) -> LocalCall:
-    return LocalCall(n, HANDLER, ((), {}), None)
+    return LocalCall(n, HANDLER, None)
 
 
 def delivery(n: int) -> Delivery:
