@@ -1,7 +1,7 @@
 """A broker in memory that keeps time by Trio's clock, so that it works on a simulated one.
 
-It does what `actorwork.abc` asks of a broker, and remembers what it was told: `settled`, `handed_back`, `ahead`.
-One node at a time; no leases. The conformance suite is for brokers that keep messages, this one is for those who use them.
+It does what `actorwork.abc` asks of a broker, and remembers what it was told: `settled`, `handed_back`, `ahead`. One
+node at a time; no leases. The conformance suite is for brokers that keep messages, this one is for those who use them.
 """
 
 import itertools

@@ -20,7 +20,7 @@ the end was clean: the error that is left over counts.
 from __future__ import annotations
 
 import enum
-from typing import Literal, TypeAlias, cast, cast
+from typing import Literal, TypeAlias, cast
 
 import attrs
 
