@@ -117,6 +117,7 @@ class Cell:
         self._instance: Any = None
         self._last_instance: Any = None
         self._given_up: list[Delivery] = []
+        self._intake_over = False
         self._quiet = trio.Event()
 
     def __repr__(self) -> str:
@@ -132,7 +133,15 @@ class Cell:
         return 0 if self._over else self.mailbox.room()
 
     def offer(self, deliveries: Sequence[Delivery]) -> None:
-        self.mailbox.offer(deliveries)
+        if self._intake_over:
+            self._given_up += deliveries
+        else:
+            self.mailbox.offer(deliveries)
+
+    def end_intake(self) -> None:
+        """Take no further delivery in hand: what waits, and what a reader still brings, is for `hand_back`."""
+        self._intake_over = True
+        self._given_up += self.mailbox.remove_deliveries()
 
     def revoke(self) -> None:
         """Forget the deliveries that wait, cancel those in hand: they belong to others now."""
@@ -425,7 +434,7 @@ class Cell:
 
     def interrupted(self, delivery: Delivery) -> None:
         """Take a delivery back from an executor that was ended while it had it in hand."""
-        if self.stopping or self.mailbox.paused:
+        if self.stopping or self._intake_over or self.mailbox.paused:
             self._given_up.append(delivery)
             self.mailbox.delivery_ended(0.0)
         else:

@@ -269,6 +269,7 @@ class System:
         self._stage("intake")
         for cell in list(self._services.cells):
             cell.refuse(f"{cell.title!r} takes no new messages: the system is shutting down ({self._reason})")
+            cell.end_intake()
         ending = self._options.ending
         with trio.move_on_after(ending):
             await node.stop_intake()

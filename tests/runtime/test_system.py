@@ -102,6 +102,28 @@ async def test_what_is_in_hand_finishes_and_what_waits_goes_back_at_once(mock_cl
     assert not system.forced
 
 
+async def test_nothing_new_is_begun_while_the_readers_are_stopping(mock_clock: trio.testing.MockClock):
+    said: list[str] = []
+    broker = FakeBroker()
+    async with open_system(sleeper(said), broker=broker) as system:
+        node = broker.node
+        assert node is not None
+
+        async def stop_slowly() -> None:
+            await trio.sleep(4)
+
+        node.stop_intake = stop_slowly  # type: ignore[method-assign]
+        for n in (1.5, 0.1, 0.2):
+            broker.put(Sleeper, {"n": n}, id=f"{n:g}")
+        await trio.sleep(1)
+        system.stop()
+        await trio.sleep(1)
+        broker.put(Sleeper, {"n": 0.3}, id="late")
+        await system.wait_stopped()
+    assert broker.order == ["1.5"]
+    assert broker.waiting(Sleeper) == ["0.1", "0.2", "late"]
+
+
 async def test_a_second_stop_cancels_the_handler_and_hands_its_delivery_back(mock_clock: trio.testing.MockClock):
     kept, said = Kept(), list[str]()
     broker = FakeBroker()
@@ -568,5 +590,7 @@ def test_a_child_out_of_bounds_is_refused(options: dict[str, Any], text: str):
 
 @pytest.mark.parametrize("factory", [int, lambda: None, Sleeper(), "Sleeper"])
 def test_a_child_is_made_of_an_actor_class(factory: Any):
-    with pytest.raises(SettingsError, match=r"Child wants an actor class, a functools.partial of one, or an async function"):
+    with pytest.raises(
+        SettingsError, match=r"Child wants an actor class, a functools.partial of one, or an async function"
+    ):
         Child(factory)
