@@ -25,7 +25,7 @@ delivery ends. They look through the exception groups in which a nursery wraps t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 
 class ActorworkError(Exception):
@@ -91,7 +91,7 @@ class NotRunning(ActorworkError, RuntimeError):
 class StartError(ActorworkError):
     """A child did not start; `child_id` names it, `__cause__` is its error."""
 
-    def __init__(self, text: str, *, child_id: str) -> None:
+    def __init__(self, text: str, *, child_id: Hashable) -> None:
         super().__init__(text)
         self.child_id = child_id
 
@@ -99,7 +99,7 @@ class StartError(ActorworkError):
 class MaxRestartsExceeded(ActorworkError):
     """A supervisor gave up: more restarts within `period` seconds than its intensity allows."""
 
-    def __init__(self, text: str, *, child_id: str, restarts: int, period: float) -> None:
+    def __init__(self, text: str, *, child_id: Hashable, restarts: int, period: float) -> None:
         super().__init__(text)
         self.child_id = child_id
         self.restarts = restarts

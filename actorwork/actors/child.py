@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import attrs
+from attrs.validators import optional
 
 from actorwork.actors.actor import Actor
 from actorwork.errors import SettingsError
@@ -55,6 +56,33 @@ def _restart(instance: object, _: attrs.Attribute[Any], value: object) -> None:
         )
 
 
+def _seconds(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not _is_time(value):
+        raise SettingsError(f"{type(instance).__name__}.{attribute.name} wants seconds >= 0 or inf, got {value!r}")
+
+
+def _exceeded(instance: object, _: attrs.Attribute[Any], value: object) -> None:
+    if value is not None and not (_is_time(value) and value != math.inf):
+        raise SettingsError(
+            f"{type(instance).__name__}.on_exceeded wants finite seconds >= 0, or None to escalate, got {value!r}"
+        )
+
+
+def _kind(wanted: type) -> Callable[[object, attrs.Attribute[Any], object], None]:
+    def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not isinstance(value, wanted):
+            raise SettingsError(f"{type(instance).__name__}.{attribute.name} wants {wanted.__name__}(…), got {value!r}")
+
+    return check
+
+
+def _id(instance: object, _: attrs.Attribute[Any], value: object) -> None:
+    try:
+        hash(value)
+    except TypeError:
+        raise SettingsError(f"{type(instance).__name__}.id wants something hashable, got {value!r}") from None
+
+
 def _significant(instance: object, _: attrs.Attribute[Any], value: object) -> None:
     if not isinstance(value, bool):
         raise SettingsError(f"{type(instance).__name__}.significant wants True or False, got {value!r}")
@@ -78,10 +106,10 @@ class Child:
     factory: Start
     restart: Restart = attrs.field(default="permanent", kw_only=True, validator=_restart)
     shutdown: ShutdownTime = attrs.field(default=5.0, kw_only=True, validator=_shutdown)
-    startup_timeout: float = attrs.field(default=30.0, kw_only=True)
-    id: Hashable = attrs.field(default=None, kw_only=True)
+    startup_timeout: float = attrs.field(default=30.0, kw_only=True, validator=_seconds)
+    id: Hashable = attrs.field(default=None, kw_only=True, validator=_id)
     significant: bool = attrs.field(default=False, kw_only=True, validator=_significant)
-    backoff: Backoff | None = attrs.field(default=None, kw_only=True)
+    backoff: Backoff | None = attrs.field(default=None, kw_only=True, validator=optional(_kind(Backoff)))
     name: str | None = attrs.field(default=None, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
@@ -89,15 +117,13 @@ class Child:
         if actor is None:
             if not inspect.iscoroutinefunction(innermost(self.factory)):
                 raise SettingsError(
-                    f"Child wants an actor class, a functools.partial of one, or an async function, got {self.factory!r}"
+                    "Child wants an actor class, a functools.partial of one, or an async function,"
+                    f" got {self.factory!r}"
                 )
         elif not isinstance(getattr(actor, "settings", None), Settings):
             raise SettingsError(
                 f"{actor.__qualname__} has no settings; declare settings = Settings(title=…) in the class"
             )
-        if not _is_time(self.startup_timeout):
-            raise SettingsError(f"Child.startup_timeout wants seconds >= 0 or inf, got {self.startup_timeout!r}")
-        hash(self.id)
 
     @property
     def actor(self) -> type[Actor] | None:
@@ -128,8 +154,10 @@ class Child:
         return False
 
 
-def _children(value: object) -> object:
-    return tuple(as_spec(spec) for spec in value) if isinstance(value, (list, tuple)) else value  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+def _children(value: Iterable[object]) -> tuple[Spec, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise SettingsError(f"Supervisor wants a list of children, got {value!r}")
+    return tuple(as_spec(spec) for spec in value)  # pyright: ignore[reportUnknownVariableType]
 
 
 @attrs.frozen(eq=False)
@@ -144,29 +172,23 @@ class Supervisor:
 
     children: tuple[Spec, ...] = attrs.field(converter=_children)
     strategy: Strategy = attrs.field(default="one_for_one", kw_only=True)
-    intensity: Intensity = attrs.field(factory=Intensity, kw_only=True)
-    on_exceeded: float | None = attrs.field(default=None, kw_only=True)
+    intensity: Intensity = attrs.field(factory=Intensity, kw_only=True, validator=_kind(Intensity))
+    on_exceeded: float | None = attrs.field(default=None, kw_only=True, validator=_exceeded)
     auto_shutdown: AutoShutdown = attrs.field(default="never", kw_only=True)
     name: str | None = attrs.field(default=None, kw_only=True)
-    id: Hashable = attrs.field(default=None, kw_only=True)
+    id: Hashable = attrs.field(default=None, kw_only=True, validator=_id)
     restart: Restart = attrs.field(default="permanent", kw_only=True, validator=_restart)
     shutdown: ShutdownTime = attrs.field(default=math.inf, kw_only=True, validator=_shutdown)
-    startup_timeout: float = attrs.field(default=math.inf, kw_only=True)
+    startup_timeout: float = attrs.field(default=math.inf, kw_only=True, validator=_seconds)
     significant: bool = attrs.field(default=False, kw_only=True, validator=_significant)
-    backoff: Backoff | None = attrs.field(default=None, kw_only=True)
+    backoff: Backoff | None = attrs.field(default=None, kw_only=True, validator=optional(_kind(Backoff)))
 
     def __attrs_post_init__(self) -> None:
-        if not isinstance(self.children, tuple):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise SettingsError(f"Supervisor wants a list of children, got {self.children!r}")
         if self.strategy not in STRATEGIES:
             raise SettingsError(f"Supervisor.strategy wants one of {', '.join(STRATEGIES)}, got {self.strategy!r}")
         if self.auto_shutdown not in AUTO_SHUTDOWNS:
             raise SettingsError(
                 f"Supervisor.auto_shutdown wants one of {', '.join(AUTO_SHUTDOWNS)}, got {self.auto_shutdown!r}"
-            )
-        if self.on_exceeded is not None and not self.on_exceeded >= 0:
-            raise SettingsError(
-                f"Supervisor.on_exceeded wants seconds >= 0, or None to escalate, got {self.on_exceeded!r}"
             )
         problems = check_child_specs(self.children, auto_shutdown=self.auto_shutdown)
         if problems:
@@ -197,18 +219,18 @@ class DynamicSupervisor:
         default=None, converter=lambda value: None if value is None else _template(value)
     )
     max_children: float = attrs.field(default=math.inf, kw_only=True)
-    intensity: Intensity = attrs.field(factory=Intensity, kw_only=True)
-    on_exceeded: float | None = attrs.field(default=None, kw_only=True)
+    intensity: Intensity = attrs.field(factory=Intensity, kw_only=True, validator=_kind(Intensity))
+    on_exceeded: float | None = attrs.field(default=None, kw_only=True, validator=_exceeded)
     name: str | None = attrs.field(default=None, kw_only=True)
-    id: Hashable = attrs.field(default=None, kw_only=True)
+    id: Hashable = attrs.field(default=None, kw_only=True, validator=_id)
     restart: Restart = attrs.field(default="permanent", kw_only=True, validator=_restart)
     shutdown: ShutdownTime = attrs.field(default=math.inf, kw_only=True, validator=_shutdown)
-    startup_timeout: float = attrs.field(default=math.inf, kw_only=True)
+    startup_timeout: float = attrs.field(default=math.inf, kw_only=True, validator=_seconds)
     significant: bool = attrs.field(default=False, kw_only=True, validator=_significant)
-    backoff: Backoff | None = attrs.field(default=None, kw_only=True)
+    backoff: Backoff | None = attrs.field(default=None, kw_only=True, validator=optional(_kind(Backoff)))
 
     def __attrs_post_init__(self) -> None:
-        if isinstance(self.max_children, bool) or not self.max_children >= 0:
+        if not _is_time(self.max_children):
             raise SettingsError(f"DynamicSupervisor.max_children wants a number >= 0 or inf, got {self.max_children!r}")
 
     @property
@@ -236,7 +258,7 @@ def as_spec(spec: object) -> Spec:
     if isinstance(spec, type) and issubclass(spec, Actor):
         return Child(spec)
     if isinstance(spec, (list, tuple)):
-        return Supervisor(spec)
+        return Supervisor(spec)  # pyright: ignore[reportUnknownArgumentType]
     hint = "; write the class itself, or Child(partial(…)) for one with arguments" if isinstance(spec, Actor) else ""
     raise SettingsError(
         f"a tree is made of actor classes, Child(…), Supervisor(…) and DynamicSupervisor(…), got {spec!r}{hint}"
@@ -249,6 +271,8 @@ def _template(value: object) -> Child:
     spec = as_spec(value)
     if not isinstance(spec, Child):
         raise SettingsError(f"DynamicSupervisor wants an actor class or a Child as its template, got {value!r}")
+    if spec.significant:
+        raise SettingsError("DynamicSupervisor: a template cannot be significant, since there is no auto_shutdown here")
     return spec
 
 
@@ -273,8 +297,9 @@ def check_child_specs(specs: Sequence[object], *, auto_shutdown: AutoShutdown = 
 def _same_id(one: Spec, other: Spec) -> str:
     if isinstance(one, Child) and isinstance(other, Child) and one.actor and other.actor and one.id is other.id is None:
         return (
-            f"two actors are titled {one.title!r} ({one.actor.__qualname__} and {other.actor.__qualname__}); a title must be unique"
-            " in a tree, since the actor's identity at the broker is made from it. For more at once, raise Settings.concurrency"
+            f"two actors are titled {one.title!r} ({one.actor.__qualname__} and {other.actor.__qualname__}); a title"
+            " must be unique in a tree, since the actor's identity at the broker is made from it. For more at once,"
+            " raise Settings.concurrency"
         )
     return f"two children have the id {one.child_id!r}; ids are unique among siblings: give one of them an id=…"
 

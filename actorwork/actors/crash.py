@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import attrs
+
+from actorwork.policy.exits import Exit
+
 
 class Crash(Exception):
     """Takes an actor down: `__cause__` is the error; `stop` and `escalate` say that it is not restarted."""
@@ -15,3 +19,8 @@ class Crash(Exception):
 def cause_of(error: BaseException) -> BaseException:
     """Return the user's error that a crash stands for."""
     return error.__cause__ if isinstance(error, Crash) and error.__cause__ is not None else error
+
+
+def without_crash(ended: Exit) -> Exit:
+    """Return the exit with the user's error instead of the crash that carried it."""
+    return attrs.evolve(ended, error=cause_of(ended.error)) if isinstance(ended.error, Crash) else ended

@@ -439,7 +439,9 @@ class Store:
         # Looking at every entry is for a few; otherwise any source may have news.
         few = last[0] - seq <= MANY
         rows = self._execute(
-            "select distinct source from entries where seq > ?" if few else "select source from sources where ? is not null",
+            "select distinct source from entries where seq > ?"
+            if few
+            else "select source from sources where ? is not null",
             (seq,),
         ).fetchall()
         return last[0], [row[0] for row in rows]

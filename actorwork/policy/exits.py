@@ -9,7 +9,8 @@
     an `Exception`                                     crashed    restart    restart    -
     a group: one leaf besides cancellations            crashed by that leaf
     a group: several leaves                            crashed by the group
-    a start that failed during a restart               init_failed: tried again
+    a start that failed                                init_failed: tried again during a restart
+    a start that raised `Ignore`                       ignored: nothing runs, nothing failed
     `Cancelled` although nobody cancelled it           crashed: stray
     `KeyboardInterrupt`, `SystemExit`, …               fatal: never restarted, goes straight through
 
@@ -20,11 +21,11 @@ the end was clean: the error that is left over counts.
 from __future__ import annotations
 
 import enum
-from typing import Literal, TypeAlias, cast
+from typing import Literal, TypeAlias
 
 import attrs
 
-from actorwork.errors import Shutdown
+from actorwork.errors import Ignore, Shutdown
 from actorwork.policy.settlement import is_cancellation, leaves
 
 Restart: TypeAlias = Literal["permanent", "transient", "temporary"]
@@ -38,6 +39,7 @@ class Kind(enum.Enum):
     KILLED = "killed"
     CRASHED = "crashed"
     INIT_FAILED = "init_failed"
+    IGNORED = "ignored"
 
 
 @attrs.frozen
@@ -55,7 +57,7 @@ class Exit:
 
     @property
     def abnormal(self) -> bool:
-        return self.kind not in (Kind.NORMAL, Kind.SHUTDOWN)
+        return self.kind in (Kind.KILLED, Kind.CRASHED, Kind.INIT_FAILED)
 
     def __str__(self) -> str:
         if self.error is None:
@@ -68,23 +70,46 @@ def is_fatal(error: BaseException) -> bool:
     return any(not isinstance(leaf, Exception) and not is_cancellation(leaf) for leaf in leaves(error))
 
 
-def exit_of(error: BaseException | None, *, cancelled: bool, incarnation: int, starting: bool = False) -> Exit:
-    """Classify how an incarnation ended: what came out of it, and whether somebody had cancelled its scope."""
-    if error is None:
-        return Exit(Kind.KILLED if cancelled else Kind.NORMAL, incarnation=incarnation)
-    group: BaseException | None = cast("BaseException", error) if isinstance(error, BaseExceptionGroup) else None
-    found = [leaf for leaf in leaves(cast("BaseException", error)) if not is_cancellation(leaf)]
-    if not found:
+def exit_of(
+    error: BaseException | None, *, cancelled: bool, incarnation: int, starting: bool = False, expected: bool = False
+) -> Exit:
+    """Classify how an incarnation ended: by what came out of it, and whether somebody had cancelled its scope.
+
+    `starting` says that it had not said that it was up; `expected` that its supervisor had told it to end.
+    """
+    found = [] if error is None else [leaf for leaf in leaves(error) if not is_cancellation(leaf)]
+    # Of several leaves none is *the* error: the group is, and its text names them.
+    leaf = found[0] if len(found) == 1 else error if found else None
+    group = error if _is_group(error) else None
+    if starting:
+        if found and all(isinstance(leaf, Ignore) for leaf in found):
+            return Exit(Kind.IGNORED, None, group, incarnation=incarnation)
+        if leaf is None:
+            why = "it was cancelled before it was up" if cancelled else "it returned without saying that it had started"
+            leaf = _caused_by(RuntimeError(why if error is None else _STRAY), error)
+        return Exit(Kind.INIT_FAILED, leaf, group, incarnation=incarnation)
+    if leaf is None:
         if cancelled:
             return Exit(Kind.KILLED, incarnation=incarnation)
-        stray = RuntimeError("stray Cancelled: it came out of a child that nobody had cancelled")
-        stray.__cause__ = error
-        return Exit(Kind.CRASHED, stray, group, incarnation=incarnation)
+        if error is None:
+            return Exit(Kind.SHUTDOWN if expected else Kind.NORMAL, incarnation=incarnation)
+        return Exit(Kind.CRASHED, _caused_by(RuntimeError(_STRAY), error), group, incarnation=incarnation)
     shutdowns = [leaf for leaf in found if isinstance(leaf, Shutdown)]
     if len(shutdowns) == len(found):
         return Exit(Kind.SHUTDOWN, None, group, shutdowns[0].term, incarnation)
-    leaf: BaseException = found[0] if len(found) == 1 else cast("BaseException", error)
-    return Exit(Kind.INIT_FAILED if starting else Kind.CRASHED, leaf, group, incarnation=incarnation)
+    return Exit(Kind.CRASHED, leaf, group, incarnation=incarnation)
+
+
+def _is_group(error: BaseException | None) -> bool:
+    return isinstance(error, BaseExceptionGroup)
+
+
+_STRAY = "stray Cancelled: it came out of a child that nobody had cancelled"
+
+
+def _caused_by(error: BaseException, cause: BaseException | None) -> BaseException:
+    error.__cause__ = cause
+    return error
 
 
 def restart_wanted(exit: Exit, restart: Restart) -> bool:

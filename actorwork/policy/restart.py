@@ -18,6 +18,7 @@ The delay is Akka's, capped after the jitter: `min(max, min * 2 ** n * (1 + U(0,
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
@@ -51,17 +52,28 @@ class Intensity:
     period: float = attrs.field(default=5.0, validator=_positive)
 
 
-@attrs.frozen
 class Window:
-    """The restarts a supervisor remembers, newest first."""
+    """The restarts that a supervisor remembers. Not frozen, so that the many restarts of a wide window cost nothing."""
 
-    restarts: tuple[float, ...] = ()
+    __slots__ = ("_moments",)
 
+    def __init__(self) -> None:
+        self._moments: deque[float] = deque()
 
-def restart_allowed(window: Window, intensity: Intensity, now: float) -> tuple[bool, Window]:
-    """Count a restart at `now` (monotonic seconds); say whether it is still allowed, and what to remember."""
-    kept = (now, *(moment for moment in window.restarts if moment >= now - intensity.period))
-    return len(kept) <= intensity.restarts, Window(kept)
+    def __len__(self) -> int:
+        return len(self._moments)
+
+    def allows(self, intensity: Intensity, now: float) -> bool:
+        """Count a restart at `now` (monotonic seconds), and say whether it is still allowed."""
+        moments = self._moments
+        while moments and moments[0] < now - intensity.period:
+            moments.popleft()
+        moments.append(now)
+        return len(moments) <= intensity.restarts
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._moments.clear()
 
 
 def touched(strategy: Strategy, position: int, count: int) -> Sequence[int]:

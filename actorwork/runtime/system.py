@@ -28,7 +28,9 @@ import trio
 from actorwork import events
 from actorwork.actors.cell import Cell, Services
 from actorwork.actors.child import Child, Spec, Supervisor, actors_of, root_of
-from actorwork.actors.supervision import Member, Supervision, Surroundings, TaskMember
+from actorwork.actors.slots import Member
+from actorwork.actors.supervision import Supervision, Surroundings
+from actorwork.actors.tasks import TaskMember
 from actorwork.actors.watchdog import Watchdog
 from actorwork.errors import ActorStopped, SettingsError, Shutdown
 from actorwork.message import MessageIds

@@ -74,24 +74,24 @@ def _lines(branch: Branch, first: str, rest: str) -> Iterator[str]:
 def branch_of(supervision: Supervision, now: float) -> Branch:
     """Return a supervisor with all that is below it; `now` is Trio's time."""
     children: list[Branch] = []
-    for spec, member, state, incarnation, restarts in supervision.slots():
+    for slot in supervision.slots:
+        member, state, counts = slot.member, slot.state.value, (slot.incarnation, slot.restarts)
         if isinstance(member, Supervision):
             below = branch_of(member, now)
-            branch = attrs.evolve(below, state=state.value, incarnation=incarnation, restarts=restarts)
+            branch = attrs.evolve(below, state=state, incarnation=slot.incarnation, restarts=slot.restarts)
         elif isinstance(member, Cell):
             spawned = () if member.children is None else branch_of(member.children, now).children
             branch = Branch(
-                spec.title,
+                slot.spec.title,
                 "actor",
-                state.value,
-                incarnation,
-                restarts,
+                state,
+                *counts,
                 len(member.mailbox),
                 tuple(InHand(_called(item), max(0.0, now - began)) for item, began in member.in_hand_since()),
                 spawned,
             )
         else:
-            branch = Branch(spec.title, "task", state.value, incarnation, restarts)
+            branch = Branch(slot.spec.title, "task", state, *counts)
         children.append(branch)
     spec = supervision.spec
     kind = "dynamic" if isinstance(spec, DynamicSupervisor) else spec.strategy

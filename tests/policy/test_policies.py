@@ -11,7 +11,7 @@ from hypothesis import given, strategies as st
 
 from actorwork import Cron, Exponential, Fixed, Intensity, Interval, Linear, RetryPolicy, SettingsError, Uniform, errors
 from actorwork.policy.intake import AHEAD, prefetch, smoothed
-from actorwork.policy.restart import Window, restart_allowed
+from actorwork.policy.restart import Window
 from actorwork.policy.retry import Backoff
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement, decisive, failure_of, settlement_for
 
@@ -156,16 +156,17 @@ def test_the_window_allows_what_a_naive_count_allows(gaps: list[float], restarts
     for gap in gaps:
         now += gap
         history.append(now)
-        allowed, window = restart_allowed(window, intensity, now)
+        allowed = window.allows(intensity, now)
         assert allowed == (len([moment for moment in history if moment >= now - period]) <= restarts)
-        assert len(window.restarts) <= len(history)
+        assert len(window) <= len(history)
 
 
 def test_the_boundary_of_the_window_counts():
     intensity = Intensity(restarts=1, period=5)
-    _, window = restart_allowed(Window(), intensity, 0.0)
-    assert restart_allowed(window, intensity, 5.0)[0] is False
-    assert restart_allowed(window, intensity, 5.001)[0] is True
+    for later, allowed in ((5.0, False), (5.001, True)):
+        window = Window()
+        assert window.allows(intensity, 0.0)
+        assert window.allows(intensity, later) is allowed
 
 
 # ---- intake ----
