@@ -21,11 +21,13 @@ import trio
 
 from actorwork import events
 from actorwork.abc import EventSink, Node, Subscription
+from actorwork.actors.actor import Actor
 from actorwork.actors.bonds import Bonds
 from actorwork.actors.child import Child, DynamicSupervisor, as_spec
 from actorwork.actors.context import Context, inside
 from actorwork.actors.execution import Ended, Executor
 from actorwork.actors.handlers import HandlerTable, handlers_of, local_keywords
+from actorwork.actors.helpers import Helpers
 from actorwork.actors.mailbox import Item, Lane, LocalCall, Mailbox, SystemCall
 from actorwork.actors.outgoing import Outgoing
 from actorwork.actors.ref import ActorRef
@@ -113,6 +115,9 @@ class Cell:
         self._node: Node | None = None
         self._executors: list[Executor] = []
         self._nursery: trio.Nursery | None = None
+        self._helpers: Helpers | None = None
+        self._helper_error: BaseException | None = None
+        self._starting: trio.CancelScope | None = None
         self._context = copy_context()
         self._instance: Any = None
         self._last_instance: Any = None
@@ -184,15 +189,14 @@ class Cell:
         inside.set(True)
         self.incarnation += 1
         self.stopping = False
+        self._helper_error = None
         failure: BaseException | None = None
         try:
             instance = self.child.factory()
-            async with trio.open_nursery() as nursery:
-                instance.context = Context(self, nursery)
-                with trio.move_on_after(self.child.startup_timeout) as limit:
-                    await instance.startup()
-                if limit.cancelled_caught:
-                    raise trio.TooSlowError(f"startup took longer than {self.child.startup_timeout:g} s")
+            instance.context = Context(self)
+            self._last_instance = instance
+            try:
+                await self._start_up(instance)
                 started()
                 self.services.emit(events.ActorStarted(self.settings.id, self.title, self.incarnation))
                 if self._bonds is not None and self.incarnation > 1:
@@ -202,7 +206,9 @@ class Cell:
                 finally:
                     await self._end_children()
                     await self._shut_down(instance)
-                    nursery.cancel_scope.cancel(reason="the actor has ended")
+            finally:
+                if self._helpers is not None:
+                    await self._helpers.end()
         except BaseExceptionGroup as group:
             failure = only_leaf(group)
         finally:
@@ -212,10 +218,41 @@ class Cell:
         if failure is not None:
             raise failure
 
+    async def _start_up(self, instance: Any) -> None:
+        """Call `startup`, within its bound; an error of a helper that it started ends it."""
+        if type(instance).startup is Actor.startup:
+            return
+        with trio.move_on_after(self.child.startup_timeout) as self._starting:
+            await instance.startup()
+        caught, self._starting = self._starting.cancelled_caught, None
+        if self._helper_error is not None:
+            raise self._helper_error
+        if caught:
+            raise trio.TooSlowError(f"startup took longer than {self.child.startup_timeout:g} s")
+
+    @property
+    def helpers(self) -> Helpers:
+        """The incarnation's helper tasks."""
+        if self._helpers is None:
+            self._helpers = Helpers(self)
+        return self._helpers
+
+    def helper_failed(self, error: BaseException) -> None:
+        """Crash, since a helper task did."""
+        self._helper_error = error
+        if self._starting is not None:
+            self._starting.cancel(reason="a helper task failed")
+        elif self._executors:
+            for executor in self._executors:
+                executor.crash(error)
+        else:
+            self.services.emit(events.ActorTrouble(self.settings.id, self.title, "helper task", error))
+
     def _forget_incarnation(self) -> None:
         """Drop what belonged to the incarnation; what it had set aside waits for the next one."""
         self._executors.clear()
         self.behaviour = None
+        self._helpers = None
         if self._timers is not None:
             self._timers.cancel_all()
         if self._bonds is not None:
@@ -223,14 +260,20 @@ class Cell:
         self.unstash()
 
     async def _work(self, instance: Any) -> None:
+        """Let executors take items: the first one in this task, more of them in a nursery."""
+        first = Executor(self, instance)
+        self._executors.append(first)
+        if self.settings.concurrency == 1:
+            await first.run()
+            return
         self._instance = instance
         self._context = copy_context()
         try:
             async with trio.open_nursery() as self._nursery:
-                self.add_executor()
+                await first.run()
         finally:
             self._nursery = None
-            self._instance, self._last_instance = None, instance
+            self._instance = None
 
     def _crowded(self) -> None:
         if self.wants_executor:
@@ -257,12 +300,12 @@ class Cell:
         self._context.run(self._nursery.start_soon, executor.run, name=name)
 
     def executor_ended(self) -> None:
-        """Start no more executors: the first one ends when the incarnation does."""
+        """Start no more executors: the first one that ends does so with the incarnation."""
         self._nursery = None
 
     async def _shut_down(self, instance: Any) -> None:
         timeout = self.child.shutdown
-        if timeout == "brutal_kill":
+        if timeout == "brutal_kill" or type(instance).shutdown is Actor.shutdown:
             return
         try:
             with trio.fail_after(timeout, shield=True) as self._ending:
@@ -321,7 +364,6 @@ class Cell:
 
     def pipe(
         self,
-        nursery: trio.Nursery,
         function: Callable[..., Awaitable[object]],
         args: tuple[object, ...],
         to: Callable[[Any], object] | None,
@@ -330,7 +372,7 @@ class Cell:
             value = await function(*args)
             self.tell_itself(value if to is None else to(value))
 
-        nursery.start_soon(run, name=f"{self.title} pipe")
+        self.helpers.start_soon(run, name=f"{self.title} pipe")
 
     def check_stash(self) -> None:
         """Raise `MailboxFull` if nothing more can be set aside."""
@@ -368,8 +410,8 @@ class Cell:
     def unsubscribe(self, topic: str) -> None:
         self.bonds.unsubscribe(topic)
 
-    async def spawn(self, nursery: trio.Nursery, child: object, name: str | None) -> ActorRef[Any]:
-        """Start an actor below this one; its supervisor lives in the incarnation's nursery."""
+    async def spawn(self, child: object, name: str | None) -> ActorRef[Any]:
+        """Start an actor below this one; its supervisor is a helper task."""
         spec = as_spec(child if isinstance(child, (type, Child)) else Child(cast("Any", child)))
         if name is not None:
             spec = attrs.evolve(cast("Child", spec), name=name)
@@ -389,7 +431,7 @@ class Cell:
                     self._children = None
                     ended.set()
 
-            nursery.start_soon(run, name=f"children of {self.title}")
+            self.helpers.start_soon(run, name=f"children of {self.title}")
             await up.wait()
         return cast("ActorRef[Any]", await self._children.handle.start_child(spec))
 

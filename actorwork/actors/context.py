@@ -18,11 +18,10 @@ from actorwork.errors import NotRunning
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    import trio
-
     from actorwork.actors.actor import Actor
     from actorwork.actors.cell import Cell
     from actorwork.actors.child import Child
+    from actorwork.actors.helpers import Helpers
     from actorwork.actors.mailbox import Reply
     from actorwork.actors.outgoing import Outgoing
     from actorwork.actors.ref import ActorRef
@@ -68,21 +67,29 @@ class Stop(Exception):
 class Context:
     """What an actor may use while it runs; made anew for every incarnation."""
 
-    __slots__ = ("_cell", "log", "nursery", "ref")
+    __slots__ = ("_cell",)
 
-    def __init__(self, cell: Cell, nursery: trio.Nursery) -> None:
+    def __init__(self, cell: Cell) -> None:
         self._cell = cell
-        self.ref: ActorRef[Any] = cell.ref
-        """The actor's own ref."""
-        self.nursery = nursery
-        """For helper tasks of this incarnation: they are cancelled when it ends, and an error in one is its crash."""
-        self.log = ContextLogger(
-            logging.getLogger("actorwork.actor"), {"actor_id": cell.settings.id, "actor": cell.title}
-        )
-        """A logger that names the actor and the message in hand."""
 
     def __repr__(self) -> str:
         return f"<context of {self.ref!r}>"
+
+    @property
+    def ref(self) -> ActorRef[Any]:
+        """The actor's own ref."""
+        return self._cell.ref
+
+    @property
+    def nursery(self) -> Helpers:
+        """For helper tasks of this incarnation: they are cancelled when it ends, and an error in one is its crash."""
+        return self._cell.helpers
+
+    @property
+    def log(self) -> ContextLogger:
+        """A logger that names the actor and the message in hand."""
+        extra = {"actor_id": self._cell.settings.id, "actor": self._cell.title}
+        return ContextLogger(logging.getLogger("actorwork.actor"), extra)
 
     # ---- the delivery in hand ----
 
@@ -183,7 +190,7 @@ class Context:
         The actor goes on meanwhile. An error in the function is the actor's crash; the end of the incarnation cancels
         it.
         """
-        self._cell.pipe(self.nursery, function, args, to)
+        self._cell.pipe(function, args, to)
 
     # ---- other actors ----
 
@@ -194,7 +201,7 @@ class Context:
         its `Child` says; beyond three restarts in five seconds this actor crashes. Raises `StartError`,
         `AlreadyRegistered`.
         """
-        return await self._cell.spawn(self.nursery, child, name)
+        return await self._cell.spawn(child, name)
 
     def watch(self, ref: ActorRef[Any], *, restarts: bool = False, message: object = None) -> None:
         """Be told when an actor ends for good: `Terminated` (or `message`), once; with `restarts`, `Restarted` too.

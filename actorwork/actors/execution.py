@@ -61,6 +61,7 @@ class Ended(enum.Enum):
     TIMEOUT = "timeout"
     REVOKED = "revoked"
     SHUTDOWN = "shutdown"
+    CRASHED = "crashed"
 
 
 class Executor:
@@ -68,6 +69,7 @@ class Executor:
 
     __slots__ = (
         "_cell",
+        "_crash",
         "_ended",
         "_instance",
         "_item",
@@ -87,6 +89,7 @@ class Executor:
         self._ended: Ended | None = None
         self._item: Item | None = None
         self._reported = 0.0
+        self._crash: BaseException | None = None
         self._task: trio.lowlevel.Task | None = None
         self.began: float | None = None
         self.timeout = cell.settings.execution_timeout
@@ -111,6 +114,8 @@ class Executor:
                 with trio.CancelScope() as self._scope:
                     self._ended = None
                     await self._drain()
+                if self._crash is not None:
+                    raise self._crash
         finally:
             self._cell.executor_ended()
             watchdog.forget(self)
@@ -414,6 +419,12 @@ class Executor:
         if self._item is not None and self._ended is None:
             self._ended = why
             self._scope.cancel(reason=why.value)
+
+    def crash(self, error: BaseException) -> None:
+        """End, raising an error that a helper task ended of; what is in hand is let go."""
+        self._crash = error
+        self._ended = Ended.CRASHED
+        self._scope.cancel(reason="a helper task failed")
 
     def overdue(self, now: float) -> None:
         """End the handler in hand, since it is past its timeout, or report that it does not end."""
