@@ -220,7 +220,7 @@ class Cell:
 
     async def _start_up(self, instance: Any) -> None:
         """Call `startup`, within its bound; an error of a helper that it started ends it."""
-        if type(instance).startup is Actor.startup:
+        if not self._has_hook("startup"):
             return
         with trio.move_on_after(self.child.startup_timeout) as self._starting:
             await instance.startup()
@@ -229,6 +229,10 @@ class Cell:
             raise self._helper_error
         if caught:
             raise trio.TooSlowError(f"startup took longer than {self.child.startup_timeout:g} s")
+
+    def _has_hook(self, name: str) -> bool:
+        """Whether the actor's class has a hook of its own: one that does nothing is not worth a scope."""
+        return getattr(self.child.actor, name) is not getattr(Actor, name)
 
     @property
     def helpers(self) -> Helpers:
@@ -305,7 +309,7 @@ class Cell:
 
     async def _shut_down(self, instance: Any) -> None:
         timeout = self.child.shutdown
-        if timeout == "brutal_kill" or type(instance).shutdown is Actor.shutdown:
+        if timeout == "brutal_kill" or not self._has_hook("shutdown"):
             return
         try:
             with trio.fail_after(timeout, shield=True) as self._ending:

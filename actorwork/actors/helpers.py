@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from actorwork.errors import NotRunning
-from actorwork.policy.settlement import leaves, only_leaf
+from actorwork.policy.settlement import decisive, leaves
 
 if TYPE_CHECKING:
     from actorwork.actors.cell import Cell
@@ -87,7 +87,7 @@ class Helpers:
             # Only a cancellation from outside is this task's own; everything else is the actor's.
             if all(isinstance(leaf, trio.Cancelled) for leaf in leaves(error)):
                 raise
-            self._cell.helper_failed(only_leaf(error) if isinstance(error, BaseExceptionGroup) else error)
+            self._cell.helper_failed(decisive(error))
         finally:
             self._nursery = None
             if self._opened is not None:
