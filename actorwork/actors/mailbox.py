@@ -350,6 +350,10 @@ class Mailbox:
         """Count a delivery out that was in hand for so many seconds."""
         self._held -= 1
         self._seconds_each = smoothed(self._seconds_each, seconds)
+        self._tell_room()
+
+    def _tell_room(self) -> None:
+        """Tell a reader that found no room when there is some again."""
         if self._starved:
             target = prefetch(seconds_each=self._seconds_each, concurrency=self._concurrency, capacity=self._capacity)
             # Half, so that a busy reader reads in batches and is not woken for each single delivery.
@@ -387,6 +391,9 @@ class Mailbox:
                 lane.extend(kept)
                 found += here
         self._held -= len(found)
+        # Where all of them are taken away at once, none of them ends, and nothing else would wake the reader.
+        if found:
+            self._tell_room()
         return found
 
     def remove_local(self) -> list[LocalCall]:

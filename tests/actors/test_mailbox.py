@@ -200,6 +200,17 @@ def test_a_reader_that_found_no_room_is_told_when_there_is_some_again():
     assert box.room() > 0
 
 
+def test_a_reader_that_found_no_room_is_told_when_what_waited_is_taken_away():
+    """A lost lease takes all of it at once: nothing is handled that could make room."""
+    box = mailbox(capacity=10)
+    told: list[int] = []
+    box.on_room = lambda: told.append(box.held)
+    box.offer([delivery(n) for n in range(box.room())])
+    assert box.room() == 0
+    box.remove_deliveries()
+    assert told == [0]
+
+
 def test_quick_handlers_earn_a_full_mailbox_and_slow_ones_lose_it_at_once():
     box = mailbox(capacity=200)
     for _ in range(300):
