@@ -68,7 +68,7 @@ def run_one(options: Options, lock: Lock, variant: str, case: str, rep: int) -> 
     except MissingPeerError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever goes wrong with one peer, the others have their turn
-        line |= {"ok": False, "error": f"{type(error).__name__}: {error}"[:1500]}
+        line |= {"ok": False, "error": f"{type(error).__name__}: {error}"[-1500:]}
     finally:
         lock.release()
     line["at"] = round(time.time())

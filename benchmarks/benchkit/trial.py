@@ -106,7 +106,7 @@ class Trial:
             kind = (
                 MissingPeerError if operation == "describe" and "ModuleNotFoundError" in ended.stderr else RuntimeError
             )
-            raise kind(f"client {operation}: {ended.stderr[-1500:]}")
+            raise kind(f"client {operation}: {ended.stderr.strip()[-1400:]}")
         return json.loads(ended.stdout.strip().splitlines()[-1])
 
     def start_workers(self) -> float:

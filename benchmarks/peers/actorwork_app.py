@@ -90,16 +90,9 @@ ACTOR: type[Actor] = {"actorwork": Typed, "actorwork-noop": Untyped, "actorwork-
 MESSAGES: dict[str, type[Mark]] = {"noop": Noop, "io": Io, "crash": Crash, "echo": Echo}
 
 
-def installed(name: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version  # a worker need not pay for it
-
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "from the checkout"
-
-
 def describe() -> dict[str, Any]:
+    from benchmarks.benchkit.versions import installed
+
     typed = ACTOR is Typed
     return {
         "name": VARIANT,
@@ -108,7 +101,7 @@ def describe() -> dict[str, Any]:
         "conc": CONCURRENCY,
         "n": {"drain": 100000, "drain2": 100000},
         "settings": f"concurrency {CONCURRENCY}, {ACTOR.settings.title} handler; all else by default",
-        "versions": {name: installed(name) for name in ("actorwork", "redis", "hiredis", "trio", "cattrs")},
+        "versions": installed("actorwork", "redis", "hiredis", "trio", "cattrs"),
     }
 
 

@@ -49,7 +49,7 @@ def describe():
         if DEFAULT
         else ["enqueue", "drain", "drain2", "latency", "io", "rpc", "cold", "crash"],
         "conc": CONC,
-        "n": {"drain": 2000} if DEFAULT else {},
+        "n": {"drain": 2000, "rpc": 100} if DEFAULT else {},
         "settings": f"max_jobs {CONC}, poll_delay {POLL} s (default 0.5), uvloop, "
         f"{'keep_result 60' if env.CASE == 'rpc' else 'keep_result 0'}, no per-job log"
         + (", job_timeout 1 s (so the in-progress lock lasts 11 s)" if env.CASE == "crash" else ""),

@@ -8,11 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import redis
-
 from actorwork import Actor, Settings, receive, run
 from benchmarks.benchkit import env, recorder
-from benchmarks.peers.actorwork_app import installed
 
 ACTORS, SOURCES_EACH = 5, 100
 SOURCES = [[f"bench:{k}:{m}" for m in range(SOURCES_EACH)] for k in range(ACTORS)]
@@ -39,6 +36,8 @@ READERS: list[type[Reader]] = [
 
 
 def describe() -> dict[str, Any]:
+    from benchmarks.benchkit.versions import installed
+
     return {
         "name": "actorwork-sources",
         "cmds": [[sys.executable, "-m", "benchmarks.peers.sources_app"]] * env.PROCS,
@@ -46,12 +45,14 @@ def describe() -> dict[str, Any]:
         "conc": CONCURRENCY,
         "n": {"drain": 100000, "drain2": 100000},
         "settings": f"{ACTORS} actors with {SOURCES_EACH} sources each, concurrency {CONCURRENCY}, keyword handlers",
-        "versions": {name: installed(name) for name in ("actorwork", "redis", "hiredis", "trio")},
+        "versions": installed("actorwork", "redis", "hiredis", "trio"),
     }
 
 
 class Client:
     def open(self) -> None:
+        import redis
+
         self.redis = redis.Redis(port=env.PORT)
 
     def enqueue(self, task: str, p: dict[str, Any]) -> None:
