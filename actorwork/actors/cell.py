@@ -12,23 +12,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from contextvars import copy_context
+from contextvars import Context as ContextVars, copy_context
 from random import Random
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import attrs
 import trio
 
 from actorwork import events
-from actorwork.abc import EventSink, Node, Subscription
+from actorwork.abc import EventSink
 from actorwork.actors.actor import Actor
 from actorwork.actors.bonds import Bonds
-from actorwork.actors.child import Child, DynamicSupervisor, as_spec
+from actorwork.actors.child import Child, DynamicSupervisor
 from actorwork.actors.context import Context, inside
 from actorwork.actors.execution import Ended, Executor
+from actorwork.actors.feed import Feed
 from actorwork.actors.handlers import HandlerTable, handlers_of, local_keywords
 from actorwork.actors.helpers import Helpers
 from actorwork.actors.mailbox import Item, Lane, LocalCall, Mailbox, SystemCall
+from actorwork.actors.offspring import Offspring
 from actorwork.actors.outgoing import Outgoing
 from actorwork.actors.ref import ActorRef
 from actorwork.actors.registry import Registry
@@ -36,15 +38,14 @@ from actorwork.actors.supervision import Supervision
 from actorwork.actors.timers import Expiries, Timer, Timers, TimerWheel
 from actorwork.actors.topics import Topics
 from actorwork.actors.watching import Terminated, Watch
-from actorwork.errors import ActorStopped, BrokerError, MailboxFull, NotRunning, SettingsError
+from actorwork.errors import ActorStopped, MailboxFull, NotRunning, SettingsError
 from actorwork.message import Delivery
 from actorwork.policy.exits import Exit, Kind, exit_of
 from actorwork.policy.settlement import only_leaf
 
 if TYPE_CHECKING:
     from actorwork.actors.watchdog import Watchdog
-    from actorwork.message import Envelope, MessageIds
-    from actorwork.policy.settlement import Settlement
+    from actorwork.message import MessageIds
 
 
 @attrs.frozen(eq=False)
@@ -72,99 +73,112 @@ class Services:
         return self.random.random
 
 
-class Cell:
-    """An actor's identity, mailbox and ref; an `abc.Inlet` for its deliveries."""
+_NEVER_RAN: Final = Exit(Kind.NORMAL)
 
-    def __init__(self, child: Child, services: Services) -> None:
+
+class Cell:
+    """An actor's identity, mailbox and ref. Small: there may be a hundred thousand."""
+
+    __slots__ = (
+        "_bonds",
+        "_context",
+        "_ending",
+        "_executors",
+        "_helper_error",
+        "_helpers",
+        "_instance",
+        "_last_exit",
+        "_last_instance",
+        "_nursery",
+        "_offspring",
+        "_quiet",
+        "_refuses",
+        "_starting",
+        "_stashed",
+        "_timers",
+        "behaviour",
+        "child",
+        "feed",
+        "handlers",
+        "incarnation",
+        "layers",
+        "mailbox",
+        "over",
+        "ref",
+        "services",
+        "settings",
+        "stopping",
+        "title",
+    )
+
+    def __init__(self, child: Child, services: Services, *, fed: bool = False) -> None:
+        settings = child.settings
         self.child = child
         self.services = services
-        self.settings = child.settings
-        self.title = self.settings.title
+        self.settings = settings
+        self.title = settings.title
         self.handlers = handlers_of(cast("type", child.actor))
-        self.layers: Sequence[Any] = self.settings.middleware
-        self.mailbox = Mailbox(name=self.title, settings=self.settings.mailbox, concurrency=self.settings.concurrency)
-        self.mailbox.on_room = self._room_made
-        if self.settings.concurrency > 1:
-            self.mailbox.on_crowd = self._crowded
-        self.expiries = services.expiries
-        self.mailbox.on_dropped = self._dropped
+        self.layers: Sequence[Any] = settings.middleware
+        self.mailbox = Mailbox(
+            name=settings.title, settings=settings.mailbox, concurrency=settings.concurrency, on=self
+        )
         self.behaviour: HandlerTable | None = None
         """What `become` put in the place of the class's handlers."""
-        self._bonds: Bonds | None = None
-        self._timers: Timers | None = None
-        self._stashed: list[Item] = []
-        self._children: Supervision | None = None
-        self._children_ended: trio.Event | None = None
-        self._last_exit = Exit(Kind.NORMAL)
         self.ref: ActorRef[Any] = ActorRef(self)
-        self.subscription = Subscription(
-            group=self.settings.id,
-            actor=self.title,
-            sources=self.settings.all_sources,
-            inlet=self,
-            max_crashes=self.settings.max_crashes,
-        )
+        self.feed: Feed | None = Feed(self) if fed else None
+        """Its place at the broker; a local actor has none."""
         self.incarnation = 0
         self.stopping = False
+        """The incarnation takes no further item."""
+        self.over = False
+        """It has ended for good."""
+        self._refuses: str | None = None
+        self._last_exit = _NEVER_RAN
+        # All of this is made on demand: most actors are idle, and have none of it.
+        self._bonds: Bonds | None = None
+        self._timers: Timers | None = None
+        self._stashed: list[Item] | None = None
+        self._offspring: Offspring | None = None
+        self._helpers: Helpers | None = None
+        self._helper_error: BaseException | None = None
+        self._executors: tuple[Executor, ...] = ()
+        self._nursery: trio.Nursery | None = None
+        self._context: ContextVars | None = None
+        self._instance: Any = None
+        self._last_instance: Any = None
+        self._starting: trio.CancelScope | None = None
+        self._ending: trio.CancelScope | None = None
+        self._quiet: trio.Event | None = None
         services.cells[self] = None
         if child.name is not None:
             self.bonds.register(child.name)
-        self._refuses: str | None = None
-        self._over = False
-        self._ending: trio.CancelScope | None = None
-        self._node: Node | None = None
-        self._executors: list[Executor] = []
-        self._nursery: trio.Nursery | None = None
-        self._helpers: Helpers | None = None
-        self._helper_error: BaseException | None = None
-        self._starting: trio.CancelScope | None = None
-        self._context = copy_context()
-        self._instance: Any = None
-        self._last_instance: Any = None
-        self._given_up: list[Delivery] = []
-        self._intake_over = False
-        self._quiet = trio.Event()
 
     def __repr__(self) -> str:
         return f"<cell of {self.title!r}, incarnation {self.incarnation}: {self.mailbox!r}>"
 
-    # ---- at the broker ----
+    # ---- the mailbox's needs ----
 
-    def attach(self, node: Node | None) -> None:
-        """Say where deliveries are settled."""
-        self._node = node
+    def room_made(self) -> None:
+        """A reader that found no room may read again."""
+        if self.feed is not None:
+            self.feed.resume()
 
-    def room(self) -> int:
-        return 0 if self._over else self.mailbox.room()
+    def crowded(self) -> None:
+        """Items come, and no executor waits for them."""
+        if self.wants_executor:
+            self.add_executor()
 
-    def offer(self, deliveries: Sequence[Delivery]) -> None:
-        if self._intake_over:
-            self._given_up += deliveries
-        else:
-            self.mailbox.offer(deliveries)
+    def dropped(self, call: LocalCall) -> None:
+        """A local message was dropped for want of room."""
+        self.undelivered([call.message])
+        if call.reply is not None:
+            call.reply.fail(MailboxFull(f"the mailbox of {self.title!r} was full, and dropped this message"))
 
-    def end_intake(self) -> None:
-        """Take no further delivery in hand: what waits, and what a reader still brings, is for `hand_back`."""
-        self._intake_over = True
-        self._given_up += self.mailbox.remove_deliveries()
-
-    def revoke(self) -> None:
-        """Forget the deliveries that wait, cancel those in hand: they belong to others now."""
-        self.take_given_up()
+    def revoke_in_hand(self) -> None:
+        """Cancel the handlers of deliveries: they belong to others now."""
         for executor in self._executors:
             if isinstance(executor.item, Delivery):
                 executor.end(Ended.REVOKED)
-
-    def _room_made(self) -> None:
-        if self._node is not None:
-            self._node.resume(self.subscription)
-
-    def settle(self, delivery: Delivery, settlement: Settlement, published: Sequence[Envelope] = ()) -> None:
-        if self._node is not None:
-            self._node.settle(self.subscription, delivery, settlement, published)
-
-    async def publish_fenced(self, delivery: Delivery, published: Sequence[Envelope]) -> bool:
-        return self._node is not None and await self._node.publish_fenced(self.subscription, delivery, published)
 
     # ---- local senders ----
 
@@ -204,7 +218,8 @@ class Cell:
                 try:
                     await self._work(instance)
                 finally:
-                    await self._end_children()
+                    if self._offspring is not None:
+                        await self._offspring.end()
                     await self._shut_down(instance)
             finally:
                 if self._helpers is not None:
@@ -254,9 +269,10 @@ class Cell:
 
     def _forget_incarnation(self) -> None:
         """Drop what belonged to the incarnation; what it had set aside waits for the next one."""
-        self._executors.clear()
+        self._executors = ()
         self.behaviour = None
         self._helpers = None
+        self._offspring = None
         if self._timers is not None:
             self._timers.cancel_all()
         if self._bonds is not None:
@@ -266,7 +282,7 @@ class Cell:
     async def _work(self, instance: Any) -> None:
         """Let executors take items: the first one in this task, more of them in a nursery."""
         first = Executor(self, instance)
-        self._executors.append(first)
+        self._executors = (first,)
         if self.settings.concurrency == 1:
             await first.run()
             return
@@ -278,10 +294,6 @@ class Cell:
         finally:
             self._nursery = None
             self._instance = None
-
-    def _crowded(self) -> None:
-        if self.wants_executor:
-            self.add_executor()
 
     @property
     def wants_executor(self) -> bool:
@@ -295,10 +307,10 @@ class Cell:
 
     def add_executor(self) -> None:
         """Start one more executor, in the incarnation's nursery."""
-        if self._nursery is None:
+        if self._nursery is None or self._context is None:
             raise NotRunning(f"{self.title!r} does not run")
         executor = Executor(self, self._instance)
-        self._executors.append(executor)
+        self._executors = (*self._executors, executor)
         # In the incarnation's context, whoever's message it was that made one more executor necessary.
         name = f"{self.title} executor {len(self._executors)}"
         self._context.run(self._nursery.start_soon, executor.run, name=name)
@@ -347,7 +359,7 @@ class Cell:
 
     def signal(self, message: object) -> None:
         """Say something on behalf of the system, before whatever users say."""
-        if self._over:
+        if self.over:
             return
         handler = self.handlers.find(message)
         origin = getattr(message, "ref", None)
@@ -356,7 +368,7 @@ class Cell:
 
     def crash_of_link(self, ref: ActorRef[Any], exit: Exit) -> None:
         """End this actor, since one that it is linked to has ended."""
-        if not self._over:
+        if not self.over:
             self.mailbox.put(SystemCall(Terminated(ref, exit), None, None, lane=Lane.SIGNALS, origin=ref))
 
     def tell_itself(self, message: object, origin: object = None) -> None:
@@ -381,16 +393,17 @@ class Cell:
     def check_stash(self) -> None:
         """Raise `MailboxFull` if nothing more can be set aside."""
         bound = self.settings.mailbox.stash
-        if len(self._stashed) >= bound:
-            raise MailboxFull(
-                f"{self.title!r} has set {len(self._stashed)} of {bound} messages aside; unstash some first"
-            )
+        count = len(self._stashed or ())
+        if count >= bound:
+            raise MailboxFull(f"{self.title!r} has set {count} of {bound} messages aside; unstash some first")
 
     def set_aside(self, item: Item) -> None:
+        if self._stashed is None:
+            self._stashed = []
         self._stashed.append(item)
 
     def unstash(self) -> None:
-        stashed, self._stashed = self._stashed, []
+        stashed, self._stashed = self._stashed, None
         if stashed:
             self.mailbox.put_first(stashed)
 
@@ -415,46 +428,15 @@ class Cell:
         self.bonds.unsubscribe(topic)
 
     async def spawn(self, child: object, name: str | None) -> ActorRef[Any]:
-        """Start an actor below this one; its supervisor is a helper task."""
-        spec = as_spec(child if isinstance(child, (type, Child)) else Child(cast("Any", child)))
-        if name is not None:
-            spec = attrs.evolve(cast("Child", spec), name=name)
-        if self._children is None:
-            if self.services.new_supervision is None:
-                raise NotRunning(f"{self.title!r} runs outside of a system and cannot spawn")
-            children = self._children = self.services.new_supervision(
-                DynamicSupervisor(name=f"children of {self.title}")
-            )
-            ended = self._children_ended = trio.Event()
-            up = trio.Event()
-
-            async def run() -> None:
-                try:
-                    await children.live(up.set)
-                finally:
-                    self._children = None
-                    ended.set()
-
-            self.helpers.start_soon(run, name=f"children of {self.title}")
-            await up.wait()
-        return cast("ActorRef[Any]", await self._children.handle.start_child(spec))
-
-    async def _end_children(self) -> None:
-        """Stop the actors that were spawned, each within its bound."""
-        if self._children is not None and self._children_ended is not None:
-            self._children.stop(math.inf)
-            with trio.CancelScope(shield=True):  # bounded: its children have a bound each
-                await self._children_ended.wait()
+        """Start an actor below this one."""
+        if self._offspring is None:
+            self._offspring = Offspring(self)
+        return await self._offspring.spawn(child, name)
 
     def undelivered(self, messages: Sequence[object]) -> None:
         """Report messages that nobody will handle."""
         for message in messages:
             self.services.emit(events.Undelivered(self.settings.id, self.title, message))
-
-    def _dropped(self, call: LocalCall) -> None:
-        self.undelivered([call.message])
-        if call.reply is not None:
-            call.reply.fail(MailboxFull(f"the mailbox of {self.title!r} was full, and dropped this message"))
 
     # ---- stopping ----
 
@@ -478,40 +460,10 @@ class Cell:
         for executor in self._executors:
             executor.end(Ended.SHUTDOWN)
 
-    def interrupted(self, delivery: Delivery) -> None:
-        """Take a delivery back from an executor that was ended while it had it in hand."""
-        if self.stopping or self._intake_over or self.mailbox.paused:
-            self._given_up.append(delivery)
-            self.mailbox.delivery_ended(0.0)
-        else:
-            self.mailbox.put_back(delivery)
-
-    def take_given_up(self) -> list[Delivery]:
-        """Return the deliveries that will not be handled here: unread ones, and those whose handler was ended."""
-        found = self._given_up + self.mailbox.remove_deliveries()
-        self._given_up = []
-        return found
-
-    async def hand_back(self) -> int:
-        """Give back what will not be handled here; return how many that were.
-
-        If the broker fails, or this is cancelled, they stay ours until the lease is released or runs out.
-        """
-        deliveries = self.take_given_up()
-        if deliveries and self._node is not None:
-            try:
-                await self._node.hand_back(self.subscription, deliveries)
-            except BrokerError as error:
-                trouble = events.BrokerTrouble(
-                    "handing back", str(error), "they are run elsewhere after this node's end"
-                )
-                self.services.emit(trouble)
-        return len(deliveries)
-
     @property
     def children(self) -> Supervision | None:
         """The supervisor of what this actor has spawned, if it has."""
-        return self._children
+        return None if self._offspring is None else self._offspring.supervision
 
     def in_hand_since(self) -> list[tuple[Item, float]]:
         """Return what is in hand, each with when it began (Trio's time)."""
@@ -535,7 +487,8 @@ class Cell:
 
     def idle(self) -> None:
         """Called by an executor that finds nothing to do."""
-        self._quiet.set()
+        if self._quiet is not None:
+            self._quiet.set()
 
     def kill(self) -> None:
         """Cancel the `shutdown` that runs under a shield."""
@@ -544,21 +497,21 @@ class Cell:
 
     def reopen(self) -> None:
         """Take messages again, after an end that was not the last one."""
-        if self._over:
-            self._over = False
+        if self.over:
+            self.over = False
             self.services.cells[self] = None
             self.mailbox.reopen()
             if self._bonds is not None:
                 self._bonds.reopened()
-            self._room_made()
+            self.room_made()
 
     def end(self, exit: Exit, reason: str) -> None:
         """End the cell for good: refuse senders, tell the askers whose messages will not be handled, hand back the
         rest.
         """
-        if self._over:
+        if self.over:
             return
-        self._over = True
+        self.over = True
         self.services.cells.pop(self, None)
         self._refuses = None  # the mailbox does, with the last word
         self.mailbox.close(reason)
@@ -571,9 +524,9 @@ class Cell:
         self._leave_undelivered(told)
         if self._bonds is not None:
             self._bonds.ended(exit)
-        if self.mailbox.held and self._node is not None:
-            self.services.start_soon(self.hand_back)
-        self._quiet.set()
+        if self.mailbox.held and self.feed is not None:
+            self.services.start_soon(self.feed.hand_back)
+        self.idle()
 
     def _leave_undelivered(self, told: list[object]) -> None:
         """Give messages that nobody will handle to the last incarnation's `on_undelivered`, then report them."""

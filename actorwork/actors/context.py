@@ -206,22 +206,33 @@ class Context:
     def watch(self, ref: ActorRef[Any], *, restarts: bool = False, message: object = None) -> None:
         """Be told when an actor ends for good: `Terminated` (or `message`), once; with `restarts`, `Restarted` too.
 
-        Without a handler for it, it is this actor's crash (`DeathPact`).
+        An actor that has ended already is told at once. Kept over restarts of this actor; to watch again replaces what
+        it asked for before. Without a handler for what it is told, it is this actor's crash (`DeathPact`).
         """
-        ref.watched_by(self._cell, Watch(restarts=restarts, message=message))
+        self._cell.watch(ref.cell, Watch(restarts=restarts, message=message))
 
     def unwatch(self, ref: ActorRef[Any]) -> None:
-        """Take back `watch` or `link`, and what they brought that was not handled yet."""
-        ref.unwatched_by(self._cell)
+        """Take back `watch`, and what it brought that was not handled yet."""
+        self._cell.unwatch(ref.cell)
 
     def link(self, ref: ActorRef[Any]) -> None:
-        """Tie two actors together: the abnormal end of one, for good, is the crash of the other."""
-        ref.watched_by(self._cell, Watch(linked=True))
-        self.ref.watched_by(ref.cell, Watch(linked=True))
+        """Tie two actors together: the abnormal end of one, for good, is the crash of the other.
+
+        Kept over restarts of both. Each dies of it after the message in hand, whatever handlers it has.
+        """
+        self._cell.bonds.link(ref.cell)
+
+    def unlink(self, ref: ActorRef[Any]) -> None:
+        """Take back `link`, for both; from now on the end of the other one does nothing to this actor."""
+        self._cell.unlink(ref.cell)
 
     def register(self, name: str) -> None:
         """Take a name within the system, kept over restarts; raises `AlreadyRegistered`."""
-        self._cell.register(name)
+        self._cell.bonds.register(name)
+
+    def unregister(self, name: str) -> None:
+        """Give up a name; do nothing if it is not this actor's."""
+        self._cell.bonds.unregister(name)
 
     def whereis(self, name: str) -> ActorRef[Any] | None:
         """Return the ref of the actor with a name, or None."""
@@ -229,10 +240,10 @@ class Context:
 
     def subscribe(self, topic: str) -> None:
         """Be told every message that is broadcast to a topic, until this incarnation ends."""
-        self._cell.subscribe(topic)
+        self._cell.bonds.subscribe(topic)
 
     def unsubscribe(self, topic: str) -> None:
-        self._cell.unsubscribe(topic)
+        self._cell.bonds.unsubscribe(topic)
 
     def broadcast(self, topic: str, message: object) -> int:
         """Tell a message to all subscribers of a topic, without waiting; return how many took it."""

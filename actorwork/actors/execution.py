@@ -71,6 +71,7 @@ class Executor:
         "_cell",
         "_crash",
         "_ended",
+        "_feed",
         "_instance",
         "_item",
         "_reported",
@@ -85,6 +86,7 @@ class Executor:
         self._cell = cell
         self._instance = instance
         self._services = cell.services
+        self._feed = cell.feed
         self._scope = trio.CancelScope()
         self._ended: Ended | None = None
         self._item: Item | None = None
@@ -276,7 +278,7 @@ class Executor:
             return outgoing.batch(self._services.ids)
         last: Sequence[Envelope] = ()
         for batch in outgoing.batches(delivery, self._cell.settings.id):
-            if last and not await self._cell.publish_fenced(delivery, last):
+            if last and not (self._feed and await self._feed.publish_fenced(delivery, last)):
                 return None
             last = batch
         return last
@@ -286,7 +288,8 @@ class Executor:
     ) -> None:
         """Hand the settlement on. Never waits."""
         cell = self._cell
-        cell.settle(delivery, settlement, published if type(settlement) is Ack else ())
+        if self._feed is not None:
+            self._feed.settle(delivery, settlement, published if type(settlement) is Ack else ())
         self._item = None
         seconds = self._conclude(current)
         self._services.emit(events.Settled(cell.settings.id, cell.title, delivery, settlement, seconds))
@@ -463,8 +466,8 @@ class Executor:
         if isinstance(item, Delivery):
             if self._ended is Ended.REVOKED:
                 self._cell.mailbox.delivery_ended(0.0)
-            else:
-                self._cell.interrupted(item)
+            elif self._feed is not None:
+                self._feed.interrupted(item)
         else:
             stopped = ActorStopped(f"{self._cell.title!r} was stopped while it handled {type(item.message).__name__}")
             self._answer(item, stopped, stopped)

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import outcome
 import trio
@@ -152,11 +152,48 @@ class SystemCall(LocalCall):
 Item: TypeAlias = Delivery | LocalCall
 
 
+class MailboxOwner(Protocol):
+    """What a mailbox says to whom it belongs; nothing of it waits."""
+
+    def room_made(self) -> None:
+        """A reader that found no room may read again."""
+        ...
+
+    def crowded(self) -> None:
+        """Items come, and no taker waits for them."""
+        ...
+
+    def dropped(self, call: LocalCall) -> None:
+        """A local message was dropped for want of room."""
+        ...
+
+
 class Mailbox:
     """A bounded queue of local calls and deliveries, drained by one or more takers."""
 
-    def __init__(self, *, name: str, settings: MailboxSettings, concurrency: int) -> None:
+    __slots__ = (
+        "_capacity",
+        "_closed",
+        "_concurrency",
+        "_held",
+        "_items",
+        "_local",
+        "_may_grow",
+        "_name",
+        "_overflow",
+        "_owner",
+        "_parked",
+        "_paused",
+        "_seconds_each",
+        "_senders",
+        "_starved",
+        "_urgent",
+    )
+
+    def __init__(self, *, name: str, settings: MailboxSettings, concurrency: int, on: MailboxOwner) -> None:
         self._name = name
+        self._owner = on
+        self._may_grow = concurrency > 1
         self._capacity = settings.capacity
         self._overflow = settings.overflow
         self._concurrency = concurrency
@@ -170,12 +207,6 @@ class Mailbox:
         self._starved = False
         self._paused = False
         self._closed: str | None = None
-        self.on_room: Callable[[], None] = lambda: None
-        """Called when a reader that found no room may read again."""
-        self.on_crowd: Callable[[], None] | None = None
-        """Called when items come and no taker waits for them."""
-        self.on_dropped: Callable[[LocalCall], None] = lambda _: None
-        """Called with a local message that was dropped for want of room."""
 
     def __repr__(self) -> str:
         return f"<mailbox of {self._name}: {len(self._items)} waiting, {self._held} deliveries held>"
@@ -207,20 +238,20 @@ class Mailbox:
         self._items.append(call)
         if self._parked:
             trio.lowlevel.reschedule(self._parked.pop())
-        elif self.on_crowd is not None:
-            self.on_crowd()
+        elif self._may_grow:
+            self._owner.crowded()
 
     def _make_room(self, call: LocalCall) -> bool:
         """Apply the overflow policy; say whether the message is to be taken."""
         if self._overflow == "drop_new":
-            self.on_dropped(call)
+            self._owner.dropped(call)
             return False
         if self._overflow == "drop_oldest":
             for item in self._items:
                 if isinstance(item, LocalCall):
                     self._items.remove(item)
                     self._local -= 1
-                    self.on_dropped(item)
+                    self._owner.dropped(item)
                     return True
         hint = "" if self._overflow == "fail" else "; use `await ref.tell(…)` to wait for room"
         held = f"{self._local} of {self._capacity} local messages"
@@ -298,8 +329,8 @@ class Mailbox:
         while parked and count:
             trio.lowlevel.reschedule(parked.pop())
             count -= 1
-        if count and self.on_crowd is not None:
-            self.on_crowd()
+        if count and self._may_grow:
+            self._owner.crowded()
 
     # ---- the actor's side ----
 
@@ -359,7 +390,7 @@ class Mailbox:
             # Half, so that a busy reader reads in batches and is not woken for each single delivery.
             if self._held <= target // 2 or self._held < self._concurrency:
                 self._starved = False
-                self.on_room()
+                self._owner.room_made()
 
     def put_back(self, item: Item) -> None:
         """Put an item that was in hand to the front again."""

@@ -14,7 +14,6 @@ from actorwork.actors.mailbox import LocalCall, Reply
 
 if TYPE_CHECKING:
     from actorwork.actors.cell import Cell
-    from actorwork.actors.watching import Watch
     from actorwork.message import Message, Untyped
 
 A = TypeVar("A")
@@ -71,7 +70,7 @@ class ActorRef(Generic[A]):
         if timeout is None:
             await mailbox.deliver(call)
             return await reply.wait()
-        expiry = self._cell.expiries.add(reply, timeout, self._cell.title, message)
+        expiry = self._cell.services.expiries.add(reply, timeout, self._cell.title, message)
         try:
             if mailbox.has_room:
                 mailbox.tell_nowait(call)
@@ -92,12 +91,6 @@ class ActorRef(Generic[A]):
     def forward(self, call: LocalCall) -> None:
         """Take over a local message together with its asker."""
         self._cell.admit().tell_nowait(self._call(call.message, call.reply))
-
-    def watched_by(self, watcher: Cell, watch: Watch) -> None:
-        self._cell.add_watcher(watcher, watch)
-
-    def unwatched_by(self, watcher: Cell) -> None:
-        self._cell.remove_watcher(watcher)
 
     def _call(self, message: object, reply: Reply | None) -> LocalCall:
         handler = self._cell.handlers.for_message(message)

@@ -28,6 +28,7 @@ import trio
 from actorwork import events
 from actorwork.actors.cell import Cell, Services
 from actorwork.actors.child import Child, Spec, Supervisor, actors_of, root_of
+from actorwork.actors.feed import Feed
 from actorwork.actors.slots import Member
 from actorwork.actors.supervision import Supervision, Surroundings
 from actorwork.actors.tasks import TaskMember
@@ -123,10 +124,15 @@ class System:
             return Supervision(spec, self._around, parent)
         if spec.actor is None:
             return TaskMember(spec)
-        cell = Cell(spec, self._services)
-        if self._fed.get(cell.title) is spec:
+        fed = self._fed.get(spec.title) is spec
+        cell = Cell(spec, self._services, fed=fed)
+        if fed:
             self._by_title[cell.title] = cell
         return cell
+
+    @property
+    def _feeds(self) -> list[Feed]:
+        return [cell.feed for cell in self._by_title.values() if cell.feed is not None]
 
     def _start_soon(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
         if self._nursery is not None:
@@ -219,11 +225,11 @@ class System:
             await nursery.start(self._supervise)
             try:
                 assert self._broker is not None  # noqa: S101 - for type checkers: `run` has just opened it
-                subscriptions = [cell.subscription for cell in self._by_title.values()]
+                subscriptions = [feed.subscription for feed in self._feeds]
                 async with self._broker.open_node(subscriptions, lease=self._options.lease, emit=self._emit) as node:
                     self._node = node
-                    for cell in self._by_title.values():
-                        cell.attach(node)
+                    for feed in self._feeds:
+                        feed.attach(node)
                     self._scope.shield = True
                     titles = tuple(self._by_title)
                     self._emit(events.NodeStarted(node.incarnation, self._broker.url, titles))
@@ -232,13 +238,13 @@ class System:
                     began = trio.current_time()
                     await self._end_work(node)
                     # What a handler that would not end does from here on is not ours any more.
-                    for cell in list(self._services.cells):
-                        cell.attach(None)
+                    for feed in self._feeds:
+                        feed.attach(None)
                 self._stage("shutdown")
             finally:
                 self._root.stop(math.inf)
-                for cell in list(self._services.cells):
-                    cell.attach(None)
+                for feed in self._feeds:
+                    feed.attach(None)
             with trio.CancelScope(shield=True):
                 await self._supervisor_ended.wait()
             nursery.cancel_scope.cancel(reason="the system has ended")
@@ -271,7 +277,8 @@ class System:
         self._stage("intake")
         for cell in list(self._services.cells):
             cell.refuse(f"{cell.title!r} takes no new messages: the system is shutting down ({self._reason})")
-            cell.end_intake()
+        for feed in self._feeds:
+            feed.end_intake()
         ending = self._options.ending
         with trio.move_on_after(ending):
             await node.stop_intake()
@@ -299,8 +306,8 @@ class System:
 
     async def _hand_back(self, seconds: float) -> None:
         with trio.move_on_after(seconds):
-            for cell in list(self._services.cells):
-                await cell.hand_back()
+            for feed in self._feeds:
+                await feed.hand_back()
 
     async def _wait_drained_or_hurried(self) -> None:
         async with trio.open_nursery() as nursery:

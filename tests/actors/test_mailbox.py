@@ -1,7 +1,7 @@
 """Where messages wait: order, bounds, room, and what becomes of those who wait for it."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -39,8 +39,23 @@ def delivery(n: int) -> Delivery:
     return Delivery(str(n), "s", b"", None)
 
 
-def mailbox(capacity: int = 3, concurrency: int = 1) -> Mailbox:
-    return Mailbox(name="it", settings=MailboxSettings(capacity=capacity), concurrency=concurrency)
+class Owner:
+    """Whom a mailbox belongs to."""
+
+    def __init__(self) -> None:
+        self.on_room: Callable[[], None] = lambda: None
+
+    def room_made(self) -> None:
+        self.on_room()
+
+    def crowded(self) -> None: ...
+
+    def dropped(self, call: LocalCall) -> None: ...
+
+
+def mailbox(capacity: int = 3, concurrency: int = 1, owner: Owner | None = None) -> Mailbox:
+    settings = MailboxSettings(capacity=capacity)
+    return Mailbox(name="it", settings=settings, concurrency=concurrency, on=owner or Owner())
 
 
 def taken(box: Mailbox) -> list[object]:
@@ -186,9 +201,10 @@ def test_before_the_first_delivery_has_shown_its_length_only_a_few_are_read():
 
 
 def test_a_reader_that_found_no_room_is_told_when_there_is_some_again():
-    box = mailbox(capacity=10)
+    owner = Owner()
+    box = mailbox(capacity=10, owner=owner)
     told: list[int] = []
-    box.on_room = lambda: told.append(box.held)
+    owner.on_room = lambda: told.append(box.held)
     room = box.room()
     box.offer([delivery(n) for n in range(room)])
     assert box.room() == 0
@@ -202,9 +218,10 @@ def test_a_reader_that_found_no_room_is_told_when_there_is_some_again():
 
 def test_a_reader_that_found_no_room_is_told_when_what_waited_is_taken_away():
     """A lost lease takes all of it at once: nothing is handled that could make room."""
-    box = mailbox(capacity=10)
+    owner = Owner()
+    box = mailbox(capacity=10, owner=owner)
     told: list[int] = []
-    box.on_room = lambda: told.append(box.held)
+    owner.on_room = lambda: told.append(box.held)
     box.offer([delivery(n) for n in range(box.room())])
     assert box.room() == 0
     box.remove_deliveries()

@@ -1,0 +1,113 @@
+"""Where an actor meets the broker: an `abc.Inlet` for its deliveries, and the way back for what became of them.
+
+Only the actors of the declared tree have one; those that are started later are local. A delivery that will not be
+handled here (unread, or its handler was ended by a shutdown) is kept until `hand_back`. Once the intake is over,
+nothing more is begun, whatever a reader still brings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from actorwork import events
+from actorwork.abc import Node, Subscription
+from actorwork.errors import BrokerError
+
+if TYPE_CHECKING:
+    from actorwork.actors.cell import Cell
+    from actorwork.message import Delivery, Envelope
+    from actorwork.policy.settlement import Settlement
+
+
+class Feed:
+    """One actor's deliveries."""
+
+    __slots__ = ("_cell", "_given_up", "_intake_over", "_node", "subscription")
+
+    def __init__(self, cell: Cell) -> None:
+        settings = cell.settings
+        self._cell = cell
+        self._node: Node | None = None
+        self._given_up: list[Delivery] = []
+        self._intake_over = False
+        self.subscription = Subscription(
+            group=settings.id,
+            actor=cell.title,
+            sources=settings.all_sources,
+            inlet=self,
+            max_crashes=settings.max_crashes,
+        )
+
+    def __repr__(self) -> str:
+        return f"<feed of {self._cell.title!r}: {len(self._given_up)} given up>"
+
+    def attach(self, node: Node | None) -> None:
+        """Say where deliveries are settled; None: nowhere any more."""
+        self._node = node
+
+    # ---- the reader's side ----
+
+    def room(self) -> int:
+        return 0 if self._intake_over or self._cell.over else self._cell.mailbox.room()
+
+    def offer(self, deliveries: Sequence[Delivery]) -> None:
+        if self._intake_over:
+            self._given_up += deliveries
+        else:
+            self._cell.mailbox.offer(deliveries)
+
+    def revoke(self) -> None:
+        """Forget the deliveries that wait, cancel those in hand: they belong to others now."""
+        self.take_given_up()
+        self._cell.revoke_in_hand()
+
+    def resume(self) -> None:
+        """Say that the mailbox has room again."""
+        if self._node is not None and not self._intake_over:
+            self._node.resume(self.subscription)
+
+    # ---- the executors' side ----
+
+    def settle(self, delivery: Delivery, settlement: Settlement, published: Sequence[Envelope] = ()) -> None:
+        if self._node is not None:
+            self._node.settle(self.subscription, delivery, settlement, published)
+
+    async def publish_fenced(self, delivery: Delivery, published: Sequence[Envelope]) -> bool:
+        return self._node is not None and await self._node.publish_fenced(self.subscription, delivery, published)
+
+    def interrupted(self, delivery: Delivery) -> None:
+        """Take a delivery back from an executor that was ended while it had it in hand."""
+        cell = self._cell
+        if cell.stopping or self._intake_over or cell.mailbox.paused:
+            self._given_up.append(delivery)
+            cell.mailbox.delivery_ended(0.0)
+        else:
+            cell.mailbox.put_back(delivery)
+
+    # ---- giving back ----
+
+    def end_intake(self) -> None:
+        """Take no further delivery in hand: what waits, and what a reader still brings, is for `hand_back`."""
+        self._intake_over = True
+        self._given_up += self._cell.mailbox.remove_deliveries()
+
+    def take_given_up(self) -> list[Delivery]:
+        """Return the deliveries that will not be handled here."""
+        found = self._given_up + self._cell.mailbox.remove_deliveries()
+        self._given_up = []
+        return found
+
+    async def hand_back(self) -> int:
+        """Give back what will not be handled here; return how many that were.
+
+        If the broker fails, or this is cancelled, they stay ours until the lease is released or runs out.
+        """
+        deliveries = self.take_given_up()
+        if deliveries and self._node is not None:
+            try:
+                await self._node.hand_back(self.subscription, deliveries)
+            except BrokerError as error:
+                what_next = "they are run elsewhere after this node's end"
+                self._cell.services.emit(events.BrokerTrouble("handing back", str(error), what_next))
+        return len(deliveries)
