@@ -25,6 +25,7 @@ from actorwork.actors.actor import Actor
 from actorwork.actors.bonds import Bonds
 from actorwork.actors.child import Child, DynamicSupervisor
 from actorwork.actors.context import Context, inside
+from actorwork.actors.crash import without_crash
 from actorwork.actors.execution import Ended, Executor
 from actorwork.actors.feed import Feed
 from actorwork.actors.handlers import HandlerTable, handlers_of, local_keywords
@@ -37,7 +38,7 @@ from actorwork.actors.registry import Registry
 from actorwork.actors.supervision import Supervision
 from actorwork.actors.timers import Expiries, Timer, Timers, TimerWheel
 from actorwork.actors.topics import Topics
-from actorwork.actors.watching import Terminated, Watch
+from actorwork.actors.watching import LinkBroken, Watch
 from actorwork.errors import ActorStopped, MailboxFull, NotRunning, SettingsError
 from actorwork.message import Delivery
 from actorwork.policy.exits import Exit, Kind, exit_of
@@ -84,6 +85,7 @@ class Cell:
         "_context",
         "_ending",
         "_executors",
+        "_exit",
         "_helper_error",
         "_helpers",
         "_instance",
@@ -96,6 +98,7 @@ class Cell:
         "_starting",
         "_stashed",
         "_timers",
+        "_told_to_stop",
         "behaviour",
         "child",
         "feed",
@@ -134,6 +137,9 @@ class Cell:
         """It has ended for good."""
         self._refuses: str | None = None
         self._last_exit = _NEVER_RAN
+        self._exit: Exit | None = None
+        """How it ended for good, if it has."""
+        self._told_to_stop = False
         # All of this is made on demand: most actors are idle, and have none of it.
         self._bonds: Bonds | None = None
         self._timers: Timers | None = None
@@ -149,9 +155,9 @@ class Cell:
         self._starting: trio.CancelScope | None = None
         self._ending: trio.CancelScope | None = None
         self._quiet: trio.Event | None = None
-        services.cells[self] = None
         if child.name is not None:
-            self.bonds.register(child.name)
+            self.bonds.register(child.name)  # first, since it may raise `AlreadyRegistered`
+        services.cells[self] = None
 
     def __repr__(self) -> str:
         return f"<cell of {self.title!r}, incarnation {self.incarnation}: {self.mailbox!r}>"
@@ -203,6 +209,7 @@ class Cell:
         inside.set(True)
         self.incarnation += 1
         self.stopping = False
+        self._told_to_stop = False
         self._helper_error = None
         failure: BaseException | None = None
         try:
@@ -226,12 +233,21 @@ class Cell:
                     await self._helpers.end()
         except BaseExceptionGroup as group:
             failure = only_leaf(group)
+        except BaseException as error:
+            self._note_exit(error)
+            raise
         finally:
             self._forget_incarnation()
-        self._last_exit = exit_of(failure, cancelled=False, incarnation=self.incarnation)
+        self._note_exit(failure)
         # Raised out here: within the handler above it would get the group as its context, or lose its own cause.
         if failure is not None:
             raise failure
+
+    def _note_exit(self, error: BaseException | None) -> None:
+        """Remember how the incarnation ended, for those who are told of the next one."""
+        self._last_exit = without_crash(
+            exit_of(error, cancelled=error is not None, incarnation=self.incarnation, expected=self._told_to_stop)
+        )
 
     async def _start_up(self, instance: Any) -> None:
         """Call `startup`, within its bound; an error of a helper that it started ends it."""
@@ -338,7 +354,7 @@ class Cell:
     @property
     def bonds(self) -> Bonds:
         if self._bonds is None:
-            self._bonds = Bonds(self, self.services.registry, self.services.topics)
+            self._bonds = Bonds(self, self.services.registry, self.services.topics, self._exit)
         return self._bonds
 
     @property
@@ -350,26 +366,29 @@ class Cell:
     def new_outgoing(self) -> Outgoing:
         return Outgoing(self.settings.event_settings)
 
-    def add_watcher(self, watcher: Cell, watch: Watch) -> None:
-        self.bonds.add_watcher(watcher, watch)
+    def watch(self, other: Cell, watch: Watch) -> None:
+        other.bonds.add_watcher(self, watch)
 
-    def remove_watcher(self, watcher: Cell) -> None:
-        self.bonds.remove_watcher(watcher)
-        watcher.mailbox.drop(Lane.SIGNALS, self.ref)
+    def unwatch(self, other: Cell) -> None:
+        other.bonds.remove_watcher(self)
+        self.forget_signals(other.ref)
 
-    def signal(self, message: object) -> None:
-        """Say something on behalf of the system, before whatever users say."""
-        if self.over:
-            return
-        handler = self.handlers.find(message)
-        origin = getattr(message, "ref", None)
-        keywords = None if handler is None else local_keywords(handler, message)
-        self.mailbox.put(SystemCall(message, handler, keywords, lane=Lane.SIGNALS, origin=origin))
+    def forget_signals(self, ref: ActorRef[Any]) -> None:
+        """Drop what waits here that a watch of another actor has brought."""
+        self.mailbox.drop(Lane.SIGNALS, ref)
 
-    def crash_of_link(self, ref: ActorRef[Any], exit: Exit) -> None:
-        """End this actor, since one that it is linked to has ended."""
+    def unlink(self, other: Cell) -> None:
+        self.bonds.unlink(other)
+        self.mailbox.drop(Lane.SIGNALS, ("link", other.ref))
+
+    def signal(self, message: object, origin: object) -> None:
+        """Say something on behalf of the system, before whatever users say; its turn will show who handles it."""
         if not self.over:
-            self.mailbox.put(SystemCall(Terminated(ref, exit), None, None, lane=Lane.SIGNALS, origin=ref))
+            self.mailbox.put(SystemCall(message, None, None, lane=Lane.SIGNALS, origin=origin))
+
+    def link_broken(self, ref: ActorRef[Any], exit: Exit) -> None:
+        """End this actor, since one that it is linked to has ended."""
+        self.signal(LinkBroken(ref, exit), ("link", ref))
 
     def tell_itself(self, message: object, origin: object = None) -> None:
         handler = self.handlers.for_message(message)
@@ -418,15 +437,6 @@ class Cell:
     def unbecome(self) -> None:
         self.behaviour = None
 
-    def register(self, name: str) -> None:
-        self.bonds.register(name)
-
-    def subscribe(self, topic: str) -> None:
-        self.bonds.subscribe(topic)
-
-    def unsubscribe(self, topic: str) -> None:
-        self.bonds.unsubscribe(topic)
-
     async def spawn(self, child: object, name: str | None) -> ActorRef[Any]:
         """Start an actor below this one."""
         if self._offspring is None:
@@ -446,8 +456,8 @@ class Cell:
 
     def stop(self, deadline: float) -> None:
         """Take no further item; the incarnation ends when what is in hand has ended."""
-        self.stopping = True
-        self.mailbox.wake()
+        self._told_to_stop = True
+        self.finish()
 
     def finish(self) -> None:
         """End this incarnation, since the actor wants to, once what is in hand has ended."""
@@ -498,7 +508,9 @@ class Cell:
     def reopen(self) -> None:
         """Take messages again, after an end that was not the last one."""
         if self.over:
-            self.over = False
+            if self.child.name is not None:
+                self.bonds.register(self.child.name)  # first, since it may raise `AlreadyRegistered`
+            self.over, self._exit = False, None
             self.services.cells[self] = None
             self.mailbox.reopen()
             if self._bonds is not None:
@@ -511,7 +523,7 @@ class Cell:
         """
         if self.over:
             return
-        self.over = True
+        self.over, self._exit = True, exit
         self.services.cells.pop(self, None)
         self._refuses = None  # the mailbox does, with the last word
         self.mailbox.close(reason)

@@ -63,11 +63,11 @@ class Children:
         """Begin to start an incarnation."""
         if self._nursery is None or self._context is None:
             raise ChildError(f"supervisor {self._supervisor!r} does not run", problem="stopped", child_id=slot.key)
+        slot.member.reopen()  # first, since it may refuse: its name may be another one's by now
         slot.incarnation += 1
         slot.state = State.STARTING
         self._alarms.set(slot, math.inf)
         slot.scope = trio.CancelScope(shield=True)
-        slot.member.reopen()
         self._context.run(self._nursery.start_soon, self._child, slot, name=slot.spec.title)
 
     async def _child(self, slot: Slot) -> None:

@@ -26,8 +26,9 @@ from actorwork import events
 from actorwork.actors.context import Handling, Stop, handling
 from actorwork.actors.crash import Crash
 from actorwork.actors.handlers import local_keywords
-from actorwork.actors.mailbox import Item, LocalCall, Mark
+from actorwork.actors.mailbox import Item, Lane, LocalCall, Mark
 from actorwork.actors.watchdog import REPORT_EVERY, UNKNOWN
+from actorwork.actors.watching import LinkBroken
 from actorwork.codec import encode_value
 from actorwork.errors import (
     ActorCrashed,
@@ -62,6 +63,10 @@ class Ended(enum.Enum):
     REVOKED = "revoked"
     SHUTDOWN = "shutdown"
     CRASHED = "crashed"
+
+
+class _Refused(Exception):
+    """Nobody handles a message, as its turn has shown; `__cause__` is the `MessageRefused`."""
 
 
 class Executor:
@@ -307,13 +312,10 @@ class Executor:
     # ---- local calls ----
 
     def _begin(self, call: LocalCall) -> Awaitable[object]:
-        """Begin to handle a local message; raises `Crash` for a signal that nobody handles."""
+        """Begin to handle a local message; raises `Crash` for a signal that nobody handles, and `_Refused`."""
         handler, message, keywords = call.handler, call.message, call.keywords
-        if handler is None:
-            raise Crash from self._death_pact(call)
-        if self._cell.behaviour is not None:
-            handler = self._cell.behaviour.for_message(message)
-            keywords = local_keywords(handler, message)
+        if handler is None or self._cell.behaviour is not None:
+            handler, keywords = self._handler_now(call)
         if not handler.is_async:
             return self._in_thread(handler, () if keywords is not None else (message,), keywords or {})
         if keywords is None:
@@ -321,6 +323,26 @@ class Executor:
         else:
             awaitable = handler.function(self._instance, **keywords)
         return awaitable
+
+    def _handler_now(self, call: LocalCall) -> tuple[Handler, dict[str, Any] | None]:
+        """Return the handler of a message whose turn shows who handles it, by what the actor has become."""
+        message = call.message
+        if isinstance(message, LinkBroken):
+            raise self._death_pact(f"is linked to {message.ref!r}, which has ended: {message.exit}")
+        try:
+            handler = (self._cell.behaviour or self._cell.handlers).for_message(message)
+            return handler, local_keywords(handler, message)
+        except MessageRefused as error:
+            refusal = error
+        if call.lane is Lane.SIGNALS:
+            raise self._death_pact(f"watches an actor, and has no handler for what came of it: {message}")
+        raise _Refused from refusal
+
+    def _death_pact(self, why: str) -> Crash:
+        policy = self._cell.settings.on_failure
+        crash = Crash(stop=policy == "stop", escalate=policy == "escalate")
+        crash.__cause__ = DeathPact(f"{self._cell.title!r} {why}")
+        return crash
 
     def _local_returned(self, call: LocalCall, value: object) -> None:
         if self._ended is not None:
@@ -348,9 +370,11 @@ class Executor:
         elif isinstance(decisive(error), Stop):
             self._cell.finish()
             self._local_answered(call)
-        elif isinstance(error, MessageRefused) and self._cell.behaviour is not None:
+        elif isinstance(error, _Refused):
+            refusal = error.__cause__ or error
             self._item = None
-            self._answer(call, error, error)
+            self.began = UNKNOWN
+            self._answer(call, refusal, refusal)
         else:
             self._local_failed(call, error)
 
@@ -366,12 +390,6 @@ class Executor:
         self.began = UNKNOWN
         if mark is Mark.STASHED:
             self._cell.set_aside(item)
-
-    def _death_pact(self, call: LocalCall) -> DeathPact:
-        ended = call.message
-        return DeathPact(
-            f"{self._cell.title!r} watches or is linked to an actor that has ended, and has no handler for it: {ended}"
-        )
 
     def _end_local(self, call: LocalCall, error: BaseException | None) -> None:
         """Tell the asker of a call that we cancelled; past its timeout that is the actor's crash."""
