@@ -299,6 +299,14 @@ class BrokerConformance:
     def open_broker(self) -> AbstractAsyncContextManager[Broker]:
         return self.opener()()
 
+    def open_remote_desk(
+        self, *sources: str, group: str = "first", room: int = 100, max_crashes: int = 3, lease: float = 5.0
+    ) -> AbstractAsyncContextManager[RemoteDesk]:
+        """Open a desk in another process. A broker that lives within one process overrides this with one that is only
+        taken for dead.
+        """
+        return open_remote_desk(self.opener(), *sources, group=group, room=room, max_crashes=max_crashes, lease=lease)
+
     def envelopes(self, source: str, count: int, **more: Any) -> list[Envelope]:
         """Make messages under the ids that a client would give them; their data is their number."""
         ids = MessageIds(uuid.uuid4().hex[:16])
@@ -365,7 +373,7 @@ class BrokerConformance:
             assert await broker.backlog("nothing") == 0
 
     async def test_a_reader_of_another_process_sees_a_message_soon(self) -> None:
-        async with open_remote_desk(self.opener(), "orders") as desk, self.open_broker() as broker:
+        async with self.open_remote_desk("orders") as desk, self.open_broker() as broker:
             await broker.publish([Envelope("orders", "1", b"1")])
             began = trio.current_time()
             assert await desk.take() == ["1"]
@@ -691,7 +699,7 @@ class BrokerConformance:
         sent = self.envelopes("orders", 5)
         async with (
             self.open_broker() as broker,
-            open_remote_desk(self.opener(), "orders", room=5, lease=self.short_lease) as dead,
+            self.open_remote_desk("orders", room=5, lease=self.short_lease) as dead,
         ):
             await broker.publish(sent)
             assert len(await dead.take(5)) == 5
@@ -714,7 +722,7 @@ class BrokerConformance:
         async with self.open_broker() as broker:
             await broker.publish([Envelope("orders", "1", b"1", headers={RESULT_TTL: 60})])
             for _ in range(2):
-                async with open_remote_desk(self.opener(), "orders", max_crashes=1, lease=self.short_lease) as dead:
+                async with self.open_remote_desk("orders", max_crashes=1, lease=self.short_lease) as dead:
                     assert await dead.take() == ["1"]
                     await dead.kill()
             async with open_desk(broker, "orders", max_crashes=1) as desk:
@@ -741,7 +749,7 @@ class BrokerConformance:
         async with (
             self.open_broker() as broker,
             open_desk(broker, "orders", lease=self.short_lease) as desk,
-            open_remote_desk(self.opener(), "orders", lease=self.short_lease) as other,
+            self.open_remote_desk("orders", lease=self.short_lease) as other,
         ):
             await broker.publish([Envelope("orders", "1", b"1")])
             held = await _whoever_has_it(desk, other)
@@ -756,7 +764,7 @@ class BrokerConformance:
         headers: dict[str, Json] = {RESULT_TTL: 60}
         async with (
             self.open_broker() as broker,
-            open_remote_desk(self.opener(), "orders", room=3, lease=self.short_lease) as zombie,
+            self.open_remote_desk("orders", room=3, lease=self.short_lease) as zombie,
         ):
             await broker.publish([Envelope("orders", str(number), b"1", headers=headers) for number in range(3)])
             assert await zombie.take(3) == ["0", "1", "2"]
