@@ -1,4 +1,4 @@
-"""How tests run: `async def` under Trio, against a private Redis, none of them for longer than half a minute.
+"""How tests run: `async def` under Trio, against a private Redis, none for longer than half a minute (slow ones: three).
 
 A test that asks for `mock_clock` runs on it: time stands still until every task waits, then it jumps.
 """
@@ -15,6 +15,7 @@ import trio.testing
 from actorwork.testing.redis_server import RedisServer, open_redis_server
 
 WALL_CLOCK_LIMIT = 30.0
+SLOW_LIMIT = 180.0
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -24,17 +25,18 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     arguments: dict[str, Any] = {name: pyfuncitem.funcargs[name] for name in inspect.signature(test).parameters}
     clock: trio.testing.MockClock | None = arguments.get("mock_clock")
+    limit = WALL_CLOCK_LIMIT if pyfuncitem.get_closest_marker("slow") is None else SLOW_LIMIT
 
     async def run() -> None:
-        with trio.fail_after(WALL_CLOCK_LIMIT) if clock is None else trio.CancelScope():
+        with trio.fail_after(limit) if clock is None else trio.CancelScope():
             await test(**arguments)
 
     # What blocks the loop, or waits for what a simulated clock never brings, is ended by a signal.
     def give_up(_signal: int, _frame: object) -> None:
-        pytest.fail(f"{pyfuncitem.nodeid} ran for more than {WALL_CLOCK_LIMIT} s")
+        pytest.fail(f"{pyfuncitem.nodeid} ran for more than {limit} s")
 
     before = signal.signal(signal.SIGALRM, give_up)
-    signal.setitimer(signal.ITIMER_REAL, WALL_CLOCK_LIMIT + 5)
+    signal.setitimer(signal.ITIMER_REAL, limit + 5)
     try:
         trio.run(run, clock=clock)
     finally:

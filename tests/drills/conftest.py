@@ -1,0 +1,278 @@
+"""What drills are made with: places where messages are kept, and nodes that can be killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import redis
+import trio
+
+from actorwork import Actor, Settings, open_system, receive
+from actorwork.abc import Broker
+from actorwork.message import RESULT_TTL, Envelope, MessageIds
+from actorwork.runtime.brokers import open_broker
+from actorwork.testing.ledger import Account, Ledger
+from actorwork.testing.redis_server import RedisServer
+
+from . import crew
+
+HOUSE = Path(__file__).parents[2]
+PATIENCE = 15.0
+"""Seconds after which a drill gives up waiting for what has no limit of its own."""
+
+
+async def until(condition: Callable[[], object], what: str, *, within: float = PATIENCE) -> None:
+    """Wait until it is so; look every few milliseconds, since files and processes set no events of ours."""
+    limit = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < limit, f"waited {within:g} s for {what}"
+        await trio.sleep(0.01)
+
+
+async def until_true(condition: Callable[[], Awaitable[object]], what: str, *, within: float = PATIENCE) -> None:
+    """As `until`, where looking is asking a broker."""
+    limit = time.monotonic() + within
+    while not await condition():
+        assert time.monotonic() < limit, f"waited {within:g} s for {what}"
+        await trio.sleep(0.01)
+
+
+# --------------------------------------------------------------------------------------------------------------- nodes
+
+
+@attrs.frozen
+class Line:
+    """One line of a node's log; `at` is in seconds since the epoch."""
+
+    level: str
+    message: str
+    at: float
+    fields: dict[str, Any]
+
+
+class Node:
+    """A process that runs a tree of the crew, as a user would start it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process = process
+        self.pid = process.pid
+        self._log = log
+
+    def __repr__(self) -> str:
+        return f"<node {self.pid}, {self.process.poll()}>"
+
+    @property
+    def output(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def lines(self, part: str = "") -> list[Line]:
+        """Return the lines of the log whose sentence holds `part`."""
+        found: list[Line] = []
+        for text in self.output.splitlines(keepends=True):
+            if text.startswith("{") and text.endswith("\n"):
+                fields = json.loads(text)
+                at = datetime.fromisoformat(fields["time"]).timestamp()
+                found.append(Line(fields["level"], fields["message"], at, fields))
+        return [line for line in found if part in line.message]
+
+    async def wait_line(self, part: str, *, count: int = 1, within: float = PATIENCE) -> Line:
+        def is_there() -> bool:
+            assert self.process.poll() is None or len(self.lines(part)) >= count, f"it ended: {self.output[-3000:]}"
+            return len(self.lines(part)) >= count
+
+        await until(is_there, f"{part!r} in the log of {self}", within=within)
+        return self.lines(part)[count - 1]
+
+    async def wait_up(self) -> None:
+        await self.wait_line("is up at")
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def kill(self) -> None:
+        self.process.kill()
+        await self.wait_ended()
+
+    async def wait_ended(self, *, within: float = PATIENCE) -> int:
+        """Wait for its end, and return its exit code."""
+        await until(lambda: self.process.poll() is not None, f"the end of {self}", within=within)
+        code: int = self.process.returncode
+        return code
+
+    async def stop(self) -> None:
+        """Stop it by a SIGTERM, and see that it stops cleanly."""
+        self.signal(signal.SIGTERM)
+        code = await self.wait_ended()
+        assert code == 0, self.output[-3000:]
+
+
+class Drill:
+    """A ledger, and the nodes that write to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ledger = Ledger(folder / "ledger")
+        self.nodes: list[Node] = []
+
+    def start(self, tree: str, url: str, **options: float) -> Node:
+        log = self.folder / f"node{len(self.nodes)}.log"
+        arguments = [f"{name}={value}" for name, value in options.items()]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("ACTORWORK_")}
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, str(Path(crew.__file__)), tree, url, str(self.ledger.path), *arguments],
+                env={**environment, "PYTHONPATH": str(HOUSE)},
+                stdin=subprocess.DEVNULL,
+                stderr=file,
+            )
+        node = Node(process, log)
+        self.nodes.append(node)
+        return node
+
+    async def start_up(self, tree: str, url: str, **options: float) -> Node:
+        node = self.start(tree, url, **options)
+        await node.wait_up()
+        return node
+
+    async def wait_notes(self, what: str, count: int, *, pid: int | None = None, within: float = PATIENCE) -> None:
+        await until(lambda: self.ledger.count(what, pid=pid) >= count, f"{count} notes {what!r}", within=within)
+
+    def close(self) -> None:
+        for node in self.nodes:
+            if node.process.poll() is None:
+                node.process.kill()
+            node.process.wait()
+        self.ledger.close()
+
+
+@pytest.fixture
+def drill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Drill]:
+    drill = Drill(tmp_path)
+    monkeypatch.setattr(crew, "ledger", drill.ledger, raising=False)
+    try:
+        yield drill
+    finally:
+        drill.close()
+
+
+# -------------------------------------------------------------------------------------------------------------- places
+
+
+@pytest.fixture(params=["redis", "embedded"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where an empty broker is, of each kind."""
+    if request.param == "redis":
+        found: str = request.getfixturevalue("redis_url")
+        return found
+    return f"sqlite:///{tmp_path}/messages.db"
+
+
+class Place:
+    """A broker as somebody sees it who sends messages and looks what became of them."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        self._ids = MessageIds(os.urandom(8).hex())
+
+    async def send(self, source: str, messages: Iterable[object]) -> list[str]:
+        """Send JSON values, each asking for its outcome to be kept; return their ids."""
+        headers = {RESULT_TTL: 60}
+        envelopes = [Envelope(source, next(self._ids), json.dumps(one).encode(), None, headers) for one in messages]
+        await self.broker.publish(envelopes)
+        return [envelope.id for envelope in envelopes]
+
+    async def send_numbers(self, source: str, numbers: Iterable[int], **more: object) -> dict[int, str]:
+        """Send messages that are told apart by their numbers; return the ids by these."""
+        numbers = list(numbers)
+        return dict(zip(numbers, await self.send(source, [{"number": one, **more} for one in numbers]), strict=True))
+
+    async def wait_empty(self, *sources: str, within: float = PATIENCE) -> None:
+        for source in sources:
+
+            async def is_empty(source: str = source) -> bool:
+                return await self.broker.backlog(source) == 0
+
+            await until_true(is_empty, f"an empty source {source!r}", within=within)
+
+    async def receipts(self) -> list[dict[str, Any]]:
+        """Return the receipts of all settlements that were accepted since the last call."""
+        found: list[dict[str, Any]] = []
+
+        class Auditor(Actor):
+            settings = Settings(title="auditor", sources={crew.RECEIPTS})
+
+            @receive
+            async def note(self, message: dict[str, Any]) -> None:
+                found.append(message)
+
+        async with open_system(Auditor, broker=self.broker):
+            await self.wait_empty(crew.RECEIPTS)
+        return found
+
+    async def check_account(self, sent: Sequence[int], *, actor: str | None = None) -> list[dict[str, Any]]:
+        """See that each message has exactly one accepted settlement; return the receipts."""
+        receipts = await self.receipts()
+        Account(sent=sent, handled=(one["number"] for one in receipts if actor in (None, one["actor"]))).check()
+        return receipts
+
+
+@asynccontextmanager
+async def open_place(url: str) -> AsyncGenerator[Place]:
+    async with open_broker(url) as broker:
+        yield Place(broker)
+
+
+class Redis:
+    """A server as an administrator sees it, who has a connection for each command."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self.server = server
+        self.url = server.url
+
+    def __call__(self, *command: Any) -> Any:
+        """Send one command, and return its reply as it came."""
+        with self._connected() as connection:
+            return connection.execute_command(*command)
+
+    def pipeline(self, commands: Iterable[Sequence[Any]]) -> None:
+        """Send many commands at once."""
+        with self._connected() as connection:
+            pipeline = connection.pipeline(transaction=False)
+            for command in commands:
+                pipeline.execute_command(*command)
+            pipeline.execute()
+
+    @contextmanager
+    def _connected(self) -> Generator[Any]:
+        connection: Any = redis.Redis(unix_socket_path=str(self.server.socket_path), protocol=2)
+        connection.response_callbacks.clear()
+        with connection:
+            yield connection
+
+    def pending(self, source: str) -> int:
+        """Return how many entries all groups of a source hold."""
+        groups: list[list[Any]] = self("XINFO", "GROUPS", source)
+        return sum(dict(zip(group[::2], group[1::2], strict=True))[b"pending"] for group in groups)
+
+
+@pytest.fixture
+def here(redis_server: RedisServer, redis_url: str) -> Redis:
+    """The session's server, emptied."""
+    return Redis(redis_server)
+
+
+@pytest.fixture
+def servers() -> Generator[ExitStack]:
+    """Where a drill enters servers of its own."""
+    with ExitStack() as stack:
+        yield stack

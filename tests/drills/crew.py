@@ -1,0 +1,212 @@
+"""The actors of the drills, and the program that runs them: `python crew.py TREE URL LEDGER [lease=…] [grace=…]`.
+
+Whatever a handler does is noted in the ledger, which outlives it. Whatever it is credited with is a receipt, which is
+published with the settlement: there are as many of them as there were settlements that a broker accepted.
+"""
+
+import os
+import sys
+import time
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import attrs
+import trio
+import trio.lowlevel
+
+from actorwork import Actor, Child, Message, Settings, receive, run
+from actorwork.telemetry.logs import configure
+from actorwork.testing.ledger import Ledger
+
+RECEIPTS = "receipts"
+ledger: Ledger
+"""Where notes go: opened by the program, or by a test that runs actors in its own process."""
+
+
+class Noting(Actor):
+    """Notes how a handler begins and ends, and publishes a receipt."""
+
+    def begin(self, **facts: object) -> None:
+        ledger.note("begun", self.context.delivery.id, **facts)
+
+    def end(self, number: object, **facts: object) -> int:
+        self.context.publish(RECEIPTS, {"actor": type(self).__name__, "number": number, "pid": os.getpid()})
+        ledger.note("ended", self.context.delivery.id, number=number, **facts)
+        return os.getpid()
+
+    async def wait(self, seconds: float) -> None:
+        try:
+            await trio.sleep(seconds)
+        except trio.Cancelled:
+            ledger.note("cancelled", self.context.delivery.id)
+            raise
+
+
+class Worker(Noting):
+    """Waits for as long as it is told to, four messages at once."""
+
+    settings = Settings(title="worker", sources={"work"}, concurrency=4)
+
+    @receive
+    async def work(self, *, number: int, seconds: float = 0.005) -> int:
+        self.begin(number=number)
+        await self.wait(seconds)
+        return self.end(number)
+
+
+class Single(Noting):
+    """Waits for as long as it is told to, one message after the other."""
+
+    settings = Settings(title="single", sources={"singles"})
+
+    @receive
+    async def work(self, *, number: int, seconds: float = 0.0) -> int:
+        self.begin(number=number)
+        await self.wait(seconds)
+        return self.end(number)
+
+
+class Blocker(Noting):
+    """Blocks the loop, as a handler must not: nothing of its node runs meanwhile."""
+
+    settings = Settings(title="blocker", sources={"blocks"})
+
+    @receive
+    async def block(self, *, number: int, seconds: float = 0.02) -> int:
+        self.begin(number=number)
+        time.sleep(seconds)  # noqa: ASYNC251 - that is the drill
+        return self.end(number)
+
+
+class First(Noting):
+    settings = Settings(title="first", sources={"both"}, concurrency=4)
+
+    @receive
+    async def work(self, *, number: int) -> None:
+        self.begin(number=number)
+        self.end(number)
+
+
+class Second(Noting):
+    settings = Settings(title="second", sources={"both"}, concurrency=2)
+
+    @receive
+    async def work(self, *, number: int) -> None:
+        self.begin(number=number)
+        await trio.lowlevel.checkpoint()
+        self.end(number)
+
+
+class Orders(Noting):
+    """What a foreign producer writes to."""
+
+    settings = Settings(title="orders", sources={"orders"})
+
+    @receive
+    async def take(self, *, x: int, message: str) -> None:
+        ledger.note("ended", self.context.delivery.id, x=x, message=message)
+
+
+@attrs.frozen
+class Invoice(Message["Clerk", None]):
+    number: int
+    customer: str
+
+
+class Clerk(Noting):
+    """Is given whatever can be wrong."""
+
+    settings = Settings(title="clerk", sources={"desk"}, execution_timeout=0.3)
+
+    @receive
+    async def bill(self, message: Invoice) -> None:
+        self.end(message.number)
+
+    @receive
+    async def do(self, *, number: int, how: str = "", text: str = "") -> int:
+        match how:
+            case "exit":
+                raise SystemExit(7)
+            case "exit in a nursery":
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._exit)
+            case "swallow":
+                with suppress(trio.Cancelled):
+                    await trio.sleep_forever()
+            case "swallow twice":
+                for _ in range(2):
+                    with suppress(trio.Cancelled):
+                        await trio.sleep_forever()
+            case "own":
+                raise _OwnError
+            case "fail":
+                raise ValueError(text)
+            case "echo":
+                self.context.publish("echoes", {"text": text})
+            case _:
+                pass
+        return self.end(number, length=len(text))
+
+    async def _exit(self) -> None:
+        raise SystemExit(7)
+
+
+class _OwnError(BaseException):
+    pass
+
+
+class Broken(Actor):
+    settings = Settings(title="broken", sources={"breakages"})
+
+    def __init__(self, reason: str = "no constructor of mine ever worked") -> None:
+        raise OSError(reason)
+
+
+class Crashing(Noting):
+    """Goes down with every message."""
+
+    settings = Settings(title="crashing", sources={"crashes"}, on_failure="restart")
+
+    @receive
+    async def crash(self, *, number: int) -> None:
+        raise ValueError(f"crashed of {number}")
+
+
+class Stubborn(Noting):
+    """Does not let itself be cancelled."""
+
+    settings = Settings(title="stubborn", sources={"stubborn"})
+
+    @receive
+    async def stay(self, *, number: int) -> None:
+        self.begin(number=number)
+        with trio.CancelScope(shield=True):
+            await trio.sleep_forever()
+
+
+TREES = {
+    "worker": [Worker],
+    "single": [Single],
+    "blocker": [Blocker],
+    "both": [First, Second],
+    "first": [First],
+    "second": [Second],
+    "orders": [Orders],
+    "clerk": [Clerk, Worker],
+    "broken": [Worker, Child(partial(Broken, "the shop is closed"))],
+    "crashing": [Crashing, Worker],
+    "stubborn": [Stubborn],
+}
+
+
+def main(tree: str, url: str, path: str, *options: str) -> None:
+    global ledger  # noqa: PLW0603 - one program, one ledger
+    ledger = Ledger(Path(path))
+    configure("DEBUG", "json")
+    named = dict(option.split("=") for option in options)
+    run(TREES[tree], broker=url, lease=float(named.get("lease", 10)), grace=float(named.get("grace", 25)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,246 @@
+"""Nodes that die, end and freeze in the middle of their work: no message is lost, and none is settled twice."""
+
+import json
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from actorwork.actors.actor import Actor
+from actorwork.settings import Settings
+
+from .conftest import Drill, Node, Redis, open_place, until, until_true
+from .crew import Blocker, Single, Worker
+
+NUMBERS = range(2000)
+SECONDS = 0.005
+LEASE = 1.5
+
+
+def in_hand(drill: Drill, node: Node) -> set[str]:
+    """Return the ids of the messages whose handlers had begun there and did not end."""
+    begun = {note.id for note in drill.ledger.notes("begun", pid=node.pid)}
+    return begun - {note.id for note in drill.ledger.notes("ended", "cancelled", pid=node.pid)}
+
+
+async def seconds_until_run_again(drill: Drill, node: Node, ids: set[str], since: float) -> float:
+    """Wait until a node has begun all of these, and return how long after `since` that was."""
+
+    def missing() -> set[str]:
+        return ids - {note.id for note in drill.ledger.notes("begun", pid=node.pid)}
+
+    await until(lambda: not missing(), "messages run again")
+    return max(note.at for note in drill.ledger.notes("begun", pid=node.pid) if note.id in ids) - since
+
+
+@pytest.mark.parametrize(
+    "lease", [pytest.param(LEASE, id="short lease"), pytest.param(10.0, id="default", marks=pytest.mark.slow)]
+)
+async def test_after_kill_9_a_new_start_loses_nothing_and_runs_again_what_was_in_hand(
+    url: str, drill: Drill, lease: float
+):
+    async with open_place(url) as place:
+        await place.send_numbers("work", NUMBERS, seconds=SECONDS)
+        first = drill.start("worker", url, lease=lease)
+        await drill.wait_notes("ended", 500)
+        await first.kill()
+        killed = time.monotonic()
+        lost = in_hand(drill, first)
+        assert lost
+        second = drill.start("worker", url, lease=lease)
+        assert await seconds_until_run_again(drill, second, lost, killed) < lease + 2
+        await place.wait_empty("work")
+        await second.stop()
+        await place.check_account(NUMBERS)
+        assert await place.broker.dead_letters.list() == []
+    # Whatever was handled twice had been in hand, or waiting in the mailbox, when the node died.
+    again = len(drill.ledger.notes("ended")) - len(NUMBERS)
+    assert 0 <= again <= 100
+
+
+async def test_all_that_a_dead_node_held_is_taken_over(here: Redis, drill: Drill):
+    """Not only what was in hand: what it had read, too, as the server's list of pending entries has it."""
+    async with open_place(here.url) as place:
+        await place.send_numbers("work", NUMBERS, seconds=SECONDS)
+        first = drill.start("worker", here.url, lease=LEASE)
+        await drill.wait_notes("ended", 500)
+        await first.kill()
+        killed = time.monotonic()
+        held = [entry for entry, *_ in here("XPENDING", "work", Worker.settings.id, "-", "+", 1000)]
+        ids = {dict(zip(fields[::2], fields[1::2], strict=True))[b"id"].decode() for fields in fields_of(here, held)}
+        assert ids
+        second = drill.start("worker", here.url, lease=LEASE)
+        assert await seconds_until_run_again(drill, second, ids, killed) < LEASE + 2
+        assert sum(int(line.message.split()[1]) for line in second.lines("reclaimed")) == len(ids)
+        await second.kill()
+
+
+def fields_of(here: Redis, entries: list[bytes]) -> list[list[bytes]]:
+    found: list[list[bytes]] = []
+    for entry in entries:
+        ((_, fields),) = here("XRANGE", "work", entry, entry)
+        found.append(fields)
+    return found
+
+
+async def test_what_a_node_leaves_when_it_stops_cleanly_is_taken_by_another_within_a_second(url: str, drill: Drill):
+    """With a lease of a minute: it is released, nobody waits for its end."""
+    async with open_place(url) as place:
+        first, second = [await drill.start_up("worker", url, lease=60) for _ in range(2)]
+        await place.send_numbers("work", NUMBERS, seconds=SECONDS)
+        await drill.wait_notes("ended", 200, pid=second.pid)
+        await drill.wait_notes("ended", 200, pid=first.pid)
+        await first.stop()
+        assert first.lines("handed back")
+        taken = await second.wait_line("that another node had handed back")
+        assert taken.at - first.lines("handed back")[0].at < 1.1
+        await place.wait_empty("work")
+        await second.stop()
+        await place.check_account(NUMBERS)
+    assert in_hand(drill, first) == in_hand(drill, second) == set()
+    assert drill.ledger.count("ended") == len(NUMBERS)
+
+
+async def test_a_release_without_a_hand_back_is_seen_within_a_second_too(here: Redis, drill: Drill):
+    """The lease alone is gone, as when a parent releases it that saw its child die."""
+    async with open_place(here.url) as place:
+        first = await drill.start_up("single", here.url, lease=60)
+        await place.send_numbers("singles", range(1), seconds=60)
+        await drill.wait_notes("begun", 1)
+        second = await drill.start_up("single", here.url, lease=60)
+        await first.kill()
+        (lease,) = [key for key in here("KEYS", "actorwork:node:*") if here("GET", key).endswith(b":%d" % first.pid)]
+        here("DEL", lease)
+        released = time.monotonic()
+        await drill.wait_notes("begun", 1, pid=second.pid)
+        assert drill.ledger.notes("begun", pid=second.pid)[0].at - released < 1.1
+
+
+# -------------------------------------------------------------------------------------------------------------- zombies
+
+
+async def freeze_in_mid_handler(drill: Drill, node: Node) -> set[str]:
+    """Stop the process while a handler runs; return the ids of what runs."""
+    while True:
+        node.signal(signal.SIGSTOP)
+        await until(lambda: state_of(node.pid) == "T", "a process that stands still")
+        if held := in_hand(drill, node):
+            return held
+        node.signal(signal.SIGCONT)
+        await trio.sleep(0.003)
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+
+
+@pytest.mark.parametrize("actor", [Blocker, Worker], ids=["blocks the loop", "waits"])
+async def test_a_node_that_froze_for_three_leases_changes_nothing_any_more(url: str, drill: Drill, actor: type[Actor]):
+    settings: Settings = actor.settings
+    tree, (source,) = settings.title, settings.sources
+    lease, seconds = 1.0, 0.02
+    numbers = range(200)
+    async with open_place(url) as place:
+        zombie, other = [await drill.start_up(tree, url, lease=lease) for _ in range(2)]
+        ids = await place.send_numbers(source, numbers, seconds=seconds)
+        await drill.wait_notes("ended", 20, pid=zombie.pid)
+        await drill.wait_notes("ended", 20, pid=other.pid)
+        held = await freeze_in_mid_handler(drill, zombie)
+        frozen = time.monotonic()
+        await place.wait_empty(source)
+        await trio.sleep(max(0, frozen + 3 * lease - time.monotonic()))
+        zombie.signal(signal.SIGCONT)
+        await zombie.wait_line("the lease of")
+        if actor is Blocker:
+            await zombie.wait_line("was refused, since the delivery belongs to another node")
+            assert held <= {line.fields["message_id"] for line in zombie.lines("was refused")}
+        # It goes on under a new name, alone.
+        await other.stop()
+        later = range(1000, 1050)
+        ids |= await place.send_numbers(source, later, seconds=seconds)
+        await place.wait_empty(source)
+        await zombie.stop()
+        receipts = await place.check_account([*numbers, *later])
+        by_number = {one["number"]: one["pid"] for one in receipts}
+        assert {by_number[number] for number, name in ids.items() if name in held} == {other.pid}
+        assert {by_number[number] for number in later} == {zombie.pid}
+        for number, name in ids.items():
+            outcome = await place.broker.find_outcome(source, name)
+            assert outcome is not None
+            assert json.loads(outcome.value) == by_number[number]
+        assert await place.broker.dead_letters.list() == []
+
+
+async def test_a_handler_that_blocks_for_three_leases_keeps_its_message(url: str, drill: Drill):
+    """The lease is renewed by a thread: a loop that stands still is no reason to run a message twice."""
+    async with open_place(url) as place:
+        await place.send_numbers("blocks", range(1), seconds=3.0)
+        first = await drill.start_up("blocker", url, lease=1.0)
+        await drill.wait_notes("begun", 1)
+        second = await drill.start_up("blocker", url, lease=1.0)
+        await place.wait_empty("blocks")
+        for node in (first, second):
+            await node.stop()
+        await place.check_account(range(1))
+        assert drill.ledger.count("begun") == 1
+        assert not first.lines("the lease of")
+
+
+async def test_a_message_that_takes_its_process_down_becomes_a_dead_letter(url: str, drill: Drill):
+    """And only that one: those that lay beside it are handled."""
+    bystanders = range(1, 20)
+    async with open_place(url) as place:
+        await place.send_numbers("singles", [0], seconds=60)
+        await place.send_numbers("singles", bystanders)
+        for _ in range(Single.settings.max_crashes + 2):
+            node = drill.start("single", url, lease=0.5)
+            known = drill.ledger.count("begun")
+
+            def is_at_it(known: int = known) -> bool:
+                notes = drill.ledger.notes("begun")[known:]
+                return any(note.facts["number"] == 0 for note in notes)
+
+            async def is_decided(is_at_it: Callable[[], bool] = is_at_it) -> bool:
+                return is_at_it() or bool(await place.broker.dead_letters.list())
+
+            await until_true(is_decided, "the message in hand, or dead")
+            if not is_at_it():
+                break
+            await node.kill()
+        await place.wait_empty("singles")
+        (letter,) = await place.broker.dead_letters.list()
+        assert letter.failure.type == "Crashed"
+        assert len(drill.nodes) == Single.settings.max_crashes + 2
+        await drill.nodes[-1].stop()
+        await place.check_account(bystanders)
+
+
+async def test_two_nodes_that_are_killed_again_and_again_lose_nothing(url: str, drill: Drill):
+    numbers = range(600)
+    async with open_place(url) as place:
+        await place.send_numbers("work", numbers, seconds=SECONDS)
+        nodes = [drill.start("worker", url, lease=0.5) for _ in range(2)]
+        for turn in range(4):
+            victim = nodes[turn % 2]
+            known = drill.ledger.count("ended", pid=victim.pid)
+
+            def has_worked(victim: Node = victim, known: int = known) -> bool:
+                return drill.ledger.count("ended", pid=victim.pid) > known + 20 or is_done(drill, numbers)
+
+            await until(has_worked, "work")
+            await victim.kill()
+            nodes[turn % 2] = drill.start("worker", url, lease=0.5)
+        await place.wait_empty("work")
+        for node in nodes:
+            await node.wait_up()
+            await node.stop()
+        letters = await place.broker.dead_letters.list()
+        assert letters == [], letters
+        await place.check_account(numbers)
+
+
+def is_done(drill: Drill, numbers: range) -> bool:
+    return {note.facts["number"] for note in drill.ledger.notes("ended")} >= set(numbers)
