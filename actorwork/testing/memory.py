@@ -151,6 +151,8 @@ class MemoryBroker:
         """Every message that was kept, in order: from clients, and published by actors."""
         self.settled: list[Settled] = []
         """Every settlement that took effect, in order."""
+        self.handed_back: list[Delivery] = []
+        """Every delivery that a node gave back, in order."""
         self.nodes: list[MemoryNode] = []
         """The nodes that are open."""
         self._epoch = epoch
@@ -626,6 +628,7 @@ class MemoryNode:
             if self._is_ours(delivery):
                 place: _Place = delivery.token.place
                 place.previous = RELEASED
+                self._broker.handed_back.append(delivery)
                 self._broker.source(delivery.source).group(subscription.group).free(place)
                 given[delivery.source] = given.get(delivery.source, 0) + 1
         for source, count in given.items():
