@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-from benchmarks.benchkit import cases, report
+from benchmarks.benchkit import cases, procfs, report
 from benchmarks.benchkit.registry import CASES, PEERS, SIDE
 from benchmarks.benchkit.trial import MissingPeerError, Options, Trial
 
@@ -54,7 +54,9 @@ class Lock:
             time.sleep(0.5)  # flock is not fair: let whoever waits have a turn
 
 
-def run_one(options: Options, lock: Lock, variant: str, case: str, rep: int) -> dict[str, Any] | None:
+def run_one(
+    options: Options, lock: Lock, variant: str, case: str, rep: int, *, patience: float = 0
+) -> dict[str, Any] | None:
     """Run one case of one peer. None: it does not take part in this case. A failure is a line too."""
     line: dict[str, Any] = {"peer": variant, "case": case, "rep": rep}
     try:
@@ -63,6 +65,8 @@ def run_one(options: Options, lock: Lock, variant: str, case: str, rep: int) -> 
         if case not in trial.description["cases"] and not options.force:
             return None
         line |= {key: trial.description[key] for key in ("settings", "conc", "versions")}
+        if patience:
+            line["calm_wait_s"] = procfs.wait_calm(patience)
         with trial:
             line |= cases.RUN[case](trial)
     except MissingPeerError:
@@ -119,6 +123,7 @@ def arguments() -> argparse.Namespace:
     add("--redis", default=shutil.which("redis-server"), help="the redis-server to run; default: from PATH")
     add("--port", type=int, default=6399)
     add("--lock", default="", help="flock(2) this file around every timed run")
+    add("--calm", type=float, default=0, metavar="SECONDS", help="wait so long at most until the machine is idle")
     add("--wrap", default="", help="words to put before the worker's command, such as a profiler's")
     add("--out", default="", help="where the JSON lines go")
     add("--table", nargs="+", metavar="FILE", help="only print the tables of these files")
@@ -158,7 +163,7 @@ def main() -> None:
                 if peer in missing or (rep and peer in SIDE and args.peers in {"all", "default"}):
                     continue
                 try:
-                    line = run_one(options, lock, peer, case, rep)
+                    line = run_one(options, lock, peer, case, rep, patience=args.calm)
                 except MissingPeerError as error:
                     missing.add(peer)
                     print(f"left out {peer}: {str(error).splitlines()[-1]}", file=sys.stderr)

@@ -62,6 +62,20 @@ def machine_cpu() -> tuple[float, float]:
     return (user + nice + system + irq + softirq) / TICK, steal / TICK
 
 
+def wait_calm(patience: float) -> float:
+    """Wait until the machine has done next to nothing for half a second; return how long that took.
+
+    After `patience` seconds it is as calm as it gets.
+    """
+    begin = time.time()
+    while (waited := time.time() - begin) < patience:
+        busy, _ = machine_cpu()
+        time.sleep(0.5)
+        if machine_cpu()[0] - busy < 0.08:
+            break
+    return round(waited, 1)
+
+
 class Sampler(threading.Thread):
     """Cumulative CPU of the worker tree and of Redis every 20 ms; memory every 100 ms."""
 
