@@ -18,6 +18,11 @@ through its local ref.
 
 from actorwork.abc import AbstractCronSchedule as AbstractCronSchedule, Middleware as Middleware
 from actorwork.actors.actor import Actor as Actor
+from actorwork.actors.administration import (
+    ChildCounts as ChildCounts,
+    ChildInfo as ChildInfo,
+    SupervisorRef as SupervisorRef,
+)
 from actorwork.actors.child import (
     Child as Child,
     DynamicSupervisor as DynamicSupervisor,
@@ -89,7 +94,9 @@ __all__ = [
     "Branch",
     "BrokerError",
     "Child",
+    "ChildCounts",
     "ChildError",
+    "ChildInfo",
     "Client",
     "CodecError",
     "Context",
@@ -129,6 +136,7 @@ __all__ = [
     "StartError",
     "StreamRef",
     "Supervisor",
+    "SupervisorRef",
     "System",
     "Terminated",
     "Trigger",

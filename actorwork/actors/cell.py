@@ -45,6 +45,7 @@ from actorwork.policy.exits import Exit, Kind, exit_of
 from actorwork.policy.settlement import only_leaf
 
 if TYPE_CHECKING:
+    from actorwork.actors.administration import SupervisorRef
     from actorwork.actors.watchdog import Watchdog
     from actorwork.message import MessageIds
 
@@ -111,6 +112,7 @@ class Cell:
         "services",
         "settings",
         "stopping",
+        "supervisor",
         "title",
     )
 
@@ -130,6 +132,8 @@ class Cell:
         self.ref: ActorRef[Any] = ActorRef(self)
         self.feed: Feed | None = Feed(self) if fed else None
         """Its place at the broker; a local actor has none."""
+        self.supervisor: SupervisorRef | None = None
+        """Whose child it is."""
         self.incarnation = 0
         self.stopping = False
         """The incarnation takes no further item."""

@@ -84,11 +84,12 @@ class Children:
         try:
             with slot.scope:
                 await slot.member.live(started)
-        except Exception as raised:  # noqa: BLE001 - whatever ends a child is for the supervisor to judge
-            error = raised
         except BaseException as raised:
+            # Whatever ends a child is for the supervisor to judge; what ends the program goes on. A `Cancelled` that
+            # comes as far as this is not of the child's own scope: raised here, it would cancel all of its siblings.
             error = raised
-            raise
+            if is_fatal(raised):
+                raise
         finally:
             self._write_down(slot, error)
 

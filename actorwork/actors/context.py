@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from actorwork.actors.actor import Actor
+    from actorwork.actors.administration import SupervisorRef
     from actorwork.actors.cell import Cell
     from actorwork.actors.child import Child
     from actorwork.actors.helpers import Helpers
@@ -255,6 +256,16 @@ class Context:
     def timers(self) -> Timers:
         """Messages to itself later, by key; cancelled when the incarnation ends."""
         return self._cell.timers
+
+    @property
+    def supervisor(self) -> SupervisorRef:
+        """The actor's own supervisor: its siblings can be looked at, started and stopped.
+
+        Waiting here for one's own end is a deadlock that only the shutdown bound ends: `stop()` is the way to do that.
+        """
+        if self._cell.supervisor is None:
+            raise NotRunning(f"{self._cell.title!r} has no supervisor: it does not run in a system")
+        return self._cell.supervisor
 
     def stop(self) -> NoReturn:
         """End this actor: the message in hand ends as if it had returned; a permanent child is started again."""

@@ -42,6 +42,7 @@ from actorwork.errors import (
     Verdict,
 )
 from actorwork.message import REPLY_TO, RESULT_TTL, Delivery
+from actorwork.policy.exits import is_fatal
 from actorwork.policy.settlement import Ack, Fail, Retry, Settlement, decisive, failure_of, leaves, settlement_for
 
 if TYPE_CHECKING:
@@ -422,6 +423,9 @@ class Executor:
             self._answer(call, cause if isinstance(cause, Exception) else crashed, cause)
             return
         self._answer(call, crashed, cause)
+        if policy is None and is_fatal(error):
+            # Nobody has said what is to become of it, and it asks for the end of the program.
+            raise error
         crash = Crash(stop=policy == "stop", escalate=policy == "escalate")
         raise crash from cause
 

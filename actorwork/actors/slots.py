@@ -129,6 +129,11 @@ class Slot:
     def _start_ended_as(self, kind: Kind) -> bool:
         return self.last_exit.incarnation == self.incarnation and self.last_exit.kind is kind
 
+    def start_refused(self, error: Exception) -> None:
+        """Note a start that failed before there was anything to run."""
+        self.incarnation += 1
+        self.last_exit = Exit(Kind.INIT_FAILED, error, incarnation=self.incarnation)
+
     def tell_news(self) -> None:
         """Let everybody look who waits for a change."""
         if self.news is not None:

@@ -34,7 +34,7 @@ from actorwork.actors.crash import Crash, without_crash
 from actorwork.actors.failures import gave_up, start_error
 from actorwork.actors.inbox import Inbox, Item, News, Request, Stopped
 from actorwork.actors.slots import Member, Slot, Slots, State
-from actorwork.errors import MaxRestartsExceeded, Shutdown, StartError
+from actorwork.errors import AlreadyRegistered, MaxRestartsExceeded, Shutdown, StartError
 from actorwork.policy.exits import Exit, Kind, is_fatal, restart_wanted
 from actorwork.policy.restart import Window, auto_shutdown_due, failed_again, restart_delay, touched
 from actorwork.policy.settlement import only_leaf
@@ -289,7 +289,10 @@ class Supervision:
             return
         for other in self._touched(slot):
             if other.state in (State.EMPTY, State.RESTARTING):
-                await self.start(other)
+                try:
+                    await self.start(other)
+                except AlreadyRegistered as error:  # Its name was free while it rested, and is another one's now.
+                    other.start_refused(error)
                 if other.failed_to_start:
                     # Queued, not looped: requests and a stop are served between two attempts.
                     other.state = State.RESTARTING

@@ -26,7 +26,7 @@ from typing import Literal, TypeAlias
 import attrs
 
 from actorwork.errors import Ignore, Shutdown
-from actorwork.policy.settlement import is_cancellation, leaves
+from actorwork.policy.settlement import is_cancellation, leaves, only_leaf
 
 Restart: TypeAlias = Literal["permanent", "transient", "temporary"]
 
@@ -79,7 +79,7 @@ def exit_of(
     """
     found = [] if error is None else [leaf for leaf in leaves(error) if not is_cancellation(leaf)]
     # Of several leaves none is *the* error: the group is, and its text names them.
-    leaf = found[0] if len(found) == 1 else error if found else None
+    leaf = None if error is None or not found else only_leaf(error)
     group = error if _is_group(error) else None
     if starting:
         if found and all(isinstance(leaf, Ignore) for leaf in found):

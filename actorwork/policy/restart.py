@@ -108,6 +108,11 @@ def _bounded(low: float, high: float = math.inf) -> object:
     return check
 
 
+def _attempts(_: object, __: attrs.Attribute[int | None], value: object) -> None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise SettingsError(f"Backoff.max_attempts wants a whole number >= 1 or None, got {value!r}")
+
+
 @attrs.frozen(kw_only=True)
 class Backoff:
     """How long to wait before a child is started again; all in seconds.
@@ -122,15 +127,13 @@ class Backoff:
     max: float = attrs.field(default=30.0, validator=_bounded(0))  # type: ignore[arg-type]
     jitter: float = attrs.field(default=0.2, validator=_bounded(0))  # type: ignore[arg-type]
     reset_after: float | None = None
-    max_attempts: int | None = None
+    max_attempts: int | None = attrs.field(default=None, validator=_attempts)
 
     def __attrs_post_init__(self) -> None:
         if self.min > self.max:
             raise SettingsError(f"Backoff wants min <= max, got min={self.min!r}, max={self.max!r}")
         if self.reset_after is not None and not self.reset_after >= 0:
             raise SettingsError(f"Backoff.reset_after wants seconds >= 0 or None, got {self.reset_after!r}")
-        if self.max_attempts is not None and not self.max_attempts >= 1:
-            raise SettingsError(f"Backoff.max_attempts wants a number >= 1 or None, got {self.max_attempts!r}")
 
 
 @attrs.frozen

@@ -105,9 +105,18 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def only_leaf(error: BaseException) -> BaseException:
-    """Return the one error in a group, or the group where there are several; cancellations do not count."""
-    found = [leaf for leaf in leaves(error) if not is_cancellation(leaf)]
-    return found[0] if len(found) == 1 else error
+    """Return the one error in a group; of several the group that holds them, out of those that only wrapped it.
+
+    Cancellations do not count.
+    """
+    inner: BaseException = error
+    while isinstance(inner, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", inner)
+        found = [branch for branch in group.exceptions if any(not is_cancellation(leaf) for leaf in leaves(branch))]
+        if len(found) != 1:
+            return group
+        inner = found[0]
+    return inner
 
 
 def is_cancellation(error: BaseException) -> bool:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,6 +26,7 @@ import attrs
 import trio
 
 from actorwork import events
+from actorwork.actors.administration import SupervisorRef
 from actorwork.actors.cell import Cell, Services
 from actorwork.actors.child import Child, Spec, Supervisor, actors_of, root_of
 from actorwork.actors.feed import Feed
@@ -39,7 +40,7 @@ from actorwork.policy.exits import Exit, Kind
 from actorwork.policy.restart import Intensity
 from actorwork.policy.settlement import is_cancellation, only_leaf
 from actorwork.runtime.brokers import ignore, open_broker
-from actorwork.runtime.tree import Branch, branch_of
+from actorwork.runtime.tree import Branch, branch_of, supervisor_of
 from actorwork.settings import Priority
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ class System:
             return TaskMember(spec)
         fed = self._fed.get(spec.title) is spec
         cell = Cell(spec, self._services, fed=fed)
+        cell.supervisor = None if parent is None else parent.handle
         if fed:
             self._by_title[cell.title] = cell
         return cell
@@ -177,6 +179,13 @@ class System:
     def tree(self) -> Branch:
         """Return the tree as it is now; `str` of it is a drawing."""
         return branch_of(self._root, trio.current_time())
+
+    def supervisor(self, which: Hashable = None) -> SupervisorRef:
+        """Return a supervisor of the tree: the root, or a nested one by its name, its id, or a path of ids (a tuple).
+
+        Raises `LookupError` if there is none, or more than one: then the path tells them apart.
+        """
+        return supervisor_of(self._root, which).handle
 
     def stop(self, reason: str = "system.stop()") -> None:
         """Begin the staged shutdown. Called again, it hurries: handlers are cancelled now.

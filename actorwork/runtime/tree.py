@@ -8,8 +8,8 @@ root  one_for_one
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Hashable, Iterator
+from typing import TYPE_CHECKING, cast
 
 import attrs
 
@@ -100,3 +100,35 @@ def branch_of(supervision: Supervision, now: float) -> Branch:
 
 def _called(item: Item) -> str:
     return item.id if isinstance(item, Delivery) else type(item.message).__name__
+
+
+def supervisor_of(root: Supervision, which: Hashable) -> Supervision:
+    """Return a supervisor in the tree by its name, its id, or a path of ids; raises `LookupError`."""
+    found = [root] if which is None else list(_path(root, which)) or [s for s in _all(root) if s.title == which]
+    if len(found) != 1:
+        known = ", ".join(repr(supervision.title) for supervision in _all(root))
+        many = f"{len(found)} supervisors are called {which!r}: give a tuple of ids, from below the root"
+        raise LookupError(many if found else f"no supervisor {which!r} in this system, which has {known}")
+    return found[0]
+
+
+def _path(root: Supervision, which: Hashable) -> Iterator[Supervision]:
+    """Yield what is found by a path of ids, or by one id at any depth."""
+    for supervision in _all(root):
+        slot = supervision.slots.get(which)
+        if slot is not None and isinstance(slot.member, Supervision):
+            yield slot.member
+    if isinstance(which, tuple):
+        at: Supervision | None = root
+        for step in cast("tuple[Hashable, ...]", which):
+            slot = at.slots.get(step) if at is not None else None
+            at = slot.member if slot is not None and isinstance(slot.member, Supervision) else None
+        if at is not None:
+            yield at
+
+
+def _all(root: Supervision) -> Iterator[Supervision]:
+    yield root
+    for slot in root.slots:
+        if isinstance(slot.member, Supervision):
+            yield from _all(slot.member)

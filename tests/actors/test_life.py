@@ -229,23 +229,20 @@ async def test_a_verdict_answers_the_ask_and_the_actor_lives(what: str, reason: 
 # ---- crashes ----
 
 
-@pytest.mark.parametrize(("what", "error"), [("raise", ValueError), ("exit", SystemExit)])
-async def test_a_failing_local_call_crashes_the_actor_and_tells_the_asker_at_once(
-    what: str, error: type[BaseException], mock_clock: trio.testing.MockClock
-):
+async def test_a_failing_local_call_crashes_the_actor_and_tells_the_asker_at_once(mock_clock: trio.testing.MockClock):
     said: list[str] = []
     kept = Kept()
     async with open_system(probe(said), broker=FakeBroker(), emit=kept) as system:
         ref = system.ref(Probe)
-        with pytest.raises(ActorCrashed, match=f"'probe' crashed while it handled dict: {error.__name__}") as caught:
-            await ref.ask({"what": what})
-        assert isinstance(caught.value.__cause__, error)
+        with pytest.raises(ActorCrashed, match="'probe' crashed while it handled dict: ValueError") as caught:
+            await ref.ask({"what": "raise"})
+        assert isinstance(caught.value.__cause__, ValueError)
         assert trio.current_time() == 0
         assert await ref.ask({"what": "count"}) == 1, "a fresh instance"
         assert system.ref(Probe) == ref
     assert said == ["made", "up", "down", "made", "up", "count 0", "down"]
     assert [end.incarnation for end in kept.of(events.ChildExited)] == [1, 2]
-    assert isinstance(kept.of(events.ChildExited)[0].exit.error, error)
+    assert isinstance(kept.of(events.ChildExited)[0].exit.error, ValueError)
 
 
 async def test_the_mailbox_survives_a_crash_in_its_order():
