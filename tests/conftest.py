@@ -1,4 +1,4 @@
-"""How tests run: `async def` under Trio, against a private Redis, none for longer than half a minute (slow ones: three).
+"""How tests run: `async def` under Trio, against a private Redis, none longer than half a minute (slow ones: three).
 
 A test that asks for `mock_clock` runs on it: time stands still until every task waits, then it jumps.
 """

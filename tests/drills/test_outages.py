@@ -223,8 +223,8 @@ async def test_a_server_that_stands_still_is_no_reason_to_run_anything_twice(dri
     """SIGSTOP of the server for two leases: whether they run out meanwhile or not, each message is settled once."""
     redis = Redis(servers.enter_context(open_redis_server()))
     async with open_place(redis.url) as place:
-        await place.send_numbers("work", NUMBERS)
         nodes = [await drill.start_up("worker", redis.url, lease=1) for _ in range(2)]
+        await place.send_numbers("work", NUMBERS)
         await in_mid_work(drill, nodes[0])
         await in_mid_work(drill, nodes[1])
         redis.server.pause()
