@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import attrs
+import trio
 
 from actorwork import Actor, ActorRef, Child, Settings, System, receive
 
@@ -81,6 +82,15 @@ def ref_of(system: System, name: str) -> ActorRef[Any]:
 async def do(system: System, name: str, what: Callable[[Any], Any]) -> Any:
     """Have the actor with a name run a function of itself; return or raise what comes of it."""
     return await ref_of(system, name).ask(Do(what))
+
+
+def sleeping(seconds: float) -> Callable[[Any], Any]:
+    """Return what keeps an actor busy for so long."""
+
+    async def sleep(_: Any) -> None:
+        await trio.sleep(seconds)
+
+    return sleep
 
 
 def fail(_: Any) -> None:

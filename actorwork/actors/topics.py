@@ -33,10 +33,6 @@ class Topics:
         if not cells:
             self._cells.pop(topic, None)
 
-    def unsubscribe_all(self, cell: Cell) -> None:
-        for topic in [topic for topic, cells in self._cells.items() if cell in cells]:
-            self.unsubscribe(topic, cell)
-
     def publish(self, topic: str, message: object) -> int:
         """Tell every subscriber, without waiting; return how many took it.
 

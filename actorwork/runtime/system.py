@@ -172,6 +172,10 @@ class System:
         """Return the ref of the actor that has registered a name, or None."""
         return self._services.registry.whereis(name)
 
+    def names(self) -> dict[str, ActorRef[Any]]:
+        """Return all names that actors have registered, with their refs."""
+        return self._services.registry.names()
+
     def broadcast(self, topic: str, message: object) -> int:
         """Tell a message to all actors that subscribe to a topic, without waiting; return how many took it."""
         return self._services.topics.publish(topic, message)
