@@ -31,7 +31,8 @@ T = TypeVar("T")
 GIVEN: Final = frozenset({"time_point", "trigger_id"})
 """Keyword parameters that the runtime fills in for messages that a trigger sent."""
 
-_MARK: Final = "__actorwork_receive__"
+MARK: Final = "__actorwork_receive__"
+"""The attribute that `receive` sets."""
 _JSON_TYPES: Final[Mapping[type, type]] = {
     dict: dict, list: list, str: str, int: int, float: float, bool: bool, type(None): type(None), tuple: list,
 }  # fmt: skip
@@ -43,7 +44,7 @@ def receive(function: Callable[P, T]) -> Callable[P, T]:
         raise SettingsError(
             f"@receive goes on a method, got {function!r}; write @receive without brackets, below any other decorator"
         )
-    setattr(function, _MARK, True)
+    setattr(function, MARK, True)
     return function
 
 
@@ -291,7 +292,7 @@ def table_of(cls: type) -> HandlerTable:
     names: dict[str, None] = {}
     for base in reversed(cls.__mro__):
         for name, value in vars(base).items():
-            if getattr(value, _MARK, False):
+            if getattr(value, MARK, False):
                 names[name] = None
     for name in names:
         function = getattr(cls, name)

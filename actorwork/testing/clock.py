@@ -1,0 +1,60 @@
+"""Virtual time: a test runs on Trio's `MockClock`, and an hour is a line.
+
+With `MockClock(autojump_threshold=0)` time jumps by itself as soon as every task waits; with `MockClock()` it stands
+still until the test says `advance`. A plain `def` handler runs in a thread, which no simulated clock waits for: give
+it some real time then, with `autojump_threshold=0.01`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+TICK: Final = 0.01
+"""Real seconds between two looks, where time is not simulated."""
+STEP: Final = 1e-6
+"""A jump is at least so long: one that is lost in rounding would bring nobody any further."""
+
+
+async def advance(seconds: float) -> None:
+    """Let so many seconds pass on the simulated clock, and everything happen that is due meanwhile, each at its time.
+
+    Returns when every task waits again. Raises `RuntimeError` where time is not simulated.
+    """
+    clock = trio.lowlevel.current_clock()
+    if not isinstance(clock, MockClock):
+        wanted = "run the test on a trio.testing.MockClock"
+        raise RuntimeError(f"advance wants a simulated clock: {wanted}")  # noqa: TRY004 - nobody passed a wrong type
+    until = trio.current_time() + seconds
+    await wait_all_tasks_blocked()
+    while (left := until - trio.current_time()) > STEP / 2:
+        clock.jump(min(left, max(STEP, _until_next_deadline())))
+        await wait_all_tasks_blocked()
+
+
+async def pass_time() -> None:
+    """Let time pass up to the next moment at which something may happen."""
+    clock = trio.lowlevel.current_clock()
+    seconds = max(STEP, _until_next_deadline())
+    if not isinstance(clock, MockClock):
+        await trio.sleep(min(TICK, seconds))
+    elif clock.autojump_threshold == math.inf:
+        clock.jump(seconds)
+        await wait_all_tasks_blocked()
+    else:
+        await trio.sleep(seconds)
+
+
+async def wait_until(when: float) -> None:
+    """Let time pass up to a moment of Trio's clock."""
+    if isinstance(trio.lowlevel.current_clock(), MockClock):
+        await advance(when - trio.current_time())
+    else:
+        await trio.sleep_until(when)
+
+
+def _until_next_deadline() -> float:
+    return trio.lowlevel.current_statistics().seconds_to_next_deadline
