@@ -20,7 +20,6 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-import outcome
 import trio
 
 from actorwork.errors import ActorStopped, AskTimeout, MailboxFull
@@ -35,46 +34,51 @@ if TYPE_CHECKING:
 class Reply:
     """Where an asker waits: one task, which is woken directly."""
 
-    __slots__ = ("_result", "_task", "about")
+    __slots__ = ("_answered", "_error", "_task", "_value", "about")
 
     def __init__(self) -> None:
         self.about: tuple[str, object, float] | None = None
         """Who was asked what, and for how long it is waited: for an asker with a timeout."""
         self._task: trio.lowlevel.Task | None = None
-        self._result: outcome.Value[object] | outcome.Error | None = None
+        self._answered = False
+        self._value: object = None
+        self._error: BaseException | None = None
 
     def give(self, value: object) -> None:
         """Answer; only the first answer counts."""
-        self._answer(outcome.Value(value))
+        self._answer(value, None)
 
     def fail(self, error: BaseException) -> None:
         """Answer with an error, which is raised at the asker; only the first answer counts."""
-        self._answer(outcome.Error(error))
+        self._answer(None, error)
 
     def expire(self) -> None:
         """Fail, since the time is up."""
         title, message, timeout = self.about or ("", None, 0.0)
         self.fail(AskTimeout(f"{title!r} gave no reply to {type(message).__name__} within {timeout:g} s"))
 
-    def _answer(self, result: outcome.Value[object] | outcome.Error) -> None:
-        if self._result is None:
-            self._result = result
+    def _answer(self, value: object, error: BaseException | None) -> None:
+        if not self._answered:
+            self._answered, self._value, self._error = True, value, error
             if self._task is not None:
-                trio.lowlevel.reschedule(self._task, result)
+                trio.lowlevel.reschedule(self._task)
                 self._task = None
 
     async def wait(self) -> object:
         """Wait for the reply; cancelled: the message is still handled, its reply is dropped."""
-        if self._result is not None:
+        if self._answered:
             await trio.lowlevel.checkpoint()
-            return self._result.unwrap()
-        self._task = trio.lowlevel.current_task()
+        else:
+            self._task = trio.lowlevel.current_task()
 
-        def abort(_: object) -> trio.lowlevel.Abort:
-            self._task = None
-            return trio.lowlevel.Abort.SUCCEEDED
+            def abort(_: object) -> trio.lowlevel.Abort:
+                self._task = None
+                return trio.lowlevel.Abort.SUCCEEDED
 
-        return await trio.lowlevel.wait_task_rescheduled(abort)
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        if self._error is not None:
+            raise self._error
+        return self._value
 
 
 class Lane(enum.IntEnum):
