@@ -323,18 +323,14 @@ class System:
                 await feed.hand_back()
 
     async def _wait_drained_or_hurried(self) -> None:
-        async with trio.open_nursery() as nursery:
+        # Imported here, since it is wanted at the end and not on the way to the first message.
+        from trio_util import move_on_when  # noqa: PLC0415 # pyright: ignore[reportUnknownVariableType]
 
-            async def hurry() -> None:
-                await self._hurry.wait()
-                nursery.cancel_scope.cancel(reason="told to hurry")
-
-            nursery.start_soon(hurry)
+        async with move_on_when(self._hurry.wait):
             # An actor that is quiet may be told something by one that is not: so until all are quiet at once.
             while any(cell.busy for cell in self._services.cells):
                 for cell in list(self._services.cells):
                     await cell.wait_quiet()
-            nursery.cancel_scope.cancel(reason="drained")
 
 
 def refuse_what_is_missing(children: Iterable[Child]) -> None:
