@@ -24,13 +24,13 @@ from actorwork.abc import EventSink
 from actorwork.actors.actor import Actor
 from actorwork.actors.bonds import Bonds
 from actorwork.actors.child import Child, DynamicSupervisor
-from actorwork.actors.context import Context, inside
+from actorwork.actors.context import Context, Stop, inside
 from actorwork.actors.crash import without_crash
 from actorwork.actors.execution import Ended, Executor
 from actorwork.actors.feed import Feed
 from actorwork.actors.handlers import HandlerTable, handlers_of, local_keywords
 from actorwork.actors.helpers import Helpers
-from actorwork.actors.mailbox import Item, Lane, LocalCall, Mailbox, SystemCall
+from actorwork.actors.mailbox import Item, Lane, LocalCall, Mailbox, Reply, SystemCall
 from actorwork.actors.offspring import Offspring
 from actorwork.actors.outgoing import Outgoing
 from actorwork.actors.ref import ActorRef
@@ -39,7 +39,7 @@ from actorwork.actors.supervision import Supervision
 from actorwork.actors.timers import Expiries, Timer, Timers, TimerWheel
 from actorwork.actors.topics import Topics
 from actorwork.actors.watching import LinkBroken, Watch
-from actorwork.errors import ActorStopped, MailboxFull, NotRunning, SettingsError
+from actorwork.errors import ActorCrashed, ActorStopped, MailboxFull, MessageRefused, NotRunning, SettingsError
 from actorwork.message import Delivery
 from actorwork.policy.exits import Exit, Kind, exit_of
 from actorwork.policy.settlement import only_leaf
@@ -84,6 +84,7 @@ class Cell:
     __slots__ = (
         "_bonds",
         "_context",
+        "_deadline",
         "_ending",
         "_executors",
         "_exit",
@@ -94,6 +95,7 @@ class Cell:
         "_last_instance",
         "_nursery",
         "_offspring",
+        "_owed",
         "_quiet",
         "_refuses",
         "_starting",
@@ -144,11 +146,13 @@ class Cell:
         self._exit: Exit | None = None
         """How it ended for good, if it has."""
         self._told_to_stop = False
+        self._deadline = math.inf
         # All of this is made on demand: most actors are idle, and have none of it.
         self._bonds: Bonds | None = None
         self._timers: Timers | None = None
         self._stashed: list[Item] | None = None
         self._offspring: Offspring | None = None
+        self._owed: set[Reply] | None = None
         self._helpers: Helpers | None = None
         self._helper_error: BaseException | None = None
         self._executors: tuple[Executor, ...] = ()
@@ -213,7 +217,7 @@ class Cell:
         inside.set(True)
         self.incarnation += 1
         self.stopping = False
-        self._told_to_stop = False
+        self._told_to_stop, self._deadline = False, math.inf
         self._helper_error = None
         failure: BaseException | None = None
         try:
@@ -230,19 +234,21 @@ class Cell:
                     await self._work(instance)
                 finally:
                     if self._offspring is not None:
-                        await self._offspring.end()
+                        await self._offspring.end(self._deadline)
                     await self._shut_down(instance)
             finally:
                 if self._helpers is not None:
                     await self._helpers.end()
         except BaseExceptionGroup as group:
             failure = only_leaf(group)
+            self._note_exit(failure)
         except BaseException as error:
             self._note_exit(error)
             raise
+        else:
+            self._note_exit(None)
         finally:
             self._forget_incarnation()
-        self._note_exit(failure)
         # Raised out here: within the handler above it would get the group as its context, or lose its own cause.
         if failure is not None:
             raise failure
@@ -258,7 +264,10 @@ class Cell:
         if not self._has_hook("startup"):
             return
         with trio.move_on_after(self.child.startup_timeout) as self._starting:
-            await instance.startup()
+            try:
+                await instance.startup()
+            except Stop:
+                self.finish()
         caught, self._starting = self._starting.cancelled_caught, None
         if self._helper_error is not None:
             raise self._helper_error
@@ -278,6 +287,9 @@ class Cell:
 
     def helper_failed(self, error: BaseException) -> None:
         """Crash, since a helper task did."""
+        if isinstance(error, Stop):
+            self.finish()
+            return
         self._helper_error = error
         if self._starting is not None:
             self._starting.cancel(reason="a helper task failed")
@@ -293,6 +305,7 @@ class Cell:
         self.behaviour = None
         self._helpers = None
         self._offspring = None
+        self._fail_owed()
         if self._timers is not None:
             self._timers.cancel_all()
         if self._bonds is not None:
@@ -394,12 +407,21 @@ class Cell:
         """End this actor, since one that it is linked to has ended."""
         self.signal(LinkBroken(ref, exit), ("link", ref))
 
-    def tell_itself(self, message: object, origin: object = None) -> None:
-        handler = self.handlers.for_message(message)
-        self.mailbox.put(SystemCall(message, handler, local_keywords(handler, message), lane=Lane.OWN, origin=origin))
+    def check(self, message: object) -> None:
+        """Raise `MessageRefused` if neither the actor's class nor what it has become takes a message."""
+        try:
+            local_keywords(self.handlers.for_message(message), message)
+        except MessageRefused:
+            if self.behaviour is None:
+                raise
+            local_keywords(self.behaviour.for_message(message), message)
 
     def timer_fired(self, timer: Timer) -> None:
-        self.tell_itself(timer.message, timer)
+        """Tell the actor what a timer says, unless what that timer said before still waits."""
+        if timer.is_waiting and all(executor.item is not timer.sent for executor in self._executors):
+            return
+        timer.sent = SystemCall(timer.message, None, None, lane=Lane.OWN, origin=timer)
+        self.mailbox.put(timer.sent)
 
     def pipe(
         self,
@@ -409,7 +431,9 @@ class Cell:
     ) -> None:
         async def run() -> None:
             value = await function(*args)
-            self.tell_itself(value if to is None else to(value))
+            message = value if to is None else to(value)
+            self.check(message)
+            self.mailbox.put(SystemCall(message, None, None, lane=Lane.OWN))
 
         self.helpers.start_soon(run, name=f"{self.title} pipe")
 
@@ -424,11 +448,38 @@ class Cell:
         if self._stashed is None:
             self._stashed = []
         self._stashed.append(item)
+        if isinstance(item, Delivery):
+            self.mailbox.delivery_set_aside()
 
     def unstash(self) -> None:
+        if self.feed is not None and self.feed.intake_over:
+            self.feed.offer(self.take_stashed_deliveries())  # which keeps them to be handed back
         stashed, self._stashed = self._stashed, None
         if stashed:
             self.mailbox.put_first(stashed)
+
+    def take_stashed_deliveries(self) -> list[Delivery]:
+        """Take out the deliveries that were set aside: they will not be handled here."""
+        stashed = self._stashed or ()
+        self._stashed = [item for item in stashed if not isinstance(item, Delivery)]
+        return [item for item in stashed if isinstance(item, Delivery)]
+
+    def owe(self, reply: Reply) -> None:
+        """Remember a reply that the actor will give later."""
+        if self._owed is None:
+            self._owed = set()
+        reply.owed_by = self._owed
+        self._owed.add(reply)
+
+    def _fail_owed(self) -> None:
+        """Tell the askers whom this incarnation owes a reply that it will not come."""
+        owed, self._owed = self._owed, None
+        for reply in list(owed or ()):
+            error = self._last_exit.error
+            kind = ActorStopped if error is None else ActorCrashed
+            failure = kind(f"{self.title!r} ended before it gave the reply that it had deferred: {self._last_exit}")
+            failure.__cause__ = error
+            reply.fail(failure)
 
     def become(self, handlers: Sequence[Callable[..., Any]]) -> None:
         if not handlers:
@@ -460,7 +511,7 @@ class Cell:
 
     def stop(self, deadline: float) -> None:
         """Take no further item; the incarnation ends when what is in hand has ended."""
-        self._told_to_stop = True
+        self._told_to_stop, self._deadline = True, deadline
         self.finish()
 
     def finish(self) -> None:
@@ -481,7 +532,8 @@ class Cell:
 
     def in_hand_since(self) -> list[tuple[Item, float]]:
         """Return what is in hand, each with when it began (Trio's time)."""
-        return [(e.item, e.began) for e in self._executors if e.item is not None and e.began is not None]
+        # A local message that the watchdog has not looked at yet has just begun.
+        return [(e.item, e.began or trio.current_time()) for e in self._executors if e.item is not None]
 
     @property
     def in_hand(self) -> bool:
@@ -505,7 +557,9 @@ class Cell:
             self._quiet.set()
 
     def kill(self) -> None:
-        """Cancel the `shutdown` that runs under a shield."""
+        """Cancel what runs under shields: the actors that it has spawned, and `shutdown`."""
+        if self._offspring is not None:
+            self._offspring.supervision.kill()
         if self._ending is not None:
             self._ending.cancel(reason="killed by its supervisor")
 

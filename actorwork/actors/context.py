@@ -161,15 +161,17 @@ class Context:
         self._cell.unbecome()
 
     def defer(self) -> Reply:
-        """Take the reply of the local message in hand, to `give` or `fail` it later; what the handler returns is
-        dropped.
+        """Take the reply of the local message in hand, to `give` or `fail` it later.
 
+        What the handler returns is dropped. Only the first answer counts; if the incarnation ends without one, the
+        asker is told so (`ActorCrashed`, `ActorStopped`).
         Raises `NotRunning` for a delivery from a broker, and for a message whose sender did not ask.
         """
         current = self._current("defer")
         if current.call is None or current.call.reply is None:
             raise NotRunning("context.defer: nobody waits for a reply to the message in hand in this process")
         current.mark = Mark.KEPT
+        self._cell.owe(current.call.reply)
         return current.call.reply
 
     def forward(self, ref: ActorRef[Any]) -> None:
@@ -268,7 +270,10 @@ class Context:
         return self._cell.supervisor
 
     def stop(self) -> NoReturn:
-        """End this actor: the message in hand ends as if it had returned; a permanent child is started again."""
+        """End this actor: the message in hand ends as if its handler had returned; a permanent child starts again.
+
+        From a helper task or `startup`, too: the message in hand ends first.
+        """
         raise Stop
 
     def _current(self, name: str) -> Handling | LocalCall:

@@ -176,7 +176,7 @@ class Executor:
             self.began = trio.current_time()
         current = Handling(delivery)
         handling.set(current)
-        crash: Crash | None = None
+        crash: Exception | None = None
         published: Sequence[Envelope] = ()
         blamed: BaseException | None = None
         try:
@@ -186,12 +186,18 @@ class Executor:
             self._settle(current, delivery, Fail(failure_of(error)))
             return
         try:
-            if cell.layers:
-                value = await self._through_layers(handler, delivery, args, kwargs)
-            elif handler.is_async:
-                value = await handler.function(self._instance, *args, **kwargs)
-            else:
-                value = await self._in_thread(handler, args, kwargs)
+            try:
+                if cell.layers:
+                    value = await self._through_layers(handler, delivery, args, kwargs)
+                elif handler.is_async:
+                    value = await handler.function(self._instance, *args, **kwargs)
+                else:
+                    value = await self._in_thread(handler, args, kwargs)
+            except Exception as error:
+                if not isinstance(decisive(error), Stop) or self._ended is not None:
+                    raise
+                cell.finish()
+                value = None
             if self._ended is not None:
                 settlement, blamed = None, self._ended_error(None)
             elif current.mark is not Mark.OPEN:
@@ -217,14 +223,14 @@ class Executor:
             elif _is_nobodys(error):
                 current.end()
                 raise
-            elif isinstance(decisive(error), Stop):
-                settlement = _ACK
-                cell.finish()
             else:
                 blamed = error
         if blamed is not None:
             settlement = self._settlement_for(blamed, delivery)
-            if isinstance(settlement, (Fail, Retry)) and not isinstance(decisive(blamed), Verdict):
+            cause = decisive(blamed)
+            if isinstance(cause, Shutdown):
+                crash = cause
+            elif isinstance(settlement, (Fail, Retry)) and not isinstance(cause, Verdict):
                 crash = self._crash_of(blamed)
         if settlement is None:
             current.end()
@@ -360,7 +366,7 @@ class Executor:
 
     def _local_raised(self, call: LocalCall, error: BaseException) -> None:
         """Make what came out of a handler into a reply or a crash; raises what is nobody's result."""
-        call.mark = Mark.ENDED
+        mark, call.mark = call.mark, Mark.ENDED
         if self._ended is not None and not _interrupts(error):
             self._end_local(call, error)
         elif isinstance(error, Crash):
@@ -370,7 +376,8 @@ class Executor:
             raise error
         elif isinstance(decisive(error), Stop):
             self._cell.finish()
-            self._local_answered(call)
+            call.mark = mark
+            self._local_returned(call, None)
         elif isinstance(error, _Refused):
             refusal = error.__cause__ or error
             self._item = None
@@ -378,12 +385,6 @@ class Executor:
             self._answer(call, refusal, refusal)
         else:
             self._local_failed(call, error)
-
-    def _local_answered(self, call: LocalCall) -> None:
-        self._item = None
-        self.began = UNKNOWN
-        if call.reply is not None:
-            call.reply.give(None)
 
     def _keep(self, item: Item, mark: Mark) -> None:
         """Let go of an item that was set aside, passed on or is answered later: it has not ended with its handler."""

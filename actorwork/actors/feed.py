@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 class Feed:
     """One actor's deliveries."""
 
-    __slots__ = ("_cell", "_given_up", "_intake_over", "_node", "subscription")
+    __slots__ = ("_cell", "_given_up", "_node", "intake_over", "subscription")
 
     def __init__(self, cell: Cell) -> None:
         settings = cell.settings
         self._cell = cell
         self._node: Node | None = None
         self._given_up: list[Delivery] = []
-        self._intake_over = False
+        self.intake_over = False
         self.subscription = Subscription(
             group=settings.id,
             actor=cell.title,
@@ -49,10 +49,10 @@ class Feed:
     # ---- the reader's side ----
 
     def room(self) -> int:
-        return 0 if self._intake_over or self._cell.over else self._cell.mailbox.room()
+        return 0 if self.intake_over or self._cell.over else self._cell.mailbox.room()
 
     def offer(self, deliveries: Sequence[Delivery]) -> None:
-        if self._intake_over:
+        if self.intake_over:
             self._given_up += deliveries
         else:
             self._cell.mailbox.offer(deliveries)
@@ -64,7 +64,7 @@ class Feed:
 
     def resume(self) -> None:
         """Say that the mailbox has room again."""
-        if self._node is not None and not self._intake_over:
+        if self._node is not None and not self.intake_over:
             self._node.resume(self.subscription)
 
     # ---- the executors' side ----
@@ -79,7 +79,7 @@ class Feed:
     def interrupted(self, delivery: Delivery) -> None:
         """Take a delivery back from an executor that was ended while it had it in hand."""
         cell = self._cell
-        if cell.stopping or self._intake_over or cell.mailbox.paused:
+        if cell.stopping or self.intake_over or cell.mailbox.paused:
             self._given_up.append(delivery)
             cell.mailbox.delivery_ended(0.0)
         else:
@@ -89,12 +89,12 @@ class Feed:
 
     def end_intake(self) -> None:
         """Take no further delivery in hand: what waits, and what a reader still brings, is for `hand_back`."""
-        self._intake_over = True
-        self._given_up += self._cell.mailbox.remove_deliveries()
+        self.intake_over = True
+        self._given_up += self._cell.mailbox.remove_deliveries() + self._cell.take_stashed_deliveries()
 
     def take_given_up(self) -> list[Delivery]:
-        """Return the deliveries that will not be handled here."""
-        found = self._given_up + self._cell.mailbox.remove_deliveries()
+        """Return the deliveries that will not be handled here, also those that were set aside."""
+        found = self._given_up + self._cell.mailbox.remove_deliveries() + self._cell.take_stashed_deliveries()
         self._given_up = []
         return found
 

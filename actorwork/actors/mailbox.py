@@ -34,11 +34,13 @@ if TYPE_CHECKING:
 class Reply:
     """Where an asker waits: one task, which is woken directly."""
 
-    __slots__ = ("_answered", "_error", "_task", "_value", "about")
+    __slots__ = ("_answered", "_error", "_task", "_value", "about", "owed_by")
 
     def __init__(self) -> None:
         self.about: tuple[str, object, float] | None = None
         """Who was asked what, and for how long it is waited: for an asker with a timeout."""
+        self.owed_by: set[Reply] | None = None
+        """Where an actor keeps the replies that it will give later."""
         self._task: trio.lowlevel.Task | None = None
         self._answered = False
         self._value: object = None
@@ -60,6 +62,8 @@ class Reply:
     def _answer(self, value: object, error: BaseException | None) -> None:
         if not self._answered:
             self._answered, self._value, self._error = True, value, error
+            if self.owed_by is not None:
+                self.owed_by.discard(self)
             if self._task is not None:
                 trio.lowlevel.reschedule(self._task)
                 self._task = None
@@ -222,8 +226,10 @@ class Mailbox:
 
     @property
     def local(self) -> int:
-        """How many local messages wait."""
-        return self._local
+        """How many local messages wait, in all lanes."""
+        if self._urgent is None:
+            return self._local
+        return self._local + sum(isinstance(item, LocalCall) for lane in self._urgent for item in lane)
 
     @property
     def held(self) -> int:
@@ -295,13 +301,15 @@ class Mailbox:
             self._urgent = (deque(), deque())
         return self._urgent[lane]
 
-    def drop(self, lane: Lane, origin: object) -> None:
-        """Drop what waits in a lane and came from a timer or a ref."""
+    def drop(self, lane: Lane, origin: object) -> bool:
+        """Drop what waits in a lane and came from a timer or a ref; say whether there was something."""
         if self._urgent is None:
-            return
+            return False
         items = self._urgent[lane]
-        for item in [item for item in items if isinstance(item, LocalCall) and item.origin == origin]:
+        dropped = [item for item in items if isinstance(item, LocalCall) and item.origin == origin]
+        for item in dropped:
             items.remove(item)
+        return bool(dropped)
 
     def close(self, reason: str) -> None:
         """Refuse local messages from now on; who waits for room is refused too."""
@@ -387,6 +395,15 @@ class Mailbox:
         self._seconds_each = smoothed(self._seconds_each, seconds)
         self._tell_room()
 
+    def delivery_set_aside(self) -> None:
+        """Count out a delivery that was in hand, and is neither ended nor waiting.
+
+        What is set aside has a bound of its own. If it took room here, the reader would stop, and with it what the
+        actor waits for before it goes on with the rest.
+        """
+        self._held -= 1
+        self._tell_room()
+
     def _tell_room(self) -> None:
         """Tell a reader that found no room when there is some again."""
         if self._starved:
@@ -405,13 +422,14 @@ class Mailbox:
         self._came(1)
 
     def put_first(self, items: Sequence[Item]) -> None:
-        """Put items that were taken before to the front of the actor's own lane, in their order."""
+        """Put items that were set aside to the front of the actor's own lane, in their order."""
         own = [
             SystemCall(item.message, item.handler, item.keywords, lane=Lane.OWN, reply=item.reply)
             if isinstance(item, LocalCall)
             else item
             for item in items
         ]
+        self._held += sum(isinstance(item, Delivery) for item in own)
         self._lane(Lane.OWN).extendleft(reversed(own))
         self._came(len(items))
 

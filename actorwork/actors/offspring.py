@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 import trio
 
 from actorwork.actors.child import Child, DynamicSupervisor, as_spec
+from actorwork.actors.context import handling
 from actorwork.errors import NotRunning
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Offspring:
         cell.helpers.start_soon(self._run, name=f"children of {cell.title}")
 
     async def _run(self) -> None:
+        handling.set(None)  # what they do is not on behalf of the message that the first of them was spawned for
         try:
             await self.supervision.live(self._up.set)
         finally:
@@ -48,8 +49,8 @@ class Offspring:
         await self._up.wait()
         return cast("ActorRef[Any]", await self.supervision.handle.start_child(spec))
 
-    async def end(self) -> None:
-        """Stop them all, each within its bound, and wait for that."""
-        self.supervision.stop(math.inf)
+    async def end(self, deadline: float) -> None:
+        """Stop them all, each within its bound and before the deadline, and wait for that."""
+        self.supervision.stop(deadline)
         with trio.CancelScope(shield=True):  # bounded: each of them has a bound
             await self._ended.wait()

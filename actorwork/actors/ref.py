@@ -11,6 +11,7 @@ import trio
 
 from actorwork.actors.handlers import local_keywords
 from actorwork.actors.mailbox import LocalCall, Reply
+from actorwork.errors import MessageRefused
 
 if TYPE_CHECKING:
     from actorwork.actors.cell import Cell
@@ -93,7 +94,14 @@ class ActorRef(Generic[A]):
         self._cell.admit().tell_nowait(self._call(call.message, call.reply))
 
     def _call(self, message: object, reply: Reply | None) -> LocalCall:
-        handler = self._cell.handlers.for_message(message)
-        if handler.keyword_decoder is None:
-            return LocalCall(message, handler, reply)
-        return LocalCall(message, handler, reply, local_keywords(handler, message))
+        try:
+            handler = self._cell.handlers.for_message(message)
+            if handler.keyword_decoder is None:
+                return LocalCall(message, handler, reply)
+            return LocalCall(message, handler, reply, local_keywords(handler, message))
+        except MessageRefused:
+            if self._cell.behaviour is None:
+                raise
+        # What the actor has become may take what its class does not; its turn will show.
+        self._cell.check(message)
+        return LocalCall(message, None, reply)
