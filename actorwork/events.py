@@ -112,6 +112,14 @@ class BrokerTrouble:
 
 
 @attrs.frozen
+class BrokerAdvice:
+    """The broker works, but is set up so that messages may be lost; `advice` says what to do."""
+
+    text: str
+    advice: str
+
+
+@attrs.frozen
 class ActorStarted:
     """An incarnation is up: its `startup` has returned."""
 
@@ -220,6 +228,7 @@ Event: TypeAlias = (
     | Fenced
     | Buried
     | BrokerTrouble
+    | BrokerAdvice
     | ActorStarted
     | ChildExited
     | ActorTrouble

@@ -24,7 +24,7 @@ import trio
 
 from actorwork.abc import Broker, EventSink, Finding, Subscription
 from actorwork.errors import BrokerError
-from actorwork.events import BrokerBack, BrokerLost, BrokerTrouble
+from actorwork.events import BrokerAdvice, BrokerBack, BrokerLost, BrokerTrouble
 from actorwork.message import Envelope, Outcome
 from actorwork.streams import diagnosis, entries, keys, scripts
 from actorwork.streams.client import Client, ConnectionEvent, Lost, open_client
@@ -221,4 +221,4 @@ def _refuse_what_loses_messages(findings: Sequence[Finding], emit: EventSink, *,
         if finding.level == "error" and not (allow_eviction and finding.subject == "eviction"):
             hint = ", or open the broker with allow_eviction=True" if finding.subject == "eviction" else ""
             raise BrokerError(f"{finding.text}; {finding.advice}{hint}")
-        emit(BrokerTrouble("looking at the server", finding.text, f"going on; {finding.advice}"))
+        emit(BrokerAdvice(finding.text, finding.advice))

@@ -40,7 +40,10 @@ _LONGEST: Final = 500
 
 
 class LogSink:
-    """Writes down what happened at one node."""
+    """Writes down what happened at one node.
+
+    `node_id` is what the node is called until it has its lease; then it is the lease's own name, as others see it.
+    """
 
     __slots__ = ("_logger", "_says", "node_id")
 
@@ -60,6 +63,7 @@ class LogSink:
             events.Fenced: self._fenced,
             events.Buried: self._buried,
             events.BrokerTrouble: self._broker_trouble,
+            events.BrokerAdvice: self._broker_advice,
             events.ActorStarted: self._actor_started,
             events.ChildExited: self._child_exited,
             events.ActorTrouble: self._actor_trouble,
@@ -191,6 +195,7 @@ class LogSink:
                 )
 
     def _node_started(self, event: events.NodeStarted) -> None:
+        self.node_id = event.incarnation
         self._say(
             logging.INFO,
             "node %s is up at %s and reads for %s",
@@ -211,6 +216,7 @@ class LogSink:
             (event.incarnation, event.reason, event.successor),
             error=event.reason,
         )
+        self.node_id = event.successor
 
     def _broker_lost(self, event: events.BrokerLost) -> None:
         self._say(
@@ -282,6 +288,9 @@ class LogSink:
 
     def _broker_trouble(self, event: events.BrokerTrouble) -> None:
         self._say(logging.WARNING, "%s failed (%s); %s", (event.doing, event.error, event.next), error=event.error)
+
+    def _broker_advice(self, event: events.BrokerAdvice) -> None:
+        self._say(logging.WARNING, "%s; going on. To change it: %s", (event.text, event.advice))
 
     def _actor_started(self, event: events.ActorStarted) -> None:
         self._say(
