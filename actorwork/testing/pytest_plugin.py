@@ -1,0 +1,111 @@
+"""What pytest is offered: fixtures for virtual time and brokers, and a runner for async tests nobody else runs.
+
+    actorwork_clock     a clock that jumps as soon as everybody waits
+    actorwork_broker    a `MemoryBroker` of this test's own
+    actorwork_redis     the url of an empty database of a private Redis, shared by the tests of one process
+
+Running async tests is for those without pytest-trio or anyio, and only when asked for: for all with the ini option
+`actorwork_async = true`, for one with `@pytest.mark.actorwork`. A test runs on the Trio clock among its fixtures, if
+there is one. `actorwork_timeout` (seconds, of real time) ends tests that hang, also those that block the loop.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import signal
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+import trio.testing
+
+if TYPE_CHECKING:
+    from actorwork.testing.memory import MemoryBroker
+    from actorwork.testing.redis_server import RedisServer
+
+LAST_RESORT = 5.0
+"""Seconds after the timeout at which a signal ends what Trio's cancellation did not."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addini("actorwork_async", "run async tests under Trio, where no other plugin does", type="bool")
+    parser.addini("actorwork_timeout", "seconds after which an async test is ended (0: never)", default="0")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "actorwork: run this async test under Trio, unless another plugin does.")
+
+
+@pytest.hookimpl
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run an async test, if that is asked for and nobody has done it: other plugins come first."""
+    config = pyfuncitem.config
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    if not config.getini("actorwork_async") and pyfuncitem.get_closest_marker("actorwork") is None:
+        return None
+    test: Callable[..., Any] = pyfuncitem.obj
+    arguments: dict[str, Any] = {name: pyfuncitem.funcargs[name] for name in inspect.signature(test).parameters}
+    clock = next((value for value in pyfuncitem.funcargs.values() if isinstance(value, trio.abc.Clock)), None)
+    timeout = float(config.getini("actorwork_timeout")) or math.inf
+
+    async def run() -> None:
+        with trio.fail_after(timeout) if clock is None else trio.CancelScope():
+            await test(**arguments)
+
+    with _ended_by_signal(pyfuncitem.nodeid, timeout):
+        trio.run(run, clock=clock)
+    return True
+
+
+@contextmanager
+def _ended_by_signal(name: str, timeout: float) -> Generator[None]:
+    """End what blocks the loop, or waits for what a simulated clock never brings."""
+    if timeout == math.inf or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def give_up(_signal: int, _frame: object) -> None:
+        pytest.fail(f"{name} ran for more than {timeout:g} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, timeout + LAST_RESORT)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def actorwork_clock() -> trio.testing.MockClock:
+    """A simulated clock: time stands still until every task waits, then it jumps."""
+    return trio.testing.MockClock(autojump_threshold=0)
+
+
+@pytest.fixture
+def actorwork_broker() -> MemoryBroker:
+    """A broker in memory, with nothing in it."""
+    from actorwork.testing.memory import MemoryBroker
+
+    return MemoryBroker()
+
+
+@pytest.fixture(scope="session")
+def actorwork_redis_server() -> Generator[RedisServer]:
+    """A private Redis server, for the whole session (with xdist: for each worker)."""
+    from actorwork.testing.redis_server import open_redis_server
+
+    with open_redis_server() as server:
+        yield server
+
+
+@pytest.fixture
+def actorwork_redis(actorwork_redis_server: RedisServer) -> str:
+    """The url of an empty database."""
+    actorwork_redis_server.flush()
+    return actorwork_redis_server.url
