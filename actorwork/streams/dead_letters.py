@@ -50,8 +50,9 @@ class RedisDeadLetters(DeadLetters):
             if letter is not None:
                 if is_too_large_to_replay(letter):
                     raise BrokerError(
-                        f"the dead letter {entry} of {source!r} has {len(letter.payload)} fields, more than a script can"
-                        " send again: send its message anew, as one field `data` with a JSON object, and drop the letter"
+                        f"the dead letter {entry} of {source!r} has {len(letter.payload)} fields, more than a script"
+                        " can send again: send its message anew, as one field `data` with a JSON object, and drop the"
+                        " letter"
                     )
                 args += (entry, headers_of_replay(letter))
         count = 0
