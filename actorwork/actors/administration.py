@@ -23,7 +23,7 @@ import attrs
 from actorwork.actors.child import DynamicSupervisor, Spec, as_spec
 from actorwork.actors.failures import start_error
 from actorwork.actors.slots import Slot, State
-from actorwork.errors import ChildError, SettingsError
+from actorwork.errors import AlreadyRegistered, ChildError, SettingsError
 from actorwork.policy.exits import Exit, Kind
 
 if TYPE_CHECKING:
@@ -102,7 +102,8 @@ class SupervisorRef:
     async def restart_child(self, child: object) -> Any:
         """Start a child that was terminated or has finished, and return its ref (None if it ignored its start).
 
-        Counts as no restart. Raises `ChildError` (not_found, running, restarting, stopped) and `StartError`.
+        Counts as no restart. Raises `ChildError` (not_found, running, restarting, stopped), `StartError`, and
+        `AlreadyRegistered` if its name is another one's by now.
         """
         return await self._supervision.inbox.request(partial(self._restart, child))
 
@@ -169,7 +170,9 @@ class SupervisorRef:
         await self._supervision.start(slot)
         if slot.failed_to_start:
             slot.member.end(slot.last_exit, f"{slot.spec.title!r} did not start")
-            raise start_error(slot)
+            # A name that is taken is between the asker and its owner: no start was tried.
+            error = slot.last_exit.error
+            raise error if isinstance(error, AlreadyRegistered) else start_error(slot)
         return None if slot.ignored else slot.member.handle
 
     async def _delete(self, key: object) -> None:

@@ -356,12 +356,16 @@ class Cell:
         timeout = self.child.shutdown
         if timeout == "brutal_kill" or not self._has_hook("shutdown"):
             return
+        deadline = min(trio.current_time() + timeout, self._deadline)
         try:
-            with trio.fail_after(timeout, shield=True) as self._ending:
+            # When it is too late already, what needs no waiting is still done.
+            with trio.CancelScope(deadline=deadline, shield=True) as self._ending:
                 await instance.shutdown()
+            if self._ending.cancelled_caught:
+                raise trio.TooSlowError(
+                    f"took longer than {timeout:g} s, or than its supervisor would wait; it was cancelled"
+                )
         except Exception as error:  # noqa: BLE001 - an actor that has ended cannot crash any more; it is reported
-            if isinstance(error, trio.TooSlowError):
-                error = trio.TooSlowError(f"took longer than {timeout:g} s and was cancelled")
             self.services.emit(events.ActorTrouble(self.settings.id, self.title, "shutdown", error))
         finally:
             self._ending = None
@@ -558,6 +562,7 @@ class Cell:
 
     def kill(self) -> None:
         """Cancel what runs under shields: the actors that it has spawned, and `shutdown`."""
+        self._deadline = -math.inf
         if self._offspring is not None:
             self._offspring.supervision.kill()
         if self._ending is not None:

@@ -75,7 +75,11 @@ class Children:
         error: BaseException | None = None
         slot.task = trio.lowlevel.current_task()
 
+        up = False
+
         def started() -> None:
+            nonlocal up
+            up = True
             if slot.state is State.STARTING:
                 slot.state = State.RUNNING
                 slot.tell_news()
@@ -91,15 +95,15 @@ class Children:
             if is_fatal(raised):
                 raise
         finally:
-            self._write_down(slot, error)
+            self._write_down(slot, error, starting=not up)
 
-    def _write_down(self, slot: Slot, error: BaseException | None) -> None:
+    def _write_down(self, slot: Slot, error: BaseException | None, *, starting: bool) -> None:
         state = slot.state
         ended = exit_of(
             error,
             cancelled=slot.scope.cancelled_caught,
             incarnation=slot.incarnation,
-            starting=state is State.STARTING,
+            starting=starting,
             expected=state is State.STOPPING,
         )
         slot.last_exit, slot.task = without_crash(ended), None

@@ -36,7 +36,7 @@ from actorwork.actors.inbox import Inbox, Item, News, Request, Stopped
 from actorwork.actors.slots import Member, Slot, Slots, State
 from actorwork.errors import AlreadyRegistered, MaxRestartsExceeded, Shutdown, StartError
 from actorwork.policy.exits import Exit, Kind, is_fatal, restart_wanted
-from actorwork.policy.restart import Window, auto_shutdown_due, failed_again, restart_delay, touched
+from actorwork.policy.restart import Window, auto_shutdown_due, failed_again, touched
 from actorwork.policy.settlement import only_leaf
 
 if TYPE_CHECKING:
@@ -195,8 +195,13 @@ class Supervision:
     def _child_ended(self, slot: Slot, ended: Exit) -> None:
         """Called in the child's task at its end."""
         if slot.state is State.ENDED:
-            if self.is_dynamic or not (slot.ignored or slot.failed_to_start):  # else the loop waits for it
+            if not (slot.ignored or slot.failed_to_start):
                 self.inbox.put(News(slot, ended))
+            elif self.is_dynamic and (slot.ignored or slot.incarnation == 1):
+                self.forget(slot, slot.last_exit, "did not start")  # Who called start_child is told.
+            elif self.is_dynamic:
+                self.inbox.put(News(slot, ended))
+            # else the loop waits for it
         elif ended.error is not None and is_fatal(ended.error):
             self._stopping = True  # It comes to the loop by itself; until then nothing is started again.
         elif self.is_dynamic:
@@ -208,7 +213,10 @@ class Supervision:
         """Start an incarnation, and wait until it is up, ignored, or has failed: the slot says which."""
         if self._stopping:
             raise Stopped
-        self.children.launch(slot)
+        try:
+            self.children.launch(slot)
+        except AlreadyRegistered as error:  # Its name was free while it rested, and is another one's now.
+            slot.start_refused(error)
         while slot.state is State.STARTING:
             await self.children.wait_ring()
             if self._stopping:
@@ -223,11 +231,9 @@ class Supervision:
     async def _judge(self, slot: Slot, ended: Exit) -> None:
         """Decide what becomes of a child that has ended by itself."""
         crash = ended.error if isinstance(ended.error, Crash) else Crash()
-        # Whoever called start_child is told; nothing is left.
-        never_was = slot.ignored or (slot.failed_to_start and slot.incarnation == 1)
         if crash.escalate:
             raise self._give_up(slot, "its on_failure says escalate")
-        if not never_was and not crash.stop and restart_wanted(ended, slot.spec.restart):
+        if not crash.stop and restart_wanted(ended, slot.spec.restart):
             await self._restart(slot)
         else:
             ended = without_crash(ended)
@@ -270,10 +276,10 @@ class Supervision:
         backoff = slot.spec.backoff
         if backoff is None:
             return 0.0
-        slot.failures = failed_again(slot.failures, backoff, now)
+        slot.failures = failed_again(slot.failures, backoff, now, self._around.dice)
         if backoff.max_attempts is not None and slot.failures.count > backoff.max_attempts:
             raise self._give_up(slot, f"{slot.failures.count} failures in a row")
-        return restart_delay(slot.failures, backoff, self._around.dice)
+        return slot.failures.resumed - now
 
     def _touched(self, slot: Slot) -> list[Slot]:
         """Return the slots that a restart of one touches, in start order."""
@@ -289,10 +295,7 @@ class Supervision:
             return
         for other in self._touched(slot):
             if other.state in (State.EMPTY, State.RESTARTING):
-                try:
-                    await self.start(other)
-                except AlreadyRegistered as error:  # Its name was free while it rested, and is another one's now.
-                    other.start_refused(error)
+                await self.start(other)
                 if other.failed_to_start:
                     # Queued, not looped: requests and a stop are served between two attempts.
                     other.state = State.RESTARTING

@@ -118,9 +118,9 @@ class Backoff:
     """How long to wait before a child is started again; all in seconds.
 
     The first restart waits `min`, every further failure in a row doubles it, up to `max`, each lengthened by up to
-    `jitter` of it. After `reset_after` seconds without a failure (default: half of min + max) the count begins anew.
-    With delays the intensity may never trip, so `max_attempts` failures in a row make the supervisor give up (None:
-    never).
+    `jitter` of it. After `reset_after` seconds of running without a failure (default: half of min + max) the count
+    begins anew. With delays the intensity may never trip, so more than `max_attempts` failures in a row make the
+    supervisor give up (None: never).
     """
 
     min: float = attrs.field(default=0.1, validator=_bounded(0))  # type: ignore[arg-type]
@@ -138,22 +138,26 @@ class Backoff:
 
 @attrs.frozen
 class Failures:
-    """A child's failures in a row: how many, and when the last one was (monotonic seconds)."""
+    """A child's failures in a row: how many, and when it is started again after the last one (monotonic seconds)."""
 
     count: int = 0
-    last: float = -math.inf
+    resumed: float = -math.inf
 
 
-def failed_again(failures: Failures, backoff: Backoff, now: float) -> Failures:
-    """Count one more failure, or the first one after a long time without any."""
+def failed_again(failures: Failures, backoff: Backoff, now: float, dice: Dice) -> Failures:
+    """Count one more failure, or the first one after a long time without any; say when to start the child again.
+
+    The time that it was kept waiting is no time without failures: only the one since its restart is.
+    """
     reset_after = (backoff.min + backoff.max) / 2 if backoff.reset_after is None else backoff.reset_after
-    return Failures(1 if now - failures.last > reset_after else failures.count + 1, now)
+    count = 1 if now - failures.resumed > reset_after else failures.count + 1
+    return Failures(count, now + restart_delay(count, backoff, dice))
 
 
-def restart_delay(failures: Failures, backoff: Backoff, dice: Dice) -> float:
-    """Return how long to wait after the `failures.count`-th failure in a row."""
+def restart_delay(count: int, backoff: Backoff, dice: Dice) -> float:
+    """Return how long to wait after the `count`-th failure in a row (1, 2, …)."""
     try:
-        grown = backoff.min * 2.0 ** (failures.count - 1)
+        grown = backoff.min * 2.0 ** (count - 1)
     except OverflowError:
-        return backoff.max
+        return backoff.max if backoff.min else 0.0
     return min(backoff.max, grown * (1 + backoff.jitter * dice()))

@@ -81,7 +81,7 @@ class Stage:
                     await trio.sleep(ends_after)
             raise
         finally:
-            del self.alive[name]
+            self.alive.pop(name, None)
             self.log.append(f"-{name}")
 
     def tell(self, name: str, act: Callable[[], object]) -> None:
