@@ -116,7 +116,7 @@ class Expiries:
         reply.about = (title, message, timeout)
         when = math.inf
         if timeout < math.inf:
-            width = math.ldexp(0.5, max(-7, math.frexp(timeout / 64)[1]))
+            width = math.ldexp(0.5, math.frexp(max(timeout, 0.25) / 64)[1])
             when = math.ceil((trio.current_time() + timeout) / width) * width
         bucket = self._buckets.get(when)
         if bucket is None:
