@@ -6,8 +6,8 @@ in the end the largest modules, with numbers that `wc -l` confirms.
     python examples/census.py                                     on the embedded broker, a file of its own
     python examples/census.py --broker redis://localhost:6379/0   the same on Redis
 
-Delivery is at least once, so the clerk keeps one count for each path: a file that is counted twice counts once. Every run has
-a name of its own, so what an interrupted run left behind does not show up in the next one.
+Delivery is at least once, so the clerk keeps one count for each path: a file that is counted twice counts once. Every
+run has a name of its own, so what an interrupted run left behind does not show up in the next one.
 """
 
 from __future__ import annotations
@@ -137,7 +137,9 @@ async def take_census(broker: str | None, console: Console) -> None:
 
 
 def progress_bar(console: Console) -> Progress:
-    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console)
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+    )
 
 
 def report(counts: list[Counted], seconds: float, console: Console) -> None:
@@ -156,7 +158,9 @@ def report(counts: list[Counted], seconds: float, console: Console) -> None:
     )
     console.print(table)
     unread = sum(not count.parsed and count.lines > 0 for count in counts)
-    console.print(f"{len(counts):,} messages in {seconds:.1f} s; {unread} files are no Python and were counted by their lines.")
+    console.print(
+        f"{len(counts):,} messages in {seconds:.1f} s; {unread} files are no Python: only their lines are counted."
+    )
     console.print(f"To check: wc -l {STDLIB / counts[0].path}", soft_wrap=True)
 
 
