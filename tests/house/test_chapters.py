@@ -1,0 +1,16 @@
+"""The chapters' examples are run, so that they cannot rot."""
+
+import re
+import textwrap
+from pathlib import Path
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_the_examples_of_the_chapter_on_actors_run():
+    declared, used = re.findall(r"```python\n(.*?)```", (DOCS / "actors.md").read_text(encoding="utf-8"), re.DOTALL)
+    program = (
+        f"{declared}\nimport trio\nfrom actorwork import open_client, open_system\n"
+        f"async def main():\n{textwrap.indent(used, '    ')}\ntrio.run(main)\n"
+    )
+    exec(compile(program, "docs/actors.md", "exec"), {"__name__": "chapter"})
