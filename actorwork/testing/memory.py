@@ -180,6 +180,11 @@ class MemoryBroker:
         return self._epoch + trio.current_time() - self._began
 
     @property
+    def delayed(self) -> int:
+        """How many messages are held back."""
+        return len(self._delayed)
+
+    @property
     def next_due(self) -> float:
         """When the next delayed message is due, by Trio's clock; infinite if none is."""
         return self._delayed[0][0] if self._delayed else math.inf
