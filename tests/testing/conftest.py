@@ -1,7 +1,6 @@
 """Tests of users, run by a pytest of their own within this one."""
 
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from typing import Any, TypeAlias
 
 import pytest
@@ -12,15 +11,15 @@ Outcomes: TypeAlias = tuple[int, int, list[str]]
 
 
 @pytest.fixture
-def outcomes(pytester: pytest.Pytester) -> Callable[..., Outcomes]:
+def outcomes(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcomes]:
     """Run what `pytester` has made; return how many passed, how many were skipped, and why the others failed."""
-    # Installed, the plugin comes by its entry point; in a clone it is given.
-    installed = any(entry.value == pytest_plugin.__name__ for entry in entry_points(group="pytest11"))
-    given = [] if installed else [pytest_plugin]
+    # No plugin but ours: others take a second to load. It is given, since nobody says that it is installed here.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     runner: Any = pytester
 
     def run(*others: object) -> Outcomes:
-        passed, skipped, failed = runner.inline_run("-p", "no:cacheprovider", plugins=[*given, *others]).listoutcomes()
+        result = runner.inline_run("-p", "no:cacheprovider", plugins=[pytest_plugin, *others])
+        passed, skipped, failed = result.listoutcomes()
         return len(passed), len(skipped), [report.longreprtext for report in failed]
 
     return run
