@@ -223,7 +223,7 @@ class Supervision:
                 raise Stopped
         if slot.ignored or slot.failed_to_start:
             slot.state = State.EMPTY
-        if slot.ignored and not slot.is_kept:
+        if slot.ignored:  # Who speaks to it is told so, instead of waiting for an actor that will not be.
             self.forget(slot, slot.last_exit, "ignored its start")
 
     # ---- deciding ----
