@@ -32,7 +32,7 @@ coverage:
     coverage run -m pytest && coverage combine --quiet && coverage report
 
 bench *arguments:
-    python benchmarks/bench.py {{ arguments }}
+    python -m benchmarks.bench {{ arguments }}
 
 demo:
     python examples/census.py

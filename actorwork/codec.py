@@ -47,6 +47,20 @@ def _refuse_constant(name: str) -> Any:
 _decoder: Final = json.JSONDecoder(parse_constant=_refuse_constant)
 _scan: Final[Callable[[str, int], tuple[Json, int]]] = cast("Any", _decoder).scan_once
 _encoder: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_encode_str: Final[Callable[[str], str]] = cast("Any", json.encoder).encode_basestring
+
+
+def _make_encode() -> Callable[[Json, int], Iterable[str]]:
+    """Return what writes JSON in pieces: in C where there is one."""
+    make = cast("Any", json.encoder).c_make_encoder
+    if make is None:
+        return lambda value, _: _encoder.iterencode(value)
+    # The first argument, None: no search for circles; the encoder's limit of depth finds them.
+    encode = make(None, _encoder.default, _encode_str, None, ":", ",", False, False, False)  # noqa: FBT003 - its signature
+    return cast("Callable[[Json, int], Iterable[str]]", encode)
+
+
+_encode: Final = _make_encode()
 
 
 def wire_name(cls: type) -> str:
@@ -83,7 +97,8 @@ def loads(data: bytes) -> Json:
 def dumps(value: Json) -> bytes:
     """Write JSON; raises `CodecError` for what JSON does not have."""
     try:
-        return _encoder.encode(value).encode()
+        # `JSONEncoder.encode` makes a new C encoder for every call; one is enough.
+        return (_encode_str(value) if type(value) is str else "".join(_encode(value, 0))).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise CodecError(f"cannot be written as JSON: {error}; got {_shown(value)}") from error
 

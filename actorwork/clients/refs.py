@@ -19,7 +19,7 @@ import attrs
 import trio
 
 from actorwork.actors.handlers import HandlerTable
-from actorwork.clients.outbox import Outbox, Sending, reply
+from actorwork.clients.outbox import PLAIN, Outbox, Sending, reply
 from actorwork.errors import AskTimeout
 from actorwork.message import Envelope, Json, Message, Untyped
 
@@ -67,7 +67,9 @@ class StreamRef(Generic[A_co]):
         the message may have been kept; sending it again with the same `id` keeps it once.
         """
         self._check(message)
-        sending = Sending(delay=delay, at=at, headers=headers, id=id)
+        sending = PLAIN
+        if delay or at is not None or headers or id is not None:
+            sending = Sending(delay=delay, at=at, headers=headers, id=id)
         await self._outbox.send([self._outbox.envelope(self.source, message, sending)])
 
     async def tell_many(self, messages: Iterable[Message[A_co, Any] | Untyped]) -> None:

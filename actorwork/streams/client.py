@@ -21,7 +21,7 @@ server's return.
 
 import hashlib
 import random
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
@@ -188,6 +188,32 @@ class Client:
             return []
         data = b"".join([pack(tuple(command)) for command in commands])
         return (await self._request(data, idempotent=idempotent, count=len(commands))).replies
+
+    async def call_in_turn(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
+        """Send commands one after the other without waiting in between, and return all replies; for idempotent ones.
+
+        Each leaves as soon as it is made, so the server works on it while the next one is packed. Lost on the way,
+        all are sent again, in their order.
+        """
+        packed: list[bytes] = []
+        making = iter(commands)
+        while True:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            link = self._link
+            if link is None:
+                await self.wait_connected()
+                continue
+            slots = [link.request_nowait(data) for data in packed]
+            for command in making:
+                packed.append(pack(tuple(command)))
+                slots.append(link.request_nowait(packed[-1]))
+                await trio.lowlevel.checkpoint()
+            for slot in slots:
+                await link.wait(slot)
+            if all(slot.error is None and not slot.is_read_only for slot in slots):
+                return [slot.replies[0] for slot in slots]
+            if any(slot.is_read_only for slot in slots):
+                link.fail(ConnectionError(f"{self._address.url} has become read-only"))
 
     async def run_script(
         self, script: Script, keys: Sequence[Any], args: Sequence[Any], *, idempotent: bool = False

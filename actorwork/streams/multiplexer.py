@@ -99,9 +99,7 @@ class Multiplexer:
             await trio.lowlevel.checkpoint()
             if slot.missing and self.error is None:
                 self._read_nowait()
-        if slot.missing and slot.error is None:
-            slot.task = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(slot.abandon)
+        await self.wait(slot)
         return slot
 
     def request_nowait(self, data: bytes) -> Slot:
@@ -109,6 +107,12 @@ class Multiplexer:
         slot = Slot(1)
         self._submit(data, slot)
         return slot
+
+    async def wait(self, slot: Slot) -> None:
+        """Wait until a slot is done. Cancelled: its reply is dropped."""
+        if slot.missing and slot.error is None:
+            slot.task = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(slot.abandon)
 
     def _submit(self, data: bytes, slot: Slot) -> None:
         if self.error is not None:

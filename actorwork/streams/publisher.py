@@ -25,7 +25,7 @@ from actorwork.streams.entries import due_of, fields_of, mark_of
 from actorwork.streams.keys import SourceKeys
 from actorwork.streams.redis_py import NoScriptError, RedisError
 
-_AT_ONCE: Final = 1000
+_AT_ONCE: Final = 200
 _BYTES_AT_ONCE: Final = 8 * 1024 * 1024
 _MARK_SECONDS: Final = 86_400
 _REFRESH_EVERY: Final = 60.0
@@ -67,10 +67,10 @@ class Publisher:
             raise BrokerError(f"cannot publish to {', '.join(sources[:3])}: {error}") from error
 
     async def _run_many(self, calls: Sequence[_Call]) -> int:
-        commands = [("EVALSHA", script.sha, len(keys), *keys, *args) for script, keys, args in calls]
+        commands = (("EVALSHA", script.sha, len(keys), *keys, *args) for script, keys, args in calls)
         new = 0
-        # In one write, and in order: the server runs them one after the other.
-        for call, reply in zip(calls, await self._client.call_many(commands, idempotent=True), strict=True):
+        # In order, and each as soon as it is packed: the server keeps one while the next is made.
+        for call, reply in zip(calls, await self._client.call_in_turn(commands), strict=True):
             if isinstance(reply, NoScriptError):
                 new += await self._client.run_script(*call, idempotent=True)
             elif isinstance(reply, Exception):
