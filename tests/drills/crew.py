@@ -56,14 +56,16 @@ class Worker(Noting):
 
 
 class Single(Noting):
-    """Waits for as long as it is told to, one message after the other."""
+    """Waits for as long as it is told to, or for a file, one message after the other."""
 
     settings = Settings(title="single", sources={"singles"})
 
     @receive
-    async def work(self, *, number: int, seconds: float = 0.0) -> int:
+    async def work(self, *, number: int, seconds: float = 0.0, gate: str = "") -> int:
         self.begin(number=number)
         await self.wait(seconds)
+        while gate and not await trio.Path(gate).exists():
+            await self.wait(0.01)
         return self.end(number)
 
 

@@ -161,7 +161,11 @@ async def test_a_node_that_froze_for_three_leases_changes_nothing_any_more(url: 
         await zombie.wait_line("the lease of")
         if actor is Blocker:
             await zombie.wait_line("was refused, since the delivery belongs to another node")
-            assert held <= {line.fields["message_id"] for line in zombie.lines("was refused")}
+
+            def are_refused() -> bool:
+                return {line.fields["message_id"] for line in zombie.lines("was refused")} >= held
+
+            await until(are_refused, "all that was in hand refused")
         # It goes on under a new name, alone.
         await other.stop()
         later = range(1000, 1050)

@@ -11,7 +11,7 @@ from actorwork import Settings
 
 from .conftest import Drill, Node, Redis, open_place, until, until_true
 from .crew import Single
-from .test_deaths import in_hand
+from .test_deaths import in_hand, seconds_until_run_again
 
 ORDERS = [signal.SIGTERM, signal.SIGINT]
 SINGLE: Settings = Single.settings
@@ -22,7 +22,8 @@ async def test_the_first_signal_lets_the_handler_finish_and_gives_the_unread_to_
     url: str, drill: Drill, order: signal.Signals
 ):
     async with open_place(url) as place:
-        await place.send_numbers("singles", [0], seconds=2.5)
+        gate = drill.folder / "gate"
+        await place.send_numbers("singles", [0], gate=str(gate))
         await place.send_numbers("singles", range(1, 3))
         first = await drill.start_up("single", url, lease=60)
         await drill.wait_notes("begun", 1)
@@ -36,6 +37,7 @@ async def test_the_first_signal_lets_the_handler_finish_and_gives_the_unread_to_
         assert {note.facts["number"] for note in taken} == {1, 2}
         assert max(note.at for note in taken) - asked < 1.1
         assert first.process.poll() is None
+        gate.touch()
         assert await first.wait_ended() == 0
         assert first.lines("the node stopped cleanly")
         await place.wait_empty("singles")
@@ -233,8 +235,8 @@ async def test_a_message_that_was_in_hand_when_force_was_needed_is_run_again(url
         assert await node.wait_ended() == 3
         ended = time.monotonic()
         other = drill.start("blocker", url, lease=1)
-        await drill.wait_notes("begun", 1, pid=other.pid)
-        assert drill.ledger.notes("begun", pid=other.pid)[0].at - ended < 1 + 2
+        (held,) = in_hand(drill, node)
+        assert await seconds_until_run_again(drill, other, {held}, ended + 1) < 2
 
         async def is_there() -> bool:
             return await place.broker.backlog("blocks") == 1
