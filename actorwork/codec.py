@@ -17,7 +17,7 @@ import dataclasses
 import json
 import types
 from collections import deque
-from collections.abc import Callable, Mapping, MutableSequence, MutableSet, Sequence, Set as AbstractSet
+from collections.abc import Callable, Iterable, Mapping, MutableSequence, MutableSet, Sequence, Set as AbstractSet
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum

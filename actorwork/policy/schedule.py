@@ -6,8 +6,6 @@ or `@hourly` and its like) read in a timezone.
 
 from __future__ import annotations
 
-import zoneinfo
-
 import attrs
 
 from actorwork.errors import SettingsError
@@ -48,6 +46,11 @@ class Cron:
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.expression, str) or not self.expression.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
             raise SettingsError(f"Cron.expression wants text such as '0 3 * * *', got {self.expression!r}")
+        # Both are imported here: only those who declare a cron expression pay their 40 ms.
+        import zoneinfo  # noqa: PLC0415
+
+        import croniter  # noqa: PLC0415
+
         try:
             zoneinfo.ZoneInfo(self.timezone)
         except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError, TypeError) as error:
@@ -55,8 +58,6 @@ class Cron:
                 f"Cron.timezone wants an IANA name such as 'Europe/Berlin', got {self.timezone!r}"
                 " (on a system without timezone data: pip install tzdata)"
             ) from error
-        import croniter  # noqa: PLC0415 - 30 ms that only those who declare a cron expression pay
-
         try:
             # From any one moment: an expression that never comes true ("0 0 31 2 *") is none.
             croniter.croniter(self.expression, 0.0).get_next(float)
