@@ -107,6 +107,10 @@ class Reader:
                     block=_BLOCK,
                     deliver=self._deliver,
                 )
+                # Handlers first: asking for more is a system call, which they would wait for. (Two turns, since within
+                # one turn Trio's order is random.)
+                await trio.lowlevel.checkpoint()
+                await trio.lowlevel.checkpoint()
             except (ConnectionError, TimeoutError):
                 raise
             except RedisError as error:
