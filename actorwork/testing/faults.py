@@ -38,7 +38,7 @@ class Faults:
         self._losses: dict[str, list[Loss]] = {}
         self._doubles: Counter[str] = Counter()
         self._patched: dict[type[Actor], Any] = {}
-        self._installed = False
+        self._systems = 0
 
     def __repr__(self) -> str:
         return f"<faults to come: {self.pending}>"
@@ -57,7 +57,7 @@ class Faults:
         actors that are spawned are reached too.
         """
         self._starts[actor] += times
-        if self._installed:
+        if self._systems:
             self._patch(actor)
 
     def lose_settlement(self, actor: type[Actor], *, times: int = 1, applied: bool = False) -> None:
@@ -89,20 +89,24 @@ class Faults:
 
     @contextmanager
     def installed(self) -> Generator[None]:
-        """Change the classes whose starts shall crash, and put them in order again at the end."""
-        self._installed = True
+        """Change the classes whose starts shall crash, until the last system that has these faults is closed."""
+        self._systems += 1
         try:
             for actor in list(self._starts):
                 self._patch(actor)
             yield
         finally:
-            self._installed = False
-            for actor, own in self._patched.items():
-                if own is None:
-                    del actor.startup
-                else:
-                    actor.startup = own
-            self._patched.clear()
+            self._systems -= 1
+            if not self._systems:
+                self._restore()
+
+    def _restore(self) -> None:
+        for actor, own in self._patched.items():
+            if own is None:
+                del actor.startup
+            else:
+                actor.startup = own
+        self._patched.clear()
 
     def _patch(self, actor: type[Actor]) -> None:
         if actor in self._patched:

@@ -255,6 +255,38 @@ async def test_restarts_crash_as_often_as_they_are_told_to(mock_clock: trio.test
     assert "startup" not in vars(Fragile), "the class is as it was"
 
 
+async def test_faults_last_until_the_last_system_that_has_them_is_closed(mock_clock: trio.testing.MockClock):
+    faults, broker = Faults(), MemoryBroker()
+    async with open_test_system(Shop, broker=broker, faults=faults):
+        async with open_test_system(Mailer, broker=broker, faults=faults):
+            pass
+        faults.crash_at_start(Mailer)
+        with pytest.raises(StartError):
+            async with open_test_system(Mailer, broker=broker, faults=faults):
+                pass
+    async with open_test_system(Mailer, faults=faults):
+        assert not faults.pending
+    assert "startup" not in vars(Mailer)
+
+
+async def test_a_startup_of_the_actors_own_runs_when_no_crash_is_left(mock_clock: trio.testing.MockClock):
+    class Starting(Actor):
+        settings = Settings(title="starting")
+        started = 0
+
+        async def startup(self) -> None:
+            Starting.started += 1
+
+    own, faults = Starting.startup, Faults()
+    faults.crash_at_start(Starting)
+    with pytest.raises(StartError):
+        async with open_test_system(Starting, faults=faults):
+            pass
+    async with open_test_system(Starting, faults=faults):
+        assert Starting.started == 1
+    assert Starting.startup is own
+
+
 async def test_an_actor_that_is_spawned_is_reached_too(mock_clock: trio.testing.MockClock):
     class Parent(Actor):
         settings = Settings(title="parent")
