@@ -230,6 +230,7 @@ class System:
             raise self._failure
 
     async def _run_tree(self, task_status: trio.TaskStatus[System]) -> None:
+        until = math.inf
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._services.watchdog.run)
@@ -250,12 +251,14 @@ class System:
                     await self._stop_asked.wait()
                     began = trio.current_time()
                     await self._end_work(node)
+                    # However many actors there are to end, and however long each may take: `grace` is for all of them.
+                    until = max(began + self._options.grace, trio.current_time() + self._options.ending)
                     # What a handler that would not end does from here on is not ours any more.
                     for feed in self._feeds:
                         feed.attach(None)
                 self._stage("shutdown")
             finally:
-                self._root.stop(math.inf)
+                self._root.stop(until)
                 for feed in self._feeds:
                     feed.attach(None)
             with trio.CancelScope(shield=True):

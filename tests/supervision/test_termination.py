@@ -17,8 +17,10 @@ from actorwork import (
     Supervisor,
     SupervisorRef,
     events,
+    open_system,
     receive,
 )
+from tests.doubles import FakeBroker
 from tests.supervision.stage import Boom, Stage, quiet, shown
 
 
@@ -270,3 +272,14 @@ async def test_what_an_actor_has_spawned_ends_within_its_bound(mock_clock: trio.
         assert await system.ref(Parent).ask("grandchild") == "grandchild"
     assert trio.current_time() == 3
     assert log[:2] == ["grandchild ends", "grandchild ended at 3"]
+
+
+async def test_the_grace_of_a_system_is_for_all_of_its_actors_together(mock_clock: trio.testing.MockClock):
+    """Ten actors that need four seconds each, one after the other, get the grace and no more; the order is kept."""
+    log: list[str] = []
+    names = [f"a{n}" for n in range(10)]
+    async with open_system([actor(name, log, 4) for name in names], broker=FakeBroker(), grace=10):
+        pass
+    assert trio.current_time() == 10
+    assert [line.partition(" ")[0] for line in log if "ended" in line] == list(reversed(names))
+    assert [line.rpartition(" ")[2] for line in log if "ended" in line] == ["4", "8", *["10"] * 8]
