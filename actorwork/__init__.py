@@ -32,6 +32,7 @@ from actorwork.actors.child import (
 from actorwork.actors.context import Context as Context
 from actorwork.actors.handlers import receive as receive
 from actorwork.actors.ref import ActorRef as ActorRef
+from actorwork.actors.routers import Pool as Pool, PoolRef as PoolRef
 from actorwork.actors.watching import Restarted as Restarted, Terminated as Terminated
 from actorwork.clients import Client as Client, Receipt as Receipt, StreamRef as StreamRef, open_client as open_client
 from actorwork.errors import (
@@ -124,6 +125,8 @@ __all__ = [
     "Middleware",
     "MissingExtra",
     "NotRunning",
+    "Pool",
+    "PoolRef",
     "Priority",
     "Receipt",
     "Reject",

@@ -227,11 +227,17 @@ class Cell:
             try:
                 await self._start_up(instance)
                 started()
+                del started  # An idle actor keeps nothing that it will not use again.
                 self.services.emit(events.ActorStarted(self.settings.id, self.title, self.incarnation))
                 if self._bonds is not None and self.incarnation > 1:
                     self._bonds.restarted(self.incarnation, self._last_exit)
                 try:
-                    await self._work(instance)
+                    first = Executor(self, instance)
+                    self._executors = (first,)
+                    if self.settings.concurrency == 1:
+                        await first.run()
+                    else:
+                        await self._run_with_more(first, instance)
                 finally:
                     if self._offspring is not None:
                         await self._offspring.end(self._deadline)
@@ -312,13 +318,8 @@ class Cell:
             self._bonds.incarnation_ended()
         self.unstash()
 
-    async def _work(self, instance: Any) -> None:
+    async def _run_with_more(self, first: Executor, instance: Any) -> None:
         """Let executors take items: the first one in this task, more of them in a nursery."""
-        first = Executor(self, instance)
-        self._executors = (first,)
-        if self.settings.concurrency == 1:
-            await first.run()
-            return
         self._instance = instance
         self._context = copy_context()
         try:
@@ -543,6 +544,11 @@ class Cell:
     def in_hand(self) -> bool:
         """Whether a handler runs."""
         return any(executor.item is not None for executor in self._executors)
+
+    @property
+    def load(self) -> int:
+        """How many messages wait or are in hand."""
+        return len(self.mailbox) + sum(executor.item is not None for executor in self._executors)
 
     @property
     def busy(self) -> bool:

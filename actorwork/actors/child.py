@@ -15,7 +15,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal, TypeAlias
 
 import attrs
@@ -101,6 +101,8 @@ class Child:
     transient one when it ended abnormally, a temporary one never. `shutdown` bounds its end in seconds,
     `"brutal_kill"` cancels at once; `startup_timeout` bounds its start. `id` is unique among siblings: the actor's
     title by default. A `significant` child may end its supervisor (`auto_shutdown`). With a `backoff`, restarts wait.
+    The broker feeds an actor that stands in the tree from its start, unless `reads` is False; of those that it feeds
+    there is one for each title.
     """
 
     factory: Start
@@ -111,6 +113,7 @@ class Child:
     significant: bool = attrs.field(default=False, kw_only=True, validator=_significant)
     backoff: Backoff | None = attrs.field(default=None, kw_only=True, validator=optional(_kind(Backoff)))
     name: str | None = attrs.field(default=None, kw_only=True)
+    reads: bool = attrs.field(default=True, kw_only=True, validator=_kind(bool))
 
     def __attrs_post_init__(self) -> None:
         actor = self.actor
@@ -125,7 +128,7 @@ class Child:
                 f"{actor.__qualname__} has no settings; declare settings = Settings(title=…) in the class"
             )
 
-    @property
+    @cached_property
     def actor(self) -> type[Actor] | None:
         """The actor class, or None for a task."""
         inner = innermost(self.factory)
@@ -139,7 +142,7 @@ class Child:
             raise SettingsError(f"{self.title!r} is a task: it has no settings")
         return actor.settings
 
-    @property
+    @cached_property
     def title(self) -> str:
         """What it is called: the actor's title, or the name of the function."""
         actor = self.actor
@@ -305,10 +308,10 @@ def _same_id(one: Spec, other: Spec) -> str:
 
 
 def actors_of(spec: Spec) -> Iterator[Child]:
-    """Yield the actors that stand in a tree, in start order."""
+    """Yield the actors in a tree that the broker feeds, in start order."""
     match spec:
         case Child():
-            if spec.actor is not None:
+            if spec.actor is not None and spec.reads:
                 yield spec
         case Supervisor():
             for child in spec.children:

@@ -20,7 +20,7 @@ import math
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import attrs
 import trio
@@ -30,6 +30,7 @@ from actorwork.actors.administration import SupervisorRef
 from actorwork.actors.cell import Cell, Services
 from actorwork.actors.child import Child, Spec, Supervisor, actors_of, root_of
 from actorwork.actors.feed import Feed
+from actorwork.actors.routers import Pool, PoolRef
 from actorwork.actors.slots import Member
 from actorwork.actors.supervision import Supervision, Surroundings
 from actorwork.actors.tasks import TaskMember
@@ -40,7 +41,7 @@ from actorwork.policy.exits import Exit, Kind
 from actorwork.policy.restart import Intensity
 from actorwork.policy.settlement import is_cancellation, only_leaf
 from actorwork.runtime.brokers import ignore, open_broker
-from actorwork.runtime.tree import Branch, branch_of, supervisor_of
+from actorwork.runtime.tree import Branch, branch_of, pool_of, supervisor_of
 from actorwork.settings import Priority
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class System:
         )
         self._fed = {child.title: child for child in actors_of(root)}
         self._by_title: dict[str, Cell] = {}
+        self._pools: dict[Supervision, PoolRef[Any]] = {}
         self._around = Surroundings(emit=emit, dice=self._services.dice, build=self._build)
         self._root = Supervision(root, self._around)
         self._broker: Broker | None = None
@@ -190,6 +192,22 @@ class System:
         Raises `LookupError` if there is none, or more than one: then the path tells them apart.
         """
         return supervisor_of(self._root, which).handle
+
+    @overload
+    def pool(self, which: type[A]) -> PoolRef[A]: ...
+    @overload
+    def pool(self, which: str) -> PoolRef[Any]: ...
+    def pool(self, which: str | type[Any]) -> PoolRef[Any]:
+        """Return the ref of a pool of the tree, by its name or by the class of its members.
+
+        Raises `LookupError` if there is none, or more than one.
+        """
+        supervision = pool_of(self._root, which)
+        ref = self._pools.get(supervision)
+        if ref is None:
+            cells = [slot.member for slot in supervision.slots if isinstance(slot.member, Cell)]
+            ref = self._pools[supervision] = PoolRef(cast("Pool", supervision.spec), cells, self._services.random)
+        return ref
 
     def stop(self, reason: str = "system.stop()") -> None:
         """Begin the staged shutdown. Called again, it hurries: handlers are cancelled now.

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, cast
 import attrs
 
 from actorwork.actors.cell import Cell
-from actorwork.actors.child import DynamicSupervisor
+from actorwork.actors.child import Child, DynamicSupervisor
+from actorwork.actors.routers import Pool
 from actorwork.actors.supervision import Supervision
 from actorwork.message import Delivery
 
@@ -110,6 +111,20 @@ def supervisor_of(root: Supervision, which: Hashable) -> Supervision:
         many = f"{len(found)} supervisors are called {which!r}: give a tuple of ids, from below the root"
         raise LookupError(many if found else f"no supervisor {which!r} in this system, which has {known}")
     return found[0]
+
+
+def pool_of(root: Supervision, which: object) -> Supervision:
+    """Return a pool in the tree by its name, or by the actor class of its members; raises `LookupError`."""
+    pools = [supervision for supervision in _all(root) if isinstance(supervision.spec, Pool)]
+    found = [pool for pool in pools if pool.title == which or _members(pool) == {which}]
+    if len(found) != 1:
+        known = ", ".join(repr(pool.title) for pool in pools) or "none"
+        raise LookupError(f"{len(found)} pools are called {which!r} in this system, which has {known}")
+    return found[0]
+
+
+def _members(pool: Supervision) -> set[type | None]:
+    return {slot.spec.actor for slot in pool.slots if isinstance(slot.spec, Child)}
 
 
 def _path(root: Supervision, which: Hashable) -> Iterator[Supervision]:
