@@ -287,9 +287,9 @@ class MemoryBroker:
             source = self.source(one.source)
             if one.id in source.ids:
                 continue
-            source.ids.add(one.id)
             # As on a real broker's wire: what is no JSON fails here, and nobody shares a dict with the sender.
             headers = json.loads(json.dumps(dict(one.headers))) if one.headers else NO_HEADERS
+            source.ids.add(one.id)
             delay = one.delay if one.at is None else one.at - self.now
             self._append(one.source, one.id, one.data, one.type, headers, one.group, delay)
             self.sent.append(one)

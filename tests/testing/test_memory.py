@@ -199,6 +199,7 @@ async def test_headers_that_are_no_json_are_refused_as_by_any_broker():
     headers: Any = {"when": object()}
     with pytest.raises(TypeError):
         await broker.publish([Envelope("orders", "1", b"", headers=headers)])
+    assert await broker.publish([Envelope("orders", "1", b"")]) == 1, "the id was not used up"
 
 
 async def test_nothing_ticks_while_nothing_is_due(mock_clock: trio.testing.MockClock):
