@@ -137,15 +137,15 @@ async def test_connections_cut_in_mid_reply_lose_nothing(here: Redis, drill: Dri
         await place.send_numbers("work", NUMBERS)
         node = await drill.start_up("worker", proxy.url, lease=1.5)
         sent = list(NUMBERS)
-        cuts = [(proxy.cut_after, length) for length in (1, 10, 100, 1000, 37, 512, 2000, 5)]
-        cuts += [(proxy.cut_after_request, length) for length in (1, 100, 500)]
+        cuts = [(proxy.cut_after, length) for length in (1, 37, 1000, 5)]
+        cuts += [(proxy.cut_after_request, length) for length in (1, 100)]
         for turn, (cut, length) in enumerate(cuts):
             more = range(10_000 + 100 * turn, 10_050 + 100 * turn)
-            accepted = proxy.accepted
             cut(length)
             await place.send_numbers("work", more)
             sent += more
-            await until(lambda accepted=accepted: proxy.accepted > accepted, "a new connection", within=RETURN)
+            # Until so many bytes have flowed, no reply does: that is the proxy's doing, and not what is measured.
+            await until(lambda: proxy._request_budget is None and proxy._reply_budget is None, "the cut")
             await wait_progress(here, time.monotonic())
         await place.wait_empty("work")
         await node.stop()
