@@ -19,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import trio
 
 from actorwork.actors.child import DynamicSupervisor, Spec, as_spec
 from actorwork.actors.failures import start_error
@@ -83,7 +84,7 @@ class SupervisorRef:
         if not supervision.is_dynamic:
             return await supervision.inbox.request(partial(self._start, child))
         # Children of a dynamic supervisor start side by side: the wait is the caller's, not the loop's.
-        slot = await supervision.inbox.request(partial(self._launch, child))
+        slot = await supervision.inbox.request_brief(partial(self._launch, child))
         while slot.state is State.STARTING:
             await slot.wait_news()
         if slot.failed_to_start:
@@ -95,7 +96,13 @@ class SupervisorRef:
 
         Its place stays, empty, unless it is temporary or dynamic. Raises `ChildError` (not_found, stopped).
         """
-        slot = await self._supervision.inbox.request(partial(self._terminate, child))
+        inbox = self._supervision.inbox
+        if self._supervision.is_dynamic:  # The loop goes on: its alarm sees to the bound, its end to the rest.
+            slot = await inbox.request_brief(partial(self._begin_termination, child))
+        else:
+            slot = await inbox.request(partial(self._terminate, child))
+        if slot.state is not State.STOPPING:
+            await trio.lowlevel.checkpoint()
         while slot.state is State.STOPPING:
             await slot.wait_news()
 
@@ -143,7 +150,7 @@ class SupervisorRef:
             raise start_error(slot)
         return None if slot.ignored else slot.member.handle
 
-    async def _launch(self, child: Spec) -> Slot:
+    def _launch(self, child: Spec) -> Slot:
         supervision = self._supervision
         spec, count = supervision.spec, len(supervision.slots)
         if isinstance(spec, DynamicSupervisor) and count >= spec.max_children:
@@ -154,13 +161,18 @@ class SupervisorRef:
         supervision.children.launch(slot)
         return slot
 
+    def _begin_termination(self, key: object) -> Slot:
+        slot = self._supervision.slots.find(key)
+        self._supervision.children.begin_end(slot, math.inf)
+        return self._forget_empty(slot)
+
     async def _terminate(self, key: object) -> Slot:
+        slot = self._supervision.slots.find(key)
+        await self._supervision.children.end([slot], math.inf)
+        return self._forget_empty(slot)
+
+    def _forget_empty(self, slot: Slot) -> Slot:
         supervision = self._supervision
-        slot = supervision.slots.find(key)
-        if supervision.is_dynamic:  # The loop goes on: its alarm sees to the bound, its end to the rest.
-            supervision.children.begin_end(slot, math.inf)
-        else:
-            await supervision.children.end([slot], math.inf)
         if slot.state is State.EMPTY and slot in supervision.slots:
             supervision.forget(slot, Exit(Kind.SHUTDOWN, incarnation=slot.incarnation), "was stopped")
         return slot
@@ -208,6 +220,8 @@ class SupervisorRef:
 def _described(spec: Spec, arguments: tuple[Any, ...], named: dict[str, Any]) -> Spec:
     """Return the description of the child that `start_child` is asked for."""
     template = spec.template if isinstance(spec, DynamicSupervisor) else None
+    if template is not None and not arguments and not named:
+        return template
     if template is not None:
         return attrs.evolve(template, factory=partial(template.factory, *arguments, **named))
     if len(arguments) != 1 or named:

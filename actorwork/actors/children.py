@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from contextvars import Context, copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -33,6 +34,35 @@ REPORT_EVERY: Final = 10.0
 """Seconds between two reports about a child that does not end."""
 
 
+class Bell:
+    """Where the supervisor's own task waits: one task, which is woken directly."""
+
+    __slots__ = ("_task",)
+
+    def __init__(self) -> None:
+        self._task: trio.lowlevel.Task | None = None
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether somebody waits whom nobody has woken yet."""
+        return self._task is not None
+
+    def ring(self) -> None:
+        """Wake who waits, if somebody does."""
+        if self._task is not None:
+            trio.lowlevel.reschedule(self._task)
+            self._task = None
+
+    async def wait(self) -> None:
+        self._task = trio.lowlevel.current_task()
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._task = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+
 class Children:
     """Starts and ends what lives in the slots of one supervisor, in the supervisor's own task."""
 
@@ -42,7 +72,11 @@ class Children:
         self._alarms = slots.alarms
         self._emit = emit
         self._on_end = ended
-        self._bell = trio.lowlevel.ParkingLot()
+        self._bell = Bell()
+        self._awaited = False
+        """Whether the supervisor's task waits for children, and not just for something to do."""
+        self._idle_until = -math.inf
+        """When it looks for something to do at the latest, while it has nothing; otherwise it looks by itself."""
         self._nursery: trio.Nursery | None = None
         # Every incarnation of every child runs in the context of the first start, not in that of whoever caused a
         # restart or asked for one more child.
@@ -67,27 +101,18 @@ class Children:
         slot.incarnation += 1
         slot.state = State.STARTING
         self._alarms.set(slot, math.inf)
-        slot.scope = trio.CancelScope(shield=True)
+        slot.up = False
+        if slot.incarnation > 1:  # the first one has that which the slot was made with
+            slot.scope = trio.CancelScope(shield=True)
         self._context.run(self._nursery.start_soon, self._child, slot, name=slot.spec.title)
 
     async def _child(self, slot: Slot) -> None:
         """Run one incarnation; write down its end instead of raising it."""
         error: BaseException | None = None
         slot.task = trio.lowlevel.current_task()
-
-        up = False
-
-        def started() -> None:
-            nonlocal up
-            up = True
-            if slot.state is State.STARTING:
-                slot.state = State.RUNNING
-                slot.tell_news()
-                self._bell.unpark_all()
-
         try:
             with slot.scope:
-                await slot.member.live(started)
+                await slot.member.live(partial(self._is_up, slot))
         except BaseException as raised:
             # Whatever ends a child is for the supervisor to judge; what ends the program goes on. A `Cancelled` that
             # comes as far as this is not of the child's own scope: raised here, it would cancel all of its siblings.
@@ -95,15 +120,22 @@ class Children:
             if is_fatal(raised):
                 raise
         finally:
-            self._write_down(slot, error, starting=not up)
+            self._write_down(slot, error)
 
-    def _write_down(self, slot: Slot, error: BaseException | None, *, starting: bool) -> None:
+    def _is_up(self, slot: Slot) -> None:
+        slot.up = True
+        if slot.state is State.STARTING:
+            slot.state = State.RUNNING
+            slot.tell_news()
+            self._child_changed()
+
+    def _write_down(self, slot: Slot, error: BaseException | None) -> None:
         state = slot.state
         ended = exit_of(
             error,
             cancelled=slot.scope.cancelled_caught,
             incarnation=slot.incarnation,
-            starting=starting,
+            starting=not slot.up,
             expected=state is State.STOPPING,
         )
         slot.last_exit, slot.task = without_crash(ended), None
@@ -119,20 +151,45 @@ class Children:
         slot.tell_news()
         self._on_end(slot, ended)
         if state is not State.STOPPING or not self._stopping:  # else somebody waits for the last of many
-            self._bell.unpark_all()
+            self._child_changed()
 
-    async def wait_ring(self) -> None:
+    def _child_changed(self) -> None:
+        if self._awaited:
+            self._bell.ring()
+
+    async def wait_child(self) -> None:
         """Wait until a child is up or has ended by itself, all that were told to end have ended, or `ring`."""
-        await self._bell.park()
+        self._awaited = True
+        try:
+            await self._bell.wait()
+        finally:
+            self._awaited = False
 
-    async def wait_change(self) -> None:
-        """Wait as `wait_ring` does, or until a slot is due."""
-        with trio.move_on_at(self._alarms.next()):
-            await self._bell.park()
+    async def wait_work(self) -> None:
+        """Wait for `ring`, or until a slot is due."""
+        self._idle_until = self._alarms.next()
+        try:
+            if self._idle_until == math.inf:
+                await self._bell.wait()
+            else:
+                with trio.move_on_at(self._idle_until):
+                    await self._bell.wait()
+        finally:
+            self._idle_until = -math.inf
+
+    @property
+    def idle(self) -> bool:
+        """Whether the supervisor's task waits for something to do, and there is nothing yet."""
+        return self._idle_until > -math.inf and self._bell.is_waited_for
 
     def ring(self) -> None:
         """Have the supervisor's task look again."""
-        self._bell.unpark_all()
+        self._bell.ring()
+
+    def _set_alarm(self, slot: Slot, moment: float) -> None:
+        self._alarms.set(slot, moment)
+        if moment < self._idle_until:
+            self._bell.ring()
 
     # ---- ending ----
 
@@ -143,7 +200,7 @@ class Children:
                 slot.state = State.EMPTY
                 self._alarms.set(slot, math.inf)
             case State.STOPPING:
-                self._alarms.set(slot, min(slot.alarm, deadline))
+                self._set_alarm(slot, min(slot.alarm, deadline))
             case State.STARTING | State.RUNNING as state:
                 slot.state = State.STOPPING
                 self._stopping += 1
@@ -152,7 +209,7 @@ class Children:
                     self.kill(slot)
                 else:
                     deadline = min(deadline, trio.current_time() + bound)
-                    self._alarms.set(slot, deadline)
+                    self._set_alarm(slot, deadline)
                     slot.member.stop(deadline)
 
     async def end(self, slots: Iterable[Slot], deadline: float) -> None:
@@ -166,7 +223,7 @@ class Children:
                 if slot.alarm <= now:
                     self.overdue(slot)
             with trio.move_on_at(min(slot.alarm for slot in ending)):
-                await self._bell.park()
+                await self.wait_child()
 
     def overdue(self, slot: Slot) -> None:
         """Cancel a child whose time to end is over; report one that was cancelled already."""
@@ -183,14 +240,14 @@ class Children:
         slot.member.kill()
         slot.scope.cancel(reason="killed by its supervisor")
         if slot.state is State.STOPPING:
-            self._alarms.set(slot, trio.current_time() + REPORT_EVERY)
+            self._set_alarm(slot, trio.current_time() + REPORT_EVERY)
 
     def hurry(self, deadline: float) -> None:
         """Let those that are told to end already end before a new deadline."""
         for slot in self._slots:
             if slot.state is State.STOPPING:
                 self._alarms.set(slot, min(slot.alarm, deadline))
-        self._bell.unpark_all()
+        self._bell.ring()
 
 
 def _stack(task: trio.lowlevel.Task | None) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import attrs
-
 from actorwork.policy.exits import Exit
 
 
@@ -23,4 +21,6 @@ def cause_of(error: BaseException) -> BaseException:
 
 def without_crash(ended: Exit) -> Exit:
     """Return the exit with the user's error instead of the crash that carried it."""
-    return attrs.evolve(ended, error=cause_of(ended.error)) if isinstance(ended.error, Crash) else ended
+    if not isinstance(ended.error, Crash):
+        return ended
+    return Exit(ended.kind, cause_of(ended.error), ended.group, ended.reason, ended.incarnation)

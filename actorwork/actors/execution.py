@@ -42,8 +42,17 @@ from actorwork.errors import (
     Verdict,
 )
 from actorwork.message import REPLY_TO, RESULT_TTL, Delivery
-from actorwork.policy.exits import is_fatal
-from actorwork.policy.settlement import Ack, Fail, Retry, Settlement, decisive, failure_of, leaves, settlement_for
+from actorwork.policy.exits import is_fatal, is_plain
+from actorwork.policy.settlement import (
+    Ack,
+    Fail,
+    Retry,
+    Settlement,
+    decisive,
+    failure_of,
+    leaves,
+    settlement_for,
+)
 
 if TYPE_CHECKING:
     from actorwork.actors.cell import Cell
@@ -93,7 +102,7 @@ class Executor:
         self._instance = instance
         self._services = cell.services
         self._feed = cell.feed
-        self._scope = trio.CancelScope()
+        self._scope = trio.CancelScope()  # for the items until one is ended; then the next ones have another
         self._ended: Ended | None = None
         self._item: Item | None = None
         self._reported = 0.0
@@ -119,11 +128,12 @@ class Executor:
         watchdog = self._services.watchdog
         try:
             while not self._cell.stopping:
-                with trio.CancelScope() as self._scope:
-                    self._ended = None
+                with self._scope:
                     await self._drain()
                 if self._crash is not None:
                     raise self._crash
+                if self._ended is not None:
+                    self._scope, self._ended = trio.CancelScope(), None
         finally:
             self._cell.executor_ended()
             watchdog.forget(self)
@@ -418,12 +428,14 @@ class Executor:
             )
             self._answer(call, failed, cause)
             return
-        what = type(call.message).__name__
-        crashed = ActorCrashed(f"{self._cell.title!r} crashed while it handled {what}: {type(cause).__name__}: {cause}")
-        if policy == "resume":
-            self._answer(call, cause if isinstance(cause, Exception) else crashed, cause)
+        resumes = policy == "resume"
+        if call.reply is None or (resumes and isinstance(cause, Exception)):
+            self._answer(call, cause, cause)
+        else:
+            what = f"{type(call.message).__name__}: {type(cause).__name__}: {cause}"
+            self._answer(call, ActorCrashed(f"{self._cell.title!r} crashed while it handled {what}"), cause)
+        if resumes:
             return
-        self._answer(call, crashed, cause)
         if policy is None and is_fatal(error):
             # Nobody has said what is to become of it, and it asks for the end of the program.
             raise error
@@ -503,6 +515,8 @@ def _interrupts(error: BaseException) -> bool:
 
 def _is_nobodys(error: BaseException) -> bool:
     """Say whether an error is no result of the handler: an interrupt, or a cancellation that came from outside."""
+    if is_plain(error):
+        return False
     if _interrupts(error):
         return True
     # A `Cancelled` that was carried here from some other scope cancels nothing: it is an error like any other.

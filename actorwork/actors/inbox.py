@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias, TypeVar, cast
 
 import attrs
-import trio
 
+from actorwork.actors.mailbox import Reply
 from actorwork.actors.slots import Slot
 from actorwork.errors import ChildError
 from actorwork.policy.exits import Exit
@@ -36,28 +36,11 @@ class News:
 class Request:
     """Something that a supervisor's loop is asked to do, and where the asker waits."""
 
-    __slots__ = ("_answered", "_error", "_value", "action")
+    __slots__ = ("action", "reply")
 
     def __init__(self, action: Callable[[], Awaitable[Any]]) -> None:
         self.action = action
-        self._answered = trio.Event()
-        self._value: Any = None
-        self._error: BaseException | None = None
-
-    def give(self, value: object) -> None:
-        self._value = value
-        self._answered.set()
-
-    def fail(self, error: BaseException) -> None:
-        self._error = error
-        self._answered.set()
-
-    async def answer(self) -> Any:
-        """Wait for the answer, and return or raise it."""
-        await self._answered.wait()
-        if self._error is not None:
-            raise self._error
-        return self._value
+        self.reply = Reply()
 
 
 Item: TypeAlias = News | Slot | Request
@@ -66,9 +49,10 @@ Item: TypeAlias = News | Slot | Request
 class Inbox:
     """Items for a supervisor's loop. Requests are taken only while it is open."""
 
-    def __init__(self, supervisor: str, ring: Callable[[], None]) -> None:
+    def __init__(self, supervisor: str, ring: Callable[[], None], is_idle: Callable[[], bool]) -> None:
         self._supervisor = supervisor
         self._ring = ring
+        self._is_idle = is_idle
         self._items: deque[Item] = deque()
         self._refuses = "does not run"
 
@@ -93,7 +77,7 @@ class Inbox:
         while self._items:
             item = self._items.popleft()
             if isinstance(item, Request):
-                item.fail(self._refusal())
+                item.reply.fail(self._refusal())
 
     async def request(self, action: Callable[[], Awaitable[T]]) -> T:
         """Have the loop do something; return what it returned, or raise what it raised.
@@ -104,19 +88,34 @@ class Inbox:
             raise self._refusal()
         request = Request(action)
         self.put(request)
-        return cast("T", await request.answer())
+        return cast("T", await request.reply.wait())
+
+    async def request_brief(self, action: Callable[[], T]) -> T:
+        """As `request`, for an action that never waits; a checkpoint only where the loop has to be waited for.
+
+        While the loop has nothing to do, nothing is half-changed: then who asks carries it out himself.
+        """
+        if self._refuses:
+            raise self._refusal()
+        if self._is_idle():
+            return action()
+
+        async def in_turn() -> T:
+            return action()
+
+        return await self.request(in_turn)
 
     async def carry_out(self, request: Request) -> None:
         """Do what is asked, in the loop; what goes wrong with it is the problem of who asked."""
         try:
-            request.give(await request.action())
+            request.reply.give(await request.action())
         except Stopped:
-            request.fail(self._refusal())
+            request.reply.fail(self._refusal())
             raise
         except Exception as error:  # noqa: BLE001 - a supervisor does not fall over a request
-            request.fail(error)
+            request.reply.fail(error)
         except BaseException:
-            request.fail(self._refusal())
+            request.reply.fail(self._refusal())
             raise
 
     def _refusal(self) -> ChildError:

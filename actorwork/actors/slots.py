@@ -89,6 +89,7 @@ class Slot:
         "spec",
         "state",
         "task",
+        "up",
     )
 
     def __init__(self, key: Hashable, spec: Spec, member: Member) -> None:
@@ -105,6 +106,8 @@ class Slot:
         """When something is due: its restart (RESTARTING), its cancellation or a report (STOPPING)."""
         self.scope = trio.CancelScope(shield=True)
         self.task: trio.lowlevel.Task | None = None
+        self.up = False
+        """Whether the incarnation has said that it is up."""
         self.news: trio.Event | None = None
         """Set at its next change; made by whoever waits for one."""
 

@@ -67,7 +67,7 @@ class Supervision:
         self.slots = Slots(self.title, lambda child: around.build(child, self))
         self.children = Children(self.title, self.slots, around.emit, self._child_ended)
         self._around = around
-        self.inbox = Inbox(self.title, self.children.ring)
+        self.inbox = Inbox(self.title, self.children.ring, lambda: self.children.idle)
         self._window = Window()
         self._stopping = False
         self._deadline = math.inf
@@ -169,12 +169,13 @@ class Supervision:
     async def _serve(self) -> None:
         """Do what there is to do, one thing after the other, until told to stop."""
         while not self._stopping:
-            for slot in self.slots.alarms.take_due(trio.current_time()):
-                self.inbox.put(slot)
+            if self.slots.alarms.next() < math.inf:
+                for slot in self.slots.alarms.take_due(trio.current_time()):
+                    self.inbox.put(slot)
             if self.inbox:
                 await self._take(self.inbox.take())
             else:
-                await self.children.wait_change()
+                await self.children.wait_work()
 
     async def _take(self, item: Item) -> None:
         match item:
@@ -218,7 +219,7 @@ class Supervision:
         except AlreadyRegistered as error:  # Its name was free while it rested, and is another one's now.
             slot.start_refused(error)
         while slot.state is State.STARTING:
-            await self.children.wait_ring()
+            await self.children.wait_child()
             if self._stopping:
                 raise Stopped
         if slot.ignored or slot.failed_to_start:

@@ -26,7 +26,7 @@ from typing import Literal, TypeAlias
 import attrs
 
 from actorwork.errors import Ignore, Shutdown
-from actorwork.policy.settlement import is_cancellation, leaves, only_leaf
+from actorwork.policy.settlement import is_cancellation, is_group, leaves, only_leaf
 
 Restart: TypeAlias = Literal["permanent", "transient", "temporary"]
 
@@ -67,6 +67,8 @@ class Exit:
 
 def is_fatal(error: BaseException) -> bool:
     """Say whether an error ends the whole program: neither an `Exception` nor a cancellation, also within a group."""
+    if is_plain(error):
+        return False
     return any(not isinstance(leaf, Exception) and not is_cancellation(leaf) for leaf in leaves(error))
 
 
@@ -77,10 +79,13 @@ def exit_of(
 
     `starting` says that it had not said that it was up; `expected` that its supervisor had told it to end.
     """
+    if is_plain(error) and not isinstance(error, (Shutdown, Ignore)):
+        # The same as below, where crashes one after another spend no time on groups.
+        return Exit(Kind.INIT_FAILED if starting else Kind.CRASHED, error, incarnation=incarnation)
     found = [] if error is None else [leaf for leaf in leaves(error) if not is_cancellation(leaf)]
     # Of several leaves none is *the* error: the group is, and its text names them.
     leaf = None if error is None or not found else only_leaf(error)
-    group = error if _is_group(error) else None
+    group = error if is_group(error) else None
     if starting:
         if found and all(isinstance(leaf, Ignore) for leaf in found):
             return Exit(Kind.IGNORED, None, group, incarnation=incarnation)
@@ -100,8 +105,9 @@ def exit_of(
     return Exit(Kind.CRASHED, leaf, group, incarnation=incarnation)
 
 
-def _is_group(error: BaseException | None) -> bool:
-    return isinstance(error, BaseExceptionGroup)
+def is_plain(error: BaseException | None) -> bool:
+    """Say whether it is an `Exception`, and no group."""
+    return isinstance(error, Exception) and not is_group(error)
 
 
 _STRAY = "stray Cancelled: it came out of a child that nobody had cancelled"

@@ -80,6 +80,8 @@ def settlement_for(error: BaseException, *, attempt: int, retry: RetryPolicy, di
 
 def decisive(error: BaseException) -> BaseException:
     """Return the error that decides: the gravest verdict in the group, the only leaf, or the group itself."""
+    if not is_group(error):
+        return error
     every = list(leaves(error))
     found = [leaf for leaf in every if not is_cancellation(leaf)]
     for verdict in _GRAVITY:
@@ -93,6 +95,10 @@ def decisive(error: BaseException) -> BaseException:
         whole: BaseException | None = cast("BaseExceptionGroup[Any]", error).split(is_cancellation)[1]
         return whole or error
     return error
+
+
+def is_group(error: BaseException | None) -> bool:
+    return isinstance(error, BaseExceptionGroup)
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
