@@ -239,6 +239,7 @@ class Cell:
                     else:
                         await self._run_with_more(first, instance)
                 finally:
+                    self._executors = ()  # From here on nothing can crash it; what helpers raise is reported.
                     if self._offspring is not None:
                         await self._offspring.end(self._deadline)
                     await self._shut_down(instance)

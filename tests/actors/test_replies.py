@@ -347,6 +347,25 @@ async def test_the_end_of_the_incarnation_cancels_what_is_piped(end: Any, mock_c
     assert said == ["cancelled"]
 
 
+async def test_what_a_piped_function_raises_when_it_is_cancelled_is_reported(mock_clock: trio.testing.MockClock):
+    kept = Kept()
+
+    async def fetch() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise OSError("while it closed")
+
+    async with open_system(scripted("it"), broker=FakeBroker(), emit=kept, intensity=MANY) as system:
+        await do(system, "it", lambda actor: actor.context.pipe(fetch))
+        await do(system, "it", stop)
+        await trio.sleep(1)
+        assert ref_of(system, "it").cell.incarnation == 2
+    (trouble,) = kept.of(events.ActorTrouble)
+    assert isinstance(trouble.error, OSError)
+    assert kept.of(events.ChildExited)[0].exit.kind is Kind.NORMAL
+
+
 # ---- the end of who was asked ----
 
 
