@@ -26,7 +26,7 @@ from actorwork import events
 from actorwork.actors.context import Handling, Stop, handling
 from actorwork.actors.crash import Crash
 from actorwork.actors.handlers import local_keywords
-from actorwork.actors.mailbox import Item, Lane, LocalCall, Mark
+from actorwork.actors.mailbox import OPEN, Item, Lane, LocalCall, Mark
 from actorwork.actors.watchdog import REPORT_EVERY, UNKNOWN
 from actorwork.actors.watching import LinkBroken
 from actorwork.codec import encode_value
@@ -141,7 +141,7 @@ class Executor:
 
     async def _drain(self) -> None:
         """Handle items until the scope is cancelled or the cell stops."""
-        cell, mailbox = self._cell, self._cell.mailbox
+        cell, mailbox, instance = self._cell, self._cell.mailbox, self._instance
         watchdog = self._services.watchdog
         may_grow = cell.settings.concurrency > 1
         left = BURST
@@ -165,7 +165,12 @@ class Executor:
             else:
                 handling.set(item)
                 try:
-                    value = await self._begin(item)
+                    # What is plain is done here and now: each function between is a part of what a message costs.
+                    handler = item.handler
+                    if handler is not None and handler.is_async and item.keywords is None and cell.behaviour is None:
+                        value = await handler.function(instance, item.message)
+                    else:
+                        value = await self._begin(item)
                 except BaseException as error:  # noqa: BLE001 - becomes a reply or a crash in `_local_raised`
                     self._local_raised(item, error)
                 else:
@@ -210,7 +215,7 @@ class Executor:
                 value = None
             if self._ended is not None:
                 settlement, blamed = None, self._ended_error(None)
-            elif current.mark is not Mark.OPEN:
+            elif current.mark is not OPEN:
                 mark = current.mark
                 current.end()
                 self._keep(delivery, mark)
@@ -367,7 +372,7 @@ class Executor:
             return
         self._item = None
         self.began = UNKNOWN
-        if call.mark is not Mark.OPEN:
+        if call.mark is not OPEN:
             self._keep(call, call.mark)
             return
         call.mark = Mark.ENDED

@@ -85,7 +85,8 @@ class HandlerTable:
 
     def __init__(self, owner: str) -> None:
         self._owner = owner
-        self._by_class: dict[type, Handler] = {}
+        self.by_class: dict[type, Handler] = {}
+        """Who takes the message as it is, by its very class."""
         self._by_wire: dict[str, Handler] = {}
         self._any: Handler | None = None
         self._keywords: Handler | None = None
@@ -152,9 +153,9 @@ class HandlerTable:
                 raise SettingsError(
                     f"{where}: a message is an attrs class, a dataclass or a JSON value, got {option!r}"
                 )
-            if cls in self._by_class:
-                raise SettingsError(f"{where}: {cls.__qualname__} is handled by {self._by_class[cls].name} already")
-            self._by_class[cls] = handler
+            if cls in self.by_class:
+                raise SettingsError(f"{where}: {cls.__qualname__} is handled by {self.by_class[cls].name} already")
+            self.by_class[cls] = handler
             if is_record(cls):
                 name = wire_name(cls)
                 if name in self._by_wire:
@@ -219,11 +220,11 @@ class HandlerTable:
 
     def _choose_only(self) -> None:
         """Remember the handler of messages that say no type: the keyword handler, or the only one there is."""
-        handlers = {id(handler.function): handler for handler in [*self._by_class.values(), *filter(None, [self._any])]}
+        handlers = {id(handler.function): handler for handler in [*self.by_class.values(), *filter(None, [self._any])]}
         self._only = (
             self._keywords
             or self._any
-            or (next(iter(handlers.values())) if len(handlers) == len(self._by_class) == 1 else None)
+            or (next(iter(handlers.values())) if len(handlers) == len(self.by_class) == 1 else None)
         )
 
     def for_delivery(self, delivery: Delivery) -> Handler:
@@ -244,9 +245,9 @@ class HandlerTable:
     def for_message(self, message: object) -> Handler:
         """Return the handler of a local message; raises `MessageRefused` where there is none."""
         cls = type(message)
-        handler = self._by_class.get(cls)
+        handler = self.by_class.get(cls)
         if handler is None:
-            for known, candidate in self._by_class.items():
+            for known, candidate in self.by_class.items():
                 if is_record(known) and issubclass(cls, known):
                     return candidate
             if cls is dict and self._keywords is not None:

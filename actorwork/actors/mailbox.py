@@ -103,6 +103,10 @@ class Mark(enum.IntEnum):
     STASHED = 3
 
 
+OPEN: Final = Mark.OPEN
+"""By a name of its own, which is found faster than a member of an enumeration: it is wanted for every message."""
+
+
 class LocalCall:
     """A message from within the process, and where its asker waits (None for a tell).
 
@@ -123,7 +127,7 @@ class LocalCall:
         self.handler = handler
         self.reply = reply
         self.keywords = keywords
-        self.mark = Mark.OPEN
+        self.mark = OPEN
 
     @property
     def call(self) -> LocalCall:
@@ -369,7 +373,7 @@ class Mailbox:
         item = self._items.popleft()
         if type(item) is not Delivery:
             self._local -= 1
-            if self._senders is not None:
+            if self._senders:
                 self._senders.unpark()
         return item
 

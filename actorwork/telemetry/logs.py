@@ -83,6 +83,8 @@ class LogSink:
             and not self._logger.isEnabledFor(logging.DEBUG)
         ):
             return
+        if not self._logger.isEnabledFor(logging.ERROR):
+            return  # No event is graver, and nothing need be put into words that nobody will read.
         try:
             say = self._says.get(type(event))
             if say is None:
