@@ -34,6 +34,10 @@ coverage:
 bench *arguments:
     python -m benchmarks.bench {{ arguments }}
 
+# local actors beside raw Trio, raw asyncio and the peers that are installed
+bench-actors *arguments:
+    python -m benchmarks.actors.run {{ arguments }}
+
 demo:
     python examples/census.py
 

@@ -1,0 +1,1 @@
+"""Local actors beside their peers: `python -m benchmarks.actors.run` from the checkout. README.md tells the rest."""
