@@ -283,3 +283,33 @@ async def test_the_grace_of_a_system_is_for_all_of_its_actors_together(mock_cloc
     assert trio.current_time() == 10
     assert [line.partition(" ")[0] for line in log if "ended" in line] == list(reversed(names))
     assert [line.rpartition(" ")[2] for line in log if "ended" in line] == ["4", "8", *["10"] * 8]
+
+
+async def test_a_bound_is_kept_that_ends_before_one_that_is_waited_for_already(mock_clock: trio.testing.MockClock):
+    mock_clock.autojump_threshold = 0
+    log: list[str] = []
+    async with (
+        open_system([DynamicSupervisor(name="all")], broker=FakeBroker()) as system,
+        trio.open_nursery() as nursery,
+    ):
+        supervisor = system.supervisor("all")
+        patient = await supervisor.start_child(slow(log, ending=100, name="patient", shutdown=50))
+        hasty = await supervisor.start_child(slow(log, ending=100, name="hasty", shutdown=1))
+        began = trio.current_time()
+        nursery.start_soon(supervisor.terminate_child, patient)
+        await trio.sleep(10)
+        await supervisor.terminate_child(hasty)
+        assert trio.current_time() - began == 11
+    assert trio.current_time() - began == 50
+
+
+async def test_who_is_cancelled_while_asking_has_asked(mock_clock: trio.testing.MockClock):
+    log: list[str] = []
+    async with open_system([DynamicSupervisor(name="all")], broker=FakeBroker()) as system:
+        supervisor = system.supervisor("all")
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await supervisor.start_child(slow(log))
+        assert scope.cancelled_caught
+        await quiet()
+        assert (await supervisor.count_children()).active == 1
