@@ -312,12 +312,14 @@ class Cell:
         self.behaviour = None
         self._helpers = None
         self._offspring = None
-        self._fail_owed()
+        if self._owed is not None:
+            self._fail_owed()
         if self._timers is not None:
             self._timers.cancel_all()
         if self._bonds is not None:
             self._bonds.incarnation_ended()
-        self.unstash()
+        if self._stashed is not None:
+            self.unstash()
 
     async def _run_with_more(self, first: Executor, instance: Any) -> None:
         """Let executors take items: the first one in this task, more of them in a nursery."""

@@ -466,6 +466,8 @@ class Mailbox:
 
     def remove_local(self) -> list[LocalCall]:
         """Take out all waiting local messages, signals included."""
+        if not len(self):
+            return []
         found: list[LocalCall] = []
         for lane in self._lanes():
             found += [item for item in lane if isinstance(item, LocalCall)]

@@ -79,6 +79,8 @@ def exit_of(
 
     `starting` says that it had not said that it was up; `expected` that its supervisor had told it to end.
     """
+    if error is None and not starting and not cancelled:
+        return Exit(Kind.SHUTDOWN if expected else Kind.NORMAL, incarnation=incarnation)
     if is_plain(error) and not isinstance(error, (Shutdown, Ignore)):
         # The same as below, where crashes one after another spend no time on groups.
         return Exit(Kind.INIT_FAILED if starting else Kind.CRASHED, error, incarnation=incarnation)
@@ -96,8 +98,6 @@ def exit_of(
     if leaf is None:
         if cancelled:
             return Exit(Kind.KILLED, incarnation=incarnation)
-        if error is None:
-            return Exit(Kind.SHUTDOWN if expected else Kind.NORMAL, incarnation=incarnation)
         return Exit(Kind.CRASHED, _caused_by(RuntimeError(_STRAY), error), group, incarnation=incarnation)
     shutdowns = [leaf for leaf in found if isinstance(leaf, Shutdown)]
     if len(shutdowns) == len(found):
