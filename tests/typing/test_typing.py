@@ -35,11 +35,11 @@ def check(*command: str) -> str:
     return done.stdout
 
 
-def test_there_is_something_to_refuse():
+def test_there_is_something_to_refuse() -> None:
     assert len(REFUSED) >= 10
 
 
-def test_mypy_understands_refs(tmp_path: Path):
+def test_mypy_understands_refs(tmp_path: Path) -> None:
     bare = without_ignores(tmp_path)
     said = check("mypy", "--no-error-summary", "--hide-error-context", str(REFS), str(bare))
     errors = re.findall(r"^(.*?):(\d+): error: .*$", said, re.MULTILINE)
@@ -47,7 +47,7 @@ def test_mypy_understands_refs(tmp_path: Path):
     assert len(errors) == len(REFUSED), said
 
 
-def test_pyright_understands_refs(tmp_path: Path):
+def test_pyright_understands_refs(tmp_path: Path) -> None:
     bare = without_ignores(tmp_path)
     (tmp_path / "refs.py").write_text(REFS.read_text())
     (tmp_path / "pyrightconfig.json").write_text(
