@@ -6,8 +6,9 @@ in the end the largest modules, with numbers that `wc -l` confirms.
     python examples/census.py                                     on the embedded broker, a file of its own
     python examples/census.py --broker redis://localhost:6379/0   the same on Redis
 
-Delivery is at least once, so the clerk keeps one count for each path: a file that is counted twice counts once. Every
-run has a name of its own, so what an interrupted run left behind does not show up in the next one.
+One census at a time on one broker: two would share their parsers and their clerks. Delivery is at least once, so the
+clerk keeps one count for each path: a file that is counted twice counts once. Every run has a name of its own, so what
+an interrupted run left behind does not show up in the next one.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import ast
 import secrets
 import sysconfig
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,7 +122,7 @@ def source_files() -> Iterator[str]:
             yield relative.as_posix()
 
 
-async def take_census(broker: str | None, console: Console) -> None:
+async def take_census(broker: str, console: Console) -> None:
     census, files, began = secrets.token_hex(4), list(source_files()), time.perf_counter()
     async with open_system([Clerk, Parser], broker=broker) as system, open_client(system.broker) as client:
         clerk = system.ref(Clerk)
@@ -167,7 +169,12 @@ def report(counts: list[Counted], seconds: float, console: Console) -> None:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--broker", help="such as redis://localhost:6379/0; the embedded one if left out")
-    trio.run(take_census, options.parse_args().broker, Console())
+    broker: str | None = options.parse_args().broker
+    if broker is not None:
+        trio.run(take_census, broker, Console())
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        trio.run(take_census, f"sqlite:///{directory}/census.sqlite3", Console())
 
 
 if __name__ == "__main__":

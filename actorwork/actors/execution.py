@@ -33,7 +33,6 @@ from actorwork.codec import encode_value
 from actorwork.errors import (
     ActorCrashed,
     ActorStopped,
-    CodecError,
     DeathPact,
     ExecutionTimeout,
     MessageFailed,
@@ -197,7 +196,7 @@ class Executor:
         try:
             handler = (cell.behaviour or cell.handlers).for_delivery(delivery)
             args, kwargs = handler.arguments_of(delivery)
-        except CodecError as error:
+        except Exception as error:  # noqa: BLE001 - a converter of the user's may raise anything
             self._settle(current, delivery, Fail(failure_of(error)))
             return
         try:

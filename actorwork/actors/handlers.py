@@ -21,7 +21,7 @@ from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, Union, get_args, g
 
 import attrs
 
-from actorwork.codec import KeywordDecoder, MessageDecoder, Parameter, check_type, is_record, wire_name
+from actorwork.codec import KeywordDecoder, MessageDecoder, Parameter, check_type, is_record, loads, wire_name
 from actorwork.errors import CodecError, MessageRefused, SettingsError
 from actorwork.message import Delivery
 
@@ -231,7 +231,7 @@ class HandlerTable:
         """Return the handler of a message from a stream; raises `CodecError` where there is none."""
         name = delivery.type
         if name is None:
-            handler = self._only or self._any
+            handler = self._only or self._any or self._for_kind_of(delivery)
             if handler is None:
                 raise CodecError(f"the message says no type, and {self._owner} takes several: {self.accepts}")
             return handler
@@ -241,6 +241,13 @@ class HandlerTable:
             if handler is None:
                 raise CodecError(f"unknown type {name!r}; {self._owner} takes {self.accepts}")
         return handler
+
+    def _for_kind_of(self, delivery: Delivery) -> Handler | None:
+        """Return the handler of a message that says no type, by the kind of JSON it is: text, number, list, …"""
+        kinds = {_JSON_TYPES[cls]: handler for cls, handler in self.by_class.items() if cls in _JSON_TYPES}
+        if not kinds:
+            return None
+        return kinds.get(type(loads(delivery.payload)) if isinstance(delivery.payload, bytes) else dict)
 
     def for_message(self, message: object) -> Handler:
         """Return the handler of a local message; raises `MessageRefused` where there is none."""

@@ -14,6 +14,7 @@ from typing import IO
 
 import attrs
 
+from actorwork.actors.handlers import handlers_of
 from actorwork.codec import encode, encode_value
 from actorwork.errors import SettingsError
 from actorwork.message import NO_HEADERS, Delivery, Envelope, Json, MessageIds
@@ -52,6 +53,8 @@ class Outgoing:
             raise SettingsError(f"publish(delay=…) wants finite seconds >= 0, got {delay!r}")
         if headers:
             encode_value(headers)  # what no broker can carry is an error here, not at the settlement
+        if isinstance(target, type) and isinstance(getattr(target, "settings", None), Settings):
+            handlers_of(target).check(message)
         data, wire = encode(message)
         envelope = Envelope(source_of(target), "", data, wire, dict(headers) if headers else NO_HEADERS, float(delay))
         if len(self._kept) < self._settings.max_events_in_memory:

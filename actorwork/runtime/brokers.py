@@ -40,6 +40,8 @@ async def open_broker(url: str | Broker | None = None, *, emit: EventSink = igno
     Raises `BrokerError` for a URL of no known kind. Waits while the broker is away: bound it by a scope.
     """
     if url is not None and not isinstance(url, str):
+        if not hasattr(url, "publish"):
+            raise BrokerError(f"a broker is named by a URL, or is an open one, got {url!r}")
         yield url
         return
     if url is None:

@@ -5,7 +5,8 @@
     third, or `grace` is over   the process ends, whatever still runs
 
     exit code 0     a clean stop
-              1     the tree did not start or could not be kept alive, or the broker refused
+              1     the tree did not start or could not be kept alive, the broker refused, or a handler raised
+                    KeyboardInterrupt
               3     force was needed: handlers were cancelled, or the process had to be ended
 
 A handler may block the loop for ever, and then the loop sees no signal. So the signals are counted in the signal
@@ -19,7 +20,6 @@ import math
 import os
 import select
 import signal
-import socket
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -29,9 +29,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from actorwork.errors import ActorworkError
+from actorwork.errors import ActorworkError, BrokerError
 from actorwork.policy.settlement import is_cancellation
 from actorwork.runtime.system import System, open_system
+from actorwork.telemetry.logs import configure
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker, EventSink
@@ -63,19 +64,19 @@ def run(
     Logs to standard error unless logging is configured already. Returns after a clean stop; otherwise raises
     `SystemExit` with one of the codes above, after saying why.
     """
-    from actorwork.telemetry.logs import LogSink, configure  # noqa: PLC0415 - only a program of its own logs by itself
-
     configure()
-    sink = emit if emit is not None else LogSink(f"{socket.gethostname()}:{os.getpid()}")
     forced = False
     try:
         with _watched_end(grace + _MARGIN) as signalled:
-            forced = trio.run(partial(_main, tree, broker, lease, grace, intensity, sink, signalled))
+            forced = trio.run(partial(_main, tree, broker, lease, grace, intensity, emit, signalled))
     except KeyboardInterrupt:
-        log.info("interrupted: the system has stopped")
+        # No signal of ours: those are taken above. A handler raised it, and would raise it again after a restart.
+        log.error("stopped by a KeyboardInterrupt that was raised within the tree; what was in hand was handed back")  # noqa: TRY400
+        raise SystemExit(EXIT_FAILED) from None
     except ActorworkError as error:
-        # Only what has a cause of its own is worth a traceback: all else is said by the sentence.
-        log.error("%s: %s", type(error).__name__, error, exc_info=error.__cause__ and error)  # noqa: TRY400
+        # Only what has a cause in somebody's code is worth a traceback: all else is said by the sentence.
+        has_cause = error.__cause__ is not None and not isinstance(error, BrokerError)
+        log.error("%s: %s", type(error).__name__, error, exc_info=error if has_cause else None)  # noqa: TRY400
         raise SystemExit(EXIT_FAILED) from None
     if forced:
         raise SystemExit(EXIT_FORCED)
@@ -87,7 +88,7 @@ async def _main(
     lease: float,
     grace: float,
     intensity: Intensity | None,
-    emit: EventSink,
+    emit: EventSink | None,
     signalled: Callable[[str], None],
 ) -> bool:
     system: System | None = None

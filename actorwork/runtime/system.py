@@ -7,8 +7,9 @@ out:
 
     1 intake    readers stop; messages from outside the actors are refused
     2 drain     what is in hand may finish, local messages are handled; unread deliveries are handed back at once
-    3 cancel    at the second signal, or when the budget of stage 2 is spent: Cancelled in the handlers, deliveries
-    handed back 4 shutdown  `shutdown()` of the actors in reverse start order, each within its bound
+    3 cancel    at the second signal, or when the budget of stage 2 is spent: Cancelled in the handlers,
+                whose deliveries are handed back
+    4 shutdown  `shutdown()` of the actors in reverse start order, each within its bound
       force     what is still there when the whole `grace` is over is left behind (`run` ends the process)
 
 The lease is released between 3 and 4, when nothing is in hand any more, so other nodes go on at once.
@@ -17,7 +18,9 @@ The lease is released between 3 and 4, when nothing is in hand any more, so othe
 from __future__ import annotations
 
 import math
+import os
 import secrets
+import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
@@ -40,9 +43,10 @@ from actorwork.message import MessageIds
 from actorwork.policy.exits import Exit, Kind
 from actorwork.policy.restart import Intensity
 from actorwork.policy.settlement import is_cancellation, only_leaf
-from actorwork.runtime.brokers import ignore, open_broker
+from actorwork.runtime.brokers import open_broker
 from actorwork.runtime.tree import Branch, branch_of, pool_of, supervisor_of
 from actorwork.settings import Priority
+from actorwork.telemetry.logs import LogSink
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker, EventSink, Node
@@ -368,6 +372,15 @@ def refuse_what_is_missing(children: Iterable[Child]) -> None:
             raise SettingsError(f"{settings.title!r} declares a priority, which this version does not carry out yet")
 
 
+def _sink(emit: EventSink | None) -> EventSink:
+    """Return who takes the events: by default the standard logger `actorwork`."""
+    if emit is None:
+        return LogSink(f"{socket.gethostname()}:{os.getpid()}")
+    if not callable(emit):
+        raise SettingsError(f"emit wants a callable that takes events, got {emit!r}")
+    return emit
+
+
 @asynccontextmanager
 async def open_system(
     tree: object,
@@ -376,19 +389,20 @@ async def open_system(
     lease: float = 10.0,
     grace: float = 25.0,
     intensity: Intensity | None = None,
-    emit: EventSink = ignore,
+    emit: EventSink | None = None,
 ) -> AsyncGenerator[System]:
     """Start a tree of actors, and end it in order when the block is left.
 
-    `tree` is an actor class, a `Child`, or a list of these; `broker` a URL, an open broker, or None for the embedded
-    one. Entering waits until all actors have started and the node reads. Leaving means that everything has ended.
-    Raises `SettingsError`, `StartError`, `BrokerError` at the start; a tree that cannot be kept alive cancels the block
-    and raises one `MaxRestartsExceeded` out of it, its cause chain down to the error of the actor.
-    Cancelled: the staged shutdown runs, shielded, within `grace` seconds; then the cancellation goes on.
+    `tree` is an actor class, a `Child`, a `Supervisor`, a `DynamicSupervisor`, a `Pool`, or a list of these; `broker` a
+    URL, an open broker, or None for the embedded one. `emit` takes the events; by default they become logs. Entering
+    waits until all actors have started and the node reads. Leaving means that everything has ended. Raises
+    `SettingsError`, `StartError`, `BrokerError` at the start; a tree that cannot be kept alive cancels the block and
+    raises one `MaxRestartsExceeded` out of it, its cause chain down to the error of the actor. Cancelled: the staged
+    shutdown runs, shielded, within `grace` seconds; then the cancellation goes on.
     """
     root = root_of(tree, intensity)
     refuse_what_is_missing(actors_of(root))
-    system = System(root, Options(lease=lease, grace=grace), emit)
+    system = System(root, Options(lease=lease, grace=grace), _sink(emit))
     raised: BaseException | None = None
     failure: BaseException | None = None
     try:
@@ -415,7 +429,12 @@ async def open_system(
         # that the block raised stays as it is.
         found: list[BaseException] = [error for error in group.exceptions if not is_cancellation(error)]
         own = [error for error in found if error is raised]
-        failure = own[0] if own else found[0] if len(found) == 1 else group
+        others = [error for error in found if error is not raised]
+        if len(others) == 1 and isinstance(raised, ActorStopped):
+            # The block met an actor of a tree that could not be kept alive: that is what happened.
+            failure = others[0]
+        else:
+            failure = own[0] if own else found[0] if len(found) == 1 else group
     if failure is not None:
         raise failure
 
@@ -427,7 +446,7 @@ async def serve(
     lease: float = 10.0,
     grace: float = 25.0,
     intensity: Intensity | None = None,
-    emit: EventSink = ignore,
+    emit: EventSink | None = None,
     task_status: trio.TaskStatus[System] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run a tree as a task of your own nursery: `system = await nursery.start(serve, tree)`.

@@ -53,7 +53,7 @@ class Address:
         try:
             options = connection_options(url)
         except ValueError as error:
-            raise ValueError(f"cannot use {without_password(url)!r} as a Redis url: {error}") from error
+            raise BrokerError(f"cannot use {without_password(url)!r} as a Redis url: {error}") from error
         connection_class = options.pop("connection_class", tcp_connection)
         options.pop("max_connections", None)  # A pool's business, and there is no pool.
         options.setdefault("socket_timeout", HANDSHAKE_TIMEOUT)

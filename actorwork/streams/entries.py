@@ -84,7 +84,7 @@ def fields_of(envelope: Envelope) -> list[str | bytes]:
 
 
 def encoded_headers(headers: Mapping[str, Json]) -> str:
-    return json.dumps(dict(headers), separators=(",", ":")) if headers else ""
+    return json.dumps(dict(headers), separators=(",", ":"), allow_nan=False) if headers else ""
 
 
 def headers_of_next_attempt(delivery: Delivery, failure: Failure, at: float) -> str:
@@ -145,6 +145,8 @@ def _headers_from(raw: bytes) -> tuple[Mapping[str, Json], int]:
     reply_to = headers.get(REPLY_TO)
     if reply_to is not None and not isinstance(reply_to, str):
         raise _UnreadableError(f"{REPLY_TO} wants a text, got {reply_to!r}")
+    if reply_to is not None and not _is_text(reply_to):
+        raise _UnreadableError(f"{REPLY_TO} wants a text that can be written as UTF-8, got {reply_to!r}")
     ttl = headers.get(RESULT_TTL)
     if ttl is not None and (type(ttl) not in (int, float) or not 0 < cast("float", ttl) <= _LONGEST_TTL):
         raise _UnreadableError(f"{RESULT_TTL} wants seconds greater than 0, at most {_LONGEST_TTL:.0e}, got {ttl!r}")
@@ -152,6 +154,15 @@ def _headers_from(raw: bytes) -> tuple[Mapping[str, Json], int]:
 
 
 _LONGEST_TTL: Final = 1e9
+
+
+def _is_text(text: str) -> bool:
+    """Say whether a text can be sent: JSON may hold halves of characters, which nothing else takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _shortened(raw: bytes) -> str:

@@ -116,7 +116,7 @@ class Settler:
                         alone = size
                         continue
                     self._abandon(custody, plain, others, refusal)
-                alone -= 1
+                alone = max(0, alone - 1)
                 custody.done += len(plain) + len(others)
                 self._waiters.unpark_all()
         finally:
@@ -142,14 +142,20 @@ class Settler:
         ]
         for token in tokens:
             args += token[:2]
-        for delivery, settlement, published in others:
-            _add_other(args, custody, delivery, settlement, published)
+        try:
+            for delivery, settlement, published in others:
+                _add_other(args, custody, delivery, settlement, published)
+        except (ValueError, RecursionError) as error:
+            # What cannot be written may not end the node: the next one would meet the same entry.
+            raise _RefusedError(f"it cannot be written: {error}") from error
         script_keys = (custody.source, custody.keys.settled(custody.group, custody.incarnation))
         attempt = 0
         while True:
             try:
                 answer = await self._client.run_script(scripts.SETTLE, script_keys, args, idempotent=True)
                 break
+            except ValueError as error:
+                raise _RefusedError(f"it cannot be sent: {error}") from error
             except RedisError as error:
                 attempt += 1
                 if not _may_pass(error) and (total > 1 or attempt >= _GIVE_UP_AFTER):

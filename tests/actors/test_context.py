@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 import trio
 
-from actorwork import Actor, BrokerError, Settings, SettingsError, events, open_client, open_system, receive
+from actorwork import (
+    Actor,
+    BrokerError,
+    MessageRefused,
+    Settings,
+    SettingsError,
+    events,
+    open_client,
+    open_system,
+    receive,
+)
 from actorwork.actors.handlers import table_of
 from actorwork.message import Delivery
 from actorwork.policy.settlement import Ack
@@ -84,6 +94,9 @@ async def test_a_durable_ref_can_be_published_to():
     class Target(Actor):
         settings = Settings(title="target")
 
+        @receive
+        async def take(self, *, n: int) -> None: ...
+
     class Source(Actor):
         settings = Settings(title="source")
 
@@ -91,6 +104,8 @@ async def test_a_durable_ref_can_be_published_to():
         async def work(self, *, n: int) -> None:
             for target in (refs[0], Target, "target"):
                 self.context.publish(target, {"n": n})
+            with pytest.raises(MessageRefused, match="Target takes a JSON object"):
+                self.context.publish(Target, 5)
 
     refs: list[Any] = []
     broker = FakeBroker()

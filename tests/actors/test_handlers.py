@@ -335,3 +335,24 @@ def test_receive_goes_on_a_method(target: Any):
 def test_settings_must_be_settings():
     with pytest.raises(SettingsError, match=r"Odd.settings wants a Settings\(title=…\), got \{'title': 'x'\}"):
         type("Odd", (Actor,), {"settings": {"title": "x"}})
+
+
+def test_a_message_that_says_no_type_goes_by_the_kind_of_its_json():
+    class Kinds(Actor):
+        settings = Settings(title="kinds")
+
+        @receive
+        async def number(self, message: int) -> None: ...
+
+        @receive
+        async def text(self, message: str) -> None: ...
+
+        @receive
+        async def both(self, message: list[int] | dict[str, int]) -> None: ...
+
+    table = handlers_of(Kinds)
+    chosen = [table.for_delivery(Delivery("1", "s", data, None)).name for data in (b"1", b'"a"', b"[1]", b'{"a": 1}')]
+    assert chosen == ["number", "text", "both", "both"]
+    assert table.for_delivery(Delivery("1", "s", {b"a": b"1"}, None)).name == "both"
+    with pytest.raises(CodecError, match="the message says no type"):
+        table.for_delivery(Delivery("1", "s", b"null", None))

@@ -282,10 +282,10 @@ def test_a_program_lives_on_after_run_and_its_signals_are_its_own_again(tmp_path
 def test_an_interrupt_raised_by_a_handler_stops_the_program_and_its_delivery_goes_back(tmp_path: Path):
     program = start(tmp_path, todo="{'what': 'interrupt'}")
     code, errors = program.end()
-    assert code == 0, errors
+    assert code == 1, errors
     assert "settled" not in program.said
     assert "handed back 1\n" in program.said
-    assert program.said.endswith("returned\n")
+    assert "stopped by a KeyboardInterrupt that was raised within the tree" in errors
     assert "Traceback" not in errors
 
 

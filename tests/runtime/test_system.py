@@ -1,5 +1,6 @@
 """A system from its start to its staged stop, in simulated time at a broker in memory."""
 
+import contextlib
 import gc
 import math
 import threading
@@ -12,6 +13,7 @@ import trio
 
 from actorwork import (
     Actor,
+    ActorCrashed,
     ActorRef,
     ActorStopped,
     BrokerError,
@@ -594,3 +596,33 @@ def test_a_child_is_made_of_an_actor_class(factory: Any):
         SettingsError, match=r"Child wants an actor class, a functools.partial of one, or an async function"
     ):
         Child(factory)
+
+
+async def test_a_block_that_meets_an_actor_of_a_dying_tree_ends_with_what_the_tree_died_of(
+    mock_clock: trio.testing.MockClock,
+):
+    class Weak(Actor):
+        settings = Settings(title="weak")
+
+        @receive
+        async def fail(self, *, n: int) -> None:
+            raise OSError(f"disk {n}")
+
+    with pytest.raises(MaxRestartsExceeded) as caught:
+        async with open_system(Weak, broker=FakeBroker(), intensity=Intensity(restarts=1, period=5)) as system:
+            for n in range(100):
+                with contextlib.suppress(ActorCrashed):
+                    await system.ref(Weak).ask({"n": n})
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+async def test_what_happens_becomes_logs_unless_somebody_else_takes_it(
+    mock_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+):
+    with caplog.at_level("INFO", logger="actorwork"):
+        async with open_system(sleeper(), broker=FakeBroker()):
+            pass
+    assert any("sleeper is up" in record.getMessage() for record in caplog.records)
+    with pytest.raises(SettingsError, match="emit wants a callable"):
+        async with open_system(sleeper(), broker=FakeBroker(), emit=3):  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+            pass

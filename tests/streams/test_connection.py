@@ -164,7 +164,7 @@ async def test_connecting_can_be_cancelled():
 
 @pytest.mark.parametrize("url", ["http://localhost", "redis://h?db=x", "localhost:6379"])
 def test_a_url_of_another_kind_is_refused_with_its_name(url: str):
-    with pytest.raises(ValueError, match=f"cannot use '{url.partition('?')[0]}"):
+    with pytest.raises(BrokerError, match=f"cannot use '{url.partition('?')[0]}"):
         Address.parse(url)
 
 

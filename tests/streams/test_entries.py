@@ -88,3 +88,10 @@ def test_the_source_of_dead_letters_is_in_their_key():
     for source in ("orders", "a:b", "worker:1:source"):
         assert keys.source_of_dead(keys.SourceKeys.of(source).dead.encode()) == source
     assert keys.source_of_dead(b"actorwork:{x}:delayed") is None
+
+
+def test_an_address_that_cannot_be_written_makes_the_headers_unusable():
+    headers = b'{"actorwork-reply-to": "\\ud800"}'
+    made = entries.delivery_from("s", "g", b"1-1", [b"id", b"a", b"data", b"1", b"headers", headers], None)
+    assert isinstance(made, tuple)
+    assert "UTF-8" in made[1].reason
