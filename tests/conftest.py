@@ -1,4 +1,5 @@
-"""How tests run: `async def` under Trio, against a private Redis, none of them for longer than half a minute.
+"""How tests run: `async def` under Trio, against a private Redis, none of them for longer than half a minute (slow
+ones: three minutes).
 
 The package's own pytest plugin does it. A test that asks for `mock_clock` runs on it: time stands still until every
 task waits, then it jumps.
@@ -15,6 +16,12 @@ def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
     # In a clone the package is not installed, and pytest does not find the plugin by its entry point.
     if not pluginmanager.is_registered(pytest_plugin):
         pluginmanager.register(pytest_plugin, "actorwork")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("slow") is not None:
+            item.add_marker(pytest.mark.actorwork(timeout=180))
 
 
 @pytest.fixture

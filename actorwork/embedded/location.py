@@ -96,9 +96,12 @@ def connect(location: Location) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection, location: Location) -> None:
+    # In one transaction: another process may be making the tables at this moment, and half of that is nobody's store.
+    connection.execute("begin")
+    tables = connection.execute("select count(*) from sqlite_master").fetchone()[0]
     whose = connection.execute("pragma application_id").fetchone()[0]
     version = connection.execute("pragma user_version").fetchone()[0]
-    tables = connection.execute("select count(*) from sqlite_master").fetchone()[0]
+    connection.execute("commit")
     if tables and whose != APPLICATION:
         raise BrokerError(f"{location} is a database of another program; name a file of its own for the broker")
     if version > VERSION:

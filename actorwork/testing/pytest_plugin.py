@@ -37,7 +37,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "actorwork: run this async test under Trio, unless another plugin does.")
+    config.addinivalue_line(
+        "markers",
+        "actorwork(timeout=None): run this async test under Trio, unless another plugin does; `timeout` (seconds)"
+        " overrides `actorwork_timeout`.",
+    )
 
 
 @pytest.hookimpl
@@ -46,12 +50,14 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     config = pyfuncitem.config
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
-    if not config.getini("actorwork_async") and pyfuncitem.get_closest_marker("actorwork") is None:
+    marker = pyfuncitem.get_closest_marker("actorwork")
+    if not config.getini("actorwork_async") and marker is None:
         return None
     test: Callable[..., Any] = pyfuncitem.obj
     arguments: dict[str, Any] = {name: pyfuncitem.funcargs[name] for name in inspect.signature(test).parameters}
     clock = next((value for value in pyfuncitem.funcargs.values() if isinstance(value, trio.abc.Clock)), None)
-    timeout = float(config.getini("actorwork_timeout")) or math.inf
+    own = None if marker is None else marker.kwargs.get("timeout")
+    timeout = float(config.getini("actorwork_timeout") if own is None else own) or math.inf
 
     async def run() -> None:
         with trio.fail_after(timeout) if clock is None else trio.CancelScope():
