@@ -164,20 +164,11 @@ def _children(value: Iterable[object]) -> tuple[Spec, ...]:
 
 
 @attrs.frozen(eq=False)
-class Supervisor:
-    """Children that are started in order, kept alive together, and stopped in reverse order.
+class _Supervising:
+    """What both kinds of supervisors declare."""
 
-    More than `intensity` restarts: it gives up, which is its own crash, for its supervisor to judge; with
-    `on_exceeded` in seconds it waits so long, forgets the past and goes on. `auto_shutdown` ends it in order when
-    significant children have ended by themselves. A supervisor is a child like any other: `restart`, `shutdown`,
-    `significant`, `backoff`.
-    """
-
-    children: tuple[Spec, ...] = attrs.field(converter=_children)
-    strategy: Strategy = attrs.field(default="one_for_one", kw_only=True)
     intensity: Intensity = attrs.field(factory=Intensity, kw_only=True, validator=_kind(Intensity))
     on_exceeded: float | None = attrs.field(default=None, kw_only=True, validator=_exceeded)
-    auto_shutdown: AutoShutdown = attrs.field(default="never", kw_only=True)
     name: str | None = attrs.field(default=None, kw_only=True)
     id: Hashable = attrs.field(default=None, kw_only=True, validator=_id)
     restart: Restart = attrs.field(default="permanent", kw_only=True, validator=_restart)
@@ -185,17 +176,6 @@ class Supervisor:
     startup_timeout: float = attrs.field(default=math.inf, kw_only=True, validator=_seconds)
     significant: bool = attrs.field(default=False, kw_only=True, validator=_significant)
     backoff: Backoff | None = attrs.field(default=None, kw_only=True, validator=optional(_kind(Backoff)))
-
-    def __attrs_post_init__(self) -> None:
-        if self.strategy not in STRATEGIES:
-            raise SettingsError(f"Supervisor.strategy wants one of {', '.join(STRATEGIES)}, got {self.strategy!r}")
-        if self.auto_shutdown not in AUTO_SHUTDOWNS:
-            raise SettingsError(
-                f"Supervisor.auto_shutdown wants one of {', '.join(AUTO_SHUTDOWNS)}, got {self.auto_shutdown!r}"
-            )
-        problems = check_child_specs(self.children, auto_shutdown=self.auto_shutdown)
-        if problems:
-            raise SettingsError("; ".join(problems))
 
     @property
     def title(self) -> str:
@@ -211,7 +191,33 @@ class Supervisor:
 
 
 @attrs.frozen(eq=False)
-class DynamicSupervisor:
+class Supervisor(_Supervising):
+    """Children that are started in order, kept alive together, and stopped in reverse order.
+
+    More than `intensity` restarts: it gives up, which is its own crash, for its supervisor to judge; with
+    `on_exceeded` in seconds it waits so long, forgets the past and goes on. `auto_shutdown` ends it in order when
+    significant children have ended by themselves. A supervisor is a child like any other: `restart`, `shutdown`,
+    `significant`, `backoff`.
+    """
+
+    children: tuple[Spec, ...] = attrs.field(converter=_children)
+    strategy: Strategy = attrs.field(default="one_for_one", kw_only=True)
+    auto_shutdown: AutoShutdown = attrs.field(default="never", kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise SettingsError(f"Supervisor.strategy wants one of {', '.join(STRATEGIES)}, got {self.strategy!r}")
+        if self.auto_shutdown not in AUTO_SHUTDOWNS:
+            raise SettingsError(
+                f"Supervisor.auto_shutdown wants one of {', '.join(AUTO_SHUTDOWNS)}, got {self.auto_shutdown!r}"
+            )
+        problems = check_child_specs(self.children, auto_shutdown=self.auto_shutdown)
+        if problems:
+            raise SettingsError("; ".join(problems))
+
+
+@attrs.frozen(eq=False)
+class DynamicSupervisor(_Supervising):
     """Children of one kind that come and go: started with `start_child(*arguments)`, known by their refs.
 
     `template` is how each is made; the arguments are given to its factory. Without a template, `start_child` takes what
@@ -222,15 +228,6 @@ class DynamicSupervisor:
         default=None, converter=lambda value: None if value is None else _template(value)
     )
     max_children: float = attrs.field(default=math.inf, kw_only=True)
-    intensity: Intensity = attrs.field(factory=Intensity, kw_only=True, validator=_kind(Intensity))
-    on_exceeded: float | None = attrs.field(default=None, kw_only=True, validator=_exceeded)
-    name: str | None = attrs.field(default=None, kw_only=True)
-    id: Hashable = attrs.field(default=None, kw_only=True, validator=_id)
-    restart: Restart = attrs.field(default="permanent", kw_only=True, validator=_restart)
-    shutdown: ShutdownTime = attrs.field(default=math.inf, kw_only=True, validator=_shutdown)
-    startup_timeout: float = attrs.field(default=math.inf, kw_only=True, validator=_seconds)
-    significant: bool = attrs.field(default=False, kw_only=True, validator=_significant)
-    backoff: Backoff | None = attrs.field(default=None, kw_only=True, validator=optional(_kind(Backoff)))
 
     def __attrs_post_init__(self) -> None:
         if not _is_time(self.max_children):
@@ -239,16 +236,8 @@ class DynamicSupervisor:
     @property
     def title(self) -> str:
         if self.name or self.id is not None:
-            return self.name or str(self.id)
+            return super().title
         return "dynamic supervisor" if self.template is None else f"{self.template.title} supervisor"
-
-    @property
-    def child_id(self) -> Hashable:
-        return self.title if self.id is None else self.id
-
-    @property
-    def is_supervisor(self) -> bool:
-        return True
 
 
 Spec: TypeAlias = Child | Supervisor | DynamicSupervisor
