@@ -46,7 +46,9 @@ def timeout_option(function: Any) -> Any:
 
 
 class Ear:
-    """Takes the broker's events, and keeps the last trouble, for the sentence that says why a command failed."""
+    """Takes the broker's events: says once that it is waited for, and keeps the last trouble, for the sentence that
+    says why a command failed.
+    """
 
     def __init__(self) -> None:
         self.trouble = ""
@@ -54,6 +56,8 @@ class Ear:
     def __call__(self, event: Event) -> None:
         trouble = getattr(event, "error", None)
         if isinstance(trouble, str):
+            if not self.trouble:
+                click.echo(f"waiting for the broker: {one_line(trouble)}", err=True)
             self.trouble = trouble
 
 
