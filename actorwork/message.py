@@ -29,6 +29,8 @@ R_co = TypeVar("R_co", covariant=True)
 
 ATTEMPT: Final = "actorwork-attempt"
 """Header: which attempt this delivery is; absent means the first."""
+HISTORY: Final = "actorwork-history"
+"""Header: what the attempts so far failed of, oldest first."""
 REPLY_TO: Final = "actorwork-reply-to"
 """Header: the address at which somebody waits for the outcome."""
 RESULT_TTL: Final = "actorwork-result-ttl"

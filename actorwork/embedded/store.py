@@ -38,17 +38,14 @@ from actorwork.message import (
     Delivery,
     Envelope,
     Failure,
-    Json,
     Outcome,
 )
+from actorwork.policy.attempts import headers_of_first_attempt, headers_of_next_attempt
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
 
 APPLICATION: Final = 0x61637477
 """SQLite's application id of our files: "actw"."""
 VERSION: Final = 1
-HISTORY: Final = "actorwork-history"
-"""Header: the last errors of a message that is tried again, oldest first."""
-HISTORY_LENGTH: Final = 10
 SUSPECT: Final = 2
 MANY: Final = 1000
 DAY: Final = 86400.0
@@ -535,14 +532,7 @@ class Store:
         )
 
     def _try_again(self, delivery: Delivery, group: str, failure: Failure, delay: float) -> None:
-        past = delivery.headers.get(HISTORY)
-        history: list[Json] = list(past) if isinstance(past, list) else []
-        history.append(
-            {"attempt": delivery.attempt, "error": failure.type, "reason": failure.reason, "at": round(self.now, 3)}
-        )
-        headers: dict[str, Json] = dict(delivery.headers)
-        headers[ATTEMPT] = delivery.attempt + 1
-        headers[HISTORY] = history[-HISTORY_LENGTH:]
+        headers = headers_of_next_attempt(delivery, failure, self.now)
         seq = delivery.token.seq
         if delay <= 0:
             self._execute(
@@ -681,9 +671,7 @@ class Store:
             row = self._execute("select headers from dead where entry = ? and source = ?", (entry, number)).fetchone()
             if row is None:
                 continue
-            headers = dict(_headers(row[0]))
-            headers.pop(ATTEMPT, None)
-            headers.pop(HISTORY, None)
+            headers = headers_of_first_attempt(_headers(row[0]))
             self._execute(
                 "insert into entries (source, id, type, data, headers, born, addressee)"
                 " select source, id, type, data, ?, ?, grp from dead where entry = ?",

@@ -32,15 +32,13 @@ from actorwork.message import (
     Json,
     Outcome,
 )
+from actorwork.policy.attempts import headers_of_first_attempt, headers_of_next_attempt
 
 Fields: TypeAlias = "Sequence[bytes]"
 """Names and values in turn, as Redis sends them."""
 
 MOST_VALUES: Final = 7000
 """How many names and values a script can add to a stream, as `lua/entry.lua` has it."""
-
-_HISTORY: Final = "actorwork-history"
-_HISTORY_LENGTH: Final = 10
 
 # The ids that `MessageIds` makes, and nothing that only looks alike: each bit must stand for one id.
 _numbered: Final = re.compile(r"([0-9a-f]{16})-(0|[1-9a-f][0-9a-f]{0,11})").fullmatch
@@ -87,15 +85,9 @@ def encoded_headers(headers: Mapping[str, Json]) -> str:
     return json.dumps(dict(headers), separators=(",", ":"), allow_nan=False) if headers else ""
 
 
-def headers_of_next_attempt(delivery: Delivery, failure: Failure, at: float) -> str:
-    """Return the headers of the next attempt: its number, and what came of the last ten."""
-    headers = dict(delivery.headers)
-    headers[ATTEMPT] = delivery.attempt + 1
-    before = headers.get(_HISTORY)
-    history = list(before) if isinstance(before, list) else []
-    history.append({"attempt": delivery.attempt, "error": failure.type, "reason": failure.reason, "at": at})
-    headers[_HISTORY] = history[-_HISTORY_LENGTH:]
-    return encoded_headers(headers)
+def headers_of_retry(delivery: Delivery, failure: Failure, at: float) -> str:
+    """Return the headers of the next attempt."""
+    return encoded_headers(headers_of_next_attempt(delivery, failure, at))
 
 
 # ------------------------------------------------------------------------------------------------------------- inbound
@@ -256,7 +248,7 @@ def is_too_large_to_replay(letter: DeadLetter) -> bool:
 
 def headers_of_replay(letter: DeadLetter) -> str:
     """Return the headers of a first attempt."""
-    return encoded_headers({name: value for name, value in letter.headers.items() if name not in (ATTEMPT, _HISTORY)})
+    return encoded_headers(headers_of_first_attempt(letter.headers))
 
 
 def _whole(text: str, otherwise: int) -> int:

@@ -286,7 +286,7 @@ def _add_other(
         case Retry(delay=delay, failure=failure):
             kind = "retry"
             # The moment is a note for people; what counts is the delay, by the server's clock.
-            extras = (round(delay * 1000), entries.headers_of_next_attempt(delivery, failure, round(time.time(), 3)))
+            extras = (round(delay * 1000), entries.headers_of_retry(delivery, failure, time.time()))
         case Reject(failure=failure):
             kind = "reject"
             outcome = Outcome("rejected", failure=failure)

@@ -40,6 +40,7 @@ from actorwork.message import (
     Json,
     Outcome,
 )
+from actorwork.policy.attempts import headers_of_first_attempt, headers_of_next_attempt
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
 from actorwork.testing.faults import Faults, Loss
 
@@ -47,8 +48,6 @@ EPOCH: Final = 1_000_000_000.0
 """When the broker's clock begins, in seconds since the epoch: always the same, so that a test run twice sees the
 same.
 """
-HISTORY: Final = "actorwork-history"
-HISTORY_LENGTH: Final = 10
 RELEASED: Final = "released"
 
 Payload: TypeAlias = bytes | Mapping[bytes, bytes]
@@ -420,7 +419,7 @@ class MemoryBroker:
             case Fail(failure=failure):
                 self.bury(subscription, delivery, failure)
             case Retry(delay=delay, failure=failure):
-                self.again(entry, subscription.group, self._tried(delivery, failure), delay)
+                self.again(entry, subscription.group, headers_of_next_attempt(delivery, failure, self.now), delay)
         self._leave(delivery.token.place, subscription.group)
         self.keep(published)
         self.settled.append(Settled(subscription.actor, delivery, settlement, tuple(published), trio.current_time()))
@@ -431,14 +430,6 @@ class MemoryBroker:
         source = self.source(place.entry.source)
         del source.group(group).places[place.entry.number]
         source.left(place.entry)
-
-    def _tried(self, delivery: Delivery, failure: Failure) -> Mapping[str, Json]:
-        past = delivery.headers.get(HISTORY)
-        history: list[Json] = list(past) if isinstance(past, list) else []
-        history.append(
-            {"attempt": delivery.attempt, "error": failure.type, "reason": failure.reason, "at": round(self.now, 3)}
-        )
-        return {**delivery.headers, ATTEMPT: delivery.attempt + 1, HISTORY: history[-HISTORY_LENGTH:]}
 
     def bury(self, subscription: Subscription, delivery: Delivery, failure: Failure) -> None:
         """Make a dead letter, and answer."""
@@ -720,7 +711,7 @@ class MemoryDeadLetters:
     async def replay(self, source: str, entries: Sequence[str]) -> int:
         letters = await self._remove(source, entries)
         for letter in letters:
-            headers = {name: value for name, value in letter.headers.items() if name not in (ATTEMPT, HISTORY)}
+            headers = headers_of_first_attempt(letter.headers)
             entry = _Entry(0, source, letter.id, letter.payload, letter.type, headers)
             self._broker.again(entry, letter.group, headers)
         self._broker.pump()
