@@ -17,21 +17,19 @@ import math
 from collections.abc import Callable, Iterable
 from contextvars import Context, copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import trio
 
 from actorwork import events
 from actorwork.actors.crash import without_crash
 from actorwork.actors.slots import Slot, Slots, State
+from actorwork.actors.watchdog import REPORT_EVERY, stack_of
 from actorwork.errors import ChildError
 from actorwork.policy.exits import Exit, exit_of, is_fatal
 
 if TYPE_CHECKING:
     from actorwork.abc import EventSink
-
-REPORT_EVERY: Final = 10.0
-"""Seconds between two reports about a child that does not end."""
 
 
 class Bell:
@@ -229,7 +227,7 @@ class Children:
         """Cancel a child whose time to end is over; report one that was cancelled already."""
         if slot.scope.cancel_called:
             self._alarms.set(slot, trio.current_time() + REPORT_EVERY)
-            self._emit(events.StuckChild(self._supervisor, slot.spec.title, _stack(slot.task)))
+            self._emit(events.StuckChild(self._supervisor, slot.spec.title, stack_of(slot.task)))
         else:
             self.kill(slot)
 
@@ -248,11 +246,3 @@ class Children:
             if slot.state is State.STOPPING:
                 self._alarms.set(slot, min(slot.alarm, deadline))
         self._bell.ring()
-
-
-def _stack(task: trio.lowlevel.Task | None) -> str:
-    if task is None:
-        return ""
-    return "\n".join(
-        f"{frame.f_code.co_filename}:{line} in {frame.f_code.co_name}" for frame, line in task.iter_await_frames()
-    )

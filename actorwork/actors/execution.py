@@ -27,7 +27,7 @@ from actorwork.actors.context import Handling, Stop, handling
 from actorwork.actors.crash import Crash
 from actorwork.actors.handlers import local_keywords
 from actorwork.actors.mailbox import OPEN, Item, Lane, LocalCall, Mark
-from actorwork.actors.watchdog import REPORT_EVERY, UNKNOWN
+from actorwork.actors.watchdog import REPORT_EVERY, UNKNOWN, stack_of
 from actorwork.actors.watching import LinkBroken
 from actorwork.codec import encode_value
 from actorwork.errors import (
@@ -484,18 +484,8 @@ class Executor:
         elif now - self._reported >= REPORT_EVERY:
             self._reported = now
             message_id = item.id if isinstance(item, Delivery) else type(item.message).__name__
-            self._services.emit(
-                events.Overdue(self._cell.settings.id, self._cell.title, message_id, now - self.began, self._where())
-            )
-
-    def _where(self) -> str:
-        if self._task is None:
-            return ""
-        frames = [
-            f"{frame.f_code.co_filename}:{line} in {frame.f_code.co_name}"
-            for frame, line in self._task.iter_await_frames()
-        ]
-        return "\n".join(frames)
+            cell, seconds = self._cell, now - self.began
+            self._services.emit(events.Overdue(cell.settings.id, cell.title, message_id, seconds, stack_of(self._task)))
 
     def _give_up_item(self) -> None:
         """Let go of what was in hand when the executor itself is ended."""
