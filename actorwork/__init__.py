@@ -54,13 +54,21 @@ from actorwork.errors import (
     MessageRefused as MessageRefused,
     MissingExtra as MissingExtra,
     NotRunning as NotRunning,
+    NotUnique as NotUnique,
     Reject as Reject,
     Retry as Retry,
     SettingsError as SettingsError,
     Shutdown as Shutdown,
     StartError as StartError,
 )
-from actorwork.message import DeadLetter as DeadLetter, Delivery as Delivery, Message as Message
+from actorwork.message import (
+    DeadLetter as DeadLetter,
+    Delayed as Delayed,
+    Delivery as Delivery,
+    Message as Message,
+    Priority as Priority,
+    Unique as Unique,
+)
 from actorwork.policy.exits import Exit as Exit
 from actorwork.policy.restart import Backoff as Backoff, Intensity as Intensity
 from actorwork.policy.retry import (
@@ -77,7 +85,6 @@ from actorwork.runtime.tree import Branch as Branch
 from actorwork.settings import (
     EventSettings as EventSettings,
     MailboxSettings as MailboxSettings,
-    Priority as Priority,
     Settings as Settings,
     Trigger as Trigger,
 )
@@ -104,6 +111,7 @@ __all__ = [
     "Cron",
     "DeadLetter",
     "DeathPact",
+    "Delayed",
     "Delivery",
     "DynamicSupervisor",
     "EventSettings",
@@ -125,6 +133,7 @@ __all__ = [
     "Middleware",
     "MissingExtra",
     "NotRunning",
+    "NotUnique",
     "Pool",
     "PoolRef",
     "Priority",
@@ -144,6 +153,7 @@ __all__ = [
     "Terminated",
     "Trigger",
     "Uniform",
+    "Unique",
     "check_child_specs",
     "open_client",
     "open_system",

@@ -18,7 +18,7 @@ from typing import Protocol
 import attrs
 
 from actorwork.events import Event
-from actorwork.message import DeadLetter, Delivery, Envelope, Outcome
+from actorwork.message import DeadLetter, Delayed, Delivery, Envelope, Outcome
 from actorwork.policy.settlement import Settlement
 
 
@@ -31,8 +31,11 @@ class EventSink(Protocol):
 class Inlet(Protocol):
     """Where a node puts deliveries: an actor's mailbox, as its reader sees it. Nothing here waits."""
 
-    def room(self) -> int:
-        """Return how many deliveries may be offered now; 0 means that the reader waits for `Node.resume`."""
+    def room(self, *, urgent: bool = False) -> int:
+        """Return how many deliveries may be offered now; 0 means that the reader waits for `Node.resume`.
+
+        With `urgent`, of those with a priority above NORMAL, for which some room is kept when there is none for others.
+        """
         ...
 
     def offer(self, deliveries: Sequence[Delivery]) -> None:
@@ -89,6 +92,10 @@ class Node(Protocol):
 
     def resume(self, subscription: Subscription) -> None:
         """Say that the inlet has room again. Never waits."""
+        ...
+
+    def now(self) -> float:
+        """Return the broker's clock in seconds since the epoch, as far as this node knows it: to some milliseconds."""
         ...
 
     async def stop_intake(self) -> None:
@@ -159,6 +166,22 @@ class DeadLetters(Protocol):
         ...
 
 
+class DelayedMessages(Protocol):
+    """The messages that are held back, of all sources: delayed ones, and retries that wait."""
+
+    async def list(self, source: str | None = None, *, limit: int = 100) -> Sequence[Delayed]:
+        """Return messages that are held back, those due first first within a source, of one source or of all."""
+        ...
+
+    async def cancel(self, source: str, message_id: str) -> bool:
+        """Drop a message that is held back, or waits behind others of its key; return whether there was one.
+
+        Whoever waits for its outcome is told that it was rejected, with a `Failure` of the type `Cancelled`. One that
+        is ready or in hand stays.
+        """
+        ...
+
+
 class Broker(Protocol):
     """Keeps messages between sender and handler."""
 
@@ -170,11 +193,22 @@ class Broker(Protocol):
     @property
     def dead_letters(self) -> DeadLetters: ...
 
+    @property
+    def delayed(self) -> DelayedMessages: ...
+
     async def publish(self, envelopes: Sequence[Envelope]) -> int:
         """Keep messages; return how many were new (an id seen before is dropped).
 
-        Order is kept within a source. While the broker is away this waits: bound it by a scope. Cancelled or
-        failed, any part of it may have been kept; publishing the same envelopes again keeps none twice.
+        Order is kept within a source, for messages of one priority that are not delayed. While the broker is away this
+        waits: bound it by a scope. Cancelled or failed, any part of it may have been kept; publishing the same
+        envelopes again keeps none twice. One that has a `unique` whose key is taken is dropped, or replaces what has
+        it.
+        """
+        ...
+
+    async def publish_unique(self, envelope: Envelope) -> str:
+        """Keep a message that has a `unique`; return the id of the message that has the key now: its own, or the
+        first's.
         """
         ...
 
@@ -201,7 +235,7 @@ class Broker(Protocol):
         ...
 
     async def backlog(self, source: str) -> int:
-        """Return how many messages of a source are ready or in hand."""
+        """Return how many messages of a source are ready or in hand, or wait behind others of their key."""
         ...
 
     async def diagnose(self) -> Sequence[Finding]:

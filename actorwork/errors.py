@@ -131,6 +131,14 @@ class DeathPact(ActorworkError):
     """An actor that this one watches has ended, and this one has no handler for `Terminated`."""
 
 
+class NotUnique(ActorworkError):
+    """A message with the same unique key waits or is in hand, so this one was not kept; `id` is that of the other."""
+
+    def __init__(self, text: str, *, id: str) -> None:
+        super().__init__(text)
+        self.id = id
+
+
 class BrokerError(ActorworkError):
     """The broker refuses, or is set up so that messages would be lost; the text says what to do."""
 

@@ -3,6 +3,8 @@
     Message     the optional base class of users' messages: it names the actor and the reply for type checkers
     Envelope    a message on its way: address, id, JSON, headers
     Delivery    one attempt to handle a message, as a broker hands it to an actor
+    Priority    how urgent a message is
+    Unique      which of several messages are one and the same
     Failure     an error as text, so that it can travel and be kept
     Outcome     what came of a message whose sender asked
     DeadLetter  a message nobody could handle, kept
@@ -13,6 +15,7 @@ Everything here is frozen. Headers carry what is not the message itself; those t
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar
@@ -37,6 +40,29 @@ RESULT_TTL: Final = "actorwork-result-ttl"
 """Header: keep the outcome for so many seconds; absent means nobody asked for it."""
 
 NO_HEADERS: Final[Mapping[str, Json]] = MappingProxyType({})
+
+
+class Priority(enum.IntEnum):
+    """How urgent a message is; the smaller goes first."""
+
+    CRITICAL = 0
+    HIGH = 1
+    NORMAL = 2
+    LOW = 3
+
+
+@attrs.frozen
+class Unique:
+    """Says that of all messages with the same `key` for the same source only one is to be alive.
+
+    The key is taken while that message waits or is in hand, and for `ttl` seconds at most. What becomes of the next one
+    meanwhile says `on_conflict`: "reject" raises `NotUnique`, "first" keeps none and stands for the first, "replace"
+    takes the place of one that is not in anybody's hand yet (else it is as "first").
+    """
+
+    key: str
+    ttl: float = 3600.0
+    on_conflict: Literal["reject", "replace", "first"] = "reject"
 
 
 class Message(Generic[A_contra, R_co]):
@@ -72,6 +98,11 @@ class Envelope:
     A broker keeps at most one of all envelopes with the same `source` and `id`. `delay` (seconds) or `at`
     (seconds since the epoch) hold it back, both by the broker's clock. With `group`, only that one of several
     actors that share the source is given it.
+
+    Messages of one source with the same `key` are handled one after another, in the order in which they were kept (a
+    delayed one: in which they became due): the next is not given to anybody before every group has settled the one
+    before, retries included. What has a higher `priority` is given first. After `expires` (seconds since the epoch) or
+    `lifetime` (seconds from when it is kept), by the broker's clock, it is not to be begun any more.
     """
 
     source: str
@@ -82,6 +113,11 @@ class Envelope:
     delay: float = 0.0
     at: float | None = None
     group: str | None = None
+    key: str | None = None
+    priority: Priority = Priority.NORMAL
+    expires: float | None = None
+    lifetime: float | None = None
+    unique: Unique | None = None
 
 
 @attrs.frozen
@@ -90,7 +126,8 @@ class Delivery:
 
     `payload` is the message's JSON or, where a foreign producer wrote an entry without our fields, those
     fields as they stand. `attempt` counts from 1. `crashes` is how often a process died with it in hand.
-    `token` is the broker's own handle: nobody else looks into it.
+    `expires` is in seconds since the epoch, by the broker's clock. `token` is the broker's own handle: nobody else
+    looks into it.
     """
 
     id: str
@@ -101,6 +138,21 @@ class Delivery:
     headers: Mapping[str, Json] = NO_HEADERS
     attempt: int = 1
     crashes: int = 0
+    key: str | None = None
+    priority: Priority = Priority.NORMAL
+    expires: float | None = None
+
+
+@attrs.frozen
+class Delayed:
+    """A message that its broker holds back; `due` is in seconds since the epoch, by the broker's clock."""
+
+    source: str
+    id: str
+    due: float
+    payload: bytes
+    type: str | None = None
+    headers: Mapping[str, Json] = NO_HEADERS
 
 
 @attrs.frozen

@@ -7,7 +7,6 @@ for every version of the program that keeps the title.
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import math
 import re
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 import attrs
 
 from actorwork.errors import SettingsError
+from actorwork.message import Priority
 from actorwork.policy.retry import RetryPolicy
 from actorwork.policy.schedule import Cron, Interval
 
@@ -31,15 +31,6 @@ Overflow: TypeAlias = Literal["block", "fail", "drop_new", "drop_oldest"]
 OVERFLOWS: Final[tuple[Overflow, ...]] = ("block", "fail", "drop_new", "drop_oldest")
 
 OnFailure: TypeAlias = Literal["resume", "restart", "stop", "escalate"]
-
-
-class Priority(enum.IntEnum):
-    """How urgent a message is; the smaller goes first."""
-
-    CRITICAL = 0
-    HIGH = 1
-    NORMAL = 2
-    LOW = 3
 
 
 def _wrong(instance: object, field: str, wanted: str, value: object) -> SettingsError:

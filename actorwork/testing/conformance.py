@@ -308,7 +308,9 @@ class BrokerConformance:
         return open_remote_desk(self.opener(), *sources, group=group, room=room, max_crashes=max_crashes, lease=lease)
 
     async def stop_outside_of_writing(self, desk: RemoteDesk, broker: Broker) -> None:
-        """Stop a process, but not in the middle of a transaction: where the broker is a file, nobody else could write."""
+        """Stop a process, but not in the middle of a transaction: where the broker is a file, nobody else could
+        write.
+        """
         while True:
             desk.stop()
             with trio.move_on_after(1):
