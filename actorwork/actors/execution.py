@@ -30,6 +30,7 @@ from actorwork.actors.mailbox import OPEN, Item, Lane, LocalCall, Mark
 from actorwork.actors.watchdog import REPORT_EVERY, UNKNOWN, stack_of
 from actorwork.actors.watching import LinkBroken
 from actorwork.codec import encode_value
+from actorwork.crash_points import crash_point
 from actorwork.errors import (
     ActorCrashed,
     ActorStopped,
@@ -63,6 +64,8 @@ BURST: Final = 64
 """Items handled in a row before other tasks have a turn."""
 
 _ACK: Final = Ack()
+_BEGUN: Final = crash_point("handler.begun")
+_RETURNED: Final = crash_point("handler.returned")
 
 
 class Ended(enum.Enum):
@@ -199,6 +202,8 @@ class Executor:
         except Exception as error:  # noqa: BLE001 - a converter of the user's may raise anything
             self._settle(current, delivery, Fail(failure_of(error)))
             return
+        if _BEGUN is not None:
+            _BEGUN()
         try:
             try:
                 if cell.layers:
@@ -212,6 +217,8 @@ class Executor:
                     raise
                 cell.finish()
                 value = None
+            if _RETURNED is not None:
+                _RETURNED()
             if self._ended is not None:
                 settlement, blamed = None, self._ended_error(None)
             elif current.mark is not OPEN:

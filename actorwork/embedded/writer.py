@@ -34,6 +34,7 @@ from typing import Any, Final, TypeAlias
 import attrs
 import trio
 
+from actorwork.crash_points import crash_point
 from actorwork.embedded.location import Location, connect, explained, is_busy
 from actorwork.embedded.store import Closing, Lane, Letterhead, Store, Taken, Token
 from actorwork.errors import BrokerError
@@ -50,6 +51,8 @@ TRY_AGAIN: Final = 1.0
 COMPLAIN_EVERY: Final = 5.0
 PRUNE_EVERY: Final = 3600.0
 CHECK_LEASES: Final = 1.0
+_BEFORE_COMMIT: Final = crash_point("commit.before")
+_AFTER_COMMIT: Final = crash_point("commit.after")
 
 News: TypeAlias = Callable[[], None]
 """What is to be done in the Trio thread."""
@@ -414,7 +417,11 @@ class Writer:
         next_due = store.next_due
         if promotes:
             self._next_due = _or_never(store.first_due())
+        if _BEFORE_COMMIT is not None:
+            _BEFORE_COMMIT()
         store.commit()
+        if _AFTER_COMMIT is not None:
+            _AFTER_COMMIT()
 
         # From here on it has happened: nothing below may fail.
         self._counts["turns"] += 1

@@ -18,11 +18,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, Final
 
 import trio
 
 from actorwork.abc import Broker, EventSink, Finding, Subscription
+from actorwork.crash_points import crash_point
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerAdvice, BrokerBack, BrokerLost, BrokerTrouble
 from actorwork.message import Envelope, Outcome
@@ -36,6 +37,8 @@ from actorwork.streams.redis_py import RedisError
 from actorwork.streams.replies import RedisReplies
 
 _ATTEND = keys.ATTEND.encode()
+_BEFORE_PUBLISH: Final = crash_point("publish.before")
+_AFTER_PUBLISH: Final = crash_point("publish.after")
 
 
 @asynccontextmanager
@@ -121,7 +124,12 @@ class RedisBroker(Broker):
 
         Order is kept within a source. While Redis is away this waits. Cancelled: any part may have been kept.
         """
-        return await self._publisher.publish(envelopes)
+        if _BEFORE_PUBLISH is not None:
+            _BEFORE_PUBLISH()
+        new = await self._publisher.publish(envelopes)
+        if _AFTER_PUBLISH is not None:
+            _AFTER_PUBLISH()
+        return new
 
     @asynccontextmanager
     async def open_node(

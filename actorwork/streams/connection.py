@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import attrs
 import trio
 
+from actorwork.crash_points import crash_point
 from actorwork.errors import BrokerError
 from actorwork.streams.redis_py import (
     AuthenticationError,
@@ -37,6 +38,7 @@ HANDSHAKE_TIMEOUT: Final = 5.0
 """Seconds for each step of getting in, unless the url says `socket_timeout` or `socket_connect_timeout`."""
 
 _READ_SIZE: Final = 65536
+_SENT: Final = crash_point("wire.sent")
 
 
 @attrs.frozen
@@ -113,6 +115,8 @@ class Connection:
         except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
             return 0
         self.bytes_sent += sent
+        if _SENT is not None:
+            _SENT()
         return sent
 
     async def wait_writable(self) -> None:

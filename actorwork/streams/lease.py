@@ -20,12 +20,14 @@ from typing import Final
 
 import trio
 
+from actorwork.crash_points import crash_point
 from actorwork.streams import keys
 from actorwork.streams.connection import Address
 from actorwork.streams.redis_py import RedisError, RedisPyConnection
 
 _RETRY_EVERY: Final = 0.25
 _RELEASE_LIMIT: Final = 1.0
+_RENEW: Final = crash_point("lease.renew")
 
 
 def new_incarnation() -> str:
@@ -99,6 +101,8 @@ class Lease:
             try:
                 if connection is None:
                     connection = self._connect()
+                if _RENEW is not None:
+                    _RENEW()
                 if is_held and not self._set(connection, incarnation, "XX"):
                     lost, incarnation, is_held = incarnation, new_incarnation(), False
                 if not is_held:

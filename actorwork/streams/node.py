@@ -20,6 +20,7 @@ import attrs
 import trio
 
 from actorwork.abc import EventSink, Node, Subscription
+from actorwork.crash_points import crash_point
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerTrouble, HandedBack, LeaseLost
 from actorwork.message import Delivery, Envelope
@@ -39,6 +40,8 @@ from actorwork.streams.tender import Tender
 _LAST_READS: Final = 2.0
 _LAST_SETTLEMENTS: Final = 1.0
 _RELEASED_AT_ONCE: Final = 1000
+_BEFORE_HAND_BACK: Final = crash_point("hand_back.before")
+_AFTER_HAND_BACK: Final = crash_point("hand_back.after")
 
 
 class RedisNode(Node):
@@ -187,12 +190,16 @@ class RedisNode(Node):
         args: list[Any] = [custody.group, custody.incarnation, RELEASED, first, last, len(deliveries)]
         for delivery in deliveries:
             args += delivery.token[:2]
+        if _BEFORE_HAND_BACK is not None:
+            _BEFORE_HAND_BACK()
         try:
             await self._client.run_script(scripts.HAND_BACK, (custody.source,), args, idempotent=True)
         except RedisError as error:
             next_step = "they stay pending, and are taken over when this node has ended"
             self._emit(BrokerTrouble(f"handing back {len(deliveries)} of {custody.source}", str(error), next_step))
             return
+        if _AFTER_HAND_BACK is not None:
+            _AFTER_HAND_BACK()
         for delivery in deliveries:
             custody.release(delivery)
         # What the script found to be others' already is counted as well: it is out of our hands.

@@ -18,6 +18,7 @@ from typing import Any, Final, NoReturn
 
 import trio
 
+from actorwork.crash_points import crash_point
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerTrouble
 from actorwork.streams import scripts
@@ -33,6 +34,7 @@ _MOST: Final = 1000
 _GROUP_PAUSES: Final = (0.0, 0.05, 0.2, 1.0)
 _QUIET: Final = 5.0
 """After so many seconds without trouble the pauses begin anew."""
+_REPLIED: Final = crash_point("read.replied")
 
 
 class Reader:
@@ -117,6 +119,8 @@ class Reader:
                 await self._heal(error)
 
     def _deliver(self, reply: Mapping[bytes, Sequence[Any]]) -> None:
+        if _REPLIED is not None:
+            _REPLIED()
         for stream, found in reply.items():
             custody = self._reading[stream]
             # Read under a name whose lease is lost: others find it pending there.

@@ -22,6 +22,7 @@ from typing import Any, Final
 import trio
 
 from actorwork.abc import EventSink
+from actorwork.crash_points import crash_point
 from actorwork.events import BrokerTrouble, Fenced
 from actorwork.message import REPLY_TO, RESULT_TTL, Delivery, Envelope, Failure, Outcome
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
@@ -37,6 +38,8 @@ _GIVE_UP_AFTER: Final = 5
 _STATES: Final = ("OOM", "BUSY", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "READONLY", "NOPERM", "TRYAGAIN")
 """What a server says of itself, and not of the script. 6.2 puts it into the middle of its sentence."""
 _PAUSES: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
+_BEFORE: Final = crash_point("settle.before")
+_AFTER: Final = crash_point("settle.after")
 
 
 class Settler:
@@ -150,6 +153,8 @@ class Settler:
             raise _RefusedError(f"it cannot be written: {error}") from error
         script_keys = (custody.source, custody.keys.settled(custody.group, custody.incarnation))
         attempt = 0
+        if _BEFORE is not None:
+            _BEFORE()
         while True:
             try:
                 answer = await self._client.run_script(scripts.SETTLE, script_keys, args, idempotent=True)
@@ -163,6 +168,8 @@ class Settler:
                 pause = _PAUSES[min(attempt, len(_PAUSES)) - 1]
                 self._emit(BrokerTrouble(f"settling {total} of {custody.source}", str(error), f"again in {pause} s"))
             await trio.sleep(pause)
+        if _AFTER is not None:
+            _AFTER()
         self._conclude(custody, plain, others, answer[1], answer[2])
 
     def _conclude(

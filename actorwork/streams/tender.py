@@ -16,6 +16,7 @@ from typing import Any, Final, NoReturn
 
 import trio
 
+from actorwork.crash_points import crash_point
 from actorwork.events import BrokerTrouble, Buried, Reclaimed
 from actorwork.streams import keys, scripts
 from actorwork.streams.client import Client
@@ -28,6 +29,8 @@ _EVERY: Final = 1.0
 _PATIENCE: Final = 2.0
 _LARGEST_CLAIM: Final = 500
 _SHORT_TOO_OFTEN: Final = 3
+_BEFORE: Final = crash_point("take_over.before")
+_AFTER: Final = crash_point("take_over.after")
 
 
 class Tender:
@@ -93,6 +96,8 @@ class Tender:
                 args += (custody.keys.prefix, int(custody.suspect is None))
             report: Sequence[Any] | None = None
             has_answer = False
+            if _BEFORE is not None:
+                _BEFORE()
             with trio.move_on_after(_PATIENCE, shield=True):
                 try:
                     report = await self._client.run_script(scripts.TEND, (keys.lease(incarnation), *sources), args)
@@ -101,6 +106,8 @@ class Tender:
                     raise
                 except RedisError:
                     pass  # Lost on the way: it may have been done.
+            if _AFTER is not None:
+                _AFTER()
             if not has_answer:
                 self._ask_for_recovery()
             elif report is None:
