@@ -182,6 +182,69 @@ class DelayedMessages(Protocol):
         ...
 
 
+@attrs.frozen
+class Kept:
+    """A shared value: its JSON, and a version that grows with every write, also over a deletion."""
+
+    data: bytes
+    version: int
+
+
+class Values(Protocol):
+    """Small values that all nodes see, and locks, by name. All times are by the broker's clock.
+
+    A write under a `fence` (the token of a lock) raises `LockLost`, and changes nothing, where the value has been
+    written under a newer one. While the broker is away everything here waits: bound it by a scope. A compare-and-set
+    or an addition whose reply was lost raises `BrokerError`: it may have taken effect.
+    """
+
+    async def get(self, name: str) -> Kept | None: ...
+
+    async def set(
+        self,
+        name: str,
+        data: bytes,
+        *,
+        ttl: float | None = None,
+        version: int | None = None,
+        fence: int | None = None,
+    ) -> int | None:
+        """Keep a value, for `ttl` seconds or for ever; return its version.
+
+        With `version`, only if that is the present one (0: there is none); else return None.
+        """
+        ...
+
+    async def add(
+        self, name: str, by: float, *, start: bytes, ttl: float | None = None, fence: int | None = None
+    ) -> bytes | None:
+        """Add to a number, or to `start` where there is none; return the sum's JSON.
+
+        None, and no change, where the value is no number or the sum would reach 2**53.
+        """
+        ...
+
+    async def delete(self, name: str, *, fence: int | None = None) -> bool:
+        """Delete a value; return whether there was one."""
+        ...
+
+    async def take_lock(self, name: str, owner: str, ttl: float) -> int | None:
+        """Take a lock for `ttl` seconds unless somebody else has it (None); return its token, which grows from owner
+        to owner.
+
+        The owner that has it is given the same token again.
+        """
+        ...
+
+    async def keep_lock(self, name: str, owner: str, ttl: float) -> bool:
+        """Have a lock for `ttl` seconds more; return whether it was still the owner's."""
+        ...
+
+    async def free_lock(self, name: str, owner: str) -> bool:
+        """Give a lock up; return whether it was still the owner's."""
+        ...
+
+
 class Broker(Protocol):
     """Keeps messages between sender and handler."""
 
@@ -192,6 +255,9 @@ class Broker(Protocol):
 
     @property
     def dead_letters(self) -> DeadLetters: ...
+
+    @property
+    def values(self) -> Values: ...
 
     @property
     def delayed(self) -> DelayedMessages: ...

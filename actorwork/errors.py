@@ -16,6 +16,8 @@
     ├── ChildError             a supervisor cannot do what it was asked
     ├── AlreadyRegistered      the name is taken
     ├── DeathPact              a watched actor ended, and nobody handles that
+    ├── LockTimeout            a lock was not free in time (also a TimeoutError)
+    ├── LockLost               a lock belongs to somebody else by now
     ├── BrokerError            the broker refuses or cannot do what is needed
     └── MissingExtra           an optional dependency is not installed (also an ImportError)
 
@@ -137,6 +139,24 @@ class NotUnique(ActorworkError):
     def __init__(self, text: str, *, id: str) -> None:
         super().__init__(text)
         self.id = id
+
+
+class LockTimeout(ActorworkError, TimeoutError):
+    """A lock was not free within the timeout; `name` is the lock's."""
+
+    def __init__(self, text: str, *, name: str) -> None:
+        super().__init__(text)
+        self.name = name
+
+
+class LockLost(ActorworkError):
+    """A lock ran out while it was held, or a write came under its token after somebody else had written under a newer
+    one; `name` is the lock's or the value's.
+    """
+
+    def __init__(self, text: str, *, name: str) -> None:
+        super().__init__(text)
+        self.name = name
 
 
 class BrokerError(ActorworkError):

@@ -18,6 +18,7 @@ from actorwork.abc import EventSink, Finding, Subscription
 from actorwork.embedded.location import Location, parse
 from actorwork.embedded.node import EmbeddedNode, open_node
 from actorwork.embedded.store import Letterhead, Parcel, Store, in_chunks, parcel
+from actorwork.embedded.values import EmbeddedValues
 from actorwork.embedded.writer import Writer
 from actorwork.events import BrokerTrouble
 from actorwork.message import DeadLetter, Envelope, Outcome
@@ -54,6 +55,7 @@ class EmbeddedBroker:
         self._location = location
         self._writer = writer
         self._dead_letters = EmbeddedDeadLetters(writer)
+        self._values = EmbeddedValues(writer)
 
     def __repr__(self) -> str:
         return f"<EmbeddedBroker {self.url}>"
@@ -65,6 +67,10 @@ class EmbeddedBroker:
     @property
     def dead_letters(self) -> EmbeddedDeadLetters:
         return self._dead_letters
+
+    @property
+    def values(self) -> EmbeddedValues:
+        return self._values
 
     def statistics(self) -> Mapping[str, int]:
         return self._writer.statistics()

@@ -42,6 +42,7 @@ from actorwork.message import (
 )
 from actorwork.policy.attempts import headers_of_first_attempt, headers_of_next_attempt
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
+from actorwork.policy.values import FENCE_KEPT
 
 APPLICATION: Final = 0x61637477
 """SQLite's application id of our files: "actw"."""
@@ -88,6 +89,12 @@ SCHEMA: Final = (
         source integer not null, stem text not null, block integer not null, bits blob,
         touched real not null, alive real not null default 0,
         primary key (source, stem, block)) without rowid""",
+    # Not of messages: what all nodes see (values.py). A row without data remembers a token.
+    """create table if not exists shared (
+        name text primary key, data blob, version integer not null, fence integer not null, expires real)
+        without rowid""",
+    """create table if not exists locks (
+        name text primary key, token integer not null, owner text, until real not null) without rowid""",
 )
 
 _OURS: Final = re.compile(r"([0-9a-f]{16})-(0|[1-9a-f][0-9a-f]{0,11})")
@@ -197,6 +204,8 @@ class Store:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._execute = connection.execute
+        self.execute = connection.execute
+        """For tables that have nothing to do with messages."""
         self._sources: dict[str, int] = {}
         self._bits: dict[tuple[int, str, int], int] = {}
         self._news: set[tuple[int, str, int]] = set()
@@ -706,6 +715,8 @@ class Store:
         now = self.now
         self._execute("delete from outcomes where expires <= ?", (now,))
         self._execute("delete from replies where at < ?", (now - HOUR,))
+        self._execute("delete from shared where expires <= ?1 and (fence = 0 or expires <= ?1 - ?2)", (now, FENCE_KEPT))
+        self._execute("delete from locks where until <= ?", (now - FENCE_KEPT,))
         self._execute(
             "delete from nodes where ended < ? and not exists (select 1 from pending p where p.node = -nodes.node)",
             (now - DAY,),

@@ -9,6 +9,7 @@
     entries.py      entries and words of ours      keys.py        all names at Redis
     lua/            what must be atomic            scripts.py     its texts
     dead_letters.py, diagnosis.py                  for people
+    values.py       shared values and locks
 
 One server, or a primary with replicas. On Redis Cluster a source and its keys share a slot, but a lease and messages
 for other sources do not: that is not supported yet.
@@ -35,6 +36,7 @@ from actorwork.streams.node import RedisNode
 from actorwork.streams.publisher import Publisher
 from actorwork.streams.redis_py import RedisError
 from actorwork.streams.replies import RedisReplies
+from actorwork.streams.values import RedisValues
 
 _ATTEND = keys.ATTEND.encode()
 _BEFORE_PUBLISH: Final = crash_point("publish.before")
@@ -92,6 +94,7 @@ class RedisBroker(Broker):
         self._emit = emit
         self._publisher = Publisher(client)
         self._dead_letters = RedisDeadLetters(client)
+        self._values = RedisValues(client)
         self._nodes = nodes
 
     def __repr__(self) -> str:
@@ -109,6 +112,10 @@ class RedisBroker(Broker):
     @property
     def dead_letters(self) -> RedisDeadLetters:
         return self._dead_letters
+
+    @property
+    def values(self) -> RedisValues:
+        return self._values
 
     def statistics(self) -> dict[str, int]:
         statistics = self._client.statistics()

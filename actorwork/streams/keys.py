@@ -10,6 +10,8 @@
     actorwork:node:<node>                         a node's lease
     actorwork:reply:<uuid>                        a channel where outcomes arrive
     actorwork:attend                              a channel: nodes, look after this source now
+    actorwork:shared:<name>                       a shared value, a hash
+    actorwork:lock:<name>                         a lock, a hash
 
 The braces put whatever belongs to a source into its hash slot, so that one script can settle a delivery.
 """
@@ -59,6 +61,14 @@ class SourceKeys:
 
 def lease(incarnation: str) -> str:
     return LEASES + incarnation
+
+
+def shared(name: str) -> str:
+    return f"actorwork:shared:{name}"
+
+
+def lock(name: str) -> str:
+    return f"actorwork:lock:{name}"
 
 
 def source_of_dead(key: bytes) -> str | None:

@@ -31,5 +31,7 @@ RECOVER: Final = _script("recover")
 HAND_BACK: Final = _script("hand_back", "fence")
 TAKE: Final = _script("take")
 REPLAY: Final = _script("replay", "entry")
+VALUE: Final = _script("value")
+LOCK: Final = _script("lock")
 
-ALL: Final = (PUBLISH_NOW, PUBLISH, SETTLE, TEND, RECOVER, HAND_BACK, TAKE, REPLAY)
+ALL: Final = (PUBLISH_NOW, PUBLISH, SETTLE, TEND, RECOVER, HAND_BACK, TAKE, REPLAY, VALUE, LOCK)

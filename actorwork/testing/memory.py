@@ -43,6 +43,7 @@ from actorwork.message import (
 from actorwork.policy.attempts import headers_of_first_attempt, headers_of_next_attempt
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
 from actorwork.testing.faults import Faults, Loss
+from actorwork.testing.values import MemoryValues
 
 EPOCH: Final = 1_000_000_000.0
 """When the broker's clock begins, in seconds since the epoch: always the same, so that a test run twice sees the
@@ -163,6 +164,7 @@ class MemoryBroker:
         self._outcomes: dict[tuple[str, str], tuple[Outcome, float]] = {}
         self._addresses: dict[str, MemoryReplies] = {}
         self._dead_letters = MemoryDeadLetters(self._sources, self)
+        self._values = MemoryValues(lambda: self.now)
         self._news = trio.Event()
 
     def __repr__(self) -> str:
@@ -218,6 +220,10 @@ class MemoryBroker:
     @property
     def dead_letters(self) -> MemoryDeadLetters:
         return self._dead_letters
+
+    @property
+    def values(self) -> MemoryValues:
+        return self._values
 
     async def publish(self, envelopes: Sequence[Envelope]) -> int:
         await trio.lowlevel.checkpoint()

@@ -1,0 +1,43 @@
+-- One operation on a lock.
+--
+-- KEYS  the lock: a hash of token, owner and until (ms)
+-- ARGV  take | keep | free, the owner, the ttl in ms
+--
+-- Returns for take the token, or nil where it is somebody else's; for keep and free whether it was the owner's. A lock that
+-- was not kept in time is still its owner's until somebody takes it. The token outlives the lock by a day.
+
+local key, operation, owner, ttl = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local day = 86400000
+
+local function whole(number)
+  return string.format('%.0f', number)
+end
+
+local lock = redis.call('HMGET', key, 'token', 'owner', 'until')
+local is_mine = lock[2] == owner
+if operation == 'take' then
+  local is_held = lock[2] and tonumber(lock[3]) > now
+  if is_held and not is_mine then
+    return nil
+  end
+  local token = lock[1]
+  if not is_mine then
+    token = whole(math.max(tonumber(token or 0) + 1, time[1] * 1000000 + time[2]))
+  end
+  redis.call('HSET', key, 'token', token, 'owner', owner, 'until', whole(now + ttl))
+  redis.call('PEXPIRE', key, ttl + day)
+  return token
+end
+if not is_mine then
+  return 0
+end
+if operation == 'keep' then
+  redis.call('HSET', key, 'until', whole(now + ttl))
+  redis.call('PEXPIRE', key, ttl + day)
+else
+  redis.call('HDEL', key, 'owner', 'until')
+  redis.call('PEXPIRE', key, day)
+end
+return 1

@@ -1,0 +1,105 @@
+"""Shared values and locks at Redis: a hash for each, changed by two scripts.
+
+What may be sent twice without harm is sent again after a lost connection. A compare-and-set and an increment may not,
+so a caller whose reply was lost is told that.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from actorwork.abc import Kept
+from actorwork.errors import BrokerError
+from actorwork.policy.values import stale
+from actorwork.streams import keys, scripts
+from actorwork.streams.client import Client
+from actorwork.streams.redis_py import ConnectionError, RedisError  # noqa: A004
+
+
+class RedisValues:
+    """Implements `actorwork.abc.Values`."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def __repr__(self) -> str:
+        return f"<RedisValues of {self._client!r}>"
+
+    async def get(self, name: str) -> Kept | None:
+        key = keys.shared(name)
+        try:
+            found, time = await self._client.call_many(
+                [("HMGET", key, "data", "version", "until"), ("TIME",)], idempotent=True
+            )
+        except RedisError as error:
+            raise BrokerError(f"cannot read the shared value {name!r}: {error}") from error
+        for reply in (found, time):
+            if isinstance(reply, Exception):
+                raise BrokerError(f"cannot read the shared value {name!r}: {reply}") from reply
+        data, version, until = found
+        # The key of a value that was written under a token outlives it.
+        if data is None or (until is not None and int(until) <= int(time[0]) * 1000 + int(time[1]) // 1000):
+            return None
+        return Kept(data, int(version))
+
+    async def set(
+        self,
+        name: str,
+        data: bytes,
+        *,
+        ttl: float | None = None,
+        version: int | None = None,
+        fence: int | None = None,
+    ) -> int | None:
+        wanted = "" if version is None else version
+        kept = await self._change(name, "set", fence, ttl, data, wanted, idempotent=version is None)
+        return None if kept is None else int(kept)
+
+    async def add(
+        self, name: str, by: float, *, start: bytes, ttl: float | None = None, fence: int | None = None
+    ) -> bytes | None:
+        return await self._change(name, "add", fence, ttl, repr(by), start, idempotent=False)
+
+    async def delete(self, name: str, *, fence: int | None = None) -> bool:
+        return bool(await self._change(name, "delete", fence, None, idempotent=True))
+
+    async def _change(
+        self, name: str, operation: str, fence: int | None, ttl: float | None, *more: Any, idempotent: bool
+    ) -> Any:
+        args = (operation, "" if fence is None else fence, "" if ttl is None else _milliseconds(ttl), *more)
+        try:
+            answer, *rest = await self._client.run_script(
+                scripts.VALUE, [keys.shared(name)], args, idempotent=idempotent
+            )
+        except ConnectionError as error:
+            raise BrokerError(
+                f"the reply to a change of the shared value {name!r} was lost, and it may have taken effect:"
+                f" read the value before you try again ({error})"
+            ) from error
+        except RedisError as error:
+            raise BrokerError(f"cannot change the shared value {name!r}: {error}") from error
+        if answer == b"stale":
+            raise stale(name, fence or 0, int(rest[0]))
+        return None if answer == b"other" else rest[0]
+
+    async def take_lock(self, name: str, owner: str, ttl: float) -> int | None:
+        token = await self._lock("take", name, owner, ttl)
+        return None if token is None else int(token)
+
+    async def keep_lock(self, name: str, owner: str, ttl: float) -> bool:
+        return bool(await self._lock("keep", name, owner, ttl))
+
+    async def free_lock(self, name: str, owner: str) -> bool:
+        return bool(await self._lock("free", name, owner, 0))
+
+    async def _lock(self, operation: str, name: str, owner: str, ttl: float) -> Any:
+        try:
+            return await self._client.run_script(
+                scripts.LOCK, [keys.lock(name)], (operation, owner, _milliseconds(ttl)), idempotent=True
+            )
+        except RedisError as error:
+            raise BrokerError(f"cannot {operation} the lock {name!r}: {error}") from error
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
