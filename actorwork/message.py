@@ -64,6 +64,12 @@ class Unique:
     ttl: float = 3600.0
     on_conflict: Literal["reject", "replace", "first"] = "reject"
 
+    def __attrs_post_init__(self) -> None:
+        if not isinstance(self.ttl, (int, float)) or not 0 < self.ttl <= 31_536_000:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"Unique.ttl wants seconds, more than 0 and at most 31536000 (a year), got {self.ttl!r}")
+        if self.on_conflict not in ("reject", "replace", "first"):
+            raise ValueError(f"Unique.on_conflict wants 'reject', 'replace' or 'first', got {self.on_conflict!r}")
+
 
 class Message(Generic[A_contra, R_co]):
     """Base class of messages that say who takes them and what the reply is.

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import logging
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack
 
 from actorwork.actors.mailbox import LocalCall, Mark
 from actorwork.actors.watching import Watch
 from actorwork.errors import NotRunning
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
     from actorwork.actors.actor import Actor
     from actorwork.actors.administration import SupervisorRef
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from actorwork.actors.outgoing import Outgoing
     from actorwork.actors.ref import ActorRef
     from actorwork.actors.timers import Timers
-    from actorwork.message import Delivery, Json
+    from actorwork.message import Delivery
+    from actorwork.policy.sending import SendOptions
 
 A = TypeVar("A", bound="Actor")
 
@@ -102,24 +103,18 @@ class Context:
         """
         return self._in_hand("delivery")[1]
 
-    def publish(
-        self,
-        target: str | object,
-        message: object,
-        *,
-        headers: Mapping[str, Json] | None = None,
-        delay: float = 0.0,
-    ) -> None:
+    def publish(self, target: str | object, message: object, **options: Unpack[SendOptions]) -> None:
         """Keep a message to be sent atomically with the settlement of the delivery in hand.
 
-        `target` is the name of a source, an actor class, or a durable ref. Sent only if the delivery ends as handled,
-        and only if it is still ours then; `delay` is in seconds. Raises `CodecError` for what is no message.
+        `target` is the name of a source, an actor class, or a durable ref; the options are those of `SendOptions`. Sent
+        only if the delivery ends as handled, and only if it is still ours then. A message whose `unique` key is taken
+        then is dropped. Raises `CodecError` for what is no message.
         """
         current, _ = self._in_hand("publish")
         outgoing = current.outgoing
         if outgoing is None:
             outgoing = current.outgoing = self._cell.new_outgoing()
-        outgoing.add(target, message, headers=headers, delay=delay)
+        outgoing.add(target, message, options)
 
     def _in_hand(self, name: str) -> tuple[Handling, Delivery]:
         current = handling.get()

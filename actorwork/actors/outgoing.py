@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
-from typing import IO
+from collections.abc import Iterator
+from typing import IO, Any
 
 import attrs
 
 from actorwork.actors.handlers import handlers_of
 from actorwork.codec import encode, encode_value
 from actorwork.errors import SettingsError
-from actorwork.message import NO_HEADERS, Delivery, Envelope, Json, MessageIds
+from actorwork.message import Delivery, Envelope, MessageIds, Priority, Unique
+from actorwork.policy.sending import PLAIN, Sending, SendOptions
 from actorwork.settings import SOURCE, EventSettings, Settings
 
 
@@ -48,15 +49,17 @@ class Outgoing:
     def __len__(self) -> int:
         return len(self._kept) + self._spilled_count
 
-    def add(self, target: object, message: object, *, headers: Mapping[str, Json] | None, delay: float) -> None:
-        if not 0 <= delay < float("inf"):
-            raise SettingsError(f"publish(delay=…) wants finite seconds >= 0, got {delay!r}")
-        if headers:
-            encode_value(headers)  # what no broker can carry is an error here, not at the settlement
-        if isinstance(target, type) and isinstance(getattr(target, "settings", None), Settings):
+    def add(self, target: object, message: object, options: SendOptions) -> None:
+        sending = Sending(**options) if options else PLAIN
+        if sending.headers:
+            encode_value(sending.headers)  # what no broker can carry is an error here, not at the settlement
+        settings = getattr(target, "settings", None)
+        is_ours = isinstance(settings, Settings)
+        if is_ours and isinstance(target, type):
             handlers_of(target).check(message)
         data, wire = encode(message)
-        envelope = Envelope(source_of(target), "", data, wire, dict(headers) if headers else NO_HEADERS, float(delay))
+        priority = settings.priority if is_ours else Priority.NORMAL
+        envelope = sending.envelope(source_of(target), "", data, wire, priority=priority)
         if len(self._kept) < self._settings.max_events_in_memory:
             self._kept.append(envelope)
         else:
@@ -65,8 +68,7 @@ class Outgoing:
     def _spill(self, envelope: Envelope) -> None:
         if self._spilled is None:
             self._spilled = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`, with the delivery
-        row = [envelope.source, envelope.data.decode(), envelope.type, dict(envelope.headers), envelope.delay]
-        self._spilled.write(json.dumps(row).encode() + b"\n")
+        self._spilled.write(json.dumps(_row_of(envelope)).encode() + b"\n")
         self._spilled_count += 1
 
     def _all(self) -> Iterator[Envelope]:
@@ -74,8 +76,7 @@ class Outgoing:
         if self._spilled is not None:
             self._spilled.seek(0)
             for line in self._spilled:
-                source, data, wire, headers, delay = json.loads(line)
-                yield Envelope(source, "", data.encode(), wire, headers or NO_HEADERS, delay)
+                yield _envelope_of(json.loads(line))
 
     @property
     def fits_one_script(self) -> bool:
@@ -83,7 +84,7 @@ class Outgoing:
 
     def batch(self, ids: MessageIds) -> list[Envelope]:
         """Return all messages, for the script that settles; their ids are fresh, since that script runs once."""
-        return [attrs.evolve(envelope, id=next(ids)) for envelope in self._all()]
+        return [attrs.evolve(envelope, id=envelope.id or next(ids)) for envelope in self._all()]
 
     def batches(self, delivery: Delivery, group: str) -> Iterator[list[Envelope]]:
         """Yield all messages in batches, under ids derived from the delivery."""
@@ -92,9 +93,28 @@ class Outgoing:
             if len(found) == self._settings.max_batch_size:
                 yield found
                 found = []
-            found.append(attrs.evolve(envelope, id=f"{delivery.source}/{delivery.id}/{group}/{number}"))
+            derived = f"{delivery.source}/{delivery.id}/{group}/{number}"
+            found.append(attrs.evolve(envelope, id=envelope.id or derived))
         yield found
 
     def close(self) -> None:
         if self._spilled is not None:
             self._spilled.close()
+
+
+def _row_of(envelope: Envelope) -> dict[str, Any]:
+    """Return an envelope as JSON, without what it does not say."""
+    fields = attrs.asdict(envelope, filter=lambda field, value: value != field.default)
+    fields["data"] = envelope.data.decode()
+    if "headers" in fields:
+        fields["headers"] = dict(envelope.headers)
+    return fields
+
+
+def _envelope_of(row: dict[str, Any]) -> Envelope:
+    row["data"] = row["data"].encode()
+    if "priority" in row:
+        row["priority"] = Priority(row["priority"])
+    if "unique" in row:
+        row["unique"] = Unique(**row["unique"])
+    return Envelope(**row)

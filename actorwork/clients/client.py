@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from datetime import datetime
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, Unpack, overload
 
 import trio
 
@@ -19,9 +18,9 @@ from actorwork import settings
 from actorwork.abc import Broker
 from actorwork.actors.actor import Actor
 from actorwork.actors.handlers import handlers_of
-from actorwork.clients.outbox import Outbox, Sending, source_name
+from actorwork.clients.outbox import Outbox, source_name
 from actorwork.clients.refs import StreamRef
-from actorwork.message import Json
+from actorwork.policy.sending import PLAIN, Sending, SendOptions
 from actorwork.policy.settlement import leaves
 from actorwork.runtime.brokers import open_broker
 from actorwork.telemetry.logs import LogSink
@@ -56,36 +55,18 @@ class Client:
         By class, messages are checked against its handlers before they are sent.
         """
         if isinstance(actor, str):
-            declared, handlers = settings.Settings(title=actor), None
-        else:
-            declared, handlers = actor.settings, handlers_of(actor)
-        return StreamRef(
-            self._outbox,
-            title=declared.title,
-            source=declared.default_source,
-            results_ttl=declared.results_ttl,
-            handlers=handlers,
-        )
+            return StreamRef(self._outbox, settings.Settings(title=actor), None)
+        return StreamRef(self._outbox, actor.settings, handlers_of(actor))
 
-    async def publish(
-        self,
-        source: str,
-        message: object,
-        *,
-        delay: float = 0,
-        at: datetime | float | None = None,
-        headers: Mapping[str, Json] | None = None,
-        id: str | None = None,
-    ) -> str:
-        """Send a message to a source, for every actor that reads it; return the message's id.
+    async def publish(self, source: str, message: object, **options: Unpack[SendOptions]) -> str:
+        """Send a message to a source, for every actor that reads it; return the id under which it is kept.
 
-        Nothing is checked here: who reads a source is known where they run. Cancelled: the message may have been
-        kept; sending it again with the same `id` keeps it once.
+        Nothing is checked here: who reads a source is known where they run. The options are those of `SendOptions`.
+        Raises `NotUnique`. Cancelled: the message may have been kept; sending it again with the same `id` keeps it
+        once.
         """
-        sending = Sending(delay=delay, at=at, headers=headers, id=id)
-        envelope = self._outbox.envelope(source_name(source), message, sending)
-        await self._outbox.send([envelope])
-        return envelope.id
+        sending = Sending(**options) if options else PLAIN
+        return await self._outbox.send_one(self._outbox.envelope(source_name(source), message, sending))
 
 
 @asynccontextmanager

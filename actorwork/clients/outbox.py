@@ -6,58 +6,17 @@ outlives the ask, and most clients only tell.
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import Final
 
-import attrs
 import trio
 
 from actorwork import codec
 from actorwork.abc import Broker, Replies
-from actorwork.errors import AskTimeout, CodecError, MessageFailed
-from actorwork.message import NO_HEADERS, REPLY_TO, RESULT_TTL, Envelope, Json, MessageIds, Outcome
+from actorwork.errors import AskTimeout, CodecError, MessageFailed, NotUnique
+from actorwork.message import NO_HEADERS, REPLY_TO, Envelope, Json, MessageIds, Outcome, Priority
+from actorwork.policy.sending import LONGEST_NAME, PLAIN, Sending
 from actorwork.settings import SOURCE
-
-OURS: Final = "actorwork-"
-"""Headers that begin like this are the runtime's own."""
-
-LONGEST_NAME: Final = 300
-
-
-@attrs.frozen(kw_only=True)
-class Sending:
-    """How one message is to be sent, as the sender said it."""
-
-    delay: float = 0.0
-    at: datetime | float | None = None
-    headers: Mapping[str, Json] | None = None
-    id: str | None = None
-
-    def __attrs_post_init__(self) -> None:
-        if not 0 <= self.delay < math.inf:
-            raise ValueError(f"delay wants finite seconds >= 0, got {self.delay!r}")
-        if self.at is not None and self.delay:
-            raise ValueError(f"a message takes delay or at, not both; got delay={self.delay!r}, at={self.at!r}")
-        if isinstance(self.at, datetime):
-            if self.at.tzinfo is None:
-                raise ValueError(f"at wants a time with a timezone, got {self.at!r}")
-        elif self.at is not None and not 0 <= self.at < math.inf:
-            raise ValueError(f"at wants seconds since the epoch, or a datetime, got {self.at!r}")
-        for name in self.headers or ():
-            if name.startswith(OURS):
-                raise ValueError(f"headers that begin with {OURS!r} are the runtime's own, got {name!r}")
-        if self.id is not None and not 1 <= len(self.id) <= LONGEST_NAME:
-            raise ValueError(f"id wants 1 to {LONGEST_NAME} characters, got {len(self.id)}")
-
-    @property
-    def epoch(self) -> float | None:
-        return self.at.timestamp() if isinstance(self.at, datetime) else self.at
-
-
-PLAIN: Final = Sending()
 
 
 class Outbox:
@@ -74,35 +33,56 @@ class Outbox:
         self._opening = trio.Lock()
 
     def envelope(
-        self, source: str, message: object, sending: Sending = PLAIN, *, ours: Mapping[str, Json] = NO_HEADERS
+        self,
+        source: str,
+        message: object,
+        sending: Sending = PLAIN,
+        *,
+        ours: Mapping[str, Json] = NO_HEADERS,
+        priority: Priority = Priority.NORMAL,
     ) -> Envelope:
         """Put a message into an envelope; raises `CodecError` for what JSON cannot hold."""
         data, wire = codec.encode(message)
-        headers = {**sending.headers, **ours} if sending.headers else ours
-        return Envelope(
-            source=source,
-            id=next(self._ids) if sending.id is None else sending.id,
-            data=data,
-            type=wire,
-            headers=headers,
-            delay=sending.delay,
-            at=sending.epoch,
-        )
+        if sending is PLAIN:
+            return Envelope(source, next(self._ids), data, wire, ours, priority=priority)
+        return sending.envelope(source, next(self._ids), data, wire, ours=ours, priority=priority)
 
     async def send(self, envelopes: Sequence[Envelope]) -> None:
         """Publish, and count. Cancelled: any part of it may have been kept."""
         await self.broker.publish(envelopes)
         self.sent += len(envelopes)
 
-    async def ask(self, whom: str, source: str, message: object, timeout: float) -> tuple[str, Outcome]:
+    async def send_one(self, envelope: Envelope) -> str:
+        """Publish a message, and return the id under which it is kept: its own, or that of the one it is the same as.
+
+        Raises `NotUnique` where there is such a one, and the sender wanted to be told.
+        """
+        unique = envelope.unique
+        if unique is None:
+            await self.send([envelope])
+            return envelope.id
+        kept = await self.broker.publish_unique(envelope)
+        if kept == envelope.id:
+            self.sent += 1
+        elif unique.on_conflict == "reject":
+            raise NotUnique(
+                f"message {kept} has the unique key {unique.key!r} of {envelope.source!r}, so this one was not kept;"
+                " with on_conflict='first' its sender is given the other's receipt",
+                id=kept,
+            )
+        return kept
+
+    async def ask(
+        self, whom: str, source: str, message: object, timeout: float, sending: Sending, priority: Priority
+    ) -> tuple[str, Outcome]:
         """Send a message, wait for its outcome, return its id and that. Cancelled: the message may still be handled."""
         with trio.move_on_after(timeout):
             replies = self._replies or await self._open_replies()
-            envelope = self.envelope(source, message, ours={REPLY_TO: replies.address})
+            envelope = self.envelope(source, message, sending, ours={REPLY_TO: replies.address}, priority=priority)
             # Before it is sent: the reply may be faster than the broker's own answer.
             waiting = replies.expect(source, envelope.id)
             try:
-                await self.send([envelope])
+                await self.send_one(envelope)
                 self.asked += 1
                 return envelope.id, await waiting.outcome()
             finally:
@@ -111,12 +91,6 @@ class Outbox:
             f"no reply from {whom} within {timeout:g} s; the message may still be handled."
             f" Does a node run that reads {source!r}?"
         )
-
-    async def submit(self, source: str, message: object, sending: Sending, *, results_ttl: float) -> Envelope:
-        """Send a message whose outcome is kept for `results_ttl` seconds."""
-        envelope = self.envelope(source, message, sending, ours={RESULT_TTL: results_ttl})
-        await self.send([envelope])
-        return envelope
 
     async def _open_replies(self) -> Replies:
         # Cancelled while opening: what was opened is closed again, and the next ask tries anew.

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
-from datetime import datetime
-from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, get_args, get_origin, overload
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, Unpack, get_args, get_origin, overload
 
 import attrs
 import trio
 
 from actorwork.actors.handlers import HandlerTable
-from actorwork.clients.outbox import PLAIN, Outbox, Sending, reply
+from actorwork.clients.outbox import Outbox, reply
 from actorwork.errors import AskTimeout
-from actorwork.message import Envelope, Json, Message, Untyped
+from actorwork.message import NO_HEADERS, RESULT_TTL, Envelope, Json, Message, Untyped
+from actorwork.policy.sending import PLAIN, Sending, SendOptions
+from actorwork.settings import Settings
 
 A_co = TypeVar("A_co", covariant=True)
 R = TypeVar("R")
@@ -38,101 +39,76 @@ LONGEST_PAUSE: Final = 0.5
 class StreamRef(Generic[A_co]):
     """An actor behind a broker, wherever it runs; made by `client.ref`."""
 
-    __slots__ = ("_handlers", "_outbox", "results_ttl", "source", "title")
+    __slots__ = ("_handlers", "_outbox", "_priority", "results_ttl", "source", "title")
 
-    def __init__(
-        self, outbox: Outbox, *, title: str, source: str, results_ttl: float, handlers: HandlerTable | None
-    ) -> None:
-        self.title = title
-        self.source = source
-        self.results_ttl = results_ttl
+    def __init__(self, outbox: Outbox, settings: Settings, handlers: HandlerTable | None) -> None:
+        self.title = settings.title
+        self.source = settings.default_source
+        self.results_ttl = settings.results_ttl
         self._outbox = outbox
+        self._priority = settings.priority
         self._handlers = handlers
 
     def __repr__(self) -> str:
         return f"<StreamRef to {self.title!r} by {self.source!r} at {self._outbox.broker.url}>"
 
-    async def tell(
-        self,
-        message: Message[A_co, Any] | Untyped,
-        *,
-        delay: float = 0,
-        at: datetime | float | None = None,
-        headers: Mapping[str, Json] | None = None,
-        id: str | None = None,
-    ) -> None:
-        """Send a message; the broker keeps it when this returns.
+    async def tell(self, message: Message[A_co, Any] | Untyped, **options: Unpack[SendOptions]) -> None:
+        """Send a message; the broker keeps it when this returns. The options are those of `SendOptions`.
 
-        Raises `MessageRefused` where the actor has no handler for it. While the broker is away this waits. Cancelled:
-        the message may have been kept; sending it again with the same `id` keeps it once.
+        Raises `MessageRefused` where the actor has no handler for it, and `NotUnique`. While the broker is away this
+        waits. Cancelled: the message may have been kept; sending it again with the same `id` keeps it once.
         """
         self._check(message)
-        sending = PLAIN
-        if delay or at is not None or headers or id is not None:
-            sending = Sending(delay=delay, at=at, headers=headers, id=id)
-        await self._outbox.send([self._outbox.envelope(self.source, message, sending)])
+        await self._outbox.send_one(self._envelope(message, options))
 
     async def tell_many(self, messages: Iterable[Message[A_co, Any] | Untyped]) -> None:
         """Send messages as one batch, in their order. All are checked before the first is sent."""
         envelopes: list[Envelope] = []
         for message in messages:
             self._check(message)
-            envelopes.append(self._outbox.envelope(self.source, message))
+            envelopes.append(self._outbox.envelope(self.source, message, priority=self._priority))
         if envelopes:
             await self._outbox.send(envelopes)
 
     @overload
-    async def ask(self, message: Message[A_co, R], *, timeout: float = 30) -> R: ...
+    async def ask(self, message: Message[A_co, R], *, timeout: float = 30, **options: Unpack[SendOptions]) -> R: ...
     @overload
-    async def ask(self, message: Untyped, *, timeout: float = 30) -> Any: ...
-    async def ask(self, message: Any, *, timeout: float = 30) -> Any:
+    async def ask(self, message: Untyped, *, timeout: float = 30, **options: Unpack[SendOptions]) -> Any: ...
+    async def ask(self, message: Any, *, timeout: float = 30, **options: Unpack[SendOptions]) -> Any:
         """Send a message and return the reply to it.
 
-        Raises `MessageRefused` (nothing was sent), `MessageFailed` (with the far side's error), `AskTimeout`.
-        After a timeout, or cancelled, the message may still be handled.
+        Raises `MessageRefused` (nothing was sent), `MessageFailed` (with the far side's error), `AskTimeout`,
+        `NotUnique`. After a timeout, or cancelled, the message may still be handled.
         """
         self._check(message)
-        message_id, outcome = await self._outbox.ask(repr(self.title), self.source, message, timeout)
+        sending = Sending(**options) if options else PLAIN
+        message_id, outcome = await self._outbox.ask(
+            repr(self.title), self.source, message, timeout, sending, self._priority
+        )
         return reply(outcome, self._reply_type(message), whom=repr(self.title), message_id=message_id)
 
     @overload
-    async def submit(
-        self,
-        message: Message[A_co, R],
-        *,
-        delay: float = 0,
-        at: datetime | float | None = None,
-        headers: Mapping[str, Json] | None = None,
-        id: str | None = None,
-    ) -> Receipt[R]: ...
+    async def submit(self, message: Message[A_co, R], **options: Unpack[SendOptions]) -> Receipt[R]: ...
     @overload
-    async def submit(
-        self,
-        message: Untyped,
-        *,
-        delay: float = 0,
-        at: datetime | float | None = None,
-        headers: Mapping[str, Json] | None = None,
-        id: str | None = None,
-    ) -> Receipt[Any]: ...
-    async def submit(
-        self,
-        message: Any,
-        *,
-        delay: float = 0,
-        at: datetime | float | None = None,
-        headers: Mapping[str, Json] | None = None,
-        id: str | None = None,
-    ) -> Receipt[Any]:
-        """Send a message as `tell` does, and have its outcome kept for the actor's `results_ttl`."""
+    async def submit(self, message: Untyped, **options: Unpack[SendOptions]) -> Receipt[Any]: ...
+    async def submit(self, message: Any, **options: Unpack[SendOptions]) -> Receipt[Any]:
+        """Send a message as `tell` does, and have its outcome kept for the actor's `results_ttl`.
+
+        With a `unique` whose `on_conflict` is "first" or "replace", the receipt may be that of the message that was
+        there before.
+        """
         self._check(message)
-        sending = Sending(delay=delay, at=at, headers=headers, id=id)
-        envelope = await self._outbox.submit(self.source, message, sending, results_ttl=self.results_ttl)
-        return Receipt(envelope.id, self.source, self._outbox, repr(self.title), self._reply_type(message))
+        envelope = self._envelope(message, options, ours={RESULT_TTL: self.results_ttl})
+        kept = await self._outbox.send_one(envelope)
+        return Receipt(kept, self.source, self._outbox, repr(self.title), self._reply_type(message))
 
     def receipt(self, id: str) -> Receipt[Any]:
         """Return the receipt for a message that was submitted before, perhaps by another process."""
         return Receipt(id, self.source, self._outbox, repr(self.title), Any)
+
+    def _envelope(self, message: object, options: SendOptions, *, ours: Mapping[str, Json] = NO_HEADERS) -> Envelope:
+        sending = Sending(**options) if options else PLAIN
+        return self._outbox.envelope(self.source, message, sending, ours=ours, priority=self._priority)
 
     def _check(self, message: object) -> None:
         if self._handlers is not None:
@@ -158,6 +134,12 @@ class Receipt(Generic[R_co]):
         """Return how it stands."""
         outcome = await self._outbox.broker.find_outcome(self.source, self.id)
         return "pending" if outcome is None else outcome.status
+
+    async def cancel(self) -> bool:
+        """Drop the message if the broker still holds it back (it is delayed, waits for a retry, or behind others of its
+        key); return whether it did. What is ready or in hand is not stopped.
+        """
+        return await self._outbox.broker.delayed.cancel(self.source, self.id)
 
     async def result(self, *, timeout: float = 30) -> R_co:
         """Wait for the message's outcome and return the reply; may be called again, and from many tasks.

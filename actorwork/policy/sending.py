@@ -1,0 +1,137 @@
+"""How one message is to be sent, as its sender says it: when, how urgently, in what order, and whether at all.
+
+    delay, at     held back by the broker: so many seconds, or until a moment
+    expires       not begun any more so many seconds from now, or after a moment
+    priority      what is more urgent is given first
+    key           messages of one key are handled one after another, in their order
+    unique        of all messages with that key only one is to be alive
+    headers, id   the sender's own words beside the message, and the name under which it is kept once
+
+Every door for messages takes the same options, so they are checked here, before anything is sent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final, TypedDict
+
+import attrs
+
+from actorwork.message import NO_HEADERS, Envelope, Json, Priority, Unique
+
+OURS: Final = "actorwork-"
+"""Headers that begin like this are the runtime's own."""
+
+LONGEST_NAME: Final = 300
+LONGEST_WAIT: Final = 100 * 365 * 86_400.0
+"""Seconds. A delay of a century is a mistake in the unit."""
+
+
+class SendOptions(TypedDict, total=False):
+    """What may be said of a message beside itself; times are in seconds, or datetimes with a timezone."""
+
+    delay: float
+    at: datetime | float | None
+    expires: datetime | float | None
+    priority: Priority | None
+    key: str | None
+    unique: str | Unique | None
+    headers: Mapping[str, Json] | None
+    id: str | None
+
+
+@attrs.frozen(kw_only=True)
+class Sending:
+    """The same, checked; raises `ValueError` or `TypeError` for what cannot be meant."""
+
+    delay: float = 0.0
+    at: datetime | float | None = None
+    expires: datetime | float | None = None
+    priority: Priority | None = None
+    key: str | None = None
+    unique: str | Unique | None = None
+    headers: Mapping[str, Json] | None = None
+    id: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if not _is_number(self.delay) or not 0 <= self.delay <= LONGEST_WAIT:
+            raise ValueError(f"delay wants seconds from 0 to {LONGEST_WAIT:.10g} (a century), got {self.delay!r}")
+        if self.at is not None and self.delay:
+            raise ValueError(f"a message takes delay or at, not both; got delay={self.delay!r}, at={self.at!r}")
+        _check_moment("at", self.at, "seconds since the epoch")
+        _check_moment("expires", self.expires, "seconds from now")
+        if not isinstance(self.expires, datetime) and self.expires == 0:
+            raise ValueError("expires wants more than 0 seconds from now: this message would never be handled")
+        if self.priority is not None and not isinstance(self.priority, Priority):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"priority wants a Priority, such as Priority.HIGH, got {self.priority!r}")
+        _check_name("key", self.key)
+        _check_name("unique", self.unique.key if isinstance(self.unique, Unique) else self.unique)
+        _check_name("id", self.id)
+        if self.headers is not None and not isinstance(self.headers, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"headers wants a mapping of names to JSON, got {self.headers!r}")
+        for name in self.headers or ():
+            if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"headers wants texts as names, got {name!r}")
+            if name.startswith(OURS):
+                raise ValueError(f"headers that begin with {OURS!r} are the runtime's own, got {name!r}")
+
+    def envelope(
+        self,
+        source: str,
+        message_id: str,
+        data: bytes,
+        wire: str | None,
+        *,
+        ours: Mapping[str, Json] = NO_HEADERS,
+        priority: Priority = Priority.NORMAL,
+    ) -> Envelope:
+        """Put a message into an envelope. `priority` is what counts where the sender has said nothing."""
+        is_moment = isinstance(self.expires, datetime)
+        return Envelope(
+            source=source,
+            id=message_id if self.id is None else self.id,
+            data=data,
+            type=wire,
+            headers={**self.headers, **ours} if self.headers else ours,
+            delay=float(self.delay),
+            at=_epoch(self.at),
+            key=self.key,
+            priority=priority if self.priority is None else self.priority,
+            expires=_epoch(self.expires) if is_moment else None,
+            lifetime=None if is_moment or self.expires is None else _epoch(self.expires),
+            unique=Unique(self.unique) if isinstance(self.unique, str) else self.unique,
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_moment(name: str, value: object, wanted: str) -> None:
+    if value is None:
+        return
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise ValueError(f"{name} wants a time with a timezone, got {value!r}")
+    elif not isinstance(value, (int, float)) or not _is_number(value) or not 0 <= value <= LONGEST_WAIT:
+        raise ValueError(f"{name} wants {wanted}, or a datetime, got {value!r}")
+
+
+def _check_name(name: str, value: object) -> None:
+    if value is None:
+        return
+    if not isinstance(value, str):
+        raise TypeError(f"{name} wants a text, got {value!r}")
+    if not 1 <= len(value) <= LONGEST_NAME:
+        raise ValueError(f"{name} wants 1 to {LONGEST_NAME} characters, got {len(value)}")
+
+
+def _epoch(moment: datetime | float | None) -> float | None:
+    if isinstance(moment, datetime):
+        return moment.timestamp()
+    return None if moment is None else float(moment)
+
+
+PLAIN: Final = Sending()
