@@ -7,17 +7,27 @@
     Uniform            anything between low and high
 
 The jitter is taken off after the cap, so the cap is never exceeded and a crowd of failures still spreads.
+
+Which policy applies is a matter of the error (`rule_for`): the rule for its class or, failing that, for the nearest of
+its base classes; without one, the policy that holds the rules. Of several errors in one group, each with its own rule,
+the strictest decides: "never" before fewer attempts before more.
+
+An error may know itself when to try again: its `retry_after` (seconds, a `timedelta`, or the digits of an HTTP header)
+goes before the backoff, up to a day.
 """
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Callable
-from typing import Final, Protocol, TypeAlias
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
+from types import MappingProxyType
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 import attrs
 
-from actorwork.errors import SettingsError
+from actorwork.errors import SettingsError, Verdict
 
 Dice: TypeAlias = Callable[[], float]
 """A number in [0, 1), as `random.random` gives."""
@@ -111,12 +121,74 @@ class Uniform:
         return self.low + (self.high - self.low) * dice()
 
 
+LONGEST_RETRY_AFTER: Final = 86_400.0
+"""Seconds: what a far side asks for beyond that is a mistake, and would never come back."""
+
+
+def _as_rules(value: Mapping[type[Exception], RetryPolicy | None]) -> Mapping[type[Exception], RetryPolicy | None]:
+    # What is no mapping is left as it is, for the validator to refuse.
+    return MappingProxyType(dict(value)) if isinstance(cast("Any", value), Mapping) else value
+
+
+def _are_rules(_: object, __: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise SettingsError(f"RetryPolicy.on wants a mapping such as {{TimeoutError: None}}, got {value!r}")
+    for kind, rule in cast("Mapping[object, object]", value).items():
+        if not isinstance(kind, type) or not issubclass(kind, Exception):
+            raise SettingsError(f"RetryPolicy.on wants classes of exceptions as keys, got {kind!r}")
+        if issubclass(kind, Verdict):
+            raise SettingsError(
+                f"RetryPolicy.on wants errors as keys; {kind.__name__} is a verdict, which decides by itself"
+            )
+        if rule is not None and not isinstance(rule, RetryPolicy):
+            raise SettingsError(f"RetryPolicy.on[{kind.__name__}] wants a RetryPolicy, or None for never, got {rule!r}")
+        if rule is not None and rule.on:
+            raise SettingsError(f"RetryPolicy.on[{kind.__name__}] has rules of its own, which nobody would look at")
+
+
 @attrs.frozen(kw_only=True)
 class RetryPolicy:
     """How often a message is tried in all, and how long to wait in between.
 
-    `attempts=1`, the default, means that the first error fails the message.
+    `attempts=1`, the default, means that the first error fails the message. `on` has rules for classes of errors and
+    their subclasses, the most specific one deciding; None means never again.
     """
 
     attempts: int = attrs.field(default=1, validator=_attempts)
     backoff: Backoff = attrs.field(factory=Exponential, validator=_can_delay)
+    on: Mapping[type[Exception], RetryPolicy | None] = attrs.field(
+        factory=dict, converter=_as_rules, validator=_are_rules, hash=False
+    )
+
+
+NEVER: Final = RetryPolicy()
+"""One attempt."""
+
+
+def rule_for(errors: Iterable[BaseException], policy: RetryPolicy) -> RetryPolicy:
+    """Return the policy that applies to errors which came together."""
+    if not policy.on:
+        return policy
+    return min((_rule_of(error, policy) for error in errors), key=lambda rule: rule.attempts, default=policy)
+
+
+def _rule_of(error: BaseException, policy: RetryPolicy) -> RetryPolicy:
+    for kind in type(error).__mro__:
+        if kind in policy.on:
+            return policy.on[kind] or NEVER
+    return policy
+
+
+def retry_after(error: BaseException) -> float | None:
+    """Return the seconds that an error wants to be waited for, if it says so."""
+    try:
+        wanted: object = getattr(error, "retry_after", None)
+        if isinstance(wanted, timedelta):
+            wanted = wanted.total_seconds()
+        elif isinstance(wanted, (str, bytes)):
+            wanted = float(wanted)
+    except Exception:  # noqa: BLE001 - a property of the user's may raise anything, a text may be a date: it says nothing
+        return None
+    if isinstance(wanted, bool) or not isinstance(wanted, (int, float)) or math.isnan(wanted):
+        return None
+    return min(max(0.0, float(wanted)), LONGEST_RETRY_AFTER)

@@ -6,7 +6,7 @@
     raises Reject                                     Reject
     raises Fail                                       Fail
     raises Retry, or any Exception, attempts spent    Fail
-    raises any other Exception, attempts left         Retry, after the actor's backoff
+    raises any other Exception, attempts left         Retry, after the delay it asks for or the actor's backoff
     raises a BaseException (SystemExit, its own)      Fail: a handler cannot end the node
 
 A nursery wraps even one error in a group, so a group is looked through: leaves that are `Cancelled` do not
@@ -24,7 +24,7 @@ import attrs
 
 from actorwork import errors
 from actorwork.message import Failure
-from actorwork.policy.retry import Dice, RetryPolicy
+from actorwork.policy.retry import Dice, RetryPolicy, retry_after, rule_for
 
 
 @attrs.frozen
@@ -65,17 +65,28 @@ def settlement_for(error: BaseException, *, attempt: int, retry: RetryPolicy, di
     """Decide how a delivery ends whose handler raised `error` on its `attempt`-th run (1, 2, …)."""
     cause = decisive(error)
     failure = failure_of(cause, within=error)
+    if isinstance(cause, errors.Reject):
+        return Reject(failure)
+    delay = delay_before_next(cause, attempt=attempt, retry=retry, dice=dice)
+    return Fail(failure) if delay is None else Retry(delay, failure)
+
+
+def delay_before_next(cause: BaseException, *, attempt: int, retry: RetryPolicy, dice: Dice) -> float | None:
+    """Return how long to wait after the `attempt`-th run ended by `cause`, the decisive error; None: not again."""
     match cause:
-        case errors.Reject():
-            return Reject(failure)
-        case errors.Fail():
-            return Fail(failure)
         case errors.Retry(delay=delay) if attempt < retry.attempts:
-            return Retry(retry.backoff.delay(attempt, dice) if delay is None else delay, failure)
-        case Exception() if attempt < retry.attempts:
-            return Retry(retry.backoff.delay(attempt, dice), failure)
+            return retry.backoff.delay(attempt, dice) if delay is None else delay
+        case errors.Verdict():
+            return None
+        case Exception():
+            causes = [leaf for leaf in leaves(cause) if not is_cancellation(leaf)]
+            rule = rule_for(causes, retry)
+            if attempt >= rule.attempts:
+                return None
+            asked = [after for after in map(retry_after, causes) if after is not None]
+            return max(asked) if asked else rule.backoff.delay(attempt, dice)
         case _:
-            return Fail(failure)
+            return None
 
 
 def decisive(error: BaseException) -> BaseException:

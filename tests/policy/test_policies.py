@@ -1,8 +1,10 @@
 """The decisions, against naive models of themselves."""
 
+import math
 import random
+import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -237,3 +239,107 @@ def test_a_cron_expression_that_is_none_is_refused(expression: Any):
 def test_a_timezone_that_is_none_is_refused(timezone: Any):
     with pytest.raises(SettingsError, match=r"Cron.timezone wants an IANA name such as 'Europe/Berlin', got"):
         Cron("* * * * *", timezone)
+
+
+# ---- retry rules ----
+
+
+class Slow(TimeoutError):
+    pass
+
+
+class Throttled(Exception):
+    def __init__(self, retry_after: object) -> None:
+        super().__init__("slow down")
+        self.retry_after = retry_after
+
+
+RULES = RetryPolicy(
+    attempts=3,
+    backoff=Fixed(seconds=3),
+    on={OSError: RetryPolicy(attempts=5, backoff=Fixed(seconds=5)), TimeoutError: None, Slow: RetryPolicy(attempts=9)},
+)
+
+
+def ended(error: BaseException, attempt: int, retry: RetryPolicy = RULES) -> Settlement:
+    return settlement_for(error, attempt=attempt, retry=retry, dice=lambda: 0.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts", "delay"),
+    [
+        (ValueError(), 3, 3.0),
+        (OSError(), 5, 5.0),
+        (ConnectionResetError(), 5, 5.0),  # an OSError
+        (TimeoutError(), 1, None),
+        (Slow(), 9, 1.0),  # a TimeoutError, with a rule of its own
+        (errors.Retry(), 3, 3.0),  # a verdict goes by the policy itself
+        (ExceptionGroup("", [ExceptionGroup("", [OSError()])]), 5, 5.0),
+        (ExceptionGroup("", [OSError(), ValueError()]), 3, 3.0),  # the strictest
+        (ExceptionGroup("", [OSError(), Slow(), TimeoutError()]), 1, None),
+        (BaseExceptionGroup("", [OSError(), cancelled()]), 5, 5.0),
+    ],
+    ids=repr,
+)
+def test_the_rule_for_the_nearest_class_of_an_error_decides(error: BaseException, attempts: int, delay: float | None):
+    if delay is not None:
+        assert ended(error, 1) == Retry(delay, failure_of(decisive(error), within=error))
+        assert isinstance(ended(error, attempts - 1), Retry)
+    assert isinstance(ended(error, attempts), Fail)
+
+
+@pytest.mark.parametrize(
+    ("asked", "waited"),
+    [
+        (7, 7.0),
+        (0.5, 0.5),
+        (timedelta(minutes=1), 60.0),
+        ("120", 120.0),
+        (-3, 0.0),
+        (1e9, 86_400.0),
+        (math.inf, 86_400.0),
+    ],
+)
+def test_an_error_that_says_when_to_try_again_is_heard(asked: object, waited: float):
+    settlement = ended(Throttled(asked), 1)
+    assert isinstance(settlement, Retry)
+    assert settlement.delay == waited
+    assert isinstance(ended(Throttled(asked), 3), Fail)
+
+
+@pytest.mark.parametrize("asked", [None, True, math.nan, "Wed, 21 Oct 2015 07:28:00 GMT", "soon", [], object()])
+def test_what_is_no_delay_is_not_heard(asked: object):
+    settlement = ended(Throttled(asked), 1)
+    assert isinstance(settlement, Retry)
+    assert settlement.delay == 3.0
+
+
+def test_of_several_delays_the_longest_is_waited_for():
+    settlement = ended(ExceptionGroup("", [Throttled(7), Throttled(9), ValueError()]), 1)
+    assert isinstance(settlement, Retry)
+    assert settlement.delay == 9.0
+
+
+def test_a_delay_that_cannot_be_read_is_none():
+    class Odd(Exception):
+        @property
+        def retry_after(self) -> float:
+            raise RuntimeError("no")
+
+    assert isinstance(ended(Odd(), 1), Retry)
+
+
+@pytest.mark.parametrize(
+    ("on", "said"),
+    [
+        ([TimeoutError], "wants a mapping"),
+        ({"TimeoutError": None}, "classes of exceptions as keys, got 'TimeoutError'"),
+        ({KeyboardInterrupt: None}, "classes of exceptions as keys"),
+        ({errors.Reject: None}, "Reject is a verdict"),
+        ({TimeoutError: 3}, "on[TimeoutError] wants a RetryPolicy, or None for never, got 3"),
+        ({TimeoutError: RULES}, "on[TimeoutError] has rules of its own"),
+    ],
+)
+def test_rules_that_are_none_are_refused(on: Any, said: str):
+    with pytest.raises(SettingsError, match=re.escape(said)):
+        RetryPolicy(on=on)
