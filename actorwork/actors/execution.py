@@ -49,6 +49,7 @@ from actorwork.policy.settlement import (
     Retry,
     Settlement,
     decisive,
+    expired,
     failure_of,
     leaves,
     settlement_for,
@@ -191,6 +192,9 @@ class Executor:
         cell = self._cell
         if self.began == UNKNOWN:
             self.began = trio.current_time()
+        if delivery.expires is not None and self._feed is not None and self._feed.now() >= delivery.expires:
+            self._settle(Handling(delivery), delivery, expired(delivery.expires))
+            return
         current = Handling(delivery)
         handling.set(current)
         crash: Exception | None = None

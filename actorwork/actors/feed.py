@@ -7,6 +7,7 @@ nothing more is begun, whatever a reader still brings.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,10 @@ class Feed:
 
     async def publish_fenced(self, delivery: Delivery, published: Sequence[Envelope]) -> bool:
         return self._node is not None and await self._node.publish_fenced(self.subscription, delivery, published)
+
+    def now(self) -> float:
+        """Return the broker's clock, in seconds since the epoch; before the beginning of time without a node."""
+        return -math.inf if self._node is None else self._node.now()
 
     def interrupted(self, delivery: Delivery) -> None:
         """Take a delivery back from an executor that was ended while it had it in hand."""

@@ -11,14 +11,16 @@
 
 A nursery wraps even one error in a group, so a group is looked through: leaves that are `Cancelled` do not
 count, one verdict among the others decides, the gravest if there are several (Fail, Reject, Retry).
-`KeyboardInterrupt` and a cancellation from outside are no outcomes: the caller hands the delivery back.
+`KeyboardInterrupt` and a cancellation from outside are no outcomes: the caller hands the delivery back. A message that
+has expired before its handler begins is rejected, with a failure of the type `Expired`.
 """
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator
-from typing import Any, TypeAlias, cast
+from datetime import UTC, datetime
+from typing import Any, Final, TypeAlias, cast
 
 import attrs
 
@@ -59,6 +61,16 @@ class Fail:
 Settlement: TypeAlias = Ack | Retry | Reject | Fail
 
 _GRAVITY: tuple[type[errors.Verdict], ...] = (errors.Fail, errors.Reject, errors.Retry)
+
+
+EXPIRED: Final = "Expired"
+"""The type of the failure with which a message is rejected that nobody began in time."""
+
+
+def expired(at: float) -> Reject:
+    """Settle a message that was not to be begun after `at` (seconds since the epoch)."""
+    moment = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+    return Reject(Failure(EXPIRED, f"it was not begun before {moment}"))
 
 
 def settlement_for(error: BaseException, *, attempt: int, retry: RetryPolicy, dice: Dice) -> Settlement:
