@@ -4,6 +4,7 @@
     node       one incarnation of a process: its lease, its inlets, its settlements, as Trio sees them
     writer     the thread that owns the connection: group commit, reading, leases, the clock of delayed messages
     store      what is done inside a transaction, in SQL
+    schema     the tables, and how a file of an earlier version comes by them
     location   which file a url means, and what to say when that file cannot be used
 
 Only this room knows SQLite.

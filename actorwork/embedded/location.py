@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import attrs
 
-from actorwork.embedded.store import APPLICATION, SCHEMA, VERSION
+from actorwork.embedded.schema import APPLICATION, VERSION, prepare
 from actorwork.errors import BrokerError
 
 OLDEST_SQLITE: Final = (3, 31, 0)
@@ -69,7 +69,7 @@ def parse(url: str) -> Location:
 
 
 def connect(location: Location) -> sqlite3.Connection:
-    """Open the store, and make its tables if it is new. Raises BrokerError, which names the file and what to do."""
+    """Open the store, and make the tables that it lacks. Raises BrokerError, which names the file and what to do."""
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         wanted = ".".join(map(str, OLDEST_SQLITE))
         raise BrokerError(
@@ -125,11 +125,7 @@ def _prepare(connection: sqlite3.Connection, location: Location) -> None:
     # Even if the tables are there: a file that cannot be written is to be found out now.
     connection.execute("begin immediate")
     try:
-        if connection.execute("pragma user_version").fetchone()[0] == 0:
-            for statement in SCHEMA:
-                connection.execute(statement)
-            connection.execute(f"pragma application_id = {APPLICATION}")
-            connection.execute(f"pragma user_version = {VERSION}")
+        prepare(connection)
         connection.execute("commit")
     except BaseException:
         with contextlib.suppress(sqlite3.Error):

@@ -44,58 +44,10 @@ from actorwork.policy.attempts import headers_of_first_attempt, headers_of_next_
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
 from actorwork.policy.values import FENCE_KEPT
 
-APPLICATION: Final = 0x61637477
-"""SQLite's application id of our files: "actw"."""
-VERSION: Final = 1
 SUSPECT: Final = 2
 MANY: Final = 1000
 DAY: Final = 86400.0
 HOUR: Final = 3600.0
-
-SCHEMA: Final = (
-    "create table sources (source integer primary key, name text not null unique)",
-    """create table entries (
-        seq integer primary key autoincrement, source integer not null, id text not null, type text,
-        data blob not null, headers text, born real not null, addressee text)""",
-    "create index entries_of_source on entries (source)",
-    """create table groups (
-        grp integer primary key autoincrement, source integer not null, name text not null,
-        cursor integer not null default 0, unique (source, name))""",
-    """create table pending (
-        seq integer not null, grp integer not null, node integer not null, count integer not null,
-        primary key (seq, grp)) without rowid""",
-    "create index pending_free on pending (grp, seq) where node <= 0",
-    """create table nodes (
-        node integer primary key autoincrement, incarnation text not null unique, expires real not null, ended real)""",
-    """create table delayed (
-        place integer primary key autoincrement, source integer not null, id text not null, type text,
-        data blob not null, headers text, born real not null, addressee text, due real not null)""",
-    "create index delayed_by_due on delayed (due)",
-    """create table dead (
-        entry integer primary key autoincrement, source integer not null, id text not null, type text,
-        data blob not null, headers text, grp text not null, actor text not null, attempt integer not null,
-        at real not null, failure text not null)""",
-    "create index dead_of_source on dead (source)",
-    """create table outcomes (
-        source integer not null, id text not null, status text not null, value blob not null, failure text,
-        expires real not null, primary key (source, id)) without rowid""",
-    """create table replies (
-        reply integer primary key, address text not null, source text not null, id text not null,
-        status text not null, value blob not null, failure text, at real not null)""",
-    "create index replies_to on replies (address)",
-    # Ids that were seen. Those of MessageIds share a row by blocks of 1024 numbers, one bit each; any other id has
-    # a row of its own, with block -1.
-    """create table seen (
-        source integer not null, stem text not null, block integer not null, bits blob,
-        touched real not null, alive real not null default 0,
-        primary key (source, stem, block)) without rowid""",
-    # Not of messages: what all nodes see (values.py). A row without data remembers a token.
-    """create table if not exists shared (
-        name text primary key, data blob, version integer not null, fence integer not null, expires real)
-        without rowid""",
-    """create table if not exists locks (
-        name text primary key, token integer not null, owner text, until real not null) without rowid""",
-)
 
 _OURS: Final = re.compile(r"([0-9a-f]{16})-(0|[1-9a-f][0-9a-f]{0,11})")
 _BLOCK_BITS: Final = 10

@@ -1,0 +1,79 @@
+"""The tables of the embedded broker's file, and how a file of an earlier version becomes one of this version.
+
+Everything here may be said again: whatever is missing is made whenever a file is opened, in one transaction. A new
+table or index is one more statement in `SCHEMA`, a new column of a table one more line in `COLUMNS`. `VERSION` counts
+up when a program of an earlier version would do damage in such a file, so that it refuses the file. Tables are never
+changed in another way, and no column is given another meaning.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+APPLICATION: Final = 0x61637477
+"""SQLite's application id of our files: "actw"."""
+VERSION: Final = 2
+
+SCHEMA: Final = (
+    "create table if not exists sources (source integer primary key, name text not null unique)",
+    """create table if not exists entries (
+        seq integer primary key autoincrement, source integer not null, id text not null, type text,
+        data blob not null, headers text, born real not null, addressee text)""",
+    "create index if not exists entries_of_source on entries (source)",
+    """create table if not exists groups (
+        grp integer primary key autoincrement, source integer not null, name text not null,
+        cursor integer not null default 0, unique (source, name))""",
+    """create table if not exists pending (
+        seq integer not null, grp integer not null, node integer not null, count integer not null,
+        primary key (seq, grp)) without rowid""",
+    "create index if not exists pending_free on pending (grp, seq) where node <= 0",
+    """create table if not exists nodes (
+        node integer primary key autoincrement, incarnation text not null unique, expires real not null, ended real)""",
+    """create table if not exists delayed (
+        place integer primary key autoincrement, source integer not null, id text not null, type text,
+        data blob not null, headers text, born real not null, addressee text, due real not null)""",
+    "create index if not exists delayed_by_due on delayed (due)",
+    """create table if not exists dead (
+        entry integer primary key autoincrement, source integer not null, id text not null, type text,
+        data blob not null, headers text, grp text not null, actor text not null, attempt integer not null,
+        at real not null, failure text not null)""",
+    "create index if not exists dead_of_source on dead (source)",
+    """create table if not exists outcomes (
+        source integer not null, id text not null, status text not null, value blob not null, failure text,
+        expires real not null, primary key (source, id)) without rowid""",
+    """create table if not exists replies (
+        reply integer primary key, address text not null, source text not null, id text not null,
+        status text not null, value blob not null, failure text, at real not null)""",
+    "create index if not exists replies_to on replies (address)",
+    # Ids that were seen. Those of MessageIds share a row by blocks of 1024 numbers, one bit each; any other id has
+    # a row of its own, with block -1.
+    """create table if not exists seen (
+        source integer not null, stem text not null, block integer not null, bits blob,
+        touched real not null, alive real not null default 0,
+        primary key (source, stem, block)) without rowid""",
+    # Not of messages: what all nodes see (values.py). A row without data remembers a token.
+    """create table if not exists shared (
+        name text primary key, data blob, version integer not null, fence integer not null, expires real)
+        without rowid""",
+    """create table if not exists locks (
+        name text primary key, token integer not null, owner text, until real not null) without rowid""",
+)
+
+COLUMNS: Final[tuple[tuple[str, str, str], ...]] = ()
+"""Columns that came later, as (table, column, declaration): new files are given them in the same way as old ones."""
+
+
+def prepare(connection: sqlite3.Connection) -> None:
+    """Make whatever the file lacks. Wants an open transaction."""
+    for statement in SCHEMA:
+        connection.execute(statement)
+    present: dict[str, set[str]] = {}
+    for table, column, declaration in COLUMNS:
+        if table not in present:
+            present[table] = {row[1] for row in connection.execute(f"pragma table_info({table})")}
+        if column not in present[table]:
+            connection.execute(f"alter table {table} add column {column} {declaration}")
+    if connection.execute("pragma user_version").fetchone()[0] != VERSION:
+        connection.execute(f"pragma application_id = {APPLICATION}")
+        connection.execute(f"pragma user_version = {VERSION}")
