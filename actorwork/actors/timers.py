@@ -113,6 +113,8 @@ class Expiries:
 
     def add(self, reply: Reply, timeout: float, title: str, message: object) -> set[Reply]:
         """Let a reply fail with `AskTimeout` after so many seconds; return the bucket to discard it from."""
+        if math.isnan(timeout):
+            raise ValueError("timeout wants seconds, or None to wait for ever, got nan")
         reply.about = (title, message, timeout)
         when = math.inf
         if timeout < math.inf:

@@ -63,6 +63,10 @@ Settlement: TypeAlias = Ack | Retry | Reject | Fail
 _GRAVITY: tuple[type[errors.Verdict], ...] = (errors.Fail, errors.Reject, errors.Retry)
 
 
+LONGEST_REASON: Final = 4_000
+LONGEST_TEXT: Final = 40_000
+"""Characters of an error and of its traceback that are kept: a failure travels, and is kept with every dead letter."""
+
 EXPIRED: Final = "Expired"
 """The type of the failure with which a message is rejected that nobody began in time."""
 
@@ -162,7 +166,17 @@ def failure_of(error: BaseException, *, within: BaseException | None = None) -> 
         reason = str(error.reason if isinstance(error, errors.Verdict) else error)
     except Exception as unspeakable:  # noqa: BLE001 - whatever a user's `__str__` raises, the delivery still ends
         reason = f"(its text cannot be read: {type(unspeakable).__name__})"
-    return Failure(type(error).__qualname__, _as_utf8(reason), _as_utf8(text))
+    return Failure(
+        type(error).__qualname__, _shortened(_as_utf8(reason), LONGEST_REASON), _shortened(_as_utf8(text), LONGEST_TEXT)
+    )
+
+
+def _shortened(text: str, most: int) -> str:
+    """Return a text without its middle, where it is too long: how it begins and how it ends says most."""
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]}\n… ({len(text) - 2 * half} characters left out) …\n{text[-half:]}"
 
 
 def _as_utf8(text: str) -> str:

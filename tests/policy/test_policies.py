@@ -96,6 +96,14 @@ def test_the_traceback_is_that_of_the_group_the_error_came_in():
     assert "outer (1 sub-exception)" in failure.traceback
 
 
+def test_an_error_of_many_words_keeps_its_beginning_and_its_end():
+    failure = failure_of(ValueError("first" + "x" * 100_000 + "last"))
+    assert failure.reason.startswith("firstx")
+    assert failure.reason.endswith("xlast")
+    assert "(96009 characters left out)" in failure.reason
+    assert len(failure.reason) < 4_100
+
+
 def test_an_error_that_was_never_raised_has_no_traceback():
     assert failure_of(ValueError("x")).traceback == ""
 
