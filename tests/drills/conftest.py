@@ -19,6 +19,7 @@ import trio
 
 from actorwork import Actor, Settings, open_system, receive
 from actorwork.abc import Broker
+from actorwork.crash_points import VARIABLE
 from actorwork.message import RESULT_TTL, Envelope, MessageIds
 from actorwork.runtime.brokers import open_broker
 from actorwork.testing.ledger import Account, Ledger
@@ -109,6 +110,19 @@ class Node:
         code: int = self.process.returncode
         return code
 
+    async def wait_killed(self) -> None:
+        """Wait until it has killed itself, at its crash point: a drill that does not happen must not pass."""
+        code = await self.wait_ended()
+        assert code == -signal.SIGKILL, f"{code}: {self.output[-3000:]}"
+
+    async def wait_stopped(self) -> None:
+        """Wait until it has stopped itself, at its crash point."""
+        await until(lambda: self.state() == "T", f"{self} to stand still at its crash point")
+
+    def state(self) -> str:
+        """Return the letter of its state, as ps has it: T for one that is stopped."""
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2][0]
+
     async def stop(self) -> None:
         """Stop it by a SIGTERM, and see that it stops cleanly."""
         self.signal(signal.SIGTERM)
@@ -124,14 +138,15 @@ class Drill:
         self.ledger = Ledger(folder / "ledger")
         self.nodes: list[Node] = []
 
-    def start(self, tree: str, url: str, **options: float) -> Node:
+    def start(self, tree: str, url: str, *, crash_at: str = "", **options: float) -> Node:
+        """Start a process of the crew; `crash_at` names the crash point at which it dies."""
         log = self.folder / f"node{len(self.nodes)}.log"
         arguments = [f"{name}={value}" for name, value in options.items()]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ACTORWORK_")}
         with log.open("wb") as file:
             process = subprocess.Popen(
                 [sys.executable, str(Path(crew.__file__)), tree, url, str(self.ledger.path), *arguments],
-                env={**environment, "PYTHONPATH": str(HOUSE)},
+                env={**environment, "PYTHONPATH": str(HOUSE), VARIABLE: crash_at},
                 stdin=subprocess.DEVNULL,
                 stderr=file,
             )
@@ -139,8 +154,8 @@ class Drill:
         self.nodes.append(node)
         return node
 
-    async def start_up(self, tree: str, url: str, **options: float) -> Node:
-        node = self.start(tree, url, **options)
+    async def start_up(self, tree: str, url: str, *, crash_at: str = "", **options: float) -> Node:
+        node = self.start(tree, url, crash_at=crash_at, **options)
         await node.wait_up()
         return node
 

@@ -1,9 +1,12 @@
 """The actors of the drills, and the program that runs them: `python crew.py TREE URL LEDGER [lease=…] [grace=…]`.
 
+`producer` instead of a tree sends `count=…` messages.
+
 Whatever a handler does is noted in the ledger, which outlives it. Whatever it is credited with is a receipt, which is
 published with the settlement: there are as many of them as there were settlements that a broker accepted.
 """
 
+import json
 import os
 import sys
 import time
@@ -15,7 +18,9 @@ import attrs
 import trio
 import trio.lowlevel
 
-from actorwork import Actor, Child, Message, Settings, receive, run
+from actorwork import Actor, Child, Fail, Message, Reject, Retry, RetryPolicy, Settings, receive, run
+from actorwork.message import RESULT_TTL, Envelope
+from actorwork.runtime.brokers import open_broker
 from actorwork.telemetry.logs import configure
 from actorwork.testing.ledger import Ledger
 
@@ -67,6 +72,26 @@ class Single(Noting):
         while gate and not await trio.Path(gate).exists():
             await self.wait(0.01)
         return self.end(number)
+
+
+class Varied(Noting):
+    """Ends its deliveries in all the ways there are, by the number of the message."""
+
+    settings = Settings(title="varied", sources={"varied"}, concurrency=2, retry=RetryPolicy(attempts=3))
+
+    @receive
+    async def work(self, *, number: int) -> int:
+        self.begin(number=number)
+        await trio.lowlevel.checkpoint()
+        match number % 5:
+            case 1 if self.context.delivery.attempt == 1:
+                raise Retry(delay=0.05)
+            case 2:
+                raise Fail("as its number says")
+            case 3:
+                raise Reject("as its number says")
+            case _:
+                return self.end(number)
 
 
 class Blocker(Noting):
@@ -190,6 +215,7 @@ class Stubborn(Noting):
 TREES = {
     "worker": [Worker],
     "single": [Single],
+    "varied": [Varied],
     "blocker": [Blocker],
     "both": [First, Second],
     "first": [First],
@@ -202,11 +228,24 @@ TREES = {
 }
 
 
+async def produce(url: str, count: int) -> None:
+    """Send numbered messages one by one, under ids that are the same each time; note what is known to be kept."""
+    async with open_broker(url) as broker:
+        for number in range(count):
+            data = json.dumps({"number": number}).encode()
+            envelope = Envelope("work", f"00000000000000ff-{number:x}", data, None, {RESULT_TTL: 60})
+            new = await broker.publish([envelope])
+            ledger.note("sent", envelope.id, number=number, new=new)
+
+
 def main(tree: str, url: str, path: str, *options: str) -> None:
     global ledger  # noqa: PLW0603 - one program, one ledger
     ledger = Ledger(Path(path))
     configure("DEBUG", "json")
     named = dict(option.split("=") for option in options)
+    if tree == "producer":
+        trio.run(produce, url, int(named["count"]))
+        return
     run(TREES[tree], broker=url, lease=float(named.get("lease", 10)), grace=float(named.get("grace", 25)))
 
 

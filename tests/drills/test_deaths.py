@@ -4,7 +4,6 @@ import json
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import trio
@@ -131,15 +130,11 @@ async def freeze_in_mid_handler(drill: Drill, node: Node) -> set[str]:
     """Stop the process while a handler runs; return the ids of what runs."""
     while True:
         node.signal(signal.SIGSTOP)
-        await until(lambda: state_of(node.pid) == "T", "a process that stands still")
+        await until(lambda: node.state() == "T", "a process that stands still")
         if held := in_hand(drill, node):
             return held
         node.signal(signal.SIGCONT)
         await trio.sleep(0.003)
-
-
-def state_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
 
 
 @pytest.mark.parametrize("actor", [Blocker, Worker], ids=["blocks the loop", "waits"])

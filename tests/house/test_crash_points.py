@@ -1,4 +1,4 @@
-"""The table of crash points is the truth: each stands in the code once, and is passed in one place."""
+"""The table of crash points is the truth: each stands in the code once, and a drill goes through it."""
 
 import ast
 import os
@@ -49,6 +49,12 @@ def test_each_point_is_passed_in_one_place_behind_a_comparison_with_none():
                 name = node.target.id
                 assert len(called(tree, name)) == 1, (path, name)
                 assert len(re.findall(rf"if {name} is not None:\n +{name}\(\)\n", text)) == 1, (path, name)
+
+
+def test_a_drill_goes_through_each_point():
+    drills = (HOUSE / "tests" / "drills" / "test_windows.py").read_text(encoding="utf-8")
+    drilled = re.findall(r'"([a-z_]+\.[a-z]+)[":]', drills)
+    assert POINTS - set(drilled) == set()
 
 
 def test_without_the_variable_there_is_nothing_to_call():

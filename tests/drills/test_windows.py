@@ -1,0 +1,293 @@
+"""The windows in which a process can die or stand still, each opened on purpose, at its crash point.
+
+    a point at work       one node dies there, another one finishes
+    a point at its end    a node that is stopped dies while it hands back
+    a point at a take-over, at a publish, in the lease's thread
+    the same places       where the process stands still instead, and goes on when others have taken its work
+
+After each of them the account is made up: every message was handled once, or is a dead letter, or was rejected, as its
+number says, and its one visible result says the same.
+"""
+
+import json
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+import trio
+
+from actorwork.testing.ledger import Account
+from actorwork.testing.proxy import FaultProxy, open_proxy
+
+from .conftest import Drill, Node, Place, Redis, open_place, until
+from .crew import RECEIPTS
+
+NUMBERS = range(30)
+LEASE = 0.5
+
+
+async def send(place: Place) -> dict[int, str]:
+    return await place.send_numbers("varied", NUMBERS)
+
+
+async def settle_accounts(place: Place, ids: dict[int, str]) -> None:
+    """Wait for the end of all messages, and see that each has come to the one end that its number asks for."""
+    outcomes: dict[int, str] = {}
+
+    async def are_ended() -> bool:
+        for number in ids.keys() - outcomes.keys():
+            outcome = await place.broker.find_outcome("varied", ids[number])
+            if outcome is not None:
+                outcomes[number] = outcome.status
+        return len(outcomes) == len(ids)
+
+    limit = time.monotonic() + 15
+    while not await are_ended():
+        assert time.monotonic() < limit, f"no end of {sorted(ids.keys() - outcomes.keys())}"
+        await trio.sleep(0.02)
+    await place.wait_empty("varied")
+    letters = await place.broker.dead_letters.list(limit=1000)
+    dead = [json.loads(letter.payload)["number"] for letter in letters if isinstance(letter.payload, bytes)]
+    rejected = [number for number, status in outcomes.items() if status == "rejected"]
+    receipts = await place.receipts()
+    Account(sent=ids, handled=[*(one["number"] for one in receipts), *rejected], dead=dead).check()
+    assert sorted(dead) == [number for number in ids if number % 5 == 2]
+    assert sorted(rejected) == [number for number in ids if number % 5 == 3]
+    for receipt in receipts:
+        outcome = await place.broker.find_outcome("varied", ids[receipt["number"]])
+        assert outcome is not None
+        assert json.loads(outcome.value) == receipt["pid"]
+
+
+async def finish(drill: Drill, url: str, place: Place, ids: dict[int, str]) -> Node:
+    """Have another node do the rest, and make up the account."""
+    node = await drill.start_up("varied", url, lease=LEASE)
+    await settle_accounts(place, ids)
+    await node.stop()
+    return node
+
+
+async def die_at_work(drill: Drill, url: str, crash_at: str) -> None:
+    async with open_place(url) as place:
+        ids = await send(place)
+        node = drill.start("varied", url, lease=LEASE, crash_at=crash_at)
+        await node.wait_killed()
+        await finish(drill, url, place, ids)
+
+
+ANYWHERE = ["handler.begun", "handler.begun:7", "handler.returned", "handler.returned:7"]
+AT_REDIS = [
+    "read.replied",
+    "settle.before",
+    "settle.before:3",
+    "settle.after",
+    "settle.after:3",
+    "take_over.before",
+    "take_over.after",
+    "lease.renew",
+    "lease.renew:2",
+    *(f"wire.sent:{turn}" for turn in (1, 5, 10, 20)),
+]
+EMBEDDED = [f"{point}:{turn}" for point in ("commit.before", "commit.after") for turn in (1, 3, 5, 8)]
+
+
+@pytest.mark.parametrize("crash_at", ANYWHERE)
+async def test_whoever_dies_around_the_handler_leaves_nothing_undone_and_nothing_done_twice(
+    url: str, drill: Drill, crash_at: str
+):
+    await die_at_work(drill, url, crash_at)
+
+
+@pytest.mark.parametrize("crash_at", AT_REDIS)
+async def test_whoever_dies_on_the_way_to_or_from_redis_leaves_nothing_undone_and_nothing_done_twice(
+    here: Redis, drill: Drill, crash_at: str
+):
+    await die_at_work(drill, here.url, crash_at)
+
+
+@pytest.mark.parametrize("crash_at", EMBEDDED)
+async def test_whoever_dies_around_a_commit_leaves_nothing_undone_and_nothing_done_twice(drill: Drill, crash_at: str):
+    await die_at_work(drill, f"sqlite:///{drill.folder}/messages.db", crash_at)
+
+
+# ------------------------------------------------------------------------------------------------ take-over, hand-back
+
+
+async def wait_no_lease(here: Redis) -> None:
+    await until(lambda: not here("KEYS", "actorwork:node:*"), "the end of all leases")
+
+
+@pytest.mark.parametrize("crash_at", ["take_over.before", "take_over.after"])
+async def test_whoever_dies_while_it_takes_over_leaves_all_of_it_to_the_next(here: Redis, drill: Drill, crash_at: str):
+    async with open_place(here.url) as place:
+        ids = await send(place)
+        first = drill.start("varied", here.url, lease=LEASE, crash_at="handler.begun:4")
+        await first.wait_killed()
+        assert here.pending("varied")
+        await wait_no_lease(here)
+        second = drill.start("varied", here.url, lease=LEASE, crash_at=crash_at)
+        await second.wait_killed()
+        assert not drill.ledger.count("begun", pid=second.pid)
+        await finish(drill, here.url, place, ids)
+
+
+@pytest.mark.parametrize("crash_at", ["hand_back.before", "hand_back.after"])
+async def test_whoever_dies_while_it_hands_back_leaves_all_of_it_to_the_next(here: Redis, drill: Drill, crash_at: str):
+    async with open_place(here.url) as place:
+        await place.send_numbers("singles", range(1), gate=str(drill.folder / "gate"))
+        await place.send_numbers("singles", range(1, 3))
+        first = await drill.start_up("single", here.url, lease=LEASE, crash_at=crash_at)
+        await drill.wait_notes("begun", 1)
+        await until(lambda: here.pending("singles") == 3, "all of them in the mailbox")
+        first.signal(signal.SIGTERM)
+        await first.wait_killed()
+        (drill.folder / "gate").touch()
+        second = await drill.start_up("single", here.url, lease=LEASE)
+        await place.wait_empty("singles")
+        await second.stop()
+        await place.check_account(range(3))
+        assert await place.broker.dead_letters.list() == []
+
+
+async def test_a_node_of_the_embedded_broker_that_dies_at_any_commit_of_its_shutdown_loses_nothing(drill: Drill):
+    url = f"sqlite:///{drill.folder}/messages.db"
+    sent: list[int] = []
+    async with open_place(url) as place:
+        for turn in range(4, 8):
+            numbers = range(10 * turn, 10 * turn + 3)
+            gate = drill.folder / f"gate{turn}"
+            await place.send_numbers("singles", numbers[:1], gate=str(gate))
+            await place.send_numbers("singles", numbers[1:])
+            sent += numbers
+            known = drill.ledger.count("begun")
+            node = drill.start("single", url, lease=LEASE, crash_at=f"commit.after:{turn}")
+            await until(
+                lambda node=node, known=known: node.process.poll() is not None or drill.ledger.count("begun") > known,
+                "the first handler, or the end",
+            )
+            node.signal(signal.SIGTERM)
+            gate.touch()
+            await node.wait_ended()
+            last = await drill.start_up("single", url, lease=LEASE)
+            await place.wait_empty("singles")
+            await last.stop()
+        assert -signal.SIGKILL in [node.process.returncode for node in drill.nodes]
+        await place.check_account(sent)
+        assert await place.broker.dead_letters.list() == []
+
+
+# ------------------------------------------------------------------------------------------------------------- zombies
+
+STOPS = [
+    ("redis", "handler.returned:5:stop"),
+    ("redis", "settle.before:2:stop"),
+    ("redis", "settle.after:2:stop"),
+    ("redis", "read.replied:1:stop"),
+    ("redis", "lease.renew:2:stop"),
+    ("embedded", "handler.begun:5:stop"),
+    ("embedded", "handler.returned:5:stop"),
+    ("embedded", "commit.after:4:stop"),
+]
+
+
+@pytest.mark.parametrize(("kind", "crash_at"), STOPS)
+async def test_whoever_stands_still_until_others_have_done_its_work_changes_nothing_when_it_goes_on(
+    request: pytest.FixtureRequest, drill: Drill, kind: str, crash_at: str
+):
+    here: Redis | None = request.getfixturevalue("here") if kind == "redis" else None
+    url = f"sqlite:///{drill.folder}/messages.db" if here is None else here.url
+    async with open_place(url) as place:
+        ids = await send(place)
+        zombie = drill.start("varied", url, lease=LEASE, crash_at=crash_at)
+        await zombie.wait_stopped()
+        other = await drill.start_up("varied", url, lease=LEASE)
+        for number in ids:
+            await wait_outcome(place, ids[number])
+        zombie.signal(signal.SIGCONT)
+        await zombie.wait_line("the lease of")
+        await zombie.stop()
+        await other.stop()
+        await settle_accounts(place, ids)
+
+
+async def wait_outcome(place: Place, id: str) -> None:
+    limit = time.monotonic() + 15
+    while await place.broker.find_outcome("varied", id) is None:
+        assert time.monotonic() < limit, f"no outcome of {id}"
+        await trio.sleep(0.02)
+
+
+# ----------------------------------------------------------------------------------------------------------- producers
+
+
+@pytest.mark.parametrize("crash_at", ["publish.before:5", "publish.after:5", "wire.sent:8"])
+async def test_a_producer_that_dies_and_sends_the_same_again_has_sent_each_message_once(
+    here: Redis, drill: Drill, crash_at: str
+):
+    await die_while_sending(drill, here.url, crash_at)
+
+
+@pytest.mark.parametrize("crash_at", ["commit.before:5", "commit.after:5"])
+async def test_a_producer_of_the_embedded_broker_that_dies_and_sends_the_same_again_has_sent_each_message_once(
+    drill: Drill, crash_at: str
+):
+    await die_while_sending(drill, f"sqlite:///{drill.folder}/messages.db", crash_at)
+
+
+async def die_while_sending(drill: Drill, url: str, crash_at: str) -> None:
+    producer = drill.start("producer", url, count=20, crash_at=crash_at)
+    await producer.wait_killed()
+    known = drill.ledger.count("sent")
+    assert known < 20
+    async with open_place(url) as place:
+        kept = await place.broker.backlog("work")
+        # What the producer knows is kept; what it does not know may be.
+        assert known <= kept <= known + 1
+        again = drill.start("producer", url, count=20)
+        assert await again.wait_ended() == 0
+        assert await place.broker.backlog("work") == 20
+        assert sum(note.facts["new"] for note in drill.ledger.notes("sent", pid=again.pid)) == 20 - kept
+        node = await drill.start_up("worker", url, lease=LEASE)
+        await place.wait_empty("work")
+        await node.stop()
+        await place.check_account(range(20))
+
+
+async def test_a_publish_whose_reply_is_lost_is_sent_again_and_kept_once(here: Redis, drill: Drill):
+    async with open_proxy(here.url) as proxy, open_place(proxy.url) as place:
+        for number in range(10):
+            proxy.cut_after_request(1)
+            await place.send_numbers("work", [number])
+        assert proxy.accepted > 10
+        assert here("XLEN", "work") == 10
+        node = await drill.start_up("worker", here.url, lease=LEASE)
+        await until(lambda: here("XLEN", "work") == 0, "an empty source")
+        await node.stop()
+        assert here("XLEN", RECEIPTS) == 10
+
+
+# --------------------------------------------------------------------------------------------------------- settlements
+
+FAULTS: dict[str, Callable[[FaultProxy], None]] = {
+    "cut after the request": lambda proxy: proxy.cut_after_request(1),
+    "cut in mid reply": lambda proxy: proxy.cut_after(3),
+    "half-closed": lambda proxy: proxy.half_close(),
+    "in pieces of one byte": lambda proxy: proxy.split(1),
+    "late": lambda proxy: proxy.delay(0.05),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_settlements_whose_replies_come_late_in_pieces_or_never_are_applied_once(
+    here: Redis, drill: Drill, fault: str
+):
+    async with open_place(here.url) as place, open_proxy(here.url) as proxy:
+        node = await drill.start_up("varied", proxy.url, lease=2)
+        ids: dict[int, str] = {}
+        for turn in range(5):
+            FAULTS[fault](proxy)
+            ids |= await place.send_numbers("varied", range(100 * turn, 100 * turn + 10))
+            await drill.wait_notes("begun", 10 * turn + 10)
+        await settle_accounts(place, ids)
+        await node.stop()
