@@ -127,7 +127,11 @@ class Cell:
         self.handlers = handlers_of(cast("type", child.actor))
         self.layers: Sequence[Any] = settings.middleware
         self.mailbox = Mailbox(
-            name=settings.title, settings=settings.mailbox, concurrency=settings.concurrency, on=self
+            name=settings.title,
+            settings=settings.mailbox,
+            concurrency=settings.concurrency,
+            on=self,
+            usual=settings.priority,
         )
         self.behaviour: HandlerTable | None = None
         """What `become` put in the place of the class's handlers."""

@@ -49,8 +49,8 @@ class Feed:
 
     # ---- the reader's side ----
 
-    def room(self) -> int:
-        return 0 if self.intake_over or self._cell.over else self._cell.mailbox.room()
+    def room(self, *, urgent: bool = False) -> int:
+        return 0 if self.intake_over or self._cell.over else self._cell.mailbox.room(urgent=urgent)
 
     def offer(self, deliveries: Sequence[Delivery]) -> None:
         if self.intake_over:

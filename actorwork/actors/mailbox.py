@@ -5,10 +5,12 @@
     own       what the actor tells itself: timers, results piped to it, messages it had stashed
     users     what others tell, and deliveries from the broker, in the order in which they came
 
-A lane is empty before the next one has its turn. Local messages of users are bounded by `capacity`, and `overflow` says
-what happens beyond: the sender waits, or is refused, or a message is dropped (which is reported). Deliveries are
-bounded by what the actor will have handled in a moment (`policy/intake`), counting those in hand: a reader that finds
-no room waits until it is resumed, and that is the backpressure which reaches the broker.
+A lane is empty before the next one has its turn. The lane of the users is one queue until something with another
+priority than usual comes; then it is one queue for each priority (`levels`), until it is empty. Local messages of users
+are bounded by `capacity`, and `overflow` says what happens beyond: the sender waits, or is refused, or a message is
+dropped (which is reported). Deliveries are bounded by what the actor will have handled in a moment (`policy/intake`),
+counting those in hand: a reader that finds no room waits until it is resumed, and that is the backpressure which
+reaches the broker. Urgent ones have some room of their own, so that they come though the mailbox is full of others.
 
 The mailbox survives restarts of its actor. Nothing here waits but `tell` and `wait_item`.
 """
@@ -22,9 +24,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import trio
 
+from actorwork.actors.levels import Levels
 from actorwork.errors import ActorStopped, AskTimeout, MailboxFull
-from actorwork.message import Delivery
-from actorwork.policy.intake import FIRST_GUESS, prefetch, smoothed
+from actorwork.message import Delivery, Priority
+from actorwork.policy.intake import FIRST_GUESS, prefetch, smoothed, urgent_room
 
 if TYPE_CHECKING:
     from actorwork.actors.handlers import Handler
@@ -116,6 +119,8 @@ class LocalCall:
     __slots__ = ("handler", "keywords", "mark", "message", "reply")
 
     lane = Lane.USERS
+    priority: Priority | None = None
+    """None: as usual for its actor."""
     origin: object = None
     delivery = None
     outgoing = None
@@ -136,6 +141,24 @@ class LocalCall:
     @property
     def ended(self) -> bool:
         return self.mark is not Mark.OPEN
+
+
+class RankedCall(LocalCall):
+    """A local message whose sender has named a priority."""
+
+    __slots__ = ("priority",)
+
+    def __init__(
+        self,
+        message: object,
+        handler: Handler | None,
+        reply: Reply | None,
+        keywords: dict[str, Any] | None = None,
+        *,
+        priority: Priority,
+    ) -> None:
+        super().__init__(message, handler, reply, keywords)
+        self.priority: Priority | None = priority
 
 
 class SystemCall(LocalCall):
@@ -203,17 +226,28 @@ class Mailbox:
         "_seconds_each",
         "_senders",
         "_starved",
+        "_starved_of_urgent",
         "_urgent",
+        "_usual",
     )
 
-    def __init__(self, *, name: str, settings: MailboxSettings, concurrency: int, on: MailboxOwner) -> None:
+    def __init__(
+        self,
+        *,
+        name: str,
+        settings: MailboxSettings,
+        concurrency: int,
+        on: MailboxOwner,
+        usual: Priority = Priority.NORMAL,
+    ) -> None:
         self._name = name
         self._owner = on
         self._may_grow = concurrency > 1
         self._capacity = settings.capacity
         self._overflow = settings.overflow
         self._concurrency = concurrency
-        self._items: deque[Item] = _NOTHING
+        self._usual = usual
+        self._items: deque[Item] | Levels[Item] = _NOTHING
         self._urgent: tuple[deque[Item], deque[Item]] | None = None
         self._parked: list[trio.lowlevel.Task] = []
         self._senders: trio.lowlevel.ParkingLot | None = None
@@ -221,6 +255,7 @@ class Mailbox:
         self._held = 0
         self._seconds_each = FIRST_GUESS
         self._starved = False
+        self._starved_of_urgent = False
         self._paused = False
         self._closed: str | None = None
 
@@ -267,7 +302,8 @@ class Mailbox:
             self._owner.dropped(call)
             return False
         if self._overflow == "drop_oldest":
-            for item in self._items:
+            items = self._items
+            for item in items.least_urgent_first() if isinstance(items, Levels) else items:
                 if isinstance(item, LocalCall):
                     self._items.remove(item)
                     self._local -= 1
@@ -297,6 +333,8 @@ class Mailbox:
             if self._senders is None:
                 self._senders = trio.lowlevel.ParkingLot()
             await self._senders.park()
+            if type(call) is RankedCall:
+                self.rank()  # again: meanwhile it may have been empty
         self.tell_nowait(call)
 
     def put(self, call: SystemCall) -> None:
@@ -304,7 +342,12 @@ class Mailbox:
         self._lane(call.lane).append(call)
         self._came(1)
 
-    def _lane(self, lane: Lane) -> deque[Item]:
+    def rank(self) -> None:
+        """Let what waits, and what comes until nothing waits any more, be taken in the order of its priority."""
+        if not isinstance(self._items, Levels):
+            self._items = Levels(self._usual, self._items)
+
+    def _lane(self, lane: Lane) -> deque[Item] | Levels[Item]:
         if lane is Lane.USERS:
             if self._items is _NOTHING:
                 self._items = deque()
@@ -335,16 +378,24 @@ class Mailbox:
 
     # ---- the reader's side: an `abc.Inlet` together with `revoke` of the cell ----
 
-    def room(self) -> int:
+    def room(self, *, urgent: bool = False) -> int:
         target = prefetch(seconds_each=self._seconds_each, concurrency=self._concurrency, capacity=self._capacity)
         room = target - self._held
+        if urgent:
+            room += urgent_room(self._concurrency)
         if room <= 0:
             self._starved = True
+            self._starved_of_urgent |= urgent
             return 0
         return room
 
     def offer(self, deliveries: Sequence[Delivery]) -> None:
         self._held += len(deliveries)
+        usual = self._usual
+        for delivery in deliveries:
+            if delivery.priority is not usual:
+                self.rank()
+                break
         self._lane(Lane.USERS).extend(deliveries)
         self._came(len(deliveries))
 
@@ -423,9 +474,14 @@ class Mailbox:
         """Tell a reader that found no room when there is some again."""
         if self._starved:
             target = prefetch(seconds_each=self._seconds_each, concurrency=self._concurrency, capacity=self._capacity)
+            extra = urgent_room(self._concurrency)
             # Half, so that a busy reader reads in batches and is not woken for each single delivery.
-            if self._held <= target // 2 or self._held < self._concurrency:
-                self._starved = False
+            if (
+                self._held <= target // 2
+                or self._held < self._concurrency
+                or (self._starved_of_urgent and self._held <= target + extra // 2)
+            ):
+                self._starved = self._starved_of_urgent = False
                 self._owner.room_made()
 
     def put_back(self, item: Item) -> None:
@@ -445,7 +501,9 @@ class Mailbox:
             for item in items
         ]
         self._held += sum(isinstance(item, Delivery) for item in own)
-        self._lane(Lane.OWN).extendleft(reversed(own))
+        lane = self._lane(Lane.OWN)
+        for item in reversed(own):
+            lane.appendleft(item)
         self._came(len(items))
 
     def remove_deliveries(self) -> list[Delivery]:
@@ -477,5 +535,5 @@ class Mailbox:
         self._local = 0
         return found
 
-    def _lanes(self) -> tuple[deque[Item], ...]:
+    def _lanes(self) -> tuple[deque[Item] | Levels[Item], ...]:
         return (self._items,) if self._urgent is None else (*self._urgent, self._items)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 import trio
 
 from actorwork.actors.handlers import local_keywords
-from actorwork.actors.mailbox import LocalCall, Reply
+from actorwork.actors.mailbox import LocalCall, Mailbox, RankedCall, Reply
 from actorwork.errors import MessageRefused
+from actorwork.message import Priority
 
 if TYPE_CHECKING:
     from actorwork.actors.cell import Cell
@@ -42,22 +43,31 @@ class ActorRef(Generic[A]):
     def title(self) -> str:
         return self._cell.title
 
-    async def tell(self, message: Message[A, Any] | Untyped) -> None:
+    async def tell(self, message: Message[A, Any] | Untyped, *, priority: Priority | None = None) -> None:
         """Send a message, waiting for room in the mailbox.
 
-        Raises `MessageRefused` if the actor has no handler for it, `ActorStopped` if it has ended. Cancelled: not sent.
+        With a `priority` (None: the actor's own) it goes before whatever is less urgent there. Raises `MessageRefused`
+        if the actor has no handler for it, `ActorStopped` if it has ended. Cancelled: not sent.
         """
-        await self._cell.admit().tell(self._call(message, None))
+        mailbox, call = self._cell.admit(), self._call(message, None)
+        if priority is not None:
+            call = _ranked(call, priority, mailbox)
+        await mailbox.tell(call)
 
-    def tell_nowait(self, message: Message[A, Any] | Untyped) -> None:
+    def tell_nowait(self, message: Message[A, Any] | Untyped, *, priority: Priority | None = None) -> None:
         """Send a message; raises `MailboxFull` where `tell` would wait."""
-        self._cell.admit().tell_nowait(self._call(message, None))
+        mailbox, call = self._cell.admit(), self._call(message, None)
+        if priority is not None:
+            call = _ranked(call, priority, mailbox)
+        mailbox.tell_nowait(call)
 
     @overload
-    async def ask(self, message: Message[A, R], *, timeout: float | None = None) -> R: ...
+    async def ask(
+        self, message: Message[A, R], *, timeout: float | None = None, priority: Priority | None = None
+    ) -> R: ...
     @overload
-    async def ask(self, message: Untyped, *, timeout: float | None = None) -> Any: ...
-    async def ask(self, message: Any, *, timeout: float | None = None) -> Any:
+    async def ask(self, message: Untyped, *, timeout: float | None = None, priority: Priority | None = None) -> Any: ...
+    async def ask(self, message: Any, *, timeout: float | None = None, priority: Priority | None = None) -> Any:
         """Send a message and wait for the reply of its handler.
 
         Raises `AskTimeout` after `timeout` seconds (None: wait for ever), `ActorCrashed` as soon as the actor crashes
@@ -68,6 +78,8 @@ class ActorRef(Generic[A]):
         call = self._call(message, reply)
         await trio.lowlevel.checkpoint_if_cancelled()
         mailbox = self._cell.admit()
+        if priority is not None:
+            call = _ranked(call, priority, mailbox)
         if timeout is None:
             await mailbox.deliver(call)
             return await reply.wait()
@@ -108,3 +120,11 @@ class ActorRef(Generic[A]):
         # What the actor has become may take what its class does not; its turn will show.
         self._cell.check(message)
         return LocalCall(message, None, reply)
+
+
+def _ranked(call: LocalCall, priority: Priority, mailbox: Mailbox) -> LocalCall:
+    """Give a call a priority, and have its mailbox heed it."""
+    if not isinstance(priority, Priority):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"priority wants a Priority, such as Priority.HIGH, got {priority!r}")
+    mailbox.rank()
+    return RankedCall(call.message, call.handler, call.reply, call.keywords, priority=priority)

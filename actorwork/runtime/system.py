@@ -45,7 +45,6 @@ from actorwork.policy.restart import Intensity
 from actorwork.policy.settlement import is_cancellation, only_leaf
 from actorwork.runtime.brokers import open_broker
 from actorwork.runtime.tree import Branch, branch_of, pool_of, supervisor_of
-from actorwork.settings import Priority
 from actorwork.telemetry.logs import LogSink
 
 if TYPE_CHECKING:
@@ -368,8 +367,6 @@ def refuse_what_is_missing(children: Iterable[Child]) -> None:
             continue
         if settings.triggers:
             raise SettingsError(f"{settings.title!r} declares triggers, which this version does not fire yet")
-        if settings.priority is not Priority.NORMAL:
-            raise SettingsError(f"{settings.title!r} declares a priority, which this version does not carry out yet")
 
 
 def _sink(emit: EventSink | None) -> EventSink:

@@ -2,16 +2,30 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from hypothesis import given, strategies as st
 
-from actorwork import Actor, ActorStopped, MailboxFull, MailboxSettings, Settings, open_system, receive
+from actorwork import (
+    Actor,
+    ActorStopped,
+    MailboxFull,
+    MailboxSettings,
+    Priority,
+    Settings,
+    open_client,
+    open_system,
+    receive,
+)
 from actorwork.actors.handlers import handlers_of
-from actorwork.actors.mailbox import LocalCall, Mailbox
+from actorwork.actors.mailbox import LocalCall, Mailbox, RankedCall
 from actorwork.message import Delivery
+from actorwork.policy.intake import URGENT
+from actorwork.testing import MemoryBroker
 from tests.doubles import FakeBroker
 
 
@@ -377,3 +391,138 @@ async def test_handlers_that_never_wait_let_others_have_a_turn():
         await broker.wait_settled(2000)
         nursery.cancel_scope.cancel()
     assert max(after - before for before, after in itertools.pairwise(turns)) <= 128
+
+
+# ---- priorities ----
+
+
+def ranked(n: int, priority: Priority) -> LocalCall:
+    return RankedCall(n, HANDLER, None, priority=priority)
+
+
+def urgent(n: int, priority: Priority = Priority.CRITICAL) -> Delivery:
+    return attrs.evolve(delivery(n), priority=priority)
+
+
+def numbers(it: Mailbox) -> list[object]:
+    """Take out everything; return it as its numbers."""
+    found: list[object] = []
+    while (item := it.take_nowait()) is not None:
+        found.append(int(item.id) if isinstance(item, Delivery) else item.message)
+    return found
+
+
+def test_an_urgent_delivery_overtakes_what_is_prefetched():
+    it = mailbox()
+    it.offer([delivery(1), delivery(2)])
+    it.offer([urgent(3), urgent(4, Priority.LOW), urgent(5, Priority.HIGH), urgent(6)])
+    assert numbers(it) == [3, 6, 5, 1, 2, 4]
+
+
+def test_an_urgent_local_message_overtakes_what_waits():
+    it = mailbox()
+    it.tell_nowait(call(1))
+    it.rank()
+    it.tell_nowait(ranked(2, Priority.HIGH))
+    it.offer([delivery(3)])
+    assert numbers(it) == [2, 1, 3]
+
+
+def test_what_names_no_priority_has_that_of_the_actor():
+    it = Mailbox(name="it", settings=MailboxSettings(), concurrency=1, on=Owner(), usual=Priority.HIGH)
+    it.tell_nowait(call(1))
+    it.offer([delivery(2), urgent(3, Priority.HIGH)])
+    assert numbers(it) == [1, 3, 2]
+
+
+def test_an_urgent_delivery_that_is_put_back_is_the_next_one():
+    it = mailbox()
+    it.offer([delivery(1), urgent(2), urgent(3)])
+    item = it.take_nowait()
+    assert item is not None
+    it.put_back(item)
+    assert numbers(it) == [2, 3, 1]
+
+
+def test_deliveries_of_all_levels_can_be_taken_away_and_leave_the_messages():
+    it = mailbox()
+    it.offer([delivery(1), urgent(2)])
+    it.tell_nowait(ranked(3, Priority.LOW))
+    assert [one.id for one in it.remove_deliveries()] == ["2", "1"]
+    assert (it.held, it.local, len(it)) == (0, 1, 1)
+    assert numbers(it) == [3]
+
+
+def test_the_least_urgent_is_dropped_first():
+    dropped: list[object] = []
+    owner = Owner()
+    owner.dropped = lambda call: dropped.append(call.message)  # type: ignore[method-assign]
+    settings = MailboxSettings(capacity=2, overflow="drop_oldest")
+    it = Mailbox(name="it", settings=settings, concurrency=1, on=owner)
+    it.rank()
+    it.tell_nowait(ranked(1, Priority.HIGH))
+    it.tell_nowait(ranked(2, Priority.LOW))
+    it.tell_nowait(ranked(3, Priority.NORMAL))
+    assert dropped == [2]
+    assert numbers(it) == [1, 3]
+
+
+def test_there_is_room_for_urgent_deliveries_where_there_is_none_for_others():
+    owner = Owner()
+    resumed: list[int] = []
+    owner.on_room = lambda: resumed.append(it.held)
+    it = mailbox(owner=owner)
+    for n in range(it.room()):
+        it.offer([delivery(n)])
+    assert it.room() == 0
+    for n in range(it.room(urgent=True)):
+        it.offer([urgent(n)])
+    full = it.held
+    assert (it.room(), it.room(urgent=True)) == (0, 0)
+    while not resumed:
+        assert it.take_nowait() is not None
+        it.delivery_ended(10.0)
+    assert resumed[0] >= full - URGENT, "urgent ones come before all the others have been handled"
+
+
+async def test_a_message_that_waited_for_room_keeps_its_priority(mock_clock: trio.testing.MockClock):
+    actor = type("Ranked", (Counter,), {"settings": Settings(title="ranked", mailbox=MailboxSettings(capacity=1))})
+    async with open_system(actor, broker=FakeBroker()) as system, trio.open_nursery() as nursery:
+        ref = system.ref(actor)
+        await ref.tell({"n": 0})
+        await trio.sleep(0.5)
+        await ref.tell({"n": 1})
+        nursery.start_soon(partial(ref.tell, {"n": 2}, priority=Priority.CRITICAL))
+        await trio.sleep(5)
+        assert await ref.ask({"n": 3}, priority=Priority.LOW) == 4
+
+
+async def test_a_critical_message_starts_within_one_handlers_time(mock_clock: trio.testing.MockClock):
+    started: dict[object, float] = {}
+
+    class Busy(Actor):
+        settings = Settings(title="busy")
+
+        @receive
+        async def take(self, *, n: int) -> None:
+            started[n] = trio.current_time()
+            await trio.sleep(0.01)
+
+    broker = MemoryBroker()
+    async with open_system(Busy, broker=broker) as system, open_client(broker) as client:
+        ref = client.ref(Busy)
+        for n in range(200):
+            await ref.tell({"n": n}, priority=Priority.LOW)
+        for n in range(1000, 1003):
+            await trio.sleep(0.3)
+            sent = trio.current_time()
+            await system.ref(Busy).tell({"n": n}, priority=Priority.CRITICAL)
+            await trio.sleep(0.2)
+            assert started[n] - sent <= 0.011
+
+
+@pytest.mark.parametrize("priority", [0, "high", True])
+async def test_a_priority_that_is_none_is_refused(priority: Any):
+    async with open_system(Counter, broker=FakeBroker()) as system:
+        with pytest.raises(TypeError, match="wants a Priority, such as"):
+            await system.ref(Counter).tell({"n": 1}, priority=priority)

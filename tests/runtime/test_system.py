@@ -31,7 +31,6 @@ from actorwork import (
 )
 from actorwork.policy import settlement as policy
 from actorwork.policy.schedule import Interval
-from actorwork.settings import Priority
 from tests.doubles import FakeBroker, Kept
 
 
@@ -567,7 +566,6 @@ class Bare(Actor):
         ("sleeper", "a tree is made of actor classes"),
         (Bare, "Bare has no settings"),
         (with_settings(triggers=[Trigger(title="t", schedule=Interval(hours=1))]), "triggers"),
-        (with_settings(priority=Priority.HIGH), "priority"),
     ],
 )
 async def test_a_tree_that_cannot_be_is_refused_before_anything_starts(tree: object, text: str):

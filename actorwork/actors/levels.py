@@ -1,0 +1,80 @@
+"""Items that wait in the order of their priority, and within one in the order in which they came.
+
+It stands in for a `deque` in a mailbox that has seen a priority (`policy/turns` says whose turn it is), and looks like
+one as far as a mailbox looks. An item that names no priority has the one that is usual here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Final, Generic, Protocol, TypeVar
+
+from actorwork.message import Priority
+from actorwork.policy.turns import Turns
+
+
+class Ranked(Protocol):
+    """Something with a priority."""
+
+    @property
+    def priority(self) -> Priority | None: ...
+
+
+T = TypeVar("T", bound=Ranked)
+
+COUNT: Final = len(Priority)
+
+
+class Levels(Generic[T]):
+    """One queue for each priority."""
+
+    __slots__ = ("_queues", "_turns", "_usual")
+
+    def __init__(self, usual: Priority = Priority.NORMAL, items: Iterable[T] = ()) -> None:
+        self._usual = usual
+        self._queues: tuple[deque[T], ...] = tuple(deque[T]() for _ in range(COUNT))
+        self._turns = Turns(COUNT)
+        self.extend(items)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._queues))
+
+    def __bool__(self) -> bool:
+        return any(self._queues)
+
+    def __iter__(self) -> Iterator[T]:
+        """Yield all, the most urgent first."""
+        for queue in self._queues:
+            yield from queue
+
+    def least_urgent_first(self) -> Iterator[T]:
+        for queue in reversed(self._queues):
+            yield from queue
+
+    def append(self, item: T) -> None:
+        self._queue(item).append(item)
+
+    def extend(self, items: Iterable[T]) -> None:
+        for item in items:
+            self._queue(item).append(item)
+
+    def appendleft(self, item: T) -> None:
+        """Put an item before the others of its priority."""
+        self._queue(item).appendleft(item)
+
+    def popleft(self) -> T:
+        """Take out the item whose turn it is; there must be one."""
+        waiting = [level for level, queue in enumerate(self._queues) if queue]
+        return self._queues[self._turns.next(waiting)].popleft()
+
+    def remove(self, item: T) -> None:
+        self._queue(item).remove(item)
+
+    def clear(self) -> None:
+        for queue in self._queues:
+            queue.clear()
+
+    def _queue(self, item: T) -> deque[T]:
+        priority = item.priority
+        return self._queues[self._usual if priority is None else priority]
