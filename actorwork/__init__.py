@@ -31,8 +31,10 @@ from actorwork.actors.child import (
 )
 from actorwork.actors.context import Context as Context
 from actorwork.actors.handlers import receive as receive
+from actorwork.actors.lock import Held as Held, Lock as Lock
 from actorwork.actors.ref import ActorRef as ActorRef
 from actorwork.actors.routers import Pool as Pool, PoolRef as PoolRef
+from actorwork.actors.shared import Shared as Shared
 from actorwork.actors.watching import Restarted as Restarted, Terminated as Terminated
 from actorwork.clients import Client as Client, Receipt as Receipt, StreamRef as StreamRef, open_client as open_client
 from actorwork.errors import (
@@ -48,6 +50,8 @@ from actorwork.errors import (
     ExecutionTimeout as ExecutionTimeout,
     Fail as Fail,
     Ignore as Ignore,
+    LockLost as LockLost,
+    LockTimeout as LockTimeout,
     MailboxFull as MailboxFull,
     MaxRestartsExceeded as MaxRestartsExceeded,
     MessageFailed as MessageFailed,
@@ -120,10 +124,14 @@ __all__ = [
     "Exponential",
     "Fail",
     "Fixed",
+    "Held",
     "Ignore",
     "Intensity",
     "Interval",
     "Linear",
+    "Lock",
+    "LockLost",
+    "LockTimeout",
     "MailboxFull",
     "MailboxSettings",
     "MaxRestartsExceeded",
@@ -144,6 +152,7 @@ __all__ = [
     "RetryPolicy",
     "Settings",
     "SettingsError",
+    "Shared",
     "Shutdown",
     "StartError",
     "StreamRef",

@@ -20,7 +20,7 @@ import attrs
 import trio
 
 from actorwork import events
-from actorwork.abc import EventSink
+from actorwork.abc import EventSink, Values
 from actorwork.actors.actor import Actor
 from actorwork.actors.bonds import Bonds
 from actorwork.actors.child import Child, DynamicSupervisor
@@ -69,6 +69,8 @@ class Services:
     topics: Topics = attrs.field(factory=Topics)
     timers: TimerWheel = attrs.field(factory=TimerWheel)
     expiries: Expiries = attrs.field(factory=Expiries)
+    values: Callable[[], Values] | None = None
+    """Returns the broker's shared values and locks."""
 
     @property
     def dice(self) -> Callable[[], float]:

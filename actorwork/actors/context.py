@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import logging
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack, overload
 
+from actorwork.actors.lock import Lock
 from actorwork.actors.mailbox import LocalCall, Mark
+from actorwork.actors.shared import Shared
 from actorwork.actors.watching import Watch
 from actorwork.errors import NotRunning
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from actorwork.abc import Values
     from actorwork.actors.actor import Actor
     from actorwork.actors.administration import SupervisorRef
     from actorwork.actors.cell import Cell
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from actorwork.policy.sending import SendOptions
 
 A = TypeVar("A", bound="Actor")
+T = TypeVar("T")
 
 
 class Handling:
@@ -246,6 +250,31 @@ class Context:
     def broadcast(self, topic: str, message: object) -> int:
         """Tell a message to all subscribers of a topic, without waiting; return how many took it."""
         return self._cell.services.topics.publish(topic, message)
+
+    # ---- what all nodes see ----
+
+    @overload
+    def shared(self, name: str, type: type[T], *, default: T, ttl: float | None = None) -> Shared[T]: ...
+    @overload
+    def shared(self, name: str, type: type[T], *, ttl: float | None = None) -> Shared[T | None]: ...
+    def shared(self, name: str, type: Any, *, default: Any = None, ttl: float | None = None) -> Shared[Any]:
+        """Return a value that all nodes see, by its name; `default` stands for it where there is none.
+
+        With `ttl` it is forgotten so many seconds after its last write.
+        """
+        return Shared(self._values("shared"), name, type, default=default, ttl=ttl)
+
+    def lock(self, name: str, *, ttl: float = 10.0) -> Lock:
+        """Return a lock among all nodes: `async with self.context.lock("ledger") as held`.
+
+        A process that dies lets go of it after `ttl` seconds.
+        """
+        return Lock(self._values("lock"), name, ttl=ttl, random=self._cell.services.random)
+
+    def _values(self, name: str) -> Values:
+        if self._cell.services.values is None:
+            raise NotRunning(f"context.{name} lies at the broker, and this actor runs without one")
+        return self._cell.services.values()
 
     # ---- the actor itself ----
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from random import Random
 from typing import Any, TypeVar, Unpack, overload
 
 import trio
@@ -18,6 +19,8 @@ from actorwork import settings
 from actorwork.abc import Broker
 from actorwork.actors.actor import Actor
 from actorwork.actors.handlers import handlers_of
+from actorwork.actors.lock import Lock
+from actorwork.actors.shared import Shared
 from actorwork.clients.outbox import Outbox, source_name
 from actorwork.clients.refs import StreamRef
 from actorwork.policy.sending import PLAIN, Sending, SendOptions
@@ -26,6 +29,7 @@ from actorwork.runtime.brokers import open_broker
 from actorwork.telemetry.logs import LogSink
 
 A = TypeVar("A", bound=Actor)
+T = TypeVar("T")
 
 
 class Client:
@@ -33,6 +37,7 @@ class Client:
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
+        self._random = Random()
 
     def __repr__(self) -> str:
         return f"<Client {self._outbox.publisher} of {self._outbox.broker.url}>"
@@ -67,6 +72,18 @@ class Client:
         """
         sending = Sending(**options) if options else PLAIN
         return await self._outbox.send_one(self._outbox.envelope(source_name(source), message, sending))
+
+    @overload
+    def shared(self, name: str, type: type[T], *, default: T, ttl: float | None = None) -> Shared[T]: ...
+    @overload
+    def shared(self, name: str, type: type[T], *, ttl: float | None = None) -> Shared[T | None]: ...
+    def shared(self, name: str, type: Any, *, default: Any = None, ttl: float | None = None) -> Shared[Any]:
+        """Return a value that all nodes see, by its name, as `Context.shared` does."""
+        return Shared(self.broker.values, name, type, default=default, ttl=ttl)
+
+    def lock(self, name: str, *, ttl: float = 10.0) -> Lock:
+        """Return a lock among all nodes, as `Context.lock` does."""
+        return Lock(self.broker.values, name, ttl=ttl, random=self._random)
 
 
 @asynccontextmanager

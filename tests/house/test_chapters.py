@@ -7,6 +7,19 @@ from pathlib import Path
 DOCS = Path(__file__).parents[2] / "docs"
 
 
+def test_the_examples_of_the_chapter_on_state_run():
+    declared, used = re.findall(r"```python\n(.*?)```", (DOCS / "state.md").read_text(encoding="utf-8"), re.DOTALL)
+    program = (
+        f"{declared}\nimport trio\nfrom actorwork import open_client, open_system\n"
+        "async def main():\n"
+        "    async with open_system(Ledger, broker='sqlite://') as system:\n"
+        "        url = system.broker\n"
+        "        assert await system.ref(Ledger).ask('closed', timeout=3) == 'closed'\n"
+        f"{textwrap.indent(used, '        ')}\ntrio.run(main)\n"
+    )
+    exec(compile(program, "docs/state.md", "exec"), {"__name__": "chapter"})
+
+
 def test_the_examples_of_the_chapter_on_actors_run():
     declared, used = re.findall(r"```python\n(.*?)```", (DOCS / "actors.md").read_text(encoding="utf-8"), re.DOTALL)
     program = (
