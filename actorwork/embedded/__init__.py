@@ -2,6 +2,7 @@
 
     broker     what the runtime sees: publishing, dead letters, outcomes, replies, the diagnosis
     node       one incarnation of a process: its lease, its inlets, its settlements, as Trio sees them
+    replies    where outcomes arrive in this process
     writer     the thread that owns the connection: group commit, reading, leases, the clock of delayed messages
     store      what is done inside a transaction, in SQL
     schema     the tables, and how a file of an earlier version comes by them

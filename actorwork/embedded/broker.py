@@ -17,7 +17,8 @@ import trio
 from actorwork.abc import EventSink, Finding, Subscription
 from actorwork.embedded.location import Location, parse
 from actorwork.embedded.node import EmbeddedNode, open_node
-from actorwork.embedded.store import Letterhead, Parcel, Store, in_chunks, parcel
+from actorwork.embedded.replies import LocalReplies
+from actorwork.embedded.store import Parcel, Store, in_chunks, parcel
 from actorwork.embedded.values import EmbeddedValues
 from actorwork.embedded.writer import Writer
 from actorwork.events import BrokerTrouble
@@ -65,6 +66,10 @@ class EmbeddedBroker:
         return self._location.url
 
     @property
+    def shared_url(self) -> str | None:
+        return None if self._location.path is None else self.url
+
+    @property
     def dead_letters(self) -> EmbeddedDeadLetters:
         return self._dead_letters
 
@@ -93,9 +98,9 @@ class EmbeddedBroker:
         return open_node(self._writer, subscriptions, lease=lease, emit=emit)
 
     @asynccontextmanager
-    async def open_replies(self) -> AsyncGenerator[EmbeddedReplies]:
+    async def open_replies(self) -> AsyncGenerator[LocalReplies]:
         address = uuid.uuid4().hex
-        replies = EmbeddedReplies(address)
+        replies = LocalReplies(address)
         # The writer looks at this from its thread; a dict's single operations are whole. The order wakes it.
         self._writer.addresses[address] = replies.arrived
         self._writer.tell(_nothing)
@@ -111,8 +116,6 @@ class EmbeddedBroker:
         return await self._writer.ask(lambda store: store.backlog(source), writes=False)
 
     async def release_lease(self, incarnation: str) -> bool:
-        """Declare a node dead, as its parent may that saw it die; return whether it had a lease."""
-
         def release(store: Store) -> bool:
             number = store.node_number(incarnation)
             return number is not None and store.end_lease(number)
@@ -130,56 +133,6 @@ class EmbeddedBroker:
         return await trio.to_thread.run_sync(
             _examine, path, str(mode), self._location.synchronous, abandon_on_cancel=True
         )
-
-
-class EmbeddedReplies:
-    """Implements `actorwork.abc.Replies`."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self._waiting: dict[tuple[str, str], set[EmbeddedWaiting]] = {}
-
-    def __repr__(self) -> str:
-        return f"<EmbeddedReplies {self.address}, {len(self._waiting)} awaited>"
-
-    def expect(self, source: str, message_id: str) -> EmbeddedWaiting:
-        waiting = EmbeddedWaiting(self, (source, message_id))
-        self._waiting.setdefault((source, message_id), set()).add(waiting)
-        return waiting
-
-    def arrived(self, letter: Letterhead) -> None:
-        _, source, message_id, outcome = letter
-        for waiting in self._waiting.pop((source, message_id), ()):
-            waiting.arrived(outcome)
-
-    def forget(self, waiting: EmbeddedWaiting) -> None:
-        same = self._waiting.get(waiting.key)
-        if same is not None:
-            same.discard(waiting)
-            if not same:
-                del self._waiting[waiting.key]
-
-
-class EmbeddedWaiting:
-    """Implements `actorwork.abc.Waiting`."""
-
-    def __init__(self, replies: EmbeddedReplies, key: tuple[str, str]) -> None:
-        self.key = key
-        self._replies = replies
-        self._outcome: Outcome | None = None
-        self._event = trio.Event()
-
-    def arrived(self, outcome: Outcome) -> None:
-        self._outcome = outcome
-        self._event.set()
-
-    async def outcome(self) -> Outcome:
-        await self._event.wait()
-        assert self._outcome is not None  # noqa: S101 - set before the event is
-        return self._outcome
-
-    def close(self) -> None:
-        self._replies.forget(self)
 
 
 class EmbeddedDeadLetters:

@@ -7,6 +7,7 @@ loss: what does not fit is handed back, in its place.
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -103,6 +104,9 @@ class EmbeddedNode:
                 self._emit(
                     events.BrokerTrouble("releasing the lease", str(error), f"it ends by itself in {lease.length} s")
                 )
+
+    def now(self) -> float:
+        return time.time()
 
     async def stop_intake(self) -> None:
         if self._closed:

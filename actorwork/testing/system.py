@@ -99,7 +99,7 @@ class TestSystem:
         Time passes as it must. What is not done within so many seconds raises `AssertionError`, which says what that
         is. Timers and helper tasks of actors are their own business: they are not waited for.
         """
-        rounds = ROUNDS + self.broker.delayed
+        rounds = ROUNDS + len(self.broker.delayed)
         for _ in range(rounds):
             with trio.move_on_after(within) as scope:
                 await wait_all_tasks_blocked()

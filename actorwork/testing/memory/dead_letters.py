@@ -1,0 +1,60 @@
+"""What nobody could handle, as the broker in memory keeps it: each letter with the entry that it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from actorwork.message import DeadLetter
+from actorwork.policy.attempts import headers_of_first_attempt
+from actorwork.testing.memory.entries import Entry, Source
+
+if TYPE_CHECKING:
+    from actorwork.testing.memory.broker import MemoryBroker
+
+
+class MemoryDeadLetters:
+    """Implements `actorwork.abc.DeadLetters`; `all` is the same without waiting."""
+
+    def __init__(self, sources: Mapping[str, Source], broker: MemoryBroker) -> None:
+        self._sources = sources
+        self._broker = broker
+
+    def __repr__(self) -> str:
+        return f"<MemoryDeadLetters: {len(self.all)}>"
+
+    @property
+    def all(self) -> Sequence[DeadLetter]:
+        """All of them, by source and age."""
+        return [letter for name in sorted(self._sources) for letter, _ in self._sources[name].dead.values()]
+
+    async def list(self, source: str | None = None, *, limit: int = 100) -> Sequence[DeadLetter]:
+        await trio.lowlevel.checkpoint()
+        return [letter for letter in self.all if source in (None, letter.source)][:limit]
+
+    async def get(self, source: str, entry: str) -> DeadLetter | None:
+        await trio.lowlevel.checkpoint()
+        found = self._sources[source].dead.get(entry) if source in self._sources else None
+        return None if found is None else found[0]
+
+    async def replay(self, source: str, entries: Sequence[str]) -> int:
+        found = await self._remove(source, entries)
+        for letter, entry in found:
+            # Somebody wants it to be run now: when it would have been too late is of no account.
+            headers = headers_of_first_attempt(letter.headers)
+            self._broker.append(
+                attrs.evolve(entry, headers=headers, group=letter.group, expires=None, unique=None, goes_first=False)
+            )
+        self._broker.pump()
+        return len(found)
+
+    async def drop(self, source: str, entries: Sequence[str]) -> int:
+        return len(await self._remove(source, entries))
+
+    async def _remove(self, source: str, entries: Sequence[str]) -> Sequence[tuple[DeadLetter, Entry]]:
+        await trio.lowlevel.checkpoint()
+        dead = self._sources[source].dead if source in self._sources else {}
+        return [dead.pop(entry) for entry in entries if entry in dead]
