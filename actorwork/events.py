@@ -202,6 +202,18 @@ class Overdue:
 
 
 @attrs.frozen(eq=False)
+class LoopStalled:
+    """The loop of this node stood still for `seconds`, at `stack`: something blocked it, and nothing else could run.
+
+    It `lasts` where the loop has not gone on yet; then no receiver but the logs is told.
+    """
+
+    seconds: float
+    stack: str
+    lasts: bool
+
+
+@attrs.frozen(eq=False)
 class Undelivered:
     """A local message that nobody will handle: its actor ended before."""
 
@@ -239,6 +251,7 @@ Event: TypeAlias = (
     | StuckChild
     | Settled
     | Overdue
+    | LoopStalled
     | Undelivered
     | ShutdownStage
 )

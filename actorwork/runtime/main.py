@@ -58,6 +58,7 @@ def run(
     grace: float = 25.0,
     intensity: Intensity | None = None,
     emit: EventSink | None = None,
+    loop_stall: float = 0.5,
 ) -> None:
     """Run a tree of actors until SIGTERM or SIGINT; the arguments are those of `open_system`.
 
@@ -68,7 +69,7 @@ def run(
     forced = False
     try:
         with _watched_end(grace + _MARGIN) as signalled:
-            forced = trio.run(partial(_main, tree, broker, lease, grace, intensity, emit, signalled))
+            forced = trio.run(partial(_main, tree, broker, lease, grace, intensity, emit, loop_stall, signalled))
     except KeyboardInterrupt:
         # No signal of ours: those are taken above. A handler raised it, and would raise it again after a restart.
         log.error("stopped by a KeyboardInterrupt that was raised within the tree; what was in hand was handed back")  # noqa: TRY400
@@ -89,6 +90,7 @@ async def _main(
     grace: float,
     intensity: Intensity | None,
     emit: EventSink | None,
+    loop_stall: float,
     signalled: Callable[[str], None],
 ) -> bool:
     system: System | None = None
@@ -101,7 +103,13 @@ async def _main(
                 nursery.start_soon(_obey, signals, systems, starting)
                 with starting:
                     async with open_system(
-                        tree, broker=broker, lease=lease, grace=grace, intensity=intensity, emit=emit
+                        tree,
+                        broker=broker,
+                        lease=lease,
+                        grace=grace,
+                        intensity=intensity,
+                        emit=emit,
+                        loop_stall=loop_stall,
                     ) as system:
                         systems.append(system)
                         await system.wait_stopped()

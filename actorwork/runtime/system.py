@@ -44,6 +44,7 @@ from actorwork.policy.exits import Exit, Kind
 from actorwork.policy.restart import Intensity
 from actorwork.policy.settlement import is_cancellation, only_leaf
 from actorwork.runtime.brokers import open_broker
+from actorwork.runtime.stalls import watch_stalls
 from actorwork.runtime.tree import Branch, branch_of, pool_of, supervisor_of
 from actorwork.telemetry.logs import LogSink
 
@@ -71,10 +72,12 @@ def _at_least(low: float) -> Any:
 
 @attrs.frozen(kw_only=True)
 class Options:
-    """How a system runs. `lease` and `grace` are in seconds, `grace` may be infinite."""
+    """How a system runs. `lease`, `grace` and `loop_stall` are in seconds; the last two may be infinite."""
 
     lease: float = attrs.field(default=10.0, validator=_at_least(0.2))
     grace: float = attrs.field(default=25.0, validator=_at_least(0.0))
+    loop_stall: float = attrs.field(default=0.5, validator=_at_least(0.05))
+    """From how long on it is reported that the loop stands still."""
 
     @property
     def drain(self) -> float:
@@ -255,6 +258,10 @@ class System:
         until = math.inf
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            if not math.isinf(self._options.loop_stall):
+                # The loop may never go on, and a thread may tell nobody but the logs.
+                logs = LogSink(f"{socket.gethostname()}:{os.getpid()}")
+                nursery.start_soon(watch_stalls, self._options.loop_stall, self._emit, logs)
             nursery.start_soon(self._services.watchdog.run)
             nursery.start_soon(self._services.timers.run)
             nursery.start_soon(self._services.expiries.run)
@@ -388,6 +395,7 @@ async def open_system(
     grace: float = 25.0,
     intensity: Intensity | None = None,
     emit: EventSink | None = None,
+    loop_stall: float = 0.5,
 ) -> AsyncGenerator[System]:
     """Start a tree of actors, and end it in order when the block is left.
 
@@ -396,11 +404,12 @@ async def open_system(
     waits until all actors have started and the node reads. Leaving means that everything has ended. Raises
     `SettingsError`, `StartError`, `BrokerError` at the start; a tree that cannot be kept alive cancels the block and
     raises one `MaxRestartsExceeded` out of it, its cause chain down to the error of the actor. Cancelled: the staged
-    shutdown runs, shielded, within `grace` seconds; then the cancellation goes on.
+    shutdown runs, shielded, within `grace` seconds; then the cancellation goes on. A loop that stands still for
+    `loop_stall` seconds is reported.
     """
     root = root_of(tree, intensity)
     refuse_what_is_missing(actors_of(root))
-    system = System(root, Options(lease=lease, grace=grace), _sink(emit))
+    system = System(root, Options(lease=lease, grace=grace, loop_stall=loop_stall), _sink(emit))
     raised: BaseException | None = None
     failure: BaseException | None = None
     try:
@@ -445,6 +454,7 @@ async def serve(
     grace: float = 25.0,
     intensity: Intensity | None = None,
     emit: EventSink | None = None,
+    loop_stall: float = 0.5,
     task_status: trio.TaskStatus[System] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run a tree as a task of your own nursery: `system = await nursery.start(serve, tree)`.
@@ -452,6 +462,8 @@ async def serve(
     Runs until the system ends: `system.stop()`, a tree that cannot be kept alive (which raises as in `open_system`), or
     cancellation, which runs the staged shutdown first.
     """
-    async with open_system(tree, broker=broker, lease=lease, grace=grace, intensity=intensity, emit=emit) as system:
+    async with open_system(
+        tree, broker=broker, lease=lease, grace=grace, intensity=intensity, emit=emit, loop_stall=loop_stall
+    ) as system:
         task_status.started(system)
         await system.wait_stopped()

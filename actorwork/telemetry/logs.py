@@ -71,6 +71,7 @@ class LogSink:
             events.GaveUp: self._gave_up,
             events.StuckChild: self._stuck_child,
             events.Overdue: self._overdue,
+            events.LoopStalled: self._loop_stalled,
             events.Undelivered: self._undelivered,
             events.ShutdownStage: self._shutdown_stage,
         }
@@ -369,6 +370,18 @@ class LogSink:
             actor=event.title,
             message_id=event.message_id,
             error="ExecutionTimeout",
+        )
+
+    def _loop_stalled(self, event: events.LoopStalled) -> None:
+        self._say(
+            logging.WARNING,
+            "the loop has stood still for %s already, and nothing else runs until it goes on; below is where it stands"
+            if event.lasts
+            else "the loop stood still for %s, and nothing else could run; below is where. What blocks belongs into a "
+            "handler without async, or into trio.to_thread.run_sync",
+            (_span(event.seconds),),
+            failure=Failure("LoopStalled", "", event.stack),
+            error=f"stalled for {_span(event.seconds)}",
         )
 
     def _undelivered(self, event: events.Undelivered) -> None:

@@ -180,8 +180,17 @@ async def open_test_system(
         emit(event)
 
     with broker.faults.installed():
+        # How long something took by the real clock is no part of a test in virtual time.
         async with (
-            open_system(tree, broker=broker, lease=lease, grace=grace, intensity=intensity, emit=keep) as system,
+            open_system(
+                tree,
+                broker=broker,
+                lease=lease,
+                grace=grace,
+                intensity=intensity,
+                emit=keep,
+                loop_stall=math.inf,
+            ) as system,
             open_client(broker) as client,
         ):
             yield TestSystem(system, broker, client, events)

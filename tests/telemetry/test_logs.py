@@ -180,6 +180,8 @@ EVERY_EVENT: list[tuple[events.Event, str, str]] = [
     ),
     (events.StuckChild("root", "greeter", "file.py:3 in wait"), "ERROR", "greeter does not end"),
     (events.Overdue("ac70", "greeter", "3f-1", 31.0, "in a thread"), "WARNING", "for 31 s already"),
+    (events.LoopStalled(1.5, "a.py:3 in f\nb.py:4 in g", lasts=False), "WARNING", "stood still for 1.5 s, and"),
+    (events.LoopStalled(10.0, "a.py:3 in f\nb.py:4 in g", lasts=True), "WARNING", "has stood still for 10 s already"),
     (events.Undelivered("ac70", "greeter", "a\nb"), "WARNING", "nobody handles the local message 'a\\\\nb'"),
     (events.ShutdownStage("drain", "SIGTERM"), "INFO", "may finish"),
     (events.ShutdownStage("force", "SIGTERM"), "WARNING", "left behind"),
