@@ -106,7 +106,7 @@ class _Watch:
         return True
 
     def _frame(self) -> FrameType | None:
-        return sys._current_frames().get(self._watched)  # noqa: SLF001 - the only door to the frames of other threads
+        return sys._current_frames().get(self._watched)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - the only door to the frames of other threads
 
 
 def waits_for_io(frame: FrameType) -> bool:
