@@ -119,6 +119,11 @@ class Desk:
         await trio.sleep(seconds)
         assert not self.waiting, f"expected nothing, got {self.waiting}"
 
+    async def expect_nothing_more(self, seconds: float = QUIET) -> None:
+        before = list(self.waiting)
+        await trio.sleep(seconds)
+        assert self.waiting == before, f"expected nothing but {before}, got {self.waiting}"
+
 
 @asynccontextmanager
 async def open_desk(

@@ -1,0 +1,162 @@
+"""What is urgent is given first, and what is not has its turns."""
+
+from __future__ import annotations
+
+import trio
+
+from actorwork.events import HandedBack, Reclaimed
+from actorwork.message import Delivery, Envelope, Priority
+from actorwork.policy.settlement import Fail, Retry
+from actorwork.testing.conformance.desks import FAILURE, LATE, Desk, open_desk
+from actorwork.testing.conformance.questions import Questions
+
+CRITICAL, HIGH, NORMAL, LOW = Priority
+
+
+def _message(id: str, priority: Priority, source: str = "orders") -> Envelope:
+    return Envelope(source, id, b"1", headers={}, priority=priority)
+
+
+async def _taken_one_by_one(desk: Desk, count: int) -> list[Delivery]:
+    found: list[Delivery] = []
+    for _ in range(count):
+        delivery = await desk.take_one()
+        found.append(delivery)
+        await desk.settle(delivery)
+    return found
+
+
+class Priorities(Questions):
+    async def test_what_is_more_urgent_is_given_first(self) -> None:
+        sent = [_message(f"{level.name} {number}", level) for number in range(3) for level in reversed(Priority)]
+        async with self.open_broker() as broker:
+            await broker.publish(sent)
+            assert await broker.backlog("orders") == 12
+            async with open_desk(broker, "orders", room=1) as desk:
+                got = await _taken_one_by_one(desk, 12)
+                assert [one.id for one in got] == [
+                    f"{level.name} {number}" for level in Priority for number in range(3)
+                ]
+                assert [one.priority for one in got] == [level for level in Priority for _ in range(3)]
+                assert {one.source for one in got} == {"orders"}
+            assert await broker.backlog("orders") == 0
+
+    async def test_an_urgent_message_overtakes_what_was_not_read_yet(self) -> None:
+        async with self.open_broker() as broker, open_desk(broker, "orders", room=2) as desk:
+            await broker.publish(self.envelopes("orders", 50))
+            await desk.take(4)
+            await broker.publish([_message("urgent", HIGH)])
+            # What lies in the inlet is before it, and what was on its way there.
+            assert "urgent" in [one.id for one in await desk.take(8)]
+
+    async def test_what_is_less_urgent_has_its_turns(self) -> None:
+        async with self.open_broker() as broker:
+            await broker.publish([_message(f"h{number}", HIGH) for number in range(60)])
+            await broker.publish([_message(f"n{number}", NORMAL) for number in range(3)])
+            async with open_desk(broker, "orders", room=1) as desk:
+                got = [one.id for one in await _taken_one_by_one(desk, 36)]
+            assert got[:8] == [f"h{number}" for number in range(8)], "but not at once"
+            assert [name for name in got if name.startswith("n")] == ["n0", "n1", "n2"]
+
+    async def test_nothing_is_read_before_what_is_more_urgent_in_another_source(self) -> None:
+        async with self.open_broker() as broker:
+            await broker.publish([_message(f"{number}", NORMAL, "a") for number in range(5)])
+            await broker.publish([_message("urgent", CRITICAL, "b")])
+            async with open_desk(broker, "a", "b", room=1) as desk:
+                assert (await desk.take_one()).id == "urgent"
+
+    async def test_an_inlet_without_room_may_have_some_for_what_is_urgent(self) -> None:
+        async with self.open_broker() as broker, open_desk(broker, "orders", room=2) as desk:
+            desk.reserve = 2
+            await broker.publish([_message(f"n{number}", NORMAL) for number in range(20)])
+            await desk.wait(lambda: len(desk.waiting) >= 2, "a full inlet")
+            await broker.publish([_message("low", LOW), _message("high", HIGH), _message("critical", CRITICAL)])
+            names = {"high", "critical"}
+            await desk.wait(lambda: names <= {one.id for one in desk.waiting}, "the urgent ones in a full inlet")
+            assert len([one for one in desk.waiting if one.id not in names]) == 2
+            await broker.publish([_message("more", HIGH)])
+            await desk.expect_nothing_more()
+            # Room is made, of one kind or the other.
+            urgent = [one for one in desk.waiting if one.id in names]
+            desk.waiting = [one for one in desk.waiting if one.id not in names]
+            desk.node.resume(desk.subscription)
+            await desk.wait(lambda: "more" in {one.id for one in desk.waiting}, "the next urgent one")
+            assert len([one for one in desk.waiting if one.priority is NORMAL]) == 2
+            for delivery in urgent:
+                await desk.settle(delivery)
+
+    async def test_a_priority_is_kept_over_delays_retries_and_the_dead_letters(self) -> None:
+        async with self.open_broker() as broker, open_desk(broker, "orders") as desk:
+            await broker.publish([Envelope("orders", "1", b"1", priority=HIGH, delay=0.05)])
+            for delay in (0.0, 0.05):
+                delivery = await desk.take_one()
+                assert delivery.priority is HIGH
+                await desk.settle(delivery, Retry(delay, FAILURE))
+            delivery = await desk.take_one()
+            assert (delivery.priority, delivery.attempt) == (HIGH, 3)
+            await desk.settle(delivery, Fail(FAILURE))
+            (letter,) = await broker.dead_letters.list("orders")
+            assert (letter.id, letter.source) == ("1", "orders")
+            assert await broker.dead_letters.replay("orders", [letter.entry]) == 1
+            delivery = await desk.take_one()
+            assert (delivery.id, delivery.priority, delivery.attempt) == ("1", HIGH, 1)
+            await desk.settle(delivery)
+            assert await broker.backlog("orders") == 0
+
+    async def test_an_id_is_kept_once_whatever_its_priority(self) -> None:
+        async with self.open_broker() as broker, open_desk(broker, "orders") as desk:
+            assert await broker.publish([_message("1", LOW)]) == 1
+            assert await broker.publish([_message("1", CRITICAL), _message("1", NORMAL), _message("2", NORMAL)]) == 1
+            assert sorted(one.id for one in await _taken_one_by_one(desk, 2)) == ["1", "2"]
+            assert await broker.backlog("orders") == 0
+
+    async def test_every_group_is_given_what_is_urgent_also_one_that_does_not_read_now(self) -> None:
+        async with self.open_broker() as broker:
+            async with open_desk(broker, "orders", group="away"):
+                pass
+            async with open_desk(broker, "orders", group="first") as first:
+                await broker.publish([_message(level.name, level) for level in Priority])
+                await _taken_one_by_one(first, 4)
+                assert await broker.backlog("orders") == 4
+                async with open_desk(broker, "orders", group="late") as late:
+                    await _taken_one_by_one(late, 4)
+                async with open_desk(broker, "orders", group="away", room=1) as away:
+                    got = await _taken_one_by_one(away, 4)
+                assert [one.id for one in got] == [level.name for level in Priority]
+            assert await broker.backlog("orders") == 0
+
+    async def test_an_urgent_message_is_handed_back_and_reclaimed_as_others_are(self) -> None:
+        async with self.open_broker() as broker:
+            async with self.open_remote_desk("orders", lease=self.short_lease) as dead:
+                await broker.publish([_message("1", CRITICAL)])
+                assert await dead.take() == ["1"]
+                await dead.kill()
+            async with open_desk(broker, "orders") as desk:
+                delivery = await desk.take_one()
+                assert (delivery.id, delivery.crashes, delivery.priority) == ("1", 1, CRITICAL)
+                assert [(event.source, event.count) for event in desk.seen(Reclaimed)] == [("orders", 1)]
+                await desk.hand_back(delivery)
+                assert [(event.source, event.count) for event in desk.seen(HandedBack)] == [("orders", 1)]
+                delivery = await desk.take_one()
+                assert (delivery.id, delivery.crashes, delivery.priority) == ("1", 1, CRITICAL)
+                await desk.settle(delivery)
+            assert await broker.backlog("orders") == 0
+
+    async def test_a_reader_of_another_process_sees_the_first_urgent_message_soon(self) -> None:
+        async with self.open_remote_desk("orders") as desk, self.open_broker() as broker:
+            await broker.publish([_message("normal", NORMAL)])
+            assert await desk.take() == ["normal"]
+            await broker.publish([_message("urgent", CRITICAL)])
+            began = trio.current_time()
+            assert await desk.take() == ["urgent"]
+            assert trio.current_time() - began < 1 + LATE
+
+    async def test_the_order_of_a_key_goes_before_its_priorities(self) -> None:
+        async with self.open_broker() as broker, open_desk(broker, "orders") as desk:
+            levels = (LOW, CRITICAL, NORMAL)
+            await broker.publish(
+                [Envelope("orders", level.name, b"1", key="k", priority=level, headers={}) for level in levels]
+            )
+            got = await _taken_one_by_one(desk, 3)
+            assert [(one.id, one.priority) for one in got] == [(level.name, level) for level in levels]
+            assert await broker.backlog("orders") == 0
