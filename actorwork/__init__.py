@@ -36,7 +36,13 @@ from actorwork.actors.ref import ActorRef as ActorRef
 from actorwork.actors.routers import Pool as Pool, PoolRef as PoolRef
 from actorwork.actors.shared import Shared as Shared
 from actorwork.actors.watching import Restarted as Restarted, Terminated as Terminated
-from actorwork.clients import Client as Client, Receipt as Receipt, StreamRef as StreamRef, open_client as open_client
+from actorwork.clients import (
+    Client as Client,
+    Receipt as Receipt,
+    Spool as Spool,
+    StreamRef as StreamRef,
+    open_client as open_client,
+)
 from actorwork.errors import (
     ActorCrashed as ActorCrashed,
     ActorStopped as ActorStopped,
@@ -63,6 +69,8 @@ from actorwork.errors import (
     Retry as Retry,
     SettingsError as SettingsError,
     Shutdown as Shutdown,
+    SpoolError as SpoolError,
+    SpoolFull as SpoolFull,
     StartError as StartError,
 )
 from actorwork.message import (
@@ -154,6 +162,9 @@ __all__ = [
     "SettingsError",
     "Shared",
     "Shutdown",
+    "Spool",
+    "SpoolError",
+    "SpoolFull",
     "StartError",
     "StreamRef",
     "Supervisor",

@@ -19,6 +19,8 @@
     ├── LockTimeout            a lock was not free in time (also a TimeoutError)
     ├── LockLost               a lock belongs to somebody else by now
     ├── BrokerError            the broker refuses or cannot do what is needed
+    │   └── SpoolError         the file where messages wait for it cannot be used
+    │       └── SpoolFull      it has no room
     └── MissingExtra           an optional dependency is not installed (also an ImportError)
 
 Verdicts (`Retry`, `Reject`, `Fail`) are signals, not errors: a handler raises one to say how its
@@ -160,7 +162,27 @@ class LockLost(ActorworkError):
 
 
 class BrokerError(ActorworkError):
-    """The broker refuses, or is set up so that messages would be lost; the text says what to do."""
+    """The broker refuses, or is set up so that messages would be lost; the text says what to do.
+
+    `may_pass`: it is a state of the broker (no memory, loading, a busy file), not of what it was asked.
+    """
+
+    def __init__(self, text: str = "", *, may_pass: bool = False) -> None:
+        super().__init__(text)
+        self.may_pass = may_pass
+
+
+class SpoolError(BrokerError):
+    """The file in which messages wait for the broker cannot be used; what was being sent was not kept there."""
+
+
+class SpoolFull(SpoolError):
+    """The spool has no room for a message, which was not kept; `messages` and `bytes` are what it holds."""
+
+    def __init__(self, text: str, *, messages: int, bytes: int) -> None:
+        super().__init__(text)
+        self.messages = messages
+        self.bytes = bytes
 
 
 class MissingExtra(ActorworkError, ImportError):

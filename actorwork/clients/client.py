@@ -9,7 +9,7 @@ async with open_client("redis://localhost:6379/0") as client:
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
 from typing import Any, TypeVar, Unpack, overload
 
@@ -21,8 +21,10 @@ from actorwork.actors.actor import Actor
 from actorwork.actors.handlers import handlers_of
 from actorwork.actors.lock import Lock
 from actorwork.actors.shared import Shared
+from actorwork.clients.late import LateBroker, open_late_broker, place_of
 from actorwork.clients.outbox import Outbox, source_name
 from actorwork.clients.refs import StreamRef
+from actorwork.clients.spool import Spool, Spooler, SpoolMode, file_for, open_spooler, spool_of
 from actorwork.policy.sending import PLAIN, Sending, SendOptions
 from actorwork.policy.settlement import leaves
 from actorwork.runtime.brokers import open_broker
@@ -40,15 +42,28 @@ class Client:
         self._random = Random()
 
     def __repr__(self) -> str:
-        return f"<Client {self._outbox.publisher} of {self._outbox.broker.url}>"
+        return f"<Client {self._outbox.publisher} of {self._outbox.url}>"
 
     @property
     def broker(self) -> Broker:
+        """The broker; raises `BrokerError` while it has not been reached yet, which happens with a spool only."""
         return self._outbox.broker
 
-    def statistics(self) -> Mapping[str, int]:
-        """Return counters: messages sent, and those among them that were asked."""
-        return {"sent": self._outbox.sent, "asked": self._outbox.asked}
+    def statistics(self) -> Mapping[str, float]:
+        """Return counters: messages sent, and those among them that were asked; with a spool, also how that stands.
+
+        That is: `spooled` and `replayed` (what went into the file and left it here), `spool_messages`, `spool_bytes`
+        and `spool_set_aside` (what is in the file), `spool_age` (seconds that the oldest one has waited).
+        """
+        spooler = self._outbox.spooler
+        counts = {"sent": self._outbox.sent, "asked": self._outbox.asked}
+        return counts if spooler is None else {**counts, **spooler.statistics()}
+
+    async def wait_replayed(self) -> None:
+        """Wait until the broker has everything that waits in the spool; what was set aside stays there."""
+        await trio.lowlevel.checkpoint()
+        if self._outbox.spooler is not None:
+            await self._outbox.spooler.wait_replayed()
 
     @overload
     def ref(self, actor: type[A]) -> StreamRef[A]: ...
@@ -87,17 +102,36 @@ class Client:
 
 
 @asynccontextmanager
-async def open_client(broker: str | Broker | None = None) -> AsyncGenerator[Client]:
+async def open_client(
+    broker: str | Broker | None = None, *, spool: Spool | SpoolMode | None = None
+) -> AsyncGenerator[Client]:
     """Open a client of a broker, named by its url; without one, of the embedded broker.
 
-    A broker that is open already is used, and left open. On the way out, asks that still wait are cancelled.
+    A broker that is open already is used, and left open. While the broker is away this waits, and so does whatever
+    is sent; with a `spool` ("when_down", "always", or a `Spool` that says more) messages wait in a local file instead.
+    On the way out, asks that still wait are cancelled.
     """
     error: BaseException | None = None
     # The nursery is the inner one: its tasks use the broker to their end.
-    async with open_broker(broker, emit=LogSink("client")) as opened, trio.open_nursery() as nursery:
-        client = Client(Outbox(opened, nursery))
+    async with AsyncExitStack() as stack:
+        emit = LogSink("client")
+        chosen = spool_of(spool)
+        spooler: Spooler | None = None
+        if chosen is None:
+            late = LateBroker("")
+            late.arrived(await stack.enter_async_context(open_broker(broker, emit=emit)))
+        else:
+            late = await stack.enter_async_context(open_late_broker(broker, patience=chosen.patience, emit=emit))
+            path = file_for(chosen, place_of(broker))
+            spooler = await stack.enter_async_context(open_spooler(chosen, path, late, emit))
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        if spooler is not None:
+            nursery.start_soon(spooler.run)
+        client = Client(Outbox(late, nursery, spooler))
         try:
             yield client
+            if spooler is not None:
+                await spooler.linger()
         except BaseException as raised:
             # A cancellation may be the nursery's own. Anything else is the caller's, and must not come out in a group.
             if holds_cancellation(raised):

@@ -8,22 +8,35 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import trio
 
 from actorwork import codec
 from actorwork.abc import Broker, Replies
-from actorwork.errors import AskTimeout, CodecError, MessageFailed, NotUnique
+from actorwork.clients.late import LateBroker
+from actorwork.clients.spool import Spooler
+from actorwork.errors import AskTimeout, BrokerError, CodecError, MessageFailed, NotUnique
 from actorwork.message import NO_HEADERS, REPLY_TO, Envelope, Json, MessageIds, Outcome, Priority
 from actorwork.policy.sending import LONGEST_NAME, PLAIN, Sending
 from actorwork.settings import SOURCE
 
 
-class Outbox:
-    """The sending half of a client, used by its refs."""
+class Way(Protocol):
+    """What takes a client's messages: the broker, or the spool before it."""
 
-    def __init__(self, broker: Broker, nursery: trio.Nursery) -> None:
-        self.broker = broker
+    async def publish(self, envelopes: Sequence[Envelope]) -> int: ...
+
+    async def publish_unique(self, envelope: Envelope) -> str: ...
+
+
+class Outbox:
+    """The sending half of a client, used by its refs. Without a spooler, the broker is there from the beginning."""
+
+    def __init__(self, late: LateBroker, nursery: trio.Nursery, spooler: Spooler | None = None) -> None:
+        self.spooler = spooler
+        self._late = late
+        self._way: Way = self.broker if spooler is None else spooler
         self.publisher = secrets.token_hex(8)
         self.sent = 0
         self.asked = 0
@@ -31,6 +44,21 @@ class Outbox:
         self._ids = MessageIds(self.publisher)
         self._replies: Replies | None = None
         self._opening = trio.Lock()
+
+    @property
+    def url(self) -> str:
+        return self._late.url
+
+    @property
+    def broker(self) -> Broker:
+        """The broker; raises `BrokerError` before it is there."""
+        if self._late.broker is None:
+            raise BrokerError(f"{self._late.url} has not been reached yet; messages wait in the spool", may_pass=True)
+        return self._late.broker
+
+    async def reached(self) -> Broker:
+        """Return the broker, once it is there."""
+        return self._late.broker or await self._late.wait()
 
     def envelope(
         self,
@@ -49,19 +77,21 @@ class Outbox:
 
     async def send(self, envelopes: Sequence[Envelope]) -> None:
         """Publish, and count. Cancelled: any part of it may have been kept."""
-        await self.broker.publish(envelopes)
+        await self._way.publish(envelopes)
         self.sent += len(envelopes)
 
-    async def send_one(self, envelope: Envelope) -> str:
+    async def send_one(self, envelope: Envelope, way: Way | None = None) -> str:
         """Publish a message, and return the id under which it is kept: its own, or that of the one it is the same as.
 
         Raises `NotUnique` where there is such a one, and the sender wanted to be told.
         """
+        way = way or self._way
         unique = envelope.unique
         if unique is None:
-            await self.send([envelope])
+            await way.publish([envelope])
+            self.sent += 1
             return envelope.id
-        kept = await self.broker.publish_unique(envelope)
+        kept = await way.publish_unique(envelope)
         if kept == envelope.id:
             self.sent += 1
         elif unique.on_conflict == "reject":
@@ -75,14 +105,19 @@ class Outbox:
     async def ask(
         self, whom: str, source: str, message: object, timeout: float, sending: Sending, priority: Priority
     ) -> tuple[str, Outcome]:
-        """Send a message, wait for its outcome, return its id and that. Cancelled: the message may still be handled."""
+        """Send a message, wait for its outcome, return its id and that. Cancelled: the message may still be handled.
+
+        It never waits in a spool, where it could outlive whoever asks, but for those of its source that do.
+        """
         with trio.move_on_after(timeout):
+            if self.spooler is not None:
+                await self.spooler.wait_turn(source)
             replies = self._replies or await self._open_replies()
             envelope = self.envelope(source, message, sending, ours={REPLY_TO: replies.address}, priority=priority)
             # Before it is sent: the reply may be faster than the broker's own answer.
             waiting = replies.expect(source, envelope.id)
             try:
-                await self.send_one(envelope)
+                await self.send_one(envelope, self.broker)
                 self.asked += 1
                 return envelope.id, await waiting.outcome()
             finally:
@@ -105,7 +140,7 @@ class Outbox:
         return replies
 
     async def _keep_replies_open(self, *, task_status: trio.TaskStatus[Replies]) -> None:
-        async with self.broker.open_replies() as replies:
+        async with (await self.reached()).open_replies() as replies:
             task_status.started(replies)
             try:
                 await trio.sleep_forever()

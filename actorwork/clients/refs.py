@@ -50,13 +50,14 @@ class StreamRef(Generic[A_co]):
         self._handlers = handlers
 
     def __repr__(self) -> str:
-        return f"<StreamRef to {self.title!r} by {self.source!r} at {self._outbox.broker.url}>"
+        return f"<StreamRef to {self.title!r} by {self.source!r} at {self._outbox.url}>"
 
     async def tell(self, message: Message[A_co, Any] | Untyped, **options: Unpack[SendOptions]) -> None:
         """Send a message; the broker keeps it when this returns. The options are those of `SendOptions`.
 
         Raises `MessageRefused` where the actor has no handler for it, and `NotUnique`. While the broker is away this
-        waits. Cancelled: the message may have been kept; sending it again with the same `id` keeps it once.
+        waits; with a spool, the message does. Cancelled: it may have been kept; sending it again with the same `id`
+        keeps it once.
         """
         self._check(message)
         await self._outbox.send_one(self._envelope(message, options))
@@ -132,14 +133,14 @@ class Receipt(Generic[R_co]):
 
     async def status(self) -> Status:
         """Return how it stands."""
-        outcome = await self._outbox.broker.find_outcome(self.source, self.id)
+        outcome = await (await self._outbox.reached()).find_outcome(self.source, self.id)
         return "pending" if outcome is None else outcome.status
 
     async def cancel(self) -> bool:
         """Drop the message if the broker still holds it back (it is delayed, waits for a retry, or behind others of its
         key); return whether it did. What is ready or in hand is not stopped.
         """
-        return await self._outbox.broker.delayed.cancel(self.source, self.id)
+        return await (await self._outbox.reached()).delayed.cancel(self.source, self.id)
 
     async def result(self, *, timeout: float = 30) -> R_co:
         """Wait for the message's outcome and return the reply; may be called again, and from many tasks.
@@ -149,7 +150,7 @@ class Receipt(Generic[R_co]):
         began = trio.current_time()
         with trio.move_on_after(timeout):
             while True:
-                outcome = await self._outbox.broker.find_outcome(self.source, self.id)
+                outcome = await (await self._outbox.reached()).find_outcome(self.source, self.id)
                 if outcome is not None:
                     value: Any = reply(outcome, self._reply_type, whom=self._whom, message_id=self.id)
                     return value  # pyright: ignore[reportUnknownVariableType] # what the handler's annotation says

@@ -144,8 +144,9 @@ def explained(location: Location, error: Exception) -> BrokerError:
         return error
     if not isinstance(error, sqlite3.Error):
         return BrokerError(f"{location}: {type(error).__name__}: {error}")
-    advice = _ADVICE.get(_code(error), "")
-    return BrokerError(f"{location}: {error}" + (f"; {advice}" if advice else ""))
+    code = _code(error)
+    advice = _ADVICE.get(code, "")
+    return BrokerError(f"{location}: {error}" + (f"; {advice}" if advice else ""), may_pass=code in _PASSING)
 
 
 def _code(error: sqlite3.Error) -> int:
@@ -153,6 +154,9 @@ def _code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
+_PASSING: Final = frozenset(
+    {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM}
+)
 _ADVICE: Final = {
     sqlite3.SQLITE_BUSY: f"another process has held its lock for {PATIENCE:.0f} s: find out which one hangs",
     sqlite3.SQLITE_CANTOPEN: "see that the directory exists and that this user may read and write in it",

@@ -23,7 +23,7 @@ from actorwork.streams import scripts
 from actorwork.streams.client import Client, Script
 from actorwork.streams.entries import due_of, fields_of, mark_of
 from actorwork.streams.keys import SourceKeys
-from actorwork.streams.redis_py import NoScriptError, RedisError
+from actorwork.streams.redis_py import NoScriptError, RedisError, may_pass
 
 _AT_ONCE: Final = 200
 _BYTES_AT_ONCE: Final = 8 * 1024 * 1024
@@ -64,7 +64,9 @@ class Publisher:
                 return await self._client.run_script(script, keys, args, idempotent=True)
         except RedisError as error:
             sources = sorted({envelope.source for envelope in envelopes})
-            raise BrokerError(f"cannot publish to {', '.join(sources[:3])}: {error}") from error
+            raise BrokerError(
+                f"cannot publish to {', '.join(sources[:3])}: {error}", may_pass=may_pass(error)
+            ) from error
 
     async def _run_many(self, calls: Sequence[_Call]) -> int:
         commands = (("EVALSHA", script.sha, len(keys), *keys, *args) for script, keys, args in calls)

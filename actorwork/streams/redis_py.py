@@ -85,6 +85,16 @@ tcp_connection = cast("Callable[..., RedisPyConnection]", Connection)
 parse_error = cast("Callable[[str], Exception]", DefaultParser.parse_error)
 
 
+_STATES = ("OOM", "BUSY", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "READONLY", "NOPERM", "TRYAGAIN")
+"""What a server says of itself, and not of what it was asked. 6.2 puts it into the middle of its sentence."""
+
+
+def may_pass(error: RedisError) -> bool:
+    """Say whether the same command may succeed another time."""
+    text = str(error)
+    return type(error) is not ResponseError or any(state in text for state in _STATES)
+
+
 def connection_options(url: str) -> dict[str, Any]:
     """Parse a `redis://`, `rediss://` or `unix://` url into the options of a connection and its `connection_class`."""
     return cast("Callable[[str], dict[str, Any]]", parse_url)(url)

@@ -29,14 +29,12 @@ from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
 from actorwork.streams import entries, keys, scripts
 from actorwork.streams.client import Client
 from actorwork.streams.custody import Counters, Custody, Item, Keep
-from actorwork.streams.redis_py import RedisError, ResponseError
+from actorwork.streams.redis_py import RedisError, may_pass
 
 _PLAIN_AT_ONCE: Final = 1000
 _OTHERS_AT_ONCE: Final = 200
 _PUBLISHED_AT_ONCE: Final = 1000
 _GIVE_UP_AFTER: Final = 5
-_STATES: Final = ("OOM", "BUSY", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "READONLY", "NOPERM", "TRYAGAIN")
-"""What a server says of itself, and not of the script. 6.2 puts it into the middle of its sentence."""
 _PAUSES: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 _BEFORE: Final = crash_point("settle.before")
 _AFTER: Final = crash_point("settle.after")
@@ -163,7 +161,7 @@ class Settler:
                 raise _RefusedError(f"it cannot be sent: {error}") from error
             except RedisError as error:
                 attempt += 1
-                if not _may_pass(error) and (total > 1 or attempt >= _GIVE_UP_AFTER):
+                if not may_pass(error) and (total > 1 or attempt >= _GIVE_UP_AFTER):
                     raise _RefusedError(str(error)) from error
                 pause = _PAUSES[min(attempt, len(_PAUSES)) - 1]
                 self._emit(BrokerTrouble(f"settling {total} of {custody.source}", str(error), f"again in {pause} s"))
@@ -247,11 +245,6 @@ class Settler:
 
 class _RefusedError(Exception):
     """The script fails for this batch."""
-
-
-def _may_pass(error: RedisError) -> bool:
-    text = str(error)
-    return type(error) is not ResponseError or any(state in text for state in _STATES)
 
 
 def _is_asked_for(delivery: Delivery) -> bool:

@@ -1,0 +1,396 @@
+"""The spool's file: messages that wait for their broker, one row each, in the order in which they came.
+
+    messages    what waits, by `seq`; one with `refused` is set aside: the broker would not have it
+    totals      how many there are, and how large they are together; triggers keep it, since every message asks for it
+
+A message is in the file until its broker has confirmed it. That it came and that it went is on the disk when the call
+returns (write-ahead log, synchronous=FULL). Several processes may have the file open: anybody adds, but only who holds
+the claim replays. The claim is a lock on `<file>-claim`, which the kernel takes from a process that ends, however it
+ends.
+
+Every method blocks, and is called by one thread at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeVar
+
+import attrs
+
+from actorwork.embedded.location import PATIENCE, Location, explained, is_busy
+from actorwork.errors import SpoolError
+from actorwork.message import Envelope, Priority, Unique
+
+T = TypeVar("T")
+
+APPLICATION: Final = 0x61637370
+"""SQLite's application id of our spools: "acsp"."""
+VERSION: Final = 1
+
+SCHEMA: Final = (
+    """create table messages (
+        seq integer primary key autoincrement, source text not null, id text not null, fields text not null,
+        data blob not null, size integer not null, born real not null, refused text)""",
+    "create unique index messages_by_id on messages (source, id)",
+    "create index messages_waiting on messages (source, seq) where refused is null",
+    "create index messages_refused on messages (seq) where refused is not null",
+    "create table totals (one integer primary key check (one = 1), messages integer not null, bytes integer not null)",
+    "insert into totals values (1, 0, 0)",
+    """create trigger came after insert on messages begin
+        update totals set messages = messages + 1, bytes = bytes + new.size; end""",
+    """create trigger went after delete on messages begin
+        update totals set messages = messages - 1, bytes = bytes - old.size; end""",
+)
+
+_COLUMNS: Final = frozenset({"source", "id", "data"})
+"""What of an envelope has a column of its own."""
+
+
+class Row(NamedTuple):
+    """An envelope in columns; `born` is by this machine's clock, in seconds since the epoch."""
+
+    source: str
+    id: str
+    fields: str
+    data: bytes
+    size: int
+    born: float
+
+
+@attrs.frozen
+class Spooled:
+    """A message in the spool; with `refused`, set aside for that reason."""
+
+    seq: int
+    source: str
+    id: str
+    fields: str
+    data: bytes
+    born: float
+    refused: str | None = None
+
+    def envelope(self, now: float) -> Envelope:
+        """Return the envelope as it is to be sent now. Raises TypeError or ValueError for what nobody here wrote."""
+        return _restored(self, now)
+
+
+@attrs.frozen
+class SpoolStatus:
+    """How a spool stands: all messages and bytes, those set aside among them, and when the oldest that waits came."""
+
+    messages: int
+    bytes: int
+    refused: int
+    oldest: float | None
+
+    @property
+    def waiting(self) -> int:
+        return self.messages - self.refused
+
+
+def row_of(envelope: Envelope, now: float) -> Row:
+    """Put an envelope into columns. Raises TypeError or ValueError for what JSON or the file cannot hold."""
+    fields: dict[str, Any] = {}
+    # Whatever an envelope has: a field that is new in it must not get lost here.
+    for attribute in attrs.fields(Envelope):
+        value: Any = getattr(envelope, attribute.name)
+        if attribute.name in _COLUMNS or value == attribute.default:
+            continue
+        if attribute.name == "headers":
+            value = dict(value)
+        elif isinstance(value, Unique):
+            value = attrs.asdict(value)
+        fields[attribute.name] = value
+    text = json.dumps(fields, allow_nan=False)
+    names = len(f"{envelope.source}{envelope.id}".encode())
+    return Row(envelope.source, envelope.id, text, envelope.data, len(envelope.data) + len(text) + names, now)
+
+
+def _restored(spooled: Spooled, now: float) -> Envelope:
+    fields: dict[str, Any] = json.loads(spooled.fields)
+    passed = max(0.0, now - spooled.born)
+    # Both count from the moment of the tell. Of a message whose time is over the broker is told all the same: there it
+    # is counted, and whoever waits for its outcome is answered.
+    if "delay" in fields:
+        fields["delay"] = max(0.0, fields["delay"] - passed)
+    if fields.get("lifetime") is not None:
+        fields["lifetime"] = max(0.001, fields["lifetime"] - passed)
+    if "priority" in fields:
+        fields["priority"] = Priority(fields["priority"])
+    if fields.get("unique") is not None:
+        fields["unique"] = Unique(**fields["unique"])
+    return Envelope(source=spooled.source, id=spooled.id, data=spooled.data, **fields)
+
+
+class SpoolFile:
+    """A spool, open. Raises `SpoolError`, which names the file and what to do, here and in every method."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self._claim: int | None = None
+        self._connection = _connect(self.path)
+        try:
+            self._identity = _identity(self.path)
+        except OSError as error:
+            self._connection.close()
+            raise SpoolError(f"the spool {self.path}: {error}") from error
+
+    def __repr__(self) -> str:
+        return f"<SpoolFile {self.path}{', claimed' if self._claim is not None else ''}>"
+
+    def close(self) -> None:
+        """Let go of the file, and of the claim."""
+        self.unclaim()
+        self._connection.close()
+
+    # ---- adding ----
+
+    def append(self, groups: Sequence[Sequence[Row]], *, max_messages: int, max_bytes: int) -> list[bool]:
+        """Keep groups of messages in one commit; return of each whether there was room: it is kept as a whole or not.
+
+        An id that the source has here already is kept once.
+        """
+        return self._write("keeping messages", lambda: self._append(groups, max_messages, max_bytes))
+
+    def _append(self, groups: Sequence[Sequence[Row]], max_messages: int, max_bytes: int) -> list[bool]:
+        messages, size = self._execute("select messages, bytes from totals").fetchone()
+        kept: list[bool] = []
+        for rows in groups:
+            wanted = sum(row.size for row in rows)
+            if messages + len(rows) > max_messages or size + wanted > max_bytes:
+                kept.append(False)
+                continue
+            self._connection.executemany(
+                "insert or ignore into messages (source, id, fields, data, size, born) values (?, ?, ?, ?, ?, ?)", rows
+            )
+            messages += len(rows)
+            size += wanted
+            kept.append(True)
+        return kept
+
+    # ---- replaying ----
+
+    def claim(self) -> bool:
+        """Become the one who replays, unless somebody else is; return whether we are."""
+        if self._claim is not None:
+            return True
+        name = f"{self.path}-claim"
+        try:
+            claim = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise SpoolError(f"the spool {self.path}: {name} cannot be opened: {error}") from error
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(claim)
+            if isinstance(error, BlockingIOError):
+                return False
+            raise SpoolError(f"the spool {self.path}: {name} cannot be locked: {error}") from error
+        self._claim = claim
+        return True
+
+    def unclaim(self) -> None:
+        """Let somebody else replay."""
+        if self._claim is not None:
+            os.close(self._claim)
+            self._claim = None
+
+    def first(self, limit: int, size: int) -> list[Spooled]:
+        """Return the messages that wait, the oldest first: so many, and about so many bytes of them."""
+        found: list[Spooled] = []
+        with self._explaining():
+            for row in self._execute(f"{_READ} where refused is null order by seq limit ?", (limit,)):
+                found.append(Spooled(*row))
+                size -= len(found[-1].data)
+                if size <= 0:
+                    break
+        return found
+
+    def remove(self, seqs: Iterable[int]) -> int:
+        """Forget messages; return how many there were."""
+        numbers = json.dumps(list(seqs))
+
+        def remove() -> int:
+            return self._execute(
+                "delete from messages where seq in (select value from json_each(?))", (numbers,)
+            ).rowcount
+
+        return self._write("taking messages out", remove)
+
+    def set_aside(self, seq: int, reason: str) -> None:
+        """Leave a message out of what is replayed."""
+        self._write(
+            "setting a message aside",
+            lambda: self._execute("update messages set refused = ? where seq = ?", (reason, seq)),
+        )
+
+    def take_up_again(self) -> int:
+        """Let what was set aside wait again, in its old place; return how many there were."""
+        return self._write(
+            "taking messages up again",
+            lambda: self._execute("update messages set refused = null where refused is not null").rowcount,
+        )
+
+    # ---- looking ----
+
+    def has_news(self, before: int) -> tuple[bool, int]:
+        """Return whether another process has written since this returned `before`, and what to ask with next time."""
+        with self._explaining():
+            now: int = self._execute("pragma data_version").fetchone()[0]
+        return now != before, now
+
+    def status(self) -> SpoolStatus:
+        with self._explaining():
+            messages, size = self._execute("select messages, bytes from totals").fetchone()
+            refused = self._execute("select count(*) from messages where refused is not null").fetchone()[0]
+            oldest = self._execute("select born from messages where refused is null order by seq limit 1").fetchone()
+        return SpoolStatus(messages, size, refused, oldest[0] if oldest else None)
+
+    def sources(self) -> set[str]:
+        """Return the sources with messages that wait."""
+        with self._explaining():
+            return {row[0] for row in self._execute("select distinct source from messages where refused is null")}
+
+    def has_waiting(self, source: str) -> bool:
+        with self._explaining():
+            found = self._execute("select 1 from messages where source = ? and refused is null limit 1", (source,))
+            return found.fetchone() is not None
+
+    def list(self, source: str | None = None, *, limit: int = 100) -> Sequence[Spooled]:
+        """Return messages, oldest first, of one source or of all, those set aside too."""
+        with self._explaining():
+            rows = self._execute(
+                f"{_READ} where ? is null or source = ? order by seq limit ?", (source, source, limit)
+            ).fetchall()
+        return [Spooled(*row) for row in rows]
+
+    def find(self, message_id: str) -> Sequence[Spooled]:
+        """Return the messages with an id: of several sources, perhaps."""
+        with self._explaining():
+            rows = self._execute(f"{_READ} where id = ? order by seq", (message_id,)).fetchall()
+        return [Spooled(*row) for row in rows]
+
+    # ---- the file ----
+
+    @property
+    def _execute(self) -> Callable[..., sqlite3.Cursor]:
+        return self._connection.execute
+
+    def _write(self, doing: str, work: Callable[[], T]) -> T:
+        self._expect_the_file()
+        with self._explaining(doing):
+            self._execute("begin immediate")
+            try:
+                done = work()
+                self._execute("commit")
+            except BaseException:
+                # A commit that fails for want of space has rolled back by itself.
+                if self._connection.in_transaction:
+                    self._execute("rollback")
+                raise
+        return done
+
+    def _expect_the_file(self) -> None:
+        """What is written to a file that was deleted is gone with this process, and nobody would be told."""
+        try:
+            is_there = _identity(self.path) == self._identity
+        except OSError:
+            is_there = False
+        if not is_there:
+            raise SpoolError(
+                f"the spool {self.path} was deleted or moved while in use: nothing is kept there; open the client anew"
+            )
+
+    @contextlib.contextmanager
+    def _explaining(self, doing: str = "reading") -> Any:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise _problem(self.path, error, f"{doing} failed: ") from error
+
+
+_READ: Final = "select seq, source, id, fields, data, born, refused from messages"
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino
+
+
+def _problem(path: Path, error: sqlite3.Error, doing: str = "") -> SpoolError:
+    return SpoolError(f"the spool {doing}{explained(Location(path), error)}")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    if path.is_dir():
+        raise SpoolError(f"the spool {path} is a directory; name a file in it")
+    if not path.parent.is_dir():
+        raise SpoolError(f"the spool {path}: {path.parent} is no directory; create it, or name another file")
+    try:
+        connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
+    except sqlite3.Error as error:
+        raise _problem(path, error) from error
+    try:
+        _prepare(path, connection)
+    except sqlite3.Error as error:
+        connection.close()
+        raise _problem(path, error) from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(path: Path, connection: sqlite3.Connection) -> None:
+    # In one transaction: another process may be making the tables at this moment.
+    connection.execute("begin")
+    tables = connection.execute("select count(*) from sqlite_master").fetchone()[0]
+    whose = connection.execute("pragma application_id").fetchone()[0]
+    version = connection.execute("pragma user_version").fetchone()[0]
+    connection.execute("commit")
+    if tables and whose != APPLICATION:
+        raise SpoolError(f"the spool {path} is a database of another program; name a file of its own")
+    if version > VERSION:
+        raise SpoolError(
+            f"the spool {path} was written by a later version of actorwork (format {version}, known is {VERSION});"
+            " upgrade actorwork, or name another file"
+        )
+    deadline = time.monotonic() + PATIENCE
+    while True:  # Switching to WAL wants the file for itself, and does not always wait for it.
+        try:
+            connection.execute("pragma journal_mode = wal")
+            break
+        except sqlite3.OperationalError as error:
+            if not is_busy(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+    connection.execute("pragma synchronous = full")
+    connection.execute("pragma journal_size_limit = 67108864")
+    if tables:
+        # Better found out now than in the middle of an outage.
+        damage = connection.execute("pragma quick_check(1)").fetchone()[0]
+        if damage != "ok":
+            raise SpoolError(
+                f"the spool {path} is damaged ({' '.join(damage.split())}): move it away (with its -wal and -shm), and"
+                " save what is left with `sqlite3 FILE .recover`"
+            )
+    connection.execute("begin immediate")  # Even if the tables are there: what cannot be written is found out now.
+    try:
+        if connection.execute("pragma user_version").fetchone()[0] == 0:
+            for statement in SCHEMA:
+                connection.execute(statement)
+            connection.execute(f"pragma application_id = {APPLICATION}")
+            connection.execute(f"pragma user_version = {VERSION}")
+        connection.execute("commit")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("rollback")
+        raise
