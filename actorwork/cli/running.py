@@ -33,6 +33,15 @@ from actorwork.cli.imports import load_tree
     help="How long a stop may take; 'inf' waits for every handler.",
 )
 @click.option(
+    "--only",
+    metavar="NAME",
+    multiple=True,
+    help="Start this part of the tree alone: an actor by its title or class, or a supervisor. May be given again.",
+)
+@click.option(
+    "--except", "excluding", metavar="NAME", multiple=True, help="Leave out this part of the tree. May be given again."
+)
+@click.option(
     "--log-level",
     type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
     default="INFO",
@@ -49,7 +58,15 @@ from actorwork.cli.imports import load_tree
     show_envvar=True,
 )
 def run(
-    tree: str, *, broker: str | None, lease: float, grace: float, log_level: str, log_format: Literal["text", "json"]
+    tree: str,
+    *,
+    broker: str | None,
+    lease: float,
+    grace: float,
+    only: tuple[str, ...],
+    excluding: tuple[str, ...],
+    log_level: str,
+    log_format: Literal["text", "json"],
 ) -> None:
     """Run a tree of actors until SIGTERM or Ctrl-C; a second one is more urgent.
 
@@ -62,9 +79,18 @@ def run(
     \b
     The exit code is 0 after a clean stop, 1 if the tree failed, 3 if something had to be stopped by force.
     """  # noqa: D301 - click wants the character itself, to leave the lines below it as they are
+    from actorwork.actors.child import root_of
+    from actorwork.actors.selection import selected
+    from actorwork.errors import SettingsError
     from actorwork.runtime.main import run as run_tree
     from actorwork.telemetry.logs import configure
 
     loaded = load_tree(tree)
+    if only or excluding:
+        root = root_of(loaded)
+        try:
+            loaded = selected(root, only=only, excluding=excluding)
+        except SettingsError as error:
+            raise click.UsageError(str(error)) from None
     configure(log_level, log_format)
     run_tree(loaded, broker=broker, lease=lease, grace=grace)

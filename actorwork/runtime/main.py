@@ -21,8 +21,8 @@ import os
 import select
 import signal
 import threading
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable
+from contextlib import AbstractAsyncContextManager, contextmanager
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -59,6 +59,8 @@ def run(
     intensity: Intensity | None = None,
     emit: EventSink | None = None,
     loop_stall: float = 0.5,
+    only: Iterable[str] = (),
+    excluding: Iterable[str] = (),
 ) -> None:
     """Run a tree of actors until SIGTERM or SIGINT; the arguments are those of `open_system`.
 
@@ -69,7 +71,19 @@ def run(
     forced = False
     try:
         with _watched_end(grace + _MARGIN) as signalled:
-            forced = trio.run(partial(_main, tree, broker, lease, grace, intensity, emit, loop_stall, signalled))
+            opening = partial(
+                open_system,
+                tree,
+                broker=broker,
+                lease=lease,
+                grace=grace,
+                intensity=intensity,
+                emit=emit,
+                loop_stall=loop_stall,
+                only=only,
+                excluding=excluding,
+            )
+            forced = trio.run(_main, opening, signalled)
     except KeyboardInterrupt:
         # No signal of ours: those are taken above. A handler raised it, and would raise it again after a restart.
         log.error("stopped by a KeyboardInterrupt that was raised within the tree; what was in hand was handed back")  # noqa: TRY400
@@ -83,16 +97,7 @@ def run(
         raise SystemExit(EXIT_FORCED)
 
 
-async def _main(
-    tree: object,
-    broker: str | Broker | None,
-    lease: float,
-    grace: float,
-    intensity: Intensity | None,
-    emit: EventSink | None,
-    loop_stall: float,
-    signalled: Callable[[str], None],
-) -> bool:
+async def _main(opening: Callable[[], AbstractAsyncContextManager[System]], signalled: Callable[[str], None]) -> bool:
     system: System | None = None
     failure: BaseException | None = None
     with trio.open_signal_receiver(*_SIGNALS) as signals, _told_first(signalled):
@@ -102,15 +107,7 @@ async def _main(
                 systems: list[System] = []
                 nursery.start_soon(_obey, signals, systems, starting)
                 with starting:
-                    async with open_system(
-                        tree,
-                        broker=broker,
-                        lease=lease,
-                        grace=grace,
-                        intensity=intensity,
-                        emit=emit,
-                        loop_stall=loop_stall,
-                    ) as system:
+                    async with opening() as system:
                         systems.append(system)
                         await system.wait_stopped()
                 nursery.cancel_scope.cancel(reason="the system has ended")

@@ -34,6 +34,7 @@ from actorwork.actors.cell import Cell, Services
 from actorwork.actors.child import Child, Spec, Supervisor, actors_of, root_of
 from actorwork.actors.feed import Feed
 from actorwork.actors.routers import Pool, PoolRef
+from actorwork.actors.selection import selected
 from actorwork.actors.slots import Member
 from actorwork.actors.supervision import Supervision, Surroundings
 from actorwork.actors.tasks import TaskMember
@@ -396,6 +397,8 @@ async def open_system(
     intensity: Intensity | None = None,
     emit: EventSink | None = None,
     loop_stall: float = 0.5,
+    only: Iterable[str] = (),
+    excluding: Iterable[str] = (),
 ) -> AsyncGenerator[System]:
     """Start a tree of actors, and end it in order when the block is left.
 
@@ -405,9 +408,10 @@ async def open_system(
     `SettingsError`, `StartError`, `BrokerError` at the start; a tree that cannot be kept alive cancels the block and
     raises one `MaxRestartsExceeded` out of it, its cause chain down to the error of the actor. Cancelled: the staged
     shutdown runs, shielded, within `grace` seconds; then the cancellation goes on. A loop that stands still for
-    `loop_stall` seconds is reported.
+    `loop_stall` seconds is reported. `only` and `excluding` name parts of the tree: these
+    alone are started, or left out.
     """
-    root = root_of(tree, intensity)
+    root = selected(root_of(tree, intensity), only=only, excluding=excluding)
     refuse_what_is_missing(actors_of(root))
     system = System(root, Options(lease=lease, grace=grace, loop_stall=loop_stall), _sink(emit))
     raised: BaseException | None = None
@@ -455,6 +459,8 @@ async def serve(
     intensity: Intensity | None = None,
     emit: EventSink | None = None,
     loop_stall: float = 0.5,
+    only: Iterable[str] = (),
+    excluding: Iterable[str] = (),
     task_status: trio.TaskStatus[System] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run a tree as a task of your own nursery: `system = await nursery.start(serve, tree)`.
@@ -463,7 +469,15 @@ async def serve(
     cancellation, which runs the staged shutdown first.
     """
     async with open_system(
-        tree, broker=broker, lease=lease, grace=grace, intensity=intensity, emit=emit, loop_stall=loop_stall
+        tree,
+        broker=broker,
+        lease=lease,
+        grace=grace,
+        intensity=intensity,
+        emit=emit,
+        loop_stall=loop_stall,
+        only=only,
+        excluding=excluding,
     ) as system:
         task_status.started(system)
         await system.wait_stopped()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
@@ -165,6 +165,8 @@ async def open_test_system(
     grace: float = 25.0,
     intensity: Intensity | None = None,
     emit: EventSink = ignore,
+    only: Iterable[str] = (),
+    excluding: Iterable[str] = (),
 ) -> AsyncGenerator[TestSystem]:
     """Start a tree at a broker in memory, as `open_system` does.
 
@@ -190,6 +192,8 @@ async def open_test_system(
                 intensity=intensity,
                 emit=keep,
                 loop_stall=math.inf,
+                only=only,
+                excluding=excluding,
             ) as system,
             open_client(broker) as client,
         ):

@@ -62,6 +62,10 @@ def shop():
     return [Till]
 
 
+def both():
+    return [Till, Broken]
+
+
 def takes_something(what):
     return [Till]
 

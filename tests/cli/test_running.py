@@ -70,6 +70,27 @@ def test_a_tree_that_does_not_start_is_a_failure(shell: Shell):
     assert "OSError: no till" in logs
 
 
+def test_a_part_of_a_tree_is_run(shell: Shell):
+    shell("send", "orders", '{"number": 17}', "--type", "Order")
+    with shell.start("run", "shop:both", "--only", "Till") as process:
+        lines_until(process, "took 17")
+        process.terminate()
+        code, logs = ended(process)
+    assert code == 0, logs
+    assert "till is up" in logs
+    with shell.start("run", "shop:both", "--except", "till") as process:
+        code, logs = ended(process)
+    assert code == 1, logs
+    assert "OSError: no till" in logs
+
+
+def test_a_part_that_is_not_there_is_told_with_what_there_is(shell: Shell):
+    with shell.start("run", "shop:both", "--only", "tool") as process:
+        code, logs = ended(process)
+    assert code == 2, logs
+    assert "nothing in this tree is called 'tool'; it has 'till', 'Till'" in " ".join(logs.split())
+
+
 def test_logs_can_be_json(shell: Shell):
     shell("send", "orders", '{"number": -1}', "--type", "Order")
     shell("send", "orders", '{"number": 1}', "--type", "Order")
@@ -88,7 +109,7 @@ def test_logs_can_be_json(shell: Shell):
     ("tree", "complaint"),
     [
         ("shop", "'shop' is not of the form MODULE:NAME"),
-        ("shop:Tilt", "the module 'shop' has no 'Tilt'; it has 'Till', 'Broken', 'shop', 'takes_something'"),
+        ("shop:Tilt", "the module 'shop' has no 'Tilt'; it has 'Till', 'Broken', 'shop', 'both', 'takes_something'"),
         ("shop:Order", "shop:Order is the class Order, and no tree"),
         ("shop:nothing", "shop:nothing is an empty list, and no tree"),
         ("shop:number", "shop:number is of the type int, and no tree"),
