@@ -254,6 +254,11 @@ class Broker(Protocol):
         ...
 
     @property
+    def shared_url(self) -> str | None:
+        """What another process of this machine opens it by, with its password; None if it lives in this one alone."""
+        ...
+
+    @property
     def dead_letters(self) -> DeadLetters: ...
 
     @property
@@ -289,6 +294,13 @@ class Broker(Protocol):
 
         On the way out: reading stops, settlements still queued are applied within a second, and the lease is
         released, so that whatever was neither settled nor handed back is run elsewhere at once.
+        """
+        ...
+
+    async def release_lease(self, incarnation: str) -> bool:
+        """Declare a node dead, as its parent may that saw it die; return whether it had a lease.
+
+        What it had in hand is run by the others at once, and counts as crashed.
         """
         ...
 

@@ -14,6 +14,8 @@
     ├── StartError             an actor did not start
     ├── MaxRestartsExceeded    a supervisor gave up
     ├── ChildError             a supervisor cannot do what it was asked
+    ├── ProcessLost            a process of the tree ended, and not in order
+    ├── RemoteError            an error in another process, as text
     ├── AlreadyRegistered      the name is taken
     ├── DeathPact              a watched actor ended, and nobody handles that
     ├── LockTimeout            a lock was not free in time (also a TimeoutError)
@@ -121,6 +123,27 @@ class ChildError(ActorworkError):
         super().__init__(text)
         self.problem = problem
         self.child_id = child_id
+
+
+class ProcessLost(ActorworkError):
+    """A process of the tree ended: by a signal, with an exit code other than 0, or since it had to be killed.
+
+    `pid` is its number, `code` its exit code: negative for a signal, None if nobody knows it.
+    """
+
+    def __init__(self, text: str, *, pid: int, code: int | None) -> None:
+        super().__init__(text)
+        self.pid = pid
+        self.code = code
+
+
+class RemoteError(ActorworkError):
+    """An error in another process, as text: its `type` and its `reason`; its traceback is a note on this one."""
+
+    def __init__(self, text: str, *, type: str, reason: str) -> None:
+        super().__init__(text)
+        self.type = type
+        self.reason = reason
 
 
 class AlreadyRegistered(ActorworkError):

@@ -180,6 +180,28 @@ class StuckChild:
 
 
 @attrs.frozen(eq=False)
+class ProcessStarted:
+    """A process of the tree is up, as the node `incarnation`."""
+
+    process: str
+    pid: int
+    incarnation: str
+
+
+@attrs.frozen(eq=False)
+class ProcessHung:
+    """The loop of a process has not turned for so long that it is killed; `stacks` is where its threads stand.
+
+    Without stacks it did not answer: it was stopped, or is in code that keeps Python's own lock.
+    """
+
+    process: str
+    pid: int
+    seconds: float
+    stacks: str
+
+
+@attrs.frozen(eq=False)
 class Settled:
     """A delivery has ended; `seconds` is how long it was in hand."""
 
@@ -249,6 +271,8 @@ Event: TypeAlias = (
     | ChildRestarting
     | GaveUp
     | StuckChild
+    | ProcessStarted
+    | ProcessHung
     | Settled
     | Overdue
     | LoopStalled

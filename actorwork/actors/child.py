@@ -4,6 +4,7 @@
     Child(factory, …)             an actor made by a factory, or a task: async fn(*, task_status)
     Supervisor([…], strategy=…)   children kept alive together
     DynamicSupervisor(template)   children that come and go while the tree runs
+    Process([…], replicas=…)      children in an OS process of their own, or in several
     a list                        a one_for_one supervisor: the root
 
 Everything here is a frozen description. The rules are those of OTP's child specifications and supervisor flags;
@@ -14,9 +15,10 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import attrs
 from attrs.validators import optional
@@ -157,9 +159,9 @@ class Child:
         return False
 
 
-def _children(value: Iterable[object]) -> tuple[Spec, ...]:
+def _children(value: Iterable[object], whose: str = "Supervisor") -> tuple[Spec, ...]:
     if not isinstance(value, (list, tuple)):
-        raise SettingsError(f"Supervisor wants a list of children, got {value!r}")
+        raise SettingsError(f"{whose} wants a list of children, got {value!r}")
     return tuple(as_spec(spec) for spec in value)  # pyright: ignore[reportUnknownVariableType]
 
 
@@ -240,12 +242,152 @@ class DynamicSupervisor(_Supervising):
         return "dynamic supervisor" if self.template is None else f"{self.template.title} supervisor"
 
 
-Spec: TypeAlias = Child | Supervisor | DynamicSupervisor
+LONGEST_SHUTDOWN: Final = 180.0
+"""Seconds that a process may take to end, at most."""
+
+StartMethod: TypeAlias = Literal["spawn", "forkserver"]
+START_METHODS: Final[tuple[StartMethod, ...]] = get_args(StartMethod)
+
+_UNITS: Final = {
+    "": 1,
+    "b": 1,
+    "kb": 1000,
+    "mb": 1000**2,
+    "gb": 1000**3,
+    "tb": 1000**4,
+    "kib": 1024,
+    "mib": 1024**2,
+    "gib": 1024**3,
+    "tib": 1024**4,
+}
+
+
+def _bytes(value: Any) -> Any:
+    """Read "512MB"; whatever is no such text stays what it is, for the validator to refuse."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", value.strip()) if isinstance(value, str) else None
+    if found is None or found[2].lower() not in _UNITS:
+        return value
+    return int(float(found[1]) * _UNITS[found[2].lower()])
+
+
+def _at_least_one(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        also = ', or text such as "512MB" or "1.5GiB"' if attribute.name == "max_memory" else ""
+        raise SettingsError(
+            f"{type(instance).__name__}.{attribute.name} wants a whole number >= 1{also}, got {value!r}"
+        )
+
+
+def _shutdown_timeout(_instance: object, _: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, (int, float)) or not _is_time(value) or value > LONGEST_SHUTDOWN:
+        raise SettingsError(f"Process.shutdown_timeout wants seconds from 0 to {LONGEST_SHUTDOWN:g}, got {value!r}")
+
+
+def _hang_timeout(_instance: object, _: attrs.Attribute[Any], value: object) -> None:
+    if value is not None and not (_is_time(value) and value not in {0, math.inf}):
+        raise SettingsError(
+            f"Process.hang_timeout wants finite seconds > 0, or None to let a process hang, got {value!r}"
+        )
+
+
+def _start_method(_instance: object, _: attrs.Attribute[Any], value: object) -> None:
+    if value not in START_METHODS:
+        raise SettingsError(f"Process.start_method wants {' or '.join(map(repr, START_METHODS))}, got {value!r}")
+
+
+@attrs.frozen(eq=False)
+class Process:
+    """Children in an OS process of their own: another core, another memory, and one that can be killed.
+
+    The process is a node like this one, with a lease of its own; its supervisor restarts it by the rules of any child.
+    It is asked to end, and killed after `shutdown_timeout` seconds; it is killed and replaced when its loop has not
+    turned for `hang_timeout` seconds. With `replicas` there are several of it, each with all of the children, which
+    are restarted one by one; more than `intensity` restarts of all of them together (by default 3 for each within 5 s)
+    end them all, for the supervisor above to judge. After `max_messages`, or above `max_memory` (bytes, or "512MB"), a
+    process is replaced in good order. Whatever makes the children must be picklable: classes and functions of a
+    module, `__main__` included. `start_method` is multiprocessing's: "forkserver" starts faster and shares memory.
+    """
+
+    children: tuple[Spec, ...] = attrs.field(converter=lambda value: _children(value, "Process"))
+    name: str | None = attrs.field(default=None, kw_only=True)
+    replicas: int = attrs.field(default=1, kw_only=True, validator=_at_least_one)
+    shutdown_timeout: float = attrs.field(default=30.0, kw_only=True, validator=_shutdown_timeout)
+    hang_timeout: float | None = attrs.field(default=60.0, kw_only=True, validator=_hang_timeout)
+    max_messages: int | None = attrs.field(default=None, kw_only=True, validator=optional(_at_least_one))
+    max_memory: int | None = attrs.field(
+        default=None, kw_only=True, converter=_bytes, validator=optional(_at_least_one)
+    )
+    start_method: StartMethod = attrs.field(default="spawn", kw_only=True, validator=_start_method)
+    intensity: Intensity | None = attrs.field(default=None, kw_only=True, validator=optional(_kind(Intensity)))
+    restart: Restart = attrs.field(default="permanent", kw_only=True, validator=_restart)
+    startup_timeout: float = attrs.field(default=60.0, kw_only=True, validator=_seconds)
+    id: Hashable = attrs.field(default=None, kw_only=True, validator=_id)
+    significant: bool = attrs.field(default=False, kw_only=True, validator=_significant)
+    backoff: Backoff | None = attrs.field(default=None, kw_only=True, validator=optional(_kind(Backoff)))
+
+    def __attrs_post_init__(self) -> None:
+        if not self.children:
+            raise SettingsError("Process wants at least one child, got an empty list")
+        problems = check_child_specs(self.children)
+        if problems:
+            raise SettingsError("; ".join(problems))
+
+    @property
+    def title(self) -> str:
+        if self.name or self.id is not None:
+            return self.name or str(self.id)
+        return f"process of {', '.join(child.title for child in self.children)}"
+
+    @property
+    def child_id(self) -> Hashable:
+        return self.title if self.id is None else self.id
+
+    @property
+    def is_supervisor(self) -> bool:
+        return True
+
+    @property
+    def shutdown(self) -> ShutdownTime:
+        return self.shutdown_timeout
+
+    @property
+    def is_group(self) -> bool:
+        """Whether it is a supervisor of processes, and not one process."""
+        return self.replicas > 1 or self.intensity is not None
+
+    def member(self, number: int) -> Process:
+        """Return the description of one of its replicas."""
+        title = f"{self.title} {number}"
+        return attrs.evolve(self, name=title, id=title, replicas=1, intensity=None, significant=False)
+
+
+@attrs.frozen(eq=False)
+class Replicas(DynamicSupervisor):
+    """The supervisor of a `Process` of which there are several: they start and end side by side."""
+
+    process: Process = attrs.field(kw_only=True)
+
+    @classmethod
+    def of(cls, process: Process) -> Replicas:
+        """Return the supervisor that a process with replicas stands for."""
+        return cls(
+            process=process,
+            name=process.title,
+            intensity=process.intensity or Intensity(restarts=3 * process.replicas, period=5.0),
+        )
+
+    @property
+    def members(self) -> list[Process]:
+        """The replicas that there are from the start."""
+        return [self.process.member(number) for number in range(1, self.process.replicas + 1)]
+
+
+Spec: TypeAlias = Child | Supervisor | DynamicSupervisor | Process
 
 
 def as_spec(spec: object) -> Spec:
     """Return what stands in a tree as a description; raises `SettingsError` for what cannot stand there."""
-    if isinstance(spec, (Child, Supervisor, DynamicSupervisor)):
+    if isinstance(spec, (Child, Supervisor, DynamicSupervisor, Process)):
         return spec
     if isinstance(spec, type) and issubclass(spec, Actor):
         return Child(spec)
@@ -253,7 +395,8 @@ def as_spec(spec: object) -> Spec:
         return Supervisor(spec)  # pyright: ignore[reportUnknownArgumentType]
     hint = "; write the class itself, or Child(partial(…)) for one with arguments" if isinstance(spec, Actor) else ""
     raise SettingsError(
-        f"a tree is made of actor classes, Child(…), Supervisor(…) and DynamicSupervisor(…), got {spec!r}{hint}"
+        "a tree is made of actor classes, Child(…), Supervisor(…), DynamicSupervisor(…) and Process(…),"
+        f" got {spec!r}{hint}"
     )
 
 
@@ -296,16 +439,31 @@ def _same_id(one: Spec, other: Spec) -> str:
     return f"two children have the id {one.child_id!r}; ids are unique among siblings: give one of them an id=…"
 
 
-def actors_of(spec: Spec) -> Iterator[Child]:
-    """Yield the actors in a tree that the broker feeds, in start order."""
+def actors_of(spec: Spec, *, everywhere: bool = False) -> Iterator[Child]:
+    """Yield the actors in a tree that the broker feeds, in start order: those of this process, or `everywhere`."""
     match spec:
         case Child():
             if spec.actor is not None and spec.reads:
                 yield spec
         case Supervisor():
             for child in spec.children:
-                yield from actors_of(child)
+                yield from actors_of(child, everywhere=everywhere)
+        case Process():
+            for child in spec.children if everywhere else ():
+                yield from actors_of(child, everywhere=True)
         case DynamicSupervisor():
+            pass
+
+
+def processes_of(spec: Spec) -> Iterator[Process]:
+    """Yield the processes in a tree that this one starts, in start order."""
+    match spec:
+        case Process():
+            yield spec
+        case Supervisor():
+            for child in spec.children:
+                yield from processes_of(child)
+        case Child() | DynamicSupervisor():
             pass
 
 
@@ -321,7 +479,7 @@ def root_of(tree: object, intensity: Intensity | None = None) -> Supervisor:
             raise SettingsError("a tree wants at least one actor, got an empty list")
         root = Supervisor(specs, intensity=intensity or Intensity(), name="root")
     seen: dict[str, Child] = {}
-    for child in actors_of(root):
+    for child in actors_of(root, everywhere=True):
         other = seen.setdefault(child.title, child)
         if other is not child:
             raise SettingsError(_same_id(attrs.evolve(other, id=None), attrs.evolve(child, id=None)))

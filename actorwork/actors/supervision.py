@@ -13,8 +13,8 @@ What there is to do comes through one inbox, one after the other, so nothing is 
     a request    start_child and its like           see `administration`
 
 The children of a static supervisor start one after the other, and the loop waits for each; those of a dynamic one start
-and stop side by side, and its loop never waits for one. The rules are those of `supervisor.erl` (OTP 25); where ours
-differ, docs/supervision.md says so and why.
+and stop side by side, and its loop never waits for one (but at its start, for the replicas of a process). The rules are
+those of `supervisor.erl` (OTP 25); where ours differ, docs/supervision.md says so and why.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import trio
 
 from actorwork import events
 from actorwork.actors.administration import SupervisorRef
-from actorwork.actors.child import DynamicSupervisor, Spec, Supervisor
+from actorwork.actors.child import DynamicSupervisor, Replicas, Spec, Supervisor
 from actorwork.actors.children import Children
 from actorwork.actors.crash import Crash, without_crash
 from actorwork.actors.failures import gave_up, start_error
@@ -73,8 +73,8 @@ class Supervision:
         self._deadline = math.inf
         self._auto_shutdown = False
         self._handle = SupervisorRef(self)
-        if isinstance(spec, Supervisor):
-            for child in spec.children:
+        if isinstance(spec, (Supervisor, Replicas)):
+            for child in spec.children if isinstance(spec, Supervisor) else spec.members:
                 self.add(child)
         self.slots.keep_as_boot_list()
 
@@ -160,9 +160,15 @@ class Supervision:
     # ---- the loop ----
 
     async def _boot(self) -> None:
-        """Start the boot list in order; the first failure fails the whole start."""
-        for slot in list(self.slots):
-            await self.start(slot)
+        """Start the boot list, in order or (dynamic) side by side; the first failure fails the whole start."""
+        boot_list = list(self.slots)
+        for slot in boot_list if self.is_dynamic else ():
+            self.children.launch(slot)
+        for slot in boot_list:
+            if self.is_dynamic:
+                await self._wait_started(slot)
+            else:
+                await self.start(slot)
             if slot.failed_to_start:
                 raise start_error(slot)
 
@@ -218,14 +224,17 @@ class Supervision:
             self.children.launch(slot)
         except AlreadyRegistered as error:  # Its name was free while it rested, and is another one's now.
             slot.start_refused(error)
-        while slot.state is State.STARTING:
-            await self.children.wait_child()
-            if self._stopping:
-                raise Stopped
+        await self._wait_started(slot)
         if slot.ignored or slot.failed_to_start:
             slot.state = State.EMPTY
         if slot.ignored:  # Who speaks to it is told so, instead of waiting for an actor that will not be.
             self.forget(slot, slot.last_exit, "ignored its start")
+
+    async def _wait_started(self, slot: Slot) -> None:
+        while slot.state is State.STARTING:
+            await self.children.wait_child()
+            if self._stopping:
+                raise Stopped
 
     # ---- deciding ----
 

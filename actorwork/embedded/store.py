@@ -165,6 +165,8 @@ class Store:
         """The wall clock as of this transaction."""
         self.touched: set[int] = set()
         """Sources with something new to read; whoever wakes the readers empties it."""
+        self.orphaned = False
+        """Whether a lease has ended, so that there is something to take over; whoever wakes the readers clears it."""
         self.replies: list[Letterhead] = []
         """Replies to be sent: the writer keeps those to its own process, and stores the others."""
         self.next_due: float | None = None
@@ -601,6 +603,7 @@ class Store:
         )
         if done.rowcount:
             self._execute("update pending set node = -node where node = ?", (node,))
+            self.orphaned = True
         return done.rowcount == 1
 
     def node_number(self, incarnation: str) -> int | None:

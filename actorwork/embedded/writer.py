@@ -395,7 +395,8 @@ class Writer:
         if prunes:
             store.prune()
         self._wake(store)
-        if expired:
+        if store.orphaned:
+            store.orphaned = False
             self._wake_groups(store.groups_with_free())
 
         gone = {id(lease) for lease, _, _ in lost}

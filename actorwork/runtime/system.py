@@ -21,7 +21,7 @@ import math
 import os
 import secrets
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
@@ -31,7 +31,16 @@ import trio
 from actorwork import events
 from actorwork.actors.administration import SupervisorRef
 from actorwork.actors.cell import Cell, Services
-from actorwork.actors.child import Child, Spec, Supervisor, actors_of, root_of
+from actorwork.actors.child import (
+    Child,
+    Process,
+    Replicas,
+    Spec,
+    Supervisor,
+    actors_of,
+    processes_of,
+    root_of,
+)
 from actorwork.actors.feed import Feed
 from actorwork.actors.routers import Pool, PoolRef
 from actorwork.actors.selection import selected
@@ -39,20 +48,21 @@ from actorwork.actors.slots import Member
 from actorwork.actors.supervision import Supervision, Surroundings
 from actorwork.actors.tasks import TaskMember
 from actorwork.actors.watchdog import Watchdog
-from actorwork.errors import ActorStopped, SettingsError, Shutdown
+from actorwork.errors import ActorStopped, BrokerError, SettingsError, Shutdown
 from actorwork.message import MessageIds
 from actorwork.policy.exits import Exit, Kind
 from actorwork.policy.restart import Intensity
 from actorwork.policy.settlement import is_cancellation, only_leaf
 from actorwork.runtime.brokers import open_broker
 from actorwork.runtime.stalls import watch_stalls
-from actorwork.runtime.tree import Branch, branch_of, pool_of, supervisor_of
+from actorwork.runtime.tree import Branch, branch_of, outline, pool_of, supervisor_of
 from actorwork.telemetry.logs import LogSink
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker, EventSink, Node
     from actorwork.actors.actor import Actor
     from actorwork.actors.ref import ActorRef
+    from actorwork.runtime.processes import ProcessMember, ProcessServices
 
 A = TypeVar("A", bound="Actor")
 
@@ -108,17 +118,26 @@ class System:
             start_soon=self._start_soon,
             new_supervision=lambda spec: Supervision(spec, self._around),
             values=lambda: self.broker.values,
+            limiter=lambda: self.broker.limiter,
         )
         self._fed = {child.title: child for child in actors_of(root)}
         self._by_title: dict[str, Cell] = {}
         self._pools: dict[Supervision, PoolRef[Any]] = {}
         self._around = Surroundings(emit=emit, dice=self._services.dice, build=self._build)
+        self._elsewhere = {child.title: spec.title for spec in processes_of(root) for child in fed_in(spec)}
+        """In which process the actors live that are not in this one."""
+        self._process_services: ProcessServices | None = None
+        self._processes: dict[ProcessMember, None] = {}
         self._root = Supervision(root, self._around)
         self._broker: Broker | None = None
         self._node: Node | None = None
         self._scope = trio.CancelScope()
         self._stop_asked = trio.Event()
         self._hurry = trio.Event()
+        self._end_asked = trio.Event()
+        """Set once stages 1 to 3 may be followed by the last one: at once, but for a process of a tree."""
+        self._drained = trio.Event()
+        self._draining = trio.CancelScope()
         self._ended = trio.Event()
         self._reason = ""
         self._forced = False
@@ -131,6 +150,10 @@ class System:
         """Make the member for a description: actors of the declared tree are fed by the broker, later ones are
         local.
         """
+        if isinstance(spec, Process):
+            if spec.is_group:
+                return Supervision(Replicas.of(spec), self._around, parent)
+            return self._build_process(spec)
         if not isinstance(spec, Child):
             return Supervision(spec, self._around, parent)
         if spec.actor is None:
@@ -141,6 +164,28 @@ class System:
         if fed:
             self._by_title[cell.title] = cell
         return cell
+
+    def _build_process(self, spec: Process) -> ProcessMember:
+        # Imported here: a tree without processes starts faster without all that.
+        from actorwork.runtime.processes import ProcessMember, ProcessServices  # noqa: PLC0415
+
+        if self._process_services is None:
+            self._process_services = ProcessServices(
+                emit=self._emit,
+                lease=self._options.lease,
+                grace=self._options.grace,
+                broker=lambda: self.broker,
+                is_ending=self._is_ending,
+                forced=self._note_force,
+                members=self._processes,
+            )
+        return ProcessMember(spec, self._process_services)
+
+    def _is_ending(self) -> bool:
+        return self._stop_asked.is_set()
+
+    def _note_force(self) -> None:
+        self._forced = True
 
     @property
     def _feeds(self) -> list[Feed]:
@@ -175,6 +220,13 @@ class System:
         cell = self._by_title.get(settings.title) if settings is not None else None
         if cell is None:
             titles = ", ".join(repr(title) for title in self._by_title)
+            title = getattr(settings, "title", "")
+            elsewhere = self._elsewhere.get(title)
+            if elsewhere is not None:
+                raise LookupError(
+                    f"{title!r} lives in the process {elsewhere!r}: open_client(system.broker) gives a client,"
+                    " whose ref of it goes through the broker"
+                )
             raise LookupError(f"no actor {getattr(actor, '__qualname__', actor)!r} in this system, which has {titles}")
         return cell.ref
 
@@ -217,13 +269,38 @@ class System:
             ref = self._pools[supervision] = PoolRef(cast("Pool", supervision.spec), cells, self._services.random)
         return ref
 
-    def stop(self, reason: str = "system.stop()") -> None:
-        """Begin the staged shutdown. Called again, it hurries: handlers are cancelled now.
+    def stop(self, reason: str = "system.stop()", *, within: float | None = None) -> None:
+        """Begin the staged shutdown, `within` so many seconds (by default its `grace`). Called again, it hurries:
+        handlers are cancelled now.
 
         Returns at once; the end of the block (or of `serve`) is the end of the system.
         """
-        if self._stop_asked.is_set():
-            self._hurry.set()
+        if self._end_asked.is_set():
+            self.hurry()
+        self._begin_stop(reason, within)
+        self._end_asked.set()
+
+    def drain(self, within: float, reason: str = "the system around it stops") -> None:
+        """Begin the first three stages, within so many seconds, and stay there until `stop`: nothing is in hand then.
+
+        So a system that is a part of another one waits for its turn in the order of the tree.
+        """
+        self._begin_stop(reason, within)
+
+    def hurry(self) -> None:
+        """Once it stops: cancel the handlers now."""
+        self._hurry.set()
+        for process in list(self._processes):
+            process.hurry()
+
+    async def wait_drained(self) -> None:
+        """Wait until it has stopped its intake and has nothing in hand any more."""
+        await self._drained.wait()
+
+    def _begin_stop(self, reason: str, within: float | None) -> None:
+        if within is not None:
+            self._options = attrs.evolve(self._options, grace=within)
+            self._draining.deadline = min(self._draining.deadline, trio.current_time() + self._options.drain)
         self._reason = self._reason or reason
         self._stop_asked.set()
 
@@ -232,8 +309,29 @@ class System:
         await self._ended.wait()
 
     def statistics(self) -> Mapping[str, int]:
-        """Return the node's counters: read, settled, fenced, reclaimed, handed_back, buried."""
-        return dict(self._node.statistics()) if self._node is not None else {}
+        """Return the node's counters: read, settled, fenced, reclaimed, handed_back, buried.
+
+        With processes in the tree they are the sums over all nodes, those that have ended included; what a process has
+        counted is known a second later.
+        """
+        counted = dict(self._node.statistics()) if self._node is not None else {}
+        for member in self._process_members(self._root):
+            for name, count in member.statistics().items():
+                counted[name] = counted.get(name, 0) + count
+        return counted
+
+    def outline(self) -> dict[str, Any]:
+        """Return the tree for another process to show."""
+        return outline(self._root, trio.current_time())
+
+    def _process_members(self, supervision: Supervision) -> Iterator[ProcessMember]:
+        if self._process_services is None:
+            return
+        for slot in supervision.slots:
+            if isinstance(slot.member, Supervision):
+                yield from self._process_members(slot.member)
+            elif isinstance(slot.spec, Process):
+                yield cast("ProcessMember", slot.member)
 
     # ---- the engine ----
 
@@ -244,6 +342,7 @@ class System:
         try:
             with self._scope:
                 async with open_broker(broker, emit=self._emit) as self._broker:
+                    refuse_what_is_not_shared(self._broker, self._root.spec)
                     await self._run_tree(task_status)
         except BaseExceptionGroup as group:
             self._failure = only_leaf(group)
@@ -281,6 +380,10 @@ class System:
                     await self._stop_asked.wait()
                     began = trio.current_time()
                     await self._end_work(node)
+                    self._drained.set()
+                    if not self._end_asked.is_set():
+                        await self._end_asked.wait()
+                        began = trio.current_time()
                     # However many actors there are to end, and however long each may take: `grace` is for all of them.
                     until = max(began + self._options.grace, trio.current_time() + self._options.ending)
                     # What a handler that would not end does from here on is not ours any more.
@@ -325,18 +428,23 @@ class System:
             cell.refuse(f"{cell.title!r} takes no new messages: the system is shutting down ({self._reason})")
         for feed in self._feeds:
             feed.end_intake()
+        for process in list(self._processes):
+            process.drain(self._options.drain)
         ending = self._options.ending
         with trio.move_on_after(ending):
             await node.stop_intake()
         self._stage("drain")
         await self._hand_back(ending)
-        with trio.move_on_after(self._options.drain):
+        self._draining.deadline = min(self._draining.deadline, trio.current_time() + self._options.drain)
+        with self._draining:
             await self._wait_drained_or_hurried()
         if self._busy:
             self._forced = True
             self._stage("cancel")
             for cell in list(self._services.cells):
                 cell.end_in_hand()
+            for process in list(self._processes):
+                process.hurry()
             with trio.move_on_after(ending):
                 while self._busy:  # noqa: ASYNC110 - what ends here was cancelled, and reports to nobody
                     await trio.sleep(0.01)
@@ -348,7 +456,7 @@ class System:
 
     @property
     def _busy(self) -> bool:
-        return any(cell.in_hand for cell in self._services.cells)
+        return any(cell.in_hand for cell in self._services.cells) or any(process.busy for process in self._processes)
 
     async def _hand_back(self, seconds: float) -> None:
         with trio.move_on_after(seconds):
@@ -361,9 +469,25 @@ class System:
 
         async with move_on_when(self._hurry.wait):
             # An actor that is quiet may be told something by one that is not: so until all are quiet at once.
-            while any(cell.busy for cell in self._services.cells):
+            while any(cell.busy for cell in self._services.cells) or any(process.busy for process in self._processes):
                 for cell in list(self._services.cells):
                     await cell.wait_quiet()
+                for process in list(self._processes):
+                    await process.wait_quiet()
+
+
+def fed_in(process: Process) -> Iterator[Child]:
+    """Yield the actors in a process that a broker feeds."""
+    return actors_of(process, everywhere=True)
+
+
+def refuse_what_is_not_shared(broker: Broker, root: Spec) -> None:
+    """Raise `BrokerError` for a broker that lives in this process, where the tree has others."""
+    for process in processes_of(root):
+        if broker.shared_url is None:
+            from actorwork.runtime.processes import what_is_not_shared  # noqa: PLC0415 - as above
+
+            raise BrokerError(what_is_not_shared(process, broker))
 
 
 def refuse_what_is_missing(children: Iterable[Child]) -> None:
@@ -402,17 +526,17 @@ async def open_system(
 ) -> AsyncGenerator[System]:
     """Start a tree of actors, and end it in order when the block is left.
 
-    `tree` is an actor class, a `Child`, a `Supervisor`, a `DynamicSupervisor`, a `Pool`, or a list of these; `broker` a
-    URL, an open broker, or None for the embedded one. `emit` takes the events; by default they become logs. Entering
-    waits until all actors have started and the node reads. Leaving means that everything has ended. Raises
-    `SettingsError`, `StartError`, `BrokerError` at the start; a tree that cannot be kept alive cancels the block and
-    raises one `MaxRestartsExceeded` out of it, its cause chain down to the error of the actor. Cancelled: the staged
-    shutdown runs, shielded, within `grace` seconds; then the cancellation goes on. A loop that stands still for
+    `tree` is an actor class, a `Child`, a `Supervisor`, a `DynamicSupervisor`, a `Pool`, a `Process`, or a list of
+    these; `broker` a URL, an open broker, or None for the embedded one. `emit` takes the events; by default they become
+    logs. Entering waits until all actors have started and the node reads. Leaving means that everything has ended.
+    Raises `SettingsError`, `StartError`, `BrokerError` at the start; a tree that cannot be kept alive cancels the block
+    and raises one `MaxRestartsExceeded` out of it, its cause chain down to the error of the actor. Cancelled: the
+    staged shutdown runs, shielded, within `grace` seconds; then the cancellation goes on. A loop that stands still for
     `loop_stall` seconds is reported. `only` and `excluding` name parts of the tree: these
     alone are started, or left out.
     """
     root = selected(root_of(tree, intensity), only=only, excluding=excluding)
-    refuse_what_is_missing(actors_of(root))
+    refuse_what_is_missing(actors_of(root, everywhere=True))
     system = System(root, Options(lease=lease, grace=grace, loop_stall=loop_stall), _sink(emit))
     raised: BaseException | None = None
     failure: BaseException | None = None

@@ -9,18 +9,23 @@ root  one_for_one
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from typing import TYPE_CHECKING, cast
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import attrs
 
 from actorwork.actors.cell import Cell
-from actorwork.actors.child import Child, DynamicSupervisor
+from actorwork.actors.child import Child, DynamicSupervisor, Process, Replicas, Supervisor
 from actorwork.actors.routers import Pool
 from actorwork.actors.supervision import Supervision
 from actorwork.message import Delivery
 
 if TYPE_CHECKING:
     from actorwork.actors.mailbox import Item
+    from actorwork.runtime.processes import ProcessMember
+
+OUTLINED: Final = 100
+"""Children of one supervisor that are told to another process, at most: a dynamic one may have a hundred thousand."""
 
 
 @attrs.frozen
@@ -35,7 +40,8 @@ class InHand:
 class Branch:
     """A child in the tree, with those below it.
 
-    `waiting` is the depth of the mailbox. `kind` is `actor`, `task`, or the strategy of a supervisor.
+    `waiting` is the depth of the mailbox. `kind` is `actor`, `task`, `process`, or the strategy of a supervisor. `pid`
+    is that of a process that runs; what is in it is shown as it was a moment ago.
     """
 
     title: str
@@ -46,6 +52,7 @@ class Branch:
     waiting: int = 0
     in_hand: tuple[InHand, ...] = ()
     children: tuple[Branch, ...] = ()
+    pid: int | None = None
 
     def __str__(self) -> str:
         return "\n".join(_lines(self, "", ""))
@@ -55,7 +62,7 @@ class Branch:
         """What is said of it alone, without those below."""
         facts = [self.state, f"incarnation {self.incarnation}"]
         if self.kind not in ("actor", "task"):
-            facts.insert(0, self.kind)
+            facts.insert(0, self.kind if self.pid is None else f"{self.kind} {self.pid}")
         if self.restarts:
             facts.append(f"{self.restarts} restart{'s' * (self.restarts > 1)}")
         if self.waiting:
@@ -72,31 +79,58 @@ def _lines(branch: Branch, first: str, rest: str) -> Iterator[str]:
         yield from _lines(child, f"{rest}└─ ", f"{rest}   ")
 
 
-def branch_of(supervision: Supervision, now: float) -> Branch:
-    """Return a supervisor with all that is below it; `now` is Trio's time."""
+def branch_of(supervision: Supervision, now: float, most: int | None = None) -> Branch:
+    """Return a supervisor with all that is below it; `now` is Trio's time, `most` how many children of each to show."""
     children: list[Branch] = []
-    for slot in supervision.slots:
+    for slot in islice(supervision.slots, most):
         member, state, counts = slot.member, slot.state.value, (slot.incarnation, slot.restarts)
         if isinstance(member, Supervision):
-            below = branch_of(member, now)
+            below = branch_of(member, now, most)
             branch = attrs.evolve(below, state=state, incarnation=slot.incarnation, restarts=slot.restarts)
         elif isinstance(member, Cell):
-            spawned = () if member.children is None else branch_of(member.children, now).children
+            spawned = () if member.children is None else branch_of(member.children, now, most).children
             branch = Branch(
                 slot.spec.title,
                 "actor",
                 state,
                 *counts,
-                len(member.mailbox),
+                member.waiting,
                 tuple(InHand(_called(item), max(0.0, now - began)) for item, began in member.in_hand_since()),
                 spawned,
             )
+        elif isinstance(slot.spec, Process):
+            process = cast("ProcessMember", member)
+            branch = Branch(slot.spec.title, "process", state, *counts, children=process.branches(), pid=process.pid)
         else:
             branch = Branch(slot.spec.title, "task", state, *counts)
         children.append(branch)
+    left_out = len(supervision.slots) - len(children)
+    if left_out:
+        children.append(Branch(f"{left_out} more", "left out", "not shown"))
     spec = supervision.spec
-    kind = "dynamic" if isinstance(spec, DynamicSupervisor) else spec.strategy
+    match spec:
+        case Replicas():
+            kind = "replicas"
+        case DynamicSupervisor():
+            kind = "dynamic"
+        case Supervisor():
+            kind = spec.strategy
     return Branch(supervision.title, kind, "running", children=tuple(children))
+
+
+def outline(root: Supervision, now: float) -> dict[str, Any]:
+    """Return a tree for another process to show, as JSON."""
+    return attrs.asdict(branch_of(root, now, OUTLINED))
+
+
+def branch_from(outlined: dict[str, Any]) -> Branch:
+    """Read an outline."""
+    facts: dict[str, Any] = {
+        **outlined,
+        "in_hand": tuple(InHand(**item) for item in outlined["in_hand"]),
+        "children": tuple(branch_from(child) for child in outlined["children"]),
+    }
+    return Branch(**facts)
 
 
 def _called(item: Item) -> str:

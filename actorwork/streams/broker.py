@@ -59,7 +59,7 @@ async def open_broker(url: str, *, emit: EventSink, allow_eviction: bool = False
         if (place := replies.get(message[1])) is not None:
             place.take(message[2])
         elif message[1] == _ATTEND:
-            source = message[2].decode(errors="replace")
+            source = message[2].decode(errors="replace") or None
             for node in nodes:
                 node.attend(source, 0)
 
@@ -74,7 +74,7 @@ async def open_broker(url: str, *, emit: EventSink, allow_eviction: bool = False
     async with open_client(url, name="actorwork", scripts=scripts.ALL, on_push=on_push, on_event=on_event) as client:
         await client.wait_connected()
         _refuse_what_loses_messages(await _first_findings(client), emit, allow_eviction=allow_eviction)
-        yield RedisBroker(client, Address.parse(url), replies, nodes, emit)
+        yield RedisBroker(client, Address.parse(url), replies, nodes, emit, shared_url=url)
 
 
 class RedisBroker(Broker):
@@ -87,7 +87,10 @@ class RedisBroker(Broker):
         replies: dict[bytes, RedisReplies],
         nodes: list[RedisNode],
         emit: EventSink,
+        *,
+        shared_url: str,
     ) -> None:
+        self._shared_url = shared_url
         self._client = client
         self._address = address
         self._replies = replies
@@ -103,6 +106,10 @@ class RedisBroker(Broker):
     @property
     def url(self) -> str:
         return self._address.url
+
+    @property
+    def shared_url(self) -> str:
+        return self._shared_url
 
     @property
     def client(self) -> Client:
@@ -168,6 +175,15 @@ class RedisBroker(Broker):
                 raise
         if raised is not None:
             raise raised
+
+    async def release_lease(self, incarnation: str) -> bool:
+        try:
+            released = await self._client.call("DEL", keys.lease(incarnation), idempotent=True)
+            # To all nodes, about every source: which of them the dead one had in hand, its entries say.
+            await self._client.call("PUBLISH", keys.ATTEND, b"", idempotent=True)
+        except RedisError as error:
+            raise BrokerError(f"cannot release the lease of {incarnation}: {error}") from error
+        return bool(released)
 
     async def _listen(self, emit: EventSink) -> None:
         """Hear of what has to be looked after at once; without it, nodes look once a second."""

@@ -9,7 +9,7 @@
     actorwork:{<source>}:settled:<group>:<node>   the answer to a node's last batch of settlements
     actorwork:node:<node>                         a node's lease
     actorwork:reply:<uuid>                        a channel where outcomes arrive
-    actorwork:attend                              a channel: nodes, look after this source now
+    actorwork:attend                              a channel: nodes, look after this source (no name: all) now
     actorwork:shared:<name>                       a shared value, a hash
     actorwork:lock:<name>                         a lock, a hash
 

@@ -210,10 +210,13 @@ class RedisNode(Node):
         for shard in self._shards[subscription]:
             shard.resume()
 
-    def attend(self, source: str, seconds: float) -> None:
-        """Look after a source, if it is one of ours, within so many seconds: something is held back there."""
+    def attend(self, source: str | None, seconds: float) -> None:
+        """Look after a source, if it is one of ours, within so many seconds: something is held back there.
+
+        None means all of them: a node has died.
+        """
         for shard in self._all_shards():
-            if source in shard.sources:
+            if source is None or source in shard.sources:
                 shard.attend(seconds)
 
     # ----------------------------------------------------------------------------------------------------------- lease

@@ -25,6 +25,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal, TextIO
 
 from actorwork import events
+from actorwork.errors import ProcessLost
 from actorwork.message import Failure
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry
 
@@ -70,6 +71,8 @@ class LogSink:
             events.ChildRestarting: self._child_restarting,
             events.GaveUp: self._gave_up,
             events.StuckChild: self._stuck_child,
+            events.ProcessStarted: self._process_started,
+            events.ProcessHung: self._process_hung,
             events.Overdue: self._overdue,
             events.LoopStalled: self._loop_stalled,
             events.Undelivered: self._undelivered,
@@ -314,7 +317,8 @@ class LogSink:
             logging.ERROR,
             "%s %s (%s): %s decides what follows",
             (event.child, ended.kind.value.replace("_", " "), error, event.supervisor),
-            raised=ended.group or ended.error,
+            # Where it was noticed that a process had died is no news; what it died of there is.
+            raised=None if _is_lost_alone(ended.error) else ended.group or ended.error,
             actor=event.child,
             error=error,
         )
@@ -350,6 +354,19 @@ class LogSink:
             (event.supervisor, event.child, event.why),
             actor=event.child,
             error=event.why,
+        )
+
+    def _process_started(self, event: events.ProcessStarted) -> None:
+        self._say(logging.INFO, "%s is up: process %d, node %s", (event.process, event.pid, event.incarnation))
+
+    def _process_hung(self, event: events.ProcessHung) -> None:
+        where = "below is where it stands" if event.stacks else "it did not say where it stands (stopped, or in C code)"
+        self._say(
+            logging.ERROR,
+            "the loop of %s (process %d) has not turned for %s: it is killed, its supervisor decides what follows; %s",
+            (event.process, event.pid, _span(event.seconds), where),
+            failure=Failure("ProcessHung", "", event.stacks),
+            error=f"hung for {_span(event.seconds)}",
         )
 
     def _stuck_child(self, event: events.StuckChild) -> None:
@@ -415,6 +432,10 @@ def in_words(failure: Failure) -> str:
 def _error_in_words(error: BaseException) -> str:
     text = str(error)
     return f"{type(error).__qualname__}: {text}" if text else type(error).__qualname__
+
+
+def _is_lost_alone(error: BaseException) -> bool:
+    return isinstance(error, ProcessLost) and error.__cause__ is None
 
 
 def _one_line(text: str) -> str:
@@ -488,6 +509,16 @@ def _plain(value: object) -> object:
 _OF_EVERY_RECORD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
+_configured: list[tuple[int, Literal["text", "json"]]] = []
+"""How `configure` did it, for the processes that this one starts: logging has one configuration, so there is one."""
+
+
+def configured() -> tuple[int, Literal["text", "json"] | None]:
+    """Return the level of the logs, and the format that `configure` gave them; None if they are not its work."""
+    level = logging.getLogger(LOGGER).getEffectiveLevel()
+    return level, _configured[-1][1] if _configured else None
+
+
 def configure(
     level: int | str = "INFO", format: Literal["text", "json"] = "text", stream: TextIO | None = None
 ) -> bool:
@@ -502,4 +533,5 @@ def configure(
     handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
     root.addHandler(handler)
     root.setLevel(level.upper() if isinstance(level, str) else level)
+    _configured.append((root.level, format))
     return True

@@ -97,6 +97,23 @@ class Ownership(Questions):
                 await desk.node.wait_settled()
                 assert await broker.backlog("orders") == 0
 
+    async def test_the_work_of_a_node_that_its_parent_saw_die_is_run_elsewhere_at_once(self) -> None:
+        sent = self.envelopes("orders", 3)
+        async with self.open_broker() as broker, self.open_remote_desk("orders", room=3, lease=60) as dead:
+            await broker.publish(sent)
+            assert len(await dead.take(3)) == 3
+            incarnation = (await dead.report())["incarnation"]
+            async with open_desk(broker, "orders") as desk:
+                await dead.kill()
+                began = trio.current_time()
+                assert await broker.release_lease(incarnation)
+                got = await desk.take(3)
+                assert trio.current_time() - began < 1 + LATE
+                assert [(one.id, one.attempt, one.crashes) for one in got] == [(one.id, 1, 1) for one in sent]
+                assert not await broker.release_lease(incarnation)
+                for one in got:
+                    await desk.settle(one)
+
     async def test_a_message_that_kills_processes_becomes_a_dead_letter_before_it_is_run_again(self) -> None:
         async with self.open_broker() as broker:
             await broker.publish([Envelope("orders", "1", b"1", headers={RESULT_TTL: 60})])

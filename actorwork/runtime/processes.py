@@ -1,0 +1,384 @@
+"""Processes under a supervisor: each is an OS process, which this side starts, watches and ends.
+
+    launched ── orders ──▶ "started" ──▶ up ──▶ told to stop ──▶ ended in order
+                  └ "failed"             ├── it ends by itself          what that was says its exit code
+                                         └── its loop does not turn     its stacks are logged, then SIGKILL
+
+An end that nobody asked for is an ordinary crash, for the supervisor to judge; first the lease of the node that died is
+released, so that what it had in hand runs elsewhere at once. A process that is told to stop, and does not, is killed
+when its time is over.
+
+A process whose loop is blocked still beats, from a thread, and says how long ago its loop has turned. One that was
+stopped, or is held up in code that keeps Python's own lock, does not beat. Either is seen here by one figure: how long
+ago the loop was last known to turn. Before that ends a process it is asked once more: this side may have been the one
+that did not look.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections import Counter
+from collections.abc import Callable, Mapping
+from multiprocessing.reduction import ForkingPickler
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import trio
+
+from actorwork import events
+from actorwork.errors import ActorworkError, BrokerError
+from actorwork.policy.exits import Exit
+from actorwork.runtime.child_node import EXIT_FORCED, Orders
+from actorwork.runtime.control import Frame, Frames, RemoteFailure, packed
+from actorwork.runtime.launching import Ended, Launched, launch, refuse_what_cannot_travel
+from actorwork.runtime.tree import Branch, branch_from
+from actorwork.telemetry.logs import configured
+
+if TYPE_CHECKING:
+    from actorwork.abc import Broker, EventSink
+    from actorwork.actors.child import Process
+
+BEAT: Final = 1.0
+"""Seconds between two beats, at most."""
+_BEATS_IN_HANG: Final = 4
+_ANSWER: Final = 2.0
+"""Seconds in which a process says where its threads stand."""
+_LAST: Final = 5.0
+"""Seconds that a process which was killed may take to be gone: it may be in the middle of a read from a bad disk."""
+_RELEASE: Final = 2.0
+"""Seconds for releasing the lease of a node that died: then it runs out by itself."""
+_MARGIN: Final = 0.1
+"""The part of its time that a process leaves to its own end, at most a second: force is for those that hang."""
+
+
+@attrs.frozen(eq=False)
+class ProcessServices:
+    """What all processes of a system share."""
+
+    emit: EventSink
+    lease: float
+    grace: float
+    broker: Callable[[], Broker]
+    is_ending: Callable[[], bool]
+    """Whether the system has begun to stop: nothing is started then."""
+    forced: Callable[[], None]
+    """Says that force was needed."""
+    members: dict[ProcessMember, None] = attrs.field(factory=dict)
+    """Those that run."""
+
+
+class NodeProcess:
+    """One OS process, from its launch to its end."""
+
+    def __init__(self, launched: Launched, spec: Process, services: ProcessServices) -> None:
+        self.pid = launched.pid
+        self.incarnation: str | None = None
+        """Under which name it owns deliveries."""
+        self.tree: Branch | None = None
+        self.statistics: Counter[str] = Counter()
+        self.is_up = False
+        self.is_drained = False
+        self.failure: RemoteFailure | None = None
+        """What it said that it ended of."""
+        self.ended: Ended | None = None
+        self.killed_for = ""
+        """Why it was killed from here."""
+        self._launched = launched
+        self._spec = spec
+        self._services = services
+        self._frames = Frames()
+        self._turned = trio.current_time()
+        """When its loop was last known to turn, by our clock."""
+        self._stacks: str | None = None
+        self._change = trio.Event()
+
+    def __repr__(self) -> str:
+        return f"<process {self.pid} of {self._spec.title!r}>"
+
+    @property
+    def is_over(self) -> bool:
+        return self.ended is not None
+
+    async def run(self, orders: bytes) -> None:
+        """Give it its orders and hear what it says, until it has ended."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._launched.send_all, struct.pack(">Q", len(orders)) + orders)
+                nursery.start_soon(self._listen)
+                if self._spec.hang_timeout is not None:
+                    nursery.start_soon(self._watch, self._spec.hang_timeout)
+                ended = await self._launched.wait_ended()
+                nursery.cancel_scope.cancel(reason="it has ended")
+            while data := self._launched.receive_nowait():  # What it said last.
+                self._hear(data)
+            self.ended = ended
+        finally:
+            self._tell_change()
+
+    async def wait_change(self) -> None:
+        """Wait until it is up, drained, or has ended."""
+        await self._change.wait()
+
+    def _tell_change(self) -> None:
+        self._change.set()
+        self._change = trio.Event()
+
+    # ---- what is said to it ----
+
+    def drain(self, within: float) -> None:
+        self._launched.send(packed("drain", within=within))
+
+    def hurry(self) -> None:
+        self._launched.send(packed("hurry"))
+
+    def stop(self, within: float) -> None:
+        """Tell it to end within so many seconds, at the end of which it will be killed."""
+        self._launched.send(packed("stop", within=within - min(1.0, within * _MARGIN)))
+
+    def kill(self, why: str = "") -> None:
+        self.killed_for = self.killed_for or why
+        self._launched.kill()
+
+    # ---- what it says ----
+
+    async def _listen(self) -> None:
+        while data := await self._launched.receive():
+            self._hear(data)
+
+    def _hear(self, data: bytes) -> None:
+        try:
+            frames = self._frames.feed(data)
+        except ValueError as error:
+            self.kill(f"process {self.pid} was killed: it said what nobody understands ({error})")
+            return
+        for frame in frames:
+            self._take(frame)
+
+    def _take(self, frame: Frame) -> None:
+        match frame.get("is"):
+            case "beat":
+                self._turned_ago(frame.get("age"))
+            case "look":
+                self.tree = branch_from(frame["tree"])
+                self.statistics = Counter(frame.get("statistics") or {})
+            case "node":
+                self.incarnation = str(frame.get("incarnation"))
+            case "started":
+                self.is_up = True
+                self._turned_ago(0.0)
+                self._tell_change()
+            case "drained":
+                self.is_drained = True
+                if frame.get("forced"):
+                    self._services.forced()
+                self._tell_change()
+            case "stacks":
+                self._stacks = str(frame.get("text"))
+                self._turned_ago(frame.get("age"))
+                self._tell_change()
+            case "failed" | "ended":
+                self.failure = RemoteFailure.read(frame.get("failure") or {})
+            case _:
+                pass
+
+    # ---- hanging ----
+
+    def _turned_ago(self, age: float | None) -> None:
+        if age is not None:
+            self._turned = max(self._turned, trio.current_time() - age)
+
+    async def _watch(self, limit: float) -> None:
+        """Kill it when its loop has not turned for so long, and say where it stood."""
+        while not self.is_up:
+            await self.wait_change()
+        while True:
+            await trio.sleep_until(self._turned + limit)
+            if trio.current_time() - self._turned < limit:
+                continue
+            self._stacks = None
+            self._launched.send(packed("stacks"))
+            with trio.move_on_after(min(_ANSWER, limit)):
+                while self._stacks is None:
+                    await self.wait_change()
+            silent = trio.current_time() - self._turned
+            if silent < limit:  # It was this side that did not look, or it has just gone on.
+                continue
+            self._services.emit(events.ProcessHung(self._spec.title, self.pid, silent, self._stacks or ""))
+            self.kill(f"process {self.pid} was killed, since its loop had not turned for {silent:.1f} s")
+            return
+
+    # ---- its end ----
+
+    async def bury(self, *, in_order: bool) -> None:
+        """Wait until it is gone, and release its lease, unless it has done so itself. Bounded, whatever hangs."""
+        if not self.is_over:
+            self._launched.kill()
+            with trio.move_on_after(_LAST):
+                self.ended = await self._launched.wait_ended()
+        self._launched.close()
+        if self.incarnation is not None and not in_order:
+            try:
+                with trio.move_on_after(_RELEASE):
+                    await self._services.broker().release_lease(self.incarnation)
+            except ActorworkError as error:
+                what_next = f"what process {self.pid} had in hand is run elsewhere when its lease has run out"
+                self._services.emit(events.BrokerTrouble("releasing the lease of a process", str(error), what_next))
+
+
+class ProcessMember:
+    """A `Process` under its supervisor; its own handle. It outlives the OS processes, one for each incarnation."""
+
+    def __init__(self, spec: Process, services: ProcessServices) -> None:
+        refuse_what_cannot_travel(spec)
+        self.spec = spec
+        self._services = services
+        self._process: NodeProcess | None = None
+        self._stopped = trio.Event()
+        self._hurried = False
+        self._past: Counter[str] = Counter()
+        """The counters of the processes that have ended."""
+
+    def __repr__(self) -> str:
+        return f"<process {self.spec.title!r}{'' if self._process is None else f', {self._process.pid}'}>"
+
+    # ---- as a member of its supervisor ----
+
+    @property
+    def handle(self) -> ProcessMember:
+        return self
+
+    async def live(self, started: Callable[[], None]) -> None:
+        """Run one OS process. Raises `ProcessLost` for an end that was no clean one, and what its start failed of.
+
+        Cancelled: it is killed.
+        """
+        if self._services.is_ending():
+            started()  # It rests: what is stopping begins nothing.
+            await self._stopped.wait()
+            return
+        orders = self._orders()
+        process = NodeProcess(await launch(self.spec.start_method, self.spec.title), self.spec, self._services)
+        self._process = process
+        self._services.members[self] = None
+        failure: BaseException | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(process.run, orders)
+                with trio.move_on_after(self.spec.startup_timeout) as limit:
+                    while not (process.is_up or process.is_over):
+                        await process.wait_change()
+                if limit.cancelled_caught:
+                    process.kill(f"it took longer than {self.spec.startup_timeout:g} s to start")
+                elif process.is_up:
+                    self._services.emit(events.ProcessStarted(self.spec.title, process.pid, process.incarnation or ""))
+                    self._catch_up(process)
+                    started()
+        finally:
+            with trio.CancelScope(shield=True):
+                await process.bury(in_order=_in_order(process))
+            self._past += process.statistics
+            self._process = None
+            del self._services.members[self]
+            failure = self._judged(process)
+        if failure is not None:
+            raise failure
+
+    def _catch_up(self, process: NodeProcess) -> None:
+        """Tell a process that has just come up what all of them were told while it did."""
+        if self._services.is_ending():
+            process.drain(0.0)
+
+    def _judged(self, process: NodeProcess) -> BaseException | None:
+        """Return what the end of a process was, as an error; None for one in order."""
+        ended = process.ended or Ended(process.pid, None)
+        if ended.code == EXIT_FORCED or (self._stopped.is_set() and not _in_order(process)):
+            self._services.forced()
+        if _in_order(process) and (process.is_up or process.failure is None) and not process.killed_for:
+            return None
+        told = None if process.failure is None else process.failure.error(self.spec.child_id)
+        if not process.is_up and told is not None and not process.killed_for:
+            return told
+        error = ended.error(process.killed_for)
+        error.__cause__ = told
+        return error
+
+    def stop(self, deadline: float) -> None:
+        self._stopped.set()
+        if self._process is not None:
+            self._process.stop(max(0.0, deadline - trio.current_time()))
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+
+    def end(self, exit: Exit, reason: str) -> None: ...
+
+    def reopen(self) -> None:
+        self._stopped = trio.Event()
+
+    # ---- as a part of its system ----
+
+    @property
+    def busy(self) -> bool:
+        """Whether it may still have something in hand, after it was told to drain."""
+        process = self._process
+        return process is not None and not process.is_drained and not process.is_over
+
+    async def wait_quiet(self) -> None:
+        """Wait for the next change that may mean that it is not busy any more."""
+        if self._process is not None and self.busy:
+            await self._process.wait_change()
+
+    def drain(self, within: float) -> None:
+        """Have it stop its intake, and finish what is in hand."""
+        if self._process is not None:
+            self._process.drain(within)
+
+    def hurry(self) -> None:
+        """Have it cancel what is in hand."""
+        if self._process is not None:
+            self._process.hurry()
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    def branches(self) -> tuple[Branch, ...]:
+        """Return what is known of the tree in it: as it was a moment ago."""
+        return () if self._process is None or self._process.tree is None else self._process.tree.children
+
+    def statistics(self) -> Mapping[str, int]:
+        """Return the counters of all its processes so far."""
+        return self._past if self._process is None else self._past + self._process.statistics
+
+    def _orders(self) -> bytes:
+        broker = self._services.broker()
+        url = broker.shared_url
+        if url is None:
+            raise BrokerError(what_is_not_shared(self.spec, broker))
+        log_level, log_format = configured()
+        hang = self.spec.hang_timeout
+        orders = Orders(
+            title=self.spec.title,
+            children=self.spec.children,
+            broker=url,
+            lease=self._services.lease,
+            grace=self._services.grace,
+            beat=BEAT if hang is None else min(BEAT, hang / _BEATS_IN_HANG),
+            log_level=log_level,
+            log_format=log_format,
+        )
+        return bytes(ForkingPickler.dumps(orders, pickle.HIGHEST_PROTOCOL))
+
+
+def what_is_not_shared(spec: Process, broker: Broker) -> str:
+    """Say why a broker is none for processes."""
+    return (
+        f"{spec.title!r} is to run in another process, and the broker {broker.url!r} lives in this one alone;"
+        " name a broker that both can reach, such as sqlite:///path/to/file or redis://host:port/db"
+    )
+
+
+def _in_order(process: NodeProcess) -> bool:
+    return process.ended is not None and process.ended.code in (0, EXIT_FORCED)
