@@ -26,6 +26,9 @@ from actorwork.events import LoopStalled
 DEEPEST: Final = 40
 """Frames of a stack that are told, the innermost ones."""
 
+_END_LIMIT: Final = 0.1
+"""Seconds for the thread to end: it takes none, unless it is just writing a log."""
+
 
 async def watch_stalls(
     threshold: float, emit: Callable[[LoopStalled], None], emit_in_thread: Callable[[LoopStalled], None]
@@ -38,6 +41,7 @@ async def watch_stalls(
         await trio.sleep_forever()
     finally:
         watch.end()
+        thread.join(_END_LIMIT)
 
 
 class _Watch:
