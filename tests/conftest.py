@@ -5,6 +5,8 @@ The package's own pytest plugin does it. A test that asks for `mock_clock` runs 
 task waits, then it jumps.
 """
 
+from collections.abc import Iterator
+
 import pytest
 import trio.testing
 
@@ -22,6 +24,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("slow") is not None:
             item.add_marker(pytest.mark.actorwork(timeout=180))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The default broker's file is the user's own: tests, and the programs that they start, have another one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACTORWORK_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
 
 
 @pytest.fixture
