@@ -1,4 +1,4 @@
-"""The command line: `actorwork run | send | dead | doctor`.
+"""The command line: `actorwork run | send | dead | spool | doctor`.
 
 Exit codes, of every command:
 

@@ -8,6 +8,7 @@ from actorwork.cli.dead_letters import dead
 from actorwork.cli.doctor import doctor
 from actorwork.cli.running import run
 from actorwork.cli.sending import send
+from actorwork.cli.spool import spool
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -24,5 +25,5 @@ def actorwork() -> None:
     """  # noqa: D301 - click wants the character itself, to leave the lines below it as they are
 
 
-for command in (run, send, dead, doctor):
+for command in (run, send, dead, spool, doctor):
     actorwork.add_command(command)

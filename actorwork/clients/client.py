@@ -21,13 +21,13 @@ from actorwork.actors.actor import Actor
 from actorwork.actors.handlers import handlers_of
 from actorwork.actors.lock import Lock
 from actorwork.actors.shared import Shared
-from actorwork.clients.late import LateBroker, open_late_broker, place_of
 from actorwork.clients.outbox import Outbox, source_name
 from actorwork.clients.refs import StreamRef
-from actorwork.clients.spool import Spool, Spooler, SpoolMode, file_for, open_spooler, spool_of
 from actorwork.policy.sending import PLAIN, Sending, SendOptions
 from actorwork.policy.settlement import leaves
 from actorwork.runtime.brokers import open_broker
+from actorwork.runtime.late import LateBroker, open_late_broker, place_of
+from actorwork.runtime.spool import Spool, Spooler, SpoolMode, file_for, open_spooler, spool_of
 from actorwork.telemetry.logs import LogSink
 
 A = TypeVar("A", bound=Actor)

@@ -14,11 +14,11 @@ import trio
 
 from actorwork import codec
 from actorwork.abc import Broker, Replies
-from actorwork.clients.late import LateBroker
-from actorwork.clients.spool import Spooler
 from actorwork.errors import AskTimeout, BrokerError, CodecError, MessageFailed, NotUnique
 from actorwork.message import NO_HEADERS, REPLY_TO, Envelope, Json, MessageIds, Outcome, Priority
 from actorwork.policy.sending import LONGEST_NAME, PLAIN, Sending
+from actorwork.runtime.late import LateBroker
+from actorwork.runtime.spool import Spooler
 from actorwork.settings import SOURCE
 
 

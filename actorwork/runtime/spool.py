@@ -31,11 +31,11 @@ import attrs
 import trio
 
 from actorwork.abc import EventSink
-from actorwork.clients.late import LateBroker
 from actorwork.errors import BrokerError, SettingsError, SpoolError, SpoolFull
 from actorwork.events import BrokerTrouble
 from actorwork.message import Envelope
 from actorwork.runtime.brokers import default_file
+from actorwork.runtime.late import LateBroker
 
 if TYPE_CHECKING:
     from actorwork.embedded.spool import Row, Spooled, SpoolFile, SpoolStatus

@@ -1,0 +1,212 @@
+"""`actorwork spool`: the messages that wait in a local file for their broker, to look at, to send now, to drop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from actorwork.cli.brokers import Step, broker_option, speak, timeout_option
+from actorwork.cli.output import as_json, many, one_line, print_json, print_table
+
+if TYPE_CHECKING:
+    from actorwork.abc import Broker
+    from actorwork.embedded.spool import Spooled, SpoolFile, SpoolStatus
+
+T = TypeVar("T")
+
+
+@click.group(short_help="Look at messages that wait for their broker, send them, drop them.")
+def spool() -> None:
+    """Look at the messages that a client's spool holds while its broker is away, send them now, or drop them.
+
+    Clients do all of it by themselves: this is for a file whose program is gone, and for what the broker has refused.
+    """
+
+
+def spool_option(function: Any) -> Any:
+    return click.option(
+        "--spool",
+        "path",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="The spool's file; without it, the default one of the broker that --broker names.",
+    )(function)
+
+
+@spool.command("ls", short_help="List what waits.")
+@click.argument("source", required=False)
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Show at most so many.")
+@spool_option
+@broker_option
+@as_json
+def list_them(source: str | None, *, limit: int, path: Path | None, broker: str | None, json_output: bool) -> None:
+    """List the messages in a spool, oldest first; those that the broker has refused are marked with its reason.
+
+    The broker is not asked: --broker only says which default file is meant.
+    """
+    path = file_of(path, broker)
+
+    def look(file: SpoolFile) -> tuple[SpoolStatus, Sequence[Spooled]]:
+        return file.status(), file.list(source, limit=limit)
+
+    status, found = with_file(path, look) if path.exists() else (None, ())
+    if json_output:
+        print_json(
+            {
+                "file": str(path),
+                "messages": status.messages if status else 0,
+                "bytes": status.bytes if status else 0,
+                "set_aside": status.refused if status else 0,
+                "age": age(status),
+                "listed": [in_json(one) for one in found],
+            }
+        )
+        return
+    if found:
+        print_table(
+            ("SOURCE", "MESSAGE", "TOLD", "BYTES", "SET ASIDE"),
+            [(one.source, one.id, when(one), str(len(one.data)), one.refused or "") for one in found],
+        )
+    if status is None or not status.messages:
+        click.echo(f"nothing waits in {path}")
+        return
+    click.echo(
+        f"{many(status.messages, 'message')} of {many(status.bytes, 'byte')} in {path}, the oldest"
+        f" {age(status):.0f} s old; {status.refused:,} of them set aside",
+        err=True,
+    )
+
+
+@spool.command(short_help="Send what waits, now.")
+@spool_option
+@broker_option
+@timeout_option
+@as_json
+def flush(*, path: Path | None, broker: str | None, timeout: float, json_output: bool) -> None:
+    """Send everything in a spool to the broker, also what was set aside, each under its own id.
+
+    What the broker refuses again stays set aside; the exit code is 1 then.
+    """
+    path = file_of(path, broker)
+    if not path.exists():
+        raise click.ClickException(f"there is no spool {path}; --spool names another file")
+    before = with_file(path, lambda file: (file.take_up_again(), file.status())[1])
+    left = speak(broker, timeout, lambda opened, step: replay(opened, step, path)) if before.messages else before
+    # A program that is running may have added some meanwhile.
+    sent = max(0, before.messages - left.messages)
+    if json_output:
+        print_json({"file": str(path), "sent": sent, "set_aside": left.refused})
+    else:
+        click.echo(f"sent {many(sent, 'message')} of {path}")
+    if left.refused:
+        raise click.ClickException(
+            f"the broker refused {many(left.refused, 'message')}: see actorwork spool ls --spool {path}"
+        )
+
+
+async def replay(broker: Broker, step: Step, path: Path) -> SpoolStatus:
+    """Replay a spool until nothing waits, and return what it holds then."""
+    import trio
+
+    from actorwork.runtime.brokers import ignore
+    from actorwork.runtime.late import LateBroker
+    from actorwork.runtime.spool import Spool, open_spooler
+
+    late = LateBroker(broker.url)
+    late.arrived(broker)
+    async with open_spooler(Spool(path=path), path, late, ignore) as spooler, trio.open_nursery() as nursery:
+        nursery.start_soon(spooler.run)
+        while spooler.waiting:
+            with step():
+                await spooler.wait_progress()
+        nursery.cancel_scope.cancel()
+    return with_file(path, lambda file: file.status())
+
+
+@spool.command(short_help="Delete messages from a spool.")
+@click.argument("messages", nargs=-1, metavar="[MESSAGE]...")
+@click.option("--set-aside", is_flag=True, help="All that the broker has refused.", allow_from_autoenv=False)
+@click.option("--yes", is_flag=True, help="Do not ask.", allow_from_autoenv=False)
+@spool_option
+@broker_option
+@as_json
+def drop(
+    messages: tuple[str, ...], *, set_aside: bool, yes: bool, path: Path | None, broker: str | None, json_output: bool
+) -> None:
+    """Delete messages, by their ids, from a spool: they will never be sent. It asks first."""
+    if set_aside == bool(messages):
+        raise click.UsageError("say which to drop: MESSAGE..., or --set-aside")
+    path = file_of(path, broker)
+    if not path.exists():
+        raise click.ClickException(f"there is no spool {path}; --spool names another file")
+
+    def look(file: SpoolFile) -> Sequence[Spooled]:
+        if set_aside:
+            return [one for one in file.list(limit=-1) if one.refused is not None]
+        return [one for message in messages for one in file.find(message)]
+
+    chosen = with_file(path, look)
+    for name in set(messages) - {one.id for one in chosen}:
+        raise click.ClickException(f"no message in {path} has the id {name!r}; see: actorwork spool ls --spool {path}")
+    if chosen and not yes:
+        click.confirm(f"drop {many(len(chosen), 'message')} of {path}?", abort=True, err=True)
+    dropped = with_file(path, lambda file: file.remove(one.seq for one in chosen))
+    if json_output:
+        print_json({"dropped": dropped})
+    else:
+        click.echo(f"dropped {many(dropped, 'message')}")
+
+
+def file_of(path: Path | None, broker: str | None) -> Path:
+    from actorwork.runtime.late import place_of
+    from actorwork.runtime.spool import Spool, file_for
+
+    return file_for(Spool(path=path), place_of(broker))
+
+
+def with_file(path: Path, work: Callable[[SpoolFile], T]) -> T:
+    """Open a spool for a moment; what is wrong with it ends the command in a sentence."""
+    from actorwork.embedded.spool import SpoolFile
+    from actorwork.errors import SpoolError
+
+    try:
+        file = SpoolFile(path)
+        try:
+            return work(file)
+        finally:
+            file.close()
+    except SpoolError as error:
+        raise click.ClickException(one_line(str(error), 1000)) from error
+
+
+def age(status: SpoolStatus | None) -> float:
+    return 0.0 if status is None or status.oldest is None else round(max(0.0, time.time() - status.oldest), 1)
+
+
+def when(one: Spooled) -> str:
+    return datetime.fromtimestamp(one.born, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def in_json(one: Spooled) -> dict[str, Any]:
+    import json
+
+    from actorwork import codec
+    from actorwork.errors import CodecError
+
+    try:
+        payload: Any = codec.loads(one.data)
+    except CodecError:
+        payload = one.data.decode(errors="backslashreplace")
+    return {
+        "source": one.source,
+        "message_id": one.id,
+        "told_at": when(one),
+        "set_aside": one.refused,
+        "sent_with": json.loads(one.fields),
+        "payload": payload,
+    }
