@@ -15,10 +15,12 @@ from typing import Final
 import trio
 
 from actorwork.abc import EventSink, Finding, Subscription
+from actorwork.embedded.limiter import EmbeddedLimiter
 from actorwork.embedded.location import Location, parse
 from actorwork.embedded.node import EmbeddedNode, open_node
 from actorwork.embedded.replies import LocalReplies
-from actorwork.embedded.store import Parcel, Store, in_chunks, parcel
+from actorwork.embedded.rows import Parcel, in_chunks, parcel
+from actorwork.embedded.store import Store
 from actorwork.embedded.values import EmbeddedValues
 from actorwork.embedded.writer import Writer
 from actorwork.events import BrokerTrouble
@@ -57,6 +59,7 @@ class EmbeddedBroker:
         self._writer = writer
         self._dead_letters = EmbeddedDeadLetters(writer)
         self._values = EmbeddedValues(writer)
+        self._limiter = EmbeddedLimiter(writer)
 
     def __repr__(self) -> str:
         return f"<EmbeddedBroker {self.url}>"
@@ -76,6 +79,10 @@ class EmbeddedBroker:
     @property
     def values(self) -> EmbeddedValues:
         return self._values
+
+    @property
+    def limiter(self) -> EmbeddedLimiter:
+        return self._limiter
 
     def statistics(self) -> Mapping[str, int]:
         return self._writer.statistics()
@@ -110,7 +117,7 @@ class EmbeddedBroker:
             self._writer.addresses.pop(address, None)
 
     async def find_outcome(self, source: str, message_id: str) -> Outcome | None:
-        return await self._writer.ask(lambda store: store.find_outcome(source, message_id, time.time()), writes=False)
+        return await self._writer.ask(lambda store: store.outcomes.find(source, message_id, time.time()), writes=False)
 
     async def backlog(self, source: str) -> int:
         return await self._writer.ask(lambda store: store.backlog(source), writes=False)
@@ -145,16 +152,20 @@ class EmbeddedDeadLetters:
         return f"<EmbeddedDeadLetters of {self._writer.location}>"
 
     async def list(self, source: str | None = None, *, limit: int = 100) -> Sequence[DeadLetter]:
-        return await self._writer.ask(lambda store: store.dead_letters(source, limit), writes=False)
+        return await self._writer.ask(lambda store: store.dead_letters.list(source, limit), writes=False)
 
     async def get(self, source: str, entry: str) -> DeadLetter | None:
-        return await self._writer.ask(lambda store: store.dead_letter(source, entry), writes=False)
+        return await self._writer.ask(lambda store: store.dead_letters.get(source, entry), writes=False)
 
     async def replay(self, source: str, entries: Sequence[str]) -> int:
-        return await self._writer.ask(lambda store: store.replay(source, entries), rows=len(entries))
+        return await self._writer.ask(
+            lambda store: store.dead_letters.replay(store.source(source), entries), rows=len(entries)
+        )
 
     async def drop(self, source: str, entries: Sequence[str]) -> int:
-        return await self._writer.ask(lambda store: store.drop_dead_letters(source, entries), rows=len(entries))
+        return await self._writer.ask(
+            lambda store: store.dead_letters.drop(store.source(source), entries), rows=len(entries)
+        )
 
 
 def _examine(path: Path, mode: str, synchronous: str) -> Sequence[Finding]:

@@ -17,7 +17,8 @@ import trio
 
 from actorwork import events
 from actorwork.abc import EventSink, Subscription
-from actorwork.embedded.store import Closing, Lane, Store, Token, is_plain, parcel
+from actorwork.embedded.rows import Closing, Lane, Token, is_plain, parcel
+from actorwork.embedded.store import Store
 from actorwork.embedded.writer import Batch, Feed, Lease, Order, Writer
 from actorwork.errors import BrokerError
 from actorwork.message import Delivery, Envelope
@@ -256,7 +257,7 @@ class EmbeddedNode:
             for delivery in deliveries:
                 if store.hand_back((delivery.token,)):
                     given[delivery.source] = given.get(delivery.source, 0) + 1
-                    store.touched.add(store.source(delivery.source))
+                    store.transaction.touched.add(store.source(delivery.source))
             return given
 
         def fail(error: BrokerError) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from actorwork.embedded.store import Letterhead
+from actorwork.embedded.rows import Letterhead
 from actorwork.message import Outcome
 
 

@@ -36,7 +36,8 @@ import trio
 
 from actorwork.crash_points import crash_point
 from actorwork.embedded.location import Location, connect, explained, is_busy
-from actorwork.embedded.store import Closing, Lane, Letterhead, Store, Taken, Token
+from actorwork.embedded.rows import Closing, Lane, Letterhead, Taken, Token
+from actorwork.embedded.store import Store
 from actorwork.errors import BrokerError
 
 MOST_ROWS: Final = 2000
@@ -314,11 +315,11 @@ class Writer:
                 self._seen_seq = last
                 free = store.groups_with_free() if self._feeds else set[int]()
                 self._next_due = _or_never(store.first_due())
-                store.touched.update(sources)
+                store.transaction.touched.update(sources)
                 self._wake_groups(free)
                 if sources or free:
                     self._busy_at = now
-                if self.addresses and store.has_replies(tuple(self.addresses)):
+                if self.addresses and store.outcomes.has_replies(tuple(self.addresses)):
                     self._busy_at = now
                     self._turn(store, [Order(self._fetch_replies, _nothing, _nothing)], now)
         except sqlite3.Error:
@@ -328,14 +329,14 @@ class Writer:
         self._wake(store)
 
     def _fetch_replies(self, store: Store) -> None:
-        store.replies.extend(store.fetch(tuple(self.addresses)))
+        store.transaction.replies.extend(store.outcomes.fetch(tuple(self.addresses)))
 
     def _wake(self, store: Store) -> None:
-        if store.touched:
-            for source in store.touched:
+        if store.transaction.touched:
+            for source in store.transaction.touched:
                 for lane in self._lanes.get(source, ()):
                     lane.ready = True
-            store.touched.clear()
+            store.transaction.touched.clear()
 
     def _wake_groups(self, groups: Iterable[int]) -> None:
         for grp in groups:
@@ -377,7 +378,7 @@ class Writer:
             if not orders:
                 return
             if not any(isinstance(order, Closing) or order.writes for order in orders):
-                store.now = wall
+                store.transaction.now = wall
                 news.extend(_bind(order.done, order.run(store)) for order in orders if isinstance(order, Order))
                 return
 
@@ -411,11 +412,11 @@ class Writer:
                 for feed in self._feeds
                 if id(feed.lease) not in gone and self._can_read(feed)
             )
-        here = [letter for letter in store.replies if letter[0] in self.addresses]
-        elsewhere = [letter for letter in store.replies if letter[0] not in self.addresses]
+        here = [letter for letter in store.transaction.replies if letter[0] in self.addresses]
+        elsewhere = [letter for letter in store.transaction.replies if letter[0] not in self.addresses]
         if elsewhere:
-            store.post(elsewhere)
-        next_due = store.next_due
+            store.outcomes.post(elsewhere)
+        next_due = store.transaction.next_due
         if promotes:
             self._next_due = _or_never(store.first_due())
         if _BEFORE_COMMIT is not None:
@@ -426,7 +427,7 @@ class Writer:
 
         # From here on it has happened: nothing below may fail.
         self._counts["turns"] += 1
-        store.replies.clear()
+        store.transaction.replies.clear()
         if next_due is not None:
             self._next_due = min(self._next_due, next_due)
         for lease in late:

@@ -34,7 +34,7 @@ async def open_at(path: Path | str) -> AsyncGenerator[EmbeddedBroker]:
 
 async def ask(broker: EmbeddedBroker, statement: str) -> list[Any]:
     """Run a statement on the broker's own connection."""
-    return await broker._writer.ask(lambda store: store._execute(statement).fetchall(), writes=False)
+    return await broker._writer.ask(lambda store: store.execute(statement).fetchall(), writes=False)
 
 
 # Where it is.
@@ -278,7 +278,7 @@ async def test_ids_are_remembered_for_a_day_after_their_messages_and_then_forgot
 
         async def prune_in(days: float) -> None:
             def prune(store: Store) -> None:
-                store.now = time.time() + days * day
+                store.transaction.now = time.time() + days * day
                 store.prune()
 
             await broker._writer.ask(prune)
@@ -302,7 +302,7 @@ async def test_replies_that_nobody_fetches_are_forgotten(tmp_path: Path):
         assert await ask(broker, "select count(*) from replies") == [(1,)]
 
         def prune(store: Store) -> None:
-            store.now += 7200
+            store.transaction.now += 7200
             store.prune()
 
         await broker._writer.ask(prune)

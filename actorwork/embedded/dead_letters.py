@@ -1,0 +1,97 @@
+"""The messages that nobody could handle."""
+
+from __future__ import annotations
+
+import json
+from builtins import list as list_of
+from collections.abc import Iterable
+from typing import Any, Final
+
+import attrs
+
+from actorwork.embedded.rows import failure_from, headers_from
+from actorwork.embedded.transaction import Transaction
+from actorwork.message import DeadLetter, Delivery, Failure
+from actorwork.policy.attempts import headers_of_first_attempt
+
+
+class DeadLetterTable:
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+        self._execute = transaction.execute
+
+    def __repr__(self) -> str:
+        return "<DeadLetterTable>"
+
+    def keep(self, delivery: Delivery, group: str, actor: str, failure: Failure) -> None:
+        """Make a dead letter of an entry."""
+        self._execute(
+            "insert into dead (source, id, type, data, headers, grp, actor, attempt, at, failure)"
+            " select source, id, type, data, headers, ?, ?, ?, ?, ? from entries where seq = ?",
+            (
+                group,
+                actor,
+                delivery.attempt,
+                self._transaction.now,
+                json.dumps(attrs.asdict(failure)),
+                delivery.token.seq,
+            ),
+        )
+
+    def list(self, source: str | None, limit: int) -> list_of[DeadLetter]:
+        """Needs no transaction."""
+        where, arguments = ("", ()) if source is None else (" where s.name = ?", (source,))
+        rows = self._execute(f"{_DEAD}{where} order by s.name, d.entry limit ?", (*arguments, limit))
+        return [_letter(row) for row in rows]
+
+    def get(self, source: str, entry: str) -> DeadLetter | None:
+        """Needs no transaction."""
+        row = self._execute(f"{_DEAD} where s.name = ? and d.entry = ?", (source, entry)).fetchone()
+        return _letter(row) if row else None
+
+    def replay(self, source: int, entries: Iterable[str]) -> int:
+        """Send letters again, each to the group that failed alone; return how many there were."""
+        found = 0
+        for entry in entries:
+            row = self._execute("select headers from dead where entry = ? and source = ?", (entry, source)).fetchone()
+            if row is None:
+                continue
+            headers = headers_of_first_attempt(headers_from(row[0]))
+            self._execute(
+                "insert into entries (source, id, type, data, headers, born, addressee)"
+                " select source, id, type, data, ?, ?, grp from dead where entry = ?",
+                (json.dumps(headers) if headers else None, self._transaction.now, entry),
+            )
+            self._execute("delete from dead where entry = ?", (entry,))
+            self._transaction.touched.add(source)
+            found += 1
+        return found
+
+    def drop(self, source: int, entries: Iterable[str]) -> int:
+        found = 0
+        for entry in entries:
+            found += self._execute("delete from dead where entry = ? and source = ?", (entry, source)).rowcount
+        return found
+
+
+_DEAD: Final = (
+    "select s.name, d.entry, d.id, d.grp, d.actor, d.failure, d.attempt, d.at, d.data, d.type, d.headers"
+    " from dead d join sources s using (source)"
+)
+
+
+def _letter(row: Any) -> DeadLetter:
+    source, entry, message_id, group, actor, failure, attempt, at, data, kind, headers = row
+    return DeadLetter(
+        source,
+        str(entry),
+        message_id,
+        group,
+        actor,
+        failure_from(failure),
+        attempt,
+        at,
+        data,
+        kind,
+        headers_from(headers),
+    )

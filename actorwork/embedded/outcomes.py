@@ -1,0 +1,78 @@
+"""What came of messages, for those who asked: kept for a while, and sent to whoever waits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Final
+
+from actorwork.embedded.rows import Letterhead, outcome_columns, outcome_from
+from actorwork.embedded.transaction import Transaction
+from actorwork.message import REPLY_TO, RESULT_TTL, Delivery, Outcome
+
+HOUR: Final = 3600.0
+
+
+class Outcomes:
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+        self._execute = transaction.execute
+
+    def __repr__(self) -> str:
+        return "<Outcomes>"
+
+    def answer(self, source: int, delivery: Delivery, outcome: Outcome) -> None:
+        """Keep an outcome for those who asked for it, and send it to whoever waits."""
+        headers = delivery.headers
+        ttl = headers.get(RESULT_TTL)
+        if isinstance(ttl, (int, float)) and ttl > 0:
+            self._execute(
+                "insert or replace into outcomes (source, id, status, value, failure, expires)"
+                " values (?, ?, ?, ?, ?, ?)",
+                (source, delivery.id, *outcome_columns(outcome), self._transaction.now + ttl),
+            )
+        address = headers.get(REPLY_TO)
+        if isinstance(address, str):
+            self._transaction.replies.append((address, delivery.source, delivery.id, outcome))
+
+    def post(self, replies: Iterable[Letterhead]) -> None:
+        """Keep replies for other processes, which fetch them."""
+        self._transaction.executemany(
+            "insert into replies (address, source, id, status, value, failure, at) values (?, ?, ?, ?, ?, ?, ?)",
+            [(*letter[:3], *outcome_columns(letter[3]), self._transaction.now) for letter in replies],
+        )
+
+    def fetch(self, addresses: Iterable[str]) -> list[Letterhead]:
+        """Take the replies that have come to these addresses."""
+        wanted = json.dumps(list(addresses))
+        rows = self._execute(
+            "select address, source, id, status, value, failure from replies"
+            " where address in (select value from json_each(?)) order by reply",
+            (wanted,),
+        ).fetchall()
+        if rows:
+            self._execute("delete from replies where address in (select value from json_each(?))", (wanted,))
+        return [(row[0], row[1], row[2], outcome_from(*row[3:])) for row in rows]
+
+    def has_replies(self, addresses: Iterable[str]) -> bool:
+        """Whether replies have come to these addresses. Needs no transaction."""
+        wanted = json.dumps(list(addresses))
+        row = self._execute(
+            "select 1 from replies where address in (select value from json_each(?)) limit 1", (wanted,)
+        ).fetchone()
+        return row is not None
+
+    def find(self, source: str, id: str, now: float) -> Outcome | None:
+        """Needs no transaction."""
+        row = self._execute(
+            "select o.status, o.value, o.failure from outcomes o join sources s using (source)"
+            " where s.name = ? and o.id = ? and o.expires > ?",
+            (source, id, now),
+        ).fetchone()
+        return outcome_from(*row) if row else None
+
+    def prune(self) -> None:
+        """Forget what is out of date, and replies that nobody has fetched for an hour."""
+        now = self._transaction.now
+        self._execute("delete from outcomes where expires <= ?", (now,))
+        self._execute("delete from replies where at < ?", (now - HOUR,))

@@ -1,0 +1,155 @@
+"""What the store's rows hold, and what goes in and out of them.
+
+Parcel     an envelope in the columns of a table
+Token      what settles a delivery
+Lane       one source as one group of one node reads it
+Taken      what was read from a lane
+Closing    a settlement on its way to the store
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import attrs
+
+from actorwork.message import (
+    ATTEMPT,
+    NO_HEADERS,
+    REPLY_TO,
+    RESULT_TTL,
+    Delivery,
+    Envelope,
+    Failure,
+    Outcome,
+)
+from actorwork.policy.settlement import Ack, Reject, Settlement
+
+SUSPECT: Final = 2
+
+
+class Token(NamedTuple):
+    """What settles a delivery: which entry, for which group, owned by whom, given for the how-many-th time."""
+
+    seq: int
+    grp: int
+    node: int
+    given: int
+
+
+class Parcel(NamedTuple):
+    """An envelope in the columns of a table; `due` is in seconds since the epoch, `delay` is from now."""
+
+    source: str
+    id: str
+    type: str | None
+    data: bytes
+    headers: str | None
+    addressee: str | None
+    delay: float
+    due: float | None
+
+
+Letterhead: TypeAlias = "tuple[str, str, str, Outcome]"
+"""A reply to be sent: address, source, message id, outcome."""
+
+
+@attrs.define(eq=False)
+class Lane:
+    """One source as one group of one node reads it. `ready`: there may be something to read."""
+
+    name: str
+    group: str
+    actor: str
+    max_crashes: int
+    source: int = 0
+    grp: int = 0
+    ready: bool = True
+    suspects: bool = False
+    """Whether messages wait until the one that is run alone has ended."""
+
+    @property
+    def alone_from(self) -> int:
+        """From how many crashes on a message is run beside no other one of that kind."""
+        return max(1, min(SUSPECT, self.max_crashes))
+
+
+@attrs.define(eq=False)
+class Taken:
+    """What was read from one lane."""
+
+    deliveries: list[Delivery] = attrs.field(factory=list[Delivery])
+    reclaimed: list[tuple[int, int]] = attrs.field(factory=list[tuple[int, int]])
+    """The previous owner's number (0: it was handed back), and how many were his."""
+    buried: list[tuple[str, int]] = attrs.field(factory=list[tuple[str, int]])
+    restored: bool = False
+    emptied: bool = False
+    held: bool = False
+
+
+@attrs.frozen(eq=False)
+class Closing:
+    """A settlement on its way to the store."""
+
+    delivery: Delivery
+    group: str
+    actor: str
+    settlement: Settlement
+    published: Sequence[Parcel]
+    owner: Any = None
+    plain: bool = False
+    """Whether the only thing it does is to end the delivery: many such go in one statement."""
+
+
+def parcel(envelope: Envelope) -> Parcel:
+    """Put an envelope into columns. Raises TypeError or ValueError for headers that are no JSON."""
+    headers = envelope.headers
+    return Parcel(
+        envelope.source,
+        envelope.id,
+        envelope.type,
+        envelope.data,
+        json.dumps(dict(headers)) if headers else None,
+        envelope.group,
+        envelope.delay,
+        envelope.at,
+    )
+
+
+def is_plain(delivery: Delivery, settlement: Settlement, published: Sequence[object]) -> bool:
+    if published or not isinstance(settlement, (Ack, Reject)):
+        return False
+    headers = delivery.headers
+    return not headers or (RESULT_TTL not in headers and REPLY_TO not in headers)
+
+
+def delivery_from(source: str, id: str, type: str | None, data: bytes, headers: str | None, token: Token) -> Delivery:
+    if headers is None:
+        return Delivery(id, source, data, token, type, NO_HEADERS, 1, token.given - 1)
+    read = headers_from(headers)
+    attempt = read.get(ATTEMPT)
+    return Delivery(id, source, data, token, type, read, attempt if isinstance(attempt, int) else 1, token.given - 1)
+
+
+def headers_from(text: str | None) -> Any:
+    return NO_HEADERS if text is None else json.loads(text)
+
+
+def failure_from(text: str) -> Failure:
+    return Failure(**json.loads(text))
+
+
+def outcome_from(status: Any, value: bytes, failure: str | None) -> Outcome:
+    return Outcome(status, value, None if failure is None else failure_from(failure))
+
+
+def outcome_columns(outcome: Outcome) -> tuple[str, bytes, str | None]:
+    failure = outcome.failure
+    return outcome.status, outcome.value, None if failure is None else json.dumps(attrs.asdict(failure))
+
+
+def in_chunks(parcels: Sequence[Parcel], size: int) -> Iterator[Sequence[Parcel]]:
+    for start in range(0, len(parcels), size):
+        yield parcels[start : start + size]
