@@ -71,6 +71,10 @@ def _checked_mode(_: object, __: object, value: object) -> None:
         raise SettingsError(f"Spool.mode wants 'when_down' or 'always', got {value!r}")
 
 
+def _as_path(value: str | Path | None) -> Path | None:
+    return None if value is None else Path(value)
+
+
 def _whole(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise SettingsError(f"Spool.{attribute.name} wants a whole number from 1 on, got {value!r}")
@@ -94,7 +98,7 @@ class Spool:
     the disk alone. The bounds count everything in the file; beyond them `SpoolFull` is raised.
     """
 
-    path: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
+    path: Path | None = attrs.field(default=None, converter=_as_path)
     mode: SpoolMode = attrs.field(default="when_down", validator=_checked_mode)
     max_messages: int = attrs.field(default=100_000, validator=_whole)
     max_bytes: int = attrs.field(default=256 * 1024 * 1024, validator=_whole)

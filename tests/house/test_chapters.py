@@ -4,6 +4,8 @@ import re
 import textwrap
 from pathlib import Path
 
+import pytest
+
 DOCS = Path(__file__).parents[2] / "docs"
 
 
@@ -27,3 +29,10 @@ def test_the_examples_of_the_chapter_on_actors_run():
         f"async def main():\n{textwrap.indent(used, '    ')}\ntrio.run(main)\n"
     )
     exec(compile(program, "docs/actors.md", "exec"), {"__name__": "chapter"})
+
+
+def test_the_examples_of_the_chapter_on_the_spool_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (example,) = re.findall(r"```python\n(.*?)```", (DOCS / "spool.md").read_text(encoding="utf-8"), re.DOTALL)
+    program = f"{example}\nimport trio\ntrio.run(take_orders, 'sqlite://', {str(tmp_path / 'spool')!r})\n"
+    exec(compile(program, "docs/spool.md", "exec"), {"__name__": "chapter"})
+    assert capsys.readouterr().out == "0 wait\n"
