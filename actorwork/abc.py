@@ -245,6 +245,28 @@ class Values(Protocol):
         ...
 
 
+class Limiter(Protocol):
+    """Counts for all nodes, by name and by the broker's clock. While the broker is away everything here waits."""
+
+    async def acquire_rate(self, name: str, rate: float, per: float, burst: int, cost: int) -> float:
+        """Take `cost` tokens of `rate` in `per` seconds, in advance; return how many seconds to wait before they count.
+
+        As `policy.limits.reserved` says. Cancelled, or after a lost connection, some may be taken for nothing.
+        """
+        ...
+
+    async def acquire_slot(self, name: str, limit: int, holder: str, ttl: float) -> bool:
+        """Have one of `limit` slots for `ttl` seconds; return whether there was one.
+
+        A holder that has one is given it for `ttl` seconds from now, whether all are taken or not.
+        """
+        ...
+
+    async def release_slot(self, name: str, holder: str) -> bool:
+        """Give a slot up; return whether the holder had one."""
+        ...
+
+
 class Broker(Protocol):
     """Keeps messages between sender and handler."""
 
@@ -263,6 +285,9 @@ class Broker(Protocol):
 
     @property
     def values(self) -> Values: ...
+
+    @property
+    def limiter(self) -> Limiter: ...
 
     @property
     def delayed(self) -> DelayedMessages: ...

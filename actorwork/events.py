@@ -236,6 +236,16 @@ class LoopStalled:
 
 
 @attrs.frozen(eq=False)
+class CircuitChanged:
+    """A circuit is `closed`, `open` for so many `seconds`, or `half open` from now on; `error` is what opened it."""
+
+    name: str
+    state: str
+    seconds: float
+    error: BaseException | None
+
+
+@attrs.frozen(eq=False)
 class Undelivered:
     """A local message that nobody will handle: its actor ended before."""
 
@@ -276,6 +286,7 @@ Event: TypeAlias = (
     | Settled
     | Overdue
     | LoopStalled
+    | CircuitChanged
     | Undelivered
     | ShutdownStage
 )

@@ -18,6 +18,7 @@ import attrs
 
 from actorwork.errors import SettingsError
 from actorwork.message import Priority
+from actorwork.policy.limits import LIMITS, Limit
 from actorwork.policy.retry import RetryPolicy
 from actorwork.policy.schedule import Cron, Interval
 
@@ -195,12 +196,18 @@ def _layers_are_callable(instance: object, attribute: attrs.Attribute[Any], valu
         raise _wrong(instance, attribute.name, "a list of callables", value)
 
 
+def _are_limits(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not _all_in(value, lambda limit: isinstance(limit, LIMITS)):
+        raise _wrong(instance, attribute.name, f"a list of {', '.join(kind.__name__ for kind in LIMITS)}", value)
+
+
 @attrs.define(frozen=True, kw_only=True, slots=False, eq=False)
 class Settings:
     """What an actor declares about itself.
 
     `title` must be unique in a tree: the identity is derived from it. `sources` are the streams the actor reads
-    besides its own. All times are in seconds. `middleware` wraps the handling of each delivery, first one outermost.
+    besides its own. All times are in seconds. `limits` hold deliveries back until they may begin. `middleware` wraps
+    the handling of each delivery, first one outermost.
     `on_failure` overrides what an error does: by default a failing delivery fails the message ("resume"), and
     a failing local call crashes the actor ("restart"). `max_crashes` is how many processes may die with a message in
     hand before it becomes a dead letter.
@@ -220,6 +227,7 @@ class Settings:
     retry: RetryPolicy = attrs.field(
         factory=RetryPolicy, validator=_instance(RetryPolicy, "a RetryPolicy, such as RetryPolicy(attempts=5)")
     )
+    limits: tuple[Limit, ...] = attrs.field(default=(), converter=_as_layers, validator=_are_limits)
     middleware: tuple[Any, ...] = attrs.field(default=(), converter=_as_layers, validator=_layers_are_callable)
     priority: Priority = attrs.field(default=Priority.NORMAL, validator=_instance(Priority, "a Priority"))
     results_ttl: float = attrs.field(default=86_400.0, validator=_seconds(1, 31_536_000))

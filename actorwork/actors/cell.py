@@ -14,13 +14,13 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context as ContextVars, copy_context
 from random import Random
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 import attrs
 import trio
 
 from actorwork import events
-from actorwork.abc import EventSink, Values
+from actorwork.abc import EventSink, Limiter, Values
 from actorwork.actors.actor import Actor
 from actorwork.actors.bonds import Bonds
 from actorwork.actors.child import Child, DynamicSupervisor
@@ -28,6 +28,8 @@ from actorwork.actors.context import Context, Stop, inside
 from actorwork.actors.crash import without_crash
 from actorwork.actors.execution import Ended, Executor
 from actorwork.actors.feed import Feed
+from actorwork.actors.gate import Gate
+from actorwork.actors.guarded import GuardedExecutor
 from actorwork.actors.handlers import HandlerTable, handlers_of, local_keywords
 from actorwork.actors.helpers import Helpers
 from actorwork.actors.mailbox import Item, Lane, LocalCall, Mailbox, Reply, SystemCall
@@ -38,6 +40,7 @@ from actorwork.actors.registry import Registry
 from actorwork.actors.supervision import Supervision
 from actorwork.actors.timers import Expiries, Timer, Timers, TimerWheel
 from actorwork.actors.topics import Topics
+from actorwork.actors.turnstiles import Turnstiles
 from actorwork.actors.watching import LinkBroken, Watch
 from actorwork.errors import ActorCrashed, ActorStopped, MailboxFull, MessageRefused, NotRunning, SettingsError
 from actorwork.message import Delivery
@@ -48,6 +51,10 @@ if TYPE_CHECKING:
     from actorwork.actors.administration import SupervisorRef
     from actorwork.actors.watchdog import Watchdog
     from actorwork.message import MessageIds
+
+
+def _no_limiter() -> NoReturn:
+    raise NotRunning("limits over all nodes are counted by the broker of a running system")
 
 
 @attrs.frozen(eq=False)
@@ -71,6 +78,11 @@ class Services:
     expiries: Expiries = attrs.field(factory=Expiries)
     values: Callable[[], Values] | None = None
     """Returns the broker's shared values and locks."""
+    limiter: Callable[[], Limiter] = _no_limiter
+    """Returns what counts for all nodes."""
+    turnstiles: Turnstiles = attrs.field(
+        default=attrs.Factory(lambda self: Turnstiles(self, self.ids.publisher), takes_self=True)
+    )
 
     @property
     def dice(self) -> Callable[[], float]:
@@ -107,6 +119,7 @@ class Cell:
         "behaviour",
         "child",
         "feed",
+        "gate",
         "handlers",
         "incarnation",
         "layers",
@@ -140,6 +153,8 @@ class Cell:
         self.ref: ActorRef[Any] = ActorRef(self)
         self.feed: Feed | None = Feed(self) if fed else None
         """Its place at the broker; a local actor has none."""
+        self.gate: Gate | None = Gate(self) if fed and settings.limits else None
+        """Where deliveries wait for limits, if there are any."""
         self.supervisor: SupervisorRef | None = None
         """Whose child it is."""
         self.incarnation = 0
@@ -238,7 +253,7 @@ class Cell:
                 if self._bonds is not None and self.incarnation > 1:
                     self._bonds.restarted(self.incarnation, self._last_exit)
                 try:
-                    first = Executor(self, instance)
+                    first = self._new_executor(instance)
                     self._executors = (first,)
                     if self.settings.concurrency == 1:
                         await first.run()
@@ -338,6 +353,9 @@ class Cell:
             self._nursery = None
             self._instance = None
 
+    def _new_executor(self, instance: Any) -> Executor:
+        return Executor(self, instance) if self.gate is None else GuardedExecutor(self, instance, self.gate)
+
     @property
     def wants_executor(self) -> bool:
         """Whether one more executor would find something to do."""
@@ -352,7 +370,7 @@ class Cell:
         """Start one more executor, in the incarnation's nursery."""
         if self._nursery is None or self._context is None:
             raise NotRunning(f"{self.title!r} does not run")
-        executor = Executor(self, self._instance)
+        executor = self._new_executor(self._instance)
         self._executors = (*self._executors, executor)
         # In the incarnation's context, whoever's message it was that made one more executor necessary.
         name = f"{self.title} executor {len(self._executors)}"
@@ -472,6 +490,10 @@ class Cell:
         if stashed:
             self.mailbox.put_first(stashed)
 
+    def take_waiting_deliveries(self) -> list[Delivery]:
+        """Take out the deliveries that wait elsewhere than in the mailbox: they will not be handled here."""
+        return (self.gate.take_all() if self.gate is not None else []) + self.take_stashed_deliveries()
+
     def take_stashed_deliveries(self) -> list[Delivery]:
         """Take out the deliveries that were set aside: they will not be handled here."""
         stashed = self._stashed or ()
@@ -555,9 +577,14 @@ class Cell:
         return any(executor.item is not None for executor in self._executors)
 
     @property
+    def waiting(self) -> int:
+        """How many messages wait, also for limits."""
+        return len(self.mailbox) + (0 if self.gate is None else len(self.gate))
+
+    @property
     def load(self) -> int:
         """How many messages wait or are in hand."""
-        return len(self.mailbox) + sum(executor.item is not None for executor in self._executors)
+        return self.waiting + sum(executor.item is not None for executor in self._executors)
 
     @property
     def busy(self) -> bool:
@@ -614,7 +641,7 @@ class Cell:
         self._leave_undelivered(told)
         if self._bonds is not None:
             self._bonds.ended(exit)
-        if self.mailbox.held and self.feed is not None:
+        if self.feed is not None and (self.mailbox.held or self.gate):
             self.services.start_soon(self.feed.hand_back)
         self.idle()
 

@@ -265,7 +265,8 @@ class Executor:
         if crash is not None:
             raise crash
 
-    def _settlement_for(self, error: BaseException, delivery: Delivery) -> Settlement:
+    def _settlement_for(self, error: BaseException, delivery: Delivery) -> Settlement | None:
+        """Decide how a delivery ends whose handler raised; None: it has not ended, and goes back to the mailbox."""
         return settlement_for(
             error, attempt=delivery.attempt, retry=self._cell.settings.retry, dice=self._services.dice
         )

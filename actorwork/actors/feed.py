@@ -50,7 +50,11 @@ class Feed:
     # ---- the reader's side ----
 
     def room(self, *, urgent: bool = False) -> int:
-        return 0 if self.intake_over or self._cell.over else self._cell.mailbox.room(urgent=urgent)
+        cell = self._cell
+        if self.intake_over or cell.over:
+            return 0
+        room = cell.mailbox.room(urgent=urgent)
+        return room if cell.gate is None else cell.gate.room(room, urgent=urgent)
 
     def offer(self, deliveries: Sequence[Delivery]) -> None:
         if self.intake_over:
@@ -95,11 +99,11 @@ class Feed:
     def end_intake(self) -> None:
         """Take no further delivery in hand: what waits, and what a reader still brings, is for `hand_back`."""
         self.intake_over = True
-        self._given_up += self._cell.mailbox.remove_deliveries() + self._cell.take_stashed_deliveries()
+        self._given_up += self._cell.mailbox.remove_deliveries() + self._cell.take_waiting_deliveries()
 
     def take_given_up(self) -> list[Delivery]:
         """Return the deliveries that will not be handled here, also those that were set aside."""
-        found = self._given_up + self._cell.mailbox.remove_deliveries() + self._cell.take_stashed_deliveries()
+        found = self._given_up + self._cell.mailbox.remove_deliveries() + self._cell.take_waiting_deliveries()
         self._given_up = []
         return found
 

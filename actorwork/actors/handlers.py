@@ -16,7 +16,7 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, Union, get_args, get_origin
 
 import attrs
@@ -24,6 +24,8 @@ import attrs
 from actorwork.codec import KeywordDecoder, MessageDecoder, Parameter, check_type, is_record, loads, wire_name
 from actorwork.errors import CodecError, MessageRefused, SettingsError
 from actorwork.message import Delivery
+from actorwork.policy.limits import Limit
+from actorwork.policy.retry import RetryPolicy
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -61,6 +63,10 @@ class Handler:
     keywords: frozenset[str] = frozenset()
     local_only: str = ""
     """Why its message cannot come from a broker, if it cannot."""
+    limits: tuple[Limit, ...] = ()
+    """What holds its messages back, besides what holds back all of the actor's."""
+    retry: RetryPolicy | None = None
+    """Its own policy, instead of the actor's."""
 
     def arguments_of(self, delivery: Delivery) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Read a delivery's payload as this handler's arguments; raises `CodecError`."""
@@ -95,6 +101,11 @@ class HandlerTable:
 
     def __repr__(self) -> str:
         return f"<handlers of {self._owner}: {self.accepts}>"
+
+    def __iter__(self) -> Iterator[Handler]:
+        """Yield every handler once."""
+        found = [*self.by_class.values(), *filter(None, [self._any, self._keywords])]
+        return iter({handler.name: handler for handler in found}.values())
 
     @property
     def accepts(self) -> str:

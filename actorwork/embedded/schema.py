@@ -58,6 +58,11 @@ SCHEMA: Final = (
         without rowid""",
     """create table if not exists locks (
         name text primary key, token integer not null, owner text, until real not null) without rowid""",
+    # Limits over all processes (limiter.py).
+    "create table if not exists rates (name text primary key, tat real not null) without rowid",
+    "create index if not exists rates_by_tat on rates (tat)",
+    """create table if not exists slots (
+        name text not null, holder text not null, until real not null, primary key (name, holder)) without rowid""",
 )
 
 COLUMNS: Final[tuple[tuple[str, str, str], ...]] = ()

@@ -118,6 +118,7 @@ class System:
             start_soon=self._start_soon,
             new_supervision=lambda spec: Supervision(spec, self._around),
             values=lambda: self.broker.values,
+            limiter=lambda: self.broker.limiter,
         )
         self._fed = {child.title: child for child in actors_of(root)}
         self._by_title: dict[str, Cell] = {}

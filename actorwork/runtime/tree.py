@@ -94,7 +94,7 @@ def branch_of(supervision: Supervision, now: float, most: int | None = None) -> 
                 "actor",
                 state,
                 *counts,
-                len(member.mailbox),
+                member.waiting,
                 tuple(InHand(_called(item), max(0.0, now - began)) for item, began in member.in_hand_since()),
                 spawned,
             )

@@ -10,6 +10,7 @@
     lua/            what must be atomic            scripts.py     its texts
     dead_letters.py, diagnosis.py                  for people
     values.py       shared values and locks
+    limiter.py      limits over all nodes
 
 One server, or a primary with replicas. On Redis Cluster a source and its keys share a slot, but a lease and messages
 for other sources do not: that is not supported yet.
@@ -36,6 +37,7 @@ from actorwork.streams.node import RedisNode
 from actorwork.streams.publisher import Publisher
 from actorwork.streams.redis_py import RedisError
 from actorwork.streams.replies import RedisReplies
+from actorwork.streams.limiter import RedisLimiter
 from actorwork.streams.values import RedisValues
 
 _ATTEND = keys.ATTEND.encode()
@@ -98,6 +100,7 @@ class RedisBroker(Broker):
         self._publisher = Publisher(client)
         self._dead_letters = RedisDeadLetters(client)
         self._values = RedisValues(client)
+        self._limiter = RedisLimiter(client)
         self._nodes = nodes
 
     def __repr__(self) -> str:
@@ -123,6 +126,10 @@ class RedisBroker(Broker):
     @property
     def values(self) -> RedisValues:
         return self._values
+
+    @property
+    def limiter(self) -> RedisLimiter:
+        return self._limiter
 
     def statistics(self) -> dict[str, int]:
         statistics = self._client.statistics()

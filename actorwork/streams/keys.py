@@ -12,6 +12,8 @@
     actorwork:attend                              a channel: nodes, look after this source (no name: all) now
     actorwork:shared:<name>                       a shared value, a hash
     actorwork:lock:<name>                         a lock, a hash
+    actorwork:rate:<name>                         a rate over all nodes: the moment of the next one
+    actorwork:slots:<name>                        the slots of a limit on how many at once over all nodes
 
 The braces put whatever belongs to a source into its hash slot, so that one script can settle a delivery.
 """
@@ -65,6 +67,14 @@ def lease(incarnation: str) -> str:
 
 def shared(name: str) -> str:
     return f"actorwork:shared:{name}"
+
+
+def rate(name: str) -> str:
+    return f"actorwork:rate:{name}"
+
+
+def slots(name: str) -> str:
+    return f"actorwork:slots:{name}"
 
 
 def lock(name: str) -> str:

@@ -33,5 +33,7 @@ TAKE: Final = _script("take")
 REPLAY: Final = _script("replay", "entry")
 VALUE: Final = _script("value")
 LOCK: Final = _script("lock")
+RATE: Final = _script("rate")
+SLOT: Final = _script("slot")
 
-ALL: Final = (PUBLISH_NOW, PUBLISH, SETTLE, TEND, RECOVER, HAND_BACK, TAKE, REPLAY, VALUE, LOCK)
+ALL: Final = (PUBLISH_NOW, PUBLISH, SETTLE, TEND, RECOVER, HAND_BACK, TAKE, REPLAY, VALUE, LOCK, RATE, SLOT)

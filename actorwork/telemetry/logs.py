@@ -75,6 +75,7 @@ class LogSink:
             events.ProcessHung: self._process_hung,
             events.Overdue: self._overdue,
             events.LoopStalled: self._loop_stalled,
+            events.CircuitChanged: self._circuit_changed,
             events.Undelivered: self._undelivered,
             events.ShutdownStage: self._shutdown_stage,
         }
@@ -400,6 +401,17 @@ class LogSink:
             failure=Failure("LoopStalled", "", event.stack),
             error=f"stalled for {_span(event.seconds)}",
         )
+
+    def _circuit_changed(self, event: events.CircuitChanged) -> None:
+        match event.state:
+            case "open":
+                why = "" if event.error is None else f" ({type(event.error).__name__}: {event.error})"
+                text = "the circuit %s is open%s: messages wait; the next one tries it in %s"
+                self._say(logging.WARNING, text, (event.name, why, _span(event.seconds)))
+            case "half open":
+                self._say(logging.INFO, "the circuit %s is half open: one message tries it", (event.name,))
+            case _:
+                self._say(logging.INFO, "the circuit %s is closed: messages go on", (event.name,))
 
     def _undelivered(self, event: events.Undelivered) -> None:
         self._say(

@@ -25,6 +25,7 @@ in each test. The tests kill processes, and stop one past its lease (SIGSTOP): t
     dead_letters  what nobody could handle is kept, and may be sent again
     endings       how a node ends: nothing is offered any more, and nothing is lost
     values        what all nodes see: shared values, and locks
+    limits        what all nodes count together: rates, and how many at once
     whole         all of it together
 """
 
@@ -42,6 +43,7 @@ from actorwork.testing.conformance.desks import (
     until as until,
 )
 from actorwork.testing.conformance.endings import Endings
+from actorwork.testing.conformance.limits import Limits
 from actorwork.testing.conformance.outcomes import Outcomes
 from actorwork.testing.conformance.ownership import Ownership
 from actorwork.testing.conformance.publishing import Publishing
@@ -52,6 +54,6 @@ from actorwork.testing.conformance.whole import Whole
 
 
 class BrokerConformance(
-    Publishing, Reading, Settling, Ownership, Delays, Outcomes, DeadLetters, Endings, Values, Whole
+    Publishing, Reading, Settling, Ownership, Delays, Outcomes, DeadLetters, Endings, Values, Limits, Whole
 ):
     """Every sentence of `actorwork.abc` on brokers that can be seen from outside."""

@@ -39,6 +39,7 @@ from actorwork.testing.memory.dead_letters import MemoryDeadLetters
 from actorwork.testing.memory.delayed import MemoryDelayed
 from actorwork.testing.memory.entries import Claim, Entry, Group, Payload, Place, Source
 from actorwork.testing.memory.node import MemoryNode
+from actorwork.testing.limiter import MemoryLimiter
 from actorwork.testing.values import MemoryValues
 
 EPOCH: Final = 1_000_000_000.0
@@ -88,6 +89,7 @@ class MemoryBroker:
         self._addresses: dict[str, LocalReplies] = {}
         self._dead_letters = MemoryDeadLetters(self._sources, self)
         self._values = MemoryValues(lambda: self.now)
+        self._limiter = MemoryLimiter(lambda: self.now)
         self._news = trio.Event()
 
     def __repr__(self) -> str:
@@ -149,6 +151,10 @@ class MemoryBroker:
     @property
     def values(self) -> MemoryValues:
         return self._values
+
+    @property
+    def limiter(self) -> MemoryLimiter:
+        return self._limiter
 
     async def publish(self, envelopes: Sequence[Envelope]) -> int:
         await trio.lowlevel.checkpoint()

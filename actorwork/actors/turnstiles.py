@@ -1,0 +1,480 @@
+"""Where limits are kept: who may begin, who is inside, and who has to be told when that changes.
+
+    PaceTurnstile         `RateLimit`, in this process
+    RoomTurnstile         `ConcurrencyLimit` and `Bulkhead`, in this process
+    CircuitTurnstile      `CircuitBreaker`, always in this process
+    SharedPaceTurnstile   `RateLimit` over all nodes: tokens are taken from the broker in small batches, when wanted
+    SharedRoomTurnstile   `ConcurrencyLimit` over all nodes: slots are taken from the broker, and renewed while in use
+
+The decisions are in `policy/limits`; the clock is an argument here too. Nothing in here waits but the tasks that speak
+to the broker, which belong to the system. A turnstile serves several gates where several actors name it.
+
+A slot that is free again goes to whoever waits for it in this node, for a second at most: then the other nodes have
+their chance. The slots of a node that died, or whose loop is blocked, run out after `SLOT_TTL` seconds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol, TypeAlias
+
+import attrs
+import trio
+
+from actorwork import events
+from actorwork.abc import EventSink, Limiter
+from actorwork.errors import BrokerError, SettingsError, Shutdown, Verdict
+from actorwork.policy.limits import (
+    Bulkhead,
+    CircuitBreaker,
+    Closed,
+    ConcurrencyLimit,
+    HalfOpen,
+    Limit,
+    Open,
+    RateLimit,
+    State,
+    admitted,
+    after_outcome,
+    reserved,
+)
+
+SLOT_TTL: Final = 10.0
+"""Seconds after which a slot is anybody's that its node does not renew."""
+SLOT_KEPT: Final = 1.0
+"""Seconds for which a slot is passed on within a node."""
+FIRST_PAUSE: Final = 0.02
+LONGEST_PAUSE: Final = 0.1
+"""Seconds between two tries to have a slot of which all are taken."""
+TOKENS_KEPT: Final = 1.0
+"""Seconds for which tokens that were taken in advance count."""
+TROUBLE_PAUSE: Final = 1.0
+"""Seconds after which the broker is asked again, after it has failed."""
+_EPSILON: Final = 1e-9
+"""Seconds that are no time: sums of floats are not exact, and a clock may stand still."""
+
+Hold: TypeAlias = object
+"""What somebody has who went through; given back at the end."""
+
+
+class Turnstile:
+    """One limit, for all keys that divide it."""
+
+    def __init__(self) -> None:
+        self.listeners: list[Callable[[], None]] = []
+        """Told when somebody may be let through who was not before."""
+        self._demand: dict[str, int] = {}
+
+    def take(self, key: str, now: float) -> Hold | None:
+        """Let one through, or not."""
+        raise NotImplementedError
+
+    def wait(self, key: str, now: float) -> float:
+        """Return after how many seconds to try again; infinite: the listeners will be told."""
+        raise NotImplementedError
+
+    def undo(self, key: str, hold: Hold) -> None:
+        """Take one back who went through, and did not begin."""
+
+    def leave(self, key: str, hold: Hold, now: float, error: BaseException | None, *, done: bool) -> bool:
+        """Count one out who has ended: `done`, or of an error, or (neither) in a way that says nothing.
+
+        Return whether he has to wait again, as if he had not begun.
+        """
+        return False
+
+    def ahead(self) -> float:
+        """Return how many may wait here, before the rest had better wait at the broker."""
+        return math.inf
+
+    def joined(self, key: str) -> None:
+        """Somebody waits here from now on."""
+        self._demand[key] = self._demand.get(key, 0) + 1
+
+    def left(self, key: str) -> None:
+        """Somebody does not wait here any more."""
+        count = self._demand[key] - 1
+        if count:
+            self._demand[key] = count
+        else:
+            del self._demand[key]
+
+    def demand(self, key: str) -> int:
+        """Return how many wait."""
+        return self._demand.get(key, 0)
+
+    def _tell(self) -> None:
+        for listener in self.listeners:
+            listener()
+
+
+class PaceTurnstile(Turnstile):
+    """So many in a time."""
+
+    def __init__(self, limit: RateLimit) -> None:
+        super().__init__()
+        self._limit = limit
+        self._tats: dict[str, float] = {}
+        self._sweep_at = 64
+
+    def _next(self, key: str, now: float) -> tuple[float, float]:
+        limit = self._limit
+        return reserved(self._tats.get(key, -math.inf), now, interval=limit.interval, burst=limit.at_once)
+
+    def take(self, key: str, now: float) -> Hold | None:
+        moved, wait = self._next(key, now)
+        if wait > _EPSILON:
+            return None
+        self._tats[key] = moved
+        if len(self._tats) > self._sweep_at:  # A moment that is over says no more than none.
+            self._tats = {key: tat for key, tat in self._tats.items() if tat > now}
+            self._sweep_at = 64 + 2 * len(self._tats)
+        return self
+
+    def wait(self, key: str, now: float) -> float:
+        wait = self._next(key, now)[1]
+        return wait if wait > _EPSILON else 0.0
+
+    def undo(self, key: str, hold: Hold) -> None:
+        if key in self._tats:
+            self._tats[key] -= self._limit.interval
+
+    def ahead(self) -> float:
+        return math.inf if self._limit.by is not None else self._limit.ahead
+
+
+class RoomTurnstile(Turnstile):
+    """So many at once."""
+
+    def __init__(self, limit: ConcurrencyLimit | Bulkhead) -> None:
+        super().__init__()
+        self._limit = limit.limit
+        self._is_divided = isinstance(limit, ConcurrencyLimit) and limit.by is not None
+        self._inside: dict[str, int] = {}
+
+    def take(self, key: str, now: float) -> Hold | None:
+        inside = self._inside.get(key, 0)
+        if inside >= self._limit:
+            return None
+        self._inside[key] = inside + 1
+        return self
+
+    def wait(self, key: str, now: float) -> float:
+        return 0.0 if self._inside.get(key, 0) < self._limit else math.inf
+
+    def undo(self, key: str, hold: Hold) -> None:
+        inside = self._inside[key] - 1
+        if inside:
+            self._inside[key] = inside
+        else:
+            del self._inside[key]
+        self._tell()
+
+    def leave(self, key: str, hold: Hold, now: float, error: BaseException | None, *, done: bool) -> bool:
+        self.undo(key, hold)
+        return False
+
+    def ahead(self) -> float:
+        return math.inf if self._is_divided else self._limit
+
+
+@attrs.frozen(eq=False)
+class _Through:
+    """One who went through a circuit."""
+
+    probe: bool
+
+
+class CircuitTurnstile(Turnstile):
+    """None for a while, after too many failures."""
+
+    def __init__(self, rule: CircuitBreaker, name: str, emit: EventSink) -> None:
+        super().__init__()
+        self._rule = rule
+        self._name = name
+        self._emit = emit
+        self._state: State = Closed()
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    def take(self, key: str, now: float) -> Hold | None:
+        state, may = admitted(self._state, now)
+        if not may:
+            return None
+        self._move(state, None)
+        return _Through(probe=isinstance(state, HalfOpen))
+
+    def wait(self, key: str, now: float) -> float:
+        match self._state:
+            case Open(until=until):
+                return max(0.0, until - now)
+            case HalfOpen(probing=True):
+                return math.inf
+            case _:
+                return 0.0
+
+    def undo(self, key: str, hold: Hold) -> None:
+        self.leave(key, hold, 0.0, None, done=False)
+
+    def leave(self, key: str, hold: Hold, now: float, error: BaseException | None, *, done: bool) -> bool:
+        failed: bool | None = False if done else None
+        # A verdict is about the message, not about what it depends on.
+        if isinstance(error, self._rule.on) and not isinstance(error, (Verdict, Shutdown)):
+            failed = True
+        probe = isinstance(hold, _Through) and hold.probe
+        self._move(after_outcome(self._state, self._rule, now, failed=failed, probe=probe), error)
+        return failed is True and not isinstance(self._state, Closed)
+
+    def ahead(self) -> float:
+        return math.inf if isinstance(self._state, Closed) else 1
+
+    def _move(self, state: State, error: BaseException | None) -> None:
+        before, self._state = self._state, state
+        if type(before) is not type(state):
+            seconds = self._rule.reset if isinstance(state, Open) else 0.0
+            now = {Closed: "closed", Open: "open", HalfOpen: "half open"}[type(state)]
+            self._emit(events.CircuitChanged(self._name, now, seconds, error))
+        if before != state and not isinstance(state, Open):
+            self._tell()
+
+
+class Desk(Protocol):
+    """What a shared limit needs of the system."""
+
+    @property
+    def emit(self) -> EventSink: ...
+    @property
+    def limiter(self) -> Callable[[], Limiter]: ...
+    @property
+    def start_soon(self) -> Callable[..., None]: ...
+
+
+class _SharedTurnstile(Turnstile):
+    """One that asks the broker, in one task for each key at a time, while somebody waits."""
+
+    def __init__(self, name: str, desk: Desk) -> None:
+        super().__init__()
+        self._name = name
+        self._desk = desk
+        self._asking: set[str] = set()
+
+    def joined(self, key: str) -> None:
+        super().joined(key)
+        self._ask(key)
+
+    def _has_some(self, key: str) -> bool:
+        raise NotImplementedError
+
+    async def _get(self, limiter: Limiter, key: str) -> None:
+        raise NotImplementedError
+
+    def _called(self, key: str) -> str:
+        return f"{self._name}:{key}" if key else self._name
+
+    def _ask(self, key: str) -> None:
+        if key not in self._asking and self.demand(key) and not self._has_some(key):
+            self._asking.add(key)
+            self._desk.start_soon(self._keep_asking, key)
+
+    async def _keep_asking(self, key: str) -> None:
+        try:
+            while self.demand(key) and not self._has_some(key):
+                await self._or_trouble(self._get(self._desk.limiter(), key))
+        finally:
+            self._asking.discard(key)
+        self._tell()
+
+    async def _or_trouble(self, call: Awaitable[object]) -> None:
+        try:
+            await call
+        except BrokerError as error:
+            what_next = f"what it limits waits; trying again in {TROUBLE_PAUSE:g} s"
+            self._desk.emit(events.BrokerTrouble(f"asking for the limit {self._name!r}", str(error), what_next))
+            await trio.sleep(TROUBLE_PAUSE)
+
+
+class SharedPaceTurnstile(_SharedTurnstile):
+    """So many in a time, over all nodes."""
+
+    def __init__(self, limit: RateLimit, name: str, desk: Desk) -> None:
+        super().__init__(name, desk)
+        self._limit = limit
+        self._tokens: dict[str, tuple[int, float]] = {}
+
+    def take(self, key: str, now: float) -> Hold | None:
+        count, since = self._tokens.pop(key, (0, now))
+        if not count or now - since > TOKENS_KEPT:
+            return None
+        if count > 1:
+            self._tokens[key] = (count - 1, since)
+        self._ask(key)
+        return self
+
+    def wait(self, key: str, now: float) -> float:
+        return 0.0 if self._has_some(key) else math.inf
+
+    def _has_some(self, key: str) -> bool:
+        return key in self._tokens
+
+    def undo(self, key: str, hold: Hold) -> None:
+        count, since = self._tokens.get(key, (0, trio.current_time()))
+        self._tokens[key] = (count + 1, since)
+
+    def ahead(self) -> float:
+        return math.inf if self._limit.by is not None else self._limit.ahead
+
+    async def _get(self, limiter: Limiter, key: str) -> None:
+        limit = self._limit
+        cost = min(limit.batch, self.demand(key))
+        wait = await limiter.acquire_rate(self._called(key), limit.rate, limit.per, limit.at_once, cost)
+        await trio.sleep(wait)
+        self._tokens[key] = (cost, trio.current_time())
+
+
+@attrs.frozen(eq=False)
+class _Slot:
+    """A slot of ours at the broker."""
+
+    key: str
+    holder: str
+    since: float
+
+
+class SharedRoomTurnstile(_SharedTurnstile):
+    """So many at once, over all nodes."""
+
+    def __init__(self, limit: ConcurrencyLimit, name: str, desk: Desk, publisher: str) -> None:
+        super().__init__(name, desk)
+        self._limit = limit
+        self._publisher = publisher
+        self._numbers = itertools.count(1)
+        self._slots: set[_Slot] = set()
+        self._free: dict[str, list[_Slot]] = {}
+        self._pauses: dict[str, float] = {}
+        self._renewing = False
+
+    def take(self, key: str, now: float) -> Hold | None:
+        free = self._free.get(key)
+        if not free:
+            return None
+        slot = free.pop()
+        if not free:
+            del self._free[key]
+        self._ask(key)
+        return slot
+
+    def wait(self, key: str, now: float) -> float:
+        return 0.0 if self._has_some(key) else math.inf
+
+    def _has_some(self, key: str) -> bool:
+        return key in self._free
+
+    def undo(self, key: str, hold: Hold) -> None:
+        assert isinstance(hold, _Slot)  # noqa: S101 - what `take` has given
+        if self.demand(key) and trio.current_time() - hold.since < SLOT_KEPT:
+            self._free.setdefault(key, []).append(hold)
+            self._tell()
+        else:
+            self._give_back(hold)
+
+    def leave(self, key: str, hold: Hold, now: float, error: BaseException | None, *, done: bool) -> bool:
+        self.undo(key, hold)
+        return False
+
+    def left(self, key: str) -> None:
+        super().left(key)
+        if not self.demand(key):
+            self._pauses.pop(key, None)
+
+    def forget_unused(self) -> None:
+        """Give back the slots that nobody waits for."""
+        for key in [key for key in self._free if not self.demand(key)]:
+            for slot in self._free.pop(key):
+                self._give_back(slot)
+
+    def ahead(self) -> float:
+        return math.inf if self._limit.by is not None else self._limit.limit
+
+    async def _get(self, limiter: Limiter, key: str) -> None:
+        holder = f"{self._publisher}-{next(self._numbers):x}"
+        if not await limiter.acquire_slot(self._called(key), self._limit.limit, holder, SLOT_TTL):
+            pause = self._pauses.get(key, FIRST_PAUSE)
+            self._pauses[key] = min(LONGEST_PAUSE, pause * 1.5)
+            await trio.sleep(pause)
+            return
+        self._pauses.pop(key, None)
+        slot = _Slot(key, holder, trio.current_time())
+        self._slots.add(slot)
+        self._free.setdefault(key, []).append(slot)
+        if not self._renewing:
+            self._renewing = True
+            self._desk.start_soon(self._renew)
+
+    def _give_back(self, slot: _Slot) -> None:
+        self._slots.discard(slot)
+        self._desk.start_soon(self._release, slot)
+
+    async def _release(self, slot: _Slot) -> None:
+        try:
+            await self._desk.limiter().release_slot(self._called(slot.key), slot.holder)
+        except BrokerError as error:
+            what_next = f"it is free in {SLOT_TTL:g} s at the latest"
+            self._desk.emit(events.BrokerTrouble(f"giving back a slot of {self._name!r}", str(error), what_next))
+
+    async def _renew(self) -> None:
+        """Renew what is in use. A slot that was lost while the loop was blocked is taken again, if there is one."""
+        try:
+            while self._slots:
+                await trio.sleep(SLOT_TTL / 3)
+                self.forget_unused()
+                for slot in list(self._slots):
+                    await self._or_trouble(self._renew_one(slot))
+        finally:
+            self._renewing = False
+
+    async def _renew_one(self, slot: _Slot) -> None:
+        if slot in self._slots:
+            await self._desk.limiter().acquire_slot(self._called(slot.key), self._limit.limit, slot.holder, SLOT_TTL)
+
+
+class Turnstiles:
+    """All limits of a node, by what they limit and by their names."""
+
+    def __init__(self, desk: Desk, publisher: str) -> None:
+        self._desk = desk
+        self._publisher = publisher
+        self._found: dict[tuple[type, str], tuple[Limit, Turnstile]] = {}
+
+    def __repr__(self) -> str:
+        return f"<turnstiles: {', '.join(name for _, name in self._found)}>"
+
+    def of(self, limit: Limit, usual_name: str) -> Turnstile:
+        """Return where a limit is kept, made when it is first named.
+
+        Raises `SettingsError` where another limit has its name.
+        """
+        name = limit.name or usual_name
+        other, turnstile = self._found.get((type(limit), name), (limit, None))
+        if other != limit:
+            raise SettingsError(f"two limits of this system are called {name!r}, and differ: {other} and {limit}")
+        if turnstile is None:
+            turnstile = self._new(limit, name)
+            self._found[type(limit), name] = (limit, turnstile)
+        return turnstile
+
+    def _new(self, limit: Limit, name: str) -> Turnstile:
+        match limit:
+            case RateLimit(scope="node"):
+                return PaceTurnstile(limit)
+            case RateLimit():
+                return SharedPaceTurnstile(limit, f"rate:{name}", self._desk)
+            case ConcurrencyLimit(scope="global"):
+                return SharedRoomTurnstile(limit, f"room:{name}", self._desk, self._publisher)
+            case ConcurrencyLimit() | Bulkhead():
+                return RoomTurnstile(limit)
+            case CircuitBreaker():
+                return CircuitTurnstile(limit, name, self._desk.emit)

@@ -1,0 +1,41 @@
+"""Limits over all nodes at Redis: a moment for each rate, a sorted set of slots for each limit on how many at once.
+
+All of it may be sent again after a lost connection. Of a rate some tokens are then taken for nothing, which makes it
+slower for a moment, and never faster.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from actorwork.errors import BrokerError
+from actorwork.streams import keys, scripts
+from actorwork.streams.client import Client, Script
+from actorwork.streams.redis_py import RedisError
+
+
+class RedisLimiter:
+    """Implements `actorwork.abc.Limiter`."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def __repr__(self) -> str:
+        return f"<RedisLimiter of {self._client!r}>"
+
+    async def acquire_rate(self, name: str, rate: float, per: float, burst: int, cost: int) -> float:
+        interval = per / rate * 1_000_000
+        waits = await self._run(scripts.RATE, keys.rate(name), f"{interval:.3f}", burst, cost)
+        return int(waits) / 1_000_000
+
+    async def acquire_slot(self, name: str, limit: int, holder: str, ttl: float) -> bool:
+        return bool(await self._run(scripts.SLOT, keys.slots(name), "take", holder, limit, max(1, round(ttl * 1000))))
+
+    async def release_slot(self, name: str, holder: str) -> bool:
+        return bool(await self._run(scripts.SLOT, keys.slots(name), "free", holder, 0, 0))
+
+    async def _run(self, script: Script, key: str, *args: Any) -> Any:
+        try:
+            return await self._client.run_script(script, [key], args, idempotent=True)
+        except RedisError as error:
+            raise BrokerError(f"cannot ask for the limit at {key!r}: {error}") from error

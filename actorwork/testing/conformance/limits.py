@@ -1,0 +1,73 @@
+"""Limits over all nodes: rates, and how many at once."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from actorwork.testing.conformance.desks import LATE, until
+from actorwork.testing.conformance.questions import Questions
+
+
+class Limits(Questions):
+    async def test_tokens_are_taken_in_advance_by_everybody_together(self) -> None:
+        async with self.open_broker() as broker, self.open_broker() as other:
+            limiters = (broker.limiter, other.limiter) * 5
+            waits = [await limiter.acquire_rate("mail", 10, 100, 4, 2) for limiter in limiters]
+            # Two at a time, every twenty seconds; the first four at once.
+            assert waits == [pytest.approx(max(0, 20 * (n - 1)), abs=LATE * 2) for n in range(10)]
+            assert await broker.limiter.acquire_rate("MAIL", 10, 100, 4, 1) == 0
+
+    async def test_many_who_ask_at_once_are_told_different_moments(self) -> None:
+        async with self.open_broker() as broker, self.open_broker() as other:
+            waits: list[float] = []
+
+            async def ask(number: int) -> None:
+                limiter = (broker, other)[number % 2].limiter
+                waits.append(await limiter.acquire_rate("mail", 1, 10, 1, 1))
+
+            async with trio.open_nursery() as nursery:
+                for number in range(20):
+                    nursery.start_soon(ask, number)
+            assert sorted(waits) == [pytest.approx(10 * n, abs=LATE * 2) for n in range(20)]
+
+    async def test_a_rate_that_nobody_uses_fills_up_again(self) -> None:
+        async with self.open_broker() as broker:
+            assert await broker.limiter.acquire_rate("mail", 20, 1, 2, 2) == 0
+            assert await broker.limiter.acquire_rate("mail", 20, 1, 2, 1) > 0
+
+            async def is_full() -> bool:
+                await trio.sleep(0.2)
+                return await broker.limiter.acquire_rate("mail", 20, 1, 2, 2) == 0
+
+            await until(is_full, "a full bucket")
+
+    async def test_there_are_as_many_slots_as_the_limit_says(self) -> None:
+        async with self.open_broker() as broker, self.open_broker() as other:
+            assert await broker.limiter.acquire_slot("db", 2, "a", 60)
+            assert await other.limiter.acquire_slot("db", 2, "b", 60)
+            assert not await broker.limiter.acquire_slot("db", 2, "c", 60)
+            assert await other.limiter.acquire_slot("DB", 2, "c", 60)
+            assert await broker.limiter.acquire_slot("db", 2, "b", 60), "a holder may have it longer"
+            assert await other.limiter.release_slot("db", "a")
+            assert not await other.limiter.release_slot("db", "a")
+            assert await broker.limiter.acquire_slot("db", 2, "c", 60)
+            assert not await broker.limiter.acquire_slot("db", 2, "a", 60)
+
+    async def test_who_has_a_slot_keeps_it_though_the_limit_is_lower_by_now(self) -> None:
+        async with self.open_broker() as broker:
+            for holder in ("a", "b", "c"):
+                assert await broker.limiter.acquire_slot("db", 3, holder, 60)
+            assert await broker.limiter.acquire_slot("db", 1, "b", 60)
+            assert not await broker.limiter.acquire_slot("db", 1, "d", 60)
+
+    async def test_a_slot_that_is_not_renewed_is_anybodys(self) -> None:
+        async with self.open_broker() as broker, self.open_broker() as other:
+            assert await broker.limiter.acquire_slot("db", 1, "dead", 0.3)
+
+            async def is_free() -> bool:
+                return await other.limiter.acquire_slot("db", 1, "next", 60)
+
+            await until(is_free, "the slot")
+            assert not await broker.limiter.acquire_slot("db", 1, "dead", 60)
+            assert not await broker.limiter.release_slot("db", "dead")
