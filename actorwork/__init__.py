@@ -65,8 +65,8 @@ from actorwork.errors import (
     MessageRefused as MessageRefused,
     MissingExtra as MissingExtra,
     NotRunning as NotRunning,
-    ProcessLost as ProcessLost,
     NotUnique as NotUnique,
+    ProcessLost as ProcessLost,
     Reject as Reject,
     RemoteError as RemoteError,
     Retry as Retry,
@@ -93,7 +93,7 @@ from actorwork.policy.retry import (
     RetryPolicy as RetryPolicy,
     Uniform as Uniform,
 )
-from actorwork.policy.schedule import Cron as Cron, Interval as Interval
+from actorwork.policy.schedule import Cron as Cron, Interval as Interval, next_times as next_times
 from actorwork.runtime.main import run as run
 from actorwork.runtime.system import System as System, open_system as open_system, serve as serve
 from actorwork.runtime.tree import Branch as Branch
@@ -181,6 +181,7 @@ __all__ = [
     "Uniform",
     "Unique",
     "check_child_specs",
+    "next_times",
     "open_client",
     "open_system",
     "receive",

@@ -1,14 +1,61 @@
 """When a trigger fires. The only importer of croniter, and that only once a cron expression is declared.
 
-An `Interval` is a length of time; a `Cron` is an expression (five fields, or six with seconds at the end,
-or `@hourly` and its like) read in a timezone.
+    Interval    a length of time, counted from the trigger's first registration: anchor + n * length, without drift
+    Cron        an expression read on the clock of a timezone
+
+A *nominal time* is the moment that a schedule names. It is a whole number of milliseconds since the epoch, since nodes
+compare nominal times for equality. What is fired late still has its nominal time.
+
+Cron expressions have five fields, or six: the sixth comes last and is the second, as croniter has it.
+
+    minute (0-59)  hour (0-23)  day of month (1-31, L)  month (1-12, jan-dec)  day of week (0-7, sun-sat)
+    [second (0-59)]
+
+`@hourly`, `@daily`, `@midnight`, `@weekly`, `@monthly`, `@yearly` and `@annually` are short for the usual ones. `L` is
+the last day of the month, `fri#2` the second Friday of the month, `L5` its last Friday. Where both days are
+restricted, either of them will do.
+
+The clock of a timezone leaves out an hour now and then, and shows one twice. croniter is asked on a clock that does
+neither, and what it answers is looked up in the timezone here (asked in the timezone, it fires twice where the clock
+shows a time twice):
+
+    a time that the clock leaves out       fires at the first moment after the gap (several of them: once)
+    a time that the clock shows twice      fires at the first of the two
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta, tzinfo
+from functools import partial
+from itertools import islice
+from typing import Any, Final, TypeAlias
+
 import attrs
 
 from actorwork.errors import SettingsError
+
+SHORTEST: Final = 0.001
+"""Seconds between two nominal times at least."""
+_NICKNAMES: Final = ("@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually")
+_FIELDS: Final = (
+    ("minute", "0-59"),
+    ("hour", "0-23"),
+    ("day of the month", "1-31, or L for the last"),
+    ("month", "1-12 or jan-dec"),
+    ("day of the week", "0-7 or sun-sat, fri#2 for the second Friday, L5 for the last one"),
+    ("second", "0-59"),
+)
+# croniter would draw random numbers for R, and wants a hash for H: neither is a time that nodes could agree on.
+_MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_WEEKDAYS: Final = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+_NUMBERS: Final = {
+    3: {name: str(number) for number, name in enumerate(_MONTHS, 1)},
+    4: {name: str(number) for number, name in enumerate(_WEEKDAYS)},
+}
+_span_of_one: Final = re.compile(r"\b(\d+)-\1(?:/\d+)?(?=,|$)")
+_random: Final = re.compile(r"(?<![a-z])[rh](?![a-z])", re.IGNORECASE).search
 
 
 @attrs.frozen(kw_only=True)
@@ -30,6 +77,8 @@ class Interval:
             raise SettingsError(
                 "Interval wants at least one part above 0, got 0 for all; for example Interval(minutes=5)"
             )
+        if self.total_seconds < SHORTEST:
+            raise SettingsError(f"Interval wants at least {SHORTEST:g} seconds in all, got {self.total_seconds:g}")
 
     @property
     def total_seconds(self) -> float:
@@ -46,20 +95,246 @@ class Cron:
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.expression, str) or not self.expression.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
             raise SettingsError(f"Cron.expression wants text such as '0 3 * * *', got {self.expression!r}")
-        # Both are imported here: only those who declare a cron expression pay their 40 ms.
-        import zoneinfo  # noqa: PLC0415
+        _zone(self.timezone)
+        _check_expression(self.expression)
 
-        import croniter  # noqa: PLC0415
 
+Schedule: TypeAlias = Interval | Cron
+
+
+def fires(schedule: Schedule, after: int, *, anchor: int) -> Iterator[int]:
+    """Yield the nominal times after a moment, in order; `anchor` is the trigger's first registration.
+
+    Ends where a cron expression does not come true for fifty years.
+    """
+    if isinstance(schedule, Interval):
+        return _interval_fires(schedule, after, anchor)
+    return _cron_fires(schedule, after)
+
+
+def next_fire(schedule: Schedule, after: int, *, anchor: int) -> int | None:
+    """Return the first nominal time after a moment, or None."""
+    return next(fires(schedule, after, anchor=anchor), None)
+
+
+def newest_fires(schedule: Schedule, after: int, until: int, *, anchor: int, most: int) -> list[int]:
+    """Return the nominal times after one moment and up to another, oldest first; of many the newest `most`."""
+    if isinstance(schedule, Interval):
+        length = schedule.total_seconds * 1000
+        newest = int((until - anchor) / length)
+        after = max(after, anchor + int((newest - most - 1) * length))
+        found = _until(_interval_fires(schedule, after, anchor), until)
+        return found[-most:]
+    # How far back the newest ones reach is not known beforehand, and looking at all of a long time would take long.
+    span = most * 1000
+    while True:
+        start = max(after, until - span)
+        found = _until(_cron_fires(schedule, start), until)
+        if len(found) >= most or start == after:
+            return found[-most:]
+        span *= 4
+
+
+def next_times(
+    schedule: Schedule, after: datetime, count: int = 5, *, anchor: datetime | None = None
+) -> list[datetime]:
+    """Return the next times at which a schedule fires, in its timezone.
+
+    An interval is counted from `anchor`, the first registration of its trigger; without one, from `after`.
+    """
+    for name, value in (("after", after), ("anchor", anchor)):
+        if value is not None and value.tzinfo is None:
+            raise ValueError(f"{name} wants a time with a timezone, got {value!r}")
+    zone = _zone(schedule.timezone) if isinstance(schedule, Cron) else UTC
+    start = milliseconds(after)
+    found = fires(schedule, start, anchor=start if anchor is None else milliseconds(anchor))
+    return [moment(nominal).astimezone(zone) for nominal in islice(found, count)]
+
+
+def milliseconds(time: datetime) -> int:
+    """Return a time as nominal times are written."""
+    return (time - _EPOCH) // _MILLISECOND
+
+
+def moment(nominal: int) -> datetime:
+    """Return a nominal time as a datetime in UTC."""
+    return _EPOCH + nominal * _MILLISECOND
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND: Final = timedelta(milliseconds=1)
+
+
+# ---- as it is kept ----
+
+
+def schedule_as_json(schedule: Schedule) -> dict[str, Any]:
+    """Return a schedule as a JSON object."""
+    if isinstance(schedule, Interval):
+        return {"every": schedule.total_seconds}
+    return {"cron": schedule.expression, "timezone": schedule.timezone}
+
+
+def schedule_from_json(kept: Mapping[str, Any]) -> Schedule:
+    """Return the schedule that `schedule_as_json` has written."""
+    if "every" in kept:
+        return Interval(seconds=kept["every"])
+    return Cron(kept["cron"], kept["timezone"])
+
+
+# ---- intervals ----
+
+
+def _interval_fires(interval: Interval, after: int, anchor: int) -> Iterator[int]:
+    length = interval.total_seconds * 1000
+
+    def nominal(number: int) -> int:
+        # Each from the anchor, so that nothing adds up.
+        return anchor + round(number * length)
+
+    number = max(1, int((after - anchor) / length))
+    while nominal(number) <= after:
+        number += 1
+    while number > 1 and nominal(number - 1) > after:
+        number -= 1
+    while True:
+        yield nominal(number)
+        number += 1
+
+
+def _until(found: Iterator[int], until: int) -> list[int]:
+    taken: list[int] = []
+    for nominal in found:
+        if nominal > until:
+            break
+        taken.append(nominal)
+    return taken
+
+
+# ---- cron ----
+
+
+def _zone(name: str) -> tzinfo:
+    # Imported here: only those who declare a cron expression pay for it.
+    import zoneinfo  # noqa: PLC0415
+
+    try:
+        return zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError, TypeError) as error:
+        raise SettingsError(
+            f"Cron.timezone wants an IANA name such as 'Europe/Berlin', got {name!r}"
+            " (on a system without timezone data: pip install tzdata)"
+        ) from error
+
+
+def _check_expression(expression: str) -> None:
+    """Raise `SettingsError`, which says which field is wrong, for what is no cron expression."""
+    text = expression.strip().lower()
+    if text.startswith("@"):
+        if text not in _NICKNAMES:
+            raise SettingsError(f"Cron.expression wants one of {', '.join(_NICKNAMES)}, got {expression!r}")
+        return
+    fields = text.split()
+    if len(fields) not in (5, 6):
+        raise SettingsError(
+            f"Cron.expression {expression!r} has {len(fields)} fields, wants five (minute, hour, day of the month,"
+            " month, day of the week), or six with the second at the end"
+        )
+    if any(map(_random, fields)) or not _is_understood(text):
+        for position, (field, (name, range_of)) in enumerate(zip(fields, _FIELDS, strict=False)):
+            alone = ["*"] * len(fields)
+            alone[position] = field
+            if _random(field) or not _is_understood(" ".join(alone)):
+                raise SettingsError(f"Cron.expression {expression!r}: the {name} wants {range_of}, got {field!r}")
+        raise SettingsError(f"Cron.expression {expression!r}: its fields do not go together")
+    day, weekday = fields[2], fields[4]
+    if "*" not in (day, weekday) and "?" not in (day, weekday) and ("w" in day or "#" in weekday or "l" in weekday):
+        # For all other days croniter takes either of them.
+        raise SettingsError(
+            f"Cron.expression {expression!r} has the day of the month {day!r} beside the day of the week {weekday!r}:"
+            " give one of the two as *"
+        )
+    croniter = _croniter()
+    try:
+        # From any one moment: an expression that never comes true is none.
+        croniter.croniter(_for_croniter(expression), datetime(2000, 1, 1)).get_next(datetime)  # noqa: DTZ001 - a clock's own time
+    except croniter.CroniterBadDateError as error:
+        raise SettingsError(
+            f"Cron.expression {expression!r} never comes true: no month that it allows has such a day"
+        ) from error
+
+
+def _is_understood(expression: str) -> bool:
+    croniter = _croniter()
+    try:
+        croniter.croniter(expression)
+    except (croniter.CroniterError, ValueError, KeyError):
+        return False
+    return True
+
+
+def _for_croniter(expression: str) -> str:
+    """Return the expression without spans of one (`fri-fri`), which croniter takes for the whole range."""
+    fields = expression.lower().split()
+    for position, numbers in _NUMBERS.items():
+        if position < len(fields):
+            fields[position] = re.sub("[a-z]{3}", partial(_number_of, numbers), fields[position])
+    return " ".join(_span_of_one.sub(r"\1", field) for field in fields)
+
+
+def _number_of(numbers: Mapping[str, str], name: re.Match[str]) -> str:
+    return numbers.get(name[0], name[0])
+
+
+def _croniter() -> Any:
+    import croniter  # noqa: PLC0415 - see `_zone`
+
+    return croniter
+
+
+def _cron_fires(cron: Cron, after: int) -> Iterator[int]:
+    croniter = _croniter()
+    zone = _zone(cron.timezone)
+    walls = croniter.croniter(_for_croniter(cron.expression), _wall_of(after // 1000, zone))
+    last = after
+    while True:
         try:
-            zoneinfo.ZoneInfo(self.timezone)
-        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError, TypeError) as error:
-            raise SettingsError(
-                f"Cron.timezone wants an IANA name such as 'Europe/Berlin', got {self.timezone!r}"
-                " (on a system without timezone data: pip install tzdata)"
-            ) from error
-        try:
-            # From any one moment: an expression that never comes true ("0 0 31 2 *") is none.
-            croniter.croniter(self.expression, 0.0).get_next(float)
-        except (croniter.CroniterError, ValueError, KeyError) as error:
-            raise SettingsError(f"Cron.expression {self.expression!r} is none: {error}") from error
+            wall: datetime = walls.get_next(datetime)
+        except croniter.CroniterBadDateError:
+            return
+        nominal = _moment_of(wall, zone) * 1000
+        # Several times within one gap are one moment.
+        if nominal > last:
+            last = nominal
+            yield nominal
+
+
+def _wall_of(second: int, zone: tzinfo) -> datetime:
+    """Return the latest time that the clock has shown by then: in the second run of an hour that of the first."""
+    now = datetime.fromtimestamp(second, zone)
+    if now.fold:
+        before = int(now.replace(fold=0).timestamp())
+        offset = datetime.fromtimestamp(before, zone).utcoffset()
+        turned = _first(before, second, lambda at: datetime.fromtimestamp(at, zone).utcoffset() != offset)
+        now = datetime.fromtimestamp(turned - 1, zone)
+    return now.replace(tzinfo=None, fold=0)
+
+
+def _moment_of(wall: datetime, zone: tzinfo) -> int:
+    """Return when the clock shows a time first; for one that it leaves out, the first moment after that."""
+    late = int(wall.replace(tzinfo=zone).timestamp())
+    if datetime.fromtimestamp(late, zone).replace(tzinfo=None, fold=0) == wall:
+        return late
+    early = int(wall.replace(tzinfo=zone, fold=1).timestamp())
+    return _first(early, late, lambda at: datetime.fromtimestamp(at, zone).replace(tzinfo=None) >= wall)
+
+
+def _first(low: int, high: int, holds: Callable[[int], bool]) -> int:
+    """Return the first second after `low` and up to `high` at which something holds that holds from there on."""
+    while high - low > 1:
+        middle = (low + high) // 2
+        if holds(middle):
+            high = middle
+        else:
+            low = middle
+    return high

@@ -1,0 +1,98 @@
+"""Which nominal times of a trigger fire now.
+
+A trigger's record says which nominal time was decided last. Those after it, up to now, are *due*. Usually that is one,
+and it fires. If it is several, or if it fell due before anybody watched, something was *missed*:
+
+    all     all that are due fire, oldest first, as far as they are within the window: the newest `MOST` of them
+    one     the newest fires, if it is within the window
+    skip    nothing that was missed fires: only the newest, and only where it fell due while we watched, not long ago
+
+What does not fire is dropped: the next decision begins after it. With `skip` the record stays as it is until something
+fires, since another node that watched may be about to fire what we have missed.
+
+`lifetime` is counted from the first registration: no nominal time after it fires. With `jitter` a nominal time is due a
+little later, by an amount that follows from the trigger and that time alone, so that all nodes agree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final, Literal, TypeAlias
+
+import attrs
+
+from actorwork.policy.schedule import Schedule, fires, newest_fires
+
+CatchUp: TypeAlias = Literal["all", "one", "skip"]
+CATCHUPS: Final[tuple[CatchUp, ...]] = ("all", "one", "skip")
+Overlap: TypeAlias = Literal["allow", "skip"]
+OVERLAPS: Final[tuple[Overlap, ...]] = ("allow", "skip")
+
+MOST: Final = 1000
+"""How many missed times fire at most."""
+LATE: Final = 10_000
+"""Milliseconds by which a node that watches may be late: what it finds due after that was missed."""
+
+
+@attrs.frozen(kw_only=True)
+class Rule:
+    """How a trigger fires; times in milliseconds."""
+
+    id: str
+    schedule: Schedule
+    catchup: CatchUp = "all"
+    window: int = 86_400_000
+    jitter: int = 0
+    lifetime: int | None = None
+
+
+@attrs.frozen
+class Plan:
+    """`fire` these nominal times (none: leave the record as it is), and look again at `wake` (None: never)."""
+
+    fire: tuple[int, ...]
+    wake: int | None
+
+
+def plan(rule: Rule, *, registered: int, last: int, now: int, watched_since: int) -> Plan:
+    """Decide what fires now.
+
+    `last` is the nominal time that was decided last, `watched_since` when we began to look.
+    """
+    until = now if rule.lifetime is None else min(now, registered + rule.lifetime)
+    most = MOST if rule.catchup == "all" else 1
+    due: list[int] = []
+    if until - rule.jitter > last:
+        due = newest_fires(rule.schedule, last, until - rule.jitter, anchor=registered, most=most)
+    # The others may still wait for their jitter. They fire in their order, so the first that waits ends the list.
+    wake: int | None = None
+    for nominal in fires(rule.schedule, due[-1] if due else last, anchor=registered):
+        if nominal > until or due_at(rule, nominal) > now:
+            is_over = rule.lifetime is not None and nominal > registered + rule.lifetime
+            wake = None if is_over else due_at(rule, nominal)
+            break
+        due.append(nominal)
+    return Plan(tuple(_chosen(rule, due[-most:], now, watched_since)), wake)
+
+
+def due_at(rule: Rule, nominal: int) -> int:
+    """Return when a nominal time is due: itself, or up to `jitter` later."""
+    if not rule.jitter:
+        return nominal
+    drawn = hashlib.sha256(f"{rule.id}:{nominal}".encode()).digest()
+    return nominal + int.from_bytes(drawn[:8], "big") * rule.jitter // (1 << 64)
+
+
+def _chosen(rule: Rule, due: list[int], now: int, watched_since: int) -> list[int]:
+    if not due:
+        return []
+    newest = due[-1]
+    on_time = newest > watched_since and now - due_at(rule, newest) <= LATE
+    within = [nominal for nominal in due if now - nominal <= rule.window or (nominal == newest and on_time)]
+    match rule.catchup:
+        case "all":
+            return within
+        case "one":
+            return within[-1:]
+        case "skip":
+            return [newest] if on_time else []
