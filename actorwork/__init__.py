@@ -31,6 +31,12 @@ from actorwork.actors.child import (
     check_child_specs as check_child_specs,
 )
 from actorwork.actors.context import Context as Context
+from actorwork.actors.decorators import (
+    circuit_breaker as circuit_breaker,
+    rate_limit as rate_limit,
+    retry as retry,
+    timeout as timeout,
+)
 from actorwork.actors.handlers import receive as receive
 from actorwork.actors.lock import Held as Held, Lock as Lock
 from actorwork.actors.ref import ActorRef as ActorRef
@@ -52,6 +58,7 @@ from actorwork.errors import (
     AskTimeout as AskTimeout,
     BrokerError as BrokerError,
     ChildError as ChildError,
+    CircuitOpen as CircuitOpen,
     CodecError as CodecError,
     DeathPact as DeathPact,
     ExecutionTimeout as ExecutionTimeout,
@@ -85,6 +92,12 @@ from actorwork.message import (
     Unique as Unique,
 )
 from actorwork.policy.exits import Exit as Exit
+from actorwork.policy.limits import (
+    Bulkhead as Bulkhead,
+    CircuitBreaker as CircuitBreaker,
+    ConcurrencyLimit as ConcurrencyLimit,
+    RateLimit as RateLimit,
+)
 from actorwork.policy.restart import Backoff as Backoff, Intensity as Intensity
 from actorwork.policy.retry import (
     Exponential as Exponential,
@@ -116,12 +129,16 @@ __all__ = [
     "Backoff",
     "Branch",
     "BrokerError",
+    "Bulkhead",
     "Child",
     "ChildCounts",
     "ChildError",
     "ChildInfo",
+    "CircuitBreaker",
+    "CircuitOpen",
     "Client",
     "CodecError",
+    "ConcurrencyLimit",
     "Context",
     "Cron",
     "DeadLetter",
@@ -158,6 +175,7 @@ __all__ = [
     "Priority",
     "Process",
     "ProcessLost",
+    "RateLimit",
     "Receipt",
     "Reject",
     "RemoteError",
@@ -181,10 +199,14 @@ __all__ = [
     "Uniform",
     "Unique",
     "check_child_specs",
+    "circuit_breaker",
     "next_times",
     "open_client",
     "open_system",
+    "rate_limit",
     "receive",
+    "retry",
     "run",
     "serve",
+    "timeout",
 ]

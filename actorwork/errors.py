@@ -8,6 +8,7 @@
     ├── ActorStopped           the actor is gone for good
     ├── ActorCrashed           the actor died of the message that was asked
     ├── ExecutionTimeout       a handler ran past its `execution_timeout`
+    ├── CircuitOpen            what a function depends on fails: not tried now
     ├── AskTimeout             no reply in time (also a TimeoutError)
     ├── MessageFailed          the far side settled the message as failed or rejected
     ├── NotRunning             something of the runtime was used outside a running system
@@ -71,6 +72,18 @@ class ActorCrashed(ActorworkError):
 
 class ExecutionTimeout(ActorworkError):
     """The handler ran past its `execution_timeout` and was cancelled."""
+
+
+class CircuitOpen(ActorworkError):
+    """A function behind a circuit breaker was not called, since what it depends on fails.
+
+    `name` is the circuit's; `retry_after` says in how many seconds the next one may try it.
+    """
+
+    def __init__(self, text: str, *, name: str, retry_after: float) -> None:
+        super().__init__(text)
+        self.name = name
+        self.retry_after = retry_after
 
 
 class AskTimeout(ActorworkError, TimeoutError):

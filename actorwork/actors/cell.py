@@ -153,7 +153,7 @@ class Cell:
         self.ref: ActorRef[Any] = ActorRef(self)
         self.feed: Feed | None = Feed(self) if fed else None
         """Its place at the broker; a local actor has none."""
-        self.gate: Gate | None = Gate(self) if fed and settings.limits else None
+        self.gate: Gate | None = Gate(self) if fed and (settings.limits or self.handlers.has_rules) else None
         """Where deliveries wait for limits, if there are any."""
         self.supervisor: SupervisorRef | None = None
         """Whose child it is."""
@@ -523,6 +523,12 @@ class Cell:
         table = HandlerTable(f"{self.title} as {', '.join(handler.__name__ for handler in handlers)}")
         for handler in handlers:
             table.add(getattr(handler, "__func__", handler))
+        unknown = {handler.name for handler in table if handler.limits or handler.retry}
+        unknown -= {handler.name for handler in self.handlers}
+        if unknown:
+            raise SettingsError(
+                f"become: {', '.join(sorted(unknown))} has a limit or a retry policy of its own: mark it with @receive"
+            )
         self.behaviour = table
 
     def unbecome(self) -> None:

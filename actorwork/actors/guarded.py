@@ -13,7 +13,8 @@ import trio
 from actorwork.actors.context import Handling
 from actorwork.actors.execution import Executor
 from actorwork.actors.watchdog import UNKNOWN
-from actorwork.policy.settlement import Ack, Fail, Settlement, decisive, failure_of
+from actorwork.errors import CodecError
+from actorwork.policy.settlement import Ack, Fail, Settlement, decisive, failure_of, settlement_for
 
 if TYPE_CHECKING:
     from actorwork.actors.cell import Cell
@@ -50,7 +51,12 @@ class GuardedExecutor(Executor):
     def _settlement_for(self, error: BaseException, delivery: Delivery) -> Settlement | None:
         if self._ticket is not None and self._gate.leave(self._ticket, decisive(error)):
             return None
-        return super()._settlement_for(error, delivery)
+        try:
+            handler = (self._cell.behaviour or self._cell.handlers).for_delivery(delivery)
+        except CodecError:  # It was there when the handler began, and has been changed since (`become`).
+            return super()._settlement_for(error, delivery)
+        retry = handler.retry or self._cell.settings.retry
+        return settlement_for(error, attempt=delivery.attempt, retry=retry, dice=self._services.dice)
 
     def _settle(
         self, current: Handling, delivery: Delivery, settlement: Settlement, published: Sequence[Envelope] = ()

@@ -21,6 +21,7 @@ from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, Union, get_args, g
 
 import attrs
 
+from actorwork.actors import rules
 from actorwork.codec import KeywordDecoder, MessageDecoder, Parameter, check_type, is_record, loads, wire_name
 from actorwork.errors import CodecError, MessageRefused, SettingsError
 from actorwork.message import Delivery
@@ -33,8 +34,6 @@ T = TypeVar("T")
 GIVEN: Final = frozenset({"time_point", "trigger_id"})
 """Keyword parameters that the runtime fills in for messages that a trigger sent."""
 
-MARK: Final = "__actorwork_receive__"
-"""The attribute that `receive` sets."""
 _JSON_TYPES: Final[Mapping[type, type]] = {
     dict: dict, list: list, str: str, int: int, float: float, bool: bool, type(None): type(None), tuple: list,
 }  # fmt: skip
@@ -46,8 +45,9 @@ def receive(function: Callable[P, T]) -> Callable[P, T]:
         raise SettingsError(
             f"@receive goes on a method, got {function!r}; write @receive without brackets, below any other decorator"
         )
-    setattr(function, MARK, True)
-    return function
+    method: Callable[P, T] = rules.unwrapped(function)
+    setattr(method, rules.HANDLER, True)
+    return method
 
 
 @attrs.frozen(eq=False)
@@ -86,6 +86,16 @@ class Handler:
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 
+def _ruled(handler: Handler) -> Handler:
+    """Enter what decorators have noted; of two retry policies the outer one counts."""
+    noted = rules.rules_of(handler.function)
+    if not noted:
+        return handler
+    policies = [rule for rule in noted if isinstance(rule, RetryPolicy)]
+    limits = tuple(rule for rule in noted if not isinstance(rule, RetryPolicy))
+    return attrs.evolve(handler, limits=limits, retry=policies[-1] if policies else None)
+
+
 class HandlerTable:
     """All handlers of one actor class, by the type of the message and by its name on the wire."""
 
@@ -106,6 +116,11 @@ class HandlerTable:
         """Yield every handler once."""
         found = [*self.by_class.values(), *filter(None, [self._any, self._keywords])]
         return iter({handler.name: handler for handler in found}.values())
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether a handler is retried or limited in another way than the actor."""
+        return any(handler.limits or handler.retry for handler in self)
 
     @property
     def accepts(self) -> str:
@@ -153,7 +168,7 @@ class HandlerTable:
             )
         options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
         for option in options:
-            handler = self._typed_handler(where, function, option, returns, is_async=is_async)
+            handler = _ruled(self._typed_handler(where, function, option, returns, is_async=is_async))
             if option is Any or option is object:
                 self._put_any(where, handler)
                 continue
@@ -217,13 +232,15 @@ class HandlerTable:
                 check_type(parameter.annotation)
             except CodecError as error:
                 raise SettingsError(f"{where}: parameter {parameter.name!r}: {error}") from error
-        self._keywords = Handler(
-            function.__name__,
-            function,
-            is_async,
-            returns,
-            keyword_decoder=KeywordDecoder(parameters, takes_rest=rest),
-            keywords=frozenset(p.name for p in parameters),
+        self._keywords = _ruled(
+            Handler(
+                function.__name__,
+                function,
+                is_async,
+                returns,
+                keyword_decoder=KeywordDecoder(parameters, takes_rest=rest),
+                keywords=frozenset(p.name for p in parameters),
+            )
         )
         shown = ", ".join([p.name if p.required else f"{p.name}=…" for p in parameters] + (["…"] if rest else []))
         self._accepts.append(f"a JSON object ({shown})")
@@ -311,7 +328,7 @@ def table_of(cls: type) -> HandlerTable:
     names: dict[str, None] = {}
     for base in reversed(cls.__mro__):
         for name, value in vars(base).items():
-            if getattr(value, MARK, False):
+            if getattr(value, rules.HANDLER, None):
                 names[name] = None
     for name in names:
         function = getattr(cls, name)

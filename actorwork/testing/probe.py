@@ -23,7 +23,8 @@ import attrs
 import trio
 
 from actorwork.actors.actor import Actor
-from actorwork.actors.handlers import MARK, receive
+from actorwork.actors import rules
+from actorwork.actors.handlers import receive
 from actorwork.actors.ref import ActorRef
 from actorwork.errors import NotRunning
 from actorwork.message import REPLY_TO
@@ -205,10 +206,10 @@ def _actor_of(probe: TestProbe, model: type[Actor] | None, name: str) -> type[Ac
 
         body["take"] = receive(take)
     else:
-        body["settings"] = attrs.evolve(model.settings, concurrency=MANY, middleware=(), triggers=())
+        body["settings"] = attrs.evolve(model.settings, concurrency=MANY, limits=(), middleware=(), triggers=())
         for attribute in dir(model):
             handler = getattr(model, attribute, None)
-            if getattr(handler, MARK, False):
+            if getattr(handler, rules.HANDLER, None):
                 body[attribute] = _recorder(probe, handler)
     return type(f"Probe of {name if model is None else model.__qualname__}", (Actor,), body)
 
@@ -218,5 +219,7 @@ def _recorder(probe: TestProbe, handler: Any) -> Any:
     @functools.wraps(handler)
     async def record(_self: Actor, *message: object, **keywords: object) -> object:
         return await probe.record(message[0] if message else keywords)
+
+    vars(record).pop(rules.RULES, None)  # What holds messages back, or repeats them, is not there in its stead.
 
     return record

@@ -185,6 +185,13 @@ EVERY_EVENT: list[tuple[events.Event, str, str]] = [
     (events.Overdue("ac70", "greeter", "3f-1", 31.0, "in a thread"), "WARNING", "for 31 s already"),
     (events.LoopStalled(1.5, "a.py:3 in f\nb.py:4 in g", lasts=False), "WARNING", "stood still for 1.5 s, and"),
     (events.LoopStalled(10.0, "a.py:3 in f\nb.py:4 in g", lasts=True), "WARNING", "has stood still for 10 s already"),
+    (
+        events.CircuitChanged("database", "open", 30.0, OSError("disk")),
+        "WARNING",
+        "is open (OSError: disk): messages wait",
+    ),
+    (events.CircuitChanged("database", "half open", 0.0, None), "INFO", "one message tries it"),
+    (events.CircuitChanged("database", "closed", 0.0, None), "INFO", "messages go on"),
     (events.Undelivered("ac70", "greeter", "a\nb"), "WARNING", "nobody handles the local message 'a\\\\nb'"),
     (events.ShutdownStage("drain", "SIGTERM"), "INFO", "may finish"),
     (events.ShutdownStage("force", "SIGTERM"), "WARNING", "left behind"),

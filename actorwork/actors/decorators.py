@@ -1,0 +1,215 @@
+"""`@retry`, `@timeout`, `@rate_limit`, `@circuit_breaker`: for handlers, and for any other async function.
+
+                       on a handler                                      on any other async function
+    retry              the handler's own policy: the broker holds        called again, here, after a sleep
+                       the message back, and any node runs it again
+    rate_limit         the handler's own limit: its messages wait        calls wait here, in their order
+                       at the gate, and nothing else does
+    circuit_breaker    the same; its messages wait while it is open      raises `CircuitOpen` while it is open
+    timeout            cancelled after so many seconds, in both cases: `ExecutionTimeout`
+
+What a decorator remembers on a function is its own: one decorator on several functions makes them share a rate or a
+circuit. It begins anew with each run of the loop, since clocks cannot be compared.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import random
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, ParamSpec, TypeVar, cast
+
+import trio
+
+from actorwork import events
+from actorwork.actors import rules
+from actorwork.actors.turnstiles import CircuitTurnstile, PaceTurnstile, Turnstile
+from actorwork.errors import CircuitOpen, ExecutionTimeout, SettingsError
+from actorwork.policy.limits import CircuitBreaker, RateLimit
+from actorwork.policy.retry import Backoff, Exponential, RetryPolicy
+from actorwork.policy.settlement import decisive, delay_before_next
+
+P = ParamSpec("P")
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def retry(
+    policy: RetryPolicy | None = None,
+    /,
+    *,
+    attempts: int = 3,
+    backoff: Backoff | None = None,
+    on: Mapping[type[Exception], RetryPolicy | None] | None = None,
+) -> Callable[[F], F]:
+    """Try again after errors, as a `RetryPolicy` says: one that is given, or one of these parts.
+
+    On a handler it takes the place of `Settings.retry`. On another async function it also heeds `Retry(delay)`; once
+    the attempts are spent, the last error comes out.
+    """
+    if callable(policy):
+        raise SettingsError("@retry wants brackets: @retry() or @retry(attempts=5)")
+    rule = RetryPolicy(attempts=attempts, backoff=backoff or Exponential(), on=on or {}) if policy is None else policy
+    if not isinstance(rule, RetryPolicy):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise SettingsError(f"@retry wants a RetryPolicy, or its parts by name, got {rule!r}")
+
+    def wrap(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+        async def again(*args: P.args, **kwargs: P.kwargs) -> T:
+            attempt = 1
+            while True:
+                try:
+                    return await function(*args, **kwargs)
+                except Exception as error:
+                    delay = delay_before_next(decisive(error), attempt=attempt, retry=rule, dice=random.random)
+                    if delay is None:
+                        raise
+                await trio.sleep(delay)
+                attempt += 1
+
+        return again
+
+    return _decorator("retry", rule, wrap)
+
+
+def rate_limit(
+    rate: float | RateLimit, per: float = 1.0, *, burst: int | None = None, name: str | None = None
+) -> Callable[[F], F]:
+    """Let at most `rate` begin in `per` seconds, as a `RateLimit` says: one that is given, or one of these parts.
+
+    One that is divided (`by`) or counts all nodes together is for handlers alone.
+    """
+    limit = rate if isinstance(rate, RateLimit) else RateLimit(rate, per, burst=burst, name=name)
+    turnstiles = _Own(lambda: PaceTurnstile(limit))
+
+    def wrap(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+        if limit.by is not None or limit.scope != "node":
+            raise SettingsError("@rate_limit with by=… or scope='global' goes on a handler: only messages have that")
+
+        async def in_turn(*args: P.args, **kwargs: P.kwargs) -> T:
+            await turnstiles.wait_through()
+            return await function(*args, **kwargs)
+
+        return in_turn
+
+    return _decorator("rate_limit", limit, wrap)
+
+
+def circuit_breaker(
+    name: str | CircuitBreaker | None = None,
+    /,
+    *,
+    failures: int = 5,
+    within: float = 60.0,
+    reset: float = 30.0,
+    share: float = 0.5,
+    on: tuple[type[Exception], ...] = (Exception,),
+) -> Callable[[F], F]:
+    """Begin nothing for a while after too many failures, as a `CircuitBreaker` says: one given, or one of these parts.
+
+    On a handler, messages wait while it is open. Elsewhere calls raise `CircuitOpen`, which says in `retry_after` when
+    the next one may try: a retry policy waits for that.
+    """
+    if callable(name):
+        raise SettingsError("@circuit_breaker wants brackets: @circuit_breaker() or @circuit_breaker('database')")
+    if isinstance(name, CircuitBreaker):
+        rule = name
+    else:
+        rule = CircuitBreaker(name, failures=failures, within=within, reset=reset, share=share, on=on)
+    turnstiles = _Own(lambda: CircuitTurnstile(rule, rule.name or "", _tell_nobody))
+
+    def wrap(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+        async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+            turnstile = turnstiles.get()
+            hold = turnstile.take("", trio.current_time())
+            if hold is None:
+                wait = turnstile.wait("", trio.current_time())
+                called = rule.name or getattr(function, "__qualname__", repr(function))
+                when = "one call tries it now" if math.isinf(wait) else f"the next call may try it in {wait:g} s"
+                raise CircuitOpen(
+                    f"the circuit {called!r} is open: {when}", name=called, retry_after=min(wait, rule.reset)
+                )
+            failure: BaseException | None = None
+            done = False
+            try:
+                value = await function(*args, **kwargs)
+                done = True
+                return value
+            except Exception as error:
+                failure = decisive(error)
+                raise
+            finally:
+                turnstile.leave("", hold, trio.current_time(), failure, done=done)
+
+        return guarded
+
+    return _decorator("circuit_breaker", rule, wrap)
+
+
+def timeout(seconds: float) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], Callable[P, Coroutine[Any, Any, T]]]:
+    """Cancel an async function, or a handler, after so many seconds: it raises `ExecutionTimeout`.
+
+    A handler ends after its actor's `execution_timeout` at the latest.
+    """
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise SettingsError(f"@timeout wants seconds > 0, got {seconds!r}")
+
+    def decorate(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+        if not inspect.iscoroutinefunction(function):
+            raise SettingsError(
+                f"@timeout goes on an async function, got {function!r}: what runs in a thread cannot be ended"
+            )
+
+        @functools.wraps(function)
+        async def bounded(*args: P.args, **kwargs: P.kwargs) -> T:
+            with trio.move_on_after(seconds):
+                return await function(*args, **kwargs)
+            raise ExecutionTimeout(f"{function.__qualname__} ran past its timeout of {seconds:g} s")
+
+        return bounded
+
+    return decorate
+
+
+def _decorator(name: str, rule: rules.Rule, wrap: Callable[..., Callable[..., Any]]) -> Callable[[F], F]:
+    """Return a decorator that notes a rule on a handler, and wraps any other async function."""
+
+    def decorate(function: F) -> F:
+        if getattr(function, rules.HANDLER, None):
+            rules.note(function, rule)
+            return function
+        if not inspect.iscoroutinefunction(function):
+            raise SettingsError(f"@{name} goes on an async function, or above @receive on a handler, got {function!r}")
+        wrapper = functools.wraps(function)(wrap(function))
+        rules.wrapped(function, wrapper, rule)
+        return cast("F", wrapper)
+
+    return decorate
+
+
+class _Own:
+    """The turnstile of a decorator, made anew for each clock."""
+
+    def __init__(self, make: Callable[[], Turnstile]) -> None:
+        self._make = make
+        self._clock: object = None
+        self._turnstile: Turnstile | None = None
+        self._line = trio.StrictFIFOLock()
+
+    def get(self) -> Turnstile:
+        clock = trio.lowlevel.current_clock()
+        if self._turnstile is None or self._clock is not clock:
+            self._clock, self._turnstile, self._line = clock, self._make(), trio.StrictFIFOLock()
+        return self._turnstile
+
+    async def wait_through(self) -> None:
+        """Wait until it lets one through, after those who came before. Cancelled: nothing was taken."""
+        turnstile = self.get()
+        async with self._line:
+            while turnstile.take("", trio.current_time()) is None:  # noqa: ASYNC110 - it says when it will be free
+                await trio.sleep(turnstile.wait("", trio.current_time()))
+
+
+def _tell_nobody(_: events.Event) -> None:
+    """Outside of a system nobody listens."""
