@@ -8,9 +8,10 @@
     lease.py        the sign of life               replies.py     where outcomes arrive
     entries.py      entries and words of ours      keys.py        all names at Redis
     lua/            what must be atomic            scripts.py     its texts
-    dead_letters.py, diagnosis.py                  for people
+    dead_letters.py, delayed.py, diagnosis.py      for people
     values.py       shared values and locks
     limiter.py      limits over all nodes
+    triggers.py     what fires by itself           pauses.py      what is not to be begun
 
 One server, or a primary with replicas. On Redis Cluster a source and its keys share a slot, but a lease and messages
 for other sources do not: that is not supported yet.
@@ -18,7 +19,7 @@ for other sources do not: that is not supported yet.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
@@ -26,21 +27,25 @@ import trio
 
 from actorwork.abc import Broker, EventSink, Finding, Subscription
 from actorwork.crash_points import crash_point
-from actorwork.errors import BrokerError
+from actorwork.errors import BrokerError, NotUnique
 from actorwork.events import BrokerAdvice, BrokerBack, BrokerLost, BrokerTrouble
-from actorwork.message import Envelope, Outcome
+from actorwork.message import Envelope, Outcome, Priority
 from actorwork.streams import diagnosis, entries, keys, scripts
 from actorwork.streams.client import Client, ConnectionEvent, Lost, open_client
 from actorwork.streams.connection import Address
 from actorwork.streams.dead_letters import RedisDeadLetters
+from actorwork.streams.delayed import RedisDelayed
+from actorwork.streams.limiter import RedisLimiter
 from actorwork.streams.node import RedisNode
+from actorwork.streams.pauses import RedisPauses
 from actorwork.streams.publisher import Publisher
 from actorwork.streams.redis_py import RedisError
 from actorwork.streams.replies import RedisReplies
-from actorwork.streams.limiter import RedisLimiter
+from actorwork.streams.triggers import RedisTriggers
 from actorwork.streams.values import RedisValues
 
 _ATTEND = keys.ATTEND.encode()
+_PAUSES = keys.PAUSES.encode()
 _BEFORE_PUBLISH: Final = crash_point("publish.before")
 _AFTER_PUBLISH: Final = crash_point("publish.after")
 
@@ -54,16 +59,24 @@ async def open_broker(url: str, *, emit: EventSink, allow_eviction: bool = False
     """
     replies: dict[bytes, RedisReplies] = {}
     nodes: list[RedisNode] = []
+    pauses: list[Callable[[], None]] = []
 
     def on_push(message: list[Any]) -> None:
         if message[0] != b"message":
             return
         if (place := replies.get(message[1])) is not None:
             place.take(message[2])
+        elif message[1] == _PAUSES:
+            for tell in pauses:
+                tell()
         elif message[1] == _ATTEND:
-            source = message[2].decode(errors="replace") or None
+            name = message[2].decode(errors="replace") or None
+            used = None if name is None else keys.source_and_level(name)
             for node in nodes:
-                node.attend(source, 0)
+                if used is None:
+                    node.attend(name, 0)
+                else:
+                    node.learn(*used)
 
     def on_event(event: ConnectionEvent) -> None:
         if isinstance(event, Lost):
@@ -72,11 +85,15 @@ async def open_broker(url: str, *, emit: EventSink, allow_eviction: bool = False
         emit(BrokerBack(event.url))
         for place in replies.values():
             place.look_now()
+        for tell in pauses:
+            tell()
 
     async with open_client(url, name="actorwork", scripts=scripts.ALL, on_push=on_push, on_event=on_event) as client:
         await client.wait_connected()
         _refuse_what_loses_messages(await _first_findings(client), emit, allow_eviction=allow_eviction)
-        yield RedisBroker(client, Address.parse(url), replies, nodes, emit, shared_url=url)
+        broker = RedisBroker(client, Address.parse(url), replies, nodes, emit, shared_url=url)
+        pauses.append(broker.pauses.tell)
+        yield broker
 
 
 class RedisBroker(Broker):
@@ -99,8 +116,11 @@ class RedisBroker(Broker):
         self._emit = emit
         self._publisher = Publisher(client)
         self._dead_letters = RedisDeadLetters(client)
+        self._delayed = RedisDelayed(client)
         self._values = RedisValues(client)
         self._limiter = RedisLimiter(client)
+        self._triggers = RedisTriggers(client)
+        self._pauses = RedisPauses(client, self._triggers, emit)
         self._nodes = nodes
 
     def __repr__(self) -> str:
@@ -122,6 +142,18 @@ class RedisBroker(Broker):
     @property
     def dead_letters(self) -> RedisDeadLetters:
         return self._dead_letters
+
+    @property
+    def triggers(self) -> RedisTriggers:
+        return self._triggers
+
+    @property
+    def pauses(self) -> RedisPauses:
+        return self._pauses
+
+    @property
+    def delayed(self) -> RedisDelayed:
+        return self._delayed
 
     @property
     def values(self) -> RedisValues:
@@ -151,6 +183,14 @@ class RedisBroker(Broker):
         if _AFTER_PUBLISH is not None:
             _AFTER_PUBLISH()
         return new
+
+    async def publish_unique(self, envelope: Envelope) -> str:
+        holder = await self._publisher.publish_unique(envelope)
+        unique = envelope.unique
+        if unique is not None and unique.on_conflict == "reject" and holder != envelope.id:
+            text = f"{holder} has the unique key {unique.key!r} at {envelope.source!r}: {envelope.id} was not kept"
+            raise NotUnique(text, id=holder)
+        return holder
 
     @asynccontextmanager
     async def open_node(
@@ -233,8 +273,14 @@ class RedisBroker(Broker):
         return None if record is None else entries.outcome_from(record)[2]
 
     async def backlog(self, source: str) -> int:
-        """Return how many are in the stream; what is held back for later does not count."""
-        return await self._client.call("XLEN", source, idempotent=True)
+        """Return how many are in the streams, or wait for their key; what is held back for later does not count."""
+        of = keys.SourceKeys.of(source)
+        commands = [("XLEN", of.at(level)) for level in Priority]
+        counts = await self._client.call_many([*commands, ("HLEN", of.waiting)], idempotent=True)
+        for count in counts:
+            if isinstance(count, Exception):
+                raise count
+        return sum(counts)
 
     async def diagnose(self) -> Sequence[Finding]:
         return await diagnosis.look(self._client)

@@ -1,4 +1,4 @@
-"""What one node holds of one source for one group.
+"""What one node holds of one stream of a source for one group.
 
     read, claimed ──▶ in_hand ──settle──▶ plain / others ──flush──▶ gone
                          └─────hand_back──────────────────────────▶ gone
@@ -19,8 +19,8 @@ from typing import Any, TypeAlias
 import attrs
 
 from actorwork.abc import Subscription
-from actorwork.message import Delivery, Envelope
-from actorwork.policy.settlement import Fail, Settlement
+from actorwork.message import Delivery, Envelope, Priority
+from actorwork.policy.settlement import Ack, Fail, Settlement
 from actorwork.streams import entries
 from actorwork.streams.keys import SourceKeys
 
@@ -53,6 +53,7 @@ class Custody:
     __slots__ = (
         "attend",
         "begun",
+        "cursor",
         "done",
         "group",
         "in_hand",
@@ -60,11 +61,13 @@ class Custody:
         "is_flushing",
         "is_over",
         "keys",
+        "level",
         "number",
         "others",
         "plain",
         "short",
         "source",
+        "stream",
         "subscription",
         "suspect",
         "tell_unreadable",
@@ -74,6 +77,7 @@ class Custody:
         self,
         subscription: Subscription,
         keys: SourceKeys,
+        level: Priority,
         incarnation: str,
         attend: Callable[[float], None],
         tell_unreadable: Callable[[Delivery, Fail], None],
@@ -81,6 +85,8 @@ class Custody:
         self.subscription = subscription
         self.group = subscription.group
         self.source = keys.stream
+        self.level = level
+        self.stream = keys.at(level)
         self.keys = keys
         self.incarnation = incarnation
         self.attend = attend
@@ -90,6 +96,8 @@ class Custody:
         self.in_hand: dict[bytes, Delivery] = {}
         self.suspect: bytes | None = None
         """The one message in hand that was there at several crashes."""
+        self.cursor: bytes = b"0"
+        """Where to go on looking for keys whose message is gone."""
         self.short = 0
         """How many times in a row the pending list had more under our name than is in hand."""
         self.plain: list[Delivery] = []
@@ -102,7 +110,7 @@ class Custody:
 
     def __repr__(self) -> str:
         state = "over" if self.is_over else f"{len(self.in_hand)} in hand"
-        return f"<Custody of {self.source} for {self.subscription.actor}, {state}>"
+        return f"<Custody of {self.stream} for {self.subscription.actor}, {state}>"
 
     def take(self, found: Sequence[Any], *, count: int = 1, crashes: int = 0) -> list[Delivery]:
         """Take entries in hand, and return the deliveries; what no actor will see is settled here.
@@ -121,10 +129,7 @@ class Custody:
                 in_hand[entry] = made
                 deliveries.append(made)
             elif made is None:
-                silent = Delivery(entry.decode(), source, b"", (entry, count, self))
-                in_hand[entry] = silent
-                self.plain.append(silent)
-                self.begun += 1
+                self._pass_over(entry, count, fields)
             else:
                 delivery, failure = made
                 fail = Fail(failure)
@@ -133,6 +138,17 @@ class Custody:
                 self.begun += 1
                 self.tell_unreadable(delivery, fail)
         return deliveries
+
+    def _pass_over(self, entry: bytes, count: int, fields: entries.Fields) -> None:
+        """Settle what is meant for another group."""
+        message_id, claims = entries.claims_in(fields)
+        silent = Delivery(message_id or entry.decode(), self.source, b"", (entry, count, self, *claims))
+        self.in_hand[entry] = silent
+        if claims:
+            self.others.append((silent, Ack(), ()))  # Being the last one to settle it, it lets go of its key.
+        else:
+            self.plain.append(silent)
+        self.begun += 1
 
     def release(self, delivery: Delivery) -> None:
         """Let go of a delivery that is settled or handed back."""

@@ -57,7 +57,7 @@ class RedisDeadLetters(DeadLetters):
                 args += (entry, headers_of_replay(letter))
         count = 0
         for start in range(0, len(args), 2 * _PAGE):
-            some = args[start : start + 2 * _PAGE]
+            some = (of.prefix, *args[start : start + 2 * _PAGE])
             # Sent again after a lost reply it finds no letter, and sends nothing twice.
             count += await self._client.run_script(scripts.REPLAY, (of.stream, of.dead), some, idempotent=True)
         return count

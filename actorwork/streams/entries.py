@@ -6,6 +6,10 @@
     id        the message's id                         actorwork:id, only after a retry
     headers   one JSON object, absent when empty       actorwork:headers, only after a retry
     group     the only group that may have it          actorwork:group, only after a retry
+    key       of those with the same one after another –
+    priority  critical, high or low                    –
+    expires   ms since the epoch                       –
+    unique    the unique key that it has               –
 
 A foreign entry is its fields as they stand: its own `id`, `group` or `headers` belong to its sender. Nothing of a
 message is decoded here but the headers, and those only where they stand.
@@ -26,11 +30,13 @@ from actorwork.message import (
     REPLY_TO,
     RESULT_TTL,
     DeadLetter,
+    Delayed,
     Delivery,
     Envelope,
     Failure,
     Json,
     Outcome,
+    Priority,
 )
 from actorwork.policy.attempts import headers_of_first_attempt, headers_of_next_attempt
 
@@ -70,6 +76,35 @@ def due_of(envelope: Envelope) -> str:
     return ""
 
 
+def has_terms(envelope: Envelope) -> bool:
+    """Say whether there is more to an envelope than its fields and when it is due: a script has to look at it."""
+    return not (
+        envelope.key is None
+        and envelope.priority is Priority.NORMAL
+        and envelope.unique is None
+        and envelope.lifetime is None
+    )
+
+
+def terms_of(envelope: Envelope) -> str:
+    """Say on what terms an envelope is kept, as `lua/publish.lua` understands it."""
+    due = due_of(envelope)
+    if not has_terms(envelope):
+        return due
+    terms: dict[str, Json] = {}
+    if due:
+        terms["due"] = due
+    if envelope.lifetime is not None:
+        terms["lifetime"] = max(0, round(envelope.lifetime * 1000))
+        if envelope.expires is not None:
+            terms["expires"] = round(envelope.expires * 1000)
+    if (unique := envelope.unique) is not None:
+        terms["unique"] = unique.key
+        terms["ttl"] = max(1, round(unique.ttl * 1000))
+        terms["replace"] = unique.on_conflict == "replace"
+    return json.dumps(terms, separators=(",", ":"))
+
+
 def fields_of(envelope: Envelope) -> list[str | bytes]:
     fields: list[str | bytes] = ["id", envelope.id, "data", envelope.data]
     if envelope.type is not None:
@@ -78,6 +113,14 @@ def fields_of(envelope: Envelope) -> list[str | bytes]:
         fields += ("headers", encoded_headers(envelope.headers))
     if envelope.group is not None:
         fields += ("group", envelope.group)
+    if envelope.key is not None:
+        fields += ("key", envelope.key)
+    if envelope.priority is not Priority.NORMAL:
+        fields += ("priority", Priority(envelope.priority).name.lower())
+    if envelope.expires is not None and envelope.lifetime is None:
+        fields += ("expires", str(round(envelope.expires * 1000)))
+    if envelope.unique is not None:
+        fields += ("unique", envelope.unique.key)
     return fields
 
 
@@ -94,9 +137,12 @@ def headers_of_retry(delivery: Delivery, failure: Failure, at: float) -> str:
 
 
 def delivery_from(
-    source: str, group: str, entry: bytes, fields: Fields, token: object, crashes: int = 0
+    source: str, group: str, entry: bytes, fields: Fields, token: tuple[Any, ...], crashes: int = 0
 ) -> Delivery | tuple[Delivery, Failure] | None:
-    """Make an entry a delivery. None: it is meant for another group. With a failure: nobody can read its headers."""
+    """Make an entry a delivery. None: it is meant for another group. With a failure: nobody can read its headers.
+
+    What has a key or a unique key has its claims behind its token: it is settled with more than a plain ack.
+    """
     if len(fields) == 4 and fields[0] == b"id" and fields[2] == b"data" and fields[1]:
         return Delivery(fields[1].decode(errors="replace"), source, fields[3], token, None, NO_HEADERS, 1, crashes)
     named = dict(zip(fields[::2], fields[1::2], strict=False))
@@ -115,15 +161,49 @@ def delivery_from(
         return None
     message_id = (own_id or entry).decode(errors="replace")
     wire_name = None if kind is None else kind.decode(errors="replace")
-    if not raw:
-        return Delivery(message_id, source, payload, token, wire_name, NO_HEADERS, 1, crashes)
-    try:
-        headers, attempt = _headers_from(raw)
-    except (ValueError, RecursionError) as error:
-        # JSON that is nested too deeply ends in the latter: nothing that somebody sends may end the reader.
-        delivery = Delivery(message_id, source, payload, token, wire_name, NO_HEADERS, 1, crashes)
-        return delivery, Failure("CodecError", f"the field `headers` cannot be used: {error}")
-    return Delivery(message_id, source, payload, token, wire_name, headers, attempt, crashes)
+    key: str | None = None
+    priority = Priority.NORMAL
+    expires: float | None = None
+    others = len(named) - 1 - (own_id is not None) - (kind is not None) - (raw is not None) - (only is not None)
+    if data is not None and others:
+        token += _claims_of(named)
+        key = named[b"key"].decode(errors="replace") if b"key" in named else None
+        priority = PRIORITIES.get(named.get(b"priority", b""), Priority.NORMAL)
+        expires = _moment_from(named.get(b"expires"))
+    headers, attempt = NO_HEADERS, 1
+    problem: str | None = None
+    if raw:
+        try:
+            headers, attempt = _headers_from(raw)
+        except (ValueError, RecursionError) as error:
+            # JSON that is nested too deeply ends in the latter: nothing that somebody sends may end the reader.
+            problem = f"the field `headers` cannot be used: {error}"
+    delivery = Delivery(
+        message_id, source, payload, token, wire_name, headers, attempt, crashes, key, priority, expires
+    )
+    return delivery if problem is None else (delivery, Failure("CodecError", problem))
+
+
+PRIORITIES: Final = {level.name.lower().encode(): level for level in Priority if level is not Priority.NORMAL}
+"""The levels that have streams of their own, as entries name them."""
+
+
+def _claims_of(named: Mapping[bytes, bytes]) -> tuple[tuple[bytes, bytes], ...]:
+    """Return what a message of ours has until it is settled for good, a key and a unique key, if there is any."""
+    key, unique = named.get(b"key", b""), named.get(b"unique", b"")
+    return ((key, unique),) if key or unique else ()
+
+
+def claims_in(fields: Fields) -> tuple[str, tuple[tuple[bytes, bytes], ...]]:
+    """Return the id and the claims of an entry; `""` and none for a foreign one."""
+    named = dict(zip(fields[::2], fields[1::2], strict=False))
+    if b"data" not in named:
+        return "", ()
+    return named.get(b"id", b"").decode(errors="replace"), _claims_of(named)
+
+
+def _moment_from(text: bytes | None) -> float | None:
+    return int(text) / 1000 if text is not None and text.isdigit() and len(text) < 16 else None
 
 
 def _headers_from(raw: bytes) -> tuple[Mapping[str, Json], int]:
@@ -159,6 +239,41 @@ def _is_text(text: str) -> bool:
 
 def _shortened(raw: bytes) -> str:
     return repr(raw if len(raw) <= 80 else raw[:77] + b"...")
+
+
+# ------------------------------------------------------------------------------------------------------------- delayed
+
+
+def delayed_from(source: str, due: bytes, fields: Fields) -> Delayed:
+    """Make what is held back a message to look at; headers that cannot be read are left out."""
+    named = dict(zip(fields[::2], fields[1::2], strict=False))
+    data, kind = named.get(b"data"), named.get(b"type")
+    message_id = named.get(b"id" if data is not None else b"actorwork:id", b"")
+    if data is None:
+        shown = {
+            name.decode(errors="replace"): value.decode(errors="replace")
+            for name, value in named.items()
+            if not name.startswith(b"actorwork:")
+        }
+        data, kind = json.dumps(shown).encode(), None
+    return Delayed(
+        source=source,
+        id=message_id.decode(errors="replace"),
+        due=float(due) / 1000,
+        payload=data,
+        type=None if kind is None else kind.decode(errors="replace"),
+        headers=_headers_to_look_at(named.get(b"headers" if b"data" in named else b"actorwork:headers")),
+    )
+
+
+def _headers_to_look_at(raw: bytes | None) -> Mapping[str, Json]:
+    if not raw:
+        return NO_HEADERS
+    try:
+        read = json.loads(raw)
+    except (ValueError, RecursionError):
+        return NO_HEADERS
+    return cast("dict[str, Json]", read) if isinstance(read, dict) else NO_HEADERS
 
 
 # ------------------------------------------------------------------------------------------------------------ outcomes
@@ -198,15 +313,8 @@ def dead_letter_from(source: str, entry: bytes, fields: Fields) -> DeadLetter:
     else:
         message = {name[2:]: value for name, value in named.items() if name.startswith(b"m:")}
     data = message.get(b"data")
-    raw = message.get(b"headers" if data is not None else b"actorwork:headers")
-    headers: Mapping[str, Json] = NO_HEADERS
-    if raw:
-        try:
-            read = json.loads(raw)
-        except (ValueError, RecursionError):
-            read = None  # It may well lie here because of them.
-        if isinstance(read, dict):
-            headers = cast("dict[str, Json]", read)
+    # It may well lie here because of its headers.
+    headers = _headers_to_look_at(message.get(b"headers" if data is not None else b"actorwork:headers"))
     kind = message.get(b"type") if data is not None else None
 
     def text(name: bytes) -> str:

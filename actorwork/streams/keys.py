@@ -1,6 +1,12 @@
 """The names of everything at Redis.
 
     <source>                                      the stream, under the user's own name
+    actorwork:{<source>}:priority:<level>         the same for what is critical, high or low
+    actorwork:{<source>}:priorities               which of those levels were ever used
+    actorwork:{<source>}:keys                     keys of messages that are in a stream or tried again: where those are
+    actorwork:{<source>}:key:<key>                who waits for a key, a list
+    actorwork:{<source>}:waiting                  their fields
+    actorwork:{<source>}:unique:<key>             who has a unique key
     actorwork:{<source>}:delayed                  what is held back: members by the time they are due
     actorwork:{<source>}:delayed:messages         their fields
     actorwork:{<source>}:dead                     dead letters, a stream
@@ -9,10 +15,15 @@
     actorwork:{<source>}:settled:<group>:<node>   the answer to a node's last batch of settlements
     actorwork:node:<node>                         a node's lease
     actorwork:reply:<uuid>                        a channel where outcomes arrive
-    actorwork:attend                              a channel: nodes, look after this source (no name: all) now
+    actorwork:attend                              a channel: nodes, look after this source (no name: all) now, or read
+                                                  this stream of a priority, too
     actorwork:shared:<name>                       a shared value, a hash
     actorwork:lock:<name>                         a lock, a hash
     actorwork:rate:<name>                         a rate over all nodes: the moment of the next one
+    actorwork:{<source>}:trigger:<id>             a trigger that sends to this source, a hash
+    actorwork:triggers                            all of them, a set of source and id
+    actorwork:paused                              what is paused, a hash
+    actorwork:pauses                              a channel: something was paused or resumed
     actorwork:slots:<name>                        the slots of a limit on how many at once over all nodes
 
 The braces put whatever belongs to a source into its hash slot, so that one script can settle a delivery.
@@ -25,12 +36,19 @@ from typing import Final
 
 import attrs
 
+from actorwork.message import Priority
+
 LEASES: Final = "actorwork:node:"
 REPLIES: Final = "actorwork:reply:"
 ATTEND: Final = "actorwork:attend"
+TRIGGERS: Final = "actorwork:triggers"
+PAUSED: Final = "actorwork:paused"
+PAUSES: Final = "actorwork:pauses"
 RELEASED: Final = "released"
 """The consumer that owns what was handed back: nobody."""
 
+ALL_DELAYED: Final = "actorwork:{*}:delayed"
+_DELAYED = re.compile(rb"actorwork:\{(.*)\}:delayed", re.DOTALL)
 ALL_DEAD: Final = "actorwork:{*}:dead"
 _DEAD = re.compile(rb"actorwork:\{(.*)\}:dead", re.DOTALL)
 
@@ -48,17 +66,31 @@ class SourceKeys:
     delayed: str
     delayed_messages: str
     dead: str
+    waiting: str
 
     @classmethod
     def of(cls, source: str) -> SourceKeys:
         start = prefix(source)
-        return cls(source, start, f"{start}delayed", f"{start}delayed:messages", f"{start}dead")
+        return cls(source, start, f"{start}delayed", f"{start}delayed:messages", f"{start}dead", f"{start}waiting")
+
+    def at(self, level: Priority) -> str:
+        """Return the stream in which messages of a priority are."""
+        return self.stream if level is Priority.NORMAL else f"{self.prefix}priority:{level.name.lower()}"
 
     def result(self, message_id: str) -> str:
         return f"{self.prefix}result:{message_id}"
 
-    def settled(self, group: str, incarnation: str) -> str:
-        return f"{self.prefix}settled:{group}:{incarnation}"
+    def settled(self, group: str, incarnation: str, level: Priority) -> str:
+        record = f"{self.prefix}settled:{group}:{incarnation}"
+        return record if level is Priority.NORMAL else f"{record}:{level.name.lower()}"
+
+    @property
+    def priorities(self) -> str:
+        return f"{self.prefix}priorities"
+
+
+def trigger(source: str, id: str) -> str:
+    return f"{prefix(source)}trigger:{id}"
 
 
 def lease(incarnation: str) -> str:
@@ -79,6 +111,21 @@ def slots(name: str) -> str:
 
 def lock(name: str) -> str:
     return f"actorwork:lock:{name}"
+
+
+_OF_PRIORITY = re.compile(r"actorwork:\{(.*)\}:priority:([a-z]+)", re.DOTALL)
+
+
+def source_and_level(stream: str) -> tuple[str, str] | None:
+    """Return the source and the level of a stream for a priority."""
+    match = _OF_PRIORITY.fullmatch(stream)
+    return None if match is None else (match[1], match[2])
+
+
+def source_of_delayed(key: bytes) -> str | None:
+    """Return the source whose messages a key holds back."""
+    match = _DELAYED.fullmatch(key)
+    return None if match is None else match[1].decode(errors="replace")
 
 
 def source_of_dead(key: bytes) -> str | None:

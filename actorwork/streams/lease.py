@@ -8,6 +8,8 @@ can lose it. A lease is never made again under the same name: whoever saw it mis
 
 While Redis cannot be reached the thread tries four times a second. Whether the lease outlived that, the first answer
 says.
+
+Each renewal looks at the server's clock as well: in between, this machine's goes on from there.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -58,6 +61,8 @@ class Lease:
         self._owner = f"{socket.gethostname()}:{os.getpid()}"
         self._wake = threading.Event()
         self._is_ending = False
+        self._ahead = 0.0
+        """By how many seconds the server's clock is ahead of this machine's monotonic one."""
         self._taken = trio.Event()
         self._ended = trio.Event()
         self._token = trio.lowlevel.current_trio_token()
@@ -78,6 +83,10 @@ class Lease:
     def check(self) -> None:
         """Look now whether it is still held."""
         self._wake.set()
+
+    def now(self) -> float:
+        """Return the server's clock, right to half the round trip of the last renewal, once the lease is taken."""
+        return time.monotonic() + self._ahead
 
     async def release(self) -> None:
         """Give it up, so that others see it at once. Shielded, for a second at most: then it runs out by itself."""
@@ -108,10 +117,13 @@ class Lease:
                 if not is_held:
                     self._set(connection, incarnation, "NX")
                     is_held = True
+                    self._look_at_clock(connection)
                     if lost is None:
                         self._tell(self._taken.set)
                     else:
                         self._tell(self._on_lost, lost, incarnation, "the lease ran out or was deleted")
+                else:
+                    self._look_at_clock(connection)
                 is_troubled = False
             except (RedisError, OSError) as error:
                 if connection is not None:
@@ -147,6 +159,12 @@ class Lease:
     def _set(self, connection: RedisPyConnection, incarnation: str, condition: str) -> bool:
         connection.send_command("SET", keys.lease(incarnation), self._owner, condition, "PX", self._milliseconds)
         return connection.read_response() is not None
+
+    def _look_at_clock(self, connection: RedisPyConnection) -> None:
+        before = time.monotonic()
+        connection.send_command("TIME")
+        seconds, micros = connection.read_response()
+        self._ahead = int(seconds) + int(micros) / 1e6 - (before + time.monotonic()) / 2
 
     def _tell(self, call: Callable[..., object], *args: object) -> None:
         try:

@@ -93,7 +93,7 @@ class RedisNode(Node):
         )
         tender = Tender(self._client, shard, on_no_lease=self._lease.check)
         reader = Reader(self._client, shard, tender)
-        tender.interrupt_reader = reader.interrupt
+        shard.interrupt_reader = reader.interrupt
         self._tenders.append(tender)
         self._readers.append(reader)
         return shard
@@ -187,13 +187,13 @@ class RedisNode(Node):
 
     async def _hand_back(self, custody: Custody, deliveries: Sequence[Delivery]) -> None:
         first, last = entries.bounds(delivery.token[0] for delivery in deliveries)
-        args: list[Any] = [custody.group, custody.incarnation, RELEASED, first, last, len(deliveries)]
+        args: list[Any] = [custody.group, custody.incarnation, RELEASED, first, last, len(deliveries), custody.source]
         for delivery in deliveries:
             args += delivery.token[:2]
         if _BEFORE_HAND_BACK is not None:
             _BEFORE_HAND_BACK()
         try:
-            await self._client.run_script(scripts.HAND_BACK, (custody.source,), args, idempotent=True)
+            await self._client.run_script(scripts.HAND_BACK, (custody.stream,), args, idempotent=True)
         except RedisError as error:
             next_step = "they stay pending, and are taken over when this node has ended"
             self._emit(BrokerTrouble(f"handing back {len(deliveries)} of {custody.source}", str(error), next_step))
@@ -210,6 +210,9 @@ class RedisNode(Node):
         for shard in self._shards[subscription]:
             shard.resume()
 
+    def now(self) -> float:
+        return self._lease.now()
+
     def attend(self, source: str | None, seconds: float) -> None:
         """Look after a source, if it is one of ours, within so many seconds: something is held back there.
 
@@ -218,6 +221,12 @@ class RedisNode(Node):
         for shard in self._all_shards():
             if source is None or source in shard.sources:
                 shard.attend(seconds)
+
+    def learn(self, source: str, level: str) -> None:
+        """Read a level of priority of a source, if it is one of ours, from now on."""
+        for shard in self._all_shards():
+            if source in shard.sources:
+                shard.learn({source: (level.encode(),)})
 
     # ----------------------------------------------------------------------------------------------------------- lease
 

@@ -1,7 +1,9 @@
 """Publishes: each message once, in order within its source.
 
-    due now, numbered id      `publish_now`: runs of messages whose ids share a mark
-    anything else             `publish_batch`
+    due now, numbered id                  `publish_now`: runs of messages whose ids share a mark
+    held back, numbered id                `publish_later`: the same
+    with a key, a priority, a lifetime,   `publish_batch`: what takes a look at each message
+    a unique key, or an id of its own
 
 Nothing is collected here. Publishes of several tasks in one tick of the scheduler leave in one write (the
 connection's doing), and a lone one is never held up.
@@ -21,12 +23,14 @@ from actorwork.errors import BrokerError
 from actorwork.message import Envelope
 from actorwork.streams import scripts
 from actorwork.streams.client import Client, Script
-from actorwork.streams.entries import due_of, fields_of, mark_of
+from actorwork.streams.entries import due_of, fields_of, has_terms, mark_of, terms_of
 from actorwork.streams.keys import SourceKeys
 from actorwork.streams.redis_py import NoScriptError, RedisError, may_pass
 
 _AT_ONCE: Final = 200
 _BYTES_AT_ONCE: Final = 8 * 1024 * 1024
+_WIDEST: Final = 48
+"""How many bits of a mark a script sets as one number: its numbers are exact up to 53."""
 _MARK_SECONDS: Final = 86_400
 _REFRESH_EVERY: Final = 60.0
 _REMEMBERED: Final = 10_000
@@ -68,6 +72,22 @@ class Publisher:
                 f"cannot publish to {', '.join(sources[:3])}: {error}", may_pass=may_pass(error)
             ) from error
 
+    async def publish_unique(self, envelope: Envelope) -> str:
+        """Keep a message that has a unique key; return the id of the message that has the key now.
+
+        A publish whose reply was lost is sent again, and returns the same. Cancelled: it may have been kept.
+        """
+        of = self._keys_of(envelope.source)
+        mark, bit = mark_of(of.prefix, envelope.id)
+        args = [of.prefix, bit, terms_of(envelope), *fields_of(envelope)]
+        try:
+            holder: bytes = await self._client.run_script(
+                scripts.PUBLISH_UNIQUE, (envelope.source, mark), args, idempotent=True
+            )
+        except RedisError as error:
+            raise BrokerError(f"cannot publish to {envelope.source}: {error}", may_pass=may_pass(error)) from error
+        return holder.decode()
+
     async def _run_many(self, calls: Sequence[_Call]) -> int:
         commands = (("EVALSHA", script.sha, len(keys), *keys, *args) for script, keys, args in calls)
         new = 0
@@ -90,11 +110,11 @@ class Publisher:
         if len(envelopes) == 1:
             envelope = envelopes[0]
             of = self._keys.get(envelope.source)
-            if of is not None and not envelope.delay and envelope.at is None:
+            if of is not None and not envelope.delay and envelope.at is None and not has_terms(envelope):
                 mark, bit = mark_of(of.prefix, envelope.id)
                 if bit != "":
                     fields = fields_of(envelope)
-                    args = [self._seconds_for(mark), bit, len(fields), *fields]
+                    args = [self._seconds_for(mark), 4, "SET", "u1", bit, 1, len(fields), *fields]
                     return [(scripts.PUBLISH_NOW, [envelope.source, mark], args)]
             self._add_calls(calls, envelope.source, envelopes)
             return calls
@@ -110,41 +130,54 @@ class Publisher:
         return calls
 
     def _add_calls(self, calls: list[_Call], source: str, envelopes: Sequence[Envelope]) -> None:
+        of = self._keys_of(source)
+        prefix = of.prefix
+        run = _Run(scripts.PUBLISH, [], [], None)
+        for envelope in envelopes:
+            mark, bit = mark_of(prefix, envelope.id)
+            if bit == "" or has_terms(envelope):
+                script = scripts.PUBLISH
+            elif envelope.delay or envelope.at is not None:
+                script = scripts.PUBLISH_LATER
+            else:
+                script = scripts.PUBLISH_NOW
+            fields = fields_of(envelope)
+            if script is scripts.PUBLISH:
+                if run.script is not script or run.count >= _AT_ONCE or not run.count:
+                    run.end(calls)
+                    run = _Run(script, [source, of.delayed, of.delayed_messages], [prefix], None)
+                run.keys.append(mark)
+                run.messages += (len(run.keys), bit, terms_of(envelope), len(fields))
+            else:
+                if run.script is not script or run.mark != mark or run.count >= _AT_ONCE:
+                    run.end(calls)
+                    keys = [source, mark]
+                    if script is scripts.PUBLISH_LATER:
+                        keys += (of.delayed, of.delayed_messages)
+                    run = _Run(script, keys, [self._seconds_for(mark)], mark)
+                if bit == run.next_bit and run.widths[-1] < _WIDEST:
+                    run.widths[-1] += 1
+                else:
+                    run.bits.append(bit)
+                    run.widths.append(1)
+                run.next_bit = int(bit) + 1
+                if script is scripts.PUBLISH_LATER:
+                    run.messages.append(due_of(envelope))
+                run.messages.append(len(fields))
+            run.messages += fields
+            run.count += 1
+            run.size += len(envelope.data)
+            if run.size >= _BYTES_AT_ONCE:
+                run.count = _AT_ONCE
+        run.end(calls)
+
+    def _keys_of(self, source: str) -> SourceKeys:
         of = self._keys.get(source)
         if of is None:
             if len(self._keys) >= _REMEMBERED:
                 self._keys.clear()
             of = self._keys[source] = SourceKeys.of(source)
-        prefix = of.prefix
-        mark_now: str | None = None
-        """The mark of the run of messages that are due now, while there is one."""
-        keys: list[Any] = []
-        args: list[Any] = []
-        count = size = 0
-        for envelope in envelopes:
-            mark, bit = mark_of(prefix, envelope.id)
-            is_now = bit != "" and not envelope.delay and envelope.at is None
-            if not keys or (mark != mark_now if is_now else mark_now is not None) or count >= _AT_ONCE:
-                count = size = 0
-                if is_now:
-                    mark_now = mark
-                    keys, args = [source, mark], [self._seconds_for(mark)]
-                    calls.append((scripts.PUBLISH_NOW, keys, args))
-                else:
-                    mark_now = None
-                    keys, args = [source, of.delayed, of.delayed_messages], [prefix]
-                    calls.append((scripts.PUBLISH, keys, args))
-            fields = fields_of(envelope)
-            if is_now:
-                args += (bit, len(fields))
-            else:
-                keys.append(mark)
-                args += (len(keys), bit, due_of(envelope), len(fields))
-            args += fields
-            count += 1
-            size += len(envelope.data)
-            if size >= _BYTES_AT_ONCE:
-                count = _AT_ONCE
+        return of
 
     def _seconds_for(self, mark: str) -> int | str:
         now = trio.current_time()
@@ -154,3 +187,31 @@ class Publisher:
             self._refresh_at.clear()
         self._refresh_at[mark] = now + _REFRESH_EVERY
         return _MARK_SECONDS
+
+
+class _Run:
+    """Messages that one call of a script keeps. Of a run that shares a mark, the bits are told in pieces."""
+
+    __slots__ = ("bits", "count", "first", "keys", "mark", "messages", "next_bit", "script", "size", "widths")
+
+    def __init__(self, script: Script, keys: list[Any], first: list[Any], mark: str | None) -> None:
+        self.script = script
+        self.keys = keys
+        self.first = first
+        self.mark = mark
+        self.messages: list[Any] = []
+        self.bits: list[int | str] = []
+        self.widths: list[int] = []
+        self.next_bit = -1
+        self.count = self.size = 0
+
+    def end(self, calls: list[_Call]) -> None:
+        if not self.count:
+            return
+        args = self.first
+        if self.mark is not None:
+            args.append(4 * len(self.bits))
+            for bit, width in zip(self.bits, self.widths, strict=True):
+                args += ("SET", f"u{width}", bit, (1 << width) - 1)
+        args += self.messages
+        calls.append((self.script, self.keys, args))

@@ -1,11 +1,16 @@
 """Reads: one blocked XREADGROUP over the sources of a shard, on a connection of its own.
 
     recover ──▶ wait for room ──▶ read ──▶ offer ──▶ (again)
+                   └── or read what is urgent, for which some room is kept
 
 - A reply becomes deliveries in the inlet without a checkpoint in between, also when the read is being cancelled:
   there is no moment at which a message can be lost.
 - COUNT is the room divided by the sources, so a busy source cannot take the room of the others. With less room than
   sources, a script reads what there is room for, and the order of the sources turns.
+- Priorities have streams of their own, of which a shard learns when they are used; until then they cost nothing. From
+  then on a script reads first what there is room for, the most urgent first. So that nothing starves, an eighth of the
+  room goes to each level that has something waiting; where there is room for less than eight, another level has its
+  turn after eight reads.
 - When a connection breaks, what its last reply held stays pending under our name. Before the next read those entries
   are looked for (`recover`), while nothing else is on its way to us.
 - A group that is gone (restart without persistence, FLUSHALL, XGROUP DESTROY) is made again, at the beginning.
@@ -21,6 +26,7 @@ import trio
 from actorwork.crash_points import crash_point
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerTrouble
+from actorwork.policy.turns import FAVOURS
 from actorwork.streams import scripts
 from actorwork.streams.client import Client
 from actorwork.streams.custody import Custody
@@ -46,6 +52,7 @@ class Reader:
         self._tender = tender
         self._exclusive: Exclusive | None = None
         self._turn = 0
+        self._favours = _Favours()
         self._reading: Mapping[bytes, Custody] = {}
         self._restored = 0
         self._restored_at = 0.0
@@ -81,6 +88,9 @@ class Reader:
         while True:
             try:
                 if inlet.room() <= 0:
+                    if shard.urgent and (room := inlet.room(urgent=True)) > 0:
+                        await self._read_urgent(exclusive, room)
+                        continue
                     await shard.wait_room()
                 if shard.must_recover:
                     await self._tender.recover()
@@ -90,25 +100,11 @@ class Reader:
                 if room <= 0:
                     await trio.lowlevel.checkpoint()
                     continue
-                streams = self._streams_in_turn()
-                if room < len(streams) and await self._take(streams, room):
+                self._turn += 1
+                streams = shard.streams_in_turn(self._turn)
+                if (room < len(streams) or len(shard.streams) > 1) and await self._take(room):
                     continue
-                self._reading = shard.custodies
-                await exclusive.read(
-                    "XREADGROUP",
-                    "GROUP",
-                    shard.group,
-                    shard.incarnation,
-                    "COUNT",
-                    min(_MOST, max(1, room // len(streams))),
-                    "BLOCK",
-                    round(_BLOCK * 1000),
-                    "STREAMS",
-                    *streams,
-                    *((">",) * len(streams)),
-                    block=_BLOCK,
-                    deliver=self._deliver,
-                )
+                await self._read(exclusive, streams, room)
                 # Handlers first: asking for more is a system call, which they would wait for. (Two turns, since within
                 # one turn Trio's order is random.)
                 await trio.lowlevel.checkpoint()
@@ -117,6 +113,38 @@ class Reader:
                 raise
             except RedisError as error:
                 await self._heal(error)
+
+    async def _read(self, exclusive: Exclusive, streams: Sequence[str], room: int) -> None:
+        shard = self._shard
+        self._reading = shard.custodies
+        await exclusive.read(
+            "XREADGROUP",
+            "GROUP",
+            shard.group,
+            shard.incarnation,
+            "COUNT",
+            min(_MOST, max(1, room // len(streams))),
+            "BLOCK",
+            round(_BLOCK * 1000),
+            "STREAMS",
+            *streams,
+            *((">",) * len(streams)),
+            block=_BLOCK,
+            deliver=self._deliver,
+        )
+
+    async def _read_urgent(self, exclusive: Exclusive, room: int) -> None:
+        """Read what is urgent, until there is room for the rest (`Shard.resume`)."""
+        shard = self._shard
+        if shard.must_recover:
+            await self._tender.recover()
+        shard.reads_urgent_only = True
+        try:
+            await self._read(exclusive, shard.urgent, room)
+        finally:
+            shard.reads_urgent_only = False
+        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
 
     def _deliver(self, reply: Mapping[bytes, Sequence[Any]]) -> None:
         if _REPLIED is not None:
@@ -127,18 +155,26 @@ class Reader:
             if not custody.is_over:
                 self._shard.offer(custody, found)
 
-    async def _take(self, streams: Sequence[str], room: int) -> bool:
+    async def _take(self, room: int) -> bool:
         """Read no more than there is room for, of any source; return whether there was anything.
 
         Shielded, for a moment: what a lost reply held would have to be looked for.
         """
         shard = self._shard
+        levels = shard.levels_in_turn(self._turn)
+        streams = [stream for level in levels for stream in level]
+        beginner = self._favours.beginner(len(levels))
+        share = room // FAVOURS or int(beginner > 0)
+        args = (shard.group, shard.incarnation, room, share, beginner, *map(len, levels))
         self._reading = shard.custodies
         shard.must_recover = True
         with trio.move_on_after(1, shield=True):
-            found = await self._client.run_script(scripts.TAKE, streams, (shard.group, shard.incarnation, room))
+            found = await self._client.run_script(scripts.TAKE, streams, args)
             shard.must_recover = False
             self._deliver(dict(found))
+            if found:
+                # They stand in the order of `streams`, so the first one is of the most urgent level.
+                self._favours.went_first(list(shard.streams).index(self._reading[found[0][0]].level))
             return bool(found)
         return False
 
@@ -159,11 +195,36 @@ class Reader:
             self._trouble(refusal, "again in 1 s")
             await trio.sleep(1)
 
-    def _streams_in_turn(self) -> tuple[str, ...]:
-        sources = self._shard.sources
-        self._turn = (self._turn + 1) % len(sources)
-        return sources[self._turn :] + sources[: self._turn]
-
     def _trouble(self, error: Exception, next_step: str) -> None:
         shard = self._shard
         self._shard.emit(BrokerTrouble(f"reading {', '.join(shard.sources[:3])}", str(error), next_step))
+
+
+class _Favours:
+    """Which level of priority begins a read by script, where there is not room for all of them.
+
+    As in a mailbox, the most urgent one that has something; and after it had the first word so many times in a row, one
+    of those below it, each in its turn.
+    """
+
+    def __init__(self) -> None:
+        self._favourite = 0
+        self._times = 0
+        self._turn = 0
+
+    def beginner(self, levels: int) -> int:
+        """Return the index of the level that begins; 0 is the most urgent one."""
+        below = levels - 1 - self._favourite
+        if self._times < FAVOURS or below <= 0:
+            return 0
+        self._times = -1  # So that this read is none of theirs.
+        self._turn += 1
+        return self._favourite + 1 + self._turn % below
+
+    def went_first(self, level: int) -> None:
+        if self._times < 0:
+            self._times = 0
+        elif level == self._favourite:
+            self._times += 1
+        else:
+            self._favourite, self._times = level, 1

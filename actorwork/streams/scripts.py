@@ -23,17 +23,47 @@ def _script(name: str, *parts: str) -> Script:
     return Script(name, "\n".join(map(_text, (*parts, name))))
 
 
-PUBLISH_NOW: Final = _script("publish_now")
-PUBLISH: Final = _script("publish_batch", "publish")
-SETTLE: Final = _script("settle", "publish", "entry", "fence")
-TEND: Final = _script("tend", "publish", "entry")
+_KEEPING = ("clock", "order", "publish")
+
+PUBLISH_NOW: Final = _script("publish_now", "marks")
+PUBLISH_LATER: Final = _script("publish_later", "clock", "marks")
+PUBLISH: Final = _script("publish_batch", *_KEEPING)
+PUBLISH_UNIQUE: Final = _script("publish_unique", *_KEEPING)
+SETTLE: Final = _script("settle", *_KEEPING, "entry", "fence")
+TEND: Final = _script("tend", *_KEEPING, "entry")
 RECOVER: Final = _script("recover")
 HAND_BACK: Final = _script("hand_back", "fence")
 TAKE: Final = _script("take")
-REPLAY: Final = _script("replay", "entry")
+REPLAY: Final = _script("replay", "order", "entry")
 VALUE: Final = _script("value")
 LOCK: Final = _script("lock")
 RATE: Final = _script("rate")
 SLOT: Final = _script("slot")
+TRIGGER: Final = _script("trigger", "clock")
+FIRE: Final = _script("fire", *_KEEPING)
+PAUSE: Final = _script("pause", "clock")
 
-ALL: Final = (PUBLISH_NOW, PUBLISH, SETTLE, TEND, RECOVER, HAND_BACK, TAKE, REPLAY, VALUE, LOCK, RATE, SLOT)
+LIST_DELAYED: Final = _script("list_delayed")
+CANCEL: Final = _script("cancel", "order")
+
+ALL: Final = (
+    PUBLISH_NOW,
+    PUBLISH_LATER,
+    PUBLISH,
+    PUBLISH_UNIQUE,
+    SETTLE,
+    TEND,
+    RECOVER,
+    HAND_BACK,
+    TAKE,
+    REPLAY,
+    VALUE,
+    LOCK,
+    RATE,
+    SLOT,
+    TRIGGER,
+    FIRE,
+    PAUSE,
+    LIST_DELAYED,
+    CANCEL,
+)

@@ -35,6 +35,8 @@ _PLAIN_AT_ONCE: Final = 1000
 _OTHERS_AT_ONCE: Final = 200
 _PUBLISHED_AT_ONCE: Final = 1000
 _GIVE_UP_AFTER: Final = 5
+_BARE: Final = 3
+"""The length of a token without claims: of a delivery that has no key and no unique key."""
 _PAUSES: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 _BEFORE: Final = crash_point("settle.before")
 _AFTER: Final = crash_point("settle.after")
@@ -63,7 +65,7 @@ class Settler:
             self._refuse(custody, delivery, settlement)
             return
         custody.begun += 1
-        if type(settlement) is Ack and not published and not _is_asked_for(delivery):
+        if type(settlement) is Ack and not published and len(delivery.token) == _BARE and not _is_asked_for(delivery):
             custody.plain.append(delivery)
         else:
             custody.others.append((delivery, settlement, published))
@@ -149,7 +151,7 @@ class Settler:
         except (ValueError, RecursionError) as error:
             # What cannot be written may not end the node: the next one would meet the same entry.
             raise _RefusedError(f"it cannot be written: {error}") from error
-        script_keys = (custody.source, custody.keys.settled(custody.group, custody.incarnation))
+        script_keys = (custody.stream, custody.keys.settled(custody.group, custody.incarnation, custody.level))
         attempt = 0
         if _BEFORE is not None:
             _BEFORE()
@@ -302,7 +304,8 @@ def _add_other(
             )
         case Keep():
             kind = "keep"
-    entry, count, _ = delivery.token
+    entry, count, _, *claims = delivery.token
+    key, unique = claims[0] if claims else (b"", b"")
     record: bytes | str = ""
     ttl: int | str = ""
     reply_to = ""
@@ -312,10 +315,11 @@ def _add_other(
         address = delivery.headers.get(REPLY_TO)
         reply_to = address if isinstance(address, str) else ""
         record = entries.encoded_outcome(custody.source, delivery.id, outcome)
-    args += (kind, entry, count, delivery.id, record, ttl, reply_to, len(published))
+    args += (kind, entry, count, delivery.id, key, unique, record, ttl, reply_to, len(published))
     for envelope in published:
         prefix = keys.prefix(envelope.source)
         fields = entries.fields_of(envelope)
-        args += (envelope.source, prefix, *entries.mark_of(prefix, envelope.id), entries.due_of(envelope), len(fields))
+        mark = entries.mark_of(prefix, envelope.id)
+        args += (envelope.source, prefix, *mark, entries.terms_of(envelope), len(fields))
         args += fields
     args += extras

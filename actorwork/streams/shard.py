@@ -8,15 +8,16 @@ The custodies are exchanged as a whole when the node begins a new incarnation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import trio
 
 from actorwork.abc import EventSink, Subscription
 from actorwork.events import GroupRestored, Settled
-from actorwork.message import Delivery
+from actorwork.message import Delivery, Priority
 from actorwork.policy.settlement import Fail
+from actorwork.streams import entries
 from actorwork.streams.client import Client
 from actorwork.streams.custody import Counters, Custody
 from actorwork.streams.keys import SourceKeys
@@ -44,6 +45,10 @@ class Shard:
         self.group = subscription.group
         self.inlet = subscription.inlet
         self.sources = tuple(sources)
+        self.streams: dict[Priority, tuple[str, ...]] = {Priority.NORMAL: self.sources}
+        """The streams of these sources by priority, the most urgent first: those that are known to have been used."""
+        self.urgent: tuple[str, ...] = ()
+        """Those above normal."""
         self.counters = counters
         self.emit = emit
         self.incarnation = incarnation
@@ -54,8 +59,11 @@ class Shard:
         """The pending list may hold entries of ours that we have never seen."""
         self.has_more = False
         """There was no room for all that could have been taken over."""
+        self.reads_urgent_only = False
+        """The reader waits for what is urgent, and for room for the rest."""
         self.attend: Callable[[float], None] = _nothing_to_attend
-        self._keys = [SourceKeys.of(source) for source in sources]
+        self.interrupt_reader: Callable[[], None] = _nobody_reads
+        self._keys = {source: SourceKeys.of(source) for source in sources}
         self._client = client
         self._settler = settler
         self._room = trio.Event()
@@ -69,10 +77,48 @@ class Shard:
         self.give_up()
         self.incarnation = incarnation
         self.has_more = self.must_recover = False
-        self.custodies = {
-            keys.stream.encode(): Custody(self.subscription, keys, incarnation, self._attend, self._unreadable)
-            for keys in self._keys
-        }
+        known = [(custody.source, custody.level) for custody in self.custodies.values()]
+        known = known or [(source, Priority.NORMAL) for source in self.sources]
+        made = (self._new_custody(source, level) for source, level in known)
+        self.custodies = {custody.stream.encode(): custody for custody in made}
+
+    def learn(self, found: Mapping[str, Iterable[bytes]]) -> None:
+        """Take up the levels of priority that sources are found to have: the reader is to read them, too."""
+        new = False
+        for source, names in found.items():
+            for name in names:
+                level = entries.PRIORITIES.get(name)
+                if level is None:
+                    continue
+                stream = self._keys[source].at(level)
+                if stream.encode() not in self.custodies:
+                    self.custodies[stream.encode()] = self._new_custody(source, level)
+                    self.streams[level] = (*self.streams.get(level, ()), stream)
+                    new = True
+        if new:
+            self.streams = dict(sorted(self.streams.items()))
+            self.urgent = self.streams.get(Priority.CRITICAL, ()) + self.streams.get(Priority.HIGH, ())
+            self._room.set()
+            self.interrupt_reader()
+
+    def streams_in_turn(self, turn: int) -> tuple[str, ...]:
+        """Return all streams, the urgent ones first; within a level another one is the first each turn."""
+        return tuple(stream for streams in self.levels_in_turn(turn) for stream in streams)
+
+    def levels_in_turn(self, turn: int) -> list[tuple[str, ...]]:
+        """The same, each level for itself."""
+        turned: list[tuple[str, ...]] = []
+        for streams in self.streams.values():
+            first = turn % len(streams)
+            turned.append(streams[first:] + streams[:first])
+        return turned
+
+    def room_at(self, level: Priority) -> int:
+        """Return how many deliveries of a priority may be offered now."""
+        return max(0, self.inlet.room(urgent=True) if level < Priority.NORMAL else self.inlet.room())
+
+    def _new_custody(self, source: str, level: Priority) -> Custody:
+        return Custody(self.subscription, self._keys[source], level, self.incarnation, self._attend, self._unreadable)
 
     def give_up(self) -> None:
         """Refuse whatever is still to be settled: the node ends."""
@@ -87,6 +133,8 @@ class Shard:
 
     def resume(self) -> None:
         self._room.set()
+        if self.reads_urgent_only:
+            self.interrupt_reader()
         if self.has_more:
             self.attend(0)
 
@@ -112,14 +160,28 @@ class Shard:
 
         At the beginning and never at `$`: what was written before the first start is wanted too.
         """
-        commands = [("XGROUP", "CREATE", source, self.group, "0", "MKSTREAM") for source in self.sources]
-        for source, reply in zip(self.sources, await self._client.call_many(commands, idempotent=True), strict=True):
+        used = [("SMEMBERS", keys.priorities) for keys in self._keys.values()]
+        levels = await self._client.call_many(used, idempotent=True)
+        self.learn(
+            {
+                source: reply
+                for source, reply in zip(self._keys, levels, strict=True)
+                if not isinstance(reply, Exception)
+            }
+        )
+        custodies = tuple(self.custodies.values())
+        commands = [("XGROUP", "CREATE", custody.stream, self.group, "0", "MKSTREAM") for custody in custodies]
+        for custody, reply in zip(custodies, await self._client.call_many(commands, idempotent=True), strict=True):
             if isinstance(reply, ResponseError) and "BUSYGROUP" in str(reply):
                 continue
             if isinstance(reply, Exception):
                 raise reply
             if are_restored:
-                self.emit(GroupRestored(source, self.group))
+                self.emit(GroupRestored(custody.source, self.group))
+
+
+def _nobody_reads() -> None:
+    pass
 
 
 def _nothing_to_attend(_seconds: float) -> None:

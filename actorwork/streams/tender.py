@@ -18,6 +18,7 @@ import trio
 
 from actorwork.crash_points import crash_point
 from actorwork.events import BrokerTrouble, Buried, Reclaimed
+from actorwork.message import Priority
 from actorwork.streams import keys, scripts
 from actorwork.streams.client import Client
 from actorwork.streams.custody import Custody
@@ -26,6 +27,8 @@ from actorwork.streams.redis_py import RedisError, ResponseError
 from actorwork.streams.shard import Shard
 
 _EVERY: Final = 1.0
+_SPACING: Final = 0.01
+"""Seconds between two looks, at least: what becomes due in between is due together."""
 _PATIENCE: Final = 2.0
 _LARGEST_CLAIM: Final = 500
 _SHORT_TOO_OFTEN: Final = 3
@@ -41,9 +44,10 @@ class Tender:
         self._shard = shard
         self._on_no_lease = on_no_lease
         self._next = math.inf
+        self._looked_at = -math.inf
+        self._heal_at = 0.0
         self._pause: trio.CancelScope | None = None
         self._turn = 0
-        self.interrupt_reader: Callable[[], None] = _nobody_reads
         limit = shard.subscription.max_crashes
         self._alone_from = max(1, min(2, limit))
         shard.attend = self.attend
@@ -53,7 +57,7 @@ class Tender:
 
     def attend(self, seconds: float) -> None:
         """See to it that the sources are looked after within so many seconds. Never waits."""
-        at = trio.current_time() + seconds
+        at = max(trio.current_time() + seconds, self._looked_at + _SPACING)
         if at < self._next:
             self._next = at
             if self._pause is not None:
@@ -78,29 +82,35 @@ class Tender:
             await self._client.wait_connected()
             self._next = math.inf
             incarnation = shard.incarnation
-            self._turn = (self._turn + 1) % len(shard.sources)
-            sources = shard.sources[self._turn :] + shard.sources[: self._turn]
-            custodies = [shard.custodies[source.encode()] for source in sources]
-            room = min(_LARGEST_CLAIM, max(0, shard.inlet.room()))
+            self._looked_at = now = trio.current_time()
+            self._turn += 1
+            streams = shard.streams_in_turn(self._turn)
+            custodies = [shard.custodies[stream.encode()] for stream in streams]
+            room = min(_LARGEST_CLAIM, shard.room_at(Priority.NORMAL))
+            urgent_room = min(_LARGEST_CLAIM, shard.room_at(Priority.CRITICAL)) if shard.urgent else room
+            is_healing = now >= self._heal_at
+            if is_healing:
+                self._heal_at = now + _EVERY
             args: list[Any] = [
                 shard.group,
                 incarnation,
                 keys.LEASES,
                 RELEASED,
                 room,
+                urgent_room,
                 shard.subscription.max_crashes,
                 self._alone_from,
                 shard.subscription.actor,
             ]
             for custody in custodies:
-                args += (custody.keys.prefix, int(custody.suspect is None))
+                args += (custody.keys.prefix, int(custody.suspect is None), custody.cursor if is_healing else b"")
             report: Sequence[Any] | None = None
             has_answer = False
             if _BEFORE is not None:
                 _BEFORE()
             with trio.move_on_after(_PATIENCE, shield=True):
                 try:
-                    report = await self._client.run_script(scripts.TEND, (keys.lease(incarnation), *sources), args)
+                    report = await self._client.run_script(scripts.TEND, (keys.lease(incarnation), *streams), args)
                     has_answer = True
                 except ResponseError:
                     raise
@@ -122,13 +132,20 @@ class Tender:
         due_in = math.inf
         shard.has_more = False
         is_short = False
-        for custody, (due, more, is_missing, taken, buried, pending) in zip(custodies, report, strict=True):
+        levels: dict[str, Sequence[bytes]] = {}
+        for custody, (due, more, is_missing, taken, buried, pending, used, cursor) in zip(
+            custodies, report, strict=True
+        ):
+            if used:
+                levels[custody.source] = used
+            if cursor:
+                custody.cursor = cursor
             if due >= 0:
                 due_in = min(due_in, due / 1000)
             if more:
                 shard.has_more = True
             if is_missing:
-                self.interrupt_reader()  # It finds the group missing by itself, and makes it.
+                shard.interrupt_reader()  # It finds the group missing by itself, and makes it.
             previous: Counter[bytes] = Counter()
             for entry, count, owner, fields in taken:
                 crashes = count - 1
@@ -147,13 +164,15 @@ class Tender:
             if custody.short >= _SHORT_TOO_OFTEN:
                 custody.short = 0
                 is_short = True
+        if levels:
+            shard.learn(levels)
         if is_short:
             self._ask_for_recovery()
         self.attend(due_in)
 
     def _ask_for_recovery(self) -> None:
         self._shard.must_recover = True
-        self.interrupt_reader()
+        self._shard.interrupt_reader()
 
     async def recover(self) -> None:
         """Offer what is pending under our name and was never seen here. Only for the reader, while it does not read."""
@@ -162,12 +181,12 @@ class Tender:
             await self._client.wait_connected()
             shard.must_recover = False
             for custody in tuple(shard.custodies.values()):
-                room = max(0, shard.inlet.room())
+                room = shard.room_at(custody.level)
                 args = (shard.group, custody.incarnation, room, *custody.in_hand)
                 has_answer = False
                 with trio.move_on_after(_PATIENCE, shield=True):
                     try:
-                        more, found = await self._client.run_script(scripts.RECOVER, (custody.source,), args)
+                        more, found = await self._client.run_script(scripts.RECOVER, (custody.stream,), args)
                         has_answer = True
                         if custody.is_over:
                             return
@@ -183,7 +202,3 @@ class Tender:
                 if not has_answer:
                     shard.must_recover = True
                     return
-
-
-def _nobody_reads() -> None:
-    pass

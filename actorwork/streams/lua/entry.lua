@@ -7,35 +7,11 @@ local function problem_of(reply)
   return type(reply) == 'table' and reply.err or nil
 end
 
--- The pairs of a reply such as that of XINFO, by name.
-local function by_name(flat)
-  local named = {}
-  for i = 1, #flat, 2 do
-    named[flat[i]] = flat[i + 1]
-  end
-  return named
-end
-
-local function not_after(ms, seq, other)
-  local other_ms, other_seq = string.match(other, '^(%d+)%-(%d+)$')
-  if #ms ~= #other_ms then
-    return #ms < #other_ms
-  end
-  if ms ~= other_ms then
-    return ms < other_ms
-  end
-  -- As text: a sequence number has 64 bits, a number of Lua's 53.
-  if #seq ~= #other_seq then
-    return #seq < #other_seq
-  end
-  return seq <= other_seq
-end
-
--- Acknowledges entries in `group`, and deletes those that every other group is done with.
+-- Acknowledges entries in `group`, and deletes those that every other group is done with. Returns those.
 local function ack_and_delete(stream, group, ids)
   local count = #ids
   if count == 0 then
-    return
+    return ids
   end
   for first = 1, count, CHUNK do
     redis.call('XACK', stream, group, unpack(ids, first, math.min(first + CHUNK - 1, count)))
@@ -73,6 +49,7 @@ local function ack_and_delete(stream, group, ids)
   for first = 1, count, CHUNK do
     redis.call('XDEL', stream, unpack(ids, first, math.min(first + CHUNK - 1, count)))
   end
+  return ids
 end
 
 -- The fields of an entry, or nil when it was deleted by somebody.
@@ -112,6 +89,15 @@ local function readdressed(fields, message_id, headers, group)
   return copy
 end
 
+-- The member under which a group holds a message back that it tries again: two groups may, each for itself.
+local function retry_member(prefix, message_id, group, id)
+  local member = message_id .. '/' .. group
+  if redis.call('HEXISTS', prefix .. 'delayed:messages', member) == 1 then
+    return member .. '/' .. id
+  end
+  return member
+end
+
 -- Keeps an entry as a dead letter; `facts` are the fields that say why. More fields than a call takes are kept in one.
 local function bury(prefix, facts, fields)
   if #fields > MOST_VALUES then
@@ -128,15 +114,4 @@ local function bury(prefix, facts, fields)
     end
   end
   redis.call('XADD', prefix .. 'dead', '*', unpack(facts))
-end
-
--- Tells the outcome to whoever asked: kept for `ttl` ms ('' means not), published to `reply_to` ('' means not). A channel
--- that may not be published to must not keep a delivery from ending: what is kept can still be found.
-local function tell_outcome(prefix, message_id, outcome, ttl, reply_to)
-  if ttl ~= '' then
-    redis.call('SET', prefix .. 'result:' .. message_id, outcome, 'PX', ttl)
-  end
-  if reply_to ~= '' then
-    redis.pcall('PUBLISH', reply_to, outcome)
-  end
 end

@@ -1,7 +1,8 @@
 -- Gives deliveries back, each in its place, to nobody: whoever looks after the source takes them over at once.
 --
 -- KEYS  the source
--- ARGV  group, consumer, name of the consumer that owns what was handed back, first and last id, how many;
+-- ARGV  group, consumer, name of the consumer that owns what was handed back, first and last id, how many, the user's
+--       name of the source;
 --       then for each: entry id, delivery count
 --
 -- Returns how many were still ours. The delivery count goes back by one: this delivery did not happen.
@@ -12,7 +13,7 @@ if not mine then
   return redis.error_reply(problem)
 end
 local count = 0
-for i = 7, #ARGV, 2 do
+for i = 8, #ARGV, 2 do
   local id = ARGV[i]
   if mine(id, ARGV[i + 1]) then
     redis.call('XCLAIM', stream, group, released, 0, id, 'RETRYCOUNT', ARGV[i + 1] - 1, 'JUSTID')
@@ -20,6 +21,6 @@ for i = 7, #ARGV, 2 do
   end
 end
 if count > 0 then
-  redis.pcall('PUBLISH', 'actorwork:attend', stream) -- Others look once a second, and at once when they are told.
+  redis.pcall('PUBLISH', 'actorwork:attend', ARGV[7]) -- Others look once a second, and at once when they are told.
 end
 return count

@@ -1,22 +1,17 @@
 -- Keeping a message once. (A part: scripts begin with the parts they need.)
 --
--- A message is kept at most once for its source and id. What remembers the id is its mark: one bit of a bitmap for ids of
--- the form <publisher>-<number>, else a key of its own. A mark and its message are written together, so a publish whose
--- reply was lost can be sent again.
+-- What is said of a message beside its fields are its terms:
+--
+--   ''            nothing: it is due at once
+--   '+<ms>'       held back for so long
+--   '<ms>'        held back until then (since the epoch)
+--   '{...}'       JSON: `due` as above; `lifetime` (ms), which becomes the field `expires` unless `expires` is earlier;
+--                 and of its unique key `unique`, `ttl` (ms), `replace` (true to take the place of an unread one).
+--                 Also where it has a key or a priority, which are fields.
 
 local MARK_SECONDS = 86400
 
--- Milliseconds since the epoch, by the only clock that all nodes share.
-local function now_ms()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
-end
-
-local function whole(number)
-  return string.format('%.0f', number)
-end
-
--- `due` is '' (at once), '+<ms>' (so much later) or '<ms>' (since the epoch).
+-- When a message is due; nil for at once.
 local function due_ms(due)
   if due == '' then
     return nil
@@ -32,50 +27,107 @@ local function due_ms(due)
   return at
 end
 
-local function hold_back(stream, prefix, member, at, fields)
+local function hold_back(prefix, member, at, fields)
   redis.call('ZADD', prefix .. 'delayed', whole(at), member)
   redis.call('HSET', prefix .. 'delayed:messages', member, cmsgpack.pack(fields))
-  -- Nodes look once a second: what is due before that, they are told of. (Where that is not allowed, they are late.)
-  if at < now_ms() + 1100 then
-    redis.pcall('PUBLISH', 'actorwork:attend', stream)
+  announce(source_of(prefix), at, now_ms())
+end
+
+local function is_marked(mark, offset)
+  if offset == '' then
+    return redis.call('EXISTS', mark) == 1
+  end
+  return redis.call('GETBIT', mark, offset) == 1
+end
+
+-- Sets a mark; returns whether it was not set before. `touched` names the marks whose time was set before.
+local function set_mark(mark, offset, touched)
+  if offset == '' then
+    return redis.call('SET', mark, '', 'NX', 'EX', MARK_SECONDS) and true
+  end
+  if redis.call('SETBIT', mark, offset, 1) == 1 then
+    return false
+  end
+  if not touched[mark] then
+    touched[mark] = true
+    redis.call('EXPIRE', mark, MARK_SECONDS)
+  end
+  return true
+end
+
+-- A mark without its message would make every later attempt look like a repetition.
+local function unset_mark(mark, offset)
+  if offset == '' then
+    redis.call('DEL', mark)
+  else
+    redis.call('SETBIT', mark, offset, 0)
   end
 end
 
--- Keeps the message whose fields are ARGV[first..last] (the first pair is its id), unless its mark is set. Returns
--- whether it was new, and an error if the source is no stream. `touched` names the marks whose time was set before.
-local function keep(stream, prefix, mark, offset, due, first, last, touched)
-  if offset == '' then
-    if not redis.call('SET', mark, '', 'NX', 'EX', MARK_SECONDS) then
-      return false
+-- Keeps a message of which more is to be said than when it is due. Returns as `keep` does.
+local function keep_on_terms(prefix, mark, offset, terms, first, last, touched)
+  local wanted = cjson.decode(terms)
+  local message_id = ARGV[first + 1]
+  local unique = wanted.unique
+  if unique then
+    if is_marked(mark, offset) then
+      return false, nil, message_id -- Kept before: it was let in then, whatever has the key now.
     end
-  else
-    if redis.call('SETBIT', mark, offset, 1) == 1 then
-      return false
-    end
-    if not touched[mark] then
-      touched[mark] = true
-      redis.call('EXPIRE', mark, MARK_SECONDS)
+    local record = unique_record(prefix, unique)
+    if record and record.id ~= message_id then
+      local reason = 'replaced by ' .. message_id
+      if not (wanted.replace and record.place ~= '' and drop(prefix, record.place, 'Cancelled', reason)) then
+        return false, nil, record.id
+      end
     end
   end
-  if due ~= '' then
-    local at = due_ms(due)
+  if not set_mark(mark, offset, touched) then
+    return false, nil, message_id
+  end
+  local fields = { unpack(ARGV, first, last) }
+  if wanted.lifetime then
+    fields[#fields + 1] = 'expires'
+    fields[#fields + 1] = whole(math.min(now_ms() + wanted.lifetime, wanted.expires or math.huge))
+  end
+  local at = due_ms(wanted.due or '')
+  local place, problem
+  if at then
+    hold_back(prefix, message_id, at, fields)
+    place = '~' .. message_id
+  else
+    place, problem = enter(prefix, message_id, fields)
+    if not place then
+      unset_mark(mark, offset)
+      return false, problem
+    end
+  end
+  if unique then
+    local record = { id = message_id, copies = 1, place = place }
+    redis.call('SET', prefix .. 'unique:' .. unique, cjson.encode(record), 'PX', wanted.ttl)
+  end
+  return true, nil, message_id
+end
+
+-- Keeps the message whose fields are ARGV[first..last] (the first pair is its id), unless its mark is set, or somebody else
+-- has its unique key. Returns whether it was new, an error if the source is no stream, and for one that is unique the id
+-- of the message that has the key.
+local function keep(prefix, mark, offset, terms, first, last, touched)
+  if string.byte(terms) == 123 then
+    return keep_on_terms(prefix, mark, offset, terms, first, last, touched)
+  end
+  if not set_mark(mark, offset, touched) then
+    return false
+  end
+  if terms ~= '' then
+    local at = due_ms(terms)
     if at then
-      local fields = {}
-      for i = first, last do
-        fields[#fields + 1] = ARGV[i]
-      end
-      hold_back(stream, prefix, ARGV[first + 1], at, fields)
+      hold_back(prefix, ARGV[first + 1], at, { unpack(ARGV, first, last) })
       return true
     end
   end
-  local added = redis.pcall('XADD', stream, '*', unpack(ARGV, first, last))
+  local added = redis.pcall('XADD', source_of(prefix), '*', unpack(ARGV, first, last))
   if type(added) == 'table' and added.err then
-    -- A mark without its message would make every later attempt look like a repetition.
-    if offset == '' then
-      redis.call('DEL', mark)
-    else
-      redis.call('SETBIT', mark, offset, 0)
-    end
+    unset_mark(mark, offset)
     return false, added.err
   end
   return true

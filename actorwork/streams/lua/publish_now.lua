@@ -1,20 +1,22 @@
 -- Keeps messages of one source that are due at once and whose ids share a mark; returns how many were new.
 --
 -- KEYS  the source, the mark
--- ARGV  for how many seconds the mark is kept ('' to leave its time as it is), then for each message: its bit, how many
---       values follow, and those: field, value, field, value, ...
+-- ARGV  for how many seconds the mark is kept ('' to leave its time as it is), how many arguments say which bits of it are
+--       meant, those (marks.lua), then for each message: how many values follow, and those: field, value, field, ...
 --
--- Nearly every message comes this way, so there is nothing in here that could be left out. (publish.lua says what marks
--- are for.)
+-- Nearly every message comes this way, so there is nothing in here that could be left out.
 
 local stream, mark = KEYS[1], KEYS[2]
-local new, i, last = 0, 2, #ARGV
+local last_mark = 2 + ARGV[2]
+local seen = mark_all(mark, 3, last_mark)
+local new, which, i, last = 0, 0, last_mark + 1, #ARGV
 while i <= last do
-  local ending = i + 1 + ARGV[i + 1]
-  if redis.call('SETBIT', mark, ARGV[i], 1) == 0 then
-    local added = redis.pcall('XADD', stream, '*', unpack(ARGV, i + 2, ending))
+  local ending = i + ARGV[i]
+  which = which + 1
+  if not (seen and seen[which]) then
+    local added = redis.pcall('XADD', stream, '*', unpack(ARGV, i + 1, ending))
     if added.err then
-      redis.call('SETBIT', mark, ARGV[i], 0)
+      unmark_from(mark, 3, last_mark, seen, which)
       return redis.error_reply(added.err)
     end
     new = new + 1

@@ -3,9 +3,9 @@
 -- KEYS  the source, the record of the last batch
 -- ARGV  the prefix of the source's keys, group, consumer, number of the batch, first and last id, how many deliveries,
 --       how many plain acks; for each of those: entry id, delivery count; then for each other settlement:
---         kind, entry id, delivery count, message id,
+--         kind, entry id, delivery count, message id, its key, its unique key ('' means none),
 --         outcome (JSON or ''), how many ms to keep it ('' means not), where to publish it ('' means nowhere),
---         how many messages it publishes, for each: source, prefix, mark, bit, due, how many values, those values
+--         how many messages it publishes, for each: source, prefix, mark, bit, terms, how many values, those values
 --         kind 'retry': delay in ms, headers; kind 'fail': actor, error, reason, traceback, attempt
 --       kind 'keep' publishes for a delivery that goes on.
 --
@@ -13,9 +13,12 @@
 -- more, and whose messages could not be published (which, error, which, error, ...): nothing was done for them.
 --
 -- The record makes the answer repeatable: a batch whose reply was lost is sent again under its number.
+--
+-- What has a key or a unique key is never among the plain acks: it has something to let go of.
 
 local stream, record = KEYS[1], KEYS[2]
 local prefix, group, consumer, number = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local level = level_of(prefix, stream)
 local RECORD_MS = 3600000
 
 local kept = redis.call('GET', record)
@@ -53,6 +56,7 @@ while i < plain_end do
 end
 
 local touched = {}
+local leaving, is_anything_leaving = {}, false
 local known_problems = {}
 
 -- Why nothing can be published to a source; '' if it can. Asked before anything is done, since nothing can be undone.
@@ -75,9 +79,10 @@ end
 local last = #ARGV
 while i <= last do
   local kind, id, count, message_id = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  local outcome, ttl, reply_to = ARGV[i + 4], ARGV[i + 5], ARGV[i + 6]
-  local published = tonumber(ARGV[i + 7])
-  local messages = i + 8
+  local key, unique = ARGV[i + 4] ~= '' and ARGV[i + 4] or nil, ARGV[i + 5] ~= '' and ARGV[i + 5] or nil
+  local outcome, ttl, reply_to = ARGV[i + 6], ARGV[i + 7], ARGV[i + 8]
+  local published = tonumber(ARGV[i + 9])
+  local messages = i + 10
 
   i = messages
   local trouble = nil
@@ -105,24 +110,49 @@ while i <= last do
     refused[#refused + 1] = which
     refused[#refused + 1] = trouble
   else
+    local buried = kind == 'fail' and (fields_of(stream, id) or {})
+    local is_gone = false
+    if (key or unique) and published > 0 and kind ~= 'keep' and kind ~= 'retry' then
+      -- What it publishes may have what it had.
+      is_gone = true
+      if #ack_and_delete(stream, group, { id }) > 0 then
+        leave(prefix, place_at(level, id), key, unique, message_id)
+      end
+    end
     local m = messages
     for _ = 1, published do
       local ending = m + 5 + ARGV[m + 5]
-      keep(ARGV[m], ARGV[m + 1], ARGV[m + 2], ARGV[m + 3], ARGV[m + 4], m + 6, ending, touched)
+      keep(ARGV[m + 1], ARGV[m + 2], ARGV[m + 3], ARGV[m + 4], m + 6, ending, touched)
       m = ending + 1
     end
     if kind ~= 'keep' then
       settled[id] = true
-      acked[#acked + 1] = id
+      if not is_gone then
+        acked[#acked + 1] = id
+        if key or unique then
+          leaving[id] = { key, unique, message_id }
+          is_anything_leaving = true
+        end
+      end
       if kind == 'retry' then
         if fields then
           fields = readdressed(fields, message_id, ARGV[extras + 1], group)
           local at = due_ms('+' .. ARGV[extras])
+          local place
           if at then
-            -- Two groups may hold back the same message, each for itself.
-            hold_back(stream, prefix, message_id .. '/' .. group .. '/' .. id, at, fields)
+            local member = retry_member(prefix, message_id, group, id)
+            hold_back(prefix, member, at, fields)
+            place = '~' .. member
           else
-            redis.call('XADD', stream, '*', unpack(fields))
+            place = place_at(level, redis.call('XADD', stream, '*', unpack(fields)))
+          end
+          if key then
+            hold_key(prefix, key, place)
+          end
+          if unique then
+            note_unique(prefix, unique, message_id, function(taken)
+              taken.copies, taken.place = taken.copies + 1, ''
+            end)
           end
         end
       elseif kind == 'fail' then
@@ -130,7 +160,7 @@ while i <= last do
           'actor', ARGV[extras], 'group', group, 'error', ARGV[extras + 1], 'reason', ARGV[extras + 2],
           'traceback', ARGV[extras + 3], 'attempt', ARGV[extras + 4], 'at', whole(now_ms()), 'entry', id,
           'id', message_id,
-        }, fields_of(stream, id) or {})
+        }, buried)
       end
       if outcome ~= '' then
         tell_outcome(prefix, message_id, outcome, ttl, reply_to)
@@ -140,7 +170,15 @@ while i <= last do
   which = which + 1
 end
 
-ack_and_delete(stream, group, acked)
+local gone = ack_and_delete(stream, group, acked)
+if is_anything_leaving then
+  for _, id in ipairs(gone) do
+    local had = leaving[id]
+    if had then
+      leave(prefix, place_at(level, id), had[1], had[2], had[3])
+    end
+  end
+end
 local answer = { number, fenced, refused }
 redis.call('SET', record, cmsgpack.pack(answer), 'PX', RECORD_MS)
 return answer

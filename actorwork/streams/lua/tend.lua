@@ -1,22 +1,26 @@
--- Looks after sources of one group: what is due enters the stream, what lost its owner is taken over.
+-- Looks after sources of one group: what is due enters its stream, what lost its owner is taken over.
 --
--- KEYS  the lease of this node, then the sources
+-- KEYS  the lease of this node, then the streams: sources, and those of their priorities
 -- ARGV  group, consumer, prefix of leases, name of the consumer that owns what was handed back, how many deliveries are
---       wanted in all, after how many crashes a message is dead, from how many on it is taken over alone, the actor's title;
---       then for each source: the prefix of its keys, and 1 if a message that crashed often may be taken over (0 while
---       one is in hand)
+--       wanted in all, how many of those above normal priority, after how many crashes a message is dead, from how many
+--       on it is taken over alone, the actor's title; then for each stream: the prefix of its source's keys, 1 if a
+--       message that crashed often may be taken over (0 while one is in hand), and where to go on looking for keys whose
+--       message is gone ('' for not now)
 --
--- Returns nil if this node holds no lease (it may take nothing), else for each source: ms until the next message is due (-1
--- if none is held back), whether more is waiting, whether the group is missing, the deliveries taken over as
--- {entry id, delivery count, from whom, fields}, the dead letters made as {message id, crashes}, and how many entries
--- are pending under our name, those taken over included.
+-- Returns nil if this node holds no lease (it may take nothing), else for each stream: ms until the next message is due
+-- (-1 if none is held back), whether more is waiting, whether the group is missing, the deliveries taken over as
+-- {entry id, delivery count, from whom, fields}, the dead letters made as {message id, crashes}, how many entries are
+-- pending under our name, those taken over included, the levels of priority that were ever used, and where to go on
+-- looking for keys.
 --
 -- A delivery counts as a crash when the lease of its owner is gone. Bystanders that lay in the same mailbox are counted
 -- too, so a message that was in hand at several crashes is run alone from then on: only the guilty one gets to the limit.
 
 local group, consumer, leases, released = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local room, limit, alone_from, actor = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
-local PROMOTED_AT_ONCE = 100
+local room, urgent_room = tonumber(ARGV[5]), tonumber(ARGV[6])
+local limit, alone_from, actor = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9]
+local PROMOTED_AT_ONCE = 500
+local KEYS_AT_ONCE = 100
 local PAGE = 1000
 
 if redis.call('EXISTS', KEYS[1]) == 0 then
@@ -25,16 +29,25 @@ end
 
 local now = now_ms()
 
-local function promote(stream, prefix)
+local function promote(prefix)
   local delayed, messages = prefix .. 'delayed', prefix .. 'delayed:messages'
   local due = redis.call('ZRANGEBYSCORE', delayed, '-inf', whole(now), 'LIMIT', 0, PROMOTED_AT_ONCE)
-  for _, member in ipairs(due) do
-    local packed = redis.call('HGET', messages, member)
-    if packed then
-      redis.call('XADD', stream, '*', unpack(cmsgpack.unpack(packed)))
-      redis.call('HDEL', messages, member)
+  if #due > 0 then
+    local packed = redis.call('HMGET', messages, unpack(due))
+    local done = {}
+    for i, member in ipairs(due) do
+      if packed[i] then
+        local place = enter(prefix, member, cmsgpack.unpack(packed[i]))
+        if not place then
+          break -- There is no such stream at present.
+        end
+      end
+      done[i] = member
     end
-    redis.call('ZREM', delayed, member)
+    if #done > 0 then
+      redis.call('HDEL', messages, unpack(done))
+      redis.call('ZREM', delayed, unpack(done))
+    end
   end
   local soonest = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
   if soonest[2] then
@@ -43,11 +56,27 @@ local function promote(stream, prefix)
   return -1
 end
 
-local function headers_of(fields)
-  local named = by_name(fields)
-  local _, headers_name = names_in(fields)
-  local good, headers = pcall(cjson.decode, named[headers_name] or '{}')
-  return good and type(headers) == 'table' and headers or {}
+local function is_there(prefix, place)
+  if string.sub(place, 1, 1) == '~' then
+    return redis.call('ZSCORE', prefix .. 'delayed', string.sub(place, 2))
+  end
+  local level, id = string.match(place, '^(%l+):(.*)$')
+  local found = redis.pcall('XRANGE', stream_at(prefix, level), id or place, id or place)
+  return not found.err and found[1]
+end
+
+-- Lets the next messages of keys enter whose message was deleted by somebody, a few keys at a time.
+local function heal(prefix, cursor)
+  local found = redis.call('HSCAN', prefix .. 'keys', cursor, 'COUNT', KEYS_AT_ONCE)
+  for i = 1, #found[2], 2 do
+    local key = found[2][i]
+    for _, place in ipairs(cjson.decode(found[2][i + 1])) do
+      if not is_there(prefix, place) then
+        let_go(prefix, key, place)
+      end
+    end
+  end
+  return found[1]
 end
 
 -- Makes a dead letter of a message that took down too many processes.
@@ -58,30 +87,26 @@ local function bury_crasher(stream, prefix, id, crashes)
     return nil
   end
   local named = by_name(fields)
-  local id_name = names_in(fields)
-  local message_id = named[id_name] or id
-  local headers = headers_of(fields)
+  local id_name, headers_name = names_in(fields)
+  local message_id, headers = named[id_name] or id, named[headers_name]
+  local good, known = pcall(cjson.decode, headers or '{}')
+  local attempt = good and type(known) == 'table' and known['actorwork-attempt'] or 1
   local reason = crashes .. ' processes died with this message in hand'
   bury(prefix, {
     'actor', actor, 'group', group, 'error', 'Crashed', 'reason', reason, 'traceback', '',
-    'attempt', tostring(headers['actorwork-attempt'] or 1), 'at', whole(now), 'entry', id, 'id', message_id,
+    'attempt', tostring(attempt), 'at', whole(now), 'entry', id, 'id', message_id,
   }, fields)
-  local ttl, reply_to = headers['actorwork-result-ttl'], headers['actorwork-reply-to']
-  if ttl or reply_to then
-    local outcome = cjson.encode({
-      source = stream, id = message_id, status = 'failed',
-      failure = { type = 'Crashed', reason = reason, traceback = '' },
-    })
-    ttl = tonumber(ttl) and tonumber(ttl) > 0 and whole(math.max(1, tonumber(ttl) * 1000)) or ''
-    tell_outcome(prefix, message_id, outcome, ttl, type(reply_to) == 'string' and reply_to or '')
+  tell_end(prefix, message_id, headers, 'failed', 'Crashed', reason)
+  if #ack_and_delete(stream, group, { id }) > 0 and named['data'] then
+    leave(prefix, place_at(level_of(prefix, stream), id), named['key'], named['unique'], message_id)
   end
-  ack_and_delete(stream, group, { id })
   return { message_id, crashes }
 end
 
-local function take_over(stream, prefix, owner, pending_in_all, is_dead, suspects, taken, buried)
+local function take_over(stream, prefix, owner, pending_in_all, is_dead, is_urgent, suspects, taken, buried)
   local more = 0
-  local page = redis.call('XPENDING', stream, group, '-', '+', math.max(1, math.min(room, PAGE)), owner)
+  local wanted = is_urgent and urgent_room or room
+  local page = redis.call('XPENDING', stream, group, '-', '+', math.max(1, math.min(wanted, PAGE)), owner)
   for _, pending in ipairs(page) do
     local id, count = pending[1], pending[4]
     local crashes = count
@@ -91,7 +116,7 @@ local function take_over(stream, prefix, owner, pending_in_all, is_dead, suspect
       if good and letter then
         buried[#buried + 1] = letter
       end
-    elseif room <= 0 then
+    elseif wanted <= 0 then
       more = 1
     elseif crashes >= alone_from and suspects <= 0 then
       -- Its turn comes when the one in hand is settled.
@@ -99,7 +124,7 @@ local function take_over(stream, prefix, owner, pending_in_all, is_dead, suspect
       local entry = redis.call('XCLAIM', stream, group, consumer, 0, id, 'RETRYCOUNT', count + 1)[1]
       if entry and entry[2] then
         taken[#taken + 1] = { id, count + 1, owner, entry[2] }
-        room = room - 1
+        wanted, room, urgent_room = wanted - 1, room - 1, urgent_room - 1
         if crashes >= alone_from then
           suspects = suspects - 1
         end
@@ -108,7 +133,7 @@ local function take_over(stream, prefix, owner, pending_in_all, is_dead, suspect
       end
     end
   end
-  if #page < pending_in_all and room <= 0 then
+  if #page < pending_in_all and wanted <= 0 then
     more = 1
   end
   return more, suspects
@@ -116,8 +141,18 @@ end
 
 local report = {}
 for s = 2, #KEYS do
-  local stream, prefix, suspects = KEYS[s], ARGV[5 + 2 * s], tonumber(ARGV[6 + 2 * s])
-  local due_in = promote(stream, prefix)
+  local stream, prefix = KEYS[s], ARGV[4 + 3 * s]
+  local suspects, cursor = tonumber(ARGV[5 + 3 * s]), ARGV[6 + 3 * s]
+  local level = level_of(prefix, stream)
+  local due_in, levels = -1, {}
+  if not level then
+    due_in = promote(prefix)
+    levels = redis.call('SMEMBERS', prefix .. 'priorities')
+    if cursor ~= '' then
+      cursor = heal(prefix, cursor)
+    end
+  end
+  local is_urgent = level == 'critical' or level == 'high'
   local more, missing, taken, buried, ours = 0, 0, {}, {}, 0
   local consumers = redis.pcall('XINFO', 'CONSUMERS', stream, group)
   if consumers.err then
@@ -132,7 +167,7 @@ for s = 2, #KEYS do
         local is_dead = name ~= released and redis.call('EXISTS', leases .. name) == 0
         if pending > 0 and (is_dead or name == released) then
           local left
-          left, suspects = take_over(stream, prefix, name, pending, is_dead, suspects, taken, buried)
+          left, suspects = take_over(stream, prefix, name, pending, is_dead, is_urgent, suspects, taken, buried)
           if left == 1 then
             more = 1
           end
@@ -143,6 +178,6 @@ for s = 2, #KEYS do
       end
     end
   end
-  report[#report + 1] = { due_in, more, missing, taken, buried, ours + #taken }
+  report[#report + 1] = { due_in, more, missing, taken, buried, ours + #taken, levels, cursor }
 end
 return report
