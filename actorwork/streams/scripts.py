@@ -39,9 +39,6 @@ VALUE: Final = _script("value")
 LOCK: Final = _script("lock")
 RATE: Final = _script("rate")
 SLOT: Final = _script("slot")
-TRIGGER: Final = _script("trigger", "clock")
-FIRE: Final = _script("fire", *_KEEPING)
-PAUSE: Final = _script("pause", "clock")
 
 LIST_DELAYED: Final = _script("list_delayed")
 CANCEL: Final = _script("cancel", "order")
@@ -61,9 +58,6 @@ ALL: Final = (
     LOCK,
     RATE,
     SLOT,
-    TRIGGER,
-    FIRE,
-    PAUSE,
     LIST_DELAYED,
     CANCEL,
 )
