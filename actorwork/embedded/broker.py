@@ -23,8 +23,9 @@ from actorwork.embedded.rows import Parcel, in_chunks, parcel
 from actorwork.embedded.store import Store
 from actorwork.embedded.values import EmbeddedValues
 from actorwork.embedded.writer import Writer
+from actorwork.errors import NotUnique
 from actorwork.events import BrokerTrouble
-from actorwork.message import DeadLetter, Envelope, Outcome
+from actorwork.message import DeadLetter, Delayed, Envelope, Outcome
 
 CHUNK: Final = 1000
 """How many messages of one call go into one transaction: leases are renewed between two."""
@@ -58,6 +59,7 @@ class EmbeddedBroker:
         self._location = location
         self._writer = writer
         self._dead_letters = EmbeddedDeadLetters(writer)
+        self._delayed = EmbeddedDelayed(writer)
         self._values = EmbeddedValues(writer)
         self._limiter = EmbeddedLimiter(writer)
 
@@ -75,6 +77,10 @@ class EmbeddedBroker:
     @property
     def dead_letters(self) -> EmbeddedDeadLetters:
         return self._dead_letters
+
+    @property
+    def delayed(self) -> EmbeddedDelayed:
+        return self._delayed
 
     @property
     def values(self) -> EmbeddedValues:
@@ -95,6 +101,15 @@ class EmbeddedBroker:
         for chunk in in_chunks(parcels, CHUNK):
             new += await self._publish(chunk)
         return new
+
+    async def publish_unique(self, envelope: Envelope) -> str:
+        one = parcel(envelope)
+        holder: str = await self._writer.ask(lambda store: store.publish_unique(one))
+        if holder != envelope.id and envelope.unique is not None and envelope.unique.on_conflict == "reject":
+            raise NotUnique(
+                f"a message with the unique key {envelope.unique.key!r} waits or is in hand: {holder}", id=holder
+            )
+        return holder
 
     async def _publish(self, parcels: Sequence[Parcel]) -> int:
         return await self._writer.ask(lambda store: store.publish(parcels), rows=len(parcels))
@@ -166,6 +181,22 @@ class EmbeddedDeadLetters:
         return await self._writer.ask(
             lambda store: store.dead_letters.drop(store.source(source), entries), rows=len(entries)
         )
+
+
+class EmbeddedDelayed:
+    """Implements `actorwork.abc.DelayedMessages`."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+
+    def __repr__(self) -> str:
+        return f"<EmbeddedDelayed of {self._writer.location}>"
+
+    async def list(self, source: str | None = None, *, limit: int = 100) -> Sequence[Delayed]:
+        return await self._writer.ask(lambda store: store.held_back.list(source, limit), writes=False)
+
+    async def cancel(self, source: str, message_id: str) -> bool:
+        return await self._writer.ask(lambda store: store.cancel(source, message_id))
 
 
 def _examine(path: Path, mode: str, synchronous: str) -> Sequence[Finding]:

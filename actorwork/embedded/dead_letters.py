@@ -9,16 +9,19 @@ from typing import Any, Final
 
 import attrs
 
+from actorwork.embedded.lines import Lines
 from actorwork.embedded.rows import failure_from, headers_from
+from actorwork.embedded.schema import SOURCE
 from actorwork.embedded.transaction import Transaction
 from actorwork.message import DeadLetter, Delivery, Failure
 from actorwork.policy.attempts import headers_of_first_attempt
 
 
 class DeadLetterTable:
-    def __init__(self, transaction: Transaction) -> None:
+    def __init__(self, transaction: Transaction, lines: Lines) -> None:
         self._transaction = transaction
         self._execute = transaction.execute
+        self._lines = lines
 
     def __repr__(self) -> str:
         return "<DeadLetterTable>"
@@ -26,8 +29,8 @@ class DeadLetterTable:
     def keep(self, delivery: Delivery, group: str, actor: str, failure: Failure) -> None:
         """Make a dead letter of an entry."""
         self._execute(
-            "insert into dead (source, id, type, data, headers, grp, actor, attempt, at, failure)"
-            " select source, id, type, data, headers, ?, ?, ?, ?, ? from entries where seq = ?",
+            "insert into dead (source, channel, id, type, data, headers, key, grp, actor, attempt, at, failure)"
+            f" select {SOURCE}, source, id, type, data, headers, key, ?, ?, ?, ?, ? from entries where seq = ?",
             (
                 group,
                 actor,
@@ -50,20 +53,24 @@ class DeadLetterTable:
         return _letter(row) if row else None
 
     def replay(self, source: int, entries: Iterable[str]) -> int:
-        """Send letters again, each to the group that failed alone; return how many there were."""
+        """Send letters again, each to the group that failed alone; return how many there were.
+
+        They have no moment any more after which they are not to be begun: somebody wants them now.
+        """
         found = 0
         for entry in entries:
-            row = self._execute("select headers from dead where entry = ? and source = ?", (entry, source)).fetchone()
+            row = self._execute(
+                "select coalesce(channel, source), id, type, data, headers, grp, key from dead"
+                " where entry = ? and source = ?",
+                (entry, source),
+            ).fetchone()
             if row is None:
                 continue
-            headers = headers_of_first_attempt(headers_from(row[0]))
-            self._execute(
-                "insert into entries (source, id, type, data, headers, born, addressee)"
-                " select source, id, type, data, ?, ?, grp from dead where entry = ?",
-                (json.dumps(headers) if headers else None, self._transaction.now, entry),
-            )
+            channel, message_id, kind, data, text, group, key = row
+            headers = headers_of_first_attempt(headers_from(text))
             self._execute("delete from dead where entry = ?", (entry,))
-            self._transaction.touched.add(source)
+            new = json.dumps(headers) if headers else None
+            self._lines.enter((channel, message_id, kind, data, new, self._transaction.now, group, key, None, None))
             found += 1
         return found
 

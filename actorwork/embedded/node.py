@@ -17,11 +17,11 @@ import trio
 
 from actorwork import events
 from actorwork.abc import EventSink, Subscription
-from actorwork.embedded.rows import Closing, Lane, Token, is_plain, parcel
+from actorwork.embedded.rows import Closing, Lane, Token, channel, is_plain, parcel
 from actorwork.embedded.store import Store
 from actorwork.embedded.writer import Batch, Feed, Lease, Order, Writer
 from actorwork.errors import BrokerError
-from actorwork.message import Delivery, Envelope
+from actorwork.message import Delivery, Envelope, Priority
 from actorwork.policy.settlement import Settlement
 
 LAST_SETTLEMENTS: float = 1.0
@@ -35,7 +35,24 @@ class _Intake:
     subscription: Subscription
     feed: Feed
     allowed: int = 0
+    allowed_urgent: int = 0
+    asks_urgent: bool = False
+    """Whether something urgent has waited for room: only then there are two kinds of it."""
     received: int = 0
+
+    def fitting(self, deliveries: Sequence[Delivery]) -> tuple[Sequence[Delivery], Sequence[Delivery]]:
+        """Tell what the inlet has room for from what is too much."""
+        inlet = self.subscription.inlet
+        room = max(0, inlet.room())
+        if len(deliveries) <= room:
+            return deliveries, ()
+        urgent_room = inlet.room(urgent=True) if self.asks_urgent else 0
+        fitting: list[Delivery] = []
+        surplus: list[Delivery] = []
+        for delivery in deliveries:
+            most = max(room, urgent_room) if delivery.priority < Priority.NORMAL else room
+            (fitting if len(fitting) < most else surplus).append(delivery)
+        return fitting, surplus
 
 
 class EmbeddedNode:
@@ -49,10 +66,11 @@ class EmbeddedNode:
         self._intakes: dict[Subscription, _Intake] = {}
         for subscription in subscriptions:
             lanes = [
-                Lane(source, subscription.group, subscription.actor, subscription.max_crashes)
+                Lane(source, subscription.group, subscription.actor, subscription.max_crashes, priority)
+                for priority in (Priority.NORMAL, Priority.CRITICAL, Priority.HIGH, Priority.LOW)
                 for source in subscription.sources
             ]
-            feed = Feed(lanes, self._lease, self._offer)
+            feed = Feed(lanes, self._lease, self._offer, self._crowded)
             intake = _Intake(subscription, feed)
             self._intakes[subscription] = intake
         self._by_feed = {id(intake.feed): intake for intake in self._intakes.values()}
@@ -130,7 +148,7 @@ class EmbeddedNode:
     def _offer(self, feed: Feed, batches: Sequence[Batch]) -> None:
         intake = self._by_feed[id(feed)]
         subscription = intake.subscription
-        deliveries: list[Delivery] = []
+        deliveries: Sequence[Delivery] = []
         for lane, taken, reclaimed in batches:
             deliveries += taken.deliveries
             for previous, count in reclaimed:
@@ -144,25 +162,32 @@ class EmbeddedNode:
         intake.received += len(deliveries)
         self._counts["read"] += len(deliveries)
         if not self._stopping:
-            room = max(0, subscription.inlet.room())
-            deliveries, surplus = deliveries[:room], deliveries[room:]
+            fitting, surplus = intake.fitting(deliveries)
             if surplus:
                 self._order_hand_back(subscription, surplus)
+            deliveries = fitting
         if deliveries:
             subscription.inlet.offer(deliveries)
         self.resume(subscription)
+
+    def _crowded(self, feed: Feed) -> None:
+        intake = self._by_feed[id(feed)]
+        intake.asks_urgent = True
+        self.resume(intake.subscription)
 
     def resume(self, subscription: Subscription) -> None:
         intake = self._intakes.get(subscription)
         if intake is None or self._stopping:
             return
-        allowed = intake.received + max(0, subscription.inlet.room())
-        if allowed > intake.allowed:
-            intake.allowed = allowed
-            feed = intake.feed
+        inlet, received, feed = subscription.inlet, intake.received, intake.feed
+        allowed = received + max(0, inlet.room())
+        urgent = received + max(0, inlet.room(urgent=True)) if intake.asks_urgent else 0
+        if allowed > intake.allowed or urgent > intake.allowed_urgent:
+            allowed = intake.allowed = max(allowed, intake.allowed)
+            urgent = intake.allowed_urgent = max(urgent, intake.allowed_urgent)
 
             def allow() -> None:
-                feed.allowed = allowed
+                feed.allowed, feed.allowed_urgent = allowed, urgent
 
             self._writer.tell(allow)
 
@@ -257,7 +282,7 @@ class EmbeddedNode:
             for delivery in deliveries:
                 if store.hand_back((delivery.token,)):
                     given[delivery.source] = given.get(delivery.source, 0) + 1
-                    store.transaction.touched.add(store.source(delivery.source))
+                    store.transaction.touched.add(channel(store.source(delivery.source), delivery.priority))
             return given
 
         def fail(error: BrokerError) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from actorwork.embedded.rows import Letterhead, outcome_columns, outcome_from
 from actorwork.embedded.transaction import Transaction
-from actorwork.message import REPLY_TO, RESULT_TTL, Delivery, Outcome
+from actorwork.message import REPLY_TO, RESULT_TTL, Json, Outcome
 
 HOUR: Final = 3600.0
 
@@ -21,19 +21,18 @@ class Outcomes:
     def __repr__(self) -> str:
         return "<Outcomes>"
 
-    def answer(self, source: int, delivery: Delivery, outcome: Outcome) -> None:
+    def answer(self, source: int, name: str, id: str, headers: Mapping[str, Json], outcome: Outcome) -> None:
         """Keep an outcome for those who asked for it, and send it to whoever waits."""
-        headers = delivery.headers
         ttl = headers.get(RESULT_TTL)
         if isinstance(ttl, (int, float)) and ttl > 0:
             self._execute(
                 "insert or replace into outcomes (source, id, status, value, failure, expires)"
                 " values (?, ?, ?, ?, ?, ?)",
-                (source, delivery.id, *outcome_columns(outcome), self._transaction.now + ttl),
+                (source, id, *outcome_columns(outcome), self._transaction.now + ttl),
             )
         address = headers.get(REPLY_TO)
         if isinstance(address, str):
-            self._transaction.replies.append((address, delivery.source, delivery.id, outcome))
+            self._transaction.replies.append((address, name, id, outcome))
 
     def post(self, replies: Iterable[Letterhead]) -> None:
         """Keep replies for other processes, which fetch them."""

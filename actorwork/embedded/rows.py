@@ -1,10 +1,13 @@
 """What the store's rows hold, and what goes in and out of them.
 
-Parcel     an envelope in the columns of a table
-Token      what settles a delivery
-Lane       one source as one group of one node reads it
-Taken      what was read from a lane
-Closing    a settlement on its way to the store
+    Parcel     an envelope in the columns of a table; what few envelopes have is in its `rare`
+    Token      what settles a delivery
+    Lane       one channel of a source as one group of one node reads it
+    Taken      what was read from a lane
+    Closing    a settlement on its way to the store
+
+Messages of one source have one channel for each priority, which is read by itself: the tables `entries`, `delayed`,
+`behind` and `groups` say `source` and mean a channel. The channel of normal messages has the number of the source.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import attrs
 
+from actorwork.embedded.schema import LEVEL
 from actorwork.message import (
     ATTEMPT,
     NO_HEADERS,
@@ -24,10 +28,31 @@ from actorwork.message import (
     Envelope,
     Failure,
     Outcome,
+    Priority,
+    Unique,
 )
 from actorwork.policy.settlement import Ack, Reject, Settlement
 
 SUSPECT: Final = 2
+
+CARRIED: Final = "source, id, type, data, headers, born, addressee, key, expires, uniq"
+"""The columns that go with a message from table to table."""
+
+_RANKS: Final = {Priority.NORMAL: 0, Priority.CRITICAL: 1, Priority.HIGH: 2, Priority.LOW: 3}
+"""Normal messages come first: their channels are the ones that a file of the first version has."""
+
+
+def channel(source: int, priority: Priority) -> int:
+    return source + LEVEL * _RANKS[priority]
+
+
+def channels(source: int) -> tuple[int, ...]:
+    """Return all channels of a source."""
+    return tuple(source + LEVEL * rank for rank in _RANKS.values())
+
+
+def source_of(channel: int) -> int:
+    return channel % LEVEL
 
 
 class Token(NamedTuple):
@@ -37,6 +62,29 @@ class Token(NamedTuple):
     grp: int
     node: int
     given: int
+    bound: bool = False
+    """Whether something is free when it has ended: its key, or its unique key."""
+
+    @property
+    def owned(self) -> tuple[int, int, int, int]:
+        """What a row of `pending` says if the delivery is still ours."""
+        return self[:4]
+
+
+class Rare(NamedTuple):
+    """What few envelopes have."""
+
+    key: str | None
+    priority: Priority
+    expires: float | None
+    lifetime: float | None
+    unique: Unique | None
+
+    def ends(self, now: float) -> float | None:
+        if self.lifetime is None:
+            return self.expires
+        end = now + self.lifetime
+        return end if self.expires is None else min(end, self.expires)
 
 
 class Parcel(NamedTuple):
@@ -50,6 +98,7 @@ class Parcel(NamedTuple):
     addressee: str | None
     delay: float
     due: float | None
+    rare: Rare | None = None
 
 
 Letterhead: TypeAlias = "tuple[str, str, str, Outcome]"
@@ -58,13 +107,14 @@ Letterhead: TypeAlias = "tuple[str, str, str, Outcome]"
 
 @attrs.define(eq=False)
 class Lane:
-    """One source as one group of one node reads it. `ready`: there may be something to read."""
+    """One channel of a source as one group of one node reads it. `ready`: there may be something to read."""
 
     name: str
     group: str
     actor: str
     max_crashes: int
-    source: int = 0
+    priority: Priority = Priority.NORMAL
+    channel: int = 0
     grp: int = 0
     ready: bool = True
     suspects: bool = False
@@ -106,6 +156,9 @@ class Closing:
 def parcel(envelope: Envelope) -> Parcel:
     """Put an envelope into columns. Raises TypeError or ValueError for headers that are no JSON."""
     headers = envelope.headers
+    key, priority, expires = envelope.key, envelope.priority, envelope.expires
+    lifetime, unique = envelope.lifetime, envelope.unique
+    is_rare = key is not None or unique is not None or expires is not None or lifetime is not None
     return Parcel(
         envelope.source,
         envelope.id,
@@ -115,22 +168,34 @@ def parcel(envelope: Envelope) -> Parcel:
         envelope.group,
         envelope.delay,
         envelope.at,
+        Rare(key, priority, expires, lifetime, unique) if is_rare or priority is not Priority.NORMAL else None,
     )
 
 
 def is_plain(delivery: Delivery, settlement: Settlement, published: Sequence[object]) -> bool:
-    if published or not isinstance(settlement, (Ack, Reject)):
+    if published or not isinstance(settlement, (Ack, Reject)) or delivery.token.bound:
         return False
     headers = delivery.headers
     return not headers or (RESULT_TTL not in headers and REPLY_TO not in headers)
 
 
-def delivery_from(source: str, id: str, type: str | None, data: bytes, headers: str | None, token: Token) -> Delivery:
+def delivery_from(
+    lane: Lane,
+    id: str,
+    type: str | None,
+    data: bytes,
+    headers: str | None,
+    token: Token,
+    key: str | None,
+    expires: float | None,
+) -> Delivery:
+    name, priority, crashes = lane.name, lane.priority, token.given - 1
     if headers is None:
-        return Delivery(id, source, data, token, type, NO_HEADERS, 1, token.given - 1)
+        return Delivery(id, name, data, token, type, NO_HEADERS, 1, crashes, key, priority, expires)
     read = headers_from(headers)
-    attempt = read.get(ATTEMPT)
-    return Delivery(id, source, data, token, type, read, attempt if isinstance(attempt, int) else 1, token.given - 1)
+    number = read.get(ATTEMPT)
+    attempt = number if isinstance(number, int) else 1
+    return Delivery(id, name, data, token, type, read, attempt, crashes, key, priority, expires)
 
 
 def headers_from(text: str | None) -> Any:

@@ -14,6 +14,10 @@ from typing import Final
 APPLICATION: Final = 0x61637477
 """SQLite's application id of our files: "actw"."""
 VERSION: Final = 2
+LEVEL: Final = 1 << 40
+"""A number of a channel is that of its source, plus this for every step of its level's rank: see `rows.channel`."""
+SOURCE: Final = f"source & {LEVEL - 1}"
+"""The source's number, of a channel's."""
 
 SCHEMA: Final = (
     "create table if not exists sources (source integer primary key, name text not null unique)",
@@ -58,6 +62,14 @@ SCHEMA: Final = (
         without rowid""",
     """create table if not exists locks (
         name text primary key, token integer not null, owner text, until real not null) without rowid""",
+    # What waits behind others of its key, and who has a unique key.
+    """create table if not exists behind (
+        place integer primary key autoincrement, source integer not null, id text not null, type text,
+        data blob not null, headers text, born real not null, addressee text, key text not null, expires real,
+        uniq text)""",
+    """create table if not exists uniques (
+        source integer not null, name text not null, id text not null, expires real not null,
+        primary key (source, name)) without rowid""",
     # Limits over all processes (limiter.py).
     "create table if not exists rates (name text primary key, tat real not null) without rowid",
     "create index if not exists rates_by_tat on rates (tat)",
@@ -65,8 +77,31 @@ SCHEMA: Final = (
         name text not null, holder text not null, until real not null, primary key (name, holder)) without rowid""",
 )
 
-COLUMNS: Final[tuple[tuple[str, str, str], ...]] = ()
+COLUMNS: Final[tuple[tuple[str, str, str], ...]] = (
+    ("entries", "key", "text"),
+    ("entries", "expires", "real"),
+    ("entries", "uniq", "text"),
+    ("delayed", "key", "text"),
+    ("delayed", "expires", "real"),
+    ("delayed", "uniq", "text"),
+    ("delayed", "goes_first", "integer not null default 0"),
+    ("dead", "key", "text"),
+    ("dead", "channel", "integer"),
+)
 """Columns that came later, as (table, column, declaration): new files are given them in the same way as old ones."""
+
+INDEXES: Final = (
+    # Nothing is in them of messages that have neither a key nor a unique key.
+    f"create index if not exists entries_of_key on entries (key, {SOURCE}) where key is not null",
+    f"create index if not exists delayed_of_key on delayed (key, {SOURCE}) where goes_first",
+    f"create index if not exists behind_of_key on behind (key, {SOURCE}, place)",
+    f"create index if not exists entries_of_unique on entries (uniq, {SOURCE}) where uniq is not null",
+    f"create index if not exists delayed_of_unique on delayed (uniq, {SOURCE}) where uniq is not null",
+    f"create index if not exists behind_of_unique on behind (uniq, {SOURCE}) where uniq is not null",
+    "create index if not exists delayed_by_id on delayed (id)",
+    "create index if not exists behind_by_id on behind (source, id)",
+)
+"""Indexes of columns that came later."""
 
 
 def prepare(connection: sqlite3.Connection) -> None:
@@ -79,6 +114,14 @@ def prepare(connection: sqlite3.Connection) -> None:
             present[table] = {row[1] for row in connection.execute(f"pragma table_info({table})")}
         if column not in present[table]:
             connection.execute(f"alter table {table} add column {column} {declaration}")
+    for statement in INDEXES:
+        connection.execute(statement)
     if connection.execute("pragma user_version").fetchone()[0] != VERSION:
+        # A group that is away has not had what is urgent, which is in channels that its version did not know.
+        for rank in range(1, 4):
+            connection.execute(
+                "insert or ignore into groups (source, name) select source + ?, name from groups where source < ?",
+                (rank * LEVEL, LEVEL),
+            )
         connection.execute(f"pragma application_id = {APPLICATION}")
         connection.execute(f"pragma user_version = {VERSION}")

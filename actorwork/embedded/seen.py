@@ -44,14 +44,29 @@ class SeenIds:
         key = (source, ours[1], number >> _BLOCK_BITS)
         bits = self._bits.get(key)
         if bits is None:
-            row = self._execute("select bits from seen where source = ? and stem = ? and block = ?", key).fetchone()
-            bits = int.from_bytes(row[0], "little") if row else 0
+            bits = self._block(key)
         bit = 1 << (number & _BLOCK_MASK)
         self._bits[key] = bits | bit
         if bits & bit:
             return False
         self._news.add(key)
         return True
+
+    def _block(self, key: tuple[int, str, int]) -> int:
+        bits = self._bits.get(key)
+        if bits is not None:
+            return bits
+        row = self._execute("select bits from seen where source = ? and stem = ? and block = ?", key).fetchone()
+        return int.from_bytes(row[0], "little") if row else 0
+
+    def knows(self, source: int, id: str) -> bool:
+        """Whether an id was seen before."""
+        ours = _OURS.fullmatch(id)
+        if ours is None:
+            statement = "select 1 from seen where source = ? and stem = ? and block = -1"
+            return self._execute(statement, (source, id)).fetchone() is not None
+        number = int(ours[2], 16)
+        return bool(self._block((source, ours[1], number >> _BLOCK_BITS)) & 1 << (number & _BLOCK_MASK))
 
     def commit(self) -> None:
         """Write down what was remembered."""

@@ -27,11 +27,28 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from actorwork.embedded.dead_letters import DeadLetterTable
+from actorwork.embedded.held_back import HeldBack
+from actorwork.embedded.lines import Lines
 from actorwork.embedded.outcomes import Outcomes
-from actorwork.embedded.rows import Closing, Lane, Parcel, Taken, Token, delivery_from
+from actorwork.embedded.rows import (
+    CARRIED,
+    Closing,
+    Lane,
+    Parcel,
+    Rare,
+    Taken,
+    Token,
+    channel,
+    channels,
+    delivery_from,
+    source_of,
+)
+from actorwork.embedded.schema import SOURCE
 from actorwork.embedded.seen import SeenIds
+from actorwork.embedded.taking_back import TakingBack
 from actorwork.embedded.transaction import Transaction
-from actorwork.message import Delivery, Failure, Outcome
+from actorwork.embedded.uniques import Uniques
+from actorwork.message import Delivery, Failure, Outcome, Unique
 from actorwork.policy.attempts import headers_of_next_attempt
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry
 from actorwork.policy.values import FENCE_KEPT
@@ -52,7 +69,11 @@ class Store:
         self._sources: dict[str, int] = {}
         self._seen = SeenIds(transaction)
         self.outcomes = Outcomes(transaction)
-        self.dead_letters = DeadLetterTable(transaction)
+        self._lines = Lines(transaction)
+        self._uniques = Uniques(transaction)
+        self.held_back = HeldBack(transaction, self._lines)
+        self.dead_letters = DeadLetterTable(transaction, self._lines)
+        self._taking_back = TakingBack(transaction, self._lines, self._uniques, self.outcomes)
         self.orphaned = False
         """Whether a lease has ended, so that something may be free; whoever wakes the readers clears it."""
 
@@ -86,33 +107,65 @@ class Store:
 
     def publish(self, parcels: Iterable[Parcel]) -> int:
         """Keep messages whose ids were not seen before; return how many these are."""
-        now = self.now
-        entries: list[tuple[object, ...]] = []
-        delayed: list[tuple[object, ...]] = []
+        now, new = self.now, 0
+        entries: list[tuple[Any, ...]] = []
+        delayed: list[tuple[Any, ...]] = []
         for one in parcels:
             source = self._sources.get(one.source) or self.source(one.source)
+            rare = one.rare
+            if rare is not None and rare.unique is not None:
+                # It looks at what is there.
+                self._add(entries, delayed)
+                if self._is_refused(source, one, rare.unique):
+                    continue
             if not self._seen.is_new(source, one.id):
                 continue
+            new += 1
             due = one.due if one.due is not None else now + one.delay
-            row = (source, one.id, one.type, one.data, one.headers, now, one.addressee)
+            row: tuple[Any, ...]
+            if rare is None:
+                row = (source, one.id, one.type, one.data, one.headers, now, one.addressee, None, None, None)
+            else:
+                row = _row_of(source, one, rare, now)
             if due > now:
                 delayed.append((*row, due))
-                self.transaction.is_held_back(due)
-            else:
+            elif row[7] is None:
                 entries.append(row)
-                self.transaction.touched.add(source)
+                self.transaction.touched.add(row[0])
+            else:
+                self._add(entries, delayed)
+                self._lines.enter(row)
+        self._add(entries, delayed)
+        return new
+
+    def publish_unique(self, one: Parcel) -> str:
+        """Keep a message that has a unique key; return the id of the one that has it now."""
+        source, unique = self.source(one.source), None if one.rare is None else one.rare.unique
+        if self.publish((one,)) or unique is None or self._seen.knows(source, one.id):
+            return one.id
+        return self._uniques.holder(source, unique) or one.id
+
+    def _is_refused(self, source: int, one: Parcel, unique: Unique) -> bool:
+        """Take a unique key for a message; return whether another one keeps it, or this one was kept before."""
+        if self._seen.knows(source, one.id):
+            return True
+        holder = self._uniques.holder(source, unique)
+        if holder is not None:
+            replaces = unique.on_conflict == "replace"
+            if not replaces or not self._taking_back.replace(source, one.source, unique.key, holder):
+                return True
+        self._uniques.hold(source, unique, one.id)
+        return False
+
+    def _add(self, entries: list[tuple[Any, ...]], delayed: list[tuple[Any, ...]]) -> None:
         if entries:
             self._connection.executemany(
-                "insert into entries (source, id, type, data, headers, born, addressee) values (?, ?, ?, ?, ?, ?, ?)",
-                entries,
+                f"insert into entries ({CARRIED}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", entries
             )
+            entries.clear()
         if delayed:
-            self._connection.executemany(
-                "insert into delayed (source, id, type, data, headers, born, addressee, due)"
-                " values (?, ?, ?, ?, ?, ?, ?, ?)",
-                delayed,
-            )
-        return len(entries) + len(delayed)
+            self.held_back.add(delayed)
+            delayed.clear()
 
     def source(self, name: str) -> int:
         """Return the number of a source, which is made if it is new."""
@@ -129,33 +182,18 @@ class Store:
         row = self._execute("select source from sources where name = ?", (name,)).fetchone()
         return row[0] if row else None
 
-    def first_due(self) -> float | None:
-        """Return when the next delayed message is due. Needs no transaction."""
-        return self._execute("select min(due) from delayed").fetchone()[0]
-
-    def promote(self, limit: int = 1000) -> int:
-        """Move the delayed messages that are due to the ends of their sources; return how many."""
-        due = self._execute(
-            "select place, source from delayed where due <= ? order by due, place limit ?", (self.now, limit)
-        ).fetchall()
-        for place, source in due:
-            self._execute(
-                "insert into entries (source, id, type, data, headers, born, addressee)"
-                " select source, id, type, data, headers, born, addressee from delayed where place = ?",
-                (place,),
-            )
-            self._execute("delete from delayed where place = ?", (place,))
-            self.transaction.touched.add(source)
-        return len(due)
+    def cancel(self, source: str, id: str) -> bool:
+        """Take back a message that is held back, or waits behind others of its key; return whether there was one."""
+        return self._taking_back.cancel(self.source(source), source, id)
 
     # ---------------------------------------------------------------------------------------------------- reading
 
     def open_lane(self, lane: Lane) -> bool:
         """Make the group of a lane if it is new, at the beginning of what is there; return whether it was."""
-        lane.source = self.source(lane.name)
-        done = self._execute("insert or ignore into groups (source, name) values (?, ?)", (lane.source, lane.group))
+        lane.channel = channel(self.source(lane.name), lane.priority)
+        done = self._execute("insert or ignore into groups (source, name) values (?, ?)", (lane.channel, lane.group))
         row = self._execute(
-            "select grp from groups where source = ? and name = ?", (lane.source, lane.group)
+            "select grp from groups where source = ? and name = ?", (lane.channel, lane.group)
         ).fetchone()
         lane.grp = row[0]
         return done.rowcount == 1
@@ -164,23 +202,25 @@ class Store:
         """Give entries of a lane to a node: first what is nobody's any more, then what its group was never given."""
         taken = Taken()
         free = self._execute(
-            "select p.seq, p.count, p.node, e.id, e.type, e.data, e.headers from pending p join entries e using (seq)"
-            " where p.grp = ? and p.node <= 0 order by p.seq limit ?",
+            "select p.seq, p.count, p.node, e.id, e.type, e.data, e.headers, e.key, e.expires, e.uniq"
+            " from pending p join entries e using (seq) where p.grp = ? and p.node <= 0 order by p.seq limit ?",
             (lane.grp, limit),
         ).fetchall()
         if lane.suspects or any(count >= lane.alone_from for _, count, *_ in free):
             free = self._one_suspect_of(free, lane, node, taken)
         again: list[int] = []
         owners: dict[int, int] = {}
-        for seq, count, owner, message_id, kind, data, headers in free:
+        for seq, count, owner, message_id, kind, data, headers, key, expires, unique in free:
+            bound = key is not None or unique is not None
             if count > lane.max_crashes:
-                self._bury(lane, seq, count, message_id, data, kind, headers)
+                token = Token(seq, lane.grp, 0, count, bound)
+                self._bury(lane, delivery_from(lane, message_id, kind, data, headers, token, key, expires))
                 taken.buried.append((message_id, count))
                 continue
             again.append(seq)
             owners[-owner] = owners.get(-owner, 0) + 1
-            token = Token(seq, lane.grp, node, count + 1)
-            taken.deliveries.append(delivery_from(lane.name, message_id, kind, data, headers, token))
+            token = Token(seq, lane.grp, node, count + 1, bound)
+            taken.deliveries.append(delivery_from(lane, message_id, kind, data, headers, token, key, expires))
         if again:
             self._execute(
                 "update pending set node = ?, count = count + 1"
@@ -198,9 +238,9 @@ class Store:
             group = self._execute("select cursor from groups where grp = ?", (lane.grp,)).fetchone()
         cursor = group[0]
         rows = self._execute(
-            "select seq, id, type, data, headers, addressee from entries where source = ? and seq > ?"
-            " order by seq limit ?",
-            (lane.source, cursor, room),
+            "select seq, id, type, data, headers, addressee, key, expires, uniq from entries"
+            " where source = ? and seq > ? order by seq limit ?",
+            (lane.channel, cursor, room),
         ).fetchall()
         if rows:
             last = rows[-1][0]
@@ -208,14 +248,13 @@ class Store:
             self._execute(
                 "insert into pending (seq, grp, node, count) select seq, ?, ?, 1 from entries"
                 " where source = ? and seq > ? and seq <= ? and (addressee is null or addressee = ?)",
-                (lane.grp, node, lane.source, cursor, last, lane.group),
+                (lane.grp, node, lane.channel, cursor, last, lane.group),
             )
-            mine, grp, name = lane.group, lane.grp, lane.name
-            taken.deliveries += [
-                delivery_from(name, message_id, kind, data, headers, Token(seq, grp, node, 1))
-                for seq, message_id, kind, data, headers, addressee in rows
-                if addressee is None or addressee == mine
-            ]
+            mine, grp = lane.group, lane.grp
+            for seq, message_id, kind, data, headers, addressee, key, expires, unique in rows:
+                if addressee is None or addressee == mine:
+                    token = Token(seq, grp, node, 1, key is not None or unique is not None)
+                    taken.deliveries.append(delivery_from(lane, message_id, kind, data, headers, token, key, expires))
         taken.emptied = len(rows) < room
         return taken
 
@@ -238,27 +277,25 @@ class Store:
             chosen.append(row)
         return chosen
 
-    def _bury(
-        self, lane: Lane, seq: int, crashes: int, id: str, data: bytes, type: str | None, headers: str | None
-    ) -> None:
-        failure = Failure("Crashed", f"{crashes} processes died with this message in hand")
-        delivery = delivery_from(lane.name, id, type, data, headers, Token(seq, lane.grp, 0, crashes))
-        self._execute("delete from pending where seq = ? and grp = ?", (seq, lane.grp))
+    def _bury(self, lane: Lane, delivery: Delivery) -> None:
+        token: Token = delivery.token
+        failure = Failure("Crashed", f"{token.given} processes died with this message in hand")
+        self._execute("delete from pending where seq = ? and grp = ?", (token.seq, token.grp))
         self.dead_letters.keep(delivery, lane.group, lane.actor, failure)
         self._answer(delivery, Outcome("failed", failure=failure))
-        self._drop((seq,))
+        self._end(token)
 
     def news_since(self, seq: int) -> tuple[int, list[int]]:
-        """Return the last `seq` and the sources with entries after `seq`. Needs no transaction."""
+        """Return the last `seq` and the channels with entries after `seq`. Needs no transaction."""
         last = self._execute("select seq from sqlite_sequence where name = 'entries'").fetchone()
         if not last or last[0] <= seq:
             return seq, []
-        # Looking at every entry is for a few; otherwise any source may have news.
+        # Looking at every entry is for a few; otherwise any channel may have news.
         few = last[0] - seq <= MANY
         rows = self._execute(
             "select distinct source from entries where seq > ?"
             if few
-            else "select source from sources where ? is not null",
+            else "select distinct source from groups where ? is not null",
             (seq,),
         ).fetchall()
         return last[0], [row[0] for row in rows]
@@ -274,7 +311,7 @@ class Store:
         refused: set[Token] = set()
         alike: dict[tuple[int, int, int], list[Token]] = {}
         for token in tokens:
-            alike.setdefault(token[1:], []).append(token)
+            alike.setdefault(token[1:4], []).append(token)
         for owned, given in alike.items():
             seqs = json.dumps([token.seq for token in given])
             if len(given) > 1:
@@ -305,9 +342,7 @@ class Store:
             return False
         match closing.settlement:
             case Ack(result=result):
-                self.outcomes.answer(
-                    self.source(delivery.source), delivery, Outcome("done", b"null" if result is None else result)
-                )
+                self._answer(delivery, Outcome("done", b"null" if result is None else result))
             case Reject(failure=failure):
                 self._answer(delivery, Outcome("rejected", failure=failure))
             case Fail(failure=failure):
@@ -315,18 +350,33 @@ class Store:
                 self._answer(delivery, Outcome("failed", failure=failure))
             case Retry(delay=delay, failure=failure):
                 self._try_again(delivery, closing.group, failure, delay)
-        self._drop((delivery.token.seq,))
+        self._end(delivery.token)
         if closing.published:
             self.publish(closing.published)
         return True
 
     def _answer(self, delivery: Delivery, outcome: Outcome) -> None:
         if delivery.headers:
-            self.outcomes.answer(self.source(delivery.source), delivery, outcome)
+            source = self.source(delivery.source)
+            self.outcomes.answer(source, delivery.source, delivery.id, delivery.headers, outcome)
+
+    def _end(self, token: Token) -> None:
+        """Drop an entry that a group has settled, if it was the last one, and free what it had."""
+        if not token.bound:
+            self._drop((token.seq,))
+            return
+        row = self._execute("select source, id, key, uniq from entries where seq = ?", (token.seq,)).fetchone()
+        if row is None or not self._drop((token.seq,)):
+            return
+        number, message_id, key, unique = row
+        if unique is not None:
+            self._uniques.release(source_of(number), unique, message_id)
+        if key is not None:
+            self._lines.advance(source_of(number), key)
 
     def owns(self, token: Token) -> bool:
         row = self._execute(
-            "select 1 from pending where seq = ? and grp = ? and node = ? and count = ?", token
+            "select 1 from pending where seq = ? and grp = ? and node = ? and count = ?", token.owned
         ).fetchone()
         return row is not None
 
@@ -336,42 +386,45 @@ class Store:
         for token in tokens:
             done = self._execute(
                 "update pending set node = 0, count = count - 1 where seq = ? and grp = ? and node = ? and count = ?",
-                token,
+                token.owned,
             )
             given += done.rowcount
         return given
 
     def _disown(self, token: Token) -> bool:
-        done = self._execute("delete from pending where seq = ? and grp = ? and node = ? and count = ?", token)
+        done = self._execute("delete from pending where seq = ? and grp = ? and node = ? and count = ?", token.owned)
         return done.rowcount == 1
 
-    def _drop(self, seqs: Sequence[int]) -> None:
-        self._drop_all(json.dumps(seqs))
+    def _drop(self, seqs: Sequence[int]) -> int:
+        return self._drop_all(json.dumps(seqs))
 
-    def _drop_all(self, seqs: str) -> None:
-        self._execute(
+    def _drop_all(self, seqs: str) -> int:
+        """Delete those of these entries that every group has settled; return how many."""
+        done = self._execute(
             "delete from entries where seq in (select value from json_each(?))"
             " and not exists (select 1 from pending p where p.seq = entries.seq)"
             " and (addressee is not null or not exists"
             " (select 1 from groups g where g.source = entries.source and g.cursor < entries.seq))",
             (seqs,),
         )
+        return done.rowcount
 
     def _try_again(self, delivery: Delivery, group: str, failure: Failure, delay: float) -> None:
         headers = headers_of_next_attempt(delivery, failure, self.now)
         seq = delivery.token.seq
         if delay <= 0:
             self._execute(
-                "insert into entries (source, id, type, data, headers, born, addressee)"
-                " select source, id, type, data, ?, born, ? from entries where seq = ?",
+                f"insert into entries ({CARRIED}) select source, id, type, data, ?, born, ?, key, expires, uniq"
+                " from entries where seq = ?",
                 (json.dumps(headers), group, seq),
             )
-            self.transaction.touched.add(self.source(delivery.source))
+            self.transaction.touched.add(channel(self.source(delivery.source), delivery.priority))
             return
         due = self.now + delay
         self._execute(
-            "insert into delayed (source, id, type, data, headers, born, addressee, due)"
-            " select source, id, type, data, ?, born, ?, ? from entries where seq = ?",
+            f"insert into delayed ({CARRIED}, due, goes_first)"
+            " select source, id, type, data, ?, born, ?, key, expires, uniq, ?, key is not null"
+            " from entries where seq = ?",
             (json.dumps(headers), group, due, seq),
         )
         self.transaction.is_held_back(due)
@@ -426,8 +479,14 @@ class Store:
 
     def backlog(self, source: str) -> int:
         """Needs no transaction."""
+        number = self.known_source(source)
+        if number is None:
+            return 0
+        places = channels(number)
         row = self._execute(
-            "select count(*) from entries where source = (select source from sources where name = ?)", (source,)
+            "select (select count(*) from entries where source in (?, ?, ?, ?))"
+            " + (select count(*) from behind where source in (?, ?, ?, ?))",
+            (*places, *places),
         ).fetchone()
         return row[0]
 
@@ -435,6 +494,7 @@ class Store:
         """Forget what need not be kept any longer: outcomes, replies nobody fetched, ids a day after their messages."""
         now = self.now
         self.outcomes.prune()
+        self._uniques.prune()
         self._execute("delete from shared where expires <= ?1 and (fence = 0 or expires <= ?1 - ?2)", (now, FENCE_KEPT))
         self._execute("delete from locks where until <= ?", (now - FENCE_KEPT,))
         self._execute(
@@ -443,9 +503,17 @@ class Store:
         )
         # A row of `seen` may stand for a living message if one as old as that is left in its source.
         oldest = self._execute(
-            "select source, min(born) from"
-            " (select source, born from entries union all select source, born from delayed) group by source"
+            f"select {SOURCE}, min(born) from (select source, born from entries union all"
+            " select source, born from delayed union all select source, born from behind) group by 1"
         ).fetchall()
         for source, born in oldest:
             self._execute("update seen set alive = ? where source = ? and touched >= ?", (now, source, born))
         self._execute("delete from seen where touched < ? and alive < ?", (now - DAY, now - DAY))
+
+
+def _row_of(source: int, one: Parcel, rare: Rare, now: float) -> tuple[Any, ...]:
+    """Return the values of `CARRIED` of a message with something rare."""
+    unique = None if rare.unique is None else rare.unique.key
+    place = channel(source, rare.priority)
+    carried = (one.id, one.type, one.data, one.headers, now, one.addressee)
+    return (place, *carried, rare.key, rare.ends(now), unique)

@@ -28,6 +28,7 @@ import sqlite3
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -39,6 +40,8 @@ from actorwork.embedded.location import Location, connect, explained, is_busy
 from actorwork.embedded.rows import Closing, Lane, Letterhead, Taken, Token
 from actorwork.embedded.store import Store
 from actorwork.errors import BrokerError
+from actorwork.message import Priority
+from actorwork.policy.turns import Turns
 
 MOST_ROWS: Final = 2000
 """How many rows a turn takes from the queue, about: leases are renewed between turns."""
@@ -93,9 +96,19 @@ class Feed:
     lanes: Sequence[Lane]
     lease: Lease
     offer: Callable[[Feed, Sequence[Batch]], None]
+    crowded: Callable[[Feed], None]
+    """Told, in the Trio thread: something urgent waits, and there is no room."""
     allowed: int = 0
+    allowed_urgent: int = 0
+    """The same for what is urgent; not less than `sent` only where the inlet was asked for such room."""
+    asks_urgent: bool = False
     sent: int = 0
     turn: int = 0
+    turns: Turns = attrs.field(factory=lambda: Turns(len(Priority)))
+    urgent: Sequence[Lane] = ()
+
+    def __attrs_post_init__(self) -> None:
+        self.urgent = [lane for lane in self.lanes if lane.priority < Priority.NORMAL]
 
 
 class Writer:
@@ -116,6 +129,8 @@ class Writer:
         self._feeds: list[Feed] = []
         self._lanes: dict[int, list[Lane]] = {}
         self._groups: dict[int, list[Lane]] = {}
+        self._urgent_came = False
+        """Whether something urgent may wait for a feed without room."""
         self._again: list[Closing] = []
         self._again_at = math.inf
         self._seen_seq = -1
@@ -185,8 +200,9 @@ class Writer:
         for feed in feeds:
             self._feeds.append(feed)
             for lane in feed.lanes:
-                self._lanes.setdefault(lane.source, []).append(lane)
+                self._lanes.setdefault(lane.channel, []).append(lane)
                 self._groups.setdefault(lane.grp, []).append(lane)
+        self._urgent_came = True
         self._check_at = 0.0
         self._next_due = 0.0
         self._busy_at = time.monotonic()
@@ -196,7 +212,7 @@ class Writer:
             if feed in self._feeds:
                 self._feeds.remove(feed)
                 for lane in feed.lanes:
-                    self._lanes[lane.source].remove(lane)
+                    self._lanes[lane.channel].remove(lane)
                     self._groups[lane.grp].remove(lane)
 
     def remove_lease(self, lease: Lease) -> None:
@@ -298,7 +314,9 @@ class Writer:
 
     @staticmethod
     def _can_read(feed: Feed) -> bool:
-        return feed.allowed > feed.sent and any(lane.ready for lane in feed.lanes)
+        if feed.allowed > feed.sent:
+            return any(lane.ready for lane in feed.lanes)
+        return feed.allowed_urgent > feed.sent and any(lane.ready for lane in feed.urgent)
 
     # -------------------------------------------------------------------------------------------------- one turn
 
@@ -314,7 +332,7 @@ class Writer:
                 last, sources = store.news_since(self._seen_seq)
                 self._seen_seq = last
                 free = store.groups_with_free() if self._feeds else set[int]()
-                self._next_due = _or_never(store.first_due())
+                self._next_due = _or_never(store.held_back.first_due())
                 store.transaction.touched.update(sources)
                 self._wake_groups(free)
                 if sources or free:
@@ -335,13 +353,27 @@ class Writer:
         if store.transaction.touched:
             for source in store.transaction.touched:
                 for lane in self._lanes.get(source, ()):
-                    lane.ready = True
+                    self._is_ready(lane)
             store.transaction.touched.clear()
 
     def _wake_groups(self, groups: Iterable[int]) -> None:
         for grp in groups:
             for lane in self._groups.get(grp, ()):
-                lane.ready = True
+                self._is_ready(lane)
+
+    def _is_ready(self, lane: Lane) -> None:
+        lane.ready = True
+        if lane.priority < Priority.NORMAL:
+            self._urgent_came = True
+
+    def _ask_for_urgent_room(self) -> None:
+        """Have the inlets that are full asked for the room that they keep for what is urgent."""
+        waiting = [feed for feed in self._feeds if not feed.asks_urgent and any(lane.ready for lane in feed.urgent)]
+        self._urgent_came = bool(waiting)
+        for feed in waiting:
+            if feed.allowed <= feed.sent:
+                feed.asks_urgent = True
+                self._bring([lambda feed=feed: feed.crowded(feed)])
 
     def _turn(self, store: Store, orders: Sequence[Order | Closing], now: float, *, stopping: bool = False) -> None:
         if self._again and (now >= self._again_at or stopping):
@@ -366,6 +398,8 @@ class Writer:
             else:
                 self._bear(error, now)
         self._bring(news)
+        if self._urgent_came:
+            self._ask_for_urgent_room()
 
     def _try_turn(self, store: Store, orders: Sequence[Order | Closing], now: float, news: list[News]) -> None:
         wall = time.time()
@@ -392,7 +426,7 @@ class Writer:
             store.end_lease(node, unless_later_than=wall)
         settled = self._carry_out(store, orders, news)
         if promotes:
-            store.promote()
+            store.held_back.promote()
         if prunes:
             store.prune()
         self._wake(store)
@@ -418,7 +452,7 @@ class Writer:
             store.outcomes.post(elsewhere)
         next_due = store.transaction.next_due
         if promotes:
-            self._next_due = _or_never(store.first_due())
+            self._next_due = _or_never(store.held_back.first_due())
         if _BEFORE_COMMIT is not None:
             _BEFORE_COMMIT()
         store.commit()
@@ -501,10 +535,28 @@ class Writer:
         ]
 
     def _read(self, store: Store, feed: Feed) -> list[Batch]:
-        """Read for one feed: its room is shared among the lanes that have something, each first in its turn."""
-        ready = [lane for lane in feed.lanes if lane.ready]
+        """Read for one feed: what is most urgent first, but for the turns of the others."""
+        room, lanes = feed.allowed - feed.sent, feed.lanes
+        if room <= 0:
+            room, lanes = feed.allowed_urgent - feed.sent, feed.urgent
+        room = min(room, MOST_READ)
+        ready = [lane for lane in lanes if lane.ready]
+        levels = sorted({lane.priority for lane in ready})
+        if len(levels) == 1:
+            return self._read_level(store, feed, ready, room)
+        shares = Counter(feed.turns.next(levels) for _ in range(room))
+        taken: list[Batch] = []
+        left = 0
+        for level in levels:
+            share = shares[level] + left
+            read = self._read_level(store, feed, [lane for lane in ready if lane.priority == level], share)
+            left = share - sum(len(batch.deliveries) for _, batch, _ in read)
+            taken += read
+        return taken
+
+    def _read_level(self, store: Store, feed: Feed, ready: Sequence[Lane], room: int) -> list[Batch]:
+        """Read for one feed: so much room is shared among lanes that have something, each first in its turn."""
         start = feed.turn % len(ready)
-        room = min(feed.allowed - feed.sent, MOST_READ)
         taken: list[Batch] = []
         for position, lane in enumerate([*ready[start:], *ready[:start]]):
             if room <= 0:

@@ -1,0 +1,76 @@
+"""The messages that are held back: delayed ones, and retries that wait."""
+
+from __future__ import annotations
+
+import json
+from builtins import list as list_of
+from collections.abc import Sequence
+from typing import Any, Final
+
+from actorwork.embedded.lines import Lines
+from actorwork.embedded.rows import CARRIED, channels, headers_from
+from actorwork.embedded.transaction import Transaction
+from actorwork.message import Delayed
+
+
+class HeldBack:
+    def __init__(self, transaction: Transaction, lines: Lines) -> None:
+        self._transaction = transaction
+        self._execute = transaction.execute
+        self._lines = lines
+
+    def __repr__(self) -> str:
+        return "<HeldBack>"
+
+    def add(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Hold messages back: the values of `CARRIED`, and when they are due."""
+        self._transaction.executemany(
+            f"insert into delayed ({CARRIED}, due) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
+        )
+        self._transaction.is_held_back(min(row[-1] for row in rows))
+
+    def first_due(self) -> float | None:
+        """Return when the next one is due. Needs no transaction."""
+        return self._execute("select min(due) from delayed").fetchone()[0]
+
+    def promote(self, limit: int = 1000) -> int:
+        """Move those that are due to the ends of their channels, or of the lines of their keys; return how many."""
+        due = self._execute(
+            "select place, source, key is not null and not goes_first from delayed where due <= ?"
+            " order by due, place limit ?",
+            (self._transaction.now, limit),
+        ).fetchall()
+        plain = [place for place, _, is_in_line in due if not is_in_line]
+        if plain:
+            places = json.dumps(plain)
+            self._execute(_MOVE, (places,))
+            self._execute("delete from delayed where place in (select value from json_each(?))", (places,))
+            self._transaction.touched.update(channel for _, channel, is_in_line in due if not is_in_line)
+        for place, _, is_in_line in due:
+            if is_in_line:
+                row = self._execute(f"select {CARRIED} from delayed where place = ?", (place,)).fetchone()
+                self._execute("delete from delayed where place = ?", (place,))
+                self._lines.enter(row)
+        return len(due)
+
+    def list(self, source: str | None, limit: int) -> list_of[Delayed]:
+        """Return those that are due first first, within each source. Needs no transaction."""
+        sources: list_of[tuple[int, str]] = self._execute(
+            "select source, name from sources where ? is null or name = ? order by name", (source, source)
+        ).fetchall()
+        found: list_of[Delayed] = []
+        for number, name in sources:
+            if len(found) >= limit:
+                break
+            rows: list_of[Any] = self._execute(_LIST, (*channels(number), limit - len(found))).fetchall()
+            found += [Delayed(name, one, due, data, kind, headers_from(text)) for one, due, data, kind, text in rows]
+        return found
+
+
+_MOVE: Final = (
+    f"insert into entries ({CARRIED}) select {CARRIED} from delayed"
+    " where place in (select value from json_each(?)) order by due, place"
+)
+_LIST: Final = (
+    "select id, due, data, type, headers from delayed where source in (?, ?, ?, ?) order by due, place limit ?"
+)

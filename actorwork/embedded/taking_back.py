@@ -1,0 +1,73 @@
+"""Messages that are taken back before anybody has begun them: cancelled, or replaced by another one."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from actorwork.embedded.lines import Lines
+from actorwork.embedded.outcomes import Outcomes
+from actorwork.embedded.rows import channels, headers_from
+from actorwork.embedded.schema import SOURCE
+from actorwork.embedded.transaction import Transaction
+from actorwork.embedded.uniques import Uniques
+from actorwork.message import Failure, Outcome
+
+CANCELLED: Final = Failure("Cancelled", "it was cancelled before it was begun")
+REPLACED: Final = Failure("Cancelled", "another message with its unique key has replaced it")
+
+
+class TakingBack:
+    def __init__(self, transaction: Transaction, lines: Lines, uniques: Uniques, outcomes: Outcomes) -> None:
+        self._execute = transaction.execute
+        self._lines = lines
+        self._uniques = uniques
+        self._outcomes = outcomes
+
+    def __repr__(self) -> str:
+        return "<TakingBack>"
+
+    def cancel(self, source: int, name: str, id: str) -> bool:
+        """Drop what is held back of a message, or waits behind others of its key; return whether there was any."""
+        rows = self._held_back(source, id)
+        self._take(source, name, id, rows, CANCELLED)
+        return bool(rows)
+
+    def replace(self, source: int, name: str, unique: str, id: str) -> bool:
+        """Drop the message that has a unique key, unless somebody has it in hand; return whether it is gone."""
+        entries = self._execute(_ENTRIES, (unique, source, id)).fetchall()
+        if any(row[-1] for row in entries):
+            return False
+        rows = self._held_back(source, id)
+        for seq, *_ in entries:
+            self._execute("delete from pending where seq = ?", (seq,))
+            self._execute("delete from entries where seq = ?", (seq,))
+        self._take(source, name, id, [*(("", row[0], row[1], row[2], row[3]) for row in entries), *rows], REPLACED)
+        return True
+
+    def _held_back(self, source: int, id: str) -> list[Any]:
+        found: list[Any] = []
+        for table, has_key in (("delayed", "goes_first"), ("behind", "0")):
+            found += self._execute(
+                f"select '{table}', place, case when {has_key} then key end, uniq, headers from {table}"
+                " where source in (?, ?, ?, ?) and id = ?",
+                (*channels(source), id),
+            ).fetchall()
+        return found
+
+    def _take(self, source: int, name: str, id: str, rows: list[Any], failure: Failure) -> None:
+        for table, place, *_ in rows:
+            if table:
+                self._execute(f"delete from {table} where place = ?", (place,))
+        for _, _, key, unique, _ in rows:
+            if unique is not None:
+                self._uniques.release(source, unique, id)
+            if key is not None:
+                self._lines.advance(source, key)
+        if rows:
+            self._outcomes.answer(source, name, id, headers_from(rows[0][-1]), Outcome("rejected", failure=failure))
+
+
+_ENTRIES: Final = (
+    "select seq, key, uniq, headers, exists (select 1 from pending p where p.seq = e.seq and p.node > 0)"
+    f" from entries e where uniq = ? and {SOURCE} = ? and id = ?"
+)
