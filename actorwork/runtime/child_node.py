@@ -77,6 +77,8 @@ class Line:
         self._beat_every = 1.0
         self._token: trio.lowlevel.TrioToken | None = None
         self._obey: Callable[[Frame], None] | None = None
+        self._heard_early: list[Frame] = []
+        """What was said before there was somebody to obey."""
         self._turned: float | None = None
         """When the loop has turned last, by the clock of time.monotonic."""
 
@@ -107,8 +109,11 @@ class Line:
     def serve(self, beat_every: float, obey: Callable[[Frame], None]) -> None:
         """Say who obeys, in the loop, and how often to beat."""
         self._beat_every = beat_every
-        self._obey = obey
-        self._token = trio.lowlevel.current_trio_token()
+        with self._lock:
+            self._obey = obey
+            self._token = trio.lowlevel.current_trio_token()
+        for frame in self._heard_early:
+            obey(frame)
         self.turned()
 
     def turned(self) -> None:
@@ -175,9 +180,16 @@ class Line:
         for frame in self._frames.feed(data):
             if frame.get("is") == "stacks":
                 self.say("stacks", text=all_stacks(), age=self._age)
-            elif self._token is not None and self._obey is not None:
-                with suppress(trio.RunFinishedError):  # It is about to end already.
-                    self._token.run_sync_soon(self._obey, frame)
+            else:
+                self._pass_on(frame)
+
+    def _pass_on(self, frame: Frame) -> None:
+        with self._lock:
+            if self._token is None or self._obey is None:
+                self._heard_early.append(frame)
+                return
+        with suppress(trio.RunFinishedError):  # It is about to end already.
+            self._token.run_sync_soon(self._obey, frame)
 
 
 def all_stacks() -> str:

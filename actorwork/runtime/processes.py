@@ -79,6 +79,8 @@ class NodeProcess:
         self.statistics: Counter[str] = Counter()
         self.is_up = False
         self.is_drained = False
+        self.is_told = False
+        """Whether it was told to drain, or to stop."""
         self.failure: RemoteFailure | None = None
         """What it said that it ended of."""
         self.ended: Ended | None = None
@@ -91,6 +93,8 @@ class NodeProcess:
         self._turned = trio.current_time()
         """When its loop was last known to turn, by our clock."""
         self._stacks: str | None = None
+        self._said_early: list[bytes] | None = []
+        """What was to be said before it had its orders; None once it has them."""
         self._change = trio.Event()
 
     def __repr__(self) -> str:
@@ -104,7 +108,7 @@ class NodeProcess:
         """Give it its orders and hear what it says, until it has ended."""
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._launched.send_all, struct.pack(">Q", len(orders)) + orders)
+                nursery.start_soon(self._give_orders, orders)
                 nursery.start_soon(self._listen)
                 if self._spec.hang_timeout is not None:
                     nursery.start_soon(self._watch, self._spec.hang_timeout)
@@ -115,6 +119,20 @@ class NodeProcess:
             self.ended = ended
         finally:
             self._tell_change()
+
+    async def _give_orders(self, orders: bytes) -> None:
+        await self._launched.send_all(struct.pack(">Q", len(orders)) + orders)
+        early, self._said_early = self._said_early or [], None
+        for frame in early:
+            self._launched.send(frame)
+
+    def _say(self, word: str, /, **facts: float) -> None:
+        """Say something, but nothing before the orders."""
+        frame = packed(word, **facts)
+        if self._said_early is None:
+            self._launched.send(frame)
+        else:
+            self._said_early.append(frame)
 
     async def wait_change(self) -> None:
         """Wait until it is up, drained, or has ended."""
@@ -127,14 +145,16 @@ class NodeProcess:
     # ---- what is said to it ----
 
     def drain(self, within: float) -> None:
-        self._launched.send(packed("drain", within=within))
+        self.is_told = True
+        self._say("drain", within=within)
 
     def hurry(self) -> None:
-        self._launched.send(packed("hurry"))
+        self._say("hurry")
 
     def stop(self, within: float) -> None:
         """Tell it to end within so many seconds, at the end of which it will be killed."""
-        self._launched.send(packed("stop", within=within - min(1.0, within * _MARGIN)))
+        self.is_told = True
+        self._say("stop", within=within - min(1.0, within * _MARGIN))
 
     def kill(self, why: str = "") -> None:
         self.killed_for = self.killed_for or why
@@ -197,7 +217,7 @@ class NodeProcess:
             if trio.current_time() - self._turned < limit:
                 continue
             self._stacks = None
-            self._launched.send(packed("stacks"))
+            self._say("stacks")
             with trio.move_on_after(min(_ANSWER, limit)):
                 while self._stacks is None:
                     await self.wait_change()
@@ -286,7 +306,7 @@ class ProcessMember:
 
     def _catch_up(self, process: NodeProcess) -> None:
         """Tell a process that has just come up what all of them were told while it did."""
-        if self._services.is_ending():
+        if self._services.is_ending() and not process.is_told:
             process.drain(0.0)
 
     def _judged(self, process: NodeProcess) -> BaseException | None:
@@ -323,7 +343,7 @@ class ProcessMember:
     def busy(self) -> bool:
         """Whether it may still have something in hand, after it was told to drain."""
         process = self._process
-        return process is not None and not process.is_drained and not process.is_over
+        return process is not None and process.is_up and not process.is_drained and not process.is_over
 
     async def wait_quiet(self) -> None:
         """Wait for the next change that may mean that it is not busy any more."""

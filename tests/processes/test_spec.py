@@ -55,7 +55,6 @@ class Clerk(Actor):
         ({"restart": "never"}, "Process.restart wants"),
         ({"significant": True}, "cannot be permanent"),
     ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_what_is_out_of_bounds_is_refused_with_the_bound(options: dict[str, Any], text: str):
     with pytest.raises(SettingsError) as caught:
@@ -129,7 +128,8 @@ async def test_a_factory_that_cannot_travel_is_refused_before_anything_starts():
 
 
 async def test_a_broker_of_this_process_alone_is_refused():
-    for broker, url in ((MemoryBroker(), "memory://"), (":memory:", "sqlite://")):
+    brokers: list[tuple[Any, str]] = [(MemoryBroker(), "memory://"), (":memory:", "sqlite://")]
+    for broker, url in brokers:
         with pytest.raises(
             BrokerError, match=f"'far' is to run in another process, and the broker '{url}' lives in this"
         ):

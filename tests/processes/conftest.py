@@ -1,0 +1,125 @@
+"""What tests with processes are made with: a broker that all of them reach, and what the actors said."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import trio
+
+from . import crew
+
+HOUSE = Path(__file__).parents[2]
+PATIENCE = 20.0
+"""Seconds: far more than any of this takes, for machines that are busy."""
+
+
+async def until(condition: Callable[[], object], what: str) -> None:
+    """Wait until it is so; look again and again, since processes set no events of ours."""
+    limit = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < limit, f"waited {PATIENCE:g} s for {what}"
+        await trio.sleep(0.01)
+
+
+def is_alive(pid: int) -> bool:
+    """Say whether a process is there, and not just waiting for somebody to read its exit code."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+class Said:
+    """What the actors have said, in whichever process."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    @property
+    def lines(self) -> list[tuple[int, str]]:
+        text = self.file.read_text() if self.file.exists() else ""
+        return [(int(line.partition(" ")[0]), line.partition(" ")[2]) for line in text.splitlines()]
+
+    def pids(self, text: str) -> list[int]:
+        """Return who said it, in order."""
+        return [pid for pid, said in self.lines if said == text]
+
+    async def wait(self, text: str, times: int = 1) -> list[int]:
+        await until(lambda: len(self.pids(text)) >= times, f"{text!r} {times} times; said: {self.lines}")
+        return self.pids(text)
+
+
+@pytest.fixture
+def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Said:
+    file = tmp_path / "said.txt"
+    monkeypatch.setenv("CREW_LEDGER", str(file))
+    monkeypatch.setattr(crew, "LEDGER", str(file))
+    return Said(file)
+
+
+@pytest.fixture(params=["embedded", "redis"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "redis":
+        return request.getfixturevalue("redis_url")
+    return f"sqlite:///{tmp_path / 'messages.sqlite3'}"
+
+
+@pytest.fixture
+def file_url(tmp_path: Path) -> str:
+    """For what is not about the broker."""
+    return f"sqlite:///{tmp_path / 'messages.sqlite3'}"
+
+
+class Program:
+    """The crew as a program of its own, in a process group of its own."""
+
+    def __init__(self, log: Path, *arguments: str) -> None:
+        self.log = log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, str(Path(__file__).parent / "crew.py"), *arguments],
+                stdout=output,
+                stderr=output,
+                env={**os.environ, "PYTHONPATH": str(HOUSE)},
+                start_new_session=True,
+            )
+
+    def signal(self, number: signal.Signals, *, group: bool = False) -> None:
+        if group:
+            os.killpg(self.process.pid, number)
+        else:
+            self.process.send_signal(number)
+
+    async def end(self) -> int:
+        """Wait for its end, and return the exit code."""
+        await until(lambda: self.process.poll() is not None, f"its end; it said {self.output}")
+        return self.process.returncode
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text()
+
+    def clear(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def start(tmp_path: Path, said: Said) -> Generator[Callable[..., Program]]:
+    programs: list[Program] = []
+
+    def start(*arguments: str) -> Program:
+        programs.append(Program(tmp_path / f"log {len(programs)}", *arguments))
+        return programs[-1]
+
+    yield start
+    for program in programs:
+        program.clear()

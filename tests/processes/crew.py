@@ -1,0 +1,130 @@
+"""The actors that live in processes here: `python crew.py TREE URL [NAME=VALUE…]` runs some of them as a program."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import trio
+import trio.lowlevel
+
+from actorwork import Actor, Intensity, Process, Settings, Supervisor, receive, run
+
+LEDGER = os.environ.get("CREW_LEDGER", "")
+"""A file in which whatever is said is kept, one line each, by any process."""
+
+
+def say(text: str) -> None:
+    """Say something that outlives whoever says it."""
+    if LEDGER:
+        with Path(LEDGER).open("a") as ledger:
+            ledger.write(f"{os.getpid()} {text}\n")
+
+
+class Worker(Actor):
+    """Does what it is told, good or bad."""
+
+    settings = Settings(title="worker", sources={"work"}, concurrency=2, max_crashes=1)
+
+    async def startup(self) -> None:
+        say("up")
+
+    @receive
+    async def do(self, *, what: str = "", n: float = 0.0) -> int:
+        say(f"{what} begins")
+        match what:
+            case "exit":
+                os._exit(7)
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "block":
+                time.sleep(n)  # noqa: ASYNC251 - that is what is tested
+            case "spin":  # busy, but the loop turns
+                until = time.monotonic() + n
+                while time.monotonic() < until:
+                    sum(range(2000))
+                    await trio.lowlevel.checkpoint()
+            case "thread":
+                await trio.to_thread.run_sync(time.sleep, n)
+            case "sleep":
+                try:
+                    await trio.sleep(n)
+                except trio.Cancelled:
+                    say("cancelled")
+                    raise
+            case _:
+                pass
+        say(f"{what} done")
+        return os.getpid()
+
+    async def shutdown(self) -> None:
+        say("down")
+
+
+class Second(Worker):
+    settings = Settings(title="second", sources={"more"})
+
+
+class Third(Worker):
+    settings = Settings(title="third", sources={"even-more"})
+
+
+class Failing(Worker):
+    settings = Settings(title="failing")
+
+    async def startup(self) -> None:
+        say("tried")
+        raise OSError("no disk")
+
+
+class Hanging(Worker):
+    settings = Settings(title="hanging")
+
+    async def startup(self) -> None:
+        time.sleep(60)  # noqa: ASYNC251 - that is what is tested
+
+
+class Crashing(Worker):
+    """Brings its own tree down."""
+
+    settings = Settings(title="crashing", sources={"crashes"}, on_failure="restart")
+
+    @receive
+    async def do(self, *, what: str = "", n: float = 0.0) -> int:
+        raise ValueError(f"crashed of {what}")
+
+
+class Stubborn(Worker):
+    """Ends only by force."""
+
+    settings = Settings(title="stubborn")
+
+    async def shutdown(self) -> None:
+        say("stays")
+        threading.Event().wait()
+
+
+TREES: dict[str, object] = {
+    "one": [Process([Worker], name="far")],
+    "two": [Process([Worker], name="far", replicas=2)],
+    "forked": [Process([Worker], name="far", start_method="forkserver")],
+    "ordered": [
+        Process([Worker], name="far"),
+        Second,
+        Supervisor([Process([Third], name="farther")]),
+    ],
+    "dying": [Process([Worker], name="far", intensity=Intensity(restarts=1, period=60))],
+    "failing": [Process([Failing], name="far")],
+    "stubborn": [Process([Stubborn], name="far", shutdown_timeout=0.5), Worker],
+}
+
+
+def main(tree: str, url: str, *options: str) -> None:
+    named = dict(option.split("=") for option in options)
+    run(TREES[tree], broker=url, lease=float(named.get("lease", 10)), grace=float(named.get("grace", 25)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,233 @@
+"""The life of a process under its supervisor: it starts, ends, hangs, is replaced, and is seen from outside."""
+
+import os
+import signal
+from typing import TypeVar
+
+import pytest
+import trio
+
+from actorwork import (
+    Branch,
+    Intensity,
+    MaxRestartsExceeded,
+    Process,
+    ProcessLost,
+    StartError,
+    System,
+    open_client,
+    open_system,
+)
+from actorwork.events import ChildExited, Event, ProcessHung, ProcessStarted
+
+from .conftest import Said, is_alive, until
+from .crew import Crashing, Failing, Hanging, Second, Worker
+
+E = TypeVar("E")
+
+
+class Events:
+    def __init__(self) -> None:
+        self.all: list[Event] = []
+
+    def __call__(self, event: Event) -> None:
+        self.all.append(event)
+
+    def of(self, kind: type[E]) -> list[E]:
+        return [event for event in self.all if isinstance(event, kind)]
+
+
+def notes(error: BaseException | None) -> str:
+    return "".join(getattr(error, "__notes__", ()))
+
+
+@pytest.fixture
+def seen() -> Events:
+    return Events()
+
+
+def processes(tree: Branch) -> list[Branch]:
+    found = [tree] if tree.kind == "process" else []
+    return found + [process for child in tree.children for process in processes(child)]
+
+
+def pids(system: System) -> list[int]:
+    return [process.pid for process in processes(system.tree()) if process.pid is not None]
+
+
+async def test_children_live_in_another_process_and_end_with_the_system(url: str, said: Said):
+    async with open_system(Process([Worker]), broker=url) as system:
+        (pid,) = pids(system)
+        async with open_client(system.broker) as client:
+            assert await client.ref(Worker).ask({}, timeout=20) == pid != os.getpid()
+        with pytest.raises(LookupError, match="'worker' lives in the process 'process of worker'"):
+            system.ref(Worker)
+    assert said.lines == [(pid, "up"), (pid, " begins"), (pid, " done"), (pid, "down")]
+    assert not is_alive(pid)
+    assert not system.forced
+
+
+async def test_a_forkserver_does_it_too(file_url: str, seen: Events):
+    async with open_system(Process([Worker], start_method="forkserver"), broker=file_url, emit=seen) as system:
+        (first,) = pids(system)
+        async with open_client(system.broker) as client:
+            assert await client.ref(Worker).ask({}, timeout=20) == first
+            os.kill(first, signal.SIGKILL)
+            assert await client.ref(Worker).ask({}, timeout=20) != first
+    assert "was killed by SIGKILL" in str(seen.of(ChildExited)[0].exit.error)
+
+
+@pytest.mark.parametrize("how", ["exit", "kill"])
+async def test_a_process_that_dies_is_replaced_at_once_and_its_work_is_done_by_the_next(
+    url: str, said: Said, seen: Events, how: str
+):
+    # The lease of a minute is what it would wait for, if nobody released it.
+    async with open_system(Process([Worker]), broker=url, lease=60, emit=seen) as system:
+        (first,) = pids(system)
+        async with open_client(system.broker) as client:
+            waits = await client.ref(Worker).submit({"what": "sleep", "n": 0.1})
+            await client.ref(Worker).tell({"what": how})
+            await waits.result(timeout=20)
+            # What killed one and then another one (max_crashes=1) is not run a third time.
+            await until(lambda: len(said.pids(f"{how} begins")) == 2, "the second death")
+            assert await client.ref(Worker).ask({}, timeout=20) not in said.pids(f"{how} begins")
+    died = [event.exit for event in seen.of(ChildExited) if event.exit.abnormal]
+    assert len(died) == 2
+    assert isinstance(died[0].error, ProcessLost)
+    assert (died[0].error.pid, died[0].error.code) == (first, 7 if how == "exit" else -9)
+    assert ("ended with exit code 7" if how == "exit" else "was killed by SIGKILL") in str(died[0].error)
+
+
+async def test_replicas_die_alone_and_the_others_go_on(file_url: str, said: Said, seen: Events):
+    tree = Process([Worker], name="crew", replicas=2)
+    async with open_system(tree, broker=file_url, emit=seen) as system:
+        one, other = pids(system)
+        os.kill(one, signal.SIGKILL)
+        await until(lambda: len(seen.of(ProcessStarted)) == 3, "the replacement")
+        assert [event.process for event in seen.of(ProcessStarted)][2] == "crew 1"
+        assert other in pids(system)
+        assert one not in pids(system)
+    assert sorted(said.pids("down")) == sorted(pid for pid in said.pids("up") if pid != one)
+
+
+async def test_a_start_that_fails_says_why_with_the_traceback_from_over_there(file_url: str, said: Said):
+    with pytest.raises(
+        StartError, match="'far' did not start: StartError: 'failing' did not start: OSError: no disk"
+    ) as caught:
+        async with open_system([Second, Process([Failing], name="far")], broker=file_url):
+            pass
+    assert 'raise OSError("no disk")' in notes(caught.value.__cause__)
+    assert len(said.pids("tried")) == 1
+    assert said.lines[-1] == (os.getpid(), "down")
+
+
+async def test_a_start_that_takes_too_long_is_killed(file_url: str):
+    with pytest.raises(StartError, match="it took longer than 3 s to start"):
+        async with open_system(Process([Hanging], startup_timeout=3), broker=file_url):
+            pass
+
+
+async def test_who_dies_again_and_again_is_given_up(file_url: str, said: Said):
+    tree = Process([Worker], name="far", intensity=Intensity(restarts=1, period=60))
+    with pytest.raises(MaxRestartsExceeded, match="gave up on 'far") as caught:
+        async with open_system(tree, broker=file_url, intensity=Intensity(restarts=0, period=1)) as system:
+            (pid,) = pids(system)
+            os.kill(pid, signal.SIGKILL)
+            for victim in await said.wait("up", 2):
+                if victim != pid:
+                    os.kill(victim, signal.SIGKILL)
+            await trio.sleep_forever()
+    cause: BaseException | None = caught.value
+    while cause is not None and not isinstance(cause, ProcessLost):
+        cause = cause.__cause__
+    assert cause is not None
+
+
+async def test_a_tree_that_gives_up_over_there_is_a_crash_here_with_its_cause(file_url: str, seen: Events):
+    async with (
+        open_system(Process([Crashing]), broker=file_url, emit=seen) as system,
+        open_client(system.broker) as client,
+    ):
+        for _ in range(4):
+            await client.ref(Crashing).tell({"what": "bad luck"})
+        await until(lambda: len(seen.of(ProcessStarted)) == 2, "the replacement")
+    error = seen.of(ChildExited)[0].exit.error
+    assert isinstance(error, ProcessLost)
+    assert "MaxRestartsExceeded" in str(error.__cause__)
+    assert "crashed of bad luck" in notes(error.__cause__)
+
+
+async def test_a_loop_that_does_not_turn_is_told_with_its_stacks_and_replaced(url: str, said: Said, seen: Events):
+    async with open_system(Process([Worker], hang_timeout=1), broker=url, lease=60, emit=seen) as system:
+        (pid,) = pids(system)
+        async with open_client(system.broker) as client:
+            await client.ref(Worker).tell({"what": "block", "n": 120})
+            await until(lambda: seen.of(ProcessHung), "the report")
+            hung = seen.of(ProcessHung)[0]
+            assert hung.pid == pid
+            assert hung.seconds >= 1
+            assert "thread MainThread" in hung.stacks
+            assert "in do\n    time.sleep(n)" in hung.stacks
+            await until(lambda: seen.of(ChildExited), "its end")
+            assert not is_alive(pid)
+            assert "had not turned" in str(seen.of(ChildExited)[0].exit.error)
+            # It had the message in hand, and so has its replacement.
+            await said.wait("block begins", 2)
+
+
+async def test_a_process_that_stands_still_is_replaced_without_its_stacks(file_url: str, seen: Events):
+    async with open_system(Process([Worker], hang_timeout=1), broker=file_url, emit=seen) as system:
+        (pid,) = pids(system)
+        os.kill(pid, signal.SIGSTOP)
+        await until(lambda: len(seen.of(ProcessStarted)) == 2, "the replacement")
+        assert seen.of(ProcessHung)[0].stacks == ""
+        assert not is_alive(pid)
+
+
+async def test_who_is_busy_but_turns_is_left_alone(file_url: str, seen: Events):
+    tree = Process([Worker], hang_timeout=1)
+    async with open_system(tree, broker=file_url, emit=seen) as system, open_client(system.broker) as client:
+        await client.ref(Worker).ask({"what": "spin", "n": 3}, timeout=20)
+    assert seen.of(ProcessHung) == []
+
+
+async def test_the_tree_and_the_statistics_show_what_is_in_the_processes(file_url: str):
+    async with open_system([Second, Process([Worker], name="crew", replicas=2)], broker=file_url) as system:
+        async with open_client(system.broker) as client:
+            for _ in range(10):
+                await client.ref(Worker).ask({}, timeout=20)
+            await client.ref(Second).ask({}, timeout=20)
+            await until(lambda: system.statistics()["settled"] == 11, "the sum")
+        tree = system.tree()
+        assert [child.title for child in tree.children] == ["second", "crew"]
+        crew = tree.children[1]
+        assert crew.kind == "replicas"
+        assert [child.title for child in crew.children] == ["crew 1", "crew 2"]
+        assert {child.kind for child in crew.children} == {"process"}
+        assert [grandchild.title for child in crew.children for grandchild in child.children] == ["worker", "worker"]
+        assert f"crew 1  process {crew.children[0].pid}, running, incarnation 1" in str(tree)
+        os.kill(pids(system)[0], signal.SIGKILL)
+        await until(lambda: len(set(pids(system)) - {child.pid for child in crew.children}) == 1, "the replacement")
+        assert system.statistics()["settled"] == 11
+
+
+async def test_one_of_several_is_stopped_and_another_one_added(file_url: str, said: Said):
+    tree = Process([Worker], name="crew", replicas=2)
+    async with open_system(tree, broker=file_url) as system:
+        first, second = pids(system)
+        crew = system.supervisor("crew")
+        (info, _) = await crew.which_children()
+        await crew.terminate_child(info.handle)
+        assert pids(system) == [second]
+        assert said.pids("down") == [first]
+        await crew.start_child(tree.member(3))
+        assert len(pids(system)) == 2
+
+
+async def test_cancelled_it_ends_in_order(file_url: str, said: Said):
+    with trio.CancelScope() as scope:
+        async with open_system(Process([Worker]), broker=file_url):
+            scope.cancel()
+            await trio.sleep_forever()
+    assert said.pids("down") == said.pids("up")
+    assert not is_alive(said.pids("up")[0])

@@ -1,0 +1,182 @@
+"""How programs with processes stop: signals to one or to all, parents that die, time that runs out."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from actorwork import Client, open_client
+
+from .conftest import HOUSE, Program, Said, is_alive, until
+from .crew import Third, Worker
+
+Start = Callable[..., Program]
+
+
+@asynccontextmanager
+async def client_of(url: str) -> AsyncGenerator[Client]:
+    async with open_client(url) as client:
+        yield client
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+async def test_of_a_signal_to_the_whole_group_only_the_root_decides(
+    file_url: str, said: Said, start: Start, number: signal.Signals
+):
+    program = start("one", file_url)
+    (pid,) = await said.wait("up")
+    async with client_of(file_url) as client:
+        await client.ref(Worker).tell({"what": "sleep", "n": 1})
+        await said.wait("sleep begins")
+        if number is signal.SIGHUP:  # Nobody asked the root to live through that one.
+            os.kill(pid, number)
+            program.signal(signal.SIGTERM)
+        else:
+            program.signal(number, group=True)
+        assert await program.end() == 0, program.output
+    assert said.lines[-2:] == [(pid, "sleep done"), (pid, "down")]
+
+
+async def test_a_signal_in_the_middle_of_the_start_ends_it_in_order(file_url: str, said: Said, start: Start):
+    program = start("two", file_url)
+    await until(lambda: len(children(program.process.pid)) >= 2, "the first processes")
+    program.signal(signal.SIGTERM, group=True)
+    assert await program.end() == 0, program.output
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+async def test_a_second_signal_cancels_what_is_in_hand_over_there(file_url: str, said: Said, start: Start):
+    program = start("one", file_url)
+    await said.wait("up")
+    async with client_of(file_url) as client:
+        await client.ref(Worker).tell({"what": "sleep", "n": 60})
+        (pid,) = await said.wait("sleep begins")
+        program.signal(signal.SIGTERM, group=True)
+        await until(lambda: "what is in hand may finish" in program.output, "the first signal to be taken")
+        program.signal(signal.SIGTERM, group=True)
+        assert await program.end() == 3, program.output
+        assert said.lines[-2:] == [(pid, "cancelled"), (pid, "down")]
+        # It was handed back, and is nobody's.
+        assert await client.broker.backlog(Worker.settings.default_source) == 1
+
+
+async def test_processes_and_actors_end_in_the_reverse_order_of_their_start(file_url: str, said: Said, start: Start):
+    program = start("ordered", file_url)
+    await said.wait("up", 3)
+    root = program.process.pid
+    first, _, last = said.pids("up")
+    async with client_of(file_url) as client:
+        # Whoever ends last has least to do, and waits for the others all the same.
+        await client.ref(Third).tell({"what": "sleep", "n": 1})
+        await said.wait("sleep begins")
+        program.signal(signal.SIGTERM)
+        assert await program.end() == 0, program.output
+    assert said.pids("down") == [last, root, first]
+
+
+async def test_who_does_not_end_in_its_time_is_killed_and_the_program_says_so(file_url: str, said: Said, start: Start):
+    program = start("stubborn", file_url)
+    await said.wait("up", 2)
+    began = time.monotonic()
+    program.signal(signal.SIGTERM)
+    assert await program.end() == 3, program.output
+    assert time.monotonic() - began < 15
+    stubborn = said.pids("stays")[0]
+    assert not is_alive(stubborn)
+
+
+@pytest.mark.parametrize("tree", ["one", "forked"])
+async def test_no_process_survives_its_parent(file_url: str, said: Said, start: Start, tree: str):
+    program = start(tree, file_url)
+    (pid,) = await said.wait("up")
+    async with client_of(file_url) as client:
+        # Also one whose loop is blocked.
+        await client.ref(Worker).tell({"what": "block", "n": 60})
+        await said.wait("block begins")
+        program.signal(signal.SIGKILL)
+        began = time.monotonic()
+        await until(lambda: not is_alive(pid), "its end")
+        assert time.monotonic() - began < 5  # A second, and what a busy machine adds to it.
+
+
+async def test_the_next_program_does_what_a_killed_one_left(url: str, said: Said, start: Start):
+    program = start("one", url, "lease=1")
+    await said.wait("up")
+    async with client_of(url) as client:
+        await client.ref(Worker).tell({"what": "sleep", "n": 2})
+        (pid,) = await said.wait("sleep begins")
+        program.signal(signal.SIGKILL)
+        again = start("one", url, "lease=1")
+        await said.wait("sleep done")
+        assert said.pids("sleep begins")[0] == pid
+        again.signal(signal.SIGTERM)
+        assert await again.end() == 0, again.output
+
+
+async def test_a_start_that_fails_is_exit_code_1_and_does_not_spin(file_url: str, said: Said, start: Start):
+    program = start("failing", file_url)
+    assert await program.end() == 1
+    assert "StartError: 'far' did not start: StartError: 'failing' did not start: OSError: no disk" in program.output
+    assert 'raise OSError("no disk")' in program.output
+    assert len(said.pids("tried")) == 1
+
+
+async def test_a_program_that_gives_up_ends_with_exit_code_1(file_url: str, said: Said, start: Start):
+    program = start("dying", file_url)
+    killed: set[int] = set()
+
+    def kill_the_living() -> bool:
+        for pid in set(said.pids("up")) - killed:
+            killed.add(pid)
+            os.kill(pid, signal.SIGKILL)
+        return program.process.poll() is not None
+
+    await until(kill_the_living, "its end")
+    assert await program.end() == 1
+    assert "MaxRestartsExceeded" in program.output
+    assert "was killed by SIGKILL" in program.output
+
+
+async def test_classes_of_main_live_in_processes_too(tmp_path: Path):
+    file = tmp_path / "program.py"
+    file.write_text(
+        textwrap.dedent(f"""
+        import os, trio
+        from actorwork import Actor, Process, Settings, open_client, open_system, receive
+
+        class Greeter(Actor):
+            settings = Settings(title="greeter")
+
+            @receive
+            async def greet(self, *, name: str) -> str:
+                return f"Hello {{name}} from {{os.getpid()}}"
+
+        async def main():
+            async with open_system(Process([Greeter]), broker="sqlite:///{tmp_path}/messages.sqlite3") as system:
+                async with open_client(system.broker) as client:
+                    print(await client.ref(Greeter).ask({{"name": "Ann"}}, timeout=20), "not", os.getpid())
+
+        if __name__ == "__main__":
+            trio.run(main)
+        """)
+    )
+    process = await trio.run_process(
+        [sys.executable, str(file)],
+        env={**os.environ, "PYTHONPATH": str(HOUSE)},
+        capture_stdout=True,
+        stderr=subprocess.STDOUT,
+    )
+    words = process.stdout.decode().splitlines()[-1].split()
+    assert words[:3] == ["Hello", "Ann", "from"]
+    assert words[3] != words[5]
