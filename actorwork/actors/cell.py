@@ -22,6 +22,7 @@ import trio
 from actorwork import events
 from actorwork.abc import EventSink, Limiter, Values
 from actorwork.actors.actor import Actor
+from actorwork.actors.batches import Batches
 from actorwork.actors.bonds import Bonds
 from actorwork.actors.child import Child, DynamicSupervisor
 from actorwork.actors.context import Context, Stop, inside
@@ -96,6 +97,7 @@ class Cell:
     """An actor's identity, mailbox and ref. Small: there may be a hundred thousand."""
 
     __slots__ = (
+        "_batches",
         "_bonds",
         "_context",
         "_deadline",
@@ -105,6 +107,7 @@ class Cell:
         "_helper_error",
         "_helpers",
         "_instance",
+        "_is_guarded",
         "_last_exit",
         "_last_instance",
         "_nursery",
@@ -147,14 +150,19 @@ class Cell:
             concurrency=settings.concurrency,
             on=self,
             usual=settings.priority,
+            batch=self.handlers.largest_batch if fed else 1,
         )
         self.behaviour: HandlerTable | None = None
         """What `become` put in the place of the class's handlers."""
         self.ref: ActorRef[Any] = ActorRef(self)
         self.feed: Feed | None = Feed(self) if fed else None
         """Its place at the broker; a local actor has none."""
-        self.gate: Gate | None = Gate(self) if fed and (settings.limits or self.handlers.has_rules) else None
+        self.gate: Gate | None = None
         """Where deliveries wait for limits, if there are any."""
+        if fed and (settings.limits or any(handler.limits for handler in self.handlers)):
+            self.gate = Gate(self)
+        self._is_guarded = fed and (self.gate is not None or self.handlers.has_rules)
+        self._batches: Batches | None = None
         self.supervisor: SupervisorRef | None = None
         """Whose child it is."""
         self.incarnation = 0
@@ -354,7 +362,7 @@ class Cell:
             self._instance = None
 
     def _new_executor(self, instance: Any) -> Executor:
-        return Executor(self, instance) if self.gate is None else GuardedExecutor(self, instance, self.gate)
+        return GuardedExecutor(self, instance) if self._is_guarded else Executor(self, instance)
 
     @property
     def wants_executor(self) -> bool:
@@ -399,6 +407,13 @@ class Cell:
             self._ending = None
 
     # ---- what an actor does with others, through its context ----
+
+    @property
+    def batches(self) -> Batches:
+        """Where deliveries gather for handlers that take several at once."""
+        if self._batches is None:
+            self._batches = Batches(self)
+        return self._batches
 
     @property
     def bonds(self) -> Bonds:
@@ -492,7 +507,14 @@ class Cell:
 
     def take_waiting_deliveries(self) -> list[Delivery]:
         """Take out the deliveries that wait elsewhere than in the mailbox: they will not be handled here."""
-        return (self.gate.take_all() if self.gate is not None else []) + self.take_stashed_deliveries()
+        found = self.gate.take_all() if self.gate is not None else []
+        if self._batches is not None:
+            for member in self._batches.take_all():
+                if self.gate is not None and member.ticket is not None:
+                    self.gate.leave(member.ticket)
+                self.mailbox.delivery_set_aside()
+                found.append(member.delivery)
+        return found + self.take_stashed_deliveries()
 
     def take_stashed_deliveries(self) -> list[Delivery]:
         """Take out the deliveries that were set aside: they will not be handled here."""
@@ -523,7 +545,7 @@ class Cell:
         table = HandlerTable(f"{self.title} as {', '.join(handler.__name__ for handler in handlers)}")
         for handler in handlers:
             table.add(getattr(handler, "__func__", handler))
-        unknown = {handler.name for handler in table if handler.limits or handler.retry}
+        unknown = {handler.name for handler in table if handler.has_rules}
         unknown -= {handler.name for handler in self.handlers}
         if unknown:
             raise SettingsError(
@@ -585,7 +607,7 @@ class Cell:
     @property
     def waiting(self) -> int:
         """How many messages wait, also for limits."""
-        return len(self.mailbox) + (0 if self.gate is None else len(self.gate))
+        return len(self.mailbox) + len(self.gate or ()) + len(self._batches or ())
 
     @property
     def load(self) -> int:

@@ -40,12 +40,14 @@ T = TypeVar("T")
 class Handling:
     """A delivery in hand, and what is published on its behalf."""
 
-    __slots__ = ("delivery", "mark", "outgoing")
+    __slots__ = ("deliveries", "delivery", "mark", "outgoing")
 
     call = None
 
-    def __init__(self, delivery: Delivery) -> None:
+    def __init__(self, delivery: Delivery, deliveries: tuple[Delivery, ...] = ()) -> None:
         self.delivery = delivery
+        self.deliveries = deliveries
+        """Those of a batch, of which `delivery` is the first."""
         self.outgoing: Outgoing | None = None
         self.mark = Mark.OPEN
 
@@ -107,6 +109,15 @@ class Context:
         """
         return self._in_hand("delivery")[1]
 
+    @property
+    def deliveries(self) -> tuple[Delivery, ...]:
+        """The deliveries in hand, in the order of the messages that the handler of a batch was given.
+
+        Elsewhere that is the one in hand. Raises `NotRunning` as `delivery` does.
+        """
+        current, delivery = self._in_hand("deliveries")
+        return current.deliveries or (delivery,)
+
     def publish(self, target: str | object, message: object, **options: Unpack[SendOptions]) -> None:
         """Keep a message to be sent atomically with the settlement of the delivery in hand.
 
@@ -140,6 +151,8 @@ class Context:
         Raises `MailboxFull` when `settings.mailbox.stash` messages are aside. They survive a restart, in the mailbox.
         """
         current = self._current("stash")
+        if isinstance(current, Handling) and current.deliveries:
+            raise NotRunning("context.stash sets one message aside; a batch ends as a whole, message by message")
         self._cell.check_stash()
         current.mark = Mark.STASHED
 

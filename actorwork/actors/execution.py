@@ -215,7 +215,7 @@ class Executor:
                 elif handler.is_async:
                     value = await handler.function(self._instance, *args, **kwargs)
                 else:
-                    value = await self._in_thread(handler, args, kwargs)
+                    value = await self._in_thread(handler.function, args, kwargs)
             except Exception as error:
                 if not isinstance(decisive(error), Stop) or self._ended is not None:
                     raise
@@ -242,10 +242,10 @@ class Executor:
                     published = rest
         except BaseException as error:
             settlement = None
-            if self._ended is not None and not _interrupts(error):
+            if self._ended is not None and not interrupts(error):
                 # Our own scope, which `run` leaves next: nobody else misses this cancellation.
                 blamed = self._ended_error(error)
-            elif _is_nobodys(error):
+            elif is_nobodys(error):
                 current.end()
                 raise
             else:
@@ -295,17 +295,19 @@ class Executor:
         async def handle() -> object:
             if handler.is_async:
                 return await handler.function(self._instance, *args, **kwargs)
-            return await self._in_thread(handler, args, kwargs)
+            return await self._in_thread(handler.function, args, kwargs)
 
         proceed: Callable[[], Awaitable[object]] = handle
         for layer in reversed(self._cell.layers):
             proceed = partial(layer, delivery, proceed)
         return await proceed()
 
-    async def _in_thread(self, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+    async def _in_thread(
+        self, function: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> object:
         # A thread cannot be ended. Past its deadline it is left to itself and reported, and the delivery is settled.
         return await trio.to_thread.run_sync(
-            partial(handler.function, self._instance, *args, **kwargs),
+            partial(function, self._instance, *args, **kwargs),
             abandon_on_cancel=True,
             limiter=self._services.threads,
         )
@@ -350,7 +352,7 @@ class Executor:
         if handler is None or self._cell.behaviour is not None:
             handler, keywords = self._handler_now(call)
         if not handler.is_async:
-            return self._in_thread(handler, () if keywords is not None else (message,), keywords or {})
+            return self._in_thread(handler.function, () if keywords is not None else (message,), keywords or {})
         if keywords is None:
             awaitable: Awaitable[object] = handler.function(self._instance, message)
         else:
@@ -393,12 +395,12 @@ class Executor:
     def _local_raised(self, call: LocalCall, error: BaseException) -> None:
         """Make what came out of a handler into a reply or a crash; raises what is nobody's result."""
         mark, call.mark = call.mark, Mark.ENDED
-        if self._ended is not None and not _interrupts(error):
+        if self._ended is not None and not interrupts(error):
             self._end_local(call, error)
         elif isinstance(error, Crash):
             self._item = None
             raise error
-        elif _is_nobodys(error):
+        elif is_nobodys(error):
             raise error
         elif isinstance(decisive(error), Stop):
             self._cell.finish()
@@ -514,16 +516,16 @@ class Executor:
             self._answer(item, stopped, stopped)
 
 
-def _interrupts(error: BaseException) -> bool:
+def interrupts(error: BaseException) -> bool:
     """Say whether a `KeyboardInterrupt` is in it."""
     return any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves(error))
 
 
-def _is_nobodys(error: BaseException) -> bool:
+def is_nobodys(error: BaseException) -> bool:
     """Say whether an error is no result of the handler: an interrupt, or a cancellation that came from outside."""
     if is_plain(error):
         return False
-    if _interrupts(error):
+    if interrupts(error):
         return True
     # A `Cancelled` that was carried here from some other scope cancels nothing: it is an error like any other.
     cancelled = trio.current_effective_deadline() == -math.inf

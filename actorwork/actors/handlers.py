@@ -6,6 +6,7 @@ A handler is a method marked with `receive`. It is chosen by the type of the mes
     async def both(self, message: Greet | Leave)      takes either
     async def any(self, message: dict[str, object])   takes JSON values (`object` and `Any` take all of them)
     async def clean(self, *, kind: str = "light")     takes JSON objects, as keyword arguments
+    async def save(self, batch: list[Row])            with `receive(batch=100)`: takes `Row`, several at once
 
 `async def` runs on the loop; a plain `def` runs in a worker thread. The table is made once for each class, before its
 first actor starts, so a handler that cannot work is an error at the start, not at the first message.
@@ -13,11 +14,12 @@ first actor starts, so a handler that cannot work is an error at the start, not 
 
 from __future__ import annotations
 
+import functools
 import inspect
 import types
 import typing
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, Union, get_args, get_origin
+from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, Union, cast, get_args, get_origin, overload
 
 import attrs
 
@@ -25,6 +27,7 @@ from actorwork.actors import rules
 from actorwork.codec import KeywordDecoder, MessageDecoder, Parameter, check_type, is_record, loads, wire_name
 from actorwork.errors import CodecError, MessageRefused, SettingsError
 from actorwork.message import Delivery
+from actorwork.policy.batches import Batching, outcomes_of
 from actorwork.policy.limits import Limit
 from actorwork.policy.retry import RetryPolicy
 
@@ -39,15 +42,30 @@ _JSON_TYPES: Final[Mapping[type, type]] = {
 }  # fmt: skip
 
 
-def receive(function: Callable[P, T]) -> Callable[P, T]:
-    """Mark a method of an actor as the handler of the messages it is annotated with."""
-    if not inspect.isfunction(function):
-        raise SettingsError(
-            f"@receive goes on a method, got {function!r}; write @receive without brackets, below any other decorator"
-        )
-    method: Callable[P, T] = rules.unwrapped(function)
-    setattr(method, rules.HANDLER, True)
-    return method
+@overload
+def receive(function: Callable[P, T], /) -> Callable[P, T]: ...
+@overload
+def receive(*, batch: int, within: float = 0.5) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
+def receive(function: Any = None, /, *, batch: int | None = None, within: float = 0.5) -> Any:
+    """Mark a method of an actor as the handler of the messages it is annotated with.
+
+    `@receive(batch=100, within=0.5)` marks one that is given a list of them: up to 100 from the broker, as soon as
+    there are so many, or half a second after the first came. It returns None, or a list with the outcome of each, in
+    their order: its reply, or an exception (a verdict, or an error) by which that message ends. A local message is
+    handled at once, as a batch of its own.
+    """
+    marked = True if batch is None else Batching(batch, within)
+
+    def mark(function: Any) -> Any:
+        if not inspect.isfunction(function):
+            raise SettingsError(
+                f"@receive goes on a method, got {function!r}; write @receive or @receive(batch=…), nothing else"
+            )
+        method = rules.unwrapped(function)
+        setattr(method, rules.HANDLER, marked)
+        return method
+
+    return mark if function is None and batch is not None else mark(function)
 
 
 @attrs.frozen(eq=False)
@@ -67,6 +85,18 @@ class Handler:
     """What holds its messages back, besides what holds back all of the actor's."""
     retry: RetryPolicy | None = None
     """Its own policy, instead of the actor's."""
+    batch: Batching | None = None
+    """How many messages it takes at once, if several; then `function` takes one by itself."""
+
+    @property
+    def takes_many(self) -> Callable[..., Any]:
+        """The method that takes a batch, as a list."""
+        return self.function.__wrapped__  # type: ignore[no-any-return] # pyright: ignore[reportFunctionMemberAccess]
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether it has something that is not the actor's."""
+        return bool(self.limits or self.retry or self.batch)
 
     def arguments_of(self, delivery: Delivery) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Read a delivery's payload as this handler's arguments; raises `CodecError`."""
@@ -89,11 +119,38 @@ Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 def _ruled(handler: Handler) -> Handler:
     """Enter what decorators have noted; of two retry policies the outer one counts."""
     noted = rules.rules_of(handler.function)
+    batching = getattr(handler.function, rules.HANDLER, None)
+    if isinstance(batching, Batching):
+        handler = attrs.evolve(handler, batch=batching)
     if not noted:
         return handler
     policies = [rule for rule in noted if isinstance(rule, RetryPolicy)]
     limits = tuple(rule for rule in noted if not isinstance(rule, RetryPolicy))
     return attrs.evolve(handler, limits=limits, retry=policies[-1] if policies else None)
+
+
+def _one_by_one(function: Callable[..., Any], *, is_async: bool) -> Callable[..., Any]:
+    """Return a handler of one message that gives it to a handler of batches."""
+    if is_async:
+
+        @functools.wraps(function)
+        async def take(self: object, message: object) -> object:
+            return _only(await function(self, [message]))
+
+        return take
+
+    @functools.wraps(function)
+    def take_in_thread(self: object, message: object) -> object:
+        return _only(function(self, [message]))
+
+    return take_in_thread
+
+
+def _only(answer: object) -> object:
+    (outcome,) = outcomes_of(answer, 1)
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
 
 
 class HandlerTable:
@@ -119,8 +176,13 @@ class HandlerTable:
 
     @property
     def has_rules(self) -> bool:
-        """Whether a handler is retried or limited in another way than the actor."""
-        return any(handler.limits or handler.retry for handler in self)
+        """Whether a handler is retried or limited in another way than the actor, or takes batches."""
+        return any(handler.has_rules for handler in self)
+
+    @property
+    def largest_batch(self) -> int:
+        """How many messages a handler takes at once, at most."""
+        return max((handler.batch.size for handler in self if handler.batch is not None), default=1)
 
     @property
     def accepts(self) -> str:
@@ -147,10 +209,16 @@ class HandlerTable:
         is_async = inspect.iscoroutinefunction(function)
         if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
             raise SettingsError(f"{where} is a generator; a handler returns its reply")
+        batching = getattr(function, rules.HANDLER, None)
         if positional and not keywords and not rest and len(positional) == 1:
-            self._add_typed(
-                where, function, hints.get(positional[0].name), positional[0].name, returns, is_async=is_async
-            )
+            name, annotation = positional[0].name, hints.get(positional[0].name)
+            if isinstance(batching, Batching):
+                annotation = _element_of(annotation, f"{where}: {name!r}")
+                returns = get_args(returns)[0] if get_origin(returns) is list else Any
+                function = _one_by_one(function, is_async=is_async)
+            self._add_typed(where, function, annotation, name, returns, is_async=is_async)
+        elif isinstance(batching, Batching):
+            raise SettingsError(f"{where} takes batches, so it wants one parameter, such as (self, batch: list[Row])")
         elif not positional:
             self._add_keywords(where, function, keywords, hints, returns, rest=rest, is_async=is_async)
         else:
@@ -344,6 +412,13 @@ def handlers_of(cls: type) -> HandlerTable:
         table = table_of(cls)
         cls.__actorwork_handlers__ = table  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
     return table
+
+
+def _element_of(annotation: object, where: str) -> Any:
+    """Return what a batch is a list of."""
+    if get_origin(annotation) is not list:
+        raise SettingsError(f"{where} is a batch, so its annotation is a list, such as list[Row]; got {annotation!r}")
+    return get_args(annotation)[0]
 
 
 HandlerCall: TypeAlias = Callable[[], Awaitable[object]]

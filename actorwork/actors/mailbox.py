@@ -239,13 +239,15 @@ class Mailbox:
         concurrency: int,
         on: MailboxOwner,
         usual: Priority = Priority.NORMAL,
+        batch: int = 1,
     ) -> None:
         self._name = name
         self._owner = on
         self._may_grow = concurrency > 1
         self._capacity = settings.capacity
         self._overflow = settings.overflow
-        self._concurrency = concurrency
+        self._concurrency = concurrency * batch
+        """How many deliveries are in hand at least, before one has to wait."""
         self._usual = usual
         self._items: deque[Item] | Levels[Item] = _NOTHING
         self._urgent: tuple[deque[Item], deque[Item]] | None = None

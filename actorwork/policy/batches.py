@@ -1,0 +1,49 @@
+"""Batches: how many messages a handler takes at once, and what its answer says of each.
+
+the handler of a batch                  each message
+returns None                            is handled
+returns a list, one for each            is handled, and that is its reply; where it is an exception (a verdict, or an
+error), the message ends as if its handler had raised that
+raises                                  ends as if its handler had raised that
+returns anything else                   fails: nobody knows which of them was handled
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import attrs
+
+from actorwork.errors import SettingsError
+
+
+def _size(_: object, __: attrs.Attribute[int], value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 100_000:
+        raise SettingsError(f"@receive(batch=…) wants a whole number from 1 to 100000, got {value!r}")
+
+
+def _within(_: object, __: attrs.Attribute[float], value: object) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= 86_400:
+        raise SettingsError(f"@receive(within=…) wants seconds from 0 to 86400, got {value!r}")
+
+
+@attrs.frozen
+class Batching:
+    """A handler takes up to `size` messages at once, and none waits longer than `within` seconds for the others."""
+
+    size: int = attrs.field(validator=_size)
+    within: float = attrs.field(default=0.5, validator=_within)
+
+
+def outcomes_of(answer: object, count: int) -> list[Any]:
+    """Return what became of each of `count` messages; raises `ValueError` where that cannot be told."""
+    if answer is None:
+        return [None] * count
+    if isinstance(answer, list):
+        found = cast("list[Any]", answer)
+        if len(found) == count:
+            return list(found)
+        answer = f"{len(found)} of them"
+    raise ValueError(
+        f"the handler of a batch returns None, or a list of outcomes, one for each of {count} messages; got {answer}"
+    )
