@@ -10,15 +10,25 @@ conformance suite that every broker passes.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Protocol
+from typing import Literal, Protocol
 
 import attrs
 
 from actorwork.events import Event
-from actorwork.message import DeadLetter, Delayed, Delivery, Envelope, Outcome
+from actorwork.message import (
+    DeadLetter,
+    Delayed,
+    Delivery,
+    Envelope,
+    Outcome,
+    Pause,
+    PauseKind,
+    TriggerDefinition,
+    TriggerRecord,
+)
 from actorwork.policy.settlement import Settlement
 
 
@@ -92,6 +102,13 @@ class Node(Protocol):
 
     def resume(self, subscription: Subscription) -> None:
         """Say that the inlet has room again. Never waits."""
+        ...
+
+    def withhold(self, subscription: Subscription, sources: Collection[str]) -> None:
+        """Take nothing from these sources until it is called again with others. Never waits.
+
+        What was read before is still offered: the inlet gives it back.
+        """
         ...
 
     def now(self) -> float:
@@ -267,6 +284,82 @@ class Limiter(Protocol):
         ...
 
 
+@attrs.frozen
+class Firing:
+    """What came of an attempt to fire a trigger; `last` is the nominal time that was decided last now.
+
+    fired         this was it: `kept` of its messages are new
+    decided       somebody else has decided since
+    superseded    the trigger has another schedule by now
+    unknown       the broker knows of no such trigger
+    """
+
+    outcome: Literal["fired", "decided", "superseded", "unknown"]
+    last: int = 0
+    kept: int = 0
+
+
+class Triggers(Protocol):
+    """The triggers of all actors, and which of their nominal times have been decided. Times are in milliseconds."""
+
+    async def register(self, source: str, definitions: Sequence[TriggerDefinition]) -> Sequence[TriggerRecord]:
+        """Enter all triggers of the actor whose own source this is; return their records.
+
+        The first registration of each stays. A schedule that has changed begins now: what the one before has missed
+        does not fire. What the actor declared before and does not any more is kept, as not declared.
+        """
+        ...
+
+    async def fire(
+        self, definition: TriggerDefinition, *, decided: int, last: int, messages: Sequence[Envelope]
+    ) -> Firing:
+        """Keep messages, and note `last` as decided, in one step: if `decided` is what was, and the schedule the same.
+
+        Whoever asks again after a lost reply is told "decided".
+        """
+        ...
+
+    async def skip(self, source: str, id: str) -> bool:
+        """Take everything up to now as decided, so that none of it fires; return whether there is such a trigger."""
+        ...
+
+    async def list(self) -> Sequence[TriggerRecord]:
+        """Return all triggers, by actor and title."""
+        ...
+
+    async def forget(self, source: str, id: str) -> bool:
+        """Delete a trigger; return whether there was one. A node that declares it enters it again, as a new one."""
+        ...
+
+
+class Pauses(Protocol):
+    """What is paused."""
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether `watch` tells of every change: else whoever obeys looks again now and then."""
+        ...
+
+    async def pause(self, kind: PauseKind, name: str = "", *, reason: str = "", by: str = "") -> Pause:
+        """Pause something; what is paused already stays so, with the reason it has. Return the pause."""
+        ...
+
+    async def resume(self, kind: PauseKind, name: str = "") -> bool:
+        """End a pause; return whether there was one.
+
+        The nominal times of triggers that have passed during their pause do not fire.
+        """
+        ...
+
+    async def list(self) -> Sequence[Pause]:
+        """Return what is paused, oldest first."""
+        ...
+
+    def watch(self, changed: Callable[[], object]) -> AbstractAsyncContextManager[None]:
+        """Have `changed` called whenever something may have been paused or resumed, by anybody, within a second."""
+        ...
+
+
 class Broker(Protocol):
     """Keeps messages between sender and handler."""
 
@@ -291,6 +384,12 @@ class Broker(Protocol):
 
     @property
     def delayed(self) -> DelayedMessages: ...
+
+    @property
+    def triggers(self) -> Triggers: ...
+
+    @property
+    def pauses(self) -> Pauses: ...
 
     async def publish(self, envelopes: Sequence[Envelope]) -> int:
         """Keep messages; return how many were new (an id seen before is dropped).
@@ -353,9 +452,9 @@ class Middleware(Protocol):
 
 
 class AbstractCronSchedule(Protocol):
-    """Somebody's own reading of cron expressions."""
+    """Somebody's own reading of cron expressions, as a base class; a system takes it as `cron_schedule=`."""
 
     @abstractmethod
     def next_execution(self, expression: str) -> datetime:
-        """Return the next moment the expression names."""
+        """Return the next moment the expression names: after now, with a timezone, never before an earlier answer."""
         ...

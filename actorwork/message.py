@@ -8,6 +8,8 @@
     Failure     an error as text, so that it can travel and be kept
     Outcome     what came of a message whose sender asked
     DeadLetter  a message nobody could handle, kept
+    Pause       what is not to be begun
+    Trigger…    what sends messages by itself: as it is declared, and as it is kept
 
 Everything here is frozen. Headers carry what is not the message itself; those that begin with
 `actorwork-` are the runtime's own, every other one belongs to the users.
@@ -36,6 +38,10 @@ HISTORY: Final = "actorwork-history"
 """Header: what the attempts so far failed of, oldest first."""
 REPLY_TO: Final = "actorwork-reply-to"
 """Header: the address at which somebody waits for the outcome."""
+TIME_POINT: Final = "actorwork-time-point"
+"""Header: for which moment a trigger has sent it, as ISO 8601 in UTC."""
+TRIGGER_ID: Final = "actorwork-trigger-id"
+"""Header: the id of the trigger that has sent it."""
 RESULT_TTL: Final = "actorwork-result-ttl"
 """Header: keep the outcome for so many seconds; absent means nobody asked for it."""
 
@@ -198,6 +204,66 @@ class DeadLetter:
     payload: bytes | Mapping[bytes, bytes]
     type: str | None = None
     headers: Mapping[str, Json] = NO_HEADERS
+
+
+PauseKind: TypeAlias = Literal["everything", "actor", "source", "triggers", "trigger"]
+
+
+@attrs.frozen
+class Pause:
+    """What is paused at a broker, since when (`at`, in seconds since the epoch), by whom and why.
+
+        everything    every actor, every source
+        actor         all sources of the actor whose title is `name`
+        source        the source `name`, for every actor
+        triggers      all triggers of the actor whose title is `name`
+        trigger       one of them: `name` is the actor's title, a slash, and the trigger's title
+
+    What is paused is not begun by any node; what is in hand goes on to its end. Triggers fire into what is paused
+    unless they are paused themselves.
+    """
+
+    kind: PauseKind
+    name: str = ""
+    reason: str = ""
+    by: str = ""
+    at: float = 0.0
+
+    def __str__(self) -> str:
+        return self.kind if self.kind == "everything" else f"{self.kind} {self.name!r}"
+
+
+@attrs.frozen(kw_only=True)
+class TriggerDefinition:
+    """A trigger as an actor declares it, in the form in which a broker keeps it.
+
+    `schedule` is JSON, and the same text for the same schedule; `details` is what else there is to show. `data` and
+    `type` are the message that it sends to `source`.
+    """
+
+    source: str
+    id: str
+    actor: str
+    title: str
+    schedule: str
+    data: bytes
+    type: str | None = None
+    details: Mapping[str, Json] = NO_HEADERS
+
+
+@attrs.frozen(kw_only=True)
+class TriggerRecord:
+    """A trigger at its broker; times in milliseconds since the epoch.
+
+    `registered` is when it was first, `last` the latest nominal time about which it was decided whether it fires,
+    `fired` how often it did. `is_declared` is false once its actor has started without it.
+    """
+
+    definition: TriggerDefinition
+    registered: int
+    last: int
+    fired: int = 0
+    is_declared: bool = True
 
 
 class MessageIds:

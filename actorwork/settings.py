@@ -18,6 +18,7 @@ import attrs
 
 from actorwork.errors import SettingsError
 from actorwork.message import Priority
+from actorwork.policy.catchup import CATCHUPS, OVERLAPS, CatchUp, Overlap
 from actorwork.policy.limits import LIMITS, Limit
 from actorwork.policy.retry import RetryPolicy
 from actorwork.policy.schedule import Cron, Interval
@@ -120,9 +121,27 @@ def _instance(cls: type | tuple[type, ...], wanted: str) -> Validator:
     return check
 
 
+def _one_of(known: Sequence[str], *, optional: bool = False) -> Validator:
+    def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if value not in known and not (optional and value is None):
+            wanted = ", ".join(map(repr, known))
+            raise _wrong(instance, attribute.name, f"{wanted} or None" if optional else f"one of {wanted}", value)
+
+    return check
+
+
 @attrs.frozen(kw_only=True, eq=False)
 class Trigger:
-    """What fires by itself, and when: keyword arguments, or a message, by a schedule."""
+    """What fires by itself, and when: keyword arguments, or a message, by a schedule.
+
+    What was missed while nobody ran fires afterwards (`is_catchup`), or does not; `catchup` says it more exactly: "all"
+    of it, "one", or "skip". What is older than `catchup_window` seconds never does. With `overlap="skip"` a time does
+    not fire while a message of the trigger waits or is in hand. `jitter` spreads the times over so many seconds,
+    `lifetime` ends the trigger so many seconds after its first registration.
+
+    Nodes hear of pauses at once. `status_check_interval` is how often they look all the same, and `status_cache_ttl`
+    how old what they know may be when the trigger fires (None: as old as it is).
+    """
 
     title: str = attrs.field(validator=_text(1, 300))
     schedule: Interval | Cron = attrs.field(validator=_instance((Interval, Cron), "an Interval or a Cron"))
@@ -130,6 +149,10 @@ class Trigger:
     kwargs: Mapping[str, Json] | None = None
     message: object = None
     is_catchup: bool = attrs.field(default=True, validator=_instance(bool, "True or False"))
+    catchup: CatchUp | None = attrs.field(default=None, validator=_one_of(CATCHUPS, optional=True))
+    catchup_window: float = attrs.field(default=86_400.0, validator=_seconds(0, 31_536_000))
+    overlap: Overlap = attrs.field(default="allow", validator=_one_of(OVERLAPS))
+    jitter: float = attrs.field(default=0.0, validator=_seconds(0, 86_400))
     lifetime: float | None = attrs.field(default=None, validator=_seconds(0, optional=True))
     status_check_interval: float = attrs.field(default=60.0, validator=_seconds(0.1, 3600))
     status_cache_ttl: float | None = attrs.field(default=5.0, validator=_seconds(0, optional=True))
@@ -137,6 +160,11 @@ class Trigger:
     def __attrs_post_init__(self) -> None:
         if self.kwargs is not None and self.message is not None:
             raise SettingsError(f"Trigger {self.title!r} wants kwargs or a message, not both")
+
+    @property
+    def policy(self) -> CatchUp:
+        """What becomes of missed times: `catchup`, or what `is_catchup` says."""
+        return self.catchup or ("all" if self.is_catchup else "skip")
 
     @property
     def id(self) -> str:

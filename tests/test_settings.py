@@ -170,10 +170,20 @@ def test_a_trigger_has_its_defaults():
         "kwargs": None,
         "message": None,
         "is_catchup": True,
+        "catchup": None,
+        "catchup_window": 86_400,
+        "overlap": "allow",
+        "jitter": 0,
         "lifetime": None,
         "status_check_interval": 60,
         "status_cache_ttl": 5,
     }
+    assert trigger.policy == "all"
+
+
+def test_what_becomes_of_missed_times_is_said_by_either():
+    assert Trigger(title="t", schedule=HOURLY, is_catchup=False).policy == "skip"
+    assert Trigger(title="t", schedule=HOURLY, is_catchup=False, catchup="one").policy == "one"
 
 
 @pytest.mark.parametrize(
@@ -183,6 +193,10 @@ def test_a_trigger_has_its_defaults():
         ("description", ["d" * 1001], "text of at most 1000 characters"),
         ("schedule", ["* * * * *", 60, None], "an Interval or a Cron"),
         ("is_catchup", ["no", None, 1], "True or False"),
+        ("catchup", ["some", True, ""], "'all', 'one', 'skip' or None"),
+        ("catchup_window", [-1, None, float("nan")], "seconds from 0 to 31536000"),
+        ("overlap", ["deny", None], "one of 'allow', 'skip'"),
+        ("jitter", [-0.1, 86_401], "seconds from 0 to 86400"),
         ("lifetime", [-1, "1"], "seconds >= 0, or None"),
         ("status_check_interval", [0.05, 3601], "seconds from 0.1 to 3600"),
         ("status_cache_ttl", [-1], "seconds >= 0, or None"),

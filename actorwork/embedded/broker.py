@@ -21,6 +21,7 @@ from actorwork.embedded.node import EmbeddedNode, open_node
 from actorwork.embedded.replies import LocalReplies
 from actorwork.embedded.rows import Parcel, in_chunks, parcel
 from actorwork.embedded.store import Store
+from actorwork.embedded.triggers import EmbeddedPauses, EmbeddedTriggers
 from actorwork.embedded.values import EmbeddedValues
 from actorwork.embedded.writer import Writer
 from actorwork.errors import NotUnique
@@ -61,6 +62,8 @@ class EmbeddedBroker:
         self._dead_letters = EmbeddedDeadLetters(writer)
         self._delayed = EmbeddedDelayed(writer)
         self._values = EmbeddedValues(writer)
+        self._triggers = EmbeddedTriggers(writer)
+        self._pauses = EmbeddedPauses(writer)
         self._limiter = EmbeddedLimiter(writer)
 
     def __repr__(self) -> str:
@@ -81,6 +84,14 @@ class EmbeddedBroker:
     @property
     def delayed(self) -> EmbeddedDelayed:
         return self._delayed
+
+    @property
+    def triggers(self) -> EmbeddedTriggers:
+        return self._triggers
+
+    @property
+    def pauses(self) -> EmbeddedPauses:
+        return self._pauses
 
     @property
     def values(self) -> EmbeddedValues:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import attrs
@@ -190,6 +190,18 @@ class EmbeddedNode:
                 feed.allowed, feed.allowed_urgent = allowed, urgent
 
             self._writer.tell(allow)
+
+    def withhold(self, subscription: Subscription, sources: Collection[str]) -> None:
+        intake = self._intakes.get(subscription)
+        if intake is None or self._stopping:
+            return
+        lanes, withheld = intake.feed.lanes, frozenset(sources)
+
+        def withhold() -> None:
+            for lane in lanes:
+                lane.withheld = lane.name in withheld
+
+        self._writer.tell(withhold)
 
     def _lost(self, incarnation: str, successor: str, reason: str) -> None:
         self._incarnation = successor

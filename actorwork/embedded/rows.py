@@ -117,6 +117,8 @@ class Lane:
     channel: int = 0
     grp: int = 0
     ready: bool = True
+    withheld: bool = False
+    """Whether nothing is to be read from it, ready or not."""
     suspects: bool = False
     """Whether messages wait until the one that is run alone has ended."""
 
@@ -124,6 +126,10 @@ class Lane:
     def alone_from(self) -> int:
         """From how many crashes on a message is run beside no other one of that kind."""
         return max(1, min(SUSPECT, self.max_crashes))
+
+    @property
+    def readable(self) -> bool:
+        return self.ready and not self.withheld
 
 
 @attrs.define(eq=False)

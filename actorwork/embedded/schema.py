@@ -62,6 +62,14 @@ SCHEMA: Final = (
         without rowid""",
     """create table if not exists locks (
         name text primary key, token integer not null, owner text, until real not null) without rowid""",
+    # What fires by itself, and what is not to be begun (triggers.py). Moments of triggers are in milliseconds.
+    """create table if not exists triggers (
+        source text not null, id text not null, actor text not null, title text not null, schedule text not null,
+        data blob not null, type text, details text not null, registered integer not null, last integer not null,
+        fired integer not null, declared integer not null, primary key (source, id)) without rowid""",
+    """create table if not exists pauses (
+        kind text not null, name text not null, reason text not null, by text not null, at real not null,
+        primary key (kind, name)) without rowid""",
     # What waits behind others of its key, and who has a unique key.
     """create table if not exists behind (
         place integer primary key autoincrement, source integer not null, id text not null, type text,

@@ -135,6 +135,9 @@ class Writer:
         self._again_at = math.inf
         self._seen_seq = -1
         self._data_version = -1
+        self.watchers: list[Callable[[], object]] = []
+        """Told, in the Trio thread, when another process has paused or resumed something; changed there alone."""
+        self._pauses: object = None
         self._next_due = math.inf
         self._check_at = math.inf
         self._prune_at = time.monotonic() + 60
@@ -315,8 +318,8 @@ class Writer:
     @staticmethod
     def _can_read(feed: Feed) -> bool:
         if feed.allowed > feed.sent:
-            return any(lane.ready for lane in feed.lanes)
-        return feed.allowed_urgent > feed.sent and any(lane.ready for lane in feed.urgent)
+            return any(lane.readable for lane in feed.lanes)
+        return feed.allowed_urgent > feed.sent and any(lane.readable for lane in feed.urgent)
 
     # -------------------------------------------------------------------------------------------------- one turn
 
@@ -337,6 +340,8 @@ class Writer:
                 self._wake_groups(free)
                 if sources or free:
                     self._busy_at = now
+                if self.watchers:
+                    self._look_for_pauses(execute)
                 if self.addresses and store.outcomes.has_replies(tuple(self.addresses)):
                     self._busy_at = now
                     self._turn(store, [Order(self._fetch_replies, _nothing, _nothing)], now)
@@ -345,6 +350,12 @@ class Writer:
             self._data_version = -1
             self._counts["failures"] += 1
         self._wake(store)
+
+    def _look_for_pauses(self, execute: Callable[[str], sqlite3.Cursor]) -> None:
+        pauses = execute("select count(*), total(at) from pauses").fetchone()
+        if pauses != self._pauses:
+            self._pauses = pauses
+            self._bring([_telling(self.watchers)])
 
     def _fetch_replies(self, store: Store) -> None:
         store.transaction.replies.extend(store.outcomes.fetch(tuple(self.addresses)))
@@ -368,7 +379,7 @@ class Writer:
 
     def _ask_for_urgent_room(self) -> None:
         """Have the inlets that are full asked for the room that they keep for what is urgent."""
-        waiting = [feed for feed in self._feeds if not feed.asks_urgent and any(lane.ready for lane in feed.urgent)]
+        waiting = [feed for feed in self._feeds if not feed.asks_urgent and any(lane.readable for lane in feed.urgent)]
         self._urgent_came = bool(waiting)
         for feed in waiting:
             if feed.allowed <= feed.sent:
@@ -540,7 +551,7 @@ class Writer:
         if room <= 0:
             room, lanes = feed.allowed_urgent - feed.sent, feed.urgent
         room = min(room, MOST_READ)
-        ready = [lane for lane in lanes if lane.ready]
+        ready = [lane for lane in lanes if lane.readable]
         levels = sorted({lane.priority for lane in ready})
         if len(levels) == 1:
             return self._read_level(store, feed, ready, room)
@@ -652,6 +663,14 @@ def _tell_all(news: Sequence[News]) -> None:
 
 def _bind(function: Callable[[Any], None], value: Any) -> News:
     return lambda: function(value)
+
+
+def _telling(watchers: list[Callable[[], object]]) -> News:
+    def tell() -> None:
+        for changed in watchers:
+            changed()
+
+    return tell
 
 
 def _bind_lost(lease: Lease, successor: str, reason: str) -> News:

@@ -11,6 +11,7 @@
     dead_letters.py, delayed.py, diagnosis.py      for people
     values.py       shared values and locks
     limiter.py      limits over all nodes
+    triggers.py     what fires by itself           pauses.py      what is not to be begun
 
 One server, or a primary with replicas. On Redis Cluster a source and its keys share a slot, but a lease and messages
 for other sources do not: that is not supported yet.
@@ -18,7 +19,7 @@ for other sources do not: that is not supported yet.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
@@ -36,12 +37,15 @@ from actorwork.streams.dead_letters import RedisDeadLetters
 from actorwork.streams.delayed import RedisDelayed
 from actorwork.streams.limiter import RedisLimiter
 from actorwork.streams.node import RedisNode
+from actorwork.streams.pauses import RedisPauses
 from actorwork.streams.publisher import Publisher
 from actorwork.streams.redis_py import RedisError
 from actorwork.streams.replies import RedisReplies
+from actorwork.streams.triggers import RedisTriggers
 from actorwork.streams.values import RedisValues
 
 _ATTEND = keys.ATTEND.encode()
+_PAUSES = keys.PAUSES.encode()
 _BEFORE_PUBLISH: Final = crash_point("publish.before")
 _AFTER_PUBLISH: Final = crash_point("publish.after")
 
@@ -55,12 +59,16 @@ async def open_broker(url: str, *, emit: EventSink, allow_eviction: bool = False
     """
     replies: dict[bytes, RedisReplies] = {}
     nodes: list[RedisNode] = []
+    pauses: list[Callable[[], None]] = []
 
     def on_push(message: list[Any]) -> None:
         if message[0] != b"message":
             return
         if (place := replies.get(message[1])) is not None:
             place.take(message[2])
+        elif message[1] == _PAUSES:
+            for tell in pauses:
+                tell()
         elif message[1] == _ATTEND:
             name = message[2].decode(errors="replace") or None
             used = None if name is None else keys.source_and_level(name)
@@ -77,11 +85,15 @@ async def open_broker(url: str, *, emit: EventSink, allow_eviction: bool = False
         emit(BrokerBack(event.url))
         for place in replies.values():
             place.look_now()
+        for tell in pauses:
+            tell()
 
     async with open_client(url, name="actorwork", scripts=scripts.ALL, on_push=on_push, on_event=on_event) as client:
         await client.wait_connected()
         _refuse_what_loses_messages(await _first_findings(client), emit, allow_eviction=allow_eviction)
-        yield RedisBroker(client, Address.parse(url), replies, nodes, emit, shared_url=url)
+        broker = RedisBroker(client, Address.parse(url), replies, nodes, emit, shared_url=url)
+        pauses.append(broker.pauses.tell)
+        yield broker
 
 
 class RedisBroker(Broker):
@@ -107,6 +119,8 @@ class RedisBroker(Broker):
         self._delayed = RedisDelayed(client)
         self._values = RedisValues(client)
         self._limiter = RedisLimiter(client)
+        self._triggers = RedisTriggers(client)
+        self._pauses = RedisPauses(client, self._triggers, emit)
         self._nodes = nodes
 
     def __repr__(self) -> str:
@@ -128,6 +142,14 @@ class RedisBroker(Broker):
     @property
     def dead_letters(self) -> RedisDeadLetters:
         return self._dead_letters
+
+    @property
+    def triggers(self) -> RedisTriggers:
+        return self._triggers
+
+    @property
+    def pauses(self) -> RedisPauses:
+        return self._pauses
 
     @property
     def delayed(self) -> RedisDelayed:

@@ -20,6 +20,10 @@
     actorwork:shared:<name>                       a shared value, a hash
     actorwork:lock:<name>                         a lock, a hash
     actorwork:rate:<name>                         a rate over all nodes: the moment of the next one
+    actorwork:{<source>}:trigger:<id>             a trigger that sends to this source, a hash
+    actorwork:triggers                            all of them, a set of source and id
+    actorwork:paused                              what is paused, a hash
+    actorwork:pauses                              a channel: something was paused or resumed
     actorwork:slots:<name>                        the slots of a limit on how many at once over all nodes
 
 The braces put whatever belongs to a source into its hash slot, so that one script can settle a delivery.
@@ -37,6 +41,9 @@ from actorwork.message import Priority
 LEASES: Final = "actorwork:node:"
 REPLIES: Final = "actorwork:reply:"
 ATTEND: Final = "actorwork:attend"
+TRIGGERS: Final = "actorwork:triggers"
+PAUSED: Final = "actorwork:paused"
+PAUSES: Final = "actorwork:pauses"
 RELEASED: Final = "released"
 """The consumer that owns what was handed back: nobody."""
 
@@ -80,6 +87,10 @@ class SourceKeys:
     @property
     def priorities(self) -> str:
         return f"{self.prefix}priorities"
+
+
+def trigger(source: str, id: str) -> str:
+    return f"{prefix(source)}trigger:{id}"
 
 
 def lease(incarnation: str) -> str:

@@ -12,7 +12,7 @@ alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -209,6 +209,10 @@ class RedisNode(Node):
     def resume(self, subscription: Subscription) -> None:
         for shard in self._shards[subscription]:
             shard.resume()
+
+    def withhold(self, subscription: Subscription, sources: Collection[str]) -> None:
+        for shard in self._shards[subscription]:
+            shard.withhold(sources)
 
     def now(self) -> float:
         return self._lease.now()

@@ -87,7 +87,7 @@ class Reader:
         inlet = shard.inlet
         while True:
             try:
-                if inlet.room() <= 0:
+                if not shard.streams or inlet.room() <= 0:
                     if shard.urgent and (room := inlet.room(urgent=True)) > 0:
                         await self._read_urgent(exclusive, room)
                         continue
@@ -97,7 +97,7 @@ class Reader:
                 if shard.has_more:
                     await self._tender.tend()  # What was read before comes before what is new.
                 room = inlet.room()
-                if room <= 0:
+                if room <= 0 or not shard.streams:
                     await trio.lowlevel.checkpoint()
                     continue
                 self._turn += 1
@@ -161,7 +161,7 @@ class Reader:
         Shielded, for a moment: what a lost reply held would have to be looked for.
         """
         shard = self._shard
-        levels = shard.levels_in_turn(self._turn)
+        levels, order = shard.levels_in_turn(self._turn), list(shard.streams)
         streams = [stream for level in levels for stream in level]
         beginner = self._favours.beginner(len(levels))
         share = room // FAVOURS or int(beginner > 0)
@@ -174,7 +174,7 @@ class Reader:
             self._deliver(dict(found))
             if found:
                 # They stand in the order of `streams`, so the first one is of the most urgent level.
-                self._favours.went_first(list(shard.streams).index(self._reading[found[0][0]].level))
+                self._favours.went_first(order.index(self._reading[found[0][0]].level))
             return bool(found)
         return False
 

@@ -35,10 +35,14 @@ RECOVER: Final = _script("recover")
 HAND_BACK: Final = _script("hand_back", "fence")
 TAKE: Final = _script("take")
 REPLAY: Final = _script("replay", "order", "entry")
+REPLAY_AS: Final = _script("replay_as", "order", "entry")
 VALUE: Final = _script("value")
 LOCK: Final = _script("lock")
 RATE: Final = _script("rate")
 SLOT: Final = _script("slot")
+TRIGGER: Final = _script("trigger", "clock")
+FIRE: Final = _script("fire", *_KEEPING)
+PAUSE: Final = _script("pause", "clock")
 
 LIST_DELAYED: Final = _script("list_delayed")
 CANCEL: Final = _script("cancel", "order")
@@ -54,10 +58,14 @@ ALL: Final = (
     HAND_BACK,
     TAKE,
     REPLAY,
+    REPLAY_AS,
     VALUE,
     LOCK,
     RATE,
     SLOT,
+    TRIGGER,
+    FIRE,
+    PAUSE,
     LIST_DELAYED,
     CANCEL,
 )

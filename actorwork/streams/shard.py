@@ -8,7 +8,7 @@ The custodies are exchanged as a whole when the node begins a new incarnation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import trio
@@ -46,7 +46,10 @@ class Shard:
         self.inlet = subscription.inlet
         self.sources = tuple(sources)
         self.streams: dict[Priority, tuple[str, ...]] = {Priority.NORMAL: self.sources}
-        """The streams of these sources by priority, the most urgent first: those that are known to have been used."""
+        """The streams that are read, by priority, the most urgent first: those that are known to have been used."""
+        self._every_stream = self.streams
+        """The same, with those of sources that are withheld."""
+        self._withheld: frozenset[str] = frozenset()
         self.urgent: tuple[str, ...] = ()
         """Those above normal."""
         self.counters = counters
@@ -93,13 +96,29 @@ class Shard:
                 stream = self._keys[source].at(level)
                 if stream.encode() not in self.custodies:
                     self.custodies[stream.encode()] = self._new_custody(source, level)
-                    self.streams[level] = (*self.streams.get(level, ()), stream)
+                    self._every_stream[level] = (*self._every_stream.get(level, ()), stream)
                     new = True
         if new:
-            self.streams = dict(sorted(self.streams.items()))
-            self.urgent = self.streams.get(Priority.CRITICAL, ()) + self.streams.get(Priority.HIGH, ())
-            self._room.set()
-            self.interrupt_reader()
+            self._choose_streams()
+
+    def withhold(self, sources: Collection[str]) -> None:
+        """Leave these sources alone until it is called again with others: they are neither read nor tended."""
+        withheld = frozenset(sources)
+        if withheld != self._withheld:
+            self._withheld = withheld
+            self._choose_streams()
+            self.attend(0)
+
+    def _choose_streams(self) -> None:
+        chosen: dict[Priority, tuple[str, ...]] = {}
+        for level, streams in sorted(self._every_stream.items()):
+            read = tuple(name for name in streams if self.custodies[name.encode()].source not in self._withheld)
+            if read:
+                chosen[level] = read
+        self.streams = chosen
+        self.urgent = chosen.get(Priority.CRITICAL, ()) + chosen.get(Priority.HIGH, ())
+        self._room.set()
+        self.interrupt_reader()
 
     def streams_in_turn(self, turn: int) -> tuple[str, ...]:
         """Return all streams, the urgent ones first; within a level another one is the first each turn."""
@@ -140,7 +159,7 @@ class Shard:
 
     async def wait_room(self) -> None:
         """Wait until the inlet may have room."""
-        if self.inlet.room() > 0:
+        if self.streams and self.inlet.room() > 0:
             return
         self._room = trio.Event()
         await self._room.wait()

@@ -22,6 +22,7 @@ from actorwork.message import Priority
 from actorwork.streams import keys, scripts
 from actorwork.streams.client import Client
 from actorwork.streams.custody import Custody
+from actorwork.streams.entries import bounds_of
 from actorwork.streams.keys import RELEASED
 from actorwork.streams.redis_py import RedisError, ResponseError
 from actorwork.streams.shard import Shard
@@ -85,6 +86,8 @@ class Tender:
             self._looked_at = now = trio.current_time()
             self._turn += 1
             streams = shard.streams_in_turn(self._turn)
+            if not streams:
+                return  # All of them are paused.
             custodies = [shard.custodies[stream.encode()] for stream in streams]
             room = min(_LARGEST_CLAIM, shard.room_at(Priority.NORMAL))
             urgent_room = min(_LARGEST_CLAIM, shard.room_at(Priority.CRITICAL)) if shard.urgent else room
@@ -104,6 +107,7 @@ class Tender:
             ]
             for custody in custodies:
                 args += (custody.keys.prefix, int(custody.suspect is None), custody.cursor if is_healing else b"")
+            args += bounds_of(shard.subscription.dead_letters)
             report: Sequence[Any] | None = None
             has_answer = False
             if _BEFORE is not None:

@@ -26,6 +26,7 @@ in each test. The tests kill processes, and stop one past its lease (SIGSTOP): t
     endings       how a node ends: nothing is offered any more, and nothing is lost
     values        what all nodes see: shared values, and locks
     limits        what all nodes count together: rates, and how many at once
+    triggers      what fires by itself, once for each time, and what is paused
     whole         all of it together
 """
 
@@ -49,11 +50,24 @@ from actorwork.testing.conformance.ownership import Ownership
 from actorwork.testing.conformance.publishing import Publishing
 from actorwork.testing.conformance.reading import Reading
 from actorwork.testing.conformance.settling import Settling
+from actorwork.testing.conformance.triggers import Pauses, Triggers
 from actorwork.testing.conformance.values import Values
 from actorwork.testing.conformance.whole import Whole
 
 
 class BrokerConformance(
-    Publishing, Reading, Settling, Ownership, Delays, Outcomes, DeadLetters, Endings, Values, Limits, Whole
+    Publishing,
+    Reading,
+    Settling,
+    Ownership,
+    Delays,
+    Outcomes,
+    DeadLetters,
+    Endings,
+    Values,
+    Limits,
+    Triggers,
+    Pauses,
+    Whole,
 ):
     """Every sentence of `actorwork.abc` on brokers that can be seen from outside."""

@@ -35,11 +35,12 @@ from actorwork.message import (
 from actorwork.policy.attempts import headers_of_next_attempt
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
 from actorwork.testing.faults import Faults
+from actorwork.testing.limiter import MemoryLimiter
 from actorwork.testing.memory.dead_letters import MemoryDeadLetters
 from actorwork.testing.memory.delayed import MemoryDelayed
 from actorwork.testing.memory.entries import Claim, Entry, Group, Payload, Place, Source
 from actorwork.testing.memory.node import MemoryNode
-from actorwork.testing.limiter import MemoryLimiter
+from actorwork.testing.triggers import MemoryPauses, MemoryTriggers
 from actorwork.testing.values import MemoryValues
 
 EPOCH: Final = 1_000_000_000.0
@@ -90,6 +91,8 @@ class MemoryBroker:
         self._dead_letters = MemoryDeadLetters(self._sources, self)
         self._values = MemoryValues(lambda: self.now)
         self._limiter = MemoryLimiter(lambda: self.now)
+        self._triggers = MemoryTriggers(lambda: self.now, self._keep_and_pump)
+        self._pauses = MemoryPauses(lambda: self.now, self._triggers)
         self._news = trio.Event()
 
     def __repr__(self) -> str:
@@ -156,8 +159,19 @@ class MemoryBroker:
     def limiter(self) -> MemoryLimiter:
         return self._limiter
 
+    @property
+    def triggers(self) -> MemoryTriggers:
+        return self._triggers
+
+    @property
+    def pauses(self) -> MemoryPauses:
+        return self._pauses
+
     async def publish(self, envelopes: Sequence[Envelope]) -> int:
         await trio.lowlevel.checkpoint()
+        return self._keep_and_pump(envelopes)
+
+    def _keep_and_pump(self, envelopes: Sequence[Envelope]) -> int:
         new = self.keep(envelopes)
         self.pump()
         return new

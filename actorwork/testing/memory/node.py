@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -28,19 +28,31 @@ RELEASED: Final = "released"
 class _Intake:
     """What one subscription reads."""
 
-    groups: list[Group]
+    every_group: list[Group]
     turns: Turns = attrs.field(factory=lambda: Turns(len(Priority)))
     turn: int = 0
 
+    withheld: frozenset[str] = frozenset()
+    """Sources from which nothing is taken."""
+
+    @property
+    def groups(self) -> list[Group]:
+        """What may be read now."""
+        if not self.withheld:
+            return self.every_group
+        return [group for group in self.every_group if group.source not in self.withheld]
+
     def levels(self) -> list[int]:
         """Return the priorities of which something is ready, the most urgent first."""
-        return [level for level in Priority if any(group.ready[level] for group in self.groups)]
+        groups = self.groups
+        return [level for level in Priority if any(group.ready[level] for group in groups)]
 
     def next_group(self, level: int) -> Group:
         """Return a group that has something ready: each in its turn, so that a busy source does not starve others."""
         self.turn += 1
-        start = self.turn % len(self.groups)
-        return next(group for group in (*self.groups[start:], *self.groups[:start]) if group.ready[level])
+        groups = self.groups
+        start = self.turn % len(groups)
+        return next(group for group in (*groups[start:], *groups[:start]) if group.ready[level])
 
 
 class MemoryNode:
@@ -150,6 +162,12 @@ class MemoryNode:
             self._counts["read"] += len(deliveries)
             if deliveries:
                 subscription.inlet.offer(deliveries)
+
+    def withhold(self, subscription: Subscription, sources: Collection[str]) -> None:
+        intake = self._intakes.get(subscription)
+        if intake is not None:
+            intake.withheld = frozenset(sources)
+            self.resume(subscription)
 
     def _take(self, subscription: Subscription, intake: _Intake) -> list[Place]:
         """Take as much as there is room for; what is not claimed by then is to be buried."""

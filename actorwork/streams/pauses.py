@@ -1,0 +1,95 @@
+"""What is paused, at Redis: one hash, and a channel on which every change is told.
+
+After the connection was lost, whoever watches is told to look: what was said meanwhile nobody has heard.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from actorwork.abc import EventSink, Pauses, Triggers
+from actorwork.errors import BrokerError
+from actorwork.events import BrokerTrouble
+from actorwork.message import Pause, PauseKind
+from actorwork.policy.pauses import concerned
+from actorwork.streams import keys, scripts
+from actorwork.streams.client import Client
+from actorwork.streams.redis_py import RedisError
+
+
+class RedisPauses(Pauses):
+    """Pauses, resumes, and tells."""
+
+    def __init__(self, client: Client, triggers: Triggers, emit: EventSink) -> None:
+        self._client = client
+        self._triggers = triggers
+        self._emit = emit
+        self._watchers: list[Callable[[], object]] = []
+
+    def __repr__(self) -> str:
+        return f"<RedisPauses at {self._client!r}, {len(self._watchers)} watching>"
+
+    @property
+    def is_certain(self) -> bool:
+        return False  # What is published while the connection is lost, or on a server that forbids it, is not heard.
+
+    async def pause(self, kind: PauseKind, name: str = "", *, reason: str = "", by: str = "") -> Pause:
+        field = _field(kind, name)
+        kept: bytes = await self._change("pause", field, reason, by)
+        return _pause(field, kept)
+
+    async def resume(self, kind: PauseKind, name: str = "") -> bool:
+        field = _field(kind, name)
+        if kind in ("trigger", "triggers"):
+            # First: what fell due during the pause must not be found by those who are told of its end.
+            records = await self._triggers.list()
+            for definition in concerned(kind, name, [record.definition for record in records]):
+                await self._triggers.skip(definition.source, definition.id)
+        # A reply that was lost may leave out that there was one; that it is over is certain.
+        return bool(await self._change("resume", field))
+
+    async def _change(self, operation: str, *args: str) -> Any:
+        try:
+            return await self._client.run_script(
+                scripts.PAUSE, [keys.PAUSED], (keys.PAUSES, operation, *args), idempotent=True
+            )
+        except RedisError as error:
+            raise BrokerError(f"cannot {operation} {args[0].strip()}: {error}") from error
+
+    async def list(self) -> Sequence[Pause]:
+        try:
+            kept: dict[bytes, bytes] = await self._client.call("HGETALL", keys.PAUSED, idempotent=True)
+        except RedisError as error:
+            raise BrokerError(f"cannot read what is paused: {error}") from error
+        return sorted((_pause(field.decode(), record) for field, record in kept.items()), key=lambda pause: pause.at)
+
+    @asynccontextmanager
+    async def watch(self, changed: Callable[[], object]) -> AsyncGenerator[None]:
+        self._watchers.append(changed)
+        try:
+            try:
+                await self._client.subscribe(keys.PAUSES.encode())
+            except RedisError as error:
+                next_step = "going on; what is paused is seen when the node looks again"
+                self._emit(BrokerTrouble(f"subscribing to {keys.PAUSES}", str(error), next_step))
+            yield
+        finally:
+            self._watchers.remove(changed)
+
+    def tell(self) -> None:
+        """Have those who watch look: something was said on the channel, or the connection is new."""
+        for changed in self._watchers:
+            changed()
+
+
+def _field(kind: PauseKind, name: str) -> str:
+    return f"{kind} {name}"
+
+
+def _pause(field: str, record: bytes) -> Pause:
+    kind, _, name = field.partition(" ")
+    kept = json.loads(record)
+    return Pause(kind, name, kept["reason"], kept["by"], kept["at"] / 1000)  # pyright: ignore[reportArgumentType] # as `_field` wrote it

@@ -1,0 +1,137 @@
+"""Triggers at Redis: a hash for each, in the slot of the source to which it sends, and one index of all.
+
+Whether a nominal time fires is decided in the script that keeps its message, so a process may die at any moment: either
+both have happened, or neither.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+from actorwork.abc import Firing, Triggers
+from actorwork.errors import BrokerError
+from actorwork.message import Envelope, TriggerDefinition, TriggerRecord
+from actorwork.streams import keys, scripts
+from actorwork.streams.client import Client
+from actorwork.streams.entries import fields_of, mark_of, terms_of
+from actorwork.streams.redis_py import RedisError
+
+_FACTS: Final = ("actor", "title", "schedule", "data", "type", "details", "registered", "last", "fired", "declared")
+
+
+class RedisTriggers(Triggers):
+    """Enters, fires and lists triggers."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def __repr__(self) -> str:
+        return f"<RedisTriggers at {self._client!r}>"
+
+    async def register(self, source: str, definitions: Sequence[TriggerDefinition]) -> Sequence[TriggerRecord]:
+        """Cancelled, or without an answer: any of them may be registered; doing it again changes nothing."""
+        try:
+            known = await self._known()
+            if definitions:
+                members = [_member(source, definition.id) for definition in definitions]
+                await self._client.call("SADD", keys.TRIGGERS, *members, idempotent=True)
+            declared = {definition.id for definition in definitions}
+            for other, name in known:
+                if other == source and name not in declared:
+                    await self._change(source, name, "vanish")
+            return [await self._register(source, definition) for definition in definitions]
+        except RedisError as error:
+            raise BrokerError(f"cannot register the triggers of {source!r}: {error}") from error
+
+    async def _register(self, source: str, definition: TriggerDefinition) -> TriggerRecord:
+        fields: list[Any] = ["actor", definition.actor, "title", definition.title, "schedule", definition.schedule]
+        fields += ("data", definition.data, "details", json.dumps(dict(definition.details)))
+        if definition.type is not None:
+            fields += ("type", definition.type)
+        registered, last, fired = await self._change(source, definition.id, "register", *fields)
+        return TriggerRecord(definition=definition, registered=int(registered), last=int(last), fired=int(fired))
+
+    async def fire(
+        self, definition: TriggerDefinition, *, decided: int, last: int, messages: Sequence[Envelope]
+    ) -> Firing:
+        of = keys.SourceKeys.of(definition.source)
+        names: list[Any] = [keys.trigger(definition.source, definition.id), of.stream, of.delayed, of.delayed_messages]
+        args: list[Any] = [of.prefix, definition.schedule, decided, last]
+        for message in messages:
+            mark, bit = mark_of(of.prefix, message.id)
+            names.append(mark)
+            fields = fields_of(message)
+            args += (len(names), bit, terms_of(message), len(fields), *fields)
+        try:
+            # Sent again after a lost reply it finds the time decided, by itself.
+            outcome, stands, kept = await self._client.run_script(scripts.FIRE, names, args, idempotent=True)
+        except RedisError as error:
+            raise BrokerError(f"cannot fire the trigger {definition.title!r}: {error}") from error
+        return Firing(outcome.decode(), int(stands), kept)
+
+    async def skip(self, source: str, id: str) -> bool:
+        try:
+            return bool(await self._change(source, id, "skip"))
+        except RedisError as error:
+            raise BrokerError(f"cannot skip times of the trigger {id}: {error}") from error
+
+    async def list(self) -> Sequence[TriggerRecord]:
+        try:
+            known = await self._known()
+            commands = [("HMGET", keys.trigger(source, name), *_FACTS) for source, name in known]
+            replies = await self._client.call_many(commands, idempotent=True) if commands else []
+        except RedisError as error:
+            raise BrokerError(f"cannot list the triggers: {error}") from error
+        found: list[TriggerRecord] = []
+        for (source, name), reply in zip(known, replies, strict=True):
+            if isinstance(reply, Exception):
+                raise BrokerError(f"cannot read the trigger {name} of {source!r}: {reply}") from reply
+            if reply[0] is not None:
+                found.append(_record(source, name, reply))
+        return sorted(found, key=lambda one: (one.definition.actor, one.definition.title))
+
+    async def forget(self, source: str, id: str) -> bool:
+        try:
+            deleted = await self._client.call("DEL", keys.trigger(source, id), idempotent=True)
+            await self._client.call("SREM", keys.TRIGGERS, _member(source, id), idempotent=True)
+        except RedisError as error:
+            raise BrokerError(f"cannot forget the trigger {id}: {error}") from error
+        return bool(deleted)
+
+    async def _known(self) -> Sequence[tuple[str, str]]:
+        members = await self._client.call("SMEMBERS", keys.TRIGGERS, idempotent=True)
+        found: list[tuple[str, str]] = []
+        for member in members:
+            source, _, name = member.decode().rpartition(" ")
+            found.append((source, name))
+        return found
+
+    async def _change(self, source: str, id: str, operation: str, *args: Any) -> Any:
+        name = keys.trigger(source, id)
+        return await self._client.run_script(scripts.TRIGGER, [name], (operation, *args), idempotent=True)
+
+
+def _member(source: str, id: str) -> str:
+    return f"{source} {id}"
+
+
+def _record(source: str, id: str, facts: Sequence[Any]) -> TriggerRecord:
+    actor, title, schedule, data, kind, details, registered, last, fired, declared = facts
+    return TriggerRecord(
+        definition=TriggerDefinition(
+            source=source,
+            id=id,
+            actor=actor.decode(),
+            title=title.decode(),
+            schedule=schedule.decode(),
+            data=data,
+            type=None if kind is None else kind.decode(),
+            details=json.loads(details),
+        ),
+        registered=int(registered),
+        last=int(last),
+        fired=int(fired),
+        is_declared=declared == b"1",
+    )

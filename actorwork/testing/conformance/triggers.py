@@ -1,0 +1,193 @@
+"""What fires by itself, once for each nominal time, and what is not to be begun."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import trio
+
+from actorwork.message import Envelope, Pause, TriggerDefinition, Unique
+from actorwork.testing.conformance.desks import open_desk, true_of, until
+from actorwork.testing.conformance.questions import Questions
+
+NIGHTLY = TriggerDefinition(
+    source="shop",
+    id="0123456789abcdef",
+    actor="shop",
+    title="nightly",
+    schedule='{"cron": "0 3 * * *", "timezone": "UTC"}',
+    data=b'{"kind": "full"}',
+    details={"catchup": "all", "lifetime": None},
+)
+HOURLY = attrs.evolve(NIGHTLY, id="fedcba9876543210", title="hourly", schedule='{"every": 3600.0}', type="Hour")
+
+
+def message_of(definition: TriggerDefinition, nominal: int, **more: Any) -> Envelope:
+    return Envelope(definition.source, f"{definition.id}-{nominal:x}", definition.data, definition.type, **more)
+
+
+class Triggers(Questions):
+    async def test_a_trigger_keeps_its_first_registration(self) -> None:
+        async with self.open_broker() as broker, self.open_broker() as other:
+            first, _ = await broker.triggers.register("shop", [NIGHTLY, HOURLY])
+            assert first.last == first.registered
+            assert first.definition == NIGHTLY
+            await trio.sleep(0.002)
+            changed = attrs.evolve(NIGHTLY, data=b"{}", details={"catchup": "one"})
+            again, hourly = await other.triggers.register("shop", [changed, HOURLY])
+            assert (again.registered, again.last) == (first.registered, first.last)
+            assert await broker.triggers.list() == [hourly, again], "in the order of their titles"
+            assert again.definition == changed
+
+    async def test_a_trigger_that_is_declared_no_more_is_kept_as_such(self) -> None:
+        async with self.open_broker() as broker:
+            await broker.triggers.register("shop", [NIGHTLY, HOURLY])
+            await broker.triggers.register("elsewhere", [attrs.evolve(NIGHTLY, source="elsewhere", actor="other")])
+            await broker.triggers.register("shop", [HOURLY])
+            found = {
+                (one.definition.actor, one.definition.title): one.is_declared for one in await broker.triggers.list()
+            }
+            assert found == {("shop", "nightly"): False, ("shop", "hourly"): True, ("other", "nightly"): True}
+            assert await broker.triggers.forget("shop", NIGHTLY.id)
+            assert not await broker.triggers.forget("shop", NIGHTLY.id)
+            assert len(await broker.triggers.list()) == 2
+            back, _ = await broker.triggers.register("shop", [NIGHTLY, HOURLY])
+            assert back.is_declared
+
+    async def test_of_all_who_fire_a_nominal_time_one_does(self) -> None:
+        async with self.open_broker() as broker, self.open_broker() as other, open_desk(broker, "shop") as desk:
+            (record,) = await broker.triggers.register("shop", [NIGHTLY])
+            outcomes: list[str] = []
+
+            async def fire(which: Any, decided: int, nominal: int) -> None:
+                firing = await which.triggers.fire(
+                    NIGHTLY, decided=decided, last=nominal, messages=[message_of(NIGHTLY, nominal)]
+                )
+                assert firing.last == nominal
+                outcomes.append(firing.outcome)
+
+            decided = record.last
+            for nominal in (decided + 1000, decided + 2000):
+                async with trio.open_nursery() as nursery:
+                    for which in (broker, other) * 5:
+                        nursery.start_soon(fire, which, decided, nominal)
+                decided = nominal
+            assert sorted(outcomes) == ["decided"] * 18 + ["fired"] * 2
+            found = await desk.take(2)
+            assert [one.id for one in found] == [f"{NIGHTLY.id}-{decided - ms:x}" for ms in (1000, 0)]
+            assert found[0].payload == NIGHTLY.data
+            await desk.expect_nothing()
+            (record,) = await other.triggers.list()
+            assert (record.last, record.fired) == (decided, 2)
+
+    async def test_several_missed_times_fire_in_one_step(self) -> None:
+        async with self.open_broker() as broker, open_desk(broker, "shop") as desk:
+            (record,) = await broker.triggers.register("shop", [HOURLY])
+            times = [record.last + n for n in range(1, 11)]
+            messages = [message_of(HOURLY, nominal, headers={"n": nominal}) for nominal in times]
+            firing = await broker.triggers.fire(HOURLY, decided=record.last, last=times[-1], messages=messages)
+            assert (firing.outcome, firing.kept) == ("fired", 10)
+            found = await desk.take(10)
+            assert [one.headers["n"] for one in found] == times
+            assert {one.type for one in found} == {"Hour"}
+
+    async def test_a_message_that_may_not_overlap_counts_as_decided(self) -> None:
+        async with self.open_broker() as broker, open_desk(broker, "shop") as desk:
+            (record,) = await broker.triggers.register("shop", [HOURLY])
+            last, unique = record.last, Unique("trigger", 60, "first")
+            for expected in (1, 0):
+                message = message_of(HOURLY, last + 1, unique=unique)
+                firing = await broker.triggers.fire(HOURLY, decided=last, last=last + 1, messages=[message])
+                last += 1
+                assert (firing.outcome, firing.last, firing.kept) == ("fired", last, expected)
+            await desk.settle(await desk.take_one())
+            firing = await broker.triggers.fire(
+                HOURLY, decided=last, last=last + 1, messages=[message_of(HOURLY, last + 1, unique=unique)]
+            )
+            assert firing.kept == 1
+
+    async def test_a_changed_schedule_begins_now_and_who_has_the_one_before_is_told(self) -> None:
+        async with self.open_broker() as broker:
+            (record,) = await broker.triggers.register("shop", [NIGHTLY])
+            await trio.sleep(0.005)
+            changed = attrs.evolve(NIGHTLY, schedule='{"every": 60.0}')
+            (after,) = await broker.triggers.register("shop", [changed])
+            assert after.registered == record.registered
+            assert after.last > record.last
+            message = message_of(NIGHTLY, record.last + 1)
+            firing = await broker.triggers.fire(NIGHTLY, decided=after.last, last=after.last + 1, messages=[message])
+            assert firing.outcome == "superseded"
+            assert await broker.backlog("shop") == 0
+
+    async def test_an_unknown_trigger_does_not_fire(self) -> None:
+        async with self.open_broker() as broker:
+            firing = await broker.triggers.fire(NIGHTLY, decided=0, last=1, messages=[message_of(NIGHTLY, 1)])
+            assert firing.outcome == "unknown"
+            assert await broker.backlog("shop") == 0
+            assert not await broker.triggers.skip("shop", NIGHTLY.id)
+
+    async def test_what_is_skipped_is_decided(self) -> None:
+        async with self.open_broker() as broker:
+            (record,) = await broker.triggers.register("shop", [NIGHTLY])
+            await trio.sleep(0.005)
+            assert await broker.triggers.skip("shop", NIGHTLY.id)
+            (after,) = await broker.triggers.list()
+            assert after.last > record.last
+            firing = await broker.triggers.fire(
+                NIGHTLY, decided=record.last, last=record.last + 1, messages=[message_of(NIGHTLY, 1)]
+            )
+            assert (firing.outcome, firing.last) == ("decided", after.last)
+
+
+class Pauses(Questions):
+    async def test_what_is_paused_is_listed_with_its_reason_until_it_is_resumed(self) -> None:
+        async with self.open_broker() as broker, self.open_broker() as other:
+            assert await broker.pauses.list() == []
+            pause = await broker.pauses.pause("actor", "shöp", reason="stock-taking", by="ann")
+            assert attrs.evolve(pause, at=0) == Pause("actor", "shöp", "stock-taking", "ann")
+            assert pause.at > 1
+            assert await other.pauses.pause("actor", "shöp", reason="another") == pause
+            everything = await other.pauses.pause("everything")
+            assert {str(one) for one in await broker.pauses.list()} == {"everything", "actor 'shöp'"}
+            assert everything in await broker.pauses.list()
+            assert await other.pauses.resume("actor", "shöp")
+            assert not await broker.pauses.resume("actor", "shöp")
+            assert await broker.pauses.list() == [everything]
+
+    async def test_who_watches_is_told_of_changes_by_anybody(self) -> None:
+        async with self.open_broker() as broker, self.open_broker() as other, open_desk(broker, "shop"):
+            told: list[None] = []
+            async with broker.pauses.watch(lambda: told.append(None)):
+                for change in (other.pauses.pause, other.pauses.resume, broker.pauses.pause):
+                    told.clear()
+                    await change("source", "shop")
+                    await until(true_of(lambda: bool(told)), "to be told")
+
+    async def test_from_a_source_that_is_withheld_nothing_is_taken(self) -> None:
+        async with self.open_broker() as broker, open_desk(broker, "shop", "mail") as desk:
+            desk.node.withhold(desk.subscription, {"shop"})
+            # What a reader was given by then may still come: it is given back.
+            await broker.publish(self.envelopes("shop", 1))
+            with trio.move_on_after(0.3):
+                await desk.hand_back(await desk.take_one())
+            await broker.publish(self.envelopes("shop", 5))
+            for envelope in self.envelopes("mail", 3):
+                await broker.publish([envelope])
+                await desk.expect_only(envelope.id)
+            desk.node.withhold(desk.subscription, {"shop", "mail"})
+            await trio.sleep(0.05)
+            desk.node.withhold(desk.subscription, ())
+            found = await desk.take(6)
+            assert [one.payload for one in found] == [b"0", b"0", b"1", b"2", b"3", b"4"]
+
+    async def test_the_times_of_a_trigger_that_pass_during_its_pause_are_decided_at_its_end(self) -> None:
+        async with self.open_broker() as broker:
+            for kind, name in (("trigger", "shop/nightly"), ("triggers", "shop")):
+                (record, untouched) = await broker.triggers.register("shop", [NIGHTLY, HOURLY])
+                await broker.pauses.pause(kind, name)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+                await trio.sleep(0.005)
+                await broker.pauses.resume(kind, name)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+                found = {one.definition.id: one.last for one in await broker.triggers.list()}
+                assert found[NIGHTLY.id] > record.last
+                assert (found[HOURLY.id] > untouched.last) is (kind == "triggers")
