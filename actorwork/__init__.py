@@ -111,6 +111,7 @@ from actorwork.runtime.main import run as run
 from actorwork.runtime.system import System as System, open_system as open_system, serve as serve
 from actorwork.runtime.tree import Branch as Branch
 from actorwork.settings import (
+    DeadLetterSettings as DeadLetterSettings,
     EventSettings as EventSettings,
     MailboxSettings as MailboxSettings,
     Settings as Settings,
@@ -142,6 +143,7 @@ __all__ = [
     "Context",
     "Cron",
     "DeadLetter",
+    "DeadLetterSettings",
     "DeathPact",
     "Delayed",
     "Delivery",

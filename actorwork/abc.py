@@ -19,10 +19,12 @@ import attrs
 
 from actorwork.events import Event
 from actorwork.message import (
+    NO_HEADERS,
     DeadLetter,
     Delayed,
     Delivery,
     Envelope,
+    Json,
     Outcome,
     Pause,
     PauseKind,
@@ -30,6 +32,7 @@ from actorwork.message import (
     TriggerRecord,
 )
 from actorwork.policy.settlement import Settlement
+from actorwork.settings import DeadLetterSettings
 
 
 class EventSink(Protocol):
@@ -69,6 +72,7 @@ class Subscription:
     sources: tuple[str, ...]
     inlet: Inlet
     max_crashes: int = 3
+    dead_letters: DeadLetterSettings = attrs.field(factory=DeadLetterSettings)
 
 
 class Node(Protocol):
@@ -165,8 +169,17 @@ class Finding:
 class DeadLetters(Protocol):
     """The messages nobody could handle, of all sources."""
 
-    async def list(self, source: str | None = None, *, limit: int = 100) -> Sequence[DeadLetter]:
-        """Return dead letters, oldest first within a source, of one source or of all."""
+    async def sources(self) -> Sequence[str]:
+        """Return the sources that have dead letters, sorted."""
+        ...
+
+    async def list(
+        self, source: str | None = None, *, limit: int = 100, after: str | None = None
+    ) -> Sequence[DeadLetter]:
+        """Return dead letters, oldest first within a source, of one source or of all.
+
+        With `after`, those of the source that came after this entry, whether or not it is still there.
+        """
         ...
 
     async def get(self, source: str, entry: str) -> DeadLetter | None: ...
@@ -176,6 +189,12 @@ class DeadLetters(Protocol):
 
         A letter leaves the dead letters in the same step in which its message enters the stream.
         """
+        ...
+
+    async def replay_as(
+        self, source: str, entry: str, data: bytes, *, type: str | None = None, headers: Mapping[str, Json] = NO_HEADERS
+    ) -> bool:
+        """Send one again with another payload, type and headers under its id; return whether it was there."""
         ...
 
     async def drop(self, source: str, entries: Sequence[str]) -> int:

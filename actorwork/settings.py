@@ -113,6 +113,18 @@ class MailboxSettings:
     stash: int = attrs.field(default=1000, validator=_whole(1, 1_000_000))
 
 
+@attrs.frozen(kw_only=True)
+class DeadLetterSettings:
+    """How many of an actor's messages are kept that nobody could handle, and for how long.
+
+    Whenever one of its messages becomes a dead letter, those of the same source that are beyond `max_count` (to about a
+    hundredth) or older than `max_age` seconds are dropped, the oldest first. Actors that share a source share them.
+    """
+
+    max_count: int = attrs.field(default=10_000, validator=_whole(1, 10_000_000))
+    max_age: float = attrs.field(default=2_592_000.0, validator=_seconds(1, 315_360_000))
+
+
 def _instance(cls: type | tuple[type, ...], wanted: str) -> Validator:
     def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if not isinstance(value, cls):
@@ -261,6 +273,9 @@ class Settings:
     results_ttl: float = attrs.field(default=86_400.0, validator=_seconds(1, 31_536_000))
     mailbox: MailboxSettings = attrs.field(
         factory=MailboxSettings, validator=_instance(MailboxSettings, "a MailboxSettings")
+    )
+    dead_letters: DeadLetterSettings = attrs.field(
+        factory=DeadLetterSettings, validator=_instance(DeadLetterSettings, "a DeadLetterSettings")
     )
     on_failure: OnFailure | None = attrs.field(default=None, validator=_failure_is_known)
     max_crashes: int = attrs.field(default=3, validator=_whole(0, 1_000_000))

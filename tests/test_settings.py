@@ -10,6 +10,7 @@ from hypothesis import given, strategies as st
 
 from actorwork import (
     Cron,
+    DeadLetterSettings,
     EventSettings,
     Exponential,
     Fixed,
@@ -45,6 +46,8 @@ def test_everything_but_the_title_has_a_default():
         "priority": Priority.NORMAL,
         "results_ttl": 86_400,
         "mailbox": MailboxSettings(capacity=1000),
+        "dead_letters": DeadLetterSettings(max_count=10_000, max_age=30 * 86_400),
+        "limits": (),
         "on_failure": None,
         "max_crashes": 3,
     }
@@ -239,3 +242,15 @@ def test_a_trigger_sends_arguments_or_a_message():
 def test_a_policy_out_of_bounds_is_refused(make: Any, text: str):
     with pytest.raises(SettingsError, match=text):
         make()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"max_count": 0}, r"max_count wants a whole number from 1 to 10000000, got 0"),
+        ({"max_age": 0.5}, r"max_age wants seconds from 1 to 315360000, got 0.5"),
+    ],
+)
+def test_the_bounds_of_dead_letters_are_checked(wrong: dict[str, Any], said: str):
+    with pytest.raises(SettingsError, match=said):
+        DeadLetterSettings(**wrong)

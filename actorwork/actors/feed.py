@@ -38,6 +38,7 @@ class Feed:
             sources=settings.all_sources,
             inlet=self,
             max_crashes=settings.max_crashes,
+            dead_letters=settings.dead_letters,
         )
 
     def __repr__(self) -> str:

@@ -26,7 +26,7 @@ from actorwork.embedded.values import EmbeddedValues
 from actorwork.embedded.writer import Writer
 from actorwork.errors import NotUnique
 from actorwork.events import BrokerTrouble
-from actorwork.message import DeadLetter, Delayed, Envelope, Outcome
+from actorwork.message import NO_HEADERS, DeadLetter, Delayed, Envelope, Json, Outcome
 
 CHUNK: Final = 1000
 """How many messages of one call go into one transaction: leases are renewed between two."""
@@ -177,8 +177,13 @@ class EmbeddedDeadLetters:
     def __repr__(self) -> str:
         return f"<EmbeddedDeadLetters of {self._writer.location}>"
 
-    async def list(self, source: str | None = None, *, limit: int = 100) -> Sequence[DeadLetter]:
-        return await self._writer.ask(lambda store: store.dead_letters.list(source, limit), writes=False)
+    async def sources(self) -> Sequence[str]:
+        return await self._writer.ask(lambda store: store.dead_letters.sources(), writes=False)
+
+    async def list(
+        self, source: str | None = None, *, limit: int = 100, after: str | None = None
+    ) -> Sequence[DeadLetter]:
+        return await self._writer.ask(lambda store: store.dead_letters.list(source, limit, after), writes=False)
 
     async def get(self, source: str, entry: str) -> DeadLetter | None:
         return await self._writer.ask(lambda store: store.dead_letters.get(source, entry), writes=False)
@@ -186,6 +191,13 @@ class EmbeddedDeadLetters:
     async def replay(self, source: str, entries: Sequence[str]) -> int:
         return await self._writer.ask(
             lambda store: store.dead_letters.replay(store.source(source), entries), rows=len(entries)
+        )
+
+    async def replay_as(
+        self, source: str, entry: str, data: bytes, *, type: str | None = None, headers: Mapping[str, Json] = NO_HEADERS
+    ) -> bool:
+        return await self._writer.ask(
+            lambda store: store.dead_letters.replay_as(store.source(source), entry, data, type, headers)
         )
 
     async def drop(self, source: str, entries: Sequence[str]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from builtins import list as list_of
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import attrs
@@ -13,8 +13,9 @@ from actorwork.embedded.lines import Lines
 from actorwork.embedded.rows import failure_from, headers_from
 from actorwork.embedded.schema import SOURCE
 from actorwork.embedded.transaction import Transaction
-from actorwork.message import DeadLetter, Delivery, Failure
+from actorwork.message import DeadLetter, Delivery, Failure, Json
 from actorwork.policy.attempts import headers_of_first_attempt
+from actorwork.settings import DeadLetterSettings
 
 
 class DeadLetterTable:
@@ -26,9 +27,9 @@ class DeadLetterTable:
     def __repr__(self) -> str:
         return "<DeadLetterTable>"
 
-    def keep(self, delivery: Delivery, group: str, actor: str, failure: Failure) -> None:
-        """Make a dead letter of an entry."""
-        self._execute(
+    def keep(self, delivery: Delivery, group: str, actor: str, failure: Failure, bounds: DeadLetterSettings) -> None:
+        """Make a dead letter of an entry, and drop what is beyond the bounds."""
+        done = self._execute(
             "insert into dead (source, channel, id, type, data, headers, key, grp, actor, attempt, at, failure)"
             f" select {SOURCE}, source, id, type, data, headers, key, ?, ?, ?, ?, ? from entries where seq = ?",
             (
@@ -40,10 +41,37 @@ class DeadLetterTable:
                 delivery.token.seq,
             ),
         )
+        if done.rowcount:
+            self._drop_the_oldest(done.lastrowid or 0, bounds)
 
-    def list(self, source: str | None, limit: int) -> list_of[DeadLetter]:
+    def _drop_the_oldest(self, last: int, bounds: DeadLetterSettings) -> None:
+        """Hold the bounds of the source whose letter came last."""
+        source = self._execute("select source from dead where entry = ?", (last,)).fetchone()[0]
+        until = self._transaction.now - bounds.max_age
+        oldest = self._execute("select at from dead where source = ? order by entry limit 1", (source,)).fetchone()
+        if oldest[0] < until:
+            self._execute("delete from dead where source = ? and at < ?", (source, until))
+        # Counting goes over all of them: for a large bound it is done now and then.
+        if last % max(1, bounds.max_count // 100) == 0:
+            self._execute(
+                "delete from dead where source = ? and entry <="
+                " (select entry from dead where source = ? order by entry desc limit 1 offset ?)",
+                (source, source, bounds.max_count),
+            )
+
+    def sources(self) -> list_of[str]:
         """Needs no transaction."""
-        where, arguments = ("", ()) if source is None else (" where s.name = ?", (source,))
+        rows = self._execute(
+            "select name from sources s where exists (select 1 from dead d where d.source = s.source) order by name"
+        )
+        return [row[0] for row in rows]
+
+    def list(self, source: str | None, limit: int, after: str | None = None) -> list_of[DeadLetter]:
+        """Needs no transaction."""
+        behind = 0 if after is None else int(after) if after.isdecimal() else -1
+        if behind < 0:
+            return []
+        where, arguments = ("", ()) if source is None else (" where s.name = ? and d.entry > ?", (source, behind))
         rows = self._execute(f"{_DEAD}{where} order by s.name, d.entry limit ?", (*arguments, limit))
         return [_letter(row) for row in rows]
 
@@ -73,6 +101,15 @@ class DeadLetterTable:
             self._lines.enter((channel, message_id, kind, data, new, self._transaction.now, group, key, None, None))
             found += 1
         return found
+
+    def replay_as(self, source: int, entry: str, data: bytes, type: str | None, headers: Mapping[str, Json]) -> bool:
+        """Send a letter again with another message under its id; return whether it was there."""
+        text = json.dumps(headers_of_first_attempt(headers)) if headers else None
+        done = self._execute(
+            "update dead set data = ?, type = ?, headers = ? where entry = ? and source = ?",
+            (data, type, text, entry, source),
+        )
+        return done.rowcount == 1 and self.replay(source, (entry,)) == 1
 
     def drop(self, source: int, entries: Iterable[str]) -> int:
         found = 0

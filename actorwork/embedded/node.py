@@ -66,7 +66,14 @@ class EmbeddedNode:
         self._intakes: dict[Subscription, _Intake] = {}
         for subscription in subscriptions:
             lanes = [
-                Lane(source, subscription.group, subscription.actor, subscription.max_crashes, priority)
+                Lane(
+                    source,
+                    subscription.group,
+                    subscription.actor,
+                    subscription.max_crashes,
+                    priority,
+                    bounds=subscription.dead_letters,
+                )
                 for priority in (Priority.NORMAL, Priority.CRITICAL, Priority.HIGH, Priority.LOW)
                 for source in subscription.sources
             ]
@@ -233,6 +240,7 @@ class EmbeddedNode:
                 [parcel(envelope) for envelope in published],
                 self,
                 is_plain(delivery, settlement, published),
+                subscription.dead_letters,
             )
         )
 

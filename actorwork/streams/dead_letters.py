@@ -6,17 +6,28 @@ since Lua's JSON would turn empty lists into objects and large numbers into floa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from actorwork.abc import DeadLetters
 from actorwork.errors import BrokerError
-from actorwork.message import DeadLetter
+from actorwork.message import NO_HEADERS, DeadLetter, Json
+from actorwork.policy.attempts import headers_of_first_attempt
 from actorwork.streams import keys, scripts
 from actorwork.streams.client import Client
-from actorwork.streams.entries import dead_letter_from, headers_of_replay, is_too_large_to_replay
+from actorwork.streams.entries import (
+    dead_letter_from,
+    encoded_headers,
+    headers_of_replay,
+    is_too_large_to_replay,
+)
+from actorwork.streams.redis_py import RedisError, may_pass
 
 _PAGE = 500
+
+_is_entry = re.compile(r"[0-9]+-[0-9]+").fullmatch
+"""Redis takes nothing else where it wants the id of an entry."""
 
 
 class RedisDeadLetters(DeadLetters):
@@ -28,15 +39,21 @@ class RedisDeadLetters(DeadLetters):
     def __repr__(self) -> str:
         return f"<RedisDeadLetters at {self._client!r}>"
 
-    async def list(self, source: str | None = None, *, limit: int = 100) -> Sequence[DeadLetter]:
+    async def list(
+        self, source: str | None = None, *, limit: int = 100, after: str | None = None
+    ) -> Sequence[DeadLetter]:
+        if source is not None:
+            return await self._of(source, limit, after)
         letters: list[DeadLetter] = []
-        for name in [source] if source is not None else await self._sources():
+        for name in await self.sources():
             letters += await self._of(name, limit - len(letters))
             if len(letters) >= limit:
                 break
         return letters
 
     async def get(self, source: str, entry: str) -> DeadLetter | None:
+        if not _is_entry(entry):
+            return None
         key = keys.SourceKeys.of(source).dead
         found = await self._client.call("XRANGE", key, entry, entry, idempotent=True)
         return dead_letter_from(source, found[0][0], found[0][1]) if found else None
@@ -62,12 +79,26 @@ class RedisDeadLetters(DeadLetters):
             count += await self._client.run_script(scripts.REPLAY, (of.stream, of.dead), some, idempotent=True)
         return count
 
-    async def drop(self, source: str, entries: Sequence[str]) -> int:
-        if not entries:
-            return 0
-        return await self._client.call("XDEL", keys.SourceKeys.of(source).dead, *entries, idempotent=True)
+    async def replay_as(
+        self, source: str, entry: str, data: bytes, *, type: str | None = None, headers: Mapping[str, Json] = NO_HEADERS
+    ) -> bool:
+        """Sent again after a lost reply it finds no letter: it returns False then, though this call has sent it."""
+        if not _is_entry(entry):
+            return False
+        of = keys.SourceKeys.of(source)
+        args = (of.prefix, entry, data, type or "", encoded_headers(headers_of_first_attempt(headers)))
+        try:
+            return bool(await self._client.run_script(scripts.REPLAY_AS, (of.stream, of.dead), args, idempotent=True))
+        except RedisError as error:
+            raise BrokerError(f"cannot replay to {source}: {error}", may_pass=may_pass(error)) from error
 
-    async def _sources(self) -> Sequence[str]:
+    async def drop(self, source: str, entries: Sequence[str]) -> int:
+        names = [entry for entry in entries if _is_entry(entry)]
+        if not names:
+            return 0
+        return await self._client.call("XDEL", keys.SourceKeys.of(source).dead, *names, idempotent=True)
+
+    async def sources(self) -> Sequence[str]:
         found: set[str] = set()
         cursor: Any = b"0"
         while True:
@@ -78,9 +109,10 @@ class RedisDeadLetters(DeadLetters):
             if cursor == b"0":
                 return sorted(found)
 
-    async def _of(self, source: str, limit: int) -> Sequence[DeadLetter]:
-        if limit <= 0:
+    async def _of(self, source: str, limit: int, after: str | None = None) -> Sequence[DeadLetter]:
+        if limit <= 0 or not (after is None or _is_entry(after)):
             return ()
+        start = "-" if after is None else f"({after}"
         key = keys.SourceKeys.of(source).dead
-        found = await self._client.call("XRANGE", key, "-", "+", "COUNT", limit, idempotent=True)
+        found = await self._client.call("XRANGE", key, start, "+", "COUNT", limit, idempotent=True)
         return [dead_letter_from(source, entry, fields) for entry, fields in found]

@@ -39,6 +39,7 @@ from actorwork.message import (
     Priority,
 )
 from actorwork.policy.attempts import headers_of_first_attempt, headers_of_next_attempt
+from actorwork.settings import DeadLetterSettings
 
 Fields: TypeAlias = "Sequence[bytes]"
 """Names and values in turn, as Redis sends them."""
@@ -352,6 +353,11 @@ def _unpacked(packed: bytes) -> dict[bytes, bytes]:
 def is_too_large_to_replay(letter: DeadLetter) -> bool:
     """Say whether a message has more fields than a script can add to a stream."""
     return isinstance(letter.payload, Mapping) and 2 * len(letter.payload) > MOST_VALUES
+
+
+def bounds_of(settings: DeadLetterSettings) -> tuple[int, int]:
+    """Say how many dead letters are to be kept, and for how many milliseconds."""
+    return settings.max_count, round(settings.max_age * 1000)
 
 
 def headers_of_replay(letter: DeadLetter) -> str:

@@ -301,6 +301,7 @@ def _add_other(
                 failure.reason,
                 failure.traceback,
                 delivery.attempt,
+                *entries.bounds_of(custody.subscription.dead_letters),
             )
         case Keep():
             kind = "keep"

@@ -99,7 +99,8 @@ local function retry_member(prefix, message_id, group, id)
 end
 
 -- Keeps an entry as a dead letter; `facts` are the fields that say why. More fields than a call takes are kept in one.
-local function bury(prefix, facts, fields)
+-- Of the source's letters the last `most` stay, as far as they came since `oldest` (ms since the epoch).
+local function bury(prefix, facts, fields, most, oldest)
   if #fields > MOST_VALUES then
     local parts = {}
     for i = 1, #fields do
@@ -113,5 +114,6 @@ local function bury(prefix, facts, fields)
       facts[#facts + 1] = fields[i + 1]
     end
   end
-  redis.call('XADD', prefix .. 'dead', '*', unpack(facts))
+  redis.call('XADD', prefix .. 'dead', 'MAXLEN', most, '*', unpack(facts))
+  redis.call('XTRIM', prefix .. 'dead', 'MINID', oldest)
 end

@@ -6,7 +6,8 @@
 --         kind, entry id, delivery count, message id, its key, its unique key ('' means none),
 --         outcome (JSON or ''), how many ms to keep it ('' means not), where to publish it ('' means nowhere),
 --         how many messages it publishes, for each: source, prefix, mark, bit, terms, how many values, those values
---         kind 'retry': delay in ms, headers; kind 'fail': actor, error, reason, traceback, attempt
+--         kind 'retry': delay in ms, headers; kind 'fail': actor, error, reason, traceback, attempt,
+--           how many dead letters to keep, and for how many ms
 --       kind 'keep' publishes for a delivery that goes on.
 --
 -- Returns the batch's number, which of the settlements (0, 1, ...) were refused because the delivery is not ours any
@@ -101,7 +102,7 @@ while i <= last do
       trouble = 'an entry with ' .. #fields / 2 .. ' fields cannot be added again'
     end
   elseif kind == 'fail' then
-    i = i + 5
+    i = i + 7
   end
 
   if settled[id] or not mine(id, count) then
@@ -160,7 +161,7 @@ while i <= last do
           'actor', ARGV[extras], 'group', group, 'error', ARGV[extras + 1], 'reason', ARGV[extras + 2],
           'traceback', ARGV[extras + 3], 'attempt', ARGV[extras + 4], 'at', whole(now_ms()), 'entry', id,
           'id', message_id,
-        }, buried)
+        }, buried, ARGV[extras + 5], whole(now_ms() - ARGV[extras + 6]))
       end
       if outcome ~= '' then
         tell_outcome(prefix, message_id, outcome, ttl, reply_to)

@@ -5,7 +5,7 @@
 --       wanted in all, how many of those above normal priority, after how many crashes a message is dead, from how many
 --       on it is taken over alone, the actor's title; then for each stream: the prefix of its source's keys, 1 if a
 --       message that crashed often may be taken over (0 while one is in hand), and where to go on looking for keys whose
---       message is gone ('' for not now)
+--       message is gone ('' for not now); then how many dead letters to keep, and for how many ms
 --
 -- Returns nil if this node holds no lease (it may take nothing), else for each stream: ms until the next message is due
 -- (-1 if none is held back), whether more is waiting, whether the group is missing, the deliveries taken over as
@@ -19,6 +19,7 @@
 local group, consumer, leases, released = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local room, urgent_room = tonumber(ARGV[5]), tonumber(ARGV[6])
 local limit, alone_from, actor = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9]
+local most_dead, dead_for = ARGV[#ARGV - 1], ARGV[#ARGV]
 local PROMOTED_AT_ONCE = 500
 local KEYS_AT_ONCE = 100
 local PAGE = 1000
@@ -95,7 +96,7 @@ local function bury_crasher(stream, prefix, id, crashes)
   bury(prefix, {
     'actor', actor, 'group', group, 'error', 'Crashed', 'reason', reason, 'traceback', '',
     'attempt', tostring(attempt), 'at', whole(now), 'entry', id, 'id', message_id,
-  }, fields)
+  }, fields, most_dead, whole(now - dead_for))
   tell_end(prefix, message_id, headers, 'failed', 'Crashed', reason)
   if #ack_and_delete(stream, group, { id }) > 0 and named['data'] then
     leave(prefix, place_at(level_of(prefix, stream), id), named['key'], named['unique'], message_id)

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import attrs
+import trio
+
 from actorwork.abc import Broker
 from actorwork.message import Envelope
 from actorwork.policy.settlement import Fail, Retry
+from actorwork.settings import DeadLetterSettings
 from actorwork.testing.conformance.desks import (
     FAILURE,
     Desk,
     open_desk,
 )
 from actorwork.testing.conformance.questions import Questions
+
+
+@asynccontextmanager
+async def _open_desk(broker: Broker, bounds: DeadLetterSettings, *sources: str) -> AsyncGenerator[Desk]:
+    desk = Desk("first", sources, room=100, max_crashes=3)
+    desk.subscription = attrs.evolve(desk.subscription, dead_letters=bounds)
+    async with broker.open_node([desk.subscription], lease=5, emit=desk.emit) as node:
+        desk.node = node
+        yield desk
 
 
 class DeadLetters(Questions):
@@ -24,6 +40,7 @@ class DeadLetters(Questions):
             assert sorted(one.id for one in await letters.list()) == ["1", "2", "3", "4"]
             assert len(await letters.list(limit=3)) == 3
             assert not await letters.list("c")
+            assert list(await letters.sources()) == ["a", "b"]
             assert await letters.get("a", "0-0") is None
 
     async def test_a_dead_letter_is_replayed_as_a_first_attempt_to_the_group_that_failed_alone(self) -> None:
@@ -48,6 +65,50 @@ class DeadLetters(Questions):
             await first.expect_only("2")
             await second.expect_only("2")
             assert await broker.backlog("orders") == 0
+
+    async def test_dead_letters_are_listed_page_by_page_also_behind_one_that_has_gone(self) -> None:
+        async with self.open_broker() as broker, open_desk(broker, "orders") as desk:
+            await self._bury(broker, desk, "orders", "1", "2", "3", "4")
+            letters = broker.dead_letters
+            first, second = await letters.list("orders", limit=2)
+            assert await letters.drop("orders", [second.entry]) == 1
+            third, fourth = await letters.list("orders", limit=2, after=second.entry)
+            assert [one.id for one in (first, third, fourth)] == ["1", "3", "4"]
+            assert not await letters.list("orders", after=fourth.entry)
+
+    async def test_a_dead_letter_is_replayed_with_another_payload(self) -> None:
+        async with self.open_broker() as broker, open_desk(broker, "orders", group="first") as desk:
+            await broker.publish([Envelope("orders", "1", b"wrong", "Order", {"who": "Ann", "old": 1})])
+            await desk.settle(await desk.take_one(), Retry(0, FAILURE))
+            await desk.settle(await desk.take_one(), Fail(FAILURE))
+            (letter,) = await broker.dead_letters.list()
+            again = {name: value for name, value in letter.headers.items() if name != "old"}
+            letters = broker.dead_letters
+            assert await letters.replay_as("orders", letter.entry, b"right", type="Refund", headers=again)
+            assert not await letters.replay_as("orders", letter.entry, b"right")
+            assert not await letters.replay_as("orders", "0-0", b"right")
+            assert not await letters.list()
+            taken = await desk.take_one()
+            assert (taken.id, taken.payload, taken.type, taken.attempt) == ("1", b"right", "Refund", 1)
+            assert dict(taken.headers) == {"who": "Ann"}
+            await desk.settle(taken)
+            assert await broker.backlog("orders") == 0
+
+    async def test_so_many_dead_letters_of_a_source_are_kept_as_the_actor_says(self) -> None:
+        bounds = DeadLetterSettings(max_count=3)
+        async with self.open_broker() as broker, _open_desk(broker, bounds, "orders", "others") as desk:
+            await self._bury(broker, desk, "others", "a")
+            await self._bury(broker, desk, "orders", "1", "2", "3", "4", "5")
+            assert [one.id for one in await broker.dead_letters.list("orders")] == ["3", "4", "5"]
+            assert [one.id for one in await broker.dead_letters.list("others")] == ["a"]
+
+    async def test_dead_letters_are_kept_for_so_long_as_the_actor_says(self) -> None:
+        bounds = DeadLetterSettings(max_age=1)
+        async with self.open_broker() as broker, _open_desk(broker, bounds, "orders") as desk:
+            await self._bury(broker, desk, "orders", "1")
+            await trio.sleep(1.2)
+            await self._bury(broker, desk, "orders", "2")
+            assert [one.id for one in await broker.dead_letters.list("orders")] == ["2"]
 
     async def test_a_dead_letter_may_be_dropped(self) -> None:
         async with self.open_broker() as broker, open_desk(broker, "orders") as desk:

@@ -453,7 +453,12 @@ class MemoryBroker:
             type=delivery.type,
             headers=delivery.headers,
         )
-        self.source(delivery.source).dead[name] = letter, entry
+        dead = self.source(delivery.source).dead
+        dead[name] = letter, entry
+        bounds = subscription.dead_letters
+        for old in list(dead):
+            if len(dead) > bounds.max_count or dead[old][0].at < self.now - bounds.max_age:
+                del dead[old]
         self._tell(delivery, Outcome("failed", failure=failure))
 
     def condemn(self, subscription: Subscription, place: Place) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
-from actorwork.message import DeadLetter
+from actorwork.message import NO_HEADERS, DeadLetter, Json
 from actorwork.policy.attempts import headers_of_first_attempt
 from actorwork.testing.memory.entries import Entry, Source
 
@@ -31,9 +32,17 @@ class MemoryDeadLetters:
         """All of them, by source and age."""
         return [letter for name in sorted(self._sources) for letter, _ in self._sources[name].dead.values()]
 
-    async def list(self, source: str | None = None, *, limit: int = 100) -> Sequence[DeadLetter]:
+    async def sources(self) -> Sequence[str]:
         await trio.lowlevel.checkpoint()
-        return [letter for letter in self.all if source in (None, letter.source)][:limit]
+        return sorted(name for name, source in self._sources.items() if source.dead)
+
+    async def list(
+        self, source: str | None = None, *, limit: int = 100, after: str | None = None
+    ) -> Sequence[DeadLetter]:
+        await trio.lowlevel.checkpoint()
+        behind = -1 if after is None else int(after) if after.isdecimal() else math.inf
+        found = [letter for letter in self.all if source in (None, letter.source) and int(letter.entry) > behind]
+        return found[:limit]
 
     async def get(self, source: str, entry: str) -> DeadLetter | None:
         await trio.lowlevel.checkpoint()
@@ -43,13 +52,24 @@ class MemoryDeadLetters:
     async def replay(self, source: str, entries: Sequence[str]) -> int:
         found = await self._remove(source, entries)
         for letter, entry in found:
-            # Somebody wants it to be run now: when it would have been too late is of no account.
-            headers = headers_of_first_attempt(letter.headers)
-            self._broker.append(
-                attrs.evolve(entry, headers=headers, group=letter.group, expires=None, unique=None, goes_first=False)
-            )
-        self._broker.pump()
+            self._send(letter, entry, letter.headers)
         return len(found)
+
+    async def replay_as(
+        self, source: str, entry: str, data: bytes, *, type: str | None = None, headers: Mapping[str, Json] = NO_HEADERS
+    ) -> bool:
+        found = await self._remove(source, [entry])
+        for letter, kept in found:
+            self._send(letter, attrs.evolve(kept, payload=data, type=type), headers)
+        return bool(found)
+
+    def _send(self, letter: DeadLetter, entry: Entry, headers: Mapping[str, Json]) -> None:
+        # Somebody wants it to be run now: when it would have been too late is of no account.
+        first = headers_of_first_attempt(headers)
+        self._broker.append(
+            attrs.evolve(entry, headers=first, group=letter.group, expires=None, unique=None, goes_first=False)
+        )
+        self._broker.pump()
 
     async def drop(self, source: str, entries: Sequence[str]) -> int:
         return len(await self._remove(source, entries))
