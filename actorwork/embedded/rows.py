@@ -13,7 +13,8 @@ Messages of one source have one channel for each priority, which is read by itse
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import attrs
@@ -38,6 +39,10 @@ SUSPECT: Final = 2
 
 CARRIED: Final = "source, id, type, data, headers, born, addressee, key, expires, uniq"
 """The columns that go with a message from table to table."""
+
+_rare_of: Final[Callable[[Envelope], tuple[Any, ...]]] = attrgetter("key", "priority", "expires", "lifetime", "unique")
+# Most envelopes are like this, and one comparison tells them.
+_NOTHING_RARE: Final = (None, Priority.NORMAL, None, None, None)
 
 _RANKS: Final = {Priority.NORMAL: 0, Priority.CRITICAL: 1, Priority.HIGH: 2, Priority.LOW: 3}
 """Normal messages come first: their channels are the ones that a file of the first version has."""
@@ -165,9 +170,6 @@ class Closing:
 def parcel(envelope: Envelope) -> Parcel:
     """Put an envelope into columns. Raises TypeError or ValueError for headers that are no JSON."""
     headers = envelope.headers
-    key, priority, expires = envelope.key, envelope.priority, envelope.expires
-    lifetime, unique = envelope.lifetime, envelope.unique
-    is_rare = key is not None or unique is not None or expires is not None or lifetime is not None
     return Parcel(
         envelope.source,
         envelope.id,
@@ -177,7 +179,7 @@ def parcel(envelope: Envelope) -> Parcel:
         envelope.group,
         envelope.delay,
         envelope.at,
-        Rare(key, priority, expires, lifetime, unique) if is_rare or priority is not Priority.NORMAL else None,
+        None if _rare_of(envelope) == _NOTHING_RARE else Rare(*_rare_of(envelope)),
     )
 
 
