@@ -28,6 +28,10 @@ test-default *arguments:
 test-all *arguments:
     pytest -m "" {{ arguments }}
 
+# real processes, killed, frozen and cut off at random: `just chaos --seconds 600 --seed 7`
+chaos *arguments:
+    python -m tests.chaos {{ arguments }}
+
 coverage:
     coverage run -m pytest && coverage combine --quiet && coverage report
 

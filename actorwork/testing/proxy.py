@@ -61,7 +61,7 @@ class FaultProxy:
 
     def cut_after_request(self, request_bytes: int) -> None:
         """Forward so many more bytes of requests; the server has them, but the connections are reset before any
-        reply.
+        reply. Until so many have come there are no replies at all.
         """
         self._request_budget = request_bytes
 
@@ -92,6 +92,14 @@ class FaultProxy:
     def split(self, size: int = 1) -> None:
         """Forward replies in pieces of `size` bytes."""
         self._chunk = size
+
+    def heal(self) -> None:
+        """Be whole again: whatever was switched on is off, and cuts to come do not."""
+        self._delay = 0.0
+        self._chunk = _CHUNK
+        self._reply_budget = self._request_budget = None
+        self.accept()
+        self.flow()
 
     async def serve(self, listener: trio_socket.SocketType) -> None:
         async with trio.open_nursery() as nursery:

@@ -1,0 +1,97 @@
+"""Chaos: real processes, and whatever can go wrong with them, for as long as you like.
+
+    python -m tests.chaos --seconds 60 --seed 7
+    python -m tests.chaos --seconds 3600 --acts kept,embedded --verbose
+
+Rounds of a minute, each with its own seed (the first has the one that is named, then one more each), and of three acts:
+
+    kept        Redis with an append-only file: nothing may be lost, nothing settled twice
+    forgetful   Redis without one, killed and flushed: what it forgot is lost, whatever came after it is not
+    embedded    the embedded broker: as `kept`
+
+A run that fails says which round, with the command that plays it again. The plan of faults is the same then; what
+the machine makes of it is not quite, so play it more than once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from actorwork.policy.settlement import leaves
+
+from .stage import Act
+
+SHARES: Final = {"kept": 0.5, "forgetful": 0.25, "embedded": 0.25}
+ROUND: Final = 60.0
+
+
+def tell(text: str) -> None:
+    print(text, flush=True)  # noqa: T201 - this is a program, and telling is what it does
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.chaos", description="Whatever can go wrong, and an account at its end."
+    )
+    parser.add_argument("--seconds", type=float, default=60, help="of things going wrong, in all (default: 60)")
+    parser.add_argument("--seed", type=int, default=None, help="of the first round (default: drawn)")
+    parser.add_argument("--acts", default=",".join(SHARES), help="which, by commas (default: all)")
+    parser.add_argument("--verbose", action="store_true", help="tell of each fault")
+    chosen = parser.parse_args(arguments)
+    acts = chosen.acts.split(",")
+    if unknown := [act for act in acts if act not in SHARES]:
+        parser.error(f"no act {', '.join(unknown)}; there are {', '.join(SHARES)}")
+    seed = random.randrange(1_000_000) if chosen.seed is None else chosen.seed
+    left = chosen.seconds
+    number = 0
+    while left > 0:
+        seconds = min(left, ROUND)
+        left -= seconds
+        if not play_round(seed + number, seconds, acts, is_verbose=chosen.verbose):
+            return 1
+        number += 1
+    return 0
+
+
+def play_round(seed: int, seconds: float, acts: Sequence[str], *, is_verbose: bool) -> bool:
+    again = f"python -m tests.chaos --seconds {seconds:g} --seed {seed} --acts {','.join(acts)} --verbose"
+    tell(f"chaos for {seconds:g} s; to play it again: {again}")
+    folder = Path(tempfile.mkdtemp(prefix="actorwork-chaos-"))
+    began = time.monotonic()
+    told: list[str] = []
+
+    def say(text: str) -> None:
+        told.append(f"{time.monotonic() - began:7.2f} {text}")
+        if is_verbose:
+            tell(told[-1])
+
+    whole = sum(SHARES[act] for act in acts)
+    for name in acts:
+        act = Act(name, seed, seconds * SHARES[name] / whole, folder / name, say=say)
+        try:
+            tell(f"  {trio.run(act.play, strict_exception_groups=True)}")
+        except Exception as error:  # noqa: BLE001 - whatever it is, it comes with its seed
+            if not is_verbose:
+                tell("\n".join(told[-40:]))
+            for leaf in leaves(error):
+                tell("".join(traceback.format_exception(leaf)))
+            tell(f"failed in {name} with seed {seed}; what there is of logs and notes is in {folder}")
+            tell(f"to play it again: {again}")
+            return False
+    shutil.rmtree(folder, ignore_errors=True)
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""What goes wrong and when, all of it from one seed: the same seed, the same plan.
+
+Nothing here looks at what is going on. Victims are named by a number, which the stage takes modulo those that are
+there; so a plan can be printed, read, and carried out again.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import attrs
+
+WEIGHTS: Final[Mapping[str, int]] = {
+    # processes
+    "kill a node": 6,
+    "kill a child process": 4,
+    "freeze a node": 5,
+    "freeze a child process": 3,
+    "stop a node": 4,
+    "stop a node by force": 2,
+    "crash at a point": 8,
+    "send poison": 2,
+    "kill a producer": 3,
+    "send many at once": 3,
+    # the network
+    "cut": 4,
+    "cut in mid reply": 4,
+    "cut after a request": 4,
+    "half-close": 2,
+    "black hole": 3,
+    "late replies": 2,
+    "replies in pieces": 2,
+    "refuse connections": 2,
+    # the server
+    "pause the server": 3,
+    "kill the server": 3,
+    "restart the server": 2,
+    "forget scripts": 1,
+    "kill all clients": 2,
+    "destroy the group": 1,
+    # what it forgets
+    "flush everything": 4,
+    "delete the source": 2,
+}
+
+PROCESSES: Final = frozenset(list(WEIGHTS)[:10])
+WIPES: Final = frozenset({"flush everything", "delete the source"})
+
+CRASH_AT_REDIS: Final = (
+    "handler.begun",
+    "handler.returned",
+    "read.replied",
+    "settle.before",
+    "settle.after",
+    "take_over.before",
+    "take_over.after",
+    "lease.renew",
+    "wire.sent",
+)
+CRASH_EMBEDDED: Final = ("handler.begun", "handler.returned", "commit.before", "commit.after")
+
+
+@attrs.frozen
+class Fault:
+    """One thing that goes wrong, `pause` seconds after the one before."""
+
+    name: str
+    pause: float
+    victim: int
+    seconds: float
+    """How long it lasts, where it does."""
+    size: int
+    """How many bytes, where that matters."""
+    point: str
+    """At which crash point, where that matters."""
+
+    def __str__(self) -> str:
+        return f"+{self.pause:.2f} {self.name} (victim {self.victim}, {self.seconds:.2f} s, {self.size}, {self.point})"
+
+
+def faults(seed: int, *, act: str) -> Iterator[Fault]:
+    """Yield faults without end. `act`: "kept" (the server forgets nothing), "forgetful", or "embedded"."""
+    dice = random.Random(f"{seed}/{act}")
+    names = [
+        name
+        for name in WEIGHTS
+        if (act == "forgetful" or name not in WIPES) and (act != "embedded" or name in PROCESSES)
+    ]
+    weights = [WEIGHTS[name] for name in names]
+    points = CRASH_EMBEDDED if act == "embedded" else CRASH_AT_REDIS
+    while True:
+        (name,) = dice.choices(names, weights)
+        yield Fault(
+            name,
+            pause=dice.uniform(0.05, 0.8),
+            victim=dice.randrange(1000),
+            # Mostly short, at times longer than a lease.
+            seconds=dice.choice((0.1, 0.3, 0.8, 1.5, 2.5)),
+            size=dice.choice((1, 7, 100, 1000, 10_000)),
+            point=f"{dice.choice(points)}:{dice.choice((1, 2, 3, 5, 10, 30, 100))}",
+        )

@@ -1,0 +1,661 @@
+"""Where things go wrong: a server behind a fault proxy, nodes, producers, and somebody who starts again what has died.
+
+    Act      one server (or file), its nodes and producers, a plan of faults, and the account at its end
+
+Everything is real: processes are started as a user starts them, and end by signals, by crash points, or by what a
+handler does to them. What an act promises is in `Act.play`; whatever breaks it raises `ChaosError`, with the facts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+import redis
+import trio
+
+from actorwork import Actor, Settings, open_system, receive
+from actorwork.crash_points import VARIABLE
+from actorwork.runtime.brokers import open_broker
+from actorwork.testing.ledger import Account, Ledger
+from actorwork.testing.proxy import FaultProxy, open_proxy
+from actorwork.testing.redis_server import RedisServer, open_redis_server
+
+from . import crew
+from .plan import Fault, faults
+
+HOUSE: Final = Path(__file__).parents[2]
+PROGRESS: Final = 30.0
+"""Seconds after which a node that could work, and does not, is wedged: not a measure of speed, on no machine."""
+LAST: Final = 90.0
+"""Seconds in which the rest is to be done once nothing goes wrong any more."""
+SOON: Final = 15.0
+"""Seconds for what takes milliseconds: the end of an orphan."""
+
+
+class ChaosError(AssertionError):
+    """A promise was broken."""
+
+
+@attrs.define(eq=False)
+class Slot:
+    """A place for one process, which is filled again when it has died."""
+
+    role: str
+    arguments: Sequence[str]
+    process: subprocess.Popen[bytes]
+    log: Path
+    expected: set[int]
+    """Exit codes that it may have by now."""
+    since: float = 0.0
+
+
+@attrs.define
+class Tally:
+    """What the ledger says, read on from where it was read last."""
+
+    path: Path
+    offset: int = 0
+    begun: int = 0
+    ended: int = 0
+    sending: dict[int, tuple[float, str]] = attrs.field(factory=dict[int, "tuple[float, str]"])
+    sent: set[int] = attrs.field(factory=set[int])
+
+    def read_on(self) -> None:
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self.offset += len(line)
+                note = json.loads(line)
+                match note["what"]:
+                    case "begun":
+                        self.begun += 1
+                    case "ended":
+                        self.ended += 1
+                    case "sending":
+                        self.sending[note["facts"]["number"]] = (note["at"], note["facts"]["kind"])
+                    case _:
+                        self.sent.add(note["facts"]["number"])
+
+
+@attrs.frozen
+class Result:
+    """What came of an act."""
+
+    act: str
+    seconds: float
+    faults: Counter[str]
+    processes: int
+    sent: int
+    unknown: int
+    """Sent by somebody who died before knowing that they were kept."""
+    handled: int
+    again: int
+    """Handlers that ran, but whose settlement was refused or never came."""
+    dead: Counter[str]
+    forgotten: int
+    longest_pause: float
+    """Seconds between two handled messages, at most, while somebody could have handled one."""
+    rest: float
+    """Seconds in which the rest was done, once nothing went wrong any more."""
+
+    def __str__(self) -> str:
+        dead = ", ".join(f"{count} {kind}" for kind, count in sorted(self.dead.items())) or "none"
+        return (
+            f"{self.act}: {self.faults.total()} faults in {self.seconds:.0f} s, {self.processes} processes started;"
+            f" {self.sent} sent ({self.unknown} unknown to their senders), {self.handled} handled once,"
+            f" {self.again} handlers run in vain, dead letters: {dead}; {self.forgotten} forgotten by the server;"
+            f" longest pause {self.longest_pause:.1f} s, the rest done in {self.rest:.1f} s"
+        )
+
+
+class Act:
+    """`kept`: behind a server with an append-only file. `forgetful`: without one. `embedded`: on a file."""
+
+    def __init__(self, name: str, seed: int, seconds: float, folder: Path, *, say: Callable[[str], None]) -> None:
+        self.name = name
+        self.seed = seed
+        self.seconds = seconds
+        self.folder = folder
+        self.say = say
+        folder.mkdir(parents=True)
+        self.ledger = Ledger(folder / "ledger")
+        os.environ[crew.LEDGER] = str(self.ledger.path)
+        crew.ledger.cache_clear()
+        self.tally = Tally(self.ledger.path)
+        self.slots: list[Slot] = []
+        self.started = 0
+        self.counts: Counter[str] = Counter()
+        self.dark = 0
+        """How many faults now keep everybody from working."""
+        self.wiped_at = 0.0
+        self.longest_pause = self.rest = 0.0
+        self.producers = 0
+        self.burst = 0
+        self.server_lock = trio.Lock()
+        self.server: RedisServer
+        self.proxy: FaultProxy
+        self.url = self.direct_url = f"sqlite:///{folder}/messages.db"
+        self.dice_seed = f"{seed}/{name}"
+
+    # ------------------------------------------------------------------------------------------------------- the play
+
+    async def play(self) -> Result:
+        began = time.monotonic()
+        async with self._open_place():
+            try:
+                await self._go_wrong()
+                await self._bring_to_an_end()
+                return await self._settle_accounts(time.monotonic() - began)
+            finally:
+                for slot in self.slots:
+                    self._end_by_force(slot)
+                for pid in marked(self.ledger.path):
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                self.ledger.close()
+
+    @asynccontextmanager
+    async def _open_place(self) -> AsyncGenerator[None]:
+        if self.name == "embedded":
+            yield
+            return
+        config = {"appendfsync": "everysec"}
+        with open_redis_server(append_only=self.name == "kept", config=config) as self.server:
+            async with open_proxy(self.server.url) as self.proxy:
+                self.direct_url, self.url = self.server.url, self.proxy.url
+                yield
+
+    async def _go_wrong(self) -> None:
+        for role in ("single", "single", "processes"):
+            self.slots.append(self._fill(role, self.url))
+        for _ in range(2):
+            self.slots.append(self._new_producer())
+        await self._wait(lambda: self.tally.ended > 0, "the first handled message", within=60)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_filled)
+            nursery.start_soon(self._watch_progress)
+            # What has begun comes to its end: a server is started again, a frozen process goes on.
+            async with trio.open_nursery() as under_way:
+                with trio.move_on_after(self.seconds):
+                    for fault in faults(self.seed, act=self.name):
+                        await trio.sleep(fault.pause)
+                        self.say(f"{self.name} {fault}")
+                        self.counts[fault.name] += 1
+                        under_way.start_soon(CARRY_OUT[fault.name], self, fault)
+            nursery.cancel_scope.cancel()
+
+    # ------------------------------------------------------------------------------------------------------- processes
+
+    def _fill(self, role: str, *arguments: str, crash_at: str = "") -> Slot:
+        self.started += 1
+        log = self.folder / f"{self.started:04d}-{role}.log"
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("ACTORWORK_")}
+        environment |= {"PYTHONPATH": str(HOUSE), crew.LEDGER: str(self.ledger.path), VARIABLE: crash_at}
+        command = [sys.executable, "-m", "tests.chaos.crew", role, arguments[0], str(self.ledger.path), *arguments[1:]]
+        with log.open("wb") as file:
+            process = subprocess.Popen(command, cwd=HOUSE, env=environment, stdin=subprocess.DEVNULL, stderr=file)
+        expected = {crew.POISON_EXIT} if role == "single" else set[int]()
+        if crash_at:
+            expected.add(-signal.SIGKILL)
+        return Slot(role, arguments, process, log, expected, time.monotonic())
+
+    def _new_producer(self) -> Slot:
+        self.producers += 1
+        return self._fill("producer", self.url, str(self.producers), f"{self.dice_seed}/{self.producers}")
+
+    async def _keep_filled(self) -> None:
+        """Start again what has ended, and see that each had a reason to."""
+        while True:
+            for index, slot in enumerate(self.slots):
+                code = slot.process.poll()
+                if code is None:
+                    continue
+                self._check_code(slot, code)
+                if slot.role == "producer":
+                    self.slots[index] = self._new_producer()
+                else:
+                    self.slots[index] = self._fill(slot.role, self.url)
+            await trio.sleep(0.02)
+
+    def _check_code(self, slot: Slot, code: int) -> None:
+        log = slot.log.read_text(errors="replace")
+        # A tree of which a process dies while it starts is a failed start: whoever started it starts it again.
+        failed_start = code == 1 and "did not start: ProcessLost" in log
+        if code not in slot.expected and not failed_start:
+            raise ChaosError(
+                f"{slot.role} {slot.process.pid} ended with {code}, expected one of {sorted(slot.expected)};"
+                f" its log, {slot.log}, ends: {log[-1500:]}"
+            )
+
+    async def _watch_progress(self) -> None:
+        """See that messages are being handled, whenever there is somebody who could."""
+        last, ended = time.monotonic(), 0
+        while True:
+            self.tally.read_on()
+            now = time.monotonic()
+            if self.tally.ended > ended or self.dark:
+                if not self.dark:
+                    self.longest_pause = max(self.longest_pause, now - last)
+                last, ended = now, self.tally.ended
+            elif now - last > PROGRESS:
+                raise ChaosError(f"nothing was handled for {PROGRESS:g} s, though nothing was in the way")
+            await trio.sleep(0.05)
+
+    def nodes(self, role: str | None = None) -> list[Slot]:
+        return [slot for slot in self.slots if slot.role != "producer" and role in (None, slot.role)]
+
+    def node_of(self, fault: Fault, role: str | None = None) -> Slot:
+        nodes = self.nodes(role)
+        return nodes[fault.victim % len(nodes)]
+
+    def child_of(self, fault: Fault) -> int | None:
+        children = children_of(self.node_of(fault, "processes").process.pid)
+        return children[fault.victim % len(children)] if children else None
+
+    @staticmethod
+    def _end_by_force(slot: Slot) -> None:
+        if slot.process.poll() is None:
+            slot.process.kill()
+        slot.process.wait()
+
+    async def kill(self, slot: Slot) -> None:
+        """Kill a process, and see that no child of it outlives it."""
+        children = [pid for pid in children_of(slot.process.pid) if state_of(pid) != "T"]
+        slot.expected.add(-signal.SIGKILL)
+        slot.process.kill()
+        await self._wait(
+            lambda: all(state_of(pid) in ("", "Z", "T") for pid in children), f"the end of the children {children}"
+        )
+
+    async def freeze(self, pid: int, seconds: float) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+            await trio.sleep(seconds)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+    async def stop(self, slot: Slot, *, signals: int) -> None:
+        """Stop a node as an orchestrator does, and see that it ends in time."""
+        slot.expected |= {0, 3, -signal.SIGTERM}  # Before its handler is there, SIGTERM is the end of any process.
+        for _ in range(signals):
+            slot.process.send_signal(signal.SIGTERM)
+            await trio.sleep(0.1)
+        await self._wait(lambda: slot.process.poll() is not None, f"the end of {slot}", within=crew.GRACE + 25)
+
+    async def send(self, messages: dict[int, str]) -> None:
+        async with open_broker(self.direct_url) as broker:
+            await crew.send(broker, messages)
+
+    def new_numbers(self, count: int) -> range:
+        """Numbers of the harness' own: those of no producer."""
+        first = self.burst
+        self.burst += count
+        return range(first, first + count)
+
+    # ---------------------------------------------------------------------------------------------------------- server
+
+    def ask(self, *command: object) -> Any:
+        connection: Any = redis.Redis(unix_socket_path=str(self.server.socket_path), protocol=2)
+        with connection:
+            return connection.execute_command(*command)
+
+    @asynccontextmanager
+    async def darkness(self) -> AsyncGenerator[None]:
+        """While this is on, that nobody works is nobody's fault."""
+        self.dark += 1
+        try:
+            yield
+        finally:
+            self.dark -= 1
+
+    async def restart_server(self, how: Callable[[], None], seconds: float) -> None:
+        async with self.server_lock, self.darkness():
+            await trio.to_thread.run_sync(how)
+            await trio.sleep(seconds)
+            await trio.to_thread.run_sync(self.server.start)
+            if self.name == "forgetful":
+                self.wiped_at = time.monotonic()
+
+    async def wipe(self, *command: object) -> None:
+        async with self.server_lock:
+            await trio.to_thread.run_sync(lambda: self.ask(*command))
+            self.wiped_at = time.monotonic()
+
+    # --------------------------------------------------------------------------------------------------------- the end
+
+    async def _bring_to_an_end(self) -> None:
+        """Let nothing go wrong any more: the rest is done, everybody ends in order, and nobody is left."""
+        if self.name != "embedded":
+            self.proxy.heal()
+        for slot in self.slots:
+            if slot.role == "producer":
+                self._end_by_force(slot)
+        self.slots = [slot for slot in self.slots if slot.role != "producer"]
+        began = time.monotonic()
+        # Whatever was forgotten before: from now on nothing is.
+        await self.send(dict.fromkeys(self.new_numbers(100), "plain"))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_filled)
+            async with open_broker(self.direct_url) as broker:
+
+                async def is_empty() -> bool:
+                    return await broker.backlog(crew.SOURCE) == 0 and await self._delayed() == 0
+
+                await self._wait_true(is_empty, "an empty source", within=LAST)
+            self.rest = time.monotonic() - began
+            nursery.cancel_scope.cancel()
+        for slot in self.slots:
+            slot.expected |= {0, 3, -signal.SIGTERM} if time.monotonic() - slot.since < 5 else {0}
+            slot.process.send_signal(signal.SIGTERM)
+        for slot in self.slots:
+            await self._wait(lambda slot=slot: slot.process.poll() is not None, f"the end of {slot}", within=40)
+            self._check_code(slot, slot.process.returncode)
+        await self._wait(lambda: not marked(self.ledger.path), "the end of all processes", within=SOON)
+
+    async def _delayed(self) -> int:
+        if self.name != "embedded":
+            return int(self.ask("ZCARD", f"actorwork:{{{crew.SOURCE}}}:delayed"))
+        import sqlite3
+
+        with sqlite3.connect(f"{self.folder}/messages.db") as connection:
+            return int(connection.execute("select count(*) from delayed").fetchone()[0])
+
+    async def _settle_accounts(self, seconds: float) -> Result:
+        receipts: list[tuple[int, str]] = []
+
+        class Auditor(Actor):
+            settings = Settings(title="auditor", sources={crew.RECEIPTS})
+
+            @receive
+            async def note(self, *, number: int, kind: str) -> None:
+                receipts.append((number, kind))
+
+        async with open_broker(self.direct_url) as broker:
+            async with open_system(Auditor, broker=broker):
+
+                async def is_empty() -> bool:
+                    return await broker.backlog(crew.RECEIPTS) == 0
+
+                await self._wait_true(is_empty, "all receipts", within=LAST)
+            letters = await broker.dead_letters.list(limit=1_000_000)
+        self.tally.read_on()
+        dead: dict[int, str] = {}
+        for letter in letters:
+            assert isinstance(letter.payload, bytes)
+            number = json.loads(letter.payload)["number"]
+            if number in dead:
+                raise ChaosError(f"{number} is dead twice")
+            dead[number] = letter.failure.type
+        handled = [number for number, _ in receipts]
+        seen = {*handled, *dead}
+        followers = {number + crew.EACH // 2 for number, kind in receipts if kind == "chain"}
+        unknown = self.tally.sending.keys() - self.tally.sent
+        sent = self.tally.sent | (unknown & seen) | followers
+        # What was sent before the server forgot is accounted for as forgotten, if it is nowhere.
+        forgotten = {
+            number
+            for number in sent - seen
+            if self.wiped_at and (number not in self.tally.sending or self.tally.sending[number][0] < self.wiped_at)
+        }
+        # A follower's chain may have been settled and forgotten, the follower not yet.
+        orphans = {number for number in seen - sent if self.wiped_at and number % crew.EACH >= crew.EACH // 2}
+        Account(sent=(sent - forgotten) | orphans, handled=handled, dead=dead).check()
+        kinds = {number: kind for number, (_, kind) in self.tally.sending.items()}
+        for number in (sent & self.tally.sending.keys()) - forgotten:
+            if kinds[number] in ("poison", "bad") and number not in dead:
+                raise ChaosError(f"{number} is {kinds[number]} and was handled")
+        for number, why in dead.items():
+            if why != "Crashed" and kinds.get(number) != "bad":
+                raise ChaosError(f"{number} ({kinds.get(number)}) is a dead letter for {why}")
+        innocent = sum(1 for number, why in dead.items() if why == "Crashed" and kinds.get(number) != "poison")
+        return Result(
+            act=self.name,
+            seconds=seconds,
+            faults=self.counts,
+            processes=self.started,
+            sent=len(sent),
+            unknown=len(unknown),
+            handled=len(handled),
+            again=self.tally.ended - len(handled) if not self.wiped_at else 0,
+            dead=Counter(kinds.get(number, "plain") for number in dead)
+            + Counter({"of these at several crashes by chance": innocent}),
+            forgotten=len(forgotten),
+            longest_pause=self.longest_pause,
+            rest=self.rest,
+        )
+
+    # --------------------------------------------------------------------------------------------------------- waiting
+
+    async def _wait(self, condition: Callable[[], object], what: str, *, within: float = SOON) -> None:
+        limit = time.monotonic() + within
+        while not condition():
+            if time.monotonic() > limit:
+                raise ChaosError(f"{self.name}: waited {within:g} s for {what}")
+            await trio.sleep(0.02)
+            self.tally.read_on()
+
+    async def _wait_true(self, condition: Callable[[], Awaitable[object]], what: str, *, within: float) -> None:
+        limit = time.monotonic() + within
+        while not await condition():
+            if time.monotonic() > limit:
+                raise ChaosError(f"{self.name}: waited {within:g} s for {what}")
+            await trio.sleep(0.05)
+
+
+# ------------------------------------------------------------------------------------------------------ what goes wrong
+
+
+async def kill_node(act: Act, fault: Fault) -> None:
+    await act.kill(act.node_of(fault))
+
+
+async def kill_child(act: Act, fault: Fault) -> None:
+    pid = act.child_of(fault)
+    if pid is not None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+async def freeze_node(act: Act, fault: Fault) -> None:
+    await act.freeze(act.node_of(fault).process.pid, fault.seconds)
+
+
+async def freeze_child(act: Act, fault: Fault) -> None:
+    pid = act.child_of(fault)
+    if pid is not None:
+        await act.freeze(pid, fault.seconds)
+
+
+async def stop_node(act: Act, fault: Fault) -> None:
+    await act.stop(act.node_of(fault), signals=1)
+
+
+async def stop_node_by_force(act: Act, fault: Fault) -> None:
+    await act.stop(act.node_of(fault), signals=2)
+
+
+async def crash_at_point(act: Act, fault: Fault) -> None:
+    """A node is killed, and the one in its place dies at a crash point."""
+    slot = act.node_of(fault, "single")
+    index = act.slots.index(slot)
+    await act.kill(slot)
+    if slot.process.poll() is None or act.slots[index] is not slot:
+        return
+    act.slots[index] = act._fill("single", act.url, crash_at=fault.point)
+
+
+async def send_poison(act: Act, fault: Fault) -> None:
+    await act.send(dict.fromkeys(act.new_numbers(1), "poison"))
+
+
+async def send_many(act: Act, fault: Fault) -> None:
+    await act.send(dict.fromkeys(act.new_numbers(200), "plain"))
+
+
+async def kill_producer(act: Act, fault: Fault) -> None:
+    producers = [slot for slot in act.slots if slot.role == "producer"]
+    await act.kill(producers[fault.victim % len(producers)])
+
+
+async def cut(act: Act, fault: Fault) -> None:
+    act.proxy.cut()
+
+
+async def cut_in_mid_reply(act: Act, fault: Fault) -> None:
+    act.proxy.cut_after(fault.size)
+
+
+async def cut_after_request(act: Act, fault: Fault) -> None:
+    act.proxy.cut_after_request(min(fault.size, 100))  # Nobody sends more to a server that does not answer.
+
+
+async def half_close(act: Act, fault: Fault) -> None:
+    act.proxy.half_close()
+
+
+async def black_hole(act: Act, fault: Fault) -> None:
+    async with act.darkness():
+        act.proxy.black_hole()
+        await trio.sleep(fault.seconds)
+        act.proxy.flow()
+
+
+async def late_replies(act: Act, fault: Fault) -> None:
+    act.proxy.delay(0.05)
+    await trio.sleep(fault.seconds)
+    act.proxy.delay(0)
+
+
+async def replies_in_pieces(act: Act, fault: Fault) -> None:
+    act.proxy.split(fault.size % 100 + 1)
+    await trio.sleep(fault.seconds)
+    act.proxy.split(65536)
+
+
+async def refuse_connections(act: Act, fault: Fault) -> None:
+    async with act.darkness():
+        act.proxy.refuse()
+        act.proxy.cut()
+        await trio.sleep(fault.seconds)
+        act.proxy.accept()
+
+
+async def pause_server(act: Act, fault: Fault) -> None:
+    async with act.server_lock, act.darkness():
+        act.server.pause()
+        await trio.sleep(fault.seconds)
+        act.server.resume()
+
+
+async def kill_server(act: Act, fault: Fault) -> None:
+    await act.restart_server(act.server.kill, fault.seconds)
+
+
+async def stop_server(act: Act, fault: Fault) -> None:
+    await act.restart_server(act.server.stop, fault.seconds)
+
+
+async def forget_scripts(act: Act, fault: Fault) -> None:
+    async with act.server_lock:
+        act.ask("SCRIPT", "FLUSH")
+
+
+async def kill_clients(act: Act, fault: Fault) -> None:
+    async with act.server_lock:
+        act.ask("CLIENT", "KILL", "TYPE", "normal")
+
+
+async def destroy_group(act: Act, fault: Fault) -> None:
+    async with act.server_lock:
+        with suppress(redis.ResponseError):
+            act.ask("XGROUP", "DESTROY", crew.SOURCE, crew.Hand.settings.id)
+
+
+async def flush_everything(act: Act, fault: Fault) -> None:
+    await act.wipe("FLUSHALL")
+
+
+async def delete_source(act: Act, fault: Fault) -> None:
+    await act.wipe("DEL", crew.SOURCE)
+
+
+CARRY_OUT: Final[dict[str, Callable[[Act, Fault], Awaitable[None]]]] = {
+    "kill a node": kill_node,
+    "kill a child process": kill_child,
+    "freeze a node": freeze_node,
+    "freeze a child process": freeze_child,
+    "stop a node": stop_node,
+    "stop a node by force": stop_node_by_force,
+    "crash at a point": crash_at_point,
+    "send poison": send_poison,
+    "kill a producer": kill_producer,
+    "send many at once": send_many,
+    "cut": cut,
+    "cut in mid reply": cut_in_mid_reply,
+    "cut after a request": cut_after_request,
+    "half-close": half_close,
+    "black hole": black_hole,
+    "late replies": late_replies,
+    "replies in pieces": replies_in_pieces,
+    "refuse connections": refuse_connections,
+    "pause the server": pause_server,
+    "kill the server": kill_server,
+    "restart the server": stop_server,
+    "forget scripts": forget_scripts,
+    "kill all clients": kill_clients,
+    "destroy the group": destroy_group,
+    "flush everything": flush_everything,
+    "delete the source": delete_source,
+}
+
+
+# ------------------------------------------------------------------------------------------------------------ processes
+
+
+def processes() -> Iterator[int]:
+    for path in Path("/proc").iterdir():
+        if path.name.isdecimal():
+            yield int(path.name)
+
+
+def state_of(pid: int) -> str:
+    """Return the letter of a process' state, as ps has it; nothing if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except OSError:
+        return ""
+
+
+def children_of(pid: int) -> list[int]:
+    """Return those children of a process that are nodes themselves."""
+    found: list[int] = []
+    for one in processes():
+        with suppress(OSError):
+            parent = int(Path(f"/proc/{one}/stat").read_text().rpartition(") ")[2].split()[1])
+            if parent == pid and b"resource_tracker" not in Path(f"/proc/{one}/cmdline").read_bytes():
+                found.append(one)
+    return sorted(found)
+
+
+def marked(ledger: Path) -> list[int]:
+    """Return the processes of an act: whoever was started with its ledger, or by somebody who was."""
+    mark = f"{crew.LEDGER}={ledger}".encode()
+    found: list[int] = []
+    for one in processes():
+        with suppress(OSError):
+            if one != os.getpid() and state_of(one) != "Z" and mark in Path(f"/proc/{one}/environ").read_bytes():
+                found.append(one)
+    return found
