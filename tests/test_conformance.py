@@ -9,11 +9,6 @@ from actorwork.embedded.broker import open_broker as open_embedded
 from actorwork.events import Event
 from actorwork.streams.broker import open_broker as open_redis
 from actorwork.testing.conformance import BrokerConformance, Opener
-from actorwork.testing.conformance.expiry import Expiry
-from actorwork.testing.conformance.held_back import HeldBack
-from actorwork.testing.conformance.keys import Keys
-from actorwork.testing.conformance.priorities import Priorities
-from actorwork.testing.conformance.uniqueness import Uniqueness
 
 
 def ignore(_: Event) -> None: ...
@@ -30,7 +25,7 @@ class TestRedis(BrokerConformance):
         return partial(open_redis, self.url, emit=ignore)
 
 
-class TestEmbedded(Keys, Priorities, Uniqueness, HeldBack, Expiry, BrokerConformance):
+class TestEmbedded(BrokerConformance):
     url: str
 
     @pytest.fixture(autouse=True)

@@ -16,11 +16,6 @@ from actorwork.events import Fenced, LeaseLost, Reclaimed
 from actorwork.message import Delivery, Envelope, Failure
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
 from actorwork.testing.conformance import BrokerConformance, Desk, Opener, RemoteDesk, open_desk
-from actorwork.testing.conformance.expiry import Expiry
-from actorwork.testing.conformance.held_back import HeldBack
-from actorwork.testing.conformance.keys import Keys
-from actorwork.testing.conformance.priorities import Priorities
-from actorwork.testing.conformance.uniqueness import Uniqueness
 from actorwork.testing.memory import EPOCH, MemoryBroker, MemoryNode
 
 FAILURE = Failure("ValueError", "no")
@@ -80,7 +75,7 @@ async def open_memory(broker: MemoryBroker) -> AsyncGenerator[MemoryBroker]:
     yield broker
 
 
-class TestConformance(Keys, Priorities, Uniqueness, HeldBack, Expiry, BrokerConformance):
+class TestConformance(BrokerConformance):
     @pytest.fixture(autouse=True)
     def _store(self) -> None:
         self.broker = MemoryBroker(epoch=time.time())

@@ -21,6 +21,11 @@ in each test. The tests kill processes, and stop one past its lease (SIGSTOP): t
     settling      how a delivery ends, with all that belongs to it
     ownership     whose a delivery is: handing back, what the dead leave behind, and the fence
     delays        what is to come later comes on time
+    held_back     what is held back is known, and can be cancelled
+    expiry        how late a message may be begun is said by the broker's clock
+    keys          messages of one key are handled one after another
+    priorities    what is urgent is given first, and what is not has its turns
+    uniqueness    of all messages with one unique key only one is alive
     outcomes      what came of a message reaches whoever asked
     dead_letters  what nobody could handle is kept, and may be sent again
     endings       how a node ends: nothing is offered any more, and nothing is lost
@@ -44,13 +49,18 @@ from actorwork.testing.conformance.desks import (
     until as until,
 )
 from actorwork.testing.conformance.endings import Endings
+from actorwork.testing.conformance.expiry import Expiry
+from actorwork.testing.conformance.held_back import HeldBack
+from actorwork.testing.conformance.keys import Keys
 from actorwork.testing.conformance.limits import Limits
 from actorwork.testing.conformance.outcomes import Outcomes
 from actorwork.testing.conformance.ownership import Ownership
+from actorwork.testing.conformance.priorities import Priorities
 from actorwork.testing.conformance.publishing import Publishing
 from actorwork.testing.conformance.reading import Reading
 from actorwork.testing.conformance.settling import Settling
 from actorwork.testing.conformance.triggers import Pauses, Triggers
+from actorwork.testing.conformance.uniqueness import Uniqueness
 from actorwork.testing.conformance.values import Values
 from actorwork.testing.conformance.whole import Whole
 
@@ -61,6 +71,11 @@ class BrokerConformance(
     Settling,
     Ownership,
     Delays,
+    HeldBack,
+    Expiry,
+    Keys,
+    Priorities,
+    Uniqueness,
     Outcomes,
     DeadLetters,
     Endings,
