@@ -202,6 +202,42 @@ class ProcessHung:
 
 
 @attrs.frozen(eq=False)
+class HandlerHung:
+    """A handler in a process has not ended `seconds` after its deadline, so the process is killed.
+
+    `stacks` is where its threads stand.
+    """
+
+    process: str
+    pid: int
+    title: str
+    message_id: str
+    seconds: float
+    stacks: str
+
+
+@attrs.frozen(eq=False)
+class ProcessReplaced:
+    """A process has done its share: `successor` is up, and the process `pid` ends beside it."""
+
+    process: str
+    pid: int
+    successor: int
+    why: str
+
+
+@attrs.frozen(eq=False)
+class ReplacementFailed:
+    """A process is to be replaced, and its successor did not start; it goes on until one does."""
+
+    process: str
+    pid: int
+    why: str
+    error: BaseException
+    retry_in: float
+
+
+@attrs.frozen(eq=False)
 class Settled:
     """A delivery has ended; `seconds` is how long it was in hand."""
 
@@ -221,6 +257,10 @@ class Overdue:
     message_id: str
     seconds: float
     where: str
+    timeout: float = 0.0
+    """The `execution_timeout` that it is past."""
+    is_settled: bool = False
+    """Whether the delivery has ended without it: so it is with a thread, which nobody can end."""
 
 
 @attrs.frozen(eq=False)
@@ -283,6 +323,9 @@ Event: TypeAlias = (
     | StuckChild
     | ProcessStarted
     | ProcessHung
+    | HandlerHung
+    | ProcessReplaced
+    | ReplacementFailed
     | Settled
     | Overdue
     | LoopStalled

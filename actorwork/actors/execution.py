@@ -27,6 +27,7 @@ from actorwork.actors.context import Handling, Stop, handling
 from actorwork.actors.crash import Crash
 from actorwork.actors.handlers import local_keywords
 from actorwork.actors.mailbox import OPEN, Item, Lane, LocalCall, Mark
+from actorwork.actors.threads import HandlerThread
 from actorwork.actors.watchdog import REPORT_EVERY, UNKNOWN, stack_of
 from actorwork.actors.watching import LinkBroken
 from actorwork.codec import encode_value
@@ -306,11 +307,20 @@ class Executor:
         self, function: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> object:
         # A thread cannot be ended. Past its deadline it is left to itself and reported, and the delivery is settled.
-        return await trio.to_thread.run_sync(
+        return await self._in_watched_thread(
             partial(function, self._instance, *args, **kwargs),
-            abandon_on_cancel=True,
-            limiter=self._services.threads,
         )
+
+    async def _in_watched_thread(self, function: Callable[[], object]) -> object:
+        item, cell = self._item, self._cell
+        what = item.id if isinstance(item, Delivery) else "several" if item is None else type(item.message).__name__
+        thread = HandlerThread(function, (cell.settings.id, cell.title), what, self._services.emit)
+        began = trio.current_time()
+        try:
+            return await trio.to_thread.run_sync(thread, abandon_on_cancel=True, limiter=self._services.threads)
+        except trio.Cancelled:
+            thread.leave(self._services.watchdog, began, self.timeout)
+            raise
 
     async def _send_ahead(self, outgoing: Outgoing, delivery: Delivery) -> Sequence[Envelope] | None:
         """Send what is too much for one script; return the rest, or None if the delivery is no longer ours."""
@@ -498,8 +508,8 @@ class Executor:
         elif now - self._reported >= REPORT_EVERY:
             self._reported = now
             message_id = item.id if isinstance(item, Delivery) else type(item.message).__name__
-            cell, seconds = self._cell, now - self.began
-            self._services.emit(events.Overdue(cell.settings.id, cell.title, message_id, seconds, stack_of(self._task)))
+            cell, seconds, where = self._cell, now - self.began, stack_of(self._task)
+            self._services.emit(events.Overdue(cell.settings.id, cell.title, message_id, seconds, where, self.timeout))
 
     def _give_up_item(self) -> None:
         """Let go of what was in hand when the executor itself is ended."""

@@ -11,6 +11,7 @@ gone the process ends at once, without ado: its lease runs out, and its work is 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import pickle
 import select
@@ -61,6 +62,8 @@ class Orders:
     grace: float
     beat: float
     """Seconds between two beats."""
+    hang_timeout: float | None
+    """Seconds after its deadline at which a handler that does not end is the end of the process."""
     log_level: int
     log_format: str | None
     """How this program configured its logs; None if it left that to the application."""
@@ -252,6 +255,9 @@ async def _run(orders: Orders, line: Line) -> int:
         match event:
             case events.NodeStarted(incarnation=incarnation) | events.LeaseLost(successor=incarnation):
                 line.say("node", incarnation=incarnation)
+            case events.Overdue() if event.seconds - event.timeout >= (orders.hang_timeout or math.inf):
+                late = event.seconds - event.timeout
+                line.say("stuck", actor=event.title, message=event.message_id, seconds=late, text=all_stacks())
             case _:
                 pass
         sink(event)
@@ -273,6 +279,7 @@ async def _run(orders: Orders, line: Line) -> int:
             nursery.start_soon(_tell, system, line, orders.beat)
             line.say("started")
             await system.wait_stopped()
+            line.say("look", tree=system.outline(), statistics=dict(system.statistics()))  # What it has counted last.
             nursery.cancel_scope.cancel()
     except BaseException as error:
         whole = only_leaf(error)

@@ -12,6 +12,9 @@ A process whose loop is blocked still beats, from a thread, and says how long ag
 stopped, or is held up in code that keeps Python's own lock, does not beat. Either is seen here by one figure: how long
 ago the loop was last known to turn. Before that ends a process it is asked once more: this side may have been the one
 that did not look.
+
+A process that has done its share (`max_messages`, `max_memory`) is replaced without a gap: its successor is started
+first, then it is told to stop, and ends beside that. To its supervisor all of it is one incarnation.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from actorwork.policy.exits import Exit
 from actorwork.runtime.child_node import EXIT_FORCED, Orders
 from actorwork.runtime.control import Frame, Frames, RemoteFailure, packed
 from actorwork.runtime.launching import Ended, Launched, launch, refuse_what_cannot_travel
+from actorwork.runtime.recycling import memory_of, reason_to_replace
 from actorwork.runtime.tree import Branch, branch_from
 from actorwork.telemetry.logs import configured
 
@@ -48,6 +52,10 @@ _LAST: Final = 5.0
 """Seconds that a process which was killed may take to be gone: it may be in the middle of a read from a bad disk."""
 _RELEASE: Final = 2.0
 """Seconds for releasing the lease of a node that died: then it runs out by itself."""
+_LEAST_LIFE: Final = 5.0
+"""Seconds that a process lives before it is replaced for what it has done: a limit may be too low for any."""
+_TRY_AGAIN: Final = 30.0
+"""Seconds until a successor is started again, when the last one did not start."""
 _MARGIN: Final = 0.1
 """The part of its time that a process leaves to its own end, at most a second: force is for those that hang."""
 
@@ -104,6 +112,11 @@ class NodeProcess:
     def is_over(self) -> bool:
         return self.ended is not None
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether it may have something in hand."""
+        return self.is_up and not (self.is_drained or self.is_over)
+
     async def run(self, orders: bytes) -> None:
         """Give it its orders and hear what it says, until it has ended."""
         try:
@@ -137,6 +150,11 @@ class NodeProcess:
     async def wait_change(self) -> None:
         """Wait until it is up, drained, or has ended."""
         await self._change.wait()
+
+    async def wait_over(self) -> None:
+        """Wait until it has ended."""
+        while not self.is_over:
+            await self.wait_change()
 
     def _tell_change(self) -> None:
         self._change.set()
@@ -197,6 +215,8 @@ class NodeProcess:
                 self._stacks = str(frame.get("text"))
                 self._turned_ago(frame.get("age"))
                 self._tell_change()
+            case "stuck":
+                self._end_stuck(frame)
             case "failed" | "ended":
                 self.failure = RemoteFailure.read(frame.get("failure") or {})
             case _:
@@ -228,6 +248,17 @@ class NodeProcess:
             self.kill(f"process {self.pid} was killed, since its loop had not turned for {silent:.1f} s")
             return
 
+    def _end_stuck(self, frame: Frame) -> None:
+        """Kill it for a handler that does not end, though the loop turns: nothing else can end a thread."""
+        actor, seconds = str(frame.get("actor")), float(frame.get("seconds") or 0.0)
+        self._services.emit(
+            events.HandlerHung(
+                self._spec.title, self.pid, actor, str(frame.get("message")), seconds, str(frame.get("text"))
+            )
+        )
+        late = f"a handler of {actor!r} had not ended {seconds:.1f} s after its deadline"
+        self.kill(f"process {self.pid} was killed, since {late}")
+
     # ---- its end ----
 
     async def bury(self, *, in_order: bool) -> None:
@@ -254,8 +285,10 @@ class ProcessMember:
         self.spec = spec
         self._services = services
         self._process: NodeProcess | None = None
+        """The one that counts; others of those that are alive are on their way in or out."""
+        self._alive: dict[NodeProcess, None] = {}
+        self._succession = trio.CancelScope()
         self._stopped = trio.Event()
-        self._hurried = False
         self._past: Counter[str] = Counter()
         """The counters of the processes that have ended."""
 
@@ -269,7 +302,8 @@ class ProcessMember:
         return self
 
     async def live(self, started: Callable[[], None]) -> None:
-        """Run one OS process. Raises `ProcessLost` for an end that was no clean one, and what its start failed of.
+        """Run one OS process, and its successors. Raises `ProcessLost` for an end that was no clean one, and what its
+        start failed of.
 
         Cancelled: it is killed.
         """
@@ -277,32 +311,115 @@ class ProcessMember:
             started()  # It rests: what is stopping begins nothing.
             await self._stopped.wait()
             return
-        orders = self._orders()
-        process = NodeProcess(await launch(self.spec.start_method, self.spec.title), self.spec, self._services)
-        self._process = process
-        self._services.members[self] = None
+        process: NodeProcess | None = None
         failure: BaseException | None = None
+        self._services.members[self] = None
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(process.run, orders)
-                with trio.move_on_after(self.spec.startup_timeout) as limit:
-                    while not (process.is_up or process.is_over):
-                        await process.wait_change()
-                if limit.cancelled_caught:
-                    process.kill(f"it took longer than {self.spec.startup_timeout:g} s to start")
-                elif process.is_up:
-                    self._services.emit(events.ProcessStarted(self.spec.title, process.pid, process.incarnation or ""))
-                    self._catch_up(process)
-                    started()
+                try:
+                    self._process = process = await self._start(nursery)
+                except (ActorworkError, OSError) as error:
+                    failure = error  # Raised below, outside the nursery, which would wrap it.
+                else:
+                    if process.is_up:
+                        started()
+                        process = await self._serve(nursery, process)
+                    if not _in_order(process):  # Who is on the way in or out is not waited for.
+                        nursery.cancel_scope.cancel(reason="the process is lost")
+        finally:
+            self._process = None
+            del self._services.members[self]
+            if process is not None:
+                failure = self._judged(process)
+        if failure is not None:
+            raise failure
+
+    async def _start(self, nursery: trio.Nursery) -> NodeProcess:
+        """Start an OS process; return it once it is up, or has ended. Cancelled: it is killed."""
+        orders = self._orders()
+        process = NodeProcess(await launch(self.spec.start_method, self.spec.title), self.spec, self._services)
+        self._alive[process] = None
+        nursery.start_soon(self._keep, process, orders)
+        try:
+            with trio.move_on_after(self.spec.startup_timeout) as limit:
+                while not (process.is_up or process.is_over):
+                    await process.wait_change()
+            if limit.cancelled_caught:
+                process.kill(f"it took longer than {self.spec.startup_timeout:g} s to start")
+                await process.wait_over()
+        except trio.Cancelled:
+            process.kill()
+            raise
+        if process.is_up:
+            self._services.emit(events.ProcessStarted(self.spec.title, process.pid, process.incarnation or ""))
+            self._catch_up(process)
+        return process
+
+    async def _keep(self, process: NodeProcess, orders: bytes) -> None:
+        """Run an OS process to its end, and clear up after it. Cancelled: it is killed."""
+        try:
+            await process.run(orders)
         finally:
             with trio.CancelScope(shield=True):
                 await process.bury(in_order=_in_order(process))
             self._past += process.statistics
-            self._process = None
-            del self._services.members[self]
-            failure = self._judged(process)
-        if failure is not None:
-            raise failure
+            del self._alive[process]
+
+    async def _serve(self, nursery: trio.Nursery, process: NodeProcess) -> NodeProcess:
+        """Replace the process whenever it has done its share; return the last one, when it has ended."""
+        not_before = trio.current_time() + _LEAST_LIFE
+        while why := await self._wait_due(process, not_before):
+            successor = await self._succeed(nursery, process, why)
+            if successor is not None:
+                process = successor
+            not_before = trio.current_time() + (_TRY_AGAIN if successor is None else _LEAST_LIFE)
+        return process
+
+    async def _wait_due(self, process: NodeProcess, not_before: float) -> str:
+        """Wait until a process is to be replaced, and return why; return nothing when it has ended."""
+        if self.spec.max_messages is None and self.spec.max_memory is None:
+            await process.wait_over()
+        while not process.is_over:
+            with trio.move_on_at(max(not_before, trio.current_time() + BEAT)):
+                await process.wait_over()
+            why = reason_to_replace(self.spec, process.statistics["settled"], memory_of(process.pid))
+            if why and not (process.is_over or self._is_ending):
+                return why
+        return ""
+
+    async def _succeed(self, nursery: trio.Nursery, process: NodeProcess, why: str) -> NodeProcess | None:
+        """Start a successor, and have the process end beside it; return None if it has to go on itself."""
+        successor: NodeProcess | None = None
+        error: BaseException | None = None
+        with trio.CancelScope() as self._succession:
+            try:
+                successor = await self._start(nursery)
+            except (ActorworkError, OSError) as failure:
+                error = failure
+        if successor is not None and not successor.is_up:
+            error = self._judged(successor)
+        if error is not None:
+            self._services.emit(events.ReplacementFailed(self.spec.title, process.pid, why, error, _TRY_AGAIN))
+        if successor is None or not successor.is_up:
+            return None
+        if self._is_ending or process.is_over:
+            successor.stop(self.spec.shutdown_timeout)
+            return None
+        self._process = successor
+        self._services.emit(events.ProcessReplaced(self.spec.title, process.pid, successor.pid, why))
+        process.stop(self.spec.shutdown_timeout)
+        nursery.start_soon(self._see_off, process)
+        return successor
+
+    async def _see_off(self, process: NodeProcess) -> None:
+        """Kill a process that was told to stop, if it is still there when its time is over."""
+        with trio.move_on_after(self.spec.shutdown_timeout):
+            await process.wait_over()
+        process.kill()
+
+    @property
+    def _is_ending(self) -> bool:
+        return self._stopped.is_set() or self._services.is_ending()
 
     def _catch_up(self, process: NodeProcess) -> None:
         """Tell a process that has just come up what all of them were told while it did."""
@@ -325,12 +442,17 @@ class ProcessMember:
 
     def stop(self, deadline: float) -> None:
         self._stopped.set()
-        if self._process is not None:
-            self._process.stop(max(0.0, deadline - trio.current_time()))
+        self._succession.cancel(reason="it is told to stop")
+        within = max(0.0, deadline - trio.current_time())
+        for process in self._alive:
+            if process is self._process:
+                process.stop(within)
+            else:  # It was told to stop already, and would take it for a hurry.
+                process.drain(within)
 
     def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
+        for process in self._alive:
+            process.kill()
 
     def end(self, exit: Exit, reason: str) -> None: ...
 
@@ -342,23 +464,24 @@ class ProcessMember:
     @property
     def busy(self) -> bool:
         """Whether it may still have something in hand, after it was told to drain."""
-        process = self._process
-        return process is not None and process.is_up and not process.is_drained and not process.is_over
+        return any(process.is_busy for process in self._alive)
 
     async def wait_quiet(self) -> None:
         """Wait for the next change that may mean that it is not busy any more."""
-        if self._process is not None and self.busy:
-            await self._process.wait_change()
+        for process in list(self._alive):
+            if process.is_busy:
+                await process.wait_change()
+                return
 
     def drain(self, within: float) -> None:
         """Have it stop its intake, and finish what is in hand."""
-        if self._process is not None:
-            self._process.drain(within)
+        for process in self._alive:
+            process.drain(within)
 
     def hurry(self) -> None:
         """Have it cancel what is in hand."""
-        if self._process is not None:
-            self._process.hurry()
+        for process in self._alive:
+            process.hurry()
 
     @property
     def pid(self) -> int | None:
@@ -370,7 +493,7 @@ class ProcessMember:
 
     def statistics(self) -> Mapping[str, int]:
         """Return the counters of all its processes so far."""
-        return self._past if self._process is None else self._past + self._process.statistics
+        return sum((process.statistics for process in self._alive), self._past)
 
     def _orders(self) -> bytes:
         broker = self._services.broker()
@@ -386,6 +509,7 @@ class ProcessMember:
             lease=self._services.lease,
             grace=self._services.grace,
             beat=BEAT if hang is None else min(BEAT, hang / _BEATS_IN_HANG),
+            hang_timeout=hang,
             log_level=log_level,
             log_format=log_format,
         )

@@ -73,6 +73,9 @@ class LogSink:
             events.StuckChild: self._stuck_child,
             events.ProcessStarted: self._process_started,
             events.ProcessHung: self._process_hung,
+            events.HandlerHung: self._handler_hung,
+            events.ProcessReplaced: self._process_replaced,
+            events.ReplacementFailed: self._replacement_failed,
             events.Overdue: self._overdue,
             events.LoopStalled: self._loop_stalled,
             events.CircuitChanged: self._circuit_changed,
@@ -370,6 +373,35 @@ class LogSink:
             error=f"hung for {_span(event.seconds)}",
         )
 
+    def _handler_hung(self, event: events.HandlerHung) -> None:
+        self._say(
+            logging.ERROR,
+            "a handler of %s in %s (process %d) has not ended %s after its deadline: the process is killed, its "
+            "supervisor decides what follows; below is where it stands",
+            (event.title, event.process, event.pid, _span(event.seconds)),
+            failure=Failure("HandlerHung", "", event.stacks),
+            actor=event.title,
+            message_id=event.message_id,
+            error="ExecutionTimeout",
+        )
+
+    def _process_replaced(self, event: events.ProcessReplaced) -> None:
+        self._say(
+            logging.INFO,
+            "process %d takes the place of process %d of %s (%s); that one finishes what it has in hand, and ends",
+            (event.successor, event.pid, event.process, event.why),
+        )
+
+    def _replacement_failed(self, event: events.ReplacementFailed) -> None:
+        error = _error_in_words(event.error)
+        self._say(
+            logging.ERROR,
+            "process %d of %s is to be replaced (%s), but its successor did not start (%s): it goes on; next try in %s",
+            (event.pid, event.process, event.why, error, _span(event.retry_in)),
+            raised=event.error,
+            error=error,
+        )
+
     def _stuck_child(self, event: events.StuckChild) -> None:
         self._say(
             logging.ERROR,
@@ -381,9 +413,14 @@ class LogSink:
     def _overdue(self, event: events.Overdue) -> None:
         self._say(
             logging.WARNING,
-            "%s is past its execution_timeout with message %s for %s already and does not end (%s): "
-            "the message stays in hand until it does",
-            (event.title, event.message_id, _span(event.seconds), event.where),
+            "%s is past its execution_timeout with message %s for %s already and does not end (%s): %s",
+            (
+                event.title,
+                event.message_id,
+                _span(event.seconds),
+                event.where,
+                "the message has ended without it" if event.is_settled else "the message stays in hand until it does",
+            ),
             actor_id=event.actor_id,
             actor=event.title,
             message_id=event.message_id,

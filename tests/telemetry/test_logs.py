@@ -182,6 +182,17 @@ EVERY_EVENT: list[tuple[events.Event, str, str]] = [
     (events.ProcessStarted("crunchers 1", 4711, "0f3a"), "INFO", "crunchers 1 is up: process 4711, node 0f3a"),
     (events.ProcessHung("crunchers 1", 4711, 61.5, "a.py:3 in f"), "ERROR", "has not turned for 61.5 s: it is killed"),
     (events.ProcessHung("crunchers 1", 4711, 61.5, ""), "ERROR", "it did not say where it stands"),
+    (
+        events.HandlerHung("far", 17, "greeter", "3f-1", 60.0, "thread a:\n  b"),
+        "ERROR",
+        "a handler of greeter in far (process 17) has not ended 60 s after its deadline: the process is killed",
+    ),
+    (events.ProcessReplaced("far", 17, 18, "9 messages"), "INFO", "process 18 takes the place of process 17 of far (9"),
+    (
+        events.ReplacementFailed("far", 17, "9 messages", OSError("disk"), 30.0),
+        "ERROR",
+        "its successor did not start (OSError: disk): it goes on; next try in 30 s",
+    ),
     (events.Overdue("ac70", "greeter", "3f-1", 31.0, "in a thread"), "WARNING", "for 31 s already"),
     (events.LoopStalled(1.5, "a.py:3 in f\nb.py:4 in g", lasts=False), "WARNING", "stood still for 1.5 s, and"),
     (events.LoopStalled(10.0, "a.py:3 in f\nb.py:4 in g", lasts=True), "WARNING", "has stood still for 10 s already"),

@@ -1,0 +1,69 @@
+"""A handler in a thread cannot be ended: past its deadline its delivery ends without it, and it is reported.
+
+In real time: a thread has no other.
+"""
+
+import threading
+
+import pytest
+import trio
+
+from actorwork import Actor, Settings, open_system, receive
+from actorwork.actors import threads
+from actorwork.events import Event, Overdue, Settled
+from actorwork.testing.memory import MemoryBroker
+
+
+class Pump(Actor):
+    settings = Settings(title="pump", execution_timeout=0.2)
+
+    def __init__(self) -> None:
+        self.go_on = go_on
+
+    @receive
+    def run(self, *, waits: bool) -> str:
+        if waits:
+            assert self.go_on.wait(20)
+        return "done"
+
+
+go_on = threading.Event()
+
+
+async def until(seen: list[Event], kind: type[Event], count: int = 1) -> list[Event]:
+    with trio.fail_after(20):
+        while len(found := [event for event in seen if isinstance(event, kind)]) < count:  # noqa: ASYNC110 - a thread tells nobody
+            await trio.sleep(0.01)
+    return found
+
+
+async def test_one_that_does_not_end_is_reported_until_it_does(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(threads, "REPORT_EVERY", 0.05)
+    go_on.clear()
+    seen: list[Event] = []
+    broker = MemoryBroker()
+    async with open_system(Pump, broker=broker, emit=seen.append) as system:
+        try:
+            broker.put(Pump, b'{"waits": true}', id="stuck")
+            # Its delivery has ended, and the next one is handled.
+            await until(seen, Settled)
+            assert await system.ref(Pump).ask({"waits": False}, timeout=20) == "done"
+            report = (await until(seen, Overdue, 2))[0]
+            assert isinstance(report, Overdue)
+            assert (report.title, report.message_id, report.timeout, report.is_settled) == ("pump", "stuck", 0.2, True)
+            assert report.seconds > 0.2
+            assert "in run" in report.where
+        finally:
+            go_on.set()
+        with trio.fail_after(20):
+            while "0 busy" not in repr(system._services.watchdog):  # noqa: ASYNC110 - it tells nobody
+                await trio.sleep(0.01)
+
+
+async def test_one_that_ends_in_time_is_not_looked_at():
+    go_on.set()
+    seen: list[Event] = []
+    async with open_system(Pump, broker=MemoryBroker(), emit=seen.append) as system:
+        assert await system.ref(Pump).ask({"waits": True}, timeout=20) == "done"
+        assert "0 busy" in repr(system._services.watchdog)
+    assert not [event for event in seen if isinstance(event, Overdue)]

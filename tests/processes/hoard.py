@@ -1,0 +1,49 @@
+"""Actors that wear their process out."""
+
+import os
+import time
+
+import trio
+
+from actorwork import Actor, Settings, receive
+from actorwork.actors import threads
+
+from .crew import LEDGER, say
+
+
+class Hoarder(Actor):
+    """Keeps what it is given."""
+
+    settings = Settings(title="hoarder", concurrency=2)
+
+    def __init__(self) -> None:
+        self.kept: list[bytes] = []
+
+    async def startup(self) -> None:
+        if LEDGER and await trio.Path(f"{LEDGER}.broken").exists():
+            raise OSError("no disk")
+        say("up")
+
+    @receive
+    async def keep(self, *, megabytes: int = 0, seconds: float = 0.0) -> int:
+        self.kept.append(b"x" * (megabytes * 1_000_000))
+        if seconds:
+            say("begins")
+            await trio.sleep(seconds)
+            say("done")
+        return os.getpid()
+
+
+class Sleeper(Actor):
+    """Can sit in a thread for ever."""
+
+    settings = Settings(title="sleeper", execution_timeout=0.3)
+
+    async def startup(self) -> None:
+        threads.REPORT_EVERY = 0.2
+
+    @receive
+    def sleep(self, *, seconds: float) -> int:
+        say("sleeps")
+        time.sleep(seconds)
+        return os.getpid()

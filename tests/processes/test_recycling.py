@@ -1,0 +1,148 @@
+"""A process that has done its share is replaced without a gap; one whose handler does not end is replaced by force."""
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import trio
+
+from actorwork import Client, MessageFailed, Process, open_client, open_system
+from actorwork.events import ChildExited, Event, HandlerHung, ProcessReplaced, ReplacementFailed
+from actorwork.runtime import processes
+from actorwork.runtime.recycling import memory_of, reason_to_replace
+
+from .conftest import Said, is_alive, until
+from .hoard import Hoarder, Sleeper
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_LEAST_LIFE", 0.1)
+    monkeypatch.setattr(processes, "_TRY_AGAIN", 0.2)
+    monkeypatch.setattr(processes, "BEAT", 0.1)
+
+
+def of(kind: type[Any], seen: list[Event]) -> list[Any]:
+    return [event for event in seen if isinstance(event, kind)]
+
+
+def asked(client: Client, message: dict[str, Any]) -> Callable[[], Awaitable[int]]:
+    async def ask() -> int:
+        return await client.ref(Hoarder).ask(message, timeout=20)
+
+    return ask
+
+
+async def test_after_so_many_messages_a_successor_is_up_before_the_old_one_goes(url: str, said: Said):
+    seen: list[Event] = []
+    tree = Process([Hoarder], name="far", max_messages=5)
+    async with open_system(tree, broker=url, emit=seen.append) as system, open_client(system.broker) as client:
+        (first,) = said.pids("up")
+        await client.ref(Hoarder).tell({"seconds": 3})
+        await said.wait("begins")
+        for _ in range(5):
+            assert await asked(client, {})() == first
+        await said.wait("up", 2)
+        second = said.pids("up")[1]
+        # What it has in hand is finished by the old one, while the new one is at work.
+        await until(lambda: of(ProcessReplaced, seen), "the replacement")
+        (replaced,) = of(ProcessReplaced, seen)
+        assert (replaced.pid, replaced.successor) == (first, second)
+        assert "it has handled 5 messages" in replaced.why
+        with trio.fail_after(20):
+            while await asked(client, {})() != second:
+                pass  # The old one has not heard yet that it is to stop.
+        await until(lambda: not is_alive(first), "the end of the old one")
+        assert said.pids("done") == [first]
+        await until(lambda: system.statistics()["settled"] >= 7, "all to be counted")
+        (far,) = system.tree().children
+        assert (far.pid, far.incarnation, far.restarts) == (second, 1, 0)
+        assert not of(ChildExited, seen)
+    assert not is_alive(second)
+    assert not system.forced
+
+
+async def test_above_so_much_memory_it_is_replaced(file_url: str, said: Said):
+    seen: list[Event] = []
+    tree = Process([Hoarder], name="far", max_memory="250MB")
+    async with open_system(tree, broker=file_url, emit=seen.append) as system, open_client(system.broker) as client:
+        first = await asked(client, {"megabytes": 300})()
+        await until(lambda: of(ProcessReplaced, seen), "the replacement")
+        assert "MB of memory, at most 250 MB" in of(ProcessReplaced, seen)[0].why
+        assert await asked(client, {})() != first
+        assert not of(ChildExited, seen)
+
+
+async def test_one_whose_successor_does_not_start_goes_on(file_url: str, said: Said):
+    seen: list[Event] = []
+    tree = Process([Hoarder], name="far", max_messages=1)
+    broken = trio.Path(f"{said.file}.broken")
+    async with open_system(tree, broker=file_url, emit=seen.append) as system, open_client(system.broker) as client:
+        await broken.touch()
+        first = await asked(client, {})()
+        await until(lambda: of(ReplacementFailed, seen), "the failure")
+        failed = of(ReplacementFailed, seen)[0]
+        assert failed.pid == first
+        assert "no disk" in str(failed.error)
+        assert await asked(client, {})() == first
+        await broken.unlink()
+        await until(lambda: of(ProcessReplaced, seen), "the replacement")
+        assert await asked(client, {})() != first
+
+
+async def test_a_stop_ends_both_in_order(file_url: str, said: Said):
+    seen: list[Event] = []
+    tree = Process([Hoarder], name="far", max_messages=1)
+    async with open_system(tree, broker=file_url, emit=seen.append) as system, open_client(system.broker) as client:
+        await client.ref(Hoarder).tell({"seconds": 2})
+        await said.wait("begins")
+        await asked(client, {})()
+        await until(lambda: of(ProcessReplaced, seen), "the replacement")
+        system.stop()
+        await system.wait_stopped()
+    assert said.pids("done") == said.pids("up")[:1]
+    assert not any(is_alive(pid) for pid in said.pids("up"))
+    assert not system.forced
+
+
+async def test_a_handler_that_sits_in_a_thread_for_ever_is_the_end_of_its_process(file_url: str, said: Said):
+    seen: list[Event] = []
+    tree = Process([Sleeper], name="far", hang_timeout=2)
+    async with open_system(tree, broker=file_url, emit=seen.append) as system, open_client(system.broker) as client:
+        receipt = await client.ref(Sleeper).submit({"seconds": 60})
+        (first,) = await said.wait("sleeps")
+        # Its message has ended at its deadline, without it.
+        with pytest.raises(MessageFailed, match="ExecutionTimeout"):
+            await receipt.result(timeout=20)
+        await until(lambda: of(HandlerHung, seen), "the report")
+        (hung,) = of(HandlerHung, seen)
+        assert (hung.process, hung.pid, hung.title, hung.message_id) == ("far", first, "sleeper", receipt.id)
+        assert hung.seconds >= 2
+        assert "in sleep" in hung.stacks
+        assert await client.ref(Sleeper).ask({"seconds": 0}, timeout=20) != first
+        (ended,) = of(ChildExited, seen)
+        assert "a handler of 'sleeper' had not ended" in str(ended.exit.error)
+
+
+@pytest.mark.parametrize(
+    ("settled", "memory", "why"),
+    [
+        (9, 999_999_999, ""),
+        (10, None, "it has handled 10 messages, at most 10"),
+        (0, 1_200_000_001, "it has 1200 MB of memory, at most 1000 MB"),
+        (0, None, ""),
+    ],
+)
+def test_when_it_is_due(settled: int, memory: int | None, why: str):
+    reason = reason_to_replace(Process([Hoarder], max_messages=10, max_memory="1GB"), settled, memory)
+    assert reason.startswith(why)
+    assert bool(reason) is bool(why)
+    assert not reason_to_replace(Process([Hoarder]), 10**9, 10**12)
+
+
+def test_what_a_process_has_in_memory():
+    memory = memory_of(os.getpid())
+    assert memory is not None
+    assert 10_000_000 < memory < 10_000_000_000
+    assert memory_of(2**22 + 1) is None
