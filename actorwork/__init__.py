@@ -16,7 +16,11 @@ Messages reach an actor through a broker (`open_client`, or any producer that ad
 through its local ref.
 """
 
-from actorwork.abc import AbstractCronSchedule as AbstractCronSchedule, Middleware as Middleware
+from actorwork.abc import (
+    AbstractCronSchedule as AbstractCronSchedule,
+    Middleware as Middleware,
+    PublishMiddleware as PublishMiddleware,
+)
 from actorwork.actors.actor import Actor as Actor
 from actorwork.actors.administration import (
     ChildCounts as ChildCounts,
@@ -87,6 +91,7 @@ from actorwork.message import (
     DeadLetter as DeadLetter,
     Delayed as Delayed,
     Delivery as Delivery,
+    Envelope as Envelope,
     Message as Message,
     Priority as Priority,
     Unique as Unique,
@@ -148,6 +153,7 @@ __all__ = [
     "Delayed",
     "Delivery",
     "DynamicSupervisor",
+    "Envelope",
     "EventSettings",
     "ExecutionTimeout",
     "Exit",
@@ -178,6 +184,7 @@ __all__ = [
     "Process",
     "ProcessLost",
     "RateLimit",
+    "PublishMiddleware",
     "Receipt",
     "Reject",
     "RemoteError",

@@ -470,6 +470,15 @@ class Middleware(Protocol):
     async def __call__(self, delivery: Delivery, proceed: Callable[[], Awaitable[object]], /) -> object: ...
 
 
+class PublishMiddleware(Protocol):
+    """Looks at what is published, before it is kept: returns the envelope, or another one with the same id, or raises.
+
+    It does not wait, since `Context.publish` does not. What actors publish has no id yet.
+    """
+
+    def __call__(self, envelope: Envelope, /) -> Envelope: ...
+
+
 class AbstractCronSchedule(Protocol):
     """Somebody's own reading of cron expressions, as a base class; a system takes it as `cron_schedule=`."""
 

@@ -247,10 +247,10 @@ class Settings:
 
     `title` must be unique in a tree: the identity is derived from it. `sources` are the streams the actor reads
     besides its own. All times are in seconds. `limits` hold deliveries back until they may begin. `middleware` wraps
-    the handling of each delivery, first one outermost.
-    `on_failure` overrides what an error does: by default a failing delivery fails the message ("resume"), and
-    a failing local call crashes the actor ("restart"). `max_crashes` is how many processes may die with a message in
-    hand before it becomes a dead letter.
+    the handling of each delivery, first one outermost; `publish_middleware` looks at what the actor publishes.
+    `on_failure` overrides what an error does: by default a failing delivery fails the message ("resume"), and a failing
+    local call crashes the actor ("restart"). `max_crashes` is how many processes may die with a message in hand before
+    it becomes a dead letter.
     """
 
     title: str = attrs.field(validator=_text(1, 300))
@@ -269,6 +269,7 @@ class Settings:
     )
     limits: tuple[Limit, ...] = attrs.field(default=(), converter=_as_layers, validator=_are_limits)
     middleware: tuple[Any, ...] = attrs.field(default=(), converter=_as_layers, validator=_layers_are_callable)
+    publish_middleware: tuple[Any, ...] = attrs.field(default=(), converter=_as_layers, validator=_layers_are_callable)
     priority: Priority = attrs.field(default=Priority.NORMAL, validator=_instance(Priority, "a Priority"))
     results_ttl: float = attrs.field(default=86_400.0, validator=_seconds(1, 31_536_000))
     mailbox: MailboxSettings = attrs.field(

@@ -20,7 +20,7 @@ import attrs
 import trio
 
 from actorwork import events
-from actorwork.abc import EventSink, Limiter, Values
+from actorwork.abc import EventSink, Limiter, Middleware, PublishMiddleware, Values
 from actorwork.actors.actor import Actor
 from actorwork.actors.batches import Batches
 from actorwork.actors.bonds import Bonds
@@ -79,6 +79,9 @@ class Services:
     expiries: Expiries = attrs.field(factory=Expiries)
     values: Callable[[], Values] | None = None
     """Returns the broker's shared values and locks."""
+    middleware: tuple[Middleware, ...] = ()
+    """Wraps every delivery, outside of the actor's own."""
+    publish_middleware: tuple[PublishMiddleware, ...] = ()
     limiter: Callable[[], Limiter] = _no_limiter
     """Returns what counts for all nodes."""
     turnstiles: Turnstiles = attrs.field(
@@ -143,7 +146,7 @@ class Cell:
         self.settings = settings
         self.title = settings.title
         self.handlers = handlers_of(cast("type", child.actor))
-        self.layers: Sequence[Any] = settings.middleware
+        self.layers: Sequence[Middleware] = services.middleware + settings.middleware
         self.mailbox = Mailbox(
             name=settings.title,
             settings=settings.mailbox,
@@ -428,7 +431,8 @@ class Cell:
         return self._timers
 
     def new_outgoing(self) -> Outgoing:
-        return Outgoing(self.settings.event_settings)
+        layers = self.services.publish_middleware + self.settings.publish_middleware
+        return Outgoing(self.settings.event_settings, layers)
 
     def watch(self, other: Cell, watch: Watch) -> None:
         other.bonds.add_watcher(self, watch)

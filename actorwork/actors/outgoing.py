@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 import attrs
 
+from actorwork.abc import PublishMiddleware
 from actorwork.actors.handlers import handlers_of
 from actorwork.codec import encode, encode_value
 from actorwork.errors import SettingsError
@@ -37,11 +38,23 @@ def source_of(target: object) -> str:
     raise SettingsError(f"publish(…) wants the name of a source, an actor class or a durable ref, got {target!r}")
 
 
+def passed_through(layers: Sequence[PublishMiddleware], envelope: Envelope) -> Envelope:
+    """Return what is to be published, as the middleware wants it; raises what that raises."""
+    for layer in layers:
+        shaped: Any = layer(envelope)
+        if not isinstance(shaped, Envelope) or shaped.id != envelope.id:
+            wanted = "publish middleware returns the envelope, or another one with its id"
+            raise TypeError(f"{wanted}; {layer!r} returned {shaped!r}")
+        envelope = shaped
+    return envelope
+
+
 class Outgoing:
     """The messages that one delivery publishes."""
 
-    def __init__(self, settings: EventSettings) -> None:
+    def __init__(self, settings: EventSettings, layers: Sequence[PublishMiddleware] = ()) -> None:
         self._settings = settings
+        self._layers = layers
         self._kept: list[Envelope] = []
         self._spilled: IO[bytes] | None = None
         self._spilled_count = 0
@@ -60,6 +73,8 @@ class Outgoing:
         data, wire = encode(message)
         priority = settings.priority if is_ours else Priority.NORMAL
         envelope = sending.envelope(source_of(target), "", data, wire, priority=priority)
+        if self._layers:
+            envelope = passed_through(self._layers, envelope)
         if len(self._kept) < self._settings.max_events_in_memory:
             self._kept.append(envelope)
         else:

@@ -8,7 +8,7 @@ async with open_client("redis://localhost:6379/0") as client:
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
 from typing import Any, TypeVar, Unpack, overload
@@ -16,7 +16,7 @@ from typing import Any, TypeVar, Unpack, overload
 import trio
 
 from actorwork import settings
-from actorwork.abc import Broker
+from actorwork.abc import Broker, PublishMiddleware
 from actorwork.actors.actor import Actor
 from actorwork.actors.handlers import handlers_of
 from actorwork.actors.lock import Lock
@@ -103,13 +103,17 @@ class Client:
 
 @asynccontextmanager
 async def open_client(
-    broker: str | Broker | None = None, *, spool: Spool | SpoolMode | None = None
+    broker: str | Broker | None = None,
+    *,
+    spool: Spool | SpoolMode | None = None,
+    middleware: Sequence[PublishMiddleware] = (),
 ) -> AsyncGenerator[Client]:
     """Open a client of a broker, named by its url; without one, of the embedded broker.
 
     A broker that is open already is used, and left open. While the broker is away this waits, and so does whatever
     is sent; with a `spool` ("when_down", "always", or a `Spool` that says more) messages wait in a local file instead.
-    On the way out, asks that still wait are cancelled.
+    `middleware` looks at every message before it is sent, in that order. On the way out, asks that still wait are
+    cancelled.
     """
     error: BaseException | None = None
     # The nursery is the inner one: its tasks use the broker to their end.
@@ -127,7 +131,7 @@ async def open_client(
         nursery = await stack.enter_async_context(trio.open_nursery())
         if spooler is not None:
             nursery.start_soon(spooler.run)
-        client = Client(Outbox(late, nursery, spooler))
+        client = Client(Outbox(late, nursery, spooler, tuple(middleware)))
         try:
             yield client
             if spooler is not None:

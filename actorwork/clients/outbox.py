@@ -13,7 +13,8 @@ from typing import Protocol
 import trio
 
 from actorwork import codec
-from actorwork.abc import Broker, Replies
+from actorwork.abc import Broker, PublishMiddleware, Replies
+from actorwork.actors.outgoing import passed_through
 from actorwork.errors import AskTimeout, BrokerError, CodecError, MessageFailed, NotUnique
 from actorwork.message import NO_HEADERS, REPLY_TO, Envelope, Json, MessageIds, Outcome, Priority
 from actorwork.policy.sending import LONGEST_NAME, PLAIN, Sending
@@ -33,8 +34,15 @@ class Way(Protocol):
 class Outbox:
     """The sending half of a client, used by its refs. Without a spooler, the broker is there from the beginning."""
 
-    def __init__(self, late: LateBroker, nursery: trio.Nursery, spooler: Spooler | None = None) -> None:
+    def __init__(
+        self,
+        late: LateBroker,
+        nursery: trio.Nursery,
+        spooler: Spooler | None = None,
+        layers: Sequence[PublishMiddleware] = (),
+    ) -> None:
         self.spooler = spooler
+        self._layers = layers
         self._late = late
         self._way: Way = self.broker if spooler is None else spooler
         self.publisher = secrets.token_hex(8)
@@ -72,8 +80,10 @@ class Outbox:
         """Put a message into an envelope; raises `CodecError` for what JSON cannot hold."""
         data, wire = codec.encode(message)
         if sending is PLAIN:
-            return Envelope(source, next(self._ids), data, wire, ours, priority=priority)
-        return sending.envelope(source, next(self._ids), data, wire, ours=ours, priority=priority)
+            envelope = Envelope(source, next(self._ids), data, wire, ours, priority=priority)
+        else:
+            envelope = sending.envelope(source, next(self._ids), data, wire, ours=ours, priority=priority)
+        return passed_through(self._layers, envelope) if self._layers else envelope
 
     async def send(self, envelopes: Sequence[Envelope]) -> None:
         """Publish, and count. Cancelled: any part of it may have been kept."""

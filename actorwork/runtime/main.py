@@ -35,7 +35,7 @@ from actorwork.runtime.system import System, open_system
 from actorwork.telemetry.logs import configure
 
 if TYPE_CHECKING:
-    from actorwork.abc import Broker, EventSink
+    from actorwork.abc import Broker, EventSink, Middleware, PublishMiddleware
     from actorwork.policy.restart import Intensity
 
 EXIT_FAILED = 1
@@ -59,6 +59,8 @@ def run(
     intensity: Intensity | None = None,
     emit: EventSink | None = None,
     loop_stall: float = 0.5,
+    middleware: Iterable[Middleware] = (),
+    publish_middleware: Iterable[PublishMiddleware] = (),
     only: Iterable[str] = (),
     excluding: Iterable[str] = (),
 ) -> None:
@@ -80,6 +82,8 @@ def run(
                 intensity=intensity,
                 emit=emit,
                 loop_stall=loop_stall,
+                middleware=middleware,
+                publish_middleware=publish_middleware,
                 only=only,
                 excluding=excluding,
             )

@@ -59,7 +59,7 @@ from actorwork.runtime.tree import Branch, branch_of, outline, pool_of, supervis
 from actorwork.telemetry.logs import LogSink
 
 if TYPE_CHECKING:
-    from actorwork.abc import Broker, EventSink, Node
+    from actorwork.abc import Broker, EventSink, Middleware, Node, PublishMiddleware
     from actorwork.actors.actor import Actor
     from actorwork.actors.ref import ActorRef
     from actorwork.runtime.processes import ProcessMember, ProcessServices
@@ -81,6 +81,16 @@ def _at_least(low: float) -> Any:
     return check
 
 
+def _as_layers(value: Iterable[Any]) -> tuple[Any, ...]:
+    # What is no list is left as it is, for the validator to refuse.
+    return tuple(value) if isinstance(cast("object", value), Iterable) else cast("Any", value)
+
+
+def _are_layers(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, tuple) or not all(map(callable, cast("tuple[object, ...]", value))):
+        raise SettingsError(f"{attribute.name} wants a list of callables, got {value!r}")
+
+
 @attrs.frozen(kw_only=True)
 class Options:
     """How a system runs. `lease`, `grace` and `loop_stall` are in seconds; the last two may be infinite."""
@@ -89,6 +99,10 @@ class Options:
     grace: float = attrs.field(default=25.0, validator=_at_least(0.0))
     loop_stall: float = attrs.field(default=0.5, validator=_at_least(0.05))
     """From how long on it is reported that the loop stands still."""
+    middleware: tuple[Middleware, ...] = attrs.field(default=(), converter=_as_layers, validator=_are_layers)
+    publish_middleware: tuple[PublishMiddleware, ...] = attrs.field(
+        default=(), converter=_as_layers, validator=_are_layers
+    )
 
     @property
     def drain(self) -> float:
@@ -119,6 +133,8 @@ class System:
             new_supervision=lambda spec: Supervision(spec, self._around),
             values=lambda: self.broker.values,
             limiter=lambda: self.broker.limiter,
+            middleware=options.middleware,
+            publish_middleware=options.publish_middleware,
         )
         self._fed = {child.title: child for child in actors_of(root)}
         self._by_title: dict[str, Cell] = {}
@@ -521,6 +537,8 @@ async def open_system(
     intensity: Intensity | None = None,
     emit: EventSink | None = None,
     loop_stall: float = 0.5,
+    middleware: Iterable[Middleware] = (),
+    publish_middleware: Iterable[PublishMiddleware] = (),
     only: Iterable[str] = (),
     excluding: Iterable[str] = (),
 ) -> AsyncGenerator[System]:
@@ -532,12 +550,21 @@ async def open_system(
     Raises `SettingsError`, `StartError`, `BrokerError` at the start; a tree that cannot be kept alive cancels the block
     and raises one `MaxRestartsExceeded` out of it, its cause chain down to the error of the actor. Cancelled: the
     staged shutdown runs, shielded, within `grace` seconds; then the cancellation goes on. A loop that stands still for
-    `loop_stall` seconds is reported. `only` and `excluding` name parts of the tree: these
+    `loop_stall` seconds is reported. `middleware` wraps the deliveries of all actors, outside of their own, the first
+    one outermost; `publish_middleware` looks at what they publish; with a `Process` both are pickled.
+    `only` and `excluding` name parts of the tree: these
     alone are started, or left out.
     """
     root = selected(root_of(tree, intensity), only=only, excluding=excluding)
     refuse_what_is_missing(actors_of(root, everywhere=True))
-    system = System(root, Options(lease=lease, grace=grace, loop_stall=loop_stall), _sink(emit))
+    options = Options(
+        lease=lease,
+        grace=grace,
+        loop_stall=loop_stall,
+        middleware=middleware,
+        publish_middleware=publish_middleware,
+    )
+    system = System(root, options, _sink(emit))
     raised: BaseException | None = None
     failure: BaseException | None = None
     try:
@@ -583,6 +610,8 @@ async def serve(
     intensity: Intensity | None = None,
     emit: EventSink | None = None,
     loop_stall: float = 0.5,
+    middleware: Iterable[Middleware] = (),
+    publish_middleware: Iterable[PublishMiddleware] = (),
     only: Iterable[str] = (),
     excluding: Iterable[str] = (),
     task_status: trio.TaskStatus[System] = trio.TASK_STATUS_IGNORED,
@@ -600,6 +629,8 @@ async def serve(
         intensity=intensity,
         emit=emit,
         loop_stall=loop_stall,
+        middleware=middleware,
+        publish_middleware=publish_middleware,
         only=only,
         excluding=excluding,
     ) as system:

@@ -18,7 +18,7 @@ import attrs
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from actorwork.abc import EventSink
+from actorwork.abc import EventSink, Middleware, PublishMiddleware
 from actorwork.actors.actor import Actor
 from actorwork.actors.ref import ActorRef
 from actorwork.clients.client import Client, open_client
@@ -165,6 +165,8 @@ async def open_test_system(
     grace: float = 25.0,
     intensity: Intensity | None = None,
     emit: EventSink = ignore,
+    middleware: Iterable[Middleware] = (),
+    publish_middleware: Iterable[PublishMiddleware] = (),
     only: Iterable[str] = (),
     excluding: Iterable[str] = (),
 ) -> AsyncGenerator[TestSystem]:
@@ -192,6 +194,8 @@ async def open_test_system(
                 intensity=intensity,
                 emit=keep,
                 loop_stall=math.inf,
+                middleware=middleware,
+                publish_middleware=publish_middleware,
                 only=only,
                 excluding=excluding,
             ) as system,
