@@ -32,7 +32,7 @@ import trio
 from actorwork import events
 from actorwork.policy.settlement import is_cancellation, only_leaf
 from actorwork.runtime.control import Frame, Frames, RemoteFailure, packed
-from actorwork.runtime.system import System, open_system
+from actorwork.runtime.system import Options, System, open_system
 from actorwork.telemetry.logs import LogSink, configure
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ class Orders:
     title: str
     children: tuple[Spec, ...]
     broker: str
-    lease: float
-    grace: float
+    options: Options
     beat: float
     """Seconds between two beats."""
     hang_timeout: float | None
@@ -269,9 +268,8 @@ async def _run(orders: Orders, line: Line) -> int:
             open_system(
                 [first, *others] if others else first,
                 broker=orders.broker,
-                lease=orders.lease,
-                grace=orders.grace,
                 emit=emit,
+                **attrs.asdict(orders.options, recurse=False),
             ) as system,
             trio.open_nursery() as nursery,
         ):

@@ -20,6 +20,7 @@ import os
 import pickle
 import signal
 import socket
+import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -30,25 +31,27 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import trio
 
-from actorwork.errors import ProcessLost, SettingsError
+from actorwork.errors import ProcessLost, SettingsError, StartError
 from actorwork.runtime import child_node
 
 if TYPE_CHECKING:
     from actorwork.actors.child import Process, StartMethod
 
-_PRELOADED: Final = [
-    "__main__",
-    "actorwork.runtime.child_node",
-    "actorwork.streams.broker",
-    "actorwork.embedded.broker",
-]
+_BROKERS: Final = ("actorwork.streams.broker", "actorwork.embedded.broker")
 _PORTION: Final = 65536
 _LAST_WORD: Final = 1.0
 """Seconds in which a code is to be read of a process that has ended: a forkserver says it a moment later."""
 
 
 def refuse_what_cannot_travel(spec: Process) -> None:
-    """Raise `SettingsError` for a child that cannot be made in another process, since it cannot be pickled."""
+    """Raise `SettingsError` for a child that cannot be made in another process, since it cannot be pickled; and in a
+    process which has just begun to import the main module, if that starts a tree at once.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise SettingsError(
+            "the main module starts a tree with processes while such a process imports it;"
+            ' start it below `if __name__ == "__main__":`'
+        )
     for child in spec.children:
         try:
             ForkingPickler.dumps(child)
@@ -177,9 +180,15 @@ async def launch(start_method: StartMethod, name: str) -> Launched:
             # In this thread and no other: the kernel ends the child with the thread that started it.
             _start(process)
         else:
-            context.set_forkserver_preload(_PRELOADED)
+            used = [module for module in _BROKERS if module in sys.modules]
+            context.set_forkserver_preload(["__main__", child_node.__name__, *used])
             # The server may have to start first, and import all that.
             await trio.to_thread.run_sync(partial(_start, process, forkserver.ensure_running))
+    except EOFError as error:
+        ours.close()
+        raise StartError(
+            "the forkserver has ended; standard error tells what it could not import", child_id=name
+        ) from error
     except BaseException:
         ours.close()
         raise

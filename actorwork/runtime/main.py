@@ -110,6 +110,11 @@ async def _main(opening: Callable[[], AbstractAsyncContextManager[System]], sign
                 starting = trio.CancelScope()
                 systems: list[System] = []
                 nursery.start_soon(_obey, signals, systems, starting)
+                if os.getpid() == 1:
+                    # Imported here: nobody but the first process of a container needs it.
+                    from actorwork.runtime.orphans import reap_orphans  # noqa: PLC0415
+
+                    nursery.start_soon(reap_orphans)
                 with starting:
                     async with opening() as system:
                         systems.append(system)

@@ -42,6 +42,7 @@ from actorwork.telemetry.logs import configured
 if TYPE_CHECKING:
     from actorwork.abc import Broker, EventSink
     from actorwork.actors.child import Process
+    from actorwork.runtime.system import Options
 
 BEAT: Final = 1.0
 """Seconds between two beats, at most."""
@@ -65,8 +66,7 @@ class ProcessServices:
     """What all processes of a system share."""
 
     emit: EventSink
-    lease: float
-    grace: float
+    options: Options
     broker: Callable[[], Broker]
     is_ending: Callable[[], bool]
     """Whether the system has begun to stop: nothing is started then."""
@@ -506,8 +506,7 @@ class ProcessMember:
             title=self.spec.title,
             children=self.spec.children,
             broker=url,
-            lease=self._services.lease,
-            grace=self._services.grace,
+            options=self._services.options,
             beat=BEAT if hang is None else min(BEAT, hang / _BEATS_IN_HANG),
             hang_timeout=hang,
             log_level=log_level,

@@ -188,8 +188,7 @@ class System:
         if self._process_services is None:
             self._process_services = ProcessServices(
                 emit=self._emit,
-                lease=self._options.lease,
-                grace=self._options.grace,
+                options=self._options,
                 broker=lambda: self.broker,
                 is_ending=self._is_ending,
                 forced=self._note_force,

@@ -97,6 +97,10 @@ class Program:
         else:
             self.process.send_signal(number)
 
+    async def wait_nodes(self, count: int) -> None:
+        """Wait until so many nodes are up; the root comes last, and then everything has started."""
+        await until(lambda: self.output.count(" is up at ") >= count, f"{count} nodes; it said {self.output}")
+
     async def end(self) -> int:
         """Wait for its end, and return the exit code."""
         await until(lambda: self.process.poll() is not None, f"its end; it said {self.output}")

@@ -115,7 +115,10 @@ TREES: dict[str, object] = {
         Second,
         Supervisor([Process([Third], name="farther")]),
     ],
-    "dying": [Process([Worker], name="far", intensity=Intensity(restarts=1, period=60))],
+    "dying": Supervisor(
+        [Process([Worker], name="far", intensity=Intensity(restarts=1, period=60))],
+        intensity=Intensity(restarts=0, period=1),
+    ),
     "failing": [Process([Failing], name="far")],
     "stubborn": [Process([Stubborn], name="far", shutdown_timeout=0.5), Worker],
 }

@@ -32,7 +32,8 @@ async def test_of_a_signal_to_the_whole_group_only_the_root_decides(
     file_url: str, said: Said, start: Start, number: signal.Signals
 ):
     program = start("one", file_url)
-    (pid,) = await said.wait("up")
+    await program.wait_nodes(2)
+    (pid,) = said.pids("up")
     async with client_of(file_url) as client:
         await client.ref(Worker).tell({"what": "sleep", "n": 1})
         await said.wait("sleep begins")
@@ -58,7 +59,7 @@ def children(pid: int) -> list[int]:
 
 async def test_a_second_signal_cancels_what_is_in_hand_over_there(file_url: str, said: Said, start: Start):
     program = start("one", file_url)
-    await said.wait("up")
+    await program.wait_nodes(2)
     async with client_of(file_url) as client:
         await client.ref(Worker).tell({"what": "sleep", "n": 60})
         (pid,) = await said.wait("sleep begins")
@@ -73,7 +74,7 @@ async def test_a_second_signal_cancels_what_is_in_hand_over_there(file_url: str,
 
 async def test_processes_and_actors_end_in_the_reverse_order_of_their_start(file_url: str, said: Said, start: Start):
     program = start("ordered", file_url)
-    await said.wait("up", 3)
+    await program.wait_nodes(3)
     root = program.process.pid
     first, _, last = said.pids("up")
     async with client_of(file_url) as client:
@@ -87,7 +88,7 @@ async def test_processes_and_actors_end_in_the_reverse_order_of_their_start(file
 
 async def test_who_does_not_end_in_its_time_is_killed_and_the_program_says_so(file_url: str, said: Said, start: Start):
     program = start("stubborn", file_url)
-    await said.wait("up", 2)
+    await program.wait_nodes(2)
     began = time.monotonic()
     program.signal(signal.SIGTERM)
     assert await program.end() == 3, program.output
@@ -118,6 +119,7 @@ async def test_the_next_program_does_what_a_killed_one_left(url: str, said: Said
         (pid,) = await said.wait("sleep begins")
         program.signal(signal.SIGKILL)
         again = start("one", url, "lease=1")
+        await again.wait_nodes(2)
         await said.wait("sleep done")
         assert said.pids("sleep begins")[0] == pid
         again.signal(signal.SIGTERM)
@@ -180,3 +182,28 @@ async def test_classes_of_main_live_in_processes_too(tmp_path: Path):
     words = process.stdout.decode().splitlines()[-1].split()
     assert words[:3] == ["Hello", "Ann", "from"]
     assert words[3] != words[5]
+
+
+def test_a_program_without_the_guard_of_main_is_told_about_it(tmp_path: Path):
+    file = tmp_path / "program.py"
+    file.write_text(
+        textwrap.dedent(f"""
+        from actorwork import Actor, Process, Settings, run
+
+        class Greeter(Actor):
+            settings = Settings(title="greeter")
+
+        run(Process([Greeter], name="far"), broker="sqlite:///{tmp_path}/messages.sqlite3")
+        """)
+    )
+    done = subprocess.run(
+        [sys.executable, str(file)],
+        env={**os.environ, "PYTHONPATH": str(HOUSE)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert 'start it below `if __name__ == "__main__":`' in done.stderr
+    assert "StartError: 'far' did not start: ProcessLost: process" in done.stderr

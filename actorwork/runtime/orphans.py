@@ -1,0 +1,61 @@
+"""What PID 1 owes to a container: the orphans that it inherits are reaped.
+
+A process whose parent has ended is given to PID 1; when it ends too, it stays in the table of processes until its exit
+code is read. Nobody but PID 1 can do that, and who reads all exit codes there are steals those of its own children. So
+a dead child is left alone for as long as whoever started it may need to read its code: ten seconds. After that nobody
+waits for it. (The processes of a tree are never touched, however late their codes are read.)
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import Final, NoReturn
+
+import trio
+
+EVERY: Final = 2.0
+"""Seconds between two looks."""
+PATIENCE: Final = 10.0
+"""Seconds for which a dead child is somebody's: who started it reads its code within that time, or never."""
+
+
+async def reap_orphans(patience: float = PATIENCE, every: float = EVERY) -> NoReturn:
+    """Read the exit codes of dead children that nobody waits for, until cancelled."""
+    since: dict[int, float] = {}
+    while True:
+        now = trio.current_time()
+        dead = set(_dead_children()) - _ours()
+        since = {pid: since.get(pid, now) for pid in dead}
+        for pid in [pid for pid, seen in since.items() if now - seen >= patience]:
+            _reap(pid)
+        await trio.sleep(every)
+
+
+def _reap(pid: int) -> None:
+    with suppress(ChildProcessError):  # Somebody was quicker.
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+
+
+def _ours() -> set[int]:
+    """Return what multiprocessing has started here: the processes of a tree, and a forkserver."""
+    server: int | None = getattr(getattr(forkserver, "_forkserver", None), "_forkserver_pid", None)
+    started = {process.pid for process in multiprocessing.active_children()} | {server}
+    return {pid for pid in started if pid is not None}
+
+
+def _dead_children() -> Iterator[int]:
+    """Yield the children of this process that have ended, and whose codes are still to be read."""
+    here = str(os.getpid())
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            # The name of the program stands in parentheses, and may hold anything.
+            state, parent = (directory / "stat").read_text(errors="replace").rpartition(")")[2].split()[:2]
+        except (OSError, ValueError):
+            continue  # It is gone by now.
+        if state == "Z" and parent == here:
+            yield int(directory.name)
