@@ -62,12 +62,19 @@ class StreamRef(Generic[A_co]):
         self._check(message)
         await self._outbox.send_one(self._envelope(message, options))
 
-    async def tell_many(self, messages: Iterable[Message[A_co, Any] | Untyped]) -> None:
-        """Send messages as one batch, in their order. All are checked before the first is sent."""
+    async def tell_many(self, messages: Iterable[Message[A_co, Any] | Untyped], **options: Unpack[SendOptions]) -> None:
+        """Send messages as one batch, in their order. All are checked before the first is sent.
+
+        The options hold for each of them, so there is no `id` and no `unique` here.
+        """
+        for name in ("id", "unique"):
+            if options.get(name) is not None:
+                raise ValueError(f"tell_many takes no {name}=…: it would be the same for all; tell them one by one")
+        sending = Sending(**options) if options else PLAIN
         envelopes: list[Envelope] = []
         for message in messages:
             self._check(message)
-            envelopes.append(self._outbox.envelope(self.source, message, priority=self._priority))
+            envelopes.append(self._outbox.envelope(self.source, message, sending, priority=self._priority))
         if envelopes:
             await self._outbox.send(envelopes)
 

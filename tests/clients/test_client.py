@@ -266,6 +266,15 @@ async def test_options_out_of_bounds_are_refused(options: dict[str, Any], compla
         assert client.statistics()["sent"] == 0
 
 
+async def test_options_of_a_batch_hold_for_each_of_its_messages(url: str):
+    async with open_broker(url) as broker, open_client(broker) as client:
+        greeter = client.ref(Greeter)
+        await greeter.tell_many([Greet("Ann"), Greet("Ben")], delay=60)
+        assert [b"Ann" in held.payload for held in await broker.delayed.list(greeter.source)] == [True, False]
+        with pytest.raises(ValueError, match="tell_many takes no id="):
+            await greeter.tell_many([Greet("Ann"), Greet("Ben")], id="both")
+
+
 async def test_an_actor_of_another_program_is_found_by_its_title(url: str):
     async with open_greeter(url) as client:
         greeter = client.ref("greeter")
