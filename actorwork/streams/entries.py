@@ -260,7 +260,7 @@ def delayed_from(source: str, due: bytes, fields: Fields) -> Delayed:
     return Delayed(
         source=source,
         id=message_id.decode(errors="replace"),
-        due=float(due) / 1000,
+        due=int(float(due)) / 1000,
         payload=data,
         type=None if kind is None else kind.decode(errors="replace"),
         headers=_headers_to_look_at(named.get(b"headers" if b"data" in named else b"actorwork:headers")),

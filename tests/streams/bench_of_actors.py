@@ -21,13 +21,15 @@ class Inbox:
 
     def __init__(self, capacity: int = 1000) -> None:
         self.capacity = capacity
+        self.reserve = 0
+        """How much more may be urgent."""
         self.waiting: list[Delivery] = []
         self.offers: list[int] = []
         self.revoked = 0
         self._offered = trio.Event()
 
-    def room(self) -> int:
-        return self.capacity - len(self.waiting)
+    def room(self, *, urgent: bool = False) -> int:
+        return self.capacity + (self.reserve if urgent else 0) - len(self.waiting)
 
     def offer(self, deliveries: Sequence[Delivery]) -> None:
         self.waiting += deliveries

@@ -542,7 +542,7 @@ async def test_a_message_that_takes_down_too_many_processes_is_buried(redis_url:
             (letter,) = await scene.broker.dead_letters.list("orders")
             assert (letter.id, letter.failure.reason) == ("poison", "3 processes died with this message in hand")
             assert letter.actor == orders.actor
-            assert node.statistics()["buried"] == 1
+            await wait_until(lambda: node.statistics()["buried"] == 1)
         assert inbox(orders).waiting == []
         assert await scene.length("orders") == 0
         assert dead

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from actorwork.message import Delivery, Envelope, Failure, Outcome
+from actorwork.message import Delivery, Envelope, Failure, Outcome, Priority, Unique
 from actorwork.streams import entries, keys
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -28,28 +28,52 @@ def as_redis_sends(fields: list[str | bytes]) -> list[bytes]:
 )
 def test_what_is_published_is_delivered(message_id: str, data: bytes, kind: str | None, headers: dict[str, Any]):
     envelope = Envelope("orders", message_id, data, kind, headers)
-    made = entries.delivery_from("orders", "g", b"1-1", as_redis_sends(entries.fields_of(envelope)), None)
-    assert made == Delivery(message_id, "orders", data, None, kind, headers)
+    made = entries.delivery_from("orders", "g", b"1-1", as_redis_sends(entries.fields_of(envelope)), ())
+    assert made == Delivery(message_id, "orders", data, (), kind, headers)
+
+
+@given(
+    st.none() | TEXTS.filter(bool),
+    st.sampled_from(Priority),
+    st.none() | st.integers(0, 10**13).map(lambda ms: ms / 1000),
+    st.none() | TEXTS.filter(bool),
+    st.none() | TEXTS,
+    st.dictionaries(TEXTS.filter(lambda name: "actorwork" not in name), JSON),
+)
+def test_what_is_said_of_a_message_beside_itself_is_delivered_with_it(
+    key: str | None,
+    priority: Priority,
+    expires: float | None,
+    unique: str | None,
+    kind: str | None,
+    headers: dict[str, Any],
+):
+    of = None if unique is None else Unique(unique)
+    envelope = Envelope("orders", "1", b"1", kind, headers, key=key, priority=priority, expires=expires, unique=of)
+    made = entries.delivery_from("orders", "g", b"1-1", as_redis_sends(entries.fields_of(envelope)), ("token",))
+    claims = ((key or "").encode(), (unique or "").encode())
+    token = ("token", claims) if any(claims) else ("token",)
+    assert made == Delivery("1", "orders", b"1", token, kind, headers, key=key, priority=priority, expires=expires)
 
 
 @given(st.dictionaries(NAMES.filter(lambda name: name != b"data" and not name.startswith(b"actorwork:")), st.binary()))
 def test_a_foreign_entry_is_left_as_it_is(fields: dict[bytes, bytes]):
     flat = [part for pair in fields.items() for part in pair]
-    made = entries.delivery_from("orders", "g", b"1-1", flat, None)
-    assert made == Delivery("1-1", "orders", fields, None)
+    made = entries.delivery_from("orders", "g", b"1-1", flat, ())
+    assert made == Delivery("1-1", "orders", fields, ())
 
 
 @given(st.lists(st.binary(max_size=12)), st.binary())
 def test_no_headers_can_make_a_reader_fail(flat: list[bytes], headers: bytes):
     for name in (b"headers", b"actorwork:headers"):
-        made = entries.delivery_from("s", "g", b"1-1", [*flat[: len(flat) // 2 * 2], name, headers], None)
+        made = entries.delivery_from("s", "g", b"1-1", [*flat[: len(flat) // 2 * 2], name, headers], ())
         assert made is None or isinstance(made, Delivery | tuple)
 
 
 @pytest.mark.parametrize(("group", "is_ours"), [(b"g", True), (b"other", False)])
 def test_an_entry_for_another_group_is_none_of_ours(group: bytes, is_ours: bool):
     for fields in ([b"data", b"1", b"group", group], [b"x", b"1", b"actorwork:group", group]):
-        assert (entries.delivery_from("s", "g", b"1-1", fields, None) is not None) == is_ours
+        assert (entries.delivery_from("s", "g", b"1-1", fields, ()) is not None) == is_ours
 
 
 @given(TEXTS, TEXTS, JSON, TEXTS)
@@ -92,6 +116,6 @@ def test_the_source_of_dead_letters_is_in_their_key():
 
 def test_an_address_that_cannot_be_written_makes_the_headers_unusable():
     headers = b'{"actorwork-reply-to": "\\ud800"}'
-    made = entries.delivery_from("s", "g", b"1-1", [b"id", b"a", b"data", b"1", b"headers", headers], None)
+    made = entries.delivery_from("s", "g", b"1-1", [b"id", b"a", b"data", b"1", b"headers", headers], ())
     assert isinstance(made, tuple)
     assert "UTF-8" in made[1].reason

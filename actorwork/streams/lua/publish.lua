@@ -11,24 +11,29 @@
 
 local MARK_SECONDS = 86400
 
--- When a message is due; nil for at once.
+-- When a message is due, as `now_ms` says it; nil for at once.
 local function due_ms(due)
   if due == '' then
     return nil
   end
-  local now = now_ms()
+  local now, rest = now_ms()
   local at = tonumber(due)
   if string.sub(due, 1, 1) == '+' then
     at = now + at
+  else
+    rest = 0
   end
   if at <= now then
     return nil
   end
-  return at
+  return at, rest
 end
 
-local function hold_back(prefix, member, at, fields)
-  redis.call('ZADD', prefix .. 'delayed', whole(at), member)
+local held_back = 0 -- By this script.
+
+local function hold_back(prefix, member, at, rest, fields)
+  redis.call('ZADD', prefix .. 'delayed', score(at, rest, held_back % 1000), member)
+  held_back = held_back + 1
   redis.call('HSET', prefix .. 'delayed:messages', member, cmsgpack.pack(fields))
   announce(source_of(prefix), at, now_ms())
 end
@@ -89,10 +94,10 @@ local function keep_on_terms(prefix, mark, offset, terms, first, last, touched)
     fields[#fields + 1] = 'expires'
     fields[#fields + 1] = whole(math.min(now_ms() + wanted.lifetime, wanted.expires or math.huge))
   end
-  local at = due_ms(wanted.due or '')
+  local at, rest = due_ms(wanted.due or '')
   local place, problem
   if at then
-    hold_back(prefix, message_id, at, fields)
+    hold_back(prefix, message_id, at, rest, fields)
     place = '~' .. message_id
   else
     place, problem = enter(prefix, message_id, fields)
@@ -119,9 +124,9 @@ local function keep(prefix, mark, offset, terms, first, last, touched)
     return false
   end
   if terms ~= '' then
-    local at = due_ms(terms)
+    local at, rest = due_ms(terms)
     if at then
-      hold_back(prefix, ARGV[first + 1], at, { unpack(ARGV, first, last) })
+      hold_back(prefix, ARGV[first + 1], at, rest, { unpack(ARGV, first, last) })
       return true
     end
   end

@@ -10,7 +10,7 @@
 local stream, mark = KEYS[1], KEYS[2]
 local last_mark = 2 + ARGV[2]
 local seen = mark_all(mark, 3, last_mark)
-local now = now_ms()
+local now, rest = now_ms()
 local dues, messages = {}, {}
 local new, which, soonest, i, last = 0, 0, nil, last_mark + 1, #ARGV
 while i <= last do
@@ -18,8 +18,9 @@ while i <= last do
   which = which + 1
   if not (seen and seen[which]) then
     local due, at = ARGV[i], tonumber(ARGV[i])
+    local fraction = 0
     if string.byte(due) == 43 then
-      at = now + at
+      at, fraction = now + at, rest
     end
     if at <= now then
       local added = redis.pcall('XADD', stream, '*', unpack(ARGV, i + 2, ending))
@@ -29,7 +30,7 @@ while i <= last do
       end
     else
       local count = #dues
-      dues[count + 1], dues[count + 2] = whole(at), ARGV[i + 3]
+      dues[count + 1], dues[count + 2] = score(at, fraction, which), ARGV[i + 3]
       messages[count + 1], messages[count + 2] = ARGV[i + 3], cmsgpack.pack({ unpack(ARGV, i + 2, ending) })
       if not soonest or at < soonest then
         soonest = at

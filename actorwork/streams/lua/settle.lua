@@ -138,11 +138,11 @@ while i <= last do
       if kind == 'retry' then
         if fields then
           fields = readdressed(fields, message_id, ARGV[extras + 1], group)
-          local at = due_ms('+' .. ARGV[extras])
+          local at, rest = due_ms('+' .. ARGV[extras])
           local place
           if at then
             local member = retry_member(prefix, message_id, group, id)
-            hold_back(prefix, member, at, fields)
+            hold_back(prefix, member, at, rest, fields)
             place = '~' .. member
           else
             place = place_at(level, redis.call('XADD', stream, '*', unpack(fields)))

@@ -52,7 +52,7 @@ local function promote(prefix)
   end
   local soonest = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
   if soonest[2] then
-    return math.max(0, tonumber(soonest[2]) - now)
+    return math.max(0, math.ceil(tonumber(soonest[2])) - now)
   end
   return -1
 end
