@@ -8,7 +8,7 @@ from pathlib import Path
 from actorwork.embedded import schema
 from actorwork.embedded.broker import open_broker
 from actorwork.events import Event
-from actorwork.message import Envelope
+from actorwork.message import Envelope, Priority
 from actorwork.testing.conformance import open_desk
 
 FIRST = (
@@ -104,6 +104,22 @@ async def test_a_file_of_the_first_version_is_brought_up_to_this_one_with_all_th
     assert tables_of(old) == tables_of(new)
     with closing(sqlite3.connect(old)) as connection:
         assert connection.execute("pragma user_version").fetchone()[0] == schema.VERSION
+
+
+async def test_a_group_of_the_first_version_that_is_away_is_given_what_is_urgent_all_the_same(tmp_path: Path):
+    file = tmp_path / "old.db"
+    make_first_version(file)
+    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        for table in ("entries", "pending", "delayed"):
+            connection.execute(f"delete from {table}")
+    async with open_broker(f"sqlite:///{file}", emit=ignore) as broker:
+        async with open_desk(broker, "orders", group="second") as second:
+            await broker.publish([Envelope("orders", "urgent", b"1", priority=Priority.CRITICAL)])
+            await second.expect_only("urgent")
+        assert await broker.backlog("orders") == 1, "the first group has not had it"
+        async with open_desk(broker, "orders", group="first") as first:
+            await first.expect_only("urgent")
+        assert await broker.backlog("orders") == 0
 
 
 async def test_a_file_that_lacks_a_table_is_given_it_at_the_next_opening(tmp_path: Path):
