@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import attrs
 
-from actorwork.message import Delivery
+from actorwork.message import Delivery, Pause
 from actorwork.policy.exits import Exit
 from actorwork.policy.settlement import Settlement
 
@@ -286,6 +286,40 @@ class CircuitChanged:
 
 
 @attrs.frozen(eq=False)
+class TriggerFired:
+    """This node fired a trigger: for these moments (in milliseconds since the epoch), of whose messages `kept` are new.
+
+    Fewer are new where messages may not overlap.
+    """
+
+    actor_id: str
+    title: str
+    trigger_id: str
+    trigger: str
+    times: tuple[int, ...]
+    kept: int
+
+
+@attrs.frozen(eq=False)
+class TriggerTrouble:
+    """A trigger cannot fire as it is declared; `next` says what becomes of it."""
+
+    actor_id: str
+    title: str
+    trigger: str
+    error: str
+    next: str
+
+
+@attrs.frozen(eq=False)
+class PausesChanged:
+    """This node has learnt what is paused now; `paused` and `resumed` are what is new in that."""
+
+    paused: tuple[Pause, ...]
+    resumed: tuple[Pause, ...]
+
+
+@attrs.frozen(eq=False)
 class Undelivered:
     """A local message that nobody will handle: its actor ended before."""
 
@@ -330,6 +364,9 @@ Event: TypeAlias = (
     | Overdue
     | LoopStalled
     | CircuitChanged
+    | TriggerFired
+    | TriggerTrouble
+    | PausesChanged
     | Undelivered
     | ShutdownStage
 )

@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 class Feed:
     """One actor's deliveries."""
 
-    __slots__ = ("_cell", "_given_up", "_node", "intake_over", "subscription")
+    __slots__ = ("_cell", "_given_up", "_node", "_withheld", "intake_over", "subscription")
 
     def __init__(self, cell: Cell) -> None:
         settings = cell.settings
         self._cell = cell
         self._node: Node | None = None
         self._given_up: list[Delivery] = []
+        self._withheld: frozenset[str] = frozenset()
         self.intake_over = False
         self.subscription = Subscription(
             group=settings.id,
@@ -47,12 +48,14 @@ class Feed:
     def attach(self, node: Node | None) -> None:
         """Say where deliveries are settled; None: nowhere any more."""
         self._node = node
+        if node is not None and self._withheld:
+            node.withhold(self.subscription, self._withheld)
 
     # ---- the reader's side ----
 
     def room(self, *, urgent: bool = False) -> int:
         cell = self._cell
-        if self.intake_over or cell.over:
+        if self.intake_over or cell.over or len(self._withheld) == len(self.subscription.sources):
             return 0
         room = cell.mailbox.room(urgent=urgent)
         return room if cell.gate is None else cell.gate.room(room, urgent=urgent)
@@ -60,8 +63,15 @@ class Feed:
     def offer(self, deliveries: Sequence[Delivery]) -> None:
         if self.intake_over:
             self._given_up += deliveries
-        else:
-            self._cell.mailbox.offer(deliveries)
+            return
+        if self._withheld:
+            # Read before the reader knew.
+            late = [delivery for delivery in deliveries if delivery.source in self._withheld]
+            if late:
+                self._given_up += late
+                self._cell.services.start_soon(self._hand_back_given_up)
+                deliveries = [delivery for delivery in deliveries if delivery.source not in self._withheld]
+        self._cell.mailbox.offer(deliveries)
 
     def revoke(self) -> None:
         """Forget the deliveries that wait, cancel those in hand: they belong to others now."""
@@ -72,6 +82,26 @@ class Feed:
         """Say that the mailbox has room again."""
         if self._node is not None and not self.intake_over:
             self._node.resume(self.subscription)
+
+    # ---- pauses ----
+
+    def withhold(self, sources: frozenset[str]) -> None:
+        """Begin nothing from these sources until it is called again with others; give back what has come from them.
+
+        What is in hand, or was set aside by the actor, goes on.
+        """
+        before, self._withheld = self._withheld, sources
+        if self._node is not None and not self.intake_over:
+            self._node.withhold(self.subscription, sources)
+            if sources - before:
+                gate, mailbox = self._cell.gate, self._cell.mailbox
+                waiting = [*(() if gate is None else gate.take_all()), *mailbox.remove_deliveries()]
+                self.offer(waiting)
+            self.resume()
+
+    async def _hand_back_given_up(self) -> None:
+        deliveries, self._given_up = self._given_up, []
+        await self._give_back(deliveries)
 
     # ---- the executors' side ----
 
@@ -114,10 +144,13 @@ class Feed:
         If the broker fails, or this is cancelled, they stay ours until the lease is released or runs out.
         """
         deliveries = self.take_given_up()
+        await self._give_back(deliveries)
+        return len(deliveries)
+
+    async def _give_back(self, deliveries: Sequence[Delivery]) -> None:
         if deliveries and self._node is not None:
             try:
                 await self._node.hand_back(self.subscription, deliveries)
             except BrokerError as error:
                 what_next = "they are run elsewhere after this node's end"
                 self._cell.services.emit(events.BrokerTrouble("handing back", str(error), what_next))
-        return len(deliveries)

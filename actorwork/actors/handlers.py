@@ -8,6 +8,9 @@ A handler is a method marked with `receive`. It is chosen by the type of the mes
     async def clean(self, *, kind: str = "light")     takes JSON objects, as keyword arguments
     async def save(self, batch: list[Row])            with `receive(batch=100)`: takes `Row`, several at once
 
+Beside either, `time_point: datetime` and `trigger_id: str` are given to a handler that declares them as keyword-only
+parameters, for messages that a trigger has sent.
+
 `async def` runs on the loop; a plain `def` runs in a worker thread. The table is made once for each class, before its
 first actor starts, so a handler that cannot work is an error at the start, not at the first message.
 """
@@ -19,14 +22,24 @@ import inspect
 import types
 import typing
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, Union, cast, get_args, get_origin, overload
+from datetime import datetime
+from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, Union, get_args, get_origin, overload
 
 import attrs
 
 from actorwork.actors import rules
-from actorwork.codec import KeywordDecoder, MessageDecoder, Parameter, check_type, is_record, loads, wire_name
+from actorwork.codec import (
+    KeywordDecoder,
+    MessageDecoder,
+    Parameter,
+    check_type,
+    is_record,
+    loads,
+    structure,
+    wire_name,
+)
 from actorwork.errors import CodecError, MessageRefused, SettingsError
-from actorwork.message import Delivery
+from actorwork.message import TIME_POINT, TRIGGER_ID, Delivery
 from actorwork.policy.batches import Batching, outcomes_of
 from actorwork.policy.limits import Limit
 from actorwork.policy.retry import RetryPolicy
@@ -34,8 +47,8 @@ from actorwork.policy.retry import RetryPolicy
 P = ParamSpec("P")
 T = TypeVar("T")
 
-GIVEN: Final = frozenset({"time_point", "trigger_id"})
-"""Keyword parameters that the runtime fills in for messages that a trigger sent."""
+GIVEN: Final[Mapping[str, tuple[str, type]]] = {"time_point": (TIME_POINT, datetime), "trigger_id": (TRIGGER_ID, str)}
+"""Keyword parameters that the runtime fills in for messages that a trigger sent: from which header, as what."""
 
 _JSON_TYPES: Final[Mapping[type, type]] = {
     dict: dict, list: list, str: str, int: int, float: float, bool: bool, type(None): type(None), tuple: list,
@@ -68,6 +81,27 @@ def receive(function: Any = None, /, *, batch: int | None = None, within: float 
     return mark if function is None and batch is not None else mark(function)
 
 
+@attrs.frozen
+class Given:
+    """A parameter that is told something of the trigger which has sent the message."""
+
+    name: str
+    header: str
+    annotation: Any
+    has_default: bool
+
+    @property
+    def takes_none(self) -> bool:
+        return type(None) in get_args(self.annotation)
+
+    @classmethod
+    def of(cls, parameter: inspect.Parameter, hints: Mapping[str, Any]) -> Given:
+        header, usual = GIVEN[parameter.name]
+        annotation = hints.get(parameter.name, Any)
+        has_default = parameter.default is not parameter.empty
+        return cls(parameter.name, header, usual if annotation in (Any, object) else annotation, has_default)
+
+
 @attrs.frozen(eq=False)
 class Handler:
     """One handler of an actor class, ready to be called."""
@@ -78,7 +112,8 @@ class Handler:
     returns: Any
     message_decoder: MessageDecoder | None = None
     keyword_decoder: KeywordDecoder | None = None
-    keywords: frozenset[str] = frozenset()
+    given: tuple[Given, ...] = ()
+    """What it is told of the trigger that has sent its message."""
     local_only: str = ""
     """Why its message cannot come from a broker, if it cannot."""
     limits: tuple[Limit, ...] = ()
@@ -94,6 +129,11 @@ class Handler:
         return self.function.__wrapped__  # type: ignore[no-any-return] # pyright: ignore[reportFunctionMemberAccess]
 
     @property
+    def wants_trigger(self) -> str:
+        """What it cannot do without that only a trigger's message has; empty if there is nothing."""
+        return " and ".join(one.name for one in self.given if not one.has_default) if self.message_decoder else ""
+
+    @property
     def has_rules(self) -> bool:
         """Whether it has something that is not the actor's."""
         return bool(self.limits or self.retry or self.batch)
@@ -101,16 +141,26 @@ class Handler:
     def arguments_of(self, delivery: Delivery) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Read a delivery's payload as this handler's arguments; raises `CodecError`."""
         if self.message_decoder is not None:
-            return (self.message_decoder(delivery.payload),), {}
+            message = self.message_decoder(delivery.payload)
+            return (message,), self._told(delivery, requires=True) if self.given else {}
         if self.keyword_decoder is None:
             raise CodecError(f"this message can only be told within a process: {self.local_only}")
-        given = GIVEN & self.keywords
-        if given:
-            headers = delivery.headers
-            return (), self.keyword_decoder(
-                delivery.payload, {name: headers.get(f"actorwork-{name.replace('_', '-')}") for name in given}
-            )
+        if self.given:
+            return (), self.keyword_decoder(delivery.payload, self._told(delivery, requires=False))
         return (), self.keyword_decoder(delivery.payload)
+
+    def _told(self, delivery: Delivery, *, requires: bool) -> dict[str, Any]:
+        """Return what is told of the trigger; for a message that none has sent, None where that is allowed."""
+        told: dict[str, Any] = {}
+        for one in self.given:
+            text = delivery.headers.get(one.header)
+            if text is not None:
+                told[one.name] = structure(text, one.annotation)
+            elif not one.has_default and one.takes_none:
+                told[one.name] = None
+            elif not one.has_default and requires:
+                raise CodecError(f"missing argument {one.name!r}, which a message has only if a trigger has sent it")
+        return told
 
 
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
@@ -160,6 +210,8 @@ class HandlerTable:
         self._owner = owner
         self.by_class: dict[type, Handler] = {}
         """Who takes the message as it is, by its very class."""
+        self._of_triggers: dict[type, Handler] = {}
+        """The same, for those that want to be told of the trigger which has sent it."""
         self._by_wire: dict[str, Handler] = {}
         self._any: Handler | None = None
         self._keywords: Handler | None = None
@@ -171,7 +223,7 @@ class HandlerTable:
 
     def __iter__(self) -> Iterator[Handler]:
         """Yield every handler once."""
-        found = [*self.by_class.values(), *filter(None, [self._any, self._keywords])]
+        found = [*self._typed.values(), *filter(None, [self._any, self._keywords])]
         return iter({handler.name: handler for handler in found}.values())
 
     @property
@@ -183,6 +235,10 @@ class HandlerTable:
     def largest_batch(self) -> int:
         """How many messages a handler takes at once, at most."""
         return max((handler.batch.size for handler in self if handler.batch is not None), default=1)
+
+    @property
+    def _typed(self) -> Mapping[type, Handler]:
+        return {**self.by_class, **self._of_triggers}
 
     @property
     def accepts(self) -> str:
@@ -210,17 +266,23 @@ class HandlerTable:
         if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
             raise SettingsError(f"{where} is a generator; a handler returns its reply")
         batching = getattr(function, rules.HANDLER, None)
-        if positional and not keywords and not rest and len(positional) == 1:
+        given = tuple(Given.of(p, hints) for p in keywords if p.name in GIVEN)
+        if (
+            len(positional) == 1
+            and len(keywords) == len(given)
+            and not rest
+            and not (given and isinstance(batching, Batching))
+        ):
             name, annotation = positional[0].name, hints.get(positional[0].name)
             if isinstance(batching, Batching):
                 annotation = _element_of(annotation, f"{where}: {name!r}")
                 returns = get_args(returns)[0] if get_origin(returns) is list else Any
                 function = _one_by_one(function, is_async=is_async)
-            self._add_typed(where, function, annotation, name, returns, is_async=is_async)
+            self._add_typed(where, function, annotation, name, returns, given, is_async=is_async)
         elif isinstance(batching, Batching):
             raise SettingsError(f"{where} takes batches, so it wants one parameter, such as (self, batch: list[Row])")
         elif not positional:
-            self._add_keywords(where, function, keywords, hints, returns, rest=rest, is_async=is_async)
+            self._add_keywords(where, function, keywords, hints, returns, given, rest=rest, is_async=is_async)
         else:
             raise SettingsError(
                 f"{where} wants either one message (self, message: Type) or keyword-only parameters"
@@ -228,7 +290,15 @@ class HandlerTable:
             )
 
     def _add_typed(
-        self, where: str, function: Callable[..., Any], annotation: Any, parameter: str, returns: Any, *, is_async: bool
+        self,
+        where: str,
+        function: Callable[..., Any],
+        annotation: Any,
+        parameter: str,
+        returns: Any,
+        given: tuple[Given, ...],
+        *,
+        is_async: bool,
     ) -> None:
         if annotation is None and parameter not in typing.get_type_hints(function):
             raise SettingsError(
@@ -237,6 +307,8 @@ class HandlerTable:
         options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
         for option in options:
             handler = _ruled(self._typed_handler(where, function, option, returns, is_async=is_async))
+            if given:
+                handler = attrs.evolve(handler, given=given)
             if option is Any or option is object:
                 self._put_any(where, handler)
                 continue
@@ -247,9 +319,10 @@ class HandlerTable:
                 raise SettingsError(
                     f"{where}: a message is an attrs class, a dataclass or a JSON value, got {option!r}"
                 )
-            if cls in self.by_class:
-                raise SettingsError(f"{where}: {cls.__qualname__} is handled by {self.by_class[cls].name} already")
-            self.by_class[cls] = handler
+            known = self.by_class.get(cls) or self._of_triggers.get(cls)
+            if known is not None:
+                raise SettingsError(f"{where}: {cls.__qualname__} is handled by {known.name} already")
+            (self._of_triggers if handler.wants_trigger else self.by_class)[cls] = handler
             if is_record(cls):
                 name = wire_name(cls)
                 if name in self._by_wire:
@@ -288,6 +361,7 @@ class HandlerTable:
         keywords: list[inspect.Parameter],
         hints: Mapping[str, Any],
         returns: Any,
+        given: tuple[Given, ...],
         *,
         rest: bool,
         is_async: bool,
@@ -307,7 +381,7 @@ class HandlerTable:
                 is_async,
                 returns,
                 keyword_decoder=KeywordDecoder(parameters, takes_rest=rest),
-                keywords=frozenset(p.name for p in parameters),
+                given=given,
             )
         )
         shown = ", ".join([p.name if p.required else f"{p.name}=…" for p in parameters] + (["…"] if rest else []))
@@ -316,11 +390,11 @@ class HandlerTable:
 
     def _choose_only(self) -> None:
         """Remember the handler of messages that say no type: the keyword handler, or the only one there is."""
-        handlers = {id(handler.function): handler for handler in [*self.by_class.values(), *filter(None, [self._any])]}
+        handlers = {id(handler.function): handler for handler in [*self._typed.values(), *filter(None, [self._any])]}
         self._only = (
             self._keywords
             or self._any
-            or (next(iter(handlers.values())) if len(handlers) == len(self.by_class) == 1 else None)
+            or (next(iter(handlers.values())) if len(handlers) == len(self._typed) == 1 else None)
         )
 
     def for_delivery(self, delivery: Delivery) -> Handler:
@@ -340,7 +414,7 @@ class HandlerTable:
 
     def _for_kind_of(self, delivery: Delivery) -> Handler | None:
         """Return the handler of a message that says no type, by the kind of JSON it is: text, number, list, …"""
-        kinds = {_JSON_TYPES[cls]: handler for cls, handler in self.by_class.items() if cls in _JSON_TYPES}
+        kinds = {_JSON_TYPES[cls]: handler for cls, handler in self._typed.items() if cls in _JSON_TYPES}
         if not kinds:
             return None
         return kinds.get(type(loads(delivery.payload)) if isinstance(delivery.payload, bytes) else dict)
@@ -350,6 +424,11 @@ class HandlerTable:
         cls = type(message)
         handler = self.by_class.get(cls)
         if handler is None:
+            if cls in self._of_triggers:
+                handler = self._of_triggers[cls]
+                raise MessageRefused(
+                    f"{handler.name} wants {handler.wants_trigger}, which only a message that a trigger has sent has"
+                )
             for known, candidate in self.by_class.items():
                 if is_record(known) and issubclass(cls, known):
                     return candidate

@@ -54,12 +54,14 @@ from actorwork.policy.exits import Exit, Kind
 from actorwork.policy.restart import Intensity
 from actorwork.policy.settlement import is_cancellation, only_leaf
 from actorwork.runtime.brokers import open_broker
+from actorwork.runtime.firing import check_triggers, cron_schedule_from, fire_triggers
+from actorwork.runtime.pausing import Pausing
 from actorwork.runtime.stalls import watch_stalls
 from actorwork.runtime.tree import Branch, branch_of, outline, pool_of, supervisor_of
 from actorwork.telemetry.logs import LogSink
 
 if TYPE_CHECKING:
-    from actorwork.abc import Broker, EventSink, Middleware, Node, PublishMiddleware
+    from actorwork.abc import AbstractCronSchedule, Broker, EventSink, Middleware, Node, PublishMiddleware
     from actorwork.actors.actor import Actor
     from actorwork.actors.ref import ActorRef
     from actorwork.runtime.processes import ProcessMember, ProcessServices
@@ -120,8 +122,17 @@ class Options:
 class System:
     """A running tree of actors."""
 
-    def __init__(self, root: Supervisor, options: Options, emit: EventSink) -> None:
+    def __init__(
+        self,
+        root: Supervisor,
+        options: Options,
+        emit: EventSink,
+        *,
+        cron_schedule: AbstractCronSchedule | None = None,
+    ) -> None:
         self._options = options
+        self._cron_schedule = cron_schedule
+        self._firing = trio.CancelScope()
         self._emit = emit
         self._nursery: trio.Nursery | None = None
         ids = MessageIds(secrets.token_hex(8))
@@ -383,6 +394,9 @@ class System:
             await nursery.start(self._supervise)
             try:
                 assert self._broker is not None  # noqa: S101 - for type checkers: `run` has just opened it
+                # What is paused is known before anything is read.
+                pausing = Pausing(self._broker.pauses, self._feeds, self._emit, self._status_check_interval)
+                await nursery.start(pausing.run)
                 subscriptions = [feed.subscription for feed in self._feeds]
                 async with self._broker.open_node(subscriptions, lease=self._options.lease, emit=self._emit) as node:
                     self._node = node
@@ -391,6 +405,7 @@ class System:
                     self._scope.shield = True
                     titles = tuple(self._by_title)
                     self._emit(events.NodeStarted(node.incarnation, self._broker.url, titles))
+                    nursery.start_soon(self._fire_triggers, self._broker, node, pausing)
                     task_status.started(self)
                     await self._stop_asked.wait()
                     began = trio.current_time()
@@ -413,6 +428,21 @@ class System:
                 await self._supervisor_ended.wait()
             nursery.cancel_scope.cancel(reason="the system has ended")
         self._emit(events.NodeStopped(trio.current_time() - began, self._forced))
+
+    @property
+    def _status_check_interval(self) -> float:
+        return min((cell.settings.status_check_interval for cell in self._by_title.values()), default=math.inf)
+
+    async def _fire_triggers(self, broker: Broker, node: Node, pausing: Pausing) -> None:
+        with self._firing:
+            await fire_triggers(
+                broker,
+                node,
+                [cell.settings for cell in self._by_title.values()],
+                pausing=pausing,
+                emit=self._emit,
+                cron_schedule=self._cron_schedule,
+            )
 
     async def _supervise(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Run the supervisor; when it gives up, the system stops, and raises that at its end."""
@@ -439,6 +469,7 @@ class System:
     async def _end_work(self, node: Node) -> None:
         """Stop the intake, let what is in hand finish or end it, settle, hand back."""
         self._stage("intake")
+        self._firing.cancel(reason="the system stops")
         for cell in list(self._services.cells):
             cell.refuse(f"{cell.title!r} takes no new messages: the system is shutting down ({self._reason})")
         for feed in self._feeds:
@@ -505,18 +536,6 @@ def refuse_what_is_not_shared(broker: Broker, root: Spec) -> None:
             raise BrokerError(what_is_not_shared(process, broker))
 
 
-def refuse_what_is_missing(children: Iterable[Child]) -> None:
-    """Raise `SettingsError` for declarations that this version does not carry out: better than leaving them out in
-    silence.
-    """
-    for child in children:
-        settings = child.actor.settings if child.actor is not None else None
-        if settings is None:
-            continue
-        if settings.triggers:
-            raise SettingsError(f"{settings.title!r} declares triggers, which this version does not fire yet")
-
-
 def _sink(emit: EventSink | None) -> EventSink:
     """Return who takes the events: by default the standard logger `actorwork`."""
     if emit is None:
@@ -538,6 +557,7 @@ async def open_system(
     loop_stall: float = 0.5,
     middleware: Iterable[Middleware] = (),
     publish_middleware: Iterable[PublishMiddleware] = (),
+    cron_schedule: AbstractCronSchedule | type[AbstractCronSchedule] | None = None,
     only: Iterable[str] = (),
     excluding: Iterable[str] = (),
 ) -> AsyncGenerator[System]:
@@ -552,10 +572,11 @@ async def open_system(
     `loop_stall` seconds is reported. `middleware` wraps the deliveries of all actors, outside of their own, the first
     one outermost; `publish_middleware` looks at what they publish; with a `Process` both are pickled.
     `only` and `excluding` name parts of the tree: these
-    alone are started, or left out.
+    alone are started, or left out. `cron_schedule` reads the cron expressions of triggers in another way than ours.
     """
     root = selected(root_of(tree, intensity), only=only, excluding=excluding)
-    refuse_what_is_missing(actors_of(root, everywhere=True))
+    calendar = cron_schedule_from(cron_schedule)
+    check_triggers(actors_of(root, everywhere=True), calendar)
     options = Options(
         lease=lease,
         grace=grace,
@@ -563,7 +584,7 @@ async def open_system(
         middleware=middleware,
         publish_middleware=publish_middleware,
     )
-    system = System(root, options, _sink(emit))
+    system = System(root, options, _sink(emit), cron_schedule=calendar)
     raised: BaseException | None = None
     failure: BaseException | None = None
     try:
@@ -611,6 +632,7 @@ async def serve(
     loop_stall: float = 0.5,
     middleware: Iterable[Middleware] = (),
     publish_middleware: Iterable[PublishMiddleware] = (),
+    cron_schedule: AbstractCronSchedule | type[AbstractCronSchedule] | None = None,
     only: Iterable[str] = (),
     excluding: Iterable[str] = (),
     task_status: trio.TaskStatus[System] = trio.TASK_STATUS_IGNORED,
@@ -630,6 +652,7 @@ async def serve(
         loop_stall=loop_stall,
         middleware=middleware,
         publish_middleware=publish_middleware,
+        cron_schedule=cron_schedule,
         only=only,
         excluding=excluding,
     ) as system:

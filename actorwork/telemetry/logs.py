@@ -27,6 +27,7 @@ from typing import Any, Final, Literal, TextIO
 from actorwork import events
 from actorwork.errors import ProcessLost
 from actorwork.message import Failure
+from actorwork.policy.schedule import moment
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry
 
 LOGGER: Final = "actorwork"
@@ -79,6 +80,9 @@ class LogSink:
             events.Overdue: self._overdue,
             events.LoopStalled: self._loop_stalled,
             events.CircuitChanged: self._circuit_changed,
+            events.TriggerFired: self._trigger_fired,
+            events.TriggerTrouble: self._trigger_trouble,
+            events.PausesChanged: self._pauses_changed,
             events.Undelivered: self._undelivered,
             events.ShutdownStage: self._shutdown_stage,
         }
@@ -449,6 +453,35 @@ class LogSink:
                 self._say(logging.INFO, "the circuit %s is half open: one message tries it", (event.name,))
             case _:
                 self._say(logging.INFO, "the circuit %s is closed: messages go on", (event.name,))
+
+    def _trigger_fired(self, event: events.TriggerFired) -> None:
+        if not self._logger.isEnabledFor(logging.DEBUG):
+            return
+        text = "the trigger %r of %r fired for %s"
+        times = ", ".join(f"{moment(nominal):%Y-%m-%d %H:%M:%S} UTC" for nominal in event.times[-3:])
+        if len(event.times) > 3:
+            times = f"{len(event.times)} times up to {times}"
+        if event.kept < len(event.times):
+            text += f"; {len(event.times) - event.kept} did not, since one of its messages waits or is in hand"
+        self._say(logging.DEBUG, text, (event.trigger, event.title, times), actor_id=event.actor_id, actor=event.title)
+
+    def _trigger_trouble(self, event: events.TriggerTrouble) -> None:
+        self._say(
+            logging.ERROR,
+            "the trigger %r of %r cannot fire: %s; %s",
+            (event.trigger, event.title, event.error, event.next),
+            actor_id=event.actor_id,
+            actor=event.title,
+            error=event.error,
+        )
+
+    def _pauses_changed(self, event: events.PausesChanged) -> None:
+        for pause in event.paused:
+            why = f": {pause.reason}" if pause.reason else ""
+            by = f" by {pause.by}" if pause.by else ""
+            self._say(logging.INFO, "paused%s%s%s; what waits there stays until it is resumed", (f" {pause}", by, why))
+        for pause in event.resumed:
+            self._say(logging.INFO, "resumed %s", (pause,))
 
     def _undelivered(self, event: events.Undelivered) -> None:
         self._say(

@@ -565,7 +565,7 @@ class Bare(Actor):
         ([Sleeper, Sleeper], "two actors are titled 'sleeper'"),
         ("sleeper", "a tree is made of actor classes"),
         (Bare, "Bare has no settings"),
-        (with_settings(triggers=[Trigger(title="t", schedule=Interval(hours=1))]), "triggers"),
+        (with_settings(triggers=[Trigger(title="t", schedule=Interval(hours=1))]), "trigger 't' of .* does not take"),
     ],
 )
 async def test_a_tree_that_cannot_be_is_refused_before_anything_starts(tree: object, text: str):

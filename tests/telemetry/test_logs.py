@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from actorwork import events
-from actorwork.message import Delivery, Failure
+from actorwork.message import Delivery, Failure, Pause
 from actorwork.policy.exits import Exit, Kind
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement, failure_of
 from actorwork.telemetry.logs import FIELDS, JsonFormatter, LogSink, TextFormatter, configure
@@ -203,6 +203,27 @@ EVERY_EVENT: list[tuple[events.Event, str, str]] = [
     ),
     (events.CircuitChanged("database", "half open", 0.0, None), "INFO", "one message tries it"),
     (events.CircuitChanged("database", "closed", 0.0, None), "INFO", "messages go on"),
+    (
+        events.TriggerFired("ac70", "greeter", "7a", "nightly", (1_763_635_441_000,), 1),
+        "DEBUG",
+        "the trigger 'nightly' of 'greeter' fired for 2025-11-20 10:44:01 UTC",
+    ),
+    (
+        events.TriggerFired("ac70", "greeter", "7a", "nightly", tuple(range(0, 9000, 1000)), 7),
+        "DEBUG",
+        "9 times up to 1970-01-01 00:00:06 UTC, 1970-01-01 00:00:07 UTC, 1970-01-01 00:00:08 UTC; 2 did not, since",
+    ),
+    (
+        events.TriggerTrouble("ac70", "greeter", "nightly", "it names no time", "asked again in 60 s"),
+        "ERROR",
+        "the trigger 'nightly' of 'greeter' cannot fire: it names no time; asked again in 60 s",
+    ),
+    (
+        events.PausesChanged((Pause("source", "orders", "stock-taking", "ann"),), ()),
+        "INFO",
+        "paused source 'orders' by ann: stock-taking; what waits there stays",
+    ),
+    (events.PausesChanged((), (Pause("everything"),)), "INFO", "resumed everything"),
     (events.Undelivered("ac70", "greeter", "a\nb"), "WARNING", "nobody handles the local message 'a\\\\nb'"),
     (events.ShutdownStage("drain", "SIGTERM"), "INFO", "may finish"),
     (events.ShutdownStage("force", "SIGTERM"), "WARNING", "left behind"),

@@ -1,0 +1,142 @@
+"""A declared trigger, ready to be scheduled: its rule, its definition for the broker, and the messages that it sends.
+
+The id of a message follows from its trigger and its nominal time, in the form that brokers remember with one bit. So
+even a broker that has forgotten which times were decided keeps none of them twice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import attrs
+
+from actorwork import codec
+from actorwork.errors import CodecError, SettingsError
+from actorwork.message import (
+    TIME_POINT,
+    TRIGGER_ID,
+    Envelope,
+    Json,
+    Priority,
+    TriggerDefinition,
+    TriggerRecord,
+    Unique,
+)
+from actorwork.policy.catchup import Rule
+from actorwork.policy.schedule import Cron, Interval, moment, schedule_as_json, schedule_from_json
+from actorwork.settings import Settings, Trigger
+
+LONGEST_OVERLAP = 86_400.0
+"""Seconds after which a message that has not ended does not hold up its trigger any more."""
+
+
+@attrs.frozen(eq=False)
+class Declared:
+    """One trigger of one actor."""
+
+    settings: Settings
+    trigger: Trigger
+    rule: Rule
+    definition: TriggerDefinition
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The titles of the actor and of the trigger, as pauses name them."""
+        return self.settings.title, self.trigger.title
+
+    @property
+    def is_custom(self) -> bool:
+        """Whether its times come from the system's own reading of cron expressions."""
+        return "by" in json.loads(self.definition.schedule)
+
+    def messages(self, times: Sequence[int]) -> list[Envelope]:
+        """Return the messages for some nominal times."""
+        kept = self.definition
+        is_coarse = not isinstance(self.trigger.schedule, Interval) or self.trigger.schedule.total_seconds >= 1
+        overlap = self.trigger.overlap == "skip"
+        unique = Unique(f"trigger:{kept.id}", LONGEST_OVERLAP, "first") if overlap else None
+        return [
+            Envelope(
+                kept.source,
+                f"{kept.id}-{nominal // 1000 if is_coarse else nominal:x}",
+                kept.data,
+                kept.type,
+                headers_for(kept.id, nominal),
+                priority=self.settings.priority,
+                unique=unique,
+            )
+            for nominal in times
+        ]
+
+
+def headers_for(trigger_id: str, nominal: int) -> dict[str, Any]:
+    """Return the headers from which a handler is given `time_point` and `trigger_id`."""
+    return {TIME_POINT: moment(nominal).isoformat(), TRIGGER_ID: trigger_id}
+
+
+def message_now(record: TriggerRecord, id: str, nominal: int) -> Envelope:
+    """Return a message of a trigger that is run now, whatever its schedule says."""
+    kept = record.definition
+    priority = kept.details.get("priority")
+    return Envelope(kept.source, id, kept.data, kept.type, headers_for(kept.id, nominal), priority=Priority(priority))
+
+
+def declared_by(settings: Settings, cron_schedule: object = None) -> Iterator[Declared]:
+    """Yield the triggers of an actor; raises `SettingsError` for a message that JSON cannot hold."""
+    for trigger in settings.triggers:
+        try:
+            data, wire = codec.encode(_message_of(trigger))
+        except CodecError as error:
+            raise SettingsError(f"the trigger {trigger.title!r} of {settings.title!r}: its message {error}") from error
+        schedule = schedule_as_json(trigger.schedule)
+        if cron_schedule is not None and isinstance(trigger.schedule, Cron):
+            schedule["by"] = type(cron_schedule).__qualname__
+        yield Declared(
+            settings,
+            trigger,
+            Rule(
+                id=trigger.id,
+                schedule=trigger.schedule,
+                catchup=trigger.policy,
+                window=_milliseconds(trigger.catchup_window),
+                jitter=_milliseconds(trigger.jitter),
+                lifetime=None if trigger.lifetime is None else _milliseconds(trigger.lifetime),
+            ),
+            TriggerDefinition(
+                source=settings.default_source,
+                id=trigger.id,
+                actor=settings.title,
+                title=trigger.title,
+                schedule=json.dumps(schedule, sort_keys=True),
+                data=data,
+                type=wire,
+                details={
+                    "description": trigger.description,
+                    "catchup": trigger.policy,
+                    "catchup_window": trigger.catchup_window,
+                    "overlap": trigger.overlap,
+                    "jitter": trigger.jitter,
+                    "lifetime": trigger.lifetime,
+                    "priority": int(settings.priority),
+                },
+            ),
+        )
+
+
+def schedule_of(record: TriggerRecord) -> Cron | Interval | None:
+    """Return the schedule of a trigger at its broker; None where only its program knows its times."""
+    kept = json.loads(record.definition.schedule)
+    return None if "by" in kept else schedule_from_json(kept)
+
+
+def _message_of(trigger: Trigger) -> object:
+    if trigger.message is not None:
+        return trigger.message
+    kwargs: dict[str, Json] = dict(trigger.kwargs or {})
+    return kwargs
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)

@@ -1,0 +1,211 @@
+"""What is paused is not begun by any node, stays where it is, and goes on when it is resumed; in virtual time."""
+
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from actorwork import Actor, Interval, Settings, Trigger, receive
+from actorwork.events import HandedBack, PausesChanged
+from actorwork.message import PauseKind
+from actorwork.testing import MemoryBroker, TestSystem, advance, open_test_system
+
+
+class Base(Actor):
+    seen: list[tuple[str, int]]
+
+    @receive
+    async def work(self, *, n: int, seconds: float = 0.0) -> None:
+        await trio.sleep(seconds)
+        self.seen.append((type(self).settings.title, n))
+
+
+@pytest.fixture
+def seen() -> list[tuple[str, int]]:
+    return []
+
+
+@pytest.fixture
+def shop(seen: list[tuple[str, int]]) -> type[Actor]:
+    class Shop(Base):
+        settings = Settings(title="shop", sources={"orders", "mail"})
+
+    Shop.seen = seen
+    return Shop
+
+
+@pytest.fixture
+def cook(seen: list[tuple[str, int]]) -> type[Actor]:
+    class Cook(Base):
+        settings = Settings(title="cook", sources={"orders"})
+
+    Cook.seen = seen
+    return Cook
+
+
+async def send(system: TestSystem, source: str, n: int, seconds: float = 0.0) -> None:
+    await system.client.publish(source, {"n": n, "seconds": seconds})
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "expected"),
+    [
+        ("everything", "", set[tuple[str, int]]()),
+        ("actor", "shop", {("cook", 1)}),
+        ("source", "orders", {("shop", 2)}),
+        ("source", "elsewhere", {("shop", 1), ("shop", 2), ("cook", 1)}),
+        ("actor", "nobody", {("shop", 1), ("shop", 2), ("cook", 1)}),
+    ],
+)
+async def test_what_is_paused_waits_and_the_rest_goes_on(
+    mock_clock: MockClock,
+    shop: type[Actor],
+    cook: type[Actor],
+    seen: list[Any],
+    kind: PauseKind,
+    name: str,
+    expected: set[Any],
+):
+    async with open_test_system([shop, cook]) as system:
+        await system.broker.pauses.pause(kind, name)
+        await advance(0.1)
+        await send(system, "orders", 1)
+        await send(system, "mail", 2)
+        await advance(5)
+        assert set(seen) == expected
+        await system.broker.pauses.resume(kind, name)
+        await system.drain()
+    assert sorted(seen) == [("cook", 1), ("shop", 1), ("shop", 2)]
+
+
+async def test_what_is_in_hand_finishes_and_what_waits_is_handed_back_in_its_place(
+    mock_clock: MockClock, shop: type[Actor], seen: list[Any]
+):
+    async with open_test_system(shop) as system:
+        for n in range(6):
+            await send(system, "orders" if n % 2 else "mail", n, seconds=1)
+        await advance(0.5)
+        await system.broker.pauses.pause("source", "orders")
+        await advance(0.01)
+        assert {event.source for event in system.of(HandedBack)} <= {"orders"}
+        await advance(10)
+        assert sorted(seen) == [("shop", 0), ("shop", 2), ("shop", 4)]
+        assert len(system.broker.waiting("orders")) == 3
+        await system.broker.pauses.resume("source", "orders")
+        await system.drain()
+    assert [n for _, n in seen[3:]] == [1, 3, 5]
+    assert all(one.delivery.attempt == 1 for one in system.broker.settled)
+
+
+async def test_a_node_that_starts_during_a_pause_begins_nothing(
+    mock_clock: MockClock, shop: type[Actor], seen: list[Any]
+):
+    broker = MemoryBroker()
+    broker.put("orders", b'{"n": 1}')
+    await broker.pauses.pause("actor", "shop", reason="stock-taking", by="ann")
+    async with open_test_system(shop, broker=broker) as system:
+        await advance(60)
+        assert seen == []
+        (changed,) = system.of(PausesChanged)
+        assert [(str(one), one.reason, one.by) for one in changed.paused] == [("actor 'shop'", "stock-taking", "ann")]
+        await broker.pauses.resume("actor", "shop")
+        await system.drain()
+    assert seen == [("shop", 1)]
+
+
+async def test_one_of_two_pauses_that_ends_leaves_the_other(mock_clock: MockClock, shop: type[Actor], seen: list[Any]):
+    async with open_test_system(shop) as system:
+        await system.broker.pauses.pause("everything")
+        await system.broker.pauses.pause("source", "orders")
+        await advance(0.1)
+        await send(system, "orders", 1)
+        await send(system, "mail", 2)
+        await system.broker.pauses.resume("everything")
+        await advance(1)
+        assert seen == [("shop", 2)]
+        await system.broker.pauses.resume("source", "orders")
+        await system.drain()
+    assert seen == [("shop", 2), ("shop", 1)]
+
+
+async def test_local_messages_go_on_while_the_actor_is_paused(
+    mock_clock: MockClock, shop: type[Actor], seen: list[Any]
+):
+    async with open_test_system(shop) as system:
+        await system.broker.pauses.pause("everything")
+        await advance(0.1)
+        await system.ref(shop).tell({"n": 7})
+        await system.drain()
+    assert seen == [("shop", 7)]
+
+
+async def test_a_system_stops_while_it_is_paused(mock_clock: MockClock, shop: type[Actor]):
+    broker = MemoryBroker()
+    async with open_test_system(shop, broker=broker) as system:
+        for n in range(5):
+            await send(system, "orders", n, seconds=1)
+        await advance(0.5)
+        await broker.pauses.pause("everything")
+        await advance(0.1)
+    assert len(broker.waiting("orders")) == 4
+
+
+# ---- triggers ----
+
+
+def regular(**more: Any) -> type[Actor]:
+    class Clock(Actor):
+        settings = Settings(
+            title="clock",
+            triggers=[
+                Trigger(title="fast", schedule=Interval(seconds=10), kwargs={"which": "fast"}, **more),
+                Trigger(title="slow", schedule=Interval(seconds=30), kwargs={"which": "slow"}, **more),
+            ],
+        )
+        seen: list[tuple[str, float]]
+
+        @receive
+        async def tick(self, *, which: str) -> None:
+            self.seen.append((which, trio.current_time()))
+
+    Clock.seen = []
+    return Clock
+
+
+async def test_a_paused_trigger_does_not_fire_and_what_it_passed_over_is_gone(mock_clock: MockClock):
+    actor: Any = regular()
+    broker = MemoryBroker()
+    async with open_test_system(actor, broker=broker), open_test_system(actor, broker=broker):
+        await advance(15)
+        await broker.pauses.pause("trigger", "clock/fast")
+        await advance(50)
+        await broker.pauses.resume("trigger", "clock/fast")
+        await advance(20)
+    assert [round(at) for which, at in actor.seen if which == "fast"] == [10, 70, 80]
+    assert [round(at) for which, at in actor.seen if which == "slow"] == [30, 60]
+
+
+async def test_all_triggers_of_an_actor_can_be_paused_also_while_nobody_runs(mock_clock: MockClock):
+    actor: Any = regular()
+    broker = MemoryBroker()
+    async with open_test_system(actor, broker=broker):
+        await advance(15)
+        await broker.pauses.pause("triggers", "clock")
+        await advance(10)
+    mock_clock.jump(100)
+    await broker.pauses.resume("triggers", "clock")
+    async with open_test_system(actor, broker=broker):
+        await advance(12)
+    assert [(which, round(at)) for which, at in actor.seen] == [("fast", 10), ("fast", 130)]
+
+
+async def test_triggers_fire_into_what_is_paused(mock_clock: MockClock):
+    actor: Any = regular()
+    async with open_test_system(actor) as system:
+        await system.broker.pauses.pause("actor", "clock")
+        await advance(45)
+        assert actor.seen == []
+        await system.broker.pauses.resume("actor", "clock")
+        await system.drain()
+    assert sorted(which for which, _ in actor.seen) == ["fast"] * 4 + ["slow"]
