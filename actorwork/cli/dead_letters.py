@@ -1,22 +1,31 @@
-"""`actorwork dead`: the messages nobody could handle, to look at, to send again, to drop."""
+"""`actorwork dead`: the messages nobody could handle, to look at, to send again (also changed), to drop, to export.
+
+Whatever goes over many of them goes page by page.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import base64
+import json
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
 
 from actorwork.cli.brokers import Step, broker_option, speak, timeout_option
+from actorwork.cli.durations import seconds
 from actorwork.cli.output import as_json, many, one_line, print_json, print_table, printable
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker, DeadLetters
-    from actorwork.message import DeadLetter
-
-EVERY: Final = 1_000_000
-"""More than anybody looks through; `--all` and the search for a message's id stop there."""
+    from actorwork.message import DeadLetter, Envelope, Json
+    from actorwork.policy.dead_letters import Group, Selection
+    from actorwork.runtime.dead_letters import Edges
 
 BATCH: Final = 500
 
@@ -26,28 +35,82 @@ def dead() -> None:
     """Look at dead letters, send them again, drop them.
 
     A dead letter is a message that nobody could handle, kept with its error. ENTRY is the name it has among those
-    of its source, as `dead ls` shows it, or the message's id, as logs show it.
+    of its source, as `dead ls` shows it, or the message's id, as logs show it. Letters that died of the same have one
+    fingerprint, which `dead groups` shows; the first characters of it are enough to name it.
     """
+
+
+class Moment(click.ParamType[float]):
+    """A moment: `2h` is two hours ago, or a date with or without a time; without a timezone, that of this machine."""
+
+    name = "moment"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text = str(value)
+        try:
+            return time.time() - seconds(text)
+        except ValueError:
+            pass
+        try:
+            return datetime.fromisoformat(text).astimezone().timestamp()
+        except ValueError:
+            self.fail(f"{text!r} is no moment like 2h (ago) or 2026-01-31T12:00:00+00:00", param, ctx)
+
+
+_SELECTING: Final = ("actor", "error", "since", "until", "fingerprint", "text")
+
+
+def selecting(function: Any) -> Any:
+    """Give a command the options that say which letters are meant, as one argument `selection`, and the SOURCE."""
+    from functools import wraps
+
+    @wraps(function)
+    def command(*args: Any, source: str | None, **options: Any) -> Any:
+        from actorwork.policy.dead_letters import Selection
+
+        conditions = {name: options.pop(name) for name in _SELECTING}
+        return function(*args, source=source, selection=Selection(source=source, **conditions), **options)
+
+    for option in (
+        click.option("--text", help="Those that say this: in the message, its headers, the error or the traceback."),
+        click.option("--fingerprint", help="Those that died of the same."),
+        click.option("--until", type=Moment(), help="Those before a moment: 2h (ago), or 2026-01-31T12:00."),
+        click.option("--since", type=Moment(), help="Those from a moment on."),
+        click.option("--error", help="Those of an error's type, such as ValueError."),
+        click.option("--actor", help="Those of an actor, by its title or id."),
+    ):
+        command = option(command)
+    return command
 
 
 @dead.command("ls", short_help="List dead letters.")
 @click.argument("source", required=False)
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Show at most so many.")
+@selecting
 @broker_option
 @timeout_option
 @as_json
-def list_them(source: str | None, *, limit: int, broker: str | None, timeout: float, json_output: bool) -> None:
+def list_them(
+    source: str | None, *, selection: Selection, limit: int, broker: str | None, timeout: float, json_output: bool
+) -> None:
     """List the dead letters of a source, or of all, oldest first."""
 
     async def talk(opened: Broker, step: Step) -> Sequence[DeadLetter]:
-        with step():
-            return await opened.dead_letters.list(source, limit=limit)
+        from actorwork.runtime.dead_letters import pages
+
+        found: list[DeadLetter] = []
+        async with aclosing(pages(opened.dead_letters, selection, step=step)) as all_pages:
+            async for page in all_pages:
+                found += page[: limit - len(found)]
+                if len(found) == limit:
+                    break
+        return found
 
     letters = speak(broker, timeout, talk)
     if json_output:
         print_json([in_json(letter) for letter in letters])
     elif not letters:
-        click.echo(f"no dead letters{f' of {source!r}' if source else ''}")
+        click.echo(f"no {'' if selection.is_all else 'such '}dead letters{f' of {source!r}' if source else ''}")
     else:
         print_table(
             ("SOURCE", "ENTRY", "MESSAGE", "ACTOR", "ATTEMPT", "FAILED", "ERROR"),
@@ -58,6 +121,53 @@ def list_them(source: str | None, *, limit: int, broker: str | None, timeout: fl
         )
         if len(letters) == limit:
             click.echo(f"(the first {limit:,}; --limit shows more)", err=True)
+
+
+@dead.command(short_help="Show what dead letters died of.")
+@click.argument("source", required=False)
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Show at most so many.")
+@selecting
+@broker_option
+@timeout_option
+@as_json
+def groups(
+    source: str | None, *, selection: Selection, limit: int, broker: str | None, timeout: float, json_output: bool
+) -> None:
+    """Group the dead letters of a source, or of all, by what they died of; the largest group first."""
+
+    async def talk(opened: Broker, step: Step) -> Sequence[Group]:
+        from actorwork.policy.dead_letters import grouped
+        from actorwork.runtime.dead_letters import pages
+
+        found: list[Group] = []
+        async with aclosing(pages(opened.dead_letters, selection, step=step)) as all_pages:
+            async for page in all_pages:
+                found = grouped(page, found)
+        return found
+
+    found = speak(broker, timeout, talk)
+    if json_output:
+        print_json([group_in_json(group) for group in found[:limit]])
+    elif not found:
+        click.echo(f"no {'' if selection.is_all else 'such '}dead letters{f' of {source!r}' if source else ''}")
+    else:
+        print_table(
+            ("FINGERPRINT", "LETTERS", "ACTOR", "FIRST", "LAST", "THE LAST ONE", "ERROR"),
+            [
+                (
+                    group.fingerprint,
+                    f"{group.count:,}",
+                    group.example.actor,
+                    moment(group.first),
+                    moment(group.last),
+                    f"{group.example.source} {group.example.entry}",
+                    error(group.example),
+                )
+                for group in found[:limit]
+            ],
+        )
+        if len(found) > limit:
+            click.echo(f"(the largest {limit:,} of {len(found):,}; --limit shows more)", err=True)
 
 
 @dead.command(short_help="Show one dead letter in full.")
@@ -86,6 +196,7 @@ def show(source: str, entry: str, *, broker: str | None, timeout: float, json_ou
             ("attempt", str(letter.attempt)),
             ("failed", when(letter)),
             ("error", error(letter)),
+            ("fingerprint", fingerprint(letter)),
             *([("type", letter.type)] if letter.type else []),
             *((f"header {name}", str(value)) for name, value in letter.headers.items()),
         ]
@@ -97,16 +208,21 @@ def show(source: str, entry: str, *, broker: str | None, timeout: float, json_ou
 
 
 def _many_of_them(name: str, help: str) -> Callable[[Callable[..., Any]], click.Command]:
-    """Make a command that does something with entries, or with --all."""
+    """Make a command that does something with entries, or with --all that a selection means."""
 
     def decorate(function: Callable[..., Any]) -> click.Command:
         for decorator in (
             as_json,
             timeout_option,
             broker_option,
+            selecting,
             click.option("--yes", is_flag=True, help="Do not ask.", allow_from_autoenv=False),
             click.option(
-                "--all", "every", is_flag=True, help="All of SOURCE, or of all sources.", allow_from_autoenv=False
+                "--all",
+                "every",
+                is_flag=True,
+                help="All of SOURCE, or of all sources, that the options below mean.",
+                allow_from_autoenv=False,
             ),
             click.argument("entries", nargs=-1, metavar="[ENTRY]..."),
             click.argument("source", required=False),
@@ -117,24 +233,57 @@ def _many_of_them(name: str, help: str) -> Callable[[Callable[..., Any]], click.
     return decorate
 
 
+def _editing(function: Any) -> Any:
+    for option in (
+        click.option("--data", metavar="JSON", help="Send this message instead, under the same id."),
+        click.option(
+            "--set",
+            "changes",
+            metavar="FIELD=VALUE",
+            multiple=True,
+            help="Change a field of the message: VALUE is JSON, or else text; a.b is the field b of a.",
+        ),
+        click.option("--edit", is_flag=True, help="Change the message in $EDITOR first.", allow_from_autoenv=False),
+    ):
+        function = option(function)
+    return function
+
+
 @_many_of_them("replay", "Send dead letters again.")
+@_editing
 def replay(
     source: str | None,
     entries: tuple[str, ...],
     *,
+    selection: Selection,
     every: bool,
     yes: bool,
+    edit: bool,
+    changes: tuple[str, ...],
+    data: str | None,
     broker: str | None,
     timeout: float,
     json_output: bool,
 ) -> None:
     """Send dead letters again, as first attempts, each to the actor that failed alone.
 
-    With --all, those that are there when the command begins; it asks first.
+    With --all, those that are there when the command begins; it asks first. One letter can be changed on the way: by
+    --edit, --set or --data.
     """
+    _say_which("replay", source, entries, selection, every=every)
+    if edit or changes or data is not None:
+        if len(entries) != 1:
+            raise click.UsageError("--edit, --set and --data want one ENTRY")
+        if sum((edit, bool(changes), data is not None)) > 1:
+            raise click.UsageError("take one of --edit, --set and --data")
+        _replay_changed(
+            str(source), entries[0], edit=edit, changes=changes, data=data, broker=broker, timeout=timeout,
+            json_output=json_output,
+        )  # fmt: skip
+        return
     _do(
         "replay", "replayed", lambda letters, source, names: letters.replay(source, names),
-        source, entries, every=every, ask=every and not yes, broker=broker, timeout=timeout, json_output=json_output,
+        source, entries, selection, ask=every and not yes, broker=broker, timeout=timeout, json_output=json_output,
     )  # fmt: skip
 
 
@@ -143,6 +292,7 @@ def drop(
     source: str | None,
     entries: tuple[str, ...],
     *,
+    selection: Selection,
     every: bool,
     yes: bool,
     broker: str | None,
@@ -150,10 +300,20 @@ def drop(
     json_output: bool,
 ) -> None:
     """Delete dead letters for good; it asks first."""
+    _say_which("drop", source, entries, selection, every=every)
     _do(
         "drop", "dropped", lambda letters, source, names: letters.drop(source, names),
-        source, entries, every=every, ask=not yes, broker=broker, timeout=timeout, json_output=json_output,
+        source, entries, selection, ask=not yes, broker=broker, timeout=timeout, json_output=json_output,
     )  # fmt: skip
+
+
+def _say_which(verb: str, source: str | None, entries: tuple[str, ...], selection: Selection, *, every: bool) -> None:
+    if every == bool(entries):
+        raise click.UsageError(f"say which to {verb}: SOURCE ENTRY..., or --all")
+    if entries and source is None:
+        raise click.UsageError("ENTRY wants its SOURCE before it")
+    if entries and not selection.is_all:
+        raise click.UsageError("entries are named one by one; --actor, --error and the like go with --all")
 
 
 def _do(
@@ -162,44 +322,213 @@ def _do(
     act: Callable[[DeadLetters, str, Sequence[str]], Awaitable[int]],
     source: str | None,
     entries: tuple[str, ...],
+    selection: Selection,
     *,
-    every: bool,
     ask: bool,
     broker: str | None,
     timeout: float,
     json_output: bool,
 ) -> None:
-    if every == bool(entries):
-        raise click.UsageError(f"say which to {verb}: SOURCE ENTRY..., or --all")
-    if entries and source is None:
-        raise click.UsageError("ENTRY wants its SOURCE before it")
+    from actorwork.runtime.dead_letters import edges, pages
 
-    async def look(opened: Broker, step: Step) -> Sequence[DeadLetter]:
+    async def look(opened: Broker, step: Step) -> Sequence[DeadLetter] | Edges:
         if entries:
             return await find(opened.dead_letters, step, str(source), entries)
-        with step():
-            return await opened.dead_letters.list(source, limit=EVERY)
+        return await edges(opened.dead_letters, selection, step=step)
 
     async def carry_out(opened: Broker, step: Step) -> int:
+        letters = opened.dead_letters
+        if isinstance(chosen, Sequence):
+            return await some(letters, step, chosen)
         count = 0
-        for name, names in by_source(chosen).items():
-            for first in range(0, len(names), BATCH):
-                with step():
-                    count += await act(opened.dead_letters, name, names[first : first + BATCH])
+        async with aclosing(pages(letters, selection, until=chosen, step=step)) as all_pages:
+            async for page in all_pages:
+                count += await some(letters, step, page)
+        return count
+
+    async def some(letters: DeadLetters, step: Step, page: Sequence[DeadLetter]) -> int:
+        count = 0
+        for first in range(0, len(page), BATCH):
+            with step():
+                count += await act(letters, page[0].source, [letter.entry for letter in page[first : first + BATCH]])
         return count
 
     chosen = speak(broker, timeout, look)
-    if chosen and ask:
+    wanted = len(chosen) if isinstance(chosen, Sequence) else chosen.count
+    if wanted and ask:
         # Asked outside of the loop: an answer may take its time.
         where = f" of {source!r}" if source else " of all sources"
-        click.confirm(f"{verb} {many(len(chosen), 'dead letter')}{where}?", abort=True, err=True)
-    count = speak(broker, timeout, carry_out) if chosen else 0
+        click.confirm(f"{verb} {many(wanted, 'dead letter')}{where}?", abort=True, err=True)
+    count = speak(broker, timeout, carry_out) if wanted else 0
     if json_output:
         print_json({done: count})
     else:
         click.echo(f"{done} {many(count, 'dead letter')}")
-    if count < len(chosen):
-        raise click.ClickException(f"{many(len(chosen) - count, 'dead letter')} had gone meanwhile")
+    if count < wanted:
+        raise click.ClickException(f"{many(wanted - count, 'dead letter')} had gone meanwhile")
+
+
+def _replay_changed(
+    source: str,
+    entry: str,
+    *,
+    edit: bool,
+    changes: Sequence[str],
+    data: str | None,
+    broker: str | None,
+    timeout: float,
+    json_output: bool,
+) -> None:
+    from actorwork import codec
+    from actorwork.errors import CodecError
+
+    async def look(opened: Broker, step: Step) -> Sequence[DeadLetter]:
+        return await find(opened.dead_letters, step, source, [entry])
+
+    found = speak(broker, timeout, look)
+    if len(found) > 1:
+        raise click.ClickException(
+            f"message {entry} has {len(found)} dead letters: name one by its entry,"
+            f" {' or '.join(letter.entry for letter in found)}"
+        )
+    (letter,) = found
+    if edit:
+        data = click.edit(payload_text(letter), extension=".json", require_save=True)
+        if data is None:
+            click.echo("nothing was changed, nothing was sent", err=True)
+            raise click.Abort
+    if data is None:
+        kind, value = payload(letter)
+        if kind == "bytes":
+            raise click.ClickException("the message is no JSON, so no field of it can be set: use --data")
+        changed = codec.dumps(with_changes(value, changes))
+    else:
+        try:
+            changed = codec.dumps(codec.loads(data.encode(errors="surrogateescape")))
+        except CodecError as error:
+            raise click.ClickException(f"{printable(str(error))}; nothing was sent") from None
+
+    async def send(opened: Broker, step: Step) -> bool:
+        with step():
+            return await opened.dead_letters.replay_as(
+                letter.source, letter.entry, changed, type=letter.type, headers=letter.headers
+            )
+
+    if not speak(broker, timeout, send):
+        raise click.ClickException("the dead letter had gone meanwhile")
+    if json_output:
+        print_json({"replayed": 1, "payload": codec.loads(changed)})
+    else:
+        click.echo(f"replayed message {letter.id} as {one_line(changed.decode(errors='backslashreplace'))}")
+
+
+def with_changes(value: Json, changes: Sequence[str]) -> Json:
+    """Return JSON with fields that are set as FIELD=VALUE says."""
+    whole: Any = json.loads(json.dumps(value))
+    for change in changes:
+        path, equals, text = change.partition("=")
+        if not equals or not path:
+            raise click.UsageError(f"--set wants FIELD=VALUE, got {change!r}")
+        try:
+            new: Any = json.loads(text)
+        except ValueError:
+            new = text
+        *outer, name = path.split(".")
+        place: Any = whole
+        for field in outer:
+            place = cast("dict[str, Any]", place).get(field) if isinstance(place, dict) else None
+        if not isinstance(place, dict):
+            raise click.ClickException(f"the message has no object in which {path!r} could be set")
+        cast("dict[str, Any]", place)[name] = new
+    return whole
+
+
+@dead.command(short_help="Write dead letters as JSON lines.")
+@click.argument("source", required=False)
+@click.option(
+    "--to", "file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Not to the screen."
+)
+@selecting
+@broker_option
+@timeout_option
+def export(source: str | None, *, selection: Selection, file: Path | None, broker: str | None, timeout: float) -> None:
+    """Write the dead letters of a source, or of all, as JSON lines, which `dead import` reads. They stay."""
+
+    async def talk(opened: Broker, step: Step) -> int:
+        from actorwork.runtime.dead_letters import pages
+
+        count = 0
+        async with aclosing(pages(opened.dead_letters, selection, step=step)) as all_pages:
+            async for page in all_pages:
+                for letter in page:
+                    exported = in_json(letter)
+                    if exported["payload_is"] == "bytes":
+                        exported["payload_base64"] = base64.b64encode(cast("bytes", letter.payload)).decode()
+                    out.write(json.dumps(exported, ensure_ascii=False) + "\n")
+                count += len(page)
+        return count
+
+    if file is None:
+        out = sys.stdout
+        count = speak(broker, timeout, talk)
+    else:
+        with file.open("w", encoding="utf-8") as out:
+            count = speak(broker, timeout, talk)
+    click.echo(f"exported {many(count, 'dead letter')}{f' of {source!r}' if source else ''}", err=True)
+
+
+@dead.command("import", short_help="Send exported dead letters again.")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@broker_option
+@timeout_option
+@as_json
+def import_them(file: str, *, broker: str | None, timeout: float, json_output: bool) -> None:
+    """Send the messages of exported dead letters again, each to the actor that failed alone; - is standard input.
+
+    Each has an id of its own, made of the message's and the letter's: a file that is imported twice within a day sends
+    nothing twice. Drop the letters themselves, if they are still there.
+    """
+    with click.open_file(file, encoding="utf-8") as lines:
+        envelopes = list(_envelopes(lines))
+
+    async def talk(opened: Broker, step: Step) -> int:
+        new = 0
+        for first in range(0, len(envelopes), BATCH):
+            with step():
+                new += await opened.publish(envelopes[first : first + BATCH])
+        return new
+
+    new = speak(broker, timeout, talk) if envelopes else 0
+    if json_output:
+        print_json({"read": len(envelopes), "new": new})
+    else:
+        known = len(envelopes) - new
+        click.echo(f"sent {many(new, 'message')}" + (f"; {known:,} were there before" if known else ""))
+
+
+def _envelopes(lines: Iterable[str]) -> Iterable[Envelope]:
+    """Read exported letters; a bad line ends the command before anything is sent."""
+    from actorwork import codec
+    from actorwork.message import Envelope
+    from actorwork.policy.attempts import headers_of_first_attempt
+
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            letter = json.loads(line)
+            encoded = letter.get("payload_base64")
+            yield Envelope(
+                source=letter["source"],
+                id=f"{letter['message_id']}/{letter['entry']}/again",
+                data=codec.dumps(letter["payload"]) if encoded is None else base64.b64decode(encoded),
+                type=letter["type"],
+                headers=headers_of_first_attempt(letter["headers"]),
+                group=letter["actor_id"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise click.ClickException(f"line {number} is no exported dead letter ({what}); nothing was sent") from None
 
 
 async def find(letters: DeadLetters, step: Step, source: str, names: Sequence[str]) -> Sequence[DeadLetter]:
@@ -214,28 +543,37 @@ async def find(letters: DeadLetters, step: Step, source: str, names: Sequence[st
         else:
             found.append(letter)
     if others:
-        with step():
-            listed = await letters.list(source, limit=EVERY)
-        for name in others:
-            of_message = [letter for letter in listed if letter.id == name]
-            if not of_message:
+        from actorwork.policy.dead_letters import Selection
+        from actorwork.runtime.dead_letters import pages
+
+        of_message: dict[str, list[DeadLetter]] = {name: [] for name in others}
+        async with aclosing(pages(letters, Selection(source=source), step=step)) as all_pages:
+            async for page in all_pages:
+                for letter in page:
+                    if letter.id in of_message:
+                        of_message[letter.id].append(letter)
+        for name, of_it in of_message.items():
+            if not of_it:
                 raise click.ClickException(
                     f"no dead letter of {source!r} has the entry or message id {name!r};"
                     f" see: actorwork dead ls {source}"
                 )
-            found += of_message
+            found += of_it
     return list({letter.entry: letter for letter in found}.values())
 
 
-def by_source(letters: Sequence[DeadLetter]) -> dict[str, list[str]]:
-    entries: dict[str, list[str]] = {}
-    for letter in letters:
-        entries.setdefault(letter.source, []).append(letter.entry)
-    return entries
-
-
 def when(letter: DeadLetter) -> str:
-    return datetime.fromtimestamp(letter.at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return moment(letter.at)
+
+
+def moment(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def fingerprint(letter: DeadLetter) -> str:
+    from actorwork.policy.dead_letters import fingerprint_of
+
+    return fingerprint_of(letter)
 
 
 def error(letter: DeadLetter) -> str:
@@ -256,8 +594,6 @@ def payload(letter: DeadLetter) -> tuple[str, Any]:
 
 
 def payload_text(letter: DeadLetter) -> str:
-    import json
-
     kind, value = payload(letter)
     return value if kind == "bytes" else json.dumps(value, ensure_ascii=False, indent=2)
 
@@ -277,9 +613,21 @@ def in_json(letter: DeadLetter) -> dict[str, Any]:
         "attempt": letter.attempt,
         "failed_at": when(letter),
         "error": error(letter),
+        "fingerprint": fingerprint(letter),
         "traceback": letter.failure.traceback,
         "type": letter.type,
         "headers": dict(letter.headers),
         "payload_is": kind,
         "payload": value,
+    }
+
+
+def group_in_json(group: Group) -> dict[str, Any]:
+    return {
+        "fingerprint": group.fingerprint,
+        "count": group.count,
+        "first": moment(group.first),
+        "last": moment(group.last),
+        "sources": dict(group.sources),
+        "example": in_json(group.example),
     }

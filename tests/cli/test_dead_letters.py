@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ from actorwork.abc import Broker
 from actorwork.actors.actor import Actor
 from actorwork.actors.handlers import receive
 from actorwork.message import DeadLetter, Envelope
+from actorwork.runtime import dead_letters
 from actorwork.runtime.system import open_system
 from actorwork.settings import Settings
+from actorwork.testing.memory import MemoryBroker
 
 from .conftest import Shell
 
@@ -86,6 +89,7 @@ def test_programs_are_given_everything(shell: Shell, letters: dict[str, DeadLett
     shown: dict[str, Any] = shell.json("dead", "show", "orders", "m1")
     assert shown.pop("traceback").startswith("Traceback")
     assert shown.pop("failed_at").endswith("Z")
+    assert shown.pop("fingerprint") == shell.json("dead", "show", "orders", "m2")["fingerprint"]
     assert shown == {
         "source": "orders",
         "entry": letters["m1"].entry,
@@ -149,3 +153,178 @@ def test_which_ones_has_to_be_said(shell: Shell, arguments: list[str]):
 
 def test_all_of_nothing_is_nothing(shell: Shell):
     assert json.loads(shell("dead", "replay", "--all", "--json").stdout) == {"replayed": 0}
+
+
+# ---------------------------------------------------------------------------------------------------- which are meant
+
+
+@pytest.mark.parametrize(
+    ("options", "meant"),
+    [
+        (("--actor", "till"), ["m1", "m2", "m3"]),
+        (("--actor", Till.settings.id), ["m1", "m2", "m3"]),
+        (("--actor", "other"), []),
+        (("--error", "CodecError"), ["m3"]),
+        (("--error", "ValueError", "--text", "NUMBER 2"), ["m2"]),
+        (("--since", "1h"), ["m1", "m2", "m3"]),
+        (("--until", "1h"), []),
+        (("--until", "2001-01-01"), []),
+        (("--since", "2001-01-01T00:00:00+00:00"), ["m1", "m2", "m3"]),
+    ],
+)
+def test_options_say_which_are_meant(
+    shell: Shell, letters: dict[str, DeadLetter], options: tuple[str, ...], meant: list[str]
+):
+    assert sorted(ids(shell, *options)) == meant
+    if not meant:
+        assert shell("dead", "ls", *options).stdout == "no such dead letters\n"
+
+
+def test_no_moment_is_refused(shell: Shell):
+    assert "'yesterday' is no moment like 2h (ago)" in shell("dead", "ls", "--since", "yesterday", code=2).stderr
+
+
+def test_letters_are_grouped_by_what_they_died_of(shell: Shell, letters: dict[str, DeadLetter]):
+    first, second = shell.json("dead", "groups")
+    assert (first["count"], first["sources"], first["example"]["message_id"]) == (2, {"orders": 2}, "m2")
+    assert (second["count"], second["example"]["message_id"]) == (1, "m3")
+    assert sorted(ids(shell, "--fingerprint", first["fingerprint"][:6])) == ["m1", "m2"]
+    heading, row, _ = shell("dead", "groups").stdout.splitlines()
+    assert heading.split()[:3] == ["FINGERPRINT", "LETTERS", "ACTOR"]
+    assert row.split()[:3] == [first["fingerprint"], "2", "till"]
+    assert shell("dead", "groups", "--error", "KeyError").stdout == "no such dead letters\n"
+
+
+def test_all_that_are_meant_are_replayed_or_dropped(shell: Shell, letters: dict[str, DeadLetter]):
+    fingerprint = shell.json("dead", "show", "orders", "m1")["fingerprint"]
+    assert shell.json("dead", "drop", "--all", "--yes", "--error", "CodecError") == {"dropped": 1}
+    assert shell.json("dead", "replay", "--all", "--yes", "--fingerprint", fingerprint) == {"replayed": 2}
+    assert "go with --all" in shell("dead", "drop", "orders", "m1", "--error", "KeyError", code=2).stderr
+
+
+def test_many_letters_are_gone_through_page_by_page(
+    shell: Shell, letters: dict[str, DeadLetter], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(dead_letters, "PAGE", 1)
+    assert len(ids(shell)) == 3
+    assert ids(shell, "--limit", "2") == ["m1", "m2"]
+    assert shell.json("dead", "show", "orders", "m2")["entry"] == letters["m2"].entry
+    assert shell.json("dead", "replay", "--all", "--yes") == {"replayed": 3}
+
+
+async def test_who_replays_what_fails_again_at_once_comes_to_an_end(mock_clock: object):
+    broker = MemoryBroker()
+    async with open_system(Till, broker=broker):
+        for number in range(20):
+            await broker.publish([Envelope("orders", str(number), b'{"number": 1}')])
+        before = await dead_letters.edges(broker.dead_letters)
+        assert (before.count, before.counts) == (20, {"orders": 20})
+        replayed = 0
+        async with aclosing(dead_letters.pages(broker.dead_letters, until=before)) as pages:
+            async for page in pages:
+                replayed += await broker.dead_letters.replay("orders", [letter.entry for letter in page])
+                await trio.sleep(1)
+        assert replayed == 20
+        assert len(broker.dead_letters.all) == 20
+
+
+# ------------------------------------------------------------------------------------------------- sent again, changed
+
+
+def sent_again(shell: Shell) -> list[Any]:
+    """Return the payloads that the actor takes now."""
+    taken: list[Any] = []
+
+    class Patient(Actor):
+        settings = Till.settings
+
+        @receive
+        async def take(self, message: object) -> None:
+            taken.append(message)
+
+    async def look(broker: Broker) -> None:
+        async with open_system(Patient, broker=broker):
+            while await broker.backlog("orders") or await broker.backlog("returns"):  # noqa: ASYNC110 - no event says it
+                await trio.sleep(0.01)
+
+    shell.at_broker(look)
+    return taken
+
+
+@pytest.mark.parametrize(
+    ("options", "payload"),
+    [
+        (("--data", '{"number": 7}'), {"number": 7}),
+        (("--set", "number=8"), {"number": 8}),
+        (("--set", "name=Ann", "--set", "tags=[1]"), {"number": 1, "name": "Ann", "tags": [1]}),
+        (("--set", "address={}", "--set", "address.city=Ulm"), {"number": 1, "address": {"city": "Ulm"}}),
+    ],
+)
+def test_a_letter_is_sent_again_with_another_message(
+    shell: Shell, letters: dict[str, DeadLetter], options: tuple[str, ...], payload: Any
+):
+    assert shell.json("dead", "replay", "orders", "m1", *options) == {"replayed": 1, "payload": payload}
+    assert ids(shell) == ["m2", "m3"]
+    assert sent_again(shell) == [payload]
+
+
+def test_a_letter_is_edited_and_sent_again(
+    shell: Shell, letters: dict[str, DeadLetter], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("EDITOR", "sed -i s/1/5/")
+    assert shell("dead", "replay", "orders", "m1", "--edit").stdout == 'replayed message m1 as {"number":5}\n'
+    assert ids(shell) == ["m2", "m3"]
+    monkeypatch.setenv("EDITOR", "true")
+    assert "nothing was changed" in shell("dead", "replay", "orders", "m2", "--edit", code=1).stderr
+    assert ids(shell) == ["m2", "m3"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "code"),
+    [
+        (("m1", "--data", "{"), "nothing was sent", 1),
+        (("m1", "--set", "number"), "--set wants FIELD=VALUE", 2),
+        (("m1", "--set", "number.deep=1"), "no object in which 'number.deep'", 1),
+        (("m1", "m2", "--data", "1"), "want one ENTRY", 2),
+        (("m1", "--data", "1", "--set", "a=1"), "take one of", 2),
+    ],
+)
+def test_a_change_that_cannot_be_made_sends_nothing(
+    shell: Shell, letters: dict[str, DeadLetter], arguments: tuple[str, ...], said: str, code: int
+):
+    assert said in shell("dead", "replay", "orders", *arguments, code=code).stderr
+    assert len(ids(shell)) == 3
+
+
+def test_fields_of_what_is_no_json_cannot_be_set(shell: Shell, letters: dict[str, DeadLetter]):
+    assert "no JSON" in shell("dead", "replay", "returns", "m3", "--set", "a=1", code=1).stderr
+    assert shell.json("dead", "replay", "returns", "m3", "--data", "{}") == {"replayed": 1, "payload": {}}
+
+
+# ---------------------------------------------------------------------------------------------------------- elsewhere
+
+
+def test_letters_are_exported_and_sent_again_from_the_file(shell: Shell, letters: dict[str, DeadLetter]):
+    result = shell("dead", "export", "--to", "letters.ndjson")
+    assert "exported 3 dead letters" in result.stderr
+    lines = [json.loads(line) for line in (shell.folder / "letters.ndjson").read_text().splitlines()]
+    assert [line["message_id"] for line in lines] == ["m1", "m2", "m3"]
+    assert len(ids(shell)) == 3
+    assert shell.json("dead", "drop", "--all", "--yes") == {"dropped": 3}
+    assert shell("dead", "import", "letters.ndjson").stdout == "sent 3 messages\n"
+    assert shell.json("dead", "import", "letters.ndjson") == {"read": 3, "new": 0}
+    assert shell.backlog("orders") == 2
+    assert shell.backlog("returns") == 1
+
+
+def test_what_is_exported_can_be_chosen_and_piped(shell: Shell, letters: dict[str, DeadLetter]):
+    exported = shell("dead", "export", "orders", "--text", "number 2").stdout
+    assert json.loads(exported)["message_id"] == "m2"
+    assert shell.json("dead", "import", "-", input=exported) == {"read": 1, "new": 1}
+
+
+def test_a_line_that_is_no_letter_is_named_and_nothing_is_sent(shell: Shell, letters: dict[str, DeadLetter]):
+    exported = shell("dead", "export").stdout
+    refused = shell("dead", "import", "-", input=exported + "{}\n", code=1)
+    assert "line 4 is no exported dead letter" in refused.stderr
+    assert shell.backlog("orders") == 0

@@ -36,3 +36,26 @@ def test_the_examples_of_the_chapter_on_the_spool_run(tmp_path: Path, capsys: py
     program = f"{example}\nimport trio\ntrio.run(take_orders, 'sqlite://', {str(tmp_path / 'spool')!r})\n"
     exec(compile(program, "docs/spool.md", "exec"), {"__name__": "chapter"})
     assert capsys.readouterr().out == "0 wait\n"
+
+
+def test_the_examples_of_the_chapter_on_dead_letters_run(capsys: pytest.CaptureFixture[str]):
+    declared, used = re.findall(
+        r"```python\n(.*?)```", (DOCS / "dead-letters.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    handler = """
+    async def take(self, *, number: int) -> None:
+        raise ValueError(f"no order {number}")
+"""
+    program = (
+        f"from actorwork import receive\n{declared}\n    @receive{handler}\n"
+        f"import trio\nfrom actorwork import open_client, open_system\n{used}\n"
+        "async def main():\n"
+        "    async with open_system(Till, broker='sqlite://') as system, open_client(system.broker) as client:\n"
+        "        for number in range(2):\n"
+        "            await client.publish('orders', {'number': number})\n"
+        "        with trio.fail_after(5):\n"
+        "            while await what_failed(system.broker) != [(2, 'no order 1')]:\n"
+        "                await trio.sleep(0.01)\n"
+        "trio.run(main)\n"
+    )
+    exec(compile(program, "docs/dead-letters.md", "exec"), {"__name__": "chapter"})
