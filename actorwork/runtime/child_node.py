@@ -2,7 +2,8 @@
 
     the loop    runs the system; says that it turns; obeys drain, hurry and stop
     the line    a thread that a blocked loop cannot stop: it beats, says where every thread stands, and ends the process
-                when the parent is gone
+                when the parent is gone. (For code that keeps Python's own lock there is a timer that needs none: it
+                writes to standard error where every thread stands.)
 
 A signal that was sent to the whole process group does nothing here, since only the root decides. When the parent is
 gone the process ends at once, without ado: its lease runs out, and its work is done elsewhere.
@@ -10,6 +11,7 @@ gone the process ends at once, without ado: its lease runs out, and its work is 
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import math
 import os
@@ -43,6 +45,8 @@ NOT_OURS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 EXIT_FAILED: Final = 1
 EXIT_FORCED: Final = 3
 EXIT_ORPHANED: Final = 4
+ANSWER: Final = 2.0
+"""Seconds in which a process says where its threads stand, before it is killed for a loop that does not turn."""
 
 _PR_SET_PDEATHSIG: Final = 1
 _LAST_WORD: Final = 1.0
@@ -274,7 +278,7 @@ async def _run(orders: Orders, line: Line) -> int:
             trio.open_nursery() as nursery,
         ):
             line.serve(orders.beat, Obedience(system, line, nursery))
-            nursery.start_soon(_tell, system, line, orders.beat)
+            nursery.start_soon(_tell, system, line, orders.beat, _last_resort(orders))
             line.say("started")
             await system.wait_stopped()
             line.say("look", tree=system.outline(), statistics=dict(system.statistics()))  # What it has counted last.
@@ -318,9 +322,19 @@ class Obedience:
         self._line.say("drained", forced=self._system.forced)
 
 
-async def _tell(system: System, line: Line, every: float) -> None:
+def _last_resort(orders: Orders) -> float | None:
+    """Return after how many seconds without a turn the stacks go to standard error: shortly before the kill."""
+    if orders.hang_timeout is None or sys.stderr is None:  # pyright: ignore[reportUnnecessaryComparison]
+        return None
+    return orders.hang_timeout + min(ANSWER, orders.hang_timeout) / 2
+
+
+async def _tell(system: System, line: Line, every: float, last_resort: float | None) -> None:
     """Say that the loop turns, and what there is to see."""
     while True:
         line.turned()
+        if last_resort is not None:
+            # It needs no lock of Python's: so it also speaks when a handler keeps that, and the line cannot.
+            faulthandler.dump_traceback_later(last_resort)
         line.say_unless_behind("look", tree=system.outline(), statistics=dict(system.statistics()))
         await trio.sleep(every)

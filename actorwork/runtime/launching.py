@@ -43,7 +43,7 @@ _LAST_WORD: Final = 1.0
 """Seconds in which a code is to be read of a process that has ended: a forkserver says it a moment later."""
 
 
-def refuse_what_cannot_travel(spec: Process) -> None:
+def refuse_what_cannot_travel(spec: Process, options: object) -> None:
     """Raise `SettingsError` for a child that cannot be made in another process, since it cannot be pickled; and in a
     process which has just begun to import the main module, if that starts a tree at once.
     """
@@ -52,14 +52,14 @@ def refuse_what_cannot_travel(spec: Process) -> None:
             "the main module starts a tree with processes while such a process imports it;"
             ' start it below `if __name__ == "__main__":`'
         )
-    for child in spec.children:
+    for what, name in (*((child, repr(child.title)) for child in spec.children), (options, "an option of the system")):
         try:
-            ForkingPickler.dumps(child)
+            ForkingPickler.dumps(what)
         except (pickle.PicklingError, TypeError, AttributeError, ValueError) as error:
             raise SettingsError(
-                f"{child.title!r} cannot be sent to the process {spec.title!r} ({error}); a factory is pickled on its"
-                " way: use a class or function at the top level of a module, arguments that can be pickled, and"
-                " open connections and the like in startup()"
+                f"{name} cannot be sent to the process {spec.title!r} ({error}); it is pickled on its way:"
+                " use classes and functions at the top level of a module, arguments that can be pickled, and open"
+                " connections and the like in startup()"
             ) from error
 
 

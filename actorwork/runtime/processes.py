@@ -32,7 +32,7 @@ import trio
 from actorwork import events
 from actorwork.errors import ActorworkError, BrokerError
 from actorwork.policy.exits import Exit
-from actorwork.runtime.child_node import EXIT_FORCED, Orders
+from actorwork.runtime.child_node import ANSWER, EXIT_FORCED, Orders
 from actorwork.runtime.control import Frame, Frames, RemoteFailure, packed
 from actorwork.runtime.launching import Ended, Launched, launch, refuse_what_cannot_travel
 from actorwork.runtime.recycling import memory_of, reason_to_replace
@@ -47,8 +47,6 @@ if TYPE_CHECKING:
 BEAT: Final = 1.0
 """Seconds between two beats, at most."""
 _BEATS_IN_HANG: Final = 4
-_ANSWER: Final = 2.0
-"""Seconds in which a process says where its threads stand."""
 _LAST: Final = 5.0
 """Seconds that a process which was killed may take to be gone: it may be in the middle of a read from a bad disk."""
 _RELEASE: Final = 2.0
@@ -238,7 +236,7 @@ class NodeProcess:
                 continue
             self._stacks = None
             self._say("stacks")
-            with trio.move_on_after(min(_ANSWER, limit)):
+            with trio.move_on_after(min(ANSWER, limit)):
                 while self._stacks is None:
                     await self.wait_change()
             silent = trio.current_time() - self._turned
@@ -281,7 +279,7 @@ class ProcessMember:
     """A `Process` under its supervisor; its own handle. It outlives the OS processes, one for each incarnation."""
 
     def __init__(self, spec: Process, services: ProcessServices) -> None:
-        refuse_what_cannot_travel(spec)
+        refuse_what_cannot_travel(spec, services.options)
         self.spec = spec
         self._services = services
         self._process: NodeProcess | None = None

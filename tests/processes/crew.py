@@ -1,5 +1,6 @@
 """The actors that live in processes here: `python crew.py TREE URL [NAME=VALUE…]` runs some of them as a program."""
 
+import ctypes
 import os
 import signal
 import sys
@@ -46,6 +47,8 @@ class Worker(Actor):
                 while time.monotonic() < until:
                     sum(range(2000))
                     await trio.lowlevel.checkpoint()
+            case "lock":  # asleep, with Python's own lock in hand
+                ctypes.PyDLL(None).sleep(int(n))
             case "thread":
                 await trio.to_thread.run_sync(time.sleep, n)
             case "sleep":
@@ -119,6 +122,7 @@ TREES: dict[str, object] = {
         [Process([Worker], name="far", intensity=Intensity(restarts=1, period=60))],
         intensity=Intensity(restarts=0, period=1),
     ),
+    "hanging": [Process([Worker], name="far", hang_timeout=1)],
     "failing": [Process([Failing], name="far")],
     "stubborn": [Process([Stubborn], name="far", shutdown_timeout=0.5), Worker],
 }

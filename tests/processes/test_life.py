@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Callable
 from typing import TypeVar
 
 import pytest
@@ -20,7 +21,7 @@ from actorwork import (
 )
 from actorwork.events import ChildExited, Event, ProcessHung, ProcessStarted
 
-from .conftest import Said, is_alive, until
+from .conftest import Program, Said, is_alive, until
 from .crew import Crashing, Failing, Hanging, Second, Worker
 
 E = TypeVar("E")
@@ -182,6 +183,18 @@ async def test_a_process_that_stands_still_is_replaced_without_its_stacks(file_u
         await until(lambda: len(seen.of(ProcessStarted)) == 2, "the replacement")
         assert seen.of(ProcessHung)[0].stacks == ""
         assert not is_alive(pid)
+
+
+async def test_code_that_keeps_the_lock_of_python_is_seen_on_standard_error_and_replaced(
+    file_url: str, said: Said, start: Callable[..., Program]
+):
+    program = start("hanging", file_url)
+    await program.wait_nodes(2)
+    async with open_client(file_url) as client:
+        await client.ref(Worker).tell({"what": "lock", "n": 60})
+        await said.wait("lock begins", 2)
+    assert "did not say where it stands" in program.output
+    assert 'crew.py", line' in program.output.partition("Timeout (")[2]
 
 
 async def test_who_is_busy_but_turns_is_left_alone(file_url: str, seen: Events):

@@ -1,5 +1,6 @@
 """What a `Process` may be, before any process is started."""
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -125,6 +126,15 @@ async def test_a_factory_that_cannot_travel_is_refused_before_anything_starts():
         ):
             async with open_system(Process([child], name="far"), broker="sqlite:////nowhere/at/all"):
                 pass
+
+
+async def test_options_that_cannot_travel_are_refused_too():
+    async def layer(delivery: object, proceed: Callable[[], Awaitable[object]]) -> object:
+        return await proceed()
+
+    with pytest.raises(SettingsError, match="an option of the system cannot be sent to the process 'far'"):
+        async with open_system(Process([Worker], name="far"), broker="sqlite:////nowhere/at/all", middleware=[layer]):
+            pass
 
 
 async def test_a_broker_of_this_process_alone_is_refused():
