@@ -459,6 +459,10 @@ class Broker(Protocol):
         """Return how many messages of a source are ready or in hand, or wait behind others of their key."""
         ...
 
+    async def oldest(self, source: str) -> float | None:
+        """Return for how many seconds the oldest message that a group has not read has been ready; None without one."""
+        ...
+
     async def diagnose(self) -> Sequence[Finding]:
         """Look at the broker as an operator would."""
         ...

@@ -148,6 +148,9 @@ class EmbeddedBroker:
     async def backlog(self, source: str) -> int:
         return await self._writer.ask(lambda store: store.backlog(source), writes=False)
 
+    async def oldest(self, source: str) -> float | None:
+        return await self._writer.ask(lambda store: store.oldest(source), writes=False)
+
     async def release_lease(self, incarnation: str) -> bool:
         def release(store: Store) -> bool:
             number = store.node_number(incarnation)

@@ -68,7 +68,7 @@ class HeldBack:
 
 
 _MOVE: Final = (
-    f"insert into entries ({CARRIED}) select {CARRIED} from delayed"
+    f"insert into entries ({CARRIED}, ready) select {CARRIED}, due from delayed"
     " where place in (select value from json_each(?)) order by due, place"
 )
 _LIST: Final = (

@@ -47,7 +47,10 @@ class Lines:
         return self._execute(_HEAD, (key, source, key, source)).fetchone()[0] == 1
 
     def _stand(self, row: tuple[Any, ...]) -> None:
-        self._execute(f"insert into entries ({CARRIED}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        self._execute(
+            f"insert into entries ({CARRIED}, ready) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*row, self._transaction.now),
+        )
         self._transaction.touched.add(row[0])
 
 

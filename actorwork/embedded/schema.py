@@ -89,6 +89,7 @@ COLUMNS: Final[tuple[tuple[str, str, str], ...]] = (
     ("entries", "key", "text"),
     ("entries", "expires", "real"),
     ("entries", "uniq", "text"),
+    ("entries", "ready", "real"),
     ("delayed", "key", "text"),
     ("delayed", "expires", "real"),
     ("delayed", "uniq", "text"),

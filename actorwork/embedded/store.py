@@ -410,9 +410,9 @@ class Store:
         seq = delivery.token.seq
         if delay <= 0:
             self._execute(
-                f"insert into entries ({CARRIED}) select source, id, type, data, ?, born, ?, key, expires, uniq"
-                " from entries where seq = ?",
-                (json.dumps(headers), group, seq),
+                f"insert into entries ({CARRIED}, ready)"
+                " select source, id, type, data, ?, born, ?, key, expires, uniq, ? from entries where seq = ?",
+                (json.dumps(headers), group, self.now, seq),
             )
             self.transaction.touched.add(channel(self.source(delivery.source), delivery.priority))
             return
@@ -485,6 +485,24 @@ class Store:
             (*places, *places),
         ).fetchone()
         return row[0]
+
+    def oldest(self, source: str) -> float | None:
+        """Return for how long the first entry of a source has been ready that a group was not given. Needs no
+        transaction.
+
+        An entry is ready from its birth on, or it says since when.
+        """
+        number = self.known_source(source)
+        found: list[float] = []
+        for place in () if number is None else channels(number):
+            row = self._execute(
+                "select coalesce(ready, born) from entries where source = ?1 and seq >"
+                " (select coalesce(min(cursor), 0) from groups where source = ?1) order by seq limit 1",
+                (place,),
+            ).fetchone()
+            if row is not None:
+                found.append(row[0])
+        return max(0.0, self.now - min(found)) if found else None
 
     def prune(self) -> None:
         """Forget what need not be kept any longer: outcomes, replies nobody fetched, ids a day after their messages."""

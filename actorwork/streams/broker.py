@@ -282,6 +282,13 @@ class RedisBroker(Broker):
                 raise count
         return sum(counts)
 
+    async def oldest(self, source: str) -> float | None:
+        of = keys.SourceKeys.of(source)
+        age: int | None = await self._client.run_script(
+            scripts.OLDEST, [of.at(level) for level in Priority], (), idempotent=True
+        )
+        return None if age is None else age / 1000
+
     async def diagnose(self) -> Sequence[Finding]:
         return await diagnosis.look(self._client)
 

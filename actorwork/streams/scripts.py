@@ -37,6 +37,7 @@ TAKE: Final = _script("take")
 REPLAY: Final = _script("replay", "order", "entry")
 REPLAY_AS: Final = _script("replay_as", "order", "entry")
 VALUE: Final = _script("value")
+OLDEST: Final = _script("oldest")
 LOCK: Final = _script("lock")
 RATE: Final = _script("rate")
 SLOT: Final = _script("slot")
@@ -60,6 +61,7 @@ ALL: Final = (
     REPLAY,
     REPLAY_AS,
     VALUE,
+    OLDEST,
     LOCK,
     RATE,
     SLOT,

@@ -30,6 +30,7 @@ in each test. The tests kill processes, and stop one past its lease (SIGSTOP): t
     dead_letters  what nobody could handle is kept, and may be sent again
     endings       how a node ends: nothing is offered any more, and nothing is lost
     values        what all nodes see: shared values, and locks
+    waiting       for how long messages wait is known
     limits        what all nodes count together: rates, and how many at once
     triggers      what fires by itself, once for each time, and what is paused
     whole         all of it together
@@ -62,6 +63,7 @@ from actorwork.testing.conformance.settling import Settling
 from actorwork.testing.conformance.triggers import Pauses, Triggers
 from actorwork.testing.conformance.uniqueness import Uniqueness
 from actorwork.testing.conformance.values import Values
+from actorwork.testing.conformance.waiting import Waiting
 from actorwork.testing.conformance.whole import Whole
 
 
@@ -83,6 +85,7 @@ class BrokerConformance(
     Limits,
     Triggers,
     Pauses,
+    Waiting,
     Whole,
 ):
     """Every sentence of `actorwork.abc` on brokers that can be seen from outside."""

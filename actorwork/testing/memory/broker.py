@@ -225,6 +225,11 @@ class MemoryBroker:
         await trio.lowlevel.checkpoint()
         return self._sources[source].backlog if source in self._sources else 0
 
+    async def oldest(self, source: str) -> float | None:
+        await trio.lowlevel.checkpoint()
+        since = self._sources[source].oldest if source in self._sources else math.inf
+        return None if since == math.inf else trio.current_time() - since
+
     async def release_lease(self, incarnation: str) -> bool:
         await trio.lowlevel.checkpoint()
         found = [node for node in self.nodes if node.incarnation == incarnation]

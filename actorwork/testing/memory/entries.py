@@ -12,11 +12,13 @@ that it follows leaves, so that a key is free when the last entry of a message i
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeAlias
 
 import attrs
+import trio
 
 from actorwork.message import ATTEMPT, NO_HEADERS, DeadLetter, Delivery, Json, Priority, Unique
 
@@ -27,7 +29,7 @@ Payload: TypeAlias = bytes | Mapping[bytes, bytes]
 class Entry:
     """A message in a source; with `group`, it is for that one alone.
 
-    `goes_first` says that it is a retry: it has its key already.
+    `goes_first` says that it is a retry: it has its key already. `since` is when it became ready, by Trio's clock.
     """
 
     number: int
@@ -42,6 +44,7 @@ class Entry:
     expires: float | None = None
     unique: str | None = None
     goes_first: bool = False
+    since: float = 0.0
 
 
 @attrs.define(eq=False)
@@ -157,6 +160,14 @@ class Source:
     def backlog(self) -> int:
         return len(self.entries) + sum(len(line.behind) for line in self._lines.values())
 
+    @property
+    def oldest(self) -> float:
+        """Since when the first entry has been ready that a group has not had; infinite if there is none."""
+        if not self.groups:
+            return min((entry.since for entry in self.entries.values()), default=math.inf)
+        unread = (place for group in self.groups.values() for place in group.waiting() if not place.previous)
+        return min((place.entry.since for place in unread), default=math.inf)
+
     # ---- coming and going ----
 
     def enter(self, entry: Entry) -> None:
@@ -170,7 +181,7 @@ class Source:
         self._stand(entry)
 
     def _stand(self, entry: Entry) -> None:
-        entry = attrs.evolve(entry, number=self.new_number())
+        entry = attrs.evolve(entry, number=self.new_number(), since=trio.current_time())
         self.entries[entry.number] = entry
         for group in self.groups.values():
             group.add(entry)
