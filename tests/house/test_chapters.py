@@ -22,6 +22,33 @@ def test_the_examples_of_the_chapter_on_state_run():
     exec(compile(program, "docs/state.md", "exec"), {"__name__": "chapter"})
 
 
+def test_the_examples_of_the_chapter_on_policy_run():
+    examples = re.findall(r"```python\n(.*?)```", (DOCS / "policy.md").read_text(encoding="utf-8"), re.DOTALL)
+    program = "\n".join(examples) + textwrap.dedent("""
+        import trio
+        from actorwork import open_client
+        from actorwork.testing import open_test_system
+
+        async def main():
+            assert await rate_of("EUR") == 1.0
+            async with open_test_system([Mailer, Billing, Rows], middleware=[note]) as system:
+                async with open_client(system.broker, middleware=[stamped]) as client:
+                    await client.ref(Mailer).tell({"to": "ann"})
+                    for order in range(10):
+                        await client.ref(Billing).tell({"order": order}, key="k")
+                    receipts = [await client.ref(Rows).submit({"id": 1}), await client.ref(Rows).submit({"n": 1})]
+                    await system.drain()
+                    assert [await receipt.status() for receipt in receipts] == ["done", "rejected"]
+                    assert len(taken) == 13
+                await system.client.ref(Mailer).tell({"to": "ben"})
+                await system.drain()
+                assert type(system.broker.settled[-1].settlement).__name__ == "Reject"
+
+        trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+        """)
+    exec(compile(program, "docs/policy.md", "exec"), {"__name__": "chapter"})
+
+
 def test_the_examples_of_the_chapter_on_actors_run():
     declared, used = re.findall(r"```python\n(.*?)```", (DOCS / "actors.md").read_text(encoding="utf-8"), re.DOTALL)
     program = (
