@@ -153,8 +153,8 @@ class EmbeddedBroker:
 
     async def release_lease(self, incarnation: str) -> bool:
         def release(store: Store) -> bool:
-            number = store.node_number(incarnation)
-            return number is not None and store.end_lease(number)
+            number = store.leases.number_of(incarnation)
+            return number is not None and store.leases.end(number)
 
         return await self._writer.ask(release)
 

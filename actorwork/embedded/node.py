@@ -107,7 +107,7 @@ class EmbeddedNode:
             for feed in feeds:
                 for lane in feed.lanes:
                     store.open_lane(lane)
-            return store.take_lease(self._incarnation, store.now + self._lease.length)
+            return store.leases.take(self._incarnation, store.now + self._lease.length)
 
         self._lease.number = await self._writer.ask(enter)
         for intake in self._intakes.values():
@@ -125,7 +125,7 @@ class EmbeddedNode:
         with trio.move_on_after(LAST_SETTLEMENTS, shield=True):
             try:
                 # The number is read there and then: the lease may have been lost a moment ago.
-                await self._writer.ask(lambda store: store.end_lease(lease.number))
+                await self._writer.ask(lambda store: store.leases.end(lease.number))
             except BrokerError as error:
                 self._emit(
                     events.BrokerTrouble("releasing the lease", str(error), f"it ends by itself in {lease.length} s")

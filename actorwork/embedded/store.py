@@ -28,6 +28,7 @@ from typing import Any, Final
 
 from actorwork.embedded.dead_letters import DeadLetterTable
 from actorwork.embedded.held_back import HeldBack
+from actorwork.embedded.leases import Leases
 from actorwork.embedded.lines import Lines
 from actorwork.embedded.outcomes import Outcomes
 from actorwork.embedded.rows import (
@@ -67,14 +68,13 @@ class Store:
         """For tables that have nothing to do with messages."""
         self._sources: dict[str, int] = {}
         self._seen = SeenIds(transaction)
+        self.leases = Leases(transaction)
         self.outcomes = Outcomes(transaction)
         self._lines = Lines(transaction)
         self._uniques = Uniques(transaction)
         self.held_back = HeldBack(transaction, self._lines)
         self.dead_letters = DeadLetterTable(transaction, self._lines)
         self._taking_back = TakingBack(transaction, self._lines, self._uniques, self.outcomes)
-        self.orphaned = False
-        """Whether a lease has ended, so that something may be free; whoever wakes the readers clears it."""
 
     def __repr__(self) -> str:
         return f"<Store of {len(self._sources)} known sources>"
@@ -425,48 +425,6 @@ class Store:
         )
         self.transaction.is_held_back(due)
 
-    # ----------------------------------------------------------------------------------------------------- leases
-
-    def take_lease(self, incarnation: str, expires: float) -> int:
-        """Enter a node; return its number."""
-        done = self._execute("insert into nodes (incarnation, expires) values (?, ?)", (incarnation, expires))
-        return done.lastrowid or 0
-
-    def renew_lease(self, node: int, expires: float) -> bool:
-        """Return whether there was a lease to renew. Late is not too late, as long as nobody has ended it."""
-        done = self._execute("update nodes set expires = ? where node = ? and ended is null", (expires, node))
-        return done.rowcount == 1
-
-    def has_lease(self, node: int) -> bool:
-        row = self._execute("select 1 from nodes where node = ? and ended is null", (node,)).fetchone()
-        return row is not None
-
-    def expired_leases(self, now: float) -> list[int]:
-        """Return the nodes that have not renewed their leases. Needs no transaction."""
-        rows = self._execute("select node from nodes where ended is null and expires < ?", (now,)).fetchall()
-        return [row[0] for row in rows]
-
-    def end_lease(self, node: int, *, unless_later_than: float | None = None) -> bool:
-        """Declare a node dead, and all it had in hand orphaned; return whether it was alive."""
-        limit = float("inf") if unless_later_than is None else unless_later_than
-        done = self._execute(
-            "update nodes set ended = ? where node = ? and ended is null and expires <= ?", (self.now, node, limit)
-        )
-        if done.rowcount:
-            self._execute("update pending set node = -node where node = ?", (node,))
-            self.orphaned = True
-        return done.rowcount == 1
-
-    def node_number(self, incarnation: str) -> int | None:
-        row = self._execute("select node from nodes where incarnation = ?", (incarnation,)).fetchone()
-        return row[0] if row else None
-
-    def incarnation(self, node: int) -> str:
-        if node == 0:
-            return "released"
-        row = self._execute("select incarnation from nodes where node = ?", (node,)).fetchone()
-        return row[0] if row else "unknown"
-
     # ----------------------------------------------------------------------------------------------- housekeeping
 
     def pragma(self, name: str) -> object:
@@ -511,10 +469,7 @@ class Store:
         self._uniques.prune()
         self._execute("delete from shared where expires <= ?1 and (fence = 0 or expires <= ?1 - ?2)", (now, FENCE_KEPT))
         self._execute("delete from locks where until <= ?", (now - FENCE_KEPT,))
-        self._execute(
-            "delete from nodes where ended < ? and not exists (select 1 from pending p where p.node = -nodes.node)",
-            (now - DAY,),
-        )
+        self.leases.prune()
         # A row of `seen` may stand for a living message if one as old as that is left in its source.
         oldest = self._execute(
             f"select {SOURCE}, min(born) from (select source, born from entries union all"

@@ -17,6 +17,8 @@ class Transaction:
         """The wall clock as of this transaction."""
         self.touched: set[int] = set()
         """Sources with something new to read; whoever wakes the readers empties it."""
+        self.orphaned = False
+        """Whether a lease has ended, so that something may be free; whoever wakes the readers clears it."""
         self.replies: list[Letterhead] = []
         """Replies to be sent: the writer keeps those to its own process, and stores the others."""
         self.next_due: float | None = None

@@ -431,25 +431,25 @@ class Writer:
         lost = [
             (lease, self._succeed(store, lease, wall), "it was not renewed in time, or somebody ended it")
             for lease in late
-            if not store.renew_lease(lease.number, wall + lease.length)
+            if not store.leases.renew(lease.number, wall + lease.length)
         ]
         for node in expired:
-            store.end_lease(node, unless_later_than=wall)
+            store.leases.end(node, unless_later_than=wall)
         settled = self._carry_out(store, orders, news)
         if promotes:
             store.held_back.promote()
         if prunes:
             store.prune()
         self._wake(store)
-        if store.orphaned:
-            store.orphaned = False
+        if store.transaction.orphaned:
+            store.transaction.orphaned = False
             self._wake_groups(store.groups_with_free())
 
         gone = {id(lease) for lease, _, _ in lost}
         offers: list[tuple[Feed, list[Batch]]] = []
         if self._feeds:
             for lease in {id(feed.lease): feed.lease for feed in self._feeds if self._can_read(feed)}.values():
-                if id(lease) not in gone and not store.has_lease(lease.number):
+                if id(lease) not in gone and not store.leases.has(lease.number):
                     lost.append((lease, self._succeed(store, lease, wall), "somebody ended it"))
                     gone.add(id(lease))
             offers.extend(
@@ -575,7 +575,7 @@ class Writer:
             share = math.ceil(room / (len(ready) - position))
             batch = store.take(lane, feed.lease.number, share)
             room -= len(batch.deliveries)
-            taken.append((lane, batch, [(store.incarnation(node), count) for node, count in batch.reclaimed]))
+            taken.append((lane, batch, [(store.leases.incarnation(node), count) for node, count in batch.reclaimed]))
         return taken
 
     def _expired(self, store: Store, now: float, wall: float) -> Sequence[int]:
@@ -593,11 +593,11 @@ class Writer:
                 lease.renew_at = 0.0
             return ()
         mine = {lease.number for lease in self._leases}
-        return [node for node in store.expired_leases(wall) if node not in mine]
+        return [node for node in store.leases.expired(wall) if node not in mine]
 
     def _succeed(self, store: Store, lease: Lease, wall: float) -> Lease:
         incarnation = uuid.uuid4().hex
-        number = store.take_lease(incarnation, wall + lease.length)
+        number = store.leases.take(incarnation, wall + lease.length)
         return Lease(incarnation, lease.length, lease.lost, number)
 
     # ------------------------------------------------------------------------------------------------ when it fails
