@@ -148,9 +148,9 @@ class Spooler:
         self._version = 0
         self._queue: list[_Ticket] = []
         self._at_file = trio.Lock()
+        self._thread = trio.CapacityLimiter(1)
         self._wake = trio.Event()
         self._moved = trio.Event()
-        self._is_ending = False
         self._troubled_until = 0.0
         self.spooled = 0
         self.replayed = 0
@@ -287,7 +287,7 @@ class Spooler:
             return kept, file.status()
 
         try:
-            kept, self._status = await trio.to_thread.run_sync(commit)
+            kept, self._status = await self._in_thread(commit)
         except SpoolError as error:
             for ticket in tickets:
                 ticket.error = SpoolError(f"{error}; the message was not kept")
@@ -340,7 +340,7 @@ class Spooler:
                 has_news, self._version = self._file.has_news(self._version)
                 return (self._file.status(), self._file.sources()) if has_news else None
 
-            found = await trio.to_thread.run_sync(look)
+            found = await self._in_thread(look)
             if found is not None:
                 self._status, sources = found
                 self._behind = sources | self._queued()
@@ -406,7 +406,7 @@ class Spooler:
                     self._file.remove(one.seq for one in some)
                 return self._file.status(), {source for source in behind if self._file.has_waiting(source)}
 
-            self._status, waiting = await trio.to_thread.run_sync(take_out)
+            self._status, waiting = await self._in_thread(take_out)
             self._behind = waiting | self._queued()
             self.replayed += len(some)
         self._tell_moved()
@@ -418,9 +418,13 @@ class Spooler:
         self._moved.set()
         self._moved = trio.Event()
 
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        # A thread of its own: handlers that fill all others must not keep messages from the disk.
+        return await trio.to_thread.run_sync(work, limiter=self._thread)
+
     async def _in_file(self, work: Callable[[], T]) -> T:
         async with self._at_file:
-            return await trio.to_thread.run_sync(work)
+            return await self._in_thread(work)
 
     def _complain(self, doing: str, error: Exception, what_next: str) -> None:
         """Report trouble, once in a while."""
@@ -434,7 +438,7 @@ class Spooler:
         def look() -> tuple[int, SpoolStatus, set[str]]:
             return self._file.has_news(0)[1], self._file.status(), self._file.sources()
 
-        self._version, self._status, self._behind = await trio.to_thread.run_sync(look)
+        self._version, self._status, self._behind = await self._in_thread(look)
 
     async def linger(self) -> None:
         """Go on for a moment at the client's end, if the broker takes what it is given."""

@@ -2,6 +2,8 @@
 
 import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -556,6 +558,22 @@ def test_only_one_holder_of_a_file_may_replay_and_its_end_frees_it(file: Path):
     one.close()
     assert two.claim()
     two.close()
+
+
+def test_the_end_of_a_process_frees_the_file_however_it_ends(file: Path):
+    program = (
+        "import pathlib, sys, time; from actorwork.embedded.spool import SpoolFile\n"
+        "file = SpoolFile(pathlib.Path(sys.argv[1])); print(file.claim(), flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(file)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "True\n"
+        here = SpoolFile(file)
+        assert not here.claim()
+        other.kill()
+        other.wait()
+        assert here.claim()
+        here.close()
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,11 @@ class DeadLetters(Questions):
             assert len(await letters.list(limit=3)) == 3
             assert not await letters.list("c")
             assert list(await letters.sources()) == ["a", "b"]
-            assert await letters.get("a", "0-0") is None
+            for nothing in ("0-0", "no entry at all"):
+                assert await letters.get("a", nothing) is None
+                assert await letters.drop("a", [nothing]) == 0
+                assert await letters.replay("a", [nothing]) == 0
+                assert not await letters.replay_as("a", nothing, b"1")
 
     async def test_a_dead_letter_is_replayed_as_a_first_attempt_to_the_group_that_failed_alone(self) -> None:
         async with (
