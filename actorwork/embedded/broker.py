@@ -24,7 +24,6 @@ from actorwork.embedded.store import Store
 from actorwork.embedded.triggers import EmbeddedPauses, EmbeddedTriggers
 from actorwork.embedded.values import EmbeddedValues
 from actorwork.embedded.writer import Writer
-from actorwork.errors import NotUnique
 from actorwork.events import BrokerTrouble
 from actorwork.message import NO_HEADERS, DeadLetter, Delayed, Envelope, Json, Outcome
 
@@ -115,12 +114,7 @@ class EmbeddedBroker:
 
     async def publish_unique(self, envelope: Envelope) -> str:
         one = parcel(envelope)
-        holder: str = await self._writer.ask(lambda store: store.publish_unique(one))
-        if holder != envelope.id and envelope.unique is not None and envelope.unique.on_conflict == "reject":
-            raise NotUnique(
-                f"a message with the unique key {envelope.unique.key!r} waits or is in hand: {holder}", id=holder
-            )
-        return holder
+        return await self._writer.ask(lambda store: store.publish_unique(one))
 
     async def _publish(self, parcels: Sequence[Parcel]) -> int:
         return await self._writer.ask(lambda store: store.publish(parcels), rows=len(parcels))

@@ -27,7 +27,7 @@ import trio
 
 from actorwork.abc import Broker, EventSink, Finding, Subscription
 from actorwork.crash_points import crash_point
-from actorwork.errors import BrokerError, NotUnique
+from actorwork.errors import BrokerError
 from actorwork.events import BrokerAdvice, BrokerBack, BrokerLost, BrokerTrouble
 from actorwork.message import Envelope, Outcome, Priority
 from actorwork.streams import diagnosis, entries, keys, scripts
@@ -185,12 +185,7 @@ class RedisBroker(Broker):
         return new
 
     async def publish_unique(self, envelope: Envelope) -> str:
-        holder = await self._publisher.publish_unique(envelope)
-        unique = envelope.unique
-        if unique is not None and unique.on_conflict == "reject" and holder != envelope.id:
-            text = f"{holder} has the unique key {unique.key!r} at {envelope.source!r}: {envelope.id} was not kept"
-            raise NotUnique(text, id=holder)
-        return holder
+        return await self._publisher.publish_unique(envelope)
 
     @asynccontextmanager
     async def open_node(

@@ -20,7 +20,6 @@ from actorwork.abc import EventSink, Finding, Subscription
 from actorwork.actors.actor import Actor
 from actorwork.actors.outgoing import source_of
 from actorwork.embedded.replies import LocalReplies
-from actorwork.errors import NotUnique
 from actorwork.message import (
     NO_HEADERS,
     REPLY_TO,
@@ -180,10 +179,6 @@ class MemoryBroker:
         await trio.lowlevel.checkpoint()
         _, holder = self._keep(envelope)
         self.pump()
-        if holder != envelope.id and envelope.unique is not None and envelope.unique.on_conflict == "reject":
-            raise NotUnique(
-                f"a message with the unique key {envelope.unique.key!r} waits or is in hand: {holder}", id=holder
-            )
         return holder
 
     @asynccontextmanager
