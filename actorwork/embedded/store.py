@@ -1,7 +1,8 @@
 """What the embedded broker does inside a transaction, in SQL.
 
-A source is a list of entries in the order of their `seq`. Each group of a source has a cursor, the last entry it
-was given, and a row in `pending` for every entry that it was given and has not settled:
+A source has a channel for each priority, and a channel is a list of entries in the order of their `seq`. Each group
+has a cursor in each channel, the last entry it was given, and a row in `pending` for every entry that it was given and
+has not settled:
 
     entries ──seq──▶  … | settled: row gone | given: pending (owner, count) | after the cursor: not yet given
 
@@ -11,8 +12,11 @@ was given, and a row in `pending` for every entry that it was given and has not 
     pending.count     how often it was given; handing back takes one off. So an orphan's count is the number of
                       processes that died of it.
 
+Whatever is among the entries may be read: what must wait is in other tables (`delayed` for its time, `behind` for its
+key), and enters when it may. So reading knows nothing of delays, keys and priorities.
+
 An entry leaves when no group has it pending and no cursor is before it; one with an `addressee` leaves when that
-group has settled it. `seq` is never used twice (AUTOINCREMENT), or a message could be born behind a cursor.
+group has settled it. Then its key and its unique key are free (`_end`). `seq` is never used twice (AUTOINCREMENT), or a message could be born behind a cursor.
 
 Whatever is written here is written under `begin immediate`, so one process writes at a time, and reading what
 one is about to change is safe. Nothing is remembered from one transaction to the next but the numbers of sources,

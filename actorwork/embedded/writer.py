@@ -555,6 +555,7 @@ class Writer:
         levels = sorted({lane.priority for lane in ready})
         if len(levels) == 1:
             return self._read_level(store, feed, ready, room)
+        # Counted before the commit: after a failed turn somebody has had one turn more or less, and no harm is done.
         shares = Counter(feed.turns.next(levels) for _ in range(room))
         taken: list[Batch] = []
         left = 0

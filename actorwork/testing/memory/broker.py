@@ -20,6 +20,7 @@ from actorwork.abc import EventSink, Finding, Subscription
 from actorwork.actors.actor import Actor
 from actorwork.actors.outgoing import source_of
 from actorwork.embedded.replies import LocalReplies
+from actorwork.embedded.taking_back import CANCELLED, REPLACED
 from actorwork.message import (
     NO_HEADERS,
     REPLY_TO,
@@ -306,8 +307,7 @@ class MemoryBroker:
         """Drop what is held back of a message, or waits behind others, and tell whoever waits for its outcome."""
         entry = self._drop_held_back(source, id)
         if entry is not None:
-            failure = Failure("Cancelled", "it was cancelled before it was begun")
-            self.answer(source, id, entry.headers, Outcome("rejected", failure=failure))
+            self.answer(source, id, entry.headers, Outcome("rejected", failure=CANCELLED))
             self.pump()
         return entry is not None
 
@@ -332,8 +332,7 @@ class MemoryBroker:
             source.remove(entry)
             dropped = entry
         if dropped is not None:
-            failure = Failure("Cancelled", "another message with its unique key has replaced it")
-            self.answer(name, id, dropped.headers, Outcome("rejected", failure=failure))
+            self.answer(name, id, dropped.headers, Outcome("rejected", failure=REPLACED))
         return True
 
     # ---- time ----
