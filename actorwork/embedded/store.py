@@ -16,7 +16,8 @@ Whatever is among the entries may be read: what must wait is in other tables (`d
 key), and enters when it may. So reading knows nothing of delays, keys and priorities.
 
 An entry leaves when no group has it pending and no cursor is before it; one with an `addressee` leaves when that
-group has settled it. Then its key and its unique key are free (`_end`). `seq` is never used twice (AUTOINCREMENT), or a message could be born behind a cursor.
+group has settled it. Then its key and its unique key are free (`_end`). `seq` is never used twice (AUTOINCREMENT), or a
+message could be born behind a cursor.
 
 Whatever is written here is written under `begin immediate`, so one process writes at a time, and reading what
 one is about to change is safe. Nothing is remembered from one transaction to the next but the numbers of sources,
