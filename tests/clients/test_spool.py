@@ -150,29 +150,34 @@ async def test_what_the_broker_has_kept_without_saying_so_is_not_kept_twice(spoo
     assert broker.texts() == ["1", "2", "3"]
 
 
-async def test_new_messages_of_a_source_go_behind_those_that_wait_and_others_do_not(spool: Spool):
+async def test_new_messages_of_a_source_go_behind_those_that_wait_and_others_do_not(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(spooling, "BATCH", 1)
     broker = Broker()
+    held, is_held = trio.Event(), trio.Event()
+
+    async def hold_orders(envelopes: Sequence[Envelope]) -> int:
+        if envelopes[0].data == b"1":
+            is_held.set()
+            await held.wait()
+        return await MemoryBroker.publish(broker, envelopes)
+
     async with within(), open_client(broker, spool=spool) as client:
         broker.go_away()
+        await publish(client, "8", source="returns")
         await publish(client, "1")
-        broker.refuses = lambda envelope: "no" if envelope.source == "orders" else None
-        # The broker takes what is of another source, and holds on to the first.
-        gate = broker.there
-        held = trio.Event()
-
-        async def hold(envelopes: Sequence[Envelope]) -> int:
-            if any(one.source == "orders" for one in envelopes):
-                await held.wait()
-            return await MemoryBroker.publish(broker, envelopes)
-
-        broker.publish = hold  # type: ignore[method-assign]
-        gate.set()
+        monkeypatch.setattr(broker, "publish", hold_orders)
+        broker.come_back()
+        await is_held.wait()
+        # The broker is back, which is known since it took the first one, and has not taken the second.
         await publish(client, "2")
         await publish(client, "9", source="returns")
+        assert client.statistics()["spooled"] == 3
         held.set()
         await client.wait_replayed()
     assert broker.texts("orders") == ["1", "2"]
-    assert broker.texts("returns") == ["9"]
+    assert broker.texts("returns") == ["8", "9"]
 
 
 async def test_a_broker_that_cannot_at_the_moment_counts_as_down(spool: Spool):
