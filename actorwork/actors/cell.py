@@ -604,6 +604,11 @@ class Cell:
         return [(e.item, e.began or trio.current_time()) for e in self._executors if e.item is not None]
 
     @property
+    def free(self) -> int:
+        """How many messages could be begun now."""
+        return self.settings.concurrency - sum(executor.item is not None for executor in self._executors)
+
+    @property
     def in_hand(self) -> bool:
         """Whether a handler runs."""
         return any(executor.item is not None for executor in self._executors)

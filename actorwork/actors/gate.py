@@ -5,8 +5,8 @@
 
 An executor never waits: it puts what may not begin here, and goes on with the next. So a limit eats nobody's
 `execution_timeout`, and a delivery whose key must wait stands in nobody's way. Who waits for the same thing is
-called in order, the urgent first; what comes later does not go before. What is called has already gone through, and as
-many are called as the actor can run at once.
+called in order, the urgent first; what comes later does not go before. What is called has already gone through, so no
+more are called than the actor can begin at once: what it holds would be missing elsewhere.
 
 What waits is still this node's, by its lease, and is handed back at a shutdown. It takes no room in the mailbox: here
 it is bounded by what each limit lets wait (`Turnstile.ahead`) and by `WAITING_ROOM`; beyond that the reader stops.
@@ -98,7 +98,7 @@ class Gate:
         for number, limit in enumerate(limits):
             usual_name = ":".join(filter(None, [self._cell.settings.id, where, str(number)]))
             turnstile = self._cell.services.turnstiles.of(limit, usual_name)
-            turnstile.listeners.append(self._look)
+            turnstile.waiters.append(self)
             found.append((turnstile, getattr(limit, "by", None)))
         return found
 
@@ -110,8 +110,6 @@ class Gate:
         if ticket is None:
             ticket = Ticket(delivery, self._places_of(delivery))
             return ticket if self._try(ticket, None) else None
-        if self._queues:
-            self._look()
         return ticket
 
     def leave(self, ticket: Ticket, error: BaseException | None = None, *, done: bool = False) -> bool:
@@ -148,7 +146,7 @@ class Gate:
         for place in ticket.places:
             turnstile, key = place
             # Nobody goes before those who wait already.
-            may = place == called_at or place not in self._queues
+            may = place == called_at or (place not in self._queues and turnstile.is_turn_of(key, self))
             hold = turnstile.take(key, now) if may else None
             if hold is None:
                 self._undo(ticket)
@@ -176,14 +174,14 @@ class Gate:
         else:
             queue.append(ticket)
         self._waiting[self._is_for_some(place)] += 1
-        place[0].joined(place[1])
-        self._look()
+        place[0].joined(place[1], self)
+        self.look()
         if not self._is_served:
             self._is_served = True
             self._cell.services.start_soon(self._serve_until_empty)
 
-    def _look(self) -> None:
-        """Have it looked whether somebody may go through now."""
+    def look(self) -> None:
+        """Have it looked, soon, whether somebody may go through now."""
         self._news.set()
 
     async def _serve_until_empty(self) -> None:
@@ -191,34 +189,39 @@ class Gate:
         try:
             while self._queues:
                 self._news = trio.Event()
-                self._serve()
+                self.serve()
                 with trio.move_on_at(self._next_time()):
                     await self._news.wait()
         finally:
             self._is_served = False
 
     def _next_time(self) -> float:
-        if self._is_full:
+        if self.is_full:
             return math.inf
         now = trio.current_time()
-        return now + min((turnstile.wait(key, now) for turnstile, key in self._queues), default=math.inf)
+        waits = (turnstile.wait(key, now) for turnstile, key in self._queues)
+        # Where it is another gate's turn, that one tells.
+        return now + min((wait for wait in waits if wait > 0), default=math.inf)
 
     @property
-    def _is_full(self) -> bool:
-        """Whether as many are called as can be run at once."""
-        return len(self._called) >= self._cell.settings.concurrency
+    def is_full(self) -> bool:
+        """Whether as many are called as can be begun at once."""
+        return len(self._called) >= self._cell.free
 
-    def _serve(self) -> None:
-        """Call those who may go through now: of each place one after the other, so that no key waits for another's."""
+    def serve(self) -> None:
+        """Call those who may go through now: of each place one after the other, so that no key waits for another's.
+
+        By the task that waits for news of the limits, and by an executor that has come to the end of something.
+        """
         called: list[Any] = []
         served = True
-        while served and not self._is_full:
+        while served and not self.is_full:
             served = False
             for place in list(self._queues):
-                if self._is_full or place not in self._queues:
+                if self.is_full or place not in self._queues:
                     continue
                 turnstile, key = place
-                if turnstile.wait(key, trio.current_time()) > 0:
+                if turnstile.wait(key, trio.current_time()) > 0 or not turnstile.is_turn_of(key, self):
                     continue
                 ticket = self._pop(place)
                 if self._try(ticket, place):
@@ -228,6 +231,9 @@ class Gate:
         if called:
             self._cell.mailbox.put_first(called)
             self._tell_room()
+        if self.is_full:
+            for turnstile, key in self._queues:
+                turnstile.pass_on(key, self)
 
     def _pop(self, place: Place) -> Ticket:
         """Take out the one whose turn it is; who else waits there comes after the other places."""
@@ -235,7 +241,7 @@ class Gate:
         ticket = queue.popleft()
         if queue:
             self._queues[place] = queue
-        place[0].left(place[1])
+        place[0].left(place[1], self, last=not queue)
         self._waiting[self._is_for_some(place)] -= 1
         return ticket
 

@@ -66,6 +66,7 @@ class GuardedExecutor(Executor):
             await super()._handle_delivery(delivery)
         finally:
             self._leave(ticket)
+            self._look_at_gate()
 
     def _handler_of(self, delivery: Delivery) -> Handler | None:
         try:
@@ -81,6 +82,12 @@ class GuardedExecutor(Executor):
         """Have nothing in hand: it waits elsewhere."""
         self._item = None
         self.began = UNKNOWN
+
+    def _look_at_gate(self) -> None:
+        """Call who waits, now that there is somebody to begin it: before something else is taken."""
+        if self._gate:
+            self._gate.serve()
+            self._gate.look()  # When to look again was not known while there was nobody.
 
     def _leave(self, ticket: Ticket | None, error: BaseException | None = None, *, done: bool = False) -> bool:
         return self._gate is not None and ticket is not None and self._gate.leave(ticket, error, done=done)
@@ -116,6 +123,7 @@ class GuardedExecutor(Executor):
             self._let_go()
         else:
             await self._handle_batch(full)
+            self._look_at_gate()
 
     def _begin(self, call: LocalCall) -> Awaitable[object]:
         if isinstance(call.message, Due):
@@ -132,6 +140,7 @@ class GuardedExecutor(Executor):
             self._let_go()  # All of it is settled, or was given up.
         else:
             super()._local_returned(call, value)
+        self._look_at_gate()
 
     def _local_raised(self, call: LocalCall, error: BaseException) -> None:
         if isinstance(call.message, Due):

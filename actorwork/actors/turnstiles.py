@@ -7,7 +7,8 @@
     SharedRoomTurnstile   `ConcurrencyLimit` over all nodes: slots are taken from the broker, and renewed while in use
 
 The decisions are in `policy/limits`; the clock is an argument here too. Nothing in here waits but the tasks that speak
-to the broker, which belong to the system. A turnstile serves several gates where several actors name it.
+to the broker, which belong to the system. A turnstile serves several gates where several actors name it: they take
+turns, and a gate whose actor has nobody free is passed over.
 
 A slot that is free again goes to whoever waits for it in this node, for a second at most: then the other nodes have
 their chance. The slots of a node that died, or whose loop is blocked, run out after `SLOT_TTL` seconds.
@@ -40,6 +41,7 @@ from actorwork.policy.limits import (
     after_outcome,
     reserved,
 )
+from actorwork.policy.settlement import leaves
 
 SLOT_TTL: Final = 10.0
 """Seconds after which a slot is anybody's that its node does not renew."""
@@ -59,13 +61,31 @@ Hold: TypeAlias = object
 """What somebody has who went through; given back at the end."""
 
 
+class Waiter(Protocol):
+    """A gate, as a turnstile sees it."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it would not let anybody go through now."""
+        ...
+
+    def look(self) -> None:
+        """Have it looked, soon, whether somebody may go through now."""
+        ...
+
+
 class Turnstile:
     """One limit, for all keys that divide it."""
 
     def __init__(self) -> None:
-        self.listeners: list[Callable[[], None]] = []
-        """Told when somebody may be let through who was not before."""
+        self.waiters: list[Waiter] = []
+        """The gates that lead here, told when somebody may be let through who was not before."""
         self._demand: dict[str, int] = {}
+        self._lines: dict[str, dict[Waiter, None]] = {}
+        """Where deliveries wait for a key; who was let through there last stands at the end."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {sum(self._demand.values())} waiting>"
 
     def take(self, key: str, now: float) -> Hold | None:
         """Let one through, or not."""
@@ -89,25 +109,48 @@ class Turnstile:
         """Return how many may wait here, before the rest had better wait at the broker."""
         return math.inf
 
-    def joined(self, key: str) -> None:
-        """Somebody waits here from now on."""
+    def joined(self, key: str, waiter: Waiter) -> None:
+        """Somebody waits here from now on, at this gate."""
         self._demand[key] = self._demand.get(key, 0) + 1
+        self._lines.setdefault(key, {})[waiter] = None
 
-    def left(self, key: str) -> None:
-        """Somebody does not wait here any more."""
+    def left(self, key: str, waiter: Waiter, *, last: bool) -> None:
+        """Somebody does not wait here any more, who was the last one at this gate or not."""
         count = self._demand[key] - 1
+        line = self._lines[key]
+        del line[waiter]
+        if not last:
+            line[waiter] = None
         if count:
             self._demand[key] = count
+            self.pass_on(key, waiter)
         else:
-            del self._demand[key]
+            del self._demand[key], self._lines[key]
+
+    def is_turn_of(self, key: str, waiter: Waiter) -> bool:
+        """Whether a gate may let somebody through before the others: they take turns. If not, who may is told."""
+        for other in self._lines.get(key, ()):
+            if other is waiter:
+                return True
+            if not other.is_full:
+                other.look()
+                return False
+        return True
+
+    def pass_on(self, key: str, waiter: Waiter) -> None:
+        """Tell the next gate that it may be its turn."""
+        for other in self._lines.get(key, ()):
+            if other is not waiter and not other.is_full:
+                other.look()
+                return
 
     def demand(self, key: str) -> int:
         """Return how many wait."""
         return self._demand.get(key, 0)
 
     def _tell(self) -> None:
-        for listener in self.listeners:
-            listener()
+        for waiter in self.waiters:
+            waiter.look()
 
 
 class PaceTurnstile(Turnstile):
@@ -223,8 +266,8 @@ class CircuitTurnstile(Turnstile):
     def leave(self, key: str, hold: Hold, now: float, error: BaseException | None, *, done: bool) -> bool:
         failed: bool | None = False if done else None
         # A verdict is about the message, not about what it depends on.
-        if isinstance(error, self._rule.on) and not isinstance(error, (Verdict, Shutdown)):
-            failed = True
+        if error is not None and not isinstance(error, (Verdict, Shutdown)):
+            failed = any(isinstance(leaf, self._rule.on) for leaf in leaves(error)) or None
         probe = isinstance(hold, _Through) and hold.probe
         self._move(after_outcome(self._state, self._rule, now, failed=failed, probe=probe), error)
         return failed is True and not isinstance(self._state, Closed)
@@ -262,8 +305,8 @@ class _SharedTurnstile(Turnstile):
         self._desk = desk
         self._asking: set[str] = set()
 
-    def joined(self, key: str) -> None:
-        super().joined(key)
+    def joined(self, key: str, waiter: Waiter) -> None:
+        super().joined(key, waiter)
         self._ask(key)
 
     def _has_some(self, key: str) -> bool:
@@ -385,8 +428,8 @@ class SharedRoomTurnstile(_SharedTurnstile):
         self.undo(key, hold)
         return False
 
-    def left(self, key: str) -> None:
-        super().left(key)
+    def left(self, key: str, waiter: Waiter, *, last: bool) -> None:
+        super().left(key, waiter, last=last)
         if not self.demand(key):
             self._pauses.pop(key, None)
 

@@ -19,6 +19,7 @@ from actorwork import (
     Settings,
     SettingsError,
     open_system,
+    rate_limit,
     receive,
 )
 from actorwork.actors.turnstiles import SLOT_TTL
@@ -191,6 +192,60 @@ async def test_a_bulkhead_is_shared_by_the_actors_that_name_it(mock_clock: trio.
     assert (log.most, len(log.ended)) == (3, 15)
 
 
+async def test_actors_that_share_a_limit_take_turns(mock_clock: trio.testing.MockClock):
+    log, other = Log(), Log()
+    greedy = log.actor(Bulkhead("database", 2), seconds=1, concurrency=2, title="greedy")
+    modest = other.actor(Bulkhead("database", 2), seconds=1, concurrency=2, title="modest")
+    async with open_test_system([greedy, modest]) as system:
+        await send(system, greedy, 40)
+        await trio.sleep(3.5)
+        sent = trio.current_time()
+        await send(system, modest, 4)
+        await trio.sleep(10)
+        assert len(other.ended) == 4
+        assert other.began[0] - sent < 1.1, "it waits for one handler to end, and no longer"
+        assert other.ended[3] - sent < 5
+        assert len(log.ended) > 16, "the others go on meanwhile"
+
+
+async def test_what_an_actor_cannot_begin_yet_is_left_for_others(mock_clock: trio.testing.MockClock):
+    log, other = Log(), Log()
+    slow = log.actor(Bulkhead("database", 2), seconds=100, title="slow")
+    quick = other.actor(Bulkhead("database", 2), seconds=1, title="quick")
+    async with open_test_system([slow, quick]) as system:
+        await send(system, slow, 5)
+        await trio.sleep(1)
+        await send(system, quick, 5)
+        await trio.sleep(10)
+        assert (len(log.began), len(other.ended)) == (1, 5)
+
+
+async def test_messages_without_a_limit_do_not_starve_those_that_waited(mock_clock: trio.testing.MockClock):
+    began: list[object] = []
+
+    class Worker(Actor):
+        settings = Settings(title="worker")
+
+        @receive
+        @rate_limit(1, burst=1)
+        async def text(self, message: str) -> None:
+            began.append(message)
+            await trio.sleep(0.5)
+
+        @receive
+        async def number(self, message: int) -> None:
+            began.append(message)
+            await trio.sleep(0.5)
+
+    async with open_test_system(Worker) as system:
+        for n in range(3):
+            await system.client.ref(Worker).tell(str(n))
+        for n in range(20):
+            await system.ref(Worker).tell(n)
+        await system.drain()
+    assert began.index("2") < 8
+
+
 async def test_limits_of_one_name_must_be_the_same():
     log = Log()
     actors = [log.actor(RateLimit(rate, name="api"), title=f"worker {rate}") for rate in (1, 2)]
@@ -303,6 +358,19 @@ async def test_a_message_that_always_fails_does_not_stand_in_the_way_of_others(m
         await send(system, actor, 10)
         await trio.sleep(30)
         assert sorted(log.ended) == list(range(1, 10))
+
+
+async def test_a_circuit_looks_into_groups(mock_clock: trio.testing.MockClock):
+    log = Log()
+
+    async def body(n: int) -> None:
+        raise ExceptionGroup("both", [ConnectionError("down"), ValueError("mine")])
+
+    actor = log.actor(CircuitBreaker(failures=1, on=(ConnectionError,)), body=body)
+    async with open_test_system(actor) as system:
+        await send(system, actor, 1)
+        await trio.sleep(1)
+        assert states(system) == ["open"]
 
 
 async def test_errors_that_are_not_the_dependencys_and_verdicts_do_not_open_it(mock_clock: trio.testing.MockClock):
