@@ -93,7 +93,10 @@ from actorwork.message import (
     Delivery as Delivery,
     Envelope as Envelope,
     Message as Message,
+    Pause as Pause,
     Priority as Priority,
+    TriggerDefinition as TriggerDefinition,
+    TriggerRecord as TriggerRecord,
     Unique as Unique,
 )
 from actorwork.policy.exits import Exit as Exit
@@ -178,6 +181,7 @@ __all__ = [
     "MissingExtra",
     "NotRunning",
     "NotUnique",
+    "Pause",
     "Pool",
     "PoolRef",
     "Priority",
@@ -205,6 +209,8 @@ __all__ = [
     "System",
     "Terminated",
     "Trigger",
+    "TriggerDefinition",
+    "TriggerRecord",
     "Uniform",
     "Unique",
     "check_child_specs",

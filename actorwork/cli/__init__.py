@@ -1,4 +1,4 @@
-"""The command line: `actorwork run | send | dead | spool | doctor`.
+"""The command line: `actorwork run | send | dead | spool | triggers | pause | resume | paused | doctor`.
 
 Exit codes, of every command:
 

@@ -6,9 +6,11 @@ import click
 
 from actorwork.cli.dead_letters import dead
 from actorwork.cli.doctor import doctor
+from actorwork.cli.pausing import pause, paused, resume
 from actorwork.cli.running import run
 from actorwork.cli.sending import send
 from actorwork.cli.spool import spool
+from actorwork.cli.triggers import triggers
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -25,5 +27,5 @@ def actorwork() -> None:
     """  # noqa: D301 - click wants the character itself, to leave the lines below it as they are
 
 
-for command in (run, send, dead, spool, doctor):
+for command in (run, send, dead, spool, triggers, pause, resume, paused, doctor):
     actorwork.add_command(command)

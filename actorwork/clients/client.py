@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
 from random import Random
 from typing import Any, TypeVar, Unpack, overload
 
@@ -23,12 +24,17 @@ from actorwork.actors.lock import Lock
 from actorwork.actors.shared import Shared
 from actorwork.clients.outbox import Outbox, source_name
 from actorwork.clients.refs import StreamRef
+from actorwork.message import Pause, PauseKind, TriggerRecord
+from actorwork.policy.pauses import trigger_name
+from actorwork.policy.schedule import milliseconds
 from actorwork.policy.sending import PLAIN, Sending, SendOptions
 from actorwork.policy.settlement import leaves
 from actorwork.runtime.brokers import open_broker
 from actorwork.runtime.late import LateBroker, open_late_broker, place_of
+from actorwork.runtime.pausing import whoami
 from actorwork.runtime.spool import Spool, Spooler, SpoolMode, file_for, open_spooler, spool_of
 from actorwork.telemetry.logs import LogSink
+from actorwork.triggers.declared import find_trigger, message_now
 
 A = TypeVar("A", bound=Actor)
 T = TypeVar("T")
@@ -64,6 +70,64 @@ class Client:
         await trio.lowlevel.checkpoint()
         if self._outbox.spooler is not None:
             await self._outbox.spooler.wait_replayed()
+
+    # ---- pauses and triggers ----
+
+    async def pause(
+        self,
+        *,
+        actor: type[Actor] | str | None = None,
+        source: str | None = None,
+        trigger: str | None = None,
+        triggers: bool = False,
+        reason: str = "",
+    ) -> None:
+        """Pause an actor, a source, or everything; one trigger of an actor, or all of them.
+
+            pause()                                     everything
+            pause(actor=Greeter)                        the actor: all of its sources
+            pause(source="orders")                      the source, for all actors
+            pause(actor=Greeter, trigger="nightly")     this trigger
+            pause(actor=Greeter, triggers=True)         all triggers of the actor
+
+        All nodes obey within a second: what waits stays where it is, what is in hand finishes. Triggers fire into what
+        is paused, unless they are paused themselves. While the broker is away this waits.
+        """
+        kind, name = _what(actor, source, trigger, triggers=triggers)
+        await self.broker.pauses.pause(kind, name, reason=reason, by=whoami())
+
+    async def resume(
+        self,
+        *,
+        actor: type[Actor] | str | None = None,
+        source: str | None = None,
+        trigger: str | None = None,
+        triggers: bool = False,
+    ) -> bool:
+        """End a pause, as `pause` began it; return whether there was one.
+
+        A trigger goes on with its next time: those it has passed over do not fire.
+        """
+        kind, name = _what(actor, source, trigger, triggers=triggers)
+        return await self.broker.pauses.resume(kind, name)
+
+    async def paused(self) -> Sequence[Pause]:
+        """Return what is paused, oldest first."""
+        return await self.broker.pauses.list()
+
+    async def triggers(self) -> Sequence[TriggerRecord]:
+        """Return all triggers that the broker knows, by actor and title."""
+        return await self.broker.triggers.list()
+
+    async def run_trigger(self, actor: type[Actor] | str, trigger: str) -> str:
+        """Send the message of a trigger now, whatever its schedule says; return the message's id.
+
+        Its `time_point` is now. Raises `LookupError` for a trigger that the broker does not know.
+        """
+        record = find_trigger(await self.broker.triggers.list(), title_of(actor), trigger)
+        envelope = message_now(record, self._outbox.next_id(), milliseconds(datetime.now(UTC)))
+        await self.broker.publish([envelope])
+        return envelope.id
 
     @overload
     def ref(self, actor: type[A]) -> StreamRef[A]: ...
@@ -148,3 +212,25 @@ async def open_client(
 
 def holds_cancellation(error: BaseException) -> bool:
     return any(isinstance(leaf, trio.Cancelled) for leaf in leaves(error))
+
+
+def _what(
+    actor: type[Actor] | str | None, source: str | None, trigger: str | None, *, triggers: bool
+) -> tuple[PauseKind, str]:
+    """Return what a pause is of; raises `ValueError` for what does not go together."""
+    if source is not None:
+        if actor is not None or trigger is not None or triggers:
+            raise ValueError("a pause is of a source, or of an actor or its triggers, not both")
+        return "source", source_name(source)
+    if actor is None:
+        if trigger is not None or triggers:
+            raise ValueError("whose triggers? name the actor, too")
+        return "everything", ""
+    title = title_of(actor)
+    if trigger is not None:
+        return "trigger", trigger_name(title, trigger)
+    return ("triggers" if triggers else "actor"), title
+
+
+def title_of(actor: type[Actor] | str) -> str:
+    return actor if isinstance(actor, str) else actor.settings.title

@@ -68,6 +68,10 @@ class Outbox:
         """Return the broker, once it is there."""
         return self._late.broker or await self._late.wait()
 
+    def next_id(self) -> str:
+        """Return an id that no other message has."""
+        return next(self._ids)
+
     def envelope(
         self,
         source: str,

@@ -35,7 +35,7 @@ from actorwork.runtime.system import System, open_system
 from actorwork.telemetry.logs import configure
 
 if TYPE_CHECKING:
-    from actorwork.abc import Broker, EventSink, Middleware, PublishMiddleware
+    from actorwork.abc import AbstractCronSchedule, Broker, EventSink, Middleware, PublishMiddleware
     from actorwork.policy.restart import Intensity
 
 EXIT_FAILED = 1
@@ -61,6 +61,7 @@ def run(
     loop_stall: float = 0.5,
     middleware: Iterable[Middleware] = (),
     publish_middleware: Iterable[PublishMiddleware] = (),
+    cron_schedule: AbstractCronSchedule | type[AbstractCronSchedule] | None = None,
     only: Iterable[str] = (),
     excluding: Iterable[str] = (),
 ) -> None:
@@ -84,6 +85,7 @@ def run(
                 loop_stall=loop_stall,
                 middleware=middleware,
                 publish_middleware=publish_middleware,
+                cron_schedule=cron_schedule,
                 only=only,
                 excluding=excluding,
             )

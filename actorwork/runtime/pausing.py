@@ -10,7 +10,9 @@ the node looks again at the `status_check_interval` of its actors.
 
 from __future__ import annotations
 
+import getpass
 import math
+import socket
 from collections.abc import Callable, Iterable
 from typing import Final, NoReturn
 
@@ -89,6 +91,15 @@ class Pausing:
 
     def _tell(self) -> None:
         self._news.set()
+
+
+def whoami() -> str:
+    """Return who we are, for others to ask."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # an id without a name, as in containers
+        user = "somebody"
+    return f"{user}@{socket.gethostname()}"
 
 
 def _nobody_is_told() -> None:

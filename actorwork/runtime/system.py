@@ -105,6 +105,7 @@ class Options:
     publish_middleware: tuple[PublishMiddleware, ...] = attrs.field(
         default=(), converter=_as_layers, validator=_are_layers
     )
+    cron_schedule: AbstractCronSchedule | None = attrs.field(default=None, converter=cron_schedule_from)
 
     @property
     def drain(self) -> float:
@@ -122,16 +123,8 @@ class Options:
 class System:
     """A running tree of actors."""
 
-    def __init__(
-        self,
-        root: Supervisor,
-        options: Options,
-        emit: EventSink,
-        *,
-        cron_schedule: AbstractCronSchedule | None = None,
-    ) -> None:
+    def __init__(self, root: Supervisor, options: Options, emit: EventSink) -> None:
         self._options = options
-        self._cron_schedule = cron_schedule
         self._firing = trio.CancelScope()
         self._emit = emit
         self._nursery: trio.Nursery | None = None
@@ -153,6 +146,8 @@ class System:
         self._around = Surroundings(emit=emit, dice=self._services.dice, build=self._build)
         self._elsewhere = {child.title: spec.title for spec in processes_of(root) for child in fed_in(spec)}
         """In which process the actors live that are not in this one."""
+        self._scaled: list[Supervision] = []
+        """Groups of replicas that become more and less."""
         self._process_services: ProcessServices | None = None
         self._processes: dict[ProcessMember, None] = {}
         self._root = Supervision(root, self._around)
@@ -179,7 +174,10 @@ class System:
         """
         if isinstance(spec, Process):
             if spec.is_group:
-                return Supervision(Replicas.of(spec), self._around, parent)
+                group = Supervision(Replicas.of(spec), self._around, parent)
+                if spec.scale.max > spec.scale.min:
+                    self._scaled.append(group)
+                return group
             return self._build_process(spec)
         if not isinstance(spec, Child):
             return Supervision(spec, self._around, parent)
@@ -206,6 +204,11 @@ class System:
                 members=self._processes,
             )
         return ProcessMember(spec, self._process_services)
+
+    async def _keep_scaled(self, group: Supervision) -> None:
+        from actorwork.runtime.scaling import Scaler  # noqa: PLC0415 - as above
+
+        await Scaler(group, lambda: self.broker, self._emit, self._is_ending).run()
 
     def _is_ending(self) -> bool:
         return self._stop_asked.is_set()
@@ -406,6 +409,8 @@ class System:
                     titles = tuple(self._by_title)
                     self._emit(events.NodeStarted(node.incarnation, self._broker.url, titles))
                     nursery.start_soon(self._fire_triggers, self._broker, node, pausing)
+                    for group in self._scaled:
+                        nursery.start_soon(self._keep_scaled, group)
                     task_status.started(self)
                     await self._stop_asked.wait()
                     began = trio.current_time()
@@ -441,7 +446,7 @@ class System:
                 [cell.settings for cell in self._by_title.values()],
                 pausing=pausing,
                 emit=self._emit,
-                cron_schedule=self._cron_schedule,
+                cron_schedule=self._options.cron_schedule,
             )
 
     async def _supervise(self, *, task_status: trio.TaskStatus[None]) -> None:
@@ -575,16 +580,16 @@ async def open_system(
     alone are started, or left out. `cron_schedule` reads the cron expressions of triggers in another way than ours.
     """
     root = selected(root_of(tree, intensity), only=only, excluding=excluding)
-    calendar = cron_schedule_from(cron_schedule)
-    check_triggers(actors_of(root, everywhere=True), calendar)
     options = Options(
         lease=lease,
         grace=grace,
         loop_stall=loop_stall,
         middleware=middleware,
         publish_middleware=publish_middleware,
+        cron_schedule=cron_schedule,  # pyright: ignore[reportArgumentType] # the converter makes it one
     )
-    system = System(root, options, _sink(emit), cron_schedule=calendar)
+    check_triggers(actors_of(root, everywhere=True), options.cron_schedule)
+    system = System(root, options, _sink(emit))
     raised: BaseException | None = None
     failure: BaseException | None = None
     try:

@@ -125,6 +125,17 @@ def declared_by(settings: Settings, cron_schedule: object = None) -> Iterator[De
         )
 
 
+def find_trigger(records: Sequence[TriggerRecord], actor: str, trigger: str) -> TriggerRecord:
+    """Return a trigger by the titles; raises `LookupError`, which names those there are."""
+    of_actor = [record for record in records if record.definition.actor == actor]
+    for record in of_actor:
+        if record.definition.title == trigger:
+            return record
+    known = ", ".join(repr(record.definition.title) for record in of_actor)
+    which = f"those of {actor!r} are {known}" if known else "no node with triggers of it has ever started"
+    raise LookupError(f"no trigger {trigger!r} of {actor!r} at the broker; {which}")
+
+
 def schedule_of(record: TriggerRecord) -> Cron | Interval | None:
     """Return the schedule of a trigger at its broker; None where only its program knows its times."""
     kept = json.loads(record.definition.schedule)

@@ -1,0 +1,117 @@
+"""`actorwork pause`, `resume` and `paused`: what no node is to begin for now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from actorwork.cli.brokers import Step, broker_option, speak, timeout_option
+from actorwork.cli.output import as_json, print_json, print_table
+
+if TYPE_CHECKING:
+    from actorwork.abc import Broker
+    from actorwork.message import Pause, PauseKind
+
+
+def _of_what(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that say what it is about."""
+    for option in (
+        click.option("--all", "everything", is_flag=True, help="Every actor, every source.", allow_from_autoenv=False),
+        click.option("--source", metavar="NAME", help="A source, for every actor.", allow_from_autoenv=False),
+        click.option("--actor", metavar="TITLE", help="All sources of an actor.", allow_from_autoenv=False),
+    ):
+        function = option(function)
+    return function
+
+
+def _what(actor: str | None, source: str | None, *, everything: bool) -> tuple[PauseKind, str]:
+    if sum((actor is not None, source is not None, everything)) != 1:
+        raise click.UsageError("say of what: --actor TITLE, --source NAME, or --all")
+    if everything:
+        return "everything", ""
+    return ("actor", actor) if actor is not None else ("source", source or "")
+
+
+@click.command(short_help="Let no node begin messages of an actor, of a source, or any.")
+@_of_what
+@click.option("--reason", default="", help="Why; `paused` and the logs show it.")
+@broker_option
+@timeout_option
+def pause(
+    actor: str | None, source: str | None, *, everything: bool, reason: str, broker: str | None, timeout: float
+) -> None:
+    """Pause an actor, a source, or everything.
+
+    All nodes obey within a second. What waits stays in its place, what is in hand finishes, and triggers go on firing
+    (`triggers pause` stops them).
+    """
+    kind, name = _what(actor, source, everything=everything)
+    found = pause_at(broker, timeout, kind, name, reason)
+    click.echo(f"paused {found}" if found.reason == reason else f"{found} was paused before ({found.reason})")
+
+
+@click.command(short_help="End a pause.")
+@_of_what
+@broker_option
+@timeout_option
+def resume(actor: str | None, source: str | None, *, everything: bool, broker: str | None, timeout: float) -> None:
+    """End a pause, given as it was begun. What else is paused stays so."""
+    resume_at(broker, timeout, *_what(actor, source, everything=everything))
+
+
+@click.command(short_help="List what is paused.")
+@broker_option
+@timeout_option
+@as_json
+def paused(*, broker: str | None, timeout: float, json_output: bool) -> None:
+    """List what is paused, oldest first."""
+
+    async def talk(opened: Broker, step: Step) -> Sequence[Pause]:
+        with step():
+            return await opened.pauses.list()
+
+    found = speak(broker, timeout, talk)
+    if json_output:
+        print_json(
+            [
+                {"kind": one.kind, "name": one.name, "reason": one.reason, "by": one.by, "at": when(one.at)}
+                for one in found
+            ]
+        )
+    elif not found:
+        click.echo("nothing is paused")
+    else:
+        rows = [(one.kind, one.name, when(one.at), one.by, one.reason) for one in found]
+        print_table(("WHAT", "NAME", "SINCE", "BY", "REASON"), rows)
+
+
+def pause_at(broker: str | None, timeout: float, kind: PauseKind, name: str, reason: str) -> Pause:
+    """Pause something at a broker, in the name of whoever runs the command."""
+    from actorwork.runtime.pausing import whoami
+
+    async def talk(opened: Broker, step: Step) -> Pause:
+        with step():
+            return await opened.pauses.pause(kind, name, reason=reason, by=whoami())
+
+    return speak(broker, timeout, talk)
+
+
+def resume_at(broker: str | None, timeout: float, kind: PauseKind, name: str) -> None:
+    """Resume something at a broker; what was not paused is an error."""
+    from actorwork.message import Pause
+
+    async def talk(opened: Broker, step: Step) -> bool:
+        with step():
+            return await opened.pauses.resume(kind, name)
+
+    what = Pause(kind, name)
+    if not speak(broker, timeout, talk):
+        raise click.ClickException(f"{what} was not paused; `actorwork paused` lists what is")
+    click.echo(f"resumed {what}")
+
+
+def when(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(" ", "seconds")

@@ -1,0 +1,248 @@
+"""`actorwork triggers`: what fires by itself, when it does next, and what is to be done about it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import click
+
+from actorwork.cli.brokers import Step, broker_option, speak, timeout_option
+from actorwork.cli.output import as_json, one_line, print_json, print_table, printable
+from actorwork.cli.pausing import pause_at, resume_at
+
+if TYPE_CHECKING:
+    from actorwork.abc import Broker
+    from actorwork.message import Pause, PauseKind, TriggerRecord
+
+NEXT = 5
+"""How many coming times are shown."""
+
+
+@attrs.frozen
+class Known:
+    """A trigger and whether it is paused."""
+
+    record: TriggerRecord
+    paused: bool
+
+    @property
+    def state(self) -> str:
+        return "paused" if self.paused else "on" if self.record.is_declared else "vanished"
+
+
+@click.group(short_help="Look at triggers, run them, pause them.")
+def triggers() -> None:
+    """Look at triggers: when they fire next, how often they did; run one now, pause it, forget it.
+
+    ACTOR is an actor's title, TITLE that of its trigger, as `triggers ls` shows them. A trigger is there since a node
+    that declares it has started for the first time; one that its program does not declare any more is `vanished`.
+    """
+
+
+@triggers.command("ls", short_help="List triggers, and when they fire next.")
+@click.argument("actor", required=False)
+@broker_option
+@timeout_option
+@as_json
+def list_them(actor: str | None, *, broker: str | None, timeout: float, json_output: bool) -> None:
+    """List the triggers of an actor, or of all, with the next five times of each."""
+    found = [one for one in _known(broker, timeout) if actor in (None, one.record.definition.actor)]
+    if json_output:
+        print_json([in_json(one) for one in found])
+    elif not found:
+        click.echo(f"no triggers{f' of {actor!r}' if actor else ''}")
+    else:
+        print_table(
+            ("ACTOR", "TITLE", "SCHEDULE", "STATE", "FIRED", "LAST", "NEXT"),
+            [
+                (
+                    one.record.definition.actor,
+                    one.record.definition.title,
+                    schedule_text(one.record),
+                    one.state,
+                    str(one.record.fired),
+                    text_of(one.record.last) if one.record.last > one.record.registered else "",
+                    ", ".join(coming(one)),
+                )
+                for one in found
+            ],
+        )
+
+
+@triggers.command(short_help="Show one trigger in full.")
+@click.argument("actor")
+@click.argument("title")
+@broker_option
+@timeout_option
+@as_json
+def show(actor: str, title: str, *, broker: str | None, timeout: float, json_output: bool) -> None:
+    """Show a trigger: its schedule, its rules, its message, its next times."""
+    one = _one(_known(broker, timeout), actor, title)
+    if json_output:
+        print_json(in_json(one))
+        return
+    for name, value in in_json(one).items():
+        if name == "next":
+            for number, time in enumerate(value):
+                click.echo(f"{'next' if number == 0 else '    '}: {time}")
+        elif value not in (None, ""):
+            click.echo(f"{name}: {one_line(printable(str(value)), 2000)}")
+
+
+@triggers.command(short_help="Send a trigger's message now.")
+@click.argument("actor")
+@click.argument("title")
+@broker_option
+@timeout_option
+def run(actor: str, title: str, *, broker: str | None, timeout: float) -> None:
+    """Send the message of a trigger now, whatever its schedule says, and also while it is paused."""
+    from actorwork.policy.schedule import milliseconds
+    from actorwork.triggers.declared import message_now
+
+    async def talk(opened: Broker, step: Step) -> str:
+        with step():
+            one = _one([Known(record, paused=False) for record in await opened.triggers.list()], actor, title)
+        envelope = message_now(one.record, secrets.token_hex(16), milliseconds(datetime.now(UTC)))
+        with step():
+            await opened.publish([envelope])
+        return envelope.id
+
+    click.echo(f"sent {speak(broker, timeout, talk)}")
+
+
+@triggers.command(short_help="Let a trigger not fire.")
+@click.argument("actor")
+@click.argument("title", required=False)
+@click.option("--reason", default="", help="Why; `paused` and the logs show it.")
+@broker_option
+@timeout_option
+def pause(actor: str, title: str | None, *, reason: str, broker: str | None, timeout: float) -> None:
+    """Pause a trigger of an actor or, without TITLE, all of them. All nodes obey within a second."""
+    kind, name = _pause_of(actor, title)
+    click.echo(f"paused {pause_at(broker, timeout, kind, name, reason)}")
+
+
+@triggers.command(short_help="Let a trigger fire again.")
+@click.argument("actor")
+@click.argument("title", required=False)
+@broker_option
+@timeout_option
+def resume(actor: str, title: str | None, *, broker: str | None, timeout: float) -> None:
+    """End the pause of a trigger or, without TITLE, of all of an actor. What it has passed over does not fire."""
+    kind, name = _pause_of(actor, title)
+    resume_at(broker, timeout, kind, name)
+
+
+@triggers.command(short_help="Delete a trigger that has vanished.")
+@click.argument("actor")
+@click.argument("title")
+@broker_option
+@timeout_option
+def forget(actor: str, title: str, *, broker: str | None, timeout: float) -> None:
+    """Delete what the broker knows of a trigger. While a node declares it, that enters it again, as a new one."""
+
+    async def talk(opened: Broker, step: Step) -> None:
+        with step():
+            one = _one([Known(record, paused=False) for record in await opened.triggers.list()], actor, title)
+        with step():
+            await opened.triggers.forget(one.record.definition.source, one.record.definition.id)
+
+    speak(broker, timeout, talk)
+    click.echo(f"forgot {title!r} of {actor!r}")
+
+
+def _pause_of(actor: str, title: str | None) -> tuple[PauseKind, str]:
+    from actorwork.policy.pauses import trigger_name
+
+    return ("triggers", actor) if title is None else ("trigger", trigger_name(actor, title))
+
+
+def _known(broker: str | None, timeout: float) -> Sequence[Known]:
+    from actorwork.policy.pauses import is_off
+
+    async def talk(opened: Broker, step: Step) -> tuple[Sequence[TriggerRecord], Sequence[Pause]]:
+        with step():
+            return await opened.triggers.list(), await opened.pauses.list()
+
+    records, pauses = speak(broker, timeout, talk)
+    return [
+        Known(record, is_off(pauses, actor=record.definition.actor, trigger=record.definition.title))
+        for record in records
+    ]
+
+
+def _one(found: Sequence[Known], actor: str, title: str) -> Known:
+    from actorwork.triggers.declared import find_trigger
+
+    try:
+        record = find_trigger([one.record for one in found], actor, title)
+    except LookupError as error:
+        raise click.ClickException(str(error)) from error
+    return next(one for one in found if one.record is record)
+
+
+def schedule_text(record: TriggerRecord) -> str:
+    """Return a schedule as people write it."""
+    import json
+
+    kept = json.loads(record.definition.schedule)
+    if "every" in kept:
+        return f"every {duration_text(kept['every'])}"
+    zone = "" if kept["timezone"] == "UTC" else f" {kept['timezone']}"
+    by = f" by {kept['by']}" if "by" in kept else ""
+    return f"{kept['cron']}{zone}{by}"
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration in the largest units that make it up: `1d12h`, `90ms`."""
+    left, parts = round(seconds * 1000), list[str]()
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
+        count, left = divmod(left, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts)
+
+
+def coming(one: Known) -> list[str]:
+    """Return the next times of a trigger, on the clock of its timezone; none where it does not fire."""
+    from actorwork.policy.schedule import moment, next_times
+    from actorwork.triggers.declared import schedule_of
+
+    record = one.record
+    schedule = schedule_of(record)
+    if schedule is None or one.state != "on":
+        return []
+    lifetime = record.definition.details.get("lifetime")
+    found = next_times(schedule, max(datetime.now(UTC), moment(record.last)), NEXT, anchor=moment(record.registered))
+    if isinstance(lifetime, (int, float)):
+        found = [time for time in found if time.timestamp() * 1000 <= record.registered + lifetime * 1000]
+    return [time.isoformat(" ", "seconds" if time.microsecond == 0 else "milliseconds") for time in found]
+
+
+def text_of(nominal: int) -> str:
+    from actorwork.policy.schedule import moment
+
+    return moment(nominal).isoformat(" ", "seconds")
+
+
+def in_json(one: Known) -> dict[str, Any]:
+    record, kept = one.record, one.record.definition
+    return {
+        "actor": kept.actor,
+        "title": kept.title,
+        "id": kept.id,
+        "source": kept.source,
+        "schedule": schedule_text(record),
+        "state": one.state,
+        **{name: value for name, value in kept.details.items() if name != "priority"},
+        "type": kept.type,
+        "message": kept.data.decode("utf-8", "backslashreplace"),
+        "registered": text_of(record.registered),
+        "last": text_of(record.last),
+        "fired": record.fired,
+        "next": coming(one),
+    }
