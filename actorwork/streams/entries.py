@@ -47,6 +47,7 @@ Fields: TypeAlias = "Sequence[bytes]"
 MOST_VALUES: Final = 7000
 """How many names and values a script can add to a stream, as `lua/entry.lua` has it."""
 
+_NORMAL: Final = Priority.NORMAL
 # The ids that `MessageIds` makes, and nothing that only looks alike: each bit must stand for one id.
 _numbered: Final = re.compile(r"([0-9a-f]{16})-(0|[1-9a-f][0-9a-f]{0,11})").fullmatch
 
@@ -68,6 +69,31 @@ def mark_of(prefix: str, message_id: str) -> tuple[str, int | str]:
     return f"{prefix}seen:{match[1]}:{number >> 16}", number & 0xFFFF
 
 
+class Marks:
+    """The same for many ids of one source: neighbours, which most are, share a mark."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._publisher = ""
+        self._page = -1
+        self._mark = ""
+
+    def of(self, message_id: str) -> tuple[str, int | str]:
+        publisher, _, tail = message_id.partition("-")
+        if publisher == self._publisher:
+            try:
+                number = int(tail, 16)
+            except ValueError:
+                number = -1
+            # Written as `MessageIds` writes it, and no other way.
+            if number >> 16 == self._page and f"{number:x}" == tail:
+                return self._mark, number & 0xFFFF
+        mark, bit = mark_of(self._prefix, message_id)
+        if bit != "":
+            self._publisher, self._page, self._mark = publisher, int(tail, 16) >> 16, mark
+        return mark, bit
+
+
 def due_of(envelope: Envelope) -> str:
     """Say when an envelope is due, as the scripts understand it."""
     if envelope.at is not None:
@@ -80,10 +106,7 @@ def due_of(envelope: Envelope) -> str:
 def has_terms(envelope: Envelope) -> bool:
     """Say whether there is more to an envelope than its fields and when it is due: a script has to look at it."""
     return not (
-        envelope.key is None
-        and envelope.priority is Priority.NORMAL
-        and envelope.unique is None
-        and envelope.lifetime is None
+        envelope.key is None and envelope.priority is _NORMAL and envelope.unique is None and envelope.lifetime is None
     )
 
 
@@ -114,14 +137,15 @@ def fields_of(envelope: Envelope) -> list[str | bytes]:
         fields += ("headers", encoded_headers(envelope.headers))
     if envelope.group is not None:
         fields += ("group", envelope.group)
-    if envelope.key is not None:
-        fields += ("key", envelope.key)
-    if envelope.priority is not Priority.NORMAL:
-        fields += ("priority", Priority(envelope.priority).name.lower())
     if envelope.expires is not None and envelope.lifetime is None:
         fields += ("expires", str(round(envelope.expires * 1000)))
-    if envelope.unique is not None:
-        fields += ("unique", envelope.unique.key)
+    if has_terms(envelope):
+        if envelope.key is not None:
+            fields += ("key", envelope.key)
+        if envelope.priority is not _NORMAL:
+            fields += ("priority", Priority(envelope.priority).name.lower())
+        if envelope.unique is not None:
+            fields += ("unique", envelope.unique.key)
     return fields
 
 

@@ -23,12 +23,14 @@ from actorwork.errors import BrokerError
 from actorwork.message import Envelope
 from actorwork.streams import scripts
 from actorwork.streams.client import Client, Script
-from actorwork.streams.entries import due_of, fields_of, has_terms, mark_of, terms_of
+from actorwork.streams.entries import Marks, due_of, fields_of, has_terms, mark_of, terms_of
 from actorwork.streams.keys import SourceKeys
 from actorwork.streams.redis_py import NoScriptError, RedisError, may_pass
 
 _AT_ONCE: Final = 200
 _BYTES_AT_ONCE: Final = 8 * 1024 * 1024
+_SHARE: Final = _BYTES_AT_ONCE // _AT_ONCE
+"""What a message takes of that beside its own length: so many at once, and fewer of those that are large."""
 _WIDEST: Final = 48
 """How many bits of a mark a script sets as one number: its numbers are exact up to 53."""
 _MARK_SECONDS: Final = 86_400
@@ -131,10 +133,10 @@ class Publisher:
 
     def _add_calls(self, calls: list[_Call], source: str, envelopes: Sequence[Envelope]) -> None:
         of = self._keys_of(source)
-        prefix = of.prefix
-        run = _Run(scripts.PUBLISH, [], [], None)
+        marks = Marks(of.prefix)
+        run = self._new_run(scripts.PUBLISH, of, None)
         for envelope in envelopes:
-            mark, bit = mark_of(prefix, envelope.id)
+            mark, bit = marks.of(envelope.id)
             if bit == "" or has_terms(envelope):
                 script = scripts.PUBLISH
             elif envelope.delay or envelope.at is not None:
@@ -142,19 +144,14 @@ class Publisher:
             else:
                 script = scripts.PUBLISH_NOW
             fields = fields_of(envelope)
-            if script is scripts.PUBLISH:
-                if run.script is not script or run.count >= _AT_ONCE or not run.count:
-                    run.end(calls)
-                    run = _Run(script, [source, of.delayed, of.delayed_messages], [prefix], None)
+            shared = None if script is scripts.PUBLISH else mark
+            if run.script is not script or run.mark != shared or run.room <= 0:
+                run.end(calls)
+                run = self._new_run(script, of, shared)
+            if shared is None:
                 run.keys.append(mark)
-                run.messages += (len(run.keys), bit, terms_of(envelope), len(fields))
+                run.messages += (len(run.keys), bit, terms_of(envelope), len(fields), *fields)
             else:
-                if run.script is not script or run.mark != mark or run.count >= _AT_ONCE:
-                    run.end(calls)
-                    keys = [source, mark]
-                    if script is scripts.PUBLISH_LATER:
-                        keys += (of.delayed, of.delayed_messages)
-                    run = _Run(script, keys, [self._seconds_for(mark)], mark)
                 if bit == run.next_bit and run.widths[-1] < _WIDEST:
                     run.widths[-1] += 1
                 else:
@@ -163,13 +160,17 @@ class Publisher:
                 run.next_bit = int(bit) + 1
                 if script is scripts.PUBLISH_LATER:
                     run.messages.append(due_of(envelope))
-                run.messages.append(len(fields))
-            run.messages += fields
-            run.count += 1
-            run.size += len(envelope.data)
-            if run.size >= _BYTES_AT_ONCE:
-                run.count = _AT_ONCE
+                run.messages += (len(fields), *fields)
+            run.room -= _SHARE + len(envelope.data)
         run.end(calls)
+
+    def _new_run(self, script: Script, of: SourceKeys, mark: str | None) -> _Run:
+        if mark is None:
+            return _Run(script, [of.stream, of.delayed, of.delayed_messages], [of.prefix], None)
+        keys = [of.stream, mark]
+        if script is scripts.PUBLISH_LATER:
+            keys += (of.delayed, of.delayed_messages)
+        return _Run(script, keys, [self._seconds_for(mark)], mark)
 
     def _keys_of(self, source: str) -> SourceKeys:
         of = self._keys.get(source)
@@ -192,7 +193,7 @@ class Publisher:
 class _Run:
     """Messages that one call of a script keeps. Of a run that shares a mark, the bits are told in pieces."""
 
-    __slots__ = ("bits", "count", "first", "keys", "mark", "messages", "next_bit", "script", "size", "widths")
+    __slots__ = ("bits", "first", "keys", "mark", "messages", "next_bit", "room", "script", "widths")
 
     def __init__(self, script: Script, keys: list[Any], first: list[Any], mark: str | None) -> None:
         self.script = script
@@ -203,10 +204,10 @@ class _Run:
         self.bits: list[int | str] = []
         self.widths: list[int] = []
         self.next_bit = -1
-        self.count = self.size = 0
+        self.room = _BYTES_AT_ONCE
 
     def end(self, calls: list[_Call]) -> None:
-        if not self.count:
+        if not self.messages:
             return
         args = self.first
         if self.mark is not None:
