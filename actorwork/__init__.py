@@ -114,6 +114,7 @@ from actorwork.policy.retry import (
     RetryPolicy as RetryPolicy,
     Uniform as Uniform,
 )
+from actorwork.policy.scaling import Scale as Scale
 from actorwork.policy.schedule import Cron as Cron, Interval as Interval, next_times as next_times
 from actorwork.runtime.main import run as run
 from actorwork.runtime.system import System as System, open_system as open_system, serve as serve
@@ -195,6 +196,7 @@ __all__ = [
     "Restarted",
     "Retry",
     "RetryPolicy",
+    "Scale",
     "Settings",
     "SettingsError",
     "Shared",

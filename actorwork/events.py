@@ -227,6 +227,16 @@ class ProcessReplaced:
 
 
 @attrs.frozen(eq=False)
+class Scaled:
+    """There were so many replicas of a process, and there are to be so many."""
+
+    process: str
+    before: int
+    after: int
+    why: str
+
+
+@attrs.frozen(eq=False)
 class ReplacementFailed:
     """A process is to be replaced, and its successor did not start; it goes on until one does."""
 
@@ -360,6 +370,7 @@ Event: TypeAlias = (
     | HandlerHung
     | ProcessReplaced
     | ReplacementFailed
+    | Scaled
     | Settled
     | Overdue
     | LoopStalled

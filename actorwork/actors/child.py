@@ -27,6 +27,7 @@ from actorwork.actors.actor import Actor
 from actorwork.errors import SettingsError
 from actorwork.policy.exits import Restart
 from actorwork.policy.restart import AUTO_SHUTDOWNS, STRATEGIES, AutoShutdown, Backoff, Intensity, Strategy
+from actorwork.policy.scaling import Scale
 from actorwork.settings import Settings
 
 ShutdownTime: TypeAlias = float | Literal["brutal_kill"]
@@ -278,6 +279,15 @@ def _at_least_one(instance: object, attribute: attrs.Attribute[Any], value: obje
         )
 
 
+def _replicas(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if isinstance(value, Scale):
+        return
+    try:
+        _at_least_one(instance, attribute, value)
+    except SettingsError as error:
+        raise SettingsError(f"{error}; or Scale(…), for as many as it takes") from None
+
+
 def _shutdown_timeout(_instance: object, _: attrs.Attribute[Any], value: object) -> None:
     if not isinstance(value, (int, float)) or not _is_time(value) or value > LONGEST_SHUTDOWN:
         raise SettingsError(f"Process.shutdown_timeout wants seconds from 0 to {LONGEST_SHUTDOWN:g}, got {value!r}")
@@ -303,14 +313,15 @@ class Process:
     It is asked to end, and killed after `shutdown_timeout` seconds; it is killed and replaced when its loop has not
     turned for `hang_timeout` seconds. With `replicas` there are several of it, each with all of the children, which
     are restarted one by one; more than `intensity` restarts of all of them together (by default 3 for each within 5 s)
-    end them all, for the supervisor above to judge. After `max_messages`, or above `max_memory` (bytes, or "512MB"), a
-    process is replaced in good order. Whatever makes the children must be picklable: classes and functions of a
-    module, `__main__` included. `start_method` is multiprocessing's: "forkserver" starts faster and shares memory.
+    end them all, for the supervisor above to judge. With a `Scale` there are as many as it takes. After
+    `max_messages`, or above `max_memory` (bytes, or "512MB"), a process is replaced in good order. Whatever makes the
+    children must be picklable: classes and functions of a module, `__main__` included. `start_method` is
+    multiprocessing's: "forkserver" starts faster and shares memory.
     """
 
     children: tuple[Spec, ...] = attrs.field(converter=lambda value: _children(value, "Process"))
     name: str | None = attrs.field(default=None, kw_only=True)
-    replicas: int = attrs.field(default=1, kw_only=True, validator=_at_least_one)
+    replicas: int | Scale = attrs.field(default=1, kw_only=True, validator=_replicas)
     shutdown_timeout: float = attrs.field(default=30.0, kw_only=True, validator=_shutdown_timeout)
     hang_timeout: float | None = attrs.field(default=60.0, kw_only=True, validator=_hang_timeout)
     max_messages: int | None = attrs.field(default=None, kw_only=True, validator=optional(_at_least_one))
@@ -353,7 +364,12 @@ class Process:
     @property
     def is_group(self) -> bool:
         """Whether it is a supervisor of processes, and not one process."""
-        return self.replicas > 1 or self.intensity is not None
+        return self.scale.max > 1 or self.replicas != 1 or self.intensity is not None
+
+    @property
+    def scale(self) -> Scale:
+        """How many of it there may be."""
+        return self.replicas if isinstance(self.replicas, Scale) else Scale(min=self.replicas, max=self.replicas)
 
     def member(self, number: int) -> Process:
         """Return the description of one of its replicas."""
@@ -373,13 +389,13 @@ class Replicas(DynamicSupervisor):
         return cls(
             process=process,
             name=process.title,
-            intensity=process.intensity or Intensity(restarts=3 * process.replicas, period=5.0),
+            intensity=process.intensity or Intensity(restarts=3 * process.scale.max, period=5.0),
         )
 
     @property
     def members(self) -> list[Process]:
         """The replicas that there are from the start."""
-        return [self.process.member(number) for number in range(1, self.process.replicas + 1)]
+        return [self.process.member(number) for number in range(1, self.process.scale.min + 1)]
 
 
 Spec: TypeAlias = Child | Supervisor | DynamicSupervisor | Process

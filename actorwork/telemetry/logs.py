@@ -77,6 +77,7 @@ class LogSink:
             events.HandlerHung: self._handler_hung,
             events.ProcessReplaced: self._process_replaced,
             events.ReplacementFailed: self._replacement_failed,
+            events.Scaled: self._scaled,
             events.Overdue: self._overdue,
             events.LoopStalled: self._loop_stalled,
             events.CircuitChanged: self._circuit_changed,
@@ -394,6 +395,15 @@ class LogSink:
             logging.INFO,
             "process %d takes the place of process %d of %s (%s); that one finishes what it has in hand, and ends",
             (event.successor, event.pid, event.process, event.why),
+        )
+
+    def _scaled(self, event: events.Scaled) -> None:
+        what = "are started" if event.after > event.before else "finish what they have in hand, and end"
+        count = abs(event.after - event.before)
+        self._say(
+            logging.INFO,
+            "%s: from %d to %d replicas (%s); %d %s",
+            (event.process, event.before, event.after, event.why, count, what),
         )
 
     def _replacement_failed(self, event: events.ReplacementFailed) -> None:

@@ -188,6 +188,8 @@ EVERY_EVENT: list[tuple[events.Event, str, str]] = [
         "a handler of greeter in far (process 17) has not ended 60 s after its deadline: the process is killed",
     ),
     (events.ProcessReplaced("far", 17, 18, "9 messages"), "INFO", "process 18 takes the place of process 17 of far (9"),
+    (events.Scaled("far", 1, 3, "a backlog"), "INFO", "far: from 1 to 3 replicas (a backlog); 2 are started"),
+    (events.Scaled("far", 3, 2, "idle"), "INFO", "1 finish what they have in hand, and end"),
     (
         events.ReplacementFailed("far", 17, "9 messages", OSError("disk"), 30.0),
         "ERROR",

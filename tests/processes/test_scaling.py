@@ -1,0 +1,193 @@
+"""Replicas of a process come and go with what there is to do."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import attrs
+import pytest
+import trio
+
+from actorwork import BrokerError, ChildError, Process, Scale, SettingsError, StartError, open_client, open_system
+from actorwork.actors.child import Replicas
+from actorwork.actors.slots import State
+from actorwork.events import BrokerTrouble, ChildExited, Event, Scaled
+from actorwork.message import Envelope
+from actorwork.runtime import scaling
+from actorwork.runtime.scaling import Scaler
+from actorwork.runtime.tree import Branch, InHand
+from actorwork.testing.memory import MemoryBroker
+
+from .conftest import Said, is_alive, until
+from .crew import Worker
+
+
+def of(kind: type[Any], seen: list[Event]) -> list[Any]:
+    return [event for event in seen if isinstance(event, kind)]
+
+
+def of_scaled(seen: list[Event]) -> list[tuple[int, int]]:
+    return [(event.before, event.after) for event in of(Scaled, seen)]
+
+
+@attrs.define(eq=False)
+class StandIn:
+    """A replica that is none."""
+
+    spec: Process
+    busy: int = 0
+    state: State = State.RUNNING
+
+    @property
+    def member(self) -> Any:
+        return self
+
+    @property
+    def key(self) -> str:
+        return self.spec.title
+
+    def branches(self) -> tuple[Branch, ...]:
+        return (Branch("worker", "actor", "running", in_hand=(InHand("x", 1.0),) * self.busy),)
+
+
+class Group:
+    """A supervisor of replicas that are none; its own handle."""
+
+    def __init__(self, process: Process) -> None:
+        self.spec = Replicas.of(process)
+        self.slots = [StandIn(member) for member in self.spec.members]
+        self.fails = False
+
+    @property
+    def handle(self) -> Any:
+        return self
+
+    async def start_child(self, member: Process) -> None:
+        await trio.sleep(1)
+        if self.fails:
+            raise StartError("no", child_id=member.title)
+        self.slots.append(StandIn(member))
+
+    async def terminate_child(self, key: str) -> None:
+        (slot,) = [slot for slot in self.slots if slot.key == key]
+        slot.state = State.STOPPING
+        await trio.sleep(1)
+        if slot not in self.slots:
+            raise ChildError("gone", problem="not_found")
+        self.slots.remove(slot)
+
+
+@asynccontextmanager
+async def open_group(
+    scale: Scale, seen: list[Event], broker: MemoryBroker | None = None
+) -> AsyncGenerator[tuple[Group, MemoryBroker]]:
+    broker = broker or MemoryBroker()
+    group = Group(Process([Worker], name="far", replicas=scale))
+    scaler = Scaler(cast("Any", group), lambda: broker, seen.append, lambda: False)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scaler.run)
+        yield group, broker
+        nursery.cancel_scope.cancel()
+
+
+def messages(first: int, count: int) -> list[Envelope]:
+    return [Envelope("work", str(number), b"{}") for number in range(first, first + count)]
+
+
+async def test_it_grows_with_the_backlog_at_once_and_goes_down_slowly(mock_clock: object):
+    seen: list[Event] = []
+    async with open_group(Scale(max=4, target_backlog=10, target_wait=None, cooldown=60), seen) as (group, broker):
+        await trio.sleep(10)
+        assert len(group.slots) == 1
+        await broker.publish(messages(0, 35))
+        await trio.sleep(4)
+        assert sorted(slot.key for slot in group.slots) == ["far 1", "far 2", "far 3", "far 4"]
+        broker._sources.clear()
+        await trio.sleep(80)
+        assert len(group.slots) == 3
+        await trio.sleep(300)
+        assert [slot.key for slot in group.slots] == ["far 1"]
+        assert of_scaled(seen) == [(1, 4), (4, 3), (3, 2), (2, 1)]
+        assert of(Scaled, seen)[0].why == "a backlog of 35, 10 are for each"
+
+
+async def test_busy_replicas_stay_and_late_messages_bring_more(mock_clock: object):
+    seen: list[Event] = []
+    async with open_group(Scale(min=2, max=4, target_wait=5, cooldown=10), seen) as (group, broker):
+        for slot in group.slots:
+            slot.busy = 2  # as many as its actor handles at once
+        await broker.publish(messages(0, 1))
+        await trio.sleep(4.5)
+        assert not seen
+        await trio.sleep(4)
+        assert of_scaled(seen)[0] == (2, 3)
+        broker._sources.clear()
+        for slot in group.slots:
+            slot.busy = 2
+        await trio.sleep(100)
+        assert of_scaled(seen)[-1][1] >= 3
+
+
+async def test_a_replica_that_does_not_start_is_not_tried_again_and_again(mock_clock: object):
+    seen: list[Event] = []
+    async with open_group(Scale(max=4, target_backlog=10), seen) as (group, broker):
+        group.fails = True
+        await broker.publish(messages(0, 35))
+        await trio.sleep(30)
+        assert of_scaled(seen) == [(1, 4)]
+        group.fails = False
+        await trio.sleep(10)
+        assert of_scaled(seen) == [(1, 4), (1, 4)]
+        assert len(group.slots) == 4
+
+
+class Away(MemoryBroker):
+    is_away = True
+
+    async def backlog(self, source: str) -> int:
+        if self.is_away:
+            raise BrokerError("not now")
+        return await super().backlog(source)
+
+
+async def test_while_the_broker_does_not_answer_nothing_is_decided(mock_clock: object):
+    seen: list[Event] = []
+    broker = Away()
+    async with open_group(Scale(max=4, target_backlog=10), seen, broker) as (group, _):
+        await broker.publish(messages(0, 35))
+        await trio.sleep(100)
+        assert len(of(BrokerTrouble, seen)) == len(seen) == 1
+        assert len(group.slots) == 1
+        broker.is_away = False
+        await trio.sleep(4)
+        assert len(group.slots) == 4
+
+
+@pytest.mark.slow
+async def test_real_processes_come_and_go(file_url: str, said: Said, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(scaling, "LOOK_EVERY", 0.1)
+    seen: list[Event] = []
+    tree = Process([Worker], name="far", replicas=Scale(max=3, target_backlog=4, cooldown=1))
+    async with open_system(tree, broker=file_url, emit=seen.append) as system, open_client(system.broker) as client:
+        for _ in range(20):
+            await client.ref(Worker).tell({"what": "sleep", "n": 0.5})
+        await said.wait("up", 3)
+        await said.wait("sleep done", 20)
+        assert len(set(said.pids("sleep done"))) > 1
+        await until(lambda: len(said.pids("down")) == 2, "two to go")
+        assert len([pid for pid in said.pids("up") if is_alive(pid)]) <= 2
+        assert of_scaled(seen) == [(1, 3), (3, 2), (2, 1)]
+        await until(lambda: len(system.tree().children[0].children) == 1, "one to be left")
+        assert not [event for event in of(ChildExited, seen) if event.exit.abnormal]
+    assert not system.forced
+
+
+def test_what_a_process_with_a_scale_is():
+    process = Process([Worker], name="far", replicas=Scale(min=2, max=5))
+    assert process.is_group
+    group = Replicas.of(process)
+    assert [member.title for member in group.members] == ["far 1", "far 2"]
+    assert group.intensity.restarts == 15
+    assert not group.members[0].is_group
+    with pytest.raises(SettingsError, match=r"Process.replicas wants a whole number >= 1, got .many.; or Scale"):
+        Process([Worker], replicas=cast("Any", "many"))
