@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import trio
 
-from actorwork import Actor, Child, DynamicSupervisor, Pool, Settings, SettingsError, Supervisor, receive
+from actorwork import Actor, Child, DynamicSupervisor, Pool, Process, Settings, SettingsError, Supervisor, receive
 from actorwork.actors.child import Spec, as_spec, root_of
 from actorwork.actors.selection import selected
 from actorwork.testing import open_test_system
@@ -114,6 +114,16 @@ def test_an_unknown_name_is_told_with_what_there_is():
         selected(tree(), only=["root"])
     with pytest.raises(SettingsError, match="only wants a list of names, got 'mail'"):
         selected(tree(), only="mail")
+
+
+def test_a_part_of_a_process_is_a_process_too():
+    root = root_of([Process([Mailer, Texter], name="far", replicas=3, hang_timeout=5), Player])
+    (far,) = selected(root, only=["Mailer"]).children
+    assert isinstance(far, Process)
+    assert [child.title for child in far.children] == ["mail"]
+    assert (far.title, far.replicas, far.hang_timeout) == ("far", 3, 5)
+    assert selected(root, only=["far"]).children[0] is root.children[0]
+    assert [child.title for child in selected(root, excluding=["mail", "text"]).children] == ["player"]
 
 
 def test_when_nothing_is_left_that_is_told():
