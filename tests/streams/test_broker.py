@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, cast
 
+import attrs
 import pytest
 import trio
 
@@ -18,6 +19,7 @@ from actorwork.errors import BrokerError
 from actorwork.events import BrokerAdvice, BrokerTrouble, Fenced, GroupRestored, HandedBack, LeaseLost, Reclaimed
 from actorwork.message import ATTEMPT, REPLY_TO, RESULT_TTL, Delivery, Envelope, Json, Outcome
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry
+from actorwork.settings import DeadLetterSettings
 from actorwork.streams.broker import open_broker
 from actorwork.testing.proxy import open_proxy
 from actorwork.testing.redis_server import open_redis_server
@@ -802,6 +804,37 @@ async def test_dead_letters_are_listed_shown_replayed_and_dropped(redis_url: str
         assert await letters.drop("orders", [last.entry, "1-1"]) == 1
         assert await letters.drop("orders", []) == 0
         assert inbox(two).waiting == []
+
+
+async def test_a_foreign_entry_is_replayed_with_another_message(redis_url: str):
+    wanted = subscription(group="one")
+    async with open_scene(redis_url) as scene, scene.node(wanted) as node:
+        letters = scene.broker.dead_letters
+        await scene.call("XADD", "orders", "*", "x", "1", "id", "theirs", "group", "none")
+        (foreign,) = await inbox(wanted).take(1)
+        node.settle(wanted, foreign, Fail(WHY))
+        await node.wait_settled()
+        (letter,) = await letters.list()
+        assert await letters.replay_as("orders", letter.entry, b'{"x": 2}')
+        (again,) = await inbox(wanted).take(1)
+        assert (again.id, again.payload, again.headers) == (foreign.id, b'{"x": 2}', {})
+        node.settle(wanted, again, Ack())
+        await node.wait_settled()
+        assert await scene.length("orders") == await scene.length("actorwork:{orders}:dead") == 0
+
+
+async def test_messages_that_kill_processes_are_bounded_like_any_other_dead_letter(redis_url: str):
+    orders = attrs.evolve(subscription(max_crashes=0), dead_letters=DeadLetterSettings(max_count=1))
+    async with open_scene(redis_url) as scene:
+        for number in range(3):
+            await scene.send("orders", b"%d" % number)
+            await scene.die_with(orders, 1)
+            async with scene.node(orders):
+                with trio.fail_after(10):
+                    while await scene.length("orders"):  # noqa: ASYNC110 - the server sets no event of ours
+                        await trio.sleep(0.01)
+        (letter,) = await scene.broker.dead_letters.list()
+        assert (letter.payload, letter.failure.type) == (b"2", "Crashed")
 
 
 # ------------------------------------------------------------------------------------------------------------ diagnosis

@@ -9,7 +9,7 @@ import attrs
 import trio
 
 from actorwork.abc import Broker
-from actorwork.message import Envelope
+from actorwork.message import Envelope, Priority
 from actorwork.policy.settlement import Fail, Retry
 from actorwork.settings import DeadLetterSettings
 from actorwork.testing.conformance.desks import (
@@ -97,6 +97,21 @@ class DeadLetters(Questions):
             assert dict(taken.headers) == {"who": "Ann"}
             await desk.settle(taken)
             assert await broker.backlog("orders") == 0
+
+    async def test_a_dead_letter_that_is_replayed_keeps_its_key_and_its_priority(self) -> None:
+        async with self.open_broker() as broker, open_desk(broker, "orders") as desk:
+            for replay_changed in (False, True):
+                name = f"changed {replay_changed}"
+                await broker.publish([Envelope("orders", name, b"1", key="k", priority=Priority.HIGH, lifetime=60)])
+                await desk.settle(await desk.take_one(), Fail(FAILURE))
+                (letter,) = await broker.dead_letters.list()
+                if replay_changed:
+                    assert await broker.dead_letters.replay_as("orders", letter.entry, b"2")
+                else:
+                    assert await broker.dead_letters.replay("orders", [letter.entry]) == 1
+                again = await desk.take_one()
+                assert (again.id, again.key, again.priority, again.expires) == (name, "k", Priority.HIGH, None)
+                await desk.settle(again)
 
     async def test_so_many_dead_letters_of_a_source_are_kept_as_the_actor_says(self) -> None:
         bounds = DeadLetterSettings(max_count=3)
