@@ -1,0 +1,514 @@
+"""The protocol of the brokers, against a model, in whatever order things can happen.
+
+    ready ──fetch──▶ pending (owner, count) ──ack, reject──▶ gone        the effects of an ack appear with it
+      ▲                │  │  └──fail, or its owner died too often──▶ dead
+      │                │  └──hand back──▶ pending (nobody, count - 1)
+      ├──due── delayed ◀─┴──retry
+      └─── behind: the one before it of the same key has ended
+
+Hypothesis sends, reads, settles, hands back, kills, freezes, loses replies and leases, moves the clock, and repeats
+what was done before, in any order. After every step:
+
+- conservation: each message is in exactly one place, or it has ended, and in the place where the model has it;
+- keys: of the messages of one key all are behind but one, and they follow in their order;
+- single settlement: a settlement is accepted if and only if the delivery is still its owner's, under its count; and
+  what an accepted one publishes is there once.
+
+At the end all who hold something are declared dead, and one new node brings everything to its end: nobody is wedged.
+
+In CI the same steps are taken each time. `ACTORWORK_MODEL_EXAMPLES=20000 pytest tests/protocol` takes others, and more.
+"""
+
+import os
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings, strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from actorwork.embedded.leases import Leases
+from actorwork.embedded.lines import Lines
+from actorwork.embedded.seen import SeenIds
+from actorwork.embedded.store import Store
+from actorwork.message import RESULT_TTL, Delivery, Envelope, Failure, Priority
+from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
+from actorwork.streams import scripts
+from actorwork.streams.client import Script
+from actorwork.testing.redis_server import RedisServer
+
+from .worlds import (
+    EFFECTS,
+    MAX_CRASHES,
+    RELEASED,
+    SOURCE,
+    Behind,
+    Dead,
+    Delayed,
+    EmbeddedWorld,
+    Ending,
+    Hand,
+    Loop,
+    Pending,
+    Place,
+    Ready,
+    RedisWorld,
+    World,
+)
+
+MORE = int(os.environ.get("ACTORWORK_MODEL_EXAMPLES", "0"))
+ALONE_FROM = min(2, MAX_CRASHES)
+MINUTE = 60.0
+"""Delays and steps of the clock are multiples of it: what real time passes meanwhile decides nothing."""
+FAILURE = Failure("ValueError", "as the model says")
+
+some = st.integers(min_value=0, max_value=11)
+few = st.lists(some, min_size=1, max_size=4)
+rarely = st.sampled_from([False, False, False, True])
+hows = st.lists(
+    st.sampled_from(["ack", "ack", "effect", "asked", "reject", "fail", "retry", "retry later"]), min_size=4, max_size=4
+)
+
+
+class ProtocolMachine(RuleBasedStateMachine):
+    """What every world has to agree with."""
+
+    is_plain = False
+    """Whether there are neither keys nor priorities: what goes wrong without them is found sooner."""
+
+    def open_world(self) -> World:
+        raise NotImplementedError
+
+    @initialize()
+    def begin(self) -> None:
+        self.world = self.open_world()
+        self.places: dict[str, Place] = {}
+        self.ended: set[str] = set()
+        self.effects: list[str] = []
+        self.hands: list[Hand] = []
+        self.leased: dict[str, None] = {}
+        self.sent: list[Envelope] = []
+        self.keys: dict[str, str] = {}
+        self.heads: dict[str, str] = {}
+        """Of each key, the message that is not behind any other and has not ended."""
+        self.lines: dict[str, list[str]] = {}
+        """Of each key, those behind it."""
+        self.made = 0
+        self.start()
+
+    def teardown(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        try:
+            self.bring_to_an_end()
+        finally:
+            self.world.close()
+
+    # ---- what happens ----
+
+    def new_id(self, *, is_numbered: bool = True) -> str:
+        self.made += 1
+        return f"00000000000000aa-{self.made:x}" if is_numbered else f"name {self.made}"
+
+    @precondition(lambda self: len(self.places) < 12)
+    @rule(
+        count=st.integers(1, 3),
+        minutes=st.sampled_from([0, 0, 0, 1, 10]),
+        is_numbered=st.booleans(),
+        key=st.sampled_from([None, None, "a", "b"]),
+        priority=st.sampled_from([Priority.NORMAL, Priority.NORMAL, Priority.HIGH]),
+    )
+    def send(self, count: int, minutes: int, is_numbered: bool, key: str | None, priority: Priority) -> None:
+        if self.is_plain:
+            key, priority = None, Priority.NORMAL
+        headers = {RESULT_TTL: 600} if count == 2 else {}
+        envelopes = [
+            Envelope(
+                SOURCE,
+                self.new_id(is_numbered=is_numbered),
+                b"{}",
+                None,
+                headers,
+                delay=minutes * MINUTE,
+                key=key,
+                priority=priority,
+            )
+            for _ in range(count)
+        ]
+        assert self.world.publish(envelopes) == count
+        self.sent += envelopes
+        for envelope in envelopes:
+            if key is not None:
+                self.keys[envelope.id] = key
+            if minutes:
+                self.places[envelope.id] = Delayed(minutes * MINUTE)
+            else:
+                self.enter(envelope.id)
+
+    @precondition(lambda self: self.sent)
+    @rule(which=few)
+    def send_again(self, which: list[int]) -> None:
+        """The reply to a publish was lost."""
+        assert self.world.publish([self.sent[-1 - one % len(self.sent)] for one in which]) == 0
+
+    @precondition(lambda self: len(self.hands) < 3)
+    @rule()
+    def start(self) -> None:
+        hand = self.world.start()
+        self.hands.append(hand)
+        self.leased[hand.owner] = None
+
+    @rule(who=some, room=st.sampled_from([1, 3, 50]), tends=st.booleans(), reads=st.booleans(), loses=rarely)
+    def fetch(self, who: int, room: int, tends: bool, reads: bool, loses: bool) -> None:
+        hand = self.hands[who % len(self.hands)]
+        got = self.world.fetch(hand, room, tends=tends, reads=reads, loses=loses)
+        self.take_note(hand, got, room=room, loses=loses)
+        if loses:
+            hand.is_short = True
+        elif tends and reads and room == 50 and not hand.is_short and hand.owner in self.leased:
+            left = [(name, place) for name, place in self.places.items() if self.is_free(place)]
+            assert all(isinstance(place, Pending) and place.count >= ALONE_FROM for _, place in left), left
+
+    @precondition(lambda self: any(hand.is_short for hand in self.hands))
+    @rule()
+    def recover(self) -> None:
+        """A node looks for what a lost reply held, and finds all of it."""
+        hand = next(hand for hand in self.hands if hand.is_short)
+        hand.is_short = False
+        hand.held += self.world.recover(hand)
+        ours = {name for name, place in self.places.items() if isinstance(place, Pending) and place.owner == hand.owner}
+        assert ours <= {delivery.id for delivery in hand.held}
+
+    @precondition(lambda self: any(hand.held for hand in self.hands))
+    @rule(who=some, which=few, how=hows, loses=rarely, forgets=st.booleans())
+    def settle(self, who: int, which: list[int], how: list[str], loses: bool, forgets: bool) -> None:
+        """Also what was settled, handed back or lost before: a zombie knows nothing of that."""
+        hand = self.holder(who)
+        endings: list[Ending] = []
+        for delivery, kind in zip(self.some_of(hand, which), how, strict=False):
+            effects: list[Envelope] = []
+            if kind == "effect":
+                effects = [Envelope(EFFECTS, f"{delivery.id}/{self.new_id()}", b"{}")]
+            endings.append((delivery, ENDINGS[kind], effects))
+        expected = [self.is_owned(delivery) for delivery, _, _ in endings]
+        assert self.world.settle(hand, endings, loses=loses) == expected
+        for (delivery, settlement, published), is_accepted in zip(endings, expected, strict=True):
+            if is_accepted:
+                self.apply(delivery, settlement, published)
+        if forgets:
+            gone = [id(delivery) for delivery, _, _ in endings]
+            hand.held = [delivery for delivery in hand.held if id(delivery) not in gone]
+
+    @precondition(lambda self: any(hand.held for hand in self.hands))
+    @rule(who=some, which=few, forgets=st.booleans())
+    def hand_back(self, who: int, which: list[int], forgets: bool) -> None:
+        hand = self.holder(who)
+        deliveries = self.some_of(hand, which)
+        self.world.hand_back(hand, deliveries)
+        for delivery in deliveries:
+            if self.is_owned(delivery):
+                place = self.places[delivery.id]
+                assert isinstance(place, Pending)
+                self.places[delivery.id] = Pending(RELEASED, place.count - 1)
+        if forgets:
+            gone = [id(delivery) for delivery in deliveries]
+            hand.held = [delivery for delivery in hand.held if id(delivery) not in gone]
+
+    @precondition(lambda self: self.leased)
+    @rule(who=some)
+    def end_lease(self, who: int) -> None:
+        """It ran out, its node was frozen or cut off, or a parent released it. Nobody tells the node."""
+        owner = list(self.leased)[who % len(self.leased)]
+        del self.leased[owner]
+        name = self.world.end_lease(owner)
+        for message_id, place in self.places.items():
+            if isinstance(place, Pending) and place.owner == owner:
+                self.places[message_id] = Pending(name, place.count)
+
+    @precondition(lambda self: any(hand.owner not in self.leased for hand in self.hands))
+    @rule()
+    def notice(self) -> None:
+        """A node finds its lease lost, and goes on under a new name. What it held then, it may still try to settle."""
+        hand = next(hand for hand in self.hands if hand.owner not in self.leased)
+        self.world.succeed(hand)
+        self.leased[hand.owner] = None
+        hand.is_short = False
+
+    @precondition(lambda self: len(self.hands) > 1)
+    @rule(who=some)
+    def die(self, who: int) -> None:
+        """The process is gone with all that it knew. Its lease ends later, if at all."""
+        del self.hands[who % len(self.hands)]
+
+    @rule(minutes=st.sampled_from([1, 10]))
+    def advance(self, minutes: int) -> None:
+        self.world.advance(minutes * MINUTE)
+        for name, place in self.places.items():
+            if isinstance(place, Delayed):
+                self.places[name] = Delayed(place.left - minutes * MINUTE)
+
+    # ---- what must be so ----
+
+    @invariant()
+    def everything_is_where_it_should_be(self) -> None:
+        if hasattr(self, "world"):
+            sight = self.world.look()
+            assert dict(sight.places) == self.places
+            assert list(sight.effects) == self.effects
+
+    # ---- what the model makes of it ----
+
+    def holder(self, who: int) -> Hand:
+        holding = [hand for hand in self.hands if hand.held]
+        return holding[who % len(holding)]
+
+    def some_of(self, hand: Hand, which: Sequence[int]) -> list[Delivery]:
+        """Return some of what a node holds, each message once: a node has one delivery of a message in hand."""
+        chosen = {delivery.id: delivery for one in which for delivery in [hand.held[one % len(hand.held)]]}
+        return list(chosen.values())
+
+    def is_owned(self, delivery: Delivery) -> bool:
+        claim = self.world.claim(delivery)
+        return claim is not None and self.places.get(delivery.id) == claim
+
+    def is_dead(self, place: Place) -> bool:
+        return isinstance(place, Pending) and place.owner != RELEASED and place.owner not in self.leased
+
+    def is_free(self, place: Place) -> bool:
+        match place:
+            case Ready():
+                return True
+            case Delayed(left=left):
+                return left <= 0
+            case Pending(owner=owner):
+                return owner == RELEASED or self.is_dead(place)
+            case Behind() | Dead():
+                return False
+
+    def take_note(self, hand: Hand, got: list[Delivery], *, room: int, loses: bool) -> None:
+        """See that whatever has changed was allowed to, and believe it."""
+        now = self.world.look().places
+        self.promote(now)
+        for name, was in list(self.places.items()):
+            if isinstance(was, Pending) and isinstance(now.get(name), Dead):
+                assert self.is_dead(was)
+                assert was.count > MAX_CRASHES
+                self.places[name] = Dead()
+                self.end(name)
+        given: set[str] = set()
+        for name, was in self.places.items():
+            place = now.get(name)
+            if place == was:
+                continue
+            match was, place:
+                case Ready(), Pending(count=1):
+                    pass
+                case Pending(count=count), Pending(count=more):
+                    assert self.is_free(was)
+                    assert more == count + 1
+                    assert hand.owner in self.leased
+                case _:
+                    raise AssertionError(f"{name} was {was}, and is {place}")
+            assert place.owner == hand.owner
+            given.add(name)
+            self.places[name] = place
+        assert len(given) <= (2 * room if loses else room)
+        told = {delivery.id for delivery in got}
+        assert told <= given if loses else told == given
+        for delivery in got:
+            place = self.places[delivery.id]
+            assert isinstance(place, Pending)
+            assert delivery.crashes == place.count - 1
+        hand.held += got
+
+    def promote(self, now: Mapping[str, Place]) -> None:
+        """Let those enter that were held back and are no longer: each was due, the first one first."""
+        held = [(place.left, name) for name, place in self.places.items() if isinstance(place, Delayed)]
+        order = {envelope.id: number for number, envelope in enumerate(self.sent)}
+        for left, name in sorted(held, key=lambda one: (one[0], order[one[1]])):
+            if not isinstance(now.get(name), Delayed):
+                assert left <= 0, f"{name} is to wait for {left} s, and does not"
+                self.enter(name)
+
+    def enter(self, name: str) -> None:
+        """Put a message into the source, or behind others of its key. A retry has not left its place."""
+        key = self.keys.get(name)
+        if key is None or self.heads.setdefault(key, name) == name:
+            self.places[name] = Ready()
+        else:
+            self.places[name] = Behind()
+            self.lines.setdefault(key, []).append(name)
+
+    def end(self, name: str) -> None:
+        """Let the next one of its key enter."""
+        self.ended.add(name)
+        key = self.keys.get(name)
+        if key is not None:
+            assert self.heads.pop(key) == name
+            if line := self.lines.get(key):
+                self.enter(line.pop(0))
+
+    def apply(self, delivery: Delivery, settlement: Settlement, published: Sequence[Envelope]) -> None:
+        assert delivery.id not in self.ended
+        match settlement:
+            case Retry(delay=delay):
+                self.places[delivery.id] = Delayed(delay) if delay else Ready()
+            case Fail():
+                self.places[delivery.id] = Dead()
+                self.end(delivery.id)
+            case Ack() | Reject():
+                del self.places[delivery.id]
+                self.end(delivery.id)
+        self.effects += [envelope.id for envelope in published]
+
+    def bring_to_an_end(self) -> None:
+        while self.leased:
+            self.end_lease(0)
+        self.hands.clear()
+        self.start()
+        (hand,) = self.hands
+        self.advance(10)
+        for _ in range(3 + 2 * len(self.places)):
+            self.fetch(0, 50, tends=True, reads=True, loses=False)
+            if not hand.held:
+                break
+            while hand.held:
+                self.settle(0, [0, 1, 2, 3], ["ack"] * 4, loses=False, forgets=True)
+        left = {name: place for name, place in self.places.items() if place != Dead()}
+        assert not left, f"nobody comes to these: {left}"
+        self.everything_is_where_it_should_be()
+
+
+ENDINGS: dict[str, Settlement] = {
+    "ack": Ack(),
+    "effect": Ack(),
+    "asked": Ack(b"1"),
+    "reject": Reject(FAILURE),
+    "fail": Fail(FAILURE),
+    "retry": Retry(0.0, FAILURE),
+    "retry later": Retry(MINUTE, FAILURE),
+}
+
+
+def machine_of(open_world: Callable[[], World], *, has_keys: bool) -> type[ProtocolMachine]:
+    class Machine(ProtocolMachine):
+        is_plain = not has_keys
+
+        def open_world(self) -> World:
+            return open_world()
+
+    return Machine
+
+
+def check(
+    open_world: Callable[[], World], *, examples: int, phases: Sequence[Phase] = tuple(Phase), has_keys: bool = True
+) -> None:
+    run_state_machine_as_test(
+        machine_of(open_world, has_keys=has_keys),
+        settings=settings(
+            max_examples=MORE or examples,
+            stateful_step_count=40,
+            derandomize=not MORE,
+            database=None,
+            deadline=None,
+            suppress_health_check=(HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large),
+            phases=phases,
+        ),
+    )
+
+
+@pytest.fixture
+def loop(redis_server: RedisServer, redis_url: str) -> Generator[Loop]:
+    loop = Loop(redis_url)
+    try:
+        yield loop
+    finally:
+        loop.close()
+
+
+def test_the_embedded_broker_keeps_to_the_protocol():
+    check(EmbeddedWorld, examples=100)
+
+
+def test_redis_keeps_to_the_protocol(redis_server: RedisServer, loop: Loop):
+    check(lambda: RedisWorld(redis_server, loop), examples=100)
+
+
+# ------------------------------------------------------------------------------------- a model that can fail, and does
+
+
+MUTANTS = {
+    "a fence that lets everybody through": ("SETTLE", "return found == tonumber(wanted)", "return true"),
+    "an answer that is not repeated": ("SETTLE", "if answer[1] == number then", "if false then"),
+    "a settlement that settles nothing": ("SETTLE", "ack_and_delete(stream, group, acked)", "{}"),
+    "a delivery handed back, and counted": ("HAND_BACK", "ARGV[i + 1] - 1", "ARGV[i + 1]"),
+    "a hand-back that forgets": (
+        "HAND_BACK",
+        "'XCLAIM', stream, group, released",
+        "'XACK', stream, group, id, released",
+    ),
+    "work taken over from the living": ("TEND", "redis.call('EXISTS', leases .. name) == 0", "true"),
+    "work never taken over": ("TEND", "redis.call('EXISTS', leases .. name) == 0", "false"),
+    "a take-over that does not count": ("TEND", "'RETRYCOUNT', count + 1", "'RETRYCOUNT', count"),
+    "a lost reply nobody asks for": ("RECOVER", "if not in_hand[id] then", "if false then"),
+    "a key whose next message never comes": ("SETTLE", "if had then", "if false then"),
+    "a message kept twice": ("PUBLISH_NOW", "if not (seen and seen[which]) then", "if true then"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_the_model_sees_what_is_wrong_with_a_script(
+    redis_server: RedisServer, loop: Loop, monkeypatch: pytest.MonkeyPatch, mutant: str
+):
+    name, right, wrong = MUTANTS[mutant]
+    script: Script = getattr(scripts, name)
+    assert script.source.count(right) == 1, f"the script {name} does not say {right!r} any more"
+    monkeypatch.setattr(scripts, name, Script(script.name, script.source.replace(right, wrong)))
+    with pytest.raises(AssertionError):
+        check(
+            lambda: RedisWorld(redis_server, loop),
+            examples=300,
+            phases=(Phase.generate,),
+            has_keys="key" in mutant,
+        )
+
+
+def disown_by_entry_alone(store: Any, token: Any) -> bool:
+    done = store._execute("delete from pending where seq = ? and grp = ?", token[:2])
+    return done.rowcount == 1
+
+
+def end_lease_alone(leases: Any, node: int, **_: object) -> bool:
+    leases._execute("update nodes set ended = 1 where node = ?", (node,))
+    return True
+
+
+def forget_ids(*_: object) -> bool:
+    return True
+
+
+def forget_the_next(*_: object) -> None:
+    pass
+
+
+STORE_MUTANTS: dict[str, tuple[type, str, Callable[..., object]]] = {
+    "a fence that lets everybody through": (Store, "_disown", disown_by_entry_alone),
+    "work never taken over": (Leases, "end", end_lease_alone),
+    "a message kept twice": (SeenIds, "is_new", forget_ids),
+    "a key whose next message never comes": (Lines, "advance", forget_the_next),
+}
+
+
+@pytest.mark.parametrize("mutant", STORE_MUTANTS)
+def test_the_model_sees_what_is_wrong_with_the_store(monkeypatch: pytest.MonkeyPatch, mutant: str):
+    monkeypatch.setattr(*STORE_MUTANTS[mutant])
+    with pytest.raises(AssertionError):
+        check(EmbeddedWorld, examples=300, phases=(Phase.generate,), has_keys="key" in mutant)

@@ -1,0 +1,489 @@
+"""The two brokers as the protocol model drives them: step by step, with nothing in the background.
+
+    RedisWorld       the parts of a node (publisher, tender, reader, settler, hand-back) over the real scripts on a real
+                     server; no lease thread, no loops: a lease is a key that is set and deleted
+    EmbeddedWorld    the store, one transaction a step, on a database in memory
+
+A world does what it is told and says what it sees (`look`). What should be seen is the model's affair.
+
+Time is moved by the model, not waited for: at Redis by setting the due times back, in the store by the clock it is
+handed. No lease runs out by itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+import attrs
+import redis
+import trio
+
+from actorwork.abc import Subscription
+from actorwork.embedded.location import connect, parse
+from actorwork.embedded.rows import Closing, Lane, channels, is_plain, parcel
+from actorwork.embedded.store import Store
+from actorwork.events import Event, Fenced
+from actorwork.message import Delivery, Envelope, Priority
+from actorwork.policy.settlement import Settlement
+from actorwork.streams import keys, scripts
+from actorwork.streams.client import Client, Script, open_client
+from actorwork.streams.connection import Address
+from actorwork.streams.node import RedisNode
+from actorwork.streams.publisher import Publisher
+from actorwork.streams.redis_py import ConnectionError, ResponseError  # noqa: A004
+from actorwork.testing.redis_server import RedisServer
+
+SOURCE = "work"
+EFFECTS = "effects"
+GROUP = "group"
+MAX_CRASHES = 2
+LEVELS = (Priority.NORMAL, Priority.HIGH)
+RELEASED = "released"
+
+T = TypeVar("T")
+Ending: TypeAlias = "tuple[Delivery, Settlement, Sequence[Envelope]]"
+
+
+@attrs.frozen
+class Ready:
+    """In the source, given to nobody."""
+
+
+@attrs.frozen
+class Delayed:
+    """Held back for so many seconds more."""
+
+    left: float = attrs.field(eq=False)
+
+
+@attrs.frozen
+class Behind:
+    """Behind others of its key."""
+
+
+@attrs.frozen
+class Pending:
+    """Given to `owner`, for the `count`-th time; if the owner is `RELEASED`, it was handed back."""
+
+    owner: str
+    count: int
+
+
+@attrs.frozen
+class Dead:
+    """A dead letter."""
+
+
+Place: TypeAlias = Ready | Delayed | Behind | Pending | Dead
+
+
+@attrs.frozen
+class Sight:
+    """What a broker has, by message ids. What is nowhere has ended, or never was."""
+
+    places: Mapping[str, Place]
+    effects: Sequence[str]
+
+
+class Hand:
+    """A node as the model holds it: what it was given and did not let go of, also when it is not its own any more."""
+
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+        self.held: list[Delivery] = []
+        self.is_short = False
+        """A reply was lost that may have brought it something."""
+
+    def __repr__(self) -> str:
+        return f"<{self.owner[:6]} with {[delivery.id for delivery in self.held]}>"
+
+
+class World(Protocol):
+    def start(self) -> Hand: ...
+
+    def publish(self, envelopes: Sequence[Envelope]) -> int: ...
+
+    def fetch(self, hand: Hand, room: int, *, tends: bool, reads: bool, loses: bool) -> list[Delivery]:
+        """Take over and read, and return what came; nothing if the reply is lost."""
+        ...
+
+    def recover(self, hand: Hand) -> list[Delivery]:
+        """Find what a lost reply held."""
+        ...
+
+    def settle(self, hand: Hand, endings: Sequence[Ending], *, loses: bool) -> list[bool]:
+        """Settle in one batch, and say of each whether it was accepted. A reply that is lost is asked for again."""
+        ...
+
+    def hand_back(self, hand: Hand, deliveries: Sequence[Delivery]) -> None: ...
+
+    def claim(self, delivery: Delivery) -> Pending | None:
+        """Return how the pending list must have a delivery for its node to settle it; None if it would not even try."""
+        ...
+
+    def end_lease(self, owner: str) -> str:
+        """Return the name that what it held goes by from now on."""
+        ...
+
+    def succeed(self, hand: Hand) -> None:
+        """Let a node notice that its lease is lost: it goes on under a new name, with nothing in hand."""
+        ...
+
+    def advance(self, seconds: float) -> None: ...
+
+    def look(self) -> Sight: ...
+
+    def close(self) -> None: ...
+
+
+class Inlet:
+    """As much room as the model says."""
+
+    def __init__(self) -> None:
+        self.space = 0
+        self.offered: list[Delivery] = []
+
+    def room(self, *, urgent: bool = False) -> int:
+        return max(0, self.space - len(self.offered))
+
+    def offer(self, deliveries: Sequence[Delivery]) -> None:
+        self.offered += deliveries
+
+    def revoke(self) -> None:
+        self.offered.clear()
+
+
+# --------------------------------------------------------------------------------------------------------------- redis
+
+
+class Loop:
+    """A Trio loop in a thread, for one synchronous caller."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=trio.run, args=(self._run,), daemon=True)
+        self._thread.start()
+        self._ready.wait(10)
+
+    async def _run(self) -> None:
+        async with open_client(self._url, scripts=scripts.ALL) as self.client, trio.open_nursery() as self.nursery:
+            await self.client.wait_connected()
+            self._token = trio.lowlevel.current_trio_token()
+            self._end = trio.Event()
+            self._ready.set()
+            await self._end.wait()
+            self.nursery.cancel_scope.cancel()
+
+    def do(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
+        return trio.from_thread.run(function, *args, trio_token=self._token)
+
+    def close(self) -> None:
+        self._token.run_sync_soon(self._end.set)
+        self._thread.join(10)
+
+
+class LossyClient:
+    """Loses the next reply, and does then what a client does: ask again for what is idempotent, tell of the rest."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self.loses = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def run_script(
+        self, script: Script, keys: Sequence[Any], args: Sequence[Any], *, idempotent: bool = False
+    ) -> Any:
+        reply = await self._client.run_script(script, keys, args, idempotent=idempotent)
+        if self.loses:
+            self.loses = False
+            if not idempotent:
+                raise ConnectionError("the reply is lost")
+            reply = await self._client.run_script(script, keys, args, idempotent=True)
+        return reply
+
+
+class RedisHand(Hand):
+    def __init__(self, world: RedisWorld) -> None:
+        self.inlet = Inlet()
+        self.subscription = Subscription(GROUP, "actor", (SOURCE,), self.inlet, MAX_CRASHES)
+        self.client = LossyClient(world.loop.client)
+        self.events: list[Event] = []
+        self.node = RedisNode(
+            self.client,  # pyright: ignore[reportArgumentType] - it is one, to those who only call it
+            world.address,
+            [self.subscription],
+            lease=3600,
+            emit=self.events.append,
+            begin_settling=world.loop.nursery,
+        )
+        super().__init__(self.node.incarnation)
+
+
+class RedisWorld:
+    def __init__(self, server: RedisServer, loop: Loop) -> None:
+        server.flush()
+        self.loop = loop
+        self.address = Address.parse(server.url)
+        self._publisher = Publisher(loop.client)
+        self._keys = keys.SourceKeys.of(SOURCE)
+        self._redis: Any = redis.Redis(unix_socket_path=str(server.socket_path), protocol=2)
+        self._redis.response_callbacks.clear()
+
+    def start(self) -> RedisHand:
+        hand = self.loop.do(self._start)
+        self._redis.execute_command("SET", keys.lease(hand.owner), "here")
+        return hand
+
+    async def _start(self) -> RedisHand:
+        hand = RedisHand(self)
+        for shard in hand.node._all_shards():
+            await shard.make_groups(are_restored=False)
+        return hand
+
+    def publish(self, envelopes: Sequence[Envelope]) -> int:
+        return self.loop.do(self._publisher.publish, envelopes)
+
+    def fetch(self, hand: Hand, room: int, *, tends: bool, reads: bool, loses: bool) -> list[Delivery]:
+        assert isinstance(hand, RedisHand)
+        return self.loop.do(self._fetch, hand, room, tends, reads, loses)
+
+    async def _fetch(self, hand: RedisHand, room: int, tends: bool, reads: bool, loses: bool) -> list[Delivery]:
+        (tender,), (reader,) = hand.node._tenders, hand.node._readers
+        hand.inlet.space = room
+        hand.client.loses = loses
+        if tends:
+            await tender.tend()
+        if reads and hand.inlet.room() > 0:
+            with suppress(ConnectionError):  # As in `Reader.run`: it asks for recovery before the next read.
+                try:
+                    await reader._take(hand.inlet.room())
+                except ResponseError as error:
+                    # The first message of a priority has made a stream of its own, without a group yet.
+                    await reader._heal(error)
+                    await reader._take(hand.inlet.room())
+        hand.client.loses = False
+        return self._offered(hand)
+
+    def _offered(self, hand: RedisHand) -> list[Delivery]:
+        offered, hand.inlet.offered = hand.inlet.offered, []
+        hand.inlet.space = 0
+        return offered
+
+    def recover(self, hand: Hand) -> list[Delivery]:
+        assert isinstance(hand, RedisHand)
+        return self.loop.do(self._recover, hand)
+
+    async def _recover(self, hand: RedisHand) -> list[Delivery]:
+        (tender,) = hand.node._tenders
+        hand.inlet.space = 1000
+        await tender.recover()
+        return self._offered(hand)
+
+    def settle(self, hand: Hand, endings: Sequence[Ending], *, loses: bool) -> list[bool]:
+        assert isinstance(hand, RedisHand)
+        return self.loop.do(self._settle, hand, endings, loses)
+
+    async def _settle(self, hand: RedisHand, endings: Sequence[Ending], loses: bool) -> list[bool]:
+        hand.events.clear()
+        hand.client.loses = loses
+        for delivery, settlement, published in endings:
+            hand.node.settle(hand.subscription, delivery, settlement, published)
+        await hand.node.wait_settled()
+        hand.client.loses = False
+        refused = [event.delivery for event in hand.events if isinstance(event, Fenced)]
+        return [not any(one is delivery for one in refused) for delivery, _, _ in endings]
+
+    def hand_back(self, hand: Hand, deliveries: Sequence[Delivery]) -> None:
+        assert isinstance(hand, RedisHand)
+        self.loop.do(hand.node.hand_back, hand.subscription, deliveries)
+
+    def claim(self, delivery: Delivery) -> Pending | None:
+        _, count, custody, *_ = delivery.token
+        return None if custody.is_over else Pending(custody.incarnation, count)
+
+    def end_lease(self, owner: str) -> str:
+        self._redis.execute_command("DEL", keys.lease(owner))
+        return owner
+
+    def succeed(self, hand: Hand) -> None:
+        assert isinstance(hand, RedisHand)
+        successor = f"{hand.owner[:24]}{int(hand.owner[24:], 16) + 1 & 0xFFFFFFFF:08x}"
+        self._redis.execute_command("SET", keys.lease(successor), "here")
+        self.loop.do(self._lose, hand, successor)
+        hand.owner = successor
+
+    async def _lose(self, hand: RedisHand, successor: str) -> None:
+        hand.node._lease_lost(hand.owner, successor, "the model says so")
+
+    def advance(self, seconds: float) -> None:
+        for member in self._redis.execute_command("ZRANGE", self._keys.delayed, 0, -1):
+            self._redis.execute_command("ZINCRBY", self._keys.delayed, -1000 * seconds, member)
+
+    def look(self) -> Sight:
+        streams = [self._keys.at(level) for level in LEVELS]
+        pipeline = self._redis.pipeline(transaction=True)
+        for command in (
+            *(("XRANGE", stream, "-", "+") for stream in streams),
+            *(("XPENDING", stream, GROUP, "-", "+", 10_000) for stream in streams),
+            ("ZRANGE", self._keys.delayed, 0, -1, "WITHSCORES"),
+            ("HKEYS", self._keys.waiting),
+            ("XRANGE", self._keys.dead, "-", "+"),
+            ("XRANGE", EFFECTS, "-", "+"),
+            ("TIME",),
+        ):
+            pipeline.execute_command(*command)
+        *in_streams, delayed, waiting, dead, effects, now = pipeline.execute(raise_on_error=False)
+        found: list[tuple[str, Place]] = []
+        for entries, pending in zip(in_streams[: len(LEVELS)], in_streams[len(LEVELS) :], strict=True):
+            ids = {entry: _named(fields)[b"id"].decode() for entry, fields in entries}
+            # Of a stream without a group nothing is pending.
+            given = () if isinstance(pending, Exception) else pending
+            owners = {entry: Pending(owner.decode(), count) for entry, owner, _, count in given}
+            assert owners.keys() <= ids.keys(), "pending, but not in the stream"
+            found += [(name, owners.get(entry, Ready())) for entry, name in ids.items()]
+        milliseconds = int(now[0]) * 1000
+        for member, due in zip(delayed[::2], delayed[1::2], strict=True):
+            found.append((member.decode().partition("/")[0], Delayed((float(due) - milliseconds) / 1000)))
+        found += [(member.decode(), Behind()) for member in waiting]
+        found += [(_named(fields)[b"id"].decode(), Dead()) for _, fields in dead]
+        return Sight(_each_once(found), [_named(fields)[b"id"].decode() for _, fields in effects])
+
+    def close(self) -> None:
+        self._redis.close()
+
+
+def _named(fields: Sequence[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(fields[::2], fields[1::2], strict=True))
+
+
+def _each_once(found: Sequence[tuple[str, Place]]) -> dict[str, Place]:
+    twice = [name for name, count in Counter(name for name, _ in found).items() if count > 1]
+    assert not twice, f"in two places at once: {twice}"
+    return dict(found)
+
+
+# ------------------------------------------------------------------------------------------------------------ embedded
+
+
+class EmbeddedHand(Hand):
+    def __init__(self, number: int, lanes: Sequence[Lane]) -> None:
+        super().__init__(str(number))
+        self.lanes = lanes
+
+
+class EmbeddedWorld:
+    def __init__(self) -> None:
+        self._connection = connect(parse("sqlite://"))
+        self._store = Store(self._connection)
+        self._now = 1e9
+        self._names = itertools.count()
+
+    def _do(self, function: Callable[[], T], *, fails: bool = False) -> T:
+        """Do it in one transaction; if that fails first, do it again, as the writer does."""
+        self._store.begin(self._now)
+        try:
+            result = function()
+        except BaseException:
+            self._store.rollback()
+            raise
+        if fails:
+            self._store.rollback()
+            return self._do(function)
+        self._store.commit()
+        self._store.transaction.replies.clear()
+        return result
+
+    def start(self) -> EmbeddedHand:
+        lanes = [Lane(SOURCE, GROUP, "actor", MAX_CRASHES, level) for level in LEVELS]
+        for lane in lanes:
+            self._do(lambda lane=lane: self._store.open_lane(lane))
+        return EmbeddedHand(self._enter(), lanes)
+
+    def _enter(self) -> int:
+        return self._do(lambda: self._store.leases.take(f"node {next(self._names)}", float("inf")))
+
+    def publish(self, envelopes: Sequence[Envelope]) -> int:
+        return self._do(lambda: self._store.publish([parcel(envelope) for envelope in envelopes]), fails=True)
+
+    def fetch(self, hand: Hand, room: int, *, tends: bool, reads: bool, loses: bool) -> list[Delivery]:
+        assert isinstance(hand, EmbeddedHand)
+        if tends:
+            self._do(self._store.held_back.promote, fails=loses)
+        # The writer looks at the lease in the transaction in which it reads.
+        if not reads or not self._store.leases.has(int(hand.owner)):
+            return []
+
+        def take() -> list[Delivery]:
+            taken: list[Delivery] = []
+            for lane in hand.lanes:
+                if len(taken) < room:
+                    taken += self._store.take(lane, int(hand.owner), room - len(taken)).deliveries
+            return taken
+
+        return self._do(take, fails=loses)
+
+    def recover(self, hand: Hand) -> list[Delivery]:
+        return []
+
+    def settle(self, hand: Hand, endings: Sequence[Ending], *, loses: bool) -> list[bool]:
+        def settle() -> list[bool]:
+            plain = [one for one in endings if is_plain(*one)]
+            refused = self._store.settle_plain([delivery.token for delivery, _, _ in plain])
+            others = {
+                id(delivery): self._store.settle(
+                    Closing(delivery, GROUP, "actor", settlement, [parcel(one) for one in published])
+                )
+                for delivery, settlement, published in endings
+                if not is_plain(delivery, settlement, published)
+            }
+            return [others.get(id(delivery), delivery.token not in refused) for delivery, _, _ in endings]
+
+        return self._do(settle, fails=loses)
+
+    def hand_back(self, hand: Hand, deliveries: Sequence[Delivery]) -> None:
+        self._do(lambda: self._store.hand_back([delivery.token for delivery in deliveries]), fails=True)
+
+    def claim(self, delivery: Delivery) -> Pending | None:
+        return Pending(str(delivery.token.node), delivery.token.given)
+
+    def end_lease(self, owner: str) -> str:
+        """Orphan all of it in the same step: here nobody settles any more whose lease has ended."""
+        self._do(lambda: self._store.leases.end(int(owner)))
+        return f"-{owner}"
+
+    def succeed(self, hand: Hand) -> None:
+        hand.owner = str(self._enter())
+
+    def advance(self, seconds: float) -> None:
+        self._now += seconds
+
+    def look(self) -> Sight:
+        execute = self._connection.execute
+        (source,) = execute("select source from sources where name = ?", (SOURCE,)).fetchone()
+        found: list[tuple[str, Place]] = []
+        for number, name, channel in execute("select seq, id, source from entries").fetchall():
+            if channel not in channels(source):
+                continue
+            owned = execute("select node, count from pending where seq = ?", (number,)).fetchone()
+            (cursor,) = execute("select cursor from groups where source = ?", (channel,)).fetchone()
+            assert owned or number > cursor, f"{name} was given to nobody, and is behind the cursor"
+            found.append((name, Pending(str(owned[0]) if owned[0] else RELEASED, owned[1]) if owned else Ready()))
+        assert not execute("select seq from pending where seq not in (select seq from entries)").fetchall()
+        found += [(name, Delayed(due - self._now)) for name, due in execute("select id, due from delayed").fetchall()]
+        found += [(name, Behind()) for (name,) in execute("select id from behind").fetchall()]
+        found += [(name, Dead()) for (name,) in execute("select id from dead").fetchall()]
+        effects = execute(
+            "select id from entries where source = (select source from sources where name = ?) order by seq", (EFFECTS,)
+        ).fetchall()
+        return Sight(_each_once(found), [name for (name,) in effects])
+
+    def close(self) -> None:
+        self._connection.close()
