@@ -22,15 +22,16 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, get_args
 
 import attrs
 import trio
 
-from actorwork.abc import EventSink
+from actorwork.abc import Broker, EventSink
 from actorwork.errors import BrokerError, SettingsError, SpoolError, SpoolFull
 from actorwork.events import BrokerTrouble
 from actorwork.message import Envelope
@@ -52,6 +53,8 @@ LOOK_EVERY: Final = 0.5
 CLAIM_AGAIN: Final = 0.1
 HOLD: Final = 5.0
 """Seconds for which a replay waits for the broker before somebody else may try: his connection may be better."""
+LONGEST_HOLD: Final = 60.0
+"""As above, when it was in vain several times: on a slow line a large message wants its time."""
 PAUSE: Final = 1.0
 """Seconds after which what failed is tried again."""
 LINGER: Final = 1.0
@@ -105,6 +108,10 @@ class Spool:
     patience: float = attrs.field(default=1.0, validator=_at_least(0.001))
 
 
+async def _publish(envelopes: Sequence[Envelope], broker: Broker) -> int:
+    return await broker.publish(envelopes)
+
+
 def spool_of(given: Spool | SpoolMode | None) -> Spool | None:
     """Return the spool that `open_client(spool=…)` names."""
     if given is None or isinstance(given, Spool):
@@ -152,6 +159,7 @@ class Spooler:
         self._wake = trio.Event()
         self._moved = trio.Event()
         self._troubled_until = 0.0
+        self._hold = HOLD
         self.spooled = 0
         self.replayed = 0
 
@@ -184,14 +192,22 @@ class Spooler:
     async def publish(self, envelopes: Sequence[Envelope]) -> int:
         """Have messages kept, by the broker or in the file; return how many are known to be new.
 
-        Raises `SpoolFull` and `SpoolError`: then they are not in the file. Cancelled: any part may have been kept.
+        Raises `SpoolFull` and `SpoolError`: then those that the broker has not taken before are not in the file.
+        Cancelled: any part may have been kept.
         """
-        if self._may_go_direct({envelope.source for envelope in envelopes}):
-            found, new = await self._try_now(lambda broker: broker.publish(envelopes))
-            if found:
-                return new
-        await self._keep(envelopes)
-        return len(envelopes)
+        new = 0
+        # In pieces: patience is for a broker that takes nothing, not for one that is given much.
+        for first in range(0, len(envelopes), BATCH):
+            some = envelopes[first : first + BATCH]
+            is_sent = False
+            if self._may_go_direct({envelope.source for envelope in some}):
+                is_sent, count = await self._try_now(partial(_publish, some))
+                new += count or 0
+            if not is_sent:
+                rest = envelopes[first:]
+                await self._keep(rest)
+                return new + len(rest)
+        return new
 
     async def publish_unique(self, envelope: Envelope) -> str:
         """Have a message kept that has a `unique`; return the id that is kept.
@@ -200,8 +216,8 @@ class Spooler:
         it is replayed. If it is, the message is dropped, whatever its `on_conflict` says but "replace".
         """
         if self._may_go_direct({envelope.source}):
-            found, kept = await self._try_now(lambda broker: broker.publish_unique(envelope))
-            if found:
+            _, kept = await self._try_now(lambda broker: broker.publish_unique(envelope))
+            if kept is not None:
                 return kept
         await self._keep([envelope])
         return envelope.id
@@ -212,7 +228,7 @@ class Spooler:
         # The first replay that succeeds says that it is back; without anything to replay, somebody has to try.
         return not self._is_down or not self._status.waiting
 
-    async def _try_now(self, send: Callable[[Any], Any]) -> tuple[bool, Any]:
+    async def _try_now(self, send: Callable[[Broker], Awaitable[T]]) -> tuple[bool, T | None]:
         """Try to send, for as long as patience lasts; return whether it came to something, and what."""
         try:
             with trio.move_on_after(self._spool.patience):
@@ -352,7 +368,7 @@ class Spooler:
             await self._look()
             return
         is_refused = False
-        with trio.move_on_after(HOLD) as held:
+        with trio.move_on_after(self._hold) as held:
             try:
                 await self._replay(some)
             except _REFUSALS as error:
@@ -362,6 +378,7 @@ class Spooler:
                     self._complain("replaying the spool", error, f"again in {PAUSE:g} s")
                     await trio.sleep(PAUSE)
                     return
+        self._hold = min(LONGEST_HOLD, 2 * self._hold) if held.cancelled_caught else HOLD
         if held.cancelled_caught:
             self._is_down = True
             # Somebody else may have a connection that works.

@@ -139,6 +139,40 @@ async def test_only_the_first_message_of_an_outage_waits_for_the_broker(file: Pa
         assert trio.current_time() - began < 4  # Ten times half a second would be five.
 
 
+async def test_a_batch_that_takes_its_time_is_no_outage(file: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(spooling, "BATCH", 10)
+    broker = Broker()
+
+    async def take_time(envelopes: Sequence[Envelope]) -> int:
+        await trio.sleep(0.1)
+        return await MemoryBroker.publish(broker, envelopes)
+
+    monkeypatch.setattr(broker, "publish", take_time)
+    async with within(), open_client(broker, spool=Spool(path=file, patience=0.8)) as client:
+        await client.ref("greeter").tell_many(list(range(100)))
+        assert client.statistics()["spooled"] == 0
+    assert broker.texts() == [str(number) for number in range(100)]
+
+
+async def test_of_a_batch_in_whose_middle_the_broker_goes_away_the_rest_is_kept_in_order(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(spooling, "BATCH", 10)
+    broker = Broker()
+
+    def go_away_after_half(envelope: Envelope) -> None:
+        if envelope.data == b"50":
+            broker.go_away()
+
+    broker.refuses = go_away_after_half
+    async with within(), open_client(broker, spool=spool) as client:
+        await client.ref("greeter").tell_many(list(range(100)))
+        assert client.statistics()["spooled"] == 40
+        broker.come_back()
+        await client.wait_replayed()
+    assert broker.texts() == [str(number) for number in range(100)]
+
+
 async def test_what_the_broker_has_kept_without_saying_so_is_not_kept_twice(spool: Spool):
     broker = Broker()
     async with within(), open_client(broker, spool=spool) as client:
