@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import trio
 from . import crew
 
 HOUSE = Path(__file__).parents[2]
+CREW = Path(__file__).parent / "crew.py"
 PATIENCE = 20.0
 """Seconds: far more than any of this takes, for machines that are busy."""
 
@@ -78,16 +79,18 @@ def file_url(tmp_path: Path) -> str:
 
 
 class Program:
-    """The crew as a program of its own, in a process group of its own."""
+    """A program in a process group of its own: the crew, or another one."""
 
-    def __init__(self, log: Path, *arguments: str) -> None:
+    def __init__(
+        self, log: Path, *arguments: str, program: Path = CREW, environment: Mapping[str, str] = os.environ
+    ) -> None:
         self.log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, str(Path(__file__).parent / "crew.py"), *arguments],
+                [sys.executable, str(program), *arguments],
                 stdout=output,
                 stderr=output,
-                env={**os.environ, "PYTHONPATH": str(HOUSE)},
+                env={**os.environ, **environment, "PYTHONPATH": str(HOUSE)},
                 start_new_session=True,
             )
 
@@ -99,7 +102,12 @@ class Program:
 
     async def wait_nodes(self, count: int) -> None:
         """Wait until so many nodes are up; the root comes last, and then everything has started."""
-        await until(lambda: self.output.count(" is up at ") >= count, f"{count} nodes; it said {self.output}")
+
+        def are_up() -> bool:
+            assert self.process.poll() is None, f"it has ended: {self.output}"
+            return self.output.count(" is up at ") >= count
+
+        await until(are_up, f"{count} nodes")
 
     async def end(self) -> int:
         """Wait for its end, and return the exit code."""

@@ -207,3 +207,15 @@ def test_a_program_without_the_guard_of_main_is_told_about_it(tmp_path: Path):
     assert done.returncode == 1
     assert 'start it below `if __name__ == "__main__":`' in done.stderr
     assert "StartError: 'far' did not start: ProcessLost: process" in done.stderr
+
+
+async def test_the_example_of_the_chapter_runs(tmp_path: Path):
+    chapter = (HOUSE / "docs" / "processes.md").read_text(encoding="utf-8")
+    (tmp_path / "shop.py").write_text(chapter.partition("```python\n")[2].partition("```")[0])
+    program = Program(tmp_path / "log", program=tmp_path / "shop.py", environment={"ACTORWORK_HOME": str(tmp_path)})
+    try:
+        await program.wait_nodes(3)
+        program.signal(signal.SIGTERM)
+        assert await program.end() == 0, program.output
+    finally:
+        program.clear()
