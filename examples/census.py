@@ -5,6 +5,7 @@ in the end the largest modules, with numbers that `wc -l` confirms.
 
     python examples/census.py                                     on the embedded broker, a file of its own
     python examples/census.py --broker redis://localhost:6379/0   the same on Redis
+    python examples/census.py --processes 4                       the parsers in four processes: parsing needs cores
 
 One census at a time on one broker: two would share their parsers and their clerks. Delivery is at least once, so the
 clerk keeps one count for each path: a file that is counted twice counts once. Every run has a name of its own, so what
@@ -28,7 +29,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from actorwork import Actor, Message, Settings, open_client, open_system, receive
+from actorwork import Actor, Message, Process, Settings, open_client, open_system, receive
 
 STDLIB = Path(sysconfig.get_path("stdlib"))
 LARGEST = 15
@@ -122,10 +123,11 @@ def source_files() -> Iterator[str]:
             yield relative.as_posix()
 
 
-async def take_census(broker: str, console: Console) -> None:
-    census, files, began = secrets.token_hex(4), list(source_files()), time.perf_counter()
-    async with open_system([Clerk, Parser], broker=broker) as system, open_client(system.broker) as client:
+async def take_census(broker: str, processes: int, console: Console) -> None:
+    parsers = Process([Parser], name="parsers", replicas=processes) if processes else Parser
+    async with open_system([Clerk, parsers], broker=broker) as system, open_client(system.broker) as client:
         clerk = system.ref(Clerk)
+        census, files, began = secrets.token_hex(4), list(source_files()), time.perf_counter()
         with progress_bar(console) as bar:
             counting = bar.add_task("counting", total=len(files))
             await client.ref(Parser).tell_many([Parse(census, path) for path in files])
@@ -169,12 +171,13 @@ def report(counts: list[Counted], seconds: float, console: Console) -> None:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--broker", help="such as redis://localhost:6379/0; the embedded one if left out")
-    broker: str | None = options.parse_args().broker
-    if broker is not None:
-        trio.run(take_census, broker, Console())
+    options.add_argument("--processes", type=int, default=0, help="how many of them parse; without any, this one does")
+    given = options.parse_args()
+    if given.broker is not None:
+        trio.run(take_census, given.broker, given.processes, Console())
         return
     with tempfile.TemporaryDirectory() as directory:
-        trio.run(take_census, f"sqlite:///{directory}/census.sqlite3", Console())
+        trio.run(take_census, f"sqlite:///{directory}/census.sqlite3", given.processes, Console())
 
 
 if __name__ == "__main__":
