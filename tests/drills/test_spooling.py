@@ -3,12 +3,15 @@
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import trio
 
+from actorwork import Spool, open_client
 from actorwork.testing.proxy import open_proxy
+from actorwork.testing.redis_server import open_redis_server
 
 from . import producer
 from .conftest import HOUSE, PATIENCE, Drill, Redis, until
@@ -67,6 +70,49 @@ async def check_arrivals(here: Redis, drill: Drill) -> int:
         assert kept == sorted(set(kept))
         total += len(kept)
     return total
+
+
+async def test_a_source_that_is_no_stream_keeps_no_other_one_waiting(here: Redis, tmp_path: Path):
+    here("SET", "wrong", "a text")
+    spool = Spool(path=tmp_path / "spool.sqlite3", patience=0.2)
+    async with open_proxy(here.url) as proxy, open_client(proxy.url, spool=spool) as client:
+        await client.publish("orders", 0)
+        proxy.black_hole()
+        for number in range(1, 4):
+            await client.publish("wrong", number)
+            await client.publish("orders", number)
+        proxy.flow()
+        with trio.fail_after(PATIENCE):
+            await client.wait_replayed()
+        assert client.statistics()["spool_set_aside"] == 3
+        assert arrived(here, "orders") == [0, 1, 2, 3]
+        here("DEL", "wrong")
+
+
+async def test_a_server_without_memory_is_waited_for(tmp_path: Path, servers: ExitStack):
+    server = servers.enter_context(open_redis_server())
+    here = Redis(server)
+    async with open_client(server.url, spool=Spool(path=tmp_path / "spool.sqlite3", patience=0.2)) as client:
+        await client.publish("orders", 0)
+        here("CONFIG", "SET", "maxmemory", "1")
+        await client.publish("orders", 1)
+        assert client.statistics()["spool_messages"] == 1
+        here("CONFIG", "SET", "maxmemory", "0")
+        with trio.fail_after(PATIENCE):
+            await client.wait_replayed()
+        assert arrived(here, "orders") == [0, 1]
+
+
+async def test_a_client_that_is_opened_before_its_server_sends_when_it_comes(tmp_path: Path, servers: ExitStack):
+    server = servers.enter_context(open_redis_server())
+    server.kill()
+    async with open_client(server.url, spool=Spool(path=tmp_path / "spool.sqlite3", patience=0.2)) as client:
+        await client.publish("orders", 0)
+        server.start()
+        with trio.fail_after(PATIENCE):
+            await client.wait_replayed()
+        assert client.broker.url.startswith("unix://")
+        assert arrived(Redis(server), "orders") == [0]
 
 
 @pytest.mark.slow
