@@ -65,7 +65,8 @@ if TYPE_CHECKING:
 BURST: Final = 64
 """Items handled in a row before other tasks have a turn."""
 
-_ACK: Final = Ack()
+ACK: Final = Ack()
+"""Handled, and nobody asked for the result."""
 _BEGUN: Final = crash_point("handler.begun")
 _RETURNED: Final = crash_point("handler.returned")
 
@@ -233,7 +234,7 @@ class Executor:
                 return
             else:
                 wanted = delivery.headers and (REPLY_TO in delivery.headers or RESULT_TTL in delivery.headers)
-                settlement = Ack(encode_value(value)) if wanted else _ACK
+                settlement = Ack(encode_value(value)) if wanted else ACK
                 if current.outgoing is not None:
                     rest = await self._send_ahead(current.outgoing, delivery)
                     if rest is None:  # It belongs to another node by now.

@@ -66,6 +66,7 @@ class Gate:
         "_limits",
         "_news",
         "_queues",
+        "_same_places",
         "_starved",
         "_waiting",
     )
@@ -79,6 +80,10 @@ class Gate:
         self._differ = len(handlers) > 1 and any(handler.limits for handler in handlers)
         if len(handlers) == 1:
             self._limits += self._entered(handlers[0].limits, handlers[0].name)
+        self._same_places: list[Place] | None = None
+        """Where every delivery has to go through, if that is not a matter of the delivery."""
+        if not self._differ and all(by is None for _, by in self._limits):
+            self._same_places = [(turnstile, "") for turnstile, _ in self._limits]
         self._queues: dict[Place, Levels[Ticket]] = {}
         self._called: dict[int, Ticket] = {}
         self._waiting = [0, 0]
@@ -106,15 +111,18 @@ class Gate:
 
     def enter(self, delivery: Delivery) -> Ticket | None:
         """Let a delivery through, or let it wait (None). Raises what a user's `by` raises."""
-        ticket = self._called.pop(id(delivery), None)
+        ticket = self._called.pop(id(delivery), None) if self._called else None
         if ticket is None:
-            ticket = Ticket(delivery, self._places_of(delivery))
+            ticket = Ticket(delivery, self._same_places or self._places_of(delivery))
             return ticket if self._try(ticket, None) else None
         return ticket
 
     def leave(self, ticket: Ticket, error: BaseException | None = None, *, done: bool = False) -> bool:
         """Say how it ended, once; return whether it has to wait again, as if it had not begun."""
-        holds, ticket.holds = ticket.holds, []
+        holds = ticket.holds
+        if not holds:
+            return False
+        ticket.holds = []
         now = trio.current_time()
         waits = False
         for turnstile, key, hold in holds:

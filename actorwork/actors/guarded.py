@@ -21,7 +21,7 @@ import trio
 
 from actorwork.actors.batches import Due, Gathering, Member
 from actorwork.actors.context import Handling, Stop, handling
-from actorwork.actors.execution import Ended, Executor, interrupts, is_nobodys
+from actorwork.actors.execution import ACK, Ended, Executor, interrupts, is_nobodys
 from actorwork.actors.watchdog import UNKNOWN
 from actorwork.codec import encode_value
 from actorwork.errors import CodecError, Verdict
@@ -40,11 +40,12 @@ if TYPE_CHECKING:
 class GuardedExecutor(Executor):
     """Handles what the gate lets through, alone or in batches."""
 
-    __slots__ = ("_batch", "_gate", "_ticket")
+    __slots__ = ("_batch", "_gate", "_may_batch", "_ticket")
 
     def __init__(self, cell: Cell, instance: Any) -> None:
         super().__init__(cell, instance)
         self._gate = cell.gate
+        self._may_batch = any(handler.batch for handler in cell.handlers)
         self._ticket: Ticket | None = None
         self._batch: Sequence[Member] = ()
         """What is in hand, where that is a batch."""
@@ -58,10 +59,11 @@ class GuardedExecutor(Executor):
         if ticket is None and self._gate is not None:
             self._let_go()
             return
-        handler = self._handler_of(delivery)
-        if handler is not None and handler.batch is not None:
-            await self._gather(delivery, handler, ticket)
-            return
+        if self._may_batch:
+            handler = self._handler_of(delivery)
+            if handler is not None and handler.batch is not None:
+                await self._gather(delivery, handler, ticket)
+                return
         try:
             await super()._handle_delivery(delivery)
         finally:
@@ -271,8 +273,8 @@ class GuardedExecutor(Executor):
         self._ticket, delivery = member.ticket, member.delivery
         try:
             if not isinstance(outcome, BaseException):
-                wanted = REPLY_TO in delivery.headers or RESULT_TTL in delivery.headers
-                return Ack(encode_value(outcome) if wanted else None)
+                wanted = delivery.headers and (REPLY_TO in delivery.headers or RESULT_TTL in delivery.headers)
+                return Ack(encode_value(outcome)) if wanted else ACK
         except CodecError as error:
             outcome = error
         settlement = self._settlement_for(outcome, delivery)

@@ -159,12 +159,13 @@ class PaceTurnstile(Turnstile):
     def __init__(self, limit: RateLimit) -> None:
         super().__init__()
         self._limit = limit
+        self._interval = limit.interval  # by a name of its own, since it is wanted for every message
+        self._burst = limit.at_once
         self._tats: dict[str, float] = {}
         self._sweep_at = 64
 
     def _next(self, key: str, now: float) -> tuple[float, float]:
-        limit = self._limit
-        return reserved(self._tats.get(key, -math.inf), now, interval=limit.interval, burst=limit.at_once)
+        return reserved(self._tats.get(key, -math.inf), now, interval=self._interval, burst=self._burst)
 
     def take(self, key: str, now: float) -> Hold | None:
         moved, wait = self._next(key, now)
@@ -182,7 +183,7 @@ class PaceTurnstile(Turnstile):
 
     def undo(self, key: str, hold: Hold) -> None:
         if key in self._tats:
-            self._tats[key] -= self._limit.interval
+            self._tats[key] -= self._interval
 
     def ahead(self) -> float:
         return math.inf if self._limit.by is not None else self._limit.ahead
