@@ -106,6 +106,22 @@ class Blocker(Noting):
         return self.end(number)
 
 
+class Keeper(Noting):
+    """Does what has one key one after another; one in four at the second attempt, and one in fifty never."""
+
+    settings = Settings(title="keeper", sources={"kept"}, concurrency=8, retry=RetryPolicy(attempts=3))
+
+    @receive
+    async def keep(self, *, number: int) -> int:
+        self.begin(number=number)
+        await self.wait(0.002)
+        if number % 50 == 0:
+            raise Fail("as its number says")
+        if number % 4 == 1 and self.context.delivery.attempt == 1:
+            raise Retry(delay=0.02 * (number % 3))
+        return self.end(number)
+
+
 class First(Noting):
     settings = Settings(title="first", sources={"both"}, concurrency=4)
 
@@ -218,6 +234,7 @@ TREES = {
     "varied": [Varied],
     "blocker": [Blocker],
     "both": [First, Second],
+    "keeper": [Keeper],
     "first": [First],
     "second": [Second],
     "orders": [Orders],
