@@ -158,6 +158,24 @@ async def test_what_waits_is_known_by_actor_and_by_source():
         assert broker.waiting("orders") == ["two"]
 
 
+async def test_what_stands_behind_its_key_does_not_wait_for_anybody_to_take_it(mock_clock: trio.testing.MockClock):
+    broker = MemoryBroker()
+    async with open_desk(broker, "orders", room=0) as desk:
+        await broker.publish([Envelope("orders", name, b"1", key="k") for name in ("1", "2")])
+        assert broker.waiting("orders") == ["1"]
+        desk.capacity = 1
+        desk.node.resume(desk.subscription)
+        await desk.settle(await desk.take_one(), Retry(60, FAILURE))
+        assert broker.waiting("orders") == []
+        assert [(one.id, one.due) for one in broker.delayed.all] == [("1", EPOCH + 60)]
+        assert desk.node.now() == EPOCH
+        await trio.sleep(59)
+        assert not desk.waiting
+        await trio.sleep(1)
+        await desk.expect_only("1")
+        await desk.expect_only("2")
+
+
 async def test_a_lost_lease_gives_everything_in_hand_to_others_and_a_new_incarnation(
     mock_clock: trio.testing.MockClock,
 ):
