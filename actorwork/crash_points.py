@@ -16,6 +16,8 @@
     take_over.after       been told what it has taken over; no actor has been offered it
     publish.before        been asked to publish; nothing is sent
     publish.after         been told that its messages are kept; the sender does not know
+    fire.before           decided that a trigger fires; nothing is sent
+    fire.after            been told that it has fired; it has drawn no conclusion
     lease.renew           woken to take or renew its lease, in the lease's own thread
     wire.sent             given bytes for Redis to the kernel, whatever they say; no reply has been looked at
     commit.before         written a turn of the embedded broker; it is not committed
@@ -49,6 +51,8 @@ POINTS: Final = frozenset(
         "take_over.after",
         "publish.before",
         "publish.after",
+        "fire.before",
+        "fire.after",
         "lease.renew",
         "wire.sent",
         "commit.before",

@@ -25,6 +25,7 @@ import attrs
 import trio
 
 from actorwork.abc import AbstractCronSchedule, EventSink, Firing, Triggers
+from actorwork.crash_points import crash_point
 from actorwork.errors import BrokerError, SettingsError
 from actorwork.events import BrokerTrouble, TriggerFired, TriggerTrouble
 from actorwork.message import TriggerRecord
@@ -38,6 +39,9 @@ AGAIN: Final = 1.0
 """Seconds until something that failed is tried again."""
 SKEW: Final = 5_000
 """Milliseconds by which the clock of whoever reads cron expressions may be behind the broker's."""
+
+_BEFORE: Final = crash_point("fire.before")
+_AFTER: Final = crash_point("fire.after")
 
 
 class Status(Protocol):
@@ -181,12 +185,16 @@ class Scheduler:
         declared, last = watched.declared, times[-1]
         definition = declared.definition
         messages = declared.messages(times)
+        if _BEFORE is not None:
+            _BEFORE()
         try:
             firing = await self._triggers.fire(definition, decided=watched.last, last=last, messages=messages)
         except BrokerError as error:
             self._emit(BrokerTrouble(f"firing the trigger {definition.title!r}", str(error), f"again in {AGAIN:g} s"))
             watched.again_at = self._now() + round(AGAIN * 1000)
             return
+        if _AFTER is not None:
+            _AFTER()
         self._learn(watched, firing)
         if firing.outcome == "fired":
             actor = declared.settings

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from contextlib import suppress
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -18,13 +19,15 @@ import attrs
 import trio
 import trio.lowlevel
 
-from actorwork import Actor, Child, Fail, Message, Reject, Retry, RetryPolicy, Settings, receive, run
+from actorwork import Actor, Child, Fail, Interval, Message, Reject, Retry, RetryPolicy, Settings, Trigger, receive, run
 from actorwork.message import RESULT_TTL, Envelope
 from actorwork.runtime.brokers import open_broker
 from actorwork.telemetry.logs import configure
 from actorwork.testing.ledger import Ledger
 
 RECEIPTS = "receipts"
+TICK = 0.2
+"""Seconds between two ticks of the clock."""
 ledger: Ledger
 """Where notes go: opened by the program, or by a test that runs actors in its own process."""
 
@@ -141,6 +144,18 @@ class Second(Noting):
         self.end(number)
 
 
+class Clock(Noting):
+    """Is woken by a trigger."""
+
+    settings = Settings(
+        title="clock", triggers=[Trigger(title="tick", schedule=Interval(seconds=TICK))], concurrency=10
+    )
+
+    @receive
+    async def tick(self, *, time_point: datetime) -> None:
+        ledger.note("ended", self.context.delivery.id, number=round(time_point.timestamp() * 1000))
+
+
 class Orders(Noting):
     """What a foreign producer writes to."""
 
@@ -237,6 +252,7 @@ TREES = {
     "keeper": [Keeper],
     "first": [First],
     "second": [Second],
+    "clock": [Clock],
     "orders": [Orders],
     "clerk": [Clerk, Worker],
     "broken": [Worker, Child(partial(Broken, "the shop is closed"))],

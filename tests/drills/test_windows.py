@@ -20,8 +20,8 @@ import trio
 from actorwork.testing.ledger import Account
 from actorwork.testing.proxy import FaultProxy, open_proxy
 
-from .conftest import Drill, Node, Place, Redis, open_place, until
-from .crew import RECEIPTS
+from .conftest import Drill, Node, Place, Redis, open_place, until, until_true
+from .crew import RECEIPTS, TICK
 
 NUMBERS = range(30)
 LEASE = 0.5
@@ -291,3 +291,26 @@ async def test_settlements_whose_replies_come_late_in_pieces_or_never_are_applie
             await drill.wait_notes("begun", 10 * turn + 10)
         await settle_accounts(place, ids)
         await node.stop()
+
+
+# ------------------------------------------------------------------------------------------------------------- triggers
+
+
+@pytest.mark.parametrize("crash_at", ["fire.before:3", "fire.after:3"])
+async def test_whoever_dies_as_it_fires_a_trigger_loses_no_time_and_fires_none_twice(
+    url: str, drill: Drill, crash_at: str
+):
+    async with open_place(url) as place:
+        first = drill.start("clock", url, lease=LEASE, crash_at=crash_at)
+        await first.wait_killed()
+        (record,) = await place.broker.triggers.list()
+        assert record.fired == (2 if crash_at.startswith("fire.before") else 3)
+        second = await drill.start_up("clock", url, lease=LEASE)
+
+        async def goes_on() -> bool:
+            return (await place.broker.triggers.list())[0].fired >= 6
+
+        await until_true(goes_on, "the clock to go on")
+        await second.stop()
+        (record,) = await place.broker.triggers.list()
+        assert record.fired * round(TICK * 1000) == record.last - record.registered
