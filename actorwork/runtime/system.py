@@ -148,8 +148,6 @@ class System:
         """In which process the actors live that are not in this one."""
         self._scaled: list[Supervision] = []
         """Groups of replicas that become more and less."""
-        self._scaled: list[Supervision] = []
-        """Groups of replicas that become more and less."""
         self._process_services: ProcessServices | None = None
         self._processes: dict[ProcessMember, None] = {}
         self._root = Supervision(root, self._around)
@@ -206,11 +204,6 @@ class System:
                 members=self._processes,
             )
         return ProcessMember(spec, self._process_services)
-
-    async def _keep_scaled(self, group: Supervision) -> None:
-        from actorwork.runtime.scaling import Scaler  # noqa: PLC0415 - as above
-
-        await Scaler(group, lambda: self.broker, self._emit, self._is_ending).run()
 
     async def _keep_scaled(self, group: Supervision) -> None:
         from actorwork.runtime.scaling import Scaler  # noqa: PLC0415 - as above
@@ -416,8 +409,6 @@ class System:
                     titles = tuple(self._by_title)
                     self._emit(events.NodeStarted(node.incarnation, self._broker.url, titles))
                     nursery.start_soon(self._fire_triggers, self._broker, node, pausing)
-                    for group in self._scaled:
-                        nursery.start_soon(self._keep_scaled, group)
                     for group in self._scaled:
                         nursery.start_soon(self._keep_scaled, group)
                     task_status.started(self)
