@@ -86,3 +86,19 @@ def test_the_examples_of_the_chapter_on_dead_letters_run(capsys: pytest.CaptureF
         "trio.run(main)\n"
     )
     exec(compile(program, "docs/dead-letters.md", "exec"), {"__name__": "chapter"})
+
+
+def test_the_examples_of_the_chapter_on_triggers_run():
+    declared, calendar, used = re.findall(
+        r"```python\n(.*?)```", (DOCS / "triggers.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    program = (
+        f"{declared}{calendar}\nimport trio\nfrom actorwork import open_client, open_system\n"
+        "async def main():\n"
+        "    async with open_system(Cleaner, broker='sqlite://', cron_schedule=Weekdays) as system:\n"
+        "        async with open_client(system.broker) as client:\n"
+        "            while not await client.triggers():\n"
+        "                await trio.sleep(0.01)\n"
+        f"{textwrap.indent(used, '            ')}\ntrio.run(main)\n"
+    )
+    exec(compile(program, "docs/triggers.md", "exec"), {"__name__": "chapter"})
