@@ -17,9 +17,10 @@ import trio
 
 from actorwork import events
 from actorwork.abc import EventSink, Subscription
+from actorwork.embedded.feeds import Batch, Feed, Lease
 from actorwork.embedded.rows import Closing, Lane, Token, channel, is_plain, parcel
 from actorwork.embedded.store import Store
-from actorwork.embedded.writer import Batch, Feed, Lease, Order, Writer
+from actorwork.embedded.writer import Order, Writer
 from actorwork.errors import BrokerError
 from actorwork.message import Delivery, Envelope, Priority
 from actorwork.policy.settlement import Settlement
@@ -139,7 +140,7 @@ class EmbeddedNode:
             return
         self._stopping = True
         feeds = [intake.feed for intake in self._intakes.values()]
-        self._writer.tell(lambda: self._writer.remove_feeds(feeds))
+        self._writer.tell(lambda: self._writer.feeds.remove(feeds))
         # Its answer comes after whatever was read before.
         await self._writer.pass_through()
 

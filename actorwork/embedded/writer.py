@@ -28,7 +28,6 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -36,16 +35,14 @@ import attrs
 import trio
 
 from actorwork.crash_points import crash_point
+from actorwork.embedded.feeds import Batch, Feed, Feeds, Lease
 from actorwork.embedded.location import Location, connect, explained, is_busy
-from actorwork.embedded.rows import Closing, Lane, Letterhead, Taken, Token
+from actorwork.embedded.rows import Closing, Letterhead, Token
 from actorwork.embedded.store import Store
 from actorwork.errors import BrokerError
-from actorwork.message import Priority
-from actorwork.policy.turns import Turns
 
 MOST_ROWS: Final = 2000
 """How many rows a turn takes from the queue, about: leases are renewed between turns."""
-MOST_READ: Final = 1000
 PATIENCE: Final = 5.0
 QUICKEST_POLL: Final = 0.002
 USUAL_POLL: Final = 0.05
@@ -73,44 +70,6 @@ class Order:
     writes: bool = True
 
 
-@attrs.define(eq=False)
-class Lease:
-    """A node's lease, as this thread keeps it."""
-
-    incarnation: str
-    length: float
-    lost: Callable[[str, str, str], None]
-    """Told, in the Trio thread: the incarnation that ended, its successor, and why."""
-    number: int = 0
-    renew_at: float = 0.0
-
-
-Batch: TypeAlias = tuple[Lane, Taken, Sequence[tuple[str, int]]]
-"""What was read from a lane, and for what was reclaimed: from which incarnation, how many."""
-
-
-@attrs.define(eq=False)
-class Feed:
-    """What one subscription reads, and how much of it. `allowed` and `sent` count deliveries from the beginning."""
-
-    lanes: Sequence[Lane]
-    lease: Lease
-    offer: Callable[[Feed, Sequence[Batch]], None]
-    crowded: Callable[[Feed], None]
-    """Told, in the Trio thread: something urgent waits, and there is no room."""
-    allowed: int = 0
-    allowed_urgent: int = 0
-    """The same for what is urgent; not less than `sent` only where the inlet was asked for such room."""
-    asks_urgent: bool = False
-    sent: int = 0
-    turn: int = 0
-    turns: Turns = attrs.field(factory=lambda: Turns(len(Priority)))
-    urgent: Sequence[Lane] = ()
-
-    def __attrs_post_init__(self) -> None:
-        self.urgent = [lane for lane in self.lanes if lane.priority < Priority.NORMAL]
-
-
 class Writer:
     """Use as `async with open_writer(location)`."""
 
@@ -126,11 +85,8 @@ class Writer:
         self._thread = threading.Thread(target=self._live, name="actorwork-writer", daemon=True)
         self._broken: BrokerError | None = None
         self._leases: list[Lease] = []
-        self._feeds: list[Feed] = []
-        self._lanes: dict[int, list[Lane]] = {}
-        self._groups: dict[int, list[Lane]] = {}
-        self._urgent_came = False
-        """Whether something urgent may wait for a feed without room."""
+        self.feeds = Feeds()
+        """What this process reads; touched by this thread alone."""
         self._again: list[Closing] = []
         self._again_at = math.inf
         self._seen_seq = -1
@@ -148,7 +104,7 @@ class Writer:
 
     def __repr__(self) -> str:
         state = "broken" if self._broken else "running" if self._thread.is_alive() else "ended"
-        return f"<Writer {self.location} {state} {len(self._feeds)} feeds>"
+        return f"<Writer {self.location} {state} {len(self.feeds)} feeds>"
 
     def statistics(self) -> Mapping[str, int]:
         return {**self._counts, "waiting": self._queue.qsize(), "leases": len(self._leases)}
@@ -200,23 +156,10 @@ class Writer:
         """Begin to renew a lease and to read for these feeds."""
         lease.renew_at = time.monotonic() + lease.length / 3
         self._leases.append(lease)
-        for feed in feeds:
-            self._feeds.append(feed)
-            for lane in feed.lanes:
-                self._lanes.setdefault(lane.channel, []).append(lane)
-                self._groups.setdefault(lane.grp, []).append(lane)
-        self._urgent_came = True
+        self.feeds.add(feeds)
         self._check_at = 0.0
         self._next_due = 0.0
         self._busy_at = time.monotonic()
-
-    def remove_feeds(self, feeds: Sequence[Feed]) -> None:
-        for feed in feeds:
-            if feed in self._feeds:
-                self._feeds.remove(feed)
-                for lane in feed.lanes:
-                    self._lanes[lane.channel].remove(lane)
-                    self._groups[lane.grp].remove(lane)
 
     def remove_lease(self, lease: Lease) -> None:
         if lease in self._leases:
@@ -294,18 +237,18 @@ class Writer:
     def _pause(self) -> float:
         """Return how long nothing needs to be done, unless an order comes."""
         now = time.monotonic()
-        if any(self._can_read(feed) for feed in self._feeds):
+        if self.feeds.can_read:
             return 0.0
         until = self._again_at
         for lease in self._leases:
             until = min(until, lease.renew_at)
         if self._leases:
             until = min(until, self._check_at)
-        if self._feeds:
+        if self.feeds:
             until = min(until, now + self._next_due - time.time())
-        if self._feeds or self.addresses:
+        if self.feeds or self.addresses:
             until = min(until, self._prune_at)
-        if self._is_shared() and (self._feeds or self.addresses):
+        if self._is_shared() and (self.feeds or self.addresses):
             idle = now - self._busy_at
             poll = IDLE_POLL if idle > IDLE_AFTER else min(USUAL_POLL, max(QUICKEST_POLL, idle / 10))
             until = min(until, now + poll)
@@ -315,17 +258,11 @@ class Writer:
         """Whether other processes may write, too."""
         return self.location.path is not None
 
-    @staticmethod
-    def _can_read(feed: Feed) -> bool:
-        if feed.allowed > feed.sent:
-            return any(lane.readable for lane in feed.lanes)
-        return feed.allowed_urgent > feed.sent and any(lane.readable for lane in feed.urgent)
-
     # -------------------------------------------------------------------------------------------------- one turn
 
     def _look(self, store: Store, execute: Callable[[str], sqlite3.Cursor], now: float) -> None:
         """See whether other processes have written, and what of it is for us."""
-        if not self._is_shared() or not (self._feeds or self.addresses):
+        if not self._is_shared() or not (self.feeds or self.addresses):
             return
         self._counts["polls"] += 1
         try:
@@ -334,10 +271,10 @@ class Writer:
                 self._data_version = version
                 last, sources = store.news_since(self._seen_seq)
                 self._seen_seq = last
-                free = store.groups_with_free() if self._feeds else set[int]()
+                free = store.groups_with_free() if self.feeds else set[int]()
                 self._next_due = _or_never(store.held_back.first_due())
                 store.transaction.touched.update(sources)
-                self._wake_groups(free)
+                self.feeds.wake_groups(free)
                 if sources or free:
                     self._busy_at = now
                 if self.watchers:
@@ -349,7 +286,7 @@ class Writer:
             # Whoever orders something now will be told.
             self._data_version = -1
             self._counts["failures"] += 1
-        self._wake(store)
+        self.feeds.wake_channels(store.transaction.touched)
 
     def _look_for_pauses(self, execute: Callable[[str], sqlite3.Cursor]) -> None:
         pauses = execute("select count(*), total(at) from pauses").fetchone()
@@ -359,32 +296,6 @@ class Writer:
 
     def _fetch_replies(self, store: Store) -> None:
         store.transaction.replies.extend(store.outcomes.fetch(tuple(self.addresses)))
-
-    def _wake(self, store: Store) -> None:
-        if store.transaction.touched:
-            for source in store.transaction.touched:
-                for lane in self._lanes.get(source, ()):
-                    self._is_ready(lane)
-            store.transaction.touched.clear()
-
-    def _wake_groups(self, groups: Iterable[int]) -> None:
-        for grp in groups:
-            for lane in self._groups.get(grp, ()):
-                self._is_ready(lane)
-
-    def _is_ready(self, lane: Lane) -> None:
-        lane.ready = True
-        if lane.priority < Priority.NORMAL:
-            self._urgent_came = True
-
-    def _ask_for_urgent_room(self) -> None:
-        """Have the inlets that are full asked for the room that they keep for what is urgent."""
-        waiting = [feed for feed in self._feeds if not feed.asks_urgent and any(lane.readable for lane in feed.urgent)]
-        self._urgent_came = bool(waiting)
-        for feed in waiting:
-            if feed.allowed <= feed.sent:
-                feed.asks_urgent = True
-                self._bring([lambda feed=feed: feed.crowded(feed)])
 
     def _turn(self, store: Store, orders: Sequence[Order | Closing], now: float, *, stopping: bool = False) -> None:
         if self._again and (now >= self._again_at or stopping):
@@ -409,16 +320,16 @@ class Writer:
             else:
                 self._bear(error, now)
         self._bring(news)
-        if self._urgent_came:
-            self._ask_for_urgent_room()
+        for feed in self.feeds.newly_crowded():
+            self._bring([lambda feed=feed: feed.crowded(feed)])
 
     def _try_turn(self, store: Store, orders: Sequence[Order | Closing], now: float, news: list[News]) -> None:
         wall = time.time()
         late = [lease for lease in self._leases if now >= lease.renew_at]
         expired = self._expired(store, now, wall)
-        promotes = bool(self._feeds) and self._next_due <= wall
+        promotes = bool(self.feeds) and self._next_due <= wall
         prunes = now >= self._prune_at
-        reads = any(self._can_read(feed) for feed in self._feeds)
+        reads = self.feeds.can_read
         if not (late or expired or promotes or prunes or reads):
             if not orders:
                 return
@@ -440,22 +351,20 @@ class Writer:
             store.held_back.promote()
         if prunes:
             store.prune()
-        self._wake(store)
+        self.feeds.wake_channels(store.transaction.touched)
         if store.transaction.orphaned:
             store.transaction.orphaned = False
-            self._wake_groups(store.groups_with_free())
+            self.feeds.wake_groups(store.groups_with_free())
 
         gone = {id(lease) for lease, _, _ in lost}
         offers: list[tuple[Feed, list[Batch]]] = []
-        if self._feeds:
-            for lease in {id(feed.lease): feed.lease for feed in self._feeds if self._can_read(feed)}.values():
+        if self.feeds:
+            for lease in {id(feed.lease): feed.lease for feed in self.feeds if feed.can_read}.values():
                 if id(lease) not in gone and not store.leases.has(lease.number):
                     lost.append((lease, self._succeed(store, lease, wall), "somebody ended it"))
                     gone.add(id(lease))
             offers.extend(
-                (feed, self._read(store, feed))
-                for feed in self._feeds
-                if id(feed.lease) not in gone and self._can_read(feed)
+                (feed, feed.read(store)) for feed in self.feeds if id(feed.lease) not in gone and feed.can_read
             )
         here = [letter for letter in store.transaction.replies if letter[0] in self.addresses]
         elsewhere = [letter for letter in store.transaction.replies if letter[0] not in self.addresses]
@@ -485,21 +394,16 @@ class Writer:
             if expected is not None:
                 news.append(_bind(expected, letter))
         for feed, taken in offers:
-            for lane, batch, _ in taken:
-                lane.ready = not batch.emptied
-                lane.suspects = batch.held
-                feed.sent += len(batch.deliveries)
-            feed.turn += 1
+            feed.has_read(taken)
             if any(batch.deliveries or batch.buried or batch.restored for _, batch, _ in taken):
                 news.append(lambda feed=feed, taken=taken: feed.offer(feed, taken))
         for lease, successor, reason in lost:
             news.append(_bind_lost(lease, successor.incarnation, reason))
             lease.incarnation, lease.number = successor.incarnation, successor.number
             lease.renew_at = now + lease.length / 3
-            for feed in self._feeds:
-                if feed.lease is lease:
-                    for lane in feed.lanes:
-                        lane.ready = True
+            self.feeds.wake_all_of(lease)
+        # What was buried in reading has let others follow it.
+        self.feeds.wake_channels(store.transaction.touched)
 
     def _begin(self, store: Store, wall: float) -> None:
         """Begin to write. SQLite's own waiting is in steps of up to 100 ms, which starves one of two busy processes."""
@@ -536,48 +440,14 @@ class Writer:
                 for closing in plain:
                     if closing.delivery.token in taken:
                         refused.setdefault(closing.owner, []).append(closing)
-        if any(lane.suspects for feed in self._feeds for lane in feed.lanes):
+        if self.feeds.has_suspects:
             # The one that was run alone may be settled by now.
-            self._wake_groups({order.delivery.token.grp for order in orders if isinstance(order, Closing)})
+            self.feeds.wake_groups({order.delivery.token.grp for order in orders if isinstance(order, Closing)})
         self._counts["settlements"] += sum(counts.values())
         return [
             lambda owner=owner, count=count: owner.applied(count, refused.get(owner, ()))
             for owner, count in counts.items()
         ]
-
-    def _read(self, store: Store, feed: Feed) -> list[Batch]:
-        """Read for one feed: what is most urgent first, but for the turns of the others."""
-        room, lanes = feed.allowed - feed.sent, feed.lanes
-        if room <= 0:
-            room, lanes = feed.allowed_urgent - feed.sent, feed.urgent
-        room = min(room, MOST_READ)
-        ready = [lane for lane in lanes if lane.readable]
-        levels = sorted({lane.priority for lane in ready})
-        if len(levels) == 1:
-            return self._read_level(store, feed, ready, room)
-        # Counted before the commit: after a failed turn somebody has had one turn more or less, and no harm is done.
-        shares = Counter(feed.turns.next(levels) for _ in range(room))
-        taken: list[Batch] = []
-        left = 0
-        for level in levels:
-            share = shares[level] + left
-            read = self._read_level(store, feed, [lane for lane in ready if lane.priority == level], share)
-            left = share - sum(len(batch.deliveries) for _, batch, _ in read)
-            taken += read
-        return taken
-
-    def _read_level(self, store: Store, feed: Feed, ready: Sequence[Lane], room: int) -> list[Batch]:
-        """Read for one feed: so much room is shared among lanes that have something, each first in its turn."""
-        start = feed.turn % len(ready)
-        taken: list[Batch] = []
-        for position, lane in enumerate([*ready[start:], *ready[:start]]):
-            if room <= 0:
-                break
-            share = math.ceil(room / (len(ready) - position))
-            batch = store.take(lane, feed.lease.number, share)
-            room -= len(batch.deliveries)
-            taken.append((lane, batch, [(store.leases.incarnation(node), count) for node, count in batch.reclaimed]))
-        return taken
 
     def _expired(self, store: Store, now: float, wall: float) -> Sequence[int]:
         """Return nodes whose leases ran out; none right after the machine slept or its clock was set forward."""

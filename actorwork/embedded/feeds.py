@@ -1,0 +1,190 @@
+"""What the nodes of this process read: in the writer's thread, the counterpart of their inlets.
+
+    lane     one channel of a source: there may be something, or there is nothing
+    feed     what one subscription reads, lane by lane, and how much of it
+    lease    under which node's name
+
+Nothing is asked of the store for a lane that is not ready, and nothing for a feed without room. Lanes get ready when
+something came into their channel, or became free for their group. When something urgent came and a feed has no room,
+its inlet is asked for the room that it keeps for such; before that nobody speaks of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, TypeAlias
+
+import attrs
+
+from actorwork.embedded.rows import Lane, Taken
+from actorwork.embedded.store import Store
+from actorwork.message import Priority
+from actorwork.policy.turns import Turns
+
+MOST_READ: Final = 1000
+
+
+@attrs.define(eq=False)
+class Lease:
+    """A node's lease, as this thread keeps it."""
+
+    incarnation: str
+    length: float
+    lost: Callable[[str, str, str], None]
+    """Told, in the Trio thread: the incarnation that ended, its successor, and why."""
+    number: int = 0
+    renew_at: float = 0.0
+
+
+Batch: TypeAlias = tuple[Lane, Taken, Sequence[tuple[str, int]]]
+"""What was read from a lane, and for what was reclaimed: from which incarnation, how many."""
+
+
+@attrs.define(eq=False)
+class Feed:
+    """What one subscription reads, and how much of it. `allowed` and `sent` count deliveries from the beginning."""
+
+    lanes: Sequence[Lane]
+    lease: Lease
+    offer: Callable[[Feed, Sequence[Batch]], None]
+    crowded: Callable[[Feed], None]
+    """Told, in the Trio thread: something urgent waits, and there is no room."""
+    allowed: int = 0
+    allowed_urgent: int = 0
+    """The same for what is urgent; 0 as long as nobody has asked the inlet for such room."""
+    asks_urgent: bool = False
+    sent: int = 0
+    turn: int = 0
+    turns: Turns = attrs.field(factory=lambda: Turns(len(Priority)))
+    urgent: Sequence[Lane] = ()
+
+    def __attrs_post_init__(self) -> None:
+        self.urgent = [lane for lane in self.lanes if lane.priority < Priority.NORMAL]
+
+    @property
+    def can_read(self) -> bool:
+        """Whether there is room for something that there may be."""
+        if self.allowed > self.sent:
+            return any(lane.readable for lane in self.lanes)
+        return self.allowed_urgent > self.sent and any(lane.readable for lane in self.urgent)
+
+    def read(self, store: Store) -> list[Batch]:
+        """Read what is most urgent first, but for the turns of the others."""
+        room, lanes = self.allowed - self.sent, self.lanes
+        if room <= 0:
+            room, lanes = self.allowed_urgent - self.sent, self.urgent
+        room = min(room, MOST_READ)
+        ready = [lane for lane in lanes if lane.readable]
+        levels = sorted({lane.priority for lane in ready})
+        if len(levels) == 1:
+            return self._read_level(store, ready, room)
+        # Counted before the commit: after a failed turn somebody has had one turn more or less, and no harm is done.
+        shares = Counter(self.turns.next(levels) for _ in range(room))
+        taken: list[Batch] = []
+        left = 0
+        for level in levels:
+            share = shares[level] + left
+            read = self._read_level(store, [lane for lane in ready if lane.priority == level], share)
+            left = share - sum(len(batch.deliveries) for _, batch, _ in read)
+            taken += read
+        return taken
+
+    def _read_level(self, store: Store, ready: Sequence[Lane], room: int) -> list[Batch]:
+        """Share so much room among lanes that have something, each first in its turn."""
+        start = self.turn % len(ready)
+        taken: list[Batch] = []
+        for position, lane in enumerate([*ready[start:], *ready[:start]]):
+            if room <= 0:
+                break
+            share = math.ceil(room / (len(ready) - position))
+            batch = store.take(lane, self.lease.number, share)
+            room -= len(batch.deliveries)
+            taken.append((lane, batch, [(store.leases.incarnation(node), count) for node, count in batch.reclaimed]))
+        return taken
+
+    def has_read(self, taken: Sequence[Batch]) -> None:
+        """Count what was read, once it is committed."""
+        for lane, batch, _ in taken:
+            lane.ready = not batch.emptied
+            lane.suspects = batch.held
+            self.sent += len(batch.deliveries)
+        self.turn += 1
+
+
+class Feeds:
+    """All feeds of a writer, by what may wake them."""
+
+    def __init__(self) -> None:
+        self._feeds: list[Feed] = []
+        self._by_channel: dict[int, list[Lane]] = {}
+        self._by_group: dict[int, list[Lane]] = {}
+        self._urgent_came = False
+
+    def __repr__(self) -> str:
+        return f"<Feeds: {len(self._feeds)}>"
+
+    def __len__(self) -> int:
+        return len(self._feeds)
+
+    def __iter__(self) -> Iterator[Feed]:
+        return iter(self._feeds)
+
+    @property
+    def can_read(self) -> bool:
+        return any(feed.can_read for feed in self._feeds)
+
+    @property
+    def has_suspects(self) -> bool:
+        return any(lane.suspects for feed in self._feeds for lane in feed.lanes)
+
+    def add(self, feeds: Iterable[Feed]) -> None:
+        for feed in feeds:
+            self._feeds.append(feed)
+            for lane in feed.lanes:
+                self._by_channel.setdefault(lane.channel, []).append(lane)
+                self._by_group.setdefault(lane.grp, []).append(lane)
+        self._urgent_came = True
+
+    def remove(self, feeds: Iterable[Feed]) -> None:
+        for feed in feeds:
+            if feed in self._feeds:
+                self._feeds.remove(feed)
+                for lane in feed.lanes:
+                    self._by_channel[lane.channel].remove(lane)
+                    self._by_group[lane.grp].remove(lane)
+
+    def wake_channels(self, channels: set[int]) -> None:
+        """Say that something came into these channels; empties the set."""
+        if channels:
+            for channel in channels:
+                self._wake(self._by_channel.get(channel, ()))
+            channels.clear()
+
+    def wake_groups(self, groups: Iterable[int]) -> None:
+        """Say that there is something nobody owns any more."""
+        for grp in groups:
+            self._wake(self._by_group.get(grp, ()))
+
+    def wake_all_of(self, lease: Lease) -> None:
+        for feed in self._feeds:
+            if feed.lease is lease:
+                self._wake(feed.lanes)
+
+    def _wake(self, lanes: Iterable[Lane]) -> None:
+        for lane in lanes:
+            lane.ready = True
+            if lane.priority < Priority.NORMAL:
+                self._urgent_came = True
+
+    def newly_crowded(self) -> list[Feed]:
+        """Return the feeds for which something urgent waits, and whose inlets were not asked for room for such yet."""
+        if not self._urgent_came:
+            return []
+        waiting = [feed for feed in self._feeds if not feed.asks_urgent and any(lane.readable for lane in feed.urgent)]
+        self._urgent_came = bool(waiting)
+        crowded = [feed for feed in waiting if feed.allowed <= feed.sent]
+        for feed in crowded:
+            feed.asks_urgent = True
+        return crowded
