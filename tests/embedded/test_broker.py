@@ -17,7 +17,7 @@ from actorwork.embedded.broker import EmbeddedBroker, open_broker
 from actorwork.embedded.store import Store
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerTrouble, Buried, Event, Fenced
-from actorwork.message import REPLY_TO, Envelope, MessageIds
+from actorwork.message import REPLY_TO, Envelope, MessageIds, Priority
 from actorwork.policy.settlement import Ack
 from actorwork.testing.conformance import open_desk
 
@@ -272,7 +272,8 @@ async def test_bystanders_of_a_crash_are_run_alone_and_not_buried(tmp_path: Path
 
 async def test_the_next_one_of_a_key_follows_a_message_that_is_buried_at_once():
     async with open_at(":memory:") as broker, open_desk(broker, "orders", max_crashes=0, lease=60) as desk:
-        await broker.publish([Envelope("orders", name, b"1", key="k") for name in ("1", "2")])
+        await broker.publish([Envelope("orders", "1", b"1", key="k")])
+        await broker.publish([Envelope("orders", "2", b"1", key="k", priority=Priority.CRITICAL)])
         assert (await desk.take_one()).id == "1"
         await broker.release_lease(desk.node.incarnation)
         # Nothing else happens here that could wake a reader: a lease of a minute is renewed after 20 seconds.
