@@ -68,12 +68,12 @@ class Scaler:
                 await trio.sleep(LOOK_EVERY)
                 running = self._running
                 load = await self._measured(running)
-                if load is None or not running or self._is_ending():
-                    continue
+                if load is None or not running or self._starting or self._is_ending():
+                    continue  # Those who are on their way have not shown yet whether they suffice.
                 now = trio.current_time()
                 decision = wanted(self._process.scale, load, len(running), quiet=now - self._changed)
                 more = decision.replicas - len(running)
-                if more < 0 or (more > 0 and now >= self._grow_at and not self._starting):
+                if more < 0 or (more > 0 and now >= self._grow_at):
                     self._changed = now
                     self._emit(events.Scaled(self._process.title, len(running), decision.replicas, decision.reason))
                     for number in self._free_numbers(more):
@@ -138,6 +138,7 @@ class Scaler:
             self._grow_at = trio.current_time() + TRY_AGAIN
         finally:
             self._starting.discard(number)
+            self._changed = trio.current_time()
 
     async def _remove(self, slot: Slot) -> None:
         with suppress(ChildError):  # It has ended in this moment, or the group is ending.
