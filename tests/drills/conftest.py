@@ -28,6 +28,7 @@ from actorwork.testing.redis_server import RedisServer
 from . import crew
 
 HOUSE = Path(__file__).parents[2]
+CREW = Path(crew.__file__)
 PATIENCE = 15.0
 """Seconds after which a drill gives up waiting for what has no limit of its own."""
 
@@ -138,14 +139,14 @@ class Drill:
         self.ledger = Ledger(folder / "ledger")
         self.nodes: list[Node] = []
 
-    def start(self, tree: str, url: str, *, crash_at: str = "", **options: float) -> Node:
+    def start(self, tree: str, url: str, *, crash_at: str = "", program: Path = CREW, **options: float) -> Node:
         """Start a process of the crew; `crash_at` names the crash point at which it dies."""
         log = self.folder / f"node{len(self.nodes)}.log"
         arguments = [f"{name}={value}" for name, value in options.items()]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ACTORWORK_")}
         with log.open("wb") as file:
             process = subprocess.Popen(
-                [sys.executable, str(Path(crew.__file__)), tree, url, str(self.ledger.path), *arguments],
+                [sys.executable, str(program), tree, url, str(self.ledger.path), *arguments],
                 env={**environment, "PYTHONPATH": str(HOUSE), VARIABLE: crash_at},
                 stdin=subprocess.DEVNULL,
                 stderr=file,
@@ -155,7 +156,7 @@ class Drill:
         return node
 
     async def start_up(self, tree: str, url: str, *, crash_at: str = "", **options: float) -> Node:
-        node = self.start(tree, url, crash_at=crash_at, **options)
+        node = self.start(tree, url, crash_at=crash_at, program=CREW, **options)
         await node.wait_up()
         return node
 

@@ -1,0 +1,118 @@
+"""Messages that take their process with them, and processes that are taken while they do nothing."""
+
+import json
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from . import poisoned
+from .conftest import Drill, Node, Place, Redis, open_place, until
+
+pytestmark = pytest.mark.slow
+
+POISONS = {
+    "exits": "os._exit(1)",
+    "exits well": "os._exit(0), which looks like an end in order",
+    "is killed": "SIGKILL, as from the kernel for want of memory",
+    "breaks": "a segmentation fault",
+}
+BYSTANDERS = range(100, 160)
+LEASE = 60.0
+"""Nobody waits for it to run out: the parent releases the lease of a child that it saw die."""
+PATIENCE = 100.0
+"""Seconds for the starts of several processes, on a machine that has more to do."""
+
+
+async def start(drill: Drill, url: str) -> Node:
+    node = drill.start("replicas", url, program=Path(poisoned.__file__), lease=LEASE)
+    await node.wait_line("is up: process", count=2, within=PATIENCE)
+    return node
+
+
+def children_of(node: Node) -> list[int]:
+    """Return the processes under a node that are nodes themselves, those that are gone left out."""
+    found: list[int] = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # It has just ended.
+            state, parent = (path / "stat").read_text().rpartition(") ")[2].split()[:2]
+            is_node = b"resource_tracker" not in (path / "cmdline").read_bytes()
+            if int(parent) == node.pid and state != "Z" and is_node:
+                found.append(int(path.name))
+    return sorted(found)
+
+
+async def send(place: Place, messages: dict[int, str]) -> None:
+    await place.send("meals", [{"number": number, "kind": kind} for number, kind in messages.items()])
+
+
+async def numbers_of_the_dead(place: Place) -> dict[int, str]:
+    letters = await place.broker.dead_letters.list()
+    return {
+        json.loads(letter.payload)["number"]: letter.failure.type
+        for letter in letters
+        if isinstance(letter.payload, bytes)
+    }
+
+
+async def test_poison_of_any_kind_is_a_dead_letter_after_max_crashes_and_everything_else_goes_on(
+    url: str, drill: Drill
+):
+    poison = dict(enumerate(POISONS))
+    async with open_place(url) as place:
+        await send(place, poison | dict.fromkeys(BYSTANDERS, ""))
+        node = await start(drill, url)
+        await place.wait_empty("meals", within=PATIENCE)
+        await drill.wait_notes("ended", len(BYSTANDERS), within=PATIENCE)
+        assert await numbers_of_the_dead(place) == dict.fromkeys(poison, "Crashed")
+        for number in poison:
+            runs = [note for note in drill.ledger.notes("begun") if note.facts["number"] == number]
+            # That it lay beside another one when a process died counts, too.
+            assert 1 <= len(runs) <= poisoned.Taster.settings.max_crashes + 1
+        await node.stop()
+        await place.check_account(BYSTANDERS)
+
+
+async def test_a_handler_that_takes_all_memory_fails_its_message_and_the_process_lives(url: str, drill: Drill):
+    async with open_place(url) as place:
+        node = await start(drill, url)
+        before = children_of(node)
+        await send(place, {0: "hoards"} | dict.fromkeys(BYSTANDERS, ""))
+        await place.wait_empty("meals", within=PATIENCE)
+        assert await numbers_of_the_dead(place) == {0: "MemoryError"}
+        assert children_of(node) == before
+        await node.stop()
+        await place.check_account(BYSTANDERS)
+
+
+async def test_idle_replicas_that_are_killed_are_replaced_at_once(url: str, drill: Drill):
+    """And the one that is killed in the middle of a message, and its successor: nothing waits for a lease."""
+    async with open_place(url) as place:
+        node = await start(drill, url)
+        for turn in range(2):
+            before = children_of(node)
+            for pid in before:
+                os.kill(pid, signal.SIGKILL)
+
+            def are_replaced(before: list[int] = before) -> bool:
+                return len(set(children_of(node)) - set(before)) == 2
+
+            await until(are_replaced, "two others", within=PATIENCE)
+            await send(place, dict.fromkeys(range(10 * turn, 10 * turn + 5), ""))
+            await place.wait_empty("meals", within=PATIENCE)
+        await node.stop()
+        await place.check_account([*range(5), *range(10, 15)])
+
+
+async def test_a_flushed_server_and_one_that_was_restarted_are_worked_on_by_all_replicas(here: Redis, drill: Drill):
+    async with open_place(here.url) as place:
+        node = await start(drill, here.url)
+        for turn, command in enumerate([("FLUSHALL",), ("CLIENT", "KILL", "TYPE", "normal"), ("FLUSHALL",)]):
+            here(*command)
+            await send(place, dict.fromkeys(range(100 * turn, 100 * turn + 50), ""))
+            await drill.wait_notes("ended", 50 * (turn + 1), within=PATIENCE)
+        await place.wait_empty("meals", within=PATIENCE)
+        assert {note.pid for note in drill.ledger.notes("ended")} == set(children_of(node))
+        await node.stop()
