@@ -123,6 +123,8 @@ def run(actor: str, title: str, *, broker: str | None, timeout: float) -> None:
 def pause(actor: str, title: str | None, *, reason: str, broker: str | None, timeout: float) -> None:
     """Pause a trigger of an actor or, without TITLE, all of them. All nodes obey within a second."""
     kind, name = _pause_of(actor, title)
+    if title is not None:
+        _one(_known(broker, timeout), actor, title)  # a slip of the pen would pause nothing
     click.echo(f"paused {pause_at(broker, timeout, kind, name, reason)}")
 
 

@@ -63,6 +63,7 @@ def test_a_trigger_is_run_now(known: Shell):
 def test_a_trigger_is_paused_and_resumed(known: Shell):
     known("triggers", "pause", "shop", "nightly", "--reason", "holidays")
     assert [one["state"] for one in known.json("triggers", "ls")] == ["on", "paused", "on"]
+    assert "no trigger 'nihgtly'" in known("triggers", "pause", "shop", "nihgtly", code=1).stderr
     known("triggers", "pause", "shop")
     assert {one["state"] for one in known.json("triggers", "ls")} == {"paused"}
     rows: Any = known.json("paused")

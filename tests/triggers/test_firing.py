@@ -14,6 +14,7 @@ from actorwork import AbstractCronSchedule, Actor, Cron, Interval, Settings, Set
 from actorwork.events import Event, TriggerFired, TriggerTrouble
 from actorwork.testing import MemoryBroker, TestSystem, advance, open_test_system
 from actorwork.testing.memory.broker import EPOCH
+from actorwork.testing.triggers import MemoryPauses
 
 MINUTE = 60.0
 HOUR = 3600.0
@@ -212,6 +213,25 @@ async def test_a_trigger_that_is_declared_no_more_is_known_as_such(mock_clock: M
         await advance(5 * MINUTE)
     assert [record.is_declared for record in broker.triggers.all] == [False]
     assert broker.sent == []
+
+
+async def test_a_clock_that_is_set_forward_and_back_doubles_nothing_and_loses_nothing(
+    mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+):
+    # As at brokers whose clock may be set: nodes look again from time to time.
+    monkeypatch.setattr(MemoryPauses, "is_certain", property(lambda _: False))
+    actor: Any = actor_with(every(10 * MINUTE))
+    broker = MemoryBroker()
+    async with open_test_system(actor, broker=broker), open_test_system(actor, broker=broker):
+        await advance(65 * MINUTE)
+        broker._epoch += HOUR
+        await advance(5 * MINUTE)
+        assert sorted(times(actor)) == [n * 10 * MINUTE for n in range(1, 14)]  # two nodes share what comes at once
+        broker._epoch -= HOUR
+        await advance(55 * MINUTE)
+        assert len(actor.seen) == 13
+        await advance(30 * MINUTE)
+    assert sorted(times(actor)) == [n * 10 * MINUTE for n in range(1, 16)]
 
 
 async def test_nothing_fires_once_the_system_stops(mock_clock: MockClock):
