@@ -23,19 +23,20 @@ def _script(name: str, *parts: str) -> Script:
     return Script(name, "\n".join(map(_text, (*parts, name))))
 
 
-_KEEPING = ("clock", "order", "publish")
+_KEEPING = ("clock", "ack", "order", "publish")
 
 PUBLISH_NOW: Final = _script("publish_now", "marks")
 PUBLISH_LATER: Final = _script("publish_later", "clock", "marks")
 PUBLISH: Final = _script("publish_batch", *_KEEPING)
 PUBLISH_UNIQUE: Final = _script("publish_unique", *_KEEPING)
-SETTLE: Final = _script("settle", *_KEEPING, "entry", "fence")
+SETTLE: Final = _script("settle", *_KEEPING, "entry", "fence", "batch")
+SETTLE_PLAIN: Final = _script("settle_plain", "ack", "fence", "batch")
 TEND: Final = _script("tend", *_KEEPING, "entry")
 RECOVER: Final = _script("recover")
 HAND_BACK: Final = _script("hand_back", "fence")
 TAKE: Final = _script("take")
-REPLAY: Final = _script("replay", "order", "entry")
-REPLAY_AS: Final = _script("replay_as", "order", "entry")
+REPLAY: Final = _script("replay", "ack", "order", "entry")
+REPLAY_AS: Final = _script("replay_as", "ack", "order", "entry")
 VALUE: Final = _script("value")
 OLDEST: Final = _script("oldest")
 LOCK: Final = _script("lock")
@@ -46,7 +47,7 @@ FIRE: Final = _script("fire", *_KEEPING)
 PAUSE: Final = _script("pause", "clock")
 
 LIST_DELAYED: Final = _script("list_delayed")
-CANCEL: Final = _script("cancel", "order")
+CANCEL: Final = _script("cancel", "ack", "order")
 
 ALL: Final = (
     PUBLISH_NOW,
@@ -54,6 +55,7 @@ ALL: Final = (
     PUBLISH,
     PUBLISH_UNIQUE,
     SETTLE,
+    SETTLE_PLAIN,
     TEND,
     RECOVER,
     HAND_BACK,

@@ -151,13 +151,14 @@ class Settler:
         except (ValueError, RecursionError) as error:
             # What cannot be written may not end the node: the next one would meet the same entry.
             raise _RefusedError(f"it cannot be written: {error}") from error
+        script = scripts.SETTLE if others else scripts.SETTLE_PLAIN
         script_keys = (custody.stream, custody.keys.settled(custody.group, custody.incarnation, custody.level))
         attempt = 0
         if _BEFORE is not None:
             _BEFORE()
         while True:
             try:
-                answer = await self._client.run_script(scripts.SETTLE, script_keys, args, idempotent=True)
+                answer = await self._client.run_script(script, script_keys, args, idempotent=True)
                 break
             except ValueError as error:
                 raise _RefusedError(f"it cannot be sent: {error}") from error

@@ -1,55 +1,9 @@
 -- What can happen to an entry that a group was given. (A part: scripts begin with the parts they need.)
 
-local CHUNK = 1000 -- How many values may be unpacked into one call.
 local MOST_VALUES = 7000 -- How many fit at all: Lua's stack takes some 8000.
 
 local function problem_of(reply)
   return type(reply) == 'table' and reply.err or nil
-end
-
--- Acknowledges entries in `group`, and deletes those that every other group is done with. Returns those.
-local function ack_and_delete(stream, group, ids)
-  local count = #ids
-  if count == 0 then
-    return ids
-  end
-  for first = 1, count, CHUNK do
-    redis.call('XACK', stream, group, unpack(ids, first, math.min(first + CHUNK - 1, count)))
-  end
-  local groups = redis.call('XINFO', 'GROUPS', stream)
-  if #groups > 1 then
-    local others = {}
-    for _, flat in ipairs(groups) do
-      local other = by_name(flat)
-      if other['name'] ~= group then
-        others[#others + 1] = other
-      end
-    end
-    local done = {}
-    for _, id in ipairs(ids) do
-      local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
-      local wanted = false
-      for _, other in ipairs(others) do
-        if not not_after(ms, seq, other['last-delivered-id']) then
-          wanted = true
-        elseif other['pending'] > 0 and #redis.call('XPENDING', stream, other['name'], id, id, 1) > 0 then
-          wanted = true
-        end
-        if wanted then
-          break
-        end
-      end
-      if not wanted then
-        done[#done + 1] = id
-      end
-    end
-    ids = done
-    count = #ids
-  end
-  for first = 1, count, CHUNK do
-    redis.call('XDEL', stream, unpack(ids, first, math.min(first + CHUNK - 1, count)))
-  end
-  return ids
 end
 
 -- The fields of an entry, or nil when it was deleted by somebody.

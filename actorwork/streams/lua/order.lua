@@ -16,15 +16,6 @@
 
 local LEVELS = { critical = true, high = true, low = true }
 
--- The pairs of a reply such as that of XINFO, by name.
-local function by_name(flat)
-  local named = {}
-  for i = 1, #flat, 2 do
-    named[flat[i]] = flat[i + 1]
-  end
-  return named
-end
-
 -- The level of a message; nil for a normal one.
 local function level_in(named)
   local level = named['priority']
@@ -52,21 +43,6 @@ end
 
 local function place_at(level, id)
   return level and level .. ':' .. id or id
-end
-
-local function not_after(ms, seq, other)
-  local other_ms, other_seq = string.match(other, '^(%d+)%-(%d+)$')
-  if #ms ~= #other_ms then
-    return #ms < #other_ms
-  end
-  if ms ~= other_ms then
-    return ms < other_ms
-  end
-  -- As text: a sequence number has 64 bits, a number of Lua's 53.
-  if #seq ~= #other_seq then
-    return #seq < #other_seq
-  end
-  return seq <= other_seq
 end
 
 -- Adds an entry to the stream of a level; returns its id, or nil and an error.
