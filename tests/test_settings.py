@@ -43,6 +43,7 @@ def test_everything_but_the_title_has_a_default():
         "triggers": (),
         "retry": RetryPolicy(attempts=1),
         "middleware": (),
+        "publish_middleware": (),
         "priority": Priority.NORMAL,
         "results_ttl": 86_400,
         "mailbox": MailboxSettings(capacity=1000),
