@@ -13,6 +13,8 @@
     a start that raised `Ignore`                       ignored: nothing runs, nothing failed
     `Cancelled` although nobody cancelled it           crashed: stray
     `KeyboardInterrupt`, `SystemExit`, …               fatal: never restarted, goes straight through
+    a process: its system ended in order               normal     restart    -          -
+    a process: any other end, of itself or by SIGKILL  crashed, by a `ProcessLost`
 
 A Trio scope takes its own `Cancelled` out of groups, so a scope that says it caught a cancellation does not mean that
 the end was clean: the error that is left over counts.

@@ -290,6 +290,7 @@ async def _run(orders: Orders, line: Line) -> int:
         # What ends this system is told: whether it is the end of more, the supervisor over there decides.
         line.say("failed" if system is None else "ended", failure=attrs.asdict(RemoteFailure.of(whole)))
         return EXIT_FAILED
+    line.say("ended", failure=None)
     return EXIT_FORCED if system.forced else 0
 
 

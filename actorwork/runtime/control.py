@@ -10,7 +10,7 @@ A frame is four bytes of length, the most significant first, and a JSON object. 
     look       tree, statistics
     drained    forced                                        (closed)   the parent is gone: end at once
     stacks     text, age
-    ended      failure: its tree could not be kept alive
+    ended      failure: its tree could not be kept alive; none: it ended in order
     stuck      actor, message, seconds, text: a handler has not ended so long after its deadline
 
 Nothing here waits, and nothing is ever pickled on this way. A word that is not known is passed over, so that a later

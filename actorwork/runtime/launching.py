@@ -78,6 +78,8 @@ class Ended:
                 name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
                 hint = " (not by its parent: an operator, or the kernel for want of memory)"
                 return f"process {self.pid} was killed by {name}{hint if name == 'SIGKILL' else ''}"
+            case 0:
+                return f"process {self.pid} ended with exit code 0, in the middle of its work"
             case code:
                 return f"process {self.pid} ended with exit code {code}"
 

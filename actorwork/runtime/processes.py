@@ -89,6 +89,8 @@ class NodeProcess:
         """Whether it was told to drain, or to stop."""
         self.failure: RemoteFailure | None = None
         """What it said that it ended of."""
+        self.has_finished = False
+        """Whether it said that its system has ended in order: an exit code can be anybody's."""
         self.ended: Ended | None = None
         self.killed_for = ""
         """Why it was killed from here."""
@@ -216,7 +218,9 @@ class NodeProcess:
             case "stuck":
                 self._end_stuck(frame)
             case "failed" | "ended":
-                self.failure = RemoteFailure.read(frame.get("failure") or {})
+                failure = frame.get("failure")
+                self.has_finished = failure is None
+                self.failure = None if failure is None else RemoteFailure.read(failure)
             case _:
                 pass
 
@@ -268,11 +272,11 @@ class NodeProcess:
         self._launched.close()
         if self.incarnation is not None and not in_order:
             try:
-                with trio.move_on_after(_RELEASE):
+                with trio.fail_after(_RELEASE):
                     await self._services.broker().release_lease(self.incarnation)
-            except ActorworkError as error:
+            except (ActorworkError, trio.TooSlowError) as error:
                 what_next = f"what process {self.pid} had in hand is run elsewhere when its lease has run out"
-                self._services.emit(events.BrokerTrouble("releasing the lease of a process", str(error), what_next))
+                self._services.emit(events.BrokerTrouble("releasing the lease of a process", repr(error), what_next))
 
 
 class ProcessMember:
@@ -427,7 +431,7 @@ class ProcessMember:
     def _judged(self, process: NodeProcess) -> BaseException | None:
         """Return what the end of a process was, as an error; None for one in order."""
         ended = process.ended or Ended(process.pid, None)
-        if ended.code == EXIT_FORCED or (self._stopped.is_set() and not _in_order(process)):
+        if (process.has_finished and ended.code == EXIT_FORCED) or (self._stopped.is_set() and not _in_order(process)):
             self._services.forced()
         if _in_order(process) and (process.is_up or process.failure is None) and not process.killed_for:
             return None
@@ -522,4 +526,4 @@ def what_is_not_shared(spec: Process, broker: Broker) -> str:
 
 
 def _in_order(process: NodeProcess) -> bool:
-    return process.ended is not None and process.ended.code in (0, EXIT_FORCED)
+    return process.ended is not None and process.has_finished

@@ -37,7 +37,7 @@ class Worker(Actor):
         say(f"{what} begins")
         match what:
             case "exit":
-                os._exit(7)
+                os._exit(int(n))
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "block":

@@ -1,7 +1,7 @@
 """What a process and its parent say to each other arrives, however it is cut, and an error stays one of its kind."""
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from actorwork.errors import ActorworkError, BrokerError, RemoteError, SettingsError, StartError
 from actorwork.runtime.control import LONGEST, Frames, RemoteFailure, packed
@@ -10,6 +10,7 @@ WORDS = ["started", "beat", "look"]
 FACTS = st.dictionaries(st.text(max_size=5).filter(lambda key: key != "is"), st.integers() | st.text(), max_size=3)
 
 
+@settings(deadline=None)
 @given(said=st.lists(st.tuples(st.sampled_from(WORDS), FACTS), max_size=5), cuts=st.lists(st.integers(1, 40)))
 def test_frames_arrive_however_their_bytes_are_cut(said: list[tuple[str, dict[str, object]]], cuts: list[int]):
     data = b"".join(packed(word, **facts) for word, facts in said)

@@ -68,6 +68,13 @@ async def test_children_live_in_another_process_and_end_with_the_system(url: str
     assert not system.forced
 
 
+ENDS = {
+    "exit": (7, "ended with exit code 7"),
+    "exit in peace": (0, "ended with exit code 0, in the middle of its work"),
+    "kill": (-9, "was killed by SIGKILL"),
+}
+
+
 async def test_a_forkserver_does_it_too(file_url: str, seen: Events):
     async with open_system(Process([Worker], start_method="forkserver"), broker=file_url, emit=seen) as system:
         (first,) = pids(system)
@@ -78,7 +85,7 @@ async def test_a_forkserver_does_it_too(file_url: str, seen: Events):
     assert "was killed by SIGKILL" in str(seen.of(ChildExited)[0].exit.error)
 
 
-@pytest.mark.parametrize("how", ["exit", "kill"])
+@pytest.mark.parametrize("how", ENDS)
 async def test_a_process_that_dies_is_replaced_at_once_and_its_work_is_done_by_the_next(
     url: str, said: Said, seen: Events, how: str
 ):
@@ -87,16 +94,19 @@ async def test_a_process_that_dies_is_replaced_at_once_and_its_work_is_done_by_t
         (first,) = pids(system)
         async with open_client(system.broker) as client:
             waits = await client.ref(Worker).submit({"what": "sleep", "n": 0.1})
-            await client.ref(Worker).tell({"what": how})
+            what = how.removesuffix(" in peace")
+            await client.ref(Worker).tell({"what": what, "n": 7 if how == "exit" else 0})
             await waits.result(timeout=20)
             # What killed one and then another one (max_crashes=1) is not run a third time.
-            await until(lambda: len(said.pids(f"{how} begins")) == 2, "the second death")
-            assert await client.ref(Worker).ask({}, timeout=20) not in said.pids(f"{how} begins")
+            begins = f"{what} begins"
+            await until(lambda: len(said.pids(begins)) == 2, "the second death")
+            assert await client.ref(Worker).ask({}, timeout=20) not in said.pids(begins)
     died = [event.exit for event in seen.of(ChildExited) if event.exit.abnormal]
     assert len(died) == 2
     assert isinstance(died[0].error, ProcessLost)
-    assert (died[0].error.pid, died[0].error.code) == (first, 7 if how == "exit" else -9)
-    assert ("ended with exit code 7" if how == "exit" else "was killed by SIGKILL") in str(died[0].error)
+    code, text = ENDS[how]
+    assert (died[0].error.pid, died[0].error.code) == (first, code)
+    assert text in str(died[0].error)
 
 
 async def test_replicas_die_alone_and_the_others_go_on(file_url: str, said: Said, seen: Events):

@@ -136,6 +136,7 @@ async def test_a_start_that_fails_is_exit_code_1_and_does_not_spin(file_url: str
 
 async def test_a_program_that_gives_up_ends_with_exit_code_1(file_url: str, said: Said, start: Start):
     program = start("dying", file_url)
+    await program.wait_nodes(2)
     killed: set[int] = set()
 
     def kill_the_living() -> bool:
