@@ -636,6 +636,8 @@ class Cell:
 
     def idle(self) -> None:
         """Called by an executor that finds nothing to do."""
+        if self.gate is not None and self.gate.queues:
+            self.gate.look()
         if self._quiet is not None:
             self._quiet.set()
 

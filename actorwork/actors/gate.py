@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import trio
 
 from actorwork.actors.levels import Levels
-from actorwork.actors.turnstiles import Hold, Turnstile
+from actorwork.actors.turnstiles import Hold, PaceTurnstile, Turnstile
 from actorwork.errors import CodecError
+from actorwork.message import Delivery
 from actorwork.policy.intake import urgent_room
 from actorwork.policy.limits import By, Limit
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from actorwork.actors.cell import Cell
-    from actorwork.message import Delivery, Priority
+    from actorwork.message import Priority
 
 WAITING_ROOM: Final = 100
 """How many deliveries wait at most for limits of some (of a key, of one handler of several), so that others come."""
@@ -54,6 +55,10 @@ class Ticket:
         return self.delivery.priority
 
 
+PASSED: Final = Ticket(Delivery("", "", b"", None), ())
+"""Held by everybody who has nothing to give back."""
+
+
 class Gate:
     """The limits of one actor, and the deliveries that wait for them."""
 
@@ -65,10 +70,11 @@ class Gate:
         "_is_served",
         "_limits",
         "_news",
-        "_queues",
+        "_pace",
         "_same_places",
         "_starved",
         "_waiting",
+        "queues",
     )
 
     def __init__(self, cell: Cell) -> None:
@@ -80,11 +86,15 @@ class Gate:
         self._differ = len(handlers) > 1 and any(handler.limits for handler in handlers)
         if len(handlers) == 1:
             self._limits += self._entered(handlers[0].limits, handlers[0].name)
-        self._same_places: list[Place] | None = None
+        self._same_places: list[Place] = []
         """Where every delivery has to go through, if that is not a matter of the delivery."""
         if not self._differ and all(by is None for _, by in self._limits):
             self._same_places = [(turnstile, "") for turnstile, _ in self._limits]
-        self._queues: dict[Place, Levels[Ticket]] = {}
+        paces = [turnstile for turnstile, _ in self._same_places if isinstance(turnstile, PaceTurnstile)]
+        self._pace = paces[0] if len(paces) == len(self._same_places) == 1 else None
+        """The only limit, where it is one that nobody has to leave again: the commonest case, and the quickest."""
+        self.queues: dict[Place, Levels[Ticket]] = {}
+        """Who waits where; nobody, where it is empty."""
         self._called: dict[int, Ticket] = {}
         self._waiting = [0, 0]
         """How many wait for a limit of all, and for a limit of some."""
@@ -111,6 +121,8 @@ class Gate:
 
     def enter(self, delivery: Delivery) -> Ticket | None:
         """Let a delivery through, or let it wait (None). Raises what a user's `by` raises."""
+        if self._pace is not None and not self.queues and self._pace.take_alone(trio.current_time()):
+            return PASSED
         ticket = self._called.pop(id(delivery), None) if self._called else None
         if ticket is None:
             ticket = Ticket(delivery, self._same_places or self._places_of(delivery))
@@ -119,10 +131,7 @@ class Gate:
 
     def leave(self, ticket: Ticket, error: BaseException | None = None, *, done: bool = False) -> bool:
         """Say how it ended, once; return whether it has to wait again, as if it had not begun."""
-        holds = ticket.holds
-        if not holds:
-            return False
-        ticket.holds = []
+        holds, ticket.holds = ticket.holds, []
         now = trio.current_time()
         waits = False
         for turnstile, key, hold in holds:
@@ -154,7 +163,7 @@ class Gate:
         for place in ticket.places:
             turnstile, key = place
             # Nobody goes before those who wait already.
-            may = place == called_at or (place not in self._queues and turnstile.is_turn_of(key, self))
+            may = place == called_at or (place not in self.queues and turnstile.is_turn_of(key, self))
             hold = turnstile.take(key, now) if may else None
             if hold is None:
                 self._undo(ticket)
@@ -174,9 +183,9 @@ class Gate:
     # ---- waiting ----
 
     def _join(self, place: Place, ticket: Ticket, *, first: bool) -> None:
-        queue = self._queues.get(place)
+        queue = self.queues.get(place)
         if queue is None:
-            queue = self._queues[place] = Levels[Ticket]()
+            queue = self.queues[place] = Levels[Ticket]()
         if first:
             queue.appendleft(ticket)
         else:
@@ -195,7 +204,7 @@ class Gate:
     async def _serve_until_empty(self) -> None:
         """Call those whose turn it is, while somebody waits; a task of the system's own."""
         try:
-            while self._queues:
+            while self.queues:
                 self._news = trio.Event()
                 self.serve()
                 with trio.move_on_at(self._next_time()):
@@ -207,7 +216,7 @@ class Gate:
         if self.is_full:
             return math.inf
         now = trio.current_time()
-        waits = (turnstile.wait(key, now) for turnstile, key in self._queues)
+        waits = (turnstile.wait(key, now) for turnstile, key in self.queues)
         # Where it is another gate's turn, that one tells.
         return now + min((wait for wait in waits if wait > 0), default=math.inf)
 
@@ -225,8 +234,8 @@ class Gate:
         served = True
         while served and not self.is_full:
             served = False
-            for place in list(self._queues):
-                if self.is_full or place not in self._queues:
+            for place in list(self.queues):
+                if self.is_full or place not in self.queues:
                     continue
                 turnstile, key = place
                 if turnstile.wait(key, trio.current_time()) > 0 or not turnstile.is_turn_of(key, self):
@@ -240,15 +249,15 @@ class Gate:
             self._cell.mailbox.put_first(called)
             self._tell_room()
         if self.is_full:
-            for turnstile, key in self._queues:
+            for turnstile, key in self.queues:
                 turnstile.pass_on(key, self)
 
     def _pop(self, place: Place) -> Ticket:
         """Take out the one whose turn it is; who else waits there comes after the other places."""
-        queue = self._queues.pop(place)
+        queue = self.queues.pop(place)
         ticket = queue.popleft()
         if queue:
-            self._queues[place] = queue
+            self.queues[place] = queue
         place[0].left(place[1], self, last=not queue)
         self._waiting[self._is_for_some(place)] -= 1
         return ticket
@@ -260,8 +269,8 @@ class Gate:
     def take_all(self) -> list[Delivery]:
         """Take out all that wait; what was called, and is taken from the mailbox too, has not gone through."""
         found: list[Delivery] = []
-        for place in list(self._queues):
-            while place in self._queues:
+        for place in list(self.queues):
+            while place in self.queues:
                 found.append(self._pop(place).delivery)
         for ticket in self._called.values():
             self._undo(ticket)

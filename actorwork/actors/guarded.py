@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -50,20 +51,25 @@ class GuardedExecutor(Executor):
         self._batch: Sequence[Member] = ()
         """What is in hand, where that is a batch."""
 
-    async def _handle_delivery(self, delivery: Delivery) -> None:
+    def _handle_delivery(self, delivery: Delivery) -> CoroutineType[Any, Any, None]:
+        # No coroutine of its own: where nothing is to be given back, the plain way is all there is to do.
         try:
             ticket = self._ticket = None if self._gate is None else self._gate.enter(delivery)
         except Exception as error:  # noqa: BLE001 - what divides a limit may be a function of the user's
             self._fail(delivery, error)
-            return
+            return _nothing()
         if ticket is None and self._gate is not None:
             self._let_go()
-            return
+            return _nothing()
         if self._may_batch:
             handler = self._handler_of(delivery)
             if handler is not None and handler.batch is not None:
-                await self._gather(delivery, handler, ticket)
-                return
+                return self._gather(delivery, handler, ticket)
+        if ticket is None or not ticket.holds:
+            return super()._handle_delivery(delivery)
+        return self._handle_and_leave(delivery, ticket)
+
+    async def _handle_and_leave(self, delivery: Delivery, ticket: Ticket) -> None:
         try:
             await super()._handle_delivery(delivery)
         finally:
@@ -87,12 +93,14 @@ class GuardedExecutor(Executor):
 
     def _look_at_gate(self) -> None:
         """Call who waits, now that there is somebody to begin it: before something else is taken."""
-        if self._gate:
+        if self._gate is not None and self._gate.queues:
             self._gate.serve()
             self._gate.look()  # When to look again was not known while there was nobody.
 
     def _leave(self, ticket: Ticket | None, error: BaseException | None = None, *, done: bool = False) -> bool:
-        return self._gate is not None and ticket is not None and self._gate.leave(ticket, error, done=done)
+        if self._gate is None or ticket is None or not ticket.holds:
+            return False
+        return self._gate.leave(ticket, error, done=done)
 
     def _settlement_for(self, error: BaseException, delivery: Delivery) -> Settlement | None:
         if self._leave(self._ticket, decisive(error)):
@@ -107,6 +115,7 @@ class GuardedExecutor(Executor):
         if type(settlement) is Ack:
             self._leave(self._ticket, done=True)
         super()._settle(current, delivery, settlement, published)
+        self._look_at_gate()
 
     # ---- batches ----
 
@@ -125,7 +134,6 @@ class GuardedExecutor(Executor):
             self._let_go()
         else:
             await self._handle_batch(full)
-            self._look_at_gate()
 
     def _begin(self, call: LocalCall) -> Awaitable[object]:
         if isinstance(call.message, Due):
@@ -293,3 +301,7 @@ class GuardedExecutor(Executor):
                 self._cell.mailbox.delivery_ended(0.0)
             elif self._feed is not None:
                 self._feed.interrupted(member.delivery)
+
+
+async def _nothing() -> None:
+    """What is left to do for a delivery that waits elsewhere, or is settled."""

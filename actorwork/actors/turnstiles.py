@@ -167,6 +167,10 @@ class PaceTurnstile(Turnstile):
     def _next(self, key: str, now: float) -> tuple[float, float]:
         return reserved(self._tats.get(key, -math.inf), now, interval=self._interval, burst=self._burst)
 
+    def take_alone(self, now: float) -> bool:
+        """Let one through without a key, unless it or somebody else has to wait."""
+        return not self._lines and self.take("", now) is not None
+
     def take(self, key: str, now: float) -> Hold | None:
         moved, wait = self._next(key, now)
         if wait > _EPSILON:

@@ -28,12 +28,13 @@ class Turns:
     def next(self, waiting: Sequence[int]) -> int:
         """Return whose turn it is among the levels in which something waits, given the most urgent first."""
         favoured = self._favoured
-        chosen = waiting[-1]
-        for level in waiting[:-1]:
-            if favoured[level] < FAVOURS:
-                favoured[level] += 1
+        chosen = waiting[0]
+        if len(waiting) > 1:
+            for level in waiting:
                 chosen = level
-                break
+                if favoured[level] < FAVOURS and level != waiting[-1]:
+                    favoured[level] += 1
+                    break
         for level in range(chosen):
             favoured[level] = 0
         return chosen
