@@ -374,8 +374,11 @@ class Pauses(Protocol):
         """Return what is paused, oldest first."""
         ...
 
-    def watch(self, changed: Callable[[], object]) -> AbstractAsyncContextManager[None]:
-        """Have `changed` called whenever something may have been paused or resumed, by anybody, within a second."""
+    def watch(self, changed: Callable[[], object]) -> AbstractAsyncContextManager[bool]:
+        """Have `changed` called whenever something may have been paused or resumed, by anybody, within a second.
+
+        Yields whether it will be: else whoever obeys looks every second.
+        """
         ...
 
 

@@ -116,11 +116,11 @@ class EmbeddedPauses:
         return await self._writer.ask(look, writes=False)
 
     @asynccontextmanager
-    async def watch(self, changed: Callable[[], object]) -> AsyncGenerator[None]:
+    async def watch(self, changed: Callable[[], object]) -> AsyncGenerator[bool]:
         # What other processes pause, the writer notices as it notices their messages.
         self._writer.watchers.append(changed)
         try:
-            yield
+            yield True
         finally:
             self._writer.watchers.remove(changed)
 

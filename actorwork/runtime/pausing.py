@@ -4,8 +4,8 @@
     back
                                  └▶ the scheduler looks again
 
-A pause is known before the node reads for the first time. Later ones are told by the broker; where it may fail to tell,
-the node looks again at the `status_check_interval` of its actors.
+A pause is known before the node reads for the first time. Later ones are told by the broker; where it may fail to
+tell, the node looks again at the `status_check_interval` of its actors, and every second where it cannot tell.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from actorwork.message import Pause
 from actorwork.policy.pauses import is_off, withheld
 
 AGAIN: Final = 1.0
-"""Seconds until a look that failed is tried again."""
+"""Seconds until a look that failed is tried again; also between two looks of a node that cannot be told."""
 
 
 class Pausing:
@@ -75,7 +75,9 @@ class Pausing:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
         """Obey until cancelled; started once what is paused already is obeyed."""
-        async with self._pauses.watch(self._tell):
+        async with self._pauses.watch(self._tell) as is_told:
+            if not is_told:
+                self._interval = AGAIN
             while True:
                 pause = self._interval
                 self._news = trio.Event()

@@ -67,15 +67,17 @@ class RedisPauses(Pauses):
         return sorted((_pause(field.decode(), record) for field, record in kept.items()), key=lambda pause: pause.at)
 
     @asynccontextmanager
-    async def watch(self, changed: Callable[[], object]) -> AsyncGenerator[None]:
+    async def watch(self, changed: Callable[[], object]) -> AsyncGenerator[bool]:
         self._watchers.append(changed)
         try:
+            is_told = True
             try:
                 await self._client.subscribe(keys.PAUSES.encode())
             except RedisError as error:
-                next_step = "going on; what is paused is seen when the node looks again"
+                is_told = False
+                next_step = "going on; the node looks every second what is paused"
                 self._emit(BrokerTrouble(f"subscribing to {keys.PAUSES}", str(error), next_step))
-            yield
+            yield is_told
         finally:
             self._watchers.remove(changed)
 

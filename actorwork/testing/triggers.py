@@ -121,11 +121,11 @@ class MemoryPauses:
         return list(self._pauses.values())
 
     @asynccontextmanager
-    async def watch(self, changed: Callable[[], object]) -> AsyncGenerator[None]:
+    async def watch(self, changed: Callable[[], object]) -> AsyncGenerator[bool]:
         await trio.lowlevel.checkpoint()
         self._watchers.append(changed)
         try:
-            yield
+            yield True
         finally:
             self._watchers.remove(changed)
 

@@ -877,6 +877,10 @@ async def test_a_user_without_channels_handles_and_settles_all_the_same():
             assert "may be a second late" in scene.told(BrokerTrouble)[-1].next
             findings = {finding.subject: finding for finding in await scene.broker.diagnose()}
             assert findings["permissions"].level == "error"
+            async with scene.broker.pauses.watch(lambda: None) as is_told:
+                assert not is_told
+            await scene.broker.pauses.pause("source", "orders")
+            assert len(await scene.broker.pauses.list()) == 1
 
 
 async def test_a_source_that_may_not_be_written_turns_the_settlement_into_a_dead_letter():
