@@ -7,7 +7,7 @@ import trio
 
 from actorwork.errors import BrokerError
 from actorwork.message import REPLY_TO, RESULT_TTL, Envelope, Unique
-from actorwork.policy.settlement import Ack, Retry
+from actorwork.policy.settlement import Ack, Fail, Retry
 from actorwork.testing.proxy import open_proxy
 from tests.streams.bench_of_actors import WHY, inbox, open_scene, subscription
 
@@ -104,6 +104,19 @@ async def test_cancelling_ends_the_retries_of_all_groups(redis_url: str):
         for of in (one, two):
             assert (await inbox(of).take_one()).id == "next"
         assert await scene.call("EXISTS", "actorwork:{orders}:unique:u") == 0
+
+
+async def test_a_dead_letter_that_was_replayed_behind_others_of_its_key_is_cancelled(redis_url: str):
+    orders = subscription()
+    async with open_scene(redis_url) as scene, scene.node(orders) as node:
+        await scene.broker.publish([Envelope("orders", name, b"1", key="k") for name in ("it", "next")])
+        node.settle(orders, await inbox(orders).take_one(), Fail(WHY))
+        assert (await inbox(orders).take_one()).id == "next"
+        (letter,) = await scene.broker.dead_letters.list("orders")
+        assert await scene.broker.dead_letters.replay("orders", [letter.entry]) == 1
+        assert await scene.broker.backlog("orders") == 2
+        assert await scene.broker.delayed.cancel("orders", "it")
+        assert await scene.broker.backlog("orders") == 1
 
 
 async def test_cancelling_tells_who_asked_however_the_headers_look(redis_url: str):

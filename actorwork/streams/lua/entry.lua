@@ -43,11 +43,14 @@ local function readdressed(fields, message_id, headers, group)
   return copy
 end
 
--- The member under which a group holds a message back that it tries again: two groups may, each for itself.
-local function retry_member(prefix, message_id, group, id)
+-- The member under which a message waits that is meant for one group: retries, of which each group may have its own, and
+-- dead letters that are sent again. `entry` tells apart what has the same id for the same group.
+local function member_for(prefix, message_id, group, entry)
   local member = message_id .. '/' .. group
-  if redis.call('HEXISTS', prefix .. 'delayed:messages', member) == 1 then
-    return member .. '/' .. id
+  for _, store in ipairs({ 'delayed:messages', 'waiting' }) do
+    if redis.call('HEXISTS', prefix .. store, member) == 1 then
+      return member .. '/' .. entry
+    end
   end
   return member
 end

@@ -21,7 +21,7 @@ for i = 2, #ARGV, 2 do
       end
     end
     fields = readdressed(fields, facts['id'], ARGV[i + 1], facts['group'])
-    local place, problem = enter(prefix, facts['id'] .. '/' .. facts['group'] .. '/' .. ARGV[i], fields)
+    local place, problem = enter(prefix, member_for(prefix, facts['id'], facts['group'], ARGV[i]), fields)
     if not place then
       return redis.error_reply(problem)
     end

@@ -28,7 +28,7 @@ if facts['m:data'] then
   end
 end
 fields = readdressed(fields, facts['id'], headers, facts['group'])
-local place, problem = enter(prefix, facts['id'] .. '/' .. facts['group'] .. '/' .. entry, fields)
+local place, problem = enter(prefix, member_for(prefix, facts['id'], facts['group'], entry), fields)
 if not place then
   return redis.error_reply(problem)
 end

@@ -103,7 +103,7 @@ while i <= last do
           local at, rest = due_ms('+' .. ARGV[extras])
           local place
           if at then
-            local member = retry_member(prefix, message_id, group, id)
+            local member = member_for(prefix, message_id, group, id)
             hold_back(prefix, member, at, rest, fields)
             place = '~' .. member
           else
