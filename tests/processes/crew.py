@@ -113,6 +113,7 @@ TREES: dict[str, object] = {
     "one": [Process([Worker], name="far")],
     "two": [Process([Worker], name="far", replicas=2)],
     "forked": [Process([Worker], name="far", start_method="forkserver")],
+    "nested": [Process([Second, Process([Worker], name="farther")], name="far")],
     "ordered": [
         Process([Worker], name="far"),
         Second,

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -211,6 +212,8 @@ async def test_who_is_busy_but_turns_is_left_alone(file_url: str, seen: Events):
     tree = Process([Worker], hang_timeout=1)
     async with open_system(tree, broker=file_url, emit=seen) as system, open_client(system.broker) as client:
         await client.ref(Worker).ask({"what": "spin", "n": 3}, timeout=20)
+        time.sleep(2)  # noqa: ASYNC251 - here it is the parent that does not look
+        assert await client.ref(Worker).ask({}, timeout=20) == pids(system)[0]
     assert seen.of(ProcessHung) == []
 
 

@@ -27,23 +27,34 @@ async def client_of(url: str) -> AsyncGenerator[Client]:
         yield client
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    ("number", "tree"),
+    [
+        (signal.SIGINT, "one"),
+        (signal.SIGTERM, "one"),
+        (signal.SIGTERM, "forked"),
+        (signal.SIGTERM, "nested"),
+        (signal.SIGHUP, "one"),
+    ],
+)
 async def test_of_a_signal_to_the_whole_group_only_the_root_decides(
-    file_url: str, said: Said, start: Start, number: signal.Signals
+    file_url: str, said: Said, start: Start, number: signal.Signals, tree: str
 ):
-    program = start("one", file_url)
-    await program.wait_nodes(2)
-    (pid,) = said.pids("up")
+    program = start(tree, file_url)
+    await program.wait_nodes(3 if tree == "nested" else 2)
     async with client_of(file_url) as client:
         await client.ref(Worker).tell({"what": "sleep", "n": 1})
-        await said.wait("sleep begins")
+        (pid,) = await said.wait("sleep begins")
         if number is signal.SIGHUP:  # Nobody asked the root to live through that one.
             os.kill(pid, number)
             program.signal(signal.SIGTERM)
         else:
             program.signal(number, group=True)
         assert await program.end() == 0, program.output
-    assert said.lines[-2:] == [(pid, "sleep done"), (pid, "down")]
+    assert said.pids("sleep done") == [pid]
+    assert sorted(said.pids("down")) == sorted(said.pids("up"))
+    # The innermost ends first.
+    assert said.pids("down")[0] == pid
 
 
 async def test_a_signal_in_the_middle_of_the_start_ends_it_in_order(file_url: str, said: Said, start: Start):
@@ -97,17 +108,17 @@ async def test_who_does_not_end_in_its_time_is_killed_and_the_program_says_so(fi
     assert not is_alive(stubborn)
 
 
-@pytest.mark.parametrize("tree", ["one", "forked"])
+@pytest.mark.parametrize("tree", ["one", "forked", "nested"])
 async def test_no_process_survives_its_parent(file_url: str, said: Said, start: Start, tree: str):
     program = start(tree, file_url)
-    (pid,) = await said.wait("up")
+    await program.wait_nodes(3 if tree == "nested" else 2)
     async with client_of(file_url) as client:
         # Also one whose loop is blocked.
         await client.ref(Worker).tell({"what": "block", "n": 60})
         await said.wait("block begins")
         program.signal(signal.SIGKILL)
         began = time.monotonic()
-        await until(lambda: not is_alive(pid), "its end")
+        await until(lambda: not any(map(is_alive, said.pids("up"))), "their end")
         assert time.monotonic() - began < 5  # A second, and what a busy machine adds to it.
 
 
