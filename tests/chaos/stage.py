@@ -57,7 +57,6 @@ class Slot:
     log: Path
     expected: set[int]
     """Exit codes that it may have by now."""
-    since: float = 0.0
 
 
 @attrs.define
@@ -210,7 +209,7 @@ class Act:
         expected = {crew.POISON_EXIT} if role == "single" else set[int]()
         if crash_at:
             expected.add(-signal.SIGKILL)
-        return Slot(role, arguments, process, log, expected, time.monotonic())
+        return Slot(role, arguments, process, log, expected)
 
     def _new_producer(self) -> Slot:
         self.producers += 1
@@ -358,7 +357,8 @@ class Act:
             self.rest = time.monotonic() - began
             nursery.cancel_scope.cancel()
         for slot in self.slots:
-            slot.expected |= {0, 3, -signal.SIGTERM} if time.monotonic() - slot.since < 5 else {0}
+            is_up = "is up at" in slot.log.read_text(errors="replace")
+            slot.expected |= {0} if is_up else {0, 3, -signal.SIGTERM}
             slot.process.send_signal(signal.SIGTERM)
         for slot in self.slots:
             await self._wait(lambda slot=slot: slot.process.poll() is not None, f"the end of {slot}", within=40)

@@ -17,6 +17,7 @@ from collections.abc import Callable
 import pytest
 import trio
 
+from actorwork.message import RESULT_TTL
 from actorwork.testing.ledger import Account
 from actorwork.testing.proxy import FaultProxy, open_proxy
 
@@ -314,3 +315,27 @@ async def test_whoever_dies_as_it_fires_a_trigger_loses_no_time_and_fires_none_t
         await second.stop()
         (record,) = await place.broker.triggers.list()
         assert record.fired * round(TICK * 1000) == record.last - record.registered
+
+
+# ------------------------------------------------------------------------------------------------- two versions at once
+
+
+async def test_what_a_later_version_adds_to_a_message_is_kept_through_retries_and_dead_letters(
+    here: Redis, drill: Drill
+):
+    """Fields and headers that this version knows nothing of: one that does may be the next to have the message."""
+    later = {"later": "a field", "headers": json.dumps({RESULT_TTL: 60, "actorwork-later": {"a": "header"}})}
+    async with open_place(here.url) as place:
+        for number in (0, 1, 2):
+            fields = {"id": f"number {number}", "data": json.dumps({"number": number}), **later}
+            here("XADD", "varied", "*", *(part for pair in fields.items() for part in pair))
+        node = await drill.start_up("varied", here.url, lease=LEASE)
+        await settle_accounts(place, {number: f"number {number}" for number in (0, 1, 2)})
+        await node.stop()
+        (letter,) = await place.broker.dead_letters.list()
+        assert letter.headers["actorwork-later"] == {"a": "header"}
+        assert await place.broker.dead_letters.replay("varied", [letter.entry]) == 1
+        ((_, flat),) = here("XRANGE", "varied", "-", "+")
+        found = dict(zip(flat[::2], flat[1::2], strict=True))
+        assert found[b"later"] == b"a field"
+        assert json.loads(found[b"headers"])["actorwork-later"] == {"a": "header"}
