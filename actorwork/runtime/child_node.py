@@ -12,7 +12,6 @@ gone the process ends at once, without ado: its lease runs out, and its work is 
 from __future__ import annotations
 
 import faulthandler
-import logging
 import math
 import os
 import pickle
@@ -51,8 +50,6 @@ ANSWER: Final = 2.0
 _PR_SET_PDEATHSIG: Final = 1
 _LAST_WORD: Final = 1.0
 """Seconds for the parent to take the last frame."""
-
-log = logging.getLogger("actorwork.process")
 
 
 @attrs.frozen

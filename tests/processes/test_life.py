@@ -21,6 +21,7 @@ from actorwork import (
     open_system,
 )
 from actorwork.events import ChildExited, Event, ProcessHung, ProcessStarted
+from actorwork.runtime.brokers import open_broker
 
 from .conftest import Program, Said, is_alive, until
 from .crew import Crashing, Failing, Hanging, Second, Worker
@@ -67,6 +68,13 @@ async def test_children_live_in_another_process_and_end_with_the_system(url: str
     assert said.lines == [(pid, "up"), (pid, " begins"), (pid, " done"), (pid, "down")]
     assert not is_alive(pid)
     assert not system.forced
+
+
+async def test_an_open_broker_is_shared_too(url: str):
+    async with open_broker(url) as broker:
+        assert broker.shared_url == url
+        async with open_system(Process([Worker]), broker=broker) as system, open_client(broker) as client:
+            assert await client.ref(Worker).ask({}, timeout=20) == pids(system)[0]
 
 
 ENDS = {
