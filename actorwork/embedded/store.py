@@ -53,7 +53,7 @@ from actorwork.embedded.seen import SeenIds
 from actorwork.embedded.taking_back import TakingBack
 from actorwork.embedded.transaction import Transaction
 from actorwork.embedded.uniques import Uniques
-from actorwork.message import Delivery, Failure, Outcome, Unique
+from actorwork.message import NO_HEADERS, Delivery, Failure, Outcome, Unique
 from actorwork.policy.attempts import headers_of_next_attempt
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry
 from actorwork.policy.values import FENCE_KEPT
@@ -239,7 +239,7 @@ class Store:
             group = self._execute("select cursor from groups where grp = ?", (lane.grp,)).fetchone()
         cursor = group[0]
         rows = self._execute(
-            "select seq, id, type, data, headers, addressee, key, expires, uniq from entries"
+            "select seq, id, type, data, headers, addressee, coalesce(key, expires, uniq) from entries"
             " where source = ? and seq > ? order by seq limit ?",
             (lane.channel, cursor, room),
         ).fetchall()
@@ -251,13 +251,24 @@ class Store:
                 " where source = ? and seq > ? and seq <= ? and (addressee is null or addressee = ?)",
                 (lane.grp, node, lane.channel, cursor, last, lane.group),
             )
-            mine, grp = lane.group, lane.grp
-            for seq, message_id, kind, data, headers, addressee, key, expires, unique in rows:
-                if addressee is None or addressee == mine:
-                    token = Token(seq, grp, node, 1, key is not None or unique is not None)
-                    taken.deliveries.append(delivery_from(lane, message_id, kind, data, headers, token, key, expires))
+            mine, grp, name, priority, append = lane.group, lane.grp, lane.name, lane.priority, taken.deliveries.append
+            for seq, message_id, kind, data, headers, addressee, rare in rows:
+                if addressee is not None and addressee != mine:
+                    continue
+                if headers is None and rare is None:
+                    # As most are: it costs nothing that others have more.
+                    token = Token(seq, grp, node, 1)
+                    append(Delivery(message_id, name, data, token, kind, NO_HEADERS, 1, 0, None, priority))
+                    continue
+                key, expires, unique = (None, None, None) if rare is None else self._rare(seq)
+                token = Token(seq, grp, node, 1, key is not None or unique is not None)
+                append(delivery_from(lane, message_id, kind, data, headers, token, key, expires))
         taken.emptied = len(rows) < room
         return taken
+
+    def _rare(self, seq: int) -> tuple[str | None, float | None, str | None]:
+        """Return the key, the moment and the unique key of an entry."""
+        return self._execute("select key, expires, uniq from entries where seq = ?", (seq,)).fetchone()
 
     def _one_suspect_of(self, free: list[Any], lane: Lane, node: int, taken: Taken) -> list[Any]:
         """Leave out the messages that several processes died with, but for one, if none is in hand.
