@@ -18,7 +18,7 @@ import attrs
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from actorwork.abc import EventSink, Middleware, PublishMiddleware
+from actorwork.abc import AbstractCronSchedule, EventSink, Middleware, PublishMiddleware
 from actorwork.actors.actor import Actor
 from actorwork.actors.ref import ActorRef
 from actorwork.clients.client import Client, open_client
@@ -167,6 +167,7 @@ async def open_test_system(
     emit: EventSink = ignore,
     middleware: Iterable[Middleware] = (),
     publish_middleware: Iterable[PublishMiddleware] = (),
+    cron_schedule: AbstractCronSchedule | type[AbstractCronSchedule] | None = None,
     only: Iterable[str] = (),
     excluding: Iterable[str] = (),
 ) -> AsyncGenerator[TestSystem]:
@@ -196,6 +197,7 @@ async def open_test_system(
                 loop_stall=math.inf,
                 middleware=middleware,
                 publish_middleware=publish_middleware,
+                cron_schedule=cron_schedule,
                 only=only,
                 excluding=excluding,
             ) as system,

@@ -1,15 +1,19 @@
-"""What is paused is not begun by any node, stays where it is, and goes on when it is resumed; in virtual time."""
+"""What is paused is not begun by any node, stays where it is, and goes on when it is resumed."""
 
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from actorwork import Actor, Interval, Settings, Trigger, receive
+from actorwork import Actor, Client, Interval, Settings, Trigger, open_client, open_system, receive
 from actorwork.events import HandedBack, PausesChanged
 from actorwork.message import PauseKind
+from actorwork.runtime.brokers import ignore, open_broker
 from actorwork.testing import MemoryBroker, TestSystem, advance, open_test_system
+from actorwork.testing.conformance import until
 
 
 class Base(Actor):
@@ -209,3 +213,50 @@ async def test_triggers_fire_into_what_is_paused(mock_clock: MockClock):
         await system.broker.pauses.resume("actor", "clock")
         await system.drain()
     assert sorted(which for which, _ in actor.seen) == ["fast"] * 4 + ["slow"]
+
+
+# ---- at the real brokers ----
+
+
+@pytest.mark.parametrize("kind", ["redis", "embedded"])
+async def test_pausing_again_and_again_loses_nothing_and_does_nothing_twice(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+):
+    url: str = request.getfixturevalue("redis_url") if kind == "redis" else f"sqlite:///{tmp_path}/messages.db"
+    done: Counter[int] = Counter()
+
+    class Worker(Actor):
+        settings = Settings(title="worker", sources={"even", "odd"}, concurrency=4)
+
+        @receive
+        async def work(self, *, n: int) -> None:
+            assert self.context.delivery is not None
+            assert (self.context.delivery.attempt, self.context.delivery.crashes) == (1, 0)
+            await trio.sleep(0.002)
+            done[n] += 1
+
+    async def send(client: Client) -> None:
+        for n in range(600):
+            await client.publish("odd" if n % 2 else "even", {"n": n})
+
+    whats: list[Any] = [{"source": "odd"}, {"actor": Worker}, {}, {"source": "even"}]
+
+    async def is_done() -> bool:
+        return len(done) == 600 and not await one.backlog("odd") + await one.backlog("even")
+
+    async with (
+        open_broker(url) as one,
+        open_broker(url) as two,
+        open_client(one) as client,
+        open_system(Worker, broker=one, emit=ignore),
+        open_system(Worker, broker=two, emit=ignore),
+    ):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send, client)
+            for what in whats:
+                await client.pause(**what)
+                await trio.sleep(0.1)
+                await client.resume(**what)
+                await trio.sleep(0.05)
+        await until(is_done, "all of them", within=15)
+    assert set(done.values()) == {1}

@@ -1,7 +1,6 @@
 """Triggers of a running system, in virtual time."""
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
@@ -11,7 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from actorwork import AbstractCronSchedule, Actor, Cron, Interval, Settings, SettingsError, Trigger, receive
-from actorwork.events import Event, TriggerFired, TriggerTrouble
+from actorwork.events import TriggerFired, TriggerTrouble
 from actorwork.testing import MemoryBroker, TestSystem, advance, open_test_system
 from actorwork.testing.memory.broker import EPOCH
 from actorwork.testing.triggers import MemoryPauses
@@ -268,23 +267,15 @@ def cron(title: str = "nightly", **more: Any) -> Trigger:
     return Trigger(title=title, schedule=Cron("0 3 * * *"), **more)
 
 
-@asynccontextmanager
-async def open_with(
-    actor: type[Actor], calendar: Any, broker: MemoryBroker | None = None
-) -> AsyncGenerator[list[Event]]:
-    from actorwork import open_system
-
-    seen: list[Event] = []
-    async with open_system(actor, broker=broker or MemoryBroker(), cron_schedule=calendar, emit=seen.append):
-        yield seen
-
-
 @pytest.mark.parametrize("given", [Thirds, Thirds()], ids=["class", "object"])
 async def test_a_cron_schedule_of_ones_own_says_what_comes_next(mock_clock: MockClock, given: Any):
     actor: Any = actor_with(cron())
     broker = MemoryBroker()
     assert broker.now == EPOCH
-    async with open_with(actor, given, broker), open_with(actor, given, broker):
+    async with (
+        open_test_system(actor, broker=broker, cron_schedule=given),
+        open_test_system(actor, broker=broker, cron_schedule=given),
+    ):
         await advance(100)
     assert times(actor) == [20, 40, 60, 80, 100]
     assert set(Thirds.asked) == {"0 3 * * *"}
@@ -310,31 +301,29 @@ class Wrong(AbstractCronSchedule):
 )
 async def test_an_answer_that_is_no_time_is_an_error_at_the_start(mock_clock: MockClock, answer: Any, text: str):
     with pytest.raises(SettingsError, match=text):
-        async with open_with(actor_with(cron()), Wrong(answer)):
+        async with open_test_system(actor_with(cron()), cron_schedule=Wrong(answer)):
             pass
 
 
 async def test_an_answer_that_is_past_or_goes_back_is_told_and_asked_again(mock_clock: MockClock):
     calendar = Wrong(BEGIN - timedelta(days=1))
     actor: Any = actor_with(cron())
-    async with open_with(actor, calendar) as seen:
+    async with open_test_system(actor, cron_schedule=calendar) as system:
         await advance(30)
         calendar.answer = BEGIN + timedelta(seconds=90)
         await advance(MINUTE + 30)
         await advance(90)
-    troubles = [event.error for event in seen if isinstance(event, TriggerTrouble)]
+        troubles = [event.error for event in system.of(TriggerTrouble)]
     assert troubles
     assert "is past" in troubles[0] or "before one" in troubles[0]
     assert times(actor) == [90]
 
 
-def test_what_is_no_cron_schedule_is_refused():
-    async def main() -> None:
-        async with open_with(actor_with(cron()), 5):
-            pass
-
+async def test_what_is_no_cron_schedule_is_refused():
+    given: Any = 5
     with pytest.raises(SettingsError, match="cron_schedule wants a subclass of AbstractCronSchedule, got 5"):
-        trio.run(main)
+        async with open_test_system(actor_with(cron()), cron_schedule=given):
+            pass
 
 
 # ---- what is refused at the start ----
