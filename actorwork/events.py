@@ -189,6 +189,14 @@ class ProcessStarted:
 
 
 @attrs.frozen(eq=False)
+class ProcessKilled:
+    """A process that was told to end has not done so in its time, and is killed."""
+
+    process: str
+    pid: int
+
+
+@attrs.frozen(eq=False)
 class ProcessHung:
     """The loop of a process has not turned for so long that it is killed; `stacks` is where its threads stand.
 
@@ -366,6 +374,7 @@ Event: TypeAlias = (
     | GaveUp
     | StuckChild
     | ProcessStarted
+    | ProcessKilled
     | ProcessHung
     | HandlerHung
     | ProcessReplaced

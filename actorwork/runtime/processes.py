@@ -94,6 +94,8 @@ class NodeProcess:
         self.ended: Ended | None = None
         self.killed_for = ""
         """Why it was killed from here."""
+        self.stood_at = ""
+        """Where its threads were then, if that is not told elsewhere."""
         self._launched = launched
         self._spec = spec
         self._services = services
@@ -226,6 +228,15 @@ class NodeProcess:
 
     # ---- hanging ----
 
+    async def ask_stacks(self, within: float) -> str:
+        """Return where its threads stand; nothing if it does not say that in time."""
+        self._stacks = None
+        self._say("stacks")
+        with trio.move_on_after(within):
+            while self._stacks is None and not self.is_over:
+                await self.wait_change()
+        return self._stacks or ""
+
     def _turned_ago(self, age: float | None) -> None:
         if age is not None:
             self._turned = max(self._turned, trio.current_time() - age)
@@ -238,15 +249,11 @@ class NodeProcess:
             await trio.sleep_until(self._turned + limit)
             if trio.current_time() - self._turned < limit:
                 continue
-            self._stacks = None
-            self._say("stacks")
-            with trio.move_on_after(min(ANSWER, limit)):
-                while self._stacks is None:
-                    await self.wait_change()
+            stacks = await self.ask_stacks(min(ANSWER, limit))
             silent = trio.current_time() - self._turned
             if silent < limit:  # It was this side that did not look, or it has just gone on.
                 continue
-            self._services.emit(events.ProcessHung(self._spec.title, self.pid, silent, self._stacks or ""))
+            self._services.emit(events.ProcessHung(self._spec.title, self.pid, silent, stacks))
             self.kill(f"process {self.pid} was killed, since its loop had not turned for {silent:.1f} s")
             return
 
@@ -347,6 +354,7 @@ class ProcessMember:
                 while not (process.is_up or process.is_over):
                     await process.wait_change()
             if limit.cancelled_caught:
+                process.stood_at = await process.ask_stacks(ANSWER)
                 process.kill(f"it took longer than {self.spec.startup_timeout:g} s to start")
                 await process.wait_over()
         except trio.Cancelled:
@@ -439,6 +447,8 @@ class ProcessMember:
         if not process.is_up and told is not None and not process.killed_for:
             return told
         error = ended.error(process.killed_for)
+        if process.stood_at:
+            error.add_note(f"In that process:\n{process.stood_at}")
         error.__cause__ = told
         return error
 
@@ -454,7 +464,9 @@ class ProcessMember:
 
     def kill(self) -> None:
         for process in self._alive:
-            process.kill()
+            if process.is_up and not (process.is_over or process.killed_for):
+                self._services.emit(events.ProcessKilled(self.spec.title, process.pid))
+            process.kill("it did not end in its time, and was killed")
 
     def end(self, exit: Exit, reason: str) -> None: ...
 

@@ -73,6 +73,7 @@ class LogSink:
             events.GaveUp: self._gave_up,
             events.StuckChild: self._stuck_child,
             events.ProcessStarted: self._process_started,
+            events.ProcessKilled: self._process_killed,
             events.ProcessHung: self._process_hung,
             events.HandlerHung: self._handler_hung,
             events.ProcessReplaced: self._process_replaced,
@@ -367,6 +368,10 @@ class LogSink:
 
     def _process_started(self, event: events.ProcessStarted) -> None:
         self._say(logging.INFO, "%s is up: process %d, node %s", (event.process, event.pid, event.incarnation))
+
+    def _process_killed(self, event: events.ProcessKilled) -> None:
+        sentence = "%s (process %d) did not end in its time and is killed: what it had in hand is run by another node"
+        self._say(logging.WARNING, sentence, (event.process, event.pid))
 
     def _process_hung(self, event: events.ProcessHung) -> None:
         where = "below is where it stands" if event.stacks else "it did not say where it stands (stopped, or in C code)"

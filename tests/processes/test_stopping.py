@@ -106,6 +106,7 @@ async def test_who_does_not_end_in_its_time_is_killed_and_the_program_says_so(fi
     assert time.monotonic() - began < 15
     stubborn = said.pids("stays")[0]
     assert not is_alive(stubborn)
+    assert f"far (process {stubborn}) did not end in its time and is killed" in program.output
 
 
 @pytest.mark.parametrize("tree", ["one", "forked", "nested"])

@@ -181,6 +181,7 @@ EVERY_EVENT: list[tuple[events.Event, str, str]] = [
     (events.StuckChild("root", "greeter", "file.py:3 in wait"), "ERROR", "greeter does not end"),
     (events.ProcessStarted("crunchers 1", 4711, "0f3a"), "INFO", "crunchers 1 is up: process 4711, node 0f3a"),
     (events.ProcessHung("crunchers 1", 4711, 61.5, "a.py:3 in f"), "ERROR", "has not turned for 61.5 s: it is killed"),
+    (events.ProcessKilled("crunchers 1", 4711), "WARNING", "(process 4711) did not end in its time and is killed"),
     (events.ProcessHung("crunchers 1", 4711, 61.5, ""), "ERROR", "it did not say where it stands"),
     (
         events.HandlerHung("far", 17, "greeter", "3f-1", 60.0, "thread a:\n  b"),
