@@ -405,6 +405,8 @@ class System:
                     self._node = node
                     for feed in self._feeds:
                         feed.attach(node)
+                    # The supervisor knows already of a cancellation up to here; behind the shield this task would not.
+                    await trio.lowlevel.checkpoint_if_cancelled()
                     self._scope.shield = True
                     titles = tuple(self._by_title)
                     self._emit(events.NodeStarted(node.incarnation, self._broker.url, titles))

@@ -4,7 +4,7 @@ import contextlib
 import gc
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import Any
 
@@ -624,3 +624,21 @@ async def test_what_happens_becomes_logs_unless_somebody_else_takes_it(
     with pytest.raises(SettingsError, match="emit wants a callable"):
         async with open_system(sleeper(), broker=FakeBroker(), emit=3):  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
             pass
+
+
+async def test_a_cancellation_in_the_very_moment_in_which_the_node_is_up_ends_the_start():
+    scope = trio.CancelScope()
+
+    class Broker(FakeBroker):
+        @contextlib.asynccontextmanager
+        async def open_node(self, *args: Any, **options: Any) -> AsyncGenerator[Any]:
+            async with super().open_node(*args, **options) as node:
+                scope.cancel()
+                yield node
+
+    said: list[str] = []
+    with scope:
+        async with open_system(sleeper(said), broker=Broker()):
+            pytest.fail("it started")
+    assert scope.cancelled_caught
+    assert said == ["down"]
