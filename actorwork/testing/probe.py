@@ -22,8 +22,8 @@ from typing import Any, Final, TypeVar, overload
 import attrs
 import trio
 
-from actorwork.actors.actor import Actor
 from actorwork.actors import rules
+from actorwork.actors.actor import Actor
 from actorwork.actors.handlers import receive
 from actorwork.actors.ref import ActorRef
 from actorwork.errors import NotRunning

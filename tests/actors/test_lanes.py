@@ -99,7 +99,8 @@ async def test_with_fail_nobody_waits(mock_clock: trio.testing.MockClock):
         await ref.tell(Note("one"))
         with pytest.raises(MailboxFull):
             await ref.tell(Note("two"))
-        for options in ({}, {"timeout": 5}):
+        timeouts: list[dict[str, Any]] = [{}, {"timeout": 5}]
+        for options in timeouts:
             with pytest.raises(MailboxFull):
                 await ref.ask(Note("three"), **options)
         assert trio.current_time() == 0
