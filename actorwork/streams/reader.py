@@ -95,7 +95,9 @@ class Reader:
                 if shard.must_recover:
                     await self._tender.recover()
                 if shard.has_more:
-                    await self._tender.tend()  # What was read before comes before what is new.
+                    # What was read before comes before what is new: all of it, also if room was made meanwhile.
+                    await self._tender.tend()
+                    continue
                 room = inlet.room()
                 if room <= 0 or not shard.streams:
                     await trio.lowlevel.checkpoint()

@@ -111,6 +111,21 @@ async def test_a_key_whose_message_somebody_deleted_is_healed(redis_url: str, ho
             assert await left_over(scene) == set()
 
 
+async def test_a_key_that_a_group_held_up_is_free_when_the_group_is_destroyed(redis_url: str):
+    orders, gone = subscription(group="group-a"), subscription(group="of-an-actor-that-was-renamed")
+    async with open_scene(redis_url) as scene:
+        async with scene.node(gone):
+            pass
+        await send(scene, b"1", b"2", b"3")
+        async with scene.node(orders) as node:
+            assert await payloads(orders, node, 1) == [b"1"]
+            assert await scene.broker.backlog("orders") == 3
+            await scene.call("XGROUP", "DESTROY", "orders", gone.group)
+            assert await payloads(orders, node, 2) == [b"2", b"3"]
+            assert await scene.broker.backlog("orders") == 0
+            assert await left_over(scene) == set()
+
+
 async def test_a_key_whose_retry_somebody_deleted_is_healed(redis_url: str):
     orders = subscription()
     async with open_scene(redis_url) as scene, scene.node(orders) as node:

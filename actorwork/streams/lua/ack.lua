@@ -26,6 +26,19 @@ local function not_after(ms, seq, other)
   return seq <= other_seq
 end
 
+-- Whether one of some groups, as XINFO GROUPS has them by name, has not been given an entry yet, or has it in hand.
+local function is_wanted(stream, groups, id)
+  local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
+  for _, other in ipairs(groups) do
+    if not not_after(ms, seq, other['last-delivered-id']) then
+      return true
+    elseif other['pending'] > 0 and #redis.call('XPENDING', stream, other['name'], id, id, 1) > 0 then
+      return true
+    end
+  end
+  return false
+end
+
 -- Acknowledges entries in `group`, and deletes those that every other group is done with. Returns those.
 local function ack_and_delete(stream, group, ids)
   local count = #ids
@@ -46,19 +59,7 @@ local function ack_and_delete(stream, group, ids)
     end
     local done = {}
     for _, id in ipairs(ids) do
-      local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
-      local wanted = false
-      for _, other in ipairs(others) do
-        if not not_after(ms, seq, other['last-delivered-id']) then
-          wanted = true
-        elseif other['pending'] > 0 and #redis.call('XPENDING', stream, other['name'], id, id, 1) > 0 then
-          wanted = true
-        end
-        if wanted then
-          break
-        end
-      end
-      if not wanted then
+      if not is_wanted(stream, others, id) then
         done[#done + 1] = id
       end
     end

@@ -62,8 +62,22 @@ local function is_there(prefix, place)
     return redis.call('ZSCORE', prefix .. 'delayed', string.sub(place, 2))
   end
   local level, id = string.match(place, '^(%l+):(.*)$')
-  local found = redis.pcall('XRANGE', stream_at(prefix, level), id or place, id or place)
-  return not found.err and found[1]
+  local stream = stream_at(prefix, level)
+  id = id or place
+  local found = redis.pcall('XRANGE', stream, id, id)
+  if found.err or not found[1] then
+    return false
+  end
+  -- Where a group was destroyed that had not settled it, nobody is left to delete it.
+  local groups = {}
+  for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    groups[#groups + 1] = by_name(flat)
+  end
+  if #groups > 0 and not is_wanted(stream, groups, id) then
+    redis.call('XDEL', stream, id)
+    return false
+  end
+  return true
 end
 
 -- Lets the next messages of keys enter whose message was deleted by somebody, a few keys at a time.
