@@ -7,11 +7,18 @@ task waits, then it jumps.
 
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 import trio.testing
 
 from actorwork.testing import pytest_plugin
 from actorwork.testing.redis_server import RedisServer
+
+# A machine that is busy is slow: what an example takes says nothing about the code.
+hypothesis.settings.register_profile(
+    "actorwork", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("actorwork")
 
 
 def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
