@@ -17,6 +17,7 @@ has expired before its handler begins is rejected, with a failure of the type `E
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -26,7 +27,7 @@ import attrs
 
 from actorwork import errors
 from actorwork.message import Failure
-from actorwork.policy.retry import Dice, RetryPolicy, retry_after, rule_for
+from actorwork.policy.retry import Backoff, Dice, RetryPolicy, retry_after, rule_for
 
 
 @attrs.frozen
@@ -67,6 +68,9 @@ LONGEST_REASON: Final = 4_000
 LONGEST_TEXT: Final = 40_000
 """Characters of an error and of its traceback that are kept: a failure travels, and is kept with every dead letter."""
 
+LONGEST_DELAY: Final = 100 * 365 * 86_400.0
+"""Seconds: a century is never, and brokers can still count it."""
+
 EXPIRED: Final = "Expired"
 """The type of the failure with which a message is rejected that nobody began in time."""
 
@@ -83,15 +87,22 @@ def settlement_for(error: BaseException, *, attempt: int, retry: RetryPolicy, di
     failure = failure_of(cause, within=error)
     if isinstance(cause, errors.Reject):
         return Reject(failure)
-    delay = delay_before_next(cause, attempt=attempt, retry=retry, dice=dice)
+    try:
+        delay = delay_before_next(cause, attempt=attempt, retry=retry, dice=dice)
+    except Exception as error_of_backoff:  # noqa: BLE001 - whatever a user's backoff raises, the delivery still ends
+        error_of_backoff.__context__ = cause
+        return Fail(failure_of(error_of_backoff))
     return Fail(failure) if delay is None else Retry(delay, failure)
 
 
 def delay_before_next(cause: BaseException, *, attempt: int, retry: RetryPolicy, dice: Dice) -> float | None:
-    """Return how long to wait after the `attempt`-th run ended by `cause`, the decisive error; None: not again."""
+    """Return how long to wait after the `attempt`-th run ended by `cause`, the decisive error; None: not again.
+
+    Raises what the policy's backoff raises, and `ValueError` for a delay that nobody can wait for.
+    """
     match cause:
         case errors.Retry(delay=delay) if attempt < retry.attempts:
-            return retry.backoff.delay(attempt, dice) if delay is None else delay
+            return _delay(retry.backoff, attempt, dice) if delay is None else min(delay, LONGEST_DELAY)
         case errors.Verdict():
             return None
         case Exception():
@@ -100,9 +111,17 @@ def delay_before_next(cause: BaseException, *, attempt: int, retry: RetryPolicy,
             if attempt >= rule.attempts:
                 return None
             asked = [after for after in map(retry_after, causes) if after is not None]
-            return max(asked) if asked else rule.backoff.delay(attempt, dice)
+            return max(asked) if asked else _delay(rule.backoff, attempt, dice)
         case _:
             return None
+
+
+def _delay(backoff: Backoff, failures: int, dice: Dice) -> float:
+    """Ask a backoff, which may be the user's own: what it answers goes to the broker, and must be a time."""
+    seconds: object = backoff.delay(failures, dice)
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not math.isfinite(seconds):
+        raise ValueError(f"RetryPolicy.backoff wants to return finite seconds, got {seconds!r} from {backoff!r}")
+    return min(max(0.0, seconds), LONGEST_DELAY)
 
 
 def decisive(error: BaseException) -> BaseException:

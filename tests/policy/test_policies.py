@@ -15,7 +15,17 @@ from actorwork import Cron, Exponential, Fixed, Intensity, Interval, Linear, Ret
 from actorwork.policy.intake import AHEAD, prefetch, smoothed
 from actorwork.policy.restart import Window
 from actorwork.policy.retry import Backoff
-from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement, decisive, failure_of, settlement_for
+from actorwork.policy.settlement import (
+    LONGEST_DELAY,
+    Ack,
+    Fail,
+    Reject,
+    Retry,
+    Settlement,
+    decisive,
+    failure_of,
+    settlement_for,
+)
 
 
 def cancelled() -> trio.Cancelled:
@@ -262,6 +272,18 @@ class Throttled(Exception):
         self.retry_after = retry_after
 
 
+class Answering:
+    """A backoff that answers this, whatever it is."""
+
+    def __init__(self, answer: object) -> None:
+        self.answer = answer
+
+    def delay(self, failures: int, dice: Callable[[], float]) -> Any:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
 RULES = RetryPolicy(
     attempts=3,
     backoff=Fixed(seconds=3),
@@ -271,6 +293,27 @@ RULES = RetryPolicy(
 
 def ended(error: BaseException, attempt: int, retry: RetryPolicy = RULES) -> Settlement:
     return settlement_for(error, attempt=attempt, retry=retry, dice=lambda: 0.0)
+
+
+@pytest.mark.parametrize("answer", ["5", None, True, float("nan"), float("inf"), KeyError("backoff")], ids=repr)
+def test_a_backoff_that_cannot_be_waited_for_fails_the_message_with_both_errors(answer: object):
+    settlement = ended(OSError("disk"), 1, RetryPolicy(attempts=3, backoff=Answering(answer)))
+    assert isinstance(settlement, Fail)
+    assert settlement.failure.type == ("KeyError" if isinstance(answer, Exception) else "ValueError")
+    assert "OSError: disk" in settlement.failure.traceback
+
+
+@pytest.mark.parametrize(("answer", "delay"), [(-5, 0.0), (3, 3.0), (1e300, LONGEST_DELAY)])
+def test_a_delay_is_neither_negative_nor_longer_than_a_broker_can_count(answer: float, delay: float):
+    settlement = ended(OSError(), 1, RetryPolicy(attempts=3, backoff=Answering(answer)))
+    assert isinstance(settlement, Retry)
+    assert settlement.delay == delay
+
+
+def test_a_verdict_waits_no_longer_either():
+    settlement = ended(errors.Retry(delay=1e300), 1)
+    assert isinstance(settlement, Retry)
+    assert settlement.delay == LONGEST_DELAY
 
 
 @pytest.mark.parametrize(
