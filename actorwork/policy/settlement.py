@@ -118,7 +118,7 @@ def delay_before_next(cause: BaseException, *, attempt: int, retry: RetryPolicy,
 
 def _delay(backoff: Backoff, failures: int, dice: Dice) -> float:
     """Ask a backoff, which may be the user's own: what it answers goes to the broker, and must be a time."""
-    seconds: object = backoff.delay(failures, dice)
+    seconds = cast("object", backoff.delay(failures, dice))
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not math.isfinite(seconds):
         raise ValueError(f"RetryPolicy.backoff wants to return finite seconds, got {seconds!r} from {backoff!r}")
     return min(max(0.0, seconds), LONGEST_DELAY)
