@@ -37,7 +37,7 @@ from .plan import Fault, faults
 HOUSE: Final = Path(__file__).parents[2]
 PROGRESS: Final = 30.0
 """Seconds after which a node that could work, and does not, is wedged: not a measure of speed, on no machine."""
-LAST: Final = 90.0
+LAST: Final = 180.0
 """Seconds in which the rest is to be done once nothing goes wrong any more."""
 SOON: Final = 15.0
 """Seconds for what takes milliseconds: the end of an orphan."""
@@ -182,7 +182,7 @@ class Act:
             self.slots.append(self._fill(role, self.url))
         for _ in range(2):
             self.slots.append(self._new_producer())
-        await self._wait(lambda: self.tally.ended > 0, "the first handled message", within=60)
+        await self._wait(lambda: self.tally.ended > 0, "the first handled message", within=120)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_filled)
             nursery.start_soon(self._watch_progress)
