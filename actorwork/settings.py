@@ -8,7 +8,6 @@ for every version of the program that keeps the title.
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -18,6 +17,7 @@ import attrs
 
 from actorwork.errors import SettingsError
 from actorwork.message import Priority
+from actorwork.policy.bounds import instance_of, one_of, seconds, text, whole, wrong
 from actorwork.policy.catchup import CATCHUPS, OVERLAPS, CatchUp, Overlap
 from actorwork.policy.limits import LIMITS, Limit
 from actorwork.policy.retry import RetryPolicy
@@ -28,48 +28,11 @@ if TYPE_CHECKING:
 
 SOURCE: Final = re.compile(r"[a-zA-Z0-9_\-:]+")
 
-Validator: TypeAlias = "Callable[[object, attrs.Attribute[Any], object], None]"
 Overflow: TypeAlias = Literal["block", "fail", "drop_new", "drop_oldest"]
 OVERFLOWS: Final[tuple[Overflow, ...]] = ("block", "fail", "drop_new", "drop_oldest")
 
 OnFailure: TypeAlias = Literal["resume", "restart", "stop", "escalate"]
-
-
-def _wrong(instance: object, field: str, wanted: str, value: object) -> SettingsError:
-    shown = repr(value)
-    if len(shown) > 100:
-        shown = f"{shown[:60]}… ({len(shown)} characters)"
-    return SettingsError(f"{type(instance).__name__}.{field} wants {wanted}, got {shown}")
-
-
-def _text(low: int, high: int) -> Validator:
-    def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-        if not isinstance(value, str) or not low <= len(value) <= high:
-            wanted = f"{low} to {high} characters" if low else f"at most {high} characters"
-            raise _wrong(instance, attribute.name, f"text of {wanted}", value)
-
-    return check
-
-
-def _seconds(low: float, high: float = math.inf, *, optional: bool = False) -> Validator:
-    bound = f"seconds from {low:g} to {high:.10g}" if high < math.inf else f"seconds >= {low:g}"
-    wanted = f"{bound}, or None" if optional else bound
-
-    def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-        if value is None and optional:
-            return
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-            raise _wrong(instance, attribute.name, wanted, value)
-
-    return check
-
-
-def _whole(low: int, high: int) -> Validator:
-    def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise _wrong(instance, attribute.name, f"a whole number from {low} to {high}", value)
-
-    return check
+ON_FAILURES: Final[tuple[OnFailure, ...]] = ("resume", "restart", "stop", "escalate")
 
 
 def identity(title: str) -> str:
@@ -90,13 +53,8 @@ class EventSettings:
     travel in the script that settles the delivery.
     """
 
-    max_events_in_memory: int = attrs.field(default=5000, validator=_whole(1, 10_000))
-    max_batch_size: int = attrs.field(default=500, validator=_whole(1, 10_000))
-
-
-def _overflow_is_known(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value not in OVERFLOWS:
-        raise _wrong(instance, attribute.name, f"one of {', '.join(OVERFLOWS)}", value)
+    max_events_in_memory: int = attrs.field(default=5000, validator=whole(1, 10_000))
+    max_batch_size: int = attrs.field(default=500, validator=whole(1, 10_000))
 
 
 @attrs.frozen(kw_only=True)
@@ -108,9 +66,9 @@ class MailboxSettings:
     actor sets aside.
     """
 
-    capacity: int = attrs.field(default=1000, validator=_whole(1, 1_000_000))
-    overflow: Overflow = attrs.field(default="block", validator=_overflow_is_known)
-    stash: int = attrs.field(default=1000, validator=_whole(1, 1_000_000))
+    capacity: int = attrs.field(default=1000, validator=whole(1, 1_000_000))
+    overflow: Overflow = attrs.field(default="block", validator=one_of(OVERFLOWS))
+    stash: int = attrs.field(default=1000, validator=whole(1, 1_000_000))
 
 
 @attrs.frozen(kw_only=True)
@@ -121,25 +79,8 @@ class DeadLetterSettings:
     hundredth) or older than `max_age` seconds are dropped, the oldest first. Actors that share a source share them.
     """
 
-    max_count: int = attrs.field(default=10_000, validator=_whole(1, 10_000_000))
-    max_age: float = attrs.field(default=2_592_000.0, validator=_seconds(1, 315_360_000))
-
-
-def _instance(cls: type | tuple[type, ...], wanted: str) -> Validator:
-    def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-        if not isinstance(value, cls):
-            raise _wrong(instance, attribute.name, wanted, value)
-
-    return check
-
-
-def _one_of(known: Sequence[str], *, optional: bool = False) -> Validator:
-    def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-        if value not in known and not (optional and value is None):
-            wanted = ", ".join(map(repr, known))
-            raise _wrong(instance, attribute.name, f"{wanted} or None" if optional else f"one of {wanted}", value)
-
-    return check
+    max_count: int = attrs.field(default=10_000, validator=whole(1, 10_000_000))
+    max_age: float = attrs.field(default=2_592_000.0, validator=seconds(1, 315_360_000))
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -155,19 +96,19 @@ class Trigger:
     how old what they know may be when the trigger fires (None: as old as it is).
     """
 
-    title: str = attrs.field(validator=_text(1, 300))
-    schedule: Interval | Cron = attrs.field(validator=_instance((Interval, Cron), "an Interval or a Cron"))
-    description: str = attrs.field(default="", validator=_text(0, 1000))
+    title: str = attrs.field(validator=text(1, 300))
+    schedule: Interval | Cron = attrs.field(validator=instance_of((Interval, Cron), "an Interval or a Cron"))
+    description: str = attrs.field(default="", validator=text(0, 1000))
     kwargs: Mapping[str, Json] | None = None
     message: object = None
-    is_catchup: bool = attrs.field(default=True, validator=_instance(bool, "True or False"))
-    catchup: CatchUp | None = attrs.field(default=None, validator=_one_of(CATCHUPS, optional=True))
-    catchup_window: float = attrs.field(default=86_400.0, validator=_seconds(0, 31_536_000))
-    overlap: Overlap = attrs.field(default="allow", validator=_one_of(OVERLAPS))
-    jitter: float = attrs.field(default=0.0, validator=_seconds(0, 86_400))
-    lifetime: float | None = attrs.field(default=None, validator=_seconds(0, optional=True))
-    status_check_interval: float = attrs.field(default=60.0, validator=_seconds(0.1, 3600))
-    status_cache_ttl: float | None = attrs.field(default=5.0, validator=_seconds(0, optional=True))
+    is_catchup: bool = attrs.field(default=True, validator=instance_of(bool, "True or False"))
+    catchup: CatchUp | None = attrs.field(default=None, validator=one_of(CATCHUPS, optional=True))
+    catchup_window: float = attrs.field(default=86_400.0, validator=seconds(0, 31_536_000))
+    overlap: Overlap = attrs.field(default="allow", validator=one_of(OVERLAPS))
+    jitter: float = attrs.field(default=0.0, validator=seconds(0, 86_400))
+    lifetime: float | None = attrs.field(default=None, validator=seconds(0, optional=True))
+    status_check_interval: float = attrs.field(default=60.0, validator=seconds(0.1, 3600))
+    status_cache_ttl: float | None = attrs.field(default=5.0, validator=seconds(0, optional=True))
 
     def __attrs_post_init__(self) -> None:
         if self.kwargs is not None and self.message is not None:
@@ -204,13 +145,13 @@ def _as_layers(value: Sequence[Any]) -> tuple[Any, ...]:
 
 def _sources_are_streams(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not isinstance(value, frozenset):
-        raise _wrong(instance, attribute.name, "a set of names, such as {'orders'}", value)
+        raise wrong(instance, attribute.name, "a set of names, such as {'orders'}", value)
     names = cast("frozenset[object]", value)
     if len(names) > 100:
         raise SettingsError(f"Settings.sources wants at most 100 names, got {len(names)}")
     for name in names:
         if not isinstance(name, str) or not SOURCE.fullmatch(name) or len(name) > 300:
-            raise _wrong(instance, attribute.name, "names of 1 to 300 characters out of a-z A-Z 0-9 _ - :", name)
+            raise wrong(instance, attribute.name, "names of 1 to 300 characters out of a-z A-Z 0-9 _ - :", name)
 
 
 def _all_in(value: object, test: Callable[[object], bool]) -> bool:
@@ -219,26 +160,21 @@ def _all_in(value: object, test: Callable[[object], bool]) -> bool:
 
 def _triggers_differ(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not _all_in(value, lambda trigger: isinstance(trigger, Trigger)):
-        raise _wrong(instance, attribute.name, "a list of Trigger", value)
+        raise wrong(instance, attribute.name, "a list of Trigger", value)
     titles = [trigger.title for trigger in cast("tuple[Trigger, ...]", value)]
     for title in titles:
         if titles.count(title) > 1:
             raise SettingsError(f"Settings.triggers wants unique titles, got {title!r} {titles.count(title)} times")
 
 
-def _failure_is_known(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value not in (None, "resume", "restart", "stop", "escalate"):
-        raise _wrong(instance, attribute.name, "'resume', 'restart', 'stop', 'escalate' or None", value)
-
-
 def _layers_are_callable(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not _all_in(value, callable):
-        raise _wrong(instance, attribute.name, "a list of callables", value)
+        raise wrong(instance, attribute.name, "a list of callables", value)
 
 
 def _are_limits(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not _all_in(value, lambda limit: isinstance(limit, LIMITS)):
-        raise _wrong(instance, attribute.name, f"a list of {', '.join(kind.__name__ for kind in LIMITS)}", value)
+        raise wrong(instance, attribute.name, f"a list of {', '.join(kind.__name__ for kind in LIMITS)}", value)
 
 
 @attrs.define(frozen=True, kw_only=True, slots=False, eq=False)
@@ -253,33 +189,33 @@ class Settings:
     it becomes a dead letter.
     """
 
-    title: str = attrs.field(validator=_text(1, 300))
-    description: str = attrs.field(default="", validator=_text(0, 1000))
+    title: str = attrs.field(validator=text(1, 300))
+    description: str = attrs.field(default="", validator=text(0, 1000))
     sources: frozenset[str] = attrs.field(factory=frozenset[str], converter=_as_set, validator=_sources_are_streams)
-    execution_timeout: float = attrs.field(default=180.0, validator=_seconds(0.1, 86_400))
-    concurrency: int = attrs.field(default=1, validator=_whole(1, 100_000))
-    status_check_interval: float = attrs.field(default=60.0, validator=_seconds(0.1, 3600))
-    status_cache_ttl: float | None = attrs.field(default=5.0, validator=_seconds(0, optional=True))
+    execution_timeout: float = attrs.field(default=180.0, validator=seconds(0.1, 86_400))
+    concurrency: int = attrs.field(default=1, validator=whole(1, 100_000))
+    status_check_interval: float = attrs.field(default=60.0, validator=seconds(0.1, 3600))
+    status_cache_ttl: float | None = attrs.field(default=5.0, validator=seconds(0, optional=True))
     event_settings: EventSettings = attrs.field(
-        factory=EventSettings, validator=_instance(EventSettings, "an EventSettings")
+        factory=EventSettings, validator=instance_of(EventSettings, "an EventSettings")
     )
     triggers: tuple[Trigger, ...] = attrs.field(default=(), converter=_as_triggers, validator=_triggers_differ)
     retry: RetryPolicy = attrs.field(
-        factory=RetryPolicy, validator=_instance(RetryPolicy, "a RetryPolicy, such as RetryPolicy(attempts=5)")
+        factory=RetryPolicy, validator=instance_of(RetryPolicy, "a RetryPolicy, such as RetryPolicy(attempts=5)")
     )
     limits: tuple[Limit, ...] = attrs.field(default=(), converter=_as_layers, validator=_are_limits)
     middleware: tuple[Any, ...] = attrs.field(default=(), converter=_as_layers, validator=_layers_are_callable)
     publish_middleware: tuple[Any, ...] = attrs.field(default=(), converter=_as_layers, validator=_layers_are_callable)
-    priority: Priority = attrs.field(default=Priority.NORMAL, validator=_instance(Priority, "a Priority"))
-    results_ttl: float = attrs.field(default=86_400.0, validator=_seconds(1, 31_536_000))
+    priority: Priority = attrs.field(default=Priority.NORMAL, validator=instance_of(Priority, "a Priority"))
+    results_ttl: float = attrs.field(default=86_400.0, validator=seconds(1, 31_536_000))
     mailbox: MailboxSettings = attrs.field(
-        factory=MailboxSettings, validator=_instance(MailboxSettings, "a MailboxSettings")
+        factory=MailboxSettings, validator=instance_of(MailboxSettings, "a MailboxSettings")
     )
     dead_letters: DeadLetterSettings = attrs.field(
-        factory=DeadLetterSettings, validator=_instance(DeadLetterSettings, "a DeadLetterSettings")
+        factory=DeadLetterSettings, validator=instance_of(DeadLetterSettings, "a DeadLetterSettings")
     )
-    on_failure: OnFailure | None = attrs.field(default=None, validator=_failure_is_known)
-    max_crashes: int = attrs.field(default=3, validator=_whole(0, 1_000_000))
+    on_failure: OnFailure | None = attrs.field(default=None, validator=one_of(ON_FAILURES, optional=True))
+    max_crashes: int = attrs.field(default=3, validator=whole(0, 1_000_000))
 
     @cached_property
     def id(self) -> str:

@@ -199,7 +199,7 @@ def test_what_becomes_of_missed_times_is_said_by_either():
         ("is_catchup", ["no", None, 1], "True or False"),
         ("catchup", ["some", True, ""], "'all', 'one', 'skip' or None"),
         ("catchup_window", [-1, None, float("nan")], "seconds from 0 to 31536000"),
-        ("overlap", ["deny", None], "one of 'allow', 'skip'"),
+        ("overlap", ["deny", None], "'allow' or 'skip'"),
         ("jitter", [-0.1, 86_401], "seconds from 0 to 86400"),
         ("lifetime", [-1, "1"], "seconds >= 0, or None"),
         ("status_check_interval", [0.05, 3601], "seconds from 0.1 to 3600"),
@@ -231,7 +231,7 @@ def test_a_trigger_sends_arguments_or_a_message():
         (lambda: Fixed(seconds=math.inf), "Fixed.seconds wants finite seconds >= 0, got inf"),
         (lambda: Fixed(seconds="1"), "Fixed.seconds wants finite seconds >= 0, got '1'"),  # pyright: ignore[reportArgumentType]
         (lambda: Linear(cap=math.nan), "Linear.cap wants finite seconds >= 0, got nan"),
-        (lambda: Exponential(factor=0.5), "Exponential.factor wants 1 to 100, got 0.5"),
+        (lambda: Exponential(factor=0.5), "Exponential.factor wants a number from 1 to 100, got 0.5"),
         (lambda: Exponential(jitter=1.5), "Exponential.jitter wants a part from 0 to 1, got 1.5"),
         (lambda: Uniform(low=3, high=2), "Uniform wants low <= high, got low=3, high=2"),
         (lambda: Intensity(restarts=-1), "Intensity.restarts wants a whole number >= 0, got -1"),

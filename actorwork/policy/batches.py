@@ -1,11 +1,11 @@
 """Batches: how many messages a handler takes at once, and what its answer says of each.
 
-the handler of a batch                  each message
-returns None                            is handled
-returns a list, one for each            is handled, and that is its reply; where it is an exception (a verdict, or an
-error), the message ends as if its handler had raised that
-raises                                  ends as if its handler had raised that
-returns anything else                   fails: nobody knows which of them was handled
+the handler of a batch          each message
+returns None                    is handled
+returns a list, one for each    is handled, and that is its reply; an exception in it (a verdict, or an error) ends
+                                the message as if its handler had raised that
+raises                          ends as if its handler had raised that
+returns anything else           fails: nobody knows which of them was handled
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from typing import Any, cast
 import attrs
 
 from actorwork.errors import SettingsError
+from actorwork.policy.bounds import is_number, is_whole
 
 
 def _size(_: object, __: attrs.Attribute[int], value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 100_000:
+    if not is_whole(value) or not 1 <= value <= 100_000:
         raise SettingsError(f"@receive(batch=…) wants a whole number from 1 to 100000, got {value!r}")
 
 
 def _within(_: object, __: attrs.Attribute[float], value: object) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= 86_400:
+    if not is_number(value) or not 0 <= value <= 86_400:
         raise SettingsError(f"@receive(within=…) wants seconds from 0 to 86400, got {value!r}")
 
 

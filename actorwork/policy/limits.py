@@ -37,68 +37,24 @@ from typing import Any, Final, Literal, TypeAlias, cast
 
 import attrs
 
-from actorwork.errors import SettingsError
 from actorwork.message import Delivery
+from actorwork.policy.bounds import number, one_of, seconds, text, whole, wrong
 from actorwork.policy.intake import AHEAD
 
 Scope: TypeAlias = Literal["node", "global"]
+SCOPES: Final[tuple[Scope, ...]] = ("node", "global")
 By: TypeAlias = "Literal['key'] | Callable[[Delivery], str | None] | None"
 
 SLICES: Final = 10
 """Into how many slices the window of a circuit is cut."""
+YEAR: Final = 31_536_000
 LEASED_AHEAD: Final = 0.05
 """Seconds for which tokens are taken from the broker at once."""
 
 
-def _wrong(instance: object, field: str, wanted: str, value: object) -> SettingsError:
-    return SettingsError(f"{type(instance).__name__}.{field} wants {wanted}, got {value!r}")
-
-
-def _number(low: float, high: float, wanted: str, *, above: bool = False) -> Any:
-    def check(instance: object, attribute: attrs.Attribute[float], value: object) -> None:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float))
-            or not low <= value <= high
-            or (above and value == low)
-        ):
-            raise _wrong(instance, attribute.name, wanted, value)
-
-    return check
-
-
-def _whole(low: int, high: int, *, optional: bool = False) -> Any:
-    def check(instance: object, attribute: attrs.Attribute[int], value: object) -> None:
-        if value is None and optional:
-            return
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise _wrong(instance, attribute.name, f"a whole number from {low} to {high}", value)
-
-    return check
-
-
-def _is_named(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, str) or not 1 <= len(value) <= 300:
-        raise _wrong(instance, attribute.name, "a name of 1 to 300 characters", value)
-
-
-def _may_be_named(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is not None:
-        _is_named(instance, attribute, value)
-
-
 def _divides(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if value is not None and value != "key" and not callable(value):
-        raise _wrong(instance, attribute.name, "'key', a function of a delivery, or None", value)
-
-
-def _is_scope(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value not in ("node", "global"):
-        raise _wrong(instance, attribute.name, "'node' or 'global'", value)
-
-
-_POSITIVE: Final = _number(0, 1e9, "a number above 0, at most 1000000000", above=True)
-_SECONDS: Final = _number(0, 31_536_000, "seconds above 0, at most a year", above=True)
+        raise wrong(instance, attribute.name, "'key', a function of a delivery, or None", value)
 
 
 @attrs.frozen
@@ -111,12 +67,12 @@ class RateLimit:
     actors declare it.
     """
 
-    rate: float = attrs.field(validator=_POSITIVE)
-    per: float = attrs.field(default=1.0, validator=_SECONDS)
-    burst: int | None = attrs.field(default=None, kw_only=True, validator=_whole(1, 1_000_000, optional=True))
+    rate: float = attrs.field(validator=number(0, 1e9, above=True))
+    per: float = attrs.field(default=1.0, validator=seconds(0, YEAR, above=True))
+    burst: int | None = attrs.field(default=None, kw_only=True, validator=whole(1, 1_000_000, optional=True))
     by: By = attrs.field(default=None, kw_only=True, validator=_divides)
-    scope: Scope = attrs.field(default="node", kw_only=True, validator=_is_scope)
-    name: str | None = attrs.field(default=None, kw_only=True, validator=_may_be_named)
+    scope: Scope = attrs.field(default="node", kw_only=True, validator=one_of(SCOPES))
+    name: str | None = attrs.field(default=None, kw_only=True, validator=text(1, 300, optional=True))
 
     @property
     def interval(self) -> float:
@@ -147,18 +103,18 @@ class ConcurrencyLimit:
     nodes.
     """
 
-    limit: int = attrs.field(validator=_whole(1, 1_000_000))
+    limit: int = attrs.field(validator=whole(1, 1_000_000))
     by: By = attrs.field(default=None, kw_only=True, validator=_divides)
-    scope: Scope = attrs.field(default="node", kw_only=True, validator=_is_scope)
-    name: str | None = attrs.field(default=None, kw_only=True, validator=_may_be_named)
+    scope: Scope = attrs.field(default="node", kw_only=True, validator=one_of(SCOPES))
+    name: str | None = attrs.field(default=None, kw_only=True, validator=text(1, 300, optional=True))
 
 
 @attrs.frozen
 class Bulkhead:
     """At most `limit` messages are in hand at once, of all actors of a node that name this bulkhead."""
 
-    name: str = attrs.field(validator=_is_named)
-    limit: int = attrs.field(validator=_whole(1, 1_000_000))
+    name: str = attrs.field(validator=text(1, 300))
+    limit: int = attrs.field(validator=whole(1, 1_000_000))
 
 
 def _as_errors(value: Any) -> tuple[type[Exception], ...]:
@@ -170,7 +126,7 @@ def _as_errors(value: Any) -> tuple[type[Exception], ...]:
 def _are_errors(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     kinds = cast("tuple[object, ...]", value)
     if not isinstance(value, tuple) or not kinds or not all(_is_error(kind) for kind in kinds):
-        raise _wrong(instance, attribute.name, "classes of exceptions", kinds)
+        raise wrong(instance, attribute.name, "classes of exceptions", kinds)
 
 
 def _is_error(kind: object) -> bool:
@@ -187,11 +143,11 @@ class CircuitBreaker:
     open waits with the others: that attempt does not count.
     """
 
-    name: str | None = attrs.field(default=None, validator=_may_be_named)
-    failures: int = attrs.field(default=5, kw_only=True, validator=_whole(1, 1_000_000))
-    within: float = attrs.field(default=60.0, kw_only=True, validator=_SECONDS)
-    reset: float = attrs.field(default=30.0, kw_only=True, validator=_SECONDS)
-    share: float = attrs.field(default=0.5, kw_only=True, validator=_number(0, 1, "a part from 0 to 1"))
+    name: str | None = attrs.field(default=None, validator=text(1, 300, optional=True))
+    failures: int = attrs.field(default=5, kw_only=True, validator=whole(1, 1_000_000))
+    within: float = attrs.field(default=60.0, kw_only=True, validator=seconds(0, YEAR, above=True))
+    reset: float = attrs.field(default=30.0, kw_only=True, validator=seconds(0, YEAR, above=True))
+    share: float = attrs.field(default=0.5, kw_only=True, validator=number(0, 1, "a part"))
     on: tuple[type[Exception], ...] = attrs.field(
         default=(Exception,), kw_only=True, converter=_as_errors, validator=_are_errors
     )

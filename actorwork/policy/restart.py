@@ -25,6 +25,7 @@ from typing import Literal, TypeAlias
 import attrs
 
 from actorwork.errors import SettingsError
+from actorwork.policy.bounds import FINITE, number, seconds, whole
 from actorwork.policy.retry import Dice
 
 Strategy: TypeAlias = Literal["one_for_one", "one_for_all", "rest_for_one"]
@@ -34,22 +35,12 @@ STRATEGIES: tuple[Strategy, ...] = ("one_for_one", "one_for_all", "rest_for_one"
 AUTO_SHUTDOWNS: tuple[AutoShutdown, ...] = ("never", "any_significant", "all_significant")
 
 
-def _countable(_: object, __: attrs.Attribute[int], value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise SettingsError(f"Intensity.restarts wants a whole number >= 0, got {value!r}")
-
-
-def _positive(_: object, __: attrs.Attribute[float], value: object) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
-        raise SettingsError(f"Intensity.period wants finite seconds > 0, got {value!r}")
-
-
 @attrs.frozen(kw_only=True)
 class Intensity:
     """At most `restarts` restarts within `period` seconds, for all children of a supervisor together."""
 
-    restarts: int = attrs.field(default=3, validator=_countable)
-    period: float = attrs.field(default=5.0, validator=_positive)
+    restarts: int = attrs.field(default=3, validator=whole(0))
+    period: float = attrs.field(default=5.0, validator=number(0, FINITE, "finite seconds", above=True))
 
 
 class Window:
@@ -98,21 +89,6 @@ def auto_shutdown_due(mode: AutoShutdown, *, significant_left: int) -> bool:
             return significant_left == 0
 
 
-def _bounded(low: float, high: float = math.inf) -> object:
-    def check(instance: object, attribute: attrs.Attribute[float], value: object) -> None:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < high:
-            raise SettingsError(
-                f"{type(instance).__name__}.{attribute.name} wants a finite number >= {low:g}, got {value!r}"
-            )
-
-    return check
-
-
-def _attempts(_: object, __: attrs.Attribute[int | None], value: object) -> None:
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise SettingsError(f"Backoff.max_attempts wants a whole number >= 1 or None, got {value!r}")
-
-
 @attrs.frozen(kw_only=True)
 class Backoff:
     """How long to wait before a child is started again; all in seconds.
@@ -123,17 +99,15 @@ class Backoff:
     supervisor give up (None: never).
     """
 
-    min: float = attrs.field(default=0.1, validator=_bounded(0))  # type: ignore[arg-type]
-    max: float = attrs.field(default=30.0, validator=_bounded(0))  # type: ignore[arg-type]
-    jitter: float = attrs.field(default=0.2, validator=_bounded(0))  # type: ignore[arg-type]
-    reset_after: float | None = None
-    max_attempts: int | None = attrs.field(default=None, validator=_attempts)
+    min: float = attrs.field(default=0.1, validator=number(0, FINITE, "a finite number"))
+    max: float = attrs.field(default=30.0, validator=number(0, FINITE, "a finite number"))
+    jitter: float = attrs.field(default=0.2, validator=number(0, FINITE, "a finite number"))
+    reset_after: float | None = attrs.field(default=None, validator=seconds(0, optional=True))
+    max_attempts: int | None = attrs.field(default=None, validator=whole(1, optional=True))
 
     def __attrs_post_init__(self) -> None:
         if self.min > self.max:
             raise SettingsError(f"Backoff wants min <= max, got min={self.min!r}, max={self.max!r}")
-        if self.reset_after is not None and not self.reset_after >= 0:
-            raise SettingsError(f"Backoff.reset_after wants seconds >= 0 or None, got {self.reset_after!r}")
 
 
 @attrs.frozen

@@ -19,7 +19,6 @@ goes before the backoff, up to a day.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from types import MappingProxyType
@@ -28,6 +27,7 @@ from typing import Any, Final, Protocol, TypeAlias, cast
 import attrs
 
 from actorwork.errors import SettingsError, Verdict
+from actorwork.policy.bounds import FINITE, is_number, number, whole
 
 Dice: TypeAlias = Callable[[], float]
 """A number in [0, 1), as `random.random` gives."""
@@ -41,23 +41,7 @@ class Backoff(Protocol):
         ...
 
 
-Validator: TypeAlias = "Callable[[object, attrs.Attribute[float], object], None]"
-
-
-def _number(low: float, high: float, wanted: str) -> Validator:
-    def check(instance: object, attribute: attrs.Attribute[float], value: object) -> None:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-            raise SettingsError(f"{type(instance).__name__}.{attribute.name} wants {wanted}, got {value!r}")
-
-    return check
-
-
-_not_negative: Final = _number(0, sys.float_info.max, "finite seconds >= 0")
-
-
-def _attempts(_: object, __: attrs.Attribute[int], value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1_000_000:
-        raise SettingsError(f"RetryPolicy.attempts wants a whole number from 1 to 1000000, got {value!r}")
+_SECONDS: Final = number(0, FINITE, "finite seconds")
 
 
 def _can_delay(_: object, __: attrs.Attribute[Backoff], value: object) -> None:
@@ -72,7 +56,7 @@ def _can_delay(_: object, __: attrs.Attribute[Backoff], value: object) -> None:
 class Fixed:
     """Always the same delay, in seconds."""
 
-    seconds: float = attrs.field(default=1.0, validator=_not_negative)
+    seconds: float = attrs.field(default=1.0, validator=_SECONDS)
 
     def delay(self, failures: int, dice: Dice) -> float:
         return self.seconds
@@ -82,8 +66,8 @@ class Fixed:
 class Linear:
     """One `step` more after every failure, at most `cap`; both in seconds."""
 
-    step: float = attrs.field(default=1.0, validator=_not_negative)
-    cap: float = attrs.field(default=300.0, validator=_not_negative)
+    step: float = attrs.field(default=1.0, validator=_SECONDS)
+    cap: float = attrs.field(default=300.0, validator=_SECONDS)
 
     def delay(self, failures: int, dice: Dice) -> float:
         return min(self.cap, self.step * failures)
@@ -93,10 +77,10 @@ class Linear:
 class Exponential:
     """`factor` times as long after every failure, from `base` to `cap` seconds, less up to a `jitter` part of it."""
 
-    base: float = attrs.field(default=1.0, validator=_not_negative)
-    factor: float = attrs.field(default=2.0, validator=_number(1, 100, "1 to 100"))
-    cap: float = attrs.field(default=300.0, validator=_not_negative)
-    jitter: float = attrs.field(default=0.5, validator=_number(0, 1, "a part from 0 to 1"))
+    base: float = attrs.field(default=1.0, validator=_SECONDS)
+    factor: float = attrs.field(default=2.0, validator=number(1, 100))
+    cap: float = attrs.field(default=300.0, validator=_SECONDS)
+    jitter: float = attrs.field(default=0.5, validator=number(0, 1, "a part"))
 
     def delay(self, failures: int, dice: Dice) -> float:
         try:
@@ -110,8 +94,8 @@ class Exponential:
 class Uniform:
     """Anything between `low` and `high` seconds."""
 
-    low: float = attrs.field(default=0.0, validator=_not_negative)
-    high: float = attrs.field(default=1.0, validator=_not_negative)
+    low: float = attrs.field(default=0.0, validator=_SECONDS)
+    high: float = attrs.field(default=1.0, validator=_SECONDS)
 
     def __attrs_post_init__(self) -> None:
         if self.low > self.high:
@@ -154,7 +138,7 @@ class RetryPolicy:
     their subclasses, the most specific one deciding; None means never again.
     """
 
-    attempts: int = attrs.field(default=1, validator=_attempts)
+    attempts: int = attrs.field(default=1, validator=whole(1, 1_000_000))
     backoff: Backoff = attrs.field(factory=Exponential, validator=_can_delay)
     on: Mapping[type[Exception], RetryPolicy | None] = attrs.field(
         factory=dict, converter=_as_rules, validator=_are_rules, hash=False
@@ -189,6 +173,6 @@ def retry_after(error: BaseException) -> float | None:
             wanted = float(wanted)
     except Exception:  # noqa: BLE001 - a property of the user's may raise anything, a text may be a date: it says nothing
         return None
-    if isinstance(wanted, bool) or not isinstance(wanted, (int, float)) or math.isnan(wanted):
+    if not is_number(wanted) or math.isnan(wanted):
         return None
     return min(max(0.0, float(wanted)), LONGEST_RETRY_AFTER)

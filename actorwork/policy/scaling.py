@@ -11,12 +11,12 @@ were allowed to go as soon as they are not needed. So under a constant load the 
 from __future__ import annotations
 
 import math
-from typing import Any, Final
+from typing import Final
 
 import attrs
-from attrs.validators import optional
 
 from actorwork.errors import SettingsError
+from actorwork.policy.bounds import FINITE, number, whole
 
 SLACK: Final = 0.5
 """Up to which part of a target those that are left may come when one goes."""
@@ -29,19 +29,6 @@ PAUSE: Final = 0.1
 MOST: Final = 1000
 
 
-def _count(least: int) -> Any:
-    def check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST:
-            raise SettingsError(f"Scale.{attribute.name} wants a whole number from {least} to {MOST}, got {value!r}")
-
-    return check
-
-
-def _positive(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise SettingsError(f"Scale.{attribute.name} wants a finite number > 0, got {value!r}")
-
-
 @attrs.frozen
 class Scale:
     """Between `min` and `max` replicas of a process, as many as it takes.
@@ -51,11 +38,15 @@ class Scale:
     seconds nothing must have changed before one goes.
     """
 
-    min: int = attrs.field(default=1, kw_only=True, validator=_count(1))
-    max: int = attrs.field(default=8, kw_only=True, validator=_count(1))
-    target_backlog: float | None = attrs.field(default=100, kw_only=True, validator=optional(_positive))
-    target_wait: float | None = attrs.field(default=10.0, kw_only=True, validator=optional(_positive))
-    cooldown: float = attrs.field(default=60.0, kw_only=True, validator=_positive)
+    min: int = attrs.field(default=1, kw_only=True, validator=whole(1, MOST))
+    max: int = attrs.field(default=8, kw_only=True, validator=whole(1, MOST))
+    target_backlog: float | None = attrs.field(
+        default=100, kw_only=True, validator=number(0, FINITE, "a finite number", above=True, optional=True)
+    )
+    target_wait: float | None = attrs.field(
+        default=10.0, kw_only=True, validator=number(0, FINITE, "a finite number", above=True, optional=True)
+    )
+    cooldown: float = attrs.field(default=60.0, kw_only=True, validator=number(0, FINITE, "finite seconds", above=True))
 
     def __attrs_post_init__(self) -> None:
         if self.max < self.min:

@@ -35,6 +35,7 @@ from typing import Any, Final, TypeAlias
 import attrs
 
 from actorwork.errors import SettingsError
+from actorwork.policy.bounds import FINITE, number
 
 SHORTEST: Final = 0.001
 """Seconds between two nominal times at least."""
@@ -58,21 +59,20 @@ _span_of_one: Final = re.compile(r"\b(\d+)-\1(?:/\d+)?(?=,|$)")
 _random: Final = re.compile(r"(?<![a-z])[rh](?![a-z])", re.IGNORECASE).search
 
 
+_PART: Final = number(0, FINITE, "a finite number")
+
+
 @attrs.frozen(kw_only=True)
 class Interval:
     """A length of time; each part is >= 0 and not all of them are 0."""
 
-    weeks: float = 0
-    days: float = 0
-    hours: float = 0
-    minutes: float = 0
-    seconds: float = 0
+    weeks: float = attrs.field(default=0, validator=_PART)
+    days: float = attrs.field(default=0, validator=_PART)
+    hours: float = attrs.field(default=0, validator=_PART)
+    minutes: float = attrs.field(default=0, validator=_PART)
+    seconds: float = attrs.field(default=0, validator=_PART)
 
     def __attrs_post_init__(self) -> None:
-        for field in attrs.fields(type(self)):
-            value = getattr(self, field.name)
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < float("inf"):
-                raise SettingsError(f"Interval.{field.name} wants a finite number >= 0, got {value!r}")
         if self.total_seconds == 0:
             raise SettingsError(
                 "Interval wants at least one part above 0, got 0 for all; for example Interval(minutes=5)"

@@ -12,7 +12,6 @@ Every door for messages takes the same options, so they are checked here, before
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Final, TypedDict
@@ -20,6 +19,7 @@ from typing import Final, TypedDict
 import attrs
 
 from actorwork.message import NO_HEADERS, Envelope, Json, Priority, Unique
+from actorwork.policy.bounds import is_number
 
 OURS: Final = "actorwork-"
 """Headers that begin like this are the runtime's own."""
@@ -56,7 +56,7 @@ class Sending:
     id: str | None = None
 
     def __attrs_post_init__(self) -> None:
-        if not _is_number(self.delay) or not 0 <= self.delay <= LONGEST_WAIT:
+        if not is_number(self.delay) or not 0 <= self.delay <= LONGEST_WAIT:
             raise ValueError(f"delay wants seconds from 0 to {LONGEST_WAIT:.10g} (a century), got {self.delay!r}")
         if self.at is not None and self.delay:
             raise ValueError(f"a message takes delay or at, not both; got delay={self.delay!r}, at={self.at!r}")
@@ -105,17 +105,13 @@ class Sending:
         )
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _check_moment(name: str, value: object, wanted: str) -> None:
     if value is None:
         return
     if isinstance(value, datetime):
         if value.tzinfo is None:
             raise ValueError(f"{name} wants a time with a timezone, got {value!r}")
-    elif not isinstance(value, (int, float)) or not _is_number(value) or not 0 <= value <= LONGEST_WAIT:
+    elif not is_number(value) or not 0 <= value <= LONGEST_WAIT:
         raise ValueError(f"{name} wants {wanted}, or a datetime, got {value!r}")
 
 

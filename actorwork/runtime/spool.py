@@ -26,7 +26,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, get_args
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar
 
 import attrs
 import trio
@@ -35,6 +35,7 @@ from actorwork.abc import Broker, EventSink
 from actorwork.errors import BrokerError, SettingsError, SpoolError, SpoolFull
 from actorwork.events import BrokerTrouble
 from actorwork.message import Envelope
+from actorwork.policy.bounds import FINITE, one_of, seconds, whole
 from actorwork.runtime.brokers import default_file
 from actorwork.runtime.late import LateBroker
 
@@ -45,6 +46,7 @@ T = TypeVar("T")
 
 SpoolMode: TypeAlias = Literal["when_down", "always"]
 """When a client's messages go to its spool: when the broker is down, or always first."""
+SPOOL_MODES: Final[tuple[SpoolMode, ...]] = ("when_down", "always")
 
 BATCH: Final = 200
 BATCH_BYTES: Final = 4 * 1024 * 1024
@@ -69,26 +71,8 @@ def may_pass(error: Exception) -> bool:
     return isinstance(error, BrokerError) and error.may_pass
 
 
-def _checked_mode(_: object, __: object, value: object) -> None:
-    if value not in get_args(SpoolMode):
-        raise SettingsError(f"Spool.mode wants 'when_down' or 'always', got {value!r}")
-
-
 def _as_path(value: str | Path | None) -> Path | None:
     return None if value is None else Path(value)
-
-
-def _whole(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise SettingsError(f"Spool.{attribute.name} wants a whole number from 1 on, got {value!r}")
-
-
-def _at_least(low: float) -> Any:
-    def check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < float("inf"):
-            raise SettingsError(f"Spool.{attribute.name} wants seconds >= {low:g}, got {value!r}")
-
-    return check
 
 
 @attrs.frozen(kw_only=True)
@@ -102,10 +86,10 @@ class Spool:
     """
 
     path: Path | None = attrs.field(default=None, converter=_as_path)
-    mode: SpoolMode = attrs.field(default="when_down", validator=_checked_mode)
-    max_messages: int = attrs.field(default=100_000, validator=_whole)
-    max_bytes: int = attrs.field(default=256 * 1024 * 1024, validator=_whole)
-    patience: float = attrs.field(default=1.0, validator=_at_least(0.001))
+    mode: SpoolMode = attrs.field(default="when_down", validator=one_of(SPOOL_MODES))
+    max_messages: int = attrs.field(default=100_000, validator=whole(1))
+    max_bytes: int = attrs.field(default=256 * 1024 * 1024, validator=whole(1))
+    patience: float = attrs.field(default=1.0, validator=seconds(0.001, FINITE))
 
 
 async def _publish(envelopes: Sequence[Envelope], broker: Broker) -> int:
@@ -116,7 +100,7 @@ def spool_of(given: Spool | SpoolMode | None) -> Spool | None:
     """Return the spool that `open_client(spool=…)` names."""
     if given is None or isinstance(given, Spool):
         return given
-    if given not in get_args(SpoolMode):
+    if given not in SPOOL_MODES:
         raise SettingsError(f"spool wants None, 'when_down', 'always' or a Spool, got {given!r}")
     return Spool(mode=given)
 

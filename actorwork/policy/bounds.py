@@ -1,0 +1,97 @@
+"""What a declared value may be: validators whose errors name the field, the value and the bound.
+
+    number, seconds    from `low` to `high`, both included; `above`: without `low`
+    whole              a whole number, from `low` to `high` or from `low` on
+    text               of so many characters
+    one_of             out of a few words
+    instance_of        of a class
+    wrong              the error that all of them raise, for what is checked otherwise
+
+True and False are no numbers, NaN is within no bounds, and infinity only within those that have no upper one.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias, TypeGuard
+
+import attrs
+
+from actorwork.errors import SettingsError
+
+Validator: TypeAlias = "Callable[[object, attrs.Attribute[Any], object], None]"
+
+FINITE: Final = sys.float_info.max
+"""The upper bound of what has none, but may not be infinite."""
+LONGEST_SHOWN: Final = 100
+"""Characters of a value that an error shows in full."""
+
+
+def wrong(instance: object, field: str, wanted: str, value: object) -> SettingsError:
+    """Make the error that says what a field wants, and what it got."""
+    shown = repr(value)
+    if len(shown) > LONGEST_SHOWN:
+        shown = f"{shown[:60]}… ({len(shown)} characters)"
+    return SettingsError(f"{type(instance).__name__}.{field} wants {wanted}, got {shown}")
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def number(
+    low: float, high: float = math.inf, unit: str = "a number", *, above: bool = False, optional: bool = False
+) -> Validator:
+    """Want a number of something, which `unit` names in the error."""
+    if high >= FINITE:
+        wanted = f"{unit} {'>' if above else '>='} {low:g}"
+    else:
+        wanted = f"{unit} {'above' if above else 'from'} {low:g} to {high:.10g}"
+    return _checked(
+        lambda value: is_number(value) and low <= value <= high and not (above and value == low),
+        wanted,
+        optional=optional,
+    )
+
+
+def seconds(low: float, high: float = math.inf, *, above: bool = False, optional: bool = False) -> Validator:
+    return number(low, high, "seconds", above=above, optional=optional)
+
+
+def whole(low: int, high: int | None = None, *, optional: bool = False) -> Validator:
+    wanted = f"a whole number >= {low}" if high is None else f"a whole number from {low} to {high}"
+    return _checked(
+        lambda value: is_whole(value) and low <= value and (high is None or value <= high), wanted, optional=optional
+    )
+
+
+def text(low: int, high: int, *, optional: bool = False) -> Validator:
+    wanted = f"text of {low} to {high} characters" if low else f"text of at most {high} characters"
+    return _checked(lambda value: isinstance(value, str) and low <= len(value) <= high, wanted, optional=optional)
+
+
+def one_of(known: Sequence[str], *, optional: bool = False) -> Validator:
+    allowed = (*known, None) if optional else tuple(known)
+    *first, last = map(repr, allowed)
+    return _checked(lambda value: value in allowed, f"{', '.join(first)} or {last}")
+
+
+def instance_of(cls: type | tuple[type, ...], wanted: str) -> Validator:
+    return _checked(lambda value: isinstance(value, cls), wanted)
+
+
+def _checked(holds: Callable[[Any], bool], wanted: str, *, optional: bool = False) -> Validator:
+    if optional:
+        wanted = f"{wanted}, or None"
+
+    def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not holds(value) and not (optional and value is None):
+            raise wrong(instance, attribute.name, wanted, value)
+
+    return check
