@@ -28,11 +28,13 @@ from actorwork.policy.intake import urgent_room
 from actorwork.policy.limits import By, Limit
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from actorwork.actors.cell import Cell
     from actorwork.message import Priority
 
+LONGEST_KEY: Final = 300
+"""Characters, as for all names that are the user's."""
 WAITING_ROOM: Final = 100
 """How many deliveries wait at most for limits of some (of a key, of one handler of several), so that others come."""
 
@@ -142,7 +144,7 @@ class Gate:
         places: list[Place] = []
         limits = (*self._limits, *self._limits_of_handler(delivery)) if self._differ else self._limits
         for turnstile, by in limits:
-            key = "" if by is None else by(delivery) if callable(by) else delivery.key
+            key = "" if by is None else _divided(by, delivery) if callable(by) else delivery.key
             if key is not None:
                 places.append((turnstile, key))
         return places
@@ -295,3 +297,16 @@ class Gate:
         if self._starved:
             self._starved = False
             self._cell.room_made()
+
+
+def _divided(by: Callable[[Delivery], object], delivery: Delivery) -> str | None:
+    """Ask a user's function for which key a limit holds; what it answers may go to the broker as a name."""
+    key = by(delivery)
+    if key is None:
+        return None
+    if not isinstance(key, str) or len(key) > LONGEST_KEY:
+        raise TypeError(
+            f"a limit's by wants to return None or a text of at most {LONGEST_KEY} characters, got {key!r:.100}"
+        )
+    key.encode()  # Half a character is no name at any broker: better an error of this message than of the node.
+    return key

@@ -289,6 +289,22 @@ async def test_a_function_that_divides_and_fails_fails_the_message(mock_clock: t
         assert await system.ref(actor).ask({"n": 1}) is None, "the actor lives"
 
 
+@pytest.mark.parametrize(
+    ("tenant", "error"),
+    [(5, "TypeError"), (["a"], "TypeError"), ("x" * 301, "TypeError"), ("\ud800", "UnicodeEncodeError")],
+)
+async def test_a_key_of_a_limit_that_is_no_name_fails_the_message_and_not_the_node(
+    mock_clock: trio.testing.MockClock, tenant: Any, error: str
+):
+    log = Log()
+    actor = log.actor(ConcurrencyLimit(1, by=lambda _: tenant, scope="global"))
+    async with open_test_system(actor) as system:
+        await send(system, actor, 2)
+        await system.drain()
+        assert [letter.failure.type for letter in system.dead_letters] == [error, error]
+        assert await system.ref(actor).ask({"n": 1}) is None, "the actor lives"
+
+
 @pytest.mark.parametrize("limits", [[3], ["fast"], RateLimit(1)])
 def test_what_is_no_list_of_limits_is_refused(limits: Any):
     with pytest.raises(SettingsError, match=r"Settings.limits wants a list of RateLimit, ConcurrencyLimit"):
