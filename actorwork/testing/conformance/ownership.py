@@ -142,14 +142,16 @@ class Ownership(Questions):
                 assert await broker.backlog("orders") == 0
 
     async def test_a_blocked_loop_keeps_its_lease(self) -> None:
+        # Long enough for a thread that is kept waiting by a busy machine, too.
+        lease = 5 * self.short_lease
         async with (
             self.open_broker() as broker,
-            open_desk(broker, "orders", lease=self.short_lease) as desk,
-            self.open_remote_desk("orders", lease=self.short_lease) as other,
+            open_desk(broker, "orders", lease=lease) as desk,
+            self.open_remote_desk("orders", lease=lease) as other,
         ):
             await broker.publish([Envelope("orders", "1", b"1")])
             held = await _whoever_has_it(desk, other)
-            time.sleep(self.short_lease * 4)  # noqa: ASYNC251 - a handler that blocks the loop
+            time.sleep(2 * lease)  # noqa: ASYNC251 - a handler that blocks the loop
             assert (await other.report())["offered"] == 0
             await desk.settle(held)
             assert desk.node.statistics()["fenced"] == 0
