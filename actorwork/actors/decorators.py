@@ -167,6 +167,7 @@ def timeout(seconds: float) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], C
                 return await function(*args, **kwargs)
             raise ExecutionTimeout(f"{function.__qualname__} ran past its timeout of {seconds:g} s")
 
+        rules.wrapped(function, bounded, decorate)
         return bounded
 
     return decorate

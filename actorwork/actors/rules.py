@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
-from actorwork.policy.limits import Limit
+from actorwork.policy.limits import LIMITS, Limit
 from actorwork.policy.retry import RetryPolicy
 
 Rule: TypeAlias = RetryPolicy | Limit
@@ -20,7 +20,9 @@ HANDLER: Final = "__actorwork_receive__"
 RULES: Final = "__actorwork_rules__"
 """The attribute in which a handler's rules are noted."""
 WRAPS: Final = "__actorwork_wraps__"
-"""The attribute of a wrapper of ours: itself, the function in it, and its rule."""
+"""The attribute of a wrapper of ours: itself, the function in it, and its rule, or what wraps another one likewise."""
+
+Rewrap: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def note(function: Callable[..., Any], rule: Rule) -> None:
@@ -32,17 +34,22 @@ def rules_of(function: Callable[..., Any]) -> tuple[Rule, ...]:
     return getattr(function, RULES, ())
 
 
-def wrapped(function: Callable[..., Any], wrapper: Callable[..., Any], rule: Rule) -> None:
+def wrapped(function: Callable[..., Any], wrapper: Callable[..., Any], rule: Rule | Rewrap) -> None:
     """Remember what a wrapper wraps. Itself is part of that, since `functools.wraps` copies attributes to others."""
     setattr(wrapper, WRAPS, (wrapper, function, rule))
 
 
 def unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function in wrappers of ours, with their rules noted."""
-    rules: list[Rule] = []
-    while (own := getattr(function, WRAPS, None)) is not None and own[0] is function:
-        _, function, rule = own
-        rules.append(rule)
-    for rule in reversed(rules):
-        note(function, rule)
-    return function
+    """Return the function in wrappers of ours, with their rules noted.
+
+    A wrapper that stays, since the runtime has no other way to carry it out (`timeout`), is put around it again.
+    """
+    own = getattr(function, WRAPS, None)
+    if own is None or own[0] is not function:
+        return function
+    _, inside, rule = own
+    bare = unwrapped(inside)
+    if isinstance(rule, (RetryPolicy, *LIMITS)):
+        note(bare, rule)
+        return bare
+    return function if bare is inside else rule(bare)

@@ -222,8 +222,14 @@ RULES = (retry(attempts=3, backoff=QUICK), rate_limit(1, burst=1))
         (RULES[0], timeout(5), RULES[1], receive),
         (RULES[0], RULES[1], receive, timeout(5)),
         (receive, *RULES, timeout(5)),
+        # What waits for the rate within half a second would end there.
+        (receive, timeout(0.5), *RULES),
+        (receive, timeout(0.5), RULES[0], timeout(0.6), RULES[1]),
     ],
-    ids=["outermost", "innermost", "between", "over a timeout", "timeout below", "timeout innermost"],
+    ids=[
+        *("outermost", "innermost", "between", "over a timeout", "timeout below", "timeout innermost"),
+        *("timeout above", "timeouts between"),
+    ],
 )
 async def test_on_a_handler_the_runtime_carries_it_out(mock_clock: trio.testing.MockClock, decorators: tuple[Any, ...]):
     flaky = Flaky(OSError(), OSError())
