@@ -71,7 +71,9 @@ class Unique:
     on_conflict: Literal["reject", "replace", "first"] = "reject"
 
     def __attrs_post_init__(self) -> None:
-        if not isinstance(self.ttl, (int, float)) or not 0 < self.ttl <= 31_536_000:  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(self.key, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"Unique.key wants a text, got {self.key!r}")
+        if isinstance(self.ttl, bool) or not isinstance(self.ttl, (int, float)) or not 0 < self.ttl <= 31_536_000:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(f"Unique.ttl wants seconds, more than 0 and at most 31536000 (a year), got {self.ttl!r}")
         if self.on_conflict not in ("reject", "replace", "first"):
             raise ValueError(f"Unique.on_conflict wants 'reject', 'replace' or 'first', got {self.on_conflict!r}")

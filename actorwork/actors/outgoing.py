@@ -45,8 +45,26 @@ def passed_through(layers: Sequence[PublishMiddleware], envelope: Envelope) -> E
         if not isinstance(shaped, Envelope) or shaped.id != envelope.id:
             wanted = "publish middleware returns the envelope, or another one with its id"
             raise TypeError(f"{wanted}; {layer!r} returned {shaped!r}")
+        if shaped is not envelope:
+            _check(shaped)
         envelope = shaped
     return envelope
+
+
+def _check(envelope: Envelope) -> None:
+    """Refuse what no broker can keep, as every door for messages does: at the settlement it would be too late."""
+    source_of(envelope.source)
+    Sending(
+        delay=envelope.delay,
+        at=envelope.at,
+        expires=envelope.lifetime if envelope.expires is None else envelope.expires,
+        priority=envelope.priority,
+        key=envelope.key,
+        unique=envelope.unique,
+    )
+    encode_value(dict(envelope.headers))
+    if not isinstance(envelope.data, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"the data of an envelope is JSON as bytes, got {envelope.data!r:.100}")
 
 
 class Outgoing:
@@ -63,9 +81,9 @@ class Outgoing:
         return len(self._kept) + self._spilled_count
 
     def add(self, target: object, message: object, options: SendOptions) -> None:
-        sending = Sending(**options) if options else PLAIN
+        sending = Sending.of(options) if options else PLAIN
         if sending.headers:
-            encode_value(sending.headers)  # what no broker can carry is an error here, not at the settlement
+            encode_value(dict(sending.headers))  # what no broker can carry is an error here, not at the settlement
         settings = getattr(target, "settings", None)
         is_ours = isinstance(settings, Settings)
         if is_ours and isinstance(target, type):

@@ -24,6 +24,7 @@ from actorwork.actors.lock import Lock
 from actorwork.actors.shared import Shared
 from actorwork.clients.outbox import Outbox, source_name
 from actorwork.clients.refs import StreamRef
+from actorwork.errors import SettingsError
 from actorwork.message import Pause, PauseKind, TriggerRecord
 from actorwork.policy.pauses import trigger_name
 from actorwork.policy.schedule import milliseconds
@@ -149,7 +150,7 @@ class Client:
         Raises `NotUnique`. Cancelled: the message may have been kept; sending it again with the same `id` keeps it
         once.
         """
-        sending = Sending(**options) if options else PLAIN
+        sending = Sending.of(options) if options else PLAIN
         return await self._outbox.send_one(self._outbox.envelope(source_name(source), message, sending))
 
     @overload
@@ -179,6 +180,9 @@ async def open_client(
     `middleware` looks at every message before it is sent, in that order. On the way out, asks that still wait are
     cancelled.
     """
+    layers: Sequence[object] = tuple(middleware)
+    if not all(map(callable, layers)):
+        raise SettingsError(f"middleware wants a list of callables, got {layers!r}")
     error: BaseException | None = None
     # The nursery is the inner one: its tasks use the broker to their end.
     async with AsyncExitStack() as stack:
@@ -233,4 +237,8 @@ def _what(
 
 
 def title_of(actor: type[Actor] | str) -> str:
-    return actor if isinstance(actor, str) else actor.settings.title
+    """Return the title of an actor, by which other programs know it; raises `TypeError` for what is none."""
+    title = actor if isinstance(actor, str) else getattr(getattr(actor, "settings", None), "title", None)
+    if not title:
+        raise TypeError(f"an actor is named by its class or its title, got {actor!r}")
+    return title

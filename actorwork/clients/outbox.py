@@ -86,6 +86,8 @@ class Outbox:
         if sending is PLAIN:
             envelope = Envelope(source, next(self._ids), data, wire, ours, priority=priority)
         else:
+            if sending.headers:
+                codec.encode_value(dict(sending.headers))  # What no broker can carry is the error of this sender alone.
             envelope = sending.envelope(source, next(self._ids), data, wire, ours=ours, priority=priority)
         return passed_through(self._layers, envelope) if self._layers else envelope
 

@@ -70,7 +70,7 @@ class StreamRef(Generic[A_co]):
         for name in ("id", "unique"):
             if options.get(name) is not None:
                 raise ValueError(f"tell_many takes no {name}=…: it would be the same for all; tell them one by one")
-        sending = Sending(**options) if options else PLAIN
+        sending = Sending.of(options) if options else PLAIN
         envelopes: list[Envelope] = []
         for message in messages:
             self._check(message)
@@ -89,7 +89,7 @@ class StreamRef(Generic[A_co]):
         `NotUnique`. After a timeout, or cancelled, the message may still be handled.
         """
         self._check(message)
-        sending = Sending(**options) if options else PLAIN
+        sending = Sending.of(options) if options else PLAIN
         message_id, outcome = await self._outbox.ask(
             repr(self.title), self.source, message, timeout, sending, self._priority
         )
@@ -115,7 +115,7 @@ class StreamRef(Generic[A_co]):
         return Receipt(id, self.source, self._outbox, repr(self.title), Any)
 
     def _envelope(self, message: object, options: SendOptions, *, ours: Mapping[str, Json] = NO_HEADERS) -> Envelope:
-        sending = Sending(**options) if options else PLAIN
+        sending = Sending.of(options) if options else PLAIN
         return self._outbox.envelope(self.source, message, sending, ours=ours, priority=self._priority)
 
     def _check(self, message: object) -> None:

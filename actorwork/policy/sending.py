@@ -55,6 +55,15 @@ class Sending:
     headers: Mapping[str, Json] | None = None
     id: str | None = None
 
+    @classmethod
+    def of(cls, options: SendOptions) -> Sending:
+        """Check what was given by name, and say what there is where a name is unknown."""
+        for name in options:
+            if name not in NAMES:
+                said = f"but unique=Unique(…, {name}=…)" if name in OF_UNIQUE else f"but {', '.join(NAMES)}"
+                raise TypeError(f"a message has no {name}=…, {said}")
+        return cls(**options)
+
     def __attrs_post_init__(self) -> None:
         if not is_number(self.delay) or not 0 <= self.delay <= LONGEST_WAIT:
             raise ValueError(f"delay wants seconds from 0 to {LONGEST_WAIT:.10g} (a century), got {self.delay!r}")
@@ -122,6 +131,10 @@ def _check_name(name: str, value: object) -> None:
         raise TypeError(f"{name} wants a text, got {value!r}")
     if not 1 <= len(value) <= LONGEST_NAME:
         raise ValueError(f"{name} wants 1 to {LONGEST_NAME} characters, got {len(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # Half a character, as file names have it: no broker keeps that.
+        raise ValueError(f"{name} wants text that can be written as UTF-8, got {value!r}") from error
 
 
 def _epoch(moment: datetime | float | None) -> float | None:
@@ -131,3 +144,5 @@ def _epoch(moment: datetime | float | None) -> float | None:
 
 
 PLAIN: Final = Sending()
+NAMES: Final = tuple(field.name for field in attrs.fields(Sending))
+OF_UNIQUE: Final = ("ttl", "on_conflict")

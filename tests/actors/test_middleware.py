@@ -123,6 +123,38 @@ async def test_publish_middleware_may_refuse_and_must_keep_the_id():
     assert broker.sent == []
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"key": 5},
+        {"key": "\ud800"},
+        {"source": "a b"},
+        {"priority": 1},
+        {"delay": -1},
+        {"expires": "soon"},
+        {"unique": "Ann\ud800"},
+        {"headers": {"a": 1j}},
+        {"data": "text"},
+    ],
+    ids=ascii,
+)
+async def test_publish_middleware_may_return_only_what_a_broker_can_keep(changes: dict[str, Any]):
+    def shaping(envelope: Envelope) -> Envelope:
+        return attrs.evolve(envelope, **changes)
+
+    broker = MemoryBroker()
+    async with open_client(broker, middleware=[shaping]) as client:
+        await refused(client)
+    assert broker.sent == []
+
+
+async def test_middleware_of_a_client_is_something_to_call():
+    no_layers: Any = [5]
+    with pytest.raises(SettingsError, match=r"middleware wants a list of callables, got \(5,\)"):
+        async with open_client(MemoryBroker(), middleware=no_layers):
+            pass
+
+
 async def test_an_error_of_publish_middleware_is_raised_where_the_actor_publishes(mock_clock: trio.testing.MockClock):
     def no(envelope: Envelope) -> Envelope:
         raise ValueError("not that")

@@ -86,9 +86,12 @@ async def test_a_client_runs_a_trigger_now(mock_clock: MockClock):
         ({"trigger": "nightly"}, "name the actor, too"),
         ({"triggers": True}, "name the actor, too"),
         ({"source": "a b"}, "a source wants"),
+        ({"actor": ""}, "an actor is named by its class or its title, got ''"),
+        ({"actor": 5}, "an actor is named by its class or its title, got 5"),
+        ({"actor": Clock.settings, "triggers": True}, "an actor is named by its class or its title"),
     ],
 )
 async def test_what_cannot_be_paused_is_refused(what: dict[str, Any], text: str):
     async with open_test_system(Clock) as system:
-        with pytest.raises(ValueError, match=text):
+        with pytest.raises((TypeError, ValueError), match=text):
             await system.client.pause(**what)

@@ -79,6 +79,10 @@ def test_the_priority_of_the_actor_counts_where_the_sender_says_nothing():
         ({"unique": 17}, TypeError, "unique wants a text, got 17"),
         ({"unique": Unique("x" * 301)}, ValueError, "unique wants 1 to 300 characters, got 301"),
         ({"id": 17}, TypeError, "id wants a text, got 17"),
+        *[
+            ({name: "half \ud800"}, ValueError, f"{name} wants text that can be written as UTF-8, got 'half \\ud800'")
+            for name in ("key", "unique", "id")
+        ],
         ({"headers": [1]}, TypeError, "headers wants a mapping"),
         ({"headers": {1: 2}}, TypeError, "headers wants texts as names, got 1"),
         ({"headers": {"actorwork-x": 2}}, ValueError, "are the runtime's own"),
@@ -91,11 +95,33 @@ def test_what_cannot_be_meant_is_refused(options: dict[str, Any], error: type[Ex
 
 @pytest.mark.parametrize(
     ("fields", "complaint"),
-    [({"ttl": 0}, "Unique.ttl wants seconds"), ({"on_conflict": "maybe"}, "wants 'reject', 'replace' or 'first'")],
+    [
+        ({"ttl": 0}, "Unique.ttl wants seconds"),
+        ({"ttl": True}, "got True"),
+        ({"on_conflict": "maybe"}, "wants 'reject', 'replace' or 'first'"),
+    ],
 )
 def test_uniqueness_out_of_bounds_is_refused(fields: dict[str, Any], complaint: str):
     with pytest.raises(ValueError, match=complaint):
         Unique("Ann", **fields)
+
+
+def test_a_unique_key_is_a_text():
+    no_key: Any = None
+    with pytest.raises(TypeError, match=r"Unique.key wants a text, got None"):
+        Unique(no_key)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"prio": 1}, "a message has no prio=…, but delay, at, expires, priority, key, unique, headers, id"),
+        ({"unique": "Ann", "ttl": 5}, "a message has no ttl=…, but unique=Unique(…, ttl=…)"),
+    ],
+)
+def test_an_option_that_nobody_knows_is_refused_with_those_there_are(options: Any, complaint: str):
+    with pytest.raises(TypeError, match=re.escape(complaint)):
+        Sending.of(options)
 
 
 def test_what_a_delivery_publishes_keeps_all_that_was_said_also_in_the_file():
