@@ -39,7 +39,7 @@ from actorwork.streams.limiter import RedisLimiter
 from actorwork.streams.node import RedisNode
 from actorwork.streams.pauses import RedisPauses
 from actorwork.streams.publisher import Publisher
-from actorwork.streams.redis_py import RedisError
+from actorwork.streams.redis_py import RedisError, cannot
 from actorwork.streams.replies import RedisReplies
 from actorwork.streams.triggers import RedisTriggers
 from actorwork.streams.values import RedisValues
@@ -219,12 +219,10 @@ class RedisBroker(Broker):
             raise raised
 
     async def release_lease(self, incarnation: str) -> bool:
-        try:
+        with cannot(f"release the lease of {incarnation}"):
             released = await self._client.call("DEL", keys.lease(incarnation), idempotent=True)
             # To all nodes, about every source: which of them the dead one had in hand, its entries say.
             await self._client.call("PUBLISH", keys.ATTEND, b"", idempotent=True)
-        except RedisError as error:
-            raise BrokerError(f"cannot release the lease of {incarnation}: {error}") from error
         return bool(released)
 
     async def _listen(self, emit: EventSink) -> None:
@@ -264,24 +262,27 @@ class RedisBroker(Broker):
 
     async def find_outcome(self, source: str, message_id: str) -> Outcome | None:
         key = keys.SourceKeys.of(source).result(message_id)
-        record: bytes | None = await self._client.call("GET", key, idempotent=True)
+        with cannot(f"look for the outcome of message {message_id}"):
+            record: bytes | None = await self._client.call("GET", key, idempotent=True)
         return None if record is None else entries.outcome_from(record)[2]
 
     async def backlog(self, source: str) -> int:
         """Return how many are in the streams, or wait for their key; what is held back for later does not count."""
         of = keys.SourceKeys.of(source)
         commands = [("XLEN", of.at(level)) for level in Priority]
-        counts = await self._client.call_many([*commands, ("HLEN", of.waiting)], idempotent=True)
-        for count in counts:
-            if isinstance(count, Exception):
-                raise count
+        with cannot(f"count the backlog of {source!r}"):
+            counts = await self._client.call_many([*commands, ("HLEN", of.waiting)], idempotent=True)
+            for count in counts:
+                if isinstance(count, Exception):
+                    raise count
         return sum(counts)
 
     async def oldest(self, source: str) -> float | None:
         of = keys.SourceKeys.of(source)
-        age: int | None = await self._client.run_script(
-            scripts.OLDEST, [of.at(level) for level in Priority], (), idempotent=True
-        )
+        with cannot(f"look at the oldest message of {source!r}"):
+            age: int | None = await self._client.run_script(
+                scripts.OLDEST, [of.at(level) for level in Priority], (), idempotent=True
+            )
         return None if age is None else age / 1000
 
     async def diagnose(self) -> Sequence[Finding]:

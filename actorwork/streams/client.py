@@ -21,7 +21,7 @@ server's return.
 
 import hashlib
 import random
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
@@ -214,6 +214,16 @@ class Client:
                 return [slot.replies[0] for slot in slots]
             if any(slot.is_read_only for slot in slots):
                 link.fail(ConnectionError(f"{self._address.url} has become read-only"))
+
+    async def names(self, pattern: str) -> Collection[bytes]:
+        """Return the keys that match a pattern, once each. All keys of the server are gone through, in pages."""
+        found: set[bytes] = set()
+        cursor = b"0"
+        while True:
+            cursor, page = await self.call("SCAN", cursor, "MATCH", pattern, "COUNT", 1000, idempotent=True)
+            found.update(page)
+            if cursor == b"0":
+                return found
 
     async def run_script(
         self, script: Script, keys: Sequence[Any], args: Sequence[Any], *, idempotent: bool = False

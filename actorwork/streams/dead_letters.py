@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from actorwork.abc import DeadLetters
 from actorwork.errors import BrokerError
@@ -22,7 +21,7 @@ from actorwork.streams.entries import (
     headers_of_replay,
     is_too_large_to_replay,
 )
-from actorwork.streams.redis_py import RedisError, may_pass
+from actorwork.streams.redis_py import cannot
 
 _PAGE = 500
 
@@ -42,20 +41,22 @@ class RedisDeadLetters(DeadLetters):
     async def list(
         self, source: str | None = None, *, limit: int = 100, after: str | None = None
     ) -> Sequence[DeadLetter]:
-        if source is not None:
-            return await self._of(source, limit, after)
-        letters: list[DeadLetter] = []
-        for name in await self.sources():
-            letters += await self._of(name, limit - len(letters))
-            if len(letters) >= limit:
-                break
-        return letters
+        with cannot("list dead letters"):
+            if source is not None:
+                return await self._of(source, limit, after)
+            letters: list[DeadLetter] = []
+            for name in await self.sources():
+                letters += await self._of(name, limit - len(letters))
+                if len(letters) >= limit:
+                    break
+            return letters
 
     async def get(self, source: str, entry: str) -> DeadLetter | None:
         if not _is_entry(entry):
             return None
         key = keys.SourceKeys.of(source).dead
-        found = await self._client.call("XRANGE", key, entry, entry, idempotent=True)
+        with cannot(f"read the dead letter {entry} of {source!r}"):
+            found = await self._client.call("XRANGE", key, entry, entry, idempotent=True)
         return dead_letter_from(source, found[0][0], found[0][1]) if found else None
 
     async def replay(self, source: str, entries: Sequence[str]) -> int:
@@ -75,8 +76,9 @@ class RedisDeadLetters(DeadLetters):
         count = 0
         for start in range(0, len(args), 2 * _PAGE):
             some = (of.prefix, *args[start : start + 2 * _PAGE])
-            # Sent again after a lost reply it finds no letter, and sends nothing twice.
-            count += await self._client.run_script(scripts.REPLAY, (of.stream, of.dead), some, idempotent=True)
+            with cannot(f"replay to {source}"):
+                # Sent again after a lost reply it finds no letter, and sends nothing twice.
+                count += await self._client.run_script(scripts.REPLAY, (of.stream, of.dead), some, idempotent=True)
         return count
 
     async def replay_as(
@@ -87,27 +89,20 @@ class RedisDeadLetters(DeadLetters):
             return False
         of = keys.SourceKeys.of(source)
         args = (of.prefix, entry, data, type or "", encoded_headers(headers_of_first_attempt(headers)))
-        try:
+        with cannot(f"replay to {source}"):
             return bool(await self._client.run_script(scripts.REPLAY_AS, (of.stream, of.dead), args, idempotent=True))
-        except RedisError as error:
-            raise BrokerError(f"cannot replay to {source}: {error}", may_pass=may_pass(error)) from error
 
     async def drop(self, source: str, entries: Sequence[str]) -> int:
         names = [entry for entry in entries if _is_entry(entry)]
         if not names:
             return 0
-        return await self._client.call("XDEL", keys.SourceKeys.of(source).dead, *names, idempotent=True)
+        with cannot(f"drop dead letters of {source!r}"):
+            return await self._client.call("XDEL", keys.SourceKeys.of(source).dead, *names, idempotent=True)
 
     async def sources(self) -> Sequence[str]:
-        found: set[str] = set()
-        cursor: Any = b"0"
-        while True:
-            cursor, names = await self._client.call(
-                "SCAN", cursor, "MATCH", keys.ALL_DEAD, "COUNT", 1000, idempotent=True
-            )
-            found.update(source for name in names if (source := keys.source_of_dead(name)) is not None)
-            if cursor == b"0":
-                return sorted(found)
+        with cannot("look for sources with dead letters"):
+            names = await self._client.names(keys.ALL_DEAD)
+        return sorted(source for name in names if (source := keys.source_of_dead(name)) is not None)
 
     async def _of(self, source: str, limit: int, after: str | None = None) -> Sequence[DeadLetter]:
         if limit <= 0 or not (after is None or _is_entry(after)):

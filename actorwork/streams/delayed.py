@@ -6,13 +6,13 @@ Nodes promote them (`lua/tend.lua`); here people look at them, and cancel.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from actorwork.abc import DelayedMessages
 from actorwork.message import Delayed
 from actorwork.streams import keys, scripts
 from actorwork.streams.client import Client
 from actorwork.streams.entries import delayed_from
+from actorwork.streams.redis_py import cannot
 
 
 class RedisDelayed(DelayedMessages):
@@ -27,28 +27,23 @@ class RedisDelayed(DelayedMessages):
     async def list(self, source: str | None = None, *, limit: int = 100) -> Sequence[Delayed]:
         """Without a source, all keys of the server are gone through, a thousand at a time."""
         found: list[Delayed] = []
-        for name in [source] if source is not None else await self._sources():
-            if len(found) >= limit:
-                break
-            of = keys.SourceKeys.of(name)
-            rows = await self._client.run_script(
-                scripts.LIST_DELAYED, (of.delayed, of.delayed_messages), (limit - len(found),), idempotent=True
-            )
-            found += [delayed_from(name, due, fields) for due, fields in rows]
+        with cannot("list what is held back"):
+            for name in [source] if source is not None else await self._sources():
+                if len(found) >= limit:
+                    break
+                of = keys.SourceKeys.of(name)
+                rows = await self._client.run_script(
+                    scripts.LIST_DELAYED, (of.delayed, of.delayed_messages), (limit - len(found),), idempotent=True
+                )
+                found += [delayed_from(name, due, fields) for due, fields in rows]
         return found
 
     async def cancel(self, source: str, message_id: str) -> bool:
         """Cancelled, or without an answer: it may have been dropped. Asked again after a lost reply it says False."""
-        of = keys.SourceKeys.of(source)
-        return bool(await self._client.run_script(scripts.CANCEL, (source,), (of.prefix, message_id), idempotent=True))
+        args = (keys.SourceKeys.of(source).prefix, message_id)
+        with cannot(f"cancel message {message_id} of {source!r}"):
+            return bool(await self._client.run_script(scripts.CANCEL, (source,), args, idempotent=True))
 
     async def _sources(self) -> Sequence[str]:
-        found: set[str] = set()
-        cursor: Any = b"0"
-        while True:
-            cursor, names = await self._client.call(
-                "SCAN", cursor, "MATCH", keys.ALL_DELAYED, "COUNT", 1000, idempotent=True
-            )
-            found.update(source for name in names if (source := keys.source_of_delayed(name)) is not None)
-            if cursor == b"0":
-                return sorted(found)
+        names = await self._client.names(keys.ALL_DELAYED)
+        return sorted(source for name in names if (source := keys.source_of_delayed(name)) is not None)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from actorwork.errors import BrokerError
 from actorwork.streams import keys, scripts
 from actorwork.streams.client import Client, Script
-from actorwork.streams.redis_py import RedisError
+from actorwork.streams.redis_py import cannot
 
 
 class RedisLimiter:
@@ -35,7 +34,5 @@ class RedisLimiter:
         return bool(await self._run(scripts.SLOT, keys.slots(name), "free", holder, 0, 0))
 
     async def _run(self, script: Script, key: str, *args: Any) -> Any:
-        try:
+        with cannot(f"ask for the limit at {key!r}"):
             return await self._client.run_script(script, [key], args, idempotent=True)
-        except RedisError as error:
-            raise BrokerError(f"cannot ask for the limit at {key!r}: {error}") from error

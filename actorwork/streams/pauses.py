@@ -11,13 +11,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from actorwork.abc import EventSink, Pauses, Triggers
-from actorwork.errors import BrokerError
 from actorwork.events import BrokerTrouble
 from actorwork.message import Pause, PauseKind
 from actorwork.policy.pauses import concerned
 from actorwork.streams import keys, scripts
 from actorwork.streams.client import Client
-from actorwork.streams.redis_py import RedisError
+from actorwork.streams.redis_py import RedisError, cannot
 
 
 class RedisPauses(Pauses):
@@ -52,18 +51,14 @@ class RedisPauses(Pauses):
         return bool(await self._change("resume", field))
 
     async def _change(self, operation: str, *args: str) -> Any:
-        try:
+        with cannot(f"{operation} {args[0].strip()}"):
             return await self._client.run_script(
                 scripts.PAUSE, [keys.PAUSED], (keys.PAUSES, operation, *args), idempotent=True
             )
-        except RedisError as error:
-            raise BrokerError(f"cannot {operation} {args[0].strip()}: {error}") from error
 
     async def list(self) -> Sequence[Pause]:
-        try:
+        with cannot("read what is paused"):
             kept: dict[bytes, bytes] = await self._client.call("HGETALL", keys.PAUSED, idempotent=True)
-        except RedisError as error:
-            raise BrokerError(f"cannot read what is paused: {error}") from error
         return sorted((_pause(field.decode(), record) for field, record in kept.items()), key=lambda pause: pause.at)
 
     @asynccontextmanager

@@ -13,9 +13,12 @@ Only `actorwork.streams` imports redis, and only through here or after it.
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, Protocol, cast
+
+from actorwork.errors import BrokerError
 
 _ASKED_BY_USERS = frozenset(
     {"__all__", "__path__", "__version__"}
@@ -93,6 +96,15 @@ def may_pass(error: RedisError) -> bool:
     """Say whether the same command may succeed another time."""
     text = str(error)
     return type(error) is not ResponseError or any(state in text for state in _STATES)
+
+
+@contextmanager
+def cannot(what: str) -> Generator[None]:
+    """Raise what the server or the connection refuses as a `BrokerError` that says what could not be done."""
+    try:
+        yield
+    except RedisError as error:
+        raise BrokerError(f"cannot {what}: {error}", may_pass=may_pass(error)) from error
 
 
 def connection_options(url: str) -> dict[str, Any]:

@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from actorwork.abc import Firing, Triggers
-from actorwork.errors import BrokerError
 from actorwork.message import Envelope, TriggerDefinition, TriggerRecord
 from actorwork.streams import keys, scripts
 from actorwork.streams.client import Client
 from actorwork.streams.entries import fields_of, mark_of, terms_of
-from actorwork.streams.redis_py import RedisError
+from actorwork.streams.redis_py import cannot
 
 _FACTS: Final = ("actor", "title", "schedule", "data", "type", "details", "registered", "last", "fired", "declared")
 
@@ -32,7 +31,7 @@ class RedisTriggers(Triggers):
 
     async def register(self, source: str, definitions: Sequence[TriggerDefinition]) -> Sequence[TriggerRecord]:
         """Cancelled, or without an answer: any of them may be registered; doing it again changes nothing."""
-        try:
+        with cannot(f"register the triggers of {source!r}"):
             known = await self._known()
             if definitions:
                 members = [_member(source, definition.id) for definition in definitions]
@@ -42,8 +41,6 @@ class RedisTriggers(Triggers):
                 if other == source and name not in declared:
                     await self._change(source, name, "vanish")
             return [await self._register(source, definition) for definition in definitions]
-        except RedisError as error:
-            raise BrokerError(f"cannot register the triggers of {source!r}: {error}") from error
 
     async def _register(self, source: str, definition: TriggerDefinition) -> TriggerRecord:
         fields: list[Any] = ["actor", definition.actor, "title", definition.title, "schedule", definition.schedule]
@@ -64,40 +61,33 @@ class RedisTriggers(Triggers):
             names.append(mark)
             fields = fields_of(message)
             args += (len(names), bit, terms_of(message), len(fields), *fields)
-        try:
+        with cannot(f"fire the trigger {definition.title!r}"):
             # Sent again after a lost reply it finds the time decided, by itself.
             outcome, stands, kept = await self._client.run_script(scripts.FIRE, names, args, idempotent=True)
-        except RedisError as error:
-            raise BrokerError(f"cannot fire the trigger {definition.title!r}: {error}") from error
         return Firing(outcome.decode(), int(stands), kept)
 
     async def skip(self, source: str, id: str) -> bool:
-        try:
+        with cannot(f"skip times of the trigger {id}"):
             return bool(await self._change(source, id, "skip"))
-        except RedisError as error:
-            raise BrokerError(f"cannot skip times of the trigger {id}: {error}") from error
 
     async def list(self) -> Sequence[TriggerRecord]:
-        try:
+        with cannot("list the triggers"):
             known = await self._known()
             commands = [("HMGET", keys.trigger(source, name), *_FACTS) for source, name in known]
             replies = await self._client.call_many(commands, idempotent=True) if commands else []
-        except RedisError as error:
-            raise BrokerError(f"cannot list the triggers: {error}") from error
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
         found: list[TriggerRecord] = []
         for (source, name), reply in zip(known, replies, strict=True):
-            if isinstance(reply, Exception):
-                raise BrokerError(f"cannot read the trigger {name} of {source!r}: {reply}") from reply
             if reply[0] is not None:
                 found.append(_record(source, name, reply))
         return sorted(found, key=lambda one: (one.definition.actor, one.definition.title))
 
     async def forget(self, source: str, id: str) -> bool:
-        try:
+        with cannot(f"forget the trigger {id}"):
             deleted = await self._client.call("DEL", keys.trigger(source, id), idempotent=True)
             await self._client.call("SREM", keys.TRIGGERS, _member(source, id), idempotent=True)
-        except RedisError as error:
-            raise BrokerError(f"cannot forget the trigger {id}: {error}") from error
         return bool(deleted)
 
     async def _known(self) -> Sequence[tuple[str, str]]:

@@ -13,7 +13,7 @@ from actorwork.errors import BrokerError
 from actorwork.policy.values import stale
 from actorwork.streams import keys, scripts
 from actorwork.streams.client import Client
-from actorwork.streams.redis_py import ConnectionError, RedisError  # noqa: A004
+from actorwork.streams.redis_py import ConnectionError, cannot  # noqa: A004
 
 
 class RedisValues:
@@ -27,15 +27,13 @@ class RedisValues:
 
     async def get(self, name: str) -> Kept | None:
         key = keys.shared(name)
-        try:
+        with cannot(f"read the shared value {name!r}"):
             found, time = await self._client.call_many(
                 [("HMGET", key, "data", "version", "until"), ("TIME",)], idempotent=True
             )
-        except RedisError as error:
-            raise BrokerError(f"cannot read the shared value {name!r}: {error}") from error
-        for reply in (found, time):
-            if isinstance(reply, Exception):
-                raise BrokerError(f"cannot read the shared value {name!r}: {reply}") from reply
+            for reply in (found, time):
+                if isinstance(reply, Exception):
+                    raise reply
         data, version, until = found
         # The key of a value that was written under a token outlives it.
         if data is None or (until is not None and int(until) <= int(time[0]) * 1000 + int(time[1]) // 1000):
@@ -67,17 +65,16 @@ class RedisValues:
         self, name: str, operation: str, fence: int | None, ttl: float | None, *more: Any, idempotent: bool
     ) -> Any:
         args = (operation, "" if fence is None else fence, "" if ttl is None else _milliseconds(ttl), *more)
-        try:
-            answer, *rest = await self._client.run_script(
-                scripts.VALUE, [keys.shared(name)], args, idempotent=idempotent
-            )
-        except ConnectionError as error:
-            raise BrokerError(
-                f"the reply to a change of the shared value {name!r} was lost, and it may have taken effect:"
-                f" read the value before you try again ({error})"
-            ) from error
-        except RedisError as error:
-            raise BrokerError(f"cannot change the shared value {name!r}: {error}") from error
+        with cannot(f"change the shared value {name!r}"):
+            try:
+                answer, *rest = await self._client.run_script(
+                    scripts.VALUE, [keys.shared(name)], args, idempotent=idempotent
+                )
+            except ConnectionError as error:
+                raise BrokerError(
+                    f"the reply to a change of the shared value {name!r} was lost, and it may have taken effect:"
+                    f" read the value before you try again ({error})"
+                ) from error
         if answer == b"stale":
             raise stale(name, fence or 0, int(rest[0]))
         return None if answer == b"other" else rest[0]
@@ -93,12 +90,10 @@ class RedisValues:
         return bool(await self._lock("free", name, owner, 0))
 
     async def _lock(self, operation: str, name: str, owner: str, ttl: float) -> Any:
-        try:
+        with cannot(f"{operation} the lock {name!r}"):
             return await self._client.run_script(
                 scripts.LOCK, [keys.lock(name)], (operation, owner, _milliseconds(ttl)), idempotent=True
             )
-        except RedisError as error:
-            raise BrokerError(f"cannot {operation} the lock {name!r}: {error}") from error
 
 
 def _milliseconds(seconds: float) -> int:
