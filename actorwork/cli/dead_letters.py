@@ -5,26 +5,33 @@ Whatever goes over many of them goes page by page.
 
 from __future__ import annotations
 
-import base64
-import json
 import sys
-import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from actorwork.cli.brokers import Step, broker_option, speak, timeout_option
-from actorwork.cli.durations import seconds
-from actorwork.cli.output import as_json, many, one_line, print_json, print_table, printable
+from actorwork.cli.letters import (
+    cause_in_json,
+    envelopes,
+    error,
+    exported,
+    fingerprint,
+    in_json,
+    payload,
+    payload_text,
+    with_changes,
+)
+from actorwork.cli.output import as_json, many, moment, one_line, print_json, print_table, printable
+from actorwork.cli.selecting import find, say_which, selecting
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker, DeadLetters
-    from actorwork.message import DeadLetter, Envelope, Json
-    from actorwork.policy.dead_letters import Group, Selection
+    from actorwork.message import DeadLetter
+    from actorwork.policy.dead_letters import Cause, Selection
     from actorwork.runtime.dead_letters import Edges
 
 BATCH: Final = 500
@@ -40,49 +47,6 @@ def dead() -> None:
     """
 
 
-class Moment(click.ParamType[float]):
-    """A moment: `2h` is two hours ago, or a date with or without a time; without a timezone, that of this machine."""
-
-    name = "moment"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        text = str(value)
-        try:
-            return time.time() - seconds(text)
-        except ValueError:
-            pass
-        try:
-            return datetime.fromisoformat(text).astimezone().timestamp()
-        except ValueError:
-            self.fail(f"{text!r} is no moment like 2h (ago) or 2026-01-31T12:00:00+00:00", param, ctx)
-
-
-_SELECTING: Final = ("actor", "error", "since", "until", "fingerprint", "text")
-
-
-def selecting(function: Any) -> Any:
-    """Give a command the options that say which letters are meant, as one argument `selection`, and the SOURCE."""
-    from functools import wraps
-
-    @wraps(function)
-    def command(*args: Any, source: str | None, **options: Any) -> Any:
-        from actorwork.policy.dead_letters import Selection
-
-        conditions = {name: options.pop(name) for name in _SELECTING}
-        return function(*args, source=source, selection=Selection(source=source, **conditions), **options)
-
-    for option in (
-        click.option("--text", help="Those that say this: in the message, its headers, the error or the traceback."),
-        click.option("--fingerprint", help="Those that died of the same."),
-        click.option("--until", type=Moment(), help="Those before a moment: 2h (ago), or 2026-01-31T12:00."),
-        click.option("--since", type=Moment(), help="Those from a moment on."),
-        click.option("--error", help="Those of an error's type, such as ValueError."),
-        click.option("--actor", help="Those of an actor, by its title or id."),
-    ):
-        command = option(command)
-    return command
-
-
 @dead.command("ls", short_help="List dead letters.")
 @click.argument("source", required=False)
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Show at most so many.")
@@ -90,9 +54,7 @@ def selecting(function: Any) -> Any:
 @broker_option
 @timeout_option
 @as_json
-def list_them(
-    source: str | None, *, selection: Selection, limit: int, broker: str | None, timeout: float, json_output: bool
-) -> None:
+def list_them(*, selection: Selection, limit: int, broker: str | None, timeout: float, json_output: bool) -> None:
     """List the dead letters of a source, or of all, oldest first."""
 
     async def talk(opened: Broker, step: Step) -> Sequence[DeadLetter]:
@@ -110,17 +72,33 @@ def list_them(
     if json_output:
         print_json([in_json(letter) for letter in letters])
     elif not letters:
-        click.echo(f"no {'' if selection.is_all else 'such '}dead letters{f' of {source!r}' if source else ''}")
+        _say_that_there_are_none(selection)
     else:
         print_table(
             ("SOURCE", "ENTRY", "MESSAGE", "ACTOR", "ATTEMPT", "FAILED", "ERROR"),
             [
-                (letter.source, letter.entry, letter.id, letter.actor, str(letter.attempt), when(letter), error(letter))
+                (
+                    letter.source,
+                    letter.entry,
+                    letter.id,
+                    letter.actor,
+                    str(letter.attempt),
+                    moment(letter.at),
+                    error(letter),
+                )
                 for letter in letters
             ],
         )
         if len(letters) == limit:
             click.echo(f"(the first {limit:,}; --limit shows more)", err=True)
+
+
+def _say_that_there_are_none(selection: Selection) -> None:
+    click.echo(f"no {'' if selection.is_all else 'such '}dead letters{_of(selection)}")
+
+
+def _of(selection: Selection) -> str:
+    return f" of {selection.source!r}" if selection.source else ""
 
 
 @dead.command(short_help="Show what dead letters died of.")
@@ -130,40 +108,38 @@ def list_them(
 @broker_option
 @timeout_option
 @as_json
-def groups(
-    source: str | None, *, selection: Selection, limit: int, broker: str | None, timeout: float, json_output: bool
-) -> None:
+def groups(*, selection: Selection, limit: int, broker: str | None, timeout: float, json_output: bool) -> None:
     """Group the dead letters of a source, or of all, by what they died of; the largest group first."""
 
-    async def talk(opened: Broker, step: Step) -> Sequence[Group]:
-        from actorwork.policy.dead_letters import grouped
+    async def talk(opened: Broker, step: Step) -> Sequence[Cause]:
+        from actorwork.policy.dead_letters import by_cause
         from actorwork.runtime.dead_letters import pages
 
-        found: list[Group] = []
+        found: list[Cause] = []
         async with aclosing(pages(opened.dead_letters, selection, step=step)) as all_pages:
             async for page in all_pages:
-                found = grouped(page, found)
+                found = by_cause(page, found)
         return found
 
     found = speak(broker, timeout, talk)
     if json_output:
-        print_json([group_in_json(group) for group in found[:limit]])
+        print_json([cause_in_json(cause) for cause in found[:limit]])
     elif not found:
-        click.echo(f"no {'' if selection.is_all else 'such '}dead letters{f' of {source!r}' if source else ''}")
+        _say_that_there_are_none(selection)
     else:
         print_table(
             ("FINGERPRINT", "LETTERS", "ACTOR", "FIRST", "LAST", "THE LAST ONE", "ERROR"),
             [
                 (
-                    group.fingerprint,
-                    f"{group.count:,}",
-                    group.example.actor,
-                    moment(group.first),
-                    moment(group.last),
-                    f"{group.example.source} {group.example.entry}",
-                    error(group.example),
+                    cause.fingerprint,
+                    f"{cause.count:,}",
+                    cause.example.actor,
+                    moment(cause.first),
+                    moment(cause.last),
+                    f"{cause.example.source} {cause.example.entry}",
+                    error(cause.example),
                 )
-                for group in found[:limit]
+                for cause in found[:limit]
             ],
         )
         if len(found) > limit:
@@ -194,7 +170,7 @@ def show(source: str, entry: str, *, broker: str | None, timeout: float, json_ou
             ("message", letter.id),
             ("actor", f"{letter.actor} ({letter.group})"),
             ("attempt", str(letter.attempt)),
-            ("failed", when(letter)),
+            ("failed", moment(letter.at)),
             ("error", error(letter)),
             ("fingerprint", fingerprint(letter)),
             *([("type", letter.type)] if letter.type else []),
@@ -252,7 +228,6 @@ def _editing(function: Any) -> Any:
 @_many_of_them("replay", "Send dead letters again.")
 @_editing
 def replay(
-    source: str | None,
     entries: tuple[str, ...],
     *,
     selection: Selection,
@@ -270,26 +245,25 @@ def replay(
     With --all, those that are there when the command begins; it asks first. One letter can be changed on the way: by
     --edit, --set or --data.
     """
-    _say_which("replay", source, entries, selection, every=every)
+    say_which("replay", entries, selection, every=every)
     if edit or changes or data is not None:
         if len(entries) != 1:
             raise click.UsageError("--edit, --set and --data want one ENTRY")
         if sum((edit, bool(changes), data is not None)) > 1:
             raise click.UsageError("take one of --edit, --set and --data")
         _replay_changed(
-            str(source), entries[0], edit=edit, changes=changes, data=data, broker=broker, timeout=timeout,
+            str(selection.source), entries[0], edit=edit, changes=changes, data=data, broker=broker, timeout=timeout,
             json_output=json_output,
         )  # fmt: skip
         return
     _do(
         "replay", "replayed", lambda letters, source, names: letters.replay(source, names),
-        source, entries, selection, ask=every and not yes, broker=broker, timeout=timeout, json_output=json_output,
+        entries, selection, ask=every and not yes, broker=broker, timeout=timeout, json_output=json_output,
     )  # fmt: skip
 
 
 @_many_of_them("drop", "Delete dead letters.")
 def drop(
-    source: str | None,
     entries: tuple[str, ...],
     *,
     selection: Selection,
@@ -300,27 +274,17 @@ def drop(
     json_output: bool,
 ) -> None:
     """Delete dead letters for good; it asks first."""
-    _say_which("drop", source, entries, selection, every=every)
+    say_which("drop", entries, selection, every=every)
     _do(
         "drop", "dropped", lambda letters, source, names: letters.drop(source, names),
-        source, entries, selection, ask=not yes, broker=broker, timeout=timeout, json_output=json_output,
+        entries, selection, ask=not yes, broker=broker, timeout=timeout, json_output=json_output,
     )  # fmt: skip
-
-
-def _say_which(verb: str, source: str | None, entries: tuple[str, ...], selection: Selection, *, every: bool) -> None:
-    if every == bool(entries):
-        raise click.UsageError(f"say which to {verb}: SOURCE ENTRY..., or --all")
-    if entries and source is None:
-        raise click.UsageError("ENTRY wants its SOURCE before it")
-    if entries and not selection.is_all:
-        raise click.UsageError("entries are named one by one; --actor, --error and the like go with --all")
 
 
 def _do(
     verb: str,
     done: str,
     act: Callable[[DeadLetters, str, Sequence[str]], Awaitable[int]],
-    source: str | None,
     entries: tuple[str, ...],
     selection: Selection,
     *,
@@ -333,7 +297,7 @@ def _do(
 
     async def look(opened: Broker, step: Step) -> Sequence[DeadLetter] | Edges:
         if entries:
-            return await find(opened.dead_letters, step, str(source), entries)
+            return await find(opened.dead_letters, step, str(selection.source), entries)
         return await edges(opened.dead_letters, selection, step=step)
 
     async def carry_out(opened: Broker, step: Step) -> int:
@@ -357,7 +321,7 @@ def _do(
     wanted = len(chosen) if isinstance(chosen, Sequence) else chosen.count
     if wanted and ask:
         # Asked outside of the loop: an answer may take its time.
-        where = f" of {source!r}" if source else " of all sources"
+        where = f" of {selection.source!r}" if selection.source else " of all sources"
         click.confirm(f"{verb} {many(wanted, 'dead letter')}{where}?", abort=True, err=True)
     count = speak(broker, timeout, carry_out) if wanted else 0
     if json_output:
@@ -422,27 +386,6 @@ def _replay_changed(
         click.echo(f"replayed message {letter.id} as {one_line(changed.decode(errors='backslashreplace'))}")
 
 
-def with_changes(value: Json, changes: Sequence[str]) -> Json:
-    """Return JSON with fields that are set as FIELD=VALUE says."""
-    whole: Any = json.loads(json.dumps(value))
-    for change in changes:
-        path, equals, text = change.partition("=")
-        if not equals or not path:
-            raise click.UsageError(f"--set wants FIELD=VALUE, got {change!r}")
-        try:
-            new: Any = json.loads(text)
-        except ValueError:
-            new = text
-        *outer, name = path.split(".")
-        place: Any = whole
-        for field in outer:
-            place = cast("dict[str, Any]", place).get(field) if isinstance(place, dict) else None
-        if not isinstance(place, dict):
-            raise click.ClickException(f"the message has no object in which {path!r} could be set")
-        cast("dict[str, Any]", place)[name] = new
-    return whole
-
-
 @dead.command(short_help="Write dead letters as JSON lines.")
 @click.argument("source", required=False)
 @click.option(
@@ -451,7 +394,7 @@ def with_changes(value: Json, changes: Sequence[str]) -> Json:
 @selecting
 @broker_option
 @timeout_option
-def export(source: str | None, *, selection: Selection, file: Path | None, broker: str | None, timeout: float) -> None:
+def export(*, selection: Selection, file: Path | None, broker: str | None, timeout: float) -> None:
     """Write the dead letters of a source, or of all, as JSON lines, which `dead import` reads. They stay."""
 
     async def talk(opened: Broker, step: Step) -> int:
@@ -460,11 +403,7 @@ def export(source: str | None, *, selection: Selection, file: Path | None, broke
         count = 0
         async with aclosing(pages(opened.dead_letters, selection, step=step)) as all_pages:
             async for page in all_pages:
-                for letter in page:
-                    exported = in_json(letter)
-                    if exported["payload_is"] == "bytes":
-                        exported["payload_base64"] = base64.b64encode(cast("bytes", letter.payload)).decode()
-                    out.write(json.dumps(exported, ensure_ascii=False) + "\n")
+                out.writelines(f"{exported(letter)}\n" for letter in page)
                 count += len(page)
         return count
 
@@ -474,7 +413,7 @@ def export(source: str | None, *, selection: Selection, file: Path | None, broke
     else:
         with file.open("w", encoding="utf-8") as out:
             count = speak(broker, timeout, talk)
-    click.echo(f"exported {many(count, 'dead letter')}{f' of {source!r}' if source else ''}", err=True)
+    click.echo(f"exported {many(count, 'dead letter')}{_of(selection)}", err=True)
 
 
 @dead.command("import", short_help="Send exported dead letters again.")
@@ -489,145 +428,18 @@ def import_them(file: str, *, broker: str | None, timeout: float, json_output: b
     nothing twice. Drop the letters themselves, if they are still there.
     """
     with click.open_file(file, encoding="utf-8") as lines:
-        envelopes = list(_envelopes(lines))
+        messages = list(envelopes(lines))
 
     async def talk(opened: Broker, step: Step) -> int:
         new = 0
-        for first in range(0, len(envelopes), BATCH):
+        for first in range(0, len(messages), BATCH):
             with step():
-                new += await opened.publish(envelopes[first : first + BATCH])
+                new += await opened.publish(messages[first : first + BATCH])
         return new
 
-    new = speak(broker, timeout, talk) if envelopes else 0
+    new = speak(broker, timeout, talk) if messages else 0
     if json_output:
-        print_json({"read": len(envelopes), "new": new})
+        print_json({"read": len(messages), "new": new})
     else:
-        known = len(envelopes) - new
+        known = len(messages) - new
         click.echo(f"sent {many(new, 'message')}" + (f"; {known:,} were there before" if known else ""))
-
-
-def _envelopes(lines: Iterable[str]) -> Iterable[Envelope]:
-    """Read exported letters; a bad line ends the command before anything is sent."""
-    from actorwork import codec
-    from actorwork.message import Envelope
-    from actorwork.policy.attempts import headers_of_first_attempt
-
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            letter = json.loads(line)
-            encoded = letter.get("payload_base64")
-            yield Envelope(
-                source=letter["source"],
-                id=f"{letter['message_id']}/{letter['entry']}/again",
-                data=codec.dumps(letter["payload"]) if encoded is None else base64.b64decode(encoded),
-                type=letter["type"],
-                headers=headers_of_first_attempt(letter["headers"]),
-                group=letter["actor_id"],
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            what = f"{type(error).__name__}: {error}"
-            raise click.ClickException(f"line {number} is no exported dead letter ({what}); nothing was sent") from None
-
-
-async def find(letters: DeadLetters, step: Step, source: str, names: Sequence[str]) -> Sequence[DeadLetter]:
-    """Return the dead letters of these entries or messages' ids; ends the command if one is not there."""
-    found: list[DeadLetter] = []
-    others: list[str] = []
-    for name in names:
-        with step():
-            letter = await letters.get(source, name)
-        if letter is None:
-            others.append(name)
-        else:
-            found.append(letter)
-    if others:
-        from actorwork.policy.dead_letters import Selection
-        from actorwork.runtime.dead_letters import pages
-
-        of_message: dict[str, list[DeadLetter]] = {name: [] for name in others}
-        async with aclosing(pages(letters, Selection(source=source), step=step)) as all_pages:
-            async for page in all_pages:
-                for letter in page:
-                    if letter.id in of_message:
-                        of_message[letter.id].append(letter)
-        for name, of_it in of_message.items():
-            if not of_it:
-                raise click.ClickException(
-                    f"no dead letter of {source!r} has the entry or message id {name!r};"
-                    f" see: actorwork dead ls {source}"
-                )
-            found += of_it
-    return list({letter.entry: letter for letter in found}.values())
-
-
-def when(letter: DeadLetter) -> str:
-    return moment(letter.at)
-
-
-def moment(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def fingerprint(letter: DeadLetter) -> str:
-    from actorwork.policy.dead_letters import fingerprint_of
-
-    return fingerprint_of(letter)
-
-
-def error(letter: DeadLetter) -> str:
-    return f"{letter.failure.type}: {letter.failure.reason}" if letter.failure.reason else letter.failure.type
-
-
-def payload(letter: DeadLetter) -> tuple[str, Any]:
-    """Return what a payload is (`json`, `fields` or `bytes`), and it in a form that JSON has."""
-    from actorwork import codec
-    from actorwork.errors import CodecError
-
-    if not isinstance(letter.payload, bytes):
-        return "fields", {_text(name): _text(value) for name, value in letter.payload.items()}
-    try:
-        return "json", codec.loads(letter.payload)
-    except CodecError:
-        return "bytes", _text(letter.payload)
-
-
-def payload_text(letter: DeadLetter) -> str:
-    kind, value = payload(letter)
-    return value if kind == "bytes" else json.dumps(value, ensure_ascii=False, indent=2)
-
-
-def _text(data: bytes) -> str:
-    return data.decode(errors="backslashreplace")
-
-
-def in_json(letter: DeadLetter) -> dict[str, Any]:
-    kind, value = payload(letter)
-    return {
-        "source": letter.source,
-        "entry": letter.entry,
-        "message_id": letter.id,
-        "actor_id": letter.group,
-        "actor": letter.actor,
-        "attempt": letter.attempt,
-        "failed_at": when(letter),
-        "error": error(letter),
-        "fingerprint": fingerprint(letter),
-        "traceback": letter.failure.traceback,
-        "type": letter.type,
-        "headers": dict(letter.headers),
-        "payload_is": kind,
-        "payload": value,
-    }
-
-
-def group_in_json(group: Group) -> dict[str, Any]:
-    return {
-        "fingerprint": group.fingerprint,
-        "count": group.count,
-        "first": moment(group.first),
-        "last": moment(group.last),
-        "sources": dict(group.sources),
-        "example": in_json(group.example),
-    }

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from actorwork.cli.brokers import Step, broker_option, speak, timeout_option
-from actorwork.cli.output import as_json, print_json, print_table
+from actorwork.cli.output import as_json, moment, print_json, print_table
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker
@@ -77,14 +76,14 @@ def paused(*, broker: str | None, timeout: float, json_output: bool) -> None:
     if json_output:
         print_json(
             [
-                {"kind": one.kind, "name": one.name, "reason": one.reason, "by": one.by, "at": when(one.at)}
+                {"kind": one.kind, "name": one.name, "reason": one.reason, "by": one.by, "at": moment(one.at)}
                 for one in found
             ]
         )
     elif not found:
         click.echo("nothing is paused")
     else:
-        rows = [(one.kind, one.name, when(one.at), one.by, one.reason) for one in found]
+        rows = [(one.kind, one.name, moment(one.at), one.by, one.reason) for one in found]
         print_table(("WHAT", "NAME", "SINCE", "BY", "REASON"), rows)
 
 
@@ -111,7 +110,3 @@ def resume_at(broker: str | None, timeout: float, kind: PauseKind, name: str) ->
     if not speak(broker, timeout, talk):
         raise click.ClickException(f"{what} was not paused; `actorwork paused` lists what is")
     click.echo(f"resumed {what}")
-
-
-def when(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(" ", "seconds")

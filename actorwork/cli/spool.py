@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from actorwork.cli.brokers import Step, broker_option, speak, timeout_option
-from actorwork.cli.output import as_json, many, one_line, print_json, print_table
+from actorwork.cli.output import as_json, many, moment, one_line, print_json, print_table
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker
@@ -70,7 +69,7 @@ def list_them(source: str | None, *, limit: int, path: Path | None, broker: str 
     if found:
         print_table(
             ("SOURCE", "MESSAGE", "TOLD", "BYTES", "SET ASIDE"),
-            [(one.source, one.id, when(one), str(len(one.data)), one.refused or "") for one in found],
+            [(one.source, one.id, moment(one.born), str(len(one.data)), one.refused or "") for one in found],
         )
     if status is None or not status.messages:
         click.echo(f"nothing waits in {path}")
@@ -188,10 +187,6 @@ def age(status: SpoolStatus | None) -> float:
     return 0.0 if status is None or status.oldest is None else round(max(0.0, time.time() - status.oldest), 1)
 
 
-def when(one: Spooled) -> str:
-    return datetime.fromtimestamp(one.born, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
 def in_json(one: Spooled) -> dict[str, Any]:
     import json
 
@@ -205,7 +200,7 @@ def in_json(one: Spooled) -> dict[str, Any]:
     return {
         "source": one.source,
         "message_id": one.id,
-        "told_at": when(one),
+        "told_at": moment(one.born),
         "set_aside": one.refused,
         "sent_with": json.loads(one.fields),
         "payload": payload,

@@ -11,7 +11,7 @@ import attrs
 import click
 
 from actorwork.cli.brokers import Step, broker_option, speak, timeout_option
-from actorwork.cli.output import as_json, one_line, print_json, print_table, printable
+from actorwork.cli.output import as_json, moment, one_line, print_json, print_table, printable
 from actorwork.cli.pausing import pause_at, resume_at
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def list_them(actor: str | None, *, broker: str | None, timeout: float, json_out
                     schedule_text(one.record),
                     one.state,
                     str(one.record.fired),
-                    text_of(one.record.last) if one.record.last > one.record.registered else "",
+                    moment(one.record.last / 1000) if one.record.last > one.record.registered else "",
                     ", ".join(coming(one)),
                 )
                 for one in found
@@ -211,7 +211,7 @@ def duration_text(seconds: float) -> str:
 
 def coming(one: Known) -> list[str]:
     """Return the next times of a trigger, on the clock of its timezone; none where it does not fire."""
-    from actorwork.policy.schedule import moment, next_times
+    from actorwork.policy.schedule import moment as time_of, next_times
     from actorwork.triggers.declared import schedule_of
 
     record = one.record
@@ -219,16 +219,10 @@ def coming(one: Known) -> list[str]:
     if schedule is None or one.state != "on":
         return []
     lifetime = record.definition.details.get("lifetime")
-    found = next_times(schedule, max(datetime.now(UTC), moment(record.last)), NEXT, anchor=moment(record.registered))
+    found = next_times(schedule, max(datetime.now(UTC), time_of(record.last)), NEXT, anchor=time_of(record.registered))
     if isinstance(lifetime, (int, float)):
         found = [time for time in found if time.timestamp() * 1000 <= record.registered + lifetime * 1000]
-    return [time.isoformat(" ", "seconds" if time.microsecond == 0 else "milliseconds") for time in found]
-
-
-def text_of(nominal: int) -> str:
-    from actorwork.policy.schedule import moment
-
-    return moment(nominal).isoformat(" ", "seconds")
+    return [time.isoformat("T", "seconds" if time.microsecond == 0 else "milliseconds") for time in found]
 
 
 def in_json(one: Known) -> dict[str, Any]:
@@ -243,8 +237,8 @@ def in_json(one: Known) -> dict[str, Any]:
         **{name: value for name, value in kept.details.items() if name != "priority"},
         "type": kept.type,
         "message": kept.data.decode("utf-8", "backslashreplace"),
-        "registered": text_of(record.registered),
-        "last": text_of(record.last),
+        "registered": moment(record.registered / 1000),
+        "last": moment(record.last / 1000),
         "fired": record.fired,
         "next": coming(one),
     }

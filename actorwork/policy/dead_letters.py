@@ -2,7 +2,7 @@
 
     fingerprint_of(letter)     the same for letters that died of the same: 16 hexadecimal characters
     Selection                  which letters are meant: all conditions that are given must hold
-    grouped(letters)           one line for each fingerprint: how many, the first, the last, an example
+    by_cause(letters)          one `Cause` for each fingerprint: how many, the first, the last, an example
 
 A fingerprint is made of the actor, the error's type, and the place where it was raised: the innermost frames of the
 user's own code, by file, function and source line, not by line number, so that it outlives edits elsewhere in the file.
@@ -27,7 +27,7 @@ FRAMES: Final = 3
 """How many of the innermost frames count."""
 LONGEST: Final = 300
 
-_FRAME: Final = re.compile(r'^[ |+\-]*File "(?P<file>[^"]+)", line \d+, in (?P<function>.+)$')
+_FRAME: Final = re.compile(r'^(?P<before>[ |+\-]*)File "(?P<file>[^"]+)", line \d+, in (?P<function>.+)$')
 _MARKS: Final = re.compile(r"^[ |]*[~^]+[ ~^]*$")
 _NOT_THE_USERS: Final = re.compile(
     r"(^|/)(site-packages|dist-packages|python3\.\d+)/"
@@ -58,11 +58,12 @@ def _place_of(failure: Failure) -> tuple[str, ...]:
         frame = _FRAME.match(line)
         if frame is None or _NOT_THE_USERS.search(frame["file"].replace("\\", "/")):
             continue
-        below = lines[number + 1].strip(" |") if number + 1 < len(lines) else ""
-        is_source = bool(below) and not _FRAME.match(lines[number + 1]) and not _MARKS.match(lines[number + 1])
+        below = lines[number + 1] if number + 1 < len(lines) else ""
+        # Where the source is not at hand, the next frame follows at once, or the error itself, with what varies in it.
+        is_source = below.startswith(f"{frame['before']}  ") and not _MARKS.match(below)
         # The folder above tells two `tasks.py` apart; what is above that differs from host to host.
         file = "/".join(frame["file"].replace("\\", "/").split("/")[-2:])
-        found.append(f"{file} {frame['function']} {below if is_source else ''}")
+        found.append(f"{file} {frame['function']} {below.strip(' |') if is_source else ''}")
     return tuple(found[-FRAMES:])
 
 
@@ -125,8 +126,8 @@ def _says(letter: DeadLetter, text: str) -> bool:
 
 
 @attrs.frozen
-class Group:
-    """Dead letters that died of the same: how many, when the first and the last did, and the last one in full."""
+class Cause:
+    """What dead letters died of: how many, when the first and the last did, and the last one in full."""
 
     fingerprint: str
     count: int
@@ -136,16 +137,16 @@ class Group:
     sources: Mapping[str, int]
 
 
-def grouped(letters: Iterable[DeadLetter], before: Iterable[Group] = ()) -> list[Group]:
-    """Group dead letters by their fingerprints, the largest group first; `before` are groups to go on with."""
-    groups = {group.fingerprint: group for group in before}
+def by_cause(letters: Iterable[DeadLetter], before: Iterable[Cause] = ()) -> list[Cause]:
+    """Group dead letters by their fingerprints, the largest group first; `before` is what to go on with."""
+    causes = {cause.fingerprint: cause for cause in before}
     for letter in letters:
         fingerprint = fingerprint_of(letter)
-        known = groups.get(fingerprint)
+        known = causes.get(fingerprint)
         if known is None:
-            groups[fingerprint] = Group(fingerprint, 1, letter.at, letter.at, letter, {letter.source: 1})
+            causes[fingerprint] = Cause(fingerprint, 1, letter.at, letter.at, letter, {letter.source: 1})
             continue
-        groups[fingerprint] = Group(
+        causes[fingerprint] = Cause(
             fingerprint,
             known.count + 1,
             min(known.first, letter.at),
@@ -153,4 +154,4 @@ def grouped(letters: Iterable[DeadLetter], before: Iterable[Group] = ()) -> list
             letter if letter.at >= known.last else known.example,
             {**known.sources, letter.source: known.sources.get(letter.source, 0) + 1},
         )
-    return sorted(groups.values(), key=lambda group: (-group.count, group.first, group.fingerprint))
+    return sorted(causes.values(), key=lambda cause: (-cause.count, cause.first, cause.fingerprint))

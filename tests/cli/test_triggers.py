@@ -42,7 +42,7 @@ def test_triggers_are_listed_with_their_next_five_times(known: Shell):
     assert [one["title"] for one in (moon, nightly, regular)] == ["by the moon", "nightly", "regular"]
     assert (moon["next"], nightly["state"], nightly["fired"]) == ([], "on", 0)
     assert len(nightly["next"]) == len(regular["next"]) == 5
-    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:00\+0[12]:00", time) for time in nightly["next"])
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:00\+0[12]:00", time) for time in nightly["next"])
     assert known("triggers", "ls", "nobody").stdout == "no triggers of 'nobody'\n"
 
 

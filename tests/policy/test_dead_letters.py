@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from actorwork.message import DeadLetter, Failure
-from actorwork.policy.dead_letters import Selection, fingerprint_of, grouped
+from actorwork.policy.dead_letters import Selection, by_cause, fingerprint_of
 from actorwork.policy.settlement import failure_of
 
 
@@ -47,6 +47,15 @@ def test_the_same_error_of_different_messages_has_one_fingerprint():
 
 def test_another_line_of_the_same_function_is_another_fingerprint():
     assert fingerprint_of(letter(failing(lambda: check(-1)))) != fingerprint_of(letter(failing(lambda: check(1))))
+
+
+def test_where_the_source_is_not_at_hand_the_messages_own_words_make_no_difference():
+    code = compile("def check(number):\n    raise ValueError(f'no order {number}')", "<somewhere>", "exec")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    one, two = (failing(lambda number=number: names["check"](number)) for number in (1, 2))
+    assert "raise ValueError" not in one.traceback
+    assert fingerprint_of(letter(one)) == fingerprint_of(letter(two))
 
 
 def test_actor_and_type_make_a_difference():
@@ -182,8 +191,8 @@ def test_letters_are_grouped_the_largest_group_first():
         letter(b, at=3.0, entry="3", source="returns"),
         letter(b, at=2.0, entry="4"),
     ]
-    first, second = grouped(letters)
+    first, second = by_cause(letters)
     assert (first.count, first.first, first.last, first.example.entry) == (3, 1.0, 3.0, "3")
     assert first.sources == {"orders": 2, "returns": 1}
     assert (second.count, second.first, second.last) == (1, 5.0, 5.0)
-    assert grouped(letters[2:], grouped(letters[:2])) == [first, second]
+    assert by_cause(letters[2:], by_cause(letters[:2])) == [first, second]

@@ -1,0 +1,103 @@
+"""Which dead letters a command means: the options that say it, and how letters are found by their names."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import aclosing
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from actorwork.cli.brokers import Step
+from actorwork.cli.durations import seconds
+
+if TYPE_CHECKING:
+    from actorwork.abc import DeadLetters
+    from actorwork.message import DeadLetter
+    from actorwork.policy.dead_letters import Selection
+
+
+class Moment(click.ParamType[float]):
+    """A moment: `2h` is two hours ago, or a date with or without a time; without a timezone, that of this machine."""
+
+    name = "moment"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text = str(value)
+        try:
+            return time.time() - seconds(text)
+        except ValueError:
+            pass
+        try:
+            return datetime.fromisoformat(text).astimezone().timestamp()
+        except ValueError:
+            self.fail(f"{text!r} is no moment like 2h (ago) or 2026-01-31T12:00:00+00:00", param, ctx)
+
+
+_SELECTING: Final = ("actor", "error", "since", "until", "fingerprint", "text")
+
+
+def selecting(function: Any) -> Any:
+    """Give a command the options that say which letters are meant: with the SOURCE, one argument `selection`."""
+    from functools import wraps
+
+    @wraps(function)
+    def command(*args: Any, source: str | None, **options: Any) -> Any:
+        from actorwork.policy.dead_letters import Selection
+
+        conditions = {name: options.pop(name) for name in _SELECTING}
+        return function(*args, selection=Selection(source=source, **conditions), **options)
+
+    for option in (
+        click.option("--text", help="Those that say this: in the message, its headers, the error or the traceback."),
+        click.option("--fingerprint", help="Those that died of the same."),
+        click.option("--until", type=Moment(), help="Those before a moment: 2h (ago), or 2026-01-31T12:00."),
+        click.option("--since", type=Moment(), help="Those from a moment on."),
+        click.option("--error", help="Those of an error's type, such as ValueError."),
+        click.option("--actor", help="Those of an actor, by its title or id."),
+    ):
+        command = option(command)
+    return command
+
+
+def say_which(verb: str, entries: tuple[str, ...], selection: Selection, *, every: bool) -> None:
+    """End the command unless it is clear which letters it is about."""
+    if every == bool(entries):
+        raise click.UsageError(f"say which to {verb}: SOURCE ENTRY..., or --all")
+    if entries and selection.source is None:
+        raise click.UsageError("ENTRY wants its SOURCE before it")
+    if entries and not selection.is_all:
+        raise click.UsageError("entries are named one by one; --actor, --error and the like go with --all")
+
+
+async def find(letters: DeadLetters, step: Step, source: str, names: Sequence[str]) -> Sequence[DeadLetter]:
+    """Return the dead letters of these entries or messages' ids; ends the command if one is not there."""
+    found: list[DeadLetter] = []
+    others: list[str] = []
+    for name in names:
+        with step():
+            letter = await letters.get(source, name)
+        if letter is None:
+            others.append(name)
+        else:
+            found.append(letter)
+    if others:
+        from actorwork.policy.dead_letters import Selection
+        from actorwork.runtime.dead_letters import pages
+
+        of_message: dict[str, list[DeadLetter]] = {name: [] for name in others}
+        async with aclosing(pages(letters, Selection(source=source), step=step)) as all_pages:
+            async for page in all_pages:
+                for letter in page:
+                    if letter.id in of_message:
+                        of_message[letter.id].append(letter)
+        for name, of_it in of_message.items():
+            if not of_it:
+                raise click.ClickException(
+                    f"no dead letter of {source!r} has the entry or message id {name!r};"
+                    f" see: actorwork dead ls {source}"
+                )
+            found += of_it
+    return list({letter.entry: letter for letter in found}.values())
