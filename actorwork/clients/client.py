@@ -95,7 +95,7 @@ class Client:
         is paused, unless they are paused themselves. While the broker is away this waits.
         """
         kind, name = _what(actor, source, trigger, triggers=triggers)
-        await self.broker.pauses.pause(kind, name, reason=reason, by=whoami())
+        await (await self._outbox.reached()).pauses.pause(kind, name, reason=reason, by=whoami())
 
     async def resume(
         self,
@@ -110,24 +110,25 @@ class Client:
         A trigger goes on with its next time: those it has passed over do not fire.
         """
         kind, name = _what(actor, source, trigger, triggers=triggers)
-        return await self.broker.pauses.resume(kind, name)
+        return await (await self._outbox.reached()).pauses.resume(kind, name)
 
     async def paused(self) -> Sequence[Pause]:
         """Return what is paused, oldest first."""
-        return await self.broker.pauses.list()
+        return await (await self._outbox.reached()).pauses.list()
 
     async def triggers(self) -> Sequence[TriggerRecord]:
         """Return all triggers that the broker knows, by actor and title."""
-        return await self.broker.triggers.list()
+        return await (await self._outbox.reached()).triggers.list()
 
     async def run_trigger(self, actor: type[Actor] | str, trigger: str) -> str:
         """Send the message of a trigger now, whatever its schedule says; return the message's id.
 
         Its `time_point` is now. Raises `LookupError` for a trigger that the broker does not know.
         """
-        record = find_trigger(await self.broker.triggers.list(), title_of(actor), trigger)
+        broker = await self._outbox.reached()
+        record = find_trigger(await broker.triggers.list(), title_of(actor), trigger)
         envelope = message_now(record, self._outbox.next_id(), milliseconds(datetime.now(UTC)))
-        await self.broker.publish([envelope])
+        await broker.publish([envelope])
         return envelope.id
 
     @overload

@@ -292,6 +292,9 @@ async def test_a_client_opens_while_the_broker_is_away(tmp_path: Path, spool: Sp
         assert depth(client) == 1
         with pytest.raises(BrokerError, match="not been reached"):
             client.broker  # noqa: B018 - asking is what fails
+        with trio.move_on_after(0.1) as waiting:
+            await client.pause(actor="till")
+        assert waiting.cancelled_caught, "it waits for the broker, as all but messages do"
         with pytest.raises(TimeoutError):
             await client.ref("greeter").ask(1, timeout=0.05)
 
