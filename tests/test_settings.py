@@ -97,6 +97,7 @@ def test_a_value_within_its_bounds_is_taken(field: str, value: Any):
 NUMBERS = [None, True, "10", math.nan]
 WRONG: list[tuple[str, list[Any], str]] = [
     ("title", ["", "a" * 301, None, 7, b"x"], "text of 1 to 300 characters"),
+    ("title", ["half \ud800"], "text that can be written as UTF-8"),
     ("description", ["d" * 1001, None], "text of at most 1000 characters"),
     ("sources", ["orders", b"orders", 7, None], "a set of names"),
     ("sources", [{""}, {"a b"}, {"ü"}, {"a\n"}, {"s" * 301}, {7}, {"a*"}, {"a{b}"}], "names of 1 to 300 characters"),

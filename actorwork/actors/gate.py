@@ -24,6 +24,7 @@ from actorwork.actors.levels import Levels
 from actorwork.actors.turnstiles import Hold, PaceTurnstile, Turnstile
 from actorwork.errors import CodecError
 from actorwork.message import Delivery
+from actorwork.policy.bounds import is_utf8
 from actorwork.policy.intake import urgent_room
 from actorwork.policy.limits import By, Limit
 
@@ -304,9 +305,8 @@ def _divided(by: Callable[[Delivery], object], delivery: Delivery) -> str | None
     key = by(delivery)
     if key is None:
         return None
-    if not isinstance(key, str) or len(key) > LONGEST_KEY:
+    if not isinstance(key, str) or len(key) > LONGEST_KEY or not is_utf8(key):
         raise TypeError(
-            f"a limit's by wants to return None or a text of at most {LONGEST_KEY} characters, got {key!r:.100}"
+            f"a limit's by wants to return None or a text of at most {LONGEST_KEY} characters in UTF-8, got {key!r:.99}"
         )
-    key.encode()  # Half a character is no name at any broker: better an error of this message than of the node.
     return key

@@ -73,7 +73,23 @@ def whole(low: int, high: int | None = None, *, optional: bool = False) -> Valid
 
 def text(low: int, high: int, *, optional: bool = False) -> Validator:
     wanted = f"text of {low} to {high} characters" if low else f"text of at most {high} characters"
-    return _checked(lambda value: isinstance(value, str) and low <= len(value) <= high, wanted, optional=optional)
+    has_length = _checked(lambda value: isinstance(value, str) and low <= len(value) <= high, wanted, optional=optional)
+
+    def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        has_length(instance, attribute, value)
+        if isinstance(value, str) and not is_utf8(value):
+            raise wrong(instance, attribute.name, "text that can be written as UTF-8", value)
+
+    return check
+
+
+def is_utf8(text: str) -> bool:
+    """Say whether a text can be written down: no broker keeps half a character, as file names may hold them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def one_of(known: Sequence[str], *, optional: bool = False) -> Validator:

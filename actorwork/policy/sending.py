@@ -19,7 +19,7 @@ from typing import Final, TypedDict
 import attrs
 
 from actorwork.message import NO_HEADERS, Envelope, Json, Priority, Unique
-from actorwork.policy.bounds import is_number
+from actorwork.policy.bounds import is_number, is_utf8
 
 OURS: Final = "actorwork-"
 """Headers that begin like this are the runtime's own."""
@@ -131,10 +131,8 @@ def _check_name(name: str, value: object) -> None:
         raise TypeError(f"{name} wants a text, got {value!r}")
     if not 1 <= len(value) <= LONGEST_NAME:
         raise ValueError(f"{name} wants 1 to {LONGEST_NAME} characters, got {len(value)}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:  # Half a character, as file names have it: no broker keeps that.
-        raise ValueError(f"{name} wants text that can be written as UTF-8, got {value!r}") from error
+    if not is_utf8(value):
+        raise ValueError(f"{name} wants text that can be written as UTF-8, got {value!r}")
 
 
 def _epoch(moment: datetime | float | None) -> float | None:

@@ -289,19 +289,16 @@ async def test_a_function_that_divides_and_fails_fails_the_message(mock_clock: t
         assert await system.ref(actor).ask({"n": 1}) is None, "the actor lives"
 
 
-@pytest.mark.parametrize(
-    ("tenant", "error"),
-    [(5, "TypeError"), (["a"], "TypeError"), ("x" * 301, "TypeError"), ("\ud800", "UnicodeEncodeError")],
-)
+@pytest.mark.parametrize("tenant", [5, ["a"], "x" * 301, "\ud800"], ids=["number", "list", "long", "half"])
 async def test_a_key_of_a_limit_that_is_no_name_fails_the_message_and_not_the_node(
-    mock_clock: trio.testing.MockClock, tenant: Any, error: str
+    mock_clock: trio.testing.MockClock, tenant: Any
 ):
     log = Log()
     actor = log.actor(ConcurrencyLimit(1, by=lambda _: tenant, scope="global"))
     async with open_test_system(actor) as system:
         await send(system, actor, 2)
         await system.drain()
-        assert [letter.failure.type for letter in system.dead_letters] == [error, error]
+        assert [letter.failure.type for letter in system.dead_letters] == ["TypeError", "TypeError"]
         assert await system.ref(actor).ask({"n": 1}) is None, "the actor lives"
 
 
