@@ -424,9 +424,11 @@ class LogSink:
     def _stuck_child(self, event: events.StuckChild) -> None:
         self._say(
             logging.ERROR,
-            "%s does not end, though it was told to and cancelled; it is waited for. Its task is at:\n%s",
-            (event.child, event.stack),
+            "%s does not end, though it was told to and cancelled; it is waited for, and below is where it stands",
+            (event.child,),
+            failure=Failure("StuckChild", "", event.stack),
             actor=event.child,
+            error="it does not end",
         )
 
     def _overdue(self, event: events.Overdue) -> None:
