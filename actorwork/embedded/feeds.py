@@ -18,24 +18,13 @@ from typing import Final, TypeAlias
 
 import attrs
 
+from actorwork.embedded.own_leases import Lease
 from actorwork.embedded.rows import Lane, Taken
 from actorwork.embedded.store import Store
 from actorwork.message import Priority
 from actorwork.policy.turns import Turns
 
 MOST_READ: Final = 1000
-
-
-@attrs.define(eq=False)
-class Lease:
-    """A node's lease, as this thread keeps it."""
-
-    incarnation: str
-    length: float
-    lost: Callable[[str, str, str], None]
-    """Told, in the Trio thread: the incarnation that ended, its successor, and why."""
-    number: int = 0
-    renew_at: float = 0.0
 
 
 Batch: TypeAlias = tuple[Lane, Taken, Sequence[tuple[str, int]]]

@@ -17,7 +17,8 @@ import trio
 
 from actorwork import events
 from actorwork.abc import EventSink, Subscription
-from actorwork.embedded.feeds import Batch, Feed, Lease
+from actorwork.embedded.feeds import Batch, Feed
+from actorwork.embedded.own_leases import Lease
 from actorwork.embedded.rows import Closing, Lane, Token, channel, is_plain, parcel
 from actorwork.embedded.store import Store
 from actorwork.embedded.writer import Order, Writer

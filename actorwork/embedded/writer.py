@@ -27,7 +27,6 @@ import queue
 import sqlite3
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -35,9 +34,10 @@ import attrs
 import trio
 
 from actorwork.crash_points import crash_point
-from actorwork.embedded.feeds import Batch, Feed, Feeds, Lease
+from actorwork.embedded.feeds import Batch, Feed, Feeds
 from actorwork.embedded.location import Location, connect, explained, is_busy
-from actorwork.embedded.rows import Closing, Letterhead, Token
+from actorwork.embedded.own_leases import Lease, OwnLeases
+from actorwork.embedded.rows import Closing, Letterhead
 from actorwork.embedded.store import Store
 from actorwork.errors import BrokerError
 
@@ -51,7 +51,6 @@ IDLE_AFTER: Final = 10.0
 TRY_AGAIN: Final = 1.0
 COMPLAIN_EVERY: Final = 5.0
 PRUNE_EVERY: Final = 3600.0
-CHECK_LEASES: Final = 1.0
 _BEFORE_COMMIT: Final = crash_point("commit.before")
 _AFTER_COMMIT: Final = crash_point("commit.after")
 
@@ -84,7 +83,7 @@ class Writer:
         self._queue: queue.SimpleQueue[Order | Closing | Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._live, name="actorwork-writer", daemon=True)
         self._broken: BrokerError | None = None
-        self._leases: list[Lease] = []
+        self._leases = OwnLeases()
         self.feeds = Feeds()
         """What this process reads; touched by this thread alone."""
         self._again: list[Closing] = []
@@ -95,11 +94,9 @@ class Writer:
         """Told, in the Trio thread, when another process has paused or resumed something; changed there alone."""
         self._pauses: object = None
         self._next_due = math.inf
-        self._check_at = math.inf
         self._prune_at = time.monotonic() + 60
         self._complain_at = 0.0
         self._busy_at = time.monotonic()
-        self._clocks = (time.time(), time.monotonic())
         self._counts = {"turns": 0, "orders": 0, "settlements": 0, "polls": 0, "failures": 0, "largest_turn": 0}
 
     def __repr__(self) -> str:
@@ -154,16 +151,13 @@ class Writer:
 
     def add(self, lease: Lease, feeds: Sequence[Feed]) -> None:
         """Begin to renew a lease and to read for these feeds."""
-        lease.renew_at = time.monotonic() + lease.length / 3
-        self._leases.append(lease)
+        self._leases.add(lease)
         self.feeds.add(feeds)
-        self._check_at = 0.0
         self._next_due = 0.0
         self._busy_at = time.monotonic()
 
     def remove_lease(self, lease: Lease) -> None:
-        if lease in self._leases:
-            self._leases.remove(lease)
+        self._leases.remove(lease)
 
     # --------------------------------------------------------------------------------------------- the thread's life
 
@@ -239,11 +233,7 @@ class Writer:
         now = time.monotonic()
         if self.feeds.can_read:
             return 0.0
-        until = self._again_at
-        for lease in self._leases:
-            until = min(until, lease.renew_at)
-        if self._leases:
-            until = min(until, self._check_at)
+        until = min(self._again_at, self._leases.next_at)
         if self.feeds:
             until = min(until, now + self._next_due - time.time())
         if self.feeds or self.addresses:
@@ -325,8 +315,8 @@ class Writer:
 
     def _try_turn(self, store: Store, orders: Sequence[Order | Closing], now: float, news: list[News]) -> None:
         wall = time.time()
-        late = [lease for lease in self._leases if now >= lease.renew_at]
-        expired = self._expired(store, now, wall)
+        late = self._leases.late(now)
+        expired = self._leases.expired(store, now, wall)
         promotes = bool(self.feeds) and self._next_due <= wall
         prunes = now >= self._prune_at
         reads = self.feeds.can_read
@@ -339,11 +329,7 @@ class Writer:
                 return
 
         self._begin(store, wall)
-        lost = [
-            (lease, self._succeed(store, lease, wall), "it was not renewed in time, or somebody ended it")
-            for lease in late
-            if not store.leases.renew(lease.number, wall + lease.length)
-        ]
+        lost = self._leases.renew(store, late, wall)
         for node in expired:
             store.leases.end(node, unless_later_than=wall)
         settled = self._carry_out(store, orders, news)
@@ -356,12 +342,12 @@ class Writer:
             store.transaction.orphaned = False
             self.feeds.wake_groups(store.groups_with_free())
 
-        gone = {id(lease) for lease, _, _ in lost}
+        gone = {id(one.lease) for one in lost}
         offers: list[tuple[Feed, list[Batch]]] = []
         if self.feeds:
             for lease in {id(feed.lease): feed.lease for feed in self.feeds if feed.can_read}.values():
                 if id(lease) not in gone and not store.leases.has(lease.number):
-                    lost.append((lease, self._succeed(store, lease, wall), "somebody ended it"))
+                    lost.append(self._leases.replace(store, lease, wall, "somebody ended it"))
                     gone.add(id(lease))
             offers.extend(
                 (feed, feed.read(store)) for feed in self.feeds if id(feed.lease) not in gone and feed.can_read
@@ -384,8 +370,7 @@ class Writer:
         store.transaction.replies.clear()
         if next_due is not None:
             self._next_due = min(self._next_due, next_due)
-        for lease in late:
-            lease.renew_at = now + lease.length / 3
+        self._leases.renewed(late, now)
         if prunes:
             self._prune_at = now + PRUNE_EVERY
         news.extend(settled)
@@ -397,11 +382,9 @@ class Writer:
             feed.has_read(taken)
             if any(batch.deliveries or batch.buried or batch.restored for _, batch, _ in taken):
                 news.append(lambda feed=feed, taken=taken: feed.offer(feed, taken))
-        for lease, successor, reason in lost:
-            news.append(_bind_lost(lease, successor.incarnation, reason))
-            lease.incarnation, lease.number = successor.incarnation, successor.number
-            lease.renew_at = now + lease.length / 3
-            self.feeds.wake_all_of(lease)
+        for one in lost:
+            news.append(one.succeed(now))
+            self.feeds.wake_all_of(one.lease)
         # What was buried in reading has let others follow it.
         self.feeds.wake_channels(store.transaction.touched)
 
@@ -449,28 +432,6 @@ class Writer:
             for owner, count in counts.items()
         ]
 
-    def _expired(self, store: Store, now: float, wall: float) -> Sequence[int]:
-        """Return nodes whose leases ran out; none right after the machine slept or its clock was set forward."""
-        if not self._leases or now < self._check_at:
-            return ()
-        shortest = min(lease.length for lease in self._leases)
-        self._check_at = now + min(CHECK_LEASES, shortest / 3)
-        was_wall, was_monotonic = self._clocks
-        self._clocks = (wall, now)
-        if (wall - was_wall) - (now - was_monotonic) > min(1.0, shortest / 2):
-            # Everybody's lease looks expired. All get the time to renew theirs, ourselves first.
-            self._check_at = now + max(lease.length for lease in self._leases)
-            for lease in self._leases:
-                lease.renew_at = 0.0
-            return ()
-        mine = {lease.number for lease in self._leases}
-        return [node for node in store.leases.expired(wall) if node not in mine]
-
-    def _succeed(self, store: Store, lease: Lease, wall: float) -> Lease:
-        incarnation = uuid.uuid4().hex
-        number = store.leases.take(incarnation, wall + lease.length)
-        return Lease(incarnation, lease.length, lease.lost, number)
-
     # ------------------------------------------------------------------------------------------------ when it fails
 
     def _refuse(self, order: Order | Closing, error: Exception, now: float, news: list[News]) -> None:
@@ -485,8 +446,7 @@ class Writer:
 
     def _bear(self, error: Exception, now: float) -> None:
         """Nobody ordered what failed (renewing, promoting, reading): it is done again, a little later."""
-        for lease in self._leases:
-            lease.renew_at = max(lease.renew_at, now + min(TRY_AGAIN, lease.length / 6))
+        self._leases.put_off(now, TRY_AGAIN)
         self._prune_at = max(self._prune_at, now + 60)
         if now >= self._complain_at:
             self._complain_at = now + COMPLAIN_EVERY
@@ -544,17 +504,9 @@ def _telling(watchers: list[Callable[[], object]]) -> News:
     return tell
 
 
-def _bind_lost(lease: Lease, successor: str, reason: str) -> News:
-    incarnation = lease.incarnation
-    return lambda: lease.lost(incarnation, successor, reason)
-
-
 def _nothing(_: object) -> None:
     pass
 
 
 def _or_never(due: float | None) -> float:
     return math.inf if due is None else due
-
-
-__all__ = ["Feed", "Lease", "Order", "Token", "Writer"]

@@ -1,0 +1,122 @@
+"""The leases of this process's nodes, as the writer's thread keeps them, and its eye on those of others.
+
+    renew       every third of a lease's length
+    lost        it was not renewed in time and somebody has ended it, or somebody ended it at once: the node goes on
+                under a successor, a new incarnation, and all that it had in hand belongs to others
+    expired     of other processes: ended by whoever sees it first
+
+After the machine has slept, or its clock was set forward, every lease looks expired; then all are given the time to
+renew theirs, ourselves first.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import attrs
+
+from actorwork.embedded.store import Store
+
+CHECK_EVERY: Final = 1.0
+
+
+@attrs.define(eq=False)
+class Lease:
+    """A node's lease, as this thread keeps it."""
+
+    incarnation: str
+    length: float
+    lost: Callable[[str, str, str], None]
+    """Told, in the Trio thread: the incarnation that ended, its successor, and why."""
+    number: int = 0
+    renew_at: float = 0.0
+
+
+@attrs.frozen(eq=False)
+class Lost:
+    """A lease that is gone, and what takes its place once the transaction is committed."""
+
+    lease: Lease
+    incarnation: str
+    number: int
+    reason: str
+
+    def succeed(self, now: float) -> Callable[[], None]:
+        """Go on under the new incarnation; return what is to be told in the Trio thread."""
+        lease, before = self.lease, self.lease.incarnation
+        lease.incarnation, lease.number = self.incarnation, self.number
+        lease.renew_at = now + lease.length / 3
+        return lambda: lease.lost(before, self.incarnation, self.reason)
+
+
+class OwnLeases:
+    def __init__(self) -> None:
+        self._leases: list[Lease] = []
+        self._check_at = 0.0
+        self._clocks = (time.time(), time.monotonic())
+
+    def __repr__(self) -> str:
+        return f"<OwnLeases: {len(self._leases)}>"
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+    @property
+    def next_at(self) -> float:
+        """When there is something to do again, by the monotonic clock."""
+        return min((self._check_at, *(lease.renew_at for lease in self._leases))) if self._leases else math.inf
+
+    def add(self, lease: Lease) -> None:
+        lease.renew_at = time.monotonic() + lease.length / 3
+        self._leases.append(lease)
+        self._check_at = 0.0
+
+    def remove(self, lease: Lease) -> None:
+        if lease in self._leases:
+            self._leases.remove(lease)
+
+    def late(self, now: float) -> Sequence[Lease]:
+        """Return those that are to be renewed."""
+        return [lease for lease in self._leases if now >= lease.renew_at]
+
+    def renew(self, store: Store, late: Sequence[Lease], wall: float) -> list[Lost]:
+        """Renew leases; return those that are lost."""
+        return [
+            self.replace(store, lease, wall, "it was not renewed in time, or somebody ended it")
+            for lease in late
+            if not store.leases.renew(lease.number, wall + lease.length)
+        ]
+
+    def replace(self, store: Store, lease: Lease, wall: float, reason: str) -> Lost:
+        """Take a new lease for one that is lost."""
+        incarnation = uuid.uuid4().hex
+        return Lost(lease, incarnation, store.leases.take(incarnation, wall + lease.length), reason)
+
+    def renewed(self, late: Sequence[Lease], now: float) -> None:
+        for lease in late:
+            lease.renew_at = now + lease.length / 3
+
+    def put_off(self, now: float, pause: float) -> None:
+        """Renew a little later: what was to be done has failed."""
+        for lease in self._leases:
+            lease.renew_at = max(lease.renew_at, now + min(pause, lease.length / 6))
+
+    def expired(self, store: Store, now: float, wall: float) -> Sequence[int]:
+        """Return the nodes of others whose leases ran out, if it is time to look."""
+        if not self._leases or now < self._check_at:
+            return ()
+        shortest = min(lease.length for lease in self._leases)
+        self._check_at = now + min(CHECK_EVERY, shortest / 3)
+        was_wall, was_monotonic = self._clocks
+        self._clocks = (wall, now)
+        if (wall - was_wall) - (now - was_monotonic) > min(1.0, shortest / 2):
+            self._check_at = now + max(lease.length for lease in self._leases)
+            for lease in self._leases:
+                lease.renew_at = 0.0
+            return ()
+        mine = {lease.number for lease in self._leases}
+        return [node for node in store.leases.expired(wall) if node not in mine]
