@@ -31,7 +31,19 @@ def _what(actor: str | None, source: str | None, *, everything: bool) -> tuple[P
         raise click.UsageError("say of what: --actor TITLE, --source NAME, or --all")
     if everything:
         return "everything", ""
-    return ("actor", actor) if actor is not None else ("source", source or "")
+    if actor == "":
+        raise click.UsageError("--actor wants the title of an actor")
+    if source is not None:
+        return "source", _source_name(source)
+    return "actor", actor or ""
+
+
+def _source_name(name: str) -> str:
+    from actorwork.settings import SOURCE
+
+    if not SOURCE.fullmatch(name):
+        raise click.UsageError(f"a source is named with a-z A-Z 0-9 _ - :, got {name!r}")
+    return name
 
 
 @click.command(short_help="Let no node begin messages of an actor, of a source, or any.")

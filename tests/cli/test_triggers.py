@@ -106,3 +106,14 @@ def test_pauses_are_made_listed_and_ended(shell: Shell):
 @pytest.mark.parametrize("options", [[], ["--all", "--actor", "x"], ["--actor", "x", "--source", "y"]])
 def test_a_pause_wants_to_know_of_what(shell: Shell, options: list[str]):
     assert "say of what: --actor TITLE, --source NAME, or --all" in shell("pause", *options, code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--source", "a b"], "a source is named with a-z A-Z 0-9 _ - :, got 'a b'"),
+        (["--actor", ""], "--actor wants the title of an actor"),
+    ],
+)
+def test_what_cannot_be_named_so_is_not_paused(shell: Shell, options: list[str], said: str):
+    assert said in shell("pause", *options, code=2).stderr
