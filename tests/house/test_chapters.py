@@ -58,6 +58,17 @@ def test_the_examples_of_the_chapter_on_actors_run():
     exec(compile(program, "docs/actors.md", "exec"), {"__name__": "chapter"})
 
 
+def test_the_examples_of_the_chapter_on_delivery_run():
+    declared, _ = re.findall(r"```python\n(.*?)```", (DOCS / "actors.md").read_text(encoding="utf-8"), re.DOTALL)
+    (used,) = re.findall(r"```python\n(.*?)```", (DOCS / "delivery.md").read_text(encoding="utf-8"), re.DOTALL)
+    program = (
+        f"{declared}\nimport trio\nfrom actorwork import open_client\n"
+        f"async def main():\n    async with open_client('sqlite://') as client:\n{textwrap.indent(used, ' ' * 8)}\n"
+        "trio.run(main)\n"
+    )
+    exec(compile(program, "docs/delivery.md", "exec"), {"__name__": "chapter"})
+
+
 def test_the_examples_of_the_chapter_on_the_spool_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (example,) = re.findall(r"```python\n(.*?)```", (DOCS / "spool.md").read_text(encoding="utf-8"), re.DOTALL)
     program = f"{example}\nimport trio\ntrio.run(take_orders, 'sqlite://', {str(tmp_path / 'spool')!r})\n"
