@@ -12,22 +12,18 @@ checkpoint), but never damages the file: messages published or settled just befo
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
-import time
 from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import attrs
 
+from actorwork.embedded.files import PATIENCE, advised, expect_writable, may_pass, stamp_of, use_write_ahead, writing
 from actorwork.embedded.schema import APPLICATION, VERSION, prepare
 from actorwork.errors import BrokerError
 
 OLDEST_SQLITE: Final = (3, 31, 0)
-PATIENCE: Final = 5.0
-"""Seconds to wait for another process that writes, before an operation fails."""
-
 _SYNCHRONOUS: Final = ("normal", "full")
 
 
@@ -96,46 +92,19 @@ def connect(location: Location) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection, location: Location) -> None:
-    # In one transaction: another process may be making the tables at this moment, and half of that is nobody's store.
-    connection.execute("begin")
-    tables = connection.execute("select count(*) from sqlite_master").fetchone()[0]
-    whose = connection.execute("pragma application_id").fetchone()[0]
-    version = connection.execute("pragma user_version").fetchone()[0]
-    connection.execute("commit")
-    if tables and whose != APPLICATION:
+    found = stamp_of(connection)
+    if found.tables and found.application != APPLICATION:
         raise BrokerError(f"{location} is a database of another program; name a file of its own for the broker")
-    if version > VERSION:
+    if found.version > VERSION:
         raise BrokerError(
-            f"{location} was written by a later version of actorwork (format {version}, known is {VERSION}); "
+            f"{location} was written by a later version of actorwork (format {found.version}, known is {VERSION}); "
             "upgrade actorwork, or name another file"
         )
-    # Switching to WAL wants the file for itself and does not always wait for it: several processes may start at once.
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            connection.execute("pragma journal_mode = wal")
-            break
-        except sqlite3.OperationalError as error:
-            if not is_busy(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-    connection.execute(f"pragma synchronous = {location.synchronous}")
-    connection.execute("pragma journal_size_limit = 67108864")
+    use_write_ahead(connection, location.synchronous)
     connection.execute("pragma temp_store = memory")
-    # Even if the tables are there: a file that cannot be written is to be found out now.
-    connection.execute("begin immediate")
-    try:
+    expect_writable(connection)
+    with writing(connection):
         prepare(connection)
-        connection.execute("commit")
-    except BaseException:
-        with contextlib.suppress(sqlite3.Error):
-            connection.execute("rollback")
-        raise
-
-
-def is_busy(error: sqlite3.Error) -> bool:
-    """Whether another process only held the lock, so that trying again will do."""
-    return _code(error) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 def explained(location: Location, error: Exception) -> BrokerError:
@@ -144,28 +113,4 @@ def explained(location: Location, error: Exception) -> BrokerError:
         return error
     if not isinstance(error, sqlite3.Error):
         return BrokerError(f"{location}: {type(error).__name__}: {error}")
-    code = _code(error)
-    advice = _ADVICE.get(code, "")
-    return BrokerError(f"{location}: {error}" + (f"; {advice}" if advice else ""), may_pass=code in _PASSING)
-
-
-def _code(error: sqlite3.Error) -> int:
-    # The lower byte is the primary code; the rest is detail.
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
-
-
-_PASSING: Final = frozenset(
-    {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM}
-)
-_ADVICE: Final = {
-    sqlite3.SQLITE_BUSY: f"another process has held its lock for {PATIENCE:.0f} s: find out which one hangs",
-    sqlite3.SQLITE_CANTOPEN: "see that the directory exists and that this user may read and write in it",
-    sqlite3.SQLITE_CORRUPT: "the file is damaged: move it away (with its -wal and -shm), and save what is left "
-    "with `sqlite3 FILE .recover`",
-    sqlite3.SQLITE_FULL: "the disk is full: free some space; nothing was kept of what was refused",
-    sqlite3.SQLITE_IOERR: "the disk or the file system fails: see the system's log",
-    sqlite3.SQLITE_NOTADB: "the file is no SQLite database: name another file",
-    sqlite3.SQLITE_PERM: "this user may not open it: change the file's owner or mode",
-    sqlite3.SQLITE_READONLY: "it cannot be written: see the modes of the file and its directory, "
-    "and whether the file system is mounted read-only",
-}
+    return BrokerError(f"{location}: {advised(error)}", may_pass=may_pass(error))

@@ -18,14 +18,13 @@ import fcntl
 import json
 import os
 import sqlite3
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 import attrs
 
-from actorwork.embedded.location import PATIENCE, Location, explained, is_busy
+from actorwork.embedded.files import PATIENCE, advised, expect_writable, stamp_of, use_write_ahead, writing
 from actorwork.errors import SpoolError
 from actorwork.message import Envelope, Priority, Unique
 
@@ -286,17 +285,8 @@ class SpoolFile:
 
     def _write(self, doing: str, work: Callable[[], T]) -> T:
         self._expect_the_file()
-        with self._explaining(doing):
-            self._execute("begin immediate")
-            try:
-                done = work()
-                self._execute("commit")
-            except BaseException:
-                # A commit that fails for want of space has rolled back by itself.
-                if self._connection.in_transaction:
-                    self._execute("rollback")
-                raise
-        return done
+        with self._explaining(doing), writing(self._connection):
+            return work()
 
     def _expect_the_file(self) -> None:
         """What is written to a file that was deleted is gone with this process, and nobody would be told."""
@@ -326,7 +316,7 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def _problem(path: Path, error: sqlite3.Error, doing: str = "") -> SpoolError:
-    return SpoolError(f"the spool {doing}{explained(Location(path), error)}")
+    return SpoolError(f"the spool {doing}{path}: {advised(error)}")
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -350,31 +340,16 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _prepare(path: Path, connection: sqlite3.Connection) -> None:
-    # In one transaction: another process may be making the tables at this moment.
-    connection.execute("begin")
-    tables = connection.execute("select count(*) from sqlite_master").fetchone()[0]
-    whose = connection.execute("pragma application_id").fetchone()[0]
-    version = connection.execute("pragma user_version").fetchone()[0]
-    connection.execute("commit")
-    if tables and whose != APPLICATION:
+    found = stamp_of(connection)
+    if found.tables and found.application != APPLICATION:
         raise SpoolError(f"the spool {path} is a database of another program; name a file of its own")
-    if version > VERSION:
+    if found.version > VERSION:
         raise SpoolError(
-            f"the spool {path} was written by a later version of actorwork (format {version}, known is {VERSION});"
-            " upgrade actorwork, or name another file"
+            f"the spool {path} was written by a later version of actorwork (format {found.version}, known is {VERSION})"
+            "; upgrade actorwork, or name another file"
         )
-    deadline = time.monotonic() + PATIENCE
-    while True:  # Switching to WAL wants the file for itself, and does not always wait for it.
-        try:
-            connection.execute("pragma journal_mode = wal")
-            break
-        except sqlite3.OperationalError as error:
-            if not is_busy(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-    connection.execute("pragma synchronous = full")
-    connection.execute("pragma journal_size_limit = 67108864")
-    if tables:
+    use_write_ahead(connection, "full")
+    if found.tables:
         # Better found out now than in the middle of an outage.
         damage = connection.execute("pragma quick_check(1)").fetchone()[0]
         if damage != "ok":
@@ -382,15 +357,10 @@ def _prepare(path: Path, connection: sqlite3.Connection) -> None:
                 f"the spool {path} is damaged ({' '.join(damage.split())}): move it away (with its -wal and -shm), and"
                 " save what is left with `sqlite3 FILE .recover`"
             )
-    connection.execute("begin immediate")  # Even if the tables are there: what cannot be written is found out now.
-    try:
+    expect_writable(connection)
+    with writing(connection):
         if connection.execute("pragma user_version").fetchone()[0] == 0:
             for statement in SCHEMA:
                 connection.execute(statement)
             connection.execute(f"pragma application_id = {APPLICATION}")
             connection.execute(f"pragma user_version = {VERSION}")
-        connection.execute("commit")
-    except BaseException:
-        with contextlib.suppress(sqlite3.Error):
-            connection.execute("rollback")
-        raise

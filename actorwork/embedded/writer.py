@@ -35,7 +35,8 @@ import trio
 
 from actorwork.crash_points import crash_point
 from actorwork.embedded.feeds import Batch, Feed, Feeds
-from actorwork.embedded.location import Location, connect, explained, is_busy
+from actorwork.embedded.files import PATIENCE, is_busy
+from actorwork.embedded.location import Location, connect, explained
 from actorwork.embedded.own_leases import Lease, OwnLeases
 from actorwork.embedded.rows import Closing, Letterhead
 from actorwork.embedded.store import Store
@@ -43,7 +44,6 @@ from actorwork.errors import BrokerError
 
 MOST_ROWS: Final = 2000
 """How many rows a turn takes from the queue, about: leases are renewed between turns."""
-PATIENCE: Final = 5.0
 QUICKEST_POLL: Final = 0.002
 USUAL_POLL: Final = 0.05
 IDLE_POLL: Final = 0.25

@@ -1,0 +1,117 @@
+"""What every SQLite file of ours is opened with, and what to say when that fails.
+
+stamp_of          who made a file, and in which format
+use_write_ahead   readers do not wait for writers
+expect_writable   it is no file that may only be read
+writing           one transaction, all of it or nothing
+advised           an error in words, with what to do about it
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
+PATIENCE: Final = 5.0
+"""Seconds to wait for another process that writes, before an operation fails."""
+
+
+class Stamp(NamedTuple):
+    """Who made a file: the program's number, and its format's; `tables` is 0 for a new one."""
+
+    tables: int
+    application: int
+    version: int
+
+
+def stamp_of(connection: sqlite3.Connection) -> Stamp:
+    # In one transaction: another process may be making the tables at this moment, and half of that is nobody's.
+    connection.execute("begin")
+    (tables,) = connection.execute("select count(*) from sqlite_master").fetchone()
+    (application,) = connection.execute("pragma application_id").fetchone()
+    (version,) = connection.execute("pragma user_version").fetchone()
+    connection.execute("commit")
+    return Stamp(tables, application, version)
+
+
+def use_write_ahead(connection: sqlite3.Connection, synchronous: str) -> None:
+    """Switch to the write-ahead log; `synchronous` says whether a commit waits for the disk."""
+    # It wants the file for itself, and does not always wait for it: several processes may start at once.
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            connection.execute("pragma journal_mode = wal")
+            break
+        except sqlite3.OperationalError as error:
+            if not is_busy(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+    connection.execute(f"pragma synchronous = {synchronous}")
+    connection.execute("pragma journal_size_limit = 67108864")
+
+
+def expect_writable(connection: sqlite3.Connection) -> None:
+    """Raise the error now that the first write would raise: SQLite opens what it may only read without a word."""
+    # Neither does `begin immediate` alone say it. Nothing is changed by this, and so nothing is kept.
+    (version,) = connection.execute("pragma user_version").fetchone()
+    connection.execute("begin immediate")
+    try:
+        connection.execute(f"pragma user_version = {version}")
+    finally:
+        connection.execute("rollback")
+
+
+@contextmanager
+def writing(connection: sqlite3.Connection) -> Generator[None]:
+    connection.execute("begin immediate")
+    try:
+        yield
+        connection.execute("commit")
+    except BaseException:
+        # What fails for want of space has rolled back by itself.
+        if connection.in_transaction:
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("rollback")
+        raise
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether another process only held the lock, so that trying again will do."""
+    return _code(error) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+def may_pass(error: sqlite3.Error) -> bool:
+    """Whether it may pass by itself, or once somebody has seen to it."""
+    return _code(error) in _PASSING
+
+
+def advised(error: sqlite3.Error) -> str:
+    """Return what an error says, and what to do about it."""
+    advice = _ADVICE.get(_code(error), "")
+    return f"{error}; {advice}" if advice else str(error)
+
+
+def _code(error: sqlite3.Error) -> int:
+    # The lower byte is the primary code; the rest is detail.
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+_PASSING: Final = frozenset(
+    {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM}
+)
+_ADVICE: Final = {
+    sqlite3.SQLITE_BUSY: f"another process has held its lock for {PATIENCE:.0f} s: find out which one hangs",
+    sqlite3.SQLITE_CANTOPEN: "see that the directory exists and that this user may read and write in it",
+    sqlite3.SQLITE_CORRUPT: "the file is damaged: move it away (with its -wal and -shm), and save what is left "
+    "with `sqlite3 FILE .recover`",
+    sqlite3.SQLITE_FULL: "the disk is full: free some space; nothing was kept of what was refused",
+    sqlite3.SQLITE_IOERR: "the disk or the file system fails: see the system's log",
+    sqlite3.SQLITE_NOTADB: "the file is no SQLite database: name another file",
+    sqlite3.SQLITE_PERM: "this user may not open it: change the file's owner or mode",
+    sqlite3.SQLITE_READONLY: "it cannot be written: see the modes of the file and its directory, "
+    "and whether the file system is mounted read-only",
+}
