@@ -241,7 +241,7 @@ class Retry(Verdict):
 
     def __init__(self, delay: float | None = None, reason: str = "") -> None:
         super().__init__(reason)
-        if delay is not None and not 0 <= delay < float("inf"):
+        if delay is not None and (not isinstance(delay, (int, float)) or not 0 <= delay < float("inf")):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(f"Retry(delay=…) wants finite seconds >= 0, or None, got {delay!r}")
         self.delay = delay
 

@@ -17,7 +17,7 @@ import attrs
 
 from actorwork.errors import SettingsError
 from actorwork.message import Priority
-from actorwork.policy.bounds import instance_of, one_of, seconds, text, whole, wrong
+from actorwork.policy.bounds import Validator, instance_of, one_of, seconds, takes, text, whole, wrong
 from actorwork.policy.catchup import CATCHUPS, OVERLAPS, CatchUp, Overlap
 from actorwork.policy.limits import LIMITS, Limit
 from actorwork.policy.retry import RetryPolicy
@@ -83,6 +83,12 @@ class DeadLetterSettings:
     max_age: float = attrs.field(default=2_592_000.0, validator=seconds(1, 315_360_000))
 
 
+def _are_keywords(_: object, __: attrs.Attribute[Any], value: object) -> None:
+    names = cast("Iterable[object]", value)
+    if value is not None and not (isinstance(value, Mapping) and all(isinstance(name, str) for name in names)):
+        raise SettingsError(f"Trigger.kwargs wants a mapping of names to JSON, or None, got {value!r}")
+
+
 @attrs.frozen(kw_only=True, eq=False)
 class Trigger:
     """What fires by itself, and when: keyword arguments, or a message, by a schedule.
@@ -99,14 +105,14 @@ class Trigger:
     title: str = attrs.field(validator=text(1, 300))
     schedule: Interval | Cron = attrs.field(validator=instance_of((Interval, Cron), "an Interval or a Cron"))
     description: str = attrs.field(default="", validator=text(0, 1000))
-    kwargs: Mapping[str, Json] | None = None
+    kwargs: Mapping[str, Json] | None = attrs.field(default=None, validator=_are_keywords)
     message: object = None
     is_catchup: bool = attrs.field(default=True, validator=instance_of(bool, "True or False"))
     catchup: CatchUp | None = attrs.field(default=None, validator=one_of(CATCHUPS, optional=True))
     catchup_window: float = attrs.field(default=86_400.0, validator=seconds(0, 31_536_000))
     overlap: Overlap = attrs.field(default="allow", validator=one_of(OVERLAPS))
     jitter: float = attrs.field(default=0.0, validator=seconds(0, 86_400))
-    lifetime: float | None = attrs.field(default=None, validator=seconds(0, optional=True))
+    lifetime: float | None = attrs.field(default=None, validator=seconds(0, above=True, optional=True))
     status_check_interval: float = attrs.field(default=60.0, validator=seconds(0.1, 3600))
     status_cache_ttl: float | None = attrs.field(default=5.0, validator=seconds(0, optional=True))
 
@@ -167,9 +173,12 @@ def _triggers_differ(instance: object, attribute: attrs.Attribute[Any], value: o
             raise SettingsError(f"Settings.triggers wants unique titles, got {title!r} {titles.count(title)} times")
 
 
-def _layers_are_callable(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not _all_in(value, callable):
-        raise wrong(instance, attribute.name, "a list of callables", value)
+def _are_layers(*arguments: str) -> Validator:
+    def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not _all_in(value, lambda layer: takes(layer, len(arguments))):
+            raise wrong(instance, attribute.name, f"a list of callables of ({', '.join(arguments)})", value)
+
+    return check
 
 
 def _are_limits(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -204,8 +213,12 @@ class Settings:
         factory=RetryPolicy, validator=instance_of(RetryPolicy, "a RetryPolicy, such as RetryPolicy(attempts=5)")
     )
     limits: tuple[Limit, ...] = attrs.field(default=(), converter=_as_layers, validator=_are_limits)
-    middleware: tuple[Any, ...] = attrs.field(default=(), converter=_as_layers, validator=_layers_are_callable)
-    publish_middleware: tuple[Any, ...] = attrs.field(default=(), converter=_as_layers, validator=_layers_are_callable)
+    middleware: tuple[Any, ...] = attrs.field(
+        default=(), converter=_as_layers, validator=_are_layers("delivery", "proceed")
+    )
+    publish_middleware: tuple[Any, ...] = attrs.field(
+        default=(), converter=_as_layers, validator=_are_layers("envelope")
+    )
     priority: Priority = attrs.field(default=Priority.NORMAL, validator=instance_of(Priority, "a Priority"))
     results_ttl: float = attrs.field(default=86_400.0, validator=seconds(1, 31_536_000))
     mailbox: MailboxSettings = attrs.field(

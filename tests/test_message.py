@@ -3,6 +3,7 @@
 import itertools
 import math
 import pickle
+from typing import Any
 
 import attrs
 import pytest
@@ -50,8 +51,8 @@ def test_a_retry_takes_any_time(delay: float | None):
     assert Retry(delay, "why").delay == delay
 
 
-@pytest.mark.parametrize("delay", [-1, math.nan, math.inf, -math.inf])
-def test_a_retry_refuses_what_is_no_time(delay: float):
+@pytest.mark.parametrize("delay", [-1, math.nan, math.inf, -math.inf, "5"])
+def test_a_retry_refuses_what_is_no_time(delay: Any):
     with pytest.raises(ValueError, match=r"Retry\(delay=…\) wants finite seconds >= 0, or None, got"):
         Retry(delay)
 

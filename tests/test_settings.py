@@ -202,7 +202,8 @@ def test_what_becomes_of_missed_times_is_said_by_either():
         ("catchup_window", [-1, None, float("nan")], "seconds from 0 to 31536000"),
         ("overlap", ["deny", None], "'allow' or 'skip'"),
         ("jitter", [-0.1, 86_401], "seconds from 0 to 86400"),
-        ("lifetime", [-1, "1"], "seconds >= 0, or None"),
+        ("lifetime", [-1, 0, "1"], "seconds > 0, or None"),
+        ("kwargs", [[1], "kind", {1: 2}], "a mapping of names to JSON, or None"),
         ("status_check_interval", [0.05, 3601], "seconds from 0.1 to 3600"),
         ("status_cache_ttl", [-1], "seconds >= 0, or None"),
     ],
@@ -228,6 +229,7 @@ def test_a_trigger_sends_arguments_or_a_message():
         (lambda: RetryPolicy(attempts=0), "RetryPolicy.attempts wants a whole number from 1 to 1000000, got 0"),
         (lambda: RetryPolicy(attempts=True), "RetryPolicy.attempts wants a whole number"),
         (lambda: RetryPolicy(backoff=3), "RetryPolicy.backoff wants Fixed, Linear, .* got 3"),  # pyright: ignore[reportArgumentType]
+        (lambda: RetryPolicy(backoff=Fixed), "RetryPolicy.backoff wants Fixed, Linear, .* got <class"),  # pyright: ignore[reportArgumentType]
         (lambda: Fixed(seconds=-1), "Fixed.seconds wants finite seconds >= 0, got -1"),
         (lambda: Fixed(seconds=math.inf), "Fixed.seconds wants finite seconds >= 0, got inf"),
         (lambda: Fixed(seconds="1"), "Fixed.seconds wants finite seconds >= 0, got '1'"),  # pyright: ignore[reportArgumentType]

@@ -80,6 +80,8 @@ def rate_limit(
 
     One that is divided (`by`) or counts all nodes together is for handlers alone.
     """
+    if callable(rate):
+        raise SettingsError("@rate_limit wants a rate: @rate_limit(10), or a RateLimit")
     limit = rate if isinstance(rate, RateLimit) else RateLimit(rate, per, burst=burst, name=name)
     turnstiles = _Own(lambda: PaceTurnstile(limit))
 

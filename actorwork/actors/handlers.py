@@ -70,6 +70,10 @@ def receive(function: Any = None, /, *, batch: int | None = None, within: float 
     marked = True if batch is None else Batching(batch, within)
 
     def mark(function: Any) -> Any:
+        if function is None:
+            raise SettingsError(
+                "write @receive or @receive(batch=…): without a batch it takes nothing, and no within=… either"
+            )
         if not inspect.isfunction(function):
             raise SettingsError(
                 f"@receive goes on a method, got {function!r}; write @receive or @receive(batch=…), nothing else"

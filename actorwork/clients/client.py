@@ -26,6 +26,7 @@ from actorwork.clients.outbox import Outbox, source_name
 from actorwork.clients.refs import StreamRef
 from actorwork.errors import SettingsError
 from actorwork.message import Pause, PauseKind, TriggerRecord
+from actorwork.policy.bounds import takes
 from actorwork.policy.pauses import trigger_name
 from actorwork.policy.schedule import milliseconds
 from actorwork.policy.sending import PLAIN, Sending, SendOptions
@@ -182,8 +183,8 @@ async def open_client(
     cancelled.
     """
     layers: Sequence[object] = tuple(middleware)
-    if not all(map(callable, layers)):
-        raise SettingsError(f"middleware wants a list of callables, got {layers!r}")
+    if not all(takes(layer, 1) for layer in layers):
+        raise SettingsError(f"middleware wants a list of callables of (envelope), got {layers!r}")
     error: BaseException | None = None
     # The nursery is the inner one: its tasks use the broker to their end.
     async with AsyncExitStack() as stack:

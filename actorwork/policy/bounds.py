@@ -5,6 +5,7 @@
     text               of so many characters
     one_of             out of a few words
     instance_of        of a class
+    takes              whether something is to be called with so many arguments
     wrong              the error that all of them raise, for what is checked otherwise
 
 True and False are no numbers, NaN is within no bounds, and infinity only within those that have no upper one.
@@ -12,6 +13,7 @@ True and False are no numbers, NaN is within no bounds, and infinity only within
 
 from __future__ import annotations
 
+import inspect
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -100,6 +102,21 @@ def one_of(known: Sequence[str], *, optional: bool = False) -> Validator:
 
 def instance_of(cls: type | tuple[type, ...], wanted: str) -> Validator:
     return _checked(lambda value: isinstance(value, cls), wanted)
+
+
+def takes(value: object, arguments: int) -> bool:
+    """Say whether something is to be called with so many arguments; where nobody can know, it is taken at its word."""
+    if isinstance(value, type) or not callable(value):
+        return False
+    try:
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):
+        return True
+    try:
+        signature.bind(*range(arguments))
+    except TypeError:
+        return False
+    return True
 
 
 def _checked(holds: Callable[[Any], bool], wanted: str, *, optional: bool = False) -> Validator:

@@ -37,6 +37,7 @@ from typing import Any, Final, Literal, TypeAlias, cast
 
 import attrs
 
+from actorwork.errors import Verdict
 from actorwork.message import Delivery
 from actorwork.policy.bounds import number, one_of, seconds, text, whole, wrong
 from actorwork.policy.intake import AHEAD
@@ -127,6 +128,8 @@ def _are_errors(instance: object, attribute: attrs.Attribute[Any], value: object
     kinds = cast("tuple[object, ...]", value)
     if not isinstance(value, tuple) or not kinds or not all(_is_error(kind) for kind in kinds):
         raise wrong(instance, attribute.name, "classes of exceptions", kinds)
+    if any(issubclass(cast("type", kind), Verdict) for kind in kinds):
+        raise wrong(instance, attribute.name, "errors; verdicts say nothing of a dependency", kinds)
 
 
 def _is_error(kind: object) -> bool:

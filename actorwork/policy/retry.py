@@ -45,7 +45,7 @@ _SECONDS: Final = number(0, FINITE, "finite seconds")
 
 
 def _can_delay(_: object, __: attrs.Attribute[Backoff], value: object) -> None:
-    if not callable(getattr(value, "delay", None)):
+    if isinstance(value, type) or not callable(getattr(value, "delay", None)):
         raise SettingsError(
             f"RetryPolicy.backoff wants Fixed, Linear, Exponential, Uniform or an object with delay(failures, dice),"
             f" got {value!r}"

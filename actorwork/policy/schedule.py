@@ -39,6 +39,8 @@ from actorwork.policy.bounds import FINITE, number
 
 SHORTEST: Final = 0.001
 """Seconds between two nominal times at least."""
+LONGEST: Final = 100 * 365 * 86_400.0
+"""Seconds: a century. What is longer is a mistake in the unit, and leads out of the calendar."""
 _NICKNAMES: Final = ("@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually")
 _FIELDS: Final = (
     ("minute", "0-59"),
@@ -79,6 +81,10 @@ class Interval:
             )
         if self.total_seconds < SHORTEST:
             raise SettingsError(f"Interval wants at least {SHORTEST:g} seconds in all, got {self.total_seconds:g}")
+        if self.total_seconds > LONGEST:
+            raise SettingsError(
+                f"Interval wants at most {LONGEST:.10g} seconds (a century), got {self.total_seconds:g}"
+            )
 
     @property
     def total_seconds(self) -> float:

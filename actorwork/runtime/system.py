@@ -50,6 +50,7 @@ from actorwork.actors.tasks import TaskMember
 from actorwork.actors.watchdog import Watchdog
 from actorwork.errors import ActorStopped, BrokerError, SettingsError, Shutdown
 from actorwork.message import MessageIds
+from actorwork.policy.bounds import takes
 from actorwork.policy.exits import Exit, Kind
 from actorwork.policy.restart import Intensity
 from actorwork.policy.settlement import is_cancellation, only_leaf
@@ -88,9 +89,15 @@ def _as_layers(value: Iterable[Any]) -> tuple[Any, ...]:
     return tuple(value) if isinstance(cast("object", value), Iterable) else cast("Any", value)
 
 
-def _are_layers(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, tuple) or not all(map(callable, cast("tuple[object, ...]", value))):
-        raise SettingsError(f"{attribute.name} wants a list of callables, got {value!r}")
+def _are_layers(*arguments: str) -> Callable[[object, attrs.Attribute[Any], object], None]:
+    def check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        layers = cast("tuple[object, ...]", value)
+        if not isinstance(value, tuple) or not all(takes(layer, len(arguments)) for layer in layers):
+            raise SettingsError(
+                f"{attribute.name} wants a list of callables of ({', '.join(arguments)}), got {value!r}"
+            )
+
+    return check
 
 
 @attrs.frozen(kw_only=True)
@@ -101,9 +108,11 @@ class Options:
     grace: float = attrs.field(default=25.0, validator=_at_least(0.0))
     loop_stall: float = attrs.field(default=0.5, validator=_at_least(0.05))
     """From how long on it is reported that the loop stands still."""
-    middleware: tuple[Middleware, ...] = attrs.field(default=(), converter=_as_layers, validator=_are_layers)
+    middleware: tuple[Middleware, ...] = attrs.field(
+        default=(), converter=_as_layers, validator=_are_layers("delivery", "proceed")
+    )
     publish_middleware: tuple[PublishMiddleware, ...] = attrs.field(
-        default=(), converter=_as_layers, validator=_are_layers
+        default=(), converter=_as_layers, validator=_are_layers("envelope")
     )
     cron_schedule: AbstractCronSchedule | None = attrs.field(default=None, converter=cron_schedule_from)
 

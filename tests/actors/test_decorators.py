@@ -360,6 +360,8 @@ def any_of(value: Any) -> Any:
         (lambda: retry(attempts=0), "RetryPolicy.attempts wants"),
         (lambda: retry()(plain), "@retry goes on an async function"),
         (lambda: rate_limit(0), "RateLimit.rate wants"),
+        (lambda: rate_limit(any_of(other)), "@rate_limit wants a rate: @rate_limit(10)"),
+        (lambda: receive(any_of(None), **any_of({"within": 1})), "without a batch it takes nothing, and no within=…"),
         (lambda: rate_limit(1)(plain), "@rate_limit goes on an async function"),
         (lambda: rate_limit(RateLimit(1, by="key"))(other), "goes on a handler: only messages have that"),
         (lambda: rate_limit(RateLimit(1, scope="global"))(other), "goes on a handler: only messages have that"),

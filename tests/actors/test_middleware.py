@@ -150,7 +150,7 @@ async def test_publish_middleware_may_return_only_what_a_broker_can_keep(changes
 
 async def test_middleware_of_a_client_is_something_to_call():
     no_layers: Any = [5]
-    with pytest.raises(SettingsError, match=r"middleware wants a list of callables, got \(5,\)"):
+    with pytest.raises(SettingsError, match=r"middleware wants a list of callables of \(envelope\), got \(5,\)"):
         async with open_client(MemoryBroker(), middleware=no_layers):
             pass
 
@@ -166,7 +166,13 @@ async def test_an_error_of_publish_middleware_is_raised_where_the_actor_publishe
         assert letter.failure.reason == "not that"
 
 
-@pytest.mark.parametrize("layers", [3, ["x"], [None], stamped("a")])
+def of_none() -> None: ...
+
+
+def of_three(one: object, two: object, three: object) -> None: ...
+
+
+@pytest.mark.parametrize("layers", [3, ["x"], [None], stamped("a"), [Layer], [of_none], [of_three]])
 @pytest.mark.parametrize("where", ["middleware", "publish_middleware"])
 async def test_what_is_no_middleware_is_refused(where: str, layers: Any):
     options: dict[str, Any] = {where: layers}

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from actorwork import SettingsError
+from actorwork import Reject, SettingsError
 from actorwork.policy.limits import (
     SLICES,
     Bulkhead,
@@ -149,6 +149,7 @@ def test_what_follows_from_a_rate(rate: float, per: float, at_once: int, batch: 
         (lambda: CircuitBreaker(share=2), "CircuitBreaker.share wants a part from 0 to 1"),
         (lambda: CircuitBreaker(reset=math.inf), "CircuitBreaker.reset wants seconds above 0"),
         (lambda: CircuitBreaker(on=any_of([])), "CircuitBreaker.on wants classes of exceptions"),
+        (lambda: CircuitBreaker(on=(OSError, Reject)), "CircuitBreaker.on wants errors; verdicts say nothing"),
         (lambda: CircuitBreaker(on=any_of("ValueError")), "CircuitBreaker.on wants classes of exceptions"),
         (lambda: CircuitBreaker(on=any_of(KeyboardInterrupt)), "CircuitBreaker.on wants classes of exceptions"),
     ],

@@ -390,6 +390,11 @@ def test_an_interval_of_nothing_is_refused():
         Interval(seconds=1e-6)
 
 
+def test_an_interval_that_leads_out_of_the_calendar_is_refused():
+    with pytest.raises(SettingsError, match=re.escape("at most 3153600000 seconds (a century), got 6.048e+14")):
+        Interval(weeks=1e9)
+
+
 def test_a_random_walk_through_years_loses_no_day():
     dice = random.Random(3)
     cron = Cron("30 2 * * *", BERLIN)
