@@ -28,7 +28,7 @@ from actorwork.policy.limits import Bulkhead, CircuitBreaker, ConcurrencyLimit, 
 from actorwork.policy.retry import Fixed
 from actorwork.policy.settlement import Ack
 from actorwork.testing import MemoryBroker, TestSystem, open_test_system
-from actorwork.testing.limiter import MemoryLimiter
+from actorwork.testing.memory.limiter import MemoryLimiter
 
 Body = Callable[[Any], Awaitable[object]]
 

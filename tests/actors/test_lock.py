@@ -12,7 +12,7 @@ from actorwork import Actor, BrokerError, Client, LockLost, LockTimeout, Setting
 from actorwork.clients import open_client
 from actorwork.testing import open_test_system
 from actorwork.testing.memory import MemoryBroker
-from actorwork.testing.values import MemoryValues
+from actorwork.testing.memory.values import MemoryValues
 
 pytestmark = pytest.mark.usefixtures("mock_clock")
 

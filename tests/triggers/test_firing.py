@@ -13,7 +13,7 @@ from actorwork import AbstractCronSchedule, Actor, Cron, Interval, Settings, Set
 from actorwork.events import TriggerFired, TriggerTrouble
 from actorwork.testing import MemoryBroker, TestSystem, advance, open_test_system
 from actorwork.testing.memory.broker import EPOCH
-from actorwork.testing.triggers import MemoryPauses
+from actorwork.testing.memory.triggers import MemoryPauses
 
 MINUTE = 60.0
 HOUR = 3600.0

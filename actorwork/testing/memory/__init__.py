@@ -9,6 +9,9 @@ nothing is due, so a clock that jumps, jumps.
     entries         sources, the groups that read them, who has what in hand, and who waits behind whom
     dead_letters    what nobody could handle
     delayed         what is held back
+    triggers        what fires, and what is paused
+    values          shared values and locks
+    limiter         limits that count for all nodes
 
 A lease needs no renewing here: a node loses it when a test says so (`die`, `pause`, `lose_lease`).
 """

@@ -35,13 +35,13 @@ from actorwork.message import (
 from actorwork.policy.attempts import headers_of_next_attempt
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
 from actorwork.testing.faults import Faults
-from actorwork.testing.limiter import MemoryLimiter
 from actorwork.testing.memory.dead_letters import MemoryDeadLetters
 from actorwork.testing.memory.delayed import MemoryDelayed
 from actorwork.testing.memory.entries import Claim, Entry, Group, Payload, Place, Source
+from actorwork.testing.memory.limiter import MemoryLimiter
 from actorwork.testing.memory.node import MemoryNode
-from actorwork.testing.triggers import MemoryPauses, MemoryTriggers
-from actorwork.testing.values import MemoryValues
+from actorwork.testing.memory.triggers import MemoryPauses, MemoryTriggers
+from actorwork.testing.memory.values import MemoryValues
 
 EPOCH: Final = 1_000_000_000.0
 """When the broker's clock begins, in seconds since the epoch: always the same, so that a test run twice sees the
