@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sqlite3
 import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
-from pathlib import Path
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
 import trio
 
 from actorwork.abc import EventSink, Finding, Subscription
+from actorwork.embedded.diagnosis import examine
 from actorwork.embedded.limiter import EmbeddedLimiter
 from actorwork.embedded.location import Location, parse
 from actorwork.embedded.node import EmbeddedNode, open_node
@@ -29,7 +27,6 @@ from actorwork.message import NO_HEADERS, DeadLetter, Delayed, Envelope, Json, O
 
 CHUNK: Final = 1000
 """How many messages of one call go into one transaction: leases are renewed between two."""
-LITTLE_DISK: Final = 256 * 1024 * 1024
 
 
 @asynccontextmanager
@@ -161,7 +158,7 @@ class EmbeddedBroker:
             )
         path = self._location.path
         return await trio.to_thread.run_sync(
-            _examine, path, str(mode), self._location.synchronous, abandon_on_cancel=True
+            examine, path, str(mode), self._location.synchronous, abandon_on_cancel=True
         )
 
 
@@ -217,57 +214,6 @@ class EmbeddedDelayed:
 
     async def cancel(self, source: str, message_id: str) -> bool:
         return await self._writer.ask(lambda store: store.cancel(source, message_id))
-
-
-def _examine(path: Path, mode: str, synchronous: str) -> Sequence[Finding]:
-    """Look at the file with a connection of its own, so that nobody waits for it."""
-    if not path.exists():
-        advice = "stop everything that uses it: what is sent there now is gone with the last of them"
-        return (Finding("file", "error", f"{path} was deleted or moved while in use", advice),)
-    size = sum(part.stat().st_size for part in (path, Path(f"{path}-wal")) if part.exists())
-    findings = [Finding("file", "ok", f"{path}, {size / 1e6:.1f} MB")]
-    if mode == "wal":
-        findings.append(Finding("journal", "ok", "write-ahead log"))
-    else:
-        findings.append(
-            Finding(
-                "journal", "warning", f"mode {mode}, not wal: slow", "put the file on a local disk, not on a network's"
-            )
-        )
-    if synchronous == "full":
-        findings.append(Finding("durability", "ok", "every commit is on the disk before it is acknowledged"))
-    else:
-        findings.append(
-            Finding(
-                "durability",
-                "ok",
-                "survives the end of any process; a power loss may cost the last commits",
-                "add ?synchronous=full to the url if that matters more than speed",
-            )
-        )
-    free = shutil.disk_usage(path.parent).free
-    if free < LITTLE_DISK:
-        findings.append(Finding("disk", "error", f"{free / 1e6:.0f} MB left on {path.parent}", "free some space"))
-    else:
-        findings.append(Finding("disk", "ok", f"{free / 1e9:.1f} GB left"))
-    if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
-        findings.append(Finding("permissions", "ok", "the file and its directory can be written"))
-    else:
-        findings.append(
-            Finding("permissions", "error", f"{path} or its directory cannot be written", "change their owner or mode")
-        )
-    try:
-        with closing(sqlite3.connect(path, timeout=5)) as connection:
-            problems = [row[0] for row in connection.execute("pragma quick_check(5)")]
-    except sqlite3.Error as error:
-        problems = [str(error)]
-    if problems == ["ok"]:
-        findings.append(Finding("integrity", "ok", "nothing is damaged"))
-    else:
-        advice = "stop everything that uses it, and save what is left with `sqlite3 FILE .recover`"
-        findings.append(Finding("integrity", "error", "; ".join(problems), advice))
-    findings.append(Finding("sqlite", "ok", f"SQLite {sqlite3.sqlite_version}"))
-    return findings
 
 
 def _nothing() -> None:
