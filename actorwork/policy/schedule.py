@@ -118,11 +118,6 @@ def fires(schedule: Schedule, after: int, *, anchor: int) -> Iterator[int]:
     return _cron_fires(schedule, after)
 
 
-def next_fire(schedule: Schedule, after: int, *, anchor: int) -> int | None:
-    """Return the first nominal time after a moment, or None."""
-    return next(fires(schedule, after, anchor=anchor), None)
-
-
 def newest_fires(schedule: Schedule, after: int, until: int, *, anchor: int, most: int) -> list[int]:
     """Return the nominal times after one moment and up to another, oldest first; of many the newest `most`."""
     if isinstance(schedule, Interval):

@@ -46,10 +46,6 @@ class FaultProxy:
     def __repr__(self) -> str:
         return f"<FaultProxy {self.url} to {self._target}, {len(self._links)} connections>"
 
-    @property
-    def open_connections(self) -> int:
-        return len(self._links)
-
     def cut(self) -> None:
         """Reset every connection now."""
         for link in tuple(self._links):
