@@ -38,9 +38,10 @@ from actorwork.message import Envelope
 from actorwork.policy.bounds import FINITE, one_of, seconds, whole
 from actorwork.runtime.brokers import default_file
 from actorwork.runtime.late import LateBroker
+from actorwork.runtime.spooled import SpooledMessages, Ticket
 
 if TYPE_CHECKING:
-    from actorwork.embedded.spool import Row, Spooled, SpoolFile, SpoolStatus
+    from actorwork.embedded.spool import Spooled
 
 T = TypeVar("T")
 
@@ -113,55 +114,37 @@ def file_for(spool: Spool, place: str) -> Path:
     return default_file().with_name(f"spool-{name}.sqlite3")
 
 
-@attrs.define(eq=False)
-class _Ticket:
-    """One call's messages on their way into the file."""
-
-    rows: Sequence[Row]
-    kept: bool = False
-    error: SpoolError | None = None
-    is_done: bool = False
-
-
 class Spooler:
     """Sends through the spool; made by `open_spooler`, for any number of tasks."""
 
-    def __init__(self, spool: Spool, file: SpoolFile, late: LateBroker, emit: EventSink) -> None:
+    def __init__(self, spool: Spool, messages: SpooledMessages, late: LateBroker, emit: EventSink) -> None:
         self._spool = spool
-        self._file = file
+        self._messages = messages
         self._late = late
         self._emit = emit
         self._is_always = spool.mode == "always"
         self._is_down = False
-        self._behind: set[str] = set()
-        """The sources whose new messages go to the file, since others of theirs are there or on the way there."""
-        self._status: SpoolStatus
-        self._version = 0
-        self._queue: list[_Ticket] = []
-        self._at_file = trio.Lock()
-        self._thread = trio.CapacityLimiter(1)
         self._wake = trio.Event()
-        self._moved = trio.Event()
         self._troubled_until = 0.0
         self._hold = HOLD
         self.spooled = 0
         self.replayed = 0
 
     def __repr__(self) -> str:
-        return f"<Spooler at {self._file.path}, {self._status.messages} messages{', down' if self._is_down else ''}>"
+        return f"<Spooler at {self.path}, {self._messages.status.messages} messages{', down' if self._is_down else ''}>"
 
     @property
     def path(self) -> Path:
-        return self._file.path
+        return self._messages.path
 
     @property
     def waiting(self) -> int:
         """How many messages wait, without those set aside; of other processes' as of the last look."""
-        return self._status.waiting
+        return self._messages.status.waiting
 
     def statistics(self) -> Mapping[str, float]:
         """Return how the spool stands: how much is in the file, what passed through it here, the oldest one's age."""
-        status = self._status
+        status = self._messages.status
         return {
             "spooled": self.spooled,
             "replayed": self.replayed,
@@ -207,10 +190,10 @@ class Spooler:
         return envelope.id
 
     def _may_go_direct(self, sources: set[str]) -> bool:
-        if self._is_always or not sources.isdisjoint(self._behind):
+        if self._is_always or not sources.isdisjoint(self._messages.behind):
             return False
         # The first replay that succeeds says that it is back; without anything to replay, somebody has to try.
-        return not self._is_down or not self._status.waiting
+        return not self._is_down or not self._messages.status.waiting
 
     async def _try_now(self, send: Callable[[Broker], Awaitable[T]]) -> tuple[bool, T | None]:
         """Try to send, for as long as patience lasts; return whether it came to something, and what."""
@@ -226,8 +209,8 @@ class Spooler:
 
     async def wait_turn(self, source: str) -> None:
         """Wait until no message of a source waits in the file."""
-        while source in self._behind:
-            await self._moved.wait()
+        while source in self._messages.behind:
+            await self._messages.moved.wait()
 
     # ---- keeping ----
 
@@ -235,79 +218,51 @@ class Spooler:
         from actorwork.embedded.spool import row_of  # noqa: PLC0415 - only who has a spool pays for SQLite
 
         now = time.time()
-        ticket = _Ticket([row_of(envelope, now) for envelope in envelopes])
-        self._behind.update(envelope.source for envelope in envelopes)
+        ticket = Ticket([row_of(envelope, now) for envelope in envelopes])
+        self._messages.behind.update(envelope.source for envelope in envelopes)
         until = trio.current_time() + self._spool.patience
         while True:
-            moved = self._moved
-            await self._append(ticket)
+            moved = self._messages.moved
+            await self._messages.append(ticket)
             if ticket.kept:
                 self.spooled += len(envelopes)
                 self._wake.set()
                 return
-            if ticket.error is not None or self._is_down or trio.current_time() >= until or not self._status.waiting:
+            if (
+                ticket.error is not None
+                or self._is_down
+                or trio.current_time() >= until
+                or not self._messages.status.waiting
+            ):
                 # Nothing of it is there, so nothing need go behind it.
                 with suppress(SpoolError):
-                    await self._take_out(())
+                    await self._messages.take_out(())
                 raise self._full(ticket) if ticket.error is None else ticket.error
             # It is being emptied: wait for room, as one does for a mailbox.
             with trio.move_on_at(until):
                 await moved.wait()
-            ticket.is_done = False
 
-    def _full(self, ticket: _Ticket) -> SpoolFull:
-        status, spool = self._status, self._spool
+    def _full(self, ticket: Ticket) -> SpoolFull:
+        status, spool = self._messages.status, self._spool
         wanted = sum(row.size for row in ticket.rows)
         return SpoolFull(
-            f"the spool {self._file.path} has no room for {len(ticket.rows)} messages of {wanted} bytes: it holds"
+            f"the spool {self.path} has no room for {len(ticket.rows)} messages of {wanted} bytes: it holds"
             f" {status.messages} of {spool.max_messages} messages and {status.bytes} of {spool.max_bytes} bytes. They"
             " were not kept: send them again when the broker is back, or raise Spool.max_messages and max_bytes",
             messages=status.messages,
             bytes=status.bytes,
         )
 
-    async def _append(self, ticket: _Ticket) -> None:
-        """Write a ticket into the file, together with those of other tasks that wait for the same disk."""
-        self._queue.append(ticket)
-        try:
-            async with self._at_file:
-                if not ticket.is_done:
-                    tickets, self._queue = self._queue, []
-                    await self._commit(tickets)
-        finally:
-            if ticket in self._queue:  # Cancelled before anybody wrote it: it must not come later.
-                self._queue.remove(ticket)
-
-    async def _commit(self, tickets: Sequence[_Ticket]) -> None:
-        file, spool = self._file, self._spool
-
-        def commit() -> tuple[list[bool], SpoolStatus]:
-            groups = [ticket.rows for ticket in tickets]
-            kept = file.append(groups, max_messages=spool.max_messages, max_bytes=spool.max_bytes)
-            return kept, file.status()
-
-        try:
-            kept, self._status = await self._in_thread(commit)
-        except SpoolError as error:
-            for ticket in tickets:
-                ticket.error = SpoolError(f"{error}; the message was not kept")
-                ticket.error.__cause__ = error
-                ticket.is_done = True
-            return
-        for ticket, is_kept in zip(tickets, kept, strict=True):
-            ticket.kept = is_kept
-            ticket.is_done = True
-
     # ---- replaying ----
 
     async def wait_replayed(self) -> None:
         """Wait until nothing waits in the file; what was set aside does not count."""
-        while self._status.waiting or self._queue:
-            await self._moved.wait()
+        while not self._messages.is_empty:
+            await self._messages.moved.wait()
 
     async def wait_progress(self) -> None:
         """Wait until something has left the file, or was set aside."""
-        await self._moved.wait()
+        await self._messages.moved.wait()
 
     async def run(self) -> None:
         """Replay, for as long as the client is open."""
@@ -320,36 +275,22 @@ class Spooler:
                 await trio.sleep(PAUSE)
 
     async def _turn(self) -> None:
-        if not self._status.waiting:
-            self._file.unclaim()
+        if not self._messages.status.waiting:
+            self._messages.unclaim()
             self._wake = trio.Event()
             with trio.move_on_after(LOOK_EVERY):
                 await self._wake.wait()
-            await self._look()
-        elif not await self._in_file(self._file.claim):
+            await self._messages.look()
+        elif not await self._messages.claim():
             await trio.sleep(CLAIM_AGAIN)
-            await self._look()
+            await self._messages.look()
         else:
             await self._replay_some()
 
-    async def _look(self) -> None:
-        """See what other processes have put into the file, or taken out of it."""
-        async with self._at_file:
-
-            def look() -> tuple[SpoolStatus, set[str]] | None:
-                has_news, self._version = self._file.has_news(self._version)
-                return (self._file.status(), self._file.sources()) if has_news else None
-
-            found = await self._in_thread(look)
-            if found is not None:
-                self._status, sources = found
-                self._behind = sources | self._queued()
-                self._tell_moved()
-
     async def _replay_some(self) -> None:
-        some = await self._in_file(lambda: self._file.first(BATCH, BATCH_BYTES))
+        some = await self._messages.first(BATCH, BATCH_BYTES)
         if not some:
-            await self._look()
+            await self._messages.look()
             return
         is_refused = False
         with trio.move_on_after(self._hold) as held:
@@ -366,7 +307,7 @@ class Spooler:
         if held.cancelled_caught:
             self._is_down = True
             # Somebody else may have a connection that works.
-            self._file.unclaim()
+            self._messages.unclaim()
             await trio.sleep(CLAIM_AGAIN)
         elif is_refused:
             await self._sort_out(some)
@@ -392,54 +333,19 @@ class Spooler:
                 await self._take_out([one])
 
     async def _set_aside(self, one: Spooled, reason: str) -> None:
-        await self._in_file(lambda: self._file.set_aside(one.seq, reason))
+        await self._messages.set_aside(one, reason)
         doing = f"replaying message {one.id} of {one.source}"
         self._emit(BrokerTrouble(doing, reason, "set aside: see actorwork spool ls"))
-        await self._take_out(())
 
     async def _take_out(self, some: Sequence[Spooled]) -> None:
-        """Forget what the broker has."""
-        async with self._at_file:
-            behind = self._behind | {one.source for one in some}
-
-            def take_out() -> tuple[SpoolStatus, set[str]]:
-                if some:
-                    self._file.remove(one.seq for one in some)
-                return self._file.status(), {source for source in behind if self._file.has_waiting(source)}
-
-            self._status, waiting = await self._in_thread(take_out)
-            self._behind = waiting | self._queued()
-            self.replayed += len(some)
-        self._tell_moved()
-
-    def _queued(self) -> set[str]:
-        return {row.source for ticket in self._queue for row in ticket.rows}
-
-    def _tell_moved(self) -> None:
-        self._moved.set()
-        self._moved = trio.Event()
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        # A thread of its own: handlers that fill all others must not keep messages from the disk.
-        return await trio.to_thread.run_sync(work, limiter=self._thread)
-
-    async def _in_file(self, work: Callable[[], T]) -> T:
-        async with self._at_file:
-            return await self._in_thread(work)
+        await self._messages.take_out(some)
+        self.replayed += len(some)
 
     def _complain(self, doing: str, error: Exception, what_next: str) -> None:
         """Report trouble, once in a while."""
         if trio.current_time() >= self._troubled_until:
             self._troubled_until = trio.current_time() + 60
             self._emit(BrokerTrouble(doing, str(error), what_next))
-
-    async def begin(self) -> None:
-        """See what is there from before."""
-
-        def look() -> tuple[int, SpoolStatus, set[str]]:
-            return self._file.has_news(0)[1], self._file.status(), self._file.sources()
-
-        self._version, self._status, self._behind = await self._in_thread(look)
 
     async def linger(self) -> None:
         """Go on for a moment at the client's end, if the broker takes what it is given."""
@@ -462,8 +368,8 @@ async def open_spooler(spool: Spool, path: Path, late: LateBroker, emit: EventSi
             ) from error
     file = await trio.to_thread.run_sync(SpoolFile, path)
     try:
-        spooler = Spooler(spool, file, late, emit)
-        await spooler.begin()
-        yield spooler
+        messages = SpooledMessages(file, max_messages=spool.max_messages, max_bytes=spool.max_bytes)
+        await messages.begin()
+        yield Spooler(spool, messages, late, emit)
     finally:
         file.close()

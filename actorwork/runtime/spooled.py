@@ -1,0 +1,162 @@
+"""What waits in a spool's file, as the tasks of one process see it.
+
+Whatever touches the file does so in a thread of its own, one after the other; what several tasks want kept at the same
+moment goes into one commit. What is known here of other processes' messages is as of the last look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import attrs
+import trio
+
+from actorwork.errors import SpoolError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from actorwork.embedded.spool import Row, Spooled, SpoolFile, SpoolStatus
+
+T = TypeVar("T")
+
+
+@attrs.define(eq=False)
+class Ticket:
+    """One call's messages on their way into the file."""
+
+    rows: Sequence[Row]
+    kept: bool = False
+    error: SpoolError | None = None
+    is_done: bool = False
+
+
+class SpooledMessages:
+    """The messages in a spool's file. Everything that waits raises `SpoolError` where the file cannot be used."""
+
+    def __init__(self, file: SpoolFile, *, max_messages: int, max_bytes: int) -> None:
+        self._file = file
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
+        self.status: SpoolStatus
+        self.behind: set[str] = set()
+        """The sources whose new messages go to the file, since others of theirs are there or on the way there."""
+        self.moved = trio.Event()
+        """Set, and replaced by another one, when something has left the file, or was set aside."""
+        self._version = 0
+        self._queue: list[Ticket] = []
+        self._at_file = trio.Lock()
+        self._thread = trio.CapacityLimiter(1)
+
+    def __repr__(self) -> str:
+        return f"<SpooledMessages in {self.path}: {self.status.messages}>"
+
+    @property
+    def path(self) -> Path:
+        return self._file.path
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits, in the file or on the way there."""
+        return not self.status.waiting and not self._queue
+
+    async def begin(self) -> None:
+        """See what is there from before."""
+
+        def look() -> tuple[int, SpoolStatus, set[str]]:
+            return self._file.has_news(0)[1], self._file.status(), self._file.sources()
+
+        self._version, self.status, self.behind = await self._in_thread(look)
+
+    async def look(self) -> None:
+        """See what other processes have put into the file, or taken out of it."""
+        async with self._at_file:
+
+            def look() -> tuple[SpoolStatus, set[str]] | None:
+                has_news, self._version = self._file.has_news(self._version)
+                return (self._file.status(), self._file.sources()) if has_news else None
+
+            found = await self._in_thread(look)
+            if found is not None:
+                self.status, sources = found
+                self.behind = sources | self._queued()
+                self._tell_moved()
+
+    async def append(self, ticket: Ticket) -> None:
+        """Write a ticket into the file, together with those of other tasks that wait for the same disk.
+
+        What came of it stands in the ticket. Cancelled: its messages are there, or never will be.
+        """
+        ticket.is_done = False
+        self._queue.append(ticket)
+        try:
+            async with self._at_file:
+                if not ticket.is_done:
+                    tickets, self._queue = self._queue, []
+                    await self._commit(tickets)
+        finally:
+            if ticket in self._queue:  # Cancelled before anybody wrote it: it must not come later.
+                self._queue.remove(ticket)
+
+    async def _commit(self, tickets: Sequence[Ticket]) -> None:
+        file, max_messages, max_bytes = self._file, self._max_messages, self._max_bytes
+
+        def commit() -> tuple[list[bool], SpoolStatus]:
+            groups = [ticket.rows for ticket in tickets]
+            return file.append(groups, max_messages=max_messages, max_bytes=max_bytes), file.status()
+
+        try:
+            kept, self.status = await self._in_thread(commit)
+        except SpoolError as error:
+            for ticket in tickets:
+                ticket.error = SpoolError(f"{error}; the message was not kept")
+                ticket.error.__cause__ = error
+                ticket.is_done = True
+            return
+        for ticket, is_kept in zip(tickets, kept, strict=True):
+            ticket.kept = is_kept
+            ticket.is_done = True
+
+    async def claim(self) -> bool:
+        """Become the one who replays, unless somebody else is; return whether we are."""
+        return await self._in_file(self._file.claim)
+
+    def unclaim(self) -> None:
+        self._file.unclaim()
+
+    async def first(self, limit: int, size: int) -> Sequence[Spooled]:
+        return await self._in_file(lambda: self._file.first(limit, size))
+
+    async def set_aside(self, one: Spooled, reason: str) -> None:
+        await self._in_file(lambda: self._file.set_aside(one.seq, reason))
+        await self.take_out(())
+
+    async def take_out(self, some: Sequence[Spooled]) -> None:
+        """Forget what the broker has, and see which sources still have something here."""
+        async with self._at_file:
+            behind = self.behind | {one.source for one in some}
+
+            def take_out() -> tuple[SpoolStatus, set[str]]:
+                if some:
+                    self._file.remove(one.seq for one in some)
+                return self._file.status(), {source for source in behind if self._file.has_waiting(source)}
+
+            self.status, waiting = await self._in_thread(take_out)
+            self.behind = waiting | self._queued()
+        self._tell_moved()
+
+    def _queued(self) -> set[str]:
+        return {row.source for ticket in self._queue for row in ticket.rows}
+
+    def _tell_moved(self) -> None:
+        self.moved.set()
+        self.moved = trio.Event()
+
+    async def _in_file(self, work: Callable[[], T]) -> T:
+        async with self._at_file:
+            return await self._in_thread(work)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        # A thread of its own: handlers that fill all others must not keep messages from the disk.
+        return await trio.to_thread.run_sync(work, limiter=self._thread)
