@@ -1,8 +1,8 @@
 """Where deliveries gather for a handler that takes several at once.
 
 The first one begins a gathering. It is over when it is full, or when its time is: then a message in the actor's own
-lane has an executor take it. Until then they are in nobody's hand: no timeout runs, a shutdown hands them back, and a
-restart of the actor leaves them where they are.
+lane has an executor take it. Until then they are in nobody's hand: no timeout runs, a shutdown hands them back, a pause
+those of its sources, and a restart of the actor leaves them where they are.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import trio
 from actorwork.actors.mailbox import Lane, SystemCall
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from actorwork.actors.cell import Cell
     from actorwork.actors.gate import Ticket
     from actorwork.actors.handlers import Handler
@@ -84,6 +86,16 @@ class Batches:
         """Take out all that wait: they will not be handled here."""
         found = [member for gathering in self._gatherings.values() for member in gathering.members]
         self._gatherings.clear()
+        return found
+
+    def take_from(self, sources: Collection[str]) -> list[Member]:
+        """Take out those that came from these sources; others go on gathering, within the same time."""
+        found: list[Member] = []
+        for name, gathering in list(self._gatherings.items()):
+            found += [member for member in gathering.members if member.delivery.source in sources]
+            gathering.members[:] = [member for member in gathering.members if member.delivery.source not in sources]
+            if not gathering.members:
+                del self._gatherings[name]
         return found
 
     async def _wait(self, gathering: Gathering, within: float) -> None:

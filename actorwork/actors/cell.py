@@ -11,7 +11,7 @@ the incarnation's nursery and end with it; an error in one is the actor's crash.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextvars import Context as ContextVars, copy_context
 from random import Random
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
@@ -22,7 +22,7 @@ import trio
 from actorwork import events
 from actorwork.abc import EventSink, Limiter, Middleware, PublishMiddleware, Values
 from actorwork.actors.actor import Actor
-from actorwork.actors.batches import Batches
+from actorwork.actors.batches import Batches, Member
 from actorwork.actors.bonds import Bonds
 from actorwork.actors.child import Child, DynamicSupervisor
 from actorwork.actors.context import Context, Stop, inside
@@ -513,12 +513,19 @@ class Cell:
         """Take out the deliveries that wait elsewhere than in the mailbox: they will not be handled here."""
         found = self.gate.take_all() if self.gate is not None else []
         if self._batches is not None:
-            for member in self._batches.take_all():
-                if self.gate is not None and member.ticket is not None:
-                    self.gate.leave(member.ticket)
-                self.mailbox.delivery_set_aside()
-                found.append(member.delivery)
+            found += self._given_up(self._batches.take_all())
         return found + self.take_stashed_deliveries()
+
+    def take_gathered_deliveries(self, sources: Collection[str]) -> list[Delivery]:
+        """Take out the deliveries from these sources that gather for a batch."""
+        return [] if self._batches is None else self._given_up(self._batches.take_from(sources))
+
+    def _given_up(self, members: Sequence[Member]) -> list[Delivery]:
+        for member in members:
+            if self.gate is not None and member.ticket is not None:
+                self.gate.leave(member.ticket)
+            self.mailbox.delivery_set_aside()
+        return [member.delivery for member in members]
 
     def take_stashed_deliveries(self) -> list[Delivery]:
         """Take out the deliveries that were set aside: they will not be handled here."""

@@ -95,7 +95,8 @@ class Feed:
             self._node.withhold(self.subscription, sources)
             if sources - before:
                 gate, mailbox = self._cell.gate, self._cell.mailbox
-                waiting = [*(() if gate is None else gate.take_all()), *mailbox.remove_deliveries()]
+                gathered = self._cell.take_gathered_deliveries(sources)
+                waiting = [*gathered, *(() if gate is None else gate.take_all()), *mailbox.remove_deliveries()]
                 self.offer(waiting)
             self.resume()
 

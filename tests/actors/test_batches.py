@@ -10,6 +10,7 @@ import trio
 from actorwork import (
     Actor,
     ActorCrashed,
+    ConcurrencyLimit,
     Delivery,
     ExecutionTimeout,
     Fail,
@@ -27,7 +28,7 @@ from actorwork import (
 from actorwork.policy import settlement as policy
 from actorwork.policy.batches import outcomes_of
 from actorwork.policy.retry import Fixed
-from actorwork.testing import Faults, MemoryBroker, TestSystem, open_test_system
+from actorwork.testing import Faults, MemoryBroker, TestSystem, advance, open_test_system
 
 Body = Callable[[Any, list[int]], Awaitable[Any]]
 
@@ -211,6 +212,32 @@ async def test_what_gathers_is_handed_back_at_a_shutdown(mock_clock: trio.testin
         await send(system, actor, 1, 2, 3)
         await trio.sleep(1)
     assert (log.batches, len(broker.waiting(actor)), len(broker.handed_back)) == ([], 3, 3)
+
+
+async def test_what_gathers_from_a_paused_source_is_handed_back_and_the_rest_goes_on_gathering(
+    mock_clock: trio.testing.MockClock,
+):
+    log = Log()
+    actor = log.actor(size=10, within=60, sources={"orders", "mail"}, limits=[ConcurrencyLimit(4)])
+    async with open_test_system(actor) as system:
+        for n in range(4):
+            await system.client.publish("mail" if n % 2 else "orders", n)
+        await advance(20)
+        await system.broker.pauses.pause("source", "orders")
+        await advance(1)
+        assert [delivery.id for delivery in system.broker.handed_back] == [
+            envelope.id for envelope in system.broker.sent if envelope.source == "orders"
+        ]
+        await advance(50)
+        assert log.batches == [[1, 3]], "60 seconds after the first of all"
+        await system.broker.pauses.pause("actor", "saver")
+        await system.client.publish("mail", 5)
+        await advance(100)
+        assert len(log.batches) == 1
+        await system.broker.pauses.resume("actor", "saver")
+        await system.broker.pauses.resume("source", "orders")
+        await system.drain()
+        assert sorted(log.batches[1]) == [0, 2, 5], "their places at the limit were free again"
 
 
 async def test_a_batch_in_hand_that_a_shutdown_cancels_is_handed_back(mock_clock: trio.testing.MockClock):
