@@ -1,3 +1,5 @@
+"""What a declared value may be, and what the error says where it may not."""
+
 from __future__ import annotations
 
 import math

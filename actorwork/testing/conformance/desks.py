@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 import attrs
 import trio
 
-from actorwork.abc import Broker, Node, Subscription
+from actorwork.abc import Broker, Node, Subscription, Waiting
 from actorwork.events import Event, Fenced, LeaseLost
 from actorwork.message import Delivery, Envelope, Failure
 from actorwork.policy.settlement import Ack, Settlement
@@ -262,6 +262,16 @@ async def _remote_desk(
                 connection.send((False, answer))
             except Exception as error:  # noqa: BLE001 - told to whoever asked
                 connection.send((True, repr(error)))
+
+
+async def expect_cancelled(waiting: Waiting, broker: Broker, source: str, id: str) -> None:
+    """See that whoever waits for a message's outcome is told that it was cancelled, and whoever looks finds it."""
+    with trio.fail_after(PATIENCE):
+        for outcome in (await waiting.outcome(), await broker.find_outcome(source, id)):
+            assert outcome is not None
+            assert outcome.status == "rejected"
+            assert outcome.failure is not None
+            assert outcome.failure.type == "Cancelled"
 
 
 async def until(condition: Callable[[], Awaitable[object]], what: str, *, within: float = PATIENCE) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import trio
-
 from actorwork.message import ATTEMPT, REPLY_TO, RESULT_TTL, Envelope
 from actorwork.policy.settlement import Retry
 from actorwork.testing.conformance.desks import (
     FAILURE,
-    PATIENCE,
+    expect_cancelled,
     open_desk,
 )
 from actorwork.testing.conformance.questions import Questions
@@ -52,12 +50,7 @@ class HeldBack(Questions):
             assert not await broker.delayed.cancel("orders", "2")
             assert await broker.delayed.cancel("orders", "1")
             assert not await broker.delayed.cancel("orders", "1")
-            with trio.fail_after(PATIENCE):
-                for outcome in (await waiting.outcome(), await broker.find_outcome("orders", "1")):
-                    assert outcome is not None
-                    assert outcome.status == "rejected"
-                    assert outcome.failure is not None
-                    assert outcome.failure.type == "Cancelled"
+            await expect_cancelled(waiting, broker, "orders", "1")
             assert not await broker.delayed.list("orders")
             await broker.publish([Envelope("orders", "2", b"1", delay=0.3)])
             await desk.expect_only("2")

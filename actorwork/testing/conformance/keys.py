@@ -11,7 +11,7 @@ from actorwork.abc import Broker
 from actorwork.events import Buried
 from actorwork.message import REPLY_TO, RESULT_TTL, Envelope
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
-from actorwork.testing.conformance.desks import FAILURE, LATE, PATIENCE, Desk, open_desk, true_of, until
+from actorwork.testing.conformance.desks import FAILURE, LATE, Desk, expect_cancelled, open_desk, true_of, until
 from actorwork.testing.conformance.questions import Questions
 
 
@@ -200,12 +200,7 @@ class Keys(Questions):
             assert not await broker.delayed.cancel("orders", "1"), "it is in hand"
             assert await broker.delayed.cancel("orders", "2")
             assert not await broker.delayed.cancel("orders", "2")
-            with trio.fail_after(PATIENCE):
-                for outcome in (await waiting.outcome(), await broker.find_outcome("orders", "2")):
-                    assert outcome is not None
-                    assert outcome.status == "rejected"
-                    assert outcome.failure is not None
-                    assert outcome.failure.type == "Cancelled"
+            await expect_cancelled(waiting, broker, "orders", "2")
             await desk.settle(first)
             await desk.expect_only("3")
             assert await broker.backlog("orders") == 0

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-import trio
-
 from actorwork.message import REPLY_TO, RESULT_TTL, Envelope, Unique
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
-from actorwork.testing.conformance.desks import FAILURE, PATIENCE, open_desk, until
+from actorwork.testing.conformance.desks import FAILURE, expect_cancelled, open_desk, until
 from actorwork.testing.conformance.questions import Questions
 
 
@@ -97,12 +95,7 @@ class Uniqueness(Questions):
             waiting = replies.expect("orders", "1")
             await broker.publish([Envelope("orders", "1", b"old", headers=headers, unique=Unique("u"))])
             assert await broker.publish_unique(_one("2", "replace", delay=600)) == "2"
-            with trio.fail_after(PATIENCE):
-                for outcome in (await waiting.outcome(), await broker.find_outcome("orders", "1")):
-                    assert outcome is not None
-                    assert outcome.status == "rejected"
-                    assert outcome.failure is not None
-                    assert outcome.failure.type == "Cancelled"
+            await expect_cancelled(waiting, broker, "orders", "1")
             assert await broker.backlog("orders") == 0
             assert await broker.publish([_one("3", "replace")]) == 1
             assert not await broker.delayed.list("orders")
