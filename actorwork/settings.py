@@ -26,7 +26,9 @@ from actorwork.policy.schedule import Cron, Interval
 if TYPE_CHECKING:
     from actorwork.message import Json
 
-SOURCE: Final = re.compile(r"[a-zA-Z0-9_\-:]+")
+SOURCE: Final = re.compile(r"[a-zA-Z0-9_\-:]{1,300}")
+"""The name of a source."""
+SOURCE_IN_WORDS: Final = "1 to 300 characters out of a-z A-Z 0-9 _ - :"
 
 Overflow: TypeAlias = Literal["block", "fail", "drop_new", "drop_oldest"]
 OVERFLOWS: Final[tuple[Overflow, ...]] = ("block", "fail", "drop_new", "drop_oldest")
@@ -156,8 +158,8 @@ def _sources_are_streams(instance: object, attribute: attrs.Attribute[Any], valu
     if len(names) > 100:
         raise SettingsError(f"Settings.sources wants at most 100 names, got {len(names)}")
     for name in names:
-        if not isinstance(name, str) or not SOURCE.fullmatch(name) or len(name) > 300:
-            raise wrong(instance, attribute.name, "names of 1 to 300 characters out of a-z A-Z 0-9 _ - :", name)
+        if not isinstance(name, str) or not SOURCE.fullmatch(name):
+            raise wrong(instance, attribute.name, f"names of {SOURCE_IN_WORDS}", name)
 
 
 def _all_in(value: object, test: Callable[[object], bool]) -> bool:

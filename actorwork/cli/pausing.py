@@ -39,10 +39,10 @@ def _what(actor: str | None, source: str | None, *, everything: bool) -> tuple[P
 
 
 def _source_name(name: str) -> str:
-    from actorwork.settings import SOURCE
+    from actorwork.settings import SOURCE, SOURCE_IN_WORDS
 
     if not SOURCE.fullmatch(name):
-        raise click.UsageError(f"a source is named with a-z A-Z 0-9 _ - :, got {name!r}")
+        raise click.UsageError(f"a source is {SOURCE_IN_WORDS}, got {name!r}")
     return name
 
 

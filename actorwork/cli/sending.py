@@ -40,11 +40,11 @@ class Target:
 def target_of(name: str, kind: Literal["actor", "source"] | None) -> Target:
     """Read TARGET by the rule that `actorwork send --help` states."""
     from actorwork.actors.handlers import handlers_of
-    from actorwork.settings import SOURCE, Settings
+    from actorwork.settings import SOURCE, SOURCE_IN_WORDS, Settings
 
-    is_source = SOURCE.fullmatch(name) is not None and len(name) <= 300
+    is_source = SOURCE.fullmatch(name) is not None
     if kind == "source" and not is_source:
-        raise click.UsageError(f"a source is 1 to 300 characters out of a-z A-Z 0-9 _ - :, got {name!r}")
+        raise click.UsageError(f"a source is {SOURCE_IN_WORDS}, got {name!r}")
     if kind == "source" or (kind is None and is_source and not name.startswith("actor:")):
         return Target(name, f"the source {name!r}")
     title = name.removeprefix("actor:")

@@ -17,10 +17,10 @@ from actorwork.abc import Broker, PublishMiddleware, Replies
 from actorwork.actors.outgoing import passed_through
 from actorwork.errors import AskTimeout, BrokerError, CodecError, MessageFailed, NotUnique
 from actorwork.message import NO_HEADERS, REPLY_TO, Envelope, Json, MessageIds, Outcome, Priority
-from actorwork.policy.sending import LONGEST_NAME, PLAIN, Sending
+from actorwork.policy.sending import PLAIN, Sending
 from actorwork.runtime.late import LateBroker
 from actorwork.runtime.spool import Spooler
-from actorwork.settings import SOURCE
+from actorwork.settings import SOURCE, SOURCE_IN_WORDS
 
 
 class Way(Protocol):
@@ -166,8 +166,8 @@ class Outbox:
 
 def source_name(name: str) -> str:
     """Return the name of a source; raises `ValueError` where it is none."""
-    if not SOURCE.fullmatch(name) or len(name) > LONGEST_NAME:
-        raise ValueError(f"a source wants 1 to {LONGEST_NAME} characters out of a-z A-Z 0-9 _ - :, got {name!r}")
+    if not SOURCE.fullmatch(name):
+        raise ValueError(f"a source wants {SOURCE_IN_WORDS}, got {name!r}")
     return name
 
 

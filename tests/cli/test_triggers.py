@@ -111,7 +111,7 @@ def test_a_pause_wants_to_know_of_what(shell: Shell, options: list[str]):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--source", "a b"], "a source is named with a-z A-Z 0-9 _ - :, got 'a b'"),
+        (["--source", "a b"], "a source is 1 to 300 characters out of a-z A-Z 0-9 _ - :, got 'a b'"),
         (["--actor", ""], "--actor wants the title of an actor"),
     ],
 )
