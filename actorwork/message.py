@@ -213,13 +213,13 @@ PauseKind: TypeAlias = Literal["everything", "actor", "source", "triggers", "tri
 
 @attrs.frozen
 class Pause:
-    """What is paused at a broker, since when (`at`, in seconds since the epoch), by whom and why.
+    r"""What is paused at a broker, since when (`at`, in seconds since the epoch), by whom and why.
 
         everything    every actor, every source
         actor         all sources of the actor whose title is `name`
         source        the source `name`, for every actor
         triggers      all triggers of the actor whose title is `name`
-        trigger       one of them: `name` is the actor's title, a slash, and the trigger's title
+        trigger       one of them: `name` is the actor's title (its slashes as `\/`), a slash, and the trigger's title
 
     What is paused is not begun by any node; what is in hand goes on to its end. Triggers fire into what is paused
     unless they are paused themselves.

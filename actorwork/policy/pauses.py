@@ -43,5 +43,6 @@ def concerned(kind: PauseKind, name: str, definitions: Iterable[TriggerDefinitio
 
 
 def trigger_name(actor: str, trigger: str) -> str:
-    """Return what a pause calls a trigger."""
-    return f"{actor}/{trigger}"
+    """Return what a pause calls a trigger: another name for every two titles, whatever slashes are in them."""
+    title = actor.replace("\\", "\\\\").replace("/", "\\/")
+    return f"{title}/{trigger}"
