@@ -10,7 +10,7 @@ more are called than the actor can begin at once: what it holds would be missing
 
 What waits is still this node's, by its lease, and is handed back at a shutdown. It takes no room in the mailbox: here
 it is bounded by what each limit lets wait (`Turnstile.ahead`) and by `WAITING_ROOM`; beyond that the reader stops.
-An open circuit lets one wait: that is how the intake pauses.
+An open circuit lets one wait, and one more for each that has tried it in vain: that is how the intake pauses.
 """
 
 from __future__ import annotations
@@ -139,6 +139,8 @@ class Gate:
         waits = False
         for turnstile, key, hold in holds:
             waits |= turnstile.leave(key, hold, now, error, done=done)
+        if waits:
+            self._tell_room()  # Another one is to try it the next time, if there is any.
         return waits
 
     def _places_of(self, delivery: Delivery) -> list[Place]:

@@ -54,6 +54,8 @@ TOKENS_KEPT: Final = 1.0
 """Seconds for which tokens that were taken in advance count."""
 TROUBLE_PAUSE: Final = 1.0
 """Seconds after which the broker is asked again, after it has failed."""
+MOST_PROBES: Final = 100
+"""How many messages wait at an open circuit at most that have tried it in vain: they are kept from other nodes."""
 _EPSILON: Final = 1e-9
 """Seconds that are no time: sums of floats are not exact, and a clock may stand still."""
 
@@ -244,6 +246,8 @@ class CircuitTurnstile(Turnstile):
         self._name = name
         self._emit = emit
         self._state: State = Closed()
+        self._failed_probes = 0
+        """Since it was closed: so many wait that have tried it, and others must come to try it, too."""
 
     @property
     def state(self) -> State:
@@ -274,14 +278,17 @@ class CircuitTurnstile(Turnstile):
         if error is not None and not isinstance(error, (Verdict, Shutdown)):
             failed = any(isinstance(leaf, self._rule.on) for leaf in leaves(error)) or None
         probe = isinstance(hold, _Through) and hold.probe
+        self._failed_probes += probe and failed is True
         self._move(after_outcome(self._state, self._rule, now, failed=failed, probe=probe), error)
         return failed is True and not isinstance(self._state, Closed)
 
     def ahead(self) -> float:
-        return math.inf if isinstance(self._state, Closed) else 1
+        return math.inf if isinstance(self._state, Closed) else 1 + min(self._failed_probes, MOST_PROBES)
 
     def _move(self, state: State, error: BaseException | None) -> None:
         before, self._state = self._state, state
+        if isinstance(state, Closed):
+            self._failed_probes = 0
         if type(before) is not type(state):
             seconds = self._rule.reset if isinstance(state, Open) else 0.0
             now = {Closed: "closed", Open: "open", HalfOpen: "half open"}[type(state)]

@@ -373,6 +373,27 @@ async def test_a_message_that_always_fails_does_not_stand_in_the_way_of_others(m
         assert sorted(log.ended) == list(range(1, 10))
 
 
+async def test_a_message_that_always_fails_does_not_keep_from_an_open_circuit_what_comes_later(
+    mock_clock: trio.testing.MockClock,
+):
+    log = Log()
+
+    async def body(n: int) -> None:
+        if n < 2:
+            raise ConnectionError("always")
+
+    actor = log.actor(CircuitBreaker(failures=1, reset=10), body=body)
+    async with open_test_system(actor) as system:
+        await send(system, actor, 2)
+        await trio.sleep(5)
+        for n in range(2, 6):
+            await system.client.ref(actor).tell({"n": n})
+        await trio.sleep(5 * 10)
+        assert sorted(log.ended) != [], "those that have tried it stand behind"
+        await trio.sleep(200)
+        assert sorted(log.ended) == [2, 3, 4, 5]
+
+
 async def test_a_circuit_looks_into_groups(mock_clock: trio.testing.MockClock):
     log = Log()
 
