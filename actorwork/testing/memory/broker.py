@@ -88,7 +88,7 @@ class MemoryBroker:
         self._delayed = MemoryDelayed(self._wall, self._cancel)
         self._outcomes: dict[tuple[str, str], tuple[Outcome, float]] = {}
         self._addresses: dict[str, LocalReplies] = {}
-        self._dead_letters = MemoryDeadLetters(self._sources, self)
+        self._dead_letters = MemoryDeadLetters(self._sources, self._send)
         self._values = MemoryValues(lambda: self.now)
         self._limiter = MemoryLimiter(lambda: self.now)
         self._triggers = MemoryTriggers(lambda: self.now, self._keep_and_pump)
@@ -128,8 +128,7 @@ class MemoryBroker:
         """Add an entry as a foreign producer does, without waiting: its bytes, or its fields; return its id."""
         source = source_of(target)
         name = id if id is not None else f"entry {next(self._names)}"
-        self.append(Entry(0, source, name, payload, type, headers))
-        self.pump()
+        self._send(Entry(0, source, name, payload, type, headers))
         return name
 
     def waiting(self, target: str | type[Actor] | None = None) -> list[str]:
@@ -295,6 +294,10 @@ class MemoryBroker:
             self._wake()
         else:
             self.source(entry.source).enter(entry)
+
+    def _send(self, entry: Entry) -> None:
+        self.append(entry)
+        self.pump()
 
     def again(self, entry: Entry, group: str, headers: Mapping[str, Json], delay: float = 0.0) -> None:
         """Send a message that is not over once more, to one group alone, before those that wait for its key."""

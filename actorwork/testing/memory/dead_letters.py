@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 import trio
@@ -13,16 +12,13 @@ from actorwork.message import NO_HEADERS, DeadLetter, Json
 from actorwork.policy.attempts import headers_of_first_attempt
 from actorwork.testing.memory.entries import Entry, Source
 
-if TYPE_CHECKING:
-    from actorwork.testing.memory.broker import MemoryBroker
-
 
 class MemoryDeadLetters:
     """Implements `actorwork.abc.DeadLetters`; `all` is the same without waiting."""
 
-    def __init__(self, sources: Mapping[str, Source], broker: MemoryBroker) -> None:
+    def __init__(self, sources: Mapping[str, Source], send: Callable[[Entry], object]) -> None:
         self._sources = sources
-        self._broker = broker
+        self._send = send
 
     def __repr__(self) -> str:
         return f"<MemoryDeadLetters: {len(self.all)}>"
@@ -52,7 +48,7 @@ class MemoryDeadLetters:
     async def replay(self, source: str, entries: Sequence[str]) -> int:
         found = await self._remove(source, entries)
         for letter, entry in found:
-            self._send(letter, entry, letter.headers)
+            self._send_again(letter, entry, letter.headers)
         return len(found)
 
     async def replay_as(
@@ -60,16 +56,13 @@ class MemoryDeadLetters:
     ) -> bool:
         found = await self._remove(source, [entry])
         for letter, kept in found:
-            self._send(letter, attrs.evolve(kept, payload=data, type=type), headers)
+            self._send_again(letter, attrs.evolve(kept, payload=data, type=type), headers)
         return bool(found)
 
-    def _send(self, letter: DeadLetter, entry: Entry, headers: Mapping[str, Json]) -> None:
+    def _send_again(self, letter: DeadLetter, entry: Entry, headers: Mapping[str, Json]) -> None:
         # Somebody wants it to be run now: when it would have been too late is of no account.
         first = headers_of_first_attempt(headers)
-        self._broker.append(
-            attrs.evolve(entry, headers=first, group=letter.group, expires=None, unique=None, goes_first=False)
-        )
-        self._broker.pump()
+        self._send(attrs.evolve(entry, headers=first, group=letter.group, expires=None, unique=None, goes_first=False))
 
     async def drop(self, source: str, entries: Sequence[str]) -> int:
         return len(await self._remove(source, entries))
