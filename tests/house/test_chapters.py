@@ -113,3 +113,11 @@ def test_the_examples_of_the_chapter_on_triggers_run():
         f"{textwrap.indent(used, '            ')}\ntrio.run(main)\n"
     )
     exec(compile(program, "docs/triggers.md", "exec"), {"__name__": "chapter"})
+
+
+@pytest.mark.parametrize("chapter", sorted(DOCS.glob("*.md")), ids=lambda chapter: chapter.name)
+def test_a_chapter_is_set_in_120_columns(chapter: Path):
+    """All but rows of tables, which cannot be broken, and what programs print."""
+    blocks = re.compile(r"^```(\w*)\n.*?^```$", re.DOTALL | re.MULTILINE)
+    text = blocks.sub(lambda block: block[0] if block[1] else "", chapter.read_text(encoding="utf-8"))
+    assert [line for line in text.splitlines() if len(line) > 120 and not line.startswith("|")] == []
