@@ -115,7 +115,8 @@ class Gate:
         found: list[tuple[Turnstile, By]] = []
         for number, limit in enumerate(limits):
             usual_name = ":".join(filter(None, [self._cell.settings.id, where, str(number)]))
-            turnstile = self._cell.services.turnstiles.of(limit, usual_name)
+            whose = f"{self._cell.title}.{where}" if where else self._cell.title
+            turnstile = self._cell.services.turnstiles.of(limit, usual_name, whose)
             turnstile.waiters.append(self)
             found.append((turnstile, getattr(limit, "by", None)))
         return found

@@ -507,8 +507,8 @@ class Turnstiles:
     def __repr__(self) -> str:
         return f"<turnstiles: {', '.join(name for _, name in self._found)}>"
 
-    def of(self, limit: Limit, usual_name: str) -> Turnstile:
-        """Return where a limit is kept, made when it is first named.
+    def of(self, limit: Limit, usual_name: str, whose: str) -> Turnstile:
+        """Return where a limit is kept, made when it is first named; without a name, people are told `whose` it is.
 
         Raises `SettingsError` where another limit has its name.
         """
@@ -517,11 +517,11 @@ class Turnstiles:
         if other != limit:
             raise SettingsError(f"two limits of this system are called {name!r}, and differ: {other} and {limit}")
         if turnstile is None:
-            turnstile = self._new(limit, name)
+            turnstile = self._new(limit, name, whose)
             self._found[type(limit), name] = (limit, turnstile)
         return turnstile
 
-    def _new(self, limit: Limit, name: str) -> Turnstile:
+    def _new(self, limit: Limit, name: str, whose: str) -> Turnstile:
         match limit:
             case RateLimit(scope="node"):
                 return PaceTurnstile(limit)
@@ -532,4 +532,4 @@ class Turnstiles:
             case ConcurrencyLimit() | Bulkhead():
                 return RoomTurnstile(limit)
             case CircuitBreaker():
-                return CircuitTurnstile(limit, name, self._desk.emit)
+                return CircuitTurnstile(limit, limit.name or whose, self._desk.emit)

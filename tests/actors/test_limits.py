@@ -404,7 +404,7 @@ async def test_a_circuit_looks_into_groups(mock_clock: trio.testing.MockClock):
     async with open_test_system(actor) as system:
         await send(system, actor, 1)
         await trio.sleep(1)
-        assert states(system) == ["open"]
+        assert [(event.name, event.state) for event in system.of(CircuitChanged)] == [(actor.settings.title, "open")]
 
 
 async def test_errors_that_are_not_the_dependencys_and_verdicts_do_not_open_it(mock_clock: trio.testing.MockClock):
