@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
-import trio.testing
 
 from actorwork import Actor, BrokerError, Client, LockLost, LockTimeout, Settings, receive
 from actorwork.clients import open_client
