@@ -141,8 +141,9 @@ class Client:
 
         By class, messages are checked against its handlers before they are sent.
         """
+        title = title_of(actor)
         if isinstance(actor, str):
-            return StreamRef(self._outbox, settings.Settings(title=actor), None)
+            return StreamRef(self._outbox, settings.Settings(title=title), None)
         return StreamRef(self._outbox, actor.settings, handlers_of(actor))
 
     async def publish(self, source: str, message: object, **options: Unpack[SendOptions]) -> str:

@@ -310,6 +310,14 @@ async def test_what_json_cannot_hold_is_refused_before_it_is_sent(url: str):
             await client.publish("greetings", {"set": {1, 2}, "nan": float("nan")})
 
 
+async def test_what_is_no_actor_has_no_ref():
+    async with open_client("sqlite://") as client:
+        nothing: Any
+        for nothing in (5, "", None):
+            with pytest.raises(TypeError, match="an actor is named by its class or its title, got "):
+                client.ref(nothing)
+
+
 async def test_every_client_makes_ids_of_its_own():
     async with open_broker("sqlite://") as broker, open_client(broker) as one, open_client(broker) as two:
         assert await one.publish("a", 1) != await two.publish("a", 1)
