@@ -80,7 +80,8 @@ class Expression:
         self.days = members(day, 2)
         self.is_special = "#" in self.weekday or "L" in self.weekday
         self.weekdays = set[int]() if self.is_special else members(self.weekday, 4)
-        self.takes_any_day = self.days >= set(range(1, 32)) or len(self.weekdays) == 7
+        # A field that names every day restricts all the same: only a star leaves the choice to the other field.
+        self.takes_any_day = not {day, self.weekday}.isdisjoint({"*", "?"})
 
     def matches(self, wall: datetime) -> bool:
         if wall.minute not in self.minutes or wall.hour not in self.hours or wall.second not in self.seconds:
@@ -175,6 +176,13 @@ def expressions(draw: st.DrawFn) -> str:
         except SettingsError:
             continue  # Such as 30 February.
         return text
+
+
+@pytest.mark.parametrize("expression", ["0 0 L * 0-6", "0 0 1-31 * wed", "0 0 * * *"])
+def test_days_that_are_all_named_are_every_day(expression: str):
+    assert our_fires(expression, "UTC", datetime(2024, 2, 26, tzinfo=UTC), datetime(2024, 3, 2, tzinfo=UTC)) == [
+        datetime(2024, 2, 27, tzinfo=UTC) + timedelta(days=day) for day in range(5)
+    ]
 
 
 @given(expressions(), st.sampled_from(ZONES), st.data())
