@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from actorwork.errors import BrokerError, LockLost, LockTimeout
+from actorwork.policy.bounds import check_name, is_number
 from actorwork.policy.settlement import is_cancellation
 
 if TYPE_CHECKING:
@@ -57,9 +58,8 @@ class Lock:
     """
 
     def __init__(self, values: Values, name: str, *, ttl: float, random: Random) -> None:
-        if not name:
-            raise ValueError("a lock wants a name, got ''")
-        if not 0.1 <= ttl <= 86400:
+        check_name("the name of a lock", name)
+        if not (is_number(ttl) and 0.1 <= ttl <= 86400):
             raise ValueError(f"the ttl of lock {name!r} wants 0.1 to 86400 seconds, got {ttl!r}")
         self._values = values
         self._name = name

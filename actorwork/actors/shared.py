@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from actorwork import codec
 from actorwork.errors import CodecError
+from actorwork.policy.bounds import check_name, is_number
 
 if TYPE_CHECKING:
     from actorwork.abc import Values
@@ -33,9 +34,8 @@ class Shared(Generic[T]):
     """
 
     def __init__(self, values: Values, name: str, type: Any, *, default: T, ttl: float | None) -> None:
-        if not name:
-            raise ValueError("a shared value wants a name, got ''")
-        if ttl is not None and not 0 < ttl < float("inf"):
+        check_name("the name of a shared value", name)
+        if ttl is not None and not (is_number(ttl) and 0 < ttl < float("inf")):
             raise ValueError(f"the ttl of shared value {name!r} wants finite seconds > 0, or None, got {ttl!r}")
         self._values = values
         self._name = name

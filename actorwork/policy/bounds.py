@@ -5,6 +5,7 @@
     text               of so many characters
     one_of             out of a few words
     instance_of        of a class
+    check_name         what a user gives a name to at the broker: a key, an id, a lock
     takes              whether something is to be called with so many arguments
     wrong              the error that all of them raise, for what is checked otherwise
 
@@ -27,6 +28,7 @@ Validator: TypeAlias = "Callable[[object, attrs.Attribute[Any], object], None]"
 
 FINITE: Final = sys.float_info.max
 """The upper bound of what has none, but may not be infinite."""
+LONGEST_NAME: Final = 300
 LONGEST_SHOWN: Final = 100
 """Characters of a value that an error shows in full."""
 
@@ -92,6 +94,18 @@ def is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def check_name(what: str, value: object, *, optional: bool = False) -> None:
+    """Raise TypeError or ValueError for what is no name; `what` says what it would be the name of."""
+    if value is None and optional:
+        return
+    if not isinstance(value, str):
+        raise TypeError(f"{what} wants a text, got {value!r}")
+    if not 1 <= len(value) <= LONGEST_NAME:
+        raise ValueError(f"{what} wants 1 to {LONGEST_NAME} characters, got {len(value)}")
+    if not is_utf8(value):
+        raise ValueError(f"{what} wants text that can be written as UTF-8, got {value!r}")
 
 
 def one_of(known: Sequence[str], *, optional: bool = False) -> Validator:

@@ -19,12 +19,11 @@ from typing import Final, TypedDict
 import attrs
 
 from actorwork.message import NO_HEADERS, Envelope, Json, Priority, Unique
-from actorwork.policy.bounds import is_number, is_utf8
+from actorwork.policy.bounds import check_name, is_number
 
 OURS: Final = "actorwork-"
 """Headers that begin like this are the runtime's own."""
 
-LONGEST_NAME: Final = 300
 LONGEST_WAIT: Final = 100 * 365 * 86_400.0
 """Seconds. A delay of a century is a mistake in the unit."""
 
@@ -75,9 +74,9 @@ class Sending:
             raise ValueError("expires wants more than 0 seconds from now: this message would never be handled")
         if self.priority is not None and not isinstance(self.priority, Priority):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"priority wants a Priority, such as Priority.HIGH, got {self.priority!r}")
-        _check_name("key", self.key)
-        _check_name("unique", self.unique.key if isinstance(self.unique, Unique) else self.unique)
-        _check_name("id", self.id)
+        check_name("key", self.key, optional=True)
+        check_name("unique", self.unique.key if isinstance(self.unique, Unique) else self.unique, optional=True)
+        check_name("id", self.id, optional=True)
         if self.headers is not None and not isinstance(self.headers, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"headers wants a mapping of names to JSON, got {self.headers!r}")
         for name in self.headers or ():
@@ -122,17 +121,6 @@ def _check_moment(name: str, value: object, wanted: str) -> None:
             raise ValueError(f"{name} wants a time with a timezone, got {value!r}")
     elif not is_number(value) or not 0 <= value <= LONGEST_WAIT:
         raise ValueError(f"{name} wants {wanted}, or a datetime, got {value!r}")
-
-
-def _check_name(name: str, value: object) -> None:
-    if value is None:
-        return
-    if not isinstance(value, str):
-        raise TypeError(f"{name} wants a text, got {value!r}")
-    if not 1 <= len(value) <= LONGEST_NAME:
-        raise ValueError(f"{name} wants 1 to {LONGEST_NAME} characters, got {len(value)}")
-    if not is_utf8(value):
-        raise ValueError(f"{name} wants text that can be written as UTF-8, got {value!r}")
 
 
 def _epoch(moment: datetime | float | None) -> float | None:

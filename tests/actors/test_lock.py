@@ -205,7 +205,9 @@ async def test_a_lock_in_use_is_not_used_a_second_time():
         assert "held" not in repr(lock)
 
 
-@pytest.mark.parametrize(("name", "ttl"), [("", 10.0), ("door", 0.01), ("door", math.inf)])
+@pytest.mark.parametrize(
+    ("name", "ttl"), [("", 10.0), ("half \ud800", 10.0), ("door", 0.01), ("door", math.inf), ("door", "5")]
+)
 async def test_what_cannot_be_is_refused(name: str, ttl: float):
     async with open_client(MemoryBroker()) as client:
         with pytest.raises(ValueError, match="wants"):
