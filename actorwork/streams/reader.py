@@ -151,6 +151,8 @@ class Reader:
     def _deliver(self, reply: Mapping[bytes, Sequence[Any]]) -> None:
         if _REPLIED is not None:
             _REPLIED()
+        if not isinstance(reply, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - who knows what stands in between
+            raise ConnectionError(f"a read was answered by {type(reply).__name__}: this connection is not sound")
         for stream, found in reply.items():
             custody = self._reading[stream]
             # Read under a name whose lease is lost: others find it pending there.

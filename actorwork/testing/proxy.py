@@ -94,6 +94,10 @@ class FaultProxy:
         self._delay = 0.0
         self._chunk = _CHUNK
         self._reply_budget = self._request_budget = None
+        # A connection may break, but what arrives on it is what was sent, without gaps.
+        for link in tuple(self._links):
+            if link.has_dropped:
+                link.reset()
         self.accept()
         self.flow()
 
@@ -139,12 +143,14 @@ class FaultProxy:
     async def _replies(self, link: "_Link") -> None:
         with suppress(OSError, trio.ClosedResourceError):
             while data := await link.server.recv(_CHUNK):
-                for start in range(0, len(data), self._chunk):
-                    piece = data[start : start + self._chunk]
+                size = self._chunk  # Whatever is said meanwhile, these bytes arrive whole and once.
+                for start in range(0, len(data), size):
+                    piece = data[start : start + size]
                     await self._flowing.wait()
                     if self._delay:
                         await trio.sleep(self._delay)
-                    if self._request_budget is not None:
+                    if self._request_budget is not None or link.has_dropped:
+                        link.has_dropped = True
                         continue  # No reply to what is about to be cut.
                     if self._reply_budget is not None:
                         piece = piece[: self._reply_budget]
@@ -164,6 +170,8 @@ class _Link:
         self.client = client
         self.server = server
         self.is_half_closed = False
+        self.has_dropped = False
+        """Whether replies were kept from it, so that it is good for nothing any more."""
 
     def reset(self) -> None:
         for end in (self.client, self.server):

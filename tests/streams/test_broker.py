@@ -21,6 +21,7 @@ from actorwork.message import ATTEMPT, REPLY_TO, RESULT_TTL, Delivery, Envelope,
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry
 from actorwork.settings import DeadLetterSettings
 from actorwork.streams.broker import open_broker
+from actorwork.streams.redis_py import ConnectionError as BrokenConnection
 from actorwork.testing.proxy import open_proxy
 from actorwork.testing.redis_server import open_redis_server
 from tests.streams.bench_of_actors import WHY, ack_all, inbox, open_scene, subscription
@@ -682,6 +683,15 @@ async def test_what_is_in_hand_while_its_group_is_made_again_runs_once(redis_url
         ack_all(node, orders, [delivery, other])
         await node.wait_settled()
         assert (node.statistics()["settled"], await scene.length("orders")) == (2, 0)
+
+
+async def test_an_answer_that_no_read_has_is_a_broken_connection_and_not_the_end_of_the_node(redis_url: str):
+    orders = subscription()
+    async with open_scene(redis_url) as scene, scene.node(orders) as node:
+        with pytest.raises(BrokenConnection, match="this connection is not sound"):
+            node._readers[0]._deliver(b"OK")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+        await scene.send("orders", b"a")
+        assert (await inbox(orders).take_one()).payload == b"a"
 
 
 async def test_messages_of_a_reply_that_was_cut_are_offered_on_the_next_connection(redis_url: str):

@@ -1,0 +1,77 @@
+"""The proxy breaks connections, but never what they say: bytes arrive whole, once and in order, or not at all."""
+
+import socket
+import tempfile
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import trio
+import trio.testing
+from trio import socket as trio_socket
+
+from actorwork.testing.proxy import FaultProxy, open_proxy
+
+REPLY = bytes(range(256)) * 1000
+
+
+@asynccontextmanager
+async def open_link() -> AsyncGenerator[tuple[FaultProxy, trio_socket.SocketType, trio_socket.SocketType]]:
+    """Open a proxy, a client's end before it, and the server's end behind it."""
+    with tempfile.TemporaryDirectory() as directory, trio_socket.socket(socket.AF_UNIX) as listener:
+        path = str(Path(directory) / "server.sock")
+        await listener.bind(path)
+        listener.listen(1)
+        async with open_proxy(f"unix://{path}") as proxy:
+            with trio_socket.socket(socket.AF_UNIX) as client:
+                await client.connect(proxy.url.removeprefix("unix://"))
+                server, _ = await listener.accept()
+                with server:
+                    yield proxy, client, server
+
+
+async def received(client: trio_socket.SocketType, least: int) -> bytes:
+    """Return what arrives, until there is so much or the connection has broken."""
+    found = b""
+    with suppress(OSError):
+        while len(found) < least and (data := await client.recv(65536)):
+            found += data
+    return found
+
+
+async def sent(server: trio_socket.SocketType, data: bytes) -> None:
+    with suppress(OSError):
+        rest = memoryview(data)
+        while rest:
+            rest = rest[await server.send(rest) :]
+
+
+async def test_a_reply_in_pieces_stays_whole_when_it_is_healed_in_the_middle():
+    async with open_link() as (proxy, client, server), trio.open_nursery() as nursery:
+        proxy.split(3)
+        nursery.start_soon(sent, server, REPLY)
+        begun = await received(client, 1000)
+        proxy.heal()
+        assert begun + await received(client, len(REPLY) - len(begun)) == REPLY
+
+
+async def test_what_comes_in_one_piece_stays_whole_when_it_is_split_in_the_middle():
+    async with open_link() as (proxy, client, server), trio.open_nursery() as nursery:
+        proxy.delay(0.01)
+        nursery.start_soon(sent, server, REPLY)
+        begun = await received(client, 1)
+        proxy.split(500)
+        proxy.delay(0)
+        assert begun + await received(client, len(REPLY) - len(begun)) == REPLY
+
+
+async def test_a_connection_whose_replies_were_kept_back_is_not_healed_but_cut():
+    async with open_link() as (proxy, client, server):
+        proxy.cut_after_request(1000)
+        await server.send(b"lost")
+        await trio.testing.wait_all_tasks_blocked()
+        await trio.sleep(0.05)
+        proxy.heal()
+        with suppress(OSError):
+            await server.send(b"kept")
+        assert await received(client, 1) == b""
