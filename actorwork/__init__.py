@@ -92,6 +92,7 @@ from actorwork.message import (
     Delayed as Delayed,
     Delivery as Delivery,
     Envelope as Envelope,
+    Failure as Failure,
     Message as Message,
     Pause as Pause,
     Priority as Priority,
@@ -116,6 +117,7 @@ from actorwork.policy.retry import (
 )
 from actorwork.policy.scaling import Scale as Scale
 from actorwork.policy.schedule import Cron as Cron, Interval as Interval, next_times as next_times
+from actorwork.policy.sending import SendOptions as SendOptions
 from actorwork.runtime.main import run as run
 from actorwork.runtime.system import System as System, open_system as open_system, serve as serve
 from actorwork.runtime.tree import Branch as Branch
@@ -163,6 +165,7 @@ __all__ = [
     "Exit",
     "Exponential",
     "Fail",
+    "Failure",
     "Fixed",
     "Held",
     "Ignore",
@@ -197,6 +200,7 @@ __all__ = [
     "Retry",
     "RetryPolicy",
     "Scale",
+    "SendOptions",
     "Settings",
     "SettingsError",
     "Shared",
