@@ -31,6 +31,7 @@ import attrs
 import trio
 
 from actorwork import events
+from actorwork.actors.execution import interrupts
 from actorwork.policy.settlement import is_cancellation, only_leaf
 from actorwork.runtime.control import Frame, Frames, RemoteFailure, packed
 from actorwork.runtime.system import Options, System, open_system
@@ -261,6 +262,12 @@ async def _run(orders: Orders, line: Line) -> int:
             case _:
                 pass
         sink(event)
+        if isinstance(event, events.ChildExited) and event.exit.error is not None and interrupts(event.exit.error):
+            # Nobody interrupts this process: a handler raises that, and will again wherever its message is handed to.
+            # So it is not handed back; who dies with it in hand is counted.
+            line.say("ended", failure=attrs.asdict(RemoteFailure.of(event.exit.error)))
+            line.finish()
+            os._exit(EXIT_FAILED)
 
     first, *others = orders.children  # A single supervisor is the root, and needs none above it.
     system: System | None = None

@@ -40,6 +40,8 @@ class Worker(Actor):
                 os._exit(int(n))
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "interrupt":
+                raise KeyboardInterrupt
             case "block":
                 time.sleep(n)  # noqa: ASYNC251 - that is what is tested
             case "spin":  # busy, but the loop turns

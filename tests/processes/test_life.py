@@ -13,6 +13,7 @@ from actorwork import (
     Branch,
     Intensity,
     MaxRestartsExceeded,
+    MessageFailed,
     Process,
     ProcessLost,
     StartError,
@@ -116,6 +117,20 @@ async def test_a_process_that_dies_is_replaced_at_once_and_its_work_is_done_by_t
     code, text = ENDS[how]
     assert (died[0].error.pid, died[0].error.code) == (first, code)
     assert text in str(died[0].error)
+
+
+async def test_a_handler_that_interrupts_its_process_is_counted_as_its_death(file_url: str, seen: Events):
+    tree = Process([Worker], start_method="forkserver")
+    async with open_system(tree, broker=file_url, emit=seen) as system, open_client(system.broker) as client:
+        receipt = await client.ref(Worker).submit({"what": "interrupt"})
+        with pytest.raises(MessageFailed, match="2 processes died with this message in hand"):
+            await receipt.result(timeout=20)
+        assert await client.ref(Worker).ask({}, timeout=20) in pids(system)
+    died = [event.exit.error for event in seen.of(ChildExited) if event.exit.abnormal]
+    assert len(died) == 2
+    assert "ended with exit code 1" in str(died[0])
+    assert died[0] is not None
+    assert "KeyboardInterrupt" in notes(died[0].__cause__)
 
 
 async def test_replicas_die_alone_and_the_others_go_on(file_url: str, said: Said, seen: Events):
