@@ -283,7 +283,8 @@ class NodeProcess:
                     await self._services.broker().release_lease(self.incarnation)
             except (ActorworkError, trio.TooSlowError) as error:
                 what_next = f"what process {self.pid} had in hand is run elsewhere when its lease has run out"
-                self._services.emit(events.BrokerTrouble("releasing the lease of a process", repr(error), what_next))
+                why = f"no answer in {_RELEASE:g} s" if isinstance(error, trio.TooSlowError) else str(error)
+                self._services.emit(events.BrokerTrouble("releasing the lease of a process", why, what_next))
 
 
 class ProcessMember:
@@ -439,7 +440,7 @@ class ProcessMember:
     def _judged(self, process: NodeProcess) -> BaseException | None:
         """Return what the end of a process was, as an error; None for one in order."""
         ended = process.ended or Ended(process.pid, None)
-        if (process.has_finished and ended.code == EXIT_FORCED) or (self._stopped.is_set() and not _in_order(process)):
+        if (process.has_finished and ended.code == EXIT_FORCED) or (self._is_ending and not _in_order(process)):
             self._services.forced()
         if _in_order(process) and (process.is_up or process.failure is None) and not process.killed_for:
             return None

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
-from actorwork import Client, open_client
+from actorwork import Client, Process, open_client, open_system
 
 from .conftest import HOUSE, Program, Said, is_alive, until
 from .crew import Third, Worker
@@ -109,6 +110,17 @@ async def test_who_does_not_end_in_its_time_is_killed_and_the_program_says_so(fi
     assert f"far (process {stubborn}) did not end in its time and is killed" in program.output
 
 
+async def test_who_dies_while_all_of_it_stops_was_no_clean_end(file_url: str, said: Said):
+    async with open_system(Process([Worker]), broker=file_url) as system, open_client(system.broker) as client:
+        await client.ref(Worker).tell({"what": "sleep", "n": 60})
+        (pid,) = await said.wait("sleep begins")
+        system.stop()
+        await trio.testing.wait_all_tasks_blocked(0.05)  # It waits for what is in hand.
+        os.kill(pid, signal.SIGKILL)
+        await system.wait_stopped()
+    assert system.forced
+
+
 @pytest.mark.parametrize("tree", ["one", "forked", "nested"])
 async def test_no_process_survives_its_parent(file_url: str, said: Said, start: Start, tree: str):
     program = start(tree, file_url)
@@ -125,7 +137,7 @@ async def test_no_process_survives_its_parent(file_url: str, said: Said, start: 
 
 async def test_the_next_program_does_what_a_killed_one_left(url: str, said: Said, start: Start):
     program = start("one", url, "lease=1")
-    await said.wait("up")
+    await program.wait_nodes(2)
     async with client_of(url) as client:
         await client.ref(Worker).tell({"what": "sleep", "n": 2})
         (pid,) = await said.wait("sleep begins")
