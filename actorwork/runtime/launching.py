@@ -202,10 +202,29 @@ async def launch(start_method: StartMethod, name: str) -> Launched:
 def _start(process: Any, prepare: Callable[[], None] | None = None) -> None:
     """Start it with the signals blocked that only the root takes."""
     resource_tracker.ensure_running()  # Outside of what follows, since it unblocks these signals when it starts.
-    with _blocked():
+    with _blocked(), _only_streams_that_can_be_flushed():
         if prepare is not None:
             prepare()
         process.start()
+
+
+@contextmanager
+def _only_streams_that_can_be_flushed() -> Generator[None]:
+    """Hide a standard stream whose reader has gone: multiprocessing flushes them first, and would start nothing."""
+    hidden: dict[str, object] = {}
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            hidden[name] = stream
+            setattr(sys, name, None)
+    try:
+        yield
+    finally:
+        for name, stream in hidden.items():
+            setattr(sys, name, stream)
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """The life of a process under its supervisor: it starts, ends, hangs, is replaced, and is seen from outside."""
 
+import io
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -21,6 +23,7 @@ from actorwork import (
     open_client,
     open_system,
 )
+from actorwork.actors.child import StartMethod
 from actorwork.events import ChildExited, Event, ProcessHung, ProcessStarted
 from actorwork.runtime.brokers import open_broker
 
@@ -131,6 +134,22 @@ async def test_a_handler_that_interrupts_its_process_is_counted_as_its_death(fil
     assert "ended with exit code 1" in str(died[0])
     assert died[0] is not None
     assert "KeyboardInterrupt" in notes(died[0].__cause__)
+
+
+class ReaderGone(io.StringIO):
+    def flush(self) -> None:
+        raise BrokenPipeError
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+async def test_a_process_starts_although_nobody_reads_standard_error_any_more(
+    file_url: str, monkeypatch: pytest.MonkeyPatch, method: StartMethod
+):
+    stream = ReaderGone()
+    monkeypatch.setattr(sys, "stderr", stream)
+    async with open_system(Process([Worker], start_method=method), broker=file_url) as system:
+        assert len(pids(system)) == 1
+        assert sys.stderr is stream
 
 
 async def test_replicas_die_alone_and_the_others_go_on(file_url: str, said: Said, seen: Events):
