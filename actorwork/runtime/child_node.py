@@ -34,7 +34,8 @@ from actorwork import events
 from actorwork.actors.execution import interrupts
 from actorwork.policy.settlement import is_cancellation, only_leaf
 from actorwork.runtime.control import Frame, Frames, RemoteFailure, packed
-from actorwork.runtime.system import Options, System, open_system
+from actorwork.runtime.options import Options
+from actorwork.runtime.system import System, open_system
 from actorwork.telemetry.logs import LogSink, configure
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ def main(end: socket.socket) -> None:
         line.finish()
         sys.exit(EXIT_FAILED)
     if orders.log_format is not None:
-        configure(orders.log_level, "json" if orders.log_format == "json" else "text")
+        configure(orders.log_level, "json" if orders.log_format == "json" else "text", one_of_several=True)
     code = trio.run(_run, orders, line)
     line.finish()
     if code:

@@ -42,7 +42,7 @@ from actorwork.telemetry.logs import configured
 if TYPE_CHECKING:
     from actorwork.abc import Broker, EventSink
     from actorwork.actors.child import Process
-    from actorwork.runtime.system import Options
+    from actorwork.runtime.options import Options
 
 BEAT: Final = 1.0
 """Seconds between two beats, at most."""

@@ -560,10 +560,14 @@ def _utc(created: float) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """For people: `2025-11-20T10:44:01.250Z ERROR actorwork: greeter failed message …`."""
+    """For people: `2025-11-20T10:44:01.250Z ERROR actorwork: greeter failed message …`.
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    One of several processes that write to the same place says which one it is: `actorwork[4711]: …`.
+    """
+
+    def __init__(self, *, one_of_several: bool = False) -> None:
+        who = "%(name)s[%(process)d]" if one_of_several else "%(name)s"
+        super().__init__(f"%(asctime)s %(levelname)s {who}: %(message)s")
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - a logging.Formatter
         return _utc(record.created)
@@ -619,17 +623,22 @@ def configured() -> tuple[int, Literal["text", "json"] | None]:
 
 
 def configure(
-    level: int | str = "INFO", format: Literal["text", "json"] = "text", stream: TextIO | None = None
+    level: int | str = "INFO",
+    format: Literal["text", "json"] = "text",
+    stream: TextIO | None = None,
+    *,
+    one_of_several: bool = False,
 ) -> bool:
     """Send all logs to `stream` (standard error), and return whether it was done.
 
     Where the root logger has a handler already, logging is the application's own business: nothing is done then.
+    With `one_of_several`, lines of text name the process, as JSON does by its node.
     """
     root = logging.getLogger()
     if root.handlers:
         return False
     handler = logging.StreamHandler(sys.stderr if stream is None else stream)
-    handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
+    handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter(one_of_several=one_of_several))
     root.addHandler(handler)
     root.setLevel(level.upper() if isinstance(level, str) else level)
     _configured.append((root.level, format))

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import timeit
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -69,6 +70,12 @@ def test_a_failed_message_says_where_it_is_now_and_how_to_see_it(log: Log):
         "greeter failed message 3f-1 (attempt 2, ValueError: no such order): a dead letter of 'orders' now; "
         "see: actorwork dead show orders 3f-1 [node=9a3c actor=ac70 message=3f-1 attempt=2]"
     )
+
+
+def test_one_of_several_processes_says_which_one_it_is(log: Log):
+    started = events.NodeStarted("9a3c", "redis://localhost", ("greeter",))
+    assert f" INFO actorwork.tests[{os.getpid()}]: " in log.line(started, TextFormatter(one_of_several=True))
+    assert " INFO actorwork.tests: " in log.line(started)
 
 
 def test_an_error_line_carries_every_field_as_an_attribute(log: Log):
