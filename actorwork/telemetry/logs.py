@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -39,6 +41,8 @@ _SAY_IT_ALL: Final = frozenset({"Fail", "CodecError", "MessageRefused"})
 """Errors that were expected: where they were raised is no news."""
 
 _LONGEST: Final = 500
+_REMIND_EVERY: Final = 10.0
+"""Seconds after which it is said again that there is still no connection; each try in between is for DEBUG."""
 
 
 class LogSink:
@@ -49,9 +53,18 @@ class LogSink:
 
     __slots__ = ("_logger", "_says", "node_id")
 
-    def __init__(self, node_id: str, logger: logging.Logger | None = None) -> None:
+    def __init__(
+        self,
+        node_id: str,
+        logger: logging.Logger | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.node_id = node_id
         self._logger = logging.getLogger(LOGGER) if logger is None else logger
+        self._clock = clock
+        self._remind_at = -math.inf
+        """When it is to be said again that there is no connection."""
         self._says: dict[type, Callable[[Any], None]] = {
             events.Settled: self._settled,
             events.NodeStarted: self._node_started,
@@ -235,14 +248,19 @@ class LogSink:
         self.node_id = event.successor
 
     def _broker_lost(self, event: events.BrokerLost) -> None:
+        now = self._clock()
+        is_news = now >= self._remind_at
+        if is_news:
+            self._remind_at = now + _REMIND_EVERY
         self._say(
-            logging.WARNING,
+            logging.WARNING if is_news else logging.DEBUG,
             "no connection to the broker (%s): trying again in %s",
             (event.error, _span(event.retry_in)),
             error=event.error,
         )
 
     def _broker_back(self, event: events.BrokerBack) -> None:
+        self._remind_at = -math.inf
         self._say(logging.INFO, "connected to the broker at %s", (event.broker,))
 
     def _group_restored(self, event: events.GroupRestored) -> None:

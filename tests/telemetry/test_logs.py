@@ -36,7 +36,8 @@ class Log:
         self.logger.propagate = False
         self.kept = Kept()
         self.logger.handlers[:] = [self.kept]
-        self.sink = LogSink(NODE, self.logger)
+        self.now = 0.0
+        self.sink = LogSink(NODE, self.logger, clock=lambda: self.now)
 
     def record(self, event: events.Event) -> logging.LogRecord:
         self.sink(event)
@@ -70,6 +71,16 @@ def test_a_failed_message_says_where_it_is_now_and_how_to_see_it(log: Log):
         "greeter failed message 3f-1 (attempt 2, ValueError: no such order): a dead letter of 'orders' now; "
         "see: actorwork dead show orders 3f-1 [node=9a3c actor=ac70 message=3f-1 attempt=2]"
     )
+
+
+def test_a_broker_that_stays_away_is_mentioned_now_and_then_and_again_after_it_was_back(log: Log):
+    def lost(at: float) -> str:
+        log.now = at
+        return log.record(events.BrokerLost("ConnectionRefusedError", 1.0)).levelname
+
+    assert [lost(at) for at in (0, 0.3, 9, 10.5, 11)] == ["WARNING", "DEBUG", "DEBUG", "WARNING", "DEBUG"]
+    log.record(events.BrokerBack("redis://localhost"))
+    assert lost(12) == "WARNING"
 
 
 def test_one_of_several_processes_says_which_one_it_is(log: Log):
