@@ -51,7 +51,7 @@ class LogSink:
     `node_id` is what the node is called until it has its lease; then it is the lease's own name, as others see it.
     """
 
-    __slots__ = ("_logger", "_says", "node_id")
+    __slots__ = ("_clock", "_logger", "_remind_at", "_says", "node_id")
 
     def __init__(
         self,
