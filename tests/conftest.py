@@ -5,6 +5,7 @@ The package's own pytest plugin does it. A test that asks for `mock_clock` runs 
 task waits, then it jumps.
 """
 
+import signal
 from collections.abc import Iterator
 
 import hypothesis
@@ -25,6 +26,13 @@ def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
     # In a clone the package is not installed, and pytest does not find the plugin by its entry point.
     if not pluginmanager.is_registered(pytest_plugin):
         pluginmanager.register(pytest_plugin, "actorwork")
+
+
+def pytest_configure() -> None:
+    # A shell without job control has what it starts in the background ignore SIGINT, and so would the programs that
+    # tests start and interrupt. A handler of Python's is forgotten when they begin.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
