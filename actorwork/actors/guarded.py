@@ -23,6 +23,7 @@ import trio
 from actorwork.actors.batches import Due, Gathering, Member
 from actorwork.actors.context import Handling, Stop, handling
 from actorwork.actors.execution import ACK, Ended, Executor, interrupts, is_nobodys
+from actorwork.actors.gate import PASSED
 from actorwork.actors.watchdog import UNKNOWN
 from actorwork.codec import encode_value
 from actorwork.errors import CodecError, Verdict
@@ -112,7 +113,7 @@ class GuardedExecutor(Executor):
     def _settle(
         self, current: Handling, delivery: Delivery, settlement: Settlement, published: Sequence[Envelope] = ()
     ) -> None:
-        if type(settlement) is Ack:
+        if type(settlement) is Ack and self._ticket is not PASSED:
             self._leave(self._ticket, done=True)
         super()._settle(current, delivery, settlement, published)
         self._look_at_gate()

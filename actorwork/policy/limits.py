@@ -165,8 +165,9 @@ LIMITS: Final = (RateLimit, ConcurrencyLimit, Bulkhead, CircuitBreaker)
 
 def reserved(tat: float, now: float, *, interval: float, burst: int, cost: int = 1) -> tuple[float, float]:
     """Return the moment that `cost` more move it to, and how many seconds to wait before these may begin."""
-    moved = max(tat, now) + cost * interval
-    return moved, max(0.0, moved - burst * interval - now)
+    moved = (tat if tat > now else now) + cost * interval  # noqa: FURB136 - asked for every message, where max costs more
+    wait = moved - burst * interval - now
+    return moved, wait if wait > 0.0 else 0.0  # noqa: FURB136 - as above
 
 
 # ---- circuit ----

@@ -168,8 +168,16 @@ def delivery_from(
 
     What has a key or a unique key has its claims behind its token: it is settled with more than a plain ack.
     """
-    if len(fields) == 4 and fields[0] == b"id" and fields[2] == b"data" and fields[1]:
-        return Delivery(fields[1].decode(errors="replace"), source, fields[3], token, None, NO_HEADERS, 1, crashes)
+    count = len(fields)
+    if 4 <= count <= 6 and fields[0] == b"id" and fields[2] == b"data" and fields[1]:
+        # As most are: nothing is said of it but what it is.
+        if count == 4:
+            return Delivery(fields[1].decode(errors="replace"), source, fields[3], token, None, NO_HEADERS, 1, crashes)
+        if fields[4] == b"type" and count == 6:
+            wire_name = fields[5].decode(errors="replace")
+            return Delivery(
+                fields[1].decode(errors="replace"), source, fields[3], token, wire_name, NO_HEADERS, 1, crashes
+            )
     named = dict(zip(fields[::2], fields[1::2], strict=False))
     data = named.get(b"data")
     payload: bytes | Mapping[bytes, bytes]
