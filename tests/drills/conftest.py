@@ -3,11 +3,12 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,19 @@ class Line:
     message: str
     at: float
     fields: dict[str, Any]
+
+
+def is_locked(url: str) -> bool:
+    """Say whether somebody has a store to itself; a server has nobody to lock it."""
+    if not url.startswith("sqlite:///"):
+        return False
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"), timeout=0.2, isolation_level=None)) as store:
+        try:
+            store.execute("begin immediate")
+        except sqlite3.OperationalError:
+            return True
+        store.execute("rollback")
+        return False
 
 
 class Node:
@@ -119,6 +133,16 @@ class Node:
     async def wait_stopped(self) -> None:
         """Wait until it has stopped itself, at its crash point."""
         await until(lambda: self.state() == "T", f"{self} to stand still at its crash point")
+
+    async def stand_still(self, url: str, *, is_good: Callable[[], object] = lambda: True) -> None:
+        """Stop it at a moment that is good, and at which it has not the store to itself: nobody else could write."""
+        while True:
+            self.signal(signal.SIGSTOP)
+            await self.wait_stopped()
+            if is_good() and not is_locked(url):
+                return
+            self.signal(signal.SIGCONT)
+            await trio.sleep(0.003)
 
     def state(self) -> str:
         """Return the letter of its state, as ps has it: T for one that is stopped."""

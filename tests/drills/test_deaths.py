@@ -126,15 +126,10 @@ async def test_a_release_without_a_hand_back_is_seen_within_a_second_too(here: R
 # -------------------------------------------------------------------------------------------------------------- zombies
 
 
-async def freeze_in_mid_handler(drill: Drill, node: Node) -> set[str]:
+async def freeze_in_mid_handler(drill: Drill, node: Node, url: str) -> set[str]:
     """Stop the process while a handler runs; return the ids of what runs."""
-    while True:
-        node.signal(signal.SIGSTOP)
-        await until(lambda: node.state() == "T", "a process that stands still")
-        if held := in_hand(drill, node):
-            return held
-        node.signal(signal.SIGCONT)
-        await trio.sleep(0.003)
+    await node.stand_still(url, is_good=lambda: in_hand(drill, node))
+    return in_hand(drill, node)
 
 
 @pytest.mark.parametrize("actor", [Blocker, Worker], ids=["blocks the loop", "waits"])
@@ -148,7 +143,7 @@ async def test_a_node_that_froze_for_three_leases_changes_nothing_any_more(url: 
         ids = await place.send_numbers(source, numbers, seconds=seconds)
         await drill.wait_notes("ended", 20, pid=zombie.pid)
         await drill.wait_notes("ended", 20, pid=other.pid)
-        held = await freeze_in_mid_handler(drill, zombie)
+        held = await freeze_in_mid_handler(drill, zombie, url)
         frozen = time.monotonic()
         await place.wait_empty(source)
         await trio.sleep(max(0, frozen + 3 * lease - time.monotonic()))

@@ -202,6 +202,7 @@ async def test_whoever_stands_still_until_others_have_done_its_work_changes_noth
         ids = await send(place)
         zombie = drill.start("varied", url, lease=LEASE, crash_at=crash_at)
         await zombie.wait_stopped()
+        await zombie.stand_still(url)
         other = await drill.start_up("varied", url, lease=LEASE)
         for number in ids:
             await wait_outcome(place, ids[number])
