@@ -21,9 +21,9 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
-from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, Union, get_args, get_origin, overload
+from typing import Any, Final, ParamSpec, TypeVar, Union, get_args, get_origin, overload
 
 import attrs
 
@@ -165,9 +165,6 @@ class Handler:
             elif not one.has_default and requires:
                 raise CodecError(f"missing argument {one.name!r}, which a message has only if a trigger has sent it")
         return told
-
-
-Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def _ruled(handler: Handler) -> Handler:
@@ -502,6 +499,3 @@ def _element_of(annotation: object, where: str) -> Any:
     if get_origin(annotation) is not list:
         raise SettingsError(f"{where} is a batch, so its annotation is a list, such as list[Row]; got {annotation!r}")
     return get_args(annotation)[0]
-
-
-HandlerCall: TypeAlias = Callable[[], Awaitable[object]]
