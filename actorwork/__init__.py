@@ -22,31 +22,29 @@ from actorwork.abc import (
     PublishMiddleware as PublishMiddleware,
 )
 from actorwork.actors.actor import Actor as Actor
-from actorwork.actors.administration import (
-    ChildCounts as ChildCounts,
-    ChildInfo as ChildInfo,
-    SupervisorRef as SupervisorRef,
-)
-from actorwork.actors.child import (
-    Child as Child,
-    DynamicSupervisor as DynamicSupervisor,
-    Process as Process,
-    Supervisor as Supervisor,
-    check_child_specs as check_child_specs,
-)
-from actorwork.actors.context import Context as Context
+from actorwork.actors.context.context import Context as Context
 from actorwork.actors.decorators import (
     circuit_breaker as circuit_breaker,
     rate_limit as rate_limit,
     retry as retry,
     timeout as timeout,
 )
-from actorwork.actors.handlers import receive as receive
-from actorwork.actors.lock import Held as Held, Lock as Lock
-from actorwork.actors.ref import ActorRef as ActorRef
-from actorwork.actors.routers import Pool as Pool, PoolRef as PoolRef
-from actorwork.actors.shared import Shared as Shared
-from actorwork.actors.watching import Restarted as Restarted, Terminated as Terminated
+from actorwork.actors.handlers.table import receive as receive
+from actorwork.actors.refs.pool import Pool as Pool, PoolRef as PoolRef
+from actorwork.actors.refs.ref import ActorRef as ActorRef
+from actorwork.actors.refs.watching import Restarted as Restarted, Terminated as Terminated
+from actorwork.actors.supervision.administration import (
+    ChildCounts as ChildCounts,
+    ChildInfo as ChildInfo,
+    SupervisorRef as SupervisorRef,
+)
+from actorwork.actors.tree.spec import (
+    Child as Child,
+    DynamicSupervisor as DynamicSupervisor,
+    Process as Process,
+    Supervisor as Supervisor,
+    check_child_specs as check_child_specs,
+)
 from actorwork.clients import (
     Client as Client,
     Receipt as Receipt,
@@ -119,8 +117,8 @@ from actorwork.policy.scaling import Scale as Scale
 from actorwork.policy.schedule import Cron as Cron, Interval as Interval, next_times as next_times
 from actorwork.policy.sending import SendOptions as SendOptions
 from actorwork.runtime.main import run as run
+from actorwork.runtime.outline import Branch as Branch
 from actorwork.runtime.system import System as System, open_system as open_system, serve as serve
-from actorwork.runtime.tree import Branch as Branch
 from actorwork.settings import (
     DeadLetterSettings as DeadLetterSettings,
     EventSettings as EventSettings,
@@ -128,6 +126,8 @@ from actorwork.settings import (
     Settings as Settings,
     Trigger as Trigger,
 )
+from actorwork.state.lock import Held as Held, Lock as Lock
+from actorwork.state.shared import Shared as Shared
 
 __all__ = [
     "AbstractCronSchedule",

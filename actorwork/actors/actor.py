@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, overload
 
-from actorwork.actors.context import Context
+from actorwork.actors.context.context import Context
 from actorwork.errors import NotRunning, SettingsError
 from actorwork.settings import Settings
 

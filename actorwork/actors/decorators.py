@@ -24,8 +24,8 @@ from typing import Any, ParamSpec, TypeVar, cast
 import trio
 
 from actorwork import events
-from actorwork.actors import rules
-from actorwork.actors.turnstiles import CircuitTurnstile, PaceTurnstile, Turnstile
+from actorwork.actors.handlers import rules
+from actorwork.actors.limits.limiters import CircuitTurnstile, PaceTurnstile, Turnstile
 from actorwork.errors import CircuitOpen, ExecutionTimeout, SettingsError
 from actorwork.policy.limits import CircuitBreaker, RateLimit
 from actorwork.policy.retry import Backoff, Exponential, RetryPolicy

@@ -65,9 +65,9 @@ def speak(url: str | None, timeout: float, talk: Callable[[Broker, Step], Awaita
     """Run `talk` with the broker, and with what bounds each wait for it; a failure ends the command in a sentence."""
     import trio
 
+    from actorwork.brokers import open_broker
     from actorwork.errors import ActorworkError
     from actorwork.policy.settlement import leaves
-    from actorwork.runtime.brokers import open_broker
 
     ear = Ear()
 

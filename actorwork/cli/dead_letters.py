@@ -30,9 +30,9 @@ from actorwork.cli.selecting import find, say_which, selecting
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker, DeadLetters
+    from actorwork.clients.dead_letters import Edges
     from actorwork.message import DeadLetter
     from actorwork.policy.dead_letters import Cause, Selection
-    from actorwork.runtime.dead_letters import Edges
 
 BATCH: Final = 500
 
@@ -58,7 +58,7 @@ def list_them(*, selection: Selection, limit: int, broker: str | None, timeout: 
     """List the dead letters of a source, or of all, oldest first."""
 
     async def talk(opened: Broker, step: Step) -> Sequence[DeadLetter]:
-        from actorwork.runtime.dead_letters import pages
+        from actorwork.clients.dead_letters import pages
 
         found: list[DeadLetter] = []
         async with aclosing(pages(opened.dead_letters, selection, step=step)) as all_pages:
@@ -112,8 +112,8 @@ def groups(*, selection: Selection, limit: int, broker: str | None, timeout: flo
     """Group the dead letters of a source, or of all, by what they died of; the largest group first."""
 
     async def talk(opened: Broker, step: Step) -> Sequence[Cause]:
+        from actorwork.clients.dead_letters import pages
         from actorwork.policy.dead_letters import by_cause
-        from actorwork.runtime.dead_letters import pages
 
         found: list[Cause] = []
         async with aclosing(pages(opened.dead_letters, selection, step=step)) as all_pages:
@@ -293,7 +293,7 @@ def _do(
     timeout: float,
     json_output: bool,
 ) -> None:
-    from actorwork.runtime.dead_letters import edges, pages
+    from actorwork.clients.dead_letters import edges, pages
 
     async def look(opened: Broker, step: Step) -> Sequence[DeadLetter] | Edges:
         if entries:
@@ -398,7 +398,7 @@ def export(*, selection: Selection, file: Path | None, broker: str | None, timeo
     """Write the dead letters of a source, or of all, as JSON lines, which `dead import` reads. They stay."""
 
     async def talk(opened: Broker, step: Step) -> int:
-        from actorwork.runtime.dead_letters import pages
+        from actorwork.clients.dead_letters import pages
 
         count = 0
         async with aclosing(pages(opened.dead_letters, selection, step=step)) as all_pages:

@@ -101,7 +101,7 @@ def paused(*, broker: str | None, timeout: float, json_output: bool) -> None:
 
 def pause_at(broker: str | None, timeout: float, kind: PauseKind, name: str, reason: str) -> Pause:
     """Pause something at a broker, in the name of whoever runs the command."""
-    from actorwork.runtime.pausing import whoami
+    from actorwork.clients.identity import whoami
 
     async def talk(opened: Broker, step: Step) -> Pause:
         with step():

@@ -84,8 +84,8 @@ async def find(letters: DeadLetters, step: Step, source: str, names: Sequence[st
         else:
             found.append(letter)
     if others:
+        from actorwork.clients.dead_letters import pages
         from actorwork.policy.dead_letters import Selection
-        from actorwork.runtime.dead_letters import pages
 
         of_message: dict[str, list[DeadLetter]] = {name: [] for name in others}
         async with aclosing(pages(letters, Selection(source=source), step=step)) as all_pages:

@@ -20,7 +20,7 @@ from actorwork.cli.output import as_json, console, many, one_line, print_json, p
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker
-    from actorwork.actors.handlers import HandlerTable
+    from actorwork.actors.handlers.table import HandlerTable
     from actorwork.message import Envelope
 
 BATCH: Final = 500
@@ -39,7 +39,7 @@ class Target:
 
 def target_of(name: str, kind: Literal["actor", "source"] | None) -> Target:
     """Read TARGET by the rule that `actorwork send --help` states."""
-    from actorwork.actors.handlers import handlers_of
+    from actorwork.actors.handlers.table import handlers_of
     from actorwork.settings import SOURCE, SOURCE_IN_WORDS, Settings
 
     is_source = SOURCE.fullmatch(name) is not None

@@ -112,9 +112,9 @@ async def replay(broker: Broker, step: Step, path: Path) -> SpoolStatus:
     """Replay a spool until nothing waits, and return what it holds then."""
     import trio
 
-    from actorwork.runtime.brokers import ignore
-    from actorwork.runtime.late import LateBroker
-    from actorwork.runtime.spool import Spool, open_spooler
+    from actorwork.brokers import ignore
+    from actorwork.clients.lazy_broker import LateBroker
+    from actorwork.clients.spool import Spool, open_spooler
 
     late = LateBroker(broker.url)
     late.arrived(broker)
@@ -162,8 +162,8 @@ def drop(
 
 
 def file_of(path: Path | None, broker: str | None) -> Path:
-    from actorwork.runtime.late import place_of
-    from actorwork.runtime.spool import Spool, file_for
+    from actorwork.clients.lazy_broker import place_of
+    from actorwork.clients.spool import Spool, file_for
 
     return file_for(Spool(path=path), place_of(broker))
 

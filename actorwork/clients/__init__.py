@@ -2,4 +2,4 @@
 
 from actorwork.clients.client import Client as Client, open_client as open_client
 from actorwork.clients.refs import Receipt as Receipt, StreamRef as StreamRef
-from actorwork.runtime.spool import Spool as Spool
+from actorwork.clients.spool import Spool as Spool

@@ -19,11 +19,13 @@ import trio
 from actorwork import settings
 from actorwork.abc import Broker, PublishMiddleware
 from actorwork.actors.actor import Actor
-from actorwork.actors.handlers import handlers_of
-from actorwork.actors.lock import Lock
-from actorwork.actors.shared import Shared
+from actorwork.actors.handlers.table import handlers_of
+from actorwork.brokers import open_broker
+from actorwork.clients.identity import whoami
+from actorwork.clients.lazy_broker import LateBroker, open_late_broker, place_of
 from actorwork.clients.outbox import Outbox, source_name
 from actorwork.clients.refs import StreamRef
+from actorwork.clients.spool import Spool, Spooler, SpoolMode, file_for, open_spooler, spool_of
 from actorwork.errors import SettingsError
 from actorwork.message import Pause, PauseKind, TriggerRecord
 from actorwork.policy.bounds import takes
@@ -31,10 +33,8 @@ from actorwork.policy.pauses import trigger_name
 from actorwork.policy.schedule import milliseconds
 from actorwork.policy.sending import PLAIN, Sending, SendOptions
 from actorwork.policy.settlement import leaves
-from actorwork.runtime.brokers import open_broker
-from actorwork.runtime.late import LateBroker, open_late_broker, place_of
-from actorwork.runtime.pausing import whoami
-from actorwork.runtime.spool import Spool, Spooler, SpoolMode, file_for, open_spooler, spool_of
+from actorwork.state.lock import Lock
+from actorwork.state.shared import Shared
 from actorwork.telemetry.logs import LogSink
 from actorwork.triggers.declared import find_trigger, message_now
 

@@ -14,12 +14,12 @@ import trio
 
 from actorwork import codec
 from actorwork.abc import Broker, PublishMiddleware, Replies
-from actorwork.actors.outgoing import passed_through
+from actorwork.actors.context.publishing import passed_through
+from actorwork.clients.lazy_broker import LateBroker
+from actorwork.clients.spool import Spooler
 from actorwork.errors import AskTimeout, BrokerError, CodecError, MessageFailed, NotUnique
 from actorwork.message import NO_HEADERS, REPLY_TO, Envelope, Json, MessageIds, Outcome, Priority
 from actorwork.policy.sending import PLAIN, Sending
-from actorwork.runtime.late import LateBroker
-from actorwork.runtime.spool import Spooler
 from actorwork.settings import SOURCE, SOURCE_IN_WORDS
 
 

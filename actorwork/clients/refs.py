@@ -17,7 +17,7 @@ from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, Unpack, get
 import attrs
 import trio
 
-from actorwork.actors.handlers import HandlerTable
+from actorwork.actors.handlers.table import HandlerTable
 from actorwork.clients.outbox import Outbox, reply
 from actorwork.errors import AskTimeout
 from actorwork.message import NO_HEADERS, RESULT_TTL, Envelope, Json, Message, Untyped

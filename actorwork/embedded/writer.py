@@ -33,7 +33,6 @@ from typing import Any, Final, TypeAlias
 import attrs
 import trio
 
-from actorwork.crash_points import crash_point
 from actorwork.embedded.feeds import Batch, Feed, Feeds
 from actorwork.embedded.files import PATIENCE, is_busy
 from actorwork.embedded.location import Location, connect, explained
@@ -41,6 +40,7 @@ from actorwork.embedded.own_leases import Lease, OwnLeases
 from actorwork.embedded.rows import Closing, Letterhead
 from actorwork.embedded.store import Store
 from actorwork.errors import BrokerError
+from actorwork.failpoints import crash_point
 
 MOST_ROWS: Final = 2000
 """How many rows a turn takes from the queue, about: leases are renewed between turns."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn, cast
 import trio
 
 from actorwork.abc import AbstractCronSchedule, Broker, EventSink, Node
-from actorwork.actors.handlers import handlers_of
+from actorwork.actors.handlers.table import handlers_of
 from actorwork.errors import BrokerError, CodecError, SettingsError
 from actorwork.events import BrokerTrouble
 from actorwork.message import Delivery
@@ -23,7 +23,7 @@ from actorwork.triggers.declared import Declared, declared_by, headers_for
 from actorwork.triggers.scheduler import Scheduler, next_execution
 
 if TYPE_CHECKING:
-    from actorwork.actors.child import Child
+    from actorwork.actors.tree.spec import Child
     from actorwork.runtime.pausing import Pausing
 
 

@@ -10,16 +10,14 @@ tell, the node looks again at the `status_check_interval` of its actors, and eve
 
 from __future__ import annotations
 
-import getpass
 import math
-import socket
 from collections.abc import Callable, Iterable
 from typing import Final, NoReturn
 
 import trio
 
 from actorwork.abc import EventSink, Pauses
-from actorwork.actors.feed import Feed
+from actorwork.actors.life.consumer import Feed
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerTrouble, PausesChanged
 from actorwork.message import Pause
@@ -93,15 +91,6 @@ class Pausing:
 
     def _tell(self) -> None:
         self._news.set()
-
-
-def whoami() -> str:
-    """Return who we are, for others to ask."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # an id without a name, as in containers
-        user = "somebody"
-    return f"{user}@{socket.gethostname()}"
 
 
 def _nobody_is_told() -> None:

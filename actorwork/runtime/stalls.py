@@ -20,7 +20,7 @@ from typing import Final
 
 import trio
 
-from actorwork.actors.watchdog import REPORT_EVERY
+from actorwork.actors.execution.watchdog import REPORT_EVERY
 from actorwork.events import LoopStalled
 
 DEEPEST: Final = 40

@@ -29,9 +29,16 @@ import attrs
 import trio
 
 from actorwork import events
-from actorwork.actors.administration import SupervisorRef
-from actorwork.actors.cell import Cell, Services
-from actorwork.actors.child import (
+from actorwork.actors.execution.watchdog import Watchdog
+from actorwork.actors.life.cell import Cell, Services
+from actorwork.actors.life.consumer import Feed
+from actorwork.actors.refs.pool import Pool, PoolRef
+from actorwork.actors.supervision.administration import SupervisorRef
+from actorwork.actors.supervision.child_table import Member
+from actorwork.actors.supervision.supervisor import Supervision, Surroundings
+from actorwork.actors.supervision.tasks import TaskMember
+from actorwork.actors.tree.selection import selected
+from actorwork.actors.tree.spec import (
     Child,
     Process,
     Replicas,
@@ -41,31 +48,24 @@ from actorwork.actors.child import (
     processes_of,
     root_of,
 )
-from actorwork.actors.feed import Feed
-from actorwork.actors.routers import Pool, PoolRef
-from actorwork.actors.selection import selected
-from actorwork.actors.slots import Member
-from actorwork.actors.supervision import Supervision, Surroundings
-from actorwork.actors.tasks import TaskMember
-from actorwork.actors.watchdog import Watchdog
+from actorwork.brokers import open_broker
 from actorwork.errors import ActorStopped, BrokerError, SettingsError, Shutdown
 from actorwork.message import MessageIds
 from actorwork.policy.exits import Exit, Kind
 from actorwork.policy.restart import Intensity
 from actorwork.policy.settlement import is_cancellation, only_leaf
-from actorwork.runtime.brokers import open_broker
 from actorwork.runtime.firing import check_triggers, fire_triggers
 from actorwork.runtime.options import Options
+from actorwork.runtime.outline import Branch, branch_of, outline, pool_of, supervisor_of
 from actorwork.runtime.pausing import Pausing
 from actorwork.runtime.stalls import watch_stalls
-from actorwork.runtime.tree import Branch, branch_of, outline, pool_of, supervisor_of
 from actorwork.telemetry.logs import LogSink
 
 if TYPE_CHECKING:
     from actorwork.abc import AbstractCronSchedule, Broker, EventSink, Middleware, Node, PublishMiddleware
     from actorwork.actors.actor import Actor
-    from actorwork.actors.ref import ActorRef
-    from actorwork.runtime.processes import ProcessMember, ProcessServices
+    from actorwork.actors.refs.ref import ActorRef
+    from actorwork.runtime.processes.process_child import ProcessMember, ProcessServices
 
 A = TypeVar("A", bound="Actor")
 
@@ -142,7 +142,7 @@ class System:
 
     def _build_process(self, spec: Process) -> ProcessMember:
         # Imported here: a tree without processes starts faster without all that.
-        from actorwork.runtime.processes import ProcessMember, ProcessServices  # noqa: PLC0415
+        from actorwork.runtime.processes.process_child import ProcessMember, ProcessServices  # noqa: PLC0415
 
         if self._process_services is None:
             self._process_services = ProcessServices(
@@ -156,7 +156,7 @@ class System:
         return ProcessMember(spec, self._process_services)
 
     async def _keep_scaled(self, group: Supervision) -> None:
-        from actorwork.runtime.scaling import Scaler  # noqa: PLC0415 - as above
+        from actorwork.runtime.processes.scaling import Scaler  # noqa: PLC0415 - as above
 
         await Scaler(group, lambda: self.broker, self._emit, self._is_ending).run()
 
@@ -488,7 +488,7 @@ def refuse_what_is_not_shared(broker: Broker, root: Spec) -> None:
     """Raise `BrokerError` for a broker that lives in this process, where the tree has others."""
     for process in processes_of(root):
         if broker.shared_url is None:
-            from actorwork.runtime.processes import what_is_not_shared  # noqa: PLC0415 - as above
+            from actorwork.runtime.processes.process_child import what_is_not_shared  # noqa: PLC0415 - as above
 
             raise BrokerError(what_is_not_shared(process, broker))
 

@@ -26,21 +26,21 @@ from typing import Any, Final
 import trio
 
 from actorwork.abc import Broker, EventSink, Finding, Subscription
-from actorwork.crash_points import crash_point
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerAdvice, BrokerBack, BrokerLost, BrokerTrouble
+from actorwork.failpoints import crash_point
 from actorwork.message import Envelope, Outcome, Priority
 from actorwork.streams import diagnosis, entries, keys, scripts
-from actorwork.streams.client import Client, ConnectionEvent, Lost, open_client
-from actorwork.streams.connection import Address
 from actorwork.streams.dead_letters import RedisDeadLetters
 from actorwork.streams.delayed import RedisDelayed
 from actorwork.streams.limiter import RedisLimiter
 from actorwork.streams.node import RedisNode
 from actorwork.streams.pauses import RedisPauses
 from actorwork.streams.publisher import Publisher
-from actorwork.streams.redis_py import RedisError, cannot
 from actorwork.streams.replies import RedisReplies
+from actorwork.streams.transport.client import Client, ConnectionEvent, Lost, open_client
+from actorwork.streams.transport.connection import Address
+from actorwork.streams.transport.redis_py import RedisError, cannot
 from actorwork.streams.triggers import RedisTriggers
 from actorwork.streams.values import RedisValues
 

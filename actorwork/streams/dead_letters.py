@@ -14,14 +14,14 @@ from actorwork.errors import BrokerError
 from actorwork.message import NO_HEADERS, DeadLetter, Json
 from actorwork.policy.attempts import headers_of_first_attempt
 from actorwork.streams import keys, scripts
-from actorwork.streams.client import Client
 from actorwork.streams.entries import (
     dead_letter_from,
     encoded_headers,
     headers_of_replay,
     is_too_large_to_replay,
 )
-from actorwork.streams.redis_py import cannot
+from actorwork.streams.transport.client import Client
+from actorwork.streams.transport.redis_py import cannot
 
 _PAGE = 500
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from actorwork.abc import DelayedMessages
 from actorwork.message import Delayed
 from actorwork.streams import keys, scripts
-from actorwork.streams.client import Client
 from actorwork.streams.entries import delayed_from
-from actorwork.streams.redis_py import cannot
+from actorwork.streams.transport.client import Client
+from actorwork.streams.transport.redis_py import cannot
 
 
 class RedisDelayed(DelayedMessages):

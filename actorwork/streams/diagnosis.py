@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from actorwork.abc import Finding
 from actorwork.streams import keys, scripts
-from actorwork.streams.client import Client, Script
-from actorwork.streams.redis_py import NoPermissionError, RedisError, ResponseError
+from actorwork.streams.transport.client import Client, Script
+from actorwork.streams.transport.redis_py import NoPermissionError, RedisError, ResponseError
 
 OLDEST: Final = (6, 2)
 _SKEW: Final = 1.0

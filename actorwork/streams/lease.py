@@ -23,10 +23,10 @@ from typing import Final
 
 import trio
 
-from actorwork.crash_points import crash_point
+from actorwork.failpoints import crash_point
 from actorwork.streams import keys
-from actorwork.streams.connection import Address
-from actorwork.streams.redis_py import RedisError, RedisPyConnection
+from actorwork.streams.transport.connection import Address
+from actorwork.streams.transport.redis_py import RedisError, RedisPyConnection
 
 _RETRY_EVERY: Final = 0.25
 _RELEASE_LIMIT: Final = 1.0

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from actorwork.streams import keys, scripts
-from actorwork.streams.client import Client, Script
-from actorwork.streams.redis_py import cannot
+from actorwork.streams.transport.client import Client, Script
+from actorwork.streams.transport.redis_py import cannot
 
 
 class RedisLimiter:

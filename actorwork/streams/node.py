@@ -20,22 +20,22 @@ import attrs
 import trio
 
 from actorwork.abc import EventSink, Node, Subscription
-from actorwork.crash_points import crash_point
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerTrouble, HandedBack, LeaseLost
+from actorwork.failpoints import crash_point
 from actorwork.message import Delivery, Envelope
 from actorwork.policy.settlement import Settlement
 from actorwork.streams import entries, scripts
-from actorwork.streams.client import Client
-from actorwork.streams.connection import Address
-from actorwork.streams.custody import Counters, Custody, Keep
+from actorwork.streams.in_flight import Counters, Custody, Keep
 from actorwork.streams.keys import RELEASED
 from actorwork.streams.lease import Lease
 from actorwork.streams.reader import Reader
-from actorwork.streams.redis_py import RedisError
+from actorwork.streams.reclaimer import Tender
 from actorwork.streams.settler import Settler
-from actorwork.streams.shard import SOURCES, Shard
-from actorwork.streams.tender import Tender
+from actorwork.streams.source_set import SOURCES, Shard
+from actorwork.streams.transport.client import Client
+from actorwork.streams.transport.connection import Address
+from actorwork.streams.transport.redis_py import RedisError
 
 _LAST_READS: Final = 2.0
 _LAST_SETTLEMENTS: Final = 1.0

@@ -15,8 +15,8 @@ from actorwork.events import BrokerTrouble
 from actorwork.message import Pause, PauseKind
 from actorwork.policy.pauses import concerned
 from actorwork.streams import keys, scripts
-from actorwork.streams.client import Client
-from actorwork.streams.redis_py import RedisError, cannot
+from actorwork.streams.transport.client import Client
+from actorwork.streams.transport.redis_py import RedisError, cannot
 
 
 class RedisPauses(Pauses):

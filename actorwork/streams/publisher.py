@@ -22,10 +22,10 @@ import trio
 from actorwork.errors import BrokerError
 from actorwork.message import Envelope
 from actorwork.streams import scripts
-from actorwork.streams.client import Client, Script
 from actorwork.streams.entries import Marks, due_of, fields_of, has_terms, mark_of, terms_of
 from actorwork.streams.keys import SourceKeys
-from actorwork.streams.redis_py import NoScriptError, RedisError, may_pass
+from actorwork.streams.transport.client import Client, Script
+from actorwork.streams.transport.redis_py import NoScriptError, RedisError, may_pass
 
 _AT_ONCE: Final = 200
 _BYTES_AT_ONCE: Final = 8 * 1024 * 1024

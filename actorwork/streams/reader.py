@@ -23,17 +23,17 @@ from typing import Any, Final, NoReturn
 
 import trio
 
-from actorwork.crash_points import crash_point
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerTrouble
+from actorwork.failpoints import crash_point
 from actorwork.policy.turns import FAVOURS
 from actorwork.streams import scripts
-from actorwork.streams.client import Client
-from actorwork.streams.custody import Custody
-from actorwork.streams.exclusive import Exclusive
-from actorwork.streams.redis_py import ConnectionError, RedisError, ResponseError, TimeoutError  # noqa: A004
-from actorwork.streams.shard import Shard
-from actorwork.streams.tender import Tender
+from actorwork.streams.in_flight import Custody
+from actorwork.streams.reclaimer import Tender
+from actorwork.streams.source_set import Shard
+from actorwork.streams.transport.client import Client
+from actorwork.streams.transport.exclusive import Exclusive
+from actorwork.streams.transport.redis_py import ConnectionError, RedisError, ResponseError, TimeoutError  # noqa: A004
 
 _BLOCK: Final = 5.0
 _MOST: Final = 1000

@@ -19,8 +19,8 @@ from actorwork.abc import EventSink, Replies, Waiting
 from actorwork.events import BrokerTrouble
 from actorwork.message import Outcome
 from actorwork.streams import entries, keys
-from actorwork.streams.client import Client
-from actorwork.streams.redis_py import RedisError
+from actorwork.streams.transport.client import Client
+from actorwork.streams.transport.redis_py import RedisError
 
 _LOOK_EVERY = 3.0
 

@@ -22,14 +22,14 @@ from typing import Any, Final
 import trio
 
 from actorwork.abc import EventSink
-from actorwork.crash_points import crash_point
 from actorwork.events import BrokerTrouble, Fenced
+from actorwork.failpoints import crash_point
 from actorwork.message import REPLY_TO, RESULT_TTL, Delivery, Envelope, Failure, Outcome
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
 from actorwork.streams import entries, keys, scripts
-from actorwork.streams.client import Client
-from actorwork.streams.custody import Counters, Custody, Item, Keep
-from actorwork.streams.redis_py import RedisError, may_pass
+from actorwork.streams.in_flight import Counters, Custody, Item, Keep
+from actorwork.streams.transport.client import Client
+from actorwork.streams.transport.redis_py import RedisError, may_pass
 
 _PLAIN_AT_ONCE: Final = 1000
 _OTHERS_AT_ONCE: Final = 200

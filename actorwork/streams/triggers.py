@@ -13,9 +13,9 @@ from typing import Any, Final
 from actorwork.abc import Firing, Triggers
 from actorwork.message import Envelope, TriggerDefinition, TriggerRecord
 from actorwork.streams import keys, scripts
-from actorwork.streams.client import Client
 from actorwork.streams.entries import fields_of, mark_of, terms_of
-from actorwork.streams.redis_py import cannot
+from actorwork.streams.transport.client import Client
+from actorwork.streams.transport.redis_py import cannot
 
 _FACTS: Final = ("actor", "title", "schedule", "data", "type", "details", "registered", "last", "fired", "declared")
 

@@ -12,8 +12,8 @@ from actorwork.abc import Kept
 from actorwork.errors import BrokerError
 from actorwork.policy.values import stale
 from actorwork.streams import keys, scripts
-from actorwork.streams.client import Client
-from actorwork.streams.redis_py import ConnectionError, cannot  # noqa: A004
+from actorwork.streams.transport.client import Client
+from actorwork.streams.transport.redis_py import ConnectionError, cannot  # noqa: A004
 
 
 class RedisValues:

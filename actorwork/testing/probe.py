@@ -22,10 +22,10 @@ from typing import Any, Final, TypeVar, overload
 import attrs
 import trio
 
-from actorwork.actors import rules
 from actorwork.actors.actor import Actor
-from actorwork.actors.handlers import receive
-from actorwork.actors.ref import ActorRef
+from actorwork.actors.handlers import rules
+from actorwork.actors.handlers.table import receive
+from actorwork.actors.refs.ref import ActorRef
 from actorwork.errors import NotRunning
 from actorwork.message import REPLY_TO
 from actorwork.settings import Settings

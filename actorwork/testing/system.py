@@ -20,15 +20,15 @@ from trio.testing import wait_all_tasks_blocked
 
 from actorwork.abc import AbstractCronSchedule, EventSink, Middleware, PublishMiddleware
 from actorwork.actors.actor import Actor
-from actorwork.actors.ref import ActorRef
+from actorwork.actors.refs.ref import ActorRef
+from actorwork.brokers import ignore
 from actorwork.clients.client import Client, open_client
 from actorwork.codec import encode_value, wire_name
 from actorwork.events import Event
 from actorwork.message import DeadLetter, Envelope, Json
 from actorwork.policy.restart import Intensity
-from actorwork.runtime.brokers import ignore
+from actorwork.runtime.outline import Branch
 from actorwork.runtime.system import System, open_system
-from actorwork.runtime.tree import Branch
 from actorwork.testing.clock import pass_time, wait_until
 from actorwork.testing.faults import Faults
 from actorwork.testing.memory import MemoryBroker

@@ -25,9 +25,9 @@ import attrs
 import trio
 
 from actorwork.abc import AbstractCronSchedule, EventSink, Firing, Triggers
-from actorwork.crash_points import crash_point
 from actorwork.errors import BrokerError, SettingsError
 from actorwork.events import BrokerTrouble, TriggerFired, TriggerTrouble
+from actorwork.failpoints import crash_point
 from actorwork.message import TriggerRecord
 from actorwork.policy.catchup import LATE, Plan, plan
 from actorwork.policy.schedule import Cron, milliseconds

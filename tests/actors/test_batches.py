@@ -453,7 +453,7 @@ def test_what_cannot_be_a_batch_is_refused():
             @receive(batch=2)
             async def save(self, batch: int) -> None: ...
 
-        from actorwork.actors.handlers import handlers_of
+        from actorwork.actors.handlers.table import handlers_of
 
         handlers_of(One)
 
@@ -464,7 +464,7 @@ def test_what_cannot_be_a_batch_is_refused():
             @receive(batch=2)
             async def save(self, *, n: int) -> None: ...
 
-        from actorwork.actors.handlers import handlers_of
+        from actorwork.actors.handlers.table import handlers_of
 
         handlers_of(One)
 

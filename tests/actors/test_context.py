@@ -18,7 +18,7 @@ from actorwork import (
     open_system,
     receive,
 )
-from actorwork.actors.handlers import table_of
+from actorwork.actors.handlers.table import table_of
 from actorwork.message import Delivery
 from actorwork.policy.settlement import Ack
 from tests.doubles import FakeBroker, Kept

@@ -18,8 +18,8 @@ from actorwork import (
     SettingsError,
     receive,
 )
-from actorwork.actors import rules
 from actorwork.actors.decorators import circuit_breaker, rate_limit, retry, timeout
+from actorwork.actors.handlers import rules
 from actorwork.errors import CircuitOpen
 from actorwork.policy.limits import CircuitBreaker, RateLimit
 from actorwork.policy.retry import Fixed

@@ -7,7 +7,7 @@ import attrs
 import pytest
 
 from actorwork import Actor, CodecError, Message, MessageRefused, Settings, SettingsError, open_system, receive
-from actorwork.actors.handlers import handlers_of, table_of
+from actorwork.actors.handlers.table import handlers_of, table_of
 from actorwork.message import Delivery
 from tests.doubles import FakeBroker, fields
 

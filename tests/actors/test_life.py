@@ -30,7 +30,7 @@ from actorwork import (
     open_system,
     receive,
 )
-from actorwork.actors.child import Restart
+from actorwork.actors.tree.spec import Restart
 from actorwork.policy import settlement as policy
 from tests.doubles import FakeBroker, Kept, failed
 

@@ -22,7 +22,7 @@ from actorwork import (
     rate_limit,
     receive,
 )
-from actorwork.actors.turnstiles import SLOT_TTL
+from actorwork.actors.limits.limiters import SLOT_TTL
 from actorwork.events import BrokerTrouble, CircuitChanged
 from actorwork.policy.limits import Bulkhead, CircuitBreaker, ConcurrencyLimit, Limit, RateLimit
 from actorwork.policy.retry import Fixed

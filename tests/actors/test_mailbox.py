@@ -21,8 +21,8 @@ from actorwork import (
     open_system,
     receive,
 )
-from actorwork.actors.handlers import handlers_of
-from actorwork.actors.mailbox import LocalCall, Mailbox, RankedCall
+from actorwork.actors.handlers.table import handlers_of
+from actorwork.actors.mailbox.mailbox import LocalCall, Mailbox, RankedCall
 from actorwork.message import Delivery
 from actorwork.policy.intake import URGENT
 from actorwork.testing import MemoryBroker

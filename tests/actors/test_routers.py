@@ -27,7 +27,7 @@ from actorwork import (
     open_system,
     receive,
 )
-from actorwork.actors.routers import _weight
+from actorwork.actors.refs.pool import _weight
 from tests.doubles import FakeBroker
 
 MANY = Intensity(restarts=1000, period=1)

@@ -7,8 +7,8 @@ import pytest
 import trio
 
 from actorwork import Actor, Child, DynamicSupervisor, Pool, Process, Settings, SettingsError, Supervisor, receive
-from actorwork.actors.child import Spec, as_spec, root_of
-from actorwork.actors.selection import selected
+from actorwork.actors.tree.selection import selected
+from actorwork.actors.tree.spec import Spec, as_spec, root_of
 from actorwork.testing import open_test_system
 
 

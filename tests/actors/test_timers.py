@@ -20,8 +20,8 @@ from actorwork import (
     open_system,
     receive,
 )
-from actorwork.actors.mailbox import Reply
-from actorwork.actors.timers import Expiries, Timer, TimerWheel
+from actorwork.actors.context.timers import Expiries, Timer, TimerWheel
+from actorwork.actors.mailbox.mailbox import Reply
 from tests.doubles import FakeBroker, Kept
 from tests.scripted import Do, Note, Scripted, do, fail, ref_of, scripted, sleeping, stop
 

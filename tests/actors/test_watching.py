@@ -22,7 +22,7 @@ from actorwork import (
     open_system,
     receive,
 )
-from actorwork.actors.cell import Cell
+from actorwork.actors.life.cell import Cell
 from actorwork.policy.exits import Exit, Kind
 from tests.doubles import FakeBroker, Kept
 from tests.scripted import Do, Note, Scripted, do, fail, ref_of, scripted, stop

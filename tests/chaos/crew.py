@@ -22,8 +22,8 @@ import trio
 
 from actorwork import Actor, Intensity, Process, Retry, RetryPolicy, Settings, Supervisor, receive, run
 from actorwork.abc import Broker
+from actorwork.brokers import open_broker
 from actorwork.message import Envelope
-from actorwork.runtime.brokers import open_broker
 from actorwork.telemetry.logs import configure
 from actorwork.testing.ledger import Ledger
 

@@ -25,8 +25,8 @@ import redis
 import trio
 
 from actorwork import Actor, Settings, open_system, receive
-from actorwork.crash_points import VARIABLE
-from actorwork.runtime.brokers import open_broker
+from actorwork.brokers import open_broker
+from actorwork.failpoints import VARIABLE
 from actorwork.testing.ledger import Account, Ledger
 from actorwork.testing.proxy import FaultProxy, open_proxy
 from actorwork.testing.redis_server import RedisServer, open_redis_server

@@ -14,8 +14,8 @@ import trio
 from click.testing import CliRunner, Result
 
 from actorwork.abc import Broker
+from actorwork.brokers import open_broker
 from actorwork.cli.commands import actorwork
-from actorwork.runtime.brokers import open_broker
 
 HOUSE = Path(__file__).parents[2]
 
@@ -23,7 +23,7 @@ SHOP = """
 import trio
 import attrs
 from actorwork.actors.actor import Actor
-from actorwork.actors.handlers import receive
+from actorwork.actors.handlers.table import receive
 from actorwork.message import Message
 from actorwork.settings import Settings
 

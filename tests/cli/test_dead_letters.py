@@ -10,7 +10,7 @@ import trio
 
 from actorwork.abc import Broker
 from actorwork.actors.actor import Actor
-from actorwork.actors.handlers import receive
+from actorwork.actors.handlers.table import receive
 from actorwork.message import DeadLetter, Envelope
 from actorwork.runtime import dead_letters
 from actorwork.runtime.system import open_system

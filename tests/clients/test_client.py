@@ -13,12 +13,12 @@ import trio
 from actorwork import codec, errors
 from actorwork.abc import Broker
 from actorwork.actors.actor import Actor
-from actorwork.actors.handlers import receive
+from actorwork.actors.handlers.table import receive
+from actorwork.brokers import open_broker
 from actorwork.clients import Client, open_client
 from actorwork.clients.refs import declared_reply
 from actorwork.errors import AskTimeout, CodecError, MessageFailed, MessageRefused
 from actorwork.message import Message
-from actorwork.runtime.brokers import open_broker
 from actorwork.runtime.system import open_system
 from actorwork.settings import Settings
 

@@ -20,9 +20,9 @@ import trio
 
 from actorwork import Actor, Settings, open_system, receive
 from actorwork.abc import Broker
-from actorwork.crash_points import VARIABLE
+from actorwork.brokers import open_broker
+from actorwork.failpoints import VARIABLE
 from actorwork.message import RESULT_TTL, Envelope, MessageIds
-from actorwork.runtime.brokers import open_broker
 from actorwork.testing.ledger import Account, Ledger
 from actorwork.testing.redis_server import RedisServer
 

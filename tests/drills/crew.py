@@ -20,8 +20,8 @@ import trio
 import trio.lowlevel
 
 from actorwork import Actor, Child, Fail, Interval, Message, Reject, Retry, RetryPolicy, Settings, Trigger, receive, run
+from actorwork.brokers import open_broker
 from actorwork.message import RESULT_TTL, Envelope
-from actorwork.runtime.brokers import open_broker
 from actorwork.telemetry.logs import configure
 from actorwork.testing.ledger import Ledger
 

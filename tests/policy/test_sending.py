@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from actorwork import Actor, Settings, receive
-from actorwork.actors.outgoing import Outgoing
+from actorwork.actors.context.publishing import Outgoing
 from actorwork.message import Envelope, MessageIds, Priority, Unique
 from actorwork.policy.sending import Sending, SendOptions
 from actorwork.settings import EventSettings

@@ -6,7 +6,7 @@ from itertools import groupby
 from hypothesis import given, strategies as st
 
 from actorwork import Priority
-from actorwork.actors.levels import Levels
+from actorwork.actors.mailbox.priority_deque import Levels
 from actorwork.policy.turns import FAVOURS, Turns
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from actorwork.errors import ActorworkError, BrokerError, RemoteError, SettingsError, StartError
-from actorwork.runtime.control import LONGEST, Frames, RemoteFailure, packed
+from actorwork.runtime.processes.control import LONGEST, Frames, RemoteFailure, packed
 
 WORDS = ["started", "beat", "look"]
 FACTS = st.dictionaries(st.text(max_size=5).filter(lambda key: key != "is"), st.integers() | st.text(), max_size=3)

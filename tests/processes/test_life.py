@@ -23,9 +23,9 @@ from actorwork import (
     open_client,
     open_system,
 )
-from actorwork.actors.child import StartMethod
+from actorwork.actors.tree.spec import StartMethod
+from actorwork.brokers import open_broker
 from actorwork.events import ChildExited, Event, ProcessHung, ProcessStarted
-from actorwork.runtime.brokers import open_broker
 
 from .conftest import Program, Said, is_alive, until
 from .crew import Crashing, Failing, Hanging, Second, Worker

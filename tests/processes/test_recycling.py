@@ -10,7 +10,7 @@ import trio
 from actorwork import Client, MessageFailed, Process, open_client, open_system
 from actorwork.events import ChildExited, Event, HandlerHung, ProcessReplaced, ReplacementFailed
 from actorwork.runtime import processes
-from actorwork.runtime.recycling import memory_of, reason_to_replace
+from actorwork.runtime.processes.recycling import memory_of, reason_to_replace
 
 from .conftest import Said, is_alive, until
 from .hoard import Hoarder, Sleeper

@@ -9,13 +9,13 @@ import pytest
 import trio
 
 from actorwork import BrokerError, ChildError, Process, Scale, SettingsError, StartError, open_client, open_system
-from actorwork.actors.child import Replicas
-from actorwork.actors.slots import State
+from actorwork.actors.supervision.child_table import State
+from actorwork.actors.tree.spec import Replicas
 from actorwork.events import BrokerTrouble, ChildExited, Event, Scaled
 from actorwork.message import Envelope
 from actorwork.runtime import scaling
-from actorwork.runtime.scaling import Scaler
-from actorwork.runtime.tree import Branch, InHand
+from actorwork.runtime.outline import Branch, InHand
+from actorwork.runtime.processes.scaling import Scaler
 from actorwork.testing.memory import MemoryBroker
 
 from .conftest import Said, is_alive, until

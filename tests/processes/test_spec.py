@@ -19,7 +19,7 @@ from actorwork import (
     open_system,
     receive,
 )
-from actorwork.actors.child import Replicas, actors_of, processes_of, root_of
+from actorwork.actors.tree.spec import Replicas, actors_of, processes_of, root_of
 from actorwork.testing.memory import MemoryBroker
 
 

@@ -31,11 +31,11 @@ from actorwork.events import Event, Fenced
 from actorwork.message import Delivery, Envelope, Priority
 from actorwork.policy.settlement import Settlement
 from actorwork.streams import keys, scripts
-from actorwork.streams.client import Client, Script, open_client
-from actorwork.streams.connection import Address
 from actorwork.streams.node import RedisNode
 from actorwork.streams.publisher import Publisher
-from actorwork.streams.redis_py import ConnectionError, ResponseError  # noqa: A004
+from actorwork.streams.transport.client import Client, Script, open_client
+from actorwork.streams.transport.connection import Address
+from actorwork.streams.transport.redis_py import ConnectionError, ResponseError  # noqa: A004
 from actorwork.testing.redis_server import RedisServer
 
 SOURCE = "work"

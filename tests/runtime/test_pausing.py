@@ -9,9 +9,9 @@ import trio
 from trio.testing import MockClock
 
 from actorwork import Actor, Client, Interval, Settings, Trigger, open_client, open_system, receive
+from actorwork.brokers import ignore, open_broker
 from actorwork.events import HandedBack, PausesChanged
 from actorwork.message import PauseKind
-from actorwork.runtime.brokers import ignore, open_broker
 from actorwork.testing import MemoryBroker, TestSystem, advance, open_test_system
 from actorwork.testing.conformance import until
 

@@ -20,7 +20,7 @@ PROGRAM = """
 import sys, time, trio
 from actorwork import *
 from actorwork import events
-from actorwork.runtime.brokers import open_broker
+from actorwork.brokers import open_broker
 
 def say(text):
     print(text, flush=True)

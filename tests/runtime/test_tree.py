@@ -18,7 +18,7 @@ from actorwork import (
     open_system,
     receive,
 )
-from actorwork.runtime.tree import InHand
+from actorwork.runtime.outline import InHand
 from tests.doubles import FakeBroker
 from tests.scripted import Do, Note, do, fail, ref_of, scripted, sleeping
 

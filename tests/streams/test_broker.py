@@ -21,7 +21,7 @@ from actorwork.message import ATTEMPT, REPLY_TO, RESULT_TTL, Delivery, Envelope,
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry
 from actorwork.settings import DeadLetterSettings
 from actorwork.streams.broker import open_broker
-from actorwork.streams.redis_py import ConnectionError as BrokenConnection
+from actorwork.streams.transport.redis_py import ConnectionError as BrokenConnection
 from actorwork.testing.proxy import open_proxy
 from actorwork.testing.redis_server import open_redis_server
 from tests.streams.bench_of_actors import WHY, ack_all, inbox, open_scene, subscription

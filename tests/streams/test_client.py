@@ -13,8 +13,8 @@ import trio.testing
 
 from actorwork.errors import BrokerError
 from actorwork.streams import client as client_module
-from actorwork.streams.client import Client, Connected, ConnectionEvent, Lost, Script, open_client
-from actorwork.streams.redis_py import (
+from actorwork.streams.transport.client import Client, Connected, ConnectionEvent, Lost, Script, open_client
+from actorwork.streams.transport.redis_py import (
     ConnectionError,  # noqa: A004
     NoScriptError,
     ReadOnlyError,
@@ -402,7 +402,7 @@ async def test_statistics_add_up_over_connections(redis_url: str):
     ],
 )
 def test_redis_py_is_as_it_always_is_for_everybody_else(statement: str):
-    program = f"import sys, actorwork.streams.client\nassert 'redis.client' not in sys.modules\n{statement}"
+    program = f"import sys, actorwork.streams.transport.client\nassert 'redis.client' not in sys.modules\n{statement}"
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
@@ -412,7 +412,7 @@ import sys
 sys.modules["hiredis"] = None
 import trio
 from actorwork.streams import wire
-from actorwork.streams.client import open_client
+from actorwork.streams.transport.client import open_client
 
 async def main(url):
     pushes = []

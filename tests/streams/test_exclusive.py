@@ -10,9 +10,9 @@ import trio
 import trio.testing
 
 from actorwork.streams import exclusive as exclusive_module
-from actorwork.streams.client import Client, open_client
-from actorwork.streams.exclusive import Exclusive
-from actorwork.streams.redis_py import ConnectionError, ResponseError, TimeoutError  # noqa: A004
+from actorwork.streams.transport.client import Client, open_client
+from actorwork.streams.transport.exclusive import Exclusive
+from actorwork.streams.transport.redis_py import ConnectionError, ResponseError, TimeoutError  # noqa: A004
 from actorwork.testing.proxy import open_proxy
 from actorwork.testing.redis_server import open_redis_server
 from tests.streams.conftest import wait_until

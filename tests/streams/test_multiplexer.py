@@ -9,10 +9,10 @@ import pytest
 import trio
 import trio.testing
 
-from actorwork.streams.connection import Address, connect
-from actorwork.streams.multiplexer import Multiplexer
-from actorwork.streams.redis_py import ConnectionError, InvalidResponse  # noqa: A004
-from actorwork.streams.wire import pack
+from actorwork.streams.transport.connection import Address, connect
+from actorwork.streams.transport.multiplexer import Multiplexer
+from actorwork.streams.transport.redis_py import ConnectionError, InvalidResponse  # noqa: A004
+from actorwork.streams.transport.wire import pack
 from actorwork.testing.proxy import open_proxy
 from actorwork.testing.redis_server import open_redis_server
 from tests.streams.conftest import HELLO, PONG, open_scripted_server, wait_until

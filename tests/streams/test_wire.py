@@ -5,8 +5,8 @@ from typing import Any, cast
 import pytest
 from hypothesis import given, strategies as st
 
-from actorwork.streams.redis_py import InvalidResponse, NoScriptError, ResponseError
-from actorwork.streams.wire import (
+from actorwork.streams.transport.redis_py import InvalidResponse, NoScriptError, ResponseError
+from actorwork.streams.transport.wire import (
     NOT_ENOUGH,
     Push,
     PythonPush,

@@ -21,7 +21,7 @@ from typing import Any
 import trio
 
 from actorwork import Child, Ignore, Intensity, Shutdown, Supervisor, System, events, open_system
-from actorwork.actors.administration import SupervisorRef
+from actorwork.actors.supervision.administration import SupervisorRef
 from tests.doubles import FakeBroker, Kept
 
 LENIENT = Intensity(restarts=1000, period=1)

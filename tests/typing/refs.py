@@ -10,8 +10,8 @@ from typing import Any, assert_type
 import attrs
 
 from actorwork.actors.actor import Actor
-from actorwork.actors.handlers import receive
-from actorwork.actors.ref import ActorRef
+from actorwork.actors.handlers.table import receive
+from actorwork.actors.refs.ref import ActorRef
 from actorwork.clients.client import Client
 from actorwork.clients.refs import Receipt, StreamRef
 from actorwork.message import Message

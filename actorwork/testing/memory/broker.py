@@ -18,7 +18,7 @@ import trio
 
 from actorwork.abc import EventSink, Finding, Subscription
 from actorwork.actors.actor import Actor
-from actorwork.actors.outgoing import source_of
+from actorwork.actors.context.publishing import source_of
 from actorwork.embedded.replies import LocalReplies
 from actorwork.embedded.taking_back import CANCELLED, REPLACED
 from actorwork.message import (

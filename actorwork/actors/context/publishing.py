@@ -1,0 +1,153 @@
+"""What a delivery publishes, kept until it is settled.
+
+The first `max_events_in_memory` messages are kept in memory, the rest in a temporary file, as JSON lines. At the
+end they are taken out in batches of `max_batch_size`: the last batch travels in the script that settles the delivery;
+the ones before it are sent ahead, under ids derived from the delivery, so that running it again does not double them.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import IO, Any
+
+import attrs
+
+from actorwork.abc import PublishMiddleware
+from actorwork.actors.handlers.table import handlers_of
+from actorwork.codec import encode, encode_value
+from actorwork.errors import SettingsError
+from actorwork.message import Delivery, Envelope, MessageIds, Priority, Unique
+from actorwork.policy.sending import PLAIN, Sending, SendOptions
+from actorwork.settings import SOURCE, EventSettings, Settings
+
+
+def source_of(target: object) -> str:
+    """Return the source that a target stands for: a name, an actor class, or a ref that has a `source`."""
+    if isinstance(target, str):
+        if not SOURCE.fullmatch(target):
+            raise SettingsError(f"a source is named with a-z A-Z 0-9 _ - :, got {target!r}")
+        return target
+    settings = getattr(target, "settings", None)
+    if isinstance(settings, Settings):
+        return settings.default_source
+    source = getattr(target, "source", None)
+    if isinstance(source, str):
+        return source
+    raise SettingsError(f"publish(…) wants the name of a source, an actor class or a durable ref, got {target!r}")
+
+
+def passed_through(layers: Sequence[PublishMiddleware], envelope: Envelope) -> Envelope:
+    """Return what is to be published, as the middleware wants it; raises what that raises."""
+    for layer in layers:
+        shaped: Any = layer(envelope)
+        if not isinstance(shaped, Envelope) or shaped.id != envelope.id:
+            wanted = "publish middleware returns the envelope, or another one with its id"
+            raise TypeError(f"{wanted}; {layer!r} returned {shaped!r}")
+        if shaped is not envelope:
+            _check(shaped)
+        envelope = shaped
+    return envelope
+
+
+def _check(envelope: Envelope) -> None:
+    """Refuse what no broker can keep, as every door for messages does: at the settlement it would be too late."""
+    source_of(envelope.source)
+    Sending(
+        delay=envelope.delay,
+        at=envelope.at,
+        expires=envelope.lifetime if envelope.expires is None else envelope.expires,
+        priority=envelope.priority,
+        key=envelope.key,
+        unique=envelope.unique,
+    )
+    encode_value(dict(envelope.headers))
+    if not isinstance(envelope.data, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"the data of an envelope is JSON as bytes, got {envelope.data!r:.100}")
+
+
+class Outgoing:
+    """The messages that one delivery publishes."""
+
+    def __init__(self, settings: EventSettings, layers: Sequence[PublishMiddleware] = ()) -> None:
+        self._settings = settings
+        self._layers = layers
+        self._kept: list[Envelope] = []
+        self._spilled: IO[bytes] | None = None
+        self._spilled_count = 0
+
+    def __len__(self) -> int:
+        return len(self._kept) + self._spilled_count
+
+    def add(self, target: object, message: object, options: SendOptions) -> None:
+        sending = Sending.of(options) if options else PLAIN
+        if sending.headers:
+            encode_value(dict(sending.headers))  # what no broker can carry is an error here, not at the settlement
+        settings = getattr(target, "settings", None)
+        is_ours = isinstance(settings, Settings)
+        if is_ours and isinstance(target, type):
+            handlers_of(target).check(message)
+        data, wire = encode(message)
+        priority = settings.priority if is_ours else Priority.NORMAL
+        envelope = sending.envelope(source_of(target), "", data, wire, priority=priority)
+        if self._layers:
+            envelope = passed_through(self._layers, envelope)
+        if len(self._kept) < self._settings.max_events_in_memory:
+            self._kept.append(envelope)
+        else:
+            self._spill(envelope)
+
+    def _spill(self, envelope: Envelope) -> None:
+        if self._spilled is None:
+            self._spilled = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`, with the delivery
+        self._spilled.write(json.dumps(_row_of(envelope)).encode() + b"\n")
+        self._spilled_count += 1
+
+    def _all(self) -> Iterator[Envelope]:
+        yield from self._kept
+        if self._spilled is not None:
+            self._spilled.seek(0)
+            for line in self._spilled:
+                yield _envelope_of(json.loads(line))
+
+    @property
+    def fits_one_script(self) -> bool:
+        return len(self) <= self._settings.max_batch_size
+
+    def batch(self, ids: MessageIds) -> list[Envelope]:
+        """Return all messages, for the script that settles; their ids are fresh, since that script runs once."""
+        return [attrs.evolve(envelope, id=envelope.id or next(ids)) for envelope in self._all()]
+
+    def batches(self, delivery: Delivery, group: str) -> Iterator[list[Envelope]]:
+        """Yield all messages in batches, under ids derived from the delivery."""
+        found: list[Envelope] = []
+        for number, envelope in enumerate(self._all()):
+            if len(found) == self._settings.max_batch_size:
+                yield found
+                found = []
+            derived = f"{delivery.source}/{delivery.id}/{group}/{number}"
+            found.append(attrs.evolve(envelope, id=envelope.id or derived))
+        yield found
+
+    def close(self) -> None:
+        if self._spilled is not None:
+            self._spilled.close()
+
+
+def _row_of(envelope: Envelope) -> dict[str, Any]:
+    """Return an envelope as JSON, without what it does not say."""
+    fields = attrs.asdict(envelope, filter=lambda field, value: value != field.default)
+    fields["data"] = envelope.data.decode()
+    if "headers" in fields:
+        fields["headers"] = dict(envelope.headers)
+    return fields
+
+
+def _envelope_of(row: dict[str, Any]) -> Envelope:
+    row["data"] = row["data"].encode()
+    if "priority" in row:
+        row["priority"] = Priority(row["priority"])
+    if "unique" in row:
+        row["unique"] = Unique(**row["unique"])
+    return Envelope(**row)

@@ -1,0 +1,501 @@
+"""Which handler takes a message.
+
+A handler is a method marked with `receive`. It is chosen by the type of the message:
+
+    async def greet(self, message: Greet)             takes `Greet`, from a stream by its wire name
+    async def both(self, message: Greet | Leave)      takes either
+    async def any(self, message: dict[str, object])   takes JSON values (`object` and `Any` take all of them)
+    async def clean(self, *, kind: str = "light")     takes JSON objects, as keyword arguments
+    async def save(self, batch: list[Row])            with `receive(batch=100)`: takes `Row`, several at once
+
+Beside either, `time_point: datetime` and `trigger_id: str` are given to a handler that declares them as keyword-only
+parameters, for messages that a trigger has sent.
+
+`async def` runs on the loop; a plain `def` runs in a worker thread. The table is made once for each class, before its
+first actor starts, so a handler that cannot work is an error at the start, not at the first message.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from typing import Any, Final, ParamSpec, TypeVar, Union, get_args, get_origin, overload
+
+import attrs
+
+from actorwork.actors.handlers import rules
+from actorwork.codec import (
+    KeywordDecoder,
+    MessageDecoder,
+    Parameter,
+    check_type,
+    is_record,
+    loads,
+    structure,
+    wire_name,
+)
+from actorwork.errors import CodecError, MessageRefused, SettingsError
+from actorwork.message import TIME_POINT, TRIGGER_ID, Delivery
+from actorwork.policy.batches import Batching, outcomes_of
+from actorwork.policy.limits import Limit
+from actorwork.policy.retry import RetryPolicy
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+GIVEN: Final[Mapping[str, tuple[str, type]]] = {"time_point": (TIME_POINT, datetime), "trigger_id": (TRIGGER_ID, str)}
+"""Keyword parameters that the runtime fills in for messages that a trigger sent: from which header, as what."""
+
+_JSON_TYPES: Final[Mapping[type, type]] = {
+    dict: dict, list: list, str: str, int: int, float: float, bool: bool, type(None): type(None), tuple: list,
+}  # fmt: skip
+
+
+@overload
+def receive(function: Callable[P, T], /) -> Callable[P, T]: ...
+@overload
+def receive(*, batch: int, within: float = 0.5) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
+def receive(function: Any = None, /, *, batch: int | None = None, within: float = 0.5) -> Any:
+    """Mark a method of an actor as the handler of the messages it is annotated with.
+
+    `@receive(batch=100, within=0.5)` marks one that is given a list of them: up to 100 from the broker, as soon as
+    there are so many, or half a second after the first came. It returns None, or a list with the outcome of each, in
+    their order: its reply, or an exception (a verdict, or an error) by which that message ends. A local message is
+    handled at once, as a batch of its own.
+    """
+    marked = True if batch is None else Batching(batch, within)
+
+    def mark(function: Any) -> Any:
+        if function is None:
+            raise SettingsError(
+                "write @receive or @receive(batch=…): without a batch it takes nothing, and no within=… either"
+            )
+        if not inspect.isfunction(function):
+            raise SettingsError(
+                f"@receive goes on a method, got {function!r}; write @receive or @receive(batch=…), nothing else"
+            )
+        method = rules.unwrapped(function)
+        setattr(method, rules.HANDLER, marked)
+        return method
+
+    return mark if function is None and batch is not None else mark(function)
+
+
+@attrs.frozen
+class Given:
+    """A parameter that is told something of the trigger which has sent the message."""
+
+    name: str
+    header: str
+    annotation: Any
+    has_default: bool
+
+    @property
+    def takes_none(self) -> bool:
+        return type(None) in get_args(self.annotation)
+
+    @classmethod
+    def of(cls, parameter: inspect.Parameter, hints: Mapping[str, Any]) -> Given:
+        header, usual = GIVEN[parameter.name]
+        annotation = hints.get(parameter.name, Any)
+        has_default = parameter.default is not parameter.empty
+        return cls(parameter.name, header, usual if annotation in (Any, object) else annotation, has_default)
+
+
+@attrs.frozen(eq=False)
+class Handler:
+    """One handler of an actor class, ready to be called."""
+
+    name: str
+    function: Callable[..., Any]
+    is_async: bool
+    returns: Any
+    message_decoder: MessageDecoder | None = None
+    keyword_decoder: KeywordDecoder | None = None
+    given: tuple[Given, ...] = ()
+    """What it is told of the trigger that has sent its message."""
+    local_only: str = ""
+    """Why its message cannot come from a broker, if it cannot."""
+    limits: tuple[Limit, ...] = ()
+    """What holds its messages back, besides what holds back all of the actor's."""
+    retry: RetryPolicy | None = None
+    """Its own policy, instead of the actor's."""
+    batch: Batching | None = None
+    """How many messages it takes at once, if several; then `function` takes one by itself."""
+
+    @property
+    def takes_many(self) -> Callable[..., Any]:
+        """The method that takes a batch, as a list."""
+        return self.function.__wrapped__  # type: ignore[no-any-return] # pyright: ignore[reportFunctionMemberAccess]
+
+    @property
+    def wants_trigger(self) -> str:
+        """What it cannot do without that only a trigger's message has; empty if there is nothing."""
+        return " and ".join(one.name for one in self.given if not one.has_default) if self.message_decoder else ""
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether it has something that is not the actor's."""
+        return bool(self.limits or self.retry or self.batch)
+
+    def arguments_of(self, delivery: Delivery) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Read a delivery's payload as this handler's arguments; raises `CodecError`."""
+        if self.message_decoder is not None:
+            message = self.message_decoder(delivery.payload)
+            return (message,), self._told(delivery, requires=True) if self.given else {}
+        if self.keyword_decoder is None:
+            raise CodecError(f"this message can only be told within a process: {self.local_only}")
+        if self.given:
+            return (), self.keyword_decoder(delivery.payload, self._told(delivery, requires=False))
+        return (), self.keyword_decoder(delivery.payload)
+
+    def _told(self, delivery: Delivery, *, requires: bool) -> dict[str, Any]:
+        """Return what is told of the trigger; for a message that none has sent, None where that is allowed."""
+        told: dict[str, Any] = {}
+        for one in self.given:
+            text = delivery.headers.get(one.header)
+            if text is not None:
+                told[one.name] = structure(text, one.annotation)
+            elif not one.has_default and one.takes_none:
+                told[one.name] = None
+            elif not one.has_default and requires:
+                raise CodecError(f"missing argument {one.name!r}, which a message has only if a trigger has sent it")
+        return told
+
+
+def _ruled(handler: Handler) -> Handler:
+    """Enter what decorators have noted; of two retry policies the outer one counts."""
+    noted = rules.rules_of(handler.function)
+    batching = getattr(handler.function, rules.HANDLER, None)
+    if isinstance(batching, Batching):
+        handler = attrs.evolve(handler, batch=batching)
+    if not noted:
+        return handler
+    policies = [rule for rule in noted if isinstance(rule, RetryPolicy)]
+    limits = tuple(rule for rule in noted if not isinstance(rule, RetryPolicy))
+    return attrs.evolve(handler, limits=limits, retry=policies[-1] if policies else None)
+
+
+def _one_by_one(function: Callable[..., Any], *, is_async: bool) -> Callable[..., Any]:
+    """Return a handler of one message that gives it to a handler of batches."""
+    if is_async:
+
+        @functools.wraps(function)
+        async def take(self: object, message: object) -> object:
+            return _only(await function(self, [message]))
+
+        return take
+
+    @functools.wraps(function)
+    def take_in_thread(self: object, message: object) -> object:
+        return _only(function(self, [message]))
+
+    return take_in_thread
+
+
+def _only(answer: object) -> object:
+    (outcome,) = outcomes_of(answer, 1)
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
+
+
+class HandlerTable:
+    """All handlers of one actor class, by the type of the message and by its name on the wire."""
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+        self.by_class: dict[type, Handler] = {}
+        """Who takes the message as it is, by its very class."""
+        self._of_triggers: dict[type, Handler] = {}
+        """The same, for those that want to be told of the trigger which has sent it."""
+        self._by_wire: dict[str, Handler] = {}
+        self._any: Handler | None = None
+        self._keywords: Handler | None = None
+        self._only: Handler | None = None
+        self._accepts: list[str] = []
+
+    def __repr__(self) -> str:
+        return f"<handlers of {self._owner}: {self.accepts}>"
+
+    def __iter__(self) -> Iterator[Handler]:
+        """Yield every handler once."""
+        found = [*self._typed.values(), *filter(None, [self._any, self._keywords])]
+        return iter({handler.name: handler for handler in found}.values())
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether a handler is retried or limited in another way than the actor, or takes batches."""
+        return any(handler.has_rules for handler in self)
+
+    @property
+    def largest_batch(self) -> int:
+        """How many messages a handler takes at once, at most."""
+        return max((handler.batch.size for handler in self if handler.batch is not None), default=1)
+
+    @property
+    def _typed(self) -> Mapping[type, Handler]:
+        return {**self.by_class, **self._of_triggers}
+
+    @property
+    def accepts(self) -> str:
+        """What the actor takes, in words."""
+        return ", ".join(self._accepts) or "nothing: it has no method marked with @receive"
+
+    def add(self, function: Callable[..., Any]) -> None:
+        """Enter a method; raises `SettingsError` where it cannot be a handler."""
+        where = f"handler {self._owner}.{function.__name__}"
+        parameters = list(inspect.signature(function).parameters.values())[1:]
+        try:
+            hints = typing.get_type_hints(function)
+        except NameError as error:
+            raise SettingsError(
+                f"{where}: its annotations cannot be read ({error}); message classes must be importable from the"
+                " module that defines the actor"
+            ) from error
+        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+        rest = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+            raise SettingsError(f"{where} wants one message, or keyword-only parameters after a *, got *args")
+        returns = hints.get("return", Any)
+        is_async = inspect.iscoroutinefunction(function)
+        if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+            raise SettingsError(f"{where} is a generator; a handler returns its reply")
+        batching = getattr(function, rules.HANDLER, None)
+        given = tuple(Given.of(p, hints) for p in keywords if p.name in GIVEN)
+        if (
+            len(positional) == 1
+            and len(keywords) == len(given)
+            and not rest
+            and not (given and isinstance(batching, Batching))
+        ):
+            name, annotation = positional[0].name, hints.get(positional[0].name)
+            if isinstance(batching, Batching):
+                annotation = _element_of(annotation, f"{where}: {name!r}")
+                returns = get_args(returns)[0] if get_origin(returns) is list else Any
+                function = _one_by_one(function, is_async=is_async)
+            self._add_typed(where, function, annotation, name, returns, given, is_async=is_async)
+        elif isinstance(batching, Batching):
+            raise SettingsError(f"{where} takes batches, so it wants one parameter, such as (self, batch: list[Row])")
+        elif not positional:
+            self._add_keywords(where, function, keywords, hints, returns, given, rest=rest, is_async=is_async)
+        else:
+            raise SettingsError(
+                f"{where} wants either one message (self, message: Type) or keyword-only parameters"
+                f" (self, *, name: Type), got ({', '.join(str(p) for p in parameters)})"
+            )
+
+    def _add_typed(
+        self,
+        where: str,
+        function: Callable[..., Any],
+        annotation: Any,
+        parameter: str,
+        returns: Any,
+        given: tuple[Given, ...],
+        *,
+        is_async: bool,
+    ) -> None:
+        if annotation is None and parameter not in typing.get_type_hints(function):
+            raise SettingsError(
+                f"{where}: {parameter!r} needs an annotation, since a handler is chosen by the type of its message"
+            )
+        options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+        for option in options:
+            handler = _ruled(self._typed_handler(where, function, option, returns, is_async=is_async))
+            if given:
+                handler = attrs.evolve(handler, given=given)
+            if option is Any or option is object:
+                self._put_any(where, handler)
+                continue
+            if option is None:
+                option = type(None)  # noqa: PLW2901 - None is how types write it
+            cls = get_origin(option) or option
+            if not isinstance(cls, type) or not (is_record(cls) or cls in _JSON_TYPES):
+                raise SettingsError(
+                    f"{where}: a message is an attrs class, a dataclass or a JSON value, got {option!r}"
+                )
+            known = self.by_class.get(cls) or self._of_triggers.get(cls)
+            if known is not None:
+                raise SettingsError(f"{where}: {cls.__qualname__} is handled by {known.name} already")
+            (self._of_triggers if handler.wants_trigger else self.by_class)[cls] = handler
+            if is_record(cls):
+                name = wire_name(cls)
+                if name in self._by_wire:
+                    raise SettingsError(
+                        f"{where}: two messages are called {name!r} on the wire; give one a __wire_name__"
+                    )
+                self._by_wire[name] = handler
+            self._accepts.append(
+                getattr(option, "__qualname__", str(option)) if get_origin(option) is None else str(option)
+            )
+        self._choose_only()
+
+    @staticmethod
+    def _typed_handler(
+        where: str, function: Callable[..., Any], option: Any, returns: Any, *, is_async: bool
+    ) -> Handler:
+        try:
+            check_type(option)
+        except CodecError as error:
+            if is_record(option):
+                # It holds what JSON cannot, such as a ref: it may still be told within the process.
+                return Handler(function.__name__, function, is_async, returns, local_only=str(error))
+            raise SettingsError(f"{where}: {error}") from error
+        return Handler(function.__name__, function, is_async, returns, MessageDecoder(option))
+
+    def _put_any(self, where: str, handler: Handler) -> None:
+        if self._any is not None:
+            raise SettingsError(f"{where}: any message is handled by {self._any.name} already")
+        self._any = handler
+        self._accepts.append("any JSON value")
+
+    def _add_keywords(
+        self,
+        where: str,
+        function: Callable[..., Any],
+        keywords: list[inspect.Parameter],
+        hints: Mapping[str, Any],
+        returns: Any,
+        given: tuple[Given, ...],
+        *,
+        rest: bool,
+        is_async: bool,
+    ) -> None:
+        if self._keywords is not None:
+            raise SettingsError(f"{where}: keyword arguments are handled by {self._keywords.name} already")
+        parameters = [Parameter(p.name, hints.get(p.name, Any), p.default is p.empty) for p in keywords]
+        for parameter in parameters:
+            try:
+                check_type(parameter.annotation)
+            except CodecError as error:
+                raise SettingsError(f"{where}: parameter {parameter.name!r}: {error}") from error
+        self._keywords = _ruled(
+            Handler(
+                function.__name__,
+                function,
+                is_async,
+                returns,
+                keyword_decoder=KeywordDecoder(parameters, takes_rest=rest),
+                given=given,
+            )
+        )
+        shown = ", ".join([p.name if p.required else f"{p.name}=…" for p in parameters] + (["…"] if rest else []))
+        self._accepts.append(f"a JSON object ({shown})")
+        self._choose_only()
+
+    def _choose_only(self) -> None:
+        """Remember the handler of messages that say no type: the keyword handler, or the only one there is."""
+        handlers = {id(handler.function): handler for handler in [*self._typed.values(), *filter(None, [self._any])]}
+        self._only = (
+            self._keywords
+            or self._any
+            or (next(iter(handlers.values())) if len(handlers) == len(self._typed) == 1 else None)
+        )
+
+    def for_delivery(self, delivery: Delivery) -> Handler:
+        """Return the handler of a message from a stream; raises `CodecError` where there is none."""
+        name = delivery.type
+        if name is None:
+            handler = self._only or self._any or self._for_kind_of(delivery)
+            if handler is None:
+                raise CodecError(f"the message says no type, and {self._owner} takes several: {self.accepts}")
+            return handler
+        handler = self._by_wire.get(name)
+        if handler is None:
+            handler = self._any
+            if handler is None:
+                raise CodecError(f"unknown type {name!r}; {self._owner} takes {self.accepts}")
+        return handler
+
+    def _for_kind_of(self, delivery: Delivery) -> Handler | None:
+        """Return the handler of a message that says no type, by the kind of JSON it is: text, number, list, …"""
+        kinds = {_JSON_TYPES[cls]: handler for cls, handler in self._typed.items() if cls in _JSON_TYPES}
+        if not kinds:
+            return None
+        return kinds.get(type(loads(delivery.payload)) if isinstance(delivery.payload, bytes) else dict)
+
+    def for_message(self, message: object) -> Handler:
+        """Return the handler of a local message; raises `MessageRefused` where there is none."""
+        cls = type(message)
+        handler = self.by_class.get(cls)
+        if handler is None:
+            if cls in self._of_triggers:
+                handler = self._of_triggers[cls]
+                raise MessageRefused(
+                    f"{handler.name} wants {handler.wants_trigger}, which only a message that a trigger has sent has"
+                )
+            for known, candidate in self.by_class.items():
+                if is_record(known) and issubclass(cls, known):
+                    return candidate
+            if cls is dict and self._keywords is not None:
+                return self._keywords
+            if self._any is None:
+                raise MessageRefused(f"{self._owner} takes {self.accepts}; got {cls.__qualname__}")
+            handler = self._any
+        return handler
+
+    def find(self, message: object) -> Handler | None:
+        """Return the handler of a local message, or None."""
+        try:
+            return self.for_message(message)
+        except MessageRefused:
+            return None
+
+    def check(self, message: object) -> None:
+        """Raise `MessageRefused` if nobody here handles the message."""
+        self.for_message(message)
+
+    def reply_type(self, message: object) -> Any:
+        """Return the type of the reply to a message, as its handler declares it (`Any` where it does not)."""
+        return self.for_message(message).returns
+
+
+def local_keywords(handler: Handler, message: Any) -> dict[str, Any] | None:
+    """Return the items of a local message as keyword arguments, or None where the handler takes the message itself.
+
+    Raises `MessageRefused` where a keyword is missing or unknown, at the sender.
+    """
+    if handler.keyword_decoder is None:
+        return None
+    try:
+        inspect.signature(handler.function).bind(None, **message)
+    except TypeError as error:
+        raise MessageRefused(f"{handler.name}: {error}; got {list(message)}") from error
+    return dict(message)
+
+
+def table_of(cls: type) -> HandlerTable:
+    """Make the table of a class's handlers; those of its bases are its own too, overriding included."""
+    table = HandlerTable(cls.__qualname__)
+    names: dict[str, None] = {}
+    for base in reversed(cls.__mro__):
+        for name, value in vars(base).items():
+            if getattr(value, rules.HANDLER, None):
+                names[name] = None
+    for name in names:
+        function = getattr(cls, name)
+        if callable(function):
+            table.add(function)
+    return table
+
+
+def handlers_of(cls: type) -> HandlerTable:
+    """Return the handlers of an actor class, made when first asked for."""
+    table: HandlerTable | None = cls.__dict__.get("__actorwork_handlers__")
+    if table is None:
+        table = table_of(cls)
+        cls.__actorwork_handlers__ = table  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
+    return table
+
+
+def _element_of(annotation: object, where: str) -> Any:
+    """Return what a batch is a list of."""
+    if get_origin(annotation) is not list:
+        raise SettingsError(f"{where} is a batch, so its annotation is a list, such as list[Row]; got {annotation!r}")
+    return get_args(annotation)[0]

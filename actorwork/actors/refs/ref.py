@@ -1,0 +1,130 @@
+"""Local refs: how to speak to an actor in the same process.
+
+A ref names the cell, not the instance: it is as good after a restart as before.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+
+import trio
+
+from actorwork.actors.handlers.table import local_keywords
+from actorwork.actors.mailbox.mailbox import LocalCall, Mailbox, RankedCall, Reply
+from actorwork.errors import MessageRefused
+from actorwork.message import Priority
+
+if TYPE_CHECKING:
+    from actorwork.actors.life.cell import Cell
+    from actorwork.message import Message, Untyped
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+class ActorRef(Generic[A]):
+    """A local actor's address; survives restarts. Cheap, hashable, equal for the same actor."""
+
+    __slots__ = ("_cell",)
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+
+    def __repr__(self) -> str:
+        return f"<ref of {self._cell.title!r}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ActorRef) and other._cell is self._cell  # pyright: ignore[reportUnknownMemberType]
+
+    def __hash__(self) -> int:
+        return id(self._cell)
+
+    @property
+    def title(self) -> str:
+        return self._cell.title
+
+    async def tell(self, message: Message[A, Any] | Untyped, *, priority: Priority | None = None) -> None:
+        """Send a message, waiting for room in the mailbox.
+
+        With a `priority` (None: the actor's own) it goes before whatever is less urgent there. Raises `MessageRefused`
+        if the actor has no handler for it, `ActorStopped` if it has ended. Cancelled: not sent.
+        """
+        mailbox, call = self._cell.admit(), self._call(message, None)
+        if priority is not None:
+            call = _ranked(call, priority, mailbox)
+        await mailbox.tell(call)
+
+    def tell_nowait(self, message: Message[A, Any] | Untyped, *, priority: Priority | None = None) -> None:
+        """Send a message; raises `MailboxFull` where `tell` would wait."""
+        mailbox, call = self._cell.admit(), self._call(message, None)
+        if priority is not None:
+            call = _ranked(call, priority, mailbox)
+        mailbox.tell_nowait(call)
+
+    @overload
+    async def ask(
+        self, message: Message[A, R], *, timeout: float | None = None, priority: Priority | None = None
+    ) -> R: ...
+    @overload
+    async def ask(self, message: Untyped, *, timeout: float | None = None, priority: Priority | None = None) -> Any: ...
+    async def ask(self, message: Any, *, timeout: float | None = None, priority: Priority | None = None) -> Any:
+        """Send a message and wait for the reply of its handler.
+
+        Raises `AskTimeout` after `timeout` seconds (None: wait for ever), `ActorCrashed` as soon as the actor crashes
+        of this message, `ActorStopped` if it ends before, `MessageFailed` if the handler raised a verdict. Cancelled
+        or timed out: the message is still handled, its reply is dropped.
+        """
+        reply = Reply()
+        call = self._call(message, reply)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        mailbox = self._cell.admit()
+        if priority is not None:
+            call = _ranked(call, priority, mailbox)
+        if timeout is None:
+            await mailbox.deliver(call)
+            return await reply.wait()
+        expiry = self._cell.services.expiries.add(reply, timeout, self._cell.title, message)
+        try:
+            if mailbox.has_room:
+                mailbox.tell_nowait(call)
+            else:
+                with trio.move_on_after(timeout):
+                    await mailbox.deliver(call)
+            return await reply.wait()
+        finally:
+            expiry.discard(reply)
+
+    # ---- for other actors, through their context ----
+
+    @property
+    def cell(self) -> Cell:
+        """What stands behind it; not for users."""
+        return self._cell
+
+    def forward(self, call: LocalCall) -> None:
+        """Take over a local message together with its asker."""
+        self._cell.admit().tell_nowait(self._call(call.message, call.reply))
+
+    def _call(self, message: object, reply: Reply | None) -> LocalCall:
+        plain = self._cell.handlers.by_class.get(type(message))
+        if plain is not None:  # as most are: the shortest way, since every message pays for it
+            return LocalCall(message, plain, reply)
+        try:
+            handler = self._cell.handlers.for_message(message)
+            if handler.keyword_decoder is None:
+                return LocalCall(message, handler, reply)
+            return LocalCall(message, handler, reply, local_keywords(handler, message))
+        except MessageRefused:
+            if self._cell.behaviour is None:
+                raise
+        # What the actor has become may take what its class does not; its turn will show.
+        self._cell.check(message)
+        return LocalCall(message, None, reply)
+
+
+def _ranked(call: LocalCall, priority: Priority, mailbox: Mailbox) -> LocalCall:
+    """Give a call a priority, and have its mailbox heed it."""
+    if not isinstance(priority, Priority):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"priority wants a Priority, such as Priority.HIGH, got {priority!r}")
+    mailbox.rank()
+    return RankedCall(call.message, call.handler, call.reply, call.keywords, priority=priority)

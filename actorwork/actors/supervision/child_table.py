@@ -1,0 +1,259 @@
+"""Slots: the places under a supervisor, and what is known of the child in each.
+
+    EMPTY        defined, not running
+    STARTING     it runs, and has not said that it is up
+    RUNNING      it is up
+    STOPPING     it was told to end, or cancelled; then EMPTY: such an end is no news
+    ENDED        it has ended by itself, which the supervisor has not looked at yet
+    RESTARTING   it is to be started again, at once or when its alarm rings
+
+In a static supervisor a child is known by its id, in a dynamic one by its ref. Nothing here waits for long, and nothing
+here takes time that grows with the number of slots but looking for a static child by its ref.
+"""
+
+from __future__ import annotations
+
+import enum
+import heapq
+import itertools
+import math
+from collections.abc import Callable, Hashable, Iterator
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import trio
+
+from actorwork.errors import ChildError
+from actorwork.policy.exits import Exit, Kind
+from actorwork.policy.restart import Failures
+
+if TYPE_CHECKING:
+    from actorwork.actors.tree.spec import Spec
+
+_NEVER_RAN: Final = Exit(Kind.NORMAL)
+_NO_FAILURES: Final = Failures()
+
+
+class State(enum.Enum):
+    """What a slot holds."""
+
+    EMPTY = "empty"
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    ENDED = "ended"
+    RESTARTING = "restarting"
+
+
+class Member(Protocol):
+    """What a slot holds: an actor's cell, a supervisor, or a task. It outlives its incarnations."""
+
+    @property
+    def handle(self) -> Any:
+        """What `start_child` returns and `which_children` shows; hashable."""
+        ...
+
+    async def live(self, started: Callable[[], None]) -> None:
+        """Run one incarnation; call `started` once it is up. Raises what it ends of."""
+        ...
+
+    def stop(self, deadline: float) -> None:
+        """Ask it to end, within the deadline (Trio's clock). Never waits."""
+        ...
+
+    def kill(self) -> None:
+        """Cancel what it keeps under shields of its own; the supervisor cancels the rest."""
+        ...
+
+    def end(self, exit: Exit, reason: str) -> None:
+        """It will not run again, unless it is reopened."""
+        ...
+
+    def reopen(self) -> None:
+        """It will run again after all."""
+        ...
+
+
+class Slot:
+    """A child's place, and what is known of its incarnations. Small: there may be a hundred thousand."""
+
+    __slots__ = (
+        "alarm",
+        "failures",
+        "incarnation",
+        "key",
+        "last_exit",
+        "member",
+        "news",
+        "restarts",
+        "scope",
+        "spec",
+        "state",
+        "task",
+        "up",
+    )
+
+    def __init__(self, key: Hashable, spec: Spec, member: Member) -> None:
+        self.key = key
+        self.spec = spec
+        self.member = member
+        self.state = State.EMPTY
+        self.incarnation = 0
+        self.restarts = 0
+        self.failures = _NO_FAILURES
+        self.last_exit = _NEVER_RAN
+        """How the last incarnation ended that has ended."""
+        self.alarm = math.inf
+        """When something is due: its restart (RESTARTING), its cancellation or a report (STOPPING)."""
+        self.scope = trio.CancelScope(shield=True)
+        self.task: trio.lowlevel.Task | None = None
+        self.up = False
+        """Whether the incarnation has said that it is up."""
+        self.news: trio.Event | None = None
+        """Set at its next change; made by whoever waits for one."""
+
+    def __repr__(self) -> str:
+        return f"<slot of {self.key!r}: {self.state.value}, incarnation {self.incarnation}>"
+
+    @property
+    def ignored(self) -> bool:
+        """Whether its latest start said that there is nothing to run."""
+        return self._start_ended_as(Kind.IGNORED)
+
+    @property
+    def failed_to_start(self) -> bool:
+        """Whether its latest start failed."""
+        return self._start_ended_as(Kind.INIT_FAILED)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the slot stays when its child has ended and is not restarted."""
+        return self.spec.restart != "temporary"
+
+    def _start_ended_as(self, kind: Kind) -> bool:
+        return self.last_exit.incarnation == self.incarnation and self.last_exit.kind is kind
+
+    def start_refused(self, error: Exception) -> None:
+        """Note a start that failed before there was anything to run."""
+        self.incarnation += 1
+        self.last_exit = Exit(Kind.INIT_FAILED, error, incarnation=self.incarnation)
+
+    def tell_news(self) -> None:
+        """Let everybody look who waits for a change."""
+        if self.news is not None:
+            self.news.set()
+            self.news = None
+
+    async def wait_news(self) -> None:
+        """Wait for the next change. Cancelled: nothing happens to the child."""
+        if self.news is None:
+            self.news = trio.Event()
+        await self.news.wait()
+
+
+class Alarms:
+    """When the next of many slots is due. What was set once and is void now is dropped in passing."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Slot]] = []
+        self._numbers = itertools.count()
+        self._set = 0
+
+    def set(self, slot: Slot, moment: float) -> None:
+        """Let a slot be due at a moment (Trio's clock), instead of when it was before; infinite: not at all."""
+        self._set += (moment < math.inf) - (slot.alarm < math.inf)
+        slot.alarm = moment
+        if moment < math.inf:
+            heapq.heappush(self._heap, (moment, next(self._numbers), slot))
+        if len(self._heap) > 2 * self._set + 64:  # Otherwise slots that are gone would be held until they were due.
+            self._heap = [entry for entry in self._heap if entry[2].alarm == entry[0]]
+            heapq.heapify(self._heap)
+
+    def next(self) -> float:
+        """Return when the next slot is due."""
+        while self._heap and self._heap[0][2].alarm != self._heap[0][0]:
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else math.inf
+
+    def take_due(self, now: float) -> list[Slot]:
+        """Return the slots that are due, whose alarms are over with that."""
+        due: list[Slot] = []
+        while self.next() <= now:
+            slot = self._heap[0][2]
+            self.set(slot, math.inf)
+            due.append(slot)
+        return due
+
+
+class Slots:
+    """The slots under one supervisor, in start order."""
+
+    def __init__(self, supervisor: str, build: Callable[[Spec], Member]) -> None:
+        self._supervisor = supervisor
+        self._build = build
+        self._by_key: dict[Hashable, Slot] = {}
+        self._boot_list: dict[Hashable, Slot] = {}
+        self.alarms = Alarms()
+
+    def __repr__(self) -> str:
+        return ", ".join(f"{slot.key}: {slot.state.value}" for slot in self)
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def __iter__(self) -> Iterator[Slot]:
+        return iter(self._by_key.values())
+
+    def __reversed__(self) -> Iterator[Slot]:
+        return reversed(self._by_key.values())
+
+    def __contains__(self, slot: Slot) -> bool:
+        return self._by_key.get(slot.key) is slot
+
+    def add(self, child: Spec, *, by_ref: bool) -> Slot:
+        """Make a slot for one more child, at the end."""
+        member = self._build(child)
+        slot = Slot(member.handle if by_ref else child.child_id, child, member)
+        self._by_key[slot.key] = slot
+        return slot
+
+    def keep_as_boot_list(self) -> None:
+        """Remember the slots of now: `begin_anew` goes back to them."""
+        self._boot_list = dict(self._by_key)
+
+    def begin_anew(self) -> None:
+        """Have the boot list again: children added at run time are lost when their supervisor is restarted."""
+        for slot in list(self):
+            if self._boot_list.get(slot.key) is not slot:
+                self.forget(slot, Exit(Kind.SHUTDOWN), "was lost when its supervisor was restarted", keep=False)
+        self._by_key = dict(self._boot_list)
+
+    def remove(self, slot: Slot) -> None:
+        """Take a slot away; one of the boot list comes back when the supervisor is restarted."""
+        del self._by_key[slot.key]
+        self.alarms.set(slot, math.inf)
+
+    def forget(self, slot: Slot, ended: Exit, reason: str, *, keep: bool) -> None:
+        """End a member for good that does not run, and take its slot away or keep it, empty."""
+        slot.state = State.EMPTY
+        slot.member.end(ended, f"{slot.spec.title!r} {reason}")
+        if not keep and slot in self:
+            self.remove(slot)
+
+    def get(self, key: Hashable) -> Slot | None:
+        return self._by_key.get(key)
+
+    def find(self, key: object) -> Slot:
+        """Return the slot of a child, by what it is known by, or by its ref; raises `ChildError`."""
+        try:
+            found = self._by_key.get(key)
+        except TypeError:  # Who asks with a list as a key is told, too.
+            found = None
+        found = found or next((slot for slot in self if slot.member.handle == key), None)
+        if found is None:
+            few = ", ".join(repr(slot.key) for slot in itertools.islice(self, 10)) or "none"
+            raise ChildError(
+                f"supervisor {self._supervisor!r} has no child {key!r}; it has {few}{', …' * (len(self) > 10)}",
+                problem="not_found",
+                child_id=key,
+            )
+        return found

@@ -1,0 +1,36 @@
+"""What a supervisor raises: a child did not start, or could not be kept alive. The child's error is the cause."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from actorwork.errors import MaxRestartsExceeded, StartError
+
+if TYPE_CHECKING:
+    from actorwork.actors.supervision.child_table import Slot
+    from actorwork.actors.tree.spec import DynamicSupervisor, Supervisor
+
+
+def start_error(slot: Slot) -> StartError:
+    """Return the error about a child that did not start."""
+    error = slot.last_exit.error
+    failure = StartError(f"{slot.spec.title!r} did not start: {_told(error)}", child_id=slot.spec.child_id)
+    failure.__cause__ = error
+    return failure
+
+
+def gave_up(spec: Supervisor | DynamicSupervisor, slot: Slot, why: str) -> MaxRestartsExceeded:
+    """Return the error about a child that its supervisor will not start again."""
+    error = slot.last_exit.error
+    failure = MaxRestartsExceeded(
+        f"{spec.title!r} gave up on {slot.spec.title!r}: {why}; the last end: {_told(error)}",
+        child_id=slot.spec.child_id,
+        restarts=spec.intensity.restarts,
+        period=spec.intensity.period,
+    )
+    failure.__cause__ = error
+    return failure
+
+
+def _told(error: BaseException | None) -> str:
+    return "it was stopped" if error is None else f"{type(error).__name__}: {error}"

@@ -1,0 +1,122 @@
+"""The inbox of a supervisor: what its loop has to do, in the order in which it came.
+
+News         a child has ended by itself, or could not be restarted
+a slot       its alarm rang
+Request      somebody wants something of the supervisor, and waits for the answer
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias, TypeVar, cast
+
+import attrs
+
+from actorwork.actors.mailbox.mailbox import Reply
+from actorwork.actors.supervision.child_table import Slot
+from actorwork.errors import ChildError
+from actorwork.policy.exits import Exit
+
+T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """The supervisor was told to stop while it waited."""
+
+
+@attrs.frozen(eq=False)
+class News:
+    """A child has ended by itself, or could not be restarted."""
+
+    slot: Slot
+    exit: Exit
+
+
+class Request:
+    """Something that a supervisor's loop is asked to do, and where the asker waits."""
+
+    __slots__ = ("action", "reply")
+
+    def __init__(self, action: Callable[[], Awaitable[Any]]) -> None:
+        self.action = action
+        self.reply = Reply()
+
+
+Item: TypeAlias = News | Slot | Request
+
+
+class Inbox:
+    """Items for a supervisor's loop. Requests are taken only while it is open."""
+
+    def __init__(self, supervisor: str, ring: Callable[[], None], is_idle: Callable[[], bool]) -> None:
+        self._supervisor = supervisor
+        self._ring = ring
+        self._is_idle = is_idle
+        self._items: deque[Item] = deque()
+        self._refuses = "does not run"
+
+    def __bool__(self) -> bool:
+        return bool(self._items)
+
+    def put(self, item: Item) -> None:
+        """Take an item, and have the loop look."""
+        self._items.append(item)
+        self._ring()
+
+    def take(self) -> Item:
+        return self._items.popleft()
+
+    def open(self) -> None:
+        """Take requests from now on."""
+        self._refuses = ""
+
+    def close(self, why: str) -> None:
+        """Refuse requests from now on, also those that wait; drop the rest."""
+        self._refuses = why
+        while self._items:
+            item = self._items.popleft()
+            if isinstance(item, Request):
+                item.reply.fail(self._refusal())
+
+    async def request(self, action: Callable[[], Awaitable[T]]) -> T:
+        """Have the loop do something; return what it returned, or raise what it raised.
+
+        Raises `ChildError` while the supervisor does not run. Cancelled: the answer is lost, not the action.
+        """
+        if self._refuses:
+            raise self._refusal()
+        request = Request(action)
+        self.put(request)
+        return cast("T", await request.reply.wait())
+
+    async def request_brief(self, action: Callable[[], T]) -> T:
+        """As `request`, for an action that never waits; a checkpoint only where the loop has to be waited for.
+
+        While the loop has nothing to do, nothing is half-changed: then who asks carries it out himself.
+        """
+        if self._refuses:
+            raise self._refusal()
+        if self._is_idle():
+            return action()
+
+        async def in_turn() -> T:
+            return action()
+
+        return await self.request(in_turn)
+
+    async def carry_out(self, request: Request) -> None:
+        """Do what is asked, in the loop; what goes wrong with it is the problem of who asked."""
+        try:
+            request.reply.give(await request.action())
+        except Stopped:
+            request.reply.fail(self._refusal())
+            raise
+        except Exception as error:  # noqa: BLE001 - a supervisor does not fall over a request
+            request.reply.fail(error)
+        except BaseException:
+            request.reply.fail(self._refusal())
+            raise
+
+    def _refusal(self) -> ChildError:
+        return ChildError(f"supervisor {self._supervisor!r} {self._refuses or 'is shutting down'}", problem="stopped")

@@ -1,0 +1,61 @@
+"""A child that is no actor: an async function which calls `task_status.started()` once it is up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from actorwork.policy.exits import Exit
+
+if TYPE_CHECKING:
+    from actorwork.actors.tree.spec import Child
+
+
+class TaskMember:
+    """A task under a supervisor; its own handle. Told to stop, it is cancelled: that is how a task is asked."""
+
+    def __init__(self, child: Child) -> None:
+        self._child = child
+        self._scope = trio.CancelScope()
+        self.value: Any = None
+        """What the current incarnation gave to `task_status.started`."""
+
+    def __repr__(self) -> str:
+        return f"<task {self._child.title!r}>"
+
+    @property
+    def handle(self) -> TaskMember:
+        return self
+
+    async def live(self, started: Callable[[], None]) -> None:
+        timeout = self._child.startup_timeout
+        with trio.CancelScope() as self._scope, trio.move_on_after(timeout) as limit:
+            await self._child.factory(task_status=_Status(self, limit, started))
+        if limit.cancelled_caught:
+            raise trio.TooSlowError(f"it took longer than {timeout:g} s to start")
+
+    def stop(self, deadline: float) -> None:
+        self._scope.cancel(reason="stopped by its supervisor")
+
+    def kill(self) -> None: ...
+
+    def end(self, exit: Exit, reason: str) -> None: ...
+
+    def reopen(self) -> None: ...
+
+
+class _Status:
+    """The same signature as Trio's; ours, since `nursery.start` would tie the start to whoever asked for it."""
+
+    def __init__(self, member: TaskMember, limit: trio.CancelScope, started: Callable[[], None]) -> None:
+        self._member = member
+        self._limit = limit
+        self._started = started
+
+    def started(self, value: Any = None) -> None:
+        self._member.value = value
+        self._limit.deadline = math.inf
+        self._started()

@@ -1,0 +1,375 @@
+"""The spool: while the broker is away, what a client tells, submits and publishes waits in a local file.
+
+    tell ──▶ broker                                   "when_down": as long as it answers
+         └─▶ file (fsynced) ──replay, same ids──▶ broker      when it does not, and "always" first of all
+
+What holds:
+
+- When `tell` returns, the message is at the broker or on this machine's disk. It arrives, also after the end of this
+  process: whoever opens a client with the same file next replays it.
+- Once by id: it is replayed under its own id, and a broker keeps an id once for a day. A message that was tried without
+  an answer and then waits for more than a day may arrive twice; one that went to the file at once does not.
+- In order per source: as long as messages of a source wait in the file, new ones of that source go behind them. Several
+  clients may share a file; one of them replays at a time, the oldest message first.
+- Nothing is lost in silence: a file that is full or cannot be written raises. What the broker refuses for good (a
+  source that is no stream) is set aside, reported, and shown by `actorwork spool ls`; everything behind it goes on.
+
+The broker counts as down from when it has not taken a message within `patience` seconds, or says that it cannot at the
+moment; from then on messages go to the file at once, until a replay has succeeded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar
+
+import attrs
+import trio
+
+from actorwork.abc import Broker, EventSink
+from actorwork.brokers import default_file
+from actorwork.clients.lazy_broker import LateBroker
+from actorwork.clients.spooled import SpooledMessages, Ticket
+from actorwork.errors import BrokerError, SettingsError, SpoolError, SpoolFull
+from actorwork.events import BrokerTrouble
+from actorwork.message import Envelope
+from actorwork.policy.bounds import FINITE, one_of, seconds, whole
+
+if TYPE_CHECKING:
+    from actorwork.embedded.spool import Spooled
+
+T = TypeVar("T")
+
+SpoolMode: TypeAlias = Literal["when_down", "always"]
+"""When a client's messages go to its spool: when the broker is down, or always first."""
+SPOOL_MODES: Final[tuple[SpoolMode, ...]] = ("when_down", "always")
+
+BATCH: Final = 200
+BATCH_BYTES: Final = 4 * 1024 * 1024
+LOOK_EVERY: Final = 0.5
+"""Seconds between two looks at what other processes have put into the file, or left in it."""
+CLAIM_AGAIN: Final = 0.1
+HOLD: Final = 5.0
+"""Seconds for which a replay waits for the broker before somebody else may try: his connection may be better."""
+LONGEST_HOLD: Final = 60.0
+"""As above, when it was in vain several times: on a slow line a large message wants its time."""
+PAUSE: Final = 1.0
+"""Seconds after which what failed is tried again."""
+LINGER: Final = 1.0
+"""Seconds that a client which ends goes on replaying, as long as the broker takes what it is given."""
+
+
+_REFUSALS: Final = (BrokerError, TypeError, ValueError)
+"""What a broker says to a message: the latter two to one that it cannot write down."""
+
+
+def may_pass(error: Exception) -> bool:
+    return isinstance(error, BrokerError) and error.may_pass
+
+
+def _as_path(value: str | Path | None) -> Path | None:
+    return None if value is None else Path(value)
+
+
+@attrs.frozen(kw_only=True)
+class Spool:
+    """Where a client's messages wait while the broker is away, and how many may.
+
+    `path` is a file on a local disk, for one broker; without it, a file of that broker's own beside the embedded
+    broker's default file. Any number of processes may share it. With `mode` "when_down" messages go to the file when
+    the broker has not taken one within `patience` seconds; with "always" they go there first, so that `tell` waits for
+    the disk alone. The bounds count everything in the file; beyond them `SpoolFull` is raised.
+    """
+
+    path: Path | None = attrs.field(default=None, converter=_as_path)
+    mode: SpoolMode = attrs.field(default="when_down", validator=one_of(SPOOL_MODES))
+    max_messages: int = attrs.field(default=100_000, validator=whole(1))
+    max_bytes: int = attrs.field(default=256 * 1024 * 1024, validator=whole(1))
+    patience: float = attrs.field(default=1.0, validator=seconds(0.001, FINITE))
+
+
+async def _publish(envelopes: Sequence[Envelope], broker: Broker) -> int:
+    return await broker.publish(envelopes)
+
+
+def spool_of(given: Spool | SpoolMode | None) -> Spool | None:
+    """Return the spool that `open_client(spool=…)` names."""
+    if given is None or isinstance(given, Spool):
+        return given
+    if given not in SPOOL_MODES:
+        raise SettingsError(f"spool wants None, 'when_down', 'always' or a Spool, got {given!r}")
+    return Spool(mode=given)
+
+
+def file_for(spool: Spool, place: str) -> Path:
+    """Return the file of a spool for the broker at `place`."""
+    if spool.path is not None:
+        return spool.path
+    name = hashlib.sha256(place.encode()).hexdigest()[:16]
+    return default_file().with_name(f"spool-{name}.sqlite3")
+
+
+class Spooler:
+    """Sends through the spool; made by `open_spooler`, for any number of tasks."""
+
+    def __init__(self, spool: Spool, messages: SpooledMessages, late: LateBroker, emit: EventSink) -> None:
+        self._spool = spool
+        self._messages = messages
+        self._late = late
+        self._emit = emit
+        self._is_always = spool.mode == "always"
+        self._is_down = False
+        self._wake = trio.Event()
+        self._troubled_until = 0.0
+        self._hold = HOLD
+        self.spooled = 0
+        self.replayed = 0
+
+    def __repr__(self) -> str:
+        return f"<Spooler at {self.path}, {self._messages.status.messages} messages{', down' if self._is_down else ''}>"
+
+    @property
+    def path(self) -> Path:
+        return self._messages.path
+
+    @property
+    def waiting(self) -> int:
+        """How many messages wait, without those set aside; of other processes' as of the last look."""
+        return self._messages.status.waiting
+
+    def statistics(self) -> Mapping[str, float]:
+        """Return how the spool stands: how much is in the file, what passed through it here, the oldest one's age."""
+        status = self._messages.status
+        return {
+            "spooled": self.spooled,
+            "replayed": self.replayed,
+            "spool_messages": status.messages,
+            "spool_bytes": status.bytes,
+            "spool_set_aside": status.refused,
+            "spool_age": 0.0 if status.oldest is None else max(0.0, time.time() - status.oldest),
+        }
+
+    # ---- sending ----
+
+    async def publish(self, envelopes: Sequence[Envelope]) -> int:
+        """Have messages kept, by the broker or in the file; return how many are known to be new.
+
+        Raises `SpoolFull` and `SpoolError`: then those that the broker has not taken before are not in the file.
+        Cancelled: any part may have been kept.
+        """
+        new = 0
+        # In pieces: patience is for a broker that takes nothing, not for one that is given much.
+        for first in range(0, len(envelopes), BATCH):
+            some = envelopes[first : first + BATCH]
+            is_sent = False
+            if self._may_go_direct({envelope.source for envelope in some}):
+                is_sent, count = await self._try_now(partial(_publish, some))
+                new += count or 0
+            if not is_sent:
+                rest = envelopes[first:]
+                await self._keep(rest)
+                return new + len(rest)
+        return new
+
+    async def publish_unique(self, envelope: Envelope) -> str:
+        """Have a message kept that has a `unique`; return the id that is kept.
+
+        In the file nothing is known of others: there it stands for itself, and whether its key is taken is seen when
+        it is replayed. If it is, the message is dropped, whatever its `on_conflict` says but "replace".
+        """
+        if self._may_go_direct({envelope.source}):
+            _, kept = await self._try_now(lambda broker: broker.publish_unique(envelope))
+            if kept is not None:
+                return kept
+        await self._keep([envelope])
+        return envelope.id
+
+    def _may_go_direct(self, sources: set[str]) -> bool:
+        if self._is_always or not sources.isdisjoint(self._messages.behind):
+            return False
+        # The first replay that succeeds says that it is back; without anything to replay, somebody has to try.
+        return not self._is_down or not self._messages.status.waiting
+
+    async def _try_now(self, send: Callable[[Broker], Awaitable[T]]) -> tuple[bool, T | None]:
+        """Try to send, for as long as patience lasts; return whether it came to something, and what."""
+        try:
+            with trio.move_on_after(self._spool.patience):
+                return True, await send(self._late.broker or await self._late.wait())
+        except BrokerError as error:
+            if not error.may_pass:
+                raise
+            self._complain("publishing", error, "the message waits in the spool")
+        self._is_down = True
+        return False, None
+
+    async def wait_turn(self, source: str) -> None:
+        """Wait until no message of a source waits in the file."""
+        while source in self._messages.behind:
+            await self._messages.moved.wait()
+
+    # ---- keeping ----
+
+    async def _keep(self, envelopes: Sequence[Envelope]) -> None:
+        from actorwork.embedded.spool import row_of  # noqa: PLC0415 - only who has a spool pays for SQLite
+
+        now = time.time()
+        ticket = Ticket([row_of(envelope, now) for envelope in envelopes])
+        self._messages.behind.update(envelope.source for envelope in envelopes)
+        until = trio.current_time() + self._spool.patience
+        while True:
+            moved = self._messages.moved
+            await self._messages.append(ticket)
+            if ticket.kept:
+                self.spooled += len(envelopes)
+                self._wake.set()
+                return
+            if (
+                ticket.error is not None
+                or self._is_down
+                or trio.current_time() >= until
+                or not self._messages.status.waiting
+            ):
+                # Nothing of it is there, so nothing need go behind it.
+                with suppress(SpoolError):
+                    await self._messages.take_out(())
+                raise self._full(ticket) if ticket.error is None else ticket.error
+            # It is being emptied: wait for room, as one does for a mailbox.
+            with trio.move_on_at(until):
+                await moved.wait()
+
+    def _full(self, ticket: Ticket) -> SpoolFull:
+        status, spool = self._messages.status, self._spool
+        wanted = sum(row.size for row in ticket.rows)
+        return SpoolFull(
+            f"the spool {self.path} has no room for {len(ticket.rows)} messages of {wanted} bytes: it holds"
+            f" {status.messages} of {spool.max_messages} messages and {status.bytes} of {spool.max_bytes} bytes. They"
+            " were not kept: send them again when the broker is back, or raise Spool.max_messages and max_bytes",
+            messages=status.messages,
+            bytes=status.bytes,
+        )
+
+    # ---- replaying ----
+
+    async def wait_replayed(self) -> None:
+        """Wait until nothing waits in the file; what was set aside does not count."""
+        while not self._messages.is_empty:
+            await self._messages.moved.wait()
+
+    async def wait_progress(self) -> None:
+        """Wait until something has left the file, or was set aside."""
+        await self._messages.moved.wait()
+
+    async def run(self) -> None:
+        """Replay, for as long as the client is open."""
+        while True:
+            try:
+                await self._turn()
+            except SpoolError as error:
+                # Every `tell` meets the same error, and raises it. What is in the file is safe there, if anything is.
+                self._complain("replaying the spool", error, f"again in {PAUSE:g} s")
+                await trio.sleep(PAUSE)
+
+    async def _turn(self) -> None:
+        if not self._messages.status.waiting:
+            self._messages.unclaim()
+            self._wake = trio.Event()
+            with trio.move_on_after(LOOK_EVERY):
+                await self._wake.wait()
+            await self._messages.look()
+        elif not await self._messages.claim():
+            await trio.sleep(CLAIM_AGAIN)
+            await self._messages.look()
+        else:
+            await self._replay_some()
+
+    async def _replay_some(self) -> None:
+        some = await self._messages.first(BATCH, BATCH_BYTES)
+        if not some:
+            await self._messages.look()
+            return
+        is_refused = False
+        with trio.move_on_after(self._hold) as held:
+            try:
+                await self._replay(some)
+            except _REFUSALS as error:
+                is_refused = True
+                if may_pass(error):
+                    self._is_down = True
+                    self._complain("replaying the spool", error, f"again in {PAUSE:g} s")
+                    await trio.sleep(PAUSE)
+                    return
+        self._hold = min(LONGEST_HOLD, 2 * self._hold) if held.cancelled_caught else HOLD
+        if held.cancelled_caught:
+            self._is_down = True
+            # Somebody else may have a connection that works.
+            self._messages.unclaim()
+            await trio.sleep(CLAIM_AGAIN)
+        elif is_refused:
+            await self._sort_out(some)
+        else:
+            self._is_down = False
+            await self._take_out(some)
+
+    async def _replay(self, some: Sequence[Spooled]) -> None:
+        now = time.time()
+        envelopes = [one.envelope(now) for one in some]
+        await (self._late.broker or await self._late.wait()).publish(envelopes)
+
+    async def _sort_out(self, some: Sequence[Spooled]) -> None:
+        """Replay messages one by one, and set aside those that the broker refuses for good."""
+        for one in some:
+            try:
+                await self._replay([one])
+            except _REFUSALS as error:
+                if may_pass(error):
+                    return
+                await self._set_aside(one, str(error))
+            else:
+                await self._take_out([one])
+
+    async def _set_aside(self, one: Spooled, reason: str) -> None:
+        await self._messages.set_aside(one, reason)
+        doing = f"replaying message {one.id} of {one.source}"
+        self._emit(BrokerTrouble(doing, reason, "set aside: see actorwork spool ls"))
+
+    async def _take_out(self, some: Sequence[Spooled]) -> None:
+        await self._messages.take_out(some)
+        self.replayed += len(some)
+
+    def _complain(self, doing: str, error: Exception, what_next: str) -> None:
+        """Report trouble, once in a while."""
+        if trio.current_time() >= self._troubled_until:
+            self._troubled_until = trio.current_time() + 60
+            self._emit(BrokerTrouble(doing, str(error), what_next))
+
+    async def linger(self) -> None:
+        """Go on for a moment at the client's end, if the broker takes what it is given."""
+        if not self._is_down and self._late.broker is not None:
+            with trio.move_on_after(LINGER):
+                await self.wait_replayed()
+
+
+@asynccontextmanager
+async def open_spooler(spool: Spool, path: Path, late: LateBroker, emit: EventSink) -> AsyncGenerator[Spooler]:
+    """Open the file of a spool. Whoever opens it runs `Spooler.run`. Raises `SpoolError`."""
+    from actorwork.embedded.spool import SpoolFile  # noqa: PLC0415 - only who has a spool pays for SQLite
+
+    if spool.path is None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SpoolError(
+                f"the spool's directory {path.parent} cannot be made ({error}); name a file with Spool(path=…)"
+            ) from error
+    file = await trio.to_thread.run_sync(SpoolFile, path)
+    try:
+        messages = SpooledMessages(file, max_messages=spool.max_messages, max_bytes=spool.max_bytes)
+        await messages.begin()
+        yield Spooler(spool, messages, late, emit)
+    finally:
+        file.close()

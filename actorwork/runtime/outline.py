@@ -1,0 +1,183 @@
+"""The tree as it is now, as data and as a drawing.
+
+root  one_for_one
+├─ greeter      running   incarnation 2, 1 restart, 3 waiting, handling Greet for 0.2 s
+└─ sessions     dynamic
+   └─ session   running   incarnation 1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import attrs
+
+from actorwork.actors.life.cell import Cell
+from actorwork.actors.refs.pool import Pool
+from actorwork.actors.supervision.supervisor import Supervision
+from actorwork.actors.tree.spec import Child, DynamicSupervisor, Process, Replicas, Supervisor
+from actorwork.message import Delivery
+
+if TYPE_CHECKING:
+    from actorwork.actors.mailbox.mailbox import Item
+    from actorwork.runtime.processes.process_child import ProcessMember
+
+OUTLINED: Final = 100
+"""Children of one supervisor that are told to another process, at most: a dynamic one may have a hundred thousand."""
+
+
+@attrs.frozen
+class InHand:
+    """What an actor handles now: a message's type or id, and for how many seconds."""
+
+    what: str
+    seconds: float
+
+
+@attrs.frozen
+class Branch:
+    """A child in the tree, with those below it.
+
+    `waiting` is the depth of the mailbox. `kind` is `actor`, `task`, `process`, or the strategy of a supervisor. `pid`
+    is that of a process that runs; what is in it is shown as it was a moment ago.
+    """
+
+    title: str
+    kind: str
+    state: str
+    incarnation: int = 1
+    restarts: int = 0
+    waiting: int = 0
+    in_hand: tuple[InHand, ...] = ()
+    children: tuple[Branch, ...] = ()
+    pid: int | None = None
+
+    def __str__(self) -> str:
+        return "\n".join(_lines(self, "", ""))
+
+    @property
+    def line(self) -> str:
+        """What is said of it alone, without those below."""
+        facts = [self.state, f"incarnation {self.incarnation}"]
+        if self.kind not in ("actor", "task"):
+            facts.insert(0, self.kind if self.pid is None else f"{self.kind} {self.pid}")
+        if self.restarts:
+            facts.append(f"{self.restarts} restart{'s' * (self.restarts > 1)}")
+        if self.waiting:
+            facts.append(f"{self.waiting} waiting")
+        facts += [f"handling {item.what} for {item.seconds:.1f} s" for item in self.in_hand]
+        return f"{self.title}  {', '.join(facts)}"
+
+
+def _lines(branch: Branch, first: str, rest: str) -> Iterator[str]:
+    yield first + branch.line
+    for child in branch.children[:-1]:
+        yield from _lines(child, f"{rest}├─ ", f"{rest}│  ")
+    for child in branch.children[-1:]:
+        yield from _lines(child, f"{rest}└─ ", f"{rest}   ")
+
+
+def branch_of(supervision: Supervision, now: float, most: int | None = None) -> Branch:
+    """Return a supervisor with all that is below it; `now` is Trio's time, `most` how many children of each to show."""
+    children: list[Branch] = []
+    for slot in islice(supervision.slots, most):
+        member, state, counts = slot.member, slot.state.value, (slot.incarnation, slot.restarts)
+        if isinstance(member, Supervision):
+            below = branch_of(member, now, most)
+            branch = attrs.evolve(below, state=state, incarnation=slot.incarnation, restarts=slot.restarts)
+        elif isinstance(member, Cell):
+            spawned = () if member.children is None else branch_of(member.children, now, most).children
+            branch = Branch(
+                slot.spec.title,
+                "actor",
+                state,
+                *counts,
+                member.waiting,
+                tuple(InHand(_called(item), max(0.0, now - began)) for item, began in member.in_hand_since()),
+                spawned,
+            )
+        elif isinstance(slot.spec, Process):
+            process = cast("ProcessMember", member)
+            branch = Branch(slot.spec.title, "process", state, *counts, children=process.branches(), pid=process.pid)
+        else:
+            branch = Branch(slot.spec.title, "task", state, *counts)
+        children.append(branch)
+    left_out = len(supervision.slots) - len(children)
+    if left_out:
+        children.append(Branch(f"{left_out} more", "left out", "not shown"))
+    spec = supervision.spec
+    match spec:
+        case Replicas():
+            kind = "replicas"
+        case DynamicSupervisor():
+            kind = "dynamic"
+        case Supervisor():
+            kind = spec.strategy
+    return Branch(supervision.title, kind, "running", children=tuple(children))
+
+
+def outline(root: Supervision, now: float) -> dict[str, Any]:
+    """Return a tree for another process to show, as JSON."""
+    return attrs.asdict(branch_of(root, now, OUTLINED))
+
+
+def branch_from(outlined: dict[str, Any]) -> Branch:
+    """Read an outline."""
+    facts: dict[str, Any] = {
+        **outlined,
+        "in_hand": tuple(InHand(**item) for item in outlined["in_hand"]),
+        "children": tuple(branch_from(child) for child in outlined["children"]),
+    }
+    return Branch(**facts)
+
+
+def _called(item: Item) -> str:
+    return item.id if isinstance(item, Delivery) else type(item.message).__name__
+
+
+def supervisor_of(root: Supervision, which: Hashable) -> Supervision:
+    """Return a supervisor in the tree by its name, its id, or a path of ids; raises `LookupError`."""
+    found = [root] if which is None else list(_path(root, which)) or [s for s in _all(root) if s.title == which]
+    if len(found) != 1:
+        known = ", ".join(repr(supervision.title) for supervision in _all(root))
+        many = f"{len(found)} supervisors are called {which!r}: give a tuple of ids, from below the root"
+        raise LookupError(many if found else f"no supervisor {which!r} in this system, which has {known}")
+    return found[0]
+
+
+def pool_of(root: Supervision, which: object) -> Supervision:
+    """Return a pool in the tree by its name, or by the actor class of its members; raises `LookupError`."""
+    pools = [supervision for supervision in _all(root) if isinstance(supervision.spec, Pool)]
+    found = [pool for pool in pools if pool.title == which or _members(pool) == {which}]
+    if len(found) != 1:
+        known = ", ".join(repr(pool.title) for pool in pools) or "none"
+        raise LookupError(f"{len(found)} pools are called {which!r} in this system, which has {known}")
+    return found[0]
+
+
+def _members(pool: Supervision) -> set[type | None]:
+    return {slot.spec.actor for slot in pool.slots if isinstance(slot.spec, Child)}
+
+
+def _path(root: Supervision, which: Hashable) -> Iterator[Supervision]:
+    """Yield what is found by a path of ids, or by one id at any depth."""
+    for supervision in _all(root):
+        slot = supervision.slots.get(which)
+        if slot is not None and isinstance(slot.member, Supervision):
+            yield slot.member
+    if isinstance(which, tuple):
+        at: Supervision | None = root
+        for step in cast("tuple[Hashable, ...]", which):
+            slot = at.slots.get(step) if at is not None else None
+            at = slot.member if slot is not None and isinstance(slot.member, Supervision) else None
+        if at is not None:
+            yield at
+
+
+def _all(root: Supervision) -> Iterator[Supervision]:
+    yield root
+    for slot in root.slots:
+        if isinstance(slot.member, Supervision):
+            yield from _all(slot.member)

@@ -1,0 +1,236 @@
+"""OS processes: how one is started, how its end is seen, and what that was.
+
+    spawn        a fresh interpreter; what it needs is imported anew
+    forkserver   a fork of a process that has imported it already: faster, and the memory is shared
+
+Both are multiprocessing's, so classes of `__main__` are found. A process gets its end of a control socket; its orders
+come there, as bytes, so that whatever is wrong with them can be told.
+
+From the first moment on a process must not die of a signal that was sent to the whole process group: only the root
+decides. So it starts with these signals blocked, and lets them through when it has handlers that do nothing. (Handlers,
+since what is ignored stays ignored in the programs that it starts.)
+
+An end is seen by the kernel's own word (a pidfd, elsewhere the end of a pipe), never by a timeout.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import socket
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from functools import partial
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.reduction import ForkingPickler
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import trio
+
+from actorwork.errors import ProcessLost, SettingsError, StartError
+from actorwork.runtime.processes import child_node
+
+if TYPE_CHECKING:
+    from actorwork.actors.tree.spec import Process, StartMethod
+
+_BROKERS: Final = ("actorwork.streams.broker", "actorwork.embedded.broker")
+_PORTION: Final = 65536
+_LAST_WORD: Final = 1.0
+"""Seconds in which a code is to be read of a process that has ended: a forkserver says it a moment later."""
+
+
+def refuse_what_cannot_travel(spec: Process, options: object) -> None:
+    """Raise `SettingsError` for a child that cannot be made in another process, since it cannot be pickled; and in a
+    process which has just begun to import the main module, if that starts a tree at once.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise SettingsError(
+            "the main module starts a tree with processes while such a process imports it;"
+            ' start it below `if __name__ == "__main__":`'
+        )
+    for what, name in (*((child, repr(child.title)) for child in spec.children), (options, "an option of the system")):
+        try:
+            ForkingPickler.dumps(what)
+        except (pickle.PicklingError, TypeError, AttributeError, ValueError) as error:
+            raise SettingsError(
+                f"{name} cannot be sent to the process {spec.title!r} ({error}); it is pickled on its way:"
+                " use classes and functions at the top level of a module, arguments that can be pickled, and open"
+                " connections and the like in startup()"
+            ) from error
+
+
+@attrs.frozen
+class Ended:
+    """How a process ended: its exit code; negative for a signal, None if somebody else has read it."""
+
+    pid: int
+    code: int | None
+
+    def __str__(self) -> str:
+        match self.code:
+            case None:
+                return f"process {self.pid} ended; its exit code was read by somebody else in this program"
+            case code if code < 0:
+                name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+                hint = " (not by its parent: an operator, or the kernel for want of memory)"
+                return f"process {self.pid} was killed by {name}{hint if name == 'SIGKILL' else ''}"
+            case 0:
+                return f"process {self.pid} ended with exit code 0, in the middle of its work"
+            case code:
+                return f"process {self.pid} ended with exit code {code}"
+
+    def error(self, why: str = "") -> ProcessLost:
+        return ProcessLost(why or str(self), pid=self.pid, code=self.code)
+
+
+class Launched:
+    """An OS process, and this side's end of its control socket."""
+
+    def __init__(self, process: Any, control: socket.socket, *, is_child: bool) -> None:
+        self._control = control
+        self._process = process
+        self._is_child = is_child
+        self.pid: int = process.pid
+        self._ended: Ended | None = None
+        self._pidfd = -1
+        if hasattr(os, "pidfd_open"):
+            with suppress(OSError):  # No such thing in this kernel, or it is gone already: the pipe tells.
+                self._pidfd = os.pidfd_open(self.pid)
+
+    def __repr__(self) -> str:
+        return f"<process {self.pid}{'' if self._ended is None else ', ended'}>"
+
+    async def wait_ended(self) -> Ended:
+        """Wait for its end. Cancelled: nothing happens to it."""
+        while self._ended is None:
+            # A forkserver's children are not ours: their codes come through the pipe alone.
+            of_pipe = self._pidfd < 0 or not self._is_child
+            await trio.lowlevel.wait_readable(self._process.sentinel if of_pipe else self._pidfd)
+            code = self._process.exitcode
+            with trio.move_on_after(_LAST_WORD, shield=True):
+                while code is None:
+                    await trio.sleep(0.005)  # The code comes a moment after the end, and nothing says when.
+                    code = self._process.exitcode
+            self._ended = self._ended or Ended(self.pid, code)
+        return self._ended
+
+    def kill(self) -> None:
+        """Kill it. Never waits."""
+        if self._ended is not None:
+            return
+        try:
+            if self._pidfd >= 0:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)  # Cannot hit another one with the same number.
+            else:
+                os.kill(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # It has just ended.
+
+    async def send_all(self, data: bytes) -> None:
+        """Send more than a frame, and wait until it is on its way. Cancelled: a part of it is."""
+        rest = memoryview(data)
+        while rest:
+            await trio.lowlevel.wait_writable(self._control)
+            try:
+                rest = rest[self._control.send(rest) :]
+            except BlockingIOError:
+                pass
+            except OSError:
+                return  # It has ended, which is seen elsewhere.
+
+    def send(self, frame: bytes) -> None:
+        """Say something to it; whom it does not reach any more will be killed. Never waits."""
+        with suppress(OSError):
+            self._control.send(frame)
+
+    async def receive(self) -> bytes:
+        """Return what it says next; nothing once it has closed its end."""
+        await trio.lowlevel.wait_readable(self._control)
+        return self.receive_nowait()
+
+    def receive_nowait(self) -> bytes:
+        """Return what it has said already."""
+        try:
+            return self._control.recv(_PORTION)
+        except OSError:
+            return b""
+
+    def close(self) -> None:
+        """Give back what this side holds of it."""
+        self._control.close()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+        with suppress(ValueError):  # Who has not ended keeps what is held for that.
+            self._process.close()
+
+
+async def launch(start_method: StartMethod, name: str) -> Launched:
+    """Start a process, which waits for its orders. Cancelled: it is not started, or it ends since its control socket is
+    closed.
+    """
+    context: Any = multiprocessing.get_context(start_method)
+    ours, theirs = socket.socketpair()
+    ours.settimeout(0)
+    try:
+        process = context.Process(target=child_node.main, args=(theirs,), name=name, daemon=False)
+        if start_method == "spawn":
+            # In this thread and no other: the kernel ends the child with the thread that started it.
+            _start(process)
+        else:
+            used = [module for module in _BROKERS if module in sys.modules]
+            context.set_forkserver_preload(["__main__", child_node.__name__, *used])
+            # The server may have to start first, and import all that.
+            await trio.to_thread.run_sync(partial(_start, process, forkserver.ensure_running))
+    except EOFError as error:
+        ours.close()
+        raise StartError(
+            "the forkserver has ended; standard error tells what it could not import", child_id=name
+        ) from error
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    return Launched(process, ours, is_child=start_method == "spawn")
+
+
+def _start(process: Any, prepare: Callable[[], None] | None = None) -> None:
+    """Start it with the signals blocked that only the root takes."""
+    resource_tracker.ensure_running()  # Outside of what follows, since it unblocks these signals when it starts.
+    with _blocked(), _only_streams_that_can_be_flushed():
+        if prepare is not None:
+            prepare()
+        process.start()
+
+
+@contextmanager
+def _only_streams_that_can_be_flushed() -> Generator[None]:
+    """Hide a standard stream whose reader has gone: multiprocessing flushes them first, and would start nothing."""
+    hidden: dict[str, object] = {}
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            hidden[name] = stream
+            setattr(sys, name, None)
+    try:
+        yield
+    finally:
+        for name, stream in hidden.items():
+            setattr(sys, name, stream)
+
+
+@contextmanager
+def _blocked() -> Generator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, child_node.NOT_OURS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

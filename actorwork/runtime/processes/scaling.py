@@ -1,0 +1,152 @@
+"""Keeps as many replicas of a process as its `Scale` wants: looks every two seconds, and adds or ends some.
+
+What there is to do is asked of the broker, how busy the replicas are is seen in their trees, and `policy.scaling`
+decides. While the broker does not answer nothing is decided. A replica that is ended finishes what it has in hand.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, cast
+
+import trio
+
+from actorwork import events
+from actorwork.actors.supervision.child_table import Slot, State
+from actorwork.actors.tree.spec import Replicas, actors_of
+from actorwork.errors import ChildError, StartError
+from actorwork.policy.scaling import Load, wanted
+
+if TYPE_CHECKING:
+    from actorwork.abc import Broker, EventSink
+    from actorwork.actors.supervision.supervisor import Supervision
+    from actorwork.runtime.outline import Branch
+    from actorwork.runtime.processes.process_child import ProcessMember
+
+LOOK_EVERY: Final = 2.0
+PATIENCE: Final = 5.0
+"""Seconds in which the broker is to answer."""
+MEMORY: Final = 0.2
+"""How much the latest look counts in the utilisation: with one every two seconds, that of the last ten."""
+TRY_AGAIN: Final = 30.0
+"""Seconds until it grows again, when a replica did not start."""
+
+
+class Scaler:
+    """Looks after one group of replicas; `run` is its task."""
+
+    def __init__(
+        self, group: Supervision, broker: Callable[[], Broker], emit: EventSink, is_ending: Callable[[], bool]
+    ) -> None:
+        self._group = group
+        self._process = cast("Replicas", group.spec).process
+        self._broker = broker
+        self._emit = emit
+        self._is_ending = is_ending
+        actors = [child.settings for child in actors_of(self._process, everywhere=True)]
+        self._sources = sorted({source for settings in actors for source in settings.all_sources})
+        self._at_once = {settings.title: settings.concurrency for settings in actors}
+        self._utilisation = 0.0
+        self._changed = trio.current_time()
+        self._grow_at = 0.0
+        self._is_troubled = False
+        self._starting: set[int] = set()
+
+    def __repr__(self) -> str:
+        return f"<scaler of {self._process.title!r}: {len(self._running)} replicas>"
+
+    @property
+    def _running(self) -> list[Slot]:
+        return [slot for slot in self._group.slots if slot.state not in (State.STOPPING, State.EMPTY)]
+
+    async def run(self) -> None:
+        """Look again and again, until the system ends."""
+        async with trio.open_nursery() as nursery:
+            while not self._is_ending():
+                await trio.sleep(LOOK_EVERY)
+                running = self._running
+                load = await self._measured(running)
+                if load is None or not running or self._starting or self._is_ending():
+                    continue  # Those who are on their way have not shown yet whether they suffice.
+                now = trio.current_time()
+                decision = wanted(self._process.scale, load, len(running), quiet=now - self._changed)
+                more = decision.replicas - len(running)
+                if more < 0 or (more > 0 and now >= self._grow_at):
+                    self._changed = now
+                    self._emit(events.Scaled(self._process.title, len(running), decision.replicas, decision.reason))
+                    for number in self._free_numbers(more):
+                        self._starting.add(number)
+                        nursery.start_soon(self._add, number)
+                    for slot in running[decision.replicas :]:
+                        nursery.start_soon(self._remove, slot)
+
+    # ---- measuring ----
+
+    async def _measured(self, running: Iterable[Slot]) -> Load | None:
+        self._utilisation += (self._busy_part(list(running)) - self._utilisation) * MEMORY
+        broker, backlog = self._broker(), 0
+        oldest: float | None = None
+        try:
+            with trio.move_on_after(PATIENCE) as patience:
+                for source in self._sources:
+                    backlog += await broker.backlog(source)
+                    age = await broker.oldest(source)
+                    oldest = age if oldest is None else max(oldest, age or 0.0)
+        except Exception as error:  # noqa: BLE001 - whatever a broker raises, it is asked again, and replicas go on
+            self._trouble(f"{type(error).__name__}: {error}")
+            return None
+        if patience.cancelled_caught:
+            self._trouble(f"it did not answer within {PATIENCE:g} s")
+            return None
+        self._is_troubled = False
+        return Load(backlog, oldest, self._utilisation)
+
+    def _trouble(self, error: str) -> None:
+        if not self._is_troubled:
+            self._is_troubled = True
+            what = f"asking how much there is to do for {self._process.title}"
+            self._emit(events.BrokerTrouble(what, error, f"there are as many as before; asked every {LOOK_EVERY:g} s"))
+
+    def _busy_part(self, running: list[Slot]) -> float:
+        """Return which part of what they can have in hand they have, of the actor that is busiest."""
+        in_hand: Counter[str] = Counter()
+        for slot in running:
+            for branch in cast("ProcessMember", slot.member).branches():
+                _count(branch, in_hand)
+        parts = [in_hand[title] / (most * max(1, len(running))) for title, most in self._at_once.items()]
+        return min(1.0, max(parts, default=0.0))
+
+    # ---- changing ----
+
+    def _free_numbers(self, count: int) -> list[int]:
+        """Return the numbers of so many more, none of which is used by another one that is still there."""
+        used = {slot.spec.title for slot in self._group.slots}
+        numbers: list[int] = []
+        number = 0
+        while len(numbers) < count:
+            number += 1
+            if self._process.member(number).title not in used:
+                numbers.append(number)
+        return numbers
+
+    async def _add(self, number: int) -> None:
+        try:
+            await self._group.handle.start_child(self._process.member(number))
+        except (StartError, ChildError):  # Its own events have said why; a group that is ending takes no more.
+            self._grow_at = trio.current_time() + TRY_AGAIN
+        finally:
+            self._starting.discard(number)
+            self._changed = trio.current_time()
+
+    async def _remove(self, slot: Slot) -> None:
+        with suppress(ChildError):  # It has ended in this moment, or the group is ending.
+            await self._group.handle.terminate_child(slot.key)
+
+
+def _count(branch: Branch, in_hand: Counter[str]) -> None:
+    if branch.kind == "actor":
+        in_hand[branch.title] += len(branch.in_hand)
+    for child in branch.children:
+        _count(child, in_hand)

@@ -1,0 +1,208 @@
+"""Looks after the sources of a shard: what is due, what was handed back, and what lost its owner.
+
+One script does all of it, once a second, and at the moment at which the next message is due. Nothing here decides by
+idle times: an entry is taken over when it was handed back or when the lease of its owner is gone.
+
+What a tender takes over goes the same way as what is read. Its script is shielded for a moment, since entries whose
+reply nobody waits for would be ours without our knowing; should that happen all the same, they are looked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NoReturn
+
+import trio
+
+from actorwork.events import BrokerTrouble, Buried, Reclaimed
+from actorwork.failpoints import crash_point
+from actorwork.message import Priority
+from actorwork.streams import keys, scripts
+from actorwork.streams.entries import bounds_of
+from actorwork.streams.in_flight import Custody
+from actorwork.streams.keys import RELEASED
+from actorwork.streams.source_set import Shard
+from actorwork.streams.transport.client import Client
+from actorwork.streams.transport.redis_py import RedisError, ResponseError
+
+_EVERY: Final = 1.0
+_SPACING: Final = 0.01
+"""Seconds between two looks, at least: what becomes due in between is due together."""
+_PATIENCE: Final = 2.0
+_LARGEST_CLAIM: Final = 500
+_SHORT_TOO_OFTEN: Final = 3
+_BEFORE: Final = crash_point("take_over.before")
+_AFTER: Final = crash_point("take_over.after")
+
+
+class Tender:
+    """Tends one shard until cancelled. Cancelled: what is being taken over is offered, within two seconds."""
+
+    def __init__(self, client: Client, shard: Shard, *, on_no_lease: Callable[[], None]) -> None:
+        self._client = client
+        self._shard = shard
+        self._on_no_lease = on_no_lease
+        self._next = math.inf
+        self._looked_at = -math.inf
+        self._heal_at = 0.0
+        self._pause: trio.CancelScope | None = None
+        self._turn = 0
+        limit = shard.subscription.max_crashes
+        self._alone_from = max(1, min(2, limit))
+        shard.attend = self.attend
+
+    def __repr__(self) -> str:
+        return f"<Tender of {self._shard!r}>"
+
+    def attend(self, seconds: float) -> None:
+        """See to it that the sources are looked after within so many seconds. Never waits."""
+        at = max(trio.current_time() + seconds, self._looked_at + _SPACING)
+        if at < self._next:
+            self._next = at
+            if self._pause is not None:
+                self._pause.deadline = min(self._pause.deadline, at)
+
+    async def run(self) -> NoReturn:
+        while True:
+            try:
+                await self.tend()
+            except RedisError as error:
+                doing = f"looking after {', '.join(self._shard.sources[:3])}"
+                self._shard.emit(BrokerTrouble(doing, str(error), f"again in {_EVERY:g} s"))
+            until = min(trio.current_time() + _EVERY, self._next)
+            with trio.CancelScope(deadline=until) as self._pause:
+                await trio.sleep_forever()
+            self._pause = None
+
+    async def tend(self) -> None:
+        """Look after all sources once, and note when the next message is due."""
+        shard = self._shard
+        async with shard.lock:
+            await self._client.wait_connected()
+            self._next = math.inf
+            incarnation = shard.incarnation
+            self._looked_at = now = trio.current_time()
+            self._turn += 1
+            streams = shard.streams_in_turn(self._turn)
+            if not streams:
+                return  # All of them are paused.
+            custodies = [shard.custodies[stream.encode()] for stream in streams]
+            room = min(_LARGEST_CLAIM, shard.room_at(Priority.NORMAL))
+            urgent_room = min(_LARGEST_CLAIM, shard.room_at(Priority.CRITICAL)) if shard.urgent else room
+            is_healing = now >= self._heal_at
+            if is_healing:
+                self._heal_at = now + _EVERY
+            args: list[Any] = [
+                shard.group,
+                incarnation,
+                keys.LEASES,
+                RELEASED,
+                room,
+                urgent_room,
+                shard.subscription.max_crashes,
+                self._alone_from,
+                shard.subscription.actor,
+            ]
+            for custody in custodies:
+                args += (custody.keys.prefix, int(custody.suspect is None), custody.cursor if is_healing else b"")
+            args += bounds_of(shard.subscription.dead_letters)
+            report: Sequence[Any] | None = None
+            has_answer = False
+            if _BEFORE is not None:
+                _BEFORE()
+            with trio.move_on_after(_PATIENCE, shield=True):
+                try:
+                    report = await self._client.run_script(scripts.TEND, (keys.lease(incarnation), *streams), args)
+                    has_answer = True
+                except ResponseError:
+                    raise
+                except RedisError:
+                    pass  # Lost on the way: it may have been done.
+            if _AFTER is not None:
+                _AFTER()
+            if not has_answer:
+                self._ask_for_recovery()
+            elif report is None:
+                self._on_no_lease()
+            elif custodies[0].is_over:
+                self.attend(0)  # Taken over under a name that is lost: whoever looks next finds it.
+            else:
+                self._accept(custodies, report)
+
+    def _accept(self, custodies: Sequence[Custody], report: Sequence[Any]) -> None:
+        shard = self._shard
+        due_in = math.inf
+        shard.has_more = False
+        is_short = False
+        levels: dict[str, Sequence[bytes]] = {}
+        for custody, (due, more, is_missing, taken, buried, pending, used, cursor) in zip(
+            custodies, report, strict=True
+        ):
+            if used:
+                levels[custody.source] = used
+            if cursor:
+                custody.cursor = cursor
+            if due >= 0:
+                due_in = min(due_in, due / 1000)
+            if more:
+                shard.has_more = True
+            if is_missing:
+                shard.interrupt_reader()  # It finds the group missing by itself, and makes it.
+            previous: Counter[bytes] = Counter()
+            for entry, count, owner, fields in taken:
+                crashes = count - 1
+                if crashes >= self._alone_from:
+                    custody.suspect = entry
+                shard.offer(custody, ((entry, fields),), count=count, crashes=crashes)
+                previous[owner] += 1
+            for owner, count in previous.items():
+                shard.counters.reclaimed += count
+                shard.emit(Reclaimed(custody.source, shard.group, owner.decode(), count))
+            for message_id, crashes in buried:
+                shard.counters.buried += 1
+                shard.emit(Buried(custody.source, shard.group, message_id.decode(errors="replace"), crashes))
+            # Seen once, the difference is a reply on its way. Seen again and again, it is one that was lost.
+            custody.short = custody.short + 1 if pending > len(custody.in_hand) else 0
+            if custody.short >= _SHORT_TOO_OFTEN:
+                custody.short = 0
+                is_short = True
+        if levels:
+            shard.learn(levels)
+        if is_short:
+            self._ask_for_recovery()
+        self.attend(due_in)
+
+    def _ask_for_recovery(self) -> None:
+        self._shard.must_recover = True
+        self._shard.interrupt_reader()
+
+    async def recover(self) -> None:
+        """Offer what is pending under our name and was never seen here. Only for the reader, while it does not read."""
+        shard = self._shard
+        async with shard.lock:
+            await self._client.wait_connected()
+            shard.must_recover = False
+            for custody in tuple(shard.custodies.values()):
+                room = shard.room_at(custody.level)
+                args = (shard.group, custody.incarnation, room, *custody.in_hand)
+                has_answer = False
+                with trio.move_on_after(_PATIENCE, shield=True):
+                    try:
+                        more, found = await self._client.run_script(scripts.RECOVER, (custody.stream,), args)
+                        has_answer = True
+                        if custody.is_over:
+                            return
+                        for entry, count, fields in found:
+                            shard.offer(custody, ((entry, fields),), count=count, crashes=count - 1)
+                        if more:
+                            shard.must_recover = True
+                    except ResponseError:
+                        shard.must_recover = True
+                        raise
+                    except RedisError:
+                        pass
+                if not has_answer:
+                    shard.must_recover = True
+                    return

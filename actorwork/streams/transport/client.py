@@ -1,0 +1,420 @@
+"""The client: one multiplexed connection to Redis that comes back by itself.
+
+    call, call_many, run_script      the hot path: raw replies, error replies raised (in `call_many`: returned in place)
+    commands, execute_command        redis-py's commands and callbacks, imported when first used
+    subscribe, unsubscribe           pushes on the same connection, to `on_push`, subscribed again after each reconnect
+    open_exclusive                   a connection of one's own, for blocking reads
+
+What a lost connection means for a command that waits:
+
+    its bytes never left             it waits for the next connection and is sent there: nobody can tell the difference
+    it is marked idempotent          it waits for the next connection and is sent again
+    anything else                    `ConnectionError`: it may have executed, and only the caller knows what that means
+
+A command issued while there is no connection waits for one. So callers who cannot wait bound it (`trio.fail_after`).
+A server that turns read-only has become a replica: its connection counts as lost, and the next one may lead to the
+new primary.
+
+Reconnecting backs off exponentially with full jitter, up to a second: a node goes on within two seconds of the
+server's return.
+"""
+
+import hashlib
+import random
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import trio
+
+from actorwork.streams.transport.connection import Address, Connection, connect
+from actorwork.streams.transport.exclusive import Exclusive
+from actorwork.streams.transport.multiplexer import Multiplexer, Slot
+from actorwork.streams.transport.redis_py import (
+    ConnectionError,  # noqa: A004
+    NoScriptError,
+    TimeoutError,  # noqa: A004
+)
+from actorwork.streams.transport.wire import pack
+
+if TYPE_CHECKING:
+    from actorwork.streams.transport.commands import Commands
+
+_BACKOFF_BASE: Final = 0.01
+_BACKOFF_CAP: Final = 1.0
+_PROVEN_AFTER: Final = 1.0
+"""A connection that lived this long has shown that connecting works: the backoff begins anew."""
+
+_LOST: Final = (ConnectionError, TimeoutError, OSError)
+
+
+@attrs.frozen
+class Script:
+    """A Lua script, known to the server by its digest."""
+
+    name: str
+    source: str = attrs.field(repr=False)
+
+    @cached_property
+    def sha(self) -> str:
+        return hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+
+@attrs.frozen
+class Connected:
+    """There is a connection; `generation` says which one."""
+
+    url: str
+    generation: int
+
+
+@attrs.frozen
+class Lost:
+    """There is none; the next attempt comes in `retry_in` seconds."""
+
+    url: str
+    error: Exception
+    retry_in: float
+
+
+ConnectionEvent = Connected | Lost
+
+
+@attrs.frozen
+class ClientStatistics:
+    is_connected: bool
+    generation: int
+    in_flight: int
+    bytes_sent: int
+    bytes_received: int
+    subscriptions: int
+    last_error: Exception | None
+
+
+@asynccontextmanager
+async def open_client(
+    url: str,
+    *,
+    name: str = "actorwork",
+    scripts: Sequence[Script] = (),
+    on_push: Callable[[list[Any]], None] | None = None,
+    on_event: Callable[[ConnectionEvent], None] | None = None,
+    silence: float = 10.0,
+) -> AsyncGenerator["Client"]:
+    """Connect, and stay connected until the block ends.
+
+    The first attempt is awaited. What it cannot mend by trying again (credentials, rights, certificate) raises
+    `BrokerError`; a server that is not there is waited for in the background, and `wait_connected` says when it has
+    come.
+
+    `on_push` and `on_event` are called synchronously and must not raise: a connection whose reader fails has no
+    meaning left. `scripts` are loaded with each connection. A connection that owes replies and sends nothing for
+    `silence` seconds is given up.
+    """
+    client = Client(Address.parse(url), name, scripts, on_push or _ignore, on_event or _ignore, silence)
+    raised: BaseException | None = None
+    first = await client.attempt()
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.keep_connected, first)
+            try:
+                if isinstance(first, Connection):
+                    await client.wait_connected()
+                yield client
+            except BaseException as error:  # noqa: BLE001  (raised again below, outside the nursery, which would wrap it)
+                raised = error
+            client.close()
+    except trio.Cancelled:
+        if raised is None:
+            raise
+    if raised is not None:
+        raise raised
+
+
+class Client:
+    """Safe to use from any number of tasks. Made by `open_client`."""
+
+    def __init__(
+        self,
+        address: Address,
+        name: str,
+        scripts: Sequence[Script],
+        on_push: Callable[[list[Any]], None],
+        on_event: Callable[[ConnectionEvent], None],
+        silence: float,
+    ) -> None:
+        self.generation = 0
+        """Grows with every new connection: who sees another value knows that the server may have restarted."""
+        self._address = address
+        self._name = name
+        self._scripts = {script.sha: script for script in scripts}
+        self._on_push = on_push
+        self._on_event = on_event
+        self._silence = silence
+        self._threads = trio.CapacityLimiter(16)  # Readers that reconnect must not starve others of threads.
+        self._channels: set[bytes] = set()
+        self._link: Multiplexer | None = None
+        self._connected = trio.Event()
+        self._scope = trio.CancelScope(shield=True)
+        self._is_closed = False
+        self._last_error: Exception | None = None
+        self._bytes = (0, 0)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._is_closed else "disconnected" if self._link is None else "connected"
+        return f"<Client of {self._address.url}, {state}, generation {self.generation}>"
+
+    # ------------------------------------------------------------------------------------------------------- commands
+
+    async def call(self, *args: Any, idempotent: bool = False) -> Any:
+        """Send one command and return its reply as it came: bytes stay bytes, nothing is called back. Error replies
+        are raised.
+
+        Cancelled while waiting: it may have executed.
+        """
+        slot = await self._request(pack(args), idempotent=idempotent)
+        reply = slot.replies[0]
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async def call_many(self, commands: Sequence[Sequence[Any]], *, idempotent: bool = False) -> list[Any]:
+        """Send commands in one write, next to each other, and return their replies; error replies stand among them as
+        exceptions.
+        """
+        if not commands:
+            return []
+        data = b"".join([pack(tuple(command)) for command in commands])
+        return (await self._request(data, idempotent=idempotent, count=len(commands))).replies
+
+    async def call_in_turn(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
+        """Send commands one after the other without waiting in between, and return all replies; for idempotent ones.
+
+        Each leaves as soon as it is made, so the server works on it while the next one is packed. Lost on the way,
+        all are sent again, in their order.
+        """
+        packed: list[bytes] = []
+        making = iter(commands)
+        while True:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            link = self._link
+            if link is None:
+                await self.wait_connected()
+                continue
+            slots = [link.request_nowait(data) for data in packed]
+            for command in making:
+                packed.append(pack(tuple(command)))
+                slots.append(link.request_nowait(packed[-1]))
+                await trio.lowlevel.checkpoint()
+            for slot in slots:
+                await link.wait(slot)
+            if all(slot.error is None and not slot.is_read_only for slot in slots):
+                return [slot.replies[0] for slot in slots]
+            if any(slot.is_read_only for slot in slots):
+                link.fail(ConnectionError(f"{self._address.url} has become read-only"))
+
+    async def names(self, pattern: str) -> Collection[bytes]:
+        """Return the keys that match a pattern, once each. All keys of the server are gone through, in pages."""
+        found: set[bytes] = set()
+        cursor = b"0"
+        while True:
+            cursor, page = await self.call("SCAN", cursor, "MATCH", pattern, "COUNT", 1000, idempotent=True)
+            found.update(page)
+            if cursor == b"0":
+                return found
+
+    async def run_script(
+        self, script: Script, keys: Sequence[Any], args: Sequence[Any], *, idempotent: bool = False
+    ) -> Any:
+        """Run a script by its digest. A server that does not know it has not run it: it is taught, and asked again."""
+        call = ("EVALSHA", script.sha, len(keys), *keys, *args)
+        try:
+            return await self.call(*call, idempotent=idempotent)
+        except NoScriptError:
+            self._scripts.setdefault(script.sha, script)
+        loaded, reply = await self.call_many([("SCRIPT", "LOAD", script.source), call], idempotent=idempotent)
+        for answer in (loaded, reply):
+            if isinstance(answer, Exception):
+                raise answer
+        return reply
+
+    @cached_property
+    def commands(self) -> "Commands":
+        """redis-py's commands over this client: `await client.commands.xinfo_stream(…)`."""
+        from actorwork.streams.transport.commands import Commands  # noqa: PLC0415  (25 ms that most nodes never pay)
+
+        return Commands(self.call)
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Send a command as redis-py spells it, and return what redis-py's callback makes of the reply."""
+        return await self.commands.execute_command(*args, **options)
+
+    async def _request(self, data: bytes, *, idempotent: bool, count: int = 1, is_subscription: bool = False) -> Slot:
+        await trio.lowlevel.checkpoint_if_cancelled()  # Past here, it may have executed.
+        while True:
+            link = self._link
+            if link is None:
+                await self.wait_connected()
+                continue
+            slot = await link.request(data, count, is_subscription=is_subscription)
+            if slot.error is None:
+                if not slot.is_read_only:
+                    return slot
+                link.fail(ConnectionError(f"{self._address.url} has become read-only"))
+                if not idempotent:
+                    return slot
+            elif not slot.unsent and not idempotent:
+                raise ConnectionError(
+                    f"the connection to {self._address.url} was lost ({slot.error}) while a command waited for its "
+                    "reply: it may have executed"
+                ) from slot.error
+
+    # ----------------------------------------------------------------------------------------------------------- pushes
+
+    async def subscribe(self, channel: str | bytes) -> None:
+        """Subscribe to a channel, now and after each reconnect; its messages go to `on_push` as `[b"message",
+        channel, data]`.
+
+        Cancelled: it may be subscribed.
+        """
+        name = channel.encode() if isinstance(channel, str) else channel
+        self._channels.add(name)
+        await self._confirmed("SUBSCRIBE", name)
+
+    async def unsubscribe(self, channel: str | bytes) -> None:
+        name = channel.encode() if isinstance(channel, str) else channel
+        self._channels.discard(name)
+        await self._confirmed("UNSUBSCRIBE", name)
+
+    async def _confirmed(self, command: str, channel: bytes) -> None:
+        slot = await self._request(pack((command, channel)), idempotent=True, is_subscription=True)
+        reply = slot.replies[0]
+        if isinstance(reply, Exception):
+            self._channels.discard(channel)
+            raise reply
+
+    # ------------------------------------------------------------------------------------------------------ connections
+
+    async def wait_connected(self) -> None:
+        """Wait until there is a connection; return at once if there is one."""
+        while self._link is None:
+            if self._is_closed:
+                raise trio.ClosedResourceError(f"this client of {self._address.url} is closed")
+            await self._connected.wait()
+
+    @asynccontextmanager
+    async def open_exclusive(self, name: str | None = None) -> AsyncGenerator[Exclusive]:
+        """Open a connection of one's own, for blocking reads; wait for a server that is not there, as a command
+        would.
+        """
+        failures = 0
+        while True:
+            await self.wait_connected()
+            try:
+                connection = await connect(self._address, name or self._name, self._threads)
+                break
+            except _LOST:
+                await trio.sleep(_backoff(failures))
+                failures += 1
+        exclusive = Exclusive(connection, self._unblock)
+        try:
+            yield exclusive
+        finally:
+            exclusive.close()
+
+    def statistics(self) -> ClientStatistics:
+        link = self._link
+        sent, received = self._bytes
+        return ClientStatistics(
+            is_connected=link is not None,
+            generation=self.generation,
+            in_flight=0 if link is None else link.in_flight,
+            bytes_sent=sent + (0 if link is None else link.connection.bytes_sent),
+            bytes_received=received + (0 if link is None else link.connection.bytes_received),
+            subscriptions=len(self._channels),
+            last_error=self._last_error,
+        )
+
+    def _unblock(self, client_id: int) -> Slot | None:
+        return None if self._link is None else self._link.request_nowait(pack(("CLIENT", "UNBLOCK", client_id)))
+
+    async def attempt(self) -> Connection | Exception:
+        try:
+            return await connect(self._address, self._name, self._threads)
+        except _LOST as error:
+            self._last_error = error
+            return error
+
+    async def keep_connected(self, first: Connection | Exception) -> None:
+        """Own the connection: one after the other, with a pause in between, until the client is closed.
+
+        Shielded, because those who are being cancelled need it to the end: a blocked read is ended through this
+        connection. What ends it is `close`, when the body of `open_client` has ended.
+        """
+        failures = 0
+        result = first
+        with self._scope:
+            while True:
+                if isinstance(result, Connection):
+                    began = trio.current_time()
+                    error = await self._serve(result)
+                    if trio.current_time() - began >= _PROVEN_AFTER:
+                        failures = 0
+                else:
+                    error = result
+                retry_in = _backoff(failures)
+                failures += 1
+                self._last_error = error
+                self._on_event(Lost(self._address.url, error, retry_in))
+                await trio.sleep(retry_in)
+                try:
+                    result = await connect(self._address, self._name, self._threads)
+                except Exception as failure:  # noqa: BLE001  (whatever it is, it may pass: it has worked before)
+                    result = failure
+
+    async def _serve(self, connection: Connection) -> Exception:
+        link = Multiplexer(connection, on_push=self._on_push, on_lost=self._lost, silence=self._silence)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._restore, link)
+            error = await link.run()
+            nursery.cancel_scope.cancel()
+        return error
+
+    async def _restore(self, link: Multiplexer) -> None:
+        """Give a new connection what the last one had, and then to everybody."""
+        for channel in tuple(self._channels):
+            slot = await link.request(pack(("SUBSCRIBE", channel)), is_subscription=True)
+            if slot.error is None and isinstance(slot.replies[0], Exception):
+                link.fail(slot.replies[0])
+        scripts = tuple(self._scripts.values())
+        if scripts:
+            # A user without the right to load finds out when a script is run.
+            await link.request(b"".join([pack(("SCRIPT", "LOAD", script.source)) for script in scripts]), len(scripts))
+        if link.error is None:
+            self.generation += 1
+            self._link = link
+            self._connected.set()
+            self._on_event(Connected(self._address.url, self.generation))
+
+    def _lost(self, _error: Exception) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            self._bytes = (self._bytes[0] + link.connection.bytes_sent, self._bytes[1] + link.connection.bytes_received)
+            if not self._is_closed:
+                self._connected = trio.Event()
+
+    def close(self) -> None:
+        """End the connection; whoever waits for one gets `ClosedResourceError`."""
+        self._is_closed = True
+        self._connected.set()
+        self._scope.cancel()
+
+
+def _backoff(failures: int) -> float:
+    return random.uniform(0, min(_BACKOFF_CAP, _BACKOFF_BASE * 2 ** min(failures, 10)))
+
+
+def _ignore(_value: object) -> None:
+    pass

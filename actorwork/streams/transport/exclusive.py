@@ -1,0 +1,188 @@
+"""A connection of one's own, for blocking reads that can be cancelled without losing a message.
+
+A blocking XREADGROUP that is cancelled has two halves: here a task that must go on at once, there a server that may
+hand out messages in this very moment. Closing the connection would leave those in the pending list of a node that
+never saw them (18 of 184 in a sharp race). So the server is asked to stop: CLIENT UNBLOCK over the shared connection,
+again every 50 ms because it can overtake the read itself, until the one reply that is owed has come, with messages or
+without. All of it shielded, for a second at most; then the connection is closed, and what the server handed out stays
+pending.
+
+Messages are given to `deliver` in the same breath in which they are parsed: there is no checkpoint in between at
+which they could be lost, also when the task is being cancelled.
+
+Everything else that is cancelled in mid-request closes the connection: its reply would be the next request's.
+"""
+
+import math
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import trio
+
+from actorwork.streams.transport.connection import Connection
+from actorwork.streams.transport.multiplexer import Slot
+from actorwork.streams.transport.redis_py import ConnectionError, ReadOnlyError, RedisError, TimeoutError  # noqa: A004
+from actorwork.streams.transport.wire import NOT_ENOUGH, Push, pack
+
+GRACE: Final = 5.0
+"""Seconds past its own BLOCK after which a read that has not answered means that the server is gone."""
+
+_DRAIN_LIMIT: Final = 1.0
+_UNBLOCK_EVERY: Final = 0.05
+
+
+class Exclusive:
+    """One task's connection. After a `ConnectionError` or `TimeoutError` it is closed: open another one."""
+
+    def __init__(self, connection: Connection, unblock: Callable[[int], Slot | None]) -> None:
+        self._connection = connection
+        self._unblock = unblock
+        self._is_busy = False
+        self._blocking: trio.CancelScope | None = None
+        self._is_interrupted = False
+
+    def __repr__(self) -> str:
+        return f"<Exclusive on {self._connection!r}>"
+
+    @property
+    def client_id(self) -> int:
+        return self._connection.client_id
+
+    @property
+    def is_closed(self) -> bool:
+        return self._connection.is_closed
+
+    async def call(self, *args: Any) -> Any:
+        """Send one command that does not block, and return its reply. Cancelled: the connection is closed."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        with self._alone():
+            try:
+                await self._send(pack(args))
+                reply = await self._receive()
+            except trio.Cancelled:
+                self._connection.close()
+                raise
+        return self._checked(reply)
+
+    async def read(self, *args: Any, block: float, deliver: Callable[[Any], object] | None = None) -> Any:
+        """Send one blocking command, whose own BLOCK is `block` seconds, and return its reply: None when nothing came.
+
+        Every reply but None and errors goes through `deliver`, synchronously, before it is returned. Cancelled: the
+        server is asked to stop, what it still hands out goes through `deliver`, and `Cancelled` goes on, after a
+        second at the latest. (Without `deliver` such a reply is dropped, and what it held stays pending.) It may
+        return None before its time.
+
+        Raises `TimeoutError` when the server does not answer within `block` and a grace. Whenever the connection is
+        lost, what the server had handed out stays in the pending list of this consumer: read that (id 0) on the next
+        connection.
+        """
+        if not 0 < block < math.inf:
+            raise ValueError(f"a blocking read needs a finite time greater than 0, not block={block!r}")
+        await trio.lowlevel.checkpoint_if_cancelled()
+        deliver = deliver or _drop
+        with self._alone():
+            reply: Any = NOT_ENOUGH
+            self._is_interrupted = False
+            try:
+                with trio.CancelScope(deadline=trio.current_time() + block + GRACE) as self._blocking:
+                    await self._send(pack(args))
+                    reply = await self._receive()
+            except trio.Cancelled:
+                reply = await self._drain()
+                if reply is not NOT_ENOUGH and reply is not None and not isinstance(reply, Exception):
+                    deliver(reply)
+                raise
+            finally:
+                self._blocking = None
+            if reply is NOT_ENOUGH and self._is_interrupted:
+                reply = await self._drain()
+            if reply is NOT_ENOUGH:
+                self._connection.close()
+                raise TimeoutError(
+                    f"{self._connection.address.url} did not answer a read of {block} s; it is closed now"
+                )
+            if self._checked(reply) is not None:
+                deliver(reply)
+        return reply
+
+    def interrupt(self) -> None:
+        """Make a `read` in progress return early: with messages if there were some, else None. Nothing is cancelled.
+
+        Without a read in progress nothing happens, and the next one is not affected.
+        """
+        if self._blocking is not None:
+            self._is_interrupted = True
+            self._blocking.cancel()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    @contextmanager
+    def _alone(self) -> Generator[None]:
+        if self._is_busy:
+            raise trio.BusyResourceError("another task is using this exclusive connection")
+        if self._connection.is_closed:
+            raise ConnectionError(f"this connection to {self._connection.address.url} is closed: open another one")
+        self._is_busy = True
+        try:
+            yield
+        finally:
+            self._is_busy = False
+
+    def _checked(self, reply: Any) -> Any:
+        if isinstance(reply, ReadOnlyError):
+            self._connection.close()
+            raise ConnectionError(f"{self._connection.address.url} has become a replica") from reply
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async def _send(self, data: bytes) -> None:
+        rest: bytes | memoryview = data
+        try:
+            while (sent := self._connection.send(rest)) < len(rest):
+                rest = memoryview(rest)[sent:]
+                await self._connection.wait_writable()
+        except OSError as error:
+            raise self._lost(error) from error
+        except trio.Cancelled:
+            self._connection.close()  # Half a command: nothing that follows it would be understood.
+            raise
+
+    async def _receive(self) -> Any:
+        connection = self._connection
+        try:
+            while True:
+                reply = connection.next_reply()
+                if reply is NOT_ENOUGH:
+                    await connection.receive()
+                elif type(reply) is not Push:
+                    return reply
+        except (OSError, RedisError) as error:
+            raise self._lost(error) from error
+
+    def _lost(self, error: Exception) -> ConnectionError:
+        self._connection.close()
+        return ConnectionError(
+            f"lost a connection to {self._connection.address.url} ({error}); what it read stays pending"
+        )
+
+    async def _drain(self) -> Any:
+        """Make the server end the read, and return its reply; `NOT_ENOUGH`, and closed, when there is none in time."""
+        with trio.CancelScope(deadline=trio.current_time() + _DRAIN_LIMIT, shield=True):
+            while not self._connection.is_closed:
+                asked = self._unblock(self.client_id)
+                with trio.move_on_after(_UNBLOCK_EVERY):
+                    try:
+                        return await self._receive()
+                    except ConnectionError:
+                        break
+                if asked is not None and any(isinstance(reply, Exception) for reply in asked.replies):
+                    break  # Not allowed to (NOPERM): waiting would only delay the task.
+        self._connection.close()
+        return NOT_ENOUGH
+
+
+def _drop(_reply: object) -> None:
+    pass
