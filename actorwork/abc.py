@@ -1,6 +1,6 @@
 """The interfaces between the rooms: what the runtime asks of a broker, and a broker of an actor.
 
-    client ──publish──▶ Broker ──Node.reading──▶ Inlet (a mailbox) ──▶ handler ──settle──▶ Node
+    client ──publish──▶ Broker ──Node.reading──▶ DeliverySink (a mailbox) ──▶ handler ──settle──▶ Node
 
 A broker keeps messages between sender and handler. A node is one incarnation of one OS process at that broker:
 it holds one lease, reads for its subscriptions, and settles what it was given. `actorwork.testing` ships one
@@ -41,10 +41,10 @@ class EventSink(Protocol):
     def __call__(self, event: Event, /) -> None: ...
 
 
-class Inlet(Protocol):
+class DeliverySink(Protocol):
     """Where a node puts deliveries: an actor's mailbox, as its reader sees it. Nothing here waits."""
 
-    def room(self, *, urgent: bool = False) -> int:
+    def credit(self, *, urgent: bool = False) -> int:
         """Return how many deliveries may be offered now; 0 means that the reader waits for `Node.resume`.
 
         With `urgent`, of those with a priority above NORMAL, for which some room is kept when there is none for others.
@@ -70,7 +70,7 @@ class Subscription:
     group: str
     actor: str
     sources: tuple[str, ...]
-    inlet: Inlet
+    sink: DeliverySink
     max_crashes: int = 3
     dead_letters: DeadLetterSettings = attrs.field(factory=DeadLetterSettings)
 
@@ -100,18 +100,18 @@ class Node(Protocol):
         """Publish on behalf of a delivery that goes on, if it is still ours; return whether it was."""
         ...
 
-    async def hand_back(self, subscription: Subscription, deliveries: Sequence[Delivery]) -> None:
+    async def release_deliveries(self, subscription: Subscription, deliveries: Sequence[Delivery]) -> None:
         """Give deliveries back, each in its place, its attempt not counted; another node takes them at once."""
         ...
 
     def resume(self, subscription: Subscription) -> None:
-        """Say that the inlet has room again. Never waits."""
+        """Say that the sink has room again. Never waits."""
         ...
 
-    def withhold(self, subscription: Subscription, sources: Collection[str]) -> None:
+    def pause_sources(self, subscription: Subscription, sources: Collection[str]) -> None:
         """Take nothing from these sources until it is called again with others. Never waits.
 
-        What was read before is still offered: the inlet gives it back.
+        What was read before is still offered: the sink gives it back.
         """
         ...
 
@@ -128,7 +128,7 @@ class Node(Protocol):
         ...
 
     def statistics(self) -> Mapping[str, int]:
-        """Return counters: read, settled, fenced, reclaimed, handed_back, buried."""
+        """Return counters: read, settled, fenced, reclaimed, released, dead_lettered."""
         ...
 
 
@@ -281,7 +281,7 @@ class Values(Protocol):
         ...
 
 
-class Limiter(Protocol):
+class LimitStore(Protocol):
     """Counts for all nodes, by name and by the broker's clock. While the broker is away everything here waits."""
 
     async def acquire_rate(self, name: str, rate: float, per: float, burst: int, cost: int) -> float:
@@ -402,7 +402,7 @@ class Broker(Protocol):
     def values(self) -> Values: ...
 
     @property
-    def limiter(self) -> Limiter: ...
+    def limiter(self) -> LimitStore: ...
 
     @property
     def delayed(self) -> DelayedMessages: ...

@@ -77,7 +77,7 @@ class Reclaimed:
 
 
 @attrs.frozen(eq=False)
-class HandedBack:
+class Released:
     """Deliveries that this node will not handle were given back."""
 
     source: str
@@ -95,7 +95,7 @@ class Fenced:
 
 
 @attrs.frozen(eq=False)
-class Buried:
+class DeadLettered:
     """The broker itself made a dead letter, since the message had taken down `crashes` processes."""
 
     source: str
@@ -362,9 +362,9 @@ Event: TypeAlias = (
     | BrokerBack
     | GroupRestored
     | Reclaimed
-    | HandedBack
+    | Released
     | Fenced
-    | Buried
+    | DeadLettered
     | BrokerTrouble
     | BrokerAdvice
     | ActorStarted

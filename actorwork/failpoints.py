@@ -10,8 +10,8 @@
     read.replied          been told what it reads; no actor has been offered it
     settle.before         made up a batch of settlements; it is not sent
     settle.after          been told that the batch is applied; nobody here has drawn a conclusion
-    hand_back.before      been asked to hand back; nothing is sent
-    hand_back.after       handed back; it still believes it has what it gave
+    release.before        been asked to release deliveries; nothing is sent
+    release.after         released them; it still believes it has what it gave
     take_over.before      decided to look after its sources; nothing is sent
     take_over.after       been told what it has taken over; no actor has been offered it
     publish.before        been asked to publish; nothing is sent
@@ -45,8 +45,8 @@ POINTS: Final = frozenset(
         "read.replied",
         "settle.before",
         "settle.after",
-        "hand_back.before",
-        "hand_back.after",
+        "release.before",
+        "release.after",
         "take_over.before",
         "take_over.after",
         "publish.before",
@@ -64,7 +64,7 @@ Pass = Callable[[], None]
 
 
 @attrs.define
-class CrashPoint:
+class Failpoint:
     """Passed like a turnstile; the one in whose turn it is goes down with the whole process."""
 
     name: str
@@ -78,9 +78,9 @@ class CrashPoint:
             os.kill(os.getpid(), self.signal)
 
 
-def parse(text: str) -> Mapping[str, CrashPoint]:
+def parse(text: str) -> Mapping[str, Failpoint]:
     """Read the variable. Raises ValueError for what names no point: a drill that cannot happen must not pass."""
-    found: dict[str, CrashPoint] = {}
+    found: dict[str, Failpoint] = {}
     for one in filter(None, text.split(",")):
         name, _, rest = one.partition(":")
         turn, _, how = rest.partition(":")
@@ -89,13 +89,13 @@ def parse(text: str) -> Mapping[str, CrashPoint]:
                 f"{VARIABLE} has {one!r}: wanted <point>[:<turn, from 1>[:kill | :stop]],"
                 f" a point being one of {', '.join(sorted(POINTS))}"
             )
-        found[name] = CrashPoint(name, int(turn or 1), signal.SIGSTOP if how == "stop" else signal.SIGKILL)
+        found[name] = Failpoint(name, int(turn or 1), signal.SIGSTOP if how == "stop" else signal.SIGKILL)
     return found
 
 
 _SET: Final = parse(os.environ.get(VARIABLE, ""))
 
 
-def crash_point(name: str) -> Pass | None:
+def failpoint(name: str) -> Pass | None:
     """Return what to call at the place of this name; None, usually: nothing is to happen there."""
     return _SET.get(name)

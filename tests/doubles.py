@@ -90,7 +90,7 @@ class FakeBroker(MemoryBroker):
     def revoke(self) -> None:
         """Take everything away from the actors, for others."""
         for subscription in self._subscriptions:
-            subscription.inlet.revoke()
+            subscription.sink.revoke()
 
     # ---- for the runtime ----
 

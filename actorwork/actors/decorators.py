@@ -25,10 +25,10 @@ import trio
 
 from actorwork import events
 from actorwork.actors.handlers import rules
-from actorwork.actors.limits.limiters import CircuitTurnstile, PaceTurnstile, Turnstile
+from actorwork.actors.limits.limiters import CircuitBreakerState, Limiter, RateLimiter
 from actorwork.errors import CircuitOpen, ExecutionTimeout, SettingsError
 from actorwork.policy.limits import CircuitBreaker, RateLimit
-from actorwork.policy.retry import Backoff, Exponential, RetryPolicy
+from actorwork.policy.retry import BackoffFunction, Exponential, RetryPolicy
 from actorwork.policy.settlement import decisive, delay_before_next
 
 P = ParamSpec("P")
@@ -41,7 +41,7 @@ def retry(
     /,
     *,
     attempts: int = 3,
-    backoff: Backoff | None = None,
+    backoff: BackoffFunction | None = None,
     on: Mapping[type[Exception], RetryPolicy | None] | None = None,
 ) -> Callable[[F], F]:
     """Try again after errors, as a `RetryPolicy` says: one that is given, or one of these parts.
@@ -83,14 +83,14 @@ def rate_limit(
     if callable(rate):
         raise SettingsError("@rate_limit wants a rate: @rate_limit(10), or a RateLimit")
     limit = rate if isinstance(rate, RateLimit) else RateLimit(rate, per, burst=burst, name=name)
-    turnstiles = _Own(lambda: PaceTurnstile(limit))
+    limiters = _Own(lambda: RateLimiter(limit))
 
     def wrap(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         if limit.by is not None or limit.scope != "node":
             raise SettingsError("@rate_limit with by=… or scope='global' goes on a handler: only messages have that")
 
         async def in_turn(*args: P.args, **kwargs: P.kwargs) -> T:
-            await turnstiles.wait_through()
+            await limiters.wait_through()
             return await function(*args, **kwargs)
 
         return in_turn
@@ -119,11 +119,11 @@ def circuit_breaker(
         rule = name
     else:
         rule = CircuitBreaker(name, failures=failures, within=within, reset=reset, share=share, on=on)
-    turnstiles = _Own(lambda: CircuitTurnstile(rule, rule.name or "", _tell_nobody))
+    limiters = _Own(lambda: CircuitBreakerState(rule, rule.name or "", _tell_nobody))
 
     def wrap(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
-            turnstile = turnstiles.get()
+            turnstile = limiters.get()
             hold = turnstile.take("", trio.current_time())
             if hold is None:
                 wait = turnstile.wait("", trio.current_time())
@@ -194,13 +194,13 @@ def _decorator(name: str, rule: rules.Rule, wrap: Callable[..., Callable[..., An
 class _Own:
     """The turnstile of a decorator, made anew for each clock."""
 
-    def __init__(self, make: Callable[[], Turnstile]) -> None:
+    def __init__(self, make: Callable[[], Limiter]) -> None:
         self._make = make
         self._clock: object = None
-        self._turnstile: Turnstile | None = None
+        self._turnstile: Limiter | None = None
         self._line = trio.StrictFIFOLock()
 
-    def get(self) -> Turnstile:
+    def get(self) -> Limiter:
         clock = trio.lowlevel.current_clock()
         if self._turnstile is None or self._clock is not clock:
             self._clock, self._turnstile, self._line = clock, self._make(), trio.StrictFIFOLock()

@@ -45,7 +45,7 @@ def timeout_option(function: Any) -> Any:
     )(function)
 
 
-class Ear:
+class EventPrinter:
     """Takes the broker's events: says once that it is waited for, and keeps the last trouble, for the sentence that
     says why a command failed.
     """
@@ -69,7 +69,7 @@ def speak(url: str | None, timeout: float, talk: Callable[[Broker, Step], Awaita
     from actorwork.errors import ActorworkError
     from actorwork.policy.settlement import leaves
 
-    ear = Ear()
+    ear = EventPrinter()
 
     async def talking() -> T:
         # The talk as a whole may last as long as its input does: each step has its time, and the opening is one.

@@ -30,7 +30,7 @@ from actorwork.cli.selecting import find, say_which, selecting
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker, DeadLetters
-    from actorwork.clients.dead_letters import Edges
+    from actorwork.clients.dead_letters import Snapshot
     from actorwork.message import DeadLetter
     from actorwork.policy.dead_letters import Cause, Selection
 
@@ -295,7 +295,7 @@ def _do(
 ) -> None:
     from actorwork.clients.dead_letters import edges, pages
 
-    async def look(opened: Broker, step: Step) -> Sequence[DeadLetter] | Edges:
+    async def look(opened: Broker, step: Step) -> Sequence[DeadLetter] | Snapshot:
         if entries:
             return await find(opened.dead_letters, step, str(selection.source), entries)
         return await edges(opened.dead_letters, selection, step=step)

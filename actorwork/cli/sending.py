@@ -57,7 +57,7 @@ def target_of(name: str, kind: Literal["actor", "source"] | None) -> Target:
 
 
 @attrs.frozen
-class Line:
+class InputLine:
     """One line of a file that is not blank."""
 
     number: int
@@ -65,7 +65,7 @@ class Line:
 
 
 @attrs.define
-class Tally:
+class SendProgress:
     """What has come of a file so far."""
 
     read: int = 0
@@ -77,7 +77,7 @@ class Tally:
 
 
 @attrs.frozen(kw_only=True)
-class Making:
+class EnvelopeFactory:
     """Makes envelopes of JSON texts, for one target."""
 
     target: Target
@@ -150,7 +150,7 @@ def send(
     """  # noqa: D301 - click wants the character itself, to leave the lines below it as they are
     if (message is None) == (file is None):
         raise click.UsageError("give either one message as JSON, or a file with --from")
-    making = Making(target=target_of(target, kind), type=type, delay=delay)
+    making = EnvelopeFactory(target=target_of(target, kind), type=type, delay=delay)
     if message is not None:
         _send_one(making, message, message_id or f"{making.publisher}-0", broker, timeout, json_output=json_output)
     else:
@@ -158,7 +158,7 @@ def send(
 
 
 def _send_one(
-    making: Making, text: str, message_id: str, broker: str | None, timeout: float, *, json_output: bool
+    making: EnvelopeFactory, text: str, message_id: str, broker: str | None, timeout: float, *, json_output: bool
 ) -> None:
     from actorwork.errors import CodecError
 
@@ -182,9 +182,9 @@ def _send_one(
 
 
 def _send_file(
-    making: Making, file: str, prefix: str, broker: str | None, timeout: float, *, json_output: bool
+    making: EnvelopeFactory, file: str, prefix: str, broker: str | None, timeout: float, *, json_output: bool
 ) -> None:
-    tally = Tally()
+    tally = SendProgress()
     ended = "an error"
     try:
         with ExitStack() as stack:
@@ -212,7 +212,7 @@ def _send_file(
 
 
 async def _send_lines(
-    broker: Broker, step: Step, making: Making, file: BinaryIO, prefix: str, tally: Tally, bar: _Bar
+    broker: Broker, step: Step, making: EnvelopeFactory, file: BinaryIO, prefix: str, tally: SendProgress, bar: _Bar
 ) -> None:
     import trio
 
@@ -249,21 +249,21 @@ async def _send_lines(
         bar.show(tally, before)
 
 
-async def _publish(broker: Broker, step: Step, batch: Sequence[Envelope], tally: Tally, last: int) -> None:
+async def _publish(broker: Broker, step: Step, batch: Sequence[Envelope], tally: SendProgress, last: int) -> None:
     with step():
         tally.new += await broker.publish(batch)
     tally.sent += len(batch)
     tally.last = last
 
 
-def _numbered(lines: Sequence[bytes], first: int) -> Iterator[Line]:
+def _numbered(lines: Sequence[bytes], first: int) -> Iterator[InputLine]:
     for number, text in enumerate(lines, first):
         stripped = text.removeprefix(b"\xef\xbb\xbf").strip() if number == 1 else text.strip()
         if stripped:
-            yield Line(number, stripped)
+            yield InputLine(number, stripped)
 
 
-def _report(tally: Tally, target: Target, prefix: str, ended: str, *, json_output: bool) -> None:
+def _report(tally: SendProgress, target: Target, prefix: str, ended: str, *, json_output: bool) -> None:
     if json_output:
         bad = [{"line": number, "error": error} for number, error in tally.bad]
         print_json({"source": target.source, "sent": tally.sent, "new": tally.new, "ids": f"{prefix}-LINE", "bad": bad})
@@ -307,7 +307,7 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def show(self, tally: Tally, done: int) -> None:
+    def show(self, tally: SendProgress, done: int) -> None:
         """Show how far it is: `done` bytes are read and sent, about."""
         bad = f", {len(tally.bad):,} bad" if tally.bad else ""
         self._progress.update(self._task, completed=done, told=f"{tally.sent:,} sent{bad}")

@@ -113,10 +113,10 @@ async def replay(broker: Broker, step: Step, path: Path) -> SpoolStatus:
     import trio
 
     from actorwork.brokers import ignore
-    from actorwork.clients.lazy_broker import LateBroker
+    from actorwork.clients.lazy_broker import LazyBroker
     from actorwork.clients.spool import Spool, open_spooler
 
-    late = LateBroker(broker.url)
+    late = LazyBroker(broker.url)
     late.arrived(broker)
     async with open_spooler(Spool(path=path), path, late, ignore) as spooler, trio.open_nursery() as nursery:
         nursery.start_soon(spooler.run)

@@ -22,9 +22,9 @@ from actorwork.actors.actor import Actor
 from actorwork.actors.handlers.table import handlers_of
 from actorwork.brokers import open_broker
 from actorwork.clients.identity import whoami
-from actorwork.clients.lazy_broker import LateBroker, open_late_broker, place_of
-from actorwork.clients.outbox import Outbox, source_name
+from actorwork.clients.lazy_broker import LazyBroker, open_lazy_broker, place_of
 from actorwork.clients.refs import StreamRef
+from actorwork.clients.sender import Sender, source_name
 from actorwork.clients.spool import Spool, Spooler, SpoolMode, file_for, open_spooler, spool_of
 from actorwork.errors import SettingsError
 from actorwork.message import Pause, PauseKind, TriggerRecord
@@ -45,7 +45,7 @@ T = TypeVar("T")
 class Client:
     """Sends messages to actors behind a broker; made by `open_client`, for any number of tasks."""
 
-    def __init__(self, outbox: Outbox) -> None:
+    def __init__(self, outbox: Sender) -> None:
         self._outbox = outbox
         self._random = Random()
 
@@ -193,16 +193,16 @@ async def open_client(
         chosen = spool_of(spool)
         spooler: Spooler | None = None
         if chosen is None:
-            late = LateBroker("")
+            late = LazyBroker("")
             late.arrived(await stack.enter_async_context(open_broker(broker, emit=emit)))
         else:
-            late = await stack.enter_async_context(open_late_broker(broker, patience=chosen.patience, emit=emit))
+            late = await stack.enter_async_context(open_lazy_broker(broker, patience=chosen.patience, emit=emit))
             path = file_for(chosen, place_of(broker))
             spooler = await stack.enter_async_context(open_spooler(chosen, path, late, emit))
         nursery = await stack.enter_async_context(trio.open_nursery())
         if spooler is not None:
             nursery.start_soon(spooler.run)
-        client = Client(Outbox(late, nursery, spooler, tuple(middleware)))
+        client = Client(Sender(late, nursery, spooler, tuple(middleware)))
         try:
             yield client
             if spooler is not None:

@@ -26,7 +26,7 @@ Step = Callable[[], AbstractContextManager[object]]
 
 
 @attrs.frozen
-class Edges:
+class Snapshot:
     """How many letters a selection meant when it was looked, by source, and the last one of each."""
 
     counts: Mapping[str, int]
@@ -41,7 +41,7 @@ async def pages(
     letters: DeadLetters,
     selection: Selection = ALL,
     *,
-    until: Edges | None = None,
+    until: Snapshot | None = None,
     step: Step = contextlib.nullcontext[None],
 ) -> AsyncGenerator[Sequence[DeadLetter]]:
     """Yield what a selection means, in pages that are not empty; nothing that came after `until`.
@@ -85,7 +85,7 @@ def _up_to(last: DeadLetter, page: Sequence[DeadLetter]) -> Sequence[DeadLetter]
 
 async def edges(
     letters: DeadLetters, selection: Selection = ALL, *, step: Step = contextlib.nullcontext[None]
-) -> Edges:
+) -> Snapshot:
     """Look how many letters a selection means now."""
     counts: dict[str, int] = {}
     last: dict[str, DeadLetter] = {}
@@ -94,4 +94,4 @@ async def edges(
             source = page[-1].source
             counts[source] = counts.get(source, 0) + len(page)
             last[source] = page[-1]
-    return Edges(counts, last)
+    return Snapshot(counts, last)

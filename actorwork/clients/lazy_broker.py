@@ -21,8 +21,8 @@ from actorwork.events import BrokerTrouble
 TRY_AGAIN: Final = 5.0
 
 
-class LateBroker:
-    """Made by `open_late_broker`. `broker` is None until it is there."""
+class LazyBroker:
+    """Made by `open_lazy_broker`. `broker` is None until it is there."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -32,7 +32,7 @@ class LateBroker:
         self._is_there = trio.Event()
 
     def __repr__(self) -> str:
-        return f"<LateBroker {self.url}, {'there' if self.broker is not None else 'away'}>"
+        return f"<LazyBroker {self.url}, {'there' if self.broker is not None else 'away'}>"
 
     async def wait(self) -> Broker:
         """Return the broker, once it is there."""
@@ -48,14 +48,14 @@ class LateBroker:
 
 
 @asynccontextmanager
-async def open_late_broker(
+async def open_lazy_broker(
     broker: str | Broker | None, *, patience: float, emit: EventSink
-) -> AsyncGenerator[LateBroker]:
+) -> AsyncGenerator[LazyBroker]:
     """Begin to open a broker, and wait for it for `patience` seconds; then go on without it, while it is opened.
 
     A broker that is open already is there at once. Raises `BrokerError` for one that refuses within this time.
     """
-    late = LateBroker(place_of(broker))
+    late = LazyBroker(place_of(broker))
     if broker is not None and not isinstance(broker, str):
         late.arrived(broker)
         yield late
@@ -80,7 +80,7 @@ async def open_late_broker(
         raise raised
 
 
-async def _keep_open(late: LateBroker, url: str | None, emit: EventSink) -> None:
+async def _keep_open(late: LazyBroker, url: str | None, emit: EventSink) -> None:
     while True:
         try:
             async with open_broker(url, emit=emit) as broker:

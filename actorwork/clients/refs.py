@@ -18,7 +18,7 @@ import attrs
 import trio
 
 from actorwork.actors.handlers.table import HandlerTable
-from actorwork.clients.outbox import Outbox, reply
+from actorwork.clients.sender import Sender, reply
 from actorwork.errors import AskTimeout
 from actorwork.message import NO_HEADERS, RESULT_TTL, Envelope, Json, Message, Untyped
 from actorwork.policy.sending import PLAIN, Sending, SendOptions
@@ -41,7 +41,7 @@ class StreamRef(Generic[A_co]):
 
     __slots__ = ("_handlers", "_outbox", "_priority", "results_ttl", "source", "title")
 
-    def __init__(self, outbox: Outbox, settings: Settings, handlers: HandlerTable | None) -> None:
+    def __init__(self, outbox: Sender, settings: Settings, handlers: HandlerTable | None) -> None:
         self.title = settings.title
         self.source = settings.default_source
         self.results_ttl = settings.results_ttl
@@ -134,7 +134,7 @@ class Receipt(Generic[R_co]):
 
     id: str
     source: str
-    _outbox: Outbox = attrs.field(repr=False)
+    _outbox: Sender = attrs.field(repr=False)
     _whom: str = attrs.field(repr=False)
     _reply_type: Any = attrs.field(repr=False)
 

@@ -33,8 +33,8 @@ import trio
 
 from actorwork.abc import Broker, EventSink
 from actorwork.brokers import default_file
-from actorwork.clients.lazy_broker import LateBroker
-from actorwork.clients.spooled import SpooledMessages, Ticket
+from actorwork.clients.lazy_broker import LazyBroker
+from actorwork.clients.spooled import SpooledMessages, SpoolTicket
 from actorwork.errors import BrokerError, SettingsError, SpoolError, SpoolFull
 from actorwork.events import BrokerTrouble
 from actorwork.message import Envelope
@@ -117,7 +117,7 @@ def file_for(spool: Spool, place: str) -> Path:
 class Spooler:
     """Sends through the spool; made by `open_spooler`, for any number of tasks."""
 
-    def __init__(self, spool: Spool, messages: SpooledMessages, late: LateBroker, emit: EventSink) -> None:
+    def __init__(self, spool: Spool, messages: SpooledMessages, late: LazyBroker, emit: EventSink) -> None:
         self._spool = spool
         self._messages = messages
         self._late = late
@@ -218,7 +218,7 @@ class Spooler:
         from actorwork.embedded.spool import row_of  # noqa: PLC0415 - only who has a spool pays for SQLite
 
         now = time.time()
-        ticket = Ticket([row_of(envelope, now) for envelope in envelopes])
+        ticket = SpoolTicket([row_of(envelope, now) for envelope in envelopes])
         self._messages.behind.update(envelope.source for envelope in envelopes)
         until = trio.current_time() + self._spool.patience
         while True:
@@ -242,7 +242,7 @@ class Spooler:
             with trio.move_on_at(until):
                 await moved.wait()
 
-    def _full(self, ticket: Ticket) -> SpoolFull:
+    def _full(self, ticket: SpoolTicket) -> SpoolFull:
         status, spool = self._messages.status, self._spool
         wanted = sum(row.size for row in ticket.rows)
         return SpoolFull(
@@ -355,7 +355,7 @@ class Spooler:
 
 
 @asynccontextmanager
-async def open_spooler(spool: Spool, path: Path, late: LateBroker, emit: EventSink) -> AsyncGenerator[Spooler]:
+async def open_spooler(spool: Spool, path: Path, late: LazyBroker, emit: EventSink) -> AsyncGenerator[Spooler]:
     """Open the file of a spool. Whoever opens it runs `Spooler.run`. Raises `SpoolError`."""
     from actorwork.embedded.spool import SpoolFile  # noqa: PLC0415 - only who has a spool pays for SQLite
 

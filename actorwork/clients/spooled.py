@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 @attrs.define(eq=False)
-class Ticket:
+class SpoolTicket:
     """One call's messages on their way into the file."""
 
     rows: Sequence[Row]
@@ -45,7 +45,7 @@ class SpooledMessages:
         self.moved = trio.Event()
         """Set, and replaced by another one, when something has left the file, or was set aside."""
         self._version = 0
-        self._queue: list[Ticket] = []
+        self._queue: list[SpoolTicket] = []
         self._at_file = trio.Lock()
         self._thread = trio.CapacityLimiter(1)
 
@@ -83,7 +83,7 @@ class SpooledMessages:
                 self.behind = sources | self._queued()
                 self._tell_moved()
 
-    async def append(self, ticket: Ticket) -> None:
+    async def append(self, ticket: SpoolTicket) -> None:
         """Write a ticket into the file, together with those of other tasks that wait for the same disk.
 
         What came of it stands in the ticket. Cancelled: its messages are there, or never will be.
@@ -99,7 +99,7 @@ class SpooledMessages:
             if ticket in self._queue:  # Cancelled before anybody wrote it: it must not come later.
                 self._queue.remove(ticket)
 
-    async def _commit(self, tickets: Sequence[Ticket]) -> None:
+    async def _commit(self, tickets: Sequence[SpoolTicket]) -> None:
         file, max_messages, max_bytes = self._file, self._max_messages, self._max_bytes
 
         def commit() -> tuple[list[bool], SpoolStatus]:

@@ -13,11 +13,11 @@ import trio
 
 from actorwork.abc import EventSink, Finding, Subscription
 from actorwork.embedded.diagnosis import examine
-from actorwork.embedded.limiter import EmbeddedLimiter
+from actorwork.embedded.limiter import EmbeddedLimitStore
 from actorwork.embedded.location import Location, parse
 from actorwork.embedded.node import EmbeddedNode, open_node
 from actorwork.embedded.replies import LocalReplies
-from actorwork.embedded.rows import Parcel, in_chunks, parcel
+from actorwork.embedded.rows import EnvelopeRow, in_chunks, parcel
 from actorwork.embedded.store import Store
 from actorwork.embedded.triggers import EmbeddedPauses, EmbeddedTriggers
 from actorwork.embedded.values import EmbeddedValues
@@ -60,7 +60,7 @@ class EmbeddedBroker:
         self._values = EmbeddedValues(writer)
         self._triggers = EmbeddedTriggers(writer)
         self._pauses = EmbeddedPauses(writer)
-        self._limiter = EmbeddedLimiter(writer)
+        self._limiter = EmbeddedLimitStore(writer)
 
     def __repr__(self) -> str:
         return f"<EmbeddedBroker {self.url}>"
@@ -94,7 +94,7 @@ class EmbeddedBroker:
         return self._values
 
     @property
-    def limiter(self) -> EmbeddedLimiter:
+    def limiter(self) -> EmbeddedLimitStore:
         return self._limiter
 
     def statistics(self) -> Mapping[str, int]:
@@ -113,7 +113,7 @@ class EmbeddedBroker:
         one = parcel(envelope)
         return await self._writer.ask(lambda store: store.publish_unique(one))
 
-    async def _publish(self, parcels: Sequence[Parcel]) -> int:
+    async def _publish(self, parcels: Sequence[EnvelopeRow]) -> int:
         return await self._writer.ask(lambda store: store.publish(parcels), rows=len(parcels))
 
     def open_node(

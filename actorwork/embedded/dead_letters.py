@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import attrs
 
-from actorwork.embedded.lines import Lines
+from actorwork.embedded.key_queues import KeyQueues
 from actorwork.embedded.rows import failure_from, headers_from
 from actorwork.embedded.schema import SOURCE
 from actorwork.embedded.transaction import Transaction
@@ -19,7 +19,7 @@ from actorwork.settings import DeadLetterSettings
 
 
 class DeadLetterTable:
-    def __init__(self, transaction: Transaction, lines: Lines) -> None:
+    def __init__(self, transaction: Transaction, lines: KeyQueues) -> None:
         self._transaction = transaction
         self._execute = transaction.execute
         self._lines = lines

@@ -7,7 +7,7 @@ from actorwork.embedded.writer import Writer
 from actorwork.policy.limits import reserved
 
 
-class EmbeddedLimiter:
+class EmbeddedLimitStore:
     """Implements `actorwork.abc.Limiter`."""
 
     def __init__(self, writer: Writer) -> None:

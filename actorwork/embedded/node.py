@@ -17,9 +17,9 @@ import trio
 
 from actorwork import events
 from actorwork.abc import EventSink, Subscription
-from actorwork.embedded.feeds import Batch, Feed
+from actorwork.embedded.cursors import Batch, Cursor
 from actorwork.embedded.own_leases import Lease
-from actorwork.embedded.rows import Closing, Lane, Token, channel, is_plain, parcel
+from actorwork.embedded.rows import GroupChannel, SettleOrder, Token, channel, is_plain, parcel
 from actorwork.embedded.store import Store
 from actorwork.embedded.writer import Order, Writer
 from actorwork.errors import BrokerError
@@ -35,7 +35,7 @@ class _Intake:
     """One subscription as this thread counts it."""
 
     subscription: Subscription
-    feed: Feed
+    cursor: Cursor
     allowed: int = 0
     allowed_urgent: int = 0
     asks_urgent: bool = False
@@ -44,11 +44,11 @@ class _Intake:
 
     def fitting(self, deliveries: Sequence[Delivery]) -> tuple[Sequence[Delivery], Sequence[Delivery]]:
         """Tell what the inlet has room for from what is too much."""
-        inlet = self.subscription.inlet
-        room = max(0, inlet.room())
+        sink = self.subscription.sink
+        room = max(0, sink.credit())
         if len(deliveries) <= room:
             return deliveries, ()
-        urgent_room = inlet.room(urgent=True) if self.asks_urgent else 0
+        urgent_room = sink.credit(urgent=True) if self.asks_urgent else 0
         fitting: list[Delivery] = []
         surplus: list[Delivery] = []
         for delivery in deliveries:
@@ -68,7 +68,7 @@ class EmbeddedNode:
         self._intakes: dict[Subscription, _Intake] = {}
         for subscription in subscriptions:
             lanes = [
-                Lane(
+                GroupChannel(
                     source,
                     subscription.group,
                     subscription.actor,
@@ -79,15 +79,15 @@ class EmbeddedNode:
                 for priority in (Priority.NORMAL, Priority.CRITICAL, Priority.HIGH, Priority.LOW)
                 for source in subscription.sources
             ]
-            feed = Feed(lanes, self._lease, self._offer, self._crowded)
-            intake = _Intake(subscription, feed)
+            cursor = Cursor(lanes, self._lease, self._offer, self._crowded)
+            intake = _Intake(subscription, cursor)
             self._intakes[subscription] = intake
-        self._by_feed = {id(intake.feed): intake for intake in self._intakes.values()}
+        self._by_feed = {id(intake.cursor): intake for intake in self._intakes.values()}
         self._stopping = False
         self._closed = False
         self._unsettled = 0
         self._idle: trio.Event | None = None
-        self._counts = dict.fromkeys(("read", "settled", "fenced", "reclaimed", "handed_back", "buried"), 0)
+        self._counts = dict.fromkeys(("read", "settled", "fenced", "reclaimed", "released", "dead_lettered"), 0)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "stopping" if self._stopping else "reading"
@@ -103,18 +103,18 @@ class EmbeddedNode:
     # ------------------------------------------------------------------------------------------------- its life
 
     async def open(self) -> None:
-        feeds = [intake.feed for intake in self._intakes.values()]
+        cursors = [intake.cursor for intake in self._intakes.values()]
 
         def enter(store: Store) -> int:
-            for feed in feeds:
-                for lane in feed.lanes:
+            for cursor in cursors:
+                for lane in cursor.lanes:
                     store.open_lane(lane)
             return store.leases.take(self._incarnation, store.now + self._lease.length)
 
         self._lease.number = await self._writer.ask(enter)
         for intake in self._intakes.values():
-            intake.allowed = intake.feed.allowed = max(0, intake.subscription.inlet.room())
-        self._writer.tell(lambda: self._writer.add(self._lease, feeds))
+            intake.allowed = intake.cursor.allowed = max(0, intake.subscription.sink.credit())
+        self._writer.tell(lambda: self._writer.add(self._lease, cursors))
 
     async def close(self) -> None:
         """Stop, settle for a second at most, and release the lease."""
@@ -140,8 +140,8 @@ class EmbeddedNode:
         if self._closed:
             return
         self._stopping = True
-        feeds = [intake.feed for intake in self._intakes.values()]
-        self._writer.tell(lambda: self._writer.feeds.remove(feeds))
+        cursors = [intake.cursor for intake in self._intakes.values()]
+        self._writer.tell(lambda: self._writer.cursors.remove(cursors))
         # Its answer comes after whatever was read before.
         await self._writer.pass_through()
 
@@ -154,8 +154,8 @@ class EmbeddedNode:
 
     # ---------------------------------------------------------------------------------------------- what comes in
 
-    def _offer(self, feed: Feed, batches: Sequence[Batch]) -> None:
-        intake = self._by_feed[id(feed)]
+    def _offer(self, cursor: Cursor, batches: Sequence[Batch]) -> None:
+        intake = self._by_feed[id(cursor)]
         subscription = intake.subscription
         deliveries: Sequence[Delivery] = []
         for lane, taken, reclaimed in batches:
@@ -163,9 +163,9 @@ class EmbeddedNode:
             for previous, count in reclaimed:
                 self._counts["reclaimed"] += count
                 self._emit(events.Reclaimed(lane.name, lane.group, previous, count))
-            for message_id, crashes in taken.buried:
-                self._counts["buried"] += 1
-                self._emit(events.Buried(lane.name, lane.group, message_id, crashes))
+            for message_id, crashes in taken.dead_lettered:
+                self._counts["dead_lettered"] += 1
+                self._emit(events.DeadLettered(lane.name, lane.group, message_id, crashes))
             if taken.restored:
                 self._emit(events.GroupRestored(lane.name, lane.group))
         intake.received += len(deliveries)
@@ -173,14 +173,14 @@ class EmbeddedNode:
         if not self._stopping:
             fitting, surplus = intake.fitting(deliveries)
             if surplus:
-                self._order_hand_back(subscription, surplus)
+                self._order_release(subscription, surplus)
             deliveries = fitting
         if deliveries:
-            subscription.inlet.offer(deliveries)
+            subscription.sink.offer(deliveries)
         self.resume(subscription)
 
-    def _crowded(self, feed: Feed) -> None:
-        intake = self._by_feed[id(feed)]
+    def _crowded(self, cursor: Cursor) -> None:
+        intake = self._by_feed[id(cursor)]
         intake.asks_urgent = True
         self.resume(intake.subscription)
 
@@ -188,35 +188,35 @@ class EmbeddedNode:
         intake = self._intakes.get(subscription)
         if intake is None or self._stopping:
             return
-        inlet, received, feed = subscription.inlet, intake.received, intake.feed
-        allowed = received + max(0, inlet.room())
-        urgent = received + max(0, inlet.room(urgent=True)) if intake.asks_urgent else 0
+        sink, received, cursor = subscription.sink, intake.received, intake.cursor
+        allowed = received + max(0, sink.credit())
+        urgent = received + max(0, sink.credit(urgent=True)) if intake.asks_urgent else 0
         if allowed > intake.allowed or urgent > intake.allowed_urgent:
             allowed = intake.allowed = max(allowed, intake.allowed)
             urgent = intake.allowed_urgent = max(urgent, intake.allowed_urgent)
 
             def allow() -> None:
-                feed.allowed, feed.allowed_urgent = allowed, urgent
+                cursor.allowed, cursor.allowed_urgent = allowed, urgent
 
             self._writer.tell(allow)
 
-    def withhold(self, subscription: Subscription, sources: Collection[str]) -> None:
+    def pause_sources(self, subscription: Subscription, sources: Collection[str]) -> None:
         intake = self._intakes.get(subscription)
         if intake is None or self._stopping:
             return
-        lanes, withheld = intake.feed.lanes, frozenset(sources)
+        lanes, withheld = intake.cursor.lanes, frozenset(sources)
 
-        def withhold() -> None:
+        def pause_sources() -> None:
             for lane in lanes:
                 lane.withheld = lane.name in withheld
 
-        self._writer.tell(withhold)
+        self._writer.tell(pause_sources)
 
     def _lost(self, incarnation: str, successor: str, reason: str) -> None:
         self._incarnation = successor
         self._emit(events.LeaseLost(incarnation, successor, reason))
         for subscription in self._intakes:
-            subscription.inlet.revoke()
+            subscription.sink.revoke()
             self.resume(subscription)
 
     # --------------------------------------------------------------------------------------------- what goes out
@@ -234,7 +234,7 @@ class EmbeddedNode:
             return
         self._unsettled += 1
         self._writer.settle(
-            Closing(
+            SettleOrder(
                 delivery,
                 subscription.group,
                 subscription.actor,
@@ -246,7 +246,7 @@ class EmbeddedNode:
             )
         )
 
-    def applied(self, count: int, refused: Sequence[Closing]) -> None:
+    def applied(self, count: int, refused: Sequence[SettleOrder]) -> None:
         """Called by the writer: so many settlements are done with, of which these were refused."""
         self._unsettled -= count
         self._counts["settled"] += count - len(refused)
@@ -270,7 +270,7 @@ class EmbeddedNode:
 
         return await self._writer.ask(publish, rows=len(parcels))
 
-    async def hand_back(self, subscription: Subscription, deliveries: Sequence[Delivery]) -> None:
+    async def release_deliveries(self, subscription: Subscription, deliveries: Sequence[Delivery]) -> None:
         answer = trio.Event()
         failed: list[BrokerError] = []
 
@@ -278,12 +278,12 @@ class EmbeddedNode:
             failed.append(error)
             answer.set()
 
-        self._order_hand_back(subscription, deliveries, answer.set, fail)
+        self._order_release(subscription, deliveries, answer.set, fail)
         await answer.wait()
         if failed:
             raise failed[0]
 
-    def _order_hand_back(
+    def _order_release(
         self,
         subscription: Subscription,
         deliveries: Sequence[Delivery],
@@ -294,15 +294,15 @@ class EmbeddedNode:
 
         def tell(given: Mapping[str, int]) -> None:
             for source, count in given.items():
-                self._counts["handed_back"] += count
-                self._emit(events.HandedBack(source, subscription.group, count))
+                self._counts["released"] += count
+                self._emit(events.Released(source, subscription.group, count))
             if done is not None:
                 done()
 
-        def hand_back(store: Store) -> Mapping[str, int]:
+        def release_deliveries(store: Store) -> Mapping[str, int]:
             given: dict[str, int] = {}
             for delivery in deliveries:
-                if store.hand_back((delivery.token,)):
+                if store.release_deliveries((delivery.token,)):
                     given[delivery.source] = given.get(delivery.source, 0) + 1
                     store.transaction.touched.add(channel(store.source(delivery.source), delivery.priority))
             return given
@@ -310,7 +310,7 @@ class EmbeddedNode:
         def fail(error: BrokerError) -> None:
             self._emit(events.BrokerTrouble("handing back", str(error), "they stay ours until the lease ends"))
 
-        self._writer.order(Order(hand_back, tell, failed or fail, len(tokens)))
+        self._writer.order(Order(release_deliveries, tell, failed or fail, len(tokens)))
 
 
 @asynccontextmanager

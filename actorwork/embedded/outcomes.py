@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from actorwork.embedded.rows import Letterhead, outcome_columns, outcome_from
+from actorwork.embedded.rows import ReplyAddress, outcome_columns, outcome_from
 from actorwork.embedded.transaction import Transaction
 from actorwork.message import REPLY_TO, RESULT_TTL, Json, Outcome
 
@@ -34,14 +34,14 @@ class Outcomes:
         if isinstance(address, str):
             self._transaction.replies.append((address, name, id, outcome))
 
-    def post(self, replies: Iterable[Letterhead]) -> None:
+    def post(self, replies: Iterable[ReplyAddress]) -> None:
         """Keep replies for other processes, which fetch them."""
         self._transaction.executemany(
             "insert into replies (address, source, id, status, value, failure, at) values (?, ?, ?, ?, ?, ?, ?)",
             [(*letter[:3], *outcome_columns(letter[3]), self._transaction.now) for letter in replies],
         )
 
-    def fetch(self, addresses: Iterable[str]) -> list[Letterhead]:
+    def fetch(self, addresses: Iterable[str]) -> list[ReplyAddress]:
         """Take the replies that have come to these addresses."""
         wanted = json.dumps(list(addresses))
         rows = self._execute(

@@ -37,7 +37,7 @@ class Lease:
 
 
 @attrs.frozen(eq=False)
-class Lost:
+class LostLease:
     """A lease that is gone, and what takes its place once the transaction is committed."""
 
     lease: Lease
@@ -83,7 +83,7 @@ class OwnLeases:
         """Return those that are to be renewed."""
         return [lease for lease in self._leases if now >= lease.renew_at]
 
-    def renew(self, store: Store, late: Sequence[Lease], wall: float) -> list[Lost]:
+    def renew(self, store: Store, late: Sequence[Lease], wall: float) -> list[LostLease]:
         """Renew leases; return those that are lost."""
         return [
             self.replace(store, lease, wall, "it was not renewed in time, or somebody ended it")
@@ -91,10 +91,10 @@ class OwnLeases:
             if not store.leases.renew(lease.number, wall + lease.length)
         ]
 
-    def replace(self, store: Store, lease: Lease, wall: float, reason: str) -> Lost:
+    def replace(self, store: Store, lease: Lease, wall: float, reason: str) -> LostLease:
         """Take a new lease for one that is lost."""
         incarnation = uuid.uuid4().hex
-        return Lost(lease, incarnation, store.leases.take(incarnation, wall + lease.length), reason)
+        return LostLease(lease, incarnation, store.leases.take(incarnation, wall + lease.length), reason)
 
     def renewed(self, late: Sequence[Lease], now: float) -> None:
         for lease in late:

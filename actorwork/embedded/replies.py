@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from actorwork.embedded.rows import Letterhead
+from actorwork.embedded.rows import ReplyAddress
 from actorwork.message import Outcome
 
 
@@ -23,7 +23,7 @@ class LocalReplies:
         self._waiting.setdefault((source, message_id), set()).add(waiting)
         return waiting
 
-    def arrived(self, letter: Letterhead) -> None:
+    def arrived(self, letter: ReplyAddress) -> None:
         _, source, message_id, outcome = letter
         for waiting in self._waiting.pop((source, message_id), ()):
             waiting.arrived(outcome)

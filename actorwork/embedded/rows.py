@@ -77,7 +77,7 @@ class Token(NamedTuple):
         return self[:4]
 
 
-class Rare(NamedTuple):
+class OptionalFields(NamedTuple):
     """What few envelopes have."""
 
     key: str | None
@@ -93,7 +93,7 @@ class Rare(NamedTuple):
         return end if self.expires is None else min(end, self.expires)
 
 
-class Parcel(NamedTuple):
+class EnvelopeRow(NamedTuple):
     """An envelope in the columns of a table; `due` is in seconds since the epoch, `delay` is from now."""
 
     source: str
@@ -104,15 +104,15 @@ class Parcel(NamedTuple):
     addressee: str | None
     delay: float
     due: float | None
-    rare: Rare | None = None
+    rare: OptionalFields | None = None
 
 
-Letterhead: TypeAlias = "tuple[str, str, str, Outcome]"
+ReplyAddress: TypeAlias = "tuple[str, str, str, Outcome]"
 """A reply to be sent: address, source, message id, outcome."""
 
 
 @attrs.define(eq=False)
-class Lane:
+class GroupChannel:
     """One channel of a source as one group of one node reads it. `ready`: there may be something to read."""
 
     name: str
@@ -146,31 +146,31 @@ class Taken:
     deliveries: list[Delivery] = attrs.field(factory=list[Delivery])
     reclaimed: list[tuple[int, int]] = attrs.field(factory=list[tuple[int, int]])
     """The previous owner's number (0: it was handed back), and how many were his."""
-    buried: list[tuple[str, int]] = attrs.field(factory=list[tuple[str, int]])
+    dead_lettered: list[tuple[str, int]] = attrs.field(factory=list[tuple[str, int]])
     restored: bool = False
     emptied: bool = False
     held: bool = False
 
 
 @attrs.frozen(eq=False)
-class Closing:
+class SettleOrder:
     """A settlement on its way to the store."""
 
     delivery: Delivery
     group: str
     actor: str
     settlement: Settlement
-    published: Sequence[Parcel]
+    published: Sequence[EnvelopeRow]
     owner: Any = None
     plain: bool = False
     """Whether the only thing it does is to end the delivery: many such go in one statement."""
     bounds: DeadLetterSettings = attrs.field(factory=DeadLetterSettings)
 
 
-def parcel(envelope: Envelope) -> Parcel:
+def parcel(envelope: Envelope) -> EnvelopeRow:
     """Put an envelope into columns. Raises TypeError or ValueError for headers that are no JSON."""
     headers = envelope.headers
-    return Parcel(
+    return EnvelopeRow(
         envelope.source,
         envelope.id,
         envelope.type,
@@ -179,7 +179,7 @@ def parcel(envelope: Envelope) -> Parcel:
         envelope.group,
         envelope.delay,
         envelope.at,
-        None if _rare_of(envelope) == _NOTHING_RARE else Rare(*_rare_of(envelope)),
+        None if _rare_of(envelope) == _NOTHING_RARE else OptionalFields(*_rare_of(envelope)),
     )
 
 
@@ -191,7 +191,7 @@ def is_plain(delivery: Delivery, settlement: Settlement, published: Sequence[obj
 
 
 def delivery_from(
-    lane: Lane,
+    lane: GroupChannel,
     id: str,
     type: str | None,
     data: bytes,
@@ -226,6 +226,6 @@ def outcome_columns(outcome: Outcome) -> tuple[str, bytes, str | None]:
     return outcome.status, outcome.value, None if failure is None else json.dumps(attrs.asdict(failure))
 
 
-def in_chunks(parcels: Sequence[Parcel], size: int) -> Iterator[Sequence[Parcel]]:
+def in_chunks(parcels: Sequence[EnvelopeRow], size: int) -> Iterator[Sequence[EnvelopeRow]]:
     for start in range(0, len(parcels), size):
         yield parcels[start : start + size]

@@ -31,16 +31,17 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from actorwork.embedded.cancellation import Cancellation
 from actorwork.embedded.dead_letters import DeadLetterTable
-from actorwork.embedded.held_back import HeldBack
+from actorwork.embedded.delay_queue import DelayQueue
+from actorwork.embedded.key_queues import KeyQueues
 from actorwork.embedded.leases import Leases
-from actorwork.embedded.lines import Lines
 from actorwork.embedded.outcomes import Outcomes
 from actorwork.embedded.rows import (
     CARRIED,
-    Closing,
-    Lane,
-    Parcel,
+    EnvelopeRow,
+    GroupChannel,
+    SettleOrder,
     Taken,
     Token,
     channel,
@@ -50,7 +51,6 @@ from actorwork.embedded.rows import (
 )
 from actorwork.embedded.schema import SOURCE
 from actorwork.embedded.seen import SeenIds
-from actorwork.embedded.taking_back import TakingBack
 from actorwork.embedded.transaction import Transaction
 from actorwork.embedded.uniques import Uniques
 from actorwork.message import NO_HEADERS, Delivery, Failure, Outcome, Unique
@@ -75,11 +75,11 @@ class Store:
         self._seen = SeenIds(transaction)
         self.leases = Leases(transaction)
         self.outcomes = Outcomes(transaction)
-        self._lines = Lines(transaction)
+        self._lines = KeyQueues(transaction)
         self._uniques = Uniques(transaction)
-        self.held_back = HeldBack(transaction, self._lines)
+        self.held_back = DelayQueue(transaction, self._lines)
         self.dead_letters = DeadLetterTable(transaction, self._lines)
-        self._taking_back = TakingBack(transaction, self._lines, self._uniques, self.outcomes)
+        self._taking_back = Cancellation(transaction, self._lines, self._uniques, self.outcomes)
 
     def __repr__(self) -> str:
         return f"<Store of {len(self._sources)} known sources>"
@@ -109,7 +109,7 @@ class Store:
 
     # ------------------------------------------------------------------------------------------------- publishing
 
-    def publish(self, parcels: Iterable[Parcel]) -> int:
+    def publish(self, parcels: Iterable[EnvelopeRow]) -> int:
         """Keep messages whose ids were not seen before; return how many these are."""
         now, new = self.now, 0
         plain: list[tuple[Any, ...]] = []
@@ -137,14 +137,14 @@ class Store:
         self._add(plain, delayed)
         return new
 
-    def publish_unique(self, one: Parcel) -> str:
+    def publish_unique(self, one: EnvelopeRow) -> str:
         """Keep a message that has a unique key; return the id of the one that has it now."""
         source, unique = self.source(one.source), None if one.rare is None else one.rare.unique
         if self.publish((one,)) or unique is None or self._seen.knows(source, one.id):
             return one.id
         return self._uniques.holder(source, unique) or one.id
 
-    def _is_refused(self, source: int, one: Parcel, unique: Unique) -> bool:
+    def _is_refused(self, source: int, one: EnvelopeRow, unique: Unique) -> bool:
         """Take a unique key for a message; return whether another one keeps it, or this one was kept before."""
         if self._seen.knows(source, one.id):
             return True
@@ -189,7 +189,7 @@ class Store:
 
     # ---------------------------------------------------------------------------------------------------- reading
 
-    def open_lane(self, lane: Lane) -> bool:
+    def open_lane(self, lane: GroupChannel) -> bool:
         """Make the group of a lane if it is new, at the beginning of what is there; return whether it was."""
         lane.channel = channel(self.source(lane.name), lane.priority)
         done = self._execute("insert or ignore into groups (source, name) values (?, ?)", (lane.channel, lane.group))
@@ -199,7 +199,7 @@ class Store:
         lane.grp = row[0]
         return done.rowcount == 1
 
-    def take(self, lane: Lane, node: int, limit: int) -> Taken:
+    def take(self, lane: GroupChannel, node: int, limit: int) -> Taken:
         """Give entries of a lane to a node: first what is nobody's any more, then what its group was never given."""
         taken = Taken()
         free = self._execute(
@@ -215,8 +215,8 @@ class Store:
             bound = key is not None or unique is not None
             if count > lane.max_crashes:
                 token = Token(seq, lane.grp, 0, count, bound)
-                self._bury(lane, delivery_from(lane, message_id, kind, data, headers, token, key, expires))
-                taken.buried.append((message_id, count))
+                self._dead_letter(lane, delivery_from(lane, message_id, kind, data, headers, token, key, expires))
+                taken.dead_lettered.append((message_id, count))
                 continue
             again.append(seq)
             owners[-owner] = owners.get(-owner, 0) + 1
@@ -270,7 +270,7 @@ class Store:
         """Return the key, the moment and the unique key of an entry."""
         return self._execute("select key, expires, uniq from entries where seq = ?", (seq,)).fetchone()
 
-    def _one_suspect_of(self, free: list[Any], lane: Lane, node: int, taken: Taken) -> list[Any]:
+    def _one_suspect_of(self, free: list[Any], lane: GroupChannel, node: int, taken: Taken) -> list[Any]:
         """Leave out the messages that several processes died with, but for one, if none is in hand.
 
         A process dies with all it had in hand, and one of these did it. Run one at a time, the others come through.
@@ -289,7 +289,7 @@ class Store:
             chosen.append(row)
         return chosen
 
-    def _bury(self, lane: Lane, delivery: Delivery) -> None:
+    def _dead_letter(self, lane: GroupChannel, delivery: Delivery) -> None:
         token: Token = delivery.token
         failure = Failure("Crashed", f"{token.given} processes died with this message in hand")
         self._execute("delete from pending where seq = ? and grp = ?", (token.seq, token.grp))
@@ -347,7 +347,7 @@ class Store:
             self._drop(ours)
         return refused
 
-    def settle(self, closing: Closing) -> bool:
+    def settle(self, closing: SettleOrder) -> bool:
         """End one delivery with all that belongs to it, if it is still ours; return whether it was."""
         delivery = closing.delivery
         if not self._disown(delivery.token):
@@ -392,7 +392,7 @@ class Store:
         ).fetchone()
         return row is not None
 
-    def hand_back(self, tokens: Sequence[Token]) -> int:
+    def release_deliveries(self, tokens: Sequence[Token]) -> int:
         """Give up what is still ours of these, each in its place, its count restored; return how many."""
         given = 0
         for token in tokens:
@@ -496,7 +496,7 @@ class Store:
         self._execute("delete from seen where touched < ? and alive < ?", (now - DAY, now - DAY))
 
 
-def _row_of(source: int, one: Parcel, now: float) -> tuple[Any, ...]:
+def _row_of(source: int, one: EnvelopeRow, now: float) -> tuple[Any, ...]:
     """Return the values of `CARRIED` of a message."""
     carried, rare = (one.id, one.type, one.data, one.headers, now, one.addressee), one.rare
     if rare is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from actorwork.embedded.rows import Letterhead
+from actorwork.embedded.rows import ReplyAddress
 
 
 class Transaction:
@@ -19,7 +19,7 @@ class Transaction:
         """Sources with something new to read; whoever wakes the readers empties it."""
         self.orphaned = False
         """Whether a lease has ended, so that something may be free; whoever wakes the readers clears it."""
-        self.replies: list[Letterhead] = []
+        self.replies: list[ReplyAddress] = []
         """Replies to be sent: the writer keeps those to its own process, and stores the others."""
         self.next_due: float | None = None
         """When a delayed message is due, as far as this transaction knows; None: nothing was delayed in it."""

@@ -33,14 +33,14 @@ from typing import Any, Final, TypeAlias
 import attrs
 import trio
 
-from actorwork.embedded.feeds import Batch, Feed, Feeds
+from actorwork.embedded.cursors import Batch, Cursor, Cursors
 from actorwork.embedded.files import PATIENCE, is_busy
 from actorwork.embedded.location import Location, connect, explained
 from actorwork.embedded.own_leases import Lease, OwnLeases
-from actorwork.embedded.rows import Closing, Letterhead
+from actorwork.embedded.rows import ReplyAddress, SettleOrder
 from actorwork.embedded.store import Store
 from actorwork.errors import BrokerError
-from actorwork.failpoints import crash_point
+from actorwork.failpoints import failpoint
 
 MOST_ROWS: Final = 2000
 """How many rows a turn takes from the queue, about: leases are renewed between turns."""
@@ -51,10 +51,10 @@ IDLE_AFTER: Final = 10.0
 TRY_AGAIN: Final = 1.0
 COMPLAIN_EVERY: Final = 5.0
 PRUNE_EVERY: Final = 3600.0
-_BEFORE_COMMIT: Final = crash_point("commit.before")
-_AFTER_COMMIT: Final = crash_point("commit.after")
+_BEFORE_COMMIT: Final = failpoint("commit.before")
+_AFTER_COMMIT: Final = failpoint("commit.after")
 
-News: TypeAlias = Callable[[], None]
+Notify: TypeAlias = Callable[[], None]
 """What is to be done in the Trio thread."""
 
 
@@ -77,16 +77,16 @@ class Writer:
     ) -> None:
         self.location = location
         self._troubled = troubled
-        self.addresses: dict[str, Callable[[Letterhead], None]] = {}
+        self.addresses: dict[str, Callable[[ReplyAddress], None]] = {}
         """Where replies are awaited in this process; changed by the Trio thread alone."""
         self._token = token
-        self._queue: queue.SimpleQueue[Order | Closing | Callable[[], None] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Order | SettleOrder | Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._live, name="actorwork-writer", daemon=True)
         self._broken: BrokerError | None = None
         self._leases = OwnLeases()
-        self.feeds = Feeds()
+        self.cursors = Cursors()
         """What this process reads; touched by this thread alone."""
-        self._again: list[Closing] = []
+        self._again: list[SettleOrder] = []
         self._again_at = math.inf
         self._seen_seq = -1
         self._data_version = -1
@@ -101,7 +101,7 @@ class Writer:
 
     def __repr__(self) -> str:
         state = "broken" if self._broken else "running" if self._thread.is_alive() else "ended"
-        return f"<Writer {self.location} {state} {len(self.feeds)} feeds>"
+        return f"<Writer {self.location} {state} {len(self.cursors)} feeds>"
 
     def statistics(self) -> Mapping[str, int]:
         return {**self._counts, "waiting": self._queue.qsize(), "leases": len(self._leases)}
@@ -125,7 +125,7 @@ class Writer:
         else:
             self._queue.put(order)
 
-    def settle(self, closing: Closing) -> None:
+    def settle(self, closing: SettleOrder) -> None:
         self._queue.put(closing)
 
     def tell(self, change: Callable[[], None]) -> None:
@@ -149,10 +149,10 @@ class Writer:
 
     # --------------------------------------------------------- called in this thread, by orders after their commit
 
-    def add(self, lease: Lease, feeds: Sequence[Feed]) -> None:
+    def add(self, lease: Lease, cursors: Sequence[Cursor]) -> None:
         """Begin to renew a lease and to read for these feeds."""
         self._leases.add(lease)
-        self.feeds.add(feeds)
+        self.cursors.add(cursors)
         self._next_due = 0.0
         self._busy_at = time.monotonic()
 
@@ -177,7 +177,7 @@ class Writer:
 
     def _break(self, error: BrokerError) -> None:
         self._broken = error
-        news: list[News] = []
+        news: list[Notify] = []
         with contextlib.suppress(queue.Empty):
             while True:
                 order = self._queue.get_nowait()
@@ -201,9 +201,9 @@ class Writer:
                     return
                 time.sleep(QUICKEST_POLL)
 
-    def _collect(self, pause: float) -> tuple[list[Order | Closing], bool]:
+    def _collect(self, pause: float) -> tuple[list[Order | SettleOrder], bool]:
         """Wait for orders, and take those that are there; return whether one of them is to stop."""
-        orders: list[Order | Closing] = []
+        orders: list[Order | SettleOrder] = []
         rows, stops = 0, False
         try:
             if pause > 0:
@@ -216,7 +216,7 @@ class Writer:
                 elif isinstance(one, Order):
                     orders.append(one)
                     rows += one.rows
-                elif isinstance(one, Closing):
+                elif isinstance(one, SettleOrder):
                     orders.append(one)
                     rows += 1
                 else:
@@ -231,14 +231,14 @@ class Writer:
     def _pause(self) -> float:
         """Return how long nothing needs to be done, unless an order comes."""
         now = time.monotonic()
-        if self.feeds.can_read:
+        if self.cursors.can_read:
             return 0.0
         until = min(self._again_at, self._leases.next_at)
-        if self.feeds:
+        if self.cursors:
             until = min(until, now + self._next_due - time.time())
-        if self.feeds or self.addresses:
+        if self.cursors or self.addresses:
             until = min(until, self._prune_at)
-        if self._is_shared() and (self.feeds or self.addresses):
+        if self._is_shared() and (self.cursors or self.addresses):
             idle = now - self._busy_at
             poll = IDLE_POLL if idle > IDLE_AFTER else min(USUAL_POLL, max(QUICKEST_POLL, idle / 10))
             until = min(until, now + poll)
@@ -252,7 +252,7 @@ class Writer:
 
     def _look(self, store: Store, execute: Callable[[str], sqlite3.Cursor], now: float) -> None:
         """See whether other processes have written, and what of it is for us."""
-        if not self._is_shared() or not (self.feeds or self.addresses):
+        if not self._is_shared() or not (self.cursors or self.addresses):
             return
         self._counts["polls"] += 1
         try:
@@ -261,10 +261,10 @@ class Writer:
                 self._data_version = version
                 last, sources = store.news_since(self._seen_seq)
                 self._seen_seq = last
-                free = store.groups_with_free() if self.feeds else set[int]()
+                free = store.groups_with_free() if self.cursors else set[int]()
                 self._next_due = _or_never(store.held_back.first_due())
                 store.transaction.touched.update(sources)
-                self.feeds.wake_groups(free)
+                self.cursors.wake_groups(free)
                 if sources or free:
                     self._busy_at = now
                 if self.watchers:
@@ -276,7 +276,7 @@ class Writer:
             # Whoever orders something now will be told.
             self._data_version = -1
             self._counts["failures"] += 1
-        self.feeds.wake_channels(store.transaction.touched)
+        self.cursors.wake_channels(store.transaction.touched)
 
     def _look_for_pauses(self, execute: Callable[[str], sqlite3.Cursor]) -> None:
         pauses = execute("select count(*), total(at) from pauses").fetchone()
@@ -287,7 +287,7 @@ class Writer:
     def _fetch_replies(self, store: Store) -> None:
         store.transaction.replies.extend(store.outcomes.fetch(tuple(self.addresses)))
 
-    def _turn(self, store: Store, orders: Sequence[Order | Closing], now: float, *, stopping: bool = False) -> None:
+    def _turn(self, store: Store, orders: Sequence[Order | SettleOrder], now: float, *, stopping: bool = False) -> None:
         if self._again and (now >= self._again_at or stopping):
             orders = [*self._again, *orders]
             self._again, self._again_at = [], math.inf
@@ -295,7 +295,7 @@ class Writer:
             self._busy_at = now
             self._counts["orders"] += len(orders)
             self._counts["largest_turn"] = max(self._counts["largest_turn"], len(orders))
-        news: list[News] = []
+        news: list[Notify] = []
         try:
             self._try_turn(store, orders, now, news)
         except Exception as error:  # noqa: BLE001 - every failure has somebody who waits for the answer
@@ -310,20 +310,20 @@ class Writer:
             else:
                 self._bear(error, now)
         self._bring(news)
-        for feed in self.feeds.newly_crowded():
-            self._bring([lambda feed=feed: feed.crowded(feed)])
+        for cursor in self.cursors.newly_crowded():
+            self._bring([lambda cursor=cursor: cursor.crowded(cursor)])
 
-    def _try_turn(self, store: Store, orders: Sequence[Order | Closing], now: float, news: list[News]) -> None:
+    def _try_turn(self, store: Store, orders: Sequence[Order | SettleOrder], now: float, news: list[Notify]) -> None:
         wall = time.time()
         late = self._leases.late(now)
         expired = self._leases.expired(store, now, wall)
-        promotes = bool(self.feeds) and self._next_due <= wall
+        promotes = bool(self.cursors) and self._next_due <= wall
         prunes = now >= self._prune_at
-        reads = self.feeds.can_read
+        reads = self.cursors.can_read
         if not (late or expired or promotes or prunes or reads):
             if not orders:
                 return
-            if not any(isinstance(order, Closing) or order.writes for order in orders):
+            if not any(isinstance(order, SettleOrder) or order.writes for order in orders):
                 store.transaction.now = wall
                 news.extend(_bind(order.done, order.run(store)) for order in orders if isinstance(order, Order))
                 return
@@ -337,20 +337,22 @@ class Writer:
             store.held_back.promote()
         if prunes:
             store.prune()
-        self.feeds.wake_channels(store.transaction.touched)
+        self.cursors.wake_channels(store.transaction.touched)
         if store.transaction.orphaned:
             store.transaction.orphaned = False
-            self.feeds.wake_groups(store.groups_with_free())
+            self.cursors.wake_groups(store.groups_with_free())
 
         gone = {id(one.lease) for one in lost}
-        offers: list[tuple[Feed, list[Batch]]] = []
-        if self.feeds:
-            for lease in {id(feed.lease): feed.lease for feed in self.feeds if feed.can_read}.values():
+        offers: list[tuple[Cursor, list[Batch]]] = []
+        if self.cursors:
+            for lease in {id(cursor.lease): cursor.lease for cursor in self.cursors if cursor.can_read}.values():
                 if id(lease) not in gone and not store.leases.has(lease.number):
                     lost.append(self._leases.replace(store, lease, wall, "somebody ended it"))
                     gone.add(id(lease))
             offers.extend(
-                (feed, feed.read(store)) for feed in self.feeds if id(feed.lease) not in gone and feed.can_read
+                (cursor, cursor.read(store))
+                for cursor in self.cursors
+                if id(cursor.lease) not in gone and cursor.can_read
             )
         here = [letter for letter in store.transaction.replies if letter[0] in self.addresses]
         elsewhere = [letter for letter in store.transaction.replies if letter[0] not in self.addresses]
@@ -378,15 +380,15 @@ class Writer:
             expected = self.addresses.get(letter[0])
             if expected is not None:
                 news.append(_bind(expected, letter))
-        for feed, taken in offers:
-            feed.has_read(taken)
-            if any(batch.deliveries or batch.buried or batch.restored for _, batch, _ in taken):
-                news.append(lambda feed=feed, taken=taken: feed.offer(feed, taken))
+        for cursor, taken in offers:
+            cursor.has_read(taken)
+            if any(batch.deliveries or batch.dead_lettered or batch.restored for _, batch, _ in taken):
+                news.append(lambda cursor=cursor, taken=taken: cursor.offer(cursor, taken))
         for one in lost:
             news.append(one.succeed(now))
-            self.feeds.wake_all_of(one.lease)
+            self.cursors.wake_all_of(one.lease)
         # What was buried in reading has let others follow it.
-        self.feeds.wake_channels(store.transaction.touched)
+        self.cursors.wake_channels(store.transaction.touched)
 
     def _begin(self, store: Store, wall: float) -> None:
         """Begin to write. SQLite's own waiting is in steps of up to 100 ms, which starves one of two busy processes."""
@@ -402,11 +404,11 @@ class Writer:
             time.sleep(pause)
             pause = min(pause * 1.5, 0.005)
 
-    def _carry_out(self, store: Store, orders: Sequence[Order | Closing], news: list[News]) -> list[News]:
+    def _carry_out(self, store: Store, orders: Sequence[Order | SettleOrder], news: list[Notify]) -> list[Notify]:
         """Do what was ordered; put the answers into `news`, return those of the settlements."""
-        plain: list[Closing] = []
+        plain: list[SettleOrder] = []
         counts: dict[Any, int] = {}
-        refused: dict[Any, list[Closing]] = {}
+        refused: dict[Any, list[SettleOrder]] = {}
         for order in orders:
             if isinstance(order, Order):
                 news.append(_bind(order.done, order.run(store)))
@@ -423,9 +425,9 @@ class Writer:
                 for closing in plain:
                     if closing.delivery.token in taken:
                         refused.setdefault(closing.owner, []).append(closing)
-        if self.feeds.has_suspects:
+        if self.cursors.has_suspects:
             # The one that was run alone may be settled by now.
-            self.feeds.wake_groups({order.delivery.token.grp for order in orders if isinstance(order, Closing)})
+            self.cursors.wake_groups({order.delivery.token.grp for order in orders if isinstance(order, SettleOrder)})
         self._counts["settlements"] += sum(counts.values())
         return [
             lambda owner=owner, count=count: owner.applied(count, refused.get(owner, ()))
@@ -434,7 +436,7 @@ class Writer:
 
     # ------------------------------------------------------------------------------------------------ when it fails
 
-    def _refuse(self, order: Order | Closing, error: Exception, now: float, news: list[News]) -> None:
+    def _refuse(self, order: Order | SettleOrder, error: Exception, now: float, news: list[Notify]) -> None:
         reason = explained(self.location, error)
         if isinstance(order, Order):
             news.append(_bind(order.failed, reason))
@@ -454,7 +456,7 @@ class Writer:
             self._bring([lambda: self._troubled("reading, and renewing leases,", text)])
         time.sleep(USUAL_POLL)
 
-    def _bring(self, news: Iterable[News]) -> None:
+    def _bring(self, news: Iterable[Notify]) -> None:
         waiting = list(news)
         if not waiting:
             return
@@ -487,16 +489,16 @@ class _Answer:
         return self._value
 
 
-def _tell_all(news: Sequence[News]) -> None:
+def _tell_all(news: Sequence[Notify]) -> None:
     for one in news:
         one()
 
 
-def _bind(function: Callable[[Any], None], value: Any) -> News:
+def _bind(function: Callable[[Any], None], value: Any) -> Notify:
     return lambda: function(value)
 
 
-def _telling(watchers: list[Callable[[], object]]) -> News:
+def _telling(watchers: list[Callable[[], object]]) -> Notify:
     def tell() -> None:
         for changed in watchers:
             changed()

@@ -33,7 +33,7 @@ Dice: TypeAlias = Callable[[], float]
 """A number in [0, 1), as `random.random` gives."""
 
 
-class Backoff(Protocol):
+class BackoffFunction(Protocol):
     """Says how long to wait after so many failures."""
 
     def delay(self, failures: int, dice: Dice) -> float:
@@ -44,7 +44,7 @@ class Backoff(Protocol):
 _SECONDS: Final = number(0, FINITE, "finite seconds")
 
 
-def _can_delay(_: object, __: attrs.Attribute[Backoff], value: object) -> None:
+def _can_delay(_: object, __: attrs.Attribute[BackoffFunction], value: object) -> None:
     if isinstance(value, type) or not callable(getattr(value, "delay", None)):
         raise SettingsError(
             f"RetryPolicy.backoff wants Fixed, Linear, Exponential, Uniform or an object with delay(failures, dice),"
@@ -139,7 +139,7 @@ class RetryPolicy:
     """
 
     attempts: int = attrs.field(default=1, validator=whole(1, 1_000_000))
-    backoff: Backoff = attrs.field(factory=Exponential, validator=_can_delay)
+    backoff: BackoffFunction = attrs.field(factory=Exponential, validator=_can_delay)
     on: Mapping[type[Exception], RetryPolicy | None] = attrs.field(
         factory=dict, converter=_as_rules, validator=_are_rules, hash=False
     )

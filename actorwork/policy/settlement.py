@@ -27,7 +27,7 @@ import attrs
 
 from actorwork import errors
 from actorwork.message import Failure
-from actorwork.policy.retry import Backoff, Dice, RetryPolicy, retry_after, rule_for
+from actorwork.policy.retry import BackoffFunction, Dice, RetryPolicy, retry_after, rule_for
 
 
 @attrs.frozen
@@ -116,7 +116,7 @@ def delay_before_next(cause: BaseException, *, attempt: int, retry: RetryPolicy,
             return None
 
 
-def _delay(backoff: Backoff, failures: int, dice: Dice) -> float:
+def _delay(backoff: BackoffFunction, failures: int, dice: Dice) -> float:
     """Ask a backoff, which may be the user's own: what it answers goes to the broker, and must be a time."""
     seconds = cast("object", backoff.delay(failures, dice))
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not math.isfinite(seconds):

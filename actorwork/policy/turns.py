@@ -17,7 +17,7 @@ FAVOURS: Final = 8
 """How many messages of one level go before less urgent ones in a row."""
 
 
-class Turns:
+class FairPriority:
     """Remembers who was favoured. Not frozen, since it is asked for every message."""
 
     __slots__ = ("_favoured",)

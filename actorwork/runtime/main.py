@@ -167,7 +167,7 @@ def _watched_end(seconds: float) -> Generator[Callable[[str], None]]:
     It is called within a signal handler, so it does no more than to write a byte. The thread that waits for that
     byte, and then for the end of the block, takes no lock that the blocked main thread may hold: it does not log.
     """
-    inlet, outlet = os.pipe()
+    sink, outlet = os.pipe()
     count = 0
 
     def signalled(name: str) -> None:
@@ -179,7 +179,7 @@ def _watched_end(seconds: float) -> Generator[Callable[[str], None]]:
             _end(f"{name} for the {count}. time")
 
     def watch() -> None:
-        if os.read(inlet, 1) and not select.select([inlet], [], [], None if math.isinf(seconds) else seconds)[0]:
+        if os.read(sink, 1) and not select.select([sink], [], [], None if math.isinf(seconds) else seconds)[0]:
             _end(f"still not ended {seconds:g} s after the first signal")
 
     thread = threading.Thread(target=watch, name="actorwork end", daemon=True)
@@ -189,7 +189,7 @@ def _watched_end(seconds: float) -> Generator[Callable[[str], None]]:
     finally:
         os.close(outlet)
         thread.join()
-        os.close(inlet)
+        os.close(sink)
 
 
 def _end(why: str) -> None:

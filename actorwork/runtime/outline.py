@@ -16,20 +16,20 @@ import attrs
 
 from actorwork.actors.life.cell import Cell
 from actorwork.actors.refs.pool import Pool
-from actorwork.actors.supervision.supervisor import Supervision
+from actorwork.actors.supervision.supervisor import RunningSupervisor
 from actorwork.actors.tree.spec import Child, DynamicSupervisor, Process, Replicas, Supervisor
 from actorwork.message import Delivery
 
 if TYPE_CHECKING:
     from actorwork.actors.mailbox.mailbox import Item
-    from actorwork.runtime.processes.process_child import ProcessMember
+    from actorwork.runtime.processes.process_child import ProcessChild
 
 OUTLINED: Final = 100
 """Children of one supervisor that are told to another process, at most: a dynamic one may have a hundred thousand."""
 
 
 @attrs.frozen
-class InHand:
+class InFlightItem:
     """What an actor handles now: a message's type or id, and for how many seconds."""
 
     what: str
@@ -50,7 +50,7 @@ class Branch:
     incarnation: int = 1
     restarts: int = 0
     waiting: int = 0
-    in_hand: tuple[InHand, ...] = ()
+    in_hand: tuple[InFlightItem, ...] = ()
     children: tuple[Branch, ...] = ()
     pid: int | None = None
 
@@ -79,12 +79,12 @@ def _lines(branch: Branch, first: str, rest: str) -> Iterator[str]:
         yield from _lines(child, f"{rest}└─ ", f"{rest}   ")
 
 
-def branch_of(supervision: Supervision, now: float, most: int | None = None) -> Branch:
+def branch_of(supervision: RunningSupervisor, now: float, most: int | None = None) -> Branch:
     """Return a supervisor with all that is below it; `now` is Trio's time, `most` how many children of each to show."""
     children: list[Branch] = []
     for slot in islice(supervision.slots, most):
         member, state, counts = slot.member, slot.state.value, (slot.incarnation, slot.restarts)
-        if isinstance(member, Supervision):
+        if isinstance(member, RunningSupervisor):
             below = branch_of(member, now, most)
             branch = attrs.evolve(below, state=state, incarnation=slot.incarnation, restarts=slot.restarts)
         elif isinstance(member, Cell):
@@ -95,11 +95,11 @@ def branch_of(supervision: Supervision, now: float, most: int | None = None) -> 
                 state,
                 *counts,
                 member.waiting,
-                tuple(InHand(_called(item), max(0.0, now - began)) for item, began in member.in_hand_since()),
+                tuple(InFlightItem(_called(item), max(0.0, now - began)) for item, began in member.in_hand_since()),
                 spawned,
             )
         elif isinstance(slot.spec, Process):
-            process = cast("ProcessMember", member)
+            process = cast("ProcessChild", member)
             branch = Branch(slot.spec.title, "process", state, *counts, children=process.branches(), pid=process.pid)
         else:
             branch = Branch(slot.spec.title, "task", state, *counts)
@@ -118,7 +118,7 @@ def branch_of(supervision: Supervision, now: float, most: int | None = None) -> 
     return Branch(supervision.title, kind, "running", children=tuple(children))
 
 
-def outline(root: Supervision, now: float) -> dict[str, Any]:
+def outline(root: RunningSupervisor, now: float) -> dict[str, Any]:
     """Return a tree for another process to show, as JSON."""
     return attrs.asdict(branch_of(root, now, OUTLINED))
 
@@ -127,7 +127,7 @@ def branch_from(outlined: dict[str, Any]) -> Branch:
     """Read an outline."""
     facts: dict[str, Any] = {
         **outlined,
-        "in_hand": tuple(InHand(**item) for item in outlined["in_hand"]),
+        "in_hand": tuple(InFlightItem(**item) for item in outlined["in_hand"]),
         "children": tuple(branch_from(child) for child in outlined["children"]),
     }
     return Branch(**facts)
@@ -137,7 +137,7 @@ def _called(item: Item) -> str:
     return item.id if isinstance(item, Delivery) else type(item.message).__name__
 
 
-def supervisor_of(root: Supervision, which: Hashable) -> Supervision:
+def supervisor_of(root: RunningSupervisor, which: Hashable) -> RunningSupervisor:
     """Return a supervisor in the tree by its name, its id, or a path of ids; raises `LookupError`."""
     found = [root] if which is None else list(_path(root, which)) or [s for s in _all(root) if s.title == which]
     if len(found) != 1:
@@ -147,7 +147,7 @@ def supervisor_of(root: Supervision, which: Hashable) -> Supervision:
     return found[0]
 
 
-def pool_of(root: Supervision, which: object) -> Supervision:
+def pool_of(root: RunningSupervisor, which: object) -> RunningSupervisor:
     """Return a pool in the tree by its name, or by the actor class of its members; raises `LookupError`."""
     pools = [supervision for supervision in _all(root) if isinstance(supervision.spec, Pool)]
     found = [pool for pool in pools if pool.title == which or _members(pool) == {which}]
@@ -157,27 +157,27 @@ def pool_of(root: Supervision, which: object) -> Supervision:
     return found[0]
 
 
-def _members(pool: Supervision) -> set[type | None]:
+def _members(pool: RunningSupervisor) -> set[type | None]:
     return {slot.spec.actor for slot in pool.slots if isinstance(slot.spec, Child)}
 
 
-def _path(root: Supervision, which: Hashable) -> Iterator[Supervision]:
+def _path(root: RunningSupervisor, which: Hashable) -> Iterator[RunningSupervisor]:
     """Yield what is found by a path of ids, or by one id at any depth."""
     for supervision in _all(root):
         slot = supervision.slots.get(which)
-        if slot is not None and isinstance(slot.member, Supervision):
+        if slot is not None and isinstance(slot.member, RunningSupervisor):
             yield slot.member
     if isinstance(which, tuple):
-        at: Supervision | None = root
+        at: RunningSupervisor | None = root
         for step in cast("tuple[Hashable, ...]", which):
             slot = at.slots.get(step) if at is not None else None
-            at = slot.member if slot is not None and isinstance(slot.member, Supervision) else None
+            at = slot.member if slot is not None and isinstance(slot.member, RunningSupervisor) else None
         if at is not None:
             yield at
 
 
-def _all(root: Supervision) -> Iterator[Supervision]:
+def _all(root: RunningSupervisor) -> Iterator[RunningSupervisor]:
     yield root
     for slot in root.slots:
-        if isinstance(slot.member, Supervision):
+        if isinstance(slot.member, RunningSupervisor):
             yield from _all(slot.member)

@@ -17,7 +17,7 @@ from typing import Final, NoReturn
 import trio
 
 from actorwork.abc import EventSink, Pauses
-from actorwork.actors.life.consumer import Feed
+from actorwork.actors.life.consumer import Consumer
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerTrouble, PausesChanged
 from actorwork.message import Pause
@@ -30,9 +30,9 @@ AGAIN: Final = 1.0
 class Pausing:
     """What is paused, as one node knows it. Implements `actorwork.triggers.scheduler.Status`."""
 
-    def __init__(self, pauses: Pauses, feeds: Iterable[Feed], emit: EventSink, interval: float) -> None:
+    def __init__(self, pauses: Pauses, consumers: Iterable[Consumer], emit: EventSink, interval: float) -> None:
         self._pauses = pauses
-        self._feeds = tuple(feeds)
+        self._consumers = tuple(consumers)
         self._emit = emit
         self._interval = math.inf if pauses.is_certain else interval
         self._known: tuple[Pause, ...] = ()
@@ -60,9 +60,9 @@ class Pausing:
         old, new = {(one.kind, one.name) for one in before}, {(one.kind, one.name) for one in found}
         if old == new:
             return
-        for feed in self._feeds:
-            subscription = feed.subscription
-            feed.withhold(withheld(found, actor=subscription.actor, sources=subscription.sources))
+        for consumer in self._consumers:
+            subscription = consumer.subscription
+            consumer.pause_sources(withheld(found, actor=subscription.actor, sources=subscription.sources))
         self._emit(
             PausesChanged(
                 tuple(one for one in found if (one.kind, one.name) not in old),

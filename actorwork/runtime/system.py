@@ -31,11 +31,11 @@ import trio
 from actorwork import events
 from actorwork.actors.execution.watchdog import Watchdog
 from actorwork.actors.life.cell import Cell, Services
-from actorwork.actors.life.consumer import Feed
+from actorwork.actors.life.consumer import Consumer
 from actorwork.actors.refs.pool import Pool, PoolRef
 from actorwork.actors.supervision.administration import SupervisorRef
 from actorwork.actors.supervision.child_table import Member
-from actorwork.actors.supervision.supervisor import Supervision, Surroundings
+from actorwork.actors.supervision.supervisor import RunningSupervisor, SupervisionEnvironment
 from actorwork.actors.supervision.tasks import TaskMember
 from actorwork.actors.tree.selection import selected
 from actorwork.actors.tree.spec import (
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from actorwork.abc import AbstractCronSchedule, Broker, EventSink, Middleware, Node, PublishMiddleware
     from actorwork.actors.actor import Actor
     from actorwork.actors.refs.ref import ActorRef
-    from actorwork.runtime.processes.process_child import ProcessMember, ProcessServices
+    from actorwork.runtime.processes.process_child import ProcessChild, ProcessServices
 
 A = TypeVar("A", bound="Actor")
 
@@ -84,7 +84,7 @@ class System:
             watchdog=Watchdog(),
             ids=ids,
             start_soon=self._start_soon,
-            new_supervision=lambda spec: Supervision(spec, self._around),
+            new_supervision=lambda spec: RunningSupervisor(spec, self._around),
             values=lambda: self.broker.values,
             limiter=lambda: self.broker.limiter,
             middleware=options.middleware,
@@ -92,15 +92,15 @@ class System:
         )
         self._fed = {child.title: child for child in actors_of(root)}
         self._by_title: dict[str, Cell] = {}
-        self._pools: dict[Supervision, PoolRef[Any]] = {}
-        self._around = Surroundings(emit=emit, dice=self._services.dice, build=self._build)
+        self._pools: dict[RunningSupervisor, PoolRef[Any]] = {}
+        self._around = SupervisionEnvironment(emit=emit, dice=self._services.dice, build=self._build)
         self._elsewhere = {child.title: spec.title for spec in processes_of(root) for child in fed_in(spec)}
         """In which process the actors live that are not in this one."""
-        self._scaled: list[Supervision] = []
+        self._scaled: list[RunningSupervisor] = []
         """Groups of replicas that become more and less."""
         self._process_services: ProcessServices | None = None
-        self._processes: dict[ProcessMember, None] = {}
-        self._root = Supervision(root, self._around)
+        self._processes: dict[ProcessChild, None] = {}
+        self._root = RunningSupervisor(root, self._around)
         self._broker: Broker | None = None
         self._node: Node | None = None
         self._scope = trio.CancelScope()
@@ -118,19 +118,19 @@ class System:
     def __repr__(self) -> str:
         return f"<system of {', '.join(self._by_title)}>"
 
-    def _build(self, spec: Spec, parent: Supervision | None) -> Member:
+    def _build(self, spec: Spec, parent: RunningSupervisor | None) -> Member:
         """Make the member for a description: actors of the declared tree are fed by the broker, later ones are
         local.
         """
         if isinstance(spec, Process):
             if spec.is_group:
-                group = Supervision(Replicas.of(spec), self._around, parent)
+                group = RunningSupervisor(Replicas.of(spec), self._around, parent)
                 if spec.scale.max > spec.scale.min:
                     self._scaled.append(group)
                 return group
             return self._build_process(spec)
         if not isinstance(spec, Child):
-            return Supervision(spec, self._around, parent)
+            return RunningSupervisor(spec, self._around, parent)
         if spec.actor is None:
             return TaskMember(spec)
         fed = self._fed.get(spec.title) is spec
@@ -140,9 +140,9 @@ class System:
             self._by_title[cell.title] = cell
         return cell
 
-    def _build_process(self, spec: Process) -> ProcessMember:
+    def _build_process(self, spec: Process) -> ProcessChild:
         # Imported here: a tree without processes starts faster without all that.
-        from actorwork.runtime.processes.process_child import ProcessMember, ProcessServices  # noqa: PLC0415
+        from actorwork.runtime.processes.process_child import ProcessChild, ProcessServices  # noqa: PLC0415
 
         if self._process_services is None:
             self._process_services = ProcessServices(
@@ -153,9 +153,9 @@ class System:
                 forced=self._note_force,
                 members=self._processes,
             )
-        return ProcessMember(spec, self._process_services)
+        return ProcessChild(spec, self._process_services)
 
-    async def _keep_scaled(self, group: Supervision) -> None:
+    async def _keep_scaled(self, group: RunningSupervisor) -> None:
         from actorwork.runtime.processes.scaling import Scaler  # noqa: PLC0415 - as above
 
         await Scaler(group, lambda: self.broker, self._emit, self._is_ending).run()
@@ -167,8 +167,8 @@ class System:
         self._forced = True
 
     @property
-    def _feeds(self) -> list[Feed]:
-        return [cell.feed for cell in self._by_title.values() if cell.feed is not None]
+    def _consumers(self) -> list[Consumer]:
+        return [cell.consumer for cell in self._by_title.values() if cell.consumer is not None]
 
     def _start_soon(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
         if self._nursery is not None:
@@ -288,7 +288,7 @@ class System:
         await self._ended.wait()
 
     def statistics(self) -> Mapping[str, int]:
-        """Return the node's counters: read, settled, fenced, reclaimed, handed_back, buried.
+        """Return the node's counters: read, settled, fenced, reclaimed, released, dead_lettered.
 
         With processes in the tree they are the sums over all nodes, those that have ended included; what a process has
         counted is known a second later.
@@ -303,14 +303,14 @@ class System:
         """Return the tree for another process to show."""
         return outline(self._root, trio.current_time())
 
-    def _process_members(self, supervision: Supervision) -> Iterator[ProcessMember]:
+    def _process_members(self, supervision: RunningSupervisor) -> Iterator[ProcessChild]:
         if self._process_services is None:
             return
         for slot in supervision.slots:
-            if isinstance(slot.member, Supervision):
+            if isinstance(slot.member, RunningSupervisor):
                 yield from self._process_members(slot.member)
             elif isinstance(slot.spec, Process):
-                yield cast("ProcessMember", slot.member)
+                yield cast("ProcessChild", slot.member)
 
     # ---- the engine ----
 
@@ -348,13 +348,13 @@ class System:
             try:
                 assert self._broker is not None  # noqa: S101 - for type checkers: `run` has just opened it
                 # What is paused is known before anything is read.
-                pausing = Pausing(self._broker.pauses, self._feeds, self._emit, self._status_check_interval)
+                pausing = Pausing(self._broker.pauses, self._consumers, self._emit, self._status_check_interval)
                 await nursery.start(pausing.run)
-                subscriptions = [feed.subscription for feed in self._feeds]
+                subscriptions = [consumer.subscription for consumer in self._consumers]
                 async with self._broker.open_node(subscriptions, lease=self._options.lease, emit=self._emit) as node:
                     self._node = node
-                    for feed in self._feeds:
-                        feed.attach(node)
+                    for consumer in self._consumers:
+                        consumer.attach(node)
                     # The supervisor knows already of a cancellation up to here; behind the shield this task would not.
                     await trio.lowlevel.checkpoint_if_cancelled()
                     self._scope.shield = True
@@ -374,13 +374,13 @@ class System:
                     # However many actors there are to end, and however long each may take: `grace` is for all of them.
                     until = max(began + self._options.grace, trio.current_time() + self._options.ending)
                     # What a handler that would not end does from here on is not ours any more.
-                    for feed in self._feeds:
-                        feed.attach(None)
+                    for consumer in self._consumers:
+                        consumer.attach(None)
                 self._stage("shutdown")
             finally:
                 self._root.stop(until)
-                for feed in self._feeds:
-                    feed.attach(None)
+                for consumer in self._consumers:
+                    consumer.attach(None)
             with trio.CancelScope(shield=True):
                 await self._supervisor_ended.wait()
             nursery.cancel_scope.cancel(reason="the system has ended")
@@ -429,15 +429,15 @@ class System:
         self._firing.cancel(reason="the system stops")
         for cell in list(self._services.cells):
             cell.refuse(f"{cell.title!r} takes no new messages: the system is shutting down ({self._reason})")
-        for feed in self._feeds:
-            feed.end_intake()
+        for consumer in self._consumers:
+            consumer.end_intake()
         for process in list(self._processes):
             process.drain(self._options.drain)
         ending = self._options.ending
         with trio.move_on_after(ending):
             await node.stop_intake()
         self._stage("drain")
-        await self._hand_back(ending)
+        await self._release(ending)
         self._draining.deadline = min(self._draining.deadline, trio.current_time() + self._options.drain)
         with self._draining:
             await self._wait_drained_or_hurried()
@@ -453,7 +453,7 @@ class System:
                     await trio.sleep(0.01)
             if self._busy:
                 self._stage("force")
-        await self._hand_back(ending)
+        await self._release(ending)
         with trio.move_on_after(ending):
             await node.wait_settled()
 
@@ -461,10 +461,10 @@ class System:
     def _busy(self) -> bool:
         return any(cell.in_hand for cell in self._services.cells) or any(process.busy for process in self._processes)
 
-    async def _hand_back(self, seconds: float) -> None:
+    async def _release(self, seconds: float) -> None:
         with trio.move_on_after(seconds):
-            for feed in self._feeds:
-                await feed.hand_back()
+            for consumer in self._consumers:
+                await consumer.release_deliveries()
 
     async def _wait_drained_or_hurried(self) -> None:
         # Imported here, since it is wanted at the end and not on the way to the first message.

@@ -2,8 +2,8 @@
 
     broker.py       the broker: what a client and a node begin with
     node.py         one incarnation of a process: lease, intake, settling
-    reader.py       XREADGROUP to inlet            tender.py      what is due, handed back or orphaned
-    shard.py        what those two share           custody.py     what is in hand, and its settlements
+    reader.py       XREADGROUP to sink             reclaimer.py   what is due, released or orphaned
+    source_set.py   what those two share           in_flight.py   what is in hand, and its settlements
     settler.py      settlements in batches         publisher.py   each message once
     lease.py        the sign of life               replies.py     where outcomes arrive
     entries.py      entries and words of ours      keys.py        all names at Redis
@@ -28,17 +28,17 @@ import trio
 from actorwork.abc import Broker, EventSink, Finding, Subscription
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerAdvice, BrokerBack, BrokerLost, BrokerTrouble
-from actorwork.failpoints import crash_point
+from actorwork.failpoints import failpoint
 from actorwork.message import Envelope, Outcome, Priority
 from actorwork.streams import diagnosis, entries, keys, scripts
 from actorwork.streams.dead_letters import RedisDeadLetters
 from actorwork.streams.delayed import RedisDelayed
-from actorwork.streams.limiter import RedisLimiter
+from actorwork.streams.limiter import RedisLimitStore
 from actorwork.streams.node import RedisNode
 from actorwork.streams.pauses import RedisPauses
 from actorwork.streams.publisher import Publisher
 from actorwork.streams.replies import RedisReplies
-from actorwork.streams.transport.client import Client, ConnectionEvent, Lost, open_client
+from actorwork.streams.transport.client import ConnectionEvent, ConnectionLost, RedisClient, open_client
 from actorwork.streams.transport.connection import Address
 from actorwork.streams.transport.redis_py import RedisError, cannot
 from actorwork.streams.triggers import RedisTriggers
@@ -46,8 +46,8 @@ from actorwork.streams.values import RedisValues
 
 _ATTEND = keys.ATTEND.encode()
 _PAUSES = keys.PAUSES.encode()
-_BEFORE_PUBLISH: Final = crash_point("publish.before")
-_AFTER_PUBLISH: Final = crash_point("publish.after")
+_BEFORE_PUBLISH: Final = failpoint("publish.before")
+_AFTER_PUBLISH: Final = failpoint("publish.after")
 
 
 @asynccontextmanager
@@ -74,12 +74,12 @@ async def open_broker(url: str, *, emit: EventSink, allow_eviction: bool = False
             used = None if name is None else keys.source_and_level(name)
             for node in nodes:
                 if used is None:
-                    node.attend(name, 0)
+                    node.maintain_within(name, 0)
                 else:
                     node.learn(*used)
 
     def on_event(event: ConnectionEvent) -> None:
-        if isinstance(event, Lost):
+        if isinstance(event, ConnectionLost):
             emit(BrokerLost(str(event.error), event.retry_in))
             return
         emit(BrokerBack(event.url))
@@ -101,7 +101,7 @@ class RedisBroker(Broker):
 
     def __init__(
         self,
-        client: Client,
+        client: RedisClient,
         address: Address,
         replies: dict[bytes, RedisReplies],
         nodes: list[RedisNode],
@@ -118,7 +118,7 @@ class RedisBroker(Broker):
         self._dead_letters = RedisDeadLetters(client)
         self._delayed = RedisDelayed(client)
         self._values = RedisValues(client)
-        self._limiter = RedisLimiter(client)
+        self._limiter = RedisLimitStore(client)
         self._triggers = RedisTriggers(client)
         self._pauses = RedisPauses(client, self._triggers, emit)
         self._nodes = nodes
@@ -135,7 +135,7 @@ class RedisBroker(Broker):
         return self._shared_url
 
     @property
-    def client(self) -> Client:
+    def client(self) -> RedisClient:
         """The connection, for what nothing here offers."""
         return self._client
 
@@ -160,7 +160,7 @@ class RedisBroker(Broker):
         return self._values
 
     @property
-    def limiter(self) -> RedisLimiter:
+    def limiter(self) -> RedisLimitStore:
         return self._limiter
 
     def statistics(self) -> dict[str, int]:
@@ -297,7 +297,7 @@ async def _keep_settling(task_status: trio.TaskStatus[trio.Nursery]) -> None:
             await trio.sleep_forever()
 
 
-async def _first_findings(client: Client) -> Sequence[Finding]:
+async def _first_findings(client: RedisClient) -> Sequence[Finding]:
     return diagnosis.memory_and_durability(await diagnosis.facts_of(client))
 
 

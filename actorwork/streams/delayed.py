@@ -1,6 +1,6 @@
 """The messages that are held back: in a sorted set for each source, by when they are due, with their fields beside it.
 
-Nodes promote them (`lua/tend.lua`); here people look at them, and cancel.
+Nodes promote them (`lua/maintain.lua`); here people look at them, and cancel.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from actorwork.abc import DelayedMessages
 from actorwork.message import Delayed
 from actorwork.streams import keys, scripts
 from actorwork.streams.entries import delayed_from
-from actorwork.streams.transport.client import Client
+from actorwork.streams.transport.client import RedisClient
 from actorwork.streams.transport.redis_py import cannot
 
 
 class RedisDelayed(DelayedMessages):
     """Reads and drops what is held back."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: RedisClient) -> None:
         self._client = client
 
     def __repr__(self) -> str:

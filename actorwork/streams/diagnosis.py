@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from actorwork.abc import Finding
 from actorwork.streams import keys, scripts
-from actorwork.streams.transport.client import Client, Script
+from actorwork.streams.transport.client import RedisClient, Script
 from actorwork.streams.transport.redis_py import NoPermissionError, RedisError, ResponseError
 
 OLDEST: Final = (6, 2)
@@ -112,7 +112,7 @@ _ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 
-async def look(client: Client) -> Sequence[Finding]:
+async def look(client: RedisClient) -> Sequence[Finding]:
     """Return all findings, the good ones too."""
     findings: list[Finding] = []
     facts = await facts_of(client)
@@ -123,7 +123,7 @@ async def look(client: Client) -> Sequence[Finding]:
     return findings
 
 
-async def facts_of(client: Client) -> Mapping[str, str] | RedisError:
+async def facts_of(client: RedisClient) -> Mapping[str, str] | RedisError:
     """Return what INFO says, or why it says nothing."""
     try:
         text: bytes = await client.call("INFO", idempotent=True)
@@ -180,7 +180,7 @@ def _eviction(policy: str, limit: str) -> Finding:
     return Finding("eviction", "ok", f"maxmemory-policy is {policy}")
 
 
-async def _clock(client: Client) -> Finding:
+async def _clock(client: RedisClient) -> Finding:
     before = time.time()
     try:
         seconds, micros = await client.call("TIME", idempotent=True)
@@ -196,7 +196,7 @@ async def _clock(client: Client) -> Finding:
     return Finding("clock", "ok", f"the clocks agree within {max(skew, after - before):.3f} s")
 
 
-async def _permissions(client: Client, facts: Mapping[str, str] | RedisError) -> Sequence[Finding]:
+async def _permissions(client: RedisClient, facts: Mapping[str, str] | RedisError) -> Sequence[Finding]:
     """Name each command that this user may not use: by ACL DRYRUN (7.0), else by trying it on a key of its own."""
     source = f"actorwork-doctor-{os.urandom(16).hex()}"
     key = f"{keys.prefix(source)}doctor"
@@ -228,7 +228,7 @@ async def _permissions(client: Client, facts: Mapping[str, str] | RedisError) ->
     ]
 
 
-async def _dry_run(client: Client, calls: Sequence[tuple[str, str, list[str]]]) -> list[tuple[str, str]] | None:
+async def _dry_run(client: RedisClient, calls: Sequence[tuple[str, str, list[str]]]) -> list[tuple[str, str]] | None:
     try:
         user: Any = await client.call("ACL", "WHOAMI", idempotent=True)
         replies = await client.call_many(
@@ -241,7 +241,7 @@ async def _dry_run(client: Client, calls: Sequence[tuple[str, str, list[str]]]) 
     return [(name, why) for (name, why, _), reply in zip(calls, replies, strict=True) if reply != b"OK"]
 
 
-async def _script_runs(client: Client) -> Finding:
+async def _script_runs(client: RedisClient) -> Finding:
     try:
         await client.run_script(Script("doctor", "return 1"), (), (), idempotent=True)
     except ResponseError as error:

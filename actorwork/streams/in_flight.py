@@ -1,7 +1,7 @@
 """What one node holds of one stream of a source for one group.
 
     read, claimed ──▶ in_hand ──settle──▶ plain / others ──flush──▶ gone
-                         └─────hand_back──────────────────────────▶ gone
+                         └─────release_deliveries───────────────────▶ gone
 
 An entry is in hand from the reply that brought it until the reply that says it is settled, so that whatever the pending
 list has under our name and is not in hand is known to be lost (`Reader` looks for it after a broken connection).
@@ -26,13 +26,13 @@ from actorwork.streams.keys import SourceKeys
 
 
 @attrs.frozen
-class Keep:
+class PublishOnly:
     """Publish for a delivery that goes on; `tell` is told whether it was still ours, or what went wrong."""
 
     tell: Callable[[bool | Exception], None]
 
 
-Item: TypeAlias = "tuple[Delivery, Settlement | Keep, Sequence[Envelope]]"
+Item: TypeAlias = "tuple[Delivery, Settlement | PublishOnly, Sequence[Envelope]]"
 
 
 @attrs.define(eq=False)
@@ -43,15 +43,14 @@ class Counters:
     settled: int = 0
     fenced: int = 0
     reclaimed: int = 0
-    handed_back: int = 0
-    buried: int = 0
+    released: int = 0
+    dead_lettered: int = 0
 
 
-class Custody:
+class InFlightEntries:
     """The deliveries of one source that one incarnation has for one subscription."""
 
     __slots__ = (
-        "attend",
         "begun",
         "cursor",
         "done",
@@ -62,6 +61,7 @@ class Custody:
         "is_over",
         "keys",
         "level",
+        "maintain_within",
         "number",
         "others",
         "plain",
@@ -79,7 +79,7 @@ class Custody:
         keys: SourceKeys,
         level: Priority,
         incarnation: str,
-        attend: Callable[[float], None],
+        maintain_within: Callable[[float], None],
         tell_unreadable: Callable[[Delivery, Fail], None],
     ) -> None:
         self.subscription = subscription
@@ -89,7 +89,7 @@ class Custody:
         self.stream = keys.at(level)
         self.keys = keys
         self.incarnation = incarnation
-        self.attend = attend
+        self.maintain_within = maintain_within
         """Has the source looked after within so many seconds."""
         self.tell_unreadable = tell_unreadable
         """Told of what becomes a dead letter before an actor has seen it."""
@@ -157,4 +157,4 @@ class Custody:
             del self.in_hand[entry]
             if entry == self.suspect:
                 self.suspect = None
-                self.attend(0)
+                self.maintain_within(0)

@@ -23,14 +23,14 @@ from typing import Final
 
 import trio
 
-from actorwork.failpoints import crash_point
+from actorwork.failpoints import failpoint
 from actorwork.streams import keys
 from actorwork.streams.transport.connection import Address
 from actorwork.streams.transport.redis_py import RedisError, RedisPyConnection
 
 _RETRY_EVERY: Final = 0.25
 _RELEASE_LIMIT: Final = 1.0
-_RENEW: Final = crash_point("lease.renew")
+_RENEW: Final = failpoint("lease.renew")
 
 
 def new_incarnation() -> str:

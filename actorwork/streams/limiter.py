@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from actorwork.streams import keys, scripts
-from actorwork.streams.transport.client import Client, Script
+from actorwork.streams.transport.client import RedisClient, Script
 from actorwork.streams.transport.redis_py import cannot
 
 
-class RedisLimiter:
+class RedisLimitStore:
     """Implements `actorwork.abc.Limiter`."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: RedisClient) -> None:
         self._client = client
 
     def __repr__(self) -> str:

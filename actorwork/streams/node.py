@@ -1,6 +1,7 @@
 """A node at Redis: a lease, readers and tenders for its subscriptions, and a settler.
 
-    lease ──▶ groups ──▶ tend once ──▶ read, tend, settle ──▶ stop intake ──▶ settle the rest ──▶ release the lease
+    lease ──▶ groups ──▶ maintain once ──▶ read, maintain, settle ──▶ stop intake ──▶ settle the rest ──▶ give up
+                                                                                                       the lease
 
 Two nurseries: the intake (readers, tenders), which ends first, and the settling, which is shielded until the node is
 closed, so that what was handled before a cancellation is settled after it.
@@ -21,27 +22,27 @@ import trio
 
 from actorwork.abc import EventSink, Node, Subscription
 from actorwork.errors import BrokerError
-from actorwork.events import BrokerTrouble, HandedBack, LeaseLost
-from actorwork.failpoints import crash_point
+from actorwork.events import BrokerTrouble, LeaseLost, Released
+from actorwork.failpoints import failpoint
 from actorwork.message import Delivery, Envelope
 from actorwork.policy.settlement import Settlement
 from actorwork.streams import entries, scripts
-from actorwork.streams.in_flight import Counters, Custody, Keep
+from actorwork.streams.in_flight import Counters, InFlightEntries, PublishOnly
 from actorwork.streams.keys import RELEASED
 from actorwork.streams.lease import Lease
 from actorwork.streams.reader import Reader
-from actorwork.streams.reclaimer import Tender
+from actorwork.streams.reclaimer import Reclaimer
 from actorwork.streams.settler import Settler
-from actorwork.streams.source_set import SOURCES, Shard
-from actorwork.streams.transport.client import Client
+from actorwork.streams.source_set import SOURCES, SourceSet
+from actorwork.streams.transport.client import RedisClient
 from actorwork.streams.transport.connection import Address
 from actorwork.streams.transport.redis_py import RedisError
 
 _LAST_READS: Final = 2.0
 _LAST_SETTLEMENTS: Final = 1.0
 _RELEASED_AT_ONCE: Final = 1000
-_BEFORE_HAND_BACK: Final = crash_point("hand_back.before")
-_AFTER_HAND_BACK: Final = crash_point("hand_back.after")
+_BEFORE_RELEASE: Final = failpoint("release.before")
+_AFTER_RELEASE: Final = failpoint("release.after")
 
 
 class RedisNode(Node):
@@ -49,7 +50,7 @@ class RedisNode(Node):
 
     def __init__(
         self,
-        client: Client,
+        client: RedisClient,
         address: Address,
         subscriptions: Sequence[Subscription],
         *,
@@ -68,8 +69,8 @@ class RedisNode(Node):
         self._intake_ended = trio.Event()
         self._is_intake_begun = False
         self._settler = Settler(client, self._spawn, emit, self._counters)
-        self._shards: dict[Subscription, list[Shard]] = {}
-        self._tenders: list[Tender] = []
+        self._shards: dict[Subscription, list[SourceSet]] = {}
+        self._tenders: list[Reclaimer] = []
         self._readers: list[Reader] = []
         for subscription in self._subscriptions:
             sources = subscription.sources
@@ -81,8 +82,8 @@ class RedisNode(Node):
     def __repr__(self) -> str:
         return f"<RedisNode {self._incarnation} for {len(self._subscriptions)} actors>"
 
-    def _new_shard(self, subscription: Subscription, sources: Sequence[str]) -> Shard:
-        shard = Shard(
+    def _new_shard(self, subscription: Subscription, sources: Sequence[str]) -> SourceSet:
+        shard = SourceSet(
             subscription,
             sources,
             self._incarnation,
@@ -91,10 +92,10 @@ class RedisNode(Node):
             emit=self._emit,
             counters=self._counters,
         )
-        tender = Tender(self._client, shard, on_no_lease=self._lease.check)
-        reader = Reader(self._client, shard, tender)
+        reclaimer = Reclaimer(self._client, shard, on_no_lease=self._lease.check)
+        reader = Reader(self._client, shard, reclaimer)
         shard.interrupt_reader = reader.interrupt
-        self._tenders.append(tender)
+        self._tenders.append(reclaimer)
         self._readers.append(reader)
         return shard
 
@@ -122,8 +123,8 @@ class RedisNode(Node):
         try:
             with self._intake:
                 async with trio.open_nursery() as nursery:
-                    for tender, reader in zip(self._tenders, self._readers, strict=True):
-                        nursery.start_soon(_read_and_tend, tender, reader, nursery)
+                    for reclaimer, reader in zip(self._tenders, self._readers, strict=True):
+                        nursery.start_soon(_read_and_tend, reclaimer, reader, nursery)
         finally:
             self._intake_ended.set()
 
@@ -164,7 +165,7 @@ class RedisNode(Node):
             answers.append(answer)
             told.set()
 
-        self._settler.settle(delivery, Keep(tell), published)
+        self._settler.settle(delivery, PublishOnly(tell), published)
         await told.wait()
         answer = answers[0]
         if isinstance(answer, Exception):
@@ -174,57 +175,65 @@ class RedisNode(Node):
     async def wait_settled(self) -> None:
         await self._settler.wait_settled()
 
-    async def hand_back(self, subscription: Subscription, deliveries: Sequence[Delivery]) -> None:
+    async def release_deliveries(self, subscription: Subscription, deliveries: Sequence[Delivery]) -> None:
         """Cancelled: any part may have been handed back; the rest is taken over when the lease is released."""
-        by_custody: dict[Custody, list[Delivery]] = {}
+        by_custody: dict[InFlightEntries, list[Delivery]] = {}
         for delivery in deliveries:
-            custody: Custody = delivery.token[2]
-            if not custody.is_over:
-                by_custody.setdefault(custody, []).append(delivery)
-        for custody, some in by_custody.items():
+            in_flight: InFlightEntries = delivery.token[2]
+            if not in_flight.is_over:
+                by_custody.setdefault(in_flight, []).append(delivery)
+        for in_flight, some in by_custody.items():
             for start in range(0, len(some), _RELEASED_AT_ONCE):
-                await self._hand_back(custody, some[start : start + _RELEASED_AT_ONCE])
+                await self._release(in_flight, some[start : start + _RELEASED_AT_ONCE])
 
-    async def _hand_back(self, custody: Custody, deliveries: Sequence[Delivery]) -> None:
+    async def _release(self, in_flight: InFlightEntries, deliveries: Sequence[Delivery]) -> None:
         first, last = entries.bounds(delivery.token[0] for delivery in deliveries)
-        args: list[Any] = [custody.group, custody.incarnation, RELEASED, first, last, len(deliveries), custody.source]
+        args: list[Any] = [
+            in_flight.group,
+            in_flight.incarnation,
+            RELEASED,
+            first,
+            last,
+            len(deliveries),
+            in_flight.source,
+        ]
         for delivery in deliveries:
             args += delivery.token[:2]
-        if _BEFORE_HAND_BACK is not None:
-            _BEFORE_HAND_BACK()
+        if _BEFORE_RELEASE is not None:
+            _BEFORE_RELEASE()
         try:
-            await self._client.run_script(scripts.HAND_BACK, (custody.stream,), args, idempotent=True)
+            await self._client.run_script(scripts.RELEASE, (in_flight.stream,), args, idempotent=True)
         except RedisError as error:
             next_step = "they stay pending, and are taken over when this node has ended"
-            self._emit(BrokerTrouble(f"handing back {len(deliveries)} of {custody.source}", str(error), next_step))
+            self._emit(BrokerTrouble(f"handing back {len(deliveries)} of {in_flight.source}", str(error), next_step))
             return
-        if _AFTER_HAND_BACK is not None:
-            _AFTER_HAND_BACK()
+        if _AFTER_RELEASE is not None:
+            _AFTER_RELEASE()
         for delivery in deliveries:
-            custody.release(delivery)
+            in_flight.release(delivery)
         # What the script found to be others' already is counted as well: it is out of our hands.
-        self._counters.handed_back += len(deliveries)
-        self._emit(HandedBack(custody.source, custody.group, len(deliveries)))
+        self._counters.released += len(deliveries)
+        self._emit(Released(in_flight.source, in_flight.group, len(deliveries)))
 
     def resume(self, subscription: Subscription) -> None:
         for shard in self._shards[subscription]:
             shard.resume()
 
-    def withhold(self, subscription: Subscription, sources: Collection[str]) -> None:
+    def pause_sources(self, subscription: Subscription, sources: Collection[str]) -> None:
         for shard in self._shards[subscription]:
-            shard.withhold(sources)
+            shard.pause_sources(sources)
 
     def now(self) -> float:
         return self._lease.now()
 
-    def attend(self, source: str | None, seconds: float) -> None:
+    def maintain_within(self, source: str | None, seconds: float) -> None:
         """Look after a source, if it is one of ours, within so many seconds: something is held back there.
 
         None means all of them: a node has died.
         """
         for shard in self._all_shards():
             if source is None or source in shard.sources:
-                shard.attend(seconds)
+                shard.maintain_within(seconds)
 
     def learn(self, source: str, level: str) -> None:
         """Read a level of priority of a source, if it is one of ours, from now on."""
@@ -240,25 +249,25 @@ class RedisNode(Node):
             shard.begin(successor)
             shard.must_recover = False
         for subscription in self._subscriptions:
-            subscription.inlet.revoke()
+            subscription.sink.revoke()
         self._emit(LeaseLost(lost, successor, reason))
         for reader in self._readers:
             reader.interrupt()
-        for tender in self._tenders:
-            tender.attend(0)
+        for reclaimer in self._tenders:
+            reclaimer.maintain_within(0)
 
     def _lease_troubled(self, error: str, next_step: str) -> None:
         self._emit(BrokerTrouble("renewing the lease", error, next_step))
 
-    def _all_shards(self) -> list[Shard]:
+    def _all_shards(self) -> list[SourceSet]:
         return [shard for shards in self._shards.values() for shard in shards]
 
-    def _spawn(self, flush: Callable[..., Any], custody: Custody) -> None:
-        self._settling.start_soon(flush, custody)
+    def _spawn(self, flush: Callable[..., Any], in_flight: InFlightEntries) -> None:
+        self._settling.start_soon(flush, in_flight)
 
 
-async def _read_and_tend(tender: Tender, reader: Reader, nursery: trio.Nursery) -> None:
+async def _read_and_tend(reclaimer: Reclaimer, reader: Reader, nursery: trio.Nursery) -> None:
     with suppress(RedisError):  # The tender begins with another one, and tells.
-        await tender.tend()
-    nursery.start_soon(tender.run)
+        await reclaimer.maintain()
+    nursery.start_soon(reclaimer.run)
     await reader.run()

@@ -24,7 +24,7 @@ from actorwork.message import Envelope
 from actorwork.streams import scripts
 from actorwork.streams.entries import Marks, due_of, fields_of, has_terms, mark_of, terms_of
 from actorwork.streams.keys import SourceKeys
-from actorwork.streams.transport.client import Client, Script
+from actorwork.streams.transport.client import RedisClient, Script
 from actorwork.streams.transport.redis_py import NoScriptError, RedisError, may_pass
 
 _AT_ONCE: Final = 200
@@ -44,7 +44,7 @@ _Call = tuple[Script, list[Any], list[Any]]
 class Publisher:
     """Safe to use from any number of tasks."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: RedisClient) -> None:
         self._client = client
         self._keys: dict[str, SourceKeys] = {}
         self._refresh_at: dict[str, float] = {}

@@ -25,13 +25,13 @@ import trio
 
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerTrouble
-from actorwork.failpoints import crash_point
+from actorwork.failpoints import failpoint
 from actorwork.policy.turns import FAVOURS
 from actorwork.streams import scripts
-from actorwork.streams.in_flight import Custody
-from actorwork.streams.reclaimer import Tender
-from actorwork.streams.source_set import Shard
-from actorwork.streams.transport.client import Client
+from actorwork.streams.in_flight import InFlightEntries
+from actorwork.streams.reclaimer import Reclaimer
+from actorwork.streams.source_set import SourceSet
+from actorwork.streams.transport.client import RedisClient
 from actorwork.streams.transport.exclusive import Exclusive
 from actorwork.streams.transport.redis_py import ConnectionError, RedisError, ResponseError, TimeoutError  # noqa: A004
 
@@ -40,20 +40,20 @@ _MOST: Final = 1000
 _GROUP_PAUSES: Final = (0.0, 0.05, 0.2, 1.0)
 _QUIET: Final = 5.0
 """After so many seconds without trouble the pauses begin anew."""
-_REPLIED: Final = crash_point("read.replied")
+_REPLIED: Final = failpoint("read.replied")
 
 
 class Reader:
     """Reads for one shard until cancelled. Cancelled: what the server still hands out is offered."""
 
-    def __init__(self, client: Client, shard: Shard, tender: Tender) -> None:
+    def __init__(self, client: RedisClient, shard: SourceSet, reclaimer: Reclaimer) -> None:
         self._client = client
         self._shard = shard
-        self._tender = tender
+        self._reclaimer = reclaimer
         self._exclusive: Exclusive | None = None
         self._turn = 0
         self._favours = _Favours()
-        self._reading: Mapping[bytes, Custody] = {}
+        self._reading: Mapping[bytes, InFlightEntries] = {}
         self._restored = 0
         self._restored_at = 0.0
 
@@ -84,21 +84,21 @@ class Reader:
 
     async def _read_on(self, exclusive: Exclusive) -> NoReturn:
         shard = self._shard
-        inlet = shard.inlet
+        sink = shard.sink
         while True:
             try:
-                if not shard.streams or inlet.room() <= 0:
-                    if shard.urgent and (room := inlet.room(urgent=True)) > 0:
+                if not shard.streams or sink.credit() <= 0:
+                    if shard.urgent and (room := sink.credit(urgent=True)) > 0:
                         await self._read_urgent(exclusive, room)
                         continue
                     await shard.wait_room()
                 if shard.must_recover:
-                    await self._tender.recover()
+                    await self._reclaimer.recover()
                 if shard.has_more:
                     # What was read before comes before what is new: all of it, also if room was made meanwhile.
-                    await self._tender.tend()
+                    await self._reclaimer.maintain()
                     continue
-                room = inlet.room()
+                room = sink.credit()
                 if room <= 0 or not shard.streams:
                     await trio.lowlevel.checkpoint()
                     continue
@@ -136,10 +136,10 @@ class Reader:
         )
 
     async def _read_urgent(self, exclusive: Exclusive, room: int) -> None:
-        """Read what is urgent, until there is room for the rest (`Shard.resume`)."""
+        """Read what is urgent, until there is room for the rest (`SourceSet.resume`)."""
         shard = self._shard
         if shard.must_recover:
-            await self._tender.recover()
+            await self._reclaimer.recover()
         shard.reads_urgent_only = True
         try:
             await self._read(exclusive, shard.urgent, room)
@@ -154,10 +154,10 @@ class Reader:
         if not isinstance(reply, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - who knows what stands in between
             raise ConnectionError(f"a read was answered by {type(reply).__name__}: this connection is not sound")
         for stream, found in reply.items():
-            custody = self._reading[stream]
+            in_flight = self._reading[stream]
             # Read under a name whose lease is lost: others find it pending there.
-            if not custody.is_over:
-                self._shard.offer(custody, found)
+            if not in_flight.is_over:
+                self._shard.offer(in_flight, found)
 
     async def _take(self, room: int) -> bool:
         """Read no more than there is room for, of any source; return whether there was anything.

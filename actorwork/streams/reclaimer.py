@@ -16,15 +16,15 @@ from typing import Any, Final, NoReturn
 
 import trio
 
-from actorwork.events import BrokerTrouble, Buried, Reclaimed
-from actorwork.failpoints import crash_point
+from actorwork.events import BrokerTrouble, DeadLettered, Reclaimed
+from actorwork.failpoints import failpoint
 from actorwork.message import Priority
 from actorwork.streams import keys, scripts
 from actorwork.streams.entries import bounds_of
-from actorwork.streams.in_flight import Custody
+from actorwork.streams.in_flight import InFlightEntries
 from actorwork.streams.keys import RELEASED
-from actorwork.streams.source_set import Shard
-from actorwork.streams.transport.client import Client
+from actorwork.streams.source_set import SourceSet
+from actorwork.streams.transport.client import RedisClient
 from actorwork.streams.transport.redis_py import RedisError, ResponseError
 
 _EVERY: Final = 1.0
@@ -33,14 +33,14 @@ _SPACING: Final = 0.01
 _PATIENCE: Final = 2.0
 _LARGEST_CLAIM: Final = 500
 _SHORT_TOO_OFTEN: Final = 3
-_BEFORE: Final = crash_point("take_over.before")
-_AFTER: Final = crash_point("take_over.after")
+_BEFORE: Final = failpoint("take_over.before")
+_AFTER: Final = failpoint("take_over.after")
 
 
-class Tender:
+class Reclaimer:
     """Tends one shard until cancelled. Cancelled: what is being taken over is offered, within two seconds."""
 
-    def __init__(self, client: Client, shard: Shard, *, on_no_lease: Callable[[], None]) -> None:
+    def __init__(self, client: RedisClient, shard: SourceSet, *, on_no_lease: Callable[[], None]) -> None:
         self._client = client
         self._shard = shard
         self._on_no_lease = on_no_lease
@@ -51,12 +51,12 @@ class Tender:
         self._turn = 0
         limit = shard.subscription.max_crashes
         self._alone_from = max(1, min(2, limit))
-        shard.attend = self.attend
+        shard.maintain_within = self.maintain_within
 
     def __repr__(self) -> str:
         return f"<Tender of {self._shard!r}>"
 
-    def attend(self, seconds: float) -> None:
+    def maintain_within(self, seconds: float) -> None:
         """See to it that the sources are looked after within so many seconds. Never waits."""
         at = max(trio.current_time() + seconds, self._looked_at + _SPACING)
         if at < self._next:
@@ -67,7 +67,7 @@ class Tender:
     async def run(self) -> NoReturn:
         while True:
             try:
-                await self.tend()
+                await self.maintain()
             except RedisError as error:
                 doing = f"looking after {', '.join(self._shard.sources[:3])}"
                 self._shard.emit(BrokerTrouble(doing, str(error), f"again in {_EVERY:g} s"))
@@ -76,7 +76,7 @@ class Tender:
                 await trio.sleep_forever()
             self._pause = None
 
-    async def tend(self) -> None:
+    async def maintain(self) -> None:
         """Look after all sources once, and note when the next message is due."""
         shard = self._shard
         async with shard.lock:
@@ -105,8 +105,8 @@ class Tender:
                 self._alone_from,
                 shard.subscription.actor,
             ]
-            for custody in custodies:
-                args += (custody.keys.prefix, int(custody.suspect is None), custody.cursor if is_healing else b"")
+            for in_flight in custodies:
+                args += (in_flight.keys.prefix, int(in_flight.suspect is None), in_flight.cursor if is_healing else b"")
             args += bounds_of(shard.subscription.dead_letters)
             report: Sequence[Any] | None = None
             has_answer = False
@@ -114,7 +114,7 @@ class Tender:
                 _BEFORE()
             with trio.move_on_after(_PATIENCE, shield=True):
                 try:
-                    report = await self._client.run_script(scripts.TEND, (keys.lease(incarnation), *streams), args)
+                    report = await self._client.run_script(scripts.MAINTAIN, (keys.lease(incarnation), *streams), args)
                     has_answer = True
                 except ResponseError:
                     raise
@@ -127,23 +127,23 @@ class Tender:
             elif report is None:
                 self._on_no_lease()
             elif custodies[0].is_over:
-                self.attend(0)  # Taken over under a name that is lost: whoever looks next finds it.
+                self.maintain_within(0)  # Taken over under a name that is lost: whoever looks next finds it.
             else:
                 self._accept(custodies, report)
 
-    def _accept(self, custodies: Sequence[Custody], report: Sequence[Any]) -> None:
+    def _accept(self, custodies: Sequence[InFlightEntries], report: Sequence[Any]) -> None:
         shard = self._shard
         due_in = math.inf
         shard.has_more = False
         is_short = False
         levels: dict[str, Sequence[bytes]] = {}
-        for custody, (due, more, is_missing, taken, buried, pending, used, cursor) in zip(
+        for in_flight, (due, more, is_missing, taken, dead_lettered, pending, used, cursor) in zip(
             custodies, report, strict=True
         ):
             if used:
-                levels[custody.source] = used
+                levels[in_flight.source] = used
             if cursor:
-                custody.cursor = cursor
+                in_flight.cursor = cursor
             if due >= 0:
                 due_in = min(due_in, due / 1000)
             if more:
@@ -154,25 +154,25 @@ class Tender:
             for entry, count, owner, fields in taken:
                 crashes = count - 1
                 if crashes >= self._alone_from:
-                    custody.suspect = entry
-                shard.offer(custody, ((entry, fields),), count=count, crashes=crashes)
+                    in_flight.suspect = entry
+                shard.offer(in_flight, ((entry, fields),), count=count, crashes=crashes)
                 previous[owner] += 1
             for owner, count in previous.items():
                 shard.counters.reclaimed += count
-                shard.emit(Reclaimed(custody.source, shard.group, owner.decode(), count))
-            for message_id, crashes in buried:
-                shard.counters.buried += 1
-                shard.emit(Buried(custody.source, shard.group, message_id.decode(errors="replace"), crashes))
+                shard.emit(Reclaimed(in_flight.source, shard.group, owner.decode(), count))
+            for message_id, crashes in dead_lettered:
+                shard.counters.dead_lettered += 1
+                shard.emit(DeadLettered(in_flight.source, shard.group, message_id.decode(errors="replace"), crashes))
             # Seen once, the difference is a reply on its way. Seen again and again, it is one that was lost.
-            custody.short = custody.short + 1 if pending > len(custody.in_hand) else 0
-            if custody.short >= _SHORT_TOO_OFTEN:
-                custody.short = 0
+            in_flight.short = in_flight.short + 1 if pending > len(in_flight.in_hand) else 0
+            if in_flight.short >= _SHORT_TOO_OFTEN:
+                in_flight.short = 0
                 is_short = True
         if levels:
             shard.learn(levels)
         if is_short:
             self._ask_for_recovery()
-        self.attend(due_in)
+        self.maintain_within(due_in)
 
     def _ask_for_recovery(self) -> None:
         self._shard.must_recover = True
@@ -184,18 +184,18 @@ class Tender:
         async with shard.lock:
             await self._client.wait_connected()
             shard.must_recover = False
-            for custody in tuple(shard.custodies.values()):
-                room = shard.room_at(custody.level)
-                args = (shard.group, custody.incarnation, room, *custody.in_hand)
+            for in_flight in tuple(shard.custodies.values()):
+                room = shard.room_at(in_flight.level)
+                args = (shard.group, in_flight.incarnation, room, *in_flight.in_hand)
                 has_answer = False
                 with trio.move_on_after(_PATIENCE, shield=True):
                     try:
-                        more, found = await self._client.run_script(scripts.RECOVER, (custody.stream,), args)
+                        more, found = await self._client.run_script(scripts.RECOVER, (in_flight.stream,), args)
                         has_answer = True
-                        if custody.is_over:
+                        if in_flight.is_over:
                             return
                         for entry, count, fields in found:
-                            shard.offer(custody, ((entry, fields),), count=count, crashes=count - 1)
+                            shard.offer(in_flight, ((entry, fields),), count=count, crashes=count - 1)
                         if more:
                             shard.must_recover = True
                     except ResponseError:

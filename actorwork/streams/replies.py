@@ -19,7 +19,7 @@ from actorwork.abc import EventSink, Replies, Waiting
 from actorwork.events import BrokerTrouble
 from actorwork.message import Outcome
 from actorwork.streams import entries, keys
-from actorwork.streams.transport.client import Client
+from actorwork.streams.transport.client import RedisClient
 from actorwork.streams.transport.redis_py import RedisError
 
 _LOOK_EVERY = 3.0
@@ -57,7 +57,7 @@ class RedisWaiting(Waiting):
 class RedisReplies(Replies):
     """Made by `RedisBroker.open_replies`."""
 
-    def __init__(self, client: Client, emit: EventSink) -> None:
+    def __init__(self, client: RedisClient, emit: EventSink) -> None:
         self.address = keys.REPLIES + os.urandom(16).hex()
         self._client = client
         self._emit = emit

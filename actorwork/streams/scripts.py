@@ -31,9 +31,9 @@ PUBLISH: Final = _script("publish_batch", *_KEEPING)
 PUBLISH_UNIQUE: Final = _script("publish_unique", *_KEEPING)
 SETTLE: Final = _script("settle", *_KEEPING, "entry", "fence", "batch")
 SETTLE_PLAIN: Final = _script("settle_plain", "ack", "fence", "batch")
-TEND: Final = _script("tend", *_KEEPING, "entry")
+MAINTAIN: Final = _script("maintain", *_KEEPING, "entry")
 RECOVER: Final = _script("recover")
-HAND_BACK: Final = _script("hand_back", "fence")
+RELEASE: Final = _script("release", "fence")
 TAKE: Final = _script("take")
 REPLAY: Final = _script("replay", "ack", "order", "entry")
 REPLAY_AS: Final = _script("replay_as", "ack", "order", "entry")
@@ -56,9 +56,9 @@ ALL: Final = (
     PUBLISH_UNIQUE,
     SETTLE,
     SETTLE_PLAIN,
-    TEND,
+    MAINTAIN,
     RECOVER,
-    HAND_BACK,
+    RELEASE,
     TAKE,
     REPLAY,
     REPLAY_AS,

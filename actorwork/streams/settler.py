@@ -23,12 +23,12 @@ import trio
 
 from actorwork.abc import EventSink
 from actorwork.events import BrokerTrouble, Fenced
-from actorwork.failpoints import crash_point
+from actorwork.failpoints import failpoint
 from actorwork.message import REPLY_TO, RESULT_TTL, Delivery, Envelope, Failure, Outcome
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
 from actorwork.streams import entries, keys, scripts
-from actorwork.streams.in_flight import Counters, Custody, Item, Keep
-from actorwork.streams.transport.client import Client
+from actorwork.streams.in_flight import Counters, InFlightEntries, Item, PublishOnly
+from actorwork.streams.transport.client import RedisClient
 from actorwork.streams.transport.redis_py import RedisError, may_pass
 
 _PLAIN_AT_ONCE: Final = 1000
@@ -38,95 +38,101 @@ _GIVE_UP_AFTER: Final = 5
 _BARE: Final = 3
 """The length of a token without claims: of a delivery that has no key and no unique key."""
 _PAUSES: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
-_BEFORE: Final = crash_point("settle.before")
-_AFTER: Final = crash_point("settle.after")
+_BEFORE: Final = failpoint("settle.before")
+_AFTER: Final = failpoint("settle.after")
 
 
 class Settler:
     """Settles for one node. `spawn` starts a task in the node's nursery, and does not wait."""
 
     def __init__(
-        self, client: Client, spawn: Callable[[Callable[..., Any], Custody], None], emit: EventSink, counters: Counters
+        self,
+        client: RedisClient,
+        spawn: Callable[[Callable[..., Any], InFlightEntries], None],
+        emit: EventSink,
+        counters: Counters,
     ) -> None:
         self._client = client
         self._spawn = spawn
         self._emit = emit
         self._counters = counters
         self._waiters = trio.lowlevel.ParkingLot()
-        self._active: set[Custody] = set()
+        self._active: set[InFlightEntries] = set()
 
     def __repr__(self) -> str:
         return f"<Settler, {len(self._active)} batches under way>"
 
-    def settle(self, delivery: Delivery, settlement: Settlement | Keep, published: Sequence[Envelope] = ()) -> None:
+    def settle(
+        self, delivery: Delivery, settlement: Settlement | PublishOnly, published: Sequence[Envelope] = ()
+    ) -> None:
         """Queue a settlement. Never waits."""
-        custody: Custody = delivery.token[2]
-        if custody.is_over:
-            self._refuse(custody, delivery, settlement)
+        in_flight: InFlightEntries = delivery.token[2]
+        if in_flight.is_over:
+            self._refuse(in_flight, delivery, settlement)
             return
-        custody.begun += 1
+        in_flight.begun += 1
         if type(settlement) is Ack and not published and len(delivery.token) == _BARE and not _is_asked_for(delivery):
-            custody.plain.append(delivery)
+            in_flight.plain.append(delivery)
         else:
-            custody.others.append((delivery, settlement, published))
-        if not custody.is_flushing:
-            self.start(custody)
+            in_flight.others.append((delivery, settlement, published))
+        if not in_flight.is_flushing:
+            self.start(in_flight)
 
-    def start(self, custody: Custody) -> None:
+    def start(self, in_flight: InFlightEntries) -> None:
         """Have what is queued in a custody applied, soon."""
-        if not custody.is_flushing and (custody.plain or custody.others):
-            custody.is_flushing = True
-            self._active.add(custody)
-            self._spawn(self._flush_all, custody)
+        if not in_flight.is_flushing and (in_flight.plain or in_flight.others):
+            in_flight.is_flushing = True
+            self._active.add(in_flight)
+            self._spawn(self._flush_all, in_flight)
 
-    def give_up(self, custody: Custody) -> None:
+    def give_up(self, in_flight: InFlightEntries) -> None:
         """End a custody whose lease is lost: what is queued is refused, what is under way is for the fence to judge."""
-        custody.is_over = True
-        plain, others = custody.plain, custody.others
-        custody.plain, custody.others = [], []
-        custody.in_hand.clear()
-        custody.done += len(plain) + len(others)
+        in_flight.is_over = True
+        plain, others = in_flight.plain, in_flight.others
+        in_flight.plain, in_flight.others = [], []
+        in_flight.in_hand.clear()
+        in_flight.done += len(plain) + len(others)
         for delivery in plain:
-            self._refuse(custody, delivery, Ack())
+            self._refuse(in_flight, delivery, Ack())
         for delivery, settlement, _ in others:
-            self._refuse(custody, delivery, settlement)
+            self._refuse(in_flight, delivery, settlement)
         self._waiters.unpark_all()
 
     async def wait_settled(self) -> None:
         """Wait until every settlement so far is applied or refused."""
-        goals = [(custody, custody.begun) for custody in self._active]
-        for custody, goal in goals:
-            while custody.done < goal:
+        goals = [(in_flight, in_flight.begun) for in_flight in self._active]
+        for in_flight, goal in goals:
+            while in_flight.done < goal:
                 await self._waiters.park()
         await trio.lowlevel.checkpoint()
 
     # -------------------------------------------------------------------------------------------------------- flushing
 
-    async def _flush_all(self, custody: Custody) -> None:
+    async def _flush_all(self, in_flight: InFlightEntries) -> None:
         alone = 0
         """How many settlements are to be tried one by one."""
         try:
-            while custody.plain or custody.others:
-                plain, others = _batch_from(custody, limit=1 if alone > 0 else _PLAIN_AT_ONCE)
-                custody.number += 1
+            while in_flight.plain or in_flight.others:
+                plain, others = _batch_from(in_flight, limit=1 if alone > 0 else _PLAIN_AT_ONCE)
+                in_flight.number += 1
                 try:
-                    await self._flush(custody, plain, others)
+                    await self._flush(in_flight, plain, others)
                 except _RefusedError as refusal:
                     size = len(plain) + len(others)
                     if size > 1:
-                        custody.plain[:0] = plain
-                        custody.others[:0] = others
+                        in_flight.plain[:0] = plain
+                        in_flight.others[:0] = others
                         alone = size
                         continue
-                    self._abandon(custody, plain, others, refusal)
+                    self._abandon(in_flight, plain, others, refusal)
                 alone = max(0, alone - 1)
-                custody.done += len(plain) + len(others)
+                in_flight.done += len(plain) + len(others)
                 self._waiters.unpark_all()
         finally:
-            custody.is_flushing = False
-            self._active.discard(custody)
+            in_flight.is_flushing = False
+            self._active.discard(in_flight)
 
-    async def _flush(self, custody: Custody, plain: list[Delivery], others: list[Item]) -> None:
+    async def _flush(self, in_flight: InFlightEntries, plain: list[Delivery], others: list[Item]) -> None:
         total = len(plain) + len(others)
         tokens = [delivery.token for delivery in plain]
         ends = [token[0] for token in tokens]
@@ -134,10 +140,10 @@ class Settler:
             ends += [delivery.token[0] for delivery, _, _ in others]
         first, last = entries.bounds(ends)
         args: list[Any] = [
-            custody.keys.prefix,
-            custody.group,
-            custody.incarnation,
-            custody.number,
+            in_flight.keys.prefix,
+            in_flight.group,
+            in_flight.incarnation,
+            in_flight.number,
             first,
             last,
             total,
@@ -147,12 +153,15 @@ class Settler:
             args += token[:2]
         try:
             for delivery, settlement, published in others:
-                _add_other(args, custody, delivery, settlement, published)
+                _add_other(args, in_flight, delivery, settlement, published)
         except (ValueError, RecursionError) as error:
             # What cannot be written may not end the node: the next one would meet the same entry.
             raise _RefusedError(f"it cannot be written: {error}") from error
         script = scripts.SETTLE if others else scripts.SETTLE_PLAIN
-        script_keys = (custody.stream, custody.keys.settled(custody.group, custody.incarnation, custody.level))
+        script_keys = (
+            in_flight.stream,
+            in_flight.keys.settled(in_flight.group, in_flight.incarnation, in_flight.level),
+        )
         attempt = 0
         if _BEFORE is not None:
             _BEFORE()
@@ -167,16 +176,21 @@ class Settler:
                 if not may_pass(error) and (total > 1 or attempt >= _GIVE_UP_AFTER):
                     raise _RefusedError(str(error)) from error
                 pause = _PAUSES[min(attempt, len(_PAUSES)) - 1]
-                self._emit(BrokerTrouble(f"settling {total} of {custody.source}", str(error), f"again in {pause} s"))
+                self._emit(BrokerTrouble(f"settling {total} of {in_flight.source}", str(error), f"again in {pause} s"))
             await trio.sleep(pause)
         if _AFTER is not None:
             _AFTER()
-        self._conclude(custody, plain, others, answer[1], answer[2])
+        self._conclude(in_flight, plain, others, answer[1], answer[2])
 
     def _conclude(
-        self, custody: Custody, plain: list[Delivery], others: list[Item], fenced: list[int], refused: list[Any]
+        self,
+        in_flight: InFlightEntries,
+        plain: list[Delivery],
+        others: list[Item],
+        fenced: list[int],
+        refused: list[Any],
     ) -> None:
-        in_hand = custody.in_hand
+        in_hand = in_flight.in_hand
         lost = set(fenced)
         if not lost:
             for delivery in plain:
@@ -184,66 +198,68 @@ class Settler:
             self._counters.settled += len(plain)
         else:
             for which, delivery in enumerate(plain):
-                custody.release(delivery)
+                in_flight.release(delivery)
                 if which in lost:
-                    self._refuse(custody, delivery, Ack())
+                    self._refuse(in_flight, delivery, Ack())
                 else:
                     self._counters.settled += 1
-        if custody.suspect is not None and custody.suspect not in in_hand:
-            custody.suspect = None
-            custody.attend(0)
+        if in_flight.suspect is not None and in_flight.suspect not in in_hand:
+            in_flight.suspect = None
+            in_flight.maintain_within(0)
         problems: dict[int, bytes] = dict(zip(refused[::2], refused[1::2], strict=True))
         for which, (delivery, settlement, _) in enumerate(others, len(plain)):
             problem = problems.get(which)
             is_fenced = which in lost
             if problem is not None:
-                self._could_not_publish(custody, delivery, settlement, problem.decode(errors="replace"))
+                self._could_not_publish(in_flight, delivery, settlement, problem.decode(errors="replace"))
                 continue
-            if type(settlement) is Keep:
+            if type(settlement) is PublishOnly:
                 settlement.tell(not is_fenced)
                 if not is_fenced:
                     continue
-            custody.release(delivery)
+            in_flight.release(delivery)
             if is_fenced:
-                self._refuse(custody, delivery, settlement)
+                self._refuse(in_flight, delivery, settlement)
                 continue
             self._counters.settled += 1
             if type(settlement) is Retry and settlement.delay > 0:
-                custody.attend(settlement.delay)
+                in_flight.maintain_within(settlement.delay)
 
     def _could_not_publish(
-        self, custody: Custody, delivery: Delivery, settlement: Settlement | Keep, problem: str
+        self, in_flight: InFlightEntries, delivery: Delivery, settlement: Settlement | PublishOnly, problem: str
     ) -> None:
         """The delivery is still in hand: it fails, since it cannot end as it wanted to."""
-        if type(settlement) is Keep:
+        if type(settlement) is PublishOnly:
             settlement.tell(RedisError(problem))
             return
-        if custody.is_over:
-            self._refuse(custody, delivery, settlement)
+        if in_flight.is_over:
+            self._refuse(in_flight, delivery, settlement)
             return
         self._emit(BrokerTrouble(f"publishing for {delivery.id}", problem, "the message becomes a dead letter"))
-        custody.begun += 1
-        custody.others.append((delivery, Fail(Failure("BrokerError", problem)), ()))
+        in_flight.begun += 1
+        in_flight.others.append((delivery, Fail(Failure("BrokerError", problem)), ()))
 
-    def _abandon(self, custody: Custody, plain: list[Delivery], others: list[Item], refusal: _RefusedError) -> None:
+    def _abandon(
+        self, in_flight: InFlightEntries, plain: list[Delivery], others: list[Item], refusal: _RefusedError
+    ) -> None:
         for delivery in (*plain, *(item[0] for item in others)):
             self._emit(
                 BrokerTrouble(
-                    f"settling {delivery.id} of {custody.source}",
+                    f"settling {delivery.id} of {in_flight.source}",
                     str(refusal),
                     f"given up; the entry {delivery.token[0].decode()} stays pending, and runs again after this node",
                 )
             )
         for _, settlement, _ in others:
-            if type(settlement) is Keep:
+            if type(settlement) is PublishOnly:
                 settlement.tell(RedisError(str(refusal)))
 
-    def _refuse(self, custody: Custody, delivery: Delivery, settlement: Settlement | Keep) -> None:
-        if isinstance(settlement, Keep):
+    def _refuse(self, in_flight: InFlightEntries, delivery: Delivery, settlement: Settlement | PublishOnly) -> None:
+        if isinstance(settlement, PublishOnly):
             settlement.tell(False)  # noqa: FBT003 - what it is told is whether the delivery was ours
             return
         self._counters.fenced += 1
-        self._emit(Fenced(delivery, custody.group, settlement))
+        self._emit(Fenced(delivery, in_flight.group, settlement))
 
 
 class _RefusedError(Exception):
@@ -255,29 +271,29 @@ def _is_asked_for(delivery: Delivery) -> bool:
     return bool(headers) and (RESULT_TTL in headers or REPLY_TO in headers)
 
 
-def _batch_from(custody: Custody, *, limit: int) -> tuple[list[Delivery], list[Item]]:
-    plain = custody.plain
+def _batch_from(in_flight: InFlightEntries, *, limit: int) -> tuple[list[Delivery], list[Item]]:
+    plain = in_flight.plain
     if len(plain) <= limit:
-        custody.plain = []
+        in_flight.plain = []
     else:
-        plain, custody.plain = plain[:limit], plain[limit:]
+        plain, in_flight.plain = plain[:limit], plain[limit:]
     others: list[Item] = []
-    if custody.others and not (limit == 1 and plain):
+    if in_flight.others and not (limit == 1 and plain):
         published = 0
-        for item in custody.others[: min(limit, _OTHERS_AT_ONCE)]:
+        for item in in_flight.others[: min(limit, _OTHERS_AT_ONCE)]:
             published += len(item[2])
             if others and published > _PUBLISHED_AT_ONCE:
                 break
             others.append(item)
-        del custody.others[: len(others)]
+        del in_flight.others[: len(others)]
     return plain, others
 
 
 def _add_other(
     args: list[Any],
-    custody: Custody,
+    in_flight: InFlightEntries,
     delivery: Delivery,
-    settlement: Settlement | Keep,
+    settlement: Settlement | PublishOnly,
     published: Sequence[Envelope],
 ) -> None:
     outcome: Outcome | None = None
@@ -297,14 +313,14 @@ def _add_other(
             kind = "fail"
             outcome = Outcome("failed", failure=failure)
             extras = (
-                custody.subscription.actor,
+                in_flight.subscription.actor,
                 failure.type,
                 failure.reason,
                 failure.traceback,
                 delivery.attempt,
-                *entries.bounds_of(custody.subscription.dead_letters),
+                *entries.bounds_of(in_flight.subscription.dead_letters),
             )
-        case Keep():
+        case PublishOnly():
             kind = "keep"
     entry, count, _, *claims = delivery.token
     key, unique = claims[0] if claims else (b"", b"")
@@ -316,7 +332,7 @@ def _add_other(
         ttl = max(1, round(float(seconds) * 1000)) if isinstance(seconds, int | float) else ""
         address = delivery.headers.get(REPLY_TO)
         reply_to = address if isinstance(address, str) else ""
-        record = entries.encoded_outcome(custody.source, delivery.id, outcome)
+        record = entries.encoded_outcome(in_flight.source, delivery.id, outcome)
     args += (kind, entry, count, delivery.id, key, unique, record, ttl, reply_to, len(published))
     for envelope in published:
         prefix = keys.prefix(envelope.source)

@@ -18,16 +18,16 @@ from actorwork.events import GroupRestored, Settled
 from actorwork.message import Delivery, Priority
 from actorwork.policy.settlement import Fail
 from actorwork.streams import entries
-from actorwork.streams.in_flight import Counters, Custody
+from actorwork.streams.in_flight import Counters, InFlightEntries
 from actorwork.streams.keys import SourceKeys
 from actorwork.streams.settler import Settler
-from actorwork.streams.transport.client import Client
+from actorwork.streams.transport.client import RedisClient
 from actorwork.streams.transport.redis_py import ResponseError
 
 SOURCES: Final = 64
 
 
-class Shard:
+class SourceSet:
     """The custodies of some sources, and how their entries become deliveries in the inlet."""
 
     def __init__(
@@ -36,14 +36,14 @@ class Shard:
         sources: Sequence[str],
         incarnation: str,
         *,
-        client: Client,
+        client: RedisClient,
         settler: Settler,
         emit: EventSink,
         counters: Counters,
     ) -> None:
         self.subscription = subscription
         self.group = subscription.group
-        self.inlet = subscription.inlet
+        self.sink = subscription.sink
         self.sources = tuple(sources)
         self.streams: dict[Priority, tuple[str, ...]] = {Priority.NORMAL: self.sources}
         """The streams that are read, by priority, the most urgent first: those that are known to have been used."""
@@ -55,7 +55,7 @@ class Shard:
         self.counters = counters
         self.emit = emit
         self.incarnation = incarnation
-        self.custodies: dict[bytes, Custody] = {}
+        self.custodies: dict[bytes, InFlightEntries] = {}
         self.lock = trio.Lock()
         """Held while entries are claimed: what is on its way to us is not to be looked for."""
         self.must_recover = False
@@ -64,7 +64,7 @@ class Shard:
         """There was no room for all that could have been taken over."""
         self.reads_urgent_only = False
         """The reader waits for what is urgent, and for room for the rest."""
-        self.attend: Callable[[float], None] = _nothing_to_attend
+        self.maintain_within: Callable[[float], None] = _nothing_to_maintain
         self.interrupt_reader: Callable[[], None] = _nobody_reads
         self._keys = {source: SourceKeys.of(source) for source in sources}
         self._client = client
@@ -80,10 +80,10 @@ class Shard:
         self.give_up()
         self.incarnation = incarnation
         self.has_more = self.must_recover = False
-        known = [(custody.source, custody.level) for custody in self.custodies.values()]
+        known = [(in_flight.source, in_flight.level) for in_flight in self.custodies.values()]
         known = known or [(source, Priority.NORMAL) for source in self.sources]
         made = (self._new_custody(source, level) for source, level in known)
-        self.custodies = {custody.stream.encode(): custody for custody in made}
+        self.custodies = {in_flight.stream.encode(): in_flight for in_flight in made}
 
     def learn(self, found: Mapping[str, Iterable[bytes]]) -> None:
         """Take up the levels of priority that sources are found to have: the reader is to read them, too."""
@@ -101,13 +101,13 @@ class Shard:
         if new:
             self._choose_streams()
 
-    def withhold(self, sources: Collection[str]) -> None:
+    def pause_sources(self, sources: Collection[str]) -> None:
         """Leave these sources alone until it is called again with others: they are neither read nor tended."""
         withheld = frozenset(sources)
         if withheld != self._withheld:
             self._withheld = withheld
             self._choose_streams()
-            self.attend(0)
+            self.maintain_within(0)
 
     def _choose_streams(self) -> None:
         chosen: dict[Priority, tuple[str, ...]] = {}
@@ -134,18 +134,20 @@ class Shard:
 
     def room_at(self, level: Priority) -> int:
         """Return how many deliveries of a priority may be offered now."""
-        return max(0, self.inlet.room(urgent=True) if level < Priority.NORMAL else self.inlet.room())
+        return max(0, self.sink.credit(urgent=True) if level < Priority.NORMAL else self.sink.credit())
 
-    def _new_custody(self, source: str, level: Priority) -> Custody:
-        return Custody(self.subscription, self._keys[source], level, self.incarnation, self._attend, self._unreadable)
+    def _new_custody(self, source: str, level: Priority) -> InFlightEntries:
+        return InFlightEntries(
+            self.subscription, self._keys[source], level, self.incarnation, self._attend, self._unreadable
+        )
 
     def give_up(self) -> None:
         """Refuse whatever is still to be settled: the node ends."""
-        for custody in self.custodies.values():
-            self._settler.give_up(custody)
+        for in_flight in self.custodies.values():
+            self._settler.give_up(in_flight)
 
     def _attend(self, seconds: float) -> None:
-        self.attend(seconds)
+        self.maintain_within(seconds)
 
     def _unreadable(self, delivery: Delivery, fail: Fail) -> None:
         self.emit(Settled(self.group, self.subscription.actor, delivery, fail, 0.0))
@@ -155,23 +157,25 @@ class Shard:
         if self.reads_urgent_only:
             self.interrupt_reader()
         if self.has_more:
-            self.attend(0)
+            self.maintain_within(0)
 
     async def wait_room(self) -> None:
         """Wait until the inlet may have room."""
-        if self.streams and self.inlet.room() > 0:
+        if self.streams and self.sink.credit() > 0:
             return
         self._room = trio.Event()
         await self._room.wait()
 
-    def offer(self, custody: Custody, found: Sequence[Any], *, count: int = 1, crashes: int = 0) -> list[Delivery]:
+    def offer(
+        self, in_flight: InFlightEntries, found: Sequence[Any], *, count: int = 1, crashes: int = 0
+    ) -> list[Delivery]:
         """Take entries in hand and put them into the inlet. There is no checkpoint in here, and must not be one."""
-        deliveries = custody.take(found, count=count, crashes=crashes)
+        deliveries = in_flight.take(found, count=count, crashes=crashes)
         self.counters.read += len(deliveries)
         if deliveries:
-            self.inlet.offer(deliveries)
-        if custody.plain or custody.others:
-            self._settler.start(custody)
+            self.sink.offer(deliveries)
+        if in_flight.plain or in_flight.others:
+            self._settler.start(in_flight)
         return deliveries
 
     async def make_groups(self, *, are_restored: bool = True) -> None:
@@ -189,19 +193,19 @@ class Shard:
             }
         )
         custodies = tuple(self.custodies.values())
-        commands = [("XGROUP", "CREATE", custody.stream, self.group, "0", "MKSTREAM") for custody in custodies]
-        for custody, reply in zip(custodies, await self._client.call_many(commands, idempotent=True), strict=True):
+        commands = [("XGROUP", "CREATE", in_flight.stream, self.group, "0", "MKSTREAM") for in_flight in custodies]
+        for in_flight, reply in zip(custodies, await self._client.call_many(commands, idempotent=True), strict=True):
             if isinstance(reply, ResponseError) and "BUSYGROUP" in str(reply):
                 continue
             if isinstance(reply, Exception):
                 raise reply
             if are_restored:
-                self.emit(GroupRestored(custody.source, self.group))
+                self.emit(GroupRestored(in_flight.source, self.group))
 
 
 def _nobody_reads() -> None:
     pass
 
 
-def _nothing_to_attend(_seconds: float) -> None:
+def _nothing_to_maintain(_seconds: float) -> None:
     pass

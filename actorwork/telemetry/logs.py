@@ -1,10 +1,10 @@
 """Logs, made from events, in this one place.
 
     level     what it means                           events
-    ERROR     somebody has to look, a loss threatens  Settled(Fail), Buried, GaveUp, LeaseLost, ChildExited
+    ERROR     somebody has to look, a loss threatens  Settled(Fail), DeadLettered, GaveUp, LeaseLost, ChildExited
     WARNING   it mends itself, or was refused         Settled(Retry), Fenced, BrokerLost, BrokerTrouble, Overdue, …
     INFO      it changed on purpose                   NodeStarted, ActorStarted, Settled(Reject), ShutdownStage, …
-    DEBUG     it works                                Settled(Ack), HandedBack
+    DEBUG     it works                                Settled(Ack), Released
 
 All of it goes to the standard logger `actorwork`. Every sentence says what happens next; from WARNING upwards it
 ends with the ids of node, actor and message, so that they are seen whatever formatter an application has. The same
@@ -74,9 +74,9 @@ class LogSink:
             events.BrokerBack: self._broker_back,
             events.GroupRestored: self._group_restored,
             events.Reclaimed: self._reclaimed,
-            events.HandedBack: self._handed_back,
+            events.Released: self._handed_back,
             events.Fenced: self._fenced,
-            events.Buried: self._buried,
+            events.DeadLettered: self._dead_lettered,
             events.BrokerTrouble: self._broker_trouble,
             events.BrokerAdvice: self._broker_advice,
             events.ActorStarted: self._actor_started,
@@ -286,7 +286,7 @@ class LogSink:
                 **where,
             )
 
-    def _handed_back(self, event: events.HandedBack) -> None:
+    def _handed_back(self, event: events.Released) -> None:
         self._say(
             logging.DEBUG,
             "handed back %d of '%s': another node takes them at once",
@@ -308,7 +308,7 @@ class LogSink:
             attempt=delivery.attempt,
         )
 
-    def _buried(self, event: events.Buried) -> None:
+    def _dead_lettered(self, event: events.DeadLettered) -> None:
         error = f"{event.crashes} {'process' if event.crashes == 1 else 'processes'} died with it in hand"
         self._say(
             logging.ERROR,

@@ -27,7 +27,7 @@ import trio
 from actorwork.abc import AbstractCronSchedule, EventSink, Firing, Triggers
 from actorwork.errors import BrokerError, SettingsError
 from actorwork.events import BrokerTrouble, TriggerFired, TriggerTrouble
-from actorwork.failpoints import crash_point
+from actorwork.failpoints import failpoint
 from actorwork.message import TriggerRecord
 from actorwork.policy.catchup import LATE, Plan, plan
 from actorwork.policy.schedule import Cron, milliseconds
@@ -40,11 +40,11 @@ AGAIN: Final = 1.0
 SKEW: Final = 5_000
 """Milliseconds by which the clock of whoever reads cron expressions may be behind the broker's."""
 
-_BEFORE: Final = crash_point("fire.before")
-_AFTER: Final = crash_point("fire.after")
+_BEFORE: Final = failpoint("fire.before")
+_AFTER: Final = failpoint("fire.after")
 
 
-class Status(Protocol):
+class TriggerSwitches(Protocol):
     """What is paused, as this node knows it."""
 
     @property
@@ -86,7 +86,7 @@ class Scheduler:
         declared: Sequence[Declared],
         *,
         now: Callable[[], float],
-        status: Status,
+        status: TriggerSwitches,
         emit: EventSink,
         cron_schedule: AbstractCronSchedule | None = None,
         looks_again: bool = True,

@@ -211,7 +211,7 @@ async def test_what_gathers_is_handed_back_at_a_shutdown(mock_clock: trio.testin
     async with open_test_system(actor, broker=broker) as system:
         await send(system, actor, 1, 2, 3)
         await trio.sleep(1)
-    assert (log.batches, len(broker.waiting(actor)), len(broker.handed_back)) == ([], 3, 3)
+    assert (log.batches, len(broker.waiting(actor)), len(broker.released)) == ([], 3, 3)
 
 
 async def test_what_gathers_from_a_paused_source_is_handed_back_and_the_rest_goes_on_gathering(
@@ -225,7 +225,7 @@ async def test_what_gathers_from_a_paused_source_is_handed_back_and_the_rest_goe
         await advance(20)
         await system.broker.pauses.pause("source", "orders")
         await advance(1)
-        assert [delivery.id for delivery in system.broker.handed_back] == [
+        assert [delivery.id for delivery in system.broker.released] == [
             envelope.id for envelope in system.broker.sent if envelope.source == "orders"
         ]
         await advance(50)

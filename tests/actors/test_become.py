@@ -21,7 +21,7 @@ from actorwork import (
 from actorwork.actors.actor import Actor
 from actorwork.policy import settlement as policy
 from tests.doubles import FakeBroker, Kept
-from tests.scripted import Do, do, ref_of, scripted
+from tests.scripted_actor import Do, do, ref_of, scripted
 
 MANY = Intensity(restarts=1000, period=1)
 

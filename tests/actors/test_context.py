@@ -159,7 +159,7 @@ async def test_a_broker_that_fails_while_deliveries_are_handed_back_does_not_bre
         async def fail(*_: object) -> None:
             raise BrokerError("the disk is full")
 
-        broker.node.hand_back = fail  # type: ignore[method-assign]
+        broker.node.release_deliveries = fail  # type: ignore[method-assign]
         for n in range(3):
             broker.put(Slow, {"n": n})
         await trio.sleep(0.5)

@@ -19,7 +19,7 @@ from actorwork import (
 )
 from actorwork.actors.actor import Actor
 from tests.doubles import FakeBroker, Kept
-from tests.scripted import Do, Note, Scripted, do, ref_of, scripted, sleeping, stop
+from tests.scripted_actor import Do, Note, Scripted, do, ref_of, scripted, sleeping, stop
 
 MANY = Intensity(restarts=1000, period=1)
 

@@ -28,7 +28,7 @@ from actorwork.policy.limits import Bulkhead, CircuitBreaker, ConcurrencyLimit, 
 from actorwork.policy.retry import Fixed
 from actorwork.policy.settlement import Ack
 from actorwork.testing import MemoryBroker, TestSystem, open_test_system
-from actorwork.testing.memory.limiter import MemoryLimiter
+from actorwork.testing.memory.limiter import MemoryLimitStore
 
 Body = Callable[[Any], Awaitable[object]]
 
@@ -139,7 +139,7 @@ async def test_what_waits_for_a_limit_is_handed_back_at_a_shutdown(mock_clock: t
         await send(system, actor, 5)
         await trio.sleep(1)
     assert len(broker.waiting(actor)) == 4
-    assert all(delivery.attempt == 1 for delivery in broker.handed_back)
+    assert all(delivery.attempt == 1 for delivery in broker.released)
     async with open_test_system(actor, broker=broker) as system:
         await system.drain()
     assert log.tries == Counter(range(5))
@@ -534,7 +534,7 @@ async def test_slots_are_given_back_when_nobody_waits(mock_clock: trio.testing.M
         assert await system.broker.limiter.acquire_slot("room:db", 1, "other", 1)
 
 
-class Away(MemoryLimiter):
+class Away(MemoryLimitStore):
     """Fails for a while."""
 
     failures = 3

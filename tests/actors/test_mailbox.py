@@ -210,8 +210,8 @@ def test_an_item_put_back_is_the_next_one():
 
 
 def test_before_the_first_delivery_has_shown_its_length_only_a_few_are_read():
-    assert 1 <= mailbox(capacity=1000).room() <= 5
-    assert mailbox(capacity=1000, concurrency=500).room() >= 500
+    assert 1 <= mailbox(capacity=1000).credit() <= 5
+    assert mailbox(capacity=1000, concurrency=500).credit() >= 500
 
 
 def test_a_reader_that_found_no_room_is_told_when_there_is_some_again():
@@ -219,15 +219,15 @@ def test_a_reader_that_found_no_room_is_told_when_there_is_some_again():
     box = mailbox(capacity=10, owner=owner)
     told: list[int] = []
     owner.on_room = lambda: told.append(box.held)
-    room = box.room()
+    room = box.credit()
     box.offer([delivery(n) for n in range(room)])
-    assert box.room() == 0
+    assert box.credit() == 0
     for _ in range(room):
         box.take_nowait()
         box.delivery_ended(0.05)
     assert len(told) == 1, "once for each time it found none"
     assert told[0] < room
-    assert box.room() > 0
+    assert box.credit() > 0
 
 
 def test_a_reader_that_found_no_room_is_told_when_what_waited_is_taken_away():
@@ -236,8 +236,8 @@ def test_a_reader_that_found_no_room_is_told_when_what_waited_is_taken_away():
     box = mailbox(capacity=10, owner=owner)
     told: list[int] = []
     owner.on_room = lambda: told.append(box.held)
-    box.offer([delivery(n) for n in range(box.room())])
-    assert box.room() == 0
+    box.offer([delivery(n) for n in range(box.credit())])
+    assert box.credit() == 0
     box.remove_deliveries()
     assert told == [0]
 
@@ -247,10 +247,10 @@ def test_quick_handlers_earn_a_full_mailbox_and_slow_ones_lose_it_at_once():
     for _ in range(300):
         box.offer([delivery(0)])
         box.delivery_ended(0.00001)
-    assert box.room() == 200
+    assert box.credit() == 200
     box.offer([delivery(0)])
     box.delivery_ended(5.0)
-    assert box.room() == 1
+    assert box.credit() == 1
 
 
 @pytest.mark.parametrize("concurrency", [1, 10])
@@ -472,13 +472,13 @@ def test_there_is_room_for_urgent_deliveries_where_there_is_none_for_others():
     resumed: list[int] = []
     owner.on_room = lambda: resumed.append(it.held)
     it = mailbox(owner=owner)
-    for n in range(it.room()):
+    for n in range(it.credit()):
         it.offer([delivery(n)])
-    assert it.room() == 0
-    for n in range(it.room(urgent=True)):
+    assert it.credit() == 0
+    for n in range(it.credit(urgent=True)):
         it.offer([urgent(n)])
     full = it.held
-    assert (it.room(), it.room(urgent=True)) == (0, 0)
+    assert (it.credit(), it.credit(urgent=True)) == (0, 0)
     while not resumed:
         assert it.take_nowait() is not None
         it.delivery_ended(10.0)

@@ -8,7 +8,7 @@ import trio
 
 from actorwork import ActorCrashed, ActorRef, AlreadyRegistered, Child, Intensity, StartError, Supervisor, open_system
 from tests.doubles import FakeBroker
-from tests.scripted import Do, Scripted, do, fail, ref_of, scripted, stop, titled
+from tests.scripted_actor import Do, Scripted, do, fail, ref_of, scripted, stop, titled
 
 MANY = Intensity(restarts=100, period=1)
 

@@ -28,7 +28,7 @@ from actorwork.actors.actor import Actor
 from actorwork.policy import settlement as policy
 from actorwork.policy.exits import Kind
 from tests.doubles import FakeBroker, Kept, failed
-from tests.scripted import Do, Note, Scripted, do, fail, ref_of, scripted, sleeping, stop
+from tests.scripted_actor import Do, Note, Scripted, do, fail, ref_of, scripted, sleeping, stop
 
 MANY = Intensity(restarts=1000, period=1)
 

@@ -26,7 +26,7 @@ from actorwork import (
 from actorwork.actors.actor import Actor
 from actorwork.policy.exits import Kind
 from tests.doubles import FakeBroker, Kept
-from tests.scripted import Do, Note, Scripted, do, fail, ref_of, scripted, sleeping, stop, titled
+from tests.scripted_actor import Do, Note, Scripted, do, fail, ref_of, scripted, sleeping, stop, titled
 
 MANY = Intensity(restarts=1000, period=1)
 

@@ -258,7 +258,7 @@ async def test_a_shutdown_hands_back_what_is_aside_in_its_order(mock_clock: trio
         await trio.sleep(1)
         assert len(system.ref(Gate).cell._stashed or ()) == 3
     assert broker.settled == []
-    assert [delivery.id for delivery in broker.handed_back] == ["0", "1", "2"]
+    assert [delivery.id for delivery in broker.released] == ["0", "1", "2"]
     assert broker.waiting(Gate) == ["0", "1", "2"]
 
 

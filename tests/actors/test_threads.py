@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from actorwork import Actor, Settings, open_system, receive
-from actorwork.actors import threads
+from actorwork.actors.execution import threads
 from actorwork.events import Event, Overdue, Settled
 from actorwork.testing.memory import MemoryBroker
 

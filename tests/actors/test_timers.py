@@ -23,7 +23,7 @@ from actorwork import (
 from actorwork.actors.context.timers import Expiries, Timer, TimerWheel
 from actorwork.actors.mailbox.mailbox import Reply
 from tests.doubles import FakeBroker, Kept
-from tests.scripted import Do, Note, Scripted, do, fail, ref_of, scripted, sleeping, stop
+from tests.scripted_actor import Do, Note, Scripted, do, fail, ref_of, scripted, sleeping, stop
 
 MANY = Intensity(restarts=1000, period=1)
 

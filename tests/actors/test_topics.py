@@ -8,7 +8,7 @@ import trio
 
 from actorwork import ActorCrashed, Intensity, MailboxSettings, MessageRefused, events, open_system
 from tests.doubles import FakeBroker, Kept
-from tests.scripted import Do, Note, Scripted, do, fail, ref_of, scripted, sleeping, stop
+from tests.scripted_actor import Do, Note, Scripted, do, fail, ref_of, scripted, sleeping, stop
 
 MANY = Intensity(restarts=100, period=1)
 

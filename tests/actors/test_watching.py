@@ -25,7 +25,7 @@ from actorwork import (
 from actorwork.actors.life.cell import Cell
 from actorwork.policy.exits import Exit, Kind
 from tests.doubles import FakeBroker, Kept
-from tests.scripted import Do, Note, Scripted, do, fail, ref_of, scripted, stop
+from tests.scripted_actor import Do, Note, Scripted, do, fail, ref_of, scripted, stop
 
 MANY = Intensity(restarts=100, period=1)
 
@@ -106,7 +106,7 @@ async def test_watching_the_dead_is_told_at_once(known: bool):
         ref = ref_of(system, "mortal")
         if not known:
             await do(system, "mortal", lambda actor: actor.context.unregister("mortal"))
-            ref.cell._bonds = None
+            ref.cell._links = None
         await crash(ref)
         await do(system, "watcher", watches(ref))
         await settle()

@@ -30,7 +30,7 @@ import trio
 
 from actorwork.policy.settlement import leaves
 
-from .stage import Act
+from .environment import Act
 
 SHARES: Final = {"kept": 0.5, "forgetful": 0.25, "embedded": 0.25}
 ROUND: Final = 60.0

@@ -5,8 +5,8 @@ from itertools import islice
 import pytest
 
 from .__main__ import main
+from .environment import CARRY_OUT
 from .plan import CRASH_AT_REDIS, CRASH_EMBEDDED, PROCESSES, WEIGHTS, WIPES, faults
-from .stage import CARRY_OUT
 
 
 def test_a_seed_is_a_plan():

@@ -14,12 +14,11 @@ import pytest
 import trio
 
 from actorwork import Actor, Settings, SettingsError, Spool, SpoolError, SpoolFull, open_client, open_system, receive
-from actorwork.clients import Client
+from actorwork.clients import Client, spool as spooling
 from actorwork.clients.lazy_broker import place_of
 from actorwork.embedded.spool import SpoolFile, row_of
 from actorwork.errors import BrokerError
 from actorwork.message import Envelope, Priority, Unique
-from actorwork.runtime import spool as spooling
 from actorwork.testing.memory import MemoryBroker
 
 

@@ -26,10 +26,10 @@ from actorwork.message import RESULT_TTL, Envelope, MessageIds
 from actorwork.testing.ledger import Account, Ledger
 from actorwork.testing.redis_server import RedisServer
 
-from . import crew
+from . import workers
 
 HOUSE = Path(__file__).parents[2]
-CREW = Path(crew.__file__)
+CREW = Path(workers.__file__)
 PATIENCE = 15.0
 """Seconds after which a drill gives up waiting for what has no limit of its own."""
 
@@ -77,7 +77,7 @@ def is_locked(url: str) -> bool:
 
 
 class Node:
-    """A process that runs a tree of the crew, as a user would start it."""
+    """A process that runs a tree of the workers, as a user would start it."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self.process = process
@@ -164,7 +164,7 @@ class Drill:
         self.nodes: list[Node] = []
 
     def start(self, tree: str, url: str, *, crash_at: str = "", program: Path = CREW, **options: float) -> Node:
-        """Start a process of the crew; `crash_at` names the crash point at which it dies."""
+        """Start a process of the workers; `crash_at` names the crash point at which it dies."""
         log = self.folder / f"node{len(self.nodes)}.log"
         arguments = [f"{name}={value}" for name, value in options.items()]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ACTORWORK_")}
@@ -198,7 +198,7 @@ class Drill:
 @pytest.fixture
 def drill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Drill]:
     drill = Drill(tmp_path)
-    monkeypatch.setattr(crew, "ledger", drill.ledger, raising=False)
+    monkeypatch.setattr(workers, "ledger", drill.ledger, raising=False)
     try:
         yield drill
     finally:
@@ -249,14 +249,14 @@ class Place:
         found: list[dict[str, Any]] = []
 
         class Auditor(Actor):
-            settings = Settings(title="auditor", sources={crew.RECEIPTS})
+            settings = Settings(title="auditor", sources={workers.RECEIPTS})
 
             @receive
             async def note(self, message: dict[str, Any]) -> None:
                 found.append(message)
 
         async with open_system(Auditor, broker=self.broker):
-            await self.wait_empty(crew.RECEIPTS)
+            await self.wait_empty(workers.RECEIPTS)
         return found
 
     async def check_account(self, sent: Sequence[int], *, actor: str | None = None) -> list[dict[str, Any]]:

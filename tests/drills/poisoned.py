@@ -1,5 +1,5 @@
 """A tree in processes of its own, with an actor that some messages take its process from: `python poisoned.py TREE URL
-LEDGER [lease=…]`, as `crew.py`.
+LEDGER [lease=…]`, as `workers.py`.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ import trio
 from actorwork import Actor, Intensity, Process, Settings, Supervisor, receive, run
 from actorwork.telemetry.logs import configure
 from actorwork.testing.ledger import Ledger
-from tests.drills.crew import RECEIPTS
+from tests.drills.workers import RECEIPTS
 
 LEDGER = "DRILL_LEDGER"
 MEMORY = 400 * 1024 * 1024

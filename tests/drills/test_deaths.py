@@ -12,7 +12,7 @@ from actorwork.actors.actor import Actor
 from actorwork.settings import Settings
 
 from .conftest import Drill, Node, Redis, open_place, until, until_true
-from .crew import Blocker, Single, Worker
+from .workers import Blocker, Single, Worker
 
 NUMBERS = range(2000)
 SECONDS = 0.005

@@ -10,8 +10,8 @@ import trio
 from actorwork import Settings
 
 from .conftest import Drill, Node, Redis, open_place, until, until_true
-from .crew import Single
 from .test_deaths import in_hand, seconds_until_run_again
+from .workers import Single
 
 ORDERS = [signal.SIGTERM, signal.SIGINT]
 SINGLE: Settings = Single.settings

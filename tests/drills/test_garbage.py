@@ -14,7 +14,7 @@ from actorwork.message import DeadLetter, Envelope
 from actorwork.testing.redis_server import open_redis_server
 
 from .conftest import Drill, Place, Redis, open_place
-from .crew import Clerk
+from .workers import Clerk
 
 DESK = "desk"
 

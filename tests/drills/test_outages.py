@@ -11,7 +11,7 @@ from actorwork.testing.proxy import open_proxy
 from actorwork.testing.redis_server import open_redis_server
 
 from .conftest import Drill, Node, Redis, open_place, until
-from .crew import RECEIPTS, Worker
+from .workers import RECEIPTS, Worker
 
 NUMBERS = range(1000)
 LATER = range(10_000, 10_100)

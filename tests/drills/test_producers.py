@@ -11,7 +11,7 @@ import trio
 from actorwork import Actor, Settings, open_system, receive
 
 from .conftest import Drill, Place, Redis, open_place, until
-from .crew import Single
+from .workers import Single
 
 
 def add_by_hand(here: Redis, *command: str) -> None:

@@ -13,7 +13,7 @@ from actorwork.abc import Broker
 from actorwork.message import TriggerRecord
 
 from .conftest import Drill, Node, open_place, until_true
-from .crew import TICK, Clock
+from .workers import TICK, Clock
 
 LEASE = 0.5
 EVERY = round(TICK * 1000)

@@ -22,7 +22,7 @@ from actorwork.testing.ledger import Account
 from actorwork.testing.proxy import FaultProxy, open_proxy
 
 from .conftest import Drill, Node, Place, Redis, open_place, until, until_true
-from .crew import RECEIPTS, TICK
+from .workers import RECEIPTS, TICK
 
 NUMBERS = range(30)
 LEASE = 0.5
@@ -133,7 +133,7 @@ async def test_whoever_dies_while_it_takes_over_leaves_all_of_it_to_the_next(her
         await finish(drill, here.url, place, ids)
 
 
-@pytest.mark.parametrize("crash_at", ["hand_back.before", "hand_back.after"])
+@pytest.mark.parametrize("crash_at", ["release.before", "release.after"])
 async def test_whoever_dies_while_it_hands_back_leaves_all_of_it_to_the_next(here: Redis, drill: Drill, crash_at: str):
     async with open_place(here.url) as place:
         await place.send_numbers("singles", range(1), gate=str(drill.folder / "gate"))

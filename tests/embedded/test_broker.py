@@ -14,7 +14,7 @@ from actorwork.embedded import location, writer
 from actorwork.embedded.broker import EmbeddedBroker, open_broker
 from actorwork.embedded.store import Store
 from actorwork.errors import BrokerError
-from actorwork.events import BrokerTrouble, Buried, Event, Fenced
+from actorwork.events import BrokerTrouble, DeadLettered, Event, Fenced
 from actorwork.message import REPLY_TO, Envelope, MessageIds, Priority
 from actorwork.policy.settlement import Ack
 from actorwork.testing.conformance import open_desk
@@ -281,7 +281,7 @@ async def test_the_next_one_of_a_key_follows_a_message_that_is_buried_at_once():
         await broker.release_lease(desk.node.incarnation)
         # Nothing else happens here that could wake a reader: a lease of a minute is renewed after 20 seconds.
         await desk.expect_only("2")
-        assert [event.message_id for event in desk.seen(Buried)] == ["1"]
+        assert [event.message_id for event in desk.seen(DeadLettered)] == ["1"]
 
 
 async def test_ids_are_remembered_for_a_day_after_their_messages_and_then_forgotten(tmp_path: Path):

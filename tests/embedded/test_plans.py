@@ -44,7 +44,7 @@ async def test_nothing_is_scanned_to_publish_read_settle_promote_or_cancel(tmp_p
         for number in range(20):
             ends = (Ack(), Reject(FAILURE), Retry(0, FAILURE), Retry(0.01, FAILURE), Fail(FAILURE))
             await desk.settle(await desk.take_one(), ends[number % 5])
-        await desk.hand_back(await desk.take_one())
+        await desk.release_deliveries(await desk.take_one())
         await broker.delayed.cancel("orders", "later")
         await broker.delayed.cancel("orders", "k7")
         await broker.dead_letters.replay("orders", [one.entry for one in await broker.dead_letters.list("orders")])

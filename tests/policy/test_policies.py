@@ -14,7 +14,7 @@ from hypothesis import given, strategies as st
 from actorwork import Cron, Exponential, Fixed, Intensity, Interval, Linear, RetryPolicy, SettingsError, Uniform, errors
 from actorwork.policy.intake import AHEAD, prefetch, smoothed
 from actorwork.policy.restart import Window
-from actorwork.policy.retry import Backoff
+from actorwork.policy.retry import BackoffFunction
 from actorwork.policy.settlement import (
     LONGEST_DELAY,
     Ack,
@@ -125,7 +125,7 @@ def test_an_ack_is_equal_to_another():
 # ---- backoff ----
 
 seconds = st.floats(0, 1e6)
-BACKOFFS: st.SearchStrategy[Backoff] = st.one_of(
+BACKOFFS: st.SearchStrategy[BackoffFunction] = st.one_of(
     st.builds(Fixed, seconds=seconds),
     st.builds(Linear, step=seconds, cap=seconds),
     st.builds(Exponential, base=seconds, factor=st.floats(1, 100), cap=seconds, jitter=st.floats(0, 1)),
@@ -134,7 +134,7 @@ BACKOFFS: st.SearchStrategy[Backoff] = st.one_of(
 
 
 @given(BACKOFFS, st.integers(1, 10**6), st.floats(0, 1, exclude_max=True))
-def test_a_delay_is_finite_and_never_beyond_its_cap(backoff: Backoff, failures: int, dice: float):
+def test_a_delay_is_finite_and_never_beyond_its_cap(backoff: BackoffFunction, failures: int, dice: float):
     delay = backoff.delay(failures, lambda: dice)
     cap = getattr(backoff, "cap", getattr(backoff, "high", getattr(backoff, "seconds", None)))
     assert cap is not None

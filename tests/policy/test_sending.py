@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from actorwork import Actor, Settings, receive
-from actorwork.actors.context.publishing import Outgoing
+from actorwork.actors.context.publishing import PublishBuffer
 from actorwork.message import Envelope, MessageIds, Priority, Unique
 from actorwork.policy.sending import Sending, SendOptions
 from actorwork.settings import EventSettings
@@ -134,7 +134,7 @@ def test_what_a_delivery_publishes_keeps_all_that_was_said_also_in_the_file():
         "headers": {"lang": "en"},
         "id": "mine",
     }
-    outgoing = Outgoing(EventSettings(max_events_in_memory=1))
+    outgoing = PublishBuffer(EventSettings(max_events_in_memory=1))
     for _ in range(2):
         outgoing.add("orders", {"n": 1}, options)
     outgoing.add(Urgent, {"n": 1}, {})

@@ -6,8 +6,8 @@ from itertools import groupby
 from hypothesis import given, strategies as st
 
 from actorwork import Priority
-from actorwork.actors.mailbox.priority_deque import Levels
-from actorwork.policy.turns import FAVOURS, Turns
+from actorwork.actors.mailbox.priority_deque import PriorityDeque
+from actorwork.policy.turns import FAVOURS, FairPriority
 
 
 class Item:
@@ -21,7 +21,7 @@ class Item:
 
 def runs(levels: list[int], takes: int) -> list[tuple[int, int]]:
     """Return who has a turn how often in a row, where something of all `levels` always waits."""
-    turns = Turns(4)
+    turns = FairPriority(4)
     return [(level, len(list(group))) for level, group in groupby(turns.next(levels) for _ in range(takes))]
 
 
@@ -36,7 +36,7 @@ def test_the_levels_below_share_their_turns_by_the_same_rule():
 
 @given(st.lists(st.sets(st.integers(0, 3), min_size=1).map(sorted), max_size=800))
 def test_nobody_waits_longer_than_the_rule_says(rounds: list[list[int]]):
-    turns = Turns(4)
+    turns = FairPriority(4)
     waited = [0] * 4
     for waiting in rounds:
         chosen = turns.next(waiting)
@@ -48,7 +48,7 @@ def test_nobody_waits_longer_than_the_rule_says(rounds: list[list[int]]):
 
 @given(st.lists(st.sets(st.integers(0, 3), min_size=1).map(sorted), max_size=100))
 def test_who_comes_rarely_goes_first_at_once(rounds: list[list[int]]):
-    turns = Turns(4)
+    turns = FairPriority(4)
     for waiting in rounds:
         turns.next(waiting)
     turns.next([2])  # nothing more urgent waits
@@ -61,7 +61,7 @@ STEPS = st.lists(st.one_of(PRIORITIES.map(lambda p: ("append", p)), st.just(("ta
 
 @given(STEPS, st.sampled_from(Priority))
 def test_within_a_level_items_come_out_as_they_went_in(steps: list[tuple[str, Priority | None]], usual: Priority):
-    levels: Levels[Item] = Levels(usual)
+    levels: PriorityDeque[Item] = PriorityDeque(usual)
     naive: dict[Priority, deque[Item]] = {priority: deque() for priority in Priority}
     for number, (step, priority) in enumerate(steps):
         if step == "append":

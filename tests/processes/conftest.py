@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from . import crew
+from . import workers
 
 HOUSE = Path(__file__).parents[2]
-CREW = Path(__file__).parent / "crew.py"
+CREW = Path(__file__).parent / "workers.py"
 PATIENCE = 20.0
 """Seconds: far more than any of this takes, for machines that are busy."""
 
@@ -61,7 +61,7 @@ class Said:
 def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Said:
     file = tmp_path / "said.txt"
     monkeypatch.setenv("CREW_LEDGER", str(file))
-    monkeypatch.setattr(crew, "LEDGER", str(file))
+    monkeypatch.setattr(workers, "LEDGER", str(file))
     return Said(file)
 
 
@@ -79,7 +79,7 @@ def file_url(tmp_path: Path) -> str:
 
 
 class Program:
-    """A program in a process group of its own: the crew, or another one."""
+    """A program in a process group of its own: the workers, or another one."""
 
     def __init__(
         self, log: Path, *arguments: str, program: Path = CREW, environment: Mapping[str, str] = os.environ

@@ -6,9 +6,9 @@ import time
 import trio
 
 from actorwork import Actor, Settings, receive
-from actorwork.actors import threads
+from actorwork.actors.execution import threads
 
-from .crew import LEDGER, say
+from .workers import LEDGER, say
 
 
 class Hoarder(Actor):

@@ -28,7 +28,7 @@ from actorwork.brokers import open_broker
 from actorwork.events import ChildExited, Event, ProcessHung, ProcessStarted
 
 from .conftest import Program, Said, is_alive, until
-from .crew import Crashing, Failing, Hanging, Second, Worker
+from .workers import Crashing, Failing, Hanging, Second, Worker
 
 E = TypeVar("E")
 
@@ -153,12 +153,12 @@ async def test_a_process_starts_although_nobody_reads_standard_error_any_more(
 
 
 async def test_replicas_die_alone_and_the_others_go_on(file_url: str, said: Said, seen: Events):
-    tree = Process([Worker], name="crew", replicas=2)
+    tree = Process([Worker], name="workers", replicas=2)
     async with open_system(tree, broker=file_url, emit=seen) as system:
         one, other = pids(system)
         os.kill(one, signal.SIGKILL)
         await until(lambda: len(seen.of(ProcessStarted)) == 3, "the replacement")
-        assert [event.process for event in seen.of(ProcessStarted)][2] == "crew 1"
+        assert [event.process for event in seen.of(ProcessStarted)][2] == "workers 1"
         assert other in pids(system)
         assert one not in pids(system)
     assert sorted(said.pids("down")) == sorted(pid for pid in said.pids("up") if pid != one)
@@ -248,7 +248,7 @@ async def test_code_that_keeps_the_lock_of_python_is_seen_on_standard_error_and_
         await client.ref(Worker).tell({"what": "lock", "n": 60})
         await said.wait("lock begins", 2)
     assert "did not say where it stands" in program.output
-    assert 'crew.py", line' in program.output.partition("Timeout (")[2]
+    assert 'workers.py", line' in program.output.partition("Timeout (")[2]
 
 
 @pytest.mark.slow
@@ -262,35 +262,35 @@ async def test_who_is_busy_but_turns_is_left_alone(file_url: str, seen: Events):
 
 
 async def test_the_tree_and_the_statistics_show_what_is_in_the_processes(file_url: str):
-    async with open_system([Second, Process([Worker], name="crew", replicas=2)], broker=file_url) as system:
+    async with open_system([Second, Process([Worker], name="workers", replicas=2)], broker=file_url) as system:
         async with open_client(system.broker) as client:
             for _ in range(10):
                 await client.ref(Worker).ask({}, timeout=20)
             await client.ref(Second).ask({}, timeout=20)
             await until(lambda: system.statistics()["settled"] == 11, "the sum")
         tree = system.tree()
-        assert [child.title for child in tree.children] == ["second", "crew"]
-        crew = tree.children[1]
-        assert crew.kind == "replicas"
-        assert [child.title for child in crew.children] == ["crew 1", "crew 2"]
-        assert {child.kind for child in crew.children} == {"process"}
-        assert [grandchild.title for child in crew.children for grandchild in child.children] == ["worker", "worker"]
-        assert f"crew 1  process {crew.children[0].pid}, running, incarnation 1" in str(tree)
+        assert [child.title for child in tree.children] == ["second", "workers"]
+        workers = tree.children[1]
+        assert workers.kind == "replicas"
+        assert [child.title for child in workers.children] == ["workers 1", "workers 2"]
+        assert {child.kind for child in workers.children} == {"process"}
+        assert [grandchild.title for child in workers.children for grandchild in child.children] == ["worker", "worker"]
+        assert f"workers 1  process {workers.children[0].pid}, running, incarnation 1" in str(tree)
         os.kill(pids(system)[0], signal.SIGKILL)
-        await until(lambda: len(set(pids(system)) - {child.pid for child in crew.children}) == 1, "the replacement")
+        await until(lambda: len(set(pids(system)) - {child.pid for child in workers.children}) == 1, "the replacement")
         assert system.statistics()["settled"] == 11
 
 
 async def test_one_of_several_is_stopped_and_another_one_added(file_url: str, said: Said):
-    tree = Process([Worker], name="crew", replicas=2)
+    tree = Process([Worker], name="workers", replicas=2)
     async with open_system(tree, broker=file_url) as system:
         first, second = pids(system)
-        crew = system.supervisor("crew")
-        (info, _) = await crew.which_children()
-        await crew.terminate_child(info.handle)
+        workers = system.supervisor("workers")
+        (info, _) = await workers.which_children()
+        await workers.terminate_child(info.handle)
         assert pids(system) == [second]
         assert said.pids("down") == [first]
-        await crew.start_child(tree.member(3))
+        await workers.start_child(tree.member(3))
         assert len(pids(system)) == 2
 
 

@@ -9,7 +9,7 @@ import trio
 
 from actorwork import Client, MessageFailed, Process, open_client, open_system
 from actorwork.events import ChildExited, Event, HandlerHung, ProcessReplaced, ReplacementFailed
-from actorwork.runtime import processes
+from actorwork.runtime.processes import process_child
 from actorwork.runtime.processes.recycling import memory_of, reason_to_replace
 
 from .conftest import Said, is_alive, until
@@ -18,9 +18,9 @@ from .hoard import Hoarder, Sleeper
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "_LEAST_LIFE", 0.1)
-    monkeypatch.setattr(processes, "_TRY_AGAIN", 0.2)
-    monkeypatch.setattr(processes, "BEAT", 0.1)
+    monkeypatch.setattr(process_child, "_LEAST_LIFE", 0.1)
+    monkeypatch.setattr(process_child, "_TRY_AGAIN", 0.2)
+    monkeypatch.setattr(process_child, "BEAT", 0.1)
 
 
 def of(kind: type[Any], seen: list[Event]) -> list[Any]:

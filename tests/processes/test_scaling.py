@@ -13,13 +13,13 @@ from actorwork.actors.supervision.child_table import State
 from actorwork.actors.tree.spec import Replicas
 from actorwork.events import BrokerTrouble, ChildExited, Event, Scaled
 from actorwork.message import Envelope
-from actorwork.runtime import scaling
-from actorwork.runtime.outline import Branch, InHand
+from actorwork.runtime.outline import Branch, InFlightItem
+from actorwork.runtime.processes import scaling
 from actorwork.runtime.processes.scaling import Scaler
 from actorwork.testing.memory import MemoryBroker
 
 from .conftest import Said, is_alive, until
-from .crew import Worker
+from .workers import Worker
 
 
 def of(kind: type[Any], seen: list[Event]) -> list[Any]:
@@ -47,7 +47,7 @@ class StandIn:
         return self.spec.title
 
     def branches(self) -> tuple[Branch, ...]:
-        return (Branch("worker", "actor", "running", in_hand=(InHand("x", 1.0),) * self.busy),)
+        return (Branch("worker", "actor", "running", in_hand=(InFlightItem("x", 1.0),) * self.busy),)
 
 
 class Group:

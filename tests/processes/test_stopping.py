@@ -17,7 +17,7 @@ import trio.testing
 from actorwork import Client, Process, open_client, open_system
 
 from .conftest import HOUSE, Program, Said, is_alive, until
-from .crew import Third, Worker
+from .workers import Third, Worker
 
 Start = Callable[..., Program]
 

@@ -34,8 +34,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from actorwork.embedded.key_queues import KeyQueues
 from actorwork.embedded.leases import Leases
-from actorwork.embedded.lines import Lines
 from actorwork.embedded.seen import SeenIds
 from actorwork.embedded.store import Store
 from actorwork.message import RESULT_TTL, Delivery, Envelope, Failure, Priority
@@ -44,7 +44,7 @@ from actorwork.streams import scripts
 from actorwork.streams.transport.client import Script
 from actorwork.testing.redis_server import RedisServer
 
-from .worlds import (
+from .models import (
     EFFECTS,
     MAX_CRASHES,
     RELEASED,
@@ -208,10 +208,10 @@ class ProtocolMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: any(hand.held for hand in self.hands))
     @rule(who=some, which=few, forgets=st.booleans())
-    def hand_back(self, who: int, which: list[int], forgets: bool) -> None:
+    def release_deliveries(self, who: int, which: list[int], forgets: bool) -> None:
         hand = self.holder(who)
         deliveries = self.some_of(hand, which)
-        self.world.hand_back(hand, deliveries)
+        self.world.release_deliveries(hand, deliveries)
         for delivery in deliveries:
             if self.is_owned(delivery):
                 place = self.places[delivery.id]
@@ -454,9 +454,9 @@ MUTANTS = {
         "'XCLAIM', stream, group, released",
         "'XACK', stream, group, id, released",
     ),
-    "work taken over from the living": ("TEND", "redis.call('EXISTS', leases .. name) == 0", "true"),
-    "work never taken over": ("TEND", "redis.call('EXISTS', leases .. name) == 0", "false"),
-    "a take-over that does not count": ("TEND", "'RETRYCOUNT', count + 1", "'RETRYCOUNT', count"),
+    "work taken over from the living": ("MAINTAIN", "redis.call('EXISTS', leases .. name) == 0", "true"),
+    "work never taken over": ("MAINTAIN", "redis.call('EXISTS', leases .. name) == 0", "false"),
+    "a take-over that does not count": ("MAINTAIN", "'RETRYCOUNT', count + 1", "'RETRYCOUNT', count"),
     "a lost reply nobody asks for": ("RECOVER", "if not in_hand[id] then", "if false then"),
     "a key whose next message never comes": ("SETTLE", "if had then", "if false then"),
     "a message kept twice": ("PUBLISH_NOW", "if not (seen and seen[which]) then", "if true then"),
@@ -503,7 +503,7 @@ STORE_MUTANTS: dict[str, tuple[type, str, Callable[..., object]]] = {
     "a fence that lets everybody through": (Store, "_disown", disown_by_entry_alone),
     "work never taken over": (Leases, "end", end_lease_alone),
     "a message kept twice": (SeenIds, "is_new", forget_ids),
-    "a key whose next message never comes": (Lines, "advance", forget_the_next),
+    "a key whose next message never comes": (KeyQueues, "advance", forget_the_next),
 }
 
 

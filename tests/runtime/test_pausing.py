@@ -10,7 +10,7 @@ from trio.testing import MockClock
 
 from actorwork import Actor, Client, Interval, Settings, Trigger, open_client, open_system, receive
 from actorwork.brokers import ignore, open_broker
-from actorwork.events import HandedBack, PausesChanged
+from actorwork.events import PausesChanged, Released
 from actorwork.message import PauseKind
 from actorwork.testing import MemoryBroker, TestSystem, advance, open_test_system
 from actorwork.testing.conformance import until
@@ -92,7 +92,7 @@ async def test_what_is_in_hand_finishes_and_what_waits_is_handed_back_in_its_pla
         await advance(0.5)
         await system.broker.pauses.pause("source", "orders")
         await advance(0.01)
-        assert {event.source for event in system.of(HandedBack)} <= {"orders"}
+        assert {event.source for event in system.of(Released)} <= {"orders"}
         await advance(10)
         assert sorted(seen) == [("shop", 0), ("shop", 2), ("shop", 4)]
         assert len(system.broker.waiting("orders")) == 3

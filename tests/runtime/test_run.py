@@ -68,7 +68,7 @@ def emit(event):
     match event:
         case events.Settled(settlement=settlement):
             say(f"settled {type(settlement).__name__}")
-        case events.HandedBack(count=count):
+        case events.Released(count=count):
             say(f"handed back {count}")
         case events.NodeStarted():
             say("ready")

@@ -93,7 +93,7 @@ async def test_what_is_in_hand_finishes_and_what_waits_goes_back_at_once(mock_cl
         await trio.sleep(1)
         system.stop()
         await trio.sleep(1)
-        assert [delivery.id for delivery in broker.handed_back] == ["6", "7"], "two had been read ahead"
+        assert [delivery.id for delivery in broker.released] == ["6", "7"], "two had been read ahead"
         await system.wait_stopped()
     assert trio.current_time() == 5
     assert broker.order == ["5"]
@@ -139,7 +139,7 @@ async def test_a_second_stop_cancels_the_handler_and_hands_its_delivery_back(moc
     assert said == ["50…", "50 cancelled", "down"]
     assert broker.settled == []
     assert broker.waiting(Sleeper) == ["it"]
-    assert broker.handed_back[0].attempt == 1
+    assert broker.released[0].attempt == 1
     assert stages(kept) == ["intake", "drain", "cancel", "shutdown"]
     assert {event.reason for event in kept.of(events.ShutdownStage)} == {"first"}
     assert system.forced

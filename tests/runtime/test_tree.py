@@ -18,9 +18,9 @@ from actorwork import (
     open_system,
     receive,
 )
-from actorwork.runtime.outline import InHand
+from actorwork.runtime.outline import InFlightItem
 from tests.doubles import FakeBroker
-from tests.scripted import Do, Note, do, fail, ref_of, scripted, sleeping
+from tests.scripted_actor import Do, Note, do, fail, ref_of, scripted, sleeping
 
 MANY = Intensity(restarts=1000, period=1)
 
@@ -71,7 +71,7 @@ async def test_a_busy_actor_shows_what_it_handles_and_for_how_long(mock_clock: t
         ref.tell_nowait(Note("waits"))
         await settle()
         (a,) = system.tree().children
-        assert a.in_hand == (InHand("Do", 0),)
+        assert a.in_hand == (InFlightItem("Do", 0),)
         assert a.waiting == 1
         await trio.sleep(30)
         (a,) = system.tree().children
@@ -95,7 +95,7 @@ async def test_deliveries_show_by_their_ids(mock_clock: trio.testing.MockClock):
             broker.put(Slow, {"n": n}, id=f"m{n}")
         await trio.sleep(2)
         (slow,) = system.tree().children
-        assert set(slow.in_hand) == {InHand("m0", 2), InHand("m1", 2)}
+        assert set(slow.in_hand) == {InFlightItem("m0", 2), InFlightItem("m1", 2)}
 
 
 async def test_a_child_that_had_nothing_to_run_is_empty():

@@ -28,7 +28,7 @@ class Inbox:
         self.revoked = 0
         self._offered = trio.Event()
 
-    def room(self, *, urgent: bool = False) -> int:
+    def credit(self, *, urgent: bool = False) -> int:
         return self.capacity + (self.reserve if urgent else 0) - len(self.waiting)
 
     def offer(self, deliveries: Sequence[Delivery]) -> None:
@@ -107,8 +107,8 @@ def subscription(*sources: str, group: str = "group-a", capacity: int = 1000, ma
 
 
 def inbox(of: Subscription) -> Inbox:
-    assert isinstance(of.inlet, Inbox)
-    return of.inlet
+    assert isinstance(of.sink, Inbox)
+    return of.sink
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from actorwork.errors import BrokerError
-from actorwork.events import BrokerAdvice, BrokerTrouble, Fenced, GroupRestored, HandedBack, LeaseLost, Reclaimed
+from actorwork.events import BrokerAdvice, BrokerTrouble, Fenced, GroupRestored, LeaseLost, Reclaimed, Released
 from actorwork.message import ATTEMPT, REPLY_TO, RESULT_TTL, Delivery, Envelope, Json, Outcome
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry
 from actorwork.settings import DeadLetterSettings
@@ -460,8 +460,8 @@ async def test_what_is_handed_back_keeps_its_place_and_is_not_counted(redis_url:
             await scene.send("orders", b"a", b"b", b"c")
             got = await inbox(one).take(3)
             await first.stop_intake()
-            await first.hand_back(one, got[:2])
-            assert scene.told(HandedBack)[0].count == 2
+            await first.release_deliveries(one, got[:2])
+            assert scene.told(Released)[0].count == 2
             async with scene.node(two) as second:
                 with trio.fail_after(1.2):
                     taken = await inbox(two).take(2)
@@ -485,7 +485,7 @@ async def test_a_running_node_takes_what_another_hands_back_at_once(redis_url: s
         await first.stop_intake()
         async with scene.node(two):
             await trio.sleep(0.1)
-            await first.hand_back(one, got)
+            await first.release_deliveries(one, got)
             await inbox(two).take_one(within=0.2)
 
 
@@ -545,7 +545,7 @@ async def test_a_message_that_takes_down_too_many_processes_is_buried(redis_url:
             (letter,) = await scene.broker.dead_letters.list("orders")
             assert (letter.id, letter.failure.reason) == ("poison", "3 processes died with this message in hand")
             assert letter.actor == orders.actor
-            await wait_until(lambda: node.statistics()["buried"] == 1)
+            await wait_until(lambda: node.statistics()["dead_lettered"] == 1)
         assert inbox(orders).waiting == []
         assert await scene.length("orders") == 0
         assert dead

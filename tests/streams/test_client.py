@@ -12,8 +12,15 @@ import trio
 import trio.testing
 
 from actorwork.errors import BrokerError
-from actorwork.streams import client as client_module
-from actorwork.streams.transport.client import Client, Connected, ConnectionEvent, Lost, Script, open_client
+from actorwork.streams.transport import client as client_module
+from actorwork.streams.transport.client import (
+    Connected,
+    ConnectionEvent,
+    ConnectionLost,
+    RedisClient,
+    Script,
+    open_client,
+)
 from actorwork.streams.transport.redis_py import (
     ConnectionError,  # noqa: A004
     NoScriptError,
@@ -27,7 +34,7 @@ from tests.streams.conftest import HELLO, PONG, open_scripted_server, wait_until
 ADD = Script("add", "return redis.call('INCRBY', KEYS[1], ARGV[1])")
 
 
-async def wait_lost(client: Client) -> None:
+async def wait_lost(client: RedisClient) -> None:
     await wait_until(lambda: not client.statistics().is_connected)
 
 
@@ -137,7 +144,7 @@ async def test_a_killed_server_is_back_within_two_seconds_of_its_return():
                 assert await client.run_script(ADD, ["sum"], [1]) == 1
             assert client.generation == 2
     assert [event.generation for event in events if isinstance(event, Connected)] == [1, 2]
-    lost = [event for event in events if isinstance(event, Lost)]
+    lost = [event for event in events if isinstance(event, ConnectionLost)]
     assert lost
     assert all(0 <= event.retry_in <= 1 for event in lost)
 
@@ -370,7 +377,9 @@ async def test_credentials_that_stop_being_right_later_are_retried():
         ):
             await admin.call("ACL", "SETUSER", "ann", "resetpass", ">other")
             await admin.call("CLIENT", "KILL", "USER", "ann")
-            await wait_until(lambda: any(isinstance(e, Lost) and isinstance(e.error, BrokerError) for e in events))
+            await wait_until(
+                lambda: any(isinstance(e, ConnectionLost) and isinstance(e.error, BrokerError) for e in events)
+            )
             await admin.call("ACL", "SETUSER", "ann", ">right")
             assert await client.call("PING") == b"PONG"
 
@@ -411,7 +420,7 @@ def test_without_hiredis_everything_works_the_same(redis_url: str):
 import sys
 sys.modules["hiredis"] = None
 import trio
-from actorwork.streams import wire
+from actorwork.streams.transport import wire
 from actorwork.streams.transport.client import open_client
 
 async def main(url):

@@ -9,8 +9,8 @@ import pytest
 import trio
 import trio.testing
 
-from actorwork.streams import exclusive as exclusive_module
-from actorwork.streams.transport.client import Client, open_client
+from actorwork.streams.transport import exclusive as exclusive_module
+from actorwork.streams.transport.client import RedisClient, open_client
 from actorwork.streams.transport.exclusive import Exclusive
 from actorwork.streams.transport.redis_py import ConnectionError, ResponseError, TimeoutError  # noqa: A004
 from actorwork.testing.proxy import open_proxy
@@ -19,7 +19,7 @@ from tests.streams.conftest import wait_until
 
 
 @asynccontextmanager
-async def open_reader(url: str) -> AsyncGenerator[tuple[Client, Exclusive]]:
+async def open_reader(url: str) -> AsyncGenerator[tuple[RedisClient, Exclusive]]:
     async with open_client(url) as client, client.open_exclusive("reader") as exclusive:
         await client.call("XGROUP", "CREATE", "source", "group", "0", "MKSTREAM")
         yield client, exclusive
@@ -34,11 +34,11 @@ def entries(reply: Any) -> list[bytes]:
     return [entry for entry, _ in reply[b"source"]]
 
 
-async def is_blocked(client: Client) -> bool:
+async def is_blocked(client: RedisClient) -> bool:
     return b"blocked_clients:1" in await client.call("INFO", "clients")
 
 
-async def wait_blocked(client: Client) -> None:
+async def wait_blocked(client: RedisClient) -> None:
     while not await is_blocked(client):
         pass
 

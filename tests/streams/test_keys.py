@@ -144,10 +144,10 @@ async def test_healing_goes_through_all_keys_a_few_at_a_time(redis_url: str):
             )
         await scene.call("XTRIM", "orders", "MAXLEN", "0")
         async with scene.node(orders) as node:
-            for tender in node._tenders:  # pyright: ignore[reportPrivateUsage]
+            for reclaimer in node._tenders:  # pyright: ignore[reportPrivateUsage]
                 for _ in range(40):
-                    tender._heal_at = 0  # pyright: ignore[reportPrivateUsage]
-                    await tender.tend()
+                    reclaimer._heal_at = 0  # pyright: ignore[reportPrivateUsage]
+                    await reclaimer.maintain()
             assert await payloads(orders, node, 1200) == [b"2"] * 1200
 
 
@@ -203,8 +203,8 @@ async def test_a_key_that_is_not_used_costs_a_plain_acknowledgement_nothing(redi
         bare, keyed = await inbox(orders).take(2)
         node.settle(orders, bare, Ack())
         node.settle(orders, keyed, Ack())
-        custody = bare.token[2]
-        assert (custody.plain, [item[0] for item in custody.others]) == ([bare], [keyed])
+        in_flight = bare.token[2]
+        assert (in_flight.plain, [item[0] for item in in_flight.others]) == ([bare], [keyed])
 
 
 async def test_a_unique_key_ends_with_its_time_in_the_stream_too(redis_url: str):
@@ -241,7 +241,7 @@ class Hand:
         self.attempts += 1
         dice = self.chance.random()
         if dice < 0.1:
-            await node.hand_back(of, [delivery])
+            await node.release_deliveries(of, [delivery])
         elif dice < 0.2:
             node.settle(of, delivery, Retry(self.chance.choice((0, 0.01, 0.03)), WHY))
         else:
@@ -269,10 +269,10 @@ async def test_each_key_is_kept_in_order_over_failures_and_nodes_that_are_taken_
             await scene.broker.publish(envelopes[start : start + 100])
         nodes: list[RedisNode] = []
 
-        async def one(of: Scene, inlet: Subscription) -> None:
-            async with of.node(inlet, lease=0.6) as node:
+        async def one(of: Scene, sink: Subscription) -> None:
+            async with of.node(sink, lease=0.6) as node:
                 nodes.append(node)
-                await Hand(of, random.Random(chance.random())).work(node, inlet)
+                await Hand(of, random.Random(chance.random())).work(node, sink)
 
         for which in (scene, another):
             nursery.start_soon(one, which, subscription(max_crashes=10_000, capacity=20))

@@ -29,7 +29,7 @@ from actorwork import (
     receive,
 )
 from actorwork.errors import AlreadyRegistered
-from tests.supervision.stage import LENIENT, Boom, Stage, counts, quiet, shown
+from tests.supervision.tree_fixture import LENIENT, Boom, Stage, counts, quiet, shown
 
 
 async def problem(request: Any) -> str:

@@ -7,7 +7,7 @@ import trio
 
 from actorwork import Supervisor
 from actorwork.policy.restart import AutoShutdown, auto_shutdown_due
-from tests.supervision.stage import Stage, quiet, shown
+from tests.supervision.tree_fixture import Stage, quiet, shown
 
 
 def supervisor(stage: Stage, mode: AutoShutdown, *children: Any, **options: Any) -> Supervisor:

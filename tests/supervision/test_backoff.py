@@ -20,7 +20,7 @@ from actorwork import (
     events,
     receive,
 )
-from tests.supervision.stage import LENIENT, Stage, counts, quiet, shown
+from tests.supervision.tree_fixture import LENIENT, Stage, counts, quiet, shown
 
 STEADY = Backoff(min=1, max=10, jitter=0)
 

@@ -24,7 +24,7 @@ from actorwork import (
     receive,
 )
 from actorwork.policy.exits import Kind, Restart
-from tests.supervision.stage import Boom, Stage, counts, quiet, shown
+from tests.supervision.tree_fixture import Boom, Stage, counts, quiet, shown
 
 
 async def idle(*, task_status: Any) -> None:

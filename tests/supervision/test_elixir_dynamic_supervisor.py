@@ -30,7 +30,7 @@ from actorwork import (
     events,
     receive,
 )
-from tests.supervision.stage import LENIENT, Boom, Stage, counts, quiet, raising, shown
+from tests.supervision.tree_fixture import LENIENT, Boom, Stage, counts, quiet, raising, shown
 
 STEADY = Backoff(min=10, max=10, jitter=0)
 

@@ -26,7 +26,7 @@ from actorwork import (
     Supervisor,
     receive,
 )
-from tests.supervision.stage import Boom, Stage, counts, shown
+from tests.supervision.tree_fixture import Boom, Stage, counts, shown
 
 
 async def problem(request: Any) -> str:

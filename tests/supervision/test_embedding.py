@@ -21,7 +21,7 @@ from actorwork import (
     serve,
 )
 from tests.doubles import FakeBroker, Kept
-from tests.supervision.stage import LENIENT, Boom, Stage, quiet
+from tests.supervision.tree_fixture import LENIENT, Boom, Stage, quiet
 
 
 async def test_cancelling_the_apps_scope_stops_the_tree_in_order(mock_clock: trio.testing.MockClock):

@@ -24,7 +24,7 @@ from actorwork import (
 from actorwork.policy.exits import Exit, Kind, Restart
 from actorwork.policy.settlement import only_leaf
 from tests.doubles import FakeBroker, Kept
-from tests.supervision.stage import LENIENT, Boom, Own, Stage, counts, quiet, raising, shown
+from tests.supervision.tree_fixture import LENIENT, Boom, Own, Stage, counts, quiet, raising, shown
 
 
 @pytest.mark.parametrize("how", ["normal", "shutdown", "shutdown info", "abnormal"])

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from actorwork import Backoff, ChildError, Intensity, MaxRestartsExceeded, StartError, Supervisor
 from actorwork.policy.exits import Exit, Kind, Restart, exit_of, restart_wanted
 from actorwork.policy.restart import Failures, Strategy, failed_again, touched
-from tests.supervision.stage import Boom, Stage, quiet
+from tests.supervision.tree_fixture import Boom, Stage, quiet
 
 # ---- descriptions of trees ----
 

@@ -18,7 +18,7 @@ from actorwork import (
     events,
     receive,
 )
-from tests.supervision.stage import LENIENT, Boom, Stage, counts, quiet, shown
+from tests.supervision.tree_fixture import LENIENT, Boom, Stage, counts, quiet, shown
 
 TWO_AN_HOUR = Intensity(restarts=2, period=3600)
 

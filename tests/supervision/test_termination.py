@@ -21,7 +21,7 @@ from actorwork import (
     receive,
 )
 from tests.doubles import FakeBroker
-from tests.supervision.stage import Boom, Stage, quiet, shown
+from tests.supervision.tree_fixture import Boom, Stage, quiet, shown
 
 
 class Slow(Actor):

@@ -163,9 +163,9 @@ EVERY_EVENT: list[tuple[events.Event, str, str]] = [
     (events.GroupRestored("orders", "ac70"), "WARNING", "made anew"),
     (events.Reclaimed("orders", "ac70", "dead1", 3), "WARNING", "reclaimed 3 of 'orders' from the dead node dead1"),
     (events.Reclaimed("orders", "ac70", "released", 3), "INFO", "took 3 of 'orders'"),
-    (events.HandedBack("orders", "ac70", 7), "DEBUG", "handed back 7 of 'orders'"),
+    (events.Released("orders", "ac70", 7), "DEBUG", "handed back 7 of 'orders'"),
     (events.Fenced(settled(Ack()).delivery, "ac70", Ack()), "WARNING", "nothing of it took effect"),
-    (events.Buried("orders", "ac70", "3f-1", 3), "ERROR", "(3 processes died with it in hand)"),
+    (events.DeadLettered("orders", "ac70", "3f-1", 3), "ERROR", "(3 processes died with it in hand)"),
     (
         events.BrokerTrouble("reclaiming", "OSError", "trying again in 1 s"),
         "WARNING",

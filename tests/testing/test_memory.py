@@ -15,7 +15,7 @@ from actorwork import Actor, Settings
 from actorwork.events import Fenced, LeaseLost, Reclaimed
 from actorwork.message import Delivery, Envelope, Failure
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
-from actorwork.testing.conformance import BrokerConformance, Desk, Opener, RemoteDesk, open_desk
+from actorwork.testing.conformance import BrokerConformance, FakeConsumer, Opener, RemoteDesk, open_desk
 from actorwork.testing.memory import EPOCH, MemoryBroker, MemoryNode
 
 FAILURE = Failure("ValueError", "no")
@@ -24,7 +24,7 @@ FAILURE = Failure("ValueError", "no")
 class NearDesk(RemoteDesk):
     """What stands for another process here: a node that is only taken for dead."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: FakeConsumer) -> None:
         super().__init__(None, None)
         self.desk = desk
         self.taken: list[Delivery] = []

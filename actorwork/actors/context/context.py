@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from actorwork.abc import Values
     from actorwork.actors.actor import Actor
-    from actorwork.actors.context.nursery import Helpers
-    from actorwork.actors.context.publishing import Outgoing
+    from actorwork.actors.context.nursery import ActorNursery
+    from actorwork.actors.context.publishing import PublishBuffer
     from actorwork.actors.context.timers import Timers
     from actorwork.actors.life.cell import Cell
     from actorwork.actors.mailbox.mailbox import Reply
@@ -37,7 +37,7 @@ A = TypeVar("A", bound="Actor")
 T = TypeVar("T")
 
 
-class Handling:
+class InFlight:
     """A delivery in hand, and what is published on its behalf."""
 
     __slots__ = ("deliveries", "delivery", "mark", "outgoing")
@@ -48,7 +48,7 @@ class Handling:
         self.delivery = delivery
         self.deliveries = deliveries
         """Those of a batch, of which `delivery` is the first."""
-        self.outgoing: Outgoing | None = None
+        self.outgoing: PublishBuffer | None = None
         self.mark = Mark.OPEN
 
     @property
@@ -62,7 +62,7 @@ class Handling:
             self.outgoing.close()
 
 
-handling: ContextVar[Handling | LocalCall | None] = ContextVar("actorwork_handling", default=None)
+in_flight: ContextVar[InFlight | LocalCall | None] = ContextVar("actorwork_handling", default=None)
 """What the current task has in hand."""
 inside: ContextVar[bool] = ContextVar("actorwork_inside", default=False)
 """Whether the current task belongs to an actor: its hooks, its handlers, or a helper task of these."""
@@ -89,7 +89,7 @@ class Context:
         return self._cell.ref
 
     @property
-    def nursery(self) -> Helpers:
+    def nursery(self) -> ActorNursery:
         """For helper tasks of this incarnation: they are cancelled when it ends, and an error in one is its crash."""
         return self._cell.helpers
 
@@ -131,8 +131,8 @@ class Context:
             outgoing = current.outgoing = self._cell.new_outgoing()
         outgoing.add(target, message, options)
 
-    def _in_hand(self, name: str) -> tuple[Handling, Delivery]:
-        current = handling.get()
+    def _in_hand(self, name: str) -> tuple[InFlight, Delivery]:
+        current = in_flight.get()
         if current is None:
             raise NotRunning(f"context.{name} belongs to a delivery; there is none in hand here")
         if current.ended:
@@ -151,7 +151,7 @@ class Context:
         Raises `MailboxFull` when `settings.mailbox.stash` messages are aside. They survive a restart, in the mailbox.
         """
         current = self._current("stash")
-        if isinstance(current, Handling) and current.deliveries:
+        if isinstance(current, InFlight) and current.deliveries:
             raise NotRunning("context.stash sets one message aside; a batch ends as a whole, message by message")
         self._cell.check_stash()
         current.mark = Mark.STASHED
@@ -235,7 +235,7 @@ class Context:
 
         Kept over restarts of both. Each dies of it after the message in hand, whatever handlers it has.
         """
-        self._cell.bonds.link(ref.cell)
+        self._cell.links.link(ref.cell)
 
     def unlink(self, ref: ActorRef[Any]) -> None:
         """Take back `link`, for both; from now on the end of the other one does nothing to this actor."""
@@ -243,11 +243,11 @@ class Context:
 
     def register(self, name: str) -> None:
         """Take a name within the system, kept over restarts; raises `AlreadyRegistered`."""
-        self._cell.bonds.register(name)
+        self._cell.links.register(name)
 
     def unregister(self, name: str) -> None:
         """Give up a name; do nothing if it is not this actor's."""
-        self._cell.bonds.unregister(name)
+        self._cell.links.unregister(name)
 
     def whereis(self, name: str) -> ActorRef[Any] | None:
         """Return the ref of the actor with a name, or None."""
@@ -255,10 +255,10 @@ class Context:
 
     def subscribe(self, topic: str) -> None:
         """Be told every message that is broadcast to a topic, until this incarnation ends."""
-        self._cell.bonds.subscribe(topic)
+        self._cell.links.subscribe(topic)
 
     def unsubscribe(self, topic: str) -> None:
-        self._cell.bonds.unsubscribe(topic)
+        self._cell.links.unsubscribe(topic)
 
     def broadcast(self, topic: str, message: object) -> int:
         """Tell a message to all subscribers of a topic, without waiting; return how many took it."""
@@ -313,8 +313,8 @@ class Context:
         """
         raise Stop
 
-    def _current(self, name: str) -> Handling | LocalCall:
-        current = handling.get()
+    def _current(self, name: str) -> InFlight | LocalCall:
+        current = in_flight.get()
         if current is None:
             raise NotRunning(f"context.{name} belongs to a message; there is none in hand here")
         if current.ended:
@@ -327,7 +327,7 @@ class ContextLogger(logging.LoggerAdapter[logging.Logger]):
 
     def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
         extra: dict[str, Any] = {**(self.extra or {}), **(kwargs.get("extra") or {})}
-        current = handling.get()
+        current = in_flight.get()
         if current is not None and current.delivery is not None:
             extra.update(
                 message_id=current.delivery.id, attempt=current.delivery.attempt, source=current.delivery.source

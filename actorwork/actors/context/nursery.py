@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from actorwork.actors.life.cell import Cell
 
 
-class Helpers:
+class ActorNursery:
     """A nursery that is opened on demand and belongs to an incarnation."""
 
     def __init__(self, cell: Cell) -> None:

@@ -67,7 +67,7 @@ def _check(envelope: Envelope) -> None:
         raise TypeError(f"the data of an envelope is JSON as bytes, got {envelope.data!r:.100}")
 
 
-class Outgoing:
+class PublishBuffer:
     """The messages that one delivery publishes."""
 
     def __init__(self, settings: EventSettings, layers: Sequence[PublishMiddleware] = ()) -> None:

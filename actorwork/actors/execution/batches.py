@@ -19,32 +19,32 @@ if TYPE_CHECKING:
 
     from actorwork.actors.handlers.table import Handler
     from actorwork.actors.life.cell import Cell
-    from actorwork.actors.limits.admission import Ticket
+    from actorwork.actors.limits.admission import Permit
     from actorwork.message import Delivery
 
 
 @attrs.frozen(eq=False)
-class Member:
+class BatchItem:
     """A delivery in a batch, read, and what it holds at the gate."""
 
     delivery: Delivery
     message: object
-    ticket: Ticket | None
+    ticket: Permit | None
 
 
 @attrs.frozen(eq=False)
-class Gathering:
+class Batch:
     """A batch that is not full yet."""
 
     handler: Handler
-    members: list[Member] = attrs.field(factory=list[Member])
+    members: list[BatchItem] = attrs.field(factory=list[BatchItem])
 
 
 @attrs.frozen(eq=False)
-class Due:
+class BatchTimeout:
     """Tells the actor that the time of a gathering is over."""
 
-    gathering: Gathering
+    gathering: Batch
 
 
 class Batches:
@@ -54,7 +54,7 @@ class Batches:
 
     def __init__(self, cell: Cell) -> None:
         self._cell = cell
-        self._gatherings: dict[str, Gathering] = {}
+        self._gatherings: dict[str, Batch] = {}
 
     def __repr__(self) -> str:
         return f"<batches of {self._cell.title!r}: {len(self)} waiting>"
@@ -62,11 +62,11 @@ class Batches:
     def __len__(self) -> int:
         return sum(len(gathering.members) for gathering in self._gatherings.values())
 
-    def join(self, handler: Handler, size: int, within: float, member: Member) -> Gathering | None:
+    def join(self, handler: Handler, size: int, within: float, member: BatchItem) -> Batch | None:
         """Add a member; return the batch if it is full."""
         gathering = self._gatherings.get(handler.name)
         if gathering is None:
-            gathering = self._gatherings[handler.name] = Gathering(handler)
+            gathering = self._gatherings[handler.name] = Batch(handler)
             if size > 1:
                 self._cell.services.start_soon(self._wait, gathering, within)
         gathering.members.append(member)
@@ -75,22 +75,22 @@ class Batches:
         del self._gatherings[handler.name]
         return gathering
 
-    def take(self, gathering: Gathering) -> Gathering | None:
+    def take(self, gathering: Batch) -> Batch | None:
         """Take out a batch whose time is over, unless it was full before."""
         name = gathering.handler.name
         if self._gatherings.get(name) is not gathering:
             return None
         return self._gatherings.pop(name)
 
-    def take_all(self) -> list[Member]:
+    def take_all(self) -> list[BatchItem]:
         """Take out all that wait: they will not be handled here."""
         found = [member for gathering in self._gatherings.values() for member in gathering.members]
         self._gatherings.clear()
         return found
 
-    def take_from(self, sources: Collection[str]) -> list[Member]:
+    def take_from(self, sources: Collection[str]) -> list[BatchItem]:
         """Take out those that came from these sources; others go on gathering, within the same time."""
-        found: list[Member] = []
+        found: list[BatchItem] = []
         for name, gathering in list(self._gatherings.items()):
             found += [member for member in gathering.members if member.delivery.source in sources]
             gathering.members[:] = [member for member in gathering.members if member.delivery.source not in sources]
@@ -98,7 +98,7 @@ class Batches:
                 del self._gatherings[name]
         return found
 
-    async def _wait(self, gathering: Gathering, within: float) -> None:
+    async def _wait(self, gathering: Batch, within: float) -> None:
         await trio.sleep(within)
         if self._gatherings.get(gathering.handler.name) is gathering:
-            self._cell.mailbox.put(SystemCall(Due(gathering), None, None, lane=Lane.OWN))
+            self._cell.mailbox.put(SystemCall(BatchTimeout(gathering), None, None, lane=Lane.OWN))

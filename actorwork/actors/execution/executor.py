@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from actorwork import events
-from actorwork.actors.context.context import Handling, Stop, handling
+from actorwork.actors.context.context import InFlight, Stop, in_flight
 from actorwork.actors.crash import Crash
 from actorwork.actors.execution.threads import HandlerThread
 from actorwork.actors.execution.watchdog import REPORT_EVERY, UNKNOWN, stack_of
@@ -41,7 +41,7 @@ from actorwork.errors import (
     Shutdown,
     Verdict,
 )
-from actorwork.failpoints import crash_point
+from actorwork.failpoints import failpoint
 from actorwork.message import REPLY_TO, RESULT_TTL, Delivery
 from actorwork.policy.exits import is_fatal, is_plain
 from actorwork.policy.settlement import (
@@ -57,7 +57,7 @@ from actorwork.policy.settlement import (
 )
 
 if TYPE_CHECKING:
-    from actorwork.actors.context.publishing import Outgoing
+    from actorwork.actors.context.publishing import PublishBuffer
     from actorwork.actors.handlers.table import Handler
     from actorwork.actors.life.cell import Cell
     from actorwork.message import Envelope
@@ -67,11 +67,11 @@ BURST: Final = 64
 
 ACK: Final = Ack()
 """Handled, and nobody asked for the result."""
-_BEGUN: Final = crash_point("handler.begun")
-_RETURNED: Final = crash_point("handler.returned")
+_BEGUN: Final = failpoint("handler.begun")
+_RETURNED: Final = failpoint("handler.returned")
 
 
-class Ended(enum.Enum):
+class EndReason(enum.Enum):
     """Why we cancelled a handler."""
 
     TIMEOUT = "timeout"
@@ -89,9 +89,9 @@ class Executor:
 
     __slots__ = (
         "_cell",
+        "_consumer",
         "_crash",
         "_ended",
-        "_feed",
         "_instance",
         "_item",
         "_reported",
@@ -106,9 +106,9 @@ class Executor:
         self._cell = cell
         self._instance = instance
         self._services = cell.services
-        self._feed = cell.feed
+        self._consumer = cell.consumer
         self._scope = trio.CancelScope()  # for the items until one is ended; then the next ones have another
-        self._ended: Ended | None = None
+        self._ended: EndReason | None = None
         self._item: Item | None = None
         self._reported = 0.0
         self._crash: BaseException | None = None
@@ -168,7 +168,7 @@ class Executor:
             if isinstance(item, Delivery):
                 await self._handle_delivery(item)
             else:
-                handling.set(item)
+                in_flight.set(item)
                 try:
                     # What is plain is done here and now: each function between is a part of what a message costs.
                     handler = item.handler
@@ -194,11 +194,11 @@ class Executor:
         cell = self._cell
         if self.began == UNKNOWN:
             self.began = trio.current_time()
-        if delivery.expires is not None and self._feed is not None and self._feed.now() >= delivery.expires:
-            self._settle(Handling(delivery), delivery, expired(delivery.expires))
+        if delivery.expires is not None and self._consumer is not None and self._consumer.now() >= delivery.expires:
+            self._settle(InFlight(delivery), delivery, expired(delivery.expires))
             return
-        current = Handling(delivery)
-        handling.set(current)
+        current = InFlight(delivery)
+        in_flight.set(current)
         crash: Exception | None = None
         published: Sequence[Envelope] = ()
         blamed: BaseException | None = None
@@ -275,7 +275,7 @@ class Executor:
 
     def _ended_error(self, error: BaseException | None) -> ExecutionTimeout | None:
         """Return what is to blame for the end of a handler that we cancelled; None where it is not its own doing."""
-        if self._ended is not Ended.TIMEOUT:
+        if self._ended is not EndReason.TIMEOUT:
             return None
         timeout = ExecutionTimeout(f"the handler ran past its execution_timeout of {self.timeout:g} s")
         timeout.__cause__ = None if isinstance(error, trio.Cancelled) else error
@@ -323,29 +323,29 @@ class Executor:
             thread.leave(self._services.watchdog, began, self.timeout)
             raise
 
-    async def _send_ahead(self, outgoing: Outgoing, delivery: Delivery) -> Sequence[Envelope] | None:
+    async def _send_ahead(self, outgoing: PublishBuffer, delivery: Delivery) -> Sequence[Envelope] | None:
         """Send what is too much for one script; return the rest, or None if the delivery is no longer ours."""
         if outgoing.fits_one_script:
             return outgoing.batch(self._services.ids)
         last: Sequence[Envelope] = ()
         for batch in outgoing.batches(delivery, self._cell.settings.id):
-            if last and not (self._feed and await self._feed.publish_fenced(delivery, last)):
+            if last and not (self._consumer and await self._consumer.publish_fenced(delivery, last)):
                 return None
             last = batch
         return last
 
     def _settle(
-        self, current: Handling, delivery: Delivery, settlement: Settlement, published: Sequence[Envelope] = ()
+        self, current: InFlight, delivery: Delivery, settlement: Settlement, published: Sequence[Envelope] = ()
     ) -> None:
         """Hand the settlement on. Never waits."""
         cell = self._cell
-        if self._feed is not None:
-            self._feed.settle(delivery, settlement, published if type(settlement) is Ack else ())
+        if self._consumer is not None:
+            self._consumer.settle(delivery, settlement, published if type(settlement) is Ack else ())
         self._item = None
         seconds = self._conclude(current)
         self._services.emit(events.Settled(cell.settings.id, cell.title, delivery, settlement, seconds))
 
-    def _conclude(self, current: Handling) -> float:
+    def _conclude(self, current: InFlight) -> float:
         """Close the delivery in hand; return how long it was, in seconds. The next one begins now."""
         current.end()
         now = trio.current_time()
@@ -481,7 +481,7 @@ class Executor:
 
     # ---- being ended ----
 
-    def end(self, why: Ended) -> None:
+    def end(self, why: EndReason) -> None:
         """Cancel what is in hand."""
         if self._item is not None and self._ended is None:
             self._ended = why
@@ -490,7 +490,7 @@ class Executor:
     def crash(self, error: BaseException) -> None:
         """End, raising an error that a helper task ended of; what is in hand is let go."""
         self._crash = error
-        self._ended = Ended.CRASHED
+        self._ended = EndReason.CRASHED
         self._scope.cancel(reason="a helper task failed")
 
     def overdue(self, now: float) -> None:
@@ -505,7 +505,7 @@ class Executor:
             return
         elif self._ended is None:
             self._reported = now
-            self.end(Ended.TIMEOUT)
+            self.end(EndReason.TIMEOUT)
         elif now - self._reported >= REPORT_EVERY:
             self._reported = now
             message_id = item.id if isinstance(item, Delivery) else type(item.message).__name__
@@ -518,10 +518,10 @@ class Executor:
         if item is None:
             return
         if isinstance(item, Delivery):
-            if self._ended is Ended.REVOKED:
+            if self._ended is EndReason.REVOKED:
                 self._cell.mailbox.delivery_ended(0.0)
-            elif self._feed is not None:
-                self._feed.interrupted(item)
+            elif self._consumer is not None:
+                self._consumer.interrupted(item)
         else:
             stopped = ActorStopped(f"{self._cell.title!r} was stopped while it handled {type(item.message).__name__}")
             self._answer(item, stopped, stopped)

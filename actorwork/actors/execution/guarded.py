@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from actorwork.actors.context.context import Handling, Stop, handling
-from actorwork.actors.execution.batches import Due, Gathering, Member
-from actorwork.actors.execution.executor import ACK, Ended, Executor, interrupts, is_nobodys
+from actorwork.actors.context.context import InFlight, Stop, in_flight
+from actorwork.actors.execution.batches import Batch, BatchItem, BatchTimeout
+from actorwork.actors.execution.executor import ACK, EndReason, Executor, interrupts, is_nobodys
 from actorwork.actors.execution.watchdog import UNKNOWN
 from actorwork.actors.limits.admission import PASSED
 from actorwork.codec import encode_value
@@ -34,7 +34,7 @@ from actorwork.policy.settlement import Ack, Fail, Retry, Settlement, decisive, 
 if TYPE_CHECKING:
     from actorwork.actors.handlers.table import Handler
     from actorwork.actors.life.cell import Cell
-    from actorwork.actors.limits.admission import Ticket
+    from actorwork.actors.limits.admission import Permit
     from actorwork.actors.mailbox.mailbox import LocalCall
     from actorwork.message import Delivery, Envelope
 
@@ -48,8 +48,8 @@ class GuardedExecutor(Executor):
         super().__init__(cell, instance)
         self._gate = cell.gate
         self._may_batch = any(handler.batch for handler in cell.handlers)
-        self._ticket: Ticket | None = None
-        self._batch: Sequence[Member] = ()
+        self._ticket: Permit | None = None
+        self._batch: Sequence[BatchItem] = ()
         """What is in hand, where that is a batch."""
 
     def _handle_delivery(self, delivery: Delivery) -> CoroutineType[Any, Any, None]:
@@ -70,7 +70,7 @@ class GuardedExecutor(Executor):
             return super()._handle_delivery(delivery)
         return self._handle_and_leave(delivery, ticket)
 
-    async def _handle_and_leave(self, delivery: Delivery, ticket: Ticket) -> None:
+    async def _handle_and_leave(self, delivery: Delivery, ticket: Permit) -> None:
         try:
             await super()._handle_delivery(delivery)
         finally:
@@ -85,7 +85,7 @@ class GuardedExecutor(Executor):
 
     def _fail(self, delivery: Delivery, error: Exception) -> None:
         self.began = trio.current_time()
-        self._settle(Handling(delivery), delivery, Fail(failure_of(error)))
+        self._settle(InFlight(delivery), delivery, Fail(failure_of(error)))
 
     def _let_go(self) -> None:
         """Have nothing in hand: it waits elsewhere."""
@@ -98,7 +98,7 @@ class GuardedExecutor(Executor):
             self._gate.serve()
             self._gate.look()  # When to look again was not known while there was nobody.
 
-    def _leave(self, ticket: Ticket | None, error: BaseException | None = None, *, done: bool = False) -> bool:
+    def _leave(self, ticket: Permit | None, error: BaseException | None = None, *, done: bool = False) -> bool:
         if self._gate is None or ticket is None or not ticket.holds:
             return False
         return self._gate.leave(ticket, error, done=done)
@@ -111,7 +111,7 @@ class GuardedExecutor(Executor):
         return settlement_for(error, attempt=delivery.attempt, retry=retry, dice=self._services.dice)
 
     def _settle(
-        self, current: Handling, delivery: Delivery, settlement: Settlement, published: Sequence[Envelope] = ()
+        self, current: InFlight, delivery: Delivery, settlement: Settlement, published: Sequence[Envelope] = ()
     ) -> None:
         if type(settlement) is Ack and self._ticket is not PASSED:
             self._leave(self._ticket, done=True)
@@ -120,7 +120,7 @@ class GuardedExecutor(Executor):
 
     # ---- batches ----
 
-    async def _gather(self, delivery: Delivery, handler: Handler, ticket: Ticket | None) -> None:
+    async def _gather(self, delivery: Delivery, handler: Handler, ticket: Permit | None) -> None:
         """Let a delivery wait for others, or handle it together with those that did."""
         assert handler.batch is not None  # noqa: S101 - for type checkers: the caller has looked
         try:
@@ -130,40 +130,40 @@ class GuardedExecutor(Executor):
             self._leave(ticket)
             return
         size, within = handler.batch.size, handler.batch.within
-        full = self._cell.batches.join(handler, size, within, Member(delivery, message, ticket))
+        full = self._cell.batches.join(handler, size, within, BatchItem(delivery, message, ticket))
         if full is None:
             self._let_go()
         else:
             await self._handle_batch(full)
 
     def _begin(self, call: LocalCall) -> Awaitable[object]:
-        if isinstance(call.message, Due):
+        if isinstance(call.message, BatchTimeout):
             return self._handle_due(call.message)
         return super()._begin(call)
 
-    async def _handle_due(self, due: Due) -> None:
+    async def _handle_due(self, due: BatchTimeout) -> None:
         gathering = self._cell.batches.take(due.gathering)
         if gathering is not None:
             await self._handle_batch(gathering)
 
     def _local_returned(self, call: LocalCall, value: object) -> None:
-        if isinstance(call.message, Due):
+        if isinstance(call.message, BatchTimeout):
             self._let_go()  # All of it is settled, or was given up.
         else:
             super()._local_returned(call, value)
         self._look_at_gate()
 
     def _local_raised(self, call: LocalCall, error: BaseException) -> None:
-        if isinstance(call.message, Due):
+        if isinstance(call.message, BatchTimeout):
             raise error
         super()._local_raised(call, error)
 
-    async def _handle_batch(self, gathering: Gathering) -> None:
+    async def _handle_batch(self, gathering: Batch) -> None:
         members = self._batch = gathering.members
         self._item = members[0].delivery
         self.began = trio.current_time()
-        current = Handling(members[0].delivery, tuple(member.delivery for member in members))
-        handling.set(current)
+        current = InFlight(members[0].delivery, tuple(member.delivery for member in members))
+        in_flight.set(current)
         outcomes: list[Any] = []
         try:
             try:
@@ -190,12 +190,12 @@ class GuardedExecutor(Executor):
             outcomes = [blamed] * len(members)
         await self._settle_batch(current, members, outcomes)
 
-    async def _outcomes(self, handler: Handler, members: Sequence[Member]) -> list[Any]:
+    async def _outcomes(self, handler: Handler, members: Sequence[BatchItem]) -> list[Any]:
         if self._cell.layers:
             return await self._through_layers_together(handler, members)
         return await self._call(handler, members)
 
-    async def _call(self, handler: Handler, members: Sequence[Member]) -> list[Any]:
+    async def _call(self, handler: Handler, members: Sequence[BatchItem]) -> list[Any]:
         messages = [member.message for member in members]
         if handler.is_async:
             answer = await handler.takes_many(self._instance, messages)
@@ -203,7 +203,7 @@ class GuardedExecutor(Executor):
             answer = await self._in_thread(handler.takes_many, (messages,), {})
         return outcomes_of(answer, len(members))
 
-    async def _through_layers_together(self, handler: Handler, members: Sequence[Member]) -> list[Any]:
+    async def _through_layers_together(self, handler: Handler, members: Sequence[BatchItem]) -> list[Any]:
         outcomes: list[Any] = [None] * len(members)
         found: dict[int, Any] = {}
         coming = set(range(len(members)))
@@ -247,7 +247,7 @@ class GuardedExecutor(Executor):
             handled.set()
         return outcomes
 
-    async def _settle_batch(self, current: Handling, members: Sequence[Member], outcomes: Sequence[Any]) -> None:
+    async def _settle_batch(self, current: InFlight, members: Sequence[BatchItem], outcomes: Sequence[Any]) -> None:
         """Settle each message by its outcome; raises the crash that one of them brings about."""
         settlements = [self._of_member(member, outcome) for member, outcome in zip(members, outcomes, strict=True)]
         published: Sequence[Envelope] = ()
@@ -261,8 +261,8 @@ class GuardedExecutor(Executor):
         crash: Exception | None = None
         for number, (member, settlement, outcome) in enumerate(zip(members, settlements, outcomes, strict=True)):
             if settlement is None:
-                if self._feed is not None:
-                    self._feed.interrupted(member.delivery)
+                if self._consumer is not None:
+                    self._consumer.interrupted(member.delivery)
                 continue
             self._ticket = member.ticket
             self.began = trio.current_time() - share
@@ -277,7 +277,7 @@ class GuardedExecutor(Executor):
         if crash is not None:
             raise crash
 
-    def _of_member(self, member: Member, outcome: Any) -> Settlement | None:
+    def _of_member(self, member: BatchItem, outcome: Any) -> Settlement | None:
         """Decide how one message of a batch ends; None: it goes back to the mailbox."""
         self._ticket, delivery = member.ticket, member.delivery
         try:
@@ -298,10 +298,10 @@ class GuardedExecutor(Executor):
         self._item = None
         for member in reversed(batch):  # to the front of the mailbox, so that they are in their order again
             self._leave(member.ticket)
-            if self._ended is Ended.REVOKED:
+            if self._ended is EndReason.REVOKED:
                 self._cell.mailbox.delivery_ended(0.0)
-            elif self._feed is not None:
-                self._feed.interrupted(member.delivery)
+            elif self._consumer is not None:
+                self._consumer.interrupted(member.delivery)
 
 
 async def _nothing() -> None:

@@ -20,28 +20,28 @@ import attrs
 import trio
 
 from actorwork import events
-from actorwork.abc import EventSink, Limiter, Middleware, PublishMiddleware, Values
+from actorwork.abc import EventSink, LimitStore, Middleware, PublishMiddleware, Values
 from actorwork.actors.actor import Actor
 from actorwork.actors.context.context import Context, Stop, inside
-from actorwork.actors.context.nursery import Helpers
-from actorwork.actors.context.publishing import Outgoing
+from actorwork.actors.context.nursery import ActorNursery
+from actorwork.actors.context.publishing import PublishBuffer
 from actorwork.actors.context.timers import Expiries, Timer, Timers, TimerWheel
 from actorwork.actors.crash import without_crash
-from actorwork.actors.execution.batches import Batches, Member
-from actorwork.actors.execution.executor import Ended, Executor
+from actorwork.actors.execution.batches import Batches, BatchItem
+from actorwork.actors.execution.executor import EndReason, Executor
 from actorwork.actors.execution.guarded import GuardedExecutor
 from actorwork.actors.handlers.table import HandlerTable, handlers_of, local_keywords
-from actorwork.actors.life.consumer import Feed
-from actorwork.actors.life.spawned import Offspring
-from actorwork.actors.limits.admission import Gate
-from actorwork.actors.limits.limiters import Turnstiles
+from actorwork.actors.life.consumer import Consumer
+from actorwork.actors.life.spawned import SpawnedChildren
+from actorwork.actors.limits.admission import AdmissionQueue
+from actorwork.actors.limits.limiters import LimiterRegistry
 from actorwork.actors.mailbox.mailbox import Item, Lane, LocalCall, Mailbox, Reply, SystemCall
-from actorwork.actors.refs.links import Bonds
+from actorwork.actors.refs.links import Links
 from actorwork.actors.refs.ref import ActorRef
 from actorwork.actors.refs.registry import Registry
 from actorwork.actors.refs.topics import Topics
 from actorwork.actors.refs.watching import LinkBroken, Watch
-from actorwork.actors.supervision.supervisor import Supervision
+from actorwork.actors.supervision.supervisor import RunningSupervisor
 from actorwork.actors.tree.spec import Child, DynamicSupervisor
 from actorwork.errors import ActorCrashed, ActorStopped, MailboxFull, MessageRefused, NotRunning, SettingsError
 from actorwork.message import Delivery
@@ -69,7 +69,7 @@ class Services:
     threads: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(math.inf))
     start_soon: Callable[..., None] = lambda *_: None
     """Starts a task of the system's own; a no-op once it ends."""
-    new_supervision: Callable[[DynamicSupervisor], Supervision] | None = None
+    new_supervision: Callable[[DynamicSupervisor], RunningSupervisor] | None = None
     """Makes the supervisor of the actors that an actor spawns."""
     cells: dict[Cell, None] = attrs.field(factory=dict)
     """All cells that have not ended."""
@@ -82,10 +82,10 @@ class Services:
     middleware: tuple[Middleware, ...] = ()
     """Wraps every delivery, outside of the actor's own."""
     publish_middleware: tuple[PublishMiddleware, ...] = ()
-    limiter: Callable[[], Limiter] = _no_limiter
+    limiter: Callable[[], LimitStore] = _no_limiter
     """Returns what counts for all nodes."""
-    turnstiles: Turnstiles = attrs.field(
-        default=attrs.Factory(lambda self: Turnstiles(self, self.ids.publisher), takes_self=True)
+    limiters: LimiterRegistry = attrs.field(
+        default=attrs.Factory(lambda self: LimiterRegistry(self, self.ids.publisher), takes_self=True)
     )
 
     @property
@@ -101,7 +101,6 @@ class Cell:
 
     __slots__ = (
         "_batches",
-        "_bonds",
         "_context",
         "_deadline",
         "_ending",
@@ -113,18 +112,19 @@ class Cell:
         "_is_guarded",
         "_last_exit",
         "_last_instance",
+        "_links",
         "_nursery",
-        "_offspring",
         "_owed",
         "_quiet",
         "_refuses",
+        "_spawned",
         "_starting",
         "_stashed",
         "_timers",
         "_told_to_stop",
         "behaviour",
         "child",
-        "feed",
+        "consumer",
         "gate",
         "handlers",
         "incarnation",
@@ -158,12 +158,12 @@ class Cell:
         self.behaviour: HandlerTable | None = None
         """What `become` put in the place of the class's handlers."""
         self.ref: ActorRef[Any] = ActorRef(self)
-        self.feed: Feed | None = Feed(self) if fed else None
+        self.consumer: Consumer | None = Consumer(self) if fed else None
         """Its place at the broker; a local actor has none."""
-        self.gate: Gate | None = None
+        self.gate: AdmissionQueue | None = None
         """Where deliveries wait for limits, if there are any."""
         if fed and (settings.limits or any(handler.limits for handler in self.handlers)):
-            self.gate = Gate(self)
+            self.gate = AdmissionQueue(self)
         self._is_guarded = fed and (self.gate is not None or self.handlers.has_rules)
         self._batches: Batches | None = None
         self.supervisor: SupervisorRef | None = None
@@ -180,12 +180,12 @@ class Cell:
         self._told_to_stop = False
         self._deadline = math.inf
         # All of this is made on demand: most actors are idle, and have none of it.
-        self._bonds: Bonds | None = None
+        self._links: Links | None = None
         self._timers: Timers | None = None
         self._stashed: list[Item] | None = None
-        self._offspring: Offspring | None = None
+        self._spawned: SpawnedChildren | None = None
         self._owed: set[Reply] | None = None
-        self._helpers: Helpers | None = None
+        self._helpers: ActorNursery | None = None
         self._helper_error: BaseException | None = None
         self._executors: tuple[Executor, ...] = ()
         self._nursery: trio.Nursery | None = None
@@ -196,7 +196,7 @@ class Cell:
         self._ending: trio.CancelScope | None = None
         self._quiet: trio.Event | None = None
         if child.name is not None:
-            self.bonds.register(child.name)  # first, since it may raise `AlreadyRegistered`
+            self.links.register(child.name)  # first, since it may raise `AlreadyRegistered`
         services.cells[self] = None
 
     def __repr__(self) -> str:
@@ -206,8 +206,8 @@ class Cell:
 
     def room_made(self) -> None:
         """A reader that found no room may read again."""
-        if self.feed is not None:
-            self.feed.resume()
+        if self.consumer is not None:
+            self.consumer.resume()
 
     def crowded(self) -> None:
         """Items come, and no executor waits for them."""
@@ -224,7 +224,7 @@ class Cell:
         """Cancel the handlers of deliveries: they belong to others now."""
         for executor in self._executors:
             if isinstance(executor.item, Delivery):
-                executor.end(Ended.REVOKED)
+                executor.end(EndReason.REVOKED)
 
     # ---- local senders ----
 
@@ -261,8 +261,8 @@ class Cell:
                 started()
                 del started  # An idle actor keeps nothing that it will not use again.
                 self.services.emit(events.ActorStarted(self.settings.id, self.title, self.incarnation))
-                if self._bonds is not None and self.incarnation > 1:
-                    self._bonds.restarted(self.incarnation, self._last_exit)
+                if self._links is not None and self.incarnation > 1:
+                    self._links.restarted(self.incarnation, self._last_exit)
                 try:
                     first = self._new_executor(instance)
                     self._executors = (first,)
@@ -272,8 +272,8 @@ class Cell:
                         await self._run_with_more(first, instance)
                 finally:
                     self._executors = ()  # From here on nothing can crash it; what helpers raise is reported.
-                    if self._offspring is not None:
-                        await self._offspring.end(self._deadline)
+                    if self._spawned is not None:
+                        await self._spawned.end(self._deadline)
                     await self._shut_down(instance)
             finally:
                 if self._helpers is not None:
@@ -318,10 +318,10 @@ class Cell:
         return getattr(self.child.actor, name) is not getattr(Actor, name)
 
     @property
-    def helpers(self) -> Helpers:
+    def helpers(self) -> ActorNursery:
         """The incarnation's helper tasks."""
         if self._helpers is None:
-            self._helpers = Helpers(self)
+            self._helpers = ActorNursery(self)
         return self._helpers
 
     def helper_failed(self, error: BaseException) -> None:
@@ -343,13 +343,13 @@ class Cell:
         self._executors = ()
         self.behaviour = None
         self._helpers = None
-        self._offspring = None
+        self._spawned = None
         if self._owed is not None:
             self._fail_owed()
         if self._timers is not None:
             self._timers.cancel_all()
-        if self._bonds is not None:
-            self._bonds.incarnation_ended()
+        if self._links is not None:
+            self._links.incarnation_ended()
         if self._stashed is not None:
             self.unstash()
 
@@ -419,10 +419,10 @@ class Cell:
         return self._batches
 
     @property
-    def bonds(self) -> Bonds:
-        if self._bonds is None:
-            self._bonds = Bonds(self, self.services.registry, self.services.topics, self._exit)
-        return self._bonds
+    def links(self) -> Links:
+        if self._links is None:
+            self._links = Links(self, self.services.registry, self.services.topics, self._exit)
+        return self._links
 
     @property
     def timers(self) -> Timers:
@@ -430,15 +430,15 @@ class Cell:
             self._timers = Timers(self, self.services.timers)
         return self._timers
 
-    def new_outgoing(self) -> Outgoing:
+    def new_outgoing(self) -> PublishBuffer:
         layers = self.services.publish_middleware + self.settings.publish_middleware
-        return Outgoing(self.settings.event_settings, layers)
+        return PublishBuffer(self.settings.event_settings, layers)
 
     def watch(self, other: Cell, watch: Watch) -> None:
-        other.bonds.add_watcher(self, watch)
+        other.links.add_watcher(self, watch)
 
     def unwatch(self, other: Cell) -> None:
-        other.bonds.remove_watcher(self)
+        other.links.remove_watcher(self)
         self.forget_signals(other.ref)
 
     def forget_signals(self, ref: ActorRef[Any]) -> None:
@@ -446,7 +446,7 @@ class Cell:
         self.mailbox.drop(Lane.SIGNALS, ref)
 
     def unlink(self, other: Cell) -> None:
-        self.bonds.unlink(other)
+        self.links.unlink(other)
         self.mailbox.drop(Lane.SIGNALS, ("link", other.ref))
 
     def signal(self, message: object, origin: object) -> None:
@@ -503,8 +503,8 @@ class Cell:
             self.mailbox.delivery_set_aside()
 
     def unstash(self) -> None:
-        if self.feed is not None and self.feed.intake_over:
-            self.feed.offer(self.take_stashed_deliveries())  # which keeps them to be handed back
+        if self.consumer is not None and self.consumer.intake_over:
+            self.consumer.offer(self.take_stashed_deliveries())  # which keeps them to be handed back
         stashed, self._stashed = self._stashed, None
         if stashed:
             self.mailbox.put_first(stashed)
@@ -520,7 +520,7 @@ class Cell:
         """Take out the deliveries from these sources that gather for a batch."""
         return [] if self._batches is None else self._given_up(self._batches.take_from(sources))
 
-    def _given_up(self, members: Sequence[Member]) -> list[Delivery]:
+    def _given_up(self, members: Sequence[BatchItem]) -> list[Delivery]:
         for member in members:
             if self.gate is not None and member.ticket is not None:
                 self.gate.leave(member.ticket)
@@ -569,9 +569,9 @@ class Cell:
 
     async def spawn(self, child: object, name: str | None) -> ActorRef[Any]:
         """Start an actor below this one."""
-        if self._offspring is None:
-            self._offspring = Offspring(self)
-        return await self._offspring.spawn(child, name)
+        if self._spawned is None:
+            self._spawned = SpawnedChildren(self)
+        return await self._spawned.spawn(child, name)
 
     def undelivered(self, messages: Sequence[object]) -> None:
         """Report messages that nobody will handle."""
@@ -595,15 +595,15 @@ class Cell:
         self.mailbox.wake()
 
     def end_in_hand(self) -> None:
-        """Cancel what is in hand and begin nothing more, for a shutdown; deliveries are kept for `hand_back`."""
+        """Cancel what is in hand and begin nothing more; deliveries wait for `release_deliveries`."""
         self.mailbox.pause()
         for executor in self._executors:
-            executor.end(Ended.SHUTDOWN)
+            executor.end(EndReason.SHUTDOWN)
 
     @property
-    def children(self) -> Supervision | None:
+    def children(self) -> RunningSupervisor | None:
         """The supervisor of what this actor has spawned, if it has."""
-        return None if self._offspring is None else self._offspring.supervision
+        return None if self._spawned is None else self._spawned.supervision
 
     def in_hand_since(self) -> list[tuple[Item, float]]:
         """Return what is in hand, each with when it began (Trio's time)."""
@@ -651,8 +651,8 @@ class Cell:
     def kill(self) -> None:
         """Cancel what runs under shields: the actors that it has spawned, and `shutdown`."""
         self._deadline = -math.inf
-        if self._offspring is not None:
-            self._offspring.supervision.kill()
+        if self._spawned is not None:
+            self._spawned.supervision.kill()
         if self._ending is not None:
             self._ending.cancel(reason="killed by its supervisor")
 
@@ -660,12 +660,12 @@ class Cell:
         """Take messages again, after an end that was not the last one."""
         if self.over:
             if self.child.name is not None:
-                self.bonds.register(self.child.name)  # first, since it may raise `AlreadyRegistered`
+                self.links.register(self.child.name)  # first, since it may raise `AlreadyRegistered`
             self.over, self._exit = False, None
             self.services.cells[self] = None
             self.mailbox.reopen()
-            if self._bonds is not None:
-                self._bonds.reopened()
+            if self._links is not None:
+                self._links.reopened()
             self.room_made()
 
     def end(self, exit: Exit, reason: str) -> None:
@@ -685,10 +685,10 @@ class Cell:
             elif call.lane is not Lane.SIGNALS:
                 told.append(call.message)
         self._leave_undelivered(told)
-        if self._bonds is not None:
-            self._bonds.ended(exit)
-        if self.feed is not None and (self.mailbox.held or self.gate):
-            self.services.start_soon(self.feed.hand_back)
+        if self._links is not None:
+            self._links.ended(exit)
+        if self.consumer is not None and (self.mailbox.held or self.gate):
+            self.services.start_soon(self.consumer.release_deliveries)
         self.idle()
 
     def _leave_undelivered(self, told: list[object]) -> None:

@@ -1,8 +1,8 @@
-"""Where an actor meets the broker: an `abc.Inlet` for its deliveries, and the way back for what became of them.
+"""Where an actor meets the broker: an `abc.DeliverySink` for its deliveries, and the way back for what became of them.
 
 Only the actors of the declared tree have one; those that are started later are local. A delivery that will not be
-handled here (unread, or its handler was ended by a shutdown) is kept until `hand_back`. Once the intake is over,
-nothing more is begun, whatever a reader still brings.
+handled here (unread, or its handler was ended by a shutdown) is kept until `release_deliveries`. Once the intake is
+over, nothing more is begun, whatever a reader still brings.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from actorwork.policy.settlement import Settlement
 
 
-class Feed:
+class Consumer:
     """One actor's deliveries."""
 
     __slots__ = ("_cell", "_given_up", "_node", "_withheld", "intake_over", "subscription")
@@ -37,7 +37,7 @@ class Feed:
             group=settings.id,
             actor=cell.title,
             sources=settings.all_sources,
-            inlet=self,
+            sink=self,
             max_crashes=settings.max_crashes,
             dead_letters=settings.dead_letters,
         )
@@ -49,16 +49,16 @@ class Feed:
         """Say where deliveries are settled; None: nowhere any more."""
         self._node = node
         if node is not None and self._withheld:
-            node.withhold(self.subscription, self._withheld)
+            node.pause_sources(self.subscription, self._withheld)
 
     # ---- the reader's side ----
 
-    def room(self, *, urgent: bool = False) -> int:
+    def credit(self, *, urgent: bool = False) -> int:
         cell = self._cell
         if self.intake_over or cell.over or len(self._withheld) == len(self.subscription.sources):
             return 0
-        room = cell.mailbox.room(urgent=urgent)
-        return room if cell.gate is None else cell.gate.room(room, urgent=urgent)
+        room = cell.mailbox.credit(urgent=urgent)
+        return room if cell.gate is None else cell.gate.credit(room, urgent=urgent)
 
     def offer(self, deliveries: Sequence[Delivery]) -> None:
         if self.intake_over:
@@ -69,7 +69,7 @@ class Feed:
             late = [delivery for delivery in deliveries if delivery.source in self._withheld]
             if late:
                 self._given_up += late
-                self._cell.services.start_soon(self._hand_back_given_up)
+                self._cell.services.start_soon(self._release_given_up)
                 deliveries = [delivery for delivery in deliveries if delivery.source not in self._withheld]
         self._cell.mailbox.offer(deliveries)
 
@@ -85,14 +85,14 @@ class Feed:
 
     # ---- pauses ----
 
-    def withhold(self, sources: frozenset[str]) -> None:
+    def pause_sources(self, sources: frozenset[str]) -> None:
         """Begin nothing from these sources until it is called again with others; give back what has come from them.
 
         What is in hand, or was set aside by the actor, goes on.
         """
         before, self._withheld = self._withheld, sources
         if self._node is not None and not self.intake_over:
-            self._node.withhold(self.subscription, sources)
+            self._node.pause_sources(self.subscription, sources)
             if sources - before:
                 gate, mailbox = self._cell.gate, self._cell.mailbox
                 gathered = self._cell.take_gathered_deliveries(sources)
@@ -100,7 +100,7 @@ class Feed:
                 self.offer(waiting)
             self.resume()
 
-    async def _hand_back_given_up(self) -> None:
+    async def _release_given_up(self) -> None:
         deliveries, self._given_up = self._given_up, []
         await self._give_back(deliveries)
 
@@ -129,7 +129,7 @@ class Feed:
     # ---- giving back ----
 
     def end_intake(self) -> None:
-        """Take no further delivery in hand: what waits, and what a reader still brings, is for `hand_back`."""
+        """Take no further delivery in hand: what waits, and what a reader still brings, is for `release_deliveries`."""
         self.intake_over = True
         self._given_up += self._cell.mailbox.remove_deliveries() + self._cell.take_waiting_deliveries()
 
@@ -139,7 +139,7 @@ class Feed:
         self._given_up = []
         return found
 
-    async def hand_back(self) -> int:
+    async def release_deliveries(self) -> int:
         """Give back what will not be handled here; return how many that were.
 
         If the broker fails, or this is cancelled, they stay ours until the lease is released or runs out.
@@ -151,7 +151,7 @@ class Feed:
     async def _give_back(self, deliveries: Sequence[Delivery]) -> None:
         if deliveries and self._node is not None:
             try:
-                await self._node.hand_back(self.subscription, deliveries)
+                await self._node.release_deliveries(self.subscription, deliveries)
             except BrokerError as error:
                 what_next = "they are run elsewhere after this node's end"
                 self._cell.services.emit(events.BrokerTrouble("handing back", str(error), what_next))

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any, cast
 import attrs
 import trio
 
-from actorwork.actors.context.context import handling
+from actorwork.actors.context.context import in_flight
 from actorwork.actors.tree.spec import Child, DynamicSupervisor, as_spec
 from actorwork.errors import NotRunning
 
 if TYPE_CHECKING:
     from actorwork.actors.life.cell import Cell
     from actorwork.actors.refs.ref import ActorRef
-    from actorwork.actors.supervision.supervisor import Supervision
+    from actorwork.actors.supervision.supervisor import RunningSupervisor
 
 
-class Offspring:
+class SpawnedChildren:
     """What one incarnation has spawned; it ends with it, before `shutdown`."""
 
     __slots__ = ("_cell", "_ended", "_up", "supervision")
@@ -28,13 +28,13 @@ class Offspring:
         self._cell = cell
         self._up = trio.Event()
         self._ended = trio.Event()
-        self.supervision: Supervision = cell.services.new_supervision(
+        self.supervision: RunningSupervisor = cell.services.new_supervision(
             DynamicSupervisor(name=f"children of {cell.title}")
         )
         cell.helpers.start_soon(self._run, name=f"children of {cell.title}")
 
     async def _run(self) -> None:
-        handling.set(None)  # what they do is not on behalf of the message that the first of them was spawned for
+        in_flight.set(None)  # what they do is not on behalf of the message that the first of them was spawned for
         try:
             await self.supervision.live(self._up.set)
         finally:

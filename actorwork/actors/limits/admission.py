@@ -9,7 +9,7 @@ called in order, the urgent first; what comes later does not go before. What is 
 more are called than the actor can begin at once: what it holds would be missing elsewhere.
 
 What waits is still this node's, by its lease, and is handed back at a shutdown. It takes no room in the mailbox: here
-it is bounded by what each limit lets wait (`Turnstile.ahead`) and by `WAITING_ROOM`; beyond that the reader stops.
+it is bounded by what each limit lets wait (`Limiter.ahead`) and by `WAITING_ROOM`; beyond that the reader stops.
 An open circuit lets one wait, and one more for each that has tried it in vain: that is how the intake pauses.
 """
 
@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import trio
 
-from actorwork.actors.limits.limiters import Hold, PaceTurnstile, Turnstile
-from actorwork.actors.mailbox.priority_deque import Levels
+from actorwork.actors.limits.limiters import Hold, Limiter, RateLimiter
+from actorwork.actors.mailbox.priority_deque import PriorityDeque
 from actorwork.errors import CodecError
 from actorwork.message import Delivery
 from actorwork.policy.bounds import is_utf8
@@ -39,11 +39,11 @@ LONGEST_KEY: Final = 300
 WAITING_ROOM: Final = 100
 """How many deliveries wait at most for limits of some (of a key, of one handler of several), so that others come."""
 
-Place: TypeAlias = "tuple[Turnstile, str]"
+Place: TypeAlias = "tuple[Limiter, str]"
 """A limit, and the key it is divided by; the empty one, where it is not."""
 
 
-class Ticket:
+class Permit:
     """A delivery at the gate: where it has to go through, and what it holds there."""
 
     __slots__ = ("delivery", "holds", "places")
@@ -51,18 +51,18 @@ class Ticket:
     def __init__(self, delivery: Delivery, places: Sequence[Place]) -> None:
         self.delivery = delivery
         self.places = places
-        self.holds: list[tuple[Turnstile, str, Hold]] = []
+        self.holds: list[tuple[Limiter, str, Hold]] = []
 
     @property
     def priority(self) -> Priority:
         return self.delivery.priority
 
 
-PASSED: Final = Ticket(Delivery("", "", b"", None), ())
+PASSED: Final = Permit(Delivery("", "", b"", None), ())
 """Held by everybody who has nothing to give back."""
 
 
-class Gate:
+class AdmissionQueue:
     """The limits of one actor, and the deliveries that wait for them."""
 
     __slots__ = (
@@ -84,7 +84,7 @@ class Gate:
         self._cell = cell
         handlers = list(cell.handlers)
         self._limits = self._entered(cell.settings.limits, "")
-        self._handlers: dict[str, Sequence[tuple[Turnstile, By]]] = {}
+        self._handlers: dict[str, Sequence[tuple[Limiter, By]]] = {}
         """The limits of single handlers. Those of the only handler are the actor's."""
         self._differ = len(handlers) > 1 and any(handler.limits for handler in handlers)
         if len(handlers) == 1:
@@ -93,12 +93,12 @@ class Gate:
         """Where every delivery has to go through, if that is not a matter of the delivery."""
         if not self._differ and all(by is None for _, by in self._limits):
             self._same_places = [(turnstile, "") for turnstile, _ in self._limits]
-        paces = [turnstile for turnstile, _ in self._same_places if isinstance(turnstile, PaceTurnstile)]
+        paces = [turnstile for turnstile, _ in self._same_places if isinstance(turnstile, RateLimiter)]
         self._pace = paces[0] if len(paces) == len(self._same_places) == 1 else None
         """The only limit, where it is one that nobody has to leave again: the commonest case, and the quickest."""
-        self.queues: dict[Place, Levels[Ticket]] = {}
+        self.queues: dict[Place, PriorityDeque[Permit]] = {}
         """Who waits where; nobody, where it is empty."""
-        self._called: dict[int, Ticket] = {}
+        self._called: dict[int, Permit] = {}
         self._waiting = [0, 0]
         """How many wait for a limit of all, and for a limit of some."""
         self._news = trio.Event()
@@ -111,29 +111,29 @@ class Gate:
     def __len__(self) -> int:
         return sum(self._waiting)
 
-    def _entered(self, limits: Sequence[Limit], where: str) -> list[tuple[Turnstile, By]]:
-        found: list[tuple[Turnstile, By]] = []
+    def _entered(self, limits: Sequence[Limit], where: str) -> list[tuple[Limiter, By]]:
+        found: list[tuple[Limiter, By]] = []
         for number, limit in enumerate(limits):
             usual_name = ":".join(filter(None, [self._cell.settings.id, where, str(number)]))
             whose = f"{self._cell.title}.{where}" if where else self._cell.title
-            turnstile = self._cell.services.turnstiles.of(limit, usual_name, whose)
+            turnstile = self._cell.services.limiters.of(limit, usual_name, whose)
             turnstile.waiters.append(self)
             found.append((turnstile, getattr(limit, "by", None)))
         return found
 
     # ---- going through ----
 
-    def enter(self, delivery: Delivery) -> Ticket | None:
+    def enter(self, delivery: Delivery) -> Permit | None:
         """Let a delivery through, or let it wait (None). Raises what a user's `by` raises."""
         if self._pace is not None and not self.queues and self._pace.take_alone(trio.current_time()):
             return PASSED
         ticket = self._called.pop(id(delivery), None) if self._called else None
         if ticket is None:
-            ticket = Ticket(delivery, self._same_places or self._places_of(delivery))
+            ticket = Permit(delivery, self._same_places or self._places_of(delivery))
             return ticket if self._try(ticket, None) else None
         return ticket
 
-    def leave(self, ticket: Ticket, error: BaseException | None = None, *, done: bool = False) -> bool:
+    def leave(self, ticket: Permit, error: BaseException | None = None, *, done: bool = False) -> bool:
         """Say how it ended, once; return whether it has to wait again, as if it had not begun."""
         holds, ticket.holds = ticket.holds, []
         now = trio.current_time()
@@ -153,7 +153,7 @@ class Gate:
                 places.append((turnstile, key))
         return places
 
-    def _limits_of_handler(self, delivery: Delivery) -> Sequence[tuple[Turnstile, By]]:
+    def _limits_of_handler(self, delivery: Delivery) -> Sequence[tuple[Limiter, By]]:
         try:
             handler = (self._cell.behaviour or self._cell.handlers).for_delivery(delivery)
         except CodecError:
@@ -163,7 +163,7 @@ class Gate:
             found = self._handlers[handler.name] = self._entered(handler.limits, handler.name)
         return found
 
-    def _try(self, ticket: Ticket, called_at: Place | None) -> bool:
+    def _try(self, ticket: Permit, called_at: Place | None) -> bool:
         """Go through everywhere, or nowhere: then wait at the place that did not let it."""
         now = trio.current_time()
         for place in ticket.places:
@@ -181,17 +181,17 @@ class Gate:
         return True
 
     @staticmethod
-    def _undo(ticket: Ticket) -> None:
+    def _undo(ticket: Permit) -> None:
         holds, ticket.holds = ticket.holds, []
         for turnstile, key, hold in holds:
             turnstile.undo(key, hold)
 
     # ---- waiting ----
 
-    def _join(self, place: Place, ticket: Ticket, *, first: bool) -> None:
+    def _join(self, place: Place, ticket: Permit, *, first: bool) -> None:
         queue = self.queues.get(place)
         if queue is None:
-            queue = self.queues[place] = Levels[Ticket]()
+            queue = self.queues[place] = PriorityDeque[Permit]()
         if first:
             queue.appendleft(ticket)
         else:
@@ -258,7 +258,7 @@ class Gate:
             for turnstile, key in self.queues:
                 turnstile.pass_on(key, self)
 
-    def _pop(self, place: Place) -> Ticket:
+    def _pop(self, place: Place) -> Permit:
         """Take out the one whose turn it is; who else waits there comes after the other places."""
         queue = self.queues.pop(place)
         ticket = queue.popleft()
@@ -286,7 +286,7 @@ class Gate:
 
     # ---- the reader's side ----
 
-    def room(self, room: int, *, urgent: bool) -> int:
+    def credit(self, room: int, *, urgent: bool) -> int:
         """Return how much of the mailbox's room is to be used."""
         of_all, of_some = self._waiting
         ahead = min((turnstile.ahead() for turnstile, _ in self._limits), default=math.inf)

@@ -25,7 +25,7 @@ import attrs
 import trio
 
 from actorwork import events
-from actorwork.abc import EventSink, Limiter
+from actorwork.abc import EventSink, LimitStore
 from actorwork.errors import BrokerError, SettingsError, Shutdown, Verdict
 from actorwork.policy.limits import (
     Bulkhead,
@@ -76,7 +76,7 @@ class Waiter(Protocol):
         ...
 
 
-class Turnstile:
+class Limiter:
     """One limit, for all keys that divide it."""
 
     def __init__(self) -> None:
@@ -155,7 +155,7 @@ class Turnstile:
             waiter.look()
 
 
-class PaceTurnstile(Turnstile):
+class RateLimiter(Limiter):
     """So many in a time."""
 
     def __init__(self, limit: RateLimit) -> None:
@@ -197,7 +197,7 @@ class PaceTurnstile(Turnstile):
         return math.inf if self._limit.by is not None else self._limit.ahead
 
 
-class RoomTurnstile(Turnstile):
+class Semaphore(Limiter):
     """So many at once."""
 
     def __init__(self, limit: ConcurrencyLimit | Bulkhead) -> None:
@@ -239,7 +239,7 @@ class _Through:
     probe: bool
 
 
-class CircuitTurnstile(Turnstile):
+class CircuitBreakerState(Limiter):
     """None for a while, after too many failures."""
 
     def __init__(self, rule: CircuitBreaker, name: str, emit: EventSink) -> None:
@@ -299,21 +299,21 @@ class CircuitTurnstile(Turnstile):
             self._tell()
 
 
-class Desk(Protocol):
+class LimiterEnvironment(Protocol):
     """What a shared limit needs of the system."""
 
     @property
     def emit(self) -> EventSink: ...
     @property
-    def limiter(self) -> Callable[[], Limiter]: ...
+    def limiter(self) -> Callable[[], LimitStore]: ...
     @property
     def start_soon(self) -> Callable[..., None]: ...
 
 
-class _SharedTurnstile(Turnstile):
+class _GlobalLimiter(Limiter):
     """One that asks the broker, in one task for each key at a time, while somebody waits."""
 
-    def __init__(self, name: str, desk: Desk) -> None:
+    def __init__(self, name: str, desk: LimiterEnvironment) -> None:
         super().__init__()
         self._name = name
         self._desk = desk
@@ -326,7 +326,7 @@ class _SharedTurnstile(Turnstile):
     def _has_some(self, key: str) -> bool:
         raise NotImplementedError
 
-    async def _get(self, limiter: Limiter, key: str) -> None:
+    async def _get(self, limiter: LimitStore, key: str) -> None:
         raise NotImplementedError
 
     def _called(self, key: str) -> str:
@@ -354,10 +354,10 @@ class _SharedTurnstile(Turnstile):
             await trio.sleep(TROUBLE_PAUSE)
 
 
-class SharedPaceTurnstile(_SharedTurnstile):
+class GlobalRateLimiter(_GlobalLimiter):
     """So many in a time, over all nodes."""
 
-    def __init__(self, limit: RateLimit, name: str, desk: Desk) -> None:
+    def __init__(self, limit: RateLimit, name: str, desk: LimiterEnvironment) -> None:
         super().__init__(name, desk)
         self._limit = limit
         self._tokens: dict[str, tuple[int, float]] = {}
@@ -384,7 +384,7 @@ class SharedPaceTurnstile(_SharedTurnstile):
     def ahead(self) -> float:
         return math.inf if self._limit.by is not None else self._limit.ahead
 
-    async def _get(self, limiter: Limiter, key: str) -> None:
+    async def _get(self, limiter: LimitStore, key: str) -> None:
         limit = self._limit
         cost = min(limit.batch, self.demand(key))
         wait = await limiter.acquire_rate(self._called(key), limit.rate, limit.per, limit.at_once, cost)
@@ -401,10 +401,10 @@ class _Slot:
     since: float
 
 
-class SharedRoomTurnstile(_SharedTurnstile):
+class GlobalSemaphore(_GlobalLimiter):
     """So many at once, over all nodes."""
 
-    def __init__(self, limit: ConcurrencyLimit, name: str, desk: Desk, publisher: str) -> None:
+    def __init__(self, limit: ConcurrencyLimit, name: str, desk: LimiterEnvironment, publisher: str) -> None:
         super().__init__(name, desk)
         self._limit = limit
         self._publisher = publisher
@@ -456,7 +456,7 @@ class SharedRoomTurnstile(_SharedTurnstile):
     def ahead(self) -> float:
         return math.inf if self._limit.by is not None else self._limit.limit
 
-    async def _get(self, limiter: Limiter, key: str) -> None:
+    async def _get(self, limiter: LimitStore, key: str) -> None:
         holder = f"{self._publisher}-{next(self._numbers):x}"
         if not await limiter.acquire_slot(self._called(key), self._limit.limit, holder, SLOT_TTL):
             pause = self._pauses.get(key, FIRST_PAUSE)
@@ -498,18 +498,18 @@ class SharedRoomTurnstile(_SharedTurnstile):
             await self._desk.limiter().acquire_slot(self._called(slot.key), self._limit.limit, slot.holder, SLOT_TTL)
 
 
-class Turnstiles:
+class LimiterRegistry:
     """All limits of a node, by what they limit and by their names."""
 
-    def __init__(self, desk: Desk, publisher: str) -> None:
+    def __init__(self, desk: LimiterEnvironment, publisher: str) -> None:
         self._desk = desk
         self._publisher = publisher
-        self._found: dict[tuple[type, str], tuple[Limit, Turnstile]] = {}
+        self._found: dict[tuple[type, str], tuple[Limit, Limiter]] = {}
 
     def __repr__(self) -> str:
         return f"<turnstiles: {', '.join(name for _, name in self._found)}>"
 
-    def of(self, limit: Limit, usual_name: str, whose: str) -> Turnstile:
+    def of(self, limit: Limit, usual_name: str, whose: str) -> Limiter:
         """Return where a limit is kept, made when it is first named; without a name, people are told `whose` it is.
 
         Raises `SettingsError` where another limit has its name.
@@ -523,15 +523,15 @@ class Turnstiles:
             self._found[type(limit), name] = (limit, turnstile)
         return turnstile
 
-    def _new(self, limit: Limit, name: str, whose: str) -> Turnstile:
+    def _new(self, limit: Limit, name: str, whose: str) -> Limiter:
         match limit:
             case RateLimit(scope="node"):
-                return PaceTurnstile(limit)
+                return RateLimiter(limit)
             case RateLimit():
-                return SharedPaceTurnstile(limit, f"rate:{name}", self._desk)
+                return GlobalRateLimiter(limit, f"rate:{name}", self._desk)
             case ConcurrencyLimit(scope="global"):
-                return SharedRoomTurnstile(limit, f"room:{name}", self._desk, self._publisher)
+                return GlobalSemaphore(limit, f"room:{name}", self._desk, self._publisher)
             case ConcurrencyLimit() | Bulkhead():
-                return RoomTurnstile(limit)
+                return Semaphore(limit)
             case CircuitBreaker():
-                return CircuitTurnstile(limit, limit.name or whose, self._desk.emit)
+                return CircuitBreakerState(limit, limit.name or whose, self._desk.emit)

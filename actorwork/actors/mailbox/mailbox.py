@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import trio
 
-from actorwork.actors.mailbox.priority_deque import Levels
+from actorwork.actors.mailbox.priority_deque import PriorityDeque
 from actorwork.errors import ActorStopped, AskTimeout, MailboxFull
 from actorwork.message import Delivery, Priority
 from actorwork.policy.intake import FIRST_GUESS, prefetch, smoothed, urgent_room
@@ -249,7 +249,7 @@ class Mailbox:
         self._concurrency = concurrency * batch
         """How many deliveries are in hand at least, before one has to wait."""
         self._usual = usual
-        self._items: deque[Item] | Levels[Item] = _NOTHING
+        self._items: deque[Item] | PriorityDeque[Item] = _NOTHING
         self._urgent: tuple[deque[Item], deque[Item]] | None = None
         self._parked: list[trio.lowlevel.Task] = []
         self._senders: trio.lowlevel.ParkingLot | None = None
@@ -305,7 +305,7 @@ class Mailbox:
             return False
         if self._overflow == "drop_oldest":
             items = self._items
-            for item in items.least_urgent_first() if isinstance(items, Levels) else items:
+            for item in items.least_urgent_first() if isinstance(items, PriorityDeque) else items:
                 if isinstance(item, LocalCall):
                     self._items.remove(item)
                     self._local -= 1
@@ -346,10 +346,10 @@ class Mailbox:
 
     def rank(self) -> None:
         """Let what waits, and what comes until nothing waits any more, be taken in the order of its priority."""
-        if not isinstance(self._items, Levels):
-            self._items = Levels(self._usual, self._items)
+        if not isinstance(self._items, PriorityDeque):
+            self._items = PriorityDeque(self._usual, self._items)
 
-    def _lane(self, lane: Lane) -> deque[Item] | Levels[Item]:
+    def _lane(self, lane: Lane) -> deque[Item] | PriorityDeque[Item]:
         if lane is Lane.USERS:
             if self._items is _NOTHING:
                 self._items = deque()
@@ -378,9 +378,9 @@ class Mailbox:
         """Take local messages again."""
         self._closed = None
 
-    # ---- the reader's side: an `abc.Inlet` together with `revoke` of the cell ----
+    # ---- the reader's side: an `abc.DeliverySink` together with `revoke` of the cell ----
 
-    def room(self, *, urgent: bool = False) -> int:
+    def credit(self, *, urgent: bool = False) -> int:
         target = prefetch(seconds_each=self._seconds_each, concurrency=self._concurrency, capacity=self._capacity)
         room = target - self._held
         if urgent:
@@ -537,5 +537,5 @@ class Mailbox:
         self._local = 0
         return found
 
-    def _lanes(self) -> tuple[deque[Item] | Levels[Item], ...]:
+    def _lanes(self) -> tuple[deque[Item] | PriorityDeque[Item], ...]:
         return (self._items,) if self._urgent is None else (*self._urgent, self._items)

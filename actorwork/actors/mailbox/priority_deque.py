@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final, Generic, Protocol, TypeVar
 
 from actorwork.message import Priority
-from actorwork.policy.turns import Turns
+from actorwork.policy.turns import FairPriority
 
 
 class Ranked(Protocol):
@@ -26,7 +26,7 @@ T = TypeVar("T", bound=Ranked)
 COUNT: Final = len(Priority)
 
 
-class Levels(Generic[T]):
+class PriorityDeque(Generic[T]):
     """One queue for each priority."""
 
     __slots__ = ("_queues", "_turns", "_usual")
@@ -34,7 +34,7 @@ class Levels(Generic[T]):
     def __init__(self, usual: Priority = Priority.NORMAL, items: Iterable[T] = ()) -> None:
         self._usual = usual
         self._queues: tuple[deque[T], ...] = tuple(deque[T]() for _ in range(COUNT))
-        self._turns = Turns(COUNT)
+        self._turns = FairPriority(COUNT)
         self.extend(items)
 
     def __len__(self) -> int:

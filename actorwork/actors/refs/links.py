@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from actorwork.actors.refs.topics import Topics
 
 
-class Bonds:
+class Links:
     """The ties of one cell."""
 
     __slots__ = ("_cell", "_exit", "_links", "_names", "_registry", "_topics", "_topics_of", "_watchers", "_watching")
@@ -42,11 +42,11 @@ class Bonds:
             tell_end(watcher, watch, self._cell.ref, self._exit)
         elif not watcher.over:
             self._watchers[watcher] = watch
-            watcher.bonds._watching.add(self._cell)  # noqa: SLF001 - the other end of the same tie
+            watcher.links._watching.add(self._cell)  # noqa: SLF001 - the other end of the same tie
 
     def remove_watcher(self, watcher: Cell) -> None:
         self._watchers.pop(watcher, None)
-        watcher.bonds._watching.discard(self._cell)  # noqa: SLF001 - the other end of the same tie
+        watcher.links._watching.discard(self._cell)  # noqa: SLF001 - the other end of the same tie
 
     def restarted(self, incarnation: int, exit: Exit) -> None:
         """Tell those who want to know that the actor runs again."""
@@ -60,7 +60,7 @@ class Bonds:
         """Tie this cell to another one, both ways; a partner that has ended abnormally is a crash at once."""
         if other is self._cell or self._exit is not None:
             return
-        theirs = other.bonds
+        theirs = other.links
         if theirs._exit is None:  # noqa: SLF001 - the other end of the same tie
             self._links[other] = theirs._links[self._cell] = None  # noqa: SLF001 - (as above)
         elif theirs._exit.abnormal:  # noqa: SLF001 - (as above)
@@ -68,7 +68,7 @@ class Bonds:
 
     def unlink(self, other: Cell) -> None:
         self._links.pop(other, None)
-        other.bonds._links.pop(self._cell, None)  # noqa: SLF001 - the other end of the same tie
+        other.links._links.pop(self._cell, None)  # noqa: SLF001 - the other end of the same tie
 
     # ---- names and topics ----
 
@@ -104,16 +104,16 @@ class Bonds:
             self._registry.unregister(name, self._cell)
         self._names.clear()
         for cell in self._watching:
-            cell.bonds._watchers.pop(self._cell, None)  # noqa: SLF001 - the other end of the same tie
+            cell.links._watchers.pop(self._cell, None)  # noqa: SLF001 - the other end of the same tie
         self._watching.clear()
         partners, self._links = self._links, {}
         for partner in partners:
-            partner.bonds._links.pop(self._cell, None)  # noqa: SLF001 - the other end of the same tie
+            partner.links._links.pop(self._cell, None)  # noqa: SLF001 - the other end of the same tie
             if exit.abnormal:
                 partner.link_broken(self._cell.ref, exit)
         watchers, self._watchers = self._watchers, {}
         for watcher, watch in watchers.items():
-            watcher.bonds._watching.discard(self._cell)  # noqa: SLF001 - the other end of the same tie
+            watcher.links._watching.discard(self._cell)  # noqa: SLF001 - the other end of the same tie
             tell_end(watcher, watch, self._cell.ref, exit)
 
     def reopened(self) -> None:

@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import trio
 
-from actorwork.actors.supervision.child_table import Slot, State
+from actorwork.actors.supervision.child_table import ChildRecord, State
 from actorwork.actors.supervision.failures import start_error
 from actorwork.actors.tree.spec import DynamicSupervisor, Spec, as_spec
 from actorwork.errors import AlreadyRegistered, ChildError, SettingsError
 from actorwork.policy.exits import Exit, Kind
 
 if TYPE_CHECKING:
-    from actorwork.actors.supervision.supervisor import Supervision
+    from actorwork.actors.supervision.supervisor import RunningSupervisor
 
 
 @attrs.frozen
@@ -56,7 +56,7 @@ class SupervisorRef:
 
     __slots__ = ("_supervision",)
 
-    def __init__(self, supervision: Supervision) -> None:
+    def __init__(self, supervision: RunningSupervisor) -> None:
         self._supervision = supervision
 
     def __repr__(self) -> str:
@@ -67,7 +67,7 @@ class SupervisorRef:
         return self._supervision.title
 
     @property
-    def supervision(self) -> Supervision:
+    def supervision(self) -> RunningSupervisor:
         """The engine behind it, for the runtime."""
         return self._supervision
 
@@ -150,7 +150,7 @@ class SupervisorRef:
             raise start_error(slot)
         return None if slot.ignored else slot.member.handle
 
-    def _launch(self, child: Spec) -> Slot:
+    def _launch(self, child: Spec) -> ChildRecord:
         supervision = self._supervision
         spec, count = supervision.spec, len(supervision.slots)
         if isinstance(spec, DynamicSupervisor) and count >= spec.max_children:
@@ -161,17 +161,17 @@ class SupervisorRef:
         supervision.children.launch(slot)
         return slot
 
-    def _begin_termination(self, key: object) -> Slot:
+    def _begin_termination(self, key: object) -> ChildRecord:
         slot = self._supervision.slots.find(key)
         self._supervision.children.begin_end(slot, math.inf)
         return self._forget_empty(slot)
 
-    async def _terminate(self, key: object) -> Slot:
+    async def _terminate(self, key: object) -> ChildRecord:
         slot = self._supervision.slots.find(key)
         await self._supervision.children.end([slot], math.inf)
         return self._forget_empty(slot)
 
-    def _forget_empty(self, slot: Slot) -> Slot:
+    def _forget_empty(self, slot: ChildRecord) -> ChildRecord:
         supervision = self._supervision
         if slot.state is State.EMPTY and slot in supervision.slots:
             supervision.forget(slot, Exit(Kind.SHUTDOWN, incarnation=slot.incarnation), "was stopped")
@@ -190,7 +190,7 @@ class SupervisorRef:
     async def _delete(self, key: object) -> None:
         self._supervision.slots.remove(self._at_rest(key))
 
-    def _at_rest(self, key: object) -> Slot:
+    def _at_rest(self, key: object) -> ChildRecord:
         slot = self._supervision.slots.find(key)
         match slot.state:
             case State.EMPTY:
@@ -232,7 +232,7 @@ def _described(spec: Spec, arguments: tuple[Any, ...], named: dict[str, Any]) ->
     return child
 
 
-def _shown(slot: Slot) -> Any:
+def _shown(slot: ChildRecord) -> Any:
     match slot.state:
         case State.EMPTY:
             return None
@@ -242,5 +242,5 @@ def _shown(slot: Slot) -> Any:
             return slot.member.handle
 
 
-def _type(slot: Slot) -> str:
+def _type(slot: ChildRecord) -> str:
     return "supervisor" if slot.spec.is_supervisor else "worker"

@@ -24,7 +24,7 @@ import trio
 from actorwork import events
 from actorwork.actors.crash import without_crash
 from actorwork.actors.execution.watchdog import REPORT_EVERY, stack_of
-from actorwork.actors.supervision.child_table import Slot, Slots, State
+from actorwork.actors.supervision.child_table import ChildRecord, ChildTable, State
 from actorwork.errors import ChildError
 from actorwork.policy.exits import Exit, exit_of, is_fatal
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from actorwork.abc import EventSink
 
 
-class Bell:
+class Wakeup:
     """Where the supervisor's own task waits: one task, which is woken directly."""
 
     __slots__ = ("_task",)
@@ -61,16 +61,18 @@ class Bell:
         await trio.lowlevel.wait_task_rescheduled(abort)
 
 
-class Children:
+class ChildRunner:
     """Starts and ends what lives in the slots of one supervisor, in the supervisor's own task."""
 
-    def __init__(self, supervisor: str, slots: Slots, emit: EventSink, ended: Callable[[Slot, Exit], None]) -> None:
+    def __init__(
+        self, supervisor: str, slots: ChildTable, emit: EventSink, ended: Callable[[ChildRecord, Exit], None]
+    ) -> None:
         self._supervisor = supervisor
         self._slots = slots
         self._alarms = slots.alarms
         self._emit = emit
         self._on_end = ended
-        self._bell = Bell()
+        self._bell = Wakeup()
         self._awaited = False
         """Whether the supervisor's task waits for children, and not just for something to do."""
         self._idle_until = -math.inf
@@ -91,7 +93,7 @@ class Children:
     def close(self) -> None:
         self._nursery = None
 
-    def launch(self, slot: Slot) -> None:
+    def launch(self, slot: ChildRecord) -> None:
         """Begin to start an incarnation."""
         if self._nursery is None or self._context is None:
             raise ChildError(f"supervisor {self._supervisor!r} does not run", problem="stopped", child_id=slot.key)
@@ -104,7 +106,7 @@ class Children:
             slot.scope = trio.CancelScope(shield=True)
         self._context.run(self._nursery.start_soon, self._child, slot, name=slot.spec.title)
 
-    async def _child(self, slot: Slot) -> None:
+    async def _child(self, slot: ChildRecord) -> None:
         """Run one incarnation; write down its end instead of raising it."""
         error: BaseException | None = None
         slot.task = trio.lowlevel.current_task()
@@ -120,14 +122,14 @@ class Children:
         finally:
             self._write_down(slot, error)
 
-    def _is_up(self, slot: Slot) -> None:
+    def _is_up(self, slot: ChildRecord) -> None:
         slot.up = True
         if slot.state is State.STARTING:
             slot.state = State.RUNNING
             slot.tell_news()
             self._child_changed()
 
-    def _write_down(self, slot: Slot, error: BaseException | None) -> None:
+    def _write_down(self, slot: ChildRecord, error: BaseException | None) -> None:
         state = slot.state
         ended = exit_of(
             error,
@@ -184,14 +186,14 @@ class Children:
         """Have the supervisor's task look again."""
         self._bell.ring()
 
-    def _set_alarm(self, slot: Slot, moment: float) -> None:
+    def _set_alarm(self, slot: ChildRecord, moment: float) -> None:
         self._alarms.set(slot, moment)
         if moment < self._idle_until:
             self._bell.ring()
 
     # ---- ending ----
 
-    def begin_end(self, slot: Slot, deadline: float) -> None:
+    def begin_end(self, slot: ChildRecord, deadline: float) -> None:
         """Tell a child to end before the deadline and before its own bound has passed; never waits."""
         match slot.state:
             case State.EMPTY | State.ENDED | State.RESTARTING:
@@ -210,7 +212,7 @@ class Children:
                     self._set_alarm(slot, deadline)
                     slot.member.stop(deadline)
 
-    async def end(self, slots: Iterable[Slot], deadline: float) -> None:
+    async def end(self, slots: Iterable[ChildRecord], deadline: float) -> None:
         """End children side by side, and wait until they have ended, however long that takes."""
         ending = list(slots)
         for slot in ending:
@@ -223,7 +225,7 @@ class Children:
             with trio.move_on_at(min(slot.alarm for slot in ending)):
                 await self.wait_child()
 
-    def overdue(self, slot: Slot) -> None:
+    def overdue(self, slot: ChildRecord) -> None:
         """Cancel a child whose time to end is over; report one that was cancelled already."""
         if slot.scope.cancel_called:
             self._alarms.set(slot, trio.current_time() + REPORT_EVERY)
@@ -231,7 +233,7 @@ class Children:
         else:
             self.kill(slot)
 
-    def kill(self, slot: Slot) -> None:
+    def kill(self, slot: ChildRecord) -> None:
         """Cancel a child, the innermost of what it shields first."""
         if slot.state not in (State.STARTING, State.RUNNING, State.STOPPING):
             return

@@ -73,7 +73,7 @@ class Member(Protocol):
         ...
 
 
-class Slot:
+class ChildRecord:
     """A child's place, and what is known of its incarnations. Small: there may be a hundred thousand."""
 
     __slots__ = (
@@ -154,11 +154,11 @@ class Alarms:
     """When the next of many slots is due. What was set once and is void now is dropped in passing."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Slot]] = []
+        self._heap: list[tuple[float, int, ChildRecord]] = []
         self._numbers = itertools.count()
         self._set = 0
 
-    def set(self, slot: Slot, moment: float) -> None:
+    def set(self, slot: ChildRecord, moment: float) -> None:
         """Let a slot be due at a moment (Trio's clock), instead of when it was before; infinite: not at all."""
         self._set += (moment < math.inf) - (slot.alarm < math.inf)
         slot.alarm = moment
@@ -174,9 +174,9 @@ class Alarms:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else math.inf
 
-    def take_due(self, now: float) -> list[Slot]:
+    def take_due(self, now: float) -> list[ChildRecord]:
         """Return the slots that are due, whose alarms are over with that."""
-        due: list[Slot] = []
+        due: list[ChildRecord] = []
         while self.next() <= now:
             slot = self._heap[0][2]
             self.set(slot, math.inf)
@@ -184,14 +184,14 @@ class Alarms:
         return due
 
 
-class Slots:
+class ChildTable:
     """The slots under one supervisor, in start order."""
 
     def __init__(self, supervisor: str, build: Callable[[Spec], Member]) -> None:
         self._supervisor = supervisor
         self._build = build
-        self._by_key: dict[Hashable, Slot] = {}
-        self._boot_list: dict[Hashable, Slot] = {}
+        self._by_key: dict[Hashable, ChildRecord] = {}
+        self._boot_list: dict[Hashable, ChildRecord] = {}
         self.alarms = Alarms()
 
     def __repr__(self) -> str:
@@ -200,19 +200,19 @@ class Slots:
     def __len__(self) -> int:
         return len(self._by_key)
 
-    def __iter__(self) -> Iterator[Slot]:
+    def __iter__(self) -> Iterator[ChildRecord]:
         return iter(self._by_key.values())
 
-    def __reversed__(self) -> Iterator[Slot]:
+    def __reversed__(self) -> Iterator[ChildRecord]:
         return reversed(self._by_key.values())
 
-    def __contains__(self, slot: Slot) -> bool:
+    def __contains__(self, slot: ChildRecord) -> bool:
         return self._by_key.get(slot.key) is slot
 
-    def add(self, child: Spec, *, by_ref: bool) -> Slot:
+    def add(self, child: Spec, *, by_ref: bool) -> ChildRecord:
         """Make a slot for one more child, at the end."""
         member = self._build(child)
-        slot = Slot(member.handle if by_ref else child.child_id, child, member)
+        slot = ChildRecord(member.handle if by_ref else child.child_id, child, member)
         self._by_key[slot.key] = slot
         return slot
 
@@ -227,22 +227,22 @@ class Slots:
                 self.forget(slot, Exit(Kind.SHUTDOWN), "was lost when its supervisor was restarted", keep=False)
         self._by_key = dict(self._boot_list)
 
-    def remove(self, slot: Slot) -> None:
+    def remove(self, slot: ChildRecord) -> None:
         """Take a slot away; one of the boot list comes back when the supervisor is restarted."""
         del self._by_key[slot.key]
         self.alarms.set(slot, math.inf)
 
-    def forget(self, slot: Slot, ended: Exit, reason: str, *, keep: bool) -> None:
+    def forget(self, slot: ChildRecord, ended: Exit, reason: str, *, keep: bool) -> None:
         """End a member for good that does not run, and take its slot away or keep it, empty."""
         slot.state = State.EMPTY
         slot.member.end(ended, f"{slot.spec.title!r} {reason}")
         if not keep and slot in self:
             self.remove(slot)
 
-    def get(self, key: Hashable) -> Slot | None:
+    def get(self, key: Hashable) -> ChildRecord | None:
         return self._by_key.get(key)
 
-    def find(self, key: object) -> Slot:
+    def find(self, key: object) -> ChildRecord:
         """Return the slot of a child, by what it is known by, or by its ref; raises `ChildError`."""
         try:
             found = self._by_key.get(key)

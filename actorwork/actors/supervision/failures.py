@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from actorwork.errors import MaxRestartsExceeded, StartError
 
 if TYPE_CHECKING:
-    from actorwork.actors.supervision.child_table import Slot
+    from actorwork.actors.supervision.child_table import ChildRecord
     from actorwork.actors.tree.spec import DynamicSupervisor, Supervisor
 
 
-def start_error(slot: Slot) -> StartError:
+def start_error(slot: ChildRecord) -> StartError:
     """Return the error about a child that did not start."""
     error = slot.last_exit.error
     failure = StartError(f"{slot.spec.title!r} did not start: {_told(error)}", child_id=slot.spec.child_id)
@@ -19,7 +19,7 @@ def start_error(slot: Slot) -> StartError:
     return failure
 
 
-def gave_up(spec: Supervisor | DynamicSupervisor, slot: Slot, why: str) -> MaxRestartsExceeded:
+def gave_up(spec: Supervisor | DynamicSupervisor, slot: ChildRecord, why: str) -> MaxRestartsExceeded:
     """Return the error about a child that its supervisor will not start again."""
     error = slot.last_exit.error
     failure = MaxRestartsExceeded(

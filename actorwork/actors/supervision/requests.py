@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 import attrs
 
 from actorwork.actors.mailbox.mailbox import Reply
-from actorwork.actors.supervision.child_table import Slot
+from actorwork.actors.supervision.child_table import ChildRecord
 from actorwork.errors import ChildError
 from actorwork.policy.exits import Exit
 
@@ -26,10 +26,10 @@ class Stopped(Exception):
 
 
 @attrs.frozen(eq=False)
-class News:
+class ExitNotice:
     """A child has ended by itself, or could not be restarted."""
 
-    slot: Slot
+    slot: ChildRecord
     exit: Exit
 
 
@@ -43,10 +43,10 @@ class Request:
         self.reply = Reply()
 
 
-Item: TypeAlias = News | Slot | Request
+Item: TypeAlias = ExitNotice | ChildRecord | Request
 
 
-class Inbox:
+class RequestQueue:
     """Items for a supervisor's loop. Requests are taken only while it is open."""
 
     def __init__(self, supervisor: str, ring: Callable[[], None], is_idle: Callable[[], bool]) -> None:

@@ -29,10 +29,10 @@ import trio
 from actorwork import events
 from actorwork.actors.crash import Crash, without_crash
 from actorwork.actors.supervision.administration import SupervisorRef
-from actorwork.actors.supervision.child_runner import Children
-from actorwork.actors.supervision.child_table import Member, Slot, Slots, State
+from actorwork.actors.supervision.child_runner import ChildRunner
+from actorwork.actors.supervision.child_table import ChildRecord, ChildTable, Member, State
 from actorwork.actors.supervision.failures import gave_up, start_error
-from actorwork.actors.supervision.requests import Inbox, Item, News, Request, Stopped
+from actorwork.actors.supervision.requests import ExitNotice, Item, Request, RequestQueue, Stopped
 from actorwork.actors.tree.spec import DynamicSupervisor, Replicas, Spec, Supervisor
 from actorwork.errors import AlreadyRegistered, MaxRestartsExceeded, Shutdown, StartError
 from actorwork.policy.exits import Exit, Kind, is_fatal, restart_wanted
@@ -45,29 +45,32 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen(eq=False)
-class Surroundings:
+class SupervisionEnvironment:
     """What all supervisors of a system share."""
 
     emit: EventSink
     dice: Dice
-    build: Callable[[Spec, Supervision | None], Member]
+    build: Callable[[Spec, RunningSupervisor | None], Member]
     """Makes the member for a description; the second argument is the supervisor it will stand under."""
 
 
-class Supervision:
+class RunningSupervisor:
     """A running supervisor; itself a member of the one above."""
 
     def __init__(
-        self, spec: Supervisor | DynamicSupervisor, around: Surroundings, parent: Supervision | None = None
+        self,
+        spec: Supervisor | DynamicSupervisor,
+        around: SupervisionEnvironment,
+        parent: RunningSupervisor | None = None,
     ) -> None:
         self.spec = spec
         self.title = spec.title
         self.parent = parent
         self.is_dynamic = isinstance(spec, DynamicSupervisor)
-        self.slots = Slots(self.title, lambda child: around.build(child, self))
-        self.children = Children(self.title, self.slots, around.emit, self._child_ended)
+        self.slots = ChildTable(self.title, lambda child: around.build(child, self))
+        self.children = ChildRunner(self.title, self.slots, around.emit, self._child_ended)
         self._around = around
-        self.inbox = Inbox(self.title, self.children.ring, lambda: self.children.idle)
+        self.inbox = RequestQueue(self.title, self.children.ring, lambda: self.children.idle)
         self._window = Window()
         self._stopping = False
         self._deadline = math.inf
@@ -149,11 +152,11 @@ class Supervision:
 
     # ---- the slots ----
 
-    def add(self, child: Spec) -> Slot:
+    def add(self, child: Spec) -> ChildRecord:
         """Make a slot for one more child, at the end."""
         return self.slots.add(child, by_ref=self.is_dynamic)
 
-    def forget(self, slot: Slot, ended: Exit, reason: str) -> None:
+    def forget(self, slot: ChildRecord, ended: Exit, reason: str) -> None:
         """End a member for good that does not run; its slot goes with it, if it is temporary or dynamic."""
         self.slots.forget(slot, ended, reason, keep=slot.is_kept and not self.is_dynamic)
 
@@ -187,27 +190,27 @@ class Supervision:
         match item:
             case Request():
                 await self.inbox.carry_out(item)
-            case News(slot, ended):
+            case ExitNotice(slot, ended):
                 # An end that this loop brought about in the meantime is no news.
                 current = slot in self.slots and slot.incarnation == ended.incarnation
                 if current and slot.state in (State.ENDED, State.RESTARTING):
                     await self._judge(slot, ended)
-            case Slot(state=State.RESTARTING) if item in self.slots:
+            case ChildRecord(state=State.RESTARTING) if item in self.slots:
                 await self._start_touched(item)
-            case Slot(state=State.STOPPING):
+            case ChildRecord(state=State.STOPPING):
                 self.children.overdue(item)
-            case Slot():
+            case ChildRecord():
                 pass
 
-    def _child_ended(self, slot: Slot, ended: Exit) -> None:
+    def _child_ended(self, slot: ChildRecord, ended: Exit) -> None:
         """Called in the child's task at its end."""
         if slot.state is State.ENDED:
             if not (slot.ignored or slot.failed_to_start):
-                self.inbox.put(News(slot, ended))
+                self.inbox.put(ExitNotice(slot, ended))
             elif self.is_dynamic and (slot.ignored or slot.incarnation == 1):
                 self.forget(slot, slot.last_exit, "did not start")  # Who called start_child is told.
             elif self.is_dynamic:
-                self.inbox.put(News(slot, ended))
+                self.inbox.put(ExitNotice(slot, ended))
             # else the loop waits for it
         elif ended.error is not None and is_fatal(ended.error):
             self._stopping = True  # It comes to the loop by itself; until then nothing is started again.
@@ -216,7 +219,7 @@ class Supervision:
 
     # ---- starting ----
 
-    async def start(self, slot: Slot) -> None:
+    async def start(self, slot: ChildRecord) -> None:
         """Start an incarnation, and wait until it is up, ignored, or has failed: the slot says which."""
         if self._stopping:
             raise Stopped
@@ -230,7 +233,7 @@ class Supervision:
         if slot.ignored:  # Who speaks to it is told so, instead of waiting for an actor that will not be.
             self.forget(slot, slot.last_exit, "ignored its start")
 
-    async def _wait_started(self, slot: Slot) -> None:
+    async def _wait_started(self, slot: ChildRecord) -> None:
         while slot.state is State.STARTING:
             await self.children.wait_child()
             if self._stopping:
@@ -238,7 +241,7 @@ class Supervision:
 
     # ---- deciding ----
 
-    async def _judge(self, slot: Slot, ended: Exit) -> None:
+    async def _judge(self, slot: ChildRecord, ended: Exit) -> None:
         """Decide what becomes of a child that has ended by itself."""
         crash = ended.error if isinstance(ended.error, Crash) else Crash()
         if crash.escalate:
@@ -250,14 +253,14 @@ class Supervision:
             self.forget(slot, ended, f"has ended: {ended}")
             self._shut_down_if_due(slot)
 
-    def _shut_down_if_due(self, slot: Slot) -> None:
+    def _shut_down_if_due(self, slot: ChildRecord) -> None:
         """End this supervisor in order, if the end of a significant child asks for it."""
         if slot.spec.significant and isinstance(self.spec, Supervisor):
             left = sum(other.spec.significant and other.state is not State.EMPTY for other in self.slots)
             if auto_shutdown_due(self.spec.auto_shutdown, significant_left=left):
                 self._auto_shutdown = self._stopping = True
 
-    async def _restart(self, slot: Slot) -> None:
+    async def _restart(self, slot: ChildRecord) -> None:
         """Count a restart, end the siblings it touches, and start them all again, now or after the backoff."""
         now = trio.current_time()
         slot.state = State.RESTARTING
@@ -282,7 +285,7 @@ class Supervision:
         else:
             await self._start_touched(slot)
 
-    def _backoff(self, slot: Slot, now: float) -> float:
+    def _backoff(self, slot: ChildRecord, now: float) -> float:
         backoff = slot.spec.backoff
         if backoff is None:
             return 0.0
@@ -291,14 +294,14 @@ class Supervision:
             raise self._give_up(slot, f"{slot.failures.count} failures in a row")
         return slot.failures.resumed - now
 
-    def _touched(self, slot: Slot) -> list[Slot]:
+    def _touched(self, slot: ChildRecord) -> list[ChildRecord]:
         """Return the slots that a restart of one touches, in start order."""
         if not isinstance(self.spec, Supervisor) or self.spec.strategy == "one_for_one":
             return [slot]
         slots = list(self.slots)
         return [slots[position] for position in touched(self.spec.strategy, slots.index(slot), len(slots))]
 
-    async def _start_touched(self, slot: Slot) -> None:
+    async def _start_touched(self, slot: ChildRecord) -> None:
         """Start a child and the siblings the strategy restarts with it; the first that fails is tried again later."""
         if self.is_dynamic:
             self.children.launch(slot)
@@ -309,10 +312,10 @@ class Supervision:
                 if other.failed_to_start:
                     # Queued, not looped: requests and a stop are served between two attempts.
                     other.state = State.RESTARTING
-                    self.inbox.put(News(other, other.last_exit))
+                    self.inbox.put(ExitNotice(other, other.last_exit))
                     return
 
-    def _give_up(self, slot: Slot, why: str | None = None) -> MaxRestartsExceeded:
+    def _give_up(self, slot: ChildRecord, why: str | None = None) -> MaxRestartsExceeded:
         intensity = self.spec.intensity
         why = why or f"more than {intensity.restarts} restarts within {intensity.period:g} s"
         self._around.emit(events.GaveUp(self.title, slot.spec.title, why))

@@ -55,7 +55,7 @@ _LAST_WORD: Final = 1.0
 
 
 @attrs.frozen
-class Orders:
+class NodeConfig:
     """What a process is to be; pickled on its way."""
 
     title: str
@@ -71,7 +71,7 @@ class Orders:
     """How this program configured its logs; None if it left that to the application."""
 
 
-class Line:
+class ParentChannel:
     """The line to the parent, and the thread that watches it."""
 
     def __init__(self, end: socket.socket) -> None:
@@ -217,11 +217,11 @@ def main(end: socket.socket) -> None:
         signal.signal(number, _nothing)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, NOT_OURS)
     _end_with_parent()
-    line = Line(end)
+    line = ParentChannel(end)
     content = line.read_orders()
     line.watch()
     try:
-        orders: Orders = pickle.loads(content)  # noqa: S301 - the parent's own, through a socket that nobody else has
+        orders: NodeConfig = pickle.loads(content)  # noqa: S301 - the parent's own, through a socket that nobody else has
     except Exception as error:  # noqa: BLE001 - whatever a class raises while it is imported is told to the parent
         line.say("failed", failure=attrs.asdict(RemoteFailure.of(error)))
         line.finish()
@@ -248,7 +248,7 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-async def _run(orders: Orders, line: Line) -> int:
+async def _run(orders: NodeConfig, line: ParentChannel) -> int:
     """Run the system until the parent says stop, or its tree cannot be kept alive; return the exit code."""
     sink = LogSink(f"{socket.gethostname()}:{os.getpid()}")
 
@@ -282,7 +282,7 @@ async def _run(orders: Orders, line: Line) -> int:
             ) as system,
             trio.open_nursery() as nursery,
         ):
-            line.serve(orders.beat, Obedience(system, line, nursery))
+            line.serve(orders.beat, CommandHandler(system, line, nursery))
             nursery.start_soon(_tell, system, line, orders.beat, _last_resort(orders))
             line.say("started")
             await system.wait_stopped()
@@ -299,10 +299,10 @@ async def _run(orders: Orders, line: Line) -> int:
     return EXIT_FORCED if system.forced else 0
 
 
-class Obedience:
+class CommandHandler:
     """Carries out what the parent says."""
 
-    def __init__(self, system: System, line: Line, nursery: trio.Nursery) -> None:
+    def __init__(self, system: System, line: ParentChannel, nursery: trio.Nursery) -> None:
         self._system = system
         self._line = line
         self._nursery = nursery
@@ -328,14 +328,14 @@ class Obedience:
         self._line.say("drained", forced=self._system.forced)
 
 
-def _last_resort(orders: Orders) -> float | None:
+def _last_resort(orders: NodeConfig) -> float | None:
     """Return after how many seconds without a turn the stacks go to standard error: shortly before the kill."""
     if orders.hang_timeout is None or sys.stderr is None:  # pyright: ignore[reportUnnecessaryComparison]
         return None
     return orders.hang_timeout + min(ANSWER, orders.hang_timeout) / 2
 
 
-async def _tell(system: System, line: Line, every: float, last_resort: float | None) -> None:
+async def _tell(system: System, line: ParentChannel, every: float, last_resort: float | None) -> None:
     """Say that the loop turns, and what there is to see."""
     while True:
         line.turned()

@@ -64,7 +64,7 @@ def refuse_what_cannot_travel(spec: Process, options: object) -> None:
 
 
 @attrs.frozen
-class Ended:
+class ProcessExit:
     """How a process ended: its exit code; negative for a signal, None if somebody else has read it."""
 
     pid: int
@@ -87,7 +87,7 @@ class Ended:
         return ProcessLost(why or str(self), pid=self.pid, code=self.code)
 
 
-class Launched:
+class ProcessHandle:
     """An OS process, and this side's end of its control socket."""
 
     def __init__(self, process: Any, control: socket.socket, *, is_child: bool) -> None:
@@ -95,7 +95,7 @@ class Launched:
         self._process = process
         self._is_child = is_child
         self.pid: int = process.pid
-        self._ended: Ended | None = None
+        self._ended: ProcessExit | None = None
         self._pidfd = -1
         if hasattr(os, "pidfd_open"):
             with suppress(OSError):  # No such thing in this kernel, or it is gone already: the pipe tells.
@@ -104,7 +104,7 @@ class Launched:
     def __repr__(self) -> str:
         return f"<process {self.pid}{'' if self._ended is None else ', ended'}>"
 
-    async def wait_ended(self) -> Ended:
+    async def wait_ended(self) -> ProcessExit:
         """Wait for its end. Cancelled: nothing happens to it."""
         while self._ended is None:
             # A forkserver's children are not ours: their codes come through the pipe alone.
@@ -115,7 +115,7 @@ class Launched:
                 while code is None:
                     await trio.sleep(0.005)  # The code comes a moment after the end, and nothing says when.
                     code = self._process.exitcode
-            self._ended = self._ended or Ended(self.pid, code)
+            self._ended = self._ended or ProcessExit(self.pid, code)
         return self._ended
 
     def kill(self) -> None:
@@ -169,7 +169,7 @@ class Launched:
             self._process.close()
 
 
-async def launch(start_method: StartMethod, name: str) -> Launched:
+async def launch(start_method: StartMethod, name: str) -> ProcessHandle:
     """Start a process, which waits for its orders. Cancelled: it is not started, or it ends since its control socket is
     closed.
     """
@@ -196,7 +196,7 @@ async def launch(start_method: StartMethod, name: str) -> Launched:
         raise
     finally:
         theirs.close()
-    return Launched(process, ours, is_child=start_method == "spawn")
+    return ProcessHandle(process, ours, is_child=start_method == "spawn")
 
 
 def _start(process: Any, prepare: Callable[[], None] | None = None) -> None:

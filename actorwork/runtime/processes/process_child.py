@@ -33,9 +33,9 @@ from actorwork import events
 from actorwork.errors import ActorworkError, BrokerError
 from actorwork.policy.exits import Exit
 from actorwork.runtime.outline import Branch, branch_from
-from actorwork.runtime.processes.child_node import ANSWER, EXIT_FORCED, Orders
+from actorwork.runtime.processes.child_node import ANSWER, EXIT_FORCED, NodeConfig
 from actorwork.runtime.processes.control import Frame, Frames, RemoteFailure, packed
-from actorwork.runtime.processes.launching import Ended, Launched, launch, refuse_what_cannot_travel
+from actorwork.runtime.processes.launching import ProcessExit, ProcessHandle, launch, refuse_what_cannot_travel
 from actorwork.runtime.processes.recycling import memory_of, reason_to_replace
 from actorwork.telemetry.logs import configured
 
@@ -70,14 +70,14 @@ class ProcessServices:
     """Whether the system has begun to stop: nothing is started then."""
     forced: Callable[[], None]
     """Says that force was needed."""
-    members: dict[ProcessMember, None] = attrs.field(factory=dict)
+    members: dict[ProcessChild, None] = attrs.field(factory=dict)
     """Those that run."""
 
 
-class NodeProcess:
+class WorkerProcess:
     """One OS process, from its launch to its end."""
 
-    def __init__(self, launched: Launched, spec: Process, services: ProcessServices) -> None:
+    def __init__(self, launched: ProcessHandle, spec: Process, services: ProcessServices) -> None:
         self.pid = launched.pid
         self.incarnation: str | None = None
         """Under which name it owns deliveries."""
@@ -91,7 +91,7 @@ class NodeProcess:
         """What it said that it ended of."""
         self.has_finished = False
         """Whether it said that its system has ended in order: an exit code can be anybody's."""
-        self.ended: Ended | None = None
+        self.ended: ProcessExit | None = None
         self.killed_for = ""
         """Why it was killed from here."""
         self.stood_at = ""
@@ -270,7 +270,7 @@ class NodeProcess:
 
     # ---- its end ----
 
-    async def bury(self, *, in_order: bool) -> None:
+    async def dead_letter(self, *, in_order: bool) -> None:
         """Wait until it is gone, and release its lease, unless it has done so itself. Bounded, whatever hangs."""
         if not self.is_over:
             self._launched.kill()
@@ -287,16 +287,16 @@ class NodeProcess:
                 self._services.emit(events.BrokerTrouble("releasing the lease of a process", why, what_next))
 
 
-class ProcessMember:
+class ProcessChild:
     """A `Process` under its supervisor; its own handle. It outlives the OS processes, one for each incarnation."""
 
     def __init__(self, spec: Process, services: ProcessServices) -> None:
         refuse_what_cannot_travel(spec, services.options)
         self.spec = spec
         self._services = services
-        self._process: NodeProcess | None = None
+        self._process: WorkerProcess | None = None
         """The one that counts; others of those that are alive are on their way in or out."""
-        self._alive: dict[NodeProcess, None] = {}
+        self._alive: dict[WorkerProcess, None] = {}
         self._succession = trio.CancelScope()
         self._stopped = trio.Event()
         self._past: Counter[str] = Counter()
@@ -308,7 +308,7 @@ class ProcessMember:
     # ---- as a member of its supervisor ----
 
     @property
-    def handle(self) -> ProcessMember:
+    def handle(self) -> ProcessChild:
         return self
 
     async def live(self, started: Callable[[], None]) -> None:
@@ -321,7 +321,7 @@ class ProcessMember:
             started()  # It rests: what is stopping begins nothing.
             await self._stopped.wait()
             return
-        process: NodeProcess | None = None
+        process: WorkerProcess | None = None
         failure: BaseException | None = None
         self._services.members[self] = None
         try:
@@ -344,10 +344,10 @@ class ProcessMember:
         if failure is not None:
             raise failure
 
-    async def _start(self, nursery: trio.Nursery) -> NodeProcess:
+    async def _start(self, nursery: trio.Nursery) -> WorkerProcess:
         """Start an OS process; return it once it is up, or has ended. Cancelled: it is killed."""
         orders = self._orders()
-        process = NodeProcess(await launch(self.spec.start_method, self.spec.title), self.spec, self._services)
+        process = WorkerProcess(await launch(self.spec.start_method, self.spec.title), self.spec, self._services)
         self._alive[process] = None
         nursery.start_soon(self._keep, process, orders)
         try:
@@ -366,17 +366,17 @@ class ProcessMember:
             self._catch_up(process)
         return process
 
-    async def _keep(self, process: NodeProcess, orders: bytes) -> None:
+    async def _keep(self, process: WorkerProcess, orders: bytes) -> None:
         """Run an OS process to its end, and clear up after it. Cancelled: it is killed."""
         try:
             await process.run(orders)
         finally:
             with trio.CancelScope(shield=True):
-                await process.bury(in_order=_in_order(process))
+                await process.dead_letter(in_order=_in_order(process))
             self._past += process.statistics
             del self._alive[process]
 
-    async def _serve(self, nursery: trio.Nursery, process: NodeProcess) -> NodeProcess:
+    async def _serve(self, nursery: trio.Nursery, process: WorkerProcess) -> WorkerProcess:
         """Replace the process whenever it has done its share; return the last one, when it has ended."""
         not_before = trio.current_time() + _LEAST_LIFE
         while why := await self._wait_due(process, not_before):
@@ -386,7 +386,7 @@ class ProcessMember:
             not_before = trio.current_time() + (_TRY_AGAIN if successor is None else _LEAST_LIFE)
         return process
 
-    async def _wait_due(self, process: NodeProcess, not_before: float) -> str:
+    async def _wait_due(self, process: WorkerProcess, not_before: float) -> str:
         """Wait until a process is to be replaced, and return why; return nothing when it has ended."""
         if self.spec.max_messages is None and self.spec.max_memory is None:
             await process.wait_over()
@@ -398,9 +398,9 @@ class ProcessMember:
                 return why
         return ""
 
-    async def _succeed(self, nursery: trio.Nursery, process: NodeProcess, why: str) -> NodeProcess | None:
+    async def _succeed(self, nursery: trio.Nursery, process: WorkerProcess, why: str) -> WorkerProcess | None:
         """Start a successor, and have the process end beside it; return None if it has to go on itself."""
-        successor: NodeProcess | None = None
+        successor: WorkerProcess | None = None
         error: BaseException | None = None
         with trio.CancelScope() as self._succession:
             try:
@@ -422,7 +422,7 @@ class ProcessMember:
         nursery.start_soon(self._see_off, process)
         return successor
 
-    async def _see_off(self, process: NodeProcess) -> None:
+    async def _see_off(self, process: WorkerProcess) -> None:
         """Kill a process that was told to stop, if it is still there when its time is over."""
         with trio.move_on_after(self.spec.shutdown_timeout):
             await process.wait_over()
@@ -432,14 +432,14 @@ class ProcessMember:
     def _is_ending(self) -> bool:
         return self._stopped.is_set() or self._services.is_ending()
 
-    def _catch_up(self, process: NodeProcess) -> None:
+    def _catch_up(self, process: WorkerProcess) -> None:
         """Tell a process that has just come up what all of them were told while it did."""
         if self._services.is_ending() and not process.is_told:
             process.drain(0.0)
 
-    def _judged(self, process: NodeProcess) -> BaseException | None:
+    def _judged(self, process: WorkerProcess) -> BaseException | None:
         """Return what the end of a process was, as an error; None for one in order."""
-        ended = process.ended or Ended(process.pid, None)
+        ended = process.ended or ProcessExit(process.pid, None)
         if (process.has_finished and ended.code == EXIT_FORCED) or (self._is_ending and not _in_order(process)):
             self._services.forced()
         if _in_order(process) and (process.is_up or process.failure is None) and not process.killed_for:
@@ -517,7 +517,7 @@ class ProcessMember:
             raise BrokerError(what_is_not_shared(self.spec, broker))
         log_level, log_format = configured()
         hang = self.spec.hang_timeout
-        orders = Orders(
+        orders = NodeConfig(
             title=self.spec.title,
             children=self.spec.children,
             broker=url,
@@ -538,5 +538,5 @@ def what_is_not_shared(spec: Process, broker: Broker) -> str:
     )
 
 
-def _in_order(process: NodeProcess) -> bool:
+def _in_order(process: WorkerProcess) -> bool:
     return process.ended is not None and process.has_finished

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Final, cast
 import trio
 
 from actorwork import events
-from actorwork.actors.supervision.child_table import Slot, State
+from actorwork.actors.supervision.child_table import ChildRecord, State
 from actorwork.actors.tree.spec import Replicas, actors_of
 from actorwork.errors import ChildError, StartError
 from actorwork.policy.scaling import Load, wanted
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker, EventSink
-    from actorwork.actors.supervision.supervisor import Supervision
+    from actorwork.actors.supervision.supervisor import RunningSupervisor
     from actorwork.runtime.outline import Branch
-    from actorwork.runtime.processes.process_child import ProcessMember
+    from actorwork.runtime.processes.process_child import ProcessChild
 
 LOOK_EVERY: Final = 2.0
 PATIENCE: Final = 5.0
@@ -38,7 +38,7 @@ class Scaler:
     """Looks after one group of replicas; `run` is its task."""
 
     def __init__(
-        self, group: Supervision, broker: Callable[[], Broker], emit: EventSink, is_ending: Callable[[], bool]
+        self, group: RunningSupervisor, broker: Callable[[], Broker], emit: EventSink, is_ending: Callable[[], bool]
     ) -> None:
         self._group = group
         self._process = cast("Replicas", group.spec).process
@@ -58,7 +58,7 @@ class Scaler:
         return f"<scaler of {self._process.title!r}: {len(self._running)} replicas>"
 
     @property
-    def _running(self) -> list[Slot]:
+    def _running(self) -> list[ChildRecord]:
         return [slot for slot in self._group.slots if slot.state not in (State.STOPPING, State.EMPTY)]
 
     async def run(self) -> None:
@@ -84,7 +84,7 @@ class Scaler:
 
     # ---- measuring ----
 
-    async def _measured(self, running: Iterable[Slot]) -> Load | None:
+    async def _measured(self, running: Iterable[ChildRecord]) -> Load | None:
         self._utilisation += (self._busy_part(list(running)) - self._utilisation) * MEMORY
         broker, backlog = self._broker(), 0
         oldest: float | None = None
@@ -109,11 +109,11 @@ class Scaler:
             what = f"asking how much there is to do for {self._process.title}"
             self._emit(events.BrokerTrouble(what, error, f"there are as many as before; asked every {LOOK_EVERY:g} s"))
 
-    def _busy_part(self, running: list[Slot]) -> float:
+    def _busy_part(self, running: list[ChildRecord]) -> float:
         """Return which part of what they can have in hand they have, of the actor that is busiest."""
         in_hand: Counter[str] = Counter()
         for slot in running:
-            for branch in cast("ProcessMember", slot.member).branches():
+            for branch in cast("ProcessChild", slot.member).branches():
                 _count(branch, in_hand)
         parts = [in_hand[title] / (most * max(1, len(running))) for title, most in self._at_once.items()]
         return min(1.0, max(parts, default=0.0))
@@ -140,7 +140,7 @@ class Scaler:
             self._starting.discard(number)
             self._changed = trio.current_time()
 
-    async def _remove(self, slot: Slot) -> None:
+    async def _remove(self, slot: ChildRecord) -> None:
         with suppress(ChildError):  # It has ended in this moment, or the group is ending.
             await self._group.handle.terminate_child(slot.key)
 

@@ -31,7 +31,7 @@ import trio
 
 from actorwork.streams.transport.connection import Address, Connection, connect
 from actorwork.streams.transport.exclusive import Exclusive
-from actorwork.streams.transport.multiplexer import Multiplexer, Slot
+from actorwork.streams.transport.multiplexer import Multiplexer, PendingRequest
 from actorwork.streams.transport.redis_py import (
     ConnectionError,  # noqa: A004
     NoScriptError,
@@ -71,7 +71,7 @@ class Connected:
 
 
 @attrs.frozen
-class Lost:
+class ConnectionLost:
     """There is none; the next attempt comes in `retry_in` seconds."""
 
     url: str
@@ -79,7 +79,7 @@ class Lost:
     retry_in: float
 
 
-ConnectionEvent = Connected | Lost
+ConnectionEvent = Connected | ConnectionLost
 
 
 @attrs.frozen
@@ -102,7 +102,7 @@ async def open_client(
     on_push: Callable[[list[Any]], None] | None = None,
     on_event: Callable[[ConnectionEvent], None] | None = None,
     silence: float = 10.0,
-) -> AsyncGenerator["Client"]:
+) -> AsyncGenerator["RedisClient"]:
     """Connect, and stay connected until the block ends.
 
     The first attempt is awaited. What it cannot mend by trying again (credentials, rights, certificate) raises
@@ -113,7 +113,7 @@ async def open_client(
     meaning left. `scripts` are loaded with each connection. A connection that owes replies and sends nothing for
     `silence` seconds is given up.
     """
-    client = Client(Address.parse(url), name, scripts, on_push or _ignore, on_event or _ignore, silence)
+    client = RedisClient(Address.parse(url), name, scripts, on_push or _ignore, on_event or _ignore, silence)
     raised: BaseException | None = None
     first = await client.attempt()
     try:
@@ -133,7 +133,7 @@ async def open_client(
         raise raised
 
 
-class Client:
+class RedisClient:
     """Safe to use from any number of tasks. Made by `open_client`."""
 
     def __init__(
@@ -251,7 +251,9 @@ class Client:
         """Send a command as redis-py spells it, and return what redis-py's callback makes of the reply."""
         return await self.commands.execute_command(*args, **options)
 
-    async def _request(self, data: bytes, *, idempotent: bool, count: int = 1, is_subscription: bool = False) -> Slot:
+    async def _request(
+        self, data: bytes, *, idempotent: bool, count: int = 1, is_subscription: bool = False
+    ) -> PendingRequest:
         await trio.lowlevel.checkpoint_if_cancelled()  # Past here, it may have executed.
         while True:
             link = self._link
@@ -337,7 +339,7 @@ class Client:
             last_error=self._last_error,
         )
 
-    def _unblock(self, client_id: int) -> Slot | None:
+    def _unblock(self, client_id: int) -> PendingRequest | None:
         return None if self._link is None else self._link.request_nowait(pack(("CLIENT", "UNBLOCK", client_id)))
 
     async def attempt(self) -> Connection | Exception:
@@ -367,7 +369,7 @@ class Client:
                 retry_in = _backoff(failures)
                 failures += 1
                 self._last_error = error
-                self._on_event(Lost(self._address.url, error, retry_in))
+                self._on_event(ConnectionLost(self._address.url, error, retry_in))
                 await trio.sleep(retry_in)
                 try:
                     result = await connect(self._address, self._name, self._threads)

@@ -19,7 +19,7 @@ import attrs
 import trio
 
 from actorwork.errors import BrokerError
-from actorwork.failpoints import crash_point
+from actorwork.failpoints import failpoint
 from actorwork.streams.transport.redis_py import (
     AuthenticationError,
     BusyLoadingError,
@@ -38,7 +38,7 @@ HANDSHAKE_TIMEOUT: Final = 5.0
 """Seconds for each step of getting in, unless the url says `socket_timeout` or `socket_connect_timeout`."""
 
 _READ_SIZE: Final = 65536
-_SENT: Final = crash_point("wire.sent")
+_SENT: Final = failpoint("wire.sent")
 
 
 @attrs.frozen

@@ -21,7 +21,7 @@ from typing import Any, Final
 import trio
 
 from actorwork.streams.transport.connection import Connection
-from actorwork.streams.transport.multiplexer import Slot
+from actorwork.streams.transport.multiplexer import PendingRequest
 from actorwork.streams.transport.redis_py import ConnectionError, ReadOnlyError, RedisError, TimeoutError  # noqa: A004
 from actorwork.streams.transport.wire import NOT_ENOUGH, Push, pack
 
@@ -35,7 +35,7 @@ _UNBLOCK_EVERY: Final = 0.05
 class Exclusive:
     """One task's connection. After a `ConnectionError` or `TimeoutError` it is closed: open another one."""
 
-    def __init__(self, connection: Connection, unblock: Callable[[int], Slot | None]) -> None:
+    def __init__(self, connection: Connection, unblock: Callable[[int], PendingRequest | None]) -> None:
         self._connection = connection
         self._unblock = unblock
         self._is_busy = False

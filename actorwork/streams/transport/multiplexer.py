@@ -1,8 +1,8 @@
 """Many tasks, one connection: requests leave in batches, replies come back in order.
 
-Redis answers a connection's commands in the order in which they arrived. So every request has a `Slot` in one deque,
-in the order in which its bytes leave, and each reply belongs to the first slot that still lacks one. What must never
-happen is that a reply reaches the wrong task, and everything here follows from that:
+Redis answers a connection's commands in the order in which they arrived. So every request has a `PendingRequest` in
+one deque, in the order in which its bytes leave, and each reply belongs to the first one that still lacks a reply. What
+must never happen is that a reply reaches the wrong task, and everything here follows from that:
 
 - a slot is appended in the same breath in which its bytes are queued or sent; there is no checkpoint in between;
 - a slot is never removed before its replies have come. A task that is cancelled empties its slot, and its reply is read
@@ -34,7 +34,7 @@ _PING: Final = pack(("PING",))
 _CONFIRMATIONS: Final = frozenset({b"subscribe", b"unsubscribe"})
 
 
-class Slot:
+class PendingRequest:
     """The place of one request in the order of replies."""
 
     __slots__ = ("error", "is_read_only", "is_subscription", "missing", "replies", "task", "unsent")
@@ -72,7 +72,7 @@ class Multiplexer:
         self._on_push = on_push
         self._on_lost = on_lost
         self._silence = silence
-        self._pending: deque[Slot] = deque()
+        self._pending: deque[PendingRequest] = deque()
         self._unsent: list[bytes] = []
         """One entry per slot at the end of `_pending`: what the writer has not taken yet."""
         self._rest: bytes | memoryview = b""
@@ -84,13 +84,13 @@ class Multiplexer:
     def in_flight(self) -> int:
         return len(self._pending)
 
-    async def request(self, data: bytes, count: int = 1, *, is_subscription: bool = False) -> Slot:
+    async def request(self, data: bytes, count: int = 1, *, is_subscription: bool = False) -> PendingRequest:
         """Send `data`, `count` packed commands, and wait until its slot is done.
 
         The slot holds the replies (error replies as values) or the failure of the connection. Cancelled before it was
         queued: nothing happened (the caller looked). Cancelled after: it may have executed, its replies are dropped.
         """
-        slot = Slot(count, is_subscription=is_subscription)
+        slot = PendingRequest(count, is_subscription=is_subscription)
         is_alone = not self._pending
         self._submit(data, slot)
         if is_alone and slot.error is None:
@@ -102,19 +102,19 @@ class Multiplexer:
         await self.wait(slot)
         return slot
 
-    def request_nowait(self, data: bytes) -> Slot:
+    def request_nowait(self, data: bytes) -> PendingRequest:
         """Send `data` for nobody in particular; the slot may be looked at later."""
-        slot = Slot(1)
+        slot = PendingRequest(1)
         self._submit(data, slot)
         return slot
 
-    async def wait(self, slot: Slot) -> None:
+    async def wait(self, slot: PendingRequest) -> None:
         """Wait until a slot is done. Cancelled: its reply is dropped."""
         if slot.missing and slot.error is None:
             slot.task = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(slot.abandon)
 
-    def _submit(self, data: bytes, slot: Slot) -> None:
+    def _submit(self, data: bytes, slot: PendingRequest) -> None:
         if self.error is not None:
             slot.error = self.error
             slot.unsent = True
@@ -169,7 +169,7 @@ class Multiplexer:
             self._wake(slot)
         self._scope.cancel()
 
-    def _wake(self, slot: Slot) -> None:
+    def _wake(self, slot: PendingRequest) -> None:
         if slot.task is not None:
             trio.lowlevel.reschedule(slot.task)
             slot.task = None

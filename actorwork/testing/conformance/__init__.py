@@ -40,17 +40,17 @@ from __future__ import annotations
 
 from actorwork.testing.conformance.dead_letters import DeadLetters
 from actorwork.testing.conformance.delays import Delays
-from actorwork.testing.conformance.desks import (
+from actorwork.testing.conformance.endings import Endings
+from actorwork.testing.conformance.expiry import Expiry
+from actorwork.testing.conformance.fake_consumer import (
     PATIENCE as PATIENCE,
-    Desk as Desk,
+    FakeConsumer as FakeConsumer,
     Opener as Opener,
     RemoteDesk as RemoteDesk,
     open_desk as open_desk,
     open_remote_desk as open_remote_desk,
     until as until,
 )
-from actorwork.testing.conformance.endings import Endings
-from actorwork.testing.conformance.expiry import Expiry
 from actorwork.testing.conformance.held_back import HeldBack
 from actorwork.testing.conformance.keys import Keys
 from actorwork.testing.conformance.limits import Limits

@@ -12,17 +12,17 @@ from actorwork.abc import Broker
 from actorwork.message import Envelope, Priority
 from actorwork.policy.settlement import Fail, Retry
 from actorwork.settings import DeadLetterSettings
-from actorwork.testing.conformance.desks import (
+from actorwork.testing.conformance.fake_consumer import (
     FAILURE,
-    Desk,
+    FakeConsumer,
     open_desk,
 )
 from actorwork.testing.conformance.questions import Questions
 
 
 @asynccontextmanager
-async def _open_desk(broker: Broker, bounds: DeadLetterSettings, *sources: str) -> AsyncGenerator[Desk]:
-    desk = Desk("first", sources, room=100, max_crashes=3)
+async def _open_desk(broker: Broker, bounds: DeadLetterSettings, *sources: str) -> AsyncGenerator[FakeConsumer]:
+    desk = FakeConsumer("first", sources, room=100, max_crashes=3)
     desk.subscription = attrs.evolve(desk.subscription, dead_letters=bounds)
     async with broker.open_node([desk.subscription], lease=5, emit=desk.emit) as node:
         desk.node = node
@@ -32,8 +32,8 @@ async def _open_desk(broker: Broker, bounds: DeadLetterSettings, *sources: str) 
 class DeadLetters(Questions):
     async def test_dead_letters_are_listed_by_source_and_age(self) -> None:
         async with self.open_broker() as broker, open_desk(broker, "a", "b") as desk:
-            await self._bury(broker, desk, "a", "1", "2", "3")
-            await self._bury(broker, desk, "b", "4")
+            await self._dead_letter(broker, desk, "a", "1", "2", "3")
+            await self._dead_letter(broker, desk, "b", "4")
             letters = broker.dead_letters
             assert [one.id for one in await letters.list("a")] == ["1", "2", "3"]
             assert [one.id for one in await letters.list("a", limit=2)] == ["1", "2"]
@@ -72,7 +72,7 @@ class DeadLetters(Questions):
 
     async def test_dead_letters_are_listed_page_by_page_also_behind_one_that_has_gone(self) -> None:
         async with self.open_broker() as broker, open_desk(broker, "orders") as desk:
-            await self._bury(broker, desk, "orders", "1", "2", "3", "4")
+            await self._dead_letter(broker, desk, "orders", "1", "2", "3", "4")
             letters = broker.dead_letters
             first, second = await letters.list("orders", limit=2)
             assert await letters.drop("orders", [second.entry]) == 1
@@ -116,28 +116,28 @@ class DeadLetters(Questions):
     async def test_so_many_dead_letters_of_a_source_are_kept_as_the_actor_says(self) -> None:
         bounds = DeadLetterSettings(max_count=3)
         async with self.open_broker() as broker, _open_desk(broker, bounds, "orders", "others") as desk:
-            await self._bury(broker, desk, "others", "a")
-            await self._bury(broker, desk, "orders", "1", "2", "3", "4", "5")
+            await self._dead_letter(broker, desk, "others", "a")
+            await self._dead_letter(broker, desk, "orders", "1", "2", "3", "4", "5")
             assert [one.id for one in await broker.dead_letters.list("orders")] == ["3", "4", "5"]
             assert [one.id for one in await broker.dead_letters.list("others")] == ["a"]
 
     async def test_dead_letters_are_kept_for_so_long_as_the_actor_says(self) -> None:
         bounds = DeadLetterSettings(max_age=1)
         async with self.open_broker() as broker, _open_desk(broker, bounds, "orders") as desk:
-            await self._bury(broker, desk, "orders", "1")
+            await self._dead_letter(broker, desk, "orders", "1")
             await trio.sleep(1.2)
-            await self._bury(broker, desk, "orders", "2")
+            await self._dead_letter(broker, desk, "orders", "2")
             assert [one.id for one in await broker.dead_letters.list("orders")] == ["2"]
 
     async def test_a_dead_letter_may_be_dropped(self) -> None:
         async with self.open_broker() as broker, open_desk(broker, "orders") as desk:
-            await self._bury(broker, desk, "orders", "1", "2")
+            await self._dead_letter(broker, desk, "orders", "1", "2")
             one, two = await broker.dead_letters.list("orders")
             assert await broker.dead_letters.drop("orders", [one.entry, "0-0"]) == 1
             assert list(await broker.dead_letters.list("orders")) == [two]
             assert await broker.dead_letters.get("orders", one.entry) is None
 
-    async def _bury(self, broker: Broker, desk: Desk, source: str, *ids: str) -> None:
+    async def _dead_letter(self, broker: Broker, desk: FakeConsumer, source: str, *ids: str) -> None:
         await broker.publish([Envelope(source, name, b"1") for name in ids])
         for delivery in await desk.take(len(ids)):
             await desk.settle(delivery, Fail(FAILURE))

@@ -7,7 +7,7 @@ import time
 import trio
 
 from actorwork.message import Envelope
-from actorwork.testing.conformance.desks import (
+from actorwork.testing.conformance.fake_consumer import (
     LATE,
     open_desk,
 )

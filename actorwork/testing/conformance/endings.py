@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from actorwork.policy.settlement import Ack
-from actorwork.testing.conformance.desks import (
+from actorwork.testing.conformance.fake_consumer import (
     open_desk,
 )
 from actorwork.testing.conformance.questions import Questions
@@ -26,7 +26,7 @@ class Endings(Questions):
                 assert desk.offered == offered
                 for delivery in got:
                     desk.node.settle(desk.subscription, delivery, Ack())
-                await desk.hand_back(*rest)
+                await desk.release_deliveries(*rest)
                 await desk.node.wait_settled()
             # Whatever was neither settled nor handed back would count as left behind.
             async with open_desk(broker, "orders", room=400) as desk:

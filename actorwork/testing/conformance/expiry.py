@@ -6,7 +6,7 @@ import time
 
 from actorwork.message import Envelope
 from actorwork.policy.settlement import Fail, Retry
-from actorwork.testing.conformance.desks import (
+from actorwork.testing.conformance.fake_consumer import (
     FAILURE,
     LATE,
     open_desk,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from actorwork.message import ATTEMPT, REPLY_TO, RESULT_TTL, Envelope
 from actorwork.policy.settlement import Retry
-from actorwork.testing.conformance.desks import (
+from actorwork.testing.conformance.fake_consumer import (
     FAILURE,
     expect_cancelled,
     open_desk,

@@ -8,10 +8,18 @@ from collections import defaultdict
 import trio
 
 from actorwork.abc import Broker
-from actorwork.events import Buried
+from actorwork.events import DeadLettered
 from actorwork.message import REPLY_TO, RESULT_TTL, Envelope
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
-from actorwork.testing.conformance.desks import FAILURE, LATE, Desk, expect_cancelled, open_desk, true_of, until
+from actorwork.testing.conformance.fake_consumer import (
+    FAILURE,
+    LATE,
+    FakeConsumer,
+    expect_cancelled,
+    open_desk,
+    true_of,
+    until,
+)
 from actorwork.testing.conformance.questions import Questions
 
 
@@ -19,7 +27,7 @@ def _keyed(*ids: str, key: str = "k", source: str = "orders") -> list[Envelope]:
     return [Envelope(source, name, b"1", key=key, headers={}) for name in ids]
 
 
-async def _ids(desk: Desk, count: int) -> list[str]:
+async def _ids(desk: FakeConsumer, count: int) -> list[str]:
     """Take and settle so many, one after another."""
     found: list[str] = []
     for _ in range(count):
@@ -77,7 +85,7 @@ class Keys(Questions):
                 delivery = await desk.take_one()
                 assert (delivery.id, delivery.crashes) == ("1", 1)
                 assert not desk.waiting
-                await desk.hand_back(delivery)
+                await desk.release_deliveries(delivery)
                 assert await _ids(desk, 2) == ["1", "2"]
 
     async def test_a_message_that_is_buried_frees_its_key(self) -> None:
@@ -88,7 +96,7 @@ class Keys(Questions):
                 await dead.kill()
             async with open_desk(broker, "orders", max_crashes=0) as desk:
                 await desk.expect_only("2")
-                assert [event.message_id for event in desk.seen(Buried)] == ["1"]
+                assert [event.message_id for event in desk.seen(DeadLettered)] == ["1"]
                 assert await broker.backlog("orders") == 0
 
     async def test_every_group_has_settled_a_message_before_anybody_is_given_the_next_one(self) -> None:
@@ -253,7 +261,7 @@ class Keys(Questions):
             open_desk(other, "orders", room=6) as two,
         ):
 
-            async def work(desk: Desk) -> None:
+            async def work(desk: FakeConsumer) -> None:
                 while True:
                     delivery = await desk.take_one()
                     key = delivery.key or ""
@@ -263,7 +271,7 @@ class Keys(Questions):
                     in_hand.remove(key)
                     what = dice.random()
                     if what < 0.1:
-                        await desk.hand_back(delivery)
+                        await desk.release_deliveries(delivery)
                     elif what < 0.3 and delivery.attempt < 4:
                         desk.node.settle(desk.subscription, delivery, Retry(dice.choice([0.0, 0.02]), FAILURE))
                     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from actorwork.testing.conformance.desks import LATE, until
+from actorwork.testing.conformance.fake_consumer import LATE, until
 from actorwork.testing.conformance.questions import Questions
 
 

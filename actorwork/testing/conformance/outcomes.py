@@ -6,7 +6,7 @@ import trio
 
 from actorwork.message import REPLY_TO, RESULT_TTL, Envelope
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry
-from actorwork.testing.conformance.desks import (
+from actorwork.testing.conformance.fake_consumer import (
     FAILURE,
     PATIENCE,
     open_desk,

@@ -6,13 +6,13 @@ import time
 
 import trio
 
-from actorwork.events import Buried, HandedBack, Reclaimed
+from actorwork.events import DeadLettered, Reclaimed, Released
 from actorwork.message import RESULT_TTL, Delivery, Envelope, Json
 from actorwork.policy.settlement import Ack, Fail, Retry
-from actorwork.testing.conformance.desks import (
+from actorwork.testing.conformance.fake_consumer import (
     FAILURE,
     LATE,
-    Desk,
+    FakeConsumer,
     RemoteDesk,
     open_desk,
 )
@@ -29,9 +29,9 @@ class Ownership(Questions):
                 desk.capacity = 0
                 await desk.node.stop_intake()
                 given = [*reversed(desk.waiting), *got]
-                await desk.hand_back(*given)
-                assert sum(event.count for event in desk.seen(HandedBack)) == len(given)
-                assert desk.node.statistics()["handed_back"] == len(given)
+                await desk.release_deliveries(*given)
+                assert sum(event.count for event in desk.seen(Released)) == len(given)
+                assert desk.node.statistics()["released"] == len(given)
             async with open_desk(broker, "orders") as desk:
                 again = await desk.take(6)
                 assert [one.id for one in again] == [one.id for one in sent], "those before the ones never read"
@@ -48,7 +48,7 @@ class Ownership(Questions):
             async with open_desk(other, "orders") as two:
                 one.capacity = 0
                 began = trio.current_time()
-                await one.hand_back(delivery)
+                await one.release_deliveries(delivery)
                 got = await two.take_one()
                 assert trio.current_time() - began < 1 + LATE
                 assert (got.id, got.attempt, got.crashes) == ("1", 1, 0)
@@ -122,15 +122,20 @@ class Ownership(Questions):
                     assert await dead.take() == ["1"]
                     await dead.kill()
             async with open_desk(broker, "orders", max_crashes=1) as desk:
-                await desk.wait(lambda: desk.seen(Buried), "the message to be buried")
-                (buried,) = desk.seen(Buried)
-                assert (buried.source, buried.actor_id, buried.message_id, buried.crashes) == (
+                await desk.wait(lambda: desk.seen(DeadLettered), "the message to be buried")
+                (dead_lettered,) = desk.seen(DeadLettered)
+                assert (
+                    dead_lettered.source,
+                    dead_lettered.actor_id,
+                    dead_lettered.message_id,
+                    dead_lettered.crashes,
+                ) == (
                     "orders",
                     "first",
                     "1",
                     2,
                 )
-                assert desk.node.statistics()["buried"] == 1
+                assert desk.node.statistics()["dead_lettered"] == 1
                 (letter,) = await broker.dead_letters.list("orders")
                 assert (letter.id, letter.group, letter.actor, letter.payload) == ("1", "first", "actor first", b"1")
                 assert letter.failure.reason
@@ -203,7 +208,7 @@ class Ownership(Questions):
                 zombie.go_on()
 
 
-async def _whoever_has_it(desk: Desk, other: RemoteDesk) -> Delivery:
+async def _whoever_has_it(desk: FakeConsumer, other: RemoteDesk) -> Delivery:
     """Return the one message, in hand of `desk`: while the other has it, it is let go."""
     with trio.move_on_after(1):
         return await desk.take_one()

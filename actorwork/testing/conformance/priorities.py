@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import trio
 
-from actorwork.events import HandedBack, Reclaimed
+from actorwork.events import Reclaimed, Released
 from actorwork.message import Delivery, Envelope, Priority
 from actorwork.policy.settlement import Fail, Retry
-from actorwork.testing.conformance.desks import FAILURE, LATE, Desk, open_desk
+from actorwork.testing.conformance.fake_consumer import FAILURE, LATE, FakeConsumer, open_desk
 from actorwork.testing.conformance.questions import Questions
 
 CRITICAL, HIGH, NORMAL, LOW = Priority
@@ -17,7 +17,7 @@ def _message(id: str, priority: Priority, source: str = "orders") -> Envelope:
     return Envelope(source, id, b"1", headers={}, priority=priority)
 
 
-async def _taken_one_by_one(desk: Desk, count: int) -> list[Delivery]:
+async def _taken_one_by_one(desk: FakeConsumer, count: int) -> list[Delivery]:
     found: list[Delivery] = []
     for _ in range(count):
         delivery = await desk.take_one()
@@ -135,8 +135,8 @@ class Priorities(Questions):
                 delivery = await desk.take_one()
                 assert (delivery.id, delivery.crashes, delivery.priority) == ("1", 1, CRITICAL)
                 assert [(event.source, event.count) for event in desk.seen(Reclaimed)] == [("orders", 1)]
-                await desk.hand_back(delivery)
-                assert [(event.source, event.count) for event in desk.seen(HandedBack)] == [("orders", 1)]
+                await desk.release_deliveries(delivery)
+                assert [(event.source, event.count) for event in desk.seen(Released)] == [("orders", 1)]
                 delivery = await desk.take_one()
                 assert (delivery.id, delivery.crashes, delivery.priority) == ("1", 1, CRITICAL)
                 await desk.settle(delivery)

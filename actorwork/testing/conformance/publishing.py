@@ -8,7 +8,7 @@ import trio
 
 from actorwork.message import Envelope, Json
 from actorwork.policy.settlement import Ack
-from actorwork.testing.conformance.desks import (
+from actorwork.testing.conformance.fake_consumer import (
     LATE,
     open_desk,
 )

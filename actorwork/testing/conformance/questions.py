@@ -10,7 +10,7 @@ import trio
 
 from actorwork.abc import Broker
 from actorwork.message import Envelope, MessageIds
-from actorwork.testing.conformance.desks import (
+from actorwork.testing.conformance.fake_consumer import (
     Opener,
     RemoteDesk,
     open_remote_desk,

@@ -8,9 +8,9 @@ import trio
 
 from actorwork.message import Envelope
 from actorwork.policy.settlement import Ack
-from actorwork.testing.conformance.desks import (
+from actorwork.testing.conformance.fake_consumer import (
     QUIET,
-    Desk,
+    FakeConsumer,
     open_desk,
     true_of,
     until,
@@ -74,7 +74,7 @@ class Reading(Questions):
             await broker.publish(sent)
             got: list[str] = []
 
-            async def work(desk: Desk) -> None:
+            async def work(desk: FakeConsumer) -> None:
                 while True:
                     delivery = await desk.take_one()
                     await desk.settle(delivery)
@@ -124,8 +124,8 @@ class Reading(Questions):
             await desk.wait(lambda: len(desk.waiting) == 3, "the third")
 
     async def test_one_full_inlet_does_not_hold_up_another(self) -> None:
-        full = Desk("first", ["orders"], room=0, max_crashes=3)
-        free = Desk("second", ["orders"], room=10, max_crashes=3)
+        full = FakeConsumer("first", ["orders"], room=0, max_crashes=3)
+        free = FakeConsumer("second", ["orders"], room=10, max_crashes=3)
         async with (
             self.open_broker() as broker,
             broker.open_node([full.subscription, free.subscription], lease=5, emit=free.emit) as node,

@@ -10,7 +10,7 @@ import trio
 from actorwork.events import Fenced
 from actorwork.message import ATTEMPT, RESULT_TTL, Delivery, Envelope
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
-from actorwork.testing.conformance.desks import (
+from actorwork.testing.conformance.fake_consumer import (
     FAILURE,
     HISTORY,
     LATE,

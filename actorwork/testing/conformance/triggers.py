@@ -8,7 +8,7 @@ import attrs
 import trio
 
 from actorwork.message import Envelope, Pause, TriggerDefinition, Unique
-from actorwork.testing.conformance.desks import open_desk, true_of, until
+from actorwork.testing.conformance.fake_consumer import open_desk, true_of, until
 from actorwork.testing.conformance.questions import Questions
 
 NIGHTLY = TriggerDefinition(
@@ -172,18 +172,18 @@ class Pauses(Questions):
 
     async def test_from_a_source_that_is_withheld_nothing_is_taken(self) -> None:
         async with self.open_broker() as broker, open_desk(broker, "shop", "mail") as desk:
-            desk.node.withhold(desk.subscription, {"shop"})
+            desk.node.pause_sources(desk.subscription, {"shop"})
             # What a reader was given by then may still come: it is given back.
             await broker.publish(self.envelopes("shop", 1))
             with trio.move_on_after(0.3):
-                await desk.hand_back(await desk.take_one())
+                await desk.release_deliveries(await desk.take_one())
             await broker.publish(self.envelopes("shop", 5))
             for envelope in self.envelopes("mail", 3):
                 await broker.publish([envelope])
                 await desk.expect_only(envelope.id)
-            desk.node.withhold(desk.subscription, {"shop", "mail"})
+            desk.node.pause_sources(desk.subscription, {"shop", "mail"})
             await trio.sleep(0.05)
-            desk.node.withhold(desk.subscription, ())
+            desk.node.pause_sources(desk.subscription, ())
             found = await desk.take(6)
             assert [one.payload for one in found] == [b"0", b"0", b"1", b"2", b"3", b"4"]
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from actorwork.message import REPLY_TO, RESULT_TTL, Envelope, Unique
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
-from actorwork.testing.conformance.desks import FAILURE, expect_cancelled, open_desk, until
+from actorwork.testing.conformance.fake_consumer import FAILURE, expect_cancelled, open_desk, until
 from actorwork.testing.conformance.questions import Questions
 
 

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from actorwork.errors import LockLost
-from actorwork.testing.conformance.desks import (
+from actorwork.testing.conformance.fake_consumer import (
     until,
 )
 from actorwork.testing.conformance.questions import Questions

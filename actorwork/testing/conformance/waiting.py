@@ -6,7 +6,7 @@ import trio
 
 from actorwork.message import Envelope
 from actorwork.policy.settlement import Retry
-from actorwork.testing.conformance.desks import FAILURE, LATE, open_desk, until
+from actorwork.testing.conformance.fake_consumer import FAILURE, LATE, open_desk, until
 from actorwork.testing.conformance.questions import Questions
 
 

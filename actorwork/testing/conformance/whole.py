@@ -7,9 +7,9 @@ from collections import Counter
 import trio
 
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
-from actorwork.testing.conformance.desks import (
+from actorwork.testing.conformance.fake_consumer import (
     FAILURE,
-    Desk,
+    FakeConsumer,
     open_desk,
     until,
 )
@@ -29,14 +29,14 @@ class Whole(Questions):
             open_desk(other, "orders", room=16) as two,
         ):
 
-            async def work(desk: Desk) -> None:
+            async def work(desk: FakeConsumer) -> None:
                 while True:
                     delivery = await desk.take_one()
                     number = int(delivery.payload if isinstance(delivery.payload, bytes) else b"0")
                     runs[delivery.id] += 1
                     ends_with: Settlement = Ack()
                     if number % 7 == 0 and runs[delivery.id] == 1:
-                        await desk.hand_back(delivery)
+                        await desk.release_deliveries(delivery)
                         continue
                     if number % 5 == 0 and delivery.attempt < 3:
                         ends_with = Retry(0.01 * (number % 3), FAILURE)
@@ -71,7 +71,7 @@ class Whole(Questions):
             assert {finding.level for finding in findings} <= {"ok", "warning", "error"}
             assert all(finding.subject and finding.text for finding in findings)
             assert all(finding.advice for finding in findings if finding.level != "ok"), "a finding says what to do"
-            counters = {"read", "settled", "fenced", "reclaimed", "handed_back", "buried"}
+            counters = {"read", "settled", "fenced", "reclaimed", "released", "dead_lettered"}
             assert counters <= set(desk.node.statistics())
             assert desk.node.incarnation
             assert broker.url

@@ -19,8 +19,8 @@ import trio
 from actorwork.abc import EventSink, Finding, Subscription
 from actorwork.actors.actor import Actor
 from actorwork.actors.context.publishing import source_of
+from actorwork.embedded.cancellation import CANCELLED, REPLACED
 from actorwork.embedded.replies import LocalReplies
-from actorwork.embedded.taking_back import CANCELLED, REPLACED
 from actorwork.message import (
     NO_HEADERS,
     REPLY_TO,
@@ -38,7 +38,7 @@ from actorwork.testing.faults import Faults
 from actorwork.testing.memory.dead_letters import MemoryDeadLetters
 from actorwork.testing.memory.delayed import MemoryDelayed
 from actorwork.testing.memory.entries import Claim, Entry, Group, Payload, Place, Source
-from actorwork.testing.memory.limiter import MemoryLimiter
+from actorwork.testing.memory.limiter import MemoryLimitStore
 from actorwork.testing.memory.node import MemoryNode
 from actorwork.testing.memory.triggers import MemoryPauses, MemoryTriggers
 from actorwork.testing.memory.values import MemoryValues
@@ -76,7 +76,7 @@ class MemoryBroker:
         """Every message that was kept, in order: from clients, and published by actors."""
         self.settled: list[Settled] = []
         """Every settlement that took effect, in order."""
-        self.handed_back: list[Delivery] = []
+        self.released: list[Delivery] = []
         """Every delivery that a node gave back, in order."""
         self.nodes: list[MemoryNode] = []
         """The nodes that are open."""
@@ -90,7 +90,7 @@ class MemoryBroker:
         self._addresses: dict[str, LocalReplies] = {}
         self._dead_letters = MemoryDeadLetters(self._sources, self._send)
         self._values = MemoryValues(lambda: self.now)
-        self._limiter = MemoryLimiter(lambda: self.now)
+        self._limiter = MemoryLimitStore(lambda: self.now)
         self._triggers = MemoryTriggers(lambda: self.now, self._keep_and_pump)
         self._pauses = MemoryPauses(lambda: self.now, self._triggers)
         self._news = trio.Event()
@@ -155,7 +155,7 @@ class MemoryBroker:
         return self._values
 
     @property
-    def limiter(self) -> MemoryLimiter:
+    def limiter(self) -> MemoryLimitStore:
         return self._limiter
 
     @property
@@ -425,7 +425,7 @@ class MemoryBroker:
             case Reject(failure=failure):
                 self._tell(delivery, Outcome("rejected", failure=failure))
             case Fail(failure=failure):
-                self.bury(subscription, entry, delivery, failure)
+                self.dead_letter(subscription, entry, delivery, failure)
             case Retry(delay=delay, failure=failure):
                 self.again(entry, subscription.group, headers_of_next_attempt(delivery, failure, self.now), delay)
         self._leave(delivery.token.place, subscription.group)
@@ -439,7 +439,7 @@ class MemoryBroker:
         del source.group(group).places[place.entry.number]
         source.settled(place.entry)
 
-    def bury(self, subscription: Subscription, entry: Entry, delivery: Delivery, failure: Failure) -> None:
+    def dead_letter(self, subscription: Subscription, entry: Entry, delivery: Delivery, failure: Failure) -> None:
         """Make a dead letter, and answer."""
         name = str(next(self._numbers))
         letter = DeadLetter(
@@ -466,7 +466,7 @@ class MemoryBroker:
     def condemn(self, subscription: Subscription, place: Place) -> None:
         """Bury a message that took down too many processes, before it is run again."""
         reason = f"{place.crashes} processes died with this message in hand"
-        self.bury(subscription, place.entry, place.delivery, Failure("Crashed", reason))
+        self.dead_letter(subscription, place.entry, place.delivery, Failure("Crashed", reason))
         self._leave(place, subscription.group)
 
     def _tell(self, delivery: Delivery, outcome: Outcome) -> None:

@@ -10,7 +10,7 @@ import trio
 from actorwork.policy.limits import reserved
 
 
-class MemoryLimiter:
+class MemoryLimitStore:
     """Implements `actorwork.abc.Limiter`."""
 
     def __init__(self, now: Callable[[], float]) -> None:

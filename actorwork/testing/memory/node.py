@@ -14,7 +14,7 @@ from actorwork import events
 from actorwork.abc import EventSink, Subscription
 from actorwork.message import Delivery, Envelope, Priority
 from actorwork.policy.settlement import Settlement
-from actorwork.policy.turns import Turns
+from actorwork.policy.turns import FairPriority
 from actorwork.testing.faults import Loss
 from actorwork.testing.memory.entries import Group, Place
 
@@ -29,7 +29,7 @@ class _Intake:
     """What one subscription reads."""
 
     every_group: list[Group]
-    turns: Turns = attrs.field(factory=lambda: Turns(len(Priority)))
+    turns: FairPriority = attrs.field(factory=lambda: FairPriority(len(Priority)))
     turn: int = 0
 
     withheld: frozenset[str] = frozenset()
@@ -79,7 +79,7 @@ class MemoryNode:
         self._paused = False
         self._lost = False
         self._counts: dict[str, int] = dict.fromkeys(
-            ("read", "settled", "fenced", "reclaimed", "handed_back", "buried"), 0
+            ("read", "settled", "fenced", "reclaimed", "released", "dead_lettered"), 0
         )
         self.lease_ends = math.inf
         """When the lease runs out (Trio's time); infinite while it is renewed."""
@@ -136,7 +136,7 @@ class MemoryNode:
         self._lost = False
         self._emit(events.LeaseLost(before, self._incarnation, reason))
         for subscription in self._intakes:
-            subscription.inlet.revoke()
+            subscription.sink.revoke()
 
     # ---- reading ----
 
@@ -155,15 +155,17 @@ class MemoryNode:
             deliveries = [place.delivery for place in taken if place.claim is not None]
             for place in taken:
                 if place.claim is None:
-                    self._counts["buried"] += 1
+                    self._counts["dead_lettered"] += 1
                     self._broker.condemn(subscription, place)
-                    self._emit(events.Buried(place.entry.source, subscription.group, place.entry.id, place.crashes))
+                    self._emit(
+                        events.DeadLettered(place.entry.source, subscription.group, place.entry.id, place.crashes)
+                    )
             self._tell_reclaimed(subscription, [place for place in taken if place.claim is not None and place.previous])
             self._counts["read"] += len(deliveries)
             if deliveries:
-                subscription.inlet.offer(deliveries)
+                subscription.sink.offer(deliveries)
 
-    def withhold(self, subscription: Subscription, sources: Collection[str]) -> None:
+    def pause_sources(self, subscription: Subscription, sources: Collection[str]) -> None:
         intake = self._intakes.get(subscription)
         if intake is not None:
             intake.withheld = frozenset(sources)
@@ -171,15 +173,15 @@ class MemoryNode:
 
     def _take(self, subscription: Subscription, intake: _Intake) -> list[Place]:
         """Take as much as there is room for; what is not claimed by then is to be buried."""
-        inlet, taken = subscription.inlet, list[Place]()
-        room, claimed = inlet.room(), 0
+        sink, taken = subscription.sink, list[Place]()
+        room, claimed = sink.credit(), 0
         urgent: int | None = None
         while levels := intake.levels():
             if claimed >= room:
                 # What is urgent has some room of its own; nobody asks for it while nothing is.
                 levels = [level for level in levels if level < Priority.NORMAL]
                 if levels and urgent is None:
-                    urgent = inlet.room(urgent=True)
+                    urgent = sink.credit(urgent=True)
                 if not levels or claimed >= (urgent or 0):
                     break
             level = intake.turns.next(levels)
@@ -230,19 +232,19 @@ class MemoryNode:
         await self._broker.publish(published)
         return True
 
-    async def hand_back(self, subscription: Subscription, deliveries: Sequence[Delivery]) -> None:
+    async def release_deliveries(self, subscription: Subscription, deliveries: Sequence[Delivery]) -> None:
         await trio.lowlevel.checkpoint()
         given: dict[str, int] = {}
         for delivery in deliveries:
             if self._is_ours(delivery):
                 place: Place = delivery.token.place
                 place.previous = RELEASED
-                self._broker.handed_back.append(delivery)
+                self._broker.released.append(delivery)
                 self._broker.source(delivery.source).group(subscription.group).free(place)
                 given[delivery.source] = given.get(delivery.source, 0) + 1
         for source, count in given.items():
-            self._counts["handed_back"] += count
-            self._emit(events.HandedBack(source, subscription.group, count))
+            self._counts["released"] += count
+            self._emit(events.Released(source, subscription.group, count))
         self._broker.pump()
 
     async def stop_intake(self) -> None:

@@ -1,7 +1,7 @@
 """Who works and who sends while things go wrong.
 
-    python -m tests.chaos.crew TREE URL LEDGER        a node; TREE is one of `TREES`
-    python -m tests.chaos.crew producer URL LEDGER NUMBER SEED
+    python -m tests.chaos.workers TREE URL LEDGER        a node; TREE is one of `TREES`
+    python -m tests.chaos.workers producer URL LEDGER NUMBER SEED
 
 A message has a number and a kind. What its handler does is noted in the ledger; what a broker has accepted is a
 receipt, published with the settlement. A producer notes what it is about to send, and what it knows to be kept.
@@ -115,6 +115,6 @@ def main(role: str, url: str, path: str, *more: str) -> None:
 
 if __name__ == "__main__":
     # Under its own name, so that what a child process imports is the same module.
-    from tests.chaos import crew
+    from tests.chaos import workers
 
-    crew.main(*sys.argv[1:])
+    workers.main(*sys.argv[1:])

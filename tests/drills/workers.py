@@ -1,4 +1,4 @@
-"""The actors of the drills, and the program that runs them: `python crew.py TREE URL LEDGER [lease=…] [grace=…]`.
+"""The actors of the drills, and the program that runs them: `python workers.py TREE URL LEDGER [lease=…] [grace=…]`.
 
 `producer` instead of a tree sends `count=…` messages.
 

@@ -19,26 +19,26 @@ from typing import Final, TypeAlias
 import attrs
 
 from actorwork.embedded.own_leases import Lease
-from actorwork.embedded.rows import Lane, Taken
+from actorwork.embedded.rows import GroupChannel, Taken
 from actorwork.embedded.store import Store
 from actorwork.message import Priority
-from actorwork.policy.turns import Turns
+from actorwork.policy.turns import FairPriority
 
 MOST_READ: Final = 1000
 
 
-Batch: TypeAlias = tuple[Lane, Taken, Sequence[tuple[str, int]]]
+Batch: TypeAlias = tuple[GroupChannel, Taken, Sequence[tuple[str, int]]]
 """What was read from a lane, and for what was reclaimed: from which incarnation, how many."""
 
 
 @attrs.define(eq=False)
-class Feed:
+class Cursor:
     """What one subscription reads, and how much of it. `allowed` and `sent` count deliveries from the beginning."""
 
-    lanes: Sequence[Lane]
+    lanes: Sequence[GroupChannel]
     lease: Lease
-    offer: Callable[[Feed, Sequence[Batch]], None]
-    crowded: Callable[[Feed], None]
+    offer: Callable[[Cursor, Sequence[Batch]], None]
+    crowded: Callable[[Cursor], None]
     """Told, in the Trio thread: something urgent waits, and there is no room."""
     allowed: int = 0
     allowed_urgent: int = 0
@@ -46,8 +46,8 @@ class Feed:
     asks_urgent: bool = False
     sent: int = 0
     turn: int = 0
-    turns: Turns = attrs.field(factory=lambda: Turns(len(Priority)))
-    urgent: Sequence[Lane] = ()
+    turns: FairPriority = attrs.field(factory=lambda: FairPriority(len(Priority)))
+    urgent: Sequence[GroupChannel] = ()
 
     def __attrs_post_init__(self) -> None:
         self.urgent = [lane for lane in self.lanes if lane.priority < Priority.NORMAL]
@@ -80,7 +80,7 @@ class Feed:
             taken += read
         return taken
 
-    def _read_level(self, store: Store, ready: Sequence[Lane], room: int) -> list[Batch]:
+    def _read_level(self, store: Store, ready: Sequence[GroupChannel], room: int) -> list[Batch]:
         """Share so much room among lanes that have something, each first in its turn."""
         start = self.turn % len(ready)
         taken: list[Batch] = []
@@ -102,45 +102,45 @@ class Feed:
         self.turn += 1
 
 
-class Feeds:
+class Cursors:
     """All feeds of a writer, by what may wake them."""
 
     def __init__(self) -> None:
-        self._feeds: list[Feed] = []
-        self._by_channel: dict[int, list[Lane]] = {}
-        self._by_group: dict[int, list[Lane]] = {}
+        self._cursors: list[Cursor] = []
+        self._by_channel: dict[int, list[GroupChannel]] = {}
+        self._by_group: dict[int, list[GroupChannel]] = {}
         self._urgent_came = False
 
     def __repr__(self) -> str:
-        return f"<Feeds: {len(self._feeds)}>"
+        return f"<Feeds: {len(self._cursors)}>"
 
     def __len__(self) -> int:
-        return len(self._feeds)
+        return len(self._cursors)
 
-    def __iter__(self) -> Iterator[Feed]:
-        return iter(self._feeds)
+    def __iter__(self) -> Iterator[Cursor]:
+        return iter(self._cursors)
 
     @property
     def can_read(self) -> bool:
-        return any(feed.can_read for feed in self._feeds)
+        return any(cursor.can_read for cursor in self._cursors)
 
     @property
     def has_suspects(self) -> bool:
-        return any(lane.suspects for feed in self._feeds for lane in feed.lanes)
+        return any(lane.suspects for cursor in self._cursors for lane in cursor.lanes)
 
-    def add(self, feeds: Iterable[Feed]) -> None:
-        for feed in feeds:
-            self._feeds.append(feed)
-            for lane in feed.lanes:
+    def add(self, cursors: Iterable[Cursor]) -> None:
+        for cursor in cursors:
+            self._cursors.append(cursor)
+            for lane in cursor.lanes:
                 self._by_channel.setdefault(lane.channel, []).append(lane)
                 self._by_group.setdefault(lane.grp, []).append(lane)
         self._urgent_came = True
 
-    def remove(self, feeds: Iterable[Feed]) -> None:
-        for feed in feeds:
-            if feed in self._feeds:
-                self._feeds.remove(feed)
-                for lane in feed.lanes:
+    def remove(self, cursors: Iterable[Cursor]) -> None:
+        for cursor in cursors:
+            if cursor in self._cursors:
+                self._cursors.remove(cursor)
+                for lane in cursor.lanes:
                     self._by_channel[lane.channel].remove(lane)
                     self._by_group[lane.grp].remove(lane)
 
@@ -157,23 +157,27 @@ class Feeds:
             self._wake(self._by_group.get(grp, ()))
 
     def wake_all_of(self, lease: Lease) -> None:
-        for feed in self._feeds:
-            if feed.lease is lease:
-                self._wake(feed.lanes)
+        for cursor in self._cursors:
+            if cursor.lease is lease:
+                self._wake(cursor.lanes)
 
-    def _wake(self, lanes: Iterable[Lane]) -> None:
+    def _wake(self, lanes: Iterable[GroupChannel]) -> None:
         for lane in lanes:
             lane.ready = True
             if lane.priority < Priority.NORMAL:
                 self._urgent_came = True
 
-    def newly_crowded(self) -> list[Feed]:
+    def newly_crowded(self) -> list[Cursor]:
         """Return the feeds for which something urgent waits, and whose inlets were not asked for room for such yet."""
         if not self._urgent_came:
             return []
-        waiting = [feed for feed in self._feeds if not feed.asks_urgent and any(lane.readable for lane in feed.urgent)]
+        waiting = [
+            cursor
+            for cursor in self._cursors
+            if not cursor.asks_urgent and any(lane.readable for lane in cursor.urgent)
+        ]
         self._urgent_came = bool(waiting)
-        crowded = [feed for feed in waiting if feed.allowed <= feed.sent]
-        for feed in crowded:
-            feed.asks_urgent = True
+        crowded = [cursor for cursor in waiting if cursor.allowed <= cursor.sent]
+        for cursor in crowded:
+            cursor.asks_urgent = True
         return crowded

@@ -1,4 +1,4 @@
-"""The actors that live in processes here: `python crew.py TREE URL [NAME=VALUE…]` runs some of them as a program."""
+"""The actors that live in processes here: `python workers.py TREE URL [NAME=VALUE…]` runs some of them as a program."""
 
 import ctypes
 import os

@@ -25,7 +25,7 @@ import trio
 
 from actorwork.abc import Subscription
 from actorwork.embedded.location import connect, parse
-from actorwork.embedded.rows import Closing, Lane, channels, is_plain, parcel
+from actorwork.embedded.rows import GroupChannel, SettleOrder, channels, is_plain, parcel
 from actorwork.embedded.store import Store
 from actorwork.events import Event, Fenced
 from actorwork.message import Delivery, Envelope, Priority
@@ -33,7 +33,7 @@ from actorwork.policy.settlement import Settlement
 from actorwork.streams import keys, scripts
 from actorwork.streams.node import RedisNode
 from actorwork.streams.publisher import Publisher
-from actorwork.streams.transport.client import Client, Script, open_client
+from actorwork.streams.transport.client import RedisClient, Script, open_client
 from actorwork.streams.transport.connection import Address
 from actorwork.streams.transport.redis_py import ConnectionError, ResponseError  # noqa: A004
 from actorwork.testing.redis_server import RedisServer
@@ -120,7 +120,7 @@ class World(Protocol):
         """Settle in one batch, and say of each whether it was accepted. A reply that is lost is asked for again."""
         ...
 
-    def hand_back(self, hand: Hand, deliveries: Sequence[Delivery]) -> None: ...
+    def release_deliveries(self, hand: Hand, deliveries: Sequence[Delivery]) -> None: ...
 
     def claim(self, delivery: Delivery) -> Pending | None:
         """Return how the pending list must have a delivery for its node to settle it; None if it would not even try."""
@@ -148,7 +148,7 @@ class Inlet:
         self.space = 0
         self.offered: list[Delivery] = []
 
-    def room(self, *, urgent: bool = False) -> int:
+    def credit(self, *, urgent: bool = False) -> int:
         return max(0, self.space - len(self.offered))
 
     def offer(self, deliveries: Sequence[Delivery]) -> None:
@@ -191,7 +191,7 @@ class Loop:
 class LossyClient:
     """Loses the next reply, and does then what a client does: ask again for what is idempotent, tell of the rest."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: RedisClient) -> None:
         self._client = client
         self.loses = False
 
@@ -212,8 +212,8 @@ class LossyClient:
 
 class RedisHand(Hand):
     def __init__(self, world: RedisWorld) -> None:
-        self.inlet = Inlet()
-        self.subscription = Subscription(GROUP, "actor", (SOURCE,), self.inlet, MAX_CRASHES)
+        self.sink = Inlet()
+        self.subscription = Subscription(GROUP, "actor", (SOURCE,), self.sink, MAX_CRASHES)
         self.client = LossyClient(world.loop.client)
         self.events: list[Event] = []
         self.node = RedisNode(
@@ -256,25 +256,25 @@ class RedisWorld:
         return self.loop.do(self._fetch, hand, room, tends, reads, loses)
 
     async def _fetch(self, hand: RedisHand, room: int, tends: bool, reads: bool, loses: bool) -> list[Delivery]:
-        (tender,), (reader,) = hand.node._tenders, hand.node._readers
-        hand.inlet.space = room
+        (reclaimer,), (reader,) = hand.node._tenders, hand.node._readers
+        hand.sink.space = room
         hand.client.loses = loses
         if tends:
-            await tender.tend()
-        if reads and hand.inlet.room() > 0:
+            await reclaimer.maintain()
+        if reads and hand.sink.credit() > 0:
             with suppress(ConnectionError):  # As in `Reader.run`: it asks for recovery before the next read.
                 try:
-                    await reader._take(hand.inlet.room())
+                    await reader._take(hand.sink.credit())
                 except ResponseError as error:
                     # The first message of a priority has made a stream of its own, without a group yet.
                     await reader._heal(error)
-                    await reader._take(hand.inlet.room())
+                    await reader._take(hand.sink.credit())
         hand.client.loses = False
         return self._offered(hand)
 
     def _offered(self, hand: RedisHand) -> list[Delivery]:
-        offered, hand.inlet.offered = hand.inlet.offered, []
-        hand.inlet.space = 0
+        offered, hand.sink.offered = hand.sink.offered, []
+        hand.sink.space = 0
         return offered
 
     def recover(self, hand: Hand) -> list[Delivery]:
@@ -282,9 +282,9 @@ class RedisWorld:
         return self.loop.do(self._recover, hand)
 
     async def _recover(self, hand: RedisHand) -> list[Delivery]:
-        (tender,) = hand.node._tenders
-        hand.inlet.space = 1000
-        await tender.recover()
+        (reclaimer,) = hand.node._tenders
+        hand.sink.space = 1000
+        await reclaimer.recover()
         return self._offered(hand)
 
     def settle(self, hand: Hand, endings: Sequence[Ending], *, loses: bool) -> list[bool]:
@@ -301,13 +301,13 @@ class RedisWorld:
         refused = [event.delivery for event in hand.events if isinstance(event, Fenced)]
         return [not any(one is delivery for one in refused) for delivery, _, _ in endings]
 
-    def hand_back(self, hand: Hand, deliveries: Sequence[Delivery]) -> None:
+    def release_deliveries(self, hand: Hand, deliveries: Sequence[Delivery]) -> None:
         assert isinstance(hand, RedisHand)
-        self.loop.do(hand.node.hand_back, hand.subscription, deliveries)
+        self.loop.do(hand.node.release_deliveries, hand.subscription, deliveries)
 
     def claim(self, delivery: Delivery) -> Pending | None:
-        _, count, custody, *_ = delivery.token
-        return None if custody.is_over else Pending(custody.incarnation, count)
+        _, count, in_flight, *_ = delivery.token
+        return None if in_flight.is_over else Pending(in_flight.incarnation, count)
 
     def end_lease(self, owner: str) -> str:
         self._redis.execute_command("DEL", keys.lease(owner))
@@ -374,7 +374,7 @@ def _each_once(found: Sequence[tuple[str, Place]]) -> dict[str, Place]:
 
 
 class EmbeddedHand(Hand):
-    def __init__(self, number: int, lanes: Sequence[Lane]) -> None:
+    def __init__(self, number: int, lanes: Sequence[GroupChannel]) -> None:
         super().__init__(str(number))
         self.lanes = lanes
 
@@ -402,7 +402,7 @@ class EmbeddedWorld:
         return result
 
     def start(self) -> EmbeddedHand:
-        lanes = [Lane(SOURCE, GROUP, "actor", MAX_CRASHES, level) for level in LEVELS]
+        lanes = [GroupChannel(SOURCE, GROUP, "actor", MAX_CRASHES, level) for level in LEVELS]
         for lane in lanes:
             self._do(lambda lane=lane: self._store.open_lane(lane))
         return EmbeddedHand(self._enter(), lanes)
@@ -439,7 +439,7 @@ class EmbeddedWorld:
             refused = self._store.settle_plain([delivery.token for delivery, _, _ in plain])
             others = {
                 id(delivery): self._store.settle(
-                    Closing(delivery, GROUP, "actor", settlement, [parcel(one) for one in published])
+                    SettleOrder(delivery, GROUP, "actor", settlement, [parcel(one) for one in published])
                 )
                 for delivery, settlement, published in endings
                 if not is_plain(delivery, settlement, published)
@@ -448,8 +448,8 @@ class EmbeddedWorld:
 
         return self._do(settle, fails=loses)
 
-    def hand_back(self, hand: Hand, deliveries: Sequence[Delivery]) -> None:
-        self._do(lambda: self._store.hand_back([delivery.token for delivery in deliveries]), fails=True)
+    def release_deliveries(self, hand: Hand, deliveries: Sequence[Delivery]) -> None:
+        self._do(lambda: self._store.release_deliveries([delivery.token for delivery in deliveries]), fails=True)
 
     def claim(self, delivery: Delivery) -> Pending | None:
         return Pending(str(delivery.token.node), delivery.token.given)

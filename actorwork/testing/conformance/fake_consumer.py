@@ -33,7 +33,7 @@ FAILURE: Final = Failure("ValueError", "no such thing", "Traceback: here")
 HISTORY: Final = "actorwork-history"
 
 
-class Desk:
+class FakeConsumer:
     """An inlet with so much room, its subscription, and the node that reads for it."""
 
     def __init__(self, group: str, sources: Sequence[str], *, room: int, max_crashes: int) -> None:
@@ -51,7 +51,7 @@ class Desk:
 
     # The inlet.
 
-    def room(self, *, urgent: bool = False) -> int:
+    def credit(self, *, urgent: bool = False) -> int:
         return max(0, self.capacity + (self.reserve if urgent else 0) - len(self.waiting))
 
     def offer(self, deliveries: Sequence[Delivery]) -> None:
@@ -106,8 +106,8 @@ class Desk:
         self.node.settle(self.subscription, delivery, settlement or Ack(), published)
         await self.node.wait_settled()
 
-    async def hand_back(self, *deliveries: Delivery) -> None:
-        await self.node.hand_back(self.subscription, deliveries)
+    async def release_deliveries(self, *deliveries: Delivery) -> None:
+        await self.node.release_deliveries(self.subscription, deliveries)
 
     async def expect_only(self, last: str) -> None:
         """See that the next delivery is the one of this id: nothing was before it."""
@@ -133,9 +133,9 @@ async def open_desk(
     room: int = 100,
     max_crashes: int = 3,
     lease: float = 5.0,
-) -> AsyncGenerator[Desk]:
+) -> AsyncGenerator[FakeConsumer]:
     """Open a node with one subscription."""
-    desk = Desk(group, sources, room=room, max_crashes=max_crashes)
+    desk = FakeConsumer(group, sources, room=room, max_crashes=max_crashes)
     async with broker.open_node([desk.subscription], lease=lease, emit=desk.emit) as node:
         desk.node = node
         yield desk

@@ -15,7 +15,7 @@ import trio
 from actorwork import codec
 from actorwork.abc import Broker, PublishMiddleware, Replies
 from actorwork.actors.context.publishing import passed_through
-from actorwork.clients.lazy_broker import LateBroker
+from actorwork.clients.lazy_broker import LazyBroker
 from actorwork.clients.spool import Spooler
 from actorwork.errors import AskTimeout, BrokerError, CodecError, MessageFailed, NotUnique
 from actorwork.message import NO_HEADERS, REPLY_TO, Envelope, Json, MessageIds, Outcome, Priority
@@ -23,7 +23,7 @@ from actorwork.policy.sending import PLAIN, Sending
 from actorwork.settings import SOURCE, SOURCE_IN_WORDS
 
 
-class Way(Protocol):
+class PublishRoute(Protocol):
     """What takes a client's messages: the broker, or the spool before it."""
 
     async def publish(self, envelopes: Sequence[Envelope]) -> int: ...
@@ -31,12 +31,12 @@ class Way(Protocol):
     async def publish_unique(self, envelope: Envelope) -> str: ...
 
 
-class Outbox:
+class Sender:
     """The sending half of a client, used by its refs. Without a spooler, the broker is there from the beginning."""
 
     def __init__(
         self,
-        late: LateBroker,
+        late: LazyBroker,
         nursery: trio.Nursery,
         spooler: Spooler | None = None,
         layers: Sequence[PublishMiddleware] = (),
@@ -44,7 +44,7 @@ class Outbox:
         self.spooler = spooler
         self._layers = layers
         self._late = late
-        self._way: Way = self.broker if spooler is None else spooler
+        self._way: PublishRoute = self.broker if spooler is None else spooler
         self.publisher = secrets.token_hex(8)
         self.sent = 0
         self.asked = 0
@@ -96,7 +96,7 @@ class Outbox:
         await self._way.publish(envelopes)
         self.sent += len(envelopes)
 
-    async def send_one(self, envelope: Envelope, way: Way | None = None) -> str:
+    async def send_one(self, envelope: Envelope, way: PublishRoute | None = None) -> str:
         """Publish a message, and return the id under which it is kept: its own, or that of the one it is the same as.
 
         Raises `NotUnique` where there is such a one, and the sender wanted to be told.

@@ -31,7 +31,7 @@ from actorwork.testing.ledger import Account, Ledger
 from actorwork.testing.proxy import FaultProxy, open_proxy
 from actorwork.testing.redis_server import RedisServer, open_redis_server
 
-from . import crew
+from . import workers
 from .plan import Fault, faults
 
 HOUSE: Final = Path(__file__).parents[2]
@@ -131,8 +131,8 @@ class Act:
         self.say = say
         folder.mkdir(parents=True)
         self.ledger = Ledger(folder / "ledger")
-        os.environ[crew.LEDGER] = str(self.ledger.path)
-        crew.ledger.cache_clear()
+        os.environ[workers.LEDGER] = str(self.ledger.path)
+        workers.ledger.cache_clear()
         self.tally = Tally(self.ledger.path)
         self.slots: list[Slot] = []
         self.started = 0
@@ -202,11 +202,19 @@ class Act:
         self.started += 1
         log = self.folder / f"{self.started:04d}-{role}.log"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ACTORWORK_")}
-        environment |= {"PYTHONPATH": str(HOUSE), crew.LEDGER: str(self.ledger.path), VARIABLE: crash_at}
-        command = [sys.executable, "-m", "tests.chaos.crew", role, arguments[0], str(self.ledger.path), *arguments[1:]]
+        environment |= {"PYTHONPATH": str(HOUSE), workers.LEDGER: str(self.ledger.path), VARIABLE: crash_at}
+        command = [
+            sys.executable,
+            "-m",
+            "tests.chaos.workers",
+            role,
+            arguments[0],
+            str(self.ledger.path),
+            *arguments[1:],
+        ]
         with log.open("wb") as file:
             process = subprocess.Popen(command, cwd=HOUSE, env=environment, stdin=subprocess.DEVNULL, stderr=file)
-        expected = {crew.POISON_EXIT} if role == "single" else set[int]()
+        expected = {workers.POISON_EXIT} if role == "single" else set[int]()
         if crash_at:
             expected.add(-signal.SIGKILL)
         return Slot(role, arguments, process, log, expected)
@@ -292,11 +300,11 @@ class Act:
         for _ in range(signals):
             slot.process.send_signal(signal.SIGTERM)
             await trio.sleep(0.1)
-        await self._wait(lambda: slot.process.poll() is not None, f"the end of {slot}", within=crew.GRACE + 25)
+        await self._wait(lambda: slot.process.poll() is not None, f"the end of {slot}", within=workers.GRACE + 25)
 
     async def send(self, messages: dict[int, str]) -> None:
         async with open_broker(self.direct_url) as broker:
-            await crew.send(broker, messages)
+            await workers.send(broker, messages)
 
     def new_numbers(self, count: int) -> range:
         """Numbers of the harness' own: those of no producer."""
@@ -351,7 +359,7 @@ class Act:
             async with open_broker(self.direct_url) as broker:
 
                 async def is_empty() -> bool:
-                    return await broker.backlog(crew.SOURCE) == 0 and await self._delayed() == 0
+                    return await broker.backlog(workers.SOURCE) == 0 and await self._delayed() == 0
 
                 await self._wait_true(is_empty, "an empty source", within=LAST)
             self.rest = time.monotonic() - began
@@ -367,7 +375,7 @@ class Act:
 
     async def _delayed(self) -> int:
         if self.name != "embedded":
-            return int(self.ask("ZCARD", f"actorwork:{{{crew.SOURCE}}}:delayed"))
+            return int(self.ask("ZCARD", f"actorwork:{{{workers.SOURCE}}}:delayed"))
         import sqlite3
 
         with sqlite3.connect(f"{self.folder}/messages.db") as connection:
@@ -377,7 +385,7 @@ class Act:
         receipts: list[tuple[int, str]] = []
 
         class Auditor(Actor):
-            settings = Settings(title="auditor", sources={crew.RECEIPTS})
+            settings = Settings(title="auditor", sources={workers.RECEIPTS})
 
             @receive
             async def note(self, *, number: int, kind: str) -> None:
@@ -387,7 +395,7 @@ class Act:
             async with open_system(Auditor, broker=broker):
 
                 async def is_empty() -> bool:
-                    return await broker.backlog(crew.RECEIPTS) == 0
+                    return await broker.backlog(workers.RECEIPTS) == 0
 
                 await self._wait_true(is_empty, "all receipts", within=LAST)
             letters = await broker.dead_letters.list(limit=1_000_000)
@@ -401,7 +409,7 @@ class Act:
             dead[number] = letter.failure.type
         handled = [number for number, _ in receipts]
         seen = {*handled, *dead}
-        followers = {number + crew.EACH // 2 for number, kind in receipts if kind == "chain"}
+        followers = {number + workers.EACH // 2 for number, kind in receipts if kind == "chain"}
         unknown = self.tally.sending.keys() - self.tally.sent
         sent = self.tally.sent | (unknown & seen) | followers
         # What was sent before the server forgot is accounted for as forgotten, if it is nowhere.
@@ -411,7 +419,7 @@ class Act:
             if self.wiped_at and (number not in self.tally.sending or self.tally.sending[number][0] < self.wiped_at)
         }
         # A follower's chain may have been settled and forgotten, the follower not yet.
-        orphans = {number for number in seen - sent if self.wiped_at and number % crew.EACH >= crew.EACH // 2}
+        orphans = {number for number in seen - sent if self.wiped_at and number % workers.EACH >= workers.EACH // 2}
         Account(sent=(sent - forgotten) | orphans, handled=handled, dead=dead).check()
         kinds = {number: kind for number, (_, kind) in self.tally.sending.items()}
         for number in (sent & self.tally.sending.keys()) - forgotten:
@@ -581,7 +589,7 @@ async def kill_clients(act: Act, fault: Fault) -> None:
 async def destroy_group(act: Act, fault: Fault) -> None:
     async with act.server_lock:
         with suppress(redis.ResponseError):
-            act.ask("XGROUP", "DESTROY", crew.SOURCE, crew.Hand.settings.id)
+            act.ask("XGROUP", "DESTROY", workers.SOURCE, workers.Hand.settings.id)
 
 
 async def flush_everything(act: Act, fault: Fault) -> None:
@@ -589,7 +597,7 @@ async def flush_everything(act: Act, fault: Fault) -> None:
 
 
 async def delete_source(act: Act, fault: Fault) -> None:
-    await act.wipe("DEL", crew.SOURCE)
+    await act.wipe("DEL", workers.SOURCE)
 
 
 CARRY_OUT: Final[dict[str, Callable[[Act, Fault], Awaitable[None]]]] = {
@@ -652,7 +660,7 @@ def children_of(pid: int) -> list[int]:
 
 def marked(ledger: Path) -> list[int]:
     """Return the processes of an act: whoever was started with its ledger, or by somebody who was."""
-    mark = f"{crew.LEDGER}={ledger}".encode()
+    mark = f"{workers.LEDGER}={ledger}".encode()
     found: list[int] = []
     for one in processes():
         with suppress(OSError):

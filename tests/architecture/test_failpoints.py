@@ -36,7 +36,7 @@ def test_the_story_of_the_module_tells_of_every_point():
 
 
 def test_each_point_stands_in_the_code_once():
-    asked = Counter(ast.literal_eval(call.args[0]) for tree in TREES.values() for call in called(tree, "crash_point"))
+    asked = Counter(ast.literal_eval(call.args[0]) for tree in TREES.values() for call in called(tree, "failpoint"))
     assert asked == Counter(POINTS)
 
 
@@ -44,7 +44,7 @@ def test_each_point_is_passed_in_one_place_behind_a_comparison_with_none():
     for path, tree in TREES.items():
         text = path.read_text(encoding="utf-8")
         for node in ast.walk(tree):
-            if isinstance(node, ast.AnnAssign) and node.value is not None and called(node.value, "crash_point"):
+            if isinstance(node, ast.AnnAssign) and node.value is not None and called(node.value, "failpoint"):
                 assert isinstance(node.target, ast.Name)
                 name = node.target.id
                 assert len(called(tree, name)) == 1, (path, name)
@@ -59,13 +59,13 @@ def test_a_drill_goes_through_each_point():
 
 def test_without_the_variable_there_is_nothing_to_call():
     assert VARIABLE not in os.environ
-    assert {failpoints.crash_point(name) for name in POINTS} == {None}
+    assert {failpoints.failpoint(name) for name in POINTS} == {None}
 
 
 def pass_by(text: str, times: int) -> int:
     program = (
-        "from actorwork.failpoints import crash_point\n"
-        "point = crash_point('settle.before')\n"
+        "from actorwork.failpoints import failpoint\n"
+        "point = failpoint('settle.before')\n"
         f"for _ in range({times}):\n"
         "    point()\n"
     )

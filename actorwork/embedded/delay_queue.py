@@ -7,14 +7,14 @@ from builtins import list as list_of
 from collections.abc import Sequence
 from typing import Any, Final
 
-from actorwork.embedded.lines import Lines
+from actorwork.embedded.key_queues import KeyQueues
 from actorwork.embedded.rows import CARRIED, channels, headers_from
 from actorwork.embedded.transaction import Transaction
 from actorwork.message import Delayed
 
 
-class HeldBack:
-    def __init__(self, transaction: Transaction, lines: Lines) -> None:
+class DelayQueue:
+    def __init__(self, transaction: Transaction, lines: KeyQueues) -> None:
         self._transaction = transaction
         self._execute = transaction.execute
         self._lines = lines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from actorwork.embedded.lines import Lines
+from actorwork.embedded.key_queues import KeyQueues
 from actorwork.embedded.outcomes import Outcomes
 from actorwork.embedded.rows import channels, headers_from
 from actorwork.embedded.schema import SOURCE
@@ -16,8 +16,8 @@ CANCELLED: Final = Failure("Cancelled", "it was cancelled before it was begun")
 REPLACED: Final = Failure("Cancelled", "another message with its unique key has replaced it")
 
 
-class TakingBack:
-    def __init__(self, transaction: Transaction, lines: Lines, uniques: Uniques, outcomes: Outcomes) -> None:
+class Cancellation:
+    def __init__(self, transaction: Transaction, lines: KeyQueues, uniques: Uniques, outcomes: Outcomes) -> None:
         self._execute = transaction.execute
         self._lines = lines
         self._uniques = uniques

@@ -18,7 +18,7 @@ from actorwork.embedded.schema import SOURCE
 from actorwork.embedded.transaction import Transaction
 
 
-class Lines:
+class KeyQueues:
     def __init__(self, transaction: Transaction) -> None:
         self._transaction = transaction
         self._execute = transaction.execute
