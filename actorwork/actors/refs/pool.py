@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeAlias, TypeV
 import attrs
 import trio
 
+from actorwork.actors.tree.hooks import Hooks
 from actorwork.actors.tree.spec import Child, Supervisor, as_spec
 from actorwork.errors import ActorStopped, SettingsError
 from actorwork.policy.restart import Intensity
 from actorwork.policy.settlement import only_leaf
 
 if TYPE_CHECKING:
-    from actorwork.actors.actor import Actor
     from actorwork.actors.life.cell import Cell
     from actorwork.actors.refs.ref import ActorRef
     from actorwork.message import Message, Untyped
@@ -57,7 +57,7 @@ class Pool(Supervisor):
 
     def __init__(
         self,
-        actor: type[Actor] | Child,
+        actor: type[Hooks] | Child,
         size: int = 4,
         *,
         routing: Routing = "round_robin",

@@ -23,7 +23,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 import attrs
 from attrs.validators import optional
 
-from actorwork.actors.actor import Actor
+from actorwork.actors.tree.hooks import Hooks
 from actorwork.errors import SettingsError
 from actorwork.policy.exits import Restart
 from actorwork.policy.restart import AUTO_SHUTDOWNS, STRATEGIES, AutoShutdown, Backoff, Intensity, Strategy
@@ -132,10 +132,10 @@ class Child:
             )
 
     @cached_property
-    def actor(self) -> type[Actor] | None:
+    def actor(self) -> type[Hooks] | None:
         """The actor class, or None for a task."""
         inner = innermost(self.factory)
-        return inner if isinstance(inner, type) and issubclass(inner, Actor) else None
+        return inner if isinstance(inner, type) and issubclass(inner, Hooks) else None
 
     @property
     def settings(self) -> Settings:
@@ -405,11 +405,11 @@ def as_spec(spec: object) -> Spec:
     """Return what stands in a tree as a description; raises `SettingsError` for what cannot stand there."""
     if isinstance(spec, (Child, Supervisor, DynamicSupervisor, Process)):
         return spec
-    if isinstance(spec, type) and issubclass(spec, Actor):
+    if isinstance(spec, type) and issubclass(spec, Hooks):
         return Child(spec)
     if isinstance(spec, (list, tuple)):
         return Supervisor(spec)  # pyright: ignore[reportUnknownArgumentType]
-    hint = "; write the class itself, or Child(partial(…)) for one with arguments" if isinstance(spec, Actor) else ""
+    hint = "; write the class itself, or Child(partial(…)) for one with arguments" if isinstance(spec, Hooks) else ""
     raise SettingsError(
         "a tree is made of actor classes, Child(…), Supervisor(…), DynamicSupervisor(…) and Process(…),"
         f" got {spec!r}{hint}"
