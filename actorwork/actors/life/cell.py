@@ -163,7 +163,7 @@ class Cell:
         self.gate: AdmissionQueue | None = None
         """Where deliveries wait for limits, if there are any."""
         if fed and (settings.limits or any(handler.limits for handler in self.handlers)):
-            self.gate = AdmissionQueue(self)
+            self.gate = AdmissionQueue(self, services.limiters, services.start_soon)
         self._is_guarded = fed and (self.gate is not None or self.handlers.has_rules)
         self._batches: Batches | None = None
         self.supervisor: SupervisorRef | None = None
@@ -429,6 +429,10 @@ class Cell:
         if self._timers is None:
             self._timers = Timers(self, self.services.timers)
         return self._timers
+
+    @property
+    def expiries(self) -> Expiries:
+        return self.services.expiries
 
     def new_outgoing(self) -> PublishBuffer:
         layers = self.services.publish_middleware + self.settings.publish_middleware

@@ -16,7 +16,7 @@ An open circuit lets one wait, and one more for each that has tried it in vain: 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import trio
 
@@ -31,8 +31,11 @@ from actorwork.policy.limits import By, Limit
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from actorwork.actors.life.cell import Cell
+    from actorwork.actors.handlers.table import HandlerTable
+    from actorwork.actors.limits.limiters import LimiterRegistry
+    from actorwork.actors.mailbox.mailbox import Mailbox
     from actorwork.message import Priority
+    from actorwork.settings import Settings
 
 LONGEST_KEY: Final = 300
 """Characters, as for all names that are the user's."""
@@ -62,28 +65,49 @@ PASSED: Final = Permit(Delivery("", "", b"", None), ())
 """Held by everybody who has nothing to give back."""
 
 
+class AdmissionOwner(Protocol):
+    """The actor whose deliveries wait."""
+
+    title: str
+    settings: Settings
+    handlers: HandlerTable
+    behaviour: HandlerTable | None
+    mailbox: Mailbox
+
+    @property
+    def free(self) -> int:
+        """How many deliveries it could begin now."""
+        ...
+
+    def room_made(self) -> None: ...
+
+
 class AdmissionQueue:
     """The limits of one actor, and the deliveries that wait for them."""
 
     __slots__ = (
         "_called",
-        "_cell",
         "_differ",
         "_handlers",
         "_is_served",
+        "_limiters",
         "_limits",
         "_news",
+        "_owner",
         "_pace",
         "_same_places",
+        "_start_soon",
         "_starved",
         "_waiting",
         "queues",
     )
 
-    def __init__(self, cell: Cell) -> None:
-        self._cell = cell
-        handlers = list(cell.handlers)
-        self._limits = self._entered(cell.settings.limits, "")
+    def __init__(self, owner: AdmissionOwner, limiters: LimiterRegistry, start_soon: Callable[..., None]) -> None:
+        self._owner = owner
+        self._limiters = limiters
+        self._start_soon = start_soon
+        handlers = list(owner.handlers)
+        self._limits = self._entered(owner.settings.limits, "")
         self._handlers: dict[str, Sequence[tuple[Limiter, By]]] = {}
         """The limits of single handlers. Those of the only handler are the actor's."""
         self._differ = len(handlers) > 1 and any(handler.limits for handler in handlers)
@@ -106,7 +130,7 @@ class AdmissionQueue:
         self._starved = False
 
     def __repr__(self) -> str:
-        return f"<gate of {self._cell.title!r}: {len(self)} waiting, {len(self._called)} called>"
+        return f"<gate of {self._owner.title!r}: {len(self)} waiting, {len(self._called)} called>"
 
     def __len__(self) -> int:
         return sum(self._waiting)
@@ -114,9 +138,9 @@ class AdmissionQueue:
     def _entered(self, limits: Sequence[Limit], where: str) -> list[tuple[Limiter, By]]:
         found: list[tuple[Limiter, By]] = []
         for number, limit in enumerate(limits):
-            usual_name = ":".join(filter(None, [self._cell.settings.id, where, str(number)]))
-            whose = f"{self._cell.title}.{where}" if where else self._cell.title
-            turnstile = self._cell.services.limiters.of(limit, usual_name, whose)
+            usual_name = ":".join(filter(None, [self._owner.settings.id, where, str(number)]))
+            whose = f"{self._owner.title}.{where}" if where else self._owner.title
+            turnstile = self._limiters.of(limit, usual_name, whose)
             turnstile.waiters.append(self)
             found.append((turnstile, getattr(limit, "by", None)))
         return found
@@ -155,7 +179,7 @@ class AdmissionQueue:
 
     def _limits_of_handler(self, delivery: Delivery) -> Sequence[tuple[Limiter, By]]:
         try:
-            handler = (self._cell.behaviour or self._cell.handlers).for_delivery(delivery)
+            handler = (self._owner.behaviour or self._owner.handlers).for_delivery(delivery)
         except CodecError:
             return ()  # The executor finds out, too, and settles it.
         found = self._handlers.get(handler.name)
@@ -175,7 +199,7 @@ class AdmissionQueue:
                 self._undo(ticket)
                 self._join(place, ticket, first=place == called_at)
                 if called_at is None:
-                    self._cell.mailbox.delivery_set_aside()
+                    self._owner.mailbox.delivery_set_aside()
                 return False
             ticket.holds.append((turnstile, key, hold))
         return True
@@ -201,7 +225,7 @@ class AdmissionQueue:
         self.look()
         if not self._is_served:
             self._is_served = True
-            self._cell.services.start_soon(self._serve_until_empty)
+            self._start_soon(self._serve_until_empty)
 
     def look(self) -> None:
         """Have it looked, soon, whether somebody may go through now."""
@@ -229,7 +253,7 @@ class AdmissionQueue:
     @property
     def is_full(self) -> bool:
         """Whether as many are called as can be begun at once."""
-        return len(self._called) >= self._cell.free
+        return len(self._called) >= self._owner.free
 
     def serve(self) -> None:
         """Call those who may go through now: of each place one after the other, so that no key waits for another's.
@@ -252,7 +276,7 @@ class AdmissionQueue:
                     called.append(ticket.delivery)
                     served = True
         if called:
-            self._cell.mailbox.put_first(called)
+            self._owner.mailbox.put_first(called)
             self._tell_room()
         if self.is_full:
             for turnstile, key in self.queues:
@@ -291,7 +315,7 @@ class AdmissionQueue:
         of_all, of_some = self._waiting
         ahead = min((turnstile.ahead() for turnstile, _ in self._limits), default=math.inf)
         if urgent:
-            ahead += urgent_room(self._cell.settings.concurrency)
+            ahead += urgent_room(self._owner.settings.concurrency)
         if of_some >= WAITING_ROOM or of_all >= ahead:
             self._starved = True
             return 0
@@ -300,7 +324,7 @@ class AdmissionQueue:
     def _tell_room(self) -> None:
         if self._starved:
             self._starved = False
-            self._cell.room_made()
+            self._owner.room_made()
 
 
 def _divided(by: Callable[[Delivery], object], delivery: Delivery) -> str | None:

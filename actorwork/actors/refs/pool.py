@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from random import Random
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeAlias, TypeVar, cast, get_args, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar, cast, get_args, overload
 
 import attrs
 import trio
@@ -29,7 +29,6 @@ from actorwork.policy.restart import Intensity
 from actorwork.policy.settlement import only_leaf
 
 if TYPE_CHECKING:
-    from actorwork.actors.life.cell import Cell
     from actorwork.actors.refs.ref import ActorRef
     from actorwork.message import Message, Untyped
 
@@ -84,19 +83,29 @@ class Pool(Supervisor):
         Supervisor.__init__(self, members, name=name or f"{title} pool", intensity=intensity or Intensity())
 
 
+class PoolMember(Protocol):
+    """What routing looks at in a member."""
+
+    ref: ActorRef[Any]
+    over: bool
+
+    @property
+    def load(self) -> int: ...
+
+
 class PoolRef(Generic[A]):
     """A pool's address: it tells or asks the members as `ActorRef` does, by the pool's routing."""
 
-    __slots__ = ("_cells", "_next", "_pool", "_random")
+    __slots__ = ("_members", "_next", "_pool", "_random")
 
-    def __init__(self, pool: Pool, cells: Sequence[Cell], random: Random) -> None:
+    def __init__(self, pool: Pool, members: Sequence[PoolMember], random: Random) -> None:
         self._pool = pool
-        self._cells = tuple(cells)
+        self._members = tuple(members)
         self._random = random
         self._next = 0
 
     def __repr__(self) -> str:
-        return f"<ref of the pool {self._pool.title!r}: {len(self._cells)} members, {self._pool.routing}>"
+        return f"<ref of the pool {self._pool.title!r}: {len(self._members)} members, {self._pool.routing}>"
 
     @property
     def title(self) -> str:
@@ -105,7 +114,7 @@ class PoolRef(Generic[A]):
     @property
     def members(self) -> list[ActorRef[A]]:
         """The members that have not ended for good, in their order."""
-        return [cell.ref for cell in self._cells if not cell.over]
+        return [member.ref for member in self._members if not member.over]
 
     async def tell(self, message: Message[A, Any] | Untyped) -> None:
         """Send a message, waiting for room in the mailbox of whom the routing picks (of each: broadcast).
@@ -157,12 +166,12 @@ class PoolRef(Generic[A]):
         return replies
 
     def _picked(self, message: object) -> Sequence[ActorRef[A]]:
-        live = [place for place, cell in enumerate(self._cells) if not cell.over]
+        live = [place for place, member in enumerate(self._members) if not member.over]
         if not live:
             raise ActorStopped(f"the pool {self._pool.title!r} has ended")
         match self._pool.routing:
             case "broadcast":
-                return [self._cells[place].ref for place in live]
+                return [self._members[place].ref for place in live]
             case "random":
                 place = self._random.choice(live)
             case "consistent_hash":
@@ -173,13 +182,13 @@ class PoolRef(Generic[A]):
                 self._next = place + 1
             case "smallest_mailbox":
                 # Among equals in turn, so that an idle pool is not one busy member.
-                place = min(live, key=lambda place: (self._cells[place].load, self._distance(place)))
+                place = min(live, key=lambda place: (self._members[place].load, self._distance(place)))
                 self._next = place + 1
-        return (self._cells[place].ref,)
+        return (self._members[place].ref,)
 
     def _distance(self, place: int) -> int:
         """Return how many members have their turn before this one."""
-        return (place - self._next) % len(self._cells)
+        return (place - self._next) % len(self._members)
 
 
 def _weight(key: int, place: int) -> int:

@@ -5,7 +5,7 @@ A ref names the cell, not the instance: it is as good after a restart as before.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 import trio
 
@@ -15,11 +15,32 @@ from actorwork.errors import MessageRefused
 from actorwork.message import Priority
 
 if TYPE_CHECKING:
-    from actorwork.actors.life.cell import Cell
+    from actorwork.actors.handlers.table import HandlerTable
     from actorwork.message import Message, Untyped
 
 A = TypeVar("A")
 R = TypeVar("R")
+
+
+class AskTimeouts(Protocol):
+    """Fails the replies whose time is up."""
+
+    def add(self, reply: Reply, timeout: float, title: str, message: object) -> set[Reply]:
+        """Return the set from which the reply is discarded when it is no longer waited for."""
+        ...
+
+
+class RefTarget(Protocol):
+    """What a ref uses of the cell behind it."""
+
+    title: str
+    handlers: HandlerTable
+    behaviour: HandlerTable | None
+
+    @property
+    def expiries(self) -> AskTimeouts: ...
+    def admit(self) -> Mailbox: ...
+    def check(self, message: object) -> None: ...
 
 
 class ActorRef(Generic[A]):
@@ -27,7 +48,7 @@ class ActorRef(Generic[A]):
 
     __slots__ = ("_cell",)
 
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, cell: RefTarget) -> None:
         self._cell = cell
 
     def __repr__(self) -> str:
@@ -83,7 +104,7 @@ class ActorRef(Generic[A]):
         if timeout is None:
             await mailbox.deliver(call)
             return await reply.wait()
-        expiry = self._cell.services.expiries.add(reply, timeout, self._cell.title, message)
+        expiry = self._cell.expiries.add(reply, timeout, self._cell.title, message)
         try:
             if mailbox.has_room:
                 mailbox.tell_nowait(call)
@@ -97,8 +118,9 @@ class ActorRef(Generic[A]):
     # ---- for other actors, through their context ----
 
     @property
-    def cell(self) -> Cell:
-        """What stands behind it; not for users."""
+    def cell(self) -> Any:
+        """The cell behind it, for the runtime; not for users."""
+        # Any, since its class is defined above this room, and callers want more of it than a ref does.
         return self._cell
 
     def forward(self, call: LocalCall) -> None:

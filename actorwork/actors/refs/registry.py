@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from actorwork.errors import AlreadyRegistered
 
 if TYPE_CHECKING:
-    from actorwork.actors.life.cell import Cell
     from actorwork.actors.refs.ref import ActorRef
 
 
@@ -19,27 +18,26 @@ class Registry:
     """Which actor has which name."""
 
     def __init__(self) -> None:
-        self._cells: dict[str, Cell] = {}
+        self._refs: dict[str, ActorRef[Any]] = {}
 
     def __repr__(self) -> str:
-        return f"<registry of {len(self._cells)} names>"
+        return f"<registry of {len(self._refs)} names>"
 
-    def register(self, name: str, cell: Cell) -> None:
+    def register(self, name: str, ref: ActorRef[Any]) -> None:
         """Give an actor a name; raises `AlreadyRegistered` if another one has it."""
-        owner = self._cells.setdefault(name, cell)
-        if owner is not cell:
-            raise AlreadyRegistered(f"the name {name!r} belongs to {owner.ref!r}", ref=owner.ref)
+        owner = self._refs.setdefault(name, ref)
+        if owner != ref:
+            raise AlreadyRegistered(f"the name {name!r} belongs to {owner!r}", ref=owner)
 
-    def unregister(self, name: str, cell: Cell) -> None:
+    def unregister(self, name: str, ref: ActorRef[Any]) -> None:
         """Free a name, if it is this actor's."""
-        if self._cells.get(name) is cell:
-            del self._cells[name]
+        if self._refs.get(name) == ref:
+            del self._refs[name]
 
     def whereis(self, name: str) -> ActorRef[Any] | None:
         """Return the ref of the actor with a name, or None."""
-        cell = self._cells.get(name)
-        return None if cell is None else cell.ref
+        return self._refs.get(name)
 
     def names(self) -> dict[str, ActorRef[Any]]:
         """Return all names with their refs."""
-        return {name: cell.ref for name, cell in self._cells.items()}
+        return dict(self._refs)

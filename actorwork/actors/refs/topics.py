@@ -6,32 +6,37 @@ undelivered. For messages that must arrive there are sources at the broker.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from actorwork.errors import ActorStopped, MailboxFull, MessageRefused
 
 if TYPE_CHECKING:
-    from actorwork.actors.life.cell import Cell
+    from collections.abc import Callable, Sequence
+
+    from actorwork.actors.refs.ref import ActorRef
+
+OnUndelivered: TypeAlias = "Callable[[Sequence[object]], None]"
+"""Reports messages that a subscriber had no room for."""
 
 
 class Topics:
     """Who subscribes to what. A subscription ends with the incarnation that made it."""
 
     def __init__(self) -> None:
-        self._cells: dict[str, dict[Cell, None]] = {}
+        self._subscribers: dict[str, dict[ActorRef[Any], OnUndelivered]] = {}
 
     def __repr__(self) -> str:
-        return f"<topics: {', '.join(f'{topic} ({len(cells)})' for topic, cells in self._cells.items())}>"
+        return f"<topics: {', '.join(f'{topic} ({len(refs)})' for topic, refs in self._subscribers.items())}>"
 
-    def subscribe(self, topic: str, cell: Cell) -> None:
-        """Let an actor have every message of a topic; once, however often it asks."""
-        self._cells.setdefault(topic, {})[cell] = None
+    def subscribe(self, topic: str, ref: ActorRef[Any], undelivered: OnUndelivered) -> None:
+        """Send an actor every message of a topic; once each, however often it subscribes."""
+        self._subscribers.setdefault(topic, {})[ref] = undelivered
 
-    def unsubscribe(self, topic: str, cell: Cell) -> None:
-        cells = self._cells.get(topic, {})
-        cells.pop(cell, None)
-        if not cells:
-            self._cells.pop(topic, None)
+    def unsubscribe(self, topic: str, ref: ActorRef[Any]) -> None:
+        subscribers = self._subscribers.get(topic, {})
+        subscribers.pop(ref, None)
+        if not subscribers:
+            self._subscribers.pop(topic, None)
 
     def publish(self, topic: str, message: object) -> int:
         """Tell every subscriber, without waiting; return how many took it.
@@ -40,13 +45,13 @@ class Topics:
         """
         taken = 0
         refused: MessageRefused | None = None
-        for cell in list(self._cells.get(topic, ())):
+        for ref, undelivered in list(self._subscribers.get(topic, {}).items()):
             try:
-                cell.ref.tell_nowait(message)
+                ref.tell_nowait(message)
             except MessageRefused as error:
                 refused = error
             except (MailboxFull, ActorStopped):
-                cell.undelivered([message])
+                undelivered([message])
             else:
                 taken += 1
         if refused is not None:

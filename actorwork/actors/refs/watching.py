@@ -16,14 +16,13 @@ restarts, and an incarnation that watches again in its `startup` is still told o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
 from actorwork.policy.exits import Exit
 
 if TYPE_CHECKING:
-    from actorwork.actors.life.cell import Cell
     from actorwork.actors.refs.ref import ActorRef
 
 
@@ -60,6 +59,12 @@ class LinkBroken:
     exit: Exit
 
 
-def tell_end(watcher: Cell, watch: Watch, ref: ActorRef[Any], exit: Exit) -> None:
+class Watcher(Protocol):
+    """An actor that watches another one."""
+
+    def signal(self, message: object, origin: object) -> None: ...
+
+
+def tell_end(watcher: Watcher, watch: Watch, ref: ActorRef[Any], exit: Exit) -> None:
     """Tell one watcher that an actor has ended for good."""
     watcher.signal(Terminated(ref, exit) if watch.message is None else watch.message, ref)

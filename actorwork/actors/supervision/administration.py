@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 import trio
@@ -28,7 +28,10 @@ from actorwork.errors import AlreadyRegistered, ChildError, SettingsError
 from actorwork.policy.exits import Exit, Kind
 
 if TYPE_CHECKING:
-    from actorwork.actors.supervision.supervisor import RunningSupervisor
+    from actorwork.actors.supervision.child_runner import ChildRunner
+    from actorwork.actors.supervision.child_table import ChildTable
+    from actorwork.actors.supervision.requests import RequestQueue
+    from actorwork.actors.tree.spec import Supervisor
 
 
 @attrs.frozen
@@ -51,12 +54,27 @@ class ChildCounts:
     workers: int
 
 
+class Administered(Protocol):
+    """The running supervisor behind a ref."""
+
+    spec: Supervisor | DynamicSupervisor
+    title: str
+    is_dynamic: bool
+    inbox: RequestQueue
+    slots: ChildTable
+    children: ChildRunner
+
+    def add(self, child: Spec) -> ChildRecord: ...
+    def forget(self, slot: ChildRecord, ended: Exit, reason: str) -> None: ...
+    async def start(self, slot: ChildRecord) -> None: ...
+
+
 class SupervisorRef:
     """A supervisor's administration; as good after its restart as before."""
 
     __slots__ = ("_supervision",)
 
-    def __init__(self, supervision: RunningSupervisor) -> None:
+    def __init__(self, supervision: Administered) -> None:
         self._supervision = supervision
 
     def __repr__(self) -> str:
@@ -67,7 +85,7 @@ class SupervisorRef:
         return self._supervision.title
 
     @property
-    def supervision(self) -> RunningSupervisor:
+    def supervision(self) -> Administered:
         """The engine behind it, for the runtime."""
         return self._supervision
 
