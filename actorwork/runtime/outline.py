@@ -21,7 +21,7 @@ from actorwork.actors.tree.spec import Child, DynamicSupervisor, Process, Replic
 from actorwork.message import Delivery
 
 if TYPE_CHECKING:
-    from actorwork.actors.mailbox.mailbox import Item
+    from actorwork.actors.mailbox.calls import Item
     from actorwork.runtime.processes.process_child import ProcessChild
 
 OUTLINED: Final = 100

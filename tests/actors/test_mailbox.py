@@ -22,7 +22,8 @@ from actorwork import (
     receive,
 )
 from actorwork.actors.handlers.table import handlers_of
-from actorwork.actors.mailbox.mailbox import LocalCall, Mailbox, RankedCall
+from actorwork.actors.mailbox.calls import LocalCall, RankedCall
+from actorwork.actors.mailbox.mailbox import Mailbox
 from actorwork.message import Delivery
 from actorwork.policy.intake import URGENT
 from actorwork.testing import MemoryBroker

@@ -21,7 +21,7 @@ from actorwork import (
     receive,
 )
 from actorwork.actors.context.timers import Expiries, Timer, TimerWheel
-from actorwork.actors.mailbox.mailbox import Reply
+from actorwork.actors.wakeups import Reply
 from tests.doubles import FakeBroker, Kept
 from tests.scripted_actor import Do, Note, Scripted, do, fail, ref_of, scripted, sleeping, stop
 

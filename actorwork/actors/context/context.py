@@ -8,10 +8,11 @@ delivery, and once that is settled it is told so instead of being mistaken for t
 from __future__ import annotations
 
 import logging
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack, overload
 
-from actorwork.actors.mailbox.mailbox import LocalCall, Mark
+from actorwork.actors.context.in_flight import InFlight, Stop, in_flight
+from actorwork.actors.context.logger import ContextLogger
+from actorwork.actors.mailbox.calls import CallState, LocalCall
 from actorwork.actors.refs.watching import Watch
 from actorwork.errors import NotRunning
 from actorwork.state.lock import Lock
@@ -23,53 +24,17 @@ if TYPE_CHECKING:
     from actorwork.abc import Values
     from actorwork.actors.actor import Actor
     from actorwork.actors.context.nursery import ActorNursery
-    from actorwork.actors.context.publishing import PublishBuffer
     from actorwork.actors.context.timers import Timers
     from actorwork.actors.life.cell import Cell
-    from actorwork.actors.mailbox.mailbox import Reply
     from actorwork.actors.refs.ref import ActorRef
     from actorwork.actors.supervision.administration import SupervisorRef
     from actorwork.actors.tree.spec import Child
+    from actorwork.actors.wakeups import Reply
     from actorwork.message import Delivery
     from actorwork.policy.sending import SendOptions
 
 A = TypeVar("A", bound="Actor")
 T = TypeVar("T")
-
-
-class InFlight:
-    """A delivery in hand, and what is published on its behalf."""
-
-    __slots__ = ("deliveries", "delivery", "mark", "outgoing")
-
-    call = None
-
-    def __init__(self, delivery: Delivery, deliveries: tuple[Delivery, ...] = ()) -> None:
-        self.delivery = delivery
-        self.deliveries = deliveries
-        """Those of a batch, of which `delivery` is the first."""
-        self.outgoing: PublishBuffer | None = None
-        self.mark = Mark.OPEN
-
-    @property
-    def ended(self) -> bool:
-        return self.mark is not Mark.OPEN
-
-    def end(self) -> None:
-        """Let go of what was published; from now on, who speaks for this delivery is told that it is over."""
-        self.mark = Mark.ENDED
-        if self.outgoing is not None:
-            self.outgoing.close()
-
-
-in_flight: ContextVar[InFlight | LocalCall | None] = ContextVar("actorwork_handling", default=None)
-"""What the current task has in hand."""
-inside: ContextVar[bool] = ContextVar("actorwork_inside", default=False)
-"""Whether the current task belongs to an actor: its hooks, its handlers, or a helper task of these."""
-
-
-class Stop(Exception):
-    """Raised by `context.stop`."""
 
 
 class Context:
@@ -154,7 +119,7 @@ class Context:
         if isinstance(current, InFlight) and current.deliveries:
             raise NotRunning("context.stash sets one message aside; a batch ends as a whole, message by message")
         self._cell.check_stash()
-        current.mark = Mark.STASHED
+        current.state = CallState.STASHED
 
     def unstash(self) -> None:
         """Put all messages that were set aside before those that wait, in their order."""
@@ -182,7 +147,7 @@ class Context:
         current = self._current("defer")
         if current.call is None or current.call.reply is None:
             raise NotRunning("context.defer: nobody waits for a reply to the message in hand in this process")
-        current.mark = Mark.KEPT
+        current.state = CallState.DEFERRED
         self._cell.owe(current.call.reply)
         return current.call.reply
 
@@ -195,7 +160,7 @@ class Context:
         if current.call is None:
             raise NotRunning("context.forward passes on local messages; publish a message that came from a broker")
         ref.forward(current.call)
-        current.mark = Mark.KEPT
+        current.state = CallState.DEFERRED
 
     def pipe(
         self, function: Callable[..., Awaitable[object]], *args: object, to: Callable[[Any], object] | None = None
@@ -320,17 +285,3 @@ class Context:
         if current.ended:
             raise NotRunning(f"context.{name}: the message that this task was started for has ended")
         return current
-
-
-class ContextLogger(logging.LoggerAdapter[logging.Logger]):
-    """Adds the actor and the message in hand to every record."""
-
-    def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
-        extra: dict[str, Any] = {**(self.extra or {}), **(kwargs.get("extra") or {})}
-        current = in_flight.get()
-        if current is not None and current.delivery is not None:
-            extra.update(
-                message_id=current.delivery.id, attempt=current.delivery.attempt, source=current.delivery.source
-            )
-        kwargs["extra"] = extra
-        return msg, kwargs

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from actorwork.actors.mailbox.mailbox import Lane, Mark
+from actorwork.actors.mailbox.calls import PENDING, Queue
 from actorwork.errors import SettingsError
 
 if TYPE_CHECKING:
     from actorwork.actors.life.cell import Cell
-    from actorwork.actors.mailbox.mailbox import Reply, SystemCall
+    from actorwork.actors.mailbox.calls import SystemCall
+    from actorwork.actors.wakeups import Reply
 
 
 class Timer:
@@ -43,7 +44,7 @@ class Timer:
     @property
     def is_waiting(self) -> bool:
         """Whether what it sent was not handled yet."""
-        return self.sent is not None and self.sent.mark is Mark.OPEN
+        return self.sent is not None and self.sent.state is PENDING
 
 
 class TimerWheel:
@@ -189,7 +190,7 @@ class Timers:
             return False
         was_live = timer.live
         self._wheel.cancel(timer)
-        return (timer.is_waiting and self._cell.mailbox.drop(Lane.OWN, timer)) or was_live
+        return (timer.is_waiting and self._cell.mailbox.drop(Queue.SELF, timer)) or was_live
 
     def cancel_all(self) -> None:
         for key in list(self._timers):

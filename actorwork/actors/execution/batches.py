@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from actorwork.actors.mailbox.mailbox import Lane, SystemCall
+from actorwork.actors.mailbox.calls import Queue, SystemCall
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -101,4 +101,4 @@ class Batches:
     async def _wait(self, gathering: Batch, within: float) -> None:
         await trio.sleep(within)
         if self._gatherings.get(gathering.handler.name) is gathering:
-            self._cell.mailbox.put(SystemCall(BatchTimeout(gathering), None, None, lane=Lane.OWN))
+            self._cell.mailbox.put(SystemCall(BatchTimeout(gathering), None, None, queue=Queue.SELF))

@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from actorwork import events
-from actorwork.actors.context.context import InFlight, Stop, in_flight
+from actorwork.actors.context.in_flight import InFlight, Stop, in_flight
 from actorwork.actors.crash import Crash
 from actorwork.actors.execution.threads import HandlerThread
 from actorwork.actors.execution.watchdog import REPORT_EVERY, UNKNOWN, stack_of
 from actorwork.actors.handlers.table import local_keywords
-from actorwork.actors.mailbox.mailbox import OPEN, Item, Lane, LocalCall, Mark
+from actorwork.actors.mailbox.calls import PENDING, CallState, Item, LocalCall, Queue
 from actorwork.actors.refs.watching import LinkBroken
 from actorwork.codec import encode_value
 from actorwork.errors import (
@@ -227,8 +227,8 @@ class Executor:
                 _RETURNED()
             if self._ended is not None:
                 settlement, blamed = None, self._ended_error(None)
-            elif current.mark is not OPEN:
-                mark = current.mark
+            elif current.state is not PENDING:
+                mark = current.state
                 current.end()
                 self._keep(delivery, mark)
                 return
@@ -380,7 +380,7 @@ class Executor:
             return handler, local_keywords(handler, message)
         except MessageRefused as error:
             refusal = error
-        if call.lane is Lane.SIGNALS:
+        if call.queue is Queue.SYSTEM:
             raise self._death_pact(f"watches an actor, and has no handler for what came of it: {message}")
         raise _Refused from refusal
 
@@ -396,16 +396,16 @@ class Executor:
             return
         self._item = None
         self.began = UNKNOWN
-        if call.mark is not OPEN:
-            self._keep(call, call.mark)
+        if call.state is not PENDING:
+            self._keep(call, call.state)
             return
-        call.mark = Mark.ENDED
+        call.state = CallState.ENDED
         if call.reply is not None:
             call.reply.give(value)
 
     def _local_raised(self, call: LocalCall, error: BaseException) -> None:
         """Make what came out of a handler into a reply or a crash; raises what is nobody's result."""
-        mark, call.mark = call.mark, Mark.ENDED
+        mark, call.state = call.state, CallState.ENDED
         if self._ended is not None and not interrupts(error):
             self._end_local(call, error)
         elif isinstance(error, Crash):
@@ -415,7 +415,7 @@ class Executor:
             raise error
         elif isinstance(decisive(error), Stop):
             self._cell.finish()
-            call.mark = mark
+            call.state = mark
             self._local_returned(call, None)
         elif isinstance(error, _Refused):
             refusal = error.__cause__ or error
@@ -425,11 +425,11 @@ class Executor:
         else:
             self._local_failed(call, error)
 
-    def _keep(self, item: Item, mark: Mark) -> None:
+    def _keep(self, item: Item, mark: CallState) -> None:
         """Let go of an item that was set aside, passed on or is answered later: it has not ended with its handler."""
         self._item = None
         self.began = UNKNOWN
-        if mark is Mark.STASHED:
+        if mark is CallState.STASHED:
             self._cell.set_aside(item)
 
     def _end_local(self, call: LocalCall, error: BaseException | None) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from actorwork.actors.context.context import InFlight, Stop, in_flight
+from actorwork.actors.context.in_flight import InFlight, Stop, in_flight
 from actorwork.actors.execution.batches import Batch, BatchItem, BatchTimeout
 from actorwork.actors.execution.executor import ACK, EndReason, Executor, interrupts, is_nobodys
 from actorwork.actors.execution.watchdog import UNKNOWN
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from actorwork.actors.handlers.table import Handler
     from actorwork.actors.life.cell import Cell
     from actorwork.actors.limits.admission import Permit
-    from actorwork.actors.mailbox.mailbox import LocalCall
+    from actorwork.actors.mailbox.calls import LocalCall
     from actorwork.message import Delivery, Envelope
 
 

@@ -22,7 +22,8 @@ import trio
 from actorwork import events
 from actorwork.abc import EventSink, LimitStore, Middleware, PublishMiddleware, Values
 from actorwork.actors.actor import Actor
-from actorwork.actors.context.context import Context, Stop, inside
+from actorwork.actors.context.context import Context
+from actorwork.actors.context.in_flight import Stop, inside
 from actorwork.actors.context.nursery import ActorNursery
 from actorwork.actors.context.publishing import PublishBuffer
 from actorwork.actors.context.timers import Expiries, Timer, Timers, TimerWheel
@@ -35,7 +36,8 @@ from actorwork.actors.life.consumer import Consumer
 from actorwork.actors.life.spawned import SpawnedChildren
 from actorwork.actors.limits.admission import AdmissionQueue
 from actorwork.actors.limits.limiters import LimiterRegistry
-from actorwork.actors.mailbox.mailbox import Item, Lane, LocalCall, Mailbox, Reply, SystemCall
+from actorwork.actors.mailbox.calls import Item, LocalCall, Queue, SystemCall
+from actorwork.actors.mailbox.mailbox import Mailbox
 from actorwork.actors.refs.links import Links
 from actorwork.actors.refs.ref import ActorRef
 from actorwork.actors.refs.registry import Registry
@@ -43,6 +45,7 @@ from actorwork.actors.refs.topics import Topics
 from actorwork.actors.refs.watching import LinkBroken, Watch
 from actorwork.actors.supervision.supervisor import RunningSupervisor
 from actorwork.actors.tree.spec import Child, DynamicSupervisor
+from actorwork.actors.wakeups import Reply
 from actorwork.errors import ActorCrashed, ActorStopped, MailboxFull, MessageRefused, NotRunning, SettingsError
 from actorwork.message import Delivery
 from actorwork.policy.exits import Exit, Kind, exit_of
@@ -447,16 +450,16 @@ class Cell:
 
     def forget_signals(self, ref: ActorRef[Any]) -> None:
         """Drop what waits here that a watch of another actor has brought."""
-        self.mailbox.drop(Lane.SIGNALS, ref)
+        self.mailbox.drop(Queue.SYSTEM, ref)
 
     def unlink(self, other: Cell) -> None:
         self.links.unlink(other)
-        self.mailbox.drop(Lane.SIGNALS, ("link", other.ref))
+        self.mailbox.drop(Queue.SYSTEM, ("link", other.ref))
 
     def signal(self, message: object, origin: object) -> None:
         """Say something on behalf of the system, before whatever users say; its turn will show who handles it."""
         if not self.over:
-            self.mailbox.put(SystemCall(message, None, None, lane=Lane.SIGNALS, origin=origin))
+            self.mailbox.put(SystemCall(message, None, None, queue=Queue.SYSTEM, origin=origin))
 
     def link_broken(self, ref: ActorRef[Any], exit: Exit) -> None:
         """End this actor, since one that it is linked to has ended."""
@@ -475,7 +478,7 @@ class Cell:
         """Tell the actor what a timer says, unless what that timer said before still waits."""
         if timer.is_waiting and all(executor.item is not timer.sent for executor in self._executors):
             return
-        timer.sent = SystemCall(timer.message, None, None, lane=Lane.OWN, origin=timer)
+        timer.sent = SystemCall(timer.message, None, None, queue=Queue.SELF, origin=timer)
         self.mailbox.put(timer.sent)
 
     def pipe(
@@ -488,7 +491,7 @@ class Cell:
             value = await function(*args)
             message = value if to is None else to(value)
             self.check(message)
-            self.mailbox.put(SystemCall(message, None, None, lane=Lane.OWN))
+            self.mailbox.put(SystemCall(message, None, None, queue=Queue.SELF))
 
         self.helpers.start_soon(run, name=f"{self.title} pipe")
 
@@ -541,7 +544,7 @@ class Cell:
         """Remember a reply that the actor will give later."""
         if self._owed is None:
             self._owed = set()
-        reply.owed_by = self._owed
+        reply.deferred_in = self._owed
         self._owed.add(reply)
 
     def _fail_owed(self) -> None:
@@ -686,7 +689,7 @@ class Cell:
         for call in self.mailbox.remove_local():
             if call.reply is not None:
                 call.reply.fail(ActorStopped(reason))
-            elif call.lane is not Lane.SIGNALS:
+            elif call.queue is not Queue.SYSTEM:
                 told.append(call.message)
         self._leave_undelivered(told)
         if self._links is not None:

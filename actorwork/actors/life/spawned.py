@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import attrs
 import trio
 
-from actorwork.actors.context.context import in_flight
+from actorwork.actors.context.in_flight import in_flight
 from actorwork.actors.tree.spec import Child, DynamicSupervisor, as_spec
 from actorwork.errors import NotRunning
 

@@ -1,0 +1,6 @@
+"""Where an actor's messages wait.
+
+mailbox           the queues, their bounds, and the credit for readers
+calls             what waits in them: local calls, and deliveries
+priority_deque    the user queue while items of several priorities wait
+"""

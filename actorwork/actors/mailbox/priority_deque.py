@@ -1,7 +1,7 @@
-"""Items that wait in the order of their priority, and within one in the order in which they came.
+"""A deque for each priority, served fairly, and within one priority in the order of arrival.
 
-It stands in for a `deque` in a mailbox that has seen a priority (`policy/turns` says whose turn it is), and looks like
-one as far as a mailbox looks. An item that names no priority has the one that is usual here.
+It takes the place of a `deque` in a mailbox in which items of several priorities wait (`policy/turns` decides whose
+turn it is), and has as much of a deque's face as a mailbox uses. An item that names no priority has the usual one.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class PriorityDeque(Generic[T]):
         return any(self._queues)
 
     def __iter__(self) -> Iterator[T]:
-        """Yield all, the most urgent first."""
+        """Yield all items, the most urgent first."""
         for queue in self._queues:
             yield from queue
 
@@ -60,11 +60,11 @@ class PriorityDeque(Generic[T]):
             self._queue(item).append(item)
 
     def appendleft(self, item: T) -> None:
-        """Put an item before the others of its priority."""
+        """Insert an item before the others of its priority."""
         self._queue(item).appendleft(item)
 
     def popleft(self) -> T:
-        """Take out the item whose turn it is; there must be one."""
+        """Remove and return the item whose turn it is; raises if there is none."""
         waiting = [level for level, queue in enumerate(self._queues) if queue]
         return self._queues[self._turns.next(waiting)].popleft()
 

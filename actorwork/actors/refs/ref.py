@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 import trio
 
 from actorwork.actors.handlers.table import local_keywords
-from actorwork.actors.mailbox.mailbox import LocalCall, Mailbox, RankedCall, Reply
+from actorwork.actors.mailbox.calls import LocalCall, RankedCall
+from actorwork.actors.mailbox.mailbox import Mailbox
+from actorwork.actors.wakeups import Reply
 from actorwork.errors import MessageRefused
 from actorwork.message import Priority
 

@@ -25,40 +25,12 @@ from actorwork import events
 from actorwork.actors.crash import without_crash
 from actorwork.actors.execution.watchdog import REPORT_EVERY, stack_of
 from actorwork.actors.supervision.child_table import ChildRecord, ChildTable, State
+from actorwork.actors.wakeups import Wakeup
 from actorwork.errors import ChildError
 from actorwork.policy.exits import Exit, exit_of, is_fatal
 
 if TYPE_CHECKING:
     from actorwork.abc import EventSink
-
-
-class Wakeup:
-    """Where the supervisor's own task waits: one task, which is woken directly."""
-
-    __slots__ = ("_task",)
-
-    def __init__(self) -> None:
-        self._task: trio.lowlevel.Task | None = None
-
-    @property
-    def is_waited_for(self) -> bool:
-        """Whether somebody waits whom nobody has woken yet."""
-        return self._task is not None
-
-    def ring(self) -> None:
-        """Wake who waits, if somebody does."""
-        if self._task is not None:
-            trio.lowlevel.reschedule(self._task)
-            self._task = None
-
-    async def wait(self) -> None:
-        self._task = trio.lowlevel.current_task()
-
-        def abort(_: object) -> trio.lowlevel.Abort:
-            self._task = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(abort)
 
 
 class ChildRunner:

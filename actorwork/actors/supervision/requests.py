@@ -13,8 +13,8 @@ from typing import Any, TypeAlias, TypeVar, cast
 
 import attrs
 
-from actorwork.actors.mailbox.mailbox import Reply
 from actorwork.actors.supervision.child_table import ChildRecord
+from actorwork.actors.wakeups import Reply
 from actorwork.errors import ChildError
 from actorwork.policy.exits import Exit
 

@@ -1,0 +1,97 @@
+"""Where one task waits for one thing, and is woken directly.
+
+A Trio event costs an object, a set and a dictionary entry for each wait. Where exactly one task can wait, rescheduling
+it directly costs nothing of that, and an ask pays for it on every message.
+
+    Reply     an asker waits for the answer of an actor or of a supervisor
+    Wakeup    a supervisor's own task waits for its children, or for requests
+"""
+
+from __future__ import annotations
+
+import trio
+
+from actorwork.errors import AskTimeout
+
+
+class Wakeup:
+    """Wakes the one task that waits here; a ring that comes while no task waits is lost."""
+
+    __slots__ = ("_task",)
+
+    def __init__(self) -> None:
+        self._task: trio.lowlevel.Task | None = None
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether a task waits and has not been woken yet."""
+        return self._task is not None
+
+    def ring(self) -> None:
+        """Wake the waiting task, if there is one."""
+        if self._task is not None:
+            trio.lowlevel.reschedule(self._task)
+            self._task = None
+
+    async def wait(self) -> None:
+        self._task = trio.lowlevel.current_task()
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._task = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+
+class Reply:
+    """The answer to one ask. Only the first answer counts; what comes after it is dropped."""
+
+    __slots__ = ("_answered", "_error", "_task", "_value", "about", "deferred_in")
+
+    def __init__(self) -> None:
+        self.about: tuple[str, object, float] | None = None
+        """Title of the actor, message and timeout in seconds, for the text of an `AskTimeout`."""
+        self.deferred_in: set[Reply] | None = None
+        """The set in which an incarnation keeps its deferred replies, if this is one of them."""
+        self._task: trio.lowlevel.Task | None = None
+        self._answered = False
+        self._value: object = None
+        self._error: BaseException | None = None
+
+    def give(self, value: object) -> None:
+        """Answer; only the first answer counts."""
+        self._answer(value, None)
+
+    def fail(self, error: BaseException) -> None:
+        """Answer with an error, which `wait` raises; only the first answer counts."""
+        self._answer(None, error)
+
+    def expire(self) -> None:
+        """Fail with `AskTimeout`."""
+        title, message, timeout = self.about or ("", None, 0.0)
+        self.fail(AskTimeout(f"{title!r} gave no reply to {type(message).__name__} within {timeout:g} s"))
+
+    def _answer(self, value: object, error: BaseException | None) -> None:
+        if not self._answered:
+            self._answered, self._value, self._error = True, value, error
+            if self.deferred_in is not None:
+                self.deferred_in.discard(self)
+            if self._task is not None:
+                trio.lowlevel.reschedule(self._task)
+                self._task = None  # A task that is rescheduled twice is a bug that Trio punishes by crashing.
+
+    async def wait(self) -> object:
+        """Wait for the reply; if cancelled, the message is still handled and its reply is dropped."""
+        if self._answered:
+            await trio.lowlevel.checkpoint()
+        else:
+            self._task = trio.lowlevel.current_task()
+
+            def abort(_: object) -> trio.lowlevel.Abort:
+                self._task = None
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        if self._error is not None:
+            raise self._error
+        return self._value
