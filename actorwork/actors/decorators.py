@@ -123,10 +123,10 @@ def circuit_breaker(
 
     def wrap(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
-            turnstile = limiters.get()
-            hold = turnstile.take("", trio.current_time())
-            if hold is None:
-                wait = turnstile.wait("", trio.current_time())
+            limiter = limiters.get()
+            grant = limiter.take("", trio.current_time())
+            if grant is None:
+                wait = limiter.wait("", trio.current_time())
                 called = rule.name or getattr(function, "__qualname__", repr(function))
                 when = "one call tries it now" if math.isinf(wait) else f"the next call may try it in {wait:g} s"
                 raise CircuitOpen(
@@ -142,7 +142,7 @@ def circuit_breaker(
                 failure = decisive(error)
                 raise
             finally:
-                turnstile.leave("", hold, trio.current_time(), failure, done=done)
+                limiter.leave("", grant, trio.current_time(), failure, done=done)
 
         return guarded
 
@@ -192,26 +192,26 @@ def _decorator(name: str, rule: rules.Rule, wrap: Callable[..., Callable[..., An
 
 
 class _Own:
-    """The turnstile of a decorator, made anew for each clock."""
+    """The limiter of a decorator, made anew for each clock."""
 
     def __init__(self, make: Callable[[], Limiter]) -> None:
         self._make = make
         self._clock: object = None
-        self._turnstile: Limiter | None = None
+        self._limiter: Limiter | None = None
         self._line = trio.StrictFIFOLock()
 
     def get(self) -> Limiter:
         clock = trio.lowlevel.current_clock()
-        if self._turnstile is None or self._clock is not clock:
-            self._clock, self._turnstile, self._line = clock, self._make(), trio.StrictFIFOLock()
-        return self._turnstile
+        if self._limiter is None or self._clock is not clock:
+            self._clock, self._limiter, self._line = clock, self._make(), trio.StrictFIFOLock()
+        return self._limiter
 
     async def wait_through(self) -> None:
         """Wait until it lets one through, after those who came before. Cancelled: nothing was taken."""
-        turnstile = self.get()
+        limiter = self.get()
         async with self._line:
-            while turnstile.take("", trio.current_time()) is None:  # noqa: ASYNC110 - it says when it will be free
-                await trio.sleep(turnstile.wait("", trio.current_time()))
+            while limiter.take("", trio.current_time()) is None:  # noqa: ASYNC110 - it says when it will be free
+                await trio.sleep(limiter.wait("", trio.current_time()))
 
 
 def _tell_nobody(_: events.Event) -> None:

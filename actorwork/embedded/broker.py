@@ -94,7 +94,7 @@ class EmbeddedBroker:
         return self._values
 
     @property
-    def limiter(self) -> EmbeddedLimitStore:
+    def limit_store(self) -> EmbeddedLimitStore:
         return self._limiter
 
     def statistics(self) -> Mapping[str, int]:

@@ -86,7 +86,7 @@ class System:
             start_soon=self._start_soon,
             new_supervision=lambda spec: RunningSupervisor(spec, self._around),
             values=lambda: self.broker.values,
-            limiter=lambda: self.broker.limiter,
+            limit_store=lambda: self.broker.limit_store,
             middleware=options.middleware,
             publish_middleware=options.publish_middleware,
         )

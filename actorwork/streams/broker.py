@@ -160,7 +160,7 @@ class RedisBroker(Broker):
         return self._values
 
     @property
-    def limiter(self) -> RedisLimitStore:
+    def limit_store(self) -> RedisLimitStore:
         return self._limiter
 
     def statistics(self) -> dict[str, int]:

@@ -515,7 +515,7 @@ async def test_the_slots_of_long_handlers_are_renewed(mock_clock: trio.testing.M
 async def test_the_slots_of_a_node_that_died_are_free_after_their_time(mock_clock: trio.testing.MockClock):
     log = Log()
     broker = MemoryBroker()
-    assert await broker.limiter.acquire_slot("room:db", 1, "dead", SLOT_TTL)
+    assert await broker.limit_store.acquire_slot("room:db", 1, "dead", SLOT_TTL)
     actor = log.actor(ConcurrencyLimit(1, scope="global", name="db"))
     async with open_test_system(actor, broker=broker) as system:
         began = trio.current_time()
@@ -531,7 +531,7 @@ async def test_slots_are_given_back_when_nobody_waits(mock_clock: trio.testing.M
         await send(system, actor, 3)
         await system.drain()
         await trio.sleep(0.1)
-        assert await system.broker.limiter.acquire_slot("room:db", 1, "other", 1)
+        assert await system.broker.limit_store.acquire_slot("room:db", 1, "other", 1)
 
 
 class Away(MemoryLimitStore):

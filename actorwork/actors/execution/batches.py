@@ -29,7 +29,7 @@ class BatchItem:
 
     delivery: Delivery
     message: object
-    ticket: Permit | None
+    permit: Permit | None
 
 
 @attrs.frozen(eq=False)

@@ -1,6 +1,6 @@
 """An executor for an actor with limits, batches, or handlers that are retried in their own way.
 
-    limits     what is held back goes to the gate, and the gate learns how the rest ended
+    limits     what is held back goes to the admission queue, and the admission queue learns how the rest ended
     batches    what is let through gathers, and is handled together: one call of the handler, one settlement each
     retry      a handler's own policy takes the place of the actor's
 
@@ -24,7 +24,7 @@ from actorwork.actors.context.in_flight import InFlight, Stop, in_flight
 from actorwork.actors.execution.batches import Batch, BatchItem, BatchTimeout
 from actorwork.actors.execution.executor import ACK, EndReason, Executor, interrupts, is_nobodys
 from actorwork.actors.execution.watchdog import UNKNOWN
-from actorwork.actors.limits.admission import PASSED
+from actorwork.actors.limits.admission import EMPTY_PERMIT
 from actorwork.codec import encode_value
 from actorwork.errors import CodecError, Verdict
 from actorwork.message import REPLY_TO, RESULT_TTL
@@ -40,42 +40,42 @@ if TYPE_CHECKING:
 
 
 class GuardedExecutor(Executor):
-    """Handles what the gate lets through, alone or in batches."""
+    """Handles what the admission queue lets through, alone or in batches."""
 
-    __slots__ = ("_batch", "_gate", "_may_batch", "_ticket")
+    __slots__ = ("_admission", "_batch", "_may_batch", "_permit")
 
     def __init__(self, cell: Cell, instance: Any) -> None:
         super().__init__(cell, instance)
-        self._gate = cell.gate
+        self._admission = cell.admission
         self._may_batch = any(handler.batch for handler in cell.handlers)
-        self._ticket: Permit | None = None
+        self._permit: Permit | None = None
         self._batch: Sequence[BatchItem] = ()
         """What is in hand, where that is a batch."""
 
     def _handle_delivery(self, delivery: Delivery) -> CoroutineType[Any, Any, None]:
         # No coroutine of its own: where nothing is to be given back, the plain way is all there is to do.
         try:
-            ticket = self._ticket = None if self._gate is None else self._gate.enter(delivery)
+            permit = self._permit = None if self._admission is None else self._admission.enter(delivery)
         except Exception as error:  # noqa: BLE001 - what divides a limit may be a function of the user's
             self._fail(delivery, error)
             return _nothing()
-        if ticket is None and self._gate is not None:
+        if permit is None and self._admission is not None:
             self._let_go()
             return _nothing()
         if self._may_batch:
             handler = self._handler_of(delivery)
             if handler is not None and handler.batch is not None:
-                return self._gather(delivery, handler, ticket)
-        if ticket is None or not ticket.holds:
+                return self._gather(delivery, handler, permit)
+        if permit is None or not permit.grants:
             return super()._handle_delivery(delivery)
-        return self._handle_and_leave(delivery, ticket)
+        return self._handle_and_leave(delivery, permit)
 
-    async def _handle_and_leave(self, delivery: Delivery, ticket: Permit) -> None:
+    async def _handle_and_leave(self, delivery: Delivery, permit: Permit) -> None:
         try:
             await super()._handle_delivery(delivery)
         finally:
-            self._leave(ticket)
-            self._look_at_gate()
+            self._leave(permit)
+            self._admit_waiting()
 
     def _handler_of(self, delivery: Delivery) -> Handler | None:
         try:
@@ -92,19 +92,19 @@ class GuardedExecutor(Executor):
         self._item = None
         self.began = UNKNOWN
 
-    def _look_at_gate(self) -> None:
+    def _admit_waiting(self) -> None:
         """Call who waits, now that there is somebody to begin it: before something else is taken."""
-        if self._gate is not None and self._gate.queues:
-            self._gate.serve()
-            self._gate.look()  # When to look again was not known while there was nobody.
+        if self._admission is not None and self._admission.queues:
+            self._admission.admit_waiting()
+            self._admission.wake()  # When to look again was not known while there was nobody.
 
-    def _leave(self, ticket: Permit | None, error: BaseException | None = None, *, done: bool = False) -> bool:
-        if self._gate is None or ticket is None or not ticket.holds:
+    def _leave(self, permit: Permit | None, error: BaseException | None = None, *, done: bool = False) -> bool:
+        if self._admission is None or permit is None or not permit.grants:
             return False
-        return self._gate.leave(ticket, error, done=done)
+        return self._admission.leave(permit, error, done=done)
 
     def _settlement_for(self, error: BaseException, delivery: Delivery) -> Settlement | None:
-        if self._leave(self._ticket, decisive(error)):
+        if self._leave(self._permit, decisive(error)):
             return None
         handler = self._handler_of(delivery)
         retry = (None if handler is None else handler.retry) or self._cell.settings.retry
@@ -113,24 +113,24 @@ class GuardedExecutor(Executor):
     def _settle(
         self, current: InFlight, delivery: Delivery, settlement: Settlement, published: Sequence[Envelope] = ()
     ) -> None:
-        if type(settlement) is Ack and self._ticket is not PASSED:
-            self._leave(self._ticket, done=True)
+        if type(settlement) is Ack and self._permit is not EMPTY_PERMIT:
+            self._leave(self._permit, done=True)
         super()._settle(current, delivery, settlement, published)
-        self._look_at_gate()
+        self._admit_waiting()
 
     # ---- batches ----
 
-    async def _gather(self, delivery: Delivery, handler: Handler, ticket: Permit | None) -> None:
+    async def _gather(self, delivery: Delivery, handler: Handler, permit: Permit | None) -> None:
         """Let a delivery wait for others, or handle it together with those that did."""
         assert handler.batch is not None  # noqa: S101 - for type checkers: the caller has looked
         try:
             (message,), _ = handler.arguments_of(delivery)
         except Exception as error:  # noqa: BLE001 - a converter of the user's may raise anything
             self._fail(delivery, error)
-            self._leave(ticket)
+            self._leave(permit)
             return
         size, within = handler.batch.size, handler.batch.within
-        full = self._cell.batches.join(handler, size, within, BatchItem(delivery, message, ticket))
+        full = self._cell.batches.join(handler, size, within, BatchItem(delivery, message, permit))
         if full is None:
             self._let_go()
         else:
@@ -151,7 +151,7 @@ class GuardedExecutor(Executor):
             self._let_go()  # All of it is settled, or was given up.
         else:
             super()._local_returned(call, value)
-        self._look_at_gate()
+        self._admit_waiting()
 
     def _local_raised(self, call: LocalCall, error: BaseException) -> None:
         if isinstance(call.message, BatchTimeout):
@@ -264,14 +264,14 @@ class GuardedExecutor(Executor):
                 if self._consumer is not None:
                     self._consumer.interrupted(member.delivery)
                 continue
-            self._ticket = member.ticket
+            self._permit = member.permit
             self.began = trio.current_time() - share
             self._settle(current, member.delivery, settlement, published if number == carrier else ())
             if isinstance(settlement, (Fail, Retry)) and isinstance(outcome, BaseException):
                 cause = decisive(outcome)
                 if not isinstance(cause, Verdict):
                     crash = crash or self._crash_of(outcome)
-        self._ticket = None
+        self._permit = None
         current.end()
         self._let_go()
         if crash is not None:
@@ -279,7 +279,7 @@ class GuardedExecutor(Executor):
 
     def _of_member(self, member: BatchItem, outcome: Any) -> Settlement | None:
         """Decide how one message of a batch ends; None: it goes back to the mailbox."""
-        self._ticket, delivery = member.ticket, member.delivery
+        self._permit, delivery = member.permit, member.delivery
         try:
             if not isinstance(outcome, BaseException):
                 wanted = delivery.headers and (REPLY_TO in delivery.headers or RESULT_TTL in delivery.headers)
@@ -287,7 +287,7 @@ class GuardedExecutor(Executor):
         except CodecError as error:
             outcome = error
         settlement = self._settlement_for(outcome, delivery)
-        self._leave(member.ticket)
+        self._leave(member.permit)
         return settlement
 
     def _give_up_item(self) -> None:
@@ -297,7 +297,7 @@ class GuardedExecutor(Executor):
             return
         self._item = None
         for member in reversed(batch):  # to the front of the mailbox, so that they are in their order again
-            self._leave(member.ticket)
+            self._leave(member.permit)
             if self._ended is EndReason.REVOKED:
                 self._cell.mailbox.delivery_ended(0.0)
             elif self._consumer is not None:

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from actorwork.message import MessageIds
 
 
-def _no_limiter() -> NoReturn:
+def _no_limit_store() -> NoReturn:
     raise NotRunning("limits over all nodes are counted by the broker of a running system")
 
 
@@ -85,7 +85,7 @@ class Services:
     middleware: tuple[Middleware, ...] = ()
     """Wraps every delivery, outside of the actor's own."""
     publish_middleware: tuple[PublishMiddleware, ...] = ()
-    limiter: Callable[[], LimitStore] = _no_limiter
+    limit_store: Callable[[], LimitStore] = _no_limit_store
     """Returns what counts for all nodes."""
     limiters: LimiterRegistry = attrs.field(
         default=attrs.Factory(lambda self: LimiterRegistry(self, self.ids.publisher), takes_self=True)
@@ -125,10 +125,10 @@ class Cell:
         "_stashed",
         "_timers",
         "_told_to_stop",
+        "admission",
         "behaviour",
         "child",
         "consumer",
-        "gate",
         "handlers",
         "incarnation",
         "layers",
@@ -163,11 +163,11 @@ class Cell:
         self.ref: ActorRef[Any] = ActorRef(self)
         self.consumer: Consumer | None = Consumer(self) if fed else None
         """Its place at the broker; a local actor has none."""
-        self.gate: AdmissionQueue | None = None
+        self.admission: AdmissionQueue | None = None
         """Where deliveries wait for limits, if there are any."""
         if fed and (settings.limits or any(handler.limits for handler in self.handlers)):
-            self.gate = AdmissionQueue(self, services.limiters, services.start_soon)
-        self._is_guarded = fed and (self.gate is not None or self.handlers.has_rules)
+            self.admission = AdmissionQueue(self, services.limiters, services.start_soon)
+        self._is_guarded = fed and (self.admission is not None or self.handlers.has_rules)
         self._batches: Batches | None = None
         self.supervisor: SupervisorRef | None = None
         """Whose child it is."""
@@ -518,7 +518,7 @@ class Cell:
 
     def take_waiting_deliveries(self) -> list[Delivery]:
         """Take out the deliveries that wait elsewhere than in the mailbox: they will not be handled here."""
-        found = self.gate.take_all() if self.gate is not None else []
+        found = self.admission.take_all() if self.admission is not None else []
         if self._batches is not None:
             found += self._given_up(self._batches.take_all())
         return found + self.take_stashed_deliveries()
@@ -529,8 +529,8 @@ class Cell:
 
     def _given_up(self, members: Sequence[BatchItem]) -> list[Delivery]:
         for member in members:
-            if self.gate is not None and member.ticket is not None:
-                self.gate.leave(member.ticket)
+            if self.admission is not None and member.permit is not None:
+                self.admission.leave(member.permit)
             self.mailbox.delivery_set_aside()
         return [member.delivery for member in members]
 
@@ -630,7 +630,7 @@ class Cell:
     @property
     def waiting(self) -> int:
         """How many messages wait, also for limits."""
-        return len(self.mailbox) + len(self.gate or ()) + len(self._batches or ())
+        return len(self.mailbox) + len(self.admission or ()) + len(self._batches or ())
 
     @property
     def load(self) -> int:
@@ -650,8 +650,8 @@ class Cell:
 
     def idle(self) -> None:
         """Called by an executor that finds nothing to do."""
-        if self.gate is not None and self.gate.queues:
-            self.gate.look()
+        if self.admission is not None and self.admission.queues:
+            self.admission.wake()
         if self._quiet is not None:
             self._quiet.set()
 
@@ -694,7 +694,7 @@ class Cell:
         self._leave_undelivered(told)
         if self._links is not None:
             self._links.ended(exit)
-        if self.consumer is not None and (self.mailbox.held or self.gate):
+        if self.consumer is not None and (self.mailbox.held or self.admission):
             self.services.start_soon(self.consumer.release_deliveries)
         self.idle()
 

@@ -58,7 +58,7 @@ class Consumer:
         if self.intake_over or cell.over or len(self._withheld) == len(self.subscription.sources):
             return 0
         room = cell.mailbox.credit(urgent=urgent)
-        return room if cell.gate is None else cell.gate.credit(room, urgent=urgent)
+        return room if cell.admission is None else cell.admission.credit(room, urgent=urgent)
 
     def offer(self, deliveries: Sequence[Delivery]) -> None:
         if self.intake_over:
@@ -94,9 +94,13 @@ class Consumer:
         if self._node is not None and not self.intake_over:
             self._node.pause_sources(self.subscription, sources)
             if sources - before:
-                gate, mailbox = self._cell.gate, self._cell.mailbox
+                admission, mailbox = self._cell.admission, self._cell.mailbox
                 gathered = self._cell.take_gathered_deliveries(sources)
-                waiting = [*gathered, *(() if gate is None else gate.take_all()), *mailbox.remove_deliveries()]
+                waiting = [
+                    *gathered,
+                    *(() if admission is None else admission.take_all()),
+                    *mailbox.remove_deliveries(),
+                ]
                 self.offer(waiting)
             self.resume()
 

@@ -6,7 +6,7 @@
 An executor never waits: it puts what may not begin here, and goes on with the next. So a limit eats nobody's
 `execution_timeout`, and a delivery whose key must wait stands in nobody's way. Who waits for the same thing is
 called in order, the urgent first; what comes later does not go before. What is called has already gone through, so no
-more are called than the actor can begin at once: what it holds would be missing elsewhere.
+more are called than the actor can begin at once: what it grants would be missing elsewhere.
 
 What waits is still this node's, by its lease, and is handed back at a shutdown. It takes no room in the mailbox: here
 it is bounded by what each limit lets wait (`Limiter.ahead`) and by `WAITING_ROOM`; beyond that the reader stops.
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import trio
 
-from actorwork.actors.limits.limiters import Hold, Limiter, RateLimiter
+from actorwork.actors.limits.limiters import Grant, Limiter, RateLimiter
 from actorwork.actors.mailbox.priority_deque import PriorityDeque
 from actorwork.errors import CodecError
 from actorwork.message import Delivery
@@ -47,21 +47,21 @@ Place: TypeAlias = "tuple[Limiter, str]"
 
 
 class Permit:
-    """A delivery at the gate: where it has to go through, and what it holds there."""
+    """A delivery at the gate: where it has to go through, and what it was granted there."""
 
-    __slots__ = ("delivery", "holds", "places")
+    __slots__ = ("delivery", "grants", "places")
 
     def __init__(self, delivery: Delivery, places: Sequence[Place]) -> None:
         self.delivery = delivery
         self.places = places
-        self.holds: list[tuple[Limiter, str, Hold]] = []
+        self.grants: list[tuple[Limiter, str, Grant]] = []
 
     @property
     def priority(self) -> Priority:
         return self.delivery.priority
 
 
-PASSED: Final = Permit(Delivery("", "", b"", None), ())
+EMPTY_PERMIT: Final = Permit(Delivery("", "", b"", None), ())
 """Held by everybody who has nothing to give back."""
 
 
@@ -150,20 +150,20 @@ class AdmissionQueue:
     def enter(self, delivery: Delivery) -> Permit | None:
         """Let a delivery through, or let it wait (None). Raises what a user's `by` raises."""
         if self._pace is not None and not self.queues and self._pace.take_alone(trio.current_time()):
-            return PASSED
-        ticket = self._called.pop(id(delivery), None) if self._called else None
-        if ticket is None:
-            ticket = Permit(delivery, self._same_places or self._places_of(delivery))
-            return ticket if self._try(ticket, None) else None
-        return ticket
+            return EMPTY_PERMIT
+        permit = self._called.pop(id(delivery), None) if self._called else None
+        if permit is None:
+            permit = Permit(delivery, self._same_places or self._places_of(delivery))
+            return permit if self._try(permit, None) else None
+        return permit
 
-    def leave(self, ticket: Permit, error: BaseException | None = None, *, done: bool = False) -> bool:
+    def leave(self, permit: Permit, error: BaseException | None = None, *, done: bool = False) -> bool:
         """Say how it ended, once; return whether it has to wait again, as if it had not begun."""
-        holds, ticket.holds = ticket.holds, []
+        grants, permit.grants = permit.grants, []
         now = trio.current_time()
         waits = False
-        for turnstile, key, hold in holds:
-            waits |= turnstile.leave(key, hold, now, error, done=done)
+        for turnstile, key, grant in grants:
+            waits |= turnstile.leave(key, grant, now, error, done=done)
         if waits:
             self._tell_room()  # Another one is to try it the next time, if there is any.
         return waits
@@ -187,47 +187,47 @@ class AdmissionQueue:
             found = self._handlers[handler.name] = self._entered(handler.limits, handler.name)
         return found
 
-    def _try(self, ticket: Permit, called_at: Place | None) -> bool:
+    def _try(self, permit: Permit, called_at: Place | None) -> bool:
         """Go through everywhere, or nowhere: then wait at the place that did not let it."""
         now = trio.current_time()
-        for place in ticket.places:
+        for place in permit.places:
             turnstile, key = place
             # Nobody goes before those who wait already.
             may = place == called_at or (place not in self.queues and turnstile.is_turn_of(key, self))
-            hold = turnstile.take(key, now) if may else None
-            if hold is None:
-                self._undo(ticket)
-                self._join(place, ticket, first=place == called_at)
+            grant = turnstile.take(key, now) if may else None
+            if grant is None:
+                self._undo(permit)
+                self._join(place, permit, first=place == called_at)
                 if called_at is None:
                     self._owner.mailbox.delivery_set_aside()
                 return False
-            ticket.holds.append((turnstile, key, hold))
+            permit.grants.append((turnstile, key, grant))
         return True
 
     @staticmethod
-    def _undo(ticket: Permit) -> None:
-        holds, ticket.holds = ticket.holds, []
-        for turnstile, key, hold in holds:
-            turnstile.undo(key, hold)
+    def _undo(permit: Permit) -> None:
+        grants, permit.grants = permit.grants, []
+        for turnstile, key, grant in grants:
+            turnstile.undo(key, grant)
 
     # ---- waiting ----
 
-    def _join(self, place: Place, ticket: Permit, *, first: bool) -> None:
+    def _join(self, place: Place, permit: Permit, *, first: bool) -> None:
         queue = self.queues.get(place)
         if queue is None:
             queue = self.queues[place] = PriorityDeque[Permit]()
         if first:
-            queue.appendleft(ticket)
+            queue.appendleft(permit)
         else:
-            queue.append(ticket)
+            queue.append(permit)
         self._waiting[self._is_for_some(place)] += 1
         place[0].joined(place[1], self)
-        self.look()
+        self.wake()
         if not self._is_served:
             self._is_served = True
             self._start_soon(self._serve_until_empty)
 
-    def look(self) -> None:
+    def wake(self) -> None:
         """Have it looked, soon, whether somebody may go through now."""
         self._news.set()
 
@@ -236,7 +236,7 @@ class AdmissionQueue:
         try:
             while self.queues:
                 self._news = trio.Event()
-                self.serve()
+                self.admit_waiting()
                 with trio.move_on_at(self._next_time()):
                     await self._news.wait()
         finally:
@@ -255,7 +255,7 @@ class AdmissionQueue:
         """Whether as many are called as can be begun at once."""
         return len(self._called) >= self._owner.free
 
-    def serve(self) -> None:
+    def admit_waiting(self) -> None:
         """Call those who may go through now: of each place one after the other, so that no key waits for another's.
 
         By the task that waits for news of the limits, and by an executor that has come to the end of something.
@@ -270,10 +270,10 @@ class AdmissionQueue:
                 turnstile, key = place
                 if turnstile.wait(key, trio.current_time()) > 0 or not turnstile.is_turn_of(key, self):
                     continue
-                ticket = self._pop(place)
-                if self._try(ticket, place):
-                    self._called[id(ticket.delivery)] = ticket
-                    called.append(ticket.delivery)
+                permit = self._pop(place)
+                if self._try(permit, place):
+                    self._called[id(permit.delivery)] = permit
+                    called.append(permit.delivery)
                     served = True
         if called:
             self._owner.mailbox.put_first(called)
@@ -285,12 +285,12 @@ class AdmissionQueue:
     def _pop(self, place: Place) -> Permit:
         """Take out the one whose turn it is; who else waits there comes after the other places."""
         queue = self.queues.pop(place)
-        ticket = queue.popleft()
+        permit = queue.popleft()
         if queue:
             self.queues[place] = queue
         place[0].left(place[1], self, last=not queue)
         self._waiting[self._is_for_some(place)] -= 1
-        return ticket
+        return permit
 
     def _is_for_some(self, place: Place) -> bool:
         """Whether others of this actor need not wait there: those of another key, or for another handler."""
@@ -302,8 +302,8 @@ class AdmissionQueue:
         for place in list(self.queues):
             while place in self.queues:
                 found.append(self._pop(place).delivery)
-        for ticket in self._called.values():
-            self._undo(ticket)
+        for permit in self._called.values():
+            self._undo(permit)
         self._called.clear()
         self._tell_room()
         return found

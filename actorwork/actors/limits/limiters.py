@@ -7,7 +7,7 @@
     SharedRoomTurnstile   `ConcurrencyLimit` over all nodes: slots are taken from the broker, and renewed while in use
 
 The decisions are in `policy/limits`; the clock is an argument here too. Nothing in here waits but the tasks that speak
-to the broker, which belong to the system. A turnstile serves several gates where several actors name it: they take
+to the broker, which belong to the system. A limiter serves several gates where several actors name it: they take
 turns, and a gate whose actor has nobody free is passed over.
 
 A slot that is free again goes to whoever waits for it in this node, for a second at most: then the other nodes have
@@ -59,19 +59,19 @@ MOST_PROBES: Final = 100
 _EPSILON: Final = 1e-9
 """Seconds that are no time: sums of floats are not exact, and a clock may stand still."""
 
-Hold: TypeAlias = object
+Grant: TypeAlias = object
 """What somebody has who went through; given back at the end."""
 
 
 class Waiter(Protocol):
-    """A gate, as a turnstile sees it."""
+    """A gate, as a limiter sees it."""
 
     @property
     def is_full(self) -> bool:
         """Whether it would not let anybody go through now."""
         ...
 
-    def look(self) -> None:
+    def wake(self) -> None:
         """Have it looked, soon, whether somebody may go through now."""
         ...
 
@@ -89,7 +89,7 @@ class Limiter:
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {sum(self._demand.values())} waiting>"
 
-    def take(self, key: str, now: float) -> Hold | None:
+    def take(self, key: str, now: float) -> Grant | None:
         """Let one through, or not."""
         raise NotImplementedError
 
@@ -97,10 +97,10 @@ class Limiter:
         """Return after how many seconds to try again; infinite: the listeners will be told."""
         raise NotImplementedError
 
-    def undo(self, key: str, hold: Hold) -> None:
+    def undo(self, key: str, grant: Grant) -> None:
         """Take one back who went through, and did not begin."""
 
-    def leave(self, key: str, hold: Hold, now: float, error: BaseException | None, *, done: bool) -> bool:
+    def leave(self, key: str, grant: Grant, now: float, error: BaseException | None, *, done: bool) -> bool:
         """Count one out who has ended: `done`, or of an error, or (neither) in a way that says nothing.
 
         Return whether he has to wait again, as if he had not begun.
@@ -135,7 +135,7 @@ class Limiter:
             if other is waiter:
                 return True
             if not other.is_full:
-                other.look()
+                other.wake()
                 return False
         return True
 
@@ -143,7 +143,7 @@ class Limiter:
         """Tell the next gate that it may be its turn."""
         for other in self._lines.get(key, ()):
             if other is not waiter and not other.is_full:
-                other.look()
+                other.wake()
                 return
 
     def demand(self, key: str) -> int:
@@ -152,7 +152,7 @@ class Limiter:
 
     def _tell(self) -> None:
         for waiter in self.waiters:
-            waiter.look()
+            waiter.wake()
 
 
 class RateLimiter(Limiter):
@@ -173,7 +173,7 @@ class RateLimiter(Limiter):
         """Let one through without a key, unless it or somebody else has to wait."""
         return not self._lines and self.take("", now) is not None
 
-    def take(self, key: str, now: float) -> Hold | None:
+    def take(self, key: str, now: float) -> Grant | None:
         # As in `_next`, without the call: it is done for every message.
         tats = self._tats
         moved, wait = reserved(tats.get(key, -math.inf), now, interval=self._interval, burst=self._burst)
@@ -189,7 +189,7 @@ class RateLimiter(Limiter):
         wait = self._next(key, now)[1]
         return wait if wait > _EPSILON else 0.0
 
-    def undo(self, key: str, hold: Hold) -> None:
+    def undo(self, key: str, grant: Grant) -> None:
         if key in self._tats:
             self._tats[key] -= self._interval
 
@@ -206,7 +206,7 @@ class Semaphore(Limiter):
         self._is_divided = isinstance(limit, ConcurrencyLimit) and limit.by is not None
         self._inside: dict[str, int] = {}
 
-    def take(self, key: str, now: float) -> Hold | None:
+    def take(self, key: str, now: float) -> Grant | None:
         inside = self._inside.get(key, 0)
         if inside >= self._limit:
             return None
@@ -216,7 +216,7 @@ class Semaphore(Limiter):
     def wait(self, key: str, now: float) -> float:
         return 0.0 if self._inside.get(key, 0) < self._limit else math.inf
 
-    def undo(self, key: str, hold: Hold) -> None:
+    def undo(self, key: str, grant: Grant) -> None:
         inside = self._inside[key] - 1
         if inside:
             self._inside[key] = inside
@@ -224,8 +224,8 @@ class Semaphore(Limiter):
             del self._inside[key]
         self._tell()
 
-    def leave(self, key: str, hold: Hold, now: float, error: BaseException | None, *, done: bool) -> bool:
-        self.undo(key, hold)
+    def leave(self, key: str, grant: Grant, now: float, error: BaseException | None, *, done: bool) -> bool:
+        self.undo(key, grant)
         return False
 
     def ahead(self) -> float:
@@ -255,7 +255,7 @@ class CircuitBreakerState(Limiter):
     def state(self) -> State:
         return self._state
 
-    def take(self, key: str, now: float) -> Hold | None:
+    def take(self, key: str, now: float) -> Grant | None:
         state, may = admitted(self._state, now)
         if not may:
             return None
@@ -271,15 +271,15 @@ class CircuitBreakerState(Limiter):
             case _:
                 return 0.0
 
-    def undo(self, key: str, hold: Hold) -> None:
-        self.leave(key, hold, 0.0, None, done=False)
+    def undo(self, key: str, grant: Grant) -> None:
+        self.leave(key, grant, 0.0, None, done=False)
 
-    def leave(self, key: str, hold: Hold, now: float, error: BaseException | None, *, done: bool) -> bool:
+    def leave(self, key: str, grant: Grant, now: float, error: BaseException | None, *, done: bool) -> bool:
         failed: bool | None = False if done else None
         # A verdict is about the message, not about what it depends on.
         if error is not None and not isinstance(error, (Verdict, Shutdown)):
             failed = any(isinstance(leaf, self._rule.on) for leaf in leaves(error)) or None
-        probe = isinstance(hold, _Through) and hold.probe
+        probe = isinstance(grant, _Through) and grant.probe
         self._failed_probes += probe and failed is True
         self._move(after_outcome(self._state, self._rule, now, failed=failed, probe=probe), error)
         return failed is True and not isinstance(self._state, Closed)
@@ -305,7 +305,7 @@ class LimiterEnvironment(Protocol):
     @property
     def emit(self) -> EventSink: ...
     @property
-    def limiter(self) -> Callable[[], LimitStore]: ...
+    def limit_store(self) -> Callable[[], LimitStore]: ...
     @property
     def start_soon(self) -> Callable[..., None]: ...
 
@@ -326,7 +326,7 @@ class _GlobalLimiter(Limiter):
     def _has_some(self, key: str) -> bool:
         raise NotImplementedError
 
-    async def _get(self, limiter: LimitStore, key: str) -> None:
+    async def _get(self, store: LimitStore, key: str) -> None:
         raise NotImplementedError
 
     def _called(self, key: str) -> str:
@@ -340,7 +340,7 @@ class _GlobalLimiter(Limiter):
     async def _keep_asking(self, key: str) -> None:
         try:
             while self.demand(key) and not self._has_some(key):
-                await self._or_trouble(self._get(self._desk.limiter(), key))
+                await self._or_trouble(self._get(self._desk.limit_store(), key))
         finally:
             self._asking.discard(key)
         self._tell()
@@ -362,7 +362,7 @@ class GlobalRateLimiter(_GlobalLimiter):
         self._limit = limit
         self._tokens: dict[str, tuple[int, float]] = {}
 
-    def take(self, key: str, now: float) -> Hold | None:
+    def take(self, key: str, now: float) -> Grant | None:
         count, since = self._tokens.pop(key, (0, now))
         if not count or now - since > TOKENS_KEPT:
             return None
@@ -377,17 +377,17 @@ class GlobalRateLimiter(_GlobalLimiter):
     def _has_some(self, key: str) -> bool:
         return key in self._tokens
 
-    def undo(self, key: str, hold: Hold) -> None:
+    def undo(self, key: str, grant: Grant) -> None:
         count, since = self._tokens.get(key, (0, trio.current_time()))
         self._tokens[key] = (count + 1, since)
 
     def ahead(self) -> float:
         return math.inf if self._limit.by is not None else self._limit.ahead
 
-    async def _get(self, limiter: LimitStore, key: str) -> None:
+    async def _get(self, store: LimitStore, key: str) -> None:
         limit = self._limit
         cost = min(limit.batch, self.demand(key))
-        wait = await limiter.acquire_rate(self._called(key), limit.rate, limit.per, limit.at_once, cost)
+        wait = await store.acquire_rate(self._called(key), limit.rate, limit.per, limit.at_once, cost)
         await trio.sleep(wait)
         self._tokens[key] = (cost, trio.current_time())
 
@@ -414,7 +414,7 @@ class GlobalSemaphore(_GlobalLimiter):
         self._pauses: dict[str, float] = {}
         self._renewing = False
 
-    def take(self, key: str, now: float) -> Hold | None:
+    def take(self, key: str, now: float) -> Grant | None:
         free = self._free.get(key)
         if not free:
             return None
@@ -430,16 +430,16 @@ class GlobalSemaphore(_GlobalLimiter):
     def _has_some(self, key: str) -> bool:
         return key in self._free
 
-    def undo(self, key: str, hold: Hold) -> None:
-        assert isinstance(hold, _Slot)  # noqa: S101 - what `take` has given
-        if self.demand(key) and trio.current_time() - hold.since < SLOT_KEPT:
-            self._free.setdefault(key, []).append(hold)
+    def undo(self, key: str, grant: Grant) -> None:
+        assert isinstance(grant, _Slot)  # noqa: S101 - what `take` has given
+        if self.demand(key) and trio.current_time() - grant.since < SLOT_KEPT:
+            self._free.setdefault(key, []).append(grant)
             self._tell()
         else:
-            self._give_back(hold)
+            self._give_back(grant)
 
-    def leave(self, key: str, hold: Hold, now: float, error: BaseException | None, *, done: bool) -> bool:
-        self.undo(key, hold)
+    def leave(self, key: str, grant: Grant, now: float, error: BaseException | None, *, done: bool) -> bool:
+        self.undo(key, grant)
         return False
 
     def left(self, key: str, waiter: Waiter, *, last: bool) -> None:
@@ -456,9 +456,9 @@ class GlobalSemaphore(_GlobalLimiter):
     def ahead(self) -> float:
         return math.inf if self._limit.by is not None else self._limit.limit
 
-    async def _get(self, limiter: LimitStore, key: str) -> None:
+    async def _get(self, store: LimitStore, key: str) -> None:
         holder = f"{self._publisher}-{next(self._numbers):x}"
-        if not await limiter.acquire_slot(self._called(key), self._limit.limit, holder, SLOT_TTL):
+        if not await store.acquire_slot(self._called(key), self._limit.limit, holder, SLOT_TTL):
             pause = self._pauses.get(key, FIRST_PAUSE)
             self._pauses[key] = min(LONGEST_PAUSE, pause * 1.5)
             await trio.sleep(pause)
@@ -477,7 +477,7 @@ class GlobalSemaphore(_GlobalLimiter):
 
     async def _release(self, slot: _Slot) -> None:
         try:
-            await self._desk.limiter().release_slot(self._called(slot.key), slot.holder)
+            await self._desk.limit_store().release_slot(self._called(slot.key), slot.holder)
         except BrokerError as error:
             what_next = f"it is free in {SLOT_TTL:g} s at the latest"
             self._desk.emit(events.BrokerTrouble(f"giving back a slot of {self._name!r}", str(error), what_next))
@@ -495,7 +495,9 @@ class GlobalSemaphore(_GlobalLimiter):
 
     async def _renew_one(self, slot: _Slot) -> None:
         if slot in self._slots:
-            await self._desk.limiter().acquire_slot(self._called(slot.key), self._limit.limit, slot.holder, SLOT_TTL)
+            await self._desk.limit_store().acquire_slot(
+                self._called(slot.key), self._limit.limit, slot.holder, SLOT_TTL
+            )
 
 
 class LimiterRegistry:
@@ -515,13 +517,13 @@ class LimiterRegistry:
         Raises `SettingsError` where another limit has its name.
         """
         name = limit.name or usual_name
-        other, turnstile = self._found.get((type(limit), name), (limit, None))
+        other, limiter = self._found.get((type(limit), name), (limit, None))
         if other != limit:
             raise SettingsError(f"two limits of this system are called {name!r}, and differ: {other} and {limit}")
-        if turnstile is None:
-            turnstile = self._new(limit, name, whose)
-            self._found[type(limit), name] = (limit, turnstile)
-        return turnstile
+        if limiter is None:
+            limiter = self._new(limit, name, whose)
+            self._found[type(limit), name] = (limit, limiter)
+        return limiter
 
     def _new(self, limit: Limit, name: str, whose: str) -> Limiter:
         match limit:

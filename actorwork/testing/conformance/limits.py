@@ -12,19 +12,19 @@ from actorwork.testing.conformance.questions import Questions
 class Limits(Questions):
     async def test_tokens_are_taken_in_advance_by_everybody_together(self) -> None:
         async with self.open_broker() as broker, self.open_broker() as other:
-            limiters = (broker.limiter, other.limiter) * 5
-            waits = [await limiter.acquire_rate("mail", 10, 100, 4, 2) for limiter in limiters]
+            stores = (broker.limit_store, other.limit_store) * 5
+            waits = [await store.acquire_rate("mail", 10, 100, 4, 2) for store in stores]
             # Two at a time, every twenty seconds; the first four at once.
             assert waits == [pytest.approx(max(0, 20 * (n - 1)), abs=LATE * 2) for n in range(10)]
-            assert await broker.limiter.acquire_rate("MAIL", 10, 100, 4, 1) == 0
+            assert await broker.limit_store.acquire_rate("MAIL", 10, 100, 4, 1) == 0
 
     async def test_many_who_ask_at_once_are_told_different_moments(self) -> None:
         async with self.open_broker() as broker, self.open_broker() as other:
             waits: list[float] = []
 
             async def ask(number: int) -> None:
-                limiter = (broker, other)[number % 2].limiter
-                waits.append(await limiter.acquire_rate("mail", 1, 10, 1, 1))
+                store = (broker, other)[number % 2].limit_store
+                waits.append(await store.acquire_rate("mail", 1, 10, 1, 1))
 
             async with trio.open_nursery() as nursery:
                 for number in range(20):
@@ -33,41 +33,41 @@ class Limits(Questions):
 
     async def test_a_rate_that_nobody_uses_fills_up_again(self) -> None:
         async with self.open_broker() as broker:
-            assert await broker.limiter.acquire_rate("mail", 20, 1, 2, 2) == 0
-            assert await broker.limiter.acquire_rate("mail", 20, 1, 2, 1) > 0
+            assert await broker.limit_store.acquire_rate("mail", 20, 1, 2, 2) == 0
+            assert await broker.limit_store.acquire_rate("mail", 20, 1, 2, 1) > 0
 
             async def is_full() -> bool:
                 await trio.sleep(0.2)
-                return await broker.limiter.acquire_rate("mail", 20, 1, 2, 2) == 0
+                return await broker.limit_store.acquire_rate("mail", 20, 1, 2, 2) == 0
 
             await until(is_full, "a full bucket")
 
     async def test_there_are_as_many_slots_as_the_limit_says(self) -> None:
         async with self.open_broker() as broker, self.open_broker() as other:
-            assert await broker.limiter.acquire_slot("db", 2, "a", 60)
-            assert await other.limiter.acquire_slot("db", 2, "b", 60)
-            assert not await broker.limiter.acquire_slot("db", 2, "c", 60)
-            assert await other.limiter.acquire_slot("DB", 2, "c", 60)
-            assert await broker.limiter.acquire_slot("db", 2, "b", 60), "a holder may have it longer"
-            assert await other.limiter.release_slot("db", "a")
-            assert not await other.limiter.release_slot("db", "a")
-            assert await broker.limiter.acquire_slot("db", 2, "c", 60)
-            assert not await broker.limiter.acquire_slot("db", 2, "a", 60)
+            assert await broker.limit_store.acquire_slot("db", 2, "a", 60)
+            assert await other.limit_store.acquire_slot("db", 2, "b", 60)
+            assert not await broker.limit_store.acquire_slot("db", 2, "c", 60)
+            assert await other.limit_store.acquire_slot("DB", 2, "c", 60)
+            assert await broker.limit_store.acquire_slot("db", 2, "b", 60), "a holder may have it longer"
+            assert await other.limit_store.release_slot("db", "a")
+            assert not await other.limit_store.release_slot("db", "a")
+            assert await broker.limit_store.acquire_slot("db", 2, "c", 60)
+            assert not await broker.limit_store.acquire_slot("db", 2, "a", 60)
 
     async def test_who_has_a_slot_keeps_it_though_the_limit_is_lower_by_now(self) -> None:
         async with self.open_broker() as broker:
             for holder in ("a", "b", "c"):
-                assert await broker.limiter.acquire_slot("db", 3, holder, 60)
-            assert await broker.limiter.acquire_slot("db", 1, "b", 60)
-            assert not await broker.limiter.acquire_slot("db", 1, "d", 60)
+                assert await broker.limit_store.acquire_slot("db", 3, holder, 60)
+            assert await broker.limit_store.acquire_slot("db", 1, "b", 60)
+            assert not await broker.limit_store.acquire_slot("db", 1, "d", 60)
 
     async def test_a_slot_that_is_not_renewed_is_anybodys(self) -> None:
         async with self.open_broker() as broker, self.open_broker() as other:
-            assert await broker.limiter.acquire_slot("db", 1, "dead", 0.3)
+            assert await broker.limit_store.acquire_slot("db", 1, "dead", 0.3)
 
             async def is_free() -> bool:
-                return await other.limiter.acquire_slot("db", 1, "next", 60)
+                return await other.limit_store.acquire_slot("db", 1, "next", 60)
 
             await until(is_free, "the slot")
-            assert not await broker.limiter.acquire_slot("db", 1, "dead", 60)
-            assert not await broker.limiter.release_slot("db", "dead")
+            assert not await broker.limit_store.acquire_slot("db", 1, "dead", 60)
+            assert not await broker.limit_store.release_slot("db", "dead")

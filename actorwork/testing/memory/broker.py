@@ -155,7 +155,7 @@ class MemoryBroker:
         return self._values
 
     @property
-    def limiter(self) -> MemoryLimitStore:
+    def limit_store(self) -> MemoryLimitStore:
         return self._limiter
 
     @property
