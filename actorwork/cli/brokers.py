@@ -67,7 +67,7 @@ def speak(url: str | None, timeout: float, talk: Callable[[Broker, Step], Awaita
 
     from actorwork.brokers import open_broker
     from actorwork.errors import ActorworkError
-    from actorwork.policy.settlement import leaves
+    from actorwork.groups import leaves
 
     ear = EventPrinter()
 

@@ -27,12 +27,12 @@ from actorwork.clients.refs import StreamRef
 from actorwork.clients.sender import Sender, source_name
 from actorwork.clients.spool import Spool, Spooler, SpoolMode, file_for, open_spooler, spool_of
 from actorwork.errors import SettingsError
+from actorwork.groups import leaves
 from actorwork.message import Pause, PauseKind, TriggerRecord
 from actorwork.policy.bounds import takes
 from actorwork.policy.pauses import trigger_name
 from actorwork.policy.schedule import milliseconds
 from actorwork.policy.sending import PLAIN, Sending, SendOptions
-from actorwork.policy.settlement import leaves
 from actorwork.state.lock import Lock
 from actorwork.state.shared import Shared
 from actorwork.telemetry.logs import LogSink

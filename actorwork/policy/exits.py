@@ -28,7 +28,7 @@ from typing import Literal, TypeAlias
 import attrs
 
 from actorwork.errors import Ignore, Shutdown
-from actorwork.policy.settlement import is_cancellation, is_group, leaves, only_leaf
+from actorwork.groups import is_cancellation, is_group, leaves, only_leaf
 
 Restart: TypeAlias = Literal["permanent", "transient", "temporary"]
 

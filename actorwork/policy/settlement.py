@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias, cast
 
 import attrs
 
 from actorwork import errors
+from actorwork.groups import is_cancellation, is_group, leaves
 from actorwork.message import Failure
 from actorwork.policy.retry import BackoffFunction, Dice, RetryPolicy, retry_after, rule_for
 
@@ -141,40 +141,6 @@ def decisive(error: BaseException) -> BaseException:
         whole: BaseException | None = cast("BaseExceptionGroup[Any]", error).split(is_cancellation)[1]
         return whole or error
     return error
-
-
-def is_group(error: BaseException | None) -> bool:
-    return isinstance(error, BaseExceptionGroup)
-
-
-def leaves(error: BaseException) -> Iterator[BaseException]:
-    """Yield the errors inside (nested) groups; an error that is no group yields itself."""
-    if isinstance(error, BaseExceptionGroup):
-        for inner in cast("BaseExceptionGroup[Any]", error).exceptions:
-            yield from leaves(inner)
-    else:
-        yield error
-
-
-def only_leaf(error: BaseException) -> BaseException:
-    """Return the one error in a group; of several the group that holds them, out of those that only wrapped it.
-
-    Cancellations do not count.
-    """
-    inner: BaseException = error
-    while isinstance(inner, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", inner)
-        found = [branch for branch in group.exceptions if any(not is_cancellation(leaf) for leaf in leaves(branch))]
-        if len(found) != 1:
-            return group
-        inner = found[0]
-    return inner
-
-
-def is_cancellation(error: BaseException) -> bool:
-    """Say whether an error is Trio's `Cancelled`."""
-    # By name, since decisions do not know the loop.
-    return type(error).__name__ == "Cancelled" and type(error).__module__.partition(".")[0] == "trio"
 
 
 def failure_of(error: BaseException, *, within: BaseException | None = None) -> Failure:

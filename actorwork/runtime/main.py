@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from actorwork.errors import ActorworkError, BrokerError
-from actorwork.policy.settlement import is_cancellation
+from actorwork.groups import is_cancellation
 from actorwork.runtime.system import System, open_system
 from actorwork.telemetry.logs import configure
 

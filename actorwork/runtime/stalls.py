@@ -11,7 +11,6 @@ thread, every ten seconds.
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,11 +19,8 @@ from typing import Final
 
 import trio
 
-from actorwork.actors.execution.watchdog import REPORT_EVERY
 from actorwork.events import LoopStalled
-
-DEEPEST: Final = 40
-"""Frames of a stack that are told, the innermost ones."""
+from actorwork.stacks import REPORT_EVERY, frame_of_thread, stack_of_frame
 
 _END_LIMIT: Final = 0.1
 """Seconds for the thread to end: it takes none, unless it is just writing a log."""
@@ -110,7 +106,7 @@ class _Watch:
         return True
 
     def _frame(self) -> FrameType | None:
-        return sys._current_frames().get(self._watched)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - the only door to the frames of other threads
+        return frame_of_thread(self._watched)
 
 
 def waits_for_io(frame: FrameType) -> bool:
@@ -118,12 +114,3 @@ def waits_for_io(frame: FrameType) -> bool:
     lost but that an idle loop is asked, too.
     """
     return frame.f_code.co_name == "get_events" and frame.f_globals.get("__name__", "").startswith("trio.")
-
-
-def stack_of_frame(frame: FrameType | None) -> str:
-    """Return where a thread is within the task that runs there, one frame a line, the innermost last."""
-    lines: list[str] = []
-    while frame is not None and frame.f_globals.get("__name__") != "trio._core._run" and len(lines) < DEEPEST:
-        lines.append(f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}")
-        frame = frame.f_back
-    return "\n".join(reversed(lines))

@@ -50,10 +50,10 @@ from actorwork.actors.tree.spec import (
 )
 from actorwork.brokers import open_broker
 from actorwork.errors import ActorStopped, BrokerError, SettingsError, Shutdown
+from actorwork.groups import is_cancellation, only_leaf
 from actorwork.message import MessageIds
 from actorwork.policy.exits import Exit, Kind
 from actorwork.policy.restart import Intensity
-from actorwork.policy.settlement import is_cancellation, only_leaf
 from actorwork.runtime.firing import check_triggers, fire_triggers
 from actorwork.runtime.options import Options
 from actorwork.runtime.outline import Branch, branch_of, outline, pool_of, supervisor_of

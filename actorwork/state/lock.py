@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from actorwork.errors import BrokerError, LockLost, LockTimeout
+from actorwork.groups import is_cancellation
 from actorwork.policy.bounds import check_name, is_number
-from actorwork.policy.settlement import is_cancellation
 
 if TYPE_CHECKING:
     from random import Random

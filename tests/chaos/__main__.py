@@ -28,7 +28,7 @@ from typing import Final
 
 import trio
 
-from actorwork.policy.settlement import leaves
+from actorwork.groups import leaves
 
 from .environment import Act
 

@@ -13,7 +13,8 @@ import trio
 from actorwork import Actor, Settings, events, open_system, receive
 from actorwork.events import LoopStalled
 from actorwork.runtime import stalls
-from actorwork.runtime.stalls import stack_of_frame, watch_stalls
+from actorwork.runtime.stalls import watch_stalls
+from actorwork.stacks import stack_of_frame
 from actorwork.testing.memory import MemoryBroker
 
 

@@ -21,8 +21,8 @@ from actorwork import (
     open_system,
     receive,
 )
+from actorwork.groups import only_leaf
 from actorwork.policy.exits import Exit, Kind, Restart
-from actorwork.policy.settlement import only_leaf
 from tests.doubles import FakeBroker, Kept
 from tests.supervision.tree_fixture import LENIENT, Boom, Own, Stage, counts, quiet, raising, shown
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from actorwork.errors import NotRunning
-from actorwork.policy.settlement import decisive, leaves
+from actorwork.groups import leaves
+from actorwork.policy.settlement import decisive
 
 if TYPE_CHECKING:
     from actorwork.actors.life.cell import Cell

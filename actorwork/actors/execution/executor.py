@@ -26,7 +26,7 @@ from actorwork import events
 from actorwork.actors.context.in_flight import InFlight, Stop, in_flight
 from actorwork.actors.crash import Crash
 from actorwork.actors.execution.threads import HandlerThread
-from actorwork.actors.execution.watchdog import REPORT_EVERY, UNKNOWN, stack_of
+from actorwork.actors.execution.watchdog import UNKNOWN
 from actorwork.actors.handlers.table import local_keywords
 from actorwork.actors.mailbox.calls import PENDING, CallState, Item, LocalCall, Queue
 from actorwork.actors.refs.watching import LinkBroken
@@ -42,19 +42,11 @@ from actorwork.errors import (
     Verdict,
 )
 from actorwork.failpoints import failpoint
+from actorwork.groups import leaves
 from actorwork.message import REPLY_TO, RESULT_TTL, Delivery
 from actorwork.policy.exits import is_fatal, is_plain
-from actorwork.policy.settlement import (
-    Ack,
-    Fail,
-    Retry,
-    Settlement,
-    decisive,
-    expired,
-    failure_of,
-    leaves,
-    settlement_for,
-)
+from actorwork.policy.settlement import Ack, Fail, Retry, Settlement, decisive, expired, failure_of, settlement_for
+from actorwork.stacks import REPORT_EVERY, stack_of_task
 
 if TYPE_CHECKING:
     from actorwork.actors.context.publishing import PublishBuffer
@@ -509,7 +501,7 @@ class Executor:
         elif now - self._reported >= REPORT_EVERY:
             self._reported = now
             message_id = item.id if isinstance(item, Delivery) else type(item.message).__name__
-            cell, seconds, where = self._cell, now - self.began, stack_of(self._task)
+            cell, seconds, where = self._cell, now - self.began, stack_of_task(self._task)
             self._services.emit(events.Overdue(cell.settings.id, cell.title, message_id, seconds, where, self.timeout))
 
     def _give_up_item(self) -> None:

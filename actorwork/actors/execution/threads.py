@@ -6,14 +6,12 @@ the watchdog then looks at it as at any handler that does not end, and it is rep
 
 from __future__ import annotations
 
-import sys
 import threading
-import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from actorwork import events
-from actorwork.actors.execution.watchdog import REPORT_EVERY
+from actorwork.stacks import REPORT_EVERY, stack_of_thread
 
 if TYPE_CHECKING:
     from actorwork.abc import EventSink
@@ -62,15 +60,7 @@ class HandlerThread:
                 self._watchdog.forget(self)
         elif self.began is not None and now - self._reported >= REPORT_EVERY:
             self._reported = now
-            where = _stack_of(thread)
+            where = stack_of_thread(thread)
             self._emit(
                 events.Overdue(*self._whose, self._message, now - self.began, where, self.timeout, is_settled=True)
             )
-
-
-def _stack_of(thread: int) -> str:
-    frame = sys._current_frames().get(thread)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - the only door to the frames of other threads
-    if frame is None:
-        return ""
-    lines = [f"{step.filename}:{step.lineno} in {step.name}" for step in traceback.extract_stack(frame)]
-    return "\n".join(lines)

@@ -14,21 +14,8 @@ import trio
 
 TICK: Final = 0.25
 """Seconds between two looks, at most."""
-REPORT_EVERY: Final = 10.0
-"""Seconds between two reports about what does not end: a handler, or a child that was told to."""
-
-
 UNKNOWN: Final = 0.0
 """When an executor began, where it has not looked at the clock."""
-
-
-def stack_of(task: trio.lowlevel.Task | None) -> str:
-    """Return where a task waits, one frame a line, the innermost last; nothing for one that has ended."""
-    if task is None:
-        return ""
-    return "\n".join(
-        f"{frame.f_code.co_filename}:{line} in {frame.f_code.co_name}" for frame, line in task.iter_await_frames()
-    )
 
 
 class Watched(Protocol):

@@ -47,9 +47,9 @@ from actorwork.actors.supervision.supervisor import RunningSupervisor
 from actorwork.actors.tree.spec import Child, DynamicSupervisor
 from actorwork.actors.wakeups import Reply
 from actorwork.errors import ActorCrashed, ActorStopped, MailboxFull, MessageRefused, NotRunning, SettingsError
+from actorwork.groups import only_leaf
 from actorwork.message import Delivery
 from actorwork.policy.exits import Exit, Kind, exit_of
-from actorwork.policy.settlement import only_leaf
 
 if TYPE_CHECKING:
     from actorwork.actors.execution.watchdog import Watchdog

@@ -27,6 +27,7 @@ import trio
 from actorwork import events
 from actorwork.abc import EventSink, LimitStore
 from actorwork.errors import BrokerError, SettingsError, Shutdown, Verdict
+from actorwork.groups import leaves
 from actorwork.policy.limits import (
     Bulkhead,
     CircuitBreaker,
@@ -41,7 +42,6 @@ from actorwork.policy.limits import (
     after_outcome,
     reserved,
 )
-from actorwork.policy.settlement import leaves
 
 SLOT_TTL: Final = 10.0
 """Seconds after which a slot is anybody's that its node does not renew."""

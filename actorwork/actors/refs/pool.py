@@ -25,8 +25,8 @@ import trio
 from actorwork.actors.tree.hooks import Hooks
 from actorwork.actors.tree.spec import Child, Supervisor, as_spec
 from actorwork.errors import ActorStopped, SettingsError
+from actorwork.groups import only_leaf
 from actorwork.policy.restart import Intensity
-from actorwork.policy.settlement import only_leaf
 
 if TYPE_CHECKING:
     from actorwork.actors.refs.ref import ActorRef

@@ -23,11 +23,11 @@ import trio
 
 from actorwork import events
 from actorwork.actors.crash import without_crash
-from actorwork.actors.execution.watchdog import REPORT_EVERY, stack_of
 from actorwork.actors.supervision.child_table import ChildRecord, ChildTable, State
 from actorwork.actors.wakeups import Wakeup
 from actorwork.errors import ChildError
 from actorwork.policy.exits import Exit, exit_of, is_fatal
+from actorwork.stacks import REPORT_EVERY, stack_of_task
 
 if TYPE_CHECKING:
     from actorwork.abc import EventSink
@@ -201,7 +201,7 @@ class ChildRunner:
         """Cancel a child whose time to end is over; report one that was cancelled already."""
         if slot.scope.cancel_called:
             self._alarms.set(slot, trio.current_time() + REPORT_EVERY)
-            self._emit(events.StuckChild(self._supervisor, slot.spec.title, stack_of(slot.task)))
+            self._emit(events.StuckChild(self._supervisor, slot.spec.title, stack_of_task(slot.task)))
         else:
             self.kill(slot)
 

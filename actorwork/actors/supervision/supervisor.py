@@ -35,9 +35,9 @@ from actorwork.actors.supervision.failures import gave_up, start_error
 from actorwork.actors.supervision.requests import ExitNotice, Item, Request, RequestQueue, Stopped
 from actorwork.actors.tree.spec import DynamicSupervisor, Replicas, Spec, Supervisor
 from actorwork.errors import AlreadyRegistered, MaxRestartsExceeded, Shutdown, StartError
+from actorwork.groups import only_leaf
 from actorwork.policy.exits import Exit, Kind, is_fatal, restart_wanted
 from actorwork.policy.restart import Window, auto_shutdown_due, failed_again, touched
-from actorwork.policy.settlement import only_leaf
 
 if TYPE_CHECKING:
     from actorwork.abc import EventSink

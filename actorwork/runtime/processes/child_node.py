@@ -22,7 +22,6 @@ import struct
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -32,10 +31,11 @@ import trio
 
 from actorwork import events
 from actorwork.actors.execution.executor import interrupts
-from actorwork.policy.settlement import is_cancellation, only_leaf
+from actorwork.groups import is_cancellation, only_leaf
 from actorwork.runtime.options import Options
 from actorwork.runtime.processes.control import Frame, Frames, RemoteFailure, packed
 from actorwork.runtime.system import System, open_system
+from actorwork.stacks import all_stacks
 from actorwork.telemetry.logs import LogSink, configure
 
 if TYPE_CHECKING:
@@ -195,20 +195,6 @@ class ParentChannel:
                 return
         with suppress(trio.RunFinishedError):  # It is about to end already.
             self._token.run_sync_soon(self._obey, frame)
-
-
-def all_stacks() -> str:
-    """Return where every thread of this process stands, the main thread first, innermost frame last."""
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
-    main, here = threading.main_thread().ident, threading.get_ident()
-    found: list[str] = []
-    # The only door to the frames of other threads.
-    frames = sys._current_frames()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-    for ident, frame in sorted(frames.items(), key=lambda one: one[0] != main):
-        if ident != here:
-            stack = "".join(traceback.format_stack(frame)).rstrip()
-            found.append(f"thread {names.get(ident, ident)}:\n{stack}")
-    return "\n".join(found)
 
 
 def main(end: socket.socket) -> None:
