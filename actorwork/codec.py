@@ -17,10 +17,19 @@ import dataclasses
 import json
 import types
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, MutableSequence, MutableSet, Sequence, Set as AbstractSet
+from collections.abc import (
+    Callable,
+    Iterable,
+    Mapping,
+    MutableMapping,
+    MutableSequence,
+    MutableSet,
+    Sequence,
+    Set as AbstractSet,
+)
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from enum import Enum
+from enum import Enum, Flag
 from functools import cache
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, Union, cast, get_args, get_origin, get_type_hints
@@ -115,8 +124,10 @@ def _shown(value: object) -> str:
 
 
 def _exactly(cls: type, wanted: str) -> Callable[[Any, Any], Any]:
-    def structure(value: Any, _: Any) -> Any:
-        # A bool is an int to Python, not to whoever wrote the JSON.
+    def structure(value: Any, annotation: Any) -> Any:
+        if annotation is not cls:  # cattrs looks hooks up by inheritance, so this one is also asked for subclasses.
+            return _structure_subclass(value, annotation, cls, wanted)
+        # A bool is an int to Python, but not to the producer that wrote the JSON.
         if type(value) is cls:
             return value
         raise TypeError(f"wants {wanted}, got {_shown(value)}")
@@ -124,10 +135,22 @@ def _exactly(cls: type, wanted: str) -> Callable[[Any, Any], Any]:
     return structure
 
 
-def _structure_float(value: Any, _: Any) -> float:
+def _structure_float(value: Any, annotation: Any) -> Any:
     if type(value) is float or type(value) is int:
-        return float(value)
+        return float(value) if annotation is float else _structure_subclass(float(value), annotation, float, "a number")
     raise TypeError(f"wants a number, got {_shown(value)}")
+
+
+def _structure_subclass(value: Any, cls: Any, base: type, wanted: str) -> Any:
+    """Make a value of a class that extends str, int or float: an enum's member, or what its constructor returns."""
+    if issubclass(cls, Enum):
+        return _structure_enum(value, cls)
+    if type(value) is not base:
+        raise TypeError(f"wants {wanted}, got {_shown(value)}")
+    try:
+        return cls(value)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise ValueError(f"wants {wanted} that {_name(cls)} accepts, got {_shown(value)}: {error}") from error
 
 
 def _parsed(cls: Any, wanted: str) -> Callable[[Any, Any], Any]:
@@ -150,13 +173,21 @@ def _structure_any(value: Any, _: Any) -> Any:
     return value
 
 
+@cache
+def _members(cls: type[Enum]) -> Mapping[bytes, Enum]:
+    """Return an enum's members, aliases included, by the JSON of their values."""
+    return {encode_value(member.value): member for member in cls.__members__.values()}
+
+
 def _structure_enum(value: Any, cls: Any) -> Any:
-    try:
-        return cls(value)
-    except ValueError as error:
-        raise ValueError(
-            f"wants one of {', '.join(repr(member.value) for member in cls)}, got {_shown(value)}"
-        ) from error
+    # By the JSON, since `1`, `1.0` and `true` are equal to Python, and a tuple is never equal to a list.
+    member = _members(cls).get(dumps(value))
+    if member is not None:
+        return member
+    if issubclass(cls, Flag) and type(value) is int and not value & ~sum({one.value for one in cls}):
+        return cls(value)  # A combination of flags is no member of its own. Its bits are known, whatever the boundary.
+    wanted = ", ".join(repr(one.value) for one in cls)
+    raise ValueError(f"wants {'a combination' if issubclass(cls, Flag) else 'one'} of {wanted}, got {_shown(value)}")
 
 
 _PLAIN: Final[Mapping[Any, str]] = {
@@ -208,6 +239,48 @@ def _refuse_other_than_arrays(converter: cattrs.Converter) -> None:
     converter.register_structure_hook_factory(is_array, make)
 
 
+_MAPPINGS: Final = frozenset({dict, Mapping, MutableMapping})
+
+
+def _read_keys_as_text(converter: cattrs.Converter) -> None:
+    """Have the names of JSON objects, which are always text, read as the keys that a mapping's annotation wants."""
+    making: set[Any] = set()
+
+    def wants_numbers(cls: Any) -> bool:
+        if cls in making or get_origin(cls) not in _MAPPINGS:
+            return False
+        key = get_args(cls)[0]
+        return isinstance(key, type) and issubclass(key, (int, float, Enum))
+
+    def make(cls: Any) -> Callable[[Any, Any], Any]:
+        making.add(cls)
+        try:
+            inner = converter.get_structure_hook(cls, cache_result=False)
+        finally:
+            making.discard(cls)
+        key = get_args(cls)[0]
+
+        def structure(value: Any, annotation: Any) -> Any:
+            if type(value) is dict:
+                value = {_key_from(name, key): part for name, part in cast("dict[Any, Any]", value).items()}
+            return inner(value, annotation)
+
+        return structure
+
+    converter.register_structure_hook_factory(wants_numbers, make)
+
+
+def _key_from(name: str, key: type) -> Json:
+    """Return the number or constant that an object's name stands for, or the name, for the key's own hook to judge."""
+    if issubclass(key, Enum) and name.encode() not in {dumps(one.value) for one in key if type(one.value) is not str}:
+        return name
+    try:
+        value = loads(name.encode())
+    except CodecError:
+        return name
+    return value if isinstance(value, (int, float)) else name
+
+
 def _make_converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     for cls, hook in {
@@ -228,6 +301,7 @@ def _make_converter() -> cattrs.Converter:
     converter.register_structure_hook_func(lambda cls: cls is Any or cls is object, _structure_any)
     converter.register_structure_hook_func(lambda cls: isinstance(cls, type) and issubclass(cls, Enum), _structure_enum)
     _refuse_other_than_arrays(converter)
+    _read_keys_as_text(converter)
     for cls in (datetime, date, time):
         converter.register_unstructure_hook(cls, lambda value: value.isoformat())
     for cls in (UUID, Decimal, PurePath):

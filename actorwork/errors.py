@@ -236,7 +236,8 @@ class Verdict(Exception):
 class Retry(Verdict):
     """Run the message again, `delay` seconds from now or (None) after the actor's own backoff.
 
-    Each retry counts as an attempt; once `settings.retry.attempts` are spent the delivery fails.
+    Each retry counts as an attempt. Once the attempts of the retry policy are spent (20 where the actor has none), the
+    delivery fails.
     """
 
     def __init__(self, delay: float | None = None, reason: str = "") -> None:

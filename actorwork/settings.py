@@ -20,7 +20,7 @@ from actorwork.message import Priority
 from actorwork.policy.bounds import Validator, instance_of, one_of, seconds, takes, text, whole, wrong
 from actorwork.policy.catchup import CATCHUPS, OVERLAPS, CatchUp, Overlap
 from actorwork.policy.limits import LIMITS, Limit
-from actorwork.policy.retry import RetryPolicy
+from actorwork.policy.retry import DefaultRetryPolicy, RetryPolicy
 from actorwork.policy.schedule import Cron, Interval
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ class Settings:
     )
     triggers: tuple[Trigger, ...] = attrs.field(default=(), converter=_as_triggers, validator=_triggers_differ)
     retry: RetryPolicy = attrs.field(
-        factory=RetryPolicy, validator=instance_of(RetryPolicy, "a RetryPolicy, such as RetryPolicy(attempts=5)")
+        factory=DefaultRetryPolicy, validator=instance_of(RetryPolicy, "a RetryPolicy, such as RetryPolicy(attempts=5)")
     )
     limits: tuple[Limit, ...] = attrs.field(default=(), converter=_as_layers, validator=_are_limits)
     middleware: tuple[Any, ...] = attrs.field(

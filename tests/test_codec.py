@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from enum import Enum
+from enum import Enum, IntEnum, IntFlag, StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from uuid import UUID
 
 import attrs
@@ -265,6 +266,92 @@ def test_the_name_on_the_wire_can_be_chosen():
         __wire_name__ = "plain.v2"
 
     assert (wire_name(Plain), wire_name(Versioned)) == ("Plain", "plain.v2")
+
+
+class Size(StrEnum):
+    SMALL = "small"
+
+
+class Kind(str, Enum):  # noqa: UP042 - what many programs still have
+    FULL = "full"
+
+
+class Level(IntEnum):
+    LOW = 1
+    HIGH = 2
+
+
+class Rights(IntFlag):
+    READ = 1
+    WRITE = 2
+
+
+class Corner(Enum):
+    TOP = (0, 1)
+
+
+class Upper(str):
+    __slots__ = ()
+
+    def __new__(cls, value: str) -> Self:
+        if value != value.upper():
+            raise ValueError("it is not in capitals")
+        return super().__new__(cls, value)
+
+
+class Cents(int):
+    __slots__ = ()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [Size.SMALL, Kind.FULL, Level.HIGH, Rights.READ | Rights.WRITE, Rights(0), Corner.TOP, Upper("AB"), Cents(3)],
+)
+def test_enums_and_other_subclasses_of_text_and_numbers_are_read_as_what_they_were(value: Any):
+    read = decode_value(encode_value(value), type(value))
+    assert read == value
+    assert type(read) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("data", "annotation", "complaint"),
+    [
+        (b'"huge"', Size, "wants one of 'small', got 'huge'"),
+        (b'"none"', Kind, "wants one of 'full', got 'none'"),
+        (b"99", Level, "wants one of 1, 2, got 99"),
+        (b"true", Level, "wants one of 1, 2, got True"),
+        (b"7", Rights, "wants a combination of 1, 2, got 7"),
+        (b"[1,0]", Corner, "got [1, 0]"),
+        (b'"ab"', Upper, "it is not in capitals"),
+        (b"3", Upper, "got 3"),
+        (b'"3"', Cents, "got '3'"),
+    ],
+)
+def test_what_an_enum_or_a_subclass_does_not_have_is_refused(data: bytes, annotation: Any, complaint: str):
+    with pytest.raises(CodecError, match=re.escape(complaint)):
+        decode_value(data, annotation)
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation"),
+    [
+        ({1: "a", -2: "b"}, dict[int, str]),
+        ({1.5: "a"}, dict[float, str]),
+        ({Level.LOW: "a"}, dict[Level, str]),
+        ({Size.SMALL: 1}, Mapping[Size, int]),
+        ({True: 1}, dict[bool, int]),
+        ({"1": 1}, dict[str, int]),
+    ],
+)
+def test_keys_that_json_can_only_write_as_text_are_read_as_what_they_were(value: Any, annotation: Any):
+    read = decode_value(encode_value(value), annotation)
+    assert read == value
+    assert [type(key) for key in read] == [type(key) for key in value]
+
+
+def test_a_key_that_is_no_number_is_refused_where_numbers_are_wanted():
+    with pytest.raises(CodecError, match="wants a whole number, got 'a'"):
+        decode_value(b'{"a":"x"}', dict[int, str])
 
 
 # ---- fields of foreign producers ----

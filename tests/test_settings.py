@@ -25,6 +25,7 @@ from actorwork import (
     Trigger,
     Uniform,
 )
+from actorwork.policy.retry import DefaultRetryPolicy
 
 HOURLY = Interval(hours=1)
 
@@ -41,7 +42,7 @@ def test_everything_but_the_title_has_a_default():
         "status_cache_ttl": 5,
         "event_settings": EventSettings(max_events_in_memory=5000, max_batch_size=500),
         "triggers": (),
-        "retry": RetryPolicy(attempts=1),
+        "retry": DefaultRetryPolicy(attempts=1),
         "middleware": (),
         "publish_middleware": (),
         "priority": Priority.NORMAL,

@@ -41,6 +41,9 @@ class BackoffFunction(Protocol):
         ...
 
 
+VERDICT_ATTEMPTS: Final = 20
+"""Attempts that an explicit `Retry` gets where the actor has no retry policy of its own."""
+
 _SECONDS: Final = number(0, FINITE, "finite seconds")
 
 
@@ -144,9 +147,28 @@ class RetryPolicy:
         factory=dict, converter=_as_rules, validator=_are_rules, hash=False
     )
 
+    @property
+    def attempts_of_verdicts(self) -> int:
+        """How many attempts an explicit `raise Retry` may ask for."""
+        return self.attempts
+
 
 NEVER: Final = RetryPolicy()
 """One attempt."""
+
+
+@attrs.frozen(kw_only=True)
+class DefaultRetryPolicy(RetryPolicy):
+    """The policy of an actor that names none: an error fails the message at once, but `raise Retry` is honoured.
+
+    A class of its own, so that `RetryPolicy(attempts=1)`, which means one attempt whatever the handler raises, stays
+    distinguishable.
+    """
+
+    @property
+    def attempts_of_verdicts(self) -> int:
+        """A handler that raises `Retry` without a policy means it, but not for ever."""
+        return VERDICT_ATTEMPTS
 
 
 def rule_for(errors: Iterable[BaseException], policy: RetryPolicy) -> RetryPolicy:

@@ -101,7 +101,7 @@ def delay_before_next(cause: BaseException, *, attempt: int, retry: RetryPolicy,
     Raises what the policy's backoff raises, and `ValueError` for a delay that nobody can wait for.
     """
     match cause:
-        case errors.Retry(delay=delay) if attempt < retry.attempts:
+        case errors.Retry(delay=delay) if attempt < retry.attempts_of_verdicts:
             return _delay(retry.backoff, attempt, dice) if delay is None else min(delay, LONGEST_DELAY)
         case errors.Verdict():
             return None

@@ -11,10 +11,22 @@ import pytest
 import trio
 from hypothesis import given, strategies as st
 
-from actorwork import Cron, Exponential, Fixed, Intensity, Interval, Linear, RetryPolicy, SettingsError, Uniform, errors
+from actorwork import (
+    Cron,
+    Exponential,
+    Fixed,
+    Intensity,
+    Interval,
+    Linear,
+    RetryPolicy,
+    Settings,
+    SettingsError,
+    Uniform,
+    errors,
+)
 from actorwork.policy.intake import AHEAD, prefetch, smoothed
 from actorwork.policy.restart import Window
-from actorwork.policy.retry import BackoffFunction
+from actorwork.policy.retry import VERDICT_ATTEMPTS, BackoffFunction
 from actorwork.policy.settlement import (
     LONGEST_DELAY,
     Ack,
@@ -394,3 +406,16 @@ def test_a_delay_that_cannot_be_read_is_none():
 def test_rules_that_are_none_are_refused(on: Any, said: str):
     with pytest.raises(SettingsError, match=re.escape(said)):
         RetryPolicy(on=on)
+
+
+def test_a_handler_that_asks_for_a_retry_gets_one_without_any_policy():
+    unset = Settings(title="a").retry
+    answers = [ended(errors.Retry(), attempt, unset) for attempt in (1, VERDICT_ATTEMPTS - 1)]
+    assert [type(answer) for answer in answers] == [Retry, Retry]
+    assert isinstance(ended(errors.Retry(), VERDICT_ATTEMPTS, unset), Fail)
+    assert isinstance(ended(OSError(), 1, unset), Fail), "an error is not the handler's decision"
+
+
+def test_a_policy_of_the_actors_own_bounds_the_retries_that_its_handlers_ask_for():
+    own = Settings(title="a", retry=RetryPolicy(attempts=1)).retry
+    assert isinstance(ended(errors.Retry(), 1, own), Fail)
