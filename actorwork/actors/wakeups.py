@@ -15,7 +15,7 @@ from actorwork.errors import AskTimeout
 
 
 class Wakeup:
-    """Wakes the one task that waits here; a ring that comes while no task waits is lost."""
+    """Wakes the one task that waits here; a call that comes while no task waits is lost."""
 
     __slots__ = ("_task",)
 
@@ -27,7 +27,7 @@ class Wakeup:
         """Whether a task waits and has not been woken yet."""
         return self._task is not None
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """Wake the waiting task, if there is one."""
         if self._task is not None:
             trio.lowlevel.reschedule(self._task)

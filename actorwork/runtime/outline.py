@@ -82,15 +82,15 @@ def _lines(branch: Branch, first: str, rest: str) -> Iterator[str]:
 def branch_of(supervision: RunningSupervisor, now: float, most: int | None = None) -> Branch:
     """Return a supervisor with all that is below it; `now` is Trio's time, `most` how many children of each to show."""
     children: list[Branch] = []
-    for slot in islice(supervision.slots, most):
-        member, state, counts = slot.member, slot.state.value, (slot.incarnation, slot.restarts)
+    for record in islice(supervision.records, most):
+        member, state, counts = record.member, record.state.value, (record.incarnation, record.restarts)
         if isinstance(member, RunningSupervisor):
             below = branch_of(member, now, most)
-            branch = attrs.evolve(below, state=state, incarnation=slot.incarnation, restarts=slot.restarts)
+            branch = attrs.evolve(below, state=state, incarnation=record.incarnation, restarts=record.restarts)
         elif isinstance(member, Cell):
             spawned = () if member.children is None else branch_of(member.children, now, most).children
             branch = Branch(
-                slot.spec.title,
+                record.spec.title,
                 "actor",
                 state,
                 *counts,
@@ -98,13 +98,13 @@ def branch_of(supervision: RunningSupervisor, now: float, most: int | None = Non
                 tuple(InFlightItem(_called(item), max(0.0, now - began)) for item, began in member.in_hand_since()),
                 spawned,
             )
-        elif isinstance(slot.spec, Process):
+        elif isinstance(record.spec, Process):
             process = cast("ProcessChild", member)
-            branch = Branch(slot.spec.title, "process", state, *counts, children=process.branches(), pid=process.pid)
+            branch = Branch(record.spec.title, "process", state, *counts, children=process.branches(), pid=process.pid)
         else:
-            branch = Branch(slot.spec.title, "task", state, *counts)
+            branch = Branch(record.spec.title, "task", state, *counts)
         children.append(branch)
-    left_out = len(supervision.slots) - len(children)
+    left_out = len(supervision.records) - len(children)
     if left_out:
         children.append(Branch(f"{left_out} more", "left out", "not shown"))
     spec = supervision.spec
@@ -158,26 +158,26 @@ def pool_of(root: RunningSupervisor, which: object) -> RunningSupervisor:
 
 
 def _members(pool: RunningSupervisor) -> set[type | None]:
-    return {slot.spec.actor for slot in pool.slots if isinstance(slot.spec, Child)}
+    return {record.spec.actor for record in pool.records if isinstance(record.spec, Child)}
 
 
 def _path(root: RunningSupervisor, which: Hashable) -> Iterator[RunningSupervisor]:
     """Yield what is found by a path of ids, or by one id at any depth."""
     for supervision in _all(root):
-        slot = supervision.slots.get(which)
-        if slot is not None and isinstance(slot.member, RunningSupervisor):
-            yield slot.member
+        record = supervision.records.get(which)
+        if record is not None and isinstance(record.member, RunningSupervisor):
+            yield record.member
     if isinstance(which, tuple):
         at: RunningSupervisor | None = root
         for step in cast("tuple[Hashable, ...]", which):
-            slot = at.slots.get(step) if at is not None else None
-            at = slot.member if slot is not None and isinstance(slot.member, RunningSupervisor) else None
+            record = at.records.get(step) if at is not None else None
+            at = record.member if record is not None and isinstance(record.member, RunningSupervisor) else None
         if at is not None:
             yield at
 
 
 def _all(root: RunningSupervisor) -> Iterator[RunningSupervisor]:
     yield root
-    for slot in root.slots:
-        if isinstance(slot.member, RunningSupervisor):
-            yield from _all(slot.member)
+    for record in root.records:
+        if isinstance(record.member, RunningSupervisor):
+            yield from _all(record.member)

@@ -244,7 +244,7 @@ class System:
         supervision = pool_of(self._root, which)
         ref = self._pools.get(supervision)
         if ref is None:
-            cells = [slot.member for slot in supervision.slots if isinstance(slot.member, Cell)]
+            cells = [record.member for record in supervision.records if isinstance(record.member, Cell)]
             ref = self._pools[supervision] = PoolRef(cast("Pool", supervision.spec), cells, self._services.random)
         return ref
 
@@ -306,11 +306,11 @@ class System:
     def _process_members(self, supervision: RunningSupervisor) -> Iterator[ProcessChild]:
         if self._process_services is None:
             return
-        for slot in supervision.slots:
-            if isinstance(slot.member, RunningSupervisor):
-                yield from self._process_members(slot.member)
-            elif isinstance(slot.spec, Process):
-                yield cast("ProcessChild", slot.member)
+        for record in supervision.records:
+            if isinstance(record.member, RunningSupervisor):
+                yield from self._process_members(record.member)
+            elif isinstance(record.spec, Process):
+                yield cast("ProcessChild", record.member)
 
     # ---- the engine ----
 

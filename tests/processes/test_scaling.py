@@ -55,7 +55,7 @@ class Group:
 
     def __init__(self, process: Process) -> None:
         self.spec = Replicas.of(process)
-        self.slots = [StandIn(member) for member in self.spec.members]
+        self.records = [StandIn(member) for member in self.spec.members]
         self.fails = False
 
     @property
@@ -66,15 +66,15 @@ class Group:
         await trio.sleep(1)
         if self.fails:
             raise StartError("no", child_id=member.title)
-        self.slots.append(StandIn(member))
+        self.records.append(StandIn(member))
 
     async def terminate_child(self, key: str) -> None:
-        (slot,) = [slot for slot in self.slots if slot.key == key]
-        slot.state = State.STOPPING
+        (record,) = [record for record in self.records if record.key == key]
+        record.state = State.STOPPING
         await trio.sleep(1)
-        if slot not in self.slots:
+        if record not in self.records:
             raise ChildError("gone", problem="not_found")
-        self.slots.remove(slot)
+        self.records.remove(record)
 
 
 @asynccontextmanager
@@ -98,15 +98,15 @@ async def test_it_grows_with_the_backlog_at_once_and_goes_down_slowly(mock_clock
     seen: list[Event] = []
     async with open_group(Scale(max=4, target_backlog=10, target_wait=None, cooldown=60), seen) as (group, broker):
         await trio.sleep(10)
-        assert len(group.slots) == 1
+        assert len(group.records) == 1
         await broker.publish(messages(0, 35))
         await trio.sleep(4)
-        assert sorted(slot.key for slot in group.slots) == ["far 1", "far 2", "far 3", "far 4"]
+        assert sorted(record.key for record in group.records) == ["far 1", "far 2", "far 3", "far 4"]
         broker._sources.clear()
         await trio.sleep(80)
-        assert len(group.slots) == 3
+        assert len(group.records) == 3
         await trio.sleep(300)
-        assert [slot.key for slot in group.slots] == ["far 1"]
+        assert [record.key for record in group.records] == ["far 1"]
         assert of_scaled(seen) == [(1, 4), (4, 3), (3, 2), (2, 1)]
         assert of(Scaled, seen)[0].why == "a backlog of 35, 10 are for each"
 
@@ -114,16 +114,16 @@ async def test_it_grows_with_the_backlog_at_once_and_goes_down_slowly(mock_clock
 async def test_busy_replicas_stay_and_late_messages_bring_more(mock_clock: object):
     seen: list[Event] = []
     async with open_group(Scale(min=2, max=4, target_wait=5, cooldown=10), seen) as (group, broker):
-        for slot in group.slots:
-            slot.busy = 2  # as many as its actor handles at once
+        for record in group.records:
+            record.busy = 2  # as many as its actor handles at once
         await broker.publish(messages(0, 1))
         await trio.sleep(4.5)
         assert not seen
         await trio.sleep(4)
         assert of_scaled(seen)[0] == (2, 3)
         broker._sources.clear()
-        for slot in group.slots:
-            slot.busy = 2
+        for record in group.records:
+            record.busy = 2
         await trio.sleep(100)
         assert of_scaled(seen)[-1][1] >= 3
 
@@ -138,7 +138,7 @@ async def test_a_replica_that_does_not_start_is_not_tried_again_and_again(mock_c
         group.fails = False
         await trio.sleep(10)
         assert of_scaled(seen) == [(1, 4), (1, 4)]
-        assert len(group.slots) == 4
+        assert len(group.records) == 4
 
 
 class Away(MemoryBroker):
@@ -157,10 +157,10 @@ async def test_while_the_broker_does_not_answer_nothing_is_decided(mock_clock: o
         await broker.publish(messages(0, 35))
         await trio.sleep(100)
         assert len(of(BrokerTrouble, seen)) == len(seen) == 1
-        assert len(group.slots) == 1
+        assert len(group.records) == 1
         broker.is_away = False
         await trio.sleep(4)
-        assert len(group.slots) == 4
+        assert len(group.records) == 4
 
 
 @pytest.mark.slow

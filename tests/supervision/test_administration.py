@@ -397,8 +397,8 @@ async def test_nothing_is_kept_of_children_that_are_gone(mock_clock: trio.testin
         for _ in range(1000):
             await dynamic.terminate_child(await dynamic.start_child())
         supervision = dynamic.supervision
-        assert len(supervision.slots) == 0
-        assert len(supervision.slots.alarms._heap) <= 64 + 2
+        assert len(supervision.records) == 0
+        assert len(supervision.records.alarms._heap) <= 64 + 2
         assert len(system._services.cells) == 0
         with pytest.raises(StartError):
             await dynamic.start_child("too", "many", "arguments")

@@ -123,7 +123,7 @@ async def test_sup_start_fail(mock_clock: trio.testing.MockClock):
 
 
 async def test_sup_start_restart_child_returns_error(mock_clock: trio.testing.MockClock):
-    """A restart_child that fails raises its error; the slot stays empty, and no restart is counted."""
+    """A restart_child that fails raises its error; the record stays empty, and no restart is counted."""
     stage = Stage()
     async with stage.tree([stage.child("a")], intensity=Intensity(restarts=0)) as root:
         await root.terminate_child("a")
@@ -409,7 +409,7 @@ async def test_a_child_that_ends_right_after_its_start_has_started(mock_clock: t
 
 
 async def test_an_actor_that_ignores_its_start_can_be_started_later(mock_clock: trio.testing.MockClock):
-    """`Ignore` in startup leaves the slot empty; restart_child tries again."""
+    """`Ignore` in startup leaves the record empty; restart_child tries again."""
     ready: list[int] = []
 
     class Maybe(Actor):

@@ -40,7 +40,7 @@ async def test_permanent(how: str, mock_clock: trio.testing.MockClock):
 
 @pytest.mark.parametrize("how", ["normal", "shutdown", "shutdown info"])
 async def test_transient_normal(how: str, mock_clock: trio.testing.MockClock):
-    """transient_normal, transient_shutdown: it rests in its slot; restart_child starts it again."""
+    """transient_normal, transient_shutdown: it rests in its record; restart_child starts it again."""
     stage = Stage()
     async with stage.tree([stage.child("a", restart="transient")]) as root:
         await stage.ends("a", how)
@@ -295,8 +295,8 @@ async def test_killed_by_somebody_else(mock_clock: trio.testing.MockClock):
     """A child that somebody else kills is killed: abnormal, so a transient one is started again."""
     stage = Stage()
     async with stage.open(Supervisor([stage.child("a", restart="transient")], intensity=LENIENT)) as system:
-        (slot,) = system.supervisor().supervision.slots
-        slot.scope.cancel(reason="somebody")
+        (record,) = system.supervisor().supervision.records
+        record.scope.cancel(reason="somebody")
         await quiet()
         assert stage.ended[0][0] == "killed"
         assert stage.starts["a"] == 2

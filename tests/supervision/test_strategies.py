@@ -295,8 +295,8 @@ async def test_simple_global_supervisor(mock_clock: trio.testing.MockClock):
         assert system.whereis("the one") is None
         await system.supervisor("inner").restart_child("named")
         await newest()
-        (slot,) = system.supervisor().supervision.slots
-        slot.scope.cancel(reason="somebody")
+        (record,) = system.supervisor().supervision.records
+        record.scope.cancel(reason="somebody")
         await newest()
         assert stage.restarts == 3
         assert len(set(kept)) == 1, "one ref all the time"

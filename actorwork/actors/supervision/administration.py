@@ -60,13 +60,13 @@ class Administered(Protocol):
     spec: Supervisor | DynamicSupervisor
     title: str
     is_dynamic: bool
-    inbox: RequestQueue
-    slots: ChildTable
-    children: ChildRunner
+    queue: RequestQueue
+    records: ChildTable
+    runner: ChildRunner
 
     def add(self, child: Spec) -> ChildRecord: ...
-    def forget(self, slot: ChildRecord, ended: Exit, reason: str) -> None: ...
-    async def start(self, slot: ChildRecord) -> None: ...
+    def forget(self, record: ChildRecord, ended: Exit, reason: str) -> None: ...
+    async def start(self, record: ChildRecord) -> None: ...
 
 
 class SupervisorRef:
@@ -100,29 +100,29 @@ class SupervisorRef:
         supervision = self._supervision
         child = _described(supervision.spec, arguments, named)
         if not supervision.is_dynamic:
-            return await supervision.inbox.request(partial(self._start, child))
+            return await supervision.queue.request(partial(self._start, child))
         # Children of a dynamic supervisor start side by side: the wait is the caller's, not the loop's.
-        slot = await supervision.inbox.request_brief(partial(self._launch, child))
-        while slot.state is State.STARTING:
-            await slot.wait_news()
-        if slot.failed_to_start:
-            raise start_error(slot)
-        return None if slot.ignored else slot.member.handle
+        record = await supervision.queue.request_brief(partial(self._launch, child))
+        while record.state is State.STARTING:
+            await record.wait_change()
+        if record.failed_to_start:
+            raise start_error(record)
+        return None if record.ignored else record.member.handle
 
     async def terminate_child(self, child: object) -> None:
         """Stop a child, named by its id or ref, and wait until it has ended; once that is so, do nothing.
 
         Its place stays, empty, unless it is temporary or dynamic. Raises `ChildError` (not_found, stopped).
         """
-        inbox = self._supervision.inbox
+        queue = self._supervision.queue
         if self._supervision.is_dynamic:  # The loop goes on: its alarm sees to the bound, its end to the rest.
-            slot = await inbox.request_brief(partial(self._begin_termination, child))
+            record = await queue.request_brief(partial(self._begin_termination, child))
         else:
-            slot = await inbox.request(partial(self._terminate, child))
-        if slot.state is not State.STOPPING:
+            record = await queue.request(partial(self._terminate, child))
+        if record.state is not State.STOPPING:
             await trio.lowlevel.checkpoint()
-        while slot.state is State.STOPPING:
-            await slot.wait_news()
+        while record.state is State.STOPPING:
+            await record.wait_change()
 
     async def restart_child(self, child: object) -> Any:
         """Start a child that was terminated or has finished, and return its ref (None if it ignored its start).
@@ -130,29 +130,29 @@ class SupervisorRef:
         Counts as no restart. Raises `ChildError` (not_found, running, restarting, stopped), `StartError`, and
         `AlreadyRegistered` if its name is another one's by now.
         """
-        return await self._supervision.inbox.request(partial(self._restart, child))
+        return await self._supervision.queue.request(partial(self._restart, child))
 
     async def delete_child(self, child: object) -> None:
         """Take away the place of a child that does not run; raises `ChildError` (not_found, running, restarting)."""
-        await self._supervision.inbox.request(partial(self._delete, child))
+        await self._supervision.queue.request(partial(self._delete, child))
 
     async def which_children(self) -> list[ChildInfo]:
         """Return the children in start order (OTP: in reverse)."""
-        return await self._supervision.inbox.request(self._which)
+        return await self._supervision.queue.request(self._which)
 
     async def count_children(self) -> ChildCounts:
         """Return how many children there are: defined, running, supervisors, workers."""
-        return await self._supervision.inbox.request(self._count)
+        return await self._supervision.queue.request(self._count)
 
     async def get_child_spec(self, child: object) -> Spec:
         """Return a child's description, by id or ref; raises `ChildError` (not_found)."""
-        return await self._supervision.inbox.request(partial(self._spec, child))
+        return await self._supervision.queue.request(partial(self._spec, child))
 
     # ---- carried out by the loop ----
 
     async def _start(self, child: Spec) -> Any:
         supervision = self._supervision
-        present = supervision.slots.get(child.child_id)
+        present = supervision.records.get(child.child_id)
         if present is not None:
             is_up = present.state not in (State.EMPTY, State.RESTARTING)
             raise ChildError(
@@ -161,78 +161,78 @@ class SupervisorRef:
                 problem="already_started" if is_up else "already_present",
                 child_id=child.child_id,
             )
-        slot = supervision.add(child)
-        await supervision.start(slot)
-        if slot.failed_to_start:
-            supervision.slots.forget(slot, slot.last_exit, "did not start", keep=False)
-            raise start_error(slot)
-        return None if slot.ignored else slot.member.handle
+        record = supervision.add(child)
+        await supervision.start(record)
+        if record.failed_to_start:
+            supervision.records.forget(record, record.last_exit, "did not start", keep=False)
+            raise start_error(record)
+        return None if record.ignored else record.member.handle
 
     def _launch(self, child: Spec) -> ChildRecord:
         supervision = self._supervision
-        spec, count = supervision.spec, len(supervision.slots)
+        spec, count = supervision.spec, len(supervision.records)
         if isinstance(spec, DynamicSupervisor) and count >= spec.max_children:
             raise ChildError(
                 f"supervisor {self.title!r} has {count} of {spec.max_children:g} children", problem="max_children"
             )
-        slot = supervision.add(child)
-        supervision.children.launch(slot)
-        return slot
+        record = supervision.add(child)
+        supervision.runner.launch(record)
+        return record
 
     def _begin_termination(self, key: object) -> ChildRecord:
-        slot = self._supervision.slots.find(key)
-        self._supervision.children.begin_end(slot, math.inf)
-        return self._forget_empty(slot)
+        record = self._supervision.records.find(key)
+        self._supervision.runner.begin_end(record, math.inf)
+        return self._forget_empty(record)
 
     async def _terminate(self, key: object) -> ChildRecord:
-        slot = self._supervision.slots.find(key)
-        await self._supervision.children.end([slot], math.inf)
-        return self._forget_empty(slot)
+        record = self._supervision.records.find(key)
+        await self._supervision.runner.end([record], math.inf)
+        return self._forget_empty(record)
 
-    def _forget_empty(self, slot: ChildRecord) -> ChildRecord:
+    def _forget_empty(self, record: ChildRecord) -> ChildRecord:
         supervision = self._supervision
-        if slot.state is State.EMPTY and slot in supervision.slots:
-            supervision.forget(slot, Exit(Kind.SHUTDOWN, incarnation=slot.incarnation), "was stopped")
-        return slot
+        if record.state is State.EMPTY and record in supervision.records:
+            supervision.forget(record, Exit(Kind.SHUTDOWN, incarnation=record.incarnation), "was stopped")
+        return record
 
     async def _restart(self, key: object) -> Any:
-        slot = self._at_rest(key)
-        await self._supervision.start(slot)
-        if slot.failed_to_start:
-            slot.member.end(slot.last_exit, f"{slot.spec.title!r} did not start")
+        record = self._at_rest(key)
+        await self._supervision.start(record)
+        if record.failed_to_start:
+            record.member.end(record.last_exit, f"{record.spec.title!r} did not start")
             # A name that is taken is between the asker and its owner: no start was tried.
-            error = slot.last_exit.error
-            raise error if isinstance(error, AlreadyRegistered) else start_error(slot)
-        return None if slot.ignored else slot.member.handle
+            error = record.last_exit.error
+            raise error if isinstance(error, AlreadyRegistered) else start_error(record)
+        return None if record.ignored else record.member.handle
 
     async def _delete(self, key: object) -> None:
-        self._supervision.slots.remove(self._at_rest(key))
+        self._supervision.records.remove(self._at_rest(key))
 
     def _at_rest(self, key: object) -> ChildRecord:
-        slot = self._supervision.slots.find(key)
-        match slot.state:
+        record = self._supervision.records.find(key)
+        match record.state:
             case State.EMPTY:
-                return slot
+                return record
             case State.RESTARTING:
-                raise ChildError(f"{slot.key!r} is being restarted", problem="restarting", child_id=slot.key)
+                raise ChildError(f"{record.key!r} is being restarted", problem="restarting", child_id=record.key)
             case _:
-                raise ChildError(f"{slot.key!r} is running", problem="running", child_id=slot.key)
+                raise ChildError(f"{record.key!r} is running", problem="running", child_id=record.key)
 
     async def _which(self) -> list[ChildInfo]:
-        return [ChildInfo(slot.spec.child_id, _shown(slot), _type(slot)) for slot in self._supervision.slots]
+        return [ChildInfo(record.spec.child_id, _shown(record), _type(record)) for record in self._supervision.records]
 
     async def _count(self) -> ChildCounts:
-        slots = list(self._supervision.slots)
-        supervisors = sum(slot.spec.is_supervisor for slot in slots)
+        records = list(self._supervision.records)
+        supervisors = sum(record.spec.is_supervisor for record in records)
         return ChildCounts(
-            specs=len(slots),
-            active=sum(slot.state not in (State.EMPTY, State.RESTARTING) for slot in slots),
+            specs=len(records),
+            active=sum(record.state not in (State.EMPTY, State.RESTARTING) for record in records),
             supervisors=supervisors,
-            workers=len(slots) - supervisors,
+            workers=len(records) - supervisors,
         )
 
     async def _spec(self, key: object) -> Spec:
-        return self._supervision.slots.find(key).spec
+        return self._supervision.records.find(key).spec
 
 
 def _described(spec: Spec, arguments: tuple[Any, ...], named: dict[str, Any]) -> Spec:
@@ -250,15 +250,15 @@ def _described(spec: Spec, arguments: tuple[Any, ...], named: dict[str, Any]) ->
     return child
 
 
-def _shown(slot: ChildRecord) -> Any:
-    match slot.state:
+def _shown(record: ChildRecord) -> Any:
+    match record.state:
         case State.EMPTY:
             return None
         case State.RESTARTING:
             return "restarting"
         case _:
-            return slot.member.handle
+            return record.member.handle
 
 
-def _type(slot: ChildRecord) -> str:
-    return "supervisor" if slot.spec.is_supervisor else "worker"
+def _type(record: ChildRecord) -> str:
+    return "supervisor" if record.spec.is_supervisor else "worker"

@@ -3,12 +3,12 @@
     EMPTY        defined, not running
     STARTING     it runs, and has not said that it is up
     RUNNING      it is up
-    STOPPING     it was told to end, or cancelled; then EMPTY: such an end is no news
+    STOPPING     it was told to end, or cancelled; then EMPTY: the loop needs no notice of an end that it asked for
     ENDED        it has ended by itself, which the supervisor has not looked at yet
     RESTARTING   it is to be started again, at once or when its alarm rings
 
 In a static supervisor a child is known by its id, in a dynamic one by its ref. Nothing here waits for long, and nothing
-here takes time that grows with the number of slots but looking for a static child by its ref.
+here takes time that grows with the number of records but looking for a static child by its ref.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NO_FAILURES: Final = Failures()
 
 
 class State(enum.Enum):
-    """What a slot holds."""
+    """What a record holds."""
 
     EMPTY = "empty"
     STARTING = "starting"
@@ -45,7 +45,7 @@ class State(enum.Enum):
 
 
 class Member(Protocol):
-    """What a slot holds: an actor's cell, a supervisor, or a task. It outlives its incarnations."""
+    """What a record holds: an actor's cell, a supervisor, or a task. It outlives its incarnations."""
 
     @property
     def handle(self) -> Any:
@@ -78,12 +78,12 @@ class ChildRecord:
 
     __slots__ = (
         "alarm",
+        "changed",
         "failures",
         "incarnation",
         "key",
         "last_exit",
         "member",
-        "news",
         "restarts",
         "scope",
         "spec",
@@ -108,11 +108,11 @@ class ChildRecord:
         self.task: trio.lowlevel.Task | None = None
         self.up = False
         """Whether the incarnation has said that it is up."""
-        self.news: trio.Event | None = None
+        self.changed: trio.Event | None = None
         """Set at its next change; made by whoever waits for one."""
 
     def __repr__(self) -> str:
-        return f"<slot of {self.key!r}: {self.state.value}, incarnation {self.incarnation}>"
+        return f"<record of {self.key!r}: {self.state.value}, incarnation {self.incarnation}>"
 
     @property
     def ignored(self) -> bool:
@@ -126,7 +126,7 @@ class ChildRecord:
 
     @property
     def is_kept(self) -> bool:
-        """Whether the slot stays when its child has ended and is not restarted."""
+        """Whether the record stays when its child has ended and is not restarted."""
         return self.spec.restart != "temporary"
 
     def _start_ended_as(self, kind: Kind) -> bool:
@@ -137,55 +137,55 @@ class ChildRecord:
         self.incarnation += 1
         self.last_exit = Exit(Kind.INIT_FAILED, error, incarnation=self.incarnation)
 
-    def tell_news(self) -> None:
+    def notify_change(self) -> None:
         """Let everybody look who waits for a change."""
-        if self.news is not None:
-            self.news.set()
-            self.news = None
+        if self.changed is not None:
+            self.changed.set()
+            self.changed = None
 
-    async def wait_news(self) -> None:
+    async def wait_change(self) -> None:
         """Wait for the next change. Cancelled: nothing happens to the child."""
-        if self.news is None:
-            self.news = trio.Event()
-        await self.news.wait()
+        if self.changed is None:
+            self.changed = trio.Event()
+        await self.changed.wait()
 
 
 class Alarms:
-    """When the next of many slots is due. What was set once and is void now is dropped in passing."""
+    """When the next of many records is due. What was set once and is void now is dropped in passing."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, ChildRecord]] = []
         self._numbers = itertools.count()
         self._set = 0
 
-    def set(self, slot: ChildRecord, moment: float) -> None:
-        """Let a slot be due at a moment (Trio's clock), instead of when it was before; infinite: not at all."""
-        self._set += (moment < math.inf) - (slot.alarm < math.inf)
-        slot.alarm = moment
+    def set(self, record: ChildRecord, moment: float) -> None:
+        """Let a record be due at a moment (Trio's clock), instead of when it was before; infinite: not at all."""
+        self._set += (moment < math.inf) - (record.alarm < math.inf)
+        record.alarm = moment
         if moment < math.inf:
-            heapq.heappush(self._heap, (moment, next(self._numbers), slot))
-        if len(self._heap) > 2 * self._set + 64:  # Otherwise slots that are gone would be held until they were due.
+            heapq.heappush(self._heap, (moment, next(self._numbers), record))
+        if len(self._heap) > 2 * self._set + 64:  # Otherwise records that are gone would be held until they were due.
             self._heap = [entry for entry in self._heap if entry[2].alarm == entry[0]]
             heapq.heapify(self._heap)
 
     def next(self) -> float:
-        """Return when the next slot is due."""
+        """Return when the next record is due."""
         while self._heap and self._heap[0][2].alarm != self._heap[0][0]:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else math.inf
 
     def take_due(self, now: float) -> list[ChildRecord]:
-        """Return the slots that are due, whose alarms are over with that."""
+        """Return the records that are due, whose alarms are over with that."""
         due: list[ChildRecord] = []
         while self.next() <= now:
-            slot = self._heap[0][2]
-            self.set(slot, math.inf)
-            due.append(slot)
+            record = self._heap[0][2]
+            self.set(record, math.inf)
+            due.append(record)
         return due
 
 
 class ChildTable:
-    """The slots under one supervisor, in start order."""
+    """The records under one supervisor, in start order."""
 
     def __init__(self, supervisor: str, build: Callable[[Spec], Member]) -> None:
         self._supervisor = supervisor
@@ -195,7 +195,7 @@ class ChildTable:
         self.alarms = Alarms()
 
     def __repr__(self) -> str:
-        return ", ".join(f"{slot.key}: {slot.state.value}" for slot in self)
+        return ", ".join(f"{record.key}: {record.state.value}" for record in self)
 
     def __len__(self) -> int:
         return len(self._by_key)
@@ -206,51 +206,51 @@ class ChildTable:
     def __reversed__(self) -> Iterator[ChildRecord]:
         return reversed(self._by_key.values())
 
-    def __contains__(self, slot: ChildRecord) -> bool:
-        return self._by_key.get(slot.key) is slot
+    def __contains__(self, record: ChildRecord) -> bool:
+        return self._by_key.get(record.key) is record
 
     def add(self, child: Spec, *, by_ref: bool) -> ChildRecord:
-        """Make a slot for one more child, at the end."""
+        """Make a record for one more child, at the end."""
         member = self._build(child)
-        slot = ChildRecord(member.handle if by_ref else child.child_id, child, member)
-        self._by_key[slot.key] = slot
-        return slot
+        record = ChildRecord(member.handle if by_ref else child.child_id, child, member)
+        self._by_key[record.key] = record
+        return record
 
     def keep_as_boot_list(self) -> None:
-        """Remember the slots of now: `begin_anew` goes back to them."""
+        """Remember the records of now: `reset_to_boot_list` goes back to them."""
         self._boot_list = dict(self._by_key)
 
-    def begin_anew(self) -> None:
+    def reset_to_boot_list(self) -> None:
         """Have the boot list again: children added at run time are lost when their supervisor is restarted."""
-        for slot in list(self):
-            if self._boot_list.get(slot.key) is not slot:
-                self.forget(slot, Exit(Kind.SHUTDOWN), "was lost when its supervisor was restarted", keep=False)
+        for record in list(self):
+            if self._boot_list.get(record.key) is not record:
+                self.forget(record, Exit(Kind.SHUTDOWN), "was lost when its supervisor was restarted", keep=False)
         self._by_key = dict(self._boot_list)
 
-    def remove(self, slot: ChildRecord) -> None:
-        """Take a slot away; one of the boot list comes back when the supervisor is restarted."""
-        del self._by_key[slot.key]
-        self.alarms.set(slot, math.inf)
+    def remove(self, record: ChildRecord) -> None:
+        """Take a record away; one of the boot list comes back when the supervisor is restarted."""
+        del self._by_key[record.key]
+        self.alarms.set(record, math.inf)
 
-    def forget(self, slot: ChildRecord, ended: Exit, reason: str, *, keep: bool) -> None:
-        """End a member for good that does not run, and take its slot away or keep it, empty."""
-        slot.state = State.EMPTY
-        slot.member.end(ended, f"{slot.spec.title!r} {reason}")
-        if not keep and slot in self:
-            self.remove(slot)
+    def forget(self, record: ChildRecord, ended: Exit, reason: str, *, keep: bool) -> None:
+        """End a member for good that does not run, and take its record away or keep it, empty."""
+        record.state = State.EMPTY
+        record.member.end(ended, f"{record.spec.title!r} {reason}")
+        if not keep and record in self:
+            self.remove(record)
 
     def get(self, key: Hashable) -> ChildRecord | None:
         return self._by_key.get(key)
 
     def find(self, key: object) -> ChildRecord:
-        """Return the slot of a child, by what it is known by, or by its ref; raises `ChildError`."""
+        """Return the record of a child, by what it is known by, or by its ref; raises `ChildError`."""
         try:
             found = self._by_key.get(key)
         except TypeError:  # Who asks with a list as a key is told, too.
             found = None
-        found = found or next((slot for slot in self if slot.member.handle == key), None)
+        found = found or next((record for record in self if record.member.handle == key), None)
         if found is None:
-            few = ", ".join(repr(slot.key) for slot in itertools.islice(self, 10)) or "none"
+            few = ", ".join(repr(record.key) for record in itertools.islice(self, 10)) or "none"
             raise ChildError(
                 f"supervisor {self._supervisor!r} has no child {key!r}; it has {few}{', …' * (len(self) > 10)}",
                 problem="not_found",

@@ -11,20 +11,20 @@ if TYPE_CHECKING:
     from actorwork.actors.tree.spec import DynamicSupervisor, Supervisor
 
 
-def start_error(slot: ChildRecord) -> StartError:
+def start_error(record: ChildRecord) -> StartError:
     """Return the error about a child that did not start."""
-    error = slot.last_exit.error
-    failure = StartError(f"{slot.spec.title!r} did not start: {_told(error)}", child_id=slot.spec.child_id)
+    error = record.last_exit.error
+    failure = StartError(f"{record.spec.title!r} did not start: {_told(error)}", child_id=record.spec.child_id)
     failure.__cause__ = error
     return failure
 
 
-def gave_up(spec: Supervisor | DynamicSupervisor, slot: ChildRecord, why: str) -> MaxRestartsExceeded:
+def gave_up(spec: Supervisor | DynamicSupervisor, record: ChildRecord, why: str) -> MaxRestartsExceeded:
     """Return the error about a child that its supervisor will not start again."""
-    error = slot.last_exit.error
+    error = record.last_exit.error
     failure = MaxRestartsExceeded(
-        f"{spec.title!r} gave up on {slot.spec.title!r}: {why}; the last end: {_told(error)}",
-        child_id=slot.spec.child_id,
+        f"{spec.title!r} gave up on {record.spec.title!r}: {why}; the last end: {_told(error)}",
+        child_id=record.spec.child_id,
         restarts=spec.intensity.restarts,
         period=spec.intensity.period,
     )

@@ -1,7 +1,7 @@
-"""The inbox of a supervisor: what its loop has to do, in the order in which it came.
+"""The queue of a supervisor: what its loop has to do, in the order in which it came.
 
 News         a child has ended by itself, or could not be restarted
-a slot       its alarm rang
+a record       its alarm rang
 Request      somebody wants something of the supervisor, and waits for the answer
 """
 
@@ -29,7 +29,7 @@ class Stopped(Exception):
 class ExitNotice:
     """A child has ended by itself, or could not be restarted."""
 
-    slot: ChildRecord
+    record: ChildRecord
     exit: Exit
 
 
@@ -49,9 +49,9 @@ Item: TypeAlias = ExitNotice | ChildRecord | Request
 class RequestQueue:
     """Items for a supervisor's loop. Requests are taken only while it is open."""
 
-    def __init__(self, supervisor: str, ring: Callable[[], None], is_idle: Callable[[], bool]) -> None:
+    def __init__(self, supervisor: str, wake: Callable[[], None], is_idle: Callable[[], bool]) -> None:
         self._supervisor = supervisor
-        self._ring = ring
+        self._wake = wake
         self._is_idle = is_idle
         self._items: deque[Item] = deque()
         self._refuses = "does not run"
@@ -62,7 +62,7 @@ class RequestQueue:
     def put(self, item: Item) -> None:
         """Take an item, and have the loop look."""
         self._items.append(item)
-        self._ring()
+        self._wake()
 
     def take(self) -> Item:
         return self._items.popleft()

@@ -5,12 +5,12 @@ feels a cancellation from outside: it stops the children one by one, each within
 cancellation go on. The price is that everything in here is bounded. A child never raises into the nursery: it reports
 how it ended, and only the loop raises.
 
-What there is to do comes through one inbox, one after the other, so nothing is decided on half-changed facts:
+What there is to do comes through one queue, one after the other, so nothing is decided on half-changed facts:
 
-    news         a child has ended by itself        restart it (and its siblings, by the strategy), leave it, or give up
-                 or could not be restarted          the same again: queued, so that requests are served in between
-    a slot       its alarm rang                     start what waited for its backoff; cancel what would not end
-    a request    start_child and its like           see `administration`
+    ExitNotice    a child has ended by itself        restart it (and siblings, by the strategy), leave it, or give up
+                  or could not be restarted          the same again: queued, so that requests are served in between
+    ChildRecord   its alarm is due                   start what waited for its backoff; cancel what would not end
+    Request       start_child and its like           see `administration`
 
 The children of a static supervisor start one after the other, and the loop waits for each; those of a dynamic one start
 and stop side by side, and its loop never waits for one (but at its start, for the replicas of a process). The rules are
@@ -67,10 +67,10 @@ class RunningSupervisor:
         self.title = spec.title
         self.parent = parent
         self.is_dynamic = isinstance(spec, DynamicSupervisor)
-        self.slots = ChildTable(self.title, lambda child: around.build(child, self))
-        self.children = ChildRunner(self.title, self.slots, around.emit, self._child_ended)
+        self.records = ChildTable(self.title, lambda child: around.build(child, self))
+        self.runner = ChildRunner(self.title, self.records, around.emit, self._child_ended)
         self._around = around
-        self.inbox = RequestQueue(self.title, self.children.ring, lambda: self.children.idle)
+        self.queue = RequestQueue(self.title, self.runner.wake, lambda: self.runner.idle)
         self._window = Window()
         self._stopping = False
         self._deadline = math.inf
@@ -79,10 +79,10 @@ class RunningSupervisor:
         if isinstance(spec, (Supervisor, Replicas)):
             for child in spec.children if isinstance(spec, Supervisor) else spec.members:
                 self.add(child)
-        self.slots.keep_as_boot_list()
+        self.records.keep_as_boot_list()
 
     def __repr__(self) -> str:
-        return f"<supervision {self.title!r}: {self.slots!r}>"
+        return f"<supervision {self.title!r}: {self.records!r}>"
 
     # ---- as a member of the supervisor above ----
 
@@ -98,12 +98,12 @@ class RunningSupervisor:
         goes on.
         """
         self._window.forget()
-        self.slots.begin_anew()
+        self.records.reset_to_boot_list()
         failure: BaseException | None = None
         try:
             async with trio.open_nursery() as nursery:
-                self.children.open(nursery)
-                self.inbox.open()
+                self.runner.open(nursery)
+                self.queue.open()
                 try:
                     with trio.move_on_after(self.spec.startup_timeout) as limit:
                         await self._boot()
@@ -117,11 +117,11 @@ class RunningSupervisor:
                     failure = error
                 finally:
                     self._stopping = True
-                    self.inbox.close("is shutting down")
+                    self.queue.close("is shutting down")
                     with trio.CancelScope(shield=True):  # bounded: every step of it has a limit of its own
                         await self._end_all()
-                    self.children.close()
-                    self.inbox.close("does not run")
+                    self.runner.close()
+                    self.queue.close("does not run")
         except BaseExceptionGroup as group:
             failure = failure or only_leaf(group)
         # Raised out here, so that it arrives as it is and not wrapped by this nursery.
@@ -133,194 +133,194 @@ class RunningSupervisor:
     def stop(self, deadline: float) -> None:
         self._deadline = min(self._deadline, deadline)
         self._stopping = True
-        self.inbox.close("is shutting down")
-        self.children.hurry(self._deadline)
+        self.queue.close("is shutting down")
+        self.runner.hurry(self._deadline)
 
     def kill(self) -> None:
         self._deadline = -math.inf
-        for slot in reversed(self.slots):
-            self.children.kill(slot)
+        for record in reversed(self.records):
+            self.runner.kill(record)
 
     def end(self, exit: Exit, reason: str) -> None:
-        for slot in reversed(self.slots):
-            slot.member.end(exit, reason)
+        for record in reversed(self.records):
+            record.member.end(exit, reason)
 
     def reopen(self) -> None:
         # Here and not in `live`: what is told to stop before its task has run must not forget that.
         self._stopping = self._auto_shutdown = False
         self._deadline = math.inf
 
-    # ---- the slots ----
+    # ---- the records ----
 
     def add(self, child: Spec) -> ChildRecord:
-        """Make a slot for one more child, at the end."""
-        return self.slots.add(child, by_ref=self.is_dynamic)
+        """Make a record for one more child, at the end."""
+        return self.records.add(child, by_ref=self.is_dynamic)
 
-    def forget(self, slot: ChildRecord, ended: Exit, reason: str) -> None:
-        """End a member for good that does not run; its slot goes with it, if it is temporary or dynamic."""
-        self.slots.forget(slot, ended, reason, keep=slot.is_kept and not self.is_dynamic)
+    def forget(self, record: ChildRecord, ended: Exit, reason: str) -> None:
+        """End a member for good that does not run; its record goes with it, if it is temporary or dynamic."""
+        self.records.forget(record, ended, reason, keep=record.is_kept and not self.is_dynamic)
 
     # ---- the loop ----
 
     async def _boot(self) -> None:
         """Start the boot list, in order or (dynamic) side by side; the first failure fails the whole start."""
-        boot_list = list(self.slots)
-        for slot in boot_list if self.is_dynamic else ():
-            self.children.launch(slot)
-        for slot in boot_list:
+        boot_list = list(self.records)
+        for record in boot_list if self.is_dynamic else ():
+            self.runner.launch(record)
+        for record in boot_list:
             if self.is_dynamic:
-                await self._wait_started(slot)
+                await self._wait_started(record)
             else:
-                await self.start(slot)
-            if slot.failed_to_start:
-                raise start_error(slot)
+                await self.start(record)
+            if record.failed_to_start:
+                raise start_error(record)
 
     async def _serve(self) -> None:
         """Do what there is to do, one thing after the other, until told to stop."""
         while not self._stopping:
-            if self.slots.alarms.next() < math.inf:
-                for slot in self.slots.alarms.take_due(trio.current_time()):
-                    self.inbox.put(slot)
-            if self.inbox:
-                await self._take(self.inbox.take())
+            if self.records.alarms.next() < math.inf:
+                for record in self.records.alarms.take_due(trio.current_time()):
+                    self.queue.put(record)
+            if self.queue:
+                await self._take(self.queue.take())
             else:
-                await self.children.wait_work()
+                await self.runner.wait_work()
 
     async def _take(self, item: Item) -> None:
         match item:
             case Request():
-                await self.inbox.carry_out(item)
-            case ExitNotice(slot, ended):
-                # An end that this loop brought about in the meantime is no news.
-                current = slot in self.slots and slot.incarnation == ended.incarnation
-                if current and slot.state in (State.ENDED, State.RESTARTING):
-                    await self._judge(slot, ended)
-            case ChildRecord(state=State.RESTARTING) if item in self.slots:
+                await self.queue.carry_out(item)
+            case ExitNotice(record, ended):
+                # The loop may have ended or restarted this child itself since the notice was queued.
+                current = record in self.records and record.incarnation == ended.incarnation
+                if current and record.state in (State.ENDED, State.RESTARTING):
+                    await self._judge(record, ended)
+            case ChildRecord(state=State.RESTARTING) if item in self.records:
                 await self._start_touched(item)
             case ChildRecord(state=State.STOPPING):
-                self.children.overdue(item)
+                self.runner.overdue(item)
             case ChildRecord():
                 pass
 
-    def _child_ended(self, slot: ChildRecord, ended: Exit) -> None:
+    def _child_ended(self, record: ChildRecord, ended: Exit) -> None:
         """Called in the child's task at its end."""
-        if slot.state is State.ENDED:
-            if not (slot.ignored or slot.failed_to_start):
-                self.inbox.put(ExitNotice(slot, ended))
-            elif self.is_dynamic and (slot.ignored or slot.incarnation == 1):
-                self.forget(slot, slot.last_exit, "did not start")  # Who called start_child is told.
+        if record.state is State.ENDED:
+            if not (record.ignored or record.failed_to_start):
+                self.queue.put(ExitNotice(record, ended))
+            elif self.is_dynamic and (record.ignored or record.incarnation == 1):
+                self.forget(record, record.last_exit, "did not start")  # Who called start_child is told.
             elif self.is_dynamic:
-                self.inbox.put(ExitNotice(slot, ended))
+                self.queue.put(ExitNotice(record, ended))
             # else the loop waits for it
         elif ended.error is not None and is_fatal(ended.error):
             self._stopping = True  # It comes to the loop by itself; until then nothing is started again.
         elif self.is_dynamic:
-            self.forget(slot, Exit(Kind.SHUTDOWN, incarnation=slot.incarnation), "was stopped")
+            self.forget(record, Exit(Kind.SHUTDOWN, incarnation=record.incarnation), "was stopped")
 
     # ---- starting ----
 
-    async def start(self, slot: ChildRecord) -> None:
-        """Start an incarnation, and wait until it is up, ignored, or has failed: the slot says which."""
+    async def start(self, record: ChildRecord) -> None:
+        """Start an incarnation, and wait until it is up, ignored, or has failed: the record says which."""
         if self._stopping:
             raise Stopped
         try:
-            self.children.launch(slot)
+            self.runner.launch(record)
         except AlreadyRegistered as error:  # Its name was free while it rested, and is another one's now.
-            slot.start_refused(error)
-        await self._wait_started(slot)
-        if slot.ignored or slot.failed_to_start:
-            slot.state = State.EMPTY
-        if slot.ignored:  # Who speaks to it is told so, instead of waiting for an actor that will not be.
-            self.forget(slot, slot.last_exit, "ignored its start")
+            record.start_refused(error)
+        await self._wait_started(record)
+        if record.ignored or record.failed_to_start:
+            record.state = State.EMPTY
+        if record.ignored:  # Who speaks to it is told so, instead of waiting for an actor that will not be.
+            self.forget(record, record.last_exit, "ignored its start")
 
-    async def _wait_started(self, slot: ChildRecord) -> None:
-        while slot.state is State.STARTING:
-            await self.children.wait_child()
+    async def _wait_started(self, record: ChildRecord) -> None:
+        while record.state is State.STARTING:
+            await self.runner.wait_child()
             if self._stopping:
                 raise Stopped
 
     # ---- deciding ----
 
-    async def _judge(self, slot: ChildRecord, ended: Exit) -> None:
+    async def _judge(self, record: ChildRecord, ended: Exit) -> None:
         """Decide what becomes of a child that has ended by itself."""
         crash = ended.error if isinstance(ended.error, Crash) else Crash()
         if crash.escalate:
-            raise self._give_up(slot, "its on_failure says escalate")
-        if not crash.stop and restart_wanted(ended, slot.spec.restart):
-            await self._restart(slot)
+            raise self._give_up(record, "its on_failure says escalate")
+        if not crash.stop and restart_wanted(ended, record.spec.restart):
+            await self._restart(record)
         else:
             ended = without_crash(ended)
-            self.forget(slot, ended, f"has ended: {ended}")
-            self._shut_down_if_due(slot)
+            self.forget(record, ended, f"has ended: {ended}")
+            self._shut_down_if_due(record)
 
-    def _shut_down_if_due(self, slot: ChildRecord) -> None:
+    def _shut_down_if_due(self, record: ChildRecord) -> None:
         """End this supervisor in order, if the end of a significant child asks for it."""
-        if slot.spec.significant and isinstance(self.spec, Supervisor):
-            left = sum(other.spec.significant and other.state is not State.EMPTY for other in self.slots)
+        if record.spec.significant and isinstance(self.spec, Supervisor):
+            left = sum(other.spec.significant and other.state is not State.EMPTY for other in self.records)
             if auto_shutdown_due(self.spec.auto_shutdown, significant_left=left):
                 self._auto_shutdown = self._stopping = True
 
-    async def _restart(self, slot: ChildRecord) -> None:
+    async def _restart(self, record: ChildRecord) -> None:
         """Count a restart, end the siblings it touches, and start them all again, now or after the backoff."""
         now = trio.current_time()
-        slot.state = State.RESTARTING
+        record.state = State.RESTARTING
         if self._window.allows(self.spec.intensity, now):
-            delay = self._backoff(slot, now)
+            delay = self._backoff(record, now)
         elif self.spec.on_exceeded is None:
-            raise self._give_up(slot)
+            raise self._give_up(record)
         else:
             self._window.forget()
             delay = self.spec.on_exceeded
-        slot.restarts += 1
+        record.restarts += 1
         self._around.emit(
-            events.ChildRestarting(self.title, slot.spec.title, slot.restarts, slot.last_exit.error, delay)
+            events.ChildRestarting(self.title, record.spec.title, record.restarts, record.last_exit.error, delay)
         )
-        for sibling in reversed(self._touched(slot)):
-            if sibling is not slot:
-                await self.children.end([sibling], self._deadline)
+        for sibling in reversed(self._touched(record)):
+            if sibling is not record:
+                await self.runner.end([sibling], self._deadline)
                 if not sibling.is_kept:
                     self.forget(sibling, Exit(Kind.SHUTDOWN), "was ended with its siblings")
         if delay > 0:
-            self.slots.alarms.set(slot, now + delay)
+            self.records.alarms.set(record, now + delay)
         else:
-            await self._start_touched(slot)
+            await self._start_touched(record)
 
-    def _backoff(self, slot: ChildRecord, now: float) -> float:
-        backoff = slot.spec.backoff
+    def _backoff(self, record: ChildRecord, now: float) -> float:
+        backoff = record.spec.backoff
         if backoff is None:
             return 0.0
-        slot.failures = failed_again(slot.failures, backoff, now, self._around.dice)
-        if backoff.max_attempts is not None and slot.failures.count > backoff.max_attempts:
-            raise self._give_up(slot, f"{slot.failures.count} failures in a row")
-        return slot.failures.resumed - now
+        record.failures = failed_again(record.failures, backoff, now, self._around.dice)
+        if backoff.max_attempts is not None and record.failures.count > backoff.max_attempts:
+            raise self._give_up(record, f"{record.failures.count} failures in a row")
+        return record.failures.resumed - now
 
-    def _touched(self, slot: ChildRecord) -> list[ChildRecord]:
-        """Return the slots that a restart of one touches, in start order."""
+    def _touched(self, record: ChildRecord) -> list[ChildRecord]:
+        """Return the records that a restart of one touches, in start order."""
         if not isinstance(self.spec, Supervisor) or self.spec.strategy == "one_for_one":
-            return [slot]
-        slots = list(self.slots)
-        return [slots[position] for position in touched(self.spec.strategy, slots.index(slot), len(slots))]
+            return [record]
+        records = list(self.records)
+        return [records[position] for position in touched(self.spec.strategy, records.index(record), len(records))]
 
-    async def _start_touched(self, slot: ChildRecord) -> None:
+    async def _start_touched(self, record: ChildRecord) -> None:
         """Start a child and the siblings the strategy restarts with it; the first that fails is tried again later."""
         if self.is_dynamic:
-            self.children.launch(slot)
+            self.runner.launch(record)
             return
-        for other in self._touched(slot):
+        for other in self._touched(record):
             if other.state in (State.EMPTY, State.RESTARTING):
                 await self.start(other)
                 if other.failed_to_start:
                     # Queued, not looped: requests and a stop are served between two attempts.
                     other.state = State.RESTARTING
-                    self.inbox.put(ExitNotice(other, other.last_exit))
+                    self.queue.put(ExitNotice(other, other.last_exit))
                     return
 
-    def _give_up(self, slot: ChildRecord, why: str | None = None) -> MaxRestartsExceeded:
+    def _give_up(self, record: ChildRecord, why: str | None = None) -> MaxRestartsExceeded:
         intensity = self.spec.intensity
         why = why or f"more than {intensity.restarts} restarts within {intensity.period:g} s"
-        self._around.emit(events.GaveUp(self.title, slot.spec.title, why))
-        slot.state = State.EMPTY
-        return gave_up(self.spec, slot, why)
+        self._around.emit(events.GaveUp(self.title, record.spec.title, why))
+        record.state = State.EMPTY
+        return gave_up(self.spec, record, why)
 
     # ---- ending ----
 
@@ -328,14 +328,14 @@ class RunningSupervisor:
         """End all children: the last one started first, or side by side in a dynamic supervisor."""
         reason = "has stopped: its system ended"
         if self.is_dynamic:
-            await self.children.end(self.slots, self._deadline)
-            for slot in list(self.slots):
-                self.forget(slot, Exit(Kind.SHUTDOWN), reason)
+            await self.runner.end(self.records, self._deadline)
+            for record in list(self.records):
+                self.forget(record, Exit(Kind.SHUTDOWN), reason)
             return
-        for slot in list(reversed(self.slots)):
-            await self.children.end([slot], self._deadline)
+        for record in list(reversed(self.records)):
+            await self.runner.end([record], self._deadline)
             if self.parent is None:  # Else this supervisor may be restarted, and the refs of its children stay good.
-                slot.member.end(Exit(Kind.SHUTDOWN), f"{slot.spec.title!r} {reason}")
+                record.member.end(Exit(Kind.SHUTDOWN), f"{record.spec.title!r} {reason}")
 
 
 def _late(spec: Supervisor | DynamicSupervisor) -> str:

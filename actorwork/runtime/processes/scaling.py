@@ -59,7 +59,7 @@ class Scaler:
 
     @property
     def _running(self) -> list[ChildRecord]:
-        return [slot for slot in self._group.slots if slot.state not in (State.STOPPING, State.EMPTY)]
+        return [record for record in self._group.records if record.state not in (State.STOPPING, State.EMPTY)]
 
     async def run(self) -> None:
         """Look again and again, until the system ends."""
@@ -79,8 +79,8 @@ class Scaler:
                     for number in self._free_numbers(more):
                         self._starting.add(number)
                         nursery.start_soon(self._add, number)
-                    for slot in running[decision.replicas :]:
-                        nursery.start_soon(self._remove, slot)
+                    for record in running[decision.replicas :]:
+                        nursery.start_soon(self._remove, record)
 
     # ---- measuring ----
 
@@ -112,8 +112,8 @@ class Scaler:
     def _busy_part(self, running: list[ChildRecord]) -> float:
         """Return which part of what they can have in hand they have, of the actor that is busiest."""
         in_hand: Counter[str] = Counter()
-        for slot in running:
-            for branch in cast("ProcessChild", slot.member).branches():
+        for record in running:
+            for branch in cast("ProcessChild", record.member).branches():
                 _count(branch, in_hand)
         parts = [in_hand[title] / (most * max(1, len(running))) for title, most in self._at_once.items()]
         return min(1.0, max(parts, default=0.0))
@@ -122,7 +122,7 @@ class Scaler:
 
     def _free_numbers(self, count: int) -> list[int]:
         """Return the numbers of so many more, none of which is used by another one that is still there."""
-        used = {slot.spec.title for slot in self._group.slots}
+        used = {record.spec.title for record in self._group.records}
         numbers: list[int] = []
         number = 0
         while len(numbers) < count:
@@ -140,9 +140,9 @@ class Scaler:
             self._starting.discard(number)
             self._changed = trio.current_time()
 
-    async def _remove(self, slot: ChildRecord) -> None:
+    async def _remove(self, record: ChildRecord) -> None:
         with suppress(ChildError):  # It has ended in this moment, or the group is ending.
-            await self._group.handle.terminate_child(slot.key)
+            await self._group.handle.terminate_child(record.key)
 
 
 def _count(branch: Branch, in_hand: Counter[str]) -> None:
