@@ -27,8 +27,8 @@ from actorwork.clients.refs import StreamRef
 from actorwork.clients.sender import Sender, source_name
 from actorwork.clients.spool import Spool, Spooler, SpoolMode, file_for, open_spooler, spool_of
 from actorwork.errors import SettingsError
-from actorwork.groups import leaves
 from actorwork.message import Pause, PauseKind, TriggerRecord
+from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.policy.bounds import takes
 from actorwork.policy.pauses import trigger_name
 from actorwork.policy.schedule import milliseconds
@@ -186,8 +186,6 @@ async def open_client(
     layers: Sequence[object] = tuple(middleware)
     if not all(takes(layer, 1) for layer in layers):
         raise SettingsError(f"middleware wants a list of callables of (envelope), got {layers!r}")
-    error: BaseException | None = None
-    # The nursery is the inner one: its tasks use the broker to their end.
     async with AsyncExitStack() as stack:
         emit = LogSink("client")
         chosen = spool_of(spool)
@@ -199,26 +197,14 @@ async def open_client(
             late = await stack.enter_async_context(open_lazy_broker(broker, patience=chosen.patience, emit=emit))
             path = file_for(chosen, place_of(broker))
             spooler = await stack.enter_async_context(open_spooler(chosen, path, late, emit))
-        nursery = await stack.enter_async_context(trio.open_nursery())
-        if spooler is not None:
-            nursery.start_soon(spooler.run)
-        client = Client(Sender(late, nursery, spooler, tuple(middleware)))
-        try:
-            yield client
+        # Opened last, so that it ends first: its tasks use the broker to their end.
+        async with open_unwrapping_nursery() as nursery:
+            if spooler is not None:
+                nursery.start_soon(spooler.run)
+            yield Client(Sender(late, nursery, spooler, tuple(middleware)))
             if spooler is not None:
                 await spooler.linger()
-        except BaseException as raised:
-            # A cancellation may be the nursery's own. Anything else is the caller's, and must not come out in a group.
-            if holds_cancellation(raised):
-                raise
-            error = raised
-        nursery.cancel_scope.cancel()
-    if error is not None:
-        raise error
-
-
-def holds_cancellation(error: BaseException) -> bool:
-    return any(isinstance(leaf, trio.Cancelled) for leaf in leaves(error))
+            nursery.cancel_scope.cancel()
 
 
 def _what(

@@ -17,6 +17,7 @@ from actorwork.abc import Broker, EventSink
 from actorwork.brokers import open_broker
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerTrouble
+from actorwork.nurseries import open_unwrapping_nursery
 
 TRY_AGAIN: Final = 5.0
 
@@ -60,24 +61,14 @@ async def open_lazy_broker(
         late.arrived(broker)
         yield late
         return
-    raised: BaseException | None = None
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_keep_open, late, broker, emit)
-            try:
-                with trio.move_on_after(patience):
-                    await late.changed.wait()
-                if late.error is not None:
-                    raise late.error
-                yield late
-            except BaseException as error:  # noqa: BLE001 - raised again below, outside the nursery
-                raised = error
-            nursery.cancel_scope.cancel()
-    except trio.Cancelled:
-        if raised is None:
-            raise
-    if raised is not None:
-        raise raised
+    async with open_unwrapping_nursery() as nursery:
+        nursery.start_soon(_keep_open, late, broker, emit)
+        with trio.move_on_after(patience):
+            await late.changed.wait()
+        if late.error is not None:
+            raise late.error
+        yield late
+        nursery.cancel_scope.cancel()
 
 
 async def _keep_open(late: LazyBroker, url: str | None, emit: EventSink) -> None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from actorwork.errors import BrokerError, LockLost, LockTimeout
-from actorwork.groups import is_cancellation
+from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.policy.bounds import check_name, is_number
 
 if TYPE_CHECKING:
@@ -98,31 +98,21 @@ class Lock:
         lock is lost, and `LockLost` is raised out of it.
         """
         owner = secrets.token_hex(8)
-        held: Held | None = None
-        raised: BaseException | None = None
         try:
             held, until = await self._take(owner, timeout)
-            async with trio.open_nursery() as nursery:
+            async with open_unwrapping_nursery() as nursery:
                 nursery.start_soon(self._keep, owner, held, until, nursery.cancel_scope)
-                try:
-                    yield held
-                except BaseException as error:  # noqa: BLE001 - raised again below, outside the nursery, which wraps it
-                    raised = error
+                yield held
                 nursery.cancel_scope.cancel(reason="the block has ended")
-        except trio.Cancelled:
-            if raised is None:
-                raise
         finally:
             with trio.move_on_after(RELEASE_LIMIT, shield=True), contextlib.suppress(BrokerError):
                 await self._values.free_lock(self._name, owner)
-        if held is not None and held.lost and (raised is None or is_cancellation(raised)):
+        if held.lost:
             raise LockLost(
                 f"lock {self._name!r} was lost: it could not be renewed within its ttl of {self._ttl:g} s, and may be"
                 " somebody else's by now",
                 name=self._name,
             )
-        if raised is not None:
-            raise raised
 
     async def _take(self, owner: str, timeout: float) -> tuple[Held, float]:
         """Return the held lock, and until when it is ours at least, by Trio's clock."""

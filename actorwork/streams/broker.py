@@ -30,6 +30,7 @@ from actorwork.errors import BrokerError
 from actorwork.events import BrokerAdvice, BrokerBack, BrokerLost, BrokerTrouble
 from actorwork.failpoints import failpoint
 from actorwork.message import Envelope, Outcome, Priority
+from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.streams import diagnosis, entries, keys, scripts
 from actorwork.streams.dead_letters import RedisDeadLetters
 from actorwork.streams.delayed import RedisDelayed
@@ -191,32 +192,22 @@ class RedisBroker(Broker):
     async def open_node(
         self, subscriptions: Sequence[Subscription], *, lease: float, emit: EventSink
     ) -> AsyncGenerator[RedisNode]:
-        raised: BaseException | None = None
-        try:
-            async with trio.open_nursery() as nursery:
-                settling: trio.Nursery = await nursery.start(_keep_settling)
-                node = RedisNode(
-                    self._client, self._address, subscriptions, lease=lease, emit=emit, begin_settling=settling
-                )
-                try:
-                    try:
-                        await node.begin()
-                        await self._listen(emit)
-                        nursery.start_soon(node.run_intake)
-                        self._nodes.append(node)
-                        yield node
-                    except BaseException as error:  # noqa: BLE001 - raised again below, outside the nursery
-                        raised = error
-                finally:
-                    if node in self._nodes:
-                        self._nodes.remove(node)
-                    await node.end()
-                    settling.cancel_scope.cancel()
-        except trio.Cancelled:
-            if raised is None:
-                raise
-        if raised is not None:
-            raise raised
+        async with open_unwrapping_nursery() as nursery:
+            settling: trio.Nursery = await nursery.start(_keep_settling)
+            node = RedisNode(
+                self._client, self._address, subscriptions, lease=lease, emit=emit, begin_settling=settling
+            )
+            try:
+                await node.begin()
+                await self._listen(emit)
+                nursery.start_soon(node.run_intake)
+                self._nodes.append(node)
+                yield node
+            finally:
+                if node in self._nodes:
+                    self._nodes.remove(node)
+                await node.end()
+                settling.cancel_scope.cancel()
 
     async def release_lease(self, incarnation: str) -> bool:
         with cannot(f"release the lease of {incarnation}"):
@@ -237,28 +228,19 @@ class RedisBroker(Broker):
     async def open_replies(self) -> AsyncGenerator[RedisReplies]:
         place = RedisReplies(self._client, self._emit)
         channel = place.address.encode()
-        raised: BaseException | None = None
         self._replies[channel] = place
         try:
-            async with trio.open_nursery() as nursery:
-                try:
-                    await self._client.subscribe(channel)
-                    nursery.start_soon(place.run)
-                    yield place
-                except BaseException as error:  # noqa: BLE001 - raised again below, outside the nursery
-                    raised = error
+            async with open_unwrapping_nursery() as nursery:
+                await self._client.subscribe(channel)
+                nursery.start_soon(place.run)
+                yield place
                 nursery.cancel_scope.cancel()
-        except trio.Cancelled:
-            if raised is None:
-                raise
         finally:
             del self._replies[channel]
             with trio.move_on_after(0.5, shield=True):
                 # Nobody publishes there any more, and the subscription ends with the connection.
                 with suppress(RedisError, trio.ClosedResourceError):
                     await self._client.unsubscribe(channel)
-        if raised is not None:
-            raise raised
 
     async def find_outcome(self, source: str, message_id: str) -> Outcome | None:
         key = keys.SourceKeys.of(source).result(message_id)

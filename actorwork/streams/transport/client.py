@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import trio
 
+from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.streams.transport.connection import Address, Connection, connect
 from actorwork.streams.transport.exclusive import Exclusive
 from actorwork.streams.transport.multiplexer import Multiplexer, PendingRequest
@@ -114,23 +115,15 @@ async def open_client(
     `silence` seconds is given up.
     """
     client = RedisClient(Address.parse(url), name, scripts, on_push or _ignore, on_event or _ignore, silence)
-    raised: BaseException | None = None
     first = await client.attempt()
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(client.keep_connected, first)
-            try:
-                if isinstance(first, Connection):
-                    await client.wait_connected()
-                yield client
-            except BaseException as error:  # noqa: BLE001  (raised again below, outside the nursery, which would wrap it)
-                raised = error
+    async with open_unwrapping_nursery() as nursery:
+        nursery.start_soon(client.keep_connected, first)
+        try:
+            if isinstance(first, Connection):
+                await client.wait_connected()
+            yield client
+        finally:
             client.close()
-    except trio.Cancelled:
-        if raised is None:
-            raise
-    if raised is not None:
-        raise raised
 
 
 class RedisClient:
