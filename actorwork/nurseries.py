@@ -5,9 +5,8 @@ A plain nursery wraps even one error in a group, so the caller of a function tha
 
     one error, of the block or of a task         that error itself, with the cause and the context it has
     a group that the block raised                that group itself: it is the block's own, not this nursery's wrapping
-    an error of the block, and others of tasks   the block's error; the others are attached as notes
-    errors of several tasks                      one group of them
-    cancellations beside errors                  the errors: the cancellations only followed from them
+    several errors                               one group of them, as from any nursery
+    cancellations beside errors                  as above: the cancellations only followed from the errors
     cancellations alone                          nothing, if this nursery's scope was cancelled; else the cancellation
                                                  from outside, which goes on as from any nursery
 """
@@ -61,24 +60,13 @@ class _UnwrappingNursery(AbstractAsyncContextManager[trio.Nursery]):
 def _unwrapped(group: BaseExceptionGroup[BaseException], own: BaseException | None) -> BaseException:
     """Return what leaves the nursery; `own` is the error of its block."""
     found = [error for error in group.exceptions if not is_cancellation(error)]
-    if not found:
+    if len(found) != 1:
         return group
-    mine = next((error for error in found if _is_same(error, own)), None)
-    if mine is None:
-        return found[0] if len(found) == 1 else group
-    # The group itself, unless it has lost cancellations that were this nursery's.
-    leaving = own if own is not None and len(list(leaves(own))) == len(list(leaves(mine))) else mine
-    for other in found:
-        if other is not mine:
-            leaving.add_note(f"meanwhile, in a task: {type(other).__name__}: {other}")
-    return leaving
-
-
-def _is_same(error: BaseException, own: BaseException | None) -> bool:
-    """Return whether an error in the nursery's group is that of the block."""
-    if error is own or own is None or not is_group(own) or not is_group(error):
-        return error is own
-    # When the nursery's scope is cancelled, as it is by each error, Trio takes its cancellations out of all groups, and
-    # `split` makes new ones even where there are none in them: only the leaves are still the same.
-    ours = {id(leaf) for leaf in leaves(own)}
-    return all(id(leaf) in ours for leaf in leaves(error))
+    (error,) = found
+    if own is not None and is_group(own) and is_group(error):
+        # When the nursery's scope is cancelled, as it is by each error, Trio takes its cancellations out of all groups.
+        # `split` makes new groups even of those that had none: the block's own is the one with the same leaves.
+        before, after = list(leaves(own)), list(leaves(error))
+        if len(before) == len(after) and all(one is other for one, other in zip(before, after, strict=True)):
+            return own
+    return error
