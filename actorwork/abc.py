@@ -1,10 +1,10 @@
-"""The interfaces between the rooms: what the runtime asks of a broker, and a broker of an actor.
+"""The interfaces between the rooms: what the runtime requires of a broker, and a broker of an actor.
 
     client ──publish──▶ Broker ──Node.reading──▶ DeliverySink (a mailbox) ──▶ handler ──settle──▶ Node
 
-A broker keeps messages between sender and handler. A node is one incarnation of one OS process at that broker:
-it holds one lease, reads for its subscriptions, and settles what it was given. `actorwork.testing` ships one
-conformance suite that every broker passes.
+A broker stores messages between sender and handler. A node is one incarnation of one OS process at that broker: it
+holds one lease, reads for its subscriptions, and settles its deliveries. `actorwork.testing` ships one conformance
+suite that every broker passes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from actorwork.settings import DeadLetterSettings
 
 
 class EventSink(Protocol):
-    """Takes what happened; must not wait and must not raise."""
+    """Receives events; must not wait and must not raise."""
 
     def __call__(self, event: Event, /) -> None: ...
 
@@ -47,22 +47,22 @@ class DeliverySink(Protocol):
     def credit(self, *, urgent: bool = False) -> int:
         """Return how many deliveries may be offered now; 0 means that the reader waits for `Node.resume`.
 
-        With `urgent`, of those with a priority above NORMAL, for which some room is kept when there is none for others.
+        With `urgent`, how many with a priority above NORMAL, for which some room is reserved.
         """
         ...
 
     def offer(self, deliveries: Sequence[Delivery]) -> None:
-        """Take deliveries. A few more than `room` said are taken too."""
+        """Take deliveries, even if there are a few more than `credit` returned."""
         ...
 
     def revoke(self) -> None:
-        """Drop what is waiting and cancel what is in hand: the lease is lost, and it all belongs to others now."""
+        """Drop waiting deliveries and cancel those in flight: the lease is lost, and other nodes own them now."""
         ...
 
 
 @attrs.frozen(eq=False)
 class Subscription:
-    """What an actor wants from a broker: every message of these sources that its group has not had.
+    """What an actor reads from a broker: every message of these sources that its group has not received.
 
     `group` is the actor's id. Two actors that share a source have two groups, and each gets every message.
     """
@@ -86,45 +86,45 @@ class Node(Protocol):
     def settle(
         self, subscription: Subscription, delivery: Delivery, settlement: Settlement, published: Sequence[Envelope] = ()
     ) -> None:
-        """End a delivery, soon, in the background, atomically with what it published, if it is still ours.
+        """Settle a delivery in the background, atomically with what it published, if this node still owns it.
 
-        Never waits. A delivery of an earlier incarnation, or one that was taken over, is refused as `Fenced`.
-        An envelope in `published` whose source is longer than one script takes (`max_batch_size`) has been sent
-        with `publish_fenced` before.
+        Never waits. A delivery of an earlier incarnation, or one that another node has reclaimed, is refused as
+        `Fenced`. If a delivery publishes more than one script takes (`max_batch_size`), the caller sends the first
+        part with `publish_fenced` beforehand.
         """
         ...
 
     async def publish_fenced(
         self, subscription: Subscription, delivery: Delivery, published: Sequence[Envelope]
     ) -> bool:
-        """Publish on behalf of a delivery that goes on, if it is still ours; return whether it was."""
+        """Publish on behalf of a delivery in flight if this node still owns it; return whether it does."""
         ...
 
     async def release_deliveries(self, subscription: Subscription, deliveries: Sequence[Delivery]) -> None:
-        """Give deliveries back, each in its place, its attempt not counted; another node takes them at once."""
+        """Release deliveries, each in its place and without counting the attempt; another node takes them at once."""
         ...
 
     def resume(self, subscription: Subscription) -> None:
-        """Say that the sink has room again. Never waits."""
+        """Notify the node that the sink has room again. Never waits."""
         ...
 
     def pause_sources(self, subscription: Subscription, sources: Collection[str]) -> None:
-        """Take nothing from these sources until it is called again with others. Never waits.
+        """Stop reading these sources until the next call names others. Never waits.
 
-        What was read before is still offered: the sink gives it back.
+        Deliveries that were read before are still offered: the sink releases them.
         """
         ...
 
     def now(self) -> float:
-        """Return the broker's clock in seconds since the epoch, as far as this node knows it: to some milliseconds."""
+        """Return the broker's clock in seconds since the epoch, as this node knows it: to within some milliseconds."""
         ...
 
     async def stop_intake(self) -> None:
-        """Stop reading, reclaiming and promoting. What was read before is offered before this returns."""
+        """Stop reading, reclaiming and promoting. Deliveries already read are offered before this returns."""
         ...
 
     async def wait_settled(self) -> None:
-        """Wait until every settlement so far is applied or refused. Cancelled: they go on."""
+        """Wait until every settlement so far is applied or refused. If cancelled, they continue."""
         ...
 
     def statistics(self) -> Mapping[str, int]:
@@ -133,14 +133,14 @@ class Node(Protocol):
 
 
 class Waiting(Protocol):
-    """Somebody waits for the outcome of one message."""
+    """A caller's wait for the outcome of one message."""
 
     async def outcome(self) -> Outcome:
-        """Wait for it, without limit; cancel to give up."""
+        """Wait for the outcome, without limit; cancel to give up."""
         ...
 
     def close(self) -> None:
-        """Forget it."""
+        """Stop waiting; a later outcome is dropped."""
         ...
 
 
@@ -148,7 +148,7 @@ class Replies(Protocol):
     """A place where outcomes arrive."""
 
     address: str
-    """What the header `REPLY_TO` says."""
+    """The value for the header `REPLY_TO`."""
 
     def expect(self, source: str, message_id: str) -> Waiting:
         """Begin to wait for a message's outcome; call it before the message is published."""
@@ -157,7 +157,7 @@ class Replies(Protocol):
 
 @attrs.frozen
 class Finding:
-    """One line of a diagnosis: what was looked at, how it stands, and what to do about it."""
+    """One line of a diagnosis: what was checked, its state, and what to do about it."""
 
     subject: str
     level: str
@@ -167,7 +167,7 @@ class Finding:
 
 
 class DeadLetters(Protocol):
-    """The messages nobody could handle, of all sources."""
+    """The messages that failed for good, of all sources."""
 
     async def sources(self) -> Sequence[str]:
         """Return the sources that have dead letters, sorted."""
@@ -178,60 +178,60 @@ class DeadLetters(Protocol):
     ) -> Sequence[DeadLetter]:
         """Return dead letters, oldest first within a source, of one source or of all.
 
-        With `after`, those of the source that came after this entry, whether or not it is still there.
+        With `after`, those of the source after this entry, whether or not it still exists.
         """
         ...
 
     async def get(self, source: str, entry: str) -> DeadLetter | None: ...
 
     async def replay(self, source: str, entries: Sequence[str]) -> int:
-        """Send them again, as first attempts, each to the actor that failed alone; return how many there were.
+        """Send them again as first attempts, each only to the actor that failed; return how many existed.
 
-        A letter leaves the dead letters in the same step in which its message enters the stream.
+        A letter is deleted in the same step in which its message enters the stream.
         """
         ...
 
     async def replay_as(
         self, source: str, entry: str, data: bytes, *, type: str | None = None, headers: Mapping[str, Json] = NO_HEADERS
     ) -> bool:
-        """Send one again with another payload, type and headers under its id; return whether it was there."""
+        """Send one again with another payload, type and headers under its id; return whether it existed."""
         ...
 
     async def drop(self, source: str, entries: Sequence[str]) -> int:
-        """Delete them; return how many there were."""
+        """Delete them; return how many existed."""
         ...
 
 
 class DelayedMessages(Protocol):
-    """The messages that are held back, of all sources: delayed ones, and retries that wait."""
+    """The delayed messages of all sources, including retries that wait."""
 
     async def list(self, source: str | None = None, *, limit: int = 100) -> Sequence[Delayed]:
-        """Return messages that are held back, those due first first within a source, of one source or of all."""
+        """Return delayed messages of one source or of all, by due time within a source."""
         ...
 
     async def cancel(self, source: str, message_id: str) -> bool:
-        """Drop a message that is held back, or waits behind others of its key; return whether there was one.
+        """Drop a message that is delayed, or waits behind others with its key; return whether there was one.
 
-        Whoever waits for its outcome is told that it was rejected, with a `Failure` of the type `Cancelled`. One that
-        is ready or in hand stays.
+        A caller that waits for its outcome gets "rejected", with a `Failure` of type `Cancelled`. A message that is
+        ready or in flight stays.
         """
         ...
 
 
 @attrs.frozen
 class Kept:
-    """A shared value: its JSON, and a version that grows with every write, also over a deletion."""
+    """A shared value: its JSON, and a version that grows with every write, also across a deletion."""
 
     data: bytes
     version: int
 
 
 class Values(Protocol):
-    """Small values that all nodes see, and locks, by name. All times are by the broker's clock.
+    """Small values and locks shared by all nodes, by name. All times are by the broker's clock.
 
-    A write under a `fence` (the token of a lock) raises `LockLost`, and changes nothing, where the value has been
-    written under a newer one. While the broker is away everything here waits: bound it by a scope. A compare-and-set
-    or an addition whose reply was lost raises `BrokerError`: it may have taken effect.
+    A write under a `fence` (the token of a lock) raises `LockLost`, and changes nothing, if the value has been written
+    under a newer one. While the broker is unreachable every call here waits: bound it with a cancel scope. A
+    compare-and-set or an addition whose reply was lost raises `BrokerError`: it may have taken effect.
     """
 
     async def get(self, name: str) -> Kept | None: ...
@@ -245,18 +245,18 @@ class Values(Protocol):
         version: int | None = None,
         fence: int | None = None,
     ) -> int | None:
-        """Keep a value, for `ttl` seconds or for ever; return its version.
+        """Store a value, for `ttl` seconds or forever; return its version.
 
-        With `version`, only if that is the present one (0: there is none); else return None.
+        With `version`, only if that is the current one (0: there is no value); otherwise return None.
         """
         ...
 
     async def add(
         self, name: str, by: float, *, start: bytes, ttl: float | None = None, fence: int | None = None
     ) -> bytes | None:
-        """Add to a number, or to `start` where there is none; return the sum's JSON.
+        """Add to a number, or to `start` if there is none; return the sum's JSON.
 
-        None, and no change, where the value is no number or the sum would reach 2**53.
+        Returns None, and changes nothing, if the value is not a number or the sum would reach 2**53.
         """
         ...
 
@@ -265,52 +265,51 @@ class Values(Protocol):
         ...
 
     async def take_lock(self, name: str, owner: str, ttl: float) -> int | None:
-        """Take a lock for `ttl` seconds unless somebody else has it (None); return its token, which grows from owner
-        to owner.
+        """Take a lock for `ttl` seconds; return its token, or None if another owner has the lock.
 
-        The owner that has it is given the same token again.
+        The token grows from owner to owner. The current owner gets the same token again.
         """
         ...
 
     async def keep_lock(self, name: str, owner: str, ttl: float) -> bool:
-        """Have a lock for `ttl` seconds more; return whether it was still the owner's."""
+        """Renew a lock for `ttl` seconds from now; return whether the owner still had it."""
         ...
 
     async def free_lock(self, name: str, owner: str) -> bool:
-        """Give a lock up; return whether it was still the owner's."""
+        """Release a lock; return whether the owner still had it."""
         ...
 
 
 class LimitStore(Protocol):
-    """Counts for all nodes, by name and by the broker's clock. While the broker is away everything here waits."""
+    """Limits over all nodes, by name and by the broker's clock. While the broker is unreachable every call waits."""
 
     async def acquire_rate(self, name: str, rate: float, per: float, burst: int, cost: int) -> float:
-        """Take `cost` tokens of `rate` in `per` seconds, in advance; return how many seconds to wait before they count.
+        """Take `cost` tokens of `rate` in `per` seconds, in advance; return how many seconds to wait before using them.
 
-        As `policy.limits.reserved` says. Cancelled, or after a lost connection, some may be taken for nothing.
+        The rule is `policy.limits.reserved`. If cancelled, or after a lost connection, some tokens may be wasted.
         """
         ...
 
     async def acquire_slot(self, name: str, limit: int, holder: str, ttl: float) -> bool:
-        """Have one of `limit` slots for `ttl` seconds; return whether there was one.
+        """Take one of `limit` slots for `ttl` seconds; return whether one was free.
 
-        A holder that has one is given it for `ttl` seconds from now, whether all are taken or not.
+        A holder that already has one renews it for `ttl` seconds from now, even if all are taken.
         """
         ...
 
     async def release_slot(self, name: str, holder: str) -> bool:
-        """Give a slot up; return whether the holder had one."""
+        """Release a slot; return whether the holder had one."""
         ...
 
 
 @attrs.frozen
 class Firing:
-    """What came of an attempt to fire a trigger; `last` is the nominal time that was decided last now.
+    """The result of an attempt to fire a trigger; `last` is the last decided nominal time now.
 
-    fired         this was it: `kept` of its messages are new
-    decided       somebody else has decided since
+    fired         this attempt fired; `kept` of its messages are new
+    decided       another node has decided meanwhile
     superseded    the trigger has another schedule by now
-    unknown       the broker knows of no such trigger
+    unknown       the broker has no such trigger
     """
 
     outcome: Literal["fired", "decided", "superseded", "unknown"]
@@ -319,27 +318,27 @@ class Firing:
 
 
 class Triggers(Protocol):
-    """The triggers of all actors, and which of their nominal times have been decided. Times are in milliseconds."""
+    """The triggers of all actors, and which of their nominal times are decided. Times are in milliseconds."""
 
     async def register(self, source: str, definitions: Sequence[TriggerDefinition]) -> Sequence[TriggerRecord]:
-        """Enter all triggers of the actor whose own source this is; return their records.
+        """Register all triggers of the actor whose own source this is; return their records.
 
-        The first registration of each stays. A schedule that has changed begins now: what the one before has missed
-        does not fire. What the actor declared before and does not any more is kept, as not declared.
+        The first registration of each is kept. A changed schedule begins now: times that the old one missed do not
+        fire. A trigger that the actor no longer declares is kept, marked as not declared.
         """
         ...
 
     async def fire(
         self, definition: TriggerDefinition, *, decided: int, last: int, messages: Sequence[Envelope]
     ) -> Firing:
-        """Keep messages, and note `last` as decided, in one step: if `decided` is what was, and the schedule the same.
+        """Store messages and mark `last` as decided, in one step, if `decided` still was and the schedule is the same.
 
-        Whoever asks again after a lost reply is told "decided".
+        A second call after a lost reply returns "decided".
         """
         ...
 
     async def skip(self, source: str, id: str) -> bool:
-        """Take everything up to now as decided, so that none of it fires; return whether there is such a trigger."""
+        """Mark all times up to now as decided, so that none of them fires; return whether the trigger exists."""
         ...
 
     async def list(self) -> Sequence[TriggerRecord]:
@@ -347,7 +346,7 @@ class Triggers(Protocol):
         ...
 
     async def forget(self, source: str, id: str) -> bool:
-        """Delete a trigger; return whether there was one. A node that declares it enters it again, as a new one."""
+        """Delete a trigger; return whether it existed. A node that declares it registers it again, as a new one."""
         ...
 
 
@@ -356,17 +355,17 @@ class Pauses(Protocol):
 
     @property
     def is_certain(self) -> bool:
-        """Whether `watch` tells of every change: else whoever obeys looks again now and then."""
+        """Whether `watch` reports every change; if not, nodes also look at intervals."""
         ...
 
     async def pause(self, kind: PauseKind, name: str = "", *, reason: str = "", by: str = "") -> Pause:
-        """Pause something; what is paused already stays so, with the reason it has. Return the pause."""
+        """Pause and return the pause; an existing pause keeps its reason."""
         ...
 
     async def resume(self, kind: PauseKind, name: str = "") -> bool:
         """End a pause; return whether there was one.
 
-        The nominal times of triggers that have passed during their pause do not fire.
+        Nominal times that passed while a trigger was paused do not fire.
         """
         ...
 
@@ -375,15 +374,15 @@ class Pauses(Protocol):
         ...
 
     def watch(self, changed: Callable[[], object]) -> AbstractAsyncContextManager[bool]:
-        """Have `changed` called whenever something may have been paused or resumed, by anybody, within a second.
+        """Call `changed` within a second whenever any client may have paused or resumed something.
 
-        Yields whether it will be: else whoever obeys looks every second.
+        Yields whether it will do so; if not, the caller must look every second.
         """
         ...
 
 
 class Broker(Protocol):
-    """Keeps messages between sender and handler."""
+    """Stores messages between sender and handler."""
 
     @property
     def url(self) -> str:
@@ -392,7 +391,7 @@ class Broker(Protocol):
 
     @property
     def shared_url(self) -> str | None:
-        """What another process of this machine opens it by, with its password; None if it lives in this one alone."""
+        """The URL for other processes of this machine, with its password; None if it exists in this process only."""
         ...
 
     @property
@@ -414,18 +413,18 @@ class Broker(Protocol):
     def pauses(self) -> Pauses: ...
 
     async def publish(self, envelopes: Sequence[Envelope]) -> int:
-        """Keep messages; return how many were new (an id seen before is dropped).
+        """Store messages; return how many were new (a message whose id was seen before is dropped).
 
-        Order is kept within a source, for messages of one priority that are not delayed. While the broker is away this
-        waits: bound it by a scope. Cancelled or failed, any part of it may have been kept; publishing the same
-        envelopes again keeps none twice. One that has a `unique` whose key is taken is dropped, or replaces what has
-        it.
+        Order is kept within a source, for messages of one priority that are not delayed. While the broker is
+        unreachable this waits: bound it with a cancel scope. If it is cancelled or fails, any part may have been
+        stored; publishing the same envelopes again stores none twice. A message with a `unique` whose key is taken is
+        dropped, or replaces the holder of the key.
         """
         ...
 
     async def publish_unique(self, envelope: Envelope) -> str:
-        """Keep a message that has a `unique`; return the id of the message that has the key now: its own, or the
-        first's.
+        """Store a message that has a `unique`; return the id of the message that has the key now: its own, or that
+        of the first.
         """
         ...
 
@@ -436,17 +435,17 @@ class Broker(Protocol):
         lease: float,
         emit: EventSink,
     ) -> AbstractAsyncContextManager[Node]:
-        """Take a lease, make the groups of all subscriptions, then begin to read for them.
+        """Take a lease, create the groups of all subscriptions, then begin to read for them.
 
-        On the way out: reading stops, settlements still queued are applied within a second, and the lease is
-        released, so that whatever was neither settled nor handed back is run elsewhere at once.
+        At the end of the block reading stops, settlements still queued are applied within a second, and the lease is
+        released, so that other nodes run at once what was neither settled nor released.
         """
         ...
 
     async def release_lease(self, incarnation: str) -> bool:
-        """Declare a node dead, as its parent may that saw it die; return whether it had a lease.
+        """Declare a node dead, as its parent process does when it dies; return whether it had a lease.
 
-        What it had in hand is run by the others at once, and counts as crashed.
+        Other nodes run the deliveries that it had in flight at once, and count a crash for each.
         """
         ...
 
@@ -455,19 +454,19 @@ class Broker(Protocol):
         ...
 
     async def find_outcome(self, source: str, message_id: str) -> Outcome | None:
-        """Return what is kept of a message's outcome, or None."""
+        """Return the stored outcome of a message, or None."""
         ...
 
     async def backlog(self, source: str) -> int:
-        """Return how many messages of a source are ready or in hand, or wait behind others of their key."""
+        """Return how many messages of a source are ready or in flight, or wait behind others with their key."""
         ...
 
     async def oldest(self, source: str) -> float | None:
-        """Return for how many seconds the oldest message that a group has not read has been ready; None without one."""
+        """Return how many seconds the oldest message that some group has not read has been ready, or None."""
         ...
 
     async def diagnose(self) -> Sequence[Finding]:
-        """Look at the broker as an operator would."""
+        """Check the broker as an operator would."""
         ...
 
 
@@ -478,18 +477,18 @@ class Middleware(Protocol):
 
 
 class PublishMiddleware(Protocol):
-    """Looks at what is published, before it is kept: returns the envelope, or another one with the same id, or raises.
+    """Processes what is published before it is stored: returns the envelope or another one with the same id, or raises.
 
-    It does not wait, since `Context.publish` does not. What actors publish has no id yet.
+    It is synchronous because `Context.publish` is. Messages that actors publish have no id yet.
     """
 
     def __call__(self, envelope: Envelope, /) -> Envelope: ...
 
 
 class AbstractCronSchedule(Protocol):
-    """Somebody's own reading of cron expressions, as a base class; a system takes it as `cron_schedule=`."""
+    """Base class of a cron reader of the user's own; a system takes it as `cron_schedule=`."""
 
     @abstractmethod
     def next_execution(self, expression: str) -> datetime:
-        """Return the next moment the expression names: after now, with a timezone, never before an earlier answer."""
+        """Return the next moment of the expression: after now, with a timezone, never before an earlier answer."""
         ...

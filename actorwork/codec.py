@@ -1,14 +1,15 @@
 """Between messages and bytes: JSON outside, attrs classes, dataclasses and JSON values inside.
 
     encode(message)              the JSON and the wire name of its type
-    decode_value(data, type)     the value that the JSON holds, as that type
-    Decoder                      turns the payload of a delivery into the argument of a handler
+    decode_value(data, type)     the value of the JSON, as that type
+    MessageDecoder               converts the payload of a delivery into the argument of a handler
+    KeywordDecoder               converts it into keyword arguments
 
-Nothing is guessed. A JSON number is an int only where it is one; a missing field and an unknown one are errors;
-every error names the path to the field. Only where a foreign producer wrote plain stream fields, which are
-all text, is text read as what the handler declares ("1" as the int 1, "true" as a bool, JSON for the rest).
+JSON is never coerced. A number is an int only if it is one; missing and unknown fields are errors; every error names
+the path to the field. Only the fields of a foreign stream entry, which are all strings, are parsed as the type that the
+handler declares ("1" as the int 1, "true" as a bool, JSON for the rest).
 
-JSON only, never pickle: what comes from a broker may come from anybody.
+JSON only, never pickle: any client that reaches the broker may have written the data.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ _SHOWN_PROBLEMS: Final = 20
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 _decoder: Final = json.JSONDecoder(parse_constant=_refuse_constant)
@@ -60,11 +61,11 @@ _encode_str: Final[Callable[[str], str]] = cast("Any", json.encoder).encode_base
 
 
 def _make_encode() -> Callable[[Json, int], Iterable[str]]:
-    """Return what writes JSON in pieces: in C where there is one."""
+    """Return the function that writes JSON in pieces: the C encoder if it is available."""
     make = cast("Any", json.encoder).c_make_encoder
     if make is None:
         return lambda value, _: _encoder.iterencode(value)
-    # The first argument, None: no search for circles; the encoder's limit of depth finds them.
+    # The first argument, None, disables the search for cycles; the encoder's recursion limit finds them.
     encode = make(None, _encoder.default, _encode_str, None, ":", ",", False, False, False)  # noqa: FBT003 - its signature
     return cast("Callable[[Json, int], Iterable[str]]", encode)
 
@@ -79,7 +80,7 @@ def wire_name(cls: type) -> str:
 
 
 def is_record(cls: object) -> bool:
-    """Say whether a class is an attrs class or a dataclass."""
+    """Whether a class is an attrs class or a dataclass."""
     return isinstance(cls, type) and (attrs.has(cls) or dataclasses.is_dataclass(cls))
 
 
@@ -87,7 +88,7 @@ def is_record(cls: object) -> bool:
 
 
 def loads(data: bytes) -> Json:
-    """Read JSON; raises `CodecError`. Numbers that are none (NaN) and trailing text are refused."""
+    """Parse JSON; raise `CodecError`. NaN, infinities and trailing text are refused."""
     try:
         text = str(data, "utf-8")
         try:
@@ -98,13 +99,13 @@ def loads(data: bytes) -> Json:
     except UnicodeDecodeError as error:
         raise CodecError(f"the payload is not UTF-8: {error}") from error
     except RecursionError as error:
-        raise CodecError("the payload is no JSON that can be read: it is nested too deeply") from error
+        raise CodecError("the payload cannot be read as JSON: it is nested too deeply") from error
     except ValueError as error:
-        raise CodecError(f"the payload is not JSON: {error}; it begins {_shown(data)}") from error
+        raise CodecError(f"the payload is not JSON: {error}; it begins with {_shown(data)}") from error
 
 
 def dumps(value: Json) -> bytes:
-    """Write JSON; raises `CodecError` for what JSON does not have."""
+    """Write JSON; raise `CodecError` for a value that JSON cannot express."""
     try:
         # `JSONEncoder.encode` makes a new C encoder for every call; one is enough.
         return (_encode_str(value) if type(value) is str else "".join(_encode(value, 0))).encode()
@@ -160,7 +161,7 @@ def _parsed(cls: Any, wanted: str) -> Callable[[Any, Any], Any]:
                 return cls(value)
             except (ValueError, ArithmeticError) as error:
                 raise ValueError(f"wants {wanted}, got {_shown(value)}") from error
-        raise TypeError(f"wants {wanted} as text, got {_shown(value)}")
+        raise TypeError(f"wants {wanted} as a string, got {_shown(value)}")
 
     return structure
 
@@ -191,7 +192,7 @@ def _structure_enum(value: Any, cls: Any) -> Any:
 
 
 _PLAIN: Final[Mapping[Any, str]] = {
-    str: "text",
+    str: "a string",
     int: "a whole number",
     float: "a number",
     bool: "true or false",
@@ -216,7 +217,7 @@ _ARRAYS: Final = frozenset({list, tuple, set, frozenset, Sequence, MutableSequen
 
 
 def _refuse_other_than_arrays(converter: cattrs.Converter) -> None:
-    """Have lists and their like read from JSON arrays alone, not from a text's letters or an object's names."""
+    """Accept only JSON arrays for lists and the like, not the characters of a str or the names of an object."""
     making: set[Any] = set()
 
     def make(cls: Any) -> Callable[[Any, Any], Any]:
@@ -284,7 +285,7 @@ def _key_from(name: str, key: type) -> Json:
 def _make_converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     for cls, hook in {
-        str: _exactly(str, "text"),
+        str: _exactly(str, "a string"),
         int: _exactly(int, "a whole number"),
         bool: _exactly(bool, "true or false"),
         types.NoneType: _exactly(types.NoneType, "null"),
@@ -319,7 +320,7 @@ _converter: Final = _make_converter()
 
 
 def encode_value(value: object) -> bytes:
-    """Write any value that JSON can hold, attrs classes and dataclasses among them; raises `CodecError`."""
+    """Write any value that JSON can express, including attrs classes and dataclasses; raise `CodecError`."""
     if value is None:
         return b"null"
     try:
@@ -330,7 +331,7 @@ def encode_value(value: object) -> bytes:
 
 
 def encode(message: object) -> tuple[bytes, str | None]:
-    """Return a message's JSON and the wire name of its type (None for a JSON value); raises `CodecError`."""
+    """Return a message's JSON and the wire name of its type (None for a JSON value); raise `CodecError`."""
     cls = type(message)
     if cls is dict or not is_record(cls):
         return dumps(message), None  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
@@ -338,12 +339,12 @@ def encode(message: object) -> tuple[bytes, str | None]:
 
 
 def decode_value(data: bytes, annotation: Any) -> Any:
-    """Read JSON as a value of the annotated type; raises `CodecError` with the path to each defect."""
+    """Parse JSON as a value of the annotated type; raise `CodecError` with the path to each defect."""
     return structure(loads(data), annotation)
 
 
 def structure(value: Json, annotation: Any) -> Any:
-    """Make a JSON value into one of the annotated type; raises `CodecError` with the path to each defect."""
+    """Convert a JSON value to the annotated type; raise `CodecError` with the path to each defect."""
     if annotation is None or annotation is type(None):
         if value is not None:
             raise CodecError(f"wants null, got {_shown(value)}")
@@ -351,7 +352,7 @@ def structure(value: Json, annotation: Any) -> Any:
     try:
         return _converter.structure(value, annotation)
     except Exception as error:
-        raise _told(error, annotation) from error
+        raise _codec_error(error, annotation) from error
 
 
 def check_type(annotation: Any) -> None:
@@ -388,7 +389,7 @@ class MessageDecoder:
         try:
             return self._hook(value, self._annotation)
         except Exception as error:
-            raise _told(error, self._annotation) from error
+            raise _codec_error(error, self._annotation) from error
 
 
 class KeywordDecoder:
@@ -404,7 +405,7 @@ class KeywordDecoder:
         self._takes_rest = takes_rest
 
     def __call__(self, payload: Payload, given: Mapping[str, object] = types.MappingProxyType({})) -> dict[str, Any]:
-        """Return the arguments; `given` are those that do not come from the payload."""
+        """Return the arguments; `given` are those from outside the payload."""
         value = loads(payload) if isinstance(payload, bytes) else fields_as_json(payload, self._types)
         if type(value) is not dict:
             raise CodecError(
@@ -424,7 +425,7 @@ class KeywordDecoder:
             hook, annotation = found
             try:
                 arguments[name] = hook(part, annotation)
-            except Exception as error:  # noqa: BLE001 - whatever a user's converter raises is told with its path
+            except Exception as error:  # noqa: BLE001 - a user's converter may raise anything; it is reported with its path
                 problems.extend(_problems(error, name))
         problems.extend(
             f"missing argument {name!r}" for name in self._required if name not in value and name not in given
@@ -446,7 +447,7 @@ def field_types(cls: Any) -> Mapping[str, Any]:
 
 
 def fields_as_json(fields: Mapping[bytes, bytes], wanted: Mapping[str, Any]) -> dict[str, Json]:
-    """Read stream fields, all text, as the JSON values that the wanted types are made of."""
+    """Parse stream fields, which are all strings, as the JSON values that the wanted types consist of."""
     values: dict[str, Json] = {}
     problems: list[str] = []
     for raw_name, raw in fields.items():
@@ -466,7 +467,7 @@ _FALSE: Final = frozenset({"false", "0", "no", "off"})
 
 
 def _read_text(text: str, annotation: Any) -> Json:
-    """Return the JSON value that `text` stands for where `annotation` is wanted, or the text itself."""
+    """Return the JSON value that `text` denotes for `annotation`, or the text itself."""
     if annotation is str or annotation is Any:
         return text
     if annotation is bool:
@@ -513,20 +514,20 @@ def _listed(names: Mapping[str, object]) -> str:
     return ", ".join(repr(name) for name in names) or "none"
 
 
-def _told(error: BaseException, annotation: Any) -> CodecError:
+def _codec_error(error: BaseException, annotation: Any) -> CodecError:
     problems = _problems(error, "")
     return CodecError(f"not a {_name(annotation)}: {_sentence(problems)}", problems)
 
 
 def _sentence(problems: Sequence[str]) -> str:
-    """Say what is wrong, at a length that somebody reads: a sender decides how much there is."""
+    """Join the problems, up to a readable length: the sender decides how many there are."""
     shown = "; ".join(problems[:_SHOWN_PROBLEMS])
     more = len(problems) - _SHOWN_PROBLEMS
     return f"{shown}; and {more} more" if more > 0 else shown
 
 
 def _problems(error: BaseException, path: str) -> list[str]:
-    """Put a structuring error into sentences, each with the path to what is wrong."""
+    """Turn a structuring error into sentences, each with the path to the defect."""
     if isinstance(error, ExceptionGroup):
         found: list[str] = []
         for inner in error.exceptions:  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]

@@ -1,33 +1,33 @@
-"""What can go wrong, named for whose problem it is; and the verdicts a handler may raise.
+"""Errors, named for whose problem they are, and the verdicts that a handler may raise.
 
     ActorworkError
-    ├── SettingsError          a declaration is wrong: mended in the code that declares
-    ├── CodecError             bytes or JSON that are no message: mended by whoever sent them
-    ├── MessageRefused         the local sender picked the wrong actor (also a TypeError)
+    ├── SettingsError          a declaration is wrong: fix the code that declares
+    ├── CodecError             bytes or JSON that are not a message: the sender must fix them
+    ├── MessageRefused         the actor has no handler for what was sent (also a TypeError)
     ├── MailboxFull            no room now: wait with `tell`, or slow down
     ├── ActorStopped           the actor is gone for good
-    ├── ActorCrashed           the actor died of the message that was asked
+    ├── ActorCrashed           the actor crashed on the message that was asked
     ├── ExecutionTimeout       a handler ran past its `execution_timeout`
-    ├── CircuitOpen            what a function depends on fails: not tried now
+    ├── CircuitOpen            the dependency of a function fails: it was not called
     ├── AskTimeout             no reply in time (also a TimeoutError)
-    ├── MessageFailed          the far side settled the message as failed or rejected
-    ├── NotRunning             something of the runtime was used outside a running system
+    ├── MessageFailed          the actor's node settled the message as failed or rejected
+    ├── NotRunning             a feature of the runtime was used outside a running system
     ├── StartError             an actor did not start
     ├── MaxRestartsExceeded    a supervisor gave up
-    ├── ChildError             a supervisor cannot do what it was asked
-    ├── ProcessLost            a process of the tree ended, and not in order
+    ├── ChildError             a supervisor refused a request
+    ├── ProcessLost            a process of the tree ended abnormally
     ├── RemoteError            an error in another process, as text
     ├── AlreadyRegistered      the name is taken
-    ├── DeathPact              a watched actor ended, and nobody handles that
+    ├── DeathPact              a watched actor ended, and the watcher has no handler for that
     ├── LockTimeout            a lock was not free in time (also a TimeoutError)
-    ├── LockLost               a lock belongs to somebody else by now
+    ├── LockLost               a lock may have another owner by now
     ├── BrokerError            the broker refuses or cannot do what is needed
-    │   └── SpoolError         the file where messages wait for it cannot be used
+    │   └── SpoolError         the file where messages wait for the broker cannot be used
     │       └── SpoolFull      it has no room
     └── MissingExtra           an optional dependency is not installed (also an ImportError)
 
-Verdicts (`Retry`, `Reject`, `Fail`) are signals, not errors: a handler raises one to say how its
-delivery ends. They look through the exception groups in which a nursery wraps them.
+Verdicts (`Retry`, `Reject`, `Fail`) are signals, not errors: a handler raises one to decide how its delivery ends. The
+runtime finds them inside the exception groups in which a nursery wraps them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class SettingsError(ActorworkError, ValueError):
 
 
 class CodecError(ActorworkError, ValueError):
-    """Bytes, JSON or fields that cannot be made into the message a handler takes.
+    """Bytes, JSON or fields that cannot be converted into the message that a handler takes.
 
     `problems` holds one sentence per defect, each with the path to the field.
     """
@@ -55,7 +55,7 @@ class CodecError(ActorworkError, ValueError):
 
 
 class MessageRefused(ActorworkError, TypeError):
-    """The actor has no handler for this message; the text names what it accepts."""
+    """The actor has no handler for this message; the text lists what it accepts."""
 
 
 class MailboxFull(ActorworkError):
@@ -63,11 +63,11 @@ class MailboxFull(ActorworkError):
 
 
 class ActorStopped(ActorworkError):
-    """The actor has ended for good, or its system is shutting down and takes no new messages."""
+    """The actor has ended for good, or its system is shutting down and accepts no new messages."""
 
 
 class ActorCrashed(ActorworkError):
-    """The actor crashed while it handled the message that was asked; `__cause__` is its error."""
+    """The actor crashed while it handled the message of `ask`; `__cause__` is its error."""
 
 
 class ExecutionTimeout(ActorworkError):
@@ -75,9 +75,9 @@ class ExecutionTimeout(ActorworkError):
 
 
 class CircuitOpen(ActorworkError):
-    """A function behind a circuit breaker was not called, since what it depends on fails.
+    """A function behind a circuit breaker was not called, since its dependency fails.
 
-    `name` is the circuit's; `retry_after` says in how many seconds the next one may try it.
+    `name` is that of the circuit; `retry_after` is in how many seconds the next call may probe it.
     """
 
     def __init__(self, text: str, *, name: str, retry_after: float) -> None:
@@ -91,9 +91,9 @@ class AskTimeout(ActorworkError, TimeoutError):
 
 
 class MessageFailed(ActorworkError):
-    """The far side settled the message as failed or rejected.
+    """The node that handled the message settled it as failed or rejected.
 
-    `type`, `reason` and `traceback` are those of the error over there, as text.
+    `type`, `reason` and `traceback` are those of the handler's error, as text.
     """
 
     def __init__(self, text: str, *, type: str, reason: str, traceback: str = "") -> None:
@@ -104,7 +104,7 @@ class MessageFailed(ActorworkError):
 
 
 class NotRunning(ActorworkError, RuntimeError):
-    """Something that only a running system offers was used outside of one."""
+    """A feature that only a running system offers was used outside of one."""
 
 
 class StartError(ActorworkError):
@@ -139,9 +139,9 @@ class ChildError(ActorworkError):
 
 
 class ProcessLost(ActorworkError):
-    """A process of the tree ended: by a signal, with an exit code other than 0, or since it had to be killed.
+    """A process of the tree ended: by a signal, with an exit code other than 0, or because it had to be killed.
 
-    `pid` is its number, `code` its exit code: negative for a signal, None if nobody knows it.
+    `pid` is its number, `code` its exit code: negative for a signal, None if it is unknown.
     """
 
     def __init__(self, text: str, *, pid: int, code: int | None) -> None:
@@ -172,7 +172,7 @@ class DeathPact(ActorworkError):
 
 
 class NotUnique(ActorworkError):
-    """A message with the same unique key waits or is in hand, so this one was not kept; `id` is that of the other."""
+    """A message with the same unique key waits or is in flight, so this one was not stored; `id` is the other's."""
 
     def __init__(self, text: str, *, id: str) -> None:
         super().__init__(text)
@@ -188,7 +188,7 @@ class LockTimeout(ActorworkError, TimeoutError):
 
 
 class LockLost(ActorworkError):
-    """A lock ran out while it was held, or a write came under its token after somebody else had written under a newer
+    """A lock expired while it was held, or a write came under its token after another owner had written under a newer
     one; `name` is the lock's or the value's.
     """
 
@@ -198,9 +198,9 @@ class LockLost(ActorworkError):
 
 
 class BrokerError(ActorworkError):
-    """The broker refuses, or is set up so that messages would be lost; the text says what to do.
+    """The broker refuses, or is configured so that messages would be lost; the text says what to do.
 
-    `may_pass`: it is a state of the broker (no memory, loading, a busy file), not of what it was asked.
+    `may_pass`: the reason is a temporary state of the broker (out of memory, loading, a busy file), not the request.
     """
 
     def __init__(self, text: str = "", *, may_pass: bool = False) -> None:
@@ -209,11 +209,11 @@ class BrokerError(ActorworkError):
 
 
 class SpoolError(BrokerError):
-    """The file in which messages wait for the broker cannot be used; what was being sent was not kept there."""
+    """The file in which messages wait for the broker cannot be used; the message was not stored there."""
 
 
 class SpoolFull(SpoolError):
-    """The spool has no room for a message, which was not kept; `messages` and `bytes` are what it holds."""
+    """The spool has no room for the message, which was not stored; `messages` and `bytes` are its contents."""
 
     def __init__(self, text: str, *, messages: int, bytes: int) -> None:
         super().__init__(text)
@@ -226,7 +226,7 @@ class MissingExtra(ActorworkError, ImportError):
 
 
 class Verdict(Exception):
-    """What a handler raises to say how its delivery ends; `reason` is kept with it."""
+    """A handler raises a verdict to decide how its delivery ends; `reason` is stored with it."""
 
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason)
@@ -256,7 +256,7 @@ class Fail(Verdict):
 
 
 class Shutdown(Exception):
-    """Raised by an actor to end by itself, for a reason that is no failure; `term` says which."""
+    """Raised by an actor to end itself for a reason that is not a failure; `term` is that reason."""
 
     def __init__(self, term: object = None) -> None:
         super().__init__(term)
@@ -264,4 +264,4 @@ class Shutdown(Exception):
 
 
 class Ignore(Exception):
-    """Raised by `startup` to say that there is nothing to run: no failure, the slot stays empty."""
+    """Raised by `startup` if there is nothing to run: not a failure, the child's place stays empty."""

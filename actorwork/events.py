@@ -1,9 +1,8 @@
-"""What happened, as values. Logs, metrics and tests are made from these, in one place each.
+"""Events: what happened, as values. Logs, metrics and tests are derived from them, in one place each.
 
-An event says what, who and how long; the node's id and the time are added by whoever receives it,
-since every receiver belongs to one node. Events that come once for every message are as small as can be.
-They are told apart by what they are, not compared: so none of them needs an `__eq__`, which would cost every start a
-third of a millisecond.
+An event does not contain the node's id and the time: its receiver adds them, since every receiver belongs to one node.
+Events that occur for every message are as small as possible. Events are distinguished by their class and never
+compared, so they have no `__eq__`: generating it would add a third of a millisecond to every start of a program.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class NodeStopped:
 
 @attrs.frozen(eq=False)
 class LeaseLost:
-    """The node's lease ran out: its deliveries are cancelled, it goes on as `successor`."""
+    """The node's lease expired: its deliveries are cancelled, and it continues as `successor`."""
 
     incarnation: str
     successor: str
@@ -45,7 +44,7 @@ class LeaseLost:
 
 @attrs.frozen(eq=False)
 class BrokerLost:
-    """No connection to the broker; the next try comes in `retry_in` seconds."""
+    """There is no connection to the broker; the node tries again in `retry_in` seconds."""
 
     error: str
     retry_in: float
@@ -53,14 +52,14 @@ class BrokerLost:
 
 @attrs.frozen(eq=False)
 class BrokerBack:
-    """The connection to the broker stands (again)."""
+    """The node is connected to the broker (again)."""
 
     broker: str
 
 
 @attrs.frozen(eq=False)
 class GroupRestored:
-    """A source's group was gone (restart without persistence, FLUSHALL, XGROUP DESTROY) and was made anew."""
+    """A source's group was missing (restart without persistence, FLUSHALL, XGROUP DESTROY) and was created again."""
 
     source: str
     actor_id: str
@@ -68,7 +67,7 @@ class GroupRestored:
 
 @attrs.frozen(eq=False)
 class Reclaimed:
-    """Deliveries came over from a node that is dead, or were handed back by one (`previous` is "released")."""
+    """This node took over deliveries of a dead node, or released ones (`previous` is "released")."""
 
     source: str
     actor_id: str
@@ -78,7 +77,7 @@ class Reclaimed:
 
 @attrs.frozen(eq=False)
 class Released:
-    """Deliveries that this node will not handle were given back."""
+    """This node released deliveries that it will not handle."""
 
     source: str
     actor_id: str
@@ -87,7 +86,7 @@ class Released:
 
 @attrs.frozen(eq=False)
 class Fenced:
-    """A settlement was refused: the delivery was no longer ours, so nothing of it took effect."""
+    """A settlement was refused: this node no longer owned the delivery, so nothing of it took effect."""
 
     delivery: Delivery
     actor_id: str
@@ -96,7 +95,7 @@ class Fenced:
 
 @attrs.frozen(eq=False)
 class DeadLettered:
-    """The broker itself made a dead letter, since the message had taken down `crashes` processes."""
+    """The broker itself dead-lettered a message, since it had crashed `crashes` processes."""
 
     source: str
     actor_id: str
@@ -106,7 +105,7 @@ class DeadLettered:
 
 @attrs.frozen(eq=False)
 class BrokerTrouble:
-    """Something at the broker failed and is tried again (or given up, as `next` says)."""
+    """An operation at the broker failed; `next` says whether it is tried again."""
 
     doing: str
     error: str
@@ -115,7 +114,7 @@ class BrokerTrouble:
 
 @attrs.frozen(eq=False)
 class BrokerAdvice:
-    """The broker works, but is set up so that messages may be lost; `advice` says what to do."""
+    """The broker works, but is configured so that messages may be lost; `advice` says what to do."""
 
     text: str
     advice: str
@@ -132,7 +131,7 @@ class ActorStarted:
 
 @attrs.frozen(eq=False)
 class ChildExited:
-    """An incarnation of a supervisor's child has ended: how, `exit` says."""
+    """An incarnation of a supervisor's child has ended; `exit` says how."""
 
     supervisor: str
     child: str
@@ -142,7 +141,7 @@ class ChildExited:
 
 @attrs.frozen(eq=False)
 class ActorTrouble:
-    """Something of an actor failed that neither restarts nor fails anything: its `shutdown`."""
+    """A hook of an actor (`shutdown`) failed, which neither restarts the actor nor fails a message."""
 
     actor_id: str
     title: str
@@ -152,7 +151,7 @@ class ActorTrouble:
 
 @attrs.frozen(eq=False)
 class ChildRestarting:
-    """A supervisor starts a child again, `delay` seconds from now."""
+    """A supervisor will restart a child in `delay` seconds."""
 
     supervisor: str
     child: str
@@ -172,7 +171,7 @@ class GaveUp:
 
 @attrs.frozen(eq=False)
 class StuckChild:
-    """A child that was told to end, and cancelled, has not ended; `stack` is where its task is."""
+    """A child was asked to end, then cancelled, and has not ended; `stack` is that of its task."""
 
     supervisor: str
     child: str
@@ -190,7 +189,7 @@ class ProcessStarted:
 
 @attrs.frozen(eq=False)
 class ProcessKilled:
-    """A process that was told to end has not done so in its time, and is killed."""
+    """A process was asked to end, has not done so in time, and is killed."""
 
     process: str
     pid: int
@@ -198,9 +197,9 @@ class ProcessKilled:
 
 @attrs.frozen(eq=False)
 class ProcessHung:
-    """The loop of a process has not turned for so long that it is killed; `stacks` is where its threads stand.
+    """The loop of a process has stood still for `seconds`, so the process is killed; `stacks` are those of its threads.
 
-    Without stacks it did not answer: it was stopped, or is in code that keeps Python's own lock.
+    Without stacks the process did not answer: it was stopped, or runs code that holds the GIL.
     """
 
     process: str
@@ -213,7 +212,7 @@ class ProcessHung:
 class HandlerHung:
     """A handler in a process has not ended `seconds` after its deadline, so the process is killed.
 
-    `stacks` is where its threads stand.
+    `stacks` are those of its threads.
     """
 
     process: str
@@ -226,7 +225,7 @@ class HandlerHung:
 
 @attrs.frozen(eq=False)
 class ProcessReplaced:
-    """A process has done its share: `successor` is up, and the process `pid` ends beside it."""
+    """A process has reached a limit: `successor` is up, and the process `pid` ends."""
 
     process: str
     pid: int
@@ -236,7 +235,7 @@ class ProcessReplaced:
 
 @attrs.frozen(eq=False)
 class Scaled:
-    """There were so many replicas of a process, and there are to be so many."""
+    """The wanted number of replicas of a process has changed."""
 
     process: str
     before: int
@@ -246,7 +245,7 @@ class Scaled:
 
 @attrs.frozen(eq=False)
 class ReplacementFailed:
-    """A process is to be replaced, and its successor did not start; it goes on until one does."""
+    """A process is to be replaced, but its successor did not start; the process continues until one does."""
 
     process: str
     pid: int
@@ -257,7 +256,7 @@ class ReplacementFailed:
 
 @attrs.frozen(eq=False)
 class Settled:
-    """A delivery has ended; `seconds` is how long it was in hand."""
+    """A delivery has ended; `seconds` is how long it was in flight."""
 
     actor_id: str
     title: str
@@ -268,7 +267,7 @@ class Settled:
 
 @attrs.frozen(eq=False)
 class Overdue:
-    """A handler is past its `execution_timeout` and has not ended: it shields itself, or sits in a thread."""
+    """A handler has exceeded its `execution_timeout` and not ended: it shields itself, or runs in a thread."""
 
     actor_id: str
     title: str
@@ -276,16 +275,16 @@ class Overdue:
     seconds: float
     where: str
     timeout: float = 0.0
-    """The `execution_timeout` that it is past."""
+    """The `execution_timeout` that it has exceeded."""
     is_settled: bool = False
-    """Whether the delivery has ended without it: so it is with a thread, which nobody can end."""
+    """Whether the delivery has ended without the handler: true for a thread, which cannot be ended."""
 
 
 @attrs.frozen(eq=False)
 class LoopStalled:
-    """The loop of this node stood still for `seconds`, at `stack`: something blocked it, and nothing else could run.
+    """The loop of this node stood still for `seconds`, blocked by the code at `stack`; nothing else could run.
 
-    It `lasts` where the loop has not gone on yet; then no receiver but the logs is told.
+    `lasts`: the loop is still blocked; then only the logs receive the event.
     """
 
     seconds: float
@@ -295,7 +294,7 @@ class LoopStalled:
 
 @attrs.frozen(eq=False)
 class CircuitChanged:
-    """A circuit is `closed`, `open` for so many `seconds`, or `half open` from now on; `error` is what opened it."""
+    """A circuit is now `closed`, `open` for `seconds`, or `half open`; `error` is the one that opened it."""
 
     name: str
     state: str
@@ -305,9 +304,9 @@ class CircuitChanged:
 
 @attrs.frozen(eq=False)
 class TriggerFired:
-    """This node fired a trigger: for these moments (in milliseconds since the epoch), of whose messages `kept` are new.
+    """This node fired a trigger for these nominal times (in milliseconds since the epoch).
 
-    Fewer are new where messages may not overlap.
+    `kept` of the messages are new: fewer than there are times if messages may not overlap.
     """
 
     actor_id: str
@@ -320,7 +319,7 @@ class TriggerFired:
 
 @attrs.frozen(eq=False)
 class TriggerTrouble:
-    """A trigger cannot fire as it is declared; `next` says what becomes of it."""
+    """A trigger cannot fire as it is declared; `next` says what happens instead."""
 
     actor_id: str
     title: str
@@ -331,7 +330,7 @@ class TriggerTrouble:
 
 @attrs.frozen(eq=False)
 class PausesChanged:
-    """This node has learnt what is paused now; `paused` and `resumed` are what is new in that."""
+    """This node has learnt of changed pauses: those new in `paused`, and those that ended in `resumed`."""
 
     paused: tuple[Pause, ...]
     resumed: tuple[Pause, ...]
@@ -339,7 +338,7 @@ class PausesChanged:
 
 @attrs.frozen(eq=False)
 class Undelivered:
-    """A local message that nobody will handle: its actor ended before."""
+    """A local message that will not be handled: its actor ended first."""
 
     actor_id: str
     title: str
@@ -348,7 +347,7 @@ class Undelivered:
 
 @attrs.frozen(eq=False)
 class ShutdownStage:
-    """The shutdown has come to `stage`: intake, drain, cancel, shutdown or force."""
+    """The shutdown has reached `stage`: intake, drain, cancel, shutdown or force."""
 
     stage: str
     reason: str

@@ -1,18 +1,18 @@
-"""The words of the data path: what is sent, what is handled, and what is kept of it.
+"""The values of the data path: what is sent, what is handled, and what a broker stores of it.
 
     Message     the optional base class of users' messages: it names the actor and the reply for type checkers
     Envelope    a message on its way: address, id, JSON, headers
-    Delivery    one attempt to handle a message, as a broker hands it to an actor
+    Delivery    one attempt to handle a message, as a broker passes it to an actor
     Priority    how urgent a message is
     Unique      which of several messages are one and the same
-    Failure     an error as text, so that it can travel and be kept
-    Outcome     what came of a message whose sender asked
-    DeadLetter  a message nobody could handle, kept
-    Pause       what is not to be begun
-    Trigger…    what sends messages by itself: as it is declared, and as it is kept
+    Failure     an error as text, so that it can travel and be stored
+    Outcome     the result of a message, for a sender that asked for it
+    DeadLetter  a message that failed for good, stored
+    Pause       an actor, source or trigger that is paused
+    Trigger…    a trigger, as it is declared and as a broker stores it
 
-Everything here is frozen. Headers carry what is not the message itself; those that begin with
-`actorwork-` are the runtime's own, every other one belongs to the users.
+Everything here is frozen. Headers carry what is not part of the message itself; those that begin with `actorwork-`
+belong to the runtime, all others to the user.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ A_contra = TypeVar("A_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
 
 ATTEMPT: Final = "actorwork-attempt"
-"""Header: which attempt this delivery is; absent means the first."""
+"""Header: the number of this attempt; absent means the first."""
 HISTORY: Final = "actorwork-history"
-"""Header: what the attempts so far failed of, oldest first."""
+"""Header: the errors of the attempts so far, oldest first."""
 REPLY_TO: Final = "actorwork-reply-to"
-"""Header: the address at which somebody waits for the outcome."""
+"""Header: the address at which the sender waits for the outcome."""
 TIME_POINT: Final = "actorwork-time-point"
-"""Header: for which moment a trigger has sent it, as ISO 8601 in UTC."""
+"""Header: the nominal time for which a trigger sent the message, as ISO 8601 in UTC."""
 TRIGGER_ID: Final = "actorwork-trigger-id"
-"""Header: the id of the trigger that has sent it."""
+"""Header: the id of the trigger that sent the message."""
 RESULT_TTL: Final = "actorwork-result-ttl"
-"""Header: keep the outcome for so many seconds; absent means nobody asked for it."""
+"""Header: how many seconds to keep the outcome; absent means that the sender did not ask for it."""
 
 NO_HEADERS: Final[Mapping[str, Json]] = MappingProxyType({})
 
@@ -59,11 +59,11 @@ class Priority(enum.IntEnum):
 
 @attrs.frozen
 class Unique:
-    """Says that of all messages with the same `key` for the same source only one is to be alive.
+    """Of all messages with the same `key` for the same source, at most one is alive.
 
-    The key is taken while that message waits or is in hand, and for `ttl` seconds at most. What becomes of the next one
-    meanwhile says `on_conflict`: "reject" raises `NotUnique`, "first" keeps none and stands for the first, "replace"
-    takes the place of one that is not in anybody's hand yet (else it is as "first").
+    The key is taken while that message waits or is in flight, for at most `ttl` seconds. `on_conflict` decides what
+    happens to another message meanwhile: "reject" raises `NotUnique`; "first" drops it, and its sender gets the id of
+    the first; "replace" replaces the first unless that is in flight already (then it is as "first").
     """
 
     key: str
@@ -72,7 +72,7 @@ class Unique:
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.key, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"Unique.key wants a text, got {self.key!r}")
+            raise TypeError(f"Unique.key wants a str, got {self.key!r}")
         if isinstance(self.ttl, bool) or not isinstance(self.ttl, (int, float)) or not 0 < self.ttl <= 31_536_000:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(f"Unique.ttl wants seconds, more than 0 and at most 31536000 (a year), got {self.ttl!r}")
         if self.on_conflict not in ("reject", "replace", "first"):
@@ -80,17 +80,17 @@ class Unique:
 
 
 class Message(Generic[A_contra, R_co]):
-    """Base class of messages that say who takes them and what the reply is.
+    """Base class of messages that declare their actor and the type of the reply.
 
-    `class Greet(Message["Greeter", str])` goes to `Greeter` and is answered by a `str`: a type checker
-    then refuses it at any other actor's ref, and knows what `ask` returns. At run time it adds nothing.
+    `class Greet(Message["Greeter", str])` is sent to `Greeter`, which replies with a `str`: a type checker then refuses
+    it for any other actor's ref, and knows what `ask` returns. At run time it adds nothing.
     """
 
     __slots__ = ()
 
     if TYPE_CHECKING:
-        # No type can say "anything but a Message". `Untyped` asks for the `__dir__` that every object has,
-        # and a Message claims another one: so the checkers tell the two apart.
+        # No type can express "anything but a Message". `Untyped` requires the `__dir__` that every object has, and
+        # Message declares a different one: so type checkers can distinguish the two.
         def __dir__(self) -> _Addressed: ...  # type: ignore[override] # pyright: ignore[reportIncompatibleMethodOverride]
 
 
@@ -107,16 +107,16 @@ class Untyped(Protocol):
 
 @attrs.frozen
 class Envelope:
-    """A message on its way, as a broker is given it.
+    """A message on its way to a broker.
 
-    A broker keeps at most one of all envelopes with the same `source` and `id`. `delay` (seconds) or `at`
-    (seconds since the epoch) hold it back, both by the broker's clock. With `group`, only that one of several
-    actors that share the source is given it.
+    A broker stores at most one of all envelopes with the same `source` and `id`. `delay` (seconds) or `at` (seconds
+    since the epoch) hold it back, both by the broker's clock. With `group`, only that one of several actors that share
+    the source receives it.
 
-    Messages of one source with the same `key` are handled one after another, in the order in which they were kept (a
-    delayed one: in which they became due): the next is not given to anybody before every group has settled the one
-    before, retries included. What has a higher `priority` is given first. After `expires` (seconds since the epoch) or
-    `lifetime` (seconds from when it is kept), by the broker's clock, it is not to be begun any more.
+    Messages of one source with the same `key` are handled one after another, in the order in which they were stored
+    (delayed ones: in which they became due): the next is not delivered before every group has settled the one before,
+    retries included. A higher `priority` is delivered first. After `expires` (seconds since the epoch) or `lifetime`
+    (seconds after it is stored), by the broker's clock, the message is no longer started.
     """
 
     source: str
@@ -138,10 +138,9 @@ class Envelope:
 class Delivery:
     """One attempt to handle a message.
 
-    `payload` is the message's JSON or, where a foreign producer wrote an entry without our fields, those
-    fields as they stand. `attempt` counts from 1. `crashes` is how often a process died with it in hand.
-    `expires` is in seconds since the epoch, by the broker's clock. `token` is the broker's own handle: nobody else
-    looks into it.
+    `payload` is the message's JSON or, if a foreign producer wrote the entry, its fields unchanged. `attempt` counts
+    from 1. `crashes` is how often a process died while the message was in flight. `expires` is in seconds since the
+    epoch, by the broker's clock. `token` is the broker's own handle and opaque to all other code.
     """
 
     id: str
@@ -159,7 +158,7 @@ class Delivery:
 
 @attrs.frozen
 class Delayed:
-    """A message that its broker holds back; `due` is in seconds since the epoch, by the broker's clock."""
+    """A message that the broker holds back; `due` is in seconds since the epoch, by the broker's clock."""
 
     source: str
     id: str
@@ -180,7 +179,7 @@ class Failure:
 
 @attrs.frozen
 class Outcome:
-    """What came of a message: `value` (JSON) when it was handled, else `failure`."""
+    """The result of a message: `value` (JSON) if it was handled, otherwise `failure`."""
 
     status: Literal["done", "failed", "rejected"]
     value: bytes = b"null"
@@ -189,9 +188,9 @@ class Outcome:
 
 @attrs.frozen
 class DeadLetter:
-    """A message nobody could handle, with the reasons.
+    """A message that failed for good, with the reasons.
 
-    `entry` names it within the dead letters of its `source`. `group` and `actor` are the id and the title
+    `entry` identifies it within the dead letters of its `source`. `group` and `actor` are the id and the title
     of the actor that failed; `at` is in seconds since the epoch, by the broker's clock.
     """
 
@@ -213,7 +212,7 @@ PauseKind: TypeAlias = Literal["everything", "actor", "source", "triggers", "tri
 
 @attrs.frozen
 class Pause:
-    r"""What is paused at a broker, since when (`at`, in seconds since the epoch), by whom and why.
+    r"""What is paused at a broker, since when (`at`, in seconds since the epoch), by which user and why.
 
         everything    every actor, every source
         actor         all sources of the actor whose title is `name`
@@ -221,8 +220,8 @@ class Pause:
         triggers      all triggers of the actor whose title is `name`
         trigger       one of them: `name` is the actor's title (its slashes as `\/`), a slash, and the trigger's title
 
-    What is paused is not begun by any node; what is in hand goes on to its end. Triggers fire into what is paused
-    unless they are paused themselves.
+    No node starts a paused message; deliveries in flight finish. Triggers fire into paused sources unless they are
+    paused themselves.
     """
 
     kind: PauseKind
@@ -237,10 +236,10 @@ class Pause:
 
 @attrs.frozen(kw_only=True)
 class TriggerDefinition:
-    """A trigger as an actor declares it, in the form in which a broker keeps it.
+    """A trigger as an actor declares it, in the form in which a broker stores it.
 
-    `schedule` is JSON, and the same text for the same schedule; `details` is what else there is to show. `data` and
-    `type` are the message that it sends to `source`.
+    `schedule` is JSON, with the same text for equal schedules; `details` are further values to display. `data` and
+    `type` are the message that the trigger sends to `source`.
     """
 
     source: str
@@ -255,10 +254,10 @@ class TriggerDefinition:
 
 @attrs.frozen(kw_only=True)
 class TriggerRecord:
-    """A trigger at its broker; times in milliseconds since the epoch.
+    """A trigger as a broker stores it; times in milliseconds since the epoch.
 
-    `registered` is when it was first, `last` the latest nominal time about which it was decided whether it fires,
-    `fired` how often it did. `is_declared` is false once its actor has started without it.
+    `registered` is when it was first registered, `last` the last decided nominal time, `fired` how often it fired.
+    `is_declared` is false once its actor has started without it.
     """
 
     definition: TriggerDefinition
@@ -271,8 +270,8 @@ class TriggerRecord:
 class MessageIds:
     """Makes the ids of one sender's messages: `<publisher>-<number>`, the number in hexadecimal.
 
-    The publisher is 16 hexadecimal characters, drawn anew by every process. A broker may recognise the form
-    and keep one bit for each number instead of one key for each id.
+    The publisher is 16 random hexadecimal characters for each process. A broker may recognise this form and store one
+    bit for each number instead of one key for each id.
     """
 
     __slots__ = ("_next", "publisher")

@@ -1,8 +1,8 @@
 """What an actor declares about itself: title, sources, limits, triggers.
 
-Every bound is checked when the value is made, with an error that names the field, the value and the bound.
-The identity is derived from the title alone (`id`, `default_source`), so it is the same on every host and
-for every version of the program that keeps the title.
+Every bound is checked when the value is created; the error names the field, the value and the bound. The identity
+(`id`, `default_source`) is derived from the title alone, so it is the same on every host and for every version of the
+program that keeps the title.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from actorwork.message import Json
 
 SOURCE: Final = re.compile(r"[a-zA-Z0-9_\-:]{1,300}")
-"""The name of a source."""
+"""A valid name of a source."""
 SOURCE_IN_WORDS: Final = "1 to 300 characters out of a-z A-Z 0-9 _ - :"
 
 Overflow: TypeAlias = Literal["block", "fail", "drop_new", "drop_oldest"]
@@ -38,20 +38,20 @@ ON_FAILURES: Final[tuple[OnFailure, ...]] = ("resume", "restart", "stop", "escal
 
 
 def identity(title: str) -> str:
-    """Return the id that a title stands for: the first 16 hexadecimal characters of its SHA-256."""
+    """Return the id for a title: the first 16 hexadecimal characters of its SHA-256."""
     return hashlib.sha256(title.encode()).hexdigest()[:16]
 
 
 def default_source(actor_id: str) -> str:
-    """Return the stream that is the actor's own."""
+    """Return the name of the actor's own stream."""
     return f"worker:{actor_id}:source"
 
 
 @attrs.frozen(kw_only=True)
 class EventSettings:
-    """Bounds on what one delivery publishes.
+    """Bounds on the messages that one delivery publishes.
 
-    Beyond `max_events_in_memory` messages the rest waits in a temporary file; up to `max_batch_size` of them
+    Messages beyond `max_events_in_memory` wait in a temporary file; up to `max_batch_size` of them
     travel in the script that settles the delivery.
     """
 
@@ -63,9 +63,9 @@ class EventSettings:
 class MailboxSettings:
     """How much a mailbox holds: `capacity` messages of each kind, from local senders and from the broker.
 
-    `overflow` says what becomes of a local message beyond that: "block" lets `tell` wait, "fail" refuses it
-    (`MailboxFull`), "drop_new" and "drop_oldest" drop one, which is reported as undelivered. `stash` bounds what an
-    actor sets aside.
+    `overflow` decides what happens to a local message beyond that: with "block", `tell` waits; "fail" refuses it
+    (`MailboxFull`); "drop_new" and "drop_oldest" drop one, which is reported as undelivered. `stash` bounds the number
+    of messages that an actor sets aside.
     """
 
     capacity: int = attrs.field(default=1000, validator=whole(1, 1_000_000))
@@ -75,10 +75,10 @@ class MailboxSettings:
 
 @attrs.frozen(kw_only=True)
 class DeadLetterSettings:
-    """How many of an actor's messages are kept that nobody could handle, and for how long.
+    """How many dead letters of an actor are kept, and for how long.
 
-    Whenever one of its messages becomes a dead letter, those of the same source that are beyond `max_count` (to about a
-    hundredth) or older than `max_age` seconds are dropped, the oldest first. Actors that share a source share them.
+    Whenever one of its messages becomes a dead letter, the oldest letters of the same source beyond `max_count` (to
+    within about one percent) and those older than `max_age` seconds are deleted. Actors that share a source share them.
     """
 
     max_count: int = attrs.field(default=10_000, validator=whole(1, 10_000_000))
@@ -93,15 +93,16 @@ def _are_keywords(_: object, __: attrs.Attribute[Any], value: object) -> None:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Trigger:
-    """What fires by itself, and when: keyword arguments, or a message, by a schedule.
+    """Sends keyword arguments or a message to its actor, by a schedule.
 
-    What was missed while nobody ran fires afterwards (`is_catchup`), or does not; `catchup` says it more exactly: "all"
-    of it, "one", or "skip". What is older than `catchup_window` seconds never does. With `overlap="skip"` a time does
-    not fire while a message of the trigger waits or is in hand. `jitter` spreads the times over so many seconds,
-    `lifetime` ends the trigger so many seconds after its first registration.
+    Times missed while no node ran fire afterwards (`is_catchup`), or do not; `catchup` is more precise: "all" of them,
+    "one", or "skip". Times older than `catchup_window` seconds never fire. With `overlap="skip"` a time does not fire
+    while a message of the trigger waits or is in flight. `jitter` spreads the times over that many seconds, `lifetime`
+    ends the trigger that many seconds after its first registration.
 
-    Nodes hear of pauses at once. `status_check_interval` is how often they look all the same, and `status_cache_ttl`
-    how old what they know may be when the trigger fires (None: as old as it is).
+    The broker notifies nodes of pauses at once. In case a notification is lost, nodes also look every
+    `status_check_interval` seconds, and before the trigger fires if what they know is older than `status_cache_ttl`
+    seconds (None: any age will do).
     """
 
     title: str = attrs.field(validator=text(1, 300))
@@ -124,7 +125,7 @@ class Trigger:
 
     @property
     def policy(self) -> CatchUp:
-        """What becomes of missed times: `catchup`, or what `is_catchup` says."""
+        """How missed times are treated: `catchup`, or its default by `is_catchup`."""
         return self.catchup or ("all" if self.is_catchup else "skip")
 
     @property
@@ -132,12 +133,12 @@ class Trigger:
         return identity(self.title)
 
 
-# What a converter cannot convert it leaves as it is, for the validator to refuse.
+# A converter passes on unchanged what it cannot convert, for the validator to refuse.
 
 
 def _as_set(value: Iterable[str]) -> frozenset[str]:
     given: Any = value
-    # A text is an iterable of its letters, which nobody means.
+    # A str is an iterable of its characters, which is never intended.
     if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
         return cast("Any", given)
     return frozenset(value)
@@ -194,10 +195,10 @@ class Settings:
 
     `title` must be unique in a tree: the identity is derived from it. `sources` are the streams the actor reads
     besides its own. All times are in seconds. `limits` hold deliveries back until they may begin. `middleware` wraps
-    the handling of each delivery, first one outermost; `publish_middleware` looks at what the actor publishes.
+    the handling of each delivery, first one outermost; `publish_middleware` processes what the actor publishes.
     `on_failure` overrides what an error does: by default a failing delivery fails the message ("resume"), and a failing
-    local call crashes the actor ("restart"). `max_crashes` is how many processes may die with a message in hand before
-    it becomes a dead letter.
+    local call crashes the actor ("restart"). `max_crashes` is how many processes may die while a message is in flight
+    before it becomes a dead letter.
     """
 
     title: str = attrs.field(validator=text(1, 300))

@@ -134,9 +134,9 @@ def test_white_space_around_json_is_taken(space: bytes):
         (b"", "not JSON"),
         (b"{", "not JSON"),
         (b"1 2", "not JSON"),
-        (b"NaN", "NaN is no JSON"),
-        (b"[Infinity]", "Infinity is no JSON"),
-        (b"-Infinity", "-Infinity is no JSON"),
+        (b"NaN", "NaN is not JSON"),
+        (b"[Infinity]", "Infinity is not JSON"),
+        (b"-Infinity", "-Infinity is not JSON"),
         (b"'x'", "not JSON"),
         (b"\xff", "not UTF-8"),
         (b"[" * 100_000, "nested too deeply"),
@@ -184,9 +184,9 @@ def test_a_path_is_sent_as_its_text():
         (float, "1", "wants a number, got '1'"),
         (float, True, "wants a number, got True"),
         (bool, 1, "wants true or false, got 1"),
-        (str, 1, "wants text, got 1"),
+        (str, 1, "wants a string, got 1"),
         (datetime, "soon", "wants a date and time (ISO 8601), got 'soon'"),
-        (date, 5, "wants a date (ISO 8601) as text, got 5"),
+        (date, 5, "wants a date (ISO 8601) as a string, got 5"),
         (UUID, "x", "wants a UUID, got 'x'"),
         (Decimal, "x", "wants a decimal number, got 'x'"),
         (Colour, "green", "wants one of 'red', 'blue', got 'green'"),
@@ -197,8 +197,8 @@ def test_a_path_is_sent_as_its_text():
         (tuple[int, ...], "12", "wants a list, got '12'"),
         (Sequence[str], "abc", "wants a list, got 'abc'"),
         (list[list[str]], ["ab"], "at [0]: wants a list, got 'ab'"),
-        (list[Item], [{"sku": "a"}, {"sku": 1}], "at [1].sku: wants text, got 1"),
-        (dict[str, Item], {"k": {"sku": 1}}, "at ['k'].sku: wants text, got 1"),
+        (list[Item], [{"sku": "a"}, {"sku": 1}], "at [1].sku: wants a string, got 1"),
+        (dict[str, Item], {"k": {"sku": 1}}, "at ['k'].sku: wants a string, got 1"),
         (dict[str, int], [1], "wants a JSON object"),
         (Item, [1], "wants a JSON object"),
         (Item, "sku", "wants a JSON object"),
@@ -206,7 +206,7 @@ def test_a_path_is_sent_as_its_text():
         (Item, {}, "at sku: missing"),
         (None, 1, "wants null, got 1"),
         (int | None, "x", "wants a whole number or null, got 'x'"),
-        (int | str, None, "wants a whole number or text, got None"),
+        (int | str, None, "wants a whole number or a string, got None"),
         (Literal["a", "b"], "c", "c not in literal"),
     ],
     ids=repr,
@@ -254,7 +254,7 @@ def test_a_value_of_the_type_is_taken(annotation: Any, value: Any, expected: obj
 def test_every_defect_is_told_at_once():
     with pytest.raises(CodecError) as caught:
         structure({"sku": 1, "count": "x"}, Item)
-    assert list(caught.value.problems) == ["at sku: wants text, got 1", "at count: wants a whole number, got 'x'"]
+    assert list(caught.value.problems) == ["at sku: wants a string, got 1", "at count: wants a whole number, got 'x'"]
 
 
 def test_the_name_on_the_wire_can_be_chosen():

@@ -97,9 +97,9 @@ def test_a_value_within_its_bounds_is_taken(field: str, value: Any):
 
 NUMBERS = [None, True, "10", math.nan]
 WRONG: list[tuple[str, list[Any], str]] = [
-    ("title", ["", "a" * 301, None, 7, b"x"], "text of 1 to 300 characters"),
-    ("title", ["half \ud800"], "text that can be written as UTF-8"),
-    ("description", ["d" * 1001, None], "text of at most 1000 characters"),
+    ("title", ["", "a" * 301, None, 7, b"x"], "a str of 1 to 300 characters"),
+    ("title", ["half \ud800"], "a str that can be written as UTF-8"),
+    ("description", ["d" * 1001, None], "a str of at most 1000 characters"),
     ("sources", ["orders", b"orders", 7, None], "a set of names"),
     ("sources", [{""}, {"a b"}, {"ü"}, {"a\n"}, {"s" * 301}, {7}, {"a*"}, {"a{b}"}], "names of 1 to 300 characters"),
     ("sources", [[f"s{n}" for n in range(101)]], "at most 100 names, got 101"),
@@ -195,8 +195,8 @@ def test_what_becomes_of_missed_times_is_said_by_either():
 @pytest.mark.parametrize(
     ("field", "values", "bound"),
     [
-        ("title", ["", "a" * 301, None], "text of 1 to 300 characters"),
-        ("description", ["d" * 1001], "text of at most 1000 characters"),
+        ("title", ["", "a" * 301, None], "a str of 1 to 300 characters"),
+        ("description", ["d" * 1001], "a str of at most 1000 characters"),
         ("schedule", ["* * * * *", 60, None], "an Interval or a Cron"),
         ("is_catchup", ["no", None, 1], "True or False"),
         ("catchup", ["some", True, ""], "'all', 'one', 'skip' or None"),
@@ -236,7 +236,7 @@ def test_a_trigger_sends_arguments_or_a_message():
         (lambda: Fixed(seconds="1"), "Fixed.seconds wants finite seconds >= 0, got '1'"),  # pyright: ignore[reportArgumentType]
         (lambda: Linear(cap=math.nan), "Linear.cap wants finite seconds >= 0, got nan"),
         (lambda: Exponential(factor=0.5), "Exponential.factor wants a number from 1 to 100, got 0.5"),
-        (lambda: Exponential(jitter=1.5), "Exponential.jitter wants a part from 0 to 1, got 1.5"),
+        (lambda: Exponential(jitter=1.5), "Exponential.jitter wants a fraction from 0 to 1, got 1.5"),
         (lambda: Uniform(low=3, high=2), "Uniform wants low <= high, got low=3, high=2"),
         (lambda: Intensity(restarts=-1), "Intensity.restarts wants a whole number >= 0, got -1"),
         (lambda: Intensity(restarts=1.5), "Intensity.restarts wants a whole number >= 0, got 1.5"),  # pyright: ignore[reportArgumentType]

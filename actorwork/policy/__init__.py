@@ -1,1 +1,34 @@
-"""Decisions, as pure functions: the clock and the dice come in as arguments, nothing is read or written."""
+"""Decisions, as pure functions: the clock and the random numbers are arguments, nothing is read or written.
+
+How a delivery ends:
+
+    settlement      Ack, Retry, Reject or Fail for what a handler returned or raised
+    retry           backoffs, and which retry policy applies to an error
+    attempts        the headers of the next attempt
+    batches         the outcome of each message of a batch
+    dead_letters    fingerprints of causes, and selections of dead letters
+
+When a message begins:
+
+    sending         the options of a sender: delay, key, priority, expiry, uniqueness
+    limits          rate limits, concurrency limits and circuit breakers
+    turns           which priority is next, so that none starves
+    intake          how many deliveries an actor holds ahead
+    pauses          which sources and triggers a pause concerns
+
+When a trigger fires:
+
+    schedule        intervals and cron expressions; the only importer of croniter
+    catchup         which nominal times fire now, and which were missed
+
+How a tree lives:
+
+    exits           how a child ended, and whether it is restarted
+    restart         strategies, the intensity window, backoff
+    scaling         how many replicas of a process
+
+Shared values and declarations:
+
+    values          versions, fencing tokens and sums
+    bounds          validators for declared values
+"""

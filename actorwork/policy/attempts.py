@@ -1,7 +1,7 @@
-"""What the headers of a message say of its attempts, whichever broker carries them out.
+"""How the headers of a message record its attempts, the same for every broker.
 
-next attempt     the attempt counts up, and what this one failed of joins the history, of which the last ten are kept
-first attempt    of a dead letter that is sent again: neither of the two
+next attempt     counts the attempt up, and appends this error to the history, whose last ten entries are kept
+first attempt    of a dead letter that is sent again: removes both
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ HISTORY_LENGTH: Final = 10
 
 
 def headers_of_next_attempt(delivery: Delivery, failure: Failure, at: float) -> dict[str, Json]:
-    """Return the headers under which a message is run again; `at` is in seconds since the epoch."""
+    """Return the headers for the next attempt; `at` is in seconds since the epoch."""
     before = delivery.headers.get(HISTORY)
     history: list[Json] = list(before) if isinstance(before, list) else []
     history.append({"attempt": delivery.attempt, "error": failure.type, "reason": failure.reason, "at": round(at, 3)})
@@ -24,5 +24,5 @@ def headers_of_next_attempt(delivery: Delivery, failure: Failure, at: float) -> 
 
 
 def headers_of_first_attempt(headers: Mapping[str, Json]) -> dict[str, Json]:
-    """Return the headers under which a message begins anew."""
+    """Return the headers without the attempts so far."""
     return {name: value for name, value in headers.items() if name not in (ATTEMPT, HISTORY)}

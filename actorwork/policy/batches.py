@@ -1,11 +1,11 @@
-"""Batches: how many messages a handler takes at once, and what its answer says of each.
+"""Batches: how many messages a handler takes at once, and the outcome of each.
 
 the handler of a batch          each message
 returns None                    is handled
-returns a list, one for each    is handled, and that is its reply; an exception in it (a verdict, or an error) ends
-                                the message as if its handler had raised that
+returns a list, one for each    is handled, and that element is its reply; an exception as element (a verdict, or an
+                                error) ends the message as if its handler had raised it
 raises                          ends as if its handler had raised that
-returns anything else           fails: nobody knows which of them was handled
+returns anything else           fails: which messages were handled is unknown
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ def _within(_: object, __: attrs.Attribute[float], value: object) -> None:
 
 @attrs.frozen
 class Batching:
-    """A handler takes up to `size` messages at once, and none waits longer than `within` seconds for the others."""
+    """A handler takes up to `size` messages at once; none waits longer than `within` seconds for the others."""
 
     size: int = attrs.field(validator=_size)
     within: float = attrs.field(default=0.5, validator=_within)
 
 
 def outcomes_of(answer: object, count: int) -> list[Any]:
-    """Return what became of each of `count` messages; raises `ValueError` where that cannot be told."""
+    """Return the outcome of each of `count` messages; raise `ValueError` if the answer does not contain them."""
     if answer is None:
         return [None] * count
     if isinstance(answer, list):

@@ -1,15 +1,15 @@
-"""What a declared value may be: validators whose errors name the field, the value and the bound.
+"""Validators for declared values; their errors name the field, the value and the bound.
 
-    number, seconds    from `low` to `high`, both included; `above`: without `low`
-    whole              a whole number, from `low` to `high` or from `low` on
-    text               of so many characters
-    one_of             out of a few words
-    instance_of        of a class
-    check_name         what a user gives a name to at the broker: a key, an id, a lock
-    takes              whether something is to be called with so many arguments
-    wrong              the error that all of them raise, for what is checked otherwise
+    number, seconds    from `low` to `high` inclusive; `above`: excluding `low`
+    whole              a whole number, from `low` to `high`, or at least `low`
+    text               a str of `low` to `high` characters
+    one_of             one of a few words
+    instance_of        an instance of a class
+    check_name         a name that a user chooses at the broker: of a key, an id, a lock
+    takes              whether an object can be called with that many arguments
+    wrong              the error that all of them raise, for checks made elsewhere
 
-True and False are no numbers, NaN is within no bounds, and infinity only within those that have no upper one.
+True and False are not numbers, NaN is within no bounds, and infinity only within bounds without an upper limit.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from actorwork.errors import SettingsError
 Validator: TypeAlias = "Callable[[object, attrs.Attribute[Any], object], None]"
 
 FINITE: Final = sys.float_info.max
-"""The upper bound of what has none, but may not be infinite."""
+"""The upper bound of a value that must be finite but has no other limit."""
 LONGEST_NAME: Final = 300
 LONGEST_SHOWN: Final = 100
 """Characters of a value that an error shows in full."""
 
 
 def wrong(instance: object, field: str, wanted: str, value: object) -> SettingsError:
-    """Make the error that says what a field wants, and what it got."""
+    """Make the error that says what a field wants and what it got."""
     shown = repr(value)
     if len(shown) > LONGEST_SHOWN:
         shown = f"{shown[:60]}… ({len(shown)} characters)"
@@ -52,7 +52,7 @@ def is_whole(value: object) -> TypeGuard[int]:
 def number(
     low: float, high: float = math.inf, unit: str = "a number", *, above: bool = False, optional: bool = False
 ) -> Validator:
-    """Want a number of something, which `unit` names in the error."""
+    """Accept a number; `unit` names it in the error."""
     if high >= FINITE:
         wanted = f"{unit} {'>' if above else '>='} {low:g}"
     else:
@@ -76,19 +76,19 @@ def whole(low: int, high: int | None = None, *, optional: bool = False) -> Valid
 
 
 def text(low: int, high: int, *, optional: bool = False) -> Validator:
-    wanted = f"text of {low} to {high} characters" if low else f"text of at most {high} characters"
+    wanted = f"a str of {low} to {high} characters" if low else f"a str of at most {high} characters"
     has_length = _checked(lambda value: isinstance(value, str) and low <= len(value) <= high, wanted, optional=optional)
 
     def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
         has_length(instance, attribute, value)
         if isinstance(value, str) and not is_utf8(value):
-            raise wrong(instance, attribute.name, "text that can be written as UTF-8", value)
+            raise wrong(instance, attribute.name, "a str that can be written as UTF-8", value)
 
     return check
 
 
 def is_utf8(text: str) -> bool:
-    """Say whether a text can be written down: no broker keeps half a character, as file names may hold them."""
+    """Whether a str can be encoded: no broker stores lone surrogates, as file names may contain."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -97,15 +97,15 @@ def is_utf8(text: str) -> bool:
 
 
 def check_name(what: str, value: object, *, optional: bool = False) -> None:
-    """Raise TypeError or ValueError for what is no name; `what` says what it would be the name of."""
+    """Raise TypeError or ValueError if `value` is not a valid name; `what` says what it names."""
     if value is None and optional:
         return
     if not isinstance(value, str):
-        raise TypeError(f"{what} wants a text, got {value!r}")
+        raise TypeError(f"{what} wants a str, got {value!r}")
     if not 1 <= len(value) <= LONGEST_NAME:
         raise ValueError(f"{what} wants 1 to {LONGEST_NAME} characters, got {len(value)}")
     if not is_utf8(value):
-        raise ValueError(f"{what} wants text that can be written as UTF-8, got {value!r}")
+        raise ValueError(f"{what} wants a str that can be written as UTF-8, got {value!r}")
 
 
 def one_of(known: Sequence[str], *, optional: bool = False) -> Validator:
@@ -119,7 +119,7 @@ def instance_of(cls: type | tuple[type, ...], wanted: str) -> Validator:
 
 
 def takes(value: object, arguments: int) -> bool:
-    """Say whether something is to be called with so many arguments; where nobody can know, it is taken at its word."""
+    """Whether `value` can be called with that many arguments; without a known signature it is assumed to be."""
     if isinstance(value, type) or not callable(value):
         return False
     try:

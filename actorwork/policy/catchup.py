@@ -1,17 +1,17 @@
 """Which nominal times of a trigger fire now.
 
-A trigger's record says which nominal time was decided last. Those after it, up to now, are *due*. Usually that is one,
-and it fires. If it is several, or if it fell due before anybody watched, something was *missed*:
+A trigger's record holds the last decided nominal time. Those after it, up to now, are *due*. Usually that is one, and
+it fires. If there are several, or if one fell due before this node watched, times were *missed*:
 
-    all     all that are due fire, oldest first, as far as they are within the window: the newest `MOST` of them
+    all     all due times within the window fire, oldest first: the newest `MOST` of them
     one     the newest fires, if it is within the window
-    skip    nothing that was missed fires: only the newest, and only where it fell due while we watched, not long ago
+    skip    no missed time fires: only the newest, and only if it fell due recently, while this node watched
 
-What does not fire is dropped: the next decision begins after it. With `skip` the record stays as it is until something
-fires, since another node that watched may be about to fire what we have missed.
+Times that do not fire are dropped: the next decision begins after them. With `skip` the record is not changed until a
+time fires, since another node that watched may be about to fire what this one missed.
 
 `lifetime` is counted from the first registration: no nominal time after it fires. With `jitter` a nominal time is due a
-little later, by an amount that follows from the trigger and that time alone, so that all nodes agree.
+little later, by an amount computed from the trigger and that time alone, so that all nodes agree.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ Overlap: TypeAlias = Literal["allow", "skip"]
 OVERLAPS: Final[tuple[Overlap, ...]] = ("allow", "skip")
 
 MOST: Final = 1000
-"""How many missed times fire at most."""
+"""At most this many missed times fire."""
 LATE: Final = 10_000
-"""Milliseconds by which a node that watches may be late: what it finds due after that was missed."""
+"""Milliseconds by which a watching node may be late; a time that it finds due after that counts as missed."""
 
 
 @attrs.frozen(kw_only=True)
@@ -48,23 +48,23 @@ class Rule:
 
 @attrs.frozen
 class Plan:
-    """`fire` these nominal times (none: leave the record as it is), and look again at `wake` (None: never)."""
+    """`fire` these nominal times (none: do not change the record), and decide again at `wake` (None: never)."""
 
     fire: tuple[int, ...]
     wake: int | None
 
 
 def plan(rule: Rule, *, registered: int, last: int, now: int, watched_since: int) -> Plan:
-    """Decide what fires now.
+    """Decide which nominal times fire now.
 
-    `last` is the nominal time that was decided last, `watched_since` when we began to look.
+    `last` is the last decided nominal time, `watched_since` when this node began to watch.
     """
     until = now if rule.lifetime is None else min(now, registered + rule.lifetime)
     most = MOST if rule.catchup == "all" else 1
     due: list[int] = []
     if until - rule.jitter > last:
         due = newest_fires(rule.schedule, last, until - rule.jitter, anchor=registered, most=most)
-    # The others may still wait for their jitter. They fire in their order, so the first that waits ends the list.
+    # Later times may still wait for their jitter. Times fire in order, so the first that waits ends the list.
     wake: int | None = None
     for nominal in fires(rule.schedule, due[-1] if due else last, anchor=registered):
         if nominal > until or due_at(rule, nominal) > now:

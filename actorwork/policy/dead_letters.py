@@ -1,15 +1,15 @@
-"""What dead letters have in common, and which of them are meant.
+"""Grouping dead letters by cause, and selecting them.
 
-    fingerprint_of(letter)     the same for letters that died of the same: 16 hexadecimal characters
-    Selection                  which letters are meant: all conditions that are given must hold
+    fingerprint_of(letter)     equal for letters with the same cause: 16 hexadecimal characters
+    Selection                  conditions on letters, all of which must match
     by_cause(letters)          one `Cause` for each fingerprint: how many, the first, the last, an example
 
 A fingerprint is made of the actor, the error's type, and the place where it was raised: the innermost frames of the
 user's own code, by file, function and source line, not by line number, so that it outlives edits elsewhere in the file.
-Errors without such frames (a message nobody could read, a process that died) are told apart by their reason, without
-what differs from message to message: numbers, ids, quoted text.
+Errors without such frames (a message that cannot be decoded, a process that died) are distinguished by their reason,
+ignoring the parts that differ from message to message: numbers, ids, quoted text.
 
-It is computed from what a letter says, not kept: letters of any age have one, and a better rule holds for all of them.
+The fingerprint is computed from a letter, not stored: letters of any age have one, and a better rule applies to all.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import attrs
 from actorwork.message import DeadLetter, Failure
 
 FRAMES: Final = 3
-"""How many of the innermost frames count."""
+"""How many of the innermost frames enter the fingerprint."""
 LONGEST: Final = 300
 
 _FRAME: Final = re.compile(r'^(?P<before>[ |+\-]*)File "(?P<file>[^"]+)", line \d+, in (?P<function>.+)$')
@@ -44,7 +44,7 @@ _VARYING: Final = (
 
 
 def fingerprint_of(letter: DeadLetter) -> str:
-    """Return what letters that died of the same have in common."""
+    """Return the fingerprint that letters with the same cause share."""
     failure = letter.failure
     where = _place_of(failure) or (_without_what_varies(failure.reason),)
     return hashlib.sha256("\n".join((letter.actor, failure.type, *where)).encode()).hexdigest()[:16]
@@ -59,9 +59,9 @@ def _place_of(failure: Failure) -> tuple[str, ...]:
         if frame is None or _NOT_THE_USERS.search(frame["file"].replace("\\", "/")):
             continue
         below = lines[number + 1] if number + 1 < len(lines) else ""
-        # Where the source is not at hand, the next frame follows at once, or the error itself, with what varies in it.
+        # Without the source, the next frame or the error itself follows directly, and the text of an error varies.
         is_source = below.startswith(f"{frame['before']}  ") and not _MARKS.match(below)
-        # The folder above tells two `tasks.py` apart; what is above that differs from host to host.
+        # The parent directory distinguishes two `tasks.py`; directories above it differ from host to host.
         file = "/".join(frame["file"].replace("\\", "/").split("/")[-2:])
         found.append(f"{file} {frame['function']} {below.strip(' |') if is_source else ''}")
     return tuple(found[-FRAMES:])
@@ -75,9 +75,9 @@ def _without_what_varies(reason: str) -> str:
 
 @attrs.frozen(kw_only=True)
 class Selection:
-    """Which dead letters are meant. `since` and `until` are in seconds since the epoch, by the broker's clock.
+    """Conditions on dead letters. `since` and `until` are in seconds since the epoch, by the broker's clock.
 
-    `actor` is a title or an id, `error` the name of an error's type; `text` is looked for, whatever its case, in the
+    `actor` is a title or an id, `error` the name of an error's type; `text` is searched for, ignoring case, in the
     message, its id and headers, the error, and the traceback.
     """
 
@@ -91,7 +91,7 @@ class Selection:
 
     @property
     def is_all(self) -> bool:
-        """Whether it leaves out no letter, or those of other sources alone."""
+        """Whether it selects every letter of its source, or of all sources."""
         return self == Selection(source=self.source)
 
     def has(self, letter: DeadLetter) -> bool:
@@ -127,7 +127,7 @@ def _says(letter: DeadLetter, text: str) -> bool:
 
 @attrs.frozen
 class Cause:
-    """What dead letters died of: how many, when the first and the last did, and the last one in full."""
+    """A cause of dead letters: how many there are, when the first and the last failed, and the last one in full."""
 
     fingerprint: str
     count: int
@@ -138,7 +138,7 @@ class Cause:
 
 
 def by_cause(letters: Iterable[DeadLetter], before: Iterable[Cause] = ()) -> list[Cause]:
-    """Group dead letters by their fingerprints, the largest group first; `before` is what to go on with."""
+    """Group dead letters by their fingerprints, the largest group first; `before` are the groups so far."""
     causes = {cause.fingerprint: cause for cause in before}
     for letter in letters:
         fingerprint = fingerprint_of(letter)

@@ -1,23 +1,23 @@
-"""How a child's task ended, in the words of OTP, and whether that is reason to start it again.
+"""How a child's task ended, in OTP's terms, and whether it is restarted.
 
     how it ended                                       kind       permanent  transient  temporary
     returned, or `context.stop()`                      normal     restart    -          - (dropped)
     raised `Shutdown(term)`                            shutdown   restart    -          -
-    asked to by its supervisor, in time                shutdown   (expected: nothing to decide)
+    on its supervisor's request, in time               shutdown   (expected: nothing to decide)
     its bound passed, the scope was cancelled          killed     (expected)
-    killed by somebody else                            killed     restart    restart    -
+    killed by other code than its supervisor           killed     restart    restart    -
     an `Exception`                                     crashed    restart    restart    -
     a group: one leaf besides cancellations            crashed by that leaf
     a group: several leaves                            crashed by the group
     a start that failed                                init_failed: tried again during a restart
     a start that raised `Ignore`                       ignored: nothing runs, nothing failed
-    `Cancelled` although nobody cancelled it           crashed: stray
-    `KeyboardInterrupt`, `SystemExit`, …               fatal: never restarted, goes straight through
+    `Cancelled` although its scope was not cancelled   crashed: stray
+    `KeyboardInterrupt`, `SystemExit`, …               fatal: never restarted, propagates
     a process: its system ended in order               normal     restart    -          -
     a process: any other end, of itself or by SIGKILL  crashed, by a `ProcessLost`
 
-A Trio scope takes its own `Cancelled` out of groups, so a scope that says it caught a cancellation does not mean that
-the end was clean: the error that is left over counts.
+A Trio scope removes its own `Cancelled` from groups, so a scope that caught a cancellation does not imply a clean end:
+the error that remains counts.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Kind(enum.Enum):
 class Exit:
     """The end of an incarnation.
 
-    `error` is the leaf that counts, `group` the group it came in. `reason` is what `Shutdown(term)` carried.
+    `error` is the decisive leaf, `group` the group it came in. `reason` is the term of `Shutdown(term)`.
     """
 
     kind: Kind
@@ -68,7 +68,7 @@ class Exit:
 
 
 def is_fatal(error: BaseException) -> bool:
-    """Say whether an error ends the whole program: neither an `Exception` nor a cancellation, also within a group."""
+    """Whether an error ends the whole program: it is or contains neither an `Exception` nor a cancellation."""
     if is_plain(error):
         return False
     return any(not isinstance(leaf, Exception) and not is_cancellation(leaf) for leaf in leaves(error))
@@ -77,24 +77,24 @@ def is_fatal(error: BaseException) -> bool:
 def exit_of(
     error: BaseException | None, *, cancelled: bool, incarnation: int, starting: bool = False, expected: bool = False
 ) -> Exit:
-    """Classify how an incarnation ended: by what came out of it, and whether somebody had cancelled its scope.
+    """Classify how an incarnation ended, by the error it raised and whether its scope had been cancelled.
 
-    `starting` says that it had not said that it was up; `expected` that its supervisor had told it to end.
+    `starting`: it had not yet reported that it was up. `expected`: its supervisor had asked it to end.
     """
     if error is None and not starting and not cancelled:
         return Exit(Kind.SHUTDOWN if expected else Kind.NORMAL, incarnation=incarnation)
     if is_plain(error) and not isinstance(error, (Shutdown, Ignore)):
-        # The same as below, where crashes one after another spend no time on groups.
+        # The same result as below, without the cost of looking through groups: crashes can come in quick succession.
         return Exit(Kind.INIT_FAILED if starting else Kind.CRASHED, error, incarnation=incarnation)
     found = [] if error is None else [leaf for leaf in leaves(error) if not is_cancellation(leaf)]
-    # Of several leaves none is *the* error: the group is, and its text names them.
+    # With several leaves, none is *the* error: the group is, and its text names them.
     leaf = None if error is None or not found else only_leaf(error)
     group = error if is_group(error) else None
     if starting:
         if found and all(isinstance(leaf, Ignore) for leaf in found):
             return Exit(Kind.IGNORED, None, group, incarnation=incarnation)
         if leaf is None:
-            why = "it was cancelled before it was up" if cancelled else "it returned without saying that it had started"
+            why = "it was cancelled before it was up" if cancelled else "it returned before it had started"
             leaf = _caused_by(RuntimeError(why if error is None else _STRAY), error)
         return Exit(Kind.INIT_FAILED, leaf, group, incarnation=incarnation)
     if leaf is None:
@@ -108,11 +108,11 @@ def exit_of(
 
 
 def is_plain(error: BaseException | None) -> bool:
-    """Say whether it is an `Exception`, and no group."""
+    """Whether it is an `Exception` and not a group."""
     return isinstance(error, Exception) and not is_group(error)
 
 
-_STRAY = "stray Cancelled: it came out of a child that nobody had cancelled"
+_STRAY = "stray Cancelled: a child raised it although its scope was not cancelled"
 
 
 def _caused_by(error: BaseException, cause: BaseException | None) -> BaseException:
@@ -121,7 +121,7 @@ def _caused_by(error: BaseException, cause: BaseException | None) -> BaseExcepti
 
 
 def restart_wanted(exit: Exit, restart: Restart) -> bool:
-    """Say whether an exit that nobody asked for is reason to start the child again."""
+    """Whether a supervisor restarts a child after an exit that it had not requested."""
     match restart:
         case "permanent":
             return True

@@ -1,32 +1,33 @@
-"""What bounds how much is done, and when the next may be done.
+"""Limits: how many messages may begin, and when the next may.
 
-    RateLimit          so many per second: messages wait for their turn
-    ConcurrencyLimit   so many at once
-    Bulkhead           so many at once, of all actors of a node that name it
+    RateLimit          messages per second
+    ConcurrencyLimit   messages at once
+    Bulkhead           messages at once, over all actors of a node that name it
     CircuitBreaker     none for a while, after too many failures
 
-A limit holds for an actor (in one process: `scope="node"`, or everywhere: `scope="global"`); `by` divides it: one limit
-for each value. What a limit holds back waits; it is never failed for it.
+A limit applies to an actor (in one process: `scope="node"`, or over all nodes: `scope="global"`); `by` divides it into
+one limit for each value. A message that a limit holds back waits; it does not fail.
 
-**Rate** (GCRA): a limit remembers one moment, the theoretical arrival time of the next one if all came evenly spaced.
+**Rate** (GCRA): a limit stores one moment, the theoretical arrival time (tat) of the next message if all came evenly
+spaced.
 
     interval = per / rate
     one more may begin at      max(tat, now) + interval - burst * interval
     and moves the moment to    max(tat, now) + interval
 
-So never more than `rate + burst` begin in any `per` seconds, and who was late may catch up by `burst`. Over many nodes
-the moment lies at the broker, and tokens are taken in small batches, in advance: who takes them is told how long to
-wait before they count.
+So never more than `rate + burst` begin in any `per` seconds, and late messages may catch up by `burst`. For all nodes
+together the broker stores the moment. Nodes take tokens in small batches, in advance; the broker answers how long the
+node must wait before it may use them.
 
 **Circuit**: outcomes are counted in slices of a tenth of `within`.
 
     closed ── at least `failures` failures, and `share` of all, within the last `within` seconds ──▶ open
     open ── `reset` seconds ──▶ half open: one probe at a time goes through
-    half open ── the probe succeeds ──▶ closed, and all is forgotten
+    half open ── the probe succeeds ──▶ closed, and past failures are forgotten
               ── the probe fails ─────▶ open
-              ── the probe says nothing (cancelled, a verdict, an error that does not count) ──▶ another one is it
+              ── the probe is inconclusive (cancelled, a verdict, an error that does not count) ──▶ another probe
 
-An outcome of what began before the circuit opened changes nothing any more.
+The outcome of a message that began before the circuit opened no longer changes anything.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ SCOPES: Final[tuple[Scope, ...]] = ("node", "global")
 By: TypeAlias = "Literal['key'] | Callable[[Delivery], str | None] | None"
 
 SLICES: Final = 10
-"""Into how many slices the window of a circuit is cut."""
+"""The number of slices in the window of a circuit."""
 YEAR: Final = 31_536_000
 LEASED_AHEAD: Final = 0.05
-"""Seconds for which tokens are taken from the broker at once."""
+"""Seconds' worth of tokens that a node takes from the broker at once."""
 
 
 def _divides(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -60,10 +61,10 @@ def _divides(instance: object, attribute: attrs.Attribute[Any], value: object) -
 
 @attrs.frozen
 class RateLimit:
-    """At most `rate` messages begin in `per` seconds, and `burst` more of those that were late.
+    """At most `rate` messages begin in `per` seconds, and up to `burst` late ones in addition.
 
-    `burst` is a tenth of `rate` by default, at least one. `by="key"` is one limit for each `key` of messages, a
-    function for each value that it returns for a delivery; where that is None, the message is not limited.
+    `burst` is a tenth of `rate` by default, at least one. `by="key"` makes one limit for each `key` of messages, a
+    function one for each value that it returns for a delivery; if it returns None, the message is not limited.
     `scope="global"` counts all nodes together, at the broker. Limits of one `name` in a node are one limit, whichever
     actors declare it.
     """
@@ -77,31 +78,30 @@ class RateLimit:
 
     @property
     def interval(self) -> float:
-        """Seconds from one to the next."""
+        """Seconds from one message to the next."""
         return self.per / self.rate
 
     @property
     def at_once(self) -> int:
-        """How many may begin at one moment, after a pause."""
+        """How many may begin at the same moment, after a pause."""
         return max(1, math.ceil(self.rate / 10)) if self.burst is None else self.burst
 
     @property
     def batch(self) -> int:
-        """How many tokens to take from the broker at once, at most."""
+        """The most tokens to take from the broker at once."""
         return max(1, math.ceil(LEASED_AHEAD / self.interval))
 
     @property
     def ahead(self) -> int:
-        """How many deliveries to hold that wait for their turn, at most: what is not held may run on another node."""
+        """The most deliveries to hold while they wait for the rate: what is not held may run on another node."""
         return max(1, math.ceil(AHEAD / self.interval))
 
 
 @attrs.frozen
 class ConcurrencyLimit:
-    """At most `limit` messages are in hand at once; `by`, `scope` and `name` are those of `RateLimit`.
+    """At most `limit` messages are in flight at once; `by`, `scope` and `name` are those of `RateLimit`.
 
-    What `Settings.concurrency` is for one actor in one process, this is for a key, for several actors, or for all
-    nodes.
+    `Settings.concurrency` limits one actor in one process; this limits a key, several actors, or all nodes together.
     """
 
     limit: int = attrs.field(validator=whole(1, 1_000_000))
@@ -112,7 +112,7 @@ class ConcurrencyLimit:
 
 @attrs.frozen
 class Bulkhead:
-    """At most `limit` messages are in hand at once, of all actors of a node that name this bulkhead."""
+    """At most `limit` messages are in flight at once, over all actors of a node that name this bulkhead."""
 
     name: str = attrs.field(validator=text(1, 300))
     limit: int = attrs.field(validator=whole(1, 1_000_000))
@@ -127,9 +127,9 @@ def _as_errors(value: Any) -> tuple[type[Exception], ...]:
 def _are_errors(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     kinds = cast("tuple[object, ...]", value)
     if not isinstance(value, tuple) or not kinds or not all(_is_error(kind) for kind in kinds):
-        raise wrong(instance, attribute.name, "classes of exceptions", kinds)
+        raise wrong(instance, attribute.name, "exception classes", kinds)
     if any(issubclass(cast("type", kind), Verdict) for kind in kinds):
-        raise wrong(instance, attribute.name, "errors; verdicts say nothing of a dependency", kinds)
+        raise wrong(instance, attribute.name, "errors; a verdict does not show whether a dependency works", kinds)
 
 
 def _is_error(kind: object) -> bool:
@@ -138,19 +138,19 @@ def _is_error(kind: object) -> bool:
 
 @attrs.frozen
 class CircuitBreaker:
-    """Lets messages wait while what they depend on fails, and tries it with one of them now and then.
+    """Makes messages wait while their dependency fails, and probes it with one message at intervals.
 
-    Opens once `failures` messages failed of errors in `on` within `within` seconds, if these are at least `share` of
-    all; lets a probe through after `reset` seconds. `name` is the dependency: actors of a node that name the same share
-    one circuit; without a name it is the actor's own. A message that fails of such an error and leaves the circuit
-    open waits with the others: that attempt does not count.
+    The circuit opens once `failures` messages have failed with errors in `on` within `within` seconds, if these are at
+    least the fraction `share` of all; it admits a probe after `reset` seconds. `name` is the dependency: actors of a
+    node that name the same one share one circuit; without a name the circuit is the actor's own. A message that fails
+    with such an error and leaves the circuit open waits with the others: that attempt does not count.
     """
 
     name: str | None = attrs.field(default=None, validator=text(1, 300, optional=True))
     failures: int = attrs.field(default=5, kw_only=True, validator=whole(1, 1_000_000))
     within: float = attrs.field(default=60.0, kw_only=True, validator=seconds(0, YEAR, above=True))
     reset: float = attrs.field(default=30.0, kw_only=True, validator=seconds(0, YEAR, above=True))
-    share: float = attrs.field(default=0.5, kw_only=True, validator=number(0, 1, "a part"))
+    share: float = attrs.field(default=0.5, kw_only=True, validator=number(0, 1, "a fraction"))
     on: tuple[type[Exception], ...] = attrs.field(
         default=(Exception,), kw_only=True, converter=_as_errors, validator=_are_errors
     )
@@ -164,7 +164,7 @@ LIMITS: Final = (RateLimit, ConcurrencyLimit, Bulkhead, CircuitBreaker)
 
 
 def reserved(tat: float, now: float, *, interval: float, burst: int, cost: int = 1) -> tuple[float, float]:
-    """Return the moment that `cost` more move it to, and how many seconds to wait before these may begin."""
+    """Return the moment after `cost` more messages, and how many seconds to wait before these may begin."""
     moved = (tat if tat > now else now) + cost * interval  # noqa: FURB136 - asked for every message, where max costs more
     wait = moved - burst * interval - now
     return moved, wait if wait > 0.0 else 0.0  # noqa: FURB136 - as above
@@ -175,21 +175,21 @@ def reserved(tat: float, now: float, *, interval: float, burst: int, cost: int =
 
 @attrs.frozen
 class Closed:
-    """All is well, or nearly: `slices` are the number of a slice of time, and how many failed of how many in it."""
+    """Everything is admitted. Each of `slices` is (number of the time slice, failures in it, outcomes in it)."""
 
     slices: tuple[tuple[int, int, int], ...] = ()
 
 
 @attrs.frozen
 class Open:
-    """Nothing goes through until then."""
+    """Nothing is admitted until `until`."""
 
     until: float
 
 
 @attrs.frozen
 class HalfOpen:
-    """One at a time goes through, to see."""
+    """One probe at a time is admitted."""
 
     probing: bool = False
 
@@ -198,7 +198,7 @@ State: TypeAlias = Closed | Open | HalfOpen
 
 
 def admitted(state: State, now: float) -> tuple[State, bool]:
-    """Return the state after one more wants to begin, and whether it may."""
+    """Return the state after one more message asks to begin, and whether it may."""
     match state:
         case Closed():
             return state, True
@@ -211,7 +211,7 @@ def admitted(state: State, now: float) -> tuple[State, bool]:
 
 
 def after_outcome(state: State, rule: CircuitBreaker, now: float, *, failed: bool | None, probe: bool) -> State:
-    """Return the state after what was admitted has ended; `failed` is None where that says nothing."""
+    """Return the state after an admitted message has ended; `failed` is None if the outcome is inconclusive."""
     if probe and isinstance(state, HalfOpen):
         if failed is None:
             return HalfOpen()

@@ -1,7 +1,7 @@
-"""What a pause concerns: which sources an actor is not to read, and which triggers are not to fire.
+"""What a pause affects: which sources an actor does not read, and which triggers do not fire.
 
-Triggers fire into what is paused: their messages wait there with the others. What is not to fire is paused as
-`triggers` (all of an actor) or as `trigger`.
+Triggers fire into paused sources: their messages wait there with the others. To stop a trigger from firing, pause
+`triggers` (all of an actor) or the `trigger`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from actorwork.message import Pause, PauseKind, TriggerDefinition
 
 
 def withheld(pauses: Iterable[Pause], *, actor: str, sources: Collection[str]) -> frozenset[str]:
-    """Return those of an actor's sources from which nothing is to be begun."""
+    """Return those of an actor's sources that are paused: no message of them is started."""
     found: set[str] = set()
     for pause in pauses:
         match pause.kind:
@@ -28,21 +28,21 @@ def withheld(pauses: Iterable[Pause], *, actor: str, sources: Collection[str]) -
 
 
 def is_off(pauses: Iterable[Pause], *, actor: str, trigger: str) -> bool:
-    """Say whether a trigger is not to fire."""
+    """Whether a trigger is paused."""
     return any(concerns(pause.kind, pause.name, actor=actor, trigger=trigger) for pause in pauses)
 
 
 def concerns(kind: PauseKind, name: str, *, actor: str, trigger: str) -> bool:
-    """Say whether a pause is one of this trigger."""
+    """Whether a pause affects this trigger."""
     return (kind == "triggers" and name == actor) or (kind == "trigger" and name == trigger_name(actor, trigger))
 
 
 def concerned(kind: PauseKind, name: str, definitions: Iterable[TriggerDefinition]) -> list[TriggerDefinition]:
-    """Return the triggers that a pause is of."""
+    """Return the triggers that a pause affects."""
     return [one for one in definitions if concerns(kind, name, actor=one.actor, trigger=one.title)]
 
 
 def trigger_name(actor: str, trigger: str) -> str:
-    """Return what a pause calls a trigger: another name for every two titles, whatever slashes are in them."""
+    """Return the name of a trigger in a pause: unique for each pair of titles, even if they contain slashes."""
     title = actor.replace("\\", "\\\\").replace("/", "\\/")
     return f"{title}/{trigger}"

@@ -1,18 +1,18 @@
-"""When a supervisor restarts, whom, how soon, and when it gives up.
+"""Which children a supervisor restarts, how soon, and when it gives up.
 
 The window is OTP's (`supervisor.erl`, add_restart), on seconds as floats; the default of 3 in 5 s is Elixir's:
 
     restarts = [now] + [t for t in restarts if t >= now - period]      # the boundary counts
     more than `intensity.restarts` of them: give up
 
-Every decision to restart counts once, however many children it touches, and so does every start that fails and is
-tried again. Whom a restart touches is the strategy's:
+Every decision to restart counts once, however many children it affects, and so does every failed start that is
+tried again. The strategy decides which children a restart affects:
 
     one_for_one     the child that ended
     rest_for_one    it, and those that started after it
     one_for_all     all
 
-The delay is Akka's, capped after the jitter: `min(max, min * 2 ** n * (1 + U(0, jitter)))` after n failures before.
+The delay is Akka's, capped after the jitter: `min(max, min * 2 ** n * (1 + U(0, jitter)))` after n previous failures.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Window:
         return len(self._moments)
 
     def allows(self, intensity: Intensity, now: float) -> bool:
-        """Count a restart at `now` (monotonic seconds), and say whether it is still allowed."""
+        """Count a restart at `now` (monotonic seconds), and return whether it is still allowed."""
         moments = self._moments
         while moments and moments[0] < now - intensity.period:
             moments.popleft()
@@ -63,12 +63,12 @@ class Window:
         return len(moments) <= intensity.restarts
 
     def forget(self) -> None:
-        """Begin anew."""
+        """Forget all past restarts."""
         self._moments.clear()
 
 
 def touched(strategy: Strategy, position: int, count: int) -> Sequence[int]:
-    """Return the positions that a restart of the child at `position` touches, in start order."""
+    """Return the positions that a restart of the child at `position` affects, in start order."""
     match strategy:
         case "one_for_one":
             return range(position, position + 1)
@@ -79,7 +79,7 @@ def touched(strategy: Strategy, position: int, count: int) -> Sequence[int]:
 
 
 def auto_shutdown_due(mode: AutoShutdown, *, significant_left: int) -> bool:
-    """Say whether a supervisor ends after a significant child has ended by itself and is not restarted."""
+    """Whether a supervisor ends after a significant child has ended by itself and is not restarted."""
     match mode:
         case "never":
             return False
@@ -91,12 +91,12 @@ def auto_shutdown_due(mode: AutoShutdown, *, significant_left: int) -> bool:
 
 @attrs.frozen(kw_only=True)
 class Backoff:
-    """How long to wait before a child is started again; all in seconds.
+    """How long to wait before a child is restarted; all in seconds.
 
-    The first restart waits `min`, every further failure in a row doubles it, up to `max`, each lengthened by up to
-    `jitter` of it. After `reset_after` seconds of running without a failure (default: half of min + max) the count
-    begins anew. With delays the intensity may never trip, so more than `max_attempts` failures in a row make the
-    supervisor give up (None: never).
+    The first restart waits `min`; every further failure in a row doubles the delay, up to `max`; each delay is
+    lengthened by up to the fraction `jitter`. After `reset_after` seconds without a failure (default: half of
+    min + max) the count starts again. With delays the intensity may never be exceeded, so after more than
+    `max_attempts` failures in a row the supervisor gives up (None: never).
     """
 
     min: float = attrs.field(default=0.1, validator=number(0, FINITE, "a finite number"))
@@ -112,16 +112,16 @@ class Backoff:
 
 @attrs.frozen
 class Failures:
-    """A child's failures in a row: how many, and when it is started again after the last one (monotonic seconds)."""
+    """A child's failures in a row: how many, and when it restarts after the last one (monotonic seconds)."""
 
     count: int = 0
     resumed: float = -math.inf
 
 
 def failed_again(failures: Failures, backoff: Backoff, now: float, dice: Dice) -> Failures:
-    """Count one more failure, or the first one after a long time without any; say when to start the child again.
+    """Count one more failure, or the first after a long time without any, and compute when to restart the child.
 
-    The time that it was kept waiting is no time without failures: only the one since its restart is.
+    The time during which the restart was delayed does not count as time without failures.
     """
     reset_after = (backoff.min + backoff.max) / 2 if backoff.reset_after is None else backoff.reset_after
     count = 1 if now - failures.resumed > reset_after else failures.count + 1

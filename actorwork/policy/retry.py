@@ -1,19 +1,19 @@
-"""How long to wait before a message is run again.
+"""How long to wait before the next attempt of a message.
 
     backoff            delay before attempt n + 1, after n failures
     Fixed              delay
     Linear             delay * n, at most cap
-    Exponential        base * factor ** (n - 1), at most cap, then up to `jitter` of it taken off
-    Uniform            anything between low and high
+    Exponential        base * factor ** (n - 1), at most cap, then reduced by up to the fraction `jitter`
+    Uniform            uniformly distributed between low and high
 
-The jitter is taken off after the cap, so the cap is never exceeded and a crowd of failures still spreads.
+The jitter is subtracted after the cap, so the cap is never exceeded and many simultaneous failures still spread out.
 
-Which policy applies is a matter of the error (`rule_for`): the rule for its class or, failing that, for the nearest of
-its base classes; without one, the policy that holds the rules. Of several errors in one group, each with its own rule,
-the strictest decides: "never" before fewer attempts before more.
+The error decides which policy applies (`rule_for`): the rule for its class or, failing that, for the nearest of its
+base classes; without one, the policy that holds the rules. If one group has several errors, each with its own rule, the
+strictest decides: "never" before fewer attempts before more.
 
-An error may know itself when to try again: its `retry_after` (seconds, a `timedelta`, or the digits of an HTTP header)
-goes before the backoff, up to a day.
+An error may itself say when to try again: its `retry_after` (seconds, a `timedelta`, or the digits of an HTTP header)
+overrides the backoff, up to a day.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from actorwork.errors import SettingsError, Verdict
 from actorwork.policy.bounds import FINITE, is_number, number, whole
 
 Dice: TypeAlias = Callable[[], float]
-"""A number in [0, 1), as `random.random` gives."""
+"""Returns a number in [0, 1), as `random.random` does."""
 
 
 class BackoffFunction(Protocol):
-    """Says how long to wait after so many failures."""
+    """Computes how long to wait after a number of failures."""
 
     def delay(self, failures: int, dice: Dice) -> float:
         """Return seconds to wait after the `failures`-th failure in a row (1, 2, …)."""
@@ -78,12 +78,12 @@ class Linear:
 
 @attrs.frozen(kw_only=True)
 class Exponential:
-    """`factor` times as long after every failure, from `base` to `cap` seconds, less up to a `jitter` part of it."""
+    """`factor` times as long after every failure, from `base` to `cap` seconds, reduced by up to `jitter` of it."""
 
     base: float = attrs.field(default=1.0, validator=_SECONDS)
     factor: float = attrs.field(default=2.0, validator=number(1, 100))
     cap: float = attrs.field(default=300.0, validator=_SECONDS)
-    jitter: float = attrs.field(default=0.5, validator=number(0, 1, "a part"))
+    jitter: float = attrs.field(default=0.5, validator=number(0, 1, "a fraction"))
 
     def delay(self, failures: int, dice: Dice) -> float:
         try:
@@ -95,7 +95,7 @@ class Exponential:
 
 @attrs.frozen(kw_only=True)
 class Uniform:
-    """Anything between `low` and `high` seconds."""
+    """Uniformly distributed between `low` and `high` seconds."""
 
     low: float = attrs.field(default=0.0, validator=_SECONDS)
     high: float = attrs.field(default=1.0, validator=_SECONDS)
@@ -109,11 +109,11 @@ class Uniform:
 
 
 LONGEST_RETRY_AFTER: Final = 86_400.0
-"""Seconds: what a far side asks for beyond that is a mistake, and would never come back."""
+"""Seconds: a server that asks for more is mistaken, and the message would practically never come back."""
 
 
 def _as_rules(value: Mapping[type[Exception], RetryPolicy | None]) -> Mapping[type[Exception], RetryPolicy | None]:
-    # What is no mapping is left as it is, for the validator to refuse.
+    # A value that is not a mapping is passed on unchanged, for the validator to refuse.
     return MappingProxyType(dict(value)) if isinstance(cast("Any", value), Mapping) else value
 
 
@@ -122,23 +122,23 @@ def _are_rules(_: object, __: attrs.Attribute[Any], value: object) -> None:
         raise SettingsError(f"RetryPolicy.on wants a mapping such as {{TimeoutError: None}}, got {value!r}")
     for kind, rule in cast("Mapping[object, object]", value).items():
         if not isinstance(kind, type) or not issubclass(kind, Exception):
-            raise SettingsError(f"RetryPolicy.on wants classes of exceptions as keys, got {kind!r}")
+            raise SettingsError(f"RetryPolicy.on wants exception classes as keys, got {kind!r}")
         if issubclass(kind, Verdict):
             raise SettingsError(
-                f"RetryPolicy.on wants errors as keys; {kind.__name__} is a verdict, which decides by itself"
+                f"RetryPolicy.on wants errors as keys; {kind.__name__} is a verdict, to which no rule applies"
             )
         if rule is not None and not isinstance(rule, RetryPolicy):
             raise SettingsError(f"RetryPolicy.on[{kind.__name__}] wants a RetryPolicy, or None for never, got {rule!r}")
         if rule is not None and rule.on:
-            raise SettingsError(f"RetryPolicy.on[{kind.__name__}] has rules of its own, which nobody would look at")
+            raise SettingsError(f"RetryPolicy.on[{kind.__name__}] has rules of its own, which would be ignored")
 
 
 @attrs.frozen(kw_only=True)
 class RetryPolicy:
     """How often a message is tried in all, and how long to wait in between.
 
-    `attempts=1`, the default, means that the first error fails the message. `on` has rules for classes of errors and
-    their subclasses, the most specific one deciding; None means never again.
+    `attempts=1`, the default, means that the first error fails the message. `on` has rules for exception classes and
+    their subclasses, of which the most specific one decides; None means never again.
     """
 
     attempts: int = attrs.field(default=1, validator=whole(1, 1_000_000))
@@ -172,7 +172,7 @@ class DefaultRetryPolicy(RetryPolicy):
 
 
 def rule_for(errors: Iterable[BaseException], policy: RetryPolicy) -> RetryPolicy:
-    """Return the policy that applies to errors which came together."""
+    """Return the policy that applies to errors that came in one group."""
     if not policy.on:
         return policy
     return min((_rule_of(error, policy) for error in errors), key=lambda rule: rule.attempts, default=policy)
@@ -186,14 +186,14 @@ def _rule_of(error: BaseException, policy: RetryPolicy) -> RetryPolicy:
 
 
 def retry_after(error: BaseException) -> float | None:
-    """Return the seconds that an error wants to be waited for, if it says so."""
+    """Return the seconds to wait that an error asks for, or None."""
     try:
         wanted: object = getattr(error, "retry_after", None)
         if isinstance(wanted, timedelta):
             wanted = wanted.total_seconds()
         elif isinstance(wanted, (str, bytes)):
             wanted = float(wanted)
-    except Exception:  # noqa: BLE001 - a property of the user's may raise anything, a text may be a date: it says nothing
+    except Exception:  # noqa: BLE001 - a user's property may raise anything, and a str may be a date: then the error asks for nothing
         return None
     if not is_number(wanted) or math.isnan(wanted):
         return None

@@ -1,11 +1,12 @@
 """How many replicas of a process there should be.
 
-    grow      at once, to as many as the backlog asks for; by half as many again, and at least one, for as long as
+    grow      at once, to as many as the backlog requires; by half as many again, and at least one, for as long as
               messages wait too long
-    shrink    by one, if what is left would still be well below every target, and nothing has changed for `cooldown`
+    shrink    by one, if the remaining replicas would still be well below every target, and the number has not changed
+              for `cooldown` seconds
 
-What makes it grow and what lets it shrink lie apart: fewer replicas are busier, and would grow again at once if they
-were allowed to go as soon as they are not needed. So under a constant load the number comes to rest.
+The thresholds for growing and shrinking are apart: fewer replicas are busier, so if one were removed as soon as it was
+not needed, the number would grow again at once. So under a constant load the number settles.
 """
 
 from __future__ import annotations
@@ -19,23 +20,23 @@ from actorwork.errors import SettingsError
 from actorwork.policy.bounds import FINITE, number, whole
 
 SLACK: Final = 0.5
-"""Up to which part of a target those that are left may come when one goes."""
+"""The fraction of a target that the remaining replicas may reach when one is removed."""
 BUSY: Final = 0.7
-"""Up to which utilisation they may come."""
+"""The utilisation that the remaining replicas may reach."""
 GROWTH: Final = 1.5
-"""Times as many as there are, when messages wait too long: how many it takes cannot be seen from how long they wait."""
+"""The growth factor while messages wait too long: the waiting time does not show how many replicas it takes."""
 PAUSE: Final = 0.1
-"""The part of `cooldown` that those who have just come are given to show whether they suffice."""
+"""The fraction of `cooldown` in which new replicas may show whether they suffice."""
 MOST: Final = 1000
 
 
 @attrs.frozen
 class Scale:
-    """Between `min` and `max` replicas of a process, as many as it takes.
+    """Between `min` and `max` replicas of a process, as many as the load requires.
 
-    `target_backlog` is how many messages there may be for each (waiting and in hand, in all sources of its actors),
-    `target_wait` for how many seconds the oldest may wait; None leaves one of them out. `cooldown` is for how many
-    seconds nothing must have changed before one goes.
+    `target_backlog` is how many messages there may be per replica (waiting and in flight, in all sources of its
+    actors), `target_wait` how many seconds the oldest may wait; None disables a target. `cooldown` is how many seconds
+    the number must not have changed before one replica is removed.
     """
 
     min: int = attrs.field(default=1, kw_only=True, validator=whole(1, MOST))
@@ -57,26 +58,26 @@ class Scale:
 
 @attrs.frozen
 class Load:
-    """What there is to do, and how busy those are that do it."""
+    """How much work there is, and how busy the replicas are."""
 
     backlog: int
-    """Messages that wait or are in hand."""
+    """Messages that wait or are in flight."""
     oldest: float | None
-    """For how many seconds the oldest that nobody has taken has waited; None where there is none."""
+    """How many seconds the oldest unread message has waited; None if there is none."""
     utilisation: float
-    """Which part of what the replicas can have in hand at once they have, lately; 0 to 1."""
+    """The fraction of their total concurrency that the replicas have used lately, 0 to 1."""
 
 
 @attrs.frozen
 class Wanted:
-    """How many there should be, and why."""
+    """How many replicas there should be, and why."""
 
     replicas: int
     reason: str
 
 
 def wanted(scale: Scale, load: Load, replicas: int, *, quiet: float) -> Wanted:
-    """Return how many replicas there should be, of which there are so many, for `quiet` seconds now."""
+    """Return how many replicas there should be; `replicas` is the number now, unchanged for `quiet` seconds."""
     if replicas < scale.min:
         return Wanted(scale.min, f"at least {scale.min}")
     if replicas > scale.max:
@@ -85,14 +86,14 @@ def wanted(scale: Scale, load: Load, replicas: int, *, quiet: float) -> Wanted:
     if scale.target_backlog is not None:
         needed = math.ceil(load.backlog / scale.target_backlog)
         if needed > target:
-            target, reason = needed, f"a backlog of {load.backlog}, {scale.target_backlog:g} are for each"
+            target, reason = needed, f"a backlog of {load.backlog}, the target is {scale.target_backlog:g} per replica"
     is_late = scale.target_wait is not None and load.oldest is not None and load.oldest > scale.target_wait
     if is_late and quiet >= scale.cooldown * PAUSE:
         more = max(replicas + 1, math.floor(replicas * GROWTH))
         if more > target:
             target, reason = (
                 more,
-                f"the oldest message has waited {load.oldest:.1f} s, {scale.target_wait:g} are allowed",
+                f"the oldest message has waited {load.oldest:.1f} s, the target is {scale.target_wait:g} s",
             )
     target = min(target, scale.max)
     if target > replicas:

@@ -1,26 +1,26 @@
-"""When a trigger fires. The only importer of croniter, and that only once a cron expression is declared.
+"""When a trigger fires. The only importer of croniter, and only once a cron expression is declared.
 
     Interval    a length of time, counted from the trigger's first registration: anchor + n * length, without drift
     Cron        an expression read on the clock of a timezone
 
-A *nominal time* is the moment that a schedule names. It is a whole number of milliseconds since the epoch, since nodes
-compare nominal times for equality. What is fired late still has its nominal time.
+A *nominal time* is a moment that a schedule names. It is a whole number of milliseconds since the epoch, because nodes
+compare nominal times for equality. A trigger that fires late still reports its nominal time.
 
-Cron expressions have five fields, or six: the sixth comes last and is the second, as croniter has it.
+Cron expressions have five fields, or six: the sixth is the last one and is the second, as in croniter.
 
     minute (0-59)  hour (0-23)  day of month (1-31, L)  month (1-12, jan-dec)  day of week (0-7, sun-sat)
     [second (0-59)]
 
 `@hourly`, `@daily`, `@midnight`, `@weekly`, `@monthly`, `@yearly` and `@annually` are short for the usual ones. `L` is
-the last day of the month, `fri#2` the second Friday of the month, `L5` its last Friday. Where both days are
-restricted, either of them will do.
+the last day of the month, `fri#2` the second Friday of the month, `L5` its last Friday. If both days are restricted,
+either of them matches.
 
-The clock of a timezone leaves out an hour now and then, and shows one twice. croniter is asked on a clock that does
-neither, and what it answers is looked up in the timezone here (asked in the timezone, it fires twice where the clock
+The clock of a timezone sometimes skips an hour, and sometimes shows one twice. croniter computes on a naive clock that
+does neither, and this module maps its answers into the timezone (with a timezone, croniter fires twice where the clock
 shows a time twice):
 
-    a time that the clock leaves out       fires at the first moment after the gap (several of them: once)
-    a time that the clock shows twice      fires at the first of the two
+    a time that the clock skips            fires at the first moment after the gap (several of them: once)
+    a time that the clock shows twice      fires the first time
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from actorwork.errors import SettingsError
 from actorwork.policy.bounds import FINITE, number
 
 SHORTEST: Final = 0.001
-"""Seconds between two nominal times at least."""
+"""The least number of seconds between two nominal times."""
 LONGEST: Final = 100 * 365 * 86_400.0
-"""Seconds: a century. What is longer is a mistake in the unit, and leads out of the calendar."""
+"""Seconds: a century. Anything longer is a mistake in the unit, and exceeds the calendar."""
 _NICKNAMES: Final = ("@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually")
 _FIELDS: Final = (
     ("minute", "0-59"),
@@ -50,7 +50,7 @@ _FIELDS: Final = (
     ("day of the week", "0-7 or sun-sat, fri#2 for the second Friday, L5 for the last one"),
     ("second", "0-59"),
 )
-# croniter would draw random numbers for R, and wants a hash for H: neither is a time that nodes could agree on.
+# croniter draws random numbers for R and needs a hash for H: nodes could not agree on either.
 _MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _WEEKDAYS: Final = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 _NUMBERS: Final = {
@@ -66,7 +66,7 @@ _PART: Final = number(0, FINITE, "a finite number")
 
 @attrs.frozen(kw_only=True)
 class Interval:
-    """A length of time; each part is >= 0 and not all of them are 0."""
+    """A length of time; every part is >= 0 and not all of them are 0."""
 
     weeks: float = attrs.field(default=0, validator=_PART)
     days: float = attrs.field(default=0, validator=_PART)
@@ -100,7 +100,7 @@ class Cron:
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.expression, str) or not self.expression.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise SettingsError(f"Cron.expression wants text such as '0 3 * * *', got {self.expression!r}")
+            raise SettingsError(f"Cron.expression wants a str such as '0 3 * * *', got {self.expression!r}")
         _zone(self.timezone)
         _check_expression(self.expression)
 
@@ -111,7 +111,7 @@ Schedule: TypeAlias = Interval | Cron
 def fires(schedule: Schedule, after: int, *, anchor: int) -> Iterator[int]:
     """Yield the nominal times after a moment, in order; `anchor` is the trigger's first registration.
 
-    Ends where a cron expression does not come true for fifty years.
+    Ends if a cron expression does not match for fifty years.
     """
     if isinstance(schedule, Interval):
         return _interval_fires(schedule, after, anchor)
@@ -126,7 +126,7 @@ def newest_fires(schedule: Schedule, after: int, until: int, *, anchor: int, mos
         after = max(after, anchor + int((newest - most - 1) * length))
         found = _until(_interval_fires(schedule, after, anchor), until)
         return found[-most:]
-    # How far back the newest ones reach is not known beforehand, and looking at all of a long time would take long.
+    # How far back the newest ones reach is unknown in advance, and computing all of a long span would take long.
     span = most * 1000
     while True:
         start = max(after, until - span)
@@ -153,7 +153,7 @@ def next_times(
 
 
 def milliseconds(time: datetime) -> int:
-    """Return a time as nominal times are written."""
+    """Return a time in milliseconds since the epoch, as nominal times are stored."""
     return (time - _EPOCH) // _MILLISECOND
 
 
@@ -166,7 +166,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 
 
-# ---- as it is kept ----
+# ---- as it is stored ----
 
 
 def schedule_as_json(schedule: Schedule) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def schedule_as_json(schedule: Schedule) -> dict[str, Any]:
 
 
 def schedule_from_json(kept: Mapping[str, Any]) -> Schedule:
-    """Return the schedule that `schedule_as_json` has written."""
+    """Return the schedule that `schedule_as_json` wrote."""
     if "every" in kept:
         return Interval(seconds=kept["every"])
     return Cron(kept["cron"], kept["timezone"])
@@ -190,7 +190,7 @@ def _interval_fires(interval: Interval, after: int, anchor: int) -> Iterator[int
     length = interval.total_seconds * 1000
 
     def nominal(number: int) -> int:
-        # Each from the anchor, so that nothing adds up.
+        # Each is computed from the anchor, so that rounding errors do not add up.
         return anchor + round(number * length)
 
     number = max(1, int((after - anchor) / length))
@@ -216,7 +216,7 @@ def _until(found: Iterator[int], until: int) -> list[int]:
 
 
 def _zone(name: str) -> tzinfo:
-    # Imported here: only those who declare a cron expression pay for it.
+    # Imported here so that only programs that declare a cron expression pay for it.
     import zoneinfo  # noqa: PLC0415
 
     try:
@@ -229,7 +229,7 @@ def _zone(name: str) -> tzinfo:
 
 
 def _check_expression(expression: str) -> None:
-    """Raise `SettingsError`, which says which field is wrong, for what is no cron expression."""
+    """Raise `SettingsError`, which names the wrong field, if the expression is not valid."""
     text = expression.strip().lower()
     if text.startswith("@"):
         if text not in _NICKNAMES:
@@ -247,21 +247,21 @@ def _check_expression(expression: str) -> None:
             alone[position] = field
             if _random(field) or not _is_understood(" ".join(alone)):
                 raise SettingsError(f"Cron.expression {expression!r}: the {name} wants {range_of}, got {field!r}")
-        raise SettingsError(f"Cron.expression {expression!r}: its fields do not go together")
+        raise SettingsError(f"Cron.expression {expression!r}: its fields do not fit together")
     day, weekday = fields[2], fields[4]
     if "*" not in (day, weekday) and "?" not in (day, weekday) and ("w" in day or "#" in weekday or "l" in weekday):
-        # For all other days croniter takes either of them.
+        # For all other combinations of days, croniter matches either of them.
         raise SettingsError(
             f"Cron.expression {expression!r} has the day of the month {day!r} beside the day of the week {weekday!r}:"
-            " give one of the two as *"
+            " write one of the two as *"
         )
     croniter = _croniter()
     try:
-        # From any one moment: an expression that never comes true is none.
-        croniter.croniter(_for_croniter(expression), datetime(2000, 1, 1)).get_next(datetime)  # noqa: DTZ001 - a clock's own time
+        # Any starting moment will do: an expression that never matches is refused.
+        croniter.croniter(_for_croniter(expression), datetime(2000, 1, 1)).get_next(datetime)  # noqa: DTZ001 - a naive clock on purpose
     except croniter.CroniterBadDateError as error:
         raise SettingsError(
-            f"Cron.expression {expression!r} never comes true: no month that it allows has such a day"
+            f"Cron.expression {expression!r} never matches: no month that it allows has such a day"
         ) from error
 
 
@@ -275,7 +275,7 @@ def _is_understood(expression: str) -> bool:
 
 
 def _for_croniter(expression: str) -> str:
-    """Return the expression without spans of one (`fri-fri`), which croniter takes for the whole range."""
+    """Return the expression without ranges of one (`fri-fri`), which croniter reads as the full range."""
     fields = expression.lower().split()
     for position, numbers in _NUMBERS.items():
         if position < len(fields):
@@ -304,14 +304,14 @@ def _cron_fires(cron: Cron, after: int) -> Iterator[int]:
         except croniter.CroniterBadDateError:
             return
         nominal = _moment_of(wall, zone) * 1000
-        # Several times within one gap are one moment.
+        # Several times within one gap map to the same moment.
         if nominal > last:
             last = nominal
             yield nominal
 
 
 def _wall_of(second: int, zone: tzinfo) -> datetime:
-    """Return the latest time that the clock has shown by then: in the second run of an hour that of the first."""
+    """Return the latest time that the clock has shown by then; while it repeats an hour, the end of the first run."""
     now = datetime.fromtimestamp(second, zone)
     if now.fold:
         before = int(now.replace(fold=0).timestamp())
@@ -322,7 +322,7 @@ def _wall_of(second: int, zone: tzinfo) -> datetime:
 
 
 def _moment_of(wall: datetime, zone: tzinfo) -> int:
-    """Return when the clock shows a time first; for one that it leaves out, the first moment after that."""
+    """Return when the clock first shows a time; for a skipped time, the first moment after the gap."""
     late = int(wall.replace(tzinfo=zone).timestamp())
     if datetime.fromtimestamp(late, zone).replace(tzinfo=None, fold=0) == wall:
         return late
@@ -331,7 +331,7 @@ def _moment_of(wall: datetime, zone: tzinfo) -> int:
 
 
 def _first(low: int, high: int, holds: Callable[[int], bool]) -> int:
-    """Return the first second after `low` and up to `high` at which something holds that holds from there on."""
+    """Return the first second in (low, high] at which `holds` is true; it must stay true from there on (bisection)."""
     while high - low > 1:
         middle = (low + high) // 2
         if holds(middle):

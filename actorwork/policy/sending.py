@@ -1,13 +1,13 @@
-"""How one message is to be sent, as its sender says it: when, how urgently, in what order, and whether at all.
+"""The options with which a sender sends a message: when, how urgently, in what order, and whether at all.
 
-    delay, at     held back by the broker: so many seconds, or until a moment
-    expires       not begun any more so many seconds from now, or after a moment
-    priority      what is more urgent is given first
-    key           messages of one key are handled one after another, in their order
-    unique        of all messages with that key only one is to be alive
-    headers, id   the sender's own words beside the message, and the name under which it is kept once
+    delay, at     the broker holds the message back: for a number of seconds, or until a moment
+    expires       the message is not started later than a number of seconds from now, or after a moment
+    priority      more urgent messages are delivered first
+    key           messages with the same key are handled one after another, in their order
+    unique        of all messages with the same unique key only one is alive
+    headers, id   values that travel beside the message, and the id under which the broker stores it once
 
-Every door for messages takes the same options, so they are checked here, before anything is sent.
+Every function that sends takes the same options, so they are checked here, before anything is sent.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from actorwork.message import NO_HEADERS, Envelope, Json, Priority, Unique
 from actorwork.policy.bounds import check_name, is_number
 
 OURS: Final = "actorwork-"
-"""Headers that begin like this are the runtime's own."""
+"""The prefix of the headers that belong to the runtime."""
 
 LONGEST_WAIT: Final = 100 * 365 * 86_400.0
 """Seconds. A delay of a century is a mistake in the unit."""
 
 
 class SendOptions(TypedDict, total=False):
-    """What may be said of a message beside itself; times are in seconds, or datetimes with a timezone."""
+    """The options of a message; times are in seconds, or datetimes with a timezone."""
 
     delay: float
     at: datetime | float | None
@@ -43,7 +43,7 @@ class SendOptions(TypedDict, total=False):
 
 @attrs.frozen(kw_only=True)
 class Sending:
-    """The same, checked; raises `ValueError` or `TypeError` for what cannot be meant."""
+    """The same options, checked; raises `ValueError` or `TypeError` for invalid ones."""
 
     delay: float = 0.0
     at: datetime | float | None = None
@@ -56,7 +56,7 @@ class Sending:
 
     @classmethod
     def of(cls, options: SendOptions) -> Sending:
-        """Check what was given by name, and say what there is where a name is unknown."""
+        """Check options given by name; the error for an unknown name lists those that exist."""
         for name in options:
             if name not in NAMES:
                 said = f"but unique=Unique(…, {name}=…)" if name in OF_UNIQUE else f"but {', '.join(NAMES)}"
@@ -81,9 +81,9 @@ class Sending:
             raise TypeError(f"headers wants a mapping of names to JSON, got {self.headers!r}")
         for name in self.headers or ():
             if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise TypeError(f"headers wants texts as names, got {name!r}")
+                raise TypeError(f"headers wants names that are str, got {name!r}")
             if name.startswith(OURS):
-                raise ValueError(f"headers that begin with {OURS!r} are the runtime's own, got {name!r}")
+                raise ValueError(f"headers that begin with {OURS!r} belong to the runtime, got {name!r}")
 
     def envelope(
         self,
@@ -95,7 +95,7 @@ class Sending:
         ours: Mapping[str, Json] = NO_HEADERS,
         priority: Priority = Priority.NORMAL,
     ) -> Envelope:
-        """Put a message into an envelope. `priority` is what counts where the sender has said nothing."""
+        """Put a message into an envelope. `priority` applies if the sender has given none."""
         is_moment = isinstance(self.expires, datetime)
         return Envelope(
             source=source,

@@ -1,4 +1,4 @@
-"""How a delivery ends: which settlement an outcome of the handler deserves.
+"""How a delivery ends: which settlement follows from what its handler did.
 
     the handler                                       settlement
     returns                                           Ack
@@ -9,10 +9,10 @@
     raises any other Exception, attempts left         Retry, after the delay it asks for or the actor's backoff
     raises a BaseException (SystemExit, its own)      Fail: a handler cannot end the node
 
-A nursery wraps even one error in a group, so a group is looked through: leaves that are `Cancelled` do not
-count, one verdict among the others decides, the gravest if there are several (Fail, Reject, Retry).
-`KeyboardInterrupt` and a cancellation from outside are no outcomes: the caller hands the delivery back. A message that
-has expired before its handler begins is rejected, with a failure of the type `Expired`.
+A nursery wraps even one error in a group, so groups are looked through: leaves that are `Cancelled` do not count, and a
+verdict among the others decides, the gravest if there are several (Fail, Reject, Retry). `KeyboardInterrupt` and a
+cancellation from outside do not settle a delivery: the caller releases it. A message that expires before its handler
+begins is rejected, with a failure of type `Expired`.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from actorwork.policy.retry import BackoffFunction, Dice, RetryPolicy, retry_aft
 
 @attrs.frozen
 class Ack:
-    """Handled. `result` is the reply's JSON, when somebody asked for it."""
+    """Handled. `result` is the reply's JSON, if the sender asked for it."""
 
     result: bytes | None = None
 
 
 @attrs.frozen
 class Retry:
-    """Run it again `delay` seconds from now, as the next attempt."""
+    """Run the message again `delay` seconds from now, as the next attempt."""
 
     delay: float
     failure: Failure
@@ -54,7 +54,7 @@ class Reject:
 
 @attrs.frozen
 class Fail:
-    """Given up: it becomes a dead letter."""
+    """Given up: the message becomes a dead letter."""
 
     failure: Failure
 
@@ -66,23 +66,23 @@ _GRAVITY: tuple[type[errors.Verdict], ...] = (errors.Fail, errors.Reject, errors
 
 LONGEST_REASON: Final = 4_000
 LONGEST_TEXT: Final = 40_000
-"""Characters of an error and of its traceback that are kept: a failure travels, and is kept with every dead letter."""
+"""The most characters of an error and of its traceback: a failure travels, and is stored with every dead letter."""
 
 LONGEST_DELAY: Final = 100 * 365 * 86_400.0
-"""Seconds: a century is never, and brokers can still count it."""
+"""Seconds: a century means never, and brokers can still represent it."""
 
 EXPIRED: Final = "Expired"
-"""The type of the failure with which a message is rejected that nobody began in time."""
+"""The failure type of a message that was rejected because it expired before it began."""
 
 
 def expired(at: float) -> Reject:
-    """Settle a message that was not to be begun after `at` (seconds since the epoch)."""
+    """Return the settlement of a message that expired at `at` (seconds since the epoch)."""
     moment = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
-    return Reject(Failure(EXPIRED, f"it was not begun before {moment}"))
+    return Reject(Failure(EXPIRED, f"it had not begun by {moment}"))
 
 
 def settlement_for(error: BaseException, *, attempt: int, retry: RetryPolicy, dice: Dice) -> Settlement:
-    """Decide how a delivery ends whose handler raised `error` on its `attempt`-th run (1, 2, …)."""
+    """Return the settlement of a delivery whose handler raised `error` in its `attempt`-th run (1, 2, …)."""
     cause = decisive(error)
     failure = failure_of(cause, within=error)
     if isinstance(cause, errors.Reject):
@@ -96,9 +96,9 @@ def settlement_for(error: BaseException, *, attempt: int, retry: RetryPolicy, di
 
 
 def delay_before_next(cause: BaseException, *, attempt: int, retry: RetryPolicy, dice: Dice) -> float | None:
-    """Return how long to wait after the `attempt`-th run ended by `cause`, the decisive error; None: not again.
+    """Return how long to wait after `cause`, the decisive error, ended the `attempt`-th run; None: do not retry.
 
-    Raises what the policy's backoff raises, and `ValueError` for a delay that nobody can wait for.
+    Raises what the policy's backoff raises, and `ValueError` for a delay that is not a finite number.
     """
     match cause:
         case errors.Retry(delay=delay) if attempt < retry.attempts_of_verdicts:
@@ -117,7 +117,7 @@ def delay_before_next(cause: BaseException, *, attempt: int, retry: RetryPolicy,
 
 
 def _delay(backoff: BackoffFunction, failures: int, dice: Dice) -> float:
-    """Ask a backoff, which may be the user's own: what it answers goes to the broker, and must be a time."""
+    """Call the backoff, which may be the user's own: its result goes to the broker and must be a finite time."""
     seconds = cast("object", backoff.delay(failures, dice))
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not math.isfinite(seconds):
         raise ValueError(f"RetryPolicy.backoff wants to return finite seconds, got {seconds!r} from {backoff!r}")
@@ -137,14 +137,14 @@ def decisive(error: BaseException) -> BaseException:
     if len(found) == 1:
         return found[0]
     if found and len(found) < len(every):
-        # Without the cancellations: with them, a group of ordinary errors would be none.
+        # Drop the cancellations: with them the group would be a BaseExceptionGroup and not an Exception.
         whole: BaseException | None = cast("BaseExceptionGroup[Any]", error).split(is_cancellation)[1]
         return whole or error
     return error
 
 
 def failure_of(error: BaseException, *, within: BaseException | None = None) -> Failure:
-    """Put an error into words; the traceback is that of the group it came `within`, if it came in one."""
+    """Turn an error into text; the traceback is that of the group that it came `within`, if any."""
     whole = error if within is None else within
     text = "".join(traceback.format_exception(whole)) if whole.__traceback__ or whole.__cause__ else ""
     try:
@@ -157,7 +157,7 @@ def failure_of(error: BaseException, *, within: BaseException | None = None) -> 
 
 
 def _shortened(text: str, most: int) -> str:
-    """Return a text without its middle, where it is too long: how it begins and how it ends says most."""
+    """Cut the middle out of a str that is too long: its beginning and end say most."""
     if len(text) <= most:
         return text
     half = most // 2
@@ -165,5 +165,5 @@ def _shortened(text: str, most: int) -> str:
 
 
 def _as_utf8(text: str) -> str:
-    """Return text that can be written down: file names and foreign bytes may hold halves of characters."""
+    """Return a str that can be encoded: file names and foreign bytes may contain lone surrogates."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -1,11 +1,12 @@
-"""Whose turn it is, where messages of several priorities wait.
+"""Which priority is next while messages of several priorities wait.
 
-The most urgent level goes first. So that the others do not starve, a level that was favoured `FAVOURS` times in a row,
-while something less urgent waited, lets one of those go before it; which one, is decided among them by the same rule.
+The most urgent level goes first. So that the others do not starve, a level that was chosen `FAVOURS` times in a row
+while less urgent messages waited lets one of those go first; the same rule decides which.
 
     CRITICAL, HIGH and LOW always waiting:    8 × CRITICAL, HIGH, 8 × CRITICAL, HIGH, …, and after 8 × HIGH one LOW
 
-A level that has nothing waiting when another one has its turn begins anew: who comes rarely goes first at once.
+The count of a level restarts when a less urgent one is chosen while it has nothing waiting: a rare urgent message goes
+first at once.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from collections.abc import Sequence
 from typing import Final
 
 FAVOURS: Final = 8
-"""How many messages of one level go before less urgent ones in a row."""
+"""How many messages of one level go first in a row while less urgent ones wait."""
 
 
 class FairPriority:
-    """Remembers who was favoured. Not frozen, since it is asked for every message."""
+    """Counts how often each level was chosen in a row. Not frozen, since it is called for every message."""
 
     __slots__ = ("_favoured",)
 
@@ -26,7 +27,7 @@ class FairPriority:
         self._favoured = [0] * levels
 
     def next(self, waiting: Sequence[int]) -> int:
-        """Return whose turn it is among the levels in which something waits, given the most urgent first."""
+        """Return the next level. `waiting` are the levels in which messages wait, the most urgent first."""
         favoured = self._favoured
         chosen = waiting[0]
         if len(waiting) > 1:

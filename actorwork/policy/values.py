@@ -1,11 +1,11 @@
-"""How shared values and locks count: the rules that every broker keeps.
+"""Versions of shared values and tokens of locks: the rules that every broker follows.
 
-    version    of a value: grows with every write, also over a deletion, or a compare-and-set could take a new value
-               for the one it has read
+    version    of a value: grows with every write, also across a deletion; otherwise a compare-and-set could mistake a
+               new value for the one it has read
     token      of a lock: grows with every owner, also after the lock was forgotten
 
-Both are made from the broker's clock in microseconds, and are never less than one more than the last: so they grow even
-where nothing of the past is left (a value that ran out, a server that was emptied).
+Both are taken from the broker's clock in microseconds, and are at least one more than the last: so they grow even if no
+record of the past is left (a value that expired, a server that was flushed).
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import Final
 from actorwork.errors import LockLost
 
 FENCE_KEPT: Final = 86_400.0
-"""For how many seconds the last token of what is gone is remembered."""
+"""How many seconds the last token of a deleted value or a free lock is remembered."""
 LARGEST: Final = 2**53 - 1
-"""Whole numbers beyond it are not told apart by everybody who reads JSON, so nobody counts so far."""
+"""Many JSON readers cannot distinguish larger whole numbers, so sums may not exceed it."""
 
 
 def number_after(last: int, now: float) -> int:
-    """Return the version or token that follows on `last`; `now` is in seconds."""
+    """Return the version or token after `last`; `now` is in seconds."""
     return max(last + 1, int(now * 1_000_000))
 
 
 def check_fence(name: str, fence: int | None, newest: int) -> int:
-    """Return the newest token that a value has seen, this write's included; raises `LockLost` for an older one."""
+    """Return the newest token seen by a value, including this write's; raise `LockLost` if `fence` is older."""
     if fence is None:
         return newest
     if fence < newest:
@@ -38,13 +38,13 @@ def check_fence(name: str, fence: int | None, newest: int) -> int:
 def stale(name: str, fence: int, newest: int) -> LockLost:
     return LockLost(
         f"the shared value {name!r} was written under the token {newest} since, so a write under {fence} is refused:"
-        " the lock belongs to somebody else by now",
+        " the lock has another owner by now",
         name=name,
     )
 
 
 def sum_of(data: bytes, by: float) -> bytes | None:
-    """Return the JSON of a number that is `by` more than the one in `data`; None where there is no such number."""
+    """Return the JSON of the number in `data` plus `by`; None if `data` is not a number or the sum is too large."""
     try:
         number = json.loads(data)
     except ValueError:

@@ -1,0 +1,5 @@
+"""State that all nodes share, over the interface `abc.Values` alone.
+
+shared    a value under a name, with compare-and-set and atomic increment
+lock      a lease with a fencing token
+"""

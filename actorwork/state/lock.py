@@ -1,15 +1,14 @@
-"""A lock among all nodes: `self.context.lock(name)` in an actor, `client.lock(name)` outside of one.
+"""A lock shared by all nodes: `self.context.lock(name)` in an actor, `client.lock(name)` outside of one.
 
     async with self.context.lock("ledger", ttl=10) as held:
         await ledger.set(total, fence=held)
 
-It is a lease at the broker: taken for `ttl` seconds and renewed every third of that, by a task that lives in the
-block. Where it could not be renewed in time, it is lost: the block is cancelled, and ends with `LockLost`. By then
-somebody else may be at work, and a blocked loop or a stopped process learns of it late. So every owner has a token
-that is greater than all before it, and a write that must not come from a former owner says under which token it comes.
+The lock is a lease at the broker: taken for `ttl` seconds and renewed every third of that, by a task that lives in the
+block. If it cannot be renewed in time, it is lost: the block is cancelled, and raises `LockLost`. By then another owner
+may be at work, and a blocked loop or a stopped process notices late. So every owner has a token that is greater than
+all before it, and a write that must not come from a former owner passes its token as a fence.
 
-A waiter asks again after 10 ms at first, then ever more seldom, every quarter second at last: there is no order among
-waiters.
+A waiter polls: after 10 ms at first, then at growing intervals, up to a quarter second. Waiters have no order.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 FIRST_WAIT: Final = 0.01
 LONGEST_WAIT: Final = 0.25
 RELEASE_LIMIT: Final = 1.0
-"""How long giving it up may take; then it runs out by itself."""
+"""Seconds that the release may take; after that the lock expires by itself."""
 
 
 class Held:
@@ -51,10 +50,10 @@ class Held:
 
 
 class Lock:
-    """A lock among all nodes, by its name. Not reentrant: who has it and asks for it again waits for itself.
+    """A lock shared by all nodes, by its name. Not reentrant: an owner that acquires it again waits for itself.
 
-    `async with lock as held` waits for it without limit; `async with lock.acquire(timeout=3) as held` for so long.
-    Cancelled while waiting: it is not taken, or given up again.
+    `async with lock as held` waits for it without limit; `async with lock.acquire(timeout=3) as held` at most three
+    seconds. If the wait is cancelled, the lock is not taken, or released again.
     """
 
     def __init__(self, values: Values, name: str, *, ttl: float, random: Random) -> None:
@@ -76,7 +75,9 @@ class Lock:
 
     async def __aenter__(self) -> Held:
         if self._holding is not None:
-            raise RuntimeError(f"this Lock {self._name!r} is in use already: make one for every use, they cost nothing")
+            raise RuntimeError(
+                f"this Lock {self._name!r} is in use already: create one for every use, they cost nothing"
+            )
         self._holding = self.acquire()
         try:
             return await self._holding.__aenter__()
@@ -92,10 +93,10 @@ class Lock:
 
     @asynccontextmanager
     async def acquire(self, *, timeout: float = float("inf")) -> AsyncGenerator[Held]:
-        """Take the lock, and give it up when the block ends.
+        """Take the lock, and release it when the block ends.
 
-        Waits `timeout` seconds at most (0: asks once), then raises `LockTimeout`. The block is cancelled when the
-        lock is lost, and `LockLost` is raised out of it.
+        Waits at most `timeout` seconds (0: tries once), then raises `LockTimeout`. If the lock is lost, the block is
+        cancelled and raises `LockLost`.
         """
         owner = secrets.token_hex(8)
         try:
@@ -109,18 +110,18 @@ class Lock:
                 await self._values.free_lock(self._name, owner)
         if held.lost:
             raise LockLost(
-                f"lock {self._name!r} was lost: it could not be renewed within its ttl of {self._ttl:g} s, and may be"
-                " somebody else's by now",
+                f"lock {self._name!r} was lost: it could not be renewed within its ttl of {self._ttl:g} s, and may have"
+                " another owner by now",
                 name=self._name,
             )
 
     async def _take(self, owner: str, timeout: float) -> tuple[Held, float]:
-        """Return the held lock, and until when it is ours at least, by Trio's clock."""
+        """Return the held lock, and until when at least this owner has it, by Trio's clock."""
         pause = FIRST_WAIT
-        is_somebodys = False
+        has_owner = False
         give_up = trio.current_time() + timeout
         while True:
-            # Counted from before it was asked: the broker's count began later.
+            # Counted from before the request: the broker starts to count later, so the lock outlasts this deadline.
             until = trio.current_time() + self._ttl
             token: int | None = None
             with trio.move_on_at(give_up if timeout else until) as waiting:
@@ -129,12 +130,12 @@ class Lock:
             if token is not None:
                 if now < until - self._ttl / 2:
                     return Held(self._name, token), until
-                # The broker was away for so long that hardly anything is left of it. Asked again, it is whole.
+                # The reply took so long that little of the ttl is left. Taking it again renews it in full.
                 continue
             left = give_up - now
-            is_somebodys = is_somebodys or not waiting.cancelled_caught
+            has_owner = has_owner or not waiting.cancelled_caught
             if left <= 0 or waiting.cancelled_caught:
-                why = "somebody else has it" if is_somebodys else "the broker does not answer"
+                why = "another owner has it" if has_owner else "the broker does not answer"
                 raise LockTimeout(f"lock {self._name!r} was not free within {timeout:g} s: {why}", name=self._name)
             await trio.sleep(min(left, pause * self._random.uniform(0.5, 1)))
             pause = min(LONGEST_WAIT, pause * 2)
@@ -151,7 +152,7 @@ class Lock:
                     is_ours = await self._values.keep_lock(self._name, owner, self._ttl)
                     until, next_at = asked + self._ttl, asked + self._ttl / 3
                 except BrokerError:
-                    # Tried again while it is ours: what the broker's trouble is, its own events say.
+                    # Try again while the lock has not expired; the broker's own events report its trouble.
                     next_at = min(until, asked + min(LONGEST_WAIT, self._ttl / 10))
             if patience.cancelled_caught or trio.current_time() >= until:
                 is_ours = False

@@ -1,4 +1,4 @@
-"""Values that all nodes see: `self.context.shared(…)` in an actor, `client.shared(…)` outside of one.
+"""Values shared by all nodes: `self.context.shared(…)` in an actor, `client.shared(…)` outside of one.
 
     rate = self.context.shared("rate", float, default=1.0)
     await rate.set(2.5)
@@ -6,8 +6,8 @@
     hits = self.context.shared("hits", int, default=0, ttl=60)
     await hits.increment()
 
-A value lies at the broker, as JSON, under its name. Whoever names it says of what type it is; what is read is
-checked against that, and what is written too, so that nobody leaves behind what the others cannot read.
+The broker stores a value as JSON under its name. The caller declares its type; values are checked against it on reading
+and on writing, so that no node writes what others cannot read.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ T = TypeVar("T")
 
 
 class Shared(Generic[T]):
-    """A value that all nodes see, by its name; `default` stands for it where there is none.
+    """A value shared by all nodes, by its name; `get` returns `default` if there is none.
 
-    A write may be made under a lock (`fence=held`): it raises `LockLost` once somebody else has written under the same
-    lock, taken later. While the broker is away all of this waits; bound it by a scope.
+    A write under a lock (`fence=held`) raises `LockLost` once a later owner of the lock has written. While the broker
+    is unreachable every call waits; bound it with a cancel scope.
     """
 
     def __init__(self, values: Values, name: str, type: Any, *, default: T, ttl: float | None) -> None:
@@ -42,7 +42,7 @@ class Shared(Generic[T]):
         self._type = type
         self._ttl = ttl
         self._default = default
-        # As JSON: nobody's change of a mutable default is everybody's.
+        # Kept as JSON, so that changes to a mutable default do not reach other callers.
         self._start = None if default is None else self._encode(default)
 
     def __repr__(self) -> str:
@@ -53,19 +53,19 @@ class Shared(Generic[T]):
         return self._name
 
     async def get(self) -> T:
-        """Return the value; raises `CodecError` where it is of another type."""
+        """Return the value; raise `CodecError` if it is of another type."""
         kept = await self._values.get(self._name)
         return self._decode(self._start if kept is None else kept.data)
 
     async def set(self, value: T, *, fence: Held | None = None) -> None:
-        """Put a value in the place of whatever there is."""
+        """Set the value, whatever it was before."""
         await self._values.set(self._name, self._encode(value), ttl=self._ttl, fence=_token(fence))
 
     async def update(self, function: Callable[[T], T], *, fence: Held | None = None) -> T:
-        """Change the value to what a function makes of it; return that.
+        """Replace the value by the result of a function of it; return the result.
 
-        Nobody's change in between is lost: if there was one, the function is called again, with the new value. So it
-        should do nothing but return. Raises `BrokerError` where the reply was lost, and the change may have been made.
+        Concurrent changes are not lost: if there was one, the function is called again with the new value, so it should
+        have no side effects. Raises `BrokerError` if the reply was lost, so that the change may have taken effect.
         """
         while True:
             kept = await self._values.get(self._name)
@@ -79,7 +79,7 @@ class Shared(Generic[T]):
     async def increment(self, by: float = 1, *, fence: Held | None = None) -> T:
         """Add to a number, in one step; return the sum. Without a default it begins with 0.
 
-        Raises `CodecError` where there is no number, or the sum would reach 2**53, and `BrokerError` as `update` does.
+        Raises `CodecError` if the value is not a number or the sum would reach 2**53, and `BrokerError` like `update`.
         """
         if self._type is int and not isinstance(by, int):
             raise TypeError(f"the shared value {self._name!r} is a whole number; increment wants one too, got {by!r}")
@@ -87,7 +87,7 @@ class Shared(Generic[T]):
         total = await self._values.add(self._name, by, start=start, ttl=self._ttl, fence=_token(fence))
         if total is None:
             raise CodecError(
-                f"the shared value {self._name!r} cannot be incremented by {by!r}: it is no number, or the sum would"
+                f"the shared value {self._name!r} cannot be incremented by {by!r}: it is not a number, or the sum would"
                 " reach 2**53"
             )
         return self._decode(total)

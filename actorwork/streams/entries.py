@@ -249,9 +249,9 @@ def _headers_from(raw: bytes) -> tuple[Mapping[str, Json], int]:
         raise _UnreadableError(f"{ATTEMPT} wants a whole number from 1 on, got {attempt!r}")
     reply_to = headers.get(REPLY_TO)
     if reply_to is not None and not isinstance(reply_to, str):
-        raise _UnreadableError(f"{REPLY_TO} wants a text, got {reply_to!r}")
+        raise _UnreadableError(f"{REPLY_TO} wants a str, got {reply_to!r}")
     if reply_to is not None and not _is_text(reply_to):
-        raise _UnreadableError(f"{REPLY_TO} wants a text that can be written as UTF-8, got {reply_to!r}")
+        raise _UnreadableError(f"{REPLY_TO} wants a str that can be written as UTF-8, got {reply_to!r}")
     ttl = headers.get(RESULT_TTL)
     if ttl is not None and (type(ttl) not in (int, float) or not 0 < cast("float", ttl) <= _LONGEST_TTL):
         raise _UnreadableError(f"{RESULT_TTL} wants seconds greater than 0, at most {_LONGEST_TTL:.0e}, got {ttl!r}")

@@ -661,7 +661,7 @@ GARBAGE: list[tuple[str, bytes | dict[bytes, bytes], str | None, str]] = [
     ("a wrong type", b'{"x":"one"}', None, "at x: wants a whole number, got 'one'"),
     ("a bool for a number", b'{"x":true}', None, "at x: wants a whole number, got True"),
     ("an unknown type", b'{"x":1}', "Nobody", "unknown type 'Nobody'; "),
-    ("NaN", b'{"x":NaN}', None, "NaN is no JSON"),
+    ("NaN", b'{"x":NaN}', None, "NaN is not JSON"),
     ("too deep", b"[" * 200_000, None, "nested too deeply"),
     ("a huge number", b'{"x":' + b"9" * 5000 + b"}", None, "not JSON"),
     ("5 MB", b'{"x":"' + b"a" * 5_000_000 + b'"}', None, "5000002 characters"),

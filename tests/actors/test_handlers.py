@@ -227,7 +227,7 @@ def test_keyword_arguments_are_structured_by_their_annotations(payload: Any, exp
             b'{"y":1}',
             ["unknown argument 'y'; the handler takes 'x', 'ratio', 'name', 'on', 'tags'", "missing argument 'x'"],
         ),
-        (b'{"x":1,"on":1,"name":3}', ["at on: wants true or false, got 1", "at name: wants text, got 3"]),
+        (b'{"x":1,"on":1,"name":3}', ["at on: wants true or false, got 1", "at name: wants a string, got 3"]),
         (fields(x="1.5"), ["at x: wants a whole number, got '1.5'"]),
         (fields(x="1", on="perhaps"), ["at on: wants true or false, got 'perhaps'"]),
     ],

@@ -85,7 +85,7 @@ async def test_who_waits_too_long_is_told():
     async with open_client(MemoryBroker()) as client:
         async with client.lock("door"):
             began = trio.current_time()
-            with pytest.raises(LockTimeout, match="'door' was not free within 3 s: somebody else has it") as caught:
+            with pytest.raises(LockTimeout, match="'door' was not free within 3 s: another owner has it") as caught:
                 async with client.lock("door").acquire(timeout=3):
                     pytest.fail("it was taken twice")
             assert trio.current_time() - began == pytest.approx(3)

@@ -255,7 +255,7 @@ async def test_a_message_may_be_held_back(url: str, at_once: bool):
         ({"delay": 1, "at": 5.0}, "delay or at, not both"),
         ({"at": datetime(2026, 1, 1)}, "at wants a time with a timezone"),
         ({"at": float("nan")}, "at wants seconds since the epoch"),
-        ({"headers": {"actorwork-attempt": 7}}, "are the runtime's own, got 'actorwork-attempt'"),
+        ({"headers": {"actorwork-attempt": 7}}, "belong to the runtime, got 'actorwork-attempt'"),
         ({"id": ""}, "id wants 1 to 300 characters, got 0"),
     ],
 )

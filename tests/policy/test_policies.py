@@ -396,8 +396,8 @@ def test_a_delay_that_cannot_be_read_is_none():
     ("on", "said"),
     [
         ([TimeoutError], "wants a mapping"),
-        ({"TimeoutError": None}, "classes of exceptions as keys, got 'TimeoutError'"),
-        ({KeyboardInterrupt: None}, "classes of exceptions as keys"),
+        ({"TimeoutError": None}, "exception classes as keys, got 'TimeoutError'"),
+        ({KeyboardInterrupt: None}, "exception classes as keys"),
         ({errors.Reject: None}, "Reject is a verdict"),
         ({TimeoutError: 3}, "on[TimeoutError] wants a RetryPolicy, or None for never, got 3"),
         ({TimeoutError: RULES}, "on[TimeoutError] has rules of its own"),

@@ -115,7 +115,7 @@ def test_messages_that_wait_too_long_are_answered_step_by_step():
     seen = [simulation.tick(Load(3, 6.0, 1.0)) for _ in range(30)]
     assert simulation.changes == [2, 3, 4, 6, 9, 13, 19, 20]
     assert seen[2] == 2
-    assert "has waited 6.0 s, 5 are allowed" in wanted(simulation.scale, Load(3, 6.0, 1.0), 2, quiet=9).reason
+    assert "has waited 6.0 s, the target is 5 s" in wanted(simulation.scale, Load(3, 6.0, 1.0), 2, quiet=9).reason
 
 
 def test_it_goes_down_slowly_and_stays_where_those_who_are_left_would_be_busy():

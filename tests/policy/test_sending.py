@@ -75,17 +75,17 @@ def test_the_priority_of_the_actor_counts_where_the_sender_says_nothing():
         ({"expires": datetime(2026, 1, 1)}, ValueError, "expires wants a time with a timezone"),
         ({"priority": 1}, TypeError, "priority wants a Priority, such as Priority.HIGH, got 1"),
         ({"key": ""}, ValueError, "key wants 1 to 300 characters, got 0"),
-        ({"key": 17}, TypeError, "key wants a text, got 17"),
-        ({"unique": 17}, TypeError, "unique wants a text, got 17"),
+        ({"key": 17}, TypeError, "key wants a str, got 17"),
+        ({"unique": 17}, TypeError, "unique wants a str, got 17"),
         ({"unique": Unique("x" * 301)}, ValueError, "unique wants 1 to 300 characters, got 301"),
-        ({"id": 17}, TypeError, "id wants a text, got 17"),
+        ({"id": 17}, TypeError, "id wants a str, got 17"),
         *[
-            ({name: "half \ud800"}, ValueError, f"{name} wants text that can be written as UTF-8, got 'half \\ud800'")
+            ({name: "half \ud800"}, ValueError, f"{name} wants a str that can be written as UTF-8, got 'half \\ud800'")
             for name in ("key", "unique", "id")
         ],
         ({"headers": [1]}, TypeError, "headers wants a mapping"),
-        ({"headers": {1: 2}}, TypeError, "headers wants texts as names, got 1"),
-        ({"headers": {"actorwork-x": 2}}, ValueError, "are the runtime's own"),
+        ({"headers": {1: 2}}, TypeError, "headers wants names that are str, got 1"),
+        ({"headers": {"actorwork-x": 2}}, ValueError, "belong to the runtime"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(options: dict[str, Any], error: type[Exception], complaint: str):
@@ -108,7 +108,7 @@ def test_uniqueness_out_of_bounds_is_refused(fields: dict[str, Any], complaint: 
 
 def test_a_unique_key_is_a_text():
     no_key: Any = None
-    with pytest.raises(TypeError, match=r"Unique.key wants a text, got None"):
+    with pytest.raises(TypeError, match=r"Unique.key wants a str, got None"):
         Unique(no_key)
 
 

@@ -108,7 +108,7 @@ async def test_it_grows_with_the_backlog_at_once_and_goes_down_slowly(mock_clock
         await trio.sleep(300)
         assert [record.key for record in group.records] == ["far 1"]
         assert of_scaled(seen) == [(1, 4), (4, 3), (3, 2), (2, 1)]
-        assert of(Scaled, seen)[0].why == "a backlog of 35, 10 are for each"
+        assert of(Scaled, seen)[0].why == "a backlog of 35, the target is 10 per replica"
 
 
 async def test_busy_replicas_stay_and_late_messages_bring_more(mock_clock: object):

@@ -35,7 +35,7 @@ async def test_a_message_that_waited_too_long_is_rejected(mock_clock: trio.testi
         await slow.tell({"seconds": 10})
         late = await slow.submit({"seconds": 1}, expires=5)
         in_time = await slow.submit({"seconds": 1}, expires=11)
-        with pytest.raises(MessageFailed, match=r"rejected message .* it was not begun before") as caught:
+        with pytest.raises(MessageFailed, match=r"rejected message .* it had not begun by") as caught:
             await late.result()
         assert caught.value.type == "Expired"
         assert await in_time.result() == 1

@@ -176,7 +176,7 @@ async def test_entries_from_before_the_first_start_are_all_read(redis_url: str):
         (b"\xff", "codec can't decode"),
         (b'{"actorwork-attempt": 0}', "wants a whole number from 1 on, got 0"),
         (b'{"actorwork-attempt": true}', "wants a whole number"),
-        (b'{"actorwork-reply-to": 1}', "wants a text, got 1"),
+        (b'{"actorwork-reply-to": 1}', "wants a str, got 1"),
         (b'{"actorwork-result-ttl": "1"}', "wants seconds greater than 0"),
     ],
 )

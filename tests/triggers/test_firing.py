@@ -332,7 +332,7 @@ async def test_what_is_no_cron_schedule_is_refused():
 @pytest.mark.parametrize(
     ("trigger", "text"),
     [
-        (every(1, kwargs={"kind": 5}), "'regular' of 'cleaner' sends a message .* at kind: wants text, got 5"),
+        (every(1, kwargs={"kind": 5}), "'regular' of 'cleaner' sends a message .* at kind: wants a string, got 5"),
         (every(1, kwargs={"colour": "red"}), "unknown argument 'colour'"),
         (every(1, message=Sweep()), "sends a message that the actor does not take"),
         (every(1, kwargs={"kind": {1, 2}}), "cannot be written as JSON"),  # type: ignore[dict-item]
