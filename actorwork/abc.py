@@ -132,7 +132,7 @@ class Node(Protocol):
         ...
 
 
-class Waiting(Protocol):
+class PendingOutcome(Protocol):
     """A caller's wait for the outcome of one message."""
 
     async def outcome(self) -> Outcome:
@@ -150,7 +150,7 @@ class Replies(Protocol):
     address: str
     """The value for the header `REPLY_TO`."""
 
-    def expect(self, source: str, message_id: str) -> Waiting:
+    def expect(self, source: str, message_id: str) -> PendingOutcome:
         """Begin to wait for a message's outcome; call it before the message is published."""
         ...
 
@@ -219,7 +219,7 @@ class DelayedMessages(Protocol):
 
 
 @attrs.frozen
-class Kept:
+class VersionedValue:
     """A shared value: its JSON, and a version that grows with every write, also across a deletion."""
 
     data: bytes
@@ -234,7 +234,7 @@ class Values(Protocol):
     compare-and-set or an addition whose reply was lost raises `BrokerError`: it may have taken effect.
     """
 
-    async def get(self, name: str) -> Kept | None: ...
+    async def get(self, name: str) -> VersionedValue | None: ...
 
     async def set(
         self,

@@ -37,7 +37,7 @@ class LocalReplies:
 
 
 class LocalWaiting:
-    """Implements `actorwork.abc.Waiting`."""
+    """Implements `actorwork.abc.PendingOutcome`."""
 
     def __init__(self, replies: LocalReplies, key: tuple[str, str]) -> None:
         self.key = key

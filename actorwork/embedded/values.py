@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from actorwork.abc import Kept
+from actorwork.abc import VersionedValue
 from actorwork.embedded.store import Store
 from actorwork.embedded.writer import Writer
 from actorwork.errors import LockLost
@@ -23,10 +23,10 @@ class EmbeddedValues:
     def __repr__(self) -> str:
         return f"<EmbeddedValues of {self._writer.location}>"
 
-    async def get(self, name: str) -> Kept | None:
-        def get(store: Store) -> Kept | None:
+    async def get(self, name: str) -> VersionedValue | None:
+        def get(store: Store) -> VersionedValue | None:
             data, version, _ = _row(store, name)
-            return None if data is None else Kept(data, version)
+            return None if data is None else VersionedValue(data, version)
 
         return await self._writer.ask(get, writes=False)
 

@@ -35,7 +35,7 @@ LATE: Final = 10_000
 
 
 @attrs.frozen(kw_only=True)
-class Rule:
+class FiringRule:
     """How a trigger fires; times in milliseconds."""
 
     id: str
@@ -54,7 +54,7 @@ class Plan:
     wake: int | None
 
 
-def plan(rule: Rule, *, registered: int, last: int, now: int, watched_since: int) -> Plan:
+def plan(rule: FiringRule, *, registered: int, last: int, now: int, watched_since: int) -> Plan:
     """Decide which nominal times fire now.
 
     `last` is the last decided nominal time, `watched_since` when this node began to watch.
@@ -75,7 +75,7 @@ def plan(rule: Rule, *, registered: int, last: int, now: int, watched_since: int
     return Plan(tuple(_chosen(rule, due[-most:], now, watched_since)), wake)
 
 
-def due_at(rule: Rule, nominal: int) -> int:
+def due_at(rule: FiringRule, nominal: int) -> int:
     """Return when a nominal time is due: itself, or up to `jitter` later."""
     if not rule.jitter:
         return nominal
@@ -83,7 +83,7 @@ def due_at(rule: Rule, nominal: int) -> int:
     return nominal + int.from_bytes(drawn[:8], "big") * rule.jitter // (1 << 64)
 
 
-def _chosen(rule: Rule, due: list[int], now: int, watched_since: int) -> list[int]:
+def _chosen(rule: FiringRule, due: list[int], now: int, watched_since: int) -> list[int]:
     if not due:
         return []
     newest = due[-1]

@@ -194,10 +194,10 @@ class HalfOpen:
     probing: bool = False
 
 
-State: TypeAlias = Closed | Open | HalfOpen
+CircuitState: TypeAlias = Closed | Open | HalfOpen
 
 
-def admitted(state: State, now: float) -> tuple[State, bool]:
+def admitted(state: CircuitState, now: float) -> tuple[CircuitState, bool]:
     """Return the state after one more message asks to begin, and whether it may."""
     match state:
         case Closed():
@@ -210,7 +210,9 @@ def admitted(state: State, now: float) -> tuple[State, bool]:
             return HalfOpen(probing=True), True
 
 
-def after_outcome(state: State, rule: CircuitBreaker, now: float, *, failed: bool | None, probe: bool) -> State:
+def after_outcome(
+    state: CircuitState, rule: CircuitBreaker, now: float, *, failed: bool | None, probe: bool
+) -> CircuitState:
     """Return the state after an admitted message has ended; `failed` is None if the outcome is inconclusive."""
     if probe and isinstance(state, HalfOpen):
         if failed is None:

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import trio
 
-from actorwork.abc import EventSink, Replies, Waiting
+from actorwork.abc import EventSink, PendingOutcome, Replies
 from actorwork.events import BrokerTrouble
 from actorwork.message import Outcome
 from actorwork.streams import entries, keys
@@ -25,10 +25,10 @@ from actorwork.streams.transport.redis_py import RedisError
 _LOOK_EVERY = 3.0
 
 
-class RedisWaiting(Waiting):
+class RedisPendingOutcome(PendingOutcome):
     """One asker."""
 
-    def __init__(self, forget: Callable[[RedisWaiting], None], source: str, message_id: str) -> None:
+    def __init__(self, forget: Callable[[RedisPendingOutcome], None], source: str, message_id: str) -> None:
         self.source = source
         self.message_id = message_id
         self._forget = forget
@@ -36,7 +36,7 @@ class RedisWaiting(Waiting):
         self._told = trio.Event()
 
     def __repr__(self) -> str:
-        return f"<Waiting for {self.message_id} of {self.source}>"
+        return f"<PendingOutcome of {self.message_id} of {self.source}>"
 
     async def outcome(self) -> Outcome:
         await self._told.wait()
@@ -61,7 +61,7 @@ class RedisReplies(Replies):
         self.address = keys.REPLIES + os.urandom(16).hex()
         self._client = client
         self._emit = emit
-        self._waiting: dict[tuple[str, str], list[RedisWaiting]] = {}
+        self._waiting: dict[tuple[str, str], list[RedisPendingOutcome]] = {}
         self._look: trio.CancelScope | None = None
 
     def __repr__(self) -> str:
@@ -70,8 +70,8 @@ class RedisReplies(Replies):
     def statistics(self) -> dict[str, int]:
         return {"awaited": len(self._waiting)}
 
-    def expect(self, source: str, message_id: str) -> RedisWaiting:
-        waiting = RedisWaiting(self._forget, source, message_id)
+    def expect(self, source: str, message_id: str) -> RedisPendingOutcome:
+        waiting = RedisPendingOutcome(self._forget, source, message_id)
         self._waiting.setdefault((source, message_id), []).append(waiting)
         if self._look is not None:
             self._look.deadline = min(self._look.deadline, trio.current_time() + _LOOK_EVERY)
@@ -113,7 +113,7 @@ class RedisReplies(Replies):
         for waiting in self._waiting.pop((source, message_id), ()):
             waiting.tell(outcome)
 
-    def _forget(self, waiting: RedisWaiting) -> None:
+    def _forget(self, waiting: RedisPendingOutcome) -> None:
         name = (waiting.source, waiting.message_id)
         others = [other for other in self._waiting.get(name, ()) if other is not waiting]
         if others:

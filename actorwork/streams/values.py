@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from actorwork.abc import Kept
+from actorwork.abc import VersionedValue
 from actorwork.errors import BrokerError
 from actorwork.policy.values import stale
 from actorwork.streams import keys, scripts
@@ -25,7 +25,7 @@ class RedisValues:
     def __repr__(self) -> str:
         return f"<RedisValues of {self._client!r}>"
 
-    async def get(self, name: str) -> Kept | None:
+    async def get(self, name: str) -> VersionedValue | None:
         key = keys.shared(name)
         with cannot(f"read the shared value {name!r}"):
             found, time = await self._client.call_many(
@@ -38,7 +38,7 @@ class RedisValues:
         # The key of a value that was written under a token outlives it.
         if data is None or (until is not None and int(until) <= int(time[0]) * 1000 + int(time[1]) // 1000):
             return None
-        return Kept(data, int(version))
+        return VersionedValue(data, int(version))
 
     async def set(
         self,

@@ -24,7 +24,7 @@ from actorwork.message import (
     TriggerRecord,
     Unique,
 )
-from actorwork.policy.catchup import Rule
+from actorwork.policy.catchup import FiringRule
 from actorwork.policy.schedule import Cron, Interval, moment, schedule_as_json, schedule_from_json
 from actorwork.settings import Settings, Trigger
 
@@ -38,7 +38,7 @@ class Declared:
 
     settings: Settings
     trigger: Trigger
-    rule: Rule
+    rule: FiringRule
     definition: TriggerDefinition
 
     @property
@@ -96,7 +96,7 @@ def declared_by(settings: Settings, cron_schedule: object = None) -> Iterator[De
         yield Declared(
             settings,
             trigger,
-            Rule(
+            FiringRule(
                 id=trigger.id,
                 schedule=trigger.schedule,
                 catchup=trigger.policy,

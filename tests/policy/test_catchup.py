@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from actorwork import Cron, Interval
-from actorwork.policy.catchup import LATE, MOST, Plan, Rule, due_at, plan
+from actorwork.policy.catchup import LATE, MOST, FiringRule, Plan, due_at, plan
 
 MINUTE = 60_000
 HOUR = 60 * MINUTE
 
 
-def rule(**more: Any) -> Rule:
-    return attrs.evolve(Rule(id="t", schedule=Interval(minutes=1)), **more)
+def rule(**more: Any) -> FiringRule:
+    return attrs.evolve(FiringRule(id="t", schedule=Interval(minutes=1)), **more)
 
 
-def decide(rule: Rule, now: int, *, last: int = 0, watched_since: int = 0, registered: int = 0) -> Plan:
+def decide(rule: FiringRule, now: int, *, last: int = 0, watched_since: int = 0, registered: int = 0) -> Plan:
     return plan(rule, registered=registered, last=last, now=now, watched_since=watched_since)
 
 

@@ -11,12 +11,12 @@ from actorwork.policy.limits import (
     SLICES,
     Bulkhead,
     CircuitBreaker,
+    CircuitState,
     Closed,
     ConcurrencyLimit,
     HalfOpen,
     Open,
     RateLimit,
-    State,
     admitted,
     after_outcome,
     reserved,
@@ -76,7 +76,7 @@ def test_a_circuit_is_what_a_list_of_all_outcomes_says(
     outcomes: list[tuple[int, bool | None]], failures: int, share: float
 ):
     rule = CircuitBreaker(failures=failures, within=10, reset=5, share=share)
-    state: State = Closed()
+    state: CircuitState = Closed()
     said: list[tuple[int, bool]] = []
     open_until = -math.inf
     half_open = False

@@ -31,13 +31,13 @@ from actorwork.groups import leaves
 from actorwork.policy.limits import (
     Bulkhead,
     CircuitBreaker,
+    CircuitState,
     Closed,
     ConcurrencyLimit,
     HalfOpen,
     Limit,
     Open,
     RateLimit,
-    State,
     admitted,
     after_outcome,
     reserved,
@@ -247,12 +247,12 @@ class CircuitBreakerState(Limiter):
         self._rule = rule
         self._name = name
         self._emit = emit
-        self._state: State = Closed()
+        self._state: CircuitState = Closed()
         self._failed_probes = 0
         """Since it was closed: so many wait that have tried it, and others must come to try it, too."""
 
     @property
-    def state(self) -> State:
+    def state(self) -> CircuitState:
         return self._state
 
     def take(self, key: str, now: float) -> Grant | None:
@@ -287,7 +287,7 @@ class CircuitBreakerState(Limiter):
     def ahead(self) -> float:
         return math.inf if isinstance(self._state, Closed) else 1 + min(self._failed_probes, MOST_PROBES)
 
-    def _move(self, state: State, error: BaseException | None) -> None:
+    def _move(self, state: CircuitState, error: BaseException | None) -> None:
         before, self._state = self._state, state
         if isinstance(state, Closed):
             self._failed_probes = 0

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 import attrs
 import trio
 
-from actorwork.abc import Broker, Node, Subscription, Waiting
+from actorwork.abc import Broker, Node, PendingOutcome, Subscription
 from actorwork.events import Event, Fenced, LeaseLost
 from actorwork.message import Delivery, Envelope, Failure
 from actorwork.policy.settlement import Ack, Settlement
@@ -264,7 +264,7 @@ async def _remote_desk(
                 connection.send((True, repr(error)))
 
 
-async def expect_cancelled(waiting: Waiting, broker: Broker, source: str, id: str) -> None:
+async def expect_cancelled(waiting: PendingOutcome, broker: Broker, source: str, id: str) -> None:
     """See that whoever waits for a message's outcome is told that it was cancelled, and whoever looks finds it."""
     with trio.fail_after(PATIENCE):
         for outcome in (await waiting.outcome(), await broker.find_outcome(source, id)):

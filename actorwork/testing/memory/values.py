@@ -8,7 +8,7 @@ from collections.abc import Callable
 import attrs
 import trio
 
-from actorwork.abc import Kept
+from actorwork.abc import VersionedValue
 from actorwork.policy.values import check_fence, number_after, sum_of
 
 
@@ -38,10 +38,10 @@ class MemoryValues:
     def __repr__(self) -> str:
         return f"<MemoryValues: {len(self._values)} values, {len(self._locks)} locks>"
 
-    async def get(self, name: str) -> Kept | None:
+    async def get(self, name: str) -> VersionedValue | None:
         await trio.lowlevel.checkpoint()
         value = self._value(name)
-        return None if value.data is None else Kept(value.data, value.version)
+        return None if value.data is None else VersionedValue(value.data, value.version)
 
     async def set(
         self,
