@@ -30,7 +30,7 @@ from actorwork.actors.decorators import (
     timeout as timeout,
 )
 from actorwork.actors.handlers.table import receive as receive
-from actorwork.actors.refs.pool import Pool as Pool, PoolRef as PoolRef
+from actorwork.actors.refs.pool import PoolRef as PoolRef
 from actorwork.actors.refs.ref import ActorRef as ActorRef
 from actorwork.actors.refs.watching import Restarted as Restarted, Terminated as Terminated
 from actorwork.actors.supervision.administration import (
@@ -38,6 +38,7 @@ from actorwork.actors.supervision.administration import (
     ChildInfo as ChildInfo,
     SupervisorRef as SupervisorRef,
 )
+from actorwork.actors.tree.pool import Pool as Pool
 from actorwork.actors.tree.spec import (
     Child as Child,
     DynamicSupervisor as DynamicSupervisor,

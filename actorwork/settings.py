@@ -17,7 +17,7 @@ import attrs
 
 from actorwork.errors import SettingsError
 from actorwork.message import Priority
-from actorwork.policy.bounds import Validator, instance_of, one_of, seconds, takes, text, whole, wrong
+from actorwork.policy.bounds import as_tuple, callables, instance_of, one_of, seconds, text, whole, wrong
 from actorwork.policy.catchup import CATCHUPS, OVERLAPS, CatchUp, Overlap
 from actorwork.policy.limits import LIMITS, Limit
 from actorwork.policy.retry import DefaultRetryPolicy, RetryPolicy
@@ -148,10 +148,6 @@ def _as_triggers(value: Sequence[Trigger]) -> tuple[Trigger, ...]:
     return tuple(value) if isinstance(value, list) else cast("Any", value)
 
 
-def _as_layers(value: Sequence[Any]) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, list) else cast("Any", value)
-
-
 def _sources_are_streams(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not isinstance(value, frozenset):
         raise wrong(instance, attribute.name, "a set of names, such as {'orders'}", value)
@@ -174,14 +170,6 @@ def _triggers_differ(instance: object, attribute: attrs.Attribute[Any], value: o
     for title in titles:
         if titles.count(title) > 1:
             raise SettingsError(f"Settings.triggers wants unique titles, got {title!r} {titles.count(title)} times")
-
-
-def _are_layers(*arguments: str) -> Validator:
-    def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-        if not _all_in(value, lambda layer: takes(layer, len(arguments))):
-            raise wrong(instance, attribute.name, f"a list of callables of ({', '.join(arguments)})", value)
-
-    return check
 
 
 def _are_limits(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -215,13 +203,11 @@ class Settings:
     retry: RetryPolicy = attrs.field(
         factory=DefaultRetryPolicy, validator=instance_of(RetryPolicy, "a RetryPolicy, such as RetryPolicy(attempts=5)")
     )
-    limits: tuple[Limit, ...] = attrs.field(default=(), converter=_as_layers, validator=_are_limits)
+    limits: tuple[Limit, ...] = attrs.field(default=(), converter=as_tuple, validator=_are_limits)
     middleware: tuple[Any, ...] = attrs.field(
-        default=(), converter=_as_layers, validator=_are_layers("delivery", "proceed")
+        default=(), converter=as_tuple, validator=callables("delivery", "proceed")
     )
-    publish_middleware: tuple[Any, ...] = attrs.field(
-        default=(), converter=_as_layers, validator=_are_layers("envelope")
-    )
+    publish_middleware: tuple[Any, ...] = attrs.field(default=(), converter=as_tuple, validator=callables("envelope"))
     priority: Priority = attrs.field(default=Priority.NORMAL, validator=instance_of(Priority, "a Priority"))
     results_ttl: float = attrs.field(default=86_400.0, validator=seconds(1, 31_536_000))
     mailbox: MailboxSettings = attrs.field(

@@ -80,7 +80,7 @@ def run(
     The exit code is 0 after a clean stop, 1 if the tree failed, 3 if something had to be stopped by force.
     """  # noqa: D301 - click wants the character itself, to leave the lines below it as they are
     from actorwork.actors.tree.selection import selected
-    from actorwork.actors.tree.spec import root_of
+    from actorwork.actors.tree.walking import root_of
     from actorwork.errors import SettingsError
     from actorwork.runtime.main import run as run_tree
     from actorwork.telemetry.logs import configure

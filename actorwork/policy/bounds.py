@@ -5,6 +5,7 @@
     text               a str of `low` to `high` characters
     one_of             one of a few words
     instance_of        an instance of a class
+    callables          a list of callables that take the named arguments
     check_name         a name that a user chooses at the broker: of a key, an id, a lock
     takes              whether an object can be called with that many arguments
     wrong              the error that all of them raise, for checks made elsewhere
@@ -17,8 +18,8 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeAlias, TypeGuard
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, TypeAlias, TypeGuard, cast
 
 import attrs
 
@@ -34,11 +35,15 @@ LONGEST_SHOWN: Final = 100
 
 
 def wrong(instance: object, field: str, wanted: str, value: object) -> SettingsError:
-    """Make the error that says what a field wants and what it got."""
+    """Make the error that says what a field wants and what it got.
+
+    A class whose fields are the arguments of a function sets `fields_are_arguments`: the field's name is then enough.
+    """
     shown = repr(value)
     if len(shown) > LONGEST_SHOWN:
         shown = f"{shown[:60]}… ({len(shown)} characters)"
-    return SettingsError(f"{type(instance).__name__}.{field} wants {wanted}, got {shown}")
+    owner = "" if getattr(instance, "fields_are_arguments", False) else f"{type(instance).__name__}."
+    return SettingsError(f"{owner}{field} wants {wanted}, got {shown}")
 
 
 def is_number(value: object) -> TypeGuard[float]:
@@ -112,6 +117,21 @@ def one_of(known: Sequence[str], *, optional: bool = False) -> Validator:
     allowed = (*known, None) if optional else tuple(known)
     *first, last = map(repr, allowed)
     return _checked(lambda value: value in allowed, f"{', '.join(first)} or {last}")
+
+
+def callables(*arguments: str) -> Validator:
+    return _checked(
+        lambda value: (
+            isinstance(value, tuple)
+            and all(takes(layer, len(arguments)) for layer in cast("tuple[object, ...]", value))
+        ),
+        f"a list of callables of ({', '.join(arguments)})",
+    )
+
+
+def as_tuple(value: Iterable[Any]) -> tuple[Any, ...]:
+    """Convert an iterable to a tuple; return anything else unchanged, for a validator to refuse."""
+    return tuple(value) if isinstance(cast("object", value), Iterable) else cast("Any", value)
 
 
 def instance_of(cls: type | tuple[type, ...], wanted: str) -> Validator:

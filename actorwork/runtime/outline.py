@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import attrs
 
 from actorwork.actors.life.cell import Cell
-from actorwork.actors.refs.pool import Pool
 from actorwork.actors.supervision.supervisor import RunningSupervisor
+from actorwork.actors.tree.pool import Pool
 from actorwork.actors.tree.spec import Child, DynamicSupervisor, Process, Replicas, Supervisor
 from actorwork.message import Delivery
 

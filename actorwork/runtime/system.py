@@ -32,22 +32,15 @@ from actorwork import events
 from actorwork.actors.execution.watchdog import Watchdog
 from actorwork.actors.life.cell import Cell, Services
 from actorwork.actors.life.consumer import Consumer
-from actorwork.actors.refs.pool import Pool, PoolRef
+from actorwork.actors.refs.pool import PoolRef
 from actorwork.actors.supervision.administration import SupervisorRef
 from actorwork.actors.supervision.child_table import Member
 from actorwork.actors.supervision.supervisor import RunningSupervisor, SupervisionEnvironment
 from actorwork.actors.supervision.tasks import TaskMember
+from actorwork.actors.tree.pool import Pool
 from actorwork.actors.tree.selection import selected
-from actorwork.actors.tree.spec import (
-    Child,
-    Process,
-    Replicas,
-    Spec,
-    Supervisor,
-    actors_of,
-    processes_of,
-    root_of,
-)
+from actorwork.actors.tree.spec import Child, Process, Replicas, Spec, Supervisor
+from actorwork.actors.tree.walking import actors_of, processes_of, root_of
 from actorwork.brokers import open_broker
 from actorwork.errors import ActorStopped, BrokerError, SettingsError, Shutdown
 from actorwork.groups import is_cancellation, only_leaf

@@ -8,7 +8,8 @@ import trio
 
 from actorwork import Actor, Child, DynamicSupervisor, Pool, Process, Settings, SettingsError, Supervisor, receive
 from actorwork.actors.tree.selection import selected
-from actorwork.actors.tree.spec import Spec, as_spec, root_of
+from actorwork.actors.tree.spec import Spec, as_spec
+from actorwork.actors.tree.walking import root_of
 from actorwork.testing import open_test_system
 
 

@@ -189,5 +189,7 @@ def test_what_a_process_with_a_scale_is():
     assert [member.title for member in group.members] == ["far 1", "far 2"]
     assert group.intensity.restarts == 15
     assert not group.members[0].is_group
-    with pytest.raises(SettingsError, match=r"Process.replicas wants a whole number >= 1, got .many.; or Scale"):
+    with pytest.raises(
+        SettingsError, match=r"Process.replicas wants a whole number >= 1, or Scale\(…\) .*, got .many."
+    ):
         Process([Worker], replicas=cast("Any", "many"))

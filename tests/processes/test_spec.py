@@ -19,7 +19,8 @@ from actorwork import (
     open_system,
     receive,
 )
-from actorwork.actors.tree.spec import Replicas, actors_of, processes_of, root_of
+from actorwork.actors.tree.spec import Replicas
+from actorwork.actors.tree.walking import actors_of, processes_of, root_of
 from actorwork.testing.memory import MemoryBroker
 
 
@@ -43,13 +44,13 @@ class Clerk(Actor):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"replicas": 0}, "Process.replicas wants a whole number >= 1, got 0"),
-        ({"replicas": True}, "Process.replicas wants a whole number >= 1, got True"),
+        ({"replicas": 0}, "Process.replicas wants a whole number >= 1, or Scale(…) to follow the load, got 0"),
+        ({"replicas": True}, "Process.replicas wants a whole number >= 1, or Scale(…) to follow the load, got True"),
         ({"shutdown_timeout": -1}, "Process.shutdown_timeout wants seconds from 0 to 180, got -1"),
         ({"shutdown_timeout": 181}, "Process.shutdown_timeout wants seconds from 0 to 180, got 181"),
         ({"hang_timeout": 0}, "Process.hang_timeout wants finite seconds > 0, or None"),
-        ({"max_messages": 0}, "Process.max_messages wants a whole number >= 1, got 0"),
-        ({"max_memory": "much"}, 'Process.max_memory wants a whole number >= 1, or text such as "512MB"'),
+        ({"max_messages": 0}, "Process.max_messages wants a whole number >= 1, or None, got 0"),
+        ({"max_memory": "much"}, 'Process.max_memory wants a whole number >= 1, or a size such as "512MB"'),
         ({"max_memory": "1 PB"}, "Process.max_memory wants"),
         ({"start_method": "fork"}, "Process.start_method wants 'spawn' or 'forkserver', got 'fork'"),
         ({"intensity": 3}, "Process.intensity wants Intensity"),

@@ -1,32 +1,21 @@
-"""Pools: several local actors of one kind, and a ref that picks one of them for each message.
+"""The ref of a pool: picks one of its members for each message, by the routing that `tree/pool` describes.
 
-    round_robin        one after the other
-    random             any of them
-    smallest_mailbox   the one with the least to do: what waits, and what is in hand
-    consistent_hash    always the same one for the same `key(message)`
-    broadcast          all of them; `ask` returns the list of their replies
+A member that is restarted keeps its place, and with it its keys; one that has ended for good is passed over.
 
-A pool stands in a tree as a one_for_one supervisor of its members. No broker feeds them, so they may share a title. A
-member that is restarted keeps its place, and with it its keys; one that has ended for good is passed over.
-
-The same key goes to the member with the highest weight, which is computed from the key and the member's place
-(rendezvous hashing). So when a member has ended, only its own keys move, and they spread over all the others.
+With `consistent_hash`, a key goes to the member with the highest weight, which is computed from the key and the
+member's place (rendezvous hashing). When a member has ended, only its own keys move, and they spread over all others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from random import Random
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar, cast, get_args, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast, overload
 
-import attrs
 import trio
 
-from actorwork.actors.tree.hooks import Hooks
-from actorwork.actors.tree.spec import Child, Supervisor, as_spec
-from actorwork.errors import ActorStopped, SettingsError
-from actorwork.groups import only_leaf
-from actorwork.policy.restart import Intensity
+from actorwork.actors.tree.pool import Key, Pool
+from actorwork.errors import ActorStopped
 
 if TYPE_CHECKING:
     from actorwork.actors.refs.ref import ActorRef
@@ -35,52 +24,7 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 R = TypeVar("R")
 
-Routing: TypeAlias = Literal["round_robin", "random", "smallest_mailbox", "consistent_hash", "broadcast"]
-ROUTINGS: Final[tuple[Routing, ...]] = get_args(Routing)
-Key: TypeAlias = Callable[[Any], Hashable]
-
 _BITS: Final = 0xFFFF_FFFF_FFFF_FFFF
-
-
-@attrs.frozen(eq=False, init=False)
-class Pool(Supervisor):
-    """`size` local actors of one kind, restarted one by one; `system.pool(…)` is how to speak to them.
-
-    `routing` says which of them has a message; `consistent_hash` wants a `key`, which is given the message. More than
-    `intensity` restarts of all members together end the pool, as any supervisor.
-    """
-
-    size: int
-    routing: Routing
-    key: Key | None
-
-    def __init__(
-        self,
-        actor: type[Hooks] | Child,
-        size: int = 4,
-        *,
-        routing: Routing = "round_robin",
-        key: Key | None = None,
-        name: str | None = None,
-        intensity: Intensity | None = None,
-    ) -> None:
-        child = as_spec(actor) if isinstance(actor, (type, Child)) else None  # pyright: ignore[reportUnnecessaryIsInstance]
-        if not isinstance(child, Child) or child.actor is None:
-            raise SettingsError(f"Pool wants an actor class or a Child of one, got {actor!r}")
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise SettingsError(f"Pool.size wants a whole number >= 1, got {size!r}")
-        if routing not in ROUTINGS:
-            raise SettingsError(f"Pool.routing wants one of {', '.join(ROUTINGS)}, got {routing!r}")
-        if (key is not None) is not (routing == "consistent_hash"):
-            raise SettingsError(f"Pool.key is for consistent_hash, and that wants one; got {key!r} with {routing}")
-        if child.name is not None or child.id is not None:
-            raise SettingsError("Pool: its members share one description, so that has neither name nor id")
-        object.__setattr__(self, "size", size)
-        object.__setattr__(self, "routing", routing)
-        object.__setattr__(self, "key", key)
-        title = child.title
-        members = [attrs.evolve(child, id=f"{title} {number}", reads=False) for number in range(1, size + 1)]
-        Supervisor.__init__(self, members, name=name or f"{title} pool", intensity=intensity or Intensity())
 
 
 class PoolMember(Protocol):
@@ -117,7 +61,7 @@ class PoolRef(Generic[A]):
         return [member.ref for member in self._members if not member.over]
 
     async def tell(self, message: Message[A, Any] | Untyped) -> None:
-        """Send a message, waiting for room in the mailbox of whom the routing picks (of each: broadcast).
+        """Send a message, waiting for room in the mailbox of the member that the routing picks (broadcast: of each).
 
         Raises `MessageRefused` if the actor has no handler for it, `ActorStopped` if all members have ended.
         """
@@ -125,7 +69,7 @@ class PoolRef(Generic[A]):
             await ref.tell(message)
 
     def tell_nowait(self, message: Message[A, Any] | Untyped) -> None:
-        """Send a message; raises `MailboxFull` where `tell` would wait (broadcast: once all that have room have it)."""
+        """Send a message; raises `MailboxFull` where `tell` would wait (broadcast: after telling those with room)."""
         problem: Exception | None = None
         for ref in self._picked(message):
             try:
@@ -149,20 +93,21 @@ class PoolRef(Generic[A]):
         if self._pool.routing != "broadcast":
             return await picked[0].ask(message, timeout=timeout)
         replies: list[Any] = [None] * len(picked)
+        failures: list[Exception] = []
 
         async def ask(place: int, ref: ActorRef[A]) -> None:
-            replies[place] = await ref.ask(message, timeout=timeout)
+            try:
+                replies[place] = await ref.ask(message, timeout=timeout)
+            except Exception as error:  # noqa: BLE001 - the first one is raised below
+                failures.append(error)
+                nursery.cancel_scope.cancel(reason="another member failed")
 
-        failure: BaseException | None = None
-        try:
-            async with trio.open_nursery() as nursery:
-                for place, ref in enumerate(picked):
-                    nursery.start_soon(ask, place, ref)
-        except BaseExceptionGroup as group:
-            failure = _first(group)
-        # Raised out here, so that it arrives as it is and not with the group as its context.
-        if failure is not None:
-            raise failure
+        async with trio.open_nursery() as nursery:
+            for place, ref in enumerate(picked):
+                nursery.start_soon(ask, place, ref)
+        # Members may fail at the same time: the list has the order in which they did, a nursery's group has not.
+        if failures:
+            raise failures[0]
         return replies
 
     def _picked(self, message: object) -> Sequence[ActorRef[A]]:
@@ -181,25 +126,19 @@ class PoolRef(Generic[A]):
                 place = min(live, key=self._distance)
                 self._next = place + 1
             case "smallest_mailbox":
-                # Among equals in turn, so that an idle pool is not one busy member.
+                # Members with the same load take turns: otherwise the first member of an idle pool did all the work.
                 place = min(live, key=lambda place: (self._members[place].load, self._distance(place)))
                 self._next = place + 1
         return (self._members[place].ref,)
 
     def _distance(self, place: int) -> int:
-        """Return how many members have their turn before this one."""
+        """Return how many members come before this one in the round."""
         return (place - self._next) % len(self._members)
 
 
 def _weight(key: int, place: int) -> int:
-    """Return what speaks for a member as the place of a key: as good as random, and always the same (splitmix64)."""
+    """Return the weight of a place for a key: as good as random, and always the same (splitmix64)."""
     mixed = (key + (place + 1) * 0x9E37_79B9_7F4A_7C15) & _BITS
     mixed = ((mixed ^ (mixed >> 30)) * 0xBF58_476D_1CE4_E5B9) & _BITS
     mixed = ((mixed ^ (mixed >> 27)) * 0x94D0_49BB_1331_11EB) & _BITS
     return mixed ^ (mixed >> 31)
-
-
-def _first(group: BaseExceptionGroup[Any]) -> BaseException:
-    """Return the error that came first, where several members failed at once."""
-    leaf = only_leaf(group)
-    return _first(cast("BaseExceptionGroup[Any]", leaf).exceptions[0]) if isinstance(leaf, BaseExceptionGroup) else leaf

@@ -15,7 +15,7 @@ from typing import cast
 
 import attrs
 
-from actorwork.actors.refs.pool import Pool
+from actorwork.actors.tree.pool import Pool
 from actorwork.actors.tree.spec import Child, DynamicSupervisor, Spec, Supervisor, innermost
 from actorwork.errors import SettingsError
 

@@ -15,16 +15,17 @@ from __future__ import annotations
 
 import inspect
 import math
-import re
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import cached_property, partial
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 import attrs
 from attrs.validators import optional
 
+from actorwork.actors.tree import checks
 from actorwork.actors.tree.hooks import Hooks
 from actorwork.errors import SettingsError
+from actorwork.policy.bounds import FINITE, instance_of, number, one_of, seconds, whole
 from actorwork.policy.exits import Restart
 from actorwork.policy.restart import AUTO_SHUTDOWNS, STRATEGIES, AutoShutdown, Backoff, Intensity, Strategy
 from actorwork.policy.scaling import Scale
@@ -41,60 +42,6 @@ def innermost(factory: object) -> object:
     return factory  # pyright: ignore[reportUnknownVariableType]
 
 
-def _is_time(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= math.inf
-
-
-def _shutdown(instance: object, _: attrs.Attribute[Any], value: object) -> None:
-    if value != "brutal_kill" and not _is_time(value):
-        raise SettingsError(
-            f"{type(instance).__name__}.shutdown wants seconds >= 0, inf or 'brutal_kill', got {value!r}"
-        )
-
-
-def _restart(instance: object, _: attrs.Attribute[Any], value: object) -> None:
-    if value not in ("permanent", "transient", "temporary"):
-        raise SettingsError(
-            f"{type(instance).__name__}.restart wants 'permanent', 'transient' or 'temporary', got {value!r}"
-        )
-
-
-def _seconds(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not _is_time(value):
-        raise SettingsError(f"{type(instance).__name__}.{attribute.name} wants seconds >= 0 or inf, got {value!r}")
-
-
-def _exceeded(instance: object, _: attrs.Attribute[Any], value: object) -> None:
-    if value is not None and not (_is_time(value) and value != math.inf):
-        raise SettingsError(
-            f"{type(instance).__name__}.on_exceeded wants finite seconds >= 0, or None to escalate, got {value!r}"
-        )
-
-
-def _kind(wanted: type) -> Callable[[object, attrs.Attribute[Any], object], None]:
-    def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-        if not isinstance(value, wanted):
-            raise SettingsError(f"{type(instance).__name__}.{attribute.name} wants {wanted.__name__}(…), got {value!r}")
-
-    return check
-
-
-def _id(instance: object, _: attrs.Attribute[Any], value: object) -> None:
-    try:
-        hash(value)
-    except TypeError:
-        raise SettingsError(f"{type(instance).__name__}.id wants something hashable, got {value!r}") from None
-
-
-def _significant(instance: object, _: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, bool):
-        raise SettingsError(f"{type(instance).__name__}.significant wants True or False, got {value!r}")
-    if value and getattr(instance, "restart", None) == "permanent":
-        raise SettingsError(
-            f"{type(instance).__name__}: a significant child ends for good some day, so it cannot be permanent"
-        )
-
-
 @attrs.frozen(eq=False)
 class Child:
     """An actor, or a task, in a tree: how to make it, whether to restart it, how long it may take to stop.
@@ -109,14 +56,14 @@ class Child:
     """
 
     factory: Start
-    restart: Restart = attrs.field(default="permanent", kw_only=True, validator=_restart)
-    shutdown: ShutdownTime = attrs.field(default=5.0, kw_only=True, validator=_shutdown)
-    startup_timeout: float = attrs.field(default=30.0, kw_only=True, validator=_seconds)
-    id: Hashable = attrs.field(default=None, kw_only=True, validator=_id)
-    significant: bool = attrs.field(default=False, kw_only=True, validator=_significant)
-    backoff: Backoff | None = attrs.field(default=None, kw_only=True, validator=optional(_kind(Backoff)))
+    restart: Restart = attrs.field(default="permanent", kw_only=True, validator=checks.restart)
+    shutdown: ShutdownTime = attrs.field(default=5.0, kw_only=True, validator=checks.shutdown)
+    startup_timeout: float = attrs.field(default=30.0, kw_only=True, validator=seconds(0))
+    id: Hashable = attrs.field(default=None, kw_only=True, validator=checks.hashable)
+    significant: bool = attrs.field(default=False, kw_only=True, validator=checks.significant)
+    backoff: Backoff | None = attrs.field(default=None, kw_only=True, validator=checks.backoff)
     name: str | None = attrs.field(default=None, kw_only=True)
-    reads: bool = attrs.field(default=True, kw_only=True, validator=_kind(bool))
+    reads: bool = attrs.field(default=True, kw_only=True, validator=instance_of(bool, "True or False"))
 
     def __attrs_post_init__(self) -> None:
         actor = self.actor
@@ -170,15 +117,17 @@ def _children(value: Iterable[object], whose: str = "Supervisor") -> tuple[Spec,
 class _Supervising:
     """What both kinds of supervisors declare."""
 
-    intensity: Intensity = attrs.field(factory=Intensity, kw_only=True, validator=_kind(Intensity))
-    on_exceeded: float | None = attrs.field(default=None, kw_only=True, validator=_exceeded)
+    intensity: Intensity = attrs.field(factory=Intensity, kw_only=True, validator=checks.intensity)
+    on_exceeded: float | None = attrs.field(
+        default=None, kw_only=True, validator=number(0, FINITE, "finite seconds", optional=True)
+    )
     name: str | None = attrs.field(default=None, kw_only=True)
-    id: Hashable = attrs.field(default=None, kw_only=True, validator=_id)
-    restart: Restart = attrs.field(default="permanent", kw_only=True, validator=_restart)
-    shutdown: ShutdownTime = attrs.field(default=math.inf, kw_only=True, validator=_shutdown)
-    startup_timeout: float = attrs.field(default=math.inf, kw_only=True, validator=_seconds)
-    significant: bool = attrs.field(default=False, kw_only=True, validator=_significant)
-    backoff: Backoff | None = attrs.field(default=None, kw_only=True, validator=optional(_kind(Backoff)))
+    id: Hashable = attrs.field(default=None, kw_only=True, validator=checks.hashable)
+    restart: Restart = attrs.field(default="permanent", kw_only=True, validator=checks.restart)
+    shutdown: ShutdownTime = attrs.field(default=math.inf, kw_only=True, validator=checks.shutdown)
+    startup_timeout: float = attrs.field(default=math.inf, kw_only=True, validator=seconds(0))
+    significant: bool = attrs.field(default=False, kw_only=True, validator=checks.significant)
+    backoff: Backoff | None = attrs.field(default=None, kw_only=True, validator=checks.backoff)
 
     @property
     def title(self) -> str:
@@ -204,16 +153,10 @@ class Supervisor(_Supervising):
     """
 
     children: tuple[Spec, ...] = attrs.field(converter=_children)
-    strategy: Strategy = attrs.field(default="one_for_one", kw_only=True)
-    auto_shutdown: AutoShutdown = attrs.field(default="never", kw_only=True)
+    strategy: Strategy = attrs.field(default="one_for_one", kw_only=True, validator=one_of(STRATEGIES))
+    auto_shutdown: AutoShutdown = attrs.field(default="never", kw_only=True, validator=one_of(AUTO_SHUTDOWNS))
 
     def __attrs_post_init__(self) -> None:
-        if self.strategy not in STRATEGIES:
-            raise SettingsError(f"Supervisor.strategy wants one of {', '.join(STRATEGIES)}, got {self.strategy!r}")
-        if self.auto_shutdown not in AUTO_SHUTDOWNS:
-            raise SettingsError(
-                f"Supervisor.auto_shutdown wants one of {', '.join(AUTO_SHUTDOWNS)}, got {self.auto_shutdown!r}"
-            )
         problems = check_child_specs(self.children, auto_shutdown=self.auto_shutdown)
         if problems:
             raise SettingsError("; ".join(problems))
@@ -230,11 +173,7 @@ class DynamicSupervisor(_Supervising):
     template: Child | None = attrs.field(
         default=None, converter=lambda value: None if value is None else _template(value)
     )
-    max_children: float = attrs.field(default=math.inf, kw_only=True)
-
-    def __attrs_post_init__(self) -> None:
-        if not _is_time(self.max_children):
-            raise SettingsError(f"DynamicSupervisor.max_children wants a number >= 0 or inf, got {self.max_children!r}")
+    max_children: float = attrs.field(default=math.inf, kw_only=True, validator=number(0))
 
     @property
     def title(self) -> str:
@@ -248,61 +187,6 @@ LONGEST_SHUTDOWN: Final = 180.0
 
 StartMethod: TypeAlias = Literal["spawn", "forkserver"]
 START_METHODS: Final[tuple[StartMethod, ...]] = get_args(StartMethod)
-
-_UNITS: Final = {
-    "": 1,
-    "b": 1,
-    "kb": 1000,
-    "mb": 1000**2,
-    "gb": 1000**3,
-    "tb": 1000**4,
-    "kib": 1024,
-    "mib": 1024**2,
-    "gib": 1024**3,
-    "tib": 1024**4,
-}
-
-
-def _bytes(value: Any) -> Any:
-    """Read "512MB"; whatever is no such text stays what it is, for the validator to refuse."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", value.strip()) if isinstance(value, str) else None
-    if found is None or found[2].lower() not in _UNITS:
-        return value
-    return int(float(found[1]) * _UNITS[found[2].lower()])
-
-
-def _at_least_one(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        also = ', or text such as "512MB" or "1.5GiB"' if attribute.name == "max_memory" else ""
-        raise SettingsError(
-            f"{type(instance).__name__}.{attribute.name} wants a whole number >= 1{also}, got {value!r}"
-        )
-
-
-def _replicas(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if isinstance(value, Scale):
-        return
-    try:
-        _at_least_one(instance, attribute, value)
-    except SettingsError as error:
-        raise SettingsError(f"{error}; or Scale(…), for as many as it takes") from None
-
-
-def _shutdown_timeout(_instance: object, _: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, (int, float)) or not _is_time(value) or value > LONGEST_SHUTDOWN:
-        raise SettingsError(f"Process.shutdown_timeout wants seconds from 0 to {LONGEST_SHUTDOWN:g}, got {value!r}")
-
-
-def _hang_timeout(_instance: object, _: attrs.Attribute[Any], value: object) -> None:
-    if value is not None and not (_is_time(value) and value not in {0, math.inf}):
-        raise SettingsError(
-            f"Process.hang_timeout wants finite seconds > 0, or None to let a process hang, got {value!r}"
-        )
-
-
-def _start_method(_instance: object, _: attrs.Attribute[Any], value: object) -> None:
-    if value not in START_METHODS:
-        raise SettingsError(f"Process.start_method wants {' or '.join(map(repr, START_METHODS))}, got {value!r}")
 
 
 @attrs.frozen(eq=False)
@@ -321,20 +205,20 @@ class Process:
 
     children: tuple[Spec, ...] = attrs.field(converter=lambda value: _children(value, "Process"))
     name: str | None = attrs.field(default=None, kw_only=True)
-    replicas: int | Scale = attrs.field(default=1, kw_only=True, validator=_replicas)
-    shutdown_timeout: float = attrs.field(default=30.0, kw_only=True, validator=_shutdown_timeout)
-    hang_timeout: float | None = attrs.field(default=60.0, kw_only=True, validator=_hang_timeout)
-    max_messages: int | None = attrs.field(default=None, kw_only=True, validator=optional(_at_least_one))
-    max_memory: int | None = attrs.field(
-        default=None, kw_only=True, converter=_bytes, validator=optional(_at_least_one)
+    replicas: int | Scale = attrs.field(default=1, kw_only=True, validator=checks.replicas)
+    shutdown_timeout: float = attrs.field(default=30.0, kw_only=True, validator=seconds(0, LONGEST_SHUTDOWN))
+    hang_timeout: float | None = attrs.field(
+        default=60.0, kw_only=True, validator=number(0, FINITE, "finite seconds", above=True, optional=True)
     )
-    start_method: StartMethod = attrs.field(default="spawn", kw_only=True, validator=_start_method)
-    intensity: Intensity | None = attrs.field(default=None, kw_only=True, validator=optional(_kind(Intensity)))
-    restart: Restart = attrs.field(default="permanent", kw_only=True, validator=_restart)
-    startup_timeout: float = attrs.field(default=60.0, kw_only=True, validator=_seconds)
-    id: Hashable = attrs.field(default=None, kw_only=True, validator=_id)
-    significant: bool = attrs.field(default=False, kw_only=True, validator=_significant)
-    backoff: Backoff | None = attrs.field(default=None, kw_only=True, validator=optional(_kind(Backoff)))
+    max_messages: int | None = attrs.field(default=None, kw_only=True, validator=whole(1, optional=True))
+    max_memory: int | None = attrs.field(default=None, kw_only=True, converter=checks.as_bytes, validator=checks.memory)
+    start_method: StartMethod = attrs.field(default="spawn", kw_only=True, validator=one_of(START_METHODS))
+    intensity: Intensity | None = attrs.field(default=None, kw_only=True, validator=optional(checks.intensity))
+    restart: Restart = attrs.field(default="permanent", kw_only=True, validator=checks.restart)
+    startup_timeout: float = attrs.field(default=60.0, kw_only=True, validator=seconds(0))
+    id: Hashable = attrs.field(default=None, kw_only=True, validator=checks.hashable)
+    significant: bool = attrs.field(default=False, kw_only=True, validator=checks.significant)
+    backoff: Backoff | None = attrs.field(default=None, kw_only=True, validator=checks.backoff)
 
     def __attrs_post_init__(self) -> None:
         if not self.children:
@@ -438,14 +322,14 @@ def check_child_specs(specs: Sequence[object], *, auto_shutdown: AutoShutdown = 
             problems.append(str(error))
             continue
         if spec.child_id in seen:
-            problems.append(_same_id(seen[spec.child_id], spec))
+            problems.append(same_id(seen[spec.child_id], spec))
         seen[spec.child_id] = spec
         if spec.significant and auto_shutdown == "never":
             problems.append(f"{spec.child_id!r} is significant, which means something only with auto_shutdown")
     return problems
 
 
-def _same_id(one: Spec, other: Spec) -> str:
+def same_id(one: Spec, other: Spec) -> str:
     if isinstance(one, Child) and isinstance(other, Child) and one.actor and other.actor and one.id is other.id is None:
         return (
             f"two actors are titled {one.title!r} ({one.actor.__qualname__} and {other.actor.__qualname__}); a title"
@@ -453,50 +337,3 @@ def _same_id(one: Spec, other: Spec) -> str:
             " raise Settings.concurrency"
         )
     return f"two children have the id {one.child_id!r}; ids are unique among siblings: give one of them an id=…"
-
-
-def actors_of(spec: Spec, *, everywhere: bool = False) -> Iterator[Child]:
-    """Yield the actors in a tree that the broker feeds, in start order: those of this process, or `everywhere`."""
-    match spec:
-        case Child():
-            if spec.actor is not None and spec.reads:
-                yield spec
-        case Supervisor():
-            for child in spec.children:
-                yield from actors_of(child, everywhere=everywhere)
-        case Process():
-            for child in spec.children if everywhere else ():
-                yield from actors_of(child, everywhere=True)
-        case DynamicSupervisor():
-            pass
-
-
-def processes_of(spec: Spec) -> Iterator[Process]:
-    """Yield the processes in a tree that this one starts, in start order."""
-    match spec:
-        case Process():
-            yield spec
-        case Supervisor():
-            for child in spec.children:
-                yield from processes_of(child)
-        case Child() | DynamicSupervisor():
-            pass
-
-
-def root_of(tree: object, intensity: Intensity | None = None) -> Supervisor:
-    """Return the root supervisor of a tree; raises `SettingsError`, also where two of its actors have the same
-    title.
-    """
-    if isinstance(tree, Supervisor) and intensity is None:
-        root = tree
-    else:
-        specs: list[Any] = list(tree) if isinstance(tree, (list, tuple)) else [tree]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-        if not specs:
-            raise SettingsError("a tree wants at least one actor, got an empty list")
-        root = Supervisor(specs, intensity=intensity or Intensity(), name="root")
-    seen: dict[str, Child] = {}
-    for child in actors_of(root, everywhere=True):
-        other = seen.setdefault(child.title, child)
-        if other is not child:
-            raise SettingsError(_same_id(attrs.evolve(other, id=None), attrs.evolve(child, id=None)))
-    return root

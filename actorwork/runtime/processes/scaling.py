@@ -15,7 +15,8 @@ import trio
 
 from actorwork import events
 from actorwork.actors.supervision.child_table import ChildRecord, State
-from actorwork.actors.tree.spec import Replicas, actors_of
+from actorwork.actors.tree.spec import Replicas
+from actorwork.actors.tree.walking import actors_of
 from actorwork.errors import ChildError, StartError
 from actorwork.policy.scaling import Load, wanted
 
