@@ -1,9 +1,9 @@
-"""One socket to Redis: redis-py opens it, Trio carries its bytes.
+"""One socket to Redis: a blocking connection opens it, Trio carries its bytes.
 
-redis-py knows how to get in (DNS, TLS, HELLO, AUTH, credential providers, SELECT, CLIENT SETNAME, keepalive): its
-`connect()` runs in a worker thread, once per connection, half a millisecond. From then on the socket is non-blocking
-and ours, and redis-py's object is kept only because it owns the socket. Its `_sock` is the one private name of
-redis-py that is touched.
+`DirectConnection` knows how to get in (DNS, HELLO, AUTH, SELECT, CLIENT SETNAME, keepalive); for TLS and for rarer
+options it is redis-py's connection. Its `connect()` runs in a worker thread, once per connection, half a millisecond.
+From then on the socket is non-blocking and ours, and the object that opened it is kept only because it owns the
+socket. `_sock` is the one private name of redis-py that is touched.
 
 A connection knows nothing of who waits for what. That is the business of `Multiplexer` (many tasks, replies matched
 in order) and `Exclusive` (one task, blocking reads).
@@ -20,6 +20,7 @@ import trio
 
 from actorwork.errors import BrokerError
 from actorwork.failpoints import failpoint
+from actorwork.streams.transport.direct import DirectConnection, direct_options
 from actorwork.streams.transport.redis_py import (
     AuthenticationError,
     BusyLoadingError,
@@ -30,7 +31,6 @@ from actorwork.streams.transport.redis_py import (
     RedisPyConnection,
     TimeoutError,  # noqa: A004
     connection_options,
-    tcp_connection,
 )
 from actorwork.streams.transport.wire import new_reader
 
@@ -52,19 +52,23 @@ class Address:
     @classmethod
     def parse(cls, url: str) -> "Address":
         """Understand a `redis://`, `rediss://` or `unix://` url, with all that redis-py lets it say."""
-        try:
-            options = connection_options(url)
-        except ValueError as error:
-            raise BrokerError(f"cannot use {without_password(url)!r} as a Redis url: {error}") from error
-        connection_class = options.pop("connection_class", tcp_connection)
-        options.pop("max_connections", None)  # A pool's business, and there is no pool.
+        options: dict[str, Any]
+        if (direct := direct_options(url)) is not None:
+            connection_class: Callable[..., RedisPyConnection] = DirectConnection
+            options = {**direct}
+        else:
+            try:
+                options = connection_options(url)
+            except ValueError as error:
+                raise BrokerError(f"cannot use {without_password(url)!r} as a Redis url: {error}") from error
+            connection_class = options.pop("connection_class")
+            options.pop("max_connections", None)  # A pool's business, and there is no pool.
+            # What a half-sent command may have done is for its sender to judge: redis-py must not repeat anything.
+            options.update(protocol=3, legacy_responses=False, decode_responses=False, retry=None, retry_on_error=[])
+            options["driver_info"] = None
+            options.pop("retry_on_timeout", None)
         options.setdefault("socket_timeout", HANDSHAKE_TIMEOUT)
         options.setdefault("socket_connect_timeout", HANDSHAKE_TIMEOUT)
-        # What a half-sent command may have done is for its sender to judge: redis-py must not repeat anything.
-        options.update(
-            protocol=3, legacy_responses=False, decode_responses=False, retry=None, retry_on_error=[], driver_info=None
-        )
-        options.pop("retry_on_timeout", None)
         return cls(without_password(url), connection_class, options)
 
 

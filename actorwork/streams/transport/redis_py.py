@@ -1,11 +1,10 @@
 """What is taken of redis-py, at the price of what is taken.
 
 `import redis` loads the asyncio client, the cluster client and every command of both: 54 ms, more than half of what
-Trio costs, before a node has done anything. A node needs the exceptions, the way to connect and the decoding of
-errors: 31 ms. So this module puts the package `redis` into `sys.modules` *unexecuted* (PEP 562) and imports these
-submodules. Whoever asks it for anything else (`redis.Redis`, `from redis import asyncio`, `import redis.client`)
-executes it first, under the import system's own lock, and meets the package as it always is. Where `redis` has been
-imported already, nothing is done.
+Trio costs, before a node has done anything; its connection alone costs 38 ms. A node needs the exceptions: 1 ms. So
+this module puts the package `redis` into `sys.modules` *unexecuted* (PEP 562) and imports the exceptions below it.
+Any other request (`redis.Redis`, `from redis import asyncio`, `import redis.client`) executes the package first, under
+the import system's own lock, and finds it as it always is. Where `redis` has been imported already, nothing is done.
 
 Only `actorwork.streams` imports redis, and only through here or after it.
 """
@@ -48,24 +47,26 @@ def _postpone(package: str) -> ModuleType | None:
 _postponed = _postpone("redis")
 
 # The order is the point: these come after the postponement.
-from redis.connection import (  # noqa: E402
-    Connection,
-    DefaultParser,
-    parse_url,  # pyright: ignore[reportUnknownVariableType]
-)
 from redis.exceptions import (  # noqa: E402
+    AskError,
     AuthenticationError as AuthenticationError,
     BusyLoadingError as BusyLoadingError,
+    ClusterCrossSlotError,
+    ClusterDownError,
     ConnectionError as ConnectionError,  # noqa: A004
     DataError as DataError,
+    ExecAbortError,
     InvalidResponse as InvalidResponse,
     MasterDownError as MasterDownError,
+    MovedError,
     NoPermissionError as NoPermissionError,
     NoScriptError as NoScriptError,
+    OutOfMemoryError,
     ReadOnlyError as ReadOnlyError,
     RedisError as RedisError,
     ResponseError as ResponseError,
     TimeoutError as TimeoutError,  # noqa: A004
+    TryAgainError,
 )
 
 if _postponed is not None:
@@ -84,8 +85,34 @@ class RedisPyConnection(Protocol):
     def read_response(self) -> Any: ...
 
 
-tcp_connection = cast("Callable[..., RedisPyConnection]", Connection)
-parse_error = cast("Callable[[str], Exception]", DefaultParser.parse_error)
+_BY_CODE: Mapping[str, type[RedisError]] = {
+    "ASK": AskError,
+    "CLUSTERDOWN": ClusterDownError,
+    "CROSSSLOT": ClusterCrossSlotError,
+    "ERR": ResponseError,
+    "EXECABORT": ExecAbortError,
+    "LOADING": BusyLoadingError,
+    "MASTERDOWN": MasterDownError,
+    "MOVED": MovedError,
+    "NOAUTH": AuthenticationError,
+    "NOPERM": NoPermissionError,
+    "NOSCRIPT": NoScriptError,
+    "OOM": OutOfMemoryError,
+    "READONLY": ReadOnlyError,
+    "TRYAGAIN": TryAgainError,
+    "WRONGPASS": AuthenticationError,
+}
+
+
+def parse_error(reply: str) -> Exception:
+    """Return an error reply as the exception that redis-py makes of it, as far as a difference matters here."""
+    code, _, text = reply.partition(" ")
+    kind = _BY_CODE.get(code)
+    if kind is None:
+        return ResponseError(reply)
+    if text == "max number of clients reached":
+        kind = ConnectionError
+    return kind(text, status_code=code)
 
 
 _STATES = ("OOM", "BUSY", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "READONLY", "NOPERM", "TRYAGAIN")
@@ -109,4 +136,7 @@ def cannot(what: str) -> Generator[None]:
 
 def connection_options(url: str) -> dict[str, Any]:
     """Parse a `redis://`, `rediss://` or `unix://` url into the options of a connection and its `connection_class`."""
-    return cast("Callable[[str], dict[str, Any]]", parse_url)(url)
+    # Needed only for what `direct` leaves to redis-py: it executes the whole package.
+    from redis.connection import Connection, parse_url  # pyright: ignore[reportUnknownVariableType]  # noqa: PLC0415
+
+    return {"connection_class": Connection} | cast("Callable[[str], dict[str, Any]]", parse_url)(url)
