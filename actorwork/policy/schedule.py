@@ -20,12 +20,14 @@ does neither, and this module maps its answers into the timezone (with a timezon
 shows a time twice):
 
     a time that the clock skips            fires at the first moment after the gap (several of them: once)
-    a time that the clock shows twice      fires the first time
+    a time that the clock shows twice      fires the first time; both times if the minute or the hour is a wildcard
+                                           or a step
 """
 
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import partial
@@ -296,27 +298,56 @@ def _croniter() -> Any:
 def _cron_fires(cron: Cron, after: int) -> Iterator[int]:
     croniter = _croniter()
     zone = _zone(cron.timezone)
-    walls = croniter.croniter(_for_croniter(cron.expression), _wall_of(after // 1000, zone))
+    repeats = _repeats(cron.expression)
+    walls = croniter.croniter(_for_croniter(cron.expression), _wall_before(after // 1000, zone, repeats=repeats))
+    # The second moments of times that the clock shows twice, in order: all of them are later than the first ones.
+    second_run: deque[int] = deque()
     last = after
     while True:
         try:
             wall: datetime = walls.get_next(datetime)
         except croniter.CroniterBadDateError:
+            yield from second_run
             return
         nominal = _moment_of(wall, zone) * 1000
+        while second_run and second_run[0] < nominal:
+            last = second_run.popleft()
+            yield last
         # Several times within one gap map to the same moment.
         if nominal > last:
             last = nominal
             yield nominal
+        if repeats:
+            again = int(wall.replace(tzinfo=zone, fold=1).timestamp()) * 1000
+            if again > max(nominal, after):
+                second_run.append(again)
 
 
-def _wall_of(second: int, zone: tzinfo) -> datetime:
-    """Return the latest time that the clock has shown by then; while it repeats an hour, the end of the first run."""
+def _repeats(expression: str) -> bool:
+    """Say whether an expression fires in both runs of an hour that the clock shows twice.
+
+    The rule is that of Vixie cron and its successors: an expression whose minute or hour is a wildcard or a step is
+    about a rhythm, and goes by elapsed time; one with a fixed wall time is about that time, and fires once.
+    """
+    text = expression.strip().lower()
+    if text.startswith("@"):
+        return text == "@hourly"
+    return any(sign in field for field in text.split()[:2] for sign in "*?/")
+
+
+def _wall_before(second: int, zone: tzinfo, *, repeats: bool) -> datetime:
+    """Return the time of the clock from which to look for what fires after a moment.
+
+    That is the latest time that the clock has shown by then; while it repeats an hour, the end of the first run. For an
+    expression that fires in both runs it is the beginning of the hour, since all times of that hour come again.
+    """
     now = datetime.fromtimestamp(second, zone)
-    if now.fold:
-        before = int(now.replace(fold=0).timestamp())
-        offset = datetime.fromtimestamp(before, zone).utcoffset()
-        turned = _first(before, second, lambda at: datetime.fromtimestamp(at, zone).utcoffset() != offset)
+    early, late = (int(now.replace(fold=fold).timestamp()) for fold in (0, 1))
+    if early < late and (now.fold or repeats):
+        offset = datetime.fromtimestamp(early, zone).utcoffset()
+        turned = _first(early, late, lambda at: datetime.fromtimestamp(at, zone).utcoffset() != offset)
+        if repeats:
+            return datetime.fromtimestamp(turned, zone).replace(tzinfo=None, fold=0) - timedelta(seconds=1)
         now = datetime.fromtimestamp(turned - 1, zone)
     return now.replace(tzinfo=None, fold=0)
 

@@ -78,6 +78,7 @@ class Expression:
         self.minutes, self.hours, self.months = members(minute, 0), members(hour, 1), members(month, 3)
         self.seconds = members(rest[0], 5) if rest else {0}
         self.days = members(day, 2)
+        self.repeats = any(sign in field for field in (minute, hour) for sign in "*?/")
         self.is_special = "#" in self.weekday or "L" in self.weekday
         self.weekdays = set[int]() if self.is_special else members(self.weekday, 4)
         # A field that names every day restricts all the same: only a star leaves the choice to the other field.
@@ -105,7 +106,8 @@ class Expression:
 def naive_fires(text: str, zone: ZoneInfo, after: datetime, until: datetime, step: timedelta) -> list[datetime]:
     """Look at every minute (or second): does the clock show a time that fits, for the first time?
 
-    Times that the clock leaves out are noticed where it jumps, and count for the moment after the gap.
+    Where the minute or the hour is a wildcard or a step, the second time counts too. Times that the clock leaves out
+    are noticed where it jumps, and count for the moment after the gap.
     """
     expression = Expression(text)
     found: list[datetime] = []
@@ -118,6 +120,8 @@ def naive_fires(text: str, zone: ZoneInfo, after: datetime, until: datetime, ste
         while latest < wall:
             latest += step
             fits = expression.matches(latest) or fits
+        if expression.repeats and wall <= latest and now.astimezone(zone).fold:
+            fits = expression.matches(wall)
         if fits and now > after:
             found.append(now)
         now += step
@@ -235,8 +239,8 @@ def at(text: str, zone: str = BERLIN) -> datetime:
         ("*/30 * * * *", "2026-03-29 01:10", ["2026-03-29 01:30+01:00", "2026-03-29 03:00+02:00"]),
         # The fold: from 3:00 back to 2:00 on 2026-10-25.
         ("30 2 * * *", "2026-10-24 12:00", ["2026-10-25 02:30+02:00", "2026-10-26 02:30+01:00"]),
-        ("0 * * * *", "2026-10-25 01:30", ["2026-10-25 02:00+02:00", "2026-10-25 03:00+01:00"]),
         ("30 2 * * *", "2026-10-25 02:45", ["2026-10-26 02:30+01:00"]),
+        ("0,30 2,3 * * *", "2026-10-25 02:10", ["2026-10-25 02:30+02:00", "2026-10-25 03:00+01:00"]),
     ],
 )  # fmt: skip
 def test_what_the_clock_leaves_out_fires_after_the_gap_and_what_it_shows_twice_fires_once(
@@ -246,10 +250,30 @@ def test_what_the_clock_leaves_out_fires_after_the_gap_and_what_it_shows_twice_f
     assert [time.isoformat(" ", "minutes") for time in found] == expected
 
 
-def test_within_the_second_run_of_an_hour_nothing_fires_again():
+@pytest.mark.parametrize("expression", ["*/30 * * * *", "0,30 * * * *", "0/30 * * * *", "*/30 2-3 * * *"])
+def test_a_rhythm_goes_on_through_both_runs_of_an_hour(expression: str):
+    found = next_times(Cron(expression, BERLIN), at("2026-10-25 01:45"), 5)
+    assert [time.isoformat(" ", "minutes") for time in found] == [
+        "2026-10-25 02:00+02:00",
+        "2026-10-25 02:30+02:00",
+        "2026-10-25 02:00+01:00",
+        "2026-10-25 02:30+01:00",
+        "2026-10-25 03:00+01:00",
+    ]
+
+
+def test_every_hour_is_every_hour_also_when_the_clock_is_turned_back():
+    for expression in ("@hourly", "0 * * * *"):
+        found = list(islice(fires(Cron(expression, BERLIN), milliseconds(at("2026-10-24 22:30")), anchor=0), 8))
+        assert {later - earlier for earlier, later in pairwise(found)} == {3_600_000}
+
+
+def test_within_the_second_run_of_an_hour_a_fixed_time_does_not_fire_again():
     second_run = at("2026-10-25 02:10").replace(fold=1)
+    (found,) = next_times(Cron("30 2,3 * * *", BERLIN), second_run, 1)
+    assert found.isoformat() == "2026-10-25T03:30:00+01:00"
     (found,) = next_times(Cron("*/5 * * * *", BERLIN), second_run, 1)
-    assert found.isoformat() == "2026-10-25T03:00:00+01:00"
+    assert found.isoformat() == "2026-10-25T02:15:00+01:00"
 
 
 @given(expressions(), st.sampled_from(ZONES), st.integers(1_200_000_000, 1_900_000_000))
