@@ -156,6 +156,11 @@ class Delivery:
     expires: float | None = None
 
 
+def is_result_wanted(headers: Mapping[str, Json]) -> bool:
+    """Return whether the sender of a message wants to have its result: as a reply, or kept at the broker."""
+    return REPLY_TO in headers or RESULT_TTL in headers
+
+
 @attrs.frozen
 class Delayed:
     """A message that the broker holds back; `due` is in seconds since the epoch, by the broker's clock."""

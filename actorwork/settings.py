@@ -22,6 +22,7 @@ from actorwork.policy.catchup import CATCHUPS, OVERLAPS, CatchUp, Overlap
 from actorwork.policy.limits import LIMITS, Limit
 from actorwork.policy.retry import DefaultRetryPolicy, RetryPolicy
 from actorwork.policy.schedule import Cron, Interval
+from actorwork.policy.settlement import ON_FAILURES, OnFailure
 
 if TYPE_CHECKING:
     from actorwork.message import Json
@@ -32,9 +33,6 @@ SOURCE_IN_WORDS: Final = "1 to 300 characters out of a-z A-Z 0-9 _ - :"
 
 Overflow: TypeAlias = Literal["block", "fail", "drop_new", "drop_oldest"]
 OVERFLOWS: Final[tuple[Overflow, ...]] = ("block", "fail", "drop_new", "drop_oldest")
-
-OnFailure: TypeAlias = Literal["resume", "restart", "stop", "escalate"]
-ON_FAILURES: Final[tuple[OnFailure, ...]] = ("resume", "restart", "stop", "escalate")
 
 
 def identity(title: str) -> str:

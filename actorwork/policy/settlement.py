@@ -17,14 +17,16 @@ begins is rejected, with a failure of type `Expired`.
 
 from __future__ import annotations
 
+import enum
 import math
 import traceback
 from datetime import UTC, datetime
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias, cast
 
 import attrs
 
 from actorwork import errors
+from actorwork.errors import ExecutionTimeout
 from actorwork.groups import is_cancellation, is_group, leaves
 from actorwork.message import Failure
 from actorwork.policy.retry import BackoffFunction, Dice, RetryPolicy, retry_after, rule_for
@@ -61,6 +63,10 @@ class Fail:
 
 Settlement: TypeAlias = Ack | Retry | Reject | Fail
 
+OnFailure: TypeAlias = Literal["resume", "restart", "stop", "escalate"]
+"""What the error of a message does to its actor, besides ending the message."""
+ON_FAILURES: Final[tuple[OnFailure, ...]] = ("resume", "restart", "stop", "escalate")
+
 _GRAVITY: tuple[type[errors.Verdict], ...] = (errors.Fail, errors.Reject, errors.Retry)
 
 
@@ -79,6 +85,63 @@ def expired(at: float) -> Reject:
     """Return the settlement of a message that expired at `at` (seconds since the epoch)."""
     moment = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
     return Reject(Failure(EXPIRED, f"it had not begun by {moment}"))
+
+
+class EndReason(enum.Enum):
+    """Why we have cancelled a handler."""
+
+    TIMEOUT = "timeout"
+    REVOKED = "revoked"
+    SHUTDOWN = "shutdown"
+    CRASHED = "crashed"
+
+
+@attrs.frozen
+class CrashWanted:
+    """The actor ends with its message, because of `cause`."""
+
+    cause: BaseException
+    policy: Literal["restart", "stop", "escalate"] | None
+    """What its `on_failure` wants; None for a `Shutdown`, which ends the actor by itself."""
+
+
+@attrs.frozen
+class Ending:
+    """How a delivery ends, and whether its actor ends with it."""
+
+    settlement: Settlement | None
+    """None: it has not ended, and goes back to the mailbox."""
+    crash: CrashWanted | None = None
+
+
+def to_blame(error: BaseException | None, *, ended: EndReason | None, timeout: float) -> ExecutionTimeout | None:
+    """Return the error of a message whose handler we have cancelled; None where the handler is not to blame.
+
+    `error` is what came out of the handler, if anything. `timeout` is in seconds.
+    """
+    if ended is not EndReason.TIMEOUT:
+        return None
+    failure = ExecutionTimeout(f"the handler ran past its execution_timeout of {timeout:g} s")
+    failure.__cause__ = None if error is None or is_cancellation(error) else error
+    return failure
+
+
+def ending_of(
+    error: BaseException, *, attempt: int, retry: RetryPolicy, dice: Dice, on_failure: OnFailure | None
+) -> Ending:
+    """Decide how a delivery ends whose handler has failed by `error`, and whether the actor does."""
+    settlement = settlement_for(error, attempt=attempt, retry=retry, dice=dice)
+    cause = decisive(error)
+    if isinstance(cause, errors.Shutdown):
+        return Ending(settlement, CrashWanted(cause, None))
+    # A verdict is the handler's own decision about the message, and no failure of the actor.
+    if isinstance(settlement, (Fail, Retry)) and not isinstance(cause, errors.Verdict):
+        match on_failure:
+            case "restart" | "stop" | "escalate":
+                return Ending(settlement, CrashWanted(error, on_failure))
+            case "resume" | None:
+                pass
+    return Ending(settlement)
 
 
 def settlement_for(error: BaseException, *, attempt: int, retry: RetryPolicy, dice: Dice) -> Settlement:

@@ -30,8 +30,9 @@ import trio
 
 from actorwork import events
 from actorwork.actors.execution.watchdog import Watchdog
-from actorwork.actors.life.cell import Cell, Services
+from actorwork.actors.life.cell import Cell
 from actorwork.actors.life.consumer import Consumer
+from actorwork.actors.life.services import Services
 from actorwork.actors.refs.pool import PoolRef
 from actorwork.actors.supervision.administration import SupervisorRef
 from actorwork.actors.supervision.child_table import Member

@@ -24,7 +24,7 @@ import trio
 from actorwork.abc import EventSink
 from actorwork.events import BrokerTrouble, Fenced
 from actorwork.failpoints import failpoint
-from actorwork.message import REPLY_TO, RESULT_TTL, Delivery, Envelope, Failure, Outcome
+from actorwork.message import REPLY_TO, RESULT_TTL, Delivery, Envelope, Failure, Outcome, is_result_wanted
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
 from actorwork.streams import entries, keys, scripts
 from actorwork.streams.in_flight import Counters, InFlightEntries, Item, PublishOnly
@@ -71,7 +71,8 @@ class Settler:
             self._refuse(in_flight, delivery, settlement)
             return
         in_flight.begun += 1
-        if type(settlement) is Ack and not published and len(delivery.token) == _BARE and not _is_asked_for(delivery):
+        is_wanted = delivery.headers and is_result_wanted(delivery.headers)
+        if type(settlement) is Ack and not published and len(delivery.token) == _BARE and not is_wanted:
             in_flight.plain.append(delivery)
         else:
             in_flight.others.append((delivery, settlement, published))
@@ -266,11 +267,6 @@ class _RefusedError(Exception):
     """The script fails for this batch."""
 
 
-def _is_asked_for(delivery: Delivery) -> bool:
-    headers = delivery.headers
-    return bool(headers) and (RESULT_TTL in headers or REPLY_TO in headers)
-
-
 def _batch_from(in_flight: InFlightEntries, *, limit: int) -> tuple[list[Delivery], list[Item]]:
     plain = in_flight.plain
     if len(plain) <= limit:
@@ -327,7 +323,7 @@ def _add_other(
     record: bytes | str = ""
     ttl: int | str = ""
     reply_to = ""
-    if outcome is not None and _is_asked_for(delivery):
+    if outcome is not None and is_result_wanted(delivery.headers):
         seconds = delivery.headers.get(RESULT_TTL)
         ttl = max(1, round(float(seconds) * 1000)) if isinstance(seconds, int | float) else ""
         address = delivery.headers.get(REPLY_TO)

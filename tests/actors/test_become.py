@@ -190,7 +190,7 @@ async def test_what_cannot_be_a_handler_is_refused():
 
             with pytest.raises(SettingsError, match="'message' needs an annotation"):
                 actor.context.become(bare)
-            assert actor.context.ref.cell.behaviour is None
+            assert not actor.context.ref.cell.behaviour.is_changed
 
         await do(system, "it", become)
 

@@ -192,7 +192,7 @@ def test_one_kind_can_be_taken_out_and_the_other_stays_in_its_order(kinds: Seque
         assert taken(box) == deliveries
         assert box.local == 0
     else:
-        assert [item.id for item in box.remove_deliveries()] == deliveries
+        assert [item.id for item in box.take_deliveries()] == deliveries
         assert taken(box) == locals_
         assert box.held == 0
 
@@ -239,7 +239,7 @@ def test_a_reader_that_found_no_room_is_told_when_what_waited_is_taken_away():
     owner.on_room = lambda: told.append(box.held)
     box.offer([delivery(n) for n in range(box.credit())])
     assert box.credit() == 0
-    box.remove_deliveries()
+    box.take_deliveries()
     assert told == [0]
 
 
@@ -449,7 +449,7 @@ def test_deliveries_of_all_levels_can_be_taken_away_and_leave_the_messages():
     it = mailbox()
     it.offer([delivery(1), urgent(2)])
     it.tell_nowait(ranked(3, Priority.LOW))
-    assert [one.id for one in it.remove_deliveries()] == ["2", "1"]
+    assert [one.id for one in it.take_deliveries()] == ["2", "1"]
     assert (it.held, it.local, len(it)) == (0, 1, 1)
     assert numbers(it) == [3]
 

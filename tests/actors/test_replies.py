@@ -95,7 +95,7 @@ async def test_a_reply_can_be_given_later():
         values = {str(one.value) for one in asked}
         assert values == {"second", "None"}
         assert {type(one.error) for one in asked} == {KeyError, type(None)}
-        assert not ref_of(system, "later").cell._owed
+        assert not ref_of(system, "later").cell.current._deferred
 
 
 async def test_only_the_first_answer_counts():
@@ -162,14 +162,14 @@ async def test_a_handler_that_defers_and_does_not_return(text: str, error: type[
         asked = Asked(nursery, ref_of(system, "later"), Question(text))
         await settle()
         assert isinstance(asked.error, error)
-        assert not ref_of(system, "later").cell._owed
+        assert not ref_of(system, "later").cell.current._deferred
 
 
 async def test_an_asker_whose_time_is_up_is_not_owed_any_more(mock_clock: trio.testing.MockClock):
     async with open_system(later(), broker=FakeBroker()) as system:
         with pytest.raises(AskTimeout):
             await ref_of(system, "later").ask(Question("?"), timeout=1)
-        assert not ref_of(system, "later").cell._owed
+        assert not ref_of(system, "later").cell.current._deferred
         await do(system, "later", lambda actor: actor.replies[0].give("too late"))
 
 
@@ -180,7 +180,7 @@ async def test_who_did_not_ask_is_owed_nothing():
         await settle()
         (ended,) = [event.exit for event in kept.of(events.ChildExited)]
         assert isinstance(ended.error, NotRunning)
-        assert "nobody waits for a reply" in str(ended.error)
+        assert "no sender in this process waits" in str(ended.error)
 
 
 async def test_a_delivery_cannot_be_deferred_or_forwarded():

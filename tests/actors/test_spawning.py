@@ -238,7 +238,7 @@ async def test_a_child_does_not_speak_for_its_parents_message():
             try:
                 what()
             except NotRunning as error:
-                seen.append("there is none in hand here" in str(error))
+                seen.append("there is none in flight here" in str(error))
 
     class Parent(Actor):
         settings = Settings(title="parent")

@@ -137,7 +137,7 @@ async def test_the_stash_is_bounded():
         with pytest.raises(ActorCrashed) as caught:
             await ref.ask({"n": 5})
         assert isinstance(caught.value.__cause__, MailboxFull)
-        assert "'gate' has set 5 of 5 messages aside" in str(caught.value.__cause__)
+        assert "'gate' has stashed 5 of 5 messages" in str(caught.value.__cause__)
         await settle()
         ref.tell_nowait(Open())
         await settle()
@@ -195,7 +195,7 @@ async def test_stash_outside_of_a_message_says_so():
         settings = Settings(title="early")
 
         async def startup(self) -> None:
-            with pytest.raises(NotRunning, match="there is none in hand"):
+            with pytest.raises(NotRunning, match="there is none in flight"):
                 self.context.stash()
             self.context.unstash()
 
@@ -256,7 +256,7 @@ async def test_a_shutdown_hands_back_what_is_aside_in_its_order(mock_clock: trio
         for n in range(3):
             broker.put(Gate, {"n": n}, id=str(n))
         await trio.sleep(1)
-        assert len(system.ref(Gate).cell._stashed or ()) == 3
+        assert len(system.ref(Gate).cell.stash) == 3
     assert broker.settled == []
     assert [delivery.id for delivery in broker.released] == ["0", "1", "2"]
     assert broker.waiting(Gate) == ["0", "1", "2"]

@@ -1,0 +1,9 @@
+"""What an actor uses while it runs.
+
+context       `self.context`, and what it needs of the actor above it (Protocols)
+in_flight     the message that the current task handles
+publishing    what a delivery publishes, until it is settled
+timers        messages to the actor itself later; timeouts of asks
+nursery       an incarnation's helper tasks
+logger        the actor's own logger
+"""

@@ -1,16 +1,15 @@
 """An incarnation's helper tasks: `self.context.nursery`.
 
 Most actors have none, so the nursery is opened when the first helper is started, in a task of the system's own. It has
-what a Trio nursery has (`start_soon`, `start`, `cancel_scope`, `child_tasks`). The tasks end with the incarnation,
-which waits for them; an error in one is the actor's crash. Started within a handler, a task speaks for the message in
-hand.
+the face of a Trio nursery (`start_soon`, `start`, `cancel_scope`, `child_tasks`). The tasks end with the incarnation,
+which waits for them; an error in one is the actor's crash. A task that a handler starts acts for the message in flight.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import trio
 
@@ -18,15 +17,14 @@ from actorwork.errors import NotRunning
 from actorwork.groups import leaves
 from actorwork.policy.settlement import decisive
 
-if TYPE_CHECKING:
-    from actorwork.actors.life.cell import Cell
-
 
 class ActorNursery:
     """A nursery that is opened on demand and belongs to an incarnation."""
 
-    def __init__(self, cell: Cell) -> None:
-        self._cell = cell
+    def __init__(self, title: str, start_soon: Callable[..., None], failed: Callable[[BaseException], None]) -> None:
+        self._title = title
+        self._start_soon = start_soon
+        self._failed = failed
         self._nursery: trio.Nursery | None = None
         self._waiting: list[Callable[[trio.Nursery], None]] = []
         self._opened: trio.Event | None = None
@@ -36,7 +34,7 @@ class ActorNursery:
         """Cancelled when the incarnation ends; cancelling it ends the helpers, not the actor."""
 
     def __repr__(self) -> str:
-        return f"<helpers of {self._cell.title!r}: {len(self.child_tasks)} tasks>"
+        return f"<helpers of {self._title!r}: {len(self.child_tasks)} tasks>"
 
     @property
     def child_tasks(self) -> frozenset[trio.lowlevel.Task]:
@@ -45,7 +43,7 @@ class ActorNursery:
     def start_soon(self, function: Callable[..., Awaitable[object]], *args: Any, name: object = None) -> None:
         """Start a helper task; raises `NotRunning` once the incarnation has ended."""
         if self._over:
-            raise NotRunning(f"{self._cell.title!r}: the incarnation that this nursery belonged to has ended")
+            raise NotRunning(f"{self._title!r}: the incarnation of this nursery has ended")
         context = copy_context()
 
         def start(nursery: trio.Nursery) -> None:
@@ -60,18 +58,18 @@ class ActorNursery:
     async def start(self, function: Callable[..., Awaitable[object]], *args: Any, name: object = None) -> Any:
         """Start a helper task and wait for its `task_status.started`; as a nursery's `start`."""
         if self._over:
-            raise NotRunning(f"{self._cell.title!r}: the incarnation that this nursery belonged to has ended")
+            raise NotRunning(f"{self._title!r}: the incarnation of this nursery has ended")
         self._open()
         if self._nursery is None and self._opened is not None:
             await self._opened.wait()
         if self._nursery is None:
-            raise NotRunning(f"{self._cell.title!r}: the incarnation that this nursery belonged to has ended")
+            raise NotRunning(f"{self._title!r}: the incarnation of this nursery has ended")
         return await self._nursery.start(function, *args, name=name)
 
     def _open(self) -> None:
         if self._opened is None:
             self._opened = trio.Event()
-            self._cell.services.start_soon(self._host)
+            self._start_soon(self._host)
 
     async def _host(self) -> None:
         """Hold the nursery open until the incarnation ends."""
@@ -88,7 +86,7 @@ class ActorNursery:
             # Only a cancellation from outside is this task's own; everything else is the actor's.
             if all(isinstance(leaf, trio.Cancelled) for leaf in leaves(error)):
                 raise
-            self._cell.helper_failed(decisive(error))
+            self._failed(decisive(error))
         finally:
             self._nursery = None
             if self._opened is not None:

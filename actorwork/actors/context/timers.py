@@ -13,7 +13,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Hashable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -21,18 +21,31 @@ from actorwork.actors.mailbox.calls import PENDING, Queue
 from actorwork.errors import SettingsError
 
 if TYPE_CHECKING:
-    from actorwork.actors.life.cell import Cell
     from actorwork.actors.mailbox.calls import SystemCall
+    from actorwork.actors.mailbox.mailbox import Mailbox
     from actorwork.actors.wakeups import Reply
+
+
+class TimerOwner(Protocol):
+    """The actor that a timer sends to."""
+
+    title: str
+    mailbox: Mailbox
+
+    def check(self, message: object) -> None:
+        """Raise `MessageRefused` if the actor does not take a message."""
+        ...
+
+    def timer_fired(self, timer: Timer) -> None: ...
 
 
 class Timer:
     """One timer; `live` until it has fired for the last time or was cancelled."""
 
-    __slots__ = ("cell", "every", "key", "live", "message", "sent", "when")
+    __slots__ = ("every", "key", "live", "message", "owner", "sent", "when")
 
-    def __init__(self, cell: Cell, key: Hashable, when: float, message: object, every: float | None) -> None:
-        self.cell = cell
+    def __init__(self, owner: TimerOwner, key: Hashable, when: float, message: object, every: float | None) -> None:
+        self.owner = owner
         self.key = key
         self.when = when
         self.message = message
@@ -90,7 +103,7 @@ class TimerWheel:
                 await self._wake.wait()
 
     def _fire(self, timer: Timer, now: float) -> None:
-        timer.cell.timer_fired(timer)
+        timer.owner.timer_fired(timer)
         if timer.every is None:
             timer.live = False
         else:
@@ -145,17 +158,17 @@ class Expiries:
 class Timers:
     """An actor's timers: `self.context.timers`."""
 
-    __slots__ = ("_cell", "_sweep_at", "_timers", "_wheel")
+    __slots__ = ("_owner", "_sweep_at", "_timers", "_wheel")
 
-    def __init__(self, cell: Cell, wheel: TimerWheel) -> None:
-        self._cell = cell
+    def __init__(self, owner: TimerOwner, wheel: TimerWheel) -> None:
+        self._owner = owner
         self._wheel = wheel
         self._timers: dict[Hashable, Timer] = {}
         self._sweep_at = 64
 
     def __repr__(self) -> str:
         return (
-            f"<timers of {self._cell.title!r}: {', '.join(repr(key) for key in self._timers if self.is_active(key))}>"
+            f"<timers of {self._owner.title!r}: {', '.join(repr(key) for key in self._timers if self.is_active(key))}>"
         )
 
     def start(self, key: Hashable, delay: float, message: object) -> None:
@@ -174,9 +187,9 @@ class Timers:
     def _start(self, key: Hashable, delay: float, message: object, every: float | None) -> None:
         if not 0 <= delay < float("inf"):
             raise SettingsError(f"a timer wants finite seconds >= 0, got {delay!r}")
-        self._cell.check(message)
+        self._owner.check(message)
         self.cancel(key)
-        timer = Timer(self._cell, key, trio.current_time() + delay, message, every)
+        timer = Timer(self._owner, key, trio.current_time() + delay, message, every)
         self._timers[key] = timer
         self._wheel.start(timer)
         if len(self._timers) > self._sweep_at:  # those that have fired, and whose messages were handled
@@ -190,7 +203,7 @@ class Timers:
             return False
         was_live = timer.live
         self._wheel.cancel(timer)
-        return (timer.is_waiting and self._cell.mailbox.drop(Queue.SELF, timer)) or was_live
+        return (timer.is_waiting and self._owner.mailbox.drop(Queue.SELF, timer)) or was_live
 
     def cancel_all(self) -> None:
         for key in list(self._timers):

@@ -1,8 +1,8 @@
 """Where deliveries gather for a handler that takes several at once.
 
-The first one begins a gathering. It is over when it is full, or when its time is: then a message in the actor's own
-lane has an executor take it. Until then they are in nobody's hand: no timeout runs, a shutdown hands them back, a pause
-those of its sources, and a restart of the actor leaves them where they are.
+The first delivery begins a batch. The batch is due when it is full or when its time is over; in the second case a
+`BatchTimeout` in the actor's self queue makes an executor take it. Until then its deliveries are not in flight: no
+timeout runs, a shutdown releases them, a pause releases those of its sources, and a restart of the actor leaves them.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import trio
 from actorwork.actors.mailbox.calls import Queue, SystemCall
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from actorwork.actors.handlers.table import Handler
-    from actorwork.actors.life.cell import Cell
-    from actorwork.actors.limits.admission import Permit
+    from actorwork.actors.limits.admission import AdmissionQueue, Permit
+    from actorwork.actors.mailbox.mailbox import Mailbox
     from actorwork.message import Delivery
 
 
 @attrs.frozen(eq=False)
 class BatchItem:
-    """A delivery in a batch, read, and what it holds at the gate."""
+    """A delivery in a batch, decoded, with its permit."""
 
     delivery: Delivery
     message: object
@@ -34,71 +34,83 @@ class BatchItem:
 
 @attrs.frozen(eq=False)
 class Batch:
-    """A batch that is not full yet."""
+    """Deliveries for one handler, in the order in which they came."""
 
     handler: Handler
-    members: list[BatchItem] = attrs.field(factory=list[BatchItem])
+    items: list[BatchItem] = attrs.field(factory=list[BatchItem])
 
 
-@attrs.frozen(eq=False)
-class BatchTimeout:
-    """Tells the actor that the time of a gathering is over."""
+class BatchTimeout(SystemCall):
+    """Has an executor handle a batch whose time is over, unless it was full before."""
 
-    gathering: Batch
+    __slots__ = ("batch",)
+
+    def __init__(self, batch: Batch) -> None:
+        super().__init__(batch, None, None, queue=Queue.SELF)
+        self.batch = batch
 
 
 class Batches:
-    """What gathers for the handlers of one actor."""
+    """The batches of one actor, one at a time for each handler."""
 
-    __slots__ = ("_cell", "_gatherings")
+    __slots__ = ("_admission", "_batches", "_mailbox", "_start_soon", "_title")
 
-    def __init__(self, cell: Cell) -> None:
-        self._cell = cell
-        self._gatherings: dict[str, Batch] = {}
+    def __init__(
+        self, title: str, mailbox: Mailbox, admission: AdmissionQueue | None, start_soon: Callable[..., None]
+    ) -> None:
+        self._title = title
+        self._mailbox = mailbox
+        self._admission = admission
+        self._start_soon = start_soon
+        self._batches: dict[str, Batch] = {}
 
     def __repr__(self) -> str:
-        return f"<batches of {self._cell.title!r}: {len(self)} waiting>"
+        return f"<batches of {self._title!r}: {len(self)} waiting>"
 
     def __len__(self) -> int:
-        return sum(len(gathering.members) for gathering in self._gatherings.values())
+        return sum(len(batch.items) for batch in self._batches.values())
 
-    def join(self, handler: Handler, size: int, within: float, member: BatchItem) -> Batch | None:
-        """Add a member; return the batch if it is full."""
-        gathering = self._gatherings.get(handler.name)
-        if gathering is None:
-            gathering = self._gatherings[handler.name] = Batch(handler)
+    def join(self, handler: Handler, size: int, within: float, item: BatchItem) -> Batch | None:
+        """Add an item; return the batch if it is full."""
+        batch = self._batches.get(handler.name)
+        if batch is None:
+            batch = self._batches[handler.name] = Batch(handler)
             if size > 1:
-                self._cell.services.start_soon(self._wait, gathering, within)
-        gathering.members.append(member)
-        if len(gathering.members) < size:
+                self._start_soon(self._wait, batch, within)
+        batch.items.append(item)
+        if len(batch.items) < size:
             return None
-        del self._gatherings[handler.name]
-        return gathering
+        del self._batches[handler.name]
+        return batch
 
-    def take(self, gathering: Batch) -> Batch | None:
-        """Take out a batch whose time is over, unless it was full before."""
-        name = gathering.handler.name
-        if self._gatherings.get(name) is not gathering:
+    def take(self, batch: Batch) -> Batch | None:
+        """Remove and return a batch whose time is over; None if it was full before."""
+        name = batch.handler.name
+        # By identity: since this one was full, the next one may have begun.
+        if self._batches.get(name) is not batch:
             return None
-        return self._gatherings.pop(name)
+        return self._batches.pop(name)
 
-    def take_all(self) -> list[BatchItem]:
-        """Take out all that wait: they will not be handled here."""
-        found = [member for gathering in self._gatherings.values() for member in gathering.members]
-        self._gatherings.clear()
+    def take_deliveries(self, sources: Collection[str] | None = None) -> list[Delivery]:
+        """Remove and return what will not be handled here: all deliveries, or those from `sources`.
+
+        The others stay, within the same time.
+        """
+        found: list[Delivery] = []
+        for name, batch in list(self._batches.items()):
+            taken = [item for item in batch.items if sources is None or item.delivery.source in sources]
+            rest = [] if sources is None else [item for item in batch.items if item.delivery.source not in sources]
+            batch.items[:] = rest  # in place: `_wait` has this batch
+            if not rest:
+                del self._batches[name]
+            for item in taken:
+                if self._admission is not None and item.permit is not None:
+                    self._admission.leave(item.permit)
+                self._mailbox.delivery_set_aside()
+                found.append(item.delivery)
         return found
 
-    def take_from(self, sources: Collection[str]) -> list[BatchItem]:
-        """Take out those that came from these sources; others go on gathering, within the same time."""
-        found: list[BatchItem] = []
-        for name, gathering in list(self._gatherings.items()):
-            found += [member for member in gathering.members if member.delivery.source in sources]
-            gathering.members[:] = [member for member in gathering.members if member.delivery.source not in sources]
-            if not gathering.members:
-                del self._gatherings[name]
-        return found
-
-    async def _wait(self, gathering: Batch, within: float) -> None:
+    async def _wait(self, batch: Batch, within: float) -> None:
         await trio.sleep(within)
-        if self._gatherings.get(gathering.handler.name) is gathering:
-            self._cell.mailbox.put(SystemCall(BatchTimeout(gathering), None, None, queue=Queue.SELF))
+        if self._batches.get(batch.handler.name) is batch:
+            self._mailbox.put(BatchTimeout(batch))

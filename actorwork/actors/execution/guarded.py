@@ -1,20 +1,19 @@
-"""An executor for an actor with limits, batches, or handlers that are retried in their own way.
+"""How deliveries are handled of an actor with limits, batches, or handlers with a retry policy of their own.
 
-    limits     what is held back goes to the admission queue, and the admission queue learns how the rest ended
-    batches    what is let through gathers, and is handled together: one call of the handler, one settlement each
+    limits     what may not begin waits in the admission queue, which is told how the rest has ended
+    batches    what is admitted gathers, and is handled together: one call of the handler, one settlement each
     retry      a handler's own policy takes the place of the actor's
 
-An actor without any of these has a plain `Executor`, and pays nothing for them.
+An actor without any of these does not have this object, and pays nothing for it.
 
-Each message of a batch goes through the middleware by itself, in a task of its own; `proceed` leads to the one call for
-all that have come so far. Who does not proceed is not in that call. What is published while a batch is handled is sent
-with the settlement of its first message that was handled.
+Each message of a batch goes through the middleware by itself, in a task of its own; `proceed` leads to the one call of
+the handler, for all messages that have come so far. A message whose middleware does not proceed is not in that call.
+What is published while a batch is handled is sent with the settlement of its first message that was handled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
@@ -22,101 +21,124 @@ import trio
 
 from actorwork.actors.context.in_flight import InFlight, Stop, in_flight
 from actorwork.actors.execution.batches import Batch, BatchItem, BatchTimeout
-from actorwork.actors.execution.executor import ACK, EndReason, Executor, interrupts, is_nobodys
+from actorwork.actors.execution.deliveries import ACK, Deliveries, crash_for
+from actorwork.actors.execution.local_calls import LocalCalls
 from actorwork.actors.execution.watchdog import UNKNOWN
+from actorwork.actors.execution.workplace import Worker, Workplace, interrupts, is_from_outside
 from actorwork.actors.limits.admission import EMPTY_PERMIT
 from actorwork.codec import encode_value
-from actorwork.errors import CodecError, Verdict
-from actorwork.message import REPLY_TO, RESULT_TTL
+from actorwork.errors import CodecError
+from actorwork.message import is_result_wanted
 from actorwork.policy.batches import outcomes_of
-from actorwork.policy.settlement import Ack, Fail, Retry, Settlement, decisive, failure_of, settlement_for
+from actorwork.policy.settlement import Ack, Ending, decisive, to_blame
 
 if TYPE_CHECKING:
     from actorwork.actors.handlers.table import Handler
-    from actorwork.actors.life.cell import Cell
     from actorwork.actors.limits.admission import Permit
     from actorwork.actors.mailbox.calls import LocalCall
     from actorwork.message import Delivery, Envelope
+    from actorwork.policy.retry import RetryPolicy
 
 
-class GuardedExecutor(Executor):
-    """Handles what the admission queue lets through, alone or in batches."""
+class GuardedDeliveries:
+    """What comes before and after `Deliveries`: admission, batches, and the end of permits."""
 
-    __slots__ = ("_admission", "_batch", "_may_batch", "_permit")
+    __slots__ = ("_actor", "_admission", "_batch", "_calls", "_deliveries", "_may_batch", "_worker", "_workplace")
 
-    def __init__(self, cell: Cell, instance: Any) -> None:
-        super().__init__(cell, instance)
-        self._admission = cell.admission
-        self._may_batch = any(handler.batch for handler in cell.handlers)
-        self._permit: Permit | None = None
+    def __init__(self, worker: Worker, workplace: Workplace, deliveries: Deliveries, calls: LocalCalls) -> None:
+        self._worker = worker
+        self._workplace = workplace
+        self._actor = workplace.actor
+        self._deliveries = deliveries
+        self._calls = calls
+        self._admission = workplace.actor.admission
+        self._may_batch = any(handler.batch for handler in workplace.actor.behaviour.usual)
         self._batch: Sequence[BatchItem] = ()
-        """What is in hand, where that is a batch."""
+        """The batch in flight, if one is."""
+        deliveries.guard = self
 
-    def _handle_delivery(self, delivery: Delivery) -> CoroutineType[Any, Any, None]:
-        # No coroutine of its own: where nothing is to be given back, the plain way is all there is to do.
-        try:
-            permit = self._permit = None if self._admission is None else self._admission.enter(delivery)
-        except Exception as error:  # noqa: BLE001 - what divides a limit may be a function of the user's
-            self._fail(delivery, error)
-            return _nothing()
-        if permit is None and self._admission is not None:
-            self._let_go()
-            return _nothing()
+    # ---- before ----
+
+    def handle(self, delivery: Delivery) -> CoroutineType[Any, Any, None]:
+        """Admit a delivery, then handle it or let it join a batch."""
+        # Not `async def`: where no permit is to be returned, the coroutine of `Deliveries.handle` is all there is to
+        # run, and one around it would be a measurable part of the price of a rate limit.
+        permit: Permit | None = None
+        if self._admission is not None:
+            try:
+                permit = self._admission.enter(delivery)
+            except Exception as error:  # noqa: BLE001 - what divides a limit may be a function of the user's
+                self._deliveries.fail(delivery, error)
+                return _nothing()
+            if permit is None:
+                self._let_go()
+                return _nothing()
         if self._may_batch:
             handler = self._handler_of(delivery)
             if handler is not None and handler.batch is not None:
                 return self._gather(delivery, handler, permit)
         if permit is None or not permit.grants:
-            return super()._handle_delivery(delivery)
+            return self._deliveries.handle(delivery, permit)
         return self._handle_and_leave(delivery, permit)
 
     async def _handle_and_leave(self, delivery: Delivery, permit: Permit) -> None:
         try:
-            await super()._handle_delivery(delivery)
+            await self._deliveries.handle(delivery, permit)
         finally:
+            # Whatever has ended it, a cancellation from outside included: a permit that is kept would block its limit
+            # for good. Where it was returned already, this does nothing.
             self._leave(permit)
             self._admit_waiting()
 
+    async def handle_call(self, call: LocalCall) -> None:
+        """Handle a local call, or the batch whose time is over."""
+        if isinstance(call, BatchTimeout):
+            batch = self._actor.batches.take(call.batch)
+            if batch is not None:
+                await self._handle_batch(batch)
+            self._let_go()
+        else:
+            await self._calls.handle(call)
+        self._admit_waiting()
+
     def _handler_of(self, delivery: Delivery) -> Handler | None:
         try:
-            return (self._cell.behaviour or self._cell.handlers).for_delivery(delivery)
+            return self._actor.behaviour.for_delivery(delivery)
         except CodecError:
-            return None  # Whoever wants to handle it finds out, too, and settles it.
-
-    def _fail(self, delivery: Delivery, error: Exception) -> None:
-        self.began = trio.current_time()
-        self._settle(InFlight(delivery), delivery, Fail(failure_of(error)))
+            return None  # `Deliveries.handle` finds out, too, and settles it.
 
     def _let_go(self) -> None:
-        """Have nothing in hand: it waits elsewhere."""
-        self._item = None
-        self.began = UNKNOWN
+        """Have nothing in flight: the delivery waits elsewhere."""
+        self._worker.item = None
+        self._worker.began = UNKNOWN
 
-    def _admit_waiting(self) -> None:
-        """Call who waits, now that there is somebody to begin it: before something else is taken."""
-        if self._admission is not None and self._admission.queues:
-            self._admission.admit_waiting()
-            self._admission.wake()  # When to look again was not known while there was nobody.
+    # ---- after ----
 
     def _leave(self, permit: Permit | None, error: BaseException | None = None, *, done: bool = False) -> bool:
         if self._admission is None or permit is None or not permit.grants:
             return False
         return self._admission.leave(permit, error, done=done)
 
-    def _settlement_for(self, error: BaseException, delivery: Delivery) -> Settlement | None:
-        if self._leave(self._permit, decisive(error)):
-            return None
-        handler = self._handler_of(delivery)
-        retry = (None if handler is None else handler.retry) or self._cell.settings.retry
-        return settlement_for(error, attempt=delivery.attempt, retry=retry, dice=self._services.dice)
+    def _admit_waiting(self) -> None:
+        """Admit deliveries that wait, before this executor takes something else: it is free to begin one."""
+        if self._admission is not None and self._admission.queues:
+            self._admission.admit_waiting()
+            # While no executor was free, the queue's own task could not know when to look again.
+            self._admission.wake()
 
-    def _settle(
-        self, current: InFlight, delivery: Delivery, settlement: Settlement, published: Sequence[Envelope] = ()
-    ) -> None:
-        if type(settlement) is Ack and self._permit is not EMPTY_PERMIT:
-            self._leave(self._permit, done=True)
-        super()._settle(current, delivery, settlement, published)
+    def waits_again(self, permit: Permit | None, error: BaseException) -> bool:
+        return self._leave(permit, error)
+
+    def handled(self, permit: Permit | None) -> None:
+        if permit is not EMPTY_PERMIT:
+            self._leave(permit, done=True)
+
+    def settled(self) -> None:
         self._admit_waiting()
+
+    def retry_of(self, delivery: Delivery) -> RetryPolicy:
+        handler = self._handler_of(delivery)
+        return (None if handler is None else handler.retry) or self._actor.settings.retry
 
     # ---- batches ----
 
@@ -126,87 +148,74 @@ class GuardedExecutor(Executor):
         try:
             (message,), _ = handler.arguments_of(delivery)
         except Exception as error:  # noqa: BLE001 - a converter of the user's may raise anything
-            self._fail(delivery, error)
+            self._deliveries.fail(delivery, error)
             self._leave(permit)
             return
         size, within = handler.batch.size, handler.batch.within
-        full = self._cell.batches.join(handler, size, within, BatchItem(delivery, message, permit))
+        full = self._actor.batches.join(handler, size, within, BatchItem(delivery, message, permit))
         if full is None:
             self._let_go()
         else:
             await self._handle_batch(full)
 
-    def _begin(self, call: LocalCall) -> Awaitable[object]:
-        if isinstance(call.message, BatchTimeout):
-            return self._handle_due(call.message)
-        return super()._begin(call)
-
-    async def _handle_due(self, due: BatchTimeout) -> None:
-        gathering = self._cell.batches.take(due.gathering)
-        if gathering is not None:
-            await self._handle_batch(gathering)
-
-    def _local_returned(self, call: LocalCall, value: object) -> None:
-        if isinstance(call.message, BatchTimeout):
-            self._let_go()  # All of it is settled, or was given up.
-        else:
-            super()._local_returned(call, value)
-        self._admit_waiting()
-
-    def _local_raised(self, call: LocalCall, error: BaseException) -> None:
-        if isinstance(call.message, BatchTimeout):
-            raise error
-        super()._local_raised(call, error)
-
-    async def _handle_batch(self, gathering: Batch) -> None:
-        members = self._batch = gathering.members
-        self._item = members[0].delivery
-        self.began = trio.current_time()
-        current = InFlight(members[0].delivery, tuple(member.delivery for member in members))
+    async def _handle_batch(self, batch: Batch) -> None:
+        """Handle a batch to the settlement of each of its messages; the checks are those of `Deliveries.handle`."""
+        worker, items = self._worker, batch.items
+        # From here until they are settled, all items are this executor's, and `give_up` finds them here.
+        self._batch = items
+        worker.item = items[0].delivery
+        worker.began = trio.current_time()
+        current = InFlight(items[0].delivery, tuple(item.delivery for item in items))
         in_flight.set(current)
         outcomes: list[Any] = []
         try:
             try:
-                outcomes = await self._outcomes(gathering.handler, members)
+                outcomes = await self._outcomes(batch.handler, items)
             except Exception as error:
-                if not isinstance(decisive(error), Stop) or self._ended is not None:
+                if not isinstance(decisive(error), Stop) or worker.ended is not None:
                     raise
-                self._cell.finish()
-                outcomes = [None] * len(members)
-            blamed = self._ended_error(None) if self._ended is not None else None
+                self._workplace.finish()
+                outcomes = [None] * len(items)
+            blamed = None
+            if worker.ended is not None:
+                blamed = to_blame(None, ended=worker.ended, timeout=worker.timeout)
         except BaseException as error:
-            if self._ended is not None and not interrupts(error):
-                blamed = self._ended_error(error)
-            elif is_nobodys(error):
+            if worker.ended is not None and not interrupts(error):
+                blamed = to_blame(error, ended=worker.ended, timeout=worker.timeout)
+            elif is_from_outside(error):
                 current.end()
                 raise
             else:
                 blamed = error
-        if self._ended is not None and blamed is None:
+        if worker.ended is not None and blamed is None:
             current.end()
-            self._give_up_item()
+            worker.give_up()
             return
         if blamed is not None:
-            outcomes = [blamed] * len(members)
-        await self._settle_batch(current, members, outcomes)
+            outcomes = [blamed] * len(items)
+        await self._settle_batch(current, items, outcomes)
 
-    async def _outcomes(self, handler: Handler, members: Sequence[BatchItem]) -> list[Any]:
-        if self._cell.layers:
-            return await self._through_layers_together(handler, members)
-        return await self._call(handler, members)
+    async def _outcomes(self, handler: Handler, items: Sequence[BatchItem]) -> list[Any]:
+        if self._deliveries.has_layers:
+            return await self._through_layers_together(handler, items)
+        return await self._call(handler, items)
 
-    async def _call(self, handler: Handler, members: Sequence[BatchItem]) -> list[Any]:
-        messages = [member.message for member in members]
+    async def _call(self, handler: Handler, items: Sequence[BatchItem]) -> list[Any]:
+        messages = [item.message for item in items]
         if handler.is_async:
-            answer = await handler.takes_many(self._instance, messages)
+            answer = await handler.takes_many(self._workplace.instance, messages)
         else:
-            answer = await self._in_thread(handler.takes_many, (messages,), {})
-        return outcomes_of(answer, len(members))
+            answer = await self._deliveries.in_thread(handler.takes_many, (messages,), {})
+        return outcomes_of(answer, len(items))
 
-    async def _through_layers_together(self, handler: Handler, members: Sequence[BatchItem]) -> list[Any]:
-        outcomes: list[Any] = [None] * len(members)
+    async def _through_layers_together(self, handler: Handler, items: Sequence[BatchItem]) -> list[Any]:
+        """Take each message through the middleware; call the handler once, when no more can come to it.
+
+        A message has come when its middleware proceeds, or has ended without that.
+        """
+        outcomes: list[Any] = [None] * len(items)
         found: dict[int, Any] = {}
-        coming = set(range(len(members)))
+        coming = set(range(len(items)))
         all_came, handled = trio.Event(), trio.Event()
         came: list[int] = []
 
@@ -224,84 +233,74 @@ class GuardedExecutor(Executor):
                     raise found[number]
                 return found[number]
 
-            chain: Callable[[], Awaitable[object]] = proceed
-            for layer in reversed(self._cell.layers):
-                chain = partial(layer, members[number].delivery, chain)
             try:
-                outcomes[number] = await chain()
-            except Exception as error:  # noqa: BLE001 - whatever a message ends of is its outcome
+                outcomes[number] = await self._deliveries.wrapped(items[number].delivery, proceed)()
+            except Exception as error:  # noqa: BLE001 - the error of a message is its outcome
                 outcomes[number] = error
             has_come(number)
 
         async with trio.open_nursery() as nursery:
-            for number in range(len(members)):
+            for number in range(len(items)):
                 nursery.start_soon(through, number)
             await all_came.wait()
             came.sort()
             if came:
                 try:
-                    answers = await self._call(handler, [members[number] for number in came])
+                    answers = await self._call(handler, [items[number] for number in came])
                 except Exception as error:  # noqa: BLE001 - it goes to each of them, through its middleware
                     answers = [error] * len(came)
                 found.update(zip(came, answers, strict=True))
             handled.set()
         return outcomes
 
-    async def _settle_batch(self, current: InFlight, members: Sequence[BatchItem], outcomes: Sequence[Any]) -> None:
-        """Settle each message by its outcome; raises the crash that one of them brings about."""
-        settlements = [self._of_member(member, outcome) for member, outcome in zip(members, outcomes, strict=True)]
+    async def _settle_batch(self, current: InFlight, items: Sequence[BatchItem], outcomes: Sequence[Any]) -> None:
+        """Settle each message by its outcome; raises the first crash that one of them brings about."""
+        worker, deliveries, consumer = self._worker, self._deliveries, self._actor.consumer
+        endings = [self._ending_of(item, outcome) for item, outcome in zip(items, outcomes, strict=True)]
         published: Sequence[Envelope] = ()
-        carrier = next((n for n, settlement in enumerate(settlements) if type(settlement) is Ack), None)
+        carrier = next((n for n, ending in enumerate(endings) if type(ending.settlement) is Ack), None)
         if current.outgoing is not None and carrier is not None:
             # None: they belong to another node by now, and no settlement of theirs will take effect.
-            published = await self._send_ahead(current.outgoing, members[carrier].delivery) or ()
+            published = await deliveries.send_ahead(current.outgoing, items[carrier].delivery) or ()
         self._batch = ()
-        now = trio.current_time()
-        share = (now - (self.began or now)) / len(members)
-        crash: Exception | None = None
-        for number, (member, settlement, outcome) in enumerate(zip(members, settlements, outcomes, strict=True)):
-            if settlement is None:
-                if self._consumer is not None:
-                    self._consumer.interrupted(member.delivery)
+        share = (trio.current_time() - (worker.began or trio.current_time())) / len(items)
+        crash: BaseException | None = None
+        for number, (item, ending) in enumerate(zip(items, endings, strict=True)):
+            if ending.settlement is None:
+                if consumer is not None:
+                    consumer.interrupted(item.delivery)
                 continue
-            self._permit = member.permit
-            self.began = trio.current_time() - share
-            self._settle(current, member.delivery, settlement, published if number == carrier else ())
-            if isinstance(settlement, (Fail, Retry)) and isinstance(outcome, BaseException):
-                cause = decisive(outcome)
-                if not isinstance(cause, Verdict):
-                    crash = crash or self._crash_of(outcome)
-        self._permit = None
+            # The time of a batch is divided among its messages: it is what the next ones are expected to take.
+            worker.began = trio.current_time() - share
+            deliveries.settle(
+                current, item.delivery, ending.settlement, published if number == carrier else (), item.permit
+            )
+            crash = crash or crash_for(ending)
         current.end()
         self._let_go()
         if crash is not None:
             raise crash
 
-    def _of_member(self, member: BatchItem, outcome: Any) -> Settlement | None:
-        """Decide how one message of a batch ends; None: it goes back to the mailbox."""
-        self._permit, delivery = member.permit, member.delivery
+    def _ending_of(self, item: BatchItem, outcome: Any) -> Ending:
+        """Decide how one message of a batch ends."""
+        delivery = item.delivery
         try:
             if not isinstance(outcome, BaseException):
-                wanted = delivery.headers and (REPLY_TO in delivery.headers or RESULT_TTL in delivery.headers)
-                return Ack(encode_value(outcome)) if wanted else ACK
+                wanted = delivery.headers and is_result_wanted(delivery.headers)
+                return Ending(Ack(encode_value(outcome)) if wanted else ACK)
         except CodecError as error:
             outcome = error
-        settlement = self._settlement_for(outcome, delivery)
-        self._leave(member.permit)
-        return settlement
+        ending = self._deliveries.ending(outcome, delivery, item.permit)
+        self._leave(item.permit)
+        return ending
 
-    def _give_up_item(self) -> None:
+    def give_up(self) -> bool:
+        """Let go of the batch in flight; return whether there was one."""
         batch, self._batch = self._batch, ()
-        if not batch:
-            super()._give_up_item()
-            return
-        self._item = None
-        for member in reversed(batch):  # to the front of the mailbox, so that they are in their order again
-            self._leave(member.permit)
-            if self._ended is EndReason.REVOKED:
-                self._cell.mailbox.delivery_ended(0.0)
-            elif self._consumer is not None:
-                self._consumer.interrupted(member.delivery)
+        for item in reversed(batch):  # each to the front of the mailbox, so that they are in their order again
+            self._leave(item.permit)
+            self._deliveries.give_up(item.delivery)
+        return bool(batch)
 
 
 async def _nothing() -> None:

@@ -1,0 +1,9 @@
+"""An actor's life: the top of the house of actors, where its parts are put together.
+
+cell           what survives restarts: identity, mailbox, ref, behaviour, place at the broker
+incarnation    what does not: an instance, its executors, its helper tasks
+consumer       where an actor meets the broker
+stash          messages that it has set aside
+spawned        the actors that an incarnation has spawned
+services       what all actors of a system share
+"""

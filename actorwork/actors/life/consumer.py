@@ -1,41 +1,83 @@
-"""Where an actor meets the broker: an `abc.DeliverySink` for its deliveries, and the way back for what became of them.
+"""Where an actor meets the broker: it receives the deliveries, and settles or releases them.
 
-Only the actors of the declared tree have one; those that are started later are local. A delivery that will not be
-handled here (unread, or its handler was ended by a shutdown) is kept until `release_deliveries`. Once the intake is
-over, nothing more is begun, whatever a reader still brings.
+    reader ──offer──▶ mailbox (and stash, batches, admission queue) ──▶ executor ──settle──▶ the broker's node
+                          └── will not be handled here ──▶ given up ──release──▶ the broker, for another node
+
+Only the actors of the declared tree have a consumer; those that are started later are local. A delivery that will not
+be handled here (nobody has begun it, or a shutdown has ended its handler) is kept as given up until
+`release_deliveries`. Once the intake is over nothing more is begun, whatever a reader still brings.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from actorwork import events
 from actorwork.abc import Node, Subscription
 from actorwork.errors import BrokerError
+from actorwork.message import Delivery
 
 if TYPE_CHECKING:
-    from actorwork.actors.life.cell import Cell
-    from actorwork.message import Delivery, Envelope
+    from collections.abc import Callable, Iterable
+
+    from actorwork.abc import EventSink
+    from actorwork.actors.limits.admission import AdmissionQueue
+    from actorwork.actors.mailbox.mailbox import Mailbox
+    from actorwork.message import Envelope
     from actorwork.policy.settlement import Settlement
+    from actorwork.settings import Settings
+
+
+class Holding(Protocol):
+    """Where deliveries wait: the mailbox, the admission queue, batches, the stash."""
+
+    def take_deliveries(self, sources: Collection[str] | None = None) -> list[Delivery]:
+        """Remove and return the deliveries that wait.
+
+        With `sources`, those that a pause of these sources takes back. Deliveries of other sources may come along: they
+        are offered again.
+        """
+        ...
+
+
+class ConsumerOwner(Protocol):
+    """The actor that a consumer works for."""
+
+    title: str
+    settings: Settings
+    mailbox: Mailbox
+    admission: AdmissionQueue | None
+
+    @property
+    def over(self) -> bool: ...
+    @property
+    def stopping(self) -> bool:
+        """Whether its incarnation begins nothing more."""
+        ...
+
+    def holdings(self) -> Iterable[Holding]: ...
+    def revoke_in_flight(self) -> None: ...
 
 
 class Consumer:
-    """One actor's deliveries."""
+    """One actor's deliveries: an `abc.DeliverySink` for readers, and the way back for executors."""
 
-    __slots__ = ("_cell", "_given_up", "_node", "_withheld", "intake_over", "subscription")
+    __slots__ = ("_emit", "_given_up", "_node", "_owner", "_paused", "_start_soon", "intake_over", "subscription")
 
-    def __init__(self, cell: Cell) -> None:
-        settings = cell.settings
-        self._cell = cell
+    def __init__(self, owner: ConsumerOwner, emit: EventSink, start_soon: Callable[..., None]) -> None:
+        settings = owner.settings
+        self._owner = owner
+        self._emit = emit
+        self._start_soon = start_soon
         self._node: Node | None = None
         self._given_up: list[Delivery] = []
-        self._withheld: frozenset[str] = frozenset()
+        self._paused: frozenset[str] = frozenset()
         self.intake_over = False
         self.subscription = Subscription(
             group=settings.id,
-            actor=cell.title,
+            actor=owner.title,
             sources=settings.all_sources,
             sink=self,
             max_crashes=settings.max_crashes,
@@ -43,70 +85,66 @@ class Consumer:
         )
 
     def __repr__(self) -> str:
-        return f"<feed of {self._cell.title!r}: {len(self._given_up)} given up>"
+        return f"<consumer of {self._owner.title!r}: {len(self._given_up)} given up>"
 
     def attach(self, node: Node | None) -> None:
-        """Say where deliveries are settled; None: nowhere any more."""
+        """Set the node that settles deliveries; None: there is none any more."""
         self._node = node
-        if node is not None and self._withheld:
-            node.pause_sources(self.subscription, self._withheld)
+        if node is not None and self._paused:
+            node.pause_sources(self.subscription, self._paused)
 
     # ---- the reader's side ----
 
     def credit(self, *, urgent: bool = False) -> int:
-        cell = self._cell
-        if self.intake_over or cell.over or len(self._withheld) == len(self.subscription.sources):
+        owner = self._owner
+        if self.intake_over or owner.over or len(self._paused) == len(self.subscription.sources):
             return 0
-        room = cell.mailbox.credit(urgent=urgent)
-        return room if cell.admission is None else cell.admission.credit(room, urgent=urgent)
+        room = owner.mailbox.credit(urgent=urgent)
+        return room if owner.admission is None else owner.admission.credit(room, urgent=urgent)
 
     def offer(self, deliveries: Sequence[Delivery]) -> None:
         if self.intake_over:
             self._given_up += deliveries
             return
-        if self._withheld:
-            # Read before the reader knew.
-            late = [delivery for delivery in deliveries if delivery.source in self._withheld]
+        if self._paused:
+            # A reader's request may have been under way when the pause came, so what it brings is late.
+            late = [delivery for delivery in deliveries if delivery.source in self._paused]
             if late:
                 self._given_up += late
-                self._cell.services.start_soon(self._release_given_up)
-                deliveries = [delivery for delivery in deliveries if delivery.source not in self._withheld]
-        self._cell.mailbox.offer(deliveries)
+                self._start_soon(self._release_given_up)
+                deliveries = [delivery for delivery in deliveries if delivery.source not in self._paused]
+        self._owner.mailbox.offer(deliveries)
 
     def revoke(self) -> None:
-        """Forget the deliveries that wait, cancel those in hand: they belong to others now."""
+        """Drop the deliveries that wait and cancel those in flight: they belong to other nodes now."""
         self.take_given_up()
-        self._cell.revoke_in_hand()
+        self._owner.revoke_in_flight()
 
     def resume(self) -> None:
-        """Say that the mailbox has room again."""
+        """Report to the node that there is credit again."""
         if self._node is not None and not self.intake_over:
             self._node.resume(self.subscription)
 
     # ---- pauses ----
 
     def pause_sources(self, sources: frozenset[str]) -> None:
-        """Begin nothing from these sources until it is called again with others; give back what has come from them.
+        """Begin nothing from these sources until it is called again with others; release what has come from them.
 
-        What is in hand, or was set aside by the actor, goes on.
+        What is in flight continues, and what the actor has stashed stays.
         """
-        before, self._withheld = self._withheld, sources
+        before, self._paused = self._paused, sources
         if self._node is not None and not self.intake_over:
             self._node.pause_sources(self.subscription, sources)
             if sources - before:
-                admission, mailbox = self._cell.admission, self._cell.mailbox
-                gathered = self._cell.take_gathered_deliveries(sources)
-                waiting = [
-                    *gathered,
-                    *(() if admission is None else admission.take_all()),
-                    *mailbox.remove_deliveries(),
-                ]
-                self.offer(waiting)
+                self.offer(self._taken(sources))  # which keeps those of paused sources apart
             self.resume()
+
+    def _taken(self, sources: Collection[str] | None = None) -> list[Delivery]:
+        return [delivery for holding in self._owner.holdings() for delivery in holding.take_deliveries(sources)]
 
     async def _release_given_up(self) -> None:
         deliveries, self._given_up = self._given_up, []
-        await self._give_back(deliveries)
+        await self._release(deliveries)
 
     # ---- the executors' side ----
 
@@ -118,44 +156,46 @@ class Consumer:
         return self._node is not None and await self._node.publish_fenced(self.subscription, delivery, published)
 
     def now(self) -> float:
-        """Return the broker's clock, in seconds since the epoch; before the beginning of time without a node."""
+        """Return the broker's clock, in seconds since the epoch; without a node, minus infinity."""
         return -math.inf if self._node is None else self._node.now()
 
     def interrupted(self, delivery: Delivery) -> None:
-        """Take a delivery back from an executor that was ended while it had it in hand."""
-        cell = self._cell
-        if cell.stopping or self.intake_over or cell.mailbox.paused:
+        """Take back a delivery whose handler was cancelled before it had ended."""
+        owner = self._owner
+        # Back to the front of the mailbox only if an incarnation will take it there soon. During a shutdown, a delivery
+        # in the mailbox would stay leased until the node's end, although another node could run it at once.
+        if owner.stopping or self.intake_over or owner.mailbox.paused:
             self._given_up.append(delivery)
-            cell.mailbox.delivery_ended(0.0)
+            owner.mailbox.delivery_ended(0.0)
         else:
-            cell.mailbox.put_back(delivery)
+            owner.mailbox.put_back(delivery)
 
-    # ---- giving back ----
+    # ---- releasing ----
 
     def end_intake(self) -> None:
-        """Take no further delivery in hand: what waits, and what a reader still brings, is for `release_deliveries`."""
+        """Begin no further delivery: what waits, and what a reader still brings, is for `release_deliveries`."""
         self.intake_over = True
-        self._given_up += self._cell.mailbox.remove_deliveries() + self._cell.take_waiting_deliveries()
+        self._given_up += self._taken()
 
     def take_given_up(self) -> list[Delivery]:
-        """Return the deliveries that will not be handled here, also those that were set aside."""
-        found = self._given_up + self._cell.mailbox.remove_deliveries() + self._cell.take_waiting_deliveries()
+        """Return the deliveries that will not be handled here, stashed ones included."""
+        found = self._given_up + self._taken()
         self._given_up = []
         return found
 
     async def release_deliveries(self) -> int:
-        """Give back what will not be handled here; return how many that were.
+        """Release what will not be handled here; return how many deliveries those are.
 
         If the broker fails, or this is cancelled, they stay ours until the lease is released or runs out.
         """
         deliveries = self.take_given_up()
-        await self._give_back(deliveries)
+        await self._release(deliveries)
         return len(deliveries)
 
-    async def _give_back(self, deliveries: Sequence[Delivery]) -> None:
+    async def _release(self, deliveries: Sequence[Delivery]) -> None:
         if deliveries and self._node is not None:
             try:
                 await self._node.release_deliveries(self.subscription, deliveries)
             except BrokerError as error:
                 what_next = "they are run elsewhere after this node's end"
-                self._cell.services.emit(events.BrokerTrouble("handing back", str(error), what_next))
+                self._emit(events.BrokerTrouble("handing back", str(error), what_next))

@@ -1,4 +1,4 @@
-"""The actors that an actor has spawned: a dynamic supervisor among its helper tasks, made with the first one."""
+"""The actors that an actor has spawned: a dynamic supervisor among its helper tasks, made for the first of them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import attrs
 import trio
 
 from actorwork.actors.context.in_flight import in_flight
-from actorwork.actors.tree.spec import Child, DynamicSupervisor, as_spec
-from actorwork.errors import NotRunning
+from actorwork.actors.tree.spec import Child, as_spec
 
 if TYPE_CHECKING:
-    from actorwork.actors.life.cell import Cell
+    from actorwork.actors.context.nursery import ActorNursery
     from actorwork.actors.refs.ref import ActorRef
     from actorwork.actors.supervision.supervisor import RunningSupervisor
 
@@ -20,24 +19,21 @@ if TYPE_CHECKING:
 class SpawnedChildren:
     """What one incarnation has spawned; it ends with it, before `shutdown`."""
 
-    __slots__ = ("_cell", "_ended", "_up", "supervision")
+    __slots__ = ("_ended", "_up", "supervision")
 
-    def __init__(self, cell: Cell) -> None:
-        if cell.services.new_supervision is None:
-            raise NotRunning(f"{cell.title!r} runs outside of a system and cannot spawn")
-        self._cell = cell
+    def __init__(self, title: str, supervision: RunningSupervisor, nursery: ActorNursery) -> None:
         self._up = trio.Event()
         self._ended = trio.Event()
-        self.supervision: RunningSupervisor = cell.services.new_supervision(
-            DynamicSupervisor(name=f"children of {cell.title}")
-        )
-        cell.helpers.start_soon(self._run, name=f"children of {cell.title}")
+        self.supervision = supervision
+        nursery.start_soon(self._run, name=f"children of {title}")
 
     async def _run(self) -> None:
-        in_flight.set(None)  # what they do is not on behalf of the message that the first of them was spawned for
+        # The task inherits the message that the first of them was spawned for, but the children do not act for it.
+        in_flight.set(None)
         try:
             await self.supervision.live(self._up.set)
         finally:
+            # `_up` too: if the supervisor ends before it is up, `spawn` must not wait for ever, but meet the error.
             self._up.set()
             self._ended.set()
 
@@ -50,7 +46,7 @@ class SpawnedChildren:
         return cast("ActorRef[Any]", await self.supervision.handle.start_child(spec))
 
     async def end(self, deadline: float) -> None:
-        """Stop them all, each within its bound and before the deadline, and wait for that."""
+        """Stop them all, each within its bound and before the deadline, and wait until they have ended."""
         self.supervision.stop(deadline)
         with trio.CancelScope(shield=True):  # bounded: each of them has a bound
             await self._ended.wait()

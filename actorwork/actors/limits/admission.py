@@ -29,8 +29,9 @@ from actorwork.policy.intake import urgent_room
 from actorwork.policy.limits import By, Limit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
+    from actorwork.actors.handlers.behaviour import Behaviour
     from actorwork.actors.handlers.table import HandlerTable
     from actorwork.actors.limits.limiters import LimiterRegistry
     from actorwork.actors.mailbox.mailbox import Mailbox
@@ -71,7 +72,7 @@ class AdmissionOwner(Protocol):
     title: str
     settings: Settings
     handlers: HandlerTable
-    behaviour: HandlerTable | None
+    behaviour: Behaviour
     mailbox: Mailbox
 
     @property
@@ -179,7 +180,7 @@ class AdmissionQueue:
 
     def _limits_of_handler(self, delivery: Delivery) -> Sequence[tuple[Limiter, By]]:
         try:
-            handler = (self._owner.behaviour or self._owner.handlers).for_delivery(delivery)
+            handler = self._owner.behaviour.for_delivery(delivery)
         except CodecError:
             return ()  # The executor finds out, too, and settles it.
         found = self._handlers.get(handler.name)
@@ -296,7 +297,7 @@ class AdmissionQueue:
         """Whether others of this actor need not wait there: those of another key, or for another handler."""
         return all(place[0] is not turnstile or by is not None for turnstile, by in self._limits)
 
-    def take_all(self) -> list[Delivery]:
+    def take_deliveries(self, sources: Collection[str] | None = None) -> list[Delivery]:
         """Take out all that wait; what was called, and is taken from the mailbox too, has not gone through."""
         found: list[Delivery] = []
         for place in list(self.queues):

@@ -20,7 +20,7 @@ The mailbox survives restarts of its actor. Nothing here waits except `tell`, `d
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Collection, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
@@ -361,8 +361,8 @@ class Mailbox:
             queue.appendleft(item)
         self._came(len(items))
 
-    def remove_deliveries(self) -> list[Delivery]:
-        """Take out all waiting deliveries; they are no longer held."""
+    def take_deliveries(self, sources: Collection[str] | None = None) -> list[Delivery]:
+        """Remove and return all waiting deliveries, whatever their sources; they are no longer held."""
         found: list[Delivery] = []
         for queue in self._queues():
             here = [item for item in queue if isinstance(item, Delivery)]
@@ -378,7 +378,7 @@ class Mailbox:
         return found
 
     def remove_local(self) -> list[LocalCall]:
-        """Take out all waiting local messages, signals included."""
+        """Remove and return all waiting local messages, signals included."""
         if not len(self):
             return []
         found: list[LocalCall] = []

@@ -22,8 +22,9 @@ class Partner(Watcher, Protocol):
     """An actor at one end of a link or a watch."""
 
     ref: ActorRef[Any]
-    over: bool
 
+    @property
+    def over(self) -> bool: ...
     @property
     def links(self) -> Links: ...
     def link_broken(self, ref: ActorRef[Any], exit: Exit) -> None: ...

@@ -31,8 +31,9 @@ class PoolMember(Protocol):
     """What routing looks at in a member."""
 
     ref: ActorRef[Any]
-    over: bool
 
+    @property
+    def over(self) -> bool: ...
     @property
     def load(self) -> int: ...
 

@@ -17,6 +17,7 @@ from actorwork.errors import MessageRefused
 from actorwork.message import Priority
 
 if TYPE_CHECKING:
+    from actorwork.actors.handlers.behaviour import Behaviour
     from actorwork.actors.handlers.table import HandlerTable
     from actorwork.message import Message, Untyped
 
@@ -37,7 +38,7 @@ class RefTarget(Protocol):
 
     title: str
     handlers: HandlerTable
-    behaviour: HandlerTable | None
+    behaviour: Behaviour
 
     @property
     def expiries(self) -> AskTimeouts: ...
@@ -139,7 +140,7 @@ class ActorRef(Generic[A]):
                 return LocalCall(message, handler, reply)
             return LocalCall(message, handler, reply, local_keywords(handler, message))
         except MessageRefused:
-            if self._cell.behaviour is None:
+            if not self._cell.behaviour.is_changed:
                 raise
         # What the actor has become may take what its class does not; its turn will show.
         self._cell.check(message)

@@ -30,7 +30,7 @@ import attrs
 import trio
 
 from actorwork import events
-from actorwork.actors.execution.executor import interrupts
+from actorwork.actors.execution.workplace import interrupts
 from actorwork.groups import is_cancellation, only_leaf
 from actorwork.runtime.options import Options
 from actorwork.runtime.processes.control import Frame, Frames, RemoteFailure, packed

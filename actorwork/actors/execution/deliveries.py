@@ -1,0 +1,286 @@
+"""How a delivery is handled: expired? ─▶ arguments ─▶ middleware, handler ─▶ ending ─▶ settlement.
+
+Its error fails the message, and the actor lives, unless `on_failure` says otherwise. Here everything is caught:
+whatever comes out of a handler becomes a settlement or a crash. The order of the checks matters. If we have cancelled
+the handler (too long, lease lost, shutdown), that is what ended it, whatever came out. Next are `KeyboardInterrupt` and
+a cancellation from outside, which are no results of the handler: the delivery goes back to the mailbox. Only then
+`ending_of` looks at the error itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import trio
+
+from actorwork import events
+from actorwork.actors.context.in_flight import InFlight, Stop, in_flight
+from actorwork.actors.crash import Crash
+from actorwork.actors.execution.threads import run_in_thread
+from actorwork.actors.execution.watchdog import UNKNOWN
+from actorwork.actors.execution.workplace import Worker, Workplace, interrupts, is_from_outside
+from actorwork.actors.mailbox.calls import PENDING, CallState
+from actorwork.codec import encode_value
+from actorwork.failpoints import failpoint
+from actorwork.message import is_result_wanted
+from actorwork.policy.settlement import (
+    Ack,
+    Ending,
+    EndReason,
+    Fail,
+    Settlement,
+    decisive,
+    ending_of,
+    expired,
+    failure_of,
+    to_blame,
+)
+
+if TYPE_CHECKING:
+    from actorwork.actors.context.publishing import PublishBuffer
+    from actorwork.actors.handlers.table import Handler
+    from actorwork.actors.limits.admission import Permit
+    from actorwork.message import Delivery, Envelope
+    from actorwork.policy.retry import RetryPolicy
+
+ACK: Final = Ack()
+"""Handled, and the result is not wanted."""
+BACK_TO_MAILBOX: Final = Ending(None)
+_BEGUN: Final = failpoint("handler.begun")
+_RETURNED: Final = failpoint("handler.returned")
+
+
+class Guard(Protocol):
+    """What limits and handlers' own policies change about the end of a delivery."""
+
+    def waits_again(self, permit: Permit | None, error: BaseException) -> bool:
+        """Give the permit back, since the handler has failed; return whether the delivery has to wait again."""
+        ...
+
+    def handled(self, permit: Permit | None) -> None:
+        """Give the permit back, since the handler has succeeded."""
+        ...
+
+    def settled(self) -> None:
+        """Admit waiting deliveries, since an executor is free now."""
+        ...
+
+    def retry_of(self, delivery: Delivery) -> RetryPolicy: ...
+
+
+class Deliveries:
+    """Handles the deliveries that an executor takes."""
+
+    __slots__ = ("_actor", "_layers", "_worker", "_workplace", "guard")
+
+    def __init__(self, worker: Worker, workplace: Workplace) -> None:
+        actor = workplace.actor
+        self._worker = worker
+        self._workplace = workplace
+        self._actor = actor
+        self._layers = actor.services.middleware + actor.settings.middleware
+        self.guard: Guard | None = None
+        """None for an actor without limits, batches and handlers with a policy of their own."""
+
+    async def handle(self, delivery: Delivery, permit: Permit | None = None) -> None:
+        """Handle a delivery to its settlement. Raises the crash that it brings about.
+
+        If cancelled from outside, nothing is settled: the executor puts the delivery back.
+        """
+        worker, actor = self._worker, self._actor
+        consumer = actor.consumer
+        if worker.began == UNKNOWN:
+            worker.began = trio.current_time()
+        if delivery.expires is not None and consumer is not None and consumer.now() >= delivery.expires:
+            self.settle(InFlight(delivery), delivery, expired(delivery.expires))
+            return
+        current = InFlight(delivery)
+        in_flight.set(current)
+        try:
+            handler = actor.behaviour.current.for_delivery(delivery)
+            args, kwargs = handler.arguments_of(delivery)
+        except Exception as error:  # noqa: BLE001 - a converter of the user's may raise anything
+            # A message that cannot be read fails at once: no attempt will read it better.
+            self.settle(current, delivery, Fail(failure_of(error)))
+            return
+        if _BEGUN is not None:
+            _BEGUN()
+        published: Sequence[Envelope] = ()
+        blamed: BaseException | None = None
+        try:
+            try:
+                if self._layers:
+                    value = await self._through_layers(handler, delivery, args, kwargs)
+                elif handler.is_async:
+                    value = await handler.function(self._workplace.instance, *args, **kwargs)
+                else:
+                    value = await self.in_thread(handler.function, args, kwargs)
+            except Exception as error:
+                if not isinstance(decisive(error), Stop) or worker.ended is not None:
+                    raise
+                self._workplace.finish()
+                value = None
+            if _RETURNED is not None:
+                _RETURNED()
+            if worker.ended is not None:
+                # It has returned although we have cancelled it: too late in any case. For a lost lease a settlement
+                # would be refused; after a timeout the promise is that of a failure.
+                settlement, blamed = None, to_blame(None, ended=worker.ended, timeout=worker.timeout)
+            elif current.state is not PENDING:
+                # Stashed: it has not ended with its handler, and is not settled.
+                stashed = current.state is CallState.STASHED
+                current.end()
+                worker.item = None
+                worker.began = UNKNOWN
+                if stashed:
+                    actor.stash.add(delivery)
+                return
+            else:
+                settlement = (
+                    Ack(encode_value(value)) if delivery.headers and is_result_wanted(delivery.headers) else ACK
+                )
+                if current.outgoing is not None:
+                    # Within this `try`: too large or unreadable a publish is an error of the handler's.
+                    rest = await self.send_ahead(current.outgoing, delivery)
+                    if rest is None:  # The fence has refused it: the delivery belongs to another node by now.
+                        worker.item = None
+                        self._conclude(current)
+                        return
+                    published = rest
+        except BaseException as error:
+            settlement = None
+            if worker.ended is not None and not interrupts(error):
+                # A cancellation of our own scope, which the executor leaves next: swallowing it here loses nothing.
+                blamed = to_blame(error, ended=worker.ended, timeout=worker.timeout)
+            elif is_from_outside(error):
+                current.end()
+                raise
+            else:
+                blamed = error
+        # Outside of the handlers above, so that a crash does not get what they handled as its context.
+        crash = None
+        if blamed is not None:
+            ending = self.ending(blamed, delivery, permit)
+            settlement, crash = ending.settlement, crash_for(ending)
+        if settlement is None:
+            current.end()
+            worker.give_up()
+            return
+        self.settle(current, delivery, settlement, published, permit)
+        if crash is not None:
+            raise crash
+
+    def ending(self, error: BaseException, delivery: Delivery, permit: Permit | None) -> Ending:
+        """Decide how a delivery ends whose handler has failed."""
+        retry, guard = self._actor.settings.retry, self.guard
+        if guard is not None:
+            if guard.waits_again(permit, decisive(error)):
+                return BACK_TO_MAILBOX
+            retry = guard.retry_of(delivery)
+        return ending_of(
+            error,
+            attempt=delivery.attempt,
+            retry=retry,
+            dice=self._actor.services.dice,
+            on_failure=self._actor.settings.on_failure,
+        )
+
+    async def _through_layers(
+        self, handler: Handler, delivery: Delivery, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> object:
+        async def handle() -> object:
+            if handler.is_async:
+                return await handler.function(self._workplace.instance, *args, **kwargs)
+            return await self.in_thread(handler.function, args, kwargs)
+
+        return await self.wrapped(delivery, handle)()
+
+    def wrapped(
+        self, delivery: Delivery, innermost: Callable[[], Awaitable[object]]
+    ) -> Callable[[], Awaitable[object]]:
+        """Return a call with the middleware around it, the first layer outermost."""
+        proceed = innermost
+        for layer in reversed(self._layers):
+            proceed = partial(layer, delivery, proceed)
+        return proceed
+
+    @property
+    def has_layers(self) -> bool:
+        return bool(self._layers)
+
+    def in_thread(
+        self, function: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Awaitable[object]:
+        return run_in_thread(self._worker, self._actor, function, (self._workplace.instance, *args), kwargs)
+
+    async def send_ahead(self, outgoing: PublishBuffer, delivery: Delivery) -> Sequence[Envelope] | None:
+        """Send what is too much for one script; return the rest, or None if the delivery is no longer ours."""
+        actor = self._actor
+        if outgoing.fits_one_script:
+            return outgoing.batch(actor.services.ids)
+        last: Sequence[Envelope] = ()
+        for batch in outgoing.batches(delivery, actor.settings.id):
+            # One batch is always kept back, to be sent by the script that settles.
+            if last and not (actor.consumer and await actor.consumer.publish_fenced(delivery, last)):
+                return None
+            last = batch
+        return last
+
+    def settle(
+        self,
+        current: InFlight,
+        delivery: Delivery,
+        settlement: Settlement,
+        published: Sequence[Envelope] = (),
+        permit: Permit | None = None,
+    ) -> None:
+        """Pass the settlement on to the broker's node. Never waits."""
+        actor, guard = self._actor, self.guard
+        is_handled = type(settlement) is Ack
+        if guard is not None and is_handled:
+            guard.handled(permit)
+        if actor.consumer is not None:
+            actor.consumer.settle(delivery, settlement, published if is_handled else ())
+        self._worker.item = None
+        seconds = self._conclude(current)
+        actor.services.emit(events.Settled(actor.settings.id, actor.title, delivery, settlement, seconds))
+        if guard is not None:
+            guard.settled()
+
+    def fail(self, delivery: Delivery, error: Exception) -> None:
+        """Settle a delivery as failed before its handler has begun."""
+        self._worker.began = trio.current_time()
+        self.settle(InFlight(delivery), delivery, Fail(failure_of(error)))
+
+    def _conclude(self, current: InFlight) -> float:
+        """Close the delivery in flight; return its seconds. The next one begins now, without a look at the clock."""
+        current.end()
+        now = trio.current_time()
+        worker = self._worker
+        began = worker.began
+        seconds = now - began if began is not None else 0.0
+        worker.began = now
+        self._actor.mailbox.delivery_ended(seconds)
+        return seconds
+
+    def give_up(self, delivery: Delivery) -> None:
+        """Let go of a delivery whose handler was cancelled."""
+        if self._worker.ended is EndReason.REVOKED:
+            # It belongs to another node: to put it back would run it twice.
+            self._actor.mailbox.delivery_ended(0.0)
+        elif self._actor.consumer is not None:
+            self._actor.consumer.interrupted(delivery)
+
+
+def crash_for(ending: Ending) -> BaseException | None:
+    """Return the error by which an ending takes the actor down, if it does."""
+    wanted = ending.crash
+    if wanted is None:
+        return None
+    if wanted.policy is None:
+        return wanted.cause
+    crash = Crash(stop=wanted.policy == "stop", escalate=wanted.policy == "escalate")
+    crash.__cause__ = wanted.cause
+    return crash

@@ -1,0 +1,127 @@
+"""What executors and their parts use of what is above them.
+
+    ExecutorActor    the actor (its cell): what is the same for all incarnations
+    Workplace        the incarnation that an executor works for
+    Worker           the executor itself, as `Deliveries`, `LocalCalls` and `GuardedDeliveries` see it
+
+Also the two questions that all of them ask of an error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import trio
+
+from actorwork.groups import leaves
+from actorwork.policy.exits import is_plain
+
+if TYPE_CHECKING:
+    from actorwork.abc import EventSink, Middleware
+    from actorwork.actors.execution.batches import Batches
+    from actorwork.actors.execution.watchdog import Watchdog
+    from actorwork.actors.handlers.behaviour import Behaviour
+    from actorwork.actors.limits.admission import AdmissionQueue
+    from actorwork.actors.mailbox.calls import Item
+    from actorwork.actors.mailbox.mailbox import Mailbox
+    from actorwork.message import Delivery, Envelope, MessageIds
+    from actorwork.policy.settlement import EndReason, Settlement
+    from actorwork.settings import Settings
+
+
+class Settler(Protocol):
+    """The way back to the broker."""
+
+    def settle(self, delivery: Delivery, settlement: Settlement, published: Sequence[Envelope] = ()) -> None: ...
+    async def publish_fenced(self, delivery: Delivery, published: Sequence[Envelope]) -> bool: ...
+    def now(self) -> float: ...
+    def interrupted(self, delivery: Delivery) -> None: ...
+
+
+class SharedTools(Protocol):
+    """What all executors of a system share."""
+
+    @property
+    def emit(self) -> EventSink: ...
+    @property
+    def watchdog(self) -> Watchdog: ...
+    @property
+    def ids(self) -> MessageIds: ...
+    @property
+    def dice(self) -> Callable[[], float]: ...
+    @property
+    def threads(self) -> trio.CapacityLimiter: ...
+    @property
+    def middleware(self) -> tuple[Middleware, ...]: ...
+
+
+class Stashing(Protocol):
+    """Where stashed items go."""
+
+    def add(self, item: Item) -> None: ...
+
+
+class ExecutorActor(Protocol):
+    """The actor whose items are handled."""
+
+    title: str
+    settings: Settings
+    mailbox: Mailbox
+    behaviour: Behaviour
+    admission: AdmissionQueue | None
+
+    @property
+    def services(self) -> SharedTools: ...
+    @property
+    def consumer(self) -> Settler | None: ...
+    @property
+    def batches(self) -> Batches: ...
+    @property
+    def stash(self) -> Stashing: ...
+    def idle(self) -> None: ...
+
+
+class Workplace(Protocol):
+    """The incarnation that an executor works for."""
+
+    stopping: bool
+    instance: Any
+
+    @property
+    def actor(self) -> ExecutorActor: ...
+    @property
+    def wants_executor(self) -> bool: ...
+    def add_executor(self) -> None: ...
+    def executor_ended(self) -> None: ...
+    def finish(self) -> None: ...
+
+
+class Worker(Protocol):
+    """An executor: what is in flight, and for how long."""
+
+    item: Item | None
+    began: float | None
+    timeout: float
+    ended: EndReason | None
+
+    def give_up(self) -> None:
+        """Let go of the item in flight, since its handler was cancelled."""
+        ...
+
+
+def interrupts(error: BaseException) -> bool:
+    """Return whether a `KeyboardInterrupt` is in an error."""
+    return any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves(error))
+
+
+def is_from_outside(error: BaseException) -> bool:
+    """Return whether an error is no result of the handler: an interrupt, or a cancellation that came from outside."""
+    if is_plain(error):
+        return False
+    if interrupts(error):
+        return True
+    # A `Cancelled` that was carried here from some other scope cancels nothing: it is an error like any other.
+    cancelled = trio.current_effective_deadline() == -math.inf
+    return cancelled and all(isinstance(leaf, trio.Cancelled) for leaf in leaves(error))
