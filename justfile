@@ -1,4 +1,4 @@
-# `just check` is everything a change must pass. Tools come from .venv if there is one, else from the PATH.
+# `just check` is everything a change must pass. Tools are taken from .venv if it exists, else from the PATH.
 export PATH := justfile_directory() / ".venv/bin:" + env("PATH")
 
 # lint, types, architecture, tests
@@ -12,7 +12,7 @@ types:
     basedpyright
     if [ -d tests/typing ]; then mypy; fi
 
-# the arrows of the house point down
+# imports point down, without circles
 architecture:
     lint-imports --no-logo
 
@@ -28,7 +28,7 @@ test-default *arguments:
 test-all *arguments:
     pytest -m "" {{ arguments }}
 
-# real processes, killed, frozen and cut off at random: `just chaos --seconds 600 --seed 7`
+# real processes, killed, frozen and disconnected at random: `just chaos --seconds 600 --seed 7`
 chaos *arguments:
     python -m tests.chaos {{ arguments }}
 
@@ -49,10 +49,10 @@ fmt:
     ruff check --fix-only .
     ruff format .
 
-# the changelog as the next release would have it
+# print the changelog of the next release
 draft:
     towncrier build --draft
 
-# writes the changelog from its fragments: `just release-notes 0.2.0`
+# write the changelog from its fragments: `just release-notes 0.2.0`
 release-notes version:
     towncrier build --version {{ version }}

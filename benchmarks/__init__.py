@@ -1,1 +1,1 @@
-"""The bench: `python -m benchmarks.bench` from the checkout. README.md tells the rest."""
+"""The bench: `python -m benchmarks.bench` from the checkout. README.md has the details."""

@@ -1,10 +1,10 @@
 """Run the same work through several job runtimes on one private Redis: a JSON line per run, and a table.
 
-    python -m benchmarks.bench                                     ours, the raw loops, and the peers that are there
+    python -m benchmarks.bench                                     ours, the raw loops, and the peers that are installed
     python -m benchmarks.bench --peers raw-100,actorwork --cases drain --repeat 3
     python -m benchmarks.bench --table a.jsonl b.jsonl
 
-README.md beside this file says what is measured, and how to make the peers' environments.
+README.md beside this file describes what is measured, and how to create the peers' environments.
 """
 
 import argparse
@@ -51,7 +51,7 @@ class Lock:
         if self.file and (at_once or time.time() - self.since > 60):
             self.file.close()
             self.file = None
-            time.sleep(0.5)  # flock is not fair: let whoever waits have a turn
+            time.sleep(0.5)  # flock is not fair: gives a waiting process a turn
 
 
 def run_one(

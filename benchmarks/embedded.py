@@ -2,7 +2,7 @@
 
     python -m benchmarks.embedded [--messages 20000] [--rate 50] [--seconds 10]
 
-    drain      messages that lie in the file already, a typed handler that does nothing
+    drain      messages that are in the file already, a typed handler that does nothing
     latency    a client in the same process sends at a steady rate; sent to started
     ask        one asked after another
 
@@ -36,7 +36,7 @@ class Mark(Message["Marker", float]):
 
 
 class Marker(Actor):
-    """Notes when each message began, and wakes whoever waits for the last one."""
+    """Records when each message began, and wakes the task that waits for the last one."""
 
     settings = Settings(title="marker")
 

@@ -1,4 +1,4 @@
-"""What policies cost: the typed drain with each of them on beside the same with none, and delayed beside plain publish.
+"""The cost of policies: the typed drain with each of them and with none, and delayed against plain publish.
 
     python -m benchmarks.policies [--messages 40000] [--repeat 5] [--variants off,retry,…]
 
@@ -9,9 +9,8 @@
     all         these three together
     key         every message has one of 1,000 keys: one after another within each
 
-Every run is a node of its own, on a server of its own, which finds its messages there. Variants take turns, so that
-what else the machine does hits them alike. The last lines are the batched publish of messages that are due now, and of
-messages that are due in an hour.
+Every run has its own node and its own server, on which the messages are already stored. Variants take turns, so that
+other load affects them alike. The last lines are the batched publish of messages due now and in an hour.
 """
 
 import argparse
@@ -48,7 +47,7 @@ KEYS = 1000
 
 @attrs.frozen
 class Mark(Message["Counter", None]):
-    """What is sent: a number, and padding to about 100 bytes."""
+    """The message: a number, and padding to about 100 bytes."""
 
     i: int
     ts: float
@@ -56,7 +55,7 @@ class Mark(Message["Counter", None]):
 
 
 class Counter(Actor):
-    """Counts, and wakes whoever waits for the last one."""
+    """Counts, and wakes the task that waits for the last message."""
 
     settings = Settings(title="counter")
 
@@ -86,7 +85,7 @@ def envelopes(count: int, variant: str, **more: Any) -> list[Envelope]:
 
 
 async def publish(url: str, messages: list[Envelope]) -> float:
-    """Publish in batches of a thousand; return how many a second."""
+    """Publish in batches of a thousand; return the rate per second."""
     async with open_client(url) as client:
         begin = time.perf_counter()
         for start in range(0, len(messages), 1000):
@@ -95,7 +94,7 @@ async def publish(url: str, messages: list[Envelope]) -> float:
 
 
 async def drain(url: str, variant: str, expected: int) -> dict[str, float]:
-    """Handle all that is there, with the variant's policies."""
+    """Handle all stored messages with the variant's policies."""
     actor = type("Counter", (Counter,), {"settings": Settings(title="counter", **SETTINGS[variant])})
     began: list[float] = []
     done = trio.Event()

@@ -1,13 +1,13 @@
-"""Nodes beside each other: what a second one brings, what it costs, and how long a dead one is missed.
+"""Several processes: the gain and the cost of a second one, and how long a dead one is missing.
 
     python -m benchmarks.processes [--messages 4000] [--repeat 5] [--seconds 20]
 
     share        messages that need a millisecond of CPU each, on one process and on two, taking turns; the ratio
     missed       an idle process is killed with -9: until its replacement handles a message that was sent right after
     memory       PSS of the whole tree of processes: alone, with one node, with two
-    idle         CPU of all that tree beside the same actor without a process, of which beats and statistics are a part
+    idle         CPU of all that tree beside the same actor without a process, including heartbeats and statistics
 
-On a private Redis, with `Process` as users have it. Prints one JSON object.
+On a private Redis, with `Process` and its defaults. Prints one JSON object.
 """
 
 import argparse
@@ -30,13 +30,13 @@ from benchmarks.benchkit import procfs
 
 @attrs.frozen
 class Burn(Message["Burner", int]):
-    """Use the CPU for so many turns of a loop."""
+    """Use the CPU for a number of loop turns."""
 
     turns: int
 
 
 class Burner(Actor):
-    """Uses the CPU, and answers with the process it ran in."""
+    """Uses the CPU, and replies with the pid of its process."""
 
     settings = Settings(title="burner")
 
@@ -49,7 +49,7 @@ class Burner(Actor):
 
 
 def turns_of(seconds: float) -> int:
-    """Return how many turns of the loop take about so long here."""
+    """Return how many loop turns take about that long here."""
     turns, best = 200_000, float("inf")
     for _ in range(5):
         begin = time.perf_counter()
@@ -62,21 +62,21 @@ def turns_of(seconds: float) -> int:
 
 @asynccontextmanager
 async def open_nodes(url: str, replicas: int) -> AsyncGenerator[Client]:
-    """Open a client, with so many processes behind it; none: the actor runs in this one."""
+    """Open a client and the given number of processes; with none, the actor runs in this process."""
     tree = Process([Burner], name="burners", replicas=replicas) if replicas else Burner
     async with open_system(tree, broker=url), open_client(url) as client:
         yield client
 
 
 async def share(url: str, replicas: int, messages: int, turns: int) -> float:
-    """Return how many messages a second are handled."""
+    """Return the messages handled per second."""
     async with open_nodes(url, replicas) as client:
         ref = client.ref(Burner)
         while len({await ref.ask(Burn(1)) for _ in range(20 * replicas)}) < replicas:
             pass
         begin = time.perf_counter()
         await ref.tell_many([Burn(turns)] * messages)
-        while await client.broker.backlog(ref.source):  # noqa: ASYNC110 - nobody tells when it is empty
+        while await client.broker.backlog(ref.source):  # noqa: ASYNC110 - the broker sends no notification when it is empty
             await trio.sleep(0.01)
         return messages / (time.perf_counter() - begin)
 

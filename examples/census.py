@@ -1,15 +1,15 @@
 """A census of Python's own standard library.
 
-One message for each source file; a parser that reads it with `ast`; a clerk that keeps the counts; a progress bar; and
-in the end the largest modules, with numbers that `wc -l` confirms.
+It sends one message for each source file. A parser reads the file with `ast`, a clerk keeps the counts, and a progress
+bar follows them. The report lists the largest modules; `wc -l` confirms its numbers.
 
-    python examples/census.py                                     on the embedded broker, a file of its own
+    python examples/census.py                                     on the embedded broker, in a temporary file
     python examples/census.py --broker redis://localhost:6379/0   the same on Redis
-    python examples/census.py --processes 4                       the parsers in four processes: parsing needs cores
+    python examples/census.py --processes 4                       parses in four processes, on four cores
 
-One census at a time on one broker: two would share their parsers and their clerks. Delivery is at least once, so the
-clerk keeps one count for each path: a file that is counted twice counts once. Every run has a name of its own, so what
-an interrupted run left behind does not show up in the next one.
+Run one census at a time on one broker: two would share their parsers and clerks. Delivery is at least once, so the
+clerk keeps one count for each path: a file that is counted twice counts once. Every run has its own name, so the
+messages of an interrupted run do not appear in the next one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LARGEST = 15
 
 @attrs.frozen
 class Parse(Message["Parser", None]):
-    """Count what is in a file."""
+    """Count the contents of a file."""
 
     census: str
     path: str
@@ -45,7 +45,7 @@ class Parse(Message["Parser", None]):
 
 @attrs.frozen
 class Counted(Message["Clerk", None]):
-    """What is in a file."""
+    """The contents of a file."""
 
     census: str
     path: str
@@ -80,7 +80,7 @@ class Parser(Actor):
         try:
             nodes = [type(node) for node in ast.walk(ast.parse(source))]
         except (SyntaxError, ValueError):
-            # The library's tests hold a few files that are no Python on purpose.
+            # The library's tests contain a few files that are invalid Python on purpose.
             nodes = []
         counted = Counted(
             census=message.census,
@@ -116,7 +116,7 @@ class Clerk(Actor):
 
 
 def source_files() -> Iterator[str]:
-    """Yield the library's source files, without what was installed beside it."""
+    """Yield the library's source files, without installed packages."""
     for path in sorted(STDLIB.rglob("*.py")):
         relative = path.relative_to(STDLIB)
         if relative.parts[0] not in {"site-packages", "dist-packages"}:
@@ -163,15 +163,17 @@ def report(counts: list[Counted], seconds: float, console: Console) -> None:
     console.print(table)
     unread = sum(not count.parsed and count.lines > 0 for count in counts)
     console.print(
-        f"{len(counts):,} messages in {seconds:.1f} s; {unread} files are no Python: only their lines are counted."
+        f"{len(counts):,} messages in {seconds:.1f} s; {unread} files are invalid Python: only their lines count."
     )
     console.print(f"To check: wc -l {STDLIB / counts[0].path}", soft_wrap=True)
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--broker", help="such as redis://localhost:6379/0; the embedded one if left out")
-    options.add_argument("--processes", type=int, default=0, help="how many of them parse; without any, this one does")
+    options.add_argument("--broker", help="such as redis://localhost:6379/0; default: the embedded broker")
+    options.add_argument(
+        "--processes", type=int, default=0, help="how many child processes parse (default: this process does)"
+    )
     given = options.parse_args()
     if given.broker is not None:
         trio.run(take_census, given.broker, given.processes, Console())

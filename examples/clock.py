@@ -1,4 +1,4 @@
-"""A clock: an actor that is woken by triggers. Start it twice, and each time is still told once.
+"""A clock: an actor with triggers. Start it twice: each time is still printed once.
 
 python examples/clock.py [redis://localhost:6379/0]
 """

@@ -2,7 +2,7 @@
 
     python examples/quickstart.py --broker redis://localhost:6379/0
 
-and, from anywhere that reaches the same Redis, with or without Python:
+and, from any program that reaches the same Redis, with or without Python:
 
     redis-cli XADD orders '*' x 1 message hi
 
@@ -19,7 +19,7 @@ from actorwork import Actor, Settings, receive, run
 
 
 class Orders(Actor):
-    """Takes orders from the source `orders`, thirty seconds for each at most."""
+    """Takes orders from the source `orders`, within thirty seconds each."""
 
     settings = Settings(title="orders desk", sources={"orders"}, execution_timeout=30)
 
@@ -30,5 +30,5 @@ class Orders(Actor):
 
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--broker", help="such as redis://localhost:6379/0; the embedded one if left out")
+    options.add_argument("--broker", help="such as redis://localhost:6379/0; default: the embedded broker")
     run(Orders, broker=options.parse_args().broker)

@@ -1,19 +1,19 @@
-"""Ours, with everything on: deadlines watched, events written to the log, four lanes, a broker.
+"""actorwork, with everything on: watched deadlines, events sent to the log, a mailbox with all queues, a broker.
 
-    tell            told without waiting, until the last one is handled: 100,000 in a mailbox
+    tell            `tell_nowait` until the last one is handled: 100,000 in a mailbox
     tell_waiting    `await ref.tell(…)`, through a mailbox of 1,000
     ask             one asked after another
     ask_timeout     the same with a timeout
     spawn_stop      a child of a dynamic supervisor started and terminated, one after another
     restart         a mailbox full of messages that crash the actor: one restart after another
-    restart_seen    a crash that its asker is told, and the next incarnation's reply to the next question
-    restart_logged  as restart, and every crash is written down with its traceback
-    life            so many actors start, answer one question each, and stop: seconds for each of these
-    memory          so many supervised actors that wait for messages: the process's growth, for each
-    traced          the same as Python counts it, by where it was allocated
+    restart_seen    a crash that the caller of `ask` gets, and the next incarnation's reply to the next `ask`
+    restart_logged  as restart, but every crash is logged with its traceback
+    life            many actors start, answer one `ask` each, and stop: seconds for each phase
+    memory          many supervised actors that wait for messages: the growth of the process, per actor
+    traced          the same by tracemalloc, by place of allocation
 
-The log takes no records while it is measured, as in the Erlang bench: every event goes to the sink, which looks at the
-logger's level. `restart_logged` has the level that is the default, and formats its three records for each crash.
+Logging is off while measuring, as in the Erlang benchmark: every event goes to the sink, which checks the logger's
+level. `restart_logged` uses the default level, and formats three records for each crash.
 """
 
 import logging

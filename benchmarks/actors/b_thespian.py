@@ -1,5 +1,5 @@
 # pyright: basic, reportMissingImports=false, reportMissingTypeStubs=false
-"""thespian, with all actors in one process (`simpleSystemBase`): with a process for each it is a different trade."""
+"""thespian, with all actors in one process (`simpleSystemBase`): with a process for each it is hardly comparable."""
 
 from typing import Any
 

@@ -1,10 +1,10 @@
-"""What all benches of local actors share: one process measures one case, and prints it as one JSON line.
+"""Shared by all benchmarks of local actors: one process measures one case, and prints it as one JSON line.
 
     rate       {"library", "case", "n", "seconds", "cpu_s", "per_s", "cpu_us"}
     memory     {"library", "case", "n", "bytes_each"}: by which the resident set has grown, per actor
 
-`seconds` and `per_s` are by the clock on the wall. `cpu_s` is what the process took of a processor meanwhile, and
-`cpu_us` that for each: on a machine with other work it is the steadier of the two.
+`seconds` and `per_s` are by wall clock. `cpu_s` is the CPU time of the process, and `cpu_us` the same per operation: on
+a machine with other load it is the steadier of the two.
 """
 
 import argparse
@@ -24,7 +24,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Stopwatch:
-    """Runs from its making to `rate`."""
+    """Runs from its creation to `rate`."""
 
     def __init__(self) -> None:
         self._cpu = time.process_time()
@@ -47,7 +47,7 @@ class Stopwatch:
 
 
 def memory(n: int, before: int, **more: Any) -> Figures:
-    """Say what n actors take that came since `before`, which `resident` had returned."""
+    """Print the memory of n actors created since `before`, an earlier result of `resident`."""
     return {"n": n, "bytes_each": round((resident() - before) / n, 1), **more}
 
 

@@ -71,7 +71,7 @@ def idle(n: int) -> Figures:
             messages = queue.SimpleQueue[str]()
             running.append((messages, _start(_child, messages)))
     except RuntimeError:
-        pass  # The system gives no more threads: the figure is that of those there are.
+        pass  # The system allows no more threads: measure those that exist.
     time.sleep(0.5)
     figures = memory(len(running), before)
     for messages, _ in running:

@@ -1,4 +1,4 @@
-"""Trio by itself: what its own means cost, which is the ground that any actor on Trio stands on.
+"""Trio by itself: the cost of its own primitives, the floor for any actor on Trio.
 
 tell           a memory channel without a bound, `send_nowait`
 tell_waiting   a memory channel of 100, `await send`

@@ -1,12 +1,12 @@
 """Measure local actors and their peers in alternation, and print a table of medians with ratios.
 
-    python -m benchmarks.actors.run                                   all cases, everybody whose package is there
+    python -m benchmarks.actors.run                                   all cases, all libraries that are installed
     python -m benchmarks.actors.run --repeat 5 --cases tell,ask
     python -m benchmarks.actors.run --out FILE                        the lines too, one JSON object each
-    python -m benchmarks.actors.run --table FILE                      only the table, of lines from before
+    python -m benchmarks.actors.run --table FILE                      only the table, from earlier lines
 
-Every figure comes from a process of its own. Libraries take turns within a case, and repeats are the outer loop: what
-else the machine does meets all of them alike, and a ratio is that of two figures of one repeat.
+Every figure comes from a process of its own. Libraries take turns within a case, and repeats are the outer loop: other
+load of the machine affects all of them alike, and a ratio compares two figures of one repeat.
 """
 
 import argparse
@@ -42,7 +42,7 @@ Line: TypeAlias = dict[str, Any]
 
 
 def commands(case: str, beams: Path | None) -> Iterator[list[str]]:
-    """Yield what measures a case, one command for each library."""
+    """Yield the commands that measure a case, one for each library."""
     for module, package in LIBRARIES.items():
         if importlib.util.find_spec(package) is not None and f'"{case}":' in (HERE / f"{module}.py").read_text():
             yield [sys.executable, "-m", f"benchmarks.actors.{module}", case]
@@ -71,7 +71,7 @@ def measured(repeat: int, cases: Iterable[str], beams: Path | None) -> Iterator[
 
 
 def table(lines: list[Line]) -> str:
-    """Return medians for each case and library, and what ours is of each: above 1 it is better than they are."""
+    """Return medians for each case and library, and ours divided by each: above 1, ours is better."""
     of: dict[tuple[str, str], dict[int, Line]] = defaultdict(dict)
     for line in lines:
         of[line["case"], line["library"]][line["repeat"]] = line

@@ -159,7 +159,7 @@ def cold(trial: Trial) -> Figures:
 
 
 def crash(trial: Trial) -> Figures:
-    """Kill the whole worker tree one second after its first job, start a new one, and see what becomes of the jobs."""
+    """Kill the whole worker tree one second after its first job, start a new one, and count the jobs."""
     n, recorder = trial.n, trial.recorder
     trial.client("batch", n=n, task="crash")
     trial.start_workers()

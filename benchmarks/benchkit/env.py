@@ -1,4 +1,4 @@
-"""What the runner tells a peer, in its worker and in its client, through the environment.
+"""What the runner passes to a peer's worker and client, through the environment.
 
 This module and `recorder` are imported by every worker, so they import nothing heavy: it would count as cold start.
 """

@@ -1,6 +1,6 @@
 """What processes use, read from /proc: CPU, memory, and who is whose child.
 
-A process that ends while we look counts as nothing.
+A process that ends while it is being read counts as nothing.
 """
 
 import contextlib
@@ -63,9 +63,9 @@ def machine_cpu() -> tuple[float, float]:
 
 
 def wait_calm(patience: float) -> float:
-    """Wait until the machine has done next to nothing for half a second; return how long that took.
+    """Wait until the machine has been nearly idle for half a second; return how long that took.
 
-    After `patience` seconds it is as calm as it gets.
+    Gives up waiting after `patience` seconds.
     """
     begin = time.time()
     while (waited := time.time() - begin) < patience:

@@ -1,4 +1,4 @@
-"""How a job says that it ran: a byte and a float in a file that every process has mapped.
+"""How a job records that it ran: a byte and a float in a file that every process maps into memory.
 
 No Redis, no system call, no thread. The runner makes one file (BENCH_REC) and every worker maps it shared, so that a
 job costs about half a microsecond to record, the runner sees progress without touching the peer, and the marks survive
@@ -10,7 +10,7 @@ Layout for N slots, N rounded up to a multiple of 8:
     done     N x uint8     how often job i ended
     t_start  N x float64   time.time() when job i first began
     t_done   N x float64   time.time() when job i last ended
-    t_ts     N x float64   when its sender says that it was sent (the same machine's clock)
+    t_ts     N x float64   when its sender sent it (by the same machine's clock)
 """
 
 import mmap

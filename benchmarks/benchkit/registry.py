@@ -1,7 +1,7 @@
-"""Who takes part: the variant's name, its module in `peers/`, and the environment whose Python runs it.
+"""The participants: the variant's name, its module in `peers/`, and the environment whose Python runs it.
 
-`project` is the Python that runs the bench, where actorwork is installed. The other environments are for the peers; one
-that is not there leaves its peers out.
+`project` is the Python that runs the bench, where actorwork is installed. The other environments are for the peers;
+without one, its peers are left out.
 """
 
 PEERS: dict[str, tuple[str, str]] = {

@@ -92,7 +92,7 @@ def cell(results: Results, peer: str, column: Column) -> str:
 
 
 def crash_cell(rows: list[Row], column: Column) -> str:
-    """Show kills that lost something too: a run that is not ok says the most here."""
+    """Show kills that lost messages too: here a run that is not ok is the most informative."""
     rows = [row for row in rows if "lost" in row]
     if not rows:
         return "-"
@@ -124,7 +124,7 @@ class Goal:
     bound: float
     unit: str
     against: tuple[str, ...] = ()
-    """Bound is a factor of the best of these; nobody named: bound is the figure itself."""
+    """The bound is a factor of the best of these peers; with none, the bound is the figure itself."""
     more_is_better: bool = False
     digits: int = 2
 

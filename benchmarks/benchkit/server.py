@@ -63,7 +63,7 @@ class RedisServer:
         return int(value) if kind == b":" else value
 
     def keys_left(self) -> dict[str, Any]:
-        """Tell what is still in Redis, by key: whether a job is stuck or gone."""
+        """Return what is still in Redis, by key: shows whether a job is stuck or gone."""
         left: dict[str, Any] = {}
         for key in self.command("KEYS", "*")[:40]:
             kind: bytes = self.command("TYPE", key)

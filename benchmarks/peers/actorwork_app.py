@@ -4,7 +4,7 @@
     actorwork-noop    the JSON value as it is
     actorwork-kwargs  keyword arguments, structured and checked
 
-Everything is as users have it: the lease and its fence, the execution timeout, events and their log.
+Everything has its default: the lease and its fence, the execution timeout, events and their log.
 """
 
 import sys
@@ -23,7 +23,7 @@ CONCURRENCY = env.conc(default=1, io=500, crash=4)
 
 @attrs.frozen
 class Mark(Message["Typed", int]):
-    """What the bench sends: the job's number, the moment it was sent, and padding."""
+    """The message of the benchmark: the job's number, the moment it was sent, and padding."""
 
     i: int
     ts: float

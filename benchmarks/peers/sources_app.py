@@ -1,6 +1,6 @@
 """actorwork with 500 sources in one node: five actors that read a hundred streams each.
 
-The jobs are spread evenly over the streams by a foreign producer's hand: plain XADD, without a client of ours.
+A foreign producer spreads the jobs evenly over the streams: plain XADD, without an actorwork client.
 """
 
 import json
@@ -18,7 +18,7 @@ CONCURRENCY = env.conc(default=1)
 
 
 class Reader(Actor):
-    """What the five have in common; each has settings of its own."""
+    """The base of the five actors; each has settings of its own."""
 
     @receive
     async def noop(self, *, i: int, ts: float, pad: str) -> None:
