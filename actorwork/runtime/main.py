@@ -31,17 +31,13 @@ import trio
 
 from actorwork.errors import ActorworkError, BrokerError
 from actorwork.groups import is_cancellation
+from actorwork.runtime.processes.config import EXIT_FAILED, EXIT_FORCED
 from actorwork.runtime.system import System, open_system
 from actorwork.telemetry.logs import configure
 
 if TYPE_CHECKING:
     from actorwork.abc import AbstractCronSchedule, Broker, EventSink, Middleware, PublishMiddleware
     from actorwork.policy.restart import Intensity
-
-EXIT_FAILED = 1
-"""The tree did not start, or could not be kept alive."""
-EXIT_FORCED = 3
-"""Handlers had to be cancelled, or the process had to be ended."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _MARGIN = 1.0

@@ -8,9 +8,9 @@ root  one_for_one
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import attrs
 
@@ -22,10 +22,18 @@ from actorwork.message import Delivery
 
 if TYPE_CHECKING:
     from actorwork.actors.mailbox.calls import Item
-    from actorwork.runtime.processes.process_child import ProcessChild
 
 OUTLINED: Final = 100
-"""Children of one supervisor that are told to another process, at most: a dynamic one may have a hundred thousand."""
+"""Children of one supervisor in a status for another process, at most: a dynamic one may have a hundred thousand."""
+
+
+class RemotePart(Protocol):
+    """A part of the tree that runs in another process, as it is shown and counted here."""
+
+    @property
+    def pid(self) -> int | None: ...
+    def branches(self) -> tuple[Branch, ...]: ...
+    def statistics(self) -> Mapping[str, int]: ...
 
 
 @attrs.frozen
@@ -99,7 +107,7 @@ def branch_of(supervision: RunningSupervisor, now: float, most: int | None = Non
                 spawned,
             )
         elif isinstance(record.spec, Process):
-            process = cast("ProcessChild", member)
+            process = cast("RemotePart", member)
             branch = Branch(record.spec.title, "process", state, *counts, children=process.branches(), pid=process.pid)
         else:
             branch = Branch(record.spec.title, "task", state, *counts)
@@ -131,6 +139,15 @@ def branch_from(outlined: dict[str, Any]) -> Branch:
         "children": tuple(branch_from(child) for child in outlined["children"]),
     }
     return Branch(**facts)
+
+
+def parts_of(root: RunningSupervisor) -> Iterator[RemotePart]:
+    """Yield the parts of a tree that run in other processes."""
+    for record in root.records:
+        if isinstance(record.member, RunningSupervisor):
+            yield from parts_of(record.member)
+        elif isinstance(record.spec, Process):
+            yield cast("RemotePart", record.member)
 
 
 def _called(item: Item) -> str:

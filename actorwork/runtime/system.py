@@ -50,7 +50,7 @@ from actorwork.policy.exits import Exit, Kind
 from actorwork.policy.restart import Intensity
 from actorwork.runtime.firing import check_triggers, fire_triggers
 from actorwork.runtime.options import Options
-from actorwork.runtime.outline import Branch, branch_of, outline, pool_of, supervisor_of
+from actorwork.runtime.outline import Branch, branch_of, outline, parts_of, pool_of, supervisor_of
 from actorwork.runtime.pausing import Pausing
 from actorwork.runtime.stalls import watch_stalls
 from actorwork.telemetry.logs import LogSink
@@ -142,10 +142,11 @@ class System:
             self._process_services = ProcessServices(
                 emit=self._emit,
                 options=self._options,
+                open=open_system,
                 broker=lambda: self.broker,
                 is_ending=self._is_ending,
                 forced=self._note_force,
-                members=self._processes,
+                running=self._processes,
             )
         return ProcessChild(spec, self._process_services)
 
@@ -288,23 +289,14 @@ class System:
         counted is known a second later.
         """
         counted = dict(self._node.statistics()) if self._node is not None else {}
-        for member in self._process_members(self._root):
-            for name, count in member.statistics().items():
+        for part in parts_of(self._root) if self._process_services is not None else ():
+            for name, count in part.statistics().items():
                 counted[name] = counted.get(name, 0) + count
         return counted
 
     def outline(self) -> dict[str, Any]:
         """Return the tree for another process to show."""
         return outline(self._root, trio.current_time())
-
-    def _process_members(self, supervision: RunningSupervisor) -> Iterator[ProcessChild]:
-        if self._process_services is None:
-            return
-        for record in supervision.records:
-            if isinstance(record.member, RunningSupervisor):
-                yield from self._process_members(record.member)
-            elif isinstance(record.spec, Process):
-                yield cast("ProcessChild", record.member)
 
     # ---- the engine ----
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings, strategies as st
 from actorwork.errors import ActorworkError, BrokerError, RemoteError, SettingsError, StartError
 from actorwork.runtime.processes.control import LONGEST, Frames, RemoteFailure, packed
 
-WORDS = ["started", "beat", "look"]
-FACTS = st.dictionaries(st.text(max_size=5).filter(lambda key: key != "is"), st.integers() | st.text(), max_size=3)
+WORDS = ["started", "heartbeat", "status"]
+FACTS = st.dictionaries(st.text(max_size=5).filter(lambda key: key != "type"), st.integers() | st.text(), max_size=3)
 
 
 @settings(deadline=None)
@@ -20,7 +20,7 @@ def test_frames_arrive_however_their_bytes_are_cut(said: list[tuple[str, dict[st
         heard += frames.feed(data[:cut])
         data = data[cut:]
     heard += frames.feed(data)
-    assert heard == [{"is": word, **facts} for word, facts in said]
+    assert heard == [{"type": word, **facts} for word, facts in said]
 
 
 def test_what_is_longer_than_any_frame_is_none():

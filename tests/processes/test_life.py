@@ -225,7 +225,7 @@ async def test_a_loop_that_does_not_turn_is_told_with_its_stacks_and_replaced(ur
             assert "in do\n    time.sleep(n)" in hung.stacks
             await until(lambda: seen.of(ChildExited), "its end")
             assert not is_alive(pid)
-            assert "had not turned" in str(seen.of(ChildExited)[0].exit.error)
+            assert "had not run" in str(seen.of(ChildExited)[0].exit.error)
             # It had the message in hand, and so has its replacement.
             await said.wait("block begins", 2)
 

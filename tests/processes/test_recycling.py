@@ -20,7 +20,7 @@ from .hoard import Hoarder, Sleeper
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_child, "_LEAST_LIFE", 0.1)
     monkeypatch.setattr(process_child, "_TRY_AGAIN", 0.2)
-    monkeypatch.setattr(process_child, "BEAT", 0.1)
+    monkeypatch.setattr(process_child, "HEARTBEAT", 0.1)
 
 
 def of(kind: type[Any], seen: list[Event]) -> list[Any]:
@@ -69,7 +69,7 @@ async def test_above_so_much_memory_it_is_replaced(file_url: str, said: Said):
     async with open_system(tree, broker=file_url, emit=seen.append) as system, open_client(system.broker) as client:
         first = await asked(client, {"megabytes": 300})()
         await until(lambda: of(ProcessReplaced, seen), "the replacement")
-        assert "MB of memory, at most 250 MB" in of(ProcessReplaced, seen)[0].why
+        assert "MB of memory; the limit of a process is 250 MB" in of(ProcessReplaced, seen)[0].why
         assert await asked(client, {})() != first
         assert not of(ChildExited, seen)
 
@@ -129,8 +129,8 @@ async def test_a_handler_that_sits_in_a_thread_for_ever_is_the_end_of_its_proces
     ("settled", "memory", "why"),
     [
         (9, 999_999_999, ""),
-        (10, None, "it has handled 10 messages, at most 10"),
-        (0, 1_200_000_001, "it has 1200 MB of memory, at most 1000 MB"),
+        (10, None, "it has handled 10 messages; the limit of a process is 10"),
+        (0, 1_200_000_001, "it has 1200 MB of memory; the limit of a process is 1000 MB"),
         (0, None, ""),
     ],
 )

@@ -1,20 +1,19 @@
-"""What a process and its parent say to each other, over one socket that the child inherits.
+"""The frames that a process and its parent exchange, over one socket that the child inherits.
 
-A frame is four bytes of length, the most significant first, and a JSON object. Its `is` says what it is:
+A frame is four bytes of length, the most significant first, and a JSON object. Its `type` names it:
 
     from the child                                           from the parent
-    node       incarnation                                   drain      within: stop the intake, finish what is in hand
-    started                                                  hurry      cancel what is in hand
-    failed     failure: it did not start                     stop       within: end in order
-    beat       age: seconds since the loop's last turn       stacks     say where every thread stands
-    look       tree, statistics
-    drained    forced                                        (closed)   the parent is gone: end at once
+    node       incarnation                                   drain    within: stop the intake, finish what is in flight
+    started                                                  hurry    cancel what is in flight
+    failed     failure: it did not start                     stop     within: end in order
+    heartbeat  age: seconds since the loop's last tick       stacks   report the stacks of all threads
+    status     tree, statistics
+    drained    forced                                        (closed) the parent is gone: end at once
     stacks     text, age
-    ended      failure: its tree could not be kept alive; none: it ended in order
-    stuck      actor, message, seconds, text: a handler has not ended so long after its deadline
+    ended      failure: its tree could not be kept alive; null: it ended in order
+    stuck      actor, message, seconds, text: a handler has not ended that long after its deadline
 
-Nothing here waits, and nothing is ever pickled on this way. A word that is not known is passed over, so that a later
-version may say more.
+Nothing here waits, and nothing is ever pickled on this way. Frames of an unknown type are ignored.
 """
 
 from __future__ import annotations
@@ -32,19 +31,19 @@ from actorwork.errors import ActorworkError, BrokerError, RemoteError, SettingsE
 Frame: TypeAlias = Mapping[str, Any]
 
 LONGEST: Final = 64 * 1024 * 1024
-"""Bytes of a frame: what says that it is longer is no frame."""
+"""Bytes of a frame, at most: a greater length means that these bytes are not a frame."""
 _LONGEST_TRACEBACK: Final = 20_000
 _HEADER: Final = struct.Struct(">I")
 
 
-def packed(word: str, /, **facts: Any) -> bytes:
+def packed(kind: str, /, **facts: Any) -> bytes:
     """Return a frame as bytes."""
-    body = json.dumps({"is": word, **facts}, separators=(",", ":"), default=str).encode()
+    body = json.dumps({"type": kind, **facts}, separators=(",", ":"), default=str).encode()
     return _HEADER.pack(len(body)) + body
 
 
 class Frames:
-    """Finds the frames in bytes that come in any portions."""
+    """Finds the frames in bytes that arrive in any portions."""
 
     def __init__(self) -> None:
         self._bytes = bytearray()
@@ -53,7 +52,7 @@ class Frames:
         return f"<frames: {len(self._bytes)} bytes of the next one>"
 
     def feed(self, data: bytes) -> list[Frame]:
-        """Take bytes; return the frames that are whole now. Raises `ValueError` for what is none."""
+        """Take bytes; return the frames that are complete now. Raises `ValueError` for bytes that are not frames."""
         self._bytes += data
         found: list[Frame] = []
         while len(self._bytes) >= _HEADER.size:
@@ -89,7 +88,7 @@ class RemoteFailure:
         return cls(str(facts.get("type", "")), str(facts.get("text", "")), str(facts.get("traceback", "")))
 
     def error(self, child_id: object) -> ActorworkError:
-        """Make an error of it again: of the same kind where that says whose problem it is."""
+        """Return it as an error again: of the same class for the few that say whose problem it is."""
         match self.type:
             case "StartError":
                 error: ActorworkError = StartError(self.text, child_id=str(child_id))

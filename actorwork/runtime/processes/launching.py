@@ -1,16 +1,16 @@
-"""OS processes: how one is started, how its end is seen, and what that was.
+"""OS processes: how one is started, and how its end is seen.
 
-    spawn        a fresh interpreter; what it needs is imported anew
-    forkserver   a fork of a process that has imported it already: faster, and the memory is shared
+    spawn        a fresh interpreter, which imports all modules anew
+    forkserver   a fork of a process that has imported them already: faster, and the memory is shared
 
-Both are multiprocessing's, so classes of `__main__` are found. A process gets its end of a control socket; its orders
-come there, as bytes, so that whatever is wrong with them can be told.
+Both are multiprocessing's, so classes of `__main__` are found. A process gets its end of a control socket; its
+configuration comes there, as bytes, so that an error in unpickling it can be reported.
 
-From the first moment on a process must not die of a signal that was sent to the whole process group: only the root
-decides. So it starts with these signals blocked, and lets them through when it has handlers that do nothing. (Handlers,
-since what is ignored stays ignored in the programs that it starts.)
+From its first moment a process must not die of a signal to the whole process group: only the root process acts on
+those. So it starts with these signals blocked, and unblocks them when it has handlers that do nothing. (Handlers, since
+the programs that it starts would inherit SIG_IGN.)
 
-An end is seen by the kernel's own word (a pidfd, elsewhere the end of a pipe), never by a timeout.
+The kernel reports an end (by a pidfd, elsewhere by the end of a pipe); no timeout guesses it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pickle
 import signal
 import socket
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import forkserver, resource_tracker
@@ -33,19 +33,21 @@ import trio
 
 from actorwork.errors import ProcessLost, SettingsError, StartError
 from actorwork.runtime.processes import child_node
+from actorwork.runtime.processes.config import NOT_OURS
 
 if TYPE_CHECKING:
     from actorwork.actors.tree.spec import Process, StartMethod
 
 _BROKERS: Final = ("actorwork.streams.broker", "actorwork.embedded.broker")
 _PORTION: Final = 65536
-_LAST_WORD: Final = 1.0
-"""Seconds in which a code is to be read of a process that has ended: a forkserver says it a moment later."""
+_EXIT_CODE: Final = 1.0
+"""Seconds for the exit code of a process that has ended: a forkserver sends it a moment later."""
 
 
 def refuse_what_cannot_travel(spec: Process, options: object) -> None:
-    """Raise `SettingsError` for a child that cannot be made in another process, since it cannot be pickled; and in a
-    process which has just begun to import the main module, if that starts a tree at once.
+    """Raise `SettingsError` for a child that cannot be pickled, and so cannot be made in another process.
+
+    Also for a main module that starts its tree while a process of that tree imports it: each would start the next one.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise SettingsError(
@@ -65,7 +67,7 @@ def refuse_what_cannot_travel(spec: Process, options: object) -> None:
 
 @attrs.frozen
 class ProcessExit:
-    """How a process ended: its exit code; negative for a signal, None if somebody else has read it."""
+    """How a process ended: its exit code; negative for a signal, None if other code in this program has read it."""
 
     pid: int
     code: int | None
@@ -73,7 +75,7 @@ class ProcessExit:
     def __str__(self) -> str:
         match self.code:
             case None:
-                return f"process {self.pid} ended; its exit code was read by somebody else in this program"
+                return f"process {self.pid} ended; other code in this program has read its exit code"
             case code if code < 0:
                 name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
                 hint = " (not by its parent: an operator, or the kernel for want of memory)"
@@ -98,22 +100,22 @@ class ProcessHandle:
         self._ended: ProcessExit | None = None
         self._pidfd = -1
         if hasattr(os, "pidfd_open"):
-            with suppress(OSError):  # No such thing in this kernel, or it is gone already: the pipe tells.
+            with suppress(OSError):  # This kernel has none, or the process is gone already: then the pipe is used.
                 self._pidfd = os.pidfd_open(self.pid)
 
     def __repr__(self) -> str:
         return f"<process {self.pid}{'' if self._ended is None else ', ended'}>"
 
     async def wait_ended(self) -> ProcessExit:
-        """Wait for its end. Cancelled: nothing happens to it."""
+        """Wait for its end. Cancelled: the process is left as it is."""
         while self._ended is None:
-            # A forkserver's children are not ours: their codes come through the pipe alone.
+            # A forkserver's children are not this process's own: their exit codes come through the pipe alone.
             of_pipe = self._pidfd < 0 or not self._is_child
             await trio.lowlevel.wait_readable(self._process.sentinel if of_pipe else self._pidfd)
             code = self._process.exitcode
-            with trio.move_on_after(_LAST_WORD, shield=True):
+            with trio.move_on_after(_EXIT_CODE, shield=True):
                 while code is None:
-                    await trio.sleep(0.005)  # The code comes a moment after the end, and nothing says when.
+                    await trio.sleep(0.005)  # The code comes a moment after the end, and there is nothing to wait for.
                     code = self._process.exitcode
             self._ended = self._ended or ProcessExit(self.pid, code)
         return self._ended
@@ -124,14 +126,14 @@ class ProcessHandle:
             return
         try:
             if self._pidfd >= 0:
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)  # Cannot hit another one with the same number.
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)  # Cannot hit a new process with the same pid.
             else:
                 os.kill(self.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass  # It has just ended.
 
     async def send_all(self, data: bytes) -> None:
-        """Send more than a frame, and wait until it is on its way. Cancelled: a part of it is."""
+        """Send more than a frame, and wait until the socket has taken it. Cancelled: it has taken a part."""
         rest = memoryview(data)
         while rest:
             await trio.lowlevel.wait_writable(self._control)
@@ -140,38 +142,41 @@ class ProcessHandle:
             except BlockingIOError:
                 pass
             except OSError:
-                return  # It has ended, which is seen elsewhere.
+                return  # The process has ended, which `wait_ended` reports.
 
     def send(self, frame: bytes) -> None:
-        """Say something to it; whom it does not reach any more will be killed. Never waits."""
+        """Send a frame. Never waits: a full socket drops it."""
+        # Its reader is a thread that nothing but a held lock stops. A process that reads no commands is killed in the
+        # end, by the hang timeout or at the end of its time to stop.
         with suppress(OSError):
             self._control.send(frame)
 
     async def receive(self) -> bytes:
-        """Return what it says next; nothing once it has closed its end."""
+        """Return the next bytes from it; none once it has closed its end."""
         await trio.lowlevel.wait_readable(self._control)
         return self.receive_nowait()
 
     def receive_nowait(self) -> bytes:
-        """Return what it has said already."""
+        """Return the bytes that have arrived."""
         try:
             return self._control.recv(_PORTION)
         except OSError:
             return b""
 
     def close(self) -> None:
-        """Give back what this side holds of it."""
+        """Close the socket and the pidfd."""
         self._control.close()
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
-        with suppress(ValueError):  # Who has not ended keeps what is held for that.
+        with suppress(ValueError):  # It still runs: multiprocessing keeps its pipe until it has ended.
             self._process.close()
 
 
-async def launch(start_method: StartMethod, name: str) -> ProcessHandle:
-    """Start a process, which waits for its orders. Cancelled: it is not started, or it ends since its control socket is
-    closed.
+async def launch(start_method: StartMethod, name: str, *, preload: Sequence[str]) -> ProcessHandle:
+    """Start a process, which waits for its configuration; `preload` are modules that a forkserver is to import.
+
+    Cancelled: it is not started, or it ends since its control socket is closed.
     """
     context: Any = multiprocessing.get_context(start_method)
     ours, theirs = socket.socketpair()
@@ -179,17 +184,19 @@ async def launch(start_method: StartMethod, name: str) -> ProcessHandle:
     try:
         process = context.Process(target=child_node.main, args=(theirs,), name=name, daemon=False)
         if start_method == "spawn":
-            # In this thread and no other: the kernel ends the child with the thread that started it.
+            # In this thread and not a worker thread: the kernel ends the child with the thread that started it.
             _start(process)
         else:
+            # What the server has imported, its forks need not: without `preload`, which names the module of the system,
+            # each process would import nearly the whole package anew.
             used = [module for module in _BROKERS if module in sys.modules]
-            context.set_forkserver_preload(["__main__", child_node.__name__, *used])
-            # The server may have to start first, and import all that.
+            context.set_forkserver_preload(["__main__", child_node.__name__, *preload, *used])
+            # In a thread, since the server may have to start first, and import all that.
             await trio.to_thread.run_sync(partial(_start, process, forkserver.ensure_running))
     except EOFError as error:
         ours.close()
         raise StartError(
-            "the forkserver has ended; standard error tells what it could not import", child_id=name
+            "the forkserver has ended; standard error has the import that failed", child_id=name
         ) from error
     except BaseException:
         ours.close()
@@ -200,8 +207,8 @@ async def launch(start_method: StartMethod, name: str) -> ProcessHandle:
 
 
 def _start(process: Any, prepare: Callable[[], None] | None = None) -> None:
-    """Start it with the signals blocked that only the root takes."""
-    resource_tracker.ensure_running()  # Outside of what follows, since it unblocks these signals when it starts.
+    """Start a process that has the signals blocked which only the root process acts on: it inherits the mask."""
+    resource_tracker.ensure_running()  # Before they are blocked, since it unblocks them when it starts.
     with _blocked(), _only_streams_that_can_be_flushed():
         if prepare is not None:
             prepare()
@@ -210,7 +217,7 @@ def _start(process: Any, prepare: Callable[[], None] | None = None) -> None:
 
 @contextmanager
 def _only_streams_that_can_be_flushed() -> Generator[None]:
-    """Hide a standard stream whose reader has gone: multiprocessing flushes them first, and would start nothing."""
+    """Hide a standard stream whose reader has gone: multiprocessing flushes them first, and would fail."""
     hidden: dict[str, object] = {}
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -229,7 +236,7 @@ def _only_streams_that_can_be_flushed() -> Generator[None]:
 
 @contextmanager
 def _blocked() -> Generator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, child_node.NOT_OURS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, NOT_OURS)
     try:
         yield
     finally:

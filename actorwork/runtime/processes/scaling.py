@@ -1,7 +1,7 @@
-"""Keeps as many replicas of a process as its `Scale` wants: looks every two seconds, and adds or ends some.
+"""Keeps as many replicas of a process as its `Scale` wants: every two seconds it may add or end some.
 
-What there is to do is asked of the broker, how busy the replicas are is seen in their trees, and `policy.scaling`
-decides. While the broker does not answer nothing is decided. A replica that is ended finishes what it has in hand.
+The broker reports the backlog, the trees of the replicas show how busy they are, and `policy.scaling` decides. While
+the broker does not answer, the number stays. A replica that is ended finishes what it has in flight.
 """
 
 from __future__ import annotations
@@ -23,20 +23,19 @@ from actorwork.policy.scaling import Load, wanted
 if TYPE_CHECKING:
     from actorwork.abc import Broker, EventSink
     from actorwork.actors.supervision.supervisor import RunningSupervisor
-    from actorwork.runtime.outline import Branch
-    from actorwork.runtime.processes.process_child import ProcessChild
+    from actorwork.runtime.outline import Branch, RemotePart
 
 LOOK_EVERY: Final = 2.0
 PATIENCE: Final = 5.0
-"""Seconds in which the broker is to answer."""
+"""Seconds for the broker to answer."""
 MEMORY: Final = 0.2
-"""How much the latest look counts in the utilisation: with one every two seconds, that of the last ten."""
+"""The weight of the latest measurement in the utilisation: with one every two seconds, it covers the last ten."""
 TRY_AGAIN: Final = 30.0
-"""Seconds until it grows again, when a replica did not start."""
+"""Seconds until another replica is started, when the last one did not start."""
 
 
 class Scaler:
-    """Looks after one group of replicas; `run` is its task."""
+    """Scales one group of replicas; `run` is its task."""
 
     def __init__(
         self, group: RunningSupervisor, broker: Callable[[], Broker], emit: EventSink, is_ending: Callable[[], bool]
@@ -63,14 +62,14 @@ class Scaler:
         return [record for record in self._group.records if record.state not in (State.STOPPING, State.EMPTY)]
 
     async def run(self) -> None:
-        """Look again and again, until the system ends."""
+        """Measure and decide, until the system ends."""
         async with trio.open_nursery() as nursery:
             while not self._is_ending():
                 await trio.sleep(LOOK_EVERY)
                 running = self._running
                 load = await self._measured(running)
                 if load is None or not running or self._starting or self._is_ending():
-                    continue  # Those who are on their way have not shown yet whether they suffice.
+                    continue  # Replicas that are starting have not shown yet whether they suffice.
                 now = trio.current_time()
                 decision = wanted(self._process.scale, load, len(running), quiet=now - self._changed)
                 more = decision.replicas - len(running)
@@ -95,7 +94,7 @@ class Scaler:
                     backlog += await broker.backlog(source)
                     age = await broker.oldest(source)
                     oldest = age if oldest is None else max(oldest, age or 0.0)
-        except Exception as error:  # noqa: BLE001 - whatever a broker raises, it is asked again, and replicas go on
+        except Exception as error:  # noqa: BLE001 - whatever a broker raises, it is asked again
             self._trouble(f"{type(error).__name__}: {error}")
             return None
         if patience.cancelled_caught:
@@ -107,14 +106,15 @@ class Scaler:
     def _trouble(self, error: str) -> None:
         if not self._is_troubled:
             self._is_troubled = True
-            what = f"asking how much there is to do for {self._process.title}"
-            self._emit(events.BrokerTrouble(what, error, f"there are as many as before; asked every {LOOK_EVERY:g} s"))
+            what = f"asking for the backlog of {self._process.title}"
+            what_next = f"the number of replicas stays; asked again every {LOOK_EVERY:g} s"
+            self._emit(events.BrokerTrouble(what, error, what_next))
 
     def _busy_part(self, running: list[ChildRecord]) -> float:
-        """Return which part of what they can have in hand they have, of the actor that is busiest."""
+        """Return the share of its concurrency that the busiest actor uses, over all replicas."""
         in_hand: Counter[str] = Counter()
         for record in running:
-            for branch in cast("ProcessChild", record.member).branches():
+            for branch in cast("RemotePart", record.member).branches():
                 _count(branch, in_hand)
         parts = [in_hand[title] / (most * max(1, len(running))) for title, most in self._at_once.items()]
         return min(1.0, max(parts, default=0.0))
@@ -122,7 +122,7 @@ class Scaler:
     # ---- changing ----
 
     def _free_numbers(self, count: int) -> list[int]:
-        """Return the numbers of so many more, none of which is used by another one that is still there."""
+        """Return `count` numbers for new replicas, none of which is in use."""
         used = {record.spec.title for record in self._group.records}
         numbers: list[int] = []
         number = 0
@@ -135,14 +135,14 @@ class Scaler:
     async def _add(self, number: int) -> None:
         try:
             await self._group.handle.start_child(self._process.member(number))
-        except (StartError, ChildError):  # Its own events have said why; a group that is ending takes no more.
+        except (StartError, ChildError):  # Its own events carry the reason; a group that is ending takes no more.
             self._grow_at = trio.current_time() + TRY_AGAIN
         finally:
             self._starting.discard(number)
             self._changed = trio.current_time()
 
     async def _remove(self, record: ChildRecord) -> None:
-        with suppress(ChildError):  # It has ended in this moment, or the group is ending.
+        with suppress(ChildError):  # It has just ended by itself, or the group is ending.
             await self._group.handle.terminate_child(record.key)
 
 

@@ -1,0 +1,61 @@
+"""What a process and its parent agree on before the first frame: the configuration, the exit codes, the signals."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import attrs
+
+if TYPE_CHECKING:
+    from actorwork.actors.tree.spec import Spec
+    from actorwork.runtime.options import Options
+
+EXIT_FAILED: Final = 1
+"""The tree did not start, or could not be kept alive."""
+EXIT_FORCED: Final = 3
+"""Handlers had to be cancelled, or the process had to be ended."""
+EXIT_ORPHANED: Final = 4
+"""The parent is gone."""
+NOT_OURS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals that only the root process acts on."""
+ANSWER: Final = 2.0
+"""Seconds in which a process has to report its stacks before it is killed for a blocked loop."""
+
+
+class NodeSystem(Protocol):
+    """A running system, as the process that hosts it uses it."""
+
+    @property
+    def forced(self) -> bool: ...
+    def drain(self, within: float) -> None: ...
+    def hurry(self) -> None: ...
+    def stop(self, reason: str, *, within: float | None) -> None: ...
+    async def wait_drained(self) -> None: ...
+    async def wait_stopped(self) -> None: ...
+    def outline(self) -> dict[str, Any]: ...
+    def statistics(self) -> Mapping[str, int]: ...
+
+
+OpenSystem = Callable[..., AbstractAsyncContextManager[NodeSystem]]
+"""Opens a system for a tree, as `open_system` does."""
+
+
+@attrs.frozen
+class NodeConfig:
+    """What a process is to run; pickled on its way to it."""
+
+    title: str
+    children: tuple[Spec, ...]
+    broker: str
+    options: Options
+    open: OpenSystem
+    """Pickled by its name, so the child imports it only now: the code of a child names no module above it."""
+    heartbeat_interval: float
+    hang_timeout: float | None
+    """Seconds after its deadline at which a handler that does not end is the end of the process."""
+    log_level: int
+    log_format: str | None
+    """How this program configured its logs; None if it left that to the application."""
