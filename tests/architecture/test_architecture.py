@@ -16,7 +16,12 @@ HOUSE = Path(__file__).parents[2]
 CROOKED_HOUSE = {
     "actors.py": "import actorwork.streams",  # a room that knows another
     "streams.py": "import actorwork.runtime\nimport sqlite3",  # an arrow that points up
-    "runtime.py": "import actorwork.testing",
+    "runtime/__init__.py": "import actorwork.testing",
+    "runtime/engine.py": "import actorwork.runtime.system",  # arrows that point up within a room
+    "runtime/system.py": "",
+    "runtime/processes/__init__.py": "",
+    "runtime/processes/child_node.py": "import actorwork.runtime.processes.process_child",
+    "runtime/processes/process_child.py": "",
     "testing.py": "import redis",
     "telemetry.py": "import subprocess",
     "policy.py": "import croniter\nimport time",
@@ -50,6 +55,7 @@ def crooked(tmp_path_factory: pytest.TempPathFactory) -> str:
     package = root / "actorwork"
     package.mkdir()
     for name, source in CROOKED_HOUSE.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
         (package / name).write_text(source + "\n")
     report = lint_imports(root)
     assert report.returncode == 1, report.stdout + report.stderr
@@ -73,6 +79,8 @@ def test_a_crooked_house_breaks_every_contract(crooked: str) -> None:
         "actorwork.actors is not allowed to import actorwork.streams",
         "actorwork.streams is not allowed to import actorwork.runtime",
         "actorwork.runtime is not allowed to import actorwork.testing",
+        "actorwork.runtime.engine is not allowed to import actorwork.runtime.system",
+        "actorwork.runtime.processes.child_node is not allowed to import actorwork.runtime.processes.process_child",
         "actorwork.events is not allowed to import actorwork.abc",
         "actorwork.errors is not allowed to import actorwork.actors",
         "- actorwork.shed",
