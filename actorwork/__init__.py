@@ -16,6 +16,9 @@ Messages reach an actor through a broker (`open_client`, or any producer that ad
 through its local ref.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
 from actorwork.abc import (
     AbstractCronSchedule as AbstractCronSchedule,
     Middleware as Middleware,
@@ -45,13 +48,6 @@ from actorwork.actors.tree.spec import (
     Process as Process,
     Supervisor as Supervisor,
     check_child_specs as check_child_specs,
-)
-from actorwork.clients import (
-    Client as Client,
-    Receipt as Receipt,
-    Spool as Spool,
-    StreamRef as StreamRef,
-    open_client as open_client,
 )
 from actorwork.errors import (
     ActorCrashed as ActorCrashed,
@@ -117,9 +113,6 @@ from actorwork.policy.retry import (
 from actorwork.policy.scaling import Scale as Scale
 from actorwork.policy.schedule import Cron as Cron, Interval as Interval, next_times as next_times
 from actorwork.policy.sending import SendOptions as SendOptions
-from actorwork.runtime.main import run as run
-from actorwork.runtime.outline import Branch as Branch
-from actorwork.runtime.system import System as System, open_system as open_system, serve as serve
 from actorwork.settings import (
     DeadLetterSettings as DeadLetterSettings,
     EventSettings as EventSettings,
@@ -129,6 +122,48 @@ from actorwork.settings import (
 )
 from actorwork.state.lock import Held as Held, Lock as Lock
 from actorwork.state.shared import Shared as Shared
+
+if TYPE_CHECKING:
+    from actorwork.clients import (
+        Client as Client,
+        Receipt as Receipt,
+        Spool as Spool,
+        StreamRef as StreamRef,
+        open_client as open_client,
+    )
+    from actorwork.runtime.main import run as run
+    from actorwork.runtime.outline import Branch as Branch
+    from actorwork.runtime.system import System as System, open_system as open_system, serve as serve
+
+_AT_FIRST_USE: Final = {
+    "Branch": "actorwork.runtime.outline",
+    "Client": "actorwork.clients",
+    "Receipt": "actorwork.clients",
+    "Spool": "actorwork.clients",
+    "StreamRef": "actorwork.clients",
+    "System": "actorwork.runtime.system",
+    "open_client": "actorwork.clients",
+    "open_system": "actorwork.runtime.system",
+    "run": "actorwork.runtime.main",
+    "serve": "actorwork.runtime.system",
+}
+"""The modules of these names. A program that only sends needs no runtime and a node needs no client, so each module is
+imported at its first use (PEP 562): both start earlier.
+"""
+
+
+def __getattr__(name: str) -> object:
+    module = _AT_FIRST_USE.get(name)
+    if module is None:
+        raise AttributeError(f"module 'actorwork' has no attribute {name!r}")
+    value: object = getattr(import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_AT_FIRST_USE})
+
 
 __all__ = [
     "AbstractCronSchedule",
