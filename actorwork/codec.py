@@ -93,7 +93,7 @@ def loads(data: bytes) -> Json:
         text = str(data, "utf-8")
         try:
             value, end = _scan(text, 0)
-        except StopIteration:  # leading white space, or no JSON at all
+        except StopIteration:  # leading white space, or not JSON at all
             return _decoder.decode(text)
         return value if end == len(text) else _decoder.decode(text)
     except UnicodeDecodeError as error:
@@ -126,7 +126,7 @@ def _shown(value: object) -> str:
 
 def _exactly(cls: type, wanted: str) -> Callable[[Any, Any], Any]:
     def structure(value: Any, annotation: Any) -> Any:
-        if annotation is not cls:  # cattrs looks hooks up by inheritance, so this one is also asked for subclasses.
+        if annotation is not cls:  # cattrs finds hooks by inheritance, so this one is called for subclasses too.
             return _structure_subclass(value, annotation, cls, wanted)
         # A bool is an int to Python, but not to the producer that wrote the JSON.
         if type(value) is cls:
@@ -143,7 +143,7 @@ def _structure_float(value: Any, annotation: Any) -> Any:
 
 
 def _structure_subclass(value: Any, cls: Any, base: type, wanted: str) -> Any:
-    """Make a value of a class that extends str, int or float: an enum's member, or what its constructor returns."""
+    """Make a value of a subclass of str, int or float: an enum member, or the result of the constructor."""
     if issubclass(cls, Enum):
         return _structure_enum(value, cls)
     if type(value) is not base:
@@ -186,7 +186,7 @@ def _structure_enum(value: Any, cls: Any) -> Any:
     if member is not None:
         return member
     if issubclass(cls, Flag) and type(value) is int and not value & ~sum({one.value for one in cls}):
-        return cls(value)  # A combination of flags is no member of its own. Its bits are known, whatever the boundary.
+        return cls(value)  # A combination of flags is not a member itself. Its bits are known, whatever the boundary.
     wanted = ", ".join(repr(one.value) for one in cls)
     raise ValueError(f"wants {'a combination' if issubclass(cls, Flag) else 'one'} of {wanted}, got {_shown(value)}")
 
@@ -244,7 +244,7 @@ _MAPPINGS: Final = frozenset({dict, Mapping, MutableMapping})
 
 
 def _read_keys_as_text(converter: cattrs.Converter) -> None:
-    """Have the names of JSON objects, which are always text, read as the keys that a mapping's annotation wants."""
+    """Parse the names of JSON objects, which are always strings, as the keys that a mapping's annotation wants."""
     making: set[Any] = set()
 
     def wants_numbers(cls: Any) -> bool:
@@ -272,7 +272,7 @@ def _read_keys_as_text(converter: cattrs.Converter) -> None:
 
 
 def _key_from(name: str, key: type) -> Json:
-    """Return the number or constant that an object's name stands for, or the name, for the key's own hook to judge."""
+    """Return the number or constant that an object's name denotes, or else the name, which the key's hook checks."""
     if issubclass(key, Enum) and name.encode() not in {dumps(one.value) for one in key if type(one.value) is not str}:
         return name
     try:

@@ -157,7 +157,7 @@ class Delivery:
 
 
 def is_result_wanted(headers: Mapping[str, Json]) -> bool:
-    """Return whether the sender of a message wants to have its result: as a reply, or kept at the broker."""
+    """Whether the sender of a message wants its result: as a reply, or stored at the broker."""
     return REPLY_TO in headers or RESULT_TTL in headers
 
 

@@ -42,7 +42,7 @@ class BackoffFunction(Protocol):
 
 
 VERDICT_ATTEMPTS: Final = 20
-"""Attempts that an explicit `Retry` gets where the actor has no retry policy of its own."""
+"""The attempts of an explicit `Retry` if the actor has no retry policy of its own."""
 
 _SECONDS: Final = number(0, FINITE, "finite seconds")
 
@@ -149,7 +149,7 @@ class RetryPolicy:
 
     @property
     def attempts_of_verdicts(self) -> int:
-        """How many attempts an explicit `raise Retry` may ask for."""
+        """Up to how many attempts an explicit `raise Retry` is honoured."""
         return self.attempts
 
 
@@ -167,7 +167,7 @@ class DefaultRetryPolicy(RetryPolicy):
 
     @property
     def attempts_of_verdicts(self) -> int:
-        """A handler that raises `Retry` without a policy means it, but not for ever."""
+        """A handler that raises `Retry` without a policy means it, but not forever."""
         return VERDICT_ATTEMPTS
 
 

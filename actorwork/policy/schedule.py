@@ -324,10 +324,10 @@ def _cron_fires(cron: Cron, after: int) -> Iterator[int]:
 
 
 def _repeats(expression: str) -> bool:
-    """Say whether an expression fires in both runs of an hour that the clock shows twice.
+    """Whether an expression fires in both runs of an hour that the clock shows twice.
 
-    The rule is that of Vixie cron and its successors: an expression whose minute or hour is a wildcard or a step is
-    about a rhythm, and goes by elapsed time; one with a fixed wall time is about that time, and fires once.
+    The rule is that of Vixie cron and its successors: an expression whose minute or hour is a wildcard or a step
+    describes a rhythm and follows elapsed time; one with a fixed wall time fires once.
     """
     text = expression.strip().lower()
     if text.startswith("@"):
@@ -336,10 +336,10 @@ def _repeats(expression: str) -> bool:
 
 
 def _wall_before(second: int, zone: tzinfo, *, repeats: bool) -> datetime:
-    """Return the time of the clock from which to look for what fires after a moment.
+    """Return the wall time from which to search for the next nominal time after a moment.
 
-    That is the latest time that the clock has shown by then; while it repeats an hour, the end of the first run. For an
-    expression that fires in both runs it is the beginning of the hour, since all times of that hour come again.
+    It is the latest time that the clock has shown by then; while it repeats an hour, the end of the first run. For an
+    expression that fires in both runs it is the beginning of the hour, since all times of that hour occur again.
     """
     now = datetime.fromtimestamp(second, zone)
     early, late = (int(now.replace(fold=fold).timestamp()) for fold in (0, 1))

@@ -64,7 +64,7 @@ class Fail:
 Settlement: TypeAlias = Ack | Retry | Reject | Fail
 
 OnFailure: TypeAlias = Literal["resume", "restart", "stop", "escalate"]
-"""What the error of a message does to its actor, besides ending the message."""
+"""What a failed message does to its actor, besides failing."""
 ON_FAILURES: Final[tuple[OnFailure, ...]] = ("resume", "restart", "stop", "escalate")
 
 _GRAVITY: tuple[type[errors.Verdict], ...] = (errors.Fail, errors.Reject, errors.Retry)
@@ -88,7 +88,7 @@ def expired(at: float) -> Reject:
 
 
 class EndReason(enum.Enum):
-    """Why we have cancelled a handler."""
+    """Why the runtime cancelled a handler."""
 
     TIMEOUT = "timeout"
     REVOKED = "revoked"
@@ -102,7 +102,7 @@ class CrashWanted:
 
     cause: BaseException
     policy: Literal["restart", "stop", "escalate"] | None
-    """What its `on_failure` wants; None for a `Shutdown`, which ends the actor by itself."""
+    """The actor's `on_failure`; None for a `Shutdown`, which needs none to end the actor."""
 
 
 @attrs.frozen
@@ -110,14 +110,14 @@ class Ending:
     """How a delivery ends, and whether its actor ends with it."""
 
     settlement: Settlement | None
-    """None: it has not ended, and goes back to the mailbox."""
+    """None: the delivery has not ended, and returns to the mailbox."""
     crash: CrashWanted | None = None
 
 
 def to_blame(error: BaseException | None, *, ended: EndReason | None, timeout: float) -> ExecutionTimeout | None:
-    """Return the error of a message whose handler we have cancelled; None where the handler is not to blame.
+    """Return the error of a message whose handler the runtime cancelled; None if the handler is not to blame.
 
-    `error` is what came out of the handler, if anything. `timeout` is in seconds.
+    `error` is what the handler raised, if anything. `timeout` is in seconds.
     """
     if ended is not EndReason.TIMEOUT:
         return None
@@ -129,12 +129,12 @@ def to_blame(error: BaseException | None, *, ended: EndReason | None, timeout: f
 def ending_of(
     error: BaseException, *, attempt: int, retry: RetryPolicy, dice: Dice, on_failure: OnFailure | None
 ) -> Ending:
-    """Decide how a delivery ends whose handler has failed by `error`, and whether the actor does."""
+    """Decide how a delivery ends after its handler raised `error`, and whether the actor ends too."""
     settlement = settlement_for(error, attempt=attempt, retry=retry, dice=dice)
     cause = decisive(error)
     if isinstance(cause, errors.Shutdown):
         return Ending(settlement, CrashWanted(cause, None))
-    # A verdict is the handler's own decision about the message, and no failure of the actor.
+    # A verdict is the handler's own decision about the message, not a failure of the actor.
     if isinstance(settlement, (Fail, Retry)) and not isinstance(cause, errors.Verdict):
         match on_failure:
             case "restart" | "stop" | "escalate":
