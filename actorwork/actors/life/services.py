@@ -12,7 +12,7 @@ import trio
 
 from actorwork.abc import EventSink, LimitStore, Middleware, PublishMiddleware, Values
 from actorwork.actors.context.timers import Expiries, TimerWheel
-from actorwork.actors.limits.limiters import LimiterRegistry
+from actorwork.actors.limits.registry import LimiterRegistry
 from actorwork.actors.refs.registry import Registry
 from actorwork.actors.refs.topics import Topics
 from actorwork.errors import NotRunning

@@ -1,16 +1,16 @@
-"""The gate: where deliveries wait that a limit holds back, between the mailbox and the handler.
+"""The admission queue: holds back deliveries until the actor's limits admit them, between mailbox and handler.
 
-    mailbox ──▶ executor ──enter──▶ all turnstiles let it through ──▶ handler ──leave──▶ they are told how it ended
-                               └──▶ one does not: it waits here ──called──▶ the front of the mailbox
+    mailbox ──▶ executor ──enter──▶ all limiters admit it ──▶ handler ──leave──▶ the limiters learn how it ended
+                               └──▶ one does not: it waits here ──admitted──▶ the front of the mailbox
 
-An executor never waits: it puts what may not begin here, and goes on with the next. So a limit eats nobody's
-`execution_timeout`, and a delivery whose key must wait stands in nobody's way. Who waits for the same thing is
-called in order, the urgent first; what comes later does not go before. What is called has already gone through, so no
-more are called than the actor can begin at once: what it grants would be missing elsewhere.
+An executor never waits: it puts a delivery that may not begin here and takes the next one. So a limit does not use up
+`execution_timeout`, and a delivery whose key must wait blocks no other key. Deliveries that wait for the same limiter
+and key are admitted in order, the urgent ones first; a later delivery does not overtake them. An admitted delivery
+already has all its grants, so no more are admitted than the actor can begin at once: a grant that lies in a mailbox is
+missing elsewhere.
 
-What waits is still this node's, by its lease, and is handed back at a shutdown. It takes no room in the mailbox: here
-it is bounded by what each limit lets wait (`Limiter.ahead`) and by `WAITING_ROOM`; beyond that the reader stops.
-An open circuit lets one wait, and one more for each that has tried it in vain: that is how the intake pauses.
+The deliveries that wait still belong to this node, by its lease, and are released at a shutdown. They take no room in
+the mailbox: here they are bounded by `Limiter.ahead` and `WAITING_ROOM`; beyond that the reader stops.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from actorwork.actors.limits.limiters import Grant, Limiter, RateLimiter
 from actorwork.actors.mailbox.priority_deque import PriorityDeque
 from actorwork.errors import CodecError
 from actorwork.message import Delivery
-from actorwork.policy.bounds import is_utf8
+from actorwork.policy.bounds import LONGEST_NAME, is_utf8
 from actorwork.policy.intake import urgent_room
 from actorwork.policy.limits import By, Limit
 
@@ -33,28 +33,26 @@ if TYPE_CHECKING:
 
     from actorwork.actors.handlers.behaviour import Behaviour
     from actorwork.actors.handlers.table import HandlerTable
-    from actorwork.actors.limits.limiters import LimiterRegistry
+    from actorwork.actors.limits.registry import LimiterRegistry
     from actorwork.actors.mailbox.mailbox import Mailbox
     from actorwork.message import Priority
     from actorwork.settings import Settings
 
-LONGEST_KEY: Final = 300
-"""Characters, as for all names that are the user's."""
 WAITING_ROOM: Final = 100
-"""How many deliveries wait at most for limits of some (of a key, of one handler of several), so that others come."""
+"""The most deliveries that wait for partial limits (of a key, or of one handler of several), so that others come."""
 
-Place: TypeAlias = "tuple[Limiter, str]"
-"""A limit, and the key it is divided by; the empty one, where it is not."""
+Partition: TypeAlias = "tuple[Limiter, str]"
+"""A limiter and a key that partitions it; the key is empty if the limit is not partitioned."""
 
 
 class Permit:
-    """A delivery at the gate: where it has to go through, and what it was granted there."""
+    """A delivery at the admission queue: the partitions that must admit it, and the grants it has from them."""
 
-    __slots__ = ("delivery", "grants", "places")
+    __slots__ = ("delivery", "grants", "partitions")
 
-    def __init__(self, delivery: Delivery, places: Sequence[Place]) -> None:
+    def __init__(self, delivery: Delivery, partitions: Sequence[Partition]) -> None:
         self.delivery = delivery
-        self.places = places
+        self.partitions = partitions
         self.grants: list[tuple[Limiter, str, Grant]] = []
 
     @property
@@ -63,7 +61,7 @@ class Permit:
 
 
 EMPTY_PERMIT: Final = Permit(Delivery("", "", b"", None), ())
-"""Held by everybody who has nothing to give back."""
+"""Shared by all deliveries that have nothing to give back."""
 
 
 class AdmissionOwner(Protocol):
@@ -87,19 +85,19 @@ class AdmissionQueue:
     """The limits of one actor, and the deliveries that wait for them."""
 
     __slots__ = (
-        "_called",
-        "_differ",
-        "_handlers",
-        "_is_served",
+        "_admitted",
+        "_fixed_partitions",
+        "_handler_limits",
+        "_handlers_differ",
+        "_is_serving",
         "_limiters",
         "_limits",
-        "_news",
+        "_only_rate_limiter",
         "_owner",
-        "_pace",
-        "_same_places",
         "_start_soon",
         "_starved",
         "_waiting",
+        "_woken",
         "queues",
     )
 
@@ -108,216 +106,244 @@ class AdmissionQueue:
         self._limiters = limiters
         self._start_soon = start_soon
         handlers = list(owner.handlers)
-        self._limits = self._entered(owner.settings.limits, "")
-        self._handlers: dict[str, Sequence[tuple[Limiter, By]]] = {}
-        """The limits of single handlers. Those of the only handler are the actor's."""
-        self._differ = len(handlers) > 1 and any(handler.limits for handler in handlers)
+        self._limits = self._joined(owner.settings.limits, "")
+        self._handler_limits: dict[str, Sequence[tuple[Limiter, By]]] = {}
+        """The limits of single handlers; those of an only handler are the actor's."""
+        self._handlers_differ = len(handlers) > 1 and any(handler.limits for handler in handlers)
         if len(handlers) == 1:
-            self._limits += self._entered(handlers[0].limits, handlers[0].name)
-        self._same_places: list[Place] = []
-        """Where every delivery has to go through, if that is not a matter of the delivery."""
-        if not self._differ and all(by is None for _, by in self._limits):
-            self._same_places = [(turnstile, "") for turnstile, _ in self._limits]
-        paces = [turnstile for turnstile, _ in self._same_places if isinstance(turnstile, RateLimiter)]
-        self._pace = paces[0] if len(paces) == len(self._same_places) == 1 else None
-        """The only limit, where it is one that nobody has to leave again: the commonest case, and the quickest."""
-        self.queues: dict[Place, PriorityDeque[Permit]] = {}
-        """Who waits where; nobody, where it is empty."""
-        self._called: dict[int, Permit] = {}
+            self._limits += self._joined(handlers[0].limits, handlers[0].name)
+        self._fixed_partitions: list[Partition] = []
+        """The partitions of every delivery, if they do not depend on the delivery."""
+        if not self._handlers_differ and all(by is None for _, by in self._limits):
+            self._fixed_partitions = [(limiter, "") for limiter, _ in self._limits]
+        rates = [limiter for limiter, _ in self._fixed_partitions if isinstance(limiter, RateLimiter)]
+        self._only_rate_limiter = rates[0] if len(rates) == len(self._fixed_partitions) == 1 else None
+        """The only limit, if it is a rate: the commonest case, and the quickest, since nothing is given back."""
+        self.queues: dict[Partition, PriorityDeque[Permit]] = {}
+        """The deliveries that wait for each partition; a partition for which none waits has no entry."""
+        self._admitted: dict[int, Permit] = {}
+        """By id of the delivery: admitted, and on the way through the mailbox to an executor."""
         self._waiting = [0, 0]
-        """How many wait for a limit of all, and for a limit of some."""
-        self._news = trio.Event()
-        self._is_served = False
+        """How many wait for a limit of all deliveries, and for a partial one."""
+        self._woken = trio.Event()
+        self._is_serving = False
         self._starved = False
 
     def __repr__(self) -> str:
-        return f"<gate of {self._owner.title!r}: {len(self)} waiting, {len(self._called)} called>"
+        return f"<admission queue of {self._owner.title!r}: {len(self)} waiting, {len(self._admitted)} admitted>"
 
     def __len__(self) -> int:
         return sum(self._waiting)
 
-    def _entered(self, limits: Sequence[Limit], where: str) -> list[tuple[Limiter, By]]:
+    def _joined(self, limits: Sequence[Limit], where: str) -> list[tuple[Limiter, By]]:
+        """Return the limiters of some limits, which wake this queue from now on."""
         found: list[tuple[Limiter, By]] = []
         for number, limit in enumerate(limits):
             usual_name = ":".join(filter(None, [self._owner.settings.id, where, str(number)]))
             whose = f"{self._owner.title}.{where}" if where else self._owner.title
-            turnstile = self._limiters.of(limit, usual_name, whose)
-            turnstile.waiters.append(self)
-            found.append((turnstile, getattr(limit, "by", None)))
+            limiter = self._limiters.of(limit, usual_name, whose)
+            limiter.listeners.append(self)
+            found.append((limiter, getattr(limit, "by", None)))
         return found
 
-    # ---- going through ----
+    # ---- entering and leaving ----
 
     def enter(self, delivery: Delivery) -> Permit | None:
-        """Let a delivery through, or let it wait (None). Raises what a user's `by` raises."""
-        if self._pace is not None and not self.queues and self._pace.take_alone(trio.current_time()):
+        """Admit a delivery, or put it here to wait and return None. Raises what a user's `by` raises."""
+        # A single rate limit, and none waits: no permit is made, since there is nothing to give back.
+        if (
+            self._only_rate_limiter is not None
+            and not self.queues
+            and self._only_rate_limiter.take_alone(trio.current_time())
+        ):
             return EMPTY_PERMIT
-        permit = self._called.pop(id(delivery), None) if self._called else None
+        # By identity: a delivery that was admitted while it waited comes back as the same object.
+        permit = self._admitted.pop(id(delivery), None) if self._admitted else None
         if permit is None:
-            permit = Permit(delivery, self._same_places or self._places_of(delivery))
+            permit = Permit(delivery, self._fixed_partitions or self._partitions_of(delivery))
             return permit if self._try(permit, None) else None
         return permit
 
     def leave(self, permit: Permit, error: BaseException | None = None, *, done: bool = False) -> bool:
-        """Say how it ended, once; return whether it has to wait again, as if it had not begun."""
+        """Tell the limiters how a delivery ended; return whether it has to wait again, as if it had not begun.
+
+        Only the first call for a permit counts, so that every way out of a handler may end with one.
+        """
         grants, permit.grants = permit.grants, []
         now = trio.current_time()
         waits = False
-        for turnstile, key, grant in grants:
-            waits |= turnstile.leave(key, grant, now, error, done=done)
+        for limiter, key, grant in grants:
+            waits |= limiter.leave(key, grant, now, error, done=done)
         if waits:
-            self._tell_room()  # Another one is to try it the next time, if there is any.
+            # A failed probe of a circuit: the next probe must be another delivery, so let the reader bring one.
+            self._tell_room()
         return waits
 
-    def _places_of(self, delivery: Delivery) -> list[Place]:
-        places: list[Place] = []
-        limits = (*self._limits, *self._limits_of_handler(delivery)) if self._differ else self._limits
-        for turnstile, by in limits:
-            key = "" if by is None else _divided(by, delivery) if callable(by) else delivery.key
+    def _partitions_of(self, delivery: Delivery) -> list[Partition]:
+        partitions: list[Partition] = []
+        limits = (*self._limits, *self._limits_of_handler(delivery)) if self._handlers_differ else self._limits
+        for limiter, by in limits:
+            key = "" if by is None else _key_by(by, delivery) if callable(by) else delivery.key
             if key is not None:
-                places.append((turnstile, key))
-        return places
+                partitions.append((limiter, key))
+        return partitions
 
     def _limits_of_handler(self, delivery: Delivery) -> Sequence[tuple[Limiter, By]]:
         try:
             handler = self._owner.behaviour.for_delivery(delivery)
         except CodecError:
-            return ()  # The executor finds out, too, and settles it.
-        found = self._handlers.get(handler.name)
+            return ()  # The executor meets the same error, and settles the delivery by it.
+        found = self._handler_limits.get(handler.name)
         if found is None:
-            found = self._handlers[handler.name] = self._entered(handler.limits, handler.name)
+            found = self._handler_limits[handler.name] = self._joined(handler.limits, handler.name)
         return found
 
-    def _try(self, permit: Permit, called_at: Place | None) -> bool:
-        """Go through everywhere, or nowhere: then wait at the place that did not let it."""
+    def _try(self, permit: Permit, first_at: Partition | None) -> bool:
+        """Take a grant of every partition, or of none and wait for the first that refuses.
+
+        All or nothing, since a delivery that waits for one limit with the grant of another would block that one, and
+        two of them could wait for each other. `first_at` is the partition at whose head the delivery has just been.
+        """
         now = trio.current_time()
-        for place in permit.places:
-            turnstile, key = place
-            # Nobody goes before those who wait already.
-            may = place == called_at or (place not in self.queues and turnstile.is_turn_of(key, self))
-            grant = turnstile.take(key, now) if may else None
+        for partition in permit.partitions:
+            limiter, key = partition
+            # Behind those that wait already, of this actor (`queues`) and of others (`is_turn_of`): otherwise a busy
+            # stream of new deliveries would take every grant that becomes free, and the old ones would starve.
+            may = partition == first_at or (partition not in self.queues and limiter.is_turn_of(key, self))
+            grant = limiter.take(key, now) if may else None
             if grant is None:
                 self._undo(permit)
-                self._join(place, permit, first=place == called_at)
-                if called_at is None:
+                self._wait_at(partition, permit, first=partition == first_at)
+                if first_at is None:
                     self._owner.mailbox.delivery_set_aside()
                 return False
-            permit.grants.append((turnstile, key, grant))
+            permit.grants.append((limiter, key, grant))
         return True
 
     @staticmethod
     def _undo(permit: Permit) -> None:
         grants, permit.grants = permit.grants, []
-        for turnstile, key, grant in grants:
-            turnstile.undo(key, grant)
+        for limiter, key, grant in grants:
+            limiter.undo(key, grant)
 
     # ---- waiting ----
 
-    def _join(self, place: Place, permit: Permit, *, first: bool) -> None:
-        queue = self.queues.get(place)
+    def _wait_at(self, partition: Partition, permit: Permit, *, first: bool) -> None:
+        queue = self.queues.get(partition)
         if queue is None:
-            queue = self.queues[place] = PriorityDeque[Permit]()
+            queue = self.queues[partition] = PriorityDeque[Permit]()
         if first:
             queue.appendleft(permit)
         else:
             queue.append(permit)
-        self._waiting[self._is_for_some(place)] += 1
-        place[0].joined(place[1], self)
+        self._waiting[self._is_partial(partition)] += 1
+        partition[0].joined(partition[1], self)
+        # Also if the task runs already: it may sleep until a later time than this partition's.
         self.wake()
-        if not self._is_served:
-            self._is_served = True
+        if not self._is_serving:
+            self._is_serving = True
             self._start_soon(self._serve_until_empty)
 
     def wake(self) -> None:
-        """Have it looked, soon, whether somebody may go through now."""
-        self._news.set()
+        """Have the serving task look, soon, for deliveries that may begin now.
+
+        Not here and now: limiters call this in the middle of `take`, `undo` and `leave`, where their state and the
+        queues of other actors are half-changed.
+        """
+        self._woken.set()
 
     async def _serve_until_empty(self) -> None:
-        """Call those whose turn it is, while somebody waits; a task of the system's own."""
+        """Admit deliveries when their turn comes, as long as any wait; a task of the system's own."""
         try:
             while self.queues:
-                self._news = trio.Event()
+                # The event before the look: a wake-up during the look must not be lost.
+                self._woken = trio.Event()
                 self.admit_waiting()
                 with trio.move_on_at(self._next_time()):
-                    await self._news.wait()
+                    await self._woken.wait()
         finally:
-            self._is_served = False
+            self._is_serving = False
 
     def _next_time(self) -> float:
         if self.is_full:
-            return math.inf
+            return math.inf  # An executor that becomes free wakes this queue.
         now = trio.current_time()
-        waits = (turnstile.wait(key, now) for turnstile, key in self.queues)
-        # Where it is another gate's turn, that one tells.
+        waits = (limiter.wait(key, now) for limiter, key in self.queues)
+        # No wait at all means that it is another queue's turn, which will pass it on: a deadline now would only spin.
         return now + min((wait for wait in waits if wait > 0), default=math.inf)
 
     @property
     def is_full(self) -> bool:
-        """Whether as many are called as can be begun at once."""
-        return len(self._called) >= self._owner.free
+        """Whether as many deliveries are admitted as can be begun at once."""
+        return len(self._admitted) >= self._owner.free
 
     def admit_waiting(self) -> None:
-        """Call those who may go through now: of each place one after the other, so that no key waits for another's.
+        """Admit the deliveries that may begin now: one of each partition in turn, so that no key waits for another.
 
-        By the task that waits for news of the limits, and by an executor that has come to the end of something.
+        Called by the serving task, and by an executor at the end of a handler, before it takes its next item.
         """
-        called: list[Any] = []
-        served = True
-        while served and not self.is_full:
-            served = False
-            for place in list(self.queues):
-                if self.is_full or place not in self.queues:
+        admitted: list[Any] = []
+        progress = True
+        while progress and not self.is_full:
+            progress = False
+            for partition in list(self.queues):
+                # `_pop` and `_try` change the queues: an entry of the copy may be gone.
+                if self.is_full or partition not in self.queues:
                     continue
-                turnstile, key = place
-                if turnstile.wait(key, trio.current_time()) > 0 or not turnstile.is_turn_of(key, self):
+                limiter, key = partition
+                if limiter.wait(key, trio.current_time()) > 0 or not limiter.is_turn_of(key, self):
                     continue
-                permit = self._pop(place)
-                if self._try(permit, place):
-                    self._called[id(permit.delivery)] = permit
-                    called.append(permit.delivery)
-                    served = True
-        if called:
-            self._owner.mailbox.put_first(called)
+                permit = self._pop(partition)
+                if self._try(permit, partition):
+                    self._admitted[id(permit.delivery)] = permit
+                    admitted.append(permit.delivery)
+                    progress = True
+        if admitted:
+            self._owner.mailbox.put_first(admitted)
             self._tell_room()
         if self.is_full:
-            for turnstile, key in self.queues:
-                turnstile.pass_on(key, self)
+            # This queue admits no more for now, so it must not keep the turn from the other actors' queues.
+            for limiter, key in self.queues:
+                limiter.pass_on(key, self)
 
-    def _pop(self, place: Place) -> Permit:
-        """Take out the one whose turn it is; who else waits there comes after the other places."""
-        queue = self.queues.pop(place)
+    def _pop(self, partition: Partition) -> Permit:
+        """Take out the first delivery of a partition, and move the partition behind the others."""
+        queue = self.queues.pop(partition)
         permit = queue.popleft()
         if queue:
-            self.queues[place] = queue
-        place[0].left(place[1], self, last=not queue)
-        self._waiting[self._is_for_some(place)] -= 1
+            self.queues[partition] = queue
+        partition[0].left(partition[1], self, last=not queue)
+        self._waiting[self._is_partial(partition)] -= 1
         return permit
 
-    def _is_for_some(self, place: Place) -> bool:
-        """Whether others of this actor need not wait there: those of another key, or for another handler."""
-        return all(place[0] is not turnstile or by is not None for turnstile, by in self._limits)
+    def _is_partial(self, partition: Partition) -> bool:
+        """Return whether other deliveries of the actor may pass: those with another key, or for another handler."""
+        return all(partition[0] is not limiter or by is not None for limiter, by in self._limits)
 
     def take_deliveries(self, sources: Collection[str] | None = None) -> list[Delivery]:
-        """Take out all that wait; what was called, and is taken from the mailbox too, has not gone through."""
+        """Take out all that wait, and the grants of those admitted, which the caller takes out of the mailbox.
+
+        All of them, whatever `sources`: the caller offers deliveries of other sources again.
+        """
         found: list[Delivery] = []
-        for place in list(self.queues):
-            while place in self.queues:
-                found.append(self._pop(place).delivery)
-        for permit in self._called.values():
+        for partition in list(self.queues):
+            while partition in self.queues:
+                found.append(self._pop(partition).delivery)
+        for permit in self._admitted.values():
             self._undo(permit)
-        self._called.clear()
+        self._admitted.clear()
         self._tell_room()
         return found
 
     # ---- the reader's side ----
 
     def credit(self, room: int, *, urgent: bool) -> int:
-        """Return how much of the mailbox's room is to be used."""
-        of_all, of_some = self._waiting
-        ahead = min((turnstile.ahead() for turnstile, _ in self._limits), default=math.inf)
+        """Return how much of the mailbox's room the reader may use."""
+        of_all, partial = self._waiting
+        ahead = min((limiter.ahead() for limiter, _ in self._limits), default=math.inf)
         if urgent:
             ahead += urgent_room(self._owner.settings.concurrency)
-        if of_some >= WAITING_ROOM or of_all >= ahead:
+        if partial >= WAITING_ROOM or of_all >= ahead:
             self._starved = True
             return 0
         return int(min(room, ahead - of_all))
@@ -328,13 +354,13 @@ class AdmissionQueue:
             self._owner.room_made()
 
 
-def _divided(by: Callable[[Delivery], object], delivery: Delivery) -> str | None:
-    """Ask a user's function for which key a limit holds; what it answers may go to the broker as a name."""
+def _key_by(by: Callable[[Delivery], object], delivery: Delivery) -> str | None:
+    """Return the key of a delivery by a user's function; the broker may store the key, as part of a name."""
     key = by(delivery)
     if key is None:
         return None
-    if not isinstance(key, str) or len(key) > LONGEST_KEY or not is_utf8(key):
+    if not isinstance(key, str) or len(key) > LONGEST_NAME or not is_utf8(key):
         raise TypeError(
-            f"a limit's by wants to return None or a text of at most {LONGEST_KEY} characters in UTF-8, got {key!r:.99}"
+            f"a limit's by wants to return None or a str of at most {LONGEST_NAME} characters in UTF-8, got {key!r:.99}"
         )
     return key

@@ -1,0 +1,47 @@
+"""All limiters of a node, by what they limit and by their names: actors that name the same limit share it."""
+
+from __future__ import annotations
+
+from actorwork.actors.limits.limiters import CircuitBreakerState, Limiter, RateLimiter, Semaphore
+from actorwork.actors.limits.shared import GlobalRateLimiter, GlobalSemaphore, LimiterEnvironment
+from actorwork.errors import SettingsError
+from actorwork.policy.limits import Bulkhead, CircuitBreaker, ConcurrencyLimit, Limit, RateLimit
+
+
+class LimiterRegistry:
+    """The limiters of a node, each made when it is first named."""
+
+    def __init__(self, environment: LimiterEnvironment, publisher: str) -> None:
+        self._environment = environment
+        self._publisher = publisher
+        self._found: dict[tuple[type, str], tuple[Limit, Limiter]] = {}
+
+    def __repr__(self) -> str:
+        return f"<limiters: {', '.join(name for _, name in self._found)}>"
+
+    def of(self, limit: Limit, usual_name: str, whose: str) -> Limiter:
+        """Return the limiter of a limit; events call an unnamed one `whose`.
+
+        Raises `SettingsError` if a different limit has its name.
+        """
+        name = limit.name or usual_name
+        other, limiter = self._found.get((type(limit), name), (limit, None))
+        if other != limit:
+            raise SettingsError(f"two limits of this system are called {name!r}, and differ: {other} and {limit}")
+        if limiter is None:
+            limiter = self._new(limit, name, whose)
+            self._found[type(limit), name] = (limit, limiter)
+        return limiter
+
+    def _new(self, limit: Limit, name: str, whose: str) -> Limiter:
+        match limit:
+            case RateLimit(scope="node"):
+                return RateLimiter(limit)
+            case RateLimit():
+                return GlobalRateLimiter(limit, f"rate:{name}", self._environment)
+            case ConcurrencyLimit(scope="global"):
+                return GlobalSemaphore(limit, f"room:{name}", self._environment, self._publisher)
+            case ConcurrencyLimit() | Bulkhead():
+                return Semaphore(limit)
+            case CircuitBreaker():
+                return CircuitBreakerState(limit, limit.name or whose, self._environment.emit)
