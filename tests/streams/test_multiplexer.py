@@ -77,6 +77,48 @@ async def test_a_cancelled_waiter_leaves_its_slot_and_harms_nobody(redis_url: st
         assert link.error is None
 
 
+async def test_lone_requests_with_random_cancels_and_pushes_in_between_get_their_own_replies(redis_url: str):
+    """A lone caller reads for itself, and hands the reading over at any point: done, cancelled, or joined by others."""
+    chosen = random.Random(11)
+    pushes: list[Any] = []
+    cancelled = 0
+    async with open_link(redis_url) as sender, open_link(redis_url, pushes=pushes) as link:
+        await link.request(pack(("SUBSCRIBE", "news")), is_subscription=True)
+        for number in range(1500):
+            with trio.CancelScope() as scope:
+                if chosen.random() < 0.2:
+                    scope.cancel()  # It is sent all the same, and its reply is left to the next reader.
+                elif chosen.random() < 0.4:
+                    scope.deadline = trio.current_time() + chosen.random() * 0.0005
+                if chosen.random() < 0.3:
+                    link.request_nowait(pack(("ECHO", "beside")))
+                assert await ask(link, "ECHO", number) == str(number).encode()
+            cancelled += scope.cancelled_caught
+            if number % 10 == 0:
+                await ask(sender, "PUBLISH", "news", number)
+            if number % 50 == 0:
+                # Nobody asks for anything here: what comes is read all the same.
+                await wait_until(lambda: len(pushes) == number // 10 + 1)  # noqa: B023 - awaited at once
+        assert await ask(link, "ECHO", "last") == b"last"
+        assert link.in_flight == 0
+        await wait_until(lambda: len(pushes) == 150)
+    assert 50 < cancelled < 1450
+
+
+async def test_a_caller_that_reads_for_itself_learns_that_the_connection_ends(redis_url: str):
+    async with open_proxy(redis_url) as proxy, open_link(proxy.url) as link, trio.open_nursery() as nursery:
+        await ask(link, "PING")
+        proxy.black_hole()
+
+        async def end() -> None:
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            link.fail(ConnectionError("ended in a test"))
+
+        nursery.start_soon(end)
+        with trio.fail_after(2), pytest.raises(ConnectionError, match="ended in a test"):
+            await ask(link, "PING")
+
+
 async def test_commands_of_one_tick_leave_in_one_write(redis_url: str, monkeypatch: pytest.MonkeyPatch):
     async with open_link(redis_url) as link:
         await ask(link, "PING")

@@ -126,6 +126,14 @@ class Connection:
     async def wait_writable(self) -> None:
         await trio.lowlevel.wait_writable(self._fileno)
 
+    async def wait_readable(self) -> None:
+        """Wait until `receive_nowait` may find bytes. Raises `trio.ClosedResourceError` after `interrupt_wait`."""
+        await trio.lowlevel.wait_readable(self._fileno)
+
+    def interrupt_wait(self) -> None:
+        """Make the task that waits for the socket stop, so that another one can wait. The socket stays open."""
+        trio.lowlevel.notify_closing(self._fileno)
+
     async def receive(self) -> None:
         """Wait for bytes and feed them to the parser. Cancelled: nothing was taken from the socket.
 

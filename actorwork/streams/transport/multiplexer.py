@@ -1,23 +1,26 @@
 """Many tasks, one connection: requests leave in batches, replies come back in order.
 
 Redis answers a connection's commands in the order in which they arrived. So every request has a `PendingRequest` in
-one deque, in the order in which its bytes leave, and each reply belongs to the first one that still lacks a reply. What
-must never happen is that a reply reaches the wrong task, and everything here follows from that:
+one deque, in the order in which its bytes leave, and each reply belongs to the first request that still lacks one. A
+reply must never reach the wrong task. That holds because of four rules:
 
-- a slot is appended in the same breath in which its bytes are queued or sent; there is no checkpoint in between;
-- a slot is never removed before its replies have come. A task that is cancelled empties its slot, and its reply is read
-  and dropped. Nothing is closed: the other tasks' replies are unharmed;
-- a command that was queued "may have executed"; one whose bytes never left has not, and its slot says so (`unsent`);
-- commands that change what the connection is (WATCH, blocking reads, MONITOR, CLIENT REPLY) have no place here.
+- a request is appended in the same step in which its bytes are queued or sent, without a checkpoint in between;
+- a request is never removed before its replies have come. A cancelled task detaches itself from its request, and the
+  reply is read and dropped. The connection stays open, so the replies of other tasks are not affected;
+- a request whose bytes never left is marked `unsent`; any other request that fails may have executed;
+- commands that change the state of the connection (WATCH, blocking reads, MONITOR, CLIENT REPLY) are not allowed here.
 
-How bytes leave. While nothing is awaited, the calling task sends its command itself, lets the scheduler turn once,
-and looks whether the reply has come: that is as quick as a loop around a socket, because no other task need be woken.
-While replies are awaited, commands are collected, and the writer task sends what one tick of the scheduler brought in
-one write: that is the quickest for a hundred. Nobody else sends.
+How bytes leave. If no reply is awaited, the calling task sends its command itself. While replies are awaited, commands
+are collected, and the writer task sends those of one scheduler tick in one write. No other task sends.
 
-How it ends. The first failure, wherever it is seen, fails every slot, ends the tasks, tells whoever waits for the
-socket, and closes it. `silence` seconds without a byte, while one is owed, are a failure too: a peer behind a dead
-network sends no reset.
+Who reads. At any moment exactly one task reads the socket: a caller that was alone when it sent its request reads until
+its own reply has come (`_read_for`), and in all other cases the reader task reads (`_read`). For a loop that awaits one
+command after another this saves a turn of the scheduler per command, because the reader is not woken first to wake the
+caller.
+
+How a connection ends. The first failure, wherever it is noticed, fails every request, ends the tasks, wakes the tasks
+that wait for the socket, and closes it. `silence` seconds without a byte while a reply is owed are a failure too: a
+peer behind a dead network sends no reset.
 """
 
 from collections import deque
@@ -42,6 +45,7 @@ class PendingRequest:
     def __init__(self, missing: int, *, is_subscription: bool = False) -> None:
         self.missing = missing
         self.task: trio.lowlevel.Task | None = None
+        """The task to wake; None while no task waits, or while the caller reads for itself."""
         self.is_subscription = is_subscription
         self.replies: list[Any] = []
         self.error: Exception | None = None
@@ -74,9 +78,14 @@ class Multiplexer:
         self._silence = silence
         self._pending: deque[PendingRequest] = deque()
         self._unsent: list[bytes] = []
-        """One entry per slot at the end of `_pending`: what the writer has not taken yet."""
+        """One entry per request at the end of `_pending`: what the writer has not taken yet."""
         self._rest: bytes | memoryview = b""
         self._idle_writer: trio.lowlevel.Task | None = None
+        self._caller_reads = False
+        self._reader_waits = False
+        """The reader task waits for the socket."""
+        self._resting_reader: trio.lowlevel.Task | None = None
+        """The reader task, while it waits for a caller to stop reading."""
         self._crash: Exception | None = None
         self._scope = trio.CancelScope()
 
@@ -85,50 +94,48 @@ class Multiplexer:
         return len(self._pending)
 
     async def request(self, data: bytes, count: int = 1, *, is_subscription: bool = False) -> PendingRequest:
-        """Send `data`, `count` packed commands, and wait until its slot is done.
+        """Send `data`, `count` packed commands, and wait until the request is done.
 
-        The slot holds the replies (error replies as values) or the failure of the connection. Cancelled before it was
-        queued: nothing happened (the caller looked). Cancelled after: it may have executed, its replies are dropped.
+        The request holds the replies (error replies as values) or the failure of the connection. Cancelled before it
+        was queued: nothing happened (the caller has checked). Cancelled after: it may have executed, its replies are
+        dropped.
         """
-        slot = PendingRequest(count, is_subscription=is_subscription)
-        is_alone = not self._pending
-        self._submit(data, slot)
-        if is_alone and slot.error is None:
-            # While the scheduler turns once, the server answers. Then the reply is fetched here, without waking the
-            # reader and being woken by it in turn.
-            await trio.lowlevel.checkpoint()
-            if slot.missing and self.error is None:
-                self._read_nowait()
-        await self.wait(slot)
-        return slot
+        request = PendingRequest(count, is_subscription=is_subscription)
+        is_alone = not self._pending and not self._rest
+        self._submit(data, request)
+        if is_alone and request.error is None:
+            await self._read_for(request)
+        else:
+            await self.wait(request)
+        return request
 
     def request_nowait(self, data: bytes) -> PendingRequest:
-        """Send `data` for nobody in particular; the slot may be looked at later."""
-        slot = PendingRequest(1)
-        self._submit(data, slot)
-        return slot
+        """Send `data` without waiting; the returned request may be inspected later."""
+        request = PendingRequest(1)
+        self._submit(data, request)
+        return request
 
-    async def wait(self, slot: PendingRequest) -> None:
-        """Wait until a slot is done. Cancelled: its reply is dropped."""
-        if slot.missing and slot.error is None:
-            slot.task = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(slot.abandon)
+    async def wait(self, request: PendingRequest) -> None:
+        """Wait until a request is done. Cancelled: its reply is dropped."""
+        if request.missing and request.error is None:
+            request.task = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(request.abandon)
 
-    def _submit(self, data: bytes, slot: PendingRequest) -> None:
+    def _submit(self, data: bytes, request: PendingRequest) -> None:
         if self.error is not None:
-            slot.error = self.error
-            slot.unsent = True
+            request.error = self.error
+            request.unsent = True
             return
         if self._pending:
-            self._pending.append(slot)
+            self._pending.append(request)
             self._unsent.append(data)
         else:
-            self._pending.append(slot)
+            self._pending.append(request)
             try:
                 sent = self.connection.send(data)
             except OSError as error:
                 self.fail(error)
-                slot.unsent = True  # The socket took nothing of it.
+                request.unsent = True  # The socket took nothing of it.
                 return
             if sent == len(data):
                 return
@@ -154,34 +161,82 @@ class Multiplexer:
         return self.error
 
     def fail(self, error: Exception) -> None:
-        """End this connection: every slot fails, and those whose bytes never left say so."""
+        """End this connection: every request fails, and those whose bytes never left are marked `unsent`."""
         if self.error is not None:
             return
         self.error = error
-        slots = list(self._pending)
+        requests = list(self._pending)
         self._pending.clear()
-        for slot in slots[len(slots) - len(self._unsent) :]:
-            slot.unsent = True
+        for request in requests[len(requests) - len(self._unsent) :]:
+            request.unsent = True
         self._unsent.clear()
         self._on_lost(error)
-        for slot in slots:
-            slot.error = error
-            self._wake(slot)
+        for request in requests:
+            request.error = error
+            self._wake(request)
+        # A caller that reads for itself waits for the socket; closing it, at the end of `run`, wakes it.
         self._scope.cancel()
 
-    def _wake(self, slot: PendingRequest) -> None:
-        if slot.task is not None:
-            trio.lowlevel.reschedule(slot.task)
-            slot.task = None
+    def _wake(self, request: PendingRequest) -> None:
+        if request.task is not None:
+            trio.lowlevel.reschedule(request.task)
+            request.task = None
+
+    # -------------------------------------------------------------------------------------------------------- reading
 
     async def _read(self) -> None:
-        receive, match = self.connection.receive, self._match
+        """Read for all tasks, except while a caller reads. Ends by cancellation only."""
+        wait_readable = self.connection.wait_readable
+        while True:
+            if self._caller_reads:
+                self._resting_reader = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(self._leave_rest)
+                continue
+            self._reader_waits = True
+            try:
+                await wait_readable()
+            except trio.ClosedResourceError:
+                continue  # A caller took over the reading: `_read_for`.
+            except OSError as error:
+                self.fail(error)
+                continue
+            finally:
+                self._reader_waits = False
+            # Bytes may have come in the tick in which a caller took over. If they were read here, the caller would wait
+            # for a socket that has nothing more to give.
+            if not self._caller_reads:
+                self._read_nowait()
+
+    async def _read_for(self, request: PendingRequest) -> None:
+        """Read in the calling task until `request` is done, then let the reader task go on.
+
+        Other tasks may queue requests meanwhile: their replies, and pushes, are matched here as well. Cancelled: the
+        reader task takes over, and the reply is read and dropped there.
+        """
+        connection = self.connection
+        self._caller_reads = True
+        if self._reader_waits:
+            # Only one task can wait for a socket. The writer does not wait for it: nothing was left to send.
+            connection.interrupt_wait()
         try:
-            while True:
-                await receive()
-                match()
-        except (OSError, RedisError) as error:
+            while request.missing and request.error is None:
+                await connection.wait_readable()
+                self._read_nowait()
+        except trio.ClosedResourceError:
+            pass  # The connection has ended, and `fail` has set the error.
+        except OSError as error:
             self.fail(error)
+        finally:
+            self._caller_reads = False
+            # The reader runs in the next tick. If the caller sends its next request before that, in this very step, the
+            # reader sees `_caller_reads` and rests again: its turn falls into the time in which the server works.
+            if self._resting_reader is not None:
+                trio.lowlevel.reschedule(self._resting_reader)
+                self._resting_reader = None
+
+    def _leave_rest(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        self._resting_reader = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
     def _read_nowait(self) -> None:
         try:
@@ -199,30 +254,32 @@ class Multiplexer:
                     return
                 continue
             if not pending:
-                raise InvalidResponse(f"{self.connection.address.url} sent a reply that nobody asked for")
-            slot = pending[0]
-            slot.replies.append(reply)
+                raise InvalidResponse(f"{self.connection.address.url} sent a reply without a request")
+            request = pending[0]
+            request.replies.append(reply)
             if isinstance(reply, ReadOnlyError):
-                slot.is_read_only = True
-            slot.missing -= 1
-            if slot.missing == 0:
+                request.is_read_only = True
+            request.missing -= 1
+            if request.missing == 0:
                 pending.popleft()
-                if slot.task is not None:
-                    trio.lowlevel.reschedule(slot.task)
-                    slot.task = None
+                if request.task is not None:
+                    trio.lowlevel.reschedule(request.task)
+                    request.task = None
 
     def _push(self, push: list[Any]) -> None:
         try:
             self._on_push(push)
-        except Exception as error:  # noqa: BLE001  (whose task reads is chance: `run` raises it, not a command)
+        except Exception as error:  # noqa: BLE001  (any task may be the one that reads: `run` raises it, not a command)
             self._crash = error
             self.fail(ConnectionError(f"the handler of pushes raised {error!r}"))
 
     def _is_confirmation(self, push: list[Any]) -> bool:
-        """Tell whether this push is what (UN)SUBSCRIBE answers: RESP3 has no other reply for it, and it keeps its
-        place in the order.
+        """Return whether this push answers an (UN)SUBSCRIBE: RESP3 has no other reply for it, and it keeps its place in
+        the order.
         """
         return push[0] in _CONFIRMATIONS and bool(self._pending) and self._pending[0].is_subscription
+
+    # -------------------------------------------------------------------------------------------------------- writing
 
     async def _write(self) -> None:
         connection = self.connection
@@ -249,7 +306,7 @@ class Multiplexer:
         return trio.lowlevel.Abort.SUCCEEDED
 
     async def _watch(self) -> None:
-        """End a connection that owes a reply and is silent; ask one that owes nothing for a sign of life."""
+        """End a connection that owes a reply and is silent; send a PING on one that is idle."""
         while True:
             received, owed = self.connection.bytes_received, bool(self._pending)
             await trio.sleep(self._silence)
