@@ -422,6 +422,13 @@ class Broker(Protocol):
         """
         ...
 
+    async def publish_new(self, envelope: Envelope) -> None:
+        """Keep one message whose id was drawn for it and has never been sent before; otherwise as `publish`.
+
+        A broker may then skip the search for an earlier copy. A message whose reply is lost is still kept only once.
+        """
+        await self.publish([envelope])
+
     async def publish_unique(self, envelope: Envelope) -> str:
         """Store a message that has a `unique`; return the id of the message that has the key now: its own, or that
         of the first.

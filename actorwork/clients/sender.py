@@ -28,6 +28,8 @@ class PublishRoute(Protocol):
 
     async def publish(self, envelopes: Sequence[Envelope]) -> int: ...
 
+    async def publish_new(self, envelope: Envelope) -> None: ...
+
     async def publish_unique(self, envelope: Envelope) -> str: ...
 
 
@@ -50,6 +52,8 @@ class Sender:
         self.asked = 0
         self._nursery = nursery
         self._ids = MessageIds(self.publisher)
+        self._unsent_id: str | None = None
+        """The id that was drawn last, until its message is sent: the broker cannot have seen it."""
         self._replies: Replies | None = None
         self._opening = trio.Lock()
 
@@ -83,12 +87,13 @@ class Sender:
     ) -> Envelope:
         """Put a message into an envelope; raises `CodecError` for what JSON cannot hold."""
         data, wire = codec.encode(message)
+        message_id = self._unsent_id = next(self._ids)
         if sending is PLAIN:
-            envelope = Envelope(source, next(self._ids), data, wire, ours, priority=priority)
+            envelope = Envelope(source, message_id, data, wire, ours, priority=priority)
         else:
             if sending.headers:
                 codec.encode_value(dict(sending.headers))  # What no broker can carry is the error of this sender alone.
-            envelope = sending.envelope(source, next(self._ids), data, wire, ours=ours, priority=priority)
+            envelope = sending.envelope(source, message_id, data, wire, ours=ours, priority=priority)
         return passed_through(self._layers, envelope) if self._layers else envelope
 
     async def send(self, envelopes: Sequence[Envelope]) -> None:
@@ -104,7 +109,12 @@ class Sender:
         way = way or self._way
         unique = envelope.unique
         if unique is None:
-            await way.publish([envelope])
+            if envelope.id is self._unsent_id:
+                # From here on the broker may have the message, so whoever sends this envelope again makes it look.
+                self._unsent_id = None
+                await way.publish_new(envelope)
+            else:
+                await way.publish([envelope])
             self.sent += 1
             return envelope.id
         kept = await way.publish_unique(envelope)

@@ -176,6 +176,10 @@ class Spooler:
                 return new + len(rest)
         return new
 
+    async def publish_new(self, envelope: Envelope) -> None:
+        """Keep a message as `publish` does: it may be sent twice, now and from the file."""
+        await self.publish([envelope])
+
     async def publish_unique(self, envelope: Envelope) -> str:
         """Have a message kept that has a `unique`; return the id that is kept.
 

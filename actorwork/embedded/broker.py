@@ -109,6 +109,9 @@ class EmbeddedBroker:
             new += await self._publish(chunk)
         return new
 
+    async def publish_new(self, envelope: Envelope) -> None:
+        await self.publish([envelope])
+
     async def publish_unique(self, envelope: Envelope) -> str:
         one = parcel(envelope)
         return await self._writer.ask(lambda store: store.publish_unique(one))

@@ -185,6 +185,13 @@ class RedisBroker(Broker):
             _AFTER_PUBLISH()
         return new
 
+    async def publish_new(self, envelope: Envelope) -> None:
+        if _BEFORE_PUBLISH is not None:
+            _BEFORE_PUBLISH()
+        await self._publisher.publish_new(envelope)
+        if _AFTER_PUBLISH is not None:
+            _AFTER_PUBLISH()
+
     async def publish_unique(self, envelope: Envelope) -> str:
         return await self._publisher.publish_unique(envelope)
 

@@ -24,7 +24,7 @@ from actorwork.message import Envelope
 from actorwork.streams import scripts
 from actorwork.streams.entries import Marks, due_of, fields_of, has_terms, mark_of, terms_of
 from actorwork.streams.keys import SourceKeys
-from actorwork.streams.transport.client import RedisClient, Script
+from actorwork.streams.transport.client import MayHaveExecuted, RedisClient, Script
 from actorwork.streams.transport.redis_py import NoScriptError, RedisError, may_pass
 
 _AT_ONCE: Final = 200
@@ -47,6 +47,8 @@ class Publisher:
     def __init__(self, client: RedisClient) -> None:
         self._client = client
         self._keys: dict[str, SourceKeys] = {}
+        self._marks: dict[str, Marks] = {}
+        self._may_transact = False
         self._refresh_at: dict[str, float] = {}
         self._generation = 0
 
@@ -69,10 +71,54 @@ class Publisher:
             except NoScriptError:
                 return await self._client.run_script(script, keys, args, idempotent=True)
         except RedisError as error:
-            sources = sorted({envelope.source for envelope in envelopes})
-            raise BrokerError(
-                f"cannot publish to {', '.join(sources[:3])}: {error}", may_pass=may_pass(error)
-            ) from error
+            raise _refused(envelopes, error) from error
+
+    async def publish_new(self, envelope: Envelope) -> None:
+        """Keep a message whose id has never been sent before.
+
+        A transaction that sets the mark and adds the entry costs the server half of what the script costs that first
+        looks at the mark: nobody can have set it. If its reply is lost, the transaction is not repeated. The server is
+        made to close the old connection, so that it cannot execute later, and the script then finds the mark if it has
+        executed. Cancelled: the message may have been kept.
+        """
+        if self._generation != self._client.generation:
+            await self.publish([envelope])
+            self._may_transact = await self._client.may_transact()
+            return
+        marks = self._marks.get(envelope.source)
+        if marks is None or not self._may_transact or envelope.delay or envelope.at is not None or has_terms(envelope):
+            await self.publish([envelope])
+            return
+        mark, bit = marks.of(envelope.id)
+        if bit == "" or trio.current_time() >= self._refresh_at.get(mark, 0.0):
+            await self.publish([envelope])
+            return
+        try:
+            multi, _, queued, executed = await self._client.transact(
+                ("SETBIT", mark, bit, 1), ("XADD", envelope.source, "*", *fields_of(envelope))
+            )
+        except MayHaveExecuted as lost:
+            try:
+                await self._client.disconnect(lost.client_id)
+            except RedisError as error:
+                raise _refused([envelope], error) from error
+            await self.publish([envelope])
+            return
+        added: Any
+        if type(executed) is list:
+            added = executed[1]  # pyright: ignore[reportUnknownVariableType] - a reply as it came
+        elif isinstance(multi, Exception):
+            # This user may not begin a transaction any more (an ACL was changed): each command was run by itself.
+            self._may_transact = False
+            added = queued
+        else:
+            # Discarded, because a command was refused when it was queued (no memory, no permission, a replica). Nothing
+            # was executed, and the script meets the same refusal and reports it.
+            await self.publish([envelope])
+            return
+        if isinstance(added, Exception):
+            # The mark stays without its message. That is harmless: this id was not used before, and is not used again.
+            raise _refused([envelope], added) from added
 
     async def publish_unique(self, envelope: Envelope) -> str:
         """Keep a message that has a unique key; return the id of the message that has the key now.
@@ -87,7 +133,7 @@ class Publisher:
                 scripts.PUBLISH_UNIQUE, (envelope.source, mark), args, idempotent=True
             )
         except RedisError as error:
-            raise BrokerError(f"cannot publish to {envelope.source}: {error}", may_pass=may_pass(error)) from error
+            raise _refused([envelope], error) from error
         return holder.decode()
 
     async def _run_many(self, calls: Sequence[_Call]) -> int:
@@ -177,7 +223,9 @@ class Publisher:
         if of is None:
             if len(self._keys) >= _REMEMBERED:
                 self._keys.clear()
+                self._marks.clear()
             of = self._keys[source] = SourceKeys.of(source)
+            self._marks[source] = Marks(of.prefix)
         return of
 
     def _seconds_for(self, mark: str) -> int | str:
@@ -188,6 +236,12 @@ class Publisher:
             self._refresh_at.clear()
         self._refresh_at[mark] = now + _REFRESH_EVERY
         return _MARK_SECONDS
+
+
+def _refused(envelopes: Sequence[Envelope], error: Exception) -> BrokerError:
+    sources = sorted({envelope.source for envelope in envelopes})
+    passes = isinstance(error, RedisError) and may_pass(error)
+    return BrokerError(f"cannot publish to {', '.join(sources[:3])}: {error}", may_pass=passes)
 
 
 class _Run:

@@ -16,7 +16,9 @@ from actorwork.actors.actor import Actor
 from actorwork.actors.handlers.table import receive
 from actorwork.brokers import open_broker
 from actorwork.clients import Client, open_client
+from actorwork.clients.lazy_broker import LazyBroker
 from actorwork.clients.refs import declared_reply
+from actorwork.clients.sender import Sender
 from actorwork.errors import AskTimeout, CodecError, MessageFailed, MessageRefused
 from actorwork.message import Message
 from actorwork.runtime.system import open_system
@@ -405,6 +407,18 @@ async def test_a_first_ask_that_is_cancelled_while_it_connects_does_not_spoil_th
                 await client.ref(Greeter).ask(Greet("Ann"), timeout=0.02)
             assert await client.ref(Greeter).ask(Greet("Ann"), timeout=5) == "Hello Ann"
     assert Greeter.seen == ["Ann"]
+
+
+async def test_an_envelope_that_is_sent_again_is_kept_once(url: str):
+    async with open_broker(url) as broker, trio.open_nursery() as nursery:
+        lazy = LazyBroker("")
+        lazy.arrived(broker)
+        sender = Sender(lazy, nursery)
+        for _ in range(3):
+            first, second = sender.envelope("orders", "one"), sender.envelope("orders", "other")
+            for envelope in (first, second, second, first):
+                await sender.send_one(envelope)
+        assert await broker.backlog("orders") == 6
 
 
 async def test_a_message_is_json_on_the_wire_with_its_types_name():

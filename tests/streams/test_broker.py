@@ -21,10 +21,11 @@ from actorwork.message import ATTEMPT, REPLY_TO, RESULT_TTL, Delivery, Envelope,
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry
 from actorwork.settings import DeadLetterSettings
 from actorwork.streams.broker import open_broker
+from actorwork.streams.transport.client import MayHaveExecuted
 from actorwork.streams.transport.redis_py import ConnectionError as BrokenConnection
 from actorwork.testing.proxy import open_proxy
 from actorwork.testing.redis_server import open_redis_server
-from tests.streams.bench_of_actors import WHY, ack_all, inbox, open_scene, subscription
+from tests.streams.bench_of_actors import WHY, Scene, ack_all, inbox, open_scene, subscription
 from tests.streams.conftest import wait_until
 
 
@@ -91,6 +92,90 @@ async def test_a_publish_whose_reply_is_lost_is_kept_once(redis_url: str):
         envelope = Envelope("orders", next(scene.ids), b"1")
         proxy.cut_after(0)
         assert await scene.broker.publish([envelope]) == 0
+        assert await scene.length("orders") == 1
+
+
+async def _publish_first(scene: Scene) -> None:
+    """Publish a message, so that the next one with a new id is sent as a transaction."""
+    await scene.broker.publish_new(Envelope("orders", next(scene.ids), b"0"))
+
+
+@pytest.mark.parametrize("fault", ["cut before the reply", "cut in mid reply", "cut before the request"])
+async def test_a_new_message_whose_reply_is_lost_is_kept_once(redis_url: str, fault: str):
+    async with open_proxy(redis_url) as proxy, open_scene(proxy.url) as scene:
+        await _publish_first(scene)
+        if fault == "cut before the reply":
+            proxy.cut_after_request(1)
+        elif fault == "cut in mid reply":
+            proxy.cut_after(7)
+        else:
+            proxy.cut()
+        await scene.broker.publish_new(Envelope("orders", next(scene.ids), b"1"))
+        assert [row[b"data"] for row in await scene.fields("orders")] == [b"0", b"1"]
+
+
+async def test_a_new_message_that_is_still_on_its_way_when_it_is_sent_again_is_kept_once(redis_url: str):
+    """As after a partition, which a connection that was given up here may outlive in the network."""
+    async with open_scene(redis_url) as scene:
+        await _publish_first(scene)
+        client = scene.broker.client
+        async with client.open_exclusive() as old:  # Its bytes arrive late: after the script, when it is written to.
+            lost = MayHaveExecuted("lost", client_id=old.client_id)
+            transact = client.transact
+
+            async def lose(*_commands: Any) -> list[Any]:
+                raise lost
+
+            message_id = next(scene.ids)
+            client.transact = lose  # type: ignore[method-assign]
+            await scene.broker.publish_new(Envelope("orders", message_id, b"1"))
+            client.transact = transact  # type: ignore[method-assign]
+            with pytest.raises(BrokenConnection):
+                await old.call("XADD", "orders", "*", "id", message_id, "data", b"1")
+        assert [row[b"data"] for row in await scene.fields("orders")] == [b"0", b"1"]
+
+
+async def test_a_user_who_may_not_close_connections_publishes_by_the_script(redis_url: str):
+    async with open_scene(redis_url) as scene:
+        for denied in (("-client", "+client|setname", "+client|unblock"), ("-multi",)):
+            await scene.call("ACL", "SETUSER", "ann", "reset", "on", ">secret", "~*", "&*", "+@all", *denied)
+            async with open_scene(redis_url.replace("://", "://ann:secret@")) as other:
+                await _publish_first(other)
+                await _publish_first(other)
+                assert await scene.length("orders") == 2
+            await scene.call("FLUSHALL")
+
+
+async def test_a_user_who_loses_the_right_to_transactions_goes_on_publishing(redis_url: str):
+    async with open_scene(redis_url) as scene:
+        await scene.call("ACL", "SETUSER", "ann", "reset", "on", ">secret", "~*", "&*", "+@all")
+        async with open_scene(redis_url.replace("://", "://ann:secret@")) as other:
+            await _publish_first(other)
+            await scene.call("ACL", "SETUSER", "ann", "-multi")
+            await _publish_first(other)
+            await _publish_first(other)
+        assert await scene.length("orders") == 3
+
+
+async def test_a_new_message_for_a_source_that_is_no_stream_is_refused(redis_url: str):
+    async with open_scene(redis_url) as scene:
+        await _publish_first(scene)
+        await scene.call("DEL", "orders")
+        await scene.call("SET", "orders", "a text")
+        with pytest.raises(BrokerError, match=r"cannot publish to orders: .*WRONGTYPE|wrong kind"):
+            await _publish_first(scene)
+
+
+async def test_a_new_message_that_the_server_has_no_memory_for_is_refused(redis_url: str):
+    async with open_scene(redis_url) as scene:
+        await _publish_first(scene)
+        await scene.call("CONFIG", "SET", "maxmemory", "1")
+        try:
+            with pytest.raises(BrokerError, match=r"OOM|memory") as caught:
+                await _publish_first(scene)
+            assert caught.value.may_pass
+        finally:
+            await scene.call("CONFIG", "SET", "maxmemory", "0")
         assert await scene.length("orders") == 1
 
 

@@ -48,7 +48,23 @@ _BACKOFF_CAP: Final = 1.0
 _PROVEN_AFTER: Final = 1.0
 """A connection that lived this long has shown that connecting works: the backoff begins anew."""
 
+_MULTI: Final = pack(("MULTI",))
+_EXEC: Final = pack(("EXEC",))
+_NO_CONNECTION: Final = 2**62
 _LOST: Final = (ConnectionError, TimeoutError, OSError)
+
+
+class MayHaveExecuted(ConnectionError):
+    """The connection was lost while a command that is not idempotent waited for its reply."""
+
+    def __init__(self, text: str, *, client_id: int) -> None:
+        super().__init__(text)  # pyright: ignore[reportUnknownMemberType] - redis-py says nothing of its types
+        self.client_id = client_id
+        """The server's number of the connection that was lost."""
+
+
+def _kill(client_id: int) -> tuple[Any, ...]:
+    return ("CLIENT", "KILL", "ID", client_id)
 
 
 @attrs.frozen
@@ -182,6 +198,32 @@ class RedisClient:
         data = b"".join([pack(tuple(command)) for command in commands])
         return (await self._request(data, idempotent=idempotent, count=len(commands))).replies
 
+    async def transact(self, *commands: Sequence[Any]) -> list[Any]:
+        """Send commands as one transaction, and return all replies in their order: that of MULTI, one for each command
+        (it was queued), and that of EXEC, a list. Error replies stand among them as exceptions.
+
+        Raises `MayHaveExecuted` if the connection was lost before the replies had come.
+        """
+        data = b"".join([_MULTI, *[pack(tuple(command)) for command in commands], _EXEC])
+        return (await self._request(data, idempotent=False, count=len(commands) + 2)).replies
+
+    async def may_transact(self) -> bool:
+        """Return whether this user may use `transact` and `disconnect`."""
+        return not any(
+            isinstance(reply, Exception)
+            for reply in await self.call_many([("MULTI",), ("EXEC",), _kill(_NO_CONNECTION)], idempotent=True)
+        )
+
+    async def disconnect(self, client_id: int) -> None:
+        """Make the server close a connection that was lost here.
+
+        What is still on its way over it (through a proxy, or past the end of a partition) cannot be executed after
+        this returns.
+        """
+        # Ids grow within one server. A server that has restarted may have given this one to another client, which then
+        # has to connect again.
+        await self.call(*_kill(client_id), idempotent=True)
+
     async def call_in_turn(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
         """Send commands one after the other without waiting in between, and return all replies; for idempotent ones.
 
@@ -261,9 +303,10 @@ class RedisClient:
                 if not idempotent:
                     return slot
             elif not slot.unsent and not idempotent:
-                raise ConnectionError(
+                raise MayHaveExecuted(
                     f"the connection to {self._address.url} was lost ({slot.error}) while a command waited for its "
-                    "reply: it may have executed"
+                    "reply: it may have executed",
+                    client_id=link.connection.client_id,
                 ) from slot.error
 
     # ----------------------------------------------------------------------------------------------------------- pushes

@@ -175,6 +175,9 @@ class MemoryBroker:
         self.pump()
         return new
 
+    async def publish_new(self, envelope: Envelope) -> None:
+        await self.publish([envelope])
+
     async def publish_unique(self, envelope: Envelope) -> str:
         await trio.lowlevel.checkpoint()
         _, holder = self._keep(envelope)
