@@ -27,7 +27,7 @@ PATIENCE = 100.0
 
 
 async def start(drill: Drill, url: str) -> Node:
-    node = drill.start("replicas", url, program=Path(poisoned.__file__), lease=LEASE)
+    node = drill.start("replicas", url, program=poisoned, lease=LEASE)
     await node.wait_line("is up: process", count=2, within=PATIENCE)
     return node
 
