@@ -229,14 +229,14 @@ async def test_the_grace_bounds_all_of_it(url: str, drill: Drill, tree: str):
 async def test_a_message_that_was_in_hand_when_force_was_needed_is_run_again(url: str, drill: Drill):
     async with open_place(url) as place:
         await place.send_numbers("blocks", [0], seconds=60)
-        node = await drill.start_up("blocker", url, lease=1, grace=0.5)
+        node = await drill.start_up("blocker", url, lease=0.5, grace=0.5)
         await drill.wait_notes("begun", 1)
         node.signal(signal.SIGTERM)
         assert await node.wait_ended() == 3
         ended = time.monotonic()
-        other = drill.start("blocker", url, lease=1)
+        other = drill.start("blocker", url, lease=0.5)
         (held,) = in_hand(drill, node)
-        assert await seconds_until_run_again(drill, other, {held}, ended + 1) < 2
+        assert await seconds_until_run_again(drill, other, {held}, ended + 0.5) < 2
 
         async def is_there() -> bool:
             return await place.broker.backlog("blocks") == 1

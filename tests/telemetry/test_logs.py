@@ -133,7 +133,6 @@ def test_success_is_seen_at_debug_only(log: Log):
     assert len(log.kept.records) == 1
 
 
-@pytest.mark.slow
 def test_success_costs_next_to_nothing_when_debug_is_off(log: Log):
     log.logger.setLevel(logging.INFO)
     event = settled(Ack())
