@@ -288,7 +288,7 @@ def test_an_interrupt_raised_by_a_handler_stops_the_program_and_its_delivery_goe
     assert code == 1, errors
     assert "settled" not in program.said
     assert "handed back 1\n" in program.said
-    assert "stopped by a KeyboardInterrupt that was raised within the tree" in errors
+    assert "stopped by a KeyboardInterrupt that a handler raised" in errors
     assert "Traceback" not in errors
 
 
