@@ -34,7 +34,7 @@ from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.runtime.options import Options, SystemOptions, refuse_unknown
 from actorwork.runtime.processes.config import EXIT_FAILED, EXIT_FORCED
 from actorwork.runtime.system import System, open_system
-from actorwork.telemetry.logs import configure
+from actorwork.telemetry.configuring import configure
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _MARGIN = 1.0
