@@ -15,7 +15,12 @@ HOUSE = Path(__file__).parents[2]
 
 CROOKED_HOUSE = {
     "actors.py": "import actorwork.streams",  # a room that knows another
-    "streams.py": "import actorwork.runtime\nimport sqlite3",  # an arrow that points up
+    "streams/__init__.py": "import actorwork.runtime\nimport sqlite3",  # an arrow that points up
+    "streams/broker.py": "",
+    "streams/transport/__init__.py": "",
+    "streams/transport/client.py": "",
+    "streams/transport/connection.py": "import actorwork.streams.transport.client",
+    "streams/transport/wire.py": "import actorwork.streams.broker",  # the transport knows no broker
     "runtime/__init__.py": "import actorwork.testing",
     "runtime/engine.py": "import actorwork.runtime.system",  # arrows that point up within a room
     "runtime/system.py": "",
@@ -81,6 +86,8 @@ def test_a_crooked_house_breaks_every_contract(crooked: str) -> None:
         "actorwork.runtime is not allowed to import actorwork.testing",
         "actorwork.runtime.engine is not allowed to import actorwork.runtime.system",
         "actorwork.runtime.processes.child_node is not allowed to import actorwork.runtime.processes.process_child",
+        "actorwork.streams.transport is not allowed to import actorwork.streams.broker",
+        "actorwork.streams.transport.connection is not allowed to import actorwork.streams.transport.client",
         "actorwork.events is not allowed to import actorwork.abc",
         "actorwork.errors is not allowed to import actorwork.actors",
         "- actorwork.shed",
