@@ -4,8 +4,7 @@ import itertools
 import random
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import trio
@@ -97,33 +96,6 @@ async def test_a_script_that_cannot_be_loaded_does_not_loop():
                 await client.run_script(ADD, ["sum"], [1])
             with pytest.raises(NoScriptError):
                 await client.call("EVALSHA", ADD.sha, 1, "sum", 1)
-
-
-async def test_redis_pys_commands_and_callbacks_are_at_hand(redis_url: str):
-    async with open_client(redis_url) as client:
-        entry = await client.commands.xadd("source", {"f": "v"})
-        await client.commands.set("key", "value", ex=10)
-        assert await client.commands.xrange("source") == [(entry, {b"f": b"v"})]
-        scan = client.commands.scan_iter()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        assert (await client.execute_command("INFO", "server"))["redis_mode"] == "standalone"
-        assert sorted([key async for key in cast("AsyncIterator[bytes]", scan)]) == [b"key", b"source"]
-        assert (await client.execute_command("XINFO STREAM", "source"))["length"] == 1
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        ("BLPOP", "key", 0),
-        ("XREAD", "BLOCK", 0, "STREAMS", "s", "$"),
-        ("WATCH", "key"),
-        ("MONITOR",),
-        ("SUBSCRIBE", "c"),
-    ],
-)
-async def test_what_would_hold_up_every_task_is_refused_by_name(redis_url: str, command: Sequence[Any]):
-    async with open_client(redis_url) as client:
-        with pytest.raises(ValueError, match=rf"{command[0]} would block .* use open_exclusive"):
-            await client.execute_command(*command)
 
 
 # ------------------------------------------------------------------------------------------------- lost, and back again
@@ -413,28 +385,3 @@ async def test_statistics_add_up_over_connections(redis_url: str):
 def test_redis_py_is_as_it_always_is_for_everybody_else(statement: str):
     program = f"import sys, actorwork.streams.transport.client\nassert 'redis.client' not in sys.modules\n{statement}"
     subprocess.run([sys.executable, "-c", program], check=True)
-
-
-def test_without_hiredis_everything_works_the_same(redis_url: str):
-    program = """
-import sys
-sys.modules["hiredis"] = None
-import trio
-from actorwork.streams.transport import wire
-from actorwork.streams.transport.client import open_client
-
-async def main(url):
-    pushes = []
-    async with open_client(url, on_push=pushes.append) as client:
-        await client.subscribe("news")
-        await client.call_many([("SET", "key", bytes(100_000)), ("PUBLISH", "news", "hello")])
-        assert await client.call("GET", "key") == bytes(100_000)
-        assert await client.call("HELLO", 3) != []
-        async with client.open_exclusive() as exclusive:
-            assert await exclusive.read("XREAD", "BLOCK", 1, "STREAMS", "s", "$", block=0.001) is None
-    assert pushes == [[b"message", b"news", b"hello"]], pushes
-
-assert wire.new_reader is wire.PythonReader
-trio.run(main, sys.argv[1])
-"""
-    subprocess.run([sys.executable, "-c", program, redis_url], check=True)

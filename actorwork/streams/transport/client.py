@@ -1,7 +1,7 @@
 """The client: one multiplexed connection to Redis that comes back by itself.
 
     call, call_many, run_script      the hot path: raw replies, error replies raised (in `call_many`: returned in place)
-    commands, execute_command        redis-py's commands and callbacks, imported when first used
+    transact                         a transaction that is sent at most once
     subscribe, unsubscribe           pushes on the same connection, to `on_push`, subscribed again after each reconnect
     open_exclusive                   a connection of one's own, for blocking reads
 
@@ -24,7 +24,7 @@ import random
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import attrs
 import trio
@@ -39,9 +39,6 @@ from actorwork.streams.transport.redis_py import (
     TimeoutError,  # noqa: A004
 )
 from actorwork.streams.transport.wire import pack
-
-if TYPE_CHECKING:
-    from actorwork.streams.transport.commands import Commands
 
 _BACKOFF_BASE: Final = 0.01
 _BACKOFF_CAP: Final = 1.0
@@ -274,17 +271,6 @@ class RedisClient:
             if isinstance(answer, Exception):
                 raise answer
         return reply
-
-    @cached_property
-    def commands(self) -> "Commands":
-        """redis-py's commands over this client: `await client.commands.xinfo_stream(…)`."""
-        from actorwork.streams.transport.commands import Commands  # noqa: PLC0415  (25 ms that most nodes never pay)
-
-        return Commands(self.call)
-
-    async def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Send a command as redis-py spells it, and return what redis-py's callback makes of the reply."""
-        return await self.commands.execute_command(*args, **options)
 
     async def _request(
         self, data: bytes, *, idempotent: bool, count: int = 1, is_subscription: bool = False
