@@ -19,9 +19,9 @@ for other sources do not: that is not supported yet.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import trio
 
@@ -44,6 +44,9 @@ from actorwork.streams.transport.connection import Address
 from actorwork.streams.transport.redis_py import RedisError, cannot
 from actorwork.streams.triggers import RedisTriggers
 from actorwork.streams.values import RedisValues
+
+A = TypeVar("A")
+R = TypeVar("R")
 
 _ATTEND = keys.ATTEND.encode()
 _PAUSES = keys.PAUSES.encode()
@@ -178,19 +181,18 @@ class RedisBroker(Broker):
 
         Order is kept within a source. While Redis is away this waits. Cancelled: any part may have been kept.
         """
-        if _BEFORE_PUBLISH is not None:
-            _BEFORE_PUBLISH()
-        new = await self._publisher.publish(envelopes)
-        if _AFTER_PUBLISH is not None:
-            _AFTER_PUBLISH()
-        return new
+        return await self._publish(self._publisher.publish, envelopes)
 
     async def publish_new(self, envelope: Envelope) -> None:
+        await self._publish(self._publisher.publish_new, envelope)
+
+    async def _publish(self, publish: Callable[[A], Awaitable[R]], what: A) -> R:
         if _BEFORE_PUBLISH is not None:
             _BEFORE_PUBLISH()
-        await self._publisher.publish_new(envelope)
+        result = await publish(what)
         if _AFTER_PUBLISH is not None:
             _AFTER_PUBLISH()
+        return result
 
     async def publish_unique(self, envelope: Envelope) -> str:
         return await self._publisher.publish_unique(envelope)

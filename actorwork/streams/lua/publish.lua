@@ -137,3 +137,23 @@ local function keep(prefix, mark, offset, terms, first, last, touched)
   end
   return true
 end
+
+-- Keeps messages of one source, each of which has in ARGV, from `first` on: which of KEYS is its mark, the bit or '', its
+-- terms, how many values follow, and those: field, value, field, value, ... Returns how many were new, or nil and an error.
+local function keep_all(prefix, first)
+  local touched = {}
+  local new = 0
+  local i = first
+  local last = #ARGV
+  while i <= last do
+    local ending = i + 3 + ARGV[i + 3]
+    local added, problem = keep(prefix, KEYS[tonumber(ARGV[i])], ARGV[i + 1], ARGV[i + 2], i + 4, ending, touched)
+    if added then
+      new = new + 1
+    elseif problem then
+      return nil, problem
+    end
+    i = ending + 1
+  end
+  return new
+end
