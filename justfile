@@ -2,7 +2,7 @@
 export PATH := justfile_directory() / ".venv/bin:" + env("PATH")
 
 # lint, types, architecture, tests
-check: lint types architecture test
+check: lint types architecture test-default
 
 lint:
     ruff check .
@@ -16,13 +16,17 @@ types:
 architecture:
     lint-imports --no-logo
 
-# every promise, the long ones in their short form
+# the quick ones, while working
 test *arguments:
-    pytest -n auto --dist worksteal {{ arguments }}
+    pytest -n auto -m "not slow and not chaos" {{ arguments }}
 
-# everything: also the long forms, a minute of chaos, and more examples
+# everything but the chaos: what CI runs
+test-default *arguments:
+    pytest -n auto {{ arguments }}
+
+# everything, also what takes minutes
 test-all *arguments:
-    pytest -n auto --dist worksteal -m "" --hypothesis-profile long {{ arguments }}
+    pytest -m "" {{ arguments }}
 
 # real processes, killed, frozen and disconnected at random: `just chaos --seconds 600 --seed 7`
 chaos *arguments:

@@ -199,7 +199,7 @@ def delivery_from(
     expires: float | None = None
     others = len(named) - 1 - (own_id is not None) - (kind is not None) - (raw is not None) - (only is not None)
     if data is not None and others:
-        token += _claims_of(named)
+        token += _held_keys_of(named)
         key = named[b"key"].decode(errors="replace") if b"key" in named else None
         priority = PRIORITIES.get(named.get(b"priority", b""), Priority.NORMAL)
         expires = _moment_from(named.get(b"expires"))
@@ -221,18 +221,18 @@ PRIORITIES: Final = {level.name.lower().encode(): level for level in Priority if
 """The levels that have streams of their own, as entries name them."""
 
 
-def _claims_of(named: Mapping[bytes, bytes]) -> tuple[tuple[bytes, bytes], ...]:
+def _held_keys_of(named: Mapping[bytes, bytes]) -> tuple[tuple[bytes, bytes], ...]:
     """Return what a message of ours has until it is settled for good, a key and a unique key, if there is any."""
     key, unique = named.get(b"key", b""), named.get(b"unique", b"")
     return ((key, unique),) if key or unique else ()
 
 
-def claims_in(fields: Fields) -> tuple[str, tuple[tuple[bytes, bytes], ...]]:
+def held_keys_in(fields: Fields) -> tuple[str, tuple[tuple[bytes, bytes], ...]]:
     """Return the id and the claims of an entry; `""` and none for a foreign one."""
     named = dict(zip(fields[::2], fields[1::2], strict=False))
     if b"data" not in named:
         return "", ()
-    return named.get(b"id", b"").decode(errors="replace"), _claims_of(named)
+    return named.get(b"id", b"").decode(errors="replace"), _held_keys_of(named)
 
 
 def _moment_from(text: bytes | None) -> float | None:

@@ -1,14 +1,15 @@
-"""What one node holds of one stream of a source for one group.
+"""The entries of one stream that are in flight at one node, for one group.
 
-    read, claimed ──▶ in_hand ──settle──▶ plain / others ──flush──▶ gone
-                         └─────release_deliveries───────────────────▶ gone
+    read, claimed ──▶ deliveries ──settle──▶ plain / others ──flush──▶ gone
+                         └─────release_deliveries──────────────────────▶ gone
 
-An entry is in hand from the reply that brought it until the reply that says it is settled, so that whatever the pending
-list has under our name and is not in hand is known to be lost (`Reader` looks for it after a broken connection).
+An entry is in flight from the reply that brought it until the reply that confirms its settlement. So an entry that the
+pending list has under our name, and that is not in flight here, is known to be lost; `Reclaimer.recover` looks for such
+entries after a connection broke.
 
-A custody belongs to one incarnation. When the lease is lost it is over, whatever was in it belongs to others, and the
-next incarnation begins with an empty one. Each delivery's token leads back to its custody, so a late settlement
-finds the one that is over and not the one that took its place.
+The object belongs to one incarnation. When the lease is lost it is over: its entries belong to other nodes, and the
+next incarnation begins with an empty one. The token of a delivery refers to the object it was taken in, so a late
+settlement reaches the object that is over, and is refused, instead of the one that replaced it.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from actorwork.streams.keys import SourceKeys
 
 @attrs.frozen
 class PublishOnly:
-    """Publish for a delivery that goes on; `tell` is told whether it was still ours, or what went wrong."""
+    """Publish for a delivery that stays in flight; `report` gets whether it was still ours, or the error."""
 
-    tell: Callable[[bool | Exception], None]
+    report: Callable[[bool | Exception], None]
 
 
 Item: TypeAlias = "tuple[Delivery, Settlement | PublishOnly, Sequence[Envelope]]"
@@ -37,7 +38,7 @@ Item: TypeAlias = "tuple[Delivery, Settlement | PublishOnly, Sequence[Envelope]]
 
 @attrs.define(eq=False)
 class Counters:
-    """What a node has done so far."""
+    """What a node has done since it began."""
 
     read: int = 0
     settled: int = 0
@@ -53,9 +54,9 @@ class InFlightEntries:
     __slots__ = (
         "begun",
         "cursor",
+        "deliveries",
         "done",
         "group",
-        "in_hand",
         "incarnation",
         "is_flushing",
         "is_over",
@@ -63,6 +64,7 @@ class InFlightEntries:
         "level",
         "maintain_within",
         "number",
+        "on_unreadable",
         "others",
         "plain",
         "short",
@@ -70,7 +72,6 @@ class InFlightEntries:
         "stream",
         "subscription",
         "suspect",
-        "tell_unreadable",
     )
 
     def __init__(
@@ -80,7 +81,7 @@ class InFlightEntries:
         level: Priority,
         incarnation: str,
         maintain_within: Callable[[float], None],
-        tell_unreadable: Callable[[Delivery, Fail], None],
+        on_unreadable: Callable[[Delivery, Fail], None],
     ) -> None:
         self.subscription = subscription
         self.group = subscription.group
@@ -90,16 +91,16 @@ class InFlightEntries:
         self.keys = keys
         self.incarnation = incarnation
         self.maintain_within = maintain_within
-        """Has the source looked after within so many seconds."""
-        self.tell_unreadable = tell_unreadable
-        """Told of what becomes a dead letter before an actor has seen it."""
-        self.in_hand: dict[bytes, Delivery] = {}
+        """Requests maintenance of the source within a number of seconds."""
+        self.on_unreadable = on_unreadable
+        """Called for a delivery that becomes a dead letter before an actor has seen it."""
+        self.deliveries: dict[bytes, Delivery] = {}
         self.suspect: bytes | None = None
-        """The one message in hand that was there at several crashes."""
+        """The entry in flight here that was in flight at several crashes; one at a time."""
         self.cursor: bytes = b"0"
-        """Where to go on looking for keys whose message is gone."""
+        """Where the search for keys without a message continues (`heal` in lua/maintain.lua)."""
         self.short = 0
-        """How many times in a row the pending list had more under our name than is in hand."""
+        """How often in a row the pending list had more entries under our name than are in flight here."""
         self.plain: list[Delivery] = []
         self.others: list[Item] = []
         self.begun = 0
@@ -109,52 +110,52 @@ class InFlightEntries:
         self.is_over = False
 
     def __repr__(self) -> str:
-        state = "over" if self.is_over else f"{len(self.in_hand)} in hand"
-        return f"<Custody of {self.stream} for {self.subscription.actor}, {state}>"
+        state = "over" if self.is_over else f"{len(self.deliveries)} in flight"
+        return f"<InFlightEntries of {self.stream} for {self.subscription.actor}, {state}>"
 
     def take(self, found: Sequence[Any], *, count: int = 1, crashes: int = 0) -> list[Delivery]:
-        """Take entries in hand, and return the deliveries; what no actor will see is settled here.
+        """Record entries as in flight, and return their deliveries. Entries that no actor will see are settled here.
 
-        An entry that is in hand already is left out: a group that was made anew hands out everything once more,
+        An entry that is in flight already is skipped: a group that was created again delivers everything once more,
         under the same count, and the first delivery settles both.
         """
         deliveries: list[Delivery] = []
-        in_hand = self.in_hand
+        in_flight = self.deliveries
         source, group = self.source, self.group
         for entry, fields in found:
-            if count == 1 and entry in in_hand and in_hand[entry].token[1] == 1:
+            if count == 1 and entry in in_flight and in_flight[entry].token[1] == 1:
                 continue
             made = entries.delivery_from(source, group, entry, fields, (entry, count, self), crashes)
             if isinstance(made, Delivery):
-                in_hand[entry] = made
+                in_flight[entry] = made
                 deliveries.append(made)
             elif made is None:
                 self._pass_over(entry, count, fields)
             else:
                 delivery, failure = made
                 fail = Fail(failure)
-                in_hand[entry] = delivery
+                in_flight[entry] = delivery
                 self.others.append((delivery, fail, ()))
                 self.begun += 1
-                self.tell_unreadable(delivery, fail)
+                self.on_unreadable(delivery, fail)
         return deliveries
 
     def _pass_over(self, entry: bytes, count: int, fields: entries.Fields) -> None:
-        """Settle what is meant for another group."""
-        message_id, claims = entries.claims_in(fields)
-        silent = Delivery(message_id or entry.decode(), self.source, b"", (entry, count, self, *claims))
-        self.in_hand[entry] = silent
-        if claims:
-            self.others.append((silent, Ack(), ()))  # Being the last one to settle it, it lets go of its key.
+        """Settle an entry that is meant for another group."""
+        message_id, held_keys = entries.held_keys_in(fields)
+        silent = Delivery(message_id or entry.decode(), self.source, b"", (entry, count, self, *held_keys))
+        self.deliveries[entry] = silent
+        if held_keys:
+            self.others.append((silent, Ack(), ()))  # If this group is the last to settle it, its key must be freed.
         else:
             self.plain.append(silent)
         self.begun += 1
 
     def release(self, delivery: Delivery) -> None:
-        """Let go of a delivery that is settled or handed back."""
+        """Remove a delivery that was settled or released."""
         entry = delivery.token[0]
-        if self.in_hand.get(entry) is delivery:
-            del self.in_hand[entry]
+        if self.deliveries.get(entry) is delivery:
+            del self.deliveries[entry]
             if entry == self.suspect:
                 self.suspect = None
                 self.maintain_within(0)

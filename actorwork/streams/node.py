@@ -1,14 +1,14 @@
-"""A node at Redis: a lease, readers and tenders for its subscriptions, and a settler.
+"""A node at Redis: a lease, readers and reclaimers for its subscriptions, and a settler.
 
     lease ──▶ groups ──▶ maintain once ──▶ read, maintain, settle ──▶ stop intake ──▶ settle the rest ──▶ give up
                                                                                                        the lease
 
-Two nurseries: the intake (readers, tenders), which ends first, and the settling, which is shielded until the node is
-closed, so that what was handled before a cancellation is settled after it.
+There are two nurseries: the intake (readers and reclaimers), which ends first, and the settling, which is shielded
+until the node is closed, so that deliveries handled before a cancellation are settled after it.
 
-When the lease is lost, everything in hand belongs to others: the inlets are revoked, and the node goes on under a new
-name, with new custodies. Reads that are under way under the old name are interrupted, and what they bring is left
-alone.
+When the lease is lost, other nodes take over everything in flight here: the sinks are revoked, and the node continues
+under a new name, with new in-flight entries. Reads in progress under the old name are interrupted, and their replies
+are ignored.
 """
 
 from __future__ import annotations
@@ -69,21 +69,21 @@ class RedisNode(Node):
         self._intake_ended = trio.Event()
         self._is_intake_begun = False
         self._settler = Settler(client, self._spawn, emit, self._counters)
-        self._shards: dict[Subscription, list[SourceSet]] = {}
-        self._tenders: list[Reclaimer] = []
+        self._source_sets: dict[Subscription, list[SourceSet]] = {}
+        self._reclaimers: list[Reclaimer] = []
         self._readers: list[Reader] = []
         for subscription in self._subscriptions:
             sources = subscription.sources
-            self._shards[subscription] = [
-                self._new_shard(subscription, sources[start : start + SOURCES])
+            self._source_sets[subscription] = [
+                self._new_source_set(subscription, sources[start : start + SOURCES])
                 for start in range(0, len(sources), SOURCES)
             ]
 
     def __repr__(self) -> str:
         return f"<RedisNode {self._incarnation} for {len(self._subscriptions)} actors>"
 
-    def _new_shard(self, subscription: Subscription, sources: Sequence[str]) -> SourceSet:
-        shard = SourceSet(
+    def _new_source_set(self, subscription: Subscription, sources: Sequence[str]) -> SourceSet:
+        source_set = SourceSet(
             subscription,
             sources,
             self._incarnation,
@@ -92,12 +92,12 @@ class RedisNode(Node):
             emit=self._emit,
             counters=self._counters,
         )
-        reclaimer = Reclaimer(self._client, shard, on_no_lease=self._lease.check)
-        reader = Reader(self._client, shard, reclaimer)
-        shard.interrupt_reader = reader.interrupt
-        self._tenders.append(reclaimer)
+        reclaimer = Reclaimer(self._client, source_set, on_no_lease=self._lease.check)
+        reader = Reader(self._client, source_set, reclaimer)
+        source_set.interrupt_reader = reader.interrupt
+        self._reclaimers.append(reclaimer)
         self._readers.append(reader)
-        return shard
+        return source_set
 
     @property
     def incarnation(self) -> str:
@@ -112,19 +112,19 @@ class RedisNode(Node):
         """Take the lease and make all groups, before anything is read."""
         await self._lease.take()
         try:
-            for shard in self._all_shards():
-                await shard.make_groups(are_restored=False)
+            for source_set in self._all_source_sets():
+                await source_set.make_groups(are_restored=False)
         except RedisError as error:
             raise BrokerError(f"cannot make the groups at {self._client!r}: {error}") from error
 
     async def run_intake(self) -> None:
-        """Look after all sources once, then read them and go on looking after them, until `stop_intake`."""
+        """Maintain all sources once, then read and maintain them until `stop_intake`."""
         self._is_intake_begun = True
         try:
             with self._intake:
                 async with trio.open_nursery() as nursery:
-                    for reclaimer, reader in zip(self._tenders, self._readers, strict=True):
-                        nursery.start_soon(_read_and_tend, reclaimer, reader, nursery)
+                    for reclaimer, reader in zip(self._reclaimers, self._readers, strict=True):
+                        nursery.start_soon(_read_and_maintain, reclaimer, reader, nursery)
         finally:
             self._intake_ended.set()
 
@@ -134,14 +134,14 @@ class RedisNode(Node):
             await self._intake_ended.wait()
 
     async def end(self) -> None:
-        """Stop reading, apply what is queued, and release the lease. Shielded, for some seconds at most."""
+        """Stop reading, apply queued settlements, and release the lease. Shielded, for three seconds at most."""
         with trio.move_on_after(_LAST_READS, shield=True):
             await self.stop_intake()
         with trio.move_on_after(_LAST_SETTLEMENTS, shield=True):
             await self._settler.wait_settled()
         await self._lease.release()
-        for shard in self._all_shards():
-            shard.give_up()
+        for source_set in self._all_source_sets():
+            source_set.give_up()
 
     # ----------------------------------------------------------------------------------------------------- settlements
 
@@ -157,16 +157,16 @@ class RedisNode(Node):
     async def publish_fenced(
         self, subscription: Subscription, delivery: Delivery, published: Sequence[Envelope]
     ) -> bool:
-        """Publish in the order of settlements. Cancelled: it may be published."""
-        told = trio.Event()
+        """Publish in the order of the settlements. Cancelled: the messages may have been published."""
+        is_answered = trio.Event()
         answers: list[bool | Exception] = []
 
-        def tell(answer: bool | Exception) -> None:  # noqa: FBT001 - it is the answer
+        def report(answer: bool | Exception) -> None:  # noqa: FBT001 - the answer is its only argument
             answers.append(answer)
-            told.set()
+            is_answered.set()
 
-        self._settler.settle(delivery, PublishOnly(tell), published)
-        await told.wait()
+        self._settler.settle(delivery, PublishOnly(report), published)
+        await is_answered.wait()
         answer = answers[0]
         if isinstance(answer, Exception):
             raise BrokerError(f"cannot publish for {delivery.id}: {answer}") from answer
@@ -176,13 +176,13 @@ class RedisNode(Node):
         await self._settler.wait_settled()
 
     async def release_deliveries(self, subscription: Subscription, deliveries: Sequence[Delivery]) -> None:
-        """Cancelled: any part may have been handed back; the rest is taken over when the lease is released."""
-        by_custody: dict[InFlightEntries, list[Delivery]] = {}
+        """Cancelled: any part may have been released; other nodes take over the rest when the lease is released."""
+        by_stream: dict[InFlightEntries, list[Delivery]] = {}
         for delivery in deliveries:
             in_flight: InFlightEntries = delivery.token[2]
             if not in_flight.is_over:
-                by_custody.setdefault(in_flight, []).append(delivery)
-        for in_flight, some in by_custody.items():
+                by_stream.setdefault(in_flight, []).append(delivery)
+        for in_flight, some in by_stream.items():
             for start in range(0, len(some), _RELEASED_AT_ONCE):
                 await self._release(in_flight, some[start : start + _RELEASED_AT_ONCE])
 
@@ -205,69 +205,69 @@ class RedisNode(Node):
             await self._client.run_script(scripts.RELEASE, (in_flight.stream,), args, idempotent=True)
         except RedisError as error:
             next_step = "they stay pending, and are taken over when this node has ended"
-            self._emit(BrokerTrouble(f"handing back {len(deliveries)} of {in_flight.source}", str(error), next_step))
+            self._emit(BrokerTrouble(f"releasing {len(deliveries)} of {in_flight.source}", str(error), next_step))
             return
         if _AFTER_RELEASE is not None:
             _AFTER_RELEASE()
         for delivery in deliveries:
             in_flight.release(delivery)
-        # What the script found to be others' already is counted as well: it is out of our hands.
+        # Entries that other nodes had taken over already are counted as well: they are not in flight here any more.
         self._counters.released += len(deliveries)
         self._emit(Released(in_flight.source, in_flight.group, len(deliveries)))
 
     def resume(self, subscription: Subscription) -> None:
-        for shard in self._shards[subscription]:
-            shard.resume()
+        for source_set in self._source_sets[subscription]:
+            source_set.resume()
 
     def pause_sources(self, subscription: Subscription, sources: Collection[str]) -> None:
-        for shard in self._shards[subscription]:
-            shard.pause_sources(sources)
+        for source_set in self._source_sets[subscription]:
+            source_set.pause_sources(sources)
 
     def now(self) -> float:
         return self._lease.now()
 
     def maintain_within(self, source: str | None, seconds: float) -> None:
-        """Look after a source, if it is one of ours, within so many seconds: something is held back there.
+        """Maintain a source, if this node reads it, within `seconds`: a message is delayed there.
 
-        None means all of them: a node has died.
+        None means all sources: a node has died.
         """
-        for shard in self._all_shards():
-            if source is None or source in shard.sources:
-                shard.maintain_within(seconds)
+        for source_set in self._all_source_sets():
+            if source is None or source in source_set.names:
+                source_set.maintain_within(seconds)
 
     def learn(self, source: str, level: str) -> None:
-        """Read a level of priority of a source, if it is one of ours, from now on."""
-        for shard in self._all_shards():
-            if source in shard.sources:
-                shard.learn({source: (level.encode(),)})
+        """Read a priority level of a source, if this node reads the source, from now on."""
+        for source_set in self._all_source_sets():
+            if source in source_set.names:
+                source_set.learn({source: (level.encode(),)})
 
     # ----------------------------------------------------------------------------------------------------------- lease
 
     def _lease_lost(self, lost: str, successor: str, reason: str) -> None:
         self._incarnation = successor
-        for shard in self._all_shards():
-            shard.begin(successor)
-            shard.must_recover = False
+        for source_set in self._all_source_sets():
+            source_set.begin(successor)
+            source_set.must_recover = False
         for subscription in self._subscriptions:
             subscription.sink.revoke()
         self._emit(LeaseLost(lost, successor, reason))
         for reader in self._readers:
             reader.interrupt()
-        for reclaimer in self._tenders:
+        for reclaimer in self._reclaimers:
             reclaimer.maintain_within(0)
 
     def _lease_troubled(self, error: str, next_step: str) -> None:
         self._emit(BrokerTrouble("renewing the lease", error, next_step))
 
-    def _all_shards(self) -> list[SourceSet]:
-        return [shard for shards in self._shards.values() for shard in shards]
+    def _all_source_sets(self) -> list[SourceSet]:
+        return [source_set for source_sets in self._source_sets.values() for source_set in source_sets]
 
     def _spawn(self, flush: Callable[..., Any], in_flight: InFlightEntries) -> None:
         self._settling.start_soon(flush, in_flight)
 
 
-async def _read_and_tend(reclaimer: Reclaimer, reader: Reader, nursery: trio.Nursery) -> None:
-    with suppress(RedisError):  # The tender begins with another one, and tells.
+async def _read_and_maintain(reclaimer: Reclaimer, reader: Reader, nursery: trio.Nursery) -> None:
+    with suppress(RedisError):  # The reclaimer tries again at once, and reports it.
         await reclaimer.maintain()
     nursery.start_soon(reclaimer.run)
     await reader.run()

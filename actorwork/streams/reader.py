@@ -1,4 +1,4 @@
-"""Reads: one blocked XREADGROUP over the sources of a shard, on a connection of its own.
+"""Reads: one blocked XREADGROUP over the sources of a sources, on a connection of its own.
 
     recover ──▶ wait for room ──▶ read ──▶ offer ──▶ (again)
                    └── or read what is urgent, for which some room is kept
@@ -7,7 +7,7 @@
   there is no moment at which a message can be lost.
 - COUNT is the room divided by the sources, so a busy source cannot take the room of the others. With less room than
   sources, a script reads what there is room for, and the order of the sources turns.
-- Priorities have streams of their own, of which a shard learns when they are used; until then they cost nothing. From
+- Priorities have streams of their own, of which a sources learns when they are used; until then they cost nothing. From
   then on a script reads first what there is room for, the most urgent first. So that nothing starves, an eighth of the
   room goes to each level that has something waiting; where there is room for less than eight, another level has its
   turn after eight reads.
@@ -44,11 +44,11 @@ _REPLIED: Final = failpoint("read.replied")
 
 
 class Reader:
-    """Reads for one shard until cancelled. Cancelled: what the server still hands out is offered."""
+    """Reads for one sources until cancelled. Cancelled: what the server still hands out is offered."""
 
-    def __init__(self, client: RedisClient, shard: SourceSet, reclaimer: Reclaimer) -> None:
+    def __init__(self, client: RedisClient, sources: SourceSet, reclaimer: Reclaimer) -> None:
         self._client = client
-        self._shard = shard
+        self._sources = sources
         self._reclaimer = reclaimer
         self._exclusive: Exclusive | None = None
         self._turn = 0
@@ -58,7 +58,7 @@ class Reader:
         self._restored_at = 0.0
 
     def __repr__(self) -> str:
-        return f"<Reader of {self._shard!r}>"
+        return f"<Reader of {self._sources!r}>"
 
     def interrupt(self) -> None:
         """End the read in progress, so that what has changed is seen."""
@@ -72,7 +72,7 @@ class Reader:
                     self._exclusive = exclusive
                     await self._read_on(exclusive)
             except (ConnectionError, TimeoutError, OSError) as error:
-                self._shard.must_recover = True
+                self._sources.must_recover = True
                 self._trouble(error, "again on the next connection, beginning with what is pending")
                 await trio.sleep(0.02)
             except BrokerError as error:
@@ -83,28 +83,28 @@ class Reader:
                 self._exclusive = None
 
     async def _read_on(self, exclusive: Exclusive) -> NoReturn:
-        shard = self._shard
-        sink = shard.sink
+        sources = self._sources
+        sink = sources.sink
         while True:
             try:
-                if not shard.streams or sink.credit() <= 0:
-                    if shard.urgent and (room := sink.credit(urgent=True)) > 0:
+                if not sources.streams or sink.credit() <= 0:
+                    if sources.urgent and (room := sink.credit(urgent=True)) > 0:
                         await self._read_urgent(exclusive, room)
                         continue
-                    await shard.wait_room()
-                if shard.must_recover:
+                    await sources.wait_room()
+                if sources.must_recover:
                     await self._reclaimer.recover()
-                if shard.has_more:
+                if sources.has_more:
                     # What was read before comes before what is new: all of it, also if room was made meanwhile.
                     await self._reclaimer.maintain()
                     continue
                 room = sink.credit()
-                if room <= 0 or not shard.streams:
+                if room <= 0 or not sources.streams:
                     await trio.lowlevel.checkpoint()
                     continue
                 self._turn += 1
-                streams = shard.streams_in_turn(self._turn)
-                if (room < len(streams) or len(shard.streams) > 1) and await self._take(room):
+                streams = sources.streams_in_turn(self._turn)
+                if (room < len(streams) or len(sources.streams) > 1) and await self._take(room):
                     continue
                 await self._read(exclusive, streams, room)
                 # Handlers first: asking for more is a system call, which they would wait for. (Two turns, since within
@@ -117,13 +117,13 @@ class Reader:
                 await self._heal(error)
 
     async def _read(self, exclusive: Exclusive, streams: Sequence[str], room: int) -> None:
-        shard = self._shard
-        self._reading = shard.custodies
+        sources = self._sources
+        self._reading = sources.by_stream
         await exclusive.read(
             "XREADGROUP",
             "GROUP",
-            shard.group,
-            shard.incarnation,
+            sources.group,
+            sources.incarnation,
             "COUNT",
             min(_MOST, max(1, room // len(streams))),
             "BLOCK",
@@ -137,14 +137,14 @@ class Reader:
 
     async def _read_urgent(self, exclusive: Exclusive, room: int) -> None:
         """Read what is urgent, until there is room for the rest (`SourceSet.resume`)."""
-        shard = self._shard
-        if shard.must_recover:
+        sources = self._sources
+        if sources.must_recover:
             await self._reclaimer.recover()
-        shard.reads_urgent_only = True
+        sources.reads_urgent_only = True
         try:
-            await self._read(exclusive, shard.urgent, room)
+            await self._read(exclusive, sources.urgent, room)
         finally:
-            shard.reads_urgent_only = False
+            sources.reads_urgent_only = False
         await trio.lowlevel.checkpoint()
         await trio.lowlevel.checkpoint()
 
@@ -157,24 +157,24 @@ class Reader:
             in_flight = self._reading[stream]
             # Read under a name whose lease is lost: others find it pending there.
             if not in_flight.is_over:
-                self._shard.offer(in_flight, found)
+                self._sources.offer(in_flight, found)
 
     async def _take(self, room: int) -> bool:
         """Read no more than there is room for, of any source; return whether there was anything.
 
         Shielded, for a moment: what a lost reply held would have to be looked for.
         """
-        shard = self._shard
-        levels, order = shard.levels_in_turn(self._turn), list(shard.streams)
+        sources = self._sources
+        levels, order = sources.levels_in_turn(self._turn), list(sources.streams)
         streams = [stream for level in levels for stream in level]
         beginner = self._favours.beginner(len(levels))
         share = room // FAVOURS or int(beginner > 0)
-        args = (shard.group, shard.incarnation, room, share, beginner, *map(len, levels))
-        self._reading = shard.custodies
-        shard.must_recover = True
+        args = (sources.group, sources.incarnation, room, share, beginner, *map(len, levels))
+        self._reading = sources.by_stream
+        sources.must_recover = True
         with trio.move_on_after(1, shield=True):
             found = await self._client.run_script(scripts.TAKE, streams, args)
-            shard.must_recover = False
+            sources.must_recover = False
             self._deliver(dict(found))
             if found:
                 # They stand in the order of `streams`, so the first one is of the most urgent level.
@@ -194,14 +194,14 @@ class Reader:
         self._restored_at = now
         await trio.sleep(_GROUP_PAUSES[min(self._restored, len(_GROUP_PAUSES) - 1)])
         try:
-            await self._shard.make_groups()
+            await self._sources.make_groups()
         except RedisError as refusal:
             self._trouble(refusal, "again in 1 s")
             await trio.sleep(1)
 
     def _trouble(self, error: Exception, next_step: str) -> None:
-        shard = self._shard
-        self._shard.emit(BrokerTrouble(f"reading {', '.join(shard.sources[:3])}", str(error), next_step))
+        sources = self._sources
+        self._sources.emit(BrokerTrouble(f"reading {', '.join(sources.names[:3])}", str(error), next_step))
 
 
 class _Favours:

@@ -1,4 +1,4 @@
-"""Looks after the sources of a shard: what is due, what was handed back, and what lost its owner.
+"""Looks after the sources of a sources: what is due, what was handed back, and what lost its owner.
 
 One script does all of it, once a second, and at the moment at which the next message is due. Nothing here decides by
 idle times: an entry is taken over when it was handed back or when the lease of its owner is gone.
@@ -38,23 +38,23 @@ _AFTER: Final = failpoint("take_over.after")
 
 
 class Reclaimer:
-    """Tends one shard until cancelled. Cancelled: what is being taken over is offered, within two seconds."""
+    """Tends one sources until cancelled. Cancelled: what is being taken over is offered, within two seconds."""
 
-    def __init__(self, client: RedisClient, shard: SourceSet, *, on_no_lease: Callable[[], None]) -> None:
+    def __init__(self, client: RedisClient, sources: SourceSet, *, on_no_lease: Callable[[], None]) -> None:
         self._client = client
-        self._shard = shard
+        self._sources = sources
         self._on_no_lease = on_no_lease
         self._next = math.inf
         self._looked_at = -math.inf
         self._heal_at = 0.0
         self._pause: trio.CancelScope | None = None
         self._turn = 0
-        limit = shard.subscription.max_crashes
+        limit = sources.subscription.max_crashes
         self._alone_from = max(1, min(2, limit))
-        shard.maintain_within = self.maintain_within
+        sources.maintain_within = self.maintain_within
 
     def __repr__(self) -> str:
-        return f"<Tender of {self._shard!r}>"
+        return f"<Tender of {self._sources!r}>"
 
     def maintain_within(self, seconds: float) -> None:
         """See to it that the sources are looked after within so many seconds. Never waits."""
@@ -69,8 +69,8 @@ class Reclaimer:
             try:
                 await self.maintain()
             except RedisError as error:
-                doing = f"looking after {', '.join(self._shard.sources[:3])}"
-                self._shard.emit(BrokerTrouble(doing, str(error), f"again in {_EVERY:g} s"))
+                doing = f"looking after {', '.join(self._sources.names[:3])}"
+                self._sources.emit(BrokerTrouble(doing, str(error), f"again in {_EVERY:g} s"))
             until = min(trio.current_time() + _EVERY, self._next)
             with trio.CancelScope(deadline=until) as self._pause:
                 await trio.sleep_forever()
@@ -78,36 +78,36 @@ class Reclaimer:
 
     async def maintain(self) -> None:
         """Look after all sources once, and note when the next message is due."""
-        shard = self._shard
-        async with shard.lock:
+        sources = self._sources
+        async with sources.lock:
             await self._client.wait_connected()
             self._next = math.inf
-            incarnation = shard.incarnation
+            incarnation = sources.incarnation
             self._looked_at = now = trio.current_time()
             self._turn += 1
-            streams = shard.streams_in_turn(self._turn)
+            streams = sources.streams_in_turn(self._turn)
             if not streams:
                 return  # All of them are paused.
-            custodies = [shard.custodies[stream.encode()] for stream in streams]
-            room = min(_LARGEST_CLAIM, shard.room_at(Priority.NORMAL))
-            urgent_room = min(_LARGEST_CLAIM, shard.room_at(Priority.CRITICAL)) if shard.urgent else room
+            in_flights = [sources.by_stream[stream.encode()] for stream in streams]
+            room = min(_LARGEST_CLAIM, sources.room_at(Priority.NORMAL))
+            urgent_room = min(_LARGEST_CLAIM, sources.room_at(Priority.CRITICAL)) if sources.urgent else room
             is_healing = now >= self._heal_at
             if is_healing:
                 self._heal_at = now + _EVERY
             args: list[Any] = [
-                shard.group,
+                sources.group,
                 incarnation,
                 keys.LEASES,
                 RELEASED,
                 room,
                 urgent_room,
-                shard.subscription.max_crashes,
+                sources.subscription.max_crashes,
                 self._alone_from,
-                shard.subscription.actor,
+                sources.subscription.actor,
             ]
-            for in_flight in custodies:
+            for in_flight in in_flights:
                 args += (in_flight.keys.prefix, int(in_flight.suspect is None), in_flight.cursor if is_healing else b"")
-            args += bounds_of(shard.subscription.dead_letters)
+            args += bounds_of(sources.subscription.dead_letters)
             report: Sequence[Any] | None = None
             has_answer = False
             if _BEFORE is not None:
@@ -126,19 +126,19 @@ class Reclaimer:
                 self._ask_for_recovery()
             elif report is None:
                 self._on_no_lease()
-            elif custodies[0].is_over:
+            elif in_flights[0].is_over:
                 self.maintain_within(0)  # Taken over under a name that is lost: whoever looks next finds it.
             else:
-                self._accept(custodies, report)
+                self._accept(in_flights, report)
 
-    def _accept(self, custodies: Sequence[InFlightEntries], report: Sequence[Any]) -> None:
-        shard = self._shard
+    def _accept(self, in_flights: Sequence[InFlightEntries], report: Sequence[Any]) -> None:
+        sources = self._sources
         due_in = math.inf
-        shard.has_more = False
+        sources.has_more = False
         is_short = False
         levels: dict[str, Sequence[bytes]] = {}
         for in_flight, (due, more, is_missing, taken, dead_lettered, pending, used, cursor) in zip(
-            custodies, report, strict=True
+            in_flights, report, strict=True
         ):
             if used:
                 levels[in_flight.source] = used
@@ -147,46 +147,48 @@ class Reclaimer:
             if due >= 0:
                 due_in = min(due_in, due / 1000)
             if more:
-                shard.has_more = True
+                sources.has_more = True
             if is_missing:
-                shard.interrupt_reader()  # It finds the group missing by itself, and makes it.
+                sources.interrupt_reader()  # It finds the group missing by itself, and makes it.
             previous: Counter[bytes] = Counter()
             for entry, count, owner, fields in taken:
                 crashes = count - 1
                 if crashes >= self._alone_from:
                     in_flight.suspect = entry
-                shard.offer(in_flight, ((entry, fields),), count=count, crashes=crashes)
+                sources.offer(in_flight, ((entry, fields),), count=count, crashes=crashes)
                 previous[owner] += 1
             for owner, count in previous.items():
-                shard.counters.reclaimed += count
-                shard.emit(Reclaimed(in_flight.source, shard.group, owner.decode(), count))
+                sources.counters.reclaimed += count
+                sources.emit(Reclaimed(in_flight.source, sources.group, owner.decode(), count))
             for message_id, crashes in dead_lettered:
-                shard.counters.dead_lettered += 1
-                shard.emit(DeadLettered(in_flight.source, shard.group, message_id.decode(errors="replace"), crashes))
+                sources.counters.dead_lettered += 1
+                sources.emit(
+                    DeadLettered(in_flight.source, sources.group, message_id.decode(errors="replace"), crashes)
+                )
             # Seen once, the difference is a reply on its way. Seen again and again, it is one that was lost.
-            in_flight.short = in_flight.short + 1 if pending > len(in_flight.in_hand) else 0
+            in_flight.short = in_flight.short + 1 if pending > len(in_flight.deliveries) else 0
             if in_flight.short >= _SHORT_TOO_OFTEN:
                 in_flight.short = 0
                 is_short = True
         if levels:
-            shard.learn(levels)
+            sources.learn(levels)
         if is_short:
             self._ask_for_recovery()
         self.maintain_within(due_in)
 
     def _ask_for_recovery(self) -> None:
-        self._shard.must_recover = True
-        self._shard.interrupt_reader()
+        self._sources.must_recover = True
+        self._sources.interrupt_reader()
 
     async def recover(self) -> None:
         """Offer what is pending under our name and was never seen here. Only for the reader, while it does not read."""
-        shard = self._shard
-        async with shard.lock:
+        sources = self._sources
+        async with sources.lock:
             await self._client.wait_connected()
-            shard.must_recover = False
-            for in_flight in tuple(shard.custodies.values()):
-                room = shard.room_at(in_flight.level)
-                args = (shard.group, in_flight.incarnation, room, *in_flight.in_hand)
+            sources.must_recover = False
+            for in_flight in tuple(sources.by_stream.values()):
+                room = sources.room_at(in_flight.level)
+                args = (sources.group, in_flight.incarnation, room, *in_flight.deliveries)
                 has_answer = False
                 with trio.move_on_after(_PATIENCE, shield=True):
                     try:
@@ -195,14 +197,14 @@ class Reclaimer:
                         if in_flight.is_over:
                             return
                         for entry, count, fields in found:
-                            shard.offer(in_flight, ((entry, fields),), count=count, crashes=count - 1)
+                            sources.offer(in_flight, ((entry, fields),), count=count, crashes=count - 1)
                         if more:
-                            shard.must_recover = True
+                            sources.must_recover = True
                     except ResponseError:
-                        shard.must_recover = True
+                        sources.must_recover = True
                         raise
                     except RedisError:
                         pass
                 if not has_answer:
-                    shard.must_recover = True
+                    sources.must_recover = True
                     return

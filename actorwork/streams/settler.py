@@ -91,7 +91,7 @@ class Settler:
         in_flight.is_over = True
         plain, others = in_flight.plain, in_flight.others
         in_flight.plain, in_flight.others = [], []
-        in_flight.in_hand.clear()
+        in_flight.deliveries.clear()
         in_flight.done += len(plain) + len(others)
         for delivery in plain:
             self._refuse(in_flight, delivery, Ack())
@@ -191,11 +191,11 @@ class Settler:
         fenced: list[int],
         refused: list[Any],
     ) -> None:
-        in_hand = in_flight.in_hand
+        deliveries = in_flight.deliveries
         lost = set(fenced)
         if not lost:
             for delivery in plain:
-                in_hand.pop(delivery.token[0], None)
+                deliveries.pop(delivery.token[0], None)
             self._counters.settled += len(plain)
         else:
             for which, delivery in enumerate(plain):
@@ -204,7 +204,7 @@ class Settler:
                     self._refuse(in_flight, delivery, Ack())
                 else:
                     self._counters.settled += 1
-        if in_flight.suspect is not None and in_flight.suspect not in in_hand:
+        if in_flight.suspect is not None and in_flight.suspect not in deliveries:
             in_flight.suspect = None
             in_flight.maintain_within(0)
         problems: dict[int, bytes] = dict(zip(refused[::2], refused[1::2], strict=True))
@@ -215,7 +215,7 @@ class Settler:
                 self._could_not_publish(in_flight, delivery, settlement, problem.decode(errors="replace"))
                 continue
             if type(settlement) is PublishOnly:
-                settlement.tell(not is_fenced)
+                settlement.report(not is_fenced)
                 if not is_fenced:
                     continue
             in_flight.release(delivery)
@@ -231,7 +231,7 @@ class Settler:
     ) -> None:
         """The delivery is still in hand: it fails, since it cannot end as it wanted to."""
         if type(settlement) is PublishOnly:
-            settlement.tell(RedisError(problem))
+            settlement.report(RedisError(problem))
             return
         if in_flight.is_over:
             self._refuse(in_flight, delivery, settlement)
@@ -253,11 +253,11 @@ class Settler:
             )
         for _, settlement, _ in others:
             if type(settlement) is PublishOnly:
-                settlement.tell(RedisError(str(refusal)))
+                settlement.report(RedisError(str(refusal)))
 
     def _refuse(self, in_flight: InFlightEntries, delivery: Delivery, settlement: Settlement | PublishOnly) -> None:
         if isinstance(settlement, PublishOnly):
-            settlement.tell(False)  # noqa: FBT003 - what it is told is whether the delivery was ours
+            settlement.report(False)  # noqa: FBT003 - the argument is whether the delivery was still ours
             return
         self._counters.fenced += 1
         self._emit(Fenced(delivery, in_flight.group, settlement))
@@ -318,8 +318,8 @@ def _add_other(
             )
         case PublishOnly():
             kind = "keep"
-    entry, count, _, *claims = delivery.token
-    key, unique = claims[0] if claims else (b"", b"")
+    entry, count, _, *held_keys = delivery.token
+    key, unique = held_keys[0] if held_keys else (b"", b"")
     record: bytes | str = ""
     ttl: int | str = ""
     reply_to = ""

@@ -3,7 +3,7 @@
 A read over many sources costs the server a little for each (12 µs over one, 69 over a hundred), and a connection costs
 the server memory: 64 is where both are small.
 
-The custodies are exchanged as a whole when the node begins a new incarnation.
+The in_flights are exchanged as a whole when the node begins a new incarnation.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import trio
 
-from actorwork.abc import EventSink, Subscription
+from actorwork.abc import DeliverySink, EventSink, Subscription
 from actorwork.events import GroupRestored, Settled
 from actorwork.message import Delivery, Priority
 from actorwork.policy.settlement import Fail
@@ -28,7 +28,7 @@ SOURCES: Final = 64
 
 
 class SourceSet:
-    """The custodies of some sources, and how their entries become deliveries in the inlet."""
+    """The entries of some sources that are in flight here, and how entries become deliveries in the sink."""
 
     def __init__(
         self,
@@ -42,30 +42,26 @@ class SourceSet:
         counters: Counters,
     ) -> None:
         self.subscription = subscription
-        self.group = subscription.group
-        self.sink = subscription.sink
-        self.sources = tuple(sources)
-        self.streams: dict[Priority, tuple[str, ...]] = {Priority.NORMAL: self.sources}
-        """The streams that are read, by priority, the most urgent first: those that are known to have been used."""
+        self.names = tuple(sources)
+        self.streams: dict[Priority, tuple[str, ...]] = {Priority.NORMAL: self.names}
+        """The streams that are read, by priority, the most urgent first. A level appears once it has been used."""
         self._every_stream = self.streams
-        """The same, with those of sources that are withheld."""
-        self._withheld: frozenset[str] = frozenset()
-        self.urgent: tuple[str, ...] = ()
-        """Those above normal."""
+        """The same, including those of paused sources."""
+        self._paused: frozenset[str] = frozenset()
         self.counters = counters
         self.emit = emit
         self.incarnation = incarnation
-        self.custodies: dict[bytes, InFlightEntries] = {}
+        self.by_stream: dict[bytes, InFlightEntries] = {}
         self.lock = trio.Lock()
-        """Held while entries are claimed: what is on its way to us is not to be looked for."""
+        """Held while entries are claimed: `recover` would take entries of a reply on its way for lost ones."""
         self.must_recover = False
-        """The pending list may hold entries of ours that we have never seen."""
+        """The pending list may hold entries under our name that never arrived here."""
         self.has_more = False
-        """There was no room for all that could have been taken over."""
+        """The sink had no room for all entries that could have been taken over."""
         self.reads_urgent_only = False
-        """The reader waits for what is urgent, and for room for the rest."""
-        self.maintain_within: Callable[[float], None] = _nothing_to_maintain
-        self.interrupt_reader: Callable[[], None] = _nobody_reads
+        """The reader waits for urgent messages only, until there is room for others."""
+        self.maintain_within: Callable[[float], None] = _no_reclaimer
+        self.interrupt_reader: Callable[[], None] = _no_reader
         self._keys = {source: SourceKeys.of(source) for source in sources}
         self._client = client
         self._settler = settler
@@ -73,20 +69,33 @@ class SourceSet:
         self.begin(incarnation)
 
     def __repr__(self) -> str:
-        return f"<Shard of {len(self.sources)} sources for {self.subscription.actor}>"
+        return f"<SourceSet of {len(self.names)} sources for {self.subscription.actor}>"
+
+    @property
+    def group(self) -> str:
+        return self.subscription.group
+
+    @property
+    def sink(self) -> DeliverySink:
+        return self.subscription.sink
+
+    @property
+    def urgent(self) -> tuple[str, ...]:
+        """The streams above normal priority."""
+        return self.streams.get(Priority.CRITICAL, ()) + self.streams.get(Priority.HIGH, ())
 
     def begin(self, incarnation: str) -> None:
-        """Start with nothing in hand, under a new name."""
+        """Start under a new name, with nothing in flight."""
         self.give_up()
         self.incarnation = incarnation
         self.has_more = self.must_recover = False
-        known = [(in_flight.source, in_flight.level) for in_flight in self.custodies.values()]
-        known = known or [(source, Priority.NORMAL) for source in self.sources]
-        made = (self._new_custody(source, level) for source, level in known)
-        self.custodies = {in_flight.stream.encode(): in_flight for in_flight in made}
+        known = [(in_flight.source, in_flight.level) for in_flight in self.by_stream.values()]
+        known = known or [(source, Priority.NORMAL) for source in self.names]
+        made = (self._new_in_flight(source, level) for source, level in known)
+        self.by_stream = {in_flight.stream.encode(): in_flight for in_flight in made}
 
     def learn(self, found: Mapping[str, Iterable[bytes]]) -> None:
-        """Take up the levels of priority that sources are found to have: the reader is to read them, too."""
+        """Read the priority levels that sources turn out to have, from now on."""
         new = False
         for source, names in found.items():
             for name in names:
@@ -94,38 +103,37 @@ class SourceSet:
                 if level is None:
                     continue
                 stream = self._keys[source].at(level)
-                if stream.encode() not in self.custodies:
-                    self.custodies[stream.encode()] = self._new_custody(source, level)
+                if stream.encode() not in self.by_stream:
+                    self.by_stream[stream.encode()] = self._new_in_flight(source, level)
                     self._every_stream[level] = (*self._every_stream.get(level, ()), stream)
                     new = True
         if new:
             self._choose_streams()
 
     def pause_sources(self, sources: Collection[str]) -> None:
-        """Leave these sources alone until it is called again with others: they are neither read nor tended."""
-        withheld = frozenset(sources)
-        if withheld != self._withheld:
-            self._withheld = withheld
+        """Neither read nor maintain these sources, until this is called again with others."""
+        paused = frozenset(sources)
+        if paused != self._paused:
+            self._paused = paused
             self._choose_streams()
             self.maintain_within(0)
 
     def _choose_streams(self) -> None:
         chosen: dict[Priority, tuple[str, ...]] = {}
         for level, streams in sorted(self._every_stream.items()):
-            read = tuple(name for name in streams if self.custodies[name.encode()].source not in self._withheld)
+            read = tuple(name for name in streams if self.by_stream[name.encode()].source not in self._paused)
             if read:
                 chosen[level] = read
         self.streams = chosen
-        self.urgent = chosen.get(Priority.CRITICAL, ()) + chosen.get(Priority.HIGH, ())
         self._room.set()
         self.interrupt_reader()
 
     def streams_in_turn(self, turn: int) -> tuple[str, ...]:
-        """Return all streams, the urgent ones first; within a level another one is the first each turn."""
+        """Return all streams, the urgent ones first; within a level, each turn begins with another one."""
         return tuple(stream for streams in self.levels_in_turn(turn) for stream in streams)
 
     def levels_in_turn(self, turn: int) -> list[tuple[str, ...]]:
-        """The same, each level for itself."""
+        """Return the same, one tuple per level."""
         turned: list[tuple[str, ...]] = []
         for streams in self.streams.values():
             first = turn % len(streams)
@@ -133,20 +141,20 @@ class SourceSet:
         return turned
 
     def room_at(self, level: Priority) -> int:
-        """Return how many deliveries of a priority may be offered now."""
+        """Return how many deliveries of a priority the sink takes now."""
         return max(0, self.sink.credit(urgent=True) if level < Priority.NORMAL else self.sink.credit())
 
-    def _new_custody(self, source: str, level: Priority) -> InFlightEntries:
+    def _new_in_flight(self, source: str, level: Priority) -> InFlightEntries:
         return InFlightEntries(
-            self.subscription, self._keys[source], level, self.incarnation, self._attend, self._unreadable
+            self.subscription, self._keys[source], level, self.incarnation, self._maintain_within, self._unreadable
         )
 
     def give_up(self) -> None:
-        """Refuse whatever is still to be settled: the node ends."""
-        for in_flight in self.custodies.values():
+        """Refuse all settlements that are still queued: this incarnation ends."""
+        for in_flight in self.by_stream.values():
             self._settler.give_up(in_flight)
 
-    def _attend(self, seconds: float) -> None:
+    def _maintain_within(self, seconds: float) -> None:
         self.maintain_within(seconds)
 
     def _unreadable(self, delivery: Delivery, fail: Fail) -> None:
@@ -160,7 +168,7 @@ class SourceSet:
             self.maintain_within(0)
 
     async def wait_room(self) -> None:
-        """Wait until the inlet may have room."""
+        """Wait until the sink may have room."""
         if self.streams and self.sink.credit() > 0:
             return
         self._room = trio.Event()
@@ -169,7 +177,10 @@ class SourceSet:
     def offer(
         self, in_flight: InFlightEntries, found: Sequence[Any], *, count: int = 1, crashes: int = 0
     ) -> list[Delivery]:
-        """Take entries in hand and put them into the inlet. There is no checkpoint in here, and must not be one."""
+        """Record entries as in flight and put them into the sink.
+
+        There must be no checkpoint in here: a cancellation between the two steps would lose the deliveries.
+        """
         deliveries = in_flight.take(found, count=count, crashes=crashes)
         self.counters.read += len(deliveries)
         if deliveries:
@@ -179,9 +190,8 @@ class SourceSet:
         return deliveries
 
     async def make_groups(self, *, are_restored: bool = True) -> None:
-        """Make the groups that are missing, at the beginning of their streams.
-
-        At the beginning and never at `$`: what was written before the first start is wanted too.
+        """Create missing groups at the beginning of their streams, never at `$`: messages sent before the first start
+        are wanted too.
         """
         used = [("SMEMBERS", keys.priorities) for keys in self._keys.values()]
         levels = await self._client.call_many(used, idempotent=True)
@@ -192,9 +202,9 @@ class SourceSet:
                 if not isinstance(reply, Exception)
             }
         )
-        custodies = tuple(self.custodies.values())
-        commands = [("XGROUP", "CREATE", in_flight.stream, self.group, "0", "MKSTREAM") for in_flight in custodies]
-        for in_flight, reply in zip(custodies, await self._client.call_many(commands, idempotent=True), strict=True):
+        in_flights = tuple(self.by_stream.values())
+        commands = [("XGROUP", "CREATE", in_flight.stream, self.group, "0", "MKSTREAM") for in_flight in in_flights]
+        for in_flight, reply in zip(in_flights, await self._client.call_many(commands, idempotent=True), strict=True):
             if isinstance(reply, ResponseError) and "BUSYGROUP" in str(reply):
                 continue
             if isinstance(reply, Exception):
@@ -203,9 +213,9 @@ class SourceSet:
                 self.emit(GroupRestored(in_flight.source, self.group))
 
 
-def _nobody_reads() -> None:
+def _no_reader() -> None:
     pass
 
 
-def _nothing_to_maintain(_seconds: float) -> None:
+def _no_reclaimer(_seconds: float) -> None:
     pass

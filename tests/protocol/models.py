@@ -244,8 +244,8 @@ class RedisWorld:
 
     async def _start(self) -> RedisHand:
         hand = RedisHand(self)
-        for shard in hand.node._all_shards():
-            await shard.make_groups(are_restored=False)
+        for sources in hand.node._all_source_sets():
+            await sources.make_groups(are_restored=False)
         return hand
 
     def publish(self, envelopes: Sequence[Envelope]) -> int:
@@ -256,7 +256,7 @@ class RedisWorld:
         return self.loop.do(self._fetch, hand, room, tends, reads, loses)
 
     async def _fetch(self, hand: RedisHand, room: int, tends: bool, reads: bool, loses: bool) -> list[Delivery]:
-        (reclaimer,), (reader,) = hand.node._tenders, hand.node._readers
+        (reclaimer,), (reader,) = hand.node._reclaimers, hand.node._readers
         hand.sink.space = room
         hand.client.loses = loses
         if tends:
@@ -282,7 +282,7 @@ class RedisWorld:
         return self.loop.do(self._recover, hand)
 
     async def _recover(self, hand: RedisHand) -> list[Delivery]:
-        (reclaimer,) = hand.node._tenders
+        (reclaimer,) = hand.node._reclaimers
         hand.sink.space = 1000
         await reclaimer.recover()
         return self._offered(hand)

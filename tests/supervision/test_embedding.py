@@ -161,54 +161,51 @@ class Counter(Actor):
         return self.number
 
 
-COUNTS = [2000, pytest.param(10_000, marks=pytest.mark.long)]
-
-
 async def many(count: int) -> tuple[float, float, float]:
-    """Start `count` actors, ask each, and stop them; return the seconds of computing for each of the three."""
+    """Start so many actors, ask each, and stop them; return the seconds for each of the three."""
     kept = Kept()
-    began = time.process_time()
+    began = time.perf_counter()
     async with open_system(DynamicSupervisor(Counter, name="d"), broker=FakeBroker(), emit=kept) as system:
         dynamic = system.supervisor("d")
         refs = [await dynamic.start_child(number) for number in range(count)]
-        started = time.process_time()
+        started = time.perf_counter()
         answers = [await ref.ask("number") for ref in refs]
-        asked = time.process_time()
+        asked = time.perf_counter()
         assert answers == list(range(count))
         assert len(await dynamic.which_children()) == count
-    stopped = time.process_time()
+    stopped = time.perf_counter()
     assert len(kept.of(events.ChildExited)) == count + 1
     return started - began, asked - started, stopped - asked
 
 
-@pytest.mark.parametrize("count", COUNTS)
-async def test_thousands_of_actors_start_answer_and_stop(count: int):
+@pytest.mark.slow
+async def test_ten_thousand_actors_start_answer_and_stop():
     """Starting and stopping are linear: ten times as many cost about ten times as much, not a hundred times."""
-    few = await many(count // 10)
-    lots = await many(count)
-    assert sum(lots) < 40 * max(sum(few), 0.05), "together, since a collection of garbage may fall into either"
+    few = await many(1000)
+    lots = await many(10_000)
+    assert sum(lots) < 40 * sum(few), "together, since a collection of garbage may fall into either"
 
 
-@pytest.mark.parametrize("count", COUNTS)
-async def test_thousands_of_static_children_start_and_stop(count: int):
+@pytest.mark.slow
+async def test_five_thousand_static_children_start_and_stop():
     """A static supervisor starts and stops them one after the other, at the cost of each alone."""
 
     async def static(count: int) -> float:
         stage = Stage()
-        began = time.process_time()
+        began = time.perf_counter()
         async with stage.tree([stage.child(f"c{n}") for n in range(count)]) as root:
             for n in range(50):
                 await root.terminate_child(f"c{n}")
         assert stage.log[:2] == ["+c0", "+c1"]
         assert stage.log[-1] == "-c50"
-        return time.process_time() - began
+        return time.perf_counter() - began
 
-    few = await static(count // 10)
-    assert await static(count) < 40 * max(few, 0.02)
+    few = await static(500)
+    assert await static(5000) < 40 * max(few, 0.02)
 
 
-@pytest.mark.parametrize("count", COUNTS)
-async def test_many_restarts_in_a_wide_window_are_linear(count: int):
+@pytest.mark.slow
+async def test_many_restarts_in_a_wide_window_are_linear():
     """What a supervisor remembers of its restarts costs nothing, however many the window allows."""
 
     async def storm(count: int) -> float:
@@ -224,11 +221,11 @@ async def test_many_restarts_in_a_wide_window_are_linear(count: int):
                 done.set()
                 await trio.sleep_forever()
 
-        began = time.process_time()
+        began = time.perf_counter()
         wide = Intensity(restarts=1_000_000, period=3600)
         async with stage.tree([Child(hopeless)], intensity=wide):
             await done.wait()
-        return time.process_time() - began
+        return time.perf_counter() - began
 
-    few = await storm(count // 10)
-    assert await storm(count) < 40 * max(few, 0.02)
+    few = await storm(1000)
+    assert await storm(10_000) < 40 * max(few, 0.02)
