@@ -17,7 +17,7 @@ from actorwork.errors import BrokerError
 from actorwork.events import BrokerTrouble, DeadLettered, Event, Fenced
 from actorwork.message import REPLY_TO, Envelope, MessageIds, Priority
 from actorwork.policy.settlement import Ack
-from actorwork.testing.conformance import open_desk
+from actorwork.testing.conformance import open_consumer
 
 
 def ignore(_: Event) -> None: ...
@@ -135,9 +135,9 @@ async def test_a_damaged_file_is_refused_with_advice(tmp_path: Path):
 
 
 async def test_memory_is_a_broker_too():
-    async with open_at(":memory:") as broker, open_desk(broker, "orders") as desk:
+    async with open_at(":memory:") as broker, open_consumer(broker, "orders") as consumer:
         await broker.publish([Envelope("orders", "1", b"1")])
-        await desk.expect_only("1")
+        await consumer.expect_only("1")
         (finding, *_) = await broker.diagnose()
         assert finding.level == "warning"
         assert broker.url == "sqlite://"
@@ -160,7 +160,7 @@ async def test_eight_openings_at_once_make_one_store(tmp_path: Path):
 
 
 async def test_a_full_disk_refuses_what_is_published_and_keeps_what_was(tmp_path: Path):
-    async with open_at(tmp_path / "x.db") as broker, open_desk(broker, "orders") as desk:
+    async with open_at(tmp_path / "x.db") as broker, open_consumer(broker, "orders") as consumer:
         await broker.publish([Envelope("orders", "1", b"1")])
         ((pages,),) = await ask(broker, "pragma page_count")
         await ask(broker, f"pragma max_page_count = {pages}")
@@ -168,8 +168,8 @@ async def test_a_full_disk_refuses_what_is_published_and_keeps_what_was(tmp_path
             await broker.publish([Envelope("orders", "2", b"x" * 100_000)])
         await ask(broker, "pragma max_page_count = 100000")
         assert await broker.publish([Envelope("orders", "2", b"x" * 100_000)]) == 1
-        await desk.expect_only("1")
-        await desk.expect_only("2")
+        await consumer.expect_only("1")
+        await consumer.expect_only("2")
 
 
 async def test_one_bad_order_does_not_take_the_others_with_it(tmp_path: Path):
@@ -202,14 +202,14 @@ async def test_a_settlement_waits_until_the_store_works_again(tmp_path: Path, mo
 
     async with (
         open_broker(f"sqlite:///{tmp_path / 'x.db'}", emit=emit) as broker,
-        open_desk(broker, "orders") as desk,
+        open_consumer(broker, "orders") as consumer,
     ):
         await ask(broker, "pragma busy_timeout = 10")
         await broker.publish([Envelope("orders", "1", b"1")])
-        delivery = await desk.take_one()
+        delivery = await consumer.take_one()
         other = sqlite3.connect(tmp_path / "x.db", isolation_level=None)
         other.execute("begin immediate")
-        desk.node.settle(desk.subscription, delivery, Ack())
+        consumer.node.settle(consumer.subscription, delivery, Ack())
         with trio.fail_after(5):
             await is_told.wait()
         assert isinstance(events[0], BrokerTrouble)
@@ -218,8 +218,8 @@ async def test_a_settlement_waits_until_the_store_works_again(tmp_path: Path, mo
             await broker.publish([Envelope("orders", "2", b"1")])
         other.execute("rollback")
         other.close()
-        await desk.node.wait_settled()
-        assert desk.node.statistics()["settled"] == 1
+        await consumer.node.wait_settled()
+        assert consumer.node.statistics()["settled"] == 1
 
 
 async def test_whoever_asks_a_broker_that_is_closed_is_told(tmp_path: Path):
@@ -241,10 +241,10 @@ async def test_a_file_deleted_while_in_use_is_found_out(tmp_path: Path):
 async def test_a_settlement_after_the_end_is_refused(tmp_path: Path):
     async with open_at(tmp_path / "x.db") as broker:
         await broker.publish([Envelope("orders", "1", b"1")])
-        async with open_desk(broker, "orders") as desk:
-            delivery = await desk.take_one()
-        await desk.settle(delivery)
-        assert len(desk.seen(Fenced)) == 1
+        async with open_consumer(broker, "orders") as consumer:
+            delivery = await consumer.take_one()
+        await consumer.settle(delivery)
+        assert len(consumer.seen(Fenced)) == 1
         assert await broker.backlog("orders") == 1
 
 
@@ -258,14 +258,14 @@ async def test_bystanders_of_a_crash_are_run_alone_and_not_buried(tmp_path: Path
     async with open_at(tmp_path / "x.db") as broker:
         await broker.publish([Envelope("orders", next(ids), b"%d" % number) for number in range(10)])
         for _ in range(30):
-            async with open_desk(broker, "orders") as desk:
+            async with open_consumer(broker, "orders") as consumer:
                 with trio.move_on_after(0.1):
                     while True:
-                        delivery = await desk.take_one()
+                        delivery = await consumer.take_one()
                         if delivery.payload == b"4":
                             break  # The process dies here, with all that is in its mailbox.
                         handled.add(delivery.payload)
-                        await desk.settle(delivery)
+                        await consumer.settle(delivery)
             if await broker.backlog("orders") == 0:
                 break
         assert handled == {b"%d" % number for number in range(10)} - {b"4"}
@@ -274,14 +274,14 @@ async def test_bystanders_of_a_crash_are_run_alone_and_not_buried(tmp_path: Path
 
 
 async def test_the_next_one_of_a_key_follows_a_message_that_is_buried_at_once():
-    async with open_at(":memory:") as broker, open_desk(broker, "orders", max_crashes=0, lease=60) as desk:
+    async with open_at(":memory:") as broker, open_consumer(broker, "orders", max_crashes=0, lease=60) as consumer:
         await broker.publish([Envelope("orders", "1", b"1", key="k")])
         await broker.publish([Envelope("orders", "2", b"1", key="k", priority=Priority.CRITICAL)])
-        assert (await desk.take_one()).id == "1"
-        await broker.release_lease(desk.node.incarnation)
+        assert (await consumer.take_one()).id == "1"
+        await broker.release_lease(consumer.node.incarnation)
         # Nothing else happens here that could wake a reader: a lease of a minute is renewed after 20 seconds.
-        await desk.expect_only("2")
-        assert [event.message_id for event in desk.seen(DeadLettered)] == ["1"]
+        await consumer.expect_only("2")
+        assert [event.message_id for event in consumer.seen(DeadLettered)] == ["1"]
 
 
 async def test_ids_are_remembered_for_a_day_after_their_messages_and_then_forgotten(tmp_path: Path):
@@ -300,9 +300,9 @@ async def test_ids_are_remembered_for_a_day_after_their_messages_and_then_forgot
         await broker.publish([ours, theirs])
         await prune_in(3)
         assert await broker.publish([ours, theirs]) == 0, "the messages are still there"
-        async with open_desk(broker, "orders") as desk:
-            for delivery in await desk.take(2):
-                await desk.settle(delivery)
+        async with open_consumer(broker, "orders") as consumer:
+            for delivery in await consumer.take(2):
+                await consumer.settle(delivery)
         await prune_in(3.9)
         assert await broker.publish([ours, theirs]) == 0, "it is not a day since they were"
         await prune_in(4.1)
@@ -310,9 +310,9 @@ async def test_ids_are_remembered_for_a_day_after_their_messages_and_then_forgot
 
 
 async def test_replies_that_nobody_fetches_are_forgotten(tmp_path: Path):
-    async with open_at(tmp_path / "x.db") as broker, open_desk(broker, "orders") as desk:
+    async with open_at(tmp_path / "x.db") as broker, open_consumer(broker, "orders") as consumer:
         await broker.publish([Envelope("orders", "1", b"1", headers={REPLY_TO: "nobody"})])
-        await desk.settle(await desk.take_one())
+        await consumer.settle(await consumer.take_one())
         assert await ask(broker, "select count(*) from replies") == [(1,)]
 
         def prune(store: Store) -> None:
@@ -324,14 +324,14 @@ async def test_replies_that_nobody_fetches_are_forgotten(tmp_path: Path):
 
 
 async def test_a_message_is_with_its_reader_within_milliseconds(tmp_path: Path):
-    async with open_at(tmp_path / "x.db") as broker, open_desk(broker, "orders") as desk:
+    async with open_at(tmp_path / "x.db") as broker, open_consumer(broker, "orders") as consumer:
         took: list[float] = []
         for number in range(50):
             began = time.perf_counter()
             await broker.publish([Envelope("orders", str(number), b"1")])
-            delivery = await desk.take_one()
+            delivery = await consumer.take_one()
             took.append(time.perf_counter() - began)
-            await desk.settle(delivery)
+            await consumer.settle(delivery)
         assert sorted(took)[25] < 0.02
 
 

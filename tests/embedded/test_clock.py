@@ -8,7 +8,7 @@ import trio
 
 from actorwork.embedded.broker import open_broker
 from actorwork.message import Envelope
-from actorwork.testing.conformance import open_desk
+from actorwork.testing.conformance import open_consumer
 
 HOUR = 3600.0
 LEASE = 2.0
@@ -27,8 +27,8 @@ async def test_a_clock_that_is_set_costs_nobody_the_lease_or_a_message(
     async with (
         open_broker(url, emit=ignore) as here,
         open_broker(url, emit=ignore) as there,
-        open_desk(here, "orders", lease=LEASE) as holder,
-        open_desk(there, "orders", lease=LEASE, room=0) as other,
+        open_consumer(here, "orders", lease=LEASE) as holder,
+        open_consumer(there, "orders", lease=LEASE, room=0) as other,
     ):
         await here.publish([Envelope("orders", "one", b"1")])
         delivery = await holder.take_one()
@@ -41,8 +41,8 @@ async def test_a_clock_that_is_set_costs_nobody_the_lease_or_a_message(
         await holder.settle(delivery)
         assert holder.node.statistics()["settled"] == 1
         await there.publish([Envelope("orders", "two", b"2"), Envelope("orders", "late", b"3", delay=0.2)])
-        taken = [one.id for desk in (holder, other) for one in desk.waiting]
+        taken = [one.id for consumer in (holder, other) for one in consumer.waiting]
         with trio.fail_after(10):
             while sorted(taken) != ["late", "two"]:
                 await trio.sleep(0.02)
-                taken = [one.id for desk in (holder, other) for one in desk.waiting]
+                taken = [one.id for consumer in (holder, other) for one in consumer.waiting]

@@ -10,7 +10,7 @@ import trio
 from actorwork.embedded.broker import open_broker
 from actorwork.events import Event
 from actorwork.message import Envelope, MessageIds
-from actorwork.testing.conformance import open_desk
+from actorwork.testing.conformance import open_consumer
 
 
 def ignore(_: Event) -> None: ...
@@ -47,7 +47,7 @@ async def test_nothing_that_was_acknowledged_is_lost_by_a_kill(tmp_path: Path):
     except EOFError:
         pass
     process.join()
-    async with open_broker(url, emit=ignore) as broker, open_desk(broker, "orders", room=10_000) as desk:
-        got = [one.id for one in await desk.take(len(acknowledged))]
+    async with open_broker(url, emit=ignore) as broker, open_consumer(broker, "orders", room=10_000) as consumer:
+        got = [one.id for one in await consumer.take(len(acknowledged))]
         assert got == acknowledged
         assert {finding.level for finding in await broker.diagnose()} == {"ok"}

@@ -11,7 +11,7 @@ from actorwork.embedded.store import Store
 from actorwork.events import Event
 from actorwork.message import RESULT_TTL, Envelope, Failure, Priority, Unique
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry
-from actorwork.testing.conformance import open_desk
+from actorwork.testing.conformance import open_consumer
 
 FAILURE = Failure("ValueError", "no")
 LARGE = {"entries", "delayed", "behind", "pending", "uniques", "seen", "dead", "outcomes"}
@@ -30,7 +30,7 @@ async def traced(broker: EmbeddedBroker, trace: Callable[[str], None] | None) ->
 async def test_nothing_is_scanned_to_publish_read_settle_promote_or_cancel(tmp_path: Path):
     url = f"sqlite:///{tmp_path / 'x.db'}"
     statements: set[str] = set()
-    async with open_broker(url, emit=ignore) as broker, open_desk(broker, "orders", room=4) as desk:
+    async with open_broker(url, emit=ignore) as broker, open_consumer(broker, "orders", room=4) as consumer:
         await traced(broker, statements.add)
         for number in range(8):
             more: dict[str, Any] = {"key": f"k{number % 2}", "priority": Priority(number % 4), "lifetime": 60}
@@ -43,8 +43,8 @@ async def test_nothing_is_scanned_to_publish_read_settle_promote_or_cancel(tmp_p
         await broker.publish([Envelope("orders", "later", b"1", delay=600)])
         for number in range(20):
             ends = (Ack(), Reject(FAILURE), Retry(0, FAILURE), Retry(0.01, FAILURE), Fail(FAILURE))
-            await desk.settle(await desk.take_one(), ends[number % 5])
-        await desk.release_deliveries(await desk.take_one())
+            await consumer.settle(await consumer.take_one(), ends[number % 5])
+        await consumer.release_deliveries(await consumer.take_one())
         await broker.delayed.cancel("orders", "later")
         await broker.delayed.cancel("orders", "k7")
         await broker.dead_letters.replay("orders", [one.entry for one in await broker.dead_letters.list("orders")])

@@ -9,7 +9,7 @@ from actorwork.embedded import schema
 from actorwork.embedded.broker import open_broker
 from actorwork.events import Event
 from actorwork.message import Envelope, Priority
-from actorwork.testing.conformance import open_desk
+from actorwork.testing.conformance import open_consumer
 
 FIRST = (
     "create table sources (source integer primary key, name text not null unique)",
@@ -91,15 +91,15 @@ async def test_a_file_of_the_first_version_is_brought_up_to_this_one_with_all_th
     make_first_version(old)
     async with open_broker(f"sqlite:///{new}", emit=ignore):
         pass
-    async with open_broker(f"sqlite:///{old}", emit=ignore) as broker, open_desk(broker, "orders") as desk:
+    async with open_broker(f"sqlite:///{old}", emit=ignore) as broker, open_consumer(broker, "orders") as consumer:
         assert await broker.publish([Envelope("orders", "ready", b"1"), Envelope("orders", "new", b"1")]) == 1
         (letter,) = await broker.dead_letters.list("orders")
         assert await broker.dead_letters.replay("orders", [letter.entry]) == 1
-        got = await desk.take(5)
+        got = await consumer.take(5)
         assert got[0].id == "orphan"
         assert {one.id for one in got} == {"orphan", "ready", "due", "new", "dead"}
         for one in got:
-            await desk.settle(one)
+            await consumer.settle(one)
         assert await broker.backlog("orders") == 0
     assert tables_of(old) == tables_of(new)
     with closing(sqlite3.connect(old)) as connection:
@@ -113,11 +113,11 @@ async def test_a_group_of_the_first_version_that_is_away_is_given_what_is_urgent
         for table in ("entries", "pending", "delayed"):
             connection.execute(f"delete from {table}")
     async with open_broker(f"sqlite:///{file}", emit=ignore) as broker:
-        async with open_desk(broker, "orders", group="second") as second:
+        async with open_consumer(broker, "orders", group="second") as second:
             await broker.publish([Envelope("orders", "urgent", b"1", priority=Priority.CRITICAL)])
             await second.expect_only("urgent")
         assert await broker.backlog("orders") == 1, "the first group has not had it"
-        async with open_desk(broker, "orders", group="first") as first:
+        async with open_consumer(broker, "orders", group="first") as first:
             await first.expect_only("urgent")
         assert await broker.backlog("orders") == 0
 

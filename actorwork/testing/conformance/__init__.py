@@ -1,6 +1,6 @@
-"""What every broker promises, as tests: for the brokers shipped here, and for those written by others.
+"""The promises of every broker as tests: for the brokers shipped here, and for those written by others.
 
-Subclass `BrokerConformance` in a test module and say how your broker is opened:
+Subclass `BrokerConformance` in a test module and define how your broker is opened:
 
     class TestMyBroker(BrokerConformance):
         @pytest.fixture(autouse=True)
@@ -10,30 +10,30 @@ Subclass `BrokerConformance` in a test module and say how your broker is opened:
         def opener(self):
             return functools.partial(my_broker.open_broker, self.url)
 
-The tests are `async def`: run them under Trio (pytest-trio does). `opener` is called several times in a test, and
-by other processes too, so what it returns can be pickled; it must lead to the same store each time, and to an empty one
-in each test. The tests kill processes, and stop one past its lease (SIGSTOP): they need POSIX.
+The tests are `async def`: run them under Trio (pytest-trio does). Tests call `opener` several times, also in other
+processes, so its result must be picklable; within a test it must open the same store each time, and a new, empty one
+for each test. The tests kill processes, and stop one beyond its lease (SIGSTOP): they need POSIX.
 
-    desks         who takes part: an actor as a broker sees it, in this process or in another
-    questions     what all questions have in common
-    publishing    what is published arrives, once and in its order
-    reading       who is given a message, and how many at a time
-    settling      how a delivery ends, with all that belongs to it
-    ownership     whose a delivery is: handing back, what the dead leave behind, and the fence
-    delays        what is to come later comes on time
-    held_back     what is held back is known, and can be cancelled
-    expiry        how late a message may be begun is said by the broker's clock
-    keys          messages of one key are handled one after another
-    priorities    what is urgent is given first, and what is not has its turns
-    uniqueness    of all messages with one unique key only one is alive
-    outcomes      what came of a message reaches whoever asked
-    dead_letters  what nobody could handle is kept, and may be sent again
-    endings       how a node ends: nothing is offered any more, and nothing is lost
-    values        what all nodes see: shared values, and locks
-    waiting       for how long messages wait is known
-    limits        what all nodes count together: rates, and how many at once
-    triggers      what fires by itself, once for each time, and what is paused
-    whole         all of it together
+    fake_consumer  an actor as a broker sees it, in this process or in another
+    contract       the base of all groups of tests
+    publishing     a published message arrives, once and in its order
+    reading        which consumer receives a message, and how many at a time
+    settling       how a delivery ends, with all its effects
+    ownership      which node owns a delivery: releasing, reclaiming, and the fence
+    delays         a delayed message arrives on time
+    held_back      delayed messages can be listed and cancelled
+    expiry         the broker's clock decides whether a message has expired
+    keys           messages with the same key are handled one after another
+    priorities     urgent messages are delivered first, and the others get turns
+    uniqueness     of all messages with the same unique key only one is alive
+    outcomes       the outcome of a message reaches the sender that asked for it
+    dead_letters   failed messages are kept, and may be replayed
+    endings        how a node ends: it offers nothing more, and loses nothing
+    values         shared values and locks
+    waiting        the age of the oldest waiting message is known
+    limits         limits over all nodes: rates, and messages at once
+    triggers       each nominal time fires once, and pauses hold
+    whole          everything together
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ from actorwork.testing.conformance.fake_consumer import (
     PATIENCE as PATIENCE,
     FakeConsumer as FakeConsumer,
     Opener as Opener,
-    RemoteDesk as RemoteDesk,
-    open_desk as open_desk,
-    open_remote_desk as open_remote_desk,
+    RemoteConsumer as RemoteConsumer,
+    open_consumer as open_consumer,
+    open_remote_consumer as open_remote_consumer,
     until as until,
 )
 from actorwork.testing.conformance.held_back import HeldBack

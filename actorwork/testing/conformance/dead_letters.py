@@ -1,4 +1,4 @@
-"""What nobody could handle is kept, and may be sent again."""
+"""Failed messages are kept, and may be replayed."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from actorwork.abc import Broker
 from actorwork.message import Envelope, Priority
 from actorwork.policy.settlement import Fail, Retry
 from actorwork.settings import DeadLetterSettings
+from actorwork.testing.conformance.contract import ContractTests
 from actorwork.testing.conformance.fake_consumer import (
     FAILURE,
     FakeConsumer,
-    open_desk,
+    open_consumer,
 )
-from actorwork.testing.conformance.questions import Questions
 
 
 @asynccontextmanager
-async def _open_desk(broker: Broker, bounds: DeadLetterSettings, *sources: str) -> AsyncGenerator[FakeConsumer]:
-    desk = FakeConsumer("first", sources, room=100, max_crashes=3)
-    desk.subscription = attrs.evolve(desk.subscription, dead_letters=bounds)
-    async with broker.open_node([desk.subscription], lease=5, emit=desk.emit) as node:
-        desk.node = node
-        yield desk
+async def _open_consumer(broker: Broker, bounds: DeadLetterSettings, *sources: str) -> AsyncGenerator[FakeConsumer]:
+    consumer = FakeConsumer("first", sources, room=100, max_crashes=3)
+    consumer.subscription = attrs.evolve(consumer.subscription, dead_letters=bounds)
+    async with broker.open_node([consumer.subscription], lease=5, emit=consumer.emit) as node:
+        consumer.node = node
+        yield consumer
 
 
-class DeadLetters(Questions):
+class DeadLetters(ContractTests):
     async def test_dead_letters_are_listed_by_source_and_age(self) -> None:
-        async with self.open_broker() as broker, open_desk(broker, "a", "b") as desk:
-            await self._dead_letter(broker, desk, "a", "1", "2", "3")
-            await self._dead_letter(broker, desk, "b", "4")
+        async with self.open_broker() as broker, open_consumer(broker, "a", "b") as consumer:
+            await self._dead_letter(broker, consumer, "a", "1", "2", "3")
+            await self._dead_letter(broker, consumer, "b", "4")
             letters = broker.dead_letters
             assert [one.id for one in await letters.list("a")] == ["1", "2", "3"]
             assert [one.id for one in await letters.list("a", limit=2)] == ["1", "2"]
@@ -50,8 +50,8 @@ class DeadLetters(Questions):
     async def test_a_dead_letter_is_replayed_as_a_first_attempt_to_the_group_that_failed_alone(self) -> None:
         async with (
             self.open_broker() as broker,
-            open_desk(broker, "orders", group="first") as first,
-            open_desk(broker, "orders", group="second") as second,
+            open_consumer(broker, "orders", group="first") as first,
+            open_consumer(broker, "orders", group="second") as second,
         ):
             await broker.publish([Envelope("orders", "1", b"\xff", "Order", {"who": "Ann"})])
             await first.settle(await first.take_one(), Retry(0, FAILURE))
@@ -71,8 +71,8 @@ class DeadLetters(Questions):
             assert await broker.backlog("orders") == 0
 
     async def test_dead_letters_are_listed_page_by_page_also_behind_one_that_has_gone(self) -> None:
-        async with self.open_broker() as broker, open_desk(broker, "orders") as desk:
-            await self._dead_letter(broker, desk, "orders", "1", "2", "3", "4")
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
+            await self._dead_letter(broker, consumer, "orders", "1", "2", "3", "4")
             letters = broker.dead_letters
             first, second = await letters.list("orders", limit=2)
             assert await letters.drop("orders", [second.entry]) == 1
@@ -81,10 +81,10 @@ class DeadLetters(Questions):
             assert not await letters.list("orders", after=fourth.entry)
 
     async def test_a_dead_letter_is_replayed_with_another_payload(self) -> None:
-        async with self.open_broker() as broker, open_desk(broker, "orders", group="first") as desk:
+        async with self.open_broker() as broker, open_consumer(broker, "orders", group="first") as consumer:
             await broker.publish([Envelope("orders", "1", b"wrong", "Order", {"who": "Ann", "old": 1})])
-            await desk.settle(await desk.take_one(), Retry(0, FAILURE))
-            await desk.settle(await desk.take_one(), Fail(FAILURE))
+            await consumer.settle(await consumer.take_one(), Retry(0, FAILURE))
+            await consumer.settle(await consumer.take_one(), Fail(FAILURE))
             (letter,) = await broker.dead_letters.list()
             again = {name: value for name, value in letter.headers.items() if name != "old"}
             letters = broker.dead_letters
@@ -92,52 +92,52 @@ class DeadLetters(Questions):
             assert not await letters.replay_as("orders", letter.entry, b"right")
             assert not await letters.replay_as("orders", "0-0", b"right")
             assert not await letters.list()
-            taken = await desk.take_one()
+            taken = await consumer.take_one()
             assert (taken.id, taken.payload, taken.type, taken.attempt) == ("1", b"right", "Refund", 1)
             assert dict(taken.headers) == {"who": "Ann"}
-            await desk.settle(taken)
+            await consumer.settle(taken)
             assert await broker.backlog("orders") == 0
 
     async def test_a_dead_letter_that_is_replayed_keeps_its_key_and_its_priority(self) -> None:
-        async with self.open_broker() as broker, open_desk(broker, "orders") as desk:
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
             for replay_changed in (False, True):
                 name = f"changed {replay_changed}"
                 await broker.publish([Envelope("orders", name, b"1", key="k", priority=Priority.HIGH, lifetime=60)])
-                await desk.settle(await desk.take_one(), Fail(FAILURE))
+                await consumer.settle(await consumer.take_one(), Fail(FAILURE))
                 (letter,) = await broker.dead_letters.list()
                 if replay_changed:
                     assert await broker.dead_letters.replay_as("orders", letter.entry, b"2")
                 else:
                     assert await broker.dead_letters.replay("orders", [letter.entry]) == 1
-                again = await desk.take_one()
+                again = await consumer.take_one()
                 assert (again.id, again.key, again.priority, again.expires) == (name, "k", Priority.HIGH, None)
-                await desk.settle(again)
+                await consumer.settle(again)
 
     async def test_so_many_dead_letters_of_a_source_are_kept_as_the_actor_says(self) -> None:
         bounds = DeadLetterSettings(max_count=3)
-        async with self.open_broker() as broker, _open_desk(broker, bounds, "orders", "others") as desk:
-            await self._dead_letter(broker, desk, "others", "a")
-            await self._dead_letter(broker, desk, "orders", "1", "2", "3", "4", "5")
+        async with self.open_broker() as broker, _open_consumer(broker, bounds, "orders", "others") as consumer:
+            await self._dead_letter(broker, consumer, "others", "a")
+            await self._dead_letter(broker, consumer, "orders", "1", "2", "3", "4", "5")
             assert [one.id for one in await broker.dead_letters.list("orders")] == ["3", "4", "5"]
             assert [one.id for one in await broker.dead_letters.list("others")] == ["a"]
 
     async def test_dead_letters_are_kept_for_so_long_as_the_actor_says(self) -> None:
         bounds = DeadLetterSettings(max_age=1)
-        async with self.open_broker() as broker, _open_desk(broker, bounds, "orders") as desk:
-            await self._dead_letter(broker, desk, "orders", "1")
+        async with self.open_broker() as broker, _open_consumer(broker, bounds, "orders") as consumer:
+            await self._dead_letter(broker, consumer, "orders", "1")
             await trio.sleep(1.2)
-            await self._dead_letter(broker, desk, "orders", "2")
+            await self._dead_letter(broker, consumer, "orders", "2")
             assert [one.id for one in await broker.dead_letters.list("orders")] == ["2"]
 
     async def test_a_dead_letter_may_be_dropped(self) -> None:
-        async with self.open_broker() as broker, open_desk(broker, "orders") as desk:
-            await self._dead_letter(broker, desk, "orders", "1", "2")
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
+            await self._dead_letter(broker, consumer, "orders", "1", "2")
             one, two = await broker.dead_letters.list("orders")
             assert await broker.dead_letters.drop("orders", [one.entry, "0-0"]) == 1
             assert list(await broker.dead_letters.list("orders")) == [two]
             assert await broker.dead_letters.get("orders", one.entry) is None
 
-    async def _dead_letter(self, broker: Broker, desk: FakeConsumer, source: str, *ids: str) -> None:
+    async def _dead_letter(self, broker: Broker, consumer: FakeConsumer, source: str, *ids: str) -> None:
         await broker.publish([Envelope(source, name, b"1") for name in ids])
-        for delivery in await desk.take(len(ids)):
-            await desk.settle(delivery, Fail(FAILURE))
+        for delivery in await consumer.take(len(ids)):
+            await consumer.settle(delivery, Fail(FAILURE))

@@ -1,4 +1,4 @@
-"""How late a message may be begun is said by the broker's clock, and told to whoever begins it."""
+"""The broker's clock decides whether a message has expired; deliveries carry the limit."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ import time
 
 from actorwork.message import Envelope
 from actorwork.policy.settlement import Fail, Retry
+from actorwork.testing.conformance.contract import ContractTests
 from actorwork.testing.conformance.fake_consumer import (
     FAILURE,
     LATE,
-    open_desk,
+    open_consumer,
 )
-from actorwork.testing.conformance.questions import Questions
 
 
-class Expiry(Questions):
+class Expiry(ContractTests):
     async def test_a_node_knows_the_clock_of_its_broker(self) -> None:
-        async with self.open_broker() as broker, open_desk(broker, "orders") as desk:
-            now = desk.node.now()
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
+            now = consumer.node.now()
             assert abs(now - time.time()) < 60
             await broker.publish([Envelope("orders", "1", b"1", at=now + 0.2)])
-            delivery = await desk.take_one()
-            assert 0.18 <= desk.node.now() - now <= 0.2 + LATE
-            await desk.settle(delivery)
+            delivery = await consumer.take_one()
+            assert 0.18 <= consumer.node.now() - now <= 0.2 + LATE
+            await consumer.settle(delivery)
 
     async def test_a_message_says_when_it_is_not_to_be_begun_any_more(self) -> None:
-        async with self.open_broker() as broker, open_desk(broker, "orders") as desk:
-            began = desk.node.now()
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
+            began = consumer.node.now()
             await broker.publish(
                 [
                     Envelope("orders", "never", b"1"),
@@ -39,18 +39,18 @@ class Expiry(Questions):
             )
             wanted = {"never": None, "moment": 1000, "lifetime": 500, "earlier": 300, "past": -300, "delayed": 700}
             for attempt in (1, 2, 3):
-                for delivery in await desk.take(len(wanted)):
+                for delivery in await consumer.take(len(wanted)):
                     due = wanted[delivery.id]
                     assert delivery.attempt == attempt
                     assert (delivery.expires is None) == (due is None)
                     assert due is None or abs((delivery.expires or 0.0) - began - due) < 1 + LATE
-                    await desk.settle(delivery, Retry(0.05 * (attempt % 2), FAILURE))
+                    await consumer.settle(delivery, Retry(0.05 * (attempt % 2), FAILURE))
 
     async def test_a_dead_letter_that_is_replayed_does_not_expire(self) -> None:
-        async with self.open_broker() as broker, open_desk(broker, "orders") as desk:
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
             await broker.publish([Envelope("orders", "1", b"1", lifetime=60)])
-            await desk.settle(await desk.take_one(), Fail(FAILURE))
+            await consumer.settle(await consumer.take_one(), Fail(FAILURE))
             (letter,) = await broker.dead_letters.list("orders")
             assert await broker.dead_letters.replay("orders", [letter.entry]) == 1
-            again = await desk.take_one()
-            assert again.expires is None, "somebody wants it now"
+            again = await consumer.take_one()
+            assert again.expires is None, "a consumer asks for it now"

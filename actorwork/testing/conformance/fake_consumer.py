@@ -1,7 +1,7 @@
-"""Who takes part in the questions: an actor as a broker sees it, in this process or in another.
+"""The consumers in the tests: an actor as a broker sees it, in this process or in another.
 
-Desk          an inlet with so much room, its subscription, and the node that reads for it
-RemoteDesk    the same in a process of its own, which can be killed and stopped
+FakeConsumer      a sink with bounded credit, its subscription, and the node that reads for it
+RemoteConsumer    the same in a process of its own, which can be killed and stopped
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from actorwork.policy.settlement import Ack, Settlement
 Opener: TypeAlias = Callable[[], AbstractAsyncContextManager[Broker]]
 
 PATIENCE: Final = 8.0
-"""Seconds after which a test gives up waiting for what must come."""
+"""Seconds after which a test gives up waiting for something that must happen."""
 QUIET: Final = 0.15
-"""Seconds for which nothing must come, where no later message can prove it."""
+"""Seconds in which nothing must come, if no later message can prove it."""
 LATE: Final = 0.5
 """Seconds by which a busy machine may be late."""
 FAILURE: Final = Failure("ValueError", "no such thing", "Traceback: here")
@@ -34,12 +34,12 @@ HISTORY: Final = "actorwork-history"
 
 
 class FakeConsumer:
-    """An inlet with so much room, its subscription, and the node that reads for it."""
+    """A sink with bounded credit, its subscription, and the node that reads for it."""
 
     def __init__(self, group: str, sources: Sequence[str], *, room: int, max_crashes: int) -> None:
         self.capacity = room
         self.reserve = 0
-        """How much room is kept for urgent deliveries when there is none for others."""
+        """The extra credit for urgent deliveries."""
         self.waiting: list[Delivery] = []
         self.most = 0
         self.offered = 0
@@ -47,9 +47,9 @@ class FakeConsumer:
         self.events: list[Event] = []
         self.node: Node
         self.subscription = Subscription(group, f"actor {group}", tuple(sources), self, max_crashes)
-        self._news = trio.Event()
+        self._change = trio.Event()
 
-    # The inlet.
+    # The sink.
 
     def credit(self, *, urgent: bool = False) -> int:
         return max(0, self.capacity + (self.reserve if urgent else 0) - len(self.waiting))
@@ -75,18 +75,18 @@ class FakeConsumer:
         return [event for event in self.events if isinstance(event, kind)]
 
     def _changed(self) -> None:
-        self._news.set()
-        self._news = trio.Event()
+        self._change.set()
+        self._change = trio.Event()
 
     async def wait(self, condition: Callable[[], object], what: str) -> None:
         with trio.move_on_after(PATIENCE):
             while not condition():
-                await self._news.wait()
+                await self._change.wait()
             return
         raise AssertionError(f"waited {PATIENCE} s for {what}; waiting: {self.waiting}, events: {self.events[-5:]}")
 
     async def take(self, count: int = 1) -> list[Delivery]:
-        """Take so many deliveries, each as soon as it is there."""
+        """Take `count` deliveries, each as soon as it is offered."""
         taken: list[Delivery] = []
         while len(taken) < count:
             missing = count - len(taken)
@@ -110,7 +110,7 @@ class FakeConsumer:
         await self.node.release_deliveries(self.subscription, deliveries)
 
     async def expect_only(self, last: str) -> None:
-        """See that the next delivery is the one of this id: nothing was before it."""
+        """Check that the next delivery has this id: no other came before it."""
         delivery = await self.take_one()
         assert delivery.id == last, f"expected {last} and nothing before it, got {delivery}"
         await self.settle(delivery)
@@ -126,7 +126,7 @@ class FakeConsumer:
 
 
 @asynccontextmanager
-async def open_desk(
+async def open_consumer(
     broker: Broker,
     *sources: str,
     group: str = "first",
@@ -135,27 +135,27 @@ async def open_desk(
     lease: float = 5.0,
 ) -> AsyncGenerator[FakeConsumer]:
     """Open a node with one subscription."""
-    desk = FakeConsumer(group, sources, room=room, max_crashes=max_crashes)
-    async with broker.open_node([desk.subscription], lease=lease, emit=desk.emit) as node:
-        desk.node = node
-        yield desk
+    consumer = FakeConsumer(group, sources, room=room, max_crashes=max_crashes)
+    async with broker.open_node([consumer.subscription], lease=lease, emit=consumer.emit) as node:
+        consumer.node = node
+        yield consumer
 
 
 # ------------------------------------------------------------------------------------------------ another process
 
 
 @attrs.define(eq=False)
-class RemoteDesk:
-    """A desk in another process. What it took is named by its number there, from 0 on.
+class RemoteConsumer:
+    """A consumer in another process. Its deliveries are identified by their numbers there, from 0 on.
 
-    What is sent there is pickled: an envelope needs headers of its own, `{}` at least.
+    Arguments are pickled: an envelope needs its own headers, at least `{}`.
     """
 
     _process: Any
     _connection: Any
 
     async def take(self, count: int = 1) -> list[str]:
-        """Take so many, and return their ids."""
+        """Take `count` deliveries, and return their ids."""
         return await self._ask("take", count)
 
     async def settle(self, number: int, settlement: Settlement, published: Sequence[Envelope] = ()) -> None:
@@ -174,7 +174,7 @@ class RemoteDesk:
     def stop(self) -> None:
         os.kill(self._process.pid, signal.SIGSTOP)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         os.kill(self._process.pid, signal.SIGCONT)
 
     async def kill(self) -> None:
@@ -192,33 +192,33 @@ class RemoteDesk:
 
 
 @asynccontextmanager
-async def open_remote_desk(
+async def open_remote_consumer(
     opener: Opener, *sources: str, group: str = "first", room: int = 100, max_crashes: int = 3, lease: float = 5.0
-) -> AsyncGenerator[RemoteDesk]:
-    """Open a desk in a process of its own, which is killed at the end if it still lives."""
+) -> AsyncGenerator[RemoteConsumer]:
+    """Open a consumer in a process of its own, which is killed at the end of the block."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(
-        target=_serve_remote_desk, args=((there, opener, sources, group, room, max_crashes, lease),), daemon=True
+        target=_serve_remote_consumer, args=((there, opener, sources, group, room, max_crashes, lease),), daemon=True
     )
     await trio.to_thread.run_sync(process.start)
     there.close()
-    desk = RemoteDesk(process, here)
+    consumer = RemoteConsumer(process, here)
     try:
         with trio.move_on_after(PATIENCE + 10):
             await trio.to_thread.run_sync(here.recv, abandon_on_cancel=True)
-        yield desk
+        yield consumer
     finally:
         with trio.CancelScope(shield=True):
-            await desk.kill()
+            await consumer.kill()
         here.close()
 
 
-def _serve_remote_desk(arguments: tuple[Any, ...]) -> None:
-    trio.run(_remote_desk, *arguments)
+def _serve_remote_consumer(arguments: tuple[Any, ...]) -> None:
+    trio.run(_remote_consumer, *arguments)
 
 
-async def _remote_desk(
+async def _remote_consumer(
     connection: Any,
     opener: Opener,
     sources: Sequence[str],
@@ -230,7 +230,7 @@ async def _remote_desk(
     taken: list[Any] = []
     async with (
         opener() as broker,
-        open_desk(broker, *sources, group=group, room=room, max_crashes=max_crashes, lease=lease) as desk,
+        open_consumer(broker, *sources, group=group, room=room, max_crashes=max_crashes, lease=lease) as consumer,
     ):
         connection.send("ready")
         while True:
@@ -239,33 +239,33 @@ async def _remote_desk(
             try:
                 answer: object = None
                 if name == "take":
-                    new = await desk.take(*arguments)
+                    new = await consumer.take(*arguments)
                     taken += new
                     answer = [delivery.id for delivery in new]
                 elif name == "settle":
                     number, settlement, published = arguments
-                    await desk.settle(taken[number], settlement, published)
+                    await consumer.settle(taken[number], settlement, published)
                 elif name == "publish_fenced":
                     number, published = arguments
-                    answer = await desk.node.publish_fenced(desk.subscription, taken[number], published)
+                    answer = await consumer.node.publish_fenced(consumer.subscription, taken[number], published)
                 elif name == "wait_revoked":
-                    await desk.wait(lambda: desk.revoked, "being revoked")
+                    await consumer.wait(lambda: consumer.revoked, "being revoked")
                 elif name == "report":
                     answer = {
-                        "revoked": desk.revoked,
-                        "offered": desk.offered,
-                        "incarnation": desk.node.incarnation,
-                        "fenced": len(desk.seen(Fenced)),
-                        "counted": desk.node.statistics()["fenced"],
-                        "lost": [(event.incarnation, event.successor) for event in desk.seen(LeaseLost)],
+                        "revoked": consumer.revoked,
+                        "offered": consumer.offered,
+                        "incarnation": consumer.node.incarnation,
+                        "fenced": len(consumer.seen(Fenced)),
+                        "counted": consumer.node.statistics()["fenced"],
+                        "lost": [(event.incarnation, event.successor) for event in consumer.seen(LeaseLost)],
                     }
                 connection.send((False, answer))
-            except Exception as error:  # noqa: BLE001 - told to whoever asked
+            except Exception as error:  # noqa: BLE001 - reported to the calling process
                 connection.send((True, repr(error)))
 
 
 async def expect_cancelled(waiting: PendingOutcome, broker: Broker, source: str, id: str) -> None:
-    """See that whoever waits for a message's outcome is told that it was cancelled, and whoever looks finds it."""
+    """Check that the outcome of a message is `Cancelled`, both for a caller that waits for it and in the store."""
     with trio.fail_after(PATIENCE):
         for outcome in (await waiting.outcome(), await broker.find_outcome(source, id)):
             assert outcome is not None
@@ -275,9 +275,9 @@ async def expect_cancelled(waiting: PendingOutcome, broker: Broker, source: str,
 
 
 async def until(condition: Callable[[], Awaitable[object]], what: str, *, within: float = PATIENCE) -> None:
-    """Ask again and again whether it is so."""
+    """Poll a condition until it holds."""
     with trio.move_on_after(within):
-        while not await condition():  # noqa: ASYNC110 - a broker says nothing by itself of what is asked here
+        while not await condition():  # noqa: ASYNC110 - the broker sends no notification of such conditions
             await trio.sleep(0.01)
         return
     raise AssertionError(f"waited {within} s for {what}")

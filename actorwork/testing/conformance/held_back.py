@@ -1,21 +1,21 @@
-"""What is held back is known, and can be cancelled."""
+"""Delayed messages can be listed and cancelled."""
 
 from __future__ import annotations
 
 from actorwork.message import ATTEMPT, REPLY_TO, RESULT_TTL, Envelope
 from actorwork.policy.settlement import Retry
+from actorwork.testing.conformance.contract import ContractTests
 from actorwork.testing.conformance.fake_consumer import (
     FAILURE,
     expect_cancelled,
-    open_desk,
+    open_consumer,
 )
-from actorwork.testing.conformance.questions import Questions
 
 
-class HeldBack(Questions):
+class HeldBack(ContractTests):
     async def test_what_is_held_back_is_listed_by_when_it_is_due(self) -> None:
-        async with self.open_broker() as broker, open_desk(broker, "orders") as desk:
-            began = desk.node.now()
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
+            began = consumer.node.now()
             await broker.publish(
                 [
                     Envelope("orders", "third", b"3", delay=300),
@@ -24,7 +24,7 @@ class HeldBack(Questions):
                     Envelope("orders", "again", b"2"),
                 ]
             )
-            await desk.settle(await desk.take_one(), Retry(200, FAILURE))
+            await consumer.settle(await consumer.take_one(), Retry(200, FAILURE))
             delayed = broker.delayed
             listed = await delayed.list("orders")
             assert [one.id for one in listed] == ["first", "again", "third"]
@@ -41,7 +41,7 @@ class HeldBack(Questions):
         async with (
             self.open_broker() as broker,
             broker.open_replies() as replies,
-            open_desk(broker, "orders") as desk,
+            open_consumer(broker, "orders") as consumer,
         ):
             headers = {RESULT_TTL: 60, REPLY_TO: replies.address}
             await broker.publish([Envelope("orders", "1", b"1", headers=headers, delay=0.2)])
@@ -53,21 +53,21 @@ class HeldBack(Questions):
             await expect_cancelled(waiting, broker, "orders", "1")
             assert not await broker.delayed.list("orders")
             await broker.publish([Envelope("orders", "2", b"1", delay=0.3)])
-            await desk.expect_only("2")
+            await consumer.expect_only("2")
 
     async def test_a_retry_that_waits_can_be_cancelled_and_what_is_ready_or_in_hand_cannot(self) -> None:
-        async with self.open_broker() as broker, open_desk(broker, "orders") as desk:
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
             await broker.publish([Envelope("orders", "1", b"1", headers={RESULT_TTL: 60})])
-            delivery = await desk.take_one()
+            delivery = await consumer.take_one()
             assert not await broker.delayed.cancel("orders", "1")
-            await desk.settle(delivery, Retry(600, FAILURE))
+            await consumer.settle(delivery, Retry(600, FAILURE))
             assert await broker.delayed.cancel("orders", "1")
             outcome = await broker.find_outcome("orders", "1")
             assert outcome is not None
             assert outcome.status == "rejected"
-            desk.capacity = 0
+            consumer.capacity = 0
             await broker.publish([Envelope("orders", "2", b"1")])
             assert not await broker.delayed.cancel("orders", "2")
-            desk.capacity = 1
-            desk.node.resume(desk.subscription)
-            await desk.expect_only("2")
+            consumer.capacity = 1
+            consumer.node.resume(consumer.subscription)
+            await consumer.expect_only("2")

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 import trio
 
+from actorwork.testing.conformance.contract import ContractTests
 from actorwork.testing.conformance.fake_consumer import LATE, until
-from actorwork.testing.conformance.questions import Questions
 
 
-class Limits(Questions):
+class Limits(ContractTests):
     async def test_tokens_are_taken_in_advance_by_everybody_together(self) -> None:
         async with self.open_broker() as broker, self.open_broker() as other:
             stores = (broker.limit_store, other.limit_store) * 5
             waits = [await store.acquire_rate("mail", 10, 100, 4, 2) for store in stores]
-            # Two at a time, every twenty seconds; the first four at once.
+            # Two per twenty seconds; the first four at once.
             assert waits == [pytest.approx(max(0, 20 * (n - 1)), abs=LATE * 2) for n in range(10)]
             assert await broker.limit_store.acquire_rate("MAIL", 10, 100, 4, 1) == 0
 
@@ -48,7 +48,7 @@ class Limits(Questions):
             assert await other.limit_store.acquire_slot("db", 2, "b", 60)
             assert not await broker.limit_store.acquire_slot("db", 2, "c", 60)
             assert await other.limit_store.acquire_slot("DB", 2, "c", 60)
-            assert await broker.limit_store.acquire_slot("db", 2, "b", 60), "a holder may have it longer"
+            assert await broker.limit_store.acquire_slot("db", 2, "b", 60), "a holder may renew it"
             assert await other.limit_store.release_slot("db", "a")
             assert not await other.limit_store.release_slot("db", "a")
             assert await broker.limit_store.acquire_slot("db", 2, "c", 60)

@@ -1,4 +1,4 @@
-"""What came of a message reaches whoever asked."""
+"""The outcome of a message reaches the sender that asked for it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import trio
 
 from actorwork.message import REPLY_TO, RESULT_TTL, Envelope
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry
+from actorwork.testing.conformance.contract import ContractTests
 from actorwork.testing.conformance.fake_consumer import (
     FAILURE,
     PATIENCE,
-    open_desk,
+    open_consumer,
     until,
 )
-from actorwork.testing.conformance.questions import Questions
 
 
-class Outcomes(Questions):
+class Outcomes(ContractTests):
     async def test_an_outcome_is_kept_for_those_who_asked(self) -> None:
-        async with self.open_broker() as broker, open_desk(broker, "orders") as desk:
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
             for number, (settlement, status) in enumerate(
                 (
                     (Ack(b'{"x": 1.0}'), "done"),
@@ -27,7 +27,7 @@ class Outcomes(Questions):
                 )
             ):
                 await broker.publish([Envelope("orders", str(number), b"1", headers={RESULT_TTL: 60})])
-                await desk.settle(await desk.take_one(), settlement)
+                await consumer.settle(await consumer.take_one(), settlement)
                 outcome = await broker.find_outcome("orders", str(number))
                 assert outcome is not None
                 assert outcome.status == status
@@ -36,24 +36,24 @@ class Outcomes(Questions):
                 else:
                     assert outcome.failure == FAILURE
             await broker.publish([Envelope("orders", "silent", b"1")])
-            await desk.settle(await desk.take_one(), Ack(b"1"))
+            await consumer.settle(await consumer.take_one(), Ack(b"1"))
             assert await broker.find_outcome("orders", "silent") is None
             assert await broker.find_outcome("orders", "unknown") is None
             assert await broker.find_outcome("nowhere", "0") is None
 
     async def test_a_retry_is_no_outcome(self) -> None:
-        async with self.open_broker() as broker, open_desk(broker, "orders") as desk:
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
             await broker.publish([Envelope("orders", "1", b"1", headers={RESULT_TTL: 60})])
-            await desk.settle(await desk.take_one(), Retry(0, FAILURE))
-            again = await desk.take_one()
+            await consumer.settle(await consumer.take_one(), Retry(0, FAILURE))
+            again = await consumer.take_one()
             assert await broker.find_outcome("orders", "1") is None
-            await desk.settle(again, Ack(b"2"))
+            await consumer.settle(again, Ack(b"2"))
             assert await broker.find_outcome("orders", "1") is not None
 
     async def test_an_outcome_is_forgotten_after_its_time(self) -> None:
-        async with self.open_broker() as broker, open_desk(broker, "orders") as desk:
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
             await broker.publish([Envelope("orders", "1", b"1", headers={RESULT_TTL: 0.15})])
-            await desk.settle(await desk.take_one(), Ack(b"1"))
+            await consumer.settle(await consumer.take_one(), Ack(b"1"))
 
             async def is_gone() -> bool:
                 return await broker.find_outcome("orders", "1") is None
@@ -65,7 +65,7 @@ class Outcomes(Questions):
         async with (
             self.open_broker() as broker,
             self.open_broker() as other,
-            open_desk(broker, "orders") as desk,
+            open_consumer(broker, "orders") as consumer,
             other.open_replies() as far,
             broker.open_replies() as near,
         ):
@@ -76,20 +76,20 @@ class Outcomes(Questions):
                     waiting = replies.expect("orders", message_id)
                     unheard = replies.expect("orders", "never sent")
                     await sender.publish([Envelope("orders", message_id, b"1", headers={REPLY_TO: replies.address})])
-                    await desk.settle(await desk.take_one(), settlement)
+                    await consumer.settle(await consumer.take_one(), settlement)
                     with trio.fail_after(PATIENCE):
                         outcome = await waiting.outcome()
                     assert outcome.status == ("done", "rejected", "failed")[number]
                     assert outcome.value == b'"yes"' if number == 0 else outcome.failure == FAILURE
                     waiting.close()
                     unheard.close()
-            assert await broker.find_outcome("orders", f"{near.address} 0") is None, "nobody asked to keep it"
+            assert await broker.find_outcome("orders", f"{near.address} 0") is None, "no sender asked to keep it"
 
     async def test_a_reply_to_nobody_harms_nobody(self) -> None:
-        async with self.open_broker() as broker, open_desk(broker, "orders") as desk:
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
             async with broker.open_replies() as replies:
                 gone = replies.address
             for number, address in enumerate((gone, "made up")):
                 await broker.publish([Envelope("orders", str(number), b"1", headers={REPLY_TO: address})])
-                await desk.settle(await desk.take_one(), Ack(b"1"))
-            assert desk.node.statistics()["settled"] == 2
+                await consumer.settle(await consumer.take_one(), Ack(b"1"))
+            assert consumer.node.statistics()["settled"] == 2

@@ -1,4 +1,4 @@
-"""Whose a delivery is: handing back, what the dead leave behind, and the fence."""
+"""Which node owns a delivery: releasing, reclaiming from dead nodes, and the fence."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ import trio
 from actorwork.events import DeadLettered, Reclaimed, Released
 from actorwork.message import RESULT_TTL, Delivery, Envelope, Json
 from actorwork.policy.settlement import Ack, Fail, Retry
+from actorwork.testing.conformance.contract import ContractTests
 from actorwork.testing.conformance.fake_consumer import (
     FAILURE,
     LATE,
     FakeConsumer,
-    RemoteDesk,
-    open_desk,
+    RemoteConsumer,
+    open_consumer,
 )
-from actorwork.testing.conformance.questions import Questions
 
 
-class Ownership(Questions):
+class Ownership(ContractTests):
     async def test_a_message_handed_back_keeps_its_place_and_its_count(self) -> None:
         sent = self.envelopes("orders", 6)
         async with self.open_broker() as broker:
             await broker.publish(sent)
-            async with open_desk(broker, "orders", room=2) as desk:
-                got = await desk.take(2)
-                desk.capacity = 0
-                await desk.node.stop_intake()
-                given = [*reversed(desk.waiting), *got]
-                await desk.release_deliveries(*given)
-                assert sum(event.count for event in desk.seen(Released)) == len(given)
-                assert desk.node.statistics()["released"] == len(given)
-            async with open_desk(broker, "orders") as desk:
-                again = await desk.take(6)
+            async with open_consumer(broker, "orders", room=2) as consumer:
+                got = await consumer.take(2)
+                consumer.capacity = 0
+                await consumer.node.stop_intake()
+                given = [*reversed(consumer.waiting), *got]
+                await consumer.release_deliveries(*given)
+                assert sum(event.count for event in consumer.seen(Released)) == len(given)
+                assert consumer.node.statistics()["released"] == len(given)
+            async with open_consumer(broker, "orders") as consumer:
+                again = await consumer.take(6)
                 assert [one.id for one in again] == [one.id for one in sent], "those before the ones never read"
                 assert {(one.attempt, one.crashes) for one in again} == {(1, 0)}
 
@@ -41,18 +41,18 @@ class Ownership(Questions):
         async with (
             self.open_broker() as broker,
             self.open_broker() as other,
-            open_desk(broker, "orders", room=1) as one,
+            open_consumer(broker, "orders", room=1) as one,
         ):
             await broker.publish([Envelope("orders", "1", b"1")])
             delivery = await one.take_one()
-            async with open_desk(other, "orders") as two:
+            async with open_consumer(other, "orders") as two:
                 one.capacity = 0
                 began = trio.current_time()
                 await one.release_deliveries(delivery)
                 got = await two.take_one()
                 assert trio.current_time() - began < 1 + LATE
                 assert (got.id, got.attempt, got.crashes) == ("1", 1, 0)
-                # Who gave it up does not settle it.
+                # The node that released it cannot settle it.
                 await one.settle(delivery)
                 assert one.node.statistics()["fenced"] == 1
                 await two.settle(got)
@@ -62,9 +62,9 @@ class Ownership(Questions):
         async with (
             self.open_broker() as broker,
             self.open_broker() as other,
-            open_desk(other, "orders", room=0, lease=60) as two,
+            open_consumer(other, "orders", room=0, lease=60) as two,
         ):
-            async with open_desk(broker, "orders", lease=60) as one:
+            async with open_consumer(broker, "orders", lease=60) as one:
                 await broker.publish([Envelope("orders", "1", b"1")])
                 await one.take_one()
                 two.capacity = 10
@@ -78,52 +78,52 @@ class Ownership(Questions):
         sent = self.envelopes("orders", 5)
         async with (
             self.open_broker() as broker,
-            self.open_remote_desk("orders", room=5, lease=self.short_lease) as dead,
+            self.open_remote_consumer("orders", room=5, lease=self.short_lease) as dead,
         ):
             await broker.publish(sent)
             assert len(await dead.take(5)) == 5
-            async with open_desk(broker, "orders") as desk:
-                await desk.expect_nothing(self.short_lease * 2)
+            async with open_consumer(broker, "orders") as consumer:
+                await consumer.expect_nothing(self.short_lease * 2)
                 began = trio.current_time()
                 await dead.kill()
-                got = await desk.take(5)
+                got = await consumer.take(5)
                 assert trio.current_time() - began < self.short_lease + 2 + LATE
                 assert [one.id for one in got] == [one.id for one in sent]
                 assert {(one.attempt, one.crashes) for one in got} == {(1, 1)}
-                assert sum(event.count for event in desk.seen(Reclaimed)) == 5
-                assert desk.node.statistics()["reclaimed"] == 5
+                assert sum(event.count for event in consumer.seen(Reclaimed)) == 5
+                assert consumer.node.statistics()["reclaimed"] == 5
                 for one in got:
-                    desk.node.settle(desk.subscription, one, Ack())
-                await desk.node.wait_settled()
+                    consumer.node.settle(consumer.subscription, one, Ack())
+                await consumer.node.wait_settled()
                 assert await broker.backlog("orders") == 0
 
     async def test_the_work_of_a_node_that_its_parent_saw_die_is_run_elsewhere_at_once(self) -> None:
         sent = self.envelopes("orders", 3)
-        async with self.open_broker() as broker, self.open_remote_desk("orders", room=3, lease=60) as dead:
+        async with self.open_broker() as broker, self.open_remote_consumer("orders", room=3, lease=60) as dead:
             await broker.publish(sent)
             assert len(await dead.take(3)) == 3
             incarnation = (await dead.report())["incarnation"]
-            async with open_desk(broker, "orders") as desk:
+            async with open_consumer(broker, "orders") as consumer:
                 await dead.kill()
                 began = trio.current_time()
                 assert await broker.release_lease(incarnation)
-                got = await desk.take(3)
+                got = await consumer.take(3)
                 assert trio.current_time() - began < 1 + LATE
                 assert [(one.id, one.attempt, one.crashes) for one in got] == [(one.id, 1, 1) for one in sent]
                 assert not await broker.release_lease(incarnation)
                 for one in got:
-                    await desk.settle(one)
+                    await consumer.settle(one)
 
     async def test_a_message_that_kills_processes_becomes_a_dead_letter_before_it_is_run_again(self) -> None:
         async with self.open_broker() as broker:
             await broker.publish([Envelope("orders", "1", b"1", headers={RESULT_TTL: 60})])
             for _ in range(2):
-                async with self.open_remote_desk("orders", max_crashes=1, lease=self.short_lease) as dead:
+                async with self.open_remote_consumer("orders", max_crashes=1, lease=self.short_lease) as dead:
                     assert await dead.take() == ["1"]
                     await dead.kill()
-            async with open_desk(broker, "orders", max_crashes=1) as desk:
-                await desk.wait(lambda: desk.seen(DeadLettered), "the message to be buried")
-                (dead_lettered,) = desk.seen(DeadLettered)
+            async with open_consumer(broker, "orders", max_crashes=1) as consumer:
+                await consumer.wait(lambda: consumer.seen(DeadLettered), "the message to be buried")
+                (dead_lettered,) = consumer.seen(DeadLettered)
                 assert (
                     dead_lettered.source,
                     dead_lettered.actor_id,
@@ -135,7 +135,7 @@ class Ownership(Questions):
                     "1",
                     2,
                 )
-                assert desk.node.statistics()["dead_lettered"] == 1
+                assert consumer.node.statistics()["dead_lettered"] == 1
                 (letter,) = await broker.dead_letters.list("orders")
                 assert (letter.id, letter.group, letter.actor, letter.payload) == ("1", "first", "actor first", b"1")
                 assert letter.failure.reason
@@ -143,43 +143,43 @@ class Ownership(Questions):
                 assert outcome is not None
                 assert outcome.status == "failed"
                 await broker.publish([Envelope("orders", "2", b"2")])
-                await desk.expect_only("2")
+                await consumer.expect_only("2")
                 assert await broker.backlog("orders") == 0
 
     async def test_a_blocked_loop_keeps_its_lease(self) -> None:
-        # Long enough for a thread that is kept waiting by a busy machine, too.
+        # Long enough even for a thread that a busy machine delays.
         lease = 5 * self.short_lease
         async with (
             self.open_broker() as broker,
-            open_desk(broker, "orders", lease=lease) as desk,
-            self.open_remote_desk("orders", lease=lease) as other,
+            open_consumer(broker, "orders", lease=lease) as consumer,
+            self.open_remote_consumer("orders", lease=lease) as other,
         ):
             await broker.publish([Envelope("orders", "1", b"1")])
-            held = await _whoever_has_it(desk, other)
+            held = await _delivery_of_either(consumer, other)
             time.sleep(2 * lease)  # noqa: ASYNC251 - a handler that blocks the loop
             assert (await other.report())["offered"] == 0
-            await desk.settle(held)
-            assert desk.node.statistics()["fenced"] == 0
+            await consumer.settle(held)
+            assert consumer.node.statistics()["fenced"] == 0
             assert await broker.backlog("orders") == 0
 
     async def test_a_node_that_was_taken_for_dead_changes_nothing_and_begins_anew(self) -> None:
-        """The one test of the fence that no broker can pass by luck: a real process, stopped past its lease."""
+        """The one test of the fence that no broker passes by luck: a real process, stopped beyond its lease."""
         headers: dict[str, Json] = {RESULT_TTL: 60}
         async with (
             self.open_broker() as broker,
-            self.open_remote_desk("orders", room=3, lease=self.short_lease) as zombie,
+            self.open_remote_consumer("orders", room=3, lease=self.short_lease) as zombie,
         ):
             await broker.publish([Envelope("orders", str(number), b"1", headers=headers) for number in range(3)])
             assert await zombie.take(3) == ["0", "1", "2"]
             before = (await zombie.report())["incarnation"]
             await self.stop_outside_of_writing(zombie, broker)
             try:
-                async with open_desk(broker, "orders") as desk:
-                    got = await desk.take(3)
-                    await desk.settle(got[0], Ack(b'"mine"'))
+                async with open_consumer(broker, "orders") as consumer:
+                    got = await consumer.take(3)
+                    await consumer.settle(got[0], Ack(b'"mine"'))
                     # 1 is settled afterwards, 2 not at all.
-                    desk.capacity = 0
-                    zombie.go_on()
+                    consumer.capacity = 0
+                    zombie.resume()
                     await zombie.settle(0, Ack(b'"zombie"'), [Envelope("mail", "0", b"1", headers={})])
                     await zombie.settle(1, Fail(FAILURE), [Envelope("mail", "1", b"1", headers={})])
                     await zombie.settle(2, Retry(0, FAILURE), [Envelope("mail", "2", b"1", headers={})])
@@ -189,9 +189,9 @@ class Ownership(Questions):
                     assert report["fenced"] == report["counted"] == 3
                     assert report["lost"] == [(before, report["incarnation"])]
                     assert before != report["incarnation"]
-                    await desk.settle(got[1], Ack(b'"mine"'))
-                    await desk.settle(got[2], Ack(b'"mine"'))
-                    assert desk.node.statistics()["fenced"] == 0
+                    await consumer.settle(got[1], Ack(b'"mine"'))
+                    await consumer.settle(got[2], Ack(b'"mine"'))
+                    assert consumer.node.statistics()["fenced"] == 0
                     assert await broker.backlog("mail") == 0, "a zombie's messages do not appear"
                     assert not await broker.dead_letters.list()
                     for number in range(3):
@@ -199,18 +199,18 @@ class Ownership(Questions):
                         assert outcome is not None
                         assert outcome.value == b'"mine"'
                     # The new incarnation works.
-                    await desk.node.stop_intake()
+                    await consumer.node.stop_intake()
                     await broker.publish([Envelope("orders", "new", b"1")])
                     assert await zombie.take() == ["new"]
                     await zombie.settle(3, Ack(b"1"))
                     assert await broker.backlog("orders") == 0
             finally:
-                zombie.go_on()
+                zombie.resume()
 
 
-async def _whoever_has_it(desk: FakeConsumer, other: RemoteDesk) -> Delivery:
-    """Return the one message, in hand of `desk`: while the other has it, it is let go."""
+async def _delivery_of_either(consumer: FakeConsumer, other: RemoteConsumer) -> Delivery:
+    """Return the only message, in flight at `consumer`; if the other one has it, release it there first."""
     with trio.move_on_after(1):
-        return await desk.take_one()
+        return await consumer.take_one()
     assert (await other.report())["offered"] == 1
     raise AssertionError("it went to the other one")

@@ -1,4 +1,4 @@
-"""Who is given a message, and how many at a time."""
+"""Which consumer receives a message, and how many at a time."""
 
 from __future__ import annotations
 
@@ -8,50 +8,50 @@ import trio
 
 from actorwork.message import Envelope
 from actorwork.policy.settlement import Ack
+from actorwork.testing.conformance.contract import ContractTests
 from actorwork.testing.conformance.fake_consumer import (
     QUIET,
     FakeConsumer,
-    open_desk,
+    open_consumer,
     true_of,
     until,
 )
-from actorwork.testing.conformance.questions import Questions
 
 
-class Reading(Questions):
+class Reading(ContractTests):
     # Groups.
 
     async def test_each_group_is_given_every_message_and_the_last_one_to_settle_removes_it(self) -> None:
         sent = self.envelopes("orders", 20)
         async with (
             self.open_broker() as broker,
-            open_desk(broker, "orders", group="first") as first,
-            open_desk(broker, "orders", group="second") as second,
+            open_consumer(broker, "orders", group="first") as first,
+            open_consumer(broker, "orders", group="second") as second,
         ):
             await broker.publish(sent)
-            for desk, left in ((first, 20), (second, 0)):
-                got = await desk.take(20)
+            for consumer, left in ((first, 20), (second, 0)):
+                got = await consumer.take(20)
                 assert [one.id for one in got] == [one.id for one in sent]
                 for one in got:
-                    desk.node.settle(desk.subscription, one, Ack())
-                await desk.node.wait_settled()
+                    consumer.node.settle(consumer.subscription, one, Ack())
+                await consumer.node.wait_settled()
                 assert await broker.backlog("orders") == left, "an entry leaves with the last group, and not before"
 
     async def test_a_group_that_comes_late_is_given_what_is_still_there(self) -> None:
         sent = self.envelopes("orders", 3)
         async with self.open_broker() as broker:
             await broker.publish(sent)
-            async with open_desk(broker, "orders", group="first") as first:
+            async with open_consumer(broker, "orders", group="first") as first:
                 gone, *_ = await first.take(3)
                 await first.settle(gone)
-                async with open_desk(broker, "orders", group="second") as late:
+                async with open_consumer(broker, "orders", group="second") as late:
                     assert [one.id for one in await late.take(2)] == [one.id for one in sent[1:]]
 
     async def test_an_addressed_message_goes_to_its_group_alone(self) -> None:
         async with (
             self.open_broker() as broker,
-            open_desk(broker, "orders", group="first") as first,
-            open_desk(broker, "orders", group="second") as second,
+            open_consumer(broker, "orders", group="first") as first,
+            open_consumer(broker, "orders", group="second") as second,
         ):
             await broker.publish([Envelope("orders", "1", b"1", group="second"), Envelope("orders", "2", b"2")])
             await first.expect_only("2")
@@ -68,16 +68,16 @@ class Reading(Questions):
         async with (
             self.open_broker() as broker,
             self.open_broker() as other,
-            open_desk(broker, "orders", room=5) as one,
-            open_desk(other, "orders", room=5) as two,
+            open_consumer(broker, "orders", room=5) as one,
+            open_consumer(other, "orders", room=5) as two,
         ):
             await broker.publish(sent)
             got: list[str] = []
 
-            async def work(desk: FakeConsumer) -> None:
+            async def work(consumer: FakeConsumer) -> None:
                 while True:
-                    delivery = await desk.take_one()
-                    await desk.settle(delivery)
+                    delivery = await consumer.take_one()
+                    await consumer.settle(delivery)
                     got.append(delivery.id)
 
             async with trio.open_nursery() as nursery:
@@ -92,10 +92,10 @@ class Reading(Questions):
         async with self.open_broker() as broker:
             await broker.publish(self.envelopes("busy", 1000))
             await broker.publish(self.envelopes("calm", 1))
-            async with open_desk(broker, "busy", "calm", room=10) as desk:
+            async with open_consumer(broker, "busy", "calm", room=10) as consumer:
                 for _ in range(100):
-                    got = await desk.take_one()
-                    desk.node.settle(desk.subscription, got, Ack())
+                    got = await consumer.take_one()
+                    consumer.node.settle(consumer.subscription, got, Ack())
                     if got.source == "calm":
                         break
                 else:
@@ -103,27 +103,27 @@ class Reading(Questions):
 
     # Backpressure.
 
-    async def test_an_inlet_is_not_offered_much_more_than_it_has_room_for(self) -> None:
-        async with self.open_broker() as broker, open_desk(broker, "orders", room=10) as desk:
+    async def test_a_sink_is_not_offered_much_more_than_its_credit(self) -> None:
+        async with self.open_broker() as broker, open_consumer(broker, "orders", room=10) as consumer:
             await broker.publish(self.envelopes("orders", 200))
-            await desk.wait(lambda: len(desk.waiting) >= 10, "ten deliveries")
+            await consumer.wait(lambda: len(consumer.waiting) >= 10, "ten deliveries")
             await trio.sleep(QUIET)
-            assert desk.most <= 20
-            await desk.take(200)
-            assert desk.most <= 20
+            assert consumer.most <= 20
+            await consumer.take(200)
+            assert consumer.most <= 20
 
-    async def test_a_full_inlet_is_offered_nothing_until_it_says_resume(self) -> None:
-        async with self.open_broker() as broker, open_desk(broker, "orders", room=0) as desk:
+    async def test_a_full_sink_is_offered_nothing_until_resume(self) -> None:
+        async with self.open_broker() as broker, open_consumer(broker, "orders", room=0) as consumer:
             await broker.publish(self.envelopes("orders", 3))
-            await desk.expect_nothing()
-            desk.capacity = 2
-            desk.node.resume(desk.subscription)
-            await desk.wait(lambda: len(desk.waiting) >= 2, "two deliveries")
-            desk.capacity = 5
-            desk.node.resume(desk.subscription)
-            await desk.wait(lambda: len(desk.waiting) == 3, "the third")
+            await consumer.expect_nothing()
+            consumer.capacity = 2
+            consumer.node.resume(consumer.subscription)
+            await consumer.wait(lambda: len(consumer.waiting) >= 2, "two deliveries")
+            consumer.capacity = 5
+            consumer.node.resume(consumer.subscription)
+            await consumer.wait(lambda: len(consumer.waiting) == 3, "the third")
 
-    async def test_one_full_inlet_does_not_hold_up_another(self) -> None:
+    async def test_one_full_sink_does_not_hold_up_another(self) -> None:
         full = FakeConsumer("first", ["orders"], room=0, max_crashes=3)
         free = FakeConsumer("second", ["orders"], room=10, max_crashes=3)
         async with (

@@ -1,4 +1,4 @@
-"""How a delivery ends, with all that belongs to it."""
+"""How a delivery ends, with all its effects."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import trio
 from actorwork.events import Fenced
 from actorwork.message import ATTEMPT, RESULT_TTL, Delivery, Envelope
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
+from actorwork.testing.conformance.contract import ContractTests
 from actorwork.testing.conformance.fake_consumer import (
     FAILURE,
     HISTORY,
     LATE,
-    open_desk,
+    open_consumer,
 )
-from actorwork.testing.conformance.questions import Questions
 
 
-class Settling(Questions):
+class Settling(ContractTests):
     async def test_an_acknowledged_message_is_gone(self) -> None:
         await self._gone_after(Ack())
 
@@ -28,22 +28,22 @@ class Settling(Questions):
 
     async def _gone_after(self, settlement: Settlement) -> None:
         async with self.open_broker() as broker:
-            async with open_desk(broker, "orders") as desk:
+            async with open_consumer(broker, "orders") as consumer:
                 await broker.publish([Envelope("orders", "1", b"1")])
-                await desk.settle(await desk.take_one(), settlement)
+                await consumer.settle(await consumer.take_one(), settlement)
                 assert await broker.backlog("orders") == 0
-                assert desk.node.statistics()["settled"] == 1
-            async with open_desk(broker, "orders") as desk:
+                assert consumer.node.statistics()["settled"] == 1
+            async with open_consumer(broker, "orders") as consumer:
                 await broker.publish([Envelope("orders", "2", b"2")])
-                await desk.expect_only("2")
+                await consumer.expect_only("2")
             assert not await broker.dead_letters.list()
 
     async def test_a_retried_message_comes_again_as_the_next_attempt(self) -> None:
-        async with self.open_broker() as broker, open_desk(broker, "orders") as desk:
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
             await broker.publish([Envelope("orders", "1", b"\xff[1]", "Order", {"who": "Ann"})])
-            first = await desk.take_one()
-            await desk.settle(first, Retry(0, FAILURE))
-            again = await desk.take_one()
+            first = await consumer.take_one()
+            await consumer.settle(first, Retry(0, FAILURE))
+            again = await consumer.take_one()
             assert (again.id, again.source, again.type, again.payload) == ("1", "orders", "Order", b"\xff[1]")
             assert (again.attempt, again.crashes) == (2, 0)
             assert again.headers["who"] == "Ann"
@@ -51,33 +51,33 @@ class Settling(Questions):
             (entry,) = _history(again)
             assert (entry["attempt"], entry["error"], entry["reason"]) == (1, "ValueError", "no such thing")
             assert abs(entry["at"] - time.time()) < 60
-            await desk.settle(again)
+            await consumer.settle(again)
             assert await broker.backlog("orders") == 0
 
     async def test_a_retry_is_held_back_for_its_delay(self) -> None:
-        async with self.open_broker() as broker, open_desk(broker, "orders") as desk:
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
             await broker.publish([Envelope("orders", "1", b"1")])
-            first = await desk.take_one()
+            first = await consumer.take_one()
             began = trio.current_time()
-            await desk.settle(first, Retry(0.3, FAILURE))
-            again = await desk.take_one()
+            await consumer.settle(first, Retry(0.3, FAILURE))
+            again = await consumer.take_one()
             assert 0.29 <= trio.current_time() - began <= 0.3 + LATE
             assert again.attempt == 2
 
     async def test_a_message_tried_again_remembers_its_last_ten_errors(self) -> None:
-        async with self.open_broker() as broker, open_desk(broker, "orders") as desk:
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
             await broker.publish([Envelope("orders", "1", b"1")])
             for attempt in range(1, 13):
-                delivery = await desk.take_one()
+                delivery = await consumer.take_one()
                 assert delivery.attempt == attempt
-                await desk.settle(delivery, Retry(0, FAILURE))
-            assert [entry["attempt"] for entry in _history(await desk.take_one())] == list(range(3, 13))
+                await consumer.settle(delivery, Retry(0, FAILURE))
+            assert [entry["attempt"] for entry in _history(await consumer.take_one())] == list(range(3, 13))
 
     async def test_a_retry_goes_back_to_the_group_that_failed_alone(self) -> None:
         async with (
             self.open_broker() as broker,
-            open_desk(broker, "orders", group="first") as first,
-            open_desk(broker, "orders", group="second") as second,
+            open_consumer(broker, "orders", group="first") as first,
+            open_consumer(broker, "orders", group="second") as second,
         ):
             await broker.publish([Envelope("orders", "1", b"1")])
             await second.settle(await second.take_one())
@@ -90,10 +90,10 @@ class Settling(Questions):
             await first.expect_only("2")
 
     async def test_a_failed_message_becomes_a_dead_letter(self) -> None:
-        async with self.open_broker() as broker, open_desk(broker, "orders") as desk:
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
             await broker.publish([Envelope("orders", "1", b"\x00\xff", "Order", {"who": "Ann"})])
-            await desk.settle(await desk.take_one(), Retry(0, FAILURE))
-            await desk.settle(await desk.take_one(), Fail(FAILURE))
+            await consumer.settle(await consumer.take_one(), Retry(0, FAILURE))
+            await consumer.settle(await consumer.take_one(), Fail(FAILURE))
             assert await broker.backlog("orders") == 0
             (letter,) = await broker.dead_letters.list()
             assert (letter.source, letter.id, letter.type, letter.payload) == ("orders", "1", "Order", b"\x00\xff")
@@ -106,46 +106,58 @@ class Settling(Questions):
     async def test_what_a_delivery_published_is_sent_with_its_settlement(self) -> None:
         sent = [Envelope("orders", str(number), b"1") for number in range(4)]
         settlements = (Ack(), Retry(60, FAILURE), Reject(FAILURE), Fail(FAILURE))
-        async with self.open_broker() as broker, open_desk(broker, "orders") as desk, open_desk(broker, "mail") as mail:
+        async with (
+            self.open_broker() as broker,
+            open_consumer(broker, "orders") as consumer,
+            open_consumer(broker, "mail") as mail,
+        ):
             await broker.publish(sent)
             for number, settlement in enumerate(settlements):
-                delivery = await desk.take_one()
+                delivery = await consumer.take_one()
                 letters = [Envelope("mail", f"{number}-{copy}", b"hi", "Mail", {"n": number}) for copy in range(3)]
-                await desk.settle(delivery, settlement, [*letters, letters[0]])
+                await consumer.settle(delivery, settlement, [*letters, letters[0]])
                 got = await mail.take(3)
                 assert [(one.id, one.type, one.headers["n"]) for one in got] == [
                     (letter.id, "Mail", number) for letter in letters
                 ]
-            # And to the delivery's own source, and later.
+            # Also to the delivery's own source, and delayed.
             await broker.publish([Envelope("orders", "5", b"1")])
-            await desk.settle(
-                await desk.take_one(),
+            await consumer.settle(
+                await consumer.take_one(),
                 Ack(),
                 [Envelope("orders", "7", b"", delay=0.1), Envelope("orders", "6", b""), Envelope("mail", "0-0", b"hi")],
             )
-            assert [one.id for one in await desk.take(2)] == ["6", "7"]
+            assert [one.id for one in await consumer.take(2)] == ["6", "7"]
             await mail.expect_nothing(0)
 
     async def test_a_delivery_may_publish_before_it_ends(self) -> None:
-        async with self.open_broker() as broker, open_desk(broker, "orders") as desk, open_desk(broker, "mail") as mail:
+        async with (
+            self.open_broker() as broker,
+            open_consumer(broker, "orders") as consumer,
+            open_consumer(broker, "mail") as mail,
+        ):
             await broker.publish([Envelope("orders", "1", b"1")])
-            delivery = await desk.take_one()
-            assert await desk.node.publish_fenced(desk.subscription, delivery, self.envelopes("mail", 20))
+            delivery = await consumer.take_one()
+            assert await consumer.node.publish_fenced(consumer.subscription, delivery, self.envelopes("mail", 20))
             await mail.take(20)
-            await desk.settle(delivery)
+            await consumer.settle(delivery)
             refused = [Envelope("mail", "late", b"1")]
-            assert not await desk.node.publish_fenced(desk.subscription, delivery, refused)
+            assert not await consumer.node.publish_fenced(consumer.subscription, delivery, refused)
             await broker.publish([Envelope("mail", "last", b"1")])
             await mail.expect_only("last")
 
     async def test_a_delivery_is_settled_once(self) -> None:
-        async with self.open_broker() as broker, open_desk(broker, "orders") as desk, open_desk(broker, "mail") as mail:
+        async with (
+            self.open_broker() as broker,
+            open_consumer(broker, "orders") as consumer,
+            open_consumer(broker, "mail") as mail,
+        ):
             await broker.publish([Envelope("orders", "1", b"1", headers={RESULT_TTL: 60})])
-            delivery = await desk.take_one()
-            await desk.settle(delivery, Ack(b"1"))
-            await desk.settle(delivery, Fail(FAILURE), [Envelope("mail", "1", b"1")])
-            assert desk.node.statistics()["fenced"] == 1
-            (fenced,) = desk.seen(Fenced)
+            delivery = await consumer.take_one()
+            await consumer.settle(delivery, Ack(b"1"))
+            await consumer.settle(delivery, Fail(FAILURE), [Envelope("mail", "1", b"1")])
+            assert consumer.node.statistics()["fenced"] == 1
+            (fenced,) = consumer.seen(Fenced)
             assert fenced.delivery == delivery
             outcome = await broker.find_outcome("orders", "1")
             assert outcome is not None
@@ -157,9 +169,9 @@ class Settling(Questions):
     async def test_settlements_are_applied_when_the_node_ends(self) -> None:
         async with self.open_broker() as broker:
             await broker.publish(self.envelopes("orders", 50))
-            async with open_desk(broker, "orders") as desk:
-                for delivery in await desk.take(50):
-                    desk.node.settle(desk.subscription, delivery, Ack())
+            async with open_consumer(broker, "orders") as consumer:
+                for delivery in await consumer.take(50):
+                    consumer.node.settle(consumer.subscription, delivery, Ack())
             assert await broker.backlog("orders") == 0
 
 

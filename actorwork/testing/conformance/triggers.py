@@ -1,4 +1,4 @@
-"""What fires by itself, once for each nominal time, and what is not to be begun."""
+"""Each nominal time of a trigger fires once, and nothing paused begins."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import attrs
 import trio
 
 from actorwork.message import Envelope, Pause, TriggerDefinition, Unique
-from actorwork.testing.conformance.fake_consumer import open_desk, true_of, until
-from actorwork.testing.conformance.questions import Questions
+from actorwork.testing.conformance.contract import ContractTests
+from actorwork.testing.conformance.fake_consumer import open_consumer, true_of, until
 
 NIGHTLY = TriggerDefinition(
     source="shop",
@@ -27,7 +27,7 @@ def message_of(definition: TriggerDefinition, nominal: int, **more: Any) -> Enve
     return Envelope(definition.source, f"{definition.id}-{nominal:x}", definition.data, definition.type, **more)
 
 
-class Triggers(Questions):
+class Triggers(ContractTests):
     async def test_a_trigger_keeps_its_first_registration(self) -> None:
         async with self.open_broker() as broker, self.open_broker() as other:
             first, _ = await broker.triggers.register("shop", [NIGHTLY, HOURLY])
@@ -56,7 +56,7 @@ class Triggers(Questions):
             assert back.is_declared
 
     async def test_of_all_who_fire_a_nominal_time_one_does(self) -> None:
-        async with self.open_broker() as broker, self.open_broker() as other, open_desk(broker, "shop") as desk:
+        async with self.open_broker() as broker, self.open_broker() as other, open_consumer(broker, "shop") as consumer:
             (record,) = await broker.triggers.register("shop", [NIGHTLY])
             outcomes: list[str] = []
 
@@ -74,26 +74,26 @@ class Triggers(Questions):
                         nursery.start_soon(fire, which, decided, nominal)
                 decided = nominal
             assert sorted(outcomes) == ["decided"] * 18 + ["fired"] * 2
-            found = await desk.take(2)
+            found = await consumer.take(2)
             assert [one.id for one in found] == [f"{NIGHTLY.id}-{decided - ms:x}" for ms in (1000, 0)]
             assert found[0].payload == NIGHTLY.data
-            await desk.expect_nothing()
+            await consumer.expect_nothing()
             (record,) = await other.triggers.list()
             assert (record.last, record.fired) == (decided, 2)
 
     async def test_several_missed_times_fire_in_one_step(self) -> None:
-        async with self.open_broker() as broker, open_desk(broker, "shop") as desk:
+        async with self.open_broker() as broker, open_consumer(broker, "shop") as consumer:
             (record,) = await broker.triggers.register("shop", [HOURLY])
             times = [record.last + n for n in range(1, 11)]
             messages = [message_of(HOURLY, nominal, headers={"n": nominal}) for nominal in times]
             firing = await broker.triggers.fire(HOURLY, decided=record.last, last=times[-1], messages=messages)
             assert (firing.outcome, firing.kept) == ("fired", 10)
-            found = await desk.take(10)
+            found = await consumer.take(10)
             assert [one.headers["n"] for one in found] == times
             assert {one.type for one in found} == {"Hour"}
 
     async def test_a_message_that_may_not_overlap_counts_as_decided(self) -> None:
-        async with self.open_broker() as broker, open_desk(broker, "shop") as desk:
+        async with self.open_broker() as broker, open_consumer(broker, "shop") as consumer:
             (record,) = await broker.triggers.register("shop", [HOURLY])
             last, unique = record.last, Unique("trigger", 60, "first")
             for expected in (1, 0):
@@ -101,7 +101,7 @@ class Triggers(Questions):
                 firing = await broker.triggers.fire(HOURLY, decided=last, last=last + 1, messages=[message])
                 last += 1
                 assert (firing.outcome, firing.last, firing.kept) == ("fired", last, expected)
-            await desk.settle(await desk.take_one())
+            await consumer.settle(await consumer.take_one())
             firing = await broker.triggers.fire(
                 HOURLY, decided=last, last=last + 1, messages=[message_of(HOURLY, last + 1, unique=unique)]
             )
@@ -140,7 +140,7 @@ class Triggers(Questions):
             assert (firing.outcome, firing.last) == ("decided", after.last)
 
 
-class Pauses(Questions):
+class Pauses(ContractTests):
     async def test_what_is_paused_is_listed_with_its_reason_until_it_is_resumed(self) -> None:
         async with self.open_broker() as broker, self.open_broker() as other:
             assert await broker.pauses.list() == []
@@ -156,10 +156,10 @@ class Pauses(Questions):
             assert await broker.pauses.list() == [everything]
 
     async def test_who_watches_is_told_of_changes_by_anybody(self) -> None:
-        async with self.open_broker() as broker, self.open_broker() as other, open_desk(broker, "shop"):
+        async with self.open_broker() as broker, self.open_broker() as other, open_consumer(broker, "shop"):
             told: list[None] = []
             async with broker.pauses.watch(lambda: told.append(None)):
-                # None of them takes back the one before: what is as it was need not be told.
+                # None of them undoes the one before: an unchanged state need not be reported.
                 for change, source in (
                     (other.pauses.pause, "shop"),
                     (other.pauses.pause, "mail"),
@@ -171,20 +171,20 @@ class Pauses(Questions):
                     await until(true_of(lambda: bool(told)), "to be told")
 
     async def test_from_a_source_that_is_withheld_nothing_is_taken(self) -> None:
-        async with self.open_broker() as broker, open_desk(broker, "shop", "mail") as desk:
-            desk.node.pause_sources(desk.subscription, {"shop"})
-            # What a reader was given by then may still come: it is given back.
+        async with self.open_broker() as broker, open_consumer(broker, "shop", "mail") as consumer:
+            consumer.node.pause_sources(consumer.subscription, {"shop"})
+            # Deliveries already read may still be offered: they are released.
             await broker.publish(self.envelopes("shop", 1))
             with trio.move_on_after(0.3):
-                await desk.release_deliveries(await desk.take_one())
+                await consumer.release_deliveries(await consumer.take_one())
             await broker.publish(self.envelopes("shop", 5))
             for envelope in self.envelopes("mail", 3):
                 await broker.publish([envelope])
-                await desk.expect_only(envelope.id)
-            desk.node.pause_sources(desk.subscription, {"shop", "mail"})
+                await consumer.expect_only(envelope.id)
+            consumer.node.pause_sources(consumer.subscription, {"shop", "mail"})
             await trio.sleep(0.05)
-            desk.node.pause_sources(desk.subscription, ())
-            found = await desk.take(6)
+            consumer.node.pause_sources(consumer.subscription, ())
+            found = await consumer.take(6)
             assert [one.payload for one in found] == [b"0", b"0", b"1", b"2", b"3", b"4"]
 
     async def test_the_times_of_a_trigger_that_pass_during_its_pause_are_decided_at_its_end(self) -> None:

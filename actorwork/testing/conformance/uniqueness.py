@@ -1,4 +1,4 @@
-"""Of all messages with one unique key only one is alive, until it has ended or its time is over."""
+"""Of all messages with the same unique key only one is alive, until it has ended or its ttl has passed."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Literal
 
 from actorwork.message import REPLY_TO, RESULT_TTL, Envelope, Unique
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
-from actorwork.testing.conformance.fake_consumer import FAILURE, expect_cancelled, open_desk, until
-from actorwork.testing.conformance.questions import Questions
+from actorwork.testing.conformance.contract import ContractTests
+from actorwork.testing.conformance.fake_consumer import FAILURE, expect_cancelled, open_consumer, until
 
 
 def _one(
@@ -16,56 +16,56 @@ def _one(
     return Envelope("orders", id, b"1", headers={}, delay=delay, unique=Unique("u", ttl=ttl, on_conflict=on_conflict))
 
 
-class Uniqueness(Questions):
+class Uniqueness(ContractTests):
     async def test_a_message_whose_unique_key_is_taken_is_not_kept(self) -> None:
-        async with self.open_broker() as broker, open_desk(broker, "orders") as desk:
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
             assert await broker.publish_unique(_one("1")) == "1"
-            assert await broker.publish_unique(_one("2")) == "1", "what to make of it is the sender's business"
+            assert await broker.publish_unique(_one("2")) == "1", "the sender decides what to do about it"
             assert await broker.publish([_one("2"), _one("3", "first")]) == 0
             assert await broker.publish_unique(_one("2", "first")) == "1"
-            delivery = await desk.take_one()
+            delivery = await consumer.take_one()
             assert delivery.id == "1"
-            assert await broker.publish_unique(_one("2", "first")) == "1", "it is in hand"
-            await desk.settle(delivery)
-            # What was refused was never seen: it may be sent again.
+            assert await broker.publish_unique(_one("2", "first")) == "1", "it is in flight"
+            await consumer.settle(delivery)
+            # The id of a refused message is not remembered: it may be sent again.
             assert await broker.publish_unique(_one("2")) == "2"
-            await desk.expect_only("2")
+            await consumer.expect_only("2")
             assert await broker.backlog("orders") == 0
 
     async def test_a_unique_key_is_of_one_source(self) -> None:
-        async with self.open_broker() as broker, open_desk(broker, "a", "b") as desk:
+        async with self.open_broker() as broker, open_consumer(broker, "a", "b") as consumer:
             for source in ("a", "b"):
                 envelope = Envelope(source, "1", b"1", unique=Unique("u"))
                 assert await broker.publish_unique(envelope) == "1"
             assert await broker.publish([Envelope("a", "2", b"1", unique=Unique("U"))]) == 1
-            await desk.take(3)
+            await consumer.take(3)
 
     async def test_a_message_without_a_unique_key_is_kept_as_any_other(self) -> None:
-        async with self.open_broker() as broker, open_desk(broker, "orders") as desk:
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
             for _ in range(2):
                 assert await broker.publish_unique(Envelope("orders", "1", b"1")) == "1"
             await broker.publish([Envelope("orders", "2", b"1")])
-            await desk.expect_only("1")
-            await desk.expect_only("2")
+            await consumer.expect_only("1")
+            await consumer.expect_only("2")
 
     async def test_however_a_delivery_ends_its_unique_key_is_free_but_not_before(self) -> None:
         settlements: tuple[Settlement, ...] = (Ack(b"1"), Ack(), Reject(FAILURE), Fail(FAILURE))
-        async with self.open_broker() as broker, open_desk(broker, "orders") as desk:
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
             for number, settlement in enumerate(settlements):
                 name = str(number)
                 assert await broker.publish_unique(_one(name)) == name
-                await desk.settle(await desk.take_one(), Retry(0, FAILURE))
+                await consumer.settle(await consumer.take_one(), Retry(0, FAILURE))
                 assert await broker.publish_unique(_one("other", "first")) == name
-                await desk.settle(await desk.take_one(), Retry(0.1, FAILURE))
+                await consumer.settle(await consumer.take_one(), Retry(0.1, FAILURE))
                 assert await broker.publish_unique(_one("other", "first")) == name
-                await desk.settle(await desk.take_one(), settlement)
+                await consumer.settle(await consumer.take_one(), settlement)
             assert await broker.publish_unique(_one("other")) == "other"
 
     async def test_a_unique_key_is_held_until_every_group_has_settled_its_message(self) -> None:
         async with (
             self.open_broker() as broker,
-            open_desk(broker, "orders", group="first") as first,
-            open_desk(broker, "orders", group="second") as second,
+            open_consumer(broker, "orders", group="first") as first,
+            open_consumer(broker, "orders", group="second") as second,
         ):
             await broker.publish([_one("1")])
             await first.settle(await first.take_one(), Retry(0, FAILURE))
@@ -75,7 +75,7 @@ class Uniqueness(Questions):
             assert await broker.publish_unique(_one("2", "first")) == "2"
 
     async def test_a_message_that_waits_for_its_time_or_its_key_has_its_unique_key(self) -> None:
-        async with self.open_broker() as broker, open_desk(broker, "orders") as desk:
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
             await broker.publish([Envelope("orders", "head", b"1", key="k")])
             await broker.publish([Envelope("orders", "behind", b"1", key="k", unique=Unique("one"))])
             await broker.publish([Envelope("orders", "delayed", b"1", delay=600, unique=Unique("two"))])
@@ -84,7 +84,7 @@ class Uniqueness(Questions):
                 assert await broker.publish_unique(another) == holder
                 assert await broker.delayed.cancel("orders", holder)
                 assert await broker.publish_unique(another) == another.id
-            await desk.take(3)
+            await consumer.take(3)
 
     async def test_a_message_that_nobody_has_in_hand_is_replaced(self) -> None:
         async with (
@@ -99,14 +99,14 @@ class Uniqueness(Questions):
             assert await broker.backlog("orders") == 0
             assert await broker.publish([_one("3", "replace")]) == 1
             assert not await broker.delayed.list("orders")
-            async with open_desk(broker, "orders") as desk:
-                delivery = await desk.take_one()
+            async with open_consumer(broker, "orders") as consumer:
+                delivery = await consumer.take_one()
                 assert delivery.id == "3"
-                assert await broker.publish_unique(_one("4", "replace")) == "3", "it is in hand"
+                assert await broker.publish_unique(_one("4", "replace")) == "3", "it is in flight"
                 assert await broker.publish([_one("4", "replace")]) == 0
-                await desk.settle(delivery)
+                await consumer.settle(delivery)
                 assert await broker.publish_unique(_one("4", "replace")) == "4"
-                await desk.expect_only("4")
+                await consumer.expect_only("4")
 
     async def test_a_message_that_is_replaced_leaves_its_place_among_those_of_its_key(self) -> None:
         async with self.open_broker() as broker:
@@ -119,45 +119,45 @@ class Uniqueness(Questions):
                 )
                 assert await broker.publish_unique(envelope) == envelope.id
             assert await broker.backlog("orders") == 3
-            async with open_desk(broker, "orders") as desk:
+            async with open_consumer(broker, "orders") as consumer:
                 for name in ("2", "new 1", "new 3"):
-                    await desk.expect_only(name)
+                    await consumer.expect_only(name)
 
     async def test_a_unique_key_is_held_for_its_time_only(self) -> None:
-        async with self.open_broker() as broker, open_desk(broker, "orders") as desk:
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
             await broker.publish([_one("1", ttl=0.15)])
-            first = await desk.take_one()
+            first = await consumer.take_one()
 
             async def is_free() -> bool:
                 return await broker.publish_unique(_one("2", "first")) == "2"
 
             assert not await is_free()
             await until(is_free, "the unique key to be free", within=3)
-            await desk.settle(first)
+            await consumer.settle(first)
             assert await broker.publish_unique(_one("3", "first")) == "2", "the first one's end frees nothing"
-            await desk.expect_only("2")
+            await consumer.expect_only("2")
             assert await broker.publish_unique(_one("3", "first")) == "3"
 
     async def test_a_message_that_is_sent_again_stands_for_itself(self) -> None:
-        async with self.open_broker() as broker, open_desk(broker, "orders") as desk:
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
             for _ in range(2):
                 assert await broker.publish_unique(_one("1")) == "1"
-            await desk.settle(await desk.take_one())
-            assert await broker.publish_unique(_one("1")) == "1", "whose sender did not learn that it was kept"
+            await consumer.settle(await consumer.take_one())
+            assert await broker.publish_unique(_one("1")) == "1", "its sender did not learn that it was stored"
             assert await broker.publish_unique(_one("2")) == "2", "which does not take the key again"
             assert await broker.publish_unique(_one("1")) == "1"
-            await desk.expect_only("2")
+            await consumer.expect_only("2")
             assert await broker.backlog("orders") == 0
 
     async def test_what_a_delivery_publishes_is_unique_too(self) -> None:
-        async with self.open_broker() as broker, open_desk(broker, "orders") as desk:
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
             await broker.publish([Envelope("orders", "start", b"1"), _one("1")])
-            start, one = await desk.take(2)
-            assert await desk.node.publish_fenced(desk.subscription, start, [_one("2")])
-            await desk.settle(start, Ack(), [_one("3"), Envelope("orders", "4", b"1")])
-            await desk.expect_only("4")
-            # The one that ends makes room for what it publishes.
-            await desk.settle(one, Ack(), [_one("5"), _one("6")])
+            start, one = await consumer.take(2)
+            assert await consumer.node.publish_fenced(consumer.subscription, start, [_one("2")])
+            await consumer.settle(start, Ack(), [_one("3"), Envelope("orders", "4", b"1")])
+            await consumer.expect_only("4")
+            # The message that ends frees its key for the messages it publishes.
+            await consumer.settle(one, Ack(), [_one("5"), _one("6")])
             assert await broker.publish_unique(_one("7", "first")) == "5"
-            await desk.expect_only("5")
+            await consumer.expect_only("5")
             assert await broker.publish_unique(_one("7")) == "7"

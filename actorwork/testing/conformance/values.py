@@ -1,4 +1,4 @@
-"""What all nodes see: shared values, and locks."""
+"""Shared values and locks of all nodes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import pytest
 import trio
 
 from actorwork.errors import LockLost
+from actorwork.testing.conformance.contract import ContractTests
 from actorwork.testing.conformance.fake_consumer import (
     until,
 )
-from actorwork.testing.conformance.questions import Questions
 
 
-class Values(Questions):
+class Values(ContractTests):
     async def test_a_shared_value_is_what_was_set_last_by_anybody(self) -> None:
         async with self.open_broker() as broker, self.open_broker() as other:
             assert await broker.values.get("rate") is None
@@ -102,13 +102,13 @@ class Values(Questions):
             assert await values.delete("rate", fence=6)
             with pytest.raises(LockLost):
                 await values.set("rate", b"3", fence=5)
-            assert await values.set("rate", b"4") is not None, "who names no token is not asked for one"
+            assert await values.set("rate", b"4") is not None, "a write without a token is not checked"
 
     async def test_a_lock_has_one_owner_and_its_tokens_grow(self) -> None:
         async with self.open_broker() as broker, self.open_broker() as other:
             first = await broker.values.take_lock("door", "ann", 60)
             assert first is not None
-            assert await broker.values.take_lock("door", "ann", 60) == first, "asked again, it is the same"
+            assert await broker.values.take_lock("door", "ann", 60) == first, "a second request returns the same"
             assert await other.values.take_lock("door", "ben", 60) is None
             assert await other.values.take_lock("window", "ben", 60) is not None
             assert not await other.values.keep_lock("door", "ben", 60)

@@ -1,4 +1,4 @@
-"""All of it together."""
+"""Everything together."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections import Counter
 import trio
 
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
+from actorwork.testing.conformance.contract import ContractTests
 from actorwork.testing.conformance.fake_consumer import (
     FAILURE,
     FakeConsumer,
-    open_desk,
+    open_consumer,
     until,
 )
-from actorwork.testing.conformance.questions import Questions
 
 
-class Whole(Questions):
+class Whole(ContractTests):
     async def test_the_ledger_balances(self) -> None:
         """Sent = acknowledged + rejected + dead + delayed, whatever came between."""
         sent = self.envelopes("orders", 240)
@@ -25,18 +25,18 @@ class Whole(Questions):
         async with (
             self.open_broker() as broker,
             self.open_broker() as other,
-            open_desk(broker, "orders", room=16) as one,
-            open_desk(other, "orders", room=16) as two,
+            open_consumer(broker, "orders", room=16) as one,
+            open_consumer(other, "orders", room=16) as two,
         ):
 
-            async def work(desk: FakeConsumer) -> None:
+            async def work(consumer: FakeConsumer) -> None:
                 while True:
-                    delivery = await desk.take_one()
+                    delivery = await consumer.take_one()
                     number = int(delivery.payload if isinstance(delivery.payload, bytes) else b"0")
                     runs[delivery.id] += 1
                     ends_with: Settlement = Ack()
                     if number % 7 == 0 and runs[delivery.id] == 1:
-                        await desk.release_deliveries(delivery)
+                        await consumer.release_deliveries(delivery)
                         continue
                     if number % 5 == 0 and delivery.attempt < 3:
                         ends_with = Retry(0.01 * (number % 3), FAILURE)
@@ -46,7 +46,7 @@ class Whole(Questions):
                         ends_with = Fail(FAILURE)
                     elif number % 13 == 0:
                         ends_with = Reject(FAILURE)
-                    desk.node.settle(desk.subscription, delivery, ends_with)
+                    consumer.node.settle(consumer.subscription, delivery, ends_with)
                     ends["later" if ends_with == Retry(600, FAILURE) else type(ends_with).__name__] += 1
 
             async def is_empty() -> bool:
@@ -65,14 +65,14 @@ class Whole(Questions):
             assert one.node.statistics()["fenced"] + two.node.statistics()["fenced"] == 0
 
     async def test_it_can_be_looked_at(self) -> None:
-        async with self.open_broker() as broker, open_desk(broker, "orders") as desk:
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
             findings = await broker.diagnose()
             assert findings
             assert {finding.level for finding in findings} <= {"ok", "warning", "error"}
             assert all(finding.subject and finding.text for finding in findings)
             assert all(finding.advice for finding in findings if finding.level != "ok"), "a finding says what to do"
             counters = {"read", "settled", "fenced", "reclaimed", "released", "dead_lettered"}
-            assert counters <= set(desk.node.statistics())
-            assert desk.node.incarnation
+            assert counters <= set(consumer.node.statistics())
+            assert consumer.node.incarnation
             assert broker.url
-            assert " at 0x" not in repr(broker) + repr(desk.node)
+            assert " at 0x" not in repr(broker) + repr(consumer.node)
