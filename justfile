@@ -2,7 +2,7 @@
 export PATH := justfile_directory() / ".venv/bin:" + env("PATH")
 
 # lint, types, architecture, tests
-check: lint types architecture test-default
+check: lint types architecture test
 
 lint:
     ruff check .
@@ -16,17 +16,13 @@ types:
 architecture:
     lint-imports --no-logo
 
-# the quick ones, while working
+# every promise, the long ones in their short form
 test *arguments:
-    pytest -n auto -m "not slow and not chaos" {{ arguments }}
+    pytest -n auto --dist worksteal {{ arguments }}
 
-# everything but the chaos: what CI runs
-test-default *arguments:
-    pytest -n auto {{ arguments }}
-
-# everything, also what takes minutes
+# everything: also the long forms, a minute of chaos, and more examples
 test-all *arguments:
-    pytest -m "" {{ arguments }}
+    pytest -n auto --dist worksteal -m "" --hypothesis-profile long {{ arguments }}
 
 # real processes, killed, frozen and disconnected at random: `just chaos --seconds 600 --seed 7`
 chaos *arguments:

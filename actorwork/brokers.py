@@ -22,7 +22,7 @@ def ignore(_: Event) -> None:
 
 
 def default_file() -> Path:
-    """Return the file of the embedded broker where none is named: `actorwork.sqlite3` in the user's state directory.
+    """Return the default file of the embedded broker: `actorwork.sqlite3` in the user's state directory.
 
     `ACTORWORK_HOME` names another directory; else `XDG_STATE_HOME`, else `~/.local/state`.
     """
@@ -35,9 +35,10 @@ def default_file() -> Path:
 
 @asynccontextmanager
 async def open_broker(url: str | Broker | None = None, *, emit: EventSink = ignore) -> AsyncGenerator[Broker]:
-    """Open the broker that a URL names; a broker that is open already is used as it is.
+    """Open the broker that a URL names; yield a broker that is open already unchanged.
 
-    Raises `BrokerError` for a URL of no known kind. Waits while the broker is away: bound it by a scope.
+    Raises `BrokerError` for a URL of an unknown kind. Waits while the broker is unreachable: bound it with a cancel
+    scope.
     """
     if url is not None and not isinstance(url, str):
         if not hasattr(url, "publish"):
@@ -50,12 +51,12 @@ async def open_broker(url: str | Broker | None = None, *, emit: EventSink = igno
             file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise BrokerError(
-                f"the embedded broker's directory {file.parent} cannot be made ({error});"
+                f"the embedded broker's directory {file.parent} cannot be created ({error});"
                 " set ACTORWORK_HOME to a directory that can be written, or name a broker"
             ) from error
         url = f"sqlite:///{file}"
     scheme = url.partition(":")[0]
-    # Each is imported only when it is wanted: a node starts faster without the other one.
+    # Each is imported only when it is needed: a node starts faster without the other one.
     if scheme in ("redis", "rediss", "unix"):
         from actorwork.streams.broker import open_broker as open_redis  # noqa: PLC0415
 

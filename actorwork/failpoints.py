@@ -1,30 +1,30 @@
-"""Places at which a process can be made to die, or to stand still: how failure windows are opened on purpose.
+"""Failpoints: named places at which a process can be made to die or stop, to open a failure window on purpose.
 
-    ACTORWORK_CRASH_AT=settle.before:3         SIGKILL to itself as it passes there for the third time
-    ACTORWORK_CRASH_AT=lease.renew:2:stop      SIGSTOP instead: somebody else may send the SIGCONT
+    ACTORWORK_CRASH_AT=settle.before:3         SIGKILL to itself when it passes there the third time
+    ACTORWORK_CRASH_AT=lease.renew:2:stop      SIGSTOP instead: the drill sends the SIGCONT
     ACTORWORK_CRASH_AT=take_over.after,wire.sent:9
 
     point                 the process has just …
-    handler.begun         taken a delivery in hand; its handler has not begun
+    handler.begun         taken a delivery to run it; its handler has not begun
     handler.returned      seen the handler return; nothing is queued yet
-    read.replied          been told what it reads; no actor has been offered it
-    settle.before         made up a batch of settlements; it is not sent
-    settle.after          been told that the batch is applied; nobody here has drawn a conclusion
+    read.replied          received the reply of a read; its deliveries are not offered to an actor yet
+    settle.before         composed a batch of settlements; it is not sent
+    settle.after          received the reply that the batch is applied; it has not acted on it
     release.before        been asked to release deliveries; nothing is sent
-    release.after         released them; it still believes it has what it gave
-    take_over.before      decided to look after its sources; nothing is sent
-    take_over.after       been told what it has taken over; no actor has been offered it
+    release.after         released them; it still counts them as in flight
+    take_over.before      decided to maintain its sources; nothing is sent
+    take_over.after       received the entries that it took over; they are not offered to an actor yet
     publish.before        been asked to publish; nothing is sent
-    publish.after         been told that its messages are kept; the sender does not know
+    publish.after         received the reply that its messages are stored; the sender does not know
     fire.before           decided that a trigger fires; nothing is sent
-    fire.after            been told that it has fired; it has drawn no conclusion
+    fire.after            received the reply that it has fired; it has not acted on it
     lease.renew           woken to take or renew its lease, in the lease's own thread
-    wire.sent             given bytes for Redis to the kernel, whatever they say; no reply has been looked at
+    wire.sent             passed bytes for Redis to the kernel, whatever their content; no reply has been read
     commit.before         written a turn of the embedded broker; it is not committed
-    commit.after          committed it; nobody has been told
+    commit.after          committed it; no caller has been notified
 
-A module asks for its points when it is imported, and is given None unless the variable names them: what is off costs a
-comparison. Each process counts for itself from its start, and inherits the variable.
+A module looks up its failpoints when it is imported, and gets None unless the variable names them: a failpoint that is
+off costs one comparison. Each process counts for itself from its start, and inherits the variable.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ Pass = Callable[[], None]
 
 @attrs.define
 class Failpoint:
-    """Passed like a turnstile; the one in whose turn it is goes down with the whole process."""
+    """Counts its calls; the chosen call kills or stops the process."""
 
     name: str
     left: int
@@ -74,12 +74,12 @@ class Failpoint:
     def __call__(self) -> None:
         self.left -= 1
         if self.left == 0:
-            # To itself and not raised: no handler, no `finally`, no buffer gets a last word.
+            # A real signal instead of an exception: no handler, no `finally` and no buffer may run or flush.
             os.kill(os.getpid(), self.signal)
 
 
 def parse(text: str) -> Mapping[str, Failpoint]:
-    """Read the variable. Raises ValueError for what names no point: a drill that cannot happen must not pass."""
+    """Parse the variable; raise ValueError for an unknown failpoint: a drill that cannot happen must not pass."""
     found: dict[str, Failpoint] = {}
     for one in filter(None, text.split(",")):
         name, _, rest = one.partition(":")
@@ -97,5 +97,5 @@ _SET: Final = parse(os.environ.get(VARIABLE, ""))
 
 
 def failpoint(name: str) -> Pass | None:
-    """Return what to call at the place of this name; None, usually: nothing is to happen there."""
+    """Return the function to call at the failpoint of this name, or (usually) None: it is off."""
     return _SET.get(name)

@@ -1,10 +1,11 @@
-"""How tests run: `async def` under Trio, against a private Redis, none of them for longer than half a minute (slow
+"""How tests run: `async def` under Trio, against a private Redis, none of them for longer than half a minute (long
 ones: three minutes).
 
 The package's own pytest plugin does it. A test that asks for `mock_clock` runs on it: time stands still until every
 task waits, then it jumps.
 """
 
+import os
 import signal
 from collections.abc import Iterator
 
@@ -17,8 +18,9 @@ from actorwork.testing.redis_server import RedisServer
 
 # A machine that is busy is slow: what an example takes says nothing about the code.
 hypothesis.settings.register_profile(
-    "actorwork", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "actorwork", deadline=None, max_examples=50, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
+hypothesis.settings.register_profile("long", hypothesis.settings.get_profile("actorwork"), max_examples=300)
 hypothesis.settings.load_profile("actorwork")
 
 
@@ -26,6 +28,12 @@ def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
     # In a clone the package is not installed, and pytest does not find the plugin by its entry point.
     if not pluginmanager.is_registered(pytest_plugin):
         pluginmanager.register(pytest_plugin, "actorwork")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return what `-n auto` is: two for each core, since tests of leases and signals wait more than they compute."""
+    return 2 * len(os.sched_getaffinity(0))
 
 
 def pytest_configure() -> None:
@@ -37,7 +45,7 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.get_closest_marker("slow") is not None:
+        if item.get_closest_marker("long") is not None:
             item.add_marker(pytest.mark.actorwork(timeout=180))
 
 

@@ -83,7 +83,7 @@ def run(
     from actorwork.actors.tree.walking import root_of
     from actorwork.errors import SettingsError
     from actorwork.runtime.main import run as run_tree
-    from actorwork.telemetry.logs import configure
+    from actorwork.telemetry.configuring import configure
 
     loaded = load_tree(tree)
     if only or excluding:

@@ -1,12 +1,17 @@
-"""How a system runs, as whoever starts it says: one value, checked, which its processes are given too.
+"""The options of a system, written once: as the caller gives them, and as one checked value.
 
-The errors name the argument alone, since that is what was written: `run(tree, lease=0)`.
+    TreeOptions      the keyword arguments that `run`, `open_system`, `serve` and `open_test_system` share
+    SystemOptions    these, and those of a system at a broker of its own
+    Options          those that each process of the tree needs too, checked
+
+An error names the argument alone, as the caller wrote it: `run(tree, lease=0)`.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, ClassVar, TypedDict
 
 import attrs
 
@@ -14,13 +19,57 @@ from actorwork.policy.bounds import as_tuple, callables, seconds
 from actorwork.runtime.firing import cron_schedule_from
 
 if TYPE_CHECKING:
-    from actorwork.abc import AbstractCronSchedule, Middleware, PublishMiddleware
+    from actorwork.abc import AbstractCronSchedule, Broker, EventSink, Middleware, PublishMiddleware
+    from actorwork.policy.restart import Intensity
 
 SHARE_FOR_THE_END = 0.2
 """The part of `grace` that is kept for the stages after the drain, at most `LONGEST_END` seconds."""
 LONGEST_END = 5.0
 SHORTEST_END = 0.5
-"""Seconds that each step after the drain may take at least, whatever the grace: handing back is worth that."""
+"""Seconds that each step after the drain may take at least, whatever the grace: a release is worth that."""
+
+
+class TreeOptions(TypedDict, total=False):
+    """How a tree is started and stopped."""
+
+    lease: float
+    """Seconds for which a node owns its deliveries without a renewal; 10 by default, at least 0.2."""
+    grace: float
+    """Seconds for the whole staged shutdown; 25 by default. With `math.inf` it waits for `execution_timeout` alone."""
+    intensity: Intensity | None
+    """How many restarts the root supervisor allows, and in which time."""
+    emit: EventSink | None
+    """Takes the events; by default they become logs of the logger `actorwork`."""
+    middleware: Iterable[Middleware]
+    """Wraps the deliveries of all actors, outside of their own middleware, the first one outermost."""
+    publish_middleware: Iterable[PublishMiddleware]
+    """Processes all that the actors publish. With a `Process`, this and `middleware` are pickled."""
+    cron_schedule: AbstractCronSchedule | type[AbstractCronSchedule] | None
+    """Reads the cron expressions of triggers in another way than the built-in one."""
+    only: Iterable[str]
+    """The names of the parts of the tree to start; all others are left out."""
+    excluding: Iterable[str]
+    """The names of the parts of the tree to leave out."""
+
+
+class SystemOptions(TreeOptions, total=False):
+    """How a system runs: at which broker, and how it is watched."""
+
+    broker: str | Broker | None
+    """A URL, an open broker, or None for the embedded one."""
+    loop_stall: float
+    """Seconds after which a blocked loop is reported; 0.5 by default, `math.inf` for never."""
+
+
+def refuse_unknown(
+    function: str, given: Mapping[str, object], known: Collection[str] = SystemOptions.__optional_keys__
+) -> None:
+    """Raise `TypeError` for options that do not exist, as Python does for parameters that are written out."""
+    for name in given:
+        if name not in known:
+            raise TypeError(
+                f"{function}() got an unexpected keyword argument {name!r}; its options are {', '.join(sorted(known))}"
+            )
 
 
 @attrs.frozen(kw_only=True)
@@ -32,7 +81,6 @@ class Options:
     lease: float = attrs.field(default=10.0, validator=seconds(0.2))
     grace: float = attrs.field(default=25.0, validator=seconds(0.0))
     loop_stall: float = attrs.field(default=0.5, validator=seconds(0.05))
-    """From how long on it is reported that the loop stands still."""
     middleware: tuple[Middleware, ...] = attrs.field(
         default=(), converter=as_tuple, validator=callables("delivery", "proceed")
     )
@@ -41,14 +89,20 @@ class Options:
     )
     cron_schedule: AbstractCronSchedule | None = attrs.field(default=None, converter=cron_schedule_from)
 
+    @classmethod
+    def of(cls, given: Mapping[str, object]) -> Options:
+        """Pick these options out of all that the caller gave; raises `SettingsError`."""
+        names = [field.name for field in attrs.fields(cls)]
+        return cls(**{name: given[name] for name in names if name in given})  # pyright: ignore[reportArgumentType] - what the validators are for
+
     @property
     def drain(self) -> float:
-        """How long stage 2 may take."""
+        """Seconds for stage 2 of the shutdown."""
         if math.isinf(self.grace):
             return math.inf
         return self.grace - min(LONGEST_END, self.grace * SHARE_FOR_THE_END)
 
     @property
     def ending(self) -> float:
-        """How long each step around it may take."""
+        """Seconds for each step of the shutdown beside stage 2."""
         return max(SHORTEST_END, min(LONGEST_END, self.grace * SHARE_FOR_THE_END))

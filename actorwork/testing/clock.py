@@ -1,8 +1,8 @@
-"""Virtual time: a test runs on Trio's `MockClock`, and an hour is a line.
+"""Virtual time: a test runs on Trio's `MockClock`, and an hour passes in one line.
 
 With `MockClock(autojump_threshold=0)` time jumps by itself as soon as every task waits; with `MockClock()` it stands
-still until the test says `advance`. A plain `def` handler runs in a thread, which no simulated clock waits for: give
-it some real time then, with `autojump_threshold=0.01`.
+still until the test calls `advance`. A plain `def` handler runs in a thread, for which no simulated clock waits: give
+it some real time with `autojump_threshold=0.01`.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 TICK: Final = 0.01
-"""Real seconds between two looks, where time is not simulated."""
+"""Real seconds between two checks if time is not simulated."""
 STEP: Final = 1e-6
-"""A jump is at least so long: one that is lost in rounding would bring nobody any further."""
+"""Seconds: the least length of a jump; one that is lost in rounding would make no progress."""
 
 
 async def advance(seconds: float) -> None:
-    """Let so many seconds pass on the simulated clock, and everything happen that is due meanwhile, each at its time.
+    """Let `seconds` pass on the simulated clock; everything due meanwhile happens at its own time.
 
-    Returns when every task waits again. Raises `RuntimeError` where time is not simulated.
+    Returns when every task waits again. Raises `RuntimeError` if time is not simulated.
     """
     clock = trio.lowlevel.current_clock()
     if not isinstance(clock, MockClock):
         wanted = "run the test on a trio.testing.MockClock"
-        raise RuntimeError(f"advance wants a simulated clock: {wanted}")  # noqa: TRY004 - nobody passed a wrong type
+        raise RuntimeError(f"advance wants a simulated clock: {wanted}")  # noqa: TRY004 - no argument has a wrong type
     until = trio.current_time() + seconds
     await wait_all_tasks_blocked()
     while (left := until - trio.current_time()) > STEP / 2:

@@ -1,13 +1,13 @@
-"""What a drill counts with: who did what, and whether the sum is right.
+"""The books of a drill: which process did what, and whether the account adds up.
 
     ledger = Ledger(path)                        in any number of processes
-    ledger.note("begun", message_id, number=7)   one line, one write: it survives a SIGKILL of who wrote it
-    ledger.notes("begun")                        what all of them have noted, in order
+    ledger.note("begun", message_id, number=7)   one line, one write: it survives a SIGKILL of its process
+    ledger.notes("begun")                        the notes of all processes, in order
 
     Account(sent=…, handled=…, dead=…).check()   sent = handled + dead + delayed + pending, and nothing twice
 
-A ledger says what handlers did. What was accepted only the broker knows: let each handler publish a receipt, which is
-sent with the settlement or not at all, and count the receipts.
+A ledger records what handlers did. Only the broker knows which settlements it accepted: let each handler publish a
+receipt, which is sent with the settlement or not at all, and count the receipts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import attrs
 
 @attrs.frozen
 class Note:
-    """One line: what process `pid` did with the message `id`; `at` is in seconds, by one clock for all of them."""
+    """One line: what process `pid` did with the message `id`; `at` is in seconds, by one clock for all processes."""
 
     what: str
     id: str
@@ -40,7 +40,7 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # O_APPEND with one write a line: lines of several processes do not mix, and are the kernel's once written.
+        # O_APPEND with one write per line: lines of several processes do not mix, and survive their writer.
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._read: list[Note] = []
         self._offset = 0
@@ -53,14 +53,14 @@ class Ledger:
         os.write(self._file, json.dumps(line).encode() + b"\n")
 
     def notes(self, *what: str, pid: int | None = None) -> list[Note]:
-        """Return what was noted so far: all of it, or notes of some kinds, of one process."""
+        """Return the notes so far: all of them, or those of some kinds, or of one process."""
         self._read_on()
         return [note for note in self._read if (not what or note.what in what) and pid in (None, note.pid)]
 
     def _read_on(self) -> None:
         with self.path.open("rb") as file:
             file.seek(self._offset)
-            # A line that is just being written is left for the next look.
+            # A line that is still being written is left for the next read.
             for line in itertools.takewhile(lambda line: line.endswith(b"\n"), file):
                 self._read.append(Note(**cast("dict[str, Any]", json.loads(line))))
                 self._offset += len(line)
@@ -78,17 +78,17 @@ def _listed(values: Iterable[object]) -> list[object]:
 
 @attrs.frozen(kw_only=True)
 class Account:
-    """Where every message has gone. A message goes by any one name that is its own, such as its number."""
+    """Where every message ended up. Any unique name identifies a message, such as its number."""
 
     sent: list[object] = attrs.field(converter=_listed)
     handled: list[object] = attrs.field(converter=_listed)
-    """Accepted settlements, as often as they were accepted."""
+    """Messages with an accepted settlement, once for each."""
     dead: list[object] = attrs.field(factory=list[object], converter=_listed)
     delayed: list[object] = attrs.field(factory=list[object], converter=_listed)
     pending: list[object] = attrs.field(factory=list[object], converter=_listed)
 
     def check(self) -> None:
-        """Raise `AssertionError` unless everything that was sent is in exactly one place."""
+        """Raise `AssertionError` unless every message that was sent is in exactly one place."""
         places = Counter([*self.handled, *self.dead, *self.delayed, *self.pending])
         twice = {name: count for name, count in places.items() if count > 1}
         lost = set(self.sent) - set(places)

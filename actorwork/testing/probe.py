@@ -1,14 +1,14 @@
-"""A probe: an actor whose messages the test reads, and answers.
+"""A probe: an actor whose messages the test receives and answers.
 
     probe = TestProbe()                  takes any message
-    probe = TestProbe(Mailer)            stands in for `Mailer`: its title, its sources, what it takes
+    probe = TestProbe(Mailer)            replaces `Mailer`: its title, its sources, its messages
 
     async with open_test_system([Orders, probe.actor]) as system:
         ...
         letter = await probe.expect(Letter)
 
-It is an actor of the tree like any other: it can be told, asked, watched, given a name
-(`Child(probe.actor, name="mailer")`), and fed by the broker.
+It is an actor of the tree like any other: tests can tell, ask and watch it, give it a name
+(`Child(probe.actor, name="mailer")`), and have the broker feed it.
 """
 
 from __future__ import annotations
@@ -33,32 +33,32 @@ from actorwork.settings import Settings
 T = TypeVar("T")
 
 PATIENCE: Final = 3.0
-"""Seconds that `expect` waits, where nobody says otherwise."""
+"""Seconds that `expect` waits by default."""
 MANY: Final = 1000
-"""How many durable asks may wait for a reply at once."""
+"""How many durable `ask` calls may wait for a reply at once."""
 
 
 @attrs.frozen(eq=False)
 class _Received:
     message: Any
     reply: Callable[[object], object] | None
-    """Answers whoever asked; None where nobody did."""
+    """Replies to the caller; None if no caller waits."""
 
 
 class TestProbe:
-    """Stands for an actor in tests; put `probe.actor` into a tree.
+    """Replaces an actor in tests; put `probe.actor` into a tree.
 
-    `stands_for` is the actor class to stand in for; without it, the probe takes any message, under the title `name`.
+    `stands_for` is the actor class to replace; without it, the probe takes any message, under the title `name`.
     """
 
-    __test__ = False  # pytest takes a class that is called like this for a test
+    __test__ = False  # pytest would take a class of this name for a test
 
     def __init__(self, stands_for: type[Actor] | None = None, *, name: str = "probe") -> None:
         self._name = name if stands_for is None else stands_for.settings.title
         self._all: list[Any] = []
         self._waiting: deque[_Received] = deque()
         self._last: _Received | None = None
-        self._news = trio.Event()
+        self._arrived = trio.Event()
         self._running: Actor | None = None
         self._until: float | None = None
         self.actor: type[Actor] = _actor_of(self, stands_for, name)
@@ -74,7 +74,7 @@ class TestProbe:
 
     @property
     def messages(self) -> list[Any]:
-        """All messages that came so far, those expected already among them."""
+        """All messages that came so far, including those already expected."""
         return list(self._all)
 
     @overload
@@ -82,7 +82,7 @@ class TestProbe:
     @overload
     async def expect(self, wanted: T, *, within: float | None = None) -> T: ...
     async def expect(self, wanted: Any, *, within: float | None = None) -> Any:
-        """Take the next message, and return it; it must be of this type, or equal to this value.
+        """Return the next message; it must be of this type, or equal to this value.
 
         Waits `within` seconds (3, or the rest of the `within` block around it), then raises `AssertionError`.
         """
@@ -92,7 +92,7 @@ class TestProbe:
             limit = max(0.0, self._until - trio.current_time())
         with trio.move_on_after(limit):
             while not self._waiting:
-                await self._news.wait()
+                await self._arrived.wait()
         await trio.lowlevel.checkpoint()
         if not self._waiting:
             raise AssertionError(f"{self._name}: nothing came within {limit:g} s, expected {what}{self._before}")
@@ -104,25 +104,25 @@ class TestProbe:
         return message
 
     async def expect_none(self, within: float = 0.1) -> None:
-        """See that no message comes for so many seconds, and that none is left over."""
+        """Check that no message comes within `within` seconds, and that none is left over."""
         with trio.move_on_after(within):
             while not self._waiting:
-                await self._news.wait()
+                await self._arrived.wait()
         if self._waiting:
             raise AssertionError(f"{self._name}: expected nothing, got {self._waiting[0].message!r}")
 
     def reply(self, value: object) -> None:
-        """Answer the message that was expected last."""
+        """Reply to the message that was expected last."""
         last = self._last
         if last is None:
             raise AssertionError(f"{self._name}: expect a message first, then reply to it")
         if last.reply is None:
-            raise AssertionError(f"{self._name}: {last.message!r} was told or published; nobody waits for a reply")
+            raise AssertionError(f"{self._name}: {last.message!r} was told or published; no caller waits for a reply")
         last.reply(value)
 
     @asynccontextmanager
     async def within(self, seconds: float) -> AsyncGenerator[None]:
-        """Bound a whole block: what is expected in it must have come within so many seconds, all together."""
+        """Bound a whole block: all messages expected in it must come within `seconds` together."""
         before, self._until = self._until, trio.current_time() + seconds
         try:
             yield
@@ -141,7 +141,7 @@ class TestProbe:
     @property
     def _instance(self) -> Actor:
         if self._running is None:
-            raise NotRunning(f"the probe {self._name!r} does not run; put probe.actor into the tree of a system")
+            raise NotRunning(f"the probe {self._name!r} is not running; put probe.actor into the tree of a system")
         return self._running
 
     @property
@@ -149,11 +149,11 @@ class TestProbe:
         return f"; before came {', '.join(map(repr, self._all[-3:]))}" if self._all else ""
 
     def started(self, instance: Actor) -> None:
-        """Be told of a new incarnation."""
+        """Learn of a new incarnation."""
         self._running = instance
 
     async def record(self, message: object) -> object:
-        """Take a message from the actor. Waits for the reply only where an asker behind the broker does."""
+        """Take a message from the actor. Waits for the reply only if a caller at the broker waits for it."""
         context = self._instance.context
         answer = _Answer()
         reply: Callable[[object], object] | None = None
@@ -165,8 +165,8 @@ class TestProbe:
             reply = _local_reply(context)
         self._all.append(message)
         self._waiting.append(_Received(message, reply))
-        self._news.set()
-        self._news = trio.Event()
+        self._arrived.set()
+        self._arrived = trio.Event()
         return await answer.wait() if waits else None
 
 
@@ -192,7 +192,7 @@ def _local_reply(context: Any) -> Callable[[object], object] | None:
 
 
 def _actor_of(probe: TestProbe, model: type[Actor] | None, name: str) -> type[Actor]:
-    """Make the class: a handler that records, for everything that the model has a handler for."""
+    """Make the class: it has a recording handler for every handler of the model."""
 
     async def startup(self: Actor) -> None:
         probe.started(self)
@@ -215,11 +215,11 @@ def _actor_of(probe: TestProbe, model: type[Actor] | None, name: str) -> type[Ac
 
 
 def _recorder(probe: TestProbe, handler: Any) -> Any:
-    # Looks like the handler it stands for, so that it is chosen for the same messages.
+    # Has the signature of the handler it replaces, so that it is chosen for the same messages.
     @functools.wraps(handler)
     async def record(_self: Actor, *message: object, **keywords: object) -> object:
         return await probe.record(message[0] if message else keywords)
 
-    vars(record).pop(rules.RULES, None)  # What holds messages back, or repeats them, is not there in its stead.
+    vars(record).pop(rules.RULES, None)  # A probe has none of the limits and retries of the handler.
 
     return record

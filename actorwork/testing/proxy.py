@@ -1,13 +1,12 @@
-"""A proxy that breaks: what stands between a client and its server, and does to the bytes what networks do.
+"""A proxy with faults: it sits between a client and its server, and does to the bytes what networks do.
 
     async with open_proxy(server.url) as proxy:
         async with open_client(proxy.url) as client:
             proxy.cut_after(10)          # ten more bytes of replies, then the connection is reset
             proxy.black_hole()           # bytes vanish in silence, until flow()
-            proxy.refuse()               # nobody gets in, until accept()
+            proxy.refuse()               # new connections are closed, until accept()
 
-All switches are plain methods: a test throws them between two awaits, and they hold for connections that exist and
-for those to come.
+All switches are plain methods: a test calls them between two awaits, and they apply to existing and to new connections.
 """
 
 import socket
@@ -27,7 +26,7 @@ _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
 class FaultProxy:
-    """Made by `open_proxy`. `url` is the server's url with the proxy's address in it."""
+    """Made by `open_proxy`. `url` is the server's URL with the proxy's address in it."""
 
     def __init__(self, url: str, listen_url: str) -> None:
         self.url = listen_url
@@ -52,12 +51,12 @@ class FaultProxy:
             link.reset()
 
     def cut_after(self, reply_bytes: int) -> None:
-        """Forward so many more bytes of replies, then reset every connection (and be whole again)."""
+        """Forward `reply_bytes` more bytes of replies, then reset every connection and end this fault."""
         self._reply_budget = reply_bytes
 
     def cut_after_request(self, request_bytes: int) -> None:
-        """Forward so many more bytes of requests; the server has them, but the connections are reset before any
-        reply. Until so many have come there are no replies at all.
+        """Forward `request_bytes` more bytes of requests; the server receives them, but the connections are reset
+        before any reply. Until then no replies are forwarded at all.
         """
         self._request_budget = request_bytes
 
@@ -82,7 +81,7 @@ class FaultProxy:
         self._is_refusing = False
 
     def delay(self, seconds: float) -> None:
-        """Hold each piece of a reply back for so long."""
+        """Hold each piece of a reply back for `seconds`."""
         self._delay = seconds
 
     def split(self, size: int = 1) -> None:
@@ -90,11 +89,11 @@ class FaultProxy:
         self._chunk = size
 
     def heal(self) -> None:
-        """Be whole again: whatever was switched on is off, and cuts to come do not."""
+        """End all faults, including cuts that have not happened yet."""
         self._delay = 0.0
         self._chunk = _CHUNK
         self._reply_budget = self._request_budget = None
-        # A connection may break, but what arrives on it is what was sent, without gaps.
+        # A connection may break, but the bytes that arrive on it must have no gaps.
         for link in tuple(self._links):
             if link.has_dropped:
                 link.reset()
@@ -143,7 +142,9 @@ class FaultProxy:
     async def _replies(self, link: "_Link") -> None:
         with suppress(OSError, trio.ClosedResourceError):
             while data := await link.server.recv(_CHUNK):
-                size = self._chunk  # Whatever is said meanwhile, these bytes arrive whole and once.
+                size = (
+                    self._chunk
+                )  # Fixed here, so that these bytes arrive whole and once even if `split` is called meanwhile.
                 for start in range(0, len(data), size):
                     piece = data[start : start + size]
                     await self._flowing.wait()
@@ -151,7 +152,7 @@ class FaultProxy:
                         await trio.sleep(self._delay)
                     if self._request_budget is not None or link.has_dropped:
                         link.has_dropped = True
-                        continue  # No reply to what is about to be cut.
+                        continue  # No reply to a request that is about to be cut.
                     if self._reply_budget is not None:
                         piece = piece[: self._reply_budget]
                         self._reply_budget -= len(piece)
@@ -159,7 +160,9 @@ class FaultProxy:
                         await _send_all(link.client, piece)
                     if self._reply_budget == 0:
                         self._reply_budget = None
-                        await trio.sleep(0.005)  # What was forwarded arrives before the reset, which would overtake it.
+                        await trio.sleep(
+                            0.005
+                        )  # Lets the forwarded bytes arrive before the reset, which would overtake them.
                         self.cut()
                         return
             link.half_close()
@@ -171,7 +174,7 @@ class _Link:
         self.server = server
         self.is_half_closed = False
         self.has_dropped = False
-        """Whether replies were kept from it, so that it is good for nothing any more."""
+        """Whether replies were dropped, so that the connection can no longer be used."""
 
     def reset(self) -> None:
         for end in (self.client, self.server):
@@ -188,7 +191,7 @@ class _Link:
 
 @asynccontextmanager
 async def open_proxy(url: str) -> AsyncGenerator[FaultProxy]:
-    """Stand in front of the server at `url` (`redis://`, `rediss://`, `unix://`), on the same kind of socket."""
+    """Open a proxy for the server at `url` (`redis://`, `rediss://`, `unix://`), on the same kind of socket."""
     parts = urlsplit(url)
     with tempfile.TemporaryDirectory(prefix="actorwork-proxy-") as directory:
         if parts.scheme == "unix":

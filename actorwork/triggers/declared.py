@@ -1,7 +1,7 @@
 """A declared trigger, ready to be scheduled: its rule, its definition for the broker, and the messages that it sends.
 
-The id of a message follows from its trigger and its nominal time, in the form that brokers remember with one bit. So
-even a broker that has forgotten which times were decided keeps none of them twice.
+The id of a message is computed from its trigger and its nominal time, in the form that brokers remember with one bit.
+So even a broker that has forgotten which times were decided stores none of them twice.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from actorwork.policy.schedule import Cron, Interval, moment, schedule_as_json, 
 from actorwork.settings import Settings, Trigger
 
 LONGEST_OVERLAP = 86_400.0
-"""Seconds after which a message that has not ended does not hold up its trigger any more."""
+"""Seconds after which an unfinished message no longer holds up its trigger."""
 
 
 @attrs.frozen(eq=False)
@@ -48,7 +48,7 @@ class Declared:
 
     @property
     def is_custom(self) -> bool:
-        """Whether its times come from the system's own reading of cron expressions."""
+        """Whether its times come from the system's `cron_schedule`."""
         return "by" in json.loads(self.definition.schedule)
 
     def messages(self, times: Sequence[int]) -> list[Envelope]:
@@ -72,19 +72,19 @@ class Declared:
 
 
 def headers_for(trigger_id: str, nominal: int) -> dict[str, Any]:
-    """Return the headers from which a handler is given `time_point` and `trigger_id`."""
+    """Return the headers that become a handler's `time_point` and `trigger_id`."""
     return {TIME_POINT: moment(nominal).isoformat(), TRIGGER_ID: trigger_id}
 
 
 def message_now(record: TriggerRecord, id: str, nominal: int) -> Envelope:
-    """Return a message of a trigger that is run now, whatever its schedule says."""
+    """Return a message for a trigger that a user runs now, regardless of its schedule."""
     kept = record.definition
     priority = kept.details.get("priority")
     return Envelope(kept.source, id, kept.data, kept.type, headers_for(kept.id, nominal), priority=Priority(priority))
 
 
 def declared_by(settings: Settings, cron_schedule: object = None) -> Iterator[Declared]:
-    """Yield the triggers of an actor; raises `SettingsError` for a message that JSON cannot hold."""
+    """Yield the triggers of an actor; raise `SettingsError` for a message that JSON cannot express."""
     for trigger in settings.triggers:
         try:
             data, wire = codec.encode(_message_of(trigger))
@@ -126,7 +126,7 @@ def declared_by(settings: Settings, cron_schedule: object = None) -> Iterator[De
 
 
 def find_trigger(records: Sequence[TriggerRecord], actor: str, trigger: str) -> TriggerRecord:
-    """Return a trigger by the titles; raises `LookupError`, which names those there are."""
+    """Return a trigger by its titles; raise `LookupError`, which lists those that exist."""
     of_actor = [record for record in records if record.definition.actor == actor]
     for record in of_actor:
         if record.definition.title == trigger:
@@ -137,7 +137,7 @@ def find_trigger(records: Sequence[TriggerRecord], actor: str, trigger: str) -> 
 
 
 def schedule_of(record: TriggerRecord) -> Cron | Interval | None:
-    """Return the schedule of a trigger at its broker; None where only its program knows its times."""
+    """Return the schedule of a trigger at its broker; None if only its program knows its times."""
     kept = json.loads(record.definition.schedule)
     return None if "by" in kept else schedule_from_json(kept)
 

@@ -2,16 +2,16 @@
 
     register ──▶ [ decide ──▶ fire ──▶ sleep until the next nominal time ] ──▶ (again)
 
-Any number of nodes does this at once, and each tries to fire each time. Who is first is found out by the broker: it
-notes a time as decided in the step in which it keeps the message, and only if what was decided before is what the node
-believed. A node that was late, or stopped for a while, believes something old, fires nothing, and is told how things
-stand. So no node needs to lead, and what a node knows of the records may be as old as it is.
+Any number of nodes do this at once, and each tries to fire each time. The broker decides which is first: it marks a
+time as decided in the step in which it stores the message, and only if the last decided time is the one that the node
+assumed. A node that is late, or was stopped for a while, assumes an old time, fires nothing, and receives the current
+state. So no node needs to lead, and a node's copy of the records may be out of date.
 
-Time is the broker's. The node sleeps by Trio's clock up to the next time, and looks again from time to time (at
-`status_check_interval`), since the broker's clock may be set.
+Time is the broker's. The node sleeps by Trio's clock until the next time, and looks again every
+`status_check_interval`, since the broker's clock may be set.
 
-With a `cron_schedule` of one's own, what comes next is asked for after each firing. It knows no past, so of what was
-missed while no node ran, nothing fires.
+With a `cron_schedule` of the user, the scheduler asks for the next time after each firing. It does not know the past,
+so times missed while no node ran do not fire.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ from actorwork.policy.schedule import Cron, milliseconds
 from actorwork.triggers.declared import Declared
 
 AT_ONCE: Final = 100
-"""How many messages of one trigger are sent in one step; the next ones follow at once."""
+"""How many messages of one trigger are sent in one step; the rest follow immediately."""
 AGAIN: Final = 1.0
-"""Seconds until something that failed is tried again."""
+"""Seconds until a failed operation is tried again."""
 SKEW: Final = 5_000
-"""Milliseconds by which the clock of whoever reads cron expressions may be behind the broker's."""
+"""Milliseconds by which the clock of a `cron_schedule` may be behind the broker's."""
 
 _BEFORE: Final = failpoint("fire.before")
 _AFTER: Final = failpoint("fire.after")
 
 
 class TriggerSwitches(Protocol):
-    """What is paused, as this node knows it."""
+    """Which triggers are paused, as this node knows it."""
 
     @property
     def age(self) -> float:
-        """How many seconds ago that was looked up."""
+        """How many seconds ago the node looked at the broker."""
         ...
 
     def is_off(self, actor: str, trigger: str) -> bool:
-        """Say whether a trigger is paused, or all of its actor's."""
+        """Whether a trigger is paused, by itself or with all of its actor's."""
         ...
 
     async def look(self) -> None:
-        """Look it up now."""
+        """Look at the broker now."""
         ...
 
 
@@ -74,11 +74,11 @@ class _Watched:
     is_over: bool = False
     """Another version of the program has given it another schedule."""
     again_at: int = 0
-    """Not before then, since something was wrong."""
+    """Do not try before then, after a failure."""
 
 
 class Scheduler:
-    """Fires triggers until cancelled. Cancelled: a time is either decided, its message kept, or it is neither."""
+    """Fires triggers until cancelled. Cancellation is atomic: a time is decided with its message stored, or neither."""
 
     def __init__(
         self,
@@ -100,31 +100,31 @@ class Scheduler:
         self._longest = math.inf
         if looks_again:
             self._longest = min((one.trigger.status_check_interval for one in declared), default=math.inf)
-        self._news = trio.Event()
+        self._wakeup = trio.Event()
 
     def __repr__(self) -> str:
         return f"<Scheduler of {len(self._watched)} triggers>"
 
     def wake(self) -> None:
-        """Look again: something was paused or resumed."""
-        self._news.set()
+        """Decide again now: a pause has begun or ended."""
+        self._wakeup.set()
 
     async def run(self) -> NoReturn:
         while True:
-            self._news = trio.Event()
+            self._wakeup = trio.Event()
             try:
                 pause = await self._work()
             except BrokerError as error:
                 self._emit(BrokerTrouble("firing triggers", str(error), f"again in {AGAIN:g} s"))
                 pause = AGAIN
             with trio.move_on_after(min(pause, self._longest)):
-                await self._news.wait()
+                await self._wakeup.wait()
 
     def _now(self) -> int:
         return round(self._clock() * 1000)
 
     async def _work(self) -> float:
-        """Fire what is due; return in how many seconds something will be."""
+        """Fire all due triggers; return in how many seconds the next one will be due."""
         await self._register()
         soonest = math.inf
         due: list[tuple[_Watched, Plan]] = []
@@ -132,13 +132,13 @@ class Scheduler:
             if watched.is_over:
                 continue
             if self._status.is_off(*watched.declared.names):
-                # What passes during a pause does not fire after it: the broker sees to that.
+                # Times that pass during a pause do not fire afterwards: the broker ensures that.
                 watched.since, watched.coming = self._now(), None
                 continue
             found = self._plan(watched)
             if found.fire:
                 due.append((watched, found))
-                soonest = -math.inf  # Whatever comes of it, there is something to decide again.
+                soonest = -math.inf  # Whatever the outcome, decide again at once.
             elif found.wake is not None:
                 soonest = min(soonest, found.wake)
         if due:
@@ -150,7 +150,7 @@ class Scheduler:
         return max(0.0, (soonest - self._now()) / 1000)
 
     async def _register(self) -> None:
-        """Enter the triggers that the broker does not know (any more), with the others of their actors."""
+        """Register triggers that the broker does not know (any more), with the others of their actors."""
         actors = dict.fromkeys(watched.declared.settings for watched in self._watched if watched.record is None)
         for settings in actors:
             mine = [watched for watched in self._watched if watched.declared.settings is settings]
@@ -168,7 +168,7 @@ class Scheduler:
 
     def _plan(self, watched: _Watched) -> Plan:
         record, now = watched.record, self._now()
-        assert record is not None  # noqa: S101 - for type checkers: `_register` has just seen to it
+        assert record is not None  # noqa: S101 - for type checkers: `_register` has just set it
         if watched.again_at > now:
             return Plan((), watched.again_at)
         if watched.declared.is_custom:
@@ -220,7 +220,7 @@ class Scheduler:
         actor = watched.declared.settings
         self._emit(TriggerTrouble(actor.id, actor.title, watched.declared.trigger.title, error, next_step))
 
-    # ---- somebody's own reading of cron expressions ----
+    # ---- with a `cron_schedule` ----
 
     def _plan_custom(self, watched: _Watched, record: TriggerRecord, now: int) -> Plan:
         rule = watched.declared.rule
@@ -253,11 +253,11 @@ class Scheduler:
             return None
         if found > max(now, watched.last):
             return found
-        # Its clock may be a little behind the broker's: then it names once more what has just fired.
+        # Its clock may be a little behind the broker's: then it returns the time that has just fired.
         pause = AGAIN
         if now - found > SKEW and found < watched.last:
             pause = watched.declared.trigger.status_check_interval
-            error = f"the next execution of {schedule.expression!r} is before one that was named earlier"
+            error = f"the next execution of {schedule.expression!r} is before an earlier answer"
             self._trouble(watched, error, f"asked again in {pause:g} s")
         elif now - found > SKEW:
             pause = watched.declared.trigger.status_check_interval
@@ -269,7 +269,7 @@ class Scheduler:
 
 
 def next_execution(schedule: AbstractCronSchedule, expression: str) -> int:
-    """Ask for the next time; raises `SettingsError`, which says what is wrong with the answer."""
+    """Ask for the next time; raise `SettingsError`, which says what is wrong with the answer."""
     name = f"{type(schedule).__qualname__}.next_execution({expression!r})"
     found: Any
     try:

@@ -29,7 +29,8 @@ import trio.testing
 
 from actorwork import Actor, DynamicSupervisor, Intensity, MailboxSettings, Message, Settings, open_system, receive
 from actorwork.runtime.system import System
-from actorwork.telemetry.logs import LogSink, TextFormatter
+from actorwork.telemetry.formatting import TextFormatter
+from actorwork.telemetry.logs import LogSink
 from benchmarks.actors.measuring import Cases, Figures, Stopwatch, main, memory, resident
 
 NO_LIMIT = Intensity(restarts=10**9, period=1)

@@ -24,7 +24,7 @@ from actorwork import Actor, Intensity, Process, Retry, RetryPolicy, Settings, S
 from actorwork.abc import Broker
 from actorwork.brokers import open_broker
 from actorwork.message import Envelope
-from actorwork.telemetry.logs import configure
+from actorwork.telemetry.configuring import configure
 from actorwork.testing.ledger import Ledger
 
 SOURCE: Final = "chaos"

@@ -10,11 +10,12 @@ import pytest
 from .conftest import Shell
 
 
-def lines_until(process: subprocess.Popen[str], part: str) -> list[str]:
-    """Read a node's output up to the line that holds `part`."""
-    assert process.stdout is not None
+def lines_until(process: subprocess.Popen[str], part: str, *, of_log: bool = False) -> list[str]:
+    """Read a node's output, or its log, up to the line that holds `part`."""
+    stream = process.stderr if of_log else process.stdout
+    assert stream is not None
     lines: list[str] = []
-    for line in process.stdout:
+    for line in stream:
         lines.append(line)
         if part in line:
             return lines
@@ -55,6 +56,8 @@ def test_the_second_signal_is_more_urgent_and_hands_the_message_back(shell: Shel
     with shell.start("run", "shop:Till") as process:
         lines_until(process, "waiting")
         process.terminate()
+        # The kernel makes one signal of two that arrive together.
+        lines_until(process, "may finish", of_log=True)
         process.terminate()
         lines_until(process, "waited")
         code, logs = ended(process)

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iter
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from datetime import datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import attrs
@@ -27,9 +28,8 @@ from actorwork.testing.ledger import Account, Ledger
 from actorwork.testing.redis_server import RedisServer
 
 from . import workers
+from .fork_server import HOUSE, ForkServer, Process
 
-HOUSE = Path(__file__).parents[2]
-CREW = Path(workers.__file__)
 PATIENCE = 15.0
 """Seconds after which a drill gives up waiting for what has no limit of its own."""
 
@@ -79,7 +79,7 @@ def is_locked(url: str) -> bool:
 class Node:
     """A process that runs a tree of the workers, as a user would start it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, process: Process, log: Path) -> None:
         self.process = process
         self.pid = process.pid
         self._log = log
@@ -158,29 +158,48 @@ class Node:
 class Drill:
     """A ledger, and the nodes that write to it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, forks: ForkServer) -> None:
         self.folder = folder
+        self._forks = forks
         self.ledger = Ledger(folder / "ledger")
         self.nodes: list[Node] = []
 
-    def start(self, tree: str, url: str, *, crash_at: str = "", program: Path = CREW, **options: float) -> Node:
-        """Start a process of the workers; `crash_at` names the crash point at which it dies."""
+    def start(
+        self,
+        tree: str,
+        url: str,
+        *,
+        crash_at: str = "",
+        program: ModuleType = workers,
+        fresh: bool = False,
+        **options: float,
+    ) -> Node:
+        """Start a process of the workers; `crash_at` names the crash point at which it dies.
+
+        It is forked, unless it is to be `fresh`: then an interpreter is started for it, as a user would.
+        """
         log = self.folder / f"node{len(self.nodes)}.log"
-        arguments = [f"{name}={value}" for name, value in options.items()]
+        arguments = [tree, url, str(self.ledger.path), *(f"{name}={value}" for name, value in options.items())]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ACTORWORK_")}
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                [sys.executable, str(program), tree, url, str(self.ledger.path), *arguments],
-                env={**environment, "PYTHONPATH": str(HOUSE), VARIABLE: crash_at},
-                stdin=subprocess.DEVNULL,
-                stderr=file,
-            )
+        environment |= {"PYTHONPATH": str(HOUSE), VARIABLE: crash_at}
+        log.touch()
+        process: Process
+        if fresh:
+            with log.open("wb") as file:
+                process = subprocess.Popen(
+                    [sys.executable, str(program.__file__), *arguments],
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stderr=file,
+                )
+        else:
+            process = self._forks.start(program.__name__, arguments, environment, log)
         node = Node(process, log)
         self.nodes.append(node)
         return node
 
-    async def start_up(self, tree: str, url: str, *, crash_at: str = "", **options: float) -> Node:
-        node = self.start(tree, url, crash_at=crash_at, program=CREW, **options)
+    async def start_up(self, tree: str, url: str, *, crash_at: str = "", fresh: bool = False, **options: float) -> Node:
+        node = self.start(tree, url, crash_at=crash_at, program=workers, fresh=fresh, **options)
         await node.wait_up()
         return node
 
@@ -195,9 +214,18 @@ class Drill:
         self.ledger.close()
 
 
+@pytest.fixture(scope="session")
+def forks() -> Generator[ForkServer]:
+    server = ForkServer()
+    try:
+        yield server
+    finally:
+        server.close()
+
+
 @pytest.fixture
-def drill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Drill]:
-    drill = Drill(tmp_path)
+def drill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forks: ForkServer) -> Generator[Drill]:
+    drill = Drill(tmp_path, forks)
     monkeypatch.setattr(workers, "ledger", drill.ledger, raising=False)
     try:
         yield drill

@@ -13,7 +13,7 @@ from pathlib import Path
 import trio
 
 from actorwork import Actor, Intensity, Process, Settings, Supervisor, receive, run
-from actorwork.telemetry.logs import configure
+from actorwork.telemetry.configuring import configure
 from actorwork.testing.ledger import Ledger
 from tests.drills.workers import RECEIPTS
 

@@ -14,9 +14,9 @@ from actorwork.settings import Settings
 from .conftest import Drill, Node, Redis, open_place, until, until_true
 from .workers import Blocker, Single, Worker
 
-NUMBERS = range(2000)
+NUMBERS = range(1000)
 SECONDS = 0.005
-LEASE = 1.5
+LEASE = 1.0
 
 
 def in_hand(drill: Drill, node: Node) -> set[str]:
@@ -41,7 +41,7 @@ async def seconds_until_run_again(drill: Drill, node: Node, ids: set[str], since
 
 
 @pytest.mark.parametrize(
-    "lease", [pytest.param(LEASE, id="short lease"), pytest.param(10.0, id="default", marks=pytest.mark.slow)]
+    "lease", [pytest.param(LEASE, id="short lease"), pytest.param(10.0, id="default", marks=pytest.mark.long)]
 )
 async def test_after_kill_9_a_new_start_loses_nothing_and_runs_again_what_was_in_hand(
     url: str, drill: Drill, lease: float
@@ -49,7 +49,7 @@ async def test_after_kill_9_a_new_start_loses_nothing_and_runs_again_what_was_in
     async with open_place(url) as place:
         await place.send_numbers("work", NUMBERS, seconds=SECONDS)
         first = drill.start("worker", url, lease=lease)
-        await drill.wait_notes("ended", 500)
+        await drill.wait_notes("ended", 200)
         await first.kill()
         killed = time.monotonic()
         lost = in_hand(drill, first)
@@ -70,7 +70,7 @@ async def test_all_that_a_dead_node_held_is_taken_over(here: Redis, drill: Drill
     async with open_place(here.url) as place:
         await place.send_numbers("work", NUMBERS, seconds=SECONDS)
         first = drill.start("worker", here.url, lease=LEASE)
-        await drill.wait_notes("ended", 500)
+        await drill.wait_notes("ended", 200)
         await first.kill()
         killed = time.monotonic()
         held = [entry for entry, *_ in here("XPENDING", "work", Worker.settings.id, "-", "+", 1000)]
@@ -95,8 +95,8 @@ async def test_what_a_node_leaves_when_it_stops_cleanly_is_taken_by_another_with
     async with open_place(url) as place:
         first, second = [await drill.start_up("worker", url, lease=60) for _ in range(2)]
         await place.send_numbers("work", NUMBERS, seconds=SECONDS)
-        await drill.wait_notes("ended", 200, pid=second.pid)
-        await drill.wait_notes("ended", 200, pid=first.pid)
+        await drill.wait_notes("ended", 100, pid=second.pid)
+        await drill.wait_notes("ended", 100, pid=first.pid)
         await first.stop()
         assert first.lines("handed back")
         taken = await second.wait_line("that another node had handed back")
@@ -136,13 +136,13 @@ async def freeze_in_mid_handler(drill: Drill, node: Node, url: str) -> set[str]:
 async def test_a_node_that_froze_for_three_leases_changes_nothing_any_more(url: str, drill: Drill, actor: type[Actor]):
     settings: Settings = actor.settings
     tree, (source,) = settings.title, settings.sources
-    lease, seconds = 1.0, 0.02
-    numbers = range(200)
+    lease, seconds = 0.6, 0.02
+    numbers = range(100)
     async with open_place(url) as place:
         zombie, other = [await drill.start_up(tree, url, lease=lease) for _ in range(2)]
         ids = await place.send_numbers(source, numbers, seconds=seconds)
-        await drill.wait_notes("ended", 20, pid=zombie.pid)
-        await drill.wait_notes("ended", 20, pid=other.pid)
+        await drill.wait_notes("ended", 10, pid=zombie.pid)
+        await drill.wait_notes("ended", 10, pid=other.pid)
         held = await freeze_in_mid_handler(drill, zombie, url)
         frozen = time.monotonic()
         await place.wait_empty(source)

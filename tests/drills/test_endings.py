@@ -132,7 +132,7 @@ async def test_an_idle_node_stops_within_a_tenth_of_a_second(url: str, drill: Dr
 
 async def test_a_node_can_be_stopped_while_it_starts(url: str, drill: Drill):
     for pause in (0.2, 0.3, 0.4):
-        node = drill.start("worker", url)
+        node = drill.start("worker", url, fresh=True)
         await trio.sleep(pause)
         node.signal(signal.SIGTERM)
         # Before the handler of signals is there, SIGTERM ends a process the hard way.
@@ -152,7 +152,7 @@ async def test_a_node_that_waits_for_its_server_can_be_stopped(drill: Drill):
 
 
 async def test_a_constructor_that_raises_is_a_failed_start(url: str, drill: Drill):
-    node = drill.start("broken", url)
+    node = drill.start("broken", url, fresh=True)
     assert await node.wait_ended() == 1
     assert "StartError: 'broken' did not start: OSError: the shop is closed" in node.lines("StartError")[0].message
     assert [line.fields["actor"] for line in node.lines("has ended")] == ["worker"]
@@ -161,7 +161,7 @@ async def test_a_constructor_that_raises_is_a_failed_start(url: str, drill: Dril
 async def test_a_tree_that_cannot_be_kept_alive_is_a_failure(url: str, drill: Drill):
     async with open_place(url) as place:
         await place.send_numbers("crashes", range(10))
-        node = drill.start("crashing", url)
+        node = drill.start("crashing", url, fresh=True)
         assert await node.wait_ended() == 1
         assert "gave up on 'crashing'" in node.lines("MaxRestartsExceeded: ")[-1].message
         # Four crashes were one too many; what was not begun is left.
@@ -198,7 +198,7 @@ async def test_a_server_that_evicts_messages_is_a_failure(here: Redis, drill: Dr
 async def test_a_handler_that_cannot_be_cancelled_is_ended_by_the_third_signal(url: str, drill: Drill):
     async with open_place(url) as place:
         await place.send_numbers("stubborn", [0])
-        node = await drill.start_up("stubborn", url, lease=1)
+        node = await drill.start_up("stubborn", url, lease=1, fresh=True)
         await drill.wait_notes("begun", 1)
         node.signal(signal.SIGTERM)
         await node.wait_line("what is in hand may finish")
@@ -229,14 +229,14 @@ async def test_the_grace_bounds_all_of_it(url: str, drill: Drill, tree: str):
 async def test_a_message_that_was_in_hand_when_force_was_needed_is_run_again(url: str, drill: Drill):
     async with open_place(url) as place:
         await place.send_numbers("blocks", [0], seconds=60)
-        node = await drill.start_up("blocker", url, lease=1, grace=0.5)
+        node = await drill.start_up("blocker", url, lease=0.5, grace=0.5)
         await drill.wait_notes("begun", 1)
         node.signal(signal.SIGTERM)
         assert await node.wait_ended() == 3
         ended = time.monotonic()
-        other = drill.start("blocker", url, lease=1)
+        other = drill.start("blocker", url, lease=0.5)
         (held,) = in_hand(drill, node)
-        assert await seconds_until_run_again(drill, other, {held}, ended + 1) < 2
+        assert await seconds_until_run_again(drill, other, {held}, ended + 0.5) < 2
 
         async def is_there() -> bool:
             return await place.broker.backlog("blocks") == 1

@@ -14,6 +14,7 @@ from actorwork.message import DeadLetter, Envelope
 from actorwork.testing.redis_server import open_redis_server
 
 from .conftest import Drill, Place, Redis, open_place
+from .fork_server import ForkServer
 from .workers import Clerk
 
 DESK = "desk"
@@ -70,8 +71,8 @@ def server() -> Generator[Redis]:
 
 
 @pytest.fixture(scope="module")
-def redis_office(server: Redis, tmp_path_factory: pytest.TempPathFactory) -> Generator[Office]:
-    office = Office(Drill(tmp_path_factory.mktemp("office")), server.url)
+def redis_office(server: Redis, tmp_path_factory: pytest.TempPathFactory, forks: ForkServer) -> Generator[Office]:
+    office = Office(Drill(tmp_path_factory.mktemp("office"), forks), server.url)
     try:
         yield office
     finally:
@@ -79,9 +80,9 @@ def redis_office(server: Redis, tmp_path_factory: pytest.TempPathFactory) -> Gen
 
 
 @pytest.fixture(scope="module")
-def embedded_office(tmp_path_factory: pytest.TempPathFactory) -> Generator[Office]:
+def embedded_office(tmp_path_factory: pytest.TempPathFactory, forks: ForkServer) -> Generator[Office]:
     folder = tmp_path_factory.mktemp("office")
-    office = Office(Drill(folder), f"sqlite:///{folder}/messages.db")
+    office = Office(Drill(folder, forks), f"sqlite:///{folder}/messages.db")
     try:
         yield office
     finally:

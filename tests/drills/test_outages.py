@@ -160,7 +160,7 @@ async def test_a_server_that_refuses_for_a_while_is_worked_on_when_it_accepts_ag
         await in_mid_work(drill, node)
         proxy.refuse()
         proxy.cut()
-        await trio.sleep(3)
+        await trio.sleep(1.5)
         proxy.accept()
         await wait_progress(here, time.monotonic())
         await place.wait_empty("work")
@@ -169,7 +169,7 @@ async def test_a_server_that_refuses_for_a_while_is_worked_on_when_it_accepts_ag
 
 
 @pytest.mark.parametrize(
-    "seconds", [pytest.param(3, id="a moment"), pytest.param(25, id="long", marks=pytest.mark.slow)]
+    "seconds", [pytest.param(2, id="a moment"), pytest.param(25, id="long", marks=pytest.mark.long)]
 )
 async def test_a_black_hole_in_mid_work_costs_nothing_but_its_own_time(here: Redis, drill: Drill, seconds: float):
     async with open_place(here.url) as place, open_proxy(here.url) as proxy:
@@ -190,9 +190,9 @@ async def test_a_black_hole_in_mid_work_costs_nothing_but_its_own_time(here: Red
     ("seconds", "dark"),
     [
         pytest.param(6, 0, id="seconds"),
-        pytest.param(0, 3, id="out of reach"),
-        pytest.param(65, 0, id="a minute", marks=pytest.mark.slow),
-        pytest.param(0, 40, id="long out of reach", marks=pytest.mark.slow),
+        pytest.param(0, 2, id="out of reach"),
+        pytest.param(65, 0, id="a minute", marks=pytest.mark.long),
+        pytest.param(0, 40, id="long out of reach", marks=pytest.mark.long),
     ],
 )
 async def test_an_idle_node_is_alive_and_handles_the_next_message_at_once(
@@ -223,12 +223,12 @@ async def test_a_server_that_stands_still_is_no_reason_to_run_anything_twice(dri
     """SIGSTOP of the server for two leases: whether they run out meanwhile or not, each message is settled once."""
     redis = Redis(servers.enter_context(open_redis_server()))
     async with open_place(redis.url) as place:
-        nodes = [await drill.start_up("worker", redis.url, lease=1) for _ in range(2)]
+        nodes = [await drill.start_up("worker", redis.url, lease=0.6) for _ in range(2)]
         await place.send_numbers("work", NUMBERS)
         await in_mid_work(drill, nodes[0])
         await in_mid_work(drill, nodes[1])
         redis.server.pause()
-        await trio.sleep(2)
+        await trio.sleep(1.2)
         redis.server.resume()
         await wait_progress(redis, time.monotonic())
         await place.wait_empty("work")

@@ -11,8 +11,6 @@ import pytest
 from . import poisoned
 from .conftest import Drill, Node, Place, Redis, open_place, until
 
-pytestmark = pytest.mark.slow
-
 POISONS = {
     "exits": "os._exit(1)",
     "exits well": "os._exit(0), which looks like an end in order",
@@ -27,7 +25,7 @@ PATIENCE = 100.0
 
 
 async def start(drill: Drill, url: str) -> Node:
-    node = drill.start("replicas", url, program=Path(poisoned.__file__), lease=LEASE)
+    node = drill.start("replicas", url, program=poisoned, lease=LEASE)
     await node.wait_line("is up: process", count=2, within=PATIENCE)
     return node
 
@@ -57,10 +55,11 @@ async def numbers_of_the_dead(place: Place) -> dict[int, str]:
     }
 
 
+@pytest.mark.parametrize("kinds", [["exits well", "breaks"], pytest.param([*POISONS], marks=pytest.mark.long)])
 async def test_poison_of_any_kind_is_a_dead_letter_after_max_crashes_and_everything_else_goes_on(
-    url: str, drill: Drill
+    url: str, drill: Drill, kinds: list[str]
 ):
-    poison = dict(enumerate(POISONS))
+    poison = dict(enumerate(kinds))
     async with open_place(url) as place:
         await send(place, poison | dict.fromkeys(BYSTANDERS, ""))
         node = await start(drill, url)

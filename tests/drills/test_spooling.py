@@ -118,7 +118,6 @@ async def test_a_client_that_is_opened_before_its_server_sends_when_it_comes(tmp
         assert arrived(Redis(server), "orders") == [0]
 
 
-@pytest.mark.slow
 async def test_a_producer_that_is_killed_while_its_broker_is_silent_loses_nothing(here: Redis, drill: Drill):
     async with open_proxy(here.url) as proxy:
         producers = Producers(drill, proxy.url, 200)
@@ -141,7 +140,7 @@ async def test_a_producer_that_is_killed_while_its_broker_is_silent_loses_nothin
             producers.kill()
 
 
-@pytest.mark.chaos
+@pytest.mark.long
 @pytest.mark.actorwork(timeout=240)
 async def test_a_minute_of_silence_under_a_stream_of_messages(here: Redis, drill: Drill):
     async with open_proxy(here.url) as proxy:

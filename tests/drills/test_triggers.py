@@ -6,7 +6,6 @@ registration to the last decision, without a gap.
 
 import signal
 
-import pytest
 import trio
 
 from actorwork.abc import Broker
@@ -59,7 +58,6 @@ async def settle_accounts(drill: Drill, broker: Broker, nodes: list[Node]) -> No
     assert await broker.dead_letters.list() == []
 
 
-@pytest.mark.slow
 async def test_five_schedulers_of_which_one_stands_still_past_its_lease_fire_each_time_once(url: str, drill: Drill):
     async with open_place(url) as place:
         nodes = [drill.start("clock", url, lease=LEASE) for _ in range(5)]
@@ -80,7 +78,6 @@ async def test_five_schedulers_of_which_one_stands_still_past_its_lease_fire_eac
         await settle_accounts(drill, place.broker, nodes)
 
 
-@pytest.mark.slow
 async def test_nodes_that_are_killed_again_and_again_lose_no_time(url: str, drill: Drill):
     async with open_place(url) as place:
         for turn in range(1, 4):

@@ -22,7 +22,7 @@ import trio.lowlevel
 from actorwork import Actor, Child, Fail, Interval, Message, Reject, Retry, RetryPolicy, Settings, Trigger, receive, run
 from actorwork.brokers import open_broker
 from actorwork.message import RESULT_TTL, Envelope
-from actorwork.telemetry.logs import configure
+from actorwork.telemetry.configuring import configure
 from actorwork.testing.ledger import Ledger
 
 RECEIPTS = "receipts"

@@ -251,12 +251,11 @@ async def test_code_that_keeps_the_lock_of_python_is_seen_on_standard_error_and_
     assert 'workers.py", line' in program.output.partition("Timeout (")[2]
 
 
-@pytest.mark.slow
 async def test_who_is_busy_but_turns_is_left_alone(file_url: str, seen: Events):
-    tree = Process([Worker], hang_timeout=3)
+    tree = Process([Worker], hang_timeout=2)
     async with open_system(tree, broker=file_url, emit=seen) as system, open_client(system.broker) as client:
-        await client.ref(Worker).ask({"what": "spin", "n": 4}, timeout=30)
-        time.sleep(4)  # noqa: ASYNC251 - here it is the parent that does not look
+        await client.ref(Worker).ask({"what": "spin", "n": 2.6}, timeout=30)
+        time.sleep(2.6)  # noqa: ASYNC251 - here it is the parent that does not look
         assert await client.ref(Worker).ask({}, timeout=20) == pids(system)[0]
     assert seen.of(ProcessHung) == []
 

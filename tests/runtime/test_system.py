@@ -27,10 +27,12 @@ from actorwork import (
     events,
     open_system,
     receive,
+    run,
     serve,
 )
 from actorwork.policy import settlement as policy
 from actorwork.policy.schedule import Interval
+from actorwork.testing import open_test_system
 from tests.doubles import FakeBroker, Kept
 
 
@@ -549,6 +551,16 @@ async def test_options_out_of_bounds_are_refused(options: dict[str, Any], text: 
             raise AssertionError("it must not come to this")
 
 
+@pytest.mark.parametrize("function", [open_system, serve, run, open_test_system])
+async def test_an_option_that_does_not_exist_is_a_type_error_that_names_it(function: Callable[..., Any]):
+    with pytest.raises(TypeError, match=rf"^{function.__name__}\(\) got .* keyword argument 'leese'; .* lease, "):
+        entered = function(sleeper(), leese=1)
+        if function is serve:
+            await entered
+        else:
+            await entered.__aenter__()
+
+
 def with_settings(**settings: Any) -> type[Actor]:
     return type("Made", (Actor,), {"settings": Settings(title="made", **settings)})
 
@@ -612,6 +624,28 @@ async def test_a_block_that_meets_an_actor_of_a_dying_tree_ends_with_what_the_tr
                 with contextlib.suppress(ActorCrashed):
                     await system.ref(Weak).ask({"n": n})
     assert isinstance(caught.value.__cause__, OSError)
+
+
+async def test_an_error_in_the_block_goes_before_what_the_tree_died_of(mock_clock: trio.testing.MockClock):
+    class Weak(Actor):
+        settings = Settings(title="weak")
+
+        @receive
+        async def fail(self, *, n: int) -> None:
+            raise OSError(f"disk {n}")
+
+    kept = Kept()
+    with pytest.raises(KeyError) as caught:
+        async with open_system(
+            Weak, broker=FakeBroker(), emit=kept, intensity=Intensity(restarts=0, period=5)
+        ) as system:
+            system.ref(Weak).tell_nowait({"n": 1})
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise KeyError("mine")
+    assert caught.value.args == ("mine",)
+    assert kept.of(events.ChildExited)
 
 
 async def test_what_happens_becomes_logs_unless_somebody_else_takes_it(

@@ -800,7 +800,6 @@ async def test_messages_of_a_reply_that_was_cut_are_offered_on_the_next_connecti
         assert (node.statistics()["settled"], await scene.length("orders")) == (21, 0)
 
 
-@pytest.mark.slow
 async def test_a_server_killed_in_mid_work_and_started_again_loses_nothing():
     with open_redis_server(append_only=True) as server:
         orders = subscription(capacity=50)
@@ -1010,8 +1009,7 @@ async def test_a_record_of_the_outcome_is_json_for_everybody(redis_url: str):
 # ---------------------------------------------------------------------------------------------------------------- chaos
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.long), pytest.param(2, marks=pytest.mark.long)])
 async def test_connections_that_are_cut_at_random_lose_nothing_and_run_nothing_twice(redis_url: str, seed: int):
     dice = random.Random(seed)
     orders = subscription("orders", "letters", capacity=100)

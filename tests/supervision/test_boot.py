@@ -105,7 +105,7 @@ async def test_sup_start_error_return(mock_clock: trio.testing.MockClock):
     """A child that returns without having started fails the start, and nothing is left."""
     stage = Stage()
     stage.plan = {"b": ["return"]}
-    with pytest.raises(StartError, match="returned without saying that it had started"):
+    with pytest.raises(StartError, match="returned before it had started"):
         async with stage.tree([stage.child("a"), stage.child("b")]):
             pass
     assert stage.log == ["+a", "-a"]

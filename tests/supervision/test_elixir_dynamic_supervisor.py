@@ -179,7 +179,7 @@ async def test_start_child_with_different_returns(mock_clock: trio.testing.MockC
         with pytest.raises(StartError) as caught:
             await d.start_child(stage.child("fail"))
         assert isinstance(caught.value.__cause__, Boom)
-        with pytest.raises(StartError, match="returned without saying that it had started"):
+        with pytest.raises(StartError, match="returned before it had started"):
             await d.start_child(stage.child("return"))
         assert await shown(d) == {"ok": "up"}
         assert await counts(d) == (1, 1, 0, 1)

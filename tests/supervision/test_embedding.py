@@ -161,51 +161,54 @@ class Counter(Actor):
         return self.number
 
 
+COUNTS = [2000, pytest.param(10_000, marks=pytest.mark.long)]
+
+
 async def many(count: int) -> tuple[float, float, float]:
-    """Start so many actors, ask each, and stop them; return the seconds for each of the three."""
+    """Start `count` actors, ask each, and stop them; return the seconds of computing for each of the three."""
     kept = Kept()
-    began = time.perf_counter()
+    began = time.process_time()
     async with open_system(DynamicSupervisor(Counter, name="d"), broker=FakeBroker(), emit=kept) as system:
         dynamic = system.supervisor("d")
         refs = [await dynamic.start_child(number) for number in range(count)]
-        started = time.perf_counter()
+        started = time.process_time()
         answers = [await ref.ask("number") for ref in refs]
-        asked = time.perf_counter()
+        asked = time.process_time()
         assert answers == list(range(count))
         assert len(await dynamic.which_children()) == count
-    stopped = time.perf_counter()
+    stopped = time.process_time()
     assert len(kept.of(events.ChildExited)) == count + 1
     return started - began, asked - started, stopped - asked
 
 
-@pytest.mark.slow
-async def test_ten_thousand_actors_start_answer_and_stop():
+@pytest.mark.parametrize("count", COUNTS)
+async def test_thousands_of_actors_start_answer_and_stop(count: int):
     """Starting and stopping are linear: ten times as many cost about ten times as much, not a hundred times."""
-    few = await many(1000)
-    lots = await many(10_000)
-    assert sum(lots) < 40 * sum(few), "together, since a collection of garbage may fall into either"
+    few = await many(count // 10)
+    lots = await many(count)
+    assert sum(lots) < 40 * max(sum(few), 0.05), "together, since a collection of garbage may fall into either"
 
 
-@pytest.mark.slow
-async def test_five_thousand_static_children_start_and_stop():
+@pytest.mark.parametrize("count", COUNTS)
+async def test_thousands_of_static_children_start_and_stop(count: int):
     """A static supervisor starts and stops them one after the other, at the cost of each alone."""
 
     async def static(count: int) -> float:
         stage = Stage()
-        began = time.perf_counter()
+        began = time.process_time()
         async with stage.tree([stage.child(f"c{n}") for n in range(count)]) as root:
             for n in range(50):
                 await root.terminate_child(f"c{n}")
         assert stage.log[:2] == ["+c0", "+c1"]
         assert stage.log[-1] == "-c50"
-        return time.perf_counter() - began
+        return time.process_time() - began
 
-    few = await static(500)
-    assert await static(5000) < 40 * max(few, 0.02)
+    few = await static(count // 10)
+    assert await static(count) < 40 * max(few, 0.02)
 
 
-@pytest.mark.slow
-async def test_many_restarts_in_a_wide_window_are_linear():
+@pytest.mark.parametrize("count", COUNTS)
+async def test_many_restarts_in_a_wide_window_are_linear(count: int):
     """What a supervisor remembers of its restarts costs nothing, however many the window allows."""
 
     async def storm(count: int) -> float:
@@ -221,11 +224,11 @@ async def test_many_restarts_in_a_wide_window_are_linear():
                 done.set()
                 await trio.sleep_forever()
 
-        began = time.perf_counter()
+        began = time.process_time()
         wide = Intensity(restarts=1_000_000, period=3600)
         async with stage.tree([Child(hopeless)], intensity=wide):
             await done.wait()
-        return time.perf_counter() - began
+        return time.process_time() - began
 
-    few = await storm(1000)
-    assert await storm(10_000) < 40 * max(few, 0.02)
+    few = await storm(count // 10)
+    assert await storm(count) < 40 * max(few, 0.02)

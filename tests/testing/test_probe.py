@@ -142,7 +142,7 @@ async def test_who_told_gets_no_reply(mock_clock: trio.testing.MockClock):
             probe.reply(1)
         await probe.ref.tell(7)
         await probe.expect(7)
-        with pytest.raises(AssertionError, match="7 was told or published; nobody waits for a reply"):
+        with pytest.raises(AssertionError, match="7 was told or published; no caller waits for a reply"):
             probe.reply(1)
         await system.drain()
 

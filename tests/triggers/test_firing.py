@@ -315,7 +315,7 @@ async def test_an_answer_that_is_past_or_goes_back_is_told_and_asked_again(mock_
         await advance(90)
         troubles = [event.error for event in system.of(TriggerTrouble)]
     assert troubles
-    assert "is past" in troubles[0] or "before one" in troubles[0]
+    assert "is past" in troubles[0] or "before an earlier" in troubles[0]
     assert times(actor) == [90]
 
 

@@ -1,20 +1,20 @@
-"""Supervision: the loop that starts children in order, restarts those that end, and stops them in reverse order.
+"""The running supervisor: a loop that starts children in order, restarts those that end, and stops them in reverse.
 
-A supervisor is one task, the loop, and one nursery with a shielded task for each child (`children`). The loop alone
+A supervisor is one task, the loop, and one nursery with a shielded task for each child (`child_runner`). Only the loop
 feels a cancellation from outside: it stops the children one by one, each within its bound, and then lets the
-cancellation go on. The price is that everything in here is bounded. A child never raises into the nursery: it reports
-how it ended, and only the loop raises.
+cancellation go on. The price is that everything in here must be bounded. A child never raises into the nursery: it
+reports how it ended, and only the loop raises.
 
-What there is to do comes through one queue, one after the other, so nothing is decided on half-changed facts:
+All work comes through one queue and is done one item after the other, so no decision is based on half-changed facts:
 
-    ExitNotice    a child has ended by itself        restart it (and siblings, by the strategy), leave it, or give up
-                  or could not be restarted          the same again: queued, so that requests are served in between
-    ChildRecord   its alarm is due                   start what waited for its backoff; cancel what would not end
-    Request       start_child and its like           see `administration`
+    ExitNotice    a child has ended by itself     restart it (and siblings, by the strategy), leave it, or give up
+                  or could not be restarted       try again: queued, so that requests are served in between
+    ChildRecord   its alarm is due                start a child whose backoff is over; cancel one that does not end
+    Request       start_child and its like        see `administration`
 
 The children of a static supervisor start one after the other, and the loop waits for each; those of a dynamic one start
-and stop side by side, and its loop never waits for one (but at its start, for the replicas of a process). The rules are
-those of `supervisor.erl` (OTP 25); where ours differ, docs/supervision.md says so and why.
+and stop side by side, and its loop never waits for one (except at its start, for the replicas of a process). The rules
+are those of `supervisor.erl` (OTP 25); where ours differ, docs/supervision.md says so and why.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from actorwork.actors.supervision.failures import gave_up, start_error
 from actorwork.actors.supervision.requests import ExitNotice, Item, Request, RequestQueue, Stopped
 from actorwork.actors.tree.spec import DynamicSupervisor, Replicas, Spec, Supervisor
 from actorwork.errors import AlreadyRegistered, MaxRestartsExceeded, Shutdown, StartError
-from actorwork.groups import only_leaf
+from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.policy.exits import Exit, Kind, is_fatal, restart_wanted
 from actorwork.policy.restart import Window, auto_shutdown_due, failed_again, touched
 
@@ -51,7 +51,7 @@ class SupervisionEnvironment:
     emit: EventSink
     dice: Dice
     build: Callable[[Spec, RunningSupervisor | None], Member]
-    """Makes the member for a description; the second argument is the supervisor it will stand under."""
+    """Makes the member for a description; the second argument is the supervisor above it."""
 
 
 class RunningSupervisor:
@@ -91,7 +91,7 @@ class RunningSupervisor:
         return self._handle
 
     async def live(self, started: Callable[[], None]) -> None:
-        """Start the children, keep them alive, stop them when asked to.
+        """Start the children, keep them alive, and stop them when asked to.
 
         Raises `StartError` if one does not start, `MaxRestartsExceeded` when it gives up, `Shutdown` after an automatic
         shutdown. Cancelled: the children are stopped in reverse order, each within its bound, before the cancellation
@@ -99,34 +99,26 @@ class RunningSupervisor:
         """
         self._window.forget()
         self.records.reset_to_boot_list()
-        failure: BaseException | None = None
-        try:
-            async with trio.open_nursery() as nursery:
-                self.runner.open(nursery)
-                self.queue.open()
-                try:
-                    with trio.move_on_after(self.spec.startup_timeout) as limit:
-                        await self._boot()
-                    if limit.cancelled_caught:
-                        raise StartError(_late(self.spec), child_id=self.spec.child_id)
-                    started()
-                    await self._serve()
-                except Stopped:
-                    pass
-                except (StartError, MaxRestartsExceeded) as error:
-                    failure = error
-                finally:
-                    self._stopping = True
-                    self.queue.close("is shutting down")
-                    with trio.CancelScope(shield=True):  # bounded: every step of it has a limit of its own
-                        await self._end_all()
-                    self.runner.close()
-                    self.queue.close("does not run")
-        except BaseExceptionGroup as group:
-            failure = failure or only_leaf(group)
-        # Raised out here, so that it arrives as it is and not wrapped by this nursery.
-        if failure is not None:
-            raise failure
+        async with open_unwrapping_nursery() as nursery:
+            self.runner.open(nursery)
+            self.queue.open()
+            try:
+                with trio.move_on_after(self.spec.startup_timeout) as limit:
+                    await self._boot()
+                if limit.cancelled_caught:
+                    raise StartError(_late(self.spec), child_id=self.spec.child_id)
+                started()
+                await self._serve()
+            except Stopped:
+                pass
+            finally:
+                # Inside the nursery: leaving it with an error would cancel all children at once, not one by one.
+                self._stopping = True
+                self.queue.close("is shutting down")
+                with trio.CancelScope(shield=True):  # bounded: every step of it has a limit of its own
+                    await self._end_all()
+                self.runner.close()
+                self.queue.close("does not run")
         if self._auto_shutdown:
             raise Shutdown("auto_shutdown")
 
@@ -146,18 +138,18 @@ class RunningSupervisor:
             record.member.end(exit, reason)
 
     def reopen(self) -> None:
-        # Here and not in `live`: what is told to stop before its task has run must not forget that.
+        # Here and not in `live`: a stop may come between `reopen` and the first step of the task that runs `live`.
         self._stopping = self._auto_shutdown = False
         self._deadline = math.inf
 
     # ---- the records ----
 
     def add(self, child: Spec) -> ChildRecord:
-        """Make a record for one more child, at the end."""
+        """Make a record for one more child, at the end of the table."""
         return self.records.add(child, by_ref=self.is_dynamic)
 
     def forget(self, record: ChildRecord, ended: Exit, reason: str) -> None:
-        """End a member for good that does not run; its record goes with it, if it is temporary or dynamic."""
+        """End a member for good that does not run; a temporary or dynamic child loses its record as well."""
         self.records.forget(record, ended, reason, keep=record.is_kept and not self.is_dynamic)
 
     # ---- the loop ----
@@ -176,7 +168,7 @@ class RunningSupervisor:
                 raise start_error(record)
 
     async def _serve(self) -> None:
-        """Do what there is to do, one thing after the other, until told to stop."""
+        """Take one item after the other from the queue, until asked to stop."""
         while not self._stopping:
             if self.records.alarms.next() < math.inf:
                 for record in self.records.alarms.take_due(trio.current_time()):
@@ -200,37 +192,40 @@ class RunningSupervisor:
             case ChildRecord(state=State.STOPPING):
                 self.runner.overdue(item)
             case ChildRecord():
-                pass
+                pass  # It has ended, or runs again, since its alarm was queued.
 
     def _child_ended(self, record: ChildRecord, ended: Exit) -> None:
-        """Called in the child's task at its end."""
+        """Queue what follows from an end; called in the child's task as the last thing it does."""
         if record.state is State.ENDED:
             if not (record.ignored or record.failed_to_start):
                 self.queue.put(ExitNotice(record, ended))
             elif self.is_dynamic and (record.ignored or record.incarnation == 1):
-                self.forget(record, record.last_exit, "did not start")  # Who called start_child is told.
+                # A first start that failed is no restart to judge: the caller of `start_child` gets the error.
+                self.forget(record, record.last_exit, "did not start")
             elif self.is_dynamic:
                 self.queue.put(ExitNotice(record, ended))
-            # else the loop waits for it
+            # In a static supervisor the loop itself waits for this start, and judges it there.
         elif ended.error is not None and is_fatal(ended.error):
-            self._stopping = True  # It comes to the loop by itself; until then nothing is started again.
+            # The nursery raises it in the loop, but only at the loop's next checkpoint: start nothing before that.
+            self._stopping = True
         elif self.is_dynamic:
+            # Its loop does not wait for an end that it asked for, so the record goes here.
             self.forget(record, Exit(Kind.SHUTDOWN, incarnation=record.incarnation), "was stopped")
 
     # ---- starting ----
 
     async def start(self, record: ChildRecord) -> None:
-        """Start an incarnation, and wait until it is up, ignored, or has failed: the record says which."""
+        """Start an incarnation and wait until it is up, has ignored its start, or has failed, as the record shows."""
         if self._stopping:
             raise Stopped
         try:
             self.runner.launch(record)
-        except AlreadyRegistered as error:  # Its name was free while it rested, and is another one's now.
+        except AlreadyRegistered as error:  # Another actor has taken the name while this one was at rest.
             record.start_refused(error)
         await self._wait_started(record)
         if record.ignored or record.failed_to_start:
             record.state = State.EMPTY
-        if record.ignored:  # Who speaks to it is told so, instead of waiting for an actor that will not be.
+        if record.ignored:  # Senders get an error now, instead of waiting for an actor that will never run.
             self.forget(record, record.last_exit, "ignored its start")
 
     async def _wait_started(self, record: ChildRecord) -> None:
@@ -242,7 +237,7 @@ class RunningSupervisor:
     # ---- deciding ----
 
     async def _judge(self, record: ChildRecord, ended: Exit) -> None:
-        """Decide what becomes of a child that has ended by itself."""
+        """Restart a child that has ended by itself, leave it, or give up."""
         crash = ended.error if isinstance(ended.error, Crash) else Crash()
         if crash.escalate:
             raise self._give_up(record, "its on_failure says escalate")
@@ -261,7 +256,7 @@ class RunningSupervisor:
                 self._auto_shutdown = self._stopping = True
 
     async def _restart(self, record: ChildRecord) -> None:
-        """Count a restart, end the siblings it touches, and start them all again, now or after the backoff."""
+        """Count a restart, end the siblings that the strategy restarts too, and start all again, after the backoff."""
         now = trio.current_time()
         record.state = State.RESTARTING
         if self._window.allows(self.spec.intensity, now):
@@ -275,12 +270,15 @@ class RunningSupervisor:
         self._around.emit(
             events.ChildRestarting(self.title, record.spec.title, record.restarts, record.last_exit.error, delay)
         )
+        # The siblings end before the delay, not after it: they rely on the child that is away. In reverse order, as at
+        # a shutdown. The deadline is infinite unless a stop comes meanwhile, so a sibling gets its own bound.
         for sibling in reversed(self._touched(record)):
             if sibling is not record:
                 await self.runner.end([sibling], self._deadline)
                 if not sibling.is_kept:
                     self.forget(sibling, Exit(Kind.SHUTDOWN), "was ended with its siblings")
         if delay > 0:
+            # An alarm and not a sleep: the loop serves requests, other children and a stop during the backoff.
             self.records.alarms.set(record, now + delay)
         else:
             await self._start_touched(record)
@@ -295,14 +293,14 @@ class RunningSupervisor:
         return record.failures.resumed - now
 
     def _touched(self, record: ChildRecord) -> list[ChildRecord]:
-        """Return the records that a restart of one touches, in start order."""
+        """Return the records that the strategy restarts together with one, in start order."""
         if not isinstance(self.spec, Supervisor) or self.spec.strategy == "one_for_one":
             return [record]
         records = list(self.records)
         return [records[position] for position in touched(self.spec.strategy, records.index(record), len(records))]
 
     async def _start_touched(self, record: ChildRecord) -> None:
-        """Start a child and the siblings the strategy restarts with it; the first that fails is tried again later."""
+        """Start a child and the siblings that the strategy restarts with it; the first to fail is tried again later."""
         if self.is_dynamic:
             self.runner.launch(record)
             return
@@ -310,7 +308,8 @@ class RunningSupervisor:
             if other.state in (State.EMPTY, State.RESTARTING):
                 await self.start(other)
                 if other.failed_to_start:
-                    # Queued, not looped: requests and a stop are served between two attempts.
+                    # Queued, not tried again here: requests and a stop are served between two attempts. Siblings after
+                    # it stay RESTARTING or EMPTY, and are started by the attempt that succeeds.
                     other.state = State.RESTARTING
                     self.queue.put(ExitNotice(other, other.last_exit))
                     return
@@ -334,7 +333,8 @@ class RunningSupervisor:
             return
         for record in list(reversed(self.records)):
             await self.runner.end([record], self._deadline)
-            if self.parent is None:  # Else this supervisor may be restarted, and the refs of its children stay good.
+            # A supervisor with a parent may be restarted, and the refs of its children stay valid then.
+            if self.parent is None:
                 record.member.end(Exit(Kind.SHUTDOWN), f"{record.spec.title!r} {reason}")
 
 

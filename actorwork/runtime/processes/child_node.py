@@ -31,7 +31,8 @@ from actorwork.runtime.processes.config import ANSWER, EXIT_FAILED, EXIT_FORCED,
 from actorwork.runtime.processes.control import Frame, RemoteFailure
 from actorwork.runtime.processes.parent_channel import ParentChannel
 from actorwork.stacks import all_stacks
-from actorwork.telemetry.logs import LogSink, configure
+from actorwork.telemetry.configuring import configure
+from actorwork.telemetry.logs import LogSink
 
 _PR_SET_PDEATHSIG: Final = 1
 

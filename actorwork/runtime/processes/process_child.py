@@ -31,7 +31,7 @@ from actorwork.runtime.processes.config import ANSWER, EXIT_FORCED, NodeConfig, 
 from actorwork.runtime.processes.launching import ProcessExit, launch, refuse_what_cannot_travel
 from actorwork.runtime.processes.recycling import memory_of, reason_to_replace
 from actorwork.runtime.processes.worker_process import WorkerProcess
-from actorwork.telemetry.logs import configured
+from actorwork.telemetry.configuring import configured
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker, EventSink

@@ -1,0 +1,156 @@
+"""What a running system is made of: it makes the member for each description in a tree, and knows those it has made.
+
+Child with an actor    a cell; one of the declared tree is fed by the broker, one that is started later is local
+Child with a task      a task
+Supervisor, Pool …     a supervisor
+Process                a process, or with replicas a supervisor of several
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from actorwork.actors.execution.watchdog import Watchdog
+from actorwork.actors.life.cell import Cell
+from actorwork.actors.life.services import Services
+from actorwork.actors.supervision.child_table import Member
+from actorwork.actors.supervision.supervisor import RunningSupervisor, SupervisionEnvironment
+from actorwork.actors.supervision.tasks import TaskMember
+from actorwork.actors.tree.spec import Child, Process, Replicas, Spec, Supervisor
+from actorwork.actors.tree.walking import actors_of, processes_of
+from actorwork.errors import BrokerError
+from actorwork.message import MessageIds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from actorwork.abc import Broker, EventSink
+    from actorwork.actors.life.consumer import Consumer
+    from actorwork.actors.life.services import Resident
+    from actorwork.runtime.options import Options
+    from actorwork.runtime.processes.config import OpenSystem
+    from actorwork.runtime.processes.process_child import ProcessChild, ProcessServices
+
+
+class Host(Protocol):
+    """What the members use of the engine that runs them."""
+
+    @property
+    def emit(self) -> EventSink: ...
+    @property
+    def options(self) -> Options: ...
+    @property
+    def broker(self) -> Broker: ...
+    @property
+    def is_ending(self) -> bool: ...
+    @property
+    def open_system(self) -> OpenSystem: ...
+    def note_force(self) -> None: ...
+    def start_soon(self, function: Callable[..., Any], *args: object) -> None: ...
+
+
+class Members:
+    """The members of one system, and what they share. Implements `shutdown.Parts`."""
+
+    def __init__(self, root: Supervisor, host: Host) -> None:
+        self._host = host
+        self.services = Services(
+            emit=host.emit,
+            watchdog=Watchdog(),
+            ids=MessageIds(secrets.token_hex(8)),
+            start_soon=host.start_soon,
+            new_supervision=lambda spec: RunningSupervisor(spec, self._environment),
+            values=lambda: host.broker.values,
+            limit_store=lambda: host.broker.limit_store,
+            middleware=host.options.middleware,
+            publish_middleware=host.options.publish_middleware,
+        )
+        self._environment = SupervisionEnvironment(emit=host.emit, dice=self.services.dice, build=self._build)
+        self._declared = {child.title: child for child in actors_of(root)}
+        self.by_title: dict[str, Cell] = {}
+        """The actors that the broker feeds."""
+        self.elsewhere = {
+            child.title: spec.title for spec in processes_of(root) for child in actors_of(spec, everywhere=True)
+        }
+        """The process of each actor that is in another one."""
+        self.scaled: list[RunningSupervisor] = []
+        """The groups of replicas whose number changes."""
+        self._process_services: ProcessServices | None = None
+        self.root = RunningSupervisor(root, self._environment)
+
+    def __repr__(self) -> str:
+        return f"<members: {', '.join(self.by_title)}>"
+
+    @property
+    def residents(self) -> Iterable[Resident]:
+        """The actors that have not ended, those that were started later included."""
+        return self.services.cells
+
+    @property
+    def consumers(self) -> list[Consumer]:
+        return [cell.consumer for cell in self.by_title.values() if cell.consumer is not None]
+
+    @property
+    def processes(self) -> Iterable[ProcessChild]:
+        """The processes that run."""
+        return () if self._process_services is None else self._process_services.running
+
+    @property
+    def has_processes(self) -> bool:
+        """Whether this system has started a process."""
+        return self._process_services is not None
+
+    def _build(self, spec: Spec, parent: RunningSupervisor | None) -> Member:
+        if isinstance(spec, Process):
+            if not spec.is_group:
+                return self._build_process(spec)
+            group = RunningSupervisor(Replicas.of(spec), self._environment, parent)
+            if spec.scale.max > spec.scale.min:
+                self.scaled.append(group)
+            return group
+        if not isinstance(spec, Child):
+            return RunningSupervisor(spec, self._environment, parent)
+        if spec.actor is None:
+            return TaskMember(spec)
+        # By identity: a child that is started later has no subscription at the node, also under the title of one that
+        # has.
+        is_fed = self._declared.get(spec.title) is spec
+        cell = Cell(spec, self.services, fed=is_fed)
+        cell.supervisor = None if parent is None else parent.handle
+        if is_fed:
+            self.by_title[cell.title] = cell
+        return cell
+
+    def _build_process(self, spec: Process) -> ProcessChild:
+        # Imported here: a tree without processes starts faster without multiprocessing.
+        from actorwork.runtime.processes.process_child import ProcessChild, ProcessServices  # noqa: PLC0415
+
+        host = self._host
+        if self._process_services is None:
+            self._process_services = ProcessServices(
+                emit=host.emit,
+                options=host.options,
+                open=host.open_system,
+                broker=lambda: host.broker,
+                is_ending=lambda: host.is_ending,
+                forced=host.note_force,
+            )
+        return ProcessChild(spec, self._process_services)
+
+    async def keep_scaled(self, group: RunningSupervisor) -> None:
+        """Keep as many replicas of a group as its `Scale` wants, until the system ends."""
+        from actorwork.runtime.processes.scaling import Scaler  # noqa: PLC0415 - as above
+
+        host = self._host
+        await Scaler(group, lambda: host.broker, host.emit, lambda: host.is_ending).run()
+
+
+def refuse_what_is_not_shared(broker: Broker, root: Spec) -> None:
+    """Raise `BrokerError` for a broker that lives in this process, where the tree has others."""
+    for process in processes_of(root):
+        if broker.shared_url is None:
+            from actorwork.runtime.processes.process_child import what_is_not_shared  # noqa: PLC0415 - as above
+
+            raise BrokerError(what_is_not_shared(process, broker))

@@ -1,0 +1,200 @@
+"""The engine: one task that runs a system from its start to its end, in this order.
+
+    broker ─▶ tree ─▶ pauses ─▶ node ─▶ triggers ─▶ (runs) ─▶ stages 1 to 3 ─▶ node ends ─▶ stage 4: the tree ends
+
+It runs under a cancel scope of its own. While it starts, a cancellation from outside reaches it as it would any task.
+Once it runs it is shielded, so that whatever ends the system (a signal, `system.stop()`, the cancellation of the
+application around it, an actor that cannot be kept alive) takes the same staged way out (shutdown.py).
+
+The lease is released between stages 3 and 4: nothing is in flight any more then, so other nodes take over at once,
+while `shutdown()` of the actors here may still take its time.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import trio
+
+from actorwork import events
+from actorwork.brokers import open_broker
+from actorwork.errors import ActorStopped, Shutdown
+from actorwork.groups import is_cancellation, only_leaf
+from actorwork.nurseries import open_unwrapping_nursery
+from actorwork.policy.exits import Exit, Kind
+from actorwork.runtime.building import Members, refuse_what_is_not_shared
+from actorwork.runtime.firing import fire_triggers
+from actorwork.runtime.pausing import Pausing
+from actorwork.runtime.shutdown import StagedShutdown
+from actorwork.runtime.stalls import watch_stalls
+from actorwork.telemetry.logs import LogSink
+
+if TYPE_CHECKING:
+    from actorwork.abc import Broker, EventSink, Node
+    from actorwork.actors.tree.spec import Supervisor
+    from actorwork.runtime.options import Options
+    from actorwork.runtime.processes.config import OpenSystem
+
+
+class Engine:
+    """Runs one system. Implements `building.Host`."""
+
+    def __init__(self, root: Supervisor, options: Options, emit: EventSink, open_system: OpenSystem) -> None:
+        self.options = options
+        self.emit = emit
+        self.open_system = open_system
+        """For the processes of the tree: each opens a system of its own with it."""
+        self.members = Members(root, self)
+        self.shutdown = StagedShutdown(options, emit, self.members)
+        self.node: Node | None = None
+        self.has_started = False
+        self._broker: Broker | None = None
+        self._nursery: trio.Nursery | None = None
+        self._scope = trio.CancelScope()
+        self._firing = trio.CancelScope()
+        self._supervisor_ended = trio.Event()
+        self._ended = trio.Event()
+        self._failure: BaseException | None = None
+        """The reason why the tree could not be kept alive."""
+
+    def __repr__(self) -> str:
+        return f"<engine of {self.members!r}>"
+
+    # ---- for its members ----
+
+    @property
+    def broker(self) -> Broker:
+        if self._broker is None:
+            raise ActorStopped("the system has not started, or has ended")
+        return self._broker
+
+    @property
+    def is_ending(self) -> bool:
+        return self.shutdown.has_begun
+
+    def note_force(self) -> None:
+        self.shutdown.note_force()
+
+    def start_soon(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(function, *args)
+
+    async def wait_ended(self) -> None:
+        await self._ended.wait()
+
+    # ---- from start to end ----
+
+    async def run(
+        self, broker: str | Broker | None, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Start, serve until asked to stop, end in order. Raises what the root supervisor raises, and `BrokerError`."""
+        try:
+            with self._scope:
+                async with open_broker(broker, emit=self.emit) as self._broker:
+                    refuse_what_is_not_shared(self._broker, self.members.root.spec)
+                    await self._run_tree(self._broker, task_status)
+        except BaseExceptionGroup as group:
+            # Of the nurseries within: a broker may open its own. It goes before the failure of the tree, of which it is
+            # the cause more often than a consequence.
+            self._failure = only_leaf(group)
+        finally:
+            self._broker = None
+            self._nursery = None
+            # Whatever happened: those who still wait for an actor of the tree are answered.
+            self.members.root.end(Exit(Kind.SHUTDOWN), "the system has ended")
+            self._ended.set()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _run_tree(self, broker: Broker, task_status: trio.TaskStatus[None]) -> None:
+        members = self.members
+        until = math.inf
+        async with open_unwrapping_nursery() as nursery:
+            self._nursery = nursery
+            self._start_services(nursery)
+            await nursery.start(self._supervise)
+            try:
+                # What is paused is known before anything is read.
+                pausing = Pausing(broker.pauses, members.consumers, self.emit, self._status_check_interval)
+                await nursery.start(pausing.run)
+                subscriptions = [consumer.subscription for consumer in members.consumers]
+                async with broker.open_node(subscriptions, lease=self.options.lease, emit=self.emit) as node:
+                    self._attach(node)
+                    # The supervisor has seen a cancellation that came until now, and ends its children; behind the
+                    # shield this task would never see it, and would wait for a stop that nobody asks for.
+                    await trio.lowlevel.checkpoint_if_cancelled()
+                    self._scope.shield = True
+                    self.emit(events.NodeStarted(node.incarnation, broker.url, tuple(members.by_title)))
+                    nursery.start_soon(self._fire_triggers, broker, node, pausing)
+                    for group in members.scaled:
+                        nursery.start_soon(members.keep_scaled, group)
+                    self.has_started = True
+                    task_status.started()
+                    await self.shutdown.wait_asked()
+                    self._firing.cancel(reason="the system stops")
+                    until = await self.shutdown.end_work(node)
+                    # A handler that did not end even by force may still settle its delivery: not under this lease,
+                    # which the end of this block releases.
+                    self._attach(None)
+                self.shutdown.enter("shutdown")
+            finally:
+                members.root.stop(until)
+                self._attach(None)
+            # Shielded, also where the start failed or was cancelled; bounded by the supervisor, which has `until`.
+            with trio.CancelScope(shield=True):
+                await self._supervisor_ended.wait()
+            nursery.cancel_scope.cancel(reason="the system has ended")
+        self.emit(events.NodeStopped(trio.current_time() - self.shutdown.began, self.shutdown.forced))
+
+    def _start_services(self, nursery: trio.Nursery) -> None:
+        services = self.members.services
+        if not math.isinf(self.options.loop_stall):
+            # `emit` is for the loop, which may never run again: a stall that lasts is logged from a thread.
+            logs = LogSink(f"{socket.gethostname()}:{os.getpid()}")
+            nursery.start_soon(watch_stalls, self.options.loop_stall, self.emit, logs)
+        nursery.start_soon(services.watchdog.run)
+        nursery.start_soon(services.timers.run)
+        nursery.start_soon(services.expiries.run)
+
+    def _attach(self, node: Node | None) -> None:
+        if node is not None:
+            self.node = node  # Kept to the end and after: its counters are.
+        for consumer in self.members.consumers:
+            consumer.attach(node)
+
+    @property
+    def _status_check_interval(self) -> float:
+        cells = self.members.by_title.values()
+        return min((cell.settings.status_check_interval for cell in cells), default=math.inf)
+
+    async def _fire_triggers(self, broker: Broker, node: Node, pausing: Pausing) -> None:
+        with self._firing:
+            await fire_triggers(
+                broker,
+                node,
+                [cell.settings for cell in self.members.by_title.values()],
+                pausing=pausing,
+                emit=self.emit,
+                cron_schedule=self.options.cron_schedule,
+            )
+
+    async def _supervise(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Run the root supervisor; when it gives up, the system stops, and raises that at its end."""
+        try:
+            await self.members.root.live(task_status.started)
+        except Shutdown as ended:
+            self.shutdown.stop(f"the root supervisor ended: {ended.term}", None)
+        except BaseException as error:
+            # Also a `KeyboardInterrupt` that a handler raised: it is a shutdown too, and is raised at its end.
+            whole = only_leaf(error)
+            # Until the shield is up there is nothing to end in stages: the error ends the start.
+            if not self._scope.shield or is_cancellation(whole):
+                raise
+            self._failure = whole
+            self.shutdown.stop(f"{type(whole).__name__}: {whole}", None)
+        finally:
+            self._supervisor_ended.set()

@@ -1,0 +1,45 @@
+"""Logging, set up for a program that has not done it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Final, Literal, TextIO
+
+from actorwork.telemetry.formatting import JsonFormatter, TextFormatter
+
+LOGGER: Final = "actorwork"
+
+_configured: list[tuple[int, Literal["text", "json"]]] = []
+"""The level and format that `configure` set, for the processes that this one starts. A program has one configuration of
+logging, so there is one here.
+"""
+
+
+def configured() -> tuple[int, Literal["text", "json"] | None]:
+    """Return the level of the logs and the format that `configure` set; None if the application set up logging."""
+    level = logging.getLogger(LOGGER).getEffectiveLevel()
+    return level, _configured[-1][1] if _configured else None
+
+
+def configure(
+    level: int | str = "INFO",
+    format: Literal["text", "json"] = "text",
+    stream: TextIO | None = None,
+    *,
+    one_of_several: bool = False,
+) -> bool:
+    """Send all logs to `stream` (default: standard error); return whether this was done.
+
+    If the root logger has a handler already, the application has set up logging, and nothing is done. With
+    `one_of_several`, lines of text name their process; lines of JSON name their node anyway.
+    """
+    root = logging.getLogger()
+    if root.handlers:
+        return False
+    handler = logging.StreamHandler(sys.stderr if stream is None else stream)
+    handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter(one_of_several=one_of_several))
+    root.addHandler(handler)
+    root.setLevel(level.upper() if isinstance(level, str) else level)
+    _configured.append((root.level, format))
+    return True

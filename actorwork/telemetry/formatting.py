@@ -1,0 +1,81 @@
+"""How a record of the log is written down: as text for people, as JSON for programs.
+
+Times are ISO 8601 in UTC. What came from outside (an id, a reason, a traceback) is made harmless: it cannot begin a
+line of its own, fill the screen or command the terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import UTC, datetime
+from typing import Final
+
+_LONGEST: Final = 500
+
+
+def one_line(text: str) -> str:
+    """Keep a str from elsewhere from breaking the line, and from filling the screen."""
+    return printable(f"{text[:_LONGEST]}…" if len(text) > _LONGEST else text)
+
+
+def printable(text: str) -> str:
+    """Keep a str from elsewhere from commanding the terminal."""
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
+def _utc(created: float) -> str:
+    return datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class TextFormatter(logging.Formatter):
+    """For people: `2025-11-20T10:44:01.250Z ERROR actorwork: greeter failed message …`.
+
+    Where several processes write to the same place, each line names its own: `actorwork[4711]: …`.
+    """
+
+    def __init__(self, *, one_of_several: bool = False) -> None:
+        name = "%(name)s[%(process)d]" if one_of_several else "%(name)s"
+        super().__init__(f"%(asctime)s %(levelname)s {name}: %(message)s")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - a logging.Formatter
+        return _utc(record.created)
+
+
+class JsonFormatter(logging.Formatter):
+    """For programs: one JSON object a line; `time` is ISO 8601 in UTC.
+
+    Keys: `time`, `level`, `logger`, `message` (the sentence), `traceback` if there is one, and the attributes that the
+    record has from `extra`: ours are `node_id`, `actor_id`, `actor`, `message_id`, `source`, `attempt` and `error`.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": _utc(record.created),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        for key, value in vars(record).items():
+            if key not in _OF_EVERY_RECORD and not key.startswith("_"):
+                line.setdefault(key, value)
+        if record.exc_text:
+            line["traceback"] = record.exc_text
+        elif record.exc_info and record.exc_info[1] is not None:
+            line["traceback"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            line["stack"] = record.stack_info
+        try:
+            return json.dumps(line, ensure_ascii=False, allow_nan=False, default=str)
+        except (TypeError, ValueError):
+            # Keys that are no str, NaN, circles: an application's `extra` may hold anything.
+            return json.dumps({key: _plain(value) for key, value in line.items()}, ensure_ascii=False)
+
+
+def _plain(value: object) -> object:
+    return value if value is None or isinstance(value, (bool, int, str)) else repr(value)
+
+
+_OF_EVERY_RECORD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}

@@ -1,0 +1,168 @@
+"""Starts the programs of the drills without the cost of their imports.
+
+    drills ──start, poll──▶ one process that has imported everything ──fork──▶ a node
+                                                                     ──fork──▶ a producer
+
+A new interpreter costs 0.4 s of a core, and a run of the drills starts some three hundred programs. The process that
+forks has one thread, has never run a loop and has opened nothing, so a child is as good as a new interpreter: it leaves
+`serve` and runs its program, and the interpreter ends it as it ends any program. What a signal does before the imports
+are done is not seen this way; a drill of that starts an interpreter of its own (`Drill.start(…, fresh=True)`).
+
+The server collects a child's exit code only when it is asked for it: until then the process id is not given to another
+process, so a signal reaches the right one.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from actorwork import failpoints
+
+HOUSE = Path(__file__).parents[2]
+MESSAGE = 1 << 18
+"""Bytes: more than any environment has."""
+ALL_POINTS = ",".join(f"{point}:{10**9}" for point in sorted(failpoints.POINTS))
+"""A module asks for its failpoints when it is imported; which of them are set is known only at the fork."""
+
+
+class Process(Protocol):
+    """What drills use of a process, however it was started."""
+
+    pid: int
+
+    @property
+    def returncode(self) -> int | Any: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def send_signal(self, sig: int, /) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+class ForkedProcess:
+    """A child of the fork server, with the face of `subprocess.Popen`."""
+
+    def __init__(self, server: ForkServer, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._server = server
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            self.returncode = self._server.ask(poll=self.pid)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        limit = None if timeout is None else time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if limit is not None and time.monotonic() > limit:
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
+            time.sleep(0.001)
+        return code
+
+    def send_signal(self, sig: int, /) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, sig)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+class ForkServer:
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, str(theirs.fileno())],
+                env={**os.environ, "PYTHONPATH": str(HOUSE), failpoints.VARIABLE: ALL_POINTS},
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+            )
+
+    def start(self, module: str, arguments: list[str], environment: Mapping[str, str], log: Path) -> ForkedProcess:
+        """Run `module.main(*arguments)` in a new process, its standard error going to `log`."""
+        pid = self.ask(module=module, arguments=arguments, environment=dict(environment), log=str(log))
+        assert pid is not None
+        return ForkedProcess(self, pid)
+
+    def ask(self, **request: Any) -> int | None:
+        self._socket.sendall(json.dumps(request).encode())
+        reply = self._socket.recv(MESSAGE)
+        assert reply, f"the fork server has ended: {self._process.poll()}"
+        number: int | None = json.loads(reply)
+        return number
+
+    def close(self) -> None:
+        self._socket.close()
+        self._process.wait()
+
+
+# ---------------------------------------------------------------------------------------------------------- the server
+
+
+def import_everything() -> None:
+    package = importlib.import_module("actorwork")
+    for module in pkgutil.walk_packages(package.__path__, "actorwork."):
+        if not module.name.startswith(("actorwork.__main__", "actorwork.cli", "actorwork.testing")):
+            importlib.import_module(module.name)
+    for program in ("workers", "poisoned"):
+        importlib.import_module(f"tests.drills.{program}")
+    gc.collect()
+    gc.freeze()
+
+
+def set_failpoints(text: str) -> None:
+    """Set those that the modules were given when they were imported: far away all of them, in `ALL_POINTS`."""
+    for name, wanted in failpoints.parse(text).items():
+        point = failpoints._SET[name]
+        point.left, point.signal = wanted.left, wanted.signal
+
+
+def serve(requests: socket.socket) -> dict[str, Any] | None:
+    """Fork as often as asked to. Returns in each child, with what it was asked to be; at the end, None."""
+    while message := requests.recv(MESSAGE):
+        request = json.loads(message)
+        reply: int | None
+        if "poll" in request:
+            pid, status = os.waitpid(request["poll"], os.WNOHANG)
+            reply = os.waitstatus_to_exitcode(status) if pid else None
+        else:
+            reply = os.fork()
+            if reply == 0:
+                return request
+        requests.sendall(json.dumps(reply).encode())
+    return None
+
+
+def main(number: int) -> None:
+    import_everything()
+    with socket.socket(fileno=number) as requests:
+        request = serve(requests)
+    if request is None:
+        return
+    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, sys.stderr.fileno())
+    os.close(log)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    set_failpoints(os.environ.get(failpoints.VARIABLE, ""))
+    importlib.import_module(request["module"]).main(*request["arguments"])
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
