@@ -1,0 +1,110 @@
+"""What a program imports before its first message is handled, since that is most of what a start costs.
+
+A module more costs a start 0.2 to 0.5 ms; some that look small bring dozens (redis-py's connection: 38 ms). The bounds
+leave room for a few files, not for a new dependency.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+NODE = """
+import os, sys
+from typing import Any
+
+from actorwork import Actor, Settings, receive, run
+
+
+class Probe(Actor):
+    settings = Settings(title="probe", sources={"probes"})
+
+    @receive
+    async def handle(self, message: Any) -> None:
+        print("\\n".join(sys.modules), flush=True)
+        os._exit(0)
+
+
+run([Probe], broker=sys.argv[1])
+"""
+
+SEND = """
+import sys
+
+import trio
+
+from actorwork import open_client
+
+
+async def main() -> None:
+    async with open_client(sys.argv[1]) as client:
+        await client.publish("probes", {})
+
+
+trio.run(main)
+"""
+
+NEVER = {
+    "asyncio": "Trio runs everything",
+    "click": "only the command line needs it",
+    "concurrent.futures": "Trio has its own threads",
+    "croniter": "only a Cron needs it, when it is created",
+    "dateutil": "croniter brings it",
+    "difflib": "only an error's text needs it",
+    "email": "nothing sends mail",
+    "getpass": "only a pause needs the user's name",
+    "http": "nothing speaks HTTP",
+    "importlib.metadata": "no version matters at the start",
+    "multiprocessing": "only a tree with a Process needs it",
+    "redis.connection": "a plain url is opened without it, see streams/transport/direct.py",
+    "rich": "only the command line needs it",
+    "actorwork.cli": "a node is not the command line",
+    "actorwork.clients": "a node sends by its context",
+    "actorwork.runtime.processes.launching": "only a tree with a Process needs it",
+    "actorwork.testing": "nobody imports it",
+    "actorwork.workflows": "a node without workflows needs none",
+}
+
+
+def modules_of(*command: str) -> set[str]:
+    ended = subprocess.run([sys.executable, "-c", *command], capture_output=True, text=True, check=True, timeout=60)
+    return set(ended.stdout.split("\n")) - {""}
+
+
+@pytest.fixture(scope="module")
+def trios() -> set[str]:
+    return modules_of("import sys, trio; print('\\n'.join(sys.modules))")
+
+
+def check(loaded: set[str], trios: set[str], *, at_most: int, never: dict[str, str]) -> None:
+    wrong = [f"{name}: {why}" for name, why in never.items() if name in loaded - trios]
+    assert not wrong, (
+        "a start imports what its first message does not need; import it inside the function that does"
+        f" (`python -X importtime` shows who asks for it): {'; '.join(wrong)}"
+    )
+    beyond = sorted(loaded - trios)
+    assert len(beyond) <= at_most, (
+        f"a start imports {len(beyond)} modules beyond Trio's, {at_most} are allowed. Import later what only some"
+        f" programs need, or raise the bound if every program needs it. They are: {', '.join(beyond)}"
+    )
+
+
+def test_importing_the_package_brings_no_runtime_and_no_client(trios: set[str]) -> None:
+    loaded = modules_of("import sys, actorwork; print('\\n'.join(sys.modules))")
+    neither = dict.fromkeys(("actorwork.runtime", "sqlite3", "redis"), "it is imported at its first use")
+    check(loaded, trios, at_most=95, never=NEVER | neither)
+
+
+def test_a_node_on_redis_imports_what_its_first_message_needs(trios: set[str], redis_url: str) -> None:
+    modules_of(SEND, redis_url)
+    loaded = modules_of(NODE, redis_url)
+    check(loaded, trios, at_most=190, never=NEVER | {"sqlite3": "only the embedded broker needs it"})
+
+
+def test_a_node_on_the_embedded_broker_imports_what_its_first_message_needs(trios: set[str], tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'actorwork.sqlite3'}"
+    modules_of(SEND, url)
+    loaded = modules_of(NODE, url)
+    elsewhere = dict.fromkeys(("redis", "hiredis", "actorwork.streams"), "only Redis needs it")
+    check(loaded, trios, at_most=185, never=NEVER | elsewhere)
