@@ -21,6 +21,7 @@ from actorwork.actors.mailbox.calls import PENDING, Queue
 from actorwork.errors import SettingsError
 
 if TYPE_CHECKING:
+    from actorwork.actors.handlers.behaviour import Behaviour
     from actorwork.actors.mailbox.calls import SystemCall
     from actorwork.actors.mailbox.mailbox import Mailbox
     from actorwork.actors.wakeups import Reply
@@ -31,10 +32,7 @@ class TimerOwner(Protocol):
 
     title: str
     mailbox: Mailbox
-
-    def check(self, message: object) -> None:
-        """Raise `MessageRefused` if the actor does not take a message."""
-        ...
+    behaviour: Behaviour
 
     def timer_fired(self, timer: Timer) -> None: ...
 
@@ -187,7 +185,7 @@ class Timers:
     def _start(self, key: Hashable, delay: float, message: object, every: float | None) -> None:
         if not 0 <= delay < float("inf"):
             raise SettingsError(f"a timer wants finite seconds >= 0, got {delay!r}")
-        self._owner.check(message)
+        self._owner.behaviour.check(message)
         self.cancel(key)
         timer = Timer(self._owner, key, trio.current_time() + delay, message, every)
         self._timers[key] = timer

@@ -71,30 +71,29 @@ class Guard(Protocol):
 
 
 class Deliveries:
-    """Handles the deliveries that an executor takes."""
+    """Handles the deliveries that an executor takes; the executor is passed to each method, as in `LocalCalls`."""
 
-    __slots__ = ("_actor", "_layers", "_worker", "_workplace", "guard")
+    __slots__ = ("_actor", "_layers", "_workplace", "guard")
 
-    def __init__(self, worker: Worker, workplace: Workplace) -> None:
+    def __init__(self, workplace: Workplace) -> None:
         actor = workplace.actor
-        self._worker = worker
         self._workplace = workplace
         self._actor = actor
         self._layers = actor.services.middleware + actor.settings.middleware
         self.guard: Guard | None = None
         """None for an actor without limits, batches and handlers with a policy of their own."""
 
-    async def handle(self, delivery: Delivery, permit: Permit | None = None) -> None:
+    async def handle(self, worker: Worker, delivery: Delivery, permit: Permit | None = None) -> None:
         """Handle a delivery to its settlement. Raises the crash that it brings about.
 
         If cancelled from outside, nothing is settled: the executor puts the delivery back.
         """
-        worker, actor = self._worker, self._actor
+        actor = self._actor
         consumer = actor.consumer
         if worker.began == UNKNOWN:
             worker.began = trio.current_time()
         if delivery.expires is not None and consumer is not None and consumer.now() >= delivery.expires:
-            self.settle(InFlight(delivery), delivery, expired(delivery.expires))
+            self.settle(worker, InFlight(delivery), delivery, expired(delivery.expires))
             return
         current = InFlight(delivery)
         in_flight.set(current)
@@ -103,7 +102,7 @@ class Deliveries:
             args, kwargs = handler.arguments_of(delivery)
         except Exception as error:  # noqa: BLE001 - a converter of the user's may raise anything
             # A message that cannot be read fails at once: no attempt will read it better.
-            self.settle(current, delivery, Fail(failure_of(error)))
+            self.settle(worker, current, delivery, Fail(failure_of(error)))
             return
         if _BEGUN is not None:
             _BEGUN()
@@ -112,11 +111,11 @@ class Deliveries:
         try:
             try:
                 if self._layers:
-                    value = await self._through_layers(handler, delivery, args, kwargs)
+                    value = await self._through_layers(worker, handler, delivery, args, kwargs)
                 elif handler.is_async:
                     value = await handler.function(self._workplace.instance, *args, **kwargs)
                 else:
-                    value = await self.in_thread(handler.function, args, kwargs)
+                    value = await self.in_thread(worker, handler.function, args, kwargs)
             except Exception as error:
                 if not isinstance(decisive(error), Stop) or worker.ended is not None:
                     raise
@@ -146,7 +145,7 @@ class Deliveries:
                     rest = await self.send_ahead(current.outgoing, delivery)
                     if rest is None:  # The fence has refused it: the delivery belongs to another node by now.
                         worker.item = None
-                        self._conclude(current)
+                        self._conclude(worker, current)
                         return
                     published = rest
         except BaseException as error:
@@ -168,7 +167,7 @@ class Deliveries:
             current.end()
             worker.give_up()
             return
-        self.settle(current, delivery, settlement, published, permit)
+        self.settle(worker, current, delivery, settlement, published, permit)
         if crash is not None:
             raise crash
 
@@ -188,12 +187,17 @@ class Deliveries:
         )
 
     async def _through_layers(
-        self, handler: Handler, delivery: Delivery, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        worker: Worker,
+        handler: Handler,
+        delivery: Delivery,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> object:
         async def handle() -> object:
             if handler.is_async:
                 return await handler.function(self._workplace.instance, *args, **kwargs)
-            return await self.in_thread(handler.function, args, kwargs)
+            return await self.in_thread(worker, handler.function, args, kwargs)
 
         return await self.wrapped(delivery, handle)()
 
@@ -211,9 +215,9 @@ class Deliveries:
         return bool(self._layers)
 
     def in_thread(
-        self, function: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, worker: Worker, function: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Awaitable[object]:
-        return run_in_thread(self._worker, self._actor, function, (self._workplace.instance, *args), kwargs)
+        return run_in_thread(worker, self._actor, function, (self._workplace.instance, *args), kwargs)
 
     async def send_ahead(self, outgoing: PublishBuffer, delivery: Delivery) -> Sequence[Envelope] | None:
         """Send what is too much for one script; return the rest, or None if the delivery is no longer ours."""
@@ -230,6 +234,7 @@ class Deliveries:
 
     def settle(
         self,
+        worker: Worker,
         current: InFlight,
         delivery: Delivery,
         settlement: Settlement,
@@ -243,31 +248,30 @@ class Deliveries:
             guard.handled(permit)
         if actor.consumer is not None:
             actor.consumer.settle(delivery, settlement, published if is_handled else ())
-        self._worker.item = None
-        seconds = self._conclude(current)
+        worker.item = None
+        seconds = self._conclude(worker, current)
         actor.services.emit(events.Settled(actor.settings.id, actor.title, delivery, settlement, seconds))
         if guard is not None:
             guard.settled()
 
-    def fail(self, delivery: Delivery, error: Exception) -> None:
+    def fail(self, worker: Worker, delivery: Delivery, error: Exception) -> None:
         """Settle a delivery as failed before its handler has begun."""
-        self._worker.began = trio.current_time()
-        self.settle(InFlight(delivery), delivery, Fail(failure_of(error)))
+        worker.began = trio.current_time()
+        self.settle(worker, InFlight(delivery), delivery, Fail(failure_of(error)))
 
-    def _conclude(self, current: InFlight) -> float:
+    def _conclude(self, worker: Worker, current: InFlight) -> float:
         """Close the delivery in flight; return its seconds. The next one begins now, without a look at the clock."""
         current.end()
         now = trio.current_time()
-        worker = self._worker
         began = worker.began
         seconds = now - began if began is not None else 0.0
         worker.began = now
         self._actor.mailbox.delivery_ended(seconds)
         return seconds
 
-    def give_up(self, delivery: Delivery) -> None:
+    def give_up(self, worker: Worker, delivery: Delivery) -> None:
         """Let go of a delivery whose handler was cancelled."""
-        if self._worker.ended is EndReason.REVOKED:
+        if worker.ended is EndReason.REVOKED:
             # It belongs to another node: to put it back would run it twice.
             self._actor.mailbox.delivery_ended(0.0)
         elif self._actor.consumer is not None:

@@ -64,12 +64,14 @@ class Executor:
         self.began: float | None = None
         """When what is in flight began (Trio's clock); `UNKNOWN` before somebody has looked, None while idle."""
         self.timeout = actor.settings.execution_timeout
-        self._calls = LocalCalls(self, workplace)
-        self._deliveries = Deliveries(self, workplace)
+        self._calls = LocalCalls(workplace)
+        self._deliveries: Deliveries | None = None
         self._guarded: GuardedDeliveries | None = None
-        # Only where there is something to guard: every other actor keeps the short way, and pays nothing for this one.
-        if actor.consumer is not None and (actor.admission is not None or actor.behaviour.usual.has_rules):
-            self._guarded = GuardedDeliveries(self, workplace, self._deliveries, self._calls)
+        if actor.consumer is not None:
+            self._deliveries = Deliveries(workplace)
+            # Only where there is something to guard: every other actor keeps the short way, and pays nothing for this.
+            if actor.admission is not None or actor.behaviour.usual.has_rules:
+                self._guarded = GuardedDeliveries(workplace, self._deliveries, self._calls)
 
     def __repr__(self) -> str:
         return f"<executor of {self._workplace.actor.title!r}: {self.item!r}>"
@@ -96,13 +98,13 @@ class Executor:
 
     async def _drain(self) -> None:
         """Handle items until the scope is cancelled or the incarnation stops."""
-        # The hottest loop of the package: a local actor handles some 300,000 messages a second in it. What it needs
+        # The hottest loop of the package: half a million local messages a second go through it. What it needs
         # for every message is in local variables, and the commonest local call is handled here instead of in
         # `LocalCalls`: each function in between would be a noticeable part of what a message costs.
         workplace, calls, guarded = self._workplace, self._calls, self._guarded
         actor, instance = workplace.actor, workplace.instance
         mailbox, behaviour, watchdog = actor.mailbox, actor.behaviour, actor.services.watchdog
-        handle_delivery = self._deliveries.handle if guarded is None else guarded.handle
+        deliveries = self._deliveries if guarded is None else guarded
         may_grow = actor.settings.concurrency > 1
         left = BURST
         while not workplace.stopping:
@@ -126,9 +128,10 @@ class Executor:
             if may_grow and workplace.wants_executor:
                 workplace.add_executor()
             if isinstance(item, Delivery):
-                await handle_delivery(item)
+                assert deliveries is not None  # noqa: S101 - for type checkers: only a consumer brings deliveries
+                await deliveries.handle(self, item)
             elif guarded is not None:
-                await guarded.handle_call(item)
+                await guarded.handle_call(self, item)
             else:
                 in_flight.set(item)
                 try:
@@ -141,11 +144,11 @@ class Executor:
                     ):
                         value = await handler.function(instance, item.message)
                     else:
-                        value = await calls.begin(item)
+                        value = await calls.begin(self, item)
                 except BaseException as error:  # noqa: BLE001 - `raised` makes it a reply or a crash, or raises it
-                    calls.raised(item, error)
+                    calls.raised(self, item, error)
                 else:
-                    calls.returned(item, value)
+                    calls.returned(self, item, value)
             if self.ended is not None:
                 # Our scope is cancelled. If the handler has returned all the same, the cancellation was not delivered:
                 # leaving the scope here ends it, instead of the next item.
@@ -196,10 +199,11 @@ class Executor:
     def give_up(self) -> None:
         """Let go of what is in flight, because its handler was cancelled before it had a result."""
         item, self.item = self.item, None
-        if item is None or (self._guarded is not None and self._guarded.give_up()):
+        if item is None or (self._guarded is not None and self._guarded.give_up(self)):
             return
         if isinstance(item, Delivery):
-            self._deliveries.give_up(item)
+            if self._deliveries is not None:
+                self._deliveries.give_up(self, item)
         else:
             title = self._workplace.actor.title
             stopped = ActorStopped(f"{title!r} was stopped while it handled {type(item.message).__name__}")

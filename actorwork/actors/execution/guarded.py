@@ -43,10 +43,9 @@ if TYPE_CHECKING:
 class GuardedDeliveries:
     """What comes before and after `Deliveries`: admission, batches, and the end of permits."""
 
-    __slots__ = ("_actor", "_admission", "_batch", "_calls", "_deliveries", "_may_batch", "_worker", "_workplace")
+    __slots__ = ("_actor", "_admission", "_batch", "_calls", "_deliveries", "_may_batch", "_workplace")
 
-    def __init__(self, worker: Worker, workplace: Workplace, deliveries: Deliveries, calls: LocalCalls) -> None:
-        self._worker = worker
+    def __init__(self, workplace: Workplace, deliveries: Deliveries, calls: LocalCalls) -> None:
         self._workplace = workplace
         self._actor = workplace.actor
         self._deliveries = deliveries
@@ -59,7 +58,7 @@ class GuardedDeliveries:
 
     # ---- before ----
 
-    def handle(self, delivery: Delivery) -> CoroutineType[Any, Any, None]:
+    def handle(self, worker: Worker, delivery: Delivery) -> CoroutineType[Any, Any, None]:
         """Admit a delivery, then handle it or let it join a batch."""
         # Not `async def`: where no permit is to be returned, the coroutine of `Deliveries.handle` is all there is to
         # run, and one around it would be a measurable part of the price of a rate limit.
@@ -68,37 +67,37 @@ class GuardedDeliveries:
             try:
                 permit = self._admission.enter(delivery)
             except Exception as error:  # noqa: BLE001 - what divides a limit may be a function of the user's
-                self._deliveries.fail(delivery, error)
+                self._deliveries.fail(worker, delivery, error)
                 return _nothing()
             if permit is None:
-                self._let_go()
+                _let_go(worker)
                 return _nothing()
         if self._may_batch:
             handler = self._handler_of(delivery)
             if handler is not None and handler.batch is not None:
-                return self._gather(delivery, handler, permit)
+                return self._gather(worker, delivery, handler, permit)
         if permit is None or not permit.grants:
-            return self._deliveries.handle(delivery, permit)
-        return self._handle_and_leave(delivery, permit)
+            return self._deliveries.handle(worker, delivery, permit)
+        return self._handle_and_leave(worker, delivery, permit)
 
-    async def _handle_and_leave(self, delivery: Delivery, permit: Permit) -> None:
+    async def _handle_and_leave(self, worker: Worker, delivery: Delivery, permit: Permit) -> None:
         try:
-            await self._deliveries.handle(delivery, permit)
+            await self._deliveries.handle(worker, delivery, permit)
         finally:
             # Whatever has ended it, a cancellation from outside included: a permit that is kept would block its limit
             # for good. Where it was returned already, this does nothing.
             self._leave(permit)
             self._admit_waiting()
 
-    async def handle_call(self, call: LocalCall) -> None:
+    async def handle_call(self, worker: Worker, call: LocalCall) -> None:
         """Handle a local call, or the batch whose time is over."""
         if isinstance(call, BatchTimeout):
             batch = self._actor.batches.take(call.batch)
             if batch is not None:
-                await self._handle_batch(batch)
-            self._let_go()
+                await self._handle_batch(worker, batch)
+            _let_go(worker)
         else:
-            await self._calls.handle(call)
+            await self._calls.handle(worker, call)
         self._admit_waiting()
 
     def _handler_of(self, delivery: Delivery) -> Handler | None:
@@ -106,11 +105,6 @@ class GuardedDeliveries:
             return self._actor.behaviour.for_delivery(delivery)
         except CodecError:
             return None  # `Deliveries.handle` finds out, too, and settles it.
-
-    def _let_go(self) -> None:
-        """Have nothing in flight: the delivery waits elsewhere."""
-        self._worker.item = None
-        self._worker.began = UNKNOWN
 
     # ---- after ----
 
@@ -142,25 +136,25 @@ class GuardedDeliveries:
 
     # ---- batches ----
 
-    async def _gather(self, delivery: Delivery, handler: Handler, permit: Permit | None) -> None:
+    async def _gather(self, worker: Worker, delivery: Delivery, handler: Handler, permit: Permit | None) -> None:
         """Let a delivery wait for others, or handle it together with those that did."""
         assert handler.batch is not None  # noqa: S101 - for type checkers: the caller has looked
         try:
             (message,), _ = handler.arguments_of(delivery)
         except Exception as error:  # noqa: BLE001 - a converter of the user's may raise anything
-            self._deliveries.fail(delivery, error)
+            self._deliveries.fail(worker, delivery, error)
             self._leave(permit)
             return
         size, within = handler.batch.size, handler.batch.within
         full = self._actor.batches.join(handler, size, within, BatchItem(delivery, message, permit))
         if full is None:
-            self._let_go()
+            _let_go(worker)
         else:
-            await self._handle_batch(full)
+            await self._handle_batch(worker, full)
 
-    async def _handle_batch(self, batch: Batch) -> None:
+    async def _handle_batch(self, worker: Worker, batch: Batch) -> None:
         """Handle a batch to the settlement of each of its messages; the checks are those of `Deliveries.handle`."""
-        worker, items = self._worker, batch.items
+        items = batch.items
         # From here until they are settled, all items are this executor's, and `give_up` finds them here.
         self._batch = items
         worker.item = items[0].delivery
@@ -170,7 +164,7 @@ class GuardedDeliveries:
         outcomes: list[Any] = []
         try:
             try:
-                outcomes = await self._outcomes(batch.handler, items)
+                outcomes = await self._outcomes(worker, batch.handler, items)
             except Exception as error:
                 if not isinstance(decisive(error), Stop) or worker.ended is not None:
                     raise
@@ -193,22 +187,22 @@ class GuardedDeliveries:
             return
         if blamed is not None:
             outcomes = [blamed] * len(items)
-        await self._settle_batch(current, items, outcomes)
+        await self._settle_batch(worker, current, items, outcomes)
 
-    async def _outcomes(self, handler: Handler, items: Sequence[BatchItem]) -> list[Any]:
+    async def _outcomes(self, worker: Worker, handler: Handler, items: Sequence[BatchItem]) -> list[Any]:
         if self._deliveries.has_layers:
-            return await self._through_layers_together(handler, items)
-        return await self._call(handler, items)
+            return await self._through_layers_together(worker, handler, items)
+        return await self._call(worker, handler, items)
 
-    async def _call(self, handler: Handler, items: Sequence[BatchItem]) -> list[Any]:
+    async def _call(self, worker: Worker, handler: Handler, items: Sequence[BatchItem]) -> list[Any]:
         messages = [item.message for item in items]
         if handler.is_async:
             answer = await handler.takes_many(self._workplace.instance, messages)
         else:
-            answer = await self._deliveries.in_thread(handler.takes_many, (messages,), {})
+            answer = await self._deliveries.in_thread(worker, handler.takes_many, (messages,), {})
         return outcomes_of(answer, len(items))
 
-    async def _through_layers_together(self, handler: Handler, items: Sequence[BatchItem]) -> list[Any]:
+    async def _through_layers_together(self, worker: Worker, handler: Handler, items: Sequence[BatchItem]) -> list[Any]:
         """Take each message through the middleware; call the handler once, when no more can come to it.
 
         A message has come when its middleware proceeds, or has ended without that.
@@ -246,16 +240,18 @@ class GuardedDeliveries:
             came.sort()
             if came:
                 try:
-                    answers = await self._call(handler, [items[number] for number in came])
+                    answers = await self._call(worker, handler, [items[number] for number in came])
                 except Exception as error:  # noqa: BLE001 - it goes to each of them, through its middleware
                     answers = [error] * len(came)
                 found.update(zip(came, answers, strict=True))
             handled.set()
         return outcomes
 
-    async def _settle_batch(self, current: InFlight, items: Sequence[BatchItem], outcomes: Sequence[Any]) -> None:
+    async def _settle_batch(
+        self, worker: Worker, current: InFlight, items: Sequence[BatchItem], outcomes: Sequence[Any]
+    ) -> None:
         """Settle each message by its outcome; raises the first crash that one of them brings about."""
-        worker, deliveries, consumer = self._worker, self._deliveries, self._actor.consumer
+        deliveries, consumer = self._deliveries, self._actor.consumer
         endings = [self._ending_of(item, outcome) for item, outcome in zip(items, outcomes, strict=True)]
         published: Sequence[Envelope] = ()
         carrier = next((n for n, ending in enumerate(endings) if type(ending.settlement) is Ack), None)
@@ -273,11 +269,11 @@ class GuardedDeliveries:
             # The time of a batch is divided among its messages: it is what the next ones are expected to take.
             worker.began = trio.current_time() - share
             deliveries.settle(
-                current, item.delivery, ending.settlement, published if number == carrier else (), item.permit
+                worker, current, item.delivery, ending.settlement, published if number == carrier else (), item.permit
             )
             crash = crash or crash_for(ending)
         current.end()
-        self._let_go()
+        _let_go(worker)
         if crash is not None:
             raise crash
 
@@ -294,13 +290,19 @@ class GuardedDeliveries:
         self._leave(item.permit)
         return ending
 
-    def give_up(self) -> bool:
+    def give_up(self, worker: Worker) -> bool:
         """Let go of the batch in flight; return whether there was one."""
         batch, self._batch = self._batch, ()
         for item in reversed(batch):  # each to the front of the mailbox, so that they are in their order again
             self._leave(item.permit)
-            self._deliveries.give_up(item.delivery)
+            self._deliveries.give_up(worker, item.delivery)
         return bool(batch)
+
+
+def _let_go(worker: Worker) -> None:
+    """Have nothing in flight: the delivery waits elsewhere."""
+    worker.item = None
+    worker.began = UNKNOWN
 
 
 async def _nothing() -> None:

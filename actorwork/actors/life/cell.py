@@ -141,9 +141,16 @@ class Cell:
     def live(self, started: Callable[[], None]) -> CoroutineType[Any, Any, None]:
         """Run one incarnation to its end, as `Incarnation.run` does."""
         # Not `async def`: every idle actor would keep the frame of one more coroutine.
-        last = self.current
-        self.current = Incarnation(self, self.incarnation + 1, None if last is None else last.instance)
+        instance = self._take_instance()
+        self.current = Incarnation(self, self.incarnation + 1, instance)
         return self.current.run(started)
+
+    def _take_instance(self) -> Any:
+        """Return the newest instance. Its incarnation forgets it: the two are a reference cycle."""
+        if self.current is None:
+            return None
+        instance, self.current.instance = self.current.instance, None
+        return instance
 
     def incarnation_started(self) -> None:
         """Called by the incarnation when its `startup` has returned."""
@@ -205,9 +212,7 @@ class Cell:
 
     def _leave_undelivered(self, told: list[object]) -> None:
         """Pass messages that will not be handled to the last instance's `on_undelivered`, then report them."""
-        instance = None
-        if self.current is not None:
-            instance, self.current.instance = self.current.instance, None
+        instance = self._take_instance()
         if not told:
             return
         if instance is not None:
@@ -256,10 +261,6 @@ class Cell:
         if self._refusal is not None and not inside.get():
             raise ActorStopped(self._refusal)
         return self.mailbox
-
-    def check(self, message: object) -> None:
-        """Raise `MessageRefused` if neither the actor's class nor what it has become takes a message."""
-        self.behaviour.check(message)
 
     def signal(self, message: object, origin: object) -> None:
         """Put a message of the runtime before those of users; its handler is looked up when its turn comes."""

@@ -55,7 +55,6 @@ class Body(ContextActor, ExecutorActor, Protocol):
     def services(self) -> Services: ...
     @property
     def stash(self) -> Stash: ...
-    def check(self, message: object) -> None: ...
     def incarnation_started(self) -> None: ...
     def incarnation_ended(self) -> None: ...
 
@@ -317,7 +316,7 @@ class Incarnation:
         async def run() -> None:
             value = await function(*args)
             message = value if to is None else to(value)
-            self.actor.check(message)
+            self.actor.behaviour.check(message)
             self.actor.mailbox.put(SystemCall(message, None, None, queue=Queue.SELF))
 
         self.nursery.start_soon(run, name=f"{self.actor.title} pipe")

@@ -43,7 +43,6 @@ class RefTarget(Protocol):
     @property
     def expiries(self) -> AskTimeouts: ...
     def admit(self) -> Mailbox: ...
-    def check(self, message: object) -> None: ...
 
 
 class ActorRef(Generic[A]):
@@ -143,7 +142,7 @@ class ActorRef(Generic[A]):
             if not self._cell.behaviour.is_changed:
                 raise
         # What the actor has become may take what its class does not; its turn will show.
-        self._cell.check(message)
+        self._cell.behaviour.check(message)
         return LocalCall(message, None, reply)
 
 
