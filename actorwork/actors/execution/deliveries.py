@@ -71,7 +71,10 @@ class Guard(Protocol):
 
 
 class Deliveries:
-    """Handles the deliveries that an executor takes; the executor is passed to each method, as in `LocalCalls`."""
+    """Handles the deliveries that an executor takes.
+
+    The executor is passed to each method and not kept: that would be a reference cycle (see `local_calls`).
+    """
 
     __slots__ = ("_actor", "_layers", "_workplace", "guard")
 

@@ -17,9 +17,9 @@ import trio
 
 from actorwork import events
 from actorwork.actors.context.in_flight import in_flight
+from actorwork.actors.execution import local_calls
 from actorwork.actors.execution.deliveries import Deliveries
 from actorwork.actors.execution.guarded import GuardedDeliveries
-from actorwork.actors.execution.local_calls import LocalCalls
 from actorwork.actors.execution.watchdog import UNKNOWN
 from actorwork.actors.execution.workplace import Workplace
 from actorwork.actors.mailbox.calls import Item
@@ -36,23 +36,22 @@ class Executor:
     """Handles the items of one mailbox, one after another."""
 
     __slots__ = (
-        "_calls",
         "_crash",
         "_deliveries",
         "_guarded",
         "_reported",
         "_scope",
         "_task",
-        "_workplace",
         "began",
         "ended",
         "item",
         "timeout",
+        "workplace",
     )
 
     def __init__(self, workplace: Workplace) -> None:
         actor = workplace.actor
-        self._workplace = workplace
+        self.workplace = workplace
         self._scope = trio.CancelScope()
         self._crash: BaseException | None = None
         self._task: trio.lowlevel.Task | None = None
@@ -64,17 +63,16 @@ class Executor:
         self.began: float | None = None
         """When what is in flight began (Trio's clock); `UNKNOWN` before somebody has looked, None while idle."""
         self.timeout = actor.settings.execution_timeout
-        self._calls = LocalCalls(workplace)
         self._deliveries: Deliveries | None = None
         self._guarded: GuardedDeliveries | None = None
         if actor.consumer is not None:
             self._deliveries = Deliveries(workplace)
             # Only where there is something to guard: every other actor keeps the short way, and pays nothing for this.
             if actor.admission is not None or actor.behaviour.usual.has_rules:
-                self._guarded = GuardedDeliveries(workplace, self._deliveries, self._calls)
+                self._guarded = GuardedDeliveries(workplace, self._deliveries)
 
     def __repr__(self) -> str:
-        return f"<executor of {self._workplace.actor.title!r}: {self.item!r}>"
+        return f"<executor of {self.workplace.actor.title!r}: {self.item!r}>"
 
     async def run(self) -> None:
         """Handle items until the incarnation stops. Raises the crash that ends the actor.
@@ -83,7 +81,7 @@ class Executor:
         """
         self._task = trio.lowlevel.current_task()
         try:
-            while not self._workplace.stopping:
+            while not self.workplace.stopping:
                 with self._scope:
                     await self._drain()
                 if self._crash is not None:
@@ -92,19 +90,20 @@ class Executor:
                     # A scope that was cancelled stays so: what comes next needs a new one.
                     self._scope, self.ended = trio.CancelScope(), None
         finally:
-            self._workplace.executor_ended()
-            self._workplace.actor.services.watchdog.forget(self)
+            self.workplace.executor_ended()
+            self.workplace.actor.services.watchdog.forget(self)
             self.give_up()
 
     async def _drain(self) -> None:
         """Handle items until the scope is cancelled or the incarnation stops."""
         # The hottest loop of the package: half a million local messages a second go through it. What it needs
         # for every message is in local variables, and the commonest local call is handled here instead of in
-        # `LocalCalls`: each function in between would be a noticeable part of what a message costs.
-        workplace, calls, guarded = self._workplace, self._calls, self._guarded
+        # `local_calls`: each function in between would be a noticeable part of what a message costs.
+        workplace, guarded = self.workplace, self._guarded
         actor, instance = workplace.actor, workplace.instance
         mailbox, behaviour, watchdog = actor.mailbox, actor.behaviour, actor.services.watchdog
         deliveries = self._deliveries if guarded is None else guarded
+        begin, returned, raised = local_calls.begin, local_calls.returned, local_calls.raised
         may_grow = actor.settings.concurrency > 1
         left = BURST
         while not workplace.stopping:
@@ -144,11 +143,11 @@ class Executor:
                     ):
                         value = await handler.function(instance, item.message)
                     else:
-                        value = await calls.begin(self, item)
+                        value = await begin(self, item)
                 except BaseException as error:  # noqa: BLE001 - `raised` makes it a reply or a crash, or raises it
-                    calls.raised(self, item, error)
+                    raised(self, item, error)
                 else:
-                    calls.returned(self, item, value)
+                    returned(self, item, value)
             if self.ended is not None:
                 # Our scope is cancelled. If the handler has returned all the same, the cancellation was not delivered:
                 # leaving the scope here ends it, instead of the next item.
@@ -191,7 +190,7 @@ class Executor:
         elif now - self._reported >= REPORT_EVERY:
             self._reported = now
             message_id = item.id if isinstance(item, Delivery) else type(item.message).__name__
-            actor, seconds, where = self._workplace.actor, now - self.began, stack_of_task(self._task)
+            actor, seconds, where = self.workplace.actor, now - self.began, stack_of_task(self._task)
             actor.services.emit(
                 events.Overdue(actor.settings.id, actor.title, message_id, seconds, where, self.timeout)
             )
@@ -205,6 +204,6 @@ class Executor:
             if self._deliveries is not None:
                 self._deliveries.give_up(self, item)
         else:
-            title = self._workplace.actor.title
+            title = self.workplace.actor.title
             stopped = ActorStopped(f"{title!r} was stopped while it handled {type(item.message).__name__}")
-            self._calls.answer(item, stopped, stopped)
+            local_calls.answer(self, item, stopped, stopped)

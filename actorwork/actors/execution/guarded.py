@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from actorwork.actors.context.in_flight import InFlight, Stop, in_flight
+from actorwork.actors.execution import local_calls
 from actorwork.actors.execution.batches import Batch, BatchItem, BatchTimeout
 from actorwork.actors.execution.deliveries import ACK, Deliveries, crash_for
-from actorwork.actors.execution.local_calls import LocalCalls
 from actorwork.actors.execution.watchdog import UNKNOWN
 from actorwork.actors.execution.workplace import Worker, Workplace, interrupts, is_from_outside
 from actorwork.actors.limits.admission import EMPTY_PERMIT
@@ -43,13 +43,12 @@ if TYPE_CHECKING:
 class GuardedDeliveries:
     """What comes before and after `Deliveries`: admission, batches, and the end of permits."""
 
-    __slots__ = ("_actor", "_admission", "_batch", "_calls", "_deliveries", "_may_batch", "_workplace")
+    __slots__ = ("_actor", "_admission", "_batch", "_deliveries", "_may_batch", "_workplace")
 
-    def __init__(self, workplace: Workplace, deliveries: Deliveries, calls: LocalCalls) -> None:
+    def __init__(self, workplace: Workplace, deliveries: Deliveries) -> None:
         self._workplace = workplace
         self._actor = workplace.actor
         self._deliveries = deliveries
-        self._calls = calls
         self._admission = workplace.actor.admission
         self._may_batch = any(handler.batch for handler in workplace.actor.behaviour.usual)
         self._batch: Sequence[BatchItem] = ()
@@ -97,7 +96,7 @@ class GuardedDeliveries:
                 await self._handle_batch(worker, batch)
             _let_go(worker)
         else:
-            await self._calls.handle(worker, call)
+            await local_calls.handle(worker, call)
         self._admit_waiting()
 
     def _handler_of(self, delivery: Delivery) -> Handler | None:

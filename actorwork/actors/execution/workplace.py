@@ -2,7 +2,7 @@
 
     ExecutorActor    the actor (its cell): what is the same for all incarnations
     Workplace        the incarnation that an executor works for
-    Worker           the executor itself, as `Deliveries`, `LocalCalls` and `GuardedDeliveries` see it
+    Worker           the executor itself, as those that handle its items see it
 
 Also the two questions that all of them ask of an error.
 """
@@ -106,6 +106,8 @@ class Worker(Protocol):
     timeout: float
     ended: EndReason | None
 
+    @property
+    def workplace(self) -> Workplace: ...
     def give_up(self) -> None:
         """Let go of the item in flight, since its handler was cancelled."""
         ...

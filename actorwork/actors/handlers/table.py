@@ -218,6 +218,10 @@ class HandlerTable:
         self._keywords: Handler | None = None
         self._only: Handler | None = None
         self._accepts: list[str] = []
+        self.has_rules = False
+        """Whether a handler is retried or limited in another way than the actor, or takes batches."""
+        self.largest_batch = 1
+        """How many messages a handler takes at once, at most."""
 
     def __repr__(self) -> str:
         return f"<handlers of {self._owner}: {self.accepts}>"
@@ -226,16 +230,6 @@ class HandlerTable:
         """Yield every handler once."""
         found = [*self._typed.values(), *filter(None, [self._any, self._keywords])]
         return iter({handler.name: handler for handler in found}.values())
-
-    @property
-    def has_rules(self) -> bool:
-        """Whether a handler is retried or limited in another way than the actor, or takes batches."""
-        return any(handler.has_rules for handler in self)
-
-    @property
-    def largest_batch(self) -> int:
-        """How many messages a handler takes at once, at most."""
-        return max((handler.batch.size for handler in self if handler.batch is not None), default=1)
 
     @property
     def _typed(self) -> Mapping[type, Handler]:
@@ -310,6 +304,7 @@ class HandlerTable:
             handler = _ruled(self._typed_handler(where, function, option, returns, is_async=is_async))
             if given:
                 handler = attrs.evolve(handler, given=given)
+            self._note_rules(handler)
             if option is Any or option is object:
                 self._put_any(where, handler)
                 continue
@@ -385,9 +380,16 @@ class HandlerTable:
                 given=given,
             )
         )
+        self._note_rules(self._keywords)
         shown = ", ".join([p.name if p.required else f"{p.name}=…" for p in parameters] + (["…"] if rest else []))
         self._accepts.append(f"a JSON object ({shown})")
         self._choose_only()
+
+    def _note_rules(self, handler: Handler) -> None:
+        # Noted once, and not looked up: every start and restart of an actor asks for it.
+        self.has_rules |= handler.has_rules
+        if handler.batch is not None:
+            self.largest_batch = max(self.largest_batch, handler.batch.size)
 
     def _choose_only(self) -> None:
         """Remember the handler of messages that say no type: the keyword handler, or the only one there is."""
