@@ -329,7 +329,7 @@ async def test_a_thread_past_its_timeout_is_left_to_itself():
     free = threading.Event()
 
     class Blocking(Actor):
-        settings = Settings(title="blocking", execution_timeout=0.1)
+        settings = Settings(title="blocking", execution_timeout=0.5)
 
         @receive
         def block(self, *, forever: bool) -> None:
