@@ -41,8 +41,10 @@ def test_the_commands_of_the_quickstart_need_nothing_but_python_with_venv_and_pi
             assert step.split()[0] in {"python3", ".venv/bin/pip", ".venv/bin/python", ".venv/bin/pytest"}
 
 
-def test_the_second_command_of_the_quickstart_runs_all_tests() -> None:
-    assert blocks("sh", section("Quickstart"))[1].strip().endswith(".venv/bin/pytest")
+def test_the_second_command_of_the_quickstart_runs_the_tests_as_just_test_does() -> None:
+    justfile = (HOUSE / "justfile").read_text(encoding="utf-8")
+    (recipe,) = re.findall(r"^test \*arguments:\n    (.*) {{ arguments }}$", justfile, re.MULTILINE)
+    assert blocks("sh", section("Quickstart"))[1].strip().endswith(f"&& .venv/bin/{recipe}")
 
 
 def test_what_the_documents_link_to_is_there() -> None:
