@@ -1,15 +1,25 @@
 """Publishes: each message once, in order within its source.
 
+    due now, id drawn for it just now     a transaction, without a script (`publish_new`)
     due now, numbered id                  `publish_now`: runs of messages whose ids share a mark
-    held back, numbered id                `publish_later`: the same
-    with a key, a priority, a lifetime,   `publish_batch`: what takes a look at each message
+    delayed, numbered id                  `publish_later`: the same
+    with a key, a priority, a lifetime,   `publish_batch`: looks at each message by itself
     a unique key, or an id of its own
 
-Nothing is collected here. Publishes of several tasks in one tick of the scheduler leave in one write (the
-connection's doing), and a lone one is never held up.
+What remembers an id is its mark (lua/marks.lua). A mark and its message are written together, so a publish whose reply
+was lost can be sent again.
 
-A mark is kept for a day. To say so each time would cost as much as remembering the id, so it is said at first, after
-each new connection, and once a minute: what the server forgets in between takes its marks along.
+Nothing is collected here. The connection sends publishes of several tasks in one tick of the scheduler in one write,
+and does not delay a single one.
+
+A mark is kept for a day. Setting its expiry each time would cost as much as setting the mark, so it is set with the
+first message, after each new connection, and once a minute. A server that forgets keys in between forgets the marks,
+too.
+
+What publishing one by one costs (as `benchmarks.bench --cases enqueue` does it, Redis 7.0, loopback, two idle cores): a
+bare XADD loop on Trio takes 47 µs per message, this 61. Of the difference, 6 µs are Python's before the message leaves
+(encode, check against the handlers, envelope, pack), 3 the server's (the mark, a longer entry), and the rest is
+matching four replies and one turn of the reader task. The script in place of the transaction takes 15 µs more.
 """
 
 from __future__ import annotations
@@ -30,13 +40,13 @@ from actorwork.streams.transport.redis_py import NoScriptError, RedisError, may_
 _AT_ONCE: Final = 200
 _BYTES_AT_ONCE: Final = 8 * 1024 * 1024
 _SHARE: Final = _BYTES_AT_ONCE // _AT_ONCE
-"""What a message takes of that beside its own length: so many at once, and fewer of those that are large."""
+"""What a message counts beside its own length: at most `_AT_ONCE` per script, and fewer if they are large."""
 _WIDEST: Final = 48
-"""How many bits of a mark a script sets as one number: its numbers are exact up to 53."""
+"""How many bits of a mark a script sets as one number: numbers in Lua are exact up to 53 bits."""
 _MARK_SECONDS: Final = 86_400
 _REFRESH_EVERY: Final = 60.0
 _REMEMBERED: Final = 10_000
-"""Sources and marks that are made up on the way must not pile up here."""
+"""How many sources and marks are cached: names that senders generate must not pile up here."""
 
 _Call = tuple[Script, list[Any], list[Any]]
 
@@ -56,7 +66,7 @@ class Publisher:
         return f"<Publisher to {self._client!r}>"
 
     async def publish(self, envelopes: Sequence[Envelope]) -> int:
-        """Keep messages; return how many were new. A publish whose reply was lost is sent again, and then counts 0.
+        """Keep messages; return how many were new. A publish whose reply was lost is sent again, and may return 0 then.
 
         Cancelled: any part of it may have been kept.
         """
@@ -66,7 +76,7 @@ class Publisher:
                 return await self._run_many(calls)
             script, keys, args = calls[0]
             try:
-                # As `run_script` does, without the call in between: a lone message is all about latency.
+                # As `run_script` does, with one coroutine less: for a single message latency is all that counts.
                 return await self._client.call("EVALSHA", script.sha, len(keys), *keys, *args, idempotent=True)
             except NoScriptError:
                 return await self._client.run_script(script, keys, args, idempotent=True)
@@ -139,7 +149,7 @@ class Publisher:
     async def _run_many(self, calls: Sequence[_Call]) -> int:
         commands = (("EVALSHA", script.sha, len(keys), *keys, *args) for script, keys, args in calls)
         new = 0
-        # In order, and each as soon as it is packed: the server keeps one while the next is made.
+        # In order, and each as soon as it is packed: the server runs one while the next is packed here.
         for call, reply in zip(calls, await self._client.call_in_turn(commands), strict=True):
             if isinstance(reply, NoScriptError):
                 new += await self._client.run_script(*call, idempotent=True)
@@ -245,7 +255,7 @@ def _refused(envelopes: Sequence[Envelope], error: Exception) -> BrokerError:
 
 
 class _Run:
-    """Messages that one call of a script keeps. Of a run that shares a mark, the bits are told in pieces."""
+    """Messages that one call of a script keeps. The bits of a shared mark are passed in pieces of consecutive ones."""
 
     __slots__ = ("bits", "first", "keys", "mark", "messages", "next_bit", "room", "script", "widths")
 

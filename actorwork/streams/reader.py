@@ -1,19 +1,19 @@
-"""Reads: one blocked XREADGROUP over the sources of a sources, on a connection of its own.
+"""Reads: one blocked XREADGROUP over the sources of a set, on a connection of its own.
 
     recover ──▶ wait for room ──▶ read ──▶ offer ──▶ (again)
-                   └── or read what is urgent, for which some room is kept
+                   └── or read urgent messages only, for which some room is reserved
 
-- A reply becomes deliveries in the inlet without a checkpoint in between, also when the read is being cancelled:
-  there is no moment at which a message can be lost.
-- COUNT is the room divided by the sources, so a busy source cannot take the room of the others. With less room than
-  sources, a script reads what there is room for, and the order of the sources turns.
-- Priorities have streams of their own, of which a sources learns when they are used; until then they cost nothing. From
-  then on a script reads first what there is room for, the most urgent first. So that nothing starves, an eighth of the
-  room goes to each level that has something waiting; where there is room for less than eight, another level has its
-  turn after eight reads.
-- When a connection breaks, what its last reply held stays pending under our name. Before the next read those entries
-  are looked for (`recover`), while nothing else is on its way to us.
-- A group that is gone (restart without persistence, FLUSHALL, XGROUP DESTROY) is made again, at the beginning.
+- A reply becomes deliveries in the sink without a checkpoint in between, also while the read is being cancelled: there
+  is no moment at which a message can be lost.
+- COUNT is the room divided by the number of sources, so a busy source cannot take the room of the others. With less
+  room than sources, a script reads as much as there is room for, and each read begins with another source.
+- Priorities have streams of their own, which are read once they have been used; until then they cost nothing. From then
+  on a script reads first, the most urgent level first, as much as there is room for. So that no level starves, an
+  eighth of the room goes to each level that has messages waiting; with room for less than eight, another level begins
+  after eight reads.
+- When a connection breaks, the entries of its last reply stay pending under our name. Before the next read `recover`
+  looks for them, while no other reply is on its way.
+- A group that is gone (restart without persistence, FLUSHALL, XGROUP DESTROY) is created again, at the beginning.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ _BLOCK: Final = 5.0
 _MOST: Final = 1000
 _GROUP_PAUSES: Final = (0.0, 0.05, 0.2, 1.0)
 _QUIET: Final = 5.0
-"""After so many seconds without trouble the pauses begin anew."""
+"""Seconds without a missing group after which the pauses start over."""
 _REPLIED: Final = failpoint("read.replied")
 
 
 class Reader:
-    """Reads for one sources until cancelled. Cancelled: what the server still hands out is offered."""
+    """Reads for one source set until cancelled. Cancelled: entries that the server still hands out are offered."""
 
     def __init__(self, client: RedisClient, sources: SourceSet, reclaimer: Reclaimer) -> None:
         self._client = client
@@ -52,7 +52,7 @@ class Reader:
         self._reclaimer = reclaimer
         self._exclusive: Exclusive | None = None
         self._turn = 0
-        self._favours = _Favours()
+        self._first_level = _FirstLevel()
         self._reading: Mapping[bytes, InFlightEntries] = {}
         self._restored = 0
         self._restored_at = 0.0
@@ -61,7 +61,7 @@ class Reader:
         return f"<Reader of {self._sources!r}>"
 
     def interrupt(self) -> None:
-        """End the read in progress, so that what has changed is seen."""
+        """End the read in progress, so that a change of the source set takes effect."""
         if self._exclusive is not None:
             self._exclusive.interrupt()
 
@@ -76,7 +76,7 @@ class Reader:
                 self._trouble(error, "again on the next connection, beginning with what is pending")
                 await trio.sleep(0.02)
             except BrokerError as error:
-                # Credentials, rights: they were good once, so they may be again.
+                # Credentials or rights were refused. They were valid at the start, so they may be again.
                 self._trouble(error, "again in 1 s")
                 await trio.sleep(1)
             finally:
@@ -95,7 +95,8 @@ class Reader:
                 if sources.must_recover:
                     await self._reclaimer.recover()
                 if sources.has_more:
-                    # What was read before comes before what is new: all of it, also if room was made meanwhile.
+                    # Entries that were read before, by a node that died or released them, come before new ones: all of
+                    # them, even if the sink has room for both by now. Otherwise order within a source would be lost.
                     await self._reclaimer.maintain()
                     continue
                 room = sink.credit()
@@ -107,8 +108,8 @@ class Reader:
                 if (room < len(streams) or len(sources.streams) > 1) and await self._take(room):
                     continue
                 await self._read(exclusive, streams, room)
-                # Handlers first: asking for more is a system call, which they would wait for. (Two turns, since within
-                # one turn Trio's order is random.)
+                # Let handlers run before the next read, whose system call they would wait for. Two turns, because
+                # within one turn Trio's order is random: after the second, every woken handler has had its turn.
                 await trio.lowlevel.checkpoint()
                 await trio.lowlevel.checkpoint()
             except (ConnectionError, TimeoutError):
@@ -136,7 +137,7 @@ class Reader:
         )
 
     async def _read_urgent(self, exclusive: Exclusive, room: int) -> None:
-        """Read what is urgent, until there is room for the rest (`SourceSet.resume`)."""
+        """Read urgent messages only, until there is room for others (`SourceSet.resume` interrupts the read)."""
         sources = self._sources
         if sources.must_recover:
             await self._reclaimer.recover()
@@ -151,23 +152,23 @@ class Reader:
     def _deliver(self, reply: Mapping[bytes, Sequence[Any]]) -> None:
         if _REPLIED is not None:
             _REPLIED()
-        if not isinstance(reply, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - who knows what stands in between
-            raise ConnectionError(f"a read was answered by {type(reply).__name__}: this connection is not sound")
+        if not isinstance(reply, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - a proxy may send anything
+            raise ConnectionError(f"a read got {type(reply).__name__} as its reply: this connection cannot be trusted")
         for stream, found in reply.items():
             in_flight = self._reading[stream]
-            # Read under a name whose lease is lost: others find it pending there.
+            # If the lease of the name it was read under is lost, another node finds the entry pending there.
             if not in_flight.is_over:
                 self._sources.offer(in_flight, found)
 
     async def _take(self, room: int) -> bool:
-        """Read no more than there is room for, of any source; return whether there was anything.
+        """Read at most as many entries as there is room for, from any source; return whether there were any.
 
-        Shielded, for a moment: what a lost reply held would have to be looked for.
+        Shielded for a second: if the task stopped waiting for the reply, `recover` would have to look for its entries.
         """
         sources = self._sources
         levels, order = sources.levels_in_turn(self._turn), list(sources.streams)
         streams = [stream for level in levels for stream in level]
-        beginner = self._favours.beginner(len(levels))
+        beginner = self._first_level.beginner(len(levels))
         share = room // FAVOURS or int(beginner > 0)
         args = (sources.group, sources.incarnation, room, share, beginner, *map(len, levels))
         self._reading = sources.by_stream
@@ -177,13 +178,13 @@ class Reader:
             sources.must_recover = False
             self._deliver(dict(found))
             if found:
-                # They stand in the order of `streams`, so the first one is of the most urgent level.
-                self._favours.went_first(order.index(self._reading[found[0][0]].level))
+                # The reply has the order of `streams`, so its first stream is of the level that was served first.
+                self._first_level.went_first(order.index(self._reading[found[0][0]].level))
             return bool(found)
         return False
 
     async def _heal(self, error: RedisError) -> None:
-        """Make the groups again if that is what is wrong; try again in any case."""
+        """Create missing groups if the error says so; the caller reads again in any case."""
         text = str(error)
         if not isinstance(error, ResponseError) or not any(sign in text for sign in ("NOGROUP", "UNBLOCKED")):
             self._trouble(error, "again in 1 s")
@@ -204,31 +205,32 @@ class Reader:
         self._sources.emit(BrokerTrouble(f"reading {', '.join(sources.names[:3])}", str(error), next_step))
 
 
-class _Favours:
-    """Which level of priority begins a read by script, where there is not room for all of them.
+class _FirstLevel:
+    """Decides which priority level begins a read by script, where there is not room for messages of all levels.
 
-    As in a mailbox, the most urgent one that has something; and after it had the first word so many times in a row, one
-    of those below it, each in its turn.
+    The rule is that of `FairPriority`: the most urgent level with messages begins, and after `FAVOURS` reads in a row
+    one of the levels below it, in rotation. `FairPriority` itself wants to know which levels have messages waiting
+    before it decides; that is known only to lua/take.lua, after this decision.
     """
 
     def __init__(self) -> None:
-        self._favourite = 0
+        self._leader = 0
         self._times = 0
         self._turn = 0
 
     def beginner(self, levels: int) -> int:
-        """Return the index of the level that begins; 0 is the most urgent one."""
-        below = levels - 1 - self._favourite
+        """Return the index of the level that begins the next read; 0 is the most urgent one."""
+        below = levels - 1 - self._leader
         if self._times < FAVOURS or below <= 0:
             return 0
-        self._times = -1  # So that this read is none of theirs.
+        self._times = -1  # `went_first` must not count this read for the level that it lets begin.
         self._turn += 1
-        return self._favourite + 1 + self._turn % below
+        return self._leader + 1 + self._turn % below
 
     def went_first(self, level: int) -> None:
         if self._times < 0:
             self._times = 0
-        elif level == self._favourite:
+        elif level == self._leader:
             self._times += 1
         else:
-            self._favourite, self._times = level, 1
+            self._leader, self._times = level, 1

@@ -1,10 +1,11 @@
-"""Looks after the sources of a sources: what is due, what was handed back, and what lost its owner.
+"""Maintains the sources of a set: promotes due messages, takes over released entries and those of dead nodes.
 
-One script does all of it, once a second, and at the moment at which the next message is due. Nothing here decides by
-idle times: an entry is taken over when it was handed back or when the lease of its owner is gone.
+One script (lua/maintain.lua) does all of it, once a second and at the moment at which the next message is due. No
+decision depends on idle times: an entry is taken over when it was released, or when the lease of its owner is gone.
 
-What a tender takes over goes the same way as what is read. Its script is shielded for a moment, since entries whose
-reply nobody waits for would be ours without our knowing; should that happen all the same, they are looked for.
+Entries that are taken over reach the sink as those that are read. The script call is shielded for two seconds: if the
+task stopped waiting for the reply, the entries would be pending under our name without our knowledge. If the reply is
+lost all the same, `recover` looks for them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from actorwork.streams.transport.redis_py import RedisError, ResponseError
 
 _EVERY: Final = 1.0
 _SPACING: Final = 0.01
-"""Seconds between two looks, at least: what becomes due in between is due together."""
+"""Seconds between two calls of the script, at least: messages that become due in between are promoted together."""
 _PATIENCE: Final = 2.0
 _LARGEST_CLAIM: Final = 500
 _SHORT_TOO_OFTEN: Final = 3
@@ -38,7 +39,7 @@ _AFTER: Final = failpoint("take_over.after")
 
 
 class Reclaimer:
-    """Tends one sources until cancelled. Cancelled: what is being taken over is offered, within two seconds."""
+    """Maintains one source set until cancelled. Cancelled: a run in progress is finished, within two seconds."""
 
     def __init__(self, client: RedisClient, sources: SourceSet, *, on_no_lease: Callable[[], None]) -> None:
         self._client = client
@@ -54,10 +55,10 @@ class Reclaimer:
         sources.maintain_within = self.maintain_within
 
     def __repr__(self) -> str:
-        return f"<Tender of {self._sources!r}>"
+        return f"<Reclaimer of {self._sources!r}>"
 
     def maintain_within(self, seconds: float) -> None:
-        """See to it that the sources are looked after within so many seconds. Never waits."""
+        """Request maintenance of all sources of this set within `seconds`. Never waits."""
         at = max(trio.current_time() + seconds, self._looked_at + _SPACING)
         if at < self._next:
             self._next = at
@@ -69,7 +70,7 @@ class Reclaimer:
             try:
                 await self.maintain()
             except RedisError as error:
-                doing = f"looking after {', '.join(self._sources.names[:3])}"
+                doing = f"maintaining {', '.join(self._sources.names[:3])}"
                 self._sources.emit(BrokerTrouble(doing, str(error), f"again in {_EVERY:g} s"))
             until = min(trio.current_time() + _EVERY, self._next)
             with trio.CancelScope(deadline=until) as self._pause:
@@ -77,7 +78,7 @@ class Reclaimer:
             self._pause = None
 
     async def maintain(self) -> None:
-        """Look after all sources once, and note when the next message is due."""
+        """Run the script once for all sources, and note when the next message is due."""
         sources = self._sources
         async with sources.lock:
             await self._client.wait_connected()
@@ -119,7 +120,7 @@ class Reclaimer:
                 except ResponseError:
                     raise
                 except RedisError:
-                    pass  # Lost on the way: it may have been done.
+                    pass  # The reply was lost: the script may have run.
             if _AFTER is not None:
                 _AFTER()
             if not has_answer:
@@ -127,7 +128,8 @@ class Reclaimer:
             elif report is None:
                 self._on_no_lease()
             elif in_flights[0].is_over:
-                self.maintain_within(0)  # Taken over under a name that is lost: whoever looks next finds it.
+                # The lease was lost meanwhile. The next run finds what was taken over under the old name.
+                self.maintain_within(0)
             else:
                 self._accept(in_flights, report)
 
@@ -149,7 +151,7 @@ class Reclaimer:
             if more:
                 sources.has_more = True
             if is_missing:
-                sources.interrupt_reader()  # It finds the group missing by itself, and makes it.
+                sources.interrupt_reader()  # Its next read finds the group missing, and creates it.
             previous: Counter[bytes] = Counter()
             for entry, count, owner, fields in taken:
                 crashes = count - 1
@@ -165,7 +167,8 @@ class Reclaimer:
                 sources.emit(
                     DeadLettered(in_flight.source, sources.group, message_id.decode(errors="replace"), crashes)
                 )
-            # Seen once, the difference is a reply on its way. Seen again and again, it is one that was lost.
+            # More entries pending under our name than in flight: once, a reply may be on its way; several times in a
+            # row, a reply was lost.
             in_flight.short = in_flight.short + 1 if pending > len(in_flight.deliveries) else 0
             if in_flight.short >= _SHORT_TOO_OFTEN:
                 in_flight.short = 0
@@ -181,7 +184,11 @@ class Reclaimer:
         self._sources.interrupt_reader()
 
     async def recover(self) -> None:
-        """Offer what is pending under our name and was never seen here. Only for the reader, while it does not read."""
+        """Offer entries that are pending under our name and never arrived here.
+
+        Only the reader may call this, while it does not read: it would take entries of a reply on its way for lost
+        ones.
+        """
         sources = self._sources
         async with sources.lock:
             await self._client.wait_connected()

@@ -1,16 +1,17 @@
 """Applies settlements: batched, fenced, atomic.
 
-    settle(…) ──▶ the custody's batch ──one script──▶ acked and deleted, result, next attempt, dead letter, messages
+    settle(…) ──▶ batch of the stream ──one script──▶ acked and deleted, result, next attempt, dead letter, messages
                                           └─────────▶ or refused: not ours any more (`events.Fenced`)
 
-One flush at a time for each source and group. The first settlement starts one, which runs in the next tick of the
-scheduler and takes what this tick brings; what comes while it is under way goes with the next. So a lone message is
-settled at once, and a flood in large batches, without any waiting on purpose.
+One flush at a time for each stream and group. The first settlement starts one, which runs in the next tick of the
+scheduler and takes all settlements of this tick; those that arrive while it is under way go with the next. So a single
+message is settled at once, and a flood in large batches, without a timer.
 
-A flush whose reply is lost is sent again under its number, and the script repeats its answer. What may pass (no memory,
-no permission, a server that loads or is busy) is tried again for as long as the node lives. If the script itself fails,
-each settlement of the batch is tried alone, and one that keeps failing alone is given up: its entry stays pending, and
-is run again after this node's end.
+Flushes of one stream must not overlap: the script keeps only the answer to the last one. A flush whose reply is lost is
+sent again under its number, and the script repeats its answer. Errors that may pass (no memory, no permission, a server
+that loads or is busy) are tried again for as long as the node lives. If the script itself fails, each settlement of the
+batch is tried alone, and one that keeps failing alone is abandoned: its entry stays pending, and runs again after this
+node has ended.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _OTHERS_AT_ONCE: Final = 200
 _PUBLISHED_AT_ONCE: Final = 1000
 _GIVE_UP_AFTER: Final = 5
 _BARE: Final = 3
-"""The length of a token without claims: of a delivery that has no key and no unique key."""
+"""The length of a token without held keys: the delivery has neither a key nor a unique key."""
 _PAUSES: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 _BEFORE: Final = failpoint("settle.before")
 _AFTER: Final = failpoint("settle.after")
@@ -80,14 +81,16 @@ class Settler:
             self.start(in_flight)
 
     def start(self, in_flight: InFlightEntries) -> None:
-        """Have what is queued in a custody applied, soon."""
+        """Start to apply the queued settlements of a stream, unless a flush is under way."""
         if not in_flight.is_flushing and (in_flight.plain or in_flight.others):
             in_flight.is_flushing = True
             self._active.add(in_flight)
             self._spawn(self._flush_all, in_flight)
 
     def give_up(self, in_flight: InFlightEntries) -> None:
-        """End a custody whose lease is lost: what is queued is refused, what is under way is for the fence to judge."""
+        """End in-flight entries whose lease is lost: refuse queued settlements, and leave a flush in progress to the
+        fence.
+        """
         in_flight.is_over = True
         plain, others = in_flight.plain, in_flight.others
         in_flight.plain, in_flight.others = [], []
@@ -111,7 +114,7 @@ class Settler:
 
     async def _flush_all(self, in_flight: InFlightEntries) -> None:
         alone = 0
-        """How many settlements are to be tried one by one."""
+        """How many settlements are still to be tried one by one."""
         try:
             while in_flight.plain or in_flight.others:
                 plain, others = _batch_from(in_flight, limit=1 if alone > 0 else _PLAIN_AT_ONCE)
@@ -156,7 +159,7 @@ class Settler:
             for delivery, settlement, published in others:
                 _add_other(args, in_flight, delivery, settlement, published)
         except (ValueError, RecursionError) as error:
-            # What cannot be written may not end the node: the next one would meet the same entry.
+            # A settlement that cannot be encoded must not end the node: the next node would get the same entry.
             raise _RefusedError(f"it cannot be written: {error}") from error
         script = scripts.SETTLE if others else scripts.SETTLE_PLAIN
         script_keys = (
@@ -229,7 +232,7 @@ class Settler:
     def _could_not_publish(
         self, in_flight: InFlightEntries, delivery: Delivery, settlement: Settlement | PublishOnly, problem: str
     ) -> None:
-        """The delivery is still in hand: it fails, since it cannot end as it wanted to."""
+        """Make the delivery fail: it is still in flight, and cannot end as its handler wanted."""
         if type(settlement) is PublishOnly:
             settlement.report(RedisError(problem))
             return
@@ -300,7 +303,7 @@ def _add_other(
             outcome = Outcome("done", b"null" if result is None else result)
         case Retry(delay=delay, failure=failure):
             kind = "retry"
-            # The moment is a note for people; what counts is the delay, by the server's clock.
+            # This node's clock is only noted in the history, for people; the delay counts by the server's clock.
             extras = (round(delay * 1000), entries.headers_of_retry(delivery, failure, time.time()))
         case Reject(failure=failure):
             kind = "reject"

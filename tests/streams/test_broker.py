@@ -773,7 +773,7 @@ async def test_what_is_in_hand_while_its_group_is_made_again_runs_once(redis_url
 async def test_an_answer_that_no_read_has_is_a_broken_connection_and_not_the_end_of_the_node(redis_url: str):
     orders = subscription()
     async with open_scene(redis_url) as scene, scene.node(orders) as node:
-        with pytest.raises(BrokenConnection, match="this connection is not sound"):
+        with pytest.raises(BrokenConnection, match="this connection cannot be trusted"):
             node._readers[0]._deliver(b"OK")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
         await scene.send("orders", b"a")
         assert (await inbox(orders).take_one()).payload == b"a"

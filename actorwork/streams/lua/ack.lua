@@ -26,7 +26,7 @@ local function not_after(ms, seq, other)
   return seq <= other_seq
 end
 
--- Whether one of some groups, as XINFO GROUPS has them by name, has not been given an entry yet, or has it in hand.
+-- Whether any of these groups (from XINFO GROUPS, by name) has not read an entry yet, or has it pending.
 local function is_wanted(stream, groups, id)
   local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
   for _, other in ipairs(groups) do
@@ -39,7 +39,11 @@ local function is_wanted(stream, groups, id)
   return false
 end
 
--- Acknowledges entries in `group`, and deletes those that every other group is done with. Returns those.
+-- Acknowledges entries in `group`, and deletes those that no other group wants any more. Returns those.
+--
+-- XACK comes first: our own group must not count as one that still wants the entry. With one group, which is usual, this is
+-- one XACK, one XINFO and one XDEL for all entries; with several, each entry costs a lookup in the pending list of every
+-- other group that has pending entries.
 local function ack_and_delete(stream, group, ids)
   local count = #ids
   if count == 0 then

@@ -1,6 +1,9 @@
 -- How a batch of settlements begins: repeated answers, the fence, plain acks. (A part: scripts begin with the parts they
--- need.) What follows finds `acked`, the entries to be acknowledged, `fenced` and `refused`; `which` and `i` say where it
--- goes on.
+-- need.) It leaves `acked`, the entries to be acknowledged, `fenced` and `refused`; the rest of the script continues at
+-- `which` and `i`.
+--
+-- The recorded answer comes before the fence. A batch that is sent again after a lost reply finds its entries settled, and
+-- the fence would refuse every one of them, so the node would report a lost lease that it never lost.
 
 local stream, record = KEYS[1], KEYS[2]
 local prefix, group, consumer, number = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -19,7 +22,8 @@ if not mine then
   return redis.error_reply(problem)
 end
 
--- Settling frees memory, so it must go on when there is none: once a script has written, nothing in it is refused for that.
+-- Settling frees memory, so it must work when there is none left. DEL is allowed then, and once a script has written, none of
+-- its commands is refused for lack of memory. So this DEL must come before any command that allocates.
 redis.call('DEL', record)
 
 local acked, fenced, refused = {}, {}, {}
@@ -30,6 +34,7 @@ local i = 9
 local plain_end = 8 + 2 * ARGV[8]
 while i < plain_end do
   local id = ARGV[i]
+  -- The same entry twice in one batch: the second settlement is a late one, and is refused.
   if not settled[id] and mine(id, ARGV[i + 1]) then
     settled[id] = true
     acked[#acked + 1] = id

@@ -1,4 +1,4 @@
--- Drops a message that is held back, or waits for its key; returns whether there was one.
+-- Drops a message that is delayed or waits for its key; returns whether there was one.
 --
 -- KEYS  the source
 -- ARGV  the prefix of the source's keys, the message id
@@ -15,7 +15,7 @@ end
 
 try('~' .. message_id)
 try('=' .. message_id)
--- Groups try again each for itself.
+-- Each group retries by itself, under a member of its own.
 local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
 for _, flat in ipairs(groups.err and {} or groups) do
   local member = message_id .. '/' .. by_name(flat)['name']

@@ -10,13 +10,14 @@ local function whole(number)
   return string.format('%.0f', number)
 end
 
--- The score of what is held back until `at`. What is due in the same millisecond keeps its order: of several calls, where
--- the delays are alike, by `rest`, the microseconds of the call; within one by `which`, the number of the message.
+-- The score of a message that is delayed until `at`. Messages that are due in the same millisecond keep their order: across
+-- calls with equal delays by `rest`, the microseconds of the call; within a call by `which`, the number of the message.
 local function score(at, rest, which)
   return string.format('%.5f', at + rest + which * 0.00025)
 end
 
--- Nodes look once a second: what is due before that, they are told of. (Where that is not allowed, they are late.)
+-- Nodes maintain their sources once a second; they are notified of a message that is due before that. (If an ACL forbids
+-- PUBLISH, such a message is up to a second late.)
 local function announce(source, at, now)
   if at < now + 1100 then
     redis.pcall('PUBLISH', 'actorwork:attend', source)

@@ -1,19 +1,20 @@
--- What can happen to an entry that a group was given. (A part: scripts begin with the parts they need.)
+-- The fields of an entry, and the forms in which it is written again: as a retry, as a dead letter. (A part: scripts begin
+-- with the parts they need.)
 
-local MOST_VALUES = 7000 -- How many fit at all: Lua's stack takes some 8000.
+local MOST_VALUES = 7000 -- How many values `unpack` can pass: Lua's stack takes some 8000.
 
 local function problem_of(reply)
   return type(reply) == 'table' and reply.err or nil
 end
 
--- The fields of an entry, or nil when it was deleted by somebody.
+-- The fields of an entry, or nil if it was deleted by hand.
 local function fields_of(stream, id)
   local found = redis.call('XRANGE', stream, id, id)
   return found[1] and found[1][2]
 end
 
--- The names under which an entry carries what is ours: an entry without `data` is a foreign producer's, whose own fields may
--- well be called `id` or `group`.
+-- The names of our fields in an entry. An entry without `data` comes from a foreign producer, whose own fields may be called
+-- `id` or `group`, so ours have longer names there.
 local function names_in(fields)
   for i = 1, #fields, 2 do
     if fields[i] == 'data' then
@@ -23,7 +24,7 @@ local function names_in(fields)
   return 'actorwork:id', 'actorwork:headers', 'actorwork:group'
 end
 
--- The fields again, with other headers (a JSON object, or '' for none), for one group alone, under the same message id.
+-- A copy of the fields with other headers (a JSON object, or '' for none), for one group only, under the same message id.
 local function readdressed(fields, message_id, headers, group)
   local id_name, headers_name, group_name = names_in(fields)
   local copy = { id_name, message_id }
@@ -43,8 +44,8 @@ local function readdressed(fields, message_id, headers, group)
   return copy
 end
 
--- The member under which a message waits that is meant for one group: retries, of which each group may have its own, and
--- dead letters that are sent again. `entry` tells apart what has the same id for the same group.
+-- The member of a message that waits for one group: a retry (each group may have its own), or a dead letter that is sent
+-- again. `entry` distinguishes messages with the same id for the same group.
 local function member_for(prefix, message_id, group, entry)
   local member = message_id .. '/' .. group
   for _, store in ipairs({ 'delayed:messages', 'waiting' }) do
@@ -55,9 +56,10 @@ local function member_for(prefix, message_id, group, entry)
   return member
 end
 
--- Keeps an entry as a dead letter; `facts` are the fields that say why. More fields than a call takes are kept in one.
--- Of the source's letters the last `most` stay, as far as they came since `oldest` (ms since the epoch).
-local function bury(prefix, facts, fields, most, oldest)
+-- Adds an entry to the dead letters; `facts` are the fields with the reasons. More fields than one call takes are packed
+-- into one field: a dead letter must not be lost because a foreign producer wrote thousands of fields. The source keeps its
+-- last `most` dead letters, and of these only those since `oldest` (ms since the epoch).
+local function add_dead_letter(prefix, facts, fields, most, oldest)
   if #fields > MOST_VALUES then
     local parts = {}
     for i = 1, #fields do

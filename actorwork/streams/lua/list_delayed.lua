@@ -1,4 +1,4 @@
--- Lists messages of a source that are held back, those due first first.
+-- Lists delayed messages of a source, the one that is due next first.
 --
 -- KEYS  its `delayed`, its `delayed:messages`
 -- ARGV  how many

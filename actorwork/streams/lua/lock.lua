@@ -3,8 +3,9 @@
 -- KEYS  the lock: a hash of token, owner and until (ms)
 -- ARGV  take | keep | free, the owner, the ttl in ms
 --
--- Returns for take the token, or nil where it is somebody else's; for keep and free whether it was the owner's. A lock that
--- was not kept in time is still its owner's until somebody takes it. The token outlives the lock by a day.
+-- Returns for take the token, or nil if another owner has the lock; for keep and free whether this owner had it. A lock that
+-- was not kept in time stays its owner's until another one takes it. The token outlives the lock by a day: a new owner must
+-- get a greater token than every owner before, or the fence of a shared value would let an old owner write.
 
 local key, operation, owner, ttl = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 local time = redis.call('TIME')

@@ -1,20 +1,31 @@
--- Looks after sources of one group: what is due enters its stream, what lost its owner is taken over.
+-- Maintains sources for one group: promotes due messages, takes over released entries and those of dead nodes.
 --
 -- KEYS  the lease of this node, then the streams: sources, and those of their priorities
--- ARGV  group, consumer, prefix of leases, name of the consumer that owns what was handed back, how many deliveries are
+-- ARGV  group, consumer, prefix of leases, name of the consumer that owns released entries, how many deliveries are
 --       wanted in all, how many of those above normal priority, after how many crashes a message is dead, from how many
 --       on it is taken over alone, the actor's title; then for each stream: the prefix of its source's keys, 1 if a
---       message that crashed often may be taken over (0 while one is in hand), and where to go on looking for keys whose
---       message is gone ('' for not now); then how many dead letters to keep, and for how many ms
+--       message that crashed often may be taken over (0 while one is in flight), and where the search for keys without a
+--       message continues ('' for not now); then how many dead letters to keep, and for how many ms
 --
 -- Returns nil if this node holds no lease (it may take nothing), else for each stream: ms until the next message is due
--- (-1 if none is held back), whether more is waiting, whether the group is missing, the deliveries taken over as
--- {entry id, delivery count, from whom, fields}, the dead letters made as {message id, crashes}, how many entries are
--- pending under our name, those taken over included, the levels of priority that were ever used, and where to go on
--- looking for keys.
+-- (-1 if none is delayed), whether there are more entries to take over, whether the group is missing, the deliveries taken
+-- over as {entry id, delivery count, from whom, fields}, the dead letters made as {message id, crashes}, how many entries
+-- are pending under our name, those taken over included, the levels of priority that were ever used, and where the search
+-- for keys continues.
 --
--- A delivery counts as a crash when the lease of its owner is gone. Bystanders that lay in the same mailbox are counted
--- too, so a message that was in hand at several crashes is run alone from then on: only the guilty one gets to the limit.
+-- Who may take what. The lease of this node is checked first, in this script: a node whose lease is gone would take
+-- entries that another node then takes from it, in a circle. An entry is taken only from the consumer `released`, or from a
+-- consumer whose lease does not exist. Comparison and XCLAIM happen in one script, so two nodes never take the same entry.
+-- Idle times play no part: a handler may run for hours.
+--
+-- Crashes. A delivery counts as a crash when the lease of its owner is gone. All messages in flight at that node are
+-- counted, also those that only waited in the same mailbox. So a message that was in flight at `alone_from` crashes is taken
+-- over only while no other such message is in flight here: from then on only the guilty one gets to the limit. The count is
+-- Redis' own delivery count, which is set in the XCLAIM itself: a node that dies right after this script has counted it.
+--
+-- Cost, for each stream: one XINFO CONSUMERS, one EXISTS for each other consumer, and one ZRANGEBYSCORE and SMEMBERS for
+-- each source. The script blocks the server, so every part is bounded (PROMOTED_AT_ONCE, KEYS_AT_ONCE, PAGE, and the room in
+-- the mailboxes); what is left is done by the next call.
 
 local group, consumer, leases, released = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local room, urgent_room = tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -30,6 +41,9 @@ end
 
 local now = now_ms()
 
+-- Moves due messages into their streams; returns ms until the next one is due, -1 for none. The message enters before it is
+-- removed from the delayed ones. Both happen in this script, but if one of them cannot enter (its source is no stream at
+-- present), it and all after it stay delayed, so their order is kept.
 local function promote(prefix)
   local delayed, messages = prefix .. 'delayed', prefix .. 'delayed:messages'
   local due = redis.call('ZRANGEBYSCORE', delayed, '-inf', whole(now), 'LIMIT', 0, PROMOTED_AT_ONCE)
@@ -40,7 +54,7 @@ local function promote(prefix)
       if packed[i] then
         local place = enter(prefix, member, cmsgpack.unpack(packed[i]))
         if not place then
-          break -- There is no such stream at present.
+          break
         end
       end
       done[i] = member
@@ -57,6 +71,7 @@ local function promote(prefix)
   return -1
 end
 
+-- Whether the message that holds a key still exists at a place.
 local function is_there(prefix, place)
   if string.sub(place, 1, 1) == '~' then
     return redis.call('ZSCORE', prefix .. 'delayed', string.sub(place, 2))
@@ -68,7 +83,7 @@ local function is_there(prefix, place)
   if found.err or not found[1] then
     return false
   end
-  -- Where a group was destroyed that had not settled it, nobody is left to delete it.
+  -- If the only group that wanted it was destroyed, no settlement will delete the entry, and its key would stay taken.
   local groups = {}
   for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
     groups[#groups + 1] = by_name(flat)
@@ -80,7 +95,8 @@ local function is_there(prefix, place)
   return true
 end
 
--- Lets the next messages of keys enter whose message was deleted by somebody, a few keys at a time.
+-- Frees keys whose message was deleted by hand (XDEL, a destroyed group): without this, the messages behind it would wait
+-- forever. It goes through all keys of a source, KEYS_AT_ONCE per call, so its cost does not grow with their number.
 local function heal(prefix, cursor)
   local found = redis.call('HSCAN', prefix .. 'keys', cursor, 'COUNT', KEYS_AT_ONCE)
   for i = 1, #found[2], 2 do
@@ -94,8 +110,9 @@ local function heal(prefix, cursor)
   return found[1]
 end
 
--- Makes a dead letter of a message that took down too many processes.
-local function bury_crasher(stream, prefix, id, crashes)
+-- Makes a dead letter of a message that crashed too many processes. The dead letter and the outcome are written before the
+-- entry is acknowledged, and the key is freed last: `leave` lets the next message of the key enter.
+local function dead_letter_crasher(stream, prefix, id, crashes)
   local fields = fields_of(stream, id)
   if not fields then
     ack_and_delete(stream, group, { id })
@@ -107,18 +124,21 @@ local function bury_crasher(stream, prefix, id, crashes)
   local good, known = pcall(cjson.decode, headers or '{}')
   local attempt = good and type(known) == 'table' and known['actorwork-attempt'] or 1
   local reason = crashes .. ' processes died with this message in hand'
-  bury(prefix, {
+  add_dead_letter(prefix, {
     'actor', actor, 'group', group, 'error', 'Crashed', 'reason', reason, 'traceback', '',
     'attempt', tostring(attempt), 'at', whole(now), 'entry', id, 'id', message_id,
   }, fields, most_dead, whole(now - dead_for))
-  tell_end(prefix, message_id, headers, 'failed', 'Crashed', reason)
+  reject_unread(prefix, message_id, headers, 'failed', 'Crashed', reason)
   if #ack_and_delete(stream, group, { id }) > 0 and named['data'] then
     leave(prefix, place_at(level_of(prefix, stream), id), named['key'], named['unique'], message_id)
   end
   return { message_id, crashes }
 end
 
-local function take_over(stream, prefix, owner, pending_in_all, is_dead, is_urgent, suspects, taken, buried)
+-- Takes over entries of one consumer that is dead, or of `released`. Returns whether there are more, and how many suspects
+-- (messages with many crashes) may still be taken. The page is at least 1, also without room: `more` must be known, and a
+-- message past its limit becomes a dead letter whether there is room or not.
+local function take_over(stream, prefix, owner, pending_in_all, is_dead, is_urgent, suspects, taken, dead)
   local more = 0
   local wanted = is_urgent and urgent_room or room
   local page = redis.call('XPENDING', stream, group, '-', '+', math.max(1, math.min(wanted, PAGE)), owner)
@@ -126,15 +146,15 @@ local function take_over(stream, prefix, owner, pending_in_all, is_dead, is_urge
     local id, count = pending[1], pending[4]
     local crashes = count
     if is_dead and count > limit then
-      -- One that cannot be buried (thousands of fields) stays where it is: it must not keep the others waiting.
-      local good, letter = pcall(bury_crasher, stream, prefix, id, crashes)
+      -- If that fails, the entry stays where it is: an error here would end the script, and with it every other take-over.
+      local good, letter = pcall(dead_letter_crasher, stream, prefix, id, crashes)
       if good and letter then
-        buried[#buried + 1] = letter
+        dead[#dead + 1] = letter
       end
     elseif wanted <= 0 then
       more = 1
     elseif crashes >= alone_from and suspects <= 0 then
-      -- Its turn comes when the one in hand is settled.
+      -- Its turn comes when the suspect in flight is settled.
     else
       local entry = redis.call('XCLAIM', stream, group, consumer, 0, id, 'RETRYCOUNT', count + 1)[1]
       if entry and entry[2] then
@@ -144,7 +164,7 @@ local function take_over(stream, prefix, owner, pending_in_all, is_dead, is_urge
           suspects = suspects - 1
         end
       else
-        redis.call('XACK', stream, group, id) -- Somebody deleted the entry: there is nothing left to handle.
+        redis.call('XACK', stream, group, id) -- The entry was deleted by hand: nothing is left to handle.
       end
     end
   end
@@ -168,7 +188,7 @@ for s = 2, #KEYS do
     end
   end
   local is_urgent = level == 'critical' or level == 'high'
-  local more, missing, taken, buried, ours = 0, 0, {}, {}, 0
+  local more, missing, taken, dead, ours = 0, 0, {}, {}, 0
   local consumers = redis.pcall('XINFO', 'CONSUMERS', stream, group)
   if consumers.err then
     missing = 1
@@ -182,17 +202,17 @@ for s = 2, #KEYS do
         local is_dead = name ~= released and redis.call('EXISTS', leases .. name) == 0
         if pending > 0 and (is_dead or name == released) then
           local left
-          left, suspects = take_over(stream, prefix, name, pending, is_dead, is_urgent, suspects, taken, buried)
+          left, suspects = take_over(stream, prefix, name, pending, is_dead, is_urgent, suspects, taken, dead)
           if left == 1 then
             more = 1
           end
         elseif is_dead then
-          -- Only with nothing pending: XGROUP DELCONSUMER forgets what was.
+          -- Only with nothing pending: XGROUP DELCONSUMER drops the pending entries of the consumer, and so the messages.
           redis.call('XGROUP', 'DELCONSUMER', stream, group, name)
         end
       end
     end
   end
-  report[#report + 1] = { due_in, more, missing, taken, buried, ours + #taken, levels, cursor }
+  report[#report + 1] = { due_in, more, missing, taken, dead, ours + #taken, levels, cursor }
 end
 return report

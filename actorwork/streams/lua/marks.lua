@@ -1,11 +1,12 @@
 -- Remembering the ids of messages. (A part: scripts begin with the parts they need.)
 --
--- A message is kept at most once for its source and id. What remembers the id is its mark: one bit of a bitmap for ids of
--- the form <publisher>-<number>, else a key of its own. A mark and its message are written together, so a publish whose
--- reply was lost can be sent again.
+-- A message is kept at most once for its source and id. The mark remembers the id: one bit of a bitmap for ids of the form
+-- <publisher>-<number>, else a key of its own. A mark and its message are written together, so a publish whose reply was
+-- lost can be sent again.
 --
--- Marks of a run of messages are set by one BITFIELD, whose arguments come from the publisher: SET u<width> <bit> <all ones>
--- for each piece of up to 48 consecutive bits. It returns what was there before.
+-- The marks of a run of messages are set by one BITFIELD, whose arguments come from the publisher: SET u<width> <bit> <all
+-- ones> for each piece of up to 48 consecutive bits. It returns the bits as they were before. (48, because numbers in Lua
+-- are exact up to 53 bits.)
 
 -- Sets the marks of ARGV[first..last]. Returns nil if all ids are new, else which of the messages (1, 2, ...) are not.
 local function mark_all(mark, first, last)
@@ -26,8 +27,8 @@ local function mark_all(mark, first, last)
   return seen
 end
 
--- Takes back the marks of new messages from the `which`th on: a mark without its message would make every later attempt
--- look like a repetition.
+-- Removes the marks of new messages from the `which`th on: a mark without its message would make a later try report success
+-- for a message that does not exist. Marks that were set before this script stay.
 local function unmark_from(mark, first, last, seen, which)
   local count = 0
   for i = first, last, 4 do

@@ -1,8 +1,8 @@
--- For how long the oldest message has waited that a group has not read.
+-- How long the oldest message that a group has not read has waited.
 --
 -- KEYS  the streams of one source
 --
--- Returns milliseconds, or nil where there is none. An entry's id says when it came into the stream.
+-- Returns milliseconds, or nil if there is none. The first part of an entry's id is the time at which it was added.
 
 local function parts(id)
   local left, right = string.match(id, '^(%d+)%-(%d+)$')

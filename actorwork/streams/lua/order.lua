@@ -1,18 +1,25 @@
--- What stands between a message and its stream. (A part: scripts begin with the parts they need.)
+-- The order in which messages enter a stream: priorities, keys, unique keys. (A part: scripts begin with the parts they
+-- need.)
 --
 --   the source                  where messages of normal priority are read
 --   priority:<level>            where others are read; `priorities` has the levels that were ever used
 --   keys                        key -> the places of the message that has the key: JSON, usually one
 --   key:<key>                   the members that wait for the key, in their order
---   waiting                     member -> its fields, packed; a member of a list that is not in here was cancelled
+--   waiting                     member -> its fields, packed; a member of a list without fields here was cancelled
 --   unique:<key>                the message that has a unique key: JSON of `id`, `copies`, `place`
 --
--- Of all messages with one key only the first is in a stream, so that reading costs nothing. The next enters in the
--- script in which the one before leaves for good. A message may be in several places at once, where several groups
--- try it again each by itself; the key is free when none of them is left.
+-- Of all messages with one key only the first is in a stream: readers need no check, and messages without keys pay nothing.
+-- The next message enters in the same script in which the one before leaves for good. In two scripts, a crash in between
+-- would leave the key taken with no message in the stream, and the messages behind it would wait forever.
 --
--- A place is `<entry id>` in the source, `<level>:<entry id>`, `~<member>` for what is held back, or `=<member>` for
--- what waits for its key. A member is the id of a message, for a retry with its group behind it.
+-- A message may be in several places at once, when several groups retry it, each by itself. The key is free when none of its
+-- places is left.
+--
+-- A place is `<entry id>` in the source, `<level>:<entry id>` in the stream of a level, `~<member>` for a delayed message, or
+-- `=<member>` for one that waits for its key. A member is the id of a message, for a retry followed by its group.
+--
+-- Cost: a message with a key takes a read and a write more when it enters, and a read, an LPOP and a delete when it leaves.
+-- One that waits adds its fields and its place in the list, in and out. Records are small JSON: ids, no payloads.
 
 local LEVELS = { critical = true, high = true, low = true }
 
@@ -53,12 +60,13 @@ local function add(prefix, level, fields)
     return nil, id.err
   end
   if level and redis.call('SADD', prefix .. 'priorities', level) == 1 then
-    -- Every group of the source is to have it: the first one to settle it must not be taken for the only one.
+    -- Create every group of the source in the new stream before any of them can read there. `ack_and_delete` deletes an
+    -- entry that no other group wants: without their groups, the first group that settles would delete it for all.
     local groups = redis.pcall('XINFO', 'GROUPS', source_of(prefix))
     for _, flat in ipairs(groups.err and {} or groups) do
       redis.pcall('XGROUP', 'CREATE', stream, by_name(flat)['name'], '0')
     end
-    redis.pcall('PUBLISH', 'actorwork:attend', stream) -- Nodes are to read it from now on.
+    redis.pcall('PUBLISH', 'actorwork:attend', stream) -- Nodes read the new stream from now on.
   end
   return id
 end
@@ -70,7 +78,8 @@ local function unique_record(prefix, unique)
   return text and cjson.decode(text) or nil
 end
 
--- Changes the record of a message that has its unique key; leaves alone what has run out or is another's by now.
+-- Changes the record of a message that has its unique key. A record that has expired, or that belongs to another message by
+-- now, stays as it is: late settlements must not free the key of a successor.
 local function note_unique(prefix, unique, message_id, change)
   local record = unique_record(prefix, unique)
   if record and record.id == message_id then
@@ -84,10 +93,10 @@ local function note_unique(prefix, unique, message_id, change)
   end
 end
 
--- Notes where a message lies that has its unique key.
+-- Notes the place of a message that has its unique key, so that it can be replaced there.
 local function moved(prefix, unique, message_id, place)
   note_unique(prefix, unique, message_id, function(record)
-    -- One that was in hand is not to be replaced any more, wherever it lies now.
+    -- An empty place: it was in flight, and then retried. It must not be replaced any more, since it may have had effects.
     if record.place ~= '' then
       record.place = place
     end
@@ -107,7 +116,8 @@ local function hold_key(prefix, key, place)
   redis.call('HSET', prefix .. 'keys', key, cjson.encode(places))
 end
 
--- Lets the next message of a key enter, or sets the key free.
+-- Lets the next message of a key enter its stream, or frees the key. The loop skips messages that were cancelled while
+-- they waited: their fields are gone, their members are still in the list (removing one there would cost the list's length).
 local function call_next(prefix, key)
   local list = prefix .. 'key:' .. key
   while true do
@@ -123,7 +133,8 @@ local function call_next(prefix, key)
       local level = level_in(named)
       local id = add(prefix, level, fields)
       if not id then
-        -- There is no such stream at present. A place that does not exist is healed later, and this is tried again.
+        -- The source is no stream at present. The member goes back to the front, so the order is kept, and the key gets a
+        -- place that does not exist: `heal` in maintain.lua finds it later and calls this again.
         redis.call('LPUSH', list, member)
         redis.call('HSET', prefix .. 'keys', key, cjson.encode({ '~' }))
         return
@@ -154,18 +165,21 @@ local function let_go(prefix, key, place)
   end
 end
 
--- Puts a message where it is read, or behind those that have its key. Returns its place, or nil and an error.
+-- Adds a message to its stream, or puts it behind the message that has its key. Returns its place, or nil and an error.
+--
+-- A retry that was delayed has had its key all the time (its place `~<member>` is among the places of the key), so it must
+-- not queue behind messages that wait for that very key: it would wait for itself.
 local function enter(prefix, member, fields)
   local named = #fields > 4 and by_name(fields) or {}
   if not named['data'] then
-    named = {} -- What a foreign producer calls its fields is its own affair.
+    named = {} -- A foreign producer's fields may happen to be called `key` or `priority`.
   end
   local key, level = named['key'], level_in(named)
   local places = key and places_of(prefix, key)
   local mine = nil
   for i, held in ipairs(places or {}) do
     if held == '~' .. member then
-      mine = i -- A retry: it has had the key all the time.
+      mine = i
     end
   end
   local place
@@ -191,7 +205,7 @@ local function enter(prefix, member, fields)
   return place
 end
 
--- One copy of a message is gone for good: what it had is free for the next.
+-- One copy of a message is gone for good: frees what it held. The caller has removed the entry before, in the same script.
 local function leave(prefix, place, key, unique, message_id)
   if key then
     let_go(prefix, key, place)
@@ -205,9 +219,9 @@ end
 
 -- ------------------------------------------------------------------------------------------------------------- dropping
 
--- Tells the outcome to whoever asked: kept for `ttl` ms ('' means not), published to `reply_to` ('' means not). A channel
--- that may not be published to must not keep a delivery from ending: what is kept can still be found.
-local function tell_outcome(prefix, message_id, outcome, ttl, reply_to)
+-- Stores an outcome for `ttl` ms ('' means not), and publishes it to `reply_to` ('' means not). PUBLISH may be forbidden for
+-- this channel (an ACL); that must not stop the settlement, and a stored outcome can still be found.
+local function store_outcome(prefix, message_id, outcome, ttl, reply_to)
   if ttl ~= '' then
     redis.call('SET', prefix .. 'result:' .. message_id, outcome, 'PX', ttl)
   end
@@ -216,8 +230,8 @@ local function tell_outcome(prefix, message_id, outcome, ttl, reply_to)
   end
 end
 
--- The same for a message that no actor has in hand: who asked stands in its headers.
-local function tell_end(prefix, message_id, headers, status, kind, reason)
+-- The same for a message that is not in flight: its headers have the address of the caller that waits.
+local function reject_unread(prefix, message_id, headers, status, kind, reason)
   local good, asked = pcall(cjson.decode, headers or '{}')
   if not good or type(asked) ~= 'table' then
     return
@@ -229,11 +243,11 @@ local function tell_end(prefix, message_id, headers, status, kind, reason)
       failure = { type = kind, reason = reason, traceback = '' },
     })
     ttl = tonumber(ttl) and tonumber(ttl) > 0 and string.format('%.0f', math.max(1, tonumber(ttl) * 1000)) or ''
-    tell_outcome(prefix, message_id, outcome, ttl, type(reply_to) == 'string' and reply_to or '')
+    store_outcome(prefix, message_id, outcome, ttl, type(reply_to) == 'string' and reply_to or '')
   end
 end
 
--- Takes away what lies at a place where nobody reads: held back, or waiting for its key. Returns its fields, or nil.
+-- Removes a message from a place where no group reads: delayed, or waiting for its key. Returns its fields, or nil.
 local function take_away(prefix, place)
   local kind, member = string.sub(place, 1, 1), string.sub(place, 2)
   local store = kind == '~' and prefix .. 'delayed:messages' or prefix .. 'waiting'
@@ -248,7 +262,8 @@ local function take_away(prefix, place)
   return cmsgpack.unpack(packed)
 end
 
--- Takes away an entry that no group was given yet. Returns its fields, or nil.
+-- Removes an entry that no group has read yet. Returns its fields, or nil. A group has read it if its last delivered id is
+-- not before the entry; deleting it then would take a message out of the hands of a node.
 local function take_unread(prefix, place)
   local level, id = string.match(place, '^(%l+):(.*)$')
   id = id or place
@@ -271,8 +286,8 @@ local function take_unread(prefix, place)
   return found[1][2]
 end
 
--- Drops a message at a place, if it still lies there and is in nobody's hand; returns whether it did. Whoever waits for
--- its outcome is told.
+-- Drops a message at a place, if it is still there and not in flight; returns whether it did. A caller that waits for its
+-- outcome gets a rejection.
 local function drop(prefix, place, kind, reason)
   local first = string.sub(place, 1, 1)
   local fields
@@ -291,6 +306,6 @@ local function drop(prefix, place, kind, reason)
     named = {}
   end
   leave(prefix, place, named['key'], named['unique'], message_id)
-  tell_end(prefix, message_id, headers, 'rejected', kind, reason)
+  reject_unread(prefix, message_id, headers, 'rejected', kind, reason)
   return true
 end

@@ -1,4 +1,4 @@
--- Pauses or resumes, and tells the nodes.
+-- Pauses or resumes, and notifies the nodes.
 --
 -- KEYS  what is paused, a hash: kind and name -> JSON
 -- ARGV  the channel, pause | resume, kind and name, then for pause: reason, by whom
@@ -13,5 +13,5 @@ if operation == 'pause' then
 else
   answer = redis.call('HDEL', KEYS[1], field)
 end
-redis.pcall('PUBLISH', channel, field) -- Where that is not allowed, nodes see it when they look.
+redis.pcall('PUBLISH', channel, field) -- If an ACL forbids that, nodes see the change at their next look.
 return answer

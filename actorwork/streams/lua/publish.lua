@@ -1,17 +1,21 @@
 -- Keeping a message once. (A part: scripts begin with the parts they need.)
 --
--- What is said of a message beside its fields are its terms:
+-- The mark of an id is set first, and the message is written in the same script. If the message cannot be written (its
+-- source is no stream), the mark is removed again. Otherwise a second try would find the mark and report success for a
+-- message that does not exist.
 --
---   ''            nothing: it is due at once
---   '+<ms>'       held back for so long
---   '<ms>'        held back until then (since the epoch)
+-- The terms of a message are what is passed with it beside its fields:
+--
+--   ''            none: it is due at once
+--   '+<ms>'       delayed for this time
+--   '<ms>'        delayed until this moment (since the epoch)
 --   '{...}'       JSON: `due` as above; `lifetime` (ms), which becomes the field `expires` unless `expires` is earlier;
---                 and of its unique key `unique`, `ttl` (ms), `replace` (true to take the place of an unread one).
---                 Also where it has a key or a priority, which are fields.
+--                 for a unique key `unique`, `ttl` (ms), `replace` (true to replace an unread message that has the key).
+--                 Also for a message with a key or a priority, which are fields: `enter` has to look at them.
 
 local MARK_SECONDS = 86400
 
--- When a message is due, as `now_ms` says it; nil for at once.
+-- When a message is due, in the form of `now_ms`; nil for at once.
 local function due_ms(due)
   if due == '' then
     return nil
@@ -29,7 +33,7 @@ local function due_ms(due)
   return at, rest
 end
 
-local held_back = 0 -- By this script.
+local held_back = 0 -- How many messages this script has delayed: keeps the order of those due in the same millisecond.
 
 local function hold_back(prefix, member, at, rest, fields)
   redis.call('ZADD', prefix .. 'delayed', score(at, rest, held_back % 1000), member)
@@ -60,7 +64,7 @@ local function set_mark(mark, offset, touched)
   return true
 end
 
--- A mark without its message would make every later attempt look like a repetition.
+-- See the top of this file: a mark must not outlive the failure to write its message.
 local function unset_mark(mark, offset)
   if offset == '' then
     redis.call('DEL', mark)
@@ -69,14 +73,19 @@ local function unset_mark(mark, offset)
   end
 end
 
--- Keeps a message of which more is to be said than when it is due. Returns as `keep` does.
+-- Keeps a message with JSON terms. Returns as `keep` does.
+--
+-- The order matters. The mark is looked at before the unique key: a message that was kept before was accepted then, and a
+-- repeated publish must report the same, whichever message has the key now. The message that is replaced is dropped
+-- before the mark is set, because `drop` may fail (the message is in flight by now), and then nothing may have changed.
+-- The record of the unique key is written last, since it needs the place of the message.
 local function keep_on_terms(prefix, mark, offset, terms, first, last, touched)
   local wanted = cjson.decode(terms)
   local message_id = ARGV[first + 1]
   local unique = wanted.unique
   if unique then
     if is_marked(mark, offset) then
-      return false, nil, message_id -- Kept before: it was let in then, whatever has the key now.
+      return false, nil, message_id
     end
     local record = unique_record(prefix, unique)
     if record and record.id ~= message_id then
@@ -113,9 +122,10 @@ local function keep_on_terms(prefix, mark, offset, terms, first, last, touched)
   return true, nil, message_id
 end
 
--- Keeps the message whose fields are ARGV[first..last] (the first pair is its id), unless its mark is set, or somebody else
--- has its unique key. Returns whether it was new, an error if the source is no stream, and for one that is unique the id
--- of the message that has the key.
+-- Keeps the message whose fields are ARGV[first..last] (the first pair is its id), unless its mark is set or another
+-- message has its unique key. Returns whether it was new, an error if the source is no stream, and for a message with a
+-- unique key the id of the message that has the key. Terms that are not JSON need no look at the message: a mark and an
+-- XADD, as in publish_now.lua.
 local function keep(prefix, mark, offset, terms, first, last, touched)
   if string.byte(terms) == 123 then
     return keep_on_terms(prefix, mark, offset, terms, first, last, touched)

@@ -5,7 +5,10 @@
 --       meant, those (marks.lua), then for each message: when it is due, how many values follow, and those: field, value,
 --       field, ... (the first pair is its id)
 --
--- What is due by now enters the stream.
+-- Messages that are due by now enter the stream at once. All others are collected and written by one ZADD and one HSET.
+-- The score decides the order in which they are promoted; `score` in clock.lua keeps the order of publishing within a
+-- millisecond. A sorted set and a hash accept the messages whatever type the source has, so only XADD can fail here, and the
+-- first XADD fails before anything was written.
 
 local stream, mark = KEYS[1], KEYS[2]
 local last_mark = 2 + ARGV[2]

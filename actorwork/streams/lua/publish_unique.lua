@@ -1,4 +1,5 @@
 -- Keeps a message that has a unique key; returns the id of the message that has the key now: its own, or another's.
+-- Sent again after a lost reply, it finds the mark and returns its own id once more.
 --
 -- KEYS  the source, the mark
 -- ARGV  the prefix of the source's keys, the bit of the mark or '', its terms (publish.lua), then field, value, field, ...

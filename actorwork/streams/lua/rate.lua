@@ -1,6 +1,6 @@
 -- Tokens of a rate, taken in advance.
 --
--- KEYS  the rate: the moment (µs) at which one more would come, if all came evenly spaced
+-- KEYS  the rate: the moment (µs) of the next token, if all of them were evenly spaced
 -- ARGV  the interval between two (µs), the burst, how many are taken
 --
 -- Returns how many µs to wait before they count, as text.

@@ -1,9 +1,11 @@
--- Finds deliveries that are ours without our knowing: the reply that brought them was lost.
+-- Finds deliveries that are pending under our name and unknown to us: the reply that brought them was lost.
 --
 -- KEYS  the source
--- ARGV  group, consumer, how many are wanted, then the entry ids that are in hand
+-- ARGV  group, consumer, how many are wanted, then the ids of the entries that are in flight at the node
 --
--- Returns whether more is waiting, and the deliveries as {entry id, delivery count, fields}, their counts unchanged.
+-- Returns whether there are more, and the deliveries as {entry id, delivery count, fields}. Their counts stay, as these
+-- deliveries have not begun: with a higher count they would look like crashes. XCLAIM returns the fields in the same call,
+-- and shows whether the entry still exists; one that was deleted by hand is acknowledged, or it would be found forever.
 
 local stream, group, consumer, room = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
 local PAGE = 1000

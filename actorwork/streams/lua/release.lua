@@ -1,7 +1,8 @@
--- Gives deliveries back, each in its place, to nobody: whoever looks after the source takes them over at once.
+-- Releases deliveries: each entry stays in its place in the stream and belongs to no node, so the next node that maintains
+-- the source takes it over, without waiting for a lease to end.
 --
 -- KEYS  the source
--- ARGV  group, consumer, name of the consumer that owns what was handed back, first and last id, how many, the user's
+-- ARGV  group, consumer, name of the consumer that owns released entries, first and last id, how many, the user's
 --       name of the source;
 --       then for each: entry id, delivery count
 --
@@ -21,6 +22,6 @@ for i = 8, #ARGV, 2 do
   end
 end
 if count > 0 then
-  redis.pcall('PUBLISH', 'actorwork:attend', ARGV[7]) -- Others look once a second, and at once when they are told.
+  redis.pcall('PUBLISH', 'actorwork:attend', ARGV[7]) -- Nodes look once a second, and at once when notified.
 end
 return count

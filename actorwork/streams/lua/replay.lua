@@ -1,4 +1,5 @@
--- Sends dead letters again, each to the actor that failed alone; the letter leaves in the step in which its message enters.
+-- Sends dead letters again, each only to the actor that failed. The letter is removed in the script in which its message
+-- enters: a crash in between would lose the message or send it twice.
 --
 -- KEYS  the source, its dead letters
 -- ARGV  the prefix of the source's keys, then for each: entry, headers (JSON or '')
@@ -13,7 +14,7 @@ for i = 2, #ARGV, 2 do
     local facts = by_name(letter)
     local fields = {}
     for f = 1, #letter, 2 do
-      -- Somebody wants it now, whenever it was to be begun.
+      -- It is sent by hand, so the time at which it expired does not count any more.
       local is_too_late = letter[f] == 'm:expires' and facts['m:data']
       if string.sub(letter[f], 1, 2) == 'm:' and not is_too_late then
         fields[#fields + 1] = string.sub(letter[f], 3)

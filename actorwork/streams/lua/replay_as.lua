@@ -1,4 +1,4 @@
--- Sends a dead letter again with another message in it, to the actor that failed alone: as replay.lua.
+-- Sends a dead letter again with another message in it, only to the actor that failed: as replay.lua.
 --
 -- KEYS  the source, its dead letters
 -- ARGV  the prefix of the source's keys, entry, payload, type ('' for none), headers (JSON or '')
@@ -18,7 +18,7 @@ if kind ~= '' then
   fields[5], fields[6] = 'type', kind
 end
 if facts['m:data'] then
-  -- Its key and its priority stay. What a foreign producer's entry has is its message, which is replaced as a whole.
+  -- Its key and its priority stay. All fields of a foreign producer's entry are its message, which is replaced as a whole.
   for f = 1, #letter, 2 do
     local name = string.sub(letter[f], 3)
     if string.sub(letter[f], 1, 2) == 'm:' and not REPLACED[name] then

@@ -8,21 +8,33 @@
 --         how many messages it publishes, for each: source, prefix, mark, bit, terms, how many values, those values
 --         kind 'retry': delay in ms, headers; kind 'fail': actor, error, reason, traceback, attempt,
 --           how many dead letters to keep, and for how many ms
---       kind 'keep' publishes for a delivery that goes on.
+--       kind 'keep' publishes for a delivery that stays in flight.
 --
 -- Returns the batch's number, which of the settlements (0, 1, ...) were refused because the delivery is not ours any
--- more, and whose messages could not be published (which, error, which, error, ...): nothing was done for them.
+-- more, and whose messages could not be published (which, error, which, error, ...): nothing was done for these.
 --
--- The record makes the answer repeatable: a batch whose reply was lost is sent again under its number.
+-- The record makes the answer repeatable: a batch whose reply was lost is sent again under its number, and batch.lua returns
+-- the recorded answer. Without it the fence would refuse every settlement of the repeated batch, as its entries are gone.
 --
--- What has a key or a unique key is never among the plain acks: it has something to let go of.
+-- A script cannot be undone: what it wrote before an error stays. So everything that can be refused is checked before the
+-- first write of a settlement (the fence, the types of the sources it publishes to, the number of fields of a retry), and
+-- what follows cannot fail. One settlement that is refused does not hold up the others of its batch.
+--
+-- For each settlement the order is: publish, then next attempt or dead letter, then outcome; acks of the whole batch come
+-- last, in one call. The one exception is a delivery that has a key and publishes: it leaves first, as the messages that it
+-- publishes may want its key, or its unique key, and would otherwise queue behind it or be refused.
+--
+-- A delivery with a key or a unique key is never among the plain acks: it has to free them.
+--
+-- Cost: three calls for the batch (the fence's XPENDING, XACK, XDEL, each with all ids) and two for the record. A settlement
+-- that is not a plain ack adds only what it writes; one TYPE for each source that the batch publishes to.
 
 local level = level_of(prefix, stream)
 local touched = {}
 local leaving, is_anything_leaving = {}, false
 local known_problems = {}
 
--- Why nothing can be published to a source; '' if it can. Asked before anything is done, since nothing can be undone.
+-- Why nothing can be published to a source; '' if it can. Asked once for each source of a batch.
 local function problem_with(source)
   local known = known_problems[source]
   if known == nil then
@@ -73,10 +85,11 @@ while i <= last do
     refused[#refused + 1] = which
     refused[#refused + 1] = trouble
   else
-    local buried = kind == 'fail' and (fields_of(stream, id) or {})
+    -- Read before the entry is deleted.
+    local dead = kind == 'fail' and (fields_of(stream, id) or {})
     local is_gone = false
     if (key or unique) and published > 0 and kind ~= 'keep' and kind ~= 'retry' then
-      -- What it publishes may have what it had.
+      -- Free its keys first: the messages that it publishes may want them.
       is_gone = true
       if #ack_and_delete(stream, group, { id }) > 0 then
         leave(prefix, place_at(level, id), key, unique, message_id)
@@ -119,14 +132,14 @@ while i <= last do
           end
         end
       elseif kind == 'fail' then
-        bury(prefix, {
+        add_dead_letter(prefix, {
           'actor', ARGV[extras], 'group', group, 'error', ARGV[extras + 1], 'reason', ARGV[extras + 2],
           'traceback', ARGV[extras + 3], 'attempt', ARGV[extras + 4], 'at', whole(now_ms()), 'entry', id,
           'id', message_id,
-        }, buried, ARGV[extras + 5], whole(now_ms() - ARGV[extras + 6]))
+        }, dead, ARGV[extras + 5], whole(now_ms() - ARGV[extras + 6]))
       end
       if outcome ~= '' then
-        tell_outcome(prefix, message_id, outcome, ttl, reply_to)
+        store_outcome(prefix, message_id, outcome, ttl, reply_to)
       end
     end
   end

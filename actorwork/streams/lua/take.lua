@@ -4,8 +4,11 @@
 -- ARGV  group, consumer, how many in all, how many of each level at least, with which level (0, 1, ...) to begin with
 --       that, then for each level: how many of KEYS are of it
 --
--- Returns {stream, entries} for each stream that had some. Within a level each gets an equal share; what is left goes to
--- those that have more.
+-- Returns {stream, entries} for each stream that had some. Within a level each stream gets an equal share; what is left goes
+-- to those that have more. First each level gets its share, so that none starves; the rest goes to the most urgent first.
+--
+-- One call of this script replaces a blocking read, so it must never take more than there is room for: an entry that was read
+-- and does not fit would be pending here, while another node could handle it.
 
 local group, consumer, room, share = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local taken = {}

@@ -10,7 +10,8 @@
 --   add      {'kept', data}, or {'other'} where there is no number
 --   delete   {'kept', whether there was one}
 --
--- What was written under a token outlives its data by a day, so that the token does.
+-- A value that was written under a token outlives its data by a day: if the token were forgotten with the data, a delayed
+-- write under an older token would be accepted.
 
 local key, operation, fence, ttl = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 local time = redis.call('TIME')
