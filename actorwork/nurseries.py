@@ -8,7 +8,7 @@ A plain nursery wraps even one error in a group, so the caller of a function tha
     several errors                               one group of them, as from any nursery
     cancellations beside errors                  as above: the cancellations only followed from the errors
     cancellations alone                          nothing, if this nursery's scope was cancelled; else the cancellation
-                                                 from outside, which goes on as from any nursery
+                                                 from outside, as from any nursery
 """
 
 from __future__ import annotations

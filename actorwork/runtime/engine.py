@@ -125,7 +125,7 @@ class Engine:
                 async with broker.open_node(subscriptions, lease=self.options.lease, emit=self.emit) as node:
                     self._attach(node)
                     # The supervisor has seen a cancellation that came until now, and ends its children; behind the
-                    # shield this task would never see it, and would wait for a stop that nobody asks for.
+                    # shield this task would never see it, and would wait for ever.
                     await trio.lowlevel.checkpoint_if_cancelled()
                     self._scope.shield = True
                     self.emit(events.NodeStarted(node.incarnation, broker.url, tuple(members.by_title)))

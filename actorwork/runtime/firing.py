@@ -1,8 +1,7 @@
-"""Has a node fire the triggers of its actors.
+"""Fires the triggers of a node's actors.
 
-Whether a trigger's message has a handler that takes it is found out before anything starts, and whether a
-`cron_schedule` names a next time: what cannot work is an error of the program, not of the night in which it first
-fires.
+Before anything starts it is checked that each trigger's message has a handler, and that a `cron_schedule` names a next
+time: what cannot work is an error at the start of the program, not of the night in which the trigger fires first.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def cron_schedule_from(given: object) -> AbstractCronSchedule | None:
-    """Return the cron schedule that a system is given: an object, or the class of one; raises `SettingsError`."""
+    """Return the cron schedule for an object or its class; raises `SettingsError`."""
     made = given() if isinstance(given, type) else given
     if made is not None and not callable(getattr(made, "next_execution", None)):
         raise SettingsError(f"cron_schedule wants a subclass of AbstractCronSchedule, got {given!r}")
@@ -36,7 +35,7 @@ def cron_schedule_from(given: object) -> AbstractCronSchedule | None:
 
 
 def check_triggers(children: Iterable[Child], cron_schedule: AbstractCronSchedule | None) -> None:
-    """Raise `SettingsError` for a trigger that could never fire, or whose message its actor would not take."""
+    """Raise `SettingsError` for a trigger that could never fire, or whose message its actor does not accept."""
     for child in children:
         if child.actor is None or not child.actor.settings.triggers:
             continue
@@ -70,7 +69,7 @@ async def fire_triggers(
     actors = list(actors)
     declared = [one for settings in actors for one in declared_by(settings, cron_schedule)]
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_tell_what_vanished, broker, actors, emit)
+        nursery.start_soon(_remove_undeclared, broker, actors, emit)
         if declared:
             nursery.start_soon(_schedule, broker, node, declared, pausing, emit, cron_schedule)
 
@@ -96,12 +95,12 @@ async def _schedule(
     await scheduler.run()
 
 
-async def _tell_what_vanished(broker: Broker, actors: Iterable[Settings], emit: EventSink) -> None:
-    """Note at the broker what actors that have no triggers any more had before."""
+async def _remove_undeclared(broker: Broker, actors: Iterable[Settings], emit: EventSink) -> None:
+    """Remove at the broker the triggers of actors that declare none any more."""
     sources = {settings.default_source for settings in actors if not settings.triggers}
     try:
         records = await broker.triggers.list() if sources else ()
         for source in {one.definition.source for one in records if one.is_declared} & sources:
             await broker.triggers.register(source, [])
     except BrokerError as error:
-        emit(BrokerTrouble("looking after triggers that are declared no more", str(error), "left as they are"))
+        emit(BrokerTrouble("removing triggers that are no longer declared", str(error), "left as they are"))

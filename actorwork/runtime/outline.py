@@ -38,7 +38,7 @@ class RemotePart(Protocol):
 
 @attrs.frozen
 class InFlightItem:
-    """What an actor handles now: a message's type or id, and for how many seconds."""
+    """What an actor handles now: a message's type or id, and since how many seconds."""
 
     what: str
     seconds: float
@@ -49,7 +49,7 @@ class Branch:
     """A child in the tree, with those below it.
 
     `waiting` is the depth of the mailbox. `kind` is `actor`, `task`, `process`, or the strategy of a supervisor. `pid`
-    is that of a process that runs; what is in it is shown as it was a moment ago.
+    is that of a running process; the children of a process are those of its last status, about a second old.
     """
 
     title: str
@@ -67,7 +67,7 @@ class Branch:
 
     @property
     def line(self) -> str:
-        """What is said of it alone, without those below."""
+        """The line for it alone, without those below."""
         facts = [self.state, f"incarnation {self.incarnation}"]
         if self.kind not in ("actor", "task"):
             facts.insert(0, self.kind if self.pid is None else f"{self.kind} {self.pid}")
@@ -88,7 +88,7 @@ def _lines(branch: Branch, first: str, rest: str) -> Iterator[str]:
 
 
 def branch_of(supervision: RunningSupervisor, now: float, most: int | None = None) -> Branch:
-    """Return a supervisor with all that is below it; `now` is Trio's time, `most` how many children of each to show."""
+    """Return a supervisor with all that is below it; `now` is Trio's time, `most` bounds the children shown of each."""
     children: list[Branch] = []
     for record in islice(supervision.records, most):
         member, state, counts = record.member, record.state.value, (record.incarnation, record.restarts)
@@ -132,7 +132,7 @@ def outline(root: RunningSupervisor, now: float) -> dict[str, Any]:
 
 
 def branch_from(outlined: dict[str, Any]) -> Branch:
-    """Read an outline."""
+    """Return the branch that an outline describes."""
     facts: dict[str, Any] = {
         **outlined,
         "in_hand": tuple(InFlightItem(**item) for item in outlined["in_hand"]),
@@ -179,7 +179,7 @@ def _members(pool: RunningSupervisor) -> set[type | None]:
 
 
 def _path(root: RunningSupervisor, which: Hashable) -> Iterator[RunningSupervisor]:
-    """Yield what is found by a path of ids, or by one id at any depth."""
+    """Yield the supervisors under a path of ids, or under one id at any depth."""
     for supervision in _all(root):
         record = supervision.records.get(which)
         if record is not None and isinstance(record.member, RunningSupervisor):

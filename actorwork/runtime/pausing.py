@@ -1,11 +1,11 @@
-"""Has a node obey what is paused at its broker.
+"""Applies the pauses at the broker to a node.
 
-    the broker tells ──▶ look ──▶ feeds are told which sources to leave alone ──▶ readers stop, what waits is handed
-    back
-                                 └▶ the scheduler looks again
+    the broker notifies ──▶ refresh ─┬▶ consumers pause sources ──▶ readers stop, deliveries that wait are released
+                                     └▶ the scheduler checks its triggers again
 
-A pause is known before the node reads for the first time. Later ones are told by the broker; where it may fail to
-tell, the node looks again at the `status_check_interval` of its actors, and every second where it cannot tell.
+A pause is known before the node reads for the first time. Later the broker notifies the node of changes. Where a
+notification may get lost, the node also asks at the `status_check_interval` of its actors; where there are none, every
+second.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from actorwork.message import Pause
 from actorwork.policy.pauses import is_off, withheld
 
 AGAIN: Final = 1.0
-"""Seconds until a look that failed is tried again; also between two looks of a node that cannot be told."""
+"""Seconds until a question that failed is asked again; also between two, where the broker cannot notify."""
 
 
 class Pausing:
-    """What is paused, as one node knows it. Implements `actorwork.triggers.scheduler.Status`."""
+    """The pauses, as one node knows them. Implements `actorwork.triggers.scheduler.TriggerSwitches`."""
 
     def __init__(self, pauses: Pauses, consumers: Iterable[Consumer], emit: EventSink, interval: float) -> None:
         self._pauses = pauses
@@ -36,26 +36,26 @@ class Pausing:
         self._emit = emit
         self._interval = math.inf if pauses.is_certain else interval
         self._known: tuple[Pause, ...] = ()
-        self._looked_at = -math.inf
-        self._news = trio.Event()
-        self.changed: Callable[[], object] = _nobody_is_told
-        """Called when something else is paused than before."""
+        self._asked_at = -math.inf
+        self._notified = trio.Event()
+        self.changed: Callable[[], object] = _do_nothing
+        """Called after each change of what is paused."""
 
     def __repr__(self) -> str:
         return f"<Pausing: {', '.join(map(str, self._known)) or 'nothing'}>"
 
     @property
     def age(self) -> float:
-        return trio.current_time() - self._looked_at if self._interval < math.inf else 0.0
+        return trio.current_time() - self._asked_at if self._interval < math.inf else 0.0
 
     def is_off(self, actor: str, trigger: str) -> bool:
         return bool(self._known) and is_off(self._known, actor=actor, trigger=trigger)
 
-    async def look(self) -> None:
-        """Ask the broker what is paused, and obey; raises `BrokerError`."""
+    async def refresh(self) -> None:
+        """Ask the broker what is paused, and apply it; raises `BrokerError`."""
         began = trio.current_time()
         found = tuple(await self._pauses.list())
-        self._looked_at = began
+        self._asked_at = began
         before, self._known = self._known, found
         old, new = {(one.kind, one.name) for one in before}, {(one.kind, one.name) for one in found}
         if old == new:
@@ -72,26 +72,27 @@ class Pausing:
         self.changed()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
-        """Obey until cancelled; started once what is paused already is obeyed."""
-        async with self._pauses.watch(self._tell) as is_told:
-            if not is_told:
+        """Apply pauses until cancelled; started once those that exist already are applied."""
+        async with self._pauses.watch(self._notify) as is_notified:
+            if not is_notified:
                 self._interval = AGAIN
             while True:
                 pause = self._interval
-                self._news = trio.Event()
+                # Before the question: a change while it is asked sets the new event, and is asked for at once.
+                self._notified = trio.Event()
                 try:
-                    await self.look()
+                    await self.refresh()
                     task_status.started()
                     task_status = trio.TASK_STATUS_IGNORED
                 except BrokerError as error:
-                    self._emit(BrokerTrouble("looking what is paused", str(error), f"again in {AGAIN:g} s"))
+                    self._emit(BrokerTrouble("asking what is paused", str(error), f"again in {AGAIN:g} s"))
                     pause = AGAIN
                 with trio.move_on_after(pause):
-                    await self._news.wait()
+                    await self._notified.wait()
 
-    def _tell(self) -> None:
-        self._news.set()
+    def _notify(self) -> None:
+        self._notified.set()
 
 
-def _nobody_is_told() -> None:
+def _do_nothing() -> None:
     pass

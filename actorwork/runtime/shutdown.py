@@ -147,7 +147,7 @@ class StagedShutdown:
 
     async def _stop_intake(self, node: Node) -> None:
         self.enter("intake")
-        # First all are told to take nothing more, without a checkpoint in between: an actor that drains could otherwise
+        # First all stop to take messages, without a checkpoint in between: an actor that drains could otherwise
         # send a message to one that still takes some, and the drain would not end.
         for resident in list(self._parts.residents):
             resident.refuse(f"{resident.title!r} takes no new messages: the system is shutting down ({self._reason})")

@@ -1,12 +1,12 @@
-"""Notices when the loop stands still: something blocks it, and nothing else can run meanwhile.
+"""Notices a blocked loop: one handler keeps it, and nothing else can run meanwhile.
 
-    a thread looks, every `threshold` seconds, where the loop's thread is
-        it waits for I/O: all is well, and nothing was woken
-        anything else: the loop is asked for a sign; none within `threshold` is a stall, and the stack is taken now
+    a thread samples, every `threshold` seconds, where the loop's thread is
+        it waits for I/O: the loop is idle, and is left asleep
+        anything else: the loop is asked to run a callback; if it has not within `threshold`, that is a stall, and the
+        stack is taken then
 
-So a stall is noticed once it has lasted between one and two thresholds, and an idle loop is left asleep. It is reported
-by the loop itself when it goes on, with how long it was. It may never go on: so what lasts is reported from the
-thread, every ten seconds.
+So a stall is noticed once it has lasted between one and two thresholds. The loop itself reports it when it runs again,
+with how long it was. It may never run again: a stall that lasts is reported from the thread, every ten seconds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from actorwork.events import LoopStalled
 from actorwork.stacks import REPORT_EVERY, frame_of_thread, stack_of_frame
 
 _END_LIMIT: Final = 0.1
-"""Seconds for the thread to end: it takes none, unless it is just writing a log."""
+"""Seconds for the thread to end: it ends at once, unless it is just writing a log."""
 
 
 async def watch_stalls(
@@ -31,7 +31,7 @@ async def watch_stalls(
 ) -> None:
     """Watch the loop that this runs in, until cancelled; `emit_in_thread` is called from another thread."""
     watch = _Watch(threshold, emit, emit_in_thread)
-    thread = threading.Thread(target=watch.look, name="actorwork stalls", daemon=True)
+    thread = threading.Thread(target=watch.run, name="actorwork stalls", daemon=True)
     thread.start()
     try:
         await trio.sleep_forever()
@@ -49,39 +49,40 @@ class _Watch:
         self._emit_in_thread = emit_in_thread
         self._token = trio.lowlevel.current_trio_token()
         self._watched = threading.get_ident()
-        self._news = threading.Event()
+        self._wakeup = threading.Event()
+        """Set when the loop has answered, or the watch ends."""
         self._is_ending = False
-        self._has_turned = True
+        self._has_answered = True
 
     def end(self) -> None:
         self._is_ending = True
-        self._news.set()
+        self._wakeup.set()
 
-    def _turned(self) -> None:
-        self._has_turned = True
-        self._news.set()
+    def _answer(self) -> None:
+        self._has_answered = True
+        self._wakeup.set()
 
-    def look(self) -> None:
-        """Look again and again; runs in the thread."""
+    def run(self) -> None:
+        """Sample until the end; runs in the thread."""
         try:
             while not self._is_ending:
-                self._news.wait(self._threshold)
-                self._news.clear()
+                self._wakeup.wait(self._threshold)
+                self._wakeup.clear()
                 frame = self._frame()
                 if not self._is_ending and frame is not None and not waits_for_io(frame):
-                    del frame  # It would keep alive what lies in it.
+                    del frame  # It would keep alive what its variables hold.
                     self._ask()
         except trio.RunFinishedError:
-            pass  # Nothing is left to look at.
+            pass  # The loop has ended.
 
     def _ask(self) -> None:
         asked = time.monotonic()
-        self._has_turned = False
-        self._token.run_sync_soon(self._turned)
+        self._has_answered = False
+        self._token.run_sync_soon(self._answer)
         if self._waited(self._threshold):
             return
         frame = self._frame()
-        # The whole process may have stood still, and this thread with it.
+        # The whole process may have been suspended, and this thread with it: then the loop is idle by now.
         if frame is None or waits_for_io(frame):
             return
         stack = stack_of_frame(frame)
@@ -95,14 +96,14 @@ class _Watch:
             self._token.run_sync_soon(self._emit, LoopStalled(time.monotonic() - asked, stack, lasts=False))
 
     def _waited(self, seconds: float) -> bool:
-        """Wait so long for a sign of the loop, or for the end; return whether it came."""
+        """Wait for the answer of the loop, or for the end; return whether it came."""
         until = time.monotonic() + seconds
-        while not (self._has_turned or self._is_ending):
+        while not (self._has_answered or self._is_ending):
             left = until - time.monotonic()
             if left <= 0:
                 return False
-            self._news.wait(left)
-            self._news.clear()
+            self._wakeup.wait(left)
+            self._wakeup.clear()
         return True
 
     def _frame(self) -> FrameType | None:
@@ -110,7 +111,8 @@ class _Watch:
 
 
 def waits_for_io(frame: FrameType) -> bool:
-    """Say whether a thread is where Trio waits for the operating system. Where that is called otherwise, nothing is
-    lost but that an idle loop is asked, too.
+    """Return whether a thread is where Trio waits for the operating system.
+
+    By the name of that function: should it change, an idle loop is woken for the question, and nothing else is lost.
     """
     return frame.f_code.co_name == "get_events" and frame.f_globals.get("__name__", "").startswith("trio.")

@@ -45,19 +45,19 @@ _AFTER: Final = failpoint("fire.after")
 
 
 class TriggerSwitches(Protocol):
-    """Which triggers are paused, as this node knows it."""
+    """Which triggers are paused, as this node knows them."""
 
     @property
     def age(self) -> float:
-        """How many seconds ago the node looked at the broker."""
+        """How many seconds ago the node asked the broker."""
         ...
 
     def is_off(self, actor: str, trigger: str) -> bool:
         """Whether a trigger is paused, by itself or with all of its actor's."""
         ...
 
-    async def look(self) -> None:
-        """Look at the broker now."""
+    async def refresh(self) -> None:
+        """Ask the broker now."""
         ...
 
 
@@ -164,7 +164,7 @@ class Scheduler:
     async def _refresh_status(self, due: Sequence[_Watched]) -> None:
         ttls = [watched.declared.trigger.status_cache_ttl for watched in due]
         if any(ttl is not None and self._status.age > ttl for ttl in ttls):
-            await self._status.look()
+            await self._status.refresh()
 
     def _plan(self, watched: _Watched) -> Plan:
         record, now = watched.record, self._now()

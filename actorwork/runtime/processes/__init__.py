@@ -1,0 +1,12 @@
+"""Parts of a tree in OS processes of their own.
+
+process_child     a `Process` under its supervisor: start, replacement, stop
+scaling           as many replicas of a process as its `Scale` wants
+worker_process    one OS process as its parent sees it: commands, frames, hang detection, end
+launching         how a process is started, and how its end is seen
+child_node        what runs in it: a system of its own
+parent_channel    the child's end of the control socket, and its thread
+config            what both sides agree on: configuration, exit codes, signals
+control           the frames that they exchange
+recycling         when a process is replaced by a fresh one
+"""

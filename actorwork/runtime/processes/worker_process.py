@@ -59,7 +59,7 @@ class WorkerProcess:
         self.is_ending = False
         """Whether it was asked to drain, or to stop."""
         self.failure: RemoteFailure | None = None
-        """The error with which it says that it ended."""
+        """The error that it reported as its end."""
         self.has_finished = False
         """Whether it reported that its system ended in order: exit code 0 alone does not prove that."""
         self.ended: ProcessExit | None = None
