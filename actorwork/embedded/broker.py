@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -16,12 +15,13 @@ from actorwork.embedded.diagnosis import examine
 from actorwork.embedded.limiter import EmbeddedLimitStore
 from actorwork.embedded.location import Location, parse
 from actorwork.embedded.node import EmbeddedNode, open_node
+from actorwork.embedded.orders import Writer
 from actorwork.embedded.replies import LocalReplies
 from actorwork.embedded.rows import EnvelopeRow, in_chunks, parcel
 from actorwork.embedded.store import Store
 from actorwork.embedded.triggers import EmbeddedPauses, EmbeddedTriggers
 from actorwork.embedded.values import EmbeddedValues
-from actorwork.embedded.writer import Writer
+from actorwork.embedded.writer import ThreadWriter
 from actorwork.events import BrokerTrouble
 from actorwork.message import NO_HEADERS, DeadLetter, Delayed, Envelope, Json, Outcome
 
@@ -41,7 +41,7 @@ async def open_broker(url: str, *, emit: EventSink) -> AsyncGenerator[EmbeddedBr
     def troubled(doing: str, error: str) -> None:
         emit(BrokerTrouble(doing, error, "trying again in a second"))
 
-    writer = Writer(location, trio.lowlevel.current_trio_token(), troubled)
+    writer = ThreadWriter(location, trio.lowlevel.current_trio_token(), troubled)
     try:
         await writer.start()
         yield EmbeddedBroker(location, writer)
@@ -128,16 +128,16 @@ class EmbeddedBroker:
     async def open_replies(self) -> AsyncGenerator[LocalReplies]:
         address = uuid.uuid4().hex
         replies = LocalReplies(address)
-        # The writer looks at this from its thread; a dict's single operations are whole. The order wakes it.
-        self._writer.addresses[address] = replies.arrived
+        self._writer.turns.addresses[address] = replies.arrived
+        # It wakes the writer, which looks for replies from now on.
         self._writer.tell(_nothing)
         try:
             yield replies
         finally:
-            self._writer.addresses.pop(address, None)
+            self._writer.turns.addresses.pop(address, None)
 
     async def find_outcome(self, source: str, message_id: str) -> Outcome | None:
-        return await self._writer.ask(lambda store: store.outcomes.find(source, message_id, time.time()), writes=False)
+        return await self._writer.ask(lambda store: store.outcomes.find(source, message_id, store.now), writes=False)
 
     async def backlog(self, source: str) -> int:
         return await self._writer.ask(lambda store: store.backlog(source), writes=False)
@@ -213,11 +213,11 @@ class EmbeddedDelayed:
         return f"<EmbeddedDelayed of {self._writer.location}>"
 
     async def list(self, source: str | None = None, *, limit: int = 100) -> Sequence[Delayed]:
-        return await self._writer.ask(lambda store: store.held_back.list(source, limit), writes=False)
+        return await self._writer.ask(lambda store: store.delay_queue.list(source, limit), writes=False)
 
     async def cancel(self, source: str, message_id: str) -> bool:
         return await self._writer.ask(lambda store: store.cancel(source, message_id))
 
 
-def _nothing() -> None:
+def _nothing(_: object) -> None:
     pass

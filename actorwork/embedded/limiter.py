@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from actorwork.embedded.orders import Writer
 from actorwork.embedded.store import Store
-from actorwork.embedded.writer import Writer
 from actorwork.policy.limits import reserved
 
 

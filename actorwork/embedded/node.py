@@ -7,7 +7,6 @@ loss: what does not fit is handed back, in its place.
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -18,10 +17,11 @@ import trio
 from actorwork import events
 from actorwork.abc import EventSink, Subscription
 from actorwork.embedded.cursors import Batch, Cursor
+from actorwork.embedded.orders import Writer
 from actorwork.embedded.own_leases import Lease
 from actorwork.embedded.rows import GroupChannel, SettleOrder, Token, channel, is_plain, parcel
 from actorwork.embedded.store import Store
-from actorwork.embedded.writer import Order, Writer
+from actorwork.embedded.turns import Order, Turns
 from actorwork.errors import BrokerError
 from actorwork.message import Delivery, Envelope, Priority
 from actorwork.policy.settlement import Settlement
@@ -114,7 +114,7 @@ class EmbeddedNode:
         self._lease.number = await self._writer.ask(enter)
         for intake in self._intakes.values():
             intake.allowed = intake.cursor.allowed = max(0, intake.subscription.sink.credit())
-        self._writer.tell(lambda: self._writer.add(self._lease, cursors))
+        self._writer.tell(lambda turns: turns.add(self._lease, cursors, self._writer.now()))
 
     async def close(self) -> None:
         """Stop, settle for a second at most, and release the lease."""
@@ -123,7 +123,7 @@ class EmbeddedNode:
             await self.wait_settled()
         self._closed = True
         lease = self._lease
-        self._writer.tell(lambda: self._writer.remove_lease(lease))
+        self._writer.tell(lambda turns: turns.leases.remove(lease))
         with trio.move_on_after(LAST_SETTLEMENTS, shield=True):
             try:
                 # The number is read there and then: the lease may have been lost a moment ago.
@@ -134,14 +134,14 @@ class EmbeddedNode:
                 )
 
     def now(self) -> float:
-        return time.time()
+        return self._writer.wall()
 
     async def stop_intake(self) -> None:
         if self._closed:
             return
         self._stopping = True
         cursors = [intake.cursor for intake in self._intakes.values()]
-        self._writer.tell(lambda: self._writer.cursors.remove(cursors))
+        self._writer.tell(lambda turns: turns.cursors.remove(cursors))
         # Its answer comes after whatever was read before.
         await self._writer.pass_through()
 
@@ -195,7 +195,7 @@ class EmbeddedNode:
             allowed = intake.allowed = max(allowed, intake.allowed)
             urgent = intake.allowed_urgent = max(urgent, intake.allowed_urgent)
 
-            def allow() -> None:
+            def allow(_: Turns) -> None:
                 cursor.allowed, cursor.allowed_urgent = allowed, urgent
 
             self._writer.tell(allow)
@@ -206,7 +206,7 @@ class EmbeddedNode:
             return
         lanes, withheld = intake.cursor.lanes, frozenset(sources)
 
-        def pause_sources() -> None:
+        def pause_sources(_: Turns) -> None:
             for lane in lanes:
                 lane.withheld = lane.name in withheld
 

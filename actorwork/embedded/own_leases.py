@@ -12,7 +12,6 @@ renew theirs, ourselves first.
 from __future__ import annotations
 
 import math
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -54,10 +53,10 @@ class LostLease:
 
 
 class OwnLeases:
-    def __init__(self) -> None:
+    def __init__(self, now: float, wall: float) -> None:
         self._leases: list[Lease] = []
         self._check_at = 0.0
-        self._clocks = (time.time(), time.monotonic())
+        self._clocks = (wall, now)
 
     def __repr__(self) -> str:
         return f"<OwnLeases: {len(self._leases)}>"
@@ -70,8 +69,8 @@ class OwnLeases:
         """When there is something to do again, by the monotonic clock."""
         return min((self._check_at, *(lease.renew_at for lease in self._leases))) if self._leases else math.inf
 
-    def add(self, lease: Lease) -> None:
-        lease.renew_at = time.monotonic() + lease.length / 3
+    def add(self, lease: Lease, now: float) -> None:
+        lease.renew_at = now + lease.length / 3
         self._leases.append(lease)
         self._check_at = 0.0
 

@@ -34,6 +34,7 @@ from typing import Any, Final
 from actorwork.embedded.cancellation import Cancellation
 from actorwork.embedded.dead_letters import DeadLetterTable
 from actorwork.embedded.delay_queue import DelayQueue
+from actorwork.embedded.files import begin_writing
 from actorwork.embedded.key_queues import KeyQueues
 from actorwork.embedded.leases import Leases
 from actorwork.embedded.outcomes import Outcomes
@@ -77,7 +78,7 @@ class Store:
         self.outcomes = Outcomes(transaction)
         self._lines = KeyQueues(transaction)
         self._uniques = Uniques(transaction)
-        self.held_back = DelayQueue(transaction, self._lines)
+        self.delay_queue = DelayQueue(transaction, self._lines)
         self.dead_letters = DeadLetterTable(transaction, self._lines)
         self._taking_back = Cancellation(transaction, self._lines, self._uniques, self.outcomes)
 
@@ -92,7 +93,7 @@ class Store:
         return self.transaction.now
 
     def begin(self, now: float) -> None:
-        self._execute("begin immediate")
+        begin_writing(self._connection)
         self.transaction.now = now
         self.transaction.next_due = None
 
@@ -165,7 +166,7 @@ class Store:
             )
             plain.clear()
         if delayed:
-            self.held_back.add(delayed)
+            self.delay_queue.add(delayed)
             delayed.clear()
 
     def source(self, name: str) -> int:

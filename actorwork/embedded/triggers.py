@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from actorwork.abc import Firing
+from actorwork.embedded.orders import Writer
 from actorwork.embedded.rows import parcel
 from actorwork.embedded.store import Store
-from actorwork.embedded.writer import Writer
 from actorwork.message import Envelope, Pause, PauseKind, TriggerDefinition, TriggerRecord
 from actorwork.policy.pauses import concerned
 
@@ -84,7 +84,8 @@ class EmbeddedPauses:
 
     @property
     def is_certain(self) -> bool:
-        return False  # A store that fails to be read for a while tells nobody what it missed.
+        # What other processes pause is missed while the file cannot be read; a store in memory has no others.
+        return not self._writer.turns.is_shared
 
     async def pause(self, kind: PauseKind, name: str = "", *, reason: str = "", by: str = "") -> Pause:
         def pause(store: Store) -> Pause:
@@ -118,14 +119,14 @@ class EmbeddedPauses:
     @asynccontextmanager
     async def watch(self, changed: Callable[[], object]) -> AsyncGenerator[bool]:
         # What other processes pause, the writer notices as it notices their messages.
-        self._writer.watchers.append(changed)
+        self._writer.turns.watchers.append(changed)
         try:
             yield True
         finally:
-            self._writer.watchers.remove(changed)
+            self._writer.turns.watchers.remove(changed)
 
     def _tell(self) -> None:
-        for changed in self._writer.watchers:
+        for changed in self._writer.turns.watchers:
             changed()
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from actorwork.abc import VersionedValue
+from actorwork.embedded.orders import Writer
 from actorwork.embedded.store import Store
-from actorwork.embedded.writer import Writer
 from actorwork.errors import LockLost
 from actorwork.policy.values import check_fence, number_after, sum_of
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 
-from actorwork.embedded import location, writer
+from actorwork.embedded import files, location, turns
 from actorwork.embedded.broker import EmbeddedBroker, open_broker
 from actorwork.embedded.store import Store
 from actorwork.errors import BrokerError
@@ -191,8 +191,8 @@ async def test_one_bad_order_does_not_take_the_others_with_it(tmp_path: Path):
 
 
 async def test_a_settlement_waits_until_the_store_works_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(writer, "PATIENCE", 0.1)
-    monkeypatch.setattr(writer, "TRY_AGAIN", 0.1)
+    monkeypatch.setattr(files, "PATIENCE", 0.1)
+    monkeypatch.setattr(turns, "TRY_AGAIN", 0.1)
     events: list[Event] = []
     is_told = trio.Event()
 

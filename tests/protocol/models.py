@@ -416,7 +416,7 @@ class EmbeddedWorld:
     def fetch(self, hand: Hand, room: int, *, tends: bool, reads: bool, loses: bool) -> list[Delivery]:
         assert isinstance(hand, EmbeddedHand)
         if tends:
-            self._do(self._store.held_back.promote, fails=loses)
+            self._do(self._store.delay_queue.promote, fails=loses)
         # The writer looks at the lease in the transaction in which it reads.
         if not reads or not self._store.leases.has(int(hand.owner)):
             return []
