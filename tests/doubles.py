@@ -12,9 +12,9 @@ from actorwork.abc import EventSink, Subscription
 from actorwork.actors.actor import Actor
 from actorwork.errors import BrokerError
 from actorwork.events import Event
-from actorwork.message import Delivery, Envelope, Json
+from actorwork.message import Envelope, Json
 from actorwork.policy.settlement import Fail, Settlement
-from actorwork.testing.memory import MemoryBroker, MemoryNode
+from actorwork.testing.memory import MemoryBroker, MemoryNode, Settled
 
 E = TypeVar("E")
 
@@ -40,10 +40,6 @@ class FakeBroker(MemoryBroker):
         self._refuse = refuse
         self._ids = itertools.count()
         self._changed = trio.Event()
-        self.ahead: list[Envelope] = []
-        """What was sent before a settlement."""
-        self.fenced: set[str] = set()
-        """Ids of deliveries that others have taken over."""
         self.log: list[str] = []
 
     def put(  # type: ignore[override]
@@ -77,6 +73,12 @@ class FakeBroker(MemoryBroker):
         return found
 
     @property
+    def ahead(self) -> list[Envelope]:
+        """What was sent otherwise than with a settlement."""
+        settled = [envelope for entry in self.settled for envelope in entry.published]
+        return [envelope for envelope in self.sent if envelope not in settled]
+
+    @property
     def order(self) -> list[str]:
         """The ids of what was settled, in that order."""
         return [entry.delivery.id for entry in self.settled]
@@ -106,17 +108,13 @@ class FakeBroker(MemoryBroker):
             yield node
         self.log.append("lease released")
 
-    async def publish(self, envelopes: Sequence[Envelope]) -> int:
-        self.ahead.extend(envelopes)
-        return await super().publish(envelopes)
+    def fence(self, message_id: str) -> None:
+        """Give a message that is in flight to another node, which never settles it."""
+        statement = "update pending set node = 1000000 where seq in (select seq from entries where id = ?)"
+        self._writer.change(lambda store: store.execute(statement, (message_id,)))
 
-    def owns(self, delivery: Delivery) -> bool:
-        return delivery.id not in self.fenced and super().owns(delivery)
-
-    def apply(
-        self, subscription: Subscription, delivery: Delivery, settlement: Settlement, published: Sequence[Envelope]
-    ) -> None:
-        super().apply(subscription, delivery, settlement, published)
+    def has_settled(self, settled: Settled) -> None:
+        super().has_settled(settled)
         self._changed.set()
 
 

@@ -12,6 +12,7 @@ checkpoint), but never damages the file: messages published or settled just befo
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 from pathlib import Path
 from typing import Final
@@ -88,6 +89,22 @@ def connect(location: Location) -> sqlite3.Connection:
     except BaseException:
         connection.close()
         raise
+    return connection
+
+
+def connect_to_memory() -> sqlite3.Connection:
+    """Open a new store in memory, for any thread, with all its tables: a copy of one that was made before."""
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    _template().backup(connection)
+    connection.execute("pragma temp_store = memory")
+    return connection
+
+
+@functools.cache
+def _template() -> sqlite3.Connection:
+    # Making the tables takes 3 ms, copying them 0.2 ms: tests open hundreds of stores.
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    _prepare(connection, Location(None))
     return connection
 
 

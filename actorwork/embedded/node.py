@@ -19,7 +19,7 @@ from actorwork.abc import EventSink, Subscription
 from actorwork.embedded.cursors import Batch, Cursor
 from actorwork.embedded.orders import Writer
 from actorwork.embedded.own_leases import Lease
-from actorwork.embedded.rows import GroupChannel, SettleOrder, Token, channel, is_plain, parcel
+from actorwork.embedded.rows import GroupChannel, SettleOrder, is_plain, parcel
 from actorwork.embedded.store import Store
 from actorwork.embedded.turns import Order, Turns
 from actorwork.errors import BrokerError
@@ -290,8 +290,6 @@ class EmbeddedNode:
         done: Callable[[], object] | None = None,
         failed: Callable[[BrokerError], None] | None = None,
     ) -> None:
-        tokens: list[Token] = [delivery.token for delivery in deliveries]
-
         def tell(given: Mapping[str, int]) -> None:
             for source, count in given.items():
                 self._counts["released"] += count
@@ -302,15 +300,14 @@ class EmbeddedNode:
         def release_deliveries(store: Store) -> Mapping[str, int]:
             given: dict[str, int] = {}
             for delivery in deliveries:
-                if store.release_deliveries((delivery.token,)):
+                if store.release(delivery):
                     given[delivery.source] = given.get(delivery.source, 0) + 1
-                    store.transaction.touched.add(channel(store.source(delivery.source), delivery.priority))
             return given
 
         def fail(error: BrokerError) -> None:
             self._emit(events.BrokerTrouble("handing back", str(error), "they stay ours until the lease ends"))
 
-        self._writer.order(Order(release_deliveries, tell, failed or fail, len(tokens)))
+        self._writer.order(Order(release_deliveries, tell, failed or fail, len(deliveries)))
 
 
 @asynccontextmanager

@@ -110,12 +110,12 @@ class Store:
 
     # ------------------------------------------------------------------------------------------------- publishing
 
-    def publish(self, parcels: Iterable[EnvelopeRow]) -> int:
+    def publish(self, rows: Iterable[EnvelopeRow]) -> int:
         """Keep messages whose ids were not seen before; return how many these are."""
         now, new = self.now, 0
         plain: list[tuple[Any, ...]] = []
         delayed: list[tuple[Any, ...]] = []
-        for one in parcels:
+        for one in rows:
             source = self._sources.get(one.source) or self.source(one.source)
             rare = one.rare
             if rare is not None and rare.unique is not None:
@@ -348,24 +348,24 @@ class Store:
             self._drop(ours)
         return refused
 
-    def settle(self, closing: SettleOrder) -> bool:
+    def settle(self, order: SettleOrder) -> bool:
         """End one delivery with all that belongs to it, if it is still ours; return whether it was."""
-        delivery = closing.delivery
+        delivery = order.delivery
         if not self._disown(delivery.token):
             return False
-        match closing.settlement:
+        match order.settlement:
             case Ack(result=result):
                 self._answer(delivery, Outcome("done", b"null" if result is None else result))
             case Reject(failure=failure):
                 self._answer(delivery, Outcome("rejected", failure=failure))
             case Fail(failure=failure):
-                self.dead_letters.keep(delivery, closing.group, closing.actor, failure, closing.bounds)
+                self.dead_letters.keep(delivery, order.group, order.actor, failure, order.bounds)
                 self._answer(delivery, Outcome("failed", failure=failure))
             case Retry(delay=delay, failure=failure):
-                self._try_again(delivery, closing.group, failure, delay)
+                self._try_again(delivery, order.group, failure, delay)
         self._end(delivery.token)
-        if closing.published:
-            self.publish(closing.published)
+        if order.published:
+            self.publish(order.published)
         return True
 
     def _answer(self, delivery: Delivery, outcome: Outcome) -> None:
@@ -393,16 +393,16 @@ class Store:
         ).fetchone()
         return row is not None
 
-    def release_deliveries(self, tokens: Sequence[Token]) -> int:
-        """Give up what is still ours of these, each in its place, its count restored; return how many."""
-        given = 0
-        for token in tokens:
-            done = self._execute(
-                "update pending set node = 0, count = count - 1 where seq = ? and grp = ? and node = ? and count = ?",
-                token.owned,
-            )
-            given += done.rowcount
-        return given
+    def release(self, delivery: Delivery) -> bool:
+        """Give up a delivery, in its place, its count restored; return whether it was still ours."""
+        done = self._execute(
+            "update pending set node = 0, count = count - 1 where seq = ? and grp = ? and node = ? and count = ?",
+            delivery.token.owned,
+        )
+        if done.rowcount == 0:
+            return False
+        self.transaction.touched.add(channel(self.source(delivery.source), delivery.priority))
+        return True
 
     def _disown(self, token: Token) -> bool:
         done = self._execute("delete from pending where seq = ? and grp = ? and node = ? and count = ?", token.owned)

@@ -60,11 +60,7 @@ class EmbeddedTriggers:
         return await self._writer.ask(lambda store: _skip(store, source, id))
 
     async def list(self) -> Sequence[TriggerRecord]:
-        def look(store: Store) -> Sequence[TriggerRecord]:
-            rows = store.execute(f"select {_FACTS} from triggers order by actor, title").fetchall()
-            return [_record(row) for row in rows]
-
-        return await self._writer.ask(look, writes=False)
+        return await self._writer.ask(records_of, writes=False)
 
     async def forget(self, source: str, id: str) -> bool:
         def forget(store: Store) -> bool:
@@ -128,6 +124,12 @@ class EmbeddedPauses:
     def _tell(self) -> None:
         for changed in self._writer.turns.watchers:
             changed()
+
+
+def records_of(store: Store) -> Sequence[TriggerRecord]:
+    """Return all triggers, by actor and title. Needs no transaction."""
+    rows = store.execute(f"select {_FACTS} from triggers order by actor, title").fetchall()
+    return [_record(row) for row in rows]
 
 
 def _register(store: Store, definition: TriggerDefinition) -> TriggerRecord:

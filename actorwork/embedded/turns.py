@@ -124,7 +124,8 @@ class Turns:
             return max(now, self._rests_until)
         until = min(self._settle_again_at, self.leases.next_at)
         if self.cursors:
-            until = min(until, now + self._next_due - wall)
+            # In this order: a sum of both clocks would be rounded, and what is due now would be due a little later.
+            until = min(until, now + (self._next_due - wall))
         if self.cursors or self.addresses:
             until = min(until, self._prune_at)
             if self.is_shared:

@@ -560,9 +560,9 @@ async def test_a_delivery_that_was_taken_over_sends_nothing_more():
 
     actor = actor_that(body, event_settings=EventSettings(max_batch_size=2))
     broker = FakeBroker()
-    broker.fenced.add("it")
     async with open_system(actor, broker=broker):
         broker.put(actor, {}, id="it")
+        broker.fence("it")
         broker.put(actor, {}, id="next")
         await broker.wait_settled()
     assert broker.order == ["next"]

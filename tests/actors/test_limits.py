@@ -23,12 +23,12 @@ from actorwork import (
     receive,
 )
 from actorwork.actors.limits.shared import SLOT_TTL
+from actorwork.embedded.limiter import EmbeddedLimitStore
 from actorwork.events import BrokerTrouble, CircuitChanged
 from actorwork.policy.limits import Bulkhead, CircuitBreaker, ConcurrencyLimit, Limit, RateLimit
 from actorwork.policy.retry import Fixed
 from actorwork.policy.settlement import Ack
 from actorwork.testing import MemoryBroker, TestSystem, open_test_system
-from actorwork.testing.memory.limiter import MemoryLimitStore
 
 Body = Callable[[Any], Awaitable[object]]
 
@@ -536,7 +536,7 @@ async def test_slots_are_given_back_when_nobody_waits(mock_clock: trio.testing.M
         assert await system.broker.limit_store.acquire_slot("room:db", 1, "other", 1)
 
 
-class Away(MemoryLimitStore):
+class Away(EmbeddedLimitStore):
     """Fails for a while."""
 
     failures = 3
@@ -552,7 +552,7 @@ async def test_while_the_broker_cannot_count_messages_wait(mock_clock: trio.test
     log = Log()
     actor = log.actor(RateLimit(100, scope="global"))
     broker = MemoryBroker()
-    broker._limiter = Away(lambda: broker.now)
+    broker._limiter = Away(broker._writer)
     async with open_test_system(actor, broker=broker) as system:
         await send(system, actor, 3)
         await system.drain()

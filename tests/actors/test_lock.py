@@ -9,14 +9,14 @@ import trio
 
 from actorwork import Actor, BrokerError, Client, LockLost, LockTimeout, Settings, receive
 from actorwork.clients import open_client
+from actorwork.embedded.values import EmbeddedValues
 from actorwork.testing import open_test_system
 from actorwork.testing.memory import MemoryBroker
-from actorwork.testing.memory.values import MemoryValues
 
 pytestmark = pytest.mark.usefixtures("mock_clock")
 
 
-class Patchy(MemoryValues):
+class Patchy(EmbeddedValues):
     """A broker that can be away: it does not answer, or it fails."""
 
     is_away = False
@@ -40,10 +40,10 @@ class Patchy(MemoryValues):
 class PatchyBroker(MemoryBroker):
     def __init__(self) -> None:
         super().__init__()
-        self.patchy = Patchy(lambda: self.now)
+        self.patchy = Patchy(self._writer)
 
     @property
-    def values(self) -> MemoryValues:
+    def values(self) -> EmbeddedValues:
         return self.patchy
 
 
@@ -174,7 +174,7 @@ async def test_a_lock_that_somebody_else_has_by_now_is_lost():
     async with open_client(broker) as client:
         with pytest.raises(LockLost):
             async with client.lock("door", ttl=6):
-                broker.values._locks.clear()
+                broker._writer.change(lambda store: store.execute("delete from locks"))
                 await broker.values.take_lock("door", "somebody else", math.inf)
                 await trio.sleep_forever()
         with pytest.raises(LockTimeout):

@@ -102,7 +102,7 @@ async def test_it_grows_with_the_backlog_at_once_and_goes_down_slowly(mock_clock
         await broker.publish(messages(0, 35))
         await trio.sleep(4)
         assert sorted(record.key for record in group.records) == ["far 1", "far 2", "far 3", "far 4"]
-        broker._sources.clear()
+        broker._writer.change(lambda store: store.execute("delete from entries"))
         await trio.sleep(80)
         assert len(group.records) == 3
         await trio.sleep(300)
@@ -121,7 +121,7 @@ async def test_busy_replicas_stay_and_late_messages_bring_more(mock_clock: objec
         assert not seen
         await trio.sleep(4)
         assert of_scaled(seen)[0] == (2, 3)
-        broker._sources.clear()
+        broker._writer.change(lambda store: store.execute("delete from entries"))
         for record in group.records:
             record.busy = 2
         await trio.sleep(100)

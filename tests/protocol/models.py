@@ -449,7 +449,7 @@ class EmbeddedWorld:
         return self._do(settle, fails=loses)
 
     def release_deliveries(self, hand: Hand, deliveries: Sequence[Delivery]) -> None:
-        self._do(lambda: self._store.release_deliveries([delivery.token for delivery in deliveries]), fails=True)
+        self._do(lambda: [self._store.release(delivery) for delivery in deliveries], fails=True)
 
     def claim(self, delivery: Delivery) -> Pending | None:
         return Pending(str(delivery.token.node), delivery.token.given)

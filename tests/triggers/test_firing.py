@@ -10,10 +10,10 @@ import trio
 from trio.testing import MockClock
 
 from actorwork import AbstractCronSchedule, Actor, Cron, Interval, Settings, SettingsError, Trigger, receive
+from actorwork.embedded.triggers import EmbeddedPauses
 from actorwork.events import TriggerFired, TriggerTrouble
 from actorwork.testing import MemoryBroker, TestSystem, advance, open_test_system
 from actorwork.testing.memory.broker import EPOCH
-from actorwork.testing.memory.triggers import MemoryPauses
 
 MINUTE = 60.0
 HOUR = 3600.0
@@ -218,15 +218,15 @@ async def test_a_clock_that_is_set_forward_and_back_doubles_nothing_and_loses_no
     mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ):
     # As at brokers whose clock may be set: nodes look again from time to time.
-    monkeypatch.setattr(MemoryPauses, "is_certain", property(lambda _: False))
+    monkeypatch.setattr(EmbeddedPauses, "is_certain", property(lambda _: False))
     actor: Any = actor_with(every(10 * MINUTE))
     broker = MemoryBroker()
     async with open_test_system(actor, broker=broker), open_test_system(actor, broker=broker):
         await advance(65 * MINUTE)
-        broker._epoch += HOUR
+        broker._writer.epoch += HOUR
         await advance(5 * MINUTE)
         assert sorted(times(actor)) == [n * 10 * MINUTE for n in range(1, 14)]  # two nodes share what comes at once
-        broker._epoch -= HOUR
+        broker._writer.epoch -= HOUR
         await advance(55 * MINUTE)
         assert len(actor.seen) == 13
         await advance(30 * MINUTE)
