@@ -88,7 +88,7 @@ class Cursor:
             if room <= 0:
                 break
             share = math.ceil(room / (len(ready) - position))
-            batch = store.take(lane, self.lease.number, share)
+            batch = store.reading.take(lane, self.lease.number, share)
             room -= len(batch.deliveries)
             taken.append((lane, batch, [(store.leases.incarnation(node), count) for node, count in batch.reclaimed]))
         return taken

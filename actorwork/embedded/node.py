@@ -108,7 +108,7 @@ class EmbeddedNode:
         def enter(store: Store) -> int:
             for cursor in cursors:
                 for lane in cursor.lanes:
-                    store.open_lane(lane)
+                    store.reading.open_lane(lane)
             return store.leases.take(self._incarnation, store.now + self._lease.length)
 
         self._lease.number = await self._writer.ask(enter)
@@ -263,7 +263,7 @@ class EmbeddedNode:
         parcels = [parcel(envelope) for envelope in published]
 
         def publish(store: Store) -> bool:
-            if not store.owns(delivery.token):
+            if not store.settlements.owns(delivery.token):
                 return False
             store.publish(parcels)
             return True

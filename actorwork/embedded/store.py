@@ -26,9 +26,8 @@ which never change; and these are forgotten when a transaction fails.
 
 from __future__ import annotations
 
-import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Final
 
 from actorwork.embedded.cancellation import Cancellation
@@ -38,25 +37,20 @@ from actorwork.embedded.files import begin_writing
 from actorwork.embedded.key_queues import KeyQueues
 from actorwork.embedded.leases import Leases
 from actorwork.embedded.outcomes import Outcomes
+from actorwork.embedded.reading import Reading
 from actorwork.embedded.rows import (
-    CARRIED,
     EnvelopeRow,
-    GroupChannel,
     SettleOrder,
-    Taken,
-    Token,
     channel,
     channels,
-    delivery_from,
-    source_of,
 )
 from actorwork.embedded.schema import SOURCE
 from actorwork.embedded.seen import SeenIds
+from actorwork.embedded.settling import Settlements
+from actorwork.embedded.sources import SourceNumbers
 from actorwork.embedded.transaction import Transaction
 from actorwork.embedded.uniques import Uniques
-from actorwork.message import NO_HEADERS, Delivery, Failure, Outcome, Unique
-from actorwork.policy.attempts import headers_of_next_attempt
-from actorwork.policy.settlement import Ack, Fail, Reject, Retry
+from actorwork.message import Delivery, Unique
 from actorwork.policy.values import FENCE_KEPT
 
 MANY: Final = 1000
@@ -72,18 +66,22 @@ class Store:
         self._execute = connection.execute
         self.execute = connection.execute
         """For tables that have nothing to do with messages."""
-        self._sources: dict[str, int] = {}
+        self._sources = SourceNumbers(transaction)
         self._seen = SeenIds(transaction)
         self.leases = Leases(transaction)
         self.outcomes = Outcomes(transaction)
-        self._lines = KeyQueues(transaction)
+        self._key_queues = KeyQueues(transaction)
         self._uniques = Uniques(transaction)
-        self.delay_queue = DelayQueue(transaction, self._lines)
-        self.dead_letters = DeadLetterTable(transaction, self._lines)
-        self._taking_back = Cancellation(transaction, self._lines, self._uniques, self.outcomes)
+        self.delay_queue = DelayQueue(transaction, self._key_queues)
+        self.dead_letters = DeadLetterTable(transaction, self._key_queues)
+        self._cancellation = Cancellation(transaction, self._key_queues, self._uniques, self.outcomes)
+        self.settlements = Settlements(
+            transaction, self._sources, self._key_queues, self._uniques, self.outcomes, self.dead_letters
+        )
+        self.reading = Reading(transaction, self._sources, self.settlements, self.dead_letters)
 
     def __repr__(self) -> str:
-        return f"<Store of {len(self._sources)} known sources>"
+        return f"<Store {self._sources!r}>"
 
     # ------------------------------------------------------------------------------------------- the transaction
 
@@ -102,7 +100,7 @@ class Store:
         self._execute("commit")
 
     def rollback(self) -> None:
-        self._sources.clear()
+        self._sources.rollback()
         self._seen.rollback()
         self.transaction.replies.clear()
         if self._connection.in_transaction:
@@ -116,7 +114,7 @@ class Store:
         plain: list[tuple[Any, ...]] = []
         delayed: list[tuple[Any, ...]] = []
         for one in rows:
-            source = self._sources.get(one.source) or self.source(one.source)
+            source = self._sources.number(one.source)
             rare = one.rare
             if rare is not None and rare.unique is not None:
                 # It looks at what is there.
@@ -134,7 +132,7 @@ class Store:
                 self.transaction.touched.add(source)
             else:
                 self._add(plain, delayed)
-                self._lines.enter(_row_of(source, one, now))
+                self._key_queues.enter(_row_of(source, one, now))
         self._add(plain, delayed)
         return new
 
@@ -152,7 +150,7 @@ class Store:
         holder = self._uniques.holder(source, unique)
         if holder is not None:
             replaces = unique.on_conflict == "replace"
-            if not replaces or not self._taking_back.replace(source, one.source, unique.key, holder):
+            if not replaces or not self._cancellation.replace(source, one.source, unique.key, holder):
                 return True
         self._uniques.hold(source, unique, one.id)
         return False
@@ -170,277 +168,27 @@ class Store:
             delayed.clear()
 
     def source(self, name: str) -> int:
-        """Return the number of a source, which is made if it is new."""
-        known = self._sources.get(name)
-        if known is None:
-            known = self.known_source(name)
-            if known is None:
-                known = self._execute("insert into sources (name) values (?)", (name,)).lastrowid or 0
-            self._sources[name] = known
-        return known
-
-    def known_source(self, name: str) -> int | None:
-        """Return the number of a source, if anything was ever sent to it. Needs no transaction."""
-        row = self._execute("select source from sources where name = ?", (name,)).fetchone()
-        return row[0] if row else None
+        """Return the number of a source, which is created if it is new."""
+        return self._sources.number(name)
 
     def cancel(self, source: str, id: str) -> bool:
         """Take back a message that is held back, or waits behind others of its key; return whether there was one."""
-        return self._taking_back.cancel(self.source(source), source, id)
+        return self._cancellation.cancel(self.source(source), source, id)
 
     # ---------------------------------------------------------------------------------------------------- reading
-
-    def open_lane(self, lane: GroupChannel) -> bool:
-        """Make the group of a lane if it is new, at the beginning of what is there; return whether it was."""
-        lane.channel = channel(self.source(lane.name), lane.priority)
-        done = self._execute("insert or ignore into groups (source, name) values (?, ?)", (lane.channel, lane.group))
-        row = self._execute(
-            "select grp from groups where source = ? and name = ?", (lane.channel, lane.group)
-        ).fetchone()
-        lane.grp = row[0]
-        return done.rowcount == 1
-
-    def take(self, lane: GroupChannel, node: int, limit: int) -> Taken:
-        """Give entries of a lane to a node: first what is nobody's any more, then what its group was never given."""
-        taken = Taken()
-        free = self._execute(
-            "select p.seq, p.count, p.node, e.id, e.type, e.data, e.headers, e.key, e.expires, e.uniq"
-            " from pending p join entries e using (seq) where p.grp = ? and p.node <= 0 order by p.seq limit ?",
-            (lane.grp, limit),
-        ).fetchall()
-        if lane.suspects or any(count >= lane.alone_from for _, count, *_ in free):
-            free = self._one_suspect_of(free, lane, node, taken)
-        again: list[int] = []
-        owners: dict[int, int] = {}
-        for seq, count, owner, message_id, kind, data, headers, key, expires, unique in free:
-            bound = key is not None or unique is not None
-            if count > lane.max_crashes:
-                token = Token(seq, lane.grp, 0, count, bound)
-                self._dead_letter(lane, delivery_from(lane, message_id, kind, data, headers, token, key, expires))
-                taken.dead_lettered.append((message_id, count))
-                continue
-            again.append(seq)
-            owners[-owner] = owners.get(-owner, 0) + 1
-            token = Token(seq, lane.grp, node, count + 1, bound)
-            taken.deliveries.append(delivery_from(lane, message_id, kind, data, headers, token, key, expires))
-        if again:
-            self._execute(
-                "update pending set node = ?, count = count + 1"
-                " where grp = ? and seq in (select value from json_each(?))",
-                (node, lane.grp, json.dumps(again)),
-            )
-            taken.reclaimed = list(owners.items())
-
-        room = limit - len(free)
-        if room <= 0:
-            return taken
-        group = self._execute("select cursor from groups where grp = ?", (lane.grp,)).fetchone()
-        if group is None:
-            taken.restored = self.open_lane(lane)
-            group = self._execute("select cursor from groups where grp = ?", (lane.grp,)).fetchone()
-        cursor = group[0]
-        rows = self._execute(
-            "select seq, id, type, data, headers, addressee, coalesce(key, expires, uniq) from entries"
-            " where source = ? and seq > ? order by seq limit ?",
-            (lane.channel, cursor, room),
-        ).fetchall()
-        if rows:
-            last = rows[-1][0]
-            self._execute("update groups set cursor = ? where grp = ?", (last, lane.grp))
-            self._execute(
-                "insert into pending (seq, grp, node, count) select seq, ?, ?, 1 from entries"
-                " where source = ? and seq > ? and seq <= ? and (addressee is null or addressee = ?)",
-                (lane.grp, node, lane.channel, cursor, last, lane.group),
-            )
-            mine, grp, name, priority, append = lane.group, lane.grp, lane.name, lane.priority, taken.deliveries.append
-            for seq, message_id, kind, data, headers, addressee, rare in rows:
-                if addressee is not None and addressee != mine:
-                    continue
-                if headers is None and rare is None:
-                    # As most are: it costs nothing that others have more.
-                    token = Token(seq, grp, node, 1)
-                    append(Delivery(message_id, name, data, token, kind, NO_HEADERS, 1, 0, None, priority))
-                    continue
-                key, expires, unique = (None, None, None) if rare is None else self._rare(seq)
-                token = Token(seq, grp, node, 1, key is not None or unique is not None)
-                append(delivery_from(lane, message_id, kind, data, headers, token, key, expires))
-        taken.emptied = len(rows) < room
-        return taken
-
-    def _rare(self, seq: int) -> tuple[str | None, float | None, str | None]:
-        """Return the key, the moment and the unique key of an entry."""
-        return self._execute("select key, expires, uniq from entries where seq = ?", (seq,)).fetchone()
-
-    def _one_suspect_of(self, free: list[Any], lane: GroupChannel, node: int, taken: Taken) -> list[Any]:
-        """Leave out the messages that several processes died with, but for one, if none is in hand.
-
-        A process dies with all it had in hand, and one of these did it. Run one at a time, the others come through.
-        """
-        in_hand = self._execute(
-            "select 1 from pending where grp = ? and node = ? and count > ? limit 1", (lane.grp, node, lane.alone_from)
-        ).fetchone()
-        chosen: list[Any] = []
-        is_taken = in_hand is not None
-        for row in free:
-            if lane.alone_from <= row[1] <= lane.max_crashes:
-                if is_taken:
-                    taken.held = True
-                    continue
-                is_taken = True
-            chosen.append(row)
-        return chosen
-
-    def _dead_letter(self, lane: GroupChannel, delivery: Delivery) -> None:
-        token: Token = delivery.token
-        failure = Failure("Crashed", f"{token.given} processes died with this message in hand")
-        self._execute("delete from pending where seq = ? and grp = ?", (token.seq, token.grp))
-        self.dead_letters.keep(delivery, lane.group, lane.actor, failure, lane.bounds)
-        self._answer(delivery, Outcome("failed", failure=failure))
-        self._end(token)
-
-    def news_since(self, seq: int) -> tuple[int, list[int]]:
-        """Return the last `seq` and the channels with entries after `seq`. Needs no transaction."""
-        last = self._execute("select seq from sqlite_sequence where name = 'entries'").fetchone()
-        if not last or last[0] <= seq:
-            return seq, []
-        # Looking at every entry is for a few; otherwise any channel may have news.
-        few = last[0] - seq <= MANY
-        rows = self._execute(
-            "select distinct source from entries where seq > ?"
-            if few
-            else "select distinct source from groups where ? is not null",
-            (seq,),
-        ).fetchall()
-        return last[0], [row[0] for row in rows]
-
-    def groups_with_free(self) -> set[int]:
-        """Return the groups that have something nobody owns. Needs no transaction."""
-        return {row[0] for row in self._execute("select distinct grp from pending where node <= 0")}
-
-    # --------------------------------------------------------------------------------------------------- settling
-
-    def settle_plain(self, tokens: Iterable[Token]) -> set[Token]:
-        """End deliveries whose settlement does nothing else; return those that were not ours any more."""
-        refused: set[Token] = set()
-        alike: dict[tuple[int, int, int], list[Token]] = {}
-        for token in tokens:
-            alike.setdefault(token[1:4], []).append(token)
-        for owned, given in alike.items():
-            seqs = json.dumps([token.seq for token in given])
-            if len(given) > 1:
-                self._execute("savepoint plain")
-                done = self._execute(
-                    "delete from pending where grp = ? and node = ? and count = ?"
-                    " and seq in (select value from json_each(?))",
-                    (*owned, seqs),
-                )
-                if done.rowcount == len(given):
-                    self._execute("release plain")
-                    self._drop_all(seqs)
-                    continue
-                # Some belong to others by now. Which ones is asked one by one.
-                self._execute("rollback to plain")
-                self._execute("release plain")
-            ours = [token.seq for token in given if self._disown(token)]
-            if len(ours) < len(given):
-                kept = set(ours)
-                refused.update(token for token in given if token.seq not in kept)
-            self._drop(ours)
-        return refused
+    # ---- settling ----
 
     def settle(self, order: SettleOrder) -> bool:
         """End one delivery with all that belongs to it, if it is still ours; return whether it was."""
-        delivery = order.delivery
-        if not self._disown(delivery.token):
+        if not self.settlements.settle(order):
             return False
-        match order.settlement:
-            case Ack(result=result):
-                self._answer(delivery, Outcome("done", b"null" if result is None else result))
-            case Reject(failure=failure):
-                self._answer(delivery, Outcome("rejected", failure=failure))
-            case Fail(failure=failure):
-                self.dead_letters.keep(delivery, order.group, order.actor, failure, order.bounds)
-                self._answer(delivery, Outcome("failed", failure=failure))
-            case Retry(delay=delay, failure=failure):
-                self._try_again(delivery, order.group, failure, delay)
-        self._end(delivery.token)
         if order.published:
             self.publish(order.published)
         return True
 
-    def _answer(self, delivery: Delivery, outcome: Outcome) -> None:
-        if delivery.headers:
-            source = self.source(delivery.source)
-            self.outcomes.answer(source, delivery.source, delivery.id, delivery.headers, outcome)
-
-    def _end(self, token: Token) -> None:
-        """Drop an entry that a group has settled, if it was the last one, and free what it had."""
-        if not token.bound:
-            self._drop((token.seq,))
-            return
-        row = self._execute("select source, id, key, uniq from entries where seq = ?", (token.seq,)).fetchone()
-        if row is None or not self._drop((token.seq,)):
-            return
-        number, message_id, key, unique = row
-        if unique is not None:
-            self._uniques.release(source_of(number), unique, message_id)
-        if key is not None:
-            self._lines.advance(source_of(number), key)
-
-    def owns(self, token: Token) -> bool:
-        row = self._execute(
-            "select 1 from pending where seq = ? and grp = ? and node = ? and count = ?", token.owned
-        ).fetchone()
-        return row is not None
-
     def release(self, delivery: Delivery) -> bool:
         """Give up a delivery, in its place, its count restored; return whether it was still ours."""
-        done = self._execute(
-            "update pending set node = 0, count = count - 1 where seq = ? and grp = ? and node = ? and count = ?",
-            delivery.token.owned,
-        )
-        if done.rowcount == 0:
-            return False
-        self.transaction.touched.add(channel(self.source(delivery.source), delivery.priority))
-        return True
-
-    def _disown(self, token: Token) -> bool:
-        done = self._execute("delete from pending where seq = ? and grp = ? and node = ? and count = ?", token.owned)
-        return done.rowcount == 1
-
-    def _drop(self, seqs: Sequence[int]) -> int:
-        return self._drop_all(json.dumps(seqs))
-
-    def _drop_all(self, seqs: str) -> int:
-        """Delete those of these entries that every group has settled; return how many."""
-        done = self._execute(
-            "delete from entries where seq in (select value from json_each(?))"
-            " and not exists (select 1 from pending p where p.seq = entries.seq)"
-            " and (addressee is not null or not exists"
-            " (select 1 from groups g where g.source = entries.source and g.cursor < entries.seq))",
-            (seqs,),
-        )
-        return done.rowcount
-
-    def _try_again(self, delivery: Delivery, group: str, failure: Failure, delay: float) -> None:
-        headers = headers_of_next_attempt(delivery, failure, self.now)
-        seq = delivery.token.seq
-        if delay <= 0:
-            self._execute(
-                f"insert into entries ({CARRIED}, ready)"
-                " select source, id, type, data, ?, born, ?, key, expires, uniq, ? from entries where seq = ?",
-                (json.dumps(headers), group, self.now, seq),
-            )
-            self.transaction.touched.add(channel(self.source(delivery.source), delivery.priority))
-            return
-        due = self.now + delay
-        self._execute(
-            f"insert into delayed ({CARRIED}, due, goes_first)"
-            " select source, id, type, data, ?, born, ?, key, expires, uniq, ?, key is not null"
-            " from entries where seq = ?",
-            (json.dumps(headers), group, due, seq),
-        )
-        self.transaction.is_held_back(due)
+        return self.settlements.release(delivery)
 
     # ----------------------------------------------------------------------------------------------- housekeeping
 
@@ -450,7 +198,7 @@ class Store:
 
     def backlog(self, source: str) -> int:
         """Needs no transaction."""
-        number = self.known_source(source)
+        number = self._sources.find(source)
         if number is None:
             return 0
         places = channels(number)
@@ -467,7 +215,7 @@ class Store:
 
         An entry is ready from its birth on, or it says since when.
         """
-        number = self.known_source(source)
+        number = self._sources.find(source)
         found: list[float] = []
         for place in () if number is None else channels(number):
             row = self._execute(

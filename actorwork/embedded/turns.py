@@ -163,8 +163,8 @@ class Turns:
             version = store.execute("pragma data_version").fetchone()[0]
             if version != self._data_version:
                 self._data_version = version
-                self._seen_seq, sources = store.news_since(self._seen_seq)
-                free = store.groups_with_free() if self.cursors else set[int]()
+                self._seen_seq, sources = store.reading.news_since(self._seen_seq)
+                free = store.reading.groups_with_free() if self.cursors else set[int]()
                 self._next_due = _or_never(store.delay_queue.first_due())
                 store.transaction.touched.update(sources)
                 self.cursors.wake_groups(free)
@@ -278,7 +278,7 @@ class Turns:
         self.cursors.wake_channels(store.transaction.touched)
         if store.transaction.orphaned:
             store.transaction.orphaned = False
-            self.cursors.wake_groups(store.groups_with_free())
+            self.cursors.wake_groups(store.reading.groups_with_free())
         offers = self._read(store, lost, wall)
         here, elsewhere = self._sorted_replies(store)
         if elsewhere:
@@ -348,7 +348,7 @@ class Turns:
             elif not store.settle(order):
                 refused.setdefault(order.owner, []).append(order)
         if plain:
-            not_ours = store.settle_plain([order.delivery.token for order in plain])
+            not_ours = store.settlements.settle_plain([order.delivery.token for order in plain])
             if not_ours:
                 for order in plain:
                     if order.delivery.token in not_ours:

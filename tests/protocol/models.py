@@ -404,7 +404,7 @@ class EmbeddedWorld:
     def start(self) -> EmbeddedHand:
         lanes = [GroupChannel(SOURCE, GROUP, "actor", MAX_CRASHES, level) for level in LEVELS]
         for lane in lanes:
-            self._do(lambda lane=lane: self._store.open_lane(lane))
+            self._do(lambda lane=lane: self._store.reading.open_lane(lane))
         return EmbeddedHand(self._enter(), lanes)
 
     def _enter(self) -> int:
@@ -425,7 +425,7 @@ class EmbeddedWorld:
             taken: list[Delivery] = []
             for lane in hand.lanes:
                 if len(taken) < room:
-                    taken += self._store.take(lane, int(hand.owner), room - len(taken)).deliveries
+                    taken += self._store.reading.take(lane, int(hand.owner), room - len(taken)).deliveries
             return taken
 
         return self._do(take, fails=loses)
@@ -436,7 +436,7 @@ class EmbeddedWorld:
     def settle(self, hand: Hand, endings: Sequence[Ending], *, loses: bool) -> list[bool]:
         def settle() -> list[bool]:
             plain = [one for one in endings if is_plain(*one)]
-            refused = self._store.settle_plain([delivery.token for delivery, _, _ in plain])
+            refused = self._store.settlements.settle_plain([delivery.token for delivery, _, _ in plain])
             others = {
                 id(delivery): self._store.settle(
                     SettleOrder(delivery, GROUP, "actor", settlement, [parcel(one) for one in published])

@@ -132,7 +132,7 @@ class MemoryNode(EmbeddedNode):
                 self._writer.change(lambda store: store.orphan(delivery.token))
 
     def _is_ours(self, delivery: Delivery) -> bool:
-        return not self.is_dead and self._writer.store.owns(delivery.token)
+        return not self.is_dead and self._writer.store.settlements.owns(delivery.token)
 
     async def publish_fenced(
         self, subscription: Subscription, delivery: Delivery, published: Sequence[Envelope]

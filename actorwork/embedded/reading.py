@@ -1,0 +1,161 @@
+"""How a node is given entries of a channel: first what is orphaned or released, then what its group was never given.
+
+A message that several processes died with is run alone, and dead-lettered *before* the run after the last allowed one:
+whoever reads it counts its deaths, so no process has to survive it to say so.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from actorwork.embedded.dead_letters import DeadLetterTable
+from actorwork.embedded.rows import GroupChannel, Taken, Token, channel, delivery_from
+from actorwork.embedded.settling import Settlements
+from actorwork.embedded.sources import SourceNumbers
+from actorwork.embedded.transaction import Transaction
+from actorwork.message import NO_HEADERS, Delivery, Failure, Outcome
+
+MANY: Final = 1000
+
+
+class Reading:
+    def __init__(
+        self, transaction: Transaction, sources: SourceNumbers, settlements: Settlements, dead_letters: DeadLetterTable
+    ) -> None:
+        self._execute = transaction.execute
+        self._sources = sources
+        self._settlements = settlements
+        self._dead_letters = dead_letters
+
+    def __repr__(self) -> str:
+        return "<Reading>"
+
+    def open_lane(self, lane: GroupChannel) -> bool:
+        """Make the group of a lane if it is new, at the beginning of what is there; return whether it was."""
+        lane.channel = channel(self._sources.number(lane.name), lane.priority)
+        done = self._execute("insert or ignore into groups (source, name) values (?, ?)", (lane.channel, lane.group))
+        row = self._execute(
+            "select grp from groups where source = ? and name = ?", (lane.channel, lane.group)
+        ).fetchone()
+        lane.grp = row[0]
+        return done.rowcount == 1
+
+    def take(self, lane: GroupChannel, node: int, limit: int) -> Taken:
+        """Give entries of a lane to a node: first what is nobody's any more, then what its group was never given."""
+        taken = Taken()
+        free = self._execute(
+            "select p.seq, p.count, p.node, e.id, e.type, e.data, e.headers, e.key, e.expires, e.uniq"
+            " from pending p join entries e using (seq) where p.grp = ? and p.node <= 0 order by p.seq limit ?",
+            (lane.grp, limit),
+        ).fetchall()
+        if lane.suspects or any(count >= lane.alone_from for _, count, *_ in free):
+            free = self._one_suspect_of(free, lane, node, taken)
+        again: list[int] = []
+        owners: dict[int, int] = {}
+        for seq, count, owner, message_id, kind, data, headers, key, expires, unique in free:
+            bound = key is not None or unique is not None
+            if count > lane.max_crashes:
+                token = Token(seq, lane.grp, 0, count, bound)
+                self._dead_letter(lane, delivery_from(lane, message_id, kind, data, headers, token, key, expires))
+                taken.dead_lettered.append((message_id, count))
+                continue
+            again.append(seq)
+            owners[-owner] = owners.get(-owner, 0) + 1
+            token = Token(seq, lane.grp, node, count + 1, bound)
+            taken.deliveries.append(delivery_from(lane, message_id, kind, data, headers, token, key, expires))
+        if again:
+            self._execute(
+                "update pending set node = ?, count = count + 1"
+                " where grp = ? and seq in (select value from json_each(?))",
+                (node, lane.grp, json.dumps(again)),
+            )
+            taken.reclaimed = list(owners.items())
+
+        room = limit - len(free)
+        if room <= 0:
+            return taken
+        group = self._execute("select cursor from groups where grp = ?", (lane.grp,)).fetchone()
+        if group is None:
+            taken.restored = self.open_lane(lane)
+            group = self._execute("select cursor from groups where grp = ?", (lane.grp,)).fetchone()
+        cursor = group[0]
+        rows = self._execute(
+            "select seq, id, type, data, headers, addressee, coalesce(key, expires, uniq) from entries"
+            " where source = ? and seq > ? order by seq limit ?",
+            (lane.channel, cursor, room),
+        ).fetchall()
+        if rows:
+            last = rows[-1][0]
+            self._execute("update groups set cursor = ? where grp = ?", (last, lane.grp))
+            self._execute(
+                "insert into pending (seq, grp, node, count) select seq, ?, ?, 1 from entries"
+                " where source = ? and seq > ? and seq <= ? and (addressee is null or addressee = ?)",
+                (lane.grp, node, lane.channel, cursor, last, lane.group),
+            )
+            mine, grp, name, priority, append = lane.group, lane.grp, lane.name, lane.priority, taken.deliveries.append
+            for seq, message_id, kind, data, headers, addressee, rare in rows:
+                if addressee is not None and addressee != mine:
+                    continue
+                if headers is None and rare is None:
+                    # As most are: it costs nothing that others have more.
+                    token = Token(seq, grp, node, 1)
+                    append(Delivery(message_id, name, data, token, kind, NO_HEADERS, 1, 0, None, priority))
+                    continue
+                key, expires, unique = (None, None, None) if rare is None else self._rare(seq)
+                token = Token(seq, grp, node, 1, key is not None or unique is not None)
+                append(delivery_from(lane, message_id, kind, data, headers, token, key, expires))
+        taken.emptied = len(rows) < room
+        return taken
+
+    def _rare(self, seq: int) -> tuple[str | None, float | None, str | None]:
+        """Return the key, the moment and the unique key of an entry."""
+        return self._execute("select key, expires, uniq from entries where seq = ?", (seq,)).fetchone()
+
+    def _one_suspect_of(self, free: list[Any], lane: GroupChannel, node: int, taken: Taken) -> list[Any]:
+        """Leave out the messages that several processes died with, but for one, if none is in hand.
+
+        A process dies with all it had in hand, and one of these did it. Run one at a time, the others come through.
+        """
+        in_hand = self._execute(
+            "select 1 from pending where grp = ? and node = ? and count > ? limit 1", (lane.grp, node, lane.alone_from)
+        ).fetchone()
+        chosen: list[Any] = []
+        is_taken = in_hand is not None
+        for row in free:
+            if lane.alone_from <= row[1] <= lane.max_crashes:
+                if is_taken:
+                    taken.held = True
+                    continue
+                is_taken = True
+            chosen.append(row)
+        return chosen
+
+    def _dead_letter(self, lane: GroupChannel, delivery: Delivery) -> None:
+        token: Token = delivery.token
+        failure = Failure("Crashed", f"{token.given} processes died with this message in hand")
+        self._execute("delete from pending where seq = ? and grp = ?", (token.seq, token.grp))
+        self._dead_letters.keep(delivery, lane.group, lane.actor, failure, lane.bounds)
+        self._settlements.answer(delivery, Outcome("failed", failure=failure))
+        self._settlements.end(token)
+
+    def news_since(self, seq: int) -> tuple[int, list[int]]:
+        """Return the last `seq` and the channels with entries after `seq`. Needs no transaction."""
+        last = self._execute("select seq from sqlite_sequence where name = 'entries'").fetchone()
+        if not last or last[0] <= seq:
+            return seq, []
+        # Looking at every entry is for a few; otherwise any channel may have news.
+        few = last[0] - seq <= MANY
+        rows = self._execute(
+            "select distinct source from entries where seq > ?"
+            if few
+            else "select distinct source from groups where ? is not null",
+            (seq,),
+        ).fetchall()
+        return last[0], [row[0] for row in rows]
+
+    def groups_with_free(self) -> set[int]:
+        """Return the groups that have something nobody owns. Needs no transaction."""
+        return {row[0] for row in self._execute("select distinct grp from pending where node <= 0")}
+
+    # --------------------------------------------------------------------------------------------------- settling

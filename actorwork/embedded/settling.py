@@ -1,0 +1,164 @@
+"""How a delivery ends: the row of its owner goes, and with the last group's row the entry, its key and its unique key.
+
+Everything here is fenced: a statement names the owner and the delivery count that the token has, and changes nothing
+if another node has been given the message since.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+
+from actorwork.embedded.dead_letters import DeadLetterTable
+from actorwork.embedded.key_queues import KeyQueues
+from actorwork.embedded.outcomes import Outcomes
+from actorwork.embedded.rows import CARRIED, SettleOrder, Token, channel, source_of
+from actorwork.embedded.sources import SourceNumbers
+from actorwork.embedded.transaction import Transaction
+from actorwork.embedded.uniques import Uniques
+from actorwork.message import Delivery, Failure, Outcome
+from actorwork.policy.attempts import headers_of_next_attempt
+from actorwork.policy.settlement import Ack, Fail, Reject, Retry
+
+
+class Settlements:
+    def __init__(
+        self,
+        transaction: Transaction,
+        sources: SourceNumbers,
+        key_queues: KeyQueues,
+        uniques: Uniques,
+        outcomes: Outcomes,
+        dead_letters: DeadLetterTable,
+    ) -> None:
+        self._transaction = transaction
+        self._execute = transaction.execute
+        self._sources = sources
+        self._key_queues = key_queues
+        self._uniques = uniques
+        self._outcomes = outcomes
+        self._dead_letters = dead_letters
+
+    def __repr__(self) -> str:
+        return "<Settlements>"
+
+    def settle_plain(self, tokens: Iterable[Token]) -> set[Token]:
+        """End deliveries whose settlement does nothing else; return those that were not ours any more."""
+        refused: set[Token] = set()
+        alike: dict[tuple[int, int, int], list[Token]] = {}
+        for token in tokens:
+            alike.setdefault(token[1:4], []).append(token)
+        for owned, given in alike.items():
+            seqs = json.dumps([token.seq for token in given])
+            if len(given) > 1:
+                self._execute("savepoint plain")
+                done = self._execute(
+                    "delete from pending where grp = ? and node = ? and count = ?"
+                    " and seq in (select value from json_each(?))",
+                    (*owned, seqs),
+                )
+                if done.rowcount == len(given):
+                    self._execute("release plain")
+                    self._drop_all(seqs)
+                    continue
+                # Some belong to others by now. Which ones is asked one by one.
+                self._execute("rollback to plain")
+                self._execute("release plain")
+            ours = [token.seq for token in given if self._disown(token)]
+            if len(ours) < len(given):
+                kept = set(ours)
+                refused.update(token for token in given if token.seq not in kept)
+            self._drop(ours)
+        return refused
+
+    def settle(self, order: SettleOrder) -> bool:
+        """End one delivery with all that belongs to it, if it is still ours; return whether it was."""
+        delivery = order.delivery
+        if not self._disown(delivery.token):
+            return False
+        match order.settlement:
+            case Ack(result=result):
+                self.answer(delivery, Outcome("done", b"null" if result is None else result))
+            case Reject(failure=failure):
+                self.answer(delivery, Outcome("rejected", failure=failure))
+            case Fail(failure=failure):
+                self._dead_letters.keep(delivery, order.group, order.actor, failure, order.bounds)
+                self.answer(delivery, Outcome("failed", failure=failure))
+            case Retry(delay=delay, failure=failure):
+                self._try_again(delivery, order.group, failure, delay)
+        self.end(delivery.token)
+        return True
+
+    def answer(self, delivery: Delivery, outcome: Outcome) -> None:
+        if delivery.headers:
+            source = self._sources.number(delivery.source)
+            self._outcomes.answer(source, delivery.source, delivery.id, delivery.headers, outcome)
+
+    def end(self, token: Token) -> None:
+        """Drop an entry that a group has settled, if it was the last one, and free what it had."""
+        if not token.bound:
+            self._drop((token.seq,))
+            return
+        row = self._execute("select source, id, key, uniq from entries where seq = ?", (token.seq,)).fetchone()
+        if row is None or not self._drop((token.seq,)):
+            return
+        number, message_id, key, unique = row
+        if unique is not None:
+            self._uniques.release(source_of(number), unique, message_id)
+        if key is not None:
+            self._key_queues.advance(source_of(number), key)
+
+    def owns(self, token: Token) -> bool:
+        row = self._execute(
+            "select 1 from pending where seq = ? and grp = ? and node = ? and count = ?", token.owned
+        ).fetchone()
+        return row is not None
+
+    def release(self, delivery: Delivery) -> bool:
+        """Give up a delivery, in its place, its count restored; return whether it was still ours."""
+        done = self._execute(
+            "update pending set node = 0, count = count - 1 where seq = ? and grp = ? and node = ? and count = ?",
+            delivery.token.owned,
+        )
+        if done.rowcount == 0:
+            return False
+        self._transaction.touched.add(channel(self._sources.number(delivery.source), delivery.priority))
+        return True
+
+    def _disown(self, token: Token) -> bool:
+        done = self._execute("delete from pending where seq = ? and grp = ? and node = ? and count = ?", token.owned)
+        return done.rowcount == 1
+
+    def _drop(self, seqs: Sequence[int]) -> int:
+        return self._drop_all(json.dumps(seqs))
+
+    def _drop_all(self, seqs: str) -> int:
+        """Delete those of these entries that every group has settled; return how many."""
+        done = self._execute(
+            "delete from entries where seq in (select value from json_each(?))"
+            " and not exists (select 1 from pending p where p.seq = entries.seq)"
+            " and (addressee is not null or not exists"
+            " (select 1 from groups g where g.source = entries.source and g.cursor < entries.seq))",
+            (seqs,),
+        )
+        return done.rowcount
+
+    def _try_again(self, delivery: Delivery, group: str, failure: Failure, delay: float) -> None:
+        headers = headers_of_next_attempt(delivery, failure, self._transaction.now)
+        seq = delivery.token.seq
+        if delay <= 0:
+            self._execute(
+                f"insert into entries ({CARRIED}, ready)"
+                " select source, id, type, data, ?, born, ?, key, expires, uniq, ? from entries where seq = ?",
+                (json.dumps(headers), group, self._transaction.now, seq),
+            )
+            self._transaction.touched.add(channel(self._sources.number(delivery.source), delivery.priority))
+            return
+        due = self._transaction.now + delay
+        self._execute(
+            f"insert into delayed ({CARRIED}, due, goes_first)"
+            " select source, id, type, data, ?, born, ?, key, expires, uniq, ?, key is not null"
+            " from entries where seq = ?",
+            (json.dumps(headers), group, due, seq),
+        )
+        self._transaction.is_held_back(due)
