@@ -17,7 +17,7 @@ from actorwork.embedded.location import Location, parse
 from actorwork.embedded.node import EmbeddedNode, open_node
 from actorwork.embedded.orders import Writer
 from actorwork.embedded.replies import LocalReplies
-from actorwork.embedded.rows import EnvelopeRow, in_chunks, parcel
+from actorwork.embedded.rows import EnvelopeRow, in_chunks, row_of
 from actorwork.embedded.store import Store
 from actorwork.embedded.triggers import EmbeddedPauses, EmbeddedTriggers
 from actorwork.embedded.values import EmbeddedValues
@@ -101,11 +101,11 @@ class EmbeddedBroker:
         return self._writer.statistics()
 
     async def publish(self, envelopes: Sequence[Envelope]) -> int:
-        parcels = [parcel(envelope) for envelope in envelopes]
-        if len(parcels) <= CHUNK:
-            return await self._publish(parcels)
+        rows = [row_of(envelope) for envelope in envelopes]
+        if len(rows) <= CHUNK:
+            return await self._publish(rows)
         new = 0
-        for chunk in in_chunks(parcels, CHUNK):
+        for chunk in in_chunks(rows, CHUNK):
             new += await self._publish(chunk)
         return new
 
@@ -113,11 +113,11 @@ class EmbeddedBroker:
         await self.publish([envelope])
 
     async def publish_unique(self, envelope: Envelope) -> str:
-        one = parcel(envelope)
+        one = row_of(envelope)
         return await self._writer.ask(lambda store: store.publish_unique(one))
 
-    async def _publish(self, parcels: Sequence[EnvelopeRow]) -> int:
-        return await self._writer.ask(lambda store: store.publish(parcels), rows=len(parcels))
+    async def _publish(self, rows: Sequence[EnvelopeRow]) -> int:
+        return await self._writer.ask(lambda store: store.publish(rows), rows=len(rows))
 
     def open_node(
         self, subscriptions: Sequence[Subscription], *, lease: float, emit: EventSink

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from actorwork.embedded.key_queues import KeyQueues
 from actorwork.embedded.outcomes import Outcomes
-from actorwork.embedded.rows import channels, headers_from
+from actorwork.embedded.rows import channel_numbers, headers_from
 from actorwork.embedded.schema import SOURCE
 from actorwork.embedded.transaction import Transaction
 from actorwork.embedded.uniques import Uniques
@@ -17,18 +17,18 @@ REPLACED: Final = Failure("Cancelled", "another message with its unique key has 
 
 
 class Cancellation:
-    def __init__(self, transaction: Transaction, lines: KeyQueues, uniques: Uniques, outcomes: Outcomes) -> None:
+    def __init__(self, transaction: Transaction, key_queues: KeyQueues, uniques: Uniques, outcomes: Outcomes) -> None:
         self._execute = transaction.execute
-        self._lines = lines
+        self._key_queues = key_queues
         self._uniques = uniques
         self._outcomes = outcomes
 
     def __repr__(self) -> str:
-        return "<TakingBack>"
+        return "<Cancellation>"
 
     def cancel(self, source: int, name: str, id: str) -> bool:
         """Drop what is held back of a message, or waits behind others of its key; return whether there was any."""
-        rows = self._held_back(source, id)
+        rows = self._not_begun(source, id)
         self._take(source, name, id, rows, CANCELLED)
         return bool(rows)
 
@@ -37,20 +37,20 @@ class Cancellation:
         entries = self._execute(_ENTRIES, (unique, source, id)).fetchall()
         if any(row[-1] for row in entries):
             return False
-        rows = self._held_back(source, id)
+        rows = self._not_begun(source, id)
         for seq, *_ in entries:
             self._execute("delete from pending where seq = ?", (seq,))
             self._execute("delete from entries where seq = ?", (seq,))
         self._take(source, name, id, [*(("", row[0], row[1], row[2], row[3]) for row in entries), *rows], REPLACED)
         return True
 
-    def _held_back(self, source: int, id: str) -> list[Any]:
+    def _not_begun(self, source: int, id: str) -> list[Any]:
         found: list[Any] = []
         for table, has_key in (("delayed", "goes_first"), ("behind", "0")):
             found += self._execute(
                 f"select '{table}', place, case when {has_key} then key end, uniq, headers from {table}"
                 " where source in (?, ?, ?, ?) and id = ?",
-                (*channels(source), id),
+                (*channel_numbers(source), id),
             ).fetchall()
         return found
 
@@ -62,7 +62,7 @@ class Cancellation:
             if unique is not None:
                 self._uniques.release(source, unique, id)
             if key is not None:
-                self._lines.advance(source, key)
+                self._key_queues.advance(source, key)
         if rows:
             self._outcomes.answer(source, name, id, headers_from(rows[0][-1]), Outcome("rejected", failure=failure))
 

@@ -1,10 +1,10 @@
 """What the nodes of this process read: in the writer's thread, the counterpart of their inlets.
 
-    lane     one channel of a source: there may be something, or there is nothing
-    feed     what one subscription reads, lane by lane, and how much of it
+    channel     one channel of a source: there may be something, or there is nothing
+    feed     what one subscription reads, channel by channel, and how much of it
     lease    under which node's name
 
-Nothing is asked of the store for a lane that is not ready, and nothing for a feed without room. Lanes get ready when
+Nothing is asked of the store for a channel that is not ready, and nothing for a feed without room. Lanes get ready when
 something came into their channel, or became free for their group. When something urgent came and a feed has no room,
 its inlet is asked for the room that it keeps for such; before that nobody speaks of it.
 """
@@ -28,14 +28,14 @@ MOST_READ: Final = 1000
 
 
 Batch: TypeAlias = tuple[GroupChannel, Taken, Sequence[tuple[str, int]]]
-"""What was read from a lane, and for what was reclaimed: from which incarnation, how many."""
+"""What was read from a channel, and for what was reclaimed: from which incarnation, how many."""
 
 
 @attrs.define(eq=False)
 class Cursor:
     """What one subscription reads, and how much of it. `allowed` and `sent` count deliveries from the beginning."""
 
-    lanes: Sequence[GroupChannel]
+    channels: Sequence[GroupChannel]
     lease: Lease
     offer: Callable[[Cursor, Sequence[Batch]], None]
     crowded: Callable[[Cursor], None]
@@ -50,23 +50,23 @@ class Cursor:
     urgent: Sequence[GroupChannel] = ()
 
     def __attrs_post_init__(self) -> None:
-        self.urgent = [lane for lane in self.lanes if lane.priority < Priority.NORMAL]
+        self.urgent = [channel for channel in self.channels if channel.priority < Priority.NORMAL]
 
     @property
     def can_read(self) -> bool:
         """Whether there is room for something that there may be."""
         if self.allowed > self.sent:
-            return any(lane.readable for lane in self.lanes)
-        return self.allowed_urgent > self.sent and any(lane.readable for lane in self.urgent)
+            return any(channel.readable for channel in self.channels)
+        return self.allowed_urgent > self.sent and any(channel.readable for channel in self.urgent)
 
     def read(self, store: Store) -> list[Batch]:
         """Read what is most urgent first, but for the turns of the others."""
-        room, lanes = self.allowed - self.sent, self.lanes
+        room, channels = self.allowed - self.sent, self.channels
         if room <= 0:
-            room, lanes = self.allowed_urgent - self.sent, self.urgent
+            room, channels = self.allowed_urgent - self.sent, self.urgent
         room = min(room, MOST_READ)
-        ready = [lane for lane in lanes if lane.readable]
-        levels = sorted({lane.priority for lane in ready})
+        ready = [channel for channel in channels if channel.readable]
+        levels = sorted({channel.priority for channel in ready})
         if len(levels) == 1:
             return self._read_level(store, ready, room)
         # Counted before the commit: after a failed turn somebody has had one turn more or less, and no harm is done.
@@ -75,29 +75,29 @@ class Cursor:
         left = 0
         for level in levels:
             share = shares[level] + left
-            read = self._read_level(store, [lane for lane in ready if lane.priority == level], share)
+            read = self._read_level(store, [channel for channel in ready if channel.priority == level], share)
             left = share - sum(len(batch.deliveries) for _, batch, _ in read)
             taken += read
         return taken
 
     def _read_level(self, store: Store, ready: Sequence[GroupChannel], room: int) -> list[Batch]:
-        """Share so much room among lanes that have something, each first in its turn."""
+        """Share so much room among channels that have something, each first in its turn."""
         start = self.turn % len(ready)
         taken: list[Batch] = []
-        for position, lane in enumerate([*ready[start:], *ready[:start]]):
+        for position, channel in enumerate([*ready[start:], *ready[:start]]):
             if room <= 0:
                 break
             share = math.ceil(room / (len(ready) - position))
-            batch = store.reading.take(lane, self.lease.number, share)
+            batch = store.reading.take(channel, self.lease.number, share)
             room -= len(batch.deliveries)
-            taken.append((lane, batch, [(store.leases.incarnation(node), count) for node, count in batch.reclaimed]))
+            taken.append((channel, batch, [(store.leases.incarnation(node), count) for node, count in batch.reclaimed]))
         return taken
 
     def has_read(self, taken: Sequence[Batch]) -> None:
         """Count what was read, once it is committed."""
-        for lane, batch, _ in taken:
-            lane.ready = not batch.emptied
-            lane.suspects = batch.held
+        for channel, batch, _ in taken:
+            channel.ready = not batch.emptied
+            channel.suspects = batch.held
             self.sent += len(batch.deliveries)
         self.turn += 1
 
@@ -112,7 +112,7 @@ class Cursors:
         self._urgent_came = False
 
     def __repr__(self) -> str:
-        return f"<Feeds: {len(self._cursors)}>"
+        return f"<Cursors: {len(self._cursors)}>"
 
     def __len__(self) -> int:
         return len(self._cursors)
@@ -126,23 +126,23 @@ class Cursors:
 
     @property
     def has_suspects(self) -> bool:
-        return any(lane.suspects for cursor in self._cursors for lane in cursor.lanes)
+        return any(channel.suspects for cursor in self._cursors for channel in cursor.channels)
 
     def add(self, cursors: Iterable[Cursor]) -> None:
         for cursor in cursors:
             self._cursors.append(cursor)
-            for lane in cursor.lanes:
-                self._by_channel.setdefault(lane.channel, []).append(lane)
-                self._by_group.setdefault(lane.grp, []).append(lane)
+            for channel in cursor.channels:
+                self._by_channel.setdefault(channel.number, []).append(channel)
+                self._by_group.setdefault(channel.grp, []).append(channel)
         self._urgent_came = True
 
     def remove(self, cursors: Iterable[Cursor]) -> None:
         for cursor in cursors:
             if cursor in self._cursors:
                 self._cursors.remove(cursor)
-                for lane in cursor.lanes:
-                    self._by_channel[lane.channel].remove(lane)
-                    self._by_group[lane.grp].remove(lane)
+                for channel in cursor.channels:
+                    self._by_channel[channel.number].remove(channel)
+                    self._by_group[channel.grp].remove(channel)
 
     def wake_channels(self, channels: set[int]) -> None:
         """Say that something came into these channels; empties the set."""
@@ -159,12 +159,12 @@ class Cursors:
     def wake_all_of(self, lease: Lease) -> None:
         for cursor in self._cursors:
             if cursor.lease is lease:
-                self._wake(cursor.lanes)
+                self._wake(cursor.channels)
 
-    def _wake(self, lanes: Iterable[GroupChannel]) -> None:
-        for lane in lanes:
-            lane.ready = True
-            if lane.priority < Priority.NORMAL:
+    def _wake(self, channels: Iterable[GroupChannel]) -> None:
+        for channel in channels:
+            channel.ready = True
+            if channel.priority < Priority.NORMAL:
                 self._urgent_came = True
 
     def newly_crowded(self) -> list[Cursor]:
@@ -174,7 +174,7 @@ class Cursors:
         waiting = [
             cursor
             for cursor in self._cursors
-            if not cursor.asks_urgent and any(lane.readable for lane in cursor.urgent)
+            if not cursor.asks_urgent and any(channel.readable for channel in cursor.urgent)
         ]
         self._urgent_came = bool(waiting)
         crowded = [cursor for cursor in waiting if cursor.allowed <= cursor.sent]

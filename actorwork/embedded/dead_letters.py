@@ -19,10 +19,10 @@ from actorwork.settings import DeadLetterSettings
 
 
 class DeadLetterTable:
-    def __init__(self, transaction: Transaction, lines: KeyQueues) -> None:
+    def __init__(self, transaction: Transaction, key_queues: KeyQueues) -> None:
         self._transaction = transaction
         self._execute = transaction.execute
-        self._lines = lines
+        self._key_queues = key_queues
 
     def __repr__(self) -> str:
         return "<DeadLetterTable>"
@@ -98,7 +98,9 @@ class DeadLetterTable:
             headers = headers_of_first_attempt(headers_from(text))
             self._execute("delete from dead where entry = ?", (entry,))
             new = json.dumps(headers) if headers else None
-            self._lines.enter((channel, message_id, kind, data, new, self._transaction.now, group, key, None, None))
+            self._key_queues.enter(
+                (channel, message_id, kind, data, new, self._transaction.now, group, key, None, None)
+            )
             found += 1
         return found
 

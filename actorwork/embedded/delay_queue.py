@@ -8,26 +8,26 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from actorwork.embedded.key_queues import KeyQueues
-from actorwork.embedded.rows import CARRIED, channels, headers_from
+from actorwork.embedded.rows import CARRIED, channel_numbers, headers_from
 from actorwork.embedded.transaction import Transaction
 from actorwork.message import Delayed
 
 
 class DelayQueue:
-    def __init__(self, transaction: Transaction, lines: KeyQueues) -> None:
+    def __init__(self, transaction: Transaction, key_queues: KeyQueues) -> None:
         self._transaction = transaction
         self._execute = transaction.execute
-        self._lines = lines
+        self._key_queues = key_queues
 
     def __repr__(self) -> str:
-        return "<HeldBack>"
+        return "<DelayQueue>"
 
     def add(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Hold messages back: the values of `CARRIED`, and when they are due."""
         self._transaction.executemany(
             f"insert into delayed ({CARRIED}, due) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
         )
-        self._transaction.is_held_back(min(row[-1] for row in rows))
+        self._transaction.is_delayed_until(min(row[-1] for row in rows))
 
     def first_due(self) -> float | None:
         """Return when the next one is due. Needs no transaction."""
@@ -40,17 +40,17 @@ class DelayQueue:
             " order by due, place limit ?",
             (self._transaction.now, limit),
         ).fetchall()
-        plain = [place for place, _, is_in_line in due if not is_in_line]
+        plain = [place for place, _, is_queued in due if not is_queued]
         if plain:
             places = json.dumps(plain)
             self._execute(_MOVE, (places,))
             self._execute("delete from delayed where place in (select value from json_each(?))", (places,))
-            self._transaction.touched.update(channel for _, channel, is_in_line in due if not is_in_line)
-        for place, _, is_in_line in due:
-            if is_in_line:
+            self._transaction.touched.update(channel for _, channel, is_queued in due if not is_queued)
+        for place, _, is_queued in due:
+            if is_queued:
                 row = self._execute(f"select {CARRIED} from delayed where place = ?", (place,)).fetchone()
                 self._execute("delete from delayed where place = ?", (place,))
-                self._lines.enter(row)
+                self._key_queues.enter(row)
         return len(due)
 
     def list(self, source: str | None, limit: int) -> list_of[Delayed]:
@@ -62,7 +62,7 @@ class DelayQueue:
         for number, name in sources:
             if len(found) >= limit:
                 break
-            rows: list_of[Any] = self._execute(_LIST, (*channels(number), limit - len(found))).fetchall()
+            rows: list_of[Any] = self._execute(_LIST, (*channel_numbers(number), limit - len(found))).fetchall()
             found += [Delayed(name, one, due, data, kind, headers_from(text)) for one, due, data, kind, text in rows]
         return found
 

@@ -24,7 +24,7 @@ class KeyQueues:
         self._execute = transaction.execute
 
     def __repr__(self) -> str:
-        return "<Lines>"
+        return "<KeyQueues>"
 
     def enter(self, row: tuple[Any, ...]) -> None:
         """Put a message (the values of `CARRIED`) at the end of its channel, or of the line of its key."""

@@ -14,7 +14,7 @@ class EmbeddedLimitStore:
         self._writer = writer
 
     def __repr__(self) -> str:
-        return f"<EmbeddedLimiter of {self._writer.location}>"
+        return f"<EmbeddedLimitStore of {self._writer.location}>"
 
     async def acquire_rate(self, name: str, rate: float, per: float, burst: int, cost: int) -> float:
         def acquire(store: Store) -> float:

@@ -19,7 +19,7 @@ from actorwork.abc import EventSink, Subscription
 from actorwork.embedded.cursors import Batch, Cursor
 from actorwork.embedded.orders import Writer
 from actorwork.embedded.own_leases import Lease
-from actorwork.embedded.rows import GroupChannel, SettleOrder, is_plain, parcel
+from actorwork.embedded.rows import GroupChannel, SettleOrder, is_plain, row_of
 from actorwork.embedded.store import Store
 from actorwork.embedded.turns import Order, Turns
 from actorwork.errors import BrokerError
@@ -67,7 +67,7 @@ class EmbeddedNode:
         self._incarnation = self._lease.incarnation
         self._intakes: dict[Subscription, _Intake] = {}
         for subscription in subscriptions:
-            lanes = [
+            channels = [
                 GroupChannel(
                     source,
                     subscription.group,
@@ -79,10 +79,10 @@ class EmbeddedNode:
                 for priority in (Priority.NORMAL, Priority.CRITICAL, Priority.HIGH, Priority.LOW)
                 for source in subscription.sources
             ]
-            cursor = Cursor(lanes, self._lease, self._offer, self._crowded)
+            cursor = Cursor(channels, self._lease, self._offer, self._crowded)
             intake = _Intake(subscription, cursor)
             self._intakes[subscription] = intake
-        self._by_feed = {id(intake.cursor): intake for intake in self._intakes.values()}
+        self._by_cursor = {id(intake.cursor): intake for intake in self._intakes.values()}
         self._stopping = False
         self._closed = False
         self._unsettled = 0
@@ -107,8 +107,8 @@ class EmbeddedNode:
 
         def enter(store: Store) -> int:
             for cursor in cursors:
-                for lane in cursor.lanes:
-                    store.reading.open_lane(lane)
+                for channel in cursor.channels:
+                    store.reading.open_channel(channel)
             return store.leases.take(self._incarnation, store.now + self._lease.length)
 
         self._lease.number = await self._writer.ask(enter)
@@ -155,19 +155,19 @@ class EmbeddedNode:
     # ---------------------------------------------------------------------------------------------- what comes in
 
     def _offer(self, cursor: Cursor, batches: Sequence[Batch]) -> None:
-        intake = self._by_feed[id(cursor)]
+        intake = self._by_cursor[id(cursor)]
         subscription = intake.subscription
         deliveries: Sequence[Delivery] = []
-        for lane, taken, reclaimed in batches:
+        for channel, taken, reclaimed in batches:
             deliveries += taken.deliveries
             for previous, count in reclaimed:
                 self._counts["reclaimed"] += count
-                self._emit(events.Reclaimed(lane.name, lane.group, previous, count))
+                self._emit(events.Reclaimed(channel.name, channel.group, previous, count))
             for message_id, crashes in taken.dead_lettered:
                 self._counts["dead_lettered"] += 1
-                self._emit(events.DeadLettered(lane.name, lane.group, message_id, crashes))
+                self._emit(events.DeadLettered(channel.name, channel.group, message_id, crashes))
             if taken.restored:
-                self._emit(events.GroupRestored(lane.name, lane.group))
+                self._emit(events.GroupRestored(channel.name, channel.group))
         intake.received += len(deliveries)
         self._counts["read"] += len(deliveries)
         if not self._stopping:
@@ -180,7 +180,7 @@ class EmbeddedNode:
         self.resume(subscription)
 
     def _crowded(self, cursor: Cursor) -> None:
-        intake = self._by_feed[id(cursor)]
+        intake = self._by_cursor[id(cursor)]
         intake.asks_urgent = True
         self.resume(intake.subscription)
 
@@ -204,11 +204,11 @@ class EmbeddedNode:
         intake = self._intakes.get(subscription)
         if intake is None or self._stopping:
             return
-        lanes, withheld = intake.cursor.lanes, frozenset(sources)
+        channels, paused = intake.cursor.channels, frozenset(sources)
 
         def pause_sources(_: Turns) -> None:
-            for lane in lanes:
-                lane.withheld = lane.name in withheld
+            for channel in channels:
+                channel.is_paused = channel.name in paused
 
         self._writer.tell(pause_sources)
 
@@ -239,7 +239,7 @@ class EmbeddedNode:
                 subscription.group,
                 subscription.actor,
                 settlement,
-                [parcel(envelope) for envelope in published],
+                [row_of(envelope) for envelope in published],
                 self,
                 is_plain(delivery, settlement, published),
                 subscription.dead_letters,
@@ -251,8 +251,8 @@ class EmbeddedNode:
         self._unsettled -= count
         self._counts["settled"] += count - len(refused)
         self._counts["fenced"] += len(refused)
-        for closing in refused:
-            self._emit(events.Fenced(closing.delivery, closing.group, closing.settlement))
+        for order in refused:
+            self._emit(events.Fenced(order.delivery, order.group, order.settlement))
         if not self._unsettled and self._idle is not None:
             self._idle.set()
             self._idle = None
@@ -260,15 +260,15 @@ class EmbeddedNode:
     async def publish_fenced(
         self, subscription: Subscription, delivery: Delivery, published: Sequence[Envelope]
     ) -> bool:
-        parcels = [parcel(envelope) for envelope in published]
+        rows = [row_of(envelope) for envelope in published]
 
         def publish(store: Store) -> bool:
             if not store.settlements.owns(delivery.token):
                 return False
-            store.publish(parcels)
+            store.publish(rows)
             return True
 
-        return await self._writer.ask(publish, rows=len(parcels))
+        return await self._writer.ask(publish, rows=len(rows))
 
     async def release_deliveries(self, subscription: Subscription, deliveries: Sequence[Delivery]) -> None:
         answer = trio.Event()

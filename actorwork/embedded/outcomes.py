@@ -38,7 +38,7 @@ class Outcomes:
         """Keep replies for other processes, which fetch them."""
         self._transaction.executemany(
             "insert into replies (address, source, id, status, value, failure, at) values (?, ?, ?, ?, ?, ?, ?)",
-            [(*letter[:3], *outcome_columns(letter[3]), self._transaction.now) for letter in replies],
+            [(*reply[:3], *outcome_columns(reply[3]), self._transaction.now) for reply in replies],
         )
 
     def fetch(self, addresses: Iterable[str]) -> list[ReplyAddress]:

@@ -10,7 +10,7 @@ import json
 from typing import Any, Final
 
 from actorwork.embedded.dead_letters import DeadLetterTable
-from actorwork.embedded.rows import GroupChannel, Taken, Token, channel, delivery_from
+from actorwork.embedded.rows import GroupChannel, Taken, Token, channel_number, delivery_from
 from actorwork.embedded.settling import Settlements
 from actorwork.embedded.sources import SourceNumbers
 from actorwork.embedded.transaction import Transaction
@@ -31,99 +31,108 @@ class Reading:
     def __repr__(self) -> str:
         return "<Reading>"
 
-    def open_lane(self, lane: GroupChannel) -> bool:
-        """Make the group of a lane if it is new, at the beginning of what is there; return whether it was."""
-        lane.channel = channel(self._sources.number(lane.name), lane.priority)
-        done = self._execute("insert or ignore into groups (source, name) values (?, ?)", (lane.channel, lane.group))
+    def open_channel(self, channel: GroupChannel) -> bool:
+        """Make the group of a channel if it is new, at the beginning of what is there; return whether it was."""
+        channel.number = channel_number(self._sources.number(channel.name), channel.priority)
+        done = self._execute(
+            "insert or ignore into groups (source, name) values (?, ?)", (channel.number, channel.group)
+        )
         row = self._execute(
-            "select grp from groups where source = ? and name = ?", (lane.channel, lane.group)
+            "select grp from groups where source = ? and name = ?", (channel.number, channel.group)
         ).fetchone()
-        lane.grp = row[0]
+        channel.grp = row[0]
         return done.rowcount == 1
 
-    def take(self, lane: GroupChannel, node: int, limit: int) -> Taken:
-        """Give entries of a lane to a node: first what is nobody's any more, then what its group was never given."""
+    def take(self, channel: GroupChannel, node: int, limit: int) -> Taken:
+        """Give entries of a channel to a node: first what is nobody's any more, then what its group was never given."""
         taken = Taken()
         free = self._execute(
             "select p.seq, p.count, p.node, e.id, e.type, e.data, e.headers, e.key, e.expires, e.uniq"
             " from pending p join entries e using (seq) where p.grp = ? and p.node <= 0 order by p.seq limit ?",
-            (lane.grp, limit),
+            (channel.grp, limit),
         ).fetchall()
-        if lane.suspects or any(count >= lane.alone_from for _, count, *_ in free):
-            free = self._one_suspect_of(free, lane, node, taken)
+        if channel.suspects or any(count >= channel.alone_from for _, count, *_ in free):
+            free = self._one_suspect_of(free, channel, node, taken)
         again: list[int] = []
         owners: dict[int, int] = {}
         for seq, count, owner, message_id, kind, data, headers, key, expires, unique in free:
             bound = key is not None or unique is not None
-            if count > lane.max_crashes:
-                token = Token(seq, lane.grp, 0, count, bound)
-                self._dead_letter(lane, delivery_from(lane, message_id, kind, data, headers, token, key, expires))
+            if count > channel.max_crashes:
+                token = Token(seq, channel.grp, 0, count, bound)
+                self._dead_letter(channel, delivery_from(channel, message_id, kind, data, headers, token, key, expires))
                 taken.dead_lettered.append((message_id, count))
                 continue
             again.append(seq)
             owners[-owner] = owners.get(-owner, 0) + 1
-            token = Token(seq, lane.grp, node, count + 1, bound)
-            taken.deliveries.append(delivery_from(lane, message_id, kind, data, headers, token, key, expires))
+            token = Token(seq, channel.grp, node, count + 1, bound)
+            taken.deliveries.append(delivery_from(channel, message_id, kind, data, headers, token, key, expires))
         if again:
             self._execute(
                 "update pending set node = ?, count = count + 1"
                 " where grp = ? and seq in (select value from json_each(?))",
-                (node, lane.grp, json.dumps(again)),
+                (node, channel.grp, json.dumps(again)),
             )
             taken.reclaimed = list(owners.items())
 
         room = limit - len(free)
         if room <= 0:
             return taken
-        group = self._execute("select cursor from groups where grp = ?", (lane.grp,)).fetchone()
+        group = self._execute("select cursor from groups where grp = ?", (channel.grp,)).fetchone()
         if group is None:
-            taken.restored = self.open_lane(lane)
-            group = self._execute("select cursor from groups where grp = ?", (lane.grp,)).fetchone()
+            taken.restored = self.open_channel(channel)
+            group = self._execute("select cursor from groups where grp = ?", (channel.grp,)).fetchone()
         cursor = group[0]
         rows = self._execute(
             "select seq, id, type, data, headers, addressee, coalesce(key, expires, uniq) from entries"
             " where source = ? and seq > ? order by seq limit ?",
-            (lane.channel, cursor, room),
+            (channel.number, cursor, room),
         ).fetchall()
         if rows:
             last = rows[-1][0]
-            self._execute("update groups set cursor = ? where grp = ?", (last, lane.grp))
+            self._execute("update groups set cursor = ? where grp = ?", (last, channel.grp))
             self._execute(
                 "insert into pending (seq, grp, node, count) select seq, ?, ?, 1 from entries"
                 " where source = ? and seq > ? and seq <= ? and (addressee is null or addressee = ?)",
-                (lane.grp, node, lane.channel, cursor, last, lane.group),
+                (channel.grp, node, channel.number, cursor, last, channel.group),
             )
-            mine, grp, name, priority, append = lane.group, lane.grp, lane.name, lane.priority, taken.deliveries.append
-            for seq, message_id, kind, data, headers, addressee, rare in rows:
+            mine, grp, name, priority, append = (
+                channel.group,
+                channel.grp,
+                channel.name,
+                channel.priority,
+                taken.deliveries.append,
+            )
+            for seq, message_id, kind, data, headers, addressee, optional in rows:
                 if addressee is not None and addressee != mine:
                     continue
-                if headers is None and rare is None:
+                if headers is None and optional is None:
                     # As most are: it costs nothing that others have more.
                     token = Token(seq, grp, node, 1)
                     append(Delivery(message_id, name, data, token, kind, NO_HEADERS, 1, 0, None, priority))
                     continue
-                key, expires, unique = (None, None, None) if rare is None else self._rare(seq)
+                key, expires, unique = (None, None, None) if optional is None else self._optional_fields(seq)
                 token = Token(seq, grp, node, 1, key is not None or unique is not None)
-                append(delivery_from(lane, message_id, kind, data, headers, token, key, expires))
+                append(delivery_from(channel, message_id, kind, data, headers, token, key, expires))
         taken.emptied = len(rows) < room
         return taken
 
-    def _rare(self, seq: int) -> tuple[str | None, float | None, str | None]:
+    def _optional_fields(self, seq: int) -> tuple[str | None, float | None, str | None]:
         """Return the key, the moment and the unique key of an entry."""
         return self._execute("select key, expires, uniq from entries where seq = ?", (seq,)).fetchone()
 
-    def _one_suspect_of(self, free: list[Any], lane: GroupChannel, node: int, taken: Taken) -> list[Any]:
+    def _one_suspect_of(self, free: list[Any], channel: GroupChannel, node: int, taken: Taken) -> list[Any]:
         """Leave out the messages that several processes died with, but for one, if none is in hand.
 
         A process dies with all it had in hand, and one of these did it. Run one at a time, the others come through.
         """
         in_hand = self._execute(
-            "select 1 from pending where grp = ? and node = ? and count > ? limit 1", (lane.grp, node, lane.alone_from)
+            "select 1 from pending where grp = ? and node = ? and count > ? limit 1",
+            (channel.grp, node, channel.alone_from),
         ).fetchone()
         chosen: list[Any] = []
         is_taken = in_hand is not None
         for row in free:
-            if lane.alone_from <= row[1] <= lane.max_crashes:
+            if channel.alone_from <= row[1] <= channel.max_crashes:
                 if is_taken:
                     taken.held = True
                     continue
@@ -131,11 +140,11 @@ class Reading:
             chosen.append(row)
         return chosen
 
-    def _dead_letter(self, lane: GroupChannel, delivery: Delivery) -> None:
+    def _dead_letter(self, channel: GroupChannel, delivery: Delivery) -> None:
         token: Token = delivery.token
         failure = Failure("Crashed", f"{token.given} processes died with this message in hand")
         self._execute("delete from pending where seq = ? and grp = ?", (token.seq, token.grp))
-        self._dead_letters.keep(delivery, lane.group, lane.actor, failure, lane.bounds)
+        self._dead_letters.keep(delivery, channel.group, channel.actor, failure, channel.bounds)
         self._settlements.answer(delivery, Outcome("failed", failure=failure))
         self._settlements.end(token)
 

@@ -23,8 +23,8 @@ class LocalReplies:
         self._waiting.setdefault((source, message_id), set()).add(waiting)
         return waiting
 
-    def arrived(self, letter: ReplyAddress) -> None:
-        _, source, message_id, outcome = letter
+    def arrived(self, reply: ReplyAddress) -> None:
+        _, source, message_id, outcome = reply
         for waiting in self._waiting.pop((source, message_id), ()):
             waiting.arrived(outcome)
 

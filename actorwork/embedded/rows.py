@@ -3,7 +3,7 @@
     Parcel     an envelope in the columns of a table; what few envelopes have is in its `rare`
     Token      what settles a delivery
     Lane       one channel of a source as one group of one node reads it
-    Taken      what was read from a lane
+    Taken      what was read from a channel
     Closing    a settlement on its way to the store
 
 Messages of one source have one channel for each priority, which is read by itself: the tables `entries`, `delayed`,
@@ -40,19 +40,21 @@ SUSPECT: Final = 2
 CARRIED: Final = "source, id, type, data, headers, born, addressee, key, expires, uniq"
 """The columns that go with a message from table to table."""
 
-_rare_of: Final[Callable[[Envelope], tuple[Any, ...]]] = attrgetter("key", "priority", "expires", "lifetime", "unique")
+_optional_of: Final[Callable[[Envelope], tuple[Any, ...]]] = attrgetter(
+    "key", "priority", "expires", "lifetime", "unique"
+)
 # Most envelopes are like this, and one comparison tells them.
-_NOTHING_RARE: Final = (None, Priority.NORMAL, None, None, None)
+_NO_OPTIONS: Final = (None, Priority.NORMAL, None, None, None)
 
 _RANKS: Final = {Priority.NORMAL: 0, Priority.CRITICAL: 1, Priority.HIGH: 2, Priority.LOW: 3}
 """Normal messages come first: their channels are the ones that a file of the first version has."""
 
 
-def channel(source: int, priority: Priority) -> int:
+def channel_number(source: int, priority: Priority) -> int:
     return source + LEVEL * _RANKS[priority]
 
 
-def channels(source: int) -> tuple[int, ...]:
+def channel_numbers(source: int) -> tuple[int, ...]:
     """Return all channels of a source."""
     return tuple(source + LEVEL * rank for rank in _RANKS.values())
 
@@ -104,7 +106,7 @@ class EnvelopeRow(NamedTuple):
     addressee: str | None
     delay: float
     due: float | None
-    rare: OptionalFields | None = None
+    optional: OptionalFields | None = None
 
 
 ReplyAddress: TypeAlias = "tuple[str, str, str, Outcome]"
@@ -120,10 +122,10 @@ class GroupChannel:
     actor: str
     max_crashes: int
     priority: Priority = Priority.NORMAL
-    channel: int = 0
+    number: int = 0
     grp: int = 0
     ready: bool = True
-    withheld: bool = False
+    is_paused: bool = False
     """Whether nothing is to be read from it, ready or not."""
     suspects: bool = False
     """Whether messages wait until the one that is run alone has ended."""
@@ -136,12 +138,12 @@ class GroupChannel:
 
     @property
     def readable(self) -> bool:
-        return self.ready and not self.withheld
+        return self.ready and not self.is_paused
 
 
 @attrs.define(eq=False)
 class Taken:
-    """What was read from one lane."""
+    """What was read from one channel."""
 
     deliveries: list[Delivery] = attrs.field(factory=list[Delivery])
     reclaimed: list[tuple[int, int]] = attrs.field(factory=list[tuple[int, int]])
@@ -167,7 +169,7 @@ class SettleOrder:
     bounds: DeadLetterSettings = attrs.field(factory=DeadLetterSettings)
 
 
-def parcel(envelope: Envelope) -> EnvelopeRow:
+def row_of(envelope: Envelope) -> EnvelopeRow:
     """Put an envelope into columns. Raises TypeError or ValueError for headers that are no JSON."""
     headers = envelope.headers
     return EnvelopeRow(
@@ -179,7 +181,7 @@ def parcel(envelope: Envelope) -> EnvelopeRow:
         envelope.group,
         envelope.delay,
         envelope.at,
-        None if _rare_of(envelope) == _NOTHING_RARE else OptionalFields(*_rare_of(envelope)),
+        None if _optional_of(envelope) == _NO_OPTIONS else OptionalFields(*_optional_of(envelope)),
     )
 
 
@@ -191,7 +193,7 @@ def is_plain(delivery: Delivery, settlement: Settlement, published: Sequence[obj
 
 
 def delivery_from(
-    lane: GroupChannel,
+    channel: GroupChannel,
     id: str,
     type: str | None,
     data: bytes,
@@ -200,7 +202,7 @@ def delivery_from(
     key: str | None,
     expires: float | None,
 ) -> Delivery:
-    name, priority, crashes = lane.name, lane.priority, token.given - 1
+    name, priority, crashes = channel.name, channel.priority, token.given - 1
     if headers is None:
         return Delivery(id, name, data, token, type, NO_HEADERS, 1, crashes, key, priority, expires)
     read = headers_from(headers)
@@ -226,6 +228,6 @@ def outcome_columns(outcome: Outcome) -> tuple[str, bytes, str | None]:
     return outcome.status, outcome.value, None if failure is None else json.dumps(attrs.asdict(failure))
 
 
-def in_chunks(parcels: Sequence[EnvelopeRow], size: int) -> Iterator[Sequence[EnvelopeRow]]:
-    for start in range(0, len(parcels), size):
-        yield parcels[start : start + size]
+def in_chunks(rows: Sequence[EnvelopeRow], size: int) -> Iterator[Sequence[EnvelopeRow]]:
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]

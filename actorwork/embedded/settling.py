@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from actorwork.embedded.dead_letters import DeadLetterTable
 from actorwork.embedded.key_queues import KeyQueues
 from actorwork.embedded.outcomes import Outcomes
-from actorwork.embedded.rows import CARRIED, SettleOrder, Token, channel, source_of
+from actorwork.embedded.rows import CARRIED, SettleOrder, Token, channel_number, source_of
 from actorwork.embedded.sources import SourceNumbers
 from actorwork.embedded.transaction import Transaction
 from actorwork.embedded.uniques import Uniques
@@ -122,7 +122,7 @@ class Settlements:
         )
         if done.rowcount == 0:
             return False
-        self._transaction.touched.add(channel(self._sources.number(delivery.source), delivery.priority))
+        self._transaction.touched.add(channel_number(self._sources.number(delivery.source), delivery.priority))
         return True
 
     def _disown(self, token: Token) -> bool:
@@ -152,7 +152,7 @@ class Settlements:
                 " select source, id, type, data, ?, born, ?, key, expires, uniq, ? from entries where seq = ?",
                 (json.dumps(headers), group, self._transaction.now, seq),
             )
-            self._transaction.touched.add(channel(self._sources.number(delivery.source), delivery.priority))
+            self._transaction.touched.add(channel_number(self._sources.number(delivery.source), delivery.priority))
             return
         due = self._transaction.now + delay
         self._execute(
@@ -161,4 +161,4 @@ class Settlements:
             " from entries where seq = ?",
             (json.dumps(headers), group, due, seq),
         )
-        self._transaction.is_held_back(due)
+        self._transaction.is_delayed_until(due)

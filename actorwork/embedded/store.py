@@ -41,8 +41,8 @@ from actorwork.embedded.reading import Reading
 from actorwork.embedded.rows import (
     EnvelopeRow,
     SettleOrder,
-    channel,
-    channels,
+    channel_number,
+    channel_numbers,
 )
 from actorwork.embedded.schema import SOURCE
 from actorwork.embedded.seen import SeenIds
@@ -115,11 +115,11 @@ class Store:
         delayed: list[tuple[Any, ...]] = []
         for one in rows:
             source = self._sources.number(one.source)
-            rare = one.rare
-            if rare is not None and rare.unique is not None:
+            optional = one.optional
+            if optional is not None and optional.unique is not None:
                 # It looks at what is there.
                 self._add(plain, delayed)
-                if self._is_refused(source, one, rare.unique):
+                if self._is_refused(source, one, optional.unique):
                     continue
             if not self._seen.is_new(source, one.id):
                 continue
@@ -127,7 +127,7 @@ class Store:
             due = one.due if one.due is not None else now + one.delay
             if due > now:
                 delayed.append((*_row_of(source, one, now), due))
-            elif rare is None:
+            elif optional is None:
                 plain.append((source, one.id, one.type, one.data, one.headers, now, one.addressee))
                 self.transaction.touched.add(source)
             else:
@@ -138,7 +138,7 @@ class Store:
 
     def publish_unique(self, one: EnvelopeRow) -> str:
         """Keep a message that has a unique key; return the id of the one that has it now."""
-        source, unique = self.source(one.source), None if one.rare is None else one.rare.unique
+        source, unique = self.source(one.source), None if one.optional is None else one.optional.unique
         if self.publish((one,)) or unique is None or self._seen.knows(source, one.id):
             return one.id
         return self._uniques.holder(source, unique) or one.id
@@ -201,7 +201,7 @@ class Store:
         number = self._sources.find(source)
         if number is None:
             return 0
-        places = channels(number)
+        places = channel_numbers(number)
         row = self._execute(
             "select (select count(*) from entries where source in (?, ?, ?, ?))"
             " + (select count(*) from behind where source in (?, ?, ?, ?))",
@@ -217,7 +217,7 @@ class Store:
         """
         number = self._sources.find(source)
         found: list[float] = []
-        for place in () if number is None else channels(number):
+        for place in () if number is None else channel_numbers(number):
             row = self._execute(
                 "select coalesce(ready, born) from entries where source = ?1 and seq >"
                 " (select coalesce(min(cursor), 0) from groups where source = ?1) order by seq limit 1",
@@ -247,8 +247,8 @@ class Store:
 
 def _row_of(source: int, one: EnvelopeRow, now: float) -> tuple[Any, ...]:
     """Return the values of `CARRIED` of a message."""
-    carried, rare = (one.id, one.type, one.data, one.headers, now, one.addressee), one.rare
-    if rare is None:
+    carried, optional = (one.id, one.type, one.data, one.headers, now, one.addressee), one.optional
+    if optional is None:
         return (source, *carried, None, None, None)
-    unique = None if rare.unique is None else rare.unique.key
-    return (channel(source, rare.priority), *carried, rare.key, rare.ends(now), unique)
+    unique = None if optional.unique is None else optional.unique.key
+    return (channel_number(source, optional.priority), *carried, optional.key, optional.ends(now), unique)

@@ -27,7 +27,7 @@ class Transaction:
     def __repr__(self) -> str:
         return f"<Transaction at {self.now}>"
 
-    def is_held_back(self, until: float) -> None:
+    def is_delayed_until(self, until: float) -> None:
         """Note when something is due."""
         if self.next_due is None or until < self.next_due:
             self.next_due = until

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from actorwork.abc import Firing
 from actorwork.embedded.orders import Writer
-from actorwork.embedded.rows import parcel
+from actorwork.embedded.rows import row_of
 from actorwork.embedded.store import Store
 from actorwork.message import Envelope, Pause, PauseKind, TriggerDefinition, TriggerRecord
 from actorwork.policy.pauses import concerned
@@ -36,7 +36,7 @@ class EmbeddedTriggers:
     async def fire(
         self, definition: TriggerDefinition, *, decided: int, last: int, messages: Sequence[Envelope]
     ) -> Firing:
-        parcels = [parcel(message) for message in messages]
+        rows = [row_of(message) for message in messages]
         key = (definition.source, definition.id)
 
         def fire(store: Store) -> Firing:
@@ -48,13 +48,13 @@ class EmbeddedTriggers:
                 return Firing("superseded", stands)
             if stands != decided:
                 return Firing("decided", stands)
-            kept = store.publish(parcels)
+            kept = store.publish(rows)
             store.execute(
                 "update triggers set last = ?, fired = fired + ? where source = ? and id = ?", (last, kept, *key)
             )
             return Firing("fired", last, kept)
 
-        return await self._writer.ask(fire, rows=len(parcels))
+        return await self._writer.ask(fire, rows=len(rows))
 
     async def skip(self, source: str, id: str) -> bool:
         return await self._writer.ask(lambda store: _skip(store, source, id))

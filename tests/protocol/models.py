@@ -25,7 +25,7 @@ import trio
 
 from actorwork.abc import Subscription
 from actorwork.embedded.location import connect, parse
-from actorwork.embedded.rows import GroupChannel, SettleOrder, channels, is_plain, parcel
+from actorwork.embedded.rows import GroupChannel, SettleOrder, channel_numbers, is_plain, row_of
 from actorwork.embedded.store import Store
 from actorwork.events import Event, Fenced
 from actorwork.message import Delivery, Envelope, Priority
@@ -374,9 +374,9 @@ def _each_once(found: Sequence[tuple[str, Place]]) -> dict[str, Place]:
 
 
 class EmbeddedHand(Hand):
-    def __init__(self, number: int, lanes: Sequence[GroupChannel]) -> None:
+    def __init__(self, number: int, channels: Sequence[GroupChannel]) -> None:
         super().__init__(str(number))
-        self.lanes = lanes
+        self.channels = channels
 
 
 class EmbeddedWorld:
@@ -402,16 +402,16 @@ class EmbeddedWorld:
         return result
 
     def start(self) -> EmbeddedHand:
-        lanes = [GroupChannel(SOURCE, GROUP, "actor", MAX_CRASHES, level) for level in LEVELS]
-        for lane in lanes:
-            self._do(lambda lane=lane: self._store.reading.open_lane(lane))
-        return EmbeddedHand(self._enter(), lanes)
+        channels = [GroupChannel(SOURCE, GROUP, "actor", MAX_CRASHES, level) for level in LEVELS]
+        for channel in channels:
+            self._do(lambda channel=channel: self._store.reading.open_channel(channel))
+        return EmbeddedHand(self._enter(), channels)
 
     def _enter(self) -> int:
         return self._do(lambda: self._store.leases.take(f"node {next(self._names)}", float("inf")))
 
     def publish(self, envelopes: Sequence[Envelope]) -> int:
-        return self._do(lambda: self._store.publish([parcel(envelope) for envelope in envelopes]), fails=True)
+        return self._do(lambda: self._store.publish([row_of(envelope) for envelope in envelopes]), fails=True)
 
     def fetch(self, hand: Hand, room: int, *, tends: bool, reads: bool, loses: bool) -> list[Delivery]:
         assert isinstance(hand, EmbeddedHand)
@@ -423,9 +423,9 @@ class EmbeddedWorld:
 
         def take() -> list[Delivery]:
             taken: list[Delivery] = []
-            for lane in hand.lanes:
+            for channel in hand.channels:
                 if len(taken) < room:
-                    taken += self._store.reading.take(lane, int(hand.owner), room - len(taken)).deliveries
+                    taken += self._store.reading.take(channel, int(hand.owner), room - len(taken)).deliveries
             return taken
 
         return self._do(take, fails=loses)
@@ -439,7 +439,7 @@ class EmbeddedWorld:
             refused = self._store.settlements.settle_plain([delivery.token for delivery, _, _ in plain])
             others = {
                 id(delivery): self._store.settle(
-                    SettleOrder(delivery, GROUP, "actor", settlement, [parcel(one) for one in published])
+                    SettleOrder(delivery, GROUP, "actor", settlement, [row_of(one) for one in published])
                 )
                 for delivery, settlement, published in endings
                 if not is_plain(delivery, settlement, published)
@@ -470,7 +470,7 @@ class EmbeddedWorld:
         (source,) = execute("select source from sources where name = ?", (SOURCE,)).fetchone()
         found: list[tuple[str, Place]] = []
         for number, name, channel in execute("select seq, id, source from entries").fetchall():
-            if channel not in channels(source):
+            if channel not in channel_numbers(source):
                 continue
             owned = execute("select node, count from pending where seq = ?", (number,)).fetchone()
             (cursor,) = execute("select cursor from groups where source = ?", (channel,)).fetchone()

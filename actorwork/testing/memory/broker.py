@@ -15,7 +15,7 @@ from actorwork.actors.actor import Actor
 from actorwork.actors.context.publishing import source_of
 from actorwork.embedded.broker import EmbeddedBroker, EmbeddedDeadLetters, EmbeddedDelayed
 from actorwork.embedded.location import Location, connect_to_memory
-from actorwork.embedded.rows import parcel
+from actorwork.embedded.rows import row_of
 from actorwork.embedded.triggers import EmbeddedTriggers, records_of
 from actorwork.message import NO_HEADERS, DeadLetter, Delayed, Delivery, Envelope, Json, TriggerRecord
 from actorwork.testing.faults import Faults
@@ -97,7 +97,7 @@ class MemoryBroker(EmbeddedBroker):
 
     def keep(self, envelopes: Sequence[Envelope]) -> None:
         """Publish without waiting."""
-        rows = [parcel(one) for one in envelopes]
+        rows = [row_of(one) for one in envelopes]
         self._writer.change(lambda store: store.publish(rows))
 
     def waiting(self, target: str | type[Actor] | None = None) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol, TypeAlias
 import attrs
 import trio
 
-from actorwork.embedded.rows import CARRIED, EnvelopeRow, SettleOrder, Token, channel, headers_from
+from actorwork.embedded.rows import CARRIED, EnvelopeRow, SettleOrder, Token, channel_number, headers_from
 from actorwork.embedded.schema import LEVEL
 from actorwork.embedded.store import Store
 from actorwork.message import Delivery, Envelope, Json, Priority
@@ -101,7 +101,7 @@ class MemoryStore(Store):
             " select source, id, type, data, headers, born, ?, key, expires, uniq, ? from entries where seq = ?",
             (group, self.now, delivery.token.seq),
         )
-        self.transaction.touched.add(channel(self.source(delivery.source), delivery.priority))
+        self.transaction.touched.add(channel_number(self.source(delivery.source), delivery.priority))
 
     def orphan(self, token: Token) -> None:
         """Take a delivery from its node, as if that were dead."""
@@ -117,7 +117,7 @@ class MemoryStore(Store):
 
 
 def envelope_of(row: EnvelopeRow) -> Envelope:
-    more = {} if row.rare is None else row.rare._asdict()
+    more = {} if row.optional is None else row.optional._asdict()
     headers = headers_from(row.headers)
     return Envelope(row.source, row.id, row.data, row.type, headers, row.delay, row.due, row.addressee, **more)
 
@@ -137,7 +137,9 @@ def payload_of(data: Any) -> Payload:
     return {name.encode("latin-1"): value.encode("latin-1") for name, value in fields.items()}
 
 
-_RANK: Final = " ".join(f"when {channel(0, level) // LEVEL} then {rank}" for rank, level in enumerate(sorted(Priority)))
+_RANK: Final = " ".join(
+    f"when {channel_number(0, level) // LEVEL} then {rank}" for rank, level in enumerate(sorted(Priority))
+)
 _WAITING: Final = (
     "select e.id from groups g"
     f" join sources s on s.source = g.source & {LEVEL - 1}"
