@@ -1,15 +1,26 @@
 """The embedded broker: the promises of the Redis one, kept by one SQLite file.
 
-    broker     what the runtime sees: publishing, dead letters, outcomes, replies, the diagnosis
-    node       one incarnation of a process: its lease, its inlets, its settlements, as Trio sees them
-    replies    where outcomes arrive in this process
-    writer     the thread that owns the connection: group commit, reading, leases, the clock of delayed messages
-    cursors    what the nodes of this process read, as that thread keeps it
-    store      what is done inside a transaction, in SQL: publishing, reading, settling; in rooms of their own: seen
-               (ids), lines (keys), uniques, held_back, taking_back, outcomes, dead_letters, leases, values
-    rows       what the store's rows hold, and what goes in and out of them
-    schema     the tables, and how a file of an earlier version comes by them
-    location   which file a url means, and what to say when that file cannot be used
+    broker         what the runtime sees: publishing, dead letters, outcomes, replies, the diagnosis
+    node           one incarnation of a process, in the Trio thread: its lease, its sinks, its settlements
+    values         shared values and locks, with the rules of policy/values
+    triggers       triggers and pauses
+    limiter        limits that count for all processes
+    diagnosis      what `actorwork doctor` finds out about a file
+    replies        where outcomes arrive in this process
+    writer         the thread that owns the connection: its queue, and how long it may sleep
+    orders         what all of the above ask of it
+    turns          what one turn does: lease renewal, orders, promotion, reading, in one transaction
+    cursors        what the nodes of this process read
+    own_leases     the leases of these nodes, and those of other processes that have expired
+    store          what is done inside a transaction, in SQL; it has a file for each of its tables:
+                   settling, reading, cancellation, dead_letters, delay_queue, key_queues, uniques, outcomes, leases,
+                   seen (message ids), sources (their numbers)
+    transaction    what the parts of the store share while one is open
+    rows           what the rows hold, and how messages get in and out of them
+    location       which file a URL names, and what to say when that file cannot be used
+    schema         the tables, and how a file of an earlier version gets them
+    spool          a client's file of messages for a broker that is away; not part of the broker
+    files          how every SQLite file here is opened, and what its errors mean
 
 Only this room knows SQLite.
 """

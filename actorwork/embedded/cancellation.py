@@ -1,4 +1,4 @@
-"""Messages that are taken back before anybody has begun them: cancelled, or replaced by another one."""
+"""Messages that are deleted before they are begun: cancelled, or replaced by another one."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Cancellation:
         return "<Cancellation>"
 
     def cancel(self, source: int, name: str, id: str) -> bool:
-        """Drop what is held back of a message, or waits behind others of its key; return whether there was any."""
+        """Delete a message that is delayed, or waits behind others of its key; return whether there was one."""
         rows = self._not_begun(source, id)
         self._take(source, name, id, rows, CANCELLED)
         return bool(rows)
 
     def replace(self, source: int, name: str, unique: str, id: str) -> bool:
-        """Drop the message that has a unique key, unless somebody has it in hand; return whether it is gone."""
+        """Delete the message that has a unique key, unless it is in flight; return whether it is gone."""
         entries = self._execute(_ENTRIES, (unique, source, id)).fetchall()
         if any(row[-1] for row in entries):
             return False

@@ -1,12 +1,13 @@
-"""What the nodes of this process read: in the writer's thread, the counterpart of their inlets.
+"""What the nodes of this process read: the counterpart of their sinks on the writer's side.
 
-    channel     one channel of a source: there may be something, or there is nothing
-    feed     what one subscription reads, channel by channel, and how much of it
-    lease    under which node's name
+    GroupChannel    (in rows) one channel of a source: `ready` if it may hold something for this group
+    Cursor          what one subscription reads, channel by channel, and how much of it
+    Cursors         all of them, by the events that make them ready
 
-Nothing is asked of the store for a channel that is not ready, and nothing for a feed without room. Lanes get ready when
-something came into their channel, or became free for their group. When something urgent came and a feed has no room,
-its inlet is asked for the room that it keeps for such; before that nobody speaks of it.
+A turn reads only channels that are ready, for cursors that have credit left: an idle source costs nothing. A channel
+becomes ready when an entry enters it, or when a delivery of its group is released or orphaned. When something urgent
+comes and a cursor has no credit left, its sink is asked for the credit that it reserves for urgent messages; a sink
+that never gets any is never asked.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ MOST_READ: Final = 1000
 
 
 Batch: TypeAlias = tuple[GroupChannel, Taken, Sequence[tuple[str, int]]]
-"""What was read from a channel, and for what was reclaimed: from which incarnation, how many."""
+"""A channel, what was read from it, and how much of that was reclaimed from which incarnation."""
 
 
 @attrs.define(eq=False)
@@ -39,10 +40,10 @@ class Cursor:
     lease: Lease
     offer: Callable[[Cursor, Sequence[Batch]], None]
     crowded: Callable[[Cursor], None]
-    """Told, in the Trio thread: something urgent waits, and there is no room."""
+    """Called in the Trio thread when something urgent waits and there is no credit left."""
     allowed: int = 0
     allowed_urgent: int = 0
-    """The same for what is urgent; 0 as long as nobody has asked the inlet for such room."""
+    """The same for urgent deliveries; 0 until the sink was asked for its reserve."""
     asks_urgent: bool = False
     sent: int = 0
     turn: int = 0
@@ -54,13 +55,13 @@ class Cursor:
 
     @property
     def can_read(self) -> bool:
-        """Whether there is room for something that there may be."""
+        """Whether there is credit left for a channel that may hold something."""
         if self.allowed > self.sent:
             return any(channel.readable for channel in self.channels)
         return self.allowed_urgent > self.sent and any(channel.readable for channel in self.urgent)
 
     def read(self, store: Store) -> list[Batch]:
-        """Read what is most urgent first, but for the turns of the others."""
+        """Read the most urgent first, as far as fairness to the other priorities allows."""
         room, channels = self.allowed - self.sent, self.channels
         if room <= 0:
             room, channels = self.allowed_urgent - self.sent, self.urgent
@@ -69,7 +70,7 @@ class Cursor:
         levels = sorted({channel.priority for channel in ready})
         if len(levels) == 1:
             return self._read_level(store, ready, room)
-        # Counted before the commit: after a failed turn somebody has had one turn more or less, and no harm is done.
+        # Counted before the commit: a turn that fails costs a priority one place in the order, which does no harm.
         shares = Counter(self.turns.next(levels) for _ in range(room))
         taken: list[Batch] = []
         left = 0
@@ -81,7 +82,7 @@ class Cursor:
         return taken
 
     def _read_level(self, store: Store, ready: Sequence[GroupChannel], room: int) -> list[Batch]:
-        """Share so much room among channels that have something, each first in its turn."""
+        """Divide the credit among channels that may hold something, beginning with another one each time."""
         start = self.turn % len(ready)
         taken: list[Batch] = []
         for position, channel in enumerate([*ready[start:], *ready[:start]]):
@@ -103,7 +104,7 @@ class Cursor:
 
 
 class Cursors:
-    """All feeds of a writer, by what may wake them."""
+    """All cursors of a writer, by what may make them ready."""
 
     def __init__(self) -> None:
         self._cursors: list[Cursor] = []
@@ -145,14 +146,14 @@ class Cursors:
                     self._by_group[channel.grp].remove(channel)
 
     def wake_channels(self, channels: set[int]) -> None:
-        """Say that something came into these channels; empties the set."""
+        """Mark these channels as ready, and empty the set."""
         if channels:
             for channel in channels:
                 self._wake(self._by_channel.get(channel, ()))
             channels.clear()
 
     def wake_groups(self, groups: Iterable[int]) -> None:
-        """Say that there is something nobody owns any more."""
+        """Mark the channels of groups that have deliveries without an owner as ready."""
         for grp in groups:
             self._wake(self._by_group.get(grp, ()))
 
@@ -168,7 +169,7 @@ class Cursors:
                 self._urgent_came = True
 
     def newly_crowded(self) -> list[Cursor]:
-        """Return the feeds for which something urgent waits, and whose inlets were not asked for room for such yet."""
+        """Return cursors without credit for which something urgent waits, and whose sinks were not asked yet."""
         if not self._urgent_came:
             return []
         waiting = [

@@ -1,4 +1,4 @@
-"""The messages that nobody could handle."""
+"""The messages that could not be handled."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class DeadLetterTable:
         return "<DeadLetterTable>"
 
     def keep(self, delivery: Delivery, group: str, actor: str, failure: Failure, bounds: DeadLetterSettings) -> None:
-        """Make a dead letter of an entry, and drop what is beyond the bounds."""
+        """Store an entry as a dead letter, and delete the oldest letters beyond the bounds."""
         done = self._execute(
             "insert into dead (source, channel, id, type, data, headers, key, grp, actor, attempt, at, failure)"
             f" select {SOURCE}, source, id, type, data, headers, key, ?, ?, ?, ?, ? from entries where seq = ?",
@@ -45,13 +45,13 @@ class DeadLetterTable:
             self._drop_the_oldest(done.lastrowid or 0, bounds)
 
     def _drop_the_oldest(self, last: int, bounds: DeadLetterSettings) -> None:
-        """Hold the bounds of the source whose letter came last."""
+        """Keep within the bounds of the source to which the last letter belongs."""
         source = self._execute("select source from dead where entry = ?", (last,)).fetchone()[0]
         until = self._transaction.now - bounds.max_age
         oldest = self._execute("select at from dead where source = ? order by entry limit 1", (source,)).fetchone()
         if oldest[0] < until:
             self._execute("delete from dead where source = ? and at < ?", (source, until))
-        # Counting goes over all of them: for a large bound it is done now and then.
+        # Counting reads all letters of the source, so with a large bound only every hundredth of it is counted.
         if last % max(1, bounds.max_count // 100) == 0:
             self._execute(
                 "delete from dead where source = ? and entry <="
@@ -81,9 +81,9 @@ class DeadLetterTable:
         return _letter(row) if row else None
 
     def replay(self, source: int, entries: Iterable[str]) -> int:
-        """Send letters again, each to the group that failed alone; return how many there were.
+        """Send letters again, each only to the group that failed; return how many there were.
 
-        They have no moment any more after which they are not to be begun: somebody wants them now.
+        They no longer expire: the replay asks for them now.
         """
         found = 0
         for entry in entries:

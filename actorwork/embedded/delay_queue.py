@@ -1,4 +1,4 @@
-"""The messages that are held back: delayed ones, and retries that wait."""
+"""The messages that are not due yet: delayed ones, and retries that wait."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class DelayQueue:
         return "<DelayQueue>"
 
     def add(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Hold messages back: the values of `CARRIED`, and when they are due."""
+        """Add messages: the values of `CARRIED`, and when they are due."""
         self._transaction.executemany(
             f"insert into delayed ({CARRIED}, due) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
         )
@@ -34,7 +34,7 @@ class DelayQueue:
         return self._execute("select min(due) from delayed").fetchone()[0]
 
     def promote(self, limit: int = 1000) -> int:
-        """Move those that are due to the ends of their channels, or of the lines of their keys; return how many."""
+        """Move those that are due to the ends of their channels, or of the queues of their keys; return how many."""
         due = self._execute(
             "select place, source, key is not null and not goes_first from delayed where due <= ?"
             " order by due, place limit ?",
@@ -54,7 +54,7 @@ class DelayQueue:
         return len(due)
 
     def list(self, source: str | None, limit: int) -> list_of[Delayed]:
-        """Return those that are due first first, within each source. Needs no transaction."""
+        """Return the delayed messages of each source in the order in which they are due. Needs no transaction."""
         sources: list_of[tuple[int, str]] = self._execute(
             "select source, name from sources where ? is null or name = ? order by name", (source, source)
         ).fetchall()

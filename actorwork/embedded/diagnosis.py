@@ -1,4 +1,4 @@
-"""What an operator wants to know of a store's file before it fails: what it costs, what it survives, what is wrong."""
+"""What an operator should know about a store's file: its size, its durability, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ LITTLE_DISK: Final = 256 * 1024 * 1024
 
 
 def examine(path: Path, mode: str, synchronous: str) -> Sequence[Finding]:
-    """Look at the file with a connection of its own, so that nobody waits for it."""
+    """Examine the file with a connection of its own, so that the writer does not have to wait."""
     if not path.exists():
-        advice = "stop everything that uses it: what is sent there now is gone with the last of them"
+        advice = "stop all programs that use it: what they send now is lost when the last of them ends"
         return (Finding("file", "error", f"{path} was deleted or moved while in use", advice),)
     size = sum(part.stat().st_size for part in (path, Path(f"{path}-wal")) if part.exists())
     findings = [Finding("file", "ok", f"{path}, {size / 1e6:.1f} MB")]

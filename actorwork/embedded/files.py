@@ -1,10 +1,11 @@
-"""What every SQLite file of ours is opened with, and what to say when that fails.
+"""How every SQLite file of this package is opened, and what its errors mean.
 
-stamp_of          who made a file, and in which format
+stamp_of          which program made a file, and in which format
 use_write_ahead   readers do not wait for writers
-expect_writable   it is no file that may only be read
+expect_writable   raise now what the first write to a read-only file would raise
+begin_writing     begin a transaction as soon as no other process has one
 writing           one transaction, all of it or nothing
-advised           an error in words, with what to do about it
+advised           an error as text, with what to do about it
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ PATIENCE: Final = 5.0
 
 
 class Stamp(NamedTuple):
-    """Who made a file: the program's number, and its format's; `tables` is 0 for a new one."""
+    """The numbers of the program that made a file and of its format; `tables` is 0 for a new one."""
 
     tables: int
     application: int
@@ -29,7 +30,7 @@ class Stamp(NamedTuple):
 
 
 def stamp_of(connection: sqlite3.Connection) -> Stamp:
-    # In one transaction: another process may be making the tables at this moment, and half of that is nobody's.
+    # In one transaction: another process may be making the tables at this moment, and half of them is no format.
     connection.execute("begin")
     (tables,) = connection.execute("select count(*) from sqlite_master").fetchone()
     (application,) = connection.execute("pragma application_id").fetchone()
@@ -40,7 +41,7 @@ def stamp_of(connection: sqlite3.Connection) -> Stamp:
 
 def use_write_ahead(connection: sqlite3.Connection, synchronous: str) -> None:
     """Switch to the write-ahead log; `synchronous` says whether a commit waits for the disk."""
-    # It wants the file for itself, and does not always wait for it: several processes may start at once.
+    # SQLite needs the file for itself here and does not always wait for it, and several processes may start at once.
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
@@ -55,8 +56,8 @@ def use_write_ahead(connection: sqlite3.Connection, synchronous: str) -> None:
 
 
 def expect_writable(connection: sqlite3.Connection) -> None:
-    """Raise the error now that the first write would raise: SQLite opens what it may only read without a word."""
-    # Neither does `begin immediate` alone say it. Nothing is changed by this, and so nothing is kept.
+    """Raise the error now that the first write would raise: SQLite opens a read-only file without an error."""
+    # `begin immediate` alone succeeds, too. The write below changes nothing, and is rolled back.
     (version,) = connection.execute("pragma user_version").fetchone()
     connection.execute("begin immediate")
     try:
@@ -91,7 +92,7 @@ def writing(connection: sqlite3.Connection) -> Generator[None]:
         yield
         connection.execute("commit")
     except BaseException:
-        # What fails for want of space has rolled back by itself.
+        # A transaction that found the disk full has rolled back by itself.
         if connection.in_transaction:
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("rollback")
@@ -99,17 +100,17 @@ def writing(connection: sqlite3.Connection) -> Generator[None]:
 
 
 def is_busy(error: sqlite3.Error) -> bool:
-    """Whether another process only held the lock, so that trying again will do."""
+    """Whether another process held the lock, so that a second try may succeed."""
     return _code(error) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 def may_pass(error: sqlite3.Error) -> bool:
-    """Whether it may pass by itself, or once somebody has seen to it."""
+    """Whether the error may pass, by itself or once an operator has mended its cause."""
     return _code(error) in _PASSING
 
 
 def advised(error: sqlite3.Error) -> str:
-    """Return what an error says, and what to do about it."""
+    """Return the text of an error, with what to do about it."""
     advice = _ADVICE.get(_code(error), "")
     return f"{error}; {advice}" if advice else str(error)
 

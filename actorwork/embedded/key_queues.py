@@ -1,12 +1,12 @@
-"""Messages of one key: the head is an entry, the others wait in line behind it.
+"""Messages of one key: the head is an entry, the others wait in a queue behind it.
 
     entries    the head, once for all groups; and its retries, each for one group
-    delayed    the head's retries that wait: rows that `goes_first`
+    delayed    the retries of the head that wait: rows with `goes_first`
     behind     all others, in their order
 
-So nothing but heads can be read, and reading costs nothing. A key has a head as long as one of its rows is among the
-first two; when the last of them is gone, the first one behind takes its place, in the same transaction. A message that
-is held back has no place in the line before it is due.
+So only heads can be read, and reading need not look at keys. A key has a head as long as it has a row in `entries` or
+a `goes_first` row in `delayed`; when the last of these is gone, the first message behind becomes the head, in the same
+transaction. A delayed message joins the queue when it is due, not before.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class KeyQueues:
         return "<KeyQueues>"
 
     def enter(self, row: tuple[Any, ...]) -> None:
-        """Put a message (the values of `CARRIED`) at the end of its channel, or of the line of its key."""
+        """Put a message (the values of `CARRIED`) at the end of its channel, or of the queue of its key."""
         key = row[7]
         if key is not None and self._has_head(source_of(row[0]), key):
             self._execute(f"insert into behind ({CARRIED}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
@@ -35,7 +35,7 @@ class KeyQueues:
             self._stand(row)
 
     def advance(self, source: int, key: str) -> None:
-        """Let the next one follow, if nothing of the head is left."""
+        """Make the next message the head, if nothing of the last one is left."""
         if self._has_head(source, key):
             return
         row = self._execute(_NEXT, (key, source)).fetchone()

@@ -1,4 +1,4 @@
-"""Who is alive: a row for each node, with the moment at which it will be taken for dead."""
+"""Which nodes are alive: a row for each, with the time at which it counts as dead unless it renews."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Leases:
         return done.lastrowid or 0
 
     def renew(self, node: int, expires: float) -> bool:
-        """Return whether there was a lease to renew. Late is not too late, as long as nobody has ended it."""
+        """Return whether there was a lease to renew. A late renewal succeeds unless another node ended the lease."""
         done = self._execute("update nodes set expires = ? where node = ? and ended is null", (expires, node))
         return done.rowcount == 1
 
@@ -37,7 +37,7 @@ class Leases:
         return [row[0] for row in rows]
 
     def end(self, node: int, *, unless_later_than: float | None = None) -> bool:
-        """Declare a node dead, and all it had in hand orphaned; return whether it was alive."""
+        """Declare a node dead, and what it had in flight orphaned; return whether it was alive."""
         limit = float("inf") if unless_later_than is None else unless_later_than
         done = self._execute(
             "update nodes set ended = ? where node = ? and ended is null and expires <= ?",
@@ -59,7 +59,7 @@ class Leases:
         return row[0] if row else "unknown"
 
     def prune(self) -> None:
-        """Forget nodes a day after their end, unless something of theirs is still to be taken over."""
+        """Delete nodes a day after their end, unless some of their deliveries are still orphaned."""
         self._execute(
             "delete from nodes where ended < ? and not exists (select 1 from pending p where p.node = -nodes.node)",
             (self._transaction.now - DAY,),

@@ -8,7 +8,7 @@ from actorwork.policy.limits import reserved
 
 
 class EmbeddedLimitStore:
-    """Implements `actorwork.abc.Limiter`."""
+    """Implements `actorwork.abc.LimitStore`."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
@@ -20,7 +20,7 @@ class EmbeddedLimitStore:
         def acquire(store: Store) -> float:
             row = store.execute("select tat from rates where name = ?", (name,)).fetchone()
             tat, wait = reserved(row[0] if row else 0.0, store.now, interval=per / rate, burst=burst, cost=cost)
-            # A moment that is over says no more than none.
+            # A time that is past limits no more than no row does.
             store.execute("delete from rates where tat <= ?", (store.now,))
             store.execute("insert or replace into rates values (?, ?)", (name, tat))
             return wait

@@ -1,12 +1,12 @@
-"""Which store a url means, how its connection is opened, and what to say when it cannot be used.
+"""Which store a URL names, how its connection is opened, and what to say when it cannot be used.
 
     sqlite:////var/lib/app/messages.db      that file
     sqlite:///messages.db                   a file in the current directory
     sqlite://   or   :memory:               memory: gone with the broker that opened it
-    …?synchronous=full                      power loss costs nothing either, at the price of one fsync for every commit
+    …?synchronous=full                      a power loss costs nothing either, at the price of one fsync per commit
 
 With `synchronous=normal`, the default, whatever was acknowledged survives the end of the process, `kill -9`
-included. A power loss or a crash of the operating system may take back the last commits (those since the last
+included. A power loss or a crash of the operating system may undo the last commits (those since the last
 checkpoint), but never damages the file: messages published or settled just before are then lost or handled again.
 """
 
@@ -47,7 +47,7 @@ class Location:
 
 
 def parse(url: str) -> Location:
-    """Read a url; raises BrokerError for one that names no store."""
+    """Parse a URL. Raises BrokerError for one that names no store."""
     if url == ":memory:":
         return Location(None)
     parts = urlsplit(url)
@@ -125,7 +125,7 @@ def _prepare(connection: sqlite3.Connection, location: Location) -> None:
 
 
 def explained(location: Location, error: Exception) -> BrokerError:
-    """Say what an error of SQLite means for this store, and what to do."""
+    """Return the error that tells what an error of SQLite means for this store, and what to do."""
     if isinstance(error, BrokerError):
         return error
     if not isinstance(error, sqlite3.Error):

@@ -1,8 +1,8 @@
 """One incarnation of a process at the embedded broker, as the Trio thread sees it.
 
-The writer reads ahead of nobody: for every inlet it is told how many deliveries it may send from the beginning
-(`allowed`), and counts what it sent. Room that has gone in the meantime, since somebody else filled it, is no
-loss: what does not fit is handed back, in its place.
+The writer never reads ahead of the actors: for every sink it has a limit (`allowed`) to the number of deliveries it
+may send in all, and counts what it has sent. If local calls have taken the room in the meantime, the deliveries that do
+not fit are released, and keep their places.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from actorwork.message import Delivery, Envelope, Priority
 from actorwork.policy.settlement import Settlement
 
 LAST_SETTLEMENTS: float = 1.0
-"""Seconds that a node which ends gives to the settlements still queued."""
+"""Seconds for which a node that closes waits for queued settlements."""
 
 
 @attrs.define(eq=False)
@@ -39,11 +39,11 @@ class _Intake:
     allowed: int = 0
     allowed_urgent: int = 0
     asks_urgent: bool = False
-    """Whether something urgent has waited for room: only then there are two kinds of it."""
+    """Whether an urgent message has ever waited for credit: only then the sink is asked for its reserve."""
     received: int = 0
 
     def fitting(self, deliveries: Sequence[Delivery]) -> tuple[Sequence[Delivery], Sequence[Delivery]]:
-        """Tell what the inlet has room for from what is too much."""
+        """Divide deliveries into those that the sink has room for, and the surplus."""
         sink = self.subscription.sink
         room = max(0, sink.credit())
         if len(deliveries) <= room:
@@ -126,7 +126,7 @@ class EmbeddedNode:
         self._writer.tell(lambda turns: turns.leases.remove(lease))
         with trio.move_on_after(LAST_SETTLEMENTS, shield=True):
             try:
-                # The number is read there and then: the lease may have been lost a moment ago.
+                # The number is read inside the order: the lease may have been lost, and replaced, a moment ago.
                 await self._writer.ask(lambda store: store.leases.end(lease.number))
             except BrokerError as error:
                 self._emit(
@@ -142,7 +142,7 @@ class EmbeddedNode:
         self._stopping = True
         cursors = [intake.cursor for intake in self._intakes.values()]
         self._writer.tell(lambda turns: turns.cursors.remove(cursors))
-        # Its answer comes after whatever was read before.
+        # Its answer arrives after everything that was read before.
         await self._writer.pass_through()
 
     async def wait_settled(self) -> None:
@@ -247,7 +247,7 @@ class EmbeddedNode:
         )
 
     def applied(self, count: int, refused: Sequence[SettleOrder]) -> None:
-        """Called by the writer: so many settlements are done with, of which these were refused."""
+        """Called by the writer when `count` settlements have been carried out, of which some were refused."""
         self._unsettled -= count
         self._counts["settled"] += count - len(refused)
         self._counts["fenced"] += len(refused)
@@ -305,7 +305,7 @@ class EmbeddedNode:
             return given
 
         def fail(error: BrokerError) -> None:
-            self._emit(events.BrokerTrouble("handing back", str(error), "they stay ours until the lease ends"))
+            self._emit(events.BrokerTrouble("releasing deliveries", str(error), "they stay ours until the lease ends"))
 
         self._writer.order(Order(release_deliveries, tell, failed or fail, len(deliveries)))
 

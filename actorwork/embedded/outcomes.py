@@ -22,7 +22,7 @@ class Outcomes:
         return "<Outcomes>"
 
     def answer(self, source: int, name: str, id: str, headers: Mapping[str, Json], outcome: Outcome) -> None:
-        """Keep an outcome for those who asked for it, and send it to whoever waits."""
+        """Store an outcome if its sender asked for that, and send it to the address that its sender gave."""
         ttl = headers.get(RESULT_TTL)
         if isinstance(ttl, (int, float)) and ttl > 0:
             self._execute(
@@ -35,7 +35,7 @@ class Outcomes:
             self._transaction.replies.append((address, name, id, outcome))
 
     def post(self, replies: Iterable[ReplyAddress]) -> None:
-        """Keep replies for other processes, which fetch them."""
+        """Store replies for other processes, which fetch them."""
         self._transaction.executemany(
             "insert into replies (address, source, id, status, value, failure, at) values (?, ?, ?, ?, ?, ?, ?)",
             [(*reply[:3], *outcome_columns(reply[3]), self._transaction.now) for reply in replies],
@@ -71,7 +71,7 @@ class Outcomes:
         return outcome_from(*row) if row else None
 
     def prune(self) -> None:
-        """Forget what is out of date, and replies that nobody has fetched for an hour."""
+        """Delete outcomes that have expired, and replies that were not fetched within an hour."""
         now = self._transaction.now
         self._execute("delete from outcomes where expires <= ?", (now,))
         self._execute("delete from replies where at < ?", (now - HOUR,))

@@ -1,12 +1,12 @@
-"""The leases of this process's nodes, as the writer's thread keeps them, and its eye on those of others.
+"""The leases of this process's nodes, as the writer keeps them, and its watch over those of other processes.
 
     renew       every third of a lease's length
-    lost        it was not renewed in time and somebody has ended it, or somebody ended it at once: the node goes on
-                under a successor, a new incarnation, and all that it had in hand belongs to others
-    expired     of other processes: ended by whoever sees it first
+    lost        another process has ended it, since it was not renewed in time or by order: the node continues under
+                a new incarnation, and what it had in flight belongs to others
+    expired     of another process: the first one that notices ends it
 
-After the machine has slept, or its clock was set forward, every lease looks expired; then all are given the time to
-renew theirs, ourselves first.
+After the machine has slept, or its clock was set forward, every lease looks expired. Then nothing is ended until all
+processes have had the time to renew their leases; this one renews its own first.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ CHECK_EVERY: Final = 1.0
 
 @attrs.define(eq=False)
 class Lease:
-    """A node's lease, as this thread keeps it."""
+    """A node's lease, as the writer keeps it."""
 
     incarnation: str
     length: float
     lost: Callable[[str, str, str], None]
-    """Told, in the Trio thread: the incarnation that ended, its successor, and why."""
+    """Called in the Trio thread with the incarnation that ended, its successor, and the reason."""
     number: int = 0
     renew_at: float = 0.0
 
 
 @attrs.frozen(eq=False)
 class LostLease:
-    """A lease that is gone, and what takes its place once the transaction is committed."""
+    """A lease that has ended, and the one that replaces it once the transaction is committed."""
 
     lease: Lease
     incarnation: str
@@ -45,7 +45,7 @@ class LostLease:
     reason: str
 
     def succeed(self, now: float) -> Callable[[], None]:
-        """Go on under the new incarnation; return what is to be told in the Trio thread."""
+        """Continue under the new incarnation; return the notification for the Trio thread."""
         lease, before = self.lease, self.lease.incarnation
         lease.incarnation, lease.number = self.incarnation, self.number
         lease.renew_at = now + lease.length / 3
@@ -66,7 +66,7 @@ class OwnLeases:
 
     @property
     def next_at(self) -> float:
-        """When there is something to do again, by the monotonic clock."""
+        """When a lease must be renewed or looked at, by the monotonic clock."""
         return min((self._check_at, *(lease.renew_at for lease in self._leases))) if self._leases else math.inf
 
     def add(self, lease: Lease, now: float) -> None:
@@ -79,19 +79,19 @@ class OwnLeases:
             self._leases.remove(lease)
 
     def late(self, now: float) -> Sequence[Lease]:
-        """Return those that are to be renewed."""
+        """Return the leases that must be renewed now."""
         return [lease for lease in self._leases if now >= lease.renew_at]
 
     def renew(self, store: Store, late: Sequence[Lease], wall: float) -> list[LostLease]:
         """Renew leases; return those that are lost."""
         return [
-            self.replace(store, lease, wall, "it was not renewed in time, or somebody ended it")
+            self.replace(store, lease, wall, "it was not renewed in time, or another process ended it")
             for lease in late
             if not store.leases.renew(lease.number, wall + lease.length)
         ]
 
     def replace(self, store: Store, lease: Lease, wall: float, reason: str) -> LostLease:
-        """Take a new lease for one that is lost."""
+        """Take a new lease in place of a lost one."""
         incarnation = uuid.uuid4().hex
         return LostLease(lease, incarnation, store.leases.take(incarnation, wall + lease.length), reason)
 
@@ -100,12 +100,12 @@ class OwnLeases:
             lease.renew_at = now + lease.length / 3
 
     def put_off(self, now: float, pause: float) -> None:
-        """Renew a little later: what was to be done has failed."""
+        """Renew a little later, since the turn that should have done it has failed."""
         for lease in self._leases:
             lease.renew_at = max(lease.renew_at, now + min(pause, lease.length / 6))
 
     def expired(self, store: Store, now: float, wall: float) -> Sequence[int]:
-        """Return the nodes of others whose leases ran out, if it is time to look."""
+        """Return the nodes of other processes whose leases have expired, if it is time to look."""
         if not self._leases or now < self._check_at:
             return ()
         shortest = min(lease.length for lease in self._leases)

@@ -1,13 +1,13 @@
-"""What the store's rows hold, and what goes in and out of them.
+"""What the store's rows hold, and how messages get in and out of them.
 
-    Parcel     an envelope in the columns of a table; what few envelopes have is in its `rare`
-    Token      what settles a delivery
-    Lane       one channel of a source as one group of one node reads it
-    Taken      what was read from a channel
-    Closing    a settlement on its way to the store
+    EnvelopeRow     an envelope in the columns of a table; what few envelopes have is in its `optional`
+    Token           what settles a delivery
+    GroupChannel    one channel of a source as one group of one node reads it
+    Taken           what was read from a channel
+    SettleOrder     a settlement on its way to the store
 
-Messages of one source have one channel for each priority, which is read by itself: the tables `entries`, `delayed`,
-`behind` and `groups` say `source` and mean a channel. The channel of normal messages has the number of the source.
+A source has one channel for each priority, and each is read by itself. In the tables `entries`, `delayed`, `behind`
+and `groups` the column `source` holds the number of a channel; that of normal messages is the number of the source.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from actorwork.settings import DeadLetterSettings
 SUSPECT: Final = 2
 
 CARRIED: Final = "source, id, type, data, headers, born, addressee, key, expires, uniq"
-"""The columns that go with a message from table to table."""
+"""The columns that a message keeps when it moves from table to table."""
 
 _optional_of: Final[Callable[[Envelope], tuple[Any, ...]]] = attrgetter(
     "key", "priority", "expires", "lifetime", "unique"
 )
-# Most envelopes are like this, and one comparison tells them.
+# Most envelopes have none of these, and one comparison finds that out.
 _NO_OPTIONS: Final = (None, Priority.NORMAL, None, None, None)
 
 _RANKS: Final = {Priority.NORMAL: 0, Priority.CRITICAL: 1, Priority.HIGH: 2, Priority.LOW: 3}
@@ -64,18 +64,18 @@ def source_of(channel: int) -> int:
 
 
 class Token(NamedTuple):
-    """What settles a delivery: which entry, for which group, owned by whom, given for the how-many-th time."""
+    """What settles a delivery: the entry, the group, the node that owns it, and its delivery count."""
 
     seq: int
     grp: int
     node: int
     given: int
     bound: bool = False
-    """Whether something is free when it has ended: its key, or its unique key."""
+    """Whether its end frees a key or a unique key."""
 
     @property
     def owned(self) -> tuple[int, int, int, int]:
-        """What a row of `pending` says if the delivery is still ours."""
+        """The row of `pending` that exists as long as the delivery is still ours."""
         return self[:4]
 
 
@@ -126,14 +126,14 @@ class GroupChannel:
     grp: int = 0
     ready: bool = True
     is_paused: bool = False
-    """Whether nothing is to be read from it, ready or not."""
+    """Whether nothing may be read from it, ready or not."""
     suspects: bool = False
     """Whether messages wait until the one that is run alone has ended."""
     bounds: DeadLetterSettings = attrs.field(factory=DeadLetterSettings)
 
     @property
     def alone_from(self) -> int:
-        """From how many crashes on a message is run beside no other one of that kind."""
+        """The crash count from which on a message runs beside no other one with such a count."""
         return max(1, min(SUSPECT, self.max_crashes))
 
     @property
@@ -147,7 +147,7 @@ class Taken:
 
     deliveries: list[Delivery] = attrs.field(factory=list[Delivery])
     reclaimed: list[tuple[int, int]] = attrs.field(factory=list[tuple[int, int]])
-    """The previous owner's number (0: it was handed back), and how many were his."""
+    """For each previous owner its number (0: it released them), and how many it had."""
     dead_lettered: list[tuple[str, int]] = attrs.field(factory=list[tuple[str, int]])
     restored: bool = False
     emptied: bool = False
@@ -165,7 +165,7 @@ class SettleOrder:
     published: Sequence[EnvelopeRow]
     owner: Any = None
     plain: bool = False
-    """Whether the only thing it does is to end the delivery: many such go in one statement."""
+    """Whether it does nothing but end the delivery: one statement ends many of these."""
     bounds: DeadLetterSettings = attrs.field(factory=DeadLetterSettings)
 
 

@@ -1,12 +1,12 @@
 """The spool's file: messages that wait for their broker, one row each, in the order in which they came.
 
-    messages    what waits, by `seq`; one with `refused` is set aside: the broker would not have it
-    totals      how many there are, and how large they are together; triggers keep it, since every message asks for it
+    messages    what waits, by `seq`; one with `refused` is set aside: the broker has refused it
+    totals      their number and their size in all; kept by SQL triggers, since every new message looks at them
 
-A message is in the file until its broker has confirmed it. That it came and that it went is on the disk when the call
-returns (write-ahead log, synchronous=FULL). Several processes may have the file open: anybody adds, but only who holds
-the claim replays. The claim is a lock on `<file>-claim`, which the kernel takes from a process that ends, however it
-ends.
+A message is in the file until its broker has confirmed it. Adding and removing are on the disk when the call returns
+(write-ahead log, synchronous=FULL). Several processes may have the file open: all of them add, but only the one that
+holds the claim replays. The claim is a lock on `<file>-claim`, which the kernel releases when its process ends, however
+it ends.
 
 Every method blocks, and is called by one thread at a time.
 """
@@ -50,7 +50,7 @@ SCHEMA: Final = (
 )
 
 _COLUMNS: Final = frozenset({"source", "id", "data"})
-"""What of an envelope has a column of its own."""
+"""The fields of an envelope that have a column of their own."""
 
 
 class Row(NamedTuple):
@@ -77,13 +77,13 @@ class Spooled:
     refused: str | None = None
 
     def envelope(self, now: float) -> Envelope:
-        """Return the envelope as it is to be sent now. Raises TypeError or ValueError for what nobody here wrote."""
+        """Return the envelope as it is to be sent now. Raises TypeError or ValueError if the row is damaged."""
         return _restored(self, now)
 
 
 @attrs.frozen
 class SpoolStatus:
-    """How a spool stands: all messages and bytes, those set aside among them, and when the oldest that waits came."""
+    """The messages and bytes in a spool, how many of them are set aside, and when the oldest that waits came."""
 
     messages: int
     bytes: int
@@ -98,7 +98,7 @@ class SpoolStatus:
 def row_of(envelope: Envelope, now: float) -> Row:
     """Put an envelope into columns. Raises TypeError or ValueError for what JSON or the file cannot hold."""
     fields: dict[str, Any] = {}
-    # Whatever an envelope has: a field that is new in it must not get lost here.
+    # All of its fields, by introspection: one that is added to Envelope later must not get lost here.
     for attribute in attrs.fields(Envelope):
         value: Any = getattr(envelope, attribute.name)
         if attribute.name in _COLUMNS or value == attribute.default:
@@ -116,8 +116,8 @@ def row_of(envelope: Envelope, now: float) -> Row:
 def _restored(spooled: Spooled, now: float) -> Envelope:
     fields: dict[str, Any] = json.loads(spooled.fields)
     passed = max(0.0, now - spooled.born)
-    # Both count from the moment of the tell. Of a message whose time is over the broker is told all the same: there it
-    # is counted, and whoever waits for its outcome is answered.
+    # Both count from the moment when the message was accepted. One that has expired is sent all the same: the broker
+    # counts it, and answers the client that waits for its outcome.
     if "delay" in fields:
         fields["delay"] = max(0.0, fields["delay"] - passed)
     if fields.get("lifetime") is not None:
@@ -130,7 +130,7 @@ def _restored(spooled: Spooled, now: float) -> Envelope:
 
 
 class SpoolFile:
-    """A spool, open. Raises `SpoolError`, which names the file and what to do, here and in every method."""
+    """An open spool. Every method raises `SpoolError`, which names the file and what to do."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
@@ -146,7 +146,7 @@ class SpoolFile:
         return f"<SpoolFile {self.path}{', claimed' if self._claim is not None else ''}>"
 
     def close(self) -> None:
-        """Let go of the file, and of the claim."""
+        """Close the file, and release the claim."""
         self.unclaim()
         self._connection.close()
 
@@ -178,7 +178,7 @@ class SpoolFile:
     # ---- replaying ----
 
     def claim(self) -> bool:
-        """Become the one who replays, unless somebody else is; return whether we are."""
+        """Take the claim to replay, unless another process has it; return whether it is ours."""
         if self._claim is not None:
             return True
         name = f"{self.path}-claim"
@@ -197,13 +197,13 @@ class SpoolFile:
         return True
 
     def unclaim(self) -> None:
-        """Let somebody else replay."""
+        """Release the claim, so that another process may replay."""
         if self._claim is not None:
             os.close(self._claim)
             self._claim = None
 
     def first(self, limit: int, size: int) -> list[Spooled]:
-        """Return the messages that wait, the oldest first: so many, and about so many bytes of them."""
+        """Return messages that wait, the oldest first, within a number of messages and about a number of bytes."""
         found: list[Spooled] = []
         with self._explaining():
             for row in self._execute(f"{_READ} where refused is null order by seq limit ?", (limit,)):
@@ -214,7 +214,7 @@ class SpoolFile:
         return found
 
     def remove(self, seqs: Iterable[int]) -> int:
-        """Forget messages; return how many there were."""
+        """Delete messages; return how many there were."""
         numbers = json.dumps(list(seqs))
 
         def remove() -> int:
@@ -225,14 +225,14 @@ class SpoolFile:
         return self._write("taking messages out", remove)
 
     def set_aside(self, seq: int, reason: str) -> None:
-        """Leave a message out of what is replayed."""
+        """Set a message aside: it is not replayed any more."""
         self._write(
             "setting a message aside",
             lambda: self._execute("update messages set refused = ? where seq = ?", (reason, seq)),
         )
 
     def take_up_again(self) -> int:
-        """Let what was set aside wait again, in its old place; return how many there were."""
+        """Let messages that were set aside wait again, in their old places; return how many there were."""
         return self._write(
             "taking messages up again",
             lambda: self._execute("update messages set refused = null where refused is not null").rowcount,
@@ -241,7 +241,7 @@ class SpoolFile:
     # ---- looking ----
 
     def has_news(self, before: int) -> tuple[bool, int]:
-        """Return whether another process has written since this returned `before`, and what to ask with next time."""
+        """Return whether another process has written since this returned `before`, and the `before` of the next call."""
         with self._explaining():
             now: int = self._execute("pragma data_version").fetchone()[0]
         return now != before, now
@@ -264,7 +264,7 @@ class SpoolFile:
             return found.fetchone() is not None
 
     def list(self, source: str | None = None, *, limit: int = 100) -> Sequence[Spooled]:
-        """Return messages, oldest first, of one source or of all, those set aside too."""
+        """Return messages, oldest first, of one source or of all, including those that are set aside."""
         with self._explaining():
             rows = self._execute(
                 f"{_READ} where ? is null or source = ? order by seq limit ?", (source, source, limit)
@@ -272,7 +272,7 @@ class SpoolFile:
         return [Spooled(*row) for row in rows]
 
     def find(self, message_id: str) -> Sequence[Spooled]:
-        """Return the messages with an id: of several sources, perhaps."""
+        """Return the messages with an id; several sources may have one."""
         with self._explaining():
             rows = self._execute(f"{_READ} where id = ? order by seq", (message_id,)).fetchall()
         return [Spooled(*row) for row in rows]
@@ -289,7 +289,7 @@ class SpoolFile:
             return work()
 
     def _expect_the_file(self) -> None:
-        """What is written to a file that was deleted is gone with this process, and nobody would be told."""
+        """Raise if the file was deleted: what is written to it would be lost with this process, without an error."""
         try:
             is_there = _identity(self.path) == self._identity
         except OSError:
@@ -350,7 +350,7 @@ def _prepare(path: Path, connection: sqlite3.Connection) -> None:
         )
     use_write_ahead(connection, "full")
     if found.tables:
-        # Better found out now than in the middle of an outage.
+        # A read-only file must fail when the program starts, not in the middle of an outage.
         damage = connection.execute("pragma quick_check(1)").fetchone()[0]
         if damage != "ok":
             raise SpoolError(

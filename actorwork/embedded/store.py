@@ -7,21 +7,21 @@ has not settled:
     entries ──seq──▶  … | settled: row gone | given: pending (owner, count) | after the cursor: not yet given
 
     pending.node      > 0   the node that owns it (its number in `nodes`)
-                        0   handed back: anybody's, and first in line
-                      < 0   orphaned: the node of that number died with it in hand; anybody's too
-    pending.count     how often it was given; handing back takes one off. So an orphan's count is the number of
-                      processes that died of it.
+                        0   released: the next node that reads gets it, before anything else
+                      < 0   orphaned: the node of that number died with it in flight; the next reader gets it, too
+    pending.count     how often it was delivered; a release takes one off. So the count of an orphan is the number of
+                      processes that died with it.
 
-Whatever is among the entries may be read: what must wait is in other tables (`delayed` for its time, `behind` for its
-key), and enters when it may. So reading knows nothing of delays, keys and priorities.
+Every entry may be read. What must wait is in other tables (`delayed` until its time, `behind` for its key) and becomes
+an entry when it may be read, so reading knows nothing of delays, keys and priorities.
 
-An entry leaves when no group has it pending and no cursor is before it; one with an `addressee` leaves when that
-group has settled it. Then its key and its unique key are free (`_end`). `seq` is never used twice (AUTOINCREMENT), or a
-message could be born behind a cursor.
+An entry is deleted when no group has it pending and the cursors of all groups are past it; one with an `addressee`
+when that group has settled it. This frees its key and its unique key (`Settlements.end`). `seq` is never used twice
+(AUTOINCREMENT), or a message could enter behind a cursor and never be read.
 
-Whatever is written here is written under `begin immediate`, so one process writes at a time, and reading what
-one is about to change is safe. Nothing is remembered from one transaction to the next but the numbers of sources,
-which never change; and these are forgotten when a transaction fails.
+All writing happens under `begin immediate`: one process writes at a time, so a row that was read may be changed
+without a second look. Nothing is remembered from one transaction to the next but the numbers of sources, which never
+change; these are forgotten when a transaction fails.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ DAY: Final = 86400.0
 
 
 class Store:
-    """The store's tables, in the words of the broker. Every method wants an open transaction, unless it says not."""
+    """The store's tables, in the words of the broker. Every method needs an open transaction, unless it says not."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         transaction = self.transaction = Transaction(connection)
@@ -117,7 +117,7 @@ class Store:
             source = self._sources.number(one.source)
             optional = one.optional
             if optional is not None and optional.unique is not None:
-                # It looks at what is there.
+                # The check looks at the tables, so what was gathered must be in them.
                 self._add(plain, delayed)
                 if self._is_refused(source, one, optional.unique):
                     continue
@@ -157,7 +157,7 @@ class Store:
 
     def _add(self, plain: list[tuple[Any, ...]], delayed: list[tuple[Any, ...]]) -> None:
         if plain:
-            # Without the rest of `CARRIED`: to bind nothing three times for each costs a quarter.
+            # Without the last columns of `CARRIED`: binding three nulls for each message costs a quarter of the time.
             self._connection.executemany(
                 "insert into entries (source, id, type, data, headers, born, addressee) values (?, ?, ?, ?, ?, ?, ?)",
                 plain,
@@ -172,11 +172,10 @@ class Store:
         return self._sources.number(name)
 
     def cancel(self, source: str, id: str) -> bool:
-        """Take back a message that is held back, or waits behind others of its key; return whether there was one."""
+        """Delete a message that is delayed, or waits behind others of its key; return whether there was one."""
         return self._cancellation.cancel(self.source(source), source, id)
 
-    # ---------------------------------------------------------------------------------------------------- reading
-    # ---- settling ----
+    # --------------------------------------------------------------------------------------------------- settling
 
     def settle(self, order: SettleOrder) -> bool:
         """End one delivery with all that belongs to it, if it is still ours; return whether it was."""
@@ -210,10 +209,9 @@ class Store:
         return row[0]
 
     def oldest(self, source: str) -> float | None:
-        """Return for how long the first entry of a source has been ready that a group was not given. Needs no
-        transaction.
+        """Return for how long the oldest entry that some group was not given has been ready. Needs no transaction.
 
-        An entry is ready from its birth on, or it says since when.
+        An entry has been ready since it was born, unless its column `ready` has a later time.
         """
         number = self._sources.find(source)
         found: list[float] = []
@@ -228,14 +226,14 @@ class Store:
         return max(0.0, self.now - min(found)) if found else None
 
     def prune(self) -> None:
-        """Forget what need not be kept any longer: outcomes, replies nobody fetched, ids a day after their messages."""
+        """Delete what has expired: outcomes, replies that were not fetched, ids a day after their messages."""
         now = self.now
         self.outcomes.prune()
         self._uniques.prune()
         self._execute("delete from shared where expires <= ?1 and (fence = 0 or expires <= ?1 - ?2)", (now, FENCE_KEPT))
         self._execute("delete from locks where until <= ?", (now - FENCE_KEPT,))
         self.leases.prune()
-        # A row of `seen` may stand for a living message if one as old as that is left in its source.
+        # One row of `seen` holds many ids. It is kept as long as its source holds any message that is as old.
         oldest = self._execute(
             f"select {SOURCE}, min(born) from (select source, born from entries union all"
             " select source, born from delayed union all select source, born from behind) group by 1"

@@ -8,7 +8,7 @@ from actorwork.embedded.rows import ReplyAddress
 
 
 class Transaction:
-    """The connection, the time, and what a transaction leaves for others to do."""
+    """The connection, the time, and what must be done once the transaction is committed."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.execute = connection.execute
@@ -16,13 +16,13 @@ class Transaction:
         self.now = 0.0
         """The wall clock as of this transaction."""
         self.touched: set[int] = set()
-        """Sources with something new to read; whoever wakes the readers empties it."""
+        """Channels with something new to read; emptied by the turn when it has woken their cursors."""
         self.orphaned = False
-        """Whether a lease has ended, so that something may be free; whoever wakes the readers clears it."""
+        """Whether a lease has ended, so that deliveries may be orphaned; cleared in the same way."""
         self.replies: list[ReplyAddress] = []
-        """Replies to be sent: the writer keeps those to its own process, and stores the others."""
+        """Replies to be sent: the turn calls the addresses of its own process, and stores the others."""
         self.next_due: float | None = None
-        """When a delayed message is due, as far as this transaction knows; None: nothing was delayed in it."""
+        """When the first message that this transaction has delayed is due; None if it has delayed none."""
 
     def __repr__(self) -> str:
         return f"<Transaction at {self.now}>"

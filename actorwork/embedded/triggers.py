@@ -140,7 +140,7 @@ def _register(store: Store, definition: TriggerDefinition) -> TriggerRecord:
     ).fetchone()
     schedule, registered, last, fired = row or (definition.schedule, now, now, 0)
     if schedule != definition.schedule:
-        last = max(last, now)  # What the schedule before has missed does not fire.
+        last = max(last, now)  # What an earlier schedule has missed does not fire.
     facts = (definition.actor, definition.title, definition.schedule, definition.data, definition.type)
     store.execute(
         f"insert or replace into triggers ({_FACTS}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1)",

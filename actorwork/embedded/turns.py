@@ -366,14 +366,14 @@ class Turns:
         """Read for every cursor that can, under leases that are seen to be alive in this transaction.
 
         A lease that has ended is replaced first, and its cursors read nothing in this turn: under the old number
-        they would claim messages for a node that everybody takes for dead, and nobody would ever reclaim these.
+        they would claim messages for a node that has ended already, and no process would ever reclaim these.
         """
         if not self.cursors:
             return []
         gone = {id(one.lease) for one in lost}
         for lease in {id(cursor.lease): cursor.lease for cursor in self.cursors if cursor.can_read}.values():
             if id(lease) not in gone and not store.leases.has(lease.number):
-                lost.append(self.leases.replace(store, lease, wall, "somebody ended it"))
+                lost.append(self.leases.replace(store, lease, wall, "another process ended it"))
                 gone.add(id(lease))
         return [
             (cursor, cursor.read(store)) for cursor in self.cursors if id(cursor.lease) not in gone and cursor.can_read

@@ -1,4 +1,4 @@
-"""Who has a unique key: of all messages of a source with that key one, until it has ended or the time is over."""
+"""Which message holds a unique key: one of all with that key in a source, until it has ended or the key expires."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Uniques:
         return "<Uniques>"
 
     def holder(self, source: int, unique: Unique) -> str | None:
-        """Return the id of the message that has the key."""
+        """Return the id of the message that holds the key."""
         row = self._execute(
             "select id from uniques where source = ? and name = ? and expires > ?",
             (source, unique.key, self._transaction.now),
@@ -32,7 +32,7 @@ class Uniques:
         )
 
     def release(self, source: int, name: str, id: str) -> None:
-        """Free a key, if this message has it, and nothing of the message is left."""
+        """Free a key, if this message holds it, and nothing of the message is left."""
         self._execute(_RELEASE, {"source": source, "name": name, "id": id})
 
     def prune(self) -> None:

@@ -1,6 +1,6 @@
 """Shared values and locks in the embedded store: a table for each.
 
-What was written under a token leaves its row behind, without data, so that the token is remembered for a day.
+A value written under a token leaves its row behind when it is deleted, so that the token is remembered for a day.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class EmbeddedValues:
         return await self._change(free)
 
     async def _change(self, run: Any) -> Any:
-        """Do it in a transaction; what it refuses is raised here, and leaves the transaction to the others."""
+        """Run it in a transaction, and raise `LockLost` here: raised inside, it would roll back the others' orders."""
 
         def attempt(store: Store) -> tuple[Any, LockLost | None]:
             try:
@@ -122,7 +122,7 @@ class EmbeddedValues:
 
 
 def _row(store: Store, name: str) -> tuple[bytes | None, int, int]:
-    """Return the data (None if there is none, or it has run out), the last version and the newest token."""
+    """Return the data (None if there is none, or it has expired), the last version and the newest token."""
     row = store.execute("select data, version, fence, expires from shared where name = ?", (name,)).fetchone()
     if row is None:
         return None, 0, 0
