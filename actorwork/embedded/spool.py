@@ -241,7 +241,7 @@ class SpoolFile:
     # ---- looking ----
 
     def has_news(self, before: int) -> tuple[bool, int]:
-        """Return whether another process has written since this returned `before`, and the `before` of the next call."""
+        """Return whether another process has written since this returned `before`, and the next `before`."""
         with self._explaining():
             now: int = self._execute("pragma data_version").fetchone()[0]
         return now != before, now
