@@ -32,9 +32,13 @@ async def test_a_client_pauses_and_resumes(mock_clock: MockClock):
     async with open_test_system(Clock) as system:
         client = system.client
         await client.pause(actor=Clock, reason="stock-taking")
+        await advance(0.1)
         await client.pause(source="ticks")
+        await advance(0.1)
         await client.pause()
+        await advance(0.1)
         await client.pause(actor="clock", trigger="regular")
+        await advance(0.1)
         await client.pause(actor="clock", triggers=True)
         found = await client.paused()
         assert [(one.kind, one.name) for one in found] == [

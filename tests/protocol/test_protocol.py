@@ -37,7 +37,7 @@ from hypothesis.stateful import (
 from actorwork.embedded.key_queues import KeyQueues
 from actorwork.embedded.leases import Leases
 from actorwork.embedded.seen import SeenIds
-from actorwork.embedded.store import Store
+from actorwork.embedded.settling import Settlements
 from actorwork.message import RESULT_TTL, Delivery, Envelope, Failure, Priority
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
 from actorwork.streams import scripts
@@ -507,7 +507,7 @@ def forget_the_next(*_: object) -> None:
 
 
 STORE_MUTANTS: dict[str, tuple[type, str, Callable[..., object]]] = {
-    "a fence that lets everybody through": (Store, "_disown", disown_by_entry_alone),
+    "a fence that lets everybody through": (Settlements, "_disown", disown_by_entry_alone),
     "work never taken over": (Leases, "end", end_lease_alone),
     "a message kept twice": (SeenIds, "is_new", forget_ids),
     "a key whose next message never comes": (KeyQueues, "advance", forget_the_next),
