@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, Unpack, over
 
 from actorwork.actors.context.in_flight import InFlight, Stop, in_flight
 from actorwork.actors.context.logger import ContextLogger
+from actorwork.actors.context.publishing import PublishBuffer
 from actorwork.actors.mailbox.calls import CallState, LocalCall
 from actorwork.actors.refs.watching import Watch
 from actorwork.actors.tree.hooks import Hooks
@@ -22,9 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from random import Random
 
-    from actorwork.abc import Values
+    from actorwork.abc import PublishMiddleware, Values
     from actorwork.actors.context.nursery import ActorNursery
-    from actorwork.actors.context.publishing import PublishBuffer
     from actorwork.actors.context.timers import Timers
     from actorwork.actors.handlers.behaviour import Behaviour
     from actorwork.actors.refs.links import Links, Partner
@@ -53,6 +53,8 @@ class ContextServices(Protocol):
     def random(self) -> Random: ...
     @property
     def values(self) -> Callable[[], Values] | None: ...
+    @property
+    def publish_middleware(self) -> tuple[PublishMiddleware, ...]: ...
 
 
 class CheckedStash(Protocol):
@@ -82,7 +84,6 @@ class ContextActor(Protocol):
     def watch(self, other: Partner, watch: Watch) -> None: ...
     def unwatch(self, other: Partner) -> None: ...
     def unlink(self, other: Partner) -> None: ...
-    def new_publish_buffer(self) -> PublishBuffer: ...
 
 
 class ContextIncarnation(Protocol):
@@ -157,7 +158,9 @@ class Context:
         current, _ = self._in_flight("publish")
         outgoing = current.outgoing
         if outgoing is None:
-            outgoing = current.outgoing = self._actor.new_publish_buffer()
+            settings = self._actor.settings
+            layers = self._actor.services.publish_middleware + settings.publish_middleware
+            outgoing = current.outgoing = PublishBuffer(settings.event_settings, layers)
         outgoing.add(target, message, options)
 
     def _in_flight(self, name: str) -> tuple[InFlight, Delivery]:

@@ -14,7 +14,6 @@ import trio
 
 from actorwork import events
 from actorwork.actors.context.in_flight import inside
-from actorwork.actors.context.publishing import PublishBuffer
 from actorwork.actors.context.timers import Timer, Timers
 from actorwork.actors.execution.batches import Batches
 from actorwork.actors.handlers.behaviour import Behaviour
@@ -203,24 +202,16 @@ class Cell:
                 call.reply.fail(ActorStopped(reason))
             elif call.queue is not Queue.SYSTEM:
                 told.append(call.message)
-        self._leave_undelivered(told)
+        if told:
+            if self.current is not None:
+                self.current.on_undelivered(told)
+            self.undelivered(told)
+        self._take_instance()
         if self._links is not None:
             self._links.ended(exit)
         if self.consumer is not None and (self.mailbox.held or self.admission):
             self.services.start_soon(self.consumer.release_deliveries)
         self.idle()
-
-    def _leave_undelivered(self, told: list[object]) -> None:
-        """Pass messages that will not be handled to the last instance's `on_undelivered`, then report them."""
-        instance = self._take_instance()
-        if not told:
-            return
-        if instance is not None:
-            try:
-                instance.on_undelivered(told)
-            except Exception as error:  # noqa: BLE001 - an actor that has ended cannot crash any more; it is reported
-                self.services.emit(events.ActorTrouble(self.settings.id, self.title, "on_undelivered", error))
-        self.undelivered(told)
 
     def undelivered(self, messages: Sequence[object]) -> None:
         """Report messages that will not be handled."""
@@ -321,10 +312,6 @@ class Cell:
             # No executor takes anything from the mailbox any more: there deliveries would be missed by the release.
             self.consumer.offer(self._stash.take_deliveries())
         self._stash.unstash()
-
-    def new_publish_buffer(self) -> PublishBuffer:
-        layers = self.services.publish_middleware + self.settings.publish_middleware
-        return PublishBuffer(self.settings.event_settings, layers)
 
     # ---- for its consumer and its executors ----
 

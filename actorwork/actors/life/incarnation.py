@@ -208,6 +208,14 @@ class Incarnation:
     def _report(self, what: str, error: BaseException) -> None:
         self.actor.services.emit(events.ActorTrouble(self.actor.settings.id, self.actor.title, what, error))
 
+    def on_undelivered(self, messages: list[object]) -> None:
+        """Pass on messages that will not be handled, since the actor has ended for good."""
+        if self.instance is not None:
+            try:
+                self.instance.on_undelivered(messages)
+            except Exception as error:  # noqa: BLE001 - an actor that has ended cannot crash any more; it is reported
+                self._report("on_undelivered", error)
+
     def stop(self, deadline: float) -> None:
         """End as the supervisor wants it to, by the deadline, once what is in flight has ended."""
         self._is_expected, self._deadline = True, deadline
