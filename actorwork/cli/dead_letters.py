@@ -293,12 +293,12 @@ def _do(
     timeout: float,
     json_output: bool,
 ) -> None:
-    from actorwork.clients.dead_letters import edges, pages
+    from actorwork.clients.dead_letters import pages, take_snapshot
 
     async def look(opened: Broker, step: Step) -> Sequence[DeadLetter] | Snapshot:
         if entries:
             return await find(opened.dead_letters, step, str(selection.source), entries)
-        return await edges(opened.dead_letters, selection, step=step)
+        return await take_snapshot(opened.dead_letters, selection, step=step)
 
     async def carry_out(opened: Broker, step: Step) -> int:
         letters = opened.dead_letters

@@ -1,4 +1,4 @@
-"""A client: the way in for programs that run no actors themselves.
+"""A client, for programs that send messages to actors without running any.
 
 async with open_client("redis://localhost:6379/0") as client:
     greeter = client.ref(Greeter)
@@ -45,33 +45,34 @@ T = TypeVar("T")
 class Client:
     """Sends messages to actors behind a broker; made by `open_client`, for any number of tasks."""
 
-    def __init__(self, outbox: Sender) -> None:
-        self._outbox = outbox
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
         self._random = Random()
 
     def __repr__(self) -> str:
-        return f"<Client {self._outbox.publisher} of {self._outbox.url}>"
+        return f"<Client {self._sender.publisher} of {self._sender.url}>"
 
     @property
     def broker(self) -> Broker:
         """The broker; raises `BrokerError` while it has not been reached yet, which happens with a spool only."""
-        return self._outbox.broker
+        return self._sender.broker
 
     def statistics(self) -> Mapping[str, float]:
-        """Return counters: messages sent, and those among them that were asked; with a spool, also how that stands.
+        """Return counters: messages sent, and how many of them with `ask`; with a spool, also its state.
 
-        That is: `spooled` and `replayed` (what went into the file and left it here), `spool_messages`, `spool_bytes`
-        and `spool_set_aside` (what is in the file), `spool_age` (seconds that the oldest one has waited).
+        The state is `spooled` and `replayed` (messages this client wrote to the file and sent from it),
+        `spool_messages`, `spool_bytes` and `spool_set_aside` (the contents of the file), and `spool_age` (seconds that
+        the oldest message has waited).
         """
-        spooler = self._outbox.spooler
-        counts = {"sent": self._outbox.sent, "asked": self._outbox.asked}
+        spooler = self._sender.spooler
+        counts = {"sent": self._sender.sent, "asked": self._sender.asked}
         return counts if spooler is None else {**counts, **spooler.statistics()}
 
     async def wait_replayed(self) -> None:
-        """Wait until the broker has everything that waits in the spool; what was set aside stays there."""
+        """Wait until the broker has every message that waits in the spool; those set aside stay there."""
         await trio.lowlevel.checkpoint()
-        if self._outbox.spooler is not None:
-            await self._outbox.spooler.wait_replayed()
+        if self._sender.spooler is not None:
+            await self._sender.spooler.wait_replayed()
 
     # ---- pauses and triggers ----
 
@@ -92,11 +93,11 @@ class Client:
             pause(actor=Greeter, trigger="nightly")     this trigger
             pause(actor=Greeter, triggers=True)         all triggers of the actor
 
-        All nodes obey within a second: what waits stays where it is, what is in hand finishes. Triggers fire into what
-        is paused, unless they are paused themselves. While the broker is away this waits.
+        All nodes obey within a second: waiting messages stay where they are, deliveries in flight finish. Triggers fire
+        into paused sources, unless they are paused themselves. While the broker is unreachable this waits.
         """
         kind, name = _what(actor, source, trigger, triggers=triggers)
-        await (await self._outbox.reached()).pauses.pause(kind, name, reason=reason, by=whoami())
+        await (await self._sender.reached()).pauses.pause(kind, name, reason=reason, by=whoami())
 
     async def resume(
         self,
@@ -106,29 +107,29 @@ class Client:
         trigger: str | None = None,
         triggers: bool = False,
     ) -> bool:
-        """End a pause, as `pause` began it; return whether there was one.
+        """End a pause, with the same arguments as `pause`; return whether there was one.
 
-        A trigger goes on with its next time: those it has passed over do not fire.
+        A trigger continues with its next time: times that passed meanwhile do not fire.
         """
         kind, name = _what(actor, source, trigger, triggers=triggers)
-        return await (await self._outbox.reached()).pauses.resume(kind, name)
+        return await (await self._sender.reached()).pauses.resume(kind, name)
 
     async def paused(self) -> Sequence[Pause]:
         """Return what is paused, oldest first."""
-        return await (await self._outbox.reached()).pauses.list()
+        return await (await self._sender.reached()).pauses.list()
 
     async def triggers(self) -> Sequence[TriggerRecord]:
         """Return all triggers that the broker knows, by actor and title."""
-        return await (await self._outbox.reached()).triggers.list()
+        return await (await self._sender.reached()).triggers.list()
 
     async def run_trigger(self, actor: type[Actor] | str, trigger: str) -> str:
         """Send the message of a trigger now, whatever its schedule says; return the message's id.
 
         Its `time_point` is now. Raises `LookupError` for a trigger that the broker does not know.
         """
-        broker = await self._outbox.reached()
+        broker = await self._sender.reached()
         record = find_trigger(await broker.triggers.list(), title_of(actor), trigger)
-        envelope = message_now(record, self._outbox.next_id(), milliseconds(datetime.now(UTC)))
+        envelope = message_now(record, self._sender.next_id(), milliseconds(datetime.now(UTC)))
         await broker.publish([envelope])
         return envelope.id
 
@@ -137,35 +138,35 @@ class Client:
     @overload
     def ref(self, actor: str) -> StreamRef[Any]: ...
     def ref(self, actor: type[Actor] | str) -> StreamRef[Any]:
-        """Return a ref to an actor by its class, or by its title where its class is in another program.
+        """Return a ref to an actor by its class, or by its title if the class is in another program.
 
-        By class, messages are checked against its handlers before they are sent.
+        With a class, messages are checked against its handlers before they are sent.
         """
         title = title_of(actor)
         if isinstance(actor, str):
-            return StreamRef(self._outbox, settings.Settings(title=title), None)
-        return StreamRef(self._outbox, actor.settings, handlers_of(actor))
+            return StreamRef(self._sender, settings.Settings(title=title), None)
+        return StreamRef(self._sender, actor.settings, handlers_of(actor))
 
     async def publish(self, source: str, message: object, **options: Unpack[SendOptions]) -> str:
-        """Send a message to a source, for every actor that reads it; return the id under which it is kept.
+        """Send a message to a source, for every actor that reads it; return the id under which it is stored.
 
-        Nothing is checked here: who reads a source is known where they run. The options are those of `SendOptions`.
-        Raises `NotUnique`. Cancelled: the message may have been kept; sending it again with the same `id` keeps it
-        once.
+        The message is not checked: the client does not know which actors read a source. The options are those of
+        `SendOptions`. Raises `NotUnique`. If cancelled, the message may have been stored; sending it again with the
+        same `id` stores it once.
         """
         sending = Sending.of(options) if options else PLAIN
-        return await self._outbox.send_one(self._outbox.envelope(source_name(source), message, sending))
+        return await self._sender.send_one(self._sender.envelope(source_name(source), message, sending))
 
     @overload
     def shared(self, name: str, type: type[T], *, default: T, ttl: float | None = None) -> Shared[T]: ...
     @overload
     def shared(self, name: str, type: type[T], *, ttl: float | None = None) -> Shared[T | None]: ...
     def shared(self, name: str, type: Any, *, default: Any = None, ttl: float | None = None) -> Shared[Any]:
-        """Return a value that all nodes see, by its name, as `Context.shared` does."""
+        """Return a value shared by all nodes, by its name, like `Context.shared`."""
         return Shared(self.broker.values, name, type, default=default, ttl=ttl)
 
     def lock(self, name: str, *, ttl: float = 10.0) -> Lock:
-        """Return a lock among all nodes, as `Context.lock` does."""
+        """Return a lock shared by all nodes, like `Context.lock`."""
         return Lock(self.broker.values, name, ttl=ttl, random=self._random)
 
 
@@ -176,12 +177,12 @@ async def open_client(
     spool: Spool | SpoolMode | None = None,
     middleware: Sequence[PublishMiddleware] = (),
 ) -> AsyncGenerator[Client]:
-    """Open a client of a broker, named by its url; without one, of the embedded broker.
+    """Open a client of a broker, named by its URL; without one, of the embedded broker.
 
-    A broker that is open already is used, and left open. While the broker is away this waits, and so does whatever
-    is sent; with a `spool` ("when_down", "always", or a `Spool` that says more) messages wait in a local file instead.
-    `middleware` looks at every message before it is sent, in that order. On the way out, asks that still wait are
-    cancelled.
+    A broker that is open already is used, and left open. While the broker is unreachable this waits, and so does every
+    call that sends; with a `spool` ("when_down", "always", or a `Spool` with more settings) messages wait in a local
+    file instead. `middleware` processes every message before it is sent, in order. At the end of the block, calls of
+    `ask` that still wait are cancelled.
     """
     layers: Sequence[object] = tuple(middleware)
     if not all(takes(layer, 1) for layer in layers):
@@ -191,17 +192,17 @@ async def open_client(
         chosen = spool_of(spool)
         spooler: Spooler | None = None
         if chosen is None:
-            late = LazyBroker("")
-            late.arrived(await stack.enter_async_context(open_broker(broker, emit=emit)))
+            lazy = LazyBroker("")
+            lazy.arrived(await stack.enter_async_context(open_broker(broker, emit=emit)))
         else:
-            late = await stack.enter_async_context(open_lazy_broker(broker, patience=chosen.patience, emit=emit))
+            lazy = await stack.enter_async_context(open_lazy_broker(broker, patience=chosen.patience, emit=emit))
             path = file_for(chosen, place_of(broker))
-            spooler = await stack.enter_async_context(open_spooler(chosen, path, late, emit))
+            spooler = await stack.enter_async_context(open_spooler(chosen, path, lazy, emit))
         # Opened last, so that it ends first: its tasks use the broker to their end.
         async with open_unwrapping_nursery() as nursery:
             if spooler is not None:
                 nursery.start_soon(spooler.run)
-            yield Client(Sender(late, nursery, spooler, tuple(middleware)))
+            yield Client(Sender(lazy, nursery, spooler, tuple(middleware)))
             if spooler is not None:
                 await spooler.linger()
             nursery.cancel_scope.cancel()
@@ -210,14 +211,14 @@ async def open_client(
 def _what(
     actor: type[Actor] | str | None, source: str | None, trigger: str | None, *, triggers: bool
 ) -> tuple[PauseKind, str]:
-    """Return what a pause is of; raises `ValueError` for what does not go together."""
+    """Return the kind and name of a pause; raise `ValueError` for arguments that do not fit together."""
     if source is not None:
         if actor is not None or trigger is not None or triggers:
-            raise ValueError("a pause is of a source, or of an actor or its triggers, not both")
+            raise ValueError("a pause is for a source, or for an actor or its triggers, not both")
         return "source", source_name(source)
     if actor is None:
         if trigger is not None or triggers:
-            raise ValueError("whose triggers? name the actor, too")
+            raise ValueError("a pause of triggers needs the actor too: pause(actor=…, triggers=True)")
         return "everything", ""
     title = title_of(actor)
     if trigger is not None:
@@ -226,7 +227,7 @@ def _what(
 
 
 def title_of(actor: type[Actor] | str) -> str:
-    """Return the title of an actor, by which other programs know it; raises `TypeError` for what is none."""
+    """Return the title of an actor, by which other programs know it; raise `TypeError` if it has none."""
     title = actor if isinstance(actor, str) else getattr(getattr(actor, "settings", None), "title", None)
     if not title:
         raise TypeError(f"an actor is named by its class or its title, got {actor!r}")

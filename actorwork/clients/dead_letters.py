@@ -1,9 +1,9 @@
-"""Going through dead letters page by page: there may be more of them than anybody wants in memory at once.
+"""Reading dead letters page by page: there may be too many of them for memory.
 
-    pages     those that a selection means, in pages, each source oldest first
-    edges     what was there at the beginning: how many, and where they end in each source
+    pages       the letters of a selection, in pages, each source oldest first
+    snapshot    how many letters there are now, and which is the last in each source
 
-What is sent again may fail again, and comes back at the end: whoever replays stops at the edges, or never.
+A replayed message may fail again and come back at the end: a replay must stop at its snapshot, or it may never end.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from actorwork.policy.dead_letters import ALL, Selection
 PAGE: Final = 500
 
 Step = Callable[[], AbstractContextManager[object]]
-"""Makes a scope around one wait for the broker."""
+"""Makes a context manager around one wait for the broker."""
 
 
 @attrs.frozen
 class Snapshot:
-    """How many letters a selection meant when it was looked, by source, and the last one of each."""
+    """How many letters a selection had at one moment, by source, and the last one of each source."""
 
     counts: Mapping[str, int]
     last: Mapping[str, DeadLetter]
@@ -44,9 +44,9 @@ async def pages(
     until: Snapshot | None = None,
     step: Step = contextlib.nullcontext[None],
 ) -> AsyncGenerator[Sequence[DeadLetter]]:
-    """Yield what a selection means, in pages that are not empty; nothing that came after `until`.
+    """Yield the letters of a selection in pages that are not empty; none that came after `until`.
 
-    What is dropped or replayed between two pages does not matter. Close it (`aclosing`) if it is left early.
+    Letters may be dropped or replayed between two pages. If the loop is left early, close the generator (`aclosing`).
     """
     if until is not None:
         sources: Sequence[str] = sorted(until.last)
@@ -83,10 +83,10 @@ def _up_to(last: DeadLetter, page: Sequence[DeadLetter]) -> Sequence[DeadLetter]
     return page
 
 
-async def edges(
+async def take_snapshot(
     letters: DeadLetters, selection: Selection = ALL, *, step: Step = contextlib.nullcontext[None]
 ) -> Snapshot:
-    """Look how many letters a selection means now."""
+    """Count the letters of a selection now."""
     counts: dict[str, int] = {}
     last: dict[str, DeadLetter] = {}
     async with aclosing(pages(letters, selection, step=step)) as found:

@@ -1,13 +1,13 @@
-"""Who acts, as others see it: the author of a pause."""
+"""The name of the user on whose behalf this program acts: the author of a pause."""
 
 import getpass
 import socket
 
 
 def whoami() -> str:
-    """Return who we are, for others to ask."""
+    """Return the user and host of this program, for other users to contact."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # an id without a name, as in containers
-        user = "somebody"
+        user = "unknown"
     return f"{user}@{socket.gethostname()}"

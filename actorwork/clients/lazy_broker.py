@@ -1,7 +1,7 @@
-"""A broker that may not be there yet: it is opened in the background, and used from when it is.
+"""A broker that may not be open yet: it is opened in the background, and used as soon as it is open.
 
-What opening cannot mend by waiting (credentials, a server that would lose messages) is raised as long as the caller
-waits, which is `patience` seconds; later it is an event, and tried again, since by then the caller relies on the spool.
+Errors that waiting cannot fix (credentials, a server that would lose messages) are raised while the caller waits, which
+is `patience` seconds; later they are reported as an event and tried again, since then the caller relies on the spool.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TRY_AGAIN: Final = 5.0
 
 
 class LazyBroker:
-    """Made by `open_lazy_broker`. `broker` is None until it is there."""
+    """Made by `open_lazy_broker`. `broker` is None until it is open."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -33,10 +33,10 @@ class LazyBroker:
         self._is_there = trio.Event()
 
     def __repr__(self) -> str:
-        return f"<LazyBroker {self.url}, {'there' if self.broker is not None else 'away'}>"
+        return f"<LazyBroker {self.url}, {'open' if self.broker is not None else 'not open'}>"
 
     async def wait(self) -> Broker:
-        """Return the broker, once it is there."""
+        """Wait until the broker is open, and return it."""
         while self.broker is None:
             await self._is_there.wait()
         return self.broker
@@ -52,36 +52,36 @@ class LazyBroker:
 async def open_lazy_broker(
     broker: str | Broker | None, *, patience: float, emit: EventSink
 ) -> AsyncGenerator[LazyBroker]:
-    """Begin to open a broker, and wait for it for `patience` seconds; then go on without it, while it is opened.
+    """Begin to open a broker and wait for it at most `patience` seconds; then run the block while it is being opened.
 
-    A broker that is open already is there at once. Raises `BrokerError` for one that refuses within this time.
+    A broker that is open already is used at once. Raises `BrokerError` if the broker refuses within this time.
     """
-    late = LazyBroker(place_of(broker))
+    lazy = LazyBroker(place_of(broker))
     if broker is not None and not isinstance(broker, str):
-        late.arrived(broker)
-        yield late
+        lazy.arrived(broker)
+        yield lazy
         return
     async with open_unwrapping_nursery() as nursery:
-        nursery.start_soon(_keep_open, late, broker, emit)
+        nursery.start_soon(_keep_open, lazy, broker, emit)
         with trio.move_on_after(patience):
-            await late.changed.wait()
-        if late.error is not None:
-            raise late.error
-        yield late
+            await lazy.changed.wait()
+        if lazy.error is not None:
+            raise lazy.error
+        yield lazy
         nursery.cancel_scope.cancel()
 
 
-async def _keep_open(late: LazyBroker, url: str | None, emit: EventSink) -> None:
+async def _keep_open(lazy: LazyBroker, url: str | None, emit: EventSink) -> None:
     while True:
         try:
             async with open_broker(url, emit=emit) as broker:
-                late.arrived(broker)
+                lazy.arrived(broker)
                 await trio.sleep_forever()
         except BrokerError as error:
-            if late.broker is not None:
+            if lazy.broker is not None:
                 raise
-            late.error = error
-            late.changed.set()
+            lazy.error = error
+            lazy.changed.set()
             emit(
                 BrokerTrouble("opening the broker", str(error), f"again in {TRY_AGAIN:g} s; messages wait in the spool")
             )
@@ -89,7 +89,7 @@ async def _keep_open(late: LazyBroker, url: str | None, emit: EventSink) -> None
 
 
 def place_of(broker: str | Broker | None) -> str:
-    """Return where a broker is, without user, password and options: what all clients of it have in common."""
+    """Return the address of a broker without user, password and options: equal for all of its clients."""
     if broker is None:
         return "the embedded broker"
     parts = urlsplit(broker if isinstance(broker, str) else broker.url)

@@ -1,11 +1,11 @@
-"""Refs to actors behind a broker, and receipts for what was sent to them.
+"""Refs to actors behind a broker, and receipts for messages sent to them.
 
-    tell      the broker has it when this returns; nothing is known of what comes of it
+    tell      returns when the broker has stored the message; its outcome is not known
     ask       waits for the reply
-    submit    as `tell`, and the outcome is kept: the receipt finds it, in this process or (by its id) in another
+    submit    like `tell`, but the outcome is kept: the receipt finds it, in this process or (by its id) in another
 
-Every message is checked here, against the handlers of the actor, before anything is sent. A message's id makes
-sending it twice harmless: the broker keeps it once.
+Every message is checked against the handlers of the actor before it is sent. A message's id makes sending it twice
+harmless: the broker stores it once.
 """
 
 from __future__ import annotations
@@ -29,43 +29,43 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 Status: TypeAlias = Literal["pending", "done", "failed", "rejected"]
-"""`pending`: not settled yet, or its outcome is kept no longer, or no such message was sent."""
+"""`pending`: not settled yet, or its outcome is no longer kept, or no such message was sent."""
 
 FIRST_LOOK: Final = 0.005
 LONGEST_PAUSE: Final = 0.5
-"""Seconds between two looks for an outcome: as long as what has been waited, within these bounds."""
+"""Seconds between two polls for an outcome: as long as the wait so far, within these bounds."""
 
 
 class StreamRef(Generic[A_co]):
     """An actor behind a broker, wherever it runs; made by `client.ref`."""
 
-    __slots__ = ("_handlers", "_outbox", "_priority", "results_ttl", "source", "title")
+    __slots__ = ("_handlers", "_priority", "_sender", "results_ttl", "source", "title")
 
-    def __init__(self, outbox: Sender, settings: Settings, handlers: HandlerTable | None) -> None:
+    def __init__(self, sender: Sender, settings: Settings, handlers: HandlerTable | None) -> None:
         self.title = settings.title
         self.source = settings.default_source
         self.results_ttl = settings.results_ttl
-        self._outbox = outbox
+        self._sender = sender
         self._priority = settings.priority
         self._handlers = handlers
 
     def __repr__(self) -> str:
-        return f"<StreamRef to {self.title!r} by {self.source!r} at {self._outbox.url}>"
+        return f"<StreamRef to {self.title!r} by {self.source!r} at {self._sender.url}>"
 
     async def tell(self, message: Message[A_co, Any] | Untyped, **options: Unpack[SendOptions]) -> None:
-        """Send a message; the broker keeps it when this returns. The options are those of `SendOptions`.
+        """Send a message; the broker has stored it when this returns. The options are those of `SendOptions`.
 
-        Raises `MessageRefused` where the actor has no handler for it, and `NotUnique`. While the broker is away this
-        waits; with a spool, the message does. Cancelled: it may have been kept; sending it again with the same `id`
-        keeps it once.
+        Raises `MessageRefused` if the actor has no handler for it, and `NotUnique`. While the broker is unreachable
+        this waits; with a spool, the message waits instead. If cancelled, the message may have been stored; sending it
+        again with the same `id` stores it once.
         """
         self._check(message)
-        await self._outbox.send_one(self._envelope(message, options))
+        await self._sender.send_one(self._envelope(message, options))
 
     async def tell_many(self, messages: Iterable[Message[A_co, Any] | Untyped], **options: Unpack[SendOptions]) -> None:
         """Send messages as one batch, in their order. All are checked before the first is sent.
 
-        The options hold for each of them, so there is no `id` and no `unique` here.
+        The options apply to each of them, so `id` and `unique` are not allowed.
         """
         for name in ("id", "unique"):
             if options.get(name) is not None:
@@ -74,9 +74,9 @@ class StreamRef(Generic[A_co]):
         envelopes: list[Envelope] = []
         for message in messages:
             self._check(message)
-            envelopes.append(self._outbox.envelope(self.source, message, sending, priority=self._priority))
+            envelopes.append(self._sender.envelope(self.source, message, sending, priority=self._priority))
         if envelopes:
-            await self._outbox.send(envelopes)
+            await self._sender.send(envelopes)
 
     @overload
     async def ask(self, message: Message[A_co, R], *, timeout: float = 30, **options: Unpack[SendOptions]) -> R: ...
@@ -85,12 +85,12 @@ class StreamRef(Generic[A_co]):
     async def ask(self, message: Any, *, timeout: float = 30, **options: Unpack[SendOptions]) -> Any:
         """Send a message and return the reply to it.
 
-        Raises `MessageRefused` (nothing was sent), `MessageFailed` (with the far side's error), `AskTimeout`,
-        `NotUnique`. After a timeout, or cancelled, the message may still be handled.
+        Raises `MessageRefused` (nothing was sent), `MessageFailed` (with the handler's error), `AskTimeout`,
+        `NotUnique`. After a timeout or a cancellation the message may still be handled.
         """
         self._check(message)
         sending = Sending.of(options) if options else PLAIN
-        message_id, outcome = await self._outbox.ask(
+        message_id, outcome = await self._sender.ask(
             repr(self.title), self.source, message, timeout, sending, self._priority
         )
         return reply(outcome, self._reply_type(message), whom=repr(self.title), message_id=message_id)
@@ -100,23 +100,22 @@ class StreamRef(Generic[A_co]):
     @overload
     async def submit(self, message: Untyped, **options: Unpack[SendOptions]) -> Receipt[Any]: ...
     async def submit(self, message: Any, **options: Unpack[SendOptions]) -> Receipt[Any]:
-        """Send a message as `tell` does, and have its outcome kept for the actor's `results_ttl`.
+        """Send a message like `tell`; the broker keeps its outcome for the actor's `results_ttl`.
 
-        With a `unique` whose `on_conflict` is "first" or "replace", the receipt may be that of the message that was
-        there before.
+        With a `unique` whose `on_conflict` is "first" or "replace", the receipt may be that of the earlier message.
         """
         self._check(message)
         envelope = self._envelope(message, options, ours={RESULT_TTL: self.results_ttl})
-        kept = await self._outbox.send_one(envelope)
-        return Receipt(kept, self.source, self._outbox, repr(self.title), self._reply_type(message))
+        kept = await self._sender.send_one(envelope)
+        return Receipt(kept, self.source, self._sender, repr(self.title), self._reply_type(message))
 
     def receipt(self, id: str) -> Receipt[Any]:
         """Return the receipt for a message that was submitted before, perhaps by another process."""
-        return Receipt(id, self.source, self._outbox, repr(self.title), Any)
+        return Receipt(id, self.source, self._sender, repr(self.title), Any)
 
     def _envelope(self, message: object, options: SendOptions, *, ours: Mapping[str, Json] = NO_HEADERS) -> Envelope:
         sending = Sending.of(options) if options else PLAIN
-        return self._outbox.envelope(self.source, message, sending, ours=ours, priority=self._priority)
+        return self._sender.envelope(self.source, message, sending, ours=ours, priority=self._priority)
 
     def _check(self, message: object) -> None:
         if self._handlers is not None:
@@ -130,37 +129,39 @@ class StreamRef(Generic[A_co]):
 
 @attrs.frozen(eq=False)
 class Receipt(Generic[R_co]):
-    """Stands for one message that was submitted; its `id` is worth keeping."""
+    """The receipt for one submitted message; store its `id` to find the outcome later."""
 
     id: str
     source: str
-    _outbox: Sender = attrs.field(repr=False)
+    _sender: Sender = attrs.field(repr=False)
     _whom: str = attrs.field(repr=False)
     _reply_type: Any = attrs.field(repr=False)
 
     async def status(self) -> Status:
-        """Return how it stands."""
-        outcome = await (await self._outbox.reached()).find_outcome(self.source, self.id)
+        """Return the status of the message."""
+        outcome = await (await self._sender.reached()).find_outcome(self.source, self.id)
         return "pending" if outcome is None else outcome.status
 
     async def cancel(self) -> bool:
-        """Drop the message if the broker still holds it back (it is delayed, waits for a retry, or behind others of its
-        key); return whether it did. What is ready or in hand is not stopped.
+        """Drop the message if the broker still holds it back; return whether it did.
+
+        That is while it is delayed, waits for a retry, or waits behind others with its key. A message that is ready or
+        in flight is not stopped.
         """
-        return await (await self._outbox.reached()).delayed.cancel(self.source, self.id)
+        return await (await self._sender.reached()).delayed.cancel(self.source, self.id)
 
     async def result(self, *, timeout: float = 30) -> R_co:
         """Wait for the message's outcome and return the reply; may be called again, and from many tasks.
 
-        Raises `MessageFailed` (with the far side's error) and `AskTimeout`. Cancelled: nothing is lost.
+        Raises `MessageFailed` (with the handler's error) and `AskTimeout`. If cancelled, the outcome is not lost.
         """
         began = trio.current_time()
         with trio.move_on_after(timeout):
             while True:
-                outcome = await (await self._outbox.reached()).find_outcome(self.source, self.id)
+                outcome = await (await self._sender.reached()).find_outcome(self.source, self.id)
                 if outcome is not None:
                     value: Any = reply(outcome, self._reply_type, whom=self._whom, message_id=self.id)
-                    return value  # pyright: ignore[reportUnknownVariableType] # what the handler's annotation says
+                    return value  # pyright: ignore[reportUnknownVariableType] # of the type that the handler's annotation names
                 await trio.sleep(min(LONGEST_PAUSE, max(FIRST_LOOK, trio.current_time() - began)))
         raise AskTimeout(
             f"no outcome of message {self.id} from {self._whom} within {timeout:g} s; it may still be handled."
@@ -169,7 +170,7 @@ class Receipt(Generic[R_co]):
 
 
 def declared_reply(cls: type) -> Any:
-    """Return the reply that a `Message[Actor, Reply]` declares; `Any` where it declares none that can be read."""
+    """Return the reply type that a `Message[Actor, Reply]` declares, or `Any` if it cannot be resolved."""
     for base in cls.__mro__:
         for declared in vars(base).get("__orig_bases__", ()):
             if get_origin(declared) is Message:

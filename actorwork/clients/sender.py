@@ -1,7 +1,7 @@
-"""What a client's refs share: ids, envelopes, and one place where replies arrive.
+"""Shared by a client's refs: ids, envelopes, and one place where replies arrive.
 
-The place for replies is opened when somebody asks for the first time, by a task of the client's own nursery: it
-outlives the ask, and most clients only tell.
+The place for replies is opened by the first `ask`, in a task of the client's own nursery: it outlives that call, and
+most clients never ask.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from actorwork.settings import SOURCE, SOURCE_IN_WORDS
 
 
 class PublishRoute(Protocol):
-    """What takes a client's messages: the broker, or the spool before it."""
+    """Where a client's messages go: the broker, or the spool before it."""
 
     async def publish(self, envelopes: Sequence[Envelope]) -> int: ...
 
@@ -34,43 +34,43 @@ class PublishRoute(Protocol):
 
 
 class Sender:
-    """The sending half of a client, used by its refs. Without a spooler, the broker is there from the beginning."""
+    """The sending half of a client, used by its refs. Without a spooler, the broker is open from the beginning."""
 
     def __init__(
         self,
-        late: LazyBroker,
+        lazy: LazyBroker,
         nursery: trio.Nursery,
         spooler: Spooler | None = None,
         layers: Sequence[PublishMiddleware] = (),
     ) -> None:
         self.spooler = spooler
         self._layers = layers
-        self._late = late
-        self._way: PublishRoute = self.broker if spooler is None else spooler
+        self._lazy = lazy
+        self._route: PublishRoute = self.broker if spooler is None else spooler
         self.publisher = secrets.token_hex(8)
         self.sent = 0
         self.asked = 0
         self._nursery = nursery
         self._ids = MessageIds(self.publisher)
         self._unsent_id: str | None = None
-        """The id that was drawn last, until its message is sent: the broker cannot have seen it."""
+        """The last id, until its message is sent: the broker cannot have seen it."""
         self._replies: Replies | None = None
         self._opening = trio.Lock()
 
     @property
     def url(self) -> str:
-        return self._late.url
+        return self._lazy.url
 
     @property
     def broker(self) -> Broker:
-        """The broker; raises `BrokerError` before it is there."""
-        if self._late.broker is None:
-            raise BrokerError(f"{self._late.url} has not been reached yet; messages wait in the spool", may_pass=True)
-        return self._late.broker
+        """The broker; raises `BrokerError` until it is open."""
+        if self._lazy.broker is None:
+            raise BrokerError(f"{self._lazy.url} has not been reached yet; messages wait in the spool", may_pass=True)
+        return self._lazy.broker
 
     async def reached(self) -> Broker:
-        """Return the broker, once it is there."""
-        return self._late.broker or await self._late.wait()
+        """Wait until the broker is open, and return it."""
+        return self._lazy.broker or await self._lazy.wait()
 
     def next_id(self) -> str:
         """Return an id that no other message has."""
@@ -85,45 +85,47 @@ class Sender:
         ours: Mapping[str, Json] = NO_HEADERS,
         priority: Priority = Priority.NORMAL,
     ) -> Envelope:
-        """Put a message into an envelope; raises `CodecError` for what JSON cannot hold."""
+        """Put a message into an envelope; raise `CodecError` for values that JSON cannot express."""
         data, wire = codec.encode(message)
         message_id = self._unsent_id = next(self._ids)
         if sending is PLAIN:
             envelope = Envelope(source, message_id, data, wire, ours, priority=priority)
         else:
             if sending.headers:
-                codec.encode_value(dict(sending.headers))  # What no broker can carry is the error of this sender alone.
+                codec.encode_value(
+                    dict(sending.headers)
+                )  # Fails here, for this sender alone, instead of in a batch at the broker.
             envelope = sending.envelope(source, message_id, data, wire, ours=ours, priority=priority)
         return passed_through(self._layers, envelope) if self._layers else envelope
 
     async def send(self, envelopes: Sequence[Envelope]) -> None:
-        """Publish, and count. Cancelled: any part of it may have been kept."""
-        await self._way.publish(envelopes)
+        """Publish, and count. If cancelled, any part may have been stored."""
+        await self._route.publish(envelopes)
         self.sent += len(envelopes)
 
-    async def send_one(self, envelope: Envelope, way: PublishRoute | None = None) -> str:
-        """Publish a message, and return the id under which it is kept: its own, or that of the one it is the same as.
+    async def send_one(self, envelope: Envelope, route: PublishRoute | None = None) -> str:
+        """Publish a message; return the id under which it is stored: its own, or that of the holder of its unique key.
 
-        Raises `NotUnique` where there is such a one, and the sender wanted to be told.
+        Raises `NotUnique` if there is such a holder and `on_conflict` is "reject".
         """
-        way = way or self._way
+        route = route or self._route
         unique = envelope.unique
         if unique is None:
             if envelope.id is self._unsent_id:
-                # From here on the broker may have the message, so whoever sends this envelope again makes it look.
+                # From here on the broker may have the message, so a second send of this envelope must check its id.
                 self._unsent_id = None
-                await way.publish_new(envelope)
+                await route.publish_new(envelope)
             else:
-                await way.publish([envelope])
+                await route.publish([envelope])
             self.sent += 1
             return envelope.id
-        kept = await way.publish_unique(envelope)
+        kept = await route.publish_unique(envelope)
         if kept == envelope.id:
             self.sent += 1
         elif unique.on_conflict == "reject":
             raise NotUnique(
-                f"message {kept} has the unique key {unique.key!r} of {envelope.source!r}, so this one was not kept;"
-                " with on_conflict='first' its sender is given the other's receipt",
+                f"message {kept} has the unique key {unique.key!r} of {envelope.source!r}, so this one was not stored;"
+                " with on_conflict='first' the sender gets the receipt of that message",
                 id=kept,
             )
         return kept
@@ -131,16 +133,17 @@ class Sender:
     async def ask(
         self, whom: str, source: str, message: object, timeout: float, sending: Sending, priority: Priority
     ) -> tuple[str, Outcome]:
-        """Send a message, wait for its outcome, return its id and that. Cancelled: the message may still be handled.
+        """Send a message, wait for its outcome, return its id and outcome. If cancelled, it may still be handled.
 
-        It never waits in a spool, where it could outlive whoever asks, but for those of its source that do.
+        The message never goes into a spool, where it could outlive the caller, but the call waits for messages of its
+        source that are there.
         """
         with trio.move_on_after(timeout):
             if self.spooler is not None:
                 await self.spooler.wait_turn(source)
             replies = self._replies or await self._open_replies()
             envelope = self.envelope(source, message, sending, ours={REPLY_TO: replies.address}, priority=priority)
-            # Before it is sent: the reply may be faster than the broker's own answer.
+            # Registered before it is sent: the reply may arrive before the broker's own answer.
             waiting = replies.expect(source, envelope.id)
             try:
                 await self.send_one(envelope, self.broker)
@@ -154,7 +157,7 @@ class Sender:
         )
 
     async def _open_replies(self) -> Replies:
-        # Cancelled while opening: what was opened is closed again, and the next ask tries anew.
+        # If cancelled while opening, the half-open place is closed again, and the next `ask` tries anew.
         async with self._opening:
             replies = self._replies
             if replies is None:
@@ -175,16 +178,16 @@ class Sender:
 
 
 def source_name(name: str) -> str:
-    """Return the name of a source; raises `ValueError` where it is none."""
+    """Return the name of a source; raise `ValueError` if it is not valid."""
     if not SOURCE.fullmatch(name):
         raise ValueError(f"a source wants {SOURCE_IN_WORDS}, got {name!r}")
     return name
 
 
 def reply(outcome: Outcome, annotation: object, *, whom: str, message_id: str) -> object:
-    """Return the reply in an outcome; raises `MessageFailed` with the far side's error.
+    """Return the reply in an outcome; raise `MessageFailed` with the handler's error.
 
-    Raises `CodecError` where the reply is not what the handler's annotation says.
+    Raises `CodecError` if the reply is not of the type that the handler's annotation names.
     """
     if outcome.status == "done":
         try:

@@ -1,21 +1,22 @@
-"""The spool: while the broker is away, what a client tells, submits and publishes waits in a local file.
+"""The spool: while the broker is unreachable, messages that a client tells, submits and publishes wait in a local file.
 
-    tell ──▶ broker                                   "when_down": as long as it answers
-         └─▶ file (fsynced) ──replay, same ids──▶ broker      when it does not, and "always" first of all
+    tell ──▶ broker                                   "when_down", as long as the broker answers
+         └─▶ file (fsynced) ──replay, same ids──▶ broker      when it does not; with "always" for every message
 
-What holds:
+The promises:
 
-- When `tell` returns, the message is at the broker or on this machine's disk. It arrives, also after the end of this
-  process: whoever opens a client with the same file next replays it.
-- Once by id: it is replayed under its own id, and a broker keeps an id once for a day. A message that was tried without
-  an answer and then waits for more than a day may arrive twice; one that went to the file at once does not.
+- When `tell` returns, the message is at the broker or on this machine's disk. It arrives even after the end of this
+  process: the next client that opens the same file replays it.
+- Once by id: a message is replayed under its own id, and a broker stores an id once within a day. A message that was
+  tried without an answer and then waits for more than a day may arrive twice; one that went straight to the file
+  cannot.
 - In order per source: as long as messages of a source wait in the file, new ones of that source go behind them. Several
   clients may share a file; one of them replays at a time, the oldest message first.
-- Nothing is lost in silence: a file that is full or cannot be written raises. What the broker refuses for good (a
-  source that is no stream) is set aside, reported, and shown by `actorwork spool ls`; everything behind it goes on.
+- No silent loss: a file that is full or cannot be written raises. A message that the broker refuses for good (its
+  source is not a stream) is set aside, reported, and listed by `actorwork spool ls`; the messages behind it proceed.
 
-The broker counts as down from when it has not taken a message within `patience` seconds, or says that it cannot at the
-moment; from then on messages go to the file at once, until a replay has succeeded.
+The broker counts as down when it has not accepted a message within `patience` seconds, or answers that it cannot at the
+moment; from then on messages go straight to the file, until a replay has succeeded.
 """
 
 from __future__ import annotations
@@ -46,26 +47,26 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SpoolMode: TypeAlias = Literal["when_down", "always"]
-"""When a client's messages go to its spool: when the broker is down, or always first."""
+"""When a client's messages go to its spool: only while the broker is down, or always first."""
 SPOOL_MODES: Final[tuple[SpoolMode, ...]] = ("when_down", "always")
 
 BATCH: Final = 200
 BATCH_BYTES: Final = 4 * 1024 * 1024
 LOOK_EVERY: Final = 0.5
-"""Seconds between two looks at what other processes have put into the file, or left in it."""
+"""Seconds between two looks for changes that other processes have made to the file."""
 CLAIM_AGAIN: Final = 0.1
 HOLD: Final = 5.0
-"""Seconds for which a replay waits for the broker before somebody else may try: his connection may be better."""
+"""Seconds for which a replay waits for the broker before another process may try: its connection may be better."""
 LONGEST_HOLD: Final = 60.0
-"""As above, when it was in vain several times: on a slow line a large message wants its time."""
+"""The limit of that after several failures: on a slow line a large message takes its time."""
 PAUSE: Final = 1.0
-"""Seconds after which what failed is tried again."""
+"""Seconds until a failed operation is tried again."""
 LINGER: Final = 1.0
-"""Seconds that a client which ends goes on replaying, as long as the broker takes what it is given."""
+"""Seconds for which a client that closes continues to replay, as long as the broker accepts the messages."""
 
 
 _REFUSALS: Final = (BrokerError, TypeError, ValueError)
-"""What a broker says to a message: the latter two to one that it cannot write down."""
+"""The errors with which a broker refuses a message: the latter two if it cannot encode it."""
 
 
 def may_pass(error: Exception) -> bool:
@@ -78,12 +79,12 @@ def _as_path(value: str | Path | None) -> Path | None:
 
 @attrs.frozen(kw_only=True)
 class Spool:
-    """Where a client's messages wait while the broker is away, and how many may.
+    """Where a client's messages wait while the broker is unreachable, and how many may wait.
 
-    `path` is a file on a local disk, for one broker; without it, a file of that broker's own beside the embedded
-    broker's default file. Any number of processes may share it. With `mode` "when_down" messages go to the file when
-    the broker has not taken one within `patience` seconds; with "always" they go there first, so that `tell` waits for
-    the disk alone. The bounds count everything in the file; beyond them `SpoolFull` is raised.
+    `path` is a file on a local disk, for one broker; by default each broker has a file of its own beside the embedded
+    broker's default file. Any number of processes may share it. With `mode` "when_down" messages go to the file if the
+    broker has not accepted one within `patience` seconds; with "always" they go there first, so that `tell` waits only
+    for the disk. The bounds count everything in the file; beyond them `SpoolFull` is raised.
     """
 
     path: Path | None = attrs.field(default=None, converter=_as_path)
@@ -117,10 +118,10 @@ def file_for(spool: Spool, place: str) -> Path:
 class Spooler:
     """Sends through the spool; made by `open_spooler`, for any number of tasks."""
 
-    def __init__(self, spool: Spool, messages: SpooledMessages, late: LazyBroker, emit: EventSink) -> None:
+    def __init__(self, spool: Spool, messages: SpooledMessages, lazy: LazyBroker, emit: EventSink) -> None:
         self._spool = spool
         self._messages = messages
-        self._late = late
+        self._lazy = lazy
         self._emit = emit
         self._is_always = spool.mode == "always"
         self._is_down = False
@@ -139,11 +140,11 @@ class Spooler:
 
     @property
     def waiting(self) -> int:
-        """How many messages wait, without those set aside; of other processes' as of the last look."""
+        """How many messages wait, without those set aside; for other processes as of the last look."""
         return self._messages.status.waiting
 
     def statistics(self) -> Mapping[str, float]:
-        """Return how the spool stands: how much is in the file, what passed through it here, the oldest one's age."""
+        """Return counters: messages in the file, messages written to it and replayed from it here, the oldest age."""
         status = self._messages.status
         return {
             "spooled": self.spooled,
@@ -157,13 +158,13 @@ class Spooler:
     # ---- sending ----
 
     async def publish(self, envelopes: Sequence[Envelope]) -> int:
-        """Have messages kept, by the broker or in the file; return how many are known to be new.
+        """Store messages at the broker or in the file; return how many are known to be new.
 
-        Raises `SpoolFull` and `SpoolError`: then those that the broker has not taken before are not in the file.
-        Cancelled: any part may have been kept.
+        Raises `SpoolFull` and `SpoolError`: then those that the broker has not accepted are not in the file either. If
+        cancelled, any part may have been stored.
         """
         new = 0
-        # In pieces: patience is for a broker that takes nothing, not for one that is given much.
+        # In pieces: patience applies to a broker that accepts nothing, not to one that receives many messages.
         for first in range(0, len(envelopes), BATCH):
             some = envelopes[first : first + BATCH]
             is_sent = False
@@ -177,14 +178,14 @@ class Spooler:
         return new
 
     async def publish_new(self, envelope: Envelope) -> None:
-        """Keep a message as `publish` does: it may be sent twice, now and from the file."""
+        """Store a message like `publish`: it may be sent twice, now and from the file."""
         await self.publish([envelope])
 
     async def publish_unique(self, envelope: Envelope) -> str:
-        """Have a message kept that has a `unique`; return the id that is kept.
+        """Store a message that has a `unique`; return the id that is stored.
 
-        In the file nothing is known of others: there it stands for itself, and whether its key is taken is seen when
-        it is replayed. If it is, the message is dropped, whatever its `on_conflict` says but "replace".
+        The file knows no other messages: there it keeps its own id, and its key is checked when it is replayed. If the
+        key is taken then, the message is dropped, unless its `on_conflict` is "replace".
         """
         if self._may_go_direct({envelope.source}):
             _, kept = await self._try_now(lambda broker: broker.publish_unique(envelope))
@@ -196,14 +197,14 @@ class Spooler:
     def _may_go_direct(self, sources: set[str]) -> bool:
         if self._is_always or not sources.isdisjoint(self._messages.behind):
             return False
-        # The first replay that succeeds says that it is back; without anything to replay, somebody has to try.
+        # The first successful replay shows that the broker is back; with nothing to replay, a new message has to try.
         return not self._is_down or not self._messages.status.waiting
 
     async def _try_now(self, send: Callable[[Broker], Awaitable[T]]) -> tuple[bool, T | None]:
-        """Try to send, for as long as patience lasts; return whether it came to something, and what."""
+        """Try to send, for at most `patience` seconds; return whether it succeeded, and the result."""
         try:
             with trio.move_on_after(self._spool.patience):
-                return True, await send(self._late.broker or await self._late.wait())
+                return True, await send(self._lazy.broker or await self._lazy.wait())
         except BrokerError as error:
             if not error.may_pass:
                 raise
@@ -219,7 +220,7 @@ class Spooler:
     # ---- keeping ----
 
     async def _keep(self, envelopes: Sequence[Envelope]) -> None:
-        from actorwork.embedded.spool import row_of  # noqa: PLC0415 - only who has a spool pays for SQLite
+        from actorwork.embedded.spool import row_of  # noqa: PLC0415 - only a client with a spool imports SQLite
 
         now = time.time()
         ticket = SpoolTicket([row_of(envelope, now) for envelope in envelopes])
@@ -238,11 +239,11 @@ class Spooler:
                 or trio.current_time() >= until
                 or not self._messages.status.waiting
             ):
-                # Nothing of it is there, so nothing need go behind it.
+                # None of it is in the file, so later messages need not go behind it.
                 with suppress(SpoolError):
                     await self._messages.take_out(())
                 raise self._full(ticket) if ticket.error is None else ticket.error
-            # It is being emptied: wait for room, as one does for a mailbox.
+            # The file is being emptied: wait for room, as with a mailbox.
             with trio.move_on_at(until):
                 await moved.wait()
 
@@ -252,7 +253,7 @@ class Spooler:
         return SpoolFull(
             f"the spool {self.path} has no room for {len(ticket.rows)} messages of {wanted} bytes: it holds"
             f" {status.messages} of {spool.max_messages} messages and {status.bytes} of {spool.max_bytes} bytes. They"
-            " were not kept: send them again when the broker is back, or raise Spool.max_messages and max_bytes",
+            " were not stored: send them again when the broker is back, or raise Spool.max_messages and max_bytes",
             messages=status.messages,
             bytes=status.bytes,
         )
@@ -260,12 +261,12 @@ class Spooler:
     # ---- replaying ----
 
     async def wait_replayed(self) -> None:
-        """Wait until nothing waits in the file; what was set aside does not count."""
+        """Wait until no message waits in the file, except those set aside."""
         while not self._messages.is_empty:
             await self._messages.moved.wait()
 
     async def wait_progress(self) -> None:
-        """Wait until something has left the file, or was set aside."""
+        """Wait until a message has left the file or was set aside."""
         await self._messages.moved.wait()
 
     async def run(self) -> None:
@@ -274,7 +275,7 @@ class Spooler:
             try:
                 await self._turn()
             except SpoolError as error:
-                # Every `tell` meets the same error, and raises it. What is in the file is safe there, if anything is.
+                # Every `tell` meets the same error and raises it. Messages in the file stay there.
                 self._complain("replaying the spool", error, f"again in {PAUSE:g} s")
                 await trio.sleep(PAUSE)
 
@@ -310,7 +311,7 @@ class Spooler:
         self._hold = min(LONGEST_HOLD, 2 * self._hold) if held.cancelled_caught else HOLD
         if held.cancelled_caught:
             self._is_down = True
-            # Somebody else may have a connection that works.
+            # Another process may have a connection that works.
             self._messages.unclaim()
             await trio.sleep(CLAIM_AGAIN)
         elif is_refused:
@@ -322,7 +323,7 @@ class Spooler:
     async def _replay(self, some: Sequence[Spooled]) -> None:
         now = time.time()
         envelopes = [one.envelope(now) for one in some]
-        await (self._late.broker or await self._late.wait()).publish(envelopes)
+        await (self._lazy.broker or await self._lazy.wait()).publish(envelopes)
 
     async def _sort_out(self, some: Sequence[Spooled]) -> None:
         """Replay messages one by one, and set aside those that the broker refuses for good."""
@@ -346,34 +347,34 @@ class Spooler:
         self.replayed += len(some)
 
     def _complain(self, doing: str, error: Exception, what_next: str) -> None:
-        """Report trouble, once in a while."""
+        """Report trouble, at most once a minute."""
         if trio.current_time() >= self._troubled_until:
             self._troubled_until = trio.current_time() + 60
             self._emit(BrokerTrouble(doing, str(error), what_next))
 
     async def linger(self) -> None:
-        """Go on for a moment at the client's end, if the broker takes what it is given."""
-        if not self._is_down and self._late.broker is not None:
+        """Continue for a moment when the client closes, if the broker accepts messages."""
+        if not self._is_down and self._lazy.broker is not None:
             with trio.move_on_after(LINGER):
                 await self.wait_replayed()
 
 
 @asynccontextmanager
-async def open_spooler(spool: Spool, path: Path, late: LazyBroker, emit: EventSink) -> AsyncGenerator[Spooler]:
-    """Open the file of a spool. Whoever opens it runs `Spooler.run`. Raises `SpoolError`."""
-    from actorwork.embedded.spool import SpoolFile  # noqa: PLC0415 - only who has a spool pays for SQLite
+async def open_spooler(spool: Spool, path: Path, lazy: LazyBroker, emit: EventSink) -> AsyncGenerator[Spooler]:
+    """Open the file of a spool; the caller runs `Spooler.run`. Raises `SpoolError`."""
+    from actorwork.embedded.spool import SpoolFile  # noqa: PLC0415 - only a client with a spool imports SQLite
 
     if spool.path is None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SpoolError(
-                f"the spool's directory {path.parent} cannot be made ({error}); name a file with Spool(path=…)"
+                f"the spool's directory {path.parent} cannot be created ({error}); name a file with Spool(path=…)"
             ) from error
     file = await trio.to_thread.run_sync(SpoolFile, path)
     try:
         messages = SpooledMessages(file, max_messages=spool.max_messages, max_bytes=spool.max_bytes)
         await messages.begin()
-        yield Spooler(spool, messages, late, emit)
+        yield Spooler(spool, messages, lazy, emit)
     finally:
         file.close()

@@ -1,7 +1,7 @@
-"""What waits in a spool's file, as the tasks of one process see it.
+"""The messages in a spool's file, as the tasks of one process see them.
 
-Whatever touches the file does so in a thread of its own, one after the other; what several tasks want kept at the same
-moment goes into one commit. What is known here of other processes' messages is as of the last look.
+Only one thread at a time accesses the file; messages of several tasks that arrive at the same moment go into one
+commit. The state of other processes' messages is that of the last look.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class SpoolTicket:
 
 
 class SpooledMessages:
-    """The messages in a spool's file. Everything that waits raises `SpoolError` where the file cannot be used."""
+    """The messages in a spool's file. Every async method raises `SpoolError` if the file cannot be used."""
 
     def __init__(self, file: SpoolFile, *, max_messages: int, max_bytes: int) -> None:
         self._file = file
@@ -41,9 +41,9 @@ class SpooledMessages:
         self._max_bytes = max_bytes
         self.status: SpoolStatus
         self.behind: set[str] = set()
-        """The sources whose new messages go to the file, since others of theirs are there or on the way there."""
+        """The sources whose new messages must go to the file, since earlier ones are there or on the way there."""
         self.moved = trio.Event()
-        """Set, and replaced by another one, when something has left the file, or was set aside."""
+        """Set and replaced whenever a message has left the file or was set aside."""
         self._version = 0
         self._queue: list[SpoolTicket] = []
         self._at_file = trio.Lock()
@@ -58,11 +58,11 @@ class SpooledMessages:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing waits, in the file or on the way there."""
+        """Whether no message waits, in the file or on the way there."""
         return not self.status.waiting and not self._queue
 
     async def begin(self) -> None:
-        """See what is there from before."""
+        """Read the state that the file has from before."""
 
         def look() -> tuple[int, SpoolStatus, set[str]]:
             return self._file.has_news(0)[1], self._file.status(), self._file.sources()
@@ -70,7 +70,7 @@ class SpooledMessages:
         self._version, self.status, self.behind = await self._in_thread(look)
 
     async def look(self) -> None:
-        """See what other processes have put into the file, or taken out of it."""
+        """Read what other processes have written to the file, or removed from it."""
         async with self._at_file:
 
             def look() -> tuple[SpoolStatus, set[str]] | None:
@@ -84,9 +84,9 @@ class SpooledMessages:
                 self._tell_moved()
 
     async def append(self, ticket: SpoolTicket) -> None:
-        """Write a ticket into the file, together with those of other tasks that wait for the same disk.
+        """Write a ticket into the file, in one commit with those of other tasks that wait.
 
-        What came of it stands in the ticket. Cancelled: its messages are there, or never will be.
+        The ticket holds the result. If cancelled, its messages are in the file or never will be.
         """
         ticket.is_done = False
         self._queue.append(ticket)
@@ -96,7 +96,7 @@ class SpooledMessages:
                     tickets, self._queue = self._queue, []
                     await self._commit(tickets)
         finally:
-            if ticket in self._queue:  # Cancelled before anybody wrote it: it must not come later.
+            if ticket in self._queue:  # Cancelled before it was written: it must not be written later.
                 self._queue.remove(ticket)
 
     async def _commit(self, tickets: Sequence[SpoolTicket]) -> None:
@@ -110,7 +110,7 @@ class SpooledMessages:
             kept, self.status = await self._in_thread(commit)
         except SpoolError as error:
             for ticket in tickets:
-                ticket.error = SpoolError(f"{error}; the message was not kept")
+                ticket.error = SpoolError(f"{error}; the message was not stored")
                 ticket.error.__cause__ = error
                 ticket.is_done = True
             return
@@ -119,7 +119,7 @@ class SpooledMessages:
             ticket.is_done = True
 
     async def claim(self) -> bool:
-        """Become the one who replays, unless somebody else is; return whether we are."""
+        """Claim the right to replay, unless another process has it; return whether this one has it."""
         return await self._in_file(self._file.claim)
 
     def unclaim(self) -> None:
@@ -133,7 +133,7 @@ class SpooledMessages:
         await self.take_out(())
 
     async def take_out(self, some: Sequence[Spooled]) -> None:
-        """Forget what the broker has, and see which sources still have something here."""
+        """Remove messages that the broker has, and find which sources still have messages here."""
         async with self._at_file:
             behind = self.behind | {one.source for one in some}
 
@@ -158,5 +158,5 @@ class SpooledMessages:
             return await self._in_thread(work)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        # A thread of its own: handlers that fill all others must not keep messages from the disk.
+        # A limiter of its own: handlers that occupy all other threads must not keep messages from the disk.
         return await trio.to_thread.run_sync(work, limiter=self._thread)

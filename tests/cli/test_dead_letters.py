@@ -217,7 +217,7 @@ async def test_who_replays_what_fails_again_at_once_comes_to_an_end(mock_clock: 
     async with open_system(Till, broker=broker):
         for number in range(20):
             await broker.publish([Envelope("orders", str(number), b'{"number": 1}')])
-        before = await dead_letters.edges(broker.dead_letters)
+        before = await dead_letters.take_snapshot(broker.dead_letters)
         assert (before.count, before.counts) == (20, {"orders": 20})
         replayed = 0
         async with aclosing(dead_letters.pages(broker.dead_letters, until=before)) as pages:

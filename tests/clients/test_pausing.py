@@ -87,8 +87,8 @@ async def test_a_client_runs_a_trigger_now(mock_clock: MockClock):
     ("what", "text"),
     [
         ({"source": "a", "actor": "b"}, "not both"),
-        ({"trigger": "nightly"}, "name the actor, too"),
-        ({"triggers": True}, "name the actor, too"),
+        ({"trigger": "nightly"}, "needs the actor too"),
+        ({"triggers": True}, "needs the actor too"),
         ({"source": "a b"}, "a source wants"),
         ({"actor": ""}, "an actor is named by its class or its title, got ''"),
         ({"actor": 5}, "an actor is named by its class or its title, got 5"),

@@ -417,7 +417,7 @@ async def test_a_full_spool_refuses_and_says_what_it_holds(file: Path):
     broker.go_away()
     async with within(), open_client(broker, spool=Spool(path=file, patience=0.05, max_messages=2)) as client:
         await publish(client, "1", "2")
-        with pytest.raises(SpoolFull, match=r"holds 2 of 2 messages .* not kept") as caught:
+        with pytest.raises(SpoolFull, match=r"holds 2 of 2 messages .* not stored") as caught:
             await publish(client, "3")
         assert (caught.value.messages, caught.value.bytes) == (2, client.statistics()["spool_bytes"])
         with pytest.raises(SpoolFull):
@@ -575,7 +575,7 @@ async def test_a_disk_that_fails_is_an_error_for_whoever_sends(
             return append(self, *args, **kwargs)
 
         monkeypatch.setattr(SpoolFile, "append", full)
-        with pytest.raises(SpoolError, match=r"disk is full.*not kept"):
+        with pytest.raises(SpoolError, match=r"disk is full.*not stored"):
             await client.publish("orders", "x" * 100_000)
         broker.come_back()
         await publish(client, "2")
