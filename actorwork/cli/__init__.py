@@ -3,11 +3,21 @@
 Exit codes, of every command:
 
     0   done, or a clean stop
-    1   failed: what was wrong stands on standard error
+    1   failed: the reason is on standard error
     2   wrong usage
     3   stopped by force (`run`): something did not end within its grace
 
-It needs click and rich, which the extra `cli` brings; nothing outside this package imports either.
+It needs click and rich, which the extra `cli` installs; nothing outside this package imports either. Read top-down:
+
+    commands                     the command `actorwork` and its commands
+    running                      `run`
+    sending                      `send`
+    dead_letters                 `dead`; selecting: which letters; letters: a letter as JSON, in files and on screen
+    spool                        `spool`
+    triggers, pausing            `triggers`; `pause`, `resume`, `paused`
+    doctor                       `doctor`
+    brokers                      what every command needs that uses a broker: options, the time limit, errors
+    imports, durations, output   MODULE:NAME, 1h30m, tables and JSON
 """
 
 from __future__ import annotations
@@ -17,7 +27,7 @@ from importlib.util import find_spec
 from typing import Final
 
 PREFIX: Final = "ACTORWORK"
-"""Every option can be given as an environment variable that begins so."""
+"""Every option can be set by an environment variable with this prefix."""
 
 
 def main() -> None:

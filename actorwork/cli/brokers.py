@@ -1,4 +1,4 @@
-"""Commands that speak to a broker: the option that names it, the time they give it, and their errors."""
+"""Commands that use a broker: the option that names it, the time that it may take, and their errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Step: TypeAlias = Callable[[], AbstractContextManager[object]]
-"""Makes a scope around one wait for the broker."""
+"""Returns a scope around one wait for the broker: it raises after the `--timeout`."""
 
 
 def broker_option(function: Any) -> Any:
@@ -46,8 +46,8 @@ def timeout_option(function: Any) -> Any:
 
 
 class EventPrinter:
-    """Takes the broker's events: says once that it is waited for, and keeps the last trouble, for the sentence that
-    says why a command failed.
+    """Takes the broker's events: prints once that the command waits for it, and keeps the last trouble, which then
+    explains why a command failed.
     """
 
     def __init__(self) -> None:
@@ -62,19 +62,19 @@ class EventPrinter:
 
 
 def speak(url: str | None, timeout: float, talk: Callable[[Broker, Step], Awaitable[T]]) -> T:
-    """Run `talk` with the broker, and with what bounds each wait for it; a failure ends the command in a sentence."""
+    """Run `talk` with the broker and the scope for each wait for it; a failure ends the command with one sentence."""
     import trio
 
     from actorwork.brokers import open_broker
     from actorwork.errors import ActorworkError
     from actorwork.groups import leaves
 
-    ear = EventPrinter()
+    printer = EventPrinter()
 
     async def talking() -> T:
-        # The talk as a whole may last as long as its input does: each step has its time, and the opening is one.
+        # Sending a file may take as long as its input does, so only the single steps are bounded; opening is one.
         with trio.fail_after(timeout) as opening:
-            async with open_broker(url, emit=ear) as broker:
+            async with open_broker(url, emit=printer) as broker:
                 opening.deadline = float("inf")
                 return await talk(broker, lambda: trio.fail_after(timeout))
 
@@ -88,7 +88,7 @@ def speak(url: str | None, timeout: float, talk: Callable[[Broker, Step], Awaita
         if isinstance(leaf, (click.ClickException, KeyboardInterrupt)):
             raise leaf
         if isinstance(leaf, trio.TooSlowError):
-            because = f" ({one_line(ear.trouble)})" if ear.trouble else ""
+            because = f" ({one_line(printer.trouble)})" if printer.trouble else ""
             raise click.ClickException(f"the broker did not answer within {timeout:g} s{because}")
         if isinstance(leaf, (ActorworkError, OSError, ValueError)):
             raise click.ClickException(str(leaf) or type(leaf).__name__) from error

@@ -26,7 +26,7 @@ from actorwork.cli.letters import (
     with_changes,
 )
 from actorwork.cli.output import as_json, many, moment, one_line, print_json, print_table, printable
-from actorwork.cli.selecting import find, say_which, selecting
+from actorwork.cli.selecting import find, require_choice, selecting
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker, DeadLetters
@@ -245,7 +245,7 @@ def replay(
     With --all, those that are there when the command begins; it asks first. One letter can be changed on the way: by
     --edit, --set or --data.
     """
-    say_which("replay", entries, selection, every=every)
+    require_choice("replay", entries, selection, every=every)
     if edit or changes or data is not None:
         if len(entries) != 1:
             raise click.UsageError("--edit, --set and --data want one ENTRY")
@@ -274,7 +274,7 @@ def drop(
     json_output: bool,
 ) -> None:
     """Delete dead letters for good; it asks first."""
-    say_which("drop", entries, selection, every=every)
+    require_choice("drop", entries, selection, every=every)
     _do(
         "drop", "dropped", lambda letters, source, names: letters.drop(source, names),
         entries, selection, ask=not yes, broker=broker, timeout=timeout, json_output=json_output,

@@ -1,4 +1,4 @@
-"""`actorwork doctor`: how the broker stands, and what to do about it."""
+"""`actorwork doctor`: whether the broker is set up well, and what to change."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 _COLORS = {"ok": "green", "warning": "yellow", "error": "red"}
 
 
-@click.command(short_help="Look at the broker, and say what to do.")
+@click.command(short_help="Check the broker, and advise what to change.")
 @broker_option
 @timeout_option
 @as_json
 def doctor(*, broker: str | None, timeout: float, json_output: bool) -> None:
-    """Look at the broker as an operator would: version, eviction, persistence, clock, permissions.
+    """Check the broker as an operator would: version, eviction, persistence, clock, permissions.
 
-    Each finding is ok, a warning or an error, and says what to do. The exit code is 1 if there is an error.
+    Each finding is ok, a warning or an error, with advice. The exit code is 1 if there is an error.
     """
     findings = _findings(broker, timeout)
     if json_output:
@@ -53,5 +53,5 @@ def _findings(url: str | None, timeout: float) -> Sequence[Finding]:
     try:
         return speak(url, timeout, talk)
     except click.ClickException as error:
-        advice = "see that the server runs, and that the address and the credentials in --broker are right"
+        advice = "check that the server runs, and that the address and the credentials in --broker are right"
         return [Finding("connection", "error", error.message, advice)]

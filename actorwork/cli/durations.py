@@ -1,4 +1,4 @@
-"""Durations as people write them: `250ms`, `30s`, `5m`, `1h30m`, `inf`. A bare number is refused: of what?"""
+"""Durations as people write them: `250ms`, `30s`, `5m`, `1h30m`, `inf`. A number without a unit is refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def seconds(text: str) -> float:
     if _WHOLE.fullmatch(text):
         return math.fsum(float(number) * UNITS[unit] for number, unit in _PART.findall(text))
     hint = f"; did you mean {text}s?" if re.fullmatch(r"\d+(\.\d+)?", text) else ""
-    raise ValueError(f"{text!r} is no duration like 250ms, 30s, 5m or 1h30m{hint}")
+    raise ValueError(f"{text!r} is not a duration such as 250ms, 30s, 5m or 1h30m{hint}")
 
 
 class Duration(click.ParamType[float]):

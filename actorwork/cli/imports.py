@@ -1,4 +1,4 @@
-"""What `MODULE:NAME` on a command line stands for; modules are looked for in the current directory first."""
+"""Resolve `MODULE:NAME` on a command line; modules are looked up in the current directory first."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SPEC: Final = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*(?:\.[
 
 
 def load(spec: str) -> tuple[ModuleType, object]:
-    """Import `MODULE:NAME`; raises a usage error that says what there is instead."""
+    """Import `MODULE:NAME`; raises a usage error that lists what the module offers."""
     match = SPEC.fullmatch(spec)
     if match is None:
         raise click.UsageError(f"{spec!r} is not of the form MODULE:NAME, such as shop.workers:tree")
@@ -35,7 +35,7 @@ def load(spec: str) -> tuple[ModuleType, object]:
 
 
 def import_module(name: str) -> ModuleType:
-    """Import a module, looking into the current directory first. Errors inside of it are raised as they are."""
+    """Import a module from the current directory or the Python path. Errors inside it are raised as they are."""
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -43,7 +43,7 @@ def import_module(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
-            raise  # A module that this one imports is missing: that is another story.
+            raise  # A module that this one imports is missing: its traceback explains more.
         raise click.UsageError(f"no module named {error.name!r}, looked for in {here} and on the Python path") from None
 
 
@@ -54,11 +54,11 @@ def load_tree(spec: str) -> Any:
         try:
             inspect.signature(found).bind()
         except TypeError:
-            raise click.UsageError(f"{spec} wants parameters, and nobody gives it any") from None
+            raise click.UsageError(f"{spec} wants parameters, but a tree is made by a function without any") from None
         found = found()
     if isinstance(found, ModuleType) or not is_tree(found):
         raise click.UsageError(
-            f"{spec} is {described(found)}, and no tree: a tree is an actor class, a Child, a Supervisor, a list of"
+            f"{spec} is {described(found)}, not a tree: a tree is an actor class, a Child, a Supervisor, a list of"
             f" these, or a function without parameters that returns one. The module has {offers(module)}"
         )
     return found
@@ -68,12 +68,12 @@ def load_actor(spec: str) -> type[Actor]:
     """Return the actor class that `MODULE:CLASS` names."""
     module, found = load(spec)
     if not is_actor(found):
-        raise click.UsageError(f"{spec} is {described(found)}, and no actor class; the module has {offers(module)}")
+        raise click.UsageError(f"{spec} is {described(found)}, not an actor class; the module has {offers(module)}")
     return found  # type: ignore[return-value] # pyright: ignore[reportReturnType]
 
 
 def is_function(value: Callable[..., object]) -> bool:
-    """Say whether a callable is one to call for a tree; a `Child` or a `Supervisor` is a tree itself."""
+    """Return whether calling it may give a tree; a `Child` or a `Supervisor` is a tree itself."""
     return not type(value).__module__.startswith("actorwork.")
 
 
@@ -84,7 +84,7 @@ def is_actor(value: object) -> bool:
 
 
 def is_tree(value: object) -> bool:
-    """Say whether something may be a tree; the runtime looks at it more closely."""
+    """Return whether something may be a tree; the runtime checks it more closely."""
     if isinstance(value, (list, tuple)):
         parts: list[object] = list(value)  # pyright: ignore[reportUnknownArgumentType]
         return bool(parts) and all(is_tree(part) for part in parts)
@@ -99,7 +99,7 @@ def described(value: object) -> str:
 
 
 def offers(module: ModuleType) -> str:
-    """Return the names in a module that could have been meant, in words."""
+    """List the names in a module that the user may have meant."""
     fitting = [
         name
         for name, value in vars(module).items()
@@ -107,4 +107,4 @@ def offers(module: ModuleType) -> str:
         and not isinstance(value, ModuleType)
         and (is_tree(value) or (inspect.isfunction(value) and value.__module__ == module.__name__))
     ]
-    return ", ".join(repr(name) for name in fitting) or "nothing that would fit"
+    return ", ".join(repr(name) for name in fitting) or "none that fits"

@@ -1,4 +1,4 @@
-"""A dead letter as the command line shows it, and as it is written to a file and read again."""
+"""A dead letter as the command line prints it, and as `dead export` writes it and `dead import` reads it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def error(letter: DeadLetter) -> str:
 
 
 def payload(letter: DeadLetter) -> tuple[str, Any]:
-    """Return what a payload is (`json`, `fields` or `bytes`), and it in a form that JSON has."""
+    """Return the kind of a payload (`json`, `fields` or `bytes`), and the payload as a JSON value."""
     from actorwork import codec
     from actorwork.errors import CodecError
 
@@ -80,7 +80,7 @@ def cause_in_json(cause: Cause) -> dict[str, Any]:
 
 
 def exported(letter: DeadLetter) -> str:
-    """Return a letter as a line of JSON, from which its message can be made again."""
+    """Return a letter as a line of JSON, from which `envelopes` makes its message again."""
     facts = in_json(letter)
     if facts["payload_is"] == "bytes":
         facts["payload_base64"] = base64.b64encode(cast("bytes", letter.payload)).decode()
@@ -88,7 +88,7 @@ def exported(letter: DeadLetter) -> str:
 
 
 def envelopes(lines: Iterable[str]) -> Iterator[Envelope]:
-    """Read exported letters; a bad line ends the command before anything is sent."""
+    """Read exported letters; an invalid line ends the command before anything is sent."""
     from actorwork import codec
     from actorwork.message import Envelope
     from actorwork.policy.attempts import headers_of_first_attempt
@@ -109,11 +109,13 @@ def envelopes(lines: Iterable[str]) -> Iterator[Envelope]:
             )
         except (KeyError, TypeError, ValueError) as error:
             what = f"{type(error).__name__}: {error}"
-            raise click.ClickException(f"line {number} is no exported dead letter ({what}); nothing was sent") from None
+            raise click.ClickException(
+                f"line {number} is not an exported dead letter ({what}); nothing was sent"
+            ) from None
 
 
 def with_changes(value: Json, changes: Sequence[str]) -> Json:
-    """Return JSON with fields that are set as FIELD=VALUE says."""
+    """Return a copy of a JSON value with the fields of FIELD=VALUE set."""
     whole: Any = json.loads(json.dumps(value))
     for change in changes:
         path, equals, text = change.partition("=")

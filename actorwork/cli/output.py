@@ -1,7 +1,7 @@
-"""How commands speak: tables and sentences for people, `--json` for programs, errors as one sentence.
+"""The output of commands: tables and sentences for people, `--json` for programs, errors as one sentence.
 
 Results go to standard output, everything else to standard error. Foreign text is made printable first:
-an id or a payload may come from anybody, and a terminal obeys what it is sent.
+an id or a payload may come from anybody, and a terminal obeys control characters.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def print_json(value: object) -> None:
 
 
 def printable(text: str) -> str:
-    """Return a text whose characters a terminal only shows; line breaks stay."""
+    """Return a text without characters that control a terminal; line breaks stay."""
     return "".join(
         character if character.isprintable() or character == "\n" else repr(character)[1:-1] for character in text
     )
@@ -45,7 +45,7 @@ def many(count: int, word: str, plural: str | None = None) -> str:
 
 
 def moment(at: float) -> str:
-    """Return a moment, given in seconds since the epoch, as all commands write it: `2026-01-31T12:00:00Z`."""
+    """Return a time, given in seconds since the epoch, as all commands write it: `2026-01-31T12:00:00Z`."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
@@ -53,7 +53,7 @@ def console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    # A pipe has no edge to wrap at: a line there is a row.
+    # A pipe has no width to wrap at: each row is one line.
     return Console(file=stream, width=None if stream.isatty() else 1000, highlight=False, soft_wrap=not stream.isatty())
 
 

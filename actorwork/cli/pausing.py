@@ -1,4 +1,4 @@
-"""`actorwork pause`, `resume` and `paused`: what no node is to begin for now."""
+"""`actorwork pause`, `resume` and `paused`: what no node may begin for now."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _of_what(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that say what it is about."""
+    """Give a command the options that select what it pauses."""
     for option in (
         click.option("--all", "everything", is_flag=True, help="Every actor, every source.", allow_from_autoenv=False),
         click.option("--source", metavar="NAME", help="A source, for every actor.", allow_from_autoenv=False),
@@ -28,7 +28,7 @@ def _of_what(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _what(actor: str | None, source: str | None, *, everything: bool) -> tuple[PauseKind, str]:
     if sum((actor is not None, source is not None, everything)) != 1:
-        raise click.UsageError("say of what: --actor TITLE, --source NAME, or --all")
+        raise click.UsageError("choose one of --actor TITLE, --source NAME and --all")
     if everything:
         return "everything", ""
     if actor == "":
@@ -56,8 +56,8 @@ def pause(
 ) -> None:
     """Pause an actor, a source, or everything.
 
-    All nodes obey within a second. What waits stays in its place, what is in hand finishes, and triggers go on firing
-    (`triggers pause` stops them).
+    All nodes obey within a second. Waiting messages keep their place, messages in flight finish, and triggers still
+    fire (`triggers pause` stops them).
     """
     kind, name = _what(actor, source, everything=everything)
     found = pause_at(broker, timeout, kind, name, reason)
@@ -69,7 +69,7 @@ def pause(
 @broker_option
 @timeout_option
 def resume(actor: str | None, source: str | None, *, everything: bool, broker: str | None, timeout: float) -> None:
-    """End a pause, given as it was begun. What else is paused stays so."""
+    """End a pause, named as in `pause`. Other pauses stay."""
     resume_at(broker, timeout, *_what(actor, source, everything=everything))
 
 
@@ -100,7 +100,7 @@ def paused(*, broker: str | None, timeout: float, json_output: bool) -> None:
 
 
 def pause_at(broker: str | None, timeout: float, kind: PauseKind, name: str, reason: str) -> Pause:
-    """Pause something at a broker, in the name of whoever runs the command."""
+    """Pause something at a broker, in the name of the user who runs the command."""
     from actorwork.clients.identity import whoami
 
     async def talk(opened: Broker, step: Step) -> Pause:
@@ -111,7 +111,7 @@ def pause_at(broker: str | None, timeout: float, kind: PauseKind, name: str, rea
 
 
 def resume_at(broker: str | None, timeout: float, kind: PauseKind, name: str) -> None:
-    """Resume something at a broker; what was not paused is an error."""
+    """Resume something at a broker; it is an error if it was not paused."""
     from actorwork.message import Pause
 
     async def talk(opened: Broker, step: Step) -> bool:

@@ -21,7 +21,7 @@ from actorwork.cli.imports import load_tree
     show_default=True,
     envvar="ACTORWORK_LEASE",
     show_envvar=True,
-    help="How long this node owns its messages without a sign of life.",
+    help="How long this node owns its messages without renewing its lease.",
 )
 @click.option(
     "--grace",
@@ -39,7 +39,7 @@ from actorwork.cli.imports import load_tree
     help="Start this part of the tree alone: an actor by its title or class, or a supervisor. May be given again.",
 )
 @click.option(
-    "--except", "excluding", metavar="NAME", multiple=True, help="Leave out this part of the tree. May be given again."
+    "--except", "excluding", metavar="NAME", multiple=True, help="Skip this part of the tree. May be given again."
 )
 @click.option(
     "--log-level",
@@ -68,10 +68,10 @@ def run(
     log_level: str,
     log_format: Literal["text", "json"],
 ) -> None:
-    """Run a tree of actors until SIGTERM or Ctrl-C; a second one is more urgent.
+    """Run a tree of actors until SIGTERM or Ctrl-C; a second signal cancels handlers.
 
     \b
-    MODULE is imported as Python does it, the current directory first. TREE in it is
+    MODULE is looked up in the current directory first, then on the Python path. TREE in it is
       an actor class, a Child or a Supervisor,
       a list of these,
       or a function without parameters that returns one of these.

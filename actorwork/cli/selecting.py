@@ -1,4 +1,4 @@
-"""Which dead letters a command means: the options that say it, and how letters are found by their names."""
+"""Select the dead letters for a command: by options, or by entries and message ids."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Moment(click.ParamType[float]):
-    """A moment: `2h` is two hours ago, or a date with or without a time; without a timezone, that of this machine."""
+    """A time: `2h` means two hours ago; or a date with or without a time, by default in the local timezone."""
 
     name = "moment"
 
@@ -33,14 +33,14 @@ class Moment(click.ParamType[float]):
         try:
             return datetime.fromisoformat(text).astimezone().timestamp()
         except ValueError:
-            self.fail(f"{text!r} is no moment like 2h (ago) or 2026-01-31T12:00:00+00:00", param, ctx)
+            self.fail(f"{text!r} is not a time such as 2h (ago) or 2026-01-31T12:00:00+00:00", param, ctx)
 
 
 _SELECTING: Final = ("actor", "error", "since", "until", "fingerprint", "text")
 
 
 def selecting(function: Any) -> Any:
-    """Give a command the options that say which letters are meant: with the SOURCE, one argument `selection`."""
+    """Give a command the options that select letters; with the SOURCE they become one argument, `selection`."""
     from functools import wraps
 
     @wraps(function)
@@ -51,10 +51,10 @@ def selecting(function: Any) -> Any:
         return function(*args, selection=Selection(source=source, **conditions), **options)
 
     for option in (
-        click.option("--text", help="Those that say this: in the message, its headers, the error or the traceback."),
-        click.option("--fingerprint", help="Those that died of the same."),
-        click.option("--until", type=Moment(), help="Those before a moment: 2h (ago), or 2026-01-31T12:00."),
-        click.option("--since", type=Moment(), help="Those from a moment on."),
+        click.option("--text", help="Those with this text: in the message, its headers, the error or the traceback."),
+        click.option("--fingerprint", help="Those with the same cause."),
+        click.option("--until", type=Moment(), help="Those before a time: 2h (ago), or 2026-01-31T12:00."),
+        click.option("--since", type=Moment(), help="Those since a time."),
         click.option("--error", help="Those of an error's type, such as ValueError."),
         click.option("--actor", help="Those of an actor, by its title or id."),
     ):
@@ -62,10 +62,10 @@ def selecting(function: Any) -> Any:
     return command
 
 
-def say_which(verb: str, entries: tuple[str, ...], selection: Selection, *, every: bool) -> None:
-    """End the command unless it is clear which letters it is about."""
+def require_choice(verb: str, entries: tuple[str, ...], selection: Selection, *, every: bool) -> None:
+    """End the command unless it is clear which letters to use."""
     if every == bool(entries):
-        raise click.UsageError(f"say which to {verb}: SOURCE ENTRY..., or --all")
+        raise click.UsageError(f"choose which to {verb}: SOURCE ENTRY..., or --all")
     if entries and selection.source is None:
         raise click.UsageError("ENTRY wants its SOURCE before it")
     if entries and not selection.is_all:
@@ -73,7 +73,7 @@ def say_which(verb: str, entries: tuple[str, ...], selection: Selection, *, ever
 
 
 async def find(letters: DeadLetters, step: Step, source: str, names: Sequence[str]) -> Sequence[DeadLetter]:
-    """Return the dead letters of these entries or messages' ids; ends the command if one is not there."""
+    """Return the dead letters with these entries or message ids; ends the command if one is missing."""
     found: list[DeadLetter] = []
     others: list[str] = []
     for name in names:

@@ -30,7 +30,7 @@ CHUNK: Final = 1 << 20
 
 @attrs.frozen
 class Target:
-    """Where messages go: a source, in words, and the handlers that will take them where they are known."""
+    """The destination of messages: a source, its description, and the actor's handlers if its class is known."""
 
     source: str
     words: str
@@ -38,7 +38,7 @@ class Target:
 
 
 def target_of(name: str, kind: Literal["actor", "source"] | None) -> Target:
-    """Read TARGET by the rule that `actorwork send --help` states."""
+    """Interpret ACTOR_OR_SOURCE by the rule in `actorwork send --help`."""
     from actorwork.actors.handlers.table import handlers_of
     from actorwork.settings import SOURCE, SOURCE_IN_WORDS, Settings
 
@@ -66,19 +66,19 @@ class InputLine:
 
 @attrs.define
 class SendProgress:
-    """What has come of a file so far."""
+    """How much of a file has been read and sent."""
 
     read: int = 0
     sent: int = 0
     new: int = 0
     last: int = 0
-    """The last line that the broker has kept; every good line up to it was kept too."""
+    """The last line that the broker has stored; it has every good line before it, too."""
     bad: list[tuple[int, str]] = attrs.field(factory=list[tuple[int, str]])
 
 
 @attrs.frozen(kw_only=True)
 class EnvelopeFactory:
-    """Makes envelopes of JSON texts, for one target."""
+    """Makes envelopes for one target of messages that are JSON already, so that they arrive byte for byte."""
 
     target: Target
     type: str | None
@@ -86,7 +86,7 @@ class EnvelopeFactory:
     publisher: str = attrs.field(factory=lambda: secrets.token_hex(8))
 
     def envelope(self, data: bytes, message_id: str) -> Envelope:
-        """Raises `CodecError` for what is no JSON, or what the actor (where its class is known) will not take."""
+        """Return an envelope; raises `CodecError` for invalid JSON, or if the actor's class has no handler."""
         from actorwork import codec
         from actorwork.message import Delivery, Envelope
 
@@ -111,14 +111,14 @@ class EnvelopeFactory:
 )
 @click.option("--actor", "kind", flag_value="actor", help="ACTOR_OR_SOURCE is a title or MODULE:CLASS.")
 @click.option("--source", "kind", flag_value="source", help="ACTOR_OR_SOURCE is a source, whatever it looks like.")
-@click.option("--type", help="The message's type on the wire, which is the name of its class.")
+@click.option("--type", help="The message's type, which is the name of its class.")
 @click.option(
     "--id",
     "message_id",
-    help="The message's id: the same id is kept once, however often it is sent. With --from, what ids begin with:"
-    " line 10 has the id ID-a (in hexadecimal), so a file can be sent again after a break.",
+    help="The message's id: the broker keeps a message with the same id once. With --from, the prefix of the ids:"
+    " line 10 has the id ID-a (hexadecimal), so a file can be sent again after an interruption.",
 )
-@click.option("--delay", type=Duration(), default="0s", help="Hold it back for so long, such as 30s or 5m.")
+@click.option("--delay", type=Duration(), default="0s", help="Deliver the message after this time, such as 30s or 5m.")
 @broker_option
 @timeout_option
 @as_json
@@ -143,27 +143,27 @@ def send(
       actor:greeter        the actor with the title 'greeter', by the source of its own
       shop.staff:Greeter   the actor class Greeter in the module shop.staff, by the source of its own;
                            messages are checked against its handlers before they are sent
-    What can be the name of a source (letters, digits, _ - :) is one, unless it begins with 'actor:'. Use --actor or
-    --source to say it outright; 'app:Greeter', for one, could be both, and is a source without --actor.
+    A valid name of a source (letters, digits, _ - :) is a source unless it begins with 'actor:'. Use --actor or
+    --source to choose; 'app:Greeter', for example, could be either, and is a source without --actor.
 
-    With --from, bad lines are reported with their number and left out, the others are sent; the exit code is 1 then.
+    With --from, invalid lines are reported with their number and skipped, and the exit code is 1.
     """  # noqa: D301 - click wants the character itself, to leave the lines below it as they are
     if (message is None) == (file is None):
         raise click.UsageError("give either one message as JSON, or a file with --from")
-    making = EnvelopeFactory(target=target_of(target, kind), type=type, delay=delay)
+    factory = EnvelopeFactory(target=target_of(target, kind), type=type, delay=delay)
     if message is not None:
-        _send_one(making, message, message_id or f"{making.publisher}-0", broker, timeout, json_output=json_output)
+        _send_one(factory, message, message_id or f"{factory.publisher}-0", broker, timeout, json_output=json_output)
     else:
-        _send_file(making, str(file), message_id or making.publisher, broker, timeout, json_output=json_output)
+        _send_file(factory, str(file), message_id or factory.publisher, broker, timeout, json_output=json_output)
 
 
 def _send_one(
-    making: EnvelopeFactory, text: str, message_id: str, broker: str | None, timeout: float, *, json_output: bool
+    factory: EnvelopeFactory, text: str, message_id: str, broker: str | None, timeout: float, *, json_output: bool
 ) -> None:
     from actorwork.errors import CodecError
 
     try:
-        envelope = making.envelope(text.encode(errors="surrogateescape"), message_id)
+        envelope = factory.envelope(text.encode(errors="surrogateescape"), message_id)
     except CodecError as error:
         raise click.ClickException(printable(str(error))) from None
 
@@ -172,23 +172,23 @@ def _send_one(
             return await opened.publish([envelope])
 
     new = speak(broker, timeout, talk)
-    source = making.target.source
+    source = factory.target.source
     if json_output:
         print_json({"id": message_id, "source": source, "new": bool(new)})
     elif new:
-        click.echo(f"sent message {message_id} to {making.target.words}")
+        click.echo(f"sent message {message_id} to {factory.target.words}")
     else:
-        click.echo(f"message {message_id} was sent to {making.target.words} before; it is kept once")
+        click.echo(f"message {message_id} was sent to {factory.target.words} before; it is kept once")
 
 
 def _send_file(
-    making: EnvelopeFactory, file: str, prefix: str, broker: str | None, timeout: float, *, json_output: bool
+    factory: EnvelopeFactory, file: str, prefix: str, broker: str | None, timeout: float, *, json_output: bool
 ) -> None:
-    tally = SendProgress()
+    progress = SendProgress()
     ended = "an error"
     try:
         with ExitStack() as stack:
-            # Not click.File: unbuffered, so that whatever has come by a pipe is sent without waiting for more.
+            # Not click.File: unbuffered, so that lines from a pipe are sent without waiting for more.
             if file == "-":
                 stdin: Any = sys.stdin.buffer
                 source: BinaryIO = getattr(stdin, "raw", stdin)
@@ -198,7 +198,7 @@ def _send_file(
                 bar = stack.enter_context(_Bar(os.fstat(source.fileno()).st_size, file))
 
             async def talk(opened: Broker, step: Step) -> None:
-                await _send_lines(opened, step, making, source, prefix, tally, bar)
+                await _send_lines(opened, step, factory, source, prefix, progress, bar)
 
             speak(broker, timeout, talk)
         ended = ""
@@ -206,13 +206,13 @@ def _send_file(
         ended = "an interrupt"
         raise click.Abort from None
     finally:
-        _report(tally, making.target, prefix, ended, json_output=json_output)
-    if tally.bad:
+        _report(progress, factory.target, prefix, ended, json_output=json_output)
+    if progress.bad:
         raise SystemExit(1)
 
 
 async def _send_lines(
-    broker: Broker, step: Step, making: EnvelopeFactory, file: BinaryIO, prefix: str, tally: SendProgress, bar: _Bar
+    broker: Broker, step: Step, factory: EnvelopeFactory, file: BinaryIO, prefix: str, progress: SendProgress, bar: _Bar
 ) -> None:
     import trio
 
@@ -223,7 +223,7 @@ async def _send_lines(
     before = 0
     ended = False
     while not ended:
-        # In a thread, which is left behind if need be: a pipe may keep silent for ever.
+        # In a thread, which is abandoned on cancellation: a pipe may stay silent forever.
         chunk = await trio.to_thread.run_sync(file.read, CHUNK, abandon_on_cancel=True)
         ended = not chunk
         *lines, cut = (cut + chunk).split(b"\n")
@@ -231,29 +231,29 @@ async def _send_lines(
             lines.append(cut)
         batch: list[Envelope] = []
         for line in _numbered(lines, number + 1):
-            tally.read += 1
+            progress.read += 1
             try:
-                batch.append(making.envelope(line.text, f"{prefix}-{line.number:x}"))
+                batch.append(factory.envelope(line.text, f"{prefix}-{line.number:x}"))
             except CodecError as error:
-                tally.bad.append((line.number, str(error)))
-                bar.say(f"line {line.number}: {one_line(str(error))}")
+                progress.bad.append((line.number, str(error)))
+                bar.print(f"line {line.number}: {one_line(str(error))}")
                 continue
             if len(batch) == BATCH:
-                await _publish(broker, step, batch, tally, line.number)
+                await _publish(broker, step, batch, progress, line.number)
                 batch = []
-                bar.show(tally, before + len(chunk) * (line.number - number) // len(lines))
+                bar.show(progress, before + len(chunk) * (line.number - number) // len(lines))
         number += len(lines)
         if batch:
-            await _publish(broker, step, batch, tally, number)
+            await _publish(broker, step, batch, progress, number)
         before += len(chunk)
-        bar.show(tally, before)
+        bar.show(progress, before)
 
 
-async def _publish(broker: Broker, step: Step, batch: Sequence[Envelope], tally: SendProgress, last: int) -> None:
+async def _publish(broker: Broker, step: Step, batch: Sequence[Envelope], progress: SendProgress, last: int) -> None:
     with step():
-        tally.new += await broker.publish(batch)
-    tally.sent += len(batch)
-    tally.last = last
+        progress.new += await broker.publish(batch)
+    progress.sent += len(batch)
+    progress.last = last
 
 
 def _numbered(lines: Sequence[bytes], first: int) -> Iterator[InputLine]:
@@ -263,27 +263,29 @@ def _numbered(lines: Sequence[bytes], first: int) -> Iterator[InputLine]:
             yield InputLine(number, stripped)
 
 
-def _report(tally: SendProgress, target: Target, prefix: str, ended: str, *, json_output: bool) -> None:
+def _report(progress: SendProgress, target: Target, prefix: str, ended: str, *, json_output: bool) -> None:
     if json_output:
-        bad = [{"line": number, "error": error} for number, error in tally.bad]
-        print_json({"source": target.source, "sent": tally.sent, "new": tally.new, "ids": f"{prefix}-LINE", "bad": bad})
+        bad = [{"line": number, "error": error} for number, error in progress.bad]
+        print_json(
+            {"source": target.source, "sent": progress.sent, "new": progress.new, "ids": f"{prefix}-LINE", "bad": bad}
+        )
     else:
-        known = tally.sent - tally.new
+        known = progress.sent - progress.new
         click.echo(
-            f"sent {many(tally.sent, 'message')} to {target.words}"
+            f"sent {many(progress.sent, 'message')} to {target.words}"
             + (f", {known:,} of them were there before" if known else "")
-            + (f"; left out {many(len(tally.bad), 'bad line')}" if tally.bad else "")
+            + (f"; skipped {many(len(progress.bad), 'invalid line')}" if progress.bad else "")
         )
     if ended:
         click.echo(
-            f"stopped by {ended}: everything up to line {tally.last:,} is sent. Sent again with --id {prefix}, what is"
-            " sent already is not kept twice.",
+            f"stopped by {ended}: everything up to line {progress.last:,} is sent. Send the file again with"
+            f" --id {prefix}: the broker keeps each message once.",
             err=True,
         )
 
 
 class _Bar:
-    """A progress bar on standard error, where that is a terminal; bad lines are told above it."""
+    """A progress bar on standard error, if that is a terminal; invalid lines are printed above it."""
 
     def __init__(self, size: int, name: str) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -292,13 +294,13 @@ class _Bar:
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[told]}", markup=False),
+            TextColumn("{task.fields[sent]}", markup=False),
             TimeRemainingColumn(),
             console=self._console,
             disable=not self._console.is_terminal,
             transient=True,
         )
-        self._task = self._progress.add_task(printable(name), total=size or None, told="")
+        self._task = self._progress.add_task(printable(name), total=size or None, sent="")
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -307,10 +309,10 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def show(self, tally: SendProgress, done: int) -> None:
-        """Show how far it is: `done` bytes are read and sent, about."""
-        bad = f", {len(tally.bad):,} bad" if tally.bad else ""
-        self._progress.update(self._task, completed=done, told=f"{tally.sent:,} sent{bad}")
+    def show(self, progress: SendProgress, done: int) -> None:
+        """Show the progress: about `done` bytes are read and sent."""
+        bad = f", {len(progress.bad):,} bad" if progress.bad else ""
+        self._progress.update(self._task, completed=done, sent=f"{progress.sent:,} sent{bad}")
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         self._console.print(text, markup=False)

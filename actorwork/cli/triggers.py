@@ -1,8 +1,7 @@
-"""`actorwork triggers`: what fires by itself, when it does next, and what is to be done about it."""
+"""`actorwork triggers`: list triggers and their next times; run, pause, resume and forget them."""
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from actorwork.message import Pause, PauseKind, TriggerRecord
 
 NEXT = 5
-"""How many coming times are shown."""
+"""How many of the next times are shown."""
 
 
 @attrs.frozen
@@ -36,10 +35,10 @@ class Known:
 
 @click.group(short_help="Look at triggers, run them, pause them.")
 def triggers() -> None:
-    """Look at triggers: when they fire next, how often they did; run one now, pause it, forget it.
+    """Look at triggers: when they fire next and how often they have fired; run one now, pause it, forget it.
 
-    ACTOR is an actor's title, TITLE that of its trigger, as `triggers ls` shows them. A trigger is there since a node
-    that declares it has started for the first time; one that its program does not declare any more is `vanished`.
+    ACTOR is an actor's title, TITLE that of its trigger, as `triggers ls` shows them. The broker knows a trigger since
+    a node that declares it started for the first time. A trigger that no program declares any more is `vanished`.
     """
 
 
@@ -100,21 +99,20 @@ def show(actor: str, title: str, *, broker: str | None, timeout: float, json_out
 @timeout_option
 def run(actor: str, title: str, *, broker: str | None, timeout: float) -> None:
     """Send the message of a trigger now, whatever its schedule says, and also while it is paused."""
-    from actorwork.policy.schedule import milliseconds
-    from actorwork.triggers.declared import message_now
+    from actorwork.clients.client import open_client
 
     async def talk(opened: Broker, step: Step) -> str:
-        with step():
-            one = _one([Known(record, paused=False) for record in await opened.triggers.list()], actor, title)
-        envelope = message_now(one.record, secrets.token_hex(16), milliseconds(datetime.now(UTC)))
-        with step():
-            await opened.publish([envelope])
-        return envelope.id
+        async with open_client(opened) as client:
+            with step():
+                try:
+                    return await client.run_trigger(actor, title)
+                except LookupError as error:
+                    raise click.ClickException(str(error)) from error
 
     click.echo(f"sent {speak(broker, timeout, talk)}")
 
 
-@triggers.command(short_help="Let a trigger not fire.")
+@triggers.command(short_help="Stop a trigger from firing.")
 @click.argument("actor")
 @click.argument("title", required=False)
 @click.option("--reason", default="", help="Why; `paused` and the logs show it.")
@@ -124,7 +122,7 @@ def pause(actor: str, title: str | None, *, reason: str, broker: str | None, tim
     """Pause a trigger of an actor or, without TITLE, all of them. All nodes obey within a second."""
     kind, name = _pause_of(actor, title)
     if title is not None:
-        _one(_known(broker, timeout), actor, title)  # a slip of the pen would pause nothing
+        _one(_known(broker, timeout), actor, title)  # A misspelt title would pause nothing.
     click.echo(f"paused {pause_at(broker, timeout, kind, name, reason)}")
 
 
@@ -134,7 +132,7 @@ def pause(actor: str, title: str | None, *, reason: str, broker: str | None, tim
 @broker_option
 @timeout_option
 def resume(actor: str, title: str | None, *, broker: str | None, timeout: float) -> None:
-    """End the pause of a trigger or, without TITLE, of all of an actor. What it has passed over does not fire."""
+    """End the pause of a trigger or, without TITLE, of all of an actor. Times that passed meanwhile do not fire."""
     kind, name = _pause_of(actor, title)
     resume_at(broker, timeout, kind, name)
 
@@ -145,7 +143,7 @@ def resume(actor: str, title: str | None, *, broker: str | None, timeout: float)
 @broker_option
 @timeout_option
 def forget(actor: str, title: str, *, broker: str | None, timeout: float) -> None:
-    """Delete what the broker knows of a trigger. While a node declares it, that enters it again, as a new one."""
+    """Delete a trigger from the broker. A node that still declares it registers it again, as a new one."""
 
     async def talk(opened: Broker, step: Step) -> None:
         with step():
@@ -188,15 +186,15 @@ def _one(found: Sequence[Known], actor: str, title: str) -> Known:
 
 
 def schedule_text(record: TriggerRecord) -> str:
-    """Return a schedule as people write it."""
+    """Return a schedule in the notation of its declaration."""
     import json
 
-    kept = json.loads(record.definition.schedule)
-    if "every" in kept:
-        return f"every {duration_text(kept['every'])}"
-    zone = "" if kept["timezone"] == "UTC" else f" {kept['timezone']}"
-    by = f" by {kept['by']}" if "by" in kept else ""
-    return f"{kept['cron']}{zone}{by}"
+    schedule = json.loads(record.definition.schedule)
+    if "every" in schedule:
+        return f"every {duration_text(schedule['every'])}"
+    zone = "" if schedule["timezone"] == "UTC" else f" {schedule['timezone']}"
+    by = f" by {schedule['by']}" if "by" in schedule else ""
+    return f"{schedule['cron']}{zone}{by}"
 
 
 def duration_text(seconds: float) -> str:
@@ -210,7 +208,7 @@ def duration_text(seconds: float) -> str:
 
 
 def coming(one: Known) -> list[str]:
-    """Return the next times of a trigger, on the clock of its timezone; none where it does not fire."""
+    """Return the next times of a trigger, in its timezone; none if it does not fire."""
     from actorwork.policy.schedule import moment as time_of, next_times
     from actorwork.triggers.declared import schedule_of
 
@@ -226,17 +224,17 @@ def coming(one: Known) -> list[str]:
 
 
 def in_json(one: Known) -> dict[str, Any]:
-    record, kept = one.record, one.record.definition
+    record, definition = one.record, one.record.definition
     return {
-        "actor": kept.actor,
-        "title": kept.title,
-        "id": kept.id,
-        "source": kept.source,
+        "actor": definition.actor,
+        "title": definition.title,
+        "id": definition.id,
+        "source": definition.source,
         "schedule": schedule_text(record),
         "state": one.state,
-        **{name: value for name, value in kept.details.items() if name != "priority"},
-        "type": kept.type,
-        "message": kept.data.decode("utf-8", "backslashreplace"),
+        **{name: value for name, value in definition.details.items() if name != "priority"},
+        "type": definition.type,
+        "message": definition.data.decode("utf-8", "backslashreplace"),
         "registered": moment(record.registered / 1000),
         "last": moment(record.last / 1000),
         "fired": record.fired,

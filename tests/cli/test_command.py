@@ -70,7 +70,7 @@ def test_durations_are_written_with_their_unit(text: str, length: float):
 
 @pytest.mark.parametrize("text", ["", "30", "1.5", "s", "-1s", "1 s", "1s foo", "nan", "5 minutes", "1sm"])
 def test_what_is_no_duration_is_refused(text: str):
-    with pytest.raises(ValueError, match="is no duration like"):
+    with pytest.raises(ValueError, match="is not a duration such as"):
         seconds(text)
 
 

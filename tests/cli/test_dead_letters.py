@@ -148,7 +148,7 @@ def test_dropping_asks_first(shell: Shell, letters: dict[str, DeadLetter]):
 
 @pytest.mark.parametrize("arguments", [[], ["orders"], ["orders", "m1", "--all"]])
 def test_which_ones_has_to_be_said(shell: Shell, arguments: list[str]):
-    assert "say which to drop" in shell("dead", "drop", *arguments, code=2).stderr
+    assert "choose which to drop" in shell("dead", "drop", *arguments, code=2).stderr
 
 
 def test_all_of_nothing_is_nothing(shell: Shell):
@@ -181,7 +181,7 @@ def test_options_say_which_are_meant(
 
 
 def test_no_moment_is_refused(shell: Shell):
-    assert "'yesterday' is no moment like 2h (ago)" in shell("dead", "ls", "--since", "yesterday", code=2).stderr
+    assert "'yesterday' is not a time such as 2h (ago)" in shell("dead", "ls", "--since", "yesterday", code=2).stderr
 
 
 def test_letters_are_grouped_by_what_they_died_of(shell: Shell, letters: dict[str, DeadLetter]):
@@ -326,5 +326,5 @@ def test_what_is_exported_can_be_chosen_and_piped(shell: Shell, letters: dict[st
 def test_a_line_that_is_no_letter_is_named_and_nothing_is_sent(shell: Shell, letters: dict[str, DeadLetter]):
     exported = shell("dead", "export").stdout
     refused = shell("dead", "import", "-", input=exported + "{}\n", code=1)
-    assert "line 4 is no exported dead letter" in refused.stderr
+    assert "line 4 is not an exported dead letter" in refused.stderr
     assert shell.backlog("orders") == 0

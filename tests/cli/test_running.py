@@ -113,9 +113,9 @@ def test_logs_can_be_json(shell: Shell):
     [
         ("shop", "'shop' is not of the form MODULE:NAME"),
         ("shop:Tilt", "the module 'shop' has no 'Tilt'; it has 'Till', 'Broken', 'shop', 'both', 'takes_something'"),
-        ("shop:Order", "shop:Order is the class Order, and no tree"),
-        ("shop:nothing", "shop:nothing is an empty list, and no tree"),
-        ("shop:number", "shop:number is of the type int, and no tree"),
+        ("shop:Order", "shop:Order is the class Order, not a tree"),
+        ("shop:nothing", "shop:nothing is an empty list, not a tree"),
+        ("shop:number", "shop:number is of the type int, not a tree"),
         ("shop:takes_something", "shop:takes_something wants parameters"),
         ("show:Till", "no module named 'show', looked for in "),
         ("shop.till:Till", "no module named 'shop.till'"),

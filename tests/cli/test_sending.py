@@ -88,7 +88,7 @@ BAD = '{"number": 1}\n\n  \nthis is none\n{"number": 2}\r\n{"number": NaN}\n{"nu
 
 def test_bad_lines_are_told_by_number_and_nothing_else_is_lost(shell: Shell):
     result = shell("send", "orders", "--from", "-", input=BAD, code=1)
-    assert result.stdout == "sent 3 messages to the source 'orders'; left out 2 bad lines\n"
+    assert result.stdout == "sent 3 messages to the source 'orders'; skipped 2 invalid lines\n"
     assert re.findall(r"^line (\d+): the payload is not JSON", result.stderr, re.MULTILINE) == ["4", "6"]
     assert shell.backlog("orders") == 3
 
@@ -146,7 +146,7 @@ def test_an_interrupt_says_how_far_it_came(shell: Shell):
             assert process.poll() is None
         process.send_signal(2)
         assert process.wait(20) == 1
-        assert "everything up to line 2 is sent. Sent again with --id tuesday" in process.stderr.read()
+        assert "everything up to line 2 is sent. Send the file again with --id tuesday" in process.stderr.read()
 
 
 def test_a_message_may_be_held_back(shell: Shell):

@@ -105,7 +105,7 @@ def test_pauses_are_made_listed_and_ended(shell: Shell):
 
 @pytest.mark.parametrize("options", [[], ["--all", "--actor", "x"], ["--actor", "x", "--source", "y"]])
 def test_a_pause_wants_to_know_of_what(shell: Shell, options: list[str]):
-    assert "say of what: --actor TITLE, --source NAME, or --all" in shell("pause", *options, code=2).stderr
+    assert "choose one of --actor TITLE, --source NAME and --all" in shell("pause", *options, code=2).stderr
 
 
 @pytest.mark.parametrize(
