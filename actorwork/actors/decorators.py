@@ -4,7 +4,7 @@
     retry              the handler's own policy: the broker holds        called again, here, after a sleep
                        the message back, and any node runs it again
     rate_limit         the handler's own limit: its messages wait        calls wait here, in their order
-                       at the gate, and nothing else does
+                       in the admission queue, nothing else does
     circuit_breaker    the same; its messages wait while it is open      raises `CircuitOpen` while it is open
     timeout            cancelled after so many seconds, in both cases: `ExecutionTimeout`
 

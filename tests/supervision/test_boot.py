@@ -272,7 +272,7 @@ def test_a_dynamic_supervisor_has_one_template_at_most():
 def test_significant_needs_auto_shutdown():
     """A significant child under a supervisor that never shuts down by itself is refused."""
     significant = Child(idle, restart="transient", significant=True)
-    with pytest.raises(SettingsError, match="only with auto_shutdown"):
+    with pytest.raises(SettingsError, match="no effect without auto_shutdown"):
         Supervisor([significant])
     Supervisor([significant], auto_shutdown="any_significant")
 

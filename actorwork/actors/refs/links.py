@@ -1,6 +1,7 @@
-"""What ties an actor to others: who watches it, whom it watches, links, names, topics.
+"""What connects an actor with others: watches in both directions, links, names, topics.
 
-Made on demand, since most actors have none. Both ends know of a tie, so whichever ends first is forgotten by the other.
+Made on demand, since most actors have none. Both ends know of a watch or a link, so the one that ends first can remove
+itself from the other: otherwise long-lived actors would keep every short-lived one that ever watched them.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Partner(Watcher, Protocol):
 
 
 class Links:
-    """The ties of one actor."""
+    """The watches, links, names and topics of one actor."""
 
     __slots__ = ("_exit", "_links", "_names", "_owner", "_registry", "_topics", "_topics_of", "_watchers", "_watching")
 
@@ -47,25 +48,26 @@ class Links:
         self._names: set[str] = set()
         self._topics: set[str] = set()
         self._exit = exit
-        """How the cell ended for good, if it has."""
+        """How the actor ended for good, if it has."""
 
     # ---- watching ----
 
     def add_watcher(self, watcher: Partner, watch: Watch) -> None:
-        """Tell another cell of this one's end: at once, if that has come already."""
+        """Notify another actor of this one's end; at once, if it has ended already."""
         if self._exit is not None:
-            watcher.forget_signals(self._owner.ref)  # it may have watched before, and not have handled that yet
+            # It may have watched before, with that notice still in its mailbox: exactly one may arrive.
+            watcher.forget_signals(self._owner.ref)
             tell_end(watcher, watch, self._owner.ref, self._exit)
         elif not watcher.over:
             self._watchers[watcher] = watch
-            watcher.links._watching.add(self._owner)  # noqa: SLF001 - the other end of the same tie
+            watcher.links._watching.add(self._owner)  # noqa: SLF001 - the other end of the connection
 
     def remove_watcher(self, watcher: Partner) -> None:
         self._watchers.pop(watcher, None)
-        watcher.links._watching.discard(self._owner)  # noqa: SLF001 - the other end of the same tie
+        watcher.links._watching.discard(self._owner)  # noqa: SLF001 - the other end of the connection
 
     def restarted(self, incarnation: int, exit: Exit) -> None:
-        """Tell those who want to know that the actor runs again."""
+        """Notify the watchers that asked for restarts."""
         for watcher, watch in self._watchers.items():
             if watch.restarts:
                 watcher.signal(Restarted(self._owner.ref, incarnation, exit), self._owner.ref)
@@ -73,18 +75,18 @@ class Links:
     # ---- links ----
 
     def link(self, other: Partner) -> None:
-        """Tie this cell to another one, both ways; a partner that has ended abnormally is a crash at once."""
+        """Link two actors, both ways; a partner that has ended abnormally crashes this one at once."""
         if other is self._owner or self._exit is not None:
             return
         theirs = other.links
-        if theirs._exit is None:  # noqa: SLF001 - the other end of the same tie
+        if theirs._exit is None:  # noqa: SLF001 - the other end of the connection
             self._links[other] = theirs._links[self._owner] = None  # noqa: SLF001 - (as above)
         elif theirs._exit.abnormal:  # noqa: SLF001 - (as above)
             self._owner.link_broken(other.ref, theirs._exit)  # noqa: SLF001 - (as above)
 
     def unlink(self, other: Partner) -> None:
         self._links.pop(other, None)
-        other.links._links.pop(self._owner, None)  # noqa: SLF001 - the other end of the same tie
+        other.links._links.pop(self._owner, None)  # noqa: SLF001 - the other end of the connection
 
     # ---- names and topics ----
 
@@ -107,31 +109,36 @@ class Links:
     # ---- the end ----
 
     def incarnation_ended(self) -> None:
-        """Leave the topics: the next incarnation subscribes anew."""
+        """Leave the topics: a subscription belongs to the incarnation that made it."""
         for topic in self._topics:
             self._topics_of.unsubscribe(topic, self._owner.ref)
         self._topics.clear()
 
     def ended(self, exit: Exit) -> None:
-        """Free the names first, then tell those it was linked to, then the watchers."""
+        """Free the names, then break the links, then notify the watchers.
+
+        In this order: a watcher that reacts by starting a successor finds the names free, and linked actors have got
+        their signal before any watcher can react.
+        """
         self._exit = exit
         self.incarnation_ended()
         for name in self._names:
             self._registry.unregister(name, self._owner.ref)
         self._names.clear()
         for watched in self._watching:
-            watched.links._watchers.pop(self._owner, None)  # noqa: SLF001 - the other end of the same tie
+            watched.links._watchers.pop(self._owner, None)  # noqa: SLF001 - the other end of the connection
         self._watching.clear()
+        # The tables are emptied before anything is sent: what follows must not find this actor in them again.
         partners, self._links = self._links, {}
         for partner in partners:
-            partner.links._links.pop(self._owner, None)  # noqa: SLF001 - the other end of the same tie
+            partner.links._links.pop(self._owner, None)  # noqa: SLF001 - the other end of the connection
             if exit.abnormal:
                 partner.link_broken(self._owner.ref, exit)
         watchers, self._watchers = self._watchers, {}
         for watcher, watch in watchers.items():
-            watcher.links._watching.discard(self._owner)  # noqa: SLF001 - the other end of the same tie
+            watcher.links._watching.discard(self._owner)  # noqa: SLF001 - the other end of the connection
             tell_end(watcher, watch, self._owner.ref, exit)
 
     def reopened(self) -> None:
-        """The actor lives on after all; those who were told of its end have to tie themselves to it again."""
+        """Forget the end: the actor runs again. Actors that were notified of it have to watch or link again."""
         self._exit = None

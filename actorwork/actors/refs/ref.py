@@ -1,6 +1,6 @@
-"""Local refs: how to speak to an actor in the same process.
+"""Local refs: the address of an actor in the same process.
 
-A ref names the cell, not the instance: it is as good after a restart as before.
+A ref leads to the cell, not to the instance, so it survives restarts.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class ActorRef(Generic[A]):
     async def tell(self, message: Message[A, Any] | Untyped, *, priority: Priority | None = None) -> None:
         """Send a message, waiting for room in the mailbox.
 
-        With a `priority` (None: the actor's own) it goes before whatever is less urgent there. Raises `MessageRefused`
+        With a `priority` (None: the actor's own) it overtakes less urgent messages. Raises `MessageRefused`
         if the actor has no handler for it, `ActorStopped` if it has ended. Cancelled: not sent.
         """
         mailbox, call = self._cell.admit(), self._call(message, None)
@@ -93,8 +93,8 @@ class ActorRef(Generic[A]):
     async def ask(self, message: Any, *, timeout: float | None = None, priority: Priority | None = None) -> Any:
         """Send a message and wait for the reply of its handler.
 
-        Raises `AskTimeout` after `timeout` seconds (None: wait for ever), `ActorCrashed` as soon as the actor crashes
-        of this message, `ActorStopped` if it ends before, `MessageFailed` if the handler raised a verdict. Cancelled
+        Raises `AskTimeout` after `timeout` seconds (None: never), `ActorCrashed` as soon as this message
+        crashes the actor, `ActorStopped` if it ends before, `MessageFailed` if the handler raised a verdict. Cancelled
         or timed out: the message is still handled, its reply is dropped.
         """
         reply = Reply()
@@ -126,12 +126,12 @@ class ActorRef(Generic[A]):
         return self._cell
 
     def forward(self, call: LocalCall) -> None:
-        """Take over a local message together with its asker."""
+        """Accept a local message together with the reply its asker waits for."""
         self._cell.admit().tell_nowait(self._call(call.message, call.reply))
 
     def _call(self, message: object, reply: Reply | None) -> LocalCall:
         plain = self._cell.handlers.by_class.get(type(message))
-        if plain is not None:  # as most are: the shortest way, since every message pays for it
+        if plain is not None:  # Most are: a short way for them, since this runs for every local message.
             return LocalCall(message, plain, reply)
         try:
             handler = self._cell.handlers.for_message(message)
@@ -141,13 +141,13 @@ class ActorRef(Generic[A]):
         except MessageRefused:
             if not self._cell.behaviour.is_changed:
                 raise
-        # What the actor has become may take what its class does not; its turn will show.
+        # After `become`, the current handlers may take what the class does not. The executor chooses the handler.
         self._cell.behaviour.check(message)
         return LocalCall(message, None, reply)
 
 
 def _ranked(call: LocalCall, priority: Priority, mailbox: Mailbox) -> LocalCall:
-    """Give a call a priority, and have its mailbox heed it."""
+    """Return a call with a priority, and switch its mailbox to priorities."""
     if not isinstance(priority, Priority):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"priority wants a Priority, such as Priority.HIGH, got {priority!r}")
     mailbox.rank()

@@ -1,7 +1,7 @@
-"""Names: one actor each, within a system.
+"""Names: each belongs to one actor of a system.
 
-A name belongs to the cell, so a restart keeps it. It is free again when the actor ends for good, before watchers are
-told.
+A name belongs to the cell, so it survives restarts. It is free again when the actor ends for good, before the watchers
+are notified.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Registry:
-    """Which actor has which name."""
+    """The names of a system."""
 
     def __init__(self) -> None:
         self._refs: dict[str, ActorRef[Any]] = {}

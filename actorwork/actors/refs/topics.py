@@ -1,7 +1,7 @@
 """Topics: one message to every actor that subscribes, within a system.
 
-Nothing is kept and nobody is waited for: a subscriber whose mailbox is full misses the message, which is reported as
-undelivered. For messages that must arrive there are sources at the broker.
+Nothing is stored, and publishing never waits: a subscriber whose mailbox is full misses the message, which is reported
+as undelivered. Messages that must arrive belong to a source at the broker.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ OnUndelivered: TypeAlias = "Callable[[Sequence[object]], None]"
 
 
 class Topics:
-    """Who subscribes to what. A subscription ends with the incarnation that made it."""
+    """The subscribers of each topic. A subscription ends with the incarnation that made it."""
 
     def __init__(self) -> None:
         self._subscribers: dict[str, dict[ActorRef[Any], OnUndelivered]] = {}
@@ -41,7 +41,7 @@ class Topics:
     def publish(self, topic: str, message: object) -> int:
         """Tell every subscriber, without waiting; return how many took it.
 
-        Raises `MessageRefused` if a subscriber has no handler for it; the others have it all the same.
+        Raises `MessageRefused` if a subscriber has no handler for it, once all the others have got it.
         """
         taken = 0
         refused: MessageRefused | None = None

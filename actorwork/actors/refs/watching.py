@@ -1,17 +1,17 @@
-"""Watching: an actor learns that another one has ended.
+"""Watching: an actor is notified that another one has ended.
 
     watch(ref)                  Terminated(ref, exit), exactly once, when the actor ends for good (not at a restart)
-    watch(ref, restarts=True)   besides, Restarted(ref, incarnation, exit) at every restart
+    watch(ref, restarts=True)   in addition, Restarted(ref, incarnation, exit) at every restart
     watch(ref, message=m)       m instead of Terminated
-    unwatch(ref)                takes back the watch, and what it brought that was not handled yet
-    link(ref)                   the abnormal end of one, for good, is the crash of the other
-    unlink(ref)                 takes back the link, for both
+    unwatch(ref)                ends the watch, and drops its notices that were not handled yet
+    link(ref)                   the abnormal end of one, for good, crashes the other
+    unlink(ref)                 removes the link, for both
 
-Watching an actor that has ended already brings `Terminated` at once. An actor that watches and has no handler for
-`Terminated` dies of it (`DeathPact`), as in Akka: who watches must care. The names an actor had are free before its
-end is told. OTP's monitors fire at every incarnation, since there a process is its incarnation; here a ref outlives
-them. For the same reason a watch and a link belong to the cell of who made them, as in Akka: they outlive its
-restarts, and an incarnation that watches again in its `startup` is still told once.
+Watching an actor that has ended already brings `Terminated` at once. A watcher without a handler for `Terminated`
+crashes (`DeathPact`), as in Akka: a notice that is ignored would hide a failure. The names of an actor are free before
+its watchers are notified. OTP's monitors fire at every incarnation, since there a process is its incarnation; here a
+ref outlives them. For the same reason a watch and a link belong to the cell of the actor that made them, as in Akka:
+they outlive its restarts, and an incarnation that watches again in its `startup` is still notified once.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Restarted:
 
 @attrs.frozen
 class Watch:
-    """What a watcher wants to be told."""
+    """The options of a watch."""
 
     restarts: bool = False
     message: object = None
@@ -53,7 +53,7 @@ class Watch:
 
 @attrs.frozen
 class LinkBroken:
-    """What an actor dies of that is linked to one that has ended abnormally; no handler is asked."""
+    """Crashes an actor that is linked to one which has ended abnormally; never reaches a handler."""
 
     ref: ActorRef[Any]
     exit: Exit
@@ -66,5 +66,5 @@ class Watcher(Protocol):
 
 
 def tell_end(watcher: Watcher, watch: Watch, ref: ActorRef[Any], exit: Exit) -> None:
-    """Tell one watcher that an actor has ended for good."""
+    """Notify one watcher that an actor has ended for good."""
     watcher.signal(Terminated(ref, exit) if watch.message is None else watch.message, ref)

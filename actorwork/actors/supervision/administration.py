@@ -1,14 +1,14 @@
-"""Administration: what can be asked of a supervisor while its tree runs.
+"""The administration of a supervisor while its tree runs.
 
-Every call is a request to the supervisor's loop. It is carried out between two decisions, also while a child cannot be
-restarted; who is cancelled while waiting loses the answer, the request is carried out all the same. A supervisor that
-does not run, or shuts down, refuses (`ChildError`, problem "stopped").
+Every call is a request to the supervisor's loop, which serves it between two decisions, also while a child waits for
+its restart. A caller that is cancelled loses the answer; the request is served all the same. A supervisor that does not
+run, or shuts down, refuses (`ChildError`, problem "stopped").
 
     start_child        add a child at the end and start it
-    terminate_child    stop a child; its place stays, empty (a temporary or dynamic child leaves none)
-    restart_child      start a child that is in its place and does not run
-    delete_child       take such a place away
-    which_children, count_children, get_child_spec     look
+    terminate_child    stop a child; its record stays, empty (that of a temporary or dynamic child goes)
+    restart_child      start a child that has a record and does not run
+    delete_child       remove such a record
+    which_children, count_children, get_child_spec     read
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Administered(Protocol):
 
 
 class SupervisorRef:
-    """A supervisor's administration; as good after its restart as before."""
+    """A supervisor's address; survives restarts of the supervisor."""
 
     __slots__ = ("_supervision",)
 
@@ -86,22 +86,22 @@ class SupervisorRef:
 
     @property
     def supervision(self) -> Administered:
-        """The engine behind it, for the runtime."""
+        """The supervisor behind it; not for users."""
         return self._supervision
 
     async def start_child(self, *arguments: Any, **named: Any) -> Any:
         """Start one more child and return its ref, or None if it ignored its start.
 
-        A static supervisor takes what stands in a tree and adds it at the end; a dynamic one takes arguments for its
-        template's factory, or what stands in a tree where it has no template. Actors started so are local: no broker
-        feeds them. Raises `ChildError` (already_started, already_present, max_children, stopped), and `StartError` with
-        its cause, after which nothing is left of the child. Cancelled: the child goes on.
+        A static supervisor takes a part of a tree and adds it at the end; a dynamic one takes arguments for its
+        template's factory, or a part of a tree if it has no template. Actors started here are local: no broker feeds
+        them. Raises `ChildError` (already_started, already_present, max_children, stopped), and `StartError` with its
+        cause, after which nothing is left of the child. Cancelled: the child keeps running.
         """
         supervision = self._supervision
         child = _described(supervision.spec, arguments, named)
         if not supervision.is_dynamic:
             return await supervision.queue.request(partial(self._start, child))
-        # Children of a dynamic supervisor start side by side: the wait is the caller's, not the loop's.
+        # Children of a dynamic supervisor start side by side: the caller waits for the start, not the loop.
         record = await supervision.queue.request_brief(partial(self._launch, child))
         while record.state is State.STARTING:
             await record.wait_change()
@@ -110,12 +110,12 @@ class SupervisorRef:
         return None if record.ignored else record.member.handle
 
     async def terminate_child(self, child: object) -> None:
-        """Stop a child, named by its id or ref, and wait until it has ended; once that is so, do nothing.
+        """Stop a child, named by its id or ref, and wait until it has ended; do nothing if it has ended already.
 
-        Its place stays, empty, unless it is temporary or dynamic. Raises `ChildError` (not_found, stopped).
+        Its record stays, empty, unless it is temporary or dynamic. Raises `ChildError` (not_found, stopped).
         """
         queue = self._supervision.queue
-        if self._supervision.is_dynamic:  # The loop goes on: its alarm sees to the bound, its end to the rest.
+        if self._supervision.is_dynamic:  # The loop does not wait: the alarm of the record holds the bound.
             record = await queue.request_brief(partial(self._begin_termination, child))
         else:
             record = await queue.request(partial(self._terminate, child))
@@ -128,12 +128,12 @@ class SupervisorRef:
         """Start a child that was terminated or has finished, and return its ref (None if it ignored its start).
 
         Counts as no restart. Raises `ChildError` (not_found, running, restarting, stopped), `StartError`, and
-        `AlreadyRegistered` if its name is another one's by now.
+        `AlreadyRegistered` if another actor has taken its name.
         """
         return await self._supervision.queue.request(partial(self._restart, child))
 
     async def delete_child(self, child: object) -> None:
-        """Take away the place of a child that does not run; raises `ChildError` (not_found, running, restarting)."""
+        """Remove the record of a child that does not run; raises `ChildError` (not_found, running, restarting)."""
         await self._supervision.queue.request(partial(self._delete, child))
 
     async def which_children(self) -> list[ChildInfo]:
@@ -148,7 +148,7 @@ class SupervisorRef:
         """Return a child's description, by id or ref; raises `ChildError` (not_found)."""
         return await self._supervision.queue.request(partial(self._spec, child))
 
-    # ---- carried out by the loop ----
+    # ---- requests, served by the loop ----
 
     async def _start(self, child: Spec) -> Any:
         supervision = self._supervision
@@ -157,7 +157,7 @@ class SupervisorRef:
             is_up = present.state not in (State.EMPTY, State.RESTARTING)
             raise ChildError(
                 f"supervisor {self.title!r} has a child {child.child_id!r} already"
-                + ("" if is_up else "; restart_child starts it, delete_child makes room for another one"),
+                + ("" if is_up else "; restart_child starts it, delete_child removes it"),
                 problem="already_started" if is_up else "already_present",
                 child_id=child.child_id,
             )
@@ -200,7 +200,7 @@ class SupervisorRef:
         await self._supervision.start(record)
         if record.failed_to_start:
             record.member.end(record.last_exit, f"{record.spec.title!r} did not start")
-            # A name that is taken is between the asker and its owner: no start was tried.
+            # The name is taken: nothing was started, so this is no `StartError`.
             error = record.last_exit.error
             raise error if isinstance(error, AlreadyRegistered) else start_error(record)
         return None if record.ignored else record.member.handle
@@ -236,7 +236,7 @@ class SupervisorRef:
 
 
 def _described(spec: Spec, arguments: tuple[Any, ...], named: dict[str, Any]) -> Spec:
-    """Return the description of the child that `start_child` is asked for."""
+    """Return the description of the child that `start_child` starts."""
     template = spec.template if isinstance(spec, DynamicSupervisor) else None
     if template is not None and not arguments and not named:
         return template
@@ -246,7 +246,7 @@ def _described(spec: Spec, arguments: tuple[Any, ...], named: dict[str, Any]) ->
         raise SettingsError("start_child wants one child here: an actor class, Child(…) or Supervisor(…)")
     child = as_spec(arguments[0])
     if child.significant and getattr(spec, "auto_shutdown", "never") == "never":
-        raise SettingsError(f"{child.child_id!r} is significant, which means something only with auto_shutdown")
+        raise SettingsError(f"{child.child_id!r} is significant, which has no effect without auto_shutdown")
     return child
 
 

@@ -1,14 +1,14 @@
-"""Children: how a child is started under its supervisor, and how it is ended.
+"""Starts and ends the children of a supervisor.
 
-A child is one task in its supervisor's nursery, under a cancel scope of its own, shielded: Trio cancels a whole subtree
-at once, and only what is shielded from that can be ended one after the other. It never lets an `Exception` out: how it
-ended is written into its record, and the supervisor is told. Tasks begin and end here; what follows from an end is
-decided in `supervision`.
+A child is one task in its supervisor's nursery, under a shielded cancel scope of its own: Trio cancels a whole subtree
+at once, and only what is shielded from that can be ended one after the other. The task never raises an `Exception`: it
+records how it ended and notifies the supervisor. What follows from an end is decided in `supervisor`.
 
     asked to end ── within its bound ──▶ it ends
           └── the bound has passed, or "brutal_kill" ──▶ cancelled ── every 10 s, until it ends ──▶ reported
 
-Trio cannot end a task that shields itself, spins, or sits in a thread: that is waited for, and reported with its stack.
+Trio cannot end a task that shields itself, spins, or waits for a thread: the supervisor waits for it, and reports its
+stack.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class ChildRunner:
-    """Starts and ends what lives in the records of one supervisor, in the supervisor's own task."""
+    """Starts and ends the children of one supervisor, called from the supervisor's own task."""
 
     def __init__(
         self, supervisor: str, records: ChildTable, emit: EventSink, ended: Callable[[ChildRecord, Exit], None]
@@ -46,19 +46,19 @@ class ChildRunner:
         self._on_end = ended
         self._wakeup = Wakeup()
         self._awaited = False
-        """Whether the supervisor's task waits for children, and not just for something to do."""
+        """Whether the supervisor's task waits for a child, and not only for work in its queue."""
         self._idle_until = -math.inf
-        """When it looks for something to do at the latest, while it has nothing; otherwise it looks by itself."""
+        """While the supervisor's task waits for work: when it wakes by itself for an alarm. Otherwise -inf."""
         self._nursery: trio.Nursery | None = None
-        # Every incarnation of every child runs in the context of the first start, not in that of whoever caused a
-        # restart or asked for one more child.
+        # Every incarnation of every child runs in the context variables of the first start, not in those of the task
+        # that happened to cause a restart or to call `start_child`.
         self._context: Context | None = None
         self._stopping = 0
 
     # ---- starting ----
 
     def open(self, nursery: trio.Nursery) -> None:
-        """Say where children run."""
+        """Set the nursery in which children run."""
         self._nursery = nursery
         self._context = self._context or copy_context()
 
@@ -66,33 +66,34 @@ class ChildRunner:
         self._nursery = None
 
     def launch(self, record: ChildRecord) -> None:
-        """Begin to start an incarnation."""
+        """Begin to start an incarnation; never waits."""
         if self._nursery is None or self._context is None:
             raise ChildError(f"supervisor {self._supervisor!r} does not run", problem="stopped", child_id=record.key)
-        record.member.reopen()  # first, since it may refuse: its name may be another one's by now
+        # First, since it may raise `AlreadyRegistered`: nothing of the record may have changed then.
+        record.member.reopen()
         record.incarnation += 1
         record.state = State.STARTING
         self._alarms.set(record, math.inf)
         record.up = False
-        if record.incarnation > 1:  # the first one has that which the record was made with
+        if record.incarnation > 1:  # The record was made with the scope of the first one.
             record.scope = trio.CancelScope(shield=True)
         self._context.run(self._nursery.start_soon, self._child, record, name=record.spec.title)
 
     async def _child(self, record: ChildRecord) -> None:
-        """Run one incarnation; write down its end instead of raising it."""
+        """Run one incarnation; record its end instead of raising it."""
         error: BaseException | None = None
         record.task = trio.lowlevel.current_task()
         try:
             with record.scope:
                 await record.member.live(partial(self._is_up, record))
         except BaseException as raised:
-            # Whatever ends a child is for the supervisor to judge; what ends the program goes on. A `Cancelled` that
-            # comes as far as this is not of the child's own scope: raised here, it would cancel all of its siblings.
+            # The supervisor judges what ends a child; only what ends the program is raised. A `Cancelled` that reaches
+            # this point is not of the child's own scope: raised here, it would cancel all of its siblings.
             error = raised
             if is_fatal(raised):
                 raise
         finally:
-            self._write_down(record, error)
+            self._record_end(record, error)
 
     def _is_up(self, record: ChildRecord) -> None:
         record.up = True
@@ -101,7 +102,7 @@ class ChildRunner:
             record.notify_change()
             self._child_changed()
 
-    def _write_down(self, record: ChildRecord, error: BaseException | None) -> None:
+    def _record_end(self, record: ChildRecord, error: BaseException | None) -> None:
         state = record.state
         ended = exit_of(
             error,
@@ -117,12 +118,13 @@ class ChildRunner:
             self._stopping -= 1
             record.state = State.EMPTY
         elif error is not None and is_fatal(error):
-            record.state = State.EMPTY  # It is on its way to the supervisor by itself.
+            record.state = State.EMPTY  # The nursery raises it in the supervisor: no notice.
         if not record.ignored:
             self._emit(events.ChildExited(self._supervisor, record.spec.title, record.incarnation, record.last_exit))
         record.notify_change()
         self._on_end(record, ended)
-        if state is not State.STOPPING or not self._stopping:  # else somebody waits for the last of many
+        # A supervisor that ends many children side by side is woken once, by the last of them.
+        if state is not State.STOPPING or not self._stopping:
             self._child_changed()
 
     def _child_changed(self) -> None:
@@ -130,7 +132,7 @@ class ChildRunner:
             self._wakeup.wake()
 
     async def wait_child(self) -> None:
-        """Wait until a child is up or has ended by itself, all that were told to end have ended, or `wake`."""
+        """Wait until a child is up or has ended by itself, all that were asked to end have ended, or `wake`."""
         self._awaited = True
         try:
             await self._wakeup.wait()
@@ -138,7 +140,7 @@ class ChildRunner:
             self._awaited = False
 
     async def wait_work(self) -> None:
-        """Wait for `wake`, or until a record is due."""
+        """Wait for `wake`, or until the alarm of a record is due."""
         self._idle_until = self._alarms.next()
         try:
             if self._idle_until == math.inf:
@@ -151,11 +153,11 @@ class ChildRunner:
 
     @property
     def idle(self) -> bool:
-        """Whether the supervisor's task waits for something to do, and there is nothing yet."""
+        """Whether the supervisor's task waits for work, and has not been woken yet."""
         return self._idle_until > -math.inf and self._wakeup.is_waited_for
 
     def wake(self) -> None:
-        """Have the supervisor's task look again."""
+        """Wake the supervisor's task."""
         self._wakeup.wake()
 
     def _set_alarm(self, record: ChildRecord, moment: float) -> None:
@@ -166,7 +168,7 @@ class ChildRunner:
     # ---- ending ----
 
     def begin_end(self, record: ChildRecord, deadline: float) -> None:
-        """Tell a child to end before the deadline and before its own bound has passed; never waits."""
+        """Ask a child to end within its own bound, and before the deadline; never waits."""
         match record.state:
             case State.EMPTY | State.ENDED | State.RESTARTING:
                 record.state = State.EMPTY
@@ -198,7 +200,7 @@ class ChildRunner:
                 await self.wait_child()
 
     def overdue(self, record: ChildRecord) -> None:
-        """Cancel a child whose time to end is over; report one that was cancelled already."""
+        """Cancel a child that did not end in time; report one that was cancelled already."""
         if record.scope.cancel_called:
             self._alarms.set(record, trio.current_time() + REPORT_EVERY)
             self._emit(events.StuckChild(self._supervisor, record.spec.title, stack_of_task(record.task)))
@@ -206,16 +208,17 @@ class ChildRunner:
             self.kill(record)
 
     def kill(self, record: ChildRecord) -> None:
-        """Cancel a child, the innermost of what it shields first."""
+        """Cancel a child."""
         if record.state not in (State.STARTING, State.RUNNING, State.STOPPING):
             return
+        # First what it keeps under shields of its own, such as spawned actors: the scope below does not reach these.
         record.member.kill()
         record.scope.cancel(reason="killed by its supervisor")
         if record.state is State.STOPPING:
             self._set_alarm(record, trio.current_time() + REPORT_EVERY)
 
     def hurry(self, deadline: float) -> None:
-        """Let those that are told to end already end before a new deadline."""
+        """Give the children that are ending already a new, earlier deadline."""
         for record in self._records:
             if record.state is State.STOPPING:
                 self._alarms.set(record, min(record.alarm, deadline))

@@ -1,14 +1,14 @@
-"""Slots: the places under a supervisor, and what is known of the child in each.
+"""The records of a supervisor's children: a state, an alarm and the last exit for each.
 
     EMPTY        defined, not running
-    STARTING     it runs, and has not said that it is up
+    STARTING     its task runs, and has not reported that it is up
     RUNNING      it is up
-    STOPPING     it was told to end, or cancelled; then EMPTY: the loop needs no notice of an end that it asked for
-    ENDED        it has ended by itself, which the supervisor has not looked at yet
-    RESTARTING   it is to be started again, at once or when its alarm rings
+    STOPPING     it was asked to end, or cancelled; then EMPTY: the loop needs no notice of an end that it asked for
+    ENDED        it has ended by itself, and the supervisor has not judged that yet
+    RESTARTING   it will be started again, at once or when its alarm is due
 
-In a static supervisor a child is known by its id, in a dynamic one by its ref. Nothing here waits for long, and nothing
-here takes time that grows with the number of records but looking for a static child by its ref.
+The key of a child is its id in a static supervisor, and its ref in a dynamic one. All operations take constant time (an
+alarm: logarithmic), except looking for a static child by its ref.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NO_FAILURES: Final = Failures()
 
 
 class State(enum.Enum):
-    """What a record holds."""
+    """What a child is doing."""
 
     EMPTY = "empty"
     STARTING = "starting"
@@ -45,7 +45,7 @@ class State(enum.Enum):
 
 
 class Member(Protocol):
-    """What a record holds: an actor's cell, a supervisor, or a task. It outlives its incarnations."""
+    """A child as its supervisor sees it: a cell, a supervisor, a task, a process; outlives its incarnations."""
 
     @property
     def handle(self) -> Any:
@@ -53,7 +53,7 @@ class Member(Protocol):
         ...
 
     async def live(self, started: Callable[[], None]) -> None:
-        """Run one incarnation; call `started` once it is up. Raises what it ends of."""
+        """Run one incarnation; call `started` once it is up. Raises the error that ended it."""
         ...
 
     def stop(self, deadline: float) -> None:
@@ -65,16 +65,16 @@ class Member(Protocol):
         ...
 
     def end(self, exit: Exit, reason: str) -> None:
-        """It will not run again, unless it is reopened."""
+        """End for good, unless it is reopened."""
         ...
 
     def reopen(self) -> None:
-        """It will run again after all."""
+        """Undo `end`: it will run again."""
         ...
 
 
 class ChildRecord:
-    """A child's place, and what is known of its incarnations. Small: there may be a hundred thousand."""
+    """A child's place, and the facts about its incarnations. Small: there may be a hundred thousand."""
 
     __slots__ = (
         "alarm",
@@ -101,22 +101,22 @@ class ChildRecord:
         self.restarts = 0
         self.failures = _NO_FAILURES
         self.last_exit = _NEVER_RAN
-        """How the last incarnation ended that has ended."""
+        """How the latest ended incarnation ended."""
         self.alarm = math.inf
         """When something is due: its restart (RESTARTING), its cancellation or a report (STOPPING)."""
         self.scope = trio.CancelScope(shield=True)
         self.task: trio.lowlevel.Task | None = None
         self.up = False
-        """Whether the incarnation has said that it is up."""
+        """Whether the incarnation has reported that it is up."""
         self.changed: trio.Event | None = None
-        """Set at its next change; made by whoever waits for one."""
+        """Set at the next change; made on demand, since few are waited for."""
 
     def __repr__(self) -> str:
         return f"<record of {self.key!r}: {self.state.value}, incarnation {self.incarnation}>"
 
     @property
     def ignored(self) -> bool:
-        """Whether its latest start said that there is nothing to run."""
+        """Whether its latest start raised `Ignore`: there is nothing to run."""
         return self._start_ended_as(Kind.IGNORED)
 
     @property
@@ -126,19 +126,19 @@ class ChildRecord:
 
     @property
     def is_kept(self) -> bool:
-        """Whether the record stays when its child has ended and is not restarted."""
+        """Whether the record stays when its child has ended for good."""
         return self.spec.restart != "temporary"
 
     def _start_ended_as(self, kind: Kind) -> bool:
         return self.last_exit.incarnation == self.incarnation and self.last_exit.kind is kind
 
     def start_refused(self, error: Exception) -> None:
-        """Note a start that failed before there was anything to run."""
+        """Record a start that failed before a task ran."""
         self.incarnation += 1
         self.last_exit = Exit(Kind.INIT_FAILED, error, incarnation=self.incarnation)
 
     def notify_change(self) -> None:
-        """Let everybody look who waits for a change."""
+        """Wake all tasks in `wait_change`."""
         if self.changed is not None:
             self.changed.set()
             self.changed = None
@@ -151,7 +151,7 @@ class ChildRecord:
 
 
 class Alarms:
-    """When the next of many records is due. What was set once and is void now is dropped in passing."""
+    """When which record is due: a heap, from which entries that are void are dropped lazily."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, ChildRecord]] = []
@@ -159,12 +159,12 @@ class Alarms:
         self._set = 0
 
     def set(self, record: ChildRecord, moment: float) -> None:
-        """Let a record be due at a moment (Trio's clock), instead of when it was before; infinite: not at all."""
+        """Set when a record is due (Trio's clock), instead of its former alarm; infinite: not at all."""
         self._set += (moment < math.inf) - (record.alarm < math.inf)
         record.alarm = moment
         if moment < math.inf:
             heapq.heappush(self._heap, (moment, next(self._numbers), record))
-        if len(self._heap) > 2 * self._set + 64:  # Otherwise records that are gone would be held until they were due.
+        if len(self._heap) > 2 * self._set + 64:  # Otherwise records that are gone would be kept until they are due.
             self._heap = [entry for entry in self._heap if entry[2].alarm == entry[0]]
             heapq.heapify(self._heap)
 
@@ -175,7 +175,7 @@ class Alarms:
         return self._heap[0][0] if self._heap else math.inf
 
     def take_due(self, now: float) -> list[ChildRecord]:
-        """Return the records that are due, whose alarms are over with that."""
+        """Return the records that are due, and clear their alarms."""
         due: list[ChildRecord] = []
         while self.next() <= now:
             record = self._heap[0][2]
@@ -185,7 +185,7 @@ class Alarms:
 
 
 class ChildTable:
-    """The records under one supervisor, in start order."""
+    """The records of one supervisor, in start order."""
 
     def __init__(self, supervisor: str, build: Callable[[Spec], Member]) -> None:
         self._supervisor = supervisor
@@ -210,30 +210,30 @@ class ChildTable:
         return self._by_key.get(record.key) is record
 
     def add(self, child: Spec, *, by_ref: bool) -> ChildRecord:
-        """Make a record for one more child, at the end."""
+        """Make a record for one more child, at the end of the table."""
         member = self._build(child)
         record = ChildRecord(member.handle if by_ref else child.child_id, child, member)
         self._by_key[record.key] = record
         return record
 
     def keep_as_boot_list(self) -> None:
-        """Remember the records of now: `reset_to_boot_list` goes back to them."""
+        """Remember the present records, for `reset_to_boot_list`."""
         self._boot_list = dict(self._by_key)
 
     def reset_to_boot_list(self) -> None:
-        """Have the boot list again: children added at run time are lost when their supervisor is restarted."""
+        """Go back to the boot list: as in OTP, a restart of the supervisor loses children added at run time."""
         for record in list(self):
             if self._boot_list.get(record.key) is not record:
                 self.forget(record, Exit(Kind.SHUTDOWN), "was lost when its supervisor was restarted", keep=False)
         self._by_key = dict(self._boot_list)
 
     def remove(self, record: ChildRecord) -> None:
-        """Take a record away; one of the boot list comes back when the supervisor is restarted."""
+        """Remove a record; one of the boot list comes back when the supervisor is restarted."""
         del self._by_key[record.key]
         self.alarms.set(record, math.inf)
 
     def forget(self, record: ChildRecord, ended: Exit, reason: str, *, keep: bool) -> None:
-        """End a member for good that does not run, and take its record away or keep it, empty."""
+        """End a member for good that does not run; remove its record, or keep it, empty."""
         record.state = State.EMPTY
         record.member.end(ended, f"{record.spec.title!r} {reason}")
         if not keep and record in self:
@@ -243,10 +243,10 @@ class ChildTable:
         return self._by_key.get(key)
 
     def find(self, key: object) -> ChildRecord:
-        """Return the record of a child, by what it is known by, or by its ref; raises `ChildError`."""
+        """Return the record of a child by its key or its ref; raises `ChildError`."""
         try:
             found = self._by_key.get(key)
-        except TypeError:  # Who asks with a list as a key is told, too.
+        except TypeError:  # A key that cannot be hashed gets the same error as an unknown one.
             found = None
         found = found or next((record for record in self if record.member.handle == key), None)
         if found is None:

@@ -1,4 +1,4 @@
-"""What a supervisor raises: a child did not start, or could not be kept alive. The child's error is the cause."""
+"""The errors of a supervisor: a child did not start, or could not be kept alive. The child's error is the cause."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def start_error(record: ChildRecord) -> StartError:
     """Return the error about a child that did not start."""
     error = record.last_exit.error
-    failure = StartError(f"{record.spec.title!r} did not start: {_told(error)}", child_id=record.spec.child_id)
+    failure = StartError(f"{record.spec.title!r} did not start: {_shown(error)}", child_id=record.spec.child_id)
     failure.__cause__ = error
     return failure
 
@@ -23,7 +23,7 @@ def gave_up(spec: Supervisor | DynamicSupervisor, record: ChildRecord, why: str)
     """Return the error about a child that its supervisor will not start again."""
     error = record.last_exit.error
     failure = MaxRestartsExceeded(
-        f"{spec.title!r} gave up on {record.spec.title!r}: {why}; the last end: {_told(error)}",
+        f"{spec.title!r} gave up on {record.spec.title!r}: {why}; the last end: {_shown(error)}",
         child_id=record.spec.child_id,
         restarts=spec.intensity.restarts,
         period=spec.intensity.period,
@@ -32,5 +32,5 @@ def gave_up(spec: Supervisor | DynamicSupervisor, record: ChildRecord, why: str)
     return failure
 
 
-def _told(error: BaseException | None) -> str:
+def _shown(error: BaseException | None) -> str:
     return "it was stopped" if error is None else f"{type(error).__name__}: {error}"

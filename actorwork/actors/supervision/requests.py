@@ -1,8 +1,8 @@
-"""The queue of a supervisor: what its loop has to do, in the order in which it came.
+"""The queue of a supervisor's loop, in order of arrival.
 
-News         a child has ended by itself, or could not be restarted
-a record       its alarm rang
-Request      somebody wants something of the supervisor, and waits for the answer
+ExitNotice    a child has ended by itself, or could not be restarted
+ChildRecord   its alarm is due
+Request       an action for the loop; its caller waits for the reply
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Stopped(Exception):
-    """The supervisor was told to stop while it waited."""
+    """The supervisor was asked to stop while it waited."""
 
 
 @attrs.frozen(eq=False)
@@ -34,7 +34,7 @@ class ExitNotice:
 
 
 class Request:
-    """Something that a supervisor's loop is asked to do, and where the asker waits."""
+    """An action for a supervisor's loop, and the reply that its caller waits for."""
 
     __slots__ = ("action", "reply")
 
@@ -60,7 +60,7 @@ class RequestQueue:
         return bool(self._items)
 
     def put(self, item: Item) -> None:
-        """Take an item, and have the loop look."""
+        """Append an item, and wake the loop."""
         self._items.append(item)
         self._wake()
 
@@ -80,7 +80,7 @@ class RequestQueue:
                 item.reply.fail(self._refusal())
 
     async def request(self, action: Callable[[], Awaitable[T]]) -> T:
-        """Have the loop do something; return what it returned, or raise what it raised.
+        """Run an action in the loop; return its result, or raise its error.
 
         Raises `ChildError` while the supervisor does not run. Cancelled: the answer is lost, not the action.
         """
@@ -91,9 +91,9 @@ class RequestQueue:
         return cast("T", await request.reply.wait())
 
     async def request_brief(self, action: Callable[[], T]) -> T:
-        """As `request`, for an action that never waits; a checkpoint only where the loop has to be waited for.
+        """As `request`, for an action that never waits; a checkpoint only if the loop is busy.
 
-        While the loop has nothing to do, nothing is half-changed: then who asks carries it out himself.
+        While the loop is idle, nothing is half-changed: then the caller runs the action by itself, without a wake-up.
         """
         if self._refuses:
             raise self._refusal()
@@ -106,13 +106,13 @@ class RequestQueue:
         return await self.request(in_turn)
 
     async def carry_out(self, request: Request) -> None:
-        """Do what is asked, in the loop; what goes wrong with it is the problem of who asked."""
+        """Run a request in the loop; its errors go to its caller."""
         try:
             request.reply.give(await request.action())
         except Stopped:
             request.reply.fail(self._refusal())
             raise
-        except Exception as error:  # noqa: BLE001 - a supervisor does not fall over a request
+        except Exception as error:  # noqa: BLE001 - raised by the caller; a request never ends its supervisor
             request.reply.fail(error)
         except BaseException:
             request.reply.fail(self._refusal())

@@ -2,7 +2,7 @@
 
 A supervisor is one task, the loop, and one nursery with a shielded task for each child (`child_runner`). Only the loop
 feels a cancellation from outside: it stops the children one by one, each within its bound, and then lets the
-cancellation go on. The price is that everything in here must be bounded. A child never raises into the nursery: it
+cancellation proceed. The price is that everything in here must be bounded. A child never raises into the nursery: it
 reports how it ended, and only the loop raises.
 
 All work comes through one queue and is done one item after the other, so no decision is based on half-changed facts:
@@ -95,7 +95,7 @@ class RunningSupervisor:
 
         Raises `StartError` if one does not start, `MaxRestartsExceeded` when it gives up, `Shutdown` after an automatic
         shutdown. Cancelled: the children are stopped in reverse order, each within its bound, before the cancellation
-        goes on.
+        proceeds.
         """
         self._window.forget()
         self.records.reset_to_boot_list()

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class TaskMember:
-    """A task under a supervisor; its own handle. Told to stop, it is cancelled: that is how a task is asked."""
+    """A task under a supervisor; its own handle. `stop` cancels it: there is no other way to ask a task to end."""
 
     def __init__(self, child: Child) -> None:
         self._child = child
         self._scope = trio.CancelScope()
         self.value: Any = None
-        """What the current incarnation gave to `task_status.started`."""
+        """The value that the current incarnation passed to `task_status.started`."""
 
     def __repr__(self) -> str:
         return f"<task {self._child.title!r}>"
@@ -48,7 +48,7 @@ class TaskMember:
 
 
 class _Status:
-    """The same signature as Trio's; ours, since `nursery.start` would tie the start to whoever asked for it."""
+    """As Trio's task status. Our own, since `nursery.start` would run the start in the task that asked for it."""
 
     def __init__(self, member: TaskMember, limit: trio.CancelScope, started: Callable[[], None]) -> None:
         self._member = member

@@ -28,9 +28,9 @@ Key: TypeAlias = Callable[[Any], Hashable]
 
 @attrs.frozen(eq=False, init=False)
 class Pool(Supervisor):
-    """`size` local actors of one kind, restarted one by one; `system.pool(…)` is how to speak to them.
+    """`size` local actors of one kind, restarted one by one; `system.pool(…)` returns their ref.
 
-    `routing` says which of them has a message; `consistent_hash` wants a `key`, which is given the message. More than
+    `routing` chooses the member for each message; `consistent_hash` wants a `key`, a function of the message. More than
     `intensity` restarts of all members together end the pool, as any supervisor.
     """
 

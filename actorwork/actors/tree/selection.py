@@ -1,11 +1,11 @@
-"""A part of a tree: what a node of one kind runs of a program that all nodes share.
+"""Selecting a part of a tree: all nodes share a program, and each kind of node runs a part of it.
 
-    only        what is called so, with all below it; and the supervisors above it
-    excluding   all but what is called so, and what is below it
+    only        the parts with these names, all that is below them, and the supervisors above them
+    excluding   everything but the parts with these names and what is below them
 
-An actor is called by its title or the name of its class, a task by the name of its function, a pool by its name or its
-actor, everything else by its name. A supervisor or a process that nothing is left of is left out; for an actor that
-stands in several places, all of them count.
+The name of an actor is its title or the name of its class; of a task, the name of its function; of a pool, its own name
+or those of its actor; of anything else, its name. A supervisor or a process without any children left is left out. A
+name selects every part that has it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from actorwork.errors import SettingsError
 
 
 def selected(root: Supervisor, *, only: Iterable[str] = (), excluding: Iterable[str] = ()) -> Supervisor:
-    """Return what is selected of a tree; the root is not called anything.
+    """Return the selected part of a tree; the root has no name.
 
-    Raises `SettingsError` for a name that nothing has, and where nothing is left.
+    Raises `SettingsError` for a name that no part has, and if nothing is left.
     """
     wanted, unwanted = _names("only", only), _names("excluding", excluding)
     if not wanted and not unwanted:
@@ -47,7 +47,7 @@ def selected(root: Supervisor, *, only: Iterable[str] = (), excluding: Iterable[
 
 
 def names_of(spec: Spec) -> list[str]:
-    """Return what a child of a tree is called."""
+    """Return the names of a part of a tree."""
     match spec:
         case Child():
             return [spec.title, getattr(innermost(spec.factory), "__name__", spec.title)]
@@ -56,7 +56,7 @@ def names_of(spec: Spec) -> list[str]:
         case DynamicSupervisor(template=Child() as template):
             return [spec.title, *names_of(template)]
         case _:
-            # What has no name of its own is called after its kind, as are others.
+            # Without a name of its own its title is that of its kind, which selects nothing in particular.
             return [spec.title] if spec.name or spec.id is not None else []
 
 
@@ -67,7 +67,7 @@ def _names(word: str, names: Iterable[str]) -> dict[str, None]:
 
 
 def _below(spec: Spec) -> tuple[Spec, ...]:
-    """Return the children of which some may be left out."""
+    """Return the children that may be left out one by one."""
     return () if isinstance(spec, (Child, Pool, DynamicSupervisor)) else spec.children
 
 

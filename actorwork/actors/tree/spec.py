@@ -1,4 +1,4 @@
-"""What a tree is made of: how children are started, restarted and stopped.
+"""Descriptions of a tree: how its children are made, restarted and stopped.
 
     an actor class                a child with everything by default
     Child(factory, …)             an actor made by a factory, or a task: async fn(*, task_status)
@@ -48,10 +48,10 @@ class Child:
 
     `factory` is run for every incarnation: an actor class, a `functools.partial` of one, or an async function which
     calls `task_status.started()` once it is up. `restart` is OTP's: a permanent child is always restarted, a
-    transient one when it ended abnormally, a temporary one never. `shutdown` bounds its end in seconds,
-    `"brutal_kill"` cancels at once; `startup_timeout` bounds its start. `id` is unique among siblings: the actor's
+    transient one when it ended abnormally, a temporary one never. `shutdown` bounds its end in seconds, and
+    `"brutal_kill"` cancels it at once; `startup_timeout` bounds its start. `id` is unique among siblings: the actor's
     title by default. A `significant` child may end its supervisor (`auto_shutdown`). With a `backoff`, restarts wait.
-    The broker feeds an actor that stands in the tree from its start, unless `reads` is False; of those that it feeds
+    An actor that is in the tree from the start reads from the broker, unless `reads` is False; of those that read,
     there is one for each title.
     """
 
@@ -94,7 +94,7 @@ class Child:
 
     @cached_property
     def title(self) -> str:
-        """What it is called: the actor's title, or the name of the function."""
+        """The actor's title, or the name of the function."""
         actor = self.actor
         return actor.settings.title if actor is not None else getattr(innermost(self.factory), "__qualname__", "task")
 
@@ -115,7 +115,7 @@ def _children(value: Iterable[object], whose: str = "Supervisor") -> tuple[Spec,
 
 @attrs.frozen(eq=False)
 class _Supervising:
-    """What both kinds of supervisors declare."""
+    """The fields of both kinds of supervisors."""
 
     intensity: Intensity = attrs.field(factory=Intensity, kw_only=True, validator=checks.intensity)
     on_exceeded: float | None = attrs.field(
@@ -146,9 +146,9 @@ class _Supervising:
 class Supervisor(_Supervising):
     """Children that are started in order, kept alive together, and stopped in reverse order.
 
-    More than `intensity` restarts: it gives up, which is its own crash, for its supervisor to judge; with
-    `on_exceeded` in seconds it waits so long, forgets the past and goes on. `auto_shutdown` ends it in order when
-    significant children have ended by themselves. A supervisor is a child like any other: `restart`, `shutdown`,
+    After more than `intensity` restarts it gives up, which is a crash that its own supervisor judges; with
+    `on_exceeded` it waits for that many seconds instead, and counts from zero again. `auto_shutdown` ends it in order
+    when significant children have ended by themselves. A supervisor is a child like any other: `restart`, `shutdown`,
     `significant`, `backoff`.
     """
 
@@ -166,8 +166,8 @@ class Supervisor(_Supervising):
 class DynamicSupervisor(_Supervising):
     """Children of one kind that come and go: started with `start_child(*arguments)`, known by their refs.
 
-    `template` is how each is made; the arguments are given to its factory. Without a template, `start_child` takes what
-    stands in a tree. They start side by side, are restarted one for one, and are stopped in parallel.
+    `template` describes each of them, and its factory gets the arguments. Without a template, `start_child` takes any
+    part of a tree. They start side by side, are restarted one for one, and are stopped in parallel.
     """
 
     template: Child | None = attrs.field(
@@ -183,7 +183,7 @@ class DynamicSupervisor(_Supervising):
 
 
 LONGEST_SHUTDOWN: Final = 180.0
-"""Seconds that a process may take to end, at most."""
+"""The longest time in seconds that a process may have to end."""
 
 StartMethod: TypeAlias = Literal["spawn", "forkserver"]
 START_METHODS: Final[tuple[StartMethod, ...]] = get_args(StartMethod)
@@ -191,16 +191,16 @@ START_METHODS: Final[tuple[StartMethod, ...]] = get_args(StartMethod)
 
 @attrs.frozen(eq=False)
 class Process:
-    """Children in an OS process of their own: another core, another memory, and one that can be killed.
+    """Children in an OS process of their own: another core, separate memory, and an end by force if need be.
 
     The process is a node like this one, with a lease of its own; its supervisor restarts it by the rules of any child.
-    It is asked to end, and killed after `shutdown_timeout` seconds; it is killed and replaced when its loop has not
-    turned for `hang_timeout` seconds. With `replicas` there are several of it, each with all of the children, which
-    are restarted one by one; more than `intensity` restarts of all of them together (by default 3 for each within 5 s)
-    end them all, for the supervisor above to judge. With a `Scale` there are as many as it takes. After
-    `max_messages`, or above `max_memory` (bytes, or "512MB"), a process is replaced in good order. Whatever makes the
-    children must be picklable: classes and functions of a module, `__main__` included. `start_method` is
-    multiprocessing's: "forkserver" starts faster and shares memory.
+    It is asked to end, and killed after `shutdown_timeout` seconds; it is killed and replaced when its loop has stood
+    still for `hang_timeout` seconds. `replicas` starts several of it, each with all of the children, which are
+    restarted one by one; more than `intensity` restarts of all of them together (by default 3 for each within 5 s) end
+    them all, which the supervisor above judges. With a `Scale` their number follows the load. After `max_messages`, or
+    above `max_memory` (bytes, or "512MB"), a process is replaced in an orderly way. The factories of the children must
+    be picklable: classes and functions of a module, `__main__` included. `start_method` is multiprocessing's:
+    "forkserver" starts faster and shares memory.
     """
 
     children: tuple[Spec, ...] = attrs.field(converter=lambda value: _children(value, "Process"))
@@ -247,12 +247,12 @@ class Process:
 
     @property
     def is_group(self) -> bool:
-        """Whether it is a supervisor of processes, and not one process."""
+        """Whether it runs as a supervisor of replicas, and not as one process."""
         return self.scale.max > 1 or self.replicas != 1 or self.intensity is not None
 
     @property
     def scale(self) -> Scale:
-        """How many of it there may be."""
+        """The bounds for the number of replicas."""
         return self.replicas if isinstance(self.replicas, Scale) else Scale(min=self.replicas, max=self.replicas)
 
     def member(self, number: int) -> Process:
@@ -263,13 +263,13 @@ class Process:
 
 @attrs.frozen(eq=False)
 class Replicas(DynamicSupervisor):
-    """The supervisor of a `Process` of which there are several: they start and end side by side."""
+    """The supervisor of the replicas of a `Process`: they start and end side by side."""
 
     process: Process = attrs.field(kw_only=True)
 
     @classmethod
     def of(cls, process: Process) -> Replicas:
-        """Return the supervisor that a process with replicas stands for."""
+        """Return the supervisor for the replicas of a process."""
         return cls(
             process=process,
             name=process.title,
@@ -278,7 +278,7 @@ class Replicas(DynamicSupervisor):
 
     @property
     def members(self) -> list[Process]:
-        """The replicas that there are from the start."""
+        """The replicas to start with."""
         return [self.process.member(number) for number in range(1, self.process.scale.min + 1)]
 
 
@@ -286,7 +286,7 @@ Spec: TypeAlias = Child | Supervisor | DynamicSupervisor | Process
 
 
 def as_spec(spec: object) -> Spec:
-    """Return what stands in a tree as a description; raises `SettingsError` for what cannot stand there."""
+    """Return the description for a part of a tree; raises `SettingsError` for anything else."""
     if isinstance(spec, (Child, Supervisor, DynamicSupervisor, Process)):
         return spec
     if isinstance(spec, type) and issubclass(spec, Hooks):
@@ -312,7 +312,7 @@ def _template(value: object) -> Child:
 
 
 def check_child_specs(specs: Sequence[object], *, auto_shutdown: AutoShutdown = "never") -> list[str]:
-    """Return what is wrong with a list of children, one sentence for each defect; an empty list means nothing."""
+    """Return the defects of a list of children, one sentence each; an empty list if there are none."""
     problems: list[str] = []
     seen: dict[Hashable, Spec] = {}
     for given in specs:
@@ -325,7 +325,7 @@ def check_child_specs(specs: Sequence[object], *, auto_shutdown: AutoShutdown = 
             problems.append(same_id(seen[spec.child_id], spec))
         seen[spec.child_id] = spec
         if spec.significant and auto_shutdown == "never":
-            problems.append(f"{spec.child_id!r} is significant, which means something only with auto_shutdown")
+            problems.append(f"{spec.child_id!r} is significant, which has no effect without auto_shutdown")
     return problems
 
 
@@ -333,7 +333,7 @@ def same_id(one: Spec, other: Spec) -> str:
     if isinstance(one, Child) and isinstance(other, Child) and one.actor and other.actor and one.id is other.id is None:
         return (
             f"two actors are titled {one.title!r} ({one.actor.__qualname__} and {other.actor.__qualname__}); a title"
-            " must be unique in a tree, since the actor's identity at the broker is made from it. For more at once,"
-            " raise Settings.concurrency"
+            " must be unique in a tree, since the actor's identity at the broker is derived from it. To handle more at"
+            " once, raise Settings.concurrency"
         )
     return f"two children have the id {one.child_id!r}; ids are unique among siblings: give one of them an id=…"
