@@ -1,6 +1,6 @@
-"""`actorwork dead`: the messages nobody could handle, to look at, to send again (also changed), to drop, to export.
+"""`actorwork dead`: list dead letters, send them again (also changed), drop, export and import them.
 
-Whatever goes over many of them goes page by page.
+Commands on many letters read them page by page, so that a million of them fit into memory.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ BATCH: Final = 500
 def dead() -> None:
     """Look at dead letters, send them again, drop them.
 
-    A dead letter is a message that nobody could handle, kept with its error. ENTRY is the name it has among those
-    of its source, as `dead ls` shows it, or the message's id, as logs show it. Letters that died of the same have one
-    fingerprint, which `dead groups` shows; the first characters of it are enough to name it.
+    A dead letter is a message that no actor could handle, stored with its error. ENTRY is its name among the dead
+    letters of its source, as `dead ls` shows it, or the message's id, as logs show it. Letters with the same cause have
+    the same fingerprint, which `dead groups` shows; its first characters are enough to name it.
     """
 
 
 @dead.command("ls", short_help="List dead letters.")
 @click.argument("source", required=False)
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Show at most so many.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Show at most this many.")
 @selecting
 @broker_option
 @timeout_option
@@ -72,7 +72,7 @@ def list_them(*, selection: Selection, limit: int, broker: str | None, timeout: 
     if json_output:
         print_json([in_json(letter) for letter in letters])
     elif not letters:
-        _say_that_there_are_none(selection)
+        _print_none(selection)
     else:
         print_table(
             ("SOURCE", "ENTRY", "MESSAGE", "ACTOR", "ATTEMPT", "FAILED", "ERROR"),
@@ -93,7 +93,7 @@ def list_them(*, selection: Selection, limit: int, broker: str | None, timeout: 
             click.echo(f"(the first {limit:,}; --limit shows more)", err=True)
 
 
-def _say_that_there_are_none(selection: Selection) -> None:
+def _print_none(selection: Selection) -> None:
     click.echo(f"no {'' if selection.is_all else 'such '}dead letters{_of(selection)}")
 
 
@@ -101,15 +101,15 @@ def _of(selection: Selection) -> str:
     return f" of {selection.source!r}" if selection.source else ""
 
 
-@dead.command(short_help="Show what dead letters died of.")
+@dead.command(short_help="Show the causes of dead letters.")
 @click.argument("source", required=False)
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Show at most so many.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Show at most this many.")
 @selecting
 @broker_option
 @timeout_option
 @as_json
 def groups(*, selection: Selection, limit: int, broker: str | None, timeout: float, json_output: bool) -> None:
-    """Group the dead letters of a source, or of all, by what they died of; the largest group first."""
+    """Group the dead letters of a source, or of all, by cause; the largest group first."""
 
     async def talk(opened: Broker, step: Step) -> Sequence[Cause]:
         from actorwork.clients.dead_letters import pages
@@ -125,10 +125,10 @@ def groups(*, selection: Selection, limit: int, broker: str | None, timeout: flo
     if json_output:
         print_json([cause_in_json(cause) for cause in found[:limit]])
     elif not found:
-        _say_that_there_are_none(selection)
+        _print_none(selection)
     else:
         print_table(
-            ("FINGERPRINT", "LETTERS", "ACTOR", "FIRST", "LAST", "THE LAST ONE", "ERROR"),
+            ("FINGERPRINT", "LETTERS", "ACTOR", "FIRST", "LAST", "LATEST", "ERROR"),
             [
                 (
                     cause.fingerprint,
@@ -184,7 +184,7 @@ def show(source: str, entry: str, *, broker: str | None, timeout: float, json_ou
 
 
 def _many_of_them(name: str, help: str) -> Callable[[Callable[..., Any]], click.Command]:
-    """Make a command that does something with entries, or with --all that a selection means."""
+    """Make a command on some entries, or with --all on everything that the options select."""
 
     def decorate(function: Callable[..., Any]) -> click.Command:
         for decorator in (
@@ -197,7 +197,7 @@ def _many_of_them(name: str, help: str) -> Callable[[Callable[..., Any]], click.
                 "--all",
                 "every",
                 is_flag=True,
-                help="All of SOURCE, or of all sources, that the options below mean.",
+                help="All letters of SOURCE, or of all sources, that the options below select.",
                 allow_from_autoenv=False,
             ),
             click.argument("entries", nargs=-1, metavar="[ENTRY]..."),
@@ -217,7 +217,7 @@ def _editing(function: Any) -> Any:
             "changes",
             metavar="FIELD=VALUE",
             multiple=True,
-            help="Change a field of the message: VALUE is JSON, or else text; a.b is the field b of a.",
+            help="Change a field of the message: VALUE is JSON, otherwise a string; a.b is the field b of a.",
         ),
         click.option("--edit", is_flag=True, help="Change the message in $EDITOR first.", allow_from_autoenv=False),
     ):
@@ -240,17 +240,17 @@ def replay(
     timeout: float,
     json_output: bool,
 ) -> None:
-    """Send dead letters again, as first attempts, each to the actor that failed alone.
+    """Send dead letters again, as first attempts, each only to the actor that failed.
 
-    With --all, those that are there when the command begins; it asks first. One letter can be changed on the way: by
-    --edit, --set or --data.
+    With --all, the command asks first, and sends the letters that exist when it begins. A single letter can be changed
+    first, by --edit, --set or --data.
     """
     require_choice("replay", entries, selection, every=every)
     if edit or changes or data is not None:
         if len(entries) != 1:
             raise click.UsageError("--edit, --set and --data want one ENTRY")
         if sum((edit, bool(changes), data is not None)) > 1:
-            raise click.UsageError("take one of --edit, --set and --data")
+            raise click.UsageError("choose one of --edit, --set and --data")
         _replay_changed(
             str(selection.source), entries[0], edit=edit, changes=changes, data=data, broker=broker, timeout=timeout,
             json_output=json_output,
@@ -273,7 +273,7 @@ def drop(
     timeout: float,
     json_output: bool,
 ) -> None:
-    """Delete dead letters for good; it asks first."""
+    """Delete dead letters permanently; the command asks first."""
     require_choice("drop", entries, selection, every=every)
     _do(
         "drop", "dropped", lambda letters, source, names: letters.drop(source, names),
@@ -320,7 +320,7 @@ def _do(
     chosen = speak(broker, timeout, look)
     wanted = len(chosen) if isinstance(chosen, Sequence) else chosen.count
     if wanted and ask:
-        # Asked outside of the loop: an answer may take its time.
+        # Outside the event loop: the user may take any time to answer.
         where = f" of {selection.source!r}" if selection.source else " of all sources"
         click.confirm(f"{verb} {many(wanted, 'dead letter')}{where}?", abort=True, err=True)
     count = speak(broker, timeout, carry_out) if wanted else 0
@@ -329,7 +329,7 @@ def _do(
     else:
         click.echo(f"{done} {many(count, 'dead letter')}")
     if count < wanted:
-        raise click.ClickException(f"{many(wanted - count, 'dead letter')} had gone meanwhile")
+        raise click.ClickException(f"{many(wanted - count, 'dead letter')} no longer existed")
 
 
 def _replay_changed(
@@ -364,7 +364,7 @@ def _replay_changed(
     if data is None:
         kind, value = payload(letter)
         if kind == "bytes":
-            raise click.ClickException("the message is no JSON, so no field of it can be set: use --data")
+            raise click.ClickException("the message is not JSON, so --set cannot change it: use --data")
         changed = codec.dumps(with_changes(value, changes))
     else:
         try:
@@ -379,7 +379,7 @@ def _replay_changed(
             )
 
     if not speak(broker, timeout, send):
-        raise click.ClickException("the dead letter had gone meanwhile")
+        raise click.ClickException("the dead letter no longer exists; nothing was sent")
     if json_output:
         print_json({"replayed": 1, "payload": codec.loads(changed)})
     else:
@@ -389,13 +389,17 @@ def _replay_changed(
 @dead.command(short_help="Write dead letters as JSON lines.")
 @click.argument("source", required=False)
 @click.option(
-    "--to", "file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Not to the screen."
+    "--to",
+    "file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write to this file instead of standard output.",
 )
 @selecting
 @broker_option
 @timeout_option
 def export(*, selection: Selection, file: Path | None, broker: str | None, timeout: float) -> None:
-    """Write the dead letters of a source, or of all, as JSON lines, which `dead import` reads. They stay."""
+    """Write the dead letters of a source, or of all, as JSON lines, which `dead import` reads. Nothing is deleted."""
 
     async def talk(opened: Broker, step: Step) -> int:
         from actorwork.clients.dead_letters import pages
@@ -422,10 +426,10 @@ def export(*, selection: Selection, file: Path | None, broker: str | None, timeo
 @timeout_option
 @as_json
 def import_them(file: str, *, broker: str | None, timeout: float, json_output: bool) -> None:
-    """Send the messages of exported dead letters again, each to the actor that failed alone; - is standard input.
+    """Send the messages of exported dead letters again, each only to the actor that failed; - is standard input.
 
-    Each has an id of its own, made of the message's and the letter's: a file that is imported twice within a day sends
-    nothing twice. Drop the letters themselves, if they are still there.
+    The ids are derived from those of message and letter, so importing a file twice within a day sends nothing twice.
+    Drop the letters themselves if they still exist.
     """
     with click.open_file(file, encoding="utf-8") as lines:
         messages = list(envelopes(lines))

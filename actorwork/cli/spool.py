@@ -1,4 +1,4 @@
-"""`actorwork spool`: the messages that wait in a local file for their broker, to look at, to send now, to drop."""
+"""`actorwork spool`: list the messages that wait in a local file for their broker, send them now, drop them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ T = TypeVar("T")
 def spool() -> None:
     """Look at the messages that a client's spool holds while its broker is away, send them now, or drop them.
 
-    Clients do all of it by themselves: this is for a file whose program is gone, and for what the broker has refused.
+    Clients send them by themselves: this command is for a file whose program has ended, and for messages that the
+    broker refused.
     """
 
 
@@ -37,16 +38,16 @@ def spool_option(function: Any) -> Any:
     )(function)
 
 
-@spool.command("ls", short_help="List what waits.")
+@spool.command("ls", short_help="List the messages in a spool.")
 @click.argument("source", required=False)
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Show at most so many.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Show at most this many.")
 @spool_option
 @broker_option
 @as_json
 def list_them(source: str | None, *, limit: int, path: Path | None, broker: str | None, json_output: bool) -> None:
-    """List the messages in a spool, oldest first; those that the broker has refused are marked with its reason.
+    """List the messages in a spool, oldest first; those that the broker refused have its reason.
 
-    The broker is not asked: --broker only says which default file is meant.
+    The command does not connect to the broker: --broker only selects its default file.
     """
     path = file_of(path, broker)
 
@@ -72,7 +73,7 @@ def list_them(source: str | None, *, limit: int, path: Path | None, broker: str 
             [(one.source, one.id, moment(one.born), str(len(one.data)), one.refused or "") for one in found],
         )
     if status is None or not status.messages:
-        click.echo(f"nothing waits in {path}")
+        click.echo(f"no messages wait in {path}")
         return
     click.echo(
         f"{many(status.messages, 'message')} of {many(status.bytes, 'byte')} in {path}, the oldest"
@@ -81,22 +82,22 @@ def list_them(source: str | None, *, limit: int, path: Path | None, broker: str 
     )
 
 
-@spool.command(short_help="Send what waits, now.")
+@spool.command(short_help="Send the messages in a spool now.")
 @spool_option
 @broker_option
 @timeout_option
 @as_json
 def flush(*, path: Path | None, broker: str | None, timeout: float, json_output: bool) -> None:
-    """Send everything in a spool to the broker, also what was set aside, each under its own id.
+    """Send all messages in a spool to the broker, including those set aside, each under its own id.
 
-    What the broker refuses again stays set aside; the exit code is 1 then.
+    If the broker refuses some again, they stay set aside, and the exit code is 1.
     """
     path = file_of(path, broker)
     if not path.exists():
         raise click.ClickException(f"there is no spool {path}; --spool names another file")
     before = with_file(path, lambda file: (file.take_up_again(), file.status())[1])
     left = speak(broker, timeout, lambda opened, step: replay(opened, step, path)) if before.messages else before
-    # A program that is running may have added some meanwhile.
+    # A running program may have added some meanwhile.
     sent = max(0, before.messages - left.messages)
     if json_output:
         print_json({"file": str(path), "sent": sent, "set_aside": left.refused})
@@ -109,7 +110,7 @@ def flush(*, path: Path | None, broker: str | None, timeout: float, json_output:
 
 
 async def replay(broker: Broker, step: Step, path: Path) -> SpoolStatus:
-    """Replay a spool until nothing waits, and return what it holds then."""
+    """Replay a spool until no message waits, and return its status then."""
     import trio
 
     from actorwork.brokers import ignore
@@ -129,7 +130,7 @@ async def replay(broker: Broker, step: Step, path: Path) -> SpoolStatus:
 
 @spool.command(short_help="Delete messages from a spool.")
 @click.argument("messages", nargs=-1, metavar="[MESSAGE]...")
-@click.option("--set-aside", is_flag=True, help="All that the broker has refused.", allow_from_autoenv=False)
+@click.option("--set-aside", is_flag=True, help="All messages that the broker refused.", allow_from_autoenv=False)
 @click.option("--yes", is_flag=True, help="Do not ask.", allow_from_autoenv=False)
 @spool_option
 @broker_option
@@ -137,9 +138,9 @@ async def replay(broker: Broker, step: Step, path: Path) -> SpoolStatus:
 def drop(
     messages: tuple[str, ...], *, set_aside: bool, yes: bool, path: Path | None, broker: str | None, json_output: bool
 ) -> None:
-    """Delete messages, by their ids, from a spool: they will never be sent. It asks first."""
+    """Delete messages, by their ids, from a spool: they will never be sent. The command asks first."""
     if set_aside == bool(messages):
-        raise click.UsageError("say which to drop: MESSAGE..., or --set-aside")
+        raise click.UsageError("choose which to drop: MESSAGE..., or --set-aside")
     path = file_of(path, broker)
     if not path.exists():
         raise click.ClickException(f"there is no spool {path}; --spool names another file")
@@ -169,7 +170,7 @@ def file_of(path: Path | None, broker: str | None) -> Path:
 
 
 def with_file(path: Path, work: Callable[[SpoolFile], T]) -> T:
-    """Open a spool for a moment; what is wrong with it ends the command in a sentence."""
+    """Open a spool, work on it and close it; an error of the file ends the command with one sentence."""
     from actorwork.embedded.spool import SpoolFile
     from actorwork.errors import SpoolError
 

@@ -1,4 +1,4 @@
-"""A command line at an embedded broker of its own, in a directory of its own."""
+"""A command line with its own embedded broker, in its own directory."""
 
 import json
 import os

@@ -35,7 +35,7 @@ def test_an_unknown_command_is_wrong_usage(shell: Shell):
     assert "No such command" in shell("fly", code=2).stderr
 
 
-def test_without_the_extra_it_says_which_one_is_missing():
+def test_without_its_extra_the_command_names_it():
     done = python(
         "import sys, importlib.util as util\n"
         "find = util.find_spec\n"
@@ -48,7 +48,7 @@ def test_without_the_extra_it_says_which_one_is_missing():
     assert 'pip install "actorwork[cli]"' in done.stderr
 
 
-def test_the_library_never_imports_what_the_extra_brings():
+def test_the_library_never_imports_what_the_extra_installs():
     done = python("import sys, actorwork, actorwork.cli; print({'click', 'rich'} & set(sys.modules) or 'none')")
     assert done.stdout == "none\n", done.stderr
 
@@ -69,18 +69,18 @@ def test_durations_are_written_with_their_unit(text: str, length: float):
 
 
 @pytest.mark.parametrize("text", ["", "30", "1.5", "s", "-1s", "1 s", "1s foo", "nan", "5 minutes", "1sm"])
-def test_what_is_no_duration_is_refused(text: str):
+def test_an_invalid_duration_is_refused(text: str):
     with pytest.raises(ValueError, match="is not a duration such as"):
         seconds(text)
 
 
-def test_doctor_looks_at_the_broker(shell: Shell):
+def test_doctor_checks_the_broker(shell: Shell):
     found = shell.json("doctor")
     assert all(set(finding) == {"subject", "level", "text", "advice"} for finding in found)
     assert {finding["level"] for finding in found} <= {"ok", "warning"}
 
 
-def test_doctor_says_what_to_do_and_fails_where_there_is_an_error(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+def test_doctor_gives_advice_and_fails_if_there_is_an_error(shell: Shell, monkeypatch: pytest.MonkeyPatch):
     findings = [Finding("clock", "ok", "in step"), Finding("eviction", "error", "streams are evicted", "CONFIG SET it")]
 
     def found(*_: object) -> list[Finding]:

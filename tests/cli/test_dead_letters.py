@@ -1,4 +1,4 @@
-"""`actorwork dead`: what nobody could handle is shown, sent again, or dropped after a question."""
+"""`actorwork dead`: dead letters are listed, sent again, changed, dropped and exported."""
 
 import json
 from collections.abc import Sequence
@@ -85,7 +85,7 @@ def test_a_dead_letter_is_found_by_the_id_that_logs_show(shell: Shell, letters: 
     assert f"entry: {letters['m2'].entry}\n" in shell("dead", "show", "orders", "m2").stdout
 
 
-def test_programs_are_given_everything(shell: Shell, letters: dict[str, DeadLetter]):
+def test_json_contains_everything(shell: Shell, letters: dict[str, DeadLetter]):
     shown: dict[str, Any] = shell.json("dead", "show", "orders", "m1")
     assert shown.pop("traceback").startswith("Traceback")
     assert shown.pop("failed_at").endswith("Z")
@@ -111,13 +111,13 @@ def test_a_payload_that_is_no_json_is_shown_as_it_is(shell: Shell, letters: dict
 
 
 @pytest.mark.parametrize("command", [("ls",), ("show", "orders", "m1"), ("show", "returns", "m3")])
-def test_a_dead_letter_cannot_command_the_terminal(
+def test_a_dead_letter_cannot_control_the_terminal(
     shell: Shell, letters: dict[str, DeadLetter], command: tuple[str, ...]
 ):
     assert "\x1b" not in shell("dead", *command).output
 
 
-def test_what_is_not_there_is_named(shell: Shell, letters: dict[str, DeadLetter]):
+def test_a_missing_letter_is_named(shell: Shell, letters: dict[str, DeadLetter]):
     for command in ("show", "replay"):
         refused = shell("dead", command, "orders", "m9", code=1)
         assert "no dead letter of 'orders' has the entry or message id 'm9'" in refused.stderr
@@ -147,7 +147,7 @@ def test_dropping_asks_first(shell: Shell, letters: dict[str, DeadLetter]):
 
 
 @pytest.mark.parametrize("arguments", [[], ["orders"], ["orders", "m1", "--all"]])
-def test_which_ones_has_to_be_said(shell: Shell, arguments: list[str]):
+def test_a_command_needs_a_choice_of_letters(shell: Shell, arguments: list[str]):
     assert "choose which to drop" in shell("dead", "drop", *arguments, code=2).stderr
 
 
@@ -172,7 +172,7 @@ def test_all_of_nothing_is_nothing(shell: Shell):
         (("--since", "2001-01-01T00:00:00+00:00"), ["m1", "m2", "m3"]),
     ],
 )
-def test_options_say_which_are_meant(
+def test_options_select_letters(
     shell: Shell, letters: dict[str, DeadLetter], options: tuple[str, ...], meant: list[str]
 ):
     assert sorted(ids(shell, *options)) == meant
@@ -180,11 +180,11 @@ def test_options_say_which_are_meant(
         assert shell("dead", "ls", *options).stdout == "no such dead letters\n"
 
 
-def test_no_moment_is_refused(shell: Shell):
+def test_an_invalid_time_is_refused(shell: Shell):
     assert "'yesterday' is not a time such as 2h (ago)" in shell("dead", "ls", "--since", "yesterday", code=2).stderr
 
 
-def test_letters_are_grouped_by_what_they_died_of(shell: Shell, letters: dict[str, DeadLetter]):
+def test_letters_are_grouped_by_cause(shell: Shell, letters: dict[str, DeadLetter]):
     first, second = shell.json("dead", "groups")
     assert (first["count"], first["sources"], first["example"]["message_id"]) == (2, {"orders": 2}, "m2")
     assert (second["count"], second["example"]["message_id"]) == (1, "m3")
@@ -195,14 +195,14 @@ def test_letters_are_grouped_by_what_they_died_of(shell: Shell, letters: dict[st
     assert shell("dead", "groups", "--error", "KeyError").stdout == "no such dead letters\n"
 
 
-def test_all_that_are_meant_are_replayed_or_dropped(shell: Shell, letters: dict[str, DeadLetter]):
+def test_all_selected_letters_are_replayed_or_dropped(shell: Shell, letters: dict[str, DeadLetter]):
     fingerprint = shell.json("dead", "show", "orders", "m1")["fingerprint"]
     assert shell.json("dead", "drop", "--all", "--yes", "--error", "CodecError") == {"dropped": 1}
     assert shell.json("dead", "replay", "--all", "--yes", "--fingerprint", fingerprint) == {"replayed": 2}
     assert "go with --all" in shell("dead", "drop", "orders", "m1", "--error", "KeyError", code=2).stderr
 
 
-def test_many_letters_are_gone_through_page_by_page(
+def test_many_letters_are_read_page_by_page(
     shell: Shell, letters: dict[str, DeadLetter], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(dead_letters, "PAGE", 1)
@@ -212,7 +212,7 @@ def test_many_letters_are_gone_through_page_by_page(
     assert shell.json("dead", "replay", "--all", "--yes") == {"replayed": 3}
 
 
-async def test_who_replays_what_fails_again_at_once_comes_to_an_end(mock_clock: object):
+async def test_replaying_letters_that_fail_again_at_once_ends(mock_clock: object):
     broker = MemoryBroker()
     async with open_system(Till, broker=broker):
         for number in range(20):
@@ -286,18 +286,18 @@ def test_a_letter_is_edited_and_sent_again(
         (("m1", "--set", "number"), "--set wants FIELD=VALUE", 2),
         (("m1", "--set", "number.deep=1"), "no object in which 'number.deep'", 1),
         (("m1", "m2", "--data", "1"), "want one ENTRY", 2),
-        (("m1", "--data", "1", "--set", "a=1"), "take one of", 2),
+        (("m1", "--data", "1", "--set", "a=1"), "choose one of", 2),
     ],
 )
-def test_a_change_that_cannot_be_made_sends_nothing(
+def test_an_impossible_change_sends_nothing(
     shell: Shell, letters: dict[str, DeadLetter], arguments: tuple[str, ...], said: str, code: int
 ):
     assert said in shell("dead", "replay", "orders", *arguments, code=code).stderr
     assert len(ids(shell)) == 3
 
 
-def test_fields_of_what_is_no_json_cannot_be_set(shell: Shell, letters: dict[str, DeadLetter]):
-    assert "no JSON" in shell("dead", "replay", "returns", "m3", "--set", "a=1", code=1).stderr
+def test_fields_of_a_message_that_is_not_json_cannot_be_set(shell: Shell, letters: dict[str, DeadLetter]):
+    assert "not JSON" in shell("dead", "replay", "returns", "m3", "--set", "a=1", code=1).stderr
     assert shell.json("dead", "replay", "returns", "m3", "--data", "{}") == {"replayed": 1, "payload": {}}
 
 
@@ -317,13 +317,13 @@ def test_letters_are_exported_and_sent_again_from_the_file(shell: Shell, letters
     assert shell.backlog("returns") == 1
 
 
-def test_what_is_exported_can_be_chosen_and_piped(shell: Shell, letters: dict[str, DeadLetter]):
+def test_an_export_can_be_selected_and_piped(shell: Shell, letters: dict[str, DeadLetter]):
     exported = shell("dead", "export", "orders", "--text", "number 2").stdout
     assert json.loads(exported)["message_id"] == "m2"
     assert shell.json("dead", "import", "-", input=exported) == {"read": 1, "new": 1}
 
 
-def test_a_line_that_is_no_letter_is_named_and_nothing_is_sent(shell: Shell, letters: dict[str, DeadLetter]):
+def test_an_invalid_line_is_named_and_nothing_is_sent(shell: Shell, letters: dict[str, DeadLetter]):
     exported = shell("dead", "export").stdout
     refused = shell("dead", "import", "-", input=exported + "{}\n", code=1)
     assert "line 4 is not an exported dead letter" in refused.stderr

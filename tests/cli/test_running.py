@@ -29,7 +29,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("tree", ["shop:Till", "shop:shop"])
-def test_a_tree_runs_until_it_is_told_to_stop(shell: Shell, tree: str):
+def test_a_tree_runs_until_a_signal(shell: Shell, tree: str):
     shell("send", "orders", '{"number": 17}', "--type", "Order")
     with shell.start("run", tree) as process:
         lines_until(process, "took 17")
@@ -41,7 +41,7 @@ def test_a_tree_runs_until_it_is_told_to_stop(shell: Shell, tree: str):
     assert shell.backlog("orders") == 0
 
 
-def test_what_is_in_hand_is_finished_at_the_first_signal(shell: Shell):
+def test_messages_in_flight_finish_after_the_first_signal(shell: Shell):
     shell("send", "orders", '{"seconds": 0.3}')
     with shell.start("run", "shop:Till") as process:
         lines_until(process, "waiting")
@@ -51,7 +51,7 @@ def test_what_is_in_hand_is_finished_at_the_first_signal(shell: Shell):
     assert shell.backlog("orders") == 0
 
 
-def test_the_second_signal_is_more_urgent_and_hands_the_message_back(shell: Shell):
+def test_the_second_signal_cancels_the_handler_and_releases_its_message(shell: Shell):
     shell("send", "orders", '{"seconds": 60}')
     with shell.start("run", "shop:Till") as process:
         lines_until(process, "waiting")
@@ -87,7 +87,7 @@ def test_a_part_of_a_tree_is_run(shell: Shell):
     assert "OSError: no till" in logs
 
 
-def test_a_part_that_is_not_there_is_told_with_what_there_is(shell: Shell):
+def test_for_an_unknown_part_the_error_lists_the_parts(shell: Shell):
     with shell.start("run", "shop:both", "--only", "tool") as process:
         code, logs = ended(process)
     assert code == 2, logs
@@ -121,7 +121,7 @@ def test_logs_can_be_json(shell: Shell):
         ("shop.till:Till", "no module named 'shop.till'"),
     ],
 )
-def test_a_tree_that_is_none_says_what_was_found(shell: Shell, tree: str, complaint: str):
+def test_for_something_else_than_a_tree_the_error_names_it(shell: Shell, tree: str, complaint: str):
     assert complaint in shell("run", tree, code=2).stderr.replace("\n", " ")
 
 

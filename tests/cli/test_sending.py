@@ -1,4 +1,4 @@
-"""`actorwork send`: where a message goes, and what becomes of a file with bad lines."""
+"""`actorwork send`: the destination of a message, and files with invalid lines."""
 
 import json
 import re
@@ -47,7 +47,7 @@ def test_a_class_with_a_dot_needs_no_flag(shell: Shell):
 
 
 @pytest.mark.parametrize("name", ["", "orders!", "x" * 301])
-def test_what_is_said_to_be_a_source_has_to_be_one(shell: Shell, name: str):
+def test_an_invalid_source_is_refused(shell: Shell, name: str):
     assert "a source is 1 to 300 characters" in shell("send", name, "{}", "--source", code=2).stderr
 
 
@@ -59,7 +59,7 @@ def test_a_message_for_a_class_is_checked_against_its_handlers(shell: Shell):
     assert shell.backlog(TILL) == 1
 
 
-def test_what_is_no_json_is_refused(shell: Shell):
+def test_invalid_json_is_refused(shell: Shell):
     assert "the payload is not JSON" in shell("send", "orders", "{number: 1}", code=1).stderr
     assert shell.backlog("orders") == 0
 
@@ -86,26 +86,26 @@ def test_every_line_of_a_file_is_sent(shell: Shell):
 BAD = '{"number": 1}\n\n  \nthis is none\n{"number": 2}\r\n{"number": NaN}\n{"number": 3}'
 
 
-def test_bad_lines_are_told_by_number_and_nothing_else_is_lost(shell: Shell):
+def test_invalid_lines_are_reported_by_number_and_the_others_are_sent(shell: Shell):
     result = shell("send", "orders", "--from", "-", input=BAD, code=1)
     assert result.stdout == "sent 3 messages to the source 'orders'; skipped 2 invalid lines\n"
     assert re.findall(r"^line (\d+): the payload is not JSON", result.stderr, re.MULTILINE) == ["4", "6"]
     assert shell.backlog("orders") == 3
 
 
-def test_bad_lines_are_told_to_programs(shell: Shell):
+def test_json_lists_the_invalid_lines(shell: Shell):
     told = shell.json("send", "orders", "--from", "-", input=BAD, code=1)
     assert (told["source"], told["sent"], told["new"]) == ("orders", 3, 3)
     assert [bad["line"] for bad in told["bad"]] == [4, 6]
 
 
-def test_bytes_that_are_no_text_are_a_bad_line(shell: Shell):
+def test_bytes_that_are_not_utf_8_are_an_invalid_line(shell: Shell):
     result = shell("send", "orders", "--from", "-", input=b'\xef\xbb\xbf{"a": 1}\n"\xff"\n', code=1)
     assert "line 2: the payload is not UTF-8" in result.stderr
     assert shell.backlog("orders") == 1
 
 
-def test_a_bad_line_cannot_command_the_terminal(shell: Shell):
+def test_an_invalid_line_cannot_control_the_terminal(shell: Shell):
     result = shell("send", "orders", "--from", "-", input='[bold]\x1b[2J{"a": 1}\n', code=1)
     assert "\x1b" not in result.output
 
@@ -123,7 +123,7 @@ def test_a_long_line_arrives_in_whole(shell: Shell):
     assert "sent 2 messages" in shell("send", "orders", "--from", "-", input=f"{long}\n1").stdout
 
 
-def test_what_comes_by_a_pipe_is_sent_without_waiting_for_more(shell: Shell):
+def test_lines_from_a_pipe_are_sent_without_waiting_for_more(shell: Shell):
     with shell.start("send", "orders", "--from", "-") as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -136,7 +136,7 @@ def test_what_comes_by_a_pipe_is_sent_without_waiting_for_more(shell: Shell):
         assert process.wait(20) == 0
 
 
-def test_an_interrupt_says_how_far_it_came(shell: Shell):
+def test_an_interrupt_reports_the_last_line_sent(shell: Shell):
     with shell.start("send", "orders", "--from", "-", "--id", "tuesday") as process:
         assert process.stdin is not None
         assert process.stderr is not None
@@ -149,12 +149,12 @@ def test_an_interrupt_says_how_far_it_came(shell: Shell):
         assert "everything up to line 2 is sent. Send the file again with --id tuesday" in process.stderr.read()
 
 
-def test_a_message_may_be_held_back(shell: Shell):
+def test_a_message_may_be_delayed(shell: Shell):
     shell("send", "orders", "{}", "--delay", "1h")
     assert "did you mean 30s?" in shell("send", "orders", "{}", "--delay", "30", code=2).stderr
 
 
-def test_a_broker_that_is_away_is_not_waited_for_for_ever(shell: Shell):
+def test_waiting_for_a_broker_is_bounded(shell: Shell):
     result = shell(
         "send", "orders", "{}", "--broker", f"unix://{shell.folder}/nobody.sock", "--timeout", "300ms", code=1
     )
@@ -166,5 +166,5 @@ def test_a_broker_of_no_known_kind_is_refused(shell: Shell):
     assert "known are redis://" in result.stderr
 
 
-def test_a_file_that_is_not_there_is_wrong_usage(shell: Shell):
+def test_a_missing_file_is_wrong_usage(shell: Shell):
     assert "does not exist" in shell("send", "orders", "--from", str(Path("nowhere.ndjson")), code=2).stderr

@@ -1,4 +1,4 @@
-"""`actorwork spool`: what waits for the broker is shown, sent, or dropped after a question."""
+"""`actorwork spool`: waiting messages are listed, sent and dropped."""
 
 from pathlib import Path
 
@@ -29,13 +29,13 @@ def file(shell: Shell) -> Path:
 
 
 def test_without_a_file_nothing_waits(shell: Shell):
-    assert shell("spool", "ls", "--spool", "nowhere").stdout == "nothing waits in nowhere\n"
+    assert shell("spool", "ls", "--spool", "nowhere").stdout == "no messages wait in nowhere\n"
     assert shell.json("spool", "ls", "--spool", "nowhere")["messages"] == 0
     assert not (shell.folder / "nowhere").exists()
     assert "there is no spool" in shell("spool", "flush", "--spool", "nowhere", code=1).stderr
 
 
-def test_what_waits_is_listed_with_what_was_refused(shell: Shell, file: Path):
+def test_waiting_and_refused_messages_are_listed(shell: Shell, file: Path):
     result = shell("spool", "ls", "--spool", str(file))
     heading, *rows = result.stdout.splitlines()
     assert heading.split() == ["SOURCE", "MESSAGE", "TOLD", "BYTES", "SET", "ASIDE"]
@@ -49,7 +49,7 @@ def test_what_waits_is_listed_with_what_was_refused(shell: Shell, file: Path):
     assert "1 of them set aside" in result.stderr
 
 
-def test_what_waits_is_listed_for_programs(shell: Shell, file: Path):
+def test_waiting_messages_are_listed_as_json(shell: Shell, file: Path):
     found = shell.json("spool", "ls", "orders", "--spool", str(file))
     assert (found["messages"], found["set_aside"]) == (3, 1)
     assert found["age"] > 0
@@ -58,7 +58,7 @@ def test_what_waits_is_listed_for_programs(shell: Shell, file: Path):
     assert (two["sent_with"], two["set_aside"]) == ({"headers": {"lang": "en"}}, "WRONGTYPE\x1b[2J no stream")
 
 
-def test_a_flush_sends_everything_also_what_was_refused(shell: Shell, file: Path):
+def test_a_flush_sends_everything_including_refused_messages(shell: Shell, file: Path):
     assert shell("spool", "flush", "--spool", str(file)).stdout == f"sent 3 messages of {file}\n"
     assert (shell.backlog("orders"), shell.backlog("returns")) == (2, 1)
     assert shell.json("spool", "flush", "--spool", str(file)) == {"file": str(file), "sent": 0, "set_aside": 0}
@@ -76,7 +76,7 @@ def test_the_default_file_is_that_of_the_broker(shell: Shell, monkeypatch: pytes
     assert shell.json("spool", "ls")["messages"] == 0
 
 
-def test_a_flush_says_when_the_broker_is_away(shell: Shell, file: Path):
+def test_a_flush_fails_while_the_broker_is_away(shell: Shell, file: Path):
     away = ("--broker", f"unix://{shell.folder}/nobody.sock", "--timeout", "100ms")
     assert "did not answer within 0.1 s" in shell("spool", "flush", "--spool", str(file), *away, code=1).stderr
     assert shell.json("spool", "ls", "--spool", str(file))["messages"] == 3
@@ -90,9 +90,9 @@ def test_messages_are_dropped_after_a_question(shell: Shell, file: Path):
     assert shell.json("spool", "drop", "--set-aside", "--yes", *at) == {"dropped": 1}
     assert [one["message_id"] for one in shell.json("spool", "ls", *at)["listed"]] == ["m3"]
     assert "has the id 'm1'" in shell("spool", "drop", "m1", "--yes", *at, code=1).stderr
-    assert "say which to drop" in shell("spool", "drop", *at, code=2).stderr
+    assert "choose which to drop" in shell("spool", "drop", *at, code=2).stderr
 
 
-def test_a_file_that_is_no_spool_is_named(shell: Shell):
+def test_a_file_that_is_not_a_spool_is_named(shell: Shell):
     (shell.folder / "shop.py").write_text("no database at all " * 100)
     assert "shop.py" in shell("spool", "ls", "--spool", str(shell.folder / "shop.py"), code=1).stderr

@@ -77,7 +77,7 @@ def test_a_trigger_is_paused_and_resumed(known: Shell):
     assert {one["state"] for one in known.json("triggers", "ls")} == {"on"}
 
 
-def test_what_vanished_is_marked_and_can_be_forgotten(known: Shell):
+def test_a_vanished_trigger_is_marked_and_can_be_forgotten(known: Shell):
     async def register(broker: Broker) -> None:
         await broker.triggers.register(NIGHTLY.source, [NIGHTLY])
 
@@ -104,7 +104,7 @@ def test_pauses_are_made_listed_and_ended(shell: Shell):
 
 
 @pytest.mark.parametrize("options", [[], ["--all", "--actor", "x"], ["--actor", "x", "--source", "y"]])
-def test_a_pause_wants_to_know_of_what(shell: Shell, options: list[str]):
+def test_a_pause_needs_exactly_one_target(shell: Shell, options: list[str]):
     assert "choose one of --actor TITLE, --source NAME and --all" in shell("pause", *options, code=2).stderr
 
 
@@ -115,5 +115,5 @@ def test_a_pause_wants_to_know_of_what(shell: Shell, options: list[str]):
         (["--actor", ""], "--actor wants the title of an actor"),
     ],
 )
-def test_what_cannot_be_named_so_is_not_paused(shell: Shell, options: list[str], said: str):
+def test_an_invalid_name_is_not_paused(shell: Shell, options: list[str], said: str):
     assert said in shell("pause", *options, code=2).stderr

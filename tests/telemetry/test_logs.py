@@ -1,4 +1,4 @@
-"""What an operator reads: sentences that say what happens next, with every id on the lines that matter."""
+"""The sink and the formats of logs: levels, ids, reminders, tracebacks, JSON."""
 
 import io
 import json
@@ -65,7 +65,7 @@ def settled(settlement: Settlement, *, message_id: str = "3f-1", attempt: int = 
     return events.Settled("ac70", "greeter", delivery, settlement, 0.0031)
 
 
-def test_a_failed_message_says_where_it_is_now_and_how_to_see_it(log: Log):
+def test_the_line_of_a_failed_message_names_its_dead_letter_and_the_command_to_see_it(log: Log):
     record = log.record(settled(Fail(broken())))
     assert record.levelno == logging.ERROR
     assert record.getMessage() == (
@@ -74,7 +74,7 @@ def test_a_failed_message_says_where_it_is_now_and_how_to_see_it(log: Log):
     )
 
 
-def test_a_broker_that_stays_away_is_mentioned_now_and_then_and_again_after_it_was_back(log: Log):
+def test_a_lost_broker_is_a_warning_now_and_then_and_again_after_it_was_back(log: Log):
     def lost(at: float) -> str:
         log.now = at
         return log.record(events.BrokerLost("ConnectionRefusedError", 1.0)).levelname
@@ -84,7 +84,7 @@ def test_a_broker_that_stays_away_is_mentioned_now_and_then_and_again_after_it_w
     assert lost(12) == "WARNING"
 
 
-def test_one_of_several_processes_says_which_one_it_is(log: Log):
+def test_one_of_several_processes_names_itself(log: Log):
     started = events.NodeStarted("9a3c", "redis://localhost", ("greeter",))
     assert f" INFO actorwork.tests[{os.getpid()}]: " in log.line(started, TextFormatter(one_of_several=True))
     assert " INFO actorwork.tests: " in log.line(started)
@@ -121,7 +121,7 @@ def test_a_retry_says_when_it_runs_again(log: Log):
     assert "(attempt 2, ValueError: no such order): it runs again in 2 s" in record.getMessage()
 
 
-def test_a_rejection_is_no_trouble_but_is_told(log: Log):
+def test_a_rejection_is_logged_at_info(log: Log):
     record = log.record(settled(Reject(Failure("Reject", "too old"))))
     assert record.levelno == logging.INFO
     assert "(attempt 2, Reject: too old): it is dropped" in record.getMessage()
@@ -141,7 +141,7 @@ def test_success_costs_next_to_nothing_when_debug_is_off(log: Log):
     assert best / 20_000 < 1e-6  # 0.16 µs where nobody else computes; a busy machine is given room.
 
 
-def test_foreign_text_cannot_begin_a_line_of_its_own(log: Log):
+def test_foreign_text_cannot_begin_its_own_line(log: Log):
     failure = Failure("ValueError", "one\n2025-11-20T10:00:00.000Z INFO forged", "")
     line = log.line(settled(Fail(failure), message_id="a\r\nb"))
     assert "\n" not in line
@@ -162,7 +162,7 @@ LINES: list[tuple[events.Event, str, str]] = [
 
 
 @pytest.mark.parametrize(("event", "level", "node_id"), LINES, ids=lambda value: type(value).__name__)
-def test_a_record_names_its_node_and_a_grave_one_in_its_line_too(
+def test_a_record_names_its_node_and_from_warning_upwards_in_its_line_too(
     log: Log, event: events.Event, level: str, node_id: str
 ):
     record = log.record(event)
@@ -176,9 +176,7 @@ def test_after_a_lost_lease_the_lines_name_the_successor(log: Log):
     assert vars(log.record(events.BrokerBack("redis://localhost")))["node_id"] == "b001"
 
 
-def test_a_sink_never_raises_whatever_the_application_hung_into_its_logging(
-    log: Log, capsys: pytest.CaptureFixture[str]
-):
+def test_a_sink_never_raises_even_if_an_applications_filter_does(log: Log, capsys: pytest.CaptureFixture[str]):
     def spoiled(record: logging.LogRecord) -> bool:
         raise RuntimeError(record.name)
 
@@ -224,7 +222,7 @@ def test_json_takes_the_applications_own_fields_and_errors():
 
 
 @pytest.mark.parametrize("odd", [float("nan"), {(1, 2): 3}, object()])
-def test_json_stays_json_whatever_an_application_adds(odd: object):
+def test_json_stays_valid_with_any_extra_of_an_application(odd: object):
     record = logging.makeLogRecord({"msg": "x", "odd": odd, "fine": 1})
     line = json.loads(JsonFormatter().format(record), parse_constant=pytest.fail)
     assert line["fine"] == 1
@@ -233,7 +231,7 @@ def test_json_stays_json_whatever_an_application_adds(odd: object):
 
 @contextmanager
 def bare_root() -> Generator[logging.Logger]:
-    """Take pytest's own handlers off, since they are what an application's would be."""
+    """Remove pytest's own handlers, which count as an application's."""
     root = logging.getLogger()
     kept, level = root.handlers[:], root.level
     root.handlers.clear()
@@ -244,7 +242,7 @@ def bare_root() -> Generator[logging.Logger]:
         root.setLevel(level)
 
 
-def test_logging_is_set_up_where_nobody_has_done_it():
+def test_logging_is_set_up_if_the_application_has_not():
     stream = io.StringIO()
     with bare_root():
         assert configure("info", "json", stream)

@@ -151,7 +151,7 @@ def test_no_kind_of_event_is_forgotten():
     assert {type(event) for event, _, _ in EVERY_EVENT} == set(events.Event.__args__)
 
 
-def test_an_error_has_its_traceback_and_a_process_that_was_lost_without_a_word_has_none():
+def test_an_error_has_its_traceback_and_a_process_lost_without_a_cause_has_none():
     lost = ProcessLost("killed by SIGKILL", pid=4711, code=-9)
     assert sentence_of(events.ChildExited("root", "crunchers", 1, Exit(Kind.CRASHED, lost))).raised is None
     lost.__cause__ = OSError("disk")

@@ -26,7 +26,7 @@ class Sweep:
 
 
 def actor_with(*triggers: Trigger, **more: Any) -> type[Actor]:
-    """Return an actor that notes the nominal times for which it was told to run, and when it was."""
+    """Return an actor that records its nominal times, and when it ran."""
 
     class Cleaner(Actor):
         settings = Settings(title="cleaner", triggers=list(triggers), **more)
@@ -71,7 +71,7 @@ async def test_cron_fires_on_the_clock_of_its_timezone(mock_clock: MockClock):
     ]
 
 
-async def test_typed_messages_are_sent_and_the_handler_is_told_of_the_trigger(mock_clock: MockClock):
+async def test_typed_messages_are_sent_and_the_handler_receives_the_trigger_id(mock_clock: MockClock):
     seen: list[Any] = []
 
     class Sweeper(Actor):
@@ -188,7 +188,7 @@ async def test_a_changed_schedule_begins_with_the_program_that_has_it(mock_clock
     assert sorted(times(old) + times(new)) == [60, 100, 120, 140, 160, 180]
 
 
-async def test_a_trigger_that_the_broker_has_forgotten_is_entered_again(mock_clock: MockClock):
+async def test_a_trigger_that_the_broker_has_forgotten_is_registered_again(mock_clock: MockClock):
     actor: Any = actor_with(every(MINUTE))
     async with open_test_system(actor) as system:
         await advance(MINUTE)
@@ -200,7 +200,7 @@ async def test_a_trigger_that_the_broker_has_forgotten_is_entered_again(mock_clo
     assert times(actor) == [60, 180, 240]
 
 
-async def test_a_trigger_that_is_declared_no_more_is_known_as_such(mock_clock: MockClock):
+async def test_a_trigger_that_is_no_longer_declared_is_marked(mock_clock: MockClock):
     broker = MemoryBroker()
     async with open_test_system(actor_with(every(MINUTE)), broker=broker):
         await advance(0.01)
@@ -253,7 +253,7 @@ async def test_nothing_fires_once_the_system_stops(mock_clock: MockClock):
 
 
 class Thirds(AbstractCronSchedule):
-    """Fires at multiples of twenty seconds, whatever the expression says."""
+    """Fires at multiples of twenty seconds and ignores the expression."""
 
     asked: ClassVar[list[str]] = []
     clock: Callable[[], float] = staticmethod(trio.current_time)
@@ -268,7 +268,7 @@ def cron(title: str = "nightly", **more: Any) -> Trigger:
 
 
 @pytest.mark.parametrize("given", [Thirds, Thirds()], ids=["class", "object"])
-async def test_a_cron_schedule_of_ones_own_says_what_comes_next(mock_clock: MockClock, given: Any):
+async def test_a_custom_cron_schedule_gives_the_next_time(mock_clock: MockClock, given: Any):
     actor: Any = actor_with(cron())
     broker = MemoryBroker()
     assert broker.now == EPOCH
@@ -299,13 +299,13 @@ class Wrong(AbstractCronSchedule):
         (ValueError("no moon"), "raised ValueError: no moon"),
     ],
 )
-async def test_an_answer_that_is_no_time_is_an_error_at_the_start(mock_clock: MockClock, answer: Any, text: str):
+async def test_an_invalid_answer_is_an_error_at_the_start(mock_clock: MockClock, answer: Any, text: str):
     with pytest.raises(SettingsError, match=text):
         async with open_test_system(actor_with(cron()), cron_schedule=Wrong(answer)):
             pass
 
 
-async def test_an_answer_that_is_past_or_goes_back_is_told_and_asked_again(mock_clock: MockClock):
+async def test_an_answer_that_is_past_or_goes_back_is_reported_and_asked_again(mock_clock: MockClock):
     calendar = Wrong(BEGIN - timedelta(days=1))
     actor: Any = actor_with(cron())
     async with open_test_system(actor, cron_schedule=calendar) as system:
@@ -319,7 +319,7 @@ async def test_an_answer_that_is_past_or_goes_back_is_told_and_asked_again(mock_
     assert times(actor) == [90]
 
 
-async def test_what_is_no_cron_schedule_is_refused():
+async def test_an_invalid_cron_schedule_is_refused():
     given: Any = 5
     with pytest.raises(SettingsError, match="cron_schedule wants a subclass of AbstractCronSchedule, got 5"):
         async with open_test_system(actor_with(cron()), cron_schedule=given):
@@ -344,7 +344,7 @@ async def test_a_message_that_its_actor_would_not_take_is_an_error_at_the_start(
             pass
 
 
-async def test_a_handler_that_wants_to_be_told_refuses_a_message_that_no_trigger_has_sent():
+async def test_a_handler_that_wants_the_time_point_refuses_a_message_that_no_trigger_sent():
     from actorwork import MessageRefused
 
     class Sweeper(Actor):
