@@ -119,7 +119,7 @@ class StagedShutdown:
     # ---- the stages ----
 
     async def end_work(self, node: Node) -> float:
-        """Go through stages 1 to 3, and wait until stage 4 may follow. Returns when the whole time is over.
+        """Go through stages 1 to 3, and wait until stage 4 may follow; return its deadline, by Trio's clock.
 
         Each step is bounded, so that one which hangs (a broker that is away, a handler that swallows its cancellation)
         takes no time from those after it beyond its own.

@@ -1,4 +1,4 @@
-"""What tests with processes are made with: a broker that all of them reach, and what the actors said."""
+"""Fixtures for tests with processes: a broker that all of them reach, and what the actors wrote."""
 
 import os
 import signal
@@ -14,14 +14,14 @@ import trio
 
 from . import workers
 
-HOUSE = Path(__file__).parents[2]
-CREW = Path(__file__).parent / "workers.py"
+ROOT = Path(__file__).parents[2]
+WORKERS = Path(__file__).parent / "workers.py"
 PATIENCE = 20.0
 """Seconds: far more than any of this takes, for machines that are busy."""
 
 
 async def until(condition: Callable[[], object], what: str) -> None:
-    """Wait until it is so; look again and again, since processes set no events of ours."""
+    """Poll until a condition holds: other processes set no events of this one."""
     limit = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < limit, f"waited {PATIENCE:g} s for {what}"
@@ -29,7 +29,7 @@ async def until(condition: Callable[[], object], what: str) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Say whether a process is there, and not just waiting for somebody to read its exit code."""
+    """Return whether a process runs; a zombie does not."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -38,7 +38,7 @@ def is_alive(pid: int) -> bool:
 
 
 class Said:
-    """What the actors have said, in whichever process."""
+    """The lines that the actors have written, in all processes."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -49,7 +49,7 @@ class Said:
         return [(int(line.partition(" ")[0]), line.partition(" ")[2]) for line in text.splitlines()]
 
     def pids(self, text: str) -> list[int]:
-        """Return who said it, in order."""
+        """Return the pids that wrote a text, in order."""
         return [pid for pid, said in self.lines if said == text]
 
     async def wait(self, text: str, times: int = 1) -> list[int]:
@@ -60,7 +60,7 @@ class Said:
 @pytest.fixture
 def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Said:
     file = tmp_path / "said.txt"
-    monkeypatch.setenv("CREW_LEDGER", str(file))
+    monkeypatch.setenv("WORKERS_LEDGER", str(file))
     monkeypatch.setattr(workers, "LEDGER", str(file))
     return Said(file)
 
@@ -74,7 +74,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def file_url(tmp_path: Path) -> str:
-    """For what is not about the broker."""
+    """A broker for tests that are not about brokers."""
     return f"sqlite:///{tmp_path / 'messages.sqlite3'}"
 
 
@@ -82,7 +82,7 @@ class Program:
     """A program in a process group of its own: the workers, or another one."""
 
     def __init__(
-        self, log: Path, *arguments: str, program: Path = CREW, environment: Mapping[str, str] = os.environ
+        self, log: Path, *arguments: str, program: Path = WORKERS, environment: Mapping[str, str] = os.environ
     ) -> None:
         self.log = log
         with log.open("wb") as output:
@@ -90,7 +90,7 @@ class Program:
                 [sys.executable, str(program), *arguments],
                 stdout=output,
                 stderr=output,
-                env={**os.environ, **environment, "PYTHONPATH": str(HOUSE)},
+                env={**os.environ, **environment, "PYTHONPATH": str(ROOT)},
                 start_new_session=True,
             )
 
@@ -101,7 +101,7 @@ class Program:
             self.process.send_signal(number)
 
     async def wait_nodes(self, count: int) -> None:
-        """Wait until so many nodes are up; the root comes last, and then everything has started."""
+        """Wait until `count` nodes are up; the root comes last, and then everything has started."""
 
         def are_up() -> bool:
             assert self.process.poll() is None, f"it has ended: {self.output}"

@@ -12,7 +12,7 @@ from .workers import LEDGER, say
 
 
 class Hoarder(Actor):
-    """Keeps what it is given."""
+    """Keeps the memory that each message allocates."""
 
     settings = Settings(title="hoarder", concurrency=2)
 
@@ -35,7 +35,7 @@ class Hoarder(Actor):
 
 
 class Sleeper(Actor):
-    """Can sit in a thread for ever."""
+    """Has handlers that block their thread without end."""
 
     settings = Settings(title="sleeper", execution_timeout=0.3)
 

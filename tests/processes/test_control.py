@@ -1,4 +1,4 @@
-"""What a process and its parent say to each other arrives, however it is cut, and an error stays one of its kind."""
+"""Frames arrive whole, however the bytes are cut, and an error keeps its class on the way."""
 
 import pytest
 from hypothesis import given, settings, strategies as st

@@ -102,7 +102,7 @@ async def test_a_forkserver_does_it_too(file_url: str, seen: Events):
 async def test_a_process_that_dies_is_replaced_at_once_and_its_work_is_done_by_the_next(
     url: str, said: Said, seen: Events, how: str
 ):
-    # The lease of a minute is what it would wait for, if nobody released it.
+    # Without the release by its parent it would wait for the lease of a minute to run out.
     async with open_system(Process([Worker]), broker=url, lease=60, emit=seen) as system:
         (first,) = pids(system)
         async with open_client(system.broker) as client:
@@ -142,7 +142,7 @@ class ReaderGone(io.StringIO):
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-async def test_a_process_starts_although_nobody_reads_standard_error_any_more(
+async def test_a_process_starts_although_the_reader_of_standard_error_is_gone(
     file_url: str, monkeypatch: pytest.MonkeyPatch, method: StartMethod
 ):
     stream = ReaderGone()
@@ -182,7 +182,7 @@ async def test_a_start_that_takes_too_long_is_killed(file_url: str):
     assert "in startup\n    time.sleep(60)" in notes(caught.value.__cause__)
 
 
-async def test_who_dies_again_and_again_is_given_up(file_url: str, said: Said):
+async def test_a_process_that_dies_again_and_again_is_given_up(file_url: str, said: Said):
     tree = Process([Worker], name="far", intensity=Intensity(restarts=1, period=60))
     with pytest.raises(MaxRestartsExceeded, match="gave up on 'far") as caught:
         async with open_system(tree, broker=file_url, intensity=Intensity(restarts=0, period=1)) as system:
@@ -226,11 +226,11 @@ async def test_a_loop_that_does_not_turn_is_told_with_its_stacks_and_replaced(ur
             await until(lambda: seen.of(ChildExited), "its end")
             assert not is_alive(pid)
             assert "had not run" in str(seen.of(ChildExited)[0].exit.error)
-            # It had the message in hand, and so has its replacement.
+            # The message was in flight there, and is in flight in its replacement.
             await said.wait("block begins", 2)
 
 
-async def test_a_process_that_stands_still_is_replaced_without_its_stacks(file_url: str, seen: Events):
+async def test_a_suspended_process_is_replaced_without_its_stacks(file_url: str, seen: Events):
     async with open_system(Process([Worker], hang_timeout=1), broker=file_url, emit=seen) as system:
         (pid,) = pids(system)
         os.kill(pid, signal.SIGSTOP)
@@ -251,7 +251,7 @@ async def test_code_that_keeps_the_lock_of_python_is_seen_on_standard_error_and_
     assert 'workers.py", line' in program.output.partition("Timeout (")[2]
 
 
-async def test_who_is_busy_but_turns_is_left_alone(file_url: str, seen: Events):
+async def test_a_busy_process_whose_loop_runs_is_left_alone(file_url: str, seen: Events):
     tree = Process([Worker], hang_timeout=2)
     async with open_system(tree, broker=file_url, emit=seen) as system, open_client(system.broker) as client:
         await client.ref(Worker).ask({"what": "spin", "n": 2.6}, timeout=30)

@@ -1,4 +1,4 @@
-"""What the first process of a container does for those that have lost their parents, and what it leaves alone."""
+"""PID 1 of a container reaps orphans, and leaves other dead children alone."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A process that has done its share is replaced without a gap; one whose handler does not end is replaced by force."""
+"""A process that has reached its limit is replaced without a gap; one whose handler does not end is replaced by force."""
 
 import os
 from collections.abc import Awaitable, Callable
@@ -45,7 +45,7 @@ async def test_after_so_many_messages_a_successor_is_up_before_the_old_one_goes(
             assert await asked(client, {})() == first
         await said.wait("up", 2)
         second = said.pids("up")[1]
-        # What it has in hand is finished by the old one, while the new one is at work.
+        # The old one finishes its message in flight, while the new one handles others.
         await until(lambda: of(ProcessReplaced, seen), "the replacement")
         (replaced,) = of(ProcessReplaced, seen)
         assert (replaced.pid, replaced.successor) == (first, second)

@@ -1,4 +1,4 @@
-"""Replicas of a process come and go with what there is to do."""
+"""Replicas of a process are added and removed with the backlog."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -32,7 +32,7 @@ def of_scaled(seen: list[Event]) -> list[tuple[int, int]]:
 
 @attrs.define(eq=False)
 class StandIn:
-    """A replica that is none."""
+    """A fake replica."""
 
     spec: Process
     busy: int = 0
@@ -51,7 +51,7 @@ class StandIn:
 
 
 class Group:
-    """A supervisor of replicas that are none; its own handle."""
+    """A supervisor of fake replicas; its own handle."""
 
     def __init__(self, process: Process) -> None:
         self.spec = Replicas.of(process)

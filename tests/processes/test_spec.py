@@ -1,4 +1,4 @@
-"""What a `Process` may be, before any process is started."""
+"""The checks of a `Process`, before any process is started."""
 
 from collections.abc import Awaitable, Callable
 from functools import partial

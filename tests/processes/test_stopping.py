@@ -16,7 +16,7 @@ import trio.testing
 
 from actorwork import Client, Process, open_client, open_system
 
-from .conftest import HOUSE, Program, Said, is_alive, until
+from .conftest import ROOT, Program, Said, is_alive, until
 from .workers import Third, Worker
 
 Start = Callable[..., Program]
@@ -69,7 +69,7 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-async def test_a_second_signal_cancels_what_is_in_hand_over_there(file_url: str, said: Said, start: Start):
+async def test_a_second_signal_cancels_the_handlers_in_processes(file_url: str, said: Said, start: Start):
     program = start("one", file_url)
     await program.wait_nodes(2)
     async with client_of(file_url) as client:
@@ -80,7 +80,7 @@ async def test_a_second_signal_cancels_what_is_in_hand_over_there(file_url: str,
         program.signal(signal.SIGTERM, group=True)
         assert await program.end() == 3, program.output
         assert said.lines[-2:] == [(pid, "cancelled"), (pid, "down")]
-        # It was handed back, and is nobody's.
+        # It was released, and no node owns it.
         assert await client.broker.backlog(Worker.settings.default_source) == 1
 
 
@@ -98,7 +98,7 @@ async def test_processes_and_actors_end_in_the_reverse_order_of_their_start(file
     assert said.pids("down") == [last, root, first]
 
 
-async def test_who_does_not_end_in_its_time_is_killed_and_the_program_says_so(file_url: str, said: Said, start: Start):
+async def test_a_process_that_does_not_end_in_time_is_killed_and_logged(file_url: str, said: Said, start: Start):
     program = start("stubborn", file_url)
     await program.wait_nodes(2)
     began = time.monotonic()
@@ -110,12 +110,12 @@ async def test_who_does_not_end_in_its_time_is_killed_and_the_program_says_so(fi
     assert f"far (process {stubborn}) did not end in its time and is killed" in program.output
 
 
-async def test_who_dies_while_all_of_it_stops_was_no_clean_end(file_url: str, said: Said):
+async def test_a_process_that_dies_during_the_shutdown_is_not_a_clean_end(file_url: str, said: Said):
     async with open_system(Process([Worker]), broker=file_url) as system, open_client(system.broker) as client:
         await client.ref(Worker).tell({"what": "sleep", "n": 60})
         (pid,) = await said.wait("sleep begins")
         system.stop()
-        await trio.testing.wait_all_tasks_blocked(0.05)  # It waits for what is in hand.
+        await trio.testing.wait_all_tasks_blocked(0.05)  # It waits for the message in flight.
         os.kill(pid, signal.SIGKILL)
         await system.wait_stopped()
     assert system.forced
@@ -200,7 +200,7 @@ async def test_classes_of_main_live_in_processes_too(tmp_path: Path):
     )
     process = await trio.run_process(
         [sys.executable, str(file)],
-        env={**os.environ, "PYTHONPATH": str(HOUSE)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_stdout=True,
         stderr=subprocess.STDOUT,
     )
@@ -223,7 +223,7 @@ def test_a_program_without_the_guard_of_main_is_told_about_it(tmp_path: Path):
     )
     done = subprocess.run(
         [sys.executable, str(file)],
-        env={**os.environ, "PYTHONPATH": str(HOUSE)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
@@ -235,7 +235,7 @@ def test_a_program_without_the_guard_of_main_is_told_about_it(tmp_path: Path):
 
 
 async def test_the_example_of_the_chapter_runs(tmp_path: Path):
-    chapter = (HOUSE / "docs" / "processes.md").read_text(encoding="utf-8")
+    chapter = (ROOT / "docs" / "processes.md").read_text(encoding="utf-8")
     (tmp_path / "shop.py").write_text(chapter.partition("```python\n")[2].partition("```")[0])
     program = Program(tmp_path / "log", program=tmp_path / "shop.py", environment={"ACTORWORK_HOME": str(tmp_path)})
     try:

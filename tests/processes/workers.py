@@ -13,19 +13,19 @@ import trio.lowlevel
 
 from actorwork import Actor, Intensity, Process, Settings, Supervisor, receive, run
 
-LEDGER = os.environ.get("CREW_LEDGER", "")
-"""A file in which whatever is said is kept, one line each, by any process."""
+LEDGER = os.environ.get("WORKERS_LEDGER", "")
+"""The file to which all processes append what they `say`, a line each."""
 
 
 def say(text: str) -> None:
-    """Say something that outlives whoever says it."""
+    """Append a line to a file, which outlives this process."""
     if LEDGER:
         with Path(LEDGER).open("a") as ledger:
             ledger.write(f"{os.getpid()} {text}\n")
 
 
 class Worker(Actor):
-    """Does what it is told, good or bad."""
+    """Does what its messages name, good or bad."""
 
     settings = Settings(title="worker", sources={"work"}, concurrency=2, max_crashes=1)
 
@@ -49,7 +49,7 @@ class Worker(Actor):
                 while time.monotonic() < until:
                     sum(range(2000))
                     await trio.lowlevel.checkpoint()
-            case "lock":  # asleep, with Python's own lock in hand
+            case "lock":  # asleep, while it holds Python's own lock
                 ctypes.PyDLL(None).sleep(int(n))
             case "thread":
                 await trio.to_thread.run_sync(time.sleep, n)
@@ -92,7 +92,7 @@ class Hanging(Worker):
 
 
 class Crashing(Worker):
-    """Brings its own tree down."""
+    """Crashes until its tree gives up."""
 
     settings = Settings(title="crashing", sources={"crashes"}, on_failure="restart")
 

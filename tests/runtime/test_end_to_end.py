@@ -112,7 +112,7 @@ async def test_each_end_of_a_delivery_reaches_the_store(what: str, attempts: int
     assert len(kept.of(events.ActorStarted)) == 1
 
 
-async def test_who_asks_is_told_of_a_failure():
+async def test_the_asker_gets_the_failure():
     async with open_system(Calculator, broker="sqlite://") as system, open_client(system.broker) as client:
         with pytest.raises(MessageFailed, match="never") as caught:
             await client.ref(Calculator).ask({"what": "fail"}, timeout=5)
@@ -194,7 +194,7 @@ async def test_a_stop_in_the_middle_loses_nothing(tmp_path: Path):
     assert sorted(done) == list(range(300)), "each once, and none is missing"
 
 
-async def test_a_hurried_stop_hands_back_what_was_in_hand(tmp_path: Path):
+async def test_a_hurried_stop_releases_the_messages_in_flight(tmp_path: Path):
     broker = f"sqlite:///{tmp_path}/messages.sqlite3"
     hang = True
     done = trio.Event()

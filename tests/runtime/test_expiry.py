@@ -1,4 +1,4 @@
-"""A message that expires is not begun any more: counted, told to who asked, and no dead letter."""
+"""A message that has expired is not handled: it is counted, its asker gets an error, and it is no dead letter."""
 
 import pytest
 import trio

@@ -1,4 +1,4 @@
-"""What is paused is not begun by any node, stays where it is, and goes on when it is resumed."""
+"""No node begins a paused message: it stays at the broker, and is handled once the pause ends."""
 
 from collections import Counter
 from pathlib import Path
@@ -190,7 +190,7 @@ async def test_a_paused_trigger_does_not_fire_and_what_it_passed_over_is_gone(mo
     assert [round(at) for which, at in actor.seen if which == "slow"] == [30, 60]
 
 
-async def test_all_triggers_of_an_actor_can_be_paused_also_while_nobody_runs(mock_clock: MockClock):
+async def test_all_triggers_of_an_actor_can_be_paused_also_while_no_node_runs(mock_clock: MockClock):
     actor: Any = regular()
     broker = MemoryBroker()
     async with open_test_system(actor, broker=broker):

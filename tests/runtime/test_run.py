@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-HOUSE = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[2]
 PATIENCE = 20.0
 """Seconds: far more than any of this takes, for machines that are busy."""
 
@@ -80,13 +80,13 @@ def emit(event):
 
 
 class Program:
-    """A program that runs actors, and what it says."""
+    """A program that runs actors, and what it prints."""
 
     def __init__(self, directory: Path, main: str) -> None:
         file = directory / "program.py"
         broker = f"BROKER = 'sqlite:///{directory}/messages.sqlite3'\n"
         file.write_text(PROGRAM + broker + textwrap.dedent(main))
-        environment = {**os.environ, "PYTHONPATH": str(HOUSE), "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
             [sys.executable, str(file)],
             stdout=subprocess.PIPE,
@@ -112,7 +112,7 @@ class Program:
         self.process.send_signal(number)
 
     def end(self) -> tuple[int, str]:
-        """Wait for the end; return the exit code and what stands on standard error."""
+        """Wait for the end; return the exit code and standard error."""
         output, errors = self.process.communicate(timeout=PATIENCE)
         self.said += output.decode()
         return self.process.returncode, errors.decode()

@@ -1,4 +1,4 @@
-"""A loop that stands still is noticed from outside, with the culprit's stack; one that is idle or busy is left alone.
+"""A blocked loop is noticed from outside, with the culprit's stack; one that is idle or busy is left alone.
 
 In real time: a thread has no other.
 """
@@ -36,7 +36,7 @@ class Told:
         return self.events[0]
 
 
-def nobody(event: LoopStalled) -> None:
+def ignore(event: LoopStalled) -> None:
     raise AssertionError(event)
 
 
@@ -90,7 +90,7 @@ async def test_a_loop_that_does_not_go_on_is_reported_from_the_thread(monkeypatc
 
 async def test_an_idle_loop_is_left_asleep():
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch_stalls, 0.05, nobody, nobody)
+        nursery.start_soon(watch_stalls, 0.05, ignore, ignore)
         await trio.sleep(0.02)
         turns = Turns()
         trio.lowlevel.add_instrument(turns)
@@ -123,12 +123,12 @@ async def test_a_loop_that_turns_is_no_stall_however_busy():
 
 async def test_nothing_is_left_behind():
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch_stalls, 0.05, nobody, nobody)
+        nursery.start_soon(watch_stalls, 0.05, ignore, ignore)
         await trio.sleep(0.02)
         assert any(thread.name == "actorwork stalls" for thread in threading.enumerate())
         nursery.cancel_scope.cancel()
     with trio.fail_after(15):
-        while any(thread.name == "actorwork stalls" for thread in threading.enumerate()):  # noqa: ASYNC110 - it tells nobody
+        while any(thread.name == "actorwork stalls" for thread in threading.enumerate()):  # noqa: ASYNC110 - a thread sets no event of Trio's
             await trio.sleep(0.01)
 
 
@@ -141,5 +141,5 @@ class Idle(Actor):
     settings = Settings(title="idle")
 
 
-def test_the_stack_of_nobody_is_empty():
+def test_the_stack_of_a_thread_that_has_ended_is_empty():
     assert not stack_of_frame(None)

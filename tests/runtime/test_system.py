@@ -37,7 +37,7 @@ from tests.doubles import FakeBroker, Kept
 
 
 class Sleeper(Actor):
-    """Sleeps as long as it is told to, and says what came of it."""
+    """Sleeps for `n` seconds, and records how that ended."""
 
     settings = Settings(title="sleeper", execution_timeout=100)
 
@@ -648,7 +648,7 @@ async def test_an_error_in_the_block_goes_before_what_the_tree_died_of(mock_cloc
     assert kept.of(events.ChildExited)
 
 
-async def test_what_happens_becomes_logs_unless_somebody_else_takes_it(
+async def test_events_become_logs_unless_another_sink_is_given(
     mock_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ):
     with caplog.at_level("INFO", logger="actorwork"):
