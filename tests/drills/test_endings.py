@@ -50,7 +50,7 @@ async def test_the_first_signal_lets_the_handler_finish_and_gives_the_unread_to_
 async def stop_twice(node: Node, order: signal.Signals = signal.SIGTERM) -> None:
     node.signal(order)
     # Two signals of one kind that arrive together are one.
-    await node.wait_line("what is in hand may finish")
+    await node.wait_line("messages in flight may finish")
     node.signal(order)
     assert await node.wait_ended() == 3
 
@@ -64,7 +64,7 @@ async def test_the_second_signal_cancels_the_handler_and_its_message_is_handed_b
         node = await drill.start_up("single", url, lease=60)
         await drill.wait_notes("begun", 1)
         await stop_twice(node, order)
-        assert node.lines("the node stopped by force")
+        assert node.lines("the node was stopped by force")
         assert [note.id for note in drill.ledger.notes("cancelled")] == [ids[0]]
         assert await place.broker.dead_letters.list() == []
         assert await place.broker.backlog("singles") == 1
@@ -201,9 +201,9 @@ async def test_a_handler_that_cannot_be_cancelled_is_ended_by_the_third_signal(u
         node = await drill.start_up("stubborn", url, lease=1, fresh=True)
         await drill.wait_notes("begun", 1)
         node.signal(signal.SIGTERM)
-        await node.wait_line("what is in hand may finish")
+        await node.wait_line("messages in flight may finish")
         node.signal(signal.SIGTERM)
-        await node.wait_line("what is in hand is cancelled")
+        await node.wait_line("messages in flight are cancelled")
         node.signal(signal.SIGTERM)
         assert await node.wait_ended(within=2) == 3
         assert "ending now" in node.output

@@ -247,7 +247,7 @@ async def test_code_that_keeps_the_lock_of_python_is_seen_on_standard_error_and_
     async with open_client(file_url) as client:
         await client.ref(Worker).tell({"what": "lock", "n": 60})
         await said.wait("lock begins", 2)
-    assert "did not say where it stands" in program.output
+    assert "did not report its stacks" in program.output
     assert 'workers.py", line' in program.output.partition("Timeout (")[2]
 
 

@@ -1,4 +1,4 @@
-"""A process that has reached its limit is replaced without a gap; one whose handler does not end is replaced by force."""
+"""A process that has reached its limit is replaced without a gap; one with a handler that does not end, by force."""
 
 import os
 from collections.abc import Awaitable, Callable

@@ -76,7 +76,7 @@ async def test_a_second_signal_cancels_the_handlers_in_processes(file_url: str, 
         await client.ref(Worker).tell({"what": "sleep", "n": 60})
         (pid,) = await said.wait("sleep begins")
         program.signal(signal.SIGTERM, group=True)
-        await until(lambda: "what is in hand may finish" in program.output, "the first signal to be taken")
+        await until(lambda: "messages in flight may finish" in program.output, "the first signal to be taken")
         program.signal(signal.SIGTERM, group=True)
         assert await program.end() == 3, program.output
         assert said.lines[-2:] == [(pid, "cancelled"), (pid, "down")]
@@ -107,7 +107,7 @@ async def test_a_process_that_does_not_end_in_time_is_killed_and_logged(file_url
     assert time.monotonic() - began < 15
     stubborn = said.pids("stays")[0]
     assert not is_alive(stubborn)
-    assert f"far (process {stubborn}) did not end in its time and is killed" in program.output
+    assert f"far (process {stubborn}) did not end in time and is killed" in program.output
 
 
 async def test_a_process_that_dies_during_the_shutdown_is_not_a_clean_end(file_url: str, said: Said):
