@@ -1,1 +1,20 @@
-"""Redis: the transport, and the broker on top of it."""
+"""The broker at Redis: messages in streams under the users' own names, settled by scripts.
+
+Read top-down, as the layers contract has it:
+
+    broker.py       the broker: opened by clients and by nodes
+    node.py         one incarnation of a process: lease, intake, settling
+    publisher.py    keeps each message once
+    replies.py      where outcomes arrive
+    dead_letters.py, delayed.py, diagnosis.py       for people: list, replay, cancel, examine
+    values.py, limiter.py, triggers.py, pauses.py   state that nodes share: values and locks, limits, triggers, pauses
+    reader.py       one blocked XREADGROUP, from streams to the sink
+    reclaimer.py    promotes due messages, takes over released and orphaned entries
+    source_set.py   what the two share: up to 64 sources of one subscription
+    settler.py      settlements in batches
+    lease.py        the sign of life
+    in_flight.py    the entries that are in flight here, and their queued settlements
+    entries.py      the fields of entries         keys.py   all names at Redis
+    scripts.py      loads the scripts             lua/      what must be atomic
+    transport/      a Redis client for Trio, which knows nothing of the above
+"""

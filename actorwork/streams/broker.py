@@ -1,18 +1,5 @@
 """The broker at Redis: messages in streams under the users' own names, settled by scripts.
 
-    broker.py       the broker: what a client and a node begin with
-    node.py         one incarnation of a process: lease, intake, settling
-    reader.py       XREADGROUP to sink             reclaimer.py   what is due, released or orphaned
-    source_set.py   what those two share           in_flight.py   what is in hand, and its settlements
-    settler.py      settlements in batches         publisher.py   each message once
-    lease.py        the sign of life               replies.py     where outcomes arrive
-    entries.py      entries and words of ours      keys.py        all names at Redis
-    lua/            what must be atomic            scripts.py     its texts
-    dead_letters.py, delayed.py, diagnosis.py      for people
-    values.py       shared values and locks
-    limiter.py      limits over all nodes
-    triggers.py     what fires by itself           pauses.py      what is not to be begun
-
 One server, or a primary with replicas. On Redis Cluster a source and its keys share a slot, but a lease and messages
 for other sources do not: that is not supported yet.
 """
@@ -56,7 +43,7 @@ _AFTER_PUBLISH: Final = failpoint("publish.after")
 
 @asynccontextmanager
 async def open_broker(url: str, *, emit: EventSink, allow_eviction: bool = False) -> AsyncGenerator[RedisBroker]:
-    """Connect to Redis and look whether it can be trusted with messages. Waits for a server that is not there.
+    """Connect to Redis and check that it keeps messages. Waits for a server that cannot be reached.
 
     Raises `BrokerError` for a server that is too old, and for one that evicts streams (`allow_eviction`
     makes that a warning).
@@ -140,7 +127,7 @@ class RedisBroker(Broker):
 
     @property
     def client(self) -> RedisClient:
-        """The connection, for what nothing here offers."""
+        """The connection, for commands that this class does not offer."""
         return self._client
 
     @property
@@ -221,16 +208,17 @@ class RedisBroker(Broker):
     async def release_lease(self, incarnation: str) -> bool:
         with cannot(f"release the lease of {incarnation}"):
             released = await self._client.call("DEL", keys.lease(incarnation), idempotent=True)
-            # To all nodes, about every source: which of them the dead one had in hand, its entries say.
+            # Makes all nodes maintain all sources: only the pending lists know which of them the dead node had entries
+            # of.
             await self._client.call("PUBLISH", keys.ATTEND, b"", idempotent=True)
         return bool(released)
 
     async def _listen(self, emit: EventSink) -> None:
-        """Hear of what has to be looked after at once; without it, nodes look once a second."""
+        """Subscribe to requests for maintenance; without them, nodes maintain their sources once a second."""
         try:
             await self._client.subscribe(_ATTEND)
         except RedisError as error:
-            next_step = "going on; short delays and what is handed back may be a second late"
+            next_step = "going on; short delays and released messages may be a second late"
             emit(BrokerTrouble(f"subscribing to {keys.ATTEND}", str(error), next_step))
 
     @asynccontextmanager
@@ -247,7 +235,7 @@ class RedisBroker(Broker):
         finally:
             del self._replies[channel]
             with trio.move_on_after(0.5, shield=True):
-                # Nobody publishes there any more, and the subscription ends with the connection.
+                # If this fails, the subscription ends with the connection; nothing is published there any more.
                 with suppress(RedisError, trio.ClosedResourceError):
                     await self._client.unsubscribe(channel)
 
@@ -258,7 +246,7 @@ class RedisBroker(Broker):
         return None if record is None else entries.outcome_from(record)[2]
 
     async def backlog(self, source: str) -> int:
-        """Return how many are in the streams, or wait for their key; what is held back for later does not count."""
+        """Return how many are in the streams or wait for their key; delayed messages do not count."""
         of = keys.SourceKeys.of(source)
         commands = [("XLEN", of.at(level)) for level in Priority]
         with cannot(f"count the backlog of {source!r}"):
@@ -281,7 +269,8 @@ class RedisBroker(Broker):
 
 
 async def _keep_settling(task_status: trio.TaskStatus[trio.Nursery]) -> None:
-    # Shielded: what was handled before a cancellation is settled after it. `open_node` ends it, after a second at most.
+    # Shielded: deliveries handled before a cancellation are settled after it. `open_node` ends it, after a second at
+    # most.
     with trio.CancelScope(shield=True):
         async with trio.open_nursery() as nursery:
             task_status.started(nursery)

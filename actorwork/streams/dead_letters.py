@@ -1,7 +1,7 @@
 """The dead letters of all sources: one stream for each, whose entries never change.
 
-Replaying is one script: a letter leaves in the step in which its message enters. Headers are edited here and not there,
-since Lua's JSON would turn empty lists into objects and large numbers into floats.
+Replaying is one script: a letter is removed in the step in which its message enters. Headers are edited here and not
+there, since Lua's JSON would turn empty lists into objects and large numbers into floats.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from actorwork.streams.transport.redis_py import cannot
 _PAGE = 500
 
 _is_entry = re.compile(r"[0-9]+-[0-9]+").fullmatch
-"""Redis takes nothing else where it wants the id of an entry."""
+"""The form of an entry id; Redis refuses any other."""
 
 
 class RedisDeadLetters(DeadLetters):
@@ -60,7 +60,7 @@ class RedisDeadLetters(DeadLetters):
         return dead_letter_from(source, found[0][0], found[0][1]) if found else None
 
     async def replay(self, source: str, entries: Sequence[str]) -> int:
-        """Cancelled, or without an answer: any of them may have been sent; those are no dead letters any more."""
+        """Cancelled or failed: any of them may have been sent again; these are no dead letters any more."""
         of = keys.SourceKeys.of(source)
         args: list[str] = []
         for entry in entries:
@@ -77,14 +77,16 @@ class RedisDeadLetters(DeadLetters):
         for start in range(0, len(args), 2 * _PAGE):
             some = (of.prefix, *args[start : start + 2 * _PAGE])
             with cannot(f"replay to {source}"):
-                # Sent again after a lost reply it finds no letter, and sends nothing twice.
+                # If the reply is lost and this is sent again, it finds no letter, so nothing is sent twice.
                 count += await self._client.run_script(scripts.REPLAY, (of.stream, of.dead), some, idempotent=True)
         return count
 
     async def replay_as(
         self, source: str, entry: str, data: bytes, *, type: str | None = None, headers: Mapping[str, Json] = NO_HEADERS
     ) -> bool:
-        """Sent again after a lost reply it finds no letter: it returns False then, though this call has sent it."""
+        """After a lost reply it is sent again and finds no letter: it returns False then, though this call has sent
+        it.
+        """
         if not _is_entry(entry):
             return False
         of = keys.SourceKeys.of(source)

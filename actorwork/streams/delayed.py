@@ -1,6 +1,6 @@
-"""The messages that are held back: in a sorted set for each source, by when they are due, with their fields beside it.
+"""Delayed messages: a sorted set for each source, by the time they are due, and a hash of their fields beside it.
 
-Nodes promote them (`lua/maintain.lua`); here people look at them, and cancel.
+Nodes promote them (`lua/maintain.lua`); this module lists and cancels them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from actorwork.streams.transport.redis_py import cannot
 
 
 class RedisDelayed(DelayedMessages):
-    """Reads and drops what is held back."""
+    """Lists and cancels delayed messages."""
 
     def __init__(self, client: RedisClient) -> None:
         self._client = client
@@ -25,7 +25,7 @@ class RedisDelayed(DelayedMessages):
         return f"<RedisDelayed at {self._client!r}>"
 
     async def list(self, source: str | None = None, *, limit: int = 100) -> Sequence[Delayed]:
-        """Without a source, all keys of the server are gone through, a thousand at a time."""
+        """Without a source this scans all keys of the server, a thousand at a time."""
         found: list[Delayed] = []
         with cannot("list what is held back"):
             for name in [source] if source is not None else await self._sources():
@@ -39,7 +39,9 @@ class RedisDelayed(DelayedMessages):
         return found
 
     async def cancel(self, source: str, message_id: str) -> bool:
-        """Cancelled, or without an answer: it may have been dropped. Asked again after a lost reply it says False."""
+        """Cancelled or failed: it may have been dropped. After a lost reply it is sent again, and returns False
+        then.
+        """
         args = (keys.SourceKeys.of(source).prefix, message_id)
         with cannot(f"cancel message {message_id} of {source!r}"):
             return bool(await self._client.run_script(scripts.CANCEL, (source,), args, idempotent=True))

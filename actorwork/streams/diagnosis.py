@@ -1,7 +1,7 @@
-"""Looks at a server as an operator would, and says what to do about each finding.
+"""Examines a server as an operator would, with advice for each finding.
 
-What would lose messages is an error and keeps a broker from opening; what may lose them is a warning. What
-may not be asked (an ACL, a managed server) is a warning too: not knowing is no reason to stand still.
+A setting that loses messages is an error and keeps a broker from opening; one that may lose them is a warning. A
+question that is not permitted (an ACL, a managed server) is a warning too: not knowing is no reason to refuse.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from actorwork.streams.transport.redis_py import NoPermissionError, RedisError, 
 OLDEST: Final = (6, 2)
 _SKEW: Final = 1.0
 
-# Each is tried on keys that do not exist outside of it: with ACL rules for keys, they stand for what is used.
+# Each is tried on keys that nothing else uses. They begin as the real keys do, so ACL rules for keys apply to them.
 _NEEDED: Final = (
     ("XADD", "publishing"),
     ("XREADGROUP", "reading"),
@@ -113,7 +113,7 @@ _ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 async def look(client: RedisClient) -> Sequence[Finding]:
-    """Return all findings, the good ones too."""
+    """Return all findings, including the good ones."""
     findings: list[Finding] = []
     facts = await facts_of(client)
     findings += memory_and_durability(facts)
@@ -124,7 +124,7 @@ async def look(client: RedisClient) -> Sequence[Finding]:
 
 
 async def facts_of(client: RedisClient) -> Mapping[str, str] | RedisError:
-    """Return what INFO says, or why it says nothing."""
+    """Return the reply of INFO, or why it was refused."""
     try:
         text: bytes = await client.call("INFO", idempotent=True)
     except RedisError as error:
@@ -134,7 +134,7 @@ async def facts_of(client: RedisClient) -> Mapping[str, str] | RedisError:
 
 
 def memory_and_durability(facts: Mapping[str, str] | RedisError) -> Sequence[Finding]:
-    """Judge what INFO says: version, eviction, append-only file."""
+    """Judge the reply of INFO: version, eviction, append-only file."""
     if isinstance(facts, RedisError):
         text = f"INFO is refused ({facts}): version, eviction and durability are not known"
         return [Finding("server", "warning", text, "allow INFO for this user, or look there yourself")]

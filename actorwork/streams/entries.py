@@ -1,4 +1,4 @@
-"""What an entry of a stream says, both ways.
+"""The fields of a stream entry, in both directions.
 
     field     ours                                     a foreign producer's (no `data`)
     data      the message, JSON                        –
@@ -6,13 +6,13 @@
     id        the message's id                         actorwork:id, only after a retry
     headers   one JSON object, absent when empty       actorwork:headers, only after a retry
     group     the only group that may have it          actorwork:group, only after a retry
-    key       of those with the same one after another –
+    key       messages with the same key run in order  –
     priority  critical, high or low                    –
     expires   ms since the epoch                       –
-    unique    the unique key that it has               –
+    unique    its unique key                           –
 
-A foreign entry is its fields as they stand: its own `id`, `group` or `headers` belong to its sender. Nothing of a
-message is decoded here but the headers, and those only where they stand.
+The fields of a foreign entry are its message: its own `id`, `group` or `headers` belong to its sender. Of a message
+only the headers are decoded here, if there are any.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ Fields: TypeAlias = "Sequence[bytes]"
 """Names and values in turn, as Redis sends them."""
 
 MOST_VALUES: Final = 7000
-"""How many names and values a script can add to a stream, as `lua/entry.lua` has it."""
+"""How many names and values a script can add to a stream; the same number as in `lua/entry.lua`."""
 
 _NORMAL: Final = Priority.NORMAL
-# The ids that `MessageIds` makes, and nothing that only looks alike: each bit must stand for one id.
+# Exactly the ids that `MessageIds` makes, and no other spelling of their numbers: each bit must stand for one id.
 _numbered: Final = re.compile(r"([0-9a-f]{16})-(0|[1-9a-f][0-9a-f]{0,11})").fullmatch
 
 
@@ -60,11 +60,11 @@ class _UnreadableError(ValueError):
 
 
 def mark_of(prefix: str, message_id: str) -> tuple[str, int | str]:
-    """Return the key that remembers an id, and the bit in it (`""`: the whole key)."""
+    """Return the key of an id's mark, and the bit in it (`""`: the mark is the whole key)."""
     match = _numbered(message_id)
     if match is None:
         return f"{prefix}seen:{message_id}", ""
-    # The arithmetic is done here: numbers of a script's have 53 bits.
+    # The arithmetic is done here: numbers in Lua have 53 bits.
     number = int(match[2], 16)
     return f"{prefix}seen:{match[1]}:{number >> 16}", number & 0xFFFF
 
@@ -95,7 +95,7 @@ class Marks:
 
 
 def due_of(envelope: Envelope) -> str:
-    """Say when an envelope is due, as the scripts understand it."""
+    """Return when an envelope is due, in the form of the scripts (lua/publish.lua)."""
     if envelope.at is not None:
         return str(max(0, round(envelope.at * 1000)))
     if envelope.delay > 0:
@@ -104,14 +104,14 @@ def due_of(envelope: Envelope) -> str:
 
 
 def has_terms(envelope: Envelope) -> bool:
-    """Say whether there is more to an envelope than its fields and when it is due: a script has to look at it."""
+    """Return whether an envelope has more than fields and a due time, so that a script has to look at it."""
     return not (
         envelope.key is None and envelope.priority is _NORMAL and envelope.unique is None and envelope.lifetime is None
     )
 
 
 def terms_of(envelope: Envelope) -> str:
-    """Say on what terms an envelope is kept, as `lua/publish.lua` understands it."""
+    """Return the terms of an envelope, in the form of `lua/publish.lua`."""
     due = due_of(envelope)
     if not has_terms(envelope):
         return due
@@ -164,13 +164,14 @@ def headers_of_retry(delivery: Delivery, failure: Failure, at: float) -> str:
 def delivery_from(
     source: str, group: str, entry: bytes, fields: Fields, token: tuple[Any, ...], crashes: int = 0
 ) -> Delivery | tuple[Delivery, Failure] | None:
-    """Make an entry a delivery. None: it is meant for another group. With a failure: nobody can read its headers.
+    """Make a delivery of an entry. None: it is meant for another group. With a failure: its headers cannot be read.
 
-    What has a key or a unique key has its claims behind its token: it is settled with more than a plain ack.
+    If the message has a key or a unique key, both are added to the token: its settlement has to free them, so it is not
+    a plain ack.
     """
     count = len(fields)
     if 4 <= count <= 6 and fields[0] == b"id" and fields[2] == b"data" and fields[1]:
-        # As most are: nothing is said of it but what it is.
+        # Most entries have only these fields.
         if count == 4:
             return Delivery(fields[1].decode(errors="replace"), source, fields[3], token, None, NO_HEADERS, 1, crashes)
         if fields[4] == b"type" and count == 6:
@@ -209,7 +210,7 @@ def delivery_from(
         try:
             headers, attempt = _headers_from(raw)
         except (ValueError, RecursionError) as error:
-            # JSON that is nested too deeply ends in the latter: nothing that somebody sends may end the reader.
+            # JSON that is nested too deeply raises the latter. Nothing that a sender writes may end the reader.
             problem = f"the field `headers` cannot be used: {error}"
     delivery = Delivery(
         message_id, source, payload, token, wire_name, headers, attempt, crashes, key, priority, expires
@@ -222,13 +223,13 @@ PRIORITIES: Final = {level.name.lower().encode(): level for level in Priority if
 
 
 def _held_keys_of(named: Mapping[bytes, bytes]) -> tuple[tuple[bytes, bytes], ...]:
-    """Return what a message of ours has until it is settled for good, a key and a unique key, if there is any."""
+    """Return the key and the unique key that a message holds until it is settled for good, if it has any."""
     key, unique = named.get(b"key", b""), named.get(b"unique", b"")
     return ((key, unique),) if key or unique else ()
 
 
 def held_keys_in(fields: Fields) -> tuple[str, tuple[tuple[bytes, bytes], ...]]:
-    """Return the id and the claims of an entry; `""` and none for a foreign one."""
+    """Return the id and the held keys of an entry; `""` and none for a foreign one."""
     named = dict(zip(fields[::2], fields[1::2], strict=False))
     if b"data" not in named:
         return "", ()
@@ -262,7 +263,7 @@ _LONGEST_TTL: Final = 1e9
 
 
 def _is_text(text: str) -> bool:
-    """Say whether a text can be sent: JSON may hold halves of characters, which nothing else takes."""
+    """Return whether a str can be encoded: JSON may hold lone surrogates, which UTF-8 has not."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -278,7 +279,7 @@ def _shortened(raw: bytes) -> str:
 
 
 def delayed_from(source: str, due: bytes, fields: Fields) -> Delayed:
-    """Make what is held back a message to look at; headers that cannot be read are left out."""
+    """Make a delayed message of its fields, to be shown; headers that cannot be read are left out."""
     named = dict(zip(fields[::2], fields[1::2], strict=False))
     data, kind = named.get(b"data"), named.get(b"type")
     message_id = named.get(b"id" if data is not None else b"actorwork:id", b"")
@@ -316,7 +317,7 @@ _DONE: Final = b',"status":"done","value":'
 
 
 def encoded_outcome(source: str, message_id: str, outcome: Outcome) -> bytes:
-    """Make the record that is kept and published: one JSON object that names its message."""
+    """Make the record that is stored and published: one JSON object that names its message."""
     start = f'{{"source":{json.dumps(source)},"id":{json.dumps(message_id)}'.encode()
     if outcome.status == "done":
         return b"%b%b%b}" % (start, _DONE, outcome.value)
@@ -325,11 +326,12 @@ def encoded_outcome(source: str, message_id: str, outcome: Outcome) -> bytes:
 
 
 def outcome_from(record: bytes) -> tuple[str, str, Outcome]:
-    """Return the source and the id of the message, and what came of it."""
+    """Return the source and the id of the message, and its outcome."""
     whole = cast("dict[str, Any]", json.loads(record))
     source, message_id, status = whole["source"], whole["id"], whole["status"]
     if status == "done":
-        # The value goes on as it came. Texts before it have their quotes escaped, so the first match is the one.
+        # The value is passed on as it came. Strings before it have their quotes escaped, so the first match is the
+        # field.
         value = record[record.index(_DONE) + len(_DONE) : -1]
         return source, message_id, Outcome("done", value)
     failure = whole.get("failure")
@@ -346,7 +348,7 @@ def dead_letter_from(source: str, entry: bytes, fields: Fields) -> DeadLetter:
     else:
         message = {name[2:]: value for name, value in named.items() if name.startswith(b"m:")}
     data = message.get(b"data")
-    # It may well lie here because of its headers.
+    # Its headers may be the reason why it is a dead letter.
     headers = _headers_to_look_at(message.get(b"headers" if data is not None else b"actorwork:headers"))
     kind = message.get(b"type") if data is not None else None
 

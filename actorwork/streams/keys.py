@@ -3,20 +3,20 @@
     <source>                                      the stream, under the user's own name
     actorwork:{<source>}:priority:<level>         the same for what is critical, high or low
     actorwork:{<source>}:priorities               which of those levels were ever used
-    actorwork:{<source>}:keys                     keys of messages that are in a stream or tried again: where those are
-    actorwork:{<source>}:key:<key>                who waits for a key, a list
+    actorwork:{<source>}:keys                     keys of messages that are in a stream or retried: where those are
+    actorwork:{<source>}:key:<key>                the messages that wait for a key, a list
     actorwork:{<source>}:waiting                  their fields
-    actorwork:{<source>}:unique:<key>             who has a unique key
-    actorwork:{<source>}:delayed                  what is held back: members by the time they are due
+    actorwork:{<source>}:unique:<key>             the message that has a unique key
+    actorwork:{<source>}:delayed                  delayed messages: members by the time they are due
     actorwork:{<source>}:delayed:messages         their fields
     actorwork:{<source>}:dead                     dead letters, a stream
-    actorwork:{<source>}:result:<message id>      an outcome that somebody asked for
+    actorwork:{<source>}:result:<message id>      a stored outcome
     actorwork:{<source>}:seen:…                   marks of the ids that were published
     actorwork:{<source>}:settled:<group>:<node>   the answer to a node's last batch of settlements
     actorwork:node:<node>                         a node's lease
     actorwork:reply:<uuid>                        a channel where outcomes arrive
-    actorwork:attend                              a channel: nodes, look after this source (no name: all) now, or read
-                                                  this stream of a priority, too
+    actorwork:attend                              a channel: makes nodes maintain this source (no name: all) now, or
+                                                  read this stream of a priority from now on
     actorwork:shared:<name>                       a shared value, a hash
     actorwork:lock:<name>                         a lock, a hash
     actorwork:rate:<name>                         a rate over all nodes: the moment of the next one
@@ -24,9 +24,9 @@
     actorwork:triggers                            all of them, a set of source and id
     actorwork:paused                              what is paused, a hash
     actorwork:pauses                              a channel: something was paused or resumed
-    actorwork:slots:<name>                        the slots of a limit on how many at once over all nodes
+    actorwork:slots:<name>                        the holders of a semaphore over all nodes
 
-The braces put whatever belongs to a source into its hash slot, so that one script can settle a delivery.
+The braces put all keys of a source into its hash slot, so that one script can settle a delivery.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ TRIGGERS: Final = "actorwork:triggers"
 PAUSED: Final = "actorwork:paused"
 PAUSES: Final = "actorwork:pauses"
 RELEASED: Final = "released"
-"""The consumer that owns what was handed back: nobody."""
+"""The consumer that owns released entries; no node has this name."""
 
 ALL_DELAYED: Final = "actorwork:{*}:delayed"
 _DELAYED = re.compile(rb"actorwork:\{(.*)\}:delayed", re.DOTALL)

@@ -1,15 +1,15 @@
-"""A node's lease: the one sign of life that others look at before they take its work.
+"""A node's lease: the one sign of life that other nodes check before they take over its work.
 
     take ──▶ held ──renewed every third of its length──▶ held
-               └── the key is gone ──▶ lost for ever: the next incarnation takes a lease of its own
+               └── the key is gone ──▶ lost for good: the next incarnation takes a lease of its own
 
 A thread with a connection of its own renews it, so that neither a handler that blocks the loop nor a busy connection
-can lose it. A lease is never made again under the same name: whoever saw it missing may own the work by now.
+can lose it. A lease is never created again under the same name: a node that saw it missing may own the work by now.
 
-While Redis cannot be reached the thread tries four times a second. Whether the lease outlived that, the first answer
-says.
+While Redis cannot be reached the thread tries four times a second. The first answer shows whether the lease has
+survived.
 
-Each renewal looks at the server's clock as well: in between, this machine's goes on from there.
+Each renewal also reads the server's clock; between two renewals this machine's monotonic clock continues from there.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def new_incarnation() -> str:
 class Lease:
     """Held by one node at a time, from `take` until `release`.
 
-    `on_lost(lost, successor, reason)` is called in Trio's thread when the lease was gone and another one has been
-    taken; `on_trouble(error, next step)` when Redis does not answer.
+    Trio's thread calls `on_lost(lost, successor, reason)` when the lease was gone and another one has been taken, and
+    `on_trouble(error, next step)` when Redis does not answer.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Lease:
         return f"<Lease {self.incarnation} of {self._seconds:g} s>"
 
     async def take(self) -> None:
-        """Begin to hold it; wait for a Redis that is not there. Cancelled: it runs out, if it was taken."""
+        """Take it; wait while Redis cannot be reached. Cancelled: if it was taken, it runs out by itself."""
         self._thread.start()
         try:
             await self._taken.wait()
@@ -81,15 +81,19 @@ class Lease:
             raise
 
     def check(self) -> None:
-        """Look now whether it is still held."""
+        """Make the thread check now whether it is still held."""
         self._wake.set()
 
     def now(self) -> float:
-        """Return the server's clock, right to half the round trip of the last renewal, once the lease is taken."""
+        """Return the server's clock, exact to half the round trip of the last renewal. The lease must have been
+        taken.
+        """
         return time.monotonic() + self._ahead
 
     async def release(self) -> None:
-        """Give it up, so that others see it at once. Shielded, for a second at most: then it runs out by itself."""
+        """Release it, so that other nodes see that at once. Shielded for a second at most; after that it runs out by
+        itself.
+        """
         self._end()
         with trio.move_on_after(_RELEASE_LIMIT, shield=True):
             await self._ended.wait()
@@ -134,7 +138,8 @@ class Lease:
                     self._tell(self._on_trouble, str(error), f"again every {pause:g} s")
                     is_troubled = True
             self._wake.wait(pause)
-            self._wake.clear()  # Before the condition of the loop: what woke us has been said before it was set.
+            # Cleared before the condition of the loop is checked: the task that sets it changes the condition first.
+            self._wake.clear()
         if connection is not None:
             try:
                 if is_held:
@@ -147,7 +152,7 @@ class Lease:
         self._tell(self._ended.set)
 
     def _connect(self) -> RedisPyConnection:
-        # A renewal that hangs is worth no more than one that fails, and only the latter can be tried again in time.
+        # A renewal that hangs would outlast the lease; one that fails can be tried again in time.
         patience = max(0.1, min(5.0, self._seconds / 3))
         options = {"client_name": "actorwork-lease", **self._address.options}
         for limit in ("socket_timeout", "socket_connect_timeout"):
@@ -170,4 +175,4 @@ class Lease:
         try:
             self._token.run_sync_soon(call, *args)
         except trio.RunFinishedError:
-            self._is_ending = True  # Nobody is left to hold it for.
+            self._is_ending = True  # The node has ended meanwhile.

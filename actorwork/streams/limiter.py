@@ -1,7 +1,7 @@
-"""Limits over all nodes at Redis: a moment for each rate, a sorted set of slots for each limit on how many at once.
+"""Limits over all nodes at Redis: one moment per rate, a sorted set of holders per semaphore.
 
-All of it may be sent again after a lost connection. Of a rate some tokens are then taken for nothing, which makes it
-slower for a moment, and never faster.
+Every command may be sent again after a lost connection. A rate then loses some tokens, which makes it slower for a
+moment, never faster.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from actorwork.streams.transport.redis_py import cannot
 
 
 class RedisLimitStore:
-    """Implements `actorwork.abc.Limiter`."""
+    """Implements `actorwork.abc.LimitStore`."""
 
     def __init__(self, client: RedisClient) -> None:
         self._client = client
 
     def __repr__(self) -> str:
-        return f"<RedisLimiter of {self._client!r}>"
+        return f"<RedisLimitStore of {self._client!r}>"
 
     async def acquire_rate(self, name: str, rate: float, per: float, burst: int, cost: int) -> float:
         interval = per / rate * 1_000_000

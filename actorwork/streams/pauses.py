@@ -1,6 +1,6 @@
-"""What is paused, at Redis: one hash, and a channel on which every change is told.
+"""Pauses at Redis: one hash, and a channel that announces every change.
 
-After the connection was lost, whoever watches is told to look: what was said meanwhile nobody has heard.
+After a lost connection all watchers look at the hash: announcements made meanwhile did not arrive.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from actorwork.streams.transport.redis_py import RedisError, cannot
 
 
 class RedisPauses(Pauses):
-    """Pauses, resumes, and tells."""
+    """Pauses, resumes, and notifies watchers."""
 
     def __init__(self, client: RedisClient, triggers: Triggers, emit: EventSink) -> None:
         self._client = client
@@ -33,7 +33,7 @@ class RedisPauses(Pauses):
 
     @property
     def is_certain(self) -> bool:
-        return False  # What is published while the connection is lost, or on a server that forbids it, is not heard.
+        return False  # Announcements do not arrive while the connection is lost, or where an ACL forbids them.
 
     async def pause(self, kind: PauseKind, name: str = "", *, reason: str = "", by: str = "") -> Pause:
         field = _field(kind, name)
@@ -43,11 +43,11 @@ class RedisPauses(Pauses):
     async def resume(self, kind: PauseKind, name: str = "") -> bool:
         field = _field(kind, name)
         if kind in ("trigger", "triggers"):
-            # First: what fell due during the pause must not be found by those who are told of its end.
+            # First skip what fell due during the pause: nodes that hear of its end must not find it.
             records = await self._triggers.list()
             for definition in concerned(kind, name, [record.definition for record in records]):
                 await self._triggers.skip(definition.source, definition.id)
-        # A reply that was lost may leave out that there was one; that it is over is certain.
+        # After a lost reply, the second run finds no pause and returns False; that it is over is certain.
         return bool(await self._change("resume", field))
 
     async def _change(self, operation: str, *args: str) -> Any:
@@ -77,7 +77,7 @@ class RedisPauses(Pauses):
             self._watchers.remove(changed)
 
     def tell(self) -> None:
-        """Have those who watch look: something was said on the channel, or the connection is new."""
+        """Make the watchers look: an announcement arrived, or the connection is new."""
         for changed in self._watchers:
             changed()
 

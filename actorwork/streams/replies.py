@@ -1,8 +1,8 @@
-"""Where outcomes arrive: one channel, and a look at what is kept.
+"""Where outcomes arrive: on one channel, and by a look at stored outcomes.
 
-The script that settles a message publishes its outcome to the channel and keeps it for as long as the asker said. The
-channel is quick and may lose a message with its connection; what is kept is certain. So what is still awaited is looked
-for after each reconnect, and every few seconds.
+The script that settles a message publishes its outcome to the channel and stores it for as long as the caller asked.
+The channel is quick, but loses messages with its connection; a stored outcome is certain. So all outcomes that are
+still awaited are looked up after each reconnect, and every few seconds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LOOK_EVERY = 3.0
 
 
 class RedisPendingOutcome(PendingOutcome):
-    """One asker."""
+    """One caller that waits for an outcome."""
 
     def __init__(self, forget: Callable[[RedisPendingOutcome], None], source: str, message_id: str) -> None:
         self.source = source
@@ -78,7 +78,7 @@ class RedisReplies(Replies):
         return waiting
 
     def take(self, record: bytes) -> None:
-        """Take what came through the channel. Anybody may publish there, so anything may come."""
+        """Take a message of the channel. Any client may publish there, so it may be anything."""
         try:
             source, message_id, outcome = entries.outcome_from(record)
         except (ValueError, KeyError, TypeError) as error:
@@ -87,13 +87,13 @@ class RedisReplies(Replies):
         self._tell(source, message_id, outcome)
 
     def look_now(self) -> None:
-        """Look for what is awaited: the channel may have lost something."""
+        """Look up all awaited outcomes: the channel may have lost messages."""
         if self._look is not None:
             self._look.deadline = trio.current_time()
 
     async def run(self) -> NoReturn:
         while True:
-            # Nobody waits, nothing is looked for.
+            # No outcome is awaited: rest until one is.
             pause = _LOOK_EVERY if self._waiting else math.inf
             with _sleeping(trio.current_time() + pause) as self._look:
                 await trio.sleep_forever()

@@ -1,7 +1,7 @@
-"""The Lua scripts, each with the parts it begins with. They lie in `lua/`, where an editor knows what they are.
+"""The Lua scripts, each with the parts it begins with. They are files in `lua/`, so that editors recognise them.
 
-EVAL is what 6.2 has (FUNCTION came with 7.0), so each script is a whole text, sent once per connection. Keys of a
-source are built within the scripts from its prefix: they lie in the slot of the source, which is declared.
+Redis 6.2 has EVAL only (FUNCTION came with 7.0), so each script is one text, loaded once per connection. Scripts build
+the keys of a source from its prefix: these keys are in the slot of the source, which is declared.
 """
 
 from __future__ import annotations

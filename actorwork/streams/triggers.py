@@ -1,7 +1,7 @@
 """Triggers at Redis: a hash for each, in the slot of the source to which it sends, and one index of all.
 
-Whether a nominal time fires is decided in the script that keeps its message, so a process may die at any moment: either
-both have happened, or neither.
+The script that keeps the message of a nominal time also records the decision, so a process may die at any moment:
+either both have happened, or neither.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FACTS: Final = ("actor", "title", "schedule", "data", "type", "details", "regis
 
 
 class RedisTriggers(Triggers):
-    """Enters, fires and lists triggers."""
+    """Registers, fires and lists triggers."""
 
     def __init__(self, client: RedisClient) -> None:
         self._client = client
@@ -30,7 +30,7 @@ class RedisTriggers(Triggers):
         return f"<RedisTriggers at {self._client!r}>"
 
     async def register(self, source: str, definitions: Sequence[TriggerDefinition]) -> Sequence[TriggerRecord]:
-        """Cancelled, or without an answer: any of them may be registered; doing it again changes nothing."""
+        """Cancelled or failed: any of them may be registered; registering them again changes nothing."""
         with cannot(f"register the triggers of {source!r}"):
             known = await self._known()
             if definitions:
@@ -62,7 +62,7 @@ class RedisTriggers(Triggers):
             fields = fields_of(message)
             args += (len(names), bit, terms_of(message), len(fields), *fields)
         with cannot(f"fire the trigger {definition.title!r}"):
-            # Sent again after a lost reply it finds the time decided, by itself.
+            # After a lost reply it is sent again, and finds that it has decided this time itself.
             outcome, stands, kept = await self._client.run_script(scripts.FIRE, names, args, idempotent=True)
         return Firing(outcome.decode(), int(stands), kept)
 

@@ -1,7 +1,7 @@
 """Shared values and locks at Redis: a hash for each, changed by two scripts.
 
-What may be sent twice without harm is sent again after a lost connection. A compare-and-set and an increment may not,
-so a caller whose reply was lost is told that.
+An operation that may run twice without harm is sent again after a lost connection. A compare-and-set and an increment
+may not run twice: if their reply is lost, the caller gets an error that says so.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class RedisValues:
                 if isinstance(reply, Exception):
                     raise reply
         data, version, until = found
-        # The key of a value that was written under a token outlives it.
+        # The key of a value that was written under a token outlives the value (lua/value.lua).
         if data is None or (until is not None and int(until) <= int(time[0]) * 1000 + int(time[1]) // 1000):
             return None
         return VersionedValue(data, int(version))

@@ -337,7 +337,7 @@ async def test_a_closed_client_says_so_to_whoever_still_waits():
             await trio.testing.wait_all_tasks_blocked(0.01)
         with pytest.raises(trio.ClosedResourceError):
             await client.call("PING")
-        assert repr(client) == f"<Client of {server.url}, closed, generation 1>"
+        assert repr(client) == f"<RedisClient of {server.url}, closed, generation 1>"
 
 
 async def test_credentials_that_stop_being_right_later_are_retried():

@@ -1,0 +1,10 @@
+"""A Redis client for Trio: redis-py's exceptions and url, hiredis' bytes, and sockets of our own. It knows no broker.
+
+client.py        one shared connection that comes back by itself; scripts, subscriptions, transactions
+exclusive.py     a connection for one task: blocking reads that can be cancelled without losing a message
+multiplexer.py   many tasks on one connection: replies matched in order
+connection.py    one socket and the parser of its bytes
+direct.py        connecting without redis-py
+wire.py          RESP3, by hiredis
+redis_py.py      what is imported of redis-py
+"""

@@ -3,19 +3,19 @@
     call, call_many, run_script      the hot path: raw replies, error replies raised (in `call_many`: returned in place)
     transact                         a transaction that is sent at most once
     subscribe, unsubscribe           pushes on the same connection, to `on_push`, subscribed again after each reconnect
-    open_exclusive                   a connection of one's own, for blocking reads
+    open_exclusive                   a separate connection, for blocking reads
 
 What a lost connection means for a command that waits:
 
-    its bytes never left             it waits for the next connection and is sent there: nobody can tell the difference
+    its bytes never left             it waits for the next connection and is sent there, unnoticed by its caller
     it is marked idempotent          it waits for the next connection and is sent again
-    anything else                    `ConnectionError`: it may have executed, and only the caller knows what that means
+    anything else                    `MayHaveExecuted`, a `ConnectionError`: only the caller knows what that means
 
-A command issued while there is no connection waits for one. So callers who cannot wait bound it (`trio.fail_after`).
+A command issued while there is no connection waits for one. A caller that cannot wait bounds it (`trio.fail_after`).
 A server that turns read-only has become a replica: its connection counts as lost, and the next one may lead to the
 new primary.
 
-Reconnecting backs off exponentially with full jitter, up to a second: a node goes on within two seconds of the
+Reconnecting backs off exponentially with full jitter, up to a second: a node continues within two seconds of the
 server's return.
 """
 
@@ -43,7 +43,7 @@ from actorwork.streams.transport.wire import pack
 _BACKOFF_BASE: Final = 0.01
 _BACKOFF_CAP: Final = 1.0
 _PROVEN_AFTER: Final = 1.0
-"""A connection that lived this long has shown that connecting works: the backoff begins anew."""
+"""Seconds for which a connection must have lived before the backoff starts over."""
 
 _MULTI: Final = pack(("MULTI",))
 _EXEC: Final = pack(("EXEC",))
@@ -55,7 +55,7 @@ class MayHaveExecuted(ConnectionError):
     """The connection was lost while a command that is not idempotent waited for its reply."""
 
     def __init__(self, text: str, *, client_id: int) -> None:
-        super().__init__(text)  # pyright: ignore[reportUnknownMemberType] - redis-py says nothing of its types
+        super().__init__(text)  # pyright: ignore[reportUnknownMemberType] - redis-py has no types here
         self.client_id = client_id
         """The server's number of the connection that was lost."""
 
@@ -78,7 +78,7 @@ class Script:
 
 @attrs.frozen
 class Connected:
-    """There is a connection; `generation` says which one."""
+    """There is a connection, the `generation`th."""
 
     url: str
     generation: int
@@ -86,7 +86,7 @@ class Connected:
 
 @attrs.frozen
 class ConnectionLost:
-    """There is none; the next attempt comes in `retry_in` seconds."""
+    """There is no connection; the next attempt follows in `retry_in` seconds."""
 
     url: str
     error: Exception
@@ -119,12 +119,11 @@ async def open_client(
 ) -> AsyncGenerator["RedisClient"]:
     """Connect, and stay connected until the block ends.
 
-    The first attempt is awaited. What it cannot mend by trying again (credentials, rights, certificate) raises
-    `BrokerError`; a server that is not there is waited for in the background, and `wait_connected` says when it has
-    come.
+    The first attempt is awaited. If trying again cannot help (credentials, rights, certificate), it raises
+    `BrokerError`. A server that cannot be reached is tried again in the background; `wait_connected` waits for it.
 
-    `on_push` and `on_event` are called synchronously and must not raise: a connection whose reader fails has no
-    meaning left. `scripts` are loaded with each connection. A connection that owes replies and sends nothing for
+    `on_push` and `on_event` are called synchronously and must not raise: a connection whose reader fails cannot match
+    replies any more. `scripts` are loaded with each connection. A connection that owes replies and sends nothing for
     `silence` seconds is given up.
     """
     client = RedisClient(Address.parse(url), name, scripts, on_push or _ignore, on_event or _ignore, silence)
@@ -152,14 +151,16 @@ class RedisClient:
         silence: float,
     ) -> None:
         self.generation = 0
-        """Grows with every new connection: who sees another value knows that the server may have restarted."""
+        """Grows with every new connection. A caller that sees another value knows that the server may have
+        restarted.
+        """
         self._address = address
         self._name = name
         self._scripts = {script.sha: script for script in scripts}
         self._on_push = on_push
         self._on_event = on_event
         self._silence = silence
-        self._threads = trio.CapacityLimiter(16)  # Readers that reconnect must not starve others of threads.
+        self._threads = trio.CapacityLimiter(16)  # Many readers that reconnect must not use up the threads of handlers.
         self._channels: set[bytes] = set()
         self._link: Multiplexer | None = None
         self._connected = trio.Event()
@@ -170,25 +171,24 @@ class RedisClient:
 
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else "disconnected" if self._link is None else "connected"
-        return f"<Client of {self._address.url}, {state}, generation {self.generation}>"
+        return f"<RedisClient of {self._address.url}, {state}, generation {self.generation}>"
 
     # ------------------------------------------------------------------------------------------------------- commands
 
     async def call(self, *args: Any, idempotent: bool = False) -> Any:
-        """Send one command and return its reply as it came: bytes stay bytes, nothing is called back. Error replies
-        are raised.
+        """Send one command and return its reply as it came: bytes stay bytes. Error replies are raised.
 
         Cancelled while waiting: it may have executed.
         """
-        slot = await self._request(pack(args), idempotent=idempotent)
-        reply = slot.replies[0]
+        request = await self._request(pack(args), idempotent=idempotent)
+        reply = request.replies[0]
         if isinstance(reply, Exception):
             raise reply
         return reply
 
     async def call_many(self, commands: Sequence[Sequence[Any]], *, idempotent: bool = False) -> list[Any]:
-        """Send commands in one write, next to each other, and return their replies; error replies stand among them as
-        exceptions.
+        """Send commands in one write, next to each other, and return their replies; error replies are exceptions among
+        them.
         """
         if not commands:
             return []
@@ -197,7 +197,7 @@ class RedisClient:
 
     async def transact(self, *commands: Sequence[Any]) -> list[Any]:
         """Send commands as one transaction, and return all replies in their order: that of MULTI, one for each command
-        (it was queued), and that of EXEC, a list. Error replies stand among them as exceptions.
+        (it was queued), and that of EXEC, a list. Error replies are exceptions among them.
 
         Raises `MayHaveExecuted` if the connection was lost before the replies had come.
         """
@@ -222,10 +222,10 @@ class RedisClient:
         await self.call(*_kill(client_id), idempotent=True)
 
     async def call_in_turn(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
-        """Send commands one after the other without waiting in between, and return all replies; for idempotent ones.
+        """Send idempotent commands one after the other without waiting in between, and return all replies.
 
-        Each leaves as soon as it is made, so the server works on it while the next one is packed. Lost on the way,
-        all are sent again, in their order.
+        Each leaves as soon as it is made, so the server works on it while the next one is packed. If the connection is
+        lost, all are sent again, in their order.
         """
         packed: list[bytes] = []
         making = iter(commands)
@@ -235,20 +235,20 @@ class RedisClient:
             if link is None:
                 await self.wait_connected()
                 continue
-            slots = [link.request_nowait(data) for data in packed]
+            requests = [link.request_nowait(data) for data in packed]
             for command in making:
                 packed.append(pack(tuple(command)))
-                slots.append(link.request_nowait(packed[-1]))
+                requests.append(link.request_nowait(packed[-1]))
                 await trio.lowlevel.checkpoint()
-            for slot in slots:
-                await link.wait(slot)
-            if all(slot.error is None and not slot.is_read_only for slot in slots):
-                return [slot.replies[0] for slot in slots]
-            if any(slot.is_read_only for slot in slots):
+            for request in requests:
+                await link.wait(request)
+            if all(request.error is None and not request.is_read_only for request in requests):
+                return [request.replies[0] for request in requests]
+            if any(request.is_read_only for request in requests):
                 link.fail(ConnectionError(f"{self._address.url} has become read-only"))
 
     async def names(self, pattern: str) -> Collection[bytes]:
-        """Return the keys that match a pattern, once each. All keys of the server are gone through, in pages."""
+        """Return the keys that match a pattern, once each. This scans all keys of the server, in pages."""
         found: set[bytes] = set()
         cursor = b"0"
         while True:
@@ -260,7 +260,7 @@ class RedisClient:
     async def run_script(
         self, script: Script, keys: Sequence[Any], args: Sequence[Any], *, idempotent: bool = False
     ) -> Any:
-        """Run a script by its digest. A server that does not know it has not run it: it is taught, and asked again."""
+        """Run a script by its digest. If the server does not know it, nothing was run: load it and run it again."""
         call = ("EVALSHA", script.sha, len(keys), *keys, *args)
         try:
             return await self.call(*call, idempotent=idempotent)
@@ -275,25 +275,25 @@ class RedisClient:
     async def _request(
         self, data: bytes, *, idempotent: bool, count: int = 1, is_subscription: bool = False
     ) -> PendingRequest:
-        await trio.lowlevel.checkpoint_if_cancelled()  # Past here, it may have executed.
+        await trio.lowlevel.checkpoint_if_cancelled()  # From here on it may have executed.
         while True:
             link = self._link
             if link is None:
                 await self.wait_connected()
                 continue
-            slot = await link.request(data, count, is_subscription=is_subscription)
-            if slot.error is None:
-                if not slot.is_read_only:
-                    return slot
+            request = await link.request(data, count, is_subscription=is_subscription)
+            if request.error is None:
+                if not request.is_read_only:
+                    return request
                 link.fail(ConnectionError(f"{self._address.url} has become read-only"))
                 if not idempotent:
-                    return slot
-            elif not slot.unsent and not idempotent:
+                    return request
+            elif not request.unsent and not idempotent:
                 raise MayHaveExecuted(
-                    f"the connection to {self._address.url} was lost ({slot.error}) while a command waited for its "
+                    f"the connection to {self._address.url} was lost ({request.error}) while a command waited for its "
                     "reply: it may have executed",
                     client_id=link.connection.client_id,
-                ) from slot.error
+                ) from request.error
 
     # ----------------------------------------------------------------------------------------------------------- pushes
 
@@ -313,8 +313,8 @@ class RedisClient:
         await self._confirmed("UNSUBSCRIBE", name)
 
     async def _confirmed(self, command: str, channel: bytes) -> None:
-        slot = await self._request(pack((command, channel)), idempotent=True, is_subscription=True)
-        reply = slot.replies[0]
+        request = await self._request(pack((command, channel)), idempotent=True, is_subscription=True)
+        reply = request.replies[0]
         if isinstance(reply, Exception):
             self._channels.discard(channel)
             raise reply
@@ -330,8 +330,8 @@ class RedisClient:
 
     @asynccontextmanager
     async def open_exclusive(self, name: str | None = None) -> AsyncGenerator[Exclusive]:
-        """Open a connection of one's own, for blocking reads; wait for a server that is not there, as a command
-        would.
+        """Open a separate connection, for blocking reads. Waits for a server that cannot be reached, as a command
+        does.
         """
         failures = 0
         while True:
@@ -372,10 +372,10 @@ class RedisClient:
             return error
 
     async def keep_connected(self, first: Connection | Exception) -> None:
-        """Own the connection: one after the other, with a pause in between, until the client is closed.
+        """Own the connections, one after the other, with a pause in between, until the client is closed.
 
-        Shielded, because those who are being cancelled need it to the end: a blocked read is ended through this
-        connection. What ends it is `close`, when the body of `open_client` has ended.
+        Shielded, because tasks that are being cancelled still need it: a blocked read is ended through this connection.
+        `close` ends it, when the body of `open_client` has ended.
         """
         failures = 0
         result = first
@@ -395,7 +395,7 @@ class RedisClient:
                 await trio.sleep(retry_in)
                 try:
                     result = await connect(self._address, self._name, self._threads)
-                except Exception as failure:  # noqa: BLE001  (whatever it is, it may pass: it has worked before)
+                except Exception as failure:  # noqa: BLE001  (it has worked before, so any error may pass)
                     result = failure
 
     async def _serve(self, connection: Connection) -> Exception:
@@ -407,14 +407,14 @@ class RedisClient:
         return error
 
     async def _restore(self, link: Multiplexer) -> None:
-        """Give a new connection what the last one had, and then to everybody."""
+        """Give a new connection the subscriptions and scripts of the last one, then let all tasks use it."""
         for channel in tuple(self._channels):
-            slot = await link.request(pack(("SUBSCRIBE", channel)), is_subscription=True)
-            if slot.error is None and isinstance(slot.replies[0], Exception):
-                link.fail(slot.replies[0])
+            request = await link.request(pack(("SUBSCRIBE", channel)), is_subscription=True)
+            if request.error is None and isinstance(request.replies[0], Exception):
+                link.fail(request.replies[0])
         scripts = tuple(self._scripts.values())
         if scripts:
-            # A user without the right to load finds out when a script is run.
+            # Without the right to load scripts, the error appears when one is run.
             await link.request(b"".join([pack(("SCRIPT", "LOAD", script.source)) for script in scripts]), len(scripts))
         if link.error is None:
             self.generation += 1
@@ -430,7 +430,7 @@ class RedisClient:
                 self._connected = trio.Event()
 
     def close(self) -> None:
-        """End the connection; whoever waits for one gets `ClosedResourceError`."""
+        """End the connection; tasks that wait for one get `ClosedResourceError`."""
         self._is_closed = True
         self._connected.set()
         self._scope.cancel()

@@ -5,8 +5,8 @@ options it is redis-py's connection. Its `connect()` runs in a worker thread, on
 From then on the socket is non-blocking and ours, and the object that opened it is kept only because it owns the
 socket. `_sock` is the one private name of redis-py that is touched.
 
-A connection knows nothing of who waits for what. That is the business of `Multiplexer` (many tasks, replies matched
-in order) and `Exclusive` (one task, blocking reads).
+A connection does not know which task waits for which reply. `Multiplexer` does (many tasks, replies matched in order),
+and `Exclusive` (one task, blocking reads).
 """
 
 import contextlib
@@ -51,7 +51,7 @@ class Address:
 
     @classmethod
     def parse(cls, url: str) -> "Address":
-        """Understand a `redis://`, `rediss://` or `unix://` url, with all that redis-py lets it say."""
+        """Parse a `redis://`, `rediss://` or `unix://` url, with all options of redis-py."""
         options: dict[str, Any]
         if (direct := direct_options(url)) is not None:
             connection_class: Callable[..., RedisPyConnection] = DirectConnection
@@ -62,8 +62,8 @@ class Address:
             except ValueError as error:
                 raise BrokerError(f"cannot use {without_password(url)!r} as a Redis url: {error}") from error
             connection_class = options.pop("connection_class")
-            options.pop("max_connections", None)  # A pool's business, and there is no pool.
-            # What a half-sent command may have done is for its sender to judge: redis-py must not repeat anything.
+            options.pop("max_connections", None)  # An option of pools; there is none.
+            # Only the sender can judge what a half-sent command may have done: redis-py must not repeat anything.
             options.update(protocol=3, legacy_responses=False, decode_responses=False, retry=None, retry_on_error=[])
             options["driver_info"] = None
             options.pop("retry_on_timeout", None)
@@ -111,7 +111,7 @@ class Connection:
         return f"<Connection {self.client_id} to {self.address.url}{' (closed)' if self.is_closed else ''}>"
 
     def send(self, data: bytes | memoryview) -> int:
-        """Hand over as many bytes as the socket takes now, and say how many; an `OSError` means the connection is
+        """Send as many bytes as the socket takes now, and return how many. Raises `OSError` if the connection is
         gone.
         """
         try:
@@ -150,7 +150,7 @@ class Connection:
             return False  # For TLS, what arrived need not have been data.
         if not data:
             raise ConnectionError(f"{self.address.url} closed the connection")
-        # What a TLS socket has decrypted already, the kernel knows nothing of: no wait would end for it.
+        # Bytes that a TLS socket has decrypted already are not in the kernel any more: no wait would end for them.
         while self._is_tls and (decrypted := self._socket.pending()):
             data += self._socket.recv(decrypted)
         self._reader.feed(data)
@@ -158,7 +158,7 @@ class Connection:
         return True
 
     def close(self) -> None:
-        """Wake whoever waits for the socket, then close it."""
+        """Wake the tasks that wait for the socket, then close it."""
         if self.is_closed:
             return
         self.is_closed = True
@@ -169,9 +169,9 @@ class Connection:
 async def connect(address: Address, name: str, threads: trio.CapacityLimiter) -> Connection:
     """Open one connection and prove that the server answers on it.
 
-    Raises `ConnectionError` or `TimeoutError` for what may pass (nobody listens, the server is loading its data), and
-    `BrokerError` for what will not: credentials, rights, database, certificate. Cancelled: the thread is left to its
-    own finite timeouts, and what it still opens is closed when it is collected.
+    Raises `ConnectionError` or `TimeoutError` for errors that may pass (no server listens, it is loading its data), and
+    `BrokerError` for those that will not: credentials, rights, database, certificate. Cancelled: the thread is left to
+    its own finite timeouts, and a connection that it still opens is closed when it is collected.
     """
     opened = await trio.to_thread.run_sync(_open, address, name, abandon_on_cancel=True, limiter=threads)
     return Connection(opened, address)
@@ -181,7 +181,7 @@ def _open(address: Address, name: str) -> RedisPyConnection:
     opened = address.connection_class(**{"client_name": name, **address.options})
     try:
         opened.connect()
-        # A server that loads its data lets us in already, and refuses every command: it is not there yet.
+        # A server that loads its data accepts connections already, and refuses every command: it is not ready yet.
         opened.send_command("PING")
         with contextlib.suppress(NoPermissionError):
             opened.read_response()

@@ -1,16 +1,17 @@
-"""A connection of one's own, for blocking reads that can be cancelled without losing a message.
+"""A connection for one task, for blocking reads that can be cancelled without losing a message.
 
-A blocking XREADGROUP that is cancelled has two halves: here a task that must go on at once, there a server that may
-hand out messages in this very moment. Closing the connection would leave those in the pending list of a node that
+A blocking XREADGROUP that is cancelled has two sides: here a task that must continue at once, there a server that may
+be handing out messages at this very moment. Closing the connection would leave them in the pending list of a node that
 never saw them (18 of 184 in a sharp race). So the server is asked to stop: CLIENT UNBLOCK over the shared connection,
 again every 50 ms because it can overtake the read itself, until the one reply that is owed has come, with messages or
-without. All of it shielded, for a second at most; then the connection is closed, and what the server handed out stays
-pending.
+without. All of this is shielded, for a second at most; then the connection is closed, and entries that the server
+handed out stay pending.
 
-Messages are given to `deliver` in the same breath in which they are parsed: there is no checkpoint in between at
-which they could be lost, also when the task is being cancelled.
+Messages are passed to `deliver` in the same step in which they are parsed: there is no checkpoint in between at which
+they could be lost, also when the task is being cancelled.
 
-Everything else that is cancelled in mid-request closes the connection: its reply would be the next request's.
+Any other request that is cancelled before its reply has come closes the connection: otherwise its reply would be taken
+for that of the next request.
 """
 
 import math
@@ -26,7 +27,7 @@ from actorwork.streams.transport.redis_py import ConnectionError, ReadOnlyError,
 from actorwork.streams.transport.wire import NOT_ENOUGH, Push, pack
 
 GRACE: Final = 5.0
-"""Seconds past its own BLOCK after which a read that has not answered means that the server is gone."""
+"""Seconds beyond its own BLOCK after which a read without an answer means that the server is gone."""
 
 _DRAIN_LIMIT: Final = 1.0
 _UNBLOCK_EVERY: Final = 0.05
@@ -68,14 +69,13 @@ class Exclusive:
     async def read(self, *args: Any, block: float, deliver: Callable[[Any], object] | None = None) -> Any:
         """Send one blocking command, whose own BLOCK is `block` seconds, and return its reply: None when nothing came.
 
-        Every reply but None and errors goes through `deliver`, synchronously, before it is returned. Cancelled: the
-        server is asked to stop, what it still hands out goes through `deliver`, and `Cancelled` goes on, after a
-        second at the latest. (Without `deliver` such a reply is dropped, and what it held stays pending.) It may
-        return None before its time.
+        Every reply but None and errors is passed to `deliver`, synchronously, before it is returned. Cancelled: the
+        server is asked to stop, a reply that it still sends is passed to `deliver`, and `Cancelled` is raised after a
+        second at the latest. (Without `deliver` such a reply is dropped, and its entries stay pending.) It may return
+        None early.
 
-        Raises `TimeoutError` when the server does not answer within `block` and a grace. Whenever the connection is
-        lost, what the server had handed out stays in the pending list of this consumer: read that (id 0) on the next
-        connection.
+        Raises `TimeoutError` when the server does not answer within `block` and a grace. If the connection is lost,
+        entries that the server had handed out stay in the pending list of this consumer.
         """
         if not 0 < block < math.inf:
             raise ValueError(f"a blocking read needs a finite time greater than 0, not block={block!r}")
@@ -147,7 +147,7 @@ class Exclusive:
         except OSError as error:
             raise self._lost(error) from error
         except trio.Cancelled:
-            self._connection.close()  # Half a command: nothing that follows it would be understood.
+            self._connection.close()  # Half a command: the server would read the next one as the rest of it.
             raise
 
     async def _receive(self) -> Any:

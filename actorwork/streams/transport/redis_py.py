@@ -1,4 +1,4 @@
-"""What is taken of redis-py, at the price of what is taken.
+"""The parts of redis-py that are used, imported without the rest.
 
 `import redis` loads the asyncio client, the cluster client and every command of both: 54 ms, more than half of what
 Trio costs, before a node has done anything; its connection alone costs 38 ms. A node needs the exceptions: 1 ms. So
@@ -74,7 +74,7 @@ if _postponed is not None:
 
 
 class RedisPyConnection(Protocol):
-    """What is used of a connection of redis-py's."""
+    """The part of redis-py's connection that is used here."""
 
     handshake_metadata: Mapping[Any, Any]
     _sock: Any
@@ -116,18 +116,18 @@ def parse_error(reply: str) -> Exception:
 
 
 _STATES = ("OOM", "BUSY", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "READONLY", "NOPERM", "TRYAGAIN")
-"""What a server says of itself, and not of what it was asked. 6.2 puts it into the middle of its sentence."""
+"""Words in errors about the state of the server, not about the command. 6.2 has them in the middle of the text."""
 
 
 def may_pass(error: RedisError) -> bool:
-    """Say whether the same command may succeed another time."""
+    """Return whether the same command may succeed another time."""
     text = str(error)
     return type(error) is not ResponseError or any(state in text for state in _STATES)
 
 
 @contextmanager
 def cannot(what: str) -> Generator[None]:
-    """Raise what the server or the connection refuses as a `BrokerError` that says what could not be done."""
+    """Raise errors of the server or the connection as a `BrokerError` that names what could not be done."""
     try:
         yield
     except RedisError as error:
