@@ -87,8 +87,8 @@ def test_doctor_gives_advice_and_fails_if_there_is_an_error(shell: Shell, monkey
         return findings
 
     monkeypatch.setattr(doctor, "_findings", found)
-    told = shell("doctor", code=1).stdout
-    assert told == "ok      clock: in step\nerror   eviction: streams are evicted\n        do: CONFIG SET it\n"
+    printed = shell("doctor", code=1).stdout
+    assert printed == "ok      clock: in step\nerror   eviction: streams are evicted\n        do: CONFIG SET it\n"
 
 
 def test_a_broker_that_cannot_be_reached_is_a_finding(shell: Shell):

@@ -94,9 +94,9 @@ def test_invalid_lines_are_reported_by_number_and_the_others_are_sent(shell: She
 
 
 def test_json_lists_the_invalid_lines(shell: Shell):
-    told = shell.json("send", "orders", "--from", "-", input=BAD, code=1)
-    assert (told["source"], told["sent"], told["new"]) == ("orders", 3, 3)
-    assert [bad["line"] for bad in told["bad"]] == [4, 6]
+    printed = shell.json("send", "orders", "--from", "-", input=BAD, code=1)
+    assert (printed["source"], printed["sent"], printed["new"]) == ("orders", 3, 3)
+    assert [bad["line"] for bad in printed["bad"]] == [4, 6]
 
 
 def test_bytes_that_are_not_utf_8_are_an_invalid_line(shell: Shell):

@@ -138,7 +138,7 @@ def test_success_costs_next_to_nothing_when_debug_is_off(log: Log):
     log.logger.setLevel(logging.INFO)
     event = settled(Ack())
     best = min(timeit.repeat("sink(event)", globals={"sink": log.sink, "event": event}, number=20_000, repeat=9))
-    assert best / 20_000 < 1e-6  # 0.16 µs where nobody else computes; a busy machine is given room.
+    assert best / 20_000 < 1e-6  # 0.15 µs on a quiet machine; a busy one gets some slack.
 
 
 def test_foreign_text_cannot_begin_its_own_line(log: Log):

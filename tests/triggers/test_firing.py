@@ -249,7 +249,7 @@ async def test_nothing_fires_once_the_system_stops(mock_clock: MockClock):
     assert len(broker.sent) == 1
 
 
-# ---- somebody's own reading of cron expressions ----
+# ---- a custom reading of cron expressions ----
 
 
 class Thirds(AbstractCronSchedule):
