@@ -6,10 +6,10 @@
     rate_limit         the handler's own limit: its messages wait        calls wait here, in their order
                        in the admission queue, nothing else does
     circuit_breaker    the same; its messages wait while it is open      raises `CircuitOpen` while it is open
-    timeout            cancelled after so many seconds, in both cases: `ExecutionTimeout`
+    timeout            cancelled after that many seconds, in both cases: `ExecutionTimeout`
 
-What a decorator remembers on a function is its own: one decorator on several functions makes them share a rate or a
-circuit. It begins anew with each run of the loop, since clocks cannot be compared.
+The state belongs to the decorator: functions with the same decorator share its rate or its circuit. It starts afresh
+with each run of the loop, since the clocks of two runs cannot be compared.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def retry(
     backoff: BackoffFunction | None = None,
     on: Mapping[type[Exception], RetryPolicy | None] | None = None,
 ) -> Callable[[F], F]:
-    """Try again after errors, as a `RetryPolicy` says: one that is given, or one of these parts.
+    """Try again after errors, by the given `RetryPolicy` or by one made of these parts.
 
     On a handler it takes the place of `Settings.retry`. On another async function it also heeds `Retry(delay)`; once
     the attempts are spent, the last error comes out.
@@ -76,14 +76,14 @@ def retry(
 def rate_limit(
     rate: float | RateLimit, per: float = 1.0, *, burst: int | None = None, name: str | None = None
 ) -> Callable[[F], F]:
-    """Let at most `rate` begin in `per` seconds, as a `RateLimit` says: one that is given, or one of these parts.
+    """Let at most `rate` begin in `per` seconds, by the given `RateLimit` or by one made of these parts.
 
     One that is divided (`by`) or counts all nodes together is for handlers alone.
     """
     if callable(rate):
         raise SettingsError("@rate_limit wants a rate: @rate_limit(10), or a RateLimit")
     limit = rate if isinstance(rate, RateLimit) else RateLimit(rate, per, burst=burst, name=name)
-    limiters = _Own(lambda: RateLimiter(limit))
+    limiters = _OwnLimiter(lambda: RateLimiter(limit))
 
     def wrap(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         if limit.by is not None or limit.scope != "node":
@@ -108,10 +108,10 @@ def circuit_breaker(
     share: float = 0.5,
     on: tuple[type[Exception], ...] = (Exception,),
 ) -> Callable[[F], F]:
-    """Begin nothing for a while after too many failures, as a `CircuitBreaker` says: one given, or one of these parts.
+    """Begin nothing for a while after too many failures, by the given `CircuitBreaker` or by one made of these parts.
 
-    On a handler, messages wait while it is open. Elsewhere calls raise `CircuitOpen`, which says in `retry_after` when
-    the next one may try: a retry policy waits for that.
+    On a handler, messages wait while it is open. Elsewhere calls raise `CircuitOpen`, whose `retry_after` is the
+    time until the next one may try: a retry policy waits for that.
     """
     if callable(name):
         raise SettingsError("@circuit_breaker wants brackets: @circuit_breaker() or @circuit_breaker('database')")
@@ -119,7 +119,7 @@ def circuit_breaker(
         rule = name
     else:
         rule = CircuitBreaker(name, failures=failures, within=within, reset=reset, share=share, on=on)
-    limiters = _Own(lambda: CircuitBreakerState(rule, rule.name or "", _tell_nobody))
+    limiters = _OwnLimiter(lambda: CircuitBreakerState(rule, rule.name or "", _ignore))
 
     def wrap(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -150,7 +150,7 @@ def circuit_breaker(
 
 
 def timeout(seconds: float) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], Callable[P, Coroutine[Any, Any, T]]]:
-    """Cancel an async function, or a handler, after so many seconds: it raises `ExecutionTimeout`.
+    """Cancel an async function or a handler after `seconds`: it raises `ExecutionTimeout`.
 
     A handler ends after its actor's `execution_timeout` at the latest.
     """
@@ -191,28 +191,28 @@ def _decorator(name: str, rule: rules.Rule, wrap: Callable[..., Callable[..., An
     return decorate
 
 
-class _Own:
+class _OwnLimiter:
     """The limiter of a decorator, made anew for each clock."""
 
     def __init__(self, make: Callable[[], Limiter]) -> None:
         self._make = make
         self._clock: object = None
         self._limiter: Limiter | None = None
-        self._line = trio.StrictFIFOLock()
+        self._fifo = trio.StrictFIFOLock()
 
     def get(self) -> Limiter:
         clock = trio.lowlevel.current_clock()
         if self._limiter is None or self._clock is not clock:
-            self._clock, self._limiter, self._line = clock, self._make(), trio.StrictFIFOLock()
+            self._clock, self._limiter, self._fifo = clock, self._make(), trio.StrictFIFOLock()
         return self._limiter
 
     async def wait_through(self) -> None:
-        """Wait until it lets one through, after those who came before. Cancelled: nothing was taken."""
+        """Wait until the limiter admits this call, after all earlier ones. Cancelled: nothing was taken."""
         limiter = self.get()
-        async with self._line:
-            while limiter.take("", trio.current_time()) is None:  # noqa: ASYNC110 - it says when it will be free
+        async with self._fifo:
+            while limiter.take("", trio.current_time()) is None:  # noqa: ASYNC110 - it sleeps until the next chance
                 await trio.sleep(limiter.wait("", trio.current_time()))
 
 
-def _tell_nobody(_: events.Event) -> None:
-    """Outside of a system nobody listens."""
+def _ignore(_: events.Event) -> None:
+    """Drop an event: there is no sink outside of a system."""

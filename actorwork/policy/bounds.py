@@ -18,7 +18,7 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set as AbstractSet
 from typing import Any, Final, TypeAlias, TypeGuard, cast
 
 import attrs
@@ -130,8 +130,11 @@ def callables(*arguments: str) -> Validator:
 
 
 def as_tuple(value: Iterable[Any]) -> tuple[Any, ...]:
-    """Convert an iterable to a tuple; return anything else unchanged, for a validator to refuse."""
-    return tuple(value) if isinstance(cast("object", value), Iterable) else cast("Any", value)
+    """Convert an ordered iterable to a tuple; return anything else unchanged, for a validator to refuse."""
+    # Not sets: the order of layers counts. Not strings: the error must show what was given, not its characters.
+    given = cast("object", value)
+    is_ordered = isinstance(given, Iterable) and not isinstance(given, (str, bytes, AbstractSet, Mapping))
+    return tuple(value) if is_ordered else cast("Any", value)
 
 
 def instance_of(cls: type | tuple[type, ...], wanted: str) -> Validator:

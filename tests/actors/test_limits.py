@@ -1,4 +1,4 @@
-"""Limits: what holds deliveries back, in virtual time."""
+"""Limits hold deliveries back; in virtual time."""
 
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -131,7 +131,7 @@ async def test_a_limited_actor_holds_up_no_other_and_handles_local_messages(mock
         assert trio.current_time() - began == pytest.approx(1)
 
 
-async def test_what_waits_for_a_limit_is_handed_back_at_a_shutdown(mock_clock: trio.testing.MockClock):
+async def test_deliveries_that_wait_for_a_limit_are_released_at_a_shutdown(mock_clock: trio.testing.MockClock):
     log = Log()
     actor = log.actor(RateLimit(1, per=60))
     broker = MemoryBroker()
@@ -167,7 +167,7 @@ async def test_an_urgent_message_goes_before_what_waits_for_a_limit(mock_clock: 
     assert log.began[99] - began == pytest.approx(10, abs=0.5)
 
 
-async def test_so_many_at_once_for_each_key(mock_clock: trio.testing.MockClock):
+async def test_a_concurrency_limit_holds_for_each_key(mock_clock: trio.testing.MockClock):
     log = Log()
     by_tenant = ConcurrencyLimit(2, by=lambda delivery: str(delivery.headers.get("tenant")))
     actor = log.actor(by_tenant, seconds=1, concurrency=10)
@@ -265,7 +265,7 @@ async def test_several_limits_hold_together(mock_clock: trio.testing.MockClock):
     assert (log.most, len(log.ended)) == (1, 20)
 
 
-async def test_a_handler_that_is_ended_leaves_its_place(mock_clock: trio.testing.MockClock):
+async def test_a_handler_that_is_ended_gives_its_grant_back(mock_clock: trio.testing.MockClock):
     log = Log()
     actor = log.actor(ConcurrencyLimit(1), seconds=100, execution_timeout=1)
     async with open_test_system(actor) as system:
@@ -274,7 +274,7 @@ async def test_a_handler_that_is_ended_leaves_its_place(mock_clock: trio.testing
     assert len(system.dead_letters) == 3
 
 
-async def test_a_function_that_divides_and_fails_fails_the_message(mock_clock: trio.testing.MockClock):
+async def test_a_key_function_that_fails_fails_the_message(mock_clock: trio.testing.MockClock):
     log = Log()
 
     def tenant_of(delivery: Any) -> str:
@@ -359,7 +359,7 @@ async def test_the_attempt_of_a_message_that_finds_the_circuit_open_does_not_cou
         assert (entry.delivery.attempt, entry.settlement) == (1, Ack())
 
 
-async def test_a_message_that_always_fails_does_not_stand_in_the_way_of_others(mock_clock: trio.testing.MockClock):
+async def test_a_message_that_always_fails_does_not_block_others(mock_clock: trio.testing.MockClock):
     log = Log()
 
     async def body(n: int) -> None:
@@ -448,7 +448,7 @@ async def test_a_circuit_of_a_name_is_one_for_all_actors(mock_clock: trio.testin
         assert (len(log.ended), len(other.ended)) == (1, 1)
 
 
-async def test_a_restart_of_the_actor_loses_nobody_who_waits(mock_clock: trio.testing.MockClock):
+async def test_a_restart_of_the_actor_loses_no_waiting_delivery(mock_clock: trio.testing.MockClock):
     log = Log()
 
     async def body(n: int) -> None:
@@ -492,7 +492,7 @@ async def test_a_rate_over_all_nodes_is_kept_and_reached(mock_clock: trio.testin
     assert log.tries == Counter(range(1000))
 
 
-async def test_so_many_at_once_over_all_nodes(mock_clock: trio.testing.MockClock):
+async def test_a_concurrency_limit_holds_over_all_nodes(mock_clock: trio.testing.MockClock):
     log = Log()
     actor = log.actor(ConcurrencyLimit(3, scope="global"), seconds=0.5, concurrency=4)
     async with open_nodes(actor, 3) as systems:
@@ -526,7 +526,7 @@ async def test_the_slots_of_a_node_that_died_are_free_after_their_time(mock_cloc
         assert log.began[0] - began == pytest.approx(SLOT_TTL, abs=1)
 
 
-async def test_slots_are_given_back_when_nobody_waits(mock_clock: trio.testing.MockClock):
+async def test_slots_are_released_when_no_delivery_waits(mock_clock: trio.testing.MockClock):
     log = Log()
     actor = log.actor(ConcurrencyLimit(1, scope="global", name="db"))
     async with open_test_system(actor) as system:

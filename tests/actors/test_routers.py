@@ -118,7 +118,7 @@ async def test_the_smallest_mailbox_is_that_of_the_member_with_the_least_to_do(m
         await settle()
         assert [member.cell.load for member in ref.members] == [1, 1, 1]
         await trio.sleep(2)
-        assert await ref.ask(Work()) == 1, "what it has in hand counts"
+        assert await ref.ask(Work()) == 1, "what it has in flight counts"
         for _ in range(2):
             ref.tell_nowait(Work(seconds=1))
         assert sorted(member.cell.load for member in ref.members) == [1, 1, 2] or await ref.ask(Work()) == 1

@@ -1,4 +1,4 @@
-"""Topics: one message to every actor of a system that subscribes; nobody is waited for."""
+"""Topics: one message to every actor of a system that subscribes; publishing never waits."""
 
 from functools import partial
 from typing import Any

@@ -1,4 +1,4 @@
-"""Watching and links: who is told of an actor's end, how often, and what becomes of those who do not care.
+"""Watching and links: which actors are notified of an end, how often, and what happens to those without a handler.
 
 The cases are those of Akka's death watch and of OTP's monitors and links, written anew.
 """
@@ -31,7 +31,7 @@ MANY = Intensity(restarts=100, period=1)
 
 
 class Watcher(Scripted):
-    """Writes down what it is told."""
+    """Records its messages."""
 
     @receive
     async def ended(self, message: Terminated) -> None:
@@ -113,7 +113,7 @@ async def test_watching_the_dead_is_told_at_once(known: bool):
         assert said == [("mortal", Kind.CRASHED)]
         await do(system, "watcher", watches(ref))
         await settle()
-    assert said == [("mortal", Kind.CRASHED)] * 2, "each watch of the dead is told"
+    assert said == [("mortal", Kind.CRASHED)] * 2, "each watch of an ended actor is notified"
 
 
 async def test_a_restart_is_no_end():
@@ -444,7 +444,7 @@ async def test_a_link_to_one_that_has_crashed_is_a_crash_at_once():
     async with open_system([mortal("a"), mortal("b")], broker=FakeBroker()) as system:
         a, b = ref_of(system, "a"), ref_of(system, "b")
         await crash(b)
-        assert await do(system, "a", lambda actor: actor.context.link(b)) is None, "after the message in hand"
+        assert await do(system, "a", lambda actor: actor.context.link(b)) is None, "after the message in flight"
         await settle()
         assert a.cell.over
 

@@ -35,6 +35,12 @@ CASES: list[tuple[bounds.Validator, list[Any], list[Any], str]] = [
     (bounds.one_of(("a", "b")), ["a"], ["c", None, []], "'a' or 'b'"),
     (bounds.one_of(("a", "b"), optional=True), [None, "b"], ["c"], "'a', 'b' or None"),
     (bounds.instance_of(bool, "True or False"), [True], [1], "True or False"),
+    (
+        bounds.callables("a", "b"),
+        [(), (math.pow,)],
+        [[math.pow], (math.sqrt,), 1],
+        "a list of callables of (a, b)",
+    ),
 ]
 
 
@@ -46,6 +52,22 @@ def test_a_bound_names_the_field_what_it_wants_and_what_it_got(
     assert [refusal(validator, value) for value in wrong] == [
         f"Made.field wants {wanted}, got {value!r}" for value in wrong
     ]
+
+
+def test_what_has_an_order_becomes_a_tuple_and_all_else_stays_what_it_is():
+    assert bounds.as_tuple([1, 2]) == bounds.as_tuple(iter([1, 2])) == (1, 2)
+    others: list[Any] = [{1, 2}, {1: 2}, "ab", b"ab", 1, None]
+    assert [bounds.as_tuple(value) for value in others] == others
+
+
+def test_fields_that_are_arguments_are_named_alone():
+    @attrs.frozen
+    class Arguments:
+        fields_are_arguments = True
+        lease: float = attrs.field(validator=bounds.seconds(0.2))
+
+    with pytest.raises(SettingsError, match=r"^lease wants seconds >= 0\.2, got 0$"):
+        Arguments(0)
 
 
 def test_a_long_value_is_shown_in_part():

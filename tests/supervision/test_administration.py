@@ -188,7 +188,7 @@ async def test_a_name_that_was_taken_meanwhile_is_a_failed_start(mock_clock: tri
 
 
 async def test_max_children(mock_clock: trio.testing.MockClock):
-    """No more than so many; those that wait for a restart count; a place that is free again can be taken."""
+    """At most `max_children`; those that wait for a restart count; a place that is free again can be taken."""
     stage = Stage()
     async with stage.open(DynamicSupervisor(name="d", max_children=2, intensity=LENIENT)) as system:
         dynamic = system.supervisor("d")
@@ -211,7 +211,7 @@ async def test_max_children_zero(mock_clock: trio.testing.MockClock):
 
 
 async def test_dynamic_children_start_side_by_side(mock_clock: trio.testing.MockClock):
-    """A slow start holds up nobody else, and no request."""
+    """A slow start holds up no other child, and no request."""
     stage = Stage()
     stage.plan = {"slow": ["slow"]}
     async with stage.open(DynamicSupervisor(name="d")) as system:
@@ -227,7 +227,7 @@ async def test_dynamic_children_start_side_by_side(mock_clock: trio.testing.Mock
 
 
 async def test_dynamic_children_stop_side_by_side(mock_clock: trio.testing.MockClock):
-    """A slow end holds up nobody else, and no request, while the supervisor runs as well as at its end."""
+    """A slow end holds up no other child, and no request, while the supervisor runs as well as at its end."""
     stage = Stage()
     async with stage.open(DynamicSupervisor(name="d")) as system:
         dynamic = system.supervisor("d")
@@ -263,7 +263,7 @@ async def test_a_dynamic_child_past_its_bound_is_cancelled(mock_clock: trio.test
 
 
 async def test_terminate_while_it_starts(mock_clock: trio.testing.MockClock):
-    """A dynamic child that is terminated while it starts is cancelled; who started it is told."""
+    """A dynamic child that is terminated while it starts is cancelled; the caller that started it gets the error."""
     stage = Stage()
     stage.plan = {"a": ["slow"]}
     async with stage.open(DynamicSupervisor(name="d")) as system:

@@ -28,7 +28,7 @@ async def test_nonsignificant(mode: AutoShutdown, restart: Any, how: str, mock_c
 @pytest.mark.parametrize("mode", ["any_significant", "all_significant"])
 @pytest.mark.parametrize("restart", ["temporary", "transient"])
 async def test_significant_terminated(mode: AutoShutdown, restart: Any, mock_clock: trio.testing.MockClock):
-    """An end that somebody asked for is not the child's own: nothing happens."""
+    """An end that was requested is not the child's own: nothing happens."""
     stage = Stage()
     tree = supervisor(stage, mode, stage.child("a", restart=restart, significant=True))
     async with stage.open([tree]) as system:

@@ -103,7 +103,7 @@ async def test_terminate_interrupts_the_wait(mock_clock: trio.testing.MockClock)
 
 
 async def test_a_stop_interrupts_the_wait(mock_clock: trio.testing.MockClock):
-    """The end of the system does not wait for a restart, and asks nobody twice."""
+    """The end of the system does not wait for a restart, and asks no child twice."""
     stage = Stage()
     async with stage.tree([stage.child("a", backoff=STEADY), stage.child("b")]):
         await stage.dies("a")
@@ -149,7 +149,7 @@ async def test_a_group_waits_for_the_member_that_failed(
 
 
 async def test_max_attempts_escalates(mock_clock: trio.testing.MockClock):
-    """So many failures in a row are waited for, one more ends the supervisor: the intensity would never trip."""
+    """`max_attempts` failures in a row are waited for, one more ends the supervisor: the intensity would never trip."""
     stage = Stage()
     with pytest.raises(MaxRestartsExceeded, match="4 failures in a row"):
         async with stage.tree([stage.child("a", backoff=Backoff(min=10, max=10, jitter=0, max_attempts=3))]):
@@ -181,7 +181,7 @@ async def test_a_dynamic_child_waits_for_itself(mock_clock: trio.testing.MockClo
 
 @pytest.mark.parametrize("intensity", [Intensity(restarts=n, period=period) for n in (0, 1, 7) for period in (1, 60)])
 async def test_a_storm_escalates_exactly_as_the_window_says(intensity: Intensity, mock_clock: trio.testing.MockClock):
-    """A child that fails at once, for ever: so many restarts, at one moment, then up through every supervisor."""
+    """A child that always fails at once: all restarts at one moment, then up through every supervisor."""
 
     async def hopeless(*, task_status: Any) -> None:
         starts.append(trio.current_time())
@@ -203,7 +203,7 @@ async def test_a_storm_escalates_exactly_as_the_window_says(intensity: Intensity
 
 
 async def test_with_a_backoff_a_storm_never_burns_a_core(mock_clock: trio.testing.MockClock):
-    """An hour of failures costs some hundred starts, and the rest of the tree goes on meanwhile."""
+    """An hour of failures costs some hundred starts, and the rest of the tree runs meanwhile."""
     starts: list[float] = []
 
     async def hopeless(*, task_status: Any) -> None:

@@ -33,7 +33,7 @@ async def idle(*, task_status: Any) -> None:
 
 
 async def test_sup_start_normal(mock_clock: trio.testing.MockClock):
-    """A supervisor without children starts, and ends with `shutdown` when it is told to."""
+    """A supervisor without children starts, and ends with `shutdown` when it is asked to."""
     stage = Stage()
     async with stage.tree([Supervisor([], name="empty")]) as root:
         assert await counts(root) == (1, 1, 1, 0)

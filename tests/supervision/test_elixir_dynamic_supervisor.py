@@ -312,7 +312,7 @@ async def test_child_triggers_maximum_restarts(mock_clock: trio.testing.MockCloc
 
 
 async def test_child_triggers_maximum_intensity_when_trying_again(mock_clock: trio.testing.MockClock):
-    """Retries count: a restart that goes on failing ends the supervisor, and the other children with it."""
+    """Retries count: a restart that keeps failing ends the supervisor, and the other children with it."""
     stage = Stage()
     with pytest.raises(MaxRestartsExceeded):
         async with dynamic(stage, intensity=Intensity(restarts=3)) as d:

@@ -84,7 +84,7 @@ def test_child_spec_overrides_unknown():
 
 
 async def test_supervisor_can_be_supervised_directly(mock_clock: trio.testing.MockClock):
-    """A supervisor stands under a supervisor as it is, and two of them under ids of their own."""
+    """A supervisor can be a child as it is, and two of them with ids of their own."""
     stage = Stage()
     inner = Supervisor([Stack], id="one")
     async with stage.tree([inner, attrs.evolve(inner, id="two", children=[stage.child("a")])]) as root:
@@ -282,7 +282,7 @@ async def test_terminate_child_temporary(how: str, mock_clock: trio.testing.Mock
 
 
 async def test_restart_child_keeps_its_place(mock_clock: trio.testing.MockClock):
-    """A child that is terminated and started again stands where it stood; one that is deleted comes back last."""
+    """A child that is terminated and started again keeps its place; one that is deleted comes back last."""
     stage = Stage()
     async with stage.tree([stage.child("a"), stage.child("b"), stage.child("c")]) as root:
         await root.terminate_child("a")

@@ -51,7 +51,7 @@ async def test_cancelling_the_apps_scope_stops_the_tree_in_order(mock_clock: tri
 
 
 async def test_one_error_with_its_causes_and_no_groups(mock_clock: trio.testing.MockClock):
-    """What escapes the root is one exception; the app's own nursery wraps it once, and nobody else does."""
+    """What escapes the root is one exception; the app's own nursery wraps it once, and nothing else does."""
     stage = Stage()
     zero = Intensity(restarts=0)
     tree = Supervisor(

@@ -272,7 +272,7 @@ async def test_how_an_actor_ends(message: str, kind: Kind, restart: Restart, moc
 async def test_an_actors_base_exception_ends_the_system(
     message: str, error: type[BaseException], mock_clock: trio.testing.MockClock
 ):
-    """What is no `Exception` out of a local call or a helper task is never restarted; the asker is told before."""
+    """After a `BaseException` from a local call or a helper task there is no restart; the asker gets it first."""
     Fragile.made.clear()
     told: list[str] = []
 
@@ -292,11 +292,11 @@ async def test_an_actors_base_exception_ends_the_system(
 
 
 async def test_killed_by_somebody_else(mock_clock: trio.testing.MockClock):
-    """A child that somebody else kills is killed: abnormal, so a transient one is started again."""
+    """A child that is cancelled from elsewhere is killed: abnormal, so a transient one is started again."""
     stage = Stage()
     async with stage.open(Supervisor([stage.child("a", restart="transient")], intensity=LENIENT)) as system:
         (record,) = system.supervisor().supervision.records
-        record.scope.cancel(reason="somebody")
+        record.scope.cancel(reason="from elsewhere")
         await quiet()
         assert stage.ended[0][0] == "killed"
         assert stage.starts["a"] == 2
@@ -339,7 +339,7 @@ async def test_an_error_while_ending_does_not_replace_a_cancellation(mock_clock:
 
 
 async def test_a_stray_cancellation_is_told_with_its_origin(mock_clock: trio.testing.MockClock):
-    """A `Cancelled` that nobody sent to the child is its crash, and is kept as the cause."""
+    """A `Cancelled` that was not sent to the child is its crash, and is kept as the cause."""
     stage = Stage()
     with pytest.raises(MaxRestartsExceeded) as caught:
         async with stage.tree([stage.child("a")], intensity=Intensity(restarts=0)):

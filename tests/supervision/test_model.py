@@ -1,7 +1,8 @@
 """The loop against a naive model: random trees, random ends, random requests, a random clock.
 
-The model is a supervisor as one would tell it: plain recursion, no tasks, no inbox, no incarnations. Both are given the
-same events, and must write the same log, name by name: who was started and ended, in which order, and who gave up.
+The model is a supervisor in its plainest form: recursion, no tasks, no queue, no incarnations. Both get the same
+events, and must write the same log, name by name: which children were started and ended, in which order, and which
+supervisor gave up.
 """
 
 from __future__ import annotations

@@ -254,7 +254,7 @@ async def test_order_of_children(mock_clock: trio.testing.MockClock):
 
 
 class Named(Actor):
-    """Takes a name, and does as it is told."""
+    """Takes a name, and follows the plan."""
 
     settings = Settings(title="named")
 
@@ -296,7 +296,7 @@ async def test_simple_global_supervisor(mock_clock: trio.testing.MockClock):
         await system.supervisor("inner").restart_child("named")
         await newest()
         (record,) = system.supervisor().supervision.records
-        record.scope.cancel(reason="somebody")
+        record.scope.cancel(reason="from elsewhere")
         await newest()
         assert stage.restarts == 3
         assert len(set(kept)) == 1, "one ref all the time"
@@ -410,7 +410,7 @@ async def test_the_cause_chain_reaches_the_leaf(mock_clock: trio.testing.MockClo
 
 
 async def test_on_exceeded_waits_and_goes_on(mock_clock: trio.testing.MockClock):
-    """With `on_exceeded` a supervisor does not give up: it waits so long, forgets the past, and goes on."""
+    """With `on_exceeded` a supervisor does not give up: it waits that long, counts from zero again, and restarts."""
     stage = Stage()
     stage.plan = {"a": ["ok"]}
     async with stage.tree(

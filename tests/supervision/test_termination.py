@@ -82,7 +82,7 @@ async def test_sup_stop_timeout(mock_clock: trio.testing.MockClock):
 
 
 async def test_sup_stop_timeout_kills(mock_clock: trio.testing.MockClock):
-    """A handler that goes on beyond the bound is cancelled: `killed`; nothing may take longer than that bound."""
+    """A handler that runs beyond the bound is cancelled: `killed`; nothing may take longer than that bound."""
     stage = Stage()
     log: list[str] = []
     async with stage.tree([slow(log, 100, shutdown=4)]) as root:
@@ -217,7 +217,7 @@ async def test_a_child_that_starts_is_cancelled_by_a_stop(mock_clock: trio.testi
 
 
 async def test_who_asks_is_told_when_it_ends(mock_clock: trio.testing.MockClock):
-    """Messages that wait when a child is terminated are answered: nobody will handle them."""
+    """Messages that wait when a child is terminated are answered: they will not be handled."""
     stage = Stage()
     log: list[str] = []
     told: list[str] = []

@@ -1,4 +1,4 @@
-"""A stage for supervision tests: children that do as they are told, and write down what becomes of them.
+"""A stage for supervision tests: children that follow a plan, and record how they start and end.
 
     stage = Stage()
     async with stage.tree([stage.child("a"), stage.child("b")], intensity=…) as supervisor:
@@ -6,7 +6,7 @@
         assert await stage.shown(supervisor) == …
 
 A child is a task. `plan["a"] = ["ok", "fail", …]` says what its starts do: ok, fail, ignore, return (without having
-started), slow (two seconds), slow fail. The virtual clock stands still meanwhile.
+started), slow (two seconds), slow fail. The virtual clock does not move meanwhile.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Stage:
 
 
 async def quiet() -> None:
-    """Wait until nothing happens without somebody's doing."""
+    """Wait until nothing more happens by itself."""
     await trio.testing.wait_all_tasks_blocked()
 
 
