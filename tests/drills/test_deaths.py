@@ -98,9 +98,9 @@ async def test_what_a_node_leaves_when_it_stops_cleanly_is_taken_by_another_with
         await drill.wait_notes("ended", 100, pid=second.pid)
         await drill.wait_notes("ended", 100, pid=first.pid)
         await first.stop()
-        assert first.lines("handed back")
-        taken = await second.wait_line("that another node had handed back")
-        assert taken.at - first.lines("handed back")[0].at < 1.1
+        assert first.lines("another node takes them at once")
+        taken = await second.wait_line("that another node released")
+        assert taken.at - first.lines("another node takes them at once")[0].at < 1.1
         await place.wait_empty("work")
         await second.stop()
         await place.check_account(NUMBERS)
@@ -150,7 +150,7 @@ async def test_a_node_that_froze_for_three_leases_changes_nothing_any_more(url: 
         zombie.signal(signal.SIGCONT)
         await zombie.wait_line("the lease of")
         if actor is Blocker:
-            await zombie.wait_line("was refused, since the delivery belongs to another node")
+            await zombie.wait_line("was refused, because the delivery belongs to another node")
 
             def are_refused() -> bool:
                 return {line.fields["message_id"] for line in zombie.lines("was refused")} >= held

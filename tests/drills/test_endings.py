@@ -73,7 +73,7 @@ async def test_the_second_signal_cancels_the_handler_and_its_message_is_handed_b
         up = time.monotonic()
         await drill.wait_notes("begun", 1, pid=other.pid)
         assert drill.ledger.notes("begun", pid=other.pid)[0].at - up < 1.1
-        assert [line.level for line in other.lines("handed back")] == ["INFO"]
+        assert [line.level for line in other.lines("that another node released")] == ["INFO"]
         await other.kill()
 
 
