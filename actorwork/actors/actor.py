@@ -10,7 +10,7 @@ from actorwork.errors import NotRunning
 
 
 class _ContextSlot:
-    """Stands where the context will be; a test, like the runtime, simply sets the attribute."""
+    """Raises until the context is there; a test, like the runtime, sets the attribute."""
 
     @overload
     def __get__(self, actor: None, owner: type[Any]) -> _ContextSlot: ...

@@ -160,7 +160,7 @@ def timeout(seconds: float) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], C
     def decorate(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         if not inspect.iscoroutinefunction(function):
             raise SettingsError(
-                f"@timeout goes on an async function, got {function!r}: what runs in a thread cannot be ended"
+                f"@timeout goes on an async function, got {function!r}: what runs in a thread cannot be cancelled"
             )
 
         @functools.wraps(function)

@@ -103,7 +103,7 @@ def branch_of(supervision: RunningSupervisor, now: float, most: int | None = Non
                 state,
                 *counts,
                 member.waiting,
-                tuple(InFlightItem(_called(item), max(0.0, now - began)) for item, began in member.in_hand_since()),
+                tuple(InFlightItem(_called(item), max(0.0, now - began)) for item, began in member.in_flight_since()),
                 spawned,
             )
         elif isinstance(record.spec, Process):

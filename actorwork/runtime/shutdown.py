@@ -183,7 +183,7 @@ class StagedShutdown:
         self.forced = True
         self.enter("cancel")
         for resident in list(self._parts.residents):
-            resident.end_in_hand()
+            resident.end_in_flight()
         for process in list(self._parts.processes):
             process.hurry()
         with trio.move_on_after(self._options.ending):
@@ -194,7 +194,7 @@ class StagedShutdown:
 
     @property
     def _is_busy(self) -> bool:
-        return any(resident.in_hand for resident in self._parts.residents) or self._is_any_process_busy
+        return any(resident.in_flight for resident in self._parts.residents) or self._is_any_process_busy
 
     @property
     def _is_any_process_busy(self) -> bool:

@@ -370,7 +370,7 @@ def any_of(value: Any) -> Any:
         (lambda: circuit_breaker(CircuitBreaker())(plain), "@circuit_breaker goes on an async function"),
         (lambda: timeout(0), "@timeout wants seconds > 0, got 0"),
         (lambda: timeout(any_of(other)), "@timeout wants seconds > 0"),
-        (lambda: timeout(1)(any_of(plain)), "what runs in a thread cannot be ended"),
+        (lambda: timeout(1)(any_of(plain)), "what runs in a thread cannot be cancelled"),
     ],
 )
 def test_a_decorator_that_cannot_be_is_refused(make: Callable[[], Any], said: str):

@@ -121,7 +121,7 @@ def test_a_message_without_a_type_goes_to_the_only_handler_there_is():
     assert table(greets=greets).for_delivery(Delivery("1", "s", b"{}", None)).name == "greets"
     assert table(greets=greets, anything=anything).for_delivery(Delivery("1", "s", b"{}", None)).name == "anything"
     for ambiguous in (table(both=both), table(greets=greets, leaves=takes(Leave))):
-        with pytest.raises(CodecError, match="the message says no type, and Made takes several: Greet, Leave"):
+        with pytest.raises(CodecError, match="the message has no type, and Made takes several: Greet, Leave"):
             ambiguous.for_delivery(Delivery("1", "s", b"{}", None))
 
 
@@ -354,5 +354,5 @@ def test_a_message_that_says_no_type_goes_by_the_kind_of_its_json():
     chosen = [table.for_delivery(Delivery("1", "s", data, None)).name for data in (b"1", b'"a"', b"[1]", b'{"a": 1}')]
     assert chosen == ["number", "text", "both", "both"]
     assert table.for_delivery(Delivery("1", "s", {b"a": b"1"}, None)).name == "both"
-    with pytest.raises(CodecError, match="the message says no type"):
+    with pytest.raises(CodecError, match="the message has no type"):
         table.for_delivery(Delivery("1", "s", b"null", None))

@@ -83,7 +83,7 @@ class ActorNursery:
                         self._opened.set()
                     await trio.sleep_forever()
         except BaseException as error:
-            # Only a cancellation from outside is this task's own; everything else is the actor's.
+            # A cancellation from outside ends this task, as it should; everything else is a crash of the actor.
             if all(isinstance(leaf, trio.Cancelled) for leaf in leaves(error)):
                 raise
             self._failed(decisive(error))
@@ -98,5 +98,5 @@ class ActorNursery:
         self._over = True
         if self._opened is not None:
             self.cancel_scope.cancel(reason="the actor has ended")
-            with trio.CancelScope(shield=True):  # no shorter than a nursery's own end would be
+            with trio.CancelScope(shield=True):  # a nursery would wait for its tasks, too
                 await self._ended.wait()

@@ -1,8 +1,8 @@
-"""What a delivery publishes, kept until it is settled.
+"""What a delivery publishes, kept until the delivery is settled.
 
-The first `max_events_in_memory` messages are kept in memory, the rest in a temporary file, as JSON lines. At the
-end they are taken out in batches of `max_batch_size`: the last batch travels in the script that settles the delivery;
-the ones before it are sent ahead, under ids derived from the delivery, so that running it again does not double them.
+The first `max_events_in_memory` messages are kept in memory, the rest in a temporary file, as JSON lines. At the end
+they are sent in batches of `max_batch_size`. The last batch travels in the script that settles the delivery; those
+before it are sent ahead, under ids derived from the delivery, so that running it again does not double them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from actorwork.settings import SOURCE, EventSettings, Settings
 
 
 def source_of(target: object) -> str:
-    """Return the source that a target stands for: a name, an actor class, or a ref that has a `source`."""
+    """Return the source of a target: a name, an actor class, or a ref that has a `source`."""
     if isinstance(target, str):
         if not SOURCE.fullmatch(target):
             raise SettingsError(f"a source is named with a-z A-Z 0-9 _ - :, got {target!r}")
@@ -39,7 +39,7 @@ def source_of(target: object) -> str:
 
 
 def passed_through(layers: Sequence[PublishMiddleware], envelope: Envelope) -> Envelope:
-    """Return what is to be published, as the middleware wants it; raises what that raises."""
+    """Return the envelope that the middleware makes of one; raises what the middleware raises."""
     for layer in layers:
         shaped: Any = layer(envelope)
         if not isinstance(shaped, Envelope) or shaped.id != envelope.id:
@@ -52,7 +52,7 @@ def passed_through(layers: Sequence[PublishMiddleware], envelope: Envelope) -> E
 
 
 def _check(envelope: Envelope) -> None:
-    """Refuse what no broker can keep, as every door for messages does: at the settlement it would be too late."""
+    """Refuse what no broker can keep: at the settlement it would be too late."""
     source_of(envelope.source)
     Sending(
         delay=envelope.delay,
@@ -83,7 +83,9 @@ class PublishBuffer:
     def add(self, target: object, message: object, options: SendOptions) -> None:
         sending = Sending.of(options) if options else PLAIN
         if sending.headers:
-            encode_value(dict(sending.headers))  # what no broker can carry is an error here, not at the settlement
+            encode_value(
+                dict(sending.headers)
+            )  # so that what no broker can carry is an error of the handler and not of the settlement
         settings = getattr(target, "settings", None)
         is_ours = isinstance(settings, Settings)
         if is_ours and isinstance(target, type):
@@ -116,7 +118,7 @@ class PublishBuffer:
         return len(self) <= self._settings.max_batch_size
 
     def batch(self, ids: MessageIds) -> list[Envelope]:
-        """Return all messages, for the script that settles; their ids are fresh, since that script runs once."""
+        """Return all messages, for the script that settles; with fresh ids, since that script takes effect once."""
         return [attrs.evolve(envelope, id=envelope.id or next(ids)) for envelope in self._all()]
 
     def batches(self, delivery: Delivery, group: str) -> Iterator[list[Envelope]]:
@@ -136,7 +138,7 @@ class PublishBuffer:
 
 
 def _row_of(envelope: Envelope) -> dict[str, Any]:
-    """Return an envelope as JSON, without what it does not say."""
+    """Return an envelope as JSON, without defaults."""
     fields = attrs.asdict(envelope, filter=lambda field, value: value != field.default)
     fields["data"] = envelope.data.decode()
     if "headers" in fields:

@@ -1,10 +1,10 @@
-"""Timers: messages that an actor sends to itself later.
+"""Timers: messages that an actor sends to itself later; and the timeouts of asks.
 
-One task a node looks at one heap, whatever the number of timers. A timer is known by its key: starting it again
-replaces it, and what the old one had sent but was not handled yet is dropped. All timers of an incarnation end with it.
+One task of the node serves one heap, whatever the number of timers. A timer is known by its key: starting it again
+replaces it, and drops the old one's message if that has not been handled yet. All timers of an incarnation end with it.
 
-A repeated timer keeps to the times that it was due from its start on, so it does not drift. What a busy loop or a busy
-actor has missed is left out: of one timer at most one message waits.
+A repeated timer is due at multiples of its period after its start, so it does not drift. Ticks that a busy loop or a
+busy actor has missed are left out: at most one message of a timer waits.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class Timer:
         self.every = every
         self.live = True
         self.sent: SystemCall | None = None
-        """What it has sent last."""
+        """The last message that it has sent."""
 
     @property
     def is_waiting(self) -> bool:
-        """Whether what it sent was not handled yet."""
+        """Whether its last message has not been handled yet."""
         return self.sent is not None and self.sent.state is PENDING
 
 
@@ -76,7 +76,8 @@ class TimerWheel:
             self._wake.set()
 
     def cancel(self, timer: Timer) -> None:
-        """Forget a timer; now and then, all that were cancelled: they would be kept until they were due."""
+        """Cancel a timer."""
+        # Its entry stays in the heap, where it would be kept until it is due: now and then all dead ones are removed.
         if timer.live:
             timer.live = False
             self._dead += 1
@@ -124,9 +125,9 @@ class Expiries:
         self._wake = trio.Event()
 
     def add(self, reply: Reply, timeout: float, title: str, message: object) -> set[Reply]:
-        """Let a reply fail with `AskTimeout` after so many seconds; return the bucket to discard it from."""
+        """Fail a reply with `AskTimeout` after `timeout` seconds; return the set to discard it from once it came."""
         if math.isnan(timeout):
-            raise ValueError("timeout wants seconds, or None to wait for ever, got nan")
+            raise ValueError("timeout wants seconds, or None to wait without a limit, got nan")
         reply.about = (title, message, timeout)
         when = math.inf
         if timeout < math.inf:
@@ -142,7 +143,7 @@ class Expiries:
         return bucket
 
     async def run(self) -> None:
-        """Let replies fail when they are due, until cancelled."""
+        """Fail replies when they are due, until cancelled."""
         while True:
             now = trio.current_time()
             while self._heap and self._heap[0] <= now:
@@ -174,7 +175,7 @@ class Timers:
         self._start(key, delay, message, None)
 
     def start_every(self, key: Hashable, seconds: float, message: object) -> None:
-        """Send a message to the actor itself every so many seconds; replaces the timer with the same key.
+        """Send a message to the actor itself every `seconds`; replaces the timer with the same key.
 
         A tick that finds the one before it still waiting is left out.
         """
@@ -195,7 +196,7 @@ class Timers:
             self._sweep_at = 64 + 2 * len(self._timers)
 
     def cancel(self, key: Hashable) -> bool:
-        """Cancel a timer; say whether there was one. What it sent and was not handled yet is dropped."""
+        """Cancel a timer; return whether there was one. Its message is dropped if it has not been handled yet."""
         timer = self._timers.pop(key, None)
         if timer is None:
             return False

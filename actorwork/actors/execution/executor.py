@@ -61,7 +61,7 @@ class Executor:
         self.ended: EndReason | None = None
         """Why what is in flight was cancelled, if it was."""
         self.began: float | None = None
-        """When what is in flight began (Trio's clock); `UNKNOWN` before somebody has looked, None while idle."""
+        """When what is in flight began (Trio's clock); `UNKNOWN` until the clock is read, None while idle."""
         self.timeout = actor.settings.execution_timeout
         self._deliveries: Deliveries | None = None
         self._guarded: GuardedDeliveries | None = None

@@ -1,6 +1,6 @@
 """How deliveries are handled of an actor with limits, batches, or handlers with a retry policy of their own.
 
-    limits     what may not begin waits in the admission queue, which is told how the rest has ended
+    limits     what may not begin waits in the admission queue, which learns how the rest has ended
     batches    what is admitted gathers, and is handled together: one call of the handler, one settlement each
     retry      a handler's own policy takes the place of the actor's
 

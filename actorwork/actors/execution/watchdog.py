@@ -1,9 +1,9 @@
 """Ends handlers that run too long, without a cancel scope for each message.
 
-An executor works in one long cancel scope and notes when the handler in hand began. One task a node, this one, looks
-at the busy executors at the next deadline, at least every quarter second, and cancels the scope of one that is overdue.
-A handler that does not end even then (it shields itself, swallows the cancellation, or sits in a thread) is reported
-every ten seconds, with its stack.
+An executor works in one long cancel scope and notes when the handler in flight began. One task of the node, this one,
+looks at the busy executors at the next deadline, at least every quarter second, and cancels the scope of one that is
+overdue. A handler that does not end even then (it shields itself, swallows the cancellation, or sits in a thread) is
+reported every ten seconds, with its stack.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class Watched(Protocol):
     timeout: float
 
     def overdue(self, now: float) -> None:
-        """End the handler in hand, or report that it does not end."""
+        """End the handler in flight, or report that it does not end."""
         ...
 
 
 class Watchdog:
-    """Looks at the executors that have something in hand."""
+    """Looks at the executors that have something in flight."""
 
     def __init__(self) -> None:
         self._busy: set[Watched] = set()

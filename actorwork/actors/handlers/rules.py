@@ -1,8 +1,8 @@
-"""What a decorator says of a method that is a handler: how it is retried, and what limits it.
+"""What decorators note on a method that is a handler: how it is retried, and what limits it.
 
-A handler stays the plain function that it is: `retry` and `rate_limit` only note what they say, and the runtime carries
-it out, at the broker and at the gate. On any other async function they wrap it, and carry it out themselves. The order
-in which they and `receive` stand does not matter: `receive` takes off again what was wrapped before it came.
+A handler remains a plain function: `retry` and `rate_limit` only note a rule on it, which the broker and the admission
+queue carry out. Any other async function they wrap, and carry the rule out themselves. They and `receive` work in any
+order: `receive` removes the wrappers of decorators that were applied before it, and notes their rules.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from actorwork.policy.retry import RetryPolicy
 Rule: TypeAlias = RetryPolicy | Limit
 
 HANDLER: Final = "__actorwork_receive__"
-"""The attribute that marks a handler; its value is how it is given its messages."""
+"""The attribute that marks a handler; its value is `True`, or a `Batching`."""
 RULES: Final = "__actorwork_rules__"
-"""The attribute in which a handler's rules are noted."""
+"""The attribute that holds a handler's rules."""
 WRAPS: Final = "__actorwork_wraps__"
-"""The attribute of a wrapper of ours: itself, the function in it, and its rule, or what wraps another one likewise."""
+"""The attribute of a wrapper of ours: the wrapper, the function in it, and its rule or what wraps another function."""
 
 Rewrap: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -35,14 +35,15 @@ def rules_of(function: Callable[..., Any]) -> tuple[Rule, ...]:
 
 
 def wrapped(function: Callable[..., Any], wrapper: Callable[..., Any], rule: Rule | Rewrap) -> None:
-    """Remember what a wrapper wraps. Itself is part of that, since `functools.wraps` copies attributes to others."""
+    """Store on a wrapper what it wraps."""
+    # With the wrapper itself, since `functools.wraps` of other decorators copies the attribute to their wrappers.
     setattr(wrapper, WRAPS, (wrapper, function, rule))
 
 
 def unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function in wrappers of ours, with their rules noted.
+    """Return the function inside wrappers of ours, with their rules noted on it.
 
-    A wrapper that stays, since the runtime has no other way to carry it out (`timeout`), is put around it again.
+    A wrapper that the runtime has no rule for (`timeout`) is put around the function again.
     """
     own = getattr(function, WRAPS, None)
     if own is None or own[0] is not function:

@@ -62,10 +62,10 @@ def receive(*, batch: int, within: float = 0.5) -> Callable[[Callable[P, T]], Ca
 def receive(function: Any = None, /, *, batch: int | None = None, within: float = 0.5) -> Any:
     """Mark a method of an actor as the handler of the messages it is annotated with.
 
-    `@receive(batch=100, within=0.5)` marks one that is given a list of them: up to 100 from the broker, as soon as
-    there are so many, or half a second after the first came. It returns None, or a list with the outcome of each, in
-    their order: its reply, or an exception (a verdict, or an error) by which that message ends. A local message is
-    handled at once, as a batch of its own.
+    `@receive(batch=100, within=0.5)` marks a handler of lists: of up to 100 messages from the broker, as soon as there
+    are 100, or half a second after the first has come. It returns None, or a list with the outcome of each message, in
+    their order: its reply, or the exception (a verdict, or an error) by which it ends. A local message is handled at
+    once, as a batch of its own.
     """
     marked = True if batch is None else Batching(batch, within)
 
@@ -87,7 +87,7 @@ def receive(function: Any = None, /, *, batch: int | None = None, within: float 
 
 @attrs.frozen
 class Given:
-    """A parameter that is told something of the trigger which has sent the message."""
+    """A parameter that the runtime fills in from the headers of a trigger's message."""
 
     name: str
     header: str
@@ -117,15 +117,15 @@ class Handler:
     message_decoder: MessageDecoder | None = None
     keyword_decoder: KeywordDecoder | None = None
     given: tuple[Given, ...] = ()
-    """What it is told of the trigger that has sent its message."""
+    """Its parameters that come from the trigger's headers."""
     local_only: str = ""
     """Why its message cannot come from a broker, if it cannot."""
     limits: tuple[Limit, ...] = ()
-    """What holds its messages back, besides what holds back all of the actor's."""
+    """Limits of its own, besides those of the actor."""
     retry: RetryPolicy | None = None
     """Its own policy, instead of the actor's."""
     batch: Batching | None = None
-    """How many messages it takes at once, if several; then `function` takes one by itself."""
+    """How many messages it takes at once, if several; `function` then takes a single one."""
 
     @property
     def takes_many(self) -> Callable[..., Any]:
@@ -134,27 +134,27 @@ class Handler:
 
     @property
     def wants_trigger(self) -> str:
-        """What it cannot do without that only a trigger's message has; empty if there is nothing."""
+        """Its required parameters that only a trigger's message has; empty if there are none."""
         return " and ".join(one.name for one in self.given if not one.has_default) if self.message_decoder else ""
 
     @property
     def has_rules(self) -> bool:
-        """Whether it has something that is not the actor's."""
+        """Whether it has a limit, a retry policy or a batch size of its own."""
         return bool(self.limits or self.retry or self.batch)
 
     def arguments_of(self, delivery: Delivery) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Read a delivery's payload as this handler's arguments; raises `CodecError`."""
         if self.message_decoder is not None:
             message = self.message_decoder(delivery.payload)
-            return (message,), self._told(delivery, requires=True) if self.given else {}
+            return (message,), self._given_of(delivery, requires=True) if self.given else {}
         if self.keyword_decoder is None:
             raise CodecError(f"this message can only be told within a process: {self.local_only}")
         if self.given:
-            return (), self.keyword_decoder(delivery.payload, self._told(delivery, requires=False))
+            return (), self.keyword_decoder(delivery.payload, self._given_of(delivery, requires=False))
         return (), self.keyword_decoder(delivery.payload)
 
-    def _told(self, delivery: Delivery, *, requires: bool) -> dict[str, Any]:
-        """Return what is told of the trigger; for a message that none has sent, None where that is allowed."""
+    def _given_of(self, delivery: Delivery, *, requires: bool) -> dict[str, Any]:
+        """Return the arguments from the trigger's headers; for other messages, None where the annotation allows it."""
         told: dict[str, Any] = {}
         for one in self.given:
             text = delivery.headers.get(one.header)
@@ -168,7 +168,7 @@ class Handler:
 
 
 def _ruled(handler: Handler) -> Handler:
-    """Enter what decorators have noted; of two retry policies the outer one counts."""
+    """Return a handler with what decorators have noted on it; of two retry policies the outer one counts."""
     noted = rules.rules_of(handler.function)
     batching = getattr(handler.function, rules.HANDLER, None)
     if isinstance(batching, Batching):
@@ -181,7 +181,7 @@ def _ruled(handler: Handler) -> Handler:
 
 
 def _one_by_one(function: Callable[..., Any], *, is_async: bool) -> Callable[..., Any]:
-    """Return a handler of one message that gives it to a handler of batches."""
+    """Return a handler of one message that passes it to a handler of batches, as a list."""
     if is_async:
 
         @functools.wraps(function)
@@ -210,9 +210,9 @@ class HandlerTable:
     def __init__(self, owner: str) -> None:
         self._owner = owner
         self.by_class: dict[type, Handler] = {}
-        """Who takes the message as it is, by its very class."""
+        """The handlers of local messages, by exact class. Refs look here first, for every message."""
         self._of_triggers: dict[type, Handler] = {}
-        """The same, for those that want to be told of the trigger which has sent it."""
+        """The same, for handlers that need a trigger's headers: no local message has those."""
         self._by_wire: dict[str, Handler] = {}
         self._any: Handler | None = None
         self._keywords: Handler | None = None
@@ -237,11 +237,11 @@ class HandlerTable:
 
     @property
     def accepts(self) -> str:
-        """What the actor takes, in words."""
+        """What the actor takes, for error messages."""
         return ", ".join(self._accepts) or "nothing: it has no method marked with @receive"
 
     def add(self, function: Callable[..., Any]) -> None:
-        """Enter a method; raises `SettingsError` where it cannot be a handler."""
+        """Add a method; raises `SettingsError` where it cannot be a handler."""
         where = f"handler {self._owner}.{function.__name__}"
         parameters = list(inspect.signature(function).parameters.values())[1:]
         try:
@@ -392,7 +392,7 @@ class HandlerTable:
             self.largest_batch = max(self.largest_batch, handler.batch.size)
 
     def _choose_only(self) -> None:
-        """Remember the handler of messages that say no type: the keyword handler, or the only one there is."""
+        """Choose the handler of messages without a type: the keyword handler, or the only one there is."""
         handlers = {id(handler.function): handler for handler in [*self._typed.values(), *filter(None, [self._any])]}
         self._only = (
             self._keywords
@@ -406,7 +406,7 @@ class HandlerTable:
         if name is None:
             handler = self._only or self._any or self._for_kind_of(delivery)
             if handler is None:
-                raise CodecError(f"the message says no type, and {self._owner} takes several: {self.accepts}")
+                raise CodecError(f"the message has no type, and {self._owner} takes several: {self.accepts}")
             return handler
         handler = self._by_wire.get(name)
         if handler is None:
@@ -416,7 +416,7 @@ class HandlerTable:
         return handler
 
     def _for_kind_of(self, delivery: Delivery) -> Handler | None:
-        """Return the handler of a message that says no type, by the kind of JSON it is: text, number, list, …"""
+        """Return the handler of a message without a type, by its kind of JSON: string, number, list, …"""
         kinds = {_JSON_TYPES[cls]: handler for cls, handler in self._typed.items() if cls in _JSON_TYPES}
         if not kinds:
             return None
@@ -450,7 +450,7 @@ class HandlerTable:
             return None
 
     def check(self, message: object) -> None:
-        """Raise `MessageRefused` if nobody here handles the message."""
+        """Raise `MessageRefused` if no handler takes the message."""
         self.for_message(message)
 
     def reply_type(self, message: object) -> Any:

@@ -350,7 +350,7 @@ class Cell:
         """Refuse messages from outside the actors of this system: these may still send each other messages."""
         self._refusal = reason
 
-    def end_in_hand(self) -> None:
+    def end_in_flight(self) -> None:
         """Cancel what is in flight and begin nothing more; deliveries wait for `release_deliveries`."""
         self.mailbox.pause()
         if self.current is not None:
@@ -361,11 +361,11 @@ class Cell:
         return 0 if self.current is None else self.current.in_flight
 
     @property
-    def in_hand(self) -> bool:
+    def in_flight(self) -> bool:
         """Whether a handler runs."""
         return self._in_flight > 0
 
-    def in_hand_since(self) -> list[tuple[Item, float]]:
+    def in_flight_since(self) -> list[tuple[Item, float]]:
         """Return what is in flight, each with when it began (Trio's clock)."""
         return [] if self.current is None else self.current.in_flight_since()
 
@@ -382,7 +382,7 @@ class Cell:
     @property
     def busy(self) -> bool:
         """Whether something is in flight, or a local message waits."""
-        return self.mailbox.local > 0 or self.in_hand
+        return self.mailbox.local > 0 or self.in_flight
 
     async def wait_quiet(self) -> None:
         """Wait until it is not `busy`."""

@@ -4,7 +4,7 @@
                           └── will not be handled here ──▶ given up ──release──▶ the broker, for another node
 
 Only the actors of the declared tree have a consumer; those that are started later are local. A delivery that will not
-be handled here (nobody has begun it, or a shutdown has ended its handler) is kept as given up until
+be handled here (it has not begun, or a shutdown has ended its handler) is kept as given up until
 `release_deliveries`. Once the intake is over nothing more is begun, whatever a reader still brings.
 """
 

@@ -354,7 +354,7 @@ class Incarnation:
         self._deferred.add(reply)
 
     def _fail_deferred(self) -> None:
-        """Fail the deferred replies that were not given: the askers must not wait for ever."""
+        """Fail the deferred replies that were not given: the askers must not wait for good."""
         deferred, self._deferred = self._deferred, None
         for reply in list(deferred or ()):  # a copy: each reply discards itself from the set
             ended = self.actor.last_exit

@@ -30,7 +30,7 @@ class Resident(Protocol):
     title: str
 
     @property
-    def in_hand(self) -> bool:
+    def in_flight(self) -> bool:
         """Whether a handler runs."""
         ...
 
@@ -47,7 +47,7 @@ class Resident(Protocol):
         """Wait until it is not `busy`."""
         ...
 
-    def end_in_hand(self) -> None:
+    def end_in_flight(self) -> None:
         """Cancel what is in flight and begin nothing more."""
         ...
 

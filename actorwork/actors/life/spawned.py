@@ -33,7 +33,7 @@ class SpawnedChildren:
         try:
             await self.supervision.live(self._up.set)
         finally:
-            # `_up` too: if the supervisor ends before it is up, `spawn` must not wait for ever, but meet the error.
+            # `_up` too: if the supervisor ends before it is up, `spawn` must meet the error and not wait for good.
             self._up.set()
             self._ended.set()
 
