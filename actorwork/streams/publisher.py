@@ -87,9 +87,9 @@ class Publisher:
         """Keep a message whose id has never been sent before.
 
         A transaction that sets the mark and adds the entry costs the server half of what the script costs that first
-        looks at the mark: nobody can have set it. If its reply is lost, the transaction is not repeated. The server is
-        made to close the old connection, so that it cannot execute later, and the script then finds the mark if it has
-        executed. Cancelled: the message may have been kept.
+        looks at the mark: no sender can have set it. If its reply is lost, the transaction is not repeated. The server
+        is made to close the old connection, so that it cannot execute later, and the script then finds the mark if it
+        has executed. Cancelled: the message may have been kept.
         """
         if self._generation != self._client.generation:
             await self.publish([envelope])

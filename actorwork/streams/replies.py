@@ -41,7 +41,7 @@ class RedisPendingOutcome(PendingOutcome):
     async def outcome(self) -> Outcome:
         await self._told.wait()
         if self._outcome is None:
-            raise trio.ClosedResourceError("nobody waits for this outcome any more")
+            raise trio.ClosedResourceError("this outcome is not awaited any more")
         return self._outcome
 
     def tell(self, outcome: Outcome) -> None:

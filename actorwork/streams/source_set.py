@@ -1,9 +1,9 @@
-"""Up to 64 sources of one subscription: what a reader and a tender share.
+"""Up to 64 sources of one subscription: the state that a reader and a reclaimer share.
 
 A read over many sources costs the server a little for each (12 µs over one, 69 over a hundred), and a connection costs
-the server memory: 64 is where both are small.
+the server memory: with 64 both are small.
 
-The in_flights are exchanged as a whole when the node begins a new incarnation.
+All `InFlightEntries` are replaced together when the node begins a new incarnation.
 """
 
 from __future__ import annotations

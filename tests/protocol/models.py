@@ -1,7 +1,7 @@
 """The two brokers as the protocol model drives them: step by step, with nothing in the background.
 
-    RedisWorld       the parts of a node (publisher, tender, reader, settler, hand-back) over the real scripts on a real
-                     server; no lease thread, no loops: a lease is a key that is set and deleted
+    RedisWorld       the parts of a node (publisher, reclaimer, reader, settler, release) over the real scripts on a
+                     real server; no lease thread, no loops: a lease is a key that is set and deleted
     EmbeddedWorld    the store, one transaction a step, on a database in memory
 
 A world does what it is told and says what it sees (`look`). What should be seen is the model's affair.
@@ -141,7 +141,7 @@ class World(Protocol):
     def close(self) -> None: ...
 
 
-class Inlet:
+class Sink:
     """As much room as the model says."""
 
     def __init__(self) -> None:
@@ -212,7 +212,7 @@ class LossyClient:
 
 class RedisHand(Hand):
     def __init__(self, world: RedisWorld) -> None:
-        self.sink = Inlet()
+        self.sink = Sink()
         self.subscription = Subscription(GROUP, "actor", (SOURCE,), self.sink, MAX_CRASHES)
         self.client = LossyClient(world.loop.client)
         self.events: list[Event] = []

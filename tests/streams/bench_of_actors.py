@@ -1,4 +1,4 @@
-"""What stands in for actors in the tests of the broker: inlets that keep what they are offered, and a scene."""
+"""Stands in for actors in the tests of the broker: sinks that keep the deliveries they are offered, and a scene."""
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -17,7 +17,7 @@ WHY = Failure("ValueError", "no such table", "Traceback …")
 
 
 class Inbox:
-    """An inlet whose owner takes what it wants, when it wants."""
+    """A sink whose owner takes deliveries when it wants to."""
 
     def __init__(self, capacity: int = 1000) -> None:
         self.capacity = capacity

@@ -70,7 +70,7 @@ async def test_what_was_urgent_before_the_first_start_is_found(redis_url: str):
         assert not scene.told(GroupRestored)
 
 
-async def test_the_first_urgent_message_is_seen_at_once_by_a_node_with_a_full_inlet(redis_url: str):
+async def test_the_first_urgent_message_is_seen_at_once_by_a_node_with_a_full_sink(redis_url: str):
     orders = subscription(capacity=1)
     inbox(orders).reserve = 1
     async with open_scene(redis_url) as scene, open_scene(redis_url) as client, scene.node(orders):
