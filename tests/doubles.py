@@ -14,7 +14,7 @@ from actorwork.errors import BrokerError
 from actorwork.events import Event
 from actorwork.message import Envelope, Json
 from actorwork.policy.settlement import Fail, Settlement
-from actorwork.testing.memory import MemoryBroker, MemoryNode, Settled
+from actorwork.testing.memory import MemoryBroker, MemoryNode
 
 E = TypeVar("E")
 
@@ -39,7 +39,6 @@ class FakeBroker(MemoryBroker):
         super().__init__()
         self._refuse = refuse
         self._ids = itertools.count()
-        self._changed = trio.Event()
         self.log: list[str] = []
 
     def put(  # type: ignore[override]
@@ -86,8 +85,7 @@ class FakeBroker(MemoryBroker):
     async def wait_settled(self, count: int = 1) -> None:
         """Wait until so many deliveries are settled."""
         while len(self.settled) < count:
-            self._changed = trio.Event()
-            await self._changed.wait()
+            await self._records.has_settled.wait()
 
     def revoke(self) -> None:
         """Take everything away from the actors, for others."""
@@ -112,10 +110,6 @@ class FakeBroker(MemoryBroker):
         """Give a message that is in flight to another node, which never settles it."""
         statement = "update pending set node = 1000000 where seq in (select seq from entries where id = ?)"
         self._writer.change(lambda store: store.execute(statement, (message_id,)))
-
-    def has_settled(self, settled: Settled) -> None:
-        super().has_settled(settled)
-        self._changed.set()
 
 
 def failed(settlement: Settlement) -> tuple[str, str]:

@@ -101,7 +101,7 @@ class TestSystem:
         for _ in range(rounds):
             with trio.move_on_after(within) as scope:
                 await wait_all_tasks_blocked()
-                while self._unfinished():
+                while _at_work(self.system.tree()) or self.broker.waiting():
                     await pass_time()
                     await wait_all_tasks_blocked()
             if scope.cancelled_caught:

@@ -14,13 +14,13 @@ from actorwork.abc import EventSink, Finding, Subscription
 from actorwork.actors.actor import Actor
 from actorwork.actors.context.publishing import source_of
 from actorwork.embedded.broker import EmbeddedBroker, EmbeddedDeadLetters, EmbeddedDelayed
-from actorwork.embedded.location import Location, connect_to_memory
+from actorwork.embedded.location import Location
 from actorwork.embedded.rows import row_of
 from actorwork.embedded.triggers import EmbeddedTriggers, records_of
-from actorwork.message import NO_HEADERS, DeadLetter, Delayed, Delivery, Envelope, Json, TriggerRecord
+from actorwork.message import NO_HEADERS, DeadLetter, Delayed, Envelope, Json, TriggerRecord
 from actorwork.testing.faults import Faults
 from actorwork.testing.memory.node import MemoryNode
-from actorwork.testing.memory.store import MemoryStore, Payload, Settled, payload_of
+from actorwork.testing.memory.store import MemoryStore, Payload, Records, give_connection, payload_of, take_connection
 from actorwork.testing.memory.writer import EPOCH, InlineWriter
 
 ALL = 1 << 40
@@ -38,18 +38,19 @@ class MemoryBroker(EmbeddedBroker):
 
     def __init__(self, *, faults: Faults | None = None, epoch: float = EPOCH) -> None:
         self.faults = faults if faults is not None else Faults()
-        self.sent: list[Envelope] = []
+        self._records = Records()
+        self.sent = self._records.sent
         """Every message that was kept, in order: from clients, and published by actors."""
-        self.settled: list[Settled] = []
+        self.settled = self._records.settled
         """Every settlement that took effect, in order."""
-        self.released: list[Delivery] = []
+        self.released = self._records.released
         """Every delivery that a node released, in order."""
         self._nodes: list[MemoryNode] = []
         self._names = itertools.count(1)
-        connection = connect_to_memory()
-        # Nothing else closes it: a broker that is open by being made has no end but this.
-        weakref.finalize(self, connection.close)
-        self._store = MemoryStore(connection, self)
+        connection = take_connection()
+        # A broker that is open by being made is never closed; it ends when nothing refers to it any more.
+        weakref.finalize(self, give_connection, connection)
+        self._store = MemoryStore(connection, self._records)
         super().__init__(Location(None), InlineWriter(self._store, epoch))
         self._dead_letters = MemoryDeadLetters(self._writer)
         self._delayed = MemoryDelayed(self._writer)
@@ -105,17 +106,6 @@ class MemoryBroker(EmbeddedBroker):
         if target is None or isinstance(target, str):
             return self._store.waiting(target, None)
         return self._store.waiting(None, target.settings.id)
-
-    # ---- what the store reports ----
-
-    def has_kept(self, envelope: Envelope) -> None:
-        self.sent.append(envelope)
-
-    def has_settled(self, settled: Settled) -> None:
-        self.settled.append(settled)
-
-    def has_released(self, delivery: Delivery) -> None:
-        self.released.append(delivery)
 
     # ---- for the runtime ----
 
