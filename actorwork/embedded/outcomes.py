@@ -1,4 +1,4 @@
-"""What came of messages, for those who asked: kept for a while, and sent to whoever waits."""
+"""The outcomes of messages: stored for the senders that asked for them, and sent to the clients that wait."""
 
 from __future__ import annotations
 

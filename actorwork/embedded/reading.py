@@ -1,7 +1,7 @@
 """How a node is given entries of a channel: first what is orphaned or released, then what its group was never given.
 
 A message that several processes died with is run alone, and dead-lettered *before* the run after the last allowed one:
-whoever reads it counts its deaths, so no process has to survive it to say so.
+its crashes are counted when it is read, so no process has to survive it to report them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Reading:
         return done.rowcount == 1
 
     def take(self, channel: GroupChannel, node: int, limit: int) -> Taken:
-        """Give entries of a channel to a node: first what is nobody's any more, then what its group was never given."""
+        """Give entries of a channel to a node: orphaned and released ones first, then those after the cursor."""
         taken = Taken()
         free = self._execute(
             "select p.seq, p.count, p.node, e.id, e.type, e.data, e.headers, e.key, e.expires, e.uniq"
@@ -106,7 +106,7 @@ class Reading:
                 if addressee is not None and addressee != mine:
                     continue
                 if headers is None and optional is None:
-                    # As most are: it costs nothing that others have more.
+                    # Most are like this, and must not pay for what few messages have.
                     token = Token(seq, grp, node, 1)
                     append(Delivery(message_id, name, data, token, kind, NO_HEADERS, 1, 0, None, priority))
                     continue
@@ -117,13 +117,14 @@ class Reading:
         return taken
 
     def _optional_fields(self, seq: int) -> tuple[str | None, float | None, str | None]:
-        """Return the key, the moment and the unique key of an entry."""
+        """Return the key, the expiry and the unique key of an entry."""
         return self._execute("select key, expires, uniq from entries where seq = ?", (seq,)).fetchone()
 
     def _one_suspect_of(self, free: list[Any], channel: GroupChannel, node: int, taken: Taken) -> list[Any]:
-        """Leave out the messages that several processes died with, but for one, if none is in hand.
+        """Leave out the messages that several processes died with, but for one, if none of them is in flight.
 
-        A process dies with all it had in hand, and one of these did it. Run one at a time, the others come through.
+        A process dies with everything it had in flight, and one of these messages killed it. Run one at a time, the
+        innocent ones succeed.
         """
         in_hand = self._execute(
             "select 1 from pending where grp = ? and node = ? and count > ? limit 1",
@@ -153,7 +154,7 @@ class Reading:
         last = self._execute("select seq from sqlite_sequence where name = 'entries'").fetchone()
         if not last or last[0] <= seq:
             return seq, []
-        # Looking at every entry is for a few; otherwise any channel may have news.
+        # Reading every entry pays only for a few; if there are more, all channels count as changed.
         few = last[0] - seq <= MANY
         rows = self._execute(
             "select distinct source from entries where seq > ?"
@@ -164,7 +165,7 @@ class Reading:
         return last[0], [row[0] for row in rows]
 
     def groups_with_free(self) -> set[int]:
-        """Return the groups that have something nobody owns. Needs no transaction."""
+        """Return the groups with released or orphaned deliveries. Needs no transaction."""
         return {row[0] for row in self._execute("select distinct grp from pending where node <= 0")}
 
     # --------------------------------------------------------------------------------------------------- settling

@@ -1,4 +1,4 @@
-"""Where outcomes arrive in this process, for a broker that brings them into the Trio thread by itself."""
+"""Where outcomes arrive in this process, for a broker that calls back in the Trio thread."""
 
 from __future__ import annotations
 

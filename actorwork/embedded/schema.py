@@ -1,6 +1,6 @@
 """The tables of the embedded broker's file, and how a file of an earlier version becomes one of this version.
 
-Everything here may be said again: whatever is missing is made whenever a file is opened, in one transaction. A new
+All statements may be repeated: when a file is opened, whatever it lacks is created, in one transaction. A new
 table or index is one more statement in `SCHEMA`, a new column of a table one more line in `COLUMNS`. `VERSION` counts
 up when a program of an earlier version would do damage in such a file, so that it refuses the file. Tables are never
 changed in another way, and no column is given another meaning.
@@ -15,9 +15,9 @@ APPLICATION: Final = 0x61637477
 """SQLite's application id of our files: "actw"."""
 VERSION: Final = 2
 LEVEL: Final = 1 << 40
-"""A number of a channel is that of its source, plus this for every step of its level's rank: see `rows.channel`."""
+"""The number of a channel is that of its source, plus this for each rank of its priority: see `rows.channel_number`."""
 SOURCE: Final = f"source & {LEVEL - 1}"
-"""The source's number, of a channel's."""
+"""The number of the source, computed from that of a channel."""
 
 SCHEMA: Final = (
     "create table if not exists sources (source integer primary key, name text not null unique)",
@@ -56,13 +56,13 @@ SCHEMA: Final = (
         source integer not null, stem text not null, block integer not null, bits blob,
         touched real not null, alive real not null default 0,
         primary key (source, stem, block)) without rowid""",
-    # Not of messages: what all nodes see (values.py). A row without data remembers a token.
+    # Shared values (values.py). A row without data remembers a token.
     """create table if not exists shared (
         name text primary key, data blob, version integer not null, fence integer not null, expires real)
         without rowid""",
     """create table if not exists locks (
         name text primary key, token integer not null, owner text, until real not null) without rowid""",
-    # What fires by itself, and what is not to be begun (triggers.py). Moments of triggers are in milliseconds.
+    # Triggers, and what is paused (triggers.py). The times of triggers are in milliseconds.
     """create table if not exists triggers (
         source text not null, id text not null, actor text not null, title text not null, schedule text not null,
         data blob not null, type text, details text not null, registered integer not null, last integer not null,
@@ -70,7 +70,7 @@ SCHEMA: Final = (
     """create table if not exists pauses (
         kind text not null, name text not null, reason text not null, by text not null, at real not null,
         primary key (kind, name)) without rowid""",
-    # What waits behind others of its key, and who has a unique key.
+    # Messages that wait behind others of their key, and which message holds a unique key.
     """create table if not exists behind (
         place integer primary key autoincrement, source integer not null, id text not null, type text,
         data blob not null, headers text, born real not null, addressee text, key text not null, expires real,
@@ -114,7 +114,7 @@ INDEXES: Final = (
 
 
 def prepare(connection: sqlite3.Connection) -> None:
-    """Make whatever the file lacks. Wants an open transaction."""
+    """Create whatever the file lacks. Needs an open transaction."""
     for statement in SCHEMA:
         connection.execute(statement)
     present: dict[str, set[str]] = {}

@@ -22,17 +22,17 @@ class SeenIds:
         self._transaction = transaction
         self._execute = transaction.execute
         self._bits: dict[tuple[int, str, int], int] = {}
-        self._news: set[tuple[int, str, int]] = set()
+        self._changed: set[tuple[int, str, int]] = set()
 
     def __repr__(self) -> str:
-        return f"<SeenIds: {len(self._news)} changed>"
+        return f"<SeenIds: {len(self._changed)} changed>"
 
     def rollback(self) -> None:
         self._bits.clear()
-        self._news.clear()
+        self._changed.clear()
 
     def is_new(self, source: int, id: str) -> bool:
-        """Remember an id; return whether it was unknown."""
+        """Remember an id; return whether it was new."""
         ours = _OURS.fullmatch(id)
         if ours is None:
             done = self._execute(
@@ -49,7 +49,7 @@ class SeenIds:
         self._bits[key] = bits | bit
         if bits & bit:
             return False
-        self._news.add(key)
+        self._changed.add(key)
         return True
 
     def _block(self, key: tuple[int, str, int]) -> int:
@@ -69,12 +69,12 @@ class SeenIds:
         return bool(self._block((source, ours[1], number >> _BLOCK_BITS)) & 1 << (number & _BLOCK_MASK))
 
     def commit(self) -> None:
-        """Write down what was remembered."""
-        if self._news:
+        """Write the changed rows."""
+        if self._changed:
             now = self._transaction.now
             self._transaction.executemany(
                 "insert or replace into seen (source, stem, block, bits, touched) values (?, ?, ?, ?, ?)",
-                [(*key, self._bits[key].to_bytes(_BLOCK_BYTES, "little"), now) for key in self._news],
+                [(*key, self._bits[key].to_bytes(_BLOCK_BYTES, "little"), now) for key in self._changed],
             )
-            self._news.clear()
+            self._changed.clear()
         self._bits.clear()

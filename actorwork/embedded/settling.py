@@ -43,7 +43,7 @@ class Settlements:
         return "<Settlements>"
 
     def settle_plain(self, tokens: Iterable[Token]) -> set[Token]:
-        """End deliveries whose settlement does nothing else; return those that were not ours any more."""
+        """End deliveries that need nothing else; return the tokens of those that were not ours any more."""
         refused: set[Token] = set()
         alike: dict[tuple[int, int, int], list[Token]] = {}
         for token in tokens:
@@ -61,7 +61,7 @@ class Settlements:
                     self._execute("release plain")
                     self._drop_all(seqs)
                     continue
-                # Some belong to others by now. Which ones is asked one by one.
+                # Some belong to others by now; which ones, only one statement for each can tell.
                 self._execute("rollback to plain")
                 self._execute("release plain")
             ours = [token.seq for token in given if self._disown(token)]
@@ -95,7 +95,7 @@ class Settlements:
             self._outcomes.answer(source, delivery.source, delivery.id, delivery.headers, outcome)
 
     def end(self, token: Token) -> None:
-        """Drop an entry that a group has settled, if it was the last one, and free what it had."""
+        """Delete an entry if its last group has settled it, and free its key and its unique key."""
         if not token.bound:
             self._drop((token.seq,))
             return
@@ -115,7 +115,7 @@ class Settlements:
         return row is not None
 
     def release(self, delivery: Delivery) -> bool:
-        """Give up a delivery, in its place, its count restored; return whether it was still ours."""
+        """Release a delivery to its old place, with its count restored; return whether it was still ours."""
         done = self._execute(
             "update pending set node = 0, count = count - 1 where seq = ? and grp = ? and node = ? and count = ?",
             delivery.token.owned,
@@ -133,7 +133,7 @@ class Settlements:
         return self._drop_all(json.dumps(seqs))
 
     def _drop_all(self, seqs: str) -> int:
-        """Delete those of these entries that every group has settled; return how many."""
+        """Delete the entries that every group has settled; return how many."""
         done = self._execute(
             "delete from entries where seq in (select value from json_each(?))"
             " and not exists (select 1 from pending p where p.seq = entries.seq)"

@@ -186,7 +186,7 @@ class Store:
         return True
 
     def release(self, delivery: Delivery) -> bool:
-        """Give up a delivery, in its place, its count restored; return whether it was still ours."""
+        """Release a delivery to its old place, with its count restored; return whether it was still ours."""
         return self.settlements.release(delivery)
 
     # ----------------------------------------------------------------------------------------------- housekeeping

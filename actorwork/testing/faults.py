@@ -1,7 +1,7 @@
-"""Faults to be injected: what goes wrong some day in production, now, as often as you say.
+"""Faults to be injected: what goes wrong in production once a year happens now, as often as the test wants.
 
     crash_at_start    `startup` raises
-    lose_settlement   a settlement gets lost on its way, or its reply on the way back
+    lose_settlement   a settlement is lost on its way, or its reply on the way back
     deliver_twice     a message is delivered twice
 
 Each names an actor, and happens the next `times` times. Delivery is at least once: a handler that is idempotent
@@ -24,14 +24,14 @@ class InjectedCrash(Exception):
 
 
 class Loss(enum.Enum):
-    """What gets lost of a settlement."""
+    """Which part of a settlement is lost."""
 
     ORDER = "order"
     REPLY = "reply"
 
 
 class Faults:
-    """What shall go wrong. Give it to `open_test_system`, or use the one that it has: `system.faults`."""
+    """The faults that are to happen. Pass it to `open_test_system`, or use that of a system: `system.faults`."""
 
     def __init__(self) -> None:
         self._starts: Counter[type[Actor]] = Counter()
@@ -51,17 +51,17 @@ class Faults:
     # ---- for tests ----
 
     def crash_at_start(self, actor: type[Actor], *, times: int = 1) -> None:
-        """Let the next starts of an actor fail with `InjectedCrash`, instead of its `startup`.
+        """Let the next starts of an actor raise `InjectedCrash` instead of running its `startup`.
 
-        Before the system is opened, that is its first start. The class itself is changed while a system is open, so
-        actors that are spawned are reached too.
+        Before the system is opened, this means its first start. The class itself is patched while a system is open, so
+        spawned actors fail too.
         """
         self._starts[actor] += times
         if self._systems:
             self._patch(actor)
 
     def lose_settlement(self, actor: type[Actor], *, times: int = 1, applied: bool = False) -> None:
-        """Let the next settlements of an actor get lost.
+        """Lose the next settlements of an actor.
 
         By default the order is lost, since the node was taken for dead: nothing takes effect (nor what was
         published), and the message is delivered again, its crash counted. With `applied` it is the reply that is lost:
@@ -70,18 +70,18 @@ class Faults:
         self._losses.setdefault(actor.settings.id, []).extend([Loss.REPLY if applied else Loss.ORDER] * times)
 
     def deliver_twice(self, actor: type[Actor], *, times: int = 1) -> None:
-        """Let the next messages of an actor be delivered twice, each settled for itself."""
+        """Deliver the next messages of an actor twice; each delivery is settled by itself."""
         self._doubles[actor.settings.id] += times
 
     # ---- for the broker and the system ----
 
     def next_loss(self, group: str) -> Loss | None:
-        """Return what is to be lost of a settlement, and count it."""
+        """Return which part of a settlement is to be lost, and count it as happened."""
         losses = self._losses.get(group)
         return losses.pop(0) if losses else None
 
     def next_double(self, group: str) -> bool:
-        """Say whether a message is to be delivered twice, and count it."""
+        """Return whether a message is to be delivered twice, and count it as happened."""
         if not self._doubles[group]:
             return False
         self._doubles[group] -= 1
@@ -89,7 +89,7 @@ class Faults:
 
     @contextmanager
     def installed(self) -> Generator[None]:
-        """Change the classes whose starts shall crash, until the last system that has these faults is closed."""
+        """Patch the classes whose starts are to crash, until the last system with these faults is closed."""
         self._systems += 1
         try:
             for actor in list(self._starts):

@@ -1,4 +1,4 @@
-"""A system in memory for tests: what was sent to it, what came of it, and when it is done.
+"""A system in memory for tests: what was sent, how it ended, and when everything is done.
 
 async with open_test_system([Shop, Mailer]) as system:
     await system.client.ref(Shop).tell(Order("tea"))
@@ -46,7 +46,7 @@ class Sent:
     envelope: Envelope
 
     def fits(self, target: str | type[Actor], kind: type | None, partial: dict[str, Json]) -> bool:
-        """Say whether it is to that actor or source, of that kind, and has these fields."""
+        """Return whether it was sent to that actor or source, is of that kind, and has these fields."""
         envelope, message = self.envelope, self.message
         if isinstance(target, str):
             addressed = envelope.source == target
@@ -60,9 +60,9 @@ class Sent:
 
 
 class TestSystem:
-    """A running system and what a test asks of it; made by `open_test_system`."""
+    """A running system, and what a test may ask of it; made by `open_test_system`."""
 
-    __test__ = False  # pytest takes a class that is called like this for a test
+    __test__ = False  # pytest would take a class of this name for a test
 
     def __init__(self, system: System, broker: MemoryBroker, client: Client, events: Sequence[Event]) -> None:
         self.system = system
@@ -71,14 +71,14 @@ class TestSystem:
         self.client = client
         """Sends messages the durable way: `client.ref(Greeter)`, `client.publish("orders", …)`."""
         self.events = events
-        """All that happened so far."""
+        """All events so far."""
 
     def __repr__(self) -> str:
         return f"<TestSystem {self.system!r}>"
 
     @property
     def faults(self) -> Faults:
-        """What shall go wrong."""
+        """The faults that are to happen."""
         return self.broker.faults
 
     def ref(self, actor: type[A]) -> ActorRef[A]:
@@ -92,10 +92,10 @@ class TestSystem:
     # ---- waiting for it ----
 
     async def drain(self, *, scheduled: bool = False, within: float = 3600.0) -> None:
-        """Wait until nothing is in hand, nothing waits, and nothing is due now; with `scheduled`, nor later.
+        """Wait until no message is in flight, waits, or is due now; with `scheduled`, nor will be due later.
 
-        Time passes as it must. What is not done within so many seconds raises `AssertionError`, which says what that
-        is. Timers and helper tasks of actors are their own business: they are not waited for.
+        Time passes as needed. Raises `AssertionError` after `within` seconds, with what is not done by then. Timers and
+        helper tasks of actors are not waited for.
         """
         rounds = ROUNDS + len(self.broker.delayed)
         for _ in range(rounds):
@@ -123,7 +123,7 @@ class TestSystem:
 
     @property
     def dead_letters(self) -> Sequence[DeadLetter]:
-        """The messages that nobody could handle."""
+        """The messages that could not be handled."""
         return self.broker.dead_letters.all
 
     def sent(self, target: str | type[Actor], kind: type | None = None, /, **partial: object) -> list[Sent]:
@@ -136,14 +136,14 @@ class TestSystem:
         return [one for one in everything if one.fits(target, kind, wanted)]
 
     def assert_sent(self, target: str | type[Actor], kind: type | None = None, /, **partial: object) -> Sent:
-        """See that such a message was sent, and return the first one."""
+        """Assert that such a message was sent, and return the first one."""
         found = self.sent(target, kind, **partial)
         if not found:
             raise AssertionError(f"nothing was sent {_described(target, kind, partial)}; {self._sent_to(target)}")
         return found[0]
 
     def refute_sent(self, target: str | type[Actor], kind: type | None = None, /, **partial: object) -> None:
-        """See that no such message was sent."""
+        """Assert that no such message was sent."""
         found = self.sent(target, kind, **partial)
         if found:
             raise AssertionError(f"{len(found)} sent {_described(target, kind, partial)}: {found[0].message!r}")

@@ -222,7 +222,7 @@ async def test_a_settlement_waits_until_the_store_works_again(tmp_path: Path, mo
         assert consumer.node.statistics()["settled"] == 1
 
 
-async def test_whoever_asks_a_broker_that_is_closed_is_told(tmp_path: Path):
+async def test_a_closed_broker_refuses_with_an_error(tmp_path: Path):
     async with open_at(tmp_path / "x.db") as broker:
         pass
     with pytest.raises(BrokerError, match="closed"):
@@ -251,7 +251,7 @@ async def test_a_settlement_after_the_end_is_refused(tmp_path: Path):
 # What it does by itself.
 
 
-async def test_bystanders_of_a_crash_are_run_alone_and_not_buried(tmp_path: Path):
+async def test_bystanders_of_a_crash_are_run_alone_and_not_dead_lettered(tmp_path: Path):
     """A message that kills its process lies among others; each crash counts for them all, but only one is guilty."""
     handled: set[object] = set()
     ids = MessageIds("0123456789abcdef")
@@ -273,7 +273,7 @@ async def test_bystanders_of_a_crash_are_run_alone_and_not_buried(tmp_path: Path
         assert letter.payload == b"4"
 
 
-async def test_the_next_one_of_a_key_follows_a_message_that_is_buried_at_once():
+async def test_the_next_one_of_a_key_follows_a_dead_lettered_message_at_once():
     async with open_at(":memory:") as broker, open_consumer(broker, "orders", max_crashes=0, lease=60) as consumer:
         await broker.publish([Envelope("orders", "1", b"1", key="k")])
         await broker.publish([Envelope("orders", "2", b"1", key="k", priority=Priority.CRITICAL)])
@@ -309,7 +309,7 @@ async def test_ids_are_remembered_for_a_day_after_their_messages_and_then_forgot
         assert await broker.publish([ours, theirs]) == 2
 
 
-async def test_replies_that_nobody_fetches_are_forgotten(tmp_path: Path):
+async def test_replies_that_are_not_fetched_are_deleted(tmp_path: Path):
     async with open_at(tmp_path / "x.db") as broker, open_consumer(broker, "orders") as consumer:
         await broker.publish([Envelope("orders", "1", b"1", headers={REPLY_TO: "nobody"})])
         await consumer.settle(await consumer.take_one())

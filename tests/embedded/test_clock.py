@@ -1,4 +1,4 @@
-"""A wall clock that jumps: the machine slept, or somebody set it."""
+"""A wall clock that jumps: the machine slept, or an operator set the clock."""
 
 import time
 from pathlib import Path
@@ -19,7 +19,7 @@ def ignore(_: object) -> None:
 
 
 @pytest.mark.parametrize("step", [HOUR, -HOUR], ids=["forward", "back"])
-async def test_a_clock_that_is_set_costs_nobody_the_lease_or_a_message(
+async def test_a_clock_that_is_set_costs_no_lease_and_no_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: float
 ):
     url = f"sqlite:///{tmp_path}/messages.db"

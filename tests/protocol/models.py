@@ -51,12 +51,12 @@ Ending: TypeAlias = "tuple[Delivery, Settlement, Sequence[Envelope]]"
 
 @attrs.frozen
 class Ready:
-    """In the source, given to nobody."""
+    """In the source, not delivered yet."""
 
 
 @attrs.frozen
 class Delayed:
-    """Held back for so many seconds more."""
+    """Not due for some more seconds."""
 
     left: float = attrs.field(eq=False)
 
@@ -68,7 +68,7 @@ class Behind:
 
 @attrs.frozen
 class Pending:
-    """Given to `owner`, for the `count`-th time; if the owner is `RELEASED`, it was handed back."""
+    """Delivered to `owner`, for the `count`-th time; if the owner is `RELEASED`, it was released."""
 
     owner: str
     count: int
@@ -455,7 +455,7 @@ class EmbeddedWorld:
         return Pending(str(delivery.token.node), delivery.token.given)
 
     def end_lease(self, owner: str) -> str:
-        """Orphan all of it in the same step: here nobody settles any more whose lease has ended."""
+        """Orphan all of it in the same step: here a node whose lease has ended settles nothing more."""
         self._do(lambda: self._store.leases.end(int(owner)))
         return f"-{owner}"
 
@@ -474,7 +474,7 @@ class EmbeddedWorld:
                 continue
             owned = execute("select node, count from pending where seq = ?", (number,)).fetchone()
             (cursor,) = execute("select cursor from groups where source = ?", (channel,)).fetchone()
-            assert owned or number > cursor, f"{name} was given to nobody, and is behind the cursor"
+            assert owned or number > cursor, f"{name} was delivered to no node, and is behind the cursor"
             found.append((name, Pending(str(owned[0]) if owned[0] else RELEASED, owned[1]) if owned else Ready()))
         assert not execute("select seq from pending where seq not in (select seq from entries)").fetchall()
         found += [(name, Delayed(due - self._now)) for name, due in execute("select id, due from delayed").fetchall()]

@@ -2,19 +2,19 @@
 
     ready ──fetch──▶ pending (owner, count) ──ack, reject──▶ gone        the effects of an ack appear with it
       ▲                │  │  └──fail, or its owner died too often──▶ dead
-      │                │  └──hand back──▶ pending (nobody, count - 1)
+      │                │  └──release──▶ pending (no owner, count - 1)
       ├──due── delayed ◀─┴──retry
       └─── behind: the one before it of the same key has ended
 
-Hypothesis sends, reads, settles, hands back, kills, freezes, loses replies and leases, moves the clock, and repeats
-what was done before, in any order. After every step:
+Hypothesis sends, reads, settles, releases, kills, freezes, loses replies and leases, moves the clock, and repeats
+earlier steps, in any order. After every step:
 
 - conservation: each message is in exactly one place, or it has ended, and in the place where the model has it;
 - keys: of the messages of one key all are behind but one, and they follow in their order;
 - single settlement: a settlement is accepted if and only if the delivery is still its owner's, under its count; and
   what an accepted one publishes is there once.
 
-At the end all who hold something are declared dead, and one new node brings everything to its end: nobody is wedged.
+At the end all nodes that hold something are declared dead, and one new node ends every message: none is stuck.
 
 In CI the same steps are taken each time. `ACTORWORK_MODEL_EXAMPLES=20000 pytest tests/protocol` takes others, and more.
 """
@@ -190,7 +190,7 @@ class ProtocolMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(hand.held for hand in self.hands))
     @rule(who=some, which=few, how=hows, loses=rarely, forgets=st.booleans())
     def settle(self, who: int, which: list[int], how: list[str], loses: bool, forgets: bool) -> None:
-        """Also what was settled, handed back or lost before: a zombie knows nothing of that."""
+        """Also what was settled, released or lost before: a zombie does not know that."""
         hand = self.holder(who)
         endings: list[Ending] = []
         for delivery, kind in zip(self.some_of(hand, which), how, strict=False):
@@ -383,7 +383,7 @@ class ProtocolMachine(RuleBasedStateMachine):
             while hand.held:
                 self.settle(0, [0, 1, 2, 3], ["ack"] * 4, loses=False, forgets=True)
         left = {name: place for name, place in self.places.items() if place != Dead()}
-        assert not left, f"nobody comes to these: {left}"
+        assert not left, f"no node is given these: {left}"
         self.everything_is_where_it_should_be()
 
 
@@ -462,7 +462,7 @@ MUTANTS = {
     "a fence that lets everybody through": ("SETTLE", "return found == tonumber(wanted)", "return true"),
     "an answer that is not repeated": ("SETTLE", "if answer[1] == number then", "if false then"),
     "a settlement that settles nothing": ("SETTLE", "ack_and_delete(stream, group, acked)", "{}"),
-    "a delivery handed back, and counted": ("RELEASE", "ARGV[i + 1] - 1", "ARGV[i + 1]"),
+    "a delivery released, and counted": ("RELEASE", "ARGV[i + 1] - 1", "ARGV[i + 1]"),
     "a hand-back that forgets": (
         "RELEASE",
         "'XCLAIM', stream, group, released",
@@ -471,7 +471,7 @@ MUTANTS = {
     "work taken over from the living": ("MAINTAIN", "redis.call('EXISTS', leases .. name) == 0", "true"),
     "work never taken over": ("MAINTAIN", "redis.call('EXISTS', leases .. name) == 0", "false"),
     "a take-over that does not count": ("MAINTAIN", "'RETRYCOUNT', count + 1", "'RETRYCOUNT', count"),
-    "a lost reply nobody asks for": ("RECOVER", "if not in_hand[id] then", "if false then"),
+    "a lost reply that is not recovered": ("RECOVER", "if not in_hand[id] then", "if false then"),
     "a key whose next message never comes": ("SETTLE", "if had then", "if false then"),
     "a message kept twice": ("PUBLISH_NOW", "if not (seen and seen[which]) then", "if true then"),
 }

@@ -21,7 +21,7 @@ for each test. The tests kill processes, and stop one beyond its lease (SIGSTOP)
     settling       how a delivery ends, with all its effects
     ownership      which node owns a delivery: releasing, reclaiming, and the fence
     delays         a delayed message arrives on time
-    held_back      delayed messages can be listed and cancelled
+    cancelling     delayed messages can be listed and cancelled
     expiry         the broker's clock decides whether a message has expired
     keys           messages with the same key are handled one after another
     priorities     urgent messages are delivered first, and the others get turns
@@ -38,10 +38,11 @@ for each test. The tests kill processes, and stop one beyond its lease (SIGSTOP)
 
 from __future__ import annotations
 
-from actorwork.testing.conformance.dead_letters import DeadLetters
-from actorwork.testing.conformance.delays import Delays
-from actorwork.testing.conformance.endings import Endings
-from actorwork.testing.conformance.expiry import Expiry
+from actorwork.testing.conformance.cancelling import CancellingTests
+from actorwork.testing.conformance.dead_letters import DeadLetterTests
+from actorwork.testing.conformance.delays import DelayTests
+from actorwork.testing.conformance.endings import EndingTests
+from actorwork.testing.conformance.expiry import ExpiryTests
 from actorwork.testing.conformance.fake_consumer import (
     PATIENCE as PATIENCE,
     FakeConsumer as FakeConsumer,
@@ -51,41 +52,40 @@ from actorwork.testing.conformance.fake_consumer import (
     open_remote_consumer as open_remote_consumer,
     until as until,
 )
-from actorwork.testing.conformance.held_back import HeldBack
-from actorwork.testing.conformance.keys import Keys
-from actorwork.testing.conformance.limits import Limits
-from actorwork.testing.conformance.outcomes import Outcomes
-from actorwork.testing.conformance.ownership import Ownership
-from actorwork.testing.conformance.priorities import Priorities
-from actorwork.testing.conformance.publishing import Publishing
-from actorwork.testing.conformance.reading import Reading
-from actorwork.testing.conformance.settling import Settling
-from actorwork.testing.conformance.triggers import Pauses, Triggers
-from actorwork.testing.conformance.uniqueness import Uniqueness
-from actorwork.testing.conformance.values import Values
-from actorwork.testing.conformance.waiting import Waiting
-from actorwork.testing.conformance.whole import Whole
+from actorwork.testing.conformance.keys import KeyTests
+from actorwork.testing.conformance.limits import LimitTests
+from actorwork.testing.conformance.outcomes import OutcomeTests
+from actorwork.testing.conformance.ownership import OwnershipTests
+from actorwork.testing.conformance.priorities import PriorityTests
+from actorwork.testing.conformance.publishing import PublishingTests
+from actorwork.testing.conformance.reading import ReadingTests
+from actorwork.testing.conformance.settling import SettlingTests
+from actorwork.testing.conformance.triggers import PauseTests, TriggerTests
+from actorwork.testing.conformance.uniqueness import UniquenessTests
+from actorwork.testing.conformance.values import ValueTests
+from actorwork.testing.conformance.waiting import WaitingTests
+from actorwork.testing.conformance.whole import WholeTests
 
 
 class BrokerConformance(
-    Publishing,
-    Reading,
-    Settling,
-    Ownership,
-    Delays,
-    HeldBack,
-    Expiry,
-    Keys,
-    Priorities,
-    Uniqueness,
-    Outcomes,
-    DeadLetters,
-    Endings,
-    Values,
-    Limits,
-    Triggers,
-    Pauses,
-    Waiting,
-    Whole,
+    PublishingTests,
+    ReadingTests,
+    SettlingTests,
+    OwnershipTests,
+    DelayTests,
+    CancellingTests,
+    ExpiryTests,
+    KeyTests,
+    PriorityTests,
+    UniquenessTests,
+    OutcomeTests,
+    DeadLetterTests,
+    EndingTests,
+    ValueTests,
+    LimitTests,
+    TriggerTests,
+    PauseTests,
+    WaitingTests,
+    WholeTests,
 ):
     """Every sentence of `actorwork.abc` on brokers that can be seen from outside."""

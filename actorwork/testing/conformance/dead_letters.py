@@ -29,7 +29,7 @@ async def _open_consumer(broker: Broker, bounds: DeadLetterSettings, *sources: s
         yield consumer
 
 
-class DeadLetters(ContractTests):
+class DeadLetterTests(ContractTests):
     async def test_dead_letters_are_listed_by_source_and_age(self) -> None:
         async with self.open_broker() as broker, open_consumer(broker, "a", "b") as consumer:
             await self._dead_letter(broker, consumer, "a", "1", "2", "3")

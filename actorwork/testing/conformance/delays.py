@@ -14,7 +14,7 @@ from actorwork.testing.conformance.fake_consumer import (
 )
 
 
-class Delays(ContractTests):
+class DelayTests(ContractTests):
     async def test_a_delayed_message_comes_on_time(self) -> None:
         async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
             began, wall = trio.current_time(), time.time()

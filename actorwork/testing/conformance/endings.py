@@ -9,7 +9,7 @@ from actorwork.testing.conformance.fake_consumer import (
 )
 
 
-class Endings(ContractTests):
+class EndingTests(ContractTests):
     async def test_after_stop_intake_nothing_is_offered_and_nothing_is_lost(self) -> None:
         async with self.open_broker() as broker:
             sent = self.envelopes("orders", 300)

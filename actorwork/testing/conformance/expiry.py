@@ -14,7 +14,7 @@ from actorwork.testing.conformance.fake_consumer import (
 )
 
 
-class Expiry(ContractTests):
+class ExpiryTests(ContractTests):
     async def test_a_node_knows_the_clock_of_its_broker(self) -> None:
         async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
             now = consumer.node.now()

@@ -37,7 +37,7 @@ async def _ids(consumer: FakeConsumer, count: int) -> list[str]:
     return found
 
 
-class Keys(ContractTests):
+class KeyTests(ContractTests):
     async def test_of_each_key_only_the_first_is_given_until_it_is_settled(self) -> None:
         async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
             await broker.publish([*_keyed("a1", "a2", "a3", key="a"), *_keyed("b1", "b2", key="ü b:{*}")])
@@ -88,7 +88,7 @@ class Keys(ContractTests):
                 await consumer.release_deliveries(delivery)
                 assert await _ids(consumer, 2) == ["1", "2"]
 
-    async def test_a_message_that_is_buried_frees_its_key(self) -> None:
+    async def test_a_dead_lettered_message_frees_its_key(self) -> None:
         async with self.open_broker() as broker:
             async with self.open_remote_consumer("orders", max_crashes=0, lease=self.short_lease) as dead:
                 await broker.publish(_keyed("1", "2"))

@@ -9,7 +9,7 @@ from actorwork.testing.conformance.contract import ContractTests
 from actorwork.testing.conformance.fake_consumer import LATE, until
 
 
-class Limits(ContractTests):
+class LimitTests(ContractTests):
     async def test_tokens_are_taken_in_advance_by_everybody_together(self) -> None:
         async with self.open_broker() as broker, self.open_broker() as other:
             stores = (broker.limit_store, other.limit_store) * 5

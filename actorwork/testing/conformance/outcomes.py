@@ -15,7 +15,7 @@ from actorwork.testing.conformance.fake_consumer import (
 )
 
 
-class Outcomes(ContractTests):
+class OutcomeTests(ContractTests):
     async def test_an_outcome_is_kept_for_those_who_asked(self) -> None:
         async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
             for number, (settlement, status) in enumerate(

@@ -19,7 +19,7 @@ from actorwork.testing.conformance.fake_consumer import (
 )
 
 
-class Ownership(ContractTests):
+class OwnershipTests(ContractTests):
     async def test_a_message_handed_back_keeps_its_place_and_its_count(self) -> None:
         sent = self.envelopes("orders", 6)
         async with self.open_broker() as broker:
@@ -122,7 +122,7 @@ class Ownership(ContractTests):
                     assert await dead.take() == ["1"]
                     await dead.kill()
             async with open_consumer(broker, "orders", max_crashes=1) as consumer:
-                await consumer.wait(lambda: consumer.seen(DeadLettered), "the message to be buried")
+                await consumer.wait(lambda: consumer.seen(DeadLettered), "the message to be dead-lettered")
                 (dead_lettered,) = consumer.seen(DeadLettered)
                 assert (
                     dead_lettered.source,

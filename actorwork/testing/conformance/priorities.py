@@ -26,7 +26,7 @@ async def _taken_one_by_one(consumer: FakeConsumer, count: int) -> list[Delivery
     return found
 
 
-class Priorities(ContractTests):
+class PriorityTests(ContractTests):
     async def test_what_is_more_urgent_is_given_first(self) -> None:
         sent = [_message(f"{level.name} {number}", level) for number in range(3) for level in reversed(Priority)]
         async with self.open_broker() as broker:

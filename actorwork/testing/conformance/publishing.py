@@ -15,7 +15,7 @@ from actorwork.testing.conformance.fake_consumer import (
 )
 
 
-class Publishing(ContractTests):
+class PublishingTests(ContractTests):
     async def test_a_message_arrives_as_it_was_sent(self) -> None:
         headers: dict[str, Json] = {"who": "Ann", "deep": {"list": [1, 2.5, None, True]}, "umlaut": "ü"}
         sent = Envelope("orders", "any-id", b'{"x": "\xc3\xbc"}', "Order", headers)

@@ -18,7 +18,7 @@ from actorwork.testing.conformance.fake_consumer import (
 )
 
 
-class Reading(ContractTests):
+class ReadingTests(ContractTests):
     # Groups.
 
     async def test_each_group_is_given_every_message_and_the_last_one_to_settle_removes_it(self) -> None:

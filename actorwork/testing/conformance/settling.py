@@ -19,7 +19,7 @@ from actorwork.testing.conformance.fake_consumer import (
 )
 
 
-class Settling(ContractTests):
+class SettlingTests(ContractTests):
     async def test_an_acknowledged_message_is_gone(self) -> None:
         await self._gone_after(Ack())
 

@@ -27,7 +27,7 @@ def message_of(definition: TriggerDefinition, nominal: int, **more: Any) -> Enve
     return Envelope(definition.source, f"{definition.id}-{nominal:x}", definition.data, definition.type, **more)
 
 
-class Triggers(ContractTests):
+class TriggerTests(ContractTests):
     async def test_a_trigger_keeps_its_first_registration(self) -> None:
         async with self.open_broker() as broker, self.open_broker() as other:
             first, _ = await broker.triggers.register("shop", [NIGHTLY, HOURLY])
@@ -140,7 +140,7 @@ class Triggers(ContractTests):
             assert (firing.outcome, firing.last) == ("decided", after.last)
 
 
-class Pauses(ContractTests):
+class PauseTests(ContractTests):
     async def test_what_is_paused_is_listed_with_its_reason_until_it_is_resumed(self) -> None:
         async with self.open_broker() as broker, self.open_broker() as other:
             assert await broker.pauses.list() == []

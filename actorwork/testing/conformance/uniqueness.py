@@ -16,7 +16,7 @@ def _one(
     return Envelope("orders", id, b"1", headers={}, delay=delay, unique=Unique("u", ttl=ttl, on_conflict=on_conflict))
 
 
-class Uniqueness(ContractTests):
+class UniquenessTests(ContractTests):
     async def test_a_message_whose_unique_key_is_taken_is_not_kept(self) -> None:
         async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
             assert await broker.publish_unique(_one("1")) == "1"
@@ -86,7 +86,7 @@ class Uniqueness(ContractTests):
                 assert await broker.publish_unique(another) == another.id
             await consumer.take(3)
 
-    async def test_a_message_that_nobody_has_in_hand_is_replaced(self) -> None:
+    async def test_a_message_that_is_not_in_flight_is_replaced(self) -> None:
         async with (
             self.open_broker() as broker,
             broker.open_replies() as replies,

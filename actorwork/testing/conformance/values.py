@@ -14,7 +14,7 @@ from actorwork.testing.conformance.fake_consumer import (
 )
 
 
-class Values(ContractTests):
+class ValueTests(ContractTests):
     async def test_a_shared_value_is_what_was_set_last_by_anybody(self) -> None:
         async with self.open_broker() as broker, self.open_broker() as other:
             assert await broker.values.get("rate") is None

@@ -10,7 +10,7 @@ from actorwork.testing.conformance.contract import ContractTests
 from actorwork.testing.conformance.fake_consumer import FAILURE, LATE, open_consumer, until
 
 
-class Waiting(ContractTests):
+class WaitingTests(ContractTests):
     """The age of a source's oldest message."""
 
     async def test_the_age_of_the_oldest_message_is_that_of_the_first_which_nobody_has_read(self) -> None:

@@ -16,7 +16,7 @@ from actorwork.testing.conformance.fake_consumer import (
 )
 
 
-class Whole(ContractTests):
+class WholeTests(ContractTests):
     async def test_the_ledger_balances(self) -> None:
         """Sent = acknowledged + rejected + dead + delayed, whatever came between."""
         sent = self.envelopes("orders", 240)

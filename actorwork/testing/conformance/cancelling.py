@@ -12,7 +12,7 @@ from actorwork.testing.conformance.fake_consumer import (
 )
 
 
-class HeldBack(ContractTests):
+class CancellingTests(ContractTests):
     async def test_what_is_held_back_is_listed_by_when_it_is_due(self) -> None:
         async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
             began = consumer.node.now()
