@@ -84,6 +84,10 @@ class Answer:
 
     async def wait(self) -> Any:
         await self._event.wait()
+        return self.result()
+
+    def result(self) -> Any:
+        """Return the result, which must be there, or raise the error."""
         if self._error is not None:
             raise self._error
         return self._value

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import attrs
 import trio
 
 from actorwork.embedded.location import Location
-from actorwork.embedded.orders import Writer
+from actorwork.embedded.orders import Answer, Writer
 from actorwork.embedded.own_leases import Lease, OwnLeases
 from actorwork.embedded.rows import SettleOrder
 from actorwork.embedded.store import Store
@@ -100,6 +100,15 @@ class InlineWriter(Writer):
     def trio_time(self, wall: float) -> float:
         """Return the moment of the wall clock by Trio's clock."""
         return math.inf if wall == math.inf else round(trio.current_time() + (wall - self.wall()), DIGITS)
+
+    async def ask(self, run: Callable[[Store], Any], *, rows: int = 1, writes: bool = True) -> Any:
+        """Do something in a transaction and return its result. If cancelled, it is not done."""
+        # First, not last: when the caller continues, no other task has run since, so a test sees what it has just sent
+        # before any actor does.
+        await trio.lowlevel.checkpoint()
+        answer = Answer()
+        self.order(Order(run, answer.done, answer.failed, rows, writes))
+        return answer.result()
 
     def order(self, order: Order) -> None:
         self._queue.append(order)
