@@ -1,7 +1,6 @@
-"""How tests run: `async def` under Trio, against a private Redis, none of them for longer than half a minute (long
-ones: three minutes).
+"""How tests run: `async def` under Trio, against a private Redis, each for at most half a minute (long ones: three).
 
-The package's own pytest plugin does it. A test that asks for `mock_clock` runs on it: time stands still until every
+The package's own pytest plugin does this. A test that asks for `mock_clock` runs on it: time stands still until every
 task waits, then it jumps.
 """
 
@@ -16,7 +15,7 @@ import trio.testing
 from actorwork.testing import pytest_plugin
 from actorwork.testing.redis_server import RedisServer
 
-# A machine that is busy is slow: what an example takes says nothing about the code.
+# A busy machine is slow: the time that an example takes is no property of the code.
 hypothesis.settings.register_profile(
     "actorwork", deadline=None, max_examples=50, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -37,8 +36,8 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_configure() -> None:
-    # A shell without job control has what it starts in the background ignore SIGINT, and so would the programs that
-    # tests start and interrupt. A handler of Python's is forgotten when they begin.
+    # A shell without job control makes background programs ignore SIGINT. The programs that tests start and interrupt
+    # would inherit that; a Python handler is not inherited.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -51,7 +50,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The default broker's file is the user's own: tests, and the programs that they start, have another one."""
+    """Give tests, and the programs that they start, another default broker than the user's file."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ACTORWORK_HOME", str(tmp_path_factory.mktemp("home")))
         yield
@@ -64,11 +63,11 @@ def mock_clock(actorwork_clock: trio.testing.MockClock) -> trio.testing.MockCloc
 
 @pytest.fixture(scope="session")
 def redis_server(actorwork_redis_server: RedisServer) -> RedisServer:
-    """One server for the whole session (with xdist: for each worker). Who kills one, opens one of their own."""
+    """One server for the session (with xdist: for each worker). A test that kills a server opens its own."""
     return actorwork_redis_server
 
 
 @pytest.fixture
 def redis_url(actorwork_redis: str) -> str:
-    """The url of an empty database."""
+    """The URL of an empty database."""
     return actorwork_redis

@@ -1,16 +1,16 @@
-"""Chaos: real processes, and whatever can go wrong with them, for as long as you like.
+"""Chaos: real processes under random faults, for as long as you like.
 
     python -m tests.chaos --seconds 60 --seed 7
     python -m tests.chaos --seconds 3600 --acts kept,embedded --verbose
 
-Rounds of a minute, each with its own seed (the first has the one that is named, then one more each), and of three acts:
+A run has rounds of a minute. The first one has the given seed, each further one the next seed. A round has three acts:
 
     kept        Redis with an append-only file: nothing may be lost, nothing settled twice
-    forgetful   Redis without one, killed and flushed: what it forgot is lost, whatever came after it is not
+    forgetful   Redis without one, killed and flushed: only messages that it forgot may be lost
     embedded    the embedded broker: as `kept`
 
-A run that fails says which round, with the command that plays it again. The plan of faults is the same then; what
-the machine makes of it is not quite, so play it more than once.
+A failing run prints the command that repeats its round. The plan of faults is then the same, but the timing is not, so
+repeat it more than once.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ ROUND: Final = 60.0
 
 
 def tell(text: str) -> None:
-    print(text, flush=True)  # noqa: T201 - this is a program, and telling is what it does
+    print(text, flush=True)  # noqa: T201 - this is a program, and printing is what it does
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m tests.chaos", description="Whatever can go wrong, and an account at its end."
+        prog="python -m tests.chaos", description="Random faults, and an account at the end."
     )
-    parser.add_argument("--seconds", type=float, default=60, help="of things going wrong, in all (default: 60)")
-    parser.add_argument("--seed", type=int, default=None, help="of the first round (default: drawn)")
-    parser.add_argument("--acts", default=",".join(SHARES), help="which, by commas (default: all)")
-    parser.add_argument("--verbose", action="store_true", help="tell of each fault")
+    parser.add_argument("--seconds", type=float, default=60, help="seconds of faults, in all (default: 60)")
+    parser.add_argument("--seed", type=int, default=None, help="seed of the first round (default: random)")
+    parser.add_argument("--acts", default=",".join(SHARES), help="acts to play, separated by commas (default: all)")
+    parser.add_argument("--verbose", action="store_true", help="print each fault")
     chosen = parser.parse_args(arguments)
     acts = chosen.acts.split(",")
     if unknown := [act for act in acts if act not in SHARES]:
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def play_round(seed: int, seconds: float, acts: Sequence[str], *, is_verbose: bool) -> bool:
     again = f"python -m tests.chaos --seconds {seconds:g} --seed {seed} --acts {','.join(acts)} --verbose"
-    tell(f"chaos for {seconds:g} s; to play it again: {again}")
+    tell(f"chaos for {seconds:g} s; to repeat it: {again}")
     folder = Path(tempfile.mkdtemp(prefix="actorwork-chaos-"))
     began = time.monotonic()
     told: list[str] = []
@@ -81,13 +81,13 @@ def play_round(seed: int, seconds: float, acts: Sequence[str], *, is_verbose: bo
         act = Act(name, seed, seconds * SHARES[name] / whole, folder / name, say=say)
         try:
             tell(f"  {trio.run(act.play, strict_exception_groups=True)}")
-        except Exception as error:  # noqa: BLE001 - whatever it is, it comes with its seed
+        except Exception as error:  # noqa: BLE001 - every failure is reported with its seed
             if not is_verbose:
                 tell("\n".join(told[-40:]))
             for leaf in leaves(error):
                 tell("".join(traceback.format_exception(leaf)))
-            tell(f"failed in {name} with seed {seed}; what there is of logs and notes is in {folder}")
-            tell(f"to play it again: {again}")
+            tell(f"failed in {name} with seed {seed}; logs and notes are in {folder}")
+            tell(f"to repeat it: {again}")
             return False
     shutil.rmtree(folder, ignore_errors=True)
     return True

@@ -1,9 +1,9 @@
-"""Where things go wrong: a server behind a fault proxy, nodes, producers, and somebody who starts again what has died.
+"""The environment of a chaos run: a server behind a fault proxy, nodes, producers, and restarts of what has died.
 
     Act      one server (or file), its nodes and producers, a plan of faults, and the account at its end
 
-Everything is real: processes are started as a user starts them, and end by signals, by crash points, or by what a
-handler does to them. What an act promises is in `Act.play`; whatever breaks it raises `ChaosError`, with the facts.
+Everything is real: processes are started as a user starts them, and end by signals, by failpoints, or by what a handler
+does. What an act promises is in `Act.play`; a broken promise raises `ChaosError`, with the facts.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from actorwork.testing.redis_server import RedisServer, open_redis_server
 from . import workers
 from .plan import Fault, faults
 
-HOUSE: Final = Path(__file__).parents[2]
+ROOT: Final = Path(__file__).parents[2]
 PROGRESS: Final = 30.0
-"""Seconds after which a node that could work, and does not, is wedged: not a measure of speed, on no machine."""
+"""Seconds after which nodes that could work, and do not, are stuck: a bound on progress, not on speed."""
 LAST: Final = 180.0
-"""Seconds in which the rest is to be done once nothing goes wrong any more."""
+"""Seconds in which the remaining messages must be handled after the last fault."""
 SOON: Final = 15.0
-"""Seconds for what takes milliseconds: the end of an orphan."""
+"""Seconds for what takes milliseconds, such as the end of an orphan."""
 
 
 class ChaosError(AssertionError):
@@ -48,20 +48,20 @@ class ChaosError(AssertionError):
 
 
 @attrs.define(eq=False)
-class Slot:
-    """A place for one process, which is filled again when it has died."""
+class Member:
+    """One process of the run, which is replaced when it has died."""
 
     role: str
     arguments: Sequence[str]
     process: subprocess.Popen[bytes]
     log: Path
     expected: set[int]
-    """Exit codes that it may have by now."""
+    """Exit codes that the process may end with."""
 
 
 @attrs.define
 class Tally:
-    """What the ledger says, read on from where it was read last."""
+    """Counts of the notes in the ledger, read incrementally."""
 
     path: Path
     offset: int = 0
@@ -91,7 +91,7 @@ class Tally:
 
 @attrs.frozen
 class Result:
-    """What came of an act."""
+    """The account of an act."""
 
     act: str
     seconds: float
@@ -99,16 +99,16 @@ class Result:
     processes: int
     sent: int
     unknown: int
-    """Sent by somebody who died before knowing that they were kept."""
+    """Messages whose producer died before it knew that they were accepted."""
     handled: int
     again: int
-    """Handlers that ran, but whose settlement was refused or never came."""
+    """Handlers that ran, but whose settlement was refused or never sent."""
     dead: Counter[str]
     forgotten: int
     longest_pause: float
-    """Seconds between two handled messages, at most, while somebody could have handled one."""
+    """The most seconds between two handled messages while a node could have handled one."""
     rest: float
-    """Seconds in which the rest was done, once nothing went wrong any more."""
+    """Seconds from the last fault until the remaining messages were handled."""
 
     def __str__(self) -> str:
         dead = ", ".join(f"{count} {kind}" for kind, count in sorted(self.dead.items())) or "none"
@@ -134,11 +134,11 @@ class Act:
         os.environ[workers.LEDGER] = str(self.ledger.path)
         workers.ledger.cache_clear()
         self.tally = Tally(self.ledger.path)
-        self.slots: list[Slot] = []
+        self.members: list[Member] = []
         self.started = 0
         self.counts: Counter[str] = Counter()
         self.dark = 0
-        """How many faults now keep everybody from working."""
+        """Number of current faults that keep all nodes from working."""
         self.wiped_at = 0.0
         self.longest_pause = self.rest = 0.0
         self.producers = 0
@@ -159,8 +159,8 @@ class Act:
                 await self._bring_to_an_end()
                 return await self._settle_accounts(time.monotonic() - began)
             finally:
-                for slot in self.slots:
-                    self._end_by_force(slot)
+                for member in self.members:
+                    self._end_by_force(member)
                 for pid in marked(self.ledger.path):
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
@@ -179,14 +179,14 @@ class Act:
 
     async def _go_wrong(self) -> None:
         for role in ("single", "single", "processes"):
-            self.slots.append(self._fill(role, self.url))
+            self.members.append(self._fill(role, self.url))
         for _ in range(2):
-            self.slots.append(self._new_producer())
+            self.members.append(self._new_producer())
         await self._wait(lambda: self.tally.ended > 0, "the first handled message", within=120)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_filled)
             nursery.start_soon(self._watch_progress)
-            # What has begun comes to its end: a server is started again, a frozen process goes on.
+            # A fault that has begun is completed: a server is started again, a frozen process resumes.
             async with trio.open_nursery() as under_way:
                 with trio.move_on_after(self.seconds):
                     for fault in faults(self.seed, act=self.name):
@@ -198,11 +198,11 @@ class Act:
 
     # ------------------------------------------------------------------------------------------------------- processes
 
-    def _fill(self, role: str, *arguments: str, crash_at: str = "") -> Slot:
+    def _fill(self, role: str, *arguments: str, crash_at: str = "") -> Member:
         self.started += 1
         log = self.folder / f"{self.started:04d}-{role}.log"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ACTORWORK_")}
-        environment |= {"PYTHONPATH": str(HOUSE), workers.LEDGER: str(self.ledger.path), VARIABLE: crash_at}
+        environment |= {"PYTHONPATH": str(ROOT), workers.LEDGER: str(self.ledger.path), VARIABLE: crash_at}
         command = [
             sys.executable,
             "-m",
@@ -213,42 +213,42 @@ class Act:
             *arguments[1:],
         ]
         with log.open("wb") as file:
-            process = subprocess.Popen(command, cwd=HOUSE, env=environment, stdin=subprocess.DEVNULL, stderr=file)
+            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stderr=file)
         expected = {workers.POISON_EXIT} if role == "single" else set[int]()
         if crash_at:
             expected.add(-signal.SIGKILL)
-        return Slot(role, arguments, process, log, expected)
+        return Member(role, arguments, process, log, expected)
 
-    def _new_producer(self) -> Slot:
+    def _new_producer(self) -> Member:
         self.producers += 1
         return self._fill("producer", self.url, str(self.producers), f"{self.dice_seed}/{self.producers}")
 
     async def _keep_filled(self) -> None:
-        """Start again what has ended, and see that each had a reason to."""
+        """Replace processes that have ended, and check that each had a reason to end."""
         while True:
-            for index, slot in enumerate(self.slots):
-                code = slot.process.poll()
+            for index, member in enumerate(self.members):
+                code = member.process.poll()
                 if code is None:
                     continue
-                self._check_code(slot, code)
-                if slot.role == "producer":
-                    self.slots[index] = self._new_producer()
+                self._check_code(member, code)
+                if member.role == "producer":
+                    self.members[index] = self._new_producer()
                 else:
-                    self.slots[index] = self._fill(slot.role, self.url)
+                    self.members[index] = self._fill(member.role, self.url)
             await trio.sleep(0.02)
 
-    def _check_code(self, slot: Slot, code: int) -> None:
-        log = slot.log.read_text(errors="replace")
-        # A tree of which a process dies while it starts is a failed start: whoever started it starts it again.
+    def _check_code(self, member: Member, code: int) -> None:
+        log = member.log.read_text(errors="replace")
+        # If a process of a tree dies while the tree starts, that is a failed start; the orchestrator starts it again.
         failed_start = code == 1 and "did not start: ProcessLost" in log
-        if code not in slot.expected and not failed_start:
+        if code not in member.expected and not failed_start:
             raise ChaosError(
-                f"{slot.role} {slot.process.pid} ended with {code}, expected one of {sorted(slot.expected)};"
-                f" its log, {slot.log}, ends: {log[-1500:]}"
+                f"{member.role} {member.process.pid} ended with {code}, expected one of {sorted(member.expected)};"
+                f" its log, {member.log}, ends: {log[-1500:]}"
             )
 
     async def _watch_progress(self) -> None:
-        """See that messages are being handled, whenever there is somebody who could."""
+        """Check that messages are handled whenever a node could handle them."""
         last, ended = time.monotonic(), 0
         while True:
             self.tally.read_on()
@@ -258,13 +258,13 @@ class Act:
                     self.longest_pause = max(self.longest_pause, now - last)
                 last, ended = now, self.tally.ended
             elif now - last > PROGRESS:
-                raise ChaosError(f"nothing was handled for {PROGRESS:g} s, though nothing was in the way")
+                raise ChaosError(f"no message was handled for {PROGRESS:g} s, though nodes could have worked")
             await trio.sleep(0.05)
 
-    def nodes(self, role: str | None = None) -> list[Slot]:
-        return [slot for slot in self.slots if slot.role != "producer" and role in (None, slot.role)]
+    def nodes(self, role: str | None = None) -> list[Member]:
+        return [member for member in self.members if member.role != "producer" and role in (None, member.role)]
 
-    def node_of(self, fault: Fault, role: str | None = None) -> Slot:
+    def node_of(self, fault: Fault, role: str | None = None) -> Member:
         nodes = self.nodes(role)
         return nodes[fault.victim % len(nodes)]
 
@@ -273,16 +273,16 @@ class Act:
         return children[fault.victim % len(children)] if children else None
 
     @staticmethod
-    def _end_by_force(slot: Slot) -> None:
-        if slot.process.poll() is None:
-            slot.process.kill()
-        slot.process.wait()
+    def _end_by_force(member: Member) -> None:
+        if member.process.poll() is None:
+            member.process.kill()
+        member.process.wait()
 
-    async def kill(self, slot: Slot) -> None:
-        """Kill a process, and see that no child of it outlives it."""
-        children = [pid for pid in children_of(slot.process.pid) if state_of(pid) != "T"]
-        slot.expected.add(-signal.SIGKILL)
-        slot.process.kill()
+    async def kill(self, member: Member) -> None:
+        """Kill a process, and check that no child outlives it."""
+        children = [pid for pid in children_of(member.process.pid) if state_of(pid) != "T"]
+        member.expected.add(-signal.SIGKILL)
+        member.process.kill()
         await self._wait(
             lambda: all(state_of(pid) in ("", "Z", "T") for pid in children), f"the end of the children {children}"
         )
@@ -294,20 +294,20 @@ class Act:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
 
-    async def stop(self, slot: Slot, *, signals: int) -> None:
-        """Stop a node as an orchestrator does, and see that it ends in time."""
-        slot.expected |= {0, 3, -signal.SIGTERM}  # Before its handler is there, SIGTERM is the end of any process.
+    async def stop(self, member: Member, *, signals: int) -> None:
+        """Stop a node as an orchestrator does, and check that it ends in time."""
+        member.expected |= {0, 3, -signal.SIGTERM}  # Until the handler is installed, SIGTERM kills it.
         for _ in range(signals):
-            slot.process.send_signal(signal.SIGTERM)
+            member.process.send_signal(signal.SIGTERM)
             await trio.sleep(0.1)
-        await self._wait(lambda: slot.process.poll() is not None, f"the end of {slot}", within=workers.GRACE + 25)
+        await self._wait(lambda: member.process.poll() is not None, f"the end of {member}", within=workers.GRACE + 25)
 
     async def send(self, messages: dict[int, str]) -> None:
         async with open_broker(self.direct_url) as broker:
             await workers.send(broker, messages)
 
     def new_numbers(self, count: int) -> range:
-        """Numbers of the harness' own: those of no producer."""
+        """Return numbers that belong to no producer."""
         first = self.burst
         self.burst += count
         return range(first, first + count)
@@ -321,7 +321,7 @@ class Act:
 
     @asynccontextmanager
     async def darkness(self) -> AsyncGenerator[None]:
-        """While this is on, that nobody works is nobody's fault."""
+        """Suspend the check of progress: nodes cannot work meanwhile."""
         self.dark += 1
         try:
             yield
@@ -344,15 +344,15 @@ class Act:
     # --------------------------------------------------------------------------------------------------------- the end
 
     async def _bring_to_an_end(self) -> None:
-        """Let nothing go wrong any more: the rest is done, everybody ends in order, and nobody is left."""
+        """Stop the faults, let the remaining messages be handled, stop all processes, and check that none is left."""
         if self.name != "embedded":
             self.proxy.heal()
-        for slot in self.slots:
-            if slot.role == "producer":
-                self._end_by_force(slot)
-        self.slots = [slot for slot in self.slots if slot.role != "producer"]
+        for member in self.members:
+            if member.role == "producer":
+                self._end_by_force(member)
+        self.members = [member for member in self.members if member.role != "producer"]
         began = time.monotonic()
-        # Whatever was forgotten before: from now on nothing is.
+        # From now on the server forgets nothing.
         await self.send(dict.fromkeys(self.new_numbers(100), "plain"))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_filled)
@@ -364,13 +364,13 @@ class Act:
                 await self._wait_true(is_empty, "an empty source", within=LAST)
             self.rest = time.monotonic() - began
             nursery.cancel_scope.cancel()
-        for slot in self.slots:
-            is_up = "is up at" in slot.log.read_text(errors="replace")
-            slot.expected |= {0} if is_up else {0, 3, -signal.SIGTERM}
-            slot.process.send_signal(signal.SIGTERM)
-        for slot in self.slots:
-            await self._wait(lambda slot=slot: slot.process.poll() is not None, f"the end of {slot}", within=40)
-            self._check_code(slot, slot.process.returncode)
+        for member in self.members:
+            is_up = "is up at" in member.log.read_text(errors="replace")
+            member.expected |= {0} if is_up else {0, 3, -signal.SIGTERM}
+            member.process.send_signal(signal.SIGTERM)
+        for member in self.members:
+            await self._wait(lambda member=member: member.process.poll() is not None, f"the end of {member}", within=40)
+            self._check_code(member, member.process.returncode)
         await self._wait(lambda: not marked(self.ledger.path), "the end of all processes", within=SOON)
 
     async def _delayed(self) -> int:
@@ -412,13 +412,13 @@ class Act:
         followers = {number + workers.EACH // 2 for number, kind in receipts if kind == "chain"}
         unknown = self.tally.sending.keys() - self.tally.sent
         sent = self.tally.sent | (unknown & seen) | followers
-        # What was sent before the server forgot is accounted for as forgotten, if it is nowhere.
+        # What was sent before the server was wiped counts as forgotten, if it is in no other column.
         forgotten = {
             number
             for number in sent - seen
             if self.wiped_at and (number not in self.tally.sending or self.tally.sending[number][0] < self.wiped_at)
         }
-        # A follower's chain may have been settled and forgotten, the follower not yet.
+        # The server may have forgotten the settlement of a message, but not the message that it published.
         orphans = {number for number in seen - sent if self.wiped_at and number % workers.EACH >= workers.EACH // 2}
         Account(sent=(sent - forgotten) | orphans, handled=handled, dead=dead).check()
         kinds = {number: kind for number, (_, kind) in self.tally.sending.items()}
@@ -463,7 +463,7 @@ class Act:
             await trio.sleep(0.05)
 
 
-# ------------------------------------------------------------------------------------------------------ what goes wrong
+# ------------------------------------------------------------------------------------------------------ faults
 
 
 async def kill_node(act: Act, fault: Fault) -> None:
@@ -496,13 +496,13 @@ async def stop_node_by_force(act: Act, fault: Fault) -> None:
 
 
 async def crash_at_point(act: Act, fault: Fault) -> None:
-    """A node is killed, and the one in its place dies at a crash point."""
-    slot = act.node_of(fault, "single")
-    index = act.slots.index(slot)
-    await act.kill(slot)
-    if slot.process.poll() is None or act.slots[index] is not slot:
+    """Kill a node, and let its replacement die at a failpoint."""
+    member = act.node_of(fault, "single")
+    index = act.members.index(member)
+    await act.kill(member)
+    if member.process.poll() is None or act.members[index] is not member:
         return
-    act.slots[index] = act._fill("single", act.url, crash_at=fault.point)
+    act.members[index] = act._fill("single", act.url, crash_at=fault.point)
 
 
 async def send_poison(act: Act, fault: Fault) -> None:
@@ -514,7 +514,7 @@ async def send_many(act: Act, fault: Fault) -> None:
 
 
 async def kill_producer(act: Act, fault: Fault) -> None:
-    producers = [slot for slot in act.slots if slot.role == "producer"]
+    producers = [member for member in act.members if member.role == "producer"]
     await act.kill(producers[fault.victim % len(producers)])
 
 
@@ -527,7 +527,7 @@ async def cut_in_mid_reply(act: Act, fault: Fault) -> None:
 
 
 async def cut_after_request(act: Act, fault: Fault) -> None:
-    act.proxy.cut_after_request(min(fault.size, 100))  # Nobody sends more to a server that does not answer.
+    act.proxy.cut_after_request(min(fault.size, 100))  # No client sends more to a server that does not answer.
 
 
 async def half_close(act: Act, fault: Fault) -> None:
@@ -640,7 +640,7 @@ def processes() -> Iterator[int]:
 
 
 def state_of(pid: int) -> str:
-    """Return the letter of a process' state, as ps has it; nothing if it is gone."""
+    """Return the letter of a process's state, as in `ps`; an empty string if it is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
     except OSError:
@@ -648,7 +648,7 @@ def state_of(pid: int) -> str:
 
 
 def children_of(pid: int) -> list[int]:
-    """Return those children of a process that are nodes themselves."""
+    """Return the child processes that are nodes themselves."""
     found: list[int] = []
     for one in processes():
         with suppress(OSError):
@@ -659,7 +659,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def marked(ledger: Path) -> list[int]:
-    """Return the processes of an act: whoever was started with its ledger, or by somebody who was."""
+    """Return the processes of an act: those that were started with its ledger, and their descendants."""
     mark = f"{workers.LEDGER}={ledger}".encode()
     found: list[int] = []
     for one in processes():

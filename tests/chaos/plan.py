@@ -1,7 +1,7 @@
-"""What goes wrong and when, all of it from one seed: the same seed, the same plan.
+"""Which faults happen and when, drawn from one seed: the same seed gives the same plan.
 
-Nothing here looks at what is going on. Victims are named by a number, which the stage takes modulo those that are
-there; so a plan can be printed, read, and carried out again.
+The plan does not depend on the run: a victim is a number, which the act takes modulo the processes that it has. So a
+plan can be printed, read, and repeated.
 """
 
 from __future__ import annotations
@@ -64,24 +64,24 @@ CRASH_EMBEDDED: Final = ("handler.begun", "handler.returned", "commit.before", "
 
 @attrs.frozen
 class Fault:
-    """One thing that goes wrong, `pause` seconds after the one before."""
+    """One fault, `pause` seconds after the one before."""
 
     name: str
     pause: float
     victim: int
     seconds: float
-    """How long it lasts, where it does."""
+    """How long the fault lasts, for kinds that last."""
     size: int
-    """How many bytes, where that matters."""
+    """Number of bytes, for kinds that cut or split."""
     point: str
-    """At which crash point, where that matters."""
+    """The failpoint, for "crash at a point"."""
 
     def __str__(self) -> str:
         return f"+{self.pause:.2f} {self.name} (victim {self.victim}, {self.seconds:.2f} s, {self.size}, {self.point})"
 
 
 def faults(seed: int, *, act: str) -> Iterator[Fault]:
-    """Yield faults without end. `act`: "kept" (the server forgets nothing), "forgetful", or "embedded"."""
+    """Yield faults without end. `act` is one of "kept" (the server forgets nothing), "forgetful", or "embedded"."""
     dice = random.Random(f"{seed}/{act}")
     names = [
         name

@@ -1,4 +1,4 @@
-"""A minute of chaos (`just chaos` for more), and what makes a run one that can be played again."""
+"""A minute of chaos (`just chaos` runs more), and what makes a run repeatable."""
 
 from itertools import islice
 

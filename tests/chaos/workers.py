@@ -1,10 +1,10 @@
-"""Who works and who sends while things go wrong.
+"""The nodes and producers of a chaos run.
 
     python -m tests.chaos.workers TREE URL LEDGER        a node; TREE is one of `TREES`
     python -m tests.chaos.workers producer URL LEDGER NUMBER SEED
 
-A message has a number and a kind. What its handler does is noted in the ledger; what a broker has accepted is a
-receipt, published with the settlement. A producer notes what it is about to send, and what it knows to be kept.
+A message has a number and a kind. Handlers note what they do in the ledger; with its settlement each publishes a
+receipt. A producer notes what it is about to send, and what the broker has accepted.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ POISON_EXIT: Final = 17
 
 @cache
 def ledger() -> Ledger:
-    """Open it once in each process: children of a `Process` begin with nothing but their environment."""
+    """Open the ledger once in each process: children of a `Process` inherit nothing but their environment."""
     return Ledger(Path(os.environ[LEDGER]))
 
 
@@ -71,7 +71,7 @@ class Hand(Actor):
         ledger().note("ended", self.context.delivery.id, number=number)
 
 
-# The supervisors are patient: whether they give up is tested elsewhere, here they are to go on.
+# The supervisors never give up here: their intensity is tested elsewhere.
 _PATIENT: Final = Intensity(restarts=1000, period=1)
 
 TREES = {
@@ -94,7 +94,7 @@ async def send(broker: Broker, messages: dict[int, str]) -> None:
 
 
 async def produce(url: str, first: int, seed: str) -> None:
-    """Send one message after the other until somebody ends this process."""
+    """Send one message after another until this process is killed."""
     dice = random.Random(seed)
     async with open_broker(url) as broker:
         for number in range(first, first + EACH // 2):
@@ -114,7 +114,7 @@ def main(role: str, url: str, path: str, *more: str) -> None:
 
 
 if __name__ == "__main__":
-    # Under its own name, so that what a child process imports is the same module.
+    # Imported under its own name, so that a child process imports the same module.
     from tests.chaos import workers
 
     workers.main(*sys.argv[1:])

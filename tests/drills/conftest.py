@@ -1,4 +1,4 @@
-"""What drills are made with: places where messages are kept, and nodes that can be killed."""
+"""What drills use: brokers seen from outside, and nodes that can be killed."""
 
 import json
 import os
@@ -28,14 +28,14 @@ from actorwork.testing.ledger import Account, Ledger
 from actorwork.testing.redis_server import RedisServer
 
 from . import workers
-from .fork_server import HOUSE, ForkServer, Process
+from .fork_server import ROOT, ForkServer, Process
 
 PATIENCE = 15.0
-"""Seconds after which a drill gives up waiting for what has no limit of its own."""
+"""Seconds that a drill waits for a condition that has no limit of its own."""
 
 
 async def until(condition: Callable[[], object], what: str, *, within: float = PATIENCE) -> None:
-    """Wait until it is so; look every few milliseconds, since files and processes set no events of ours."""
+    """Poll every ten milliseconds until `condition` is true: files and processes set no Trio events."""
     limit = time.monotonic() + within
     while not condition():
         assert time.monotonic() < limit, f"waited {within:g} s for {what}"
@@ -43,7 +43,7 @@ async def until(condition: Callable[[], object], what: str, *, within: float = P
 
 
 async def until_true(condition: Callable[[], Awaitable[object]], what: str, *, within: float = PATIENCE) -> None:
-    """As `until`, where looking is asking a broker."""
+    """As `until`, for a condition that has to ask a broker."""
     limit = time.monotonic() + within
     while not await condition():
         assert time.monotonic() < limit, f"waited {within:g} s for {what}"
@@ -64,7 +64,7 @@ class Line:
 
 
 def is_locked(url: str) -> bool:
-    """Say whether somebody has a store to itself; a server has nobody to lock it."""
+    """Return whether a process has locked the file of an embedded broker; a server is never locked."""
     if not url.startswith("sqlite:///"):
         return False
     with closing(sqlite3.connect(url.removeprefix("sqlite:///"), timeout=0.2, isolation_level=None)) as store:
@@ -77,7 +77,7 @@ def is_locked(url: str) -> bool:
 
 
 class Node:
-    """A process that runs a tree of the workers, as a user would start it."""
+    """A process that runs one of the workers' trees."""
 
     def __init__(self, process: Process, log: Path) -> None:
         self.process = process
@@ -92,7 +92,7 @@ class Node:
         return self._log.read_text(errors="replace")
 
     def lines(self, part: str = "") -> list[Line]:
-        """Return the lines of the log whose sentence holds `part`."""
+        """Return the lines of the log whose message contains `part`."""
         found: list[Line] = []
         for text in self.output.splitlines(keepends=True):
             if text.startswith("{") and text.endswith("\n"):
@@ -120,22 +120,22 @@ class Node:
         await self.wait_ended()
 
     async def wait_ended(self, *, within: float = PATIENCE) -> int:
-        """Wait for its end, and return its exit code."""
+        """Wait until the process has ended, and return its exit code."""
         await until(lambda: self.process.poll() is not None, f"the end of {self}", within=within)
         code: int = self.process.returncode
         return code
 
     async def wait_killed(self) -> None:
-        """Wait until it has killed itself, at its crash point: a drill that does not happen must not pass."""
+        """Wait until the node has killed itself at its failpoint: a drill that did not happen must not pass."""
         code = await self.wait_ended()
         assert code == -signal.SIGKILL, f"{code}: {self.output[-3000:]}"
 
     async def wait_stopped(self) -> None:
-        """Wait until it has stopped itself, at its crash point."""
-        await until(lambda: self.state() == "T", f"{self} to stand still at its crash point")
+        """Wait until the node has stopped itself at its failpoint."""
+        await until(lambda: self.state() == "T", f"{self} to stop at its failpoint")
 
-    async def stand_still(self, url: str, *, is_good: Callable[[], object] = lambda: True) -> None:
-        """Stop it at a moment that is good, and at which it has not the store to itself: nobody else could write."""
+    async def freeze(self, url: str, *, is_good: Callable[[], object] = lambda: True) -> None:
+        """Freeze the process while `is_good()`, but not while it holds the lock of the store, which stops writers."""
         while True:
             self.signal(signal.SIGSTOP)
             await self.wait_stopped()
@@ -145,11 +145,11 @@ class Node:
             await trio.sleep(0.003)
 
     def state(self) -> str:
-        """Return the letter of its state, as ps has it: T for one that is stopped."""
+        """Return the letter of the process's state, as in `ps`: T if it is stopped."""
         return Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2][0]
 
     async def stop(self) -> None:
-        """Stop it by a SIGTERM, and see that it stops cleanly."""
+        """Stop the node by a SIGTERM, and check that it stops cleanly."""
         self.signal(signal.SIGTERM)
         code = await self.wait_ended()
         assert code == 0, self.output[-3000:]
@@ -174,14 +174,14 @@ class Drill:
         fresh: bool = False,
         **options: float,
     ) -> Node:
-        """Start a process of the workers; `crash_at` names the crash point at which it dies.
+        """Start a process that runs `tree`; `crash_at` names the failpoint at which it dies.
 
-        It is forked, unless it is to be `fresh`: then an interpreter is started for it, as a user would.
+        The process is forked, unless it is to be `fresh`: then it is a new interpreter, as a user would start it.
         """
         log = self.folder / f"node{len(self.nodes)}.log"
         arguments = [tree, url, str(self.ledger.path), *(f"{name}={value}" for name, value in options.items())]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ACTORWORK_")}
-        environment |= {"PYTHONPATH": str(HOUSE), VARIABLE: crash_at}
+        environment |= {"PYTHONPATH": str(ROOT), VARIABLE: crash_at}
         log.touch()
         process: Process
         if fresh:
@@ -238,7 +238,7 @@ def drill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forks: ForkServer) ->
 
 @pytest.fixture(params=["redis", "embedded"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where an empty broker is, of each kind."""
+    """The URL of an empty broker of each kind."""
     if request.param == "redis":
         found: str = request.getfixturevalue("redis_url")
         return found
@@ -246,21 +246,21 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 class Place:
-    """A broker as somebody sees it who sends messages and looks what became of them."""
+    """A broker as a sender sees it, who also checks how its messages ended."""
 
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
         self._ids = MessageIds(os.urandom(8).hex())
 
     async def send(self, source: str, messages: Iterable[object]) -> list[str]:
-        """Send JSON values, each asking for its outcome to be kept; return their ids."""
+        """Send JSON values, each of which asks for its outcome to be stored; return their ids."""
         headers = {RESULT_TTL: 60}
         envelopes = [Envelope(source, next(self._ids), json.dumps(one).encode(), None, headers) for one in messages]
         await self.broker.publish(envelopes)
         return [envelope.id for envelope in envelopes]
 
     async def send_numbers(self, source: str, numbers: Iterable[int], **more: object) -> dict[int, str]:
-        """Send messages that are told apart by their numbers; return the ids by these."""
+        """Send a message for each number; return their ids by number."""
         numbers = list(numbers)
         return dict(zip(numbers, await self.send(source, [{"number": one, **more} for one in numbers]), strict=True))
 
@@ -273,7 +273,7 @@ class Place:
             await until_true(is_empty, f"an empty source {source!r}", within=within)
 
     async def receipts(self) -> list[dict[str, Any]]:
-        """Return the receipts of all settlements that were accepted since the last call."""
+        """Return the receipts of all settlements accepted since the last call."""
         found: list[dict[str, Any]] = []
 
         class Auditor(Actor):
@@ -288,7 +288,7 @@ class Place:
         return found
 
     async def check_account(self, sent: Sequence[int], *, actor: str | None = None) -> list[dict[str, Any]]:
-        """See that each message has exactly one accepted settlement; return the receipts."""
+        """Check that each message has exactly one accepted settlement; return the receipts."""
         receipts = await self.receipts()
         Account(sent=sent, handled=(one["number"] for one in receipts if actor in (None, one["actor"]))).check()
         return receipts
@@ -301,19 +301,19 @@ async def open_place(url: str) -> AsyncGenerator[Place]:
 
 
 class Redis:
-    """A server as an administrator sees it, who has a connection for each command."""
+    """A server as an administrator sees it, with a connection for each command."""
 
     def __init__(self, server: RedisServer) -> None:
         self.server = server
         self.url = server.url
 
     def __call__(self, *command: Any) -> Any:
-        """Send one command, and return its reply as it came."""
+        """Send one command, and return its reply unconverted."""
         with self._connected() as connection:
             return connection.execute_command(*command)
 
     def pipeline(self, commands: Iterable[Sequence[Any]]) -> None:
-        """Send many commands at once."""
+        """Send many commands in one pipeline."""
         with self._connected() as connection:
             pipeline = connection.pipeline(transaction=False)
             for command in commands:
@@ -328,7 +328,7 @@ class Redis:
             yield connection
 
     def pending(self, source: str) -> int:
-        """Return how many entries all groups of a source hold."""
+        """Return the number of pending entries of all groups of a source."""
         groups: list[list[Any]] = self("XINFO", "GROUPS", source)
         return sum(dict(zip(group[::2], group[1::2], strict=True))[b"pending"] for group in groups)
 
@@ -341,6 +341,6 @@ def here(redis_server: RedisServer, redis_url: str) -> Redis:
 
 @pytest.fixture
 def servers() -> Generator[ExitStack]:
-    """Where a drill enters servers of its own."""
+    """A stack on which a drill enters servers of its own."""
     with ExitStack() as stack:
         yield stack

@@ -3,13 +3,13 @@
     drills ──start, poll──▶ one process that has imported everything ──fork──▶ a node
                                                                      ──fork──▶ a producer
 
-A new interpreter costs 0.4 s of a core, and a run of the drills starts some three hundred programs. The process that
-forks has one thread, has never run a loop and has opened nothing, so a child is as good as a new interpreter: it leaves
-`serve` and runs its program, and the interpreter ends it as it ends any program. What a signal does before the imports
-are done is not seen this way; a drill of that starts an interpreter of its own (`Drill.start(…, fresh=True)`).
+A new interpreter costs 0.4 s of a core, and the drills start some three hundred programs. The process that forks has
+one thread, has never run an event loop and holds no connection, so a child is as good as a new interpreter: it returns
+from `serve`, runs its program, and ends as any program does. What a signal does before the imports are done cannot be
+seen this way; drills of that start an interpreter of their own (`Drill.start(…, fresh=True)`).
 
-The server collects a child's exit code only when it is asked for it: until then the process id is not given to another
-process, so a signal reaches the right one.
+The server reaps a child only when it is asked for the exit code. Until then the kernel does not reuse the process id,
+so a signal cannot reach another process.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from typing import Any, Protocol
 
 from actorwork import failpoints
 
-HOUSE = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[2]
 MESSAGE = 1 << 18
-"""Bytes: more than any environment has."""
+"""Bytes of a request at most: more than any environment has."""
 ALL_POINTS = ",".join(f"{point}:{10**9}" for point in sorted(failpoints.POINTS))
-"""A module asks for its failpoints when it is imported; which of them are set is known only at the fork."""
+"""A module asks for its failpoints when it is imported, but a child knows only later which of them are set."""
 
 
 class Process(Protocol):
-    """What drills use of a process, however it was started."""
+    """What drills use of a process, forked or not."""
 
     pid: int
 
@@ -55,7 +55,7 @@ class Process(Protocol):
 
 
 class ForkedProcess:
-    """A child of the fork server, with the face of `subprocess.Popen`."""
+    """A child of the fork server, with the methods of `subprocess.Popen` that drills use."""
 
     def __init__(self, server: ForkServer, pid: int) -> None:
         self.pid = pid
@@ -89,7 +89,7 @@ class ForkServer:
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, __file__, str(theirs.fileno())],
-                env={**os.environ, "PYTHONPATH": str(HOUSE), failpoints.VARIABLE: ALL_POINTS},
+                env={**os.environ, "PYTHONPATH": str(ROOT), failpoints.VARIABLE: ALL_POINTS},
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
             )
@@ -127,14 +127,14 @@ def import_everything() -> None:
 
 
 def set_failpoints(text: str) -> None:
-    """Set those that the modules were given when they were imported: far away all of them, in `ALL_POINTS`."""
+    """Set failpoints of modules that are imported already: `ALL_POINTS` gave them ones that are never reached."""
     for name, wanted in failpoints.parse(text).items():
         point = failpoints._SET[name]
         point.left, point.signal = wanted.left, wanted.signal
 
 
 def serve(requests: socket.socket) -> dict[str, Any] | None:
-    """Fork as often as asked to. Returns in each child, with what it was asked to be; at the end, None."""
+    """Fork for each request. Returns the request in each child, and None once the tests have ended."""
     while message := requests.recv(MESSAGE):
         request = json.loads(message)
         reply: int | None

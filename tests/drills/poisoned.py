@@ -1,4 +1,4 @@
-"""A tree in processes of its own, with an actor that some messages take its process from: `python poisoned.py TREE URL
+"""A tree in processes of its own, with an actor whose process dies of some messages: `python poisoned.py TREE URL
 LEDGER [lease=…]`, as `workers.py`.
 """
 
@@ -24,7 +24,7 @@ CHUNK = 16 * 1024 * 1024
 
 @cache
 def ledger() -> Ledger:
-    """Open it once in each process: a child begins with nothing but its environment."""
+    """Open the ledger once in each process: a child inherits nothing but its environment."""
     return Ledger(Path(os.environ[LEDGER]))
 
 
@@ -39,7 +39,7 @@ class Taster(Actor):
                 os._exit(1)
             case "exits well":
                 os._exit(0)
-            case "is killed":  # as by the kernel, for want of memory
+            case "is killed":  # as by the kernel when memory runs out
                 os.kill(os.getpid(), signal.SIGKILL)
             case "breaks":
                 ctypes.string_at(0)

@@ -1,7 +1,7 @@
 """A producer with a spool, in a process of its own: python producer.py URL SPOOL LEDGER RATE
 
-It sends rising numbers to each of its sources, one after the other, and notes each before it sends it and when it was
-kept. Started again with the same ledger, it goes on behind the last number that it had begun to send.
+It sends rising numbers to each of its sources, and notes each number before it is sent and once it is accepted. When
+it is started again with the same ledger, it continues after the last number that it had begun to send.
 """
 
 import signal
@@ -36,7 +36,7 @@ async def main(url: str, path: str, ledger: Ledger, rate: float) -> None:
                 last = max((note.facts["number"] for note in begun if note.facts["source"] == source), default=-1)
                 nursery.start_soon(produce, client, ledger, source, last + 1, rate)
             async for _ in signals:
-                # Leaving the client replays what is left, for a moment.
+                # Closing the client replays what is left in the spool, for a moment.
                 nursery.cancel_scope.cancel()
 
 

@@ -1,4 +1,4 @@
-"""Nodes that die, end and freeze in the middle of their work: no message is lost, and none is settled twice."""
+"""Nodes that die, stop and freeze in the middle of their work: no message is lost, and none is settled twice."""
 
 import json
 import signal
@@ -19,16 +19,16 @@ SECONDS = 0.005
 LEASE = 1.0
 
 
-def in_hand(drill: Drill, node: Node) -> set[str]:
-    """Return the ids of the messages whose handlers had begun there and did not end."""
+def in_flight(drill: Drill, node: Node) -> set[str]:
+    """Return the ids of the messages whose handlers began on this node and have not ended."""
     begun = {note.id for note in drill.ledger.notes("begun", pid=node.pid)}
     return begun - {note.id for note in drill.ledger.notes("ended", "cancelled", pid=node.pid)}
 
 
 async def seconds_until_run_again(drill: Drill, node: Node, ids: set[str], since: float) -> float:
-    """Wait until a node has begun all of these, and return how long that was after `since`, and after it was up.
+    """Wait until the node has begun all of `ids`; return the seconds since it was up, or since `since`, if later.
 
-    How long a busy machine takes to start a process is not what is measured here.
+    The time that a busy machine takes to start a process is not measured here.
     """
     await node.wait_up()
     since = max(since, time.monotonic())
@@ -36,14 +36,14 @@ async def seconds_until_run_again(drill: Drill, node: Node, ids: set[str], since
     def missing() -> set[str]:
         return ids - {note.id for note in drill.ledger.notes("begun", pid=node.pid)}
 
-    await until(lambda: not missing(), "messages run again")
+    await until(lambda: not missing(), "the messages to run again")
     return max(note.at for note in drill.ledger.notes("begun", pid=node.pid) if note.id in ids) - since
 
 
 @pytest.mark.parametrize(
     "lease", [pytest.param(LEASE, id="short lease"), pytest.param(10.0, id="default", marks=pytest.mark.long)]
 )
-async def test_after_kill_9_a_new_start_loses_nothing_and_runs_again_what_was_in_hand(
+async def test_after_kill_9_a_new_start_loses_nothing_and_runs_again_what_was_in_flight(
     url: str, drill: Drill, lease: float
 ):
     async with open_place(url) as place:
@@ -52,7 +52,7 @@ async def test_after_kill_9_a_new_start_loses_nothing_and_runs_again_what_was_in
         await drill.wait_notes("ended", 200)
         await first.kill()
         killed = time.monotonic()
-        lost = in_hand(drill, first)
+        lost = in_flight(drill, first)
         assert lost
         second = drill.start("worker", url, lease=lease)
         assert await seconds_until_run_again(drill, second, lost, killed + lease) < 2
@@ -60,13 +60,13 @@ async def test_after_kill_9_a_new_start_loses_nothing_and_runs_again_what_was_in
         await second.stop()
         await place.check_account(NUMBERS)
         assert await place.broker.dead_letters.list() == []
-    # Whatever was handled twice had been in hand, or waiting in the mailbox, when the node died.
+    # What was handled twice was in flight, or in the mailbox, when the node died.
     again = len(drill.ledger.notes("ended")) - len(NUMBERS)
     assert 0 <= again <= 100
 
 
 async def test_all_that_a_dead_node_held_is_taken_over(here: Redis, drill: Drill):
-    """Not only what was in hand: what it had read, too, as the server's list of pending entries has it."""
+    """Not only what was in flight: also what the node had only read, by the server's list of pending entries."""
     async with open_place(here.url) as place:
         await place.send_numbers("work", NUMBERS, seconds=SECONDS)
         first = drill.start("worker", here.url, lease=LEASE)
@@ -91,25 +91,25 @@ def fields_of(here: Redis, entries: list[bytes]) -> list[list[bytes]]:
 
 
 async def test_what_a_node_leaves_when_it_stops_cleanly_is_taken_by_another_within_a_second(url: str, drill: Drill):
-    """With a lease of a minute: it is released, nobody waits for its end."""
+    """With a lease of a minute: the node releases it, and no other node waits for it to expire."""
     async with open_place(url) as place:
         first, second = [await drill.start_up("worker", url, lease=60) for _ in range(2)]
         await place.send_numbers("work", NUMBERS, seconds=SECONDS)
         await drill.wait_notes("ended", 100, pid=second.pid)
         await drill.wait_notes("ended", 100, pid=first.pid)
         await first.stop()
-        assert first.lines("another node takes them at once")
+        assert first.lines("released ")
         taken = await second.wait_line("that another node released")
-        assert taken.at - first.lines("another node takes them at once")[0].at < 1.1
+        assert taken.at - first.lines("released ")[0].at < 1.1
         await place.wait_empty("work")
         await second.stop()
         await place.check_account(NUMBERS)
-    assert in_hand(drill, first) == in_hand(drill, second) == set()
+    assert in_flight(drill, first) == in_flight(drill, second) == set()
     assert drill.ledger.count("ended") == len(NUMBERS)
 
 
-async def test_a_release_without_a_hand_back_is_seen_within_a_second_too(here: Redis, drill: Drill):
-    """The lease alone is gone, as when a parent releases it that saw its child die."""
+async def test_a_lease_released_without_its_deliveries_is_noticed_within_a_second_too(here: Redis, drill: Drill):
+    """Only the lease is gone, as when a parent that saw its child die releases it."""
     async with open_place(here.url) as place:
         first = await drill.start_up("single", here.url, lease=60)
         await place.send_numbers("singles", range(1), seconds=60)
@@ -127,9 +127,9 @@ async def test_a_release_without_a_hand_back_is_seen_within_a_second_too(here: R
 
 
 async def freeze_in_mid_handler(drill: Drill, node: Node, url: str) -> set[str]:
-    """Stop the process while a handler runs; return the ids of what runs."""
-    await node.stand_still(url, is_good=lambda: in_hand(drill, node))
-    return in_hand(drill, node)
+    """Stop the process while a handler runs; return the ids of the messages in flight."""
+    await node.freeze(url, is_good=lambda: in_flight(drill, node))
+    return in_flight(drill, node)
 
 
 @pytest.mark.parametrize("actor", [Blocker, Worker], ids=["blocks the loop", "waits"])
@@ -155,8 +155,8 @@ async def test_a_node_that_froze_for_three_leases_changes_nothing_any_more(url: 
             def are_refused() -> bool:
                 return {line.fields["message_id"] for line in zombie.lines("was refused")} >= held
 
-            await until(are_refused, "all that was in hand refused")
-        # It goes on under a new name, alone.
+            await until(are_refused, "all that was in flight to be refused")
+        # The zombie goes on as a new incarnation, alone.
         await other.stop()
         later = range(1000, 1050)
         ids |= await place.send_numbers(source, later, seconds=seconds)
@@ -174,7 +174,7 @@ async def test_a_node_that_froze_for_three_leases_changes_nothing_any_more(url: 
 
 
 async def test_a_handler_that_blocks_for_three_leases_keeps_its_message(url: str, drill: Drill):
-    """The lease is renewed by a thread: a loop that stands still is no reason to run a message twice."""
+    """A thread renews the lease, so a blocked loop does not make a message run twice."""
     async with open_place(url) as place:
         await place.send_numbers("blocks", range(1), seconds=3.0)
         first = await drill.start_up("blocker", url, lease=1.0)
@@ -189,7 +189,7 @@ async def test_a_handler_that_blocks_for_three_leases_keeps_its_message(url: str
 
 
 async def test_a_message_that_takes_its_process_down_becomes_a_dead_letter(url: str, drill: Drill):
-    """And only that one: those that lay beside it are handled."""
+    """And only that one: the messages beside it are handled."""
     bystanders = range(1, 20)
     async with open_place(url) as place:
         await place.send_numbers("singles", [0], seconds=60)
@@ -205,7 +205,7 @@ async def test_a_message_that_takes_its_process_down_becomes_a_dead_letter(url: 
             async def is_decided(is_at_it: Callable[[], bool] = is_at_it) -> bool:
                 return is_at_it() or bool(await place.broker.dead_letters.list())
 
-            await until_true(is_decided, "the message in hand, or dead")
+            await until_true(is_decided, "the message to be in flight, or dead")
             if not is_at_it():
                 break
             await node.kill()

@@ -10,7 +10,7 @@ import trio
 from actorwork import Settings
 
 from .conftest import Drill, Node, Redis, open_place, until, until_true
-from .test_deaths import in_hand, seconds_until_run_again
+from .test_deaths import in_flight, seconds_until_run_again
 from .workers import Single
 
 ORDERS = [signal.SIGTERM, signal.SIGINT]
@@ -28,7 +28,7 @@ async def test_the_first_signal_lets_the_handler_finish_and_gives_the_unread_to_
         first = await drill.start_up("single", url, lease=60)
         await drill.wait_notes("begun", 1)
         second = await drill.start_up("single", url, lease=60)
-        # What lies in the first one's mailbox is nobody else's, yet.
+        # What is in the first node's mailbox belongs to it until it stops.
         assert await place.broker.backlog("singles") == 3
         asked = time.monotonic()
         first.signal(order)
@@ -49,14 +49,14 @@ async def test_the_first_signal_lets_the_handler_finish_and_gives_the_unread_to_
 
 async def stop_twice(node: Node, order: signal.Signals = signal.SIGTERM) -> None:
     node.signal(order)
-    # Two signals of one kind that arrive together are one.
+    # The kernel merges two signals of one kind that arrive together.
     await node.wait_line("messages in flight may finish")
     node.signal(order)
     assert await node.wait_ended() == 3
 
 
 @pytest.mark.parametrize("order", ORDERS)
-async def test_the_second_signal_cancels_the_handler_and_its_message_is_handed_back(
+async def test_the_second_signal_cancels_the_handler_and_its_message_is_released(
     url: str, drill: Drill, order: signal.Signals
 ):
     async with open_place(url) as place:
@@ -68,7 +68,7 @@ async def test_the_second_signal_cancels_the_handler_and_its_message_is_handed_b
         assert [note.id for note in drill.ledger.notes("cancelled")] == [ids[0]]
         assert await place.broker.dead_letters.list() == []
         assert await place.broker.backlog("singles") == 1
-        # Not failed, and not counted: the next one has it within a second, as a first attempt.
+        # It has not failed, and its attempt is not counted: another node takes it within a second.
         other = await drill.start_up("single", url, lease=60)
         up = time.monotonic()
         await drill.wait_notes("begun", 1, pid=other.pid)
@@ -77,7 +77,7 @@ async def test_the_second_signal_cancels_the_handler_and_its_message_is_handed_b
         await other.kill()
 
 
-async def test_many_messages_are_handed_back_when_handlers_are_cancelled(url: str, drill: Drill):
+async def test_many_messages_are_released_when_handlers_are_cancelled(url: str, drill: Drill):
     async with open_place(url) as place:
         await place.send_numbers("work", range(50), seconds=60)
         node = await drill.start_up("worker", url, lease=60)
@@ -88,14 +88,14 @@ async def test_many_messages_are_handed_back_when_handlers_are_cancelled(url: st
         assert drill.ledger.count("cancelled", pid=node.pid) == 4
         assert await place.broker.backlog("work") == 50
         await stop_twice(other)
-        assert not in_hand(drill, node)
-        assert not in_hand(drill, other)
+        assert not in_flight(drill, node)
+        assert not in_flight(drill, other)
         assert await place.broker.backlog("work") == 50
         assert await place.broker.dead_letters.list() == []
 
 
 async def test_a_signal_in_mid_work_leaves_the_rest_in_the_stream(url: str, drill: Drill):
-    """Nothing is in hand afterwards, nothing was run twice, and the next start goes on."""
+    """Afterwards nothing is in flight, nothing was run twice, and the next start goes on."""
     numbers = range(1000)
     async with open_place(url) as place:
         await place.send_numbers("work", numbers)
@@ -104,7 +104,7 @@ async def test_a_signal_in_mid_work_leaves_the_rest_in_the_stream(url: str, dril
             await drill.wait_notes("ended", int(share * len(numbers)))
             await node.stop()
             assert await place.broker.backlog("work") == len(numbers) - drill.ledger.count("ended")
-            assert not in_hand(drill, node)
+            assert not in_flight(drill, node)
         node = drill.start("worker", url, lease=60)
         await place.wait_empty("work")
         await node.stop()
@@ -114,7 +114,7 @@ async def test_a_signal_in_mid_work_leaves_the_rest_in_the_stream(url: str, dril
 
 @pytest.mark.parametrize("order", ORDERS)
 async def test_an_idle_node_stops_within_a_tenth_of_a_second(url: str, drill: Drill, order: signal.Signals):
-    """The best of some tries: the machine may be busy, the node is not."""
+    """The best of five tries, since the machine may be busy."""
     best = 60.0
     for _ in range(5):
         node = await drill.start_up("worker", url)
@@ -135,7 +135,7 @@ async def test_a_node_can_be_stopped_while_it_starts(url: str, drill: Drill):
         node = drill.start("worker", url, fresh=True)
         await trio.sleep(pause)
         node.signal(signal.SIGTERM)
-        # Before the handler of signals is there, SIGTERM ends a process the hard way.
+        # Until the signal handler is installed, SIGTERM kills the process.
         assert await node.wait_ended() in (0, -signal.SIGTERM)
         assert "Traceback" not in node.output
 
@@ -164,7 +164,7 @@ async def test_a_tree_that_cannot_be_kept_alive_is_a_failure(url: str, drill: Dr
         node = drill.start("crashing", url, fresh=True)
         assert await node.wait_ended() == 1
         assert "gave up on 'crashing'" in node.lines("MaxRestartsExceeded: ")[-1].message
-        # Four crashes were one too many; what was not begun is left.
+        # The fourth crash exceeds the intensity; messages that were not begun are left.
         letters = await place.broker.dead_letters.list()
         assert [letter.failure.type for letter in letters] == ["ValueError"] * 4
         assert await place.broker.backlog("crashes") == 6
@@ -226,7 +226,7 @@ async def test_the_grace_bounds_all_of_it(url: str, drill: Drill, tree: str):
         assert await place.broker.backlog(source) == 1
 
 
-async def test_a_message_that_was_in_hand_when_force_was_needed_is_run_again(url: str, drill: Drill):
+async def test_a_message_that_was_in_flight_when_force_was_needed_is_run_again(url: str, drill: Drill):
     async with open_place(url) as place:
         await place.send_numbers("blocks", [0], seconds=60)
         node = await drill.start_up("blocker", url, lease=0.5, grace=0.5)
@@ -235,7 +235,7 @@ async def test_a_message_that_was_in_hand_when_force_was_needed_is_run_again(url
         assert await node.wait_ended() == 3
         ended = time.monotonic()
         other = drill.start("blocker", url, lease=0.5)
-        (held,) = in_hand(drill, node)
+        (held,) = in_flight(drill, node)
         assert await seconds_until_run_again(drill, other, {held}, ended + 0.5) < 2
 
         async def is_there() -> bool:

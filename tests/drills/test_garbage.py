@@ -1,4 +1,4 @@
-"""Whatever anybody sends: a clear error, a dead letter, and a node that lives."""
+"""Malformed messages: each ends as a dead letter with a clear error, and the node lives on."""
 
 import itertools
 import json
@@ -23,7 +23,7 @@ LARGE = 5_000_000
 
 
 class Office:
-    """One node for all of it: what the first entry leaves behind, the second one meets."""
+    """One node for all of them: what one message leaves behind, the next one would meet."""
 
     def __init__(self, drill: Drill, url: str) -> None:
         self.url = url
@@ -38,7 +38,7 @@ class Office:
             yield place
 
     async def letter(self, place: Place) -> DeadLetter:
-        """See that what was sent ended as a dead letter, and that this was logged; take the letter."""
+        """Check that the message became a dead letter, and that this was logged; return and delete the letter."""
         await place.wait_empty(DESK)
         (letter,) = await place.broker.dead_letters.list()
         assert (letter.source, letter.actor, letter.group) == (DESK, "clerk", Clerk.settings.id)
@@ -49,7 +49,7 @@ class Office:
         return letter
 
     async def see_that_it_lives(self, place: Place) -> None:
-        """Both actors of the node handle a message, in the process that was there, without having been restarted."""
+        """Check that both actors of the node handle a message, in the same process, without a restart."""
         numbers = {next(self._numbers), next(self._numbers)}
         for source, number in zip((DESK, "work"), numbers, strict=True):
             await place.send_numbers(source, [number])
@@ -224,7 +224,7 @@ async def test_an_entry_that_says_nothing_of_use_becomes_a_dead_letter(server: R
         assert reason in letter.failure.reason
         assert letter.id in (entry.decode(), "\ufffd\ufffd")
         if isinstance(letter.payload, Mapping):
-            # The last one of the same name, as in a JSON object.
+            # Of two fields with the same name the last one counts, as in a JSON object.
             assert dict(letter.payload) == {as_bytes(name): as_bytes(value) for name, value in pairs(fields)}
         assert server.pending(DESK) == 0
         await redis_office.see_that_it_lives(place)
@@ -267,12 +267,12 @@ async def test_an_entry_meant_for_another_group_is_left_to_it(server: Redis, red
 
 
 async def test_a_source_that_is_no_stream_is_waited_for(server: Redis, redis_office: Office):
-    """Somebody has put a list where the messages should come from: the node says so, and goes on when it is gone."""
+    """A list has the key of the source: the node reports it, and goes on when the list is deleted."""
     async with redis_office.open() as place:
         server("RPUSH", "a list", "not a stream")
         server("RENAME", "a list", DESK)
         await redis_office.node.wait_line("WRONGTYPE")
-        # The other actor of this node does not mind.
+        # The other actor of this node is not affected.
         await place.send_numbers("work", [1])
         await place.wait_empty("work")
         server("DEL", DESK)

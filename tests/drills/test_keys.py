@@ -1,4 +1,4 @@
-"""Messages of many keys over nodes that are killed: each key strictly in its order, and nothing lost."""
+"""Messages with many keys, on nodes that are killed: the order of each key is kept, and nothing is lost."""
 
 import json
 import os
@@ -47,7 +47,7 @@ async def test_many_keys_are_kept_in_order_while_nodes_are_killed(url: str, dril
     }
     payloads = [letter.payload for letter in letters if isinstance(letter.payload, bytes)]
     assert sorted(json.loads(payload)["number"] for payload in payloads) == sorted(failing)
-    # What was begun came after all that is before it in its key had been begun.
+    # A message was begun only after all messages before it, of the same key, had been begun.
     begun: dict[int, int] = {}
     for note in drill.ledger.notes("begun"):
         number: int = note.facts["number"]

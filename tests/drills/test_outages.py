@@ -1,4 +1,4 @@
-"""A server that dies, forgets, or is out of reach: the node goes on by itself, and loses nothing that was kept."""
+"""A server that dies, forgets, or is unreachable: the node resumes by itself, and loses nothing that was stored."""
 
 import time
 from collections.abc import Callable
@@ -21,7 +21,7 @@ GROUP = Worker.settings.id
 
 
 async def wait_progress(redis: Redis, since: float, *, within: float = RETURN) -> None:
-    """Wait until something more was settled, as the server sees it: not too late after `since`."""
+    """Wait until the server has accepted another settlement, at most `within` seconds after `since`."""
     before = redis("XLEN", RECEIPTS)
     limit = since + within
     await until(lambda: redis("XLEN", RECEIPTS) > before, "the first settlement", within=limit - time.monotonic())
@@ -35,7 +35,7 @@ async def in_mid_work(drill: Drill, node: Node, *, ended: int = 100) -> None:
 async def test_a_server_killed_with_9_and_started_again_is_worked_on_within_two_seconds(
     drill: Drill, servers: ExitStack, lease: float
 ):
-    """With `appendfsync everysec` a kill loses nothing that was written; only a power cut may cost a second."""
+    """With `appendfsync everysec` a kill loses nothing that was written; only a power cut may lose a second."""
     redis = Redis(servers.enter_context(open_redis_server(append_only=True, config={"appendfsync": "everysec"})))
     async with open_place(redis.url) as place:
         await place.send_numbers("work", NUMBERS)
@@ -144,7 +144,7 @@ async def test_connections_cut_in_mid_reply_lose_nothing(here: Redis, drill: Dri
             cut(length)
             await place.send_numbers("work", more)
             sent += more
-            # Until so many bytes have flowed, no reply does: that is the proxy's doing, and not what is measured.
+            # The proxy holds the replies back until the bytes of its budget have passed, which is not measured here.
             await until(lambda: proxy._request_budget is None and proxy._reply_budget is None, "the cut")
             await wait_progress(here, time.monotonic())
         await place.wait_empty("work")
@@ -219,8 +219,8 @@ async def test_an_idle_node_is_alive_and_handles_the_next_message_at_once(
         await place.check_account(range(2))
 
 
-async def test_a_server_that_stands_still_is_no_reason_to_run_anything_twice(drill: Drill, servers: ExitStack):
-    """SIGSTOP of the server for two leases: whether they run out meanwhile or not, each message is settled once."""
+async def test_a_server_that_is_frozen_makes_no_message_settled_twice(drill: Drill, servers: ExitStack):
+    """The server is stopped for two leases: whether these expire meanwhile or not, each message is settled once."""
     redis = Redis(servers.enter_context(open_redis_server()))
     async with open_place(redis.url) as place:
         nodes = [await drill.start_up("worker", redis.url, lease=0.6) for _ in range(2)]

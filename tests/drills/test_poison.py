@@ -1,4 +1,4 @@
-"""Messages that take their process with them, and processes that are taken while they do nothing."""
+"""Messages that crash their process, and processes that are killed while idle."""
 
 import json
 import os
@@ -13,15 +13,15 @@ from .conftest import Drill, Node, Place, Redis, open_place, until
 
 POISONS = {
     "exits": "os._exit(1)",
-    "exits well": "os._exit(0), which looks like an end in order",
-    "is killed": "SIGKILL, as from the kernel for want of memory",
+    "exits well": "os._exit(0), which looks like a clean end",
+    "is killed": "SIGKILL, as by the kernel when memory runs out",
     "breaks": "a segmentation fault",
 }
 BYSTANDERS = range(100, 160)
 LEASE = 60.0
-"""Nobody waits for it to run out: the parent releases the lease of a child that it saw die."""
+"""No drill waits for it to expire: the parent releases the lease of a child that it saw die."""
 PATIENCE = 100.0
-"""Seconds for the starts of several processes, on a machine that has more to do."""
+"""Seconds for the starts of several processes on a busy machine."""
 
 
 async def start(drill: Drill, url: str) -> Node:
@@ -31,7 +31,7 @@ async def start(drill: Drill, url: str) -> Node:
 
 
 def children_of(node: Node) -> list[int]:
-    """Return the processes under a node that are nodes themselves, those that are gone left out."""
+    """Return the running child processes of a node that are nodes themselves."""
     found: list[int] = []
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # It has just ended.
@@ -68,7 +68,7 @@ async def test_poison_of_any_kind_is_a_dead_letter_after_max_crashes_and_everyth
         assert await numbers_of_the_dead(place) == dict.fromkeys(poison, "Crashed")
         for number in poison:
             runs = [note for note in drill.ledger.notes("begun") if note.facts["number"] == number]
-            # That it lay beside another one when a process died counts, too.
+            # A death caused by the message beside it counts, too.
             assert 1 <= len(runs) <= poisoned.Taster.settings.max_crashes + 1
         await node.stop()
         await place.check_account(BYSTANDERS)
@@ -87,7 +87,7 @@ async def test_a_handler_that_takes_all_memory_fails_its_message_and_the_process
 
 
 async def test_idle_replicas_that_are_killed_are_replaced_at_once(url: str, drill: Drill):
-    """And the one that is killed in the middle of a message, and its successor: nothing waits for a lease."""
+    """So are their successors; nothing waits for a lease."""
     async with open_place(url) as place:
         node = await start(drill, url)
         for turn in range(2):

@@ -1,4 +1,4 @@
-"""What anybody writes to a stream arrives, at every actor that reads it, and leaves nothing behind."""
+"""What any producer writes to a stream reaches every actor that reads it, and leaves nothing behind."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from .workers import Single
 
 
 def add_by_hand(here: Redis, *command: str) -> None:
-    """Add an entry as a person would: with redis-cli, or what there is instead."""
+    """Add an entry as a person would: with redis-cli, if it is installed."""
     client = shutil.which("redis-cli")
     if client is None:
         here(*command)
@@ -74,7 +74,7 @@ async def test_each_of_two_actors_gets_every_message_of_the_source_they_share(
 
 
 async def test_the_second_actor_of_a_source_may_come_later_and_still_gets_every_message(url: str, drill: Drill):
-    """Both groups are known: so a message waits for the one that is away."""
+    """Both groups are known, so a message waits for the one that has no node."""
     for tree in ("first", "second"):
         await (await drill.start_up(tree, url)).stop()
     async with open_place(url) as place:
@@ -94,7 +94,7 @@ async def test_the_second_actor_of_a_source_may_come_later_and_still_gets_every_
 
 
 async def position_of(place: Place, drill: Drill, numbers: range) -> int:
-    """Return how many messages were begun before the last one of these."""
+    """Return the number of messages that were begun before the last one of these."""
     begun = [note.facts["number"] for note in drill.ledger.notes("begun")]
     return max(begun.index(number) for number in numbers)
 
@@ -111,7 +111,7 @@ async def test_a_busy_source_does_not_starve_another_one_of_the_same_actor(url: 
         node = drill.start("single", url)
         await drill.wait_notes("ended", len(BUSY) + len(QUIET))
         await node.stop()
-        # Half of what is read is the quiet source's, as long as it has anything.
+        # Half of what is read comes from the quiet source, as long as it has messages.
         assert await position_of(place, drill, QUIET) < 200
         await place.check_account([*BUSY, *QUIET])
 
@@ -128,14 +128,14 @@ async def test_messages_for_a_quiet_source_do_not_wait_for_the_end_of_a_busy_one
             return {note.facts["number"] for note in drill.ledger.notes("begun")} >= set(QUIET)
 
         await until(are_begun, "the quiet source's messages")
-        # What was read already comes first, and that is a tenth of a second of work.
+        # What had been read before comes first: a tenth of a second of work.
         assert await position_of(place, drill, QUIET) < before + 500
         assert drill.ledger.count("begun") < len(BUSY)
         node.process.kill()
 
 
 async def test_a_busy_actor_does_not_starve_another_one():
-    """The busy one has ten thousand messages in its mailbox already and never waits for anything."""
+    """The busy one has ten thousand messages waiting, and never yields to anything else."""
     busy = 0
     at: list[int] = []
     done = trio.Event()

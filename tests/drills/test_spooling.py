@@ -1,4 +1,4 @@
-"""A producer whose broker falls silent, and who is killed meanwhile: what was accepted arrives once, in order."""
+"""A producer that is killed while its broker is silent: what it had accepted arrives once, in order."""
 
 import subprocess
 import sys
@@ -13,11 +13,11 @@ from actorwork.testing.proxy import open_proxy
 from actorwork.testing.redis_server import open_redis_server
 
 from . import producer
-from .conftest import HOUSE, PATIENCE, Drill, Redis, until
+from .conftest import PATIENCE, ROOT, Drill, Redis, until
 
 
 class Producers:
-    """Starts one producer after the other: with one spool, and each going on where the last one was."""
+    """Starts one producer after another, with one spool; each continues where the last one stopped."""
 
     def __init__(self, drill: Drill, url: str, rate: float) -> None:
         self._drill = drill
@@ -32,10 +32,10 @@ class Producers:
         self.process: subprocess.Popen[bytes]
 
     def start(self) -> None:
-        self.process = subprocess.Popen(self._command, env={"PYTHONPATH": str(HOUSE)}, stdin=subprocess.DEVNULL)
+        self.process = subprocess.Popen(self._command, env={"PYTHONPATH": str(ROOT)}, stdin=subprocess.DEVNULL)
 
     def kill(self) -> None:
-        """End it as the kernel does that is out of memory."""
+        """Kill the producer, as the kernel does when memory runs out."""
         self.process.kill()
         self.process.wait()
 
@@ -44,9 +44,9 @@ class Producers:
         await until(lambda: self.process.poll() is not None, "the end of the producer")
 
     async def wait_kept(self, more: int, *, within: float = PATIENCE) -> None:
-        """Wait until so many messages more were accepted."""
+        """Wait until `more` further messages were accepted."""
         goal = self._drill.ledger.count("kept") + more
-        await until(lambda: self._drill.ledger.count("kept") >= goal, f"{more} messages more", within=within)
+        await until(lambda: self._drill.ledger.count("kept") >= goal, f"{more} more messages", within=within)
 
 
 def arrived(here: Redis, source: str) -> list[int]:
@@ -56,9 +56,9 @@ def arrived(here: Redis, source: str) -> list[int]:
 
 
 async def check_arrivals(here: Redis, drill: Drill) -> int:
-    """See that what was accepted has arrived, nothing twice, everything in its order; return how much that was.
+    """Check that the accepted messages have arrived, each once and in order; return their number.
 
-    What the last producer has left behind, somebody else replays.
+    A client in this process replays what the last producer left in its spool.
     """
     async with open_client(here.url, spool=Spool(path=drill.folder / "spool.sqlite3")) as client:
         with trio.fail_after(60):

@@ -1,7 +1,7 @@
-"""Triggers of many nodes, some of which are killed or stand still: each nominal time fires once, and none is lost.
+"""Triggers on many nodes, some of which are killed or frozen: each nominal time fires once, and none is lost.
 
-The account: what the broker has counted as fired, and what handlers have noted, are the nominal times from the first
-registration to the last decision, without a gap.
+The account: the fires that the broker has counted, and those that handlers have noted, are the nominal times from the
+first registration to the last decision, without a gap.
 """
 
 import signal
@@ -32,9 +32,9 @@ async def wait_fired(broker: Broker, count: int) -> None:
 
 
 async def settle_accounts(drill: Drill, broker: Broker, nodes: list[Node]) -> None:
-    """Stop the clock, let what has fired be handled, and see that it is each nominal time."""
+    """Stop the clock, wait until what has fired is handled, and check that it is each nominal time."""
     await broker.pauses.pause("triggers", "clock")
-    # Once all have heard of it, nothing is decided any more.
+    # Once all nodes know of the pause, none decides anything.
     last = -1
 
     async def is_quiet() -> bool:
@@ -43,7 +43,7 @@ async def settle_accounts(drill: Drill, broker: Broker, nodes: list[Node]) -> No
         await trio.sleep(1)
         return before == last
 
-    await until_true(is_quiet, "the clock to stand still")
+    await until_true(is_quiet, "the clock to stop")
 
     async def is_empty() -> bool:
         return await broker.backlog(Clock.settings.default_source) == 0
@@ -58,13 +58,13 @@ async def settle_accounts(drill: Drill, broker: Broker, nodes: list[Node]) -> No
     assert await broker.dead_letters.list() == []
 
 
-async def test_five_schedulers_of_which_one_stands_still_past_its_lease_fire_each_time_once(url: str, drill: Drill):
+async def test_five_schedulers_of_which_one_is_frozen_past_its_lease_fire_each_time_once(url: str, drill: Drill):
     async with open_place(url) as place:
         nodes = [drill.start("clock", url, lease=LEASE) for _ in range(5)]
         for node in nodes:
             await node.wait_up()
         await wait_fired(place.broker, 3)
-        # A writer that stands still in a transaction has the file to itself: then another one is chosen.
+        # A node that is frozen in a transaction holds the lock of the file: then another one is frozen instead.
         for still in nodes:
             still.signal(signal.SIGSTOP)
             before = (await record_of(place.broker)).fired

@@ -1,12 +1,12 @@
-"""The windows in which a process can die or stand still, each opened on purpose, at its crash point.
+"""The windows in which a process can die or freeze, each opened on purpose by a failpoint.
 
-    a point at work       one node dies there, another one finishes
-    a point at its end    a node that is stopped dies while it hands back
-    a point at a take-over, at a publish, in the lease's thread
-    the same places       where the process stands still instead, and goes on when others have taken its work
+    at work             one node dies there, another one finishes
+    at its shutdown     a node that is stopped dies while it releases its deliveries
+    elsewhere           while it reclaims, publishes, or renews its lease
+    the same points     where the process freezes instead, and resumes after others have taken its work
 
-After each of them the account is made up: every message was handled once, or is a dead letter, or was rejected, as its
-number says, and its one visible result says the same.
+After each of them the account is made up: every message was handled once, became a dead letter, or was rejected, as its
+number requires, and its one visible result agrees.
 """
 
 import json
@@ -33,7 +33,7 @@ async def send(place: Place) -> dict[int, str]:
 
 
 async def settle_accounts(place: Place, ids: dict[int, str]) -> None:
-    """Wait for the end of all messages, and see that each has come to the one end that its number asks for."""
+    """Wait until all messages have ended, and check that each has ended once, as its number requires."""
     outcomes: dict[int, str] = {}
 
     async def are_ended() -> bool:
@@ -62,7 +62,7 @@ async def settle_accounts(place: Place, ids: dict[int, str]) -> None:
 
 
 async def finish(drill: Drill, url: str, place: Place, ids: dict[int, str]) -> Node:
-    """Have another node do the rest, and make up the account."""
+    """Let another node handle the rest, and make up the account."""
     node = await drill.start_up("varied", url, lease=LEASE)
     await settle_accounts(place, ids)
     await node.stop()
@@ -94,25 +94,25 @@ EMBEDDED = [f"{point}:{turn}" for point in ("commit.before", "commit.after") for
 
 
 @pytest.mark.parametrize("crash_at", ANYWHERE)
-async def test_whoever_dies_around_the_handler_leaves_nothing_undone_and_nothing_done_twice(
+async def test_a_node_that_dies_around_the_handler_loses_nothing_and_settles_nothing_twice(
     url: str, drill: Drill, crash_at: str
 ):
     await die_at_work(drill, url, crash_at)
 
 
 @pytest.mark.parametrize("crash_at", AT_REDIS)
-async def test_whoever_dies_on_the_way_to_or_from_redis_leaves_nothing_undone_and_nothing_done_twice(
+async def test_a_node_that_dies_on_the_way_to_or_from_redis_loses_nothing_and_settles_nothing_twice(
     here: Redis, drill: Drill, crash_at: str
 ):
     await die_at_work(drill, here.url, crash_at)
 
 
 @pytest.mark.parametrize("crash_at", EMBEDDED)
-async def test_whoever_dies_around_a_commit_leaves_nothing_undone_and_nothing_done_twice(drill: Drill, crash_at: str):
+async def test_a_node_that_dies_around_a_commit_loses_nothing_and_settles_nothing_twice(drill: Drill, crash_at: str):
     await die_at_work(drill, f"sqlite:///{drill.folder}/messages.db", crash_at)
 
 
-# ------------------------------------------------------------------------------------------------ take-over, hand-back
+# ------------------------------------------------------------------------------------------------ reclaim, release
 
 
 async def wait_no_lease(here: Redis) -> None:
@@ -120,7 +120,9 @@ async def wait_no_lease(here: Redis) -> None:
 
 
 @pytest.mark.parametrize("crash_at", ["take_over.before", "take_over.after"])
-async def test_whoever_dies_while_it_takes_over_leaves_all_of_it_to_the_next(here: Redis, drill: Drill, crash_at: str):
+async def test_a_node_that_dies_while_it_reclaims_leaves_everything_to_the_next(
+    here: Redis, drill: Drill, crash_at: str
+):
     async with open_place(here.url) as place:
         ids = await send(place)
         first = drill.start("varied", here.url, lease=LEASE, crash_at="handler.begun:4")
@@ -134,7 +136,9 @@ async def test_whoever_dies_while_it_takes_over_leaves_all_of_it_to_the_next(her
 
 
 @pytest.mark.parametrize("crash_at", ["release.before", "release.after"])
-async def test_whoever_dies_while_it_hands_back_leaves_all_of_it_to_the_next(here: Redis, drill: Drill, crash_at: str):
+async def test_a_node_that_dies_while_it_releases_leaves_everything_to_the_next(
+    here: Redis, drill: Drill, crash_at: str
+):
     async with open_place(here.url) as place:
         await place.send_numbers("singles", range(1), gate=str(drill.folder / "gate"))
         await place.send_numbers("singles", range(1, 3))
@@ -193,7 +197,7 @@ STOPS = [
 
 
 @pytest.mark.parametrize(("kind", "crash_at"), STOPS)
-async def test_whoever_stands_still_until_others_have_done_its_work_changes_nothing_when_it_goes_on(
+async def test_a_node_frozen_until_others_have_done_its_work_changes_nothing_when_it_resumes(
     request: pytest.FixtureRequest, drill: Drill, kind: str, crash_at: str
 ):
     here: Redis | None = request.getfixturevalue("here") if kind == "redis" else None
@@ -202,12 +206,12 @@ async def test_whoever_stands_still_until_others_have_done_its_work_changes_noth
         ids = await send(place)
         zombie = drill.start("varied", url, lease=LEASE, crash_at=crash_at)
         await zombie.wait_stopped()
-        await zombie.stand_still(url)
+        await zombie.freeze(url)
         stopped = time.monotonic()
         other = await drill.start_up("varied", url, lease=LEASE)
         for number in ids:
             await wait_outcome(place, ids[number])
-        # Where it had nothing in hand, nobody has waited for the end of its lease.
+        # If it had nothing in flight, the other node did not have to wait until its lease expired.
         await trio.sleep(max(0, stopped + 2 * LEASE - time.monotonic()))
         zombie.signal(signal.SIGCONT)
         await zombie.wait_line("the lease of")
@@ -247,7 +251,7 @@ async def die_while_sending(drill: Drill, url: str, crash_at: str) -> None:
     assert known < 20
     async with open_place(url) as place:
         kept = await place.broker.backlog("work")
-        # What the producer knows is kept; what it does not know may be.
+        # What the producer knows to be accepted is stored; one more message may be.
         assert known <= kept <= known + 1
         again = drill.start("producer", url, count=20)
         assert await again.wait_ended() == 0
@@ -259,7 +263,7 @@ async def die_while_sending(drill: Drill, url: str, crash_at: str) -> None:
         await place.check_account(range(20))
 
 
-async def test_a_publish_whose_reply_is_lost_is_sent_again_and_kept_once(here: Redis, drill: Drill):
+async def test_a_publish_whose_reply_is_lost_is_sent_again_and_stored_once(here: Redis, drill: Drill):
     async with open_proxy(here.url) as proxy, open_place(proxy.url) as place:
         for number in range(5):
             proxy.cut_after_request(1)
@@ -302,7 +306,7 @@ async def test_settlements_whose_replies_come_late_in_pieces_or_never_are_applie
 
 
 @pytest.mark.parametrize("crash_at", ["fire.before:3", "fire.after:3"])
-async def test_whoever_dies_as_it_fires_a_trigger_loses_no_time_and_fires_none_twice(
+async def test_a_node_that_dies_as_it_fires_a_trigger_loses_no_time_and_fires_none_twice(
     url: str, drill: Drill, crash_at: str
 ):
     async with open_place(url) as place:
@@ -327,7 +331,7 @@ async def test_whoever_dies_as_it_fires_a_trigger_loses_no_time_and_fires_none_t
 async def test_what_a_later_version_adds_to_a_message_is_kept_through_retries_and_dead_letters(
     here: Redis, drill: Drill
 ):
-    """Fields and headers that this version knows nothing of: one that does may be the next to have the message."""
+    """Fields and headers that this version does not know: the next node to handle the message may know them."""
     later = {"later": "a field", "headers": json.dumps({RESULT_TTL: 60, "actorwork-later": {"a": "header"}})}
     async with open_place(here.url) as place:
         for number in (0, 1, 2):

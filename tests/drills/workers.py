@@ -2,8 +2,8 @@
 
 `producer` instead of a tree sends `count=…` messages.
 
-Whatever a handler does is noted in the ledger, which outlives it. Whatever it is credited with is a receipt, which is
-published with the settlement: there are as many of them as there were settlements that a broker accepted.
+Handlers note what they do in the ledger, which outlives them. With its settlement each publishes a receipt, so there
+are as many receipts as settlements that a broker accepted.
 """
 
 import json
@@ -29,11 +29,11 @@ RECEIPTS = "receipts"
 TICK = 0.2
 """Seconds between two ticks of the clock."""
 ledger: Ledger
-"""Where notes go: opened by the program, or by a test that runs actors in its own process."""
+"""Opened by the program, or by a test that runs actors in its own process."""
 
 
 class Noting(Actor):
-    """Notes how a handler begins and ends, and publishes a receipt."""
+    """Notes when a handler begins and ends, and publishes a receipt."""
 
     def begin(self, **facts: object) -> None:
         ledger.note("begun", self.context.delivery.id, **facts)
@@ -52,7 +52,7 @@ class Noting(Actor):
 
 
 class Worker(Noting):
-    """Waits for as long as it is told to, four messages at once."""
+    """Waits for `seconds`, with four messages at once."""
 
     settings = Settings(title="worker", sources={"work"}, concurrency=4)
 
@@ -64,7 +64,7 @@ class Worker(Noting):
 
 
 class Single(Noting):
-    """Waits for as long as it is told to, or for a file, one message after the other."""
+    """Waits for `seconds`, or until the file `gate` exists, with one message at a time."""
 
     settings = Settings(title="single", sources={"singles"})
 
@@ -78,7 +78,7 @@ class Single(Noting):
 
 
 class Varied(Noting):
-    """Ends its deliveries in all the ways there are, by the number of the message."""
+    """Ends its deliveries in each possible way, chosen by the number of the message."""
 
     settings = Settings(title="varied", sources={"varied"}, concurrency=2, retry=RetryPolicy(attempts=3))
 
@@ -98,7 +98,7 @@ class Varied(Noting):
 
 
 class Blocker(Noting):
-    """Blocks the loop, as a handler must not: nothing of its node runs meanwhile."""
+    """Blocks the event loop, as a handler must not: nothing else of its node runs meanwhile."""
 
     settings = Settings(title="blocker", sources={"blocks"})
 
@@ -110,7 +110,7 @@ class Blocker(Noting):
 
 
 class Keeper(Noting):
-    """Does what has one key one after another; one in four at the second attempt, and one in fifty never."""
+    """Handles messages with keys: one in four succeeds at its second attempt only, and one in fifty never."""
 
     settings = Settings(title="keeper", sources={"kept"}, concurrency=8, retry=RetryPolicy(attempts=3))
 
@@ -145,7 +145,7 @@ class Second(Noting):
 
 
 class Clock(Noting):
-    """Is woken by a trigger."""
+    """Is fired by a trigger."""
 
     settings = Settings(
         title="clock", triggers=[Trigger(title="tick", schedule=Interval(seconds=TICK))], concurrency=10
@@ -157,7 +157,7 @@ class Clock(Noting):
 
 
 class Orders(Noting):
-    """What a foreign producer writes to."""
+    """Takes what a foreign producer writes."""
 
     settings = Settings(title="orders", sources={"orders"})
 
@@ -173,7 +173,7 @@ class Invoice(Message["Clerk", None]):
 
 
 class Clerk(Noting):
-    """Is given whatever can be wrong."""
+    """Takes malformed messages, and misbehaves when asked to."""
 
     settings = Settings(title="clerk", sources={"desk"}, execution_timeout=0.3)
 
@@ -222,7 +222,7 @@ class Broken(Actor):
 
 
 class Crashing(Noting):
-    """Goes down with every message."""
+    """Crashes with every message."""
 
     settings = Settings(title="crashing", sources={"crashes"}, on_failure="restart")
 
@@ -232,7 +232,7 @@ class Crashing(Noting):
 
 
 class Stubborn(Noting):
-    """Does not let itself be cancelled."""
+    """Cannot be cancelled."""
 
     settings = Settings(title="stubborn", sources={"stubborn"})
 
@@ -262,7 +262,7 @@ TREES = {
 
 
 async def produce(url: str, count: int) -> None:
-    """Send numbered messages one by one, under ids that are the same each time; note what is known to be kept."""
+    """Send numbered messages one by one, with the same ids each time; note those that the broker has accepted."""
     async with open_broker(url) as broker:
         for number in range(count):
             data = json.dumps({"number": number}).encode()
