@@ -4,8 +4,8 @@
     run     renew leases, carry out orders, promote, read, commit; if that fails, again, order by order
 
 Nothing here waits or knows a clock: `now` (monotonic, for everything this process does every so often) and `wall`
-(seconds since the epoch, for everything that is stored) are arguments. Whoever runs the turns calls the notifications
-that they return, in the Trio thread and in their order.
+(seconds since the epoch, for everything that is stored) are arguments. The writer calls the notifications that a turn
+returns, in the Trio thread and in their order.
 
 Invariants:
 
@@ -149,11 +149,11 @@ class Turns:
     # ---- what others have written ----
 
     def look(self, store: Store, now: float, wall: float) -> list[Notification]:
-        """Ask whether another process has written, and wake what it concerns.
+        """Ask whether another process has written, and mark the channels that this concerns as ready.
 
         `pragma data_version` changes with every commit of another connection, and costs microseconds. Everything
-        else is asked for only when it has changed, outside of a transaction: it decides no more than what the turn
-        that follows looks at.
+        else is asked only when it has changed. No transaction is needed: the answers decide only what the turn that
+        follows looks at, and that turn has one.
         """
         notifications: list[Notification] = []
         if not self.is_shared or not (self.cursors or self.addresses):
@@ -254,7 +254,7 @@ class Turns:
             if not orders:
                 return
             if not any(isinstance(order, SettleOrder) or order.writes for order in orders):
-                # Questions alone need no transaction: none that writes has to wait for them.
+                # Queries alone need no transaction, so no other process has to wait for them to write.
                 store.transaction.now = wall
                 notifications.extend(
                     _bind(order.done, order.run(store)) for order in orders if isinstance(order, Order)
@@ -268,13 +268,14 @@ class Turns:
         for node in due.expired:
             store.leases.end(node, unless_later_than=wall)
         # Orders before reading: what is published here is read in the same turn, so a message is on its way to its
-        # actor before its publisher knows that it is kept; and the settled make way for the next of their key.
+        # actor before its publisher knows that it is kept; and a settled message lets the next one of its key in.
         settled = self._carry_out(store, orders, notifications)
         if due.promotes:
             store.delay_queue.promote()
         if due.prunes:
             store.prune()
-        # All of this may have brought something to read: wake who reads it, or it lies there until the next look.
+        # All of this may have brought something to read. Channels that are not marked as ready now stay unread until
+        # another entry comes.
         self.cursors.wake_channels(store.transaction.touched)
         if store.transaction.orphaned:
             store.transaction.orphaned = False

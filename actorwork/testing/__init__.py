@@ -1,7 +1,14 @@
-"""What tests are made with, yours and ours.
+"""What tests are made with, those of users and those of this package.
 
-A system in virtual time (`open_test_system`, `advance`), an actor whose messages the test reads (`TestProbe`), faults
-to be injected (`Faults`). The conformance suite for brokers is in `actorwork.testing.conformance`.
+system           a system in virtual time: `open_test_system`
+clock            `advance`, and what else lets virtual time pass
+probe            `TestProbe`, an actor whose messages the test reads and answers
+faults           `Faults`: crashes at the start, lost settlements, messages that come twice
+memory           `MemoryBroker`, the embedded broker on Trio's clock
+conformance      the suite that every broker passes
+redis_server     a private Redis server
+proxy, ledger    what drills need: a network that fails, and the books of several processes
+pytest_plugin    fixtures, and a runner for async tests
 """
 
 from actorwork.testing.clock import advance as advance

@@ -61,7 +61,7 @@ class OutcomeTests(ContractTests):
             assert not await is_gone()
             await until(is_gone, "the outcome to be forgotten", within=2)
 
-    async def test_a_reply_finds_whoever_waits_for_it(self) -> None:
+    async def test_a_reply_reaches_the_client_that_waits_for_it(self) -> None:
         async with (
             self.open_broker() as broker,
             self.open_broker() as other,
