@@ -295,7 +295,7 @@ async def test_a_timer_may_say_what_only_the_present_behaviour_takes(mock_clock:
 
         await do(system, "it", become_and_start)
         await trio.sleep(2)
-        ref_of(system, "it").cell.behaviour.unbecome()
+        ref_of(system, "it").cell.unbecome()
         await trio.sleep(2)
         assert said == ["first"]
         assert [event.message for event in kept.of(events.Undelivered)] == ["second"]

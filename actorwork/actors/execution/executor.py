@@ -68,7 +68,7 @@ class Executor:
         if actor.consumer is not None:
             self._deliveries = Deliveries(workplace)
             # Only where there is something to guard: every other actor keeps the short way, and pays nothing for this.
-            if actor.admission is not None or actor.behaviour.usual.has_rules:
+            if actor.admission is not None or actor.handlers.has_rules:
                 self._guarded = GuardedDeliveries(workplace, self._deliveries)
 
     def __repr__(self) -> str:
@@ -101,7 +101,7 @@ class Executor:
         # `local_calls`: each function in between would be a noticeable part of what a message costs.
         workplace, guarded = self.workplace, self._guarded
         actor, instance = workplace.actor, workplace.instance
-        mailbox, behaviour, watchdog = actor.mailbox, actor.behaviour, actor.services.watchdog
+        mailbox, handlers, watchdog = actor.mailbox, actor.handlers, actor.services.watchdog
         deliveries = self._deliveries if guarded is None else guarded
         begin, returned, raised = local_calls.begin, local_calls.returned, local_calls.raised
         may_grow = actor.settings.concurrency > 1
@@ -139,7 +139,7 @@ class Executor:
                         handler is not None
                         and handler.is_async
                         and item.keywords is None
-                        and behaviour.current is behaviour.usual
+                        and actor.behaviour.current is handlers
                     ):
                         value = await handler.function(instance, item.message)
                     else:

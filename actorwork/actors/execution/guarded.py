@@ -50,7 +50,7 @@ class GuardedDeliveries:
         self._actor = workplace.actor
         self._deliveries = deliveries
         self._admission = workplace.actor.admission
-        self._may_batch = any(handler.batch for handler in workplace.actor.behaviour.usual)
+        self._may_batch = any(handler.batch for handler in workplace.actor.handlers)
         self._batch: Sequence[BatchItem] = ()
         """The batch in flight, if one is."""
         deliveries.guard = self

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from actorwork.actors.execution.batches import Batches
     from actorwork.actors.execution.watchdog import Watchdog
     from actorwork.actors.handlers.behaviour import Behaviour
+    from actorwork.actors.handlers.table import HandlerTable
     from actorwork.actors.limits.admission import AdmissionQueue
     from actorwork.actors.mailbox.calls import Item
     from actorwork.actors.mailbox.mailbox import Mailbox
@@ -70,6 +71,7 @@ class ExecutorActor(Protocol):
     settings: Settings
     mailbox: Mailbox
     behaviour: Behaviour
+    handlers: HandlerTable
     admission: AdmissionQueue | None
 
     @property

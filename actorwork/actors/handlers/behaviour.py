@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from actorwork.actors.handlers.table import HandlerTable, local_keywords
+from actorwork.actors.handlers.table import HandlerTable, handlers_of, local_keywords
 from actorwork.errors import MessageRefused, SettingsError
 
 if TYPE_CHECKING:
@@ -14,29 +14,31 @@ if TYPE_CHECKING:
 
 
 class Behaviour:
-    """One actor's handlers. `unbecome`, and every restart, lead back to those of its class."""
+    """A choice of handlers, never changed in place: `become` returns another one.
 
-    __slots__ = ("_title", "current", "usual")
+    All actors of a class begin with the same object, so an idle actor, of which there may be a hundred thousand, has
+    none of its own.
+    """
 
-    def __init__(self, title: str, usual: HandlerTable) -> None:
-        self._title = title
+    __slots__ = ("current", "usual")
+
+    def __init__(self, usual: HandlerTable, current: HandlerTable) -> None:
         self.usual = usual
         """The class's handlers."""
-        self.current = usual
-        # An attribute and no property: executors compare it with `usual` for every message.
+        self.current = current
 
     def __repr__(self) -> str:
-        return f"<behaviour of {self._title!r}: {self.current!r}>"
+        return f"<behaviour: {self.current!r}>"
 
     @property
     def is_changed(self) -> bool:
         return self.current is not self.usual
 
-    def become(self, handlers: Sequence[Callable[..., Any]]) -> None:
-        """Handle with these methods alone; raises `SettingsError` for one that cannot be a handler here."""
+    def become(self, title: str, handlers: Sequence[Callable[..., Any]]) -> Behaviour:
+        """Return the behaviour with these methods alone; raises `SettingsError` for one that cannot be a handler."""
         if not handlers:
             raise SettingsError("become wants at least one method; unbecome goes back to the class's handlers")
-        table = HandlerTable(f"{self._title} as {', '.join(handler.__name__ for handler in handlers)}")
+        table = HandlerTable(f"{title} as {', '.join(handler.__name__ for handler in handlers)}")
         for handler in handlers:
             table.add(getattr(handler, "__func__", handler))
         # The limits and batches of an actor are set up once, from its class: rules of other methods would be ignored.
@@ -46,10 +48,7 @@ class Behaviour:
             raise SettingsError(
                 f"become: {', '.join(sorted(unknown))} has a limit or a retry policy of its own: mark it with @receive"
             )
-        self.current = table
-
-    def unbecome(self) -> None:
-        self.current = self.usual
+        return Behaviour(self.usual, table)
 
     def check(self, message: object) -> None:
         """Raise `MessageRefused` if neither the class's handlers nor the current ones take a local message."""
@@ -63,3 +62,13 @@ class Behaviour:
     def for_delivery(self, delivery: Delivery) -> Handler:
         """Return the handler of a delivery; raises `CodecError` where there is none."""
         return self.current.for_delivery(delivery)
+
+
+def behaviour_of(cls: type) -> Behaviour:
+    """Return the behaviour with which all actors of a class begin, made when first asked for."""
+    behaviour: Behaviour | None = cls.__dict__.get("__actorwork_behaviour__")
+    if behaviour is None:
+        table = handlers_of(cls)
+        behaviour = Behaviour(table, table)
+        cls.__actorwork_behaviour__ = behaviour  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
+    return behaviour

@@ -16,8 +16,7 @@ from actorwork import events
 from actorwork.actors.context.in_flight import inside
 from actorwork.actors.context.timers import Timer, Timers
 from actorwork.actors.execution.batches import Batches
-from actorwork.actors.handlers.behaviour import Behaviour
-from actorwork.actors.handlers.table import handlers_of
+from actorwork.actors.handlers.behaviour import behaviour_of
 from actorwork.actors.life.consumer import Consumer, Holding
 from actorwork.actors.life.incarnation import Incarnation
 from actorwork.actors.life.stash import Stash
@@ -76,9 +75,10 @@ class Cell:
         self.services = services
         self.settings = settings
         self.title = settings.title
-        self.handlers = handlers_of(cast("type", child.actor))
-        """The class's handlers: the same table as `behaviour.usual`, one step nearer for refs."""
-        self.behaviour = Behaviour(settings.title, self.handlers)
+        self.behaviour = behaviour_of(cast("type", child.actor))
+        """What it handles messages with now; `become` replaces it."""
+        self.handlers = self.behaviour.usual
+        """The class's handlers, one step nearer for refs."""
         self.mailbox = Mailbox(
             name=settings.title,
             settings=settings.mailbox,
@@ -131,6 +131,14 @@ class Cell:
         """Whether its incarnation begins nothing more."""
         return self.current is not None and self.current.stopping
 
+    def become(self, handlers: Sequence[Callable[..., Any]]) -> None:
+        """Handle with these methods alone, from the next message on."""
+        self.behaviour = self.behaviour.become(self.title, handlers)
+
+    def unbecome(self) -> None:
+        """Handle with the class's own handlers again."""
+        self.behaviour = behaviour_of(cast("type", self.child.actor))
+
     # ---- for its supervisor ----
 
     @property
@@ -159,7 +167,7 @@ class Cell:
 
     def incarnation_ended(self) -> None:
         """Called by the incarnation at its end; what it had stashed waits for the next one."""
-        self.behaviour.unbecome()
+        self.unbecome()
         if self._timers is not None:
             self._timers.cancel_all()
         if self._links is not None:
