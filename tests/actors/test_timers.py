@@ -295,7 +295,8 @@ async def test_a_timer_may_say_what_only_the_present_behaviour_takes(mock_clock:
 
         await do(system, "it", become_and_start)
         await trio.sleep(2)
-        ref_of(system, "it").cell.unbecome()
+        cell = ref_of(system, "it").cell
+        cell.behaviour = cell.behaviour.unbecome()
         await trio.sleep(2)
         assert said == ["first"]
         assert [event.message for event in kept.of(events.Undelivered)] == ["second"]

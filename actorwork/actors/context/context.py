@@ -20,12 +20,13 @@ from actorwork.state.lock import Lock
 from actorwork.state.shared import Shared
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable
     from random import Random
 
     from actorwork.abc import PublishMiddleware, Values
     from actorwork.actors.context.nursery import ActorNursery
     from actorwork.actors.context.timers import Timers
+    from actorwork.actors.handlers.behaviour import Behaviour
     from actorwork.actors.refs.links import Links, Partner
     from actorwork.actors.refs.ref import ActorRef
     from actorwork.actors.refs.registry import Registry
@@ -68,10 +69,9 @@ class ContextActor(Protocol):
     title: str
     settings: Settings
     ref: ActorRef[Any]
+    behaviour: Behaviour
     supervisor: SupervisorRef | None
 
-    def become(self, handlers: Sequence[Callable[..., Any]]) -> None: ...
-    def unbecome(self) -> None: ...
     @property
     def services(self) -> ContextServices: ...
     @property
@@ -198,11 +198,11 @@ class Context:
         A method need not be marked with `receive`; its annotation is enough. A message that none of them takes is
         refused, as by an actor without a handler for it.
         """
-        self._actor.become(handlers)
+        self._actor.behaviour = self._actor.behaviour.become(self._actor.title, handlers)
 
     def unbecome(self) -> None:
         """Handle with the class's own handlers again."""
-        self._actor.unbecome()
+        self._actor.behaviour = self._actor.behaviour.unbecome()
 
     def defer(self) -> Reply:
         """Return the reply of the local message in flight, to `give` or `fail` it later.

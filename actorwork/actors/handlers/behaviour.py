@@ -50,6 +50,10 @@ class Behaviour:
             )
         return Behaviour(self.usual, table)
 
+    def unbecome(self) -> Behaviour:
+        """Return the behaviour with the class's own handlers."""
+        return Behaviour(self.usual, self.usual) if self.is_changed else self
+
     def check(self, message: object) -> None:
         """Raise `MessageRefused` if neither the class's handlers nor the current ones take a local message."""
         try:

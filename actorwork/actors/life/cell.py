@@ -131,14 +131,6 @@ class Cell:
         """Whether its incarnation begins nothing more."""
         return self.current is not None and self.current.stopping
 
-    def become(self, handlers: Sequence[Callable[..., Any]]) -> None:
-        """Handle with these methods alone, from the next message on."""
-        self.behaviour = self.behaviour.become(self.title, handlers)
-
-    def unbecome(self) -> None:
-        """Handle with the class's own handlers again."""
-        self.behaviour = behaviour_of(cast("type", self.child.actor))
-
     # ---- for its supervisor ----
 
     @property
@@ -167,7 +159,7 @@ class Cell:
 
     def incarnation_ended(self) -> None:
         """Called by the incarnation at its end; what it had stashed waits for the next one."""
-        self.unbecome()
+        self.behaviour = self.behaviour.unbecome()
         if self._timers is not None:
             self._timers.cancel_all()
         if self._links is not None:
