@@ -76,7 +76,6 @@ class Cell:
         self.settings = settings
         self.title = settings.title
         self.behaviour = behaviour_of(cast("type", child.actor))
-        """What it handles messages with now; `become` replaces it."""
         self.handlers = self.behaviour.usual
         """The class's handlers, one step nearer for refs."""
         self.mailbox = Mailbox(
