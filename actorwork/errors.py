@@ -59,7 +59,7 @@ class MessageRefused(ActorworkError, TypeError):
 
 
 class MailboxFull(ActorworkError):
-    """The mailbox has no room at this moment; `await ref.tell(…)` waits for room."""
+    """There is no room at this moment: in the mailbox, for which `await ref.tell(…)` waits, or in the actor's stash."""
 
 
 class ActorStopped(ActorworkError):

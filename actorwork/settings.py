@@ -59,9 +59,10 @@ class EventSettings:
 
 @attrs.frozen(kw_only=True)
 class MailboxSettings:
-    """How much a mailbox holds: `capacity` messages of each kind, from local senders and from the broker.
+    """How much a mailbox holds: `capacity` messages from local senders, and as many from the broker.
 
-    `overflow` decides what happens to a local message beyond that: with "block", `tell` waits; "fail" refuses it
+    Of deliveries it holds fewer while handlers are slow (`policy/intake`), and always as many as may run at once.
+    `overflow` decides what happens to a local message beyond `capacity`: with "block", `tell` waits; "fail" refuses it
     (`MailboxFull`); "drop_new" and "drop_oldest" drop one, which is reported as undelivered. `stash` bounds the number
     of messages that an actor sets aside.
     """

@@ -1,4 +1,9 @@
-"""Messages that an actor has set aside with `context.stash`, in the order in which it did."""
+"""Messages that an actor has set aside with `context.stash`, in the order in which it did.
+
+It takes two steps. `context.stash` checks that there is room and marks the message in flight; when its handler has
+ended, the executor adds the message here. Handlers that run at the same time (`Settings.concurrency`) may all have
+found the same last place: the bound is then exceeded by at most one message for each of the others.
+"""
 
 from __future__ import annotations
 
