@@ -217,9 +217,9 @@ class Store:
         found: list[float] = []
         for place in () if number is None else channel_numbers(number):
             row = self._execute(
-                "select coalesce(ready, born) from entries where source = ?1 and seq >"
-                " (select coalesce(min(cursor), 0) from groups where source = ?1) order by seq limit 1",
-                (place,),
+                "select coalesce(ready, born) from entries where source = ? and seq >"
+                " (select coalesce(min(cursor), 0) from groups where source = ?) order by seq limit 1",
+                (place, place),
             ).fetchone()
             if row is not None:
                 found.append(row[0])
@@ -230,7 +230,7 @@ class Store:
         now = self.now
         self.outcomes.prune()
         self._uniques.prune()
-        self._execute("delete from shared where expires <= ?1 and (fence = 0 or expires <= ?1 - ?2)", (now, FENCE_KEPT))
+        self._execute("delete from shared where expires <= ? and (fence = 0 or expires <= ?)", (now, now - FENCE_KEPT))
         self._execute("delete from locks where until <= ?", (now - FENCE_KEPT,))
         self.leases.prune()
         # One row of `seen` holds many ids. It is kept as long as its source holds any message that is as old.
