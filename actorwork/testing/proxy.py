@@ -112,9 +112,11 @@ class FaultProxy:
     async def _forward(self, client: trio_socket.SocketType) -> None:
         try:
             server = await _connect(self._target)
-        except OSError:
+        except BaseException as error:
             client.close()
-            return
+            if isinstance(error, OSError):
+                return  # The server is away: the client sees what it would see without a proxy.
+            raise
         link = _Link(client, server)
         self._links.add(link)
         self.accepted += 1
@@ -142,9 +144,8 @@ class FaultProxy:
     async def _replies(self, link: "_Link") -> None:
         with suppress(OSError, trio.ClosedResourceError):
             while data := await link.server.recv(_CHUNK):
-                size = (
-                    self._chunk
-                )  # Fixed here, so that these bytes arrive whole and once even if `split` is called meanwhile.
+                # Fixed here, so that these bytes arrive whole and once even if `split` is called meanwhile.
+                size = self._chunk
                 for start in range(0, len(data), size):
                     piece = data[start : start + size]
                     await self._flowing.wait()
@@ -160,9 +161,8 @@ class FaultProxy:
                         await _send_all(link.client, piece)
                     if self._reply_budget == 0:
                         self._reply_budget = None
-                        await trio.sleep(
-                            0.005
-                        )  # Lets the forwarded bytes arrive before the reset, which would overtake them.
+                        # Lets the forwarded bytes arrive before the reset, which would overtake them.
+                        await trio.sleep(0.005)
                         self.cut()
                         return
             link.half_close()
@@ -218,12 +218,18 @@ async def open_proxy(url: str) -> AsyncGenerator[FaultProxy]:
 
 async def _connect(url: str) -> trio_socket.SocketType:
     parts = urlsplit(url)
+    address: str | tuple[str, int]
     if parts.scheme == "unix":
         server = trio_socket.socket(socket.AF_UNIX)
-        await server.connect(f"{unquote(parts.netloc.rpartition('@')[2])}{unquote(parts.path)}")
+        address = f"{unquote(parts.netloc.rpartition('@')[2])}{unquote(parts.path)}"
     else:
         server = trio_socket.socket(socket.AF_INET)
-        await server.connect((parts.hostname or "localhost", parts.port or 6379))
+        address = (parts.hostname or "localhost", parts.port or 6379)
+    try:
+        await server.connect(address)
+    except BaseException:
+        server.close()
+        raise
     return server
 
 

@@ -1,5 +1,6 @@
 """The proxy breaks connections, but never what they say: bytes arrive whole, once and in order, or not at all."""
 
+import gc
 import socket
 import tempfile
 from collections.abc import AsyncGenerator
@@ -75,3 +76,12 @@ async def test_a_connection_whose_replies_were_kept_back_is_not_healed_but_cut()
         with suppress(OSError):
             await server.send(b"kept")
         assert await received(client, 1) == b""
+
+
+async def test_a_server_that_is_away_ends_the_connection_and_leaves_no_socket_open():
+    with tempfile.TemporaryDirectory() as directory:
+        async with open_proxy(f"unix://{directory}/away.sock") as proxy:
+            with trio_socket.socket(socket.AF_UNIX) as client:
+                await client.connect(proxy.url.removeprefix("unix://"))
+                assert await received(client, 1) == b""
+    gc.collect()  # A socket that is left open is a ResourceWarning now, which fails this test.
