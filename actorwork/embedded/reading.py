@@ -143,7 +143,7 @@ class Reading:
 
     def _dead_letter(self, channel: GroupChannel, delivery: Delivery) -> None:
         token: Token = delivery.token
-        failure = Failure("Crashed", f"{token.given} processes died with this message in hand")
+        failure = Failure("Crashed", f"{token.given} processes died while they handled this message")
         self._execute("delete from pending where seq = ? and grp = ?", (token.seq, token.grp))
         self._dead_letters.keep(delivery, channel.group, channel.actor, failure, channel.bounds)
         self._settlements.answer(delivery, Outcome("failed", failure=failure))

@@ -126,7 +126,7 @@ def test_a_traceback_in_a_group_is_read_too():
 @pytest.mark.parametrize(
     ("one", "two"),
     [
-        ("3 processes died with this message in hand", "12 processes died with this message in hand"),
+        ("3 processes died while they handled this message", "12 processes died while they handled this message"),
         ("the payload is not JSON; it begins b'abc'", "the payload is not JSON; it begins b'x\\'yz'"),
         ("no user 'ann' at 10.0.0.1:5432", "no user 'ben' at 10.0.0.27:5433"),
         ("order 2f1c7e52-8a51-4f9e-9e0e-0d6f5ce1a111", "order 91cbe8f2-1f51-4a9e-8e0e-0d6f5ce1a222"),

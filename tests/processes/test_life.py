@@ -126,7 +126,7 @@ async def test_a_handler_that_interrupts_its_process_is_counted_as_its_death(fil
     tree = Process([Worker], start_method="forkserver")
     async with open_system(tree, broker=file_url, emit=seen) as system, open_client(system.broker) as client:
         receipt = await client.ref(Worker).submit({"what": "interrupt"})
-        with pytest.raises(MessageFailed, match="2 processes died with this message in hand"):
+        with pytest.raises(MessageFailed, match="2 processes died while they handled this message"):
             await receipt.result(timeout=20)
         assert await client.ref(Worker).ask({}, timeout=20) in pids(system)
     died = [event.exit.error for event in seen.of(ChildExited) if event.exit.abnormal]

@@ -628,7 +628,7 @@ async def test_a_message_that_takes_down_too_many_processes_is_buried(redis_url:
             assert outcome.failure is not None
             assert (outcome.status, outcome.failure.type) == ("failed", "Crashed")
             (letter,) = await scene.broker.dead_letters.list("orders")
-            assert (letter.id, letter.failure.reason) == ("poison", "3 processes died with this message in hand")
+            assert (letter.id, letter.failure.reason) == ("poison", "3 processes died while they handled this message")
             assert letter.actor == orders.actor
             await wait_until(lambda: node.statistics()["dead_lettered"] == 1)
         assert inbox(orders).waiting == []

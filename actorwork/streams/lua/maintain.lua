@@ -123,7 +123,7 @@ local function dead_letter_crasher(stream, prefix, id, crashes)
   local message_id, headers = named[id_name] or id, named[headers_name]
   local good, known = pcall(cjson.decode, headers or '{}')
   local attempt = good and type(known) == 'table' and known['actorwork-attempt'] or 1
-  local reason = crashes .. ' processes died with this message in hand'
+  local reason = crashes .. ' processes died while they handled this message'
   add_dead_letter(prefix, {
     'actor', actor, 'group', group, 'error', 'Crashed', 'reason', reason, 'traceback', '',
     'attempt', tostring(attempt), 'at', whole(now), 'entry', id, 'id', message_id,
