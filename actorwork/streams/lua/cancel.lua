@@ -4,7 +4,7 @@
 -- ARGV  the prefix of the source's keys, the message id
 
 local prefix, message_id = ARGV[1], ARGV[2]
-local reason = 'it was cancelled before a handler began'
+local reason = 'it was cancelled before it was begun'
 local count = 0
 
 local function try(place)
