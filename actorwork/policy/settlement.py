@@ -209,10 +209,19 @@ def decisive(error: BaseException) -> BaseException:
 def failure_of(error: BaseException, *, within: BaseException | None = None) -> Failure:
     """Turn an error into text; the traceback is that of the group that it came `within`, if any."""
     whole = error if within is None else within
-    text = "".join(traceback.format_exception(whole)) if whole.__traceback__ or whole.__cause__ else ""
+    # A user's `__str__` may raise anything, and `traceback` fails on some errors (a SyntaxError with odd details).
+    # Whatever they raise, even a SystemExit, the delivery must still end.
+    try:
+        text = "".join(traceback.format_exception(whole)) if whole.__traceback__ or whole.__cause__ else ""
+    except KeyboardInterrupt:
+        raise
+    except BaseException as unspeakable:  # noqa: BLE001 - see above
+        text = f"(its traceback cannot be formatted: {type(unspeakable).__name__})"
     try:
         reason = str(error.reason if isinstance(error, errors.Verdict) else error)
-    except Exception as unspeakable:  # noqa: BLE001 - whatever a user's `__str__` raises, the delivery still ends
+    except KeyboardInterrupt:
+        raise
+    except BaseException as unspeakable:  # noqa: BLE001 - see above
         reason = f"(its text cannot be read: {type(unspeakable).__name__})"
     return Failure(
         type(error).__qualname__, _shortened(_as_utf8(reason), LONGEST_REASON), _shortened(_as_utf8(text), LONGEST_TEXT)

@@ -419,3 +419,23 @@ def test_a_handler_that_asks_for_a_retry_gets_one_without_any_policy():
 def test_a_policy_of_the_actors_own_bounds_the_retries_that_its_handlers_ask_for():
     own = Settings(title="a", retry=RetryPolicy(attempts=1)).retry
     assert isinstance(ended(errors.Retry(), 1, own), Fail)
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+
+def odd_syntax_error() -> SyntaxError:
+    details: Any = ("file", 1, 1, 5)  # The text is a number, which `traceback` does not expect.
+    return SyntaxError("bad", details)
+
+
+@pytest.mark.parametrize("error", [Unspeakable(), odd_syntax_error()], ids=["its text", "its traceback"])
+def test_an_error_that_cannot_be_put_into_words_still_fails_its_message(error: Exception):
+    try:
+        raise error
+    except Exception as raised:  # noqa: BLE001 - with a traceback, as a handler's error has one
+        settlement = ended(raised, 1, RetryPolicy())
+    assert isinstance(settlement, Fail)
+    assert settlement.failure.type == type(error).__qualname__
