@@ -5,6 +5,7 @@ task waits, then it jumps.
 """
 
 import compileall
+import gc
 import os
 import signal
 import sys
@@ -53,6 +54,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("long") is not None:
             item.add_marker(pytest.mark.actorwork(timeout=180))
+
+
+def pytest_collection_finish() -> None:
+    # Thousands of tests are there until the end: a garbage collection need not look at them each time.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,15 @@ from actorwork import failpoints
 from actorwork.failpoints import POINTS, VARIABLE
 
 HOUSE = Path(__file__).parents[2]
-TREES = {
-    path: ast.parse(path.read_text(encoding="utf-8"))
-    for path in sorted((HOUSE / "actorwork").rglob("*.py"))
-    if path.name != "failpoints.py"
-}
+
+
+@cache  # And not at import: each worker imports every test.
+def trees() -> dict[Path, ast.Module]:
+    return {
+        path: ast.parse(path.read_text(encoding="utf-8"))
+        for path in sorted((HOUSE / "actorwork").rglob("*.py"))
+        if path.name != "failpoints.py"
+    }
 
 
 def called(tree: ast.AST, name: str) -> list[ast.Call]:
@@ -36,12 +41,12 @@ def test_the_story_of_the_module_tells_of_every_point():
 
 
 def test_each_point_stands_in_the_code_once():
-    asked = Counter(ast.literal_eval(call.args[0]) for tree in TREES.values() for call in called(tree, "failpoint"))
+    asked = Counter(ast.literal_eval(call.args[0]) for tree in trees().values() for call in called(tree, "failpoint"))
     assert asked == Counter(POINTS)
 
 
 def test_each_point_is_passed_in_one_place_behind_a_comparison_with_none():
-    for path, tree in TREES.items():
+    for path, tree in trees().items():
         text = path.read_text(encoding="utf-8")
         for node in ast.walk(tree):
             if isinstance(node, ast.AnnAssign) and node.value is not None and called(node.value, "failpoint"):

@@ -2,18 +2,23 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 HOUSE = Path(__file__).parents[2]
 CHAPTER = (HOUSE / "docs" / "reliability.md").read_text(encoding="utf-8")
-TESTS = {
-    node.name: node
-    for path in (HOUSE / "tests").rglob("test_*.py")
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
-}
 LONG = re.compile(r"pytest\.mark\.(long|chaos)\b")
 NAMED = set(re.findall(r"`(test_\w+)`", CHAPTER))
+
+
+@cache  # And not at import: each worker imports every test.
+def functions() -> dict[str, ast.FunctionDef | ast.AsyncFunctionDef]:
+    return {
+        node.name: node
+        for path in (HOUSE / "tests").rglob("test_*.py")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+    }
 
 
 def always_runs(test: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
@@ -32,18 +37,18 @@ def rows() -> list[str]:
 
 
 def test_each_test_that_the_chapter_names_is_there():
-    assert NAMED - TESTS.keys() == set()
+    assert NAMED - functions().keys() == set()
 
 
 def test_each_window_names_a_test_that_always_runs():
     assert len(rows()) > 10
     for row in rows():
-        assert any(always_runs(TESTS[name]) for name in re.findall(r"`(test_\w+)`", row)), row
+        assert any(always_runs(functions()[name]) for name in re.findall(r"`(test_\w+)`", row)), row
 
 
 def test_only_these_have_no_short_form_among_their_own_parameters():
     """The first one's short form is the drill beside it in the table; chaos looks for what no drill thought of."""
-    assert {name for name, test in TESTS.items() if not always_runs(test)} == {
+    assert {name for name, test in functions().items() if not always_runs(test)} == {
         "test_a_minute_of_silence_under_a_stream_of_messages",
         "test_a_minute_of_chaos",
     }

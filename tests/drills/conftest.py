@@ -83,6 +83,8 @@ class Node:
         self.process = process
         self.pid = process.pid
         self._log = log
+        self._lines: list[Line] = []
+        self._read = 0
 
     def __repr__(self) -> str:
         return f"<node {self.pid}, {self.process.poll()}>"
@@ -93,13 +95,17 @@ class Node:
 
     def lines(self, part: str = "") -> list[Line]:
         """Return the lines of the log whose message contains `part`."""
-        found: list[Line] = []
-        for text in self.output.splitlines(keepends=True):
-            if text.startswith("{") and text.endswith("\n"):
-                fields = json.loads(text)
-                at = datetime.fromisoformat(fields["time"]).timestamp()
-                found.append(Line(fields["level"], fields["message"], at, fields))
-        return [line for line in found if part in line.message]
+        with self._log.open("rb") as file:
+            file.seek(self._read)
+            for text in file:
+                if not text.endswith(b"\n"):
+                    break
+                self._read += len(text)
+                if text.startswith(b"{"):
+                    fields = json.loads(text)
+                    at = datetime.fromisoformat(fields["time"]).timestamp()
+                    self._lines.append(Line(fields["level"], fields["message"], at, fields))
+        return [line for line in self._lines if part in line.message]
 
     async def wait_line(self, part: str, *, count: int = 1, within: float = PATIENCE) -> Line:
         def is_there() -> bool:
