@@ -94,9 +94,9 @@ class Backoff:
     """How long to wait before a child is restarted; all in seconds.
 
     The first restart waits `min`; every further failure in a row doubles the delay, up to `max`; each delay is
-    lengthened by up to the fraction `jitter`. After `reset_after` seconds without a failure (default: half of
-    min + max) the count starts again. With delays the intensity may never be exceeded, so after more than
-    `max_attempts` failures in a row the supervisor gives up (None: never).
+    lengthened by up to the fraction `jitter`. Once the child has been up for more than `reset_after` seconds without a
+    failure (default: half of min + max), the count starts again. With delays the intensity may never be exceeded, so
+    after more than `max_attempts` failures in a row the supervisor gives up (None: never).
     """
 
     min: float = attrs.field(default=0.1, validator=number(0, FINITE, "a finite number"))
@@ -112,20 +112,28 @@ class Backoff:
 
 @attrs.frozen
 class Failures:
-    """A child's failures in a row: how many, and when it restarts after the last one (monotonic seconds)."""
+    """A child's failures in a row, and for how long it has been up since the last one (seconds)."""
 
     count: int = 0
-    resumed: float = -math.inf
+    up_for: float = 0.0
+    up_since: float = math.inf
+    """When it came up (monotonic seconds); infinite while it is not up."""
+
+    def came_up(self, now: float) -> Failures:
+        return Failures(self.count, self.up_for, now)
+
+    def ended(self, now: float) -> Failures:
+        return Failures(self.count, self.up_for + max(0.0, now - self.up_since))
 
 
-def failed_again(failures: Failures, backoff: Backoff, now: float, dice: Dice) -> Failures:
-    """Count one more failure, or the first after a long time without any, and compute when to restart the child.
+def failed_again(failures: Failures, backoff: Backoff) -> Failures:
+    """Count one more failure, or the first after a long time without any.
 
-    The time during which the restart was delayed does not count as time without failures.
+    Only the time during which the child was up counts as such: a child whose starts hang for long before they fail has
+    not recovered, and neither has one that waits for its restart.
     """
     reset_after = (backoff.min + backoff.max) / 2 if backoff.reset_after is None else backoff.reset_after
-    count = 1 if now - failures.resumed > reset_after else failures.count + 1
-    return Failures(count, now + restart_delay(count, backoff, dice))
+    return Failures(1 if failures.up_for > reset_after else failures.count + 1)
 
 
 def restart_delay(count: int, backoff: Backoff, dice: Dice) -> float:

@@ -20,7 +20,7 @@ from actorwork import (
     events,
     receive,
 )
-from tests.supervision.tree_fixture import LENIENT, Stage, counts, quiet, shown
+from tests.supervision.tree_fixture import LENIENT, Boom, Stage, counts, quiet, shown
 
 STEADY = Backoff(min=1, max=10, jitter=0)
 
@@ -69,6 +69,32 @@ async def test_a_good_time_makes_the_count_begin_anew(mock_clock: trio.testing.M
             await stage.dies("a")
             await trio.sleep(pause)
         assert delays(stage) == [1, 2, 4, 1, 2]
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+async def test_starts_that_hang_before_they_fail_are_no_good_time(dynamic: bool, mock_clock: trio.testing.MockClock):
+    """`reset_after` counts from the moment when the child is up; a database that hangs escalates in the end."""
+    starts: list[float] = []
+
+    async def hangs(*, task_status: Any) -> None:
+        starts.append(trio.current_time())
+        if len(starts) > 1:
+            await trio.sleep(12)
+            raise Boom("no database")
+        task_status.started()
+        raise Boom("the first time")
+
+    stage = Stage()
+    child = Child(hangs, id="a", backoff=Backoff(min=1, max=20, jitter=0, max_attempts=5))
+    kids = DynamicSupervisor(child, name="kids") if dynamic else Supervisor([child], name="kids")
+    with pytest.raises(MaxRestartsExceeded) as caught:
+        async with stage.open(Supervisor([kids], intensity=Intensity(restarts=0))) as system:
+            if dynamic:
+                await system.supervisor("kids").start_child()
+            await trio.sleep(1000)
+    assert "6 failures in a row" in str(caught.value.__cause__)
+    assert delays(stage) == [1, 2, 4, 8, 16]
+    assert starts == [0, 1, 15, 31, 51, 79]
 
 
 async def test_a_ref_is_good_while_its_actor_waits(mock_clock: trio.testing.MockClock):

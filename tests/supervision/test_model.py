@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from actorwork import Backoff, ChildError, Intensity, MaxRestartsExceeded, StartError, Supervisor
 from actorwork.policy.exits import Exit, Kind, Restart, exit_of, restart_wanted
-from actorwork.policy.restart import Failures, Strategy, failed_again, touched
+from actorwork.policy.restart import Failures, Strategy, failed_again, restart_delay, touched
 from tests.supervision.tree_fixture import Boom, Stage, quiet
 
 # ---- descriptions of trees ----
@@ -299,29 +299,38 @@ def test_every_exit_is_classified(error: BaseException | None, cancelled: bool, 
 
 
 @given(
-    st.lists(st.floats(0, 100), min_size=1, max_size=30),
+    st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), min_size=1, max_size=30),
     st.floats(0, 10),
     st.floats(0, 50),
-    st.floats(0, 1),
     st.none() | st.floats(0, 100),
-    st.floats(0, 0.999),
 )
-def test_failures_in_a_row(
-    quiets: list[float], low: float, more: float, jitter: float, reset: float | None, dice: float
-):
-    """The count is that of failures without a good time between; the delay doubles with it, within its bounds."""
-    backoff = Backoff(min=low, max=low + more, jitter=jitter, reset_after=reset)
+def test_failures_in_a_row(lives: list[tuple[float, float]], low: float, more: float, reset: float | None):
+    """The count is that of failures without a good time between; time during which the child was not up is none."""
+    backoff = Backoff(min=low, max=low + more, reset_after=reset)
     good_time = (2 * low + more) / 2 if reset is None else reset
     failures, now, row = Failures(), 0.0, 0
-    for seconds in quiets:
-        before = now
-        now = (failures.resumed if row else now) + seconds
-        row = row + 1 if row and now - max(failures.resumed, before) <= good_time else 1
-        failures = failed_again(failures, backoff, now, lambda: dice)
+    for starting, up in lives:
+        came_up = now + starting
+        now = came_up + up
+        row = 1 if now - came_up > good_time else row + 1
+        failures = failed_again(failures.came_up(came_up).ended(now), backoff)
         assert failures.count == row
-        delay = failures.resumed - now
-        assert -1e-6 <= delay <= backoff.max + 1e-6
-        assert abs(delay - min(backoff.max, low * 2 ** (row - 1) * (1 + jitter * dice))) < 1e-6
+
+
+@given(st.integers(1, 50), st.floats(0, 10), st.floats(0, 50), st.floats(0, 1), st.floats(0, 0.999))
+def test_delays(count: int, low: float, more: float, jitter: float, dice: float):
+    """The delay doubles with every failure in a row, within its bounds."""
+    delay = restart_delay(count, Backoff(min=low, max=low + more, jitter=jitter), lambda: dice)
+    assert 0 <= delay <= low + more + 1e-6
+    assert abs(delay - min(low + more, low * 2 ** (count - 1) * (1 + jitter * dice))) < 1e-6
+
+
+def test_a_good_time_that_a_siblings_restart_interrupts_is_one():
+    """An end that is no failure of its own does not begin the good time anew."""
+    backoff = Backoff(min=1, max=1, reset_after=20)
+    failures = failed_again(Failures(), backoff).came_up(0).ended(15)
+    assert failed_again(failures.came_up(20).ended(30), backoff).count == 1
+    assert failed_again(failures, backoff).count == 2
 
 
 @given(st.sampled_from(["one_for_one", "one_for_all", "rest_for_one"]), st.integers(1, 50), st.data())

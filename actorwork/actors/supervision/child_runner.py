@@ -97,6 +97,8 @@ class ChildRunner:
 
     def _is_up(self, record: ChildRecord) -> None:
         record.up = True
+        if record.spec.backoff is not None:
+            record.failures = record.failures.came_up(trio.current_time())
         if record.state is State.STARTING:
             record.state = State.RUNNING
             record.notify_change()
@@ -112,6 +114,8 @@ class ChildRunner:
             expected=state is State.STOPPING,
         )
         record.last_exit, record.task = without_crash(ended), None
+        if record.spec.backoff is not None:  # Here, since the loop may be busy for long before it judges this end.
+            record.failures = record.failures.ended(trio.current_time())
         self._alarms.set(record, math.inf)
         record.state = State.ENDED
         if state is State.STOPPING:

@@ -37,7 +37,7 @@ from actorwork.actors.tree.spec import DynamicSupervisor, Replicas, Spec, Superv
 from actorwork.errors import AlreadyRegistered, MaxRestartsExceeded, Shutdown, StartError
 from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.policy.exits import Exit, Kind, is_fatal, restart_wanted
-from actorwork.policy.restart import Window, auto_shutdown_due, failed_again, touched
+from actorwork.policy.restart import Window, auto_shutdown_due, failed_again, restart_delay, touched
 
 if TYPE_CHECKING:
     from actorwork.abc import EventSink
@@ -260,7 +260,7 @@ class RunningSupervisor:
         now = trio.current_time()
         record.state = State.RESTARTING
         if self._window.allows(self.spec.intensity, now):
-            delay = self._backoff(record, now)
+            delay = self._backoff(record)
         elif self.spec.on_exceeded is None:
             raise self._give_up(record)
         else:
@@ -283,14 +283,14 @@ class RunningSupervisor:
         else:
             await self._start_touched(record)
 
-    def _backoff(self, record: ChildRecord, now: float) -> float:
+    def _backoff(self, record: ChildRecord) -> float:
         backoff = record.spec.backoff
         if backoff is None:
             return 0.0
-        record.failures = failed_again(record.failures, backoff, now, self._around.dice)
+        record.failures = failed_again(record.failures, backoff)
         if backoff.max_attempts is not None and record.failures.count > backoff.max_attempts:
             raise self._give_up(record, f"{record.failures.count} failures in a row")
-        return record.failures.resumed - now
+        return restart_delay(record.failures.count, backoff, self._around.dice)
 
     def _touched(self, record: ChildRecord) -> list[ChildRecord]:
         """Return the records that the strategy restarts together with one, in start order."""
