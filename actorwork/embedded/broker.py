@@ -22,6 +22,7 @@ from actorwork.embedded.store import Store
 from actorwork.embedded.triggers import EmbeddedPauses, EmbeddedTriggers
 from actorwork.embedded.values import EmbeddedValues
 from actorwork.embedded.writer import ThreadWriter
+from actorwork.errors import BrokerError
 from actorwork.events import BrokerTrouble
 from actorwork.message import NO_HEADERS, DeadLetter, Delayed, Envelope, Json, Outcome
 
@@ -153,7 +154,10 @@ class EmbeddedBroker:
         return await self._writer.ask(release)
 
     async def diagnose(self) -> Sequence[Finding]:
-        mode = await self._writer.ask(lambda store: store.pragma("journal_mode"), writes=False)
+        try:
+            mode = await self._writer.ask(lambda store: store.pragma("journal_mode"), writes=False)
+        except BrokerError as error:
+            return (Finding("file", "error", str(error)),)
         if self._location.path is None:
             return (
                 Finding("store", "warning", "in memory: all messages are gone when the process ends", "name a file"),

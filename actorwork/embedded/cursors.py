@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Final, TypeAlias
 
 import attrs
@@ -99,6 +99,7 @@ class Cursor:
         for channel, batch, _ in taken:
             channel.ready = not batch.emptied
             channel.suspects = batch.held
+            channel.grp = batch.grp
             self.sent += len(batch.deliveries)
         self.turn += 1
 
@@ -109,7 +110,6 @@ class Cursors:
     def __init__(self) -> None:
         self._cursors: list[Cursor] = []
         self._by_channel: dict[int, list[GroupChannel]] = {}
-        self._by_group: dict[int, list[GroupChannel]] = {}
         self._urgent_came = False
 
     def __repr__(self) -> str:
@@ -134,7 +134,6 @@ class Cursors:
             self._cursors.append(cursor)
             for channel in cursor.channels:
                 self._by_channel.setdefault(channel.number, []).append(channel)
-                self._by_group.setdefault(channel.grp, []).append(channel)
         self._urgent_came = True
 
     def remove(self, cursors: Iterable[Cursor]) -> None:
@@ -143,7 +142,6 @@ class Cursors:
                 self._cursors.remove(cursor)
                 for channel in cursor.channels:
                     self._by_channel[channel.number].remove(channel)
-                    self._by_group[channel.grp].remove(channel)
 
     def wake_channels(self, channels: set[int]) -> None:
         """Mark these channels as ready, and empty the set."""
@@ -152,10 +150,12 @@ class Cursors:
                 self._wake(self._by_channel.get(channel, ()))
             channels.clear()
 
-    def wake_groups(self, groups: Iterable[int]) -> None:
+    def wake_groups(self, groups: Collection[int]) -> None:
         """Mark the channels of groups that have deliveries without an owner as ready."""
-        for grp in groups:
-            self._wake(self._by_group.get(grp, ()))
+        # Without an index: a group that was deleted by hand is made again under another number.
+        if groups:
+            for cursor in self._cursors:
+                self._wake(channel for channel in cursor.channels if channel.grp in groups)
 
     def wake_all_of(self, lease: Lease) -> None:
         for cursor in self._cursors:

@@ -18,8 +18,11 @@ LITTLE_DISK: Final = 256 * 1024 * 1024
 def examine(path: Path, mode: str, synchronous: str) -> Sequence[Finding]:
     """Examine the file with a connection of its own, so that the writer does not have to wait."""
     if not path.exists():
-        advice = "stop all programs that use it: what they send now is lost when the last of them ends"
-        return (Finding("file", "error", f"{path} was deleted or moved while in use", advice),)
+        return (
+            Finding(
+                "file", "error", f"{path} was deleted, moved or replaced while in use", "move it back, or start anew"
+            ),
+        )
     size = sum(part.stat().st_size for part in (path, Path(f"{path}-wal")) if part.exists())
     findings = [Finding("file", "ok", f"{path}, {size / 1e6:.1f} MB")]
     if mode == "wal":

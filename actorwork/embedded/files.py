@@ -6,19 +6,26 @@ expect_writable   raise now what the first write to a read-only file would raise
 begin_writing     begin a transaction as soon as no other process has one
 writing           one transaction, all of it or nothing
 advised           an error as text, with what to do about it
+OpenedFile        whether the file that was opened is still the one that its path names
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
+import os
 import sqlite3
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final, NamedTuple
 
 PATIENCE: Final = 5.0
 """Seconds to wait for another process that writes, before an operation fails."""
+
+LOG_EVERY: Final = 0.02
+"""Seconds between two looks at the write-ahead log: looking takes 2 µs, and seldom is the log deleted alone."""
 
 
 class Stamp(NamedTuple):
@@ -97,6 +104,45 @@ def writing(connection: sqlite3.Connection) -> Generator[None]:
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("rollback")
         raise
+
+
+class OpenedFile:
+    """A database that is in use, and its write-ahead log: which files their paths named when they were opened.
+
+    SQLite notices neither that they were deleted nor that others have taken their places. It goes on to write, without
+    an error, what no other process sees and what is gone when this one ends.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raise OSError if there is no such file."""
+        self._name = str(path)
+        self._identity = _identity(self._name)
+        # Absent where the file system cannot have one. SQLite deletes it only when no process uses the database.
+        log = path.with_name(f"{path.name}-wal")
+        self._log = str(log) if log.exists() else None
+        self._log_identity = None if self._log is None else _identity(self._log)
+        self._log_at = -math.inf
+
+    def __repr__(self) -> str:
+        return f"<OpenedFile {self._name}>"
+
+    def is_there(self, now: float) -> bool:
+        """Return whether writing makes sense; `now` is by the monotonic clock."""
+        try:
+            if _identity(self._name) != self._identity:
+                return False
+            if self._log is not None and now >= self._log_at:
+                if _identity(self._log) != self._log_identity:
+                    return False
+                self._log_at = now + LOG_EVERY
+        except OSError:
+            return False
+        return True
+
+
+def _identity(name: str) -> tuple[int, int]:
+    stat = os.stat(name)  # noqa: PTH116 - before each transaction, and a Path takes twice as long
+    return stat.st_dev, stat.st_ino
 
 
 def is_busy(error: sqlite3.Error) -> bool:

@@ -132,6 +132,14 @@ def _prepare(connection: sqlite3.Connection, location: Location) -> None:
         prepare(connection)
 
 
+def gone(location: Location) -> BrokerError:
+    """Return the error of a store whose file was taken away while it was in use."""
+    return BrokerError(
+        f"{location} was deleted, moved or replaced while in use: nothing is stored there any more. Move it back, or"
+        " end all programs that use it and start them again, with a new file; what the old one held is lost with it"
+    )
+
+
 def explained(location: Location, error: Exception) -> BrokerError:
     """Return the error that tells what an error of SQLite means for this store, and what to do."""
     if isinstance(error, BrokerError):

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -57,8 +58,10 @@ class Writer(abc.ABC):
         return await answer.wait()
 
     async def pass_through(self) -> None:
-        """Wait until everything that was ordered before has happened, and its results have arrived."""
-        await self.ask(_nothing, writes=False)
+        """Wait until everything that was ordered before has happened or failed, and its results have arrived."""
+        # A store that refuses orders refuses them in their turn.
+        with contextlib.suppress(BrokerError):
+            await self.ask(_nothing, writes=False)
 
 
 class Answer:

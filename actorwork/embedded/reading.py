@@ -31,25 +31,37 @@ class Reading:
     def __repr__(self) -> str:
         return "<Reading>"
 
-    def open_channel(self, channel: GroupChannel) -> bool:
-        """Make the group of a channel if it is new, at the beginning of what is there; return whether it was."""
+    def open_channel(self, channel: GroupChannel) -> None:
+        """Find the group of a channel; if it is new, make it, at the beginning of what is there."""
         channel.number = channel_number(self._sources.number(channel.name), channel.priority)
-        done = self._execute(
-            "insert or ignore into groups (source, name) values (?, ?)", (channel.number, channel.group)
-        )
+        channel.grp = self._group(channel)
+
+    def _group(self, channel: GroupChannel) -> int:
+        self._execute("insert or ignore into groups (source, name) values (?, ?)", (channel.number, channel.group))
         row = self._execute(
             "select grp from groups where source = ? and name = ?", (channel.number, channel.group)
         ).fetchone()
-        channel.grp = row[0]
-        return done.rowcount == 1
+        return row[0]
+
+    def _restore_group(self, channel: GroupChannel) -> int:
+        """Make the group of a channel again, after its row was deleted by hand; return its number."""
+        # It reads from the beginning, so what the old one had in flight is delivered again. Left behind, those rows
+        # would keep their entries for ever: no group of theirs could settle them.
+        self._execute("delete from pending where grp not in (select grp from groups)")
+        return self._group(channel)
 
     def take(self, channel: GroupChannel, node: int, limit: int) -> Taken:
         """Give entries of a channel to a node: orphaned and released ones first, then those after the cursor."""
-        taken = Taken()
+        grp, restored = channel.grp, False
+        group = self._execute("select cursor from groups where grp = ?", (grp,)).fetchone()
+        if group is None:
+            grp, restored = self._restore_group(channel), True
+            group = self._execute("select cursor from groups where grp = ?", (grp,)).fetchone()
+        taken = Taken(grp, restored=restored)
         free = self._execute(
             "select p.seq, p.count, p.node, e.id, e.type, e.data, e.headers, e.key, e.expires, e.uniq"
             " from pending p join entries e using (seq) where p.grp = ? and p.node <= 0 order by p.seq limit ?",
-            (channel.grp, limit),
+            (grp, limit),
         ).fetchall()
         if channel.suspects or any(count >= channel.alone_from for _, count, *_ in free):
             free = self._one_suspect_of(free, channel, node, taken)
@@ -58,29 +70,25 @@ class Reading:
         for seq, count, owner, message_id, kind, data, headers, key, expires, unique in free:
             bound = key is not None or unique is not None
             if count > channel.max_crashes:
-                token = Token(seq, channel.grp, 0, count, bound)
+                token = Token(seq, grp, 0, count, bound)
                 self._dead_letter(channel, delivery_from(channel, message_id, kind, data, headers, token, key, expires))
                 taken.dead_lettered.append((message_id, count))
                 continue
             again.append(seq)
             owners[-owner] = owners.get(-owner, 0) + 1
-            token = Token(seq, channel.grp, node, count + 1, bound)
+            token = Token(seq, grp, node, count + 1, bound)
             taken.deliveries.append(delivery_from(channel, message_id, kind, data, headers, token, key, expires))
         if again:
             self._execute(
                 "update pending set node = ?, count = count + 1"
                 " where grp = ? and seq in (select value from json_each(?))",
-                (node, channel.grp, json.dumps(again)),
+                (node, grp, json.dumps(again)),
             )
             taken.reclaimed = list(owners.items())
 
         room = limit - len(free)
         if room <= 0:
             return taken
-        group = self._execute("select cursor from groups where grp = ?", (channel.grp,)).fetchone()
-        if group is None:
-            taken.restored = self.open_channel(channel)
-            group = self._execute("select cursor from groups where grp = ?", (channel.grp,)).fetchone()
         cursor = group[0]
         rows = self._execute(
             "select seq, id, type, data, headers, addressee, coalesce(key, expires, uniq) from entries"
@@ -89,19 +97,13 @@ class Reading:
         ).fetchall()
         if rows:
             last = rows[-1][0]
-            self._execute("update groups set cursor = ? where grp = ?", (last, channel.grp))
+            self._execute("update groups set cursor = ? where grp = ?", (last, grp))
             self._execute(
                 "insert into pending (seq, grp, node, count) select seq, ?, ?, 1 from entries"
                 " where source = ? and seq > ? and seq <= ? and (addressee is null or addressee = ?)",
-                (channel.grp, node, channel.number, cursor, last, channel.group),
+                (grp, node, channel.number, cursor, last, channel.group),
             )
-            mine, grp, name, priority, append = (
-                channel.group,
-                channel.grp,
-                channel.name,
-                channel.priority,
-                taken.deliveries.append,
-            )
+            mine, name, priority, append = channel.group, channel.name, channel.priority, taken.deliveries.append
             for seq, message_id, kind, data, headers, addressee, optional in rows:
                 if addressee is not None and addressee != mine:
                     continue
@@ -128,7 +130,7 @@ class Reading:
         """
         in_hand = self._execute(
             "select 1 from pending where grp = ? and node = ? and count > ? limit 1",
-            (channel.grp, node, channel.alone_from),
+            (taken.grp, node, channel.alone_from),
         ).fetchone()
         chosen: list[Any] = []
         is_taken = in_hand is not None

@@ -145,6 +145,8 @@ class GroupChannel:
 class Taken:
     """What was read from one channel."""
 
+    grp: int
+    """The group that it was read for: another one than before if that had been deleted, and was made again."""
     deliveries: list[Delivery] = attrs.field(factory=list[Delivery])
     reclaimed: list[tuple[int, int]] = attrs.field(factory=list[tuple[int, int]])
     """For each previous owner its number (0: it released them), and how many it had."""

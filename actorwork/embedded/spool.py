@@ -18,13 +18,22 @@ import fcntl
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 import attrs
 
-from actorwork.embedded.files import PATIENCE, advised, expect_writable, stamp_of, use_write_ahead, writing
+from actorwork.embedded.files import (
+    PATIENCE,
+    OpenedFile,
+    advised,
+    expect_writable,
+    stamp_of,
+    use_write_ahead,
+    writing,
+)
 from actorwork.errors import SpoolError
 from actorwork.message import Envelope, Priority, Unique
 
@@ -137,7 +146,7 @@ class SpoolFile:
         self._claim: int | None = None
         self._connection = _connect(self.path)
         try:
-            self._identity = _identity(self.path)
+            self._opened = OpenedFile(self.path)
         except OSError as error:
             self._connection.close()
             raise SpoolError(f"the spool {self.path}: {error}") from error
@@ -290,11 +299,7 @@ class SpoolFile:
 
     def _expect_the_file(self) -> None:
         """Raise if the file was deleted: what is written to it would be lost with this process, without an error."""
-        try:
-            is_there = _identity(self.path) == self._identity
-        except OSError:
-            is_there = False
-        if not is_there:
+        if not self._opened.is_there(time.monotonic()):
             raise SpoolError(
                 f"the spool {self.path} was deleted or moved while in use: nothing is kept there; open the client anew"
             )
@@ -308,11 +313,6 @@ class SpoolFile:
 
 
 _READ: Final = "select seq, source, id, fields, data, born, refused from messages"
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    stat = path.stat()
-    return stat.st_dev, stat.st_ino
 
 
 def _problem(path: Path, error: sqlite3.Error, doing: str = "") -> SpoolError:

@@ -33,7 +33,7 @@ from typing import Any, Final
 from actorwork.embedded.cancellation import Cancellation
 from actorwork.embedded.dead_letters import DeadLetterTable
 from actorwork.embedded.delay_queue import DelayQueue
-from actorwork.embedded.files import begin_writing
+from actorwork.embedded.files import OpenedFile, begin_writing
 from actorwork.embedded.key_queues import KeyQueues
 from actorwork.embedded.leases import Leases
 from actorwork.embedded.outcomes import Outcomes
@@ -60,7 +60,8 @@ DAY: Final = 86400.0
 class Store:
     """The store's tables, in the words of the broker. Every method needs an open transaction, unless it says not."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, file: OpenedFile | None = None) -> None:
+        self._file = file
         transaction = self.transaction = Transaction(connection)
         self._connection = connection
         self._execute = connection.execute
@@ -89,6 +90,10 @@ class Store:
     def now(self) -> float:
         """The wall clock as of this transaction."""
         return self.transaction.now
+
+    def is_there(self, now: float) -> bool:
+        """Return whether other processes see what is written: the file, if there is one, is still at its path."""
+        return self._file is None or self._file.is_there(now)
 
     def begin(self, now: float) -> None:
         begin_writing(self._connection)

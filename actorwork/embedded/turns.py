@@ -25,7 +25,7 @@ from typing import Any, Final, TypeAlias
 import attrs
 
 from actorwork.embedded.cursors import Batch, Cursor, Cursors
-from actorwork.embedded.location import Location, explained
+from actorwork.embedded.location import Location, explained, gone
 from actorwork.embedded.own_leases import Lease, LostLease, OwnLeases
 from actorwork.embedded.rows import ReplyAddress, SettleOrder
 from actorwork.embedded.store import Store
@@ -249,6 +249,8 @@ class Turns:
         told otherwise. A crash right after the commit loses the answers: a publisher sends again under the same id,
         which is ignored; what was read stays pending for this node, and is reclaimed when its lease has ended.
         """
+        if not store.is_there(now):
+            raise gone(self._location)
         due = self._due(store, now, wall)
         if not due:
             if not orders:

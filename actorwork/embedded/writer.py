@@ -25,7 +25,7 @@ from typing import Final, TypeAlias
 
 import trio
 
-from actorwork.embedded.files import PATIENCE
+from actorwork.embedded.files import PATIENCE, OpenedFile
 from actorwork.embedded.location import Location, connect, explained
 from actorwork.embedded.orders import Answer, Writer
 from actorwork.embedded.own_leases import OwnLeases
@@ -104,7 +104,8 @@ class ThreadWriter(Writer):
             self._break(explained(self.location, error if isinstance(error, Exception) else RuntimeError(repr(error))))
             return
         try:
-            self._work(Store(connection))
+            path = self.location.path
+            self._work(Store(connection, None if path is None else OpenedFile(path)))
         except BaseException as error:  # noqa: BLE001 - as above: orders of a thread that is gone would wait for ever
             self._break(BrokerError(f"{self.location}: the writer ended: {type(error).__name__}: {error}"))
         finally:
@@ -135,7 +136,7 @@ class ThreadWriter(Writer):
             self._bring(turns.run(store, orders, now, wall, stopping=stopping))
             if stopping and self._queue.empty():
                 # Settlements that failed are tried until the patience ends; then they are left to the next node.
-                if not turns.has_unsettled or now > give_up_at:
+                if not turns.has_unsettled or now > give_up_at or not store.is_there(now):
                     return
                 time.sleep(QUICKEST_POLL)
 

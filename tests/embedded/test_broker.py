@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import trio
 
-from actorwork.embedded import files, location, turns
+from actorwork.embedded import files, location, node, turns
 from actorwork.embedded.broker import EmbeddedBroker, open_broker
 from actorwork.embedded.store import Store
 from actorwork.errors import BrokerError
-from actorwork.events import BrokerTrouble, DeadLettered, Event, Fenced
+from actorwork.events import BrokerTrouble, DeadLettered, Event, Fenced, GroupRestored
 from actorwork.message import REPLY_TO, Envelope, MessageIds, Priority
 from actorwork.policy.settlement import Ack
 from actorwork.testing.conformance import open_consumer
@@ -235,7 +235,95 @@ async def test_a_file_deleted_while_in_use_is_found_out(tmp_path: Path):
         assert {finding.level for finding in await broker.diagnose()} == {"ok"}
         file.unlink()
         (finding,) = await broker.diagnose()
-        assert (finding.level, finding.text) == ("error", f"{file} was deleted or moved while in use")
+        assert finding.level == "error"
+        assert f"{file} was deleted, moved or replaced while in use" in finding.text
+
+
+def delete_all(folder: Path) -> None:
+    for one in folder.iterdir():
+        one.unlink()
+
+
+def delete_the_log(folder: Path) -> None:
+    (folder / "x.db-wal").unlink()
+
+
+def replace(folder: Path) -> None:
+    # The old one remains until then, or the new one might be given its number.
+    copy = (folder / "copy.db").absolute()
+    copy.write_bytes(b"")
+    copy.rename(folder / "x.db")
+
+
+@pytest.mark.parametrize("take_away", [delete_all, delete_the_log, replace])
+async def test_once_its_file_was_taken_away_a_store_refuses_everything_and_says_so_by_itself(
+    tmp_path: Path, take_away: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(node, "LAST_SETTLEMENTS", 0.05)
+    events: list[Event] = []
+    is_told = trio.Event()
+
+    def emit(event: Event) -> None:
+        events.append(event)
+        is_told.set()
+
+    async with (
+        open_broker(f"sqlite:///{tmp_path / 'x.db'}", emit=emit) as broker,
+        open_consumer(broker, "orders") as consumer,
+    ):
+        await broker.publish([Envelope("orders", "1", b"1")])
+        delivery = await consumer.take_one()
+        take_away(tmp_path)
+        with trio.fail_after(5):
+            await is_told.wait()
+        (trouble, *_) = events
+        assert isinstance(trouble, BrokerTrouble)
+        assert "was deleted, moved or replaced while in use" in trouble.error
+        for refused in (
+            broker.publish([Envelope("orders", "2", b"1")]),
+            broker.backlog("orders"),
+            broker.dead_letters.list(),
+        ):
+            with pytest.raises(BrokerError, match="Move it back, or end all programs that use it"):
+                await refused
+        consumer.node.settle(consumer.subscription, delivery, Ack())
+        assert consumer.node.statistics()["settled"] == 0
+
+
+async def test_a_store_whose_file_is_moved_back_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(turns, "TRY_AGAIN", 0.05)
+    file, elsewhere = tmp_path / "x.db", tmp_path / "y.db"
+    async with open_at(file) as broker, open_consumer(broker, "orders") as consumer:
+        await broker.publish([Envelope("orders", "1", b"1")])
+        delivery = await consumer.take_one()
+        file.rename(elsewhere)
+        consumer.node.settle(consumer.subscription, delivery, Ack())
+        with pytest.raises(BrokerError, match="Move it back"):
+            await broker.publish([Envelope("orders", "2", b"1")])
+        elsewhere.rename(file)
+        await consumer.node.wait_settled()
+        await broker.publish([Envelope("orders", "2", b"1")])
+        await consumer.expect_only("2")
+
+
+async def test_groups_deleted_by_hand_are_made_again_and_nothing_stays_in_flight_for_ever(tmp_path: Path):
+    async with open_at(tmp_path / "x.db") as broker:
+        async with open_consumer(broker, "orders", "returns") as consumer:
+            await broker.publish([Envelope("orders", "1", b"1")])
+            delivery = await consumer.take_one()
+            await ask(broker, "delete from groups")
+            await broker.publish([Envelope("orders", "2", b"1")])
+            again = await consumer.take(2)
+            assert [one.id for one in again] == ["1", "2"]
+            assert [event.source for event in consumer.seen(GroupRestored)] == ["orders"]
+            # The first delivery is one of a group that is gone.
+            for one in (delivery, *again):
+                await consumer.settle(one)
+            assert [event.delivery for event in consumer.seen(Fenced)] == [delivery]
+            assert await broker.backlog("orders") == 0
+        async with open_consumer(broker, "orders") as consumer:
+            await broker.publish([Envelope("orders", "3", b"1")])
+            await consumer.expect_only("3")
 
 
 async def test_a_settlement_after_the_end_is_refused(tmp_path: Path):
