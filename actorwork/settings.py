@@ -184,8 +184,9 @@ class Settings:
     besides its own. All times are in seconds. `limits` hold deliveries back until they may begin. `middleware` wraps
     the handling of each delivery, first one outermost; `publish_middleware` processes what the actor publishes.
     `on_failure` overrides what an error does: by default a failing delivery fails the message ("resume"), and a failing
-    local call crashes the actor ("restart"). `max_crashes` is how many processes may die while a message is in flight
-    before it becomes a dead letter.
+    local call crashes the actor ("restart"). Once `max_crashes` processes have died while a message was in flight, it
+    is a dead letter and does not run again; from 2 on, its last run before that is one alone, so that only the guilty
+    one gets there.
     """
 
     title: str = attrs.field(validator=text(1, 300))

@@ -1,7 +1,7 @@
 """How a node is given entries of a channel: first what is orphaned or released, then what its group was never given.
 
-A message that several processes died with is run alone, and dead-lettered *before* the run after the last allowed one:
-its crashes are counted when it is read, so no process has to survive it to report them.
+A message that several processes died with is run alone, and dead-lettered once `max_crashes` have died. Its crashes are
+counted when it is read, so no process has to survive it to report them.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Reading:
         owners: dict[int, int] = {}
         for seq, count, owner, message_id, kind, data, headers, key, expires, unique in free:
             bound = key is not None or unique is not None
-            if count > channel.max_crashes:
+            if count >= channel.dead_from:
                 token = Token(seq, grp, 0, count, bound)
                 self._dead_letter(channel, delivery_from(channel, message_id, kind, data, headers, token, key, expires))
                 taken.dead_lettered.append((message_id, count))
@@ -135,7 +135,7 @@ class Reading:
         chosen: list[Any] = []
         is_taken = in_hand is not None
         for row in free:
-            if channel.alone_from <= row[1] <= channel.max_crashes:
+            if channel.alone_from <= row[1] < channel.dead_from:
                 if is_taken:
                     taken.held = True
                     continue

@@ -32,10 +32,9 @@ from actorwork.message import (
     Priority,
     Unique,
 )
+from actorwork.policy.crashes import alone_from, limit_of
 from actorwork.policy.settlement import Ack, Reject, Settlement
 from actorwork.settings import DeadLetterSettings
-
-SUSPECT: Final = 2
 
 CARRIED: Final = "source, id, type, data, headers, born, addressee, key, expires, uniq"
 """The columns that a message keeps when it moves from table to table."""
@@ -132,9 +131,14 @@ class GroupChannel:
     bounds: DeadLetterSettings = attrs.field(factory=DeadLetterSettings)
 
     @property
+    def dead_from(self) -> int:
+        """The crash count from which on a message is a dead letter."""
+        return limit_of(self.max_crashes)
+
+    @property
     def alone_from(self) -> int:
         """The crash count from which on a message runs beside no other one with such a count."""
-        return max(1, min(SUSPECT, self.max_crashes))
+        return alone_from(self.max_crashes)
 
     @property
     def readable(self) -> bool:

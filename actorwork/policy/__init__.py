@@ -6,6 +6,7 @@ How a delivery ends:
     retry           backoffs, and which retry policy applies to an error
     attempts        the headers of the next attempt
     batches         the outcome of each message of a batch
+    crashes         when a message that kills processes runs alone, and when it is dead
     dead_letters    fingerprints of causes, and selections of dead letters
 
 When a message begins:

@@ -20,6 +20,7 @@ import trio
 from actorwork.events import BrokerTrouble, DeadLettered, Reclaimed
 from actorwork.failpoints import failpoint
 from actorwork.message import Priority
+from actorwork.policy.crashes import alone_from, limit_of
 from actorwork.streams import keys, scripts
 from actorwork.streams.entries import bounds_of
 from actorwork.streams.in_flight import InFlightEntries
@@ -50,8 +51,8 @@ class Reclaimer:
         self._heal_at = 0.0
         self._pause: trio.CancelScope | None = None
         self._turn = 0
-        limit = sources.subscription.max_crashes
-        self._alone_from = max(1, min(2, limit))
+        self._dead_from = limit_of(sources.subscription.max_crashes)
+        self._alone_from = alone_from(sources.subscription.max_crashes)
         sources.maintain_within = self.maintain_within
 
     def __repr__(self) -> str:
@@ -102,7 +103,7 @@ class Reclaimer:
                 RELEASED,
                 room,
                 urgent_room,
-                sources.subscription.max_crashes,
+                self._dead_from,
                 self._alone_from,
                 sources.subscription.actor,
             ]

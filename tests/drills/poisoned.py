@@ -29,7 +29,7 @@ def ledger() -> Ledger:
 
 
 class Taster(Actor):
-    settings = Settings(title="taster", sources={"meals"}, concurrency=2, max_crashes=1)
+    settings = Settings(title="taster", sources={"meals"}, concurrency=2, max_crashes=2)
 
     @receive
     async def taste(self, *, number: int, kind: str = "") -> int:

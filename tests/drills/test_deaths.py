@@ -194,7 +194,7 @@ async def test_a_message_that_takes_its_process_down_becomes_a_dead_letter(url: 
     async with open_place(url) as place:
         await place.send_numbers("singles", [0], seconds=60)
         await place.send_numbers("singles", bystanders)
-        for _ in range(Single.settings.max_crashes + 2):
+        for _ in range(Single.settings.max_crashes + 1):
             node = drill.start("single", url, lease=0.5)
             known = drill.ledger.count("begun")
 
@@ -212,7 +212,7 @@ async def test_a_message_that_takes_its_process_down_becomes_a_dead_letter(url: 
         await place.wait_empty("singles")
         (letter,) = await place.broker.dead_letters.list()
         assert letter.failure.type == "Crashed"
-        assert len(drill.nodes) == Single.settings.max_crashes + 2
+        assert len(drill.nodes) == Single.settings.max_crashes + 1
         await drill.nodes[-1].stop()
         await place.check_account(bystanders)
 

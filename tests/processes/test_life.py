@@ -110,7 +110,7 @@ async def test_a_process_that_dies_is_replaced_at_once_and_its_work_is_done_by_t
             what = how.removesuffix(" in peace")
             await client.ref(Worker).tell({"what": what, "n": 7 if how == "exit" else 0})
             await waits.result(timeout=20)
-            # What killed one and then another one (max_crashes=1) is not run a third time.
+            # What killed one and then another one (max_crashes=2) is not run a third time.
             begins = f"{what} begins"
             await until(lambda: len(said.pids(begins)) == 2, "the second death")
             assert await client.ref(Worker).ask({}, timeout=20) not in said.pids(begins)

@@ -27,7 +27,7 @@ def say(text: str) -> None:
 class Worker(Actor):
     """Does what its messages name, good or bad."""
 
-    settings = Settings(title="worker", sources={"work"}, concurrency=2, max_crashes=1)
+    settings = Settings(title="worker", sources={"work"}, concurrency=2, max_crashes=2)
 
     async def startup(self) -> None:
         say("up")

@@ -611,7 +611,7 @@ async def test_a_node_that_closes_without_settling_leaves_its_work_to_the_next_a
 
 
 async def test_a_message_that_takes_down_too_many_processes_is_buried(redis_url: str):
-    orders = subscription(max_crashes=2)
+    orders = subscription(max_crashes=3)
     async with open_scene(redis_url) as scene, scene.broker.open_replies() as replies:
         waiting = replies.expect("orders", "poison")
         headers = {RESULT_TTL: 60, REPLY_TO: replies.address}

@@ -145,7 +145,7 @@ local function take_over(stream, prefix, owner, pending_in_all, is_dead, is_urge
   for _, pending in ipairs(page) do
     local id, count = pending[1], pending[4]
     local crashes = count
-    if is_dead and count > limit then
+    if is_dead and count >= limit then
       -- If that fails, the entry stays where it is: an error here would end the script, and with it every other take-over.
       local good, letter = pcall(dead_letter_crasher, stream, prefix, id, crashes)
       if good and letter then

@@ -81,7 +81,7 @@ class KeyTests(ContractTests):
                 await broker.publish(_keyed("1", "2"))
                 assert await dead.take() == ["1"]
                 await dead.kill()
-            async with open_consumer(broker, "orders", max_crashes=1) as consumer:
+            async with open_consumer(broker, "orders") as consumer:
                 delivery = await consumer.take_one()
                 assert (delivery.id, delivery.crashes) == ("1", 1)
                 assert not consumer.waiting

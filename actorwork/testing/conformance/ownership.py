@@ -118,10 +118,10 @@ class OwnershipTests(ContractTests):
         async with self.open_broker() as broker:
             await broker.publish([Envelope("orders", "1", b"1", headers={RESULT_TTL: 60})])
             for _ in range(2):
-                async with self.open_remote_consumer("orders", max_crashes=1, lease=self.short_lease) as dead:
+                async with self.open_remote_consumer("orders", max_crashes=2, lease=self.short_lease) as dead:
                     assert await dead.take() == ["1"]
                     await dead.kill()
-            async with open_consumer(broker, "orders", max_crashes=1) as consumer:
+            async with open_consumer(broker, "orders", max_crashes=2) as consumer:
                 await consumer.wait(lambda: consumer.seen(DeadLettered), "the message to be dead-lettered")
                 (dead_lettered,) = consumer.seen(DeadLettered)
                 assert (
@@ -145,6 +145,22 @@ class OwnershipTests(ContractTests):
                 await broker.publish([Envelope("orders", "2", b"2")])
                 await consumer.expect_only("2")
                 assert await broker.backlog("orders") == 0
+
+    async def test_a_message_that_kills_processes_runs_max_crashes_times(self) -> None:
+        """Once if that is 0: before its first run no message is known to kill."""
+        async with self.open_broker() as broker:
+            for most in range(4):
+                source = f"orders:{most}"
+                await broker.publish([Envelope(source, "1", b"1")])
+                for run in range(max(1, most)):
+                    # A node that ends without settling what it took looks as one that was killed.
+                    async with open_consumer(broker, source, max_crashes=most) as dying:
+                        assert (await dying.take_one()).crashes == run
+                async with open_consumer(broker, source, max_crashes=most) as consumer:
+                    await consumer.wait(lambda here=consumer: here.seen(DeadLettered), "the dead letter")
+                    assert [event.crashes for event in consumer.seen(DeadLettered)] == [max(1, most)]
+                    assert await broker.backlog(source) == 0
+                    assert not consumer.offered
 
     async def test_a_blocked_loop_keeps_its_lease(self) -> None:
         # Long enough even for a thread that a busy machine delays.

@@ -1,0 +1,27 @@
+"""What becomes of a message whose processes die: it runs alone, and then becomes a dead letter.
+
+    crashes so far        what happens to it
+    0                     it runs among others
+    from `alone_from`     it is a suspect: it runs with nothing beside it in its process
+    `max_crashes`         it is a dead letter, without another run
+
+A process dies with everything it has in flight, and one message of these killed it. So all of them are counted, and the
+last run before the limit is one alone: then only the guilty one gets there. With a limit of 1 there is no such run.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+SUSPICIOUS: Final = 2
+"""Crashes from which on a message runs alone at the latest: the first one may be any message's doing."""
+
+
+def limit_of(max_crashes: int) -> int:
+    """Return after how many crashes a message is dead. 0 means 1: a message is known to kill only once it has."""
+    return max(1, max_crashes)
+
+
+def alone_from(max_crashes: int) -> int:
+    """Return the number of crashes from which on a message runs alone."""
+    return max(1, min(SUSPICIOUS, max_crashes - 1))
