@@ -46,9 +46,11 @@ async def open_broker(url: str | Broker | None = None, *, emit: EventSink = igno
         yield url
         return
     if url is None:
+        from actorwork.embedded.files import make_folder  # noqa: PLC0415 - as below
+
         file = default_file()
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(file.parent)
         except OSError as error:
             raise BrokerError(
                 f"the embedded broker's directory {file.parent} cannot be created ({error});"

@@ -362,11 +362,12 @@ class Spooler:
 @asynccontextmanager
 async def open_spooler(spool: Spool, path: Path, lazy: LazyBroker, emit: EventSink) -> AsyncGenerator[Spooler]:
     """Open the file of a spool; the caller runs `Spooler.run`. Raises `SpoolError`."""
-    from actorwork.embedded.spool import SpoolFile  # noqa: PLC0415 - only a client with a spool imports SQLite
+    from actorwork.embedded.files import make_folder  # noqa: PLC0415 - only a client with a spool imports SQLite
+    from actorwork.embedded.spool import SpoolFile  # noqa: PLC0415 - as above
 
     if spool.path is None:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
         except OSError as error:
             raise SpoolError(
                 f"the spool's directory {path.parent} cannot be created ({error}); name a file with Spool(path=…)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import stat
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -54,6 +55,10 @@ def examine(path: Path, mode: str, synchronous: str) -> Sequence[Finding]:
     else:
         findings.append(
             Finding("permissions", "error", f"{path} or its directory cannot be written", "change their owner or mode")
+        )
+    if path.stat().st_mode & stat.S_IROTH and path.parent.stat().st_mode & stat.S_IXOTH:
+        findings.append(
+            Finding("privacy", "warning", f"every user of this machine can read {path}", f"chmod 600 {path}*")
         )
     try:
         with closing(sqlite3.connect(path, timeout=5)) as connection:

@@ -1,5 +1,7 @@
 """How every SQLite file of this package is opened, and what its errors mean.
 
+make_folder       a folder that only this user can enter
+make_private      an empty file that only this user can read
 stamp_of          which program made a file, and in which format
 use_write_ahead   readers do not wait for writers
 expect_writable   raise now what the first write to a read-only file would raise
@@ -15,6 +17,7 @@ import contextlib
 import math
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -26,6 +29,31 @@ PATIENCE: Final = 5.0
 
 LOG_EVERY: Final = 0.02
 """Seconds between two looks at the write-ahead log: looking takes 2 µs, and seldom is the log deleted alone."""
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, for this user alone. Raises OSError."""
+    # One by one: `parents=True` gives the mode to the last one only.
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    for one in reversed(missing):
+        one.mkdir(mode=0o700, exist_ok=True)
+
+
+def make_private(path: Path) -> None:
+    """Make an empty file that only this user can read, unless there is a file: its mode is left as its owner wants it.
+
+    SQLite, which would make it with the usual mode, gives that of the database to its log and its shared memory.
+    """
+    try:
+        # Not by open and close: closing a file ends all locks that this process has on it, also those of a connection
+        # that another thread has opened in the meantime.
+        os.mknod(path, 0o600 | stat.S_IFREG)
+    except FileExistsError:
+        pass
+    except OSError:
+        # Some systems allow this to root only. If it cannot be made at all, SQLite reports it better.
+        with contextlib.suppress(OSError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 class Stamp(NamedTuple):
@@ -141,8 +169,8 @@ class OpenedFile:
 
 
 def _identity(name: str) -> tuple[int, int]:
-    stat = os.stat(name)  # noqa: PTH116 - before each transaction, and a Path takes twice as long
-    return stat.st_dev, stat.st_ino
+    found = os.stat(name)  # noqa: PTH116 - before each transaction, and a Path takes twice as long
+    return found.st_dev, found.st_ino
 
 
 def is_busy(error: sqlite3.Error) -> bool:

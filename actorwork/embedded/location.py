@@ -20,7 +20,16 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import attrs
 
-from actorwork.embedded.files import PATIENCE, advised, expect_writable, may_pass, stamp_of, use_write_ahead, writing
+from actorwork.embedded.files import (
+    PATIENCE,
+    advised,
+    expect_writable,
+    make_private,
+    may_pass,
+    stamp_of,
+    use_write_ahead,
+    writing,
+)
 from actorwork.embedded.schema import APPLICATION, VERSION, prepare
 from actorwork.errors import BrokerError
 
@@ -77,6 +86,8 @@ def connect(location: Location) -> sqlite3.Connection:
         raise BrokerError(f"{path} is a directory; name a file in it, such as sqlite:///{path / 'messages.db'}")
     if path is not None and not path.parent.is_dir():
         raise BrokerError(f"{path.parent} is no directory; create it, or name another file than {path}")
+    if path is not None:
+        make_private(path)
     try:
         connection = sqlite3.connect(path or ":memory:", timeout=PATIENCE, isolation_level=None)
     except sqlite3.Error as error:

@@ -30,6 +30,7 @@ from actorwork.embedded.files import (
     OpenedFile,
     advised,
     expect_writable,
+    make_private,
     stamp_of,
     use_write_ahead,
     writing,
@@ -192,7 +193,9 @@ class SpoolFile:
             return True
         name = f"{self.path}-claim"
         try:
-            claim = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            # Users who may write to the spool may also replay it.
+            mode = self.path.stat().st_mode & 0o666
+            claim = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
         except OSError as error:
             raise SpoolError(f"the spool {self.path}: {name} cannot be opened: {error}") from error
         try:
@@ -324,6 +327,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         raise SpoolError(f"the spool {path} is a directory; name a file in it")
     if not path.parent.is_dir():
         raise SpoolError(f"the spool {path}: {path.parent} is no directory; create it, or name another file")
+    make_private(path)
     try:
         connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
     except sqlite3.Error as error:
