@@ -94,6 +94,20 @@ class Node(Protocol):
         """
         ...
 
+    def settle_together(
+        self,
+        subscription: Subscription,
+        settled: Sequence[tuple[Delivery, Settlement]],
+        published: Sequence[Envelope],
+    ) -> None:
+        """Settle deliveries that one call of a handler has handled, and send what it published: all, or nothing.
+
+        Never waits. They may come from several sources and have several priorities, and each settlement is an `Ack`.
+        If this node no longer owns one of them, nothing takes effect: that one is refused as `Fenced`, and the others
+        are released. If the messages cannot be published, all of them fail.
+        """
+        ...
+
     async def publish_fenced(
         self, subscription: Subscription, delivery: Delivery, published: Sequence[Envelope]
     ) -> bool:

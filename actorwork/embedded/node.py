@@ -246,6 +246,24 @@ class EmbeddedNode:
             )
         )
 
+    def settle_together(
+        self,
+        subscription: Subscription,
+        settled: Sequence[tuple[Delivery, Settlement]],
+        published: Sequence[Envelope],
+    ) -> None:
+        if self._closed:
+            for delivery, settlement in settled:
+                self.settle(subscription, delivery, settlement)
+            return
+        group, actor, bounds = subscription.group, subscription.actor, subscription.dead_letters
+        *others, last = (
+            SettleOrder(delivery, group, actor, settlement, (), self, bounds=bounds) for delivery, settlement in settled
+        )
+        rows = [row_of(envelope) for envelope in published]
+        self._unsettled += len(settled)
+        self._writer.settle(attrs.evolve(last, published=rows, together=others))
+
     def applied(self, count: int, refused: Sequence[SettleOrder]) -> None:
         """Called by the writer when `count` settlements have been carried out, of which some were refused."""
         self._unsettled -= count

@@ -173,6 +173,12 @@ class SettleOrder:
     plain: bool = False
     """Whether it does nothing but end the delivery: one statement ends many of these."""
     bounds: DeadLetterSettings = attrs.field(factory=DeadLetterSettings)
+    together: Sequence[SettleOrder] = ()
+    """The settlements of the other deliveries of a batch: applied before this one, or none of them."""
+
+    @property
+    def all(self) -> Sequence[SettleOrder]:
+        return (*self.together, self)
 
 
 def row_of(envelope: Envelope) -> EnvelopeRow:

@@ -27,7 +27,7 @@ change; these are forgotten when a transaction fails.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from actorwork.embedded.cancellation import Cancellation
@@ -189,6 +189,19 @@ class Store:
         if order.published:
             self.publish(order.published)
         return True
+
+    def settle_together(self, order: SettleOrder) -> Sequence[SettleOrder]:
+        """Settle the deliveries of a batch if all of them are still ours; return those that are not.
+
+        If there is one, nothing takes effect, and the others are released: their handler runs again without it. What was published comes last, as it may want keys that the deliveries hold.
+        """
+        lost = [one for one in order.all if not self.settlements.owns(one.delivery.token)]
+        for one in order.all:
+            if not lost:
+                self.settle(one)
+            elif one not in lost:
+                self.release(one.delivery)
+        return lost
 
     def release(self, delivery: Delivery) -> bool:
         """Release a delivery to its old place, with its count restored; return whether it was still ours."""

@@ -345,8 +345,12 @@ class Turns:
             if isinstance(order, Order):
                 notifications.append(_bind(order.done, order.run(store)))
                 continue
-            counts[order.owner] = counts.get(order.owner, 0) + 1
-            if order.plain:
+            counts[order.owner] = counts.get(order.owner, 0) + len(order.all)
+            if order.together:
+                lost = store.settle_together(order)
+                if lost:
+                    refused.setdefault(order.owner, []).extend(lost)
+            elif order.plain:
                 plain.append(order)
             elif not store.settle(order):
                 refused.setdefault(order.owner, []).append(order)

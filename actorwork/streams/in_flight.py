@@ -33,7 +33,15 @@ class PublishOnly:
     report: Callable[[bool | Exception], None]
 
 
-Item: TypeAlias = "tuple[Delivery, Settlement | PublishOnly, Sequence[Envelope]]"
+@attrs.frozen(eq=False)
+class Together:
+    """The settlements of deliveries that were handled together, of any streams: applied together, or not at all."""
+
+    settled: Sequence[tuple[Delivery, Settlement]]
+
+
+Item: TypeAlias = "tuple[Delivery, Settlement | PublishOnly | Together, Sequence[Envelope]]"
+"""`Together` is queued with the first of its deliveries."""
 
 
 @attrs.define(eq=False)

@@ -68,7 +68,7 @@ class RedisNode(Node):
         self._intake = trio.CancelScope()
         self._intake_ended = trio.Event()
         self._is_intake_begun = False
-        self._settler = Settler(client, self._spawn, emit, self._counters)
+        self._settler = Settler(client, self._spawn, self._release_soon, emit, self._counters)
         self._source_sets: dict[Subscription, list[SourceSet]] = {}
         self._reclaimers: list[Reclaimer] = []
         self._readers: list[Reader] = []
@@ -154,6 +154,14 @@ class RedisNode(Node):
     ) -> None:
         self._settler.settle(delivery, settlement, published)
 
+    def settle_together(
+        self,
+        subscription: Subscription,
+        settled: Sequence[tuple[Delivery, Settlement]],
+        published: Sequence[Envelope],
+    ) -> None:
+        self._settler.settle_together(settled, published)
+
     async def publish_fenced(
         self, subscription: Subscription, delivery: Delivery, published: Sequence[Envelope]
     ) -> bool:
@@ -177,6 +185,9 @@ class RedisNode(Node):
 
     async def release_deliveries(self, subscription: Subscription, deliveries: Sequence[Delivery]) -> None:
         """Cancelled: any part may have been released; other nodes take over the rest when the lease is released."""
+        await self._release_all(deliveries)
+
+    async def _release_all(self, deliveries: Sequence[Delivery]) -> None:
         by_stream: dict[InFlightEntries, list[Delivery]] = {}
         for delivery in deliveries:
             in_flight: InFlightEntries = delivery.token[2]
@@ -264,6 +275,9 @@ class RedisNode(Node):
 
     def _spawn(self, flush: Callable[..., Any], in_flight: InFlightEntries) -> None:
         self._settling.start_soon(flush, in_flight)
+
+    def _release_soon(self, deliveries: Sequence[Delivery]) -> None:
+        self._settling.start_soon(self._release_all, deliveries)
 
 
 async def _read_and_maintain(reclaimer: Reclaimer, reader: Reader, nursery: trio.Nursery) -> None:

@@ -29,7 +29,8 @@ PUBLISH_NOW: Final = _script("publish_now", "marks")
 PUBLISH_LATER: Final = _script("publish_later", "clock", "marks")
 PUBLISH: Final = _script("publish_batch", *_KEEPING)
 PUBLISH_UNIQUE: Final = _script("publish_unique", *_KEEPING)
-SETTLE: Final = _script("settle", *_KEEPING, "entry", "fence", "batch")
+SETTLE: Final = _script("settle", *_KEEPING, "entry", "fence", "targets", "batch")
+SETTLE_TOGETHER: Final = _script("settle_together", *_KEEPING, "fence", "targets")
 SETTLE_PLAIN: Final = _script("settle_plain", "ack", "fence", "batch")
 MAINTAIN: Final = _script("maintain", *_KEEPING, "entry")
 RECOVER: Final = _script("recover")
@@ -55,6 +56,7 @@ ALL: Final = (
     PUBLISH,
     PUBLISH_UNIQUE,
     SETTLE,
+    SETTLE_TOGETHER,
     SETTLE_PLAIN,
     MAINTAIN,
     RECOVER,

@@ -12,12 +12,16 @@ sent again under its number, and the script repeats its answer. Errors that may 
 that loads or is busy) are tried again for as long as the node lives. If the script itself fails, each settlement of the
 batch is tried alone, and one that keeps failing alone is abandoned: its entry stays pending, and runs again after this
 node has ended.
+
+Deliveries that were handled together and publish are settled by one script for all their streams. It has a flush of its
+own in the queue of the first one's stream, so what an actor publishes keeps its order. If one of them is not ours any
+more, none is settled, and the others are released.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 import trio
@@ -28,8 +32,8 @@ from actorwork.failpoints import failpoint
 from actorwork.message import REPLY_TO, RESULT_TTL, Delivery, Envelope, Failure, Outcome, is_result_wanted
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
 from actorwork.streams import entries, keys, scripts
-from actorwork.streams.in_flight import Counters, InFlightEntries, Item, PublishOnly
-from actorwork.streams.transport.client import RedisClient
+from actorwork.streams.in_flight import Counters, InFlightEntries, Item, PublishOnly, Together
+from actorwork.streams.transport.client import RedisClient, Script
 from actorwork.streams.transport.redis_py import RedisError, may_pass
 
 _PLAIN_AT_ONCE: Final = 1000
@@ -44,17 +48,19 @@ _AFTER: Final = failpoint("settle.after")
 
 
 class Settler:
-    """Settles for one node. `spawn` starts a task in the node's nursery, and does not wait."""
+    """Settles for one node. `spawn` starts a task in the node's nursery, and does not wait; so does `release`."""
 
     def __init__(
         self,
         client: RedisClient,
         spawn: Callable[[Callable[..., Any], InFlightEntries], None],
+        release: Callable[[Sequence[Delivery]], None],
         emit: EventSink,
         counters: Counters,
     ) -> None:
         self._client = client
         self._spawn = spawn
+        self._release = release
         self._emit = emit
         self._counters = counters
         self._waiters = trio.lowlevel.ParkingLot()
@@ -79,6 +85,17 @@ class Settler:
             in_flight.others.append((delivery, settlement, published))
         if not in_flight.is_flushing:
             self.start(in_flight)
+
+    def settle_together(self, settled: Sequence[tuple[Delivery, Settlement]], published: Sequence[Envelope]) -> None:
+        """Queue settlements that are applied together with what was published, or not at all. Never waits."""
+        first = settled[0][0]
+        in_flight: InFlightEntries = first.token[2]
+        if in_flight.is_over:  # All of them are over then: they end with the lease of their node.
+            self._refuse(in_flight, first, Together(settled))
+            return
+        in_flight.begun += 1
+        in_flight.others.append((first, Together(settled), published))
+        self.start(in_flight)
 
     def start(self, in_flight: InFlightEntries) -> None:
         """Start to apply the queued settlements of a stream, unless a flush is under way."""
@@ -137,6 +154,9 @@ class Settler:
             self._active.discard(in_flight)
 
     async def _flush(self, in_flight: InFlightEntries, plain: list[Delivery], others: list[Item]) -> None:
+        if others and type(others[0][1]) is Together:
+            await self._flush_together(in_flight, others[0][0], others[0][1], others[0][2])
+            return
         total = len(plain) + len(others)
         tokens = [delivery.token for delivery in plain]
         ends = [token[0] for token in tokens]
@@ -166,6 +186,36 @@ class Settler:
             in_flight.stream,
             in_flight.keys.settled(in_flight.group, in_flight.incarnation, in_flight.level),
         )
+        answer = await self._run(in_flight, script, script_keys, args, total)
+        self._conclude(in_flight, plain, others, answer[1], answer[2])
+
+    async def _flush_together(
+        self, in_flight: InFlightEntries, first: Delivery, together: Together, published: Sequence[Envelope]
+    ) -> None:
+        by_stream: dict[InFlightEntries, list[tuple[Delivery, Settlement]]] = {}
+        for delivery, settlement in together.settled:
+            by_stream.setdefault(delivery.token[2], []).append((delivery, settlement))
+        args: list[Any] = [in_flight.number, in_flight.group, in_flight.incarnation, len(published)]
+        try:
+            _add_published(args, published)
+            for stream, some in by_stream.items():
+                ends = entries.bounds(delivery.token[0] for delivery, _ in some)
+                args += (stream.keys.prefix, *ends, len(some))
+                for delivery, settlement in some:
+                    outcome = Outcome("done", settlement.result or b"null") if isinstance(settlement, Ack) else None
+                    args += _delivery_args(stream, delivery, outcome)
+        except (ValueError, RecursionError) as error:
+            raise _RefusedError(f"it cannot be written: {error}") from error
+        record = in_flight.keys.settled(in_flight.group, in_flight.incarnation, in_flight.level)
+        script_keys = (record, *(stream.stream for stream in by_stream))
+        answer = await self._run(in_flight, scripts.SETTLE_TOGETHER, script_keys, args, 1)
+        # The script counts in the order of its arguments.
+        in_order = [one for some in by_stream.values() for one in some]
+        self._conclude_together(in_flight, in_order, set(answer[1]), answer[2])
+
+    async def _run(
+        self, in_flight: InFlightEntries, script: Script, script_keys: Sequence[str], args: list[Any], total: int
+    ) -> Any:
         attempt = 0
         if _BEFORE is not None:
             _BEFORE()
@@ -184,7 +234,7 @@ class Settler:
             await trio.sleep(pause)
         if _AFTER is not None:
             _AFTER()
-        self._conclude(in_flight, plain, others, answer[1], answer[2])
+        return answer
 
     def _conclude(
         self,
@@ -229,24 +279,66 @@ class Settler:
             if type(settlement) is Retry and settlement.delay > 0:
                 in_flight.maintain_within(settlement.delay)
 
+    def _conclude_together(
+        self,
+        in_flight: InFlightEntries,
+        settled: Sequence[tuple[Delivery, Settlement]],
+        fenced: Collection[int],
+        refused: list[Any],
+    ) -> None:
+        if refused:
+            problem = refused[1].decode(errors="replace")
+            next_step = f"the {len(settled)} messages that were handled with it become dead letters"
+            self._emit(BrokerTrouble(f"publishing for a batch of {in_flight.source}", problem, next_step))
+            for delivery, settlement in settled:
+                self._fail(delivery.token[2], delivery, settlement, problem)
+            return
+        ours: list[Delivery] = []
+        for which, (delivery, settlement) in enumerate(settled):
+            if which in fenced:
+                delivery.token[2].release(delivery)
+                self._refuse(in_flight, delivery, settlement)
+            elif fenced:
+                ours.append(delivery)
+            else:
+                delivery.token[2].release(delivery)
+                self._counters.settled += 1
+        if ours:
+            self._release(ours)
+
     def _could_not_publish(
-        self, in_flight: InFlightEntries, delivery: Delivery, settlement: Settlement | PublishOnly, problem: str
+        self,
+        in_flight: InFlightEntries,
+        delivery: Delivery,
+        settlement: Settlement | PublishOnly | Together,
+        problem: str,
     ) -> None:
         """Make the delivery fail: it is still in flight, and cannot end as its handler wanted."""
         if type(settlement) is PublishOnly:
             settlement.report(RedisError(problem))
             return
+        if not in_flight.is_over:
+            self._emit(BrokerTrouble(f"publishing for {delivery.id}", problem, "the message becomes a dead letter"))
+        self._fail(in_flight, delivery, settlement, problem)
+
+    def _fail(
+        self,
+        in_flight: InFlightEntries,
+        delivery: Delivery,
+        settlement: Settlement | PublishOnly | Together,
+        problem: str,
+    ) -> None:
         if in_flight.is_over:
             self._refuse(in_flight, delivery, settlement)
             return
-        self._emit(BrokerTrouble(f"publishing for {delivery.id}", problem, "the message becomes a dead letter"))
         in_flight.begun += 1
         in_flight.others.append((delivery, Fail(Failure("BrokerError", problem)), ()))
+        self.start(in_flight)
 
     def _abandon(
         self, in_flight: InFlightEntries, plain: list[Delivery], others: list[Item], refusal: _RefusedError
     ) -> None:
-        for delivery in (*plain, *(item[0] for item in others)):
+        for delivery in (*plain, *(delivery for item in others for delivery in _deliveries_of(item))):
             self._emit(
                 BrokerTrouble(
                     f"settling {delivery.id} of {in_flight.source}",
@@ -258,7 +350,13 @@ class Settler:
             if type(settlement) is PublishOnly:
                 settlement.report(RedisError(str(refusal)))
 
-    def _refuse(self, in_flight: InFlightEntries, delivery: Delivery, settlement: Settlement | PublishOnly) -> None:
+    def _refuse(
+        self, in_flight: InFlightEntries, delivery: Delivery, settlement: Settlement | PublishOnly | Together
+    ) -> None:
+        if isinstance(settlement, Together):
+            for one in settlement.settled:
+                self._refuse(in_flight, *one)
+            return
         if isinstance(settlement, PublishOnly):
             settlement.report(False)  # noqa: FBT003 - the argument is whether the delivery was still ours
             return
@@ -270,7 +368,14 @@ class _RefusedError(Exception):
     """The script fails for this batch."""
 
 
+def _deliveries_of(item: Item) -> Sequence[Delivery]:
+    delivery, settlement, _ = item
+    return [one for one, _ in settlement.settled] if isinstance(settlement, Together) else (delivery,)
+
+
 def _batch_from(in_flight: InFlightEntries, *, limit: int) -> tuple[list[Delivery], list[Item]]:
+    if in_flight.others and type(in_flight.others[0][1]) is Together:
+        return [], [in_flight.others.pop(0)]  # It has a script of its own.
     plain = in_flight.plain
     if len(plain) <= limit:
         in_flight.plain = []
@@ -281,7 +386,7 @@ def _batch_from(in_flight: InFlightEntries, *, limit: int) -> tuple[list[Deliver
         published = 0
         for item in in_flight.others[: min(limit, _OTHERS_AT_ONCE)]:
             published += len(item[2])
-            if others and published > _PUBLISHED_AT_ONCE:
+            if (others and published > _PUBLISHED_AT_ONCE) or type(item[1]) is Together:
                 break
             others.append(item)
         del in_flight.others[: len(others)]
@@ -292,7 +397,7 @@ def _add_other(
     args: list[Any],
     in_flight: InFlightEntries,
     delivery: Delivery,
-    settlement: Settlement | PublishOnly,
+    settlement: Settlement | PublishOnly | Together,
     published: Sequence[Envelope],
 ) -> None:
     outcome: Outcome | None = None
@@ -321,6 +426,16 @@ def _add_other(
             )
         case PublishOnly():
             kind = "keep"
+        case Together():
+            raise TypeError("deliveries that are settled together have a script of their own")
+    args += (kind, *_delivery_args(in_flight, delivery, outcome), len(published))
+    _add_published(args, published)
+    args += extras
+
+
+def _delivery_args(
+    in_flight: InFlightEntries, delivery: Delivery, outcome: Outcome | None
+) -> tuple[bytes | str | int, ...]:
     entry, count, _, *held_keys = delivery.token
     key, unique = held_keys[0] if held_keys else (b"", b"")
     record: bytes | str = ""
@@ -332,11 +447,13 @@ def _add_other(
         address = delivery.headers.get(REPLY_TO)
         reply_to = address if isinstance(address, str) else ""
         record = entries.encoded_outcome(in_flight.source, delivery.id, outcome)
-    args += (kind, entry, count, delivery.id, key, unique, record, ttl, reply_to, len(published))
+    return entry, count, delivery.id, key, unique, record, ttl, reply_to
+
+
+def _add_published(args: list[Any], published: Sequence[Envelope]) -> None:
     for envelope in published:
         prefix = keys.prefix(envelope.source)
         fields = entries.fields_of(envelope)
         mark = entries.mark_of(prefix, envelope.id)
         args += (envelope.source, prefix, *mark, entries.terms_of(envelope), len(fields))
         args += fields
-    args += extras

@@ -12,6 +12,7 @@ from actorwork import (
     ActorCrashed,
     ConcurrencyLimit,
     Delivery,
+    EventSettings,
     ExecutionTimeout,
     Fail,
     NotRunning,
@@ -25,6 +26,7 @@ from actorwork import (
     receive,
     retry,
 )
+from actorwork.actors.context import publishing
 from actorwork.policy import settlement as policy
 from actorwork.policy.batches import outcomes_of
 from actorwork.policy.retry import Fixed
@@ -297,6 +299,54 @@ async def test_the_handler_of_a_batch_sees_its_deliveries_and_publishes(mock_clo
         assert [entry.published for entry in system.broker.settled if entry.published] == [
             (system.assert_sent("elsewhere").envelope,)
         ]
+
+
+async def test_an_effect_of_a_batch_is_neither_lost_nor_doubled_with_a_settlement_of_one_of_its_messages(
+    mock_clock: trio.testing.MockClock,
+):
+    async def publish(actor: Any, batch: list[int]) -> None:
+        for n in batch:
+            actor.context.publish("saved", n)
+
+    log, faults = Log(), Faults()
+    actor = log.actor(size=4, body=publish, sources={"orders", "mail"})
+    faults.lose_settlement(actor)
+    async with open_test_system(actor, faults=faults) as system:
+        for n in range(4):
+            await system.client.publish("mail" if n % 2 else "orders", n)
+        await system.drain()
+        assert [len(batch) for batch in log.batches] == [4, 4], "the whole batch ran again"
+        saved = [envelope.data for envelope in system.broker.sent if envelope.source == "saved"]
+        assert sorted(saved) == [b"0", b"1", b"2", b"3"]
+
+
+async def test_a_batch_that_publishes_more_than_one_step_takes_fails(
+    mock_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+):
+    async def publish(actor: Any, batch: list[int]) -> None:
+        for n in batch:
+            actor.context.publish("saved", n)
+
+    monkeypatch.setattr(publishing, "MOST_OF_BATCH", 2)
+    actor = Log().actor(size=3, body=publish)
+    async with open_test_system(actor) as system:
+        await send(system, actor, 1, 2, 3)
+        await system.drain()
+        reasons = [letter.failure.reason for letter in system.dead_letters]
+        assert len(reasons) == 3
+        assert "take smaller batches" in reasons[0]
+
+
+async def test_all_that_a_batch_publishes_is_sent_in_one_step(mock_clock: trio.testing.MockClock):
+    async def publish(actor: Any, batch: list[int]) -> None:
+        for n in batch:
+            actor.context.publish("saved", n)
+
+    actor = Log().actor(size=3, body=publish, event_settings=EventSettings(max_events_in_memory=1, max_batch_size=1))
+    async with open_test_system(actor) as system:
+        await send(system, actor, 1, 2, 3)
+        await system.drain()
+        assert [len(entry.published) for entry in system.broker.settled] == [0, 0, 3]
 
 
 async def test_a_retried_message_joins_another_batch_as_its_next_attempt(mock_clock: trio.testing.MockClock):

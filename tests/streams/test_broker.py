@@ -502,6 +502,37 @@ async def test_messages_for_what_is_no_stream_turn_the_settlement_into_a_dead_le
         assert "dead letter" in scene.told(BrokerTrouble)[-1].next
 
 
+async def test_messages_of_a_batch_for_what_is_no_stream_turn_all_its_settlements_into_dead_letters(redis_url: str):
+    both = subscription("orders", "bills")
+    async with open_scene(redis_url) as scene, scene.node(both) as node:
+        await scene.call("SET", "letters", "a text")
+        await scene.send("orders", b"a", b"b")
+        await scene.send("bills", b"c")
+        taken = await inbox(both).take(3)
+        node.settle_together(
+            both, [(one, Ack()) for one in taken], [Envelope("fine", "f", b"1"), Envelope("letters", "l", b"1")]
+        )
+        while len(await scene.broker.dead_letters.list()) < 3:
+            await trio.sleep(0.01)
+        assert "letters is no stream" in (await scene.broker.dead_letters.list())[0].failure.reason
+        assert [await scene.length(name) for name in ("fine", "orders", "bills")] == [0, 0, 0]
+        assert "3 messages that were handled with it become dead letters" in scene.told(BrokerTrouble)[-1].next
+
+
+async def test_a_batch_whose_reply_is_lost_is_settled_once_with_what_it_published(redis_url: str):
+    both = subscription("orders", "bills")
+    async with open_proxy(redis_url) as proxy, open_scene(proxy.url) as scene, scene.node(both) as node:
+        await scene.send("orders", b"a")
+        await scene.send("bills", b"b")
+        taken = await inbox(both).take(2)
+        await trio.sleep(0.05)  # The first look at the sources is over; nothing else is on its way.
+        proxy.cut_after(0)
+        node.settle_together(both, [(one, Ack()) for one in taken], [Envelope("letters", "once", b"1")])
+        await node.wait_settled()
+        assert (node.statistics()["settled"], scene.told(Fenced)) == (2, [])
+        assert [await scene.length(name) for name in ("letters", "orders", "bills")] == [1, 0, 0]
+
+
 async def test_publishing_for_a_delivery_that_goes_on_is_fenced(redis_url: str):
     orders = subscription()
     async with open_scene(redis_url) as scene, scene.node(orders) as node:

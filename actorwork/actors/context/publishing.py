@@ -2,7 +2,10 @@
 
 The first `max_events_in_memory` messages are kept in memory, the rest in a temporary file, as JSON lines. At the end
 they are sent in batches of `max_batch_size`. The last batch travels in the script that settles the delivery; those
-before it are sent ahead, under ids derived from the delivery, so that running it again does not double them.
+those before it are sent ahead, under ids derived from the delivery, so that running it again does not double them.
+
+What the handler of a batch publishes is never sent ahead: if it runs again, it is with other messages, and no id could
+be derived. All of it travels in one script.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import IO, Any
+from typing import IO, Any, Final
 
 import attrs
 
@@ -67,6 +70,10 @@ def _check(envelope: Envelope) -> None:
         raise TypeError(f"the data of an envelope is JSON as bytes, got {envelope.data!r:.100}")
 
 
+MOST_OF_BATCH: Final = 50_000
+"""How many messages the handler of a batch may publish: a request to Redis has at most 1,048,576 arguments."""
+
+
 class PublishBuffer:
     """The messages that one delivery publishes."""
 
@@ -120,6 +127,15 @@ class PublishBuffer:
     def batch(self, ids: MessageIds) -> list[Envelope]:
         """Return all messages, for the script that settles; with fresh ids, since that script takes effect once."""
         return [attrs.evolve(envelope, id=envelope.id or next(ids)) for envelope in self._all()]
+
+    def of_batch(self, ids: MessageIds) -> list[Envelope]:
+        """Return all messages that the handler of a batch has published; raise `ValueError` if these are too many."""
+        if len(self) > MOST_OF_BATCH:
+            raise ValueError(
+                f"the handler of a batch publishes at most {MOST_OF_BATCH:,} messages, which are sent in one step; "
+                f"this one published {len(self):,}: take smaller batches"
+            )
+        return self.batch(ids)
 
     def batches(self, delivery: Delivery, group: str) -> Iterator[list[Envelope]]:
         """Yield all messages in batches, under ids derived from the delivery."""

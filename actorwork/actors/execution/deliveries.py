@@ -245,12 +245,16 @@ class Deliveries:
         permit: Permit | None = None,
     ) -> None:
         """Pass the settlement on to the broker's node. Never waits."""
-        actor, guard = self._actor, self.guard
         is_handled = type(settlement) is Ack
-        if guard is not None and is_handled:
-            guard.handled(permit)
-        if actor.consumer is not None:
-            actor.consumer.settle(delivery, settlement, published if is_handled else ())
+        if self.guard is not None and is_handled:
+            self.guard.handled(permit)
+        if self._actor.consumer is not None:
+            self._actor.consumer.settle(delivery, settlement, published if is_handled else ())
+        self.settled(worker, current, delivery, settlement)
+
+    def settled(self, worker: Worker, current: InFlight, delivery: Delivery, settlement: Settlement) -> None:
+        """Do what follows once the broker's node has a settlement."""
+        actor, guard = self._actor, self.guard
         worker.item = None
         seconds = self._conclude(worker, current)
         actor.services.emit(events.Settled(actor.settings.id, actor.title, delivery, settlement, seconds))

@@ -8,7 +8,8 @@ An actor without any of these does not have this object, and pays nothing for it
 
 Each message of a batch goes through the middleware by itself, in a task of its own; `proceed` leads to the one call of
 the handler, for all messages that have come so far. A message whose middleware does not proceed is not in that call.
-What is published while a batch is handled is sent with the settlement of its first message that was handled.
+What is published while a batch is handled may come from all of its messages (a sum, say), so it belongs to all that
+were handled: these are settled together with it, or not at all.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from actorwork.codec import encode_value
 from actorwork.errors import CodecError
 from actorwork.message import is_result_wanted
 from actorwork.policy.batches import outcomes_of
-from actorwork.policy.settlement import Ack, Ending, decisive, to_blame
+from actorwork.policy.settlement import Ack, Ending, Settlement, decisive, to_blame
 
 if TYPE_CHECKING:
     from actorwork.actors.handlers.table import Handler
@@ -186,7 +187,7 @@ class GuardedDeliveries:
             return
         if blamed is not None:
             outcomes = [blamed] * len(items)
-        await self._settle_batch(worker, current, items, outcomes)
+        self._settle_batch(worker, current, items, outcomes)
 
     async def _outcomes(self, worker: Worker, handler: Handler, items: Sequence[BatchItem]) -> list[Any]:
         if self._deliveries.has_layers:
@@ -246,30 +247,40 @@ class GuardedDeliveries:
             handled.set()
         return outcomes
 
-    async def _settle_batch(
+    def _settle_batch(
         self, worker: Worker, current: InFlight, items: Sequence[BatchItem], outcomes: Sequence[Any]
     ) -> None:
         """Settle each message by its outcome; raises the first crash that one of them brings about."""
         deliveries, consumer = self._deliveries, self._actor.consumer
-        endings = [self._ending_of(item, outcome) for item, outcome in zip(items, outcomes, strict=True)]
         published: Sequence[Envelope] = ()
-        carrier = next((n for n, ending in enumerate(endings) if type(ending.settlement) is Ack), None)
-        if current.outgoing is not None and carrier is not None:
-            # None: they belong to another node by now, and no settlement of theirs will take effect.
-            published = await deliveries.send_ahead(current.outgoing, items[carrier].delivery) or ()
+        if current.outgoing is not None:
+            try:
+                published = current.outgoing.of_batch(self._actor.services.ids)
+            except ValueError as error:
+                outcomes = [error] * len(items)
+        endings = [self._ending_of(item, outcome) for item, outcome in zip(items, outcomes, strict=True)]
+        together: list[tuple[Delivery, Settlement]] = []
+        if published:
+            for item, ending in zip(items, endings, strict=True):
+                if isinstance(ending.settlement, Ack):
+                    self.handled(item.permit)
+                    together.append((item.delivery, ending.settlement))
+        if together and consumer is not None:
+            consumer.settle_together(together, published)
         self._batch = ()
         share = (trio.current_time() - (worker.began or trio.current_time())) / len(items)
         crash: BaseException | None = None
-        for number, (item, ending) in enumerate(zip(items, endings, strict=True)):
+        for item, ending in zip(items, endings, strict=True):
             if ending.settlement is None:
                 if consumer is not None:
                     consumer.interrupted(item.delivery)
                 continue
             # The time of a batch is divided among its messages: it is what the next ones are expected to take.
             worker.began = trio.current_time() - share
-            deliveries.settle(
-                worker, current, item.delivery, ending.settlement, published if number == carrier else (), item.permit
-            )
+            if together and isinstance(ending.settlement, Ack):
+                deliveries.settled(worker, current, item.delivery, ending.settlement)
+            else:
+                deliveries.settle(worker, current, item.delivery, ending.settlement, (), item.permit)
             crash = crash or crash_for(ending)
         current.end()
         _let_go(worker)

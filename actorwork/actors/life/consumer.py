@@ -152,6 +152,10 @@ class Consumer:
         if self._node is not None:
             self._node.settle(self.subscription, delivery, settlement, published)
 
+    def settle_together(self, settled: Sequence[tuple[Delivery, Settlement]], published: Sequence[Envelope]) -> None:
+        if self._node is not None:
+            self._node.settle_together(self.subscription, settled, published)
+
     async def publish_fenced(self, delivery: Delivery, published: Sequence[Envelope]) -> bool:
         return self._node is not None and await self._node.publish_fenced(self.subscription, delivery, published)
 

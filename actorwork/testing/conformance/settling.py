@@ -8,7 +8,7 @@ from typing import Any
 import trio
 
 from actorwork.events import Fenced
-from actorwork.message import ATTEMPT, RESULT_TTL, Delivery, Envelope
+from actorwork.message import ATTEMPT, RESULT_TTL, Delivery, Envelope, Priority, Unique
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
 from actorwork.testing.conformance.contract import ContractTests
 from actorwork.testing.conformance.fake_consumer import (
@@ -145,6 +145,58 @@ class SettlingTests(ContractTests):
             assert not await consumer.node.publish_fenced(consumer.subscription, delivery, refused)
             await broker.publish([Envelope("mail", "last", b"1")])
             await mail.expect_only("last")
+
+    async def test_deliveries_handled_together_end_together_with_what_was_published(self) -> None:
+        async with (
+            self.open_broker() as broker,
+            open_consumer(broker, "orders", "bills") as consumer,
+            open_consumer(broker, "mail") as mail,
+        ):
+            unique = Unique("one", 60)
+            await broker.publish([Envelope("orders", "1", b"1", headers={RESULT_TTL: 60})])
+            await broker.publish([Envelope("orders", "2", b"1", priority=Priority.HIGH)])
+            await broker.publish([Envelope("bills", "3", b"1", key="a"), Envelope("bills", "5", b"1", key="a")])
+            await broker.publish_unique(Envelope("bills", "4", b"1", unique=unique))
+            taken = await consumer.take(4)
+            assert sorted(delivery.id for delivery in taken) == ["1", "2", "3", "4"]
+            # The batch frees the unique key before its own message wants it.
+            letters = [*self.envelopes("mail", 3), Envelope("bills", "6", b"1", unique=unique)]
+            consumer.node.settle_together(consumer.subscription, [(one, Ack(b'"x"')) for one in taken], letters)
+            await consumer.node.wait_settled()
+            assert [one.id for one in await mail.take(3)] == [letter.id for letter in letters[:3]]
+            rest = await consumer.take(2)
+            assert sorted(delivery.id for delivery in rest) == ["5", "6"], "the keys are free"
+            for delivery in rest:
+                await consumer.settle(delivery)
+            outcome = await broker.find_outcome("orders", "1")
+            assert outcome is not None
+            assert (outcome.status, outcome.value) == ("done", b'"x"')
+            assert [await broker.backlog(source) for source in ("orders", "bills")] == [0, 0]
+            assert consumer.node.statistics()["settled"] == 6
+
+    async def test_nothing_of_a_batch_takes_effect_if_one_of_its_deliveries_is_no_longer_ours(self) -> None:
+        async with (
+            self.open_broker() as broker,
+            open_consumer(broker, "orders", "bills") as consumer,
+            open_consumer(broker, "mail") as mail,
+        ):
+            await broker.publish([Envelope("orders", "1", b"1"), Envelope("orders", "2", b"1")])
+            await broker.publish([Envelope("bills", "3", b"1")])
+            taken = sorted(await consumer.take(3), key=lambda delivery: delivery.id)
+            await consumer.settle(taken[1])
+            consumer.node.settle_together(
+                consumer.subscription, [(one, Ack()) for one in taken], [Envelope("mail", "sum", b"1")]
+            )
+            await consumer.node.wait_settled()
+            assert [event.delivery.id for event in consumer.seen(Fenced)] == ["2"]
+            again = await consumer.take(2)
+            assert sorted(one.id for one in again) == ["1", "3"], "they were released, and run again"
+            consumer.node.settle_together(
+                consumer.subscription, [(one, Ack()) for one in again], [Envelope("mail", "sum of two", b"1")]
+            )
+            await mail.expect_only("sum of two")
+            await consumer.node.wait_settled()
+            assert [await broker.backlog(source) for source in ("orders", "bills")] == [0, 0]
 
     async def test_a_delivery_is_settled_once(self) -> None:
         async with (

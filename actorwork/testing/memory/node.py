@@ -126,10 +126,32 @@ class MemoryNode(EmbeddedNode):
             # Without the reply a node settles again, and is refused.
             super().settle(subscription, delivery, settlement, published)
         if loss is Loss.ORDER:
-            self._counts["fenced"] += 1
-            self._emit(events.Fenced(delivery, subscription.group, settlement))
-            if not self.is_dead:
-                self._writer.change(lambda store: store.orphan(delivery.token))
+            self._lose(subscription, delivery, settlement)
+
+    def settle_together(
+        self,
+        subscription: Subscription,
+        settled: Sequence[tuple[Delivery, Settlement]],
+        published: Sequence[Envelope],
+    ) -> None:
+        loss = None
+        if self._is_ours(settled[0][0]):
+            loss = self._faults.next_loss(subscription.group)
+        elif self.is_dead:
+            loss = Loss.ORDER
+        if loss is not Loss.ORDER:
+            super().settle_together(subscription, settled, published)
+        if loss is Loss.REPLY:
+            super().settle_together(subscription, settled, published)
+        if loss is Loss.ORDER:
+            for delivery, settlement in settled:
+                self._lose(subscription, delivery, settlement)
+
+    def _lose(self, subscription: Subscription, delivery: Delivery, settlement: Settlement) -> None:
+        self._counts["fenced"] += 1
+        self._emit(events.Fenced(delivery, subscription.group, settlement))
+        if not self.is_dead:
+            self._writer.change(lambda store: store.orphan(delivery.token))
 
     def _is_ours(self, delivery: Delivery) -> bool:
         return not self.is_dead and self._writer.store.settlements.owns(delivery.token)

@@ -1,0 +1,101 @@
+-- Settles the deliveries that one call of a handler has handled together, of any sources and priorities of one group, with
+-- what that call published: all of it, or nothing.
+--
+-- KEYS  the record of the last batch, then the streams
+-- ARGV  number of the batch, group, consumer, how many messages are published, for each: source, prefix, mark, bit, terms,
+--       how many values, those values; then for each stream: the prefix of its source's keys, first and last id, how many
+--       deliveries, for each: entry id, delivery count, message id, its key, its unique key ('' means none), outcome (JSON
+--       or ''), how many ms to keep it ('' means not), where to publish it ('' means nowhere)
+--
+-- Returns the batch's number, which of the deliveries (0, 1, ...) are not ours any more, and {0, error} if what they publish
+-- cannot be published. Nothing was done if there is any of these.
+--
+-- Why all or nothing: what was published may come from all of these messages (a sum, say), so it belongs to none of them. If
+-- they were settled stream by stream, a death in between would lose it or send it twice; if one of them belongs to another
+-- node by now, it is handled there and would take part in two sums. So the others are then released, and run again.
+--
+-- The record makes the answer repeatable, as in settle.lua, and the rest follows it, too: whatever can be refused is checked
+-- before the first write; deliveries that hold a key leave before the messages are published, all others afterwards.
+
+local record = KEYS[1]
+local number, group, consumer = ARGV[1], ARGV[2], ARGV[3]
+local RECORD_MS = 3600000
+
+local kept = redis.call('GET', record)
+if kept then
+  local answer = cmsgpack.unpack(kept)
+  if answer[1] == number then
+    return answer
+  end
+end
+
+local published = tonumber(ARGV[4])
+local trouble = nil
+local i = 5
+for _ = 1, published do
+  if problem_with(ARGV[i]) ~= '' then
+    trouble = problem_with(ARGV[i])
+  end
+  i = i + 6 + ARGV[i + 5]
+end
+
+local fenced = {}
+local which = 0
+local first_of_streams = i
+for s = 2, #KEYS do
+  local mine, problem = fence(KEYS[s], group, consumer, ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
+  if not mine then
+    return redis.error_reply(problem)
+  end
+  local ending = i + 4 + 8 * ARGV[i + 3]
+  for d = i + 4, ending - 1, 8 do
+    if not mine(ARGV[d], ARGV[d + 1]) then
+      fenced[#fenced + 1] = which
+    end
+    which = which + 1
+  end
+  i = ending
+end
+
+redis.call('DEL', record) -- Before any command that allocates: see batch.lua.
+
+if #fenced == 0 and not trouble then
+  local left = {}
+  i = first_of_streams
+  for s = 2, #KEYS do
+    local prefix, ids = ARGV[i], {}
+    local level = level_of(prefix, KEYS[s])
+    local ending = i + 4 + 8 * ARGV[i + 3]
+    for d = i + 4, ending - 1, 8 do
+      local key, unique = ARGV[d + 3], ARGV[d + 4]
+      if key == '' and unique == '' then
+        ids[#ids + 1] = ARGV[d]
+      elseif #ack_and_delete(KEYS[s], group, { ARGV[d] }) > 0 then
+        leave(prefix, place_at(level, ARGV[d]), key ~= '' and key or nil, unique ~= '' and unique or nil, ARGV[d + 2])
+      end
+    end
+    left[s] = ids
+    i = ending
+  end
+  local touched = {}
+  i = 5
+  for _ = 1, published do
+    local ending = i + 5 + ARGV[i + 5]
+    keep(ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], i + 6, ending, touched)
+    i = ending + 1
+  end
+  for s = 2, #KEYS do
+    local ending = i + 4 + 8 * ARGV[i + 3]
+    for d = i + 4, ending - 1, 8 do
+      if ARGV[d + 5] ~= '' then
+        store_outcome(ARGV[i], ARGV[d + 2], ARGV[d + 5], ARGV[d + 6], ARGV[d + 7])
+      end
+    end
+    ack_and_delete(KEYS[s], group, left[s])
+    i = ending
+  end
+end
+
+local answer = { number, fenced, trouble and #fenced == 0 and { 0, trouble } or {} }
+redis.call('SET', record, cmsgpack.pack(answer), 'PX', RECORD_MS)
+return answer
