@@ -5,6 +5,7 @@
     raised `Shutdown(term)`                            shutdown   restart    -          -
     on its supervisor's request, in time               shutdown   (expected: nothing to decide)
     its bound passed, the scope was cancelled          killed     (expected)
+    an error, after either of these requests           as above, with that error: it is reported, and no crash
     killed by other code than its supervisor           killed     restart    restart    -
     an `Exception`                                     crashed    restart    restart    -
     a group: one leaf besides cancellations            crashed by that leaf
@@ -48,7 +49,8 @@ class Kind(enum.Enum):
 class Exit:
     """The end of an incarnation.
 
-    `error` is the decisive leaf, `group` the group it came in. `reason` is the term of `Shutdown(term)`.
+    `error` is the decisive leaf, `group` the group it came in. `reason` is the term of `Shutdown(term)`. An end that
+    the supervisor asked for is `shutdown` or `killed`, also if the child raised an error meanwhile.
     """
 
     kind: Kind
@@ -83,13 +85,21 @@ def exit_of(
     """
     if error is None and not starting and not cancelled:
         return Exit(Kind.SHUTDOWN if expected else Kind.NORMAL, incarnation=incarnation)
-    if is_plain(error) and not isinstance(error, (Shutdown, Ignore)):
+    if is_plain(error) and not expected and not isinstance(error, (Shutdown, Ignore)):
         # The same result as below, without the cost of looking through groups: crashes can come in quick succession.
         return Exit(Kind.INIT_FAILED if starting else Kind.CRASHED, error, incarnation=incarnation)
     found = [] if error is None else [leaf for leaf in leaves(error) if not is_cancellation(leaf)]
     # With several leaves, none is *the* error: the group is, and its text names them.
     leaf = None if error is None or not found else only_leaf(error)
     group = error if is_group(error) else None
+    shutdowns = [leaf for leaf in found if isinstance(leaf, Shutdown)]
+    if expected and not (error is not None and is_fatal(error)):
+        if leaf is None and error is not None and not cancelled:
+            leaf = _caused_by(RuntimeError(_STRAY), error)
+        elif len(shutdowns) == len(found):
+            leaf = None
+        # One that was cancelled before it was up has missed nothing: `shutdown`, as if it had been waiting for a start.
+        return Exit(Kind.KILLED if cancelled and not starting else Kind.SHUTDOWN, leaf, group, incarnation=incarnation)
     if starting:
         if found and all(isinstance(leaf, Ignore) for leaf in found):
             return Exit(Kind.IGNORED, None, group, incarnation=incarnation)
@@ -101,7 +111,6 @@ def exit_of(
         if cancelled:
             return Exit(Kind.KILLED, incarnation=incarnation)
         return Exit(Kind.CRASHED, _caused_by(RuntimeError(_STRAY), error), group, incarnation=incarnation)
-    shutdowns = [leaf for leaf in found if isinstance(leaf, Shutdown)]
     if len(shutdowns) == len(found):
         return Exit(Kind.SHUTDOWN, None, group, shutdowns[0].term, incarnation)
     return Exit(Kind.CRASHED, leaf, group, incarnation=incarnation)

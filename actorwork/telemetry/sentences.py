@@ -18,6 +18,7 @@ from typing import Final, NamedTuple, TypeAlias
 from actorwork import events
 from actorwork.errors import ProcessLost
 from actorwork.message import Failure, Pause
+from actorwork.policy.exits import Kind
 from actorwork.policy.schedule import moment
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry
 from actorwork.telemetry.formatting import one_line
@@ -292,15 +293,18 @@ def _settled(event: events.Settled) -> Sentence:
 
 def _child_exited(event: events.ChildExited) -> Sentence:
     ended, child = event.exit, event.child
-    if not ended.abnormal or ended.error is None:
+    if ended.error is None:
         return Sentence(logging.INFO, "%s has ended (%s)", (child, ended.kind.value), {"actor": child})
     error = error_in_words(ended.error)
     # Where the parent noticed that a process had died tells nothing; what the process died of does, if it is known.
     is_lost_alone = isinstance(ended.error, ProcessLost) and ended.error.__cause__ is None
+    was_asked = ended.kind in (Kind.SHUTDOWN, Kind.KILLED)
     return Sentence(
         logging.ERROR,
-        "%s %s (%s): %s decides what follows",
-        (child, ended.kind.value.replace("_", " "), error, event.supervisor),
+        "%s failed while it ended (%s), as it had been asked to: nothing follows"
+        if was_asked
+        else "%s %s (%s): %s decides what follows",
+        (child, error) if was_asked else (child, ended.kind.value.replace("_", " "), error, event.supervisor),
         {"actor": child, "error": error},
         raised=None if is_lost_alone else ended.group or ended.error,
     )

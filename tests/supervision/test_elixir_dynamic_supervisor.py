@@ -476,4 +476,4 @@ async def test_terminates_children_that_fail_to_end(mock_clock: trio.testing.Moc
         await d.start_child(Child(sore))
         await d.start_child(slow(log, "a", 2, 3))
     assert log == ["a ended at 2"]
-    assert stage.ended[0] == ("crashed", "Boom")
+    assert stage.ended[0] == ("shutdown", "Boom")

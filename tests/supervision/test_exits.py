@@ -316,7 +316,7 @@ async def test_an_error_after_the_stop_changes_nothing(mock_clock: trio.testing.
     async with stage.tree([stage.child("a"), Child(clumsy, id="c")]) as root:
         await root.terminate_child("c")
         assert await shown(root) == {"a": "up", "c": None}
-        assert stage.ended == [("crashed", "Boom")]
+        assert stage.ended == [("shutdown", "Boom")]
         await root.restart_child("c")
     assert stage.restarts == 0
 

@@ -283,18 +283,24 @@ def test_every_exit_is_classified(error: BaseException | None, cancelled: bool, 
     """One leaf is the error, several are their group; nothing that was raised is lost, and no end is unknown."""
     found = exit_of(error, cancelled=cancelled, incarnation=3, starting=starting, expected=expected)
     assert found.incarnation == 3
-    if error is None:
-        kind = Kind.KILLED if cancelled else Kind.SHUTDOWN if expected else Kind.NORMAL
+    fatal = any(not isinstance(leaf, Exception) for leaf in leaf_list(error)) if error else False
+    expected = expected and not fatal
+    if expected:
+        assert found.kind is (Kind.KILLED if cancelled and not starting else Kind.SHUTDOWN)
+    elif error is None:
+        kind = Kind.KILLED if cancelled else Kind.NORMAL
         assert found.kind is (Kind.INIT_FAILED if starting else kind)
+    else:
+        assert found.kind is (Kind.INIT_FAILED if starting else Kind.CRASHED)
+        assert found.abnormal
+    if error is None:
         return
-    assert found.kind is (Kind.INIT_FAILED if starting else Kind.CRASHED)
-    assert found.abnormal
     assert found.error is not None
     assert leaf_list(found.error) == leaf_list(error)
     assert isinstance(found.error, BaseExceptionGroup) is (len(leaf_list(error)) > 1)
     assert (found.group is not None) is isinstance(error, BaseExceptionGroup)
     assert restart_wanted(found, "permanent")
-    assert restart_wanted(found, "transient")
+    assert restart_wanted(found, "transient") is (found.kind is not Kind.SHUTDOWN)
     assert not restart_wanted(found, "temporary")
 
 

@@ -51,6 +51,11 @@ EVERY_EVENT: list[tuple[events.Event, str, str]] = [
     (events.ActorStarted("ac70", "greeter", 4), "INFO", "greeter is up again (incarnation 4)"),
     (events.ChildExited("root", "greeter", 1, Exit(Kind.NORMAL)), "INFO", "greeter has ended (normal)"),
     (
+        events.ChildExited("root", "greeter", 1, Exit(Kind.SHUTDOWN, OSError("disk"))),
+        "ERROR",
+        "greeter failed while it ended (OSError: disk), as it had been asked to: nothing follows",
+    ),
+    (
         events.ChildExited("root", "greeter", 1, Exit(Kind.CRASHED, OSError("disk"))),
         "ERROR",
         "greeter crashed (OSError: disk)",

@@ -159,8 +159,9 @@ class Incarnation:
 
     def _note_exit(self, error: BaseException | None) -> None:
         """Store how it ended on the actor, for watchers that want to know it with the next incarnation."""
+        cancelled = error is not None and not isinstance(error, Exception)
         self.actor.last_exit = without_crash(
-            exit_of(error, cancelled=error is not None, incarnation=self.number, expected=self._is_expected)
+            exit_of(error, cancelled=cancelled, incarnation=self.number, expected=self._is_expected)
         )
 
     # ---- starting and ending ----

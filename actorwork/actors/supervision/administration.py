@@ -25,7 +25,6 @@ from actorwork.actors.supervision.child_table import ChildRecord, State
 from actorwork.actors.supervision.failures import start_error
 from actorwork.actors.tree.spec import DynamicSupervisor, Spec, as_spec
 from actorwork.errors import AlreadyRegistered, ChildError, SettingsError
-from actorwork.policy.exits import Exit, Kind
 
 if TYPE_CHECKING:
     from actorwork.actors.supervision.child_runner import ChildRunner
@@ -65,7 +64,7 @@ class Administered(Protocol):
     runner: ChildRunner
 
     def add(self, child: Spec) -> ChildRecord: ...
-    def forget(self, record: ChildRecord, ended: Exit, reason: str) -> None: ...
+    def forget(self, record: ChildRecord, reason: str) -> None: ...
     async def start(self, record: ChildRecord) -> None: ...
 
 
@@ -164,7 +163,7 @@ class SupervisorRef:
         record = supervision.add(child)
         await supervision.start(record)
         if record.failed_to_start:
-            supervision.records.forget(record, record.last_exit, "did not start", keep=False)
+            supervision.records.forget(record, "did not start", keep=False)
             raise start_error(record)
         return None if record.ignored else record.member.handle
 
@@ -192,14 +191,14 @@ class SupervisorRef:
     def _forget_empty(self, record: ChildRecord) -> ChildRecord:
         supervision = self._supervision
         if record.state is State.EMPTY and record in supervision.records:
-            supervision.forget(record, Exit(Kind.SHUTDOWN, incarnation=record.incarnation), "was stopped")
+            supervision.forget(record, "was stopped")
         return record
 
     async def _restart(self, key: object) -> Any:
         record = self._at_rest(key)
         await self._supervision.start(record)
         if record.failed_to_start:
-            record.member.end(record.last_exit, f"{record.spec.title!r} did not start")
+            record.member.end(record.final_exit, f"{record.spec.title!r} did not start")
             # The name is taken: nothing was started, so this is no `StartError`.
             error = record.last_exit.error
             raise error if isinstance(error, AlreadyRegistered) else start_error(record)

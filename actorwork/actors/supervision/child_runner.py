@@ -26,7 +26,7 @@ from actorwork.actors.crash import without_crash
 from actorwork.actors.supervision.child_table import ChildRecord, ChildTable, State
 from actorwork.actors.wakeups import Wakeup
 from actorwork.errors import ChildError
-from actorwork.policy.exits import Exit, exit_of, is_fatal
+from actorwork.policy.exits import Exit, Kind, exit_of, is_fatal
 from actorwork.stacks import REPORT_EVERY, stack_of_task
 
 if TYPE_CHECKING:
@@ -105,10 +105,12 @@ class ChildRunner:
             self._child_changed()
 
     def _record_end(self, record: ChildRecord, error: BaseException | None) -> None:
-        state = record.state
+        state, cancelled = record.state, record.scope.cancelled_caught
+        if error is not None and state is State.STOPPING:  # Raised instead of the cancellation, it hides that.
+            cancelled = record.scope.cancel_called
         ended = exit_of(
             error,
-            cancelled=record.scope.cancelled_caught,
+            cancelled=cancelled,
             incarnation=record.incarnation,
             starting=not record.up,
             expected=state is State.STOPPING,
@@ -174,8 +176,12 @@ class ChildRunner:
     def begin_end(self, record: ChildRecord, deadline: float) -> None:
         """Ask a child to end within its own bound, and before the deadline; never waits."""
         match record.state:
-            case State.EMPTY | State.ENDED | State.RESTARTING:
+            case State.EMPTY | State.ENDED:  # ENDED: by itself, and nobody will judge that any more.
                 record.state = State.EMPTY
+            case State.RESTARTING:
+                # As if it ran: it is this end that keeps it from running again, and not the crash before it.
+                record.state = State.EMPTY
+                record.last_exit = Exit(Kind.SHUTDOWN, incarnation=record.incarnation)
                 self._alarms.set(record, math.inf)
             case State.STOPPING:
                 self._set_alarm(record, min(record.alarm, deadline))

@@ -101,7 +101,7 @@ class ChildRecord:
         self.restarts = 0
         self.failures = _NO_FAILURES
         self.last_exit = _NEVER_RAN
-        """How the latest ended incarnation ended."""
+        """How it ended last: the incarnation, or the wait for its restart."""
         self.alarm = math.inf
         """When something is due: its restart (RESTARTING), its cancellation or a report (STOPPING)."""
         self.scope = trio.CancelScope(shield=True)
@@ -121,13 +121,18 @@ class ChildRecord:
 
     @property
     def failed_to_start(self) -> bool:
-        """Whether its latest start failed."""
-        return self._start_ended_as(Kind.INIT_FAILED)
+        """Whether its latest start failed, or was ended before it was up."""
+        return not self.up and (self._start_ended_as(Kind.INIT_FAILED) or self._start_ended_as(Kind.SHUTDOWN))
 
     @property
     def is_kept(self) -> bool:
         """Whether the record stays when its child has ended for good."""
         return self.spec.restart != "temporary"
+
+    @property
+    def final_exit(self) -> Exit:
+        """What is told to watchers and links if it does not run again."""
+        return self.last_exit if self.incarnation else Exit(Kind.SHUTDOWN)
 
     def _start_ended_as(self, kind: Kind) -> bool:
         return self.last_exit.incarnation == self.incarnation and self.last_exit.kind is kind
@@ -135,6 +140,7 @@ class ChildRecord:
     def start_refused(self, error: Exception) -> None:
         """Record a start that failed before a task ran."""
         self.incarnation += 1
+        self.up = False
         self.last_exit = Exit(Kind.INIT_FAILED, error, incarnation=self.incarnation)
 
     def notify_change(self) -> None:
@@ -224,7 +230,7 @@ class ChildTable:
         """Go back to the boot list: as in OTP, a restart of the supervisor loses children added at run time."""
         for record in list(self):
             if self._boot_list.get(record.key) is not record:
-                self.forget(record, Exit(Kind.SHUTDOWN), "was lost when its supervisor was restarted", keep=False)
+                self.forget(record, "was lost when its supervisor was restarted", keep=False)
         self._by_key = dict(self._boot_list)
 
     def remove(self, record: ChildRecord) -> None:
@@ -232,10 +238,10 @@ class ChildTable:
         del self._by_key[record.key]
         self.alarms.set(record, math.inf)
 
-    def forget(self, record: ChildRecord, ended: Exit, reason: str, *, keep: bool) -> None:
+    def forget(self, record: ChildRecord, reason: str, *, keep: bool) -> None:
         """End a member for good that does not run; remove its record, or keep it, empty."""
         record.state = State.EMPTY
-        record.member.end(ended, f"{record.spec.title!r} {reason}")
+        record.member.end(record.final_exit, f"{record.spec.title!r} {reason}")
         if not keep and record in self:
             self.remove(record)
 

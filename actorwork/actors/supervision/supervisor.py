@@ -27,7 +27,7 @@ import attrs
 import trio
 
 from actorwork import events
-from actorwork.actors.crash import Crash, without_crash
+from actorwork.actors.crash import Crash
 from actorwork.actors.supervision.administration import SupervisorRef
 from actorwork.actors.supervision.child_runner import ChildRunner
 from actorwork.actors.supervision.child_table import ChildRecord, ChildTable, Member, State
@@ -36,7 +36,7 @@ from actorwork.actors.supervision.requests import ExitNotice, Item, Request, Req
 from actorwork.actors.tree.spec import DynamicSupervisor, Replicas, Spec, Supervisor
 from actorwork.errors import AlreadyRegistered, MaxRestartsExceeded, Shutdown, StartError
 from actorwork.nurseries import open_unwrapping_nursery
-from actorwork.policy.exits import Exit, Kind, is_fatal, restart_wanted
+from actorwork.policy.exits import Exit, is_fatal, restart_wanted
 from actorwork.policy.restart import Window, auto_shutdown_due, failed_again, restart_delay, touched
 
 if TYPE_CHECKING:
@@ -134,8 +134,9 @@ class RunningSupervisor:
             self.runner.kill(record)
 
     def end(self, exit: Exit, reason: str) -> None:
+        # Each child by its own end: that of its supervisor is the crash of the one child that it could not keep alive.
         for record in reversed(self.records):
-            record.member.end(exit, reason)
+            record.member.end(record.final_exit, reason)
 
     def reopen(self) -> None:
         # Here and not in `live`: a stop may come between `reopen` and the first step of the task that runs `live`.
@@ -148,9 +149,9 @@ class RunningSupervisor:
         """Make a record for one more child, at the end of the table."""
         return self.records.add(child, by_ref=self.is_dynamic)
 
-    def forget(self, record: ChildRecord, ended: Exit, reason: str) -> None:
+    def forget(self, record: ChildRecord, reason: str) -> None:
         """End a member for good that does not run; a temporary or dynamic child loses its record as well."""
-        self.records.forget(record, ended, reason, keep=record.is_kept and not self.is_dynamic)
+        self.records.forget(record, reason, keep=record.is_kept and not self.is_dynamic)
 
     # ---- the loop ----
 
@@ -201,7 +202,7 @@ class RunningSupervisor:
                 self.queue.put(ExitNotice(record, ended))
             elif self.is_dynamic and (record.ignored or record.incarnation == 1):
                 # A first start that failed is no restart to judge: the caller of `start_child` gets the error.
-                self.forget(record, record.last_exit, "did not start")
+                self.forget(record, "did not start")
             elif self.is_dynamic:
                 self.queue.put(ExitNotice(record, ended))
             # In a static supervisor the loop itself waits for this start, and judges it there.
@@ -210,7 +211,7 @@ class RunningSupervisor:
             self._stopping = True
         elif self.is_dynamic:
             # Its loop does not wait for an end that it asked for, so the record goes here.
-            self.forget(record, Exit(Kind.SHUTDOWN, incarnation=record.incarnation), "was stopped")
+            self.forget(record, _why_over(record, "its supervisor ended") if self._stopping else "was stopped")
 
     # ---- starting ----
 
@@ -226,7 +227,7 @@ class RunningSupervisor:
         if record.ignored or record.failed_to_start:
             record.state = State.EMPTY
         if record.ignored:  # Senders get an error now, instead of waiting for an actor that will never run.
-            self.forget(record, record.last_exit, "ignored its start")
+            self.forget(record, "ignored its start")
 
     async def _wait_started(self, record: ChildRecord) -> None:
         while record.state is State.STARTING:
@@ -244,8 +245,7 @@ class RunningSupervisor:
         if not crash.stop and restart_wanted(ended, record.spec.restart):
             await self._restart(record)
         else:
-            ended = without_crash(ended)
-            self.forget(record, ended, f"has ended: {ended}")
+            self.forget(record, f"has ended: {record.last_exit}")
             self._shut_down_if_due(record)
 
     def _shut_down_if_due(self, record: ChildRecord) -> None:
@@ -276,7 +276,7 @@ class RunningSupervisor:
             if sibling is not record:
                 await self.runner.end([sibling], self._deadline)
                 if not sibling.is_kept:
-                    self.forget(sibling, Exit(Kind.SHUTDOWN), "was ended with its siblings")
+                    self.forget(sibling, "was ended with its siblings")
         if delay > 0:
             # An alarm and not a sleep: the loop serves requests, other children and a stop during the backoff.
             self.records.alarms.set(record, now + delay)
@@ -325,17 +325,21 @@ class RunningSupervisor:
 
     async def _end_all(self) -> None:
         """End all children: the last one started first, or side by side in a dynamic supervisor."""
-        reason = "has stopped: its system ended"
         if self.is_dynamic:
             await self.runner.end(self.records, self._deadline)
             for record in list(self.records):
-                self.forget(record, Exit(Kind.SHUTDOWN), reason)
+                self.forget(record, _why_over(record, "its supervisor ended"))
             return
         for record in list(reversed(self.records)):
             await self.runner.end([record], self._deadline)
             # A supervisor with a parent may be restarted, and the refs of its children stay valid then.
             if self.parent is None:
-                record.member.end(Exit(Kind.SHUTDOWN), f"{record.spec.title!r} {reason}")
+                record.member.end(record.final_exit, f"{record.spec.title!r} {_why_over(record, 'its system ended')}")
+
+
+def _why_over(record: ChildRecord, otherwise: str) -> str:
+    """Return what the senders of a child read after the end of its supervisor."""
+    return f"has ended: {record.last_exit}" if record.final_exit.abnormal else f"has stopped: {otherwise}"
 
 
 def _late(spec: Supervisor | DynamicSupervisor) -> str:
