@@ -23,7 +23,7 @@ from actorwork import (
 )
 from actorwork.policy.exits import Exit, Kind
 from tests.doubles import FakeBroker, Kept
-from tests.scripted_actor import Do, Scripted, do, fail, ref_of, scripted
+from tests.scripted_actor import Do, Scripted, do, fail, ref_of, scripted, sleeping
 from tests.supervision.tree_fixture import quiet
 
 NEVER = Intensity(restarts=0)
@@ -43,7 +43,7 @@ def watcher(said: list[Any]) -> Child:
 
 def kinds(said: list[tuple[str, Exit]]) -> dict[str, Kind]:
     assert len({title for title, _ in said}) == len(said), "each end is told once"
-    return {title: exit.kind for title, exit in said}
+    return {title: ended.kind for title, ended in said}
 
 
 async def watch(system: System, *refs: ActorRef[Any]) -> None:
@@ -113,7 +113,7 @@ async def test_a_child_that_is_killed_at_its_bound_is_told_as_killed(dynamic: bo
         ref = await system.supervisor("kids").start_child(child) if dynamic else ref_of(system, "child")
         await watch(system, ref, ref_of(system, "partner"))
         await do(system, "partner", lambda actor: actor.context.link(ref))
-        await ref.tell(Do(lambda _: trio.sleep_forever()))
+        await ref.tell(Do(sleeping(math.inf)))
         await quiet()
         await system.supervisor("kids").terminate_child(ref)
         await quiet()
