@@ -193,7 +193,8 @@ class Store:
     def settle_together(self, order: SettleOrder) -> Sequence[SettleOrder]:
         """Settle the deliveries of a batch if all of them are still ours; return those that are not.
 
-        If there is one, nothing takes effect, and the others are released: their handler runs again without it. What was published comes last, as it may want keys that the deliveries hold.
+        If there is one, nothing takes effect, and the others are released: their handler runs again without it. What
+        was published comes last, as it may want keys that the deliveries hold.
         """
         lost = [one for one in order.all if not self.settlements.owns(one.delivery.token)]
         for one in order.all:

@@ -512,9 +512,10 @@ async def test_messages_of_a_batch_for_what_is_no_stream_turn_all_its_settlement
         node.settle_together(
             both, [(one, Ack()) for one in taken], [Envelope("fine", "f", b"1"), Envelope("letters", "l", b"1")]
         )
-        while len(await scene.broker.dead_letters.list()) < 3:
-            await trio.sleep(0.01)
-        assert "letters is no stream" in (await scene.broker.dead_letters.list())[0].failure.reason
+        await node.wait_settled()
+        await node.wait_settled()  # Now they are queued anew, as failures.
+        letters = await scene.broker.dead_letters.list()
+        assert ["letters is no stream" in letter.failure.reason for letter in letters] == [True] * 3
         assert [await scene.length(name) for name in ("fine", "orders", "bills")] == [0, 0, 0]
         assert "3 messages that were handled with it become dead letters" in scene.told(BrokerTrouble)[-1].next
 
