@@ -50,16 +50,20 @@ def test_the_examples_of_the_chapter_on_policy_run():
 
 
 def test_the_examples_of_the_chapter_on_actors_run():
-    declared, used = re.findall(r"```python\n(.*?)```", (DOCS / "actors.md").read_text(encoding="utf-8"), re.DOTALL)
+    found = re.findall(r"```python\n(.*?)```", (DOCS / "actors.md").read_text(encoding="utf-8"), re.DOTALL)
+    declared, used, importer = found
     program = (
-        f"{declared}\nimport trio\nfrom actorwork import open_client, open_system\n"
-        f"async def main():\n{textwrap.indent(used, '    ')}\ntrio.run(main)\n"
+        f"{declared}\nimport trio\nfrom actorwork import open_client, open_system\n{importer}\n"
+        f"async def main():\n{textwrap.indent(used, '    ')}\n"
+        "    async with open_system(Importer, broker='sqlite://') as system:\n"
+        "        await system.ref(Importer).ask({'path': 'x'}, timeout=3)\n"
+        "trio.run(main)\n"
     )
     exec(compile(program, "docs/actors.md", "exec"), {"__name__": "chapter"})
 
 
 def test_the_examples_of_the_chapter_on_delivery_run():
-    declared, _ = re.findall(r"```python\n(.*?)```", (DOCS / "actors.md").read_text(encoding="utf-8"), re.DOTALL)
+    declared, *_ = re.findall(r"```python\n(.*?)```", (DOCS / "actors.md").read_text(encoding="utf-8"), re.DOTALL)
     (used,) = re.findall(r"```python\n(.*?)```", (DOCS / "delivery.md").read_text(encoding="utf-8"), re.DOTALL)
     program = (
         f"{declared}\nimport trio\nfrom actorwork import open_client\n"

@@ -2,6 +2,7 @@
 
 cell           what survives restarts: identity, mailbox, ref, behaviour, place at the broker
 incarnation    what does not: an instance, its executors, its helper tasks
+leftovers      closes the nurseries that an incarnation would leave open
 consumer       where an actor meets the broker
 stash          messages that it has set aside with `context.stash`
 spawned        the actors that an incarnation has spawned

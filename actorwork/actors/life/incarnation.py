@@ -7,14 +7,19 @@ It lives in one task of its supervisor:
 
 `shutdown` is called once for every incarnation that started, also after a crash, and is always bounded. Helper tasks
 and spawned actors live in the incarnation's nursery and end with it; an error in one is the actor's crash.
+
+Both hooks are bounded by one cancel scope, which is entered before `startup` and left after `shutdown`. `startup` may
+open nurseries and other blocks that `shutdown` closes, and Trio wants them nested: a scope around one hook alone would
+be closed within, or around, a block that is still open, which ends the whole process.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from contextvars import Context as ContextVars, copy_context
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import trio
 
@@ -25,16 +30,17 @@ from actorwork.actors.context.nursery import ActorNursery
 from actorwork.actors.crash import without_crash
 from actorwork.actors.execution.executor import Executor
 from actorwork.actors.execution.workplace import ExecutorActor
+from actorwork.actors.life.leftovers import close_leftovers
 from actorwork.actors.life.spawned import SpawnedChildren
 from actorwork.actors.mailbox.calls import Queue, SystemCall
 from actorwork.actors.tree.hooks import Hooks
 from actorwork.actors.tree.spec import DynamicSupervisor
 from actorwork.actors.wakeups import Reply
 from actorwork.errors import ActorCrashed, ActorStopped, NotRunning
-from actorwork.groups import only_leaf
+from actorwork.groups import is_cancellation, leaves, only_leaf
 from actorwork.message import Delivery
-from actorwork.policy.exits import Exit, exit_of
-from actorwork.policy.settlement import EndReason
+from actorwork.policy.exits import Exit, exit_of, is_fatal
+from actorwork.policy.settlement import EndReason, decisive
 
 if TYPE_CHECKING:
     from actorwork.actors.life.services import Services
@@ -43,6 +49,9 @@ if TYPE_CHECKING:
     from actorwork.actors.refs.ref import ActorRef
     from actorwork.actors.supervision.supervisor import RunningSupervisor
     from actorwork.actors.tree.spec import Child
+
+_NO_SCOPE: Final = nullcontext()
+"""For an actor without hooks: most are, and a scope would double what an idle one takes."""
 
 
 class Body(ContextActor, ExecutorActor, Protocol):
@@ -65,13 +74,13 @@ class Incarnation:
     __slots__ = (
         "_deadline",
         "_deferred",
-        "_ending",
         "_executor_nursery",
         "_helper_error",
         "_helpers",
+        "_hook",
         "_is_expected",
+        "_scope",
         "_spawned",
-        "_starting",
         "_variables",
         "actor",
         "executors",
@@ -92,8 +101,10 @@ class Incarnation:
         """Its supervisor wants it to end."""
         self._deadline = math.inf
         """By when spawned actors and `shutdown` have to end (Trio's clock)."""
-        self._starting: trio.CancelScope | None = None
-        self._ending: trio.CancelScope | None = None
+        self._scope: trio.CancelScope | None = None
+        """Around both hooks and all between them, if the actor has hooks."""
+        self._hook: Literal["startup", "shutdown"] | None = None
+        """The hook that runs, bounded by the scope."""
         # All of this is made on demand: most actors have none of it.
         self._helpers: ActorNursery | None = None
         self._helper_error: BaseException | None = None
@@ -117,30 +128,37 @@ class Incarnation:
         try:
             self.instance = actor.child.factory()
             self.instance.context = Context(actor, self)
-            try:
-                await self._start_up()
-                started()
-                del started  # This frame lives as long as the actor: an idle one keeps nothing it will not use again.
-                actor.incarnation_started()
+            if self._has_hook("startup") or self._has_hook("shutdown"):
+                self._scope = trio.CancelScope()
+            with self._scope or _NO_SCOPE:
                 try:
-                    first = Executor(self)
-                    self.executors = (first,)
-                    if actor.settings.concurrency == 1:
-                        await first.run()
-                    else:
-                        await self._run_with_more(first)
+                    await self._start_up()
+                    started()
+                    del started  # This frame lives as long as the actor: an idle one keeps nothing it will not use.
+                    actor.incarnation_started()
+                    try:
+                        first = Executor(self)
+                        self.executors = (first,)
+                        if actor.settings.concurrency == 1:
+                            await first.run()
+                        else:
+                            await self._run_with_more(first)
+                    finally:
+                        # No executor any more, so from here on an error in a helper task is reported and no crash.
+                        self.executors = ()
+                        # Before `shutdown`, which may close what the spawned actors use.
+                        if self._spawned is not None:
+                            await self._spawned.end(self._deadline)
+                        await self._shut_down()
                 finally:
-                    # No executor any more, so from here on an error in a helper task is reported and no crash.
-                    self.executors = ()
-                    # Before `shutdown`, which may close what the spawned actors use.
-                    if self._spawned is not None:
-                        await self._spawned.end(self._deadline)
-                    await self._shut_down()
-            finally:
-                # After `shutdown`, which may want its helpers' work done. Also when `startup` failed: it may have
-                # started some.
-                if self._helpers is not None:
-                    await self._helpers.end()
+                    # After `shutdown`, which may want its helpers' work done. Also when `startup` failed: it may have
+                    # started some.
+                    if self._helpers is not None:
+                        await self._helpers.end()
+                    if self._scope is not None:
+                        await self._close_leftovers()
+            if self._scope is not None and self._scope.cancelled_caught:
+                raise self._why_cancelled()
         except BaseExceptionGroup as group:
             failure = only_leaf(group)
             self._note_exit(failure)
@@ -168,39 +186,67 @@ class Incarnation:
 
     async def _start_up(self) -> None:
         """Call `startup`, within its bound; an error in a helper that it started ends it."""
-        if not self._has_hook("startup"):
+        if self._scope is None or not self._has_hook("startup"):
             return
-        timeout = self.actor.child.startup_timeout
-        with trio.move_on_after(timeout) as self._starting:
-            try:
-                await self.instance.startup()
-            except Stop:
-                self.finish()
-        caught, self._starting = self._starting.cancelled_caught, None
-        # First: a helper's error cancels this scope, and must not be reported as a timeout.
+        self._hook = "startup"
+        self._scope.deadline = trio.current_time() + self.actor.child.startup_timeout
+        try:
+            await self.instance.startup()
+        except Stop:
+            self.finish()
+        self._scope.deadline = math.inf  # Before the next line, which looks at the clock too.
+        if self._scope.cancel_called:
+            # It has swallowed the cancellation: the scope stays cancelled, so nothing could run in it.
+            raise self._why_cancelled()
+        self._hook = None
+
+    def _why_cancelled(self) -> BaseException:
+        """Return the error of an incarnation that its own scope has ended."""
+        if self._hook != "startup":
+            return RuntimeError("a nursery or cancel scope that startup had opened was cancelled")
+        # First: a helper's error cancels the scope, and must not be reported as a timeout.
         if self._helper_error is not None:
-            raise self._helper_error
-        if caught:
-            raise trio.TooSlowError(f"startup took longer than {timeout:g} s")
+            return self._helper_error
+        return trio.TooSlowError(f"startup took longer than {self.actor.child.startup_timeout:g} s")
 
     async def _shut_down(self) -> None:
         timeout = self.actor.child.shutdown
-        if timeout == "brutal_kill" or not self._has_hook("shutdown"):
+        scope = self._scope
+        if timeout == "brutal_kill" or scope is None or not self._has_hook("shutdown"):
             return
-        deadline = min(trio.current_time() + timeout, self._deadline)
+        self._hook = "shutdown"
+        # Shielded, because a cancellation is the usual reason to get here. With a deadline that has passed already,
+        # what needs no checkpoint is still done.
+        scope.deadline = min(trio.current_time() + timeout, self._deadline)
+        scope.shield = True
         try:
-            # Shielded, because a cancellation is the usual reason to get here. With a deadline that has passed already,
-            # what needs no checkpoint is still done.
-            with trio.CancelScope(deadline=deadline, shield=True) as self._ending:
-                await self.instance.shutdown()
-            if self._ending.cancelled_caught:
-                raise trio.TooSlowError(
+            await self.instance.shutdown()
+        except BaseException as error:
+            if is_fatal(error):
+                raise
+            # An actor that has ended cannot crash any more: whatever it is, it is reported. A cancellation ends here
+            # although the scope is left later: it must not take the place of what has ended the actor.
+            cause = decisive(error)
+            if all(is_cancellation(leaf) for leaf in leaves(cause)):
+                cause = trio.TooSlowError(
                     f"took longer than {timeout:g} s, or than its supervisor would wait; it was cancelled"
+                    if scope.cancel_called
+                    else "was cancelled by a nursery or cancel scope that startup had opened"
                 )
-        except Exception as error:  # noqa: BLE001 - an actor that has ended cannot crash any more; it is reported
-            self._report("shutdown", error)
+            self._report("shutdown", cause)
         finally:
-            self._ending = None
+            self._hook = None
+            scope.deadline = math.inf
+            # Otherwise the scope, if it is cancelled, would keep a cancellation from outside to itself.
+            scope.shield = False
+
+    async def _close_leftovers(self) -> None:
+        """Close the nurseries that the hooks have opened and left open."""
+        left_open = await close_leftovers()
+        # No fault of an actor that was not given the time to close them.
+        had_time = self._hook is None and self.actor.child.shutdown != "brutal_kill"
+        if left_open and had_time and not (self._scope is not None and self._scope.cancel_called):
+            self._report("shutdown", left_open)
 
     def _has_hook(self, name: str) -> bool:
         """Whether the actor's class has a hook of its own: one that does nothing is not worth a scope."""
@@ -232,8 +278,8 @@ class Incarnation:
         self._deadline = -math.inf
         if self._spawned is not None:
             self._spawned.supervision.kill()
-        if self._ending is not None:
-            self._ending.cancel(reason="killed by its supervisor")
+        if self._scope is not None and self._hook == "shutdown":
+            self._scope.cancel(reason="killed by its supervisor")
 
     # ---- executors ----
 
@@ -306,8 +352,8 @@ class Incarnation:
             self.finish()
             return
         self._helper_error = error
-        if self._starting is not None:
-            self._starting.cancel(reason="a helper task failed")
+        if self._scope is not None and self._hook == "startup":
+            self._scope.cancel(reason="a helper task failed")
         elif self.executors:
             for executor in self.executors:
                 executor.crash(error)

@@ -1,0 +1,211 @@
+"""What `startup` opens lives until `shutdown` closes it, however the actor ends."""
+
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+import trio
+
+from actorwork import Actor, ActorCrashed, Child, Settings, StartError, events, open_client, open_system, receive
+from tests.doubles import FakeBroker, Kept
+
+
+class Sender(Actor):
+    """Has a client and a nursery of its own."""
+
+    settings = Settings(title="sender")
+    broker: FakeBroker
+    said: list[str]
+
+    async def startup(self) -> None:
+        async with AsyncExitStack() as stack:
+            self.client = await stack.enter_async_context(open_client(self.broker))
+            self.tasks = await stack.enter_async_context(trio.open_nursery())
+            self.resources = stack.pop_all()
+
+    async def shutdown(self) -> None:
+        await self.client.publish("elsewhere", {"of": "shutdown"})
+        self.tasks.cancel_scope.cancel()
+        await self.resources.aclose()
+        self.said.append("closed")
+
+    @receive
+    async def do(self, *, what: str) -> None:
+        self.tasks.start_soon(trio.sleep_forever)
+        await self.client.publish("elsewhere", {"of": what})
+        if what == "raise":
+            raise ValueError(what)
+
+
+def sender(broker: FakeBroker, said: list[str], **settings: Any) -> type[Any]:
+    return type("Sender", (Sender,), {"settings": Settings(title="sender", **settings), "broker": broker, "said": said})
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+async def test_a_client_opened_in_startup_serves_until_shutdown_closes_it(concurrency: int) -> None:
+    broker, said, kept = FakeBroker(), list[str](), Kept()
+    actor = sender(broker, said, concurrency=concurrency)
+    async with open_system(actor, broker=broker, emit=kept) as system:
+        await system.ref(actor).ask({"what": "first"})
+        with pytest.raises(ActorCrashed):
+            await system.ref(actor).ask({"what": "raise"})
+        await system.ref(actor).ask({"what": "second"})
+    assert [envelope.data for envelope in broker.sent] == [
+        b'{"of":"first"}',
+        b'{"of":"raise"}',
+        b'{"of":"shutdown"}',
+        b'{"of":"second"}',
+        b'{"of":"shutdown"}',
+    ]
+    assert said == ["closed", "closed"]
+    assert not kept.of(events.ActorTrouble)
+
+
+async def test_a_shutdown_that_is_too_slow_leaves_nothing_open(mock_clock: trio.testing.MockClock) -> None:
+    ended = list[str]()
+
+    class Slow(Actor):
+        settings = Settings(title="slow")
+
+        async def startup(self) -> None:
+            self.resources = AsyncExitStack()
+            nursery = await self.resources.enter_async_context(trio.open_nursery())
+            nursery.start_soon(self.work)
+
+        async def work(self) -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                ended.append("work")
+
+        async def shutdown(self) -> None:
+            await trio.sleep_forever()
+
+        @receive
+        async def do(self, *, what: str) -> None: ...
+
+    kept = Kept()
+    async with open_system(Child(Slow, shutdown=2), broker=FakeBroker(), emit=kept) as system:
+        await system.ref(Slow).ask({"what": ""})
+    assert ended == ["work"]
+    (trouble,) = kept.of(events.ActorTrouble)
+    assert "took longer than 2 s" in str(trouble.error)
+    assert trio.current_time() == 2
+
+
+async def test_what_a_failing_startup_has_opened_is_closed_and_the_start_tried_again() -> None:
+    ended = list[int]()
+    tries = list[int]()
+
+    class Flaky(Actor):
+        settings = Settings(title="flaky")
+
+        async def startup(self) -> None:
+            tries.append(len(tries))
+            self.resources = AsyncExitStack()
+            outer = await self.resources.enter_async_context(trio.open_nursery())
+            inner = await self.resources.enter_async_context(trio.open_nursery())
+            outer.start_soon(self.work)
+            inner.start_soon(self.work)
+            if len(tries) in (2, 3):
+                await trio.testing.wait_all_tasks_blocked()
+                raise OSError("not yet")
+
+        async def work(self) -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                ended.append(len(tries))
+
+        async def shutdown(self) -> None:
+            self.resources, resources = AsyncExitStack(), self.resources
+            async with resources:
+                raise ValueError("out of the nurseries")
+
+        @receive
+        async def do(self, *, what: str) -> int:
+            if what:
+                raise ValueError(what)
+            return len(tries)
+
+    kept = Kept()
+    async with open_system(Flaky, broker=FakeBroker(), emit=kept) as system:
+        with pytest.raises(ActorCrashed):
+            await system.ref(Flaky).ask({"what": "raise"})
+        assert await system.ref(Flaky).ask({"what": ""}) == 4
+    assert ended == [1, 1, 2, 2, 3, 3, 4, 4]
+
+
+async def test_a_startup_that_swallows_its_timeout_has_failed(mock_clock: trio.testing.MockClock) -> None:
+    class Stubborn(Actor):
+        settings = Settings(title="stubborn")
+
+        async def startup(self) -> None:
+            try:
+                await trio.sleep_forever()
+            except trio.Cancelled:
+                self.late = True
+
+        @receive
+        async def do(self, *, what: str) -> None: ...
+
+    with pytest.raises(StartError, match="startup took longer than 3 s"):
+        async with open_system(Child(Stubborn, startup_timeout=3), broker=FakeBroker()):
+            raise AssertionError("it must not come to this")
+
+
+async def test_a_nursery_that_shutdown_leaves_open_is_closed_and_reported() -> None:
+    class Careless(Actor):
+        settings = Settings(title="careless")
+
+        async def startup(self) -> None:
+            self.block = trio.open_nursery()
+            nursery = await self.block.__aenter__()
+            nursery.start_soon(self.work)
+
+        async def work(self) -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise OSError("while it was cancelled")
+
+        @receive
+        async def do(self, *, what: str) -> None: ...
+
+    kept = Kept()
+    async with open_system(Careless, broker=FakeBroker(), emit=kept) as system:
+        await system.ref(Careless).ask({"what": ""})
+    (trouble,) = kept.of(events.ActorTrouble)
+    assert "left a nursery open" in str(trouble.error)
+    assert isinstance(trouble.error.__cause__, ExceptionGroup)
+
+
+async def test_an_actor_ends_when_a_nursery_that_its_startup_opened_fails(mock_clock: trio.testing.MockClock) -> None:
+    class Worker(Actor):
+        settings = Settings(title="worker")
+
+        async def startup(self) -> None:
+            self.resources = AsyncExitStack()
+            self.tasks = await self.resources.enter_async_context(trio.open_nursery())
+
+        async def shutdown(self) -> None:
+            await self.resources.aclose()
+
+        async def fail(self) -> None:
+            raise OSError("in a task")
+
+        @receive
+        async def do(self, *, what: str) -> str:
+            if what == "fail":
+                self.tasks.start_soon(self.fail)
+                await trio.sleep_forever()
+            return what
+
+    kept = Kept()
+    broker = FakeBroker()
+    async with open_system(Worker, broker=broker, emit=kept) as system:
+        system.ref(Worker).tell_nowait({"what": "fail"})
+        assert await system.ref(Worker).ask({"what": "next"}) == "next"
+    (trouble,) = kept.of(events.ActorTrouble)
+    assert isinstance(trouble.error, OSError)
+    assert len(kept.of(events.ActorStarted)) == 2
