@@ -27,6 +27,7 @@ from actorwork.cli.letters import (
 )
 from actorwork.cli.output import as_json, many, moment, one_line, print_json, print_table, printable
 from actorwork.cli.selecting import find, require_choice, selecting
+from actorwork.telemetry.formatting import indented
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker, DeadLetters
@@ -180,7 +181,7 @@ def show(source: str, entry: str, *, broker: str | None, timeout: float, json_ou
             click.echo(f"{one_line(name)}: {one_line(value, 2000)}")
         click.echo(f"\n{printable(payload_text(letter))}\n")
         if letter.failure.traceback:
-            click.echo(printable(letter.failure.traceback))
+            click.echo(indented(letter.failure.traceback))
 
 
 def _many_of_them(name: str, help: str) -> Callable[[Callable[..., Any]], click.Command]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from actorwork.cli.output import moment
+from actorwork.telemetry.formatting import printable_json
 
 if TYPE_CHECKING:
     from actorwork.message import DeadLetter, Envelope, Json
@@ -41,7 +42,7 @@ def payload(letter: DeadLetter) -> tuple[str, Any]:
 
 def payload_text(letter: DeadLetter) -> str:
     kind, value = payload(letter)
-    return value if kind == "bytes" else json.dumps(value, ensure_ascii=False, indent=2)
+    return value if kind == "bytes" else printable_json(json.dumps(value, ensure_ascii=False, indent=2))
 
 
 def _text(data: bytes) -> str:
@@ -84,7 +85,7 @@ def exported(letter: DeadLetter) -> str:
     facts = in_json(letter)
     if facts["payload_is"] == "bytes":
         facts["payload_base64"] = base64.b64encode(cast("bytes", letter.payload)).decode()
-    return json.dumps(facts, ensure_ascii=False)
+    return printable_json(json.dumps(facts, ensure_ascii=False))
 
 
 def envelopes(lines: Iterable[str]) -> Iterator[Envelope]:

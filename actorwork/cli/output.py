@@ -24,7 +24,9 @@ def as_json(function: Any) -> Any:
 
 
 def print_json(value: object) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+    from actorwork.telemetry.formatting import printable_json
+
+    click.echo(printable_json(json.dumps(value, ensure_ascii=False, indent=2, default=str)))
 
 
 def printable(text: str) -> str:

@@ -1,16 +1,19 @@
 """How a record of the log is written down: as text for people, as JSON for programs.
 
 Times are ISO 8601 in UTC. What came from outside (an id, a reason, a traceback) is made harmless: it cannot begin a
-line of its own, fill the screen or command the terminal.
+line of its own, fill the screen or command the terminal. So every line of text that begins in the first column is the
+beginning of a record: all further ones (of a traceback, of an application's own message) are indented.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import textwrap
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
+INDENT: Final = "  "
 _LONGEST: Final = 500
 
 
@@ -24,6 +27,24 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
+def indented(text: str) -> str:
+    """Keep lines from elsewhere from looking like records: printable, each with an indent."""
+    return "\n".join(f"{INDENT}{_readable(line)}" for line in text.split("\n"))
+
+
+def _readable(line: str) -> str:
+    return "\t".join(map(printable, line.split("\t")))
+
+
+def printable_json(text: str) -> str:
+    """Escape characters that command a terminal, or that no encoding has, in JSON: it stays the same JSON."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() or character == "\n" else json.dumps(character)[1:-1] for character in text
+    )
 
 
 def _utc(created: float) -> str:
@@ -42,6 +63,17 @@ class TextFormatter(logging.Formatter):
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - a logging.Formatter
         return _utc(record.created)
+
+    def format(self, record: logging.LogRecord) -> str:
+        first, *more = super().format(record).split("\n")
+        # Those that begin with a space are indented already: by the methods below, or by the sink.
+        return "\n".join((_readable(first), *(line if line.startswith(" ") else indented(line) for line in more)))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - a logging.Formatter
+        return indented(super().formatException(ei))
+
+    def formatStack(self, stack_info: str) -> str:  # noqa: N802 - a logging.Formatter
+        return indented(super().formatStack(stack_info))
 
 
 class JsonFormatter(logging.Formatter):
@@ -62,16 +94,16 @@ class JsonFormatter(logging.Formatter):
             if key not in _OF_EVERY_RECORD and not key.startswith("_"):
                 line.setdefault(key, value)
         if record.exc_text:
-            line["traceback"] = record.exc_text
+            line["traceback"] = textwrap.dedent(record.exc_text)
         elif record.exc_info and record.exc_info[1] is not None:
             line["traceback"] = self.formatException(record.exc_info)
         if record.stack_info:
             line["stack"] = record.stack_info
         try:
-            return json.dumps(line, ensure_ascii=False, allow_nan=False, default=str)
+            return printable_json(json.dumps(line, ensure_ascii=False, allow_nan=False, default=str))
         except (TypeError, ValueError):
             # Keys that are no str, NaN, circles: an application's `extra` may hold anything.
-            return json.dumps({key: _plain(value) for key, value in line.items()}, ensure_ascii=False)
+            return printable_json(json.dumps({key: _plain(value) for key, value in line.items()}, ensure_ascii=False))
 
 
 def _plain(value: object) -> object:

@@ -20,7 +20,7 @@ from typing import Final
 from actorwork import events
 from actorwork.policy.settlement import Ack
 from actorwork.telemetry.configuring import LOGGER
-from actorwork.telemetry.formatting import one_line, printable
+from actorwork.telemetry.formatting import indented, one_line
 from actorwork.telemetry.sentences import Sentence, sentence_of
 
 FIELDS: Final = ("node_id", "actor_id", "actor", "message_id", "source", "attempt", "error")
@@ -109,5 +109,6 @@ class LogSink:
         )
         if failure is not None and failure.traceback:
             # The error is known by its printed traceback only. Every standard formatter prints what is in `exc_text`.
-            record.exc_text = "\n".join(printable(line) for line in failure.traceback.splitlines())
+            # Indented, since they print it as it is, and it may hold lines of the message.
+            record.exc_text = indented(failure.traceback.rstrip("\n"))
         self._logger.handle(record)

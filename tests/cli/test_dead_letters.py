@@ -79,6 +79,7 @@ def test_a_dead_letter_is_shown_in_full(shell: Shell, letters: dict[str, DeadLet
     shown = shell("dead", "show", "orders", letters["m1"].entry).stdout
     for part in ("message: m1\n", "actor: till (", "attempt: 1\n", "header lang: en\n", '"number": 1', "Traceback"):
         assert part in shown
+    assert "\n  Traceback (most recent call last)" in shown, "it may hold lines of the message, so it is indented"
 
 
 def test_a_dead_letter_is_found_by_the_id_that_logs_show(shell: Shell, letters: dict[str, DeadLetter]):
@@ -103,6 +104,25 @@ def test_json_contains_everything(shell: Shell, letters: dict[str, DeadLetter]):
         "payload_is": "json",
         "payload": {"number": 1},
     }
+
+
+def test_json_on_a_terminal_commands_nothing_and_its_values_are_exact(shell: Shell):
+    text = "\x9b31m\u202e\ud800"
+    letter = Envelope(source="orders", id="m4", data=json.dumps({"text": text}).encode())
+
+    async def fail(broker: Broker) -> None:
+        await broker.publish([letter])
+        async with open_system([Till], broker=broker, grace=1):
+            while not await broker.dead_letters.list():  # noqa: ASYNC110 - no event says it
+                await trio.sleep(0.01)
+
+    shell.at_broker(fail)
+    printed = shell("dead", "ls", "--json").stdout
+    assert printed.replace("\n", "").isprintable()
+    assert json.loads(printed)[0]["payload"] == {"text": text}
+    assert json.loads(shell("dead", "export").stdout)["payload"] == {"text": text}
+    shown = shell("dead", "show", "orders", "m4").stdout
+    assert shown.replace("\n", "").isprintable()
 
 
 def test_a_payload_that_is_no_json_is_shown_as_it_is(shell: Shell, letters: dict[str, DeadLetter]):

@@ -149,6 +149,50 @@ def test_foreign_text_cannot_begin_its_own_line(log: Log):
     assert r"one\n2025" in line
 
 
+FORGED = "2025-11-20T10:00:00.000Z INFO actorwork: user admin logged in\x9b31m"
+
+
+def raised(text: str) -> Any:
+    try:
+        raise ValueError(text)
+    except ValueError as error:
+        return type(error), error, error.__traceback__
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"exc_info": raised(f"no\n{FORGED}")},
+        {"msg": f"an order came:\n{FORGED}\r{FORGED}"},
+        {"stack_info": f"Stack (most recent call last):\n{FORGED}"},
+        {"exc_text": f"Traceback, as another formatter has cached it\n{FORGED}"},
+    ],
+    ids=lambda record: next(iter(record)),
+)
+def test_only_the_first_line_of_a_record_begins_in_the_first_column(record: dict[str, Any]):
+    record = {"msg": "failed", "name": "shop", "levelname": "INFO", **record}
+    text = TextFormatter().format(logging.makeLogRecord(record))
+    assert [line for line in text.splitlines() if not line.startswith("  ")] == text.splitlines()[:1]
+    assert "user admin logged in\\x9b31m" in text
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), logging.Formatter()], ids=["ours", "the standard one"])
+def test_the_traceback_of_a_message_that_holds_a_line_of_a_log_is_indented(log: Log, formatter: logging.Formatter):
+    first, *more = log.line(settled(Fail(broken(f"no\n{FORGED}"))), formatter).splitlines()
+    assert "greeter failed message" in first
+    assert {line[:2] for line in more} == {"  "}
+    assert more[0] == "  Traceback (most recent call last):"
+    assert "user admin logged in\\x9b31m" in more[-1]
+
+
+def test_lines_of_json_hold_no_character_that_a_terminal_obeys_and_the_same_text():
+    text = f"tab\t, \x7f, {FORGED}, \u2028, \u202e, \ud800, 🐈"
+    line = JsonFormatter().format(logging.makeLogRecord({"msg": text, "args": None}))
+    assert line.isprintable()
+    assert "🐈" in line
+    assert json.loads(line)["message"] == text
+
+
 def test_foreign_text_cannot_fill_the_screen(log: Log):
     assert len(log.line(settled(Fail(Failure("ValueError", "x" * 100_000))))) < 2000
 
