@@ -20,6 +20,7 @@ from actorwork import settings
 from actorwork.abc import Broker, PublishMiddleware
 from actorwork.actors.actor import Actor
 from actorwork.actors.handlers.table import handlers_of
+from actorwork.actors.tree.hooks import Hooks
 from actorwork.brokers import open_broker
 from actorwork.clients.identity import whoami
 from actorwork.clients.lazy_broker import LazyBroker, open_lazy_broker, place_of
@@ -38,7 +39,7 @@ from actorwork.state.shared import Shared
 from actorwork.telemetry.logs import LogSink
 from actorwork.triggers.declared import find_trigger, message_now
 
-A = TypeVar("A", bound=Actor)
+A = TypeVar("A", bound=Hooks)
 T = TypeVar("T")
 
 
@@ -137,7 +138,7 @@ class Client:
     def ref(self, actor: type[A]) -> StreamRef[A]: ...
     @overload
     def ref(self, actor: str) -> StreamRef[Any]: ...
-    def ref(self, actor: type[Actor] | str) -> StreamRef[Any]:
+    def ref(self, actor: type[Hooks] | str) -> StreamRef[Any]:
         """Return a ref to an actor by its class, or by its title if the class is in another program.
 
         With a class, messages are checked against its handlers before they are sent.
@@ -168,6 +169,13 @@ class Client:
     def lock(self, name: str, *, ttl: float = 10.0) -> Lock:
         """Return a lock shared by all nodes, like `Context.lock`."""
         return Lock(self.broker.values, name, ttl=ttl, random=self._random)
+
+
+def client_of(broker: Broker, nursery: trio.Nursery, layers: tuple[PublishMiddleware, ...]) -> Client:
+    """Return a client of a broker that stays open, whose tasks run in a nursery of the caller's."""
+    lazy = LazyBroker("")
+    lazy.arrived(broker)
+    return Client(Sender(lazy, nursery, layers=layers))
 
 
 @asynccontextmanager
@@ -226,7 +234,7 @@ def _what(
     return ("triggers" if triggers else "actor"), title
 
 
-def title_of(actor: type[Actor] | str) -> str:
+def title_of(actor: type[Hooks] | str) -> str:
     """Return the title of an actor, by which other programs know it; raise `TypeError` if it has none."""
     title = actor if isinstance(actor, str) else getattr(getattr(actor, "settings", None), "title", None)
     if not title:

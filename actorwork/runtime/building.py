@@ -26,7 +26,8 @@ from actorwork.message import MessageIds
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from actorwork.abc import Broker, EventSink
+    from actorwork.abc import Broker, EventSink, PublishMiddleware
+    from actorwork.actors.context.sending import SendingClient
     from actorwork.actors.life.consumer import Consumer
     from actorwork.actors.life.services import Resident
     from actorwork.runtime.options import Options
@@ -47,6 +48,7 @@ class Host(Protocol):
     def is_ending(self) -> bool: ...
     @property
     def open_system(self) -> OpenSystem: ...
+    def client(self, layers: tuple[PublishMiddleware, ...]) -> SendingClient: ...
     def note_force(self) -> None: ...
     def start_soon(self, function: Callable[..., Any], *args: object) -> None: ...
 
@@ -63,6 +65,7 @@ class Members:
             start_soon=host.start_soon,
             new_supervision=lambda spec: RunningSupervisor(spec, self._environment),
             values=lambda: host.broker.values,
+            client=host.client,
             limit_store=lambda: host.broker.limit_store,
             middleware=host.options.middleware,
             publish_middleware=host.options.publish_middleware,

@@ -22,7 +22,7 @@ import trio
 
 from actorwork import events
 from actorwork.brokers import open_broker
-from actorwork.errors import ActorStopped, Shutdown
+from actorwork.errors import ActorStopped, NotRunning, Shutdown
 from actorwork.groups import is_cancellation, only_leaf
 from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.policy.exits import Exit, Kind
@@ -34,7 +34,8 @@ from actorwork.runtime.stalls import watch_stalls
 from actorwork.telemetry.logs import LogSink
 
 if TYPE_CHECKING:
-    from actorwork.abc import Broker, EventSink, Node
+    from actorwork.abc import Broker, EventSink, Node, PublishMiddleware
+    from actorwork.actors.context.sending import SendingClient
     from actorwork.actors.tree.spec import Supervisor
     from actorwork.runtime.options import Options
     from actorwork.runtime.processes.config import OpenSystem
@@ -54,6 +55,7 @@ class Engine:
         self.has_started = False
         self._broker: Broker | None = None
         self._nursery: trio.Nursery | None = None
+        self._clients: dict[tuple[int, ...], SendingClient] = {}
         self._scope = trio.CancelScope()
         self._firing = trio.CancelScope()
         self._supervisor_ended = trio.Event()
@@ -75,6 +77,18 @@ class Engine:
     @property
     def is_ending(self) -> bool:
         return self.shutdown.has_begun
+
+    def client(self, layers: tuple[PublishMiddleware, ...]) -> SendingClient:
+        """Return the client of the broker for actors whose messages pass these layers; it ends with the system."""
+        if self._broker is None or self._nursery is None:
+            raise NotRunning("the system has not started, or has ended")
+        key = tuple(map(id, layers))  # the client keeps them, so no other can get one of these ids
+        if key not in self._clients:
+            # Imported here: few actors need one, and a node starts faster without.
+            from actorwork.clients.client import client_of  # noqa: PLC0415
+
+            self._clients[key] = client_of(self._broker, self._nursery, layers)
+        return self._clients[key]
 
     def note_force(self) -> None:
         self.shutdown.note_force()

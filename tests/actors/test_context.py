@@ -2,14 +2,18 @@
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
+import attrs
 import pytest
 import trio
 
 from actorwork import (
     Actor,
     BrokerError,
+    Fail,
+    MessageFailed,
     MessageRefused,
     Settings,
     SettingsError,
@@ -19,7 +23,7 @@ from actorwork import (
     receive,
 )
 from actorwork.actors.handlers.table import table_of
-from actorwork.message import Delivery
+from actorwork.message import Delivery, Envelope
 from actorwork.policy.settlement import Ack
 from tests.doubles import FakeBroker, Kept
 
@@ -166,3 +170,70 @@ async def test_a_broker_that_fails_while_deliveries_are_handed_back_does_not_bre
     (trouble, *_) = kept.of(events.BrokerTrouble)
     assert (trouble.doing, trouble.error) == ("handing back", "the disk is full")
     assert len(kept.of(events.NodeStopped)) == 1
+
+
+# ---- sending at once ----
+
+
+def stamped(envelope: Envelope) -> Envelope:
+    return attrs.evolve(envelope, headers={**envelope.headers, "tenant": "acme"})
+
+
+class Adder(Actor):
+    settings = Settings(title="adder")
+
+    @receive
+    async def add(self, *, a: int, b: int) -> int:
+        return a + b
+
+
+class Asker(Actor):
+    """Asks another actor through the broker, in hooks and in a handler that fails."""
+
+    settings = Settings(title="asker", publish_middleware=[stamped])
+    said: ClassVar[list[object]] = []
+
+    async def startup(self) -> None:
+        await self.context.client.publish("log", {"what": "up"})
+
+    async def shutdown(self) -> None:
+        await self.context.client.publish("log", {"what": "down"})
+
+    @receive
+    async def do(self, *, what: str) -> None:
+        client = self.context.client
+        assert client is self.context.client
+        self.said.append(await client.ref(Adder).ask({"a": 1, "b": 2}, timeout=5))
+        receipt = await client.ref(Adder).submit({"a": 3, "b": 4})
+        self.said.append(await receipt.result(timeout=5))
+        await client.publish("log", {"what": what})
+        self.context.publish("log", {"what": "only with the settlement"})
+        raise Fail(what)
+
+
+@pytest.mark.parametrize("kind", ["memory", "embedded", "redis"])
+async def test_an_actor_sends_at_once_by_the_client_of_its_context(kind: str, redis_url: str, tmp_path: Path) -> None:
+    Asker.said.clear()
+    broker = {"memory": FakeBroker(), "embedded": f"sqlite:///{tmp_path}/db.sqlite3", "redis": redis_url}[kind]
+    kept = Kept()
+    seen: list[tuple[Any, Any]] = []
+    last, down = trio.Event(), trio.Event()
+
+    class Log(Actor):
+        settings = Settings(title="log", sources={"log"})
+
+        @receive
+        async def note(self, *, what: str) -> None:
+            seen.append((what, self.context.delivery.headers.get("tenant")))
+            last.set() if what == "it" else down.set() if what == "down" else None
+
+    with trio.fail_after(20):
+        async with open_system([Log, Adder, Asker], broker=broker, emit=kept) as system:
+            async with open_client(system.broker) as client:
+                with pytest.raises(MessageFailed, match="Fail: it"):
+                    await client.ref(Asker).ask({"what": "it"})
+            await last.wait()
+        assert Asker.said == [3, 7]
+        async with open_system([Log], broker=broker):
+            await down.wait()
+    assert seen == [("up", "acme"), ("it", "acme"), ("down", "acme")]

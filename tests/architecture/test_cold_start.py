@@ -60,7 +60,7 @@ NEVER = {
     "redis.connection": "a plain url is opened without it, see streams/transport/direct.py",
     "rich": "only the command line needs it",
     "actorwork.cli": "a node is not the command line",
-    "actorwork.clients": "a node sends by its context",
+    "actorwork.clients": "only an actor that sends by `context.client` needs it",
     "actorwork.runtime.processes.launching": "only a tree with a Process needs it",
     "actorwork.testing": "nobody imports it",
     "actorwork.workflows": "a node without workflows needs none",

@@ -3,6 +3,7 @@
 context       `self.context`, and what it needs of the actor above it (Protocols)
 in_flight     the message that the current task handles
 publishing    what a delivery publishes, until it is settled
+sending       what `context.client` offers (Protocols)
 timers        messages to the actor itself later; timeouts of asks
 nursery       an incarnation's helper tasks
 logger        the actor's own logger

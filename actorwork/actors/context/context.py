@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from actorwork.abc import PublishMiddleware, Values
     from actorwork.actors.context.nursery import ActorNursery
+    from actorwork.actors.context.sending import SendingClient
     from actorwork.actors.context.timers import Timers
     from actorwork.actors.handlers.behaviour import Behaviour
     from actorwork.actors.refs.links import Links, Partner
@@ -55,6 +56,8 @@ class ContextServices(Protocol):
     def values(self) -> Callable[[], Values] | None: ...
     @property
     def publish_middleware(self) -> tuple[PublishMiddleware, ...]: ...
+    @property
+    def client(self) -> Callable[[tuple[PublishMiddleware, ...]], SendingClient] | None: ...
 
 
 class CheckedStash(Protocol):
@@ -158,10 +161,23 @@ class Context:
         current, _ = self._in_flight("publish")
         outgoing = current.outgoing
         if outgoing is None:
-            settings = self._actor.settings
-            layers = self._actor.services.publish_middleware + settings.publish_middleware
-            outgoing = current.outgoing = PublishBuffer(settings.event_settings, layers)
+            outgoing = current.outgoing = PublishBuffer(self._actor.settings.event_settings, self._publish_layers)
         outgoing.add(target, message, options)
+
+    @property
+    def client(self) -> SendingClient:
+        """A client of the system's broker, to send at once: `await self.context.client.ref(Mailer).ask(…)`.
+
+        Unlike `publish`, it neither waits for the settlement of the delivery in flight nor depends on it; a message
+        that is run again sends again. Usable in hooks and helper tasks too. Raises `NotRunning` without a system.
+        """
+        if self._actor.services.client is None:
+            raise NotRunning("context.client sends through the broker, and this actor runs without one")
+        return self._actor.services.client(self._publish_layers)
+
+    @property
+    def _publish_layers(self) -> tuple[PublishMiddleware, ...]:
+        return self._actor.services.publish_middleware + self._actor.settings.publish_middleware
 
     def _in_flight(self, name: str) -> tuple[InFlight, Delivery]:
         current = in_flight.get()

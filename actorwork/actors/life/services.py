@@ -18,6 +18,7 @@ from actorwork.actors.refs.topics import Topics
 from actorwork.errors import NotRunning
 
 if TYPE_CHECKING:
+    from actorwork.actors.context.sending import SendingClient
     from actorwork.actors.execution.watchdog import Watchdog
     from actorwork.actors.supervision.supervisor import RunningSupervisor
     from actorwork.actors.tree.spec import DynamicSupervisor
@@ -77,6 +78,8 @@ class Services:
     expiries: Expiries = attrs.field(factory=Expiries)
     values: Callable[[], Values] | None = None
     """Returns the broker's shared values and locks."""
+    client: Callable[[tuple[PublishMiddleware, ...]], SendingClient] | None = None
+    """Returns the system's own client of its broker, with these layers."""
     middleware: tuple[Middleware, ...] = ()
     """Wraps every delivery, outside of the actor's own."""
     publish_middleware: tuple[PublishMiddleware, ...] = ()

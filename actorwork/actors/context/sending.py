@@ -1,0 +1,63 @@
+"""What `context.client` offers: sending at once, through the broker, instead of with a settlement.
+
+Clients are above this room, and the system that runs the actor makes this one. So these are Protocols of what an
+actor's code uses; `clients` has the classes, and their docstrings say the rest.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack, overload
+
+from actorwork.actors.tree.hooks import Hooks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from actorwork.message import Message, Untyped
+    from actorwork.policy.sending import SendOptions
+
+A = TypeVar("A", bound=Hooks)
+A_co = TypeVar("A_co", covariant=True)
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class SentMessage(Protocol[R_co]):
+    """The receipt for a submitted message: `clients.refs.Receipt`."""
+
+    @property
+    def id(self) -> str: ...
+    async def status(self) -> str: ...
+    async def cancel(self) -> bool: ...
+    async def result(self, *, timeout: float = 30) -> R_co: ...
+
+
+class DurableRef(Protocol[A_co]):
+    """An actor behind the broker: `clients.refs.StreamRef`."""
+
+    title: str
+    source: str
+
+    async def tell(self, message: Message[A_co, Any] | Untyped, **options: Unpack[SendOptions]) -> None: ...
+    async def tell_many(
+        self, messages: Iterable[Message[A_co, Any] | Untyped], **options: Unpack[SendOptions]
+    ) -> None: ...
+    @overload
+    async def ask(self, message: Message[A_co, R], *, timeout: float = 30, **options: Unpack[SendOptions]) -> R: ...
+    @overload
+    async def ask(self, message: Untyped, *, timeout: float = 30, **options: Unpack[SendOptions]) -> Any: ...
+    @overload
+    async def submit(self, message: Message[A_co, R], **options: Unpack[SendOptions]) -> SentMessage[R]: ...
+    @overload
+    async def submit(self, message: Untyped, **options: Unpack[SendOptions]) -> SentMessage[Any]: ...
+    def receipt(self, id: str) -> SentMessage[Any]: ...
+
+
+class SendingClient(Protocol):
+    """A client of the system's broker: `clients.client.Client`."""
+
+    @overload
+    def ref(self, actor: type[A]) -> DurableRef[A]: ...
+    @overload
+    def ref(self, actor: str) -> DurableRef[Any]: ...
+    async def publish(self, source: str, message: object, **options: Unpack[SendOptions]) -> str: ...
