@@ -29,13 +29,7 @@ from actorwork import (
     receive,
 )
 from actorwork.errors import AlreadyRegistered
-from tests.supervision.tree_fixture import LENIENT, Boom, Stage, counts, quiet, shown
-
-
-async def problem(request: Any) -> str:
-    with pytest.raises(ChildError) as caught:
-        await request
-    return caught.value.problem
+from tests.supervision.tree_fixture import LENIENT, Boom, Stage, counts, problem, quiet, shown
 
 
 class Echo(Actor):

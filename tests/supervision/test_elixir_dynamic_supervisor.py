@@ -17,7 +17,6 @@ from actorwork import (
     ActorCrashed,
     Backoff,
     Child,
-    ChildError,
     ChildInfo,
     DynamicSupervisor,
     Intensity,
@@ -30,15 +29,9 @@ from actorwork import (
     events,
     receive,
 )
-from tests.supervision.tree_fixture import LENIENT, Boom, Stage, counts, quiet, raising, shown
+from tests.supervision.tree_fixture import LENIENT, Boom, Stage, counts, problem, quiet, raising, shown
 
 STEADY = Backoff(min=10, max=10, jitter=0)
-
-
-async def problem(request: Any) -> str:
-    with pytest.raises(ChildError) as caught:
-        await request
-    return caught.value.problem
 
 
 @asynccontextmanager

@@ -15,7 +15,6 @@ from actorwork import (
     Actor,
     ActorCrashed,
     Child,
-    ChildError,
     ChildInfo,
     DynamicSupervisor,
     Intensity,
@@ -26,13 +25,7 @@ from actorwork import (
     Supervisor,
     receive,
 )
-from tests.supervision.tree_fixture import Boom, Stage, counts, shown
-
-
-async def problem(request: Any) -> str:
-    with pytest.raises(ChildError) as caught:
-        await request
-    return caught.value.problem
+from tests.supervision.tree_fixture import Boom, Stage, counts, problem, shown
 
 
 class Stack(Actor):

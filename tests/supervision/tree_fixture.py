@@ -18,9 +18,10 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
+import pytest
 import trio
 
-from actorwork import Child, Ignore, Intensity, Shutdown, Supervisor, System, events, open_system
+from actorwork import Child, ChildError, Ignore, Intensity, Shutdown, Supervisor, System, events, open_system
 from actorwork.actors.supervision.administration import SupervisorRef
 from tests.doubles import FakeBroker, Kept
 
@@ -162,3 +163,10 @@ async def counts(supervisor: SupervisorRef) -> tuple[int, int, int, int]:
     """Return (specs, active, supervisors, workers)."""
     count = await supervisor.count_children()
     return count.specs, count.active, count.supervisors, count.workers
+
+
+async def problem(request: Any) -> str:
+    """Return the problem of a request that is refused."""
+    with pytest.raises(ChildError) as caught:
+        await request
+    return caught.value.problem

@@ -1,8 +1,8 @@
 """The administration of a supervisor while its tree runs.
 
 Every call is a request to the supervisor's loop, which serves it between two decisions, also while a child waits for
-its restart. A caller that is cancelled loses the answer; the request is served all the same. A supervisor that does not
-run, or shuts down, refuses (`ChildError`, problem "stopped").
+its restart, or does not end when it is terminated. A caller that is cancelled loses the answer; the request is served
+all the same. A supervisor that does not run, or shuts down, refuses (`ChildError`, problem "stopped").
 
     start_child        add a child at the end and start it
     terminate_child    stop a child; its record stays, empty (that of a temporary or dynamic child goes)
@@ -113,11 +113,8 @@ class SupervisorRef:
 
         Its record stays, empty, unless it is temporary or dynamic. Raises `ChildError` (not_found, stopped).
         """
-        queue = self._supervision.queue
-        if self._supervision.is_dynamic:  # The loop does not wait: the alarm of the record holds the bound.
-            record = await queue.request_brief(partial(self._begin_termination, child))
-        else:
-            record = await queue.request(partial(self._terminate, child))
+        # The loop does not wait for the end: the alarm of the record holds the bound.
+        record = await self._supervision.queue.request_brief(partial(self._begin_termination, child))
         if record.state is not State.STOPPING:
             await trio.lowlevel.checkpoint()
         while record.state is State.STOPPING:
@@ -137,15 +134,15 @@ class SupervisorRef:
 
     async def which_children(self) -> list[ChildInfo]:
         """Return the children in start order (OTP: in reverse)."""
-        return await self._supervision.queue.request(self._which)
+        return await self._supervision.queue.read(self._which)
 
     async def count_children(self) -> ChildCounts:
         """Return how many children there are: defined, running, supervisors, workers."""
-        return await self._supervision.queue.request(self._count)
+        return await self._supervision.queue.read(self._count)
 
     async def get_child_spec(self, child: object) -> Spec:
         """Return a child's description, by id or ref; raises `ChildError` (not_found)."""
-        return await self._supervision.queue.request(partial(self._spec, child))
+        return await self._supervision.queue.read(partial(self._spec, child))
 
     # ---- requests, served by the loop ----
 
@@ -179,17 +176,10 @@ class SupervisorRef:
         return record
 
     def _begin_termination(self, key: object) -> ChildRecord:
-        record = self._supervision.records.find(key)
-        self._supervision.runner.begin_end(record, math.inf)
-        return self._forget_empty(record)
-
-    async def _terminate(self, key: object) -> ChildRecord:
-        record = self._supervision.records.find(key)
-        await self._supervision.runner.end([record], math.inf)
-        return self._forget_empty(record)
-
-    def _forget_empty(self, record: ChildRecord) -> ChildRecord:
         supervision = self._supervision
+        record = supervision.records.find(key)
+        record.terminated = True
+        supervision.runner.begin_end(record, math.inf)
         if record.state is State.EMPTY and record in supervision.records:
             supervision.forget(record, "was stopped")
         return record
@@ -217,10 +207,10 @@ class SupervisorRef:
             case _:
                 raise ChildError(f"{record.key!r} is running", problem="running", child_id=record.key)
 
-    async def _which(self) -> list[ChildInfo]:
+    def _which(self) -> list[ChildInfo]:
         return [ChildInfo(record.spec.child_id, _shown(record), _type(record)) for record in self._supervision.records]
 
-    async def _count(self) -> ChildCounts:
+    def _count(self) -> ChildCounts:
         records = list(self._supervision.records)
         supervisors = sum(record.spec.is_supervisor for record in records)
         return ChildCounts(
@@ -230,7 +220,7 @@ class SupervisorRef:
             workers=len(records) - supervisors,
         )
 
-    async def _spec(self, key: object) -> Spec:
+    def _spec(self, key: object) -> Spec:
         return self._supervision.records.find(key).spec
 
 

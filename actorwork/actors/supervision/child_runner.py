@@ -37,18 +37,27 @@ class ChildRunner:
     """Starts and ends the children of one supervisor, called from the supervisor's own task."""
 
     def __init__(
-        self, supervisor: str, records: ChildTable, emit: EventSink, ended: Callable[[ChildRecord, Exit], None]
+        self,
+        supervisor: str,
+        records: ChildTable,
+        emit: EventSink,
+        *,
+        ended: Callable[[ChildRecord, Exit], None],
+        due: Callable[[ChildRecord], None],
     ) -> None:
         self._supervisor = supervisor
         self._records = records
         self._alarms = records.alarms
         self._emit = emit
         self._on_end = ended
+        self._on_due = due
         self._wakeup = Wakeup()
-        self._awaited = False
+        self._awaits_child = False
         """Whether the supervisor's task waits for a child, and not only for work in its queue."""
-        self._idle_until = -math.inf
-        """While the supervisor's task waits for work: when it wakes by itself for an alarm. Otherwise -inf."""
+        self._awaited_ends: list[ChildRecord] = []
+        """The children for whose ends it waits."""
+        self._waits_until = -math.inf
+        """While the supervisor's task waits: when it wakes by itself for an alarm. Otherwise -inf."""
         self._nursery: trio.Nursery | None = None
         # Every incarnation of every child runs in the context variables of the first start, not in those of the task
         # that happened to cause a restart or to call `start_child`.
@@ -74,7 +83,7 @@ class ChildRunner:
         record.incarnation += 1
         record.state = State.STARTING
         self._alarms.set(record, math.inf)
-        record.up = False
+        record.up = record.terminated = False
         if record.incarnation > 1:  # The record was made with the scope of the first one.
             record.scope = trio.CancelScope(shield=True)
         self._context.run(self._nursery.start_soon, self._child, record, name=record.spec.title)
@@ -130,37 +139,57 @@ class ChildRunner:
         record.notify_change()
         self._on_end(record, ended)
         # A supervisor that ends many children side by side is woken once, by the last of them.
-        if state is not State.STOPPING or not self._stopping:
+        if state is not State.STOPPING or not self._stopping or self._awaited_ends == [record]:
             self._child_changed()
 
+    # ---- waiting ----
+
     def _child_changed(self) -> None:
-        if self._awaited:
+        if self._awaits_child:
             self._wakeup.wake()
 
     async def wait_child(self) -> None:
-        """Wait until a child is up or has ended by itself, all that were asked to end have ended, or `wake`."""
-        self._awaited = True
-        try:
-            await self._wakeup.wait()
-        finally:
-            self._awaited = False
+        """Wait until a child is up or has ended by itself, all that were asked to end have ended, or `wake`.
 
-    async def wait_work(self) -> None:
-        """Wait for `wake`, or until the alarm of a record is due."""
-        self._idle_until = self._alarms.next()
+        Meanwhile those that were asked to end are held to their bounds.
+        """
+        self._awaits_child = True
         try:
-            if self._idle_until == math.inf:
+            await self.wait_work(self.ring())
+        finally:
+            self._awaits_child = False
+
+    async def wait_work(self, until: float) -> None:
+        """Wait for `wake`, or until an alarm is due: `until` is what `ring` has returned."""
+        self._waits_until = until
+        try:
+            if until == math.inf:
                 await self._wakeup.wait()
             else:
-                with trio.move_on_at(self._idle_until):
+                with trio.move_on_at(until):
                     await self._wakeup.wait()
         finally:
-            self._idle_until = -math.inf
+            self._waits_until = -math.inf
+
+    def ring(self) -> float:
+        """Act on the alarms that are due, and return when the next one is."""
+        if self._alarms.next() < math.inf:
+            for record in self._alarms.take_due(trio.current_time()):
+                if record.state is State.STOPPING:
+                    self._overdue(record)
+                else:
+                    self._on_due(record)
+        return self._alarms.next()
 
     @property
     def idle(self) -> bool:
         """Whether the supervisor's task waits for work, and has not been woken yet."""
-        return self._idle_until > -math.inf and self._wakeup.is_waited_for
+        return self._wakeup.is_waited_for and not self._awaits_child
+
+    @property
+    def held_up(self) -> bool:
+        """Whether it waits for children to end, which may take for ever."""
+        return self._wakeup.is_waited_for and len(self._awaited_ends) > 0
 
     def wake(self) -> None:
         """Wake the supervisor's task."""
@@ -168,7 +197,7 @@ class ChildRunner:
 
     def _set_alarm(self, record: ChildRecord, moment: float) -> None:
         self._alarms.set(record, moment)
-        if moment < self._idle_until:
+        if moment < self._waits_until:
             self._wakeup.wake()
 
     # ---- ending ----
@@ -201,15 +230,14 @@ class ChildRunner:
         ending = list(records)
         for record in ending:
             self.begin_end(record, deadline)
-        while ending := [record for record in ending if record.state is State.STOPPING]:
-            now = trio.current_time()
-            for record in ending:
-                if record.alarm <= now:
-                    self.overdue(record)
-            with trio.move_on_at(min(record.alarm for record in ending)):
+        self._awaited_ends = ending
+        try:
+            while any(record.state is State.STOPPING for record in ending):
                 await self.wait_child()
+        finally:
+            self._awaited_ends = []
 
-    def overdue(self, record: ChildRecord) -> None:
+    def _overdue(self, record: ChildRecord) -> None:
         """Cancel a child that did not end in time; report one that was cancelled already."""
         if record.scope.cancel_called:
             self._alarms.set(record, trio.current_time() + REPORT_EVERY)

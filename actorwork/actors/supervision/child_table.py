@@ -44,6 +44,10 @@ class State(enum.Enum):
     RESTARTING = "restarting"
 
 
+GOING: Final = (State.EMPTY, State.STOPPING)
+"""The states of a child that does not run, or not for long."""
+
+
 class Member(Protocol):
     """A child as its supervisor sees it: a cell, a supervisor, a task, a process; outlives its incarnations."""
 
@@ -89,6 +93,7 @@ class ChildRecord:
         "spec",
         "state",
         "task",
+        "terminated",
         "up",
     )
 
@@ -108,6 +113,8 @@ class ChildRecord:
         self.task: trio.lowlevel.Task | None = None
         self.up = False
         """Whether the incarnation has reported that it is up."""
+        self.terminated = False
+        """Whether it was asked to end by `terminate_child`: then for good, also if its record stays."""
         self.changed: trio.Event | None = None
         """Set at the next change; made on demand, since few are waited for."""
 

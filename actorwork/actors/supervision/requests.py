@@ -1,7 +1,7 @@
 """The queue of a supervisor's loop, in order of arrival.
 
 ExitNotice    a child has ended by itself, or could not be restarted
-ChildRecord   its alarm is due
+ChildRecord   its backoff is over
 Request       an action for the loop; its caller waits for the reply
 """
 
@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import attrs
+import trio
 
 from actorwork.actors.supervision.child_table import ChildRecord
 from actorwork.actors.wakeups import Reply
@@ -33,6 +34,16 @@ class ExitNotice:
     exit: Exit
 
 
+class Loop(Protocol):
+    """A supervisor's loop: whether it waits for work (`idle`) or for children to end (`held_up`)."""
+
+    @property
+    def idle(self) -> bool: ...
+    @property
+    def held_up(self) -> bool: ...
+    def wake(self) -> None: ...
+
+
 class Request:
     """An action for a supervisor's loop, and the reply that its caller waits for."""
 
@@ -49,10 +60,9 @@ Item: TypeAlias = ExitNotice | ChildRecord | Request
 class RequestQueue:
     """Items for a supervisor's loop. Requests are taken only while it is open."""
 
-    def __init__(self, supervisor: str, wake: Callable[[], None], is_idle: Callable[[], bool]) -> None:
+    def __init__(self, supervisor: str, loop: Loop) -> None:
         self._supervisor = supervisor
-        self._wake = wake
-        self._is_idle = is_idle
+        self._loop = loop
         self._items: deque[Item] = deque()
         self._refuses = "does not run"
 
@@ -62,7 +72,7 @@ class RequestQueue:
     def put(self, item: Item) -> None:
         """Append an item, and wake the loop."""
         self._items.append(item)
-        self._wake()
+        self._loop.wake()
 
     def take(self) -> Item:
         return self._items.popleft()
@@ -97,13 +107,22 @@ class RequestQueue:
         """
         if self._refuses:
             raise self._refusal()
-        if self._is_idle():
+        return action() if self._loop.idle else await self._in_turn(action)
+
+    async def read(self, action: Callable[[], T]) -> T:
+        """As `request`, for an action that changes nothing: a child that does not end cannot put it off."""
+        if self._refuses:
+            raise self._refusal()
+        if not self._loop.held_up:
+            return await self._in_turn(action)
+        await trio.lowlevel.checkpoint()
+        return action()
+
+    async def _in_turn(self, action: Callable[[], T]) -> T:
+        async def act() -> T:
             return action()
 
-        async def in_turn() -> T:
-            return action()
-
-        return await self.request(in_turn)
+        return await self.request(act)
 
     async def carry_out(self, request: Request) -> None:
         """Run a request in the loop; its errors go to its caller."""

@@ -9,12 +9,15 @@ All work comes through one queue and is done one item after the other, so no dec
 
     ExitNotice    a child has ended by itself     restart it (and siblings, by the strategy), leave it, or give up
                   or could not be restarted       try again: queued, so that requests are served in between
-    ChildRecord   its alarm is due                start a child whose backoff is over; cancel one that does not end
+    ChildRecord   its backoff is over             start it (and siblings, by the strategy)
     Request       start_child and its like        see `administration`
 
-The children of a static supervisor start one after the other, and the loop waits for each; those of a dynamic one start
-and stop side by side, and its loop never waits for one (except at its start, for the replicas of a process). The rules
-are those of `supervisor.erl` (OTP 25); where ours differ, docs/supervision.md says so and why.
+The children of a static supervisor start one after the other, and the loop waits for each; so it does for the siblings
+that it ends before a restart of them all. Those of a dynamic one start and stop side by side, and its loop never waits
+for one (except at its start, for the replicas of a process). No loop waits for a child that `terminate_child` ends: it
+may shield itself, and would keep its siblings from being restarted. Requests that only read are answered also while a
+loop waits for ends. The rules are those of `supervisor.erl` (OTP 25); where ours differ, docs/supervision.md says so
+and why.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from actorwork import events
 from actorwork.actors.crash import Crash
 from actorwork.actors.supervision.administration import SupervisorRef
 from actorwork.actors.supervision.child_runner import ChildRunner
-from actorwork.actors.supervision.child_table import ChildRecord, ChildTable, Member, State
+from actorwork.actors.supervision.child_table import GOING, ChildRecord, ChildTable, Member, State
 from actorwork.actors.supervision.failures import gave_up, start_error
 from actorwork.actors.supervision.requests import ExitNotice, Item, Request, RequestQueue, Stopped
 from actorwork.actors.tree.spec import DynamicSupervisor, Replicas, Spec, Supervisor
@@ -68,9 +71,9 @@ class RunningSupervisor:
         self.parent = parent
         self.is_dynamic = isinstance(spec, DynamicSupervisor)
         self.records = ChildTable(self.title, lambda child: around.build(child, self))
-        self.runner = ChildRunner(self.title, self.records, around.emit, self._child_ended)
+        self.runner = ChildRunner(self.title, self.records, around.emit, ended=self._child_ended, due=self._child_due)
         self._around = around
-        self.queue = RequestQueue(self.title, self.runner.wake, lambda: self.runner.idle)
+        self.queue = RequestQueue(self.title, self.runner)
         self._window = Window()
         self._stopping = False
         self._deadline = math.inf
@@ -171,13 +174,11 @@ class RunningSupervisor:
     async def _serve(self) -> None:
         """Take one item after the other from the queue, until asked to stop."""
         while not self._stopping:
-            if self.records.alarms.next() < math.inf:
-                for record in self.records.alarms.take_due(trio.current_time()):
-                    self.queue.put(record)
+            until = self.runner.ring()
             if self.queue:
                 await self._take(self.queue.take())
             else:
-                await self.runner.wait_work()
+                await self.runner.wait_work(until)
 
     async def _take(self, item: Item) -> None:
         match item:
@@ -190,10 +191,12 @@ class RunningSupervisor:
                     await self._judge(record, ended)
             case ChildRecord(state=State.RESTARTING) if item in self.records:
                 await self._start_touched(item)
-            case ChildRecord(state=State.STOPPING):
-                self.runner.overdue(item)
             case ChildRecord():
-                pass  # It has ended, or runs again, since its alarm was queued.
+                pass  # It was terminated, or runs again, since its alarm was queued.
+
+    def _child_due(self, record: ChildRecord) -> None:
+        """Queue the restart of a child whose backoff is over."""
+        self.queue.put(record)
 
     def _child_ended(self, record: ChildRecord, ended: Exit) -> None:
         """Queue what follows from an end; called in the child's task as the last thing it does."""
@@ -209,8 +212,8 @@ class RunningSupervisor:
         elif ended.error is not None and is_fatal(ended.error):
             # The nursery raises it in the loop, but only at the loop's next checkpoint: start nothing before that.
             self._stopping = True
-        elif self.is_dynamic:
-            # Its loop does not wait for an end that it asked for, so the record goes here.
+        elif self.is_dynamic or record.terminated:
+            # The loop does not wait for this end, so the record goes here, or becomes that of one who is gone.
             self.forget(record, _why_over(record, "its supervisor ended") if self._stopping else "was stopped")
 
     # ---- starting ----
@@ -251,7 +254,7 @@ class RunningSupervisor:
     def _shut_down_if_due(self, record: ChildRecord) -> None:
         """End this supervisor in order, if the end of a significant child asks for it."""
         if record.spec.significant and isinstance(self.spec, Supervisor):
-            left = sum(other.spec.significant and other.state is not State.EMPTY for other in self.records)
+            left = sum(other.spec.significant and other.state not in GOING for other in self.records)
             if auto_shutdown_due(self.spec.auto_shutdown, significant_left=left):
                 self._auto_shutdown = self._stopping = True
 
