@@ -24,6 +24,7 @@ from actorwork.message import Delivery, Envelope, Priority
 from actorwork.policy.settlement import Ack, Fail, Settlement
 from actorwork.streams import entries
 from actorwork.streams.keys import SourceKeys
+from actorwork.streams.transport.redis_py import InvalidResponse
 
 
 @attrs.frozen
@@ -126,8 +127,19 @@ class InFlightEntries:
 
         An entry that is in flight already is skipped: a group that was created again delivers everything once more,
         under the same count, and the first delivery settles both.
+
+        Raises `InvalidResponse` for what are no entries; those before it are not in flight then, but pending.
         """
         deliveries: list[Delivery] = []
+        try:
+            self._take(found, count, crashes, deliveries)
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            for delivery in deliveries:
+                self.deliveries.pop(delivery.token[0], None)
+            raise InvalidResponse(f"a read of {self.stream} brought what are no entries: {error!r}") from error
+        return deliveries
+
+    def _take(self, found: Sequence[Any], count: int, crashes: int, deliveries: list[Delivery]) -> None:
         in_flight = self.deliveries
         source, group = self.source, self.group
         for entry, fields in found:
@@ -146,7 +158,6 @@ class InFlightEntries:
                 self.others.append((delivery, fail, ()))
                 self.begun += 1
                 self.on_unreadable(delivery, fail)
-        return deliveries
 
     def _pass_over(self, entry: bytes, count: int, fields: entries.Fields) -> None:
         """Settle an entry that is meant for another group."""

@@ -26,7 +26,7 @@ import trio
 from actorwork.failpoints import failpoint
 from actorwork.streams import keys
 from actorwork.streams.transport.connection import Address
-from actorwork.streams.transport.redis_py import RedisError, RedisPyConnection
+from actorwork.streams.transport.redis_py import RedisPyConnection
 
 _RETRY_EVERY: Final = 0.25
 _RELEASE_LIMIT: Final = 1.0
@@ -129,7 +129,7 @@ class Lease:
                 else:
                     self._look_at_clock(connection)
                 is_troubled = False
-            except (RedisError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - without this thread the lease would run out in silence
                 if connection is not None:
                     connection.disconnect()
                     connection = None
@@ -145,7 +145,7 @@ class Lease:
                 if is_held:
                     connection.send_command("DEL", keys.lease(incarnation))
                     connection.read_response()
-            except (RedisError, OSError):
+            except Exception:  # noqa: BLE001, S110 - as above: `release` waits for this thread
                 pass  # It runs out by itself.
             finally:
                 connection.disconnect()

@@ -33,7 +33,14 @@ from actorwork.streams.reclaimer import Reclaimer
 from actorwork.streams.source_set import SourceSet
 from actorwork.streams.transport.client import RedisClient
 from actorwork.streams.transport.exclusive import Exclusive
-from actorwork.streams.transport.redis_py import ConnectionError, RedisError, ResponseError, TimeoutError  # noqa: A004
+from actorwork.streams.transport.redis_py import (
+    ConnectionError,  # noqa: A004
+    InvalidResponse,
+    RedisError,
+    ResponseError,
+    TimeoutError,  # noqa: A004
+)
+from actorwork.streams.transport.wire import is_list_of
 
 _BLOCK: Final = 5.0
 _MOST: Final = 1000
@@ -154,11 +161,16 @@ class Reader:
             _REPLIED()
         if not isinstance(reply, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - a proxy may send anything
             raise ConnectionError(f"a read got {type(reply).__name__} as its reply: this connection cannot be trusted")
-        for stream, found in reply.items():
-            in_flight = self._reading[stream]
-            # If the lease of the name it was read under is lost, another node finds the entry pending there.
-            if not in_flight.is_over:
-                self._sources.offer(in_flight, found)
+        try:
+            for stream, found in reply.items():
+                in_flight = self._reading.get(stream)
+                if in_flight is None:
+                    raise InvalidResponse(f"a read got entries of {stream!r}, which it did not ask for")
+                # If the lease of the name it was read under is lost, another node finds the entry pending there.
+                if not in_flight.is_over:
+                    self._sources.offer(in_flight, found)
+        except InvalidResponse as error:
+            raise ConnectionError(f"{error}: this connection cannot be trusted") from error
 
     async def _take(self, room: int) -> bool:
         """Read at most as many entries as there is room for, from any source; return whether there were any.
@@ -176,6 +188,8 @@ class Reader:
         with trio.move_on_after(1, shield=True):
             found = await self._client.run_script(scripts.TAKE, streams, args)
             sources.must_recover = False
+            if not is_list_of(2, found):
+                raise ConnectionError(f"a read got {found!r:.100} as its reply: this connection cannot be trusted")
             self._deliver(dict(found))
             if found:
                 # The reply has the order of `streams`, so its first stream is of the level that was served first.

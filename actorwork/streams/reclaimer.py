@@ -27,7 +27,8 @@ from actorwork.streams.in_flight import InFlightEntries
 from actorwork.streams.keys import RELEASED
 from actorwork.streams.source_set import SourceSet
 from actorwork.streams.transport.client import RedisClient
-from actorwork.streams.transport.redis_py import RedisError, ResponseError
+from actorwork.streams.transport.redis_py import InvalidResponse, RedisError, ResponseError
+from actorwork.streams.transport.wire import is_list_of
 
 _EVERY: Final = 1.0
 _SPACING: Final = 0.01
@@ -35,6 +36,8 @@ _SPACING: Final = 0.01
 _PATIENCE: Final = 2.0
 _LARGEST_CLAIM: Final = 500
 _SHORT_TOO_OFTEN: Final = 3
+_REPORTED: Final = 8
+"""How many values lua/maintain.lua returns for each stream."""
 _BEFORE: Final = failpoint("take_over.before")
 _AFTER: Final = failpoint("take_over.after")
 
@@ -132,6 +135,8 @@ class Reclaimer:
                 # The lease was lost meanwhile. The next run finds what was taken over under the old name.
                 self.maintain_within(0)
             else:
+                if not is_list_of(_REPORTED, report) or len(report) != len(in_flights):
+                    raise InvalidResponse(f"maintenance got {report!r:.100} as its reply")
                 self._accept(in_flights, report)
 
     def _accept(self, in_flights: Sequence[InFlightEntries], report: Sequence[Any]) -> None:

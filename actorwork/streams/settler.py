@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import trio
 
@@ -34,7 +34,7 @@ from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
 from actorwork.streams import entries, keys, scripts
 from actorwork.streams.in_flight import Counters, InFlightEntries, Item, PublishOnly, Together
 from actorwork.streams.transport.client import RedisClient, Script
-from actorwork.streams.transport.redis_py import RedisError, may_pass
+from actorwork.streams.transport.redis_py import InvalidResponse, RedisError, may_pass
 
 _PLAIN_AT_ONCE: Final = 1000
 _OTHERS_AT_ONCE: Final = 200
@@ -42,6 +42,8 @@ _PUBLISHED_AT_ONCE: Final = 1000
 _GIVE_UP_AFTER: Final = 5
 _BARE: Final = 3
 """The length of a token without held keys: the delivery has neither a key nor a unique key."""
+_ANSWERED: Final = 3
+"""How many values the scripts return."""
 _PAUSES: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 _BEFORE: Final = failpoint("settle.before")
 _AFTER: Final = failpoint("settle.after")
@@ -215,13 +217,15 @@ class Settler:
 
     async def _run(
         self, in_flight: InFlightEntries, script: Script, script_keys: Sequence[str], args: list[Any], total: int
-    ) -> Any:
+    ) -> list[Any]:
         attempt = 0
         if _BEFORE is not None:
             _BEFORE()
         while True:
             try:
                 answer = await self._client.run_script(script, script_keys, args, idempotent=True)
+                if not isinstance(answer, list) or len(cast("list[Any]", answer)) != _ANSWERED:
+                    raise InvalidResponse(f"the settlement got {answer!r:.100} as its reply")
                 break
             except ValueError as error:
                 raise _RefusedError(f"it cannot be sent: {error}") from error
@@ -234,7 +238,7 @@ class Settler:
             await trio.sleep(pause)
         if _AFTER is not None:
             _AFTER()
-        return answer
+        return cast("list[Any]", answer)
 
     def _conclude(
         self,

@@ -4,6 +4,7 @@
         async with open_client(proxy.url) as client:
             proxy.cut_after(10)          # ten more bytes of replies, then the connection is reset
             proxy.black_hole()           # bytes vanish in silence, until flow()
+            await proxy.insert(b"?")    # bytes that the server has never sent
             proxy.refuse()               # new connections are closed, until accept()
 
 All switches are plain methods: a test calls them between two awaits, and they apply to existing and to new connections.
@@ -64,6 +65,12 @@ class FaultProxy:
         """End the replies (FIN) while requests still go through."""
         for link in tuple(self._links):
             link.half_close()
+
+    async def insert(self, data: bytes) -> None:
+        """Send bytes to the client of every connection, as if they were the server's."""
+        for link in tuple(self._links):
+            with suppress(OSError, trio.ClosedResourceError):
+                await _send_all(link.client, data)
 
     def black_hole(self) -> None:
         """Forward nothing, close nothing."""

@@ -534,6 +534,28 @@ async def test_a_batch_whose_reply_is_lost_is_settled_once_with_what_it_publishe
         assert [await scene.length(name) for name in ("letters", "orders", "bills")] == [1, 0, 0]
 
 
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"%1\r\n$6\r\norders\r\n_\r\n",
+        b"%1\r\n$6\r\norders\r\n*1\r\n*2\r\n$3\r\n1-1\r\n_\r\n",
+        b"%1\r\n$6\r\nothers\r\n*0\r\n",
+        b"%1\r\n*0\r\n_\r\n",
+        b"*1\r\n:1\r\n",
+    ],
+)
+async def test_a_read_that_gets_what_redis_never_sends_loses_its_connection_and_no_message(
+    redis_url: str, frame: bytes
+):
+    orders = subscription()
+    async with open_proxy(redis_url) as proxy, open_scene(proxy.url) as scene, scene.node(orders):
+        await scene.send("orders", b"a")
+        assert (await inbox(orders).take_one()).payload == b"a"
+        await proxy.insert(frame)
+        await scene.send("orders", b"b")
+        assert (await inbox(orders).take_one()).payload == b"b"
+
+
 async def test_publishing_for_a_delivery_that_goes_on_is_fenced(redis_url: str):
     orders = subscription()
     async with open_scene(redis_url) as scene, scene.node(orders) as node:

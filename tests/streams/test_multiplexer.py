@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from actorwork.streams.transport.client import ConnectionEvent, ConnectionLost, open_client
 from actorwork.streams.transport.connection import Address, connect
 from actorwork.streams.transport.multiplexer import Multiplexer
 from actorwork.streams.transport.redis_py import ConnectionError, InvalidResponse  # noqa: A004
@@ -265,6 +266,32 @@ async def test_a_reply_that_nobody_asked_for_ends_the_connection():
     ):
         await wait_until(lambda: link.error is not None)
         assert isinstance(link.error, InvalidResponse)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b">0\r\n",
+        b">1\r\n*0\r\n",
+        b">1\r\n$7\r\nmessage\r\n",
+        b">3\r\n$7\r\nmessage\r\n$1\r\na\r\n:1\r\n",
+        b"%1\r\n*0\r\n_\r\n",
+    ],
+)
+async def test_a_frame_that_redis_never_sends_ends_the_connection_and_nothing_else(redis_url: str, frame: bytes):
+    def take(push: list[Any]) -> None:
+        assert push[2]
+
+    events: list[ConnectionEvent] = []
+    async with (
+        open_proxy(redis_url) as proxy,
+        open_client(proxy.url, on_push=take, on_event=events.append) as client,
+    ):
+        await proxy.insert(frame)
+        await wait_until(lambda: client.generation == 2)
+        assert await client.call("ECHO", "alive") == b"alive"
+        lost = [event.error for event in events if isinstance(event, ConnectionLost)]
+        assert [type(error) for error in lost] == [InvalidResponse]
 
 
 async def test_what_is_no_resp3_ends_the_connection():

@@ -92,6 +92,9 @@ class Connection:
     """An open socket whose handshake is done, and the parser of what arrives on it."""
 
     def __init__(self, opened: RedisPyConnection, address: Address) -> None:
+        greeting = opened.handshake_metadata
+        if not isinstance(greeting, dict) or not isinstance(greeting.get(b"id"), int):
+            raise ConnectionError(f"{address.url} answers HELLO with {greeting!r:.100}, which is not Redis")
         # redis-py's object closes its socket when it is collected: it lives as long as this one.
         self._opened = opened
         self._socket: Any = opened._sock  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
@@ -100,7 +103,7 @@ class Connection:
         self._is_tls = isinstance(self._socket, ssl.SSLSocket)
         self._reader = new_reader()
         self.address = address
-        self.client_id: int = opened.handshake_metadata[b"id"]
+        self.client_id: int = greeting[b"id"]
         self.is_closed = False
         self.bytes_sent = 0
         self.bytes_received = 0

@@ -138,6 +138,9 @@ class DirectConnection:
         except OSError as error:
             self.disconnect()
             raise ConnectionError(f"error while {doing} the server: {error}") from error
+        except TypeError as error:  # RESP3 allows a map whose keys cannot be hashed; Redis sends none.
+            self.disconnect()
+            raise ConnectionError(f"the server sent a frame that is not Redis: {error}") from error
         except BaseException:
             self.disconnect()
             raise

@@ -159,7 +159,7 @@ class Exclusive:
                     await connection.receive()
                 elif type(reply) is not Push:
                     return reply
-        except (OSError, RedisError) as error:
+        except (OSError, RedisError, TypeError) as error:  # TypeError: a map or set of what cannot be hashed.
             raise self._lost(error) from error
 
     def _lost(self, error: Exception) -> ConnectionError:

@@ -20,7 +20,8 @@ caller.
 
 How a connection ends. The first failure, wherever it is noticed, fails every request, ends the tasks, wakes the tasks
 that wait for the socket, and closes it. `silence` seconds without a byte while a reply is owed are a failure too: a
-peer behind a dead network sends no reset.
+peer behind a dead network sends no reset. So is a frame that makes no sense, whatever it is: it ends this connection,
+and nothing else.
 """
 
 from collections import deque
@@ -34,6 +35,8 @@ from actorwork.streams.transport.redis_py import ConnectionError, InvalidRespons
 from actorwork.streams.transport.wire import NOT_ENOUGH, Push, pack
 
 _PING: Final = pack(("PING",))
+_MESSAGE: Final = [bytes, bytes, bytes]
+"""What a message of a channel consists of: kind, channel, data."""
 _CONFIRMATIONS: Final = frozenset({b"subscribe", b"unsubscribe"})
 
 
@@ -244,6 +247,8 @@ class Multiplexer:
                 self._match()
         except (OSError, RedisError) as error:
             self.fail(error)
+        except Exception as error:  # noqa: BLE001  (RESP3 can say what Redis never does: an empty push, a list as key)
+            self.fail(InvalidResponse(f"{self.connection.address.url} sent a frame that is not Redis: {error!r}"))
 
     def _match(self) -> None:
         pending, next_reply = self._pending, self.connection.next_reply
@@ -267,6 +272,8 @@ class Multiplexer:
                     request.task = None
 
     def _push(self, push: list[Any]) -> None:
+        if push[0] == b"message" and [*map(type, push)] != _MESSAGE:
+            raise InvalidResponse(f"{self.connection.address.url} sent a message of a channel as {push!r:.100}")
         try:
             self._on_push(push)
         except Exception as error:  # noqa: BLE001  (any task may be the one that reads: `run` raises it, not a command)

@@ -26,6 +26,13 @@ pack: Final = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)
 """Pack one command. Raises `TypeError` for a part that is not str, bytes, int or float."""
 
 
+def is_list_of(size: int, reply: Any) -> bool:
+    """Return whether a reply is a list of lists of this size: RESP3 can say what Redis never does."""
+    return isinstance(reply, list) and all(
+        isinstance(one, list) and len(cast("list[Any]", one)) == size for one in cast("list[Any]", reply)
+    )
+
+
 class ReplyReader(Protocol):
     def feed(self, data: bytes, /) -> object: ...
     def gets(self) -> Any:
