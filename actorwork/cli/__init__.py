@@ -17,6 +17,7 @@ It needs click and rich, which the extra `cli` installs; nothing outside this pa
     triggers, pausing            `triggers`; `pause`, `resume`, `paused`
     doctor                       `doctor`
     brokers                      what every command needs that uses a broker: options, the time limit, errors
+    failing                      how a command fails: one sentence, and no traceback but the user's own
     imports, durations, output   MODULE:NAME, 1h30m, tables and JSON
 """
 

@@ -66,6 +66,7 @@ def speak(url: str | None, timeout: float, talk: Callable[[Broker, Step], Awaita
     import trio
 
     from actorwork.brokers import open_broker
+    from actorwork.cli.failing import failure
     from actorwork.errors import ActorworkError
     from actorwork.groups import leaves
 
@@ -91,5 +92,5 @@ def speak(url: str | None, timeout: float, talk: Callable[[Broker, Step], Awaita
             because = f" ({one_line(printer.trouble)})" if printer.trouble else ""
             raise click.ClickException(f"the broker did not answer within {timeout:g} s{because}")
         if isinstance(leaf, (ActorworkError, OSError, ValueError)):
-            raise click.ClickException(str(leaf) or type(leaf).__name__) from error
+            raise failure(leaf) from error
     raise error

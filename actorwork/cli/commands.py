@@ -6,6 +6,7 @@ import click
 
 from actorwork.cli.dead_letters import dead
 from actorwork.cli.doctor import doctor
+from actorwork.cli.failing import FailingGroup
 from actorwork.cli.pausing import pause, paused, resume
 from actorwork.cli.running import run
 from actorwork.cli.sending import send
@@ -13,7 +14,7 @@ from actorwork.cli.spool import spool
 from actorwork.cli.triggers import triggers
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=FailingGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="actorwork", message="actorwork %(version)s")
 def actorwork() -> None:
     """Actors on Trio, fed by Redis streams.

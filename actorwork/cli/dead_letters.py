@@ -416,7 +416,11 @@ def export(*, selection: Selection, file: Path | None, broker: str | None, timeo
         out = sys.stdout
         count = speak(broker, timeout, talk)
     else:
-        with file.open("w", encoding="utf-8") as out:
+        try:
+            out = file.open("w", encoding="utf-8")
+        except OSError as error:
+            raise click.ClickException(f"cannot write {file}: {error.strerror}") from error
+        with out:
             count = speak(broker, timeout, talk)
     click.echo(f"exported {many(count, 'dead letter')}{_of(selection)}", err=True)
 
@@ -433,7 +437,12 @@ def import_them(file: str, *, broker: str | None, timeout: float, json_output: b
     Drop the letters themselves if they still exist.
     """
     with click.open_file(file, encoding="utf-8") as lines:
-        messages = list(envelopes(lines))
+        try:
+            messages = list(envelopes(lines))
+        except UnicodeDecodeError as error:
+            raise click.ClickException(
+                f"{file} is no file of exported dead letters: {error}; nothing was sent"
+            ) from error
 
     async def talk(opened: Broker, step: Step) -> int:
         new = 0

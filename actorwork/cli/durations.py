@@ -24,6 +24,16 @@ def seconds(text: str) -> float:
     raise ValueError(f"{text!r} is not a duration such as 250ms, 30s, 5m or 1h30m{hint}")
 
 
+def duration(length: float) -> str:
+    """Write a duration in the largest units that make it up: `1d12h`, `90ms`."""
+    left, parts = round(length * 1000), list[str]()
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
+        count, left = divmod(left, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"
+
+
 class Duration(click.ParamType[float]):
     """An option's value, in seconds."""
 
@@ -41,6 +51,6 @@ class Duration(click.ParamType[float]):
         except ValueError as error:
             self.fail(str(error), param, ctx)
         if not self.least <= found <= self.most:
-            bound = f"at least {self.least:g}s" if self.most == math.inf else f"{self.least:g}s to {self.most:g}s"
-            self.fail(f"{value} is out of bounds: {bound}", param, ctx)
+            most = "" if self.most == math.inf else f", at most {duration(self.most)}"
+            self.fail(f"{value} is out of bounds: at least {duration(self.least)}{most}", param, ctx)
         return found

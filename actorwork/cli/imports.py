@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from actorwork.cli.failing import user_code
+
 if TYPE_CHECKING:
     from actorwork.actors.actor import Actor
 
@@ -35,16 +37,18 @@ def load(spec: str) -> tuple[ModuleType, object]:
 
 
 def import_module(name: str) -> ModuleType:
-    """Import a module from the current directory or the Python path. Errors inside it are raised as they are."""
+    """Import a module from the current directory or the Python path. An error inside it ends the command."""
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
-            raise  # A module that this one imports is missing: its traceback explains more.
-        raise click.UsageError(f"no module named {error.name!r}, looked for in {here} and on the Python path") from None
+    with user_code(f"importing the module {name!r}"):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
+                raise  # A module that this one imports is missing: its traceback explains more.
+            missing = error.name
+        raise click.UsageError(f"no module named {missing!r}, looked for in {here} and on the Python path")
 
 
 def load_tree(spec: str) -> Any:
@@ -55,7 +59,8 @@ def load_tree(spec: str) -> Any:
             inspect.signature(found).bind()
         except TypeError:
             raise click.UsageError(f"{spec} wants parameters, but a tree is made by a function without any") from None
-        found = found()
+        with user_code(f"calling {spec}"):
+            found = found()
     if isinstance(found, ModuleType) or not is_tree(found):
         raise click.UsageError(
             f"{spec} is {described(found)}, not a tree: a tree is an actor class, a Child, a Supervisor, a list of"

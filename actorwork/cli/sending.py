@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from actorwork.message import Envelope
 
 BATCH: Final = 500
+LONGEST_WAIT: Final = 100 * 365 * 86_400.0
+"""That of `policy.sending`, which a command imports only when it runs."""
 CHUNK: Final = 1 << 20
 """Bytes read from a file at once."""
 
@@ -48,6 +50,8 @@ def target_of(name: str, kind: Literal["actor", "source"] | None) -> Target:
     if kind == "source" or (kind is None and is_source and not name.startswith("actor:")):
         return Target(name, f"the source {name!r}")
     title = name.removeprefix("actor:")
+    if not title:
+        raise click.UsageError(f"ACTOR_OR_SOURCE wants a source, the title of an actor or MODULE:CLASS, got {name!r}")
     if title == name and SPEC.fullmatch(name):
         actor = load_actor(name)
         settings = actor.settings
@@ -118,7 +122,12 @@ class EnvelopeFactory:
     help="The message's id: the broker keeps a message with the same id once. With --from, the prefix of the ids:"
     " line 10 has the id ID-a (hexadecimal), so a file can be sent again after an interruption.",
 )
-@click.option("--delay", type=Duration(), default="0s", help="Deliver the message after this time, such as 30s or 5m.")
+@click.option(
+    "--delay",
+    type=Duration(most=LONGEST_WAIT),
+    default="0s",
+    help="Deliver the message after this time, such as 30s or 5m.",
+)
 @broker_option
 @timeout_option
 @as_json

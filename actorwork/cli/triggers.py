@@ -10,6 +10,7 @@ import attrs
 import click
 
 from actorwork.cli.brokers import Step, broker_option, speak, timeout_option
+from actorwork.cli.durations import duration
 from actorwork.cli.output import as_json, moment, one_line, print_json, print_table, printable
 from actorwork.cli.pausing import pause_at, resume_at
 
@@ -191,20 +192,10 @@ def schedule_text(record: TriggerRecord) -> str:
 
     schedule = json.loads(record.definition.schedule)
     if "every" in schedule:
-        return f"every {duration_text(schedule['every'])}"
+        return f"every {duration(schedule['every'])}"
     zone = "" if schedule["timezone"] == "UTC" else f" {schedule['timezone']}"
     by = f" by {schedule['by']}" if "by" in schedule else ""
     return f"{schedule['cron']}{zone}{by}"
-
-
-def duration_text(seconds: float) -> str:
-    """Return a duration in the largest units that make it up: `1d12h`, `90ms`."""
-    left, parts = round(seconds * 1000), list[str]()
-    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
-        count, left = divmod(left, size)
-        if count:
-            parts.append(f"{count}{unit}")
-    return "".join(parts)
 
 
 def coming(one: Known) -> list[str]:

@@ -74,6 +74,44 @@ def test_an_invalid_duration_is_refused(text: str):
         seconds(text)
 
 
+@pytest.mark.parametrize(
+    ("command", "code", "sentence"),
+    [
+        (("send", "", "{}"), 2, "ACTOR_OR_SOURCE wants a source"),
+        (("send", "actor:", "{}"), 2, "ACTOR_OR_SOURCE wants a source"),
+        (("send", "in", "{}", "--delay", "inf"), 2, "inf is out of bounds: at least 0s, at most 36500d"),
+        (("dead", "export", "--to", "nowhere/x"), 1, "cannot write nowhere/x: No such file or directory"),
+        (("dead", "import", "binary"), 1, "binary is no file of exported dead letters: 'utf-8' codec can't decode"),
+        (("doctor", "--broker", "sqlite:///x.db?foo=1"), 1, "the only option of an embedded broker's url is"),
+        (("paused", "--broker", "amqp://host"), 1, "no broker of the kind 'amqp://host'"),
+        (("paused", "--broker", "sqlite:///nowhere/x.db"), 1, "is no directory; create it"),
+    ],
+)
+def test_what_cannot_be_done_ends_in_one_sentence_and_its_exit_code(
+    shell: Shell, command: tuple[str, ...], code: int, sentence: str
+):
+    (shell.folder / "binary").write_bytes(b"\xff\xfe\n")
+    result = shell(*command, code=code)
+    assert sentence in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_defect_ends_a_command_in_one_sentence_too_and_its_traceback_can_be_had(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+):
+    def spoiled(*_: object) -> None:
+        raise ExceptionGroup("a nursery's", [TypeError("unexpected\x1b[2J")])
+
+    monkeypatch.setattr(doctor, "_findings", spoiled)
+    assert shell("doctor", code=1).stderr == (
+        "Error: TypeError: unexpected\\x1b[2J. This may be a defect of actorwork: ACTORWORK_TRACEBACK=1 shows the"
+        " traceback that a report needs\n"
+    )
+    monkeypatch.setenv("ACTORWORK_TRACEBACK", "1")
+    with pytest.raises(ExceptionGroup):
+        shell("doctor")
+
+
 def test_doctor_checks_the_broker(shell: Shell):
     found = shell.json("doctor")
     assert all(set(finding) == {"subject", "level", "text", "advice"} for finding in found)

@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -125,10 +126,28 @@ def test_for_something_else_than_a_tree_the_error_names_it(shell: Shell, tree: s
     assert complaint in shell("run", tree, code=2).stderr.replace("\n", " ")
 
 
-def test_an_error_in_the_users_module_is_shown_as_python_does(shell: Shell):
-    (shell.folder / "spoiled.py").write_text("import nowhere_at_all\n")
-    with pytest.raises(ModuleNotFoundError, match="nowhere_at_all"):
-        shell("run", "spoiled:tree")
+@pytest.mark.parametrize(
+    ("module", "shown", "last"),
+    [
+        ("import nowhere_at_all", "line 1", "importing the module 'spoiled' failed: ModuleNotFoundError: No module"),
+        ("tree = = 1", "tree = = 1", "importing the module 'spoiled' failed: SyntaxError: invalid syntax"),
+        (
+            "def tree():\n    return 1 / 0",
+            "in tree",
+            "calling spoiled:tree failed: ZeroDivisionError: division by zero",
+        ),
+    ],
+)
+def test_an_error_in_the_users_module_is_shown_with_its_traceback_and_without_our_frames(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, module: str, shown: str, last: str
+):
+    monkeypatch.delitem(sys.modules, "spoiled", raising=False)
+    (shell.folder / "spoiled.py").write_text(f"{module}\n")
+    stderr = shell("run", "spoiled:tree", code=1).stderr
+    assert "Traceback (most recent call last)" in stderr or "SyntaxError" in stderr
+    assert shown in stderr
+    assert "actorwork/cli" not in stderr
+    assert f"Error: {last}" in stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
