@@ -11,6 +11,7 @@ It works in one long cancel scope and takes item after item, without a checkpoin
 
 from __future__ import annotations
 
+from contextvars import copy_context
 from typing import Final
 
 import trio
@@ -20,6 +21,7 @@ from actorwork.actors.context.in_flight import in_flight
 from actorwork.actors.execution import local_calls
 from actorwork.actors.execution.deliveries import Deliveries
 from actorwork.actors.execution.guarded import GuardedDeliveries
+from actorwork.actors.execution.variables import Variables
 from actorwork.actors.execution.watchdog import UNKNOWN
 from actorwork.actors.execution.workplace import Workplace
 from actorwork.actors.mailbox.calls import Item
@@ -105,6 +107,7 @@ class Executor:
         deliveries = self._deliveries if guarded is None else guarded
         begin, returned, raised = local_calls.begin, local_calls.returned, local_calls.raised
         may_grow = actor.settings.concurrency > 1
+        variables: Variables | None = None  # made for the first item: most actors are idle
         left = BURST
         while not workplace.stopping:
             item = mailbox.take_nowait()
@@ -124,6 +127,8 @@ class Executor:
             # From here until it is settled, answered, or back in the mailbox, the item is this executor's: `give_up`
             # finds it here whatever ends the loop.
             self.item = item
+            if variables is None:
+                variables = Variables()
             if may_grow and workplace.wants_executor:
                 workplace.add_executor()
             if isinstance(item, Delivery):
@@ -148,6 +153,10 @@ class Executor:
                     raised(self, item, error)
                 else:
                     returned(self, item, value)
+            if len(copy_context()) != variables.count or (variables.values and variables.replaced):
+                await variables.restore()
+                left = BURST
+                self.began = UNKNOWN
             if self.ended is not None:
                 # Our scope is cancelled. If the handler has returned all the same, the cancellation was not delivered:
                 # leaving the scope here ends it, instead of the next item.
