@@ -36,7 +36,7 @@ _SPACING: Final = 0.01
 _PATIENCE: Final = 2.0
 _LARGEST_CLAIM: Final = 500
 _SHORT_TOO_OFTEN: Final = 3
-_REPORTED: Final = 8
+_REPORTED: Final = 9
 """How many values lua/maintain.lua returns for each stream."""
 _BEFORE: Final = failpoint("take_over.before")
 _AFTER: Final = failpoint("take_over.after")
@@ -145,13 +145,16 @@ class Reclaimer:
         sources.has_more = False
         is_short = False
         levels: dict[str, Sequence[bytes]] = {}
-        for in_flight, (due, more, is_missing, taken, dead_lettered, pending, used, cursor) in zip(
+        for in_flight, (due, more, is_missing, taken, dead_lettered, pending, used, cursor, trouble) in zip(
             in_flights, report, strict=True
         ):
             if used:
                 levels[in_flight.source] = used
             if cursor:
                 in_flight.cursor = cursor
+            if trouble:
+                doing = f"maintaining {in_flight.source}"
+                sources.emit(BrokerTrouble(doing, trouble.decode(errors="replace"), f"again in {_EVERY:g} s"))
             if due >= 0:
                 due_in = min(due_in, due / 1000)
             if more:

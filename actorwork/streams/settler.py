@@ -9,9 +9,10 @@ message is settled at once, and a flood in large batches, without a timer.
 
 Flushes of one stream must not overlap: the script keeps only the answer to the last one. A flush whose reply is lost is
 sent again under its number, and the script repeats its answer. Errors that may pass (no memory, no permission, a server
-that loads or is busy) are tried again for as long as the node lives. If the script itself fails, each settlement of the
-batch is tried alone, and one that keeps failing alone is abandoned: its entry stays pending, and runs again after this
-node has ended.
+that loads or is busy) are tried again for as long as the node lives; a settlement that needs a right which others do
+not need waits without holding them up. A delivery whose messages the server refuses to add fails: it becomes a dead
+letter. If the script itself fails, each settlement of the batch is tried alone, and one that keeps failing alone is
+abandoned: its entry stays pending, and runs again after this node has ended.
 
 Deliveries that were handled together and publish are settled by one script for all their streams. It has a flush of its
 own in the queue of the first one's stream, so what an actor publishes keeps its order. If one of them is not ours any
@@ -44,6 +45,8 @@ _BARE: Final = 3
 """The length of a token without held keys: the delivery has neither a key nor a unique key."""
 _ANSWERED: Final = 3
 """How many values the scripts return."""
+_MAY_PASS: Final = b"NOPERM"
+"""How an error of the script begins that is about this user's rights (lua/rights.lua)."""
 _PAUSES: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 _BEFORE: Final = failpoint("settle.before")
 _AFTER: Final = failpoint("settle.after")
@@ -134,12 +137,15 @@ class Settler:
     async def _flush_all(self, in_flight: InFlightEntries) -> None:
         alone = 0
         """How many settlements are still to be tried one by one."""
+        in_vain = 0
+        """How many batches in a row consisted of settlements that are to be tried again."""
         try:
             while in_flight.plain or in_flight.others:
                 plain, others = _batch_from(in_flight, limit=1 if alone > 0 else _PLAIN_AT_ONCE)
                 in_flight.number += 1
+                again: list[Item] = []
                 try:
-                    await self._flush(in_flight, plain, others)
+                    again = await self._flush(in_flight, plain, others)
                 except _RefusedError as refusal:
                     size = len(plain) + len(others)
                     if size > 1:
@@ -149,16 +155,21 @@ class Settler:
                         continue
                     self._abandon(in_flight, plain, others, refusal)
                 alone = max(0, alone - 1)
-                in_flight.done += len(plain) + len(others)
+                in_flight.done += len(plain) + len(others) - len(again)
                 self._waiters.unpark_all()
+                # Those that others do not wait for go on meanwhile: a batch with any of them is followed by the next.
+                in_vain = in_vain + 1 if len(again) == len(plain) + len(others) else 0
+                if in_vain:
+                    await trio.sleep(_PAUSES[min(in_vain, len(_PAUSES)) - 1])
         finally:
             in_flight.is_flushing = False
             self._active.discard(in_flight)
 
-    async def _flush(self, in_flight: InFlightEntries, plain: list[Delivery], others: list[Item]) -> None:
+    async def _flush(self, in_flight: InFlightEntries, plain: list[Delivery], others: list[Item]) -> list[Item]:
+        """Apply a batch; return those of it that were refused for a reason that may pass. They are queued again."""
         if others and type(others[0][1]) is Together:
             await self._flush_together(in_flight, others[0][0], others[0][1], others[0][2])
-            return
+            return []
         total = len(plain) + len(others)
         tokens = [delivery.token for delivery in plain]
         ends = [token[0] for token in tokens]
@@ -189,7 +200,7 @@ class Settler:
             in_flight.keys.settled(in_flight.group, in_flight.incarnation, in_flight.level),
         )
         answer = await self._run(in_flight, script, script_keys, args, total)
-        self._conclude(in_flight, plain, others, answer[1], answer[2])
+        return self._conclude(in_flight, plain, others, answer[1], answer[2])
 
     async def _flush_together(
         self, in_flight: InFlightEntries, first: Delivery, together: Together, published: Sequence[Envelope]
@@ -247,7 +258,7 @@ class Settler:
         others: list[Item],
         fenced: list[int],
         refused: list[Any],
-    ) -> None:
+    ) -> list[Item]:
         deliveries = in_flight.deliveries
         lost = set(fenced)
         if not lost:
@@ -265,10 +276,15 @@ class Settler:
             in_flight.suspect = None
             in_flight.maintain_within(0)
         problems: dict[int, bytes] = dict(zip(refused[::2], refused[1::2], strict=True))
-        for which, (delivery, settlement, _) in enumerate(others, len(plain)):
+        again: list[Item] = []
+        for which, item in enumerate(others, len(plain)):
+            delivery, settlement, _ = item
             problem = problems.get(which)
             is_fenced = which in lost
             if problem is not None:
+                if problem.startswith(_MAY_PASS) and not in_flight.is_over:
+                    again.append(item)
+                    continue
                 self._could_not_publish(in_flight, delivery, settlement, problem.decode(errors="replace"))
                 continue
             if type(settlement) is PublishOnly:
@@ -282,6 +298,12 @@ class Settler:
             self._counters.settled += 1
             if type(settlement) is Retry and settlement.delay > 0:
                 in_flight.maintain_within(settlement.delay)
+        if again:
+            in_flight.others += again
+            doing = f"settling {len(again)} of {in_flight.source}"
+            error = next(problem for problem in problems.values() if problem.startswith(_MAY_PASS))
+            self._emit(BrokerTrouble(doing, error.decode(errors="replace"), "again in 2 s at the latest"))
+        return again
 
     def _conclude_together(
         self,

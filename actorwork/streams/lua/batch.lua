@@ -2,6 +2,8 @@
 -- need.) It leaves `acked`, the entries to be acknowledged, `fenced` and `refused`; the rest of the script continues at
 -- `which` and `i`.
 --
+-- The rights come before the first write, so that a batch which this user may not settle now is settled later, as a whole.
+--
 -- The recorded answer comes before the fence. A batch that is sent again after a lost reply finds its entries settled, and
 -- the fence would refuse every one of them, so the node would report a lost lease that it never lost.
 
@@ -20,6 +22,12 @@ end
 local mine, problem = fence(stream, group, consumer, ARGV[5], ARGV[6], ARGV[7])
 if not mine then
   return redis.error_reply(problem)
+end
+
+local lacking = lacks('ack', needs_of_ack, stream, group)
+  or not may('SET', record, '', 'PX', 1) and 'NOPERM this user may not run SET on ' .. record
+if lacking then
+  return redis.error_reply(lacking)
 end
 
 -- Settling frees memory, so it must work when there is none left. DEL is allowed then, and once a script has written, none of

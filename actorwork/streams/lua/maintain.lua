@@ -10,8 +10,8 @@
 -- Returns nil if this node holds no lease (it may take nothing), else for each stream: ms until the next message is due
 -- (-1 if none is delayed), whether there are more entries to take over, whether the group is missing, the deliveries taken
 -- over as {entry id, delivery count, from whom, fields}, the dead letters made as {message id, crashes}, how many entries
--- are pending under our name, those taken over included, the levels of priority that were ever used, and where the search
--- for keys continues.
+-- are pending under our name, those taken over included, the levels of priority that were ever used, where the search
+-- for keys continues, and what could not be done ('' for nothing).
 --
 -- Who may take what. The lease of this node is checked first, in this script: a node whose lease is gone would take
 -- entries that another node then takes from it, in a circle. An entry is taken only from the consumer `released`, or from a
@@ -40,6 +40,15 @@ if redis.call('EXISTS', KEYS[1]) == 0 then
 end
 
 local now = now_ms()
+local trouble = '' -- Of the stream at hand. An error would end the script, and with it every other take-over.
+
+-- A message that entered and could not be removed from the delayed ones would enter again every second.
+local function needs_of_promoting(prefix)
+  local needs = needs_of_order(prefix)
+  needs[#needs + 1] = { 'HDEL', prefix .. 'delayed:messages', '' }
+  needs[#needs + 1] = { 'ZREM', prefix .. 'delayed', '' }
+  return needs
+end
 
 -- Moves due messages into their streams; returns ms until the next one is due, -1 for none. The message enters before it is
 -- removed from the delayed ones. Both happen in this script, but if one of them cannot enter (its source is no stream at
@@ -47,13 +56,17 @@ local now = now_ms()
 local function promote(prefix)
   local delayed, messages = prefix .. 'delayed', prefix .. 'delayed:messages'
   local due = redis.call('ZRANGEBYSCORE', delayed, '-inf', whole(now), 'LIMIT', 0, PROMOTED_AT_ONCE)
-  if #due > 0 then
+  local lacking = #due > 0 and lacks('promoting of ' .. prefix, needs_of_promoting, prefix)
+  if lacking then
+    trouble = lacking
+  elseif #due > 0 then
     local packed = redis.call('HMGET', messages, unpack(due))
     local done = {}
     for i, member in ipairs(due) do
       if packed[i] then
-        local place = enter(prefix, member, cmsgpack.unpack(packed[i]))
+        local place, problem = enter(prefix, member, cmsgpack.unpack(packed[i]))
         if not place then
+          trouble = problem
           break
         end
       end
@@ -113,6 +126,14 @@ end
 -- Makes a dead letter of a message that crashed too many processes. The dead letter and the outcome are written before the
 -- entry is acknowledged, and the key is freed last: `leave` lets the next message of the key enter.
 local function dead_letter_crasher(stream, prefix, id, crashes)
+  -- A dead letter whose entry could not be acknowledged would be written again every second.
+  local lacking = lacks('ack of ' .. stream, needs_of_ack, stream, group)
+    or lacks('dead letter of ' .. stream, needs_of_dead_letter, stream, prefix)
+    or lacks('leaving of ' .. prefix, needs_of_leaving, prefix)
+  if lacking then
+    trouble = lacking
+    return nil
+  end
   local fields = fields_of(stream, id)
   if not fields then
     ack_and_delete(stream, group, { id })
@@ -146,9 +167,11 @@ local function take_over(stream, prefix, owner, pending_in_all, is_dead, is_urge
     local id, count = pending[1], pending[4]
     local crashes = count
     if is_dead and count >= limit then
-      -- If that fails, the entry stays where it is: an error here would end the script, and with it every other take-over.
+      -- If that fails, the entry stays where it is.
       local good, letter = pcall(dead_letter_crasher, stream, prefix, id, crashes)
-      if good and letter then
+      if not good then
+        trouble = type(letter) == 'table' and letter.err or tostring(letter)
+      elseif letter then
         dead[#dead + 1] = letter
       end
     elseif wanted <= 0 then
@@ -180,6 +203,7 @@ for s = 2, #KEYS do
   local suspects, cursor = tonumber(ARGV[5 + 3 * s]), ARGV[6 + 3 * s]
   local level = level_of(prefix, stream)
   local due_in, levels = -1, {}
+  trouble = ''
   if not level then
     due_in = promote(prefix)
     levels = redis.call('SMEMBERS', prefix .. 'priorities')
@@ -213,6 +237,6 @@ for s = 2, #KEYS do
       end
     end
   end
-  report[#report + 1] = { due_in, more, missing, taken, dead, ours + #taken, levels, cursor }
+  report[#report + 1] = { due_in, more, missing, taken, dead, ours + #taken, levels, cursor, trouble }
 end
 return report

@@ -35,7 +35,8 @@ local function unmark_from(mark, first, last, seen, which)
     for bit = 0, tonumber(string.sub(ARGV[i + 1], 2)) - 1 do
       count = count + 1
       if count >= which and not (seen and seen[count]) then
-        redis.call('SETBIT', mark, ARGV[i + 2] + bit, 0)
+        -- The command that has set it: another one might be forbidden.
+        redis.call('BITFIELD', mark, 'SET', 'u1', ARGV[i + 2] + bit, 0)
       end
     end
   end

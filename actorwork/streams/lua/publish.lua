@@ -64,6 +64,14 @@ local function set_mark(mark, offset, touched)
   return true
 end
 
+-- Asked before a mark is set: it must be possible to remove it again.
+local function needs_of_mark(prefix)
+  return {
+    { 'SET', prefix .. 'seen:', '' }, { 'SETBIT', prefix .. 'seen:', 0, 1 }, { 'EXPIRE', prefix .. 'seen:', 1 },
+    { 'DEL', prefix .. 'seen:' },
+  }
+end
+
 -- See the top of this file: a mark must not outlive the failure to write its message.
 local function unset_mark(mark, offset)
   if offset == '' then
@@ -82,6 +90,12 @@ end
 local function keep_on_terms(prefix, mark, offset, terms, first, last, touched)
   local wanted = cjson.decode(terms)
   local message_id = ARGV[first + 1]
+  local lacking = lacks('mark of ' .. prefix, needs_of_mark, prefix)
+    or lacks('order of ' .. prefix, needs_of_order, prefix)
+    or wanted.due and lacks('delay of ' .. prefix, needs_of_delay, prefix)
+  if lacking then
+    return false, lacking
+  end
   local unique = wanted.unique
   if unique then
     if is_marked(mark, offset) then
@@ -129,6 +143,11 @@ end
 local function keep(prefix, mark, offset, terms, first, last, touched)
   if string.byte(terms) == 123 then
     return keep_on_terms(prefix, mark, offset, terms, first, last, touched)
+  end
+  local lacking = lacks('mark of ' .. prefix, needs_of_mark, prefix)
+    or terms ~= '' and lacks('delay of ' .. prefix, needs_of_delay, prefix)
+  if lacking then
+    return false, lacking
   end
   if not set_mark(mark, offset, touched) then
     return false

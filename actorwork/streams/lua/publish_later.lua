@@ -12,6 +12,10 @@
 
 local stream, mark = KEYS[1], KEYS[2]
 local last_mark = 2 + ARGV[2]
+-- Before the marks are set: below, only XADD can be refused for another reason.
+if not (may('ZADD', KEYS[3], 0, '') and may('HSET', KEYS[4], '', '') and may('TIME')) then
+  return redis.error_reply('NOPERM this user may not delay messages (ZADD, HSET, TIME) at ' .. stream)
+end
 local seen = mark_all(mark, 3, last_mark)
 local now, rest = now_ms()
 local dues, messages = {}, {}

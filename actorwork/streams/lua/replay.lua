@@ -7,6 +7,15 @@
 -- Returns how many there were.
 
 local prefix = ARGV[1]
+-- A letter that was sent and could not be removed would be sent again.
+local lacking = redis.acl_check_cmd and lacks('replaying', function()
+  local needs = needs_of_order(prefix)
+  needs[#needs + 1] = { 'XDEL', KEYS[2], '0-0' }
+  return needs
+end)
+if lacking then
+  return redis.error_reply(lacking)
+end
 local count = 0
 for i = 2, #ARGV, 2 do
   local letter = fields_of(KEYS[2], ARGV[i])

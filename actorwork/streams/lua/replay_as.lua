@@ -8,6 +8,16 @@
 local prefix, entry, payload, kind, headers = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local REPLACED = { id = true, data = true, type = true, headers = true, group = true, expires = true }
 
+-- A letter that was sent and could not be removed would be sent again.
+local lacking = redis.acl_check_cmd and lacks('replaying', function()
+  local needs = needs_of_order(prefix)
+  needs[#needs + 1] = { 'XDEL', KEYS[2], '0-0' }
+  return needs
+end)
+if lacking then
+  return redis.error_reply(lacking)
+end
+
 local letter = fields_of(KEYS[2], entry)
 if not letter then
   return 0

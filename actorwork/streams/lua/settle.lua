@@ -11,18 +11,23 @@
 --       kind 'keep' publishes for a delivery that stays in flight.
 --
 -- Returns the batch's number, which of the settlements (0, 1, ...) were refused because the delivery is not ours any
--- more, and whose messages could not be published (which, error, which, error, ...): nothing was done for these.
+-- more, and which could not be applied (which, error, which, error, ...): these deliveries are still in flight. An error that
+-- begins with NOPERM is about this user's rights at the source itself, and may pass.
 --
 -- The record makes the answer repeatable: a batch whose reply was lost is sent again under its number, and batch.lua returns
 -- the recorded answer. Without it the fence would refuse every settlement of the repeated batch, as its entries are gone.
 --
 -- A script cannot be undone: what it wrote before an error stays. So everything that can be refused is checked before the
--- first write of a settlement (the fence, the types of the sources it publishes to, the number of fields of a retry), and
--- what follows cannot fail. One settlement that is refused does not hold up the others of its batch.
+-- first write of a settlement: the fence, the rights, the types of the sources it publishes to, the number of fields of a
+-- retry. What is known only by trying (a stream whose last id is exhausted) is tried first: the messages it publishes, then
+-- the entry of the next attempt. If one of these is refused, nothing else is done; the messages before it have their marks,
+-- so the next settlement of this delivery does not send them again. One settlement that is refused does not hold up the
+-- others of its batch.
 --
 -- For each settlement the order is: publish, then next attempt or dead letter, then outcome; acks of the whole batch come
 -- last, in one call. The one exception is a delivery that has a key and publishes: it leaves first, as the messages that it
--- publishes may want its key, or its unique key, and would otherwise queue behind it or be refused.
+-- publishes may want its key, or its unique key, and would otherwise queue behind it or be refused. It cannot come back, so
+-- there even the last ids of the streams are looked at before.
 --
 -- A delivery with a key or a unique key is never among the plain acks: it has to free them.
 --
@@ -33,6 +38,11 @@ local level = level_of(prefix, stream)
 local touched = {}
 local leaving, is_anything_leaving = {}, false
 
+local function needs_of_entry()
+  return { { 'XADD', stream, '0-0', 'data', '' }, { 'XRANGE', stream, '0-0', '0-0' }, { 'HEXISTS', prefix .. 'waiting', '' } }
+end
+
+
 local last = #ARGV
 while i <= last do
   local kind, id, count, message_id = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
@@ -41,19 +51,34 @@ while i <= last do
   local published = tonumber(ARGV[i + 9])
   local messages = i + 10
 
+  -- It leaves before it publishes: see the top of this file.
+  local leaves_first = (key or unique) and published > 0 and kind ~= 'keep' and kind ~= 'retry'
+
   i = messages
-  local trouble = nil
+  local trouble, lacking = nil, nil
   for _ = 1, published do
-    if problem_with(ARGV[i]) ~= '' then
-      trouble = problem_with(ARGV[i])
+    local problem, right
+    if leaves_first then
+      problem, right = problem_for_good_with(ARGV[i], ARGV[i + 1])
+      lacking = lacking or right
+    else
+      problem = problem_with(ARGV[i], ARGV[i + 1])
+    end
+    if problem ~= '' then
+      trouble = problem
     end
     i = i + 6 + ARGV[i + 5]
   end
   local extras = i
+  lacking = lacking or (kind == 'retry' or published > 0) and lacks('entry', needs_of_entry)
+    or kind == 'retry' and lacks('delay', needs_of_delay, prefix)
+    or kind == 'fail' and lacks('dead letter', needs_of_dead_letter, stream, prefix)
+    or (key or unique) and lacks('leaving', needs_of_leaving, prefix)
+    or ttl ~= '' and lacks('result', needs_of_result, prefix)
   local fields = nil
   if kind == 'retry' then
     i = i + 2
-    fields = fields_of(stream, id)
+    fields = not lacking and fields_of(stream, id)
     if fields and #fields > MOST_VALUES then
       trouble = 'an entry with ' .. #fields / 2 .. ' fields cannot be added again'
     end
@@ -63,15 +88,14 @@ while i <= last do
 
   if settled[id] or not mine(id, count) then
     fenced[#fenced + 1] = which
-  elseif trouble then
+  elseif lacking or trouble then
     refused[#refused + 1] = which
-    refused[#refused + 1] = trouble
+    refused[#refused + 1] = lacking or trouble
   else
     -- Read before the entry is deleted.
     local dead = kind == 'fail' and (fields_of(stream, id) or {})
     local is_gone = false
-    if (key or unique) and published > 0 and kind ~= 'keep' and kind ~= 'retry' then
-      -- Free its keys first: the messages that it publishes may want them.
+    if leaves_first then
       is_gone = true
       if #ack_and_delete(stream, group, { id }) > 0 then
         leave(prefix, place_at(level, id), key, unique, message_id)
@@ -80,10 +104,30 @@ while i <= last do
     local m = messages
     for _ = 1, published do
       local ending = m + 5 + ARGV[m + 5]
-      keep(ARGV[m + 1], ARGV[m + 2], ARGV[m + 3], ARGV[m + 4], m + 6, ending, touched)
+      local _, problem = keep(ARGV[m + 1], ARGV[m + 2], ARGV[m + 3], ARGV[m + 4], m + 6, ending, touched)
+      if problem then
+        trouble = string.find(problem, '^NOPERM') and problem or 'the source ' .. ARGV[m] .. ': ' .. problem
+        break
+      end
       m = ending + 1
     end
-    if kind ~= 'keep' then
+    local place, at, rest
+    if kind == 'retry' and fields and not trouble then
+      fields = readdressed(fields, message_id, ARGV[extras + 1], group)
+      at, rest = due_ms('+' .. ARGV[extras])
+      if not at then
+        local added = redis.pcall('XADD', stream, '*', unpack(fields))
+        if type(added) == 'table' then
+          trouble = 'the next attempt cannot be added to ' .. stream .. ': ' .. added.err
+        else
+          place = place_at(level, added)
+        end
+      end
+    end
+    if trouble then
+      refused[#refused + 1] = which
+      refused[#refused + 1] = trouble
+    elseif kind ~= 'keep' then
       settled[id] = true
       if not is_gone then
         acked[#acked + 1] = id
@@ -94,15 +138,10 @@ while i <= last do
       end
       if kind == 'retry' then
         if fields then
-          fields = readdressed(fields, message_id, ARGV[extras + 1], group)
-          local at, rest = due_ms('+' .. ARGV[extras])
-          local place
           if at then
             local member = member_for(prefix, message_id, group, id)
             hold_back(prefix, member, at, rest, fields)
             place = '~' .. member
-          else
-            place = place_at(level, redis.call('XADD', stream, '*', unpack(fields)))
           end
           if key then
             hold_key(prefix, key, place)

@@ -10,6 +10,8 @@
 -- Returns the batch's number, which of the deliveries (0, 1, ...) are not ours any more, and {0, error} if what they publish
 -- cannot be published. Nothing was done if there is any of these.
 --
+-- A batch that needs a right which this user lacks is refused as a whole, with NOPERM, and is tried again.
+--
 -- Why all or nothing: what was published may come from all of these messages (a sum, say), so it belongs to none of them. If
 -- they were settled stream by stream, a death in between would lose it or send it twice; if one of them belongs to another
 -- node by now, it is handled there and would take part in two sums. So the others are then released, and run again.
@@ -30,12 +32,14 @@ if kept then
 end
 
 local published = tonumber(ARGV[4])
-local trouble = nil
+local trouble, lacking = nil, nil
 local i = 5
 for _ = 1, published do
-  if problem_with(ARGV[i]) ~= '' then
-    trouble = problem_with(ARGV[i])
+  local problem, right = problem_for_good_with(ARGV[i], ARGV[i + 1])
+  if problem ~= '' then
+    trouble = problem
   end
+  lacking = lacking or right
   i = i + 6 + ARGV[i + 5]
 end
 
@@ -48,6 +52,10 @@ for s = 2, #KEYS do
     return redis.error_reply(problem)
   end
   local ending = i + 4 + 8 * ARGV[i + 3]
+  lacking = lacking or lacks('ack of ' .. KEYS[s], needs_of_ack, KEYS[s], group)
+    or lacks('leaving of ' .. ARGV[i], needs_of_leaving, ARGV[i])
+    or lacks('result of ' .. ARGV[i], needs_of_result, ARGV[i])
+    or published > 0 and not may('XADD', KEYS[s], '0-0', 'data', '') and 'NOPERM this user may not run XADD on ' .. KEYS[s]
   for d = i + 4, ending - 1, 8 do
     if not mine(ARGV[d], ARGV[d + 1]) then
       fenced[#fenced + 1] = which
@@ -57,6 +65,10 @@ for s = 2, #KEYS do
   i = ending
 end
 
+lacking = lacking or not may('SET', record, '', 'PX', 1) and 'NOPERM this user may not run SET on ' .. record
+if lacking then
+  return redis.error_reply(lacking)
+end
 redis.call('DEL', record) -- Before any command that allocates: see batch.lua.
 
 if #fenced == 0 and not trouble then
@@ -81,10 +93,14 @@ if #fenced == 0 and not trouble then
   i = 5
   for _ = 1, published do
     local ending = i + 5 + ARGV[i + 5]
-    keep(ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], i + 6, ending, touched)
+    local _, problem = keep(ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], i + 6, ending, touched)
+    if problem then
+      trouble = 'the source ' .. ARGV[i] .. ': ' .. problem
+      break
+    end
     i = ending + 1
   end
-  for s = 2, #KEYS do
+  for s = 2, trouble and 1 or #KEYS do
     local ending = i + 4 + 8 * ARGV[i + 3]
     for d = i + 4, ending - 1, 8 do
       if ARGV[d + 5] ~= '' then

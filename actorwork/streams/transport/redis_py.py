@@ -115,8 +115,23 @@ def parse_error(reply: str) -> Exception:
     return kind(text, status_code=code)
 
 
-_STATES = ("OOM", "BUSY", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "READONLY", "NOPERM", "TRYAGAIN")
-"""Words in errors about the state of the server, not about the command. 6.2 has them in the middle of the text."""
+_STATES = (
+    "OOM",
+    "BUSY",
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",
+    "NOREPLICAS",
+    "READONLY",
+    "NOPERM",
+    "TRYAGAIN",
+    "The user executing the script",
+    "Script killed by user",
+)
+"""Words in errors about the state of the server or the rights of the user, not about the command.
+
+6.2 has the codes in the middle of the text, and no version has one where a right is missing within a script.
+"""
 
 
 def may_pass(error: RedisError) -> bool:
