@@ -322,7 +322,7 @@ async def test_a_message_whose_settlements_are_always_lost_becomes_a_dead_letter
         await system.drain()
         (letter,) = system.dead_letters
         assert letter.failure.type == "Crashed"
-        assert system.faults.pending == 6
+        assert system.faults.pending == 7
 
 
 async def test_a_lost_reply_to_a_settlement_changes_nothing(mock_clock: trio.testing.MockClock):
