@@ -102,9 +102,11 @@ class SupervisorRef:
             return await supervision.queue.request(partial(self._start, child))
         # Children of a dynamic supervisor start side by side: the caller waits for the start, not the loop.
         record = await supervision.queue.request_brief(partial(self._launch, child))
-        while record.state is State.STARTING:
+        # Only the first incarnation counts. By the time this task runs, the child may have been up, crashed, and failed to
+        # start again: then it is kept, and tried again.
+        while record.incarnation == 1 and record.state is State.STARTING:
             await record.wait_change()
-        if record.failed_to_start:
+        if record.incarnation == 1 and record.failed_to_start:
             raise start_error(record)
         return None if record.ignored else record.member.handle
 
