@@ -32,6 +32,7 @@ from actorwork import (
 )
 from actorwork.actors.tree.spec import Restart
 from actorwork.policy import settlement as policy
+from actorwork.policy.exits import Kind
 from tests.doubles import FakeBroker, Kept, failed
 
 MANY = Intensity(restarts=100, period=1)
@@ -385,6 +386,23 @@ async def test_whether_an_actor_is_started_again(how: str, restart: Restart, aga
             with pytest.raises(ActorStopped, match="'probe' has ended"):
                 await ref.ask({"what": "count"})
     assert said.count("made") == (2 if again else 1)
+
+
+async def test_stop_within_a_nursery_in_startup_is_an_end_in_order():
+    """The actor has started, and ends as its handlers could make it end."""
+
+    class Brief(Actor):
+        settings = Settings(title="brief")
+
+        async def startup(self) -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.sleep_forever)
+                self.context.stop()
+
+    kept = Kept()
+    async with open_system(Child(Brief, restart="transient"), broker=FakeBroker(), emit=kept):
+        await trio.testing.wait_all_tasks_blocked()
+    assert [event.exit.kind for event in kept.of(events.ChildExited)] == [Kind.NORMAL]
 
 
 async def test_an_actor_that_is_not_started_again_gives_its_deliveries_back(mock_clock: trio.testing.MockClock):

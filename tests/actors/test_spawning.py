@@ -318,6 +318,38 @@ async def test_a_parent_learns_of_its_childs_end_by_watching():
         assert said == ["it is gone"]
 
 
+@pytest.mark.parametrize("end", [fail, stop])
+async def test_the_children_of_an_incarnation_are_no_news_to_the_next_one(end: Any):
+    """Neither those that end with it, nor those whose end waits in its mailbox; nor does a link to them crash it."""
+    said: list[Any] = []
+    tree = [scripted("parent", said), scripted("other", restart="temporary")]
+    async with open_system(tree, broker=FakeBroker(), intensity=MANY) as system:
+        other = ref_of(system, "other")
+
+        async def spawn(actor: Any) -> ActorRef[Any]:
+            kids = [await actor.context.spawn(scripted(title, restart="temporary")) for title in ("a", "b")]
+            for kid in kids:
+                actor.context.watch(kid, message=Note("gone"))
+                actor.context.link(kid)
+            actor.context.watch(other, message=Note("other gone"))
+            return kids[0]
+
+        kid = await do(system, "parent", spawn)
+
+        async def end_after_a_child(actor: Any) -> None:
+            for ref in (kid, other):
+                ref.tell_nowait(Do(fail))
+            await settle()
+            end(actor)
+
+        parent = ref_of(system, "parent")
+        parent.tell_nowait(Do(end_after_a_child))
+        for _ in range(2):  # The handler settles, too.
+            await settle()
+        assert said == ["other gone"], "what it watches and has not spawned is still its business"
+        assert parent.cell.incarnation == 2
+
+
 async def test_thousands_come_and_go_and_leave_nothing():
     async with open_system(scripted("parent"), broker=FakeBroker()) as system:
 

@@ -269,8 +269,9 @@ class Context:
     def watch(self, ref: ActorRef[Any], *, restarts: bool = False, message: object = None) -> None:
         """Receive `Terminated` (or `message`) once when an actor ends for good; with `restarts`, `Restarted` too.
 
-        For an actor that has ended already, at once. Kept over restarts of this actor; another `watch` of the same
-        actor replaces this one. Without a handler for the signal this actor crashes (`DeathPact`).
+        For an actor that has ended already, at once. Kept over restarts of this actor, except for the actors that it
+        has spawned, which end with its incarnation; another `watch` of the same actor replaces this one. Without a
+        handler for the signal this actor crashes (`DeathPact`).
         """
         self._actor.watch(ref.cell, Watch(restarts=restarts, message=message))
 

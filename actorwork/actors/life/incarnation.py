@@ -168,7 +168,11 @@ class Incarnation:
         else:
             self._note_exit(None)
         finally:
-            self._spawned = None
+            if self._spawned is not None:
+                # All of them have ended by now. The next incarnation never knew them, and would not know what to do
+                # with the news, or would crash because of a link to one.
+                actor.mailbox.drop_if(Queue.SYSTEM, self._spawned.sent)
+                self._spawned = None
             self._fail_deferred()
             actor.incarnation_ended()
         # Raised out here: within the handler above it would get the group as its context, or lose its own cause.
@@ -192,7 +196,9 @@ class Incarnation:
         self._scope.deadline = trio.current_time() + self.actor.child.startup_timeout
         try:
             await self.instance.startup()
-        except Stop:
+        except Exception as error:
+            if not isinstance(decisive(error), Stop):  # In a group, if a nursery has wrapped it.
+                raise
             self.finish()
         self._scope.deadline = math.inf  # Before the next line, which looks at the clock too.
         if self._scope.cancel_called:

@@ -8,11 +8,11 @@ import attrs
 import trio
 
 from actorwork.actors.context.in_flight import in_flight
+from actorwork.actors.refs.ref import ActorRef
 from actorwork.actors.tree.spec import Child, as_spec
 
 if TYPE_CHECKING:
     from actorwork.actors.context.nursery import ActorNursery
-    from actorwork.actors.refs.ref import ActorRef
     from actorwork.actors.supervision.supervisor import RunningSupervisor
 
 
@@ -44,6 +44,11 @@ class SpawnedChildren:
             spec = attrs.evolve(cast("Child", spec), name=name)
         await self._up.wait()
         return cast("ActorRef[Any]", await self.supervision.handle.start_child(spec))
+
+    def sent(self, origin: object) -> bool:
+        """Whether a signal is about one of them: about its end, its restart, or a link to it."""
+        ref: object = cast("tuple[object, object]", origin)[1] if isinstance(origin, tuple) else origin
+        return isinstance(ref, ActorRef) and ref.cell.supervisor is self.supervision.handle
 
     async def end(self, deadline: float) -> None:
         """Stop them all, each within its bound and before the deadline, and wait until they have ended."""

@@ -20,7 +20,7 @@ The mailbox survives restarts of its actor. Nothing here waits except `tell`, `d
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
@@ -212,10 +212,14 @@ class Mailbox:
 
     def drop(self, queue: Queue, origin: object) -> bool:
         """Drop what waits in a queue and came from a timer or a ref; return whether there was something."""
+        return self.drop_if(queue, lambda one: one == origin)
+
+    def drop_if(self, queue: Queue, is_meant: Callable[[object], bool]) -> bool:
+        """Drop what waits in a queue, by its origin; return whether there was something."""
         if self._urgent is None:
             return False
         items = self._urgent[queue]
-        dropped = [item for item in items if isinstance(item, LocalCall) and item.origin == origin]
+        dropped = [item for item in items if isinstance(item, LocalCall) and is_meant(item.origin)]
         for item in dropped:
             items.remove(item)
         return bool(dropped)

@@ -11,7 +11,8 @@ Watching an actor that has ended already brings `Terminated` at once. A watcher 
 crashes (`DeathPact`), as in Akka: a notice that is ignored would hide a failure. The names of an actor are free before
 its watchers are notified. OTP's monitors fire at every incarnation, since there a process is its incarnation; here a
 ref outlives them. For the same reason a watch and a link belong to the cell of the actor that made them, as in Akka:
-they outlive its restarts, and an incarnation that watches again in its `startup` is still notified once.
+they outlive its restarts, and an incarnation that watches again in its `startup` is still notified once. The actors
+that an incarnation has spawned end with it: the next one, which does not know them, is not notified.
 """
 
 from __future__ import annotations
