@@ -155,10 +155,12 @@ async def test_start_child_takes_whatever_stands_in_a_tree(mock_clock: trio.test
 async def test_a_failing_build_is_the_askers_problem(mock_clock: trio.testing.MockClock):
     """Whatever goes wrong while a child is made is raised to who asked; the supervisor lives."""
     stage = Stage()
-    async with stage.tree([stage.child("a")]) as root:
+    async with stage.open([stage.child("a")]) as system:
+        root = system.supervisor()
         await root.start_child(Child(Echo, id=1, name="taken"))
-        with pytest.raises(Exception, match="taken"):
+        with pytest.raises(AlreadyRegistered, match="'taken'") as caught:
             await root.start_child(Child(Echo, id=2, name="taken"))
+        assert caught.value.ref == system.whereis("taken")
         assert await shown(root) == {"a": "up", 1: "up"}
 
 

@@ -24,7 +24,7 @@ from actorwork import (
     receive,
 )
 from actorwork.policy.exits import Kind, Restart
-from tests.supervision.tree_fixture import Boom, Stage, counts, quiet, shown
+from tests.supervision.tree_fixture import LENIENT, Boom, Stage, counts, quiet, shown
 
 
 async def idle(*, task_status: Any) -> None:
@@ -406,6 +406,43 @@ async def test_a_child_that_ends_right_after_its_start_has_started(mock_clock: t
         assert await root.start_child(Child(broken, id="again", restart="temporary")) is not None
         await quiet()
         assert await counts(root) == (2, 1, 0, 2)
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+async def test_a_leaked_status_says_nothing_about_the_next_incarnation(
+    dynamic: bool, mock_clock: trio.testing.MockClock
+):
+    """A start that fails has failed, whatever a task of the incarnation before reports meanwhile."""
+    statuses: list[Any] = []
+
+    async def leaky(*, task_status: Any) -> None:
+        statuses.append(task_status)
+        if len(statuses) == 1:
+            task_status.started("first")
+            raise Boom("first")
+        await trio.sleep(1)
+        if len(statuses) == 2:
+            raise Boom("second")
+        task_status.started("third")
+        await trio.sleep_forever()
+
+    stage = Stage()
+    child = Child(leaky, id="a")
+    kids = DynamicSupervisor(child, name="kids", intensity=LENIENT) if dynamic else Supervisor([child], name="kids")
+    async with stage.open(kids if isinstance(kids, Supervisor) else Supervisor([kids])) as system:
+        if dynamic:
+            await system.supervisor("kids").start_child()
+        await trio.sleep(0.5)
+        assert len(statuses) == 2
+        statuses[0].started("leaked")
+        await trio.sleep(10)
+        assert stage.ended == [("crashed", "Boom"), ("init_failed", "Boom")]
+        assert len(statuses) == 3
+        statuses[0].started("leaked")
+        statuses[1].started("leaked")
+        supervisor = system.supervisor("kids") if dynamic else system.supervisor()
+        (info,) = await supervisor.which_children()
+        assert info.handle.value == "third"
 
 
 async def test_an_actor_that_ignores_its_start_can_be_started_later(mock_clock: trio.testing.MockClock):

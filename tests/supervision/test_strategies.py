@@ -391,6 +391,23 @@ async def test_giving_up_is_abnormal_also_for_a_transient_supervisor(mock_clock:
         assert (gone.supervisor, gone.child) == ("inner", "Stage.play")
 
 
+@pytest.mark.parametrize(
+    ("how", "text"),
+    [
+        ("normal", "the last end: it ended by itself"),
+        ("shutdown info", r"the last end: it ended by itself, with Shutdown\('info'\)"),
+        ("abnormal", "the last end: Boom: a"),
+    ],
+)
+async def test_giving_up_says_how_the_last_end_was(how: str, text: str, mock_clock: trio.testing.MockClock):
+    """A permanent child that returns too often was not stopped: it ended by itself."""
+    stage = Stage()
+    with pytest.raises(MaxRestartsExceeded, match=text):
+        async with stage.tree([stage.child("a")], intensity=Intensity(restarts=0)):
+            await stage.ends("a", how)
+            await trio.sleep_forever()
+
+
 async def test_the_cause_chain_reaches_the_leaf(mock_clock: trio.testing.MockClock):
     """Through three supervisors that give up, one error comes out, and its causes lead down to the child's."""
     stage = Stage()

@@ -93,8 +93,9 @@ class SupervisorRef:
 
         A static supervisor takes a part of a tree and adds it at the end; a dynamic one takes arguments for its
         template's factory, or a part of a tree if it has no template. Actors started here are local: no broker feeds
-        them. Raises `ChildError` (already_started, already_present, max_children, stopped), and `StartError` with its
-        cause, after which nothing is left of the child. Cancelled: the child keeps running.
+        them. Raises `ChildError` (already_started, already_present, max_children, stopped), `AlreadyRegistered` if its
+        name is taken, and `StartError` with its cause; nothing is left of the child then. Cancelled: the child keeps
+        running.
         """
         supervision = self._supervision
         child = _described(supervision.spec, arguments, named)
@@ -102,8 +103,8 @@ class SupervisorRef:
             return await supervision.queue.request(partial(self._start, child))
         # Children of a dynamic supervisor start side by side: the caller waits for the start, not the loop.
         record = await supervision.queue.request_brief(partial(self._launch, child))
-        # Only the first incarnation counts. By the time this task runs, the child may have been up, crashed, and failed to
-        # start again: then it is kept, and tried again.
+        # Only the first incarnation counts. By the time this task runs, the child may have been up, crashed, and failed
+        # to start again: then it is kept, and tried again.
         while record.incarnation == 1 and record.state is State.STARTING:
             await record.wait_change()
         if record.incarnation == 1 and record.failed_to_start:

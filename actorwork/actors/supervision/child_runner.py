@@ -94,7 +94,7 @@ class ChildRunner:
         record.task = trio.lowlevel.current_task()
         try:
             with record.scope:
-                await record.member.live(partial(self._is_up, record))
+                await record.member.live(partial(self._is_up, record, record.incarnation))
         except BaseException as raised:
             # The supervisor judges what ends a child; only what ends the program is raised. A `Cancelled` that reaches
             # this point is not of the child's own scope: raised here, it would cancel all of its siblings.
@@ -104,7 +104,9 @@ class ChildRunner:
         finally:
             self._record_end(record, error)
 
-    def _is_up(self, record: ChildRecord) -> None:
+    def _is_up(self, record: ChildRecord, incarnation: int) -> None:
+        if record.incarnation != incarnation or record.task is None:
+            return  # That incarnation has ended: what it has leaked says nothing about the next one.
         record.up = True
         if record.spec.backoff is not None:
             record.failures = record.failures.came_up(trio.current_time())

@@ -33,7 +33,11 @@ class TaskMember:
     async def live(self, started: Callable[[], None]) -> None:
         timeout = self._child.startup_timeout
         with trio.CancelScope() as self._scope, trio.move_on_after(timeout) as limit:
-            await self._child.factory(task_status=_Status(self, limit, started))
+            status = _Status(self, limit, started)
+            try:
+                await self._child.factory(task_status=status)
+            finally:
+                status.end()
         if limit.cancelled_caught:
             raise trio.TooSlowError(f"it took longer than {timeout:g} s to start")
 
@@ -54,8 +58,15 @@ class _Status:
         self._member = member
         self._limit = limit
         self._started = started
+        self._has_ended = False
+
+    def end(self) -> None:
+        """Ignore what is reported from now on: the value is the next incarnation's."""
+        self._has_ended = True
 
     def started(self, value: Any = None) -> None:
+        if self._has_ended:
+            return
         self._member.value = value
         self._limit.deadline = math.inf
         self._started()
