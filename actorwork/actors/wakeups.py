@@ -11,7 +11,22 @@ from __future__ import annotations
 
 import trio
 
-from actorwork.errors import AskTimeout
+from actorwork.errors import AskTimeout, NotRunning
+
+
+def wrong_thread(what: str) -> NotRunning:
+    """Return the error of a call that a thread has made and only the thread of the loop may make."""
+    return NotRunning(
+        f"{what} was called in a thread, and works in the thread of the event loop only."
+        f" Call `trio.from_thread.run_sync({what}, …)`, with `trio_token=` in a thread that Trio has not started"
+    )
+
+
+def check_thread(what: str) -> None:
+    """Raise `NotRunning` in another thread than that of the loop, before anything there is changed."""
+    # Trio would raise, too, but only when a task is to be woken: what was changed before that would be lost.
+    if not trio.lowlevel.in_trio_run():
+        raise wrong_thread(what)
 
 
 class Wakeup:
@@ -72,6 +87,7 @@ class Reply:
         self.fail(AskTimeout(f"{title!r} gave no reply to {type(message).__name__} within {timeout:g} s"))
 
     def _answer(self, value: object, error: BaseException | None) -> None:
+        check_thread("reply.give" if error is None else "reply.fail")
         if not self._answered:
             self._answered, self._value, self._error = True, value, error
             if self.deferred_in is not None:

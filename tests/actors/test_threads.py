@@ -8,7 +8,7 @@ import threading
 import pytest
 import trio
 
-from actorwork import Actor, Settings, open_system, receive
+from actorwork import Actor, ActorCrashed, Settings, open_system, receive
 from actorwork.actors.execution import threads
 from actorwork.events import Event, Overdue, Settled
 from actorwork.testing.memory import MemoryBroker
@@ -67,3 +67,53 @@ async def test_one_that_ends_in_time_is_not_looked_at():
         assert await system.ref(Pump).ask({"waits": True}, timeout=20) == "done"
         assert "0 busy" in repr(system._services.watchdog)
     assert not [event for event in seen if isinstance(event, Overdue)]
+
+
+class Idle(Actor):
+    """Waits for messages: its executor would have to be woken."""
+
+    settings = Settings(title="idle")
+
+    async def startup(self) -> None:
+        self.context.register("idle")
+
+    @receive
+    async def take(self, *, n: int) -> int:
+        return n
+
+
+class Threaded(Actor):
+    settings = Settings(title="threaded")
+
+    @receive
+    def call(self, *, what: str) -> object:
+        idle = self.context.whereis("idle")
+        assert idle is not None
+        match what:
+            case "tell_nowait":
+                idle.tell_nowait({"n": 1})
+            case "forward":
+                self.context.forward(idle)
+            case "give":
+                self.context.defer().give(1)
+            case "unstash":
+                self.context.unstash()
+            case "timer":
+                self.context.timers.start("key", 0, {"what": ""})
+            case "helper":
+                self.context.nursery.start_soon(trio.sleep, 0)
+            case "properly":
+                trio.from_thread.run_sync(idle.tell_nowait, {"n": 1})
+            case _:
+                pass
+        return what
+
+
+@pytest.mark.parametrize("what", ["tell_nowait", "forward", "give", "unstash", "timer", "helper"])
+async def test_what_belongs_to_the_loop_is_refused_in_a_thread_before_it_changes_anything(what: str):
+    with trio.fail_after(20):
+        async with open_system([Idle, Threaded], broker=MemoryBroker()) as system:
+            with pytest.raises(ActorCrashed, match=r"was called in a thread.*trio\.from_thread\.run_sync"):
+                await system.ref(Threaded).ask({"what": what})
+            assert await system.ref(Threaded).ask({"what": "properly"}) == "properly"
+            assert await system.ref(Idle).ask({"n": 2}) == 2

@@ -15,6 +15,7 @@ from actorwork.actors.context.publishing import PublishBuffer
 from actorwork.actors.mailbox.calls import CallState, LocalCall
 from actorwork.actors.refs.watching import Watch
 from actorwork.actors.tree.hooks import Hooks
+from actorwork.actors.wakeups import check_thread
 from actorwork.errors import NotRunning
 from actorwork.state.lock import Lock
 from actorwork.state.shared import Shared
@@ -206,6 +207,7 @@ class Context:
 
     def unstash(self) -> None:
         """Put all stashed messages before those that wait, in their order."""
+        check_thread("context.unstash")
         self._actor.unstash()
 
     def become(self, *handlers: Callable[..., Any]) -> None:

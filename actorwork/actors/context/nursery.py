@@ -13,6 +13,7 @@ from typing import Any
 
 import trio
 
+from actorwork.actors.wakeups import check_thread
 from actorwork.errors import NotRunning
 from actorwork.groups import leaves
 from actorwork.policy.settlement import decisive
@@ -42,6 +43,7 @@ class ActorNursery:
 
     def start_soon(self, function: Callable[..., Awaitable[object]], *args: Any, name: object = None) -> None:
         """Start a helper task; raises `NotRunning` once the incarnation has ended."""
+        check_thread("context.nursery.start_soon")
         if self._over:
             raise NotRunning(f"{self._title!r}: the incarnation of this nursery has ended")
         context = copy_context()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from actorwork.actors.mailbox.calls import PENDING, Queue
+from actorwork.actors.wakeups import check_thread
 from actorwork.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -186,6 +187,7 @@ class Timers:
     def _start(self, key: Hashable, delay: float, message: object, every: float | None) -> None:
         if not 0 <= delay < float("inf"):
             raise SettingsError(f"a timer wants finite seconds >= 0, got {delay!r}")
+        check_thread("context.timers.start")
         self._owner.behaviour.check(message)
         self.cancel(key)
         timer = Timer(self._owner, key, trio.current_time() + delay, message, every)

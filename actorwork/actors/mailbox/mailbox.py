@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Sequence
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
@@ -80,6 +81,7 @@ class Mailbox:
         "_starved_of_urgent",
         "_urgent",
         "_usual",
+        "thread",
     )
 
     def __init__(
@@ -92,6 +94,8 @@ class Mailbox:
         usual: Priority = Priority.NORMAL,
         batch: int = 1,
     ) -> None:
+        self.thread = get_ident()
+        """That of the event loop. In another one, an executor that is taken off `_parked` could not be woken."""
         self._name = name
         self._owner = on
         self._may_grow = concurrency > 1

@@ -5,6 +5,7 @@ A ref leads to the cell, not to the instance, so it survives restarts.
 
 from __future__ import annotations
 
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 import trio
@@ -12,7 +13,7 @@ import trio
 from actorwork.actors.handlers.table import local_keywords
 from actorwork.actors.mailbox.calls import LocalCall, RankedCall
 from actorwork.actors.mailbox.mailbox import Mailbox
-from actorwork.actors.wakeups import Reply
+from actorwork.actors.wakeups import Reply, check_thread, wrong_thread
 from actorwork.errors import MessageRefused
 from actorwork.message import Priority
 
@@ -78,8 +79,13 @@ class ActorRef(Generic[A]):
         await mailbox.tell(call)
 
     def tell_nowait(self, message: Message[A, Any] | Untyped, *, priority: Priority | None = None) -> None:
-        """Send a message; raises `MailboxFull` where `tell` would wait."""
+        """Send a message; raises `MailboxFull` where `tell` would wait.
+
+        In a thread, a handler's included: `trio.from_thread.run_sync(ref.tell_nowait, message)`, or `NotRunning`.
+        """
         mailbox, call = self._cell.admit(), self._call(message, None)
+        if get_ident() != mailbox.thread:
+            raise wrong_thread("ref.tell_nowait")
         if priority is not None:
             call = _ranked(call, priority, mailbox)
         mailbox.tell_nowait(call)
@@ -127,6 +133,7 @@ class ActorRef(Generic[A]):
 
     def forward(self, call: LocalCall) -> None:
         """Accept a local message together with the reply its asker waits for."""
+        check_thread("context.forward")
         self._cell.admit().tell_nowait(self._call(call.message, call.reply))
 
     def _call(self, message: object, reply: Reply | None) -> LocalCall:
