@@ -138,14 +138,15 @@ class Engine:
                 subscriptions = [consumer.subscription for consumer in members.consumers]
                 async with broker.open_node(subscriptions, lease=self.options.lease, emit=self.emit) as node:
                     self._attach(node)
-                    # The supervisor has seen a cancellation that came until now, and ends its children; behind the
-                    # shield this task would never see it, and would wait for ever.
-                    await trio.lowlevel.checkpoint_if_cancelled()
-                    self._scope.shield = True
                     self.emit(events.NodeStarted(node.incarnation, broker.url, tuple(members.by_title)))
                     nursery.start_soon(self._fire_triggers, broker, node, pausing)
                     for group in members.scaled:
                         nursery.start_soon(members.keep_scaled, group)
+                    # The supervisor has seen a cancellation that came until now, and ends its children; behind the
+                    # shield this task would never see it, and `started` does nothing then: it would wait for ever. So
+                    # nothing may come between the two that could cancel, such as the user's `emit`.
+                    await trio.lowlevel.checkpoint_if_cancelled()
+                    self._scope.shield = True
                     self.has_started = True
                     task_status.started()
                     await self.shutdown.wait_asked()
@@ -196,6 +197,7 @@ class Engine:
                 cron_schedule=self.options.cron_schedule,
             )
 
+    @trio.lowlevel.enable_ki_protection  # As `run` is, which `open_system` calls under its protection.
     async def _supervise(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Run the root supervisor; when it gives up, the system stops, and raises that at its end."""
         try:

@@ -71,6 +71,7 @@ class Pausing:
         )
         self.changed()
 
+    @trio.lowlevel.enable_ki_protection  # A part of the start, as `open_system` is.
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
         """Apply pauses until cancelled; started once those that exist already are applied."""
         async with self._pauses.watch(self._notify) as is_notified:

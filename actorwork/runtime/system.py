@@ -205,7 +205,10 @@ def open_system(tree: object, **options: Unpack[SystemOptions]) -> AbstractAsync
     return _open_system(tree, options)
 
 
+# Protected: a KeyboardInterrupt at any line of a start or an end would leave it half done. The main task of the program
+# gets it at its next checkpoint instead. The user's block and the tasks of the actors are not protected by this.
 @asynccontextmanager
+@trio.lowlevel.enable_ki_protection
 async def _open_system(tree: object, given: SystemOptions) -> AsyncGenerator[System]:
     root = root_of(tree, given.get("intensity"))
     root = selected(root, only=given.get("only", ()), excluding=given.get("excluding", ()))
@@ -215,6 +218,7 @@ async def _open_system(tree: object, given: SystemOptions) -> AsyncGenerator[Sys
     system = System(engine)
     failure: BaseException | None = None
 
+    @trio.lowlevel.enable_ki_protection
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
         nonlocal failure
         try:
@@ -225,7 +229,10 @@ async def _open_system(tree: object, given: SystemOptions) -> AsyncGenerator[Sys
             # Kept instead of raised: beside an error of the block it would leave in a group.
             failure = error
         finally:
-            nursery.cancel_scope.cancel(reason="the system has ended")
+            # Not before the start: `nursery.start` raises the error of a start that failed, and with a cancellation of
+            # this nursery beside it Trio takes the two for an internal error.
+            if engine.has_started:
+                nursery.cancel_scope.cancel(reason="the system has ended")
 
     reason = "the block was left"
     stopped: ActorStopped | None = None

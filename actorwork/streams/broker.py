@@ -269,6 +269,9 @@ class RedisBroker(Broker):
 
 
 async def _keep_settling(task_status: trio.TaskStatus[trio.Nursery]) -> None:
+    # Before the shield, and with no checkpoint between this and `started`: under a scope that is cancelled already,
+    # `started` does nothing, and `nursery.start` would wait for ever for a task that its cancellation does not reach.
+    await trio.lowlevel.checkpoint_if_cancelled()
     # Shielded: deliveries handled before a cancellation are settled after it. `open_node` ends it, after a second at
     # most.
     with trio.CancelScope(shield=True):

@@ -371,6 +371,8 @@ class RedisClient:
             self._last_error = error
             return error
 
+    # Protected: a KeyboardInterrupt would end the connection under the tasks that are being cancelled by it.
+    @trio.lowlevel.enable_ki_protection
     async def keep_connected(self, first: Connection | Exception) -> None:
         """Own the connections, one after the other, with a pause in between, until the client is closed.
 
