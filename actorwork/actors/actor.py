@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, overload
 
 from actorwork.actors.context.context import Context
+from actorwork.actors.handlers.annotations import keep_local_names
+from actorwork.actors.handlers.declared import check_declared
 from actorwork.actors.tree.hooks import Hooks
 from actorwork.errors import NotRunning
 
@@ -33,3 +36,9 @@ class Actor(Hooks):
     """
 
     context: Context = _ContextSlot()  # type: ignore[assignment] # pyright: ignore[reportAssignmentType]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Now, and not when the actor starts: the locals of the function that defines the class are gone by then.
+        keep_local_names(cls, inspect.currentframe())
+        check_declared(cls)

@@ -24,8 +24,10 @@ import trio
 
 from actorwork.actors.actor import Actor
 from actorwork.actors.handlers import rules
+from actorwork.actors.handlers.declared import STANDS_FOR
 from actorwork.actors.handlers.table import receive
 from actorwork.actors.refs.ref import ActorRef
+from actorwork.actors.tree.hooks import settings_of
 from actorwork.errors import NotRunning
 from actorwork.message import REPLY_TO
 from actorwork.settings import Settings
@@ -54,7 +56,7 @@ class TestProbe:
     __test__ = False  # pytest would take a class of this name for a test
 
     def __init__(self, stands_for: type[Actor] | None = None, *, name: str = "probe") -> None:
-        self._name = name if stands_for is None else stands_for.settings.title
+        self._name = name if stands_for is None else settings_of(stands_for).title
         self._all: list[Any] = []
         self._waiting: deque[_Received] = deque()
         self._last: _Received | None = None
@@ -206,7 +208,8 @@ def _actor_of(probe: TestProbe, model: type[Actor] | None, name: str) -> type[Ac
 
         body["take"] = receive(take)
     else:
-        body["settings"] = attrs.evolve(model.settings, concurrency=MANY, limits=(), middleware=(), triggers=())
+        body[STANDS_FOR] = model
+        body["settings"] = attrs.evolve(settings_of(model), concurrency=MANY, limits=(), middleware=(), triggers=())
         for attribute in dir(model):
             handler = getattr(model, attribute, None)
             if getattr(handler, rules.HANDLER, None):

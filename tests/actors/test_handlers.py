@@ -13,7 +13,7 @@ from tests.doubles import FakeBroker, fields
 
 
 @attrs.frozen
-class Greet(Message["Everything", str]):
+class Greet(Message[Actor, Any]):
     name: str
 
 
@@ -309,8 +309,6 @@ async def test_it_is_refused_before_anything_starts():
     started: list[str] = []
 
     class Fine(Actor):
-        settings = Settings(title="fine")
-
         async def startup(self) -> None:
             started.append("fine")
 

@@ -38,7 +38,7 @@ class Behaviour:
         """Return the behaviour with these methods alone; raises `SettingsError` for one that cannot be a handler."""
         if not handlers:
             raise SettingsError("become wants at least one method; unbecome goes back to the class's handlers")
-        table = HandlerTable(f"{title} as {', '.join(handler.__name__ for handler in handlers)}")
+        table = HandlerTable(f"{title} as {', '.join(handler.__name__ for handler in handlers)}", self.usual.cls)
         for handler in handlers:
             table.add(getattr(handler, "__func__", handler))
         # The limits and batches of an actor are set up once, from its class: rules of other methods would be ignored.

@@ -20,7 +20,6 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-import typing
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final, ParamSpec, TypeVar, Union, get_args, get_origin, overload
@@ -28,6 +27,8 @@ from typing import Any, Final, ParamSpec, TypeVar, Union, get_args, get_origin, 
 import attrs
 
 from actorwork.actors.handlers import rules
+from actorwork.actors.handlers.annotations import functions_of, hints_of
+from actorwork.actors.handlers.declared import check_handler
 from actorwork.codec import (
     KeywordDecoder,
     MessageDecoder,
@@ -207,8 +208,10 @@ def _only(answer: object) -> object:
 class HandlerTable:
     """All handlers of one actor class, by the type of the message and by its name on the wire."""
 
-    def __init__(self, owner: str) -> None:
+    def __init__(self, owner: str, cls: type | None = None) -> None:
         self._owner = owner
+        self.cls = cls
+        """The actor class whose methods these are, if it is one."""
         self.by_class: dict[type, Handler] = {}
         """The handlers of local messages, by exact class. Refs look here first, for every message."""
         self._of_triggers: dict[type, Handler] = {}
@@ -245,12 +248,14 @@ class HandlerTable:
         where = f"handler {self._owner}.{function.__name__}"
         parameters = list(inspect.signature(function).parameters.values())[1:]
         try:
-            hints = typing.get_type_hints(function)
+            hints = hints_of(function, self.cls)
         except NameError as error:
             raise SettingsError(
-                f"{where}: its annotations cannot be read ({error}); message classes must be importable from the"
-                " module that defines the actor"
+                f"{where}: its annotations cannot be read ({error}); define its message classes in the module of the"
+                " actor, in the actor, or before it in the function that defines both"
             ) from error
+        if self.cls is not None:
+            check_handler(self.cls, function, hints)
         positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
         keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
         rest = any(p.kind is p.VAR_KEYWORD for p in parameters)
@@ -269,11 +274,15 @@ class HandlerTable:
             and not (given and isinstance(batching, Batching))
         ):
             name, annotation = positional[0].name, hints.get(positional[0].name)
+            if annotation is None and name not in hints:
+                raise SettingsError(
+                    f"{where}: {name!r} needs an annotation, since a handler is chosen by the type of its message"
+                )
             if isinstance(batching, Batching):
                 annotation = _element_of(annotation, f"{where}: {name!r}")
                 returns = get_args(returns)[0] if get_origin(returns) is list else Any
                 function = _one_by_one(function, is_async=is_async)
-            self._add_typed(where, function, annotation, name, returns, given, is_async=is_async)
+            self._add_typed(where, function, annotation, returns, given, is_async=is_async)
         elif isinstance(batching, Batching):
             raise SettingsError(f"{where} takes batches, so it wants one parameter, such as (self, batch: list[Row])")
         elif not positional:
@@ -289,16 +298,11 @@ class HandlerTable:
         where: str,
         function: Callable[..., Any],
         annotation: Any,
-        parameter: str,
         returns: Any,
         given: tuple[Given, ...],
         *,
         is_async: bool,
     ) -> None:
-        if annotation is None and parameter not in typing.get_type_hints(function):
-            raise SettingsError(
-                f"{where}: {parameter!r} needs an annotation, since a handler is chosen by the type of its message"
-            )
         options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
         for option in options:
             handler = _ruled(self._typed_handler(where, function, option, returns, is_async=is_async))
@@ -474,16 +478,9 @@ def local_keywords(handler: Handler, message: Any) -> dict[str, Any] | None:
 
 def table_of(cls: type) -> HandlerTable:
     """Make the table of a class's handlers; those of its bases are its own too, overriding included."""
-    table = HandlerTable(cls.__qualname__)
-    names: dict[str, None] = {}
-    for base in reversed(cls.__mro__):
-        for name, value in vars(base).items():
-            if getattr(value, rules.HANDLER, None):
-                names[name] = None
-    for name in names:
-        function = getattr(cls, name)
-        if callable(function):
-            table.add(function)
+    table = HandlerTable(cls.__qualname__, cls)
+    for function in functions_of(cls):
+        table.add(function)
     return table
 
 

@@ -7,16 +7,20 @@ whose descriptions are made of actor classes. Without `Hooks` these would import
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from actorwork.errors import SettingsError
 from actorwork.settings import Settings
+
+_LOCAL: Final = "__actorwork_settings__"
+"""The attribute of a class without settings that holds those of a local actor."""
 
 
 class Hooks:
     """The part of `Actor` that descriptions and cells know."""
 
     settings: ClassVar[Settings]
+    """What the actor declares about itself. Without it the actor is local, under the name of its class."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -39,3 +43,27 @@ class Hooks:
         Called on the last incarnation, after its `shutdown`; must not wait. They are reported as undelivered all the
         same.
         """
+
+
+def has_settings(actor: type[Hooks]) -> bool:
+    """Whether an actor class declares settings, and with them the title by which a broker knows it."""
+    return isinstance(getattr(actor, "settings", None), Settings)
+
+
+def settings_of(actor: type[Hooks]) -> Settings:
+    """Return the settings of an actor class, or those of a local actor under the name of the class."""
+    if has_settings(actor):
+        return actor.settings
+    local: Settings | None = vars(actor).get(_LOCAL)
+    if local is None:  # Made once for each class: there may be a hundred thousand actors.
+        local = Settings(title=actor.__name__)
+        setattr(actor, _LOCAL, local)
+    return local
+
+
+def no_title(actor: type) -> str:
+    """Return the reason why a broker cannot reach an actor without settings."""
+    return (
+        f"{actor.__qualname__} has no settings, so it is a local actor, which no broker knows; declare"
+        " settings = Settings(title=…) in the class"
+    )
