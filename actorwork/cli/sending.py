@@ -42,6 +42,7 @@ class Target:
 def target_of(name: str, kind: Literal["actor", "source"] | None) -> Target:
     """Interpret ACTOR_OR_SOURCE by the rule in `actorwork send --help`."""
     from actorwork.actors.handlers.table import handlers_of
+    from actorwork.actors.tree.hooks import has_settings, no_title
     from actorwork.settings import SOURCE, SOURCE_IN_WORDS, Settings
 
     is_source = SOURCE.fullmatch(name) is not None
@@ -54,6 +55,8 @@ def target_of(name: str, kind: Literal["actor", "source"] | None) -> Target:
         raise click.UsageError(f"ACTOR_OR_SOURCE wants a source, the title of an actor or MODULE:CLASS, got {name!r}")
     if title == name and SPEC.fullmatch(name):
         actor = load_actor(name)
+        if not has_settings(actor):
+            raise click.UsageError(no_title(actor))
         settings = actor.settings
         return Target(settings.default_source, f"the actor {settings.title!r}", handlers_of(actor))
     settings = Settings(title=title)

@@ -20,7 +20,7 @@ from actorwork import settings
 from actorwork.abc import Broker, PublishMiddleware
 from actorwork.actors.actor import Actor
 from actorwork.actors.handlers.table import handlers_of
-from actorwork.actors.tree.hooks import Hooks
+from actorwork.actors.tree.hooks import Hooks, no_title
 from actorwork.brokers import open_broker
 from actorwork.clients.identity import whoami
 from actorwork.clients.lazy_broker import LazyBroker, open_lazy_broker, place_of
@@ -238,5 +238,7 @@ def title_of(actor: type[Hooks] | str) -> str:
     """Return the title of an actor, by which other programs know it; raise `TypeError` if it has none."""
     title = actor if isinstance(actor, str) else getattr(getattr(actor, "settings", None), "title", None)
     if not title:
+        if isinstance(actor, type) and issubclass(actor, Hooks):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(no_title(actor))
         raise TypeError(f"an actor is named by its class or its title, got {actor!r}")
     return title

@@ -3,6 +3,7 @@
 main        `run`: a program of its own, with signals, logs and exit codes
 system      `open_system`, `serve`, and `System`, the face of a running tree
 engine      the one task that runs a system: start, serve, end, in order
+checking    what is checked before anything starts
 building    the members of a system: what it makes of the descriptions in a tree
 shutdown    stages 1 to 3 of the end: intake, drain, cancel
 processes/  the parts of a tree that run in other OS processes

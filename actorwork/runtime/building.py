@@ -22,6 +22,7 @@ from actorwork.actors.tree.spec import Child, Process, Replicas, Spec, Superviso
 from actorwork.actors.tree.walking import actors_of, processes_of
 from actorwork.errors import BrokerError
 from actorwork.message import MessageIds
+from actorwork.runtime.checking import local_actors_of, refuse_idle_triggers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,6 +73,8 @@ class Members:
         )
         self._environment = SupervisionEnvironment(emit=host.emit, dice=self.services.dice, build=self._build)
         self._declared = {child.title: child for child in actors_of(root)}
+        self._titles = {child.title for child in local_actors_of(root)} | self._declared.keys()
+        """The actors of the tree, whose triggers have been checked."""
         self.by_title: dict[str, Cell] = {}
         """The actors that the broker feeds."""
         self.elsewhere = {
@@ -120,6 +123,8 @@ class Members:
         # By identity: a child that is started later has no subscription at the node, also under the title of one that
         # has.
         is_fed = self._declared.get(spec.title) is spec
+        if not is_fed and spec.title not in self._titles:
+            refuse_idle_triggers(spec, ())
         cell = Cell(spec, self.services, fed=is_fed)
         cell.supervisor = None if parent is None else parent.handle
         if is_fed:

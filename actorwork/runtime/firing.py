@@ -1,8 +1,4 @@
-"""Fires the triggers of a node's actors.
-
-Before anything starts it is checked that each trigger's message has a handler, and that a `cron_schedule` names a next
-time: what cannot work is an error at the start of the program, not of the night in which the trigger fires first.
-"""
+"""Fires the triggers of a node's actors."""
 
 from __future__ import annotations
 
@@ -12,17 +8,13 @@ from typing import TYPE_CHECKING, NoReturn, cast
 import trio
 
 from actorwork.abc import AbstractCronSchedule, Broker, EventSink, Node
-from actorwork.actors.handlers.table import handlers_of
-from actorwork.errors import BrokerError, CodecError, SettingsError
+from actorwork.errors import BrokerError, SettingsError
 from actorwork.events import BrokerTrouble
-from actorwork.message import Delivery
-from actorwork.policy.schedule import Cron
 from actorwork.settings import Settings
-from actorwork.triggers.declared import Declared, declared_by, headers_for
-from actorwork.triggers.scheduler import Scheduler, next_execution
+from actorwork.triggers.declared import Declared, declared_by
+from actorwork.triggers.scheduler import Scheduler
 
 if TYPE_CHECKING:
-    from actorwork.actors.tree.spec import Child
     from actorwork.runtime.pausing import Pausing
 
 
@@ -32,28 +24,6 @@ def cron_schedule_from(given: object) -> AbstractCronSchedule | None:
     if made is not None and not callable(getattr(made, "next_execution", None)):
         raise SettingsError(f"cron_schedule wants a subclass of AbstractCronSchedule, got {given!r}")
     return cast("AbstractCronSchedule | None", made)
-
-
-def check_triggers(children: Iterable[Child], cron_schedule: AbstractCronSchedule | None) -> None:
-    """Raise `SettingsError` for a trigger that could never fire, or whose message its actor does not accept."""
-    for child in children:
-        if child.actor is None or not child.actor.settings.triggers:
-            continue
-        table = handlers_of(child.actor)
-        for declared in declared_by(child.actor.settings, cron_schedule):
-            kept = declared.definition
-            what = f"the trigger {kept.title!r} of {kept.actor!r}"
-            delivery = Delivery(kept.id, kept.source, kept.data, None, kept.type, headers_for(kept.id, 0))
-            try:
-                table.for_delivery(delivery).arguments_of(delivery)
-            except CodecError as error:
-                raise SettingsError(f"{what} sends a message that the actor does not take: {error}") from error
-            schedule = declared.trigger.schedule
-            if cron_schedule is not None and isinstance(schedule, Cron):
-                try:
-                    next_execution(cron_schedule, schedule.expression)
-                except SettingsError as error:
-                    raise SettingsError(f"{what}: {error}") from error
 
 
 async def fire_triggers(

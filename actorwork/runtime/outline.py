@@ -164,6 +164,23 @@ def supervisor_of(root: RunningSupervisor, which: Hashable) -> RunningSupervisor
     return found[0]
 
 
+def local_of(root: RunningSupervisor, actor: object) -> Cell | None:
+    """Return the local actor of a class that the tree has from the start, or None; raises `LookupError` for several."""
+    found = [
+        record.member
+        for supervision in _all(root)
+        if not isinstance(supervision.spec, (Pool, DynamicSupervisor))
+        for record in supervision.records
+        if isinstance(record.member, Cell) and record.member.child.actor is actor
+    ]
+    if len(found) > 1:
+        raise LookupError(
+            f"{len(found)} local actors of this system are a {found[0].title!r}: give each a name, Child(…, name=…),"
+            " for system.whereis(name)"
+        )
+    return found[0] if found else None
+
+
 def pool_of(root: RunningSupervisor, which: object) -> RunningSupervisor:
     """Return a pool in the tree by its name, or by the actor class of its members; raises `LookupError`."""
     pools = [supervision for supervision in _all(root) if isinstance(supervision.spec, Pool)]

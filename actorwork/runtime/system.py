@@ -21,14 +21,14 @@ from actorwork.actors.refs.pool import PoolRef
 from actorwork.actors.supervision.administration import SupervisorRef
 from actorwork.actors.tree.pool import Pool
 from actorwork.actors.tree.selection import selected
-from actorwork.actors.tree.walking import actors_of, root_of
+from actorwork.actors.tree.walking import root_of
 from actorwork.errors import ActorStopped, SettingsError
 from actorwork.groups import is_cancellation, leaves
 from actorwork.nurseries import open_unwrapping_nursery
+from actorwork.runtime.checking import check_tree
 from actorwork.runtime.engine import Engine
-from actorwork.runtime.firing import check_triggers
 from actorwork.runtime.options import Options, SystemOptions, refuse_unknown
-from actorwork.runtime.outline import Branch, branch_of, outline, parts_of, pool_of, supervisor_of
+from actorwork.runtime.outline import Branch, branch_of, local_of, outline, parts_of, pool_of, supervisor_of
 from actorwork.telemetry.logs import LogSink
 
 if TYPE_CHECKING:
@@ -76,9 +76,9 @@ class System:
     def ref(self, actor: type[A]) -> ActorRef[A]:
         """Return the local ref of an actor of this system; raises `LookupError` for one that is not in the tree."""
         settings = getattr(actor, "settings", None)
-        cell = self._by_title.get(settings.title) if settings is not None else None
+        cell = (self._by_title.get(settings.title) if settings is not None else None) or local_of(self._root, actor)
         if cell is None:
-            titles = ", ".join(repr(title) for title in self._by_title)
+            titles = ", ".join(repr(title) for title in self._by_title) or "none that a broker feeds"
             title = getattr(settings, "title", "")
             elsewhere = self._members.elsewhere.get(title)
             if elsewhere is not None:
@@ -210,10 +210,10 @@ def open_system(tree: object, **options: Unpack[SystemOptions]) -> AbstractAsync
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection
 async def _open_system(tree: object, given: SystemOptions) -> AsyncGenerator[System]:
-    root = root_of(tree, given.get("intensity"))
-    root = selected(root, only=given.get("only", ()), excluding=given.get("excluding", ()))
+    whole = root_of(tree, given.get("intensity"))
+    root = selected(whole, only=given.get("only", ()), excluding=given.get("excluding", ()))
     options = Options.of(given)
-    check_triggers(actors_of(root, everywhere=True), options.cron_schedule)
+    check_tree(whole, root, options.cron_schedule)
     engine = Engine(root, options, _sink(given.get("emit")), open_system)
     system = System(engine)
     failure: BaseException | None = None

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from actorwork.actors.actor import Actor
+from actorwork.actors.tree.hooks import settings_of
 
 
 class InjectedCrash(Exception):
@@ -116,7 +117,7 @@ class Faults:
         async def crash_or_start(self: Actor) -> None:
             if type(self) is actor and starts[actor]:
                 starts[actor] -= 1
-                raise InjectedCrash(f"{actor.settings.title!r} was told to crash at its start")
+                raise InjectedCrash(f"{settings_of(actor).title!r} was told to crash at its start")
             await startup(self)
 
         self._patched[actor] = vars(actor).get("startup")

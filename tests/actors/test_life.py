@@ -531,8 +531,6 @@ class Boom(Exception):
 
 def failing(how: str) -> Any:
     class Failing(Actor):
-        settings = Settings(title="failing")
-
         def __init__(self) -> None:
             if how == "constructor":
                 raise Boom(how)
@@ -582,10 +580,10 @@ async def test_a_failing_start_is_one_error_and_stops_those_before_in_reverse(
         return Named
 
     tree = [named("a"), named("b"), Child(failing(how), startup_timeout=3), named("c")]
-    with pytest.raises(StartError, match=f"'failing' did not start: .*{text}") as caught:
+    with pytest.raises(StartError, match=f"'Failing' did not start: .*{text}") as caught:
         async with open_system(tree, broker=FakeBroker()):
             raise AssertionError("it must not come to this")
-    assert caught.value.child_id == "failing"
+    assert caught.value.child_id == "Failing"
     assert isinstance(caught.value.__cause__, cause)
     if how == "own timeout":
         assert "longer than" not in str(caught.value), "the timeout was its own"

@@ -273,8 +273,6 @@ async def test_only_what_the_other_takes_can_be_forwarded():
             actor.context.forward(actor.context.whereis("back"))
 
     class Deaf(Actor):
-        settings = Settings(title="deaf")
-
         async def startup(self) -> None:
             self.context.register("back")
 

@@ -192,8 +192,6 @@ async def test_a_message_may_be_set_aside_by_a_handler_that_ends_the_actor():
 
 async def test_stash_outside_of_a_message_says_so():
     class Early(Actor):
-        settings = Settings(title="early")
-
         async def startup(self) -> None:
             with pytest.raises(NotRunning, match="there is none in flight"):
                 self.context.stash()

@@ -57,6 +57,9 @@ class Broken(Actor):
     async def startup(self) -> None:
         raise OSError("no till")
 
+    @receive
+    async def take(self, message: int) -> None: ...
+
 
 def shop():
     return [Till]

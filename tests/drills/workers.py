@@ -220,6 +220,9 @@ class Broken(Actor):
     def __init__(self, reason: str = "no constructor of mine ever worked") -> None:
         raise OSError(reason)
 
+    @receive
+    async def take(self, message: int) -> None: ...
+
 
 class Crashing(Noting):
     """Crashes with every message."""

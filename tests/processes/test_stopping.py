@@ -213,10 +213,10 @@ def test_a_program_without_the_guard_of_main_is_told_about_it(tmp_path: Path):
     file = tmp_path / "program.py"
     file.write_text(
         textwrap.dedent(f"""
-        from actorwork import Actor, Process, Settings, run
+        from actorwork import Actor, Process, run
 
         class Greeter(Actor):
-            settings = Settings(title="greeter")
+            pass
 
         run(Process([Greeter], name="far"), broker="sqlite:///{tmp_path}/messages.sqlite3")
         """)

@@ -51,7 +51,6 @@ class Worker(Actor):
         say("down")
 
 class Starter(Actor):
-    settings = Settings(title="starter")
     todo: dict = {}
     target = Worker
 

@@ -138,7 +138,7 @@ async def test_it_can_be_switched_off():
 
 
 class Idle(Actor):
-    settings = Settings(title="idle")
+    pass
 
 
 def test_the_stack_of_a_thread_that_has_ended_is_empty():

@@ -296,6 +296,9 @@ async def test_shutdown_hooks_run_in_reverse_start_order_each_within_its_bound(m
         class Named(Actor):
             settings = Settings(title=name)
 
+            @receive
+            async def take(self, message: int) -> None: ...
+
             async def shutdown(self) -> None:
                 said.append((name, trio.current_time()))
                 await trio.sleep(seconds)
@@ -318,8 +321,6 @@ async def test_other_nodes_get_the_work_before_the_shutdown_hooks_run(mock_clock
     broker = FakeBroker()
 
     class Slow(Actor):
-        settings = Settings(title="slow")
-
         async def shutdown(self) -> None:
             broker.log.append("shutdown")
 
@@ -448,8 +449,6 @@ async def test_a_start_can_be_cancelled(mock_clock: trio.testing.MockClock):
     said: list[str] = []
 
     class Endless(Actor):
-        settings = Settings(title="endless")
-
         async def startup(self) -> None:
             await trio.sleep_forever()
 
@@ -465,8 +464,6 @@ async def test_a_stop_does_not_wait_for_an_actor_that_is_being_restarted(mock_cl
     starts: list[int] = []
 
     class Slow(Actor):
-        settings = Settings(title="slow")
-
         async def startup(self) -> None:
             starts.append(1)
             if len(starts) > 1:
@@ -562,11 +559,10 @@ async def test_an_option_that_does_not_exist_is_a_type_error_that_names_it(funct
 
 
 def with_settings(**settings: Any) -> type[Actor]:
-    return type("Made", (Actor,), {"settings": Settings(title="made", **settings)})
+    return type("Made", (Actor,), {"settings": Settings(title="made", **settings), "take": receive(take)})
 
 
-class Bare(Actor):
-    pass
+async def take(self: Actor, message: int) -> None: ...
 
 
 @pytest.mark.parametrize(
@@ -576,7 +572,6 @@ class Bare(Actor):
         (Sleeper(), "write the class itself"),
         ([Sleeper, Sleeper], "two actors are titled 'sleeper'"),
         ("sleeper", "a tree is made of actor classes"),
-        (Bare, "Bare has no settings"),
         (with_settings(triggers=[Trigger(title="t", schedule=Interval(hours=1))]), "trigger 't' of .* does not take"),
     ],
 )

@@ -108,13 +108,11 @@ async def test_a_child_that_had_nothing_to_run_is_empty():
 
 async def test_a_child_that_ends_is_stopping(mock_clock: trio.testing.MockClock):
     class Slow(Actor):
-        settings = Settings(title="slow")
-
         async def shutdown(self) -> None:
             await trio.sleep(3)
 
     async with open_system([Slow, scripted("b")], broker=FakeBroker()) as system, trio.open_nursery() as nursery:
-        nursery.start_soon(system.supervisor().terminate_child, "slow")
+        nursery.start_soon(system.supervisor().terminate_child, "Slow")
         await settle()
         assert system.tree().children[0].state == "stopping"
         await trio.sleep(5)

@@ -35,6 +35,9 @@ async def test_cancelling_the_apps_scope_stops_the_tree_in_order(mock_clock: tri
         def __init__(self, name: str) -> None:
             self.name = name
 
+        @receive
+        async def take(self, message: int) -> None: ...
+
         async def shutdown(self) -> None:
             await trio.sleep(1)
             log.append(f"{self.name} at {trio.current_time():g}")

@@ -271,7 +271,6 @@ async def test_faults_last_until_the_last_system_that_has_them_is_closed(mock_cl
 
 async def test_a_startup_of_the_actors_own_runs_when_no_crash_is_left(mock_clock: trio.testing.MockClock):
     class Starting(Actor):
-        settings = Settings(title="starting")
         started = 0
 
         async def startup(self) -> None:

@@ -208,6 +208,9 @@ async def test_a_trigger_that_is_no_longer_declared_is_marked(mock_clock: MockCl
     class Cleaner(Actor):
         settings = Settings(title="cleaner")
 
+        @receive
+        async def clean(self, *, kind: str) -> None: ...
+
     async with open_test_system(Cleaner, broker=broker):
         await advance(5 * MINUTE)
     assert [record.is_declared for record in broker.triggers.all] == [False]

@@ -19,6 +19,7 @@ import attrs
 
 from actorwork.abc import PublishMiddleware
 from actorwork.actors.handlers.table import handlers_of
+from actorwork.actors.tree.hooks import Hooks, no_title
 from actorwork.codec import encode, encode_value
 from actorwork.errors import SettingsError
 from actorwork.message import Delivery, Envelope, MessageIds, Priority, Unique
@@ -38,6 +39,8 @@ def source_of(target: object) -> str:
     source = getattr(target, "source", None)
     if isinstance(source, str):
         return source
+    if isinstance(target, type) and issubclass(target, Hooks):
+        raise SettingsError(f"publish(…): {no_title(target)}")
     raise SettingsError(f"publish(…) wants the name of a source, an actor class or a durable ref, got {target!r}")
 
 

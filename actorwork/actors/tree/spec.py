@@ -23,7 +23,7 @@ import attrs
 from attrs.validators import optional
 
 from actorwork.actors.tree import checks
-from actorwork.actors.tree.hooks import Hooks
+from actorwork.actors.tree.hooks import Hooks, has_settings, no_title, settings_of
 from actorwork.errors import SettingsError
 from actorwork.policy.bounds import FINITE, instance_of, number, one_of, seconds, whole
 from actorwork.policy.exits import Restart
@@ -42,6 +42,12 @@ def innermost(factory: object) -> object:
     return factory  # pyright: ignore[reportUnknownVariableType]
 
 
+def _may_read(factory: object) -> bool:
+    """Whether a broker can feed what a factory makes: no broker knows an actor without a title."""
+    inner = innermost(factory)
+    return not (isinstance(inner, type) and issubclass(inner, Hooks)) or has_settings(inner)
+
+
 @attrs.frozen(eq=False)
 class Child:
     """An actor, or a task, in a tree: how to make it, whether to restart it, how long it may take to stop.
@@ -51,8 +57,8 @@ class Child:
     transient one when it ended abnormally, a temporary one never. `shutdown` bounds its end in seconds, and
     `"brutal_kill"` cancels it at once; `startup_timeout` bounds its start. `id` is unique among siblings: the actor's
     title by default. A `significant` child may end its supervisor (`auto_shutdown`). With a `backoff`, restarts wait.
-    An actor that is in the tree from the start reads from the broker, unless `reads` is False; of those that read,
-    there is one for each title.
+    An actor that is in the tree from the start reads from the broker, unless `reads` is False or it has no settings; of
+    those that read, there is one for each title.
     """
 
     factory: Start
@@ -63,7 +69,11 @@ class Child:
     significant: bool = attrs.field(default=False, kw_only=True, validator=checks.significant)
     backoff: Backoff | None = attrs.field(default=None, kw_only=True, validator=checks.backoff)
     name: str | None = attrs.field(default=None, kw_only=True)
-    reads: bool = attrs.field(default=True, kw_only=True, validator=instance_of(bool, "True or False"))
+    reads: bool = attrs.field(
+        default=attrs.Factory(lambda self: _may_read(self.factory), takes_self=True),
+        kw_only=True,
+        validator=instance_of(bool, "True or False"),
+    )
 
     def __attrs_post_init__(self) -> None:
         actor = self.actor
@@ -73,10 +83,8 @@ class Child:
                     "Child wants an actor class, a functools.partial of one, or an async function,"
                     f" got {self.factory!r}"
                 )
-        elif not isinstance(getattr(actor, "settings", None), Settings):
-            raise SettingsError(
-                f"{actor.__qualname__} has no settings; declare settings = Settings(title=…) in the class"
-            )
+        elif self.reads and not has_settings(actor):
+            raise SettingsError(f"Child(…, reads=True): {no_title(actor)}")
 
     @cached_property
     def actor(self) -> type[Hooks] | None:
@@ -90,13 +98,15 @@ class Child:
         actor = self.actor
         if actor is None:
             raise SettingsError(f"{self.title!r} is a task: it has no settings")
-        return actor.settings
+        return settings_of(actor)
 
     @cached_property
     def title(self) -> str:
         """The actor's title, or the name of the function."""
         actor = self.actor
-        return actor.settings.title if actor is not None else getattr(innermost(self.factory), "__qualname__", "task")
+        if actor is not None:
+            return settings_of(actor).title
+        return getattr(innermost(self.factory), "__qualname__", "task")
 
     @property
     def child_id(self) -> Hashable:
