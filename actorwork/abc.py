@@ -511,5 +511,8 @@ class AbstractCronSchedule(Protocol):
 
     @abstractmethod
     def next_execution(self, expression: str) -> datetime:
-        """Return the next moment of the expression: after now, with a timezone, never before an earlier answer."""
+        """Return the next moment of the expression: after now, with a timezone, never before an earlier answer.
+
+        A reader that declares a parameter `timezone: tzinfo = UTC` is given that of the `Cron`.
+        """
         ...

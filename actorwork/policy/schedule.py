@@ -37,7 +37,7 @@ from typing import Any, Final, TypeAlias
 import attrs
 
 from actorwork.errors import SettingsError
-from actorwork.policy.bounds import FINITE, number
+from actorwork.policy.bounds import FINITE, instance_of, number
 
 SHORTEST: Final = 0.001
 """The least number of seconds between two nominal times."""
@@ -95,16 +95,26 @@ class Interval:
 
 @attrs.frozen
 class Cron:
-    """A cron expression, read in `timezone` (an IANA name)."""
+    """A cron expression, read in `timezone` (an IANA name).
+
+    A `custom` one has a syntax of its own, which only the system's `cron_schedule` reads.
+    """
 
     expression: str
     timezone: str = "UTC"
+    custom: bool = attrs.field(default=False, kw_only=True, validator=instance_of(bool, "True or False"))
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.expression, str) or not self.expression.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
             raise SettingsError(f"Cron.expression wants a str such as '0 3 * * *', got {self.expression!r}")
         _zone(self.timezone)
-        _check_expression(self.expression)
+        if not self.custom:
+            _check_expression(self.expression)
+
+    @property
+    def zone(self) -> tzinfo:
+        """The timezone itself."""
+        return _zone(self.timezone)
 
 
 Schedule: TypeAlias = Interval | Cron
@@ -148,7 +158,7 @@ def next_times(
     for name, value in (("after", after), ("anchor", anchor)):
         if value is not None and value.tzinfo is None:
             raise ValueError(f"{name} wants a time with a timezone, got {value!r}")
-    zone = _zone(schedule.timezone) if isinstance(schedule, Cron) else UTC
+    zone = schedule.zone if isinstance(schedule, Cron) else UTC
     start = milliseconds(after)
     found = fires(schedule, start, anchor=start if anchor is None else milliseconds(anchor))
     return [moment(nominal).astimezone(zone) for nominal in islice(found, count)]
@@ -241,7 +251,8 @@ def _check_expression(expression: str) -> None:
     if len(fields) not in (5, 6):
         raise SettingsError(
             f"Cron.expression {expression!r} has {len(fields)} fields, wants five (minute, hour, day of the month,"
-            " month, day of the week), or six with the second at the end"
+            " month, day of the week), or six with the second at the end; for a cron_schedule with a syntax of its own"
+            " write Cron(…, custom=True)"
         )
     if any(map(_random, fields)) or not _is_understood(text):
         for position, (field, (name, range_of)) in enumerate(zip(fields, _FIELDS, strict=False)):
@@ -296,8 +307,10 @@ def _croniter() -> Any:
 
 
 def _cron_fires(cron: Cron, after: int) -> Iterator[int]:
+    if cron.custom:
+        raise SettingsError(f"{cron!r} is custom: only the cron_schedule of its system knows when it fires")
     croniter = _croniter()
-    zone = _zone(cron.timezone)
+    zone = cron.zone
     repeats = _repeats(cron.expression)
     walls = croniter.croniter(_for_croniter(cron.expression), _wall_before(after // 1000, zone, repeats=repeats))
     # The second moments of times that the clock shows twice, in order: all of them are later than the first ones.

@@ -100,6 +100,6 @@ def _check_triggers(actor: type, settings: Settings, cron_schedule: AbstractCron
         schedule = declared.trigger.schedule
         if cron_schedule is not None and isinstance(schedule, Cron):
             try:
-                next_execution(cron_schedule, schedule.expression)
+                next_execution(cron_schedule, schedule)
             except SettingsError as error:
                 raise SettingsError(f"{what}: {error}") from error

@@ -91,8 +91,14 @@ def declared_by(settings: Settings, cron_schedule: object = None) -> Iterator[De
         except CodecError as error:
             raise SettingsError(f"the trigger {trigger.title!r} of {settings.title!r}: its message {error}") from error
         schedule = schedule_as_json(trigger.schedule)
-        if cron_schedule is not None and isinstance(trigger.schedule, Cron):
-            schedule["by"] = type(cron_schedule).__qualname__
+        if isinstance(trigger.schedule, Cron):
+            if cron_schedule is not None:
+                schedule["by"] = type(cron_schedule).__qualname__
+            elif trigger.schedule.custom:
+                raise SettingsError(
+                    f"the trigger {trigger.title!r} of {settings.title!r}: {trigger.schedule.expression!r} is custom,"
+                    " so the system wants a cron_schedule=… that reads it"
+                )
         yield Declared(
             settings,
             trigger,

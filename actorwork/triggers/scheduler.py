@@ -16,6 +16,7 @@ so times missed while no node ran do not fire.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -245,7 +246,7 @@ class Scheduler:
         schedule = watched.declared.trigger.schedule
         assert isinstance(schedule, Cron)  # noqa: S101 - and intervals are not
         try:
-            found = next_execution(self._cron_schedule, schedule.expression)
+            found = next_execution(self._cron_schedule, schedule)
         except SettingsError as error:
             pause = watched.declared.trigger.status_check_interval
             self._trouble(watched, str(error), f"asked again in {pause:g} s")
@@ -268,12 +269,13 @@ class Scheduler:
         return None
 
 
-def next_execution(schedule: AbstractCronSchedule, expression: str) -> int:
+def next_execution(reader: AbstractCronSchedule, cron: Cron) -> int:
     """Ask for the next time; raise `SettingsError`, which says what is wrong with the answer."""
-    name = f"{type(schedule).__qualname__}.next_execution({expression!r})"
-    found: Any
+    name = f"{type(reader).__qualname__}.next_execution({cron.expression!r})"
+    ask: Callable[..., Any] = reader.next_execution
     try:
-        found = schedule.next_execution(expression)
+        is_given_zone = "timezone" in inspect.signature(ask).parameters
+        found = ask(cron.expression, timezone=cron.zone) if is_given_zone else ask(cron.expression)
     except Exception as error:
         raise SettingsError(f"{name} raised {type(error).__name__}: {error}") from error
     if not isinstance(found, datetime):

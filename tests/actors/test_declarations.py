@@ -289,10 +289,11 @@ def test_an_actor_that_handles_or_answers_a_message_otherwise_cannot_be_made(
 
 def test_an_actor_that_is_defined_later_is_another_one_as_well():
     first = made("First", (Actor,), AskLater, Any)  # it is not known yet who `Later` is
-    type("Later", (Actor,), {})
+    later = type("Later", (Actor,), {})
     with pytest.raises(SettingsError, match="declared for another actor: it is a Message\\['Later', int\\]"):
         made("Second", (Actor,), AskLater, Any)
     assert first
+    assert later
 
 
 @attrs.frozen

@@ -392,8 +392,6 @@ async def test_stop_within_a_nursery_in_startup_is_an_end_in_order():
     """The actor has started, and ends as its handlers could make it end."""
 
     class Brief(Actor):
-        settings = Settings(title="brief")
-
         async def startup(self) -> None:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(trio.sleep_forever)

@@ -1,15 +1,16 @@
 """Triggers of a running system, in virtual time."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, ClassVar
+from zoneinfo import ZoneInfo
 
 import attrs
 import pytest
 import trio
 from trio.testing import MockClock
 
-from actorwork import AbstractCronSchedule, Actor, Cron, Interval, Settings, SettingsError, Trigger, receive
+from actorwork import AbstractCronSchedule, Actor, Cron, Interval, Settings, SettingsError, Trigger, next_times, receive
 from actorwork.embedded.triggers import EmbeddedPauses
 from actorwork.events import TriggerFired, TriggerTrouble
 from actorwork.testing import MemoryBroker, TestSystem, advance, open_test_system
@@ -282,6 +283,39 @@ async def test_a_custom_cron_schedule_gives_the_next_time(mock_clock: MockClock,
         await advance(100)
     assert times(actor) == [20, 40, 60, 80, 100]
     assert set(Thirds.asked) == {"0 3 * * *"}
+
+
+class Every(AbstractCronSchedule):
+    """Reads `every N seconds`, and notes the timezones."""
+
+    zones: ClassVar[list[tzinfo]] = []
+
+    def next_execution(self, expression: str, timezone: tzinfo = UTC) -> datetime:
+        self.zones.append(timezone)
+        seconds = int(expression.split()[1])
+        return (BEGIN + timedelta(seconds=(trio.current_time() // seconds + 1) * seconds)).astimezone(timezone)
+
+
+async def test_a_custom_cron_schedule_has_a_syntax_of_its_own_and_is_given_the_timezone(mock_clock: MockClock):
+    trigger = Trigger(title="t", schedule=Cron("every 30 seconds", "Asia/Tokyo", custom=True))
+    actor: Any = actor_with(trigger)
+    async with open_test_system(actor, cron_schedule=Every):
+        await advance(100)
+    assert times(actor) == [30, 60, 90]
+    assert set(Every.zones) == {ZoneInfo("Asia/Tokyo")}
+
+
+async def test_a_syntax_of_its_own_wants_a_cron_schedule_that_reads_it(mock_clock: MockClock):
+    actor = actor_with(Trigger(title="t", schedule=Cron("every 30 seconds", custom=True)))
+    with pytest.raises(
+        SettingsError, match="the trigger 't' of 'cleaner': 'every 30 seconds' is custom, so the system"
+    ):
+        async with open_test_system(actor):
+            raise AssertionError("it must not come to this")
+    with pytest.raises(SettingsError, match=r"write Cron\(…, custom=True\)"):
+        Cron("every 30 seconds")
+    with pytest.raises(SettingsError, match="only the cron_schedule of its system knows when it fires"):
+        next_times(Cron("every 30 seconds", custom=True), BEGIN)
 
 
 class Wrong(AbstractCronSchedule):
