@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import click
 
 from actorwork.cli.durations import Duration
-from actorwork.cli.output import one_line
+from actorwork.cli.output import one_line, printable
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker
     from actorwork.events import Event
+    from actorwork.state.known_actors import Known
 
 T = TypeVar("T")
 
@@ -43,6 +44,42 @@ def timeout_option(function: Any) -> Any:
         show_envvar=True,
         help="How long the broker may take for each step.",
     )(function)
+
+
+def force_option(help: str) -> Callable[[Any], Any]:
+    """Give a command the option `--force`: names that no actor has are accepted."""
+    return click.option("--force", is_flag=True, help=help, allow_from_autoenv=False)
+
+
+async def refuse_unknown_actor(broker: Broker, step: Step, title: str) -> None:
+    """End the command if no actor of this title has run at the broker."""
+    from actorwork.state.known_actors import unknown_actor
+
+    known = await _known_actors(broker, step)
+    problem = None if known is None else unknown_actor(title, known)
+    if problem is not None:
+        raise click.ClickException(f"{printable(problem)} (--force if it is to run later)")
+
+
+async def unknown_source_of(broker: Broker, step: Step, source: str) -> str | None:
+    """Return what to tell about a source that no actor has read, or None."""
+    from actorwork.state.known_actors import unknown_source
+
+    known = await _known_actors(broker, step)
+    problem = None if known is None else unknown_source(source, known)
+    return None if problem is None else printable(problem)
+
+
+async def _known_actors(broker: Broker, step: Step) -> Known | None:
+    """Return the actors that have run, or None where a user with few rights may not read them."""
+    from actorwork.errors import BrokerError
+    from actorwork.state.known_actors import known_actors
+
+    try:
+        with step():
+            return await known_actors(broker.values)
+    except BrokerError:
+        return None
 
 
 class EventPrinter:

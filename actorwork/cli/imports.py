@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import re
 import sys
@@ -38,9 +39,7 @@ def load(spec: str) -> tuple[ModuleType, object]:
 
 def import_module(name: str) -> ModuleType:
     """Import a module from the current directory or the Python path. An error inside it ends the command."""
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    here = _look_here()
     with user_code(f"importing the module {name!r}"):
         try:
             return importlib.import_module(name)
@@ -49,6 +48,26 @@ def import_module(name: str) -> ModuleType:
                 raise  # A module that this one imports is missing: its traceback explains more.
             missing = error.name
         raise click.UsageError(f"no module named {missing!r}, looked for in {here} and on the Python path")
+
+
+def _look_here() -> str:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    return here
+
+
+def has_module(spec: str) -> bool:
+    """Return whether the module of `MODULE:NAME` exists; only the packages around it are imported."""
+    name = spec.partition(":")[0]
+    _look_here()
+    with user_code(f"importing the package of the module {name!r}"):
+        try:
+            return importlib.util.find_spec(name) is not None
+        except ModuleNotFoundError as error:
+            if error.name is None or not name.startswith(f"{error.name}."):
+                raise
+            return False
 
 
 def load_tree(spec: str) -> Any:
@@ -71,9 +90,12 @@ def load_tree(spec: str) -> Any:
 
 def load_actor(spec: str) -> type[Actor]:
     """Return the actor class that `MODULE:CLASS` names."""
-    module, found = load(spec)
-    if not is_actor(found):
-        raise click.UsageError(f"{spec} is {described(found)}, not an actor class; the module has {offers(module)}")
+    try:
+        module, found = load(spec)
+        if not is_actor(found):
+            raise click.UsageError(f"{spec} is {described(found)}, not an actor class; the module has {offers(module)}")
+    except click.UsageError as error:
+        raise click.UsageError(f"{error.message}. If {spec!r} is the name of a source, add --source") from None
     return found  # type: ignore[return-value] # pyright: ignore[reportReturnType]
 
 

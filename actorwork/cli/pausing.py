@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from actorwork.cli.brokers import Step, broker_option, speak, timeout_option
+from actorwork.cli.brokers import (
+    Step,
+    broker_option,
+    force_option,
+    refuse_unknown_actor,
+    speak,
+    timeout_option,
+    unknown_source_of,
+)
 from actorwork.cli.output import as_json, moment, print_json, print_table
 
 if TYPE_CHECKING:
@@ -49,18 +57,26 @@ def _source_name(name: str) -> str:
 @click.command(short_help="Let no node begin messages of an actor, of a source, or any.")
 @_of_what
 @click.option("--reason", default="", help="Why; `paused` and the logs show it.")
+@force_option("Pause also what no actor has run as, or read, so far.")
 @broker_option
 @timeout_option
 def pause(
-    actor: str | None, source: str | None, *, everything: bool, reason: str, broker: str | None, timeout: float
+    actor: str | None,
+    source: str | None,
+    *,
+    everything: bool,
+    reason: str,
+    force: bool,
+    broker: str | None,
+    timeout: float,
 ) -> None:
     """Pause an actor, a source, or everything.
 
     All nodes obey within a second. Waiting messages keep their place, messages in flight finish, and triggers still
-    fire (`triggers pause` stops them).
+    fire (`triggers pause` stops them). A name that no actor has had at this broker is refused: it may be misspelt.
     """
     kind, name = _what(actor, source, everything=everything)
-    found = pause_at(broker, timeout, kind, name, reason)
+    found = pause_at(broker, timeout, kind, name, reason, force=force)
     click.echo(f"paused {found}" if found.reason == reason else f"{found} was paused before ({found.reason})")
 
 
@@ -99,11 +115,22 @@ def paused(*, broker: str | None, timeout: float, json_output: bool) -> None:
         print_table(("WHAT", "NAME", "SINCE", "BY", "REASON"), rows)
 
 
-def pause_at(broker: str | None, timeout: float, kind: PauseKind, name: str, reason: str) -> Pause:
-    """Pause something at a broker, in the name of the user who runs the command."""
+def pause_at(
+    broker: str | None, timeout: float, kind: PauseKind, name: str, reason: str, *, force: bool = True
+) -> Pause:
+    """Pause something at a broker, in the name of the user who runs the command.
+
+    Without `force`, an actor or a source that no node has had ends the command.
+    """
     from actorwork.clients.identity import whoami
 
     async def talk(opened: Broker, step: Step) -> Pause:
+        if kind == "actor" and not force:
+            await refuse_unknown_actor(opened, step, name)
+        if kind == "source" and not force:
+            problem = await unknown_source_of(opened, step, name)
+            if problem is not None:
+                raise click.ClickException(f"{problem} (--force if one is to read it later)")
         with step():
             return await opened.pauses.pause(kind, name, reason=reason, by=whoami())
 

@@ -13,9 +13,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, Self
 import attrs
 import click
 
-from actorwork.cli.brokers import Step, broker_option, speak, timeout_option
+from actorwork.cli.brokers import (
+    Step,
+    broker_option,
+    force_option,
+    refuse_unknown_actor,
+    speak,
+    timeout_option,
+    unknown_source_of,
+)
 from actorwork.cli.durations import Duration
-from actorwork.cli.imports import SPEC, load_actor
+from actorwork.cli.imports import SPEC, has_module, load_actor
 from actorwork.cli.output import as_json, console, many, one_line, print_json, printable
 
 if TYPE_CHECKING:
@@ -32,11 +40,16 @@ CHUNK: Final = 1 << 20
 
 @attrs.frozen
 class Target:
-    """The destination of messages: a source, its description, and the actor's handlers if its class is known."""
+    """The destination of messages: a source, its description, and the actor's handlers if its class is known.
+
+    With a `title`, the actor is known by that alone, so it may be misspelt; with `is_source`, the source may be.
+    """
 
     source: str
     words: str
     handlers: HandlerTable | None = None
+    title: str | None = None
+    is_source: bool = False
 
 
 def target_of(name: str, kind: Literal["actor", "source"] | None) -> Target:
@@ -48,9 +61,11 @@ def target_of(name: str, kind: Literal["actor", "source"] | None) -> Target:
     is_source = SOURCE.fullmatch(name) is not None
     if kind == "source" and not is_source:
         raise click.UsageError(f"a source is {SOURCE_IN_WORDS}, got {name!r}")
-    if kind == "source" or (kind is None and is_source and not name.startswith("actor:")):
-        return Target(name, f"the source {name!r}")
     title = name.removeprefix("actor:")
+    if kind is None and title == name and SPEC.fullmatch(name) and has_module(name):
+        kind = "actor"
+    if kind == "source" or (kind is None and is_source and title == name):
+        return Target(name, f"the source {name!r}", is_source=True)
     if not title:
         raise click.UsageError(f"ACTOR_OR_SOURCE wants a source, the title of an actor or MODULE:CLASS, got {name!r}")
     if title == name and SPEC.fullmatch(name):
@@ -60,7 +75,7 @@ def target_of(name: str, kind: Literal["actor", "source"] | None) -> Target:
         settings = actor.settings
         return Target(settings.default_source, f"the actor {settings.title!r}", handlers_of(actor))
     settings = Settings(title=title)
-    return Target(settings.default_source, f"the actor {title!r}")
+    return Target(settings.default_source, f"the actor {title!r}", title=title)
 
 
 @attrs.frozen
@@ -90,6 +105,8 @@ class EnvelopeFactory:
     target: Target
     type: str | None
     delay: float
+    force: bool
+    """Whether an actor that has not run is accepted."""
     publisher: str = attrs.field(factory=lambda: secrets.token_hex(8))
 
     def envelope(self, data: bytes, message_id: str) -> Envelope:
@@ -118,6 +135,7 @@ class EnvelopeFactory:
 )
 @click.option("--actor", "kind", flag_value="actor", help="ACTOR_OR_SOURCE is a title or MODULE:CLASS.")
 @click.option("--source", "kind", flag_value="source", help="ACTOR_OR_SOURCE is a source, whatever it looks like.")
+@force_option("Send also to an actor that has not run so far.")
 @click.option("--type", help="The message's type, which is the name of its class.")
 @click.option(
     "--id",
@@ -143,6 +161,7 @@ def send(
     type: str | None,
     message_id: str | None,
     delay: float,
+    force: bool,
     broker: str | None,
     timeout: float,
     json_output: bool,
@@ -153,16 +172,18 @@ def send(
     ACTOR_OR_SOURCE is read like this:
       orders               the source 'orders': every actor that reads it gets the message
       actor:greeter        the actor with the title 'greeter', by the source of its own
-      shop.staff:Greeter   the actor class Greeter in the module shop.staff, by the source of its own;
-                           messages are checked against its handlers before they are sent
-    A valid name of a source (letters, digits, _ - :) is a source unless it begins with 'actor:'. Use --actor or
-    --source to choose; 'app:Greeter', for example, could be either, and is a source without --actor.
+      shop.staff:Greeter   the actor class Greeter in the module shop.staff (as in `actorwork run`), by the
+                           source of its own; messages are checked against its handlers before they are sent
+    A name with a colon whose first part is no module that can be imported is a source, as is every other name of
+    letters, digits, _ - and :. Use --actor or --source where that is not what you mean.
+
+    An actor that has not run at this broker is refused, since its title may be misspelt: --force sends all the same.
 
     With --from, invalid lines are reported with their number and skipped, and the exit code is 1.
     """  # noqa: D301 - click wants the character itself, to leave the lines below it as they are
     if (message is None) == (file is None):
         raise click.UsageError("give either one message as JSON, or a file with --from")
-    factory = EnvelopeFactory(target=target_of(target, kind), type=type, delay=delay)
+    factory = EnvelopeFactory(target=target_of(target, kind), type=type, delay=delay, force=force)
     if message is not None:
         _send_one(factory, message, message_id or f"{factory.publisher}-0", broker, timeout, json_output=json_output)
     else:
@@ -180,6 +201,7 @@ def _send_one(
         raise click.ClickException(printable(str(error))) from None
 
     async def talk(opened: Broker, step: Step) -> int:
+        await _expect_readers(opened, step, factory)
         with step():
             return await opened.publish([envelope])
 
@@ -210,6 +232,7 @@ def _send_file(
                 bar = stack.enter_context(_Bar(os.fstat(source.fileno()).st_size, file))
 
             async def talk(opened: Broker, step: Step) -> None:
+                await _expect_readers(opened, step, factory)
                 await _send_lines(opened, step, factory, source, prefix, progress, bar)
 
             speak(broker, timeout, talk)
@@ -221,6 +244,17 @@ def _send_file(
         _report(progress, factory.target, prefix, ended, json_output=json_output)
     if progress.bad:
         raise SystemExit(1)
+
+
+async def _expect_readers(broker: Broker, step: Step, factory: EnvelopeFactory) -> None:
+    """End the command if its actor has never run; tell that no actor has read its source."""
+    target = factory.target
+    if target.title is not None and not factory.force:
+        await refuse_unknown_actor(broker, step, target.title)
+    if target.is_source:
+        problem = await unknown_source_of(broker, step, target.source)
+        if problem is not None:
+            click.echo(f"note: {problem}", err=True)
 
 
 async def _send_lines(

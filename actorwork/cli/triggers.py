@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
-from actorwork.cli.brokers import Step, broker_option, speak, timeout_option
+from actorwork.cli.brokers import Step, broker_option, force_option, speak, timeout_option
 from actorwork.cli.durations import duration
 from actorwork.cli.output import as_json, moment, one_line, print_json, print_table, printable
 from actorwork.cli.pausing import pause_at, resume_at
@@ -117,13 +117,14 @@ def run(actor: str, title: str, *, broker: str | None, timeout: float) -> None:
 @click.argument("actor")
 @click.argument("title", required=False)
 @click.option("--reason", default="", help="Why; `paused` and the logs show it.")
+@force_option("Pause also the triggers of an actor that has not run so far.")
 @broker_option
 @timeout_option
-def pause(actor: str, title: str | None, *, reason: str, broker: str | None, timeout: float) -> None:
+def pause(actor: str, title: str | None, *, reason: str, force: bool, broker: str | None, timeout: float) -> None:
     """Pause a trigger of an actor or, without TITLE, all of them. All nodes obey within a second."""
     kind, name = _pause_of(actor, title)
-    if title is not None:
-        _one(_known(broker, timeout), actor, title)  # A misspelt title would pause nothing.
+    if not force:
+        _expect(_known(broker, timeout), actor, title)
     click.echo(f"paused {pause_at(broker, timeout, kind, name, reason)}")
 
 
@@ -174,6 +175,18 @@ def _known(broker: str | None, timeout: float) -> Sequence[Known]:
         Known(record, is_off(pauses, actor=record.definition.actor, trigger=record.definition.title))
         for record in records
     ]
+
+
+def _expect(found: Sequence[Known], actor: str, title: str | None) -> None:
+    """End the command if there is no such trigger, or none of the actor: a misspelt title would pause nothing."""
+    from actorwork.state.known_actors import near
+
+    actors = {one.record.definition.actor for one in found}
+    if title is not None and actor in actors:
+        _one(found, actor, title)
+    elif actor not in actors:
+        others = near(actor, actors) if actors else "there are no triggers"
+        raise click.ClickException(f"no trigger of {actor!r} at the broker; {others} (--force if one is to come later)")
 
 
 def _one(found: Sequence[Known], actor: str, title: str) -> Known:

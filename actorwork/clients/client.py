@@ -9,7 +9,7 @@ async with open_client("redis://localhost:6379/0") as client:
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from random import Random
 from typing import Any, TypeVar, Unpack, overload
@@ -17,7 +17,7 @@ from typing import Any, TypeVar, Unpack, overload
 import trio
 
 from actorwork import settings
-from actorwork.abc import Broker, PublishMiddleware
+from actorwork.abc import Broker, EventSink, PublishMiddleware
 from actorwork.actors.actor import Actor
 from actorwork.actors.handlers.table import handlers_of
 from actorwork.actors.tree.hooks import Hooks, no_title
@@ -27,7 +27,8 @@ from actorwork.clients.lazy_broker import LazyBroker, open_lazy_broker, place_of
 from actorwork.clients.refs import StreamRef
 from actorwork.clients.sender import Sender, source_name
 from actorwork.clients.spool import Spool, Spooler, SpoolMode, file_for, open_spooler, spool_of
-from actorwork.errors import SettingsError
+from actorwork.errors import BrokerError, SettingsError
+from actorwork.events import BrokerAdvice
 from actorwork.message import Pause, PauseKind, TriggerRecord
 from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.policy.bounds import takes
@@ -46,8 +47,9 @@ T = TypeVar("T")
 class Client:
     """Sends messages to actors behind a broker; made by `open_client`, for any number of tasks."""
 
-    def __init__(self, sender: Sender) -> None:
+    def __init__(self, sender: Sender, emit: EventSink) -> None:
         self._sender = sender
+        self._emit = emit
         self._random = Random()
 
     def __repr__(self) -> str:
@@ -95,10 +97,24 @@ class Client:
             pause(actor=Greeter, triggers=True)         all triggers of the actor
 
         All nodes obey within a second: waiting messages stay where they are, deliveries in flight finish. Triggers fire
-        into paused sources, unless they are paused themselves. While the broker is unreachable this waits.
+        into paused sources, unless they are paused themselves. While the broker is unreachable this waits. An actor or
+        a source that no node has had may be paused before it starts, but is reported: it may be misspelt.
         """
         kind, name = _what(actor, source, trigger, triggers=triggers)
-        await (await self._sender.reached()).pauses.pause(kind, name, reason=reason, by=whoami())
+        broker = await self._sender.reached()
+        await broker.pauses.pause(kind, name, reason=reason, by=whoami())
+        await self._report_unknown(broker, kind, name if actor is None else title_of(actor))
+
+    async def _report_unknown(self, broker: Broker, kind: PauseKind, name: str) -> None:
+        from actorwork.state.known_actors import known_actors, unknown_actor, unknown_source  # noqa: PLC0415 - rare
+
+        if kind == "everything":
+            return
+        with suppress(BrokerError):  # Paused it is; a client with few rights may not read who has run.
+            known = await known_actors(broker.values)
+            problem = unknown_source(name, known) if kind == "source" else unknown_actor(name, known)
+            if problem is not None:
+                self._emit(BrokerAdvice(f"paused all the same: {problem}", "resume it, if the name is misspelt"))
 
     async def resume(
         self,
@@ -175,7 +191,7 @@ def client_of(broker: Broker, nursery: trio.Nursery, layers: tuple[PublishMiddle
     """Return a client of a broker that stays open, whose tasks run in a nursery of the caller's."""
     lazy = LazyBroker("")
     lazy.arrived(broker)
-    return Client(Sender(lazy, nursery, layers=layers))
+    return Client(Sender(lazy, nursery, layers=layers), LogSink("client"))
 
 
 @asynccontextmanager
@@ -210,7 +226,7 @@ async def open_client(
         async with open_unwrapping_nursery() as nursery:
             if spooler is not None:
                 nursery.start_soon(spooler.run)
-            yield Client(Sender(lazy, nursery, spooler, tuple(middleware)))
+            yield Client(Sender(lazy, nursery, spooler, tuple(middleware)), emit)
             if spooler is not None:
                 await spooler.linger()
             nursery.cancel_scope.cancel()

@@ -16,13 +16,14 @@ import math
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
 
 from actorwork import events
 from actorwork.brokers import open_broker
-from actorwork.errors import ActorStopped, NotRunning, Shutdown
+from actorwork.errors import ActorStopped, BrokerError, NotRunning, Shutdown
 from actorwork.groups import is_cancellation, only_leaf
 from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.policy.exits import Exit, Kind
@@ -31,6 +32,7 @@ from actorwork.runtime.firing import fire_triggers
 from actorwork.runtime.pausing import Pausing
 from actorwork.runtime.shutdown import StagedShutdown
 from actorwork.runtime.stalls import watch_stalls
+from actorwork.state.known_actors import enter_actors
 from actorwork.telemetry.logs import LogSink
 
 if TYPE_CHECKING:
@@ -140,6 +142,7 @@ class Engine:
                     self._attach(node)
                     self.emit(events.NodeStarted(node.incarnation, broker.url, tuple(members.by_title)))
                     nursery.start_soon(self._fire_triggers, broker, node, pausing)
+                    nursery.start_soon(self._enter_actors, broker, node)
                     for group in members.scaled:
                         nursery.start_soon(members.keep_scaled, group)
                     # The supervisor has seen a cancellation that came until now, and ends its children; behind the
@@ -196,6 +199,12 @@ class Engine:
                 emit=self.emit,
                 cron_schedule=self.options.cron_schedule,
             )
+
+    async def _enter_actors(self, broker: Broker, node: Node) -> None:
+        """Enter the actors of this node at the broker; without it, commands cannot tell a misspelt title."""
+        subscriptions = [consumer.subscription for consumer in self.members.consumers]
+        with suppress(BrokerError):
+            await enter_actors(broker.values, {one.actor: one.sources for one in subscriptions}, node.now())
 
     @trio.lowlevel.enable_ki_protection  # As `run` is, which `open_system` calls under its protection.
     async def _supervise(self, *, task_status: trio.TaskStatus[None]) -> None:

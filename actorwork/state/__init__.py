@@ -1,5 +1,6 @@
 """State that all nodes share, over the interface `abc.Values` alone.
 
-shared    a value under a name, with compare-and-set and atomic increment
-lock      a lease with a fencing token
+shared          a value under a name, with compare-and-set and atomic increment
+lock            a lease with a fencing token
+known_actors    the actors that have run at the broker, by title
 """

@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from click.testing import CliRunner, Result
 from actorwork.abc import Broker
 from actorwork.brokers import open_broker
 from actorwork.cli.commands import actorwork
+from actorwork.state.known_actors import enter_actors
 
 HOUSE = Path(__file__).parents[2]
 
@@ -113,6 +115,10 @@ class Shell:
                 return await act(broker)
 
         return trio.run(run)
+
+    def enter(self, actors: Mapping[str, Sequence[str]]) -> None:
+        """Have these actors run, as far as the broker knows."""
+        self.at_broker(lambda broker: enter_actors(broker.values, actors, time.time()))
 
     def backlog(self, source: str) -> int:
         found: int = self.at_broker(lambda broker: broker.backlog(source))

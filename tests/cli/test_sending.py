@@ -31,13 +31,47 @@ def test_a_message_goes_to_a_source(shell: Shell):
         (["the till"], default_source(identity("the till"))),
         (["actor:shop:Till"], default_source(identity("shop:Till"))),
         (["shop:Till", "--actor"], TILL),
-        (["shop:Till"], "shop:Till"),
+        (["shop:Till"], TILL),
+        (["shop:Till", "--source"], "shop:Till"),
+        (["shpo:Till"], "shpo:Till"),
         (["ünder"], default_source(identity("ünder"))),
     ],
 )
 def test_a_name_is_read_by_the_rule_that_help_states(shell: Shell, arguments: list[str], source: str):
+    shell.enter({title: [] for title in ("till", "the till", "shop:Till", "ünder")})
     assert shell.json("send", *arguments, '{"seconds": 1}')["source"] == source
     assert shell.backlog(source) == 1
+
+
+def test_a_class_that_its_module_does_not_have_is_no_source_by_mistake(shell: Shell):
+    refused = shell("send", "shop:Tlil", "{}", code=2).stderr
+    assert "the module 'shop' has no 'Tlil'; it has 'Till'" in refused
+    assert "If 'shop:Tlil' is the name of a source, add --source" in refused
+
+
+@pytest.mark.parametrize("arguments", [["{}"], ["--from", "-"]], ids=["one message", "a file"])
+def test_an_actor_that_has_never_run_is_refused_with_names_like_its_own(shell: Shell, arguments: list[str]):
+    assert (
+        "no actor 'oders' has run at this broker, nor has any other"
+        in shell("send", "actor:oders", "{}", code=1).stderr
+    )
+    shell.enter({"orders": ["orders", "returns"], "till": []})
+    refused = shell("send", "actor:oders", *arguments, input="{}\n", code=1).stderr
+    assert "no actor 'oders' has run at this broker; did you mean 'orders'? (--force if it is to run later)" in refused
+    assert "known are 'orders', 'till'" in shell("send", "actor:xyz", "{}", code=1).stderr
+    oders = default_source(identity("oders"))
+    assert shell.backlog(oders) == 0
+    shell("send", "actor:oders", *arguments, "--force", input="{}\n")
+    assert shell.backlog(oders) == 1
+
+
+def test_a_source_that_no_actor_has_read_is_noted_and_takes_the_message(shell: Shell):
+    shell.enter({"till": ["orders"]})
+    assert "note" not in shell("send", "orders", "{}").stderr
+    noted = shell("send", "oders", "{}").stderr
+    assert noted == "note: no actor that has run at this broker reads the source 'oders'; did you mean 'orders'?\n"
+    assert "the actor of this title is actor:till" in shell("send", "till", "{}").stderr
+    assert shell.backlog("oders") == 1
 
 
 def test_a_class_with_a_dot_needs_no_flag(shell: Shell):

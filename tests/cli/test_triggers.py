@@ -64,6 +64,8 @@ def test_a_trigger_is_paused_and_resumed(known: Shell):
     known("triggers", "pause", "shop", "nightly", "--reason", "holidays")
     assert [one["state"] for one in known.json("triggers", "ls")] == ["on", "paused", "on"]
     assert "no trigger 'nihgtly'" in known("triggers", "pause", "shop", "nihgtly", code=1).stderr
+    refused = known("triggers", "pause", "sohp", code=1).stderr
+    assert "no trigger of 'sohp' at the broker; did you mean 'shop'? (--force if one is to come later)" in refused
     known("triggers", "pause", "shop")
     assert {one["state"] for one in known.json("triggers", "ls")} == {"paused"}
     rows: Any = known.json("paused")
@@ -88,6 +90,7 @@ def test_a_vanished_trigger_is_marked_and_can_be_forgotten(known: Shell):
 
 
 def test_pauses_are_made_listed_and_ended(shell: Shell):
+    shell.enter({"till": ["orders"]})
     assert shell("paused").stdout == "nothing is paused\n"
     assert shell("pause", "--actor", "till", "--reason", "stock-taking").stdout == "paused actor 'till'\n"
     assert shell("pause", "--actor", "till").stdout == "actor 'till' was paused before (stock-taking)\n"
@@ -101,6 +104,31 @@ def test_pauses_are_made_listed_and_ended(shell: Shell):
         assert shell("resume", *what).stdout.startswith("resumed ")
     assert "everything was not paused" in shell("resume", "--all", code=1).stderr
     assert shell.json("paused") == []
+
+
+@pytest.mark.parametrize(
+    ("what", "complaint"),
+    [
+        (["--actor", "orders desk"], None),
+        (
+            ["--actor", "oders desk"],
+            "no actor 'oders desk' has run at this broker; did you mean 'orders desk'? (--force",
+        ),
+        (
+            ["--source", "oders"],
+            "reads the source 'oders'; did you mean 'orders'? (--force if one is to read it later)",
+        ),
+    ],
+)
+def test_a_pause_of_a_name_that_no_actor_has_is_refused_unless_it_is_forced(
+    shell: Shell, what: list[str], complaint: str | None
+):
+    shell.enter({"orders desk": ["orders"], "till": ["returns"]})
+    if complaint is not None:
+        assert complaint in shell("pause", *what, code=1).stderr
+        assert shell.json("paused") == []
+    shell("pause", *what, *([] if complaint is None else ["--force"]))
+    assert len(shell.json("paused")) == 1
 
 
 @pytest.mark.parametrize("options", [[], ["--all", "--actor", "x"], ["--actor", "x", "--source", "y"]])
