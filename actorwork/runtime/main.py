@@ -10,7 +10,8 @@
               3     force was needed: handlers were cancelled, or the process had to be ended
 
 A handler may block the loop, and a blocked loop handles no signal. So the signals are counted in the signal handler
-itself, and a thread watches the end of the grace.
+itself, and a thread watches the end of the grace. Both begin with the first line of `run`: a signal during the start is
+an ordinary one, and cancels the start.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ import os
 import select
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Generator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Unpack
+from typing import Any, Self, Unpack
 
 import attrs
 import trio
@@ -33,7 +34,7 @@ from actorwork.errors import ActorworkError, BrokerError
 from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.runtime.options import Options, SystemOptions, refuse_unknown
 from actorwork.runtime.processes.config import EXIT_FAILED, EXIT_FORCED
-from actorwork.runtime.system import System, open_system
+from actorwork.runtime.system import System, open_announced
 from actorwork.telemetry.configuring import configure
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -50,114 +51,133 @@ def run(tree: object, **options: Unpack[SystemOptions]) -> None:
     and raises `SystemExit` with one of the codes above.
     """
     refuse_unknown("run", options)
-    configure()
-    forced = False
     grace = options.get("grace", attrs.fields(Options).grace.default)
+    with _Signals() as signals, signals.watched_end(grace + _MARGIN):
+        configure()
+        code = _run(tree, options, signals)
+    if code:
+        raise SystemExit(code)
+
+
+def _run(tree: object, options: SystemOptions, signals: _Signals) -> int:
+    """Run it to its end; return the exit code, and log the reason of a failure."""
     try:
-        with _watched_end(grace + _MARGIN) as signalled:
-            forced = trio.run(_main, lambda: open_system(tree, **options), signalled)
+        forced = trio.run(_main, tree, options, signals)
     except KeyboardInterrupt:
-        # Not of a signal: those are handled above. A handler raised it, and would raise it again after a restart.
+        # Not of a signal: those do not raise it. A handler raised it, and would raise it again after a restart.
         log.error("stopped by a KeyboardInterrupt that a handler raised; the messages in flight were released")  # noqa: TRY400
-        raise SystemExit(EXIT_FAILED) from None
+        return EXIT_FAILED
     except ActorworkError as error:
         # A traceback is of use only if the cause is in the user's code; otherwise the sentence has it all.
         has_cause = error.__cause__ is not None and not isinstance(error, BrokerError)
         log.error("%s: %s", type(error).__name__, error, exc_info=error if has_cause else None)  # noqa: TRY400
-        raise SystemExit(EXIT_FAILED) from None
-    if forced:
-        raise SystemExit(EXIT_FORCED)
+        return EXIT_FAILED
+    return EXIT_FORCED if forced else 0
 
 
-async def _main(opening: Callable[[], AbstractAsyncContextManager[System]], signalled: Callable[[str], None]) -> bool:
-    system: System | None = None
-    # The order of the two matters: `_called_first` passes a signal on to the handler that it finds, which is Trio's.
-    with trio.open_signal_receiver(*_SIGNALS) as signals, _called_first(signalled):
-        async with open_unwrapping_nursery() as nursery:
-            starting = trio.CancelScope()
-            systems: list[System] = []
-            nursery.start_soon(_act_on, signals, systems, starting)
-            if os.getpid() == 1:
-                # Imported here: only the first process of a container needs it.
-                from actorwork.runtime.orphans import reap_orphans  # noqa: PLC0415
+async def _main(tree: object, options: SystemOptions, signals: _Signals) -> bool:
+    systems: list[System] = []
+    async with open_unwrapping_nursery() as nursery:
+        starting = trio.CancelScope()
+        if os.getpid() == 1:
+            # Imported here: only the first process of a container needs it.
+            from actorwork.runtime.orphans import reap_orphans  # noqa: PLC0415
 
-                nursery.start_soon(reap_orphans)
-            # A start is cancelled by the first signal, at whatever it waits for: there is nothing to end in stages.
-            with starting:
-                async with opening() as system:
-                    systems.append(system)
-                    await system.wait_stopped()
-            nursery.cancel_scope.cancel(reason="the system has ended")
-    return system is not None and system.forced
+            nursery.start_soon(reap_orphans)
+        nursery.start_soon(_act_on, signals, systems, starting)
+        # A start is cancelled by the first signal, at whatever it waits for: there is nothing to end in stages.
+        with starting:
+            await trio.lowlevel.checkpoint()  # For a signal that came before: nothing is begun then.
+            async with open_announced(tree, options, systems.append) as system:
+                await system.wait_stopped()
+        nursery.cancel_scope.cancel(reason="the system has ended")
+    return any(system.forced for system in systems)
 
 
-async def _act_on(signals: AsyncIterator[int], systems: list[System], starting: trio.CancelScope) -> None:
+async def _act_on(signals: _Signals, systems: list[System], starting: trio.CancelScope) -> None:
     """Turn signals into the shutdown; a second `stop` makes it hurry."""
-    async for number in signals:
-        name = signal.Signals(number).name
-        if systems:
-            systems[0].stop(name)
-        else:
-            starting.cancel(reason=name)
+    count = 0
+    while True:
+        for name in await signals.wait_more(count):
+            count += 1
+            if systems and systems[0].has_started:
+                systems[0].stop(name)
+            else:
+                starting.cancel(reason=name)
 
 
-@contextmanager
-def _called_first(signalled: Callable[[str], None]) -> Generator[None]:
-    """Call `signalled` within the signal handler, before the handler that was installed until now.
+class _Signals:
+    """Receives SIGINT and SIGTERM in the block, instead of the handlers before it, in any code that the main thread
+    runs: also where no loop runs yet, or it is blocked.
 
-    That one only wakes the loop, so a blocked loop would never count the signals.
+    The third one ends the process.
     """
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        signalled(signal.Signals(number).name)
-        passed_on = before[signal.Signals(number)]
-        if callable(passed_on):
-            passed_on(number, frame)
+    def __init__(self) -> None:
+        self._names: list[str] = []
+        self._before: dict[signal.Signals, Any] = {}
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._news = trio.Event()
+        self._read_end, self._write_end = os.pipe()
 
-    for number in _SIGNALS:
-        signal.signal(number, handle)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
+    def __enter__(self) -> Self:
+        for number in _SIGNALS:
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        # The main thread may hold any lock at this moment, so this does no more than to write a byte, and to call what
+        # Trio allows in a signal handler.
+        name = signal.Signals(number).name
+        self._names.append(name)
+        if len(self._names) == 1:
+            os.write(self._write_end, b".")
+        elif len(self._names) > 2:
+            _end(f"{name} for the {len(self._names)}. time")
+        if self._token is not None:
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._tell)
 
-@contextmanager
-def _watched_end(seconds: float) -> Generator[Callable[[str], None]]:
-    """Give a function to be called at each signal: the third ends the process, and `seconds` after the first does.
+    def _tell(self) -> None:
+        self._news.set()
 
-    It is called within a signal handler, so it does no more than to write a byte: the main thread may hold any lock at
-    that moment. The thread that waits for that byte, and then for the end of the block, does not log either, since a
-    blocked main thread may hold the lock of a log handler.
-    """
-    read_end, write_end = os.pipe()
-    count = 0
+    async def wait_more(self, than: int) -> Sequence[str]:
+        """Wait until more than so many have come, those before the loop ran included; return the names of these."""
+        self._token = trio.lowlevel.current_trio_token()
+        while True:
+            # First the event, then the look: a signal that comes in between sets the new one.
+            self._news = trio.Event()
+            if more := self._names[than:]:
+                return more
+            await self._news.wait()
 
-    def signalled(name: str) -> None:
-        nonlocal count
-        count += 1
-        if count == 1:
-            os.write(write_end, b".")
-        elif count > 2:
-            _end(f"{name} for the {count}. time")
+    @contextmanager
+    def watched_end(self, seconds: float) -> Generator[None]:
+        """End the process `seconds` after the first signal.
 
-    def watch() -> None:
-        # The end of the block closes the pipe: the first read then returns nothing, or the wait ends at once.
-        if os.read(read_end, 1):
-            timeout = None if math.isinf(seconds) else seconds
-            if not select.select([read_end], [], [], timeout)[0]:
-                _end(f"still not ended {seconds:g} s after the first signal")
+        The thread that waits for its byte, and then for the end of the block, does not log, since a blocked main thread
+        may hold the lock of a log handler.
+        """
 
-    thread = threading.Thread(target=watch, name="actorwork end", daemon=True)
-    thread.start()
-    try:
-        yield signalled
-    finally:
-        os.close(write_end)
-        thread.join()
-        os.close(read_end)
+        def watch() -> None:
+            # The end of the block closes the pipe: the first read then returns nothing, or the wait ends at once.
+            if os.read(self._read_end, 1):
+                timeout = None if math.isinf(seconds) else seconds
+                if not select.select([self._read_end], [], [], timeout)[0]:
+                    _end(f"still not ended {seconds:g} s after the first signal")
+
+        thread = threading.Thread(target=watch, name="actorwork end", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            os.close(self._write_end)
+            thread.join()
+            os.close(self._read_end)
 
 
 def _end(why: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncGenerator, Hashable, Mapping
+from collections.abc import AsyncGenerator, Callable, Hashable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
 
@@ -65,6 +65,11 @@ class System:
     def broker(self) -> Broker:
         """The broker in use; `open_client(system.broker)` makes a client of it."""
         return self._engine.broker
+
+    @property
+    def has_started(self) -> bool:
+        """Whether all actors have started, and the node reads; it stays so to the end and after."""
+        return self._engine.has_started
 
     @property
     def forced(self) -> bool:
@@ -202,20 +207,24 @@ def open_system(tree: object, **options: Unpack[SystemOptions]) -> AbstractAsync
     """
     # Here and not in the generator, so that a mistyped option is an error of this call.
     refuse_unknown("open_system", options)
-    return _open_system(tree, options)
+    return open_announced(tree, options, lambda _: None)
 
 
 # Protected: a KeyboardInterrupt at any line of a start or an end would leave it half done. The main task of the program
 # gets it at its next checkpoint instead. The user's block and the tasks of the actors are not protected by this.
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection
-async def _open_system(tree: object, given: SystemOptions) -> AsyncGenerator[System]:
+async def open_announced(
+    tree: object, given: SystemOptions, announce: Callable[[System], object]
+) -> AsyncGenerator[System]:
+    """Do as `open_system`, and pass the system to `announce` before it starts."""
     whole = root_of(tree, given.get("intensity"))
     root = selected(whole, only=given.get("only", ()), excluding=given.get("excluding", ()))
     options = Options.of(given)
     check_tree(whole, root, options.cron_schedule)
     engine = Engine(root, options, _sink(given.get("emit")), open_system)
     system = System(engine)
+    announce(system)
     failure: BaseException | None = None
 
     @trio.lowlevel.enable_ki_protection

@@ -261,6 +261,47 @@ def test_a_signal_during_the_start_ends_it(tmp_path: Path):
     assert "down\nreturned\n" in program.said
 
 
+@BOTH
+def test_a_signal_before_anything_has_begun_is_a_clean_stop_and_nothing_begins(tmp_path: Path, number: signal.Signals):
+    program = Program(
+        tmp_path,
+        f"""
+        import os, signal
+        from actorwork.runtime import main as runtime
+        runtime.configure = lambda: os.kill(os.getpid(), {int(number)})  # The first that `run` does, without a loop.
+        run([Worker], broker=BROKER, emit=emit)
+        say("returned")
+        """,
+    )
+    code, errors = program.end()
+    assert code == 0, errors
+    assert program.said == "returned\n"
+
+
+def test_a_start_that_is_ended_by_force_is_exit_code_3(tmp_path: Path):
+    program = Program(
+        tmp_path,
+        """
+        class Stubborn(Worker):
+            settings = Settings(title="stubborn")
+            async def shutdown(self):
+                with trio.CancelScope(shield=True):
+                    await trio.sleep_forever()
+        class Endless(Worker):
+            settings = Settings(title="endless")
+            async def startup(self):
+                say("starting")
+                await trio.sleep_forever()
+        if __name__ == "__main__":
+            run([Process([Stubborn], shutdown_timeout=0.2), Endless], broker=BROKER, grace=5)
+        """,
+    )
+    program.wait_for("starting")
+    program.signal(signal.SIGTERM)
+    code, errors = program.end()
+    assert code == 3, errors
+
+
 def test_a_program_lives_on_after_run_and_its_signals_are_its_own_again(tmp_path: Path):
     program = Program(
         tmp_path,
