@@ -287,9 +287,11 @@ async def test_an_ask_in_hand_when_a_helper_crashes_is_told(mock_clock: trio.tes
     async with open_system(probe(), broker=FakeBroker()) as system:
         ref = system.ref(Probe)
         ref.tell_nowait({"what": "helper", "n": 1})
-        with pytest.raises((ActorStopped, ActorCrashed)):
+        with pytest.raises(ActorCrashed, match="in another of its tasks: OSError: helper") as caught:
             await ref.ask({"what": "sleep", "n": 5})
+        assert isinstance(caught.value.__cause__, OSError)
         assert trio.current_time() == 1
+        assert await ref.ask({"what": "count"}) == 1
 
 
 async def test_helper_tasks_end_with_their_incarnation(mock_clock: trio.testing.MockClock):

@@ -11,6 +11,7 @@ from actorwork import (
     ActorRef,
     ActorStopped,
     AskTimeout,
+    Backoff,
     Intensity,
     MailboxFull,
     MailboxSettings,
@@ -20,6 +21,7 @@ from actorwork import (
     Reject,
     Settings,
     Shutdown,
+    Supervisor,
     events,
     open_system,
     receive,
@@ -95,7 +97,7 @@ async def test_a_reply_can_be_given_later():
         values = {str(one.value) for one in asked}
         assert values == {"second", "None"}
         assert {type(one.error) for one in asked} == {KeyError, type(None)}
-        assert not ref_of(system, "later").cell.current._deferred
+        assert "0 deferred" in repr(ref_of(system, "later").cell.current.replies)
 
 
 async def test_only_the_first_answer_counts():
@@ -162,14 +164,14 @@ async def test_a_handler_that_defers_and_does_not_return(text: str, error: type[
         asked = Asked(nursery, ref_of(system, "later"), Question(text))
         await settle()
         assert isinstance(asked.error, error)
-        assert not ref_of(system, "later").cell.current._deferred
+        assert "0 deferred" in repr(ref_of(system, "later").cell.current.replies)
 
 
 async def test_an_asker_whose_time_is_up_is_not_owed_any_more(mock_clock: trio.testing.MockClock):
     async with open_system(later(), broker=FakeBroker()) as system:
         with pytest.raises(AskTimeout):
             await ref_of(system, "later").ask(Question("?"), timeout=1)
-        assert not ref_of(system, "later").cell.current._deferred
+        assert "0 deferred" in repr(ref_of(system, "later").cell.current.replies)
         await do(system, "later", lambda actor: actor.replies[0].give("too late"))
 
 
@@ -516,3 +518,58 @@ async def test_nobody_waits_for_an_actor_that_had_nothing_to_run(mock_clock: tri
         with pytest.raises(ActorStopped):
             await ref.ask(Note("?"))
         assert system.whereis("it") is None
+
+
+# ---- asks that are cut off ----
+
+
+async def test_an_ask_beside_another_message_that_crashes_the_actor_gets_its_crash(
+    mock_clock: trio.testing.MockClock,
+):
+    child = scripted("it", settings={"concurrency": 3})
+    async with open_system(child, broker=FakeBroker()) as system, trio.open_nursery() as nursery:
+        ref = ref_of(system, "it")
+        asked = [Asked(nursery, ref, Do(sleeping(9))) for _ in range(2)]
+        await trio.sleep(1)
+        ref.tell_nowait(Do(fail))
+        await settle()
+        for ask in asked:
+            assert isinstance(ask.error, ActorCrashed)
+            assert "'it' crashed while it handled Do, in another of its tasks: ValueError" in str(ask.error)
+            assert isinstance(ask.error.__cause__, ValueError)
+        assert await ref.ask(Note("after")) == "after"
+        assert trio.current_time() == 1
+
+
+@pytest.mark.parametrize("is_deferred", [False, True])
+@pytest.mark.parametrize("is_nested", [False, True])
+async def test_an_ask_that_the_restart_of_a_sibling_cuts_off_is_a_crash_of_an_actor_that_lives_on(
+    is_deferred: bool, is_nested: bool, mock_clock: trio.testing.MockClock
+):
+    backoff = Backoff(min=60, max=60, jitter=0)
+    culprit, base = scripted("culprit", backoff=None if is_nested else backoff), Later if is_deferred else Scripted
+    it = scripted("it", base=base, shutdown=2)
+    tree = Supervisor([culprit, Supervisor([it]) if is_nested else it], strategy="one_for_all")
+    async with open_system(tree, broker=FakeBroker()) as system, trio.open_nursery() as nursery:
+        ref = ref_of(system, "it")
+        asked = Asked(nursery, ref, Question("?") if is_deferred else Do(sleeping(99)))
+        await settle()
+        ref_of(system, "culprit").tell_nowait(Do(fail))
+        await trio.sleep(2)
+        await settle()
+        assert isinstance(asked.error, ActorCrashed), "at once, and not after the delay of the restart"
+        assert "it is started again" in str(asked.error)
+        assert await ref.ask(Note("after")) == "after"
+
+
+async def test_an_ask_that_the_last_end_cuts_off_is_that_of_a_stopped_actor(mock_clock: trio.testing.MockClock):
+    child = scripted("it", shutdown=2)
+    async with open_system(Supervisor([child]), broker=FakeBroker()) as system, trio.open_nursery() as nursery:
+        ref = ref_of(system, "it")
+        asked = Asked(nursery, ref, Do(sleeping(99)))
+        await settle()
+        await system.supervisor().terminate_child(ref)
+        await settle()
+        assert isinstance(asked.error, ActorStopped)
+        assert str(asked.error) == "'it' was stopped while it handled Do"
+        assert trio.current_time() == 2

@@ -90,12 +90,19 @@ class ContextActor(Protocol):
     def unlink(self, other: Partner) -> None: ...
 
 
+class DeferredReplies(Protocol):
+    """The replies that the incarnation owes."""
+
+    def defer(self, reply: Reply) -> None: ...
+
+
 class ContextIncarnation(Protocol):
     """What a context uses of its incarnation."""
 
     @property
     def nursery(self) -> ActorNursery: ...
-    def defer(self, reply: Reply) -> None: ...
+    @property
+    def replies(self) -> DeferredReplies: ...
     def pipe(
         self,
         function: Callable[..., Awaitable[object]],
@@ -233,7 +240,7 @@ class Context:
         if current.call is None or current.call.reply is None:
             raise NotRunning("context.defer: no sender in this process waits for a reply to the message in flight")
         current.state = CallState.DEFERRED
-        self._incarnation.defer(current.call.reply)
+        self._incarnation.replies.defer(current.call.reply)
         return current.call.reply
 
     def forward(self, ref: ActorRef[Any]) -> None:

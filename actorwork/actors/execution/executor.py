@@ -18,16 +18,19 @@ import trio
 
 from actorwork import events
 from actorwork.actors.context.in_flight import in_flight
+from actorwork.actors.crash import cause_of
 from actorwork.actors.execution import local_calls
 from actorwork.actors.execution.deliveries import Deliveries
 from actorwork.actors.execution.guarded import GuardedDeliveries
 from actorwork.actors.execution.variables import Variables
 from actorwork.actors.execution.watchdog import UNKNOWN
 from actorwork.actors.execution.workplace import Workplace
-from actorwork.actors.mailbox.calls import Item
-from actorwork.errors import ActorStopped
+from actorwork.actors.mailbox.calls import Item, LocalCall
+from actorwork.errors import ActorCrashed, ActorStopped, Shutdown
+from actorwork.groups import is_cancellation
 from actorwork.message import Delivery
-from actorwork.policy.settlement import EndReason
+from actorwork.policy.exits import is_fatal
+from actorwork.policy.settlement import EndReason, decisive
 from actorwork.stacks import REPORT_EVERY, stack_of_task
 
 BURST: Final = 64
@@ -91,6 +94,10 @@ class Executor:
                 if self.ended is not None:
                     # A scope that was cancelled stays so: what comes next needs a new one.
                     self._scope, self.ended = trio.CancelScope(), None
+        except BaseException as error:
+            if _is_crash(error) and self.workplace.failure is None:
+                self.workplace.failure = error
+            raise
         finally:
             self.workplace.executor_ended()
             self.workplace.actor.services.watchdog.forget(self)
@@ -213,6 +220,26 @@ class Executor:
             if self._deliveries is not None:
                 self._deliveries.give_up(self, item)
         else:
-            title = self.workplace.actor.title
-            stopped = ActorStopped(f"{title!r} was stopped while it handled {type(item.message).__name__}")
-            local_calls.answer(self, item, stopped, stopped)
+            self._give_up_call(item)
+
+    def _give_up_call(self, call: LocalCall) -> None:
+        """Answer an ask whose handler was cut off: at once if its actor has crashed, or will not run again."""
+        title, what = self.workplace.actor.title, type(call.message).__name__
+        failure = self._crash or self.workplace.failure
+        if failure is not None:
+            cause = cause_of(failure)
+            why = f"{type(cause).__name__}: {cause}"
+            crashed = ActorCrashed(f"{title!r} crashed while it handled {what}, in another of its tasks: {why}")
+            local_calls.answer(self, call, crashed, cause)
+        elif call.reply is None or self.ended is EndReason.SHUTDOWN:
+            stopped = ActorStopped(f"{title!r} was stopped while it handled {what}")
+            local_calls.answer(self, call, stopped, stopped)
+        else:
+            # Its supervisor has ended it, and only that knows whether it will run again.
+            self.workplace.replies.hold(call.reply, f"{title!r} was stopped while it handled {what}")
+
+
+def _is_crash(error: BaseException) -> bool:
+    """Whether an error is the actor's crash, rather than a cancellation, a `Shutdown`, or the end of the program."""
+    cause = decisive(error)
+    return not (is_fatal(cause) or is_cancellation(cause) or isinstance(cause, Shutdown))

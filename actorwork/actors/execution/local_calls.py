@@ -117,7 +117,7 @@ def raised(worker: Worker, call: LocalCall, error: BaseException) -> None:
         worker.item = None
         raise error
     elif is_from_outside(error):
-        # `item` stays: the executor gives it up on its way out, and the asker gets an `ActorStopped`.
+        # `item` stays: the executor gives it up on its way out, and answers the asker.
         raise error
     elif isinstance(decisive(error), Stop):
         # The message ends as if its handler had returned, also if it was stashed or deferred before.

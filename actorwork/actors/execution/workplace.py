@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from actorwork.actors.limits.admission import AdmissionQueue
     from actorwork.actors.mailbox.calls import Item
     from actorwork.actors.mailbox.mailbox import Mailbox
+    from actorwork.actors.wakeups import Reply
     from actorwork.message import Delivery, Envelope, MessageIds
     from actorwork.policy.settlement import EndReason, Settlement
     from actorwork.settings import Settings
@@ -88,11 +89,21 @@ class ExecutorActor(Protocol):
     def idle(self) -> None: ...
 
 
+class HeldReplies(Protocol):
+    """The replies that the incarnation owes at its end."""
+
+    def hold(self, reply: Reply, what: str) -> None:
+        """Fail a reply once it is known whether the actor is over or starts again; `what` has happened to it."""
+        ...
+
+
 class Workplace(Protocol):
     """The incarnation that an executor works for."""
 
     stopping: bool
     instance: Any
+    failure: BaseException | None
+    """The crash that ends it, from when an executor has raised it."""
 
     @property
     def actor(self) -> ExecutorActor: ...
@@ -101,6 +112,8 @@ class Workplace(Protocol):
     def add_executor(self) -> None: ...
     def executor_ended(self) -> None: ...
     def finish(self) -> None: ...
+    @property
+    def replies(self) -> HeldReplies: ...
 
 
 class Worker(Protocol):

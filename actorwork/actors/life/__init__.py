@@ -4,6 +4,7 @@ cell           what survives restarts: identity, mailbox, ref, behaviour, place 
 incarnation    what does not: an instance, its executors, its helper tasks
 leftovers      closes the nurseries that an incarnation would leave open
 consumer       where an actor meets the broker
+open_replies   replies that an incarnation still owes when it ends
 stash          messages that it has set aside with `context.stash`
 spawned        the actors that an incarnation has spawned
 services       what all actors of a system share

@@ -177,6 +177,8 @@ class Cell:
 
     def reopen(self) -> None:
         """Accept messages again, after an end that was not the last one."""
+        if self.current is not None:
+            self.current.fail_held_replies(over=False)
         if self._exit is not None:
             if self.child.name is not None:
                 self.links.register(self.child.name)  # first, since it may raise `AlreadyRegistered`
@@ -201,10 +203,10 @@ class Cell:
                 call.reply.fail(ActorStopped(reason))
             elif call.queue is not Queue.SYSTEM:
                 told.append(call.message)
-        if told:
-            if self.current is not None:
-                self.current.on_undelivered(told)
-            self.undelivered(told)
+        if self.current is not None:
+            self.current.fail_held_replies(over=True)
+            self.current.on_undelivered(told)
+        self.undelivered(told)
         self._take_instance()
         if self._links is not None:
             self._links.ended(exit)
@@ -220,12 +222,10 @@ class Cell:
     # ---- for its mailbox and its admission queue ----
 
     def room_made(self) -> None:
-        """A reader that found no credit may read again."""
         if self.consumer is not None:
             self.consumer.resume()
 
     def crowded(self) -> None:
-        """Items come, and no executor waits for them."""
         if self.current is not None and self.current.wants_executor:
             self.current.add_executor()
 

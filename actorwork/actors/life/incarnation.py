@@ -31,12 +31,12 @@ from actorwork.actors.crash import without_crash
 from actorwork.actors.execution.executor import Executor
 from actorwork.actors.execution.workplace import ExecutorActor
 from actorwork.actors.life.leftovers import close_leftovers
+from actorwork.actors.life.open_replies import OpenReplies
 from actorwork.actors.life.spawned import SpawnedChildren
 from actorwork.actors.mailbox.calls import Queue, SystemCall
 from actorwork.actors.tree.hooks import Hooks
 from actorwork.actors.tree.spec import DynamicSupervisor
-from actorwork.actors.wakeups import Reply
-from actorwork.errors import ActorCrashed, ActorStopped, NotRunning
+from actorwork.errors import NotRunning
 from actorwork.groups import is_cancellation, leaves, only_leaf
 from actorwork.message import Delivery
 from actorwork.policy.exits import Exit, exit_of, is_fatal
@@ -73,17 +73,18 @@ class Incarnation:
 
     __slots__ = (
         "_deadline",
-        "_deferred",
         "_executor_nursery",
         "_helper_error",
         "_helpers",
         "_hook",
         "_is_expected",
+        "_replies",
         "_scope",
         "_spawned",
         "_variables",
         "actor",
         "executors",
+        "failure",
         "instance",
         "number",
         "stopping",
@@ -97,6 +98,8 @@ class Incarnation:
         self.stopping = False
         """Nothing more is begun; it ends when what is in flight has ended."""
         self.executors: tuple[Executor, ...] = ()
+        self.failure: BaseException | None = None
+        """The crash that an executor has raised: those beside it are cut off because of it."""
         self._is_expected = False
         """Its supervisor wants it to end."""
         self._deadline = math.inf
@@ -109,7 +112,7 @@ class Incarnation:
         self._helpers: ActorNursery | None = None
         self._helper_error: BaseException | None = None
         self._spawned: SpawnedChildren | None = None
-        self._deferred: set[Reply] | None = None
+        self._replies: OpenReplies | None = None
         self._executor_nursery: trio.Nursery | None = None
         self._variables: ContextVars | None = None
 
@@ -173,7 +176,8 @@ class Incarnation:
                 # with the news, or would crash because of a link to one.
                 actor.mailbox.drop_if(Queue.SYSTEM, self._spawned.sent)
                 self._spawned = None
-            self._fail_deferred()
+            if self._replies is not None:
+                self._replies.incarnation_ended(actor.last_exit, expected=self._is_expected)
             actor.incarnation_ended()
         # Raised out here: within the handler above it would get the group as its context, or lose its own cause.
         if failure is not None:
@@ -263,7 +267,7 @@ class Incarnation:
 
     def on_undelivered(self, messages: list[object]) -> None:
         """Pass on messages that will not be handled, since the actor has ended for good."""
-        if self.instance is not None:
+        if messages and self.instance is not None:
             try:
                 self.instance.on_undelivered(messages)
             except Exception as error:  # noqa: BLE001 - an actor that has ended cannot crash any more; it is reported
@@ -397,21 +401,16 @@ class Incarnation:
         """The supervisor of the spawned actors, if there are any."""
         return None if self._spawned is None else self._spawned.supervision
 
-    # ---- deferred replies ----
+    # ---- replies that it owes ----
 
-    def defer(self, reply: Reply) -> None:
-        """Remember a reply that the actor will give later."""
-        if self._deferred is None:
-            self._deferred = set()
-        reply.deferred_in = self._deferred
-        self._deferred.add(reply)
+    @property
+    def replies(self) -> OpenReplies:
+        """The replies that askers still wait for when it ends."""
+        if self._replies is None:
+            self._replies = OpenReplies(self.actor.title)
+        return self._replies
 
-    def _fail_deferred(self) -> None:
-        """Fail the deferred replies that were not given: the askers must not wait for good."""
-        deferred, self._deferred = self._deferred, None
-        for reply in list(deferred or ()):  # a copy: each reply discards itself from the set
-            ended = self.actor.last_exit
-            kind = ActorStopped if ended.error is None else ActorCrashed
-            failure = kind(f"{self.actor.title!r} ended before it gave the reply that it had deferred: {ended}")
-            failure.__cause__ = ended.error
-            reply.fail(failure)
+    def fail_held_replies(self, *, over: bool) -> None:
+        """Answer askers that its end has cut off, now that it is known whether the actor is over."""
+        if self._replies is not None:
+            self._replies.fail_held(over=over)

@@ -99,8 +99,8 @@ class ActorRef(Generic[A]):
     async def ask(self, message: Any, *, timeout: float | None = None, priority: Priority | None = None) -> Any:
         """Send a message and wait for the reply of its handler.
 
-        Raises `AskTimeout` after `timeout` seconds (None: never), `ActorCrashed` as soon as this message
-        crashes the actor, `ActorStopped` if it ends before, `MessageFailed` if the handler raised a verdict. Cancelled
+        Raises `AskTimeout` after `timeout` seconds (None: never), `ActorCrashed` as soon as the actor crashes, or is
+        restarted, while it handles this message, `ActorStopped` if it ends for good before, `MessageFailed` if the handler raised a verdict. Cancelled
         or timed out: the message is still handled, its reply is dropped.
         """
         reply = Reply()

@@ -277,9 +277,12 @@ class RunningSupervisor:
         # a shutdown. The deadline is infinite unless a stop comes meanwhile, so a sibling gets its own bound.
         for sibling in reversed(self._touched(record)):
             if sibling is not record:
+                did_run = sibling.task is not None
                 await self.runner.end([sibling], self._deadline)
                 if not sibling.is_kept:
                     self.forget(sibling, "was ended with its siblings")
+                elif did_run:
+                    sibling.member.reopen()  # not only after the delay: askers whose handlers were cut off wait for it
         if delay > 0:
             # An alarm and not a sleep: the loop serves requests, other children and a stop during the backoff.
             self.records.alarms.set(record, now + delay)
