@@ -100,8 +100,8 @@ class ActorRef(Generic[A]):
         """Send a message and wait for the reply of its handler.
 
         Raises `AskTimeout` after `timeout` seconds (None: never), `ActorCrashed` as soon as the actor crashes, or is
-        restarted, while it handles this message, `ActorStopped` if it ends for good before, `MessageFailed` if the handler raised a verdict. Cancelled
-        or timed out: the message is still handled, its reply is dropped.
+        restarted, while it handles this message, `ActorStopped` if it ends for good before, `MessageFailed` if the
+        handler raised a verdict. Cancelled or timed out: the message is still handled, its reply is dropped.
         """
         reply = Reply()
         call = self._call(message, reply)
