@@ -61,6 +61,8 @@ class Branch:
     in_hand: tuple[InFlightItem, ...] = ()
     children: tuple[Branch, ...] = ()
     pid: int | None = None
+    label: str = ""
+    """The title, with the id and the registered names of the child, if it has any."""
 
     def __str__(self) -> str:
         return "\n".join(_lines(self, "", ""))
@@ -76,7 +78,7 @@ class Branch:
         if self.waiting:
             facts.append(f"{self.waiting} waiting")
         facts += [f"handling {item.what} for {item.seconds:.1f} s" for item in self.in_hand]
-        return f"{self.title}  {', '.join(facts)}"
+        return f"{self.label or self.title}  {', '.join(facts)}"
 
 
 def _lines(branch: Branch, first: str, rest: str) -> Iterator[str]:
@@ -105,12 +107,13 @@ def branch_of(supervision: RunningSupervisor, now: float, most: int | None = Non
                 member.waiting,
                 tuple(InFlightItem(_called(item), max(0.0, now - began)) for item, began in member.in_flight_since()),
                 spawned,
+                label=member.label,
             )
         elif isinstance(record.spec, Process):
             process = cast("RemotePart", member)
             branch = Branch(record.spec.title, "process", state, *counts, children=process.branches(), pid=process.pid)
         else:
-            branch = Branch(record.spec.title, "task", state, *counts)
+            branch = Branch(record.spec.title, "task", state, *counts, label=member.label)
         children.append(branch)
     left_out = len(supervision.records) - len(children)
     if left_out:

@@ -1,13 +1,27 @@
 """Names: one actor each, within a system. The cases are those of Elixir's Registry with unique keys, written anew."""
 
 import gc
+import re
+from functools import partial
 from typing import Any
 
 import pytest
 import trio
 
-from actorwork import ActorCrashed, ActorRef, AlreadyRegistered, Child, Intensity, StartError, Supervisor, open_system
-from tests.doubles import FakeBroker
+from actorwork import (
+    ActorCrashed,
+    ActorRef,
+    ActorStopped,
+    AlreadyRegistered,
+    Child,
+    Intensity,
+    StartError,
+    Supervisor,
+    events,
+    open_system,
+)
+from actorwork.actors.tree.spec import label_of
+from tests.doubles import FakeBroker, Kept
 from tests.scripted_actor import Do, Scripted, do, fail, ref_of, scripted, stop, titled
 
 MANY = Intensity(restarts=100, period=1)
@@ -36,7 +50,7 @@ async def test_a_second_registration_is_refused_and_names_the_owner():
         await do(system, "a", lambda actor: actor.context.register("ann"))
 
         def try_it(actor: Any) -> AlreadyRegistered:
-            with pytest.raises(AlreadyRegistered, match=r"the name 'ann' belongs to <ref of 'a'>") as caught:
+            with pytest.raises(AlreadyRegistered, match=r"'ann' belongs to <ref of 'a \(named ann\)'>") as caught:
                 actor.context.register("ann")
             return caught.value
 
@@ -115,6 +129,68 @@ async def test_the_end_of_a_former_owner_does_not_free_the_name():
         ref_of(system, "a").tell_nowait(Do(stop))
         await settle()
         assert system.whereis("ann") == ref_of(system, "b")
+
+
+# ---- how actors are shown ----
+
+
+@pytest.mark.parametrize(
+    ("id", "names", "label"),
+    [
+        (None, [], "account"),
+        (None, ["account"], "account"),
+        ("account", [], "account"),
+        ("ann", [], "account (ann)"),
+        ("ann", ["ann"], "account (ann)"),
+        ("ann", ["b", "a"], "account (ann, named a, named b)"),
+        (None, ["ann"], "account (named ann)"),
+        ("account 3", [], "account 3"),
+        (("eu", 7), [], "account (('eu', 7))"),
+        ("two\nlines", ["two\nlines"], r"account ('two\nlines')"),
+        ("x" * 100, [], f"account ({'x' * 80}…)"),
+    ],
+)
+def test_a_child_is_shown_with_its_id_and_its_names(id: Any, names: list[str], label: str):
+    assert label_of(Child(titled("account"), id=id), names) == label
+
+
+async def test_children_of_one_title_can_be_told_apart():
+    """In the tree, in refs, in what is logged, and in errors."""
+    kept = Kept()
+
+    async def spawn(bank: Any) -> None:
+        for owner in ("ann", "bob"):
+            account = await bank.context.spawn(Child(titled("account"), id=owner, restart="temporary"))
+            await account.ask(Do(lambda actor, owner=owner: actor.context.register(f"account of {owner}")))
+
+    async with open_system(scripted("bank"), broker=FakeBroker(), emit=kept) as system:
+        await do(system, "bank", spawn)
+        tree = str(system.tree())
+        assert "account (ann, named account of ann)  running" in tree
+        assert "account (bob, named account of bob)  running" in tree
+        ref = ref_of(system, "account of bob")
+        assert repr(ref) == "<ref of 'account (bob, named account of bob)'>"
+        with pytest.raises(ActorCrashed, match=r"^'account \(bob, named account of bob\)' crashed"):
+            await ref.ask(Do(fail))
+        await settle()
+        assert repr(ref) == "<ref of 'account (bob)'>"
+        with pytest.raises(ActorStopped, match=r"^'account \(bob, named account of bob\)' has ended: crashed"):
+            await ref.ask(Do(fail))
+    assert kept.of(events.ChildExited)[0].child == "account (bob, named account of bob)"
+    started = [event.title for event in kept.of(events.ActorStarted)]
+    assert started == ["bank", "account (ann)", "account (bob)"]
+
+
+async def test_an_error_of_a_supervisor_names_the_child_by_its_id(mock_clock: trio.testing.MockClock):
+    """Also of a task, whose title is that of its function."""
+
+    async def task(number: int, *, task_status: Any) -> None:
+        raise ValueError(number)
+
+    title = task.__qualname__
+    with pytest.raises(StartError, match=rf"^'{re.escape(title)} \(a\)' did not start: ValueError: 1"):
+        async with open_system(Child(partial(task, 1), id="a"), broker=FakeBroker()):
+            raise AssertionError("it must not come to this")
 
 
 # ---- names of children ----

@@ -388,7 +388,7 @@ async def test_giving_up_is_abnormal_also_for_a_transient_supervisor(mock_clock:
         assert await shown(root) == {"inner": "up"}
         assert stage.up == ["a"]
         (gone,) = stage.kept.of(events.GaveUp)
-        assert (gone.supervisor, gone.child) == ("inner", "Stage.play")
+        assert (gone.supervisor, gone.child) == ("inner", "Stage.play (a)")
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from actorwork.actors.context.sending import SendingClient
     from actorwork.actors.context.timers import Timers
     from actorwork.actors.handlers.behaviour import Behaviour
-    from actorwork.actors.refs.links import Links, Partner
+    from actorwork.actors.refs.links import Links
     from actorwork.actors.refs.ref import ActorRef
     from actorwork.actors.refs.registry import Registry
     from actorwork.actors.refs.topics import Topics
@@ -77,6 +77,8 @@ class ContextActor(Protocol):
     supervisor: SupervisorRef | None
 
     @property
+    def label(self) -> str: ...
+    @property
     def services(self) -> ContextServices: ...
     @property
     def stash(self) -> CheckedStash: ...
@@ -85,9 +87,6 @@ class ContextActor(Protocol):
     @property
     def timers(self) -> Timers: ...
     def unstash(self) -> None: ...
-    def watch(self, other: Partner, watch: Watch) -> None: ...
-    def unwatch(self, other: Partner) -> None: ...
-    def unlink(self, other: Partner) -> None: ...
 
 
 class DeferredReplies(Protocol):
@@ -137,7 +136,7 @@ class Context:
     @property
     def log(self) -> ContextLogger:
         """A logger that names the actor and the message in flight."""
-        extra = {"actor_id": self._actor.settings.id, "actor": self._actor.title}
+        extra = {"actor_id": self._actor.settings.id, "actor": self._actor.label}
         return ContextLogger(logging.getLogger("actorwork.actor"), extra)
 
     # ---- the delivery in flight ----
@@ -282,11 +281,11 @@ class Context:
         has spawned, which end with its incarnation; another `watch` of the same actor replaces this one. Without a
         handler for the signal this actor crashes (`DeathPact`).
         """
-        self._actor.watch(ref.cell, Watch(restarts=restarts, message=message))
+        ref.cell.links.add_watcher(self._actor, Watch(restarts=restarts, message=message))
 
     def unwatch(self, ref: ActorRef[Any]) -> None:
         """Undo `watch`, and drop its signals that have not been handled yet."""
-        self._actor.unwatch(ref.cell)
+        ref.cell.links.remove_watcher(self._actor)
 
     def link(self, ref: ActorRef[Any]) -> None:
         """Link two actors: the abnormal end of one, for good, crashes the other.
@@ -297,7 +296,7 @@ class Context:
 
     def unlink(self, ref: ActorRef[Any]) -> None:
         """Undo `link`, for both; from now on the end of the other one does nothing to this actor."""
-        self._actor.unlink(ref.cell)
+        self._actor.links.unlink(ref.cell)
 
     def register(self, name: str) -> None:
         """Take a name within the system, kept over restarts; raises `AlreadyRegistered`."""

@@ -208,7 +208,7 @@ class Executor:
             message_id = item.id if isinstance(item, Delivery) else type(item.message).__name__
             actor, seconds, where = self.workplace.actor, now - self.began, stack_of_task(self._task)
             actor.services.emit(
-                events.Overdue(actor.settings.id, actor.title, message_id, seconds, where, self.timeout)
+                events.Overdue(actor.settings.id, actor.label, message_id, seconds, where, self.timeout)
             )
 
     def give_up(self) -> None:

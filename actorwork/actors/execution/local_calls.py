@@ -88,7 +88,7 @@ def _handler_now(worker: Worker, call: LocalCall) -> tuple[Handler, dict[str, An
 def _death_pact(worker: Worker, why: str) -> Crash:
     policy = worker.workplace.actor.settings.on_failure
     crash = Crash(stop=policy == "stop", escalate=policy == "escalate")
-    crash.__cause__ = DeathPact(f"{worker.workplace.actor.title!r} {why}")
+    crash.__cause__ = DeathPact(f"{worker.workplace.actor.label!r} {why}")
     return crash
 
 
@@ -165,7 +165,7 @@ def _failed(worker: Worker, call: LocalCall, error: BaseException) -> None:
         answer(worker, call, cause, cause)
     else:
         what = f"{type(call.message).__name__}: {type(cause).__name__}: {cause}"
-        answer(worker, call, ActorCrashed(f"{actor.title!r} crashed while it handled {what}"), cause)
+        answer(worker, call, ActorCrashed(f"{actor.label!r} crashed while it handled {what}"), cause)
     if resumes:
         return
     if policy is None and is_fatal(error):
@@ -182,4 +182,4 @@ def answer(worker: Worker, call: LocalCall, error: BaseException, cause: BaseExc
         call.reply.fail(error)
     else:
         actor = worker.workplace.actor
-        actor.services.emit(events.Undelivered(actor.settings.id, actor.title, call.message))
+        actor.services.emit(events.Undelivered(actor.settings.id, actor.label, call.message))

@@ -33,7 +33,7 @@ async def run_in_thread(
     """Call a handler in a thread; if cancelled, the thread is abandoned, and reported while it runs on."""
     item, services = worker.item, actor.services
     what = item.id if isinstance(item, Delivery) else "several" if item is None else type(item.message).__name__
-    thread = HandlerThread(partial(function, *args, **kwargs), (actor.settings.id, actor.title), what, services.emit)
+    thread = HandlerThread(partial(function, *args, **kwargs), (actor.settings.id, actor.label), what, services.emit)
     began = trio.current_time()
     try:
         return await trio.to_thread.run_sync(thread, abandon_on_cancel=True, limiter=services.threads)
@@ -52,7 +52,7 @@ class HandlerThread:
     ) -> None:
         self._function = function
         self._actor = actor
-        """Id and title."""
+        """Id and label."""
         self._message = message_id
         self._emit = emit
         self._thread: int | None = None

@@ -23,9 +23,10 @@ from actorwork.actors.life.stash import Stash
 from actorwork.actors.limits.admission import AdmissionQueue
 from actorwork.actors.mailbox.calls import LocalCall, Queue, SystemCall
 from actorwork.actors.mailbox.mailbox import Mailbox
-from actorwork.actors.refs.links import Links, Partner
+from actorwork.actors.refs.links import Links
 from actorwork.actors.refs.ref import ActorRef
-from actorwork.actors.refs.watching import LinkBroken, Watch
+from actorwork.actors.refs.watching import LinkBroken
+from actorwork.actors.tree.spec import Child, label_of
 from actorwork.errors import ActorStopped, MailboxFull
 from actorwork.policy.exits import Exit, Kind
 from actorwork.policy.settlement import EndReason
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from actorwork.actors.mailbox.calls import Item
     from actorwork.actors.supervision.administration import SupervisorRef
     from actorwork.actors.supervision.supervisor import RunningSupervisor
-    from actorwork.actors.tree.spec import Child
 
 _NEVER_RAN: Final = Exit(Kind.NORMAL)
 
@@ -116,6 +116,11 @@ class Cell:
         return f"<cell of {self.title!r}, incarnation {self.incarnation}: {self.mailbox!r}>"
 
     @property
+    def label(self) -> str:
+        """What people tell it from others by, in trees, logs and errors."""
+        return label_of(self.child, () if self._links is None else self._links.names)
+
+    @property
     def incarnation(self) -> int:
         """The number of its incarnation, from 1 on; 0 before the first."""
         return 0 if self.current is None else self.current.number
@@ -152,7 +157,7 @@ class Cell:
 
     def incarnation_started(self) -> None:
         """Called by the incarnation when its `startup` has returned."""
-        self.services.emit(events.ActorStarted(self.settings.id, self.title, self.incarnation))
+        self.services.emit(events.ActorStarted(self.settings.id, self.label, self.incarnation))
         if self._links is not None and self.incarnation > 1:
             self._links.restarted(self.incarnation, self.last_exit)
 
@@ -217,7 +222,7 @@ class Cell:
     def undelivered(self, messages: Sequence[object]) -> None:
         """Report messages that will not be handled."""
         for message in messages:
-            self.services.emit(events.Undelivered(self.settings.id, self.title, message))
+            self.services.emit(events.Undelivered(self.settings.id, self.label, message))
 
     # ---- for its mailbox and its admission queue ----
 
@@ -261,9 +266,9 @@ class Cell:
         """End this actor, because one that it is linked to has ended."""
         self.signal(LinkBroken(ref, exit), ("link", ref))
 
-    def forget_signals(self, ref: ActorRef[Any]) -> None:
-        """Drop the signals about another actor that wait here."""
-        self.mailbox.drop(Queue.SYSTEM, ref)
+    def forget_signals(self, origin: object) -> None:
+        """Drop the signals about another actor, or about a link to it, that wait here."""
+        self.mailbox.drop(Queue.SYSTEM, origin)
 
     # ---- for its context ----
 
@@ -272,17 +277,6 @@ class Cell:
         if self._links is None:
             self._links = Links(self, self.services.registry, self.services.topics, self._exit)
         return self._links
-
-    def watch(self, other: Partner, watch: Watch) -> None:
-        other.links.add_watcher(self, watch)
-
-    def unwatch(self, other: Partner) -> None:
-        other.links.remove_watcher(self)
-        self.forget_signals(other.ref)
-
-    def unlink(self, other: Partner) -> None:
-        self.links.unlink(other)
-        self.mailbox.drop(Queue.SYSTEM, ("link", other.ref))
 
     @property
     def timers(self) -> Timers:

@@ -263,7 +263,7 @@ class Incarnation:
         return getattr(self.actor.child.actor, name) is not getattr(Hooks, name)
 
     def _report(self, what: str, error: BaseException) -> None:
-        self.actor.services.emit(events.ActorTrouble(self.actor.settings.id, self.actor.title, what, error))
+        self.actor.services.emit(events.ActorTrouble(self.actor.settings.id, self.actor.label, what, error))
 
     def on_undelivered(self, messages: list[object]) -> None:
         """Pass on messages that will not be handled, since the actor has ended for good."""

@@ -12,7 +12,7 @@ from actorwork.actors.refs.watching import Restarted, Watch, Watcher, tell_end
 from actorwork.policy.exits import Exit
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from actorwork.actors.refs.ref import ActorRef
     from actorwork.actors.refs.registry import Registry
@@ -29,7 +29,7 @@ class Partner(Watcher, Protocol):
     @property
     def links(self) -> Links: ...
     def link_broken(self, ref: ActorRef[Any], exit: Exit) -> None: ...
-    def forget_signals(self, ref: ActorRef[Any]) -> None: ...
+    def forget_signals(self, origin: object) -> None: ...
     def undelivered(self, messages: Sequence[object]) -> None: ...
 
 
@@ -63,8 +63,10 @@ class Links:
             watcher.links._watching.add(self._owner)  # noqa: SLF001 - the other end of the connection
 
     def remove_watcher(self, watcher: Partner) -> None:
+        """Undo `add_watcher`, and drop its notices that were not handled yet."""
         self._watchers.pop(watcher, None)
         watcher.links._watching.discard(self._owner)  # noqa: SLF001 - the other end of the connection
+        watcher.forget_signals(self._owner.ref)
 
     def restarted(self, incarnation: int, exit: Exit) -> None:
         """Notify the watchers that asked for restarts."""
@@ -85,10 +87,17 @@ class Links:
             self._owner.link_broken(other.ref, theirs._exit)  # noqa: SLF001 - (as above)
 
     def unlink(self, other: Partner) -> None:
+        """Remove a link, for both; what is known here of its end and was not handled yet is dropped."""
         self._links.pop(other, None)
         other.links._links.pop(self._owner, None)  # noqa: SLF001 - the other end of the connection
+        self._owner.forget_signals(("link", other.ref))
 
     # ---- names and topics ----
+
+    @property
+    def names(self) -> Collection[str]:
+        """The registered names."""
+        return self._names
 
     def register(self, name: str) -> None:
         self._registry.register(name, self._owner.ref)

@@ -42,6 +42,8 @@ class RefTarget(Protocol):
     behaviour: Behaviour
 
     @property
+    def label(self) -> str: ...
+    @property
     def expiries(self) -> AskTimeouts: ...
     def admit(self) -> Mailbox: ...
 
@@ -55,7 +57,7 @@ class ActorRef(Generic[A]):
         self._cell = cell
 
     def __repr__(self) -> str:
-        return f"<ref of {self._cell.title!r}>"
+        return f"<ref of {self._cell.label!r}>"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ActorRef) and other._cell is self._cell  # pyright: ignore[reportUnknownMemberType]

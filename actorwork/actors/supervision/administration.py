@@ -191,7 +191,7 @@ class SupervisorRef:
         record = self._at_rest(key)
         await self._supervision.start(record)
         if record.failed_to_start:
-            record.member.end(record.final_exit, f"{record.spec.title!r} did not start")
+            record.member.end(record.final_exit, f"{record.member.label!r} did not start")
             # The name is taken: nothing was started, so this is no `StartError`.
             error = record.last_exit.error
             raise error if isinstance(error, AlreadyRegistered) else start_error(record)

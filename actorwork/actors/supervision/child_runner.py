@@ -86,7 +86,7 @@ class ChildRunner:
         record.up = record.terminated = False
         if record.incarnation > 1:  # The record was made with the scope of the first one.
             record.scope = trio.CancelScope(shield=True)
-        self._context.run(self._nursery.start_soon, self._child, record, name=record.spec.title)
+        self._context.run(self._nursery.start_soon, self._child, record, name=record.member.label)
 
     async def _child(self, record: ChildRecord) -> None:
         """Run one incarnation; record its end instead of raising it."""
@@ -137,7 +137,7 @@ class ChildRunner:
         elif error is not None and is_fatal(error):
             record.state = State.EMPTY  # The nursery raises it in the supervisor: no notice.
         if not record.ignored:
-            self._emit(events.ChildExited(self._supervisor, record.spec.title, record.incarnation, record.last_exit))
+            self._emit(events.ChildExited(self._supervisor, record.member.label, record.incarnation, record.last_exit))
         record.notify_change()
         self._on_end(record, ended)
         # A supervisor that ends many children side by side is woken once, by the last of them.
@@ -243,7 +243,7 @@ class ChildRunner:
         """Cancel a child that did not end in time; report one that was cancelled already."""
         if record.scope.cancel_called:
             self._alarms.set(record, trio.current_time() + REPORT_EVERY)
-            self._emit(events.StuckChild(self._supervisor, record.spec.title, stack_of_task(record.task)))
+            self._emit(events.StuckChild(self._supervisor, record.member.label, stack_of_task(record.task)))
         else:
             self.kill(record)
 

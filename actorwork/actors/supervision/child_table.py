@@ -56,6 +56,11 @@ class Member(Protocol):
         """What `start_child` returns and `which_children` shows; hashable."""
         ...
 
+    @property
+    def label(self) -> str:
+        """What people tell it from others by, in trees and logs."""
+        ...
+
     async def live(self, started: Callable[[], None]) -> None:
         """Run one incarnation; call `started` once it is up. Raises the error that ended it."""
         ...
@@ -248,7 +253,7 @@ class ChildTable:
     def forget(self, record: ChildRecord, reason: str, *, keep: bool) -> None:
         """End a member for good that does not run; remove its record, or keep it, empty."""
         record.state = State.EMPTY
-        record.member.end(record.final_exit, f"{record.spec.title!r} {reason}")
+        record.member.end(record.final_exit, f"{record.member.label!r} {reason}")
         if not keep and record in self:
             self.remove(record)
 

@@ -17,7 +17,7 @@ def start_error(record: ChildRecord) -> StartError:
     # Without an error it was asked to end before it was up.
     error = record.last_exit.error or RuntimeError("it was cancelled before it was up")
     failure = StartError(
-        f"{record.spec.title!r} did not start: {type(error).__name__}: {error}", child_id=record.spec.child_id
+        f"{record.member.label!r} did not start: {type(error).__name__}: {error}", child_id=record.spec.child_id
     )
     failure.__cause__ = error
     return failure
@@ -27,7 +27,7 @@ def gave_up(spec: Supervisor | DynamicSupervisor, record: ChildRecord, why: str)
     """Return the error about a child that its supervisor will not start again."""
     error = record.last_exit.error
     failure = MaxRestartsExceeded(
-        f"{spec.title!r} gave up on {record.spec.title!r}: {why}; the last end: {_shown(record.last_exit)}",
+        f"{spec.title!r} gave up on {record.member.label!r}: {why}; the last end: {_shown(record.last_exit)}",
         child_id=record.spec.child_id,
         restarts=spec.intensity.restarts,
         period=spec.intensity.period,

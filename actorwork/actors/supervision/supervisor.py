@@ -93,6 +93,10 @@ class RunningSupervisor:
     def handle(self) -> SupervisorRef:
         return self._handle
 
+    @property
+    def label(self) -> str:
+        return self.title
+
     async def live(self, started: Callable[[], None]) -> None:
         """Start the children, keep them alive, and stop them when asked to.
 
@@ -271,7 +275,7 @@ class RunningSupervisor:
             delay = self.spec.on_exceeded
         record.restarts += 1
         self._around.emit(
-            events.ChildRestarting(self.title, record.spec.title, record.restarts, record.last_exit.error, delay)
+            events.ChildRestarting(self.title, record.member.label, record.restarts, record.last_exit.error, delay)
         )
         # The siblings end before the delay, not after it: they rely on the child that is away. In reverse order, as at
         # a shutdown. The deadline is infinite unless a stop comes meanwhile, so a sibling gets its own bound.
@@ -323,7 +327,7 @@ class RunningSupervisor:
     def _give_up(self, record: ChildRecord, why: str | None = None) -> MaxRestartsExceeded:
         intensity = self.spec.intensity
         why = why or f"more than {intensity.restarts} restarts within {intensity.period:g} s"
-        self._around.emit(events.GaveUp(self.title, record.spec.title, why))
+        self._around.emit(events.GaveUp(self.title, record.member.label, why))
         record.state = State.EMPTY
         return gave_up(self.spec, record, why)
 
@@ -340,7 +344,7 @@ class RunningSupervisor:
             await self.runner.end([record], self._deadline)
             # A supervisor with a parent may be restarted, and the refs of its children stay valid then.
             if self.parent is None:
-                record.member.end(record.final_exit, f"{record.spec.title!r} {_why_over(record, 'its system ended')}")
+                record.member.end(record.final_exit, f"{record.member.label!r} {_why_over(record, 'its system ended')}")
 
 
 def _why_over(record: ChildRecord, otherwise: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from actorwork.actors.tree.spec import label_of
 from actorwork.policy.exits import Exit
 
 if TYPE_CHECKING:
@@ -24,11 +25,15 @@ class TaskMember:
         """The value that the current incarnation passed to `task_status.started`."""
 
     def __repr__(self) -> str:
-        return f"<task {self._child.title!r}>"
+        return f"<task {self.label!r}>"
 
     @property
     def handle(self) -> TaskMember:
         return self
+
+    @property
+    def label(self) -> str:
+        return label_of(self._child)
 
     async def live(self, started: Callable[[], None]) -> None:
         timeout = self._child.startup_timeout

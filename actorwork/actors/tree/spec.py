@@ -35,6 +35,10 @@ ShutdownTime: TypeAlias = float | Literal["brutal_kill"]
 Start: TypeAlias = Callable[..., Any]
 
 
+_LONGEST_ID: Final = 80
+"""Of an id in logs and trees, so many characters are shown."""
+
+
 def innermost(factory: object) -> object:
     """Return what a (nested) functools.partial calls in the end."""
     while isinstance(factory, partial):
@@ -115,6 +119,25 @@ class Child:
     @property
     def is_supervisor(self) -> bool:
         return False
+
+
+def label_of(child: Child, names: Iterable[str] = ()) -> str:
+    """Return what people tell a child from others by: its title, its id if it has one, and its registered names.
+
+    A child of a pool has its title in its id: "worker 2". Others: "account (ann)" or "account (ann, named x)".
+    """
+    title, own = child.title, "" if child.id is None else _printable(child.id)
+    if own == title or own.startswith(f"{title} "):
+        title, own = own, ""
+    marks = [own] if own else []
+    marks += [f"named {_printable(name)}" for name in sorted(names) if _printable(name) not in (title, own)]
+    return f"{title} ({', '.join(marks)})" if marks else title
+
+
+def _printable(id: Hashable) -> str:
+    text = str(id)
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= _LONGEST_ID else f"{text[:_LONGEST_ID]}…"
 
 
 def _children(value: Iterable[object], whose: str = "Supervisor") -> tuple[Spec, ...]:

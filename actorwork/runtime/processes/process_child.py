@@ -88,6 +88,10 @@ class ProcessChild:
     def handle(self) -> ProcessChild:
         return self
 
+    @property
+    def label(self) -> str:
+        return self.spec.title
+
     async def live(self, started: Callable[[], None]) -> None:
         """Run one OS process, and its successors. Raises `ProcessLost` for an end that was not in order, and the error
         of a start that failed.
