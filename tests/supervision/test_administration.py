@@ -4,8 +4,10 @@ start_child, terminate_child, restart_child, delete_child, which_children, count
 errors; the same in a dynamic supervisor; and the same from inside an actor.
 """
 
+import gc
+import weakref
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -181,6 +183,64 @@ async def test_a_name_that_was_taken_meanwhile_is_a_failed_start(mock_clock: tri
     assert isinstance(caught.value.__cause__, MaxRestartsExceeded)
     assert isinstance(caught.value.__cause__.__cause__, AlreadyRegistered)
     assert stage.restarts == 3
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+async def test_the_arguments_of_a_temporary_child_are_kept_while_it_lives(
+    dynamic: bool, mock_clock: trio.testing.MockClock
+):
+    """Its description is whole until its end; after that nothing is left of it (OTP drops them after the start)."""
+
+    class Argument:
+        pass
+
+    async def idle(argument: Argument, *, task_status: Any) -> None:
+        task_status.started()
+        await trio.sleep(1)
+
+    stage = Stage()
+    kids = DynamicSupervisor(name="kids") if dynamic else Supervisor([], name="kids")
+    async with stage.open([kids]) as system:
+        supervisor = system.supervisor("kids")
+        argument = Argument()
+        kept = weakref.ref(argument)
+        child = await supervisor.start_child(Child(partial(idle, argument), id="a", restart="temporary"))
+        spec = await supervisor.get_child_spec(child)
+        assert isinstance(spec, Child)
+        assert cast("partial[Any]", spec.factory).args == (argument,)
+        del spec, child, argument
+        await trio.sleep(2)
+        gc.collect()
+        assert kept() is None
+
+
+async def test_terminating_a_child_that_has_ended_is_nothing_or_not_found(mock_clock: trio.testing.MockClock):
+    """The place of a static child stays when it ends; of a dynamic one nothing is left, whatever names it."""
+    stage = Stage()
+    kids = DynamicSupervisor(name="kids")
+    async with stage.open([stage.child("a", restart="transient"), kids]) as system:
+        root, dynamic = system.supervisor(), system.supervisor("kids")
+        refs = [(await root.which_children())[0].handle]
+        refs.append(await dynamic.start_child(stage.child("b", restart="transient")))
+        refs.append(await root.start_child(stage.child("c", restart="temporary")))
+        for name in ("a", "b", "c"):
+            await stage.ends(name, "normal")
+        for named in ("a", refs[0]):
+            await root.terminate_child(named)
+        assert await problem(dynamic.terminate_child(refs[1])) == "not_found"
+        assert await problem(root.terminate_child(refs[2])) == "not_found"
+
+
+async def test_each_dynamic_child_counts_as_a_spec_and_none_is_significant(mock_clock: trio.testing.MockClock):
+    stage = Stage()
+    async with stage.open([DynamicSupervisor(name="kids")]) as system:
+        kids = system.supervisor("kids")
+        for name in ("a", "b"):
+            await kids.start_child(stage.child(name))
+        assert await counts(kids) == (2, 2, 0, 2)
+        with pytest.raises(SettingsError, match="'c' is significant, which has no effect"):
+            await kids.start_child(stage.child("c", restart="transient", significant=True))
+        assert await counts(kids) == (2, 2, 0, 2)
 
 
 async def test_max_children(mock_clock: trio.testing.MockClock):
