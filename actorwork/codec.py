@@ -393,11 +393,15 @@ class MessageDecoder:
 
 
 class KeywordDecoder:
-    """Reads the payload of a delivery as keyword arguments; unknown names go to `**rest` or are refused."""
+    """Reads the payload of a delivery as keyword arguments; unknown names go to `**rest` or are refused.
 
-    __slots__ = ("_hooks", "_parameters", "_required", "_takes_rest", "_types")
+    A field `type` that is the name of the handler is no argument, unless the handler has a parameter for it.
+    """
 
-    def __init__(self, parameters: Sequence[Parameter], *, takes_rest: bool) -> None:
+    __slots__ = ("_called", "_hooks", "_parameters", "_required", "_takes_rest", "_types")
+
+    def __init__(self, parameters: Sequence[Parameter], *, takes_rest: bool, called: str = "") -> None:
+        self._called = called
         self._parameters = {parameter.name: parameter for parameter in parameters}
         self._hooks = {p.name: (_converter.get_structure_hook(p.annotation), p.annotation) for p in parameters}
         self._required = [p.name for p in parameters if p.required]
@@ -419,7 +423,7 @@ class KeywordDecoder:
             if found is None:
                 if self._takes_rest:
                     arguments[name] = part
-                else:
+                elif name != "type" or part != self._called:
                     problems.append(f"unknown argument {name!r}; the handler takes {_listed(hooks)}")
                 continue
             hook, annotation = found
@@ -433,6 +437,11 @@ class KeywordDecoder:
         if problems:
             raise CodecError(_sentence(problems), problems)
         return arguments
+
+    def without_name(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return arguments without a field `type` for which the handler has no parameter."""
+        is_taken = "type" in self._hooks or self._takes_rest
+        return {name: value for name, value in arguments.items() if is_taken or name != "type"}
 
 
 @cache

@@ -1,14 +1,26 @@
 """Which handler takes a message, and which declarations cannot work."""
 
 import dataclasses
+import json
 from typing import Any
 
 import attrs
 import pytest
 
-from actorwork import Actor, CodecError, Message, MessageRefused, Settings, SettingsError, open_system, receive
+from actorwork import (
+    Actor,
+    CodecError,
+    Message,
+    MessageRefused,
+    Settings,
+    SettingsError,
+    open_client,
+    open_system,
+    receive,
+)
 from actorwork.actors.handlers.table import handlers_of, table_of
 from actorwork.message import Delivery
+from actorwork.testing import MemoryBroker
 from tests.doubles import FakeBroker, fields
 
 
@@ -273,7 +285,6 @@ def yields_too(self: Any, message: Greet) -> Any:
 
 async def takes_a_set_of_objects(self: Any, *, x: complex) -> None: ...
 async def not_a_record(self: Any, message: complex) -> None: ...
-async def other_keywords(self: Any, *, a: int) -> None: ...
 async def unreadable(self: Any, message: "Nowhere") -> None: ...  # type: ignore[name-defined]  # noqa: F821
 
 
@@ -285,7 +296,6 @@ class Twin:
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"a": greets, "b": greets_again}, "handler Made.greets_again: Greet is handled by greets already"),
     ({"a": both, "b": greets}, "Greet is handled by both already"),
-    ({"a": keywords, "b": other_keywords}, "keyword arguments are handled by keywords already"),
     ({"a": anything, "b": takes(Any)}, "any message is handled by anything already"),
     ({"a": greets, "b": takes(Twin)}, "two messages are called 'Greet' on the wire; give one a __wire_name__"),
     ({"a": takes_args}, "handler Made.takes_args wants one message, or keyword-only parameters .*got \\*args"),
@@ -354,3 +364,69 @@ def test_a_message_that_says_no_type_goes_by_the_kind_of_its_json():
     assert table.for_delivery(Delivery("1", "s", {b"a": b"1"}, None)).name == "both"
     with pytest.raises(CodecError, match="the message has no type"):
         table.for_delivery(Delivery("1", "s", b"null", None))
+
+
+# ---- several handlers with keyword arguments ----
+
+
+class Images(Actor):
+    settings = Settings(title="images", sources={"images"})
+
+    @receive
+    async def resize(self, *, width: int) -> str:
+        return f"resized to {width}"
+
+    @receive
+    async def crop(self, *, left: int = 0, **more: object) -> str:
+        return f"cropped at {left} {more}"
+
+    @receive
+    async def label(self, *, type: str, text: str) -> str:
+        return f"{type}: {text}"
+
+
+@pytest.mark.parametrize(
+    ("message", "reply"),
+    [
+        ({"type": "resize", "width": 5}, "resized to 5"),
+        ({"type": "crop", "left": 1, "x": 2}, "cropped at 1 {'type': 'crop', 'x': 2}"),
+        ({"type": "label", "text": "a"}, "label: a"),
+    ],
+)
+async def test_of_several_handlers_of_objects_the_field_type_names_one(message: dict[str, Any], reply: str):
+    async with open_system(Images, broker=MemoryBroker()) as system, open_client(system.broker) as client:
+        assert await system.ref(Images).ask(message) == reply
+        assert await client.ref(Images).ask(message) == reply
+        assert await client.ref("images").ask(message) == reply
+
+
+def test_foreign_producers_name_a_handler_by_a_field_or_by_the_type_of_the_entry():
+    images = handlers_of(Images)
+    delivery = Delivery("1", "s", fields(type="resize", width="5"), None)
+    assert images.for_delivery(delivery).arguments_of(delivery) == ((), {"width": 5})
+    delivery = Delivery("1", "s", b'{"width": 5}', None, "resize")
+    assert images.for_delivery(delivery).arguments_of(delivery) == ((), {"width": 5})
+
+
+@pytest.mark.parametrize("message", [{"width": 5}, {"type": "rotate"}, {"type": ["resize"]}])
+def test_an_object_that_names_none_of_several_handlers_is_refused_with_what_there_is(message: dict[str, Any]):
+    text = (
+        "the message wants a field 'type' that names one of several handlers; Images takes"
+        " a JSON object of the type 'resize' (width), a JSON object of the type 'crop' (left=…, …)"
+    )
+    with pytest.raises(MessageRefused) as caught:
+        handlers_of(Images).for_message(message)
+    assert text in str(caught.value)
+    with pytest.raises(CodecError) as unread:
+        handlers_of(Images).for_delivery(Delivery("1", "s", json.dumps(message).encode(), None))
+    assert text in str(unread.value)
+
+
+def test_the_only_handler_of_objects_may_be_named_too():
+    only = table(keywords=takes_kind)
+    assert only.for_delivery(Delivery("1", "s", b'{"kind": "x"}', None, "takes_kind")).name == "takes_kind"
+    delivery = Delivery("1", "s", b'{"type": "takes_kind", "kind": "x"}', None)
+    assert only.for_delivery(delivery).arguments_of(delivery) == ((), {"kind": "x"})
+
+
+async def takes_kind(self: Any, *, kind: str) -> None: ...

@@ -5,7 +5,8 @@ A handler is a method marked with `receive`. It is chosen by the type of the mes
     async def greet(self, message: Greet)             takes `Greet`, from a stream by its wire name
     async def both(self, message: Greet | Leave)      takes either
     async def any(self, message: dict[str, object])   takes JSON values (`object` and `Any` take all of them)
-    async def clean(self, *, kind: str = "light")     takes JSON objects, as keyword arguments
+    async def clean(self, *, kind: str = "light")     takes JSON objects, as keyword arguments; of several such
+                                                      handlers, the one that the field `type` names
     async def save(self, batch: list[Row])            with `receive(batch=100)`: takes `Row`, several at once
 
 Beside either, `time_point: datetime` and `trigger_id: str` are given to a handler that declares them as keyword-only
@@ -22,7 +23,7 @@ import inspect
 import types
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
-from typing import Any, Final, ParamSpec, TypeVar, Union, get_args, get_origin, overload
+from typing import Any, Final, ParamSpec, TypeVar, Union, cast, get_args, get_origin, overload
 
 import attrs
 
@@ -218,7 +219,10 @@ class HandlerTable:
         """The same, for handlers that need a trigger's headers: no local message has those."""
         self._by_wire: dict[str, Handler] = {}
         self._any: Handler | None = None
-        self._keywords: Handler | None = None
+        self._keywords: dict[str, Handler] = {}
+        """The handlers of keyword arguments, by their names."""
+        self._shapes: dict[str, str] = {}
+        """The parameters of these, for error messages."""
         self._only: Handler | None = None
         self._accepts: list[str] = []
         self.has_rules = False
@@ -231,7 +235,7 @@ class HandlerTable:
 
     def __iter__(self) -> Iterator[Handler]:
         """Yield every handler once."""
-        found = [*self._typed.values(), *filter(None, [self._any, self._keywords])]
+        found = [*self._typed.values(), *filter(None, [self._any]), *self._keywords.values()]
         return iter({handler.name: handler for handler in found}.values())
 
     @property
@@ -241,7 +245,12 @@ class HandlerTable:
     @property
     def accepts(self) -> str:
         """What the actor takes, for error messages."""
-        return ", ".join(self._accepts) or "nothing: it has no method marked with @receive"
+        is_named = len(self._shapes) > 1
+        objects = [
+            f"a JSON object of the type {name!r} {shape}" if is_named else f"a JSON object {shape}"
+            for name, shape in self._shapes.items()
+        ]
+        return ", ".join(self._accepts + objects) or "nothing: it has no method marked with @receive"
 
     def add(self, function: Callable[..., Any]) -> None:
         """Add a method; raises `SettingsError` where it cannot be a handler."""
@@ -366,27 +375,19 @@ class HandlerTable:
         rest: bool,
         is_async: bool,
     ) -> None:
-        if self._keywords is not None:
-            raise SettingsError(f"{where}: keyword arguments are handled by {self._keywords.name} already")
         parameters = [Parameter(p.name, hints.get(p.name, Any), p.default is p.empty) for p in keywords]
         for parameter in parameters:
             try:
                 check_type(parameter.annotation)
             except CodecError as error:
                 raise SettingsError(f"{where}: parameter {parameter.name!r}: {error}") from error
-        self._keywords = _ruled(
-            Handler(
-                function.__name__,
-                function,
-                is_async,
-                returns,
-                keyword_decoder=KeywordDecoder(parameters, takes_rest=rest),
-                given=given,
-            )
-        )
-        self._note_rules(self._keywords)
+        called = function.__name__
+        decoder = KeywordDecoder(parameters, takes_rest=rest, called=called)
+        handler = _ruled(Handler(called, function, is_async, returns, keyword_decoder=decoder, given=given))
+        self._keywords[called] = handler
+        self._note_rules(handler)
         shown = ", ".join([p.name if p.required else f"{p.name}=…" for p in parameters] + (["…"] if rest else []))
-        self._accepts.append(f"a JSON object ({shown})")
+        self._shapes[called] = f"({shown})"
         self._choose_only()
 
     def _note_rules(self, handler: Handler) -> None:
@@ -396,10 +397,13 @@ class HandlerTable:
             self.largest_batch = max(self.largest_batch, handler.batch.size)
 
     def _choose_only(self) -> None:
-        """Choose the handler of messages without a type: the keyword handler, or the only one there is."""
+        """Choose the handler of messages without a type: the only one with keywords, or the only one there is."""
         handlers = {id(handler.function): handler for handler in [*self._typed.values(), *filter(None, [self._any])]}
+        if len(self._keywords) > 1:
+            self._only = None
+            return
         self._only = (
-            self._keywords
+            next(iter(self._keywords.values()), None)
             or self._any
             or (next(iter(handlers.values())) if len(handlers) == len(self._typed) == 1 else None)
         )
@@ -408,16 +412,35 @@ class HandlerTable:
         """Return the handler of a message from a stream; raises `CodecError` where there is none."""
         name = delivery.type
         if name is None:
-            handler = self._only or self._any or self._for_kind_of(delivery)
+            handler = self._only or self._named_by(delivery) or self._any or self._for_kind_of(delivery)
             if handler is None:
+                if self._keywords:
+                    raise CodecError(f"{self._which_is_missing} {self.accepts}")
                 raise CodecError(f"the message has no type, and {self._owner} takes several: {self.accepts}")
             return handler
-        handler = self._by_wire.get(name)
+        handler = self._by_wire.get(name) or self._keywords.get(name)
         if handler is None:
             handler = self._any
             if handler is None:
                 raise CodecError(f"unknown type {name!r}; {self._owner} takes {self.accepts}")
         return handler
+
+    def _named_by(self, delivery: Delivery) -> Handler | None:
+        """Return the keyword handler that the field `type` of a payload names."""
+        payload = delivery.payload
+        if not self._keywords:
+            return None
+        if isinstance(payload, bytes):
+            value = loads(payload)
+            return self._named(value.get("type")) if isinstance(value, dict) else None
+        return self._named(payload.get(b"type", b"").decode(errors="replace"))
+
+    def _named(self, name: object) -> Handler | None:
+        return self._keywords.get(name) if isinstance(name, str) else None
+
+    @property
+    def _which_is_missing(self) -> str:
+        return f"the message wants a field 'type' that names one of several handlers; {self._owner} takes"
 
     def _for_kind_of(self, delivery: Delivery) -> Handler | None:
         """Return the handler of a message without a type, by its kind of JSON: string, number, list, …"""
@@ -439,8 +462,14 @@ class HandlerTable:
             for known, candidate in self.by_class.items():
                 if is_record(known) and issubclass(cls, known):
                     return candidate
-            if cls is dict and self._keywords is not None:
-                return self._keywords
+            if cls is dict and self._keywords:
+                if len(self._keywords) == 1:
+                    return next(iter(self._keywords.values()))
+                handler = self._named(cast("dict[str, Any]", message).get("type"))
+                if handler is not None:
+                    return handler
+                if self._any is None:
+                    raise MessageRefused(f"{self._which_is_missing} {self.accepts}; got {message!r}")
             if self._any is None:
                 raise MessageRefused(f"{self._owner} takes {self.accepts}; got {cls.__qualname__}")
             handler = self._any
@@ -469,6 +498,8 @@ def local_keywords(handler: Handler, message: Any) -> dict[str, Any] | None:
     """
     if handler.keyword_decoder is None:
         return None
+    if message.get("type") == handler.name:
+        message = handler.keyword_decoder.without_name(message)
     try:
         inspect.signature(handler.function).bind(None, **message)
     except TypeError as error:
