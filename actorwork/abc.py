@@ -492,7 +492,10 @@ class Broker(Protocol):
 
 
 class Middleware(Protocol):
-    """Wraps the handling of a delivery; awaits `proceed` at most once and returns its result, or raises."""
+    """Wraps the handling of a delivery; awaits `proceed` at most once and returns its result, or raises.
+
+    Past the actor's `execution_timeout`, `proceed` raises `ExecutionTimeout`; at a shutdown, `trio.Cancelled`.
+    """
 
     async def __call__(self, delivery: Delivery, proceed: Callable[[], Awaitable[object]], /) -> object: ...
 

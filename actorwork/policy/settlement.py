@@ -121,6 +121,8 @@ def to_blame(error: BaseException | None, *, ended: EndReason | None, timeout: f
     """
     if ended is not EndReason.TIMEOUT:
         return None
+    if isinstance(error, ExecutionTimeout):  # Ours, on its way out through middleware.
+        return error
     failure = ExecutionTimeout(f"the handler ran past its execution_timeout of {timeout:g} s")
     failure.__cause__ = None if error is None or is_cancellation(error) else error
     return failure

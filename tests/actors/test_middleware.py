@@ -10,6 +10,7 @@ import trio
 from actorwork import Actor, Delivery, Envelope, Reject, Settings, SettingsError, open_client, open_system, receive
 from actorwork.clients import Client
 from actorwork.testing import MemoryBroker, open_test_system
+from tests.doubles import FakeBroker, failed
 
 Proceed = Callable[[], Awaitable[object]]
 
@@ -181,3 +182,79 @@ async def test_what_is_no_middleware_is_refused(where: str, layers: Any):
             raise AssertionError("it must not come to this")
     with pytest.raises(SettingsError, match=f"Settings.{where} wants a list of callables"):
         Settings(title="it", **options)
+
+
+# ---- the end of a handler's time ----
+
+
+class Slow(Actor):
+    settings = Settings(title="slow")
+
+    @receive
+    async def do(self, *, how: str) -> str:
+        try:
+            await trio.sleep(9)
+        except trio.Cancelled:
+            if how == "swallow":
+                return how
+            if how == "turn":
+                raise ValueError(how) from None
+            raise
+        return how
+
+
+class Many(Actor):
+    settings = Settings(title="slow")
+
+    @receive(batch=2)
+    async def do(self, messages: list[str]) -> None:
+        await trio.sleep(9)
+
+
+@pytest.mark.parametrize("message", [{"how": "wait"}, {"how": "swallow"}, {"how": "turn"}, "batch"])
+async def test_middleware_can_tell_a_timeout_from_a_shutdown(message: Any, mock_clock: trio.testing.MockClock):
+    seen: list[tuple[str, str]] = []
+
+    def layer(name: str) -> Any:
+        async def note(delivery: Delivery, proceed: Proceed) -> object:
+            try:
+                return await proceed()
+            except BaseException as error:
+                seen.append((name, type(error).__name__))
+                raise
+
+        return note
+
+    settings = Settings(title="slow", execution_timeout=1, middleware=[layer("outer"), layer("inner")])
+    base = Many if message == "batch" else Slow
+    actor: type[Any] = type("Actor", (base,), {"settings": settings})
+    broker = FakeBroker()
+    async with open_system(actor, broker=broker):
+        broker.put(actor, message, id="late")
+        if message == "batch":
+            broker.put(actor, message, id="other")
+        await broker.wait_settled()
+        assert failed(broker.settlement("late")) == (
+            "ExecutionTimeout",
+            "the handler ran past its execution_timeout of 1 s",
+        )
+        assert set(seen) == {("inner", "ExecutionTimeout"), ("outer", "ExecutionTimeout")}
+
+
+async def test_at_a_shutdown_middleware_sees_the_cancellation(mock_clock: trio.testing.MockClock):
+    seen: list[BaseException] = []
+
+    async def note(delivery: Delivery, proceed: Proceed) -> object:
+        try:
+            return await proceed()
+        except BaseException as error:
+            seen.append(error)
+            raise
+
+    actor: type[Any] = type("Actor", (Slow,), {"settings": Settings(title="slow", middleware=[note])})
+    broker = FakeBroker()
+    async with open_system(actor, broker=broker, grace=2):
+        broker.put(actor, {"how": "wait"}, id="cut off")
+        await trio.testing.wait_all_tasks_blocked()
+    assert [type(error) for error in seen] == [trio.Cancelled]
+    assert broker.settled == []

@@ -202,15 +202,15 @@ class Deliveries:
                 return await handler.function(self._workplace.instance, *args, **kwargs)
             return await self.in_thread(worker, handler.function, args, kwargs)
 
-        return await self.wrapped(delivery, handle)()
+        return await self.wrapped(worker, delivery, handle)()
 
     def wrapped(
-        self, delivery: Delivery, innermost: Callable[[], Awaitable[object]]
+        self, worker: Worker, delivery: Delivery, innermost: Callable[[], Awaitable[object]]
     ) -> Callable[[], Awaitable[object]]:
         """Return a call with the middleware around it, the first layer outermost."""
         proceed = innermost
         for layer in reversed(self._layers):
-            proceed = partial(layer, delivery, proceed)
+            proceed = partial(layer, delivery, partial(_timed, worker, proceed))
         return proceed
 
     @property
@@ -283,6 +283,25 @@ class Deliveries:
             self._actor.mailbox.delivery_ended(0.0)
         elif self._actor.consumer is not None:
             self._actor.consumer.interrupted(delivery)
+
+
+async def _timed(worker: Worker, proceed: Callable[[], Awaitable[object]]) -> object:
+    """Proceed; past the timeout raise `ExecutionTimeout`, whatever came out, so that middleware can tell it."""
+    try:
+        value = await proceed()
+    except BaseException as error:
+        if interrupts(error):
+            raise
+        late = to_blame(error, ended=worker.ended, timeout=worker.timeout)
+        if late is None:
+            raise
+    else:
+        late = to_blame(None, ended=worker.ended, timeout=worker.timeout)
+        if late is None:
+            return value
+    # Out here, so that it does not get the cancellation as its context. Our scope remains cancelled: the middleware
+    # may note what has happened, but what waits there is cancelled too.
+    raise late
 
 
 def crash_for(ending: Ending) -> BaseException | None:

@@ -228,7 +228,7 @@ class GuardedDeliveries:
                 return found[number]
 
             try:
-                outcomes[number] = await self._deliveries.wrapped(items[number].delivery, proceed)()
+                outcomes[number] = await self._deliveries.wrapped(worker, items[number].delivery, proceed)()
             except Exception as error:  # noqa: BLE001 - the error of a message is its outcome
                 outcomes[number] = error
             has_come(number)
