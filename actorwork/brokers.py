@@ -11,6 +11,7 @@ import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 from actorwork.abc import Broker, EventSink
 from actorwork.errors import BrokerError
@@ -56,7 +57,7 @@ async def open_broker(url: str | Broker | None = None, *, emit: EventSink = igno
                 f"the embedded broker's directory {file.parent} cannot be created ({error});"
                 " set ACTORWORK_HOME to a directory that can be written, or name a broker"
             ) from error
-        url = f"sqlite:///{file}"
+        url = f"sqlite:///{quote(str(file))}"
     scheme = url.partition(":")[0]
     # Each is imported only when it is needed: a node starts faster without the other one.
     if scheme in ("redis", "rediss", "unix"):

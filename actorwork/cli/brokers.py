@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import click
 
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+BROKER: Final = "ACTORWORK_BROKER"
+
 Step: TypeAlias = Callable[[], AbstractContextManager[object]]
 """Returns a scope around one wait for the broker: it raises after the `--timeout`."""
 
@@ -26,7 +31,8 @@ def broker_option(function: Any) -> Any:
     """Give a command the option `--broker`."""
     return click.option(
         "--broker",
-        envvar="ACTORWORK_BROKER",
+        callback=_with_password,
+        envvar=BROKER,
         show_envvar=True,
         metavar="URL",
         help="redis://, rediss:// or unix:// of a Redis server, sqlite:///FILE; without it, the embedded broker.",
@@ -98,8 +104,60 @@ class EventPrinter:
             self.trouble = trouble
 
 
-def speak(url: str | None, timeout: float, talk: Callable[[Broker, Step], Awaitable[T]]) -> T:
-    """Run `talk` with the broker and the scope for each wait for it; a failure ends the command with one sentence."""
+def pasted(*words: str) -> str:
+    """Return a command that another one recommends, for the same broker, to be pasted into a shell."""
+    context = click.get_current_context()
+    named: list[str] = []
+    # What came from the environment is there when the command is pasted.
+    if context.get_parameter_source("broker") is click.core.ParameterSource.COMMANDLINE:
+        from actorwork.streams.transport.connection import without_password
+
+        named = ["--broker", without_password(context.params["broker"])]
+    return shlex.join(["actorwork", *words, *named])
+
+
+def _with_password(_: click.Context, __: click.Parameter, url: str | None) -> str | None:
+    """Take the password from the environment if it is masked, as in commands that logs recommend."""
+    if url is None or ":***@" not in url:
+        return url
+    from actorwork.streams.transport.connection import without_password
+
+    whole = os.environ.get(BROKER)
+    if whole is not None and without_password(whole) == url:
+        return whole
+    raise click.UsageError(
+        f"the password in --broker is masked: put it in the place of ***, or the whole URL into {BROKER}"
+    )
+
+
+def missing_store(url: str | None) -> Path | None:
+    """Return the file of an embedded broker that does not exist yet; a wrong URL ends the command."""
+    from actorwork.brokers import default_file
+    from actorwork.cli.failing import failure
+    from actorwork.errors import BrokerError
+
+    if url is None:
+        path: Path | None = default_file()
+    elif url.startswith("sqlite:"):
+        from actorwork.embedded.location import parse
+
+        try:
+            path = parse(url).path
+        except BrokerError as error:
+            raise failure(error) from error
+        if path is not None and not path.parent.is_dir():
+            return None  # Opening it says what to do.
+    else:
+        return None
+    return None if path is None or path.exists() else path
+
+
+def speak(url: str | None, timeout: float, talk: Callable[[Broker, Step], Awaitable[T]], *, creates: bool = False) -> T:
+    """Run `talk` with the broker and the scope for each wait for it; a failure ends the command with one sentence.
+
+    Unless the command `creates` something, the file of an embedded broker that does not exist is not made: `talk` gets
+    an empty broker, and a note says so.
+    """
     import trio
 
     from actorwork.brokers import open_broker
@@ -108,6 +166,11 @@ def speak(url: str | None, timeout: float, talk: Callable[[Broker, Step], Awaita
     from actorwork.groups import leaves
 
     printer = EventPrinter()
+    if not creates:
+        missing = missing_store(url)
+        if missing is not None:
+            click.echo(f"note: there is no store {one_line(str(missing), 1000)} yet", err=True)
+            url = ":memory:"
 
     async def talking() -> T:
         # Sending a file may take as long as its input does, so only the single steps are bounded; opening is one.

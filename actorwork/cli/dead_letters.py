@@ -451,7 +451,7 @@ def import_them(file: str, *, broker: str | None, timeout: float, json_output: b
                 new += await opened.publish(messages[first : first + BATCH])
         return new
 
-    new = speak(broker, timeout, talk) if messages else 0
+    new = speak(broker, timeout, talk, creates=True) if messages else 0
     if json_output:
         print_json({"read": len(messages), "new": new})
     else:

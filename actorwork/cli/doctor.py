@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from actorwork.cli.brokers import Step, broker_option, speak, timeout_option
+from actorwork.cli.brokers import Step, broker_option, missing_store, speak, timeout_option
 from actorwork.cli.output import as_json, one_line, print_json
 
 if TYPE_CHECKING:
@@ -51,7 +51,13 @@ def _findings(url: str | None, timeout: float) -> Sequence[Finding]:
             return await opened.diagnose()
 
     try:
+        missing = missing_store(url)
+        if missing is not None:
+            advice = "the first program that runs or sends there makes it; else name another with --broker"
+            return [Finding("file", "warning", f"there is no store {missing} yet", advice)]
         return speak(url, timeout, talk)
+    except click.UsageError:
+        raise
     except click.ClickException as error:
         advice = "check that the server runs, and that the address and the credentials in --broker are right"
         return [Finding("connection", "error", error.message, advice)]

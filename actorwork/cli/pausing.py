@@ -11,6 +11,7 @@ from actorwork.cli.brokers import (
     Step,
     broker_option,
     force_option,
+    pasted,
     refuse_unknown_actor,
     speak,
     timeout_option,
@@ -134,7 +135,7 @@ def pause_at(
         with step():
             return await opened.pauses.pause(kind, name, reason=reason, by=whoami())
 
-    return speak(broker, timeout, talk)
+    return speak(broker, timeout, talk, creates=force or kind == "everything")
 
 
 def resume_at(broker: str | None, timeout: float, kind: PauseKind, name: str) -> None:
@@ -147,5 +148,5 @@ def resume_at(broker: str | None, timeout: float, kind: PauseKind, name: str) ->
 
     what = Pause(kind, name)
     if not speak(broker, timeout, talk):
-        raise click.ClickException(f"{what} was not paused; `actorwork paused` lists what is")
+        raise click.ClickException(f"{what} was not paused; what is: {pasted('paused')}")
     click.echo(f"resumed {what}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from actorwork.cli.brokers import Step
+from actorwork.cli.brokers import Step, pasted
 from actorwork.cli.durations import seconds
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ async def find(letters: DeadLetters, step: Step, source: str, names: Sequence[st
             if not of_it:
                 raise click.ClickException(
                     f"no dead letter of {source!r} has the entry or message id {name!r};"
-                    f" see: actorwork dead ls {source}"
+                    f" see: {pasted('dead', 'ls', source)}"
                 )
             found += of_it
     return list({letter.entry: letter for letter in found}.values())

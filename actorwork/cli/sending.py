@@ -109,6 +109,11 @@ class EnvelopeFactory:
     """Whether an actor that has not run is accepted."""
     publisher: str = attrs.field(factory=lambda: secrets.token_hex(8))
 
+    @property
+    def creates(self) -> bool:
+        """Whether the message is sent to a broker that has never been used."""
+        return self.force or self.target.title is None
+
     def envelope(self, data: bytes, message_id: str) -> Envelope:
         """Return an envelope; raises `CodecError` for invalid JSON, or if the actor's class has no handler."""
         from actorwork import codec
@@ -205,7 +210,7 @@ def _send_one(
         with step():
             return await opened.publish([envelope])
 
-    new = speak(broker, timeout, talk)
+    new = speak(broker, timeout, talk, creates=factory.creates)
     source = factory.target.source
     if json_output:
         print_json({"id": message_id, "source": source, "new": bool(new)})
@@ -235,7 +240,7 @@ def _send_file(
                 await _expect_readers(opened, step, factory)
                 await _send_lines(opened, step, factory, source, prefix, progress, bar)
 
-            speak(broker, timeout, talk)
+            speak(broker, timeout, talk, creates=factory.creates)
         ended = ""
     except KeyboardInterrupt:
         ended = "an interrupt"

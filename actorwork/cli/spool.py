@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -96,7 +97,11 @@ def flush(*, path: Path | None, broker: str | None, timeout: float, json_output:
     if not path.exists():
         raise click.ClickException(f"there is no spool {path}; --spool names another file")
     before = with_file(path, lambda file: (file.take_up_again(), file.status())[1])
-    left = speak(broker, timeout, lambda opened, step: replay(opened, step, path)) if before.messages else before
+    left = (
+        speak(broker, timeout, lambda opened, step: replay(opened, step, path), creates=True)
+        if before.messages
+        else before
+    )
     # A running program may have added some meanwhile.
     sent = max(0, before.messages - left.messages)
     if json_output:
@@ -104,9 +109,7 @@ def flush(*, path: Path | None, broker: str | None, timeout: float, json_output:
     else:
         click.echo(f"sent {many(sent, 'message')} of {path}")
     if left.refused:
-        raise click.ClickException(
-            f"the broker refused {many(left.refused, 'message')}: see actorwork spool ls --spool {path}"
-        )
+        raise click.ClickException(f"the broker refused {many(left.refused, 'message')}: see: {_listing(path)}")
 
 
 async def replay(broker: Broker, step: Step, path: Path) -> SpoolStatus:
@@ -152,7 +155,7 @@ def drop(
 
     chosen = with_file(path, look)
     for name in set(messages) - {one.id for one in chosen}:
-        raise click.ClickException(f"no message in {path} has the id {name!r}; see: actorwork spool ls --spool {path}")
+        raise click.ClickException(f"no message in {path} has the id {name!r}; see: {_listing(path)}")
     if chosen and not yes:
         click.confirm(f"drop {many(len(chosen), 'message')} of {path}?", abort=True, err=True)
     dropped = with_file(path, lambda file: file.remove(one.seq for one in chosen))
@@ -160,6 +163,10 @@ def drop(
         print_json({"dropped": dropped})
     else:
         click.echo(f"dropped {many(dropped, 'message')}")
+
+
+def _listing(path: Path) -> str:
+    return shlex.join(["actorwork", "spool", "ls", "--spool", str(path)])
 
 
 def file_of(path: Path | None, broker: str | None) -> Path:

@@ -22,6 +22,7 @@ moment; from then on messages go straight to the file, until a replay has succee
 from __future__ import annotations
 
 import hashlib
+import shlex
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -340,7 +341,8 @@ class Spooler:
     async def _set_aside(self, one: Spooled, reason: str) -> None:
         await self._messages.set_aside(one, reason)
         doing = f"replaying message {one.id} of {one.source}"
-        self._emit(BrokerTrouble(doing, reason, "set aside: see actorwork spool ls"))
+        command = shlex.join(["actorwork", "spool", "ls", "--spool", str(self.path)])
+        self._emit(BrokerTrouble(doing, reason, f"set aside; see: {command}"))
 
     async def _take_out(self, some: Sequence[Spooled]) -> None:
         await self._messages.take_out(some)

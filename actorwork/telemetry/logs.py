@@ -36,7 +36,7 @@ class LogSink:
     `node_id` is the host and process until the node has its lease; then it is the lease's name, as other nodes see it.
     """
 
-    __slots__ = ("_clock", "_logger", "_remind_at", "node_id")
+    __slots__ = ("_broker", "_clock", "_logger", "_remind_at", "node_id")
 
     def __init__(
         self,
@@ -48,6 +48,8 @@ class LogSink:
         self.node_id = node_id
         self._logger = logging.getLogger(LOGGER) if logger is None else logger
         self._clock = clock
+        self._broker = ""
+        """The URL of the node's broker, for commands that a line recommends."""
         self._remind_at = -math.inf
         """When the next `BrokerLost` is a warning again."""
 
@@ -71,10 +73,10 @@ class LogSink:
         return f"<LogSink of node {self.node_id} to {self._logger.name!r}>"
 
     def _log(self, event: events.Event) -> None:
-        sentence = sentence_of(event)
+        sentence = sentence_of(event, self._broker)
         match event:
-            case events.NodeStarted(incarnation=incarnation):
-                self.node_id = incarnation
+            case events.NodeStarted(incarnation=incarnation, broker=broker):
+                self.node_id, self._broker = incarnation, broker
             case events.BrokerLost() if self._clock() < self._remind_at:
                 sentence = sentence._replace(level=logging.DEBUG)
             case events.BrokerLost():

@@ -12,6 +12,7 @@ Every sentence says what happened, what follows, and, where there is something t
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Mapping
 from typing import Final, NamedTuple, TypeAlias
 
@@ -25,6 +26,9 @@ from actorwork.telemetry.formatting import one_line
 
 _NO_TRACEBACK: Final = frozenset({"Fail", "CodecError", "MessageRefused"})
 """Errors that were expected: where they were raised tells the operator nothing."""
+
+_IN_MEMORY: Final = frozenset({"sqlite://", "memory://"})
+"""The URLs of brokers that exist in one process only."""
 
 _STAGES: Final[Mapping[str, str]] = {
     "intake": "nothing new is read",
@@ -50,11 +54,11 @@ class Sentence(NamedTuple):
     """The error whose traceback is printed below the line."""
 
 
-def sentence_of(event: events.Event) -> Sentence:
-    """Put an event into words."""
+def sentence_of(event: events.Event, broker: str = "") -> Sentence:
+    """Put an event into words; `broker` is the URL that commands need, without its password."""
     match event:
         case events.Settled():
-            return _settled(event)
+            return _settled(event, broker)
         case events.NodeStarted(incarnation=incarnation, broker=broker, actors=actors):
             text = "node %s is up at %s and reads for %s"
             return Sentence(logging.INFO, text, (incarnation, broker, ", ".join(actors) or "no actor"))
@@ -106,8 +110,8 @@ def sentence_of(event: events.Event) -> Sentence:
             error = f"{crashes} {'process' if crashes == 1 else 'processes'} died while handling it"
             return Sentence(
                 logging.ERROR,
-                "message %s does not run again (%s): it is a dead letter of '%s' now; see: actorwork dead show %s %s",
-                (message_id, error, source, source, message_id),
+                "message %s does not run again (%s): it is a dead letter of '%s' now%s",
+                (message_id, error, source, _see(source, message_id, broker)),
                 {"actor_id": actor_id, "message_id": message_id, "source": source, "error": error},
             )
         case events.BrokerTrouble(doing=doing, error=error, next=what_follows):
@@ -248,7 +252,17 @@ def _of_a_process(event: _ProcessEvent) -> Sentence:
             return Sentence(logging.INFO, text, (process, before, after, why, what_follows))
 
 
-def _settled(event: events.Settled) -> Sentence:
+def _see(source: str, message_id: str, broker: str) -> str:
+    """Return the end of a sentence: the command that shows a dead letter, to be pasted into a shell."""
+    if broker in _IN_MEMORY:
+        return ""  # No other process sees it.
+    named = ["--broker", broker] if broker else []
+    # Options of the shell's user end with `--`: a foreign id may begin with a dash.
+    dashes = ["--"] if source.startswith("-") or message_id.startswith("-") else []
+    return f"; see: {shlex.join(['actorwork', 'dead', 'show', *named, *dashes, source, message_id])}"
+
+
+def _settled(event: events.Settled, broker: str) -> Sentence:
     delivery, title = event.delivery, event.title
     fields: dict[str, object] = {
         "actor_id": event.actor_id,
@@ -275,16 +289,14 @@ def _settled(event: events.Settled) -> Sentence:
             fields["error"] = in_words(failure)
             return Sentence(
                 logging.ERROR,
-                "%s failed message %s (attempt %d, %s): it is a dead letter of '%s' now; "
-                "see: actorwork dead show %s %s",
+                "%s failed message %s (attempt %d, %s): it is a dead letter of '%s' now%s",
                 (
                     title,
                     delivery.id,
                     delivery.attempt,
                     in_words(failure),
                     delivery.source,
-                    delivery.source,
-                    delivery.id,
+                    _see(delivery.source, delivery.id, broker),
                 ),
                 fields,
                 failure=None if failure.type in _NO_TRACEBACK else failure,

@@ -6,9 +6,11 @@ import sys
 from importlib.metadata import version
 
 import pytest
+from click.testing import CliRunner
 
 from actorwork.abc import Finding
 from actorwork.cli import doctor
+from actorwork.cli.commands import actorwork
 from actorwork.cli.durations import seconds
 
 from .conftest import HOUSE, Shell
@@ -110,6 +112,58 @@ def test_a_defect_ends_a_command_in_one_sentence_too_and_its_traceback_can_be_ha
     monkeypatch.setenv("ACTORWORK_TRACEBACK", "1")
     with pytest.raises(ExceptionGroup):
         shell("doctor")
+
+
+READING = (
+    ("dead", "ls"),
+    ("dead", "groups", "orders"),
+    ("dead", "show", "orders", "1-1"),
+    ("dead", "replay", "--all", "--yes"),
+    ("dead", "drop", "--all", "--yes"),
+    ("dead", "export"),
+    ("spool", "ls"),
+    ("triggers", "ls"),
+    ("triggers", "show", "till", "nightly"),
+    ("triggers", "pause", "till"),
+    ("paused",),
+    ("resume", "--all"),
+    ("pause", "--actor", "till"),
+    ("send", "actor:till", "{}"),
+    ("doctor",),
+)
+
+
+@pytest.mark.parametrize("command", READING, ids=" ".join)
+@pytest.mark.parametrize("is_default", [True, False], ids=["default", "named"])
+def test_a_command_that_sends_and_pauses_nothing_makes_no_store(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], is_default: bool
+):
+    monkeypatch.setenv("ACTORWORK_HOME", str(shell.folder / "home"))
+    before = set(shell.folder.rglob("*"))
+    runner = CliRunner(env={} if is_default else {"ACTORWORK_BROKER": shell.url})
+    result = runner.invoke(actorwork, command, auto_envvar_prefix="ACTORWORK")
+    assert result.exit_code in {0, 1}
+    assert isinstance(result.exception, SystemExit | None)
+    assert set(shell.folder.rglob("*")) == before
+    if command[0] != "spool":
+        assert "there is no store" in result.output
+
+
+def test_a_masked_password_is_taken_from_the_environment(shell: Shell):
+    runner = CliRunner(env={"ACTORWORK_BROKER": "redis://ann:secret@127.0.0.1:1/0"})
+    same = ["paused", "--timeout", "200ms", "--broker", "redis://ann:***@127.0.0.1:1/0"]
+    assert runner.invoke(actorwork, same).exit_code == 1
+    assert "did not answer" in runner.invoke(actorwork, same).output
+    other = runner.invoke(actorwork, ["paused", "--broker", "redis://ben:***@127.0.0.1:1/0"])
+    assert other.exit_code == 2
+    assert "the password in --broker is masked" in other.output
+
+
+def test_a_command_that_another_one_recommends_names_the_same_broker(shell: Shell):
+    shell.at_broker(lambda broker: broker.publish([]))
+    elsewhere = CliRunner(env={}).invoke(actorwork, ["dead", "show", "orders", "x y", "--broker", shell.url])
+    assert elsewhere.output.endswith(f"see: actorwork dead ls orders --broker {shell.url}\n")
+    assert shell("dead", "show", "orders", "x", code=1).stderr.endswith("see: actorwork dead ls orders\n")
 
 
 def test_doctor_checks_the_broker(shell: Shell):

@@ -1,6 +1,7 @@
 """`actorwork run`: finding the tree, running it, and how it ends, in processes of their own."""
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Shell
+from .conftest import HOUSE, Shell
 
 
 def lines_until(process: subprocess.Popen[str], part: str, *, of_log: bool = False) -> list[str]:
@@ -124,6 +125,28 @@ def test_logs_can_be_json(shell: Shell):
 )
 def test_for_something_else_than_a_tree_the_error_names_it(shell: Shell, tree: str, complaint: str):
     assert complaint in shell("run", tree, code=2).stderr.replace("\n", " ")
+
+
+def test_the_command_that_a_log_recommends_works_when_pasted_elsewhere(
+    shell: Shell, tmp_path_factory: pytest.TempPathFactory
+):
+    shell("send", "orders", '{"number": -1}', "--type", "Order")
+    with shell.start("run", "shop:Till") as process:
+        line = lines_until(process, "; see: actorwork ", of_log=True)[-1]
+        process.terminate()
+        ended(process)
+    command = line.partition("; see: actorwork ")[2].partition(" [node=")[0]
+    pasted = subprocess.run(
+        f"{shlex.quote(sys.executable)} -m actorwork {command}",
+        shell=True,
+        cwd=tmp_path_factory.mktemp("elsewhere"),
+        env={"PYTHONPATH": str(HOUSE)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert "error: ValueError: no order has the number -1" in pasted.stdout
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import os
+import shlex
 import timeit
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -72,6 +73,19 @@ def test_the_line_of_a_failed_message_names_its_dead_letter_and_the_command_to_s
         "greeter failed message 3f-1 (attempt 2, ValueError: no such order): it is a dead letter of 'orders' now; "
         "see: actorwork dead show orders 3f-1 [node=9a3c actor=ac70 message=3f-1 attempt=2]"
     )
+
+
+def test_the_command_in_a_line_can_be_pasted_into_any_shell(log: Log):
+    log.sink(events.NodeStarted(NODE, "redis://ann:***@there:6379/0?db=1&x=2", ()))
+    line = log.line(settled(Fail(broken()), message_id="-x 'y' $(z)")).partition("; see: ")[2].partition(" [node")[0]
+    assert shlex.split(line) == [
+        *("actorwork", "dead", "show", "--broker", "redis://ann:***@there:6379/0?db=1&x=2"),
+        *("--", "orders", "-x 'y' $(z)"),
+    ]
+    lettered = log.line(events.DeadLettered("orders", "ac70", "3f-1", 3))
+    assert "; see: actorwork dead show --broker 'redis://ann" in lettered
+    log.sink(events.NodeStarted(NODE, "sqlite://", ()))
+    assert "; see:" not in log.line(settled(Fail(broken()))), "no other process sees what is in memory"
 
 
 def test_a_lost_broker_is_a_warning_now_and_then_and_again_after_it_was_back(log: Log):
