@@ -114,6 +114,13 @@ class DeadLettered(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
+class SuspectsInFlight(_Event):
+    """Messages that processes died with are in flight at this node (`present`), or none is any more."""
+
+    present: bool
+
+
+@attrs.frozen(eq=False, repr=False)
 class BrokerTrouble(_Event):
     """An operation at the broker failed; `next` says whether it is tried again."""
 
@@ -390,6 +397,7 @@ Event: TypeAlias = (
     | ReplacementFailed
     | Scaled
     | Settled
+    | SuspectsInFlight
     | Overdue
     | LoopStalled
     | CircuitChanged

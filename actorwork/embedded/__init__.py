@@ -11,6 +11,7 @@
     orders         what all of the above ask of it
     turns          what one turn does: lease renewal, orders, promotion, reading, in one transaction
     cursors        what the nodes of this process read
+    isolation      a message that processes died with runs with nothing beside it
     own_leases     the leases of these nodes, and those of other processes that have expired
     store          what is done inside a transaction, in SQL; it has a file for each of its tables:
                    settling, reading, cancellation, dead_letters, delay_queue, key_queues, uniques, outcomes, leases,

@@ -19,6 +19,7 @@ from typing import Final, TypeAlias
 
 import attrs
 
+from actorwork.embedded.isolation import LOOK_EVERY
 from actorwork.embedded.own_leases import Lease
 from actorwork.embedded.rows import GroupChannel, Taken
 from actorwork.embedded.store import Store
@@ -56,9 +57,28 @@ class Cursor:
     @property
     def can_read(self) -> bool:
         """Whether there is credit left for a channel that may hold something."""
+        if self.lease.isolation.is_closed:
+            return False
         if self.allowed > self.sent:
             return any(channel.readable for channel in self.channels)
         return self.allowed_urgent > self.sent and any(channel.readable for channel in self.urgent)
+
+    @property
+    def held(self) -> list[GroupChannel]:
+        """The channels whose suspects, if they have any, this cursor could take."""
+        if self.allowed <= self.sent:
+            return []
+        return [channel for channel in self.channels if channel.suspects and not channel.is_paused]
+
+    def read_suspect(self, store: Store) -> list[Batch]:
+        """Read one suspect, if there still is one."""
+        taken: list[Batch] = []
+        for channel in self.held:
+            batch = store.reading.take_suspect(channel, self.lease.number)
+            taken.append(_with_owners(store, channel, batch))
+            if batch.deliveries:
+                break
+        return taken
 
     def read(self, store: Store) -> list[Batch]:
         """Read the most urgent first, as far as fairness to the other priorities allows."""
@@ -91,7 +111,7 @@ class Cursor:
             share = math.ceil(room / (len(ready) - position))
             batch = store.reading.take(channel, self.lease.number, share)
             room -= len(batch.deliveries)
-            taken.append((channel, batch, [(store.leases.incarnation(node), count) for node, count in batch.reclaimed]))
+            taken.append(_with_owners(store, channel, batch))
         return taken
 
     def has_read(self, taken: Sequence[Batch]) -> None:
@@ -99,9 +119,39 @@ class Cursor:
         for channel, batch, _ in taken:
             channel.ready = not batch.emptied
             channel.suspects = batch.held
+            if batch.held:
+                self.lease.isolation.look_at = -math.inf
             channel.grp = batch.grp
             self.sent += len(batch.deliveries)
         self.turn += 1
+
+
+def _with_owners(store: Store, channel: GroupChannel, batch: Taken) -> Batch:
+    return channel, batch, [(store.leases.incarnation(node), count) for node, count in batch.reclaimed]
+
+
+def read_suspect(store: Store, cursors: Sequence[Cursor], now: float) -> list[tuple[Cursor, list[Batch]]]:
+    """Decide whether the node of these cursors may read; if it may take a suspect, read one."""
+    for cursor in cursors:
+        for channel in cursor.channels:
+            channel.suspects = channel.suspects and store.reading.has_suspects(channel, channel.grp)
+    lease = cursors[0].lease
+    isolation = lease.isolation
+    wait = any(channel.suspects for cursor in cursors for channel in cursor.channels)
+    if not (wait or isolation.is_closed):
+        isolation.look_at = math.inf
+        return []
+    are_held = any(cursor.held for cursor in cursors)
+    # It looks through what all nodes have in flight, and is asked only while suspects wait.
+    may_take = isolation.decide(now, is_idle=store.reading.is_idle(lease.number), are_held=are_held)
+    isolation.look_at = now + LOOK_EVERY if wait or isolation.is_closed else math.inf
+    if may_take:
+        for cursor in cursors:
+            batches = cursor.read_suspect(store)
+            if any(taken.deliveries for _, taken, _ in batches):
+                isolation.has_taken(now)
+                return [(cursor, batches)]
+    return []
 
 
 class Cursors:
@@ -109,6 +159,8 @@ class Cursors:
 
     def __init__(self) -> None:
         self._cursors: list[Cursor] = []
+        self.by_lease: list[list[Cursor]] = []
+        """The cursors of each node."""
         self._by_channel: dict[int, list[GroupChannel]] = {}
         self._urgent_came = False
 
@@ -126,13 +178,21 @@ class Cursors:
         return any(cursor.can_read for cursor in self._cursors)
 
     @property
-    def has_suspects(self) -> bool:
-        return any(channel.suspects for cursor in self._cursors for channel in cursor.channels)
+    def isolates_at(self) -> float:
+        """When to decide for a node again whether it may take a suspect, by the monotonic clock."""
+        return min((cursors[0].lease.isolation.look_at for cursors in self.by_lease), default=math.inf)
 
     def add(self, cursors: Iterable[Cursor]) -> None:
         for cursor in cursors:
             self._cursors.append(cursor)
+            for others in self.by_lease:
+                if others[0].lease is cursor.lease:
+                    others.append(cursor)
+                    break
+            else:
+                self.by_lease.append([cursor])
             for channel in cursor.channels:
+                channel.suspects = True  # It may have some. Whether it has is looked up before anything is read.
                 self._by_channel.setdefault(channel.number, []).append(channel)
         self._urgent_came = True
 
@@ -140,6 +200,9 @@ class Cursors:
         for cursor in cursors:
             if cursor in self._cursors:
                 self._cursors.remove(cursor)
+                self.by_lease = [
+                    left for others in self.by_lease if (left := [other for other in others if other is not cursor])
+                ]
                 for channel in cursor.channels:
                     self._by_channel[channel.number].remove(channel)
 

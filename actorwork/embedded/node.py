@@ -19,7 +19,7 @@ from actorwork.abc import EventSink, Subscription
 from actorwork.embedded.cursors import Batch, Cursor
 from actorwork.embedded.orders import Writer
 from actorwork.embedded.own_leases import Lease
-from actorwork.embedded.rows import GroupChannel, SettleOrder, is_plain, row_of
+from actorwork.embedded.rows import GroupChannel, SettleOrder, Token, is_plain, row_of
 from actorwork.embedded.store import Store
 from actorwork.embedded.turns import Order, Turns
 from actorwork.errors import BrokerError
@@ -83,6 +83,8 @@ class EmbeddedNode:
             intake = _Intake(subscription, cursor)
             self._intakes[subscription] = intake
         self._by_cursor = {id(intake.cursor): intake for intake in self._intakes.values()}
+        self._suspects: set[Token] = set()
+        """The deliveries in flight that processes died with."""
         self._stopping = False
         self._closed = False
         self._unsettled = 0
@@ -160,6 +162,8 @@ class EmbeddedNode:
         deliveries: Sequence[Delivery] = []
         for channel, taken, reclaimed in batches:
             deliveries += taken.deliveries
+            if reclaimed:
+                self._suspects_begun(taken.deliveries)
             for previous, count in reclaimed:
                 self._counts["reclaimed"] += count
                 self._emit(events.Reclaimed(channel.name, channel.group, previous, count))
@@ -178,6 +182,18 @@ class EmbeddedNode:
         if deliveries:
             subscription.sink.offer(deliveries)
         self.resume(subscription)
+
+    def _suspects_begun(self, deliveries: Sequence[Delivery]) -> None:
+        found = {delivery.token for delivery in deliveries if delivery.crashes}
+        if found and not self._suspects:
+            self._emit(events.SuspectsInFlight(present=True))
+        self._suspects |= found
+
+    def _suspects_ended(self, deliveries: Sequence[Delivery]) -> None:
+        """Called only while there are suspects."""
+        self._suspects.difference_update(delivery.token for delivery in deliveries)
+        if not self._suspects:
+            self._emit(events.SuspectsInFlight(present=False))
 
     def _crowded(self, cursor: Cursor) -> None:
         intake = self._by_cursor[id(cursor)]
@@ -215,6 +231,9 @@ class EmbeddedNode:
     def _lost(self, incarnation: str, successor: str, reason: str) -> None:
         self._incarnation = successor
         self._emit(events.LeaseLost(incarnation, successor, reason))
+        if self._suspects:
+            self._suspects.clear()
+            self._suspects_ended(())
         for subscription in self._intakes:
             subscription.sink.revoke()
             self.resume(subscription)
@@ -233,6 +252,8 @@ class EmbeddedNode:
             self._emit(events.Fenced(delivery, subscription.group, settlement))
             return
         self._unsettled += 1
+        if self._suspects:
+            self._suspects_ended([delivery])
         self._writer.settle(
             SettleOrder(
                 delivery,
@@ -256,6 +277,8 @@ class EmbeddedNode:
             for delivery, settlement in settled:
                 self.settle(subscription, delivery, settlement)
             return
+        if self._suspects:
+            self._suspects_ended([delivery for delivery, _ in settled])
         group, actor, bounds = subscription.group, subscription.actor, subscription.dead_letters
         *others, last = (
             SettleOrder(delivery, group, actor, settlement, (), self, bounds=bounds) for delivery, settlement in settled
@@ -308,6 +331,9 @@ class EmbeddedNode:
         done: Callable[[], object] | None = None,
         failed: Callable[[BrokerError], None] | None = None,
     ) -> None:
+        if self._suspects:
+            self._suspects_ended(deliveries)
+
         def tell(given: Mapping[str, int]) -> None:
             for source, count in given.items():
                 self._counts["released"] += count

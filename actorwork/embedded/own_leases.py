@@ -18,6 +18,7 @@ from typing import Final
 
 import attrs
 
+from actorwork.embedded.isolation import Isolation
 from actorwork.embedded.store import Store
 
 CHECK_EVERY: Final = 1.0
@@ -33,6 +34,8 @@ class Lease:
     """Called in the Trio thread with the incarnation that ended, its successor, and the reason."""
     number: int = 0
     renew_at: float = 0.0
+    isolation: Isolation = attrs.field(factory=Isolation)
+    """What may be read under it."""
 
 
 @attrs.frozen(eq=False)
@@ -48,6 +51,7 @@ class LostLease:
         """Continue under the new incarnation; return the notification for the Trio thread."""
         lease, before = self.lease, self.lease.incarnation
         lease.incarnation, lease.number = self.incarnation, self.number
+        lease.isolation.reset()
         lease.renew_at = now + lease.length / 3
         return lambda: lease.lost(before, self.incarnation, self.reason)
 

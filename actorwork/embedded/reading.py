@@ -1,7 +1,7 @@
 """How a node is given entries of a channel: first what is orphaned or released, then what its group was never given.
 
-A message that several processes died with is run alone, and dead-lettered once `max_crashes` have died. Its crashes are
-counted when it is read, so no process has to survive it to report them.
+A message that several processes died with is a suspect: it is run with nothing beside it (isolation), and dead-lettered
+once `max_crashes` have died. Its crashes are counted when it is read, so no process has to survive it to report them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,11 @@ from actorwork.embedded.transaction import Transaction
 from actorwork.message import NO_HEADERS, Delivery, Failure, Outcome
 
 MANY: Final = 1000
+FREE: Final = (
+    "select p.seq, p.count, p.node, e.id, e.type, e.data, e.headers, e.key, e.expires, e.uniq"
+    " from pending p join entries e using (seq) where p.grp = ? and p.node <= 0"
+)
+"""The entries of a group that belong to no node."""
 
 
 class Reading:
@@ -58,34 +63,14 @@ class Reading:
             grp, restored = self._restore_group(channel), True
             group = self._execute("select cursor from groups where grp = ?", (grp,)).fetchone()
         taken = Taken(grp, restored=restored)
-        free = self._execute(
-            "select p.seq, p.count, p.node, e.id, e.type, e.data, e.headers, e.key, e.expires, e.uniq"
-            " from pending p join entries e using (seq) where p.grp = ? and p.node <= 0 order by p.seq limit ?",
-            (grp, limit),
-        ).fetchall()
+        free = self._execute(f"{FREE} order by p.seq limit ?", (grp, limit)).fetchall()
         if channel.suspects or any(count >= channel.alone_from for _, count, *_ in free):
-            free = self._one_suspect_of(free, channel, node, taken)
-        again: list[int] = []
-        owners: dict[int, int] = {}
-        for seq, count, owner, message_id, kind, data, headers, key, expires, unique in free:
-            bound = key is not None or unique is not None
-            if count >= channel.dead_from:
-                token = Token(seq, grp, 0, count, bound)
-                self._dead_letter(channel, delivery_from(channel, message_id, kind, data, headers, token, key, expires))
-                taken.dead_lettered.append((message_id, count))
-                continue
-            again.append(seq)
-            owners[-owner] = owners.get(-owner, 0) + 1
-            token = Token(seq, grp, node, count + 1, bound)
-            taken.deliveries.append(delivery_from(channel, message_id, kind, data, headers, token, key, expires))
-        if again:
-            self._execute(
-                "update pending set node = ?, count = count + 1"
-                " where grp = ? and seq in (select value from json_each(?))",
-                (node, grp, json.dumps(again)),
-            )
-            taken.reclaimed = list(owners.items())
-
+            suspected = (channel.alone_from, channel.dead_from - 1)
+            free = self._execute(
+                f"{FREE} and not p.count between ? and ? order by p.seq limit ?", (grp, *suspected, limit)
+            ).fetchall()
+            taken.held = self.has_suspects(channel, grp)
+        self._give(free, channel, node, taken)
         room = limit - len(free)
         if room <= 0:
             return taken
@@ -118,30 +103,57 @@ class Reading:
         taken.emptied = len(rows) < room
         return taken
 
+    def take_suspect(self, channel: GroupChannel, node: int) -> Taken:
+        """Give one suspect of a channel to a node that has nothing else in flight."""
+        taken = Taken(channel.grp)
+        suspected = (channel.alone_from, channel.dead_from - 1)
+        free = self._execute(
+            f"{FREE} and p.count between ? and ? order by p.seq limit 1", (channel.grp, *suspected)
+        ).fetchall()
+        self._give(free, channel, node, taken)
+        taken.held = self.has_suspects(channel, channel.grp)
+        return taken
+
+    def has_suspects(self, channel: GroupChannel, grp: int) -> bool:
+        """Whether suspects of a channel, whose group is `grp`, belong to no node."""
+        return bool(
+            self._execute(
+                "select exists (select 1 from pending where grp = ? and node <= 0 and count between ? and ?)",
+                (grp, channel.alone_from, channel.dead_from - 1),
+            ).fetchone()[0]
+        )
+
+    def is_idle(self, node: int) -> bool:
+        """Whether a node has nothing in flight."""
+        return not self._execute("select exists (select 1 from pending where node = ?)", (node,)).fetchone()[0]
+
+    def _give(self, free: list[Any], channel: GroupChannel, node: int, taken: Taken) -> None:
+        """Give entries that belong to no node to this one; those that crashed too often become dead letters."""
+        grp = taken.grp
+        again: list[int] = []
+        owners: dict[int, int] = {}
+        for seq, count, owner, message_id, kind, data, headers, key, expires, unique in free:
+            bound = key is not None or unique is not None
+            if count >= channel.dead_from:
+                token = Token(seq, grp, 0, count, bound)
+                self._dead_letter(channel, delivery_from(channel, message_id, kind, data, headers, token, key, expires))
+                taken.dead_lettered.append((message_id, count))
+                continue
+            again.append(seq)
+            owners[-owner] = owners.get(-owner, 0) + 1
+            token = Token(seq, grp, node, count + 1, bound)
+            taken.deliveries.append(delivery_from(channel, message_id, kind, data, headers, token, key, expires))
+        if again:
+            self._execute(
+                "update pending set node = ?, count = count + 1"
+                " where grp = ? and seq in (select value from json_each(?))",
+                (node, grp, json.dumps(again)),
+            )
+            taken.reclaimed = list(owners.items())
+
     def _optional_fields(self, seq: int) -> tuple[str | None, float | None, str | None]:
         """Return the key, the expiry and the unique key of an entry."""
         return self._execute("select key, expires, uniq from entries where seq = ?", (seq,)).fetchone()
-
-    def _one_suspect_of(self, free: list[Any], channel: GroupChannel, node: int, taken: Taken) -> list[Any]:
-        """Leave out the messages that several processes died with, but for one, if none of them is in flight.
-
-        A process dies with everything it had in flight, and one of these messages killed it. Run one at a time, the
-        innocent ones succeed.
-        """
-        in_hand = self._execute(
-            "select 1 from pending where grp = ? and node = ? and count > ? limit 1",
-            (taken.grp, node, channel.alone_from),
-        ).fetchone()
-        chosen: list[Any] = []
-        is_taken = in_hand is not None
-        for row in free:
-            if channel.alone_from <= row[1] < channel.dead_from:
-                if is_taken:
-                    taken.held = True
-                    continue
-                is_taken = True
-            chosen.append(row)
-        return chosen
 
     def _dead_letter(self, channel: GroupChannel, delivery: Delivery) -> None:
         token: Token = delivery.token

@@ -127,7 +127,7 @@ class GroupChannel:
     is_paused: bool = False
     """Whether nothing may be read from it, ready or not."""
     suspects: bool = False
-    """Whether messages wait until the one that is run alone has ended."""
+    """Whether messages wait that may only be run with nothing beside them."""
     bounds: DeadLetterSettings = attrs.field(factory=DeadLetterSettings)
 
     @property
@@ -137,7 +137,7 @@ class GroupChannel:
 
     @property
     def alone_from(self) -> int:
-        """The crash count from which on a message runs beside no other one with such a count."""
+        """The crash count from which on a message is a suspect, and runs with nothing beside it."""
         return alone_from(self.max_crashes)
 
     @property

@@ -24,7 +24,7 @@ from typing import Any, Final, TypeAlias
 
 import attrs
 
-from actorwork.embedded.cursors import Batch, Cursor, Cursors
+from actorwork.embedded.cursors import Batch, Cursor, Cursors, read_suspect
 from actorwork.embedded.location import Location, explained, gone
 from actorwork.embedded.own_leases import Lease, LostLease, OwnLeases
 from actorwork.embedded.rows import ReplyAddress, SettleOrder
@@ -122,7 +122,7 @@ class Turns:
         """Return when the next turn is to be run if no order comes, by the monotonic clock."""
         if self.cursors.can_read:
             return max(now, self._rests_until)
-        until = min(self._settle_again_at, self.leases.next_at)
+        until = min(self._settle_again_at, self.leases.next_at, self.cursors.isolates_at)
         if self.cursors:
             # In this order: a sum of both clocks would be rounded, and what is due now would be due a little later.
             until = min(until, now + (self._next_due - wall))
@@ -282,7 +282,7 @@ class Turns:
         if store.transaction.orphaned:
             store.transaction.orphaned = False
             self.cursors.wake_groups(store.reading.groups_with_free())
-        offers = self._read(store, lost, wall)
+        offers = self._read(store, lost, now, wall)
         here, elsewhere = self._sorted_replies(store)
         if elsewhere:
             # In the transaction of the settlements: an outcome that is applied is also on its way.
@@ -327,7 +327,7 @@ class Turns:
             expired=self.leases.expired(store, now, wall),
             promotes=bool(self.cursors) and self._next_due <= wall,
             prunes=now >= self._prune_at,
-            reads=self.cursors.can_read,
+            reads=self.cursors.can_read or self.cursors.isolates_at <= now,
         )
 
     def _carry_out(
@@ -360,16 +360,13 @@ class Turns:
                 for order in plain:
                     if order.delivery.token in not_ours:
                         refused.setdefault(order.owner, []).append(order)
-        if self.cursors.has_suspects:
-            # The one that was run alone may be settled by now, so the next suspect may be read.
-            self.cursors.wake_groups({order.delivery.token.grp for order in orders if isinstance(order, SettleOrder)})
         self.counts["settlements"] += sum(counts.values())
         return [
             lambda owner=owner, count=count: owner.applied(count, refused.get(owner, ()))
             for owner, count in counts.items()
         ]
 
-    def _read(self, store: Store, lost: list[LostLease], wall: float) -> list[tuple[Cursor, list[Batch]]]:
+    def _read(self, store: Store, lost: list[LostLease], now: float, wall: float) -> list[tuple[Cursor, list[Batch]]]:
         """Read for every cursor that can, under leases that are seen to be alive in this transaction.
 
         A lease that has ended is replaced first, and its cursors read nothing in this turn: under the old number
@@ -378,13 +375,19 @@ class Turns:
         if not self.cursors:
             return []
         gone = {id(one.lease) for one in lost}
-        for lease in {id(cursor.lease): cursor.lease for cursor in self.cursors if cursor.can_read}.values():
-            if id(lease) not in gone and not store.leases.has(lease.number):
+        taken: list[tuple[Cursor, list[Batch]]] = []
+        for cursors in self.cursors.by_lease:
+            lease = cursors[0].lease
+            isolates = lease.isolation.is_closed or lease.isolation.look_at <= now
+            if id(lease) in gone or not (isolates or any(cursor.can_read for cursor in cursors)):
+                continue
+            if not store.leases.has(lease.number):
                 lost.append(self.leases.replace(store, lease, wall, "another process ended it"))
-                gone.add(id(lease))
-        return [
-            (cursor, cursor.read(store)) for cursor in self.cursors if id(cursor.lease) not in gone and cursor.can_read
-        ]
+                continue
+            if isolates:
+                taken += read_suspect(store, cursors, now)
+            taken += [(cursor, cursor.read(store)) for cursor in cursors if cursor.can_read]
+        return taken
 
     def _sorted_replies(self, store: Store) -> tuple[list[ReplyAddress], list[ReplyAddress]]:
         """Return the replies that are awaited in this process, and those for other ones."""

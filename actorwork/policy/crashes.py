@@ -15,6 +15,14 @@ from typing import Final
 
 SUSPICIOUS: Final = 2
 """Crashes from which on a message runs alone at the latest: the first one may be any message's doing."""
+LEFT_TO_OTHERS: Final = 1.0
+"""Seconds for which a busy node leaves a suspect to a node that has nothing in flight."""
+CLEARING: Final = 60.0
+"""Seconds for which a node reads nothing, so that what it has in flight ends and a suspect can run alone."""
+ALONE: Final = 600.0
+"""Seconds for which a suspect has a node for itself."""
+TRY_AGAIN: Final = 120.0
+"""Seconds in which a node reads as usual, after one of these times is over."""
 
 
 def limit_of(max_crashes: int) -> int:

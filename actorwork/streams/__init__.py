@@ -14,6 +14,7 @@ Read top-down, as the layers contract has it:
     settler.py      settlements in batches
     lease.py        the sign of life
     in_flight.py    the entries that are in flight here, and their queued settlements
+    isolation.py    a message that processes died with runs with nothing beside it
     entries.py      the fields of entries         keys.py   all names at Redis
     scripts.py      loads the scripts             lua/      what must be atomic
     transport/      a Redis client for Trio, which knows nothing of the above

@@ -23,6 +23,7 @@ from actorwork.abc import Subscription
 from actorwork.message import Delivery, Envelope, Priority
 from actorwork.policy.settlement import Ack, Fail, Settlement
 from actorwork.streams import entries
+from actorwork.streams.isolation import Isolation
 from actorwork.streams.keys import SourceKeys
 from actorwork.streams.transport.redis_py import InvalidResponse
 
@@ -69,6 +70,7 @@ class InFlightEntries:
         "incarnation",
         "is_flushing",
         "is_over",
+        "isolation",
         "keys",
         "level",
         "maintain_within",
@@ -80,7 +82,6 @@ class InFlightEntries:
         "source",
         "stream",
         "subscription",
-        "suspect",
     )
 
     def __init__(
@@ -91,6 +92,7 @@ class InFlightEntries:
         incarnation: str,
         maintain_within: Callable[[float], None],
         on_unreadable: Callable[[Delivery, Fail], None],
+        isolation: Isolation,
     ) -> None:
         self.subscription = subscription
         self.group = subscription.group
@@ -103,9 +105,8 @@ class InFlightEntries:
         """Requests maintenance of the source within a number of seconds."""
         self.on_unreadable = on_unreadable
         """Called for a delivery that becomes a dead letter before an actor has seen it."""
+        self.isolation = isolation
         self.deliveries: dict[bytes, Delivery] = {}
-        self.suspect: bytes | None = None
-        """The entry in flight here that was in flight at several crashes; one at a time."""
         self.cursor: bytes = b"0"
         """Where the search for keys without a message continues (`heal` in lua/maintain.lua)."""
         self.short = 0
@@ -175,6 +176,5 @@ class InFlightEntries:
         entry = delivery.token[0]
         if self.deliveries.get(entry) is delivery:
             del self.deliveries[entry]
-            if entry == self.suspect:
-                self.suspect = None
-                self.maintain_within(0)
+            if self.isolation.is_watching:
+                self.isolation.ended(self)

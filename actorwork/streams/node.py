@@ -28,6 +28,7 @@ from actorwork.message import Delivery, Envelope
 from actorwork.policy.settlement import Settlement
 from actorwork.streams import entries, scripts
 from actorwork.streams.in_flight import Counters, InFlightEntries, PublishOnly
+from actorwork.streams.isolation import Isolation
 from actorwork.streams.keys import RELEASED
 from actorwork.streams.lease import Lease
 from actorwork.streams.reader import Reader
@@ -68,7 +69,8 @@ class RedisNode(Node):
         self._intake = trio.CancelScope()
         self._intake_ended = trio.Event()
         self._is_intake_begun = False
-        self._settler = Settler(client, self._spawn, self._release_soon, emit, self._counters)
+        self._isolation = Isolation(emit)
+        self._settler = Settler(client, self._spawn, self._release_soon, emit, self._counters, self._isolation)
         self._source_sets: dict[Subscription, list[SourceSet]] = {}
         self._reclaimers: list[Reclaimer] = []
         self._readers: list[Reader] = []
@@ -95,6 +97,7 @@ class RedisNode(Node):
         reclaimer = Reclaimer(self._client, source_set, on_no_lease=self._lease.check)
         reader = Reader(self._client, source_set, reclaimer)
         source_set.interrupt_reader = reader.interrupt
+        self._isolation.add(source_set)
         self._reclaimers.append(reclaimer)
         self._readers.append(reader)
         return source_set
@@ -259,6 +262,7 @@ class RedisNode(Node):
         for source_set in self._all_source_sets():
             source_set.begin(successor)
             source_set.must_recover = False
+        self._isolation.reset()
         for subscription in self._subscriptions:
             subscription.sink.revoke()
         self._emit(LeaseLost(lost, successor, reason))

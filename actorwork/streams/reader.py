@@ -91,38 +91,55 @@ class Reader:
 
     async def _read_on(self, exclusive: Exclusive) -> NoReturn:
         sources = self._sources
-        sink = sources.sink
+        isolation = sources.isolation
         while True:
             try:
-                if not sources.streams or sink.credit() <= 0:
-                    if sources.urgent and (room := sink.credit(urgent=True)) > 0:
-                        await self._read_urgent(exclusive, room)
-                        continue
-                    await sources.wait_room()
-                if sources.must_recover:
-                    await self._reclaimer.recover()
-                if sources.has_more:
-                    # Entries that were read before, by a node that died or released them, come before new ones: all of
-                    # them, even if the sink has room for both by now. Otherwise order within a source would be lost.
-                    await self._reclaimer.maintain()
+                if isolation.is_closed and not sources.must_recover:
+                    await isolation.wait_changed()
                     continue
-                room = sink.credit()
-                if room <= 0 or not sources.streams:
-                    await trio.lowlevel.checkpoint()
-                    continue
-                self._turn += 1
-                streams = sources.streams_in_turn(self._turn)
-                if (room < len(streams) or len(sources.streams) > 1) and await self._take(room):
-                    continue
-                await self._read(exclusive, streams, room)
-                # Let handlers run before the next read, whose system call they would wait for. Two turns, because
-                # within one turn Trio's order is random: after the second, every woken handler has had its turn.
-                await trio.lowlevel.checkpoint()
-                await trio.lowlevel.checkpoint()
+                # No checkpoint since the node was open: whoever closes it now waits for the end of this read.
+                isolation.begin_reading()
+                try:
+                    await self._read_once(exclusive)
+                finally:
+                    isolation.end_reading()
             except (ConnectionError, TimeoutError):
                 raise
             except RedisError as error:
                 await self._heal(error)
+
+    async def _read_once(self, exclusive: Exclusive) -> None:
+        sources = self._sources
+        sink = sources.sink
+        if not sources.streams or sink.credit() <= 0:
+            if sources.urgent and not sources.isolation.is_closed and (room := sink.credit(urgent=True)) > 0:
+                await self._read_urgent(exclusive, room)
+                return
+            await sources.wait_room()
+        if sources.must_recover:
+            await self._reclaimer.recover()
+        if sources.isolation.is_closed:
+            return
+        if sources.has_more:
+            # Entries that were read before, by a node that died or released them, come before new ones: all of
+            # them, even if the sink has room for both by now. Otherwise order within a source would be lost.
+            await self._reclaimer.maintain()
+            return
+        room = sink.credit()
+        if room <= 0 or not sources.streams:
+            await trio.lowlevel.checkpoint()
+            return
+        self._turn += 1
+        streams = sources.streams_in_turn(self._turn)
+        if (room < len(streams) or len(sources.streams) > 1) and await self._take(room):
+            return
+        if sources.isolation.is_closed:
+            return
+        await self._read(exclusive, streams, room)
+        # Let handlers run before the next read, whose system call they would wait for. Two turns, because
+        # within one turn Trio's order is random: after the second, every woken handler has had its turn.
+        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
 
     async def _read(self, exclusive: Exclusive, streams: Sequence[str], room: int) -> None:
         sources = self._sources

@@ -20,7 +20,7 @@ import trio
 from actorwork.events import BrokerTrouble, DeadLettered, Reclaimed
 from actorwork.failpoints import failpoint
 from actorwork.message import Priority
-from actorwork.policy.crashes import alone_from, limit_of
+from actorwork.policy.crashes import LEFT_TO_OTHERS, alone_from, limit_of
 from actorwork.streams import keys, scripts
 from actorwork.streams.entries import bounds_of
 from actorwork.streams.in_flight import InFlightEntries
@@ -36,7 +36,7 @@ _SPACING: Final = 0.01
 _PATIENCE: Final = 2.0
 _LARGEST_CLAIM: Final = 500
 _SHORT_TOO_OFTEN: Final = 3
-_REPORTED: Final = 9
+_REPORTED: Final = 10
 """How many values lua/maintain.lua returns for each stream."""
 _BEFORE: Final = failpoint("take_over.before")
 _AFTER: Final = failpoint("take_over.after")
@@ -56,6 +56,8 @@ class Reclaimer:
         self._turn = 0
         self._dead_from = limit_of(sources.subscription.max_crashes)
         self._alone_from = alone_from(sources.subscription.max_crashes)
+        self._held_since: float | None = None
+        """Since when suspects wait that this node may not take."""
         sources.maintain_within = self.maintain_within
 
     def __repr__(self) -> str:
@@ -91,11 +93,18 @@ class Reclaimer:
             self._looked_at = now = trio.current_time()
             self._turn += 1
             streams = sources.streams_in_turn(self._turn)
+            isolation = sources.isolation
             if not streams:
+                isolation.open(self)
                 return  # All of them are paused.
             in_flights = [sources.by_stream[stream.encode()] for stream in streams]
             room = min(_LARGEST_CLAIM, sources.room_at(Priority.NORMAL))
             urgent_room = min(_LARGEST_CLAIM, sources.room_at(Priority.CRITICAL)) if sources.urgent else room
+            if isolation.is_closed_for(self) and (isolation.is_over() or room <= 0):
+                isolation.open(self)
+            suspects = int(isolation.may_take(self))
+            if isolation.is_closed:
+                room = urgent_room = 0
             is_healing = now >= self._heal_at
             if is_healing:
                 self._heal_at = now + _EVERY
@@ -109,43 +118,49 @@ class Reclaimer:
                 self._dead_from,
                 self._alone_from,
                 sources.subscription.actor,
+                suspects,
             ]
             for in_flight in in_flights:
-                args += (in_flight.keys.prefix, int(in_flight.suspect is None), in_flight.cursor if is_healing else b"")
+                args += (in_flight.keys.prefix, in_flight.cursor if is_healing else b"")
             args += bounds_of(sources.subscription.dead_letters)
             report: Sequence[Any] | None = None
             has_answer = False
             if _BEFORE is not None:
                 _BEFORE()
-            with trio.move_on_after(_PATIENCE, shield=True):
-                try:
-                    report = await self._client.run_script(scripts.MAINTAIN, (keys.lease(incarnation), *streams), args)
-                    has_answer = True
-                except ResponseError:
-                    raise
-                except RedisError:
-                    pass  # The reply was lost: the script may have run.
-            if _AFTER is not None:
-                _AFTER()
-            if not has_answer:
-                self._ask_for_recovery()
-            elif report is None:
-                self._on_no_lease()
-            elif in_flights[0].is_over:
-                # The lease was lost meanwhile. The next run finds what was taken over under the old name.
-                self.maintain_within(0)
-            else:
-                if not is_list_of(_REPORTED, report) or len(report) != len(in_flights):
-                    raise InvalidResponse(f"maintenance got {report!r:.100} as its reply")
-                self._accept(in_flights, report)
+            isolation.begin_reading()
+            try:
+                with trio.move_on_after(_PATIENCE, shield=True):
+                    try:
+                        lease = keys.lease(incarnation)
+                        report = await self._client.run_script(scripts.MAINTAIN, (lease, *streams), args)
+                        has_answer = True
+                    except ResponseError:
+                        raise
+                    except RedisError:
+                        pass  # The reply was lost: the script may have run.
+                if _AFTER is not None:
+                    _AFTER()
+                if not has_answer:
+                    self._ask_for_recovery()
+                elif report is None:
+                    self._on_no_lease()
+                elif in_flights[0].is_over:
+                    # The lease was lost meanwhile. The next run finds what was taken over under the old name.
+                    self.maintain_within(0)
+                else:
+                    if not is_list_of(_REPORTED, report) or len(report) != len(in_flights):
+                        raise InvalidResponse(f"maintenance got {report!r:.100} as its reply")
+                    self._accept(in_flights, report)
+            finally:
+                isolation.end_reading()
 
     def _accept(self, in_flights: Sequence[InFlightEntries], report: Sequence[Any]) -> None:
         sources = self._sources
         due_in = math.inf
         sources.has_more = False
-        is_short = False
+        is_short = are_held = is_taken = False
         levels: dict[str, Sequence[bytes]] = {}
-        for in_flight, (due, more, is_missing, taken, dead_lettered, pending, used, cursor, trouble) in zip(
+        for in_flight, (due, more, is_missing, taken, dead_lettered, pending, used, cursor, trouble, held) in zip(
             in_flights, report, strict=True
         ):
             if used:
@@ -159,13 +174,15 @@ class Reclaimer:
                 due_in = min(due_in, due / 1000)
             if more:
                 sources.has_more = True
+            if held:
+                are_held = True
             if is_missing:
                 sources.interrupt_reader()  # Its next read finds the group missing, and creates it.
             previous: Counter[bytes] = Counter()
             for entry, count, owner, fields in taken:
                 crashes = count - 1
                 if crashes >= self._alone_from:
-                    in_flight.suspect = entry
+                    is_taken = True
                 sources.offer(in_flight, ((entry, fields),), count=count, crashes=crashes)
                 previous[owner] += 1
             for owner, count in previous.items():
@@ -186,11 +203,28 @@ class Reclaimer:
             sources.learn(levels)
         if is_short:
             self._ask_for_recovery()
+        self._isolate(is_taken=is_taken, are_held=are_held)
         self.maintain_within(due_in)
+
+    def _isolate(self, *, is_taken: bool, are_held: bool) -> None:
+        """Close the node for the suspects that wait, and open it when there are none."""
+        isolation, now = self._sources.isolation, trio.current_time()
+        if is_taken:
+            isolation.has_taken()
+        elif not are_held and not isolation.is_running:
+            isolation.open(self)
+        if not are_held:
+            self._held_since = None
+        elif not isolation.is_closed_for(self):
+            self._held_since = now if self._held_since is None else self._held_since
+            # A node that is busy leaves them for a moment to one that is not.
+            if isolation.is_idle or now - self._held_since >= LEFT_TO_OTHERS:
+                isolation.close(self)
 
     def _ask_for_recovery(self) -> None:
         self._sources.must_recover = True
         self._sources.interrupt_reader()
+        self._sources.isolation.wake()
 
     async def recover(self) -> None:
         """Offer entries that are pending under our name and never arrived here.

@@ -34,6 +34,7 @@ from actorwork.message import REPLY_TO, RESULT_TTL, Delivery, Envelope, Failure,
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
 from actorwork.streams import entries, keys, scripts
 from actorwork.streams.in_flight import Counters, InFlightEntries, Item, PublishOnly, Together
+from actorwork.streams.isolation import Isolation
 from actorwork.streams.transport.client import RedisClient, Script
 from actorwork.streams.transport.redis_py import InvalidResponse, RedisError, may_pass
 
@@ -62,7 +63,9 @@ class Settler:
         release: Callable[[Sequence[Delivery]], None],
         emit: EventSink,
         counters: Counters,
+        isolation: Isolation,
     ) -> None:
+        self.isolation = isolation
         self._client = client
         self._spawn = spawn
         self._release = release
@@ -272,9 +275,8 @@ class Settler:
                     self._refuse(in_flight, delivery, Ack())
                 else:
                     self._counters.settled += 1
-        if in_flight.suspect is not None and in_flight.suspect not in deliveries:
-            in_flight.suspect = None
-            in_flight.maintain_within(0)
+        if self.isolation.is_watching:
+            self.isolation.ended(in_flight)
         problems: dict[int, bytes] = dict(zip(refused[::2], refused[1::2], strict=True))
         again: list[Item] = []
         for which, item in enumerate(others, len(plain)):
@@ -372,9 +374,13 @@ class Settler:
                     f"given up; the entry {delivery.token[0].decode()} stays pending, and runs again after this node",
                 )
             )
-        for _, settlement, _ in others:
-            if type(settlement) is PublishOnly:
-                settlement.report(RedisError(str(refusal)))
+        self.isolation.abandon(in_flight, len(plain))
+        for item in others:
+            if type(item[1]) is PublishOnly:
+                item[1].report(RedisError(str(refusal)))
+                continue
+            for delivery in _deliveries_of(item):
+                self.isolation.abandon(delivery.token[2], 1)
 
     def _refuse(
         self, in_flight: InFlightEntries, delivery: Delivery, settlement: Settlement | PublishOnly | Together

@@ -65,6 +65,7 @@ class SourceSet:
         self._keys = {source: SourceKeys.of(source) for source in sources}
         self._client = client
         self._settler = settler
+        self.isolation = settler.isolation
         self._room = trio.Event()
         self.begin(incarnation)
 
@@ -146,7 +147,13 @@ class SourceSet:
 
     def _new_in_flight(self, source: str, level: Priority) -> InFlightEntries:
         return InFlightEntries(
-            self.subscription, self._keys[source], level, self.incarnation, self._maintain_within, self._unreadable
+            self.subscription,
+            self._keys[source],
+            level,
+            self.incarnation,
+            self._maintain_within,
+            self._unreadable,
+            self.isolation,
         )
 
     def give_up(self) -> None:
@@ -160,11 +167,16 @@ class SourceSet:
     def _unreadable(self, delivery: Delivery, fail: Fail) -> None:
         self.emit(Settled(self.group, self.subscription.actor, delivery, fail, 0.0))
 
+    def interrupt(self) -> None:
+        """End a read, or the wait for room, so that the reader looks whether it may read."""
+        self._room.set()
+        self.interrupt_reader()
+
     def resume(self) -> None:
         self._room.set()
         if self.reads_urgent_only:
             self.interrupt_reader()
-        if self.has_more:
+        if self.has_more and not self.isolation.is_closed:
             self.maintain_within(0)
 
     async def wait_room(self) -> None:
@@ -182,6 +194,8 @@ class SourceSet:
         There must be no checkpoint in here: a cancellation between the two steps would lose the deliveries.
         """
         deliveries = in_flight.take(found, count=count, crashes=crashes)
+        if crashes and deliveries:
+            self.isolation.begun(in_flight, (delivery.token[0] for delivery in deliveries))
         self.counters.read += len(deliveries)
         if deliveries:
             self.sink.offer(deliveries)

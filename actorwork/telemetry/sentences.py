@@ -114,6 +114,11 @@ def sentence_of(event: events.Event, broker: str = "") -> Sentence:
                 (message_id, error, source, _see(source, message_id, broker)),
                 {"actor_id": actor_id, "message_id": message_id, "source": source, "error": error},
             )
+        case events.SuspectsInFlight(present=True):
+            text = "messages that processes died with are in flight here: if this process dies, they are suspected"
+            return Sentence(logging.INFO, text)
+        case events.SuspectsInFlight():
+            return Sentence(logging.DEBUG, "no message that processes died with is in flight here any more")
         case events.BrokerTrouble(doing=doing, error=error, next=what_follows):
             return Sentence(logging.WARNING, "%s failed (%s); %s", (doing, error, what_follows), {"error": error})
         case events.BrokerAdvice(text=finding, advice=advice):

@@ -41,6 +41,8 @@ EVERY_EVENT: list[tuple[events.Event, str, str]] = [
     (events.Released("orders", "ac70", 7), "DEBUG", "released 7 of 'orders'"),
     (events.Fenced(DELIVERY, "ac70", Ack()), "WARNING", "it had no effect"),
     (events.DeadLettered("orders", "ac70", "3f-1", 3), "ERROR", "(3 processes died while handling it)"),
+    (events.SuspectsInFlight(present=True), "INFO", "they are suspected"),
+    (events.SuspectsInFlight(present=False), "DEBUG", "no message that processes died with"),
     (
         events.BrokerTrouble("reclaiming", "OSError", "trying again in 1 s"),
         "WARNING",

@@ -3,15 +3,15 @@
 -- KEYS  the lease of this node, then the streams: sources, and those of their priorities
 -- ARGV  group, consumer, prefix of leases, name of the consumer that owns released entries, how many deliveries are
 --       wanted in all, how many of those above normal priority, after how many crashes a message is dead, from how many
---       on it is taken over alone, the actor's title; then for each stream: the prefix of its source's keys, 1 if a
---       message that crashed often may be taken over (0 while one is in flight), and where the search for keys without a
---       message continues ('' for not now); then how many dead letters to keep, and for how many ms
+--       on it is a suspect, the actor's title, how many suspects may be taken over (0 or 1); then for each stream: the
+--       prefix of its source's keys, and where the search for keys without a message continues ('' for not now); then how
+--       many dead letters to keep, and for how many ms
 --
 -- Returns nil if this node holds no lease (it may take nothing), else for each stream: ms until the next message is due
 -- (-1 if none is delayed), whether there are more entries to take over, whether the group is missing, the deliveries taken
 -- over as {entry id, delivery count, from whom, fields}, the dead letters made as {message id, crashes}, how many entries
 -- are pending under our name, those taken over included, the levels of priority that were ever used, where the search
--- for keys continues, and what could not be done ('' for nothing).
+-- for keys continues, what could not be done ('' for nothing), and whether there are suspects that may not be taken now.
 --
 -- Who may take what. The lease of this node is checked first, in this script: a node whose lease is gone would take
 -- entries that another node then takes from it, in a circle. An entry is taken only from the consumer `released`, or from a
@@ -19,9 +19,10 @@
 -- Idle times play no part: a handler may run for hours.
 --
 -- Crashes. A delivery counts as a crash when the lease of its owner is gone. All messages in flight at that node are
--- counted, also those that only waited in the same mailbox. So a message that was in flight at `alone_from` crashes is taken
--- over only while no other such message is in flight here: from then on only the guilty one gets to the limit. The count is
--- Redis' own delivery count, which is set in the XCLAIM itself: a node that dies right after this script has counted it.
+-- counted, also those that only waited in a mailbox. So a message that was in flight at `alone_from` crashes, a suspect, is
+-- taken over only by a node that has nothing else in flight (streams/isolation.py): from then on only the guilty one gets to
+-- the limit. The count is Redis' own delivery count, which is set in the XCLAIM itself: a node that dies right after this
+-- script has counted it.
 --
 -- Cost, for each stream: one XINFO CONSUMERS, one EXISTS for each other consumer, and one ZRANGEBYSCORE and SMEMBERS for
 -- each source. The script blocks the server, so every part is bounded (PROMOTED_AT_ONCE, KEYS_AT_ONCE, PAGE, and the room in
@@ -30,6 +31,7 @@
 local group, consumer, leases, released = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local room, urgent_room = tonumber(ARGV[5]), tonumber(ARGV[6])
 local limit, alone_from, actor = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9]
+local suspects = tonumber(ARGV[10])
 local most_dead, dead_for = ARGV[#ARGV - 1], ARGV[#ARGV]
 local PROMOTED_AT_ONCE = 500
 local KEYS_AT_ONCE = 100
@@ -156,16 +158,19 @@ local function dead_letter_crasher(stream, prefix, id, crashes)
   return { message_id, crashes }
 end
 
--- Takes over entries of one consumer that is dead, or of `released`. Returns whether there are more, and how many suspects
--- (messages with many crashes) may still be taken. The page is at least 1, also without room: `more` must be known, and a
--- message past its limit becomes a dead letter whether there is room or not.
-local function take_over(stream, prefix, owner, pending_in_all, is_dead, is_urgent, suspects, taken, dead)
-  local more = 0
+-- Takes over entries of one consumer that is dead, or of `released`. Returns whether there are more, and whether there are
+-- suspects that may not be taken now. The page is at least 1, also without room: `more` must be known, and a message past
+-- its limit becomes a dead letter whether there is room or not. A suspect that may be taken needs no room, and may be behind
+-- others.
+local function take_over(stream, prefix, owner, pending_in_all, is_dead, is_urgent, taken, dead)
+  local more, held = 0, 0
   local wanted = is_urgent and urgent_room or room
-  local page = redis.call('XPENDING', stream, group, '-', '+', math.max(1, math.min(wanted, PAGE)), owner)
+  local most = suspects > 0 and PAGE or math.max(1, math.min(wanted, PAGE))
+  local page = redis.call('XPENDING', stream, group, '-', '+', most, owner)
   for _, pending in ipairs(page) do
     local id, count = pending[1], pending[4]
     local crashes = count
+    local is_suspect = crashes >= alone_from
     if is_dead and count >= limit then
       -- If that fails, the entry stays where it is.
       local good, letter = pcall(dead_letter_crasher, stream, prefix, id, crashes)
@@ -174,16 +179,16 @@ local function take_over(stream, prefix, owner, pending_in_all, is_dead, is_urge
       elseif letter then
         dead[#dead + 1] = letter
       end
-    elseif wanted <= 0 then
+    elseif is_suspect and suspects <= 0 then
+      held = 1 -- Its turn comes when this node, or another one, has nothing else in flight.
+    elseif not is_suspect and wanted <= 0 then
       more = 1
-    elseif crashes >= alone_from and suspects <= 0 then
-      -- Its turn comes when the suspect in flight is settled.
     else
       local entry = redis.call('XCLAIM', stream, group, consumer, 0, id, 'RETRYCOUNT', count + 1)[1]
       if entry and entry[2] then
         taken[#taken + 1] = { id, count + 1, owner, entry[2] }
         wanted, room, urgent_room = wanted - 1, room - 1, urgent_room - 1
-        if crashes >= alone_from then
+        if is_suspect then
           suspects = suspects - 1
         end
       else
@@ -194,13 +199,12 @@ local function take_over(stream, prefix, owner, pending_in_all, is_dead, is_urge
   if #page < pending_in_all and wanted <= 0 then
     more = 1
   end
-  return more, suspects
+  return more, held
 end
 
 local report = {}
 for s = 2, #KEYS do
-  local stream, prefix = KEYS[s], ARGV[4 + 3 * s]
-  local suspects, cursor = tonumber(ARGV[5 + 3 * s]), ARGV[6 + 3 * s]
+  local stream, prefix, cursor = KEYS[s], ARGV[7 + 2 * s], ARGV[8 + 2 * s]
   local level = level_of(prefix, stream)
   local due_in, levels = -1, {}
   trouble = ''
@@ -212,7 +216,7 @@ for s = 2, #KEYS do
     end
   end
   local is_urgent = level == 'critical' or level == 'high'
-  local more, missing, taken, dead, ours = 0, 0, {}, {}, 0
+  local more, held, missing, taken, dead, ours = 0, 0, 0, {}, {}, 0
   local consumers = redis.pcall('XINFO', 'CONSUMERS', stream, group)
   if consumers.err then
     missing = 1
@@ -225,11 +229,8 @@ for s = 2, #KEYS do
       else
         local is_dead = name ~= released and redis.call('EXISTS', leases .. name) == 0
         if pending > 0 and (is_dead or name == released) then
-          local left
-          left, suspects = take_over(stream, prefix, name, pending, is_dead, is_urgent, suspects, taken, dead)
-          if left == 1 then
-            more = 1
-          end
+          local left, kept = take_over(stream, prefix, name, pending, is_dead, is_urgent, taken, dead)
+          more, held = math.max(more, left), math.max(held, kept)
         elseif is_dead then
           -- Only with nothing pending: XGROUP DELCONSUMER drops the pending entries of the consumer, and so the messages.
           redis.call('XGROUP', 'DELCONSUMER', stream, group, name)
@@ -237,6 +238,6 @@ for s = 2, #KEYS do
       end
     end
   end
-  report[#report + 1] = { due_in, more, missing, taken, dead, ours + #taken, levels, cursor, trouble }
+  report[#report + 1] = { due_in, more, missing, taken, dead, ours + #taken, levels, cursor, trouble, held }
 end
 return report

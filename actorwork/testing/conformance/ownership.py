@@ -6,8 +6,10 @@ import time
 
 import trio
 
-from actorwork.events import DeadLettered, Reclaimed, Released
+from actorwork.abc import Broker
+from actorwork.events import DeadLettered, Reclaimed, Released, SuspectsInFlight
 from actorwork.message import RESULT_TTL, Delivery, Envelope, Json
+from actorwork.policy.crashes import LEFT_TO_OTHERS
 from actorwork.policy.settlement import Ack, Fail, Retry
 from actorwork.testing.conformance.contract import ContractTests
 from actorwork.testing.conformance.fake_consumer import (
@@ -161,6 +163,59 @@ class OwnershipTests(ContractTests):
                     assert [event.crashes for event in consumer.seen(DeadLettered)] == [max(1, most)]
                     assert await broker.backlog(source) == 0
                     assert not consumer.offered
+
+    async def test_a_suspect_runs_with_nothing_beside_it_of_any_source(self) -> None:
+        async with self.open_broker() as broker:
+            await self._make_suspects(broker, "1", "2")
+            await broker.publish([Envelope("mail", "fresh", b"1")])
+            async with open_consumer(broker, "orders", "mail") as consumer:
+                for last in "1", "2":
+                    suspect = await consumer.take_one()
+                    assert (suspect.id, suspect.crashes) == (last, 2)
+                    assert [event.present for event in consumer.seen(SuspectsInFlight)][-1]
+                    await consumer.expect_nothing()
+                    await consumer.settle(suspect)
+                await consumer.expect_only("fresh")
+                assert not [event.present for event in consumer.seen(SuspectsInFlight)][-1]
+
+    async def test_a_busy_node_takes_a_suspect_when_all_else_has_ended(self) -> None:
+        async with self.open_broker() as broker, open_consumer(broker, "orders", "mail") as consumer:
+            consumer.node.pause_sources(consumer.subscription, {"orders"})
+            await self._make_suspects(broker, "1")
+            await broker.publish([Envelope("mail", "long", b"1")])
+            long = await consumer.take_one()
+            consumer.node.pause_sources(consumer.subscription, ())
+            await consumer.expect_nothing(LEFT_TO_OTHERS + LATE)
+            # From now on it reads nothing, or it might never be free of other messages.
+            await broker.publish([Envelope("mail", "later", b"1")])
+            await consumer.expect_nothing()
+            await consumer.settle(long)
+            suspect = await consumer.take_one()
+            assert (suspect.id, suspect.crashes) == ("1", 2)
+            await consumer.expect_nothing()
+            await consumer.settle(suspect)
+            await consumer.expect_only("later")
+
+    async def test_a_node_that_clears_itself_goes_on_when_another_one_takes_the_suspect(self) -> None:
+        async with self.open_broker() as broker, open_consumer(broker, "orders", "mail") as consumer:
+            consumer.node.pause_sources(consumer.subscription, {"orders"})
+            await self._make_suspects(broker, "1")
+            await broker.publish([Envelope("mail", "long", b"1")])
+            long = await consumer.take_one()
+            consumer.node.pause_sources(consumer.subscription, ())
+            await consumer.expect_nothing(LEFT_TO_OTHERS + LATE)
+            async with open_consumer(broker, "orders") as free:
+                assert (await free.take_one()).id == "1"
+                await broker.publish([Envelope("mail", "later", b"1")])
+                await consumer.expect_only("later")
+                await consumer.settle(long)
+
+    async def _make_suspects(self, broker: Broker, *names: str) -> None:
+        """Publish messages, and let two nodes end that have them in flight."""
+        await broker.publish([Envelope("orders", name, b"1") for name in names])
+        for _ in range(2):
+            async with open_consumer(broker, "orders") as dying:
+                await dying.take(len(names))
 
     async def test_a_blocked_loop_keeps_its_lease(self) -> None:
         # Long enough even for a thread that a busy machine delays.
