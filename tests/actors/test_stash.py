@@ -12,6 +12,7 @@ from actorwork import (
     MailboxFull,
     MailboxSettings,
     NotRunning,
+    Reject,
     Settings,
     events,
     open_system,
@@ -346,3 +347,50 @@ async def test_the_stash_shows_neither_as_waiting_nor_as_in_hand():
         await settle()
         (branch,) = system.tree().children
         assert (branch.waiting, branch.in_hand) == (0, ())
+
+
+class Slow(Actor):
+    """Stashes each message, and goes on for a while."""
+
+    settings = Settings(title="slow", mailbox=MailboxSettings(stash=1), concurrency=4)
+
+    @receive
+    async def number(self, *, n: int, fails: bool = False) -> None:
+        try:
+            self.context.stash()
+        except MailboxFull:
+            said.append(n)
+            return
+        await trio.sleep(1)
+        if fails:
+            raise Reject("after all")
+
+
+@pytest.mark.parametrize("is_delivery", [False, True])
+async def test_the_bound_holds_for_handlers_side_by_side(is_delivery: bool, mock_clock: trio.testing.MockClock):
+    broker = FakeBroker()
+    async with open_system(Slow, broker=broker) as system:
+        for n in range(4):
+            if is_delivery:
+                broker.put(Slow, {"n": n})
+            else:
+                system.ref(Slow).tell_nowait({"n": n})
+        await trio.sleep(2)
+        assert len(said) == 3
+        assert len(system.ref(Slow).cell.stash) == 1
+
+
+@pytest.mark.parametrize("is_delivery", [False, True])
+async def test_a_handler_that_fails_after_it_has_stashed_frees_the_place(
+    is_delivery: bool, mock_clock: trio.testing.MockClock
+):
+    broker = FakeBroker()
+    async with open_system(Slow, broker=broker) as system:
+        for n, fails in enumerate((True, True, False)):
+            if is_delivery:
+                broker.put(Slow, {"n": n, "fails": fails})
+            else:
+                system.ref(Slow).tell_nowait({"n": n, "fails": fails})
+            await trio.sleep(2)
+        assert said == []
+        assert len(system.ref(Slow).cell.stash) == 1

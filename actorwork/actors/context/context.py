@@ -61,10 +61,10 @@ class ContextServices(Protocol):
     def client(self) -> Callable[[tuple[PublishMiddleware, ...]], SendingClient] | None: ...
 
 
-class CheckedStash(Protocol):
+class BoundedStash(Protocol):
     """Where `stash` sets messages aside."""
 
-    def check_room(self) -> None: ...
+    def reserve(self, current: InFlight | LocalCall) -> None: ...
 
 
 class ContextActor(Protocol):
@@ -81,7 +81,7 @@ class ContextActor(Protocol):
     @property
     def services(self) -> ContextServices: ...
     @property
-    def stash(self) -> CheckedStash: ...
+    def stash(self) -> BoundedStash: ...
     @property
     def links(self) -> Links: ...
     @property
@@ -208,8 +208,7 @@ class Context:
         current = self._current("stash")
         if isinstance(current, InFlight) and current.deliveries:
             raise NotRunning("context.stash sets one message aside; a batch ends as a whole, message by message")
-        self._actor.stash.check_room()
-        current.state = CallState.STASHED
+        self._actor.stash.reserve(current)
 
     def unstash(self) -> None:
         """Put all stashed messages before those that wait, in their order."""
