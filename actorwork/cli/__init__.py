@@ -11,7 +11,7 @@ It needs click and rich, which the extra `cli` installs; nothing outside this pa
 
     commands                     the command `actorwork` and its commands
     running                      `run`
-    sending                      `send`
+    sending                      `send`; send_options: when, how urgently, in what order, under which names
     dead_letters                 `dead`; selecting: which letters; letters: a letter as JSON, in files and on screen
     spool                        `spool`
     triggers, pausing            `triggers`; `pause`, `resume`, `paused`

@@ -22,18 +22,19 @@ from actorwork.cli.brokers import (
     timeout_option,
     unknown_source_of,
 )
-from actorwork.cli.durations import Duration
+from actorwork.cli.durations import Duration, duration
 from actorwork.cli.imports import SPEC, has_module, load_actor
 from actorwork.cli.output import as_json, console, many, one_line, print_json, printable
+from actorwork.cli.send_options import send_options
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker
     from actorwork.actors.handlers.table import HandlerTable
-    from actorwork.message import Envelope
+    from actorwork.message import Envelope, Outcome
+    from actorwork.policy.sending import Sending
 
 BATCH: Final = 500
-LONGEST_WAIT: Final = 100 * 365 * 86_400.0
-"""That of `policy.sending`, which a command imports only when it runs."""
+YEAR: Final = 365 * 86_400.0
 CHUNK: Final = 1 << 20
 """Bytes read from a file at once."""
 
@@ -50,6 +51,8 @@ class Target:
     handlers: HandlerTable | None = None
     title: str | None = None
     is_source: bool = False
+    priority: int = 2
+    """That of `Priority.NORMAL`, or of the actor's class."""
 
 
 def target_of(name: str, kind: Literal["actor", "source"] | None) -> Target:
@@ -73,7 +76,8 @@ def target_of(name: str, kind: Literal["actor", "source"] | None) -> Target:
         if not has_settings(actor):
             raise click.UsageError(no_title(actor))
         settings = actor.settings
-        return Target(settings.default_source, f"the actor {settings.title!r}", handlers_of(actor))
+        words = f"the actor {settings.title!r}"
+        return Target(settings.default_source, words, handlers_of(actor), priority=settings.priority)
     settings = Settings(title=title)
     return Target(settings.default_source, f"the actor {title!r}", title=title)
 
@@ -104,7 +108,9 @@ class EnvelopeFactory:
 
     target: Target
     type: str | None
-    delay: float
+    sending: Sending
+    wait: float | None
+    """How many seconds the sender waits for the outcome, which is kept for that long."""
     force: bool
     """Whether an actor that has not run is accepted."""
     publisher: str = attrs.field(factory=lambda: secrets.token_hex(8))
@@ -117,7 +123,7 @@ class EnvelopeFactory:
     def envelope(self, data: bytes, message_id: str) -> Envelope:
         """Return an envelope; raises `CodecError` for invalid JSON, or if the actor's class has no handler."""
         from actorwork import codec
-        from actorwork.message import Delivery, Envelope
+        from actorwork.message import RESULT_TTL, Delivery, Priority
 
         handlers = self.target.handlers
         if handlers is None:
@@ -125,7 +131,10 @@ class EnvelopeFactory:
         else:
             delivery = Delivery(id=message_id, source=self.target.source, payload=data, token=None, type=self.type)
             handlers.for_delivery(delivery).arguments_of(delivery)
-        return Envelope(source=self.target.source, id=message_id, data=data, type=self.type, delay=self.delay)
+        ours = {} if self.wait is None else {RESULT_TTL: min(YEAR, self.wait + 60)}
+        return self.sending.envelope(
+            self.target.source, message_id, data, self.type, ours=ours, priority=Priority(self.target.priority)
+        )
 
 
 @click.command(short_help="Send messages: one, or a file of them.")
@@ -148,11 +157,11 @@ class EnvelopeFactory:
     help="The message's id: the broker keeps a message with the same id once. With --from, the prefix of the ids:"
     " line 10 has the id ID-a (hexadecimal), so a file can be sent again after an interruption.",
 )
+@send_options
 @click.option(
-    "--delay",
-    type=Duration(most=LONGEST_WAIT),
-    default="0s",
-    help="Deliver the message after this time, such as 30s or 5m.",
+    "--wait",
+    type=Duration(least=0.001),
+    help="Wait at most this long until the message has been handled, and print the reply as JSON.",
 )
 @broker_option
 @timeout_option
@@ -165,7 +174,8 @@ def send(
     kind: Literal["actor", "source"] | None,
     type: str | None,
     message_id: str | None,
-    delay: float,
+    sending: Sending,
+    wait: float | None,
     force: bool,
     broker: str | None,
     timeout: float,
@@ -184,11 +194,16 @@ def send(
 
     An actor that has not run at this broker is refused, since its title may be misspelt: --force sends all the same.
 
+    With --wait, the reply goes to standard output; a message that fails or is rejected ends the command with its
+    error and exit code 1, and so does the end of the time.
+
     With --from, invalid lines are reported with their number and skipped, and the exit code is 1.
     """  # noqa: D301 - click wants the character itself, to leave the lines below it as they are
     if (message is None) == (file is None):
         raise click.UsageError("give either one message as JSON, or a file with --from")
-    factory = EnvelopeFactory(target=target_of(target, kind), type=type, delay=delay, force=force)
+    if file is not None and (wait is not None or sending.unique is not None):
+        raise click.UsageError("--wait and --unique are for one message, not for a file")
+    factory = EnvelopeFactory(target=target_of(target, kind), type=type, sending=sending, wait=wait, force=force)
     if message is not None:
         _send_one(factory, message, message_id or f"{factory.publisher}-0", broker, timeout, json_output=json_output)
     else:
@@ -205,19 +220,78 @@ def _send_one(
     except CodecError as error:
         raise click.ClickException(printable(str(error))) from None
 
-    async def talk(opened: Broker, step: Step) -> int:
+    async def talk(opened: Broker, step: Step) -> tuple[str, bool, Outcome | None]:
         await _expect_readers(opened, step, factory)
         with step():
-            return await opened.publish([envelope])
+            kept, is_new = message_id, bool(await opened.publish([envelope]))
+            if not is_new and envelope.unique is not None:
+                kept = await opened.publish_unique(envelope)
+        if kept != message_id:
+            return kept, False, None
+        if factory.wait is not None and not json_output:
+            click.echo(_sent(factory, message_id, is_new=is_new), err=True)
+        return kept, is_new, await _outcome(opened, step, factory, message_id)
 
-    new = speak(broker, timeout, talk, creates=factory.creates)
-    source = factory.target.source
+    kept, is_new, outcome = speak(broker, timeout, talk, creates=factory.creates)
+    if kept != message_id:
+        raise click.ClickException(
+            f"message {printable(kept)} has this unique key and waits or is in flight, so this one was not sent"
+        )
     if json_output:
-        print_json({"id": message_id, "source": source, "new": bool(new)})
-    elif new:
-        click.echo(f"sent message {message_id} to {factory.target.words}")
-    else:
-        click.echo(f"message {message_id} was sent to {factory.target.words} before; it is kept once")
+        facts = {"id": message_id, "source": factory.target.source, "new": is_new}
+        print_json(facts if factory.wait is None else facts | in_json(outcome))
+    elif factory.wait is None:
+        click.echo(_sent(factory, message_id, is_new=is_new))
+    elif outcome is not None and outcome.status == "done":
+        print_json(in_json(outcome)["reply"])
+    if factory.wait is not None:
+        _end_unless_done(factory, message_id, outcome)
+
+
+def _sent(factory: EnvelopeFactory, message_id: str, *, is_new: bool) -> str:
+    if is_new:
+        return f"sent message {message_id} to {factory.target.words}"
+    return f"message {message_id} was sent to {factory.target.words} before; it is kept once"
+
+
+async def _outcome(broker: Broker, step: Step, factory: EnvelopeFactory, message_id: str) -> Outcome | None:
+    """Wait for the outcome of a message, as long as the user wants to."""
+    import trio
+
+    if factory.wait is None:
+        return None
+    began, pause = trio.current_time(), 0.01
+    while True:
+        with step():
+            outcome = await broker.find_outcome(factory.target.source, message_id)
+        left = began + factory.wait - trio.current_time()
+        if outcome is not None or left <= 0:
+            return outcome
+        await trio.sleep(min(pause, left))
+        pause = min(0.5, pause * 1.5)
+
+
+def in_json(outcome: Outcome | None) -> dict[str, Any]:
+    """Return what is known of a message's end: its status, and the reply or the error."""
+    from actorwork import codec
+
+    if outcome is None:
+        return {"status": "pending"}
+    if outcome.status == "done":
+        return {"status": "done", "reply": codec.loads(outcome.value)}
+    failure = outcome.failure
+    return {"status": outcome.status, "error": "" if failure is None else f"{failure.type}: {failure.reason}"}
+
+
+def _end_unless_done(factory: EnvelopeFactory, message_id: str, outcome: Outcome | None) -> None:
+    if outcome is None:
+        raise click.ClickException(
+            f"no outcome of message {message_id} within {duration(factory.wait or 0)}; it may still be handled."
+            f" Does a node run that reads {factory.target.source!r}?"
+        )
+    if outcome.status != "done":
+        error = one_line(in_json(outcome)["error"], 1000)
+        raise click.ClickException(f"{factory.target.words} {outcome.status} message {message_id} ({error})")
 
 
 def _send_file(
