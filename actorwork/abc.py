@@ -478,12 +478,18 @@ class Broker(Protocol):
         """Return the stored outcome of a message, or None."""
         ...
 
-    async def backlog(self, source: str) -> int:
-        """Return how many messages of a source are ready or in flight, or wait behind others with their key."""
+    async def backlog(self, source: str, group: str | None = None) -> int:
+        """Return how many messages of a source are ready or in flight, or wait behind others with their key.
+
+        With a group (an actor's id) those that this group has not settled, else those that any actor's has not.
+        """
         ...
 
-    async def oldest(self, source: str) -> float | None:
-        """Return how many seconds the oldest message that some group has not read has been ready, or None."""
+    async def oldest(self, source: str, group: str | None = None) -> float | None:
+        """Return how many seconds the oldest message that a group has not read has been ready, or None.
+
+        Without a group, that of any actor counts.
+        """
         ...
 
     async def diagnose(self) -> Sequence[Finding]:

@@ -131,7 +131,7 @@ class BrokerTrouble(_Event):
 
 @attrs.frozen(eq=False, repr=False)
 class BrokerAdvice(_Event):
-    """The broker works, but is configured so that messages may be lost; `advice` says what to do."""
+    """The broker works, but may lose messages, or keeps what no actor needs; `advice` says what to do."""
 
     text: str
     advice: str

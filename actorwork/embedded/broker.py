@@ -140,11 +140,11 @@ class EmbeddedBroker:
     async def find_outcome(self, source: str, message_id: str) -> Outcome | None:
         return await self._writer.ask(lambda store: store.outcomes.find(source, message_id, store.now), writes=False)
 
-    async def backlog(self, source: str) -> int:
-        return await self._writer.ask(lambda store: store.backlog(source), writes=False)
+    async def backlog(self, source: str, group: str | None = None) -> int:
+        return await self._writer.ask(lambda store: store.backlog(source, group), writes=False)
 
-    async def oldest(self, source: str) -> float | None:
-        return await self._writer.ask(lambda store: store.oldest(source), writes=False)
+    async def oldest(self, source: str, group: str | None = None) -> float | None:
+        return await self._writer.ask(lambda store: store.oldest(source, group), writes=False)
 
     async def release_lease(self, incarnation: str) -> bool:
         def release(store: Store) -> bool:

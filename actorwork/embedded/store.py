@@ -214,12 +214,22 @@ class Store:
         """Needs no transaction."""
         return self._execute(f"pragma {name}").fetchone()[0]
 
-    def backlog(self, source: str) -> int:
+    def backlog(self, source: str, group: str | None = None) -> int:
         """Needs no transaction."""
         number = self._sources.find(source)
         if number is None:
             return 0
         places = channel_numbers(number)
+        if group is not None:
+            row = self._execute(
+                "select (select count(*) from entries e left join groups g on g.source = e.source and g.name = ?"
+                " where e.source in (?, ?, ?, ?) and coalesce(e.addressee, ?) = ?"
+                " and (g.grp is null or e.seq > g.cursor"
+                " or exists (select 1 from pending p where p.seq = e.seq and p.grp = g.grp)))"
+                " + (select count(*) from behind where source in (?, ?, ?, ?))",
+                (group, *places, group, group, *places),
+            ).fetchone()
+            return row[0]
         row = self._execute(
             "select (select count(*) from entries where source in (?, ?, ?, ?))"
             " + (select count(*) from behind where source in (?, ?, ?, ?))",
@@ -227,7 +237,7 @@ class Store:
         ).fetchone()
         return row[0]
 
-    def oldest(self, source: str) -> float | None:
+    def oldest(self, source: str, group: str | None = None) -> float | None:
         """Return for how long the oldest entry that some group was not given has been ready. Needs no transaction.
 
         An entry has been ready since it was born, unless its column `ready` has a later time.
@@ -237,8 +247,9 @@ class Store:
         for place in () if number is None else channel_numbers(number):
             row = self._execute(
                 "select coalesce(ready, born) from entries where source = ? and seq >"
-                " (select coalesce(min(cursor), 0) from groups where source = ?) order by seq limit 1",
-                (place, place),
+                " (select coalesce(min(cursor), 0) from groups where source = ? and (? is null or name = ?))"
+                " order by seq limit 1",
+                (place, place, group, group),
             ).fetchone()
             if row is not None:
                 found.append(row[0])

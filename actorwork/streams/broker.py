@@ -245,22 +245,19 @@ class RedisBroker(Broker):
             record: bytes | None = await self._client.call("GET", key, idempotent=True)
         return None if record is None else entries.outcome_from(record)[2]
 
-    async def backlog(self, source: str) -> int:
+    async def backlog(self, source: str, group: str | None = None) -> int:
         """Return how many are in the streams or wait for their key; delayed messages do not count."""
         of = keys.SourceKeys.of(source)
-        commands = [("XLEN", of.at(level)) for level in Priority]
         with cannot(f"count the backlog of {source!r}"):
-            counts = await self._client.call_many([*commands, ("HLEN", of.waiting)], idempotent=True)
-            for count in counts:
-                if isinstance(count, Exception):
-                    raise count
-        return sum(counts)
+            return await self._client.run_script(
+                scripts.BACKLOG, [of.at(level) for level in Priority], (of.prefix, group or ""), idempotent=True
+            )
 
-    async def oldest(self, source: str) -> float | None:
+    async def oldest(self, source: str, group: str | None = None) -> float | None:
         of = keys.SourceKeys.of(source)
         with cannot(f"look at the oldest message of {source!r}"):
             age: int | None = await self._client.run_script(
-                scripts.OLDEST, [of.at(level) for level in Priority], (), idempotent=True
+                scripts.OLDEST, [of.at(level) for level in Priority], (group or "",), idempotent=True
             )
         return None if age is None else age / 1000
 

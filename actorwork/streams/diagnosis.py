@@ -39,6 +39,10 @@ _NEEDED: Final = (
     ("LPOP", "order per key"),
     ("SADD", "priorities"),
     ("SMEMBERS", "priorities"),
+    ("SMISMEMBER", "several groups"),
+    ("SISMEMBER", "several groups"),
+    ("SRANDMEMBER", "several groups"),
+    ("SCARD", "the backlog"),
     ("SET", "leases"),
     ("GET", "results"),
     ("DEL", "releasing leases"),
@@ -84,6 +88,10 @@ _ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "LPOP": ("{key}",),
     "SADD": ("{key}", "a"),
     "SMEMBERS": ("{key}",),
+    "SMISMEMBER": ("{key}", "a"),
+    "SISMEMBER": ("{key}", "a"),
+    "SRANDMEMBER": ("{key}",),
+    "SCARD": ("{key}",),
     "SET": ("{key}", "a"),
     "GET": ("{key}",),
     "DEL": ("{key}",),
@@ -120,6 +128,7 @@ async def look(client: RedisClient) -> Sequence[Finding]:
     findings.append(await _clock(client))
     findings += await _permissions(client, facts)
     findings.append(await _script_runs(client))
+    findings += await _foreign_groups(client)
     return findings
 
 
@@ -239,6 +248,48 @@ async def _dry_run(client: RedisClient, calls: Sequence[tuple[str, str, list[str
     if any(isinstance(reply, Exception) for reply in replies):
         return None
     return [(name, why) for (name, why, _), reply in zip(calls, replies, strict=True) if reply != b"OK"]
+
+
+async def _foreign_groups(client: RedisClient) -> Sequence[Finding]:
+    """Name the groups that are no actors', with what the streams keep for them alone."""
+    findings: list[Finding] = []
+    try:
+        sources = filter(None, map(keys.source_of_groups, await client.names(keys.ALL_GROUPS)))
+        for source in sorted(sources):
+            of = keys.SourceKeys.of(source)
+            replies = await client.call_many(
+                [
+                    ("SMEMBERS", of.groups),
+                    ("XINFO", "GROUPS", source),
+                    ("XINFO", "STREAM", source),
+                    ("SCARD", of.kept),
+                ],
+                idempotent=True,
+            )
+            if not any(isinstance(reply, Exception) for reply in replies):  # Else it is no stream at present.
+                ours, groups, stream, kept = replies
+                findings += [
+                    _foreign(source, group, stream[b"last-generated-id"], kept)
+                    for group in groups
+                    if group[b"name"] not in ours
+                ]
+    except RedisError as error:
+        return [Finding("groups", "warning", f"the groups of sources cannot be listed ({error})", "allow SCAN")]
+    return findings
+
+
+def _foreign(source: str, group: Mapping[bytes, Any], last: bytes, kept: int) -> Finding:
+    name = group[b"name"].decode(errors="replace")
+    pending, has_all = group[b"pending"], group[b"last-delivered-id"] == last
+    text = f"the group {name!r} of {source!r} is no actor's ({pending} pending, {'none' if has_all else 'some'} unread)"
+    if not kept or (has_all and not pending):
+        return Finding("groups", "ok", text)
+    return Finding(
+        "groups",
+        "warning",
+        f"{text}: {kept} entries that all actors have settled are kept for such groups",
+        f"let it acknowledge them, or, if it is not used any more, XGROUP DESTROY {source} {name}",
+    )
 
 
 async def _script_runs(client: RedisClient) -> Finding:

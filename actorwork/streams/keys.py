@@ -13,6 +13,10 @@
     actorwork:{<source>}:result:<message id>      a stored outcome
     actorwork:{<source>}:seen:…                   marks of the ids that were published
     actorwork:{<source>}:settled:<group>:<node>   the answer to a node's last batch of settlements
+    actorwork:{<source>}:groups                   the groups of actors; others of the stream are foreign
+    actorwork:{<source>}:acked:<group>            entries that it has settled and another group needs (lua/ack.lua)
+    actorwork:{<source>}:kept                     those that only foreign groups need
+    actorwork:{<source>}:swept:<group>            when the entries are looked at next, and where (lua/maintain.lua)
     actorwork:node:<node>                         a node's lease
     actorwork:reply:<uuid>                        a channel where outcomes arrive
     actorwork:attend                              a channel: makes nodes maintain this source (no name: all) now, or
@@ -52,6 +56,9 @@ _DELAYED = re.compile(rb"actorwork:\{(.*)\}:delayed", re.DOTALL)
 ALL_DEAD: Final = "actorwork:{*}:dead"
 _DEAD = re.compile(rb"actorwork:\{(.*)\}:dead", re.DOTALL)
 
+ALL_GROUPS: Final = "actorwork:{*}:groups"
+_GROUPS = re.compile(rb"actorwork:\{(.*)\}:groups", re.DOTALL)
+
 
 def prefix(source: str) -> str:
     return f"actorwork:{{{source}}}:"
@@ -83,6 +90,19 @@ class SourceKeys:
     def settled(self, group: str, incarnation: str, level: Priority) -> str:
         record = f"{self.prefix}settled:{group}:{incarnation}"
         return record if level is Priority.NORMAL else f"{record}:{level.name.lower()}"
+
+    def acked(self, level: Priority, group: str) -> str:
+        """Return where the entries are noted that a group has settled and another one needs (lua/ack.lua)."""
+        beside = self.prefix if level is Priority.NORMAL else f"{self.at(level)}:"
+        return f"{beside}acked:{group}"
+
+    @property
+    def kept(self) -> str:
+        return f"{self.prefix}kept"
+
+    @property
+    def groups(self) -> str:
+        return f"{self.prefix}groups"
 
     @property
     def priorities(self) -> str:
@@ -125,6 +145,12 @@ def source_and_level(stream: str) -> tuple[str, str] | None:
 def source_of_delayed(key: bytes) -> str | None:
     """Return the source whose messages a key holds back."""
     match = _DELAYED.fullmatch(key)
+    return None if match is None else match[1].decode(errors="replace")
+
+
+def source_of_groups(key: bytes) -> str | None:
+    """Return the source whose groups a key names."""
+    match = _GROUPS.fullmatch(key)
     return None if match is None else match[1].decode(errors="replace")
 
 

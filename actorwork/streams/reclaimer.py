@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn
 
 import trio
 
-from actorwork.events import BrokerTrouble, DeadLettered, Reclaimed
+from actorwork.events import BrokerAdvice, BrokerTrouble, DeadLettered, Reclaimed
 from actorwork.failpoints import failpoint
 from actorwork.message import Priority
 from actorwork.policy.crashes import LEFT_TO_OTHERS, alone_from, limit_of
@@ -36,7 +36,7 @@ _SPACING: Final = 0.01
 _PATIENCE: Final = 2.0
 _LARGEST_CLAIM: Final = 500
 _SHORT_TOO_OFTEN: Final = 3
-_REPORTED: Final = 10
+_REPORTED: Final = 12
 """How many values lua/maintain.lua returns for each stream."""
 _BEFORE: Final = failpoint("take_over.before")
 _AFTER: Final = failpoint("take_over.after")
@@ -58,6 +58,8 @@ class Reclaimer:
         self._alone_from = alone_from(sources.subscription.max_crashes)
         self._held_since: float | None = None
         """Since when suspects wait that this node may not take."""
+        self._keepers: set[tuple[str, str]] = set()
+        """Foreign groups that were reported, with their sources."""
         sources.maintain_within = self.maintain_within
 
     def __repr__(self) -> str:
@@ -160,9 +162,21 @@ class Reclaimer:
         sources.has_more = False
         is_short = are_held = is_taken = False
         levels: dict[str, Sequence[bytes]] = {}
-        for in_flight, (due, more, is_missing, taken, dead_lettered, pending, used, cursor, trouble, held) in zip(
-            in_flights, report, strict=True
-        ):
+        for in_flight, (
+            due,
+            more,
+            is_missing,
+            taken,
+            dead_lettered,
+            pending,
+            used,
+            cursor,
+            trouble,
+            held,
+            given_back,
+            keepers,
+        ) in zip(in_flights, report, strict=True):
+            self._tell_of_others(in_flight.source, given_back, keepers)
             if used:
                 levels[in_flight.source] = used
             if cursor:
@@ -220,6 +234,22 @@ class Reclaimer:
             # A node that is busy leaves them for a moment to one that is not.
             if isolation.is_idle or now - self._held_since >= LEFT_TO_OTHERS:
                 isolation.close(self)
+
+    def _tell_of_others(self, source: str, given_back: int, keepers: Sequence[bytes]) -> None:
+        """Report what others than actors did to the group, and to the stream."""
+        emit = self._sources.emit
+        if given_back:
+            reason = (
+                f"{given_back} messages of the group {self._sources.group} were taken from it unsettled: by hand, with "
+                "XGROUP DELCONSUMER, XACK or XGROUP SETID"
+            )
+            emit(BrokerTrouble(f"keeping {source}", reason, "they are delivered again"))
+        for name in {keeper.decode(errors="replace") for keeper in keepers}:
+            if (source, name) not in self._keepers:
+                self._keepers.add((source, name))
+                text = f"the group {name!r} of {source!r} is no actor's, and keeps entries that all actors have settled"
+                advice = f"let it acknowledge them, or, if it is not used any more, XGROUP DESTROY {source} {name}"
+                emit(BrokerAdvice(text, advice))
 
     def _ask_for_recovery(self) -> None:
         self._sources.must_recover = True

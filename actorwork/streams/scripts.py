@@ -39,7 +39,8 @@ TAKE: Final = _script("take")
 REPLAY: Final = _script("replay", "ack", "rights", "order", "entry")
 REPLAY_AS: Final = _script("replay_as", "ack", "rights", "order", "entry")
 VALUE: Final = _script("value")
-OLDEST: Final = _script("oldest")
+OLDEST: Final = _script("oldest", "ack")
+BACKLOG: Final = _script("backlog", "ack")
 LOCK: Final = _script("lock")
 RATE: Final = _script("rate")
 SLOT: Final = _script("slot")
@@ -66,6 +67,7 @@ ALL: Final = (
     REPLAY_AS,
     VALUE,
     OLDEST,
+    BACKLOG,
     LOCK,
     RATE,
     SLOT,

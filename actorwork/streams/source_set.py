@@ -207,6 +207,10 @@ class SourceSet:
         """Create missing groups at the beginning of their streams, never at `$`: messages sent before the first start
         are wanted too.
         """
+        noted = [("SADD", keys.groups, self.group) for keys in self._keys.values()]
+        for reply in await self._client.call_many(noted, idempotent=True):
+            if isinstance(reply, Exception):
+                raise reply
         used = [("SMEMBERS", keys.priorities) for keys in self._keys.values()]
         levels = await self._client.call_many(used, idempotent=True)
         self.learn(
@@ -223,6 +227,8 @@ class SourceSet:
                 continue
             if isinstance(reply, Exception):
                 raise reply
+            # What this group had settled is delivered to it once more.
+            await self._client.call("DEL", in_flight.keys.acked(in_flight.level, self.group), idempotent=True)
             if are_restored:
                 self.emit(GroupRestored(in_flight.source, self.group))
 

@@ -144,10 +144,10 @@ async def test_a_replica_that_does_not_start_is_not_tried_again_and_again(mock_c
 class Away(MemoryBroker):
     is_away = True
 
-    async def backlog(self, source: str) -> int:
+    async def backlog(self, source: str, group: str | None = None) -> int:
         if self.is_away:
             raise BrokerError("not now")
-        return await super().backlog(source)
+        return await super().backlog(source, group)
 
 
 async def test_while_the_broker_does_not_answer_nothing_is_decided(mock_clock: object):

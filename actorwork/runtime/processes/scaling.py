@@ -46,7 +46,11 @@ class Scaler:
         self._emit = emit
         self._is_ending = is_ending
         actors = [child.settings for child in actors_of(self._process, everywhere=True)]
-        self._sources = sorted({source for settings in actors for source in settings.all_sources})
+        self._groups: dict[str, set[str]] = {}
+        """For each source the actors that read it."""
+        for settings in actors:
+            for source in settings.all_sources:
+                self._groups.setdefault(source, set()).add(settings.id)
         self._at_once = {settings.title: settings.concurrency for settings in actors}
         self._utilisation = 0.0
         self._changed = trio.current_time()
@@ -90,10 +94,12 @@ class Scaler:
         oldest: float | None = None
         try:
             with trio.move_on_after(PATIENCE) as patience:
-                for source in self._sources:
-                    backlog += await broker.backlog(source)
-                    age = await broker.oldest(source)
-                    oldest = age if oldest is None else max(oldest, age or 0.0)
+                for source, groups in sorted(self._groups.items()):
+                    # Of these actors alone: what an actor elsewhere has not settled is not for them.
+                    backlog += max([await broker.backlog(source, group) for group in groups])
+                    for group in groups:
+                        age = await broker.oldest(source, group)
+                        oldest = age if oldest is None else max(oldest, age or 0.0)
         except Exception as error:  # noqa: BLE001 - whatever a broker raises, it is asked again
             self._trouble(f"{type(error).__name__}: {error}")
             return None

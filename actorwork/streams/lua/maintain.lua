@@ -11,7 +11,8 @@
 -- (-1 if none is delayed), whether there are more entries to take over, whether the group is missing, the deliveries taken
 -- over as {entry id, delivery count, from whom, fields}, the dead letters made as {message id, crashes}, how many entries
 -- are pending under our name, those taken over included, the levels of priority that were ever used, where the search
--- for keys continues, what could not be done ('' for nothing), and whether there are suspects that may not be taken now.
+-- for keys continues, what could not be done ('' for nothing), whether there are suspects that may not be taken now, how many
+-- entries were given back to the group, and the foreign groups that keep entries which have ended for us.
 --
 -- Who may take what. The lease of this node is checked first, in this script: a node whose lease is gone would take
 -- entries that another node then takes from it, in a circle. An entry is taken only from the consumer `released`, or from a
@@ -25,8 +26,9 @@
 -- script has counted it.
 --
 -- Cost, for each stream: one XINFO CONSUMERS, one EXISTS for each other consumer, and one ZRANGEBYSCORE and SMEMBERS for
--- each source. The script blocks the server, so every part is bounded (PROMOTED_AT_ONCE, KEYS_AT_ONCE, PAGE, and the room in
--- the mailboxes); what is left is done by the next call.
+-- each source; of all nodes of a group one sweeps, every few seconds (`sweep`). The script blocks the server, so every part
+-- is bounded (PROMOTED_AT_ONCE, KEYS_AT_ONCE, SWEPT_AT_ONCE, PAGE, and the room in the mailboxes); what is left is done by
+-- the next call.
 
 local group, consumer, leases, released = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local room, urgent_room = tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -36,6 +38,10 @@ local most_dead, dead_for = ARGV[#ARGV - 1], ARGV[#ARGV]
 local PROMOTED_AT_ONCE = 500
 local KEYS_AT_ONCE = 100
 local PAGE = 1000
+local SWEEP_EVERY = 5000 -- ms
+local SWEPT_AT_ONCE = 200
+local SWEPT_BYTES = 500000
+local KEPT_LONG = 60000 -- ms after which a foreign group that has not had an entry is named
 
 if redis.call('EXISTS', KEYS[1]) == 0 then
   return false
@@ -86,6 +92,146 @@ local function promote(prefix)
   return -1
 end
 
+-- The group that is maintained. What it has pending is as before this script took anything over.
+local function maintained(groups)
+  for _, one in ipairs(groups) do
+    if one['name'] == group then
+      return one
+    end
+  end
+end
+
+-- An entry whose message has ended, and that could not be noted or deleted, would end again with every sweep.
+local function needs_of_sweep(stream, prefix)
+  local needs = needs_of_ack(stream, group)
+  for _, more in ipairs({ needs_of_sharing(stream, group), needs_of_leaving(prefix) }) do
+    for _, one in ipairs(more) do
+      needs[#needs + 1] = one
+    end
+  end
+  return needs
+end
+
+-- Looks after entries of a stream, in their order, that exist. What should not be is mended:
+--
+--   our group has read it, has not settled it, and it is not pending      it was taken away by hand: it is pending again,
+--                                                                        released, so a node takes it over
+--   our group has settled it, and another one that has not is destroyed   its message has ended: its key is freed, and the
+--                                                                        entry is deleted unless a foreign group needs it
+--   foreign groups needed it, and have had it by now                      it is deleted
+--
+-- Returns how many entries were given back, and how many ended or were deleted; `keeping` gets the foreign groups that keep
+-- old ones.
+local function look_after(stream, prefix, level, ids, keeping)
+  local groups = groups_of(stream)
+  local mine = maintained(groups)
+  if not mine or #ids == 0 or lacks('sweep of ' .. stream, needs_of_sweep, stream, prefix) then
+    return 0, 0 -- A missing group is created again, and then all of its entries are delivered.
+  end
+  local most = 2 * #ids + 10
+  local pending, is_complete = {}, true
+  if mine['pending'] > 0 then
+    local page = redis.call('XPENDING', stream, group, ids[1], ids[#ids], most)
+    is_complete = #page < most -- Entries that were deleted by hand may displace others.
+    for _, one in ipairs(page) do
+      pending[one[1]] = true
+    end
+  end
+  local acked_here = redis.call('SMISMEMBER', beside(stream) .. 'acked:' .. group, unpack(ids))
+  local settled, given_back, ended = {}, 0, 0
+  for i, id in ipairs(ids) do
+    if has_read(mine, id) and not pending[id] and (is_complete or not is_pending(stream, mine, id)) then
+      if acked_here[i] == 1 then
+        settled[#settled + 1] = id
+      else
+        redis.call('XCLAIM', stream, group, released, 0, id, 'FORCE', 'RETRYCOUNT', 0, 'JUSTID')
+        given_back = given_back + 1
+      end
+    end
+  end
+  local needed = needed_by_others(stream, groups, group, settled)
+  local free = {}
+  for _, id in ipairs(settled) do
+    local by = needed[id]
+    if by ~= true then
+      if redis.call('SISMEMBER', beside(stream) .. 'kept', id) == 0 then
+        local named = by_name(fields_of(stream, id) or {})
+        if named['data'] then
+          leave(prefix, place_at(level, id), named['key'], named['unique'], named['id'] or id)
+        end
+        ended = ended + 1
+      end
+      if not by then
+        free[#free + 1] = id
+      else
+        redis.call('SADD', beside(stream) .. 'kept', id)
+        if now - string.match(id, '^%d+') > KEPT_LONG then
+          keeping[by] = true
+        end
+      end
+    end
+  end
+  delete_entries(stream, groups, free)
+  return given_back, math.max(ended, #free)
+end
+
+-- Looks after all entries that our group has read, some at a time. `swept` has when the next look is due and where it begins,
+-- so one node of the group looks, and not each.
+--
+-- With one group, nothing is to be done if there are as many entries as are pending or unread: this is the usual case, and
+-- needs no look at any of them. (6.2 does not tell how many are unread.)
+--
+-- Returns whether there is more to do at once, and how many entries were given back.
+local function sweep(stream, prefix, level, keeping)
+  local record, acked = beside(stream) .. 'swept:' .. group, beside(stream) .. 'acked:' .. group
+  local at, cursor = string.match(redis.call('GET', record) or '', '^(%d+) (.*)$')
+  if at and now < tonumber(at) then
+    return false, 0
+  end
+  local groups = groups_of(stream)
+  local mine = maintained(groups)
+  trouble = mine and lacks('sweep of ' .. stream, needs_of_sweep, stream, prefix) or ''
+  if not mine or trouble ~= '' then
+    return false, 0
+  end
+  -- Entries that were deleted by hand are still noted as settled. A few at random: if some are stale, the next look follows.
+  local stale = 0
+  for _, id in ipairs(redis.call('SRANDMEMBER', acked, 20)) do
+    if not fields_of(stream, id) then
+      redis.call('SREM', acked, id)
+      redis.call('SREM', beside(stream) .. 'kept', id)
+      stale = stale + 1
+    end
+  end
+  local unread = mine['lag']
+  local given_back, ended, ids = 0, 0, {}
+  if not (#groups == 1 and unread and redis.call('XLEN', stream) == mine['pending'] + unread) then
+    local last = mine['last-delivered-id']
+    local first = redis.call('XRANGE', stream, cursor or '-', last, 'COUNT', 1)[1]
+    if first then
+      -- Their fields come with them, so large entries come in small pages.
+      local size = 1
+      for _, value in ipairs(first[2]) do
+        size = size + #value
+      end
+      local count = math.max(1, math.min(SWEPT_AT_ONCE, math.floor(SWEPT_BYTES / size)))
+      for i, entry in ipairs(redis.call('XRANGE', stream, cursor or '-', last, 'COUNT', count)) do
+        ids[i] = entry[1]
+      end
+      given_back, ended = look_after(stream, prefix, level, ids, keeping)
+      cursor = #ids == count and '(' .. ids[count] or nil
+    else
+      cursor = nil
+    end
+  else
+    cursor = nil
+  end
+  local is_busy = given_back + ended + stale > 0
+  local next_at = (is_busy or cursor) and now or now + SWEEP_EVERY
+  redis.call('SET', record, whole(next_at) .. ' ' .. (cursor or '-'), 'PX', 3600000)
+  return is_busy, given_back
+end
+
 -- Whether the message that holds a key still exists at a place.
 local function is_there(prefix, place)
   if string.sub(place, 1, 1) == '~' then
@@ -98,16 +244,8 @@ local function is_there(prefix, place)
   if found.err or not found[1] then
     return false
   end
-  -- If the only group that wanted it was destroyed, no settlement will delete the entry, and its key would stay taken.
-  local groups = {}
-  for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
-    groups[#groups + 1] = by_name(flat)
-  end
-  if #groups > 0 and not is_wanted(stream, groups, id) then
-    redis.call('XDEL', stream, id)
-    return false
-  end
-  return true
+  local _, ended = look_after(stream, prefix, level, { id }, {})
+  return ended == 0
 end
 
 -- Frees keys whose message was deleted by hand (XDEL, a destroyed group): without this, the messages behind it would wait
@@ -130,6 +268,7 @@ end
 local function dead_letter_crasher(stream, prefix, id, crashes)
   -- A dead letter whose entry could not be acknowledged would be written again every second.
   local lacking = lacks('ack of ' .. stream, needs_of_ack, stream, group)
+    or #groups_of(stream) > 1 and lacks('sharing of ' .. stream, needs_of_sharing, stream, group)
     or lacks('dead letter of ' .. stream, needs_of_dead_letter, stream, prefix)
     or lacks('leaving of ' .. prefix, needs_of_leaving, prefix)
   if lacking then
@@ -206,10 +345,19 @@ local report = {}
 for s = 2, #KEYS do
   local stream, prefix, cursor = KEYS[s], ARGV[7 + 2 * s], ARGV[8 + 2 * s]
   local level = level_of(prefix, stream)
-  local due_in, levels = -1, {}
+  local due_in, levels, given_back, keeping = -1, {}, 0, {}
   trouble = ''
+  if redis.call('EXISTS', stream) == 1 then
+    local good, is_busy, count = pcall(sweep, stream, prefix, level, keeping)
+    if not good then
+      trouble = type(is_busy) == 'table' and is_busy.err or tostring(is_busy)
+    elseif is_busy then
+      due_in, given_back = 0, count
+    end
+  end
   if not level then
-    due_in = promote(prefix)
+    local next_due = promote(prefix)
+    due_in = due_in == 0 and 0 or next_due
     levels = redis.call('SMEMBERS', prefix .. 'priorities')
     if cursor ~= '' then
       cursor = heal(prefix, cursor)
@@ -238,6 +386,12 @@ for s = 2, #KEYS do
       end
     end
   end
-  report[#report + 1] = { due_in, more, missing, taken, dead, ours + #taken, levels, cursor, trouble, held }
+  local keepers = {}
+  for name in pairs(keeping) do
+    keepers[#keepers + 1] = name
+  end
+  report[#report + 1] = {
+    due_in, more, missing, taken, dead, ours + #taken, levels, cursor, trouble, held, given_back, keepers,
+  }
 end
 return report

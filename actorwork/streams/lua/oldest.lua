@@ -1,32 +1,30 @@
--- How long the oldest message that a group has not read has waited.
+-- How long the oldest message that a group of ours has not read has waited.
 --
 -- KEYS  the streams of one source
+-- ARGV  the group that is meant ('' for all of ours)
 --
--- Returns milliseconds, or nil if there is none. The first part of an entry's id is the time at which it was added.
+-- Returns milliseconds, or nil if there is none. The first part of an entry's id is the time at which it was added. Foreign
+-- groups do not count: a monitor that reads nothing would make every message look old.
 
-local function parts(id)
-  local left, right = string.match(id, '^(%d+)%-(%d+)$')
-  return tonumber(left), tonumber(right)
-end
-
+local wanted = ARGV[1]
 local oldest
 for _, stream in ipairs(KEYS) do
   local groups = redis.pcall('XINFO', 'GROUPS', stream)
   if not groups.err then
-    local first, high, low
-    for _, group in ipairs(groups) do
-      for i = 1, #group, 2 do
-        if group[i] == 'last-delivered-id' then
-          local left, right = parts(group[i + 1])
-          if not first or left < high or (left == high and right < low) then
-            first, high, low = group[i + 1], left, right
-          end
+    local ours = our_groups(stream)
+    local first
+    for _, flat in ipairs(groups) do
+      local group = by_name(flat)
+      local name = group['name']
+      if name == wanted or (wanted == '' and (ours[name] or not next(ours))) then
+        if not first or has_read({ ['last-delivered-id'] = first }, group['last-delivered-id']) then
+          first = group['last-delivered-id']
         end
       end
     end
     local entry = redis.call('XRANGE', stream, first and '(' .. first or '-', '+', 'COUNT', 1)[1]
     if entry then
-      local came = parts(entry[1])
+      local came = tonumber(string.match(entry[1], '^%d+'))
       if not oldest or came < oldest then
         oldest = came
       end

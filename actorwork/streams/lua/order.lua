@@ -60,11 +60,16 @@ local function add(prefix, level, fields)
     return nil, id.err
   end
   if level and redis.call('SADD', prefix .. 'priorities', level) == 1 then
-    -- Create every group of the source in the new stream before any of them can read there. `ack_and_delete` deletes an
-    -- entry that no other group wants: without their groups, the first group that settles would delete it for all.
+    -- Create every group of ours in the new stream before any of them can read there. `ack_and_delete` deletes an entry
+    -- that no other group needs: without their groups, the first group that settles would delete it for all. Foreign groups
+    -- do not know this stream, and would keep its entries for ever.
     local groups = redis.pcall('XINFO', 'GROUPS', source_of(prefix))
+    local ours = our_groups(stream)
     for _, flat in ipairs(groups.err and {} or groups) do
-      redis.pcall('XGROUP', 'CREATE', stream, by_name(flat)['name'], '0')
+      local name = by_name(flat)['name']
+      if ours[name] then
+        redis.pcall('XGROUP', 'CREATE', stream, name, '0')
+      end
     end
     redis.pcall('PUBLISH', 'actorwork:attend', stream) -- Nodes read the new stream from now on.
   end

@@ -37,6 +37,15 @@ local function needs_of_ack(stream, group)
   return { { 'XACK', stream, group, '0-0' }, { 'XDEL', stream, '0-0' }, { 'XINFO', 'GROUPS', stream, key = 3 } }
 end
 
+-- More, if other groups read the stream too.
+local function needs_of_sharing(stream, group)
+  local near = beside(stream)
+  return {
+    { 'SMEMBERS', near .. 'groups' }, { 'SMISMEMBER', near .. 'acked:', '' }, { 'SADD', near .. 'acked:' .. group, '' },
+    { 'SREM', near .. 'acked:', '' }, { 'XPENDING', stream, group },
+  }
+end
+
 local function needs_of_dead_letter(stream, prefix)
   return {
     { 'TIME' }, { 'XRANGE', stream, '0-0', '0-0' }, { 'XADD', prefix .. 'dead', '0-0', 'id', '' },

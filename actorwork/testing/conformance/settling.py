@@ -198,6 +198,24 @@ class SettlingTests(ContractTests):
             await consumer.node.wait_settled()
             assert [await broker.backlog(source) for source in ("orders", "bills")] == [0, 0]
 
+    async def test_the_backlog_of_a_group_is_what_it_has_not_settled(self) -> None:
+        async with (
+            self.open_broker() as broker,
+            open_consumer(broker, "orders", group="first") as first,
+            open_consumer(broker, "orders", group="second") as second,
+        ):
+            await broker.publish([*self.envelopes("orders", 3), *self.envelopes("orders", 1, priority=Priority.HIGH)])
+            for delivery in await first.take(4):
+                await first.settle(delivery)
+            taken = await second.take(4)
+            assert [await broker.backlog("orders", group) for group in ("first", "second", None)] == [0, 4, 4]
+            await second.settle(taken[0])
+            assert [await broker.backlog("orders", group) for group in ("first", "second", None)] == [0, 3, 3]
+            assert [await broker.oldest("orders", group) for group in ("first", "second", None)] == [None] * 3
+            for delivery in taken[1:]:
+                await second.settle(delivery)
+            assert await broker.backlog("orders") == 0
+
     async def test_a_delivery_is_settled_once(self) -> None:
         async with (
             self.open_broker() as broker,
