@@ -10,6 +10,7 @@
     ├── ExecutionTimeout       a handler ran past its `execution_timeout`
     ├── CircuitOpen            the dependency of a function fails: it was not called
     ├── AskTimeout             no reply in time (also a TimeoutError)
+    ├── Deadlock               an ask that waits for the very handler it was made in
     ├── MessageFailed          the actor's node settled the message as failed or rejected
     ├── NotRunning             a feature of the runtime was used outside a running system
     ├── StartError             an actor did not start
@@ -88,6 +89,10 @@ class CircuitOpen(ActorworkError):
 
 class AskTimeout(ActorworkError, TimeoutError):
     """No reply came within the timeout; the message may still be handled."""
+
+
+class Deadlock(ActorworkError, RuntimeError):
+    """An ask could never be answered: its handler waits for a reply from its own actor, which is busy with it."""
 
 
 class MessageFailed(ActorworkError):

@@ -5,13 +5,66 @@ it directly costs nothing of that, and an ask pays for it on every message.
 
     Reply     an asker waits for the answer of an actor or of a supervisor
     Wakeup    a supervisor's own task waits for its children, or for requests
+
+From these follows who waits for whom, and so whether an ask could ever be answered (`deadlock`).
 """
 
 from __future__ import annotations
 
+from contextvars import ContextVar
+from typing import Protocol
+
 import trio
 
-from actorwork.errors import AskTimeout, NotRunning
+from actorwork.errors import AskTimeout, Deadlock, NotRunning
+
+
+class Working(Protocol):
+    """What handles an actor's messages one after another: an executor."""
+
+    @property
+    def item(self) -> object:
+        """What it handles now; a local call has a `reply`."""
+        ...
+
+    @property
+    def task(self) -> trio.lowlevel.Task | None: ...
+    @property
+    def actor(self) -> object: ...
+    @property
+    def concurrency(self) -> int:
+        """How many there may be of one actor."""
+        ...
+
+
+working: ContextVar[Working | None] = ContextVar("actorwork_working", default=None)
+"""The executor whose task this is, or whose handler has started it."""
+
+
+def deadlock(actor: object, title: str) -> Deadlock | None:
+    """Return the error of an ask that the current task is about to make, if all that could answer it wait for it.
+
+    Its own handler waits for it; if that handles an ask, the handler that has asked waits too, and so on. A task that a
+    handler has started is another one, for which the handler need not wait.
+    """
+    task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
+    busy = length = 0
+    while task is not None:
+        worker = task.context.get(working)
+        if worker is None or worker.task is not task:
+            return None
+        length += 1
+        if worker.actor is actor:
+            busy += 1
+            if busy == worker.concurrency:
+                how = "its own actor" if length == 1 else f"its own actor, in a chain of {length} asks,"
+                return Deadlock(
+                    f"a handler of {title!r} asks {how} and would wait for ever: concurrency={busy}. Call the method,"
+                    " `tell` instead, ask in a task of `context.nursery` or by `context.pipe`, or raise the concurrency"
+                )
+        reply = getattr(worker.item, "reply", None)
+        task = reply.asker if isinstance(reply, Reply) else None
+    return None
 
 
 def wrong_thread(what: str) -> NotRunning:
@@ -72,6 +125,11 @@ class Reply:
         self._answered = False
         self._value: object = None
         self._error: BaseException | None = None
+
+    @property
+    def asker(self) -> trio.lowlevel.Task | None:
+        """The task that waits for it, if one does."""
+        return self._task
 
     def give(self, value: object) -> None:
         """Answer; only the first answer counts."""

@@ -16,6 +16,7 @@ from actorwork import (
     ActorStopped,
     AskTimeout,
     Child,
+    Deadlock,
     Fail,
     Intensity,
     MaxRestartsExceeded,
@@ -190,13 +191,56 @@ async def test_a_timeout_error_of_ask_is_a_timeout_error(mock_clock: trio.testin
             await system.ref(Probe).ask({"what": "sleep", "n": 5}, timeout=1)
 
 
-async def test_an_actor_that_asks_itself_gets_a_timeout_and_lives(mock_clock: trio.testing.MockClock):
+async def test_an_actor_that_asks_itself_is_told_so_at_once_and_lives(mock_clock: trio.testing.MockClock):
     broker = FakeBroker()
     async with open_system(probe(), broker=broker) as system:
         broker.put(Probe, {"what": "ask myself", "n": 3}, id="it")
         await broker.wait_settled()
-        assert failed(broker.settlement("it"))[0] == "AskTimeout"
-        assert await system.ref(Probe).ask({"what": "count"}) == 3
+        kind, reason = failed(broker.settlement("it"))
+        assert kind == "Deadlock"
+        assert reason.startswith("a handler of 'probe' asks its own actor and would wait for ever: concurrency=1.")
+        assert trio.current_time() == 0
+        assert await system.ref(Probe).ask({"what": "count"}) == 2
+
+
+@pytest.mark.parametrize(("concurrency", "depth", "is_deadlock"), [(1, 2, True), (2, 2, False), (2, 3, True)])
+async def test_an_ask_that_comes_back_to_its_actor_is_refused_where_it_can_never_be_answered(
+    concurrency: int, depth: int, is_deadlock: bool, mock_clock: trio.testing.MockClock
+):
+    class Player(Actor):
+        other: ActorRef[Any]
+
+        @receive
+        async def play(self, *, n: int, how: str) -> int:
+            if n == 0:
+                return 0
+            if how != "helper":
+                return 1 + await self.other.ask({"n": n - 1, "how": how}, timeout=5)
+            self.context.nursery.start_soon(self.help, n, how)
+            return 1
+
+        async def help(self, n: int, how: str) -> None:
+            said.append(await self.other.ask({"n": n - 1, "how": how}, timeout=5))
+
+    said = list[int]()
+    ping, pong = titled("ping", Player, concurrency=concurrency), titled("pong", Player, concurrency=concurrency)
+    async with open_system([ping, pong], broker=FakeBroker(), intensity=MANY) as system:
+        ping.other, pong.other = system.ref(pong), system.ref(ping)
+        rounds = 2 * depth - 2
+        if is_deadlock:
+            with pytest.raises(ActorCrashed) as caught:
+                await system.ref(ping).ask({"n": rounds, "how": ""})
+            cause: BaseException = caught.value
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            assert isinstance(cause, Deadlock)
+            assert f"in a chain of {rounds} asks" in str(cause)
+        else:
+            assert await system.ref(ping).ask({"n": rounds, "how": ""}) == rounds
+        assert await system.ref(ping).ask({"n": rounds, "how": "helper"}) == 1
+        await trio.testing.wait_all_tasks_blocked()
+        assert sorted(said) == [0] + [1] * (rounds - 1), "a helper is no handler: its actor goes on"
+        assert trio.current_time() == 0
 
 
 async def test_one_actor_asks_another(mock_clock: trio.testing.MockClock):

@@ -26,6 +26,7 @@ from actorwork.actors.execution.variables import Variables
 from actorwork.actors.execution.watchdog import UNKNOWN
 from actorwork.actors.execution.workplace import Workplace
 from actorwork.actors.mailbox.calls import Item, LocalCall
+from actorwork.actors.wakeups import working
 from actorwork.errors import ActorCrashed, ActorStopped, Shutdown
 from actorwork.groups import is_cancellation
 from actorwork.message import Delivery
@@ -46,10 +47,12 @@ class Executor:
         "_guarded",
         "_reported",
         "_scope",
-        "_task",
+        "actor",
         "began",
+        "concurrency",
         "ended",
         "item",
+        "task",
         "timeout",
         "workplace",
     )
@@ -59,7 +62,9 @@ class Executor:
         self.workplace = workplace
         self._scope = trio.CancelScope()
         self._crash: BaseException | None = None
-        self._task: trio.lowlevel.Task | None = None
+        self.actor = actor
+        self.concurrency = actor.settings.concurrency
+        self.task: trio.lowlevel.Task | None = None
         self._reported = 0.0
         self.item: Item | None = None
         """What is in flight; of a batch, its first delivery."""
@@ -84,7 +89,8 @@ class Executor:
 
         If cancelled from outside, the delivery in flight goes back to the mailbox.
         """
-        self._task = trio.lowlevel.current_task()
+        self.task = trio.lowlevel.current_task()
+        working.set(self)
         try:
             while not self.workplace.stopping:
                 with self._scope:
@@ -206,7 +212,7 @@ class Executor:
         elif now - self._reported >= REPORT_EVERY:
             self._reported = now
             message_id = item.id if isinstance(item, Delivery) else type(item.message).__name__
-            actor, seconds, where = self.workplace.actor, now - self.began, stack_of_task(self._task)
+            actor, seconds, where = self.workplace.actor, now - self.began, stack_of_task(self.task)
             actor.services.emit(
                 events.Overdue(actor.settings.id, actor.label, message_id, seconds, where, self.timeout)
             )

@@ -17,6 +17,7 @@ from typing import Any
 import trio
 
 from actorwork.actors.context.in_flight import in_flight, inside
+from actorwork.actors.wakeups import working
 
 
 class Variables:
@@ -29,7 +30,7 @@ class Variables:
         in_flight.set(None)
         self._base = copy_context()
         self.count = len(self._base)
-        ours: tuple[ContextVar[Any], ...] = (in_flight, inside)
+        ours: tuple[ContextVar[Any], ...] = (in_flight, inside, working)
         self.values = tuple((variable, value) for variable, value in self._base.items() if variable not in ours)
         """What others have set: by a handler that sets it again, the number of variables does not change."""
 

@@ -13,7 +13,7 @@ import trio
 from actorwork.actors.handlers.table import local_keywords
 from actorwork.actors.mailbox.calls import LocalCall, RankedCall
 from actorwork.actors.mailbox.mailbox import Mailbox
-from actorwork.actors.wakeups import Reply, check_thread, wrong_thread
+from actorwork.actors.wakeups import Reply, check_thread, deadlock, working, wrong_thread
 from actorwork.errors import MessageRefused
 from actorwork.message import Priority
 
@@ -103,10 +103,13 @@ class ActorRef(Generic[A]):
 
         Raises `AskTimeout` after `timeout` seconds (None: never), `ActorCrashed` as soon as the actor crashes, or is
         restarted, while it handles this message, `ActorStopped` if it ends for good before, `MessageFailed` if the
-        handler raised a verdict. Cancelled or timed out: the message is still handled, its reply is dropped.
+        handler raised a verdict, `Deadlock` if all that could answer it wait for it. Cancelled or timed out: the
+        message is still handled, its reply is dropped.
         """
         reply = Reply()
         call = self._call(message, reply)
+        if working.get() is not None and (error := deadlock(self._cell, self._cell.title)) is not None:
+            raise error
         await trio.lowlevel.checkpoint_if_cancelled()
         mailbox = self._cell.admit()
         if priority is not None:
