@@ -10,6 +10,7 @@ import trio
 from actorwork import (
     Actor,
     ActorCrashed,
+    Child,
     ConcurrencyLimit,
     Delivery,
     EventSettings,
@@ -21,7 +22,9 @@ from actorwork import (
     RetryPolicy,
     Settings,
     SettingsError,
+    Shutdown,
     circuit_breaker,
+    events,
     rate_limit,
     receive,
     retry,
@@ -29,6 +32,7 @@ from actorwork import (
 from actorwork.actors.context import publishing
 from actorwork.policy import settlement as policy
 from actorwork.policy.batches import outcomes_of
+from actorwork.policy.exits import Kind
 from actorwork.policy.retry import Fixed
 from actorwork.testing import Faults, MemoryBroker, TestSystem, advance, open_test_system
 
@@ -252,6 +256,33 @@ async def test_a_batch_in_hand_that_a_shutdown_cancels_is_handed_back(mock_clock
         await send(system, actor, 1, 2, 3)
         await trio.sleep(1)
     assert (len(broker.waiting(actor)), broker.settled) == (3, [])
+
+
+@pytest.mark.parametrize("is_one", [False, True])
+async def test_a_shutdown_raised_in_a_batch_fails_it_and_ends_the_actor(
+    is_one: bool, mock_clock: trio.testing.MockClock
+):
+    async def end(_: Any, batch: list[int]) -> list[Any] | None:
+        if 1 not in batch:
+            return None
+        if is_one:
+            return [Shutdown("enough") if n == 2 else None for n in batch]
+        raise Shutdown("enough")
+
+    log = Log()
+    actor = log.actor(body=end)
+    async with open_test_system(Child(actor, restart="permanent")) as system:
+        await send(system, actor, 1, 2, 3)
+        await system.drain()
+        assert endings(system) == (["Ack", "Fail", "Ack"] if is_one else ["Fail"] * 3)
+        failures = [(letter.failure.type, letter.failure.reason) for letter in system.dead_letters]
+        assert failures == [("Shutdown", "enough")] * (1 if is_one else 3)
+        (ended,) = system.of(events.ChildExited)
+        assert (ended.exit.kind, ended.exit.reason) == (Kind.SHUTDOWN, "enough")
+        await send(system, actor, 4, 5, 6)
+        await system.drain()
+        assert log.batches == [[1, 2, 3], [4, 5, 6]], "the next incarnation takes what comes next"
+        assert endings(system)[3:] == ["Ack"] * 3
 
 
 async def test_a_batch_that_belongs_to_others_by_now_is_let_go(mock_clock: trio.testing.MockClock):

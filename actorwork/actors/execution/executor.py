@@ -108,6 +108,7 @@ class Executor:
             self.workplace.executor_ended()
             self.workplace.actor.services.watchdog.forget(self)
             self.give_up()
+            self.task = None  # Its context leads back here: a cycle, for which every restart would wait.
 
     async def _drain(self) -> None:
         """Handle items until the scope is cancelled or the incarnation stops."""
