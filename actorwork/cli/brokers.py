@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -35,7 +36,8 @@ def broker_option(function: Any) -> Any:
         envvar=BROKER,
         show_envvar=True,
         metavar="URL",
-        help="redis://, rediss:// or unix:// of a Redis server, sqlite:///FILE; without it, the embedded broker.",
+        help="redis://HOST:PORT/DB, rediss://... or unix:///SOCKET of a Redis server, or sqlite:///FILE;"
+        " without it, the embedded broker in its default file.",
     )(function)
 
 
@@ -50,6 +52,19 @@ def timeout_option(function: Any) -> Any:
         show_envvar=True,
         help="How long the broker may take for each step.",
     )(function)
+
+
+def confirm(question: str) -> None:
+    """Ask, and end the command unless the answer is yes."""
+    try:
+        click.confirm(question, abort=True, err=True)
+    except click.Abort:
+        if sys.stdin.isatty():
+            raise
+        click.echo(err=True)
+        raise click.ClickException(
+            "nothing was done: this command asks first, and was not answered; --yes does not ask"
+        ) from None
 
 
 def force_option(help: str) -> Callable[[Any], Any]:

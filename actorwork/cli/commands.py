@@ -17,7 +17,16 @@ from actorwork.cli.triggers import triggers
 @click.group(cls=FailingGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="actorwork", message="actorwork %(version)s")
 def actorwork() -> None:
-    """Actors on Trio, fed by Redis streams.
+    """Actors on Trio, fed by a broker: a Redis server or, without one, a file of this machine.
+
+    \b
+      actorwork run shop.workers:tree             run actors
+      actorwork send orders '{"number": 1}'       send a message
+      actorwork dead groups                       what could not be handled, by cause
+      actorwork doctor                            is the broker set up well?
+
+    \b
+    --broker or ACTORWORK_BROKER names the broker: the same one for the program that runs and for all commands.
 
     \b
     Durations are written 250ms, 30s, 5m, 1h30m. Every option can be set by the environment: ACTORWORK_BROKER and

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from actorwork.cli.brokers import Step, broker_option, speak, timeout_option
+from actorwork.cli.brokers import Step, broker_option, confirm, speak, timeout_option
 from actorwork.cli.letters import (
     cause_in_json,
     envelopes,
@@ -50,7 +50,9 @@ def dead() -> None:
 
 @dead.command("ls", short_help="List dead letters.")
 @click.argument("source", required=False)
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Show at most this many.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", default=100, show_default=True, help="Show at most this many."
+)
 @selecting
 @broker_option
 @timeout_option
@@ -104,7 +106,9 @@ def _of(selection: Selection) -> str:
 
 @dead.command(short_help="Show the causes of dead letters.")
 @click.argument("source", required=False)
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Show at most this many.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", default=50, show_default=True, help="Show at most this many."
+)
 @selecting
 @broker_option
 @timeout_option
@@ -323,7 +327,7 @@ def _do(
     if wanted and ask:
         # Outside the event loop: the user may take any time to answer.
         where = f" of {selection.source!r}" if selection.source else " of all sources"
-        click.confirm(f"{verb} {many(wanted, 'dead letter')}{where}?", abort=True, err=True)
+        confirm(f"{verb} {many(wanted, 'dead letter')}{where}?")
     count = speak(broker, timeout, carry_out) if wanted else 0
     if json_output:
         print_json({done: count})

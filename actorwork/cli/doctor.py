@@ -59,5 +59,7 @@ def _findings(url: str | None, timeout: float) -> Sequence[Finding]:
     except click.UsageError:
         raise
     except click.ClickException as error:
-        advice = "check that the server runs, and that the address and the credentials in --broker are right"
+        # Only a server that does not answer may be one that does not run.
+        runs = "that the server runs, and " if "did not answer" in error.message else ""
+        advice = f"check {runs}that the address and the credentials in --broker or ACTORWORK_BROKER are right"
         return [Finding("connection", "error", error.message, advice)]

@@ -48,6 +48,7 @@ from actorwork.cli.imports import load_tree
     show_default=True,
     envvar="ACTORWORK_LOG_LEVEL",
     show_envvar=True,
+    help="Log what is as grave as this, or graver, to standard error.",
 )
 @click.option(
     "--log-format",
@@ -56,6 +57,7 @@ from actorwork.cli.imports import load_tree
     show_default=True,
     envvar="ACTORWORK_LOG_FORMAT",
     show_envvar=True,
+    help="Lines for people, or a JSON object for each record.",
 )
 def run(
     tree: str,

@@ -52,9 +52,9 @@ def selecting(function: Any) -> Any:
 
     for option in (
         click.option("--text", help="Those with this text: in the message, its headers, the error or the traceback."),
-        click.option("--fingerprint", help="Those with the same cause."),
-        click.option("--until", type=Moment(), help="Those before a time: 2h (ago), or 2026-01-31T12:00."),
-        click.option("--since", type=Moment(), help="Those since a time."),
+        click.option("--fingerprint", help="Those with the same cause, which `dead groups` shows."),
+        click.option("--until", type=Moment(), help="Those before a time."),
+        click.option("--since", type=Moment(), help="Those since a time, such as 2h (ago), or 2026-01-31T12:00."),
         click.option("--error", help="Those of an error's type, such as ValueError."),
         click.option("--actor", help="Those of an actor, by its title or id."),
     ):

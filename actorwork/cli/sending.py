@@ -218,7 +218,8 @@ def _send_one(
     try:
         envelope = factory.envelope(text.encode(errors="surrogateescape"), message_id)
     except CodecError as error:
-        raise click.ClickException(printable(str(error))) from None
+        refused = "" if factory.target.handlers is None else f"{factory.target.words} does not take this message: "
+        raise click.ClickException(printable(f"{refused}{error}")) from None
 
     async def talk(opened: Broker, step: Step) -> tuple[str, bool, Outcome | None]:
         await _expect_readers(opened, step, factory)
@@ -401,12 +402,15 @@ def _report(progress: SendProgress, target: Target, prefix: str, ended: str, *, 
             + (f", {known:,} of them were there before" if known else "")
             + (f"; skipped {many(len(progress.bad), 'invalid line')}" if progress.bad else "")
         )
-    if ended:
+    if ended and progress.last:
         click.echo(
             f"stopped by {ended}: everything up to line {progress.last:,} is sent. Send the file again with"
             f" --id {prefix}: the broker keeps each message once.",
             err=True,
         )
+    elif ended:
+        # A batch may have arrived without its answer, so the same ids are of use here too.
+        click.echo(f"stopped by {ended} before anything was known to be sent; again with --id {prefix}", err=True)
 
 
 class _Bar:

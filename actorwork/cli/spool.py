@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from actorwork.cli.brokers import Step, broker_option, speak, timeout_option
+from actorwork.cli.brokers import Step, broker_option, confirm, speak, timeout_option
 from actorwork.cli.output import as_json, many, moment, one_line, print_json, print_table
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from actorwork.embedded.spool import Spooled, SpoolFile, SpoolStatus
 
 T = TypeVar("T")
+
+_KINDS = ("redis", "rediss", "unix", "sqlite", "valkey", "valkeys")
 
 
 @click.group(short_help="Look at messages that wait for their broker, send them, drop them.")
@@ -41,7 +43,9 @@ def spool_option(function: Any) -> Any:
 
 @spool.command("ls", short_help="List the messages in a spool.")
 @click.argument("source", required=False)
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Show at most this many.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", default=100, show_default=True, help="Show at most this many."
+)
 @spool_option
 @broker_option
 @as_json
@@ -157,7 +161,7 @@ def drop(
     for name in set(messages) - {one.id for one in chosen}:
         raise click.ClickException(f"no message in {path} has the id {name!r}; see: {_listing(path)}")
     if chosen and not yes:
-        click.confirm(f"drop {many(len(chosen), 'message')} of {path}?", abort=True, err=True)
+        confirm(f"drop {many(len(chosen), 'message')} of {path}?")
     dropped = with_file(path, lambda file: file.remove(one.seq for one in chosen))
     if json_output:
         print_json({"dropped": dropped})
@@ -173,6 +177,9 @@ def file_of(path: Path | None, broker: str | None) -> Path:
     from actorwork.clients.lazy_broker import place_of
     from actorwork.clients.spool import Spool, file_for
 
+    # It names a file only, so nothing else would notice that it is misspelt.
+    if path is None and broker is not None and broker.partition(":")[0] not in _KINDS:
+        raise click.UsageError(f"--broker wants a URL that begins with one of {', '.join(_KINDS)}")
     return file_for(Spool(path=path), place_of(broker))
 
 

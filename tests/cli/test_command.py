@@ -8,10 +8,13 @@ from importlib.metadata import version
 import pytest
 from click.testing import CliRunner
 
-from actorwork.abc import Finding
+from actorwork.abc import Broker, Finding
 from actorwork.cli import doctor
 from actorwork.cli.commands import actorwork
 from actorwork.cli.durations import seconds
+from actorwork.message import Envelope, Failure
+from actorwork.policy.settlement import Fail
+from actorwork.testing.conformance import open_consumer
 
 from .conftest import HOUSE, Shell
 
@@ -85,6 +88,7 @@ def test_an_invalid_duration_is_refused(text: str):
         (("dead", "export", "--to", "nowhere/x"), 1, "cannot write nowhere/x: No such file or directory"),
         (("dead", "import", "binary"), 1, "binary is no file of exported dead letters: 'utf-8' codec can't decode"),
         (("doctor", "--broker", "sqlite:///x.db?foo=1"), 1, "the only option of an embedded broker's url is"),
+        (("spool", "ls", "--broker", "amqp://host"), 2, "--broker wants a URL that begins with one of redis, rediss,"),
         (("paused", "--broker", "amqp://host"), 1, "no broker of the kind 'amqp://host'"),
         (("paused", "--broker", "sqlite:///nowhere/x.db"), 1, "is no directory; create it"),
     ],
@@ -147,6 +151,20 @@ def test_a_command_that_sends_and_pauses_nothing_makes_no_store(
     assert set(shell.folder.rglob("*")) == before
     if command[0] != "spool":
         assert "there is no store" in result.output
+
+
+def test_a_question_that_is_not_answered_names_the_option_that_does_not_ask(shell: Shell):
+    async def make_one(broker: Broker) -> None:
+        await broker.publish([Envelope("orders", "1", b"1")])
+        async with open_consumer(broker, "orders") as consumer:
+            await consumer.settle(await consumer.take_one(), Fail(Failure("Boom", "no")))
+
+    shell.at_broker(make_one)
+    refused = shell("dead", "drop", "--all", input="", code=1).stderr
+    assert refused.endswith(
+        "Error: nothing was done: this command asks first, and was not answered; --yes does not ask\n"
+    )
+    assert len(shell.json("dead", "ls")) == 1
 
 
 def test_a_masked_password_is_taken_from_the_environment(shell: Shell):
