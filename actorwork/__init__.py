@@ -49,6 +49,7 @@ from actorwork.actors.tree.spec import (
     Supervisor as Supervisor,
     check_child_specs as check_child_specs,
 )
+from actorwork.durations import Duration as Duration
 from actorwork.errors import (
     ActorCrashed as ActorCrashed,
     ActorStopped as ActorStopped,
@@ -196,6 +197,7 @@ __all__ = [
     "DeathPact",
     "Delayed",
     "Delivery",
+    "Duration",
     "DynamicSupervisor",
     "Envelope",
     "EventSettings",

@@ -35,6 +35,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
+from actorwork.durations import Duration, as_seconds
+
 
 class ActorworkError(Exception):
     """The root of every error that actorwork raises."""
@@ -239,14 +241,15 @@ class Verdict(Exception):
 
 
 class Retry(Verdict):
-    """Run the message again, `delay` seconds from now or (None) after the actor's own backoff.
+    """Run the message again, `delay` from now or (None) after the actor's own backoff.
 
     Each retry counts as an attempt. Once the attempts of the retry policy are spent (20 where the actor has none), the
     delivery fails.
     """
 
-    def __init__(self, delay: float | None = None, reason: str = "") -> None:
+    def __init__(self, delay: Duration | None = None, reason: str = "") -> None:
         super().__init__(reason)
+        delay = as_seconds(delay)
         if delay is not None and (not isinstance(delay, (int, float)) or not 0 <= delay < float("inf")):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(f"Retry(delay=…) wants finite seconds >= 0, or None, got {delay!r}")
         self.delay = delay

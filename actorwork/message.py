@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeAl
 
 import attrs
 
+from actorwork.durations import as_seconds
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -67,7 +69,7 @@ class Unique:
     """
 
     key: str
-    ttl: float = 3600.0
+    ttl: float = attrs.field(default=3600.0, converter=as_seconds)
     on_conflict: Literal["reject", "replace", "first"] = "reject"
 
     def __attrs_post_init__(self) -> None:

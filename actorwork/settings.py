@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 import attrs
 
+from actorwork.durations import as_seconds
 from actorwork.errors import SettingsError
 from actorwork.message import Priority
 from actorwork.policy.bounds import as_tuple, callables, instance_of, one_of, seconds, text, whole, wrong
@@ -81,7 +82,7 @@ class DeadLetterSettings:
     """
 
     max_count: int = attrs.field(default=10_000, validator=whole(1, 10_000_000))
-    max_age: float = attrs.field(default=2_592_000.0, validator=seconds(1, 315_360_000))
+    max_age: float = attrs.field(default=2_592_000.0, converter=as_seconds, validator=seconds(1, 315_360_000))
 
 
 def _are_keywords(_: object, __: attrs.Attribute[Any], value: object) -> None:
@@ -111,12 +112,14 @@ class Trigger:
     message: object = None
     is_catchup: bool = attrs.field(default=True, validator=instance_of(bool, "True or False"))
     catchup: CatchUp | None = attrs.field(default=None, validator=one_of(CATCHUPS, optional=True))
-    catchup_window: float = attrs.field(default=86_400.0, validator=seconds(0, 31_536_000))
+    catchup_window: float = attrs.field(default=86_400.0, converter=as_seconds, validator=seconds(0, 31_536_000))
     overlap: Overlap = attrs.field(default="allow", validator=one_of(OVERLAPS))
-    jitter: float = attrs.field(default=0.0, validator=seconds(0, 86_400))
-    lifetime: float | None = attrs.field(default=None, validator=seconds(0, above=True, optional=True))
-    status_check_interval: float = attrs.field(default=60.0, validator=seconds(0.1, 3600))
-    status_cache_ttl: float | None = attrs.field(default=5.0, validator=seconds(0, optional=True))
+    jitter: float = attrs.field(default=0.0, converter=as_seconds, validator=seconds(0, 86_400))
+    lifetime: float | None = attrs.field(
+        default=None, converter=as_seconds, validator=seconds(0, above=True, optional=True)
+    )
+    status_check_interval: float = attrs.field(default=60.0, converter=as_seconds, validator=seconds(0.1, 3600))
+    status_cache_ttl: float | None = attrs.field(default=5.0, converter=as_seconds, validator=seconds(0, optional=True))
 
     def __attrs_post_init__(self) -> None:
         if self.kwargs is not None and self.message is not None:
@@ -180,22 +183,22 @@ def _are_limits(instance: object, attribute: attrs.Attribute[Any], value: object
 class Settings:
     """What an actor declares about itself.
 
-    `title` must be unique in a tree: the identity is derived from it. `sources` are the streams the actor reads
-    besides its own. All times are in seconds. `limits` hold deliveries back until they may begin. `middleware` wraps
-    the handling of each delivery, first one outermost; `publish_middleware` processes what the actor publishes.
-    `on_failure` overrides what an error does: by default a failing delivery fails the message ("resume"), and a failing
-    local call crashes the actor ("restart"). Once `max_crashes` processes have died while a message was in flight, it
-    is a dead letter and does not run again; from 2 on, its last run before that is one alone, so that only the guilty
-    one gets there.
+    `title` must be unique in a tree: the identity is derived from it. `sources` are the streams the actor reads besides
+    its own. Times are durations: seconds, a `timedelta`, or text such as "30s". `limits` hold deliveries back until
+    they may begin. `middleware` wraps the handling of each delivery, first one outermost; `publish_middleware`
+    processes what the actor publishes. `on_failure` overrides what an error does: by default a failing delivery fails
+    the message ("resume"), and a failing local call crashes the actor ("restart"). Once `max_crashes` processes have
+    died while a message was in flight, it is a dead letter and does not run again; from 2 on, its last run before that
+    is one alone, so that only the guilty one gets there.
     """
 
     title: str = attrs.field(validator=text(1, 300))
     description: str = attrs.field(default="", validator=text(0, 1000))
     sources: frozenset[str] = attrs.field(factory=frozenset[str], converter=_as_set, validator=_sources_are_streams)
-    execution_timeout: float = attrs.field(default=180.0, validator=seconds(0.1, 86_400))
+    execution_timeout: float = attrs.field(default=180.0, converter=as_seconds, validator=seconds(0.1, 86_400))
     concurrency: int = attrs.field(default=1, validator=whole(1, 100_000))
-    status_check_interval: float = attrs.field(default=60.0, validator=seconds(0.1, 3600))
-    status_cache_ttl: float | None = attrs.field(default=5.0, validator=seconds(0, optional=True))
+    status_check_interval: float = attrs.field(default=60.0, converter=as_seconds, validator=seconds(0.1, 3600))
+    status_cache_ttl: float | None = attrs.field(default=5.0, converter=as_seconds, validator=seconds(0, optional=True))
     event_settings: EventSettings = attrs.field(
         factory=EventSettings, validator=instance_of(EventSettings, "an EventSettings")
     )
@@ -209,7 +212,7 @@ class Settings:
     )
     publish_middleware: tuple[Any, ...] = attrs.field(default=(), converter=as_tuple, validator=callables("envelope"))
     priority: Priority = attrs.field(default=Priority.NORMAL, validator=instance_of(Priority, "a Priority"))
-    results_ttl: float = attrs.field(default=86_400.0, validator=seconds(1, 31_536_000))
+    results_ttl: float = attrs.field(default=86_400.0, converter=as_seconds, validator=seconds(1, 31_536_000))
     mailbox: MailboxSettings = attrs.field(
         factory=MailboxSettings, validator=instance_of(MailboxSettings, "a MailboxSettings")
     )

@@ -26,7 +26,9 @@ import trio
 from actorwork import events
 from actorwork.actors.handlers import rules
 from actorwork.actors.limits.limiters import CircuitBreakerState, Limiter, RateLimiter
+from actorwork.durations import IN_WORDS, Duration, as_seconds
 from actorwork.errors import CircuitOpen, ExecutionTimeout, SettingsError
+from actorwork.policy.bounds import is_number
 from actorwork.policy.limits import CircuitBreaker, RateLimit
 from actorwork.policy.retry import BackoffFunction, Exponential, RetryPolicy
 from actorwork.policy.settlement import decisive, delay_before_next
@@ -74,7 +76,7 @@ def retry(
 
 
 def rate_limit(
-    rate: float | RateLimit, per: float = 1.0, *, burst: int | None = None, name: str | None = None
+    rate: float | RateLimit, per: Duration = 1.0, *, burst: int | None = None, name: str | None = None
 ) -> Callable[[F], F]:
     """Let at most `rate` begin in `per` seconds, by the given `RateLimit` or by one made of these parts.
 
@@ -103,8 +105,8 @@ def circuit_breaker(
     /,
     *,
     failures: int = 5,
-    within: float = 60.0,
-    reset: float = 30.0,
+    within: Duration = 60.0,
+    reset: Duration = 30.0,
     share: float = 0.5,
     on: tuple[type[Exception], ...] = (Exception,),
 ) -> Callable[[F], F]:
@@ -149,13 +151,14 @@ def circuit_breaker(
     return _decorator("circuit_breaker", rule, wrap)
 
 
-def timeout(seconds: float) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], Callable[P, Coroutine[Any, Any, T]]]:
+def timeout(seconds: Duration) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], Callable[P, Coroutine[Any, Any, T]]]:
     """Cancel an async function or a handler after `seconds`: it raises `ExecutionTimeout`.
 
     A handler ends after its actor's `execution_timeout` at the latest.
     """
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise SettingsError(f"@timeout wants seconds > 0, got {seconds!r}")
+    within = as_seconds(seconds)
+    if not is_number(within) or not within > 0:
+        raise SettingsError(f"@timeout wants seconds > 0, or {IN_WORDS}, got {seconds!r}")
 
     def decorate(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         if not inspect.iscoroutinefunction(function):
@@ -165,9 +168,9 @@ def timeout(seconds: float) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], C
 
         @functools.wraps(function)
         async def bounded(*args: P.args, **kwargs: P.kwargs) -> T:
-            with trio.move_on_after(seconds):
+            with trio.move_on_after(within):
                 return await function(*args, **kwargs)
-            raise ExecutionTimeout(f"{function.__qualname__} ran past its timeout of {seconds:g} s")
+            raise ExecutionTimeout(f"{function.__qualname__} ran past its timeout of {within:g} s")
 
         rules.wrapped(function, bounded, decorate)
         return bounded

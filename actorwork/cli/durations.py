@@ -1,27 +1,12 @@
-"""Durations as people write them: `250ms`, `30s`, `5m`, `1h30m`, `inf`. A number without a unit is refused."""
+"""Durations on the command line; a number without a unit is refused."""
 
 from __future__ import annotations
 
 import math
-import re
-from typing import Final
 
 import click
 
-UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_WHOLE: Final = re.compile(rf"(?:{_PART.pattern})+")
-
-
-def seconds(text: str) -> float:
-    """Return a duration in seconds; raises `ValueError`."""
-    text = text.strip()
-    if text == "inf":
-        return math.inf
-    if _WHOLE.fullmatch(text):
-        return math.fsum(float(number) * UNITS[unit] for number, unit in _PART.findall(text))
-    hint = f"; did you mean {text}s?" if re.fullmatch(r"\d+(\.\d+)?", text) else ""
-    raise ValueError(f"{text!r} is not a duration such as 250ms, 30s, 5m or 1h30m{hint}")
+from actorwork.durations import parsed
 
 
 def duration(length: float) -> str:
@@ -47,7 +32,7 @@ class Duration(click.ParamType[float]):
         if isinstance(value, (int, float)):
             return float(value)
         try:
-            found = seconds(str(value))
+            found = parsed(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
         if not self.least <= found <= self.most:

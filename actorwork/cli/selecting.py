@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from actorwork.cli.brokers import Step, pasted
-from actorwork.cli.durations import seconds
+from actorwork.durations import parsed
 
 if TYPE_CHECKING:
     from actorwork.abc import DeadLetters
@@ -27,7 +27,7 @@ class Moment(click.ParamType[float]):
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
         text = str(value)
         try:
-            return time.time() - seconds(text)
+            return time.time() - parsed(text)
         except ValueError:
             pass
         try:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from actorwork.cli.durations import Duration, seconds
+from actorwork.cli.durations import Duration
+from actorwork.durations import parsed
 
 if TYPE_CHECKING:
     from actorwork.message import Json
@@ -38,7 +39,7 @@ class DurationOrInstant(click.ParamType["float | datetime"]):
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float | datetime:
         try:
-            return seconds(str(value))
+            return parsed(str(value))
         except ValueError:
             pass
         try:

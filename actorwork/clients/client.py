@@ -27,6 +27,7 @@ from actorwork.clients.lazy_broker import LazyBroker, open_lazy_broker, place_of
 from actorwork.clients.refs import StreamRef
 from actorwork.clients.sender import Sender, source_name
 from actorwork.clients.spool import Spool, Spooler, SpoolMode, file_for, open_spooler, spool_of
+from actorwork.durations import Duration
 from actorwork.errors import BrokerError, SettingsError
 from actorwork.events import BrokerAdvice
 from actorwork.message import Pause, PauseKind, TriggerRecord
@@ -175,14 +176,14 @@ class Client:
         return await self._sender.send_one(self._sender.envelope(source_name(source), message, sending))
 
     @overload
-    def shared(self, name: str, type: type[T], *, default: T, ttl: float | None = None) -> Shared[T]: ...
+    def shared(self, name: str, type: type[T], *, default: T, ttl: Duration | None = None) -> Shared[T]: ...
     @overload
-    def shared(self, name: str, type: type[T], *, ttl: float | None = None) -> Shared[T | None]: ...
-    def shared(self, name: str, type: Any, *, default: Any = None, ttl: float | None = None) -> Shared[Any]:
+    def shared(self, name: str, type: type[T], *, ttl: Duration | None = None) -> Shared[T | None]: ...
+    def shared(self, name: str, type: Any, *, default: Any = None, ttl: Duration | None = None) -> Shared[Any]:
         """Return a value shared by all nodes, by its name, like `Context.shared`."""
         return Shared(self.broker.values, name, type, default=default, ttl=ttl)
 
-    def lock(self, name: str, *, ttl: float = 10.0) -> Lock:
+    def lock(self, name: str, *, ttl: Duration = 10.0) -> Lock:
         """Return a lock shared by all nodes, like `Context.lock`."""
         return Lock(self.broker.values, name, ttl=ttl, random=self._random)
 

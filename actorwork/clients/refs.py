@@ -19,6 +19,7 @@ import trio
 
 from actorwork.actors.handlers.table import HandlerTable
 from actorwork.clients.sender import Sender, reply
+from actorwork.durations import Duration, seconds_of
 from actorwork.errors import AskTimeout
 from actorwork.message import NO_HEADERS, RESULT_TTL, Envelope, Json, Message, Untyped
 from actorwork.policy.sending import PLAIN, Sending, SendOptions
@@ -79,17 +80,17 @@ class StreamRef(Generic[A_co]):
             await self._sender.send(envelopes)
 
     @overload
-    async def ask(self, message: Message[A_co, R], *, timeout: float = 30, **options: Unpack[SendOptions]) -> R: ...
+    async def ask(self, message: Message[A_co, R], *, timeout: Duration = 30, **options: Unpack[SendOptions]) -> R: ...
     @overload
-    async def ask(self, message: Untyped, *, timeout: float = 30, **options: Unpack[SendOptions]) -> Any: ...
-    async def ask(self, message: Any, *, timeout: float = 30, **options: Unpack[SendOptions]) -> Any:
+    async def ask(self, message: Untyped, *, timeout: Duration = 30, **options: Unpack[SendOptions]) -> Any: ...
+    async def ask(self, message: Any, *, timeout: Duration = 30, **options: Unpack[SendOptions]) -> Any:
         """Send a message and return the reply to it.
 
         Raises `MessageRefused` (nothing was sent), `MessageFailed` (with the handler's error), `AskTimeout`,
         `NotUnique`. After a timeout or a cancellation the message may still be handled.
         """
         self._check(message)
-        sending = Sending.of(options) if options else PLAIN
+        sending, timeout = Sending.of(options) if options else PLAIN, seconds_of("timeout", timeout)
         message_id, outcome = await self._sender.ask(
             repr(self.title), self.source, message, timeout, sending, self._priority
         )
@@ -150,12 +151,12 @@ class Receipt(Generic[R_co]):
         """
         return await (await self._sender.reached()).delayed.cancel(self.source, self.id)
 
-    async def result(self, *, timeout: float = 30) -> R_co:
+    async def result(self, *, timeout: Duration = 30) -> R_co:
         """Wait for the message's outcome and return the reply; may be called again, and from many tasks.
 
         Raises `MessageFailed` (with the handler's error) and `AskTimeout`. If cancelled, the outcome is not lost.
         """
-        began = trio.current_time()
+        began, timeout = trio.current_time(), seconds_of("timeout", timeout)
         with trio.move_on_after(timeout):
             while True:
                 outcome = await (await self._sender.reached()).find_outcome(self.source, self.id)

@@ -37,6 +37,7 @@ from actorwork.abc import Broker, EventSink
 from actorwork.brokers import default_file
 from actorwork.clients.lazy_broker import LazyBroker
 from actorwork.clients.spooled import SpooledMessages, SpoolTicket
+from actorwork.durations import as_seconds
 from actorwork.errors import BrokerError, SettingsError, SpoolError, SpoolFull
 from actorwork.events import BrokerTrouble
 from actorwork.message import Envelope
@@ -92,7 +93,7 @@ class Spool:
     mode: SpoolMode = attrs.field(default="when_down", validator=one_of(SPOOL_MODES))
     max_messages: int = attrs.field(default=100_000, validator=whole(1))
     max_bytes: int = attrs.field(default=256 * 1024 * 1024, validator=whole(1))
-    patience: float = attrs.field(default=1.0, validator=seconds(0.001, FINITE))
+    patience: float = attrs.field(default=1.0, converter=as_seconds, validator=seconds(0.001, FINITE))
 
 
 async def _publish(envelopes: Sequence[Envelope], broker: Broker) -> int:

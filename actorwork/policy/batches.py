@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import attrs
 
+from actorwork.durations import as_seconds
 from actorwork.errors import SettingsError
 from actorwork.policy.bounds import is_number, is_whole
 
@@ -33,7 +34,7 @@ class Batching:
     """A handler takes up to `size` messages at once; none waits longer than `within` seconds for the others."""
 
     size: int = attrs.field(validator=_size)
-    within: float = attrs.field(default=0.5, validator=_within)
+    within: float = attrs.field(default=0.5, converter=as_seconds, validator=_within)
 
 
 def outcomes_of(answer: object, count: int) -> list[Any]:

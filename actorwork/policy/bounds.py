@@ -62,11 +62,12 @@ def number(
         wanted = f"{unit} {'>' if above else '>='} {low:g}"
     else:
         wanted = f"{unit} {'above' if above else 'from'} {low:g} to {high:.10g}"
-    return _checked(
+    check = _checked(
         lambda value: is_number(value) and low <= value <= high and not (above and value == low),
         wanted,
         optional=optional,
     )
+    return _told_units(check) if "seconds" in unit else check
 
 
 def seconds(low: float, high: float = math.inf, *, above: bool = False, optional: bool = False) -> Validator:
@@ -154,6 +155,20 @@ def takes(value: object, arguments: int) -> bool:
     except TypeError:
         return False
     return True
+
+
+def _told_units(check: Validator) -> Validator:
+    """Say how a duration is written where text was given; `as_seconds` has left it because it is none."""
+
+    def check_and_tell(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        try:
+            check(instance, attribute, value)
+        except SettingsError as error:
+            if not isinstance(value, str):
+                raise
+            raise SettingsError(f"{error}; text wants units, such as '250ms', '30s' or '1h30m'") from None
+
+    return check_and_tell
 
 
 def _checked(holds: Callable[[Any], bool], wanted: str, *, optional: bool = False) -> Validator:

@@ -38,6 +38,7 @@ from typing import Any, Final, Literal, TypeAlias, cast
 
 import attrs
 
+from actorwork.durations import as_seconds
 from actorwork.errors import Verdict
 from actorwork.message import Delivery
 from actorwork.policy.bounds import number, one_of, seconds, text, whole, wrong
@@ -70,7 +71,7 @@ class RateLimit:
     """
 
     rate: float = attrs.field(validator=number(0, 1e9, above=True))
-    per: float = attrs.field(default=1.0, validator=seconds(0, YEAR, above=True))
+    per: float = attrs.field(default=1.0, converter=as_seconds, validator=seconds(0, YEAR, above=True))
     burst: int | None = attrs.field(default=None, kw_only=True, validator=whole(1, 1_000_000, optional=True))
     by: By = attrs.field(default=None, kw_only=True, validator=_divides)
     scope: Scope = attrs.field(default="node", kw_only=True, validator=one_of(SCOPES))
@@ -148,8 +149,10 @@ class CircuitBreaker:
 
     name: str | None = attrs.field(default=None, validator=text(1, 300, optional=True))
     failures: int = attrs.field(default=5, kw_only=True, validator=whole(1, 1_000_000))
-    within: float = attrs.field(default=60.0, kw_only=True, validator=seconds(0, YEAR, above=True))
-    reset: float = attrs.field(default=30.0, kw_only=True, validator=seconds(0, YEAR, above=True))
+    within: float = attrs.field(
+        default=60.0, kw_only=True, converter=as_seconds, validator=seconds(0, YEAR, above=True)
+    )
+    reset: float = attrs.field(default=30.0, kw_only=True, converter=as_seconds, validator=seconds(0, YEAR, above=True))
     share: float = attrs.field(default=0.5, kw_only=True, validator=number(0, 1, "a fraction"))
     on: tuple[type[Exception], ...] = attrs.field(
         default=(Exception,), kw_only=True, converter=_as_errors, validator=_are_errors

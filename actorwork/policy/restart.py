@@ -24,6 +24,7 @@ from typing import Literal, TypeAlias
 
 import attrs
 
+from actorwork.durations import as_seconds
 from actorwork.errors import SettingsError
 from actorwork.policy.bounds import FINITE, number, seconds, whole
 from actorwork.policy.retry import Dice
@@ -40,7 +41,9 @@ class Intensity:
     """At most `restarts` restarts within `period` seconds, for all children of a supervisor together."""
 
     restarts: int = attrs.field(default=3, validator=whole(0))
-    period: float = attrs.field(default=5.0, validator=number(0, FINITE, "finite seconds", above=True))
+    period: float = attrs.field(
+        default=5.0, converter=as_seconds, validator=number(0, FINITE, "finite seconds", above=True)
+    )
 
 
 class Window:
@@ -99,10 +102,10 @@ class Backoff:
     after more than `max_attempts` failures in a row the supervisor gives up (None: never).
     """
 
-    min: float = attrs.field(default=0.1, validator=number(0, FINITE, "a finite number"))
-    max: float = attrs.field(default=30.0, validator=number(0, FINITE, "a finite number"))
+    min: float = attrs.field(default=0.1, converter=as_seconds, validator=number(0, FINITE, "a finite number"))
+    max: float = attrs.field(default=30.0, converter=as_seconds, validator=number(0, FINITE, "a finite number"))
     jitter: float = attrs.field(default=0.2, validator=number(0, FINITE, "a finite number"))
-    reset_after: float | None = attrs.field(default=None, validator=seconds(0, optional=True))
+    reset_after: float | None = attrs.field(default=None, converter=as_seconds, validator=seconds(0, optional=True))
     max_attempts: int | None = attrs.field(default=None, validator=whole(1, optional=True))
 
     def __attrs_post_init__(self) -> None:

@@ -26,6 +26,7 @@ from typing import Any, Final, Protocol, TypeAlias, cast
 
 import attrs
 
+from actorwork.durations import as_seconds
 from actorwork.errors import SettingsError, Verdict
 from actorwork.policy.bounds import FINITE, is_number, number, whole
 
@@ -59,7 +60,7 @@ def _can_delay(_: object, __: attrs.Attribute[BackoffFunction], value: object) -
 class Fixed:
     """Always the same delay, in seconds."""
 
-    seconds: float = attrs.field(default=1.0, validator=_SECONDS)
+    seconds: float = attrs.field(default=1.0, converter=as_seconds, validator=_SECONDS)
 
     def delay(self, failures: int, dice: Dice) -> float:
         return self.seconds
@@ -69,8 +70,8 @@ class Fixed:
 class Linear:
     """One `step` more after every failure, at most `cap`; both in seconds."""
 
-    step: float = attrs.field(default=1.0, validator=_SECONDS)
-    cap: float = attrs.field(default=300.0, validator=_SECONDS)
+    step: float = attrs.field(default=1.0, converter=as_seconds, validator=_SECONDS)
+    cap: float = attrs.field(default=300.0, converter=as_seconds, validator=_SECONDS)
 
     def delay(self, failures: int, dice: Dice) -> float:
         return min(self.cap, self.step * failures)
@@ -80,9 +81,9 @@ class Linear:
 class Exponential:
     """`factor` times as long after every failure, from `base` to `cap` seconds, reduced by up to `jitter` of it."""
 
-    base: float = attrs.field(default=1.0, validator=_SECONDS)
+    base: float = attrs.field(default=1.0, converter=as_seconds, validator=_SECONDS)
     factor: float = attrs.field(default=2.0, validator=number(1, 100))
-    cap: float = attrs.field(default=300.0, validator=_SECONDS)
+    cap: float = attrs.field(default=300.0, converter=as_seconds, validator=_SECONDS)
     jitter: float = attrs.field(default=0.5, validator=number(0, 1, "a fraction"))
 
     def delay(self, failures: int, dice: Dice) -> float:
@@ -97,8 +98,8 @@ class Exponential:
 class Uniform:
     """Uniformly distributed between `low` and `high` seconds."""
 
-    low: float = attrs.field(default=0.0, validator=_SECONDS)
-    high: float = attrs.field(default=1.0, validator=_SECONDS)
+    low: float = attrs.field(default=0.0, converter=as_seconds, validator=_SECONDS)
+    high: float = attrs.field(default=1.0, converter=as_seconds, validator=_SECONDS)
 
     def __attrs_post_init__(self) -> None:
         if self.low > self.high:

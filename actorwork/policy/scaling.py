@@ -16,6 +16,7 @@ from typing import Final
 
 import attrs
 
+from actorwork.durations import as_seconds
 from actorwork.errors import SettingsError
 from actorwork.policy.bounds import FINITE, number, whole
 
@@ -45,9 +46,14 @@ class Scale:
         default=100, kw_only=True, validator=number(0, FINITE, "a finite number", above=True, optional=True)
     )
     target_wait: float | None = attrs.field(
-        default=10.0, kw_only=True, validator=number(0, FINITE, "a finite number", above=True, optional=True)
+        default=10.0,
+        kw_only=True,
+        converter=as_seconds,
+        validator=number(0, FINITE, "a finite number", above=True, optional=True),
     )
-    cooldown: float = attrs.field(default=60.0, kw_only=True, validator=number(0, FINITE, "finite seconds", above=True))
+    cooldown: float = attrs.field(
+        default=60.0, kw_only=True, converter=as_seconds, validator=number(0, FINITE, "finite seconds", above=True)
+    )
 
     def __attrs_post_init__(self) -> None:
         if self.max < self.min:

@@ -18,6 +18,7 @@ from typing import Final, TypedDict
 
 import attrs
 
+from actorwork.durations import Duration, as_seconds
 from actorwork.message import NO_HEADERS, Envelope, Json, Priority, Unique
 from actorwork.policy.bounds import check_name, is_number
 
@@ -29,11 +30,11 @@ LONGEST_WAIT: Final = 100 * 365 * 86_400.0
 
 
 class SendOptions(TypedDict, total=False):
-    """The options of a message; times are in seconds, or datetimes with a timezone."""
+    """The options of a message; times are durations, or datetimes with a timezone."""
 
-    delay: float
+    delay: Duration
     at: datetime | float | None
-    expires: datetime | float | None
+    expires: datetime | Duration | None
     priority: Priority | None
     key: str | None
     unique: str | Unique | None
@@ -41,13 +42,17 @@ class SendOptions(TypedDict, total=False):
     id: str | None
 
 
+def _as_moment(value: datetime | Duration | None) -> datetime | float | None:
+    return value if value is None or isinstance(value, datetime) else as_seconds(value)
+
+
 @attrs.frozen(kw_only=True)
 class Sending:
     """The same options, checked; raises `ValueError` or `TypeError` for invalid ones."""
 
-    delay: float = 0.0
+    delay: float = attrs.field(default=0.0, converter=as_seconds)
     at: datetime | float | None = None
-    expires: datetime | float | None = None
+    expires: datetime | float | None = attrs.field(default=None, converter=_as_moment)
     priority: Priority | None = None
     key: str | None = None
     unique: str | Unique | None = None

@@ -30,6 +30,7 @@ from typing import Any, Self, Unpack
 import attrs
 import trio
 
+from actorwork.durations import as_seconds
 from actorwork.errors import ActorworkError, BrokerError
 from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.runtime.options import Options, SystemOptions, refuse_unknown
@@ -51,7 +52,7 @@ def run(tree: object, **options: Unpack[SystemOptions]) -> None:
     and raises `SystemExit` with one of the codes above.
     """
     refuse_unknown("run", options)
-    grace = options.get("grace", attrs.fields(Options).grace.default)
+    grace = as_seconds(options.get("grace", attrs.fields(Options).grace.default))
     with _Signals() as signals, signals.watched_end(grace + _MARGIN):
         configure()
         code = _run(tree, options, signals)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, TypedDict
 
 import attrs
 
+from actorwork.durations import Duration, as_seconds
 from actorwork.policy.bounds import as_tuple, callables, seconds
 from actorwork.runtime.firing import cron_schedule_from
 
@@ -32,10 +33,11 @@ SHORTEST_END = 0.5
 class TreeOptions(TypedDict, total=False):
     """How a tree is started and stopped."""
 
-    lease: float
-    """Seconds for which a node owns its deliveries without a renewal; 10 by default, at least 0.2."""
-    grace: float
-    """Seconds for the whole staged shutdown; 25 by default. With `math.inf` it waits for `execution_timeout` alone."""
+    lease: Duration
+    """For how long a node owns its deliveries without a renewal; 10 seconds by default, at least 0.2."""
+    grace: Duration
+    """How long the whole staged shutdown may take; 25 seconds by default. With `math.inf` it waits for
+    `execution_timeout` alone."""
     intensity: Intensity | None
     """How many restarts the root supervisor allows, and in which time."""
     emit: EventSink | None
@@ -57,8 +59,8 @@ class SystemOptions(TreeOptions, total=False):
 
     broker: str | Broker | None
     """A URL, an open broker, or None for the embedded one."""
-    loop_stall: float
-    """Seconds after which a blocked loop is reported; 0.5 by default, `math.inf` for never."""
+    loop_stall: Duration
+    """For how long the loop may be blocked until that is reported; 0.5 seconds by default, `math.inf` for never."""
 
 
 def refuse_unknown(
@@ -78,9 +80,9 @@ class Options:
 
     fields_are_arguments: ClassVar = True
 
-    lease: float = attrs.field(default=10.0, validator=seconds(0.2))
-    grace: float = attrs.field(default=25.0, validator=seconds(0.0))
-    loop_stall: float = attrs.field(default=0.5, validator=seconds(0.05))
+    lease: float = attrs.field(default=10.0, converter=as_seconds, validator=seconds(0.2))
+    grace: float = attrs.field(default=25.0, converter=as_seconds, validator=seconds(0.0))
+    loop_stall: float = attrs.field(default=0.5, converter=as_seconds, validator=seconds(0.05))
     middleware: tuple[Middleware, ...] = attrs.field(
         default=(), converter=as_tuple, validator=callables("delivery", "proceed")
     )

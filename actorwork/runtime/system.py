@@ -22,6 +22,7 @@ from actorwork.actors.supervision.administration import SupervisorRef
 from actorwork.actors.tree.pool import Pool
 from actorwork.actors.tree.selection import selected
 from actorwork.actors.tree.walking import root_of
+from actorwork.durations import Duration, seconds_of
 from actorwork.errors import ActorStopped, SettingsError
 from actorwork.groups import is_cancellation, leaves
 from actorwork.nurseries import open_unwrapping_nursery
@@ -155,21 +156,21 @@ class System:
 
     # ---- ending it ----
 
-    def stop(self, reason: str = "system.stop()", *, within: float | None = None) -> None:
-        """Begin the staged shutdown, which may take `within` seconds (by default its `grace`). Called again, it
+    def stop(self, reason: str = "system.stop()", *, within: Duration | None = None) -> None:
+        """Begin the staged shutdown, which may take `within` (by default its `grace`). Called again, it
         hurries: handlers are cancelled now.
 
         Returns at once; the end of the block (or of `serve`) is the end of the system.
         """
-        self._shutdown.stop(reason, within)
+        self._shutdown.stop(reason, None if within is None else seconds_of("within", within))
 
-    def drain(self, within: float, reason: str = "the system around it stops") -> None:
-        """Begin the first three stages, which may take `within` seconds, and stay there until `stop`: nothing is in
+    def drain(self, within: Duration, reason: str = "the system around it stops") -> None:
+        """Begin the first three stages, which may take `within`, and stay there until `stop`: nothing is in
         flight then.
 
         So a system that is a part of another one waits for its turn in the order of the tree.
         """
-        self._shutdown.drain(reason, within)
+        self._shutdown.drain(reason, seconds_of("within", within))
 
     def hurry(self) -> None:
         """During the shutdown: cancel the handlers now."""

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from actorwork.durations import Duration, as_seconds, seconds_of
 from actorwork.errors import BrokerError, LockLost, LockTimeout
 from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.policy.bounds import check_name, is_number
@@ -56,8 +57,9 @@ class Lock:
     seconds. If the wait is cancelled, the lock is not taken, or released again.
     """
 
-    def __init__(self, values: Values, name: str, *, ttl: float, random: Random) -> None:
+    def __init__(self, values: Values, name: str, *, ttl: Duration, random: Random) -> None:
         check_name("the name of a lock", name)
+        ttl = as_seconds(ttl)
         if not (is_number(ttl) and 0.1 <= ttl <= 86400):
             raise ValueError(f"the ttl of lock {name!r} wants 0.1 to 86400 seconds, got {ttl!r}")
         self._values = values
@@ -92,15 +94,15 @@ class Lock:
         return None if holding is None else await holding.__aexit__(kind, error, traceback)
 
     @asynccontextmanager
-    async def acquire(self, *, timeout: float = float("inf")) -> AsyncGenerator[Held]:
+    async def acquire(self, *, timeout: Duration = float("inf")) -> AsyncGenerator[Held]:
         """Take the lock, and release it when the block ends.
 
-        Waits at most `timeout` seconds (0: tries once), then raises `LockTimeout`. If the lock is lost, the block is
+        Waits at most `timeout` (0: tries once), then raises `LockTimeout`. If the lock is lost, the block is
         cancelled and raises `LockLost`.
         """
-        owner = secrets.token_hex(8)
+        owner, limit = secrets.token_hex(8), seconds_of("timeout", timeout)
         try:
-            held, until = await self._take(owner, timeout)
+            held, until = await self._take(owner, limit)
             async with open_unwrapping_nursery() as nursery:
                 nursery.start_soon(self._keep, owner, held, until, nursery.cancel_scope)
                 yield held

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from actorwork import codec
+from actorwork.durations import Duration, as_seconds
 from actorwork.errors import CodecError
 from actorwork.policy.bounds import check_name, is_number
 
@@ -33,8 +34,9 @@ class Shared(Generic[T]):
     is unreachable every call waits; bound it with a cancel scope.
     """
 
-    def __init__(self, values: Values, name: str, type: Any, *, default: T, ttl: float | None) -> None:
+    def __init__(self, values: Values, name: str, type: Any, *, default: T, ttl: Duration | None) -> None:
         check_name("the name of a shared value", name)
+        ttl = as_seconds(ttl)
         if ttl is not None and not (is_number(ttl) and 0 < ttl < float("inf")):
             raise ValueError(f"the ttl of shared value {name!r} wants finite seconds > 0, or None, got {ttl!r}")
         self._values = values

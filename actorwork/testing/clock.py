@@ -13,13 +13,15 @@ from typing import Final
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from actorwork.durations import Duration, seconds_of
+
 TICK: Final = 0.01
 """Real seconds between two checks if time is not simulated."""
 STEP: Final = 1e-6
 """Seconds: the least length of a jump; one that is lost in rounding would make no progress."""
 
 
-async def advance(seconds: float) -> None:
+async def advance(seconds: Duration) -> None:
     """Let `seconds` pass on the simulated clock; everything due meanwhile happens at its own time.
 
     Returns when every task waits again. Raises `RuntimeError` if time is not simulated.
@@ -28,7 +30,7 @@ async def advance(seconds: float) -> None:
     if not isinstance(clock, MockClock):
         wanted = "run the test on a trio.testing.MockClock"
         raise RuntimeError(f"advance wants a simulated clock: {wanted}")  # noqa: TRY004 - no argument has a wrong type
-    until = trio.current_time() + seconds
+    until = trio.current_time() + seconds_of("seconds", seconds)
     await wait_all_tasks_blocked()
     while (left := until - trio.current_time()) > STEP / 2:
         clock.jump(min(left, max(STEP, _until_next_deadline())))

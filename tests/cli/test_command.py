@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from actorwork.abc import Broker, Finding
 from actorwork.cli import doctor
 from actorwork.cli.commands import actorwork
-from actorwork.cli.durations import seconds
+from actorwork.durations import parsed
 from actorwork.message import Envelope, Failure
 from actorwork.policy.settlement import Fail
 from actorwork.testing.conformance import open_consumer
@@ -70,13 +70,13 @@ def test_help_imports_no_broker():
     [("250ms", 0.25), ("30s", 30), ("5m", 300), ("1h30m", 5400), ("1.5s", 1.5), ("2d", 172_800), ("inf", math.inf)],
 )
 def test_durations_are_written_with_their_unit(text: str, length: float):
-    assert seconds(text) == length
+    assert parsed(text) == length
 
 
 @pytest.mark.parametrize("text", ["", "30", "1.5", "s", "-1s", "1 s", "1s foo", "nan", "5 minutes", "1sm"])
 def test_an_invalid_duration_is_refused(text: str):
     with pytest.raises(ValueError, match="is not a duration such as"):
-        seconds(text)
+        parsed(text)
 
 
 @pytest.mark.parametrize(

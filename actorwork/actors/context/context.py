@@ -16,6 +16,7 @@ from actorwork.actors.mailbox.calls import CallState, LocalCall
 from actorwork.actors.refs.watching import Watch
 from actorwork.actors.tree.hooks import Hooks
 from actorwork.actors.wakeups import check_thread
+from actorwork.durations import Duration
 from actorwork.errors import NotRunning
 from actorwork.state.lock import Lock
 from actorwork.state.shared import Shared
@@ -323,17 +324,17 @@ class Context:
     # ---- shared by all nodes ----
 
     @overload
-    def shared(self, name: str, type: type[T], *, default: T, ttl: float | None = None) -> Shared[T]: ...
+    def shared(self, name: str, type: type[T], *, default: T, ttl: Duration | None = None) -> Shared[T]: ...
     @overload
-    def shared(self, name: str, type: type[T], *, ttl: float | None = None) -> Shared[T | None]: ...
-    def shared(self, name: str, type: Any, *, default: Any = None, ttl: float | None = None) -> Shared[Any]:
+    def shared(self, name: str, type: type[T], *, ttl: Duration | None = None) -> Shared[T | None]: ...
+    def shared(self, name: str, type: Any, *, default: Any = None, ttl: Duration | None = None) -> Shared[Any]:
         """Return a value that all nodes share, by its name; `default` where there is none.
 
         With `ttl` it is forgotten `ttl` seconds after its last write.
         """
         return Shared(self._values("shared"), name, type, default=default, ttl=ttl)
 
-    def lock(self, name: str, *, ttl: float = 10.0) -> Lock:
+    def lock(self, name: str, *, ttl: Duration = 10.0) -> Lock:
         """Return a lock among all nodes: `async with self.context.lock("ledger") as held`.
 
         If the process of its owner dies, it is free again after `ttl` seconds.

@@ -19,7 +19,9 @@ import trio
 
 from actorwork.actors.mailbox.calls import PENDING, Queue
 from actorwork.actors.wakeups import check_thread
+from actorwork.durations import IN_WORDS, Duration, as_seconds
 from actorwork.errors import SettingsError
+from actorwork.policy.bounds import is_number
 
 if TYPE_CHECKING:
     from actorwork.actors.handlers.behaviour import Behaviour
@@ -171,22 +173,23 @@ class Timers:
             f"<timers of {self._owner.title!r}: {', '.join(repr(key) for key in self._timers if self.is_active(key))}>"
         )
 
-    def start(self, key: Hashable, delay: float, message: object) -> None:
-        """Send a message to the actor itself, once, `delay` seconds from now; replaces the timer with the same key."""
-        self._start(key, delay, message, None)
+    def start(self, key: Hashable, delay: Duration, message: object) -> None:
+        """Send a message to the actor itself, once, `delay` from now; replaces the timer with the same key."""
+        self._start(key, as_seconds(delay), message, None)
 
-    def start_every(self, key: Hashable, seconds: float, message: object) -> None:
+    def start_every(self, key: Hashable, seconds: Duration, message: object) -> None:
         """Send a message to the actor itself every `seconds`; replaces the timer with the same key.
 
         A tick that finds the one before it still waiting is left out.
         """
-        if not seconds > 0:
-            raise SettingsError(f"start_every wants seconds > 0, got {seconds!r}")
-        self._start(key, seconds, message, seconds)
+        every = as_seconds(seconds)
+        if not is_number(every) or not every > 0:
+            raise SettingsError(f"start_every wants seconds > 0, or {IN_WORDS}, got {seconds!r}")
+        self._start(key, every, message, every)
 
     def _start(self, key: Hashable, delay: float, message: object, every: float | None) -> None:
-        if not 0 <= delay < float("inf"):
-            raise SettingsError(f"a timer wants finite seconds >= 0, got {delay!r}")
+        if not is_number(delay) or not 0 <= delay < float("inf"):
+            raise SettingsError(f"a timer wants finite seconds >= 0, or {IN_WORDS}, got {delay!r}")
         check_thread("context.timers.start")
         self._owner.behaviour.check(message)
         self.cancel(key)

@@ -40,6 +40,7 @@ from actorwork.codec import (
     structure,
     wire_name,
 )
+from actorwork.durations import Duration
 from actorwork.errors import CodecError, MessageRefused, SettingsError
 from actorwork.message import TIME_POINT, TRIGGER_ID, Delivery
 from actorwork.policy.batches import Batching, outcomes_of
@@ -60,8 +61,8 @@ _JSON_TYPES: Final[Mapping[type, type]] = {
 @overload
 def receive(function: Callable[P, T], /) -> Callable[P, T]: ...
 @overload
-def receive(*, batch: int, within: float = 0.5) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
-def receive(function: Any = None, /, *, batch: int | None = None, within: float = 0.5) -> Any:
+def receive(*, batch: int, within: Duration = 0.5) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
+def receive(function: Any = None, /, *, batch: int | None = None, within: Duration = 0.5) -> Any:
     """Mark a method of an actor as the handler of the messages it is annotated with.
 
     `@receive(batch=100, within=0.5)` marks a handler of lists: of up to 100 messages from the broker, as soon as there

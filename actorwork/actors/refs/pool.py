@@ -19,6 +19,7 @@ from actorwork.errors import ActorStopped
 
 if TYPE_CHECKING:
     from actorwork.actors.refs.ref import ActorRef
+    from actorwork.durations import Duration
     from actorwork.message import Message, Untyped
 
 A = TypeVar("A")
@@ -81,10 +82,10 @@ class PoolRef(Generic[A]):
             raise problem
 
     @overload
-    async def ask(self, message: Message[A, R], *, timeout: float | None = None) -> R: ...
+    async def ask(self, message: Message[A, R], *, timeout: Duration | None = None) -> R: ...
     @overload
-    async def ask(self, message: Untyped, *, timeout: float | None = None) -> Any: ...
-    async def ask(self, message: Any, *, timeout: float | None = None) -> Any:
+    async def ask(self, message: Untyped, *, timeout: Duration | None = None) -> Any: ...
+    async def ask(self, message: Any, *, timeout: Duration | None = None) -> Any:
         """Send a message and wait for the reply, as `ActorRef.ask` does.
 
         A broadcast asks all members at once and returns the list of their replies, in the order of the members; the

@@ -14,6 +14,7 @@ from actorwork.actors.handlers.table import local_keywords
 from actorwork.actors.mailbox.calls import LocalCall, RankedCall
 from actorwork.actors.mailbox.mailbox import Mailbox
 from actorwork.actors.wakeups import Reply, check_thread, deadlock, working, wrong_thread
+from actorwork.durations import Duration, seconds_of
 from actorwork.errors import MessageRefused
 from actorwork.message import Priority
 
@@ -94,11 +95,13 @@ class ActorRef(Generic[A]):
 
     @overload
     async def ask(
-        self, message: Message[A, R], *, timeout: float | None = None, priority: Priority | None = None
+        self, message: Message[A, R], *, timeout: Duration | None = None, priority: Priority | None = None
     ) -> R: ...
     @overload
-    async def ask(self, message: Untyped, *, timeout: float | None = None, priority: Priority | None = None) -> Any: ...
-    async def ask(self, message: Any, *, timeout: float | None = None, priority: Priority | None = None) -> Any:
+    async def ask(
+        self, message: Untyped, *, timeout: Duration | None = None, priority: Priority | None = None
+    ) -> Any: ...
+    async def ask(self, message: Any, *, timeout: Duration | None = None, priority: Priority | None = None) -> Any:
         """Send a message and wait for the reply of its handler.
 
         Raises `AskTimeout` after `timeout` seconds (None: never), `ActorCrashed` as soon as the actor crashes, or is
@@ -117,6 +120,7 @@ class ActorRef(Generic[A]):
         if timeout is None:
             await mailbox.deliver(call)
             return await reply.wait()
+        timeout = seconds_of("timeout", timeout)
         expiry = self._cell.expiries.add(reply, timeout, self._cell.title, message)
         try:
             if mailbox.has_room:

@@ -24,6 +24,7 @@ from attrs.validators import optional
 
 from actorwork.actors.tree import checks
 from actorwork.actors.tree.hooks import Hooks, has_settings, no_title, settings_of
+from actorwork.durations import Duration, as_seconds
 from actorwork.errors import SettingsError
 from actorwork.policy.bounds import FINITE, instance_of, number, one_of, seconds, whole
 from actorwork.policy.exits import Restart
@@ -37,6 +38,11 @@ Start: TypeAlias = Callable[..., Any]
 
 _LONGEST_ID: Final = 80
 """Of an id in logs and trees, so many characters are shown."""
+
+
+def as_shutdown(value: Duration) -> ShutdownTime:
+    """Convert a duration; "brutal_kill" is text too."""
+    return as_seconds(value)
 
 
 def innermost(factory: object) -> object:
@@ -67,8 +73,8 @@ class Child:
 
     factory: Start
     restart: Restart = attrs.field(default="permanent", kw_only=True, validator=checks.restart)
-    shutdown: ShutdownTime = attrs.field(default=5.0, kw_only=True, validator=checks.shutdown)
-    startup_timeout: float = attrs.field(default=30.0, kw_only=True, validator=seconds(0))
+    shutdown: ShutdownTime = attrs.field(default=5.0, kw_only=True, converter=as_shutdown, validator=checks.shutdown)
+    startup_timeout: float = attrs.field(default=30.0, kw_only=True, converter=as_seconds, validator=seconds(0))
     id: Hashable = attrs.field(default=None, kw_only=True, validator=checks.hashable)
     significant: bool = attrs.field(default=False, kw_only=True, validator=checks.significant)
     backoff: Backoff | None = attrs.field(default=None, kw_only=True, validator=checks.backoff)
@@ -152,13 +158,15 @@ class _Supervising:
 
     intensity: Intensity = attrs.field(factory=Intensity, kw_only=True, validator=checks.intensity)
     on_exceeded: float | None = attrs.field(
-        default=None, kw_only=True, validator=number(0, FINITE, "finite seconds", optional=True)
+        default=None, kw_only=True, converter=as_seconds, validator=number(0, FINITE, "finite seconds", optional=True)
     )
     name: str | None = attrs.field(default=None, kw_only=True)
     id: Hashable = attrs.field(default=None, kw_only=True, validator=checks.hashable)
     restart: Restart = attrs.field(default="permanent", kw_only=True, validator=checks.restart)
-    shutdown: ShutdownTime = attrs.field(default=math.inf, kw_only=True, validator=checks.shutdown)
-    startup_timeout: float = attrs.field(default=math.inf, kw_only=True, validator=seconds(0))
+    shutdown: ShutdownTime = attrs.field(
+        default=math.inf, kw_only=True, converter=as_shutdown, validator=checks.shutdown
+    )
+    startup_timeout: float = attrs.field(default=math.inf, kw_only=True, converter=as_seconds, validator=seconds(0))
     significant: bool = attrs.field(default=False, kw_only=True, validator=checks.significant)
     backoff: Backoff | None = attrs.field(default=None, kw_only=True, validator=checks.backoff)
 
@@ -239,16 +247,21 @@ class Process:
     children: tuple[Spec, ...] = attrs.field(converter=lambda value: _children(value, "Process"))
     name: str | None = attrs.field(default=None, kw_only=True)
     replicas: int | Scale = attrs.field(default=1, kw_only=True, validator=checks.replicas)
-    shutdown_timeout: float = attrs.field(default=30.0, kw_only=True, validator=seconds(0, LONGEST_SHUTDOWN))
+    shutdown_timeout: float = attrs.field(
+        default=30.0, kw_only=True, converter=as_seconds, validator=seconds(0, LONGEST_SHUTDOWN)
+    )
     hang_timeout: float | None = attrs.field(
-        default=60.0, kw_only=True, validator=number(0, FINITE, "finite seconds", above=True, optional=True)
+        default=60.0,
+        kw_only=True,
+        converter=as_seconds,
+        validator=number(0, FINITE, "finite seconds", above=True, optional=True),
     )
     max_messages: int | None = attrs.field(default=None, kw_only=True, validator=whole(1, optional=True))
     max_memory: int | None = attrs.field(default=None, kw_only=True, converter=checks.as_bytes, validator=checks.memory)
     start_method: StartMethod = attrs.field(default="spawn", kw_only=True, validator=one_of(START_METHODS))
     intensity: Intensity | None = attrs.field(default=None, kw_only=True, validator=optional(checks.intensity))
     restart: Restart = attrs.field(default="permanent", kw_only=True, validator=checks.restart)
-    startup_timeout: float = attrs.field(default=60.0, kw_only=True, validator=seconds(0))
+    startup_timeout: float = attrs.field(default=60.0, kw_only=True, converter=as_seconds, validator=seconds(0))
     id: Hashable = attrs.field(default=None, kw_only=True, validator=checks.hashable)
     significant: bool = attrs.field(default=False, kw_only=True, validator=checks.significant)
     backoff: Backoff | None = attrs.field(default=None, kw_only=True, validator=checks.backoff)
