@@ -13,6 +13,7 @@ are ignored.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -41,6 +42,7 @@ from actorwork.streams.transport.redis_py import RedisError
 
 _LAST_READS: Final = 2.0
 _LAST_SETTLEMENTS: Final = 1.0
+_COMPLAIN_EVERY: Final = 60.0
 _RELEASED_AT_ONCE: Final = 1000
 _BEFORE_RELEASE: Final = failpoint("release.before")
 _AFTER_RELEASE: Final = failpoint("release.after")
@@ -74,6 +76,7 @@ class RedisNode(Node):
         self._source_sets: dict[Subscription, list[SourceSet]] = {}
         self._reclaimers: list[Reclaimer] = []
         self._readers: list[Reader] = []
+        self._complain_at = -math.inf
         for subscription in self._subscriptions:
             sources = subscription.sources
             self._source_sets[subscription] = [
@@ -95,7 +98,7 @@ class RedisNode(Node):
             counters=self._counters,
         )
         reclaimer = Reclaimer(self._client, source_set, on_no_lease=self._lease.check)
-        reader = Reader(self._client, source_set, reclaimer)
+        reader = Reader(self._client, source_set, reclaimer, on_no_connection=self._no_connection)
         source_set.interrupt_reader = reader.interrupt
         self._isolation.add(source_set)
         self._reclaimers.append(reclaimer)
@@ -273,6 +276,18 @@ class RedisNode(Node):
 
     def _lease_troubled(self, error: str, next_step: str) -> None:
         self._emit(BrokerTrouble("renewing the lease", error, next_step))
+
+    def _no_connection(self, source_set: SourceSet, error: Exception) -> None:
+        """Report that readers get no connection: once a minute for all of them."""
+        now = trio.current_time()
+        if now >= self._complain_at:
+            self._complain_at = now + _COMPLAIN_EVERY
+            doing = f"opening a connection to read {', '.join(source_set.names[:3])}"
+            next_step = (
+                "sources without one are read over the shared connection, every half second; their readers try again "
+                "every 5 s"
+            )
+            self._emit(BrokerTrouble(doing, str(error), next_step))
 
     def _all_source_sets(self) -> list[SourceSet]:
         return [source_set for source_sets in self._source_sets.values() for source_set in source_sets]

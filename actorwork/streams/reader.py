@@ -13,12 +13,15 @@
   after eight reads.
 - When a connection breaks, the entries of its last reply stay pending under our name. Before the next read `recover`
   looks for them, while no other reply is on its way.
+- A reader that gets no connection of its own, since the process may open no more files or the server takes no more
+  clients, reads over the shared one, twice a second, and tries again every five seconds.
 - A group that is gone (restart without persistence, FLUSHALL, XGROUP DESTROY) is created again, at the beginning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 import trio
@@ -31,7 +34,7 @@ from actorwork.streams import scripts
 from actorwork.streams.in_flight import InFlightEntries
 from actorwork.streams.reclaimer import Reclaimer
 from actorwork.streams.source_set import SourceSet
-from actorwork.streams.transport.client import RedisClient
+from actorwork.streams.transport.client import NoFurtherConnection, RedisClient
 from actorwork.streams.transport.exclusive import Exclusive
 from actorwork.streams.transport.redis_py import (
     ConnectionError,  # noqa: A004
@@ -45,6 +48,10 @@ from actorwork.streams.transport.wire import is_list_of
 _BLOCK: Final = 5.0
 _MOST: Final = 1000
 _GROUP_PAUSES: Final = (0.0, 0.05, 0.2, 1.0)
+_PATIENCE: Final = 1.0
+"""Seconds for which a server that is there may refuse a connection before the shared one is used."""
+_SHARED_FOR: Final = 5.0
+_SHARED_EVERY: Final = 0.5
 _QUIET: Final = 5.0
 """Seconds without a missing group after which the pauses start over."""
 _REPLIED: Final = failpoint("read.replied")
@@ -53,8 +60,16 @@ _REPLIED: Final = failpoint("read.replied")
 class Reader:
     """Reads for one source set until cancelled. Cancelled: entries that the server still hands out are offered."""
 
-    def __init__(self, client: RedisClient, sources: SourceSet, reclaimer: Reclaimer) -> None:
+    def __init__(
+        self,
+        client: RedisClient,
+        sources: SourceSet,
+        reclaimer: Reclaimer,
+        *,
+        on_no_connection: Callable[[SourceSet, Exception], None],
+    ) -> None:
         self._client = client
+        self._on_no_connection = on_no_connection
         self._sources = sources
         self._reclaimer = reclaimer
         self._exclusive: Exclusive | None = None
@@ -75,9 +90,13 @@ class Reader:
     async def run(self) -> NoReturn:
         while True:
             try:
-                async with self._client.open_exclusive("actorwork-reader") as exclusive:
-                    self._exclusive = exclusive
-                    await self._read_on(exclusive)
+                try:
+                    async with self._client.open_exclusive("actorwork-reader", patience=_PATIENCE) as exclusive:
+                        self._exclusive = exclusive
+                        await self._read_on(exclusive)
+                except NoFurtherConnection as error:
+                    self._on_no_connection(self._sources, error)
+                    await self._read_on(None, trio.current_time() + _SHARED_FOR)
             except (ConnectionError, TimeoutError, OSError) as error:
                 self._sources.must_recover = True
                 self._trouble(error, "again on the next connection, beginning with what is pending")
@@ -89,10 +108,11 @@ class Reader:
             finally:
                 self._exclusive = None
 
-    async def _read_on(self, exclusive: Exclusive) -> NoReturn:
+    async def _read_on(self, exclusive: Exclusive | None, until: float = math.inf) -> None:
+        """Read, over the shared connection if there is no other one, until it is lost or the time is over."""
         sources = self._sources
         isolation = sources.isolation
-        while True:
+        while trio.current_time() < until:
             try:
                 if isolation.is_closed and not sources.must_recover:
                     await isolation.wait_changed()
@@ -100,46 +120,54 @@ class Reader:
                 # No checkpoint since the node was open: whoever closes it now waits for the end of this read.
                 isolation.begin_reading()
                 try:
-                    await self._read_once(exclusive)
+                    may_have_more = await self._read_once(exclusive)
                 finally:
                     isolation.end_reading()
+                if not may_have_more:
+                    await trio.sleep(_SHARED_EVERY)
             except (ConnectionError, TimeoutError):
                 raise
             except RedisError as error:
                 await self._heal(error)
 
-    async def _read_once(self, exclusive: Exclusive) -> None:
+    async def _read_once(self, exclusive: Exclusive | None) -> bool:
+        """Wait for room, and read; return whether to read again at once."""
         sources = self._sources
         sink = sources.sink
         if not sources.streams or sink.credit() <= 0:
             if sources.urgent and not sources.isolation.is_closed and (room := sink.credit(urgent=True)) > 0:
+                if exclusive is None:
+                    return False  # Urgent messages wait for room, as all others do.
                 await self._read_urgent(exclusive, room)
-                return
+                return True
             await sources.wait_room()
         if sources.must_recover:
             await self._reclaimer.recover()
         if sources.isolation.is_closed:
-            return
+            return True
         if sources.has_more:
             # Entries that were read before, by a node that died or released them, come before new ones: all of
             # them, even if the sink has room for both by now. Otherwise order within a source would be lost.
             await self._reclaimer.maintain()
-            return
+            return True
         room = sink.credit()
         if room <= 0 or not sources.streams:
             await trio.lowlevel.checkpoint()
-            return
+            return True
         self._turn += 1
         streams = sources.streams_in_turn(self._turn)
+        if exclusive is None:
+            return await self._take(room)
         if (room < len(streams) or len(sources.streams) > 1) and await self._take(room):
-            return
+            return True
         if sources.isolation.is_closed:
-            return
+            return True
         await self._read(exclusive, streams, room)
         # Let handlers run before the next read, whose system call they would wait for. Two turns, because
         # within one turn Trio's order is random: after the second, every woken handler has had its turn.
         await trio.lowlevel.checkpoint()
         await trio.lowlevel.checkpoint()
+        return True
 
     async def _read(self, exclusive: Exclusive, streams: Sequence[str], room: int) -> None:
         sources = self._sources

@@ -20,6 +20,7 @@ from actorwork.events import BrokerAdvice, BrokerTrouble, Fenced, GroupRestored,
 from actorwork.message import ATTEMPT, REPLY_TO, RESULT_TTL, Delivery, Envelope, Json, Outcome
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry
 from actorwork.settings import DeadLetterSettings
+from actorwork.streams import reader
 from actorwork.streams.broker import open_broker
 from actorwork.streams.transport.client import MayHaveExecuted
 from actorwork.streams.transport.redis_py import ConnectionError as BrokenConnection
@@ -554,6 +555,31 @@ async def test_a_read_that_gets_what_redis_never_sends_loses_its_connection_and_
         await proxy.insert(frame)
         await scene.send("orders", b"b")
         assert (await inbox(orders).take_one()).payload == b"b"
+
+
+async def test_readers_that_get_no_connection_read_over_the_shared_one_and_say_so_once(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(reader, "_PATIENCE", 0.0)
+    monkeypatch.setattr(reader, "_SHARED_EVERY", 0.01)
+    monkeypatch.setattr(reader, "_SHARED_FOR", 0.05)
+    with open_redis_server() as server:
+        subscriptions = [subscription(f"s{number}", group=f"group-{number}") for number in range(5)]
+        async with open_scene(server.url) as scene:
+            await scene.call("CONFIG", "SET", "maxclients", 2)  # The shared connection, and that of the lease.
+            async with scene.node(*subscriptions) as node:
+                for number, one in enumerate(subscriptions):
+                    await scene.send(f"s{number}", b"1", b"2", b"3")
+                    ack_all(node, one, await inbox(one).take(3))
+                (trouble,) = scene.told(BrokerTrouble)
+                assert trouble.doing.startswith("opening a connection to read s")
+                assert "max number of clients reached" in trouble.error
+                await scene.call("CONFIG", "SET", "maxclients", 100)
+                await wait_until(lambda: all(one._exclusive for one in node._readers))  # pyright: ignore[reportPrivateUsage]
+                await scene.send("s0", b"4")
+                ack_all(node, subscriptions[0], await inbox(subscriptions[0]).take(1))
+                await node.wait_settled()
+                assert node.statistics()["settled"] == 16
 
 
 async def test_publishing_for_a_delivery_that_goes_on_is_fenced(redis_url: str):

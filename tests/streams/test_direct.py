@@ -1,5 +1,7 @@
 """What does without redis-py does as redis-py: redis-py is the oracle."""
 
+import errno
+import socket
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -93,3 +95,12 @@ def test_a_connection_that_the_server_closes_says_so_and_is_closed(redis_server:
         connection.read_response()
     with pytest.raises(ConnectionError, match="the connection is closed"):
         connection.send_command("PING")
+
+
+def test_a_process_with_too_many_open_files_hears_of_its_limit(monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(socket, "create_connection", full)
+    with pytest.raises(ConnectionError, match=r"Too many open files: this process may open no more files.*ulimit -n"):
+        DirectConnection(host="127.0.0.1").connect()

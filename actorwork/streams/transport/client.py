@@ -20,6 +20,7 @@ server's return.
 """
 
 import hashlib
+import math
 import random
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -58,6 +59,10 @@ class MayHaveExecuted(ConnectionError):
         super().__init__(text)  # pyright: ignore[reportUnknownMemberType] - redis-py has no types here
         self.client_id = client_id
         """The server's number of the connection that was lost."""
+
+
+class NoFurtherConnection(Exception):
+    """The server is there, but no further connection to it can be opened."""
 
 
 def _kill(client_id: int) -> tuple[Any, ...]:
@@ -329,17 +334,24 @@ class RedisClient:
             await self._connected.wait()
 
     @asynccontextmanager
-    async def open_exclusive(self, name: str | None = None) -> AsyncGenerator[Exclusive]:
+    async def open_exclusive(self, name: str | None = None, *, patience: float = math.inf) -> AsyncGenerator[Exclusive]:
         """Open a separate connection, for blocking reads. Waits for a server that cannot be reached, as a command
         does.
+
+        Raises `NoFurtherConnection` if the server is there, and yet no connection can be opened for `patience` seconds:
+        it has as many clients as it takes, or this process as many open files.
         """
-        failures = 0
+        failures, since, generation = 0, trio.current_time(), self.generation
         while True:
             await self.wait_connected()
+            if self.generation != generation:
+                since, generation = trio.current_time(), self.generation
             try:
                 connection = await connect(self._address, name or self._name, self._threads)
                 break
-            except _LOST:
+            except _LOST as error:
+                if self._link is not None and trio.current_time() - since >= patience:
+                    raise NoFurtherConnection(str(error)) from error
                 await trio.sleep(_backoff(failures))
                 failures += 1
         exclusive = Exclusive(connection, self._unblock)

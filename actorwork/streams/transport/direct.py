@@ -7,6 +7,7 @@ wants more (TLS, or an option not named in `DirectOptions`) is redis-py's busine
 
 import builtins
 import contextlib
+import errno
 import socket
 from collections.abc import Generator, Mapping
 from typing import Any, Final, TypedDict, Unpack
@@ -90,7 +91,7 @@ class DirectConnection:
         except builtins.TimeoutError as error:
             raise TimeoutError("timeout while connecting") from error
         except OSError as error:
-            raise ConnectionError(str(error)) from error
+            raise ConnectionError(f"{error}{_how_many_files(error)}") from error
         try:
             credentials: list[str] = []
             if "username" in options or "password" in options:
@@ -136,7 +137,10 @@ class DirectConnection:
             self.disconnect()
             raise TimeoutError(f"timeout while {doing} the server") from error
         except OSError as error:
+            reason = self._last_words()
             self.disconnect()
+            if reason is not None:
+                raise reason from error
             raise ConnectionError(f"error while {doing} the server: {error}") from error
         except TypeError as error:  # RESP3 allows a map whose keys cannot be hashed; Redis sends none.
             self.disconnect()
@@ -145,12 +149,32 @@ class DirectConnection:
             self.disconnect()
             raise
 
+    def _last_words(self) -> RedisError | None:
+        """Return why the server closed the connection, if it said so: that it takes no more clients, for example."""
+        try:
+            self._sock.settimeout(0)
+            self._reader.feed(self._sock.recv(_READ_SIZE))
+            reply = self._reader.gets()
+        except (OSError, RedisError, TypeError):
+            return None
+        return reply if isinstance(reply, RedisError) else None
+
     def disconnect(self) -> None:
         opened, self._sock = self._sock, None
         if opened is not None:
             with contextlib.suppress(OSError):
                 opened.shutdown(socket.SHUT_RDWR)
             opened.close()
+
+
+def _how_many_files(error: OSError) -> str:
+    """Return what to do about a connection for which this process, or the machine, may open no file."""
+    if error.errno not in (errno.EMFILE, errno.ENFILE):
+        return ""
+    return (
+        ": this process may open no more files; a node needs one for each actor that reads, and some more: raise the "
+        "limit (ulimit -n, LimitNOFILE=)"
+    )
 
 
 def _opened(options: DirectOptions) -> socket.socket:
