@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import attrs
 
@@ -33,6 +33,9 @@ from actorwork.message import (
 )
 from actorwork.policy.settlement import Settlement
 from actorwork.settings import DeadLetterSettings
+
+if TYPE_CHECKING:
+    from actorwork.policy.runs.values import Plan, RunInfo, StepInfo
 
 
 class EventSink(Protocol):
@@ -395,6 +398,53 @@ class Pauses(Protocol):
         ...
 
 
+class Runs(Protocol):
+    """The runs of workflows."""
+
+    async def start(self, plan: Plan) -> bool:
+        """Store a run and send its first steps; return False, and change nothing, if there is a run with its id."""
+        ...
+
+    async def info(self, run: str) -> RunInfo | None:
+        """Return a run as it is now, or None if there is none with this id."""
+        ...
+
+    async def steps(self, run: str) -> Sequence[StepInfo]:
+        """Return the steps of a run, by number."""
+        ...
+
+    async def list(self, *, statuses: Sequence[str] = (), limit: int = 100) -> Sequence[RunInfo]:
+        """Return runs of these statuses, or of all, latest first."""
+        ...
+
+    async def cancel(self, run: str, reason: str) -> bool:
+        """End an open run; return whether there was one.
+
+        Messages that no node has been given are dropped. What is in flight ends too late to count.
+        """
+        ...
+
+    async def pause(self, run: str) -> bool:
+        """Send no further steps of a run; return whether this changed anything."""
+        ...
+
+    async def resume(self, run: str) -> bool:
+        """Continue a paused run; return whether it was paused."""
+        ...
+
+    async def retry(self, run: str) -> bool:
+        """Run again what has not succeeded; return whether the run was held or had failed."""
+        ...
+
+    async def signal(self, run: str, name: str, value: bytes) -> bool:
+        """Give an open run the JSON of a signal; return False if it waits for no such signal, or has its value."""
+        ...
+
+    async def forget(self, run: str) -> bool:
+        """Delete a run that is over; return whether there was one."""
+        ...
+
+
 class Broker(Protocol):
     """Stores messages between sender and handler."""
 
@@ -425,6 +475,9 @@ class Broker(Protocol):
 
     @property
     def pauses(self) -> Pauses: ...
+
+    @property
+    def runs(self) -> Runs: ...
 
     async def publish(self, envelopes: Sequence[Envelope]) -> int:
         """Store messages; return how many were new (a message whose id was seen before is dropped).

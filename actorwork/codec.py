@@ -330,6 +330,15 @@ def encode_value(value: object) -> bytes:
     return dumps(plain)
 
 
+def encode_as(value: object, annotation: Any) -> bytes:
+    """Write a value as a field of that type would be written; raise `CodecError`."""
+    try:
+        plain = _converter.unstructure(value, unstructure_as=annotation)
+    except Exception as error:
+        raise CodecError(f"cannot be written as JSON: {error}; got {_shown(value)}") from error
+    return dumps(plain)
+
+
 def encode(message: object) -> tuple[bytes, str | None]:
     """Return a message's JSON and the wire name of its type (None for a JSON value); raise `CodecError`."""
     cls = type(message)

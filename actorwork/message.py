@@ -46,6 +46,8 @@ TRIGGER_ID: Final = "actorwork-trigger-id"
 """Header: the id of the trigger that sent the message."""
 RESULT_TTL: Final = "actorwork-result-ttl"
 """Header: how many seconds to keep the outcome; absent means that the sender did not ask for it."""
+FLOW: Final = "actorwork-flow"
+"""Header: the step of a run that the message is, as `home/run/number`: the settlement ends the step as well."""
 
 NO_HEADERS: Final[Mapping[str, Json]] = MappingProxyType({})
 
@@ -159,8 +161,8 @@ class Delivery:
 
 
 def is_result_wanted(headers: Mapping[str, Json]) -> bool:
-    """Whether the sender of a message wants its result: as a reply, or stored at the broker."""
-    return REPLY_TO in headers or RESULT_TTL in headers
+    """Whether the result of a message is wanted: as a reply, stored at the broker, or by the steps after it."""
+    return REPLY_TO in headers or RESULT_TTL in headers or FLOW in headers
 
 
 @attrs.frozen

@@ -8,6 +8,7 @@ from typing import Any, overload
 from actorwork.actors.context.context import Context
 from actorwork.actors.handlers.annotations import keep_local_names
 from actorwork.actors.handlers.declared import check_declared
+from actorwork.actors.handlers.table import handlers_of
 from actorwork.actors.tree.hooks import Hooks
 from actorwork.errors import NotRunning
 
@@ -42,3 +43,8 @@ class Actor(Hooks):
         # Now, and not when the actor starts: the locals of the function that defines the class are gone by then.
         keep_local_names(cls, inspect.currentframe())
         check_declared(cls)
+
+    @classmethod
+    def __reply_type__(cls, message: object) -> Any:
+        """Return the type of the reply to a message, for a workflow; raise `MessageRefused` if no handler takes it."""
+        return handlers_of(cls).reply_type(message)

@@ -3,6 +3,7 @@
 client          `open_client` and `Client`: refs, publish, pauses, triggers, shared values, locks
 refs            refs to actors behind a broker, and receipts
 sender          envelopes and ids, and the one place where replies arrive
+runs            runs of workflows: started, watched, steered
 spool           `Spool` and the task that replays it: messages that wait in a local file
 spooled         the spool's file as the tasks of one process see it
 lazy_broker     a broker that is opened in the background

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from random import Random
-from typing import Any, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 import trio
 
@@ -41,7 +41,14 @@ from actorwork.state.shared import Shared
 from actorwork.telemetry.logs import LogSink
 from actorwork.triggers.declared import find_trigger, message_now
 
+if TYPE_CHECKING:
+    from actorwork.clients.runs import Run
+    from actorwork.policy.runs.values import RunInfo, Status
+    from actorwork.workflows.flow import Flow
+    from actorwork.workflows.steps import Group, Step
+
 A = TypeVar("A", bound=Hooks)
+R = TypeVar("R")
 T = TypeVar("T")
 
 
@@ -174,6 +181,34 @@ class Client:
         """
         sending = Sending.of(options) if options else PLAIN
         return await self._sender.send_one(self._sender.envelope(source_name(source), message, sending))
+
+    # ---- workflows ----
+
+    @overload
+    async def start(self, flow: Flow[R] | Step[R], *, id: str | None = None) -> Run[R]: ...
+    @overload
+    async def start(self, flow: Group[R], *, id: str | None = None) -> Run[list[R]]: ...
+    async def start(self, flow: Any, *, id: str | None = None) -> Run[Any]:
+        """Start a workflow; the broker has stored it, and sent its first steps, when this returns.
+
+        With the `id` of a run that exists, nothing is started, and that run is returned: so it may be called again
+        after an error or a cancellation. Raises `TypeError`, `ValueError` or `CodecError` for a flow that cannot work.
+        """
+        from actorwork.clients import runs  # noqa: PLC0415 - a program without workflows starts without them
+
+        return await runs.start(self._sender, flow, id)
+
+    def run(self, id: str) -> Run[Any]:
+        """Return a run that was started before, perhaps by another process; whether it exists is known when asked."""
+        from actorwork.clients import runs  # noqa: PLC0415 - see above
+
+        return runs.find(self._sender, id)
+
+    async def runs(self, *statuses: Status, limit: int = 100) -> Sequence[RunInfo]:
+        """Return runs, latest first: those of some statuses, or all."""
+        return await (await self._sender.reached()).runs.list(statuses=statuses, limit=limit)
+
+    # ---- shared by all nodes ----
 
     @overload
     def shared(self, name: str, type: type[T], *, default: T, ttl: Duration | None = None) -> Shared[T]: ...

@@ -6,7 +6,7 @@ import sqlite3
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -25,6 +25,9 @@ from actorwork.embedded.writer import ThreadWriter
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerTrouble
 from actorwork.message import NO_HEADERS, DeadLetter, Delayed, Envelope, Json, Outcome
+
+if TYPE_CHECKING:
+    from actorwork.policy.runs.values import Plan, RunInfo, StepInfo
 
 CHUNK: Final = 1000
 """How many messages of one call go into one transaction: leases are renewed between two."""
@@ -62,6 +65,7 @@ class EmbeddedBroker:
         self._triggers = EmbeddedTriggers(writer)
         self._pauses = EmbeddedPauses(writer)
         self._limiter = EmbeddedLimitStore(writer)
+        self._runs = EmbeddedRuns(writer)
 
     def __repr__(self) -> str:
         return f"<EmbeddedBroker {self.url}>"
@@ -89,6 +93,10 @@ class EmbeddedBroker:
     @property
     def pauses(self) -> EmbeddedPauses:
         return self._pauses
+
+    @property
+    def runs(self) -> EmbeddedRuns:
+        return self._runs
 
     @property
     def values(self) -> EmbeddedValues:
@@ -205,6 +213,46 @@ class EmbeddedDeadLetters:
         return await self._writer.ask(
             lambda store: store.dead_letters.drop(store.source(source), entries), rows=len(entries)
         )
+
+
+class EmbeddedRuns:
+    """Implements `actorwork.abc.Runs`."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+
+    def __repr__(self) -> str:
+        return f"<EmbeddedRuns of {self._writer.location}>"
+
+    async def start(self, plan: Plan) -> bool:
+        return await self._writer.ask(lambda store: store.runs.start(plan), rows=2 * len(plan.steps))
+
+    async def info(self, run: str) -> RunInfo | None:
+        return await self._writer.ask(lambda store: store.runs.info(run), writes=False)
+
+    async def steps(self, run: str) -> Sequence[StepInfo]:
+        return await self._writer.ask(lambda store: store.runs.steps(run), writes=False)
+
+    async def list(self, *, statuses: Sequence[str] = (), limit: int = 100) -> Sequence[RunInfo]:
+        return await self._writer.ask(lambda store: store.runs.list(statuses, limit), writes=False)
+
+    async def cancel(self, run: str, reason: str) -> bool:
+        return await self._writer.ask(lambda store: store.runs.cancel(run, reason))
+
+    async def pause(self, run: str) -> bool:
+        return await self._writer.ask(lambda store: store.runs.pause(run))
+
+    async def resume(self, run: str) -> bool:
+        return await self._writer.ask(lambda store: store.runs.resume(run))
+
+    async def retry(self, run: str) -> bool:
+        return await self._writer.ask(lambda store: store.runs.retry(run))
+
+    async def signal(self, run: str, name: str, value: bytes) -> bool:
+        return await self._writer.ask(lambda store: store.runs.signal(run, name, value.decode()))
+
+    async def forget(self, run: str) -> bool:
+        return await self._writer.ask(lambda store: store.runs.forget(run))
 
 
 class EmbeddedDelayed:

@@ -32,6 +32,17 @@ class Cancellation:
         self._take(source, name, id, rows, CANCELLED)
         return bool(rows)
 
+    def withdraw(self, source: int, name: str, id: str) -> bool:
+        """Delete a message that no node has been given, wherever it waits; return whether there was one."""
+        rows = self._not_begun(source, id)
+        waiting = self._execute(_WAITING, (id, source)).fetchall()
+        for seq, *_ in waiting:
+            self._execute("delete from pending where seq = ?", (seq,))
+            self._execute("delete from entries where seq = ?", (seq,))
+        rows += [("", *row) for row in waiting]
+        self._take(source, name, id, rows, CANCELLED)
+        return bool(rows)
+
     def replace(self, source: int, name: str, unique: str, id: str) -> bool:
         """Delete the message that has a unique key, unless it is in flight; return whether it is gone."""
         entries = self._execute(_ENTRIES, (unique, source, id)).fetchall()
@@ -67,6 +78,10 @@ class Cancellation:
             self._outcomes.answer(source, name, id, headers_from(rows[0][-1]), Outcome("rejected", failure=failure))
 
 
+_WAITING: Final = (
+    "select seq, key, uniq, headers from entries e where headers is not null and id = ?"
+    f" and {SOURCE} = ? and not exists (select 1 from pending p where p.seq = e.seq and p.node > 0)"
+)
 _ENTRIES: Final = (
     "select seq, key, uniq, headers, exists (select 1 from pending p where p.seq = e.seq and p.node > 0)"
     f" from entries e where uniq = ? and {SOURCE} = ? and id = ?"

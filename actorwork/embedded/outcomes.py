@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from actorwork.embedded.rows import ReplyAddress, outcome_columns, outcome_from
-from actorwork.embedded.transaction import Transaction
-from actorwork.message import REPLY_TO, RESULT_TTL, Json, Outcome
+from actorwork.embedded.transaction import StepEnd, Transaction
+from actorwork.message import FLOW, REPLY_TO, RESULT_TTL, Json, Outcome
 
 HOUR: Final = 3600.0
 
@@ -22,7 +22,7 @@ class Outcomes:
         return "<Outcomes>"
 
     def answer(self, source: int, name: str, id: str, headers: Mapping[str, Json], outcome: Outcome) -> None:
-        """Store an outcome if its sender asked for that, and send it to the address that its sender gave."""
+        """Store an outcome, send it to its sender, and note the end of a step: each if the headers ask for it."""
         ttl = headers.get(RESULT_TTL)
         if isinstance(ttl, (int, float)) and ttl > 0:
             self._execute(
@@ -33,6 +33,8 @@ class Outcomes:
         address = headers.get(REPLY_TO)
         if isinstance(address, str):
             self._transaction.replies.append((address, name, id, outcome))
+        if FLOW in headers:
+            self._transaction.step_ends.append(StepEnd(headers[FLOW], id, outcome))
 
     def post(self, replies: Iterable[ReplyAddress]) -> None:
         """Store replies for other processes, which fetch them."""

@@ -23,14 +23,13 @@ from actorwork.embedded.schema import LEVEL
 from actorwork.message import (
     ATTEMPT,
     NO_HEADERS,
-    REPLY_TO,
-    RESULT_TTL,
     Delivery,
     Envelope,
     Failure,
     Outcome,
     Priority,
     Unique,
+    is_result_wanted,
 )
 from actorwork.policy.crashes import alone_from, limit_of
 from actorwork.policy.settlement import Ack, Reject, Settlement
@@ -200,8 +199,9 @@ def row_of(envelope: Envelope) -> EnvelopeRow:
 def is_plain(delivery: Delivery, settlement: Settlement, published: Sequence[object]) -> bool:
     if published or not isinstance(settlement, (Ack, Reject)) or delivery.token.bound:
         return False
-    headers = delivery.headers
-    return not headers or (RESULT_TTL not in headers and REPLY_TO not in headers)
+    if type(settlement) is Ack and (settlement.starts or settlement.continues is not None):
+        return False
+    return not delivery.headers or not is_result_wanted(delivery.headers)
 
 
 def delivery_from(

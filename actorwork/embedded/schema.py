@@ -78,6 +78,28 @@ SCHEMA: Final = (
     """create table if not exists uniques (
         source integer not null, name text not null, id text not null, expires real not null,
         primary key (source, name)) without rowid""",
+    # Runs of workflows (runs.py). The step whose number is `total` is the result. `state`: 0 waits, 1 sent, 2 ended,
+    # 3 held; `place` orders the ends.
+    """create table if not exists runs (
+        run text primary key, home text not null, title text not null, status text not null, reason text not null,
+        total integer not null, open integer not null, holds integer not null, ttl real not null, deadline real,
+        rest text not null, started real not null, finished real, expires real, result text) without rowid""",
+    "create index if not exists runs_by_start on runs (started)",
+    "create index if not exists runs_by_deadline on runs (deadline) where deadline is not null and finished is null",
+    "create index if not exists runs_by_expiry on runs (expires) where expires is not null",
+    """create table if not exists steps (
+        run text not null, step integer not null, name text not null, kind text not null, body text not null,
+        needs integer not null, undoes integer not null default 0, state integer not null default 0,
+        attempt integer not null default 0, due real, how text, value text, failure text,
+        caused integer not null default 0, fails integer not null default 0,
+        place integer, child text, primary key (run, step)) without rowid""",
+    "create index if not exists steps_ready on steps (run) where state = 0 and needs = 0",
+    "create index if not exists steps_by_due on steps (due) where due is not null",
+    """create table if not exists waits (
+        run text not null, step integer not null, dependent integer not null, wants text not null,
+        primary key (run, step, dependent)) without rowid""",
+    """create table if not exists signals (
+        run text not null, name text not null, value text not null, primary key (run, name)) without rowid""",
     # Limits over all processes (limiter.py).
     "create table if not exists rates (name text primary key, tat real not null) without rowid",
     "create index if not exists rates_by_tat on rates (tat)",
@@ -109,6 +131,8 @@ INDEXES: Final = (
     f"create index if not exists behind_of_unique on behind (uniq, {SOURCE}) where uniq is not null",
     "create index if not exists delayed_by_id on delayed (id)",
     "create index if not exists behind_by_id on behind (source, id)",
+    # Only messages with headers can be steps of a run, which are found by their id when it is cancelled.
+    "create index if not exists entries_by_id on entries (id) where headers is not null",
 )
 """Indexes of columns that came later."""
 

@@ -77,8 +77,12 @@ class Settlements:
         if not self._disown(delivery.token):
             return False
         match order.settlement:
-            case Ack(result=result):
-                self.answer(delivery, Outcome("done", b"null" if result is None else result))
+            case Ack(result=result, starts=starts, continues=continues):
+                self._transaction.starts.extend(starts)
+                if continues is None:
+                    self.answer(delivery, Outcome("done", b"null" if result is None else result))
+                else:
+                    self._transaction.starts.append(continues)
             case Reject(failure=failure):
                 self.answer(delivery, Outcome("rejected", failure=failure))
             case Fail(failure=failure):

@@ -27,8 +27,8 @@ change; these are forgotten when a transaction fails.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from actorwork.embedded.cancellation import Cancellation
 from actorwork.embedded.dead_letters import DeadLetterTable
@@ -50,8 +50,11 @@ from actorwork.embedded.settling import Settlements
 from actorwork.embedded.sources import SourceNumbers
 from actorwork.embedded.transaction import Transaction
 from actorwork.embedded.uniques import Uniques
-from actorwork.message import Delivery, Unique
+from actorwork.message import Delivery, Json, Outcome, Unique
 from actorwork.policy.values import FENCE_KEPT
+
+if TYPE_CHECKING:
+    from actorwork.embedded.runs import RunTable
 
 MANY: Final = 1000
 DAY: Final = 86400.0
@@ -80,6 +83,7 @@ class Store:
             transaction, self._sources, self._key_queues, self._uniques, self.outcomes, self.dead_letters
         )
         self.reading = Reading(transaction, self._sources, self.settlements, self.dead_letters)
+        self._runs: RunTable | None = None
 
     def __repr__(self) -> str:
         return f"<Store {self._sources!r}>"
@@ -108,6 +112,8 @@ class Store:
         self._sources.rollback()
         self._seen.rollback()
         self.transaction.replies.clear()
+        self.transaction.step_ends.clear()
+        self.transaction.starts.clear()
         if self._connection.in_transaction:
             self._execute("rollback")
 
@@ -179,6 +185,51 @@ class Store:
     def cancel(self, source: str, id: str) -> bool:
         """Delete a message that is delayed, or waits behind others of its key; return whether there was one."""
         return self._cancellation.cancel(self.source(source), source, id)
+
+    def withdraw(self, source: str, id: str) -> bool:
+        """Delete a message that no handler has begun, wherever it waits; return whether there was one."""
+        return self._cancellation.withdraw(self.source(source), source, id)
+
+    def answer(self, source: str, id: str, headers: Mapping[str, Json], outcome: Outcome) -> None:
+        """Store and send the outcome of a message."""
+        self.outcomes.answer(self.source(source), source, id, headers, outcome)
+
+    # ------------------------------------------------------------------------------------------------------- runs
+
+    @property
+    def runs(self) -> RunTable:
+        """The runs of workflows. Made at first use: most programs have none, and start without its imports."""
+        if self._runs is None:
+            from actorwork.embedded.runs import RunTable  # noqa: PLC0415
+
+            self._runs = RunTable(self.transaction, self)
+        return self._runs
+
+    def join(self) -> None:
+        """Draw the conclusions from the steps that this transaction has ended, before it is committed."""
+        if self.transaction.step_ends or self.transaction.starts:
+            self.runs.join()
+
+    def promote(self) -> None:
+        """Make ready what is due: delayed messages, and steps that wait for a time."""
+        self.delay_queue.promote()
+        if self._has_timers():
+            self.runs.promote()
+
+    def first_due(self) -> float | None:
+        """Return when `promote` has something to do next. Needs no transaction."""
+        first = self.delay_queue.first_due()
+        if not self._has_timers():
+            return first
+        timer = self.runs.first_due()
+        return timer if first is None or (timer is not None and timer < first) else first
+
+    def _has_timers(self) -> bool:
+        row = self._execute(
+            "select exists (select 1 from steps where due is not null)"
+            " or exists (select 1 from runs where deadline is not null and finished is null)"
+        ).fetchone()
+        return bool(row[0])
 
     # --------------------------------------------------------------------------------------------------- settling
 
@@ -260,6 +311,8 @@ class Store:
         now = self.now
         self.outcomes.prune()
         self._uniques.prune()
+        if self._execute("select exists (select 1 from runs where expires <= ?)", (now,)).fetchone()[0]:
+            self.runs.prune()
         self._execute("delete from shared where expires <= ? and (fence = 0 or expires <= ?)", (now, now - FENCE_KEPT))
         self._execute("delete from locks where until <= ?", (now - FENCE_KEPT,))
         self.leases.prune()

@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 import sqlite3
+from typing import TYPE_CHECKING, NamedTuple
 
 from actorwork.embedded.rows import ReplyAddress
+
+if TYPE_CHECKING:
+    from actorwork.message import Json, Outcome
+    from actorwork.policy.runs.values import Plan
+
+
+class StepEnd(NamedTuple):
+    """A message with the header `FLOW` has ended."""
+
+    header: Json
+    id: str
+    outcome: Outcome
 
 
 class Transaction:
@@ -21,6 +34,9 @@ class Transaction:
         """Whether a lease has ended, so that deliveries may be orphaned; cleared in the same way."""
         self.replies: list[ReplyAddress] = []
         """Replies to be sent: the turn calls the addresses of its own process, and stores the others."""
+        self.step_ends: list[StepEnd] = []
+        """Ends of steps, and runs to be started: `RunTable.join` draws the conclusions before the commit."""
+        self.starts: list[Plan] = []
         self.next_due: float | None = None
         """When the first message that this transaction has delayed is due; None if it has delayed none."""
 

@@ -165,7 +165,7 @@ class Turns:
                 self._data_version = version
                 self._seen_seq, sources = store.reading.news_since(self._seen_seq)
                 free = store.reading.groups_with_free() if self.cursors else set[int]()
-                self._next_due = _or_never(store.delay_queue.first_due())
+                self._next_due = _or_never(store.first_due())
                 store.transaction.touched.update(sources)
                 self.cursors.wake_groups(free)
                 if sources or free:
@@ -273,9 +273,10 @@ class Turns:
         # actor before its publisher knows that it is kept; and a settled message lets the next one of its key in.
         settled = self._carry_out(store, orders, notifications)
         if due.promotes:
-            store.delay_queue.promote()
+            store.promote()
         if due.prunes:
             store.prune()
+        store.join()
         # All of this may have brought something to read. Channels that are not marked as ready now stay unread until
         # another entry comes.
         self.cursors.wake_channels(store.transaction.touched)
@@ -283,13 +284,14 @@ class Turns:
             store.transaction.orphaned = False
             self.cursors.wake_groups(store.reading.groups_with_free())
         offers = self._read(store, lost, now, wall)
+        store.join()  # What was dead-lettered while reading may have ended steps, too.
         here, elsewhere = self._sorted_replies(store)
         if elsewhere:
             # In the transaction of the settlements: an outcome that is applied is also on its way.
             store.outcomes.post(elsewhere)
         next_due = store.transaction.next_due
         if due.promotes:
-            self._next_due = _or_never(store.delay_queue.first_due())
+            self._next_due = _or_never(store.first_due())
         if _BEFORE_COMMIT is not None:
             _BEFORE_COMMIT()
         store.commit()

@@ -28,6 +28,10 @@ How a tree lives:
     restart         strategies, the intensity window, backoff
     scaling         how many replicas of a process
 
+How a workflow ends:
+
+    runs            plans, and the rules by which steps end, join and are cancelled
+
 Shared values and declarations:
 
     values          versions, fencing tokens and sums

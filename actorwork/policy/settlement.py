@@ -21,7 +21,7 @@ import enum
 import math
 import traceback
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 import attrs
 
@@ -31,12 +31,21 @@ from actorwork.groups import is_cancellation, is_group, leaves
 from actorwork.message import Failure
 from actorwork.policy.retry import BackoffFunction, Dice, RetryPolicy, retry_after, rule_for
 
+if TYPE_CHECKING:
+    from actorwork.policy.runs.values import Plan
+
 
 @attrs.frozen
 class Ack:
-    """Handled. `result` is the reply's JSON, if the sender asked for it."""
+    """Handled. `result` is the reply's JSON, if the sender asked for it.
+
+    `starts` are the runs that the settlement starts. With `continues` the message has no result yet: it ends as that
+    run ends.
+    """
 
     result: bytes | None = None
+    starts: tuple[Plan, ...] = ()
+    continues: Plan | None = None
 
 
 @attrs.frozen

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import trio
 
@@ -31,6 +31,9 @@ from actorwork.streams.transport.connection import Address
 from actorwork.streams.transport.redis_py import RedisError, cannot
 from actorwork.streams.triggers import RedisTriggers
 from actorwork.streams.values import RedisValues
+
+if TYPE_CHECKING:
+    from actorwork.streams.runs import RedisRuns
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -112,6 +115,7 @@ class RedisBroker(Broker):
         self._limiter = RedisLimitStore(client)
         self._triggers = RedisTriggers(client)
         self._pauses = RedisPauses(client, self._triggers, emit)
+        self._runs: RedisRuns | None = None
         self._nodes = nodes
 
     def __repr__(self) -> str:
@@ -133,6 +137,15 @@ class RedisBroker(Broker):
     @property
     def dead_letters(self) -> RedisDeadLetters:
         return self._dead_letters
+
+    @property
+    def runs(self) -> RedisRuns:
+        if self._runs is None:
+            # Imported here: most programs have no workflows, and a node starts faster without.
+            from actorwork.streams.runs import RedisRuns  # noqa: PLC0415
+
+            self._runs = RedisRuns(self._client)
+        return self._runs
 
     @property
     def triggers(self) -> RedisTriggers:

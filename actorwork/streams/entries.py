@@ -316,9 +316,13 @@ def _headers_to_look_at(raw: bytes | None) -> Mapping[str, Json]:
 _DONE: Final = b',"status":"done","value":'
 
 
-def encoded_outcome(source: str, message_id: str, outcome: Outcome) -> bytes:
-    """Make the record that is stored and published: one JSON object that names its message."""
-    start = f'{{"source":{json.dumps(source)},"id":{json.dumps(message_id)}'.encode()
+def encoded_outcome(source: str, message_id: str, outcome: Outcome, flow: object = None) -> bytes:
+    """Make the record that is stored and published: one JSON object that names its message.
+
+    `flow` is the step of a run that the message was: a script recognises it at the beginning of the record.
+    """
+    begin = f'"flow":"{flow}",' if isinstance(flow, str) and '"' not in flow else ""
+    start = f'{{{begin}"source":{json.dumps(source)},"id":{json.dumps(message_id)}'.encode()
     if outcome.status == "done":
         return b"%b%b%b}" % (start, _DONE, outcome.value)
     failure = json.dumps(attrs.asdict(outcome.failure) if outcome.failure else None, separators=(",", ":"))

@@ -30,6 +30,12 @@
     actorwork:pauses                              a channel: something was paused or resumed
     actorwork:slots:<name>                        the holders of a semaphore over all nodes
 
+    actorwork:{<home>}:flow:<run>                 a run of a workflow, a hash, and its parts (lua/join.lua)
+    actorwork:{<home>}:flows                      the runs of a home, by the time they began
+    actorwork:{<home>}:flows:due                  their naps, deadlines and signals with a limit, by time
+    actorwork:flow:<run>                          the home of a run: the source to which most of its steps go
+    actorwork:flows                               all homes, a set
+
 The braces put all keys of a source into its hash slot, so that one script can settle a delivery.
 """
 
@@ -46,6 +52,9 @@ LEASES: Final = "actorwork:node:"
 REPLIES: Final = "actorwork:reply:"
 ATTEND: Final = "actorwork:attend"
 TRIGGERS: Final = "actorwork:triggers"
+FLOWS: Final = "actorwork:flows"
+SENT_AT_ONCE: Final = 500
+"""How many steps of a run one script sends; the same number as in `lua/join.lua`."""
 PAUSED: Final = "actorwork:paused"
 PAUSES: Final = "actorwork:pauses"
 RELEASED: Final = "released"
@@ -111,6 +120,18 @@ class SourceKeys:
 
 def trigger(source: str, id: str) -> str:
     return f"{prefix(source)}trigger:{id}"
+
+
+def flow(run: str) -> str:
+    return f"actorwork:flow:{run}"
+
+
+def run(home: str, id: str) -> str:
+    return f"{prefix(home)}flow:{id}"
+
+
+def runs_of(home: str) -> str:
+    return f"{prefix(home)}flows"
 
 
 def lease(incarnation: str) -> str:

@@ -24,15 +24,16 @@ def _script(name: str, *parts: str) -> Script:
 
 
 _KEEPING = ("clock", "ack", "rights", "order", "publish")
+_JOINING = (*_KEEPING, "join")
 
 PUBLISH_NOW: Final = _script("publish_now", "marks")
 PUBLISH_LATER: Final = _script("publish_later", "clock", "rights", "marks")
 PUBLISH: Final = _script("publish_batch", *_KEEPING)
 PUBLISH_UNIQUE: Final = _script("publish_unique", *_KEEPING)
-SETTLE: Final = _script("settle", *_KEEPING, "entry", "fence", "targets", "batch")
-SETTLE_TOGETHER: Final = _script("settle_together", *_KEEPING, "fence", "targets")
+SETTLE: Final = _script("settle", *_JOINING, "entry", "fence", "targets", "batch")
+SETTLE_TOGETHER: Final = _script("settle_together", *_JOINING, "fence", "targets")
 SETTLE_PLAIN: Final = _script("settle_plain", "ack", "rights", "fence", "batch")
-MAINTAIN: Final = _script("maintain", *_KEEPING, "entry")
+MAINTAIN: Final = _script("maintain", *_JOINING, "entry")
 RECOVER: Final = _script("recover")
 RELEASE: Final = _script("release", "fence")
 TAKE: Final = _script("take")
@@ -49,7 +50,8 @@ FIRE: Final = _script("fire", *_KEEPING)
 PAUSE: Final = _script("pause", "clock")
 
 LIST_DELAYED: Final = _script("list_delayed")
-CANCEL: Final = _script("cancel", "ack", "order")
+CANCEL: Final = _script("cancel", *_JOINING)
+RUN: Final = _script("run", *_JOINING)
 
 ALL: Final = (
     PUBLISH_NOW,
@@ -76,4 +78,5 @@ ALL: Final = (
     PAUSE,
     LIST_DELAYED,
     CANCEL,
+    RUN,
 )

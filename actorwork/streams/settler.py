@@ -23,20 +23,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import trio
 
 from actorwork.abc import EventSink
 from actorwork.events import BrokerTrouble, Fenced
 from actorwork.failpoints import failpoint
-from actorwork.message import REPLY_TO, RESULT_TTL, Delivery, Envelope, Failure, Outcome, is_result_wanted
+from actorwork.message import FLOW, REPLY_TO, RESULT_TTL, Delivery, Envelope, Failure, Outcome, is_result_wanted
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
 from actorwork.streams import entries, keys, scripts
 from actorwork.streams.in_flight import Counters, InFlightEntries, Item, PublishOnly, Together
 from actorwork.streams.isolation import Isolation
 from actorwork.streams.transport.client import RedisClient, Script
 from actorwork.streams.transport.redis_py import InvalidResponse, RedisError, may_pass
+
+if TYPE_CHECKING:
+    from actorwork.policy.runs.values import Plan
 
 _PLAIN_AT_ONCE: Final = 1000
 _OTHERS_AT_ONCE: Final = 200
@@ -87,7 +90,13 @@ class Settler:
             return
         in_flight.begun += 1
         is_wanted = delivery.headers and is_result_wanted(delivery.headers)
-        if type(settlement) is Ack and not published and len(delivery.token) == _BARE and not is_wanted:
+        if (
+            type(settlement) is Ack
+            and not published
+            and len(delivery.token) == _BARE
+            and not is_wanted
+            and not (settlement.starts or settlement.continues)
+        ):
             in_flight.plain.append(delivery)
         else:
             in_flight.others.append((delivery, settlement, published))
@@ -396,6 +405,12 @@ class Settler:
         self._emit(Fenced(delivery, in_flight.group, settlement))
 
 
+def _encoded(plan: Plan) -> str:
+    from actorwork.streams.plans import encoded  # noqa: PLC0415 - most programs have no workflows
+
+    return encoded(plan)
+
+
 class _RefusedError(Exception):
     """The script fails for this batch."""
 
@@ -435,9 +450,15 @@ def _add_other(
     outcome: Outcome | None = None
     extras: tuple[str | int, ...] = ()
     match settlement:
-        case Ack(result=result):
+        case Ack(result=result, starts=starts, continues=continues):
             kind = "ack"
-            outcome = Outcome("done", b"null" if result is None else result)
+            if continues is None:
+                outcome = Outcome("done", b"null" if result is None else result)
+            else:
+                starts = (*starts, continues)
+            if starts:
+                kind = "start"
+                extras = (len(starts), *map(_encoded, starts))
         case Retry(delay=delay, failure=failure):
             kind = "retry"
             # This node's clock is only noted in the history, for people; the delay counts by the server's clock.
@@ -478,7 +499,7 @@ def _delivery_args(
         ttl = max(1, round(float(seconds) * 1000)) if isinstance(seconds, int | float) else ""
         address = delivery.headers.get(REPLY_TO)
         reply_to = address if isinstance(address, str) else ""
-        record = entries.encoded_outcome(in_flight.source, delivery.id, outcome)
+        record = entries.encoded_outcome(in_flight.source, delivery.id, outcome, delivery.headers.get(FLOW))
     return entry, count, delivery.id, key, unique, record, ttl, reply_to
 
 

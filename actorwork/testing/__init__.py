@@ -1,6 +1,7 @@
 """What tests are made with, those of users and those of this package.
 
 system           a system in virtual time: `open_test_system`
+eager            a workflow or a message, run to its end: `run_eagerly`
 clock            `advance`, and what else lets virtual time pass
 probe            `TestProbe`, an actor whose messages the test reads and answers
 faults           `Faults`: crashes at the start, lost settlements, messages that come twice
@@ -12,6 +13,7 @@ pytest_plugin    fixtures, and a runner for async tests
 """
 
 from actorwork.testing.clock import advance as advance
+from actorwork.testing.eager import run_eagerly as run_eagerly
 from actorwork.testing.faults import Faults as Faults, InjectedCrash as InjectedCrash
 from actorwork.testing.memory import MemoryBroker as MemoryBroker, MemoryNode as MemoryNode, Settled as Settled
 from actorwork.testing.probe import TestProbe as TestProbe

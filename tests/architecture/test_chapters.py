@@ -125,3 +125,18 @@ def test_a_chapter_is_set_in_120_columns(chapter: Path):
     blocks = re.compile(r"^```(\w*)\n.*?^```$", re.DOTALL | re.MULTILINE)
     text = blocks.sub(lambda block: block[0] if block[1] else "", chapter.read_text(encoding="utf-8"))
     assert [line for line in text.splitlines() if len(line) > 120 and not line.startswith("|")] == []
+
+
+def test_the_examples_of_the_chapter_on_workflows_run():
+    declared, started, tested = re.findall(
+        r"```python\n(.*?)```", (DOCS / "workflows.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    program = (
+        f"{declared}\nimport trio\nfrom actorwork.testing import open_test_system\n"
+        "async def main():\n"
+        "    async with open_test_system([Fetcher, Counter]) as system:\n"
+        "        client = system.client\n"
+        f"{textwrap.indent(started, '        ')}\n{textwrap.indent(tested, '    ')}\n"
+        "trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))\n"
+    )
+    exec(compile(program, "docs/workflows.md", "exec"), {"__name__": "chapter"})

@@ -1,4 +1,4 @@
-"""Type checkers refuse a foreign message at a ref, and know what `ask` returns."""
+"""Type checkers refuse what does not fit a ref or a workflow, and know the types of replies and results."""
 
 import json
 import os
@@ -7,17 +7,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 HOUSE = Path(__file__).parents[2]
-REFS = Path(__file__).with_name("refs.py")
 IGNORE = re.compile(r"  # type: ignore\[.*\]$")
+FILES = [Path(__file__).with_name(name) for name in ("refs.py", "flows.py")]
+each_file = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 
-REFUSED = [number for number, line in enumerate(REFS.read_text().splitlines(), 1) if IGNORE.search(line)]
+
+def refused(file: Path) -> list[int]:
+    return [number for number, line in enumerate(file.read_text().splitlines(), 1) if IGNORE.search(line)]
 
 
-def without_ignores(folder: Path) -> Path:
+def without_ignores(file: Path, folder: Path) -> Path:
     """Write the same file with every error laid open; no line moves."""
-    bare = folder / "refs_without_ignores.py"
-    bare.write_text("".join(f"{IGNORE.sub('', line)}\n" for line in REFS.read_text().splitlines()))
+    bare = folder / f"{file.stem}_without_ignores.py"
+    bare.write_text("".join(f"{IGNORE.sub('', line)}\n" for line in file.read_text().splitlines()))
     return bare
 
 
@@ -35,24 +40,28 @@ def check(*command: str) -> str:
     return done.stdout
 
 
-def test_there_is_something_to_refuse() -> None:
-    assert len(REFUSED) >= 10
+@pytest.mark.parametrize(("file", "at_least"), [(FILES[0], 10), (FILES[1], 5)])
+def test_there_is_something_to_refuse(file: Path, at_least: int) -> None:
+    assert len(refused(file)) >= at_least
 
 
-def test_mypy_understands_refs(tmp_path: Path) -> None:
-    bare = without_ignores(tmp_path)
-    said = check("mypy", "--no-error-summary", "--hide-error-context", str(REFS), str(bare))
+@each_file
+def test_mypy_refuses_what_has_to_be_refused(file: Path, tmp_path: Path) -> None:
+    bare = without_ignores(file, tmp_path)
+    said = check("mypy", "--no-error-summary", "--hide-error-context", str(file), str(bare))
     errors = re.findall(r"^(.*?):(\d+): error: .*$", said, re.MULTILINE)
-    assert [int(line) for file, line in errors if file.endswith(bare.name)] == REFUSED, said
-    assert len(errors) == len(REFUSED), said
+    lines = [int(line) for found, line in errors if found.endswith(bare.name)]
+    assert sorted(set(lines)) == refused(file), said
+    assert len(errors) == len(lines), said
 
 
-def test_pyright_understands_refs(tmp_path: Path) -> None:
-    bare = without_ignores(tmp_path)
-    (tmp_path / "refs.py").write_text(REFS.read_text())
+@each_file
+def test_pyright_refuses_what_has_to_be_refused(file: Path, tmp_path: Path) -> None:
+    bare = without_ignores(file, tmp_path)
+    (tmp_path / file.name).write_text(file.read_text())
     (tmp_path / "pyrightconfig.json").write_text(
         json.dumps({"typeCheckingMode": "strict", "extraPaths": [str(HOUSE)], "pythonVersion": "3.11"})
     )
     said = json.loads(check("basedpyright", "--pythonpath", sys.executable, "--outputjson", "--project", str(tmp_path)))
     errors = [(Path(found["file"]).name, found["range"]["start"]["line"] + 1) for found in said["generalDiagnostics"]]
-    assert sorted(set(errors)) == [(bare.name, line) for line in REFUSED], said["generalDiagnostics"]
+    assert sorted(set(errors)) == [(bare.name, line) for line in refused(file)], said["generalDiagnostics"]

@@ -7,7 +7,7 @@ message in flight (`delivery`, `publish`, `defer`). Which message that is, is kn
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, Unpack, cast, overload
 
 from actorwork.actors.context.in_flight import InFlight, Stop, in_flight
 from actorwork.actors.context.logger import ContextLogger
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from actorwork.abc import PublishMiddleware, Values
     from actorwork.actors.context.nursery import ActorNursery
-    from actorwork.actors.context.sending import SendingClient
+    from actorwork.actors.context.runs import StartedRuns
+    from actorwork.actors.context.sending import SendingClient, StartedRun
     from actorwork.actors.context.timers import Timers
     from actorwork.actors.handlers.behaviour import Behaviour
     from actorwork.actors.refs.links import Links
@@ -37,10 +38,13 @@ if TYPE_CHECKING:
     from actorwork.actors.supervision.administration import SupervisorRef
     from actorwork.actors.tree.spec import Child
     from actorwork.actors.wakeups import Reply
-    from actorwork.message import Delivery
+    from actorwork.message import Delivery, MessageIds
     from actorwork.policy.sending import SendOptions
     from actorwork.settings import Settings
+    from actorwork.workflows.flow import Flow
+    from actorwork.workflows.steps import Step
 
+R = TypeVar("R")
 A = TypeVar("A", bound=Hooks)
 T = TypeVar("T")
 
@@ -58,6 +62,8 @@ class ContextServices(Protocol):
     def values(self) -> Callable[[], Values] | None: ...
     @property
     def publish_middleware(self) -> tuple[PublishMiddleware, ...]: ...
+    @property
+    def ids(self) -> MessageIds: ...
     @property
     def client(self) -> Callable[[tuple[PublishMiddleware, ...]], SendingClient] | None: ...
 
@@ -171,6 +177,40 @@ class Context:
         if outgoing is None:
             outgoing = current.outgoing = PublishBuffer(self._actor.settings.event_settings, self._publish_layers)
         outgoing.add(target, message, options)
+
+    # ---- workflows ----
+
+    def start(self, flow: Flow[R] | Step[R], *, id: str | None = None) -> StartedRun[R]:
+        """Start a workflow atomically with the settlement of the delivery in flight; return its run.
+
+        It starts only if the delivery ends as handled and is still ours then. With the `id` of a run that exists
+        nothing is started. Raises `TypeError`, `ValueError` or `CodecError` for a flow that cannot work, and
+        `NotRunning` outside of a delivery and in a batch.
+        """
+        runs = self._runs("start")
+        chosen = next(self._actor.services.ids) if id is None else id
+        runs.start(flow, chosen)
+        return cast("StartedRun[R]", self.client.run(chosen))
+
+    def continue_with(self, flow: Flow[R] | Step[R]) -> R:
+        """Return this from a handler: the message then ends as the workflow ends, with its result.
+
+        The workflow starts with the settlement of the delivery. A sender that waits for the reply, and the run of which
+        the message is a step, continue to wait. Raises as `start` does.
+        """
+        runs = self._runs("continue_with")
+        return cast("R", runs.continue_with(flow, next(self._actor.services.ids)))
+
+    def _runs(self, name: str) -> StartedRuns:
+        current, _ = self._in_flight(name)
+        if current.deliveries:
+            raise NotRunning(f"context.{name} belongs to one message; a batch has no settlement of its own")
+        if current.runs is None:
+            # Imported here: few actors start workflows, and a node starts faster without.
+            from actorwork.actors.context.runs import StartedRuns  # noqa: PLC0415
+
+            current.runs = StartedRuns()
+        return current.runs
 
     @property
     def client(self) -> SendingClient:

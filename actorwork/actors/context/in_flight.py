@@ -14,13 +14,14 @@ from actorwork.actors.mailbox.calls import PENDING, CallState, LocalCall
 
 if TYPE_CHECKING:
     from actorwork.actors.context.publishing import PublishBuffer
+    from actorwork.actors.context.runs import StartedRuns
     from actorwork.message import Delivery
 
 
 class InFlight:
     """A delivery that is being handled, and what is published on its behalf."""
 
-    __slots__ = ("deliveries", "delivery", "outgoing", "state")
+    __slots__ = ("deliveries", "delivery", "outgoing", "runs", "state")
 
     call = None
 
@@ -29,6 +30,7 @@ class InFlight:
         self.deliveries = deliveries
         """All deliveries of a batch, of which `delivery` is the first; empty outside of batches."""
         self.outgoing: PublishBuffer | None = None
+        self.runs: StartedRuns | None = None
         self.state = PENDING
 
     @property

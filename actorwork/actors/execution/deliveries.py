@@ -140,9 +140,12 @@ class Deliveries:
                     actor.stash.add(delivery)
                 return
             else:
-                settlement = (
-                    Ack(encode_value(value)) if delivery.headers and is_result_wanted(delivery.headers) else ACK
-                )
+                if current.runs is not None:
+                    settlement = current.runs.ack(delivery, value, handler.returns)
+                elif delivery.headers and is_result_wanted(delivery.headers):
+                    settlement = Ack(encode_value(value))
+                else:
+                    settlement = ACK
                 if current.outgoing is not None:
                     # Within this `try`: too large or unreadable a publish is an error of the handler's.
                     rest = await self.send_ahead(current.outgoing, delivery)

@@ -22,4 +22,5 @@ for _, flat in ipairs(groups.err and {} or groups) do
   try('~' .. member)
   try('=' .. member)
 end
+join_all()
 return count > 0

@@ -356,7 +356,10 @@ for s = 2, #KEYS do
     end
   end
   if not level then
-    local next_due = promote(prefix)
+    local next_due, next_run = promote(prefix), promote_runs(source_of(prefix))
+    if next_due < 0 or (next_run >= 0 and next_run < next_due) then
+      next_due = next_run
+    end
     due_in = due_in == 0 and 0 or next_due
     levels = redis.call('SMEMBERS', prefix .. 'priorities')
     if cursor ~= '' then
@@ -394,4 +397,5 @@ for s = 2, #KEYS do
     due_in, more, missing, taken, dead, ours + #taken, levels, cursor, trouble, held, given_back, keepers,
   }
 end
+join_all()
 return report

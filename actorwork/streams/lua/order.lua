@@ -21,6 +21,14 @@
 -- Cost: a message with a key takes a read and a write more when it enters, and a read, an LPOP and a delete when it leaves.
 -- One that waits adds its fields and its place in the list, in and out. Records are small JSON: ids, no payloads.
 
+local KIND_OF_FAILURE = { Expired = 'expired', Cancelled = 'cancelled', Lost = 'lost' }
+local ended_steps = {} -- Steps of runs that this script has ended.
+
+-- The step of a run that an outcome is that of, or nil.
+local function flow_in(outcome)
+  return string.match(outcome, '^{"flow":"([^"]+)"')
+end
+
 local LEVELS = { critical = true, high = true, low = true }
 
 -- The level of a message; nil for a normal one.
@@ -108,6 +116,17 @@ local function moved(prefix, unique, message_id, place)
   end)
 end
 
+-- Notes the place of a message that is a step of a run, so that it can be dropped there when the run is cancelled.
+local function step_moved(headers, place)
+  local home, run, number = string.match(headers or '', '"actorwork%-flow": ?"([^"/]+)/([^"/]+)/(%d+)"')
+  if home then
+    local state = 'actorwork:{' .. home .. '}:flow:' .. run .. ':state'
+    if redis.call('EXISTS', state) == 1 then
+      redis.call('HSET', state, 'p' .. number, place)
+    end
+  end
+end
+
 -- ------------------------------------------------------------------------------------------------------------------ keys
 
 local function places_of(prefix, key)
@@ -146,6 +165,7 @@ local function call_next(prefix, key)
       end
       redis.call('HDEL', prefix .. 'waiting', member)
       redis.call('HSET', prefix .. 'keys', key, cjson.encode({ place_at(level, id) }))
+      step_moved(named['headers'], place_at(level, id))
       if named['unique'] then
         moved(prefix, named['unique'], named['id'], place_at(level, id))
       end
@@ -207,6 +227,7 @@ local function enter(prefix, member, fields)
   if named['unique'] then
     moved(prefix, named['unique'], named['id'], place)
   end
+  step_moved(named['headers'], place)
   return place
 end
 
@@ -225,13 +246,27 @@ end
 -- ------------------------------------------------------------------------------------------------------------- dropping
 
 -- Stores an outcome for `ttl` ms ('' means not), and publishes it to `reply_to` ('' means not). PUBLISH may be forbidden for
--- this channel (an ACL); that must not stop the settlement, and a stored outcome can still be found.
+-- this channel (an ACL); that must not stop the settlement, and a stored outcome can still be found. An outcome that begins
+-- with `flow` is that of a step of a run: its end is noted for join.lua.
 local function store_outcome(prefix, message_id, outcome, ttl, reply_to)
   if ttl ~= '' then
     redis.call('SET', prefix .. 'result:' .. message_id, outcome, 'PX', ttl)
   end
   if reply_to ~= '' then
     redis.pcall('PUBLISH', reply_to, outcome)
+  end
+  local flow = flow_in(outcome)
+  if flow then
+    -- The value is passed on as it came. Strings before it have their quotes escaped, so the first match is the field.
+    local _, stop = string.find(outcome, ',"status":"done","value":', 1, true)
+    local ended = stop and { how = 'done', value = string.sub(outcome, stop + 1, -2) }
+    if not ended then
+      local read = cjson.decode(outcome)
+      local failure = type(read.failure) == 'table' and read.failure or nil
+      local how = read.status == 'failed' and 'failed' or failure and KIND_OF_FAILURE[failure.type] or 'rejected'
+      ended = { how = how, failure = failure }
+    end
+    ended_steps[#ended_steps + 1] = { flow = flow, id = message_id, ended = ended }
   end
 end
 
@@ -241,12 +276,15 @@ local function reject_unread(prefix, message_id, headers, status, kind, reason)
   if not good or type(asked) ~= 'table' then
     return
   end
-  local ttl, reply_to = asked['actorwork-result-ttl'], asked['actorwork-reply-to']
-  if ttl or reply_to then
+  local ttl, reply_to, flow = asked['actorwork-result-ttl'], asked['actorwork-reply-to'], asked['actorwork-flow']
+  if ttl or reply_to or flow then
     local outcome = cjson.encode({
       source = source_of(prefix), id = message_id, status = status,
       failure = { type = kind, reason = reason, traceback = '' },
     })
+    if type(flow) == 'string' and not string.find(flow, '"', 1, true) then
+      outcome = '{"flow":"' .. flow .. '",' .. string.sub(outcome, 2)
+    end
     ttl = tonumber(ttl) and tonumber(ttl) > 0 and string.format('%.0f', math.max(1, tonumber(ttl) * 1000)) or ''
     store_outcome(prefix, message_id, outcome, ttl, type(reply_to) == 'string' and reply_to or '')
   end

@@ -8,6 +8,7 @@
 --         how many messages it publishes, for each: source, prefix, mark, bit, terms, how many values, those values
 --         kind 'retry': delay in ms, headers; kind 'fail': actor, error, reason, traceback, attempt,
 --           how many dead letters to keep, and for how many ms
+--         kind 'start', an ack that starts runs: how many, those as JSON (join.lua)
 --       kind 'keep' publishes for a delivery that stays in flight.
 --
 -- Returns the batch's number, which of the settlements (0, 1, ...) were refused because the delivery is not ours any
@@ -75,6 +76,8 @@ while i <= last do
     or kind == 'fail' and lacks('dead letter', needs_of_dead_letter, stream, prefix)
     or (key or unique) and lacks('leaving', needs_of_leaving, prefix)
     or ttl ~= '' and lacks('result', needs_of_result, prefix)
+    or flow_in(outcome) and lacks_join(flow_in(outcome))
+    or kind == 'start' and lacks('start', needs_of_start)
   local fields = nil
   if kind == 'retry' then
     i = i + 2
@@ -84,6 +87,8 @@ while i <= last do
     end
   elseif kind == 'fail' then
     i = i + 7
+  elseif kind == 'start' then
+    i = i + 1 + ARGV[extras]
   end
 
   if settled[id] or not mine(id, count) then
@@ -159,6 +164,11 @@ while i <= last do
           'id', message_id,
         }, dead, ARGV[extras + 5], whole(now_ms() - ARGV[extras + 6]))
       end
+      if kind == 'start' then
+        for run = extras + 1, extras + ARGV[extras] do
+          start_run(ARGV[run])
+        end
+      end
       if outcome ~= '' then
         store_outcome(prefix, message_id, outcome, ttl, reply_to)
       end
@@ -176,6 +186,7 @@ if is_anything_leaving then
     end
   end
 end
+join_all()
 local answer = { number, fenced, refused }
 redis.call('SET', record, cmsgpack.pack(answer), 'PX', RECORD_MS)
 return answer

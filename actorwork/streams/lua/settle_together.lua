@@ -111,6 +111,7 @@ if #fenced == 0 and not trouble then
     ack_and_delete(KEYS[s], group, left[s])
     i = ending
   end
+  join_all()
 end
 
 local answer = { number, fenced, trouble and #fenced == 0 and { 0, trouble } or {} }

@@ -1,0 +1,195 @@
+"""Runs of workflows, as a client sees them.
+
+run = await client.start(flow, id="words-17")       the same id again: the same run
+run = client.run("words-17")                        in another process
+print(await run.result(timeout=60))
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, Generic, TypeVar, cast
+
+import trio
+
+from actorwork import codec
+from actorwork.clients.sender import Sender
+from actorwork.errors import AskTimeout, CodecError, MessageFailed
+from actorwork.policy.bounds import check_name
+from actorwork.policy.runs.values import RunInfo, Status, StepInfo
+from actorwork.workflows.flow import Flow, check_run_id, flow_of
+from actorwork.workflows.steps import Group, Step
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+FIRST_LOOK: Final = 0.01
+LONGEST_PAUSE: Final = 0.5
+"""Seconds between two looks at a run: as long as the wait so far, within these bounds."""
+
+
+class Run(Generic[R_co]):
+    """One run of a workflow; store its `id` to find it later. Everything else is kept at the broker."""
+
+    def __init__(self, id: str, sender: Sender, reply: Any) -> None:
+        self.id = id
+        self._sender = sender
+        self._reply = reply
+
+    def __repr__(self) -> str:
+        return f"<Run {self.id!r} at {self._sender.url}>"
+
+    async def info(self) -> RunInfo:
+        """Return the run as it is now; its status is UNKNOWN if there is none, or if it is kept no longer."""
+        found = await (await self._sender.reached()).runs.info(self.id)
+        return RunInfo(id=self.id) if found is None else found
+
+    async def status(self) -> Status:
+        """Return the status of the run: STARTED, PAUSED or HELD while it is open, then how it ended."""
+        return (await self.info()).status
+
+    async def steps(self) -> Sequence[StepInfo]:
+        """Return its steps, each with its status and how it ended; raise `LookupError` if there is no such run."""
+        found = await (await self._sender.reached()).runs.steps(self.id)
+        if not found and (await self.info()).status is Status.UNKNOWN:
+            raise self._unknown()
+        return found
+
+    async def result(self, *, timeout: float = 30) -> R_co:
+        """Wait for the end of the run and return its result; may be called again, and from many tasks.
+
+        Raises `MessageFailed`, which names the step that failed, `AskTimeout`, and `LookupError` for a run that does
+        not exist or is kept no longer. If cancelled, nothing is lost.
+        """
+        began = trio.current_time()
+        with trio.move_on_after(timeout):
+            while True:
+                info = await self.info()
+                if info.status is Status.UNKNOWN:
+                    raise self._unknown()
+                if info.status.is_final:
+                    return cast("R_co", self._read(info))
+                await trio.sleep(min(LONGEST_PAUSE, max(FIRST_LOOK, trio.current_time() - began)))
+        raise AskTimeout(f"run {self.id!r} has not ended within {timeout:g} s; it continues")
+
+    @asynccontextmanager
+    async def watch(self) -> AsyncGenerator[AsyncIterator[RunInfo]]:
+        """Follow the run: `async with run.watch() as updates: async for update in updates`.
+
+        The first update is the present, the last one the end. Between two looks several changes may become one update.
+        """
+        updates = self._updates()
+        try:
+            yield updates
+        finally:
+            with trio.CancelScope(shield=True):
+                await updates.aclose()
+
+    async def _updates(self) -> AsyncGenerator[RunInfo]:
+        last: RunInfo | None = None
+        changed = trio.current_time()
+        while True:
+            info = await self.info()
+            if info.status is Status.UNKNOWN:
+                raise self._unknown()
+            if info != last:
+                last, changed = info, trio.current_time()
+                yield info
+                if info.status.is_final:
+                    return
+            await trio.sleep(min(LONGEST_PAUSE, max(FIRST_LOOK, trio.current_time() - changed)))
+
+    # ---- what can be done with it ----
+
+    async def cancel(self, reason: str = "") -> bool:
+        """End the run; return whether it was open.
+
+        Steps that have not begun never run. What a handler works on continues, but counts no more. Steps that are done
+        are undone, if they say how.
+        """
+        return await (await self._sender.reached()).runs.cancel(self.id, reason)
+
+    async def pause(self) -> bool:
+        """Send no further steps; what was sent is handled. Return whether this changed anything."""
+        return await (await self._sender.reached()).runs.pause(self.id)
+
+    async def resume(self) -> bool:
+        """Continue after `pause`; return whether the run was paused."""
+        return await (await self._sender.reached()).runs.resume(self.id)
+
+    async def retry(self) -> bool:
+        """Run again what has not succeeded; return whether the run was held or had failed.
+
+        Steps that are done keep their results. A deadline does not apply any more.
+        """
+        return await (await self._sender.reached()).runs.retry(self.id)
+
+    async def signal(self, name: str, value: object = None) -> bool:
+        """Give the run the value of a signal; it may come before the run waits for it.
+
+        Return False if the run is over, has no such signal, or has its value already.
+        """
+        check_name("the name of a signal", name)
+        return await (await self._sender.reached()).runs.signal(self.id, name, codec.encode_value(value))
+
+    async def forget(self) -> bool:
+        """Delete the run with its results, now and not after its `results_ttl`; return whether it was over."""
+        return await (await self._sender.reached()).runs.forget(self.id)
+
+    async def to_mermaid(self) -> str:
+        """Return the graph of the run as it is now, in the language of Mermaid."""
+        lines = ["graph TD"]
+        for step in await self.steps():
+            name = step.name.replace('"', "#quot;")
+            lines.append(f'    s{step.number}["{name}"]:::{step.status.lower()}')
+            lines += [f"    s{need} --> s{step.number}" for need in step.needs]
+        lines += [f"    classDef {status} {style}" for status, style in _STYLES.items()]
+        return "\n".join(lines) + "\n"
+
+    def _read(self, info: RunInfo) -> object:
+        if info.status is Status.SUCCESS:
+            data = (info.result or "null").encode()
+            try:
+                return codec.decode_value(data, self._reply)
+            except CodecError as error:
+                raise CodecError(f"the result of run {self.id!r}: {error}", error.problems) from error
+        verb = "was cancelled" if info.status is Status.CANCELLED else "failed"
+        why = f" ({info.reason})" if info.reason else ""
+        kind, reason = info.status.capitalize(), info.reason
+        if info.failures:
+            failure = info.failures[0][1].failure
+            if failure is not None:
+                kind, reason = failure.type, failure.reason
+        raise MessageFailed(f"run {self.id!r} {verb}{why}", type=kind, reason=reason)
+
+    def _unknown(self) -> LookupError:
+        return LookupError(
+            f"there is no run {self.id!r} at {self._sender.url}: it was never started, or is kept no longer"
+        )
+
+
+_STYLES: Final = {
+    "success": "fill:#d7f0dd,stroke:#2f7d47",
+    "failure": "fill:#f8d7d5,stroke:#a33a33",
+    "rejected": "fill:#f8d7d5,stroke:#a33a33",
+    "expired": "fill:#f8d7d5,stroke:#a33a33",
+    "cancelled": "fill:#e4e4e4,stroke:#777",
+    "held": "fill:#fbe8c8,stroke:#a8741a",
+    "started": "fill:#d6e6f7,stroke:#2b6299",
+    "pending": "fill:#fff,stroke:#999",
+}
+
+
+async def start(sender: Sender, flow: Flow[R] | Step[R] | Group[Any], id: str | None) -> Run[Any]:
+    """Store a run at the broker; with the id of one that exists, return that."""
+    whole = flow_of(flow)
+    chosen = sender.next_id() if id is None else id
+    await (await sender.reached()).runs.start(whole.plan(chosen))
+    return Run(chosen, sender, whole.reply)
+
+
+def find(sender: Sender, id: str) -> Run[Any]:
+    """Return the run with an id; whether it exists is known when it is asked."""
+    check_run_id(id)
+    return Run(id, sender, Any)

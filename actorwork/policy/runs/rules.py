@@ -1,0 +1,211 @@
+"""What follows from the end of a step: which steps are sent, which are cancelled, and when the run is over.
+
+The rules are written over a `Book`, which is how a store keeps one run. The embedded broker runs them as they are,
+within the transaction that settles the step's message; Redis has the same in `lua/join.lua`, and one table of cases
+checks both.
+
+    end of a step ─▶ what needs its result, if it is not done: cancelled, and so on downstream
+                  ─▶ what has all that it needs: sent
+                  ─▶ nothing left: the run is over
+
+Invariants:
+
+- A step ends once. Every later end changes nothing (`end_step` returns False). All counting is behind this check, so it
+  cannot drift.
+- A run has failed if a step has not succeeded and no step takes its outcome, or if its result needs such a step. A step
+  that was cancelled because of another one is not a failure of its own.
+- The result is one more step, numbered after the last one: it is never sent, but waits for its needs as others do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final, Protocol
+
+from actorwork.policy.runs.values import End, Status, Wants
+
+OPEN: Final = frozenset({Status.STARTED, Status.PAUSED, Status.HELD})
+HOLDING: Final = frozenset({"failed", "rejected", "expired", "lost"})
+"""The ends that hold a run with `hold_on_failure`."""
+
+
+class Book(Protocol):
+    """One run in a store, while a transaction is open."""
+
+    @property
+    def status(self) -> Status: ...
+    @property
+    def total(self) -> int:
+        """The number of steps, which is also the number of the result."""
+        ...
+
+    @property
+    def holds(self) -> bool:
+        """Whether a failed step holds the run, to be retried, instead of ending it."""
+        ...
+
+    def set_status(self, status: Status, reason: str = "") -> None: ...
+
+    def name_of(self, step: int) -> str: ...
+
+    def has_ended(self, step: int) -> bool: ...
+
+    def record(self, step: int, end: End, *, is_failure: bool) -> None:
+        """Store an end; `is_failure`: the run fails by it."""
+        ...
+
+    def dependents(self, step: int) -> Mapping[int, Wants]: ...
+
+    def meet(self, step: int) -> int:
+        """Note that one of a step's needs has ended; return how many are left."""
+        ...
+
+    def unended(self) -> Iterable[int]:
+        """Return the steps without an end, the result not among them."""
+        ...
+
+    def left(self) -> int:
+        """Return how many steps have no end."""
+        ...
+
+    def ready(self) -> Iterable[int]:
+        """Return the steps that have all they need and were not sent."""
+        ...
+
+    def is_sent(self, step: int) -> bool: ...
+
+    def send(self, step: int) -> None:
+        """Send a step's message, or begin to wait for its signal or its time."""
+        ...
+
+    def withdraw(self, step: int) -> None:
+        """Drop a step's message if no handler has begun it."""
+        ...
+
+    def hold(self, step: int, end: End) -> None:
+        """Note that a step waits to be retried, because of this end."""
+        ...
+
+    def has_held(self) -> bool: ...
+
+    def reopen(self) -> None:
+        """Forget the ends of a held or failed run that are not done, count the needs anew."""
+        ...
+
+    def has_failed(self) -> bool:
+        """Whether an end was recorded as a failure, or the result was cancelled."""
+        ...
+
+    def finish(self, status: Status, reason: str = "") -> None:
+        """Store how the run ended, answer those who wait, send what `on_error` and `undo` name."""
+        ...
+
+
+def begin(book: Book) -> None:
+    """Send the first steps of a new run."""
+    book.set_status(Status.STARTED)
+    if book.left():
+        _send_ready(book)
+    else:
+        _finish(book)
+
+
+def end_step(book: Book, step: int, end: End) -> bool:
+    """Record how a step ended, with all that follows; return False for a step that has ended before."""
+    if book.status not in OPEN or book.has_ended(step):
+        return False
+    takers = book.dependents(step)
+    is_taken = "outcome" in takers.values()
+    if book.holds and end.kind in HOLDING and not is_taken:
+        book.hold(step, end)
+        if book.status is Status.STARTED:
+            book.set_status(Status.HELD, f"{book.name_of(step)!r} {said(end)}")
+        return True
+    book.record(step, end, is_failure=end.kind != "done" and not is_taken)
+    _spread(book, step, end)
+    if book.status is Status.HELD and not book.has_held():
+        book.set_status(Status.STARTED)
+    if book.left():
+        _send_ready(book)
+    else:
+        _finish(book)
+    return True
+
+
+def cancel(book: Book, reason: str) -> bool:
+    """End an open run: what has not begun is dropped, what runs ends too late to count."""
+    return _close(book, Status.CANCELLED, reason)
+
+
+def overrun(book: Book) -> bool:
+    """End an open run whose deadline has passed."""
+    return _close(book, Status.FAILURE, "deadline")
+
+
+def pause(book: Book) -> bool:
+    """Send no further steps; return whether this changed anything."""
+    if book.status is not Status.STARTED:
+        return False
+    book.set_status(Status.PAUSED)
+    return True
+
+
+def resume(book: Book) -> bool:
+    if book.status is not Status.PAUSED:
+        return False
+    book.set_status(Status.STARTED)
+    _send_ready(book)
+    return True
+
+
+def retry(book: Book) -> bool:
+    """Run again what has not succeeded in a run that is held or has failed; return whether there is such a run."""
+    if book.status not in (Status.HELD, Status.FAILURE):
+        return False
+    book.reopen()
+    book.set_status(Status.STARTED)
+    _send_ready(book)
+    return True
+
+
+def _spread(book: Book, step: int, end: End) -> None:
+    """Cancel what needs the result of a step that has none, and count the needs of the others down."""
+    ended = [(step, end)]
+    while ended:
+        number, how = ended.pop()
+        for dependent, wants in book.dependents(number).items():
+            if book.has_ended(dependent):
+                continue
+            if how.kind == "done" or wants == "outcome":
+                book.meet(dependent)
+                continue
+            caused = End.cancelled(f"needs {book.name_of(number)!r}, which {said(how)}", is_caused=True)
+            book.record(dependent, caused, is_failure=dependent == book.total)
+            ended.append((dependent, caused))
+
+
+def _send_ready(book: Book) -> None:
+    for step in book.ready():
+        # A signal that has come already ends its step at once, with all that follows: the run may be over by then.
+        if book.status in (Status.STARTED, Status.HELD) and not book.is_sent(step):
+            book.send(step)
+
+
+def _close(book: Book, status: Status, reason: str) -> bool:
+    if book.status not in OPEN:
+        return False
+    for step in book.unended():
+        book.withdraw(step)
+        book.record(step, End.cancelled(reason), is_failure=False)
+    book.finish(status, reason)
+    return True
+
+
+def _finish(book: Book) -> None:
+    book.finish(Status.FAILURE if book.has_failed() else Status.SUCCESS)
+
+
+def said(end: End) -> str:
+    """Return an end as the verb of a sentence: "failed", "was cancelled"."""
+    verbs = {"done": "is done", "failed": "failed", "lost": "was lost", "expired": "expired"}
+    return verbs.get(end.kind, f"was {end.kind}")

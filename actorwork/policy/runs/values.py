@@ -1,0 +1,347 @@
+"""What a broker stores of a run.
+
+    Plan        a flow, laid out: numbered steps, what each needs, and the template of the run's result
+    StepPlan    one step: the message that is sent once its needs have ended, a signal, or a pause of some seconds
+    Template    the JSON of a message, cut where the results of other steps belong
+    End         how a step ended
+    RunInfo     a run as an operator sees it
+
+A result travels as the JSON that was settled: templates join pieces of JSON and never decode a value.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from enum import StrEnum
+from typing import Any, Final, Literal, TypeAlias, cast
+
+import attrs
+
+from actorwork.message import NO_HEADERS, Failure, Json, Outcome, Priority
+
+LONGEST_RUN_ID: Final = 200
+"""Characters: the id of a step's message is that of its run, a slash and the number."""
+
+Wants: TypeAlias = Literal["result", "outcome"]
+Kind: TypeAlias = Literal["done", "failed", "rejected", "cancelled", "expired", "lost"]
+KINDS: Final[tuple[Kind, ...]] = ("done", "failed", "rejected", "cancelled", "expired", "lost")
+
+
+class Status(StrEnum):
+    """Where a message or a run is in its life. It only goes forward; PAUSED and HELD are states of open runs."""
+
+    UNKNOWN = "UNKNOWN"
+    PENDING = "PENDING"
+    RECEIVED = "RECEIVED"
+    STARTED = "STARTED"
+    RETRY = "RETRY"
+    PAUSED = "PAUSED"
+    HELD = "HELD"
+    SUCCESS = "SUCCESS"
+    FAILURE = "FAILURE"
+    REJECTED = "REJECTED"
+    CANCELLED = "CANCELLED"
+    EXPIRED = "EXPIRED"
+
+    @property
+    def is_final(self) -> bool:
+        return self in _FINAL
+
+
+_FINAL: Final = frozenset({Status.SUCCESS, Status.FAILURE, Status.REJECTED, Status.CANCELLED, Status.EXPIRED})
+STATUS_OF_KIND: Final[Mapping[Kind, Status]] = {
+    "done": Status.SUCCESS,
+    "failed": Status.FAILURE,
+    "rejected": Status.REJECTED,
+    "cancelled": Status.CANCELLED,
+    "expired": Status.EXPIRED,
+    "lost": Status.FAILURE,
+}
+
+
+# ---- templates ----
+
+
+@attrs.frozen
+class Need:
+    """The place of what another step returned (`result`), or of how it ended (`outcome`)."""
+
+    step: int
+    wants: Wants = "result"
+
+
+@attrs.frozen
+class Gather:
+    """A JSON list of such places: the members of a group. `context.expand` appends to it, by the group's number."""
+
+    group: int
+    parts: tuple[Piece, ...]
+
+
+@attrs.frozen
+class Failures:
+    """The place of the failures of the run, as a list: in the message that is sent when the run has failed."""
+
+
+Piece: TypeAlias = "str | Need | Gather | Failures"
+Template: TypeAlias = tuple[Piece, ...]
+
+
+def needs_of(template: Iterable[Piece]) -> Iterator[Need]:
+    """Yield every need in a template, from left to right."""
+    for piece in template:
+        if isinstance(piece, Need):
+            yield piece
+        elif isinstance(piece, Gather):
+            yield from needs_of(piece.parts)
+
+
+def template_row(template: Template) -> list[Json]:
+    """Return a template as JSON: a str is text, `[n, "r"]` and `[n, "o"]` are needs, `["g", n, […]]` is a list."""
+    return [_piece_row(piece) for piece in template]
+
+
+def _piece_row(piece: Piece) -> Json:
+    match piece:
+        case str():
+            return piece
+        case Need(step=step, wants=wants):
+            return [step, wants[0]]
+        case Gather(group=group, parts=parts):
+            return ["g", group, template_row(parts)]
+        case Failures():
+            return ["f"]
+
+
+def template_from(row: Sequence[Json]) -> Template:
+    return tuple(_piece_from(piece) for piece in row)
+
+
+def _piece_from(row: Json) -> Piece:
+    if isinstance(row, str):
+        return row
+    parts = cast("list[Any]", row)
+    if parts[0] == "g":
+        return Gather(parts[1], template_from(parts[2]))
+    if parts[0] == "f":
+        return Failures()
+    return Need(parts[0], "result" if parts[1] == "r" else "outcome")
+
+
+# ---- ends ----
+
+
+@attrs.frozen
+class End:
+    """How a step ended: `value` is JSON, if it is done; else `failure` is the reason."""
+
+    kind: Kind
+    value: str = "null"
+    failure: Failure | None = None
+    is_caused: bool = False
+    """Whether another step's end has cancelled it: its own failure is then no failure of the run."""
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> End:
+        """Return the end of a step whose message had an outcome."""
+        if outcome.status == "done":
+            return cls("done", outcome.value.decode())
+        kind: Kind = "failed" if outcome.status == "failed" else "rejected"
+        if outcome.failure is not None and kind == "rejected":
+            kind = _KIND_OF_FAILURE.get(outcome.failure.type, kind)
+        return cls(kind, failure=outcome.failure)
+
+    @classmethod
+    def cancelled(cls, reason: str, *, is_caused: bool = False) -> End:
+        return cls("cancelled", failure=Failure("Cancelled", reason), is_caused=is_caused)
+
+    def as_result(self) -> str:
+        return self.value
+
+    def as_outcome(self, step: str) -> str:
+        """Return the JSON of `Done` or `Failed`, as the receiver of an outcome reads it."""
+        if self.kind == "done":
+            return f'{{"value":{self.value}}}'
+        return self.as_failed(step)
+
+    def as_failed(self, step: str) -> str:
+        failure = self.failure or Failure(self.kind, "")
+        return json.dumps(
+            {"step": step, "kind": self.kind, "error": failure.type, "reason": failure.reason},
+            ensure_ascii=False,
+            separators=(",", ":"),
+        )
+
+
+_KIND_OF_FAILURE: Final[Mapping[str, Kind]] = {"Expired": "expired", "Cancelled": "cancelled", "Lost": "lost"}
+
+
+# ---- plans ----
+
+StepKind: TypeAlias = Literal["message", "signal", "nap"]
+
+
+@attrs.frozen(kw_only=True)
+class StepPlan:
+    """One step of a run.
+
+    A `message` is sent to `source` once everything that its template and `after` need has ended; a `signal` waits for a
+    value from outside, for `seconds` if given; a `nap` waits `seconds`. `undo` is sent if the run fails or is cancelled
+    after this step is done; the only step that its template needs is this one. `delay`, `at`, `lifetime` and `expires`
+    are as in an `Envelope`.
+    """
+
+    name: str
+    kind: StepKind = "message"
+    source: str = ""
+    actor: str = ""
+    type: str | None = None
+    template: Template = ()
+    after: tuple[Need, ...] = ()
+    seconds: float | None = None
+    group: str | None = None
+    key: str | None = None
+    priority: Priority = Priority.NORMAL
+    delay: float = 0.0
+    at: float | None = None
+    lifetime: float | None = None
+    expires: float | None = None
+    headers: Mapping[str, Json] = NO_HEADERS
+    undo: StepPlan | None = None
+
+    @property
+    def needs(self) -> Mapping[int, Wants]:
+        """What it waits for; `result` goes before `outcome` if it wants both of one step."""
+        found: dict[int, Wants] = {}
+        for need in (*needs_of(self.template), *self.after):
+            if found.get(need.step) != "result":
+                found[need.step] = need.wants
+        return found
+
+
+@attrs.frozen(kw_only=True)
+class Heir:
+    """For whom a run stands in: the message whose handler returned `context.become(…)`."""
+
+    source: str
+    id: str
+    headers: Mapping[str, Json] = NO_HEADERS
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """A flow with an id, as a broker stores it. `deadline` and `results_ttl` are in seconds."""
+
+    id: str
+    home: str
+    steps: tuple[StepPlan, ...]
+    result: Template
+    title: str = ""
+    results_ttl: float = 86_400.0
+    deadline: float | None = None
+    holds: bool = False
+    on_error: StepPlan | None = None
+    heir: Heir | None = None
+
+    @property
+    def needs_of_result(self) -> Mapping[int, Wants]:
+        return StepPlan(name="", template=self.result).needs
+
+    def dependents(self) -> Mapping[int, Mapping[int, Wants]]:
+        """Return for every step which others wait for it, and for what; the run's result has the number of steps."""
+        found: dict[int, dict[int, Wants]] = {}
+        for number, needs in enumerate([*(step.needs for step in self.steps), self.needs_of_result]):
+            for step, wants in needs.items():
+                found.setdefault(step, {})[number] = wants
+        return found
+
+
+def step_row(step: StepPlan) -> dict[str, Json]:
+    """Return a step as JSON, without defaults."""
+    row: dict[str, Any] = {"name": step.name}
+    for field in attrs.fields(StepPlan):
+        value = getattr(step, field.name)
+        if field.name != "name" and value != field.default:
+            row[field.name] = value
+    if step.template:
+        row["template"] = template_row(step.template)
+    if step.after:
+        row["after"] = template_row(step.after)
+    if step.headers:
+        row["headers"] = dict(step.headers)
+    if step.undo is not None:
+        row["undo"] = step_row(step.undo)
+    if "priority" in row:
+        row["priority"] = int(step.priority)
+    return row
+
+
+def step_from(row: Mapping[str, Any]) -> StepPlan:
+    values = dict(row)
+    values["template"] = template_from(values.get("template", ()))
+    values["after"] = template_from(values.get("after", ()))
+    if "priority" in values:
+        values["priority"] = Priority(values["priority"])
+    if "undo" in values:
+        values["undo"] = step_from(values["undo"])
+    return StepPlan(**values)
+
+
+def step_header(home: str, run: str, number: int) -> str:
+    """Return the value of the header `FLOW`."""
+    return f"{home}/{run}/{number}"
+
+
+def read_step_header(value: object) -> tuple[str, str, int] | None:
+    """Return home, run and number of the step that a message says it is; None if it says nothing readable."""
+    if not isinstance(value, str):
+        return None
+    parts = value.split("/")
+    if len(parts) != 3 or not parts[2].isdecimal():
+        return None
+    return parts[0], parts[1], int(parts[2])
+
+
+def message_id(run: str, number: int, attempt: int = 0) -> str:
+    """Return the id of a step's message; a step that `retry` sends again gets another one each time."""
+    return f"{run}/{number}.{attempt}" if attempt else f"{run}/{number}"
+
+
+# ---- what is read back ----
+
+
+@attrs.frozen(kw_only=True)
+class StepInfo:
+    """One step of a run as it is now."""
+
+    number: int
+    name: str
+    kind: StepKind
+    status: Status
+    needs: tuple[int, ...] = ()
+    actor: str = ""
+    source: str = ""
+    message: str = ""
+    """The id of its message, once it is sent."""
+    end: End | None = None
+
+
+@attrs.frozen(kw_only=True)
+class RunInfo:
+    """A run as it is now; times in seconds since the epoch, by the broker's clock."""
+
+    id: str
+    title: str = ""
+    status: Status = Status.UNKNOWN
+    reason: str = ""
+    done: int = 0
+    total: int = 0
+    waits_for: tuple[str, ...] = ()
+    """The signals that it waits for, or what holds it: empty while its steps are on their way."""
+    started: float = 0.0
+    finished: float | None = None
+    result: str | None = None
+    """The JSON of its result, if it has succeeded."""
+    failures: tuple[tuple[str, End], ...] = ()
+    """The steps that have failed, with their ends."""

@@ -1,0 +1,596 @@
+-- Runs of workflows: what follows from the end of a step. (A part: scripts begin with the parts they need.)
+--
+--   actorwork:{<home>}:flow:<run>         the run, a hash: status, reason, title, total, open, holds, ttl, started, ...
+--   actorwork:{<home>}:flow:<run>:steps   number -> JSON: name, kind, source, template, ... ; never changed
+--   actorwork:{<home>}:flow:<run>:next    number -> JSON: who waits for it, and whether for the result ('r') or outcome ('o')
+--   actorwork:{<home>}:flow:<run>:state   s<number>: 1 sent, 2 ended, 3 held; n<number>: needs left; a<number>: attempts
+--                                         p<number>: the place of its message, to drop it; c<number>: the run in its place
+--   actorwork:{<home>}:flow:<run>:ends    number -> JSON: how, failure, whether caused by another step; not if it is done
+--   actorwork:{<home>}:flow:<run>:values  number -> what it returned: JSON as it was settled, never decoded here
+--   actorwork:{<home>}:flow:<run>:ready   by number, steps that have all they need and were not sent
+--   actorwork:{<home>}:flow:<run>:fails, :held, :asking   steps by which the run fails, that wait for a retry, for a signal
+--   actorwork:{<home>}:flow:<run>:undoes  steps that can be undone; :undo those that are done, in their order
+--   actorwork:{<home>}:flow:<run>:asks    name of a signal -> number of its step
+--   actorwork:{<home>}:flow:<run>:signals name -> value that came before its step
+--   actorwork:{<home>}:flows              the runs of a home, by the time they began
+--   actorwork:{<home>}:flows:due          <run>/<number> and <run>/deadline, by the time they are due
+--   actorwork:flow:<run>                  the home of a run; actorwork:flows: all homes
+--
+-- These are the rules of policy/runs/rules.py, in the same words. A step's settlement, its end here and the messages that it
+-- releases are one script. The number after the last step is the result's: it is never sent, but waits as steps do.
+--
+-- A step ends once: all counting is behind the check of its state, so it cannot drift. What a script sends is bounded
+-- (SENT_AT_ONCE); the rest is sent when `flows:due` says so, a moment later, by maintain.lua.
+--
+-- What is due to a source that cannot take it (no stream, no permission, no memory) stays in `ready` and is tried again every
+-- second. The settlement of the member that released it is not refused: its end is true whatever becomes of the next step.
+
+local SENT_AT_ONCE = 500
+local TRY_AGAIN_MS = 1000
+local PAGES_KEPT_MS = 3600000
+local OPEN = { STARTED = true, PAUSED = true, HELD = true }
+local HOLDING = { failed = true, rejected = true, expired = true, lost = true }
+local SUFFIXES = { ':steps', ':next', ':state', ':ends', ':values', ':ready', ':fails', ':held', ':asking', ':undo', ':undoes', ':asks',
+  ':signals' }
+
+-- What ends a step, and what starts a run, needs these keys, beside those of its messages: asked before anything is done.
+local function needs_of_join(home)
+  local prefix = 'actorwork:{' .. home .. '}:'
+  return {
+    { 'HSET', prefix .. 'flow:', '', '' }, { 'HINCRBY', prefix .. 'flow:', '', 1 }, { 'ZADD', prefix .. 'flows:due', 0, '' },
+    { 'SADD', prefix .. 'flow:', '' }, { 'PEXPIRE', prefix .. 'flow:', 1 }, { 'PEXPIRE', 'actorwork:flow:', 1 },
+  }
+end
+
+local function needs_of_start()
+  return { { 'SET', 'actorwork:flow:', '' }, { 'SADD', 'actorwork:flows', '' } }
+end
+
+local function lacks_join(flow)
+  local home = string.match(flow, '^([^/]+)/')
+  return home and lacks('join in ' .. home, needs_of_join, home)
+end
+
+local runs = {} -- Those that this script has looked at.
+
+local function run_at(home, run)
+  local at = 'actorwork:{' .. home .. '}:flow:' .. run
+  if not runs[at] then
+    local known = redis.call('HMGET', at, 'status', 'total', 'holds')
+    if not known[1] then
+      return nil
+    end
+    runs[at] = {
+      at = at, home = home, run = run, status = known[1], total = tonumber(known[2]), holds = known[3] == '1',
+      due = 'actorwork:{' .. home .. '}:flows:due', state = at .. ':state', ready = at .. ':ready',
+    }
+  end
+  return runs[at]
+end
+
+local function set_status(r, status, reason)
+  r.status = status
+  redis.call('HSET', r.at, 'status', status, 'reason', reason or '')
+end
+
+local function state_of(r, step)
+  return tonumber(redis.call('HGET', r.state, 's' .. step) or '0')
+end
+
+local function plan_of(r, step)
+  return cjson.decode(redis.call('HGET', r.at .. ':steps', step))
+end
+
+local function name_of(r, step)
+  return step == r.total and 'the result' or plan_of(r, step).name
+end
+
+local function id_of(r, step, attempt)
+  return r.run .. '/' .. step .. (attempt and '.' .. attempt or '')
+end
+
+local function attempt_of(r, step)
+  return redis.call('HGET', r.state, 'a' .. step)
+end
+
+local decoded = {} -- The members of a group all have the same.
+local NONE = {}
+
+local function dependents_of(r, step)
+  local text = redis.call('HGET', r.at .. ':next', step)
+  if not text then
+    return NONE
+  end
+  if not decoded[text] then
+    decoded[text] = cjson.decode(text)
+  end
+  return decoded[text]
+end
+
+local function wake(r, member, at)
+  redis.call('ZADD', r.due, 'LT', whole(at), r.run .. '/' .. member)
+  announce(r.home, at, now_ms())
+end
+
+-- ------------------------------------------------------------------------------------------------------------- messages
+
+local function end_from(text, value)
+  local found = cjson.decode(text)
+  found.value = value
+  return found
+end
+
+local function as_failed(name, ended)
+  local failure = ended.failure or { type = ended.how, reason = '' }
+  return cjson.encode({ step = name, kind = ended.how, error = failure.type, reason = failure.reason })
+end
+
+-- Adds the pieces of a template to `text`: JSON, and the JSON of what other steps returned.
+local function fill(r, template, text, ends, values)
+  for _, piece in ipairs(template) do
+    if type(piece) == 'string' then
+      text[#text + 1] = piece
+    elseif piece[1] == 'g' then
+      text[#text + 1] = '['
+      for i, part in ipairs(piece[3]) do
+        if i > 1 then
+          text[#text + 1] = ','
+        end
+        fill(r, { part }, text, ends, values)
+      end
+      text[#text + 1] = ']'
+    elseif piece[1] == 'f' then
+      local failed = {}
+      local numbers = redis.call('SMEMBERS', r.at .. ':fails')
+      table.sort(numbers, function(a, b) return tonumber(a) < tonumber(b) end)
+      for _, number in ipairs(numbers) do
+        if tonumber(number) ~= r.total then
+          local ended = cjson.decode(redis.call('HGET', r.at .. ':ends', number))
+          failed[#failed + 1] = as_failed(name_of(r, number), ended)
+        end
+      end
+      text[#text + 1] = '[' .. table.concat(failed, ',') .. ']'
+    elseif piece[2] == 'r' then
+      text[#text + 1] = values[piece[1]]
+    elseif values[piece[1]] then
+      text[#text + 1] = '{"value":' .. values[piece[1]] .. '}'
+    else
+      text[#text + 1] = as_failed(name_of(r, piece[1]), cjson.decode(ends[piece[1]]))
+    end
+  end
+end
+
+local function gather(template, wanted)
+  for _, piece in ipairs(template) do
+    if type(piece) == 'table' then
+      if piece[1] == 'g' then
+        gather(piece[3], wanted)
+      elseif piece[1] ~= 'f' then
+        wanted[#wanted + 1] = piece[1]
+      end
+    end
+  end
+end
+
+local function fetch(key, numbers, found)
+  for first = 1, #numbers, CHUNK do
+    local last = math.min(first + CHUNK - 1, #numbers)
+    local some = redis.call('HMGET', key, unpack(numbers, first, last))
+    for i = first, last do
+      found[numbers[i]] = some[i - first + 1]
+    end
+  end
+  return found
+end
+
+local function text_of(r, template)
+  local wanted, text = {}, {}
+  gather(template, wanted)
+  fill(r, template, text, fetch(r.at .. ':ends', wanted, {}), fetch(r.at .. ':values', wanted, {}))
+  return table.concat(text)
+end
+
+-- Sends the message of a step; returns its place, or nil if the source cannot take it.
+local function send_message(r, plan, id)
+  local prefix = 'actorwork:{' .. plan.source .. '}:'
+  local fields = { 'id', id, 'data', text_of(r, plan.template), 'headers', plan.headers }
+  for _, name in ipairs({ 'type', 'group', 'key', 'priority' }) do
+    if plan[name] then
+      fields[#fields + 1] = name
+      fields[#fields + 1] = plan[name]
+    end
+  end
+  if plan.lifetime or plan.expires then
+    local expires = math.min(plan.expires or math.huge, plan.lifetime and now_ms() + plan.lifetime or math.huge)
+    fields[#fields + 1] = 'expires'
+    fields[#fields + 1] = whole(expires)
+  end
+  local at, rest = due_ms(plan.due or '')
+  if at then
+    hold_back(prefix, id, at, rest, fields)
+    return '~' .. id
+  end
+  return enter(prefix, id, fields)
+end
+
+-- ---------------------------------------------------------------------------------------------------------------- rules
+
+local end_step -- below: a signal that has come already ends its step while it is sent
+
+local function send(r, step)
+  local plan = plan_of(r, step)
+  if plan.kind == 'signal' or plan.kind == 'nap' then
+    redis.call('HSET', r.state, 's' .. step, 1)
+    redis.call('ZREM', r.ready, step)
+    if plan.seconds then
+      wake(r, step, now_ms() + plan.seconds)
+    end
+    if plan.kind == 'signal' then
+      local value = redis.call('HGET', r.at .. ':signals', plan.name)
+      if value then
+        end_step(r, step, 1, { how = 'done', value = value })
+      else
+        redis.call('SADD', r.at .. ':asking', step)
+      end
+    end
+    return true
+  end
+  local place = send_message(r, plan, id_of(r, step, attempt_of(r, step)))
+  if not place then
+    wake(r, step, now_ms() + TRY_AGAIN_MS)
+    return false
+  end
+  redis.call('HSET', r.state, 's' .. step, 1, 'p' .. step, place)
+  redis.call('ZREM', r.ready, step)
+  return true
+end
+
+local function is_sending(r)
+  return r.status == 'STARTED' or r.status == 'HELD'
+end
+
+local function send_ready(r)
+  if not is_sending(r) then
+    return
+  end
+  local steps = redis.call('ZRANGE', r.ready, 0, SENT_AT_ONCE - 1)
+  for _, step in ipairs(steps) do
+    -- A signal that has come already ends its step while it is sent, and the run may be over by then.
+    if is_sending(r) and state_of(r, step) == 0 then
+      send(r, tonumber(step))
+    end
+  end
+  if #steps == SENT_AT_ONCE then
+    wake(r, 'more', now_ms())
+  end
+end
+
+local function record(r, step, state, ended, is_failure)
+  redis.call('HSET', r.state, 's' .. step, 2)
+  if ended.how == 'done' then
+    redis.call('HSET', r.at .. ':values', step, ended.value)
+  else
+    redis.call('HSET', r.at .. ':ends', step, cjson.encode({ how = ended.how, failure = ended.failure, caused = ended.caused }))
+  end
+  if state == 0 then
+    redis.call('ZREM', r.ready, step)
+  elseif state == 3 then
+    redis.call('SREM', r.at .. ':held', step)
+  end
+  if is_failure then
+    redis.call('SADD', r.at .. ':fails', step)
+  end
+  if step < r.total then
+    r.open = redis.call('HINCRBY', r.at, 'open', -1)
+  end
+end
+
+local function said(ended)
+  local verbs = { done = 'is done', failed = 'failed', lost = 'was lost', expired = 'expired' }
+  return verbs[ended.how] or 'was ' .. ended.how
+end
+
+-- Cancels what needs the result of a step that has none, and counts the needs of the others down. Returns those that have all
+-- they need now.
+local function spread(r, first, how)
+  local todo = { { first, how } }
+  local ready = {}
+  while #todo > 0 do
+    local step, ended = unpack(table.remove(todo))
+    for _, waits in ipairs(dependents_of(r, step)) do
+      local dependent, wants = waits[1], waits[2]
+      local state = state_of(r, dependent)
+      if state ~= 2 then
+        if ended.how == 'done' or wants == 'o' then
+          local left = redis.call('HINCRBY', r.state, 'n' .. dependent, -1)
+          if left == 0 and dependent ~= r.total then
+            redis.call('ZADD', r.ready, dependent, dependent)
+            ready[#ready + 1] = dependent
+          end
+        else
+          local reason = "needs '" .. name_of(r, step) .. "', which " .. said(ended)
+          local caused = { how = 'cancelled', caused = true, failure = { type = 'Cancelled', reason = reason, traceback = '' } }
+          record(r, dependent, state, caused, dependent == r.total)
+          todo[#todo + 1] = { dependent, caused }
+        end
+      end
+    end
+  end
+  return ready
+end
+
+local function first_failure(r)
+  local numbers = redis.call('SMEMBERS', r.at .. ':fails')
+  table.sort(numbers, function(a, b) return tonumber(a) < tonumber(b) end)
+  for _, step in ipairs(numbers) do
+    local ended = cjson.decode(redis.call('HGET', r.at .. ':ends', step))
+    local why = ended.failure and ': ' .. ended.failure.type .. ': ' .. ended.failure.reason or ''
+    return "'" .. name_of(r, tonumber(step)) .. "' " .. said(ended) .. why
+  end
+  return ''
+end
+
+local function undo_next(r)
+  local step = redis.call('RPOP', r.at .. ':undo')
+  if step and not send_message(r, plan_of(r, step).undo, r.run .. '/undo/' .. step) then
+    redis.call('RPUSH', r.at .. ':undo', step)
+    wake(r, 'undo', now_ms() + TRY_AGAIN_MS)
+  end
+end
+
+local function send_error(r)
+  local on_error = redis.call('HGET', r.at, 'on_error')
+  if on_error and not send_message(r, cjson.decode(on_error), r.run .. '/error') then
+    wake(r, 'error', now_ms() + TRY_AGAIN_MS)
+  end
+end
+
+local function keep_for(r, ttl)
+  redis.call('PEXPIRE', r.at, ttl)
+  redis.call('PEXPIRE', 'actorwork:flow:' .. r.run, ttl)
+  for _, suffix in ipairs(SUFFIXES) do
+    redis.call('PEXPIRE', r.at .. suffix, ttl)
+  end
+end
+
+local function finish(r, status, reason)
+  reason = reason or ''
+  local rest = redis.call('HMGET', r.at, 'result_template', 'heir', 'ttl')
+  local now = whole(now_ms())
+  if status == 'SUCCESS' then
+    redis.call('HSET', r.at, 'result', text_of(r, cjson.decode(rest[1])))
+  elseif reason == '' then
+    reason = first_failure(r)
+  end
+  set_status(r, status, reason)
+  redis.call('HSET', r.at, 'finished', now)
+  redis.call('DEL', r.at .. ':signals', r.at .. ':ready', r.at .. ':held', r.at .. ':asking')
+  redis.call('ZREM', r.due, r.run .. '/deadline', r.run .. '/more')
+  if rest[2] then
+    local heir = cjson.decode(rest[2])
+    local record = '{' .. (heir.flow and '"flow":"' .. heir.flow .. '",' or '')
+    record = record .. '"source":' .. cjson.encode(heir.source) .. ',"id":' .. cjson.encode(heir.id)
+    if status == 'SUCCESS' then
+      record = record .. ',"status":"done","value":' .. redis.call('HGET', r.at, 'result') .. '}'
+    else
+      local failure = { type = status == 'CANCELLED' and 'Cancelled' or 'RunFailed', reason = reason, traceback = '' }
+      local how = status == 'CANCELLED' and 'rejected' or 'failed'
+      record = record .. ',"status":"' .. how .. '","failure":' .. cjson.encode(failure) .. '}'
+    end
+    store_outcome('actorwork:{' .. heir.source .. '}:', heir.id, record, heir.ttl or '', heir.reply_to or '')
+  end
+  if status == 'FAILURE' then
+    send_error(r)
+  end
+  if status ~= 'SUCCESS' then
+    undo_next(r)
+  end
+  keep_for(r, rest[3])
+end
+
+-- `state` is that of the step, which the caller has read.
+function end_step(r, step, state, ended)
+  if not OPEN[r.status] or state == 2 then
+    return false
+  end
+  local is_taken = false
+  for _, waits in ipairs(dependents_of(r, step)) do
+    is_taken = is_taken or waits[2] == 'o'
+  end
+  if r.holds and HOLDING[ended.how] and not is_taken then
+    redis.call('HSET', r.state, 's' .. step, 3)
+    redis.call('HSET', r.at .. ':ends', step, cjson.encode({ how = ended.how, failure = ended.failure }))
+    redis.call('SADD', r.at .. ':held', step)
+    if r.status == 'STARTED' then
+      set_status(r, 'HELD', "'" .. name_of(r, step) .. "' " .. said(ended))
+    end
+    return true
+  end
+  record(r, step, state, ended, ended.how ~= 'done' and not is_taken)
+  if ended.how == 'done' and redis.call('HEXISTS', r.at .. ':undoes', step) == 1 then
+    redis.call('RPUSH', r.at .. ':undo', step)
+  end
+  local ready = spread(r, step, ended)
+  if r.status == 'HELD' and redis.call('EXISTS', r.at .. ':held') == 0 then
+    set_status(r, 'STARTED')
+  end
+  if r.open > 0 then
+    for i, number in ipairs(ready) do
+      if i > SENT_AT_ONCE then
+        wake(r, 'more', now_ms())
+        break
+      elseif is_sending(r) then
+        send(r, number)
+      end
+    end
+  else
+    finish(r, redis.call('EXISTS', r.at .. ':fails') == 1 and 'FAILURE' or 'SUCCESS')
+  end
+  return true
+end
+
+-- Adds the steps of a new run, or a page of them.
+local function add_steps(at, new)
+  for i, step in ipairs(new.steps) do
+    local number = new.first + i - 1
+    local needs, waits = new.needs[i], new.next[i]
+    if step ~= '' then
+      redis.call('HSET', at .. ':steps', number, step)
+    end
+    if needs > 0 then
+      redis.call('HSET', at .. ':state', 'n' .. number, needs)
+    elseif step ~= '' then
+      redis.call('ZADD', at .. ':ready', number, number)
+    end
+    if waits ~= '' then
+      redis.call('HSET', at .. ':next', number, waits)
+    end
+  end
+end
+
+-- Starts a run from the JSON of streams/runs.py; returns false if there is one with its id.
+local function start_run(text)
+  local new = cjson.decode(text)
+  local at = 'actorwork:{' .. new.home .. '}:flow:' .. new.run
+  if redis.call('EXISTS', 'actorwork:flow:' .. new.run) == 1 then
+    return false
+  end
+  local now = now_ms()
+  redis.call('SADD', 'actorwork:flows', new.home)
+  redis.call('ZADD', 'actorwork:{' .. new.home .. '}:flows', whole(now), new.run)
+  redis.call('HSET', at, 'status', 'STARTED', 'reason', '', 'title', new.title, 'total', new.total, 'open', new.total,
+    'holds', new.holds, 'ttl', whole(new.ttl), 'started', whole(now), 'result_template', new.result)
+  for _, name in ipairs({ 'on_error', 'heir' }) do
+    if new[name] then
+      redis.call('HSET', at, name, new[name])
+    end
+  end
+  if new.pages then -- They were sent before, because they are many.
+    for _, part in ipairs({ ':steps', ':state', ':next', ':ready' }) do
+      if redis.call('EXISTS', at .. ':' .. new.pages .. part) == 1 then
+        redis.call('RENAME', at .. ':' .. new.pages .. part, at .. part)
+        redis.call('PERSIST', at .. part)
+      end
+    end
+  end
+  add_steps(at, new)
+  for _, step in ipairs(new.undoes) do
+    redis.call('HSET', at .. ':undoes', step, 1)
+  end
+  for name, step in pairs(new.signals) do
+    redis.call('HSET', at .. ':asks', name, step)
+  end
+  redis.call('SET', 'actorwork:flow:' .. new.run, new.home) -- Last: if this script fails before, the run is started anew.
+  if new.parent then -- So that it is cancelled with the run in whose step's place it is.
+    local parent = run_at(new.parent[1], new.parent[2])
+    if parent then
+      redis.call('HSET', parent.state, 'c' .. new.parent[3], new.home .. '/' .. new.run)
+    end
+  end
+  local r = run_at(new.home, new.run)
+  r.open = tonumber(new.total)
+  if new.deadline then
+    wake(r, 'deadline', now + new.deadline)
+  end
+  if r.open > 0 then
+    send_ready(r)
+  else
+    finish(r, 'SUCCESS')
+  end
+  return true
+end
+
+-- Ends an open run: what has not begun is dropped, what runs ends too late to count.
+local close_run
+
+function close_run(r, status, reason)
+  if not OPEN[r.status] then
+    return false
+  end
+  r.status = status -- So that the end of a child changes nothing here.
+  -- Backwards: a message that is dropped lets the next one of its key in, which is a later step.
+  for step = r.total - 1, 0, -1 do
+    local state = state_of(r, step)
+    if state ~= 2 then
+      if state == 1 then
+        local plan = plan_of(r, step)
+        local child = redis.call('HGET', r.state, 'c' .. step)
+        if child then
+          local inner = run_at(string.match(child, '^(.*)/(.*)$'))
+          if inner then
+            close_run(inner, 'CANCELLED', "its run '" .. r.run .. "' has ended")
+          end
+        elseif plan.source then
+          local prefix, id = 'actorwork:{' .. plan.source .. '}:', id_of(r, step, attempt_of(r, step))
+          local place = redis.call('HGET', r.state, 'p' .. step)
+          if not drop(prefix, '~' .. id, 'Cancelled', reason) and not drop(prefix, '=' .. id, 'Cancelled', reason) and place then
+            drop(prefix, place, 'Cancelled', reason)
+          end
+        end
+      end
+      record(r, step, state, { how = 'cancelled', failure = { type = 'Cancelled', reason = reason, traceback = '' } }, false)
+    end
+  end
+  finish(r, status, reason)
+  return true
+end
+
+-- Draws the conclusions from all ends that this script has noted (`store_outcome`, `reject_unread` in order.lua). What it
+-- drops and what it answers may end further steps: the list grows while it is worked off.
+local function join_all()
+  local i = 1
+  while i <= #ended_steps do
+    local noted = ended_steps[i]
+    i = i + 1
+    local home, run, number = string.match(noted.flow, '^([^/]+)/([^/]+)/(%d+)$')
+    local r = home and run_at(home, run)
+    if r then
+      local step = tonumber(number)
+      if step > r.total then
+        if step <= 2 * r.total then
+          undo_next(r)
+        end
+      else
+        local known = redis.call('HMGET', r.state, 's' .. step, 'a' .. step)
+        -- The header may have been copied by a foreign producer: only the message that this run has sent counts.
+        if (known[1] == '1' or known[1] == '3') and id_of(r, step, known[2]) == noted.id then
+          end_step(r, step, tonumber(known[1]), noted.ended)
+        end
+      end
+    end
+  end
+end
+
+-- Does what is due in the runs of a home; returns ms until the next, -1 for none.
+local function promote_runs(home)
+  local due = 'actorwork:{' .. home .. '}:flows:due'
+  local now = now_ms()
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', whole(now), 'LIMIT', 0, 100)) do
+    redis.call('ZREM', due, member)
+    local run, what = string.match(member, '^([^/]+)/(.+)$')
+    local r = run_at(home, run)
+    if r and what == 'deadline' then
+      close_run(r, 'FAILURE', 'deadline')
+    elseif r and what == 'more' then
+      send_ready(r)
+    elseif r and what == 'undo' then
+      undo_next(r)
+    elseif r and what == 'error' then
+      send_error(r)
+    elseif r then
+      local step = tonumber(what)
+      local plan, state = plan_of(r, step), state_of(r, step)
+      if state == 0 then
+        send_ready(r)
+      elseif plan.kind == 'nap' then
+        end_step(r, step, state, { how = 'done', value = 'null' })
+      elseif plan.kind == 'signal' and state == 1 then
+        local failure = { type = 'Expired', reason = "no signal '" .. plan.name .. "'", traceback = '' }
+        redis.call('SREM', r.at .. ':asking', step)
+        end_step(r, step, state, { how = 'expired', failure = failure })
+      end
+    end
+  end
+  local soonest = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')
+  return soonest[2] and math.max(0, math.ceil(tonumber(soonest[2])) - now) or -1
+end

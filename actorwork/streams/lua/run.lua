@@ -1,0 +1,132 @@
+-- Starts a run of a workflow, or changes one.
+--
+-- KEYS  the run
+-- ARGV  what to do; for 'start' the run as JSON (streams/runs.py), else its home and id, then:
+--         'cancel'  the reason
+--         'signal'  the name of the signal, its value as JSON
+--         'pause', 'resume', 'retry', 'more', 'forget', 'info'  nothing
+--
+-- Also 'page', before a large run is started: where, and steps as JSON.
+--
+-- Returns 1 if this changed something, else 0; for 'more' how many steps are still to be sent. Sent again after a lost reply it
+-- changes nothing more.
+
+local what = ARGV[1]
+if what == 'page' then
+  -- Steps of a run that is about to be started, under keys that expire if it is not.
+  local page = cjson.decode(ARGV[3])
+  add_steps(ARGV[2], page)
+  for _, part in ipairs({ ':steps', ':state', ':next', ':ready' }) do
+    redis.call('PEXPIRE', ARGV[2] .. part, PAGES_KEPT_MS)
+  end
+  return 1
+end
+if what == 'start' then
+  local is_new = start_run(ARGV[2])
+  join_all()
+  return is_new and 1 or 0
+end
+
+local r = run_at(ARGV[2], ARGV[3])
+if not r then
+  return what == 'info' and {} or 0
+end
+
+local function numbers_of(suffix)
+  local found = redis.call('SMEMBERS', r.at .. suffix)
+  table.sort(found, function(a, b) return tonumber(a) < tonumber(b) end)
+  return found
+end
+
+if what == 'info' then
+  local failures, asked = {}, {}
+  for _, suffix in ipairs({ ':fails', ':held' }) do
+    for _, step in ipairs(numbers_of(suffix)) do
+      if tonumber(step) ~= r.total then
+        failures[#failures + 1] = { name_of(r, tonumber(step)), redis.call('HGET', r.at .. ':ends', step) }
+      end
+    end
+  end
+  for _, step in ipairs(numbers_of(':asking')) do
+    asked[#asked + 1] = name_of(r, tonumber(step))
+  end
+  return { redis.call('HGETALL', r.at), failures, asked }
+end
+
+local done = false
+if what == 'cancel' then
+  done = close_run(r, 'CANCELLED', ARGV[4])
+elseif what == 'pause' then
+  if r.status == 'STARTED' then
+    set_status(r, 'PAUSED')
+    done = true
+  end
+elseif what == 'resume' then
+  if r.status == 'PAUSED' then
+    set_status(r, 'STARTED')
+    send_ready(r)
+    done = true
+  end
+elseif what == 'more' then
+  send_ready(r)
+  return is_sending(r) and redis.call('ZCARD', r.ready) or 0
+elseif what == 'signal' then
+  local step = OPEN[r.status] and tonumber(redis.call('HGET', r.at .. ':asks', ARGV[4]) or '')
+  if step then
+    local state = state_of(r, step)
+    if state == 1 then
+      redis.call('ZREM', r.due, r.run .. '/' .. step)
+      redis.call('SREM', r.at .. ':asking', step)
+      done = end_step(r, step, state, { how = 'done', value = ARGV[5] })
+    elseif state == 0 then
+      done = redis.call('HSETNX', r.at .. ':signals', ARGV[4], ARGV[5]) == 1
+    end
+  end
+elseif what == 'retry' then
+  if r.status == 'HELD' or r.status == 'FAILURE' then
+    local open = 0
+    for _, step in ipairs(redis.call('HKEYS', r.at .. ':ends')) do
+      redis.call('HDEL', r.at .. ':ends', step)
+      redis.call('HDEL', r.state, 's' .. step, 'p' .. step)
+      redis.call('HINCRBY', r.state, 'a' .. step, 1)
+    end
+    for step = 0, r.total do
+      redis.call('HDEL', r.state, 'n' .. step)
+    end
+    for step = 0, r.total - 1 do
+      if state_of(r, step) ~= 2 then
+        open = open + 1
+        for _, waits in ipairs(dependents_of(r, step)) do
+          redis.call('HINCRBY', r.state, 'n' .. waits[1], 1)
+        end
+      end
+    end
+    for step = 0, r.total - 1 do
+      if state_of(r, step) == 0 and not redis.call('HGET', r.state, 'n' .. step) then
+        redis.call('ZADD', r.ready, step, step)
+      end
+    end
+    redis.call('DEL', r.at .. ':fails', r.at .. ':held')
+    redis.call('HDEL', r.at, 'finished', 'result')
+    redis.call('HSET', r.at, 'open', open)
+    redis.call('PERSIST', r.at)
+    redis.call('PERSIST', 'actorwork:flow:' .. r.run)
+    for _, suffix in ipairs(SUFFIXES) do
+      redis.call('PERSIST', r.at .. suffix)
+    end
+    set_status(r, 'STARTED')
+    send_ready(r)
+    done = true
+  end
+elseif what == 'forget' then
+  if not OPEN[r.status] then
+    redis.call('DEL', r.at, 'actorwork:flow:' .. r.run)
+    for _, suffix in ipairs(SUFFIXES) do
+      redis.call('DEL', r.at .. suffix)
+    end
+    redis.call('ZREM', 'actorwork:{' .. r.home .. '}:flows', r.run)
+    done = true
+  end
+end
+join_all()
+return done and 1 or 0

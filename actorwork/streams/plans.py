@@ -1,0 +1,209 @@
+"""Plans of runs in the form that `lua/join.lua` takes: JSON, in which all that must stay as it is are strings.
+
+Lua's JSON library knows neither whole numbers of 64 bits nor the difference between an empty list and an empty object.
+So a step is a string within the JSON of its run, and its headers are a string within that.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from actorwork.message import FLOW, REPLY_TO, RESULT_TTL, Failure, Priority
+from actorwork.policy.runs.values import (
+    STATUS_OF_KIND,
+    End,
+    Heir,
+    Plan,
+    RunInfo,
+    Status,
+    StepInfo,
+    StepPlan,
+    Wants,
+    message_id,
+    read_step_header,
+    step_header,
+    template_row,
+)
+
+_STATES: Final = {b"1": 1, b"2": 2, b"3": 3}
+
+
+def encoded(plan: Plan, pages: str | None = None) -> str:
+    """Return the JSON with which a script starts a run; with `pages`, steps were sent before, under that name."""
+    total = len(plan.steps)
+    row: dict[str, Any] = {
+        "home": plan.home,
+        "run": plan.id,
+        "title": plan.title,
+        "total": total,
+        "holds": int(plan.holds),
+        "ttl": _milliseconds(plan.results_ttl),
+        "result": _text(template_row(plan.result)),
+        "undoes": [number for number, step in enumerate(plan.steps) if step.undo is not None],
+        "signals": {step.name: number for number, step in enumerate(plan.steps) if step.kind == "signal"},
+        **_page(plan, total if pages else 0, total + 1, plan.dependents()),
+    }
+    # What is not there is left out: Lua takes null for a value.
+    if pages is not None:
+        row["pages"] = pages
+    if plan.deadline is not None:
+        row["deadline"] = _milliseconds(plan.deadline)
+    if plan.on_error is not None:
+        row["on_error"] = _step(plan, plan.on_error, 2 * total + 1)
+    if plan.heir is not None:
+        row["heir"] = _heir(plan.heir)
+        parent = read_step_header(plan.heir.headers.get(FLOW))
+        if parent is not None:
+            row["parent"] = parent
+    return _text(row)
+
+
+def pages_of(plan: Plan, size: int) -> Iterator[str]:
+    """Yield the steps of a large run, so many at a time, as a script adds them."""
+    dependents = plan.dependents()
+    for first in range(0, len(plan.steps), size):
+        yield _text(_page(plan, first, min(first + size, len(plan.steps)), dependents))
+
+
+def _page(plan: Plan, first: int, stop: int, dependents: Mapping[int, Mapping[int, Wants]]) -> dict[str, Any]:
+    """Return the steps from one number to another; the last one of all is the result, which is no step itself."""
+    total = len(plan.steps)
+    numbers = range(first, stop)
+    return {
+        "first": first,
+        "steps": [_step(plan, plan.steps[number], number) if number < total else "" for number in numbers],
+        "needs": [len(plan.steps[number].needs if number < total else plan.needs_of_result) for number in numbers],
+        "next": [
+            _text([[one, wants[0]] for one, wants in dependents.get(number, {}).items()])
+            if number in dependents
+            else ""
+            for number in numbers
+        ],
+    }
+
+
+def _step(plan: Plan, step: StepPlan, number: int) -> str:
+    return _text(_row(plan, step, number))
+
+
+def _row(plan: Plan, step: StepPlan, number: int) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": step.name, "kind": step.kind, "needs": sorted(step.needs)}
+    if step.seconds is not None:
+        row["seconds"] = _milliseconds(step.seconds)
+    if step.kind == "message":
+        row["source"], row["actor"] = step.source, step.actor
+        row["template"] = template_row(step.template)
+        row["headers"] = _text({**step.headers, FLOW: step_header(plan.home, plan.id, number)})
+    for name in ("type", "group", "key"):
+        if getattr(step, name) is not None:
+            row[name] = getattr(step, name)
+    if step.priority is not Priority.NORMAL:
+        row["priority"] = step.priority.name.lower()
+    if step.at is not None:
+        row["due"] = str(max(0, round(step.at * 1000)))
+    elif step.delay > 0:
+        row["due"] = f"+{_milliseconds(step.delay)}"
+    if step.lifetime is not None:
+        row["lifetime"] = _milliseconds(step.lifetime)
+    if step.expires is not None:
+        row["expires"] = _milliseconds(step.expires)
+    if step.undo is not None:
+        row["undo"] = _row(plan, step.undo, len(plan.steps) + 1 + number)
+    return row
+
+
+def _heir(heir: Heir) -> str:
+    """Return who is answered when the run ends; like `settler`, it takes from the headers only what is of use."""
+    headers = heir.headers
+    row: dict[str, Any] = {"source": heir.source, "id": heir.id}
+    ttl, reply_to, flow = headers.get(RESULT_TTL), headers.get(REPLY_TO), headers.get(FLOW)
+    if isinstance(ttl, (int, float)) and ttl > 0:
+        row["ttl"] = str(_milliseconds(ttl))
+    if isinstance(reply_to, str):
+        row["reply_to"] = reply_to
+    if isinstance(flow, str) and '"' not in flow:
+        row["flow"] = flow
+    return _text(row)
+
+
+def info_from(run: str, reply: Sequence[Any]) -> RunInfo | None:
+    """Return a run from the reply of `lua/run.lua`; None if there is none."""
+    if not reply:
+        return None
+    flat, failures, asked = reply
+    named = dict(zip(flat[::2], flat[1::2], strict=True))
+    total = int(named[b"total"])
+    result = named.get(b"result")
+    finished = named.get(b"finished")
+    return RunInfo(
+        id=run,
+        title=named[b"title"].decode(),
+        status=Status(named[b"status"].decode()),
+        reason=named[b"reason"].decode(),
+        done=total - int(named[b"open"]),
+        total=total,
+        waits_for=tuple(name.decode() for name in asked),
+        started=int(named[b"started"]) / 1000,
+        finished=None if finished is None else int(finished) / 1000,
+        result=None if result is None else result.decode(),
+        failures=tuple((name.decode(), _end(end)) for name, end in failures),
+    )
+
+
+def steps_from(
+    run: str,
+    steps: Mapping[bytes, bytes],
+    states: Mapping[bytes, bytes],
+    ends: Mapping[bytes, bytes],
+    values: Mapping[bytes, bytes],
+) -> Sequence[StepInfo]:
+    """Return the steps of a run from its hashes."""
+    found: list[StepInfo] = []
+    for number in sorted(map(int, steps)):
+        name = b"%d" % number
+        row: dict[str, Any] = json.loads(steps[name])
+        state = _STATES.get(states.get(b"s" + name, b""), 0)
+        attempt = int(states.get(b"a" + name, b"0"))
+        end = End("done", values[name].decode()) if name in values else _end(ends[name]) if name in ends else None
+        kind = row["kind"]
+        if state == 3:
+            status = Status.HELD
+        elif end is not None:
+            status = STATUS_OF_KIND[end.kind]
+        else:
+            status = Status.STARTED if state == 1 and kind != "message" else Status.PENDING
+        found.append(
+            StepInfo(
+                number=number,
+                name=row["name"],
+                kind=kind,
+                status=status,
+                needs=tuple(row["needs"]) if row["needs"] else (),
+                actor=row.get("actor", ""),
+                source=row.get("source", ""),
+                message=message_id(run, number, attempt) if state and kind == "message" else "",
+                end=end,
+            )
+        )
+    return found
+
+
+def _end(text: bytes) -> End:
+    row = json.loads(text)
+    failure = row.get("failure")
+    return End(
+        row["how"],
+        "null",
+        Failure(failure["type"], failure["reason"], failure.get("traceback", "")) if failure else None,
+        bool(row.get("caused")),
+    )
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

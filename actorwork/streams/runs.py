@@ -1,0 +1,118 @@
+"""Runs of workflows at Redis: started and changed by one script (`lua/run.lua`), joined by those that settle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from actorwork.abc import Runs
+from actorwork.streams import keys, scripts
+from actorwork.streams.transport.client import RedisClient
+from actorwork.streams.transport.redis_py import cannot
+
+if TYPE_CHECKING:
+    from actorwork.policy.runs.values import Plan, RunInfo, StepInfo
+
+_PAGE: Final = 200
+
+
+class RedisRuns(Runs):
+    """The runs of all homes."""
+
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+
+    def __repr__(self) -> str:
+        return f"<RedisRuns at {self._client!r}>"
+
+    async def start(self, plan: Plan) -> bool:
+        from actorwork.streams.plans import encoded, pages_of  # noqa: PLC0415 - most programs have no workflows
+
+        with cannot(f"start run {plan.id!r}"):
+            if len(plan.steps) <= keys.SENT_AT_ONCE:
+                return bool(await self._run(plan.home, plan.id, "start", encoded(plan)))
+            pages = os.urandom(8).hex()
+            at = f"{keys.run(plan.home, plan.id)}:{pages}"
+            for page in pages_of(plan, keys.SENT_AT_ONCE):
+                await self._run(plan.home, plan.id, "page", at, page)
+            is_new = await self._run(plan.home, plan.id, "start", encoded(plan, pages))
+            # What one script does not send at once, the next ones do; after a death in between, the nodes do.
+            while is_new and await self._run(plan.home, plan.id, "more", plan.home, plan.id):
+                pass
+            return bool(is_new)
+
+    async def info(self, run: str) -> RunInfo | None:
+        from actorwork.streams.plans import info_from  # noqa: PLC0415
+
+        with cannot(f"look at run {run!r}"):
+            home = await self._home(run)
+            if home is None:
+                return None
+            return info_from(run, await self._run(home, run, "info", home, run))
+
+    async def steps(self, run: str) -> Sequence[StepInfo]:
+        from actorwork.streams.plans import steps_from  # noqa: PLC0415
+
+        with cannot(f"look at run {run!r}"):
+            home = await self._home(run)
+            if home is None:
+                return []
+            at = keys.run(home, run)
+            commands = [("HGETALL", f"{at}:{part}") for part in ("steps", "state", "ends", "values")]
+            hashes: list[dict[bytes, bytes]] = []
+            for reply in await self._client.call_many(commands, idempotent=True):
+                if isinstance(reply, Exception):
+                    raise reply
+                hashes.append(reply)
+            return steps_from(run, *hashes)
+
+    async def list(self, *, statuses: Sequence[str] = (), limit: int = 100) -> Sequence[RunInfo]:
+        with cannot("list the runs"):
+            homes = sorted(await self._client.call("SMEMBERS", keys.FLOWS, idempotent=True))
+            commands = [
+                ("ZREVRANGE", keys.runs_of(home.decode()), 0, max(limit, _PAGE), "WITHSCORES") for home in homes
+            ]
+            found: list[tuple[float, str]] = []
+            for reply in await self._client.call_many(commands, idempotent=True):
+                if isinstance(reply, Exception):
+                    raise reply
+                found += [(score, run.decode()) for run, score in reply]
+        runs: list[RunInfo] = []
+        for _, run in sorted(found, reverse=True):
+            if len(runs) >= limit:
+                break
+            info = await self.info(run)
+            if info is not None and (not statuses or info.status in statuses):
+                runs.append(info)
+        return runs
+
+    async def cancel(self, run: str, reason: str) -> bool:
+        return await self._change("cancel", run, reason)
+
+    async def pause(self, run: str) -> bool:
+        return await self._change("pause", run)
+
+    async def resume(self, run: str) -> bool:
+        return await self._change("resume", run)
+
+    async def retry(self, run: str) -> bool:
+        return await self._change("retry", run)
+
+    async def signal(self, run: str, name: str, value: bytes) -> bool:
+        return await self._change("signal", run, name, value)
+
+    async def forget(self, run: str) -> bool:
+        return await self._change("forget", run)
+
+    async def _change(self, what: str, run: str, *more: str | bytes) -> bool:
+        with cannot(f"{what} run {run!r}"):
+            home = await self._home(run)
+            return home is not None and bool(await self._run(home, run, what, home, run, *more))
+
+    async def _home(self, run: str) -> str | None:
+        home = await self._client.call("GET", keys.flow(run), idempotent=True)
+        return None if home is None else home.decode()
+
+    async def _run(self, home: str, run: str, *args: Any) -> Any:
+        return await self._client.run_script(scripts.RUN, (keys.run(home, run),), args, idempotent=True)

@@ -1,0 +1,274 @@
+"""A flow: the last step, and with it everything that it needs. It is laid out as the plan that a broker stores."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from typing import Any, Final, Generic, TypeVar, cast, overload
+
+from actorwork.errors import SettingsError
+from actorwork.message import Priority
+from actorwork.policy.bounds import check_name, is_number
+from actorwork.policy.runs.values import LONGEST_RUN_ID, Failures, Gather, Need, Piece, Plan, StepPlan, Wants
+from actorwork.workflows.holes import Hole
+from actorwork.workflows.outcomes import Failed
+from actorwork.workflows.steps import Group, MessagePart, NapPart, SignalPart, Step
+from actorwork.workflows.templates import template_of
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+DAY: Final = 86_400.0
+NO_SOURCE: Final = "workflows"
+"""The home of a run that sends no message."""
+
+
+class Flow(Generic[R_co]):
+    """A workflow, to be started by `client.start` or `context.start`; nothing is sent before.
+
+    Everything that `last` needs belongs to it, and the steps of `also` with what they need. Its result is that of
+    `last`; of a group, the list of results. Seconds may be given as a `timedelta`.
+
+    `deadline`: after this time the run fails, and what has not ended is cancelled. `hold_on_failure`: a failed step
+    does not end the run, which waits to be retried. `on_error` is called now, with a stand-in for the list of failures,
+    and returns the step that is sent if the run fails. `results_ttl`: for how long results are kept after the end.
+    """
+
+    @overload
+    def __init__(
+        self: Flow[list[R]],
+        last: Group[R],
+        /,
+        *,
+        also: Sequence[Step[Any] | Group[Any]] = (),
+        title: str = "",
+        deadline: float | timedelta | None = None,
+        hold_on_failure: bool = False,
+        results_ttl: float | timedelta | None = None,
+        on_error: Callable[[list[Failed]], Step[Any]] | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Flow[R],
+        last: Step[R],
+        /,
+        *,
+        also: Sequence[Step[Any] | Group[Any]] = (),
+        title: str = "",
+        deadline: float | timedelta | None = None,
+        hold_on_failure: bool = False,
+        results_ttl: float | timedelta | None = None,
+        on_error: Callable[[list[Failed]], Step[Any]] | None = None,
+    ) -> None: ...
+    def __init__(
+        self,
+        last: Any,
+        /,
+        *,
+        also: Sequence[Step[Any] | Group[Any]] = (),
+        title: str = "",
+        deadline: float | timedelta | None = None,
+        hold_on_failure: bool = False,
+        results_ttl: float | timedelta | None = None,
+        on_error: Callable[[list[Failed]], Step[Any]] | None = None,
+    ) -> None:
+        if not isinstance(last, (Step, Group)):
+            raise TypeError(f"a flow wants its last step, or a group of steps, got {last!r}")
+        self.last: Step[Any] | Group[Any] = last
+        self.also = tuple(also)
+        self.title = title
+        self.deadline = None if deadline is None else _seconds("deadline", deadline)
+        self.hold_on_failure = hold_on_failure
+        self.results_ttl = DAY if results_ttl is None else _seconds("results_ttl", results_ttl)
+        self.on_error: Step[Any] | None = None
+        if on_error is not None:
+            self.on_error = failing = on_error(cast("list[Failed]", Hole(None, "result")))
+            if not isinstance(failing, Step) or not isinstance(failing.part, MessagePart):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"on_error wants a function that returns a step with a message, got {failing!r}")
+            if any(hole.origin is not None for hole in failing.holes()):
+                raise ValueError("what on_error sends can be given the failures, not the result of a step")
+
+    def __repr__(self) -> str:
+        return f"<Flow {self.title!r} to {self.last!r}>"
+
+    @property
+    def reply(self) -> Any:
+        """The type of the result."""
+        return self.last.reply
+
+    def plan(self, id: str) -> Plan:
+        """Lay the flow out under the id of a run. Raises `ValueError` for steps that wait for each other."""
+        check_run_id(id)
+        return _Layout(self).plan(id)
+
+
+def flow_of(flow: Flow[R] | Step[R] | Group[Any]) -> Flow[Any]:
+    """Return a flow; of a step or a group, the flow that ends with it."""
+    return flow if isinstance(flow, Flow) else Flow(cast("Step[Any]", flow))
+
+
+def check_run_id(id: str) -> None:
+    """Raise `TypeError` or `ValueError` if a run cannot have this id."""
+    check_name("the id of a run", id)
+    if len(id) > LONGEST_RUN_ID or any(one in '/"\\' or not one.isprintable() for one in id):
+        raise ValueError(
+            f"the id of a run wants at most {LONGEST_RUN_ID} characters, none of them a slash, a backslash, a quotation"
+            f" mark or a control character, got {id!r}"
+        )
+
+
+class _Layout:
+    """Numbers the steps of a flow, and turns each into what a broker stores."""
+
+    def __init__(self, flow: Flow[Any]) -> None:
+        self._flow = flow
+        self._steps = _everything((flow.last, *flow.also))
+        self._numbers = {id(step): number for number, step in enumerate(self._steps)}
+        self._groups: dict[int, int] = {}
+        self._names = _names(self._steps)
+
+    def plan(self, id: str) -> Plan:
+        flow = self._flow
+        steps = tuple(self._step(step, name) for step, name in zip(self._steps, self._names, strict=True))
+        sources = Counter(step.source for step in steps if step.source)
+        if steps and not sources:
+            raise ValueError("a flow wants at least one step with a message: nothing would look after the others")
+        return Plan(
+            id=id,
+            home=sources.most_common(1)[0][0] if sources else NO_SOURCE,
+            steps=steps,
+            result=(self._piece(flow.last, "result"),),
+            title=flow.title,
+            results_ttl=flow.results_ttl,
+            deadline=flow.deadline,
+            holds=flow.hold_on_failure,
+            on_error=None if flow.on_error is None else self._step(flow.on_error, flow.on_error.name),
+        )
+
+    def _step(self, step: Step[Any], name: str) -> StepPlan:
+        after = tuple(need for one in step.after for need in self._needs(one))
+        match step.part:
+            case SignalPart(within=within):
+                return StepPlan(name=name, kind="signal", after=after, seconds=within)
+            case NapPart(seconds=seconds):
+                return StepPlan(name=name, kind="nap", after=after, seconds=seconds)
+            case MessagePart() as part:
+                template, wire = template_of(part.message, self._fill)
+                # Its moments and its headers are checked and converted as those of a message that is sent now.
+                envelope = part.sending.envelope(part.source, name, b"", wire)
+                return StepPlan(
+                    name=name,
+                    source=part.source,
+                    actor=part.actor,
+                    type=wire,
+                    template=template,
+                    after=after,
+                    group=part.group,
+                    key=envelope.key,
+                    priority=Priority(part.priority),
+                    delay=envelope.delay,
+                    at=envelope.at,
+                    lifetime=envelope.lifetime,
+                    expires=envelope.expires,
+                    headers=envelope.headers,
+                    undo=None if step.undo is None else self._step(step.undo, f"undo {name}"),
+                )
+            case group:
+                raise TypeError(f"{group!r} has no message of its own")
+
+    def _fill(self, hole: Hole) -> Piece:
+        return Failures() if hole.origin is None else self._piece(hole.origin, hole.wants)
+
+    def _piece(self, origin: object, wants: Wants) -> Piece:
+        members = _members(origin)
+        if members is None:
+            return Need(self._numbers[id(origin)], wants)
+        number = self._groups.setdefault(id(origin), len(self._groups))
+        return Gather(number, tuple(self._piece(member, wants) for member in members))
+
+    def _needs(self, one: Step[Any] | Group[Any] | Hole) -> Iterable[Need]:
+        origin, wants = (one.origin, one.wants) if isinstance(one, Hole) else (one, "result")
+        for step in _expanded(origin):
+            yield Need(self._numbers[id(step)], wants)
+
+
+def _members(origin: object) -> tuple[Step[Any] | Group[Any], ...] | None:
+    """Return the members of a group, or of what `together` made; None for a step of its own."""
+    if isinstance(origin, Step) and isinstance(origin.part, Group):
+        origin = cast("Step[Any]", origin).part
+    return cast("Group[Any]", origin).members if isinstance(origin, Group) else None
+
+
+def _expanded(origin: object) -> Iterable[Step[Any]]:
+    """Yield the steps with a message, a signal or a time that something consists of."""
+    members = _members(origin)
+    if members is None:
+        yield cast("Step[Any]", origin)
+        return
+    for member in members:
+        yield from _expanded(member)
+
+
+def _everything(ends: Iterable[object]) -> list[Step[Any]]:
+    """Return all steps that some need, in the order in which they were made; without recursion: chains are long."""
+    found: dict[int, Step[Any]] = {}
+    todo = [step for end in ends for step in _expanded(end)]
+    while todo:
+        step = todo.pop()
+        if id(step) in found:
+            continue
+        found[id(step)] = step
+        todo += _before(step)
+    steps = sorted(found.values(), key=lambda step: step.serial)
+    _refuse_circles(steps)
+    return steps
+
+
+def _before(step: Step[Any]) -> list[Step[Any]]:
+    return [one for hole in step.holes() if hole.origin is not None for one in _expanded(hole.origin)]
+
+
+def _refuse_circles(steps: Sequence[Step[Any]]) -> None:
+    """Raise `ValueError` if steps wait for each other, which only `after` can bring about."""
+    before = {id(step): {id(one) for one in _before(step)} for step in steps}
+    free = [one for one, needs in before.items() if not needs]
+    after: dict[int, list[int]] = {}
+    for one, needs in before.items():
+        for need in needs:
+            after.setdefault(need, []).append(one)
+    while free:
+        done = free.pop()
+        before.pop(done, None)
+        for one in after.get(done, ()):
+            before[one].discard(done)
+            if not before[one]:
+                free.append(one)
+    if before:
+        names = sorted(step.name for step in steps if id(step) in before)
+        raise ValueError(f"these steps wait for each other and would never begin: {', '.join(names[:10])}")
+
+
+def _names(steps: Sequence[Step[Any]]) -> list[str]:
+    """Return a name for each step: its own, or that of its actor with a number if there are several."""
+    given = Counter(step.name for step in steps if step.is_named)
+    twice = [name for name, count in given.items() if count > 1]
+    if twice:
+        raise ValueError(f"the names of steps want to be different, got {twice[0]!r} for {given[twice[0]]} of them")
+    alike = Counter(step.name for step in steps if not step.is_named)
+    seen: Counter[str] = Counter()
+    names: list[str] = []
+    for step in steps:
+        name = step.name
+        if not step.is_named:
+            seen[name] += 1
+            name = f"{name} {seen[name]}" if alike[name] > 1 or name in given else name
+        names.append(name)
+    return names
+
+
+def _seconds(what: str, value: float | timedelta) -> float:
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if not is_number(seconds) or not 0 < seconds <= 100 * 365 * DAY:
+        raise SettingsError(f"{what} wants more than 0 seconds, or a timedelta, got {value!r}")
+    return float(seconds)
