@@ -3,7 +3,9 @@
 An event does not contain the node's id and the time: its receiver adds them, since every receiver belongs to one node.
 Events that occur for every message are as small as possible. Events are distinguished by their class and never
 compared, so they have no `__eq__`, and share one `__repr__`: attrs would generate and compile a method per class, and
-for 34 classes that is a tenth of what importing the package costs.
+for 35 classes that is a tenth of what importing the package costs.
+
+Events of the processes of a tree arrive at the `emit=` of the program too; their `origin` names the process.
 """
 
 from __future__ import annotations
@@ -17,9 +19,30 @@ from actorwork.policy.exits import Exit
 from actorwork.policy.settlement import Settlement
 
 
+@attrs.frozen(repr=False)
+class Origin:
+    """The process of a tree in which an event happened: its name there, its pid, and its incarnation as a node."""
+
+    process: str
+    pid: int
+    incarnation: str
+
+    def __repr__(self) -> str:
+        return f"<process {self.pid} of {self.process!r}>"
+
+
 class _Event:
-    __slots__ = ()
+    __slots__ = ("_origin",)
     __match_args__: ClassVar[tuple[str, ...]]
+
+    @property
+    def origin(self) -> Origin | None:
+        """The process from which the event came; None for one of the node that emits it."""
+        return getattr(self, "_origin", None)
+
+    def come_from(self, origin: Origin) -> None:
+        """Note where the event happened; for the side that receives it from there."""
+        object.__setattr__(self, "_origin", origin)
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{field}={getattr(self, field)!r}" for field in self.__match_args__)
@@ -251,6 +274,15 @@ class ProcessReplaced(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
+class EventsDropped(_Event):
+    """`count` more events of a process did not reach `emit`: it had them faster than they were taken, or too large."""
+
+    process: str
+    pid: int
+    count: int
+
+
+@attrs.frozen(eq=False, repr=False)
 class Scaled(_Event):
     """The wanted number of replicas of a process has changed."""
 
@@ -395,6 +427,7 @@ Event: TypeAlias = (
     | HandlerHung
     | ProcessReplaced
     | ReplacementFailed
+    | EventsDropped
     | Scaled
     | Settled
     | SuspectsInFlight

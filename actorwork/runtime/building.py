@@ -139,6 +139,7 @@ class Members:
         if self._process_services is None:
             self._process_services = ProcessServices(
                 emit=host.emit,
+                forwards_events=getattr(host.emit, "wants_process_events", True),
                 options=host.options,
                 open=host.open_system,
                 broker=lambda: host.broker,

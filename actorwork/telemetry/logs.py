@@ -38,6 +38,9 @@ class LogSink:
 
     __slots__ = ("_broker", "_clock", "_logger", "_remind_at", "node_id")
 
+    wants_process_events = False
+    """Not those of the processes of the tree: each logs its own."""
+
     def __init__(
         self,
         node_id: str,

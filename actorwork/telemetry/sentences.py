@@ -204,6 +204,7 @@ _ProcessEvent: TypeAlias = (
     | events.HandlerHung
     | events.ProcessReplaced
     | events.ReplacementFailed
+    | events.EventsDropped
     | events.Scaled
 )
 
@@ -248,6 +249,9 @@ def _of_a_process(event: _ProcessEvent) -> Sentence:
                 {"error": error_in_words(raised)},
                 raised=raised,
             )
+        case events.EventsDropped(process=process, pid=pid, count=count):
+            text = "%d events of %s (process %d) did not reach emit=: it was too slow for them, or they were too large"
+            return Sentence(logging.WARNING, text, (count, process, pid))
         case events.Scaled(process=process, before=before, after=after, why=why):
             count = abs(after - before)
             what_follows = f"{count} more {'starts' if count == 1 else 'start'}"

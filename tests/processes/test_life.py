@@ -41,7 +41,8 @@ class Events:
         self.all.append(event)
 
     def of(self, kind: type[E]) -> list[E]:
-        return [event for event in self.all if isinstance(event, kind)]
+        """Return the events of this node, without those of its processes."""
+        return [event for event in self.all if isinstance(event, kind) and event.origin is None]
 
 
 def notes(error: BaseException | None) -> str:

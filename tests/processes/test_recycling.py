@@ -24,7 +24,8 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def of(kind: type[Any], seen: list[Event]) -> list[Any]:
-    return [event for event in seen if isinstance(event, kind)]
+    """Return the events of this node, without those of its processes."""
+    return [event for event in seen if isinstance(event, kind) and event.origin is None]
 
 
 def asked(client: Client, message: dict[str, Any]) -> Callable[[], Awaitable[int]]:

@@ -93,6 +93,7 @@ EVERY_EVENT: list[tuple[events.Event, str, str]] = [
         "a handler of greeter in far (process 17) has not ended 60 s after its deadline: the process is killed",
     ),
     (events.ProcessReplaced("far", 17, 18, "9 messages"), "INFO", "process 18 replaces process 17 of far (9"),
+    (events.EventsDropped("far", 17, 9), "WARNING", "9 events of far (process 17) did not reach emit=: it was too"),
     (events.Scaled("far", 1, 3, "a backlog"), "INFO", "far: from 1 to 3 replicas (a backlog); 2 more start"),
     (events.Scaled("far", 3, 2, "idle"), "INFO", "; 1 will end after its messages in flight"),
     (

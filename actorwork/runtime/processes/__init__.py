@@ -6,6 +6,7 @@ worker_process    one OS process as its parent sees it: commands, frames, hang d
 launching         how a process is started, and how its end is seen
 child_node        what runs in it: a system of its own
 parent_channel    the child's end of the control socket, and its thread
+event_frames      events on their way to the parent
 config            what both sides agree on: configuration, exit codes, signals
 control           the frames that they exchange
 recycling         when a process is replaced by a fresh one

@@ -19,7 +19,7 @@ import signal
 import socket
 import sys
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
@@ -33,6 +33,9 @@ from actorwork.runtime.processes.parent_channel import ParentChannel
 from actorwork.stacks import all_stacks
 from actorwork.telemetry.configuring import configure
 from actorwork.telemetry.logs import LogSink
+
+if TYPE_CHECKING:
+    from actorwork.runtime.processes.event_frames import EventForwarding
 
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -82,28 +85,7 @@ def _end_with_parent() -> None:
 
 async def _run(config: NodeConfig, channel: ParentChannel) -> int:
     """Run the system until the parent stops it, or its tree cannot be kept alive; return the exit code."""
-    sink = LogSink(f"{socket.gethostname()}:{os.getpid()}")
-
-    def emit(event: events.Event) -> None:
-        match event:
-            case events.NodeStarted(incarnation=incarnation) | events.LeaseLost(successor=incarnation):
-                # Without a checkpoint between this and the lease, so before a delivery is handled under it: if the
-                # process dies, the parent must know which lease to release.
-                channel.send("node", incarnation=incarnation)
-            case events.Overdue() if event.seconds - event.timeout >= (config.hang_timeout or math.inf):
-                late = event.seconds - event.timeout
-                channel.send("stuck", actor=event.title, message=event.message_id, seconds=late, text=all_stacks())
-            case _:
-                pass
-        sink(event)
-        if isinstance(event, events.ChildExited) and event.exit.error is not None and interrupts(event.exit.error):
-            # No user interrupts this process: a handler raised `KeyboardInterrupt`, and will raise it again on every
-            # node that its message is released to. So it is not released: the process dies with the message in flight,
-            # and that counts as a crash of the message.
-            channel.send("ended", failure=attrs.asdict(RemoteFailure.of(event.exit.error)))
-            channel.finish()
-            os._exit(EXIT_FAILED)
-
+    emit = NodeSink(config, channel)
     first, *others = config.children  # A single supervisor is the root, and needs none above it.
     system: NodeSystem | None = None
     try:
@@ -117,7 +99,7 @@ async def _run(config: NodeConfig, channel: ParentChannel) -> int:
             trio.open_nursery() as nursery,
         ):
             channel.serve(config.heartbeat_interval, CommandHandler(system, channel, nursery))
-            nursery.start_soon(_report_status, system, channel, config.heartbeat_interval, _last_resort(config))
+            nursery.start_soon(_report_status, system, channel, emit, config.heartbeat_interval, _last_resort(config))
             channel.send("started")
             await system.wait_stopped()
             # The final counters: what was settled since the last status would be missing from the parent's sums.
@@ -128,10 +110,73 @@ async def _run(config: NodeConfig, channel: ParentChannel) -> int:
         if is_cancellation(whole):
             raise
         # Whatever ends this system is only reported: the supervisor in the parent decides what it is the end of.
+        emit.report_dropped()
         channel.send("failed" if system is None else "ended", failure=attrs.asdict(RemoteFailure.of(whole)))
         return EXIT_FAILED
+    emit.report_dropped()
     channel.send("ended", failure=None)
     return EXIT_FORCED if system.forced else 0
+
+
+class NodeSink:
+    """Takes the events of the process: tells the parent what it has to know, logs them, and forwards them if its
+    `emit=` takes them.
+    """
+
+    def __init__(self, config: NodeConfig, channel: ParentChannel) -> None:
+        self._title = config.title
+        self._channel = channel
+        self._hang_timeout = config.hang_timeout or math.inf
+        self._log = LogSink(f"{socket.gethostname()}:{os.getpid()}")
+        self.wants_process_events = config.forwards_events
+        """Of the processes below this one: their events are passed on."""
+        self._forward: EventForwarding | None = None
+        if config.forwards_events:
+            # Imported here: only a program with a sink of its own needs it.
+            from actorwork.runtime.processes.event_frames import EventForwarding  # noqa: PLC0415
+
+            self._forward = EventForwarding(channel.send_spare)
+
+    def __repr__(self) -> str:
+        return f"<sink of process {os.getpid()}>"
+
+    def report_dropped(self) -> None:
+        """Emit how many events did not reach the parent since the last report."""
+        if self._forward is not None and (count := self._forward.take_dropped()):
+            event = events.EventsDropped(self._title, os.getpid(), count)
+            self._log(event)
+            self._channel.send("event", **self._forward.facts_of(event))  # No spare frame: it is not dropped again.
+
+    def __call__(self, event: events.Event) -> None:
+        if event.origin is None:  # Else it is one of a process below, which has done all this itself.
+            self._report(event)
+            self._log(event)
+        if self._forward is not None:
+            self._forward(event)
+        if (
+            event.origin is None
+            and isinstance(event, events.ChildExited)
+            and event.exit.error is not None
+            and interrupts(event.exit.error)
+        ):
+            # No user interrupts this process: a handler raised `KeyboardInterrupt`, and will raise it again on every
+            # node that its message is released to. So it is not released: the process dies with the message in flight,
+            # and that counts as a crash of the message.
+            self._channel.send("ended", failure=attrs.asdict(RemoteFailure.of(event.exit.error)))
+            self._channel.finish()
+            os._exit(EXIT_FAILED)
+
+    def _report(self, event: events.Event) -> None:
+        match event:
+            case events.NodeStarted(incarnation=incarnation) | events.LeaseLost(successor=incarnation):
+                # Without a checkpoint between this and the lease, so before a delivery is handled under it: if the
+                # process dies, the parent must know which lease to release.
+                self._channel.send("node", incarnation=incarnation)
+            case events.Overdue() if event.seconds - event.timeout >= self._hang_timeout:
+                late, stacks = event.seconds - event.timeout, all_stacks()
+                self._channel.send("stuck", actor=event.title, message=event.message_id, seconds=late, text=stacks)
+            case _:
+                pass
 
 
 class CommandHandler:
@@ -170,7 +215,9 @@ def _last_resort(config: NodeConfig) -> float | None:
     return config.hang_timeout + min(ANSWER, config.hang_timeout) / 2
 
 
-async def _report_status(system: NodeSystem, channel: ParentChannel, every: float, last_resort: float | None) -> None:
+async def _report_status(
+    system: NodeSystem, channel: ParentChannel, emit: NodeSink, every: float, last_resort: float | None
+) -> None:
     """Report that the loop runs, and the tree and counters for the parent to show."""
     while True:
         channel.tick()
@@ -178,4 +225,5 @@ async def _report_status(system: NodeSystem, channel: ParentChannel, every: floa
             # Its thread needs no lock of Python's, so it also writes when a handler holds that and the channel cannot.
             faulthandler.dump_traceback_later(last_resort)
         channel.send_unless_behind("status", tree=system.outline(), statistics=dict(system.statistics()))
+        emit.report_dropped()
         await trio.sleep(every)

@@ -8,6 +8,7 @@ A frame is four bytes of length, the most significant first, and a JSON object. 
     failed     failure: it did not start                     stop     within: end in order
     heartbeat  age: seconds since the loop's last tick       stacks   report the stacks of all threads
     status     tree, statistics
+    event      event, origin (event_frames.py)
     drained    forced                                        (closed) the parent is gone: end at once
     stacks     text, age
     ended      failure: its tree could not be kept alive; null: it ended in order

@@ -12,6 +12,7 @@ import socket
 import struct
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
@@ -24,6 +25,9 @@ from actorwork.stacks import all_stacks
 
 _LAST_FRAMES: Final = 1.0
 """Seconds for the parent to take the last frames."""
+_LONGEST_SPARE: Final = 1024 * 1024
+"""Bytes of spare frames that wait here, at most, while the parent does not read."""
+_PORTION: Final = 65536
 _FIRST_INTERVAL: Final = 1.0
 """Seconds between two heartbeats, until the configuration is read."""
 
@@ -35,8 +39,13 @@ class ParentChannel:
         self._end = end
         self._frames = Frames()
         self._lock = threading.Lock()
-        """Guards the backlog, and the handing over from `_early` to `_handle`."""
+        """Guards what waits to be sent, and the handing over from `_early` to `_handle`."""
         self._backlog = bytearray()
+        self._spare: deque[bytes] = deque()
+        """Frames that wait until there is no backlog."""
+        self._spare_size = 0
+        self._begun = bytearray()
+        """The rest of what the socket has taken a part of: it has to be sent before any other frame."""
         self._heartbeat_interval = _FIRST_INTERVAL
         self._token: trio.lowlevel.TrioToken | None = None
         self._handle: Callable[[Frame], None] | None = None
@@ -46,7 +55,7 @@ class ParentChannel:
         """When the loop ran last, by the clock of time.monotonic."""
 
     def __repr__(self) -> str:
-        return f"<channel to the parent: {len(self._backlog)} bytes wait>"
+        return f"<channel to the parent: {len(self._begun) + len(self._backlog) + self._spare_size} bytes wait>"
 
     def read_config(self) -> bytes:
         """Read the pickled configuration, which comes first. Without a parent, the process ends here."""
@@ -94,18 +103,50 @@ class ParentChannel:
         if not self._backlog:
             self.send(kind, **facts)
 
+    def send_spare(self, frame: bytes) -> bool:
+        """Send a frame, after all others; return False, and drop it, if too many of these wait already."""
+        with self._lock:
+            if self._spare_size + len(frame) > _LONGEST_SPARE:
+                return False
+            self._spare.append(frame)
+            self._spare_size += len(frame)
+            self._flush()
+        return True
+
+    @property
+    def _is_behind(self) -> bool:
+        return bool(self._begun or self._backlog or self._spare)
+
     def _flush(self) -> None:
-        try:
-            del self._backlog[: self._end.send(self._backlog)]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._backlog.clear()  # The parent is gone, as the thread will notice.
+        while self._is_behind:
+            if not self._begun:
+                self._begin()
+            try:
+                sent = self._end.send(self._begun)
+            except BlockingIOError:
+                return
+            except OSError:  # The parent is gone, as the thread will notice.
+                self._backlog.clear()
+                self._spare.clear()
+                self._begun.clear()
+                self._spare_size = 0
+                return
+            del self._begun[:sent]
+
+    def _begin(self) -> None:
+        """Choose what is sent next: the backlog, before any spare frame, so that no heartbeat waits for these."""
+        if self._backlog:
+            self._begun, self._backlog = self._backlog, self._begun
+            return
+        while self._spare and len(self._begun) < _PORTION:
+            frame = self._spare.popleft()
+            self._spare_size -= len(frame)
+            self._begun += frame
 
     def finish(self) -> None:
         """Give the parent a moment to take the last frames."""
         until = time.monotonic() + _LAST_FRAMES
-        while self._backlog and time.monotonic() < until:
+        while self._is_behind and time.monotonic() < until:
             with self._lock:
                 self._flush()
             time.sleep(0.01)
@@ -117,9 +158,9 @@ class ParentChannel:
         due = time.monotonic()
         while True:
             # Without a backlog the socket is writable all the time, and polling for that would spin.
-            poll.register(self._end, select.POLLIN | (select.POLLOUT if self._backlog else 0))
+            poll.register(self._end, select.POLLIN | (select.POLLOUT if self._is_behind else 0))
             happened = poll.poll(max(0.0, due - time.monotonic()) * 1000)
-            if self._backlog:
+            if self._is_behind:
                 with self._lock:
                     self._flush()
             if any(what & ~select.POLLOUT for _, what in happened):

@@ -53,6 +53,8 @@ class ProcessServices:
     """What all processes of a system share."""
 
     emit: EventSink
+    forwards_events: bool
+    """Whether `emit` also takes the events of the processes."""
     options: Options
     open: OpenSystem
     """Opens the system in a process; a function of a module, since it is pickled by its name."""
@@ -312,6 +314,7 @@ class ProcessChild:
             open=self._services.open,
             heartbeat_interval=HEARTBEAT if hang is None else min(HEARTBEAT, hang / _HEARTBEATS_IN_HANG),
             hang_timeout=hang,
+            forwards_events=self._services.forwards_events,
             log_level=log_level,
             log_format=log_format,
         )

@@ -179,6 +179,8 @@ class WorkerProcess:
             case "status":
                 self.tree = branch_from(frame["tree"])
                 self.statistics = Counter(frame.get("statistics") or {})
+            case "event":
+                self._take_event(frame)
             case "node":
                 self.incarnation = str(frame.get("incarnation"))
             case "started":
@@ -202,6 +204,14 @@ class WorkerProcess:
                 self.failure = None if failure is None else RemoteFailure.read(failure)
             case _:
                 pass
+
+    def _take_event(self, frame: Frame) -> None:
+        # Imported here: only a program with a sink of its own needs it.
+        from actorwork.runtime.processes.event_frames import event_from  # noqa: PLC0415
+
+        event = event_from(frame, events.Origin(self._spec.title, self.pid, self.incarnation or ""))
+        if event is not None:
+            self._system.emit(event)
 
     # ---- hanging ----
 
