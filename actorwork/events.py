@@ -323,6 +323,7 @@ class Overdue(_Event):
     message_id: str
     seconds: float
     where: str
+    """The stack of the handler, its own frame first."""
     timeout: float = 0.0
     """The `execution_timeout` that it has exceeded."""
     is_settled: bool = False

@@ -67,6 +67,15 @@ def deadlock(actor: object, title: str) -> Deadlock | None:
     return None
 
 
+def check_loop(what: str) -> None:
+    """Raise `NotRunning` under another event loop than Trio's, or under none."""
+    if not trio.lowlevel.in_trio_run():
+        raise NotRunning(
+            f"{what} runs on Trio: use it in a function that `trio.run` runs. Beside asyncio (uvicorn, Jupyter), give"
+            " Trio a thread of its own: `await asyncio.to_thread(trio.run, main)`. Hypercorn serves ASGI on Trio"
+        )
+
+
 def wrong_thread(what: str) -> NotRunning:
     """Return the error of a call that a thread has made and only the thread of the loop may make."""
     return NotRunning(

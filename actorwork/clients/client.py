@@ -21,6 +21,7 @@ from actorwork.abc import Broker, EventSink, PublishMiddleware
 from actorwork.actors.actor import Actor
 from actorwork.actors.handlers.table import handlers_of
 from actorwork.actors.tree.hooks import Hooks, no_title
+from actorwork.actors.wakeups import check_loop
 from actorwork.brokers import open_broker
 from actorwork.clients.identity import whoami
 from actorwork.clients.lazy_broker import LazyBroker, open_lazy_broker, place_of
@@ -244,6 +245,7 @@ async def open_client(
     file instead. `middleware` processes every message before it is sent, in order. At the end of the block, calls of
     `ask` that still wait are cancelled.
     """
+    check_loop("open_client")
     layers: Sequence[object] = tuple(middleware)
     if not all(takes(layer, 1) for layer in layers):
         raise SettingsError(f"middleware wants a list of callables of (envelope), got {layers!r}")

@@ -22,6 +22,7 @@ from actorwork.actors.supervision.administration import SupervisorRef
 from actorwork.actors.tree.pool import Pool
 from actorwork.actors.tree.selection import selected
 from actorwork.actors.tree.walking import root_of
+from actorwork.actors.wakeups import check_loop
 from actorwork.durations import Duration, seconds_of
 from actorwork.errors import ActorStopped, SettingsError
 from actorwork.groups import is_cancellation, leaves
@@ -219,6 +220,7 @@ async def open_announced(
     tree: object, given: SystemOptions, announce: Callable[[System], object]
 ) -> AsyncGenerator[System]:
     """Do as `open_system`, and pass the system to `announce` before it starts."""
+    check_loop("open_system")
     whole = root_of(tree, given.get("intensity"))
     root = selected(whole, only=given.get("only", ()), excluding=given.get("excluding", ()))
     options = Options.of(given)

@@ -14,6 +14,9 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 INDENT: Final = "  "
+ACTORS_LOGGER: Final = "actorwork.actor"
+"""The logger of `context.log`."""
+_SHOWN: Final = (("actor", "actor"), ("message", "message_id"), ("attempt", "attempt"))
 _LONGEST: Final = 500
 
 
@@ -68,6 +71,15 @@ class TextFormatter(logging.Formatter):
         first, *more = super().format(record).split("\n")
         # Those that begin with a space are indented already: by the methods below, or by the sink.
         return "\n".join((_readable(first), *(line if line.startswith(" ") else indented(line) for line in more)))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - a logging.Formatter
+        text = super().formatMessage(record)
+        if record.name != ACTORS_LOGGER:
+            return text
+        # What an actor logs by `context.log`: by its title, since the sentence is the actor's and need not name it.
+        shown = ((word, getattr(record, key, None)) for word, key in _SHOWN)
+        names = " ".join(f"{word}={one_line(str(value))}" for word, value in shown if value is not None)
+        return f"{text} [{names}]" if names else text
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - a logging.Formatter
         return indented(super().formatException(ei))

@@ -334,12 +334,12 @@ def _child_exited(event: events.ChildExited) -> Sentence:
 def _overdue(event: events.Overdue) -> Sentence:
     return Sentence(
         logging.WARNING,
-        "%s exceeded its execution_timeout with message %s %s ago and has not ended (%s): %s",
+        "%s exceeded its execution_timeout with message %s %s ago and has not ended (%s): %s; its stack follows",
         (
             event.title,
             event.message_id,
             span(event.seconds),
-            event.where,
+            event.where.partition("\n")[0],
             "the message was settled without it" if event.is_settled else "the message stays in flight until it does",
         ),
         {
@@ -348,6 +348,7 @@ def _overdue(event: events.Overdue) -> Sentence:
             "message_id": event.message_id,
             "error": "ExecutionTimeout",
         },
+        failure=Failure("Overdue", "", event.where),
     )
 
 

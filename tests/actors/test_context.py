@@ -1,7 +1,10 @@
 """What an actor is given: its logger, the parameters that the runtime fills in, targets to publish to."""
 
+import asyncio
+import io
 import logging
-from collections.abc import Awaitable, Callable
+import traceback
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,10 +14,12 @@ import trio
 
 from actorwork import (
     Actor,
+    ActorCrashed,
     BrokerError,
     Fail,
     MessageFailed,
     MessageRefused,
+    NotRunning,
     Settings,
     SettingsError,
     events,
@@ -24,7 +29,9 @@ from actorwork import (
 )
 from actorwork.actors.handlers.table import table_of
 from actorwork.message import Delivery, Envelope
+from actorwork.policy import settlement as policy
 from actorwork.policy.settlement import Ack
+from actorwork.telemetry.formatting import TextFormatter
 from tests.doubles import FakeBroker, Kept
 
 
@@ -237,3 +244,81 @@ async def test_an_actor_sends_at_once_by_the_client_of_its_context(kind: str, re
         async with open_system([Log], broker=broker):
             await down.wait()
     assert seen == [("up", "acme"), ("it", "acme"), ("down", "acme")]
+
+
+# ---- what people try first ----
+
+
+async def use_client() -> None:
+    async with open_client("sqlite://") as client:
+        await client.publish("log", {})
+
+
+async def use_system() -> None:
+    async with open_system(Adder, broker="sqlite://"):
+        pass
+
+
+@pytest.mark.parametrize("use", [use_client, use_system])
+def test_under_asyncio_the_error_says_what_to_do(use: Callable[[], Coroutine[Any, Any, None]]):
+    with pytest.raises(NotRunning, match=r"open_(client|system) runs on Trio: .*asyncio\.to_thread\(trio\.run, main\)"):
+        asyncio.run(use())
+
+
+async def test_a_handler_that_calls_asyncio_is_told_what_to_do_instead():
+    class Stranger(Actor):
+        settings = Settings(title="stranger")
+
+        @receive
+        async def do(self, *, is_group: bool) -> None:
+            if not is_group:
+                await asyncio.sleep(1)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(asyncio.sleep, 1)
+
+    broker = FakeBroker()
+    async with open_system(Stranger, broker=broker) as system:
+        for is_group in (False, True):
+            broker.put(Stranger, {"is_group": is_group}, id=f"{is_group}")
+            await broker.wait_settled(1 + is_group)
+            settlement = broker.settlement(f"{is_group}")
+            assert isinstance(settlement, policy.Fail)
+            assert "Handlers run on Trio, where asyncio's functions do not work" in settlement.failure.traceback
+            with pytest.raises(ActorCrashed) as caught:
+                await system.ref(Stranger).ask({"is_group": is_group})
+            assert "Use Trio's (trio.sleep" in "".join(traceback.format_exception(caught.value))
+
+
+async def test_in_text_a_line_of_the_actor_names_the_actor_and_the_message():
+    class Talker(Actor):
+        settings = Settings(title="telegram")
+
+        async def startup(self) -> None:
+            self.context.log.info("up")
+
+        @receive
+        async def talk(self, message: str) -> None:
+            self.context.log.info("sending %s", message)
+
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(TextFormatter())
+    logger = logging.getLogger("actorwork.actor")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        broker = FakeBroker()
+        async with open_system(Talker, broker=broker) as system:
+            broker.put(Talker, "a", id="it")
+            await broker.wait_settled()
+            await system.ref(Talker).ask("b\nc")
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
+    lines = [line.partition(": ")[2] for line in stream.getvalue().splitlines() if not line.startswith(" ")]
+    assert lines == [
+        "up [actor=telegram]",
+        "sending a [actor=telegram message=it attempt=1]",
+        "sending b",
+    ]
+    assert stream.getvalue().endswith("\n  c [actor=telegram message=str]\n")

@@ -52,7 +52,10 @@ async def test_one_that_does_not_end_is_reported_until_it_does(monkeypatch: pyte
             assert isinstance(report, Overdue)
             assert (report.title, report.message_id, report.timeout, report.is_settled) == ("pump", "stuck", 0.2, True)
             assert report.seconds > 0.2
-            assert "in run" in report.where
+            first, *_, last = report.where.split("\n")
+            assert first.startswith(f"{__file__}:"), "the handler's own frame first"
+            assert first.endswith(" in run")
+            assert last.endswith(" in wait")
         finally:
             go_on.set()
         with trio.fail_after(20):

@@ -102,9 +102,9 @@ EVERY_EVENT: list[tuple[events.Event, str, str]] = [
         "its successor did not start (OSError: disk): the old process continues; next attempt in 30 s",
     ),
     (
-        events.Overdue("ac70", "greeter", "3f-1", 31.0, "in a thread"),
+        events.Overdue("ac70", "greeter", "3f-1", 31.0, "a.py:3 in greet\nb.py:4 in g"),
         "WARNING",
-        "with message 3f-1 31 s ago and has not ended (in a thread)",
+        "with message 3f-1 31 s ago and has not ended (a.py:3 in greet)",
     ),
     (events.LoopStalled(1.5, "a.py:3 in f\nb.py:4 in g", lasts=False), "WARNING", "was blocked for 1.5 s, and"),
     (events.LoopStalled(10.0, "a.py:3 in f\nb.py:4 in g", lasts=True), "WARNING", "has been blocked for 10 s, and"),

@@ -18,5 +18,7 @@ class ContextLogger(logging.LoggerAdapter[logging.Logger]):
             extra.update(
                 message_id=current.delivery.id, attempt=current.delivery.attempt, source=current.delivery.source
             )
+        elif current is not None and current.call is not None:
+            extra.update(message_id=type(current.call.message).__name__)  # a local message has no id
         kwargs["extra"] = extra
         return msg, kwargs

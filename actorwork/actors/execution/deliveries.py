@@ -20,7 +20,7 @@ from actorwork.actors.context.in_flight import InFlight, Stop, in_flight
 from actorwork.actors.crash import Crash
 from actorwork.actors.execution.threads import run_in_thread
 from actorwork.actors.execution.watchdog import UNKNOWN
-from actorwork.actors.execution.workplace import Worker, Workplace, interrupts, is_from_outside
+from actorwork.actors.execution.workplace import Worker, Workplace, explained, interrupts, is_from_outside
 from actorwork.actors.mailbox.calls import PENDING, CallState
 from actorwork.codec import encode_value
 from actorwork.failpoints import failpoint
@@ -179,6 +179,7 @@ class Deliveries:
 
     def ending(self, error: BaseException, delivery: Delivery, permit: Permit | None) -> Ending:
         """Decide how a delivery ends whose handler has failed."""
+        explained(error)
         retry, guard = self._actor.settings.retry, self.guard
         if guard is not None:
             if guard.waits_again(permit, decisive(error)):

@@ -23,7 +23,7 @@ from actorwork.actors.execution import local_calls
 from actorwork.actors.execution.deliveries import Deliveries
 from actorwork.actors.execution.guarded import GuardedDeliveries
 from actorwork.actors.execution.variables import Variables
-from actorwork.actors.execution.watchdog import UNKNOWN
+from actorwork.actors.execution.watchdog import UNKNOWN, of_handler
 from actorwork.actors.execution.workplace import Workplace
 from actorwork.actors.mailbox.calls import Item, LocalCall
 from actorwork.actors.wakeups import working
@@ -213,7 +213,7 @@ class Executor:
         elif now - self._reported >= REPORT_EVERY:
             self._reported = now
             message_id = item.id if isinstance(item, Delivery) else type(item.message).__name__
-            actor, seconds, where = self.workplace.actor, now - self.began, stack_of_task(self.task)
+            actor, seconds, where = self.workplace.actor, now - self.began, of_handler(stack_of_task(self.task))
             actor.services.emit(
                 events.Overdue(actor.settings.id, actor.label, message_id, seconds, where, self.timeout)
             )

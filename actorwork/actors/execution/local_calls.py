@@ -19,7 +19,7 @@ from actorwork.actors.context.in_flight import Stop, in_flight
 from actorwork.actors.crash import Crash
 from actorwork.actors.execution.threads import run_in_thread
 from actorwork.actors.execution.watchdog import UNKNOWN
-from actorwork.actors.execution.workplace import Worker, interrupts, is_from_outside
+from actorwork.actors.execution.workplace import Worker, explained, interrupts, is_from_outside
 from actorwork.actors.handlers.table import local_keywords
 from actorwork.actors.mailbox.calls import PENDING, CallState, LocalCall, Queue
 from actorwork.actors.refs.watching import LinkBroken
@@ -147,6 +147,7 @@ def _failed(worker: Worker, call: LocalCall, error: BaseException) -> None:
     actor = worker.workplace.actor
     worker.item = None
     cause = decisive(error)
+    explained(cause)
     if isinstance(cause, Shutdown):
         ended = ActorStopped(f"{actor.title!r} ended while it handled {type(call.message).__name__}")
         answer(worker, call, ended, cause)

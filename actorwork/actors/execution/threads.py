@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from actorwork import events
+from actorwork.actors.execution.watchdog import of_handler
 from actorwork.message import Delivery
 from actorwork.stacks import REPORT_EVERY, stack_of_thread
 
@@ -85,7 +86,7 @@ class HandlerThread:
                 self._watchdog.forget(self)
         elif self.began is not None and now - self._reported >= REPORT_EVERY:
             self._reported = now
-            where = stack_of_thread(thread)
+            where = of_handler(stack_of_thread(thread))
             self._emit(
                 events.Overdue(*self._actor, self._message, now - self.began, where, self.timeout, is_settled=True)
             )

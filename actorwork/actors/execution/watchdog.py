@@ -8,6 +8,8 @@ reported every ten seconds, with its stack.
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Final, Protocol
 
 import trio
@@ -16,6 +18,14 @@ TICK: Final = 0.25
 """Seconds between two looks, at most."""
 UNKNOWN: Final = 0.0
 """When an executor began, where it has not looked at the clock."""
+_OUR_FRAMES: Final = f"{Path(__file__).parent}{os.sep}"
+
+
+def of_handler(stack: str) -> str:
+    """Return the part of a stack that is the handler's: without what leads from Trio and from here to it."""
+    lines = stack.split("\n")
+    ours = [number for number, line in enumerate(lines) if line.startswith(_OUR_FRAMES)]
+    return "\n".join(lines[ours[-1] + 1 :] if ours else lines) or stack
 
 
 class Watched(Protocol):

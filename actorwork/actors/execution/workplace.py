@@ -133,6 +133,16 @@ class Worker(Protocol):
         ...
 
 
+def explained(error: BaseException) -> None:
+    """Add to the error of a function of asyncio what to do about it."""
+    for leaf in leaves(error):
+        if type(leaf) is RuntimeError and str(leaf) == "no running event loop":
+            leaf.add_note(
+                "Handlers run on Trio, where asyncio's functions do not work. Use Trio's (trio.sleep, trio.open_nursery"
+                " …), a library that works with both (httpx, anyio), or trio-asyncio"
+            )
+
+
 def interrupts(error: BaseException) -> bool:
     """Return whether a `KeyboardInterrupt` is in an error."""
     return any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves(error))
