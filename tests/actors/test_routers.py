@@ -21,6 +21,7 @@ from actorwork import (
     MaxRestartsExceeded,
     MessageRefused,
     Pool,
+    Priority,
     Settings,
     SettingsError,
     System,
@@ -296,6 +297,29 @@ async def test_too_many_restarts_end_the_pool():
             for _ in range(2):
                 system.pool(Member).tell_nowait(Work(what="crash"))
             await trio.sleep_forever()
+
+
+async def test_an_urgent_message_overtakes_the_others_of_its_member():
+    noted: list[str] = []
+    gate = trio.Event()
+
+    class Noting(Actor):
+        @receive
+        async def note(self, message: str) -> None:
+            await gate.wait()
+            noted.append(message)
+
+    async with open_system(Pool(Noting, size=1), broker=FakeBroker()) as system:
+        ref = system.pool(Noting)
+        ref.tell_nowait("first")
+        await settle()
+        await ref.tell("low", priority=Priority.LOW)
+        ref.tell_nowait("usual")
+        ref.tell_nowait("critical", priority=Priority.CRITICAL)
+        ref.tell_nowait("high", priority=Priority.HIGH)
+        gate.set()
+        await ref.ask("last", priority=Priority.LOW)
+    assert noted == ["first", "critical", "high", "usual", "low", "last"]
 
 
 async def test_a_pool_that_its_supervisor_starts_again_is_as_good_as_before():

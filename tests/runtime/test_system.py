@@ -571,7 +571,9 @@ async def take(self: Actor, message: int) -> None: ...
         ([], "at least one actor, got an empty list"),
         (Sleeper(), "write the class itself"),
         ([Sleeper, Sleeper], "two actors are titled 'sleeper'"),
-        ("sleeper", "a tree is made of actor classes"),
+        ("sleeper", "a tree is made of actor classes, .* Pool"),
+        ([take], r"got <function take .*; write Child\(take\)$"),
+        ([partial(take, message=1)], r"got functools.partial.*; write Child\(partial\(take, …\)\)$"),
         (with_settings(triggers=[Trigger(title="t", schedule=Interval(hours=1))]), "trigger 't' of .* does not take"),
     ],
 )

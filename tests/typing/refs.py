@@ -5,16 +5,20 @@ refused; `test_typing.py` takes them away and looks for exactly those errors.
 """
 # pyright: reportUnnecessaryTypeIgnoreComment=true, reportUnusedVariable=false
 
+from functools import partial
 from typing import Any, assert_type
 
 import attrs
 
 from actorwork.actors.actor import Actor
+from actorwork.actors.context.context import Context
 from actorwork.actors.handlers.table import receive
+from actorwork.actors.refs.pool import PoolRef
 from actorwork.actors.refs.ref import ActorRef
+from actorwork.actors.tree.spec import Child
 from actorwork.clients.client import Client
 from actorwork.clients.refs import Receipt, StreamRef
-from actorwork.message import Message
+from actorwork.message import Message, Priority
 from actorwork.settings import Settings
 
 
@@ -101,6 +105,23 @@ async def a_client(client: Client) -> None:
     assert_type(await client.publish("greetings", Greet("Ann")), str)
 
     client.ref(Plain)  # type: ignore[type-var]
+
+
+async def a_spawned_actor(context: Context) -> None:
+    assert_type(await context.spawn(Greeter), ActorRef[Greeter])
+    assert_type(await context.spawn(partial(Greeter)), ActorRef[Greeter])
+    assert_type(await context.spawn(Child(Greeter)), ActorRef[Greeter])
+    greeter = await context.spawn(Child(partial(Greeter), restart="temporary"))
+    assert_type(greeter, ActorRef[Greeter])
+
+    await greeter.tell(Count())  # type: ignore[arg-type]
+
+
+async def a_pool(pool: PoolRef[Greeter]) -> None:
+    assert_type(await pool.ask(Greet("Ann"), timeout="1s", priority=Priority.HIGH), str)
+    await pool.tell(Greet("Ann"), priority=Priority.LOW)
+
+    await pool.tell(Count())  # type: ignore[arg-type]
 
 
 async def what_a_base_takes_its_subclass_takes(polite: StreamRef[PoliteGreeter]) -> None:

@@ -305,7 +305,7 @@ class Context:
 
     # ---- other actors ----
 
-    async def spawn(self, child: Child | type[A] | Callable[[], A], *, name: str | None = None) -> ActorRef[A]:
+    async def spawn(self, child: Child[A] | type[A] | Callable[[], A], *, name: str | None = None) -> ActorRef[A]:
         """Start an actor below this one and return its ref, once its `startup` has returned.
 
         It is local: it does not read from the broker. It ends with this incarnation, before `shutdown`. Restarted as

@@ -39,7 +39,7 @@ class SpawnedChildren:
 
     async def spawn(self, child: object, name: str | None) -> ActorRef[Any]:
         """Start one more actor and return its ref, once it is up."""
-        spec = as_spec(child if isinstance(child, (type, Child)) else Child(cast("Any", child)))
+        spec = as_spec(cast("object", child)) if isinstance(child, (type, Child)) else Child(cast("Any", child))
         if name is not None:
             spec = attrs.evolve(cast("Child", spec), name=name)
         await self._up.wait()

@@ -20,7 +20,7 @@ from actorwork.errors import ActorStopped
 if TYPE_CHECKING:
     from actorwork.actors.refs.ref import ActorRef
     from actorwork.durations import Duration
-    from actorwork.message import Message, Untyped
+    from actorwork.message import Message, Priority, Untyped
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -62,30 +62,35 @@ class PoolRef(Generic[A]):
         """The members that have not ended for good, in their order."""
         return [member.ref for member in self._members if not member.over]
 
-    async def tell(self, message: Message[A, Any] | Untyped) -> None:
+    async def tell(self, message: Message[A, Any] | Untyped, *, priority: Priority | None = None) -> None:
         """Send a message, waiting for room in the mailbox of the member that the routing picks (broadcast: of each).
 
+        With a `priority` it overtakes less urgent messages there, as with `ActorRef.tell`; so with the other calls.
         Raises `MessageRefused` if the actor has no handler for it, `ActorStopped` if all members have ended.
         """
         for ref in self._picked(message):
-            await ref.tell(message)
+            await ref.tell(message, priority=priority)
 
-    def tell_nowait(self, message: Message[A, Any] | Untyped) -> None:
+    def tell_nowait(self, message: Message[A, Any] | Untyped, *, priority: Priority | None = None) -> None:
         """Send a message; raises `MailboxFull` where `tell` would wait (broadcast: after telling those with room)."""
         problem: Exception | None = None
         for ref in self._picked(message):
             try:
-                ref.tell_nowait(message)
+                ref.tell_nowait(message, priority=priority)
             except Exception as error:  # noqa: BLE001 - raised below
                 problem = problem or error
         if problem is not None:
             raise problem
 
     @overload
-    async def ask(self, message: Message[A, R], *, timeout: Duration | None = None) -> R: ...
+    async def ask(
+        self, message: Message[A, R], *, timeout: Duration | None = None, priority: Priority | None = None
+    ) -> R: ...
     @overload
-    async def ask(self, message: Untyped, *, timeout: Duration | None = None) -> Any: ...
-    async def ask(self, message: Any, *, timeout: Duration | None = None) -> Any:
+    async def ask(
+        self, message: Untyped, *, timeout: Duration | None = None, priority: Priority | None = None
+    ) -> Any: ...
+    async def ask(self, message: Any, *, timeout: Duration | None = None, priority: Priority | None = None) -> Any:
         """Send a message and wait for the reply, as `ActorRef.ask` does.
 
         A broadcast asks all members at once and returns the list of their replies, in the order of the members; the
@@ -93,13 +98,13 @@ class PoolRef(Generic[A]):
         """
         picked = self._picked(message)
         if self._pool.routing != "broadcast":
-            return await picked[0].ask(message, timeout=timeout)
+            return await picked[0].ask(message, timeout=timeout, priority=priority)
         replies: list[Any] = [None] * len(picked)
         failures: list[Exception] = []
 
         async def ask(place: int, ref: ActorRef[A]) -> None:
             try:
-                replies[place] = await ref.ask(message, timeout=timeout)
+                replies[place] = await ref.ask(message, timeout=timeout, priority=priority)
             except Exception as error:  # noqa: BLE001 - the first one is raised below
                 failures.append(error)
                 nursery.cancel_scope.cancel(reason="another member failed")

@@ -17,7 +17,7 @@ import inspect
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import cached_property, partial
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeAlias, cast, get_args
 
 import attrs
 from attrs.validators import optional
@@ -32,8 +32,17 @@ from actorwork.policy.restart import AUTO_SHUTDOWNS, STRATEGIES, AutoShutdown, B
 from actorwork.policy.scaling import Scale
 from actorwork.settings import Settings
 
+if TYPE_CHECKING:
+    # Type checkers bring it; `typing` has defaults from Python 3.13 on.
+    from typing_extensions import TypeVar
+
+    A_co = TypeVar("A_co", covariant=True, default=Any)
+else:
+    from typing import TypeVar
+
+    A_co = TypeVar("A_co", covariant=True)
+
 ShutdownTime: TypeAlias = float | Literal["brutal_kill"]
-Start: TypeAlias = Callable[..., Any]
 
 
 _LONGEST_ID: Final = 80
@@ -59,7 +68,7 @@ def _may_read(factory: object) -> bool:
 
 
 @attrs.frozen(eq=False)
-class Child:
+class Child(Generic[A_co]):
     """An actor, or a task, in a tree: how to make it, whether to restart it, how long it may take to stop.
 
     `factory` is run for every incarnation: an actor class, a `functools.partial` of one, or an async function which
@@ -71,7 +80,7 @@ class Child:
     those that read, there is one for each title.
     """
 
-    factory: Start
+    factory: Callable[..., A_co]
     restart: Restart = attrs.field(default="permanent", kw_only=True, validator=checks.restart)
     shutdown: ShutdownTime = attrs.field(default=5.0, kw_only=True, converter=as_shutdown, validator=checks.shutdown)
     startup_timeout: float = attrs.field(default=30.0, kw_only=True, converter=as_seconds, validator=seconds(0))
@@ -334,14 +343,19 @@ Spec: TypeAlias = Child | Supervisor | DynamicSupervisor | Process
 def as_spec(spec: object) -> Spec:
     """Return the description for a part of a tree; raises `SettingsError` for anything else."""
     if isinstance(spec, (Child, Supervisor, DynamicSupervisor, Process)):
-        return spec
+        return cast("Spec", spec)
     if isinstance(spec, type) and issubclass(spec, Hooks):
         return Child(spec)
     if isinstance(spec, (list, tuple)):
         return Supervisor(spec)  # pyright: ignore[reportUnknownArgumentType]
-    hint = "; write the class itself, or Child(partial(…)) for one with arguments" if isinstance(spec, Hooks) else ""
+    hint = ""
+    if isinstance(spec, Hooks):
+        hint = "; write the class itself, or Child(partial(…)) for one with arguments"
+    elif isinstance(spec, partial) or inspect.iscoroutinefunction(cast("object", spec)):
+        name = getattr(innermost(spec), "__name__", "…")  # pyright: ignore[reportUnknownArgumentType]
+        hint = f"; write Child({f'partial({name}, …)' if isinstance(spec, partial) else name})"
     raise SettingsError(
-        "a tree is made of actor classes, Child(…), Supervisor(…), DynamicSupervisor(…) and Process(…),"
+        "a tree is made of actor classes, Child(…), Supervisor(…), DynamicSupervisor(…), Pool(…) and Process(…),"
         f" got {spec!r}{hint}"
     )
 
