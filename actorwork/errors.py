@@ -148,13 +148,15 @@ class ChildError(ActorworkError):
 class ProcessLost(ActorworkError):
     """A process of the tree ended: by a signal, with an exit code other than 0, or because it had to be killed.
 
-    `pid` is its number, `code` its exit code: negative for a signal, None if it is unknown.
+    `pid` is its number, `code` its exit code: negative for a signal, None if it is unknown. `had_suspects`: it had a
+    message in flight that another process had died with before, so the message is to blame, and not the process.
     """
 
-    def __init__(self, text: str, *, pid: int, code: int | None) -> None:
+    def __init__(self, text: str, *, pid: int, code: int | None, had_suspects: bool = False) -> None:
         super().__init__(text)
         self.pid = pid
         self.code = code
+        self.had_suspects = had_suspects
 
 
 class RemoteError(ActorworkError):

@@ -15,7 +15,8 @@
     `Cancelled` although its scope was not cancelled   crashed: stray
     `KeyboardInterrupt`, `SystemExit`, …               fatal: never restarted, propagates
     a process: its system ended in order               normal     restart    -          -
-    a process: any other end, of itself or by SIGKILL  crashed, by a `ProcessLost`
+    a process: any other end, of itself or by SIGKILL  crashed, by a `ProcessLost`; not counted (`is_counted`) if it
+                                                       had a message in flight that processes had died with
 
 A Trio scope removes its own `Cancelled` from groups, so a scope that caught a cancellation does not imply a clean end:
 the error that remains counts.
@@ -28,7 +29,7 @@ from typing import Literal, TypeAlias
 
 import attrs
 
-from actorwork.errors import Ignore, Shutdown
+from actorwork.errors import Ignore, ProcessLost, Shutdown
 from actorwork.groups import is_cancellation, is_group, leaves, only_leaf
 
 Restart: TypeAlias = Literal["permanent", "transient", "temporary"]
@@ -127,6 +128,16 @@ _STRAY = "stray Cancelled: a child raised it although its scope was not cancelle
 def _caused_by(error: BaseException, cause: BaseException | None) -> BaseException:
     error.__cause__ = cause
     return error
+
+
+def is_counted(exit: Exit) -> bool:
+    """Whether a restart after an exit counts towards the intensity of the supervisor.
+
+    The death of a process that had a message in flight which processes had died with before does not: such a message
+    runs alone and becomes a dead letter after a few deaths, and a supervisor that gave up before that would end the
+    program for it.
+    """
+    return not (isinstance(exit.error, ProcessLost) and exit.error.had_suspects)
 
 
 def restart_wanted(exit: Exit, restart: Restart) -> bool:

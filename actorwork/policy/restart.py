@@ -65,6 +65,11 @@ class Window:
         moments.append(now)
         return len(moments) <= intensity.restarts
 
+    def forgive(self) -> None:
+        """Forget the last restart: what caused it has turned out to be no failure of the child's own."""
+        if self._moments:
+            self._moments.pop()
+
     def forget(self) -> None:
         """Forget all past restarts."""
         self._moments.clear()

@@ -24,6 +24,8 @@ from actorwork import (
     Uniform,
     errors,
 )
+from actorwork.errors import ProcessLost
+from actorwork.policy.exits import Exit, Kind, is_counted
 from actorwork.policy.intake import AHEAD, prefetch, smoothed
 from actorwork.policy.restart import Window
 from actorwork.policy.retry import VERDICT_ATTEMPTS, BackoffFunction
@@ -199,6 +201,28 @@ def test_the_boundary_of_the_window_counts():
         window = Window()
         assert window.allows(intensity, 0.0)
         assert window.allows(intensity, later) is allowed
+
+
+def test_a_restart_that_is_forgiven_leaves_room_for_another_one():
+    intensity, window = Intensity(restarts=1, period=5), Window()
+    window.forgive()
+    for now in range(10):
+        assert window.allows(intensity, now)
+        window.forgive()
+
+
+@pytest.mark.parametrize(
+    ("exit", "counted"),
+    [
+        (Exit(Kind.CRASHED, ProcessLost("killed", pid=1, code=-9)), True),
+        (Exit(Kind.CRASHED, ProcessLost("killed", pid=1, code=-9, had_suspects=True)), False),
+        (Exit(Kind.INIT_FAILED, ProcessLost("killed", pid=1, code=-9)), True),
+        (Exit(Kind.CRASHED, OSError("disk")), True),
+        (Exit(Kind.NORMAL), True),
+    ],
+)
+def test_only_the_death_of_a_process_by_a_suspect_is_not_counted(exit: Exit, counted: bool):
+    assert is_counted(exit) is counted
 
 
 # ---- intake ----

@@ -40,6 +40,8 @@ class Worker(Actor):
                 os._exit(int(n))
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "break":
+                ctypes.string_at(0)
             case "interrupt":
                 raise KeyboardInterrupt
             case "block":
@@ -74,6 +76,10 @@ class Second(Worker):
 
 class Third(Worker):
     settings = Settings(title="third", sources={"even-more"})
+
+
+class Default(Worker):
+    settings = Settings(title="default")
 
 
 class Failing(Worker):

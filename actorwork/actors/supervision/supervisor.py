@@ -39,7 +39,7 @@ from actorwork.actors.supervision.requests import ExitNotice, Item, Request, Req
 from actorwork.actors.tree.spec import DynamicSupervisor, Replicas, Spec, Supervisor
 from actorwork.errors import AlreadyRegistered, MaxRestartsExceeded, Shutdown, StartError
 from actorwork.nurseries import open_unwrapping_nursery
-from actorwork.policy.exits import Exit, is_fatal, restart_wanted
+from actorwork.policy.exits import Exit, is_counted, is_fatal, restart_wanted
 from actorwork.policy.restart import Window, auto_shutdown_due, failed_again, restart_delay, touched
 
 if TYPE_CHECKING:
@@ -266,7 +266,11 @@ class RunningSupervisor:
         """Count a restart, end the siblings that the strategy restarts too, and start all again, after the backoff."""
         now = trio.current_time()
         record.state = State.RESTARTING
-        if self._window.allows(self.spec.intensity, now):
+        if not is_counted(record.last_exit):
+            # Nor is the restart before it counted any more: that was when these messages came under suspicion.
+            self._window.forgive()
+            delay = 0.0 if record.spec.backoff is None else restart_delay(1, record.spec.backoff, self._around.dice)
+        elif self._window.allows(self.spec.intensity, now):
             delay = self._backoff(record)
         elif self.spec.on_exceeded is None:
             raise self._give_up(record)

@@ -172,6 +172,9 @@ class NodeSink:
                 # Without a checkpoint between this and the lease, so before a delivery is handled under it: if the
                 # process dies, the parent must know which lease to release.
                 self._channel.send("node", incarnation=incarnation)
+            case events.SuspectsInFlight(present=present):
+                # Before a handler gets them, for the same reason.
+                self._channel.send("suspects", present=present)
             case events.Overdue() if event.seconds - event.timeout >= self._hang_timeout:
                 late, stacks = event.seconds - event.timeout, all_stacks()
                 self._channel.send("stuck", actor=event.title, message=event.message_id, seconds=late, text=stacks)

@@ -3,7 +3,7 @@
 A frame is four bytes of length, the most significant first, and a JSON object. Its `type` names it:
 
     from the child                                           from the parent
-    node       incarnation                                   drain    within: stop the intake, finish what is in flight
+    node       incarnation: its tree is up, and it reads     drain    within: stop the intake, finish what is in flight
     started                                                  hurry    cancel what is in flight
     failed     failure: it did not start                     stop     within: end in order
     heartbeat  age: seconds since the loop's last tick       stacks   report the stacks of all threads
@@ -12,6 +12,7 @@ A frame is four bytes of length, the most significant first, and a JSON object. 
     drained    forced                                        (closed) the parent is gone: end at once
     stacks     text, age
     ended      failure: its tree could not be kept alive; null: it ended in order
+    suspects   present: whether messages that processes died with are in flight
     stuck      actor, message, seconds, text: a handler has not ended that long after its deadline
 
 Nothing here waits, and nothing is ever pickled on this way. Frames of an unknown type are ignored.

@@ -85,8 +85,8 @@ class ProcessExit:
             case code:
                 return f"process {self.pid} ended with exit code {code}"
 
-    def error(self, why: str = "") -> ProcessLost:
-        return ProcessLost(why or str(self), pid=self.pid, code=self.code)
+    def error(self, why: str = "", *, had_suspects: bool = False) -> ProcessLost:
+        return ProcessLost(why or str(self), pid=self.pid, code=self.code, had_suspects=had_suspects)
 
 
 class ProcessHandle:

@@ -236,7 +236,7 @@ class ProcessChild:
         reported = None if process.failure is None else process.failure.error(self.spec.child_id)
         if not process.is_up and reported is not None and not process.killed_for:
             return reported
-        error = ended.error(process.killed_for)
+        error = ended.error(process.killed_for, had_suspects=process.has_suspects)
         if process.stacks:
             error.add_note(f"In that process:\n{process.stacks}")
         error.__cause__ = reported

@@ -49,12 +49,13 @@ class WorkerProcess:
     """One OS process, from its launch to its end."""
 
     def __init__(self, handle: ProcessHandle, spec: Process, system: Surroundings) -> None:
-        self.pid = handle.pid
         self.incarnation: str | None = None
         """The name under which it owns deliveries."""
         self.tree: Branch | None = None
         self.statistics: Counter[str] = Counter()
         self.is_up = False
+        self.has_suspects = False
+        """Whether it has a message in flight that another process had died with."""
         self.is_drained = False
         self.is_ending = False
         """Whether it was asked to drain, or to stop."""
@@ -80,6 +81,10 @@ class WorkerProcess:
 
     def __repr__(self) -> str:
         return f"<process {self.pid} of {self._spec.title!r}>"
+
+    @property
+    def pid(self) -> int:
+        return self._handle.pid
 
     @property
     def is_over(self) -> bool:
@@ -182,11 +187,14 @@ class WorkerProcess:
             case "event":
                 self._take_event(frame)
             case "node":
+                # Its tree is up, and from here on it handles messages. It may die of the first one, before it reports
+                # that it has started: that is no failed start.
                 self.incarnation = str(frame.get("incarnation"))
+                self._come_up()
             case "started":
-                self.is_up = True
-                self._note_tick(0.0)
-                self._notify_change()
+                self._come_up()
+            case "suspects":
+                self.has_suspects = bool(frame.get("present"))
             case "drained":
                 self.is_drained = True
                 if frame.get("forced"):
@@ -212,6 +220,12 @@ class WorkerProcess:
         event = event_from(frame, events.Origin(self._spec.title, self.pid, self.incarnation or ""))
         if event is not None:
             self._system.emit(event)
+
+    def _come_up(self) -> None:
+        if not self.is_up:
+            self.is_up = True
+            self._note_tick(0.0)
+            self._notify_change()
 
     # ---- hanging ----
 
