@@ -11,7 +11,8 @@
 
 A handler may block the loop, and a blocked loop handles no signal. So the signals are counted in the signal handler
 itself, and a thread watches the end of the grace. Both begin with the first line of `run`: a signal during the start is
-an ordinary one, and cancels the start.
+an ordinary one, and cancels the start. Python waits at its end for threads that are no daemons, which a handler or its
+library may have started: so the grace also ends a program that nothing but such threads keeps (`_watch_threads`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import os
 import select
 import signal
 import threading
+import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -36,6 +38,7 @@ from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.runtime.options import Options, SystemOptions, refuse_unknown
 from actorwork.runtime.processes.config import EXIT_FAILED, EXIT_FORCED
 from actorwork.runtime.system import System, open_announced
+from actorwork.stacks import frame_of_thread
 from actorwork.telemetry.configuring import configure
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -116,6 +119,8 @@ class _Signals:
 
     def __init__(self) -> None:
         self._names: list[str] = []
+        self._first_at: float | None = None
+        """When the first one came."""
         self._before: dict[signal.Signals, Any] = {}
         self._token: trio.lowlevel.TrioToken | None = None
         self._news = trio.Event()
@@ -135,6 +140,7 @@ class _Signals:
         # Trio allows in a signal handler.
         name = signal.Signals(number).name
         self._names.append(name)
+        self._first_at = self._first_at or time.monotonic()
         if len(self._names) == 1:
             os.write(self._write_end, b".")
         elif len(self._names) > 2:
@@ -179,6 +185,33 @@ class _Signals:
             os.close(self._write_end)
             thread.join()
             os.close(self._read_end)
+            _watch_threads((self._first_at or time.monotonic()) + seconds)
+
+
+def _watch_threads(deadline: float) -> None:
+    """End the process at a deadline (`time.monotonic`), once only threads keep it; not while `run` has a caller."""
+    main = threading.main_thread()
+
+    def others() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if not (thread.daemon or thread is main)]
+
+    def watch() -> None:
+        time.sleep(max(0.0, deadline - time.monotonic()))
+        while not _is_over(main):
+            time.sleep(_MARGIN)
+        _end(f"threads that have not ended keep the process ({', '.join(others())})")
+
+    if others() and not math.isinf(deadline):
+        threading.Thread(target=watch, name="actorwork end", daemon=True).start()
+
+
+def _is_over(main: threading.Thread) -> bool:
+    """Whether the program has come to its end, and the interpreter waits for threads."""
+    # By the outermost frame, since the main thread is alive while it waits for the threads of `concurrent.futures`.
+    frame = frame_of_thread(main.ident or 0)
+    while frame is not None and frame.f_back is not None:
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_name == "_shutdown" and frame.f_globals.get("__name__") == "threading"
 
 
 def _end(why: str) -> None:

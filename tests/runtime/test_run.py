@@ -167,6 +167,34 @@ def test_a_second_signal_cancels_the_handler_and_hands_its_delivery_back(tmp_pat
     assert "down\n" in program.said
 
 
+@pytest.mark.parametrize("how", ["threading.Thread(target=wait).start()", "ThreadPoolExecutor(1).submit(wait)"])
+def test_a_thread_of_a_handler_does_not_outlive_the_grace(tmp_path: Path, how: str):
+    program = Program(
+        tmp_path,
+        f"""
+        import threading
+        from concurrent.futures import ThreadPoolExecutor
+
+        def wait():
+            time.sleep(600)
+
+        class Threaded(Worker):
+            async def startup(self):
+                {how}
+
+        run(Threaded, broker=BROKER, emit=emit, grace=0.05)
+        time.sleep(1.3)
+        say("it goes on beyond the grace")
+        """,
+    )
+    program.wait_for("ready")
+    program.signal(signal.SIGTERM)
+    code, errors = program.end()
+    assert code == 3
+    assert "it goes on beyond the grace" in program.said
+    assert "threads that have not ended keep the process (Thread" in errors
+
+
 def test_a_handler_that_blocks_the_loop_is_ended_after_the_grace(tmp_path: Path):
     program = start(tmp_path, todo="{'what': 'block'}", options=", grace=0.2")
     program.wait_for("block begins")
