@@ -1,37 +1,83 @@
 """Which broker a URL names.
 
-None                       the embedded one, in a file below the user's state directory
+None                       the embedded one, in the file of this project below the user's state directory
 sqlite:///path/to/file     the embedded one, in that file (sqlite:// keeps everything in memory)
 redis:// rediss:// unix:// Redis
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
 from urllib.parse import quote
 
 from actorwork.abc import Broker, EventSink
 from actorwork.errors import BrokerError
 from actorwork.events import Event
 
+_PROJECT_MARKS: Final = ("pyproject.toml", "setup.py", "setup.cfg", ".git", ".hg")
+_INSTALLED: Final = ("bin", "lib", "lib64", "Scripts", "Lib")
+"""Where a Python installation keeps programs and modules."""
+
 
 def ignore(_: Event) -> None:
     """Take an event and do nothing."""
 
 
-def default_file() -> Path:
-    """Return the default file of the embedded broker: `actorwork.sqlite3` in the user's state directory.
-
-    `ACTORWORK_HOME` names another directory; else `XDG_STATE_HOME`, else `~/.local/state`.
+def state_directory() -> Path:
+    """Return the directory for files that no program names: `ACTORWORK_HOME`, else `actorwork` below `XDG_STATE_HOME`
+    or `~/.local/state`.
     """
     home = os.environ.get("ACTORWORK_HOME")
     if home:
-        return Path(home) / "actorwork.sqlite3"
+        return Path(home)
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "actorwork" / "actorwork.sqlite3"
+    return Path(state) / "actorwork"
+
+
+def default_file() -> Path:
+    """Return the default file of the embedded broker: in the state directory, one for each project.
+
+    Two projects may have actors of one title, and would take each other's messages. With `ACTORWORK_HOME` the file is
+    `actorwork.sqlite3` in there, for all programs that are given the variable.
+    """
+    if os.environ.get("ACTORWORK_HOME"):
+        return state_directory() / "actorwork.sqlite3"
+    project = project_directory()
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", project.name) or "root"
+    return state_directory() / f"{name}-{hashlib.sha256(os.fsencode(project)).hexdigest()[:8]}.sqlite3"
+
+
+def project_directory() -> Path:
+    """Return the directory of the project to which this program belongs.
+
+    That is the nearest directory with one of `_PROJECT_MARKS`, from the main module's upwards, but not the home
+    directory, which may be under version control itself; without any, the main module's own. A main module of the
+    Python installation (`actorwork`, `pytest`, `python -m uvicorn`) belongs to no project, and a prompt has none: then
+    the search begins in the current directory.
+    """
+    start = _main_directory() or Path.cwd()
+    for directory in (start, *start.parents):
+        if directory == Path.home():
+            break
+        if any((directory / mark).exists() for mark in _PROJECT_MARKS):
+            return directory
+    return start
+
+
+def _main_directory() -> Path | None:
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    if file is None:
+        return None
+    main = Path(file).absolute()
+    installed = (Path(prefix) / folder for prefix in (sys.prefix, sys.base_prefix) for folder in _INSTALLED)
+    return None if any(main.is_relative_to(folder) for folder in installed) else main.resolve().parent
 
 
 @asynccontextmanager

@@ -1,13 +1,18 @@
 """A clock: an actor with triggers. Start it twice: each time is still printed once.
 
 python examples/clock.py [redis://localhost:6379/0]
+
+Without a URL both use one temporary file, so that no other program's store gets its triggers.
 """
 
+import os
 import sys
+import tempfile
 from datetime import UTC, datetime
 
 from actorwork import Actor, Cron, Interval, Settings, Trigger, next_times, receive, run
 
+STORE = f"sqlite:///{tempfile.gettempdir()}/actorwork-clock-{os.getuid()}.sqlite3"
 EVENING = Cron("0 18 * * mon-fri", "Europe/Berlin")
 
 
@@ -28,4 +33,4 @@ class Clock(Actor):
 if __name__ == "__main__":
     for time in next_times(EVENING, datetime.now(UTC)):
         print("an evening to come:", time)
-    run(Clock, broker=sys.argv[1] if len(sys.argv) > 1 else None)
+    run(Clock, broker=sys.argv[1] if len(sys.argv) > 1 else STORE)

@@ -34,7 +34,7 @@ import attrs
 import trio
 
 from actorwork.abc import Broker, EventSink
-from actorwork.brokers import default_file
+from actorwork.brokers import state_directory
 from actorwork.clients.lazy_broker import LazyBroker
 from actorwork.clients.spooled import SpooledMessages, SpoolTicket
 from actorwork.durations import as_seconds
@@ -83,8 +83,8 @@ def _as_path(value: str | Path | None) -> Path | None:
 class Spool:
     """Where a client's messages wait while the broker is unreachable, and how many may wait.
 
-    `path` is a file on a local disk, for one broker; by default each broker has a file of its own beside the embedded
-    broker's default file. Any number of processes may share it. With `mode` "when_down" messages go to the file if the
+    `path` is a file on a local disk, for one broker; by default each broker has a file of its own in the user's
+    state directory. Any number of processes may share it. With `mode` "when_down" messages go to the file if the
     broker has not accepted one within `patience` seconds; with "always" they go there first, so that `tell` waits only
     for the disk. The bounds count everything in the file; beyond them `SpoolFull` is raised.
     """
@@ -114,7 +114,7 @@ def file_for(spool: Spool, place: str) -> Path:
     if spool.path is not None:
         return spool.path
     name = hashlib.sha256(place.encode()).hexdigest()[:16]
-    return default_file().with_name(f"spool-{name}.sqlite3")
+    return state_directory() / f"spool-{name}.sqlite3"
 
 
 class Spooler:
