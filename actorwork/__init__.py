@@ -19,113 +19,37 @@ through its local ref.
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
-from actorwork.abc import (
-    AbstractCronSchedule as AbstractCronSchedule,
-    Middleware as Middleware,
-    PublishMiddleware as PublishMiddleware,
-)
-from actorwork.actors.actor import Actor as Actor
-from actorwork.actors.context.context import Context as Context
-from actorwork.actors.decorators import (
-    circuit_breaker as circuit_breaker,
-    rate_limit as rate_limit,
-    retry as retry,
-    timeout as timeout,
-)
-from actorwork.actors.handlers.table import receive as receive
-from actorwork.actors.refs.pool import PoolRef as PoolRef
-from actorwork.actors.refs.ref import ActorRef as ActorRef
-from actorwork.actors.refs.watching import Restarted as Restarted, Terminated as Terminated
-from actorwork.actors.supervision.administration import (
-    ChildCounts as ChildCounts,
-    ChildInfo as ChildInfo,
-    SupervisorRef as SupervisorRef,
-)
-from actorwork.actors.tree.pool import Pool as Pool
-from actorwork.actors.tree.spec import (
-    Child as Child,
-    DynamicSupervisor as DynamicSupervisor,
-    Process as Process,
-    Supervisor as Supervisor,
-    check_child_specs as check_child_specs,
-)
-from actorwork.durations import Duration as Duration
-from actorwork.errors import (
-    ActorCrashed as ActorCrashed,
-    ActorStopped as ActorStopped,
-    ActorworkError as ActorworkError,
-    AlreadyRegistered as AlreadyRegistered,
-    AskTimeout as AskTimeout,
-    BrokerError as BrokerError,
-    ChildError as ChildError,
-    CircuitOpen as CircuitOpen,
-    CodecError as CodecError,
-    Deadlock as Deadlock,
-    DeathPact as DeathPact,
-    ExecutionTimeout as ExecutionTimeout,
-    Fail as Fail,
-    Ignore as Ignore,
-    LockLost as LockLost,
-    LockTimeout as LockTimeout,
-    MailboxFull as MailboxFull,
-    MaxRestartsExceeded as MaxRestartsExceeded,
-    MessageFailed as MessageFailed,
-    MessageRefused as MessageRefused,
-    MissingExtra as MissingExtra,
-    NotRunning as NotRunning,
-    NotUnique as NotUnique,
-    ProcessLost as ProcessLost,
-    Reject as Reject,
-    RemoteError as RemoteError,
-    Retry as Retry,
-    SettingsError as SettingsError,
-    Shutdown as Shutdown,
-    SpoolError as SpoolError,
-    SpoolFull as SpoolFull,
-    StartError as StartError,
-)
-from actorwork.message import (
-    DeadLetter as DeadLetter,
-    Delayed as Delayed,
-    Delivery as Delivery,
-    Envelope as Envelope,
-    Failure as Failure,
-    Message as Message,
-    Pause as Pause,
-    Priority as Priority,
-    TriggerDefinition as TriggerDefinition,
-    TriggerRecord as TriggerRecord,
-    Unique as Unique,
-)
-from actorwork.policy.exits import Exit as Exit
-from actorwork.policy.limits import (
-    Bulkhead as Bulkhead,
-    CircuitBreaker as CircuitBreaker,
-    ConcurrencyLimit as ConcurrencyLimit,
-    RateLimit as RateLimit,
-)
-from actorwork.policy.restart import Backoff as Backoff, Intensity as Intensity
-from actorwork.policy.retry import (
-    Exponential as Exponential,
-    Fixed as Fixed,
-    Linear as Linear,
-    RetryPolicy as RetryPolicy,
-    Uniform as Uniform,
-)
-from actorwork.policy.scaling import Scale as Scale
-from actorwork.policy.schedule import Cron as Cron, Interval as Interval, next_times as next_times
-from actorwork.policy.sending import SendOptions as SendOptions
-from actorwork.settings import (
-    DeadLetterSettings as DeadLetterSettings,
-    EventSettings as EventSettings,
-    MailboxSettings as MailboxSettings,
-    Settings as Settings,
-    Trigger as Trigger,
-)
-from actorwork.state.lock import Held as Held, Lock as Lock
-from actorwork.state.shared import Shared as Shared
-
 if TYPE_CHECKING:
+    from actorwork.abc import (
+        AbstractCronSchedule as AbstractCronSchedule,
+        Middleware as Middleware,
+        PublishMiddleware as PublishMiddleware,
+    )
+    from actorwork.actors.actor import Actor as Actor
+    from actorwork.actors.context.context import Context as Context
+    from actorwork.actors.decorators import (
+        circuit_breaker as circuit_breaker,
+        rate_limit as rate_limit,
+        retry as retry,
+        timeout as timeout,
+    )
+    from actorwork.actors.handlers.table import receive as receive
+    from actorwork.actors.refs.pool import PoolRef as PoolRef
+    from actorwork.actors.refs.ref import ActorRef as ActorRef
+    from actorwork.actors.refs.watching import Restarted as Restarted, Terminated as Terminated
+    from actorwork.actors.supervision.administration import (
+        ChildCounts as ChildCounts,
+        ChildInfo as ChildInfo,
+        SupervisorRef as SupervisorRef,
+    )
+    from actorwork.actors.tree.pool import Pool as Pool
+    from actorwork.actors.tree.spec import (
+        Child as Child,
+        DynamicSupervisor as DynamicSupervisor,
+        Process as Process,
+        Supervisor as Supervisor,
+        check_child_specs as check_child_specs,
+    )
     from actorwork.clients import (
         Client as Client,
         Receipt as Receipt,
@@ -133,24 +57,191 @@ if TYPE_CHECKING:
         StreamRef as StreamRef,
         open_client as open_client,
     )
+    from actorwork.durations import Duration as Duration
+    from actorwork.errors import (
+        ActorCrashed as ActorCrashed,
+        ActorStopped as ActorStopped,
+        ActorworkError as ActorworkError,
+        AlreadyRegistered as AlreadyRegistered,
+        AskTimeout as AskTimeout,
+        BrokerError as BrokerError,
+        ChildError as ChildError,
+        CircuitOpen as CircuitOpen,
+        CodecError as CodecError,
+        Deadlock as Deadlock,
+        DeathPact as DeathPact,
+        ExecutionTimeout as ExecutionTimeout,
+        Fail as Fail,
+        Ignore as Ignore,
+        LockLost as LockLost,
+        LockTimeout as LockTimeout,
+        MailboxFull as MailboxFull,
+        MaxRestartsExceeded as MaxRestartsExceeded,
+        MessageFailed as MessageFailed,
+        MessageRefused as MessageRefused,
+        MissingExtra as MissingExtra,
+        NotRunning as NotRunning,
+        NotUnique as NotUnique,
+        ProcessLost as ProcessLost,
+        Reject as Reject,
+        RemoteError as RemoteError,
+        Retry as Retry,
+        SettingsError as SettingsError,
+        Shutdown as Shutdown,
+        SpoolError as SpoolError,
+        SpoolFull as SpoolFull,
+        StartError as StartError,
+    )
+    from actorwork.message import (
+        DeadLetter as DeadLetter,
+        Delayed as Delayed,
+        Delivery as Delivery,
+        Envelope as Envelope,
+        Failure as Failure,
+        Message as Message,
+        Pause as Pause,
+        Priority as Priority,
+        TriggerDefinition as TriggerDefinition,
+        TriggerRecord as TriggerRecord,
+        Unique as Unique,
+    )
+    from actorwork.policy.exits import Exit as Exit
+    from actorwork.policy.limits import (
+        Bulkhead as Bulkhead,
+        CircuitBreaker as CircuitBreaker,
+        ConcurrencyLimit as ConcurrencyLimit,
+        RateLimit as RateLimit,
+    )
+    from actorwork.policy.restart import Backoff as Backoff, Intensity as Intensity
+    from actorwork.policy.retry import (
+        Exponential as Exponential,
+        Fixed as Fixed,
+        Linear as Linear,
+        RetryPolicy as RetryPolicy,
+        Uniform as Uniform,
+    )
+    from actorwork.policy.scaling import Scale as Scale
+    from actorwork.policy.schedule import Cron as Cron, Interval as Interval, next_times as next_times
+    from actorwork.policy.sending import SendOptions as SendOptions
     from actorwork.runtime.main import run as run
     from actorwork.runtime.outline import Branch as Branch
     from actorwork.runtime.system import System as System, open_system as open_system, serve as serve
+    from actorwork.settings import (
+        DeadLetterSettings as DeadLetterSettings,
+        EventSettings as EventSettings,
+        MailboxSettings as MailboxSettings,
+        Settings as Settings,
+        Trigger as Trigger,
+    )
+    from actorwork.state.lock import Held as Held, Lock as Lock
+    from actorwork.state.shared import Shared as Shared
 
 _AT_FIRST_USE: Final = {
+    "AbstractCronSchedule": "actorwork.abc",
+    "Actor": "actorwork.actors.actor",
+    "ActorCrashed": "actorwork.errors",
+    "ActorRef": "actorwork.actors.refs.ref",
+    "ActorStopped": "actorwork.errors",
+    "ActorworkError": "actorwork.errors",
+    "AlreadyRegistered": "actorwork.errors",
+    "AskTimeout": "actorwork.errors",
+    "Backoff": "actorwork.policy.restart",
     "Branch": "actorwork.runtime.outline",
+    "BrokerError": "actorwork.errors",
+    "Bulkhead": "actorwork.policy.limits",
+    "Child": "actorwork.actors.tree.spec",
+    "ChildCounts": "actorwork.actors.supervision.administration",
+    "ChildError": "actorwork.errors",
+    "ChildInfo": "actorwork.actors.supervision.administration",
+    "CircuitBreaker": "actorwork.policy.limits",
+    "CircuitOpen": "actorwork.errors",
     "Client": "actorwork.clients",
+    "CodecError": "actorwork.errors",
+    "ConcurrencyLimit": "actorwork.policy.limits",
+    "Context": "actorwork.actors.context.context",
+    "Cron": "actorwork.policy.schedule",
+    "DeadLetter": "actorwork.message",
+    "DeadLetterSettings": "actorwork.settings",
+    "Deadlock": "actorwork.errors",
+    "DeathPact": "actorwork.errors",
+    "Delayed": "actorwork.message",
+    "Delivery": "actorwork.message",
+    "Duration": "actorwork.durations",
+    "DynamicSupervisor": "actorwork.actors.tree.spec",
+    "Envelope": "actorwork.message",
+    "EventSettings": "actorwork.settings",
+    "ExecutionTimeout": "actorwork.errors",
+    "Exit": "actorwork.policy.exits",
+    "Exponential": "actorwork.policy.retry",
+    "Fail": "actorwork.errors",
+    "Failure": "actorwork.message",
+    "Fixed": "actorwork.policy.retry",
+    "Held": "actorwork.state.lock",
+    "Ignore": "actorwork.errors",
+    "Intensity": "actorwork.policy.restart",
+    "Interval": "actorwork.policy.schedule",
+    "Linear": "actorwork.policy.retry",
+    "Lock": "actorwork.state.lock",
+    "LockLost": "actorwork.errors",
+    "LockTimeout": "actorwork.errors",
+    "MailboxFull": "actorwork.errors",
+    "MailboxSettings": "actorwork.settings",
+    "MaxRestartsExceeded": "actorwork.errors",
+    "Message": "actorwork.message",
+    "MessageFailed": "actorwork.errors",
+    "MessageRefused": "actorwork.errors",
+    "Middleware": "actorwork.abc",
+    "MissingExtra": "actorwork.errors",
+    "NotRunning": "actorwork.errors",
+    "NotUnique": "actorwork.errors",
+    "Pause": "actorwork.message",
+    "Pool": "actorwork.actors.tree.pool",
+    "PoolRef": "actorwork.actors.refs.pool",
+    "Priority": "actorwork.message",
+    "Process": "actorwork.actors.tree.spec",
+    "ProcessLost": "actorwork.errors",
+    "PublishMiddleware": "actorwork.abc",
+    "RateLimit": "actorwork.policy.limits",
     "Receipt": "actorwork.clients",
+    "Reject": "actorwork.errors",
+    "RemoteError": "actorwork.errors",
+    "Restarted": "actorwork.actors.refs.watching",
+    "Retry": "actorwork.errors",
+    "RetryPolicy": "actorwork.policy.retry",
+    "Scale": "actorwork.policy.scaling",
+    "SendOptions": "actorwork.policy.sending",
+    "Settings": "actorwork.settings",
+    "SettingsError": "actorwork.errors",
+    "Shared": "actorwork.state.shared",
+    "Shutdown": "actorwork.errors",
     "Spool": "actorwork.clients",
+    "SpoolError": "actorwork.errors",
+    "SpoolFull": "actorwork.errors",
+    "StartError": "actorwork.errors",
     "StreamRef": "actorwork.clients",
+    "Supervisor": "actorwork.actors.tree.spec",
+    "SupervisorRef": "actorwork.actors.supervision.administration",
     "System": "actorwork.runtime.system",
+    "Terminated": "actorwork.actors.refs.watching",
+    "Trigger": "actorwork.settings",
+    "TriggerDefinition": "actorwork.message",
+    "TriggerRecord": "actorwork.message",
+    "Uniform": "actorwork.policy.retry",
+    "Unique": "actorwork.message",
+    "check_child_specs": "actorwork.actors.tree.spec",
+    "circuit_breaker": "actorwork.actors.decorators",
+    "next_times": "actorwork.policy.schedule",
     "open_client": "actorwork.clients",
     "open_system": "actorwork.runtime.system",
+    "rate_limit": "actorwork.actors.decorators",
+    "receive": "actorwork.actors.handlers.table",
+    "retry": "actorwork.actors.decorators",
     "run": "actorwork.runtime.main",
     "serve": "actorwork.runtime.system",
+    "timeout": "actorwork.actors.decorators",
 }
-"""The modules of these names. A program that only sends needs no runtime and a node needs no client, so each module is
-imported at its first use (PEP 562): both start earlier.
+"""The modules of all names. Each is imported when it is used first (PEP 562): a program that only sends needs no
+runtime, a node needs no client, and a sync program (`actorwork.sync`) needs no Trio.
 """
 
 

@@ -26,8 +26,8 @@ from actorwork.streams.node import RedisNode
 from actorwork.streams.pauses import RedisPauses
 from actorwork.streams.publisher import Publisher
 from actorwork.streams.replies import RedisReplies
+from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.client import ConnectionEvent, ConnectionLost, RedisClient, open_client
-from actorwork.streams.transport.connection import Address
 from actorwork.streams.transport.redis_py import RedisError, cannot
 from actorwork.streams.triggers import RedisTriggers
 from actorwork.streams.values import RedisValues

@@ -20,7 +20,7 @@ from actorwork.streams.entries import (
     headers_of_replay,
     is_too_large_to_replay,
 )
-from actorwork.streams.transport.client import RedisClient
+from actorwork.streams.transport.commands import Commands
 from actorwork.streams.transport.redis_py import cannot
 
 _PAGE = 500
@@ -32,7 +32,7 @@ _is_entry = re.compile(r"[0-9]+-[0-9]+").fullmatch
 class RedisDeadLetters(DeadLetters):
     """Reads and moves dead letters."""
 
-    def __init__(self, client: RedisClient) -> None:
+    def __init__(self, client: Commands) -> None:
         self._client = client
 
     def __repr__(self) -> str:

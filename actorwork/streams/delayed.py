@@ -11,14 +11,14 @@ from actorwork.abc import DelayedMessages
 from actorwork.message import Delayed
 from actorwork.streams import keys, scripts
 from actorwork.streams.entries import delayed_from
-from actorwork.streams.transport.client import RedisClient
+from actorwork.streams.transport.commands import Commands
 from actorwork.streams.transport.redis_py import cannot
 
 
 class RedisDelayed(DelayedMessages):
     """Lists and cancels delayed messages."""
 
-    def __init__(self, client: RedisClient) -> None:
+    def __init__(self, client: Commands) -> None:
         self._client = client
 
     def __repr__(self) -> str:

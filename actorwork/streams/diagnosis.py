@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from actorwork.abc import Finding
 from actorwork.streams import keys, scripts
-from actorwork.streams.transport.client import RedisClient, Script
+from actorwork.streams.transport.commands import Commands, Script
 from actorwork.streams.transport.redis_py import NoPermissionError, RedisError, ResponseError
 
 OLDEST: Final = (6, 2)
@@ -120,7 +120,7 @@ _ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 
-async def look(client: RedisClient) -> Sequence[Finding]:
+async def look(client: Commands) -> Sequence[Finding]:
     """Return all findings, including the good ones."""
     findings: list[Finding] = []
     facts = await facts_of(client)
@@ -132,7 +132,7 @@ async def look(client: RedisClient) -> Sequence[Finding]:
     return findings
 
 
-async def facts_of(client: RedisClient) -> Mapping[str, str] | RedisError:
+async def facts_of(client: Commands) -> Mapping[str, str] | RedisError:
     """Return the reply of INFO, or why it was refused."""
     try:
         text: bytes = await client.call("INFO", idempotent=True)
@@ -189,7 +189,7 @@ def _eviction(policy: str, limit: str) -> Finding:
     return Finding("eviction", "ok", f"maxmemory-policy is {policy}")
 
 
-async def _clock(client: RedisClient) -> Finding:
+async def _clock(client: Commands) -> Finding:
     before = time.time()
     try:
         seconds, micros = await client.call("TIME", idempotent=True)
@@ -205,7 +205,7 @@ async def _clock(client: RedisClient) -> Finding:
     return Finding("clock", "ok", f"the clocks agree within {max(skew, after - before):.3f} s")
 
 
-async def _permissions(client: RedisClient, facts: Mapping[str, str] | RedisError) -> Sequence[Finding]:
+async def _permissions(client: Commands, facts: Mapping[str, str] | RedisError) -> Sequence[Finding]:
     """Name each command that this user may not use: by ACL DRYRUN (7.0), else by trying it on a key of its own."""
     source = f"actorwork-doctor-{os.urandom(16).hex()}"
     key = f"{keys.prefix(source)}doctor"
@@ -237,7 +237,7 @@ async def _permissions(client: RedisClient, facts: Mapping[str, str] | RedisErro
     ]
 
 
-async def _dry_run(client: RedisClient, calls: Sequence[tuple[str, str, list[str]]]) -> list[tuple[str, str]] | None:
+async def _dry_run(client: Commands, calls: Sequence[tuple[str, str, list[str]]]) -> list[tuple[str, str]] | None:
     try:
         user: Any = await client.call("ACL", "WHOAMI", idempotent=True)
         replies = await client.call_many(
@@ -250,7 +250,7 @@ async def _dry_run(client: RedisClient, calls: Sequence[tuple[str, str, list[str
     return [(name, why) for (name, why, _), reply in zip(calls, replies, strict=True) if reply != b"OK"]
 
 
-async def _foreign_groups(client: RedisClient) -> Sequence[Finding]:
+async def _foreign_groups(client: Commands) -> Sequence[Finding]:
     """Name the groups that are no actors', with what the streams keep for them alone."""
     findings: list[Finding] = []
     try:
@@ -292,7 +292,7 @@ def _foreign(source: str, group: Mapping[bytes, Any], last: bytes, kept: int) ->
     )
 
 
-async def _script_runs(client: RedisClient) -> Finding:
+async def _script_runs(client: Commands) -> Finding:
     try:
         await client.run_script(Script("doctor", "return 1"), (), (), idempotent=True)
     except ResponseError as error:

@@ -25,7 +25,7 @@ import trio
 
 from actorwork.failpoints import failpoint
 from actorwork.streams import keys
-from actorwork.streams.transport.connection import Address
+from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.redis_py import RedisPyConnection
 
 _RETRY_EVERY: Final = 0.25

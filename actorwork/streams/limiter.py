@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from actorwork.streams import keys, scripts
-from actorwork.streams.transport.client import RedisClient, Script
+from actorwork.streams.transport.commands import Commands, Script
 from actorwork.streams.transport.redis_py import cannot
 
 
 class RedisLimitStore:
     """Implements `actorwork.abc.LimitStore`."""
 
-    def __init__(self, client: RedisClient) -> None:
+    def __init__(self, client: Commands) -> None:
         self._client = client
 
     def __repr__(self) -> str:

@@ -36,8 +36,8 @@ from actorwork.streams.reader import Reader
 from actorwork.streams.reclaimer import Reclaimer
 from actorwork.streams.settler import Settler
 from actorwork.streams.source_set import SOURCES, SourceSet
+from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.client import RedisClient
-from actorwork.streams.transport.connection import Address
 from actorwork.streams.transport.redis_py import RedisError
 
 _LAST_READS: Final = 2.0

@@ -15,14 +15,14 @@ from actorwork.events import BrokerTrouble
 from actorwork.message import Pause, PauseKind
 from actorwork.policy.pauses import concerned
 from actorwork.streams import keys, scripts
-from actorwork.streams.transport.client import RedisClient
+from actorwork.streams.transport.commands import Commands
 from actorwork.streams.transport.redis_py import RedisError, cannot
 
 
 class RedisPauses(Pauses):
     """Pauses, resumes, and notifies watchers."""
 
-    def __init__(self, client: RedisClient, triggers: Triggers, emit: EventSink) -> None:
+    def __init__(self, client: Commands, triggers: Triggers, emit: EventSink) -> None:
         self._client = client
         self._triggers = triggers
         self._emit = emit

@@ -24,17 +24,16 @@ matching four replies and one turn of the reader task. The script in place of th
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any, Final
-
-import trio
 
 from actorwork.errors import BrokerError
 from actorwork.message import Envelope
 from actorwork.streams import scripts
 from actorwork.streams.entries import Marks, due_of, fields_of, has_terms, mark_of, terms_of
 from actorwork.streams.keys import SourceKeys
-from actorwork.streams.transport.client import MayHaveExecuted, RedisClient, Script
+from actorwork.streams.transport.commands import Commands, MayHaveExecuted, Script
 from actorwork.streams.transport.redis_py import NoScriptError, RedisError, may_pass
 
 _AT_ONCE: Final = 200
@@ -54,7 +53,7 @@ _Call = tuple[Script, list[Any], list[Any]]
 class Publisher:
     """Safe to use from any number of tasks."""
 
-    def __init__(self, client: RedisClient) -> None:
+    def __init__(self, client: Commands) -> None:
         self._client = client
         self._keys: dict[str, SourceKeys] = {}
         self._marks: dict[str, Marks] = {}
@@ -100,7 +99,7 @@ class Publisher:
             await self.publish([envelope])
             return
         mark, bit = marks.of(envelope.id)
-        if bit == "" or trio.current_time() >= self._refresh_at.get(mark, 0.0):
+        if bit == "" or time.monotonic() >= self._refresh_at.get(mark, 0.0):
             await self.publish([envelope])
             return
         try:
@@ -239,7 +238,7 @@ class Publisher:
         return of
 
     def _seconds_for(self, mark: str) -> int | str:
-        now = trio.current_time()
+        now = time.monotonic()
         if now < self._refresh_at.get(mark, 0):
             return ""
         if len(self._refresh_at) >= _REMEMBERED:

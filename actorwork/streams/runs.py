@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from actorwork.abc import Runs
 from actorwork.streams import keys, scripts
-from actorwork.streams.transport.client import RedisClient
+from actorwork.streams.transport.commands import Commands
 from actorwork.streams.transport.redis_py import cannot
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _PAGE: Final = 200
 class RedisRuns(Runs):
     """The runs of all homes."""
 
-    def __init__(self, client: RedisClient) -> None:
+    def __init__(self, client: Commands) -> None:
         self._client = client
 
     def __repr__(self) -> str:

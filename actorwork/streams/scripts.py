@@ -9,7 +9,7 @@ from __future__ import annotations
 import pkgutil
 from typing import Final
 
-from actorwork.streams.transport.client import Script
+from actorwork.streams.transport.commands import Script
 
 
 def _text(name: str) -> str:

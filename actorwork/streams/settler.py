@@ -35,7 +35,8 @@ from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
 from actorwork.streams import entries, keys, scripts
 from actorwork.streams.in_flight import Counters, InFlightEntries, Item, PublishOnly, Together
 from actorwork.streams.isolation import Isolation
-from actorwork.streams.transport.client import RedisClient, Script
+from actorwork.streams.transport.client import RedisClient
+from actorwork.streams.transport.commands import Script
 from actorwork.streams.transport.redis_py import InvalidResponse, RedisError, may_pass
 
 if TYPE_CHECKING:

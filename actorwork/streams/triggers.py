@@ -14,7 +14,7 @@ from actorwork.abc import Firing, Triggers
 from actorwork.message import Envelope, TriggerDefinition, TriggerRecord
 from actorwork.streams import keys, scripts
 from actorwork.streams.entries import fields_of, mark_of, terms_of
-from actorwork.streams.transport.client import RedisClient
+from actorwork.streams.transport.commands import Commands
 from actorwork.streams.transport.redis_py import cannot
 
 _FACTS: Final = ("actor", "title", "schedule", "data", "type", "details", "registered", "last", "fired", "declared")
@@ -23,7 +23,7 @@ _FACTS: Final = ("actor", "title", "schedule", "data", "type", "details", "regis
 class RedisTriggers(Triggers):
     """Registers, fires and lists triggers."""
 
-    def __init__(self, client: RedisClient) -> None:
+    def __init__(self, client: Commands) -> None:
         self._client = client
 
     def __repr__(self) -> str:

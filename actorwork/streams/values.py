@@ -12,14 +12,14 @@ from actorwork.abc import VersionedValue
 from actorwork.errors import BrokerError
 from actorwork.policy.values import stale
 from actorwork.streams import keys, scripts
-from actorwork.streams.transport.client import RedisClient
+from actorwork.streams.transport.commands import Commands
 from actorwork.streams.transport.redis_py import ConnectionError, cannot  # noqa: A004
 
 
 class RedisValues:
     """Implements `actorwork.abc.Values`."""
 
-    def __init__(self, client: RedisClient) -> None:
+    def __init__(self, client: Commands) -> None:
         self._client = client
 
     def __repr__(self) -> str:

@@ -33,8 +33,9 @@ from actorwork.policy.settlement import Settlement
 from actorwork.streams import keys, scripts
 from actorwork.streams.node import RedisNode
 from actorwork.streams.publisher import Publisher
-from actorwork.streams.transport.client import RedisClient, Script, open_client
-from actorwork.streams.transport.connection import Address
+from actorwork.streams.transport.address import Address
+from actorwork.streams.transport.client import RedisClient, open_client
+from actorwork.streams.transport.commands import Script
 from actorwork.streams.transport.redis_py import ConnectionError, ResponseError  # noqa: A004
 from actorwork.testing.redis_server import RedisServer
 

@@ -41,7 +41,7 @@ from actorwork.embedded.settling import Settlements
 from actorwork.message import RESULT_TTL, Delivery, Envelope, Failure, Priority
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
 from actorwork.streams import scripts
-from actorwork.streams.transport.client import Script
+from actorwork.streams.transport.commands import Script
 from actorwork.testing.redis_server import RedisServer
 
 from .models import (

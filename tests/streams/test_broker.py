@@ -22,7 +22,7 @@ from actorwork.policy.settlement import Ack, Fail, Reject, Retry
 from actorwork.settings import DeadLetterSettings
 from actorwork.streams import reader
 from actorwork.streams.broker import open_broker
-from actorwork.streams.transport.client import MayHaveExecuted
+from actorwork.streams.transport.commands import MayHaveExecuted
 from actorwork.streams.transport.redis_py import ConnectionError as BrokenConnection
 from actorwork.testing.proxy import open_proxy
 from actorwork.testing.redis_server import open_redis_server

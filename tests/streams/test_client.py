@@ -12,14 +12,8 @@ import trio.testing
 
 from actorwork.errors import BrokerError
 from actorwork.streams.transport import client as client_module
-from actorwork.streams.transport.client import (
-    Connected,
-    ConnectionEvent,
-    ConnectionLost,
-    RedisClient,
-    Script,
-    open_client,
-)
+from actorwork.streams.transport.client import Connected, ConnectionEvent, ConnectionLost, RedisClient, open_client
+from actorwork.streams.transport.commands import Script
 from actorwork.streams.transport.redis_py import (
     ConnectionError,  # noqa: A004
     NoScriptError,

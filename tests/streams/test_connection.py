@@ -3,8 +3,9 @@ import trio
 import trio.testing
 
 from actorwork.errors import BrokerError
+from actorwork.streams.transport.address import Address, without_password
 from actorwork.streams.transport.client import open_client
-from actorwork.streams.transport.connection import Address, Connection, connect, without_password
+from actorwork.streams.transport.connection import Connection, connect
 from actorwork.streams.transport.redis_py import AuthenticationError, ConnectionError, TimeoutError  # noqa: A004
 from actorwork.streams.transport.wire import NOT_ENOUGH, pack
 from actorwork.testing.redis_server import Certificates, RedisServer, open_redis_server

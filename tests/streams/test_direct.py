@@ -9,7 +9,7 @@ import pytest
 import redis.connection
 from redis._parsers.base import BaseParser
 
-from actorwork.streams.transport.connection import Address
+from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.direct import DirectConnection, direct_options
 from actorwork.streams.transport.redis_py import ConnectionError, RedisError, parse_error  # noqa: A004
 from actorwork.testing.redis_server import RedisServer

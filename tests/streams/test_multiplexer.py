@@ -9,8 +9,9 @@ import pytest
 import trio
 import trio.testing
 
+from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.client import ConnectionEvent, ConnectionLost, open_client
-from actorwork.streams.transport.connection import Address, connect
+from actorwork.streams.transport.connection import connect
 from actorwork.streams.transport.multiplexer import Multiplexer
 from actorwork.streams.transport.redis_py import ConnectionError, InvalidResponse  # noqa: A004
 from actorwork.streams.transport.wire import pack

@@ -3,6 +3,8 @@
 client.py        one shared connection that comes back by itself; scripts, subscriptions, transactions
 exclusive.py     a connection for one task: blocking reads that can be cancelled without losing a message
 multiplexer.py   many tasks on one connection: replies matched in order
+commands.py      what the broker's parts ask of a client, whatever carries the bytes; scripts
+address.py       where a server is, and how a connection to it is opened
 connection.py    one socket and the parser of its bytes
 direct.py        connecting without redis-py
 wire.py          RESP3, by hiredis

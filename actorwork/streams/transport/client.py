@@ -19,19 +19,19 @@ Reconnecting backs off exponentially with full jitter, up to a second: a node co
 server's return.
 """
 
-import hashlib
 import math
 import random
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
-from functools import cached_property
 from typing import Any, Final
 
 import attrs
 import trio
 
 from actorwork.nurseries import open_unwrapping_nursery
-from actorwork.streams.transport.connection import Address, Connection, connect
+from actorwork.streams.transport.address import Address
+from actorwork.streams.transport.commands import MayHaveExecuted, Script
+from actorwork.streams.transport.connection import Connection, connect
 from actorwork.streams.transport.exclusive import Exclusive
 from actorwork.streams.transport.multiplexer import Multiplexer, PendingRequest
 from actorwork.streams.transport.redis_py import (
@@ -52,33 +52,12 @@ _NO_CONNECTION: Final = 2**62
 _LOST: Final = (ConnectionError, TimeoutError, OSError)
 
 
-class MayHaveExecuted(ConnectionError):
-    """The connection was lost while a command that is not idempotent waited for its reply."""
-
-    def __init__(self, text: str, *, client_id: int) -> None:
-        super().__init__(text)  # pyright: ignore[reportUnknownMemberType] - redis-py has no types here
-        self.client_id = client_id
-        """The server's number of the connection that was lost."""
-
-
 class NoFurtherConnection(Exception):
     """The server is there, but no further connection to it can be opened."""
 
 
 def _kill(client_id: int) -> tuple[Any, ...]:
     return ("CLIENT", "KILL", "ID", client_id)
-
-
-@attrs.frozen
-class Script:
-    """A Lua script, known to the server by its digest."""
-
-    name: str
-    source: str = attrs.field(repr=False)
-
-    @cached_property
-    def sha(self) -> str:
-        return hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
 
 @attrs.frozen

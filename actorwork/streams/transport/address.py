@@ -1,0 +1,114 @@
+"""Where a server is, and how a connection to it is opened: by blocking calls, whatever carries the bytes afterwards."""
+
+import contextlib
+import ssl
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import attrs
+
+from actorwork.errors import BrokerError
+from actorwork.streams.transport.direct import DirectConnection, direct_options
+from actorwork.streams.transport.redis_py import (
+    AuthenticationError,
+    BusyLoadingError,
+    ConnectionError,  # noqa: A004
+    MasterDownError,
+    NoPermissionError,
+    RedisError,
+    RedisPyConnection,
+    TimeoutError,  # noqa: A004
+    connection_options,
+)
+
+HANDSHAKE_TIMEOUT: Final = 5.0
+"""Seconds for each step of getting in, unless the url says `socket_timeout` or `socket_connect_timeout`."""
+
+
+@attrs.frozen
+class Address:
+    """Where a server is and how to get in. `url` is safe to show: its password is not in it."""
+
+    url: str
+    connection_class: Callable[..., RedisPyConnection] = attrs.field(repr=False)
+    options: Mapping[str, Any] = attrs.field(repr=False)
+
+    @classmethod
+    def parse(cls, url: str) -> "Address":
+        """Parse a `redis://`, `rediss://` or `unix://` url, with all options of redis-py."""
+        options: dict[str, Any]
+        if (direct := direct_options(url)) is not None:
+            connection_class: Callable[..., RedisPyConnection] = DirectConnection
+            options = {**direct}
+        else:
+            try:
+                options = connection_options(url)
+            except ValueError as error:
+                raise BrokerError(f"cannot use {without_password(url)!r} as a Redis url: {error}") from error
+            connection_class = options.pop("connection_class")
+            options.pop("max_connections", None)  # An option of pools; there is none.
+            # Only the sender can judge what a half-sent command may have done: redis-py must not repeat anything.
+            options.update(protocol=3, legacy_responses=False, decode_responses=False, retry=None, retry_on_error=[])
+            options["driver_info"] = None
+            options.pop("retry_on_timeout", None)
+        options.setdefault("socket_timeout", HANDSHAKE_TIMEOUT)
+        options.setdefault("socket_connect_timeout", HANDSHAKE_TIMEOUT)
+        return cls(without_password(url), connection_class, options)
+
+
+def without_password(url: str) -> str:
+    """Return the url as it may be logged."""
+    parts = urlsplit(url)
+    secrets = {"password", "ssl_password"}
+    if parts.password is None and not any(name in secrets for name, _ in parse_qsl(parts.query)):
+        return url
+    netloc = parts.netloc
+    if parts.password is not None:
+        netloc = f"{parts.username or ''}:***@{netloc.rpartition('@')[2]}"
+    query = urlencode(
+        [(name, "***" if name in secrets else value) for name, value in parse_qsl(parts.query)], safe="*/"
+    )
+    # By hand: urlunsplit would write unix:/path, which is no Redis url.
+    return f"{parts.scheme}://{netloc}{parts.path}{'?' if query else ''}{query}"
+
+
+def open_socket(address: Address, name: str) -> RedisPyConnection:
+    """Open one connection and prove that the server answers on it. Blocks; raises as `connect` does."""
+    opened = address.connection_class(**{"client_name": name, **address.options})
+    try:
+        opened.connect()
+        # A server that loads its data accepts connections already, and refuses every command: it is not ready yet.
+        opened.send_command("PING")
+        with contextlib.suppress(NoPermissionError):
+            opened.read_response()
+    except RedisError as error:
+        opened.disconnect()
+        raise _explained(error, address) from error
+    except BaseException:
+        opened.disconnect()
+        raise
+    return opened
+
+
+def _explained(error: RedisError, address: Address) -> Exception:
+    said = f"{getattr(error, 'status_code', None) or ''} {error}".strip()
+    if isinstance(error, AuthenticationError):
+        return BrokerError(
+            f"{address.url} refuses these credentials ({said}): check the user and the password in the url "
+            "(redis://user:password@host, percent-encoded), and the user's rights with ACL GETUSER"
+        )
+    if isinstance(error.__context__, ssl.SSLCertVerificationError):
+        return BrokerError(
+            f"the certificate of {address.url} is not trusted ({error.__context__.verify_message}): name the "
+            "authority's file in the url (?ssl_ca_certs=/path/ca.pem)"
+        )
+    if isinstance(error, BusyLoadingError | MasterDownError):
+        return ConnectionError(f"{address.url} is not ready ({said})")
+    if isinstance(error, ConnectionError | TimeoutError):
+        return type(error)(f"cannot connect to {address.url}: {said}")
+    if isinstance(error, NoPermissionError):
+        return BrokerError(
+            f"the user of {address.url} lacks rights that a connection needs ({said}): grant +@connection"
+        )
+    return BrokerError(f"{address.url} refuses the connection ({said})")
