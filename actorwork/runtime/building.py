@@ -8,6 +8,7 @@ Process                a process, or with replicas a supervisor of several
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
@@ -61,7 +62,7 @@ class Members:
         self._host = host
         self.services = Services(
             emit=host.emit,
-            watchdog=Watchdog(),
+            watchdog=Watchdog(getattr(host.emit, "hang_timeout", math.inf)),
             ids=MessageIds(secrets.token_hex(8)),
             start_soon=host.start_soon,
             new_supervision=lambda spec: RunningSupervisor(spec, self._environment),

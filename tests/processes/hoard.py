@@ -6,7 +6,6 @@ import time
 import trio
 
 from actorwork import Actor, Settings, receive
-from actorwork.actors.execution import threads
 
 from .workers import LEDGER, say
 
@@ -39,11 +38,21 @@ class Sleeper(Actor):
 
     settings = Settings(title="sleeper", execution_timeout=0.3)
 
-    async def startup(self) -> None:
-        threads.REPORT_EVERY = 0.2
-
     @receive
     def sleep(self, *, seconds: float) -> int:
         say("sleeps")
         time.sleep(seconds)
+        return os.getpid()
+
+
+class Shielded(Actor):
+    """Has handlers that cannot be cancelled."""
+
+    settings = Settings(title="shielded", execution_timeout=0.3, max_crashes=1)
+
+    @receive
+    async def sleep(self, *, seconds: float) -> int:
+        say("sleeps")
+        with trio.CancelScope(shield=True):
+            await trio.sleep(seconds)
         return os.getpid()

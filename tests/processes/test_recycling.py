@@ -13,7 +13,7 @@ from actorwork.runtime.processes import process_child
 from actorwork.runtime.processes.recycling import memory_of, reason_to_replace
 
 from .conftest import Said, is_alive, until
-from .hoard import Hoarder, Sleeper
+from .hoard import Hoarder, Shielded, Sleeper
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +109,7 @@ async def test_a_stop_ends_both_in_order(file_url: str, said: Said):
 
 async def test_a_handler_that_sits_in_a_thread_for_ever_is_the_end_of_its_process(file_url: str, said: Said):
     seen: list[Event] = []
-    tree = Process([Sleeper], name="far", hang_timeout=2)
+    tree = Process([Sleeper], name="far", hang_timeout=1)
     async with open_system(tree, broker=file_url, emit=seen.append) as system, open_client(system.broker) as client:
         receipt = await client.ref(Sleeper).submit({"seconds": 60})
         (first,) = await said.wait("sleeps")
@@ -119,11 +119,24 @@ async def test_a_handler_that_sits_in_a_thread_for_ever_is_the_end_of_its_proces
         await until(lambda: of(HandlerHung, seen), "the report")
         (hung,) = of(HandlerHung, seen)
         assert (hung.process, hung.pid, hung.title, hung.message_id) == ("far", first, "sleeper", receipt.id)
-        assert hung.seconds >= 2
+        assert 1 <= round(hung.seconds, 2) < 5
         assert "in sleep" in hung.stacks
         assert await client.ref(Sleeper).ask({"seconds": 0}, timeout=20) != first
         (ended,) = of(ChildExited, seen)
         assert "a handler of 'sleeper' had not ended" in str(ended.exit.error)
+
+
+async def test_a_handler_that_shields_itself_is_the_end_of_its_process_after_hang_timeout(file_url: str):
+    seen: list[Event] = []
+    tree = Process([Shielded], hang_timeout=1)
+    async with open_system(tree, broker=file_url, emit=seen.append) as system, open_client(system.broker) as client:
+        receipt = await client.ref(Shielded).submit({"seconds": 60})
+        with pytest.raises(MessageFailed, match="died while they handled"):
+            await receipt.result(timeout=20)
+        (hung,) = of(HandlerHung, seen)
+        assert (hung.title, hung.message_id) == ("shielded", receipt.id)
+        assert 1 <= round(hung.seconds, 2) < 5
+        assert await client.ref(Shielded).ask({"seconds": 0}, timeout=20)
 
 
 @pytest.mark.parametrize(

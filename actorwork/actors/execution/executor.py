@@ -210,7 +210,9 @@ class Executor:
         elif self.ended is None:
             self._reported = now
             self.end(EndReason.TIMEOUT)
-        elif now - self._reported >= REPORT_EVERY:
+        elif now - self._reported >= REPORT_EVERY or self.workplace.actor.services.watchdog.has_hung(
+            self, self._reported, now
+        ):
             self._reported = now
             message_id = item.id if isinstance(item, Delivery) else type(item.message).__name__
             actor, seconds, where = self.workplace.actor, now - self.began, of_handler(stack_of_task(self.task))

@@ -80,11 +80,12 @@ class HandlerThread:
             watchdog.watch(self)
 
     def overdue(self, now: float) -> None:
-        thread = self._thread
+        thread, watchdog = self._thread, self._watchdog
+        if watchdog is None or self.began is None:
+            return
         if thread is None:
-            if self._watchdog is not None:
-                self._watchdog.forget(self)
-        elif self.began is not None and now - self._reported >= REPORT_EVERY:
+            watchdog.forget(self)
+        elif now - self._reported >= REPORT_EVERY or watchdog.has_hung(self, self._reported, now):
             self._reported = now
             where = of_handler(stack_of_thread(thread))
             self._emit(

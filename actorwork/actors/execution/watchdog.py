@@ -3,11 +3,12 @@
 An executor works in one long cancel scope and notes when the handler in flight began. One task of the node, this one,
 looks at the busy executors at the next deadline, at least every quarter second, and cancels the scope of one that is
 overdue. A handler that does not end even then (it shields itself, swallows the cancellation, or sits in a thread) is
-reported every ten seconds, with its stack.
+reported every ten seconds, with its stack; and when it is so late that its process is to be ended (`hang_after`).
 """
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Final, Protocol
@@ -42,7 +43,9 @@ class Watched(Protocol):
 class Watchdog:
     """Looks at the executors that have something in flight."""
 
-    def __init__(self) -> None:
+    def __init__(self, hang_after: float = math.inf) -> None:
+        self._hang_after = hang_after
+        """Seconds after its deadline at which a handler is to be reported in any case."""
         self._busy: set[Watched] = set()
         self._wake = trio.Event()
 
@@ -57,6 +60,11 @@ class Watchdog:
 
     def forget(self, executor: Watched) -> None:
         self._busy.discard(executor)
+
+    def has_hung(self, executor: Watched, reported: float, now: float) -> bool:
+        """Whether a handler that was reported last at `reported` has become `hang_after` late since."""
+        deadline = (executor.began or now) + executor.timeout
+        return reported - deadline < self._hang_after <= now - deadline
 
     async def run(self) -> None:
         """Look until cancelled."""

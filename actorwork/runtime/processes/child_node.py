@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from actorwork.runtime.processes.event_frames import EventForwarding
 
 _PR_SET_PDEATHSIG: Final = 1
+_ROUNDED: Final = 1e-3
+"""Seconds by which sums of the same times may differ."""
 
 
 def main(end: socket.socket) -> None:
@@ -126,7 +128,8 @@ class NodeSink:
     def __init__(self, config: NodeConfig, channel: ParentChannel) -> None:
         self._title = config.title
         self._channel = channel
-        self._hang_timeout = config.hang_timeout or math.inf
+        self.hang_timeout = config.hang_timeout or math.inf
+        """How late a handler has to be reported, so that the process is ended for it."""
         self._log = LogSink(f"{socket.gethostname()}:{os.getpid()}")
         self.wants_process_events = config.forwards_events
         """Of the processes below this one: their events are passed on."""
@@ -175,8 +178,8 @@ class NodeSink:
             case events.SuspectsInFlight(present=present):
                 # Before a handler gets them, for the same reason.
                 self._channel.send("suspects", present=present)
-            case events.Overdue() if event.seconds - event.timeout >= self._hang_timeout:
-                late, stacks = event.seconds - event.timeout, all_stacks()
+            case events.Overdue(seconds=seconds, timeout=timeout) if seconds - timeout >= self.hang_timeout - _ROUNDED:
+                late, stacks = seconds - timeout, all_stacks()
                 self._channel.send("stuck", actor=event.title, message=event.message_id, seconds=late, text=stacks)
             case _:
                 pass
