@@ -31,7 +31,7 @@ from actorwork.runtime.checking import check_tree
 from actorwork.runtime.engine import Engine
 from actorwork.runtime.options import Options, SystemOptions, refuse_unknown
 from actorwork.runtime.outline import Branch, branch_of, local_of, outline, parts_of, pool_of, supervisor_of
-from actorwork.telemetry.logs import LogSink
+from actorwork.telemetry.logs import GuardedSink, LogSink
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker, EventSink
@@ -271,7 +271,7 @@ def _sink(emit: EventSink | None) -> EventSink:
         return LogSink(f"{socket.gethostname()}:{os.getpid()}")
     if not callable(emit):
         raise SettingsError(f"emit wants a callable that takes events, got {emit!r}")
-    return emit
+    return GuardedSink(emit)
 
 
 async def serve(

@@ -15,13 +15,16 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from actorwork import events
 from actorwork.policy.settlement import Ack
 from actorwork.telemetry.configuring import LOGGER
 from actorwork.telemetry.formatting import indented, one_line
 from actorwork.telemetry.sentences import Sentence, sentence_of
+
+if TYPE_CHECKING:
+    from actorwork.abc import EventSink
 
 FIELDS: Final = ("node_id", "actor_id", "actor", "message_id", "source", "attempt", "error")
 """The attributes that a record of ours may have, besides those of every record."""
@@ -117,3 +120,38 @@ class LogSink:
             # Indented, since they print it as it is, and it may hold lines of the message.
             record.exc_text = indented(failure.traceback.rstrip("\n"))
         self._logger.handle(record)
+
+
+class GuardedSink:
+    """An application's own sink, whose errors are logged: raised in the runtime, they would end what emits.
+
+    The first one is logged with its traceback, further ones at most every ten seconds, with their number.
+    """
+
+    __slots__ = ("_clock", "_lost", "_remind_at", "_sink")
+
+    def __init__(self, sink: EventSink, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._sink = sink
+        self._clock = clock
+        self._lost = 0
+        """Events that it has raised for since the last report."""
+        self._remind_at = -math.inf
+
+    def __repr__(self) -> str:
+        return f"<guarded {self._sink!r}>"
+
+    def __call__(self, event: events.Event) -> None:
+        try:
+            self._sink(event)
+        except Exception:  # whatever an application's code may raise: it must end nothing
+            self._lost += 1
+            now = self._clock()
+            if now >= self._remind_at:
+                lost, self._lost, self._remind_at = self._lost, 0, now + _REMIND_EVERY
+                logging.getLogger(LOGGER).exception(
+                    "emit=%s raised for an event of type %s (events lost to it since the last report: %s); the system"
+                    " goes on, but a sink must not raise",
+                    one_line(repr(self._sink)),
+                    type(event).__name__,
+                    lost,
+                )

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import logging
 import math
 import threading
 from collections.abc import AsyncGenerator, Callable
@@ -673,3 +674,37 @@ async def test_a_cancellation_in_the_very_moment_in_which_the_node_is_up_ends_th
             pytest.fail("it started")
     assert scope.cancelled_caught
     assert said == ["down"]
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+async def test_a_sink_that_raises_is_reported_and_ends_nothing(
+    concurrency: int, caplog: pytest.LogCaptureFixture, mock_clock: trio.testing.MockClock
+):
+    class Echo(Actor):
+        settings = Settings(title="echo", concurrency=concurrency)
+
+        @receive
+        async def echo(self, message: str) -> str:
+            if message == "crash":
+                raise ValueError(message)
+            return message
+
+    seen: list[str] = []
+
+    def broken(event: events.Event) -> None:
+        seen.append(type(event).__name__)
+        raise OSError("the collector is away")
+
+    broker = FakeBroker()
+    with caplog.at_level(logging.ERROR, "actorwork"):
+        async with open_system(Echo, broker=broker, emit=broken) as system:
+            for n in range(3):
+                broker.put(Echo, f"{n}")
+            await broker.wait_settled(3)
+            with pytest.raises(ActorCrashed):
+                await system.ref(Echo).ask("crash")
+            assert await system.ref(Echo).ask("hello") == "hello"
+    assert {"NodeStarted", "Settled", "ChildExited", "NodeStopped"} <= set(seen)
+    (first,) = [record for record in caplog.records if "raised for an event of type" in record.getMessage()]
+    assert first.exc_info is not None
+    assert isinstance(first.exc_info[1], OSError)
