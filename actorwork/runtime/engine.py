@@ -24,9 +24,9 @@ import trio
 from actorwork import events
 from actorwork.brokers import open_broker
 from actorwork.errors import ActorStopped, BrokerError, NotRunning, Shutdown
-from actorwork.groups import is_cancellation, only_leaf
+from actorwork.groups import is_cancellation, leaves, only_leaf
 from actorwork.nurseries import open_unwrapping_nursery
-from actorwork.policy.exits import Exit, Kind
+from actorwork.policy.exits import Exit, Kind, is_fatal
 from actorwork.runtime.building import Members, refuse_what_is_not_shared
 from actorwork.runtime.firing import fire_triggers
 from actorwork.runtime.pausing import Pausing
@@ -215,7 +215,7 @@ class Engine:
             self.shutdown.stop(f"the root supervisor ended: {ended.term}", None)
         except BaseException as error:
             # Also a `KeyboardInterrupt` that a handler raised: it is a shutdown too, and is raised at its end.
-            whole = only_leaf(error)
+            whole = _decisive(error)
             # Until the shield is up there is nothing to end in stages: the error ends the start.
             if not self._scope.shield or is_cancellation(whole):
                 raise
@@ -223,3 +223,16 @@ class Engine:
             self.shutdown.stop(f"{type(whole).__name__}: {whole}", None)
         finally:
             self._supervisor_ended.set()
+
+
+def _decisive(error: BaseException) -> BaseException:
+    """Return what ended the root supervisor: of several errors what ends the program, such as a `KeyboardInterrupt` of
+    a hook while the supervisor gave up. It goes first, since no `except KeyboardInterrupt` would find it in a group.
+    """
+    whole = only_leaf(error)
+    fatal = [leaf for leaf in leaves(whole) if is_fatal(leaf)]
+    if not fatal or whole in fatal:
+        return whole
+    others = [leaf for leaf in leaves(whole) if leaf not in fatal and not is_cancellation(leaf)]
+    fatal[0].__cause__ = others[0] if others else fatal[1]
+    return fatal[0]

@@ -67,9 +67,10 @@ def _run(tree: object, options: SystemOptions, signals: _Signals) -> int:
     """Run it to its end; return the exit code, and log the reason of a failure."""
     try:
         forced = trio.run(_main, tree, options, signals)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         # Not of a signal: those do not raise it. A handler raised it, and would raise it again after a restart.
-        log.error("stopped by a KeyboardInterrupt that a handler raised; the messages in flight were released")  # noqa: TRY400
+        text = "stopped by a KeyboardInterrupt that a handler raised; the messages in flight were released"
+        log.error(text, exc_info=error.__cause__)  # noqa: TRY400 - its own traceback says no more than that
         return EXIT_FAILED
     except ActorworkError as error:
         # A traceback is of use only if the cause is in the user's code; otherwise the sentence has it all.

@@ -504,6 +504,33 @@ async def test_a_keyboard_interrupt_in_a_handler_is_a_shutdown_and_its_delivery_
     assert said == ["down"]
 
 
+async def test_an_interrupt_in_a_hook_while_the_tree_gives_up_is_raised_with_the_reason_why_it_gave_up():
+    class Interrupting(Actor):
+        settings = Settings(title="interrupting")
+
+        @receive
+        async def do(self, *, n: int = 0) -> None: ...
+
+        async def shutdown(self) -> None:
+            raise KeyboardInterrupt
+
+    class Weak(Interrupting):
+        settings = Settings(title="weak")
+
+        async def startup(self) -> None:
+            self.context.nursery.start_soon(self.boom)
+
+        async def boom(self) -> None:
+            raise OSError("disk")
+
+        async def shutdown(self) -> None: ...
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        async with open_system([Interrupting, Weak], broker=FakeBroker(), intensity=Intensity(restarts=0)):
+            await trio.sleep_forever()
+    assert isinstance(caught.value.__cause__, MaxRestartsExceeded)
+
+
 async def test_an_actor_that_is_not_in_the_tree_has_no_ref():
     class Other(Actor):
         settings = Settings(title="other")
