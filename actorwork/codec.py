@@ -1,4 +1,4 @@
-"""Between messages and bytes: JSON outside, attrs classes, dataclasses and JSON values inside.
+"""Between messages and bytes: JSON outside, attrs classes, dataclasses, Pydantic models and JSON values inside.
 
     encode(message)              the JSON and the wire name of its type
     decode_value(data, type)     the value of the JSON, as that type
@@ -7,7 +7,8 @@
 
 JSON is never coerced. A number is an int only if it is one; missing and unknown fields are errors; every error names
 the path to the field. Only the fields of a foreign stream entry, which are all strings, are parsed as the type that the
-handler declares ("1" as the int 1, "true" as a bool, JSON for the rest).
+handler declares ("1" as the int 1, "true" as a bool, JSON for the rest). How strict a Pydantic model is, its own
+configuration says.
 
 JSON only, never pickle: any client that reaches the broker may have written the data.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import types
 from collections import deque
 from collections.abc import (
@@ -82,6 +84,17 @@ def wire_name(cls: type) -> str:
 def is_record(cls: object) -> bool:
     """Whether a class is an attrs class or a dataclass."""
     return isinstance(cls, type) and (attrs.has(cls) or dataclasses.is_dataclass(cls))
+
+
+def is_model(cls: object) -> bool:
+    """Whether a class is a Pydantic model. Pydantic is never imported here: a program with a model has done so."""
+    pydantic = sys.modules.get("pydantic")
+    return pydantic is not None and isinstance(cls, type) and issubclass(cls, pydantic.BaseModel)
+
+
+def is_message_class(cls: object) -> bool:
+    """Whether the instances of a class have a type on the wire: an attrs class, a dataclass or a Pydantic model."""
+    return is_record(cls) or is_model(cls)
 
 
 # ---- JSON ----
@@ -189,6 +202,15 @@ def _structure_enum(value: Any, cls: Any) -> Any:
         return cls(value)  # A combination of flags is not a member itself. Its bits are known, whatever the boundary.
     wanted = ", ".join(repr(one.value) for one in cls)
     raise ValueError(f"wants {'a combination' if issubclass(cls, Flag) else 'one'} of {wanted}, got {_shown(value)}")
+
+
+def _structure_model(value: Any, cls: Any) -> Any:
+    # From JSON, so that the model reads times and the like from their JSON, however strict it is.
+    return cls.model_validate_json(dumps(value))
+
+
+def _unstructure_model(value: Any) -> Any:
+    return value.model_dump(mode="json", by_alias=True, round_trip=True)
 
 
 _PLAIN: Final[Mapping[Any, str]] = {
@@ -301,6 +323,8 @@ def _make_converter() -> cattrs.Converter:
     converter.register_structure_hook_func(_is_plain_union, _structure_plain_union)
     converter.register_structure_hook_func(lambda cls: cls is Any or cls is object, _structure_any)
     converter.register_structure_hook_func(lambda cls: isinstance(cls, type) and issubclass(cls, Enum), _structure_enum)
+    converter.register_structure_hook_func(is_model, _structure_model)
+    converter.register_unstructure_hook_func(is_model, _unstructure_model)
     _refuse_other_than_arrays(converter)
     _read_keys_as_text(converter)
     for cls in (datetime, date, time):
@@ -342,7 +366,7 @@ def encode_as(value: object, annotation: Any) -> bytes:
 def encode(message: object) -> tuple[bytes, str | None]:
     """Return a message's JSON and the wire name of its type (None for a JSON value); raise `CodecError`."""
     cls = type(message)
-    if cls is dict or not is_record(cls):
+    if cls is dict or not is_message_class(cls):
         return dumps(message), None  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     return encode_value(message), wire_name(cls)
 
@@ -455,7 +479,9 @@ class KeywordDecoder:
 
 @cache
 def field_types(cls: Any) -> Mapping[str, Any]:
-    """Return the types of a record's fields, by name; for anything else an empty mapping."""
+    """Return the types of a record's or model's fields, by name; for anything else an empty mapping."""
+    if is_model(cls):
+        return {field.alias or name: field.annotation for name, field in cls.model_fields.items()}
     if not is_record(cls):
         return {}
     if attrs.has(cls):
@@ -551,6 +577,8 @@ def _problems(error: BaseException, path: str) -> list[str]:
         for inner in error.exceptions:  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
             found.extend(_problems(inner, path + _step(inner)))  # pyright: ignore[reportUnknownArgumentType]
         return found
+    if type(error).__module__.startswith("pydantic") and hasattr(error, "errors"):
+        return [_problem_of_model(problem, path) for problem in cast("Any", error).errors(include_url=False)]
     at = f"at {path.lstrip('.')}: " if path else ""
     if isinstance(error, ForbiddenExtraKeysError):
         extra = ", ".join(repr(name) for name in sorted(error.extra_fields))
@@ -561,6 +589,15 @@ def _problems(error: BaseException, path: str) -> list[str]:
     if isinstance(error, (TypeError, AttributeError)) and "wants" not in str(error):
         return [f"{at}wants a JSON object or list of the right shape ({error})"]
     return [f"{at}{error}"]
+
+
+def _problem_of_model(problem: Mapping[str, Any], path: str) -> str:
+    """Turn one entry of a Pydantic `ValidationError` into a sentence."""
+    place = path + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in problem["loc"])
+    at = f"at {place.lstrip('.')}: " if place else ""
+    if problem["type"] == "missing":
+        return f"{at}missing"
+    return f"{at}{problem['msg']}, got {_shown(problem['input'])}"
 
 
 def _step(error: BaseException) -> str:

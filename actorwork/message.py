@@ -104,7 +104,7 @@ if TYPE_CHECKING:
 
 
 class Untyped(Protocol):
-    """Any message that does not derive from `Message`: a JSON value, an attrs class, a dataclass."""
+    """Any message that does not derive from `Message`: a JSON value, an attrs class, a dataclass, a model."""
 
     def __dir__(self) -> Iterable[str]: ...
 

@@ -36,7 +36,8 @@ def template_of(message: object, fill: Filler) -> tuple[Template, str | None]:
         return _joined(_object(cast("dict[str, object]", message), fill)), None
     if isinstance(message, list):
         return _joined(_list(cast("list[object]", message), "the message", fill)), None
-    return (codec.encode(message)[0].decode(),), None
+    data, wire = codec.encode(message)
+    return (data.decode(),), wire
 
 
 def holes_of(message: object) -> Iterator[Hole]:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, assert_type
 
 import attrs
+from pydantic import BaseModel
 
 from actorwork.actors.actor import Actor
 from actorwork.actors.context.context import Context
@@ -35,6 +36,10 @@ class Count(Message["Counter", int]):
 @attrs.frozen
 class Plain:
     name: str
+
+
+class Bow(BaseModel, Message["Greeter", int]):
+    depth: int
 
 
 class Greeter(Actor):
@@ -67,6 +72,9 @@ async def a_local_ref(greeter: ActorRef[Greeter], counter: ActorRef[Counter]) ->
     await greeter.tell({"name": "Ann"})
     greeter.tell_nowait(Greet("Ann"))
 
+    assert_type(await greeter.ask(Bow(depth=1)), int)
+
+    await counter.tell(Bow(depth=1))  # type: ignore[arg-type]
     await greeter.tell(Count())  # type: ignore[arg-type]
     greeter.tell_nowait(Count())  # type: ignore[arg-type]
     await counter.ask(Greet("Ann"))  # type: ignore[arg-type]

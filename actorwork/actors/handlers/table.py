@@ -35,7 +35,7 @@ from actorwork.codec import (
     MessageDecoder,
     Parameter,
     check_type,
-    is_record,
+    is_message_class,
     loads,
     structure,
     wire_name,
@@ -325,15 +325,16 @@ class HandlerTable:
             if option is None:
                 option = type(None)  # noqa: PLW2901 - None is how types write it
             cls = get_origin(option) or option
-            if not isinstance(cls, type) or not (is_record(cls) or cls in _JSON_TYPES):
+            if not isinstance(cls, type) or not (is_message_class(cls) or cls in _JSON_TYPES):
                 raise SettingsError(
-                    f"{where}: a message is an attrs class, a dataclass or a JSON value, got {option!r}"
+                    f"{where}: a message is an attrs class, a dataclass, a Pydantic model or a JSON value,"
+                    f" got {option!r}"
                 )
             known = self.by_class.get(cls) or self._of_triggers.get(cls)
             if known is not None:
                 raise SettingsError(f"{where}: {cls.__qualname__} is handled by {known.name} already")
             (self._of_triggers if handler.wants_trigger else self.by_class)[cls] = handler
-            if is_record(cls):
+            if is_message_class(cls):
                 name = wire_name(cls)
                 if name in self._by_wire:
                     raise SettingsError(
@@ -352,7 +353,7 @@ class HandlerTable:
         try:
             check_type(option)
         except CodecError as error:
-            if is_record(option):
+            if is_message_class(option):
                 # It holds what JSON cannot, such as a ref: it may still be told within the process.
                 return Handler(function.__name__, function, is_async, returns, local_only=str(error))
             raise SettingsError(f"{where}: {error}") from error
@@ -461,7 +462,7 @@ class HandlerTable:
                     f"{handler.name} wants {handler.wants_trigger}, which only a message that a trigger has sent has"
                 )
             for known, candidate in self.by_class.items():
-                if is_record(known) and issubclass(cls, known):
+                if is_message_class(known) and issubclass(cls, known):
                     return candidate
             if cls is dict and self._keywords:
                 if len(self._keywords) == 1:
