@@ -137,6 +137,15 @@ class DeadLettered(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
+class MessageLost(_Event):
+    """A message ended without a settlement: its entry was deleted by hand while it was in flight, or to be retried."""
+
+    source: str
+    actor_id: str
+    message_id: str
+
+
+@attrs.frozen(eq=False, repr=False)
 class SuspectsInFlight(_Event):
     """Messages that processes died with are in flight at this node (`present`), or none is any more."""
 
@@ -414,6 +423,7 @@ Event: TypeAlias = (
     | Released
     | Fenced
     | DeadLettered
+    | MessageLost
     | BrokerTrouble
     | BrokerAdvice
     | ActorStarted

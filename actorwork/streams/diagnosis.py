@@ -20,7 +20,7 @@ OLDEST: Final = (6, 2)
 _SKEW: Final = 1.0
 
 # Each is tried on keys that nothing else uses. They begin as the real keys do, so ACL rules for keys apply to them.
-_NEEDED: Final = (
+NEEDED: Final = (
     ("XADD", "publishing"),
     ("XREADGROUP", "reading"),
     ("XGROUP", "making groups"),
@@ -30,6 +30,7 @@ _NEEDED: Final = (
     ("XCLAIM", "taking over from dead nodes"),
     ("XINFO", "finding dead nodes"),
     ("XRANGE", "retries and dead letters"),
+    ("XTRIM", "dead letters"),
     ("XLEN", "the backlog"),
     ("BITFIELD", "publishing once"),
     ("HMGET", "delays"),
@@ -37,6 +38,11 @@ _NEEDED: Final = (
     ("HLEN", "the backlog"),
     ("RPUSH", "order per key"),
     ("LPOP", "order per key"),
+    ("LPUSH", "order per key"),
+    ("RPOP", "workflows"),
+    ("RENAME", "workflows"),
+    ("HKEYS", "workflows"),
+    ("ZREVRANGE", "workflows"),
     ("SADD", "priorities"),
     ("SMEMBERS", "priorities"),
     ("SMISMEMBER", "several groups"),
@@ -49,14 +55,22 @@ _NEEDED: Final = (
     ("EXISTS", "finding dead nodes"),
     ("TYPE", "publishing"),
     ("SETBIT", "publishing once"),
+    ("GETBIT", "publishing once"),
     ("EXPIRE", "publishing once"),
     ("ZADD", "delays"),
     ("ZREM", "delays"),
     ("ZRANGE", "delays"),
     ("ZRANGEBYSCORE", "delays"),
+    ("ZSCORE", "delays"),
+    ("HEXISTS", "delays"),
     ("HSET", "delays"),
     ("HGET", "delays"),
     ("HDEL", "delays"),
+    ("PEXPIRE", "shared values, locks"),
+    ("PERSIST", "shared values"),
+    ("PTTL", "limits"),
+    ("ZCARD", "limits"),
+    ("ZREMRANGEBYSCORE", "limits"),
     ("HINCRBY", "triggers"),
     ("SREM", "triggers"),
     ("HSETNX", "pauses"),
@@ -69,6 +83,12 @@ _NEEDED: Final = (
     ("SCAN", "listing dead letters"),
     ("CLIENT", "stopping at once"),
 )
+# Without these everything works, and something is slower.
+_USEFUL: Final = (
+    ("MULTI", "publishing in one step", "each message is published by a script, which costs the server twice as much"),
+    ("EXEC", "publishing in one step", "each message is published by a script, which costs the server twice as much"),
+    ("CLIENT|KILL", "publishing in one step", "each message is published by a script, which costs the server more"),
+)
 _ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "XADD": ("{key}", "*", "a", "b"),
     "XREADGROUP": ("GROUP", "g", "c", "STREAMS", "{key}", ">"),
@@ -79,6 +99,7 @@ _ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "XCLAIM": ("{key}", "g", "c", "0", "0-1"),
     "XINFO": ("GROUPS", "{key}"),
     "XRANGE": ("{key}", "-", "+"),
+    "XTRIM": ("{key}", "MINID", "0"),
     "XLEN": ("{key}",),
     "BITFIELD": ("{key}", "SET", "u1", "0", "1"),
     "HMGET": ("{key}", "a"),
@@ -86,6 +107,11 @@ _ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "HLEN": ("{key}",),
     "RPUSH": ("{key}", "a"),
     "LPOP": ("{key}",),
+    "LPUSH": ("{key}", "a"),
+    "RPOP": ("{key}",),
+    "HKEYS": ("{key}",),
+    "ZREVRANGE": ("{key}", "0", "0"),
+    "RENAME": ("{key}", "{key}"),
     "SADD": ("{key}", "a"),
     "SMEMBERS": ("{key}",),
     "SMISMEMBER": ("{key}", "a"),
@@ -98,7 +124,15 @@ _ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "EXISTS": ("{key}",),
     "TYPE": ("{key}",),
     "SETBIT": ("{key}", "0", "1"),
+    "GETBIT": ("{key}", "0"),
     "EXPIRE": ("{key}", "1"),
+    "PEXPIRE": ("{key}", "1000"),
+    "PERSIST": ("{key}",),
+    "PTTL": ("{key}",),
+    "ZCARD": ("{key}",),
+    "ZREMRANGEBYSCORE": ("{key}", "0", "0"),
+    "ZSCORE": ("{key}", "a"),
+    "HEXISTS": ("{key}", "a"),
     "ZADD": ("{key}", "1", "a"),
     "ZREM": ("{key}", "a"),
     "ZRANGE": ("{key}", "0", "0"),
@@ -117,6 +151,9 @@ _ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "SCRIPT": ("EXISTS", "0" * 40),
     "SCAN": ("0",),
     "CLIENT": ("UNBLOCK", "0"),
+    "MULTI": (),
+    "EXEC": (),
+    "CLIENT|KILL": ("ID", "0"),
 }
 
 
@@ -210,44 +247,52 @@ async def _permissions(client: Commands, facts: Mapping[str, str] | RedisError) 
     source = f"actorwork-doctor-{os.urandom(16).hex()}"
     key = f"{keys.prefix(source)}doctor"
     channel = f"{keys.REPLIES}{source}"
-    calls = [
-        (name, why, [name, *(part.format(key=key, channel=channel) for part in _ARGUMENTS[name])])
-        for name, why in _NEEDED
-    ]
-    missing: list[tuple[str, str]] = []
-    dry = await _dry_run(client, calls)
-    if dry is not None:
-        missing = dry
-    else:
+    names = [name for name, *_ in (*NEEDED, *_USEFUL)]
+    calls = {
+        name: [*name.split("|"), *(part.format(key=key, channel=channel) for part in _ARGUMENTS[name])]
+        for name in names
+    }
+    missing = await _dry_run(client, calls)
+    if missing is None:
         if not isinstance(facts, RedisError) and (version_of(facts.get("redis_version", "")) or OLDEST) < OLDEST:
             return ()
         # SUBSCRIBE would answer with a push, SCRIPT and EVALSHA are tried by running a script.
-        tried = [call for call in calls if call[0] not in {"SUBSCRIBE", "SCRIPT", "EVALSHA"}]
-        replies = await client.call_many([command for _, _, command in tried] + [["DEL", key]], idempotent=True)
-        missing = [
-            (name, why)
-            for (name, why, _), reply in zip(tried, replies, strict=False)
-            if isinstance(reply, NoPermissionError)
-        ]
-    if not missing:
-        return [Finding("permissions", "ok", "this user may do all that is needed")]
-    return [
-        Finding("permissions", "error", f"this user may not use {name} ({why})", f"ACL SETUSER … +{name.lower()}")
-        for name, why in missing
+        untried = {"SUBSCRIBE", "SCRIPT", "EVALSHA"}
+        tried = {name: call for name, call in calls.items() if name not in untried}
+        replies = await client.call_many([*tried.values(), ["DEL", key]], idempotent=True)
+        missing = {name for name, reply in zip(tried, replies, strict=False) if _is_refusal(reply)}
+    findings = [
+        Finding("permissions", "error", f"this user may not use {name} ({why})", _right(name))
+        for name, why in NEEDED
+        if name in missing
     ]
+    findings += (
+        Finding("permissions", "warning", f"this user may not use {name.replace('|', ' ')} ({why}): {so}", _right(name))
+        for name, why, so in _USEFUL
+        if name in missing
+    )
+    return findings or [Finding("permissions", "ok", "this user may do all that is needed")]
 
 
-async def _dry_run(client: Commands, calls: Sequence[tuple[str, str, list[str]]]) -> list[tuple[str, str]] | None:
+def _is_refusal(reply: object) -> bool:
+    # EXEC is refused as EXECABORT.
+    return isinstance(reply, NoPermissionError) or (isinstance(reply, RedisError) and "NOPERM" in str(reply))
+
+
+def _right(name: str) -> str:
+    return f"ACL SETUSER … +{name.lower()}"
+
+
+async def _dry_run(client: Commands, calls: Mapping[str, list[str]]) -> set[str] | None:
     try:
         user: Any = await client.call("ACL", "WHOAMI", idempotent=True)
-        replies = await client.call_many(
-            [("ACL", "DRYRUN", user, *command) for _, _, command in calls], idempotent=True
-        )
+        commands = [("ACL", "DRYRUN", user, *command) for command in calls.values()]
+        replies = await client.call_many(commands, idempotent=True)
     except RedisError:
         return None
     if any(isinstance(reply, Exception) for reply in replies):
         return None
-    return [(name, why) for (name, why, _), reply in zip(calls, replies, strict=True) if reply != b"OK"]
+    return {name for name, reply in zip(calls, replies, strict=True) if reply != b"OK"}
 
 
 async def _foreign_groups(client: Commands) -> Sequence[Finding]:

@@ -10,14 +10,20 @@
     priority  critical, high or low                    –
     expires   ms since the epoch                       –
     unique    its unique key                           –
+    claim     proves that its result was asked for     –
 
 The fields of a foreign entry are its message: its own `id`, `group` or `headers` belong to its sender. Of a message
 only the headers are decoded here, if there are any.
+
+Whoever may XADD to a source may write any of these fields. What they claim beyond the message itself is checked against
+what the publish scripts have noted in keys that such a producer may not write: who holds a key or a unique key by the
+places in its record (lua/order.lua), whose result is kept by its claim.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias, cast
@@ -103,11 +109,21 @@ def due_of(envelope: Envelope) -> str:
     return ""
 
 
-def has_terms(envelope: Envelope) -> bool:
-    """Return whether an envelope has more than fields and a due time, so that a script has to look at it."""
+def is_ordered(envelope: Envelope) -> bool:
+    """Return whether it depends on others when an envelope is stored, or in which stream."""
     return not (
         envelope.key is None and envelope.priority is _NORMAL and envelope.unique is None and envelope.lifetime is None
     )
+
+
+def is_result_kept(envelope: Envelope) -> bool:
+    """Return whether the result of an envelope will be stored. Its fields end with a claim then."""
+    return bool(envelope.headers) and RESULT_TTL in envelope.headers
+
+
+def has_terms(envelope: Envelope) -> bool:
+    """Return whether an envelope has more than fields and a due time, so that a script has to look at it."""
+    return is_ordered(envelope) or is_result_kept(envelope)
 
 
 def terms_of(envelope: Envelope) -> str:
@@ -139,13 +155,16 @@ def fields_of(envelope: Envelope) -> list[str | bytes]:
         fields += ("group", envelope.group)
     if envelope.expires is not None and envelope.lifetime is None:
         fields += ("expires", str(round(envelope.expires * 1000)))
-    if has_terms(envelope):
-        if envelope.key is not None:
+    if is_ordered(envelope):
+        if envelope.key:
             fields += ("key", envelope.key)
         if envelope.priority is not _NORMAL:
             fields += ("priority", Priority(envelope.priority).name.lower())
         if envelope.unique is not None:
             fields += ("unique", envelope.unique.key)
+    if is_result_kept(envelope):
+        # A new one each time: the scripts note the claim of the entry that they add, and of no other under the same id.
+        fields += ("claim", os.urandom(8).hex())
     return fields
 
 
@@ -201,7 +220,7 @@ def delivery_from(
     others = len(named) - 1 - (own_id is not None) - (kind is not None) - (raw is not None) - (only is not None)
     if data is not None and others:
         token += _held_keys_of(named)
-        key = named[b"key"].decode(errors="replace") if b"key" in named else None
+        key = named.get(b"key", b"").decode(errors="replace") or None
         priority = PRIORITIES.get(named.get(b"priority", b""), Priority.NORMAL)
         expires = _moment_from(named.get(b"expires"))
     headers, attempt = NO_HEADERS, 1
@@ -222,13 +241,22 @@ PRIORITIES: Final = {level.name.lower().encode(): level for level in Priority if
 """The levels that have streams of their own, as entries name them."""
 
 
-def _held_keys_of(named: Mapping[bytes, bytes]) -> tuple[tuple[bytes, bytes], ...]:
-    """Return the key and the unique key that a message holds until it is settled for good, if it has any."""
-    key, unique = named.get(b"key", b""), named.get(b"unique", b"")
-    return ((key, unique),) if key or unique else ()
+Held: TypeAlias = "tuple[bytes, bytes, bytes]"
 
 
-def held_keys_in(fields: Fields) -> tuple[str, tuple[tuple[bytes, bytes], ...]]:
+def _held_keys_of(named: Mapping[bytes, bytes]) -> tuple[Held, ...]:
+    """Return what a message holds until it is settled for good, if it names any: key, unique key, claim."""
+    key, unique, claim = named.get(b"key", b""), named.get(b"unique", b""), named.get(b"claim", b"")
+    return ((key, unique, claim),) if key or unique or claim else ()
+
+
+def claim_in(token: Sequence[Any]) -> str:
+    """Return the claim to its result in the token of a delivery."""
+    held: Sequence[Held] = token[3:]
+    return held[0][2].decode(errors="replace") if held else ""
+
+
+def held_keys_in(fields: Fields) -> tuple[str, tuple[Held, ...]]:
     """Return the id and the held keys of an entry; `""` and none for a foreign one."""
     named = dict(zip(fields[::2], fields[1::2], strict=False))
     if b"data" not in named:

@@ -11,6 +11,7 @@
     actorwork:{<source>}:delayed:messages         their fields
     actorwork:{<source>}:dead                     dead letters, a stream
     actorwork:{<source>}:result:<message id>      a stored outcome
+    actorwork:{<source>}:claim:<message id>       proves that an entry asked for the outcome to be stored
     actorwork:{<source>}:seen:…                   marks of the ids that were published
     actorwork:{<source>}:settled:<group>:<node>   the answer to a node's last batch of settlements
     actorwork:{<source>}:groups                   the groups of actors; others of the stream are foreign
@@ -95,6 +96,9 @@ class SourceKeys:
 
     def result(self, message_id: str) -> str:
         return f"{self.prefix}result:{message_id}"
+
+    def claim(self, message_id: str) -> str:
+        return f"{self.prefix}claim:{message_id}"
 
     def settled(self, group: str, incarnation: str, level: Priority) -> str:
         record = f"{self.prefix}settled:{group}:{incarnation}"

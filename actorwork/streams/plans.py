@@ -7,6 +7,7 @@ So a step is a string within the JSON of its run, and its headers are a string w
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -30,8 +31,11 @@ from actorwork.policy.runs.values import (
 _STATES: Final = {b"1": 1, b"2": 2, b"3": 3}
 
 
-def encoded(plan: Plan, pages: str | None = None) -> str:
-    """Return the JSON with which a script starts a run; with `pages`, steps were sent before, under that name."""
+def encoded(plan: Plan, pages: str | None = None, *, claim: str = "") -> str:
+    """Return the JSON with which a script starts a run; with `pages`, steps were sent before, under that name.
+
+    `claim` is that of the heir's message to its result.
+    """
     total = len(plan.steps)
     row: dict[str, Any] = {
         "home": plan.home,
@@ -39,6 +43,7 @@ def encoded(plan: Plan, pages: str | None = None) -> str:
         "title": plan.title,
         "total": total,
         "holds": int(plan.holds),
+        "secret": os.urandom(16).hex(),
         "ttl": _milliseconds(plan.results_ttl),
         "result": _text(template_row(plan.result)),
         "undoes": [number for number, step in enumerate(plan.steps) if step.undo is not None],
@@ -53,7 +58,7 @@ def encoded(plan: Plan, pages: str | None = None) -> str:
     if plan.on_error is not None:
         row["on_error"] = _step(plan, plan.on_error, 2 * total + 1)
     if plan.heir is not None:
-        row["heir"] = _heir(plan.heir)
+        row["heir"] = _heir(plan.heir, claim)
         parent = read_step_header(plan.heir.headers.get(FLOW))
         if parent is not None:
             row["parent"] = parent
@@ -114,10 +119,10 @@ def _row(plan: Plan, step: StepPlan, number: int) -> dict[str, Any]:
     return row
 
 
-def _heir(heir: Heir) -> str:
+def _heir(heir: Heir, claim: str) -> str:
     """Return who is answered when the run ends; like `settler`, it takes from the headers only what is of use."""
     headers = heir.headers
-    row: dict[str, Any] = {"source": heir.source, "id": heir.id}
+    row: dict[str, Any] = {"source": heir.source, "id": heir.id, "claim": claim}
     ttl, reply_to, flow = headers.get(RESULT_TTL), headers.get(REPLY_TO), headers.get(FLOW)
     if isinstance(ttl, (int, float)) and ttl > 0:
         row["ttl"] = str(_milliseconds(ttl))

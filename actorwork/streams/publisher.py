@@ -4,7 +4,8 @@
     due now, numbered id                  `publish_now`: runs of messages whose ids share a mark
     delayed, numbered id                  `publish_later`: the same
     with a key, a priority, a lifetime,   `publish_batch`: looks at each message by itself
-    a unique key, or an id of its own
+    a unique key, an id of its own, or
+    a result to be kept
 
 What remembers an id is its mark (lua/marks.lua). A mark and its message are written together, so a publish whose reply
 was lost can be sent again.
@@ -31,7 +32,16 @@ from typing import Any, Final
 from actorwork.errors import BrokerError
 from actorwork.message import Envelope
 from actorwork.streams import scripts
-from actorwork.streams.entries import Marks, due_of, fields_of, has_terms, mark_of, terms_of
+from actorwork.streams.entries import (
+    Marks,
+    due_of,
+    fields_of,
+    has_terms,
+    is_ordered,
+    is_result_kept,
+    mark_of,
+    terms_of,
+)
 from actorwork.streams.keys import SourceKeys
 from actorwork.streams.transport.commands import Commands, MayHaveExecuted, Script
 from actorwork.streams.transport.redis_py import NoScriptError, RedisError, may_pass
@@ -43,6 +53,8 @@ _SHARE: Final = _BYTES_AT_ONCE // _AT_ONCE
 _WIDEST: Final = 48
 """How many bits of a mark a script sets as one number: numbers in Lua are exact up to 53 bits."""
 _MARK_SECONDS: Final = 86_400
+_CLAIM_SECONDS: Final = 40 * 86_400
+"""As in lua/publish.lua."""
 _REFRESH_EVERY: Final = 60.0
 _REMEMBERED: Final = 10_000
 """How many sources and marks are cached: names that senders generate must not pile up here."""
@@ -95,17 +107,20 @@ class Publisher:
             self._may_transact = await self._client.may_transact()
             return
         marks = self._marks.get(envelope.source)
-        if marks is None or not self._may_transact or envelope.delay or envelope.at is not None or has_terms(envelope):
+        if marks is None or not self._may_transact or envelope.delay or envelope.at is not None or is_ordered(envelope):
             await self.publish([envelope])
             return
         mark, bit = marks.of(envelope.id)
         if bit == "" or time.monotonic() >= self._refresh_at.get(mark, 0.0):
             await self.publish([envelope])
             return
+        fields = fields_of(envelope)
+        commands: list[tuple[Any, ...]] = [("SETBIT", mark, bit, 1), ("XADD", envelope.source, "*", *fields)]
+        if is_result_kept(envelope):
+            claimed = self._keys_of(envelope.source).claim(envelope.id)
+            commands.insert(0, ("SET", claimed, fields[-1], "EX", _CLAIM_SECONDS))
         try:
-            multi, _, queued, executed = await self._client.transact(
-                ("SETBIT", mark, bit, 1), ("XADD", envelope.source, "*", *fields_of(envelope))
-            )
+            multi, *_, queued, executed = await self._client.transact(*commands)
         except MayHaveExecuted as lost:
             try:
                 await self._client.disconnect(lost.client_id)
@@ -115,7 +130,7 @@ class Publisher:
             return
         added: Any
         if type(executed) is list:
-            added = executed[1]  # pyright: ignore[reportUnknownVariableType] - a reply as it came
+            added = executed[-1]  # pyright: ignore[reportUnknownVariableType] - a reply as it came
         elif isinstance(multi, Exception):
             # This user may not begin a transaction any more (an ACL was changed): each command was run by itself.
             self._may_transact = False

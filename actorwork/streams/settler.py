@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import trio
 
 from actorwork.abc import EventSink
-from actorwork.events import BrokerTrouble, Fenced
+from actorwork.events import BrokerTrouble, Fenced, MessageLost
 from actorwork.failpoints import failpoint
 from actorwork.message import FLOW, REPLY_TO, RESULT_TTL, Delivery, Envelope, Failure, Outcome, is_result_wanted
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
@@ -48,8 +48,9 @@ _PUBLISHED_AT_ONCE: Final = 1000
 _GIVE_UP_AFTER: Final = 5
 _BARE: Final = 3
 """The length of a token without held keys: the delivery has neither a key nor a unique key."""
-_ANSWERED: Final = 3
+_ANSWERED: Final = 4
 """How many values the scripts return."""
+_LOST: Final = b"lost"
 _MAY_PASS: Final = b"NOPERM"
 """How an error of the script begins that is about this user's rights (lua/rights.lua)."""
 _PAUSES: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
@@ -91,6 +92,8 @@ class Settler:
             return
         in_flight.begun += 1
         is_wanted = delivery.headers and is_result_wanted(delivery.headers)
+        if is_wanted:
+            _refuse_address(self._emit, delivery, settlement)
         if (
             type(settlement) is Ack
             and not published
@@ -213,6 +216,7 @@ class Settler:
             in_flight.keys.settled(in_flight.group, in_flight.incarnation, in_flight.level),
         )
         answer = await self._run(in_flight, script, script_keys, args, total)
+        _report(self._emit, in_flight, [item[0] for item in others], answer[3], len(plain))
         return self._conclude(in_flight, plain, others, answer[1], answer[2])
 
     async def _flush_together(
@@ -237,6 +241,7 @@ class Settler:
         answer = await self._run(in_flight, scripts.SETTLE_TOGETHER, script_keys, args, 1)
         # The script counts in the order of its arguments.
         in_order = [one for some in by_stream.values() for one in some]
+        _report(self._emit, in_flight, [delivery for delivery, _ in in_order], answer[3], 0)
         self._conclude_together(in_flight, in_order, set(answer[1]), answer[2])
 
     async def _run(
@@ -376,14 +381,7 @@ class Settler:
     def _abandon(
         self, in_flight: InFlightEntries, plain: list[Delivery], others: list[Item], refusal: _RefusedError
     ) -> None:
-        for delivery in (*plain, *(delivery for item in others for delivery in _deliveries_of(item))):
-            self._emit(
-                BrokerTrouble(
-                    f"settling {delivery.id} of {in_flight.source}",
-                    str(refusal),
-                    f"given up; the entry {delivery.token[0].decode()} stays pending, and runs again after this node",
-                )
-            )
+        _report_abandoned(self._emit, in_flight, plain, others, refusal)
         self.isolation.abandon(in_flight, len(plain))
         for item in others:
             if type(item[1]) is PublishOnly:
@@ -406,10 +404,48 @@ class Settler:
         self._emit(Fenced(delivery, in_flight.group, settlement))
 
 
-def _encoded(plan: Plan) -> str:
+def _report(
+    emit: EventSink, in_flight: InFlightEntries, deliveries: Sequence[Delivery], notes: Sequence[Any], begin: int
+) -> None:
+    """Report what the script has noted of some settlements, the first of which has the number `begin`."""
+    for which, note in zip(notes[::2], notes[1::2], strict=True):
+        delivery = deliveries[int(which) - begin]
+        if note == _LOST:
+            emit(MessageLost(in_flight.source, in_flight.group, delivery.id))
+        else:
+            doing = f"storing the result of {delivery.id} of {delivery.source}"
+            error = "no client of actorwork has asked for it: the entry was written by another producer"
+            emit(BrokerTrouble(doing, error, "not stored"))
+
+
+def _refuse_address(emit: EventSink, delivery: Delivery, settlement: Settlement | PublishOnly) -> None:
+    address = delivery.headers.get(REPLY_TO)
+    is_ours = not isinstance(address, str) or address.startswith(keys.REPLIES)
+    if not is_ours and isinstance(settlement, Ack | Reject | Fail):
+        doing = f"replying for {delivery.id} of {delivery.source} to {address!r}"
+        emit(BrokerTrouble(doing, f"replies go to channels under {keys.REPLIES}… only", "not sent"))
+
+
+def _report_abandoned(
+    emit: EventSink, in_flight: InFlightEntries, plain: list[Delivery], others: list[Item], refusal: _RefusedError
+) -> None:
+    for delivery in (*plain, *(delivery for item in others for delivery in _deliveries_of(item))):
+        emit(
+            BrokerTrouble(
+                f"settling {delivery.id} of {in_flight.source}",
+                str(refusal),
+                f"given up; the entry {delivery.token[0].decode()} stays pending, and runs again after this node",
+            )
+        )
+
+
+def _encoded(plan: Plan, claim: str) -> str:
     from actorwork.streams.plans import encoded  # noqa: PLC0415 - most programs have no workflows
 
-    return encoded(plan)
+    return encoded(plan, claim=claim)
+
+
+LOST: Final = Failure("Lost", "its entry was deleted by hand, so it cannot be tried again")
 
 
 class _RefusedError(Exception):
@@ -459,9 +495,12 @@ def _add_other(
                 starts = (*starts, continues)
             if starts:
                 kind = "start"
-                extras = (len(starts), *map(_encoded, starts))
+                claim = entries.claim_in(delivery.token)
+                extras = (len(starts), *(_encoded(plan, claim) for plan in starts))
         case Retry(delay=delay, failure=failure):
             kind = "retry"
+            # Stored only if the entry is gone by now.
+            outcome = Outcome("rejected", failure=LOST)
             # This node's clock is only noted in the history, for people; the delay counts by the server's clock.
             extras = (round(delay * 1000), entries.headers_of_retry(delivery, failure, time.time()))
         case Reject(failure=failure):
@@ -491,7 +530,7 @@ def _delivery_args(
     in_flight: InFlightEntries, delivery: Delivery, outcome: Outcome | None
 ) -> tuple[bytes | str | int, ...]:
     entry, count, _, *held_keys = delivery.token
-    key, unique = held_keys[0] if held_keys else (b"", b"")
+    key, unique, claim = held_keys[0] if held_keys else (b"", b"", b"")
     record: bytes | str = ""
     ttl: int | str = ""
     reply_to = ""
@@ -501,7 +540,7 @@ def _delivery_args(
         address = delivery.headers.get(REPLY_TO)
         reply_to = address if isinstance(address, str) else ""
         record = entries.encoded_outcome(in_flight.source, delivery.id, outcome, delivery.headers.get(FLOW))
-    return entry, count, delivery.id, key, unique, record, ttl, reply_to
+    return entry, count, delivery.id, key, unique, record, ttl, claim, reply_to
 
 
 def _add_published(args: list[Any], published: Sequence[Envelope]) -> None:

@@ -114,6 +114,13 @@ def sentence_of(event: events.Event, broker: str = "") -> Sentence:
                 (message_id, error, source, _see(source, message_id, broker)),
                 {"actor_id": actor_id, "message_id": message_id, "source": source, "error": error},
             )
+        case events.MessageLost(source=source, actor_id=actor_id, message_id=message_id):
+            return Sentence(
+                logging.ERROR,
+                "message %s of '%s' is lost: its entry was deleted by hand (XDEL, XTRIM), so it is not tried again",
+                (message_id, source),
+                {"actor_id": actor_id, "message_id": message_id, "source": source},
+            )
         case events.SuspectsInFlight(present=True):
             text = "messages that processes died with are in flight here: if this process dies, they are suspected"
             return Sentence(logging.INFO, text)

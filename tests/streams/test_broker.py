@@ -1043,7 +1043,7 @@ async def test_a_user_without_channels_handles_and_settles_all_the_same():
         orders = subscription()
         async with open_scene(server.url.replace("unix://", "unix://ann:secret@")) as scene:
             async with scene.node(orders) as node:
-                headers = {REPLY_TO: "elsewhere", RESULT_TTL: 60}
+                headers = {REPLY_TO: "actorwork:reply:elsewhere", RESULT_TTL: 60}
                 await scene.broker.publish([Envelope("orders", "m", b"1", headers=headers, delay=0.05)])
                 node.settle(orders, await inbox(orders).take_one(), Ack(b"2"))
                 await node.wait_settled()

@@ -51,7 +51,7 @@ def test_what_is_said_of_a_message_beside_itself_is_delivered_with_it(
     of = None if unique is None else Unique(unique)
     envelope = Envelope("orders", "1", b"1", kind, headers, key=key, priority=priority, expires=expires, unique=of)
     made = entries.delivery_from("orders", "g", b"1-1", as_redis_sends(entries.fields_of(envelope)), ("token",))
-    claims = ((key or "").encode(), (unique or "").encode())
+    claims = ((key or "").encode(), (unique or "").encode(), b"")
     token = ("token", claims) if any(claims) else ("token",)
     assert made == Delivery("1", "orders", b"1", token, kind, headers, key=key, priority=priority, expires=expires)
 

@@ -41,6 +41,7 @@ EVERY_EVENT: list[tuple[events.Event, str, str]] = [
     (events.Released("orders", "ac70", 7), "DEBUG", "released 7 of 'orders'"),
     (events.Fenced(DELIVERY, "ac70", Ack()), "WARNING", "it had no effect"),
     (events.DeadLettered("orders", "ac70", "3f-1", 3), "ERROR", "(3 processes died while handling it)"),
+    (events.MessageLost("orders", "ac70", "3f-1"), "ERROR", "message 3f-1 of 'orders' is lost"),
     (events.SuspectsInFlight(present=True), "INFO", "they are suspected"),
     (events.SuspectsInFlight(present=False), "DEBUG", "no message that processes died with"),
     (

@@ -1,6 +1,6 @@
 -- Runs of workflows: what follows from the end of a step. (A part: scripts begin with the parts they need.)
 --
---   actorwork:{<home>}:flow:<run>         the run, a hash: status, reason, title, total, open, holds, ttl, started, ...
+--   actorwork:{<home>}:flow:<run>         the run, a hash: secret (`step_claim` in order.lua), status, reason, title, total, open, holds, ttl, started, ...
 --   actorwork:{<home>}:flow:<run>:steps   number -> JSON: name, kind, source, template, ... ; never changed
 --   actorwork:{<home>}:flow:<run>:next    number -> JSON: who waits for it, and whether for the result ('r') or outcome ('o')
 --   actorwork:{<home>}:flow:<run>:state   s<number>: 1 sent, 2 ended, 3 held; n<number>: needs left; a<number>: attempts
@@ -56,12 +56,12 @@ local runs = {} -- Those that this script has looked at.
 local function run_at(home, run)
   local at = 'actorwork:{' .. home .. '}:flow:' .. run
   if not runs[at] then
-    local known = redis.call('HMGET', at, 'status', 'total', 'holds')
+    local known = redis.call('HMGET', at, 'status', 'total', 'holds', 'secret')
     if not known[1] then
       return nil
     end
     runs[at] = {
-      at = at, home = home, run = run, status = known[1], total = tonumber(known[2]), holds = known[3] == '1',
+      at = at, home = home, run = run, status = known[1], total = tonumber(known[2]), holds = known[3] == '1', secret = known[4] or '',
       due = 'actorwork:{' .. home .. '}:flows:due', state = at .. ':state', ready = at .. ':ready',
     }
   end
@@ -193,7 +193,7 @@ end
 -- Sends the message of a step; returns its place, or nil if the source cannot take it.
 local function send_message(r, plan, id)
   local prefix = 'actorwork:{' .. plan.source .. '}:'
-  local fields = { 'id', id, 'data', text_of(r, plan.template), 'headers', plan.headers }
+  local fields = { 'id', id, 'data', text_of(r, plan.template), 'headers', plan.headers, 'claim', step_claim(r.secret, id) }
   for _, name in ipairs({ 'type', 'group', 'key', 'priority' }) do
     if plan[name] then
       fields[#fields + 1] = name
@@ -377,7 +377,7 @@ local function finish(r, status, reason)
       local how = status == 'CANCELLED' and 'rejected' or 'failed'
       record = record .. ',"status":"' .. how .. '","failure":' .. cjson.encode(failure) .. '}'
     end
-    store_outcome('actorwork:{' .. heir.source .. '}:', heir.id, record, heir.ttl or '', heir.reply_to or '')
+    store_outcome('actorwork:{' .. heir.source .. '}:', heir.id, record, heir.ttl or '', heir.claim, heir.reply_to or '')
   end
   if status == 'FAILURE' then
     send_error(r)
@@ -459,7 +459,7 @@ local function start_run(text)
   redis.call('SADD', 'actorwork:flows', new.home)
   redis.call('ZADD', 'actorwork:{' .. new.home .. '}:flows', whole(now), new.run)
   redis.call('HSET', at, 'status', 'STARTED', 'reason', '', 'title', new.title, 'total', new.total, 'open', new.total,
-    'holds', new.holds, 'ttl', whole(new.ttl), 'started', whole(now), 'result_template', new.result)
+    'holds', new.holds, 'secret', new.secret, 'ttl', whole(new.ttl), 'started', whole(now), 'result_template', new.result)
   for _, name in ipairs({ 'on_error', 'heir' }) do
     if new[name] then
       redis.call('HSET', at, name, new[name])
@@ -544,7 +544,8 @@ local function join_all()
     i = i + 1
     local home, run, number = string.match(noted.flow, '^([^/]+)/([^/]+)/(%d+)$')
     local r = home and run_at(home, run)
-    if r then
+    -- The header may have been written by a foreign producer: only a message that this run has sent counts.
+    if r and noted.claim == step_claim(r.secret, noted.id) then
       local step = tonumber(number)
       if step > r.total then
         if step <= 2 * r.total then
@@ -552,7 +553,6 @@ local function join_all()
         end
       else
         local known = redis.call('HMGET', r.state, 's' .. step, 'a' .. step)
-        -- The header may have been copied by a foreign producer: only the message that this run has sent counts.
         if (known[1] == '1' or known[1] == '3') and id_of(r, step, known[2]) == noted.id then
           end_step(r, step, tonumber(known[1]), noted.ended)
         end

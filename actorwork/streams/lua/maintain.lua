@@ -157,7 +157,7 @@ local function look_after(stream, prefix, level, ids, keeping)
       if redis.call('SISMEMBER', beside(stream) .. 'kept', id) == 0 then
         local named = by_name(fields_of(stream, id) or {})
         if named['data'] then
-          leave(prefix, place_at(level, id), named['key'], named['unique'], named['id'] or id)
+          leave(prefix, place_at(level, id), named['key'], named['unique'])
         end
         ended = ended + 1
       end
@@ -290,9 +290,9 @@ local function dead_letter_crasher(stream, prefix, id, crashes)
     'actor', actor, 'group', group, 'error', 'Crashed', 'reason', reason, 'traceback', '',
     'attempt', tostring(attempt), 'at', whole(now), 'entry', id, 'id', message_id,
   }, fields, most_dead, whole(now - dead_for))
-  reject_unread(prefix, message_id, headers, 'failed', 'Crashed', reason)
+  reject_unread(prefix, message_id, headers, named['data'] and named['claim'], 'failed', 'Crashed', reason)
   if #ack_and_delete(stream, group, { id }) > 0 and named['data'] then
-    leave(prefix, place_at(level_of(prefix, stream), id), named['key'], named['unique'], message_id)
+    leave(prefix, place_at(level_of(prefix, stream), id), named['key'], named['unique'])
   end
   return { message_id, crashes }
 end

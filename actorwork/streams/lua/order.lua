@@ -6,7 +6,8 @@
 --   keys                        key -> the places of the message that has the key: JSON, usually one
 --   key:<key>                   the members that wait for the key, in their order
 --   waiting                     member -> its fields, packed; a member of a list without fields here was cancelled
---   unique:<key>                the message that has a unique key: JSON of `id`, `copies`, `place`
+--   unique:<key>                the message that has a unique key: JSON of `id`, `places`, and `place` while no group has it
+--   claim:<id>                  proves that a message's result was asked for: the same text is in its field `claim`
 --
 -- Of all messages with one key only the first is in a stream: readers need no check, and messages without keys pay nothing.
 -- The next message enters in the same script in which the one before leaves for good. In two scripts, a crash in between
@@ -17,6 +18,9 @@
 --
 -- A place is `<entry id>` in the source, `<level>:<entry id>` in the stream of a level, `~<member>` for a delayed message, or
 -- `=<member>` for one that waits for its key. A member is the id of a message, for a retry followed by its group.
+--
+-- Places are also the proof that an entry has the key that it names: a producer who may only XADD can name any key, and must
+-- not free it or make others wait.
 --
 -- Cost: a message with a key takes a read and a write more when it enters, and a read, an LPOP and a delete when it leaves.
 -- One that waits adds its fields and its place in the list, in and out. Records are small JSON: ids, no payloads.
@@ -91,38 +95,50 @@ local function unique_record(prefix, unique)
   return text and cjson.decode(text) or nil
 end
 
--- Changes the record of a message that has its unique key. A record that has expired, or that belongs to another message by
--- now, stays as it is: late settlements must not free the key of a successor.
-local function note_unique(prefix, unique, message_id, change)
+-- Changes the record of a message that has its unique key at one of its places: a copy moves on from `place` to `to` (nil: it
+-- has ended), or gets a second copy at `second`. Returns whether it has the key. A record that has expired, or that has not
+-- this place (it belongs to another message by now, or the entry only names the key), stays as it is: neither a late
+-- settlement nor a foreign entry must free the key of another message.
+local function note_unique(prefix, unique, place, to, second)
   local record = unique_record(prefix, unique)
-  if record and record.id == message_id then
-    change(record)
-    local key = prefix .. 'unique:' .. unique
-    if record.copies > 0 then
-      redis.call('SET', key, cjson.encode(record), 'XX', 'KEEPTTL')
-    else
-      redis.call('DEL', key)
+  for i, held in ipairs(record and record.places or {}) do
+    if held == place then
+      if second then
+        -- It was in flight. From now on it must not be replaced, since it may have had effects.
+        record.place = ''
+        record.places[#record.places + 1] = second
+      elseif to then
+        record.places[i] = to
+        record.place = record.place ~= '' and to or ''
+      else
+        table.remove(record.places, i)
+      end
+      local key = prefix .. 'unique:' .. unique
+      if #record.places > 0 then
+        redis.call('SET', key, cjson.encode(record), 'XX', 'KEEPTTL')
+      else
+        redis.call('DEL', key)
+      end
+      return true
     end
   end
+  return false
 end
 
--- Notes the place of a message that has its unique key, so that it can be replaced there.
-local function moved(prefix, unique, message_id, place)
-  note_unique(prefix, unique, message_id, function(record)
-    -- An empty place: it was in flight, and then retried. It must not be replaced any more, since it may have had effects.
-    if record.place ~= '' then
-      record.place = place
-    end
-  end)
+-- The claim of a message that a run sends: proves to the run that an entry which names it is that message. The secret is the
+-- run's, and in no entry.
+local function step_claim(secret, message_id)
+  return redis.sha1hex(secret .. '/' .. message_id)
 end
 
 -- Notes the place of a message that is a step of a run, so that it can be dropped there when the run is cancelled.
-local function step_moved(headers, place)
-  local home, run, number = string.match(headers or '', '"actorwork%-flow": ?"([^"/]+)/([^"/]+)/(%d+)"')
+local function step_moved(named, place)
+  local home, run, number = string.match(named['headers'] or '', '"actorwork%-flow": ?"([^"/]+)/([^"/]+)/(%d+)"')
   if home then
-    local state = 'actorwork:{' .. home .. '}:flow:' .. run .. ':state'
-    if redis.call('EXISTS', state) == 1 then
-      redis.call('HSET', state, 'p' .. number, place)
+    local at = 'actorwork:{' .. home .. '}:flow:' .. run
+    local secret = redis.call('HGET', at, 'secret')
+    if secret and named['claim'] == step_claim(secret, named['id'] or '') then
+      redis.call('HSET', at .. ':state', 'p' .. number, place)
     end
   end
 end
@@ -165,9 +181,9 @@ local function call_next(prefix, key)
       end
       redis.call('HDEL', prefix .. 'waiting', member)
       redis.call('HSET', prefix .. 'keys', key, cjson.encode({ place_at(level, id) }))
-      step_moved(named['headers'], place_at(level, id))
+      step_moved(named, place_at(level, id))
       if named['unique'] then
-        moved(prefix, named['unique'], named['id'], place_at(level, id))
+        note_unique(prefix, named['unique'], '=' .. member, place_at(level, id))
       end
       return
     end
@@ -225,34 +241,47 @@ local function enter(prefix, member, fields)
     end
   end
   if named['unique'] then
-    moved(prefix, named['unique'], named['id'], place)
+    note_unique(prefix, named['unique'], '~' .. member, place)
   end
-  step_moved(named['headers'], place)
+  step_moved(named, place)
   return place
 end
 
 -- One copy of a message is gone for good: frees what it held. The caller has removed the entry before, in the same script.
-local function leave(prefix, place, key, unique, message_id)
+local function leave(prefix, place, key, unique)
   if key then
     let_go(prefix, key, place)
   end
   if unique then
-    note_unique(prefix, unique, message_id, function(record)
-      record.copies = record.copies - 1
-    end)
+    note_unique(prefix, unique, place)
   end
 end
 
 -- ------------------------------------------------------------------------------------------------------------- dropping
 
--- Stores an outcome for `ttl` ms ('' means not), and publishes it to `reply_to` ('' means not). PUBLISH may be forbidden for
--- this channel (an ACL); that must not stop the settlement, and a stored outcome can still be found. An outcome that begins
--- with `flow` is that of a step of a run: its end is noted for join.lua.
-local function store_outcome(prefix, message_id, outcome, ttl, reply_to)
+local REPLIES = 'actorwork:reply:'
+local CLAIM_KEPT_MS = 86400000 -- Another group may still settle the message.
+
+-- Stores an outcome for `ttl` ms ('' means not), and publishes it to `reply_to` ('' means not). Returns false if it was to be
+-- stored and was not. PUBLISH may be forbidden for this channel (an ACL); that must not stop the settlement, and a stored
+-- outcome can still be found. An outcome that begins with `flow` is that of a step of a run: its end is noted for join.lua.
+--
+-- The entry says where its outcome goes, and whoever may XADD to the source has written it. So nothing is published outside
+-- the channels for replies, whose names are not to be guessed; and a result is stored for the message that asked for it when
+-- it was kept, which its claim proves, and not for another entry under the same id.
+local function store_outcome(prefix, message_id, outcome, ttl, claim, reply_to, is_failed)
+  local is_claimed = true
   if ttl ~= '' then
-    redis.call('SET', prefix .. 'result:' .. message_id, outcome, 'PX', ttl)
+    local noted = prefix .. 'claim:' .. message_id
+    is_claimed = claim and claim ~= '' and redis.call('GET', noted) == claim or false
+    if is_claimed then
+      redis.call('SET', prefix .. 'result:' .. message_id, outcome, 'PX', ttl)
+      if not is_failed then -- A dead letter may be sent again.
+        redis.call('SET', noted, claim, 'PX', whole(math.max(CLAIM_KEPT_MS, tonumber(ttl))))
+      end
+    end
   end
-  if reply_to ~= '' then
+  if string.sub(reply_to, 1, #REPLIES) == REPLIES then
     redis.pcall('PUBLISH', reply_to, outcome)
   end
   local flow = flow_in(outcome)
@@ -266,12 +295,13 @@ local function store_outcome(prefix, message_id, outcome, ttl, reply_to)
       local how = read.status == 'failed' and 'failed' or failure and KIND_OF_FAILURE[failure.type] or 'rejected'
       ended = { how = how, failure = failure }
     end
-    ended_steps[#ended_steps + 1] = { flow = flow, id = message_id, ended = ended }
+    ended_steps[#ended_steps + 1] = { flow = flow, id = message_id, ended = ended, claim = claim }
   end
+  return is_claimed
 end
 
 -- The same for a message that is not in flight: its headers have the address of the caller that waits.
-local function reject_unread(prefix, message_id, headers, status, kind, reason)
+local function reject_unread(prefix, message_id, headers, claim, status, kind, reason)
   local good, asked = pcall(cjson.decode, headers or '{}')
   if not good or type(asked) ~= 'table' then
     return
@@ -285,8 +315,9 @@ local function reject_unread(prefix, message_id, headers, status, kind, reason)
     if type(flow) == 'string' and not string.find(flow, '"', 1, true) then
       outcome = '{"flow":"' .. flow .. '",' .. string.sub(outcome, 2)
     end
-    ttl = tonumber(ttl) and tonumber(ttl) > 0 and string.format('%.0f', math.max(1, tonumber(ttl) * 1000)) or ''
-    store_outcome(prefix, message_id, outcome, ttl, type(reply_to) == 'string' and reply_to or '')
+    ttl = tonumber(ttl) and tonumber(ttl) > 0 and whole(math.max(1, tonumber(ttl) * 1000)) or ''
+    reply_to = type(reply_to) == 'string' and reply_to or ''
+    store_outcome(prefix, message_id, outcome, ttl, claim, reply_to, status == 'failed')
   end
 end
 
@@ -348,7 +379,7 @@ local function drop(prefix, place, kind, reason)
     message_id, headers = named['actorwork:id'], named['actorwork:headers']
     named = {}
   end
-  leave(prefix, place, named['key'], named['unique'], message_id)
-  reject_unread(prefix, message_id, headers, 'rejected', kind, reason)
+  leave(prefix, place, named['key'], named['unique'])
+  reject_unread(prefix, message_id, headers, named['claim'], 'rejected', kind, reason)
   return true
 end

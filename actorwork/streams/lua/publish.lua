@@ -11,9 +11,10 @@
 --   '<ms>'        delayed until this moment (since the epoch)
 --   '{...}'       JSON: `due` as above; `lifetime` (ms), which becomes the field `expires` unless `expires` is earlier;
 --                 for a unique key `unique`, `ttl` (ms), `replace` (true to replace an unread message that has the key).
---                 Also for a message with a key or a priority, which are fields: `enter` has to look at them.
+--                 Also for a message with a key, a priority or a claim to its result, which are fields.
 
 local MARK_SECONDS = 86400
+local CLAIM_SECONDS = 40 * 86400 -- As in publisher.py: longer than a dead letter is kept.
 
 -- When a message is due, in the form of `now_ms`; nil for at once.
 local function due_ms(due)
@@ -113,11 +114,16 @@ local function keep_on_terms(prefix, mark, offset, terms, first, last, touched)
     return false, nil, message_id
   end
   local fields = { unpack(ARGV, first, last) }
+  local at, rest = due_ms(wanted.due or '')
+  local claim = by_name(fields)['claim']
+  if claim then
+    local seconds = CLAIM_SECONDS + (at and math.ceil((at - now_ms()) / 1000) or 0)
+    redis.call('SET', prefix .. 'claim:' .. message_id, claim, 'EX', whole(seconds))
+  end
   if wanted.lifetime then
     fields[#fields + 1] = 'expires'
     fields[#fields + 1] = whole(math.min(now_ms() + wanted.lifetime, wanted.expires or math.huge))
   end
-  local at, rest = due_ms(wanted.due or '')
   local place, problem
   if at then
     hold_back(prefix, message_id, at, rest, fields)
@@ -130,7 +136,7 @@ local function keep_on_terms(prefix, mark, offset, terms, first, last, touched)
     end
   end
   if unique then
-    local record = { id = message_id, copies = 1, place = place }
+    local record = { id = message_id, places = { place }, place = place }
     redis.call('SET', prefix .. 'unique:' .. unique, cjson.encode(record), 'PX', wanted.ttl)
   end
   return true, nil, message_id

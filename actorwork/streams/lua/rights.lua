@@ -60,7 +60,7 @@ end
 local function needs_of_order(prefix)
   return {
     { 'HGET', prefix .. 'keys', '' }, { 'HSET', prefix .. 'keys', '', '' }, { 'HSET', prefix .. 'waiting', '', '' },
-    { 'RPUSH', prefix .. 'key:', '' }, { 'SADD', prefix .. 'priorities', '' },
+    { 'RPUSH', prefix .. 'key:', '' }, { 'SADD', prefix .. 'priorities', '' }, { 'SMEMBERS', prefix .. 'groups' },
     { 'GET', prefix .. 'unique:' }, { 'SET', prefix .. 'unique:', '' },
   }
 end
@@ -74,5 +74,5 @@ local function needs_of_leaving(prefix)
 end
 
 local function needs_of_result(prefix)
-  return { { 'SET', prefix .. 'result:', '' } }
+  return { { 'SET', prefix .. 'result:', '' }, { 'GET', prefix .. 'claim:' }, { 'SET', prefix .. 'claim:', '' } }
 end

@@ -4,7 +4,8 @@
 -- ARGV  the prefix of the source's keys, group, consumer, number of the batch, first and last id, how many deliveries,
 --       how many plain acks; for each of those: entry id, delivery count; then for each other settlement:
 --         kind, entry id, delivery count, message id, its key, its unique key ('' means none),
---         outcome (JSON or ''), how many ms to keep it ('' means not), where to publish it ('' means nowhere),
+--         outcome (JSON or ''; of a retry that of a message that is lost), how many ms to keep it ('' means not), the claim
+--         to its result, where to publish it ('' means nowhere),
 --         how many messages it publishes, for each: source, prefix, mark, bit, terms, how many values, those values
 --         kind 'retry': delay in ms, headers; kind 'fail': actor, error, reason, traceback, attempt,
 --           how many dead letters to keep, and for how many ms
@@ -13,7 +14,8 @@
 --
 -- Returns the batch's number, which of the settlements (0, 1, ...) were refused because the delivery is not ours any
 -- more, and which could not be applied (which, error, which, error, ...): these deliveries are still in flight. An error that
--- begins with NOPERM is about this user's rights at the source itself, and may pass.
+-- begins with NOPERM is about this user's rights at the source itself, and may pass. Last come notes (which, note, which,
+-- note, ...): 'unclaimed', a result was to be kept for an entry that did not ask for it; 'lost', there is no entry to retry.
 --
 -- The record makes the answer repeatable: a batch whose reply was lost is sent again under its number, and batch.lua returns
 -- the recorded answer. Without it the fence would refuse every settlement of the repeated batch, as its entries are gone.
@@ -38,6 +40,32 @@
 local level = level_of(prefix, stream)
 local touched = {}
 local leaving, is_anything_leaving = {}, false
+local notes = {}
+
+local function note(text)
+  notes[#notes + 1] = which
+  notes[#notes + 1] = text
+end
+
+-- A copy of the fields without the keys that this entry only names: `place` is not among the places of their holders.
+local function without_foreign_keys(fields, place, key, unique)
+  local places = key and places_of(prefix, key) or {}
+  local record = unique and unique_record(prefix, unique)
+  local has = { key = false, unique = false }
+  for _, held in ipairs(places) do
+    has.key = has.key or held == place
+  end
+  for _, held in ipairs(record and record.places or {}) do
+    has.unique = has.unique or held == place
+  end
+  local kept = {}
+  for f = 1, #fields, 2 do
+    if has[fields[f]] ~= false then
+      kept[#kept + 1], kept[#kept + 2] = fields[f], fields[f + 1]
+    end
+  end
+  return kept, has
+end
 
 local function needs_of_entry()
   return { { 'XADD', stream, '0-0', 'data', '' }, { 'XRANGE', stream, '0-0', '0-0' }, { 'HEXISTS', prefix .. 'waiting', '' } }
@@ -48,9 +76,9 @@ local last = #ARGV
 while i <= last do
   local kind, id, count, message_id = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local key, unique = ARGV[i + 4] ~= '' and ARGV[i + 4] or nil, ARGV[i + 5] ~= '' and ARGV[i + 5] or nil
-  local outcome, ttl, reply_to = ARGV[i + 6], ARGV[i + 7], ARGV[i + 8]
-  local published = tonumber(ARGV[i + 9])
-  local messages = i + 10
+  local outcome, ttl, claim, reply_to = ARGV[i + 6], ARGV[i + 7], ARGV[i + 8], ARGV[i + 9]
+  local published = tonumber(ARGV[i + 10])
+  local messages = i + 11
 
   -- It leaves before it publishes: see the top of this file.
   local leaves_first = (key or unique) and published > 0 and kind ~= 'keep' and kind ~= 'retry'
@@ -103,7 +131,7 @@ while i <= last do
     if leaves_first then
       is_gone = true
       if #ack_and_delete(stream, group, { id }) > 0 then
-        leave(prefix, place_at(level, id), key, unique, message_id)
+        leave(prefix, place_at(level, id), key, unique)
       end
     end
     local m = messages
@@ -117,8 +145,12 @@ while i <= last do
       m = ending + 1
     end
     local place, at, rest
+    local has = {}
     if kind == 'retry' and fields and not trouble then
       fields = readdressed(fields, message_id, ARGV[extras + 1], group)
+      if key or unique then
+        fields, has = without_foreign_keys(fields, place_at(level, id), key, unique)
+      end
       at, rest = due_ms('+' .. ARGV[extras])
       if not at then
         local added = redis.pcall('XADD', stream, '*', unpack(fields))
@@ -137,7 +169,7 @@ while i <= last do
       if not is_gone then
         acked[#acked + 1] = id
         if key or unique then
-          leaving[id] = { key, unique, message_id }
+          leaving[id] = { key, unique }
           is_anything_leaving = true
         end
       end
@@ -148,14 +180,15 @@ while i <= last do
             hold_back(prefix, member, at, rest, fields)
             place = '~' .. member
           end
-          if key then
+          if has.key then
             hold_key(prefix, key, place)
           end
-          if unique then
-            note_unique(prefix, unique, message_id, function(taken)
-              taken.copies, taken.place = taken.copies + 1, ''
-            end)
+          if has.unique then
+            note_unique(prefix, unique, place_at(level, id), nil, place)
           end
+          outcome = '' -- Only of a message that is lost.
+        else
+          note('lost')
         end
       elseif kind == 'fail' then
         add_dead_letter(prefix, {
@@ -170,7 +203,9 @@ while i <= last do
         end
       end
       if outcome ~= '' then
-        store_outcome(prefix, message_id, outcome, ttl, reply_to)
+        if not store_outcome(prefix, message_id, outcome, ttl, claim, reply_to, kind == 'fail') then
+          note('unclaimed')
+        end
       end
     end
   end
@@ -182,11 +217,11 @@ if is_anything_leaving then
   for _, id in ipairs(gone) do
     local had = leaving[id]
     if had then
-      leave(prefix, place_at(level, id), had[1], had[2], had[3])
+      leave(prefix, place_at(level, id), had[1], had[2])
     end
   end
 end
 join_all()
-local answer = { number, fenced, refused }
+local answer = { number, fenced, refused, notes }
 redis.call('SET', record, cmsgpack.pack(answer), 'PX', RECORD_MS)
 return answer

@@ -4,6 +4,6 @@
 -- ARGV  as settle.lua, up to the plain acks
 
 ack_and_delete(stream, group, acked)
-local answer = { number, fenced, refused }
+local answer = { number, fenced, refused, {} }
 redis.call('SET', record, cmsgpack.pack(answer), 'PX', RECORD_MS)
 return answer

@@ -5,10 +5,10 @@
 -- ARGV  number of the batch, group, consumer, how many messages are published, for each: source, prefix, mark, bit, terms,
 --       how many values, those values; then for each stream: the prefix of its source's keys, first and last id, how many
 --       deliveries, for each: entry id, delivery count, message id, its key, its unique key ('' means none), outcome (JSON
---       or ''), how many ms to keep it ('' means not), where to publish it ('' means nowhere)
+--       or ''), how many ms to keep it ('' means not), the claim to its result, where to publish it ('' means nowhere)
 --
 -- Returns the batch's number, which of the deliveries (0, 1, ...) are not ours any more, and {0, error} if what they publish
--- cannot be published. Nothing was done if there is any of these.
+-- cannot be published; nothing was done if there is any of these. Last come notes, as of settle.lua.
 --
 -- A batch that needs a right which this user lacks is refused as a whole, with NOPERM, and is tried again.
 --
@@ -43,7 +43,7 @@ for _ = 1, published do
   i = i + 6 + ARGV[i + 5]
 end
 
-local fenced = {}
+local fenced, notes = {}, {}
 local which = 0
 local first_of_streams = i
 for s = 2, #KEYS do
@@ -51,13 +51,13 @@ for s = 2, #KEYS do
   if not mine then
     return redis.error_reply(problem)
   end
-  local ending = i + 4 + 8 * ARGV[i + 3]
+  local ending = i + 4 + 9 * ARGV[i + 3]
   lacking = lacking or lacks('ack of ' .. KEYS[s], needs_of_ack, KEYS[s], group)
     or #groups_of(KEYS[s]) > 1 and lacks('sharing of ' .. KEYS[s], needs_of_sharing, KEYS[s], group)
     or lacks('leaving of ' .. ARGV[i], needs_of_leaving, ARGV[i])
     or lacks('result of ' .. ARGV[i], needs_of_result, ARGV[i])
     or published > 0 and not may('XADD', KEYS[s], '0-0', 'data', '') and 'NOPERM this user may not run XADD on ' .. KEYS[s]
-  for d = i + 4, ending - 1, 8 do
+  for d = i + 4, ending - 1, 9 do
     if not mine(ARGV[d], ARGV[d + 1]) then
       fenced[#fenced + 1] = which
     end
@@ -78,13 +78,13 @@ if #fenced == 0 and not trouble then
   for s = 2, #KEYS do
     local prefix, ids = ARGV[i], {}
     local level = level_of(prefix, KEYS[s])
-    local ending = i + 4 + 8 * ARGV[i + 3]
-    for d = i + 4, ending - 1, 8 do
+    local ending = i + 4 + 9 * ARGV[i + 3]
+    for d = i + 4, ending - 1, 9 do
       local key, unique = ARGV[d + 3], ARGV[d + 4]
       if key == '' and unique == '' then
         ids[#ids + 1] = ARGV[d]
       elseif #ack_and_delete(KEYS[s], group, { ARGV[d] }) > 0 then
-        leave(prefix, place_at(level, ARGV[d]), key ~= '' and key or nil, unique ~= '' and unique or nil, ARGV[d + 2])
+        leave(prefix, place_at(level, ARGV[d]), key ~= '' and key or nil, unique ~= '' and unique or nil)
       end
     end
     left[s] = ids
@@ -101,12 +101,17 @@ if #fenced == 0 and not trouble then
     end
     i = ending + 1
   end
+  which = 0
   for s = 2, trouble and 1 or #KEYS do
-    local ending = i + 4 + 8 * ARGV[i + 3]
-    for d = i + 4, ending - 1, 8 do
+    local ending = i + 4 + 9 * ARGV[i + 3]
+    for d = i + 4, ending - 1, 9 do
       if ARGV[d + 5] ~= '' then
-        store_outcome(ARGV[i], ARGV[d + 2], ARGV[d + 5], ARGV[d + 6], ARGV[d + 7])
+        if not store_outcome(ARGV[i], ARGV[d + 2], ARGV[d + 5], ARGV[d + 6], ARGV[d + 7], ARGV[d + 8]) then
+          notes[#notes + 1] = which
+          notes[#notes + 1] = 'unclaimed'
+        end
       end
+      which = which + 1
     end
     ack_and_delete(KEYS[s], group, left[s])
     i = ending
@@ -114,6 +119,6 @@ if #fenced == 0 and not trouble then
   join_all()
 end
 
-local answer = { number, fenced, trouble and #fenced == 0 and { 0, trouble } or {} }
+local answer = { number, fenced, trouble and #fenced == 0 and { 0, trouble } or {}, notes }
 redis.call('SET', record, cmsgpack.pack(answer), 'PX', RECORD_MS)
 return answer
