@@ -28,6 +28,10 @@ test-all *arguments:
 chaos *arguments:
     python -m tests.chaos {{ arguments }}
 
+# a chain of actors under producers of three kinds, and what operators do to a server: `just chaos-harness --minutes 10`
+chaos-harness *arguments:
+    python -m tests.chaos.harness {{ arguments }}
+
 coverage:
     coverage run -m pytest && coverage combine --quiet && coverage report
 

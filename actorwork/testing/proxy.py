@@ -95,6 +95,11 @@ class FaultProxy:
         """Forward replies in pieces of `size` bytes."""
         self._chunk = size
 
+    def redirect(self, url: str) -> None:
+        """Forward to another server, on the same kind of socket or another, and reset every connection."""
+        self._target = url
+        self.cut()
+
     def heal(self) -> None:
         """End all faults, including cuts that have not happened yet."""
         self._delay = 0.0

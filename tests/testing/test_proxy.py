@@ -85,3 +85,19 @@ async def test_a_server_that_is_away_ends_the_connection_and_leaves_no_socket_op
                 await client.connect(proxy.url.removeprefix("unix://"))
                 assert await received(client, 1) == b""
     gc.collect()  # A socket that is left open is a ResourceWarning now, which fails this test.
+
+
+async def test_a_redirected_proxy_resets_its_connections_and_forwards_new_ones_to_the_other_server():
+    with tempfile.TemporaryDirectory() as directory, trio_socket.socket(socket.AF_UNIX) as other:
+        path = str(Path(directory) / "other.sock")
+        await other.bind(path)
+        other.listen(1)
+        async with open_link() as (proxy, client, _):
+            proxy.redirect(f"unix://{path}")
+            assert await received(client, 1) == b""
+            with trio_socket.socket(socket.AF_UNIX) as again:
+                await again.connect(proxy.url.removeprefix("unix://"))
+                server, _ = await other.accept()
+                with server:
+                    await sent(server, b"here")
+                    assert await received(again, 4) == b"here"

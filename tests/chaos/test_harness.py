@@ -1,0 +1,108 @@
+"""A minute of the harness (`just chaos-harness` runs more), and what makes its verdict worth something."""
+
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from .effects import Effects, audit
+from .harness import CARRY_OUT, WEIGHTS, faults, main, most_at_once
+
+
+def test_a_seed_is_a_plan_in_which_every_fault_has_its_turn():
+    first, again, other = (list(islice(faults(seed), 3000)) for seed in (7, 7, 8))
+    assert first == again != other
+    assert {fault.name for fault in first} == WEIGHTS.keys() == CARRY_OUT.keys()
+
+
+def send(effects: Effects, number: int, kind: str = "plain", *, key: str | None = None) -> None:
+    effects.sending(number, kind, "client", key)
+    effects.accepted(number)
+
+
+def handle(effects: Effects, stage: str, number: int, *, delivery: str = "") -> None:
+    for what in ("begun", "ended"):
+        effects.note(stage, what, number, delivery or f"{stage}-{number}", 1)
+
+
+@pytest.fixture
+def effects(tmp_path: Path) -> Effects:
+    """The ledger of three messages of one key that went through the chain, and of a bad one."""
+    made = Effects(tmp_path / "effects.sqlite3")
+    for number in (1, 2, 3):
+        send(made, number, key="k")
+        for stage in ("first", "second", "third"):
+            handle(made, stage, number)
+    send(made, 4, "bad")
+    made.note("first", "begun", 4, "first-4", 1)
+    made.note("second", "written", 1, "second-1", 1, value=10)
+    made.note("second", "written", 2, "second-2", 1, value=11)
+    return made
+
+
+def test_a_chain_without_a_fault_is_clean(effects: Effects):
+    handle(effects, "first", 2)  # Its node died before the settlement: run again, with one effect.
+    effects.sending(5, "plain", "redis-py")  # Nobody knows whether it was accepted, and it was not.
+    found = audit(effects, [1, 2, 3], [4])
+    assert found.is_clean
+    assert (found.handled, found.again, dict(found.dead)) == (3, 1, {"bad": 1})
+    assert found.routes == {"client": (4, 4), "redis-py": (1, 0)}
+
+
+def overtake(effects: Effects) -> None:
+    """Let a message begin between the begin and the end of the one before it."""
+    for number in (7, 8):
+        send(effects, number, key="other")
+    effects.note("first", "begun", 7, "first-7", 1)
+    effects.note("first", "begun", 8, "first-8", 2)
+    effects.note("first", "ended", 7, "first-7", 1)
+    effects.note("first", "ended", 8, "first-8", 2)
+
+
+def leave(_: Effects) -> None:
+    """Spoil nothing in the ledger: what is wrong is among the receipts and the dead letters."""
+
+
+SPOILS: dict[str, tuple[Callable[[Effects], object], list[int], list[int], object]] = {
+    "lost": (leave, [1, 3], [4], [2]),
+    "doubled": (lambda effects: handle(effects, "third", 2, delivery="another"), [1, 2, 3], [4], [2]),
+    "doubled at the end": (leave, [1, 2, 2, 3], [4], [2]),
+    "disordered": (overtake, [1, 2, 3, 7, 8], [4], [("other", 7, 8)]),
+    "contradictory": (leave, [1, 2, 3], [3, 4], [3]),
+    "contradictory: never sent": (leave, [1, 2, 3, 9], [4], [9]),
+    "overwritten": (
+        lambda effects: effects.note("second", "written", 3, "second-3", 2, value=11),
+        [1, 2, 3],
+        [4],
+        [11],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPOILS)
+def test_each_broken_promise_is_found_and_only_that(effects: Effects, name: str):
+    spoil, receipts, dead, wrong = SPOILS[name]
+    spoil(effects)
+    found = audit(effects, receipts, dead)
+    assert not found.is_clean
+    broken = {"lost", "doubled", "disordered", "contradictory", "overwritten"}
+    field = next(one for one in broken if name.startswith(one))
+    assert getattr(found, field) == wrong
+    assert all(not getattr(found, other) for other in broken - {field})
+
+
+def test_an_earlier_message_of_a_key_that_is_a_dead_letter_keeps_none_waiting(effects: Effects):
+    overtake(effects)
+    assert audit(effects, [1, 2, 3, 8], [4, 7]).is_clean
+
+
+def test_what_ran_at_once_is_counted(effects: Effects):
+    assert most_at_once(effects) == 1
+    overtake(effects)
+    assert most_at_once(effects) == 2
+
+
+@pytest.mark.chaos
+def test_a_minute_of_the_harness():
+    assert main(["--minutes", "1", "--seed", "1"]) == 0
