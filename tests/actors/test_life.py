@@ -1,5 +1,6 @@
 """The life of an actor: start, crash, restart, end; and its supervisor, who decides."""
 
+import gc
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -432,6 +433,37 @@ async def test_whether_an_actor_is_started_again(how: str, restart: Restart, aga
             with pytest.raises(ActorStopped, match="'probe' has ended"):
                 await ref.ask({"what": "count"})
     assert said.count("made") == (2 if again else 1)
+
+
+@pytest.mark.parametrize("what", ["raise", "raise a group"])
+async def test_a_crash_leaves_no_cycles_to_the_garbage_collector(what: str):
+    """To wait for the collector made restarts a quarter slower."""
+
+    class Brittle(Actor):
+        settings = Settings(title="brittle")
+
+        @receive
+        async def handle(self, message: str) -> int:
+            if message == "raise":
+                raise ValueError
+            async with trio.open_nursery() as nursery:
+                if message == "raise a group":
+                    nursery.start_soon(self.handle, "raise")
+            return 0
+
+    intensity = Intensity(restarts=100, period=1)
+    async with open_system(Brittle, broker=FakeBroker(), intensity=intensity, emit=lambda _: None) as system:
+        ref = system.ref(Brittle)
+        assert await ref.ask("answer") == 0
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(20):
+                ref.tell_nowait(what)
+            assert await ref.ask("answer") == 0
+            assert sum(isinstance(one, Brittle) for one in gc.get_objects()) <= 2
+        finally:
+            gc.enable()
 
 
 async def test_stop_within_a_nursery_in_startup_is_an_end_in_order():

@@ -179,9 +179,13 @@ class Incarnation:
             if self._replies is not None:
                 self._replies.incarnation_ended(actor.last_exit, expected=self._is_expected)
             actor.incarnation_ended()
+            self.failure = None  # Its traceback leads to this object: a reference cycle for each crash.
         # Raised out here: within the handler above it would get the group as its context, or lose its own cause.
         if failure is not None:
-            raise failure
+            try:
+                raise failure
+            finally:
+                del failure  # As above: its traceback leads to this frame.
 
     def _note_exit(self, error: BaseException | None) -> None:
         """Store how it ended on the actor, for watchers that want to know it with the next incarnation."""

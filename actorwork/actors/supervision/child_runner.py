@@ -103,6 +103,7 @@ class ChildRunner:
                 raise
         finally:
             self._record_end(record, error)
+            error = None  # Its traceback leads to this frame: a reference cycle for each crash.
 
     def _is_up(self, record: ChildRecord, incarnation: int) -> None:
         if record.incarnation != incarnation or record.task is None:
