@@ -18,9 +18,10 @@ belong to the runtime, all others to the user.
 from __future__ import annotations
 
 import enum
+import sys
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar, get_args, get_origin
 
 import attrs
 
@@ -101,6 +102,17 @@ class Message(Generic[A_contra, R_co]):
 if TYPE_CHECKING:
 
     class _Addressed: ...
+
+
+def declared_reply(cls: type) -> Any:
+    """Return the reply that a `Message[Actor, Reply]` declares, or `Any`."""
+    for base in cls.__mro__:
+        for declared in vars(base).get("__orig_bases__", ()):
+            if get_origin(declared) is Message:
+                found = get_args(declared)[1]
+                name = getattr(found, "__forward_arg__", None)
+                return found if name is None else getattr(sys.modules.get(base.__module__), name, Any)
+    return Any
 
 
 class Untyped(Protocol):

@@ -100,7 +100,7 @@ def show(actor: str, title: str, *, broker: str | None, timeout: float, json_out
 @timeout_option
 def run(actor: str, title: str, *, broker: str | None, timeout: float) -> None:
     """Send the message of a trigger now, whatever its schedule says, and also while it is paused."""
-    from actorwork.clients.client import open_client
+    from actorwork.clients.opening import open_client
 
     async def talk(opened: Broker, step: Step) -> str:
         async with open_client(opened) as client:

@@ -1,6 +1,8 @@
 """Clients: programs that run no actors send messages to them, and learn the outcomes.
 
-client          `open_client` and `Client`: refs, publish, pauses, triggers, shared values, locks
+client          `Client`: refs, publish, pauses, triggers, workflows, shared values, locks
+opening         `open_client`, for Trio programs
+driver          what a client asks of the world around it; `on_trio` is that of Trio programs
 refs            refs to actors behind a broker, and receipts
 sender          envelopes and ids, and the one place where replies arrive
 runs            runs of workflows: started, watched, steered
@@ -11,6 +13,29 @@ dead_letters    reading dead letters page by page
 identity        the author of a pause
 """
 
-from actorwork.clients.client import Client as Client, open_client as open_client
-from actorwork.clients.refs import Receipt as Receipt, StreamRef as StreamRef
-from actorwork.clients.spool import Spool as Spool
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from actorwork.clients.client import Client as Client
+    from actorwork.clients.opening import open_client as open_client
+    from actorwork.clients.refs import Receipt as Receipt, StreamRef as StreamRef
+    from actorwork.clients.spool import Spool as Spool
+
+_AT_FIRST_USE: Final = {
+    "Client": "client",
+    "Receipt": "refs",
+    "Spool": "spool",
+    "StreamRef": "refs",
+    "open_client": "opening",
+}
+"""The modules of these names, imported when one is used first: clients without Trio use this room, too."""
+
+
+def __getattr__(name: str) -> object:
+    module = _AT_FIRST_USE.get(name)
+    if module is None:
+        raise AttributeError(f"module 'actorwork.clients' has no attribute {name!r}")
+    value: object = getattr(import_module(f"actorwork.clients.{module}"), name)
+    globals()[name] = value
+    return value

@@ -1,4 +1,4 @@
-"""A client, for programs that send messages to actors without running any.
+"""A client, for programs that send messages to actors without running any; `opening` opens it.
 
 async with open_client("redis://localhost:6379/0") as client:
     greeter = client.ref(Greeter)
@@ -8,43 +8,34 @@ async with open_client("redis://localhost:6379/0") as client:
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
-import trio
-
 from actorwork import settings
-from actorwork.abc import Broker, EventSink, PublishMiddleware
-from actorwork.actors.actor import Actor
+from actorwork.abc import Broker, EventSink
 from actorwork.actors.handlers.table import handlers_of
 from actorwork.actors.tree.hooks import Hooks, no_title
-from actorwork.actors.wakeups import check_loop
-from actorwork.brokers import open_broker
 from actorwork.clients.identity import whoami
-from actorwork.clients.lazy_broker import LazyBroker, open_lazy_broker, place_of
 from actorwork.clients.refs import StreamRef
 from actorwork.clients.sender import Sender, source_name
-from actorwork.clients.spool import Spool, Spooler, SpoolMode, file_for, open_spooler, spool_of
 from actorwork.durations import Duration
-from actorwork.errors import BrokerError, SettingsError
+from actorwork.errors import BrokerError
 from actorwork.events import BrokerAdvice
 from actorwork.message import Pause, PauseKind, TriggerRecord
-from actorwork.nurseries import open_unwrapping_nursery
-from actorwork.policy.bounds import takes
 from actorwork.policy.pauses import trigger_name
 from actorwork.policy.schedule import milliseconds
 from actorwork.policy.sending import PLAIN, Sending, SendOptions
-from actorwork.state.lock import Lock
 from actorwork.state.shared import Shared
-from actorwork.telemetry.logs import LogSink
 from actorwork.triggers.declared import find_trigger, message_now
 
 if TYPE_CHECKING:
+    from actorwork.actors.actor import Actor
     from actorwork.clients.runs import Run
     from actorwork.policy.runs.values import RunInfo, Status
+    from actorwork.state.lock import Lock
     from actorwork.workflows.flow import Flow
     from actorwork.workflows.steps import Group, Step
 
@@ -82,9 +73,9 @@ class Client:
 
     async def wait_replayed(self) -> None:
         """Wait until the broker has every message that waits in the spool; those set aside stay there."""
-        await trio.lowlevel.checkpoint()
         if self._sender.spooler is not None:
             await self._sender.spooler.wait_replayed()
+        await self._sender.driver.sleep(0)
 
     # ---- pauses and triggers ----
 
@@ -221,53 +212,9 @@ class Client:
 
     def lock(self, name: str, *, ttl: Duration = 10.0) -> Lock:
         """Return a lock shared by all nodes, like `Context.lock`."""
+        from actorwork.state.lock import Lock  # noqa: PLC0415 - it is renewed by a task of Trio's
+
         return Lock(self.broker.values, name, ttl=ttl, random=self._random)
-
-
-def client_of(broker: Broker, nursery: trio.Nursery, layers: tuple[PublishMiddleware, ...]) -> Client:
-    """Return a client of a broker that stays open, whose tasks run in a nursery of the caller's."""
-    lazy = LazyBroker("")
-    lazy.arrived(broker)
-    return Client(Sender(lazy, nursery, layers=layers), LogSink("client"))
-
-
-@asynccontextmanager
-async def open_client(
-    broker: str | Broker | None = None,
-    *,
-    spool: Spool | SpoolMode | None = None,
-    middleware: Sequence[PublishMiddleware] = (),
-) -> AsyncGenerator[Client]:
-    """Open a client of a broker, named by its URL; without one, of the embedded broker.
-
-    A broker that is open already is used, and left open. While the broker is unreachable this waits, and so does every
-    call that sends; with a `spool` ("when_down", "always", or a `Spool` with more settings) messages wait in a local
-    file instead. `middleware` processes every message before it is sent, in order. At the end of the block, calls of
-    `ask` that still wait are cancelled.
-    """
-    check_loop("open_client")
-    layers: Sequence[object] = tuple(middleware)
-    if not all(takes(layer, 1) for layer in layers):
-        raise SettingsError(f"middleware wants a list of callables of (envelope), got {layers!r}")
-    async with AsyncExitStack() as stack:
-        emit = LogSink("client")
-        chosen = spool_of(spool)
-        spooler: Spooler | None = None
-        if chosen is None:
-            lazy = LazyBroker("")
-            lazy.arrived(await stack.enter_async_context(open_broker(broker, emit=emit)))
-        else:
-            lazy = await stack.enter_async_context(open_lazy_broker(broker, patience=chosen.patience, emit=emit))
-            path = file_for(chosen, place_of(broker))
-            spooler = await stack.enter_async_context(open_spooler(chosen, path, lazy, emit))
-        # Opened last, so that it ends first: its tasks use the broker to their end.
-        async with open_unwrapping_nursery() as nursery:
-            if spooler is not None:
-                nursery.start_soon(spooler.run)
-            yield Client(Sender(lazy, nursery, spooler, tuple(middleware)), emit)
-            if spooler is not None:
-                await spooler.linger()
-            nursery.cancel_scope.cancel()
 
 
 def _what(

@@ -10,18 +10,17 @@ harmless: the broker stores it once.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, Unpack, get_args, get_origin, overload
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, Unpack, overload
 
 import attrs
-import trio
 
 from actorwork.actors.handlers.table import HandlerTable
+from actorwork.clients.driver import OutOfTime
 from actorwork.clients.sender import Sender, reply
 from actorwork.durations import Duration, seconds_of
 from actorwork.errors import AskTimeout
-from actorwork.message import NO_HEADERS, RESULT_TTL, Envelope, Json, Message, Untyped
+from actorwork.message import NO_HEADERS, RESULT_TTL, Envelope, Json, Message, Outcome, Untyped, declared_reply
 from actorwork.policy.sending import PLAIN, Sending, SendOptions
 from actorwork.settings import Settings
 
@@ -156,26 +155,25 @@ class Receipt(Generic[R_co]):
 
         Raises `MessageFailed` (with the handler's error) and `AskTimeout`. If cancelled, the outcome is not lost.
         """
-        began, timeout = trio.current_time(), seconds_of("timeout", timeout)
-        with trio.move_on_after(timeout):
+        timeout = seconds_of("timeout", timeout)
+        driver = self._sender.driver
+
+        async def look() -> Outcome:
+            began = driver.now()
             while True:
                 outcome = await (await self._sender.reached()).find_outcome(self.source, self.id)
                 if outcome is not None:
-                    value: Any = reply(outcome, self._reply_type, whom=self._whom, message_id=self.id)
-                    return value  # pyright: ignore[reportUnknownVariableType] # of the type that the handler's annotation names
-                await trio.sleep(min(LONGEST_PAUSE, max(FIRST_LOOK, trio.current_time() - began)))
+                    return outcome
+                await driver.sleep(min(LONGEST_PAUSE, max(FIRST_LOOK, driver.now() - began)))
+
+        try:
+            outcome = await driver.within(timeout, look)
+        except OutOfTime:
+            pass
+        else:
+            value: Any = reply(outcome, self._reply_type, whom=self._whom, message_id=self.id)
+            return value  # pyright: ignore[reportUnknownVariableType] # of the type that the handler's annotation names
         raise AskTimeout(
             f"no outcome of message {self.id} from {self._whom} within {timeout:g} s; it may still be handled."
             f" Does a node run that reads {self.source!r}?"
         )
-
-
-def declared_reply(cls: type) -> Any:
-    """Return the reply type that a `Message[Actor, Reply]` declares, or `Any` if it cannot be resolved."""
-    for base in cls.__mro__:
-        for declared in vars(base).get("__orig_bases__", ()):
-            if get_origin(declared) is Message:
-                found = get_args(declared)[1]
-                name = getattr(found, "__forward_arg__", None)
-                return found if name is None else getattr(sys.modules.get(base.__module__), name, Any)
-    return Any

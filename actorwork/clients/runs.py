@@ -11,10 +11,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Generic, TypeVar, cast
 
-import trio
-
 from actorwork import codec
+from actorwork.clients.driver import OutOfTime
 from actorwork.clients.sender import Sender
+from actorwork.durations import Duration, seconds_of
 from actorwork.errors import AskTimeout, CodecError, MessageFailed
 from actorwork.policy.bounds import check_name
 from actorwork.policy.runs.values import RunInfo, Status, StepInfo
@@ -56,21 +56,31 @@ class Run(Generic[R_co]):
             raise self._unknown()
         return found
 
-    async def result(self, *, timeout: float = 30) -> R_co:
+    async def result(self, *, timeout: Duration = 30) -> R_co:
         """Wait for the end of the run and return its result; may be called again, and from many tasks.
 
         Raises `MessageFailed`, which names the step that failed, `AskTimeout`, and `LookupError` for a run that does
         not exist or is kept no longer. If cancelled, nothing is lost.
         """
-        began = trio.current_time()
-        with trio.move_on_after(timeout):
+        timeout = seconds_of("timeout", timeout)
+        driver = self._sender.driver
+
+        async def look() -> RunInfo:
+            began = driver.now()
             while True:
                 info = await self.info()
                 if info.status is Status.UNKNOWN:
                     raise self._unknown()
                 if info.status.is_final:
-                    return cast("R_co", self._read(info))
-                await trio.sleep(min(LONGEST_PAUSE, max(FIRST_LOOK, trio.current_time() - began)))
+                    return info
+                await driver.sleep(min(LONGEST_PAUSE, max(FIRST_LOOK, driver.now() - began)))
+
+        try:
+            info = await driver.within(timeout, look)
+        except OutOfTime:
+            pass
+        else:
+            return cast("R_co", self._read(info))
         raise AskTimeout(f"run {self.id!r} has not ended within {timeout:g} s; it continues")
 
     @asynccontextmanager
@@ -83,22 +93,22 @@ class Run(Generic[R_co]):
         try:
             yield updates
         finally:
-            with trio.CancelScope(shield=True):
-                await updates.aclose()
+            await self._sender.driver.aclose(updates)
 
     async def _updates(self) -> AsyncGenerator[RunInfo]:
         last: RunInfo | None = None
-        changed = trio.current_time()
+        driver = self._sender.driver
+        changed = driver.now()
         while True:
             info = await self.info()
             if info.status is Status.UNKNOWN:
                 raise self._unknown()
             if info != last:
-                last, changed = info, trio.current_time()
+                last, changed = info, driver.now()
                 yield info
                 if info.status.is_final:
                     return
-            await trio.sleep(min(LONGEST_PAUSE, max(FIRST_LOOK, trio.current_time() - changed)))
+            await driver.sleep(min(LONGEST_PAUSE, max(FIRST_LOOK, driver.now() - changed)))
 
     # ---- what can be done with it ----
 

@@ -1,7 +1,6 @@
 """Shared by a client's refs: ids, envelopes, and one place where replies arrive.
 
-The place for replies is opened by the first `ask`, in a task of the client's own nursery: it outlives that call, and
-most clients never ask.
+The place for replies is opened by the first `ask`: it outlives that call, and most clients never ask.
 """
 
 from __future__ import annotations
@@ -10,13 +9,10 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-import trio
-
 from actorwork import codec
-from actorwork.abc import Broker, PublishMiddleware, Replies
+from actorwork.abc import Broker, PublishMiddleware
 from actorwork.actors.context.publishing import passed_through
-from actorwork.clients.lazy_broker import LazyBroker
-from actorwork.clients.spool import Spooler
+from actorwork.clients.driver import Driver, OutOfTime, Reached
 from actorwork.errors import AskTimeout, BrokerError, CodecError, MessageFailed, NotUnique
 from actorwork.message import NO_HEADERS, REPLY_TO, Envelope, Json, MessageIds, Outcome, Priority
 from actorwork.policy.sending import PLAIN, Sending
@@ -33,14 +29,24 @@ class PublishRoute(Protocol):
     async def publish_unique(self, envelope: Envelope) -> str: ...
 
 
+class Spool(PublishRoute, Protocol):
+    """A local file in which messages wait while the broker is away."""
+
+    def statistics(self) -> Mapping[str, float]: ...
+
+    async def wait_replayed(self) -> None: ...
+
+    async def wait_turn(self, source: str) -> None: ...
+
+
 class Sender:
     """The sending half of a client, used by its refs. Without a spooler, the broker is open from the beginning."""
 
     def __init__(
         self,
-        lazy: LazyBroker,
-        nursery: trio.Nursery,
-        spooler: Spooler | None = None,
+        lazy: Reached,
+        driver: Driver,
+        spooler: Spool | None = None,
         layers: Sequence[PublishMiddleware] = (),
     ) -> None:
         self.spooler = spooler
@@ -50,12 +56,10 @@ class Sender:
         self.publisher = secrets.token_hex(8)
         self.sent = 0
         self.asked = 0
-        self._nursery = nursery
+        self.driver = driver
         self._ids = MessageIds(self.publisher)
         self._unsent_id: str | None = None
         """The last id, until its message is sent: the broker cannot have seen it."""
-        self._replies: Replies | None = None
-        self._opening = trio.Lock()
 
     @property
     def url(self) -> str:
@@ -138,10 +142,11 @@ class Sender:
         The message never goes into a spool, where it could outlive the caller, but the call waits for messages of its
         source that are there.
         """
-        with trio.move_on_after(timeout):
+
+        async def send_and_wait() -> tuple[str, Outcome]:
             if self.spooler is not None:
                 await self.spooler.wait_turn(source)
-            replies = self._replies or await self._open_replies()
+            replies = await self.driver.replies()
             envelope = self.envelope(source, message, sending, ours={REPLY_TO: replies.address}, priority=priority)
             # Registered before it is sent: the reply may arrive before the broker's own answer.
             waiting = replies.expect(source, envelope.id)
@@ -151,30 +156,15 @@ class Sender:
                 return envelope.id, await waiting.outcome()
             finally:
                 waiting.close()
+
+        try:
+            return await self.driver.within(timeout, send_and_wait)
+        except OutOfTime:
+            pass
         raise AskTimeout(
             f"no reply from {whom} within {timeout:g} s; the message may still be handled."
             f" Does a node run that reads {source!r}?"
         )
-
-    async def _open_replies(self) -> Replies:
-        # If cancelled while opening, the half-open place is closed again, and the next `ask` tries anew.
-        async with self._opening:
-            replies = self._replies
-            if replies is None:
-                replies = self._replies = await self._start_replies()
-            return replies
-
-    async def _start_replies(self) -> Replies:
-        replies: Replies = await self._nursery.start(self._keep_replies_open)
-        return replies
-
-    async def _keep_replies_open(self, *, task_status: trio.TaskStatus[Replies]) -> None:
-        async with (await self.reached()).open_replies() as replies:
-            task_status.started(replies)
-            try:
-                await trio.sleep_forever()
-            finally:
-                self._replies = None
 
 
 def source_name(name: str) -> str:

@@ -87,7 +87,7 @@ class Engine:
         key = tuple(map(id, layers))  # the client keeps them, so no other can get one of these ids
         if key not in self._clients:
             # Imported here: few actors need one, and a node starts faster without.
-            from actorwork.clients.client import client_of  # noqa: PLC0415
+            from actorwork.clients.opening import client_of  # noqa: PLC0415
 
             self._clients[key] = client_of(self._broker, self._nursery, layers)
         return self._clients[key]

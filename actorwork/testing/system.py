@@ -20,7 +20,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from actorwork.actors.actor import Actor
 from actorwork.actors.refs.ref import ActorRef
-from actorwork.clients.client import Client, open_client
+from actorwork.clients.client import Client
+from actorwork.clients.opening import open_client
 from actorwork.codec import encode_value, wire_name
 from actorwork.events import Event
 from actorwork.message import DeadLetter, Envelope, Json

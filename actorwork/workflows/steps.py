@@ -22,13 +22,13 @@ from typing import Any, Final, Generic, Protocol, TypedDict, TypeVar, Unpack, ca
 import attrs
 
 from actorwork.errors import SettingsError
-from actorwork.message import Json, Message, Priority, Untyped
+from actorwork.message import Json, Message, Priority, Untyped, declared_reply
 from actorwork.policy.bounds import check_name, is_number
 from actorwork.policy.sending import Sending
 from actorwork.settings import Settings
 from actorwork.workflows.holes import Hole
 from actorwork.workflows.outcomes import Done, Failed
-from actorwork.workflows.templates import declared_reply, holes_of
+from actorwork.workflows.templates import holes_of
 
 A = TypeVar("A")
 B = TypeVar("B")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +12,6 @@ from typing import Any, Final, TypeAlias, Union, cast, get_args, get_origin
 import attrs
 
 from actorwork import codec
-from actorwork.message import Message
 from actorwork.policy.runs.values import Piece, Template
 from actorwork.workflows.holes import Hole
 
@@ -188,14 +186,3 @@ def _element_of(annotation: Any) -> Any:
 def type_name(annotation: Any) -> str:
     """Return a type as errors name it."""
     return annotation.__qualname__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
-
-
-def declared_reply(cls: type) -> Any:
-    """Return the reply that a `Message[Actor, Reply]` declares, or `Any`."""
-    for base in cls.__mro__:
-        for declared in vars(base).get("__orig_bases__", ()):
-            if get_origin(declared) is Message:
-                found = get_args(declared)[1]
-                name = getattr(found, "__forward_arg__", None)
-                return found if name is None else getattr(sys.modules.get(base.__module__), name, Any)
-    return Any

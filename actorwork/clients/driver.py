@@ -1,0 +1,66 @@
+"""What a client asks of the world around it: time, waiting, and a place where replies arrive.
+
+Everything else in this room is written once. `on_trio` is the driver of Trio programs; `asynchronous` and `blocking`
+have those of asyncio programs and of programs without an event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from actorwork.abc import Broker, Replies
+
+T = TypeVar("T")
+
+
+class OutOfTime(Exception):
+    """What was to be done within a time was not."""
+
+
+class Driver(Protocol):
+    """Time, waiting and replies, in one kind of program."""
+
+    def now(self) -> float:
+        """Return a monotonic time in seconds."""
+        ...
+
+    async def sleep(self, seconds: float) -> None: ...
+
+    async def within(self, seconds: float, work: Callable[[], Awaitable[T]]) -> T:
+        """Return the result of some work; raise `OutOfTime` if it takes longer, and end it."""
+        ...
+
+    async def aclose(self, updates: Any) -> None:
+        """Close an async generator, even in a task that is being cancelled."""
+        ...
+
+    async def replies(self) -> Replies:
+        """Return the place where replies arrive, opened when it is first asked for."""
+        ...
+
+
+class Reached(Protocol):
+    """A broker that is open, or will be."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def broker(self) -> Broker | None: ...
+    async def wait(self) -> Broker: ...
+
+
+class OpenBroker:
+    """A broker that is open."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker: Broker | None = broker
+        self.url = broker.url
+
+    def __repr__(self) -> str:
+        return f"<OpenBroker {self.url}>"
+
+    async def wait(self) -> Broker:
+        assert self.broker is not None  # noqa: S101 - from the beginning
+        return self.broker

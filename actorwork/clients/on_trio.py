@@ -1,0 +1,66 @@
+"""The driver of clients in Trio programs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import trio
+
+from actorwork.clients.driver import OutOfTime
+
+if TYPE_CHECKING:
+    from actorwork.abc import Replies
+    from actorwork.clients.driver import Reached
+
+T = TypeVar("T")
+
+
+class TrioDriver:
+    """Its tasks run in the client's nursery, and outlive the calls that start them."""
+
+    def __init__(self, reached: Reached, nursery: trio.Nursery) -> None:
+        self._reached = reached
+        self._nursery = nursery
+        self._replies: Replies | None = None
+        self._opening = trio.Lock()
+
+    def __repr__(self) -> str:
+        return f"<TrioDriver at {self._reached.url}>"
+
+    def now(self) -> float:
+        return trio.current_time()
+
+    async def sleep(self, seconds: float) -> None:
+        await trio.sleep(seconds)
+
+    async def within(self, seconds: float, work: Callable[[], Awaitable[T]]) -> T:
+        with trio.move_on_after(seconds):
+            return await work()
+        raise OutOfTime
+
+    async def aclose(self, updates: Any) -> None:
+        with trio.CancelScope(shield=True):
+            await updates.aclose()
+
+    async def replies(self) -> Replies:
+        # If cancelled while opening, the half-open place is closed again, and the next `ask` tries anew.
+        async with self._opening:
+            replies = self._replies
+            if replies is None:
+                replies = self._replies = await self._start_replies()
+            return replies
+
+    async def _start_replies(self) -> Replies:
+        replies: Replies = await self._nursery.start(self._keep_replies_open)
+        return replies
+
+    async def _keep_replies_open(self, *, task_status: trio.TaskStatus[Replies]) -> None:
+        broker = self._reached.broker or await self._reached.wait()
+        async with broker.open_replies() as replies:
+            task_status.started(replies)
+            try:
+                await trio.sleep(math.inf)
+            finally:
+                self._replies = None
