@@ -368,7 +368,7 @@ def any_of(value: Any) -> Any:
         (lambda: circuit_breaker(any_of(plain)), "@circuit_breaker wants brackets"),
         (lambda: circuit_breaker(failures=0), "CircuitBreaker.failures wants"),
         (lambda: circuit_breaker(CircuitBreaker())(plain), "@circuit_breaker goes on an async function"),
-        (lambda: timeout(0), "@timeout wants seconds > 0, got 0"),
+        (lambda: timeout(0), "@timeout wants seconds > 0, or text"),
         (lambda: timeout(any_of(other)), "@timeout wants seconds > 0"),
         (lambda: timeout(1)(any_of(plain)), "what runs in a thread cannot be cancelled"),
     ],
