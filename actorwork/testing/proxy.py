@@ -122,14 +122,19 @@ class FaultProxy:
                     nursery.start_soon(self._forward, client)
 
     async def _forward(self, client: trio_socket.SocketType) -> None:
+        target = self._target
         try:
-            server = await _connect(self._target)
+            server = await _connect(target)
         except BaseException as error:
             client.close()
             if isinstance(error, OSError):
                 return  # The server is away: the client sees what it would see without a proxy.
             raise
         link = _Link(client, server)
+        if target != self._target:
+            # It was redirected in the meantime, so this connection is one of those to be reset.
+            link.reset()
+            return
         self._links.add(link)
         self.accepted += 1
         try:
