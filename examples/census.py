@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import ast
 import secrets
+import sys
 import sysconfig
 import tempfile
 import time
@@ -25,11 +26,16 @@ from pathlib import Path
 
 import attrs
 import trio
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from actorwork import Actor, Message, Process, Settings, open_client, open_system, receive
+
+try:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.table import Table
+except ModuleNotFoundError:
+    sys.exit("The census draws with rich, from the extra 'cli' of actorwork: pip install \"actorwork[cli]\"")
+
 
 STDLIB = Path(sysconfig.get_path("stdlib"))
 LARGEST = 15

@@ -20,10 +20,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import trio
-import trio.testing
 
 if TYPE_CHECKING:
+    from trio.testing import MockClock
+
     from actorwork.testing.memory import MemoryBroker
     from actorwork.testing.redis_server import RedisServer
 
@@ -48,11 +48,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run an async test if requested and no other plugin has: other plugins come first."""
     config = pyfuncitem.config
+    # Trio and what follows it are imported by tests that need them: pytest loads this plugin in every run.
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
     marker = pyfuncitem.get_closest_marker("actorwork")
     if not config.getini("actorwork_async") and marker is None:
         return None
+    import trio
+
     test: Callable[..., Any] = pyfuncitem.obj
     arguments: dict[str, Any] = {name: pyfuncitem.funcargs[name] for name in inspect.signature(test).parameters}
     clock = next((value for value in pyfuncitem.funcargs.values() if isinstance(value, trio.abc.Clock)), None)
@@ -88,9 +91,11 @@ def _ended_by_signal(name: str, timeout: float) -> Generator[None]:
 
 
 @pytest.fixture
-def actorwork_clock() -> trio.testing.MockClock:
+def actorwork_clock() -> MockClock:
     """A simulated clock: time stands still until every task waits, then it jumps."""
-    return trio.testing.MockClock(autojump_threshold=0)
+    from trio.testing import MockClock
+
+    return MockClock(autojump_threshold=0)
 
 
 @pytest.fixture

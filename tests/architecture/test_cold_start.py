@@ -97,6 +97,25 @@ def test_importing_the_package_brings_no_runtime_and_no_client(trios: set[str]) 
     check(loaded, trios, at_most=82, never=NEVER | neither)
 
 
+def test_the_pytest_plugin_brings_nothing_that_its_fixtures_do_not_ask_for() -> None:
+    loaded = modules_of("import sys, actorwork.testing.pytest_plugin; print('\\n'.join(sys.modules))")
+    assert {name for name in loaded if name.startswith("actorwork")} == {
+        "actorwork",
+        "actorwork.testing",
+        "actorwork.testing.pytest_plugin",
+    }
+    assert not loaded & {"trio", "attrs", "cattrs", "asyncio"}
+
+
+def test_an_example_without_its_extra_says_which_one_it_needs() -> None:
+    census = Path(__file__).parents[2] / "examples" / "census.py"
+    without = f"import runpy, sys; sys.modules['rich'] = None; runpy.run_path({str(census)!r})"
+    ended = subprocess.run([sys.executable, "-c", without], capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 1
+    assert ended.stderr.endswith("from the extra 'cli' of actorwork: pip install \"actorwork[cli]\"\n")
+    assert "Traceback" not in ended.stderr
+
+
 def test_a_node_on_redis_imports_what_its_first_message_needs(trios: set[str], redis_url: str) -> None:
     modules_of(SEND, redis_url)
     loaded = modules_of(NODE, redis_url)
