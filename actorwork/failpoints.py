@@ -24,7 +24,9 @@
     commit.after          committed it; no caller has been notified
 
 A module looks up its failpoints when it is imported, and gets None unless the variable names them: a failpoint that is
-off costs one comparison. Each process counts for itself from its start, and inherits the variable.
+off costs one comparison. Each process counts for itself from its start, and inherits the variable. It says so on
+standard error when it starts, and again when it dies: a variable that was forgotten in an environment must not look
+like a fault.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Final
 
 import attrs
@@ -74,6 +77,7 @@ class Failpoint:
     def __call__(self) -> None:
         self.left -= 1
         if self.left == 0:
+            _say(f"{VARIABLE}: process {os.getpid()} gets {self.signal.name} at {self.name}")
             # A real signal instead of an exception: no handler, no `finally` and no buffer may run or flush.
             os.kill(os.getpid(), self.signal)
 
@@ -93,7 +97,18 @@ def parse(text: str) -> Mapping[str, Failpoint]:
     return found
 
 
+def _say(text: str) -> None:
+    # Not a log: no logging is configured yet at the start, and at the end no buffer is flushed.
+    with suppress(OSError):
+        os.write(2, f"actorwork: {text}\n".encode())
+
+
 _SET: Final = parse(os.environ.get(VARIABLE, ""))
+if _SET:
+    _say(
+        f"{VARIABLE}={os.environ[VARIABLE]} is set: process {os.getpid()} kills or stops itself at"
+        f" {', '.join(_SET)}; unset it, unless this is a drill"
+    )
 
 
 def failpoint(name: str) -> Pass | None:

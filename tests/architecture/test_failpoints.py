@@ -94,3 +94,16 @@ def test_what_names_no_point_is_refused(text: str):
 def test_a_point_can_stop_the_process_instead():
     (point,) = failpoints.parse("lease.renew:2:stop").values()
     assert (point.left, point.signal) == (2, signal.SIGSTOP)
+
+
+def test_a_process_that_is_to_kill_itself_says_so_at_its_start_and_when_it_does():
+    program = "from actorwork.failpoints import failpoint; print('began', flush=True); failpoint('settle.before')()"
+    environment = {**os.environ, VARIABLE: "settle.before", "PYTHONPATH": str(HOUSE)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == -signal.SIGKILL
+    first, second = done.stderr.splitlines()
+    assert f"{VARIABLE}=settle.before is set" in first
+    assert "unset it, unless this is a drill" in first
+    assert second.endswith("gets SIGKILL at settle.before")
