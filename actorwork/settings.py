@@ -28,9 +28,9 @@ from actorwork.policy.settlement import ON_FAILURES, OnFailure
 if TYPE_CHECKING:
     from actorwork.message import Json
 
-SOURCE: Final = re.compile(r"[a-zA-Z0-9_\-:]{1,300}")
-"""A valid name of a source."""
-SOURCE_IN_WORDS: Final = "1 to 300 characters out of a-z A-Z 0-9 _ - :"
+SOURCE: Final = re.compile(r"(?!actorwork:)[a-zA-Z0-9_\-:]{1,300}")
+"""A valid name of a source. A stream whose name begins as our own keys do could take the place of one of them."""
+SOURCE_IN_WORDS: Final = "1 to 300 characters out of a-z A-Z 0-9 _ - :, not beginning with 'actorwork:'"
 
 Overflow: TypeAlias = Literal["block", "fail", "drop_new", "drop_oldest"]
 OVERFLOWS: Final[tuple[Overflow, ...]] = ("block", "fail", "drop_new", "drop_oldest")

@@ -52,9 +52,19 @@ class Pausing:
         return bool(self._known) and is_off(self._known, actor=actor, trigger=trigger)
 
     async def refresh(self) -> None:
-        """Ask the broker what is paused, and apply it; raises `BrokerError`."""
+        """Ask the broker what is paused, and apply it; raises `BrokerError` for what may pass.
+
+        Where pauses cannot be read for another reason (another program has written their key), nothing can be paused
+        either, and that must not keep the node from working.
+        """
         began = trio.current_time()
-        found = tuple(await self._pauses.list())
+        try:
+            found = tuple(await self._pauses.list())
+        except BrokerError as error:
+            if error.may_pass:
+                raise
+            self._emit(BrokerTrouble("asking what is paused", str(error), "going on as if nothing were"))
+            found = ()
         self._asked_at = began
         before, self._known = self._known, found
         old, new = {(one.kind, one.name) for one in before}, {(one.kind, one.name) for one in found}

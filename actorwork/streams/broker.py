@@ -113,7 +113,7 @@ class RedisBroker(Broker):
         self._delayed = RedisDelayed(client)
         self._values = RedisValues(client)
         self._limiter = RedisLimitStore(client)
-        self._triggers = RedisTriggers(client)
+        self._triggers = RedisTriggers(client, emit)
         self._pauses = RedisPauses(client, self._triggers, emit)
         self._runs: RedisRuns | None = None
         self._nodes = nodes

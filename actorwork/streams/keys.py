@@ -49,6 +49,7 @@ import attrs
 
 from actorwork.message import Priority
 
+OURS: Final = "actorwork:"
 LEASES: Final = "actorwork:node:"
 REPLIES: Final = "actorwork:reply:"
 ATTEND: Final = "actorwork:attend"

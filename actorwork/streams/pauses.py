@@ -11,12 +11,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from actorwork.abc import EventSink, Pauses, Triggers
+from actorwork.errors import BrokerError
 from actorwork.events import BrokerTrouble
 from actorwork.message import Pause, PauseKind
 from actorwork.policy.pauses import concerned
 from actorwork.streams import keys, scripts
 from actorwork.streams.transport.commands import Commands
-from actorwork.streams.transport.redis_py import RedisError, cannot
+from actorwork.streams.transport.redis_py import RedisError, ResponseError, cannot, is_wrong_type
 
 
 class RedisPauses(Pauses):
@@ -58,7 +59,15 @@ class RedisPauses(Pauses):
 
     async def list(self) -> Sequence[Pause]:
         with cannot("read what is paused"):
-            kept: dict[bytes, bytes] = await self._client.call("HGETALL", keys.PAUSED, idempotent=True)
+            try:
+                kept: dict[bytes, bytes] = await self._client.call("HGETALL", keys.PAUSED, idempotent=True)
+            except ResponseError as error:
+                if not is_wrong_type(error):
+                    raise
+                raise BrokerError(
+                    f"cannot read what is paused: the key {keys.PAUSED} is no hash: another program has written it; to"
+                    f" mend this: DEL {keys.PAUSED}"
+                ) from error
         return sorted((_pause(field.decode(), record) for field, record in kept.items()), key=lambda pause: pause.at)
 
     @asynccontextmanager

@@ -42,7 +42,7 @@ from actorwork.streams.entries import (
     mark_of,
     terms_of,
 )
-from actorwork.streams.keys import SourceKeys
+from actorwork.streams.keys import OURS, SourceKeys
 from actorwork.streams.transport.commands import Commands, MayHaveExecuted, Script
 from actorwork.streams.transport.redis_py import NoScriptError, RedisError, may_pass
 
@@ -248,6 +248,10 @@ class Publisher:
             if len(self._keys) >= _REMEMBERED:
                 self._keys.clear()
                 self._marks.clear()
+            if source.startswith(OURS):
+                raise BrokerError(
+                    f"cannot publish to {source}: names that begin with {OURS!r} are those of our own keys"
+                )
             of = self._keys[source] = SourceKeys.of(source)
             self._marks[source] = Marks(of.prefix)
         return of

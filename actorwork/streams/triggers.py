@@ -10,12 +10,13 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from actorwork.abc import Firing, Triggers
+from actorwork.abc import EventSink, Firing, Triggers
+from actorwork.events import BrokerTrouble
 from actorwork.message import Envelope, TriggerDefinition, TriggerRecord
 from actorwork.streams import keys, scripts
 from actorwork.streams.entries import fields_of, mark_of, terms_of
 from actorwork.streams.transport.commands import Commands
-from actorwork.streams.transport.redis_py import cannot
+from actorwork.streams.transport.redis_py import ResponseError, cannot, is_wrong_type
 
 _FACTS: Final = ("actor", "title", "schedule", "data", "type", "details", "registered", "last", "fired", "declared")
 
@@ -23,8 +24,9 @@ _FACTS: Final = ("actor", "title", "schedule", "data", "type", "details", "regis
 class RedisTriggers(Triggers):
     """Registers, fires and lists triggers."""
 
-    def __init__(self, client: Commands) -> None:
+    def __init__(self, client: Commands, emit: EventSink) -> None:
         self._client = client
+        self._emit = emit
 
     def __repr__(self) -> str:
         return f"<RedisTriggers at {self._client!r}>"
@@ -32,15 +34,28 @@ class RedisTriggers(Triggers):
     async def register(self, source: str, definitions: Sequence[TriggerDefinition]) -> Sequence[TriggerRecord]:
         """Cancelled or failed: any of them may be registered; registering them again changes nothing."""
         with cannot(f"register the triggers of {source!r}"):
-            known = await self._known()
-            if definitions:
-                members = [_member(source, definition.id) for definition in definitions]
-                await self._client.call("SADD", keys.TRIGGERS, *members, idempotent=True)
+            known = await self._list_these(source, definitions)
             declared = {definition.id for definition in definitions}
             for other, name in known:
                 if other == source and name not in declared:
                     await self._change(source, name, "vanish")
             return [await self._register(source, definition) for definition in definitions]
+
+    async def _list_these(self, source: str, definitions: Sequence[TriggerDefinition]) -> Sequence[tuple[str, str]]:
+        """Add triggers to the index, and return what was in it. Triggers fire without it, too."""
+        try:
+            known = await self._known()
+            if definitions:
+                members = [_member(source, definition.id) for definition in definitions]
+                await self._client.call("SADD", keys.TRIGGERS, *members, idempotent=True)
+        except ResponseError as error:
+            if not is_wrong_type(error):
+                raise
+            next_step = f"they fire, and are not listed until this is mended: DEL {keys.TRIGGERS}, and start again"
+            problem = f"the key {keys.TRIGGERS} is no set: another program has written it"
+            self._emit(BrokerTrouble(f"listing the triggers of {source}", problem, next_step))
+            return ()
+        return known
 
     async def _register(self, source: str, definition: TriggerDefinition) -> TriggerRecord:
         fields: list[Any] = ["actor", definition.actor, "title", definition.title, "schedule", definition.schedule]

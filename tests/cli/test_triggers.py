@@ -139,7 +139,10 @@ def test_a_pause_needs_exactly_one_target(shell: Shell, options: list[str]):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--source", "a b"], "a source is 1 to 300 characters out of a-z A-Z 0-9 _ - :, got 'a b'"),
+        (
+            ["--source", "a b"],
+            "a source is 1 to 300 characters out of a-z A-Z 0-9 _ - :, not beginning with 'actorwork:', got 'a b'",
+        ),
         (["--actor", ""], "--actor wants the title of an actor"),
     ],
 )

@@ -11,8 +11,10 @@ import pytest
 import redis
 import trio
 
-from actorwork.errors import BrokerError
-from actorwork.events import BrokerTrouble, Fenced
+from actorwork import Actor, Interval, Settings, Trigger, open_system, receive
+from actorwork.clients.sender import source_name
+from actorwork.errors import BrokerError, SettingsError
+from actorwork.events import BrokerTrouble, Event, Fenced
 from actorwork.message import REPLY_TO, RESULT_TTL, Envelope, Outcome, Priority, TriggerDefinition, Unique
 from actorwork.policy.runs.values import Need, Plan, StepPlan
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry
@@ -197,6 +199,43 @@ async def test_a_result_outlives_whatever_a_message_goes_through(server: RedisSe
         await node.wait_settled()
         for name in sorted(done):
             assert await scene.broker.find_outcome("orders", name) == Outcome("done", b"7")
+
+
+@pytest.mark.parametrize("name", ["actorwork:triggers", "actorwork:paused", "actorwork:anything"])
+async def test_our_own_keys_are_no_sources(redis_url: str, name: str):
+    with pytest.raises(SettingsError, match="not beginning with 'actorwork:'"):
+        Settings(title="a", sources={name})
+    with pytest.raises(ValueError, match="not beginning with 'actorwork:'"):
+        source_name(name)
+    async with open_scene(redis_url) as scene:
+        envelope = Envelope(name, next(scene.ids), b"1")
+        for publish in (scene.broker.publish_new, scene.broker.publish_unique):
+            with pytest.raises(BrokerError, match="our own keys"):
+                await publish(envelope)
+        assert await scene.call("EXISTS", name) == 0
+
+
+async def test_a_node_works_though_another_program_has_written_our_keys(redis_url: str):
+    async with open_scene(redis_url) as scene:
+        for name in ("actorwork:triggers", "actorwork:paused"):
+            await scene.call("XADD", name, "*", "x", "1")
+
+    fired = trio.Event()
+
+    class Clock(Actor):
+        settings = Settings(title="clock", triggers=[Trigger(title="t", schedule=Interval(seconds=1))])
+
+        @receive
+        async def tick(self) -> None:
+            fired.set()
+
+    events: list[Event] = []
+    with trio.fail_after(5):
+        async with open_system([Clock], broker=redis_url, emit=events.append):
+            await fired.wait()
+    told = "\n".join(f"{event.error} {event.next}" for event in events if isinstance(event, BrokerTrouble))
+    assert "DEL actorwork:triggers" in told
+    assert "DEL actorwork:paused" in told
 
 
 # ------------------------------------------------------------------------------------------------- the users' rights

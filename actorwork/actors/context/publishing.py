@@ -24,14 +24,14 @@ from actorwork.codec import encode, encode_value
 from actorwork.errors import SettingsError
 from actorwork.message import Delivery, Envelope, MessageIds, Priority, Unique
 from actorwork.policy.sending import PLAIN, Sending, SendOptions
-from actorwork.settings import SOURCE, EventSettings, Settings
+from actorwork.settings import SOURCE, SOURCE_IN_WORDS, EventSettings, Settings
 
 
 def source_of(target: object) -> str:
     """Return the source of a target: a name, an actor class, or a ref that has a `source`."""
     if isinstance(target, str):
         if not SOURCE.fullmatch(target):
-            raise SettingsError(f"a source is named with a-z A-Z 0-9 _ - :, got {target!r}")
+            raise SettingsError(f"a source is {SOURCE_IN_WORDS}, got {target!r}")
         return target
     settings = getattr(target, "settings", None)
     if isinstance(settings, Settings):

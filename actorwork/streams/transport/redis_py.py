@@ -140,6 +140,11 @@ def may_pass(error: RedisError) -> bool:
     return type(error) is not ResponseError or any(state in text for state in _STATES)
 
 
+def is_wrong_type(error: RedisError) -> bool:
+    """Return whether a key holds something else than what the command is for."""
+    return "WRONGTYPE" in str(error)
+
+
 @contextmanager
 def cannot(what: str) -> Generator[None]:
     """Raise errors of the server or the connection as a `BrokerError` that names what could not be done."""
