@@ -6,7 +6,7 @@ it directly costs nothing of that, and an ask pays for it on every message.
     Reply     an asker waits for the answer of an actor or of a supervisor
     Wakeup    a supervisor's own task waits for its children, or for requests
 
-From these follows who waits for whom, and so whether an ask could ever be answered (`deadlock`).
+From these follows who waits for whom, and so whether an ask could ever be answered (`check_deadlock`).
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ working: ContextVar[Working | None] = ContextVar("actorwork_working", default=No
 """The executor whose task this is, or whose handler has started it."""
 
 
-def deadlock(actor: object, title: str) -> Deadlock | None:
-    """Return the error of an ask that the current task is about to make, if all that could answer it wait for it.
+def check_deadlock(actor: object, title: str) -> None:
+    """Raise `Deadlock` for an ask that the current task is about to make, if all that could answer it wait for it.
 
     Its own handler waits for it; if that handles an ask, the handler that has asked waits too, and so on. A task that a
     handler has started is another one, for which the handler need not wait.
@@ -52,19 +52,18 @@ def deadlock(actor: object, title: str) -> Deadlock | None:
     while task is not None:
         worker = task.context.get(working)
         if worker is None or worker.task is not task:
-            return None
+            return
         length += 1
         if worker.actor is actor:
             busy += 1
             if busy == worker.concurrency:
                 how = "its own actor" if length == 1 else f"its own actor, in a chain of {length} asks,"
-                return Deadlock(
+                raise Deadlock(
                     f"a handler of {title!r} asks {how} and would wait for ever: concurrency={busy}. Call the method,"
                     " `tell` instead, ask in a task of `context.nursery` or by `context.pipe`, or raise the concurrency"
                 )
         reply = getattr(worker.item, "reply", None)
         task = reply.asker if isinstance(reply, Reply) else None
-    return None
 
 
 def check_loop(what: str) -> None:

@@ -288,16 +288,16 @@ def test_an_actor_that_handles_or_answers_a_message_otherwise_cannot_be_made(
 
 
 def test_an_actor_that_is_defined_later_is_another_one_as_well():
-    first = made("First", (Actor,), AskLater, Any)  # it is not known yet who `Later` is
-    later = type("Later", (Actor,), {})
-    with pytest.raises(SettingsError, match="declared for another actor: it is a Message\\['Later', int\\]"):
+    first = made("First", (Actor,), AskLater, Any)  # it is not known yet who `DefinedLater` is
+    later = type("DefinedLater", (Actor,), {})
+    with pytest.raises(SettingsError, match="declared for another actor: it is a Message\\['DefinedLater', int\\]"):
         made("Second", (Actor,), AskLater, Any)
     assert first
     assert later
 
 
 @attrs.frozen
-class AskLater(Message["Later", int]):  # type: ignore[name-defined] # pyright: ignore  # noqa: PGH003
+class AskLater(Message["DefinedLater", int]):  # type: ignore[name-defined] # pyright: ignore  # noqa: PGH003
     ...
 
 

@@ -305,7 +305,10 @@ async def _timed(worker: Worker, proceed: Callable[[], Awaitable[object]]) -> ob
             return value
     # Out here, so that it does not get the cancellation as its context. Our scope remains cancelled: the middleware
     # may note what has happened, but what waits there is cancelled too.
-    raise late
+    try:
+        raise late
+    finally:
+        del late  # Its traceback leads to this frame: a reference cycle for each timeout.
 
 
 def crash_for(ending: Ending) -> BaseException | None:

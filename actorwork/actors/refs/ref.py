@@ -13,7 +13,7 @@ import trio
 from actorwork.actors.handlers.table import local_keywords
 from actorwork.actors.mailbox.calls import LocalCall, RankedCall
 from actorwork.actors.mailbox.mailbox import Mailbox
-from actorwork.actors.wakeups import Reply, check_thread, deadlock, working, wrong_thread
+from actorwork.actors.wakeups import Reply, check_deadlock, check_thread, working, wrong_thread
 from actorwork.durations import Duration, seconds_of
 from actorwork.errors import MessageRefused
 from actorwork.message import Priority
@@ -111,8 +111,8 @@ class ActorRef(Generic[A]):
         """
         reply = Reply()
         call = self._call(message, reply)
-        if working.get() is not None and (error := deadlock(self._cell, self._cell.title)) is not None:
-            raise error
+        if working.get() is not None:
+            check_deadlock(self._cell, self._cell.title)
         await trio.lowlevel.checkpoint_if_cancelled()
         mailbox = self._cell.admit()
         if priority is not None:
