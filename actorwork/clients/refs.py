@@ -137,9 +137,19 @@ class Receipt(Generic[R_co]):
     _whom: str = attrs.field(repr=False)
     _reply_type: Any = attrs.field(repr=False)
 
-    async def status(self) -> Status:
-        """Return the status of the message."""
-        outcome = await (await self._sender.reached()).find_outcome(self.source, self.id)
+    async def status(self, *, timeout: Duration = 30) -> Status:
+        """Return the status of the message; raises `AskTimeout` if the broker does not answer."""
+        timeout = seconds_of("timeout", timeout)
+
+        async def look() -> Outcome | None:
+            return await (await self._sender.reached()).find_outcome(self.source, self.id)
+
+        try:
+            outcome = await self._sender.driver.within(timeout, look)
+        except OutOfTime:
+            raise AskTimeout(
+                f"the broker did not say within {timeout:g} s what became of message {self.id}: is it reachable?"
+            ) from None
         return "pending" if outcome is None else outcome.status
 
     async def cancel(self) -> bool:

@@ -33,9 +33,10 @@ import attrs
 import trio
 
 from actorwork.durations import as_seconds
-from actorwork.errors import ActorworkError, BrokerError
+from actorwork.errors import ActorworkError, BrokerError, SettingsError
 from actorwork.nurseries import open_unwrapping_nursery
-from actorwork.runtime.options import Options, SystemOptions, refuse_unknown
+from actorwork.policy.bounds import is_number
+from actorwork.runtime.options import Options, RunOptions, SystemOptions, refuse_unknown
 from actorwork.runtime.processes.config import EXIT_FAILED, EXIT_FORCED
 from actorwork.runtime.system import System, open_announced
 from actorwork.stacks import frame_of_thread
@@ -48,16 +49,27 @@ _MARGIN = 1.0
 log = logging.getLogger("actorwork.run")
 
 
-def run(tree: object, **options: Unpack[SystemOptions]) -> None:
-    """Run a tree of actors until SIGTERM or SIGINT; the options are those of `open_system`.
+def run(tree: object, **options: Unpack[RunOptions]) -> None:
+    """Run a tree of actors until SIGTERM or SIGINT; the options are those of `open_system`, and two for the logs.
 
-    Logs to standard error unless logging is configured already. Returns after a clean stop; otherwise logs the reason
-    and raises `SystemExit` with one of the codes above.
+    Logs to standard error, from `log_level` ("INFO") on and as `log_format` ("text" or "json") says, unless logging is
+    configured already. Returns after a clean stop; otherwise logs the reason and raises `SystemExit` with one of the
+    codes above.
     """
-    refuse_unknown("run", options)
+    refuse_unknown("run", options, RunOptions.__optional_keys__)
+    logs = [name for name in ("log_level", "log_format") if name in options]
+    level, form = options.pop("log_level", "INFO"), options.pop("log_format", "text")
     grace = as_seconds(options.get("grace", attrs.fields(Options).grace.default))
+    if not is_number(grace):
+        grace = math.inf  # Opening the system refuses it, with its reason.
     with _Signals() as signals, signals.watched_end(grace + _MARGIN):
-        configure()
+        try:
+            if not configure(level, form) and logs:
+                log.warning("%s ignored: this program has configured logging already", " and ".join(logs))
+        except SettingsError as error:
+            configure()
+            log.error("SettingsError: %s", error)  # noqa: TRY400 - the sentence has it all
+            raise SystemExit(EXIT_FAILED) from None
         code = _run(tree, options, signals)
     if code:
         raise SystemExit(code)

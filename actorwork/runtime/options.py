@@ -2,6 +2,7 @@
 
     TreeOptions      the keyword arguments that `run`, `open_system`, `serve` and `open_test_system` share
     SystemOptions    these, and those of a system at a broker of its own
+    RunOptions       these, and those of a program of its own: `run`
     Options          those that each process of the tree needs too, checked
 
 An error names the argument alone, as the caller wrote it: `run(tree, lease=0)`.
@@ -22,6 +23,7 @@ from actorwork.runtime.firing import cron_schedule_from
 if TYPE_CHECKING:
     from actorwork.abc import AbstractCronSchedule, Broker, EventSink, Middleware, PublishMiddleware
     from actorwork.policy.restart import Intensity
+    from actorwork.telemetry.configuring import LogFormat
 
 SHARE_FOR_THE_END = 0.2
 """The part of `grace` that is kept for the stages after the drain, at most `LONGEST_END` seconds."""
@@ -61,6 +63,15 @@ class SystemOptions(TreeOptions, total=False):
     """A URL, an open broker, or None for the embedded one."""
     loop_stall: Duration
     """For how long the loop may be blocked until that is reported; 0.5 seconds by default, `math.inf` for never."""
+
+
+class RunOptions(SystemOptions, total=False):
+    """How a program of its own runs: also how it logs, unless its logging is configured already."""
+
+    log_level: int | str
+    """Logs what is as grave as this, or graver; "INFO" by default."""
+    log_format: LogFormat
+    """Lines for people ("text", the default), or a JSON object for each record ("json")."""
 
 
 def refuse_unknown(

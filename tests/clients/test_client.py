@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
+from trio.testing import MockClock
 
 from actorwork import codec, errors
 from actorwork.abc import Broker
@@ -17,12 +18,14 @@ from actorwork.actors.handlers.table import receive
 from actorwork.brokers import open_broker
 from actorwork.clients import Client, open_client
 from actorwork.clients.lazy_broker import LazyBroker
+from actorwork.clients.on_trio import TrioDriver
 from actorwork.clients.refs import declared_reply
 from actorwork.clients.sender import Sender
 from actorwork.errors import AskTimeout, CodecError, MessageFailed, MessageRefused
 from actorwork.message import Message
 from actorwork.runtime.system import open_system
 from actorwork.settings import Settings
+from actorwork.testing import MemoryBroker
 
 
 @attrs.frozen
@@ -195,6 +198,24 @@ async def test_a_receipt_knows_how_it_stands_and_what_came_of_it(url: str):
         assert await receipt.result() == "Hello Ann"
         assert await receipt.result() == "Hello Ann"
         assert await receipt.status() == "done"
+
+
+async def test_the_status_of_a_receipt_is_not_waited_for_longer_than_asked(
+    mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+):
+    async def is_away(*_: object) -> None:
+        await trio.sleep_forever()
+
+    broker = MemoryBroker()
+    async with open_client(broker) as client:
+        receipt = await client.ref(Greeter).submit(Greet("Ann"))
+        assert await receipt.status() == "pending"
+        monkeypatch.setattr(broker, "find_outcome", is_away)
+        mock_clock.autojump_threshold = 0
+        began = trio.current_time()
+        with pytest.raises(AskTimeout, match=r"the broker did not say within 5 s what became of message .* reachable"):
+            await receipt.status(timeout="5s")
+        assert trio.current_time() - began == 5
 
 
 async def test_a_receipt_is_found_again_by_its_id(url: str):
@@ -413,7 +434,7 @@ async def test_an_envelope_that_is_sent_again_is_kept_once(url: str):
     async with open_broker(url) as broker, trio.open_nursery() as nursery:
         lazy = LazyBroker("")
         lazy.arrived(broker)
-        sender = Sender(lazy, nursery)
+        sender = Sender(lazy, TrioDriver(lazy, nursery))
         for _ in range(3):
             first, second = sender.envelope("orders", "one"), sender.envelope("orders", "other")
             for envelope in (first, second, second, first):

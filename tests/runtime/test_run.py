@@ -241,6 +241,9 @@ def test_a_start_that_fails_is_exit_code_1_with_a_sentence_and_its_cause(tmp_pat
         ("run([])", "SettingsError: a tree wants at least one actor, got an empty list"),
         ("run(Worker, broker='kafka://x')", "BrokerError: no broker of the kind 'kafka://x'"),
         ("run(Worker, grace=-1)", "SettingsError: grace wants seconds >= 0, got -1"),
+        ("run(Worker, grace='soon')", "SettingsError: grace wants seconds >= 0, got 'soon'; text wants units"),
+        ("run(Worker, log_level='LOUD')", "SettingsError: log_level wants one of CRITICAL, "),
+        ("run(Worker, log_format='xml')", "SettingsError: log_format wants 'text' or 'json', got 'xml'"),
     ],
 )
 def test_a_declaration_that_cannot_be_is_exit_code_1_with_one_sentence(tmp_path: Path, call: str, text: str):
@@ -248,6 +251,23 @@ def test_a_declaration_that_cannot_be_is_exit_code_1_with_one_sentence(tmp_path:
     assert code == 1
     assert text in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        ("run([], log_format='json')", '"message": "SettingsError: a tree wants'),
+        ("import logging\nlogging.basicConfig()\nrun([], log_level='INFO')", "log_level ignored: this program has"),
+    ],
+)
+def test_a_program_says_how_it_logs(tmp_path: Path, call: str, text: str):
+    _, errors = Program(tmp_path, call).end()
+    assert text in errors
+
+
+def test_a_program_says_what_it_logs(tmp_path: Path):
+    code, errors = Program(tmp_path, "run([], log_level='critical')").end()
+    assert (code, errors) == (1, "")
 
 
 def test_a_tree_that_gives_up_is_exit_code_1_with_its_causes(tmp_path: Path):
@@ -296,7 +316,7 @@ def test_a_signal_before_anything_has_begun_is_a_clean_stop_and_nothing_begins(t
         f"""
         import os, signal
         from actorwork.runtime import main as runtime
-        runtime.configure = lambda: os.kill(os.getpid(), {int(number)})  # The first that `run` does, without a loop.
+        runtime.configure = lambda *_: os.kill(os.getpid(), {int(number)})  # The first that `run` does, without a loop.
         run([Worker], broker=BROKER, emit=emit)
         say("returned")
         """,
