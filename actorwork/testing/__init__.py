@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from actorwork.testing.clock import advance as advance
+    from actorwork.testing.eager import run_eagerly as run_eagerly
     from actorwork.testing.faults import Faults as Faults, InjectedCrash as InjectedCrash
     from actorwork.testing.memory import MemoryBroker as MemoryBroker, MemoryNode as MemoryNode, Settled as Settled
     from actorwork.testing.probe import TestProbe as TestProbe
@@ -36,6 +37,7 @@ _AT_FIRST_USE: Final = {
     "advance": "actorwork.testing.clock",
     "open_redis_server": "actorwork.testing.redis_server",
     "open_test_system": "actorwork.testing.system",
+    "run_eagerly": "actorwork.testing.eager",
 }
 """The modules of all names. Each is imported when it is used first: pytest loads the plugin in every run of an
 environment that has this package installed, whether its tests use actors or not.
