@@ -303,7 +303,10 @@ class Scaled(_Event):
 
 @attrs.frozen(eq=False, repr=False)
 class ReplacementFailed(_Event):
-    """A process is to be replaced, but its successor did not start; the process continues until one does."""
+    """A process is to be replaced, but its successor did not start; the process stays until one does.
+
+    For its memory, it goes on to handle messages; one that has handled `max_messages` begins no other.
+    """
 
     process: str
     pid: int

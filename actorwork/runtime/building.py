@@ -71,6 +71,7 @@ class Members:
             limit_store=lambda: host.broker.limit_store,
             middleware=host.options.middleware,
             publish_middleware=host.options.publish_middleware,
+            quota=getattr(host.emit, "quota", None),
         )
         self._environment = SupervisionEnvironment(emit=host.emit, dice=self.services.dice, build=self._build)
         self._declared = {child.title: child for child in actors_of(root)}

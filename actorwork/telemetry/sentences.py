@@ -251,7 +251,7 @@ def _of_a_process(event: _ProcessEvent) -> Sentence:
             return Sentence(
                 logging.ERROR,
                 "process %d of %s should be replaced (%s), but its successor did not start (%s): the old process "
-                "continues; next attempt in %s",
+                "stays; next attempt in %s",
                 (pid, process, why, error_in_words(raised), span(retry_in)),
                 {"error": error_in_words(raised)},
                 raised=raised,

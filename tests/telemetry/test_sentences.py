@@ -100,7 +100,7 @@ EVERY_EVENT: list[tuple[events.Event, str, str]] = [
     (
         events.ReplacementFailed("far", 17, "9 messages", OSError("disk"), 30.0),
         "ERROR",
-        "its successor did not start (OSError: disk): the old process continues; next attempt in 30 s",
+        "its successor did not start (OSError: disk): the old process stays; next attempt in 30 s",
     ),
     (
         events.Overdue("ac70", "greeter", "3f-1", 31.0, "a.py:3 in greet\nb.py:4 in g"),

@@ -87,7 +87,7 @@ class Cell:
             batch=self.handlers.largest_batch if fed else 1,
         )
         self.ref: ActorRef[Any] = ActorRef(self)
-        self.consumer: Consumer | None = Consumer(self, services.emit, services.start_soon) if fed else None
+        self.consumer: Consumer | None = Consumer(self, services) if fed else None
         """Its place at the broker; a local actor has none."""
         self.admission: AdmissionQueue | None = None
         """Where deliveries wait for limits, if there are any."""

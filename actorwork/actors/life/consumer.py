@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from actorwork.abc import EventSink
+    from actorwork.actors.life.services import Quota
     from actorwork.actors.limits.admission import AdmissionQueue
     from actorwork.actors.mailbox.mailbox import Mailbox
     from actorwork.message import Envelope
@@ -40,6 +41,17 @@ class Holding(Protocol):
         are offered again.
         """
         ...
+
+
+class ConsumerServices(Protocol):
+    """What a consumer uses of what all actors share."""
+
+    @property
+    def emit(self) -> EventSink: ...
+    @property
+    def start_soon(self) -> Callable[..., None]: ...
+    @property
+    def quota(self) -> Quota | None: ...
 
 
 class ConsumerOwner(Protocol):
@@ -64,13 +76,24 @@ class ConsumerOwner(Protocol):
 class Consumer:
     """One actor's deliveries: an `abc.DeliverySink` for readers, and the way back for executors."""
 
-    __slots__ = ("_emit", "_given_up", "_node", "_owner", "_paused", "_start_soon", "intake_over", "subscription")
+    __slots__ = (
+        "_emit",
+        "_given_up",
+        "_node",
+        "_owner",
+        "_paused",
+        "_quota",
+        "_start_soon",
+        "intake_over",
+        "subscription",
+    )
 
-    def __init__(self, owner: ConsumerOwner, emit: EventSink, start_soon: Callable[..., None]) -> None:
+    def __init__(self, owner: ConsumerOwner, services: ConsumerServices) -> None:
         settings = owner.settings
         self._owner = owner
-        self._emit = emit
-        self._start_soon = start_soon
+        self._emit = services.emit
+        self._start_soon = services.start_soon
+        self._quota = services.quota
         self._node: Node | None = None
         self._given_up: list[Delivery] = []
         self._paused: frozenset[str] = frozenset()
@@ -100,12 +123,20 @@ class Consumer:
         if self.intake_over or owner.over or len(self._paused) == len(self.subscription.sources):
             return 0
         room = owner.mailbox.credit(urgent=urgent)
+        if self._quota is not None:
+            room = min(room, self._quota.left)
         return room if owner.admission is None else owner.admission.credit(room, urgent=urgent)
 
     def offer(self, deliveries: Sequence[Delivery]) -> None:
+        too_many = 0 if self._quota is None else self._quota.take(len(deliveries))
         if self.intake_over:
             self._given_up += deliveries
             return
+        if too_many:
+            # Several readers had room for them, each by itself.
+            self._given_up += deliveries[-too_many:]
+            self._start_soon(self._release_given_up)
+            deliveries = deliveries[:-too_many]
         if self._paused:
             # A reader's request may have been under way when the pause came, so what it brings is late.
             late = [delivery for delivery in deliveries if delivery.source in self._paused]
@@ -117,7 +148,9 @@ class Consumer:
 
     def revoke(self) -> None:
         """Drop the deliveries that wait and cancel those in flight: they belong to other nodes now."""
-        self.take_given_up()
+        dropped = self.take_given_up()
+        if self._quota is not None:
+            self._quota.give_back(len(dropped))
         self._owner.revoke_in_flight()
 
     def resume(self) -> None:
@@ -136,7 +169,10 @@ class Consumer:
         if self._node is not None and not self.intake_over:
             self._node.pause_sources(self.subscription, sources)
             if sources - before:
-                self.offer(self._taken(sources))  # which keeps those of paused sources apart
+                taken = self._taken(sources)
+                if self._quota is not None:
+                    self._quota.give_back(len(taken))  # They come once more.
+                self.offer(taken)  # which keeps those of paused sources apart
             self.resume()
 
     def _taken(self, sources: Collection[str] | None = None) -> list[Delivery]:
@@ -151,10 +187,14 @@ class Consumer:
     def settle(self, delivery: Delivery, settlement: Settlement, published: Sequence[Envelope] = ()) -> None:
         if self._node is not None:
             self._node.settle(self.subscription, delivery, settlement, published)
+        if self._quota is not None:
+            self._quota.ended(1)
 
     def settle_together(self, settled: Sequence[tuple[Delivery, Settlement]], published: Sequence[Envelope]) -> None:
         if self._node is not None:
             self._node.settle_together(self.subscription, settled, published)
+        if self._quota is not None:
+            self._quota.ended(len(settled))
 
     async def publish_fenced(self, delivery: Delivery, published: Sequence[Envelope]) -> bool:
         return self._node is not None and await self._node.publish_fenced(self.subscription, delivery, published)
@@ -197,6 +237,8 @@ class Consumer:
         return len(deliveries)
 
     async def _release(self, deliveries: Sequence[Delivery]) -> None:
+        if self._quota is not None:
+            self._quota.give_back(len(deliveries))
         if deliveries and self._node is not None:
             try:
                 await self._node.release_deliveries(self.subscription, deliveries)

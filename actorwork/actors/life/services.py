@@ -57,6 +57,24 @@ def _no_limit_store() -> NoReturn:
     raise NotRunning("limits over all nodes are counted by the broker of a running system")
 
 
+class Quota(Protocol):
+    """How many deliveries a process may still take, before it is replaced by a fresh one."""
+
+    @property
+    def left(self) -> int: ...
+    def take(self, count: int) -> int:
+        """Note that deliveries came, and return how many of them are too many: these are to be given back."""
+        ...
+
+    def give_back(self, count: int) -> None:
+        """Note that deliveries will not be handled here."""
+        ...
+
+    def ended(self, count: int) -> None:
+        """Note that deliveries were settled."""
+        ...
+
+
 @attrs.frozen(eq=False)
 class Services:
     """What all actors of a system share."""
@@ -83,6 +101,7 @@ class Services:
     middleware: tuple[Middleware, ...] = ()
     """Wraps every delivery, outside of the actor's own."""
     publish_middleware: tuple[PublishMiddleware, ...] = ()
+    quota: Quota | None = None
     limit_store: Callable[[], LimitStore] = _no_limit_store
     """Returns what counts limits over all nodes."""
     limiters: LimiterRegistry = attrs.field(

@@ -19,6 +19,7 @@ import signal
 import socket
 import sys
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -130,6 +131,13 @@ class NodeSink:
         self._channel = channel
         self.hang_timeout = config.hang_timeout or math.inf
         """How late a handler has to be reported, so that the process is ended for it."""
+        self.quota: Quota | None = None
+        """How many messages the actors of the process may still take."""
+        if config.max_messages is not None:
+            # Imported here: only such a process needs it.
+            from actorwork.runtime.processes.recycling import Quota  # noqa: PLC0415
+
+            self.quota = Quota(config.max_messages, partial(channel.send, "quota"))
         self._log = LogSink(f"{socket.gethostname()}:{os.getpid()}")
         self.wants_process_events = config.forwards_events
         """Of the processes below this one: their events are passed on."""

@@ -56,6 +56,8 @@ class NodeConfig:
     heartbeat_interval: float
     hang_timeout: float | None
     """Seconds after its deadline at which a handler that does not end is the end of the process."""
+    max_messages: int | None
+    """How many messages the process may handle."""
     forwards_events: bool
     """Whether the parent takes the events of the process, too."""
     log_level: int

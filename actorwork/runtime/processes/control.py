@@ -12,6 +12,7 @@ A frame is four bytes of length, the most significant first, and a JSON object. 
     drained    forced                                        (closed) the parent is gone: end at once
     stacks     text, age
     ended      failure: its tree could not be kept alive; null: it ended in order
+    quota      spent: all messages that it may handle are taken, or settled
     suspects   present: whether messages that processes died with are in flight
     stuck      actor, message, seconds, text: a handler has not ended that long after its deadline
 

@@ -14,6 +14,7 @@ first, then it is asked to stop, and ends beside that. To its supervisor all of 
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -43,7 +44,11 @@ HEARTBEAT: Final = 1.0
 """Seconds between two heartbeats, at most."""
 _HEARTBEATS_IN_HANG: Final = 4
 _LEAST_LIFE: Final = 5.0
-"""Seconds that a process lives before it is replaced: a limit may be so low that each process reaches it at once."""
+"""Seconds that a process lives before it is replaced for its memory: each may be above so low a limit at once."""
+_LAST_MESSAGES: Final = 5.0
+"""Seconds for a process to handle what waits in it, after it has taken the last message that it may handle."""
+_TRY_AGAIN_SPENT: Final = 5.0
+"""The same as `_TRY_AGAIN`, for a process that may handle no further message."""
 _TRY_AGAIN: Final = 30.0
 """Seconds until a successor is started again, when the last one did not start."""
 
@@ -163,24 +168,31 @@ class ProcessChild:
 
     async def _serve(self, nursery: trio.Nursery, process: WorkerProcess) -> WorkerProcess:
         """Replace the process whenever it has reached its limit; return the last one, when it has ended."""
-        not_before = trio.current_time() + _LEAST_LIFE
-        while why := await self._wait_due(process, not_before):
+        not_before, again = trio.current_time() + _LEAST_LIFE, -math.inf
+        while why := await self._wait_due(process, not_before, again):
             successor = await self._succeed(nursery, process, why)
             if successor is not None:
                 process = successor
-            not_before = trio.current_time() + (_TRY_AGAIN if successor is None else _LEAST_LIFE)
+            not_before = trio.current_time() + _LEAST_LIFE
+            again = trio.current_time() + _pause_for(process) if successor is None else -math.inf
         return process
 
-    async def _wait_due(self, process: WorkerProcess, not_before: float) -> str:
-        """Wait until a process is to be replaced, and return why; return an empty str when it has ended."""
+    async def _wait_due(self, process: WorkerProcess, not_before: float, again: float) -> str:
+        """Wait until a process is to be replaced, and return why; return an empty str when it has ended.
+
+        Not before `again`; because of its memory, not before `not_before`.
+        """
         if self.spec.max_messages is None and self.spec.max_memory is None:
             await process.wait_over()
         while not process.is_over:
-            with trio.move_on_at(max(not_before, trio.current_time() + HEARTBEAT)):
-                await process.wait_over()
-            why = reason_to_replace(self.spec, process.statistics["settled"], memory_of(process.pid))
-            if why and not (process.is_over or self._is_ending):
-                return why
+            now = trio.current_time()
+            if now >= again and not self._is_ending:
+                handled = 0 if process.quota == "open" else self.spec.max_messages or 0
+                why = reason_to_replace(self.spec, handled, memory_of(process.pid) if now >= not_before else None)
+                if why:
+                    return why
+            with trio.move_on_after(HEARTBEAT):
+                await process.wait_change()
         return ""
 
     async def _succeed(self, nursery: trio.Nursery, process: WorkerProcess, why: str) -> WorkerProcess | None:
@@ -195,7 +207,8 @@ class ProcessChild:
         if successor is not None and not successor.is_up:
             error = self._judged(successor)
         if error is not None:
-            self._services.emit(events.ReplacementFailed(self.spec.title, process.pid, why, error, _TRY_AGAIN))
+            pause = _pause_for(process)
+            self._services.emit(events.ReplacementFailed(self.spec.title, process.pid, why, error, pause))
         if successor is None or not successor.is_up:
             return None
         if self._is_ending or process.is_over:
@@ -207,12 +220,17 @@ class ProcessChild:
         # between would otherwise reach the wrong one.
         self._process = successor
         self._services.emit(events.ProcessReplaced(self.spec.title, process.pid, successor.pid, why))
-        process.stop(self.spec.shutdown_timeout)
         nursery.start_soon(self._see_off, process)
         return successor
 
     async def _see_off(self, process: WorkerProcess) -> None:
-        """Kill a process that was asked to stop, if it is still there when its time is over."""
+        """Ask a process to stop, and kill it if it is still there when its time is over."""
+        if process.quota == "taken":
+            # What waits in it counts as taken. It is a moment's work, and would be handed back by a stop.
+            with trio.move_on_after(_LAST_MESSAGES):
+                while process.quota == "taken" and not (process.is_over or process.is_ending):
+                    await process.wait_change()
+        process.stop(self.spec.shutdown_timeout)
         with trio.move_on_after(self.spec.shutdown_timeout):
             await process.wait_over()
         process.kill()
@@ -314,11 +332,17 @@ class ProcessChild:
             open=self._services.open,
             heartbeat_interval=HEARTBEAT if hang is None else min(HEARTBEAT, hang / _HEARTBEATS_IN_HANG),
             hang_timeout=hang,
+            max_messages=self.spec.max_messages,
             forwards_events=self._services.forwards_events,
             log_level=log_level,
             log_format=log_format,
         )
         return bytes(ForkingPickler.dumps(config, pickle.HIGHEST_PROTOCOL))
+
+
+def _pause_for(process: WorkerProcess) -> float:
+    """Return how long to wait after a successor of a process did not start."""
+    return _TRY_AGAIN if process.quota == "open" else _TRY_AGAIN_SPENT
 
 
 def what_is_not_shared(spec: Process, broker: Broker) -> str:

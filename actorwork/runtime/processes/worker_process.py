@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import trio
 
@@ -51,8 +51,10 @@ class WorkerProcess:
     def __init__(self, handle: ProcessHandle, spec: Process, system: Surroundings) -> None:
         self.incarnation: str | None = None
         """The name under which it owns deliveries."""
-        self.tree: Branch | None = None
-        self.statistics: Counter[str] = Counter()
+        self._status: tuple[Branch | None, Counter[str]] = (None, Counter())
+        """Its tree and its counters, as it reported them last."""
+        self.quota: Literal["open", "taken", "spent"] = "open"
+        """Whether it has taken, or settled, all messages that it may handle."""
         self.is_up = False
         self.has_suspects = False
         """Whether it has a message in flight that another process had died with."""
@@ -85,6 +87,14 @@ class WorkerProcess:
     @property
     def pid(self) -> int:
         return self._handle.pid
+
+    @property
+    def tree(self) -> Branch | None:
+        return self._status[0]
+
+    @property
+    def statistics(self) -> Counter[str]:
+        return self._status[1]
 
     @property
     def is_over(self) -> bool:
@@ -182,8 +192,10 @@ class WorkerProcess:
             case "heartbeat":
                 self._note_tick(frame.get("age"))
             case "status":
-                self.tree = branch_from(frame["tree"])
-                self.statistics = Counter(frame.get("statistics") or {})
+                self._status = branch_from(frame["tree"]), Counter(frame.get("statistics") or {})
+            case "quota":
+                self.quota = "spent" if frame.get("spent") else "taken"
+                self._notify_change()
             case "event":
                 self._take_event(frame)
             case "node":
