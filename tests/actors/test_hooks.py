@@ -209,3 +209,43 @@ async def test_an_actor_ends_when_a_nursery_that_its_startup_opened_fails(mock_c
     (trouble,) = kept.of(events.ActorTrouble)
     assert isinstance(trouble.error, OSError)
     assert len(kept.of(events.ActorStarted)) == 2
+
+
+async def test_an_actor_that_is_killed_leaves_nothing_open(mock_clock: trio.testing.MockClock) -> None:
+    ended = list[str]()
+
+    class Held(Actor):
+        settings = Settings(title="held")
+
+        async def startup(self) -> None:
+            self.resources = AsyncExitStack()
+            for name in ("outer", "inner"):
+                nursery = await self.resources.enter_async_context(trio.open_nursery())
+                nursery.start_soon(self.work, name)
+
+        async def work(self, name: str) -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                ended.append(name)
+
+        async def shutdown(self) -> None:
+            await trio.sleep_forever()
+
+        @receive
+        async def do(self, *, what: str) -> str:
+            if what == "sleep":
+                await trio.sleep_forever()
+            return what
+
+    kept = Kept()
+    async with open_system(Child(Held, shutdown=2), broker=FakeBroker(), emit=kept) as system:
+        ref = system.ref(Held)
+        ref.tell_nowait({"what": "sleep"})
+        await trio.testing.wait_all_tasks_blocked()
+        await system.supervisor().terminate_child(ref)
+        assert sorted(ended) == ["inner", "outer"]
+        await system.supervisor().restart_child(ref)
+        assert await ref.ask({"what": "again"}) == "again"
+    (first, _) = kept.of(events.ChildExited)
+    assert first.exit.kind.value == "killed"

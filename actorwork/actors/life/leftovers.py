@@ -11,6 +11,9 @@ from typing import Any, cast
 
 import trio
 
+from actorwork.groups import is_cancellation, leaves
+from actorwork.policy.exits import is_fatal
+
 
 async def close_leftovers() -> RuntimeError | None:
     """Cancel all nurseries that the current task has open, wait for their tasks, and close them.
@@ -18,7 +21,7 @@ async def close_leftovers() -> RuntimeError | None:
     Returns an error that says so, its cause the errors of their tasks; None if there were none.
     """
     task = trio.lowlevel.current_task()
-    count, errors = 0, list[Exception]()
+    count, errors = 0, list[BaseException]()
     while task.child_nurseries:
         nursery = task.child_nurseries[-1]
         nursery.cancel_scope.cancel(reason="the actor that opened this nursery has ended")
@@ -30,11 +33,16 @@ async def close_leftovers() -> RuntimeError | None:
         count += 1
         try:
             await block.__aexit__(None, None, None)
-        except Exception as error:  # noqa: BLE001 - whatever its tasks have raised: the actor has ended
-            errors.append(error)
+        except BaseException as error:  # noqa: BLE001 - whatever its tasks have raised: all others are closed first
+            # Cancellations reach this point where the actor itself was cancelled: it ends by that already.
+            if any(not is_cancellation(leaf) for leaf in leaves(error)):
+                errors.append(error)
+    for error in errors:
+        if is_fatal(error):
+            raise error
     if not count:
         return None
     what = "a nursery" if count == 1 else f"{count} nurseries"
     left = RuntimeError(f"it left {what} open, of which the tasks were cancelled; close in shutdown what startup opens")
-    left.__cause__ = errors[0] if len(errors) == 1 else ExceptionGroup("of their tasks", errors) if errors else None
+    left.__cause__ = errors[0] if len(errors) == 1 else BaseExceptionGroup("of their tasks", errors) if errors else None
     return left
