@@ -18,7 +18,9 @@ belong to the runtime, all others to the user.
 from __future__ import annotations
 
 import enum
+import os
 import sys
+import weakref
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar, get_args, get_origin
@@ -292,16 +294,35 @@ class MessageIds:
     """Makes the ids of one sender's messages: `<publisher>-<number>`, the number in hexadecimal.
 
     The publisher is 16 random hexadecimal characters for each process. A broker may recognise this form and store one
-    bit for each number instead of one key for each id.
+    bit for each number instead of one key for each id. A fork of the process goes on under a publisher of its own.
     """
 
-    __slots__ = ("_next", "publisher")
+    __slots__ = ("__weakref__", "_next", "publisher")
 
     def __init__(self, publisher: str) -> None:
         self.publisher = publisher
         self._next = 0
+        _MADE.add(self)
 
     def __next__(self) -> str:
         number = self._next
         self._next = number + 1
         return f"{self.publisher}-{number:x}"
+
+    def begin_anew(self) -> None:
+        """Take another publisher: the numbers of this one are another process's."""
+        self.publisher = os.urandom(8).hex()
+        self._next = 0
+
+
+_MADE: Final[weakref.WeakSet[MessageIds]] = weakref.WeakSet()
+
+
+def _begin_anew_in_child() -> None:
+    # Both would give the same ids to different messages, and the broker keeps one message for each id.
+    for ids in list(_MADE):
+        ids.begin_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew_in_child)

@@ -53,11 +53,10 @@ class Sender:
         self._layers = layers
         self._lazy = lazy
         self._route: PublishRoute = self.broker if spooler is None else spooler
-        self.publisher = secrets.token_hex(8)
         self.sent = 0
         self.asked = 0
         self.driver = driver
-        self._ids = MessageIds(self.publisher)
+        self._ids = MessageIds(secrets.token_hex(8))
         self._unsent_id: str | None = None
         """The last id, until its message is sent: the broker cannot have seen it."""
 
@@ -75,6 +74,11 @@ class Sender:
     async def reached(self) -> Broker:
         """Wait until the broker is open, and return it."""
         return self._lazy.broker or await self._lazy.wait()
+
+    @property
+    def publisher(self) -> str:
+        """What the ids of its messages begin with."""
+        return self._ids.publisher
 
     def next_id(self) -> str:
         """Return an id that no other message has."""

@@ -10,6 +10,7 @@ processes/  the parts of a tree that run in other OS processes
 options     the options of a system, written once
 outline     the tree as it is now, as data and as a drawing
 stalls      reports a blocked loop, from a thread
+forks       ends a fork that returns into the loop of its parent
 orphans     reaps the orphans that PID 1 of a container inherits
 firing      a node's triggers
 pausing     what is paused at the broker, and its effect on a node

@@ -29,6 +29,7 @@ from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.policy.exits import Exit, Kind, is_fatal
 from actorwork.runtime.building import Members, refuse_what_is_not_shared
 from actorwork.runtime.firing import fire_triggers
+from actorwork.runtime.forks import forks_ended
 from actorwork.runtime.pausing import Pausing
 from actorwork.runtime.shutdown import StagedShutdown
 from actorwork.runtime.stalls import watch_stalls
@@ -109,7 +110,7 @@ class Engine:
     ) -> None:
         """Start, serve until asked to stop, end in order. Raises what the root supervisor raises, and `BrokerError`."""
         try:
-            with self._scope:
+            with self._scope, forks_ended():
                 async with open_broker(broker, emit=self.emit) as self._broker:
                     refuse_what_is_not_shared(self._broker, self.members.root.spec)
                     await self._run_tree(self._broker, task_status)
