@@ -34,6 +34,10 @@ class Worker(Actor):
     async def work(self, *, x: int) -> None: ...
 
 
+class Namesake(Worker):
+    settings = Settings(title="worker")
+
+
 class Clerk(Actor):
     settings = Settings(title="clerk")
 
@@ -83,6 +87,31 @@ def test_its_children_are_those_of_a_supervisor(children: Any, text: str):
 )
 def test_memory_is_said_in_bytes_or_in_words(text: Any, amount: int | None):
     assert Process([Worker], max_memory=text).max_memory == amount
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        [Process([Worker], name="a"), Process([Worker, Clerk], name="b"), Clerk],
+        [Worker, Process([Process([Worker], name="a"), Clerk], name="b")],
+    ],
+)
+def test_one_class_may_be_in_several_processes(tree: list[Any]):
+    assert root_of(tree)
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        [Process([Worker], name="a"), Process([Namesake], name="b")],
+        [Worker, Supervisor([Process([Namesake], name="b")])],
+        [Worker, Supervisor([Worker])],
+        [Process([Worker, Supervisor([Worker])], name="a")],
+    ],
+)
+def test_two_classes_of_one_title_or_one_class_twice_in_a_process_are_refused(tree: list[Any]):
+    with pytest.raises(SettingsError, match="two actors are titled 'worker'"):
+        root_of(tree)
 
 
 def test_it_is_called_by_its_name_its_id_or_what_is_in_it():

@@ -42,7 +42,7 @@ def processes_of(spec: Spec) -> Iterator[Process]:
 
 def root_of(tree: object, intensity: Intensity | None = None) -> Supervisor:
     """Return the root supervisor of a tree; raises `SettingsError`, also where two of its actors have the same
-    title.
+    title: other than one class in several processes, which are as replicas of it.
     """
     if isinstance(tree, Supervisor) and intensity is None:
         root = tree
@@ -51,9 +51,20 @@ def root_of(tree: object, intensity: Intensity | None = None) -> Supervisor:
         if not specs:
             raise SettingsError("a tree wants at least one actor, got an empty list")
         root = Supervisor(specs, intensity=intensity or Intensity(), name="root")
-    seen: dict[str, Child] = {}
-    for child in actors_of(root, everywhere=True):
-        other = seen.setdefault(child.title, child)
-        if other is not child:
-            raise SettingsError(same_id(attrs.evolve(other, id=None), attrs.evolve(child, id=None)))
+    _refuse_same_titles(root, {})
     return root
+
+
+def _refuse_same_titles(spec: Supervisor | Process, elsewhere: dict[str, Child]) -> None:
+    """Raise `SettingsError` for two actors of one title in the same process, or of different classes."""
+    here: dict[str, Child] = {}
+    parts = spec.children if isinstance(spec, Process) else (spec,)
+    for child in (child for part in parts for child in actors_of(part)):
+        other = here.setdefault(child.title, child)
+        if other is child:
+            other = elsewhere.setdefault(child.title, child)
+            if other.actor is child.actor:
+                continue
+        raise SettingsError(same_id(attrs.evolve(other, id=None), attrs.evolve(child, id=None)))
+    for process in (process for part in parts for process in processes_of(part)):
+        _refuse_same_titles(process, elsewhere)
