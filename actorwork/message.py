@@ -90,7 +90,8 @@ class Message(Generic[A_contra, R_co]):
     """Base class of messages that declare their actor and the type of the reply.
 
     `class Greet(Message["Greeter", str])` is sent to `Greeter`, which replies with a `str`: a type checker then refuses
-    it for any other actor's ref, and knows what `ask` returns. At run time it adds nothing.
+    it for any other actor's ref, and knows what `ask` returns. When the class of an actor is made, its handlers are
+    compared with it. A Pydantic model names `BaseModel` before it.
     """
 
     __slots__ = ()

@@ -43,7 +43,8 @@ from actorwork.durations import as_seconds, seconds_of
 from actorwork.policy.batches import Batching
 from actorwork.policy.sending import Sending
 from actorwork.runtime.options import Options
-from actorwork.testing import advance, open_test_system
+from actorwork.testing import TestProbe, advance, open_test_system
+from actorwork.workflows import Flow, nap
 
 
 class Slow(Actor):
@@ -152,6 +153,22 @@ async def test_calls_take_every_form_of_a_duration(mock_clock: MockClock):
             assert trio.current_time() - began == pytest.approx(8, abs=0.2)
         await system.client.shared("x", int, default=0, ttl=timedelta(hours=1)).set(1)
         system.system.stop(within="1s")
+
+
+async def test_tests_and_workflows_take_every_form_of_a_duration(mock_clock: MockClock):
+    probe = TestProbe(name="probe")
+    async with open_test_system(probe.actor) as system:
+        await system.drain(within="1m")
+        mock_clock.autojump_threshold = 0
+        began = trio.current_time()
+        await probe.expect_none("2s")
+        with pytest.raises(AssertionError, match="nothing came within 3 s"):
+            await probe.expect(int, within=timedelta(seconds=3))
+        async with probe.within("1m"):
+            pass
+        assert trio.current_time() - began == 5
+    flow = Flow(nap("90s"), deadline="2m", results_ttl=timedelta(hours=1))
+    assert (flow.deadline, flow.results_ttl) == (120, 3600)
 
 
 async def test_timers_and_decorators_take_every_form_of_a_duration(mock_clock: MockClock):

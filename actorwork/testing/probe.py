@@ -28,6 +28,7 @@ from actorwork.actors.handlers.declared import STANDS_FOR
 from actorwork.actors.handlers.table import receive
 from actorwork.actors.refs.ref import ActorRef
 from actorwork.actors.tree.hooks import settings_of
+from actorwork.durations import Duration, seconds_of
 from actorwork.errors import NotRunning
 from actorwork.message import REPLY_TO
 from actorwork.settings import Settings
@@ -80,16 +81,16 @@ class TestProbe:
         return list(self._all)
 
     @overload
-    async def expect(self, wanted: type[T], *, within: float | None = None) -> T: ...
+    async def expect(self, wanted: type[T], *, within: Duration | None = None) -> T: ...
     @overload
-    async def expect(self, wanted: T, *, within: float | None = None) -> T: ...
-    async def expect(self, wanted: Any, *, within: float | None = None) -> Any:
+    async def expect(self, wanted: T, *, within: Duration | None = None) -> T: ...
+    async def expect(self, wanted: Any, *, within: Duration | None = None) -> Any:
         """Return the next message; it must be of this type, or equal to this value.
 
         Waits `within` seconds (3, or the rest of the `within` block around it), then raises `AssertionError`.
         """
         what = wanted.__qualname__ if isinstance(wanted, type) else repr(wanted)
-        limit = within if within is not None else PATIENCE
+        limit = PATIENCE if within is None else seconds_of("within", within)
         if within is None and self._until is not None:
             limit = max(0.0, self._until - trio.current_time())
         with trio.move_on_after(limit):
@@ -105,9 +106,9 @@ class TestProbe:
             raise AssertionError(f"{self._name}: expected {what}, got {message!r}")
         return message
 
-    async def expect_none(self, within: float = 0.1) -> None:
+    async def expect_none(self, within: Duration = 0.1) -> None:
         """Check that no message comes within `within` seconds, and that none is left over."""
-        with trio.move_on_after(within):
+        with trio.move_on_after(seconds_of("within", within)):
             while not self._waiting:
                 await self._arrived.wait()
         if self._waiting:
@@ -123,8 +124,9 @@ class TestProbe:
         last.reply(value)
 
     @asynccontextmanager
-    async def within(self, seconds: float) -> AsyncGenerator[None]:
+    async def within(self, seconds: Duration) -> AsyncGenerator[None]:
         """Bound a whole block: all messages expected in it must come within `seconds` together."""
+        seconds = seconds_of("seconds", seconds)
         before, self._until = self._until, trio.current_time() + seconds
         try:
             yield

@@ -23,6 +23,7 @@ from actorwork.actors.refs.ref import ActorRef
 from actorwork.clients.client import Client
 from actorwork.clients.opening import open_client
 from actorwork.codec import encode_value, wire_name
+from actorwork.durations import Duration, seconds_of
 from actorwork.events import Event
 from actorwork.message import DeadLetter, Envelope, Json
 from actorwork.runtime.options import SystemOptions, TreeOptions, refuse_unknown
@@ -92,21 +93,21 @@ class TestSystem:
 
     # ---- waiting for it ----
 
-    async def drain(self, *, scheduled: bool = False, within: float = 3600.0) -> None:
+    async def drain(self, *, scheduled: bool = False, within: Duration = 3600.0) -> None:
         """Wait until no message is in flight, waits, or is due now; with `scheduled`, nor will be due later.
 
         Time passes as needed. Raises `AssertionError` after `within` seconds, with what is not done by then. Timers and
         helper tasks of actors are not waited for.
         """
-        rounds = ROUNDS + len(self.broker.delayed)
+        rounds, limit = ROUNDS + len(self.broker.delayed), seconds_of("within", within)
         for _ in range(rounds):
-            with trio.move_on_after(within) as scope:
+            with trio.move_on_after(limit) as scope:
                 await wait_all_tasks_blocked()
                 while _at_work(self.system.tree()) or self.broker.waiting():
                     await pass_time()
                     await wait_all_tasks_blocked()
             if scope.cancelled_caught:
-                raise AssertionError(f"not done within {within:g} s: {'; '.join(self._unfinished())}")
+                raise AssertionError(f"not done within {limit:g} s: {'; '.join(self._unfinished())}")
             due = self.broker.next_due
             if not scheduled or due == math.inf:
                 return

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from datetime import timedelta
 from typing import Any, Final, Generic, TypeVar, cast, overload
 
+from actorwork.durations import IN_WORDS, Duration, as_seconds
 from actorwork.errors import SettingsError
 from actorwork.message import Priority
 from actorwork.policy.bounds import check_name, is_number
@@ -28,7 +28,7 @@ class Flow(Generic[R_co]):
     """A workflow, to be started by `client.start` or `context.start`; nothing is sent before.
 
     Everything that `last` needs belongs to it, and the steps of `also` with what they need. Its result is that of
-    `last`; of a group, the list of results. Seconds may be given as a `timedelta`.
+    `last`; of a group, the list of results. Durations are seconds, a `timedelta`, or text such as "30s".
 
     `deadline`: after this time the run fails, and what has not ended is cancelled. `hold_on_failure`: a failed step
     does not end the run, which waits to be retried. `on_error` is called now, with a stand-in for the list of failures,
@@ -43,9 +43,9 @@ class Flow(Generic[R_co]):
         *,
         also: Sequence[Step[Any] | Group[Any]] = (),
         title: str = "",
-        deadline: float | timedelta | None = None,
+        deadline: Duration | None = None,
         hold_on_failure: bool = False,
-        results_ttl: float | timedelta | None = None,
+        results_ttl: Duration | None = None,
         on_error: Callable[[list[Failed]], Step[Any]] | None = None,
     ) -> None: ...
     @overload
@@ -56,9 +56,9 @@ class Flow(Generic[R_co]):
         *,
         also: Sequence[Step[Any] | Group[Any]] = (),
         title: str = "",
-        deadline: float | timedelta | None = None,
+        deadline: Duration | None = None,
         hold_on_failure: bool = False,
-        results_ttl: float | timedelta | None = None,
+        results_ttl: Duration | None = None,
         on_error: Callable[[list[Failed]], Step[Any]] | None = None,
     ) -> None: ...
     def __init__(
@@ -68,9 +68,9 @@ class Flow(Generic[R_co]):
         *,
         also: Sequence[Step[Any] | Group[Any]] = (),
         title: str = "",
-        deadline: float | timedelta | None = None,
+        deadline: Duration | None = None,
         hold_on_failure: bool = False,
-        results_ttl: float | timedelta | None = None,
+        results_ttl: Duration | None = None,
         on_error: Callable[[list[Failed]], Step[Any]] | None = None,
     ) -> None:
         if not isinstance(last, (Step, Group)):
@@ -267,8 +267,8 @@ def _names(steps: Sequence[Step[Any]]) -> list[str]:
     return names
 
 
-def _seconds(what: str, value: float | timedelta) -> float:
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+def _seconds(what: str, value: Duration) -> float:
+    seconds = as_seconds(value)
     if not is_number(seconds) or not 0 < seconds <= 100 * 365 * DAY:
-        raise SettingsError(f"{what} wants more than 0 seconds, or a timedelta, got {value!r}")
+        raise SettingsError(f"{what} wants more than 0 seconds, a timedelta, or {IN_WORDS}, got {value!r}")
     return float(seconds)

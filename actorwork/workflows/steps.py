@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, Generic, Protocol, TypedDict, TypeVar, Unpack, cast, overload
 
 import attrs
 
+from actorwork.durations import IN_WORDS, Duration, as_seconds
 from actorwork.errors import SettingsError
 from actorwork.message import Json, Message, Priority, Untyped, declared_reply
 from actorwork.policy.bounds import check_name, is_number
@@ -263,13 +264,13 @@ def together(*steps: Step[Any]) -> Step[Any]:
     return Step(members, "together", tuple[replies] if replies else tuple)
 
 
-def signal(name: str, type: type[R], *, within: float | timedelta | None = None) -> Step[R]:
+def signal(name: str, type: type[R], *, within: Duration | None = None) -> Step[R]:
     """Return a step that waits for `run.signal(name, value)`; without one `within` that time it ends as expired."""
     check_name("the name of a signal", name)
     return Step(SignalPart(None if within is None else _seconds("within", within)), name, type, is_named=True)
 
 
-def nap(seconds: float | timedelta, *, after: Sequence[object] = ()) -> Step[None]:
+def nap(seconds: Duration, *, after: Sequence[object] = ()) -> Step[None]:
     """Return a step that ends some seconds after its turn has come."""
     return Step(NapPart(_seconds("a nap", seconds)), "nap", None, after)
 
@@ -344,8 +345,8 @@ def _ordered(one: object) -> Step[Any] | Group[Any] | Hole:
     raise TypeError(f"after wants steps, groups or outcomes, got {one!r}")
 
 
-def _seconds(what: str, value: object) -> float:
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+def _seconds(what: str, value: Duration) -> float:
+    seconds = as_seconds(value)
     if not is_number(seconds) or not 0 <= seconds <= 100 * 365 * DAY:
-        raise SettingsError(f"{what} wants seconds, at least 0, or a timedelta, got {value!r}")
+        raise SettingsError(f"{what} wants seconds, at least 0, a timedelta, or {IN_WORDS}, got {value!r}")
     return float(seconds)
