@@ -137,7 +137,7 @@ def test_what_lives_in_a_process_is_not_fed_here_but_its_title_counts():
     assert [child.title for child in actors_of(root, everywhere=True)] == ["clerk", "worker"]
     assert [process.title for process in processes_of(root)] == ["process of worker"]
     with pytest.raises(SettingsError, match="two actors are titled 'worker'"):
-        root_of([Worker, Process([Worker])])
+        root_of([Worker, Process([Namesake])])
 
 
 @attrs.frozen
