@@ -23,7 +23,7 @@ import trio
 
 from actorwork import events
 from actorwork.brokers import open_broker
-from actorwork.errors import ActorStopped, BrokerError, NotRunning, Shutdown
+from actorwork.errors import ActorStopped, BrokerError, MaxRestartsExceeded, NotRunning, Shutdown
 from actorwork.groups import is_cancellation, leaves, only_leaf
 from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.policy.exits import Exit, Kind, is_fatal
@@ -227,13 +227,14 @@ class Engine:
 
 
 def _decisive(error: BaseException) -> BaseException:
-    """Return what ended the root supervisor: of several errors what ends the program, such as a `KeyboardInterrupt` of
-    a hook while the supervisor gave up. It goes first, since no `except KeyboardInterrupt` would find it in a group.
+    """Return what ended the root supervisor. If a hook raised a `KeyboardInterrupt`, or the like, while the supervisor
+    gave up, that goes first: no `except KeyboardInterrupt` would find it in the group of both. A group in which a
+    child itself has raised it is left as it is.
     """
     whole = only_leaf(error)
-    fatal = [leaf for leaf in leaves(whole) if is_fatal(leaf)]
-    if not fatal or whole in fatal:
+    gave_up = next((leaf for leaf in leaves(whole) if isinstance(leaf, MaxRestartsExceeded)), None)
+    fatal = next((leaf for leaf in leaves(whole) if is_fatal(leaf)), None)
+    if gave_up is None or fatal is None:
         return whole
-    others = [leaf for leaf in leaves(whole) if leaf not in fatal and not is_cancellation(leaf)]
-    fatal[0].__cause__ = others[0] if others else fatal[1]
-    return fatal[0]
+    fatal.__cause__ = gave_up
+    return fatal
