@@ -18,7 +18,7 @@ import trio
 
 from actorwork import events
 from actorwork.actors.context.in_flight import in_flight
-from actorwork.actors.crash import cause_of
+from actorwork.actors.crash import Crash, cause_of
 from actorwork.actors.execution import local_calls
 from actorwork.actors.execution.deliveries import Deliveries
 from actorwork.actors.execution.guarded import GuardedDeliveries
@@ -250,5 +250,7 @@ class Executor:
 
 def _is_crash(error: BaseException) -> bool:
     """Whether an error is the actor's crash, rather than a cancellation, a `Shutdown`, or the end of the program."""
+    if isinstance(error, Crash):  # The common case, and a part of what a restart costs.
+        return True
     cause = decisive(error)
     return not (is_fatal(cause) or is_cancellation(cause) or isinstance(cause, Shutdown))

@@ -118,6 +118,8 @@ class Cell:
     @property
     def label(self) -> str:
         """What people tell it from others by, in trees, logs and errors."""
+        if self._links is None and self.child.id is None:  # Most actors: this is a part of what a restart costs.
+            return self.title
         return label_of(self.child, () if self._links is None else self._links.names)
 
     @property

@@ -334,7 +334,7 @@ class Incarnation:
     @property
     def in_flight(self) -> int:
         """How many executors handle something."""
-        return sum(executor.item is not None for executor in self.executors)
+        return len([executor for executor in self.executors if executor.item is not None])
 
     def handles(self, item: Item | None) -> bool:
         """Whether an executor handles an item now."""

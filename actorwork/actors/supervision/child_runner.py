@@ -176,12 +176,14 @@ class ChildRunner:
 
     def ring(self) -> float:
         """Act on the alarms that are due, and return when the next one is."""
-        if self._alarms.next() < math.inf:
-            for record in self._alarms.take_due(trio.current_time()):
-                if record.state is State.STOPPING:
-                    self._overdue(record)
-                else:
-                    self._on_due(record)
+        until = self._alarms.next()
+        if until == math.inf or until > (now := trio.current_time()):
+            return until
+        for record in self._alarms.take_due(now):
+            if record.state is State.STOPPING:
+                self._overdue(record)
+            else:
+                self._on_due(record)
         return self._alarms.next()
 
     @property
