@@ -18,6 +18,7 @@ from actorwork import (
     Settings,
     SettingsError,
     StartError,
+    Supervisor,
     Trigger,
     open_client,
     open_system,
@@ -95,6 +96,11 @@ async def test_an_actor_needs_a_title_only_where_a_broker_is_concerned():
             client.ref(Ping)
         with pytest.raises(TypeError, match=no_title):
             await client.pause(actor=Ping)
+
+
+def test_two_local_actors_of_a_class_are_told_apart_by_an_id():
+    with pytest.raises(SettingsError, match=r"two children have the id 'Ping'; .* give one of them an id=…"):
+        Supervisor([Ping, Ping])
 
 
 async def test_of_several_local_actors_of_a_class_a_name_tells_one():

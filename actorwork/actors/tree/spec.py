@@ -390,10 +390,11 @@ def check_child_specs(specs: Sequence[object], *, auto_shutdown: AutoShutdown = 
 
 
 def same_id(one: Spec, other: Spec) -> str:
-    if isinstance(one, Child) and isinstance(other, Child) and one.actor and other.actor and one.id is other.id is None:
+    are_unnamed = one.id is other.id is None
+    if are_unnamed and isinstance(one, Child) and isinstance(other, Child) and one.actor and other.actor and one.reads:
         return (
             f"two actors are titled {one.title!r} ({one.actor.__qualname__} and {other.actor.__qualname__}); a title"
-            " must be unique in a tree, since the actor's identity at the broker is derived from it; only one class may be"
-            " in several processes, as replicas. To handle more at once, raise Settings.concurrency"
+            " must be unique in a tree, since the actor's identity at the broker is derived from it; only one class may"
+            " be in several processes, as replicas. To handle more at once, raise Settings.concurrency"
         )
     return f"two children have the id {one.child_id!r}; ids are unique among siblings: give one of them an id=…"
