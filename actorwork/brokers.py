@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -81,11 +82,13 @@ def _main_directory() -> Path | None:
 
 
 @asynccontextmanager
-async def open_broker(url: str | Broker | None = None, *, emit: EventSink = ignore) -> AsyncGenerator[Broker]:
+async def open_broker(
+    url: str | Broker | None = None, *, emit: EventSink = ignore, at_first_use: bool = False
+) -> AsyncGenerator[Broker]:
     """Open the broker that a URL names; yield a broker that is open already unchanged.
 
     Raises `BrokerError` for a URL of an unknown kind. Waits while the broker is unreachable: bound it with a cancel
-    scope.
+    scope. With `at_first_use` the default file is neither made nor opened before a call needs it.
     """
     if url is not None and not isinstance(url, str):
         if not hasattr(url, "publish"):
@@ -93,17 +96,14 @@ async def open_broker(url: str | Broker | None = None, *, emit: EventSink = igno
         yield url
         return
     if url is None:
-        from actorwork.embedded.files import make_folder  # noqa: PLC0415 - as below
+        from actorwork.embedded.broker import open_broker as open_embedded  # noqa: PLC0415 - as below
 
         file = default_file()
-        try:
-            make_folder(file.parent)
-        except OSError as error:
-            raise BrokerError(
-                f"the embedded broker's directory {file.parent} cannot be created ({error});"
-                " set ACTORWORK_HOME to a directory that can be written, or name a broker"
-            ) from error
+        prepare = partial(_make_folder, file.parent)
         url = f"sqlite:///{quote(str(file))}"
+        async with open_embedded(url, emit=emit, prepare=prepare, at_first_use=at_first_use) as broker:
+            yield broker
+        return
     scheme = url.partition(":")[0]
     # Each is imported only when it is needed: a node starts faster without the other one.
     if scheme in ("redis", "rediss", "unix"):
@@ -120,3 +120,15 @@ async def open_broker(url: str | Broker | None = None, *, emit: EventSink = igno
         raise BrokerError(
             f"no broker of the kind {url!r}; known are redis://host:port/db, rediss://…, unix:///path/to/socket, sqlite:///path/to/file"
         )
+
+
+def _make_folder(folder: Path) -> None:
+    from actorwork.embedded.files import make_folder  # noqa: PLC0415 - as above
+
+    try:
+        make_folder(folder)
+    except OSError as error:
+        raise BrokerError(
+            f"the embedded broker's directory {folder} cannot be created ({error});"
+            " set ACTORWORK_HOME to a directory that can be written, or name a broker"
+        ) from error

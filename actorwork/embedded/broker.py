@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import uuid
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -34,20 +34,24 @@ CHUNK: Final = 1000
 
 
 @asynccontextmanager
-async def open_broker(url: str, *, emit: EventSink) -> AsyncGenerator[EmbeddedBroker]:
+async def open_broker(
+    url: str, *, emit: EventSink, prepare: Callable[[], None] | None = None, at_first_use: bool = False
+) -> AsyncGenerator[EmbeddedBroker]:
     """Open the store that `url` names, and make it if it is new (see `actorwork.embedded.location` for the forms).
 
     Any number of processes may have one file open at once. Raises BrokerError, which says what to do, when it cannot
-    be used.
+    be used. With `at_first_use` nothing is opened before a call needs it, and that call raises the error. `prepare` is
+    called in a thread before the store is opened.
     """
     location = parse(url)
 
     def troubled(doing: str, error: str) -> None:
         emit(BrokerTrouble(doing, error, "trying again in a second"))
 
-    writer = ThreadWriter(location, trio.lowlevel.current_trio_token(), troubled)
+    writer = ThreadWriter(location, trio.lowlevel.current_trio_token(), troubled, prepare or _nothing)
     try:
-        await writer.start()
+        if not at_first_use:
+            await writer.start()
         yield EmbeddedBroker(location, writer)
     finally:
         await writer.stop()
@@ -271,5 +275,5 @@ class EmbeddedDelayed:
         return await self._writer.ask(lambda store: store.cancel(source, message_id))
 
 
-def _nothing(_: object) -> None:
+def _nothing(_: object = None) -> None:
     pass

@@ -105,6 +105,10 @@ class EmbeddedNode:
     # ------------------------------------------------------------------------------------------------- its life
 
     async def open(self) -> None:
+        if not self._intakes:
+            # It will own nothing, so it needs no lease: a store that nothing else uses is not opened for this node.
+            await trio.lowlevel.checkpoint()
+            return
         cursors = [intake.cursor for intake in self._intakes.values()]
 
         def enter(store: Store) -> int:
@@ -120,6 +124,9 @@ class EmbeddedNode:
 
     async def close(self) -> None:
         """Stop, settle for a second at most, and release the lease."""
+        if not self._intakes:
+            self._closed = True
+            return
         with trio.move_on_after(LAST_SETTLEMENTS, shield=True):
             await self.stop_intake()
             await self.wait_settled()
@@ -139,7 +146,7 @@ class EmbeddedNode:
         return self._writer.wall()
 
     async def stop_intake(self) -> None:
-        if self._closed:
+        if self._closed or not self._intakes:
             return
         self._stopping = True
         cursors = [intake.cursor for intake in self._intakes.values()]

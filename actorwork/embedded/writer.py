@@ -44,12 +44,18 @@ class ThreadWriter(Writer):
     """Runs the turns in a thread of its own, by the clocks of the system."""
 
     def __init__(
-        self, location: Location, token: trio.lowlevel.TrioToken, troubled: Callable[[str, str], None]
+        self,
+        location: Location,
+        token: trio.lowlevel.TrioToken,
+        troubled: Callable[[str, str], None],
+        prepare: Callable[[], None],
     ) -> None:
         leases = OwnLeases(time.monotonic(), time.time())
         super().__init__(location, Turns(location, leases, troubled, prune_at=time.monotonic() + FIRST_PRUNE))
         self._token = token
+        self._prepare = prepare
         self._queue: queue.SimpleQueue[_Queued] = queue.SimpleQueue()
+        self._put: Callable[[_Queued], object] = self._put_first
         self._thread = threading.Thread(target=self._live, name="actorwork-writer", daemon=True)
         self._broken: BrokerError | None = None
 
@@ -72,26 +78,34 @@ class ThreadWriter(Writer):
         if self._broken is not None:
             order.failed(self._broken)
         else:
-            self._queue.put(order)
+            self._put(order)
 
     def settle(self, order: SettleOrder) -> None:
-        self._queue.put(order)
+        self._put(order)
 
     def tell(self, change: Callable[[Turns], object]) -> None:
-        self._queue.put(change)
+        self._put(change)
+
+    def _put_first(self, one: _Queued) -> None:
+        """Start the thread, which opens the store; from now on it takes everything."""
+        self._put = self._queue.put
+        self._put(one)
+        self._thread.start()
 
     async def start(self) -> None:
         """Open the store. Raises BrokerError."""
         answer = Answer()
-        self._queue.put(Order(_nothing, answer.done, answer.failed, writes=False))
-        self._thread.start()
+        self.order(Order(_nothing, answer.done, answer.failed, writes=False))
         await answer.wait()
 
     async def stop(self) -> None:
-        """Do all that was ordered, then close the store."""
+        """Do all that was ordered, then close the store. A store that was not used is not opened for that."""
+        is_open = self._put != self._put_first
         self._queue.put(None)
         if self._broken is None:
             self._broken = BrokerError(f"the broker at {self.location} is closed")
+        if not is_open:
+            return
         with trio.move_on_after(PATIENCE + 1, shield=True):
             await trio.to_thread.run_sync(self._thread.join, abandon_on_cancel=True)
 
@@ -99,6 +113,7 @@ class ThreadWriter(Writer):
 
     def _live(self) -> None:
         try:
+            self._prepare()
             connection = connect(self.location)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the caller of `start` waits for an answer
             self._break(explained(self.location, error if isinstance(error, Exception) else RuntimeError(repr(error))))

@@ -111,7 +111,9 @@ class Engine:
         """Start, serve until asked to stop, end in order. Raises what the root supervisor raises, and `BrokerError`."""
         try:
             with self._scope, forks_ended():
-                async with open_broker(broker, emit=self.emit) as self._broker:
+                # A tree of local actors may never need the default file; then none is made.
+                only_local = not self.members.by_title
+                async with open_broker(broker, emit=self.emit, at_first_use=only_local) as self._broker:
                     refuse_what_is_not_shared(self._broker, self.members.root.spec)
                     await self._run_tree(self._broker, task_status)
         except BaseExceptionGroup as group:
@@ -135,15 +137,18 @@ class Engine:
             self._start_services(nursery)
             await nursery.start(self._supervise)
             try:
-                # What is paused is known before anything is read.
-                pausing = Pausing(broker.pauses, members.consumers, self.emit, self._status_check_interval)
-                await nursery.start(pausing.run)
+                pausing: Pausing | None = None
+                if members.by_title:
+                    # What is paused is known before anything is read.
+                    pausing = Pausing(broker.pauses, members.consumers, self.emit, self._status_check_interval)
+                    await nursery.start(pausing.run)
                 subscriptions = [consumer.subscription for consumer in members.consumers]
                 async with broker.open_node(subscriptions, lease=self.options.lease, emit=self.emit) as node:
                     self._attach(node)
                     self.emit(events.NodeStarted(node.incarnation, broker.url, tuple(members.by_title)))
-                    nursery.start_soon(self._fire_triggers, broker, node, pausing)
-                    nursery.start_soon(self._enter_actors, broker, node)
+                    if pausing is not None:
+                        nursery.start_soon(self._fire_triggers, broker, node, pausing)
+                        nursery.start_soon(self._enter_actors, broker, node)
                     for group in members.scaled:
                         nursery.start_soon(members.keep_scaled, group)
                     # The supervisor has seen a cancellation that came until now, and ends its children; behind the

@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 
+from actorwork import Actor, BrokerError, Child, Settings, open_system, receive
 from actorwork.brokers import default_file, project_directory
 
 ROOT = Path(__file__).parents[2]
@@ -135,3 +136,39 @@ def test_the_variable_names_the_directory_of_one_file_for_all(tmp_path: Path, mo
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     assert default_file().parent == tmp_path / "actorwork"
     assert default_file() != tmp_path / "actorwork" / "actorwork.sqlite3"
+
+
+class Local(Actor):
+    settings = Settings(title="local")
+
+    @receive
+    async def take(self, *, n: int) -> int:
+        if n:
+            await self.context.client.publish("orders", {"n": n})
+        return n
+
+
+async def test_a_tree_of_local_actors_makes_the_file_when_one_of_them_uses_the_broker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("ACTORWORK_HOME", str(tmp_path / "home"))
+    async with open_system(Child(Local, reads=False)) as system:
+        assert await system.ref(Local).ask({"n": 0}) == 0
+    assert not (tmp_path / "home").exists()
+    async with open_system(Child(Local, reads=False)) as system:
+        assert await system.ref(Local).ask({"n": 1}) == 1
+        assert await system.broker.backlog("orders") == 1
+    assert default_file().exists()
+
+
+async def test_a_default_file_that_cannot_be_made_is_an_error_of_the_call_that_needs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "home").touch()
+    monkeypatch.setenv("ACTORWORK_HOME", str(tmp_path / "home" / "below"))
+    async with open_system(Child(Local, reads=False)) as system:
+        with pytest.raises(BrokerError, match="set ACTORWORK_HOME to a directory that can be written"):
+            await system.broker.backlog("orders")
+    with pytest.raises(BrokerError, match="set ACTORWORK_HOME to a directory that can be written"):
+        async with open_system(Local):
+            pass
