@@ -27,6 +27,7 @@ create table if not exists effects (
     seq integer primary key autoincrement, stage text not null, what text not null, number integer not null,
     delivery text not null, value integer, pid integer not null, at real not null);
 create index if not exists effects_by_number on effects (number);
+create index if not exists effects_by_stage on effects (stage, what);
 """
 
 

@@ -73,6 +73,9 @@ WEIGHTS: Final[Mapping[str, int]] = {
 RIGHTS: Final = ("xadd", "xack", "xreadgroup", "xdel", "publish", "set", "hset", "zadd", "evalsha", "xautoclaim")
 PROGRESS: Final = 60.0
 """Seconds after which a chain that could work, and does not, is stuck: a bound on progress, not on speed."""
+BETWEEN: Final = 10
+"""How many messages come to their end between two faults, unless that takes `BETWEEN_AT_MOST` seconds."""
+BETWEEN_AT_MOST: Final = 4.0
 LAST: Final = 240.0
 STARTS: Final = ("single", "processes")
 ENDS_WITH: Final = {0, 1, 3, chain.POISON_EXIT, -signal.SIGKILL, -signal.SIGTERM}
@@ -221,10 +224,18 @@ class Harness:
                 with trio.move_on_after(self.seconds):
                     for fault in faults(self.seed):
                         await trio.sleep(fault.pause)
+                        await self._wait_for_work()
                         self.say(str(fault))
                         self.counts[fault.name] += 1
                         under_way.start_soon(CARRY_OUT[fault.name], self, fault)
             nursery.cancel_scope.cancel()
+
+    async def _wait_for_work(self) -> None:
+        """Let some messages come to their end: on a slow machine, faults would else find nothing but starts."""
+        enough = self.effects.count("third", "ended") + BETWEEN
+        with trio.move_on_after(BETWEEN_AT_MOST):
+            while self.effects.count("third", "ended") < enough:  # noqa: ASYNC110 - no event says so
+                await trio.sleep(0.05)
 
     # -------------------------------------------------------------------------------------------------------- processes
 
@@ -343,7 +354,6 @@ class Harness:
     async def _bring_to_an_end(self) -> None:
         """Stop the faults and the producers, let the remaining messages be handled, and end all processes."""
         self.proxy.heal()
-        spools: list[Path] = []
         for member in [one for one in self.members if one.role != "node"]:
             end_by_force(member)
         self.members = self.nodes()
@@ -356,12 +366,18 @@ class Harness:
                     async with open_client(self.direct_url, spool=Spool(path=spool)) as client:
                         await client.wait_replayed()
             async with open_broker(self.direct_url) as broker:
-
-                async def is_empty() -> bool:
+                done, until = -1, 0.0
+                while True:
                     waiting = [await broker.backlog(one) for one in (chain.IN, chain.MIDDLE, chain.LAST)]
-                    return not any(waiting) and not await broker.delayed.list(limit=1)
-
-                await self._wait_true(is_empty, "empty sources", within=LAST)
+                    waiting.append(len(await broker.delayed.list()))
+                    if not any(waiting):
+                        break
+                    count = self.effects.count("third", "ended")
+                    if count > done:
+                        done, until = count, time.monotonic() + PROGRESS
+                    elif time.monotonic() > until:
+                        raise ChaosError(f"nothing came to its end for {PROGRESS:g} s, though {waiting} still wait")
+                    await trio.sleep(0.1)
             self.rest = time.monotonic() - began
             nursery.cancel_scope.cancel()
         for member in self.members:
