@@ -249,3 +249,101 @@ async def test_an_actor_that_is_killed_leaves_nothing_open(mock_clock: trio.test
         assert await ref.ask({"what": "again"}) == "again"
     (first, _) = kept.of(events.ChildExited)
     assert first.exit.kind.value == "killed"
+
+
+class Block:
+    """Says when it is left, and takes its time over it."""
+
+    def __init__(self, name: str, said: list[str], seconds: float = 0) -> None:
+        self.name, self.said, self.seconds = name, said, seconds
+
+    async def __aenter__(self) -> str:
+        await trio.lowlevel.checkpoint()
+        return self.name
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            await trio.sleep(self.seconds)
+            self.said.append(f"left {self.name}")
+        except trio.Cancelled:
+            self.said.append(f"cancelled {self.name}")
+            raise
+
+
+class Entering(Actor):
+    settings = Settings(title="entering")
+    said: list[str]
+    tries: list[int]
+    broker: FakeBroker
+    seconds: float = 0
+
+    async def startup(self) -> None:
+        self.tries.append(len(self.tries))
+        assert await self.context.enter(Block("outer", self.said, self.seconds)) == "outer"
+        self.client = await self.context.enter(open_client(self.broker))
+        if len(self.tries) == 2:
+            raise OSError("half-way")
+        self.inner = await self.context.enter(Block("inner", self.said, self.seconds))
+
+    async def shutdown(self) -> None:
+        self.said.append("shutdown")
+        await self.client.publish("elsewhere", {})
+
+    @receive
+    async def do(self, *, what: str) -> str:
+        match what:
+            case "raise":
+                raise ValueError(what)
+            case "sleep":
+                await trio.sleep_forever()
+            case "enter":
+                await self.context.enter(Block("late", self.said))
+            case _:
+                await self.client.publish("elsewhere", {})
+        return what
+
+
+def entering(seconds: float = 0) -> type[Entering]:
+    return type("Entering", (Entering,), {"said": [], "tries": [], "seconds": seconds, "broker": FakeBroker()})
+
+
+LEFT = ["left inner", "left outer"]
+
+
+async def test_what_startup_enters_is_left_after_shutdown_however_the_actor_ends(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    actor, kept = entering(), Kept()
+    async with open_system(Child(actor, shutdown=2), broker=actor.broker, emit=kept) as system:
+        ref = system.ref(actor)
+        with pytest.raises(ActorCrashed):
+            await ref.ask({"what": "raise"})
+        assert await ref.ask({"what": "x"}) == "x"
+        assert actor.said == ["shutdown", *LEFT, "left outer"], "the second start failed half-way"
+        with pytest.raises(ActorCrashed, match=r"context\.enter belongs into startup"):
+            await ref.ask({"what": "enter"})
+        assert await ref.ask({"what": "x"}) == "x"
+        actor.said.clear()
+        ref.tell_nowait({"what": "sleep"})
+        await trio.testing.wait_all_tasks_blocked()
+        await system.supervisor().terminate_child(ref)
+        assert actor.said == ["shutdown", "cancelled inner", "cancelled outer"], "its time was over"
+        actor.said.clear()
+        await system.supervisor().restart_child(ref)
+        assert await ref.ask({"what": "x"}) == "x"
+    assert actor.said == ["shutdown", *LEFT]
+
+
+@pytest.mark.parametrize("shutdown", [2.5, "brutal_kill"])
+async def test_what_startup_enters_is_left_within_the_bound_of_shutdown(
+    shutdown: Any, mock_clock: trio.testing.MockClock
+) -> None:
+    actor, kept = entering(seconds=2), Kept()
+    async with open_system(Child(actor, shutdown=shutdown), broker=actor.broker, emit=kept) as system:
+        await system.ref(actor).ask({"what": "x"})
+    if shutdown == "brutal_kill":
+        assert actor.said == ["cancelled inner", "cancelled outer"]
+        assert trio.current_time() == 0
+    else:
+        assert actor.said == ["shutdown", "left inner", "cancelled outer"]
+        assert trio.current_time() == 2.5

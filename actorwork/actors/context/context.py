@@ -23,6 +23,7 @@ from actorwork.state.shared import Shared
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
     from random import Random
 
     from actorwork.abc import PublishMiddleware, Values
@@ -115,6 +116,7 @@ class ContextIncarnation(Protocol):
         args: tuple[object, ...],
         to: Callable[[Any], object] | None,
     ) -> None: ...
+    async def enter(self, block: AbstractAsyncContextManager[T]) -> T: ...
     async def spawn(self, child: object, name: str | None) -> ActorRef[Any]: ...
 
 
@@ -139,6 +141,16 @@ class Context:
     def nursery(self) -> ActorNursery:
         """For helper tasks of this incarnation: they are cancelled when it ends, and an error in one is its crash."""
         return self._incarnation.nursery
+
+    async def enter(self, block: AbstractAsyncContextManager[T]) -> T:
+        """Enter a block in `startup`, and leave it after `shutdown`; return what it yields.
+
+            self.client = await self.context.enter(open_client(url))
+
+        Blocks are left in the reverse order, whatever ends the actor, also when `startup` fails later on; all together
+        within the bound of `shutdown`, after which they are cancelled. Raises `NotRunning` outside of `startup`.
+        """
+        return await self._incarnation.enter(block)
 
     @property
     def log(self) -> ContextLogger:

@@ -2,6 +2,7 @@
 
 cell           what survives restarts: identity, mailbox, ref, behaviour, place at the broker
 incarnation    what does not: an instance, its executors, its helper tasks
+hook_runner    `startup` and `shutdown`, and what `startup` has opened
 leftovers      closes the nurseries that an incarnation would leave open
 consumer       where an actor meets the broker
 open_replies   replies that an incarnation still owes when it ends

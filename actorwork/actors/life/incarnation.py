@@ -7,19 +7,15 @@ It lives in one task of its supervisor:
 
 `shutdown` is called once for every incarnation that started, also after a crash, and is always bounded. Helper tasks
 and spawned actors live in the incarnation's nursery and end with it; an error in one is the actor's crash.
-
-Both hooks are bounded by one cancel scope, which is entered before `startup` and left after `shutdown`. `startup` may
-open nurseries and other blocks that `shutdown` closes, and Trio wants them nested: a scope around one hook alone would
-be closed within, or around, a block that is still open, which ends the whole process.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import Context as ContextVars, copy_context
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import trio
 
@@ -30,17 +26,16 @@ from actorwork.actors.context.nursery import ActorNursery
 from actorwork.actors.crash import without_crash
 from actorwork.actors.execution.executor import Executor
 from actorwork.actors.execution.workplace import ExecutorActor
-from actorwork.actors.life.leftovers import close_leftovers
+from actorwork.actors.life.hook_runner import HookRunner, has_hooks
 from actorwork.actors.life.open_replies import OpenReplies
 from actorwork.actors.life.spawned import SpawnedChildren
 from actorwork.actors.mailbox.calls import Queue, SystemCall
-from actorwork.actors.tree.hooks import Hooks
 from actorwork.actors.tree.spec import DynamicSupervisor
 from actorwork.errors import NotRunning
-from actorwork.groups import is_cancellation, leaves, only_leaf
+from actorwork.groups import only_leaf
 from actorwork.message import Delivery
-from actorwork.policy.exits import Exit, exit_of, is_fatal
-from actorwork.policy.settlement import EndReason, decisive
+from actorwork.policy.exits import Exit, exit_of
+from actorwork.policy.settlement import EndReason
 
 if TYPE_CHECKING:
     from actorwork.actors.life.services import Services
@@ -52,6 +47,9 @@ if TYPE_CHECKING:
 
 _NO_SCOPE: Final = nullcontext()
 """For an actor without hooks: most are, and a scope would double what an idle one takes."""
+
+
+T = TypeVar("T")
 
 
 class Body(ContextActor, ExecutorActor, Protocol):
@@ -74,12 +72,10 @@ class Incarnation:
     __slots__ = (
         "_deadline",
         "_executor_nursery",
-        "_helper_error",
         "_helpers",
-        "_hook",
+        "_hooks",
         "_is_expected",
         "_replies",
-        "_scope",
         "_spawned",
         "_variables",
         "actor",
@@ -104,13 +100,9 @@ class Incarnation:
         """Its supervisor wants it to end."""
         self._deadline = math.inf
         """By when spawned actors and `shutdown` have to end (Trio's clock)."""
-        self._scope: trio.CancelScope | None = None
-        """Around both hooks and all between them, if the actor has hooks."""
-        self._hook: Literal["startup", "shutdown"] | None = None
-        """The hook that runs, bounded by the scope."""
         # All of this is made on demand: most actors have none of it.
+        self._hooks: HookRunner | None = None
         self._helpers: ActorNursery | None = None
-        self._helper_error: BaseException | None = None
         self._spawned: SpawnedChildren | None = None
         self._replies: OpenReplies | None = None
         self._executor_nursery: trio.Nursery | None = None
@@ -131,11 +123,12 @@ class Incarnation:
         try:
             self.instance = actor.child.factory()
             self.instance.context = Context(actor, self)
-            if self._has_hook("startup") or self._has_hook("shutdown"):
-                self._scope = trio.CancelScope()
-            with self._scope or _NO_SCOPE:
+            if has_hooks(actor.child):
+                self._hooks = HookRunner(actor.child, self._report)
+            with self._hooks.scope if self._hooks is not None else _NO_SCOPE:
                 try:
-                    await self._start_up()
+                    if self._hooks is not None:
+                        await self._hooks.start_up(self.instance, self.finish)
                     started()
                     del started  # This frame lives as long as the actor: an idle one keeps nothing it will not use.
                     actor.incarnation_started()
@@ -152,16 +145,17 @@ class Incarnation:
                         # Before `shutdown`, which may close what the spawned actors use.
                         if self._spawned is not None:
                             await self._spawned.end(self._deadline)
-                        await self._shut_down()
+                        if self._hooks is not None:
+                            await self._hooks.shut_down(self.instance, self._deadline)
                 finally:
                     # After `shutdown`, which may want its helpers' work done. Also when `startup` failed: it may have
                     # started some.
                     if self._helpers is not None:
                         await self._helpers.end()
-                    if self._scope is not None:
-                        await self._close_leftovers()
-            if self._scope is not None and self._scope.cancelled_caught:
-                raise self._why_cancelled()
+                    if self._hooks is not None:
+                        await self._hooks.close(self._deadline)
+            if self._hooks is not None and self._hooks.scope.cancelled_caught:
+                raise self._hooks.why_cancelled()
         except BaseExceptionGroup as group:
             failure = only_leaf(group)
             self._note_exit(failure)
@@ -196,76 +190,6 @@ class Incarnation:
 
     # ---- starting and ending ----
 
-    async def _start_up(self) -> None:
-        """Call `startup`, within its bound; an error in a helper that it started ends it."""
-        if self._scope is None or not self._has_hook("startup"):
-            return
-        self._hook = "startup"
-        self._scope.deadline = trio.current_time() + self.actor.child.startup_timeout
-        try:
-            await self.instance.startup()
-        except Exception as error:
-            if not isinstance(decisive(error), Stop):  # In a group, if a nursery has wrapped it.
-                raise
-            self.finish()
-        self._scope.deadline = math.inf  # Before the next line, which looks at the clock too.
-        if self._scope.cancel_called:
-            # It has swallowed the cancellation: the scope stays cancelled, so nothing could run in it.
-            raise self._why_cancelled()
-        self._hook = None
-
-    def _why_cancelled(self) -> BaseException:
-        """Return the error of an incarnation that its own scope has ended."""
-        if self._hook != "startup":
-            return RuntimeError("a nursery or cancel scope that startup had opened was cancelled")
-        # First: a helper's error cancels the scope, and must not be reported as a timeout.
-        if self._helper_error is not None:
-            return self._helper_error
-        return trio.TooSlowError(f"startup took longer than {self.actor.child.startup_timeout:g} s")
-
-    async def _shut_down(self) -> None:
-        timeout = self.actor.child.shutdown
-        scope = self._scope
-        if timeout == "brutal_kill" or scope is None or not self._has_hook("shutdown"):
-            return
-        self._hook = "shutdown"
-        # Shielded, because a cancellation is the usual reason to get here. With a deadline that has passed already,
-        # what needs no checkpoint is still done.
-        scope.deadline = min(trio.current_time() + timeout, self._deadline)
-        scope.shield = True
-        try:
-            await self.instance.shutdown()
-        except BaseException as error:
-            if is_fatal(error):
-                raise
-            # An actor that has ended cannot crash any more: whatever it is, it is reported. A cancellation ends here
-            # although the scope is left later: it must not take the place of what has ended the actor.
-            cause = decisive(error)
-            if all(is_cancellation(leaf) for leaf in leaves(cause)):
-                cause = trio.TooSlowError(
-                    f"took longer than {timeout:g} s, or than its supervisor would wait; it was cancelled"
-                    if scope.cancel_called
-                    else "was cancelled by a nursery or cancel scope that startup had opened"
-                )
-            self._report("shutdown", cause)
-        finally:
-            self._hook = None
-            scope.deadline = math.inf
-            # Otherwise the scope, if it is cancelled, would keep a cancellation from outside to itself.
-            scope.shield = False
-
-    async def _close_leftovers(self) -> None:
-        """Close the nurseries that the hooks have opened and left open."""
-        left_open = await close_leftovers()
-        # No fault of an actor that was not given the time to close them.
-        had_time = self._hook is None and self.actor.child.shutdown != "brutal_kill"
-        if left_open and had_time and not (self._scope is not None and self._scope.cancel_called):
-            self._report("shutdown", left_open)
-
-    def _has_hook(self, name: str) -> bool:
-        """Whether the actor's class has a hook of its own: one that does nothing is not worth a scope."""
-        return getattr(self.actor.child.actor, name) is not getattr(Hooks, name)
-
     def _report(self, what: str, error: BaseException) -> None:
         self.actor.services.emit(events.ActorTrouble(self.actor.settings.id, self.actor.label, what, error))
 
@@ -292,8 +216,8 @@ class Incarnation:
         self._deadline = -math.inf
         if self._spawned is not None:
             self._spawned.supervision.kill()
-        if self._scope is not None and self._hook == "shutdown":
-            self._scope.cancel(reason="killed by its supervisor")
+        if self._hooks is not None:
+            self._hooks.kill()
 
     # ---- executors ----
 
@@ -365,10 +289,9 @@ class Incarnation:
         if isinstance(error, Stop):
             self.finish()
             return
-        self._helper_error = error
-        if self._scope is not None and self._hook == "startup":
-            self._scope.cancel(reason="a helper task failed")
-        elif self.executors:
+        if self._hooks is not None and self._hooks.fail(error):
+            return
+        if self.executors:
             for executor in self.executors:
                 executor.crash(error)
         else:
@@ -389,6 +312,12 @@ class Incarnation:
             self.actor.mailbox.put(SystemCall(message, None, None, queue=Queue.SELF))
 
         self.nursery.start_soon(run, name=f"{self.actor.title} pipe")
+
+    async def enter(self, block: AbstractAsyncContextManager[T]) -> T:
+        """Enter a block in `startup`, to be left after `shutdown`."""
+        if self._hooks is None:
+            raise NotRunning("context.enter belongs into startup; a handler uses `async with`")
+        return await self._hooks.enter(block)
 
     async def spawn(self, child: object, name: str | None) -> ActorRef[Any]:
         """Start an actor below this one."""
