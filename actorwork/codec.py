@@ -88,8 +88,8 @@ def is_record(cls: object) -> bool:
 
 def is_model(cls: object) -> bool:
     """Whether a class is a Pydantic model. Pydantic is never imported here: a program with a model has done so."""
-    pydantic = sys.modules.get("pydantic")
-    return pydantic is not None and isinstance(cls, type) and issubclass(cls, pydantic.BaseModel)
+    model = getattr(sys.modules.get("pydantic"), "BaseModel", None)
+    return model is not None and isinstance(cls, type) and issubclass(cls, model)
 
 
 def is_message_class(cls: object) -> bool:

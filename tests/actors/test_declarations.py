@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, NewType, Protocol, TypeVar
+from typing import Any, Literal, NewType, Protocol, TypedDict, TypeVar
 
 import attrs
 import pytest
@@ -242,6 +242,10 @@ class AskAnybody(Message[Actor, object]): ...
 
 
 @attrs.frozen
+class AskAny(Message[Any, str]): ...
+
+
+@attrs.frozen
 class AskSpeakers(Message[Speaks, list[int]]): ...
 
 
@@ -266,6 +270,8 @@ def made(name: str, bases: tuple[type, ...], message: Any, reply: Any, **marks: 
         ("Teller", (Actor,), AskEither, int),
         ("Stranger", (Actor,), AskNobody | AskEither, Any),
         ("Teller", (Actor,), AskAnybody, int),
+        ("Teller", (Actor,), AskAny, str),
+        ("Teller", (Actor,), "attrs.Order", str),
         ("Teller", (Actor,), AskSpeakers, list[int]),
     ],
 )
@@ -320,6 +326,10 @@ class Base: ...
 class Derived(Base): ...
 
 
+class Fields(TypedDict):
+    x: int
+
+
 UserId = NewType("UserId", int)
 
 
@@ -344,6 +354,8 @@ UserId = NewType("UserId", int)
         (dict[str, int], dict[str, str], False),
         (dict, dict[str, str], True),
         (T, int, True),
+        (dict[str, int], Fields, True),
+        (Fields, Fields, True),
         (int, Speaks, True),
     ],
 )

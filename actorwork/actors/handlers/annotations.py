@@ -57,8 +57,8 @@ def keep_local_names(cls: type, frame: FrameType | None) -> None:
     for function in functions:
         try:
             hints = hints_of(function, cls)
-        except NameError:
-            continue  # Reported when the actor starts: the class may be defined by then.
+        except Exception:  # noqa: BLE001, S112 - reported when the actor starts: what it names may be defined by then
+            continue
         for hint in hints.values():
             _resolve_records(hint, scopes)
 

@@ -32,7 +32,7 @@ def check_declared(cls: type) -> None:
     for function in functions_of(cls):
         try:
             hints = hints_of(function, cls)
-        except NameError:
+        except Exception:  # noqa: BLE001, S112 - an annotation is any expression, and its module may not be complete yet
             continue
         check_handler(cls, function, hints)
 
@@ -70,6 +70,8 @@ def check_handler(cls: type, function: Callable[..., Any], hints: dict[str, Any]
 
 def may_be(value: Any, wanted: Any) -> bool:
     """Whether a value of one type may be one of another; true wherever that is not certain."""
+    if value == wanted:  # First, since an alias may contain itself.
+        return True
     value, wanted = _plain(value), _plain(wanted)
     if Any in (value, wanted) or wanted is object or value in (typing.NoReturn, typing.Never):
         return True
@@ -88,7 +90,7 @@ def may_be(value: Any, wanted: Any) -> bool:
         or getattr(wanted_outer, "_is_protocol", False)
     ):
         return True
-    if not issubclass(outer, wanted_outer):
+    if not _is_subclass(outer, wanted_outer):
         return outer is int and wanted_outer in (float, complex)
     arguments, wanted_arguments = get_args(value), get_args(wanted)
     if outer is not wanted_outer or len(arguments) != len(wanted_arguments):
@@ -115,6 +117,13 @@ def _plain(hint: Any) -> Any:
 
 def _is_union(hint: Any) -> bool:
     return get_origin(hint) in (Union, types.UnionType)
+
+
+def _is_subclass(cls: type, base: type) -> bool:
+    try:
+        return issubclass(cls, base)
+    except TypeError:  # Some classes, such as a TypedDict, cannot be asked.
+        return True
 
 
 def _is_protocol(cls: type) -> bool:
@@ -151,9 +160,9 @@ def _is_for(owner: type, actor: Any, module: str) -> bool:
     if _is_union(actor):
         return any(_is_for(owner, option, module) for option in get_args(actor))
     actor = get_origin(actor) or actor
-    if not isinstance(actor, type) or _is_protocol(actor):
+    if actor is Any or not isinstance(actor, type) or _is_protocol(actor):
         return True
-    return issubclass(owner, actor)
+    return _is_subclass(owner, actor)
 
 
 def _names_of_actors(one: type) -> set[str]:

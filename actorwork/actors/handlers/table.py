@@ -259,7 +259,7 @@ class HandlerTable:
         parameters = list(inspect.signature(function).parameters.values())[1:]
         try:
             hints = hints_of(function, self.cls)
-        except NameError as error:
+        except (NameError, AttributeError) as error:
             raise SettingsError(
                 f"{where}: its annotations cannot be read ({error}); define its message classes in the module of the"
                 " actor, in the actor, or before it in the function that defines both"
