@@ -119,7 +119,8 @@ def exit_of(
 
 def is_plain(error: BaseException | None) -> bool:
     """Whether it is an `Exception` and not a group."""
-    return isinstance(error, Exception) and not is_group(error)
+    # Not `is_group`, whose call would cost more than the rest: each crash is asked this several times.
+    return isinstance(error, Exception) and not isinstance(error, BaseExceptionGroup)
 
 
 _STRAY = "stray Cancelled: a child raised it although its scope was not cancelled"

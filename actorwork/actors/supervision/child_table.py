@@ -129,12 +129,15 @@ class ChildRecord:
     @property
     def ignored(self) -> bool:
         """Whether its latest start raised `Ignore`: there is nothing to run."""
-        return self._start_ended_as(Kind.IGNORED)
+        ended = self.last_exit
+        return ended.kind is Kind.IGNORED and ended.incarnation == self.incarnation
 
     @property
     def failed_to_start(self) -> bool:
         """Whether its latest start failed, or was ended before it was up."""
-        return not self.up and (self._start_ended_as(Kind.INIT_FAILED) or self._start_ended_as(Kind.SHUTDOWN))
+        ended = self.last_exit
+        has_ended = ended.incarnation == self.incarnation
+        return not self.up and has_ended and ended.kind in (Kind.INIT_FAILED, Kind.SHUTDOWN)
 
     @property
     def is_kept(self) -> bool:
@@ -145,9 +148,6 @@ class ChildRecord:
     def final_exit(self) -> Exit:
         """What is told to watchers and links if it does not run again."""
         return self.last_exit if self.incarnation else Exit(Kind.SHUTDOWN)
-
-    def _start_ended_as(self, kind: Kind) -> bool:
-        return self.last_exit.incarnation == self.incarnation and self.last_exit.kind is kind
 
     def start_refused(self, error: Exception) -> None:
         """Record a start that failed before a task ran."""
@@ -178,6 +178,8 @@ class Alarms:
 
     def set(self, record: ChildRecord, moment: float) -> None:
         """Set when a record is due (Trio's clock), instead of its former alarm; infinite: not at all."""
+        if moment == record.alarm:
+            return
         self._set += (moment < math.inf) - (record.alarm < math.inf)
         record.alarm = moment
         if moment < math.inf:
