@@ -80,6 +80,8 @@ class Unique:
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.key, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"Unique.key wants a str, got {self.key!r}")
+        if not self.key:
+            raise ValueError("Unique.key wants at least one character, got ''")
         if isinstance(self.ttl, bool) or not isinstance(self.ttl, (int, float)) or not 0 < self.ttl <= 31_536_000:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(f"Unique.ttl wants seconds, more than 0 and at most 31536000 (a year), got {self.ttl!r}")
         if self.on_conflict not in ("reject", "replace", "first"):

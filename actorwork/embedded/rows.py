@@ -192,7 +192,9 @@ def row_of(envelope: Envelope) -> EnvelopeRow:
         envelope.group,
         envelope.delay,
         envelope.at,
-        None if _optional_of(envelope) == _NO_OPTIONS else OptionalFields(*_optional_of(envelope)),
+        None
+        if _optional_of(envelope) == _NO_OPTIONS
+        else OptionalFields(*_optional_of(envelope))._replace(key=envelope.key or None),
     )
 
 

@@ -310,3 +310,30 @@ async def test_the_clocks_of_nodes_say_nothing_about_the_order(redis_url: str, m
         await settled(node, orders, first, Retry(0.05, WHY))
         assert await payloads(orders, node, 2) == [b"1", b"2"]
         await wait_until(lambda: not inbox(orders).waiting)
+
+
+async def test_an_empty_key_of_a_foreign_entry_is_none(redis_url: str):
+    orders = subscription()
+    async with open_scene(redis_url) as scene, scene.node(orders) as node:
+        for number in range(5):
+            await scene.call("XADD", "orders", "*", "id", f"m{number}", "data", "1", "key", "", "unique", "")
+        got = await inbox(orders).take(5)
+        assert {delivery.key for delivery in got} == {None}
+        for number, delivery in enumerate(got):
+            node.settle(orders, delivery, Retry(0.001 * (number % 2), WHY))
+        again = await inbox(orders).take(5, within=0.9)  # Healing would let one enter each second.
+        assert await scene.call("HLEN", "actorwork:{orders}:waiting") == 0
+        for delivery in again:
+            node.settle(orders, delivery, Fail(WHY))
+        await node.wait_settled()
+        letters = await scene.broker.dead_letters.list("orders")
+        assert await scene.broker.dead_letters.replay("orders", [letter.entry for letter in letters]) == 5
+        await inbox(orders).take(5, within=0.9)
+        await scene.broker.publish([Envelope("orders", f"n{number}", b"1", key="") for number in range(2)])
+        await inbox(orders).take(2, within=0.9)
+        assert await scene.call("KEYS", "actorwork:{orders}:key*") == []
+
+
+def test_a_unique_key_is_not_empty():
+    with pytest.raises(ValueError, match="at least one character"):
+        Unique("")

@@ -33,6 +33,11 @@ local function flow_in(outcome)
   return string.match(outcome, '^{"flow":"([^"]+)"')
 end
 
+-- A field that may be empty in an entry of a foreign producer, where empty is none ('' is true in Lua); else nil.
+local function filled(text)
+  return text ~= '' and text or nil
+end
+
 local LEVELS = { critical = true, high = true, low = true }
 
 -- The level of a message; nil for a normal one.
@@ -182,7 +187,7 @@ local function call_next(prefix, key)
       redis.call('HDEL', prefix .. 'waiting', member)
       redis.call('HSET', prefix .. 'keys', key, cjson.encode({ place_at(level, id) }))
       step_moved(named, place_at(level, id))
-      if named['unique'] then
+      if filled(named['unique']) then
         note_unique(prefix, named['unique'], '=' .. member, place_at(level, id))
       end
       return
@@ -215,7 +220,7 @@ local function enter(prefix, member, fields)
   if not named['data'] then
     named = {} -- A foreign producer's fields may happen to be called `key` or `priority`.
   end
-  local key, level = named['key'], level_in(named)
+  local key, level = filled(named['key']), level_in(named)
   local places = key and places_of(prefix, key)
   local mine = nil
   for i, held in ipairs(places or {}) do
@@ -240,7 +245,7 @@ local function enter(prefix, member, fields)
       redis.call('HSET', prefix .. 'keys', key, cjson.encode(places))
     end
   end
-  if named['unique'] then
+  if filled(named['unique']) then
     note_unique(prefix, named['unique'], '~' .. member, place)
   end
   step_moved(named, place)
@@ -249,10 +254,10 @@ end
 
 -- One copy of a message is gone for good: frees what it held. The caller has removed the entry before, in the same script.
 local function leave(prefix, place, key, unique)
-  if key then
+  if filled(key) then
     let_go(prefix, key, place)
   end
-  if unique then
+  if filled(unique) then
     note_unique(prefix, unique, place)
   end
 end
