@@ -27,6 +27,7 @@ from actorwork.cli.letters import (
 )
 from actorwork.cli.output import as_json, many, moment, one_line, print_json, print_table, printable
 from actorwork.cli.selecting import find, require_choice, selecting
+from actorwork.errors import BrokerError
 from actorwork.telemetry.formatting import indented
 
 if TYPE_CHECKING:
@@ -318,10 +319,25 @@ def _do(
     async def some(letters: DeadLetters, step: Step, page: Sequence[DeadLetter]) -> int:
         count = 0
         for first in range(0, len(page), BATCH):
-            with step():
-                count += await act(letters, page[0].source, [letter.entry for letter in page[first : first + BATCH]])
+            source, names = page[0].source, [letter.entry for letter in page[first : first + BATCH]]
+            try:
+                with step():
+                    count += await act(letters, source, names)
+            except BrokerError as error:
+                if error.may_pass:
+                    raise
+                # One of them is refused: that must not keep the others from being sent.
+                for name in names:
+                    try:
+                        with step():
+                            count += await act(letters, source, [name])
+                    except BrokerError as refusal:
+                        if refusal.may_pass:
+                            raise
+                        problems.append(str(refusal))
         return count
 
+    problems: list[str] = []
     chosen = speak(broker, timeout, look)
     wanted = len(chosen) if isinstance(chosen, Sequence) else chosen.count
     if wanted and ask:
@@ -333,6 +349,9 @@ def _do(
         print_json({done: count})
     else:
         click.echo(f"{done} {many(count, 'dead letter')}")
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise click.ClickException(f"not {done}: {problems[0]}{more}")
     if count < wanted:
         raise click.ClickException(f"{many(wanted - count, 'dead letter')} no longer existed")
 

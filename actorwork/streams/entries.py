@@ -23,6 +23,7 @@ places in its record (lua/order.lua), whose result is kept by its claim.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -268,11 +269,29 @@ def _moment_from(text: bytes | None) -> float | None:
     return int(text) / 1000 if text is not None and text.isdigit() and len(text) < 16 else None
 
 
+def _refuse_constant(text: str) -> float:
+    raise _UnreadableError(f"{text} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise _UnreadableError(f"{_shortened(text.encode())} is too large for a number")
+    return number
+
+
+_decoder: Final = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+
+
+def _json_from(raw: bytes) -> Json:
+    """Decode headers; refuse what could not be encoded again (NaN, 1e999), as every retry and every replay must."""
+    return _decoder.decode(raw.decode())
+
+
 def _headers_from(raw: bytes) -> tuple[Mapping[str, Json], int]:
-    headers = json.loads(raw)
+    headers = _json_from(raw)
     if not isinstance(headers, dict):
         raise _UnreadableError(f"wanted a JSON object, got {_shortened(raw)}")
-    headers = cast("dict[str, Json]", headers)
     attempt = headers.get(ATTEMPT, 1)
     if type(attempt) is not int or attempt < 1:
         raise _UnreadableError(f"{ATTEMPT} wants a whole number from 1 on, got {attempt!r}")
@@ -332,10 +351,10 @@ def _headers_to_look_at(raw: bytes | None) -> Mapping[str, Json]:
     if not raw:
         return NO_HEADERS
     try:
-        read = json.loads(raw)
+        read = _json_from(raw)
     except (ValueError, RecursionError):
         return NO_HEADERS
-    return cast("dict[str, Json]", read) if isinstance(read, dict) else NO_HEADERS
+    return read if isinstance(read, dict) else NO_HEADERS
 
 
 # ------------------------------------------------------------------------------------------------------------ outcomes

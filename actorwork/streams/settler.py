@@ -22,7 +22,7 @@ more, none is settled, and the others are released.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import trio
@@ -209,7 +209,7 @@ class Settler:
                 _add_other(args, in_flight, delivery, settlement, published)
         except (ValueError, RecursionError) as error:
             # A settlement that cannot be encoded must not end the node: the next node would get the same entry.
-            raise _RefusedError(f"it cannot be written: {error}") from error
+            raise _RefusedError(f"it cannot be written: {error}", is_unwritable=True) from error
         script = scripts.SETTLE if others else scripts.SETTLE_PLAIN
         script_keys = (
             in_flight.stream,
@@ -235,7 +235,7 @@ class Settler:
                     outcome = Outcome("done", settlement.result or b"null") if isinstance(settlement, Ack) else None
                     args += _delivery_args(stream, delivery, outcome)
         except (ValueError, RecursionError) as error:
-            raise _RefusedError(f"it cannot be written: {error}") from error
+            raise _RefusedError(f"it cannot be written: {error}", is_unwritable=True) from error
         record = in_flight.keys.settled(in_flight.group, in_flight.incarnation, in_flight.level)
         script_keys = (record, *(stream.stream for stream in by_stream))
         answer = await self._run(in_flight, scripts.SETTLE_TOGETHER, script_keys, args, 1)
@@ -317,9 +317,7 @@ class Settler:
                 in_flight.maintain_within(settlement.delay)
         if again:
             in_flight.others += again
-            doing = f"settling {len(again)} of {in_flight.source}"
-            error = next(problem for problem in problems.values() if problem.startswith(_MAY_PASS))
-            self._emit(BrokerTrouble(doing, error.decode(errors="replace"), "again in 2 s at the latest"))
+            _report_again(self._emit, in_flight, len(again), problems.values())
         return again
 
     def _conclude_together(
@@ -381,6 +379,11 @@ class Settler:
     def _abandon(
         self, in_flight: InFlightEntries, plain: list[Delivery], others: list[Item], refusal: _RefusedError
     ) -> None:
+        if others and refusal.is_unwritable and type(others[0][1]) is Retry:
+            # Its next attempt cannot be encoded. A dead letter keeps the fields of the entry as they are.
+            _report_dead(self._emit, others[0][0], refusal)
+            self._fail(in_flight, *others[0][:2], str(refusal))
+            return
         _report_abandoned(self._emit, in_flight, plain, others, refusal)
         self.isolation.abandon(in_flight, len(plain))
         for item in others:
@@ -426,6 +429,15 @@ def _refuse_address(emit: EventSink, delivery: Delivery, settlement: Settlement 
         emit(BrokerTrouble(doing, f"replies go to channels under {keys.REPLIES}… only", "not sent"))
 
 
+def _report_again(emit: EventSink, in_flight: InFlightEntries, count: int, problems: Iterable[bytes]) -> None:
+    error = next(problem for problem in problems if problem.startswith(_MAY_PASS)).decode(errors="replace")
+    emit(BrokerTrouble(f"settling {count} of {in_flight.source}", error, "again in 2 s at the latest"))
+
+
+def _report_dead(emit: EventSink, delivery: Delivery, refusal: _RefusedError) -> None:
+    emit(BrokerTrouble(f"settling {delivery.id} of {delivery.source}", str(refusal), "it becomes a dead letter"))
+
+
 def _report_abandoned(
     emit: EventSink, in_flight: InFlightEntries, plain: list[Delivery], others: list[Item], refusal: _RefusedError
 ) -> None:
@@ -449,7 +461,11 @@ LOST: Final = Failure("Lost", "its entry was deleted by hand, so it cannot be tr
 
 
 class _RefusedError(Exception):
-    """The script fails for this batch."""
+    """The script fails for this batch, or, `is_unwritable`, cannot be called."""
+
+    def __init__(self, text: str, *, is_unwritable: bool = False) -> None:
+        super().__init__(text)
+        self.is_unwritable = is_unwritable
 
 
 def _deliveries_of(item: Item) -> Sequence[Delivery]:

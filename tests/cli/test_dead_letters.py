@@ -3,9 +3,10 @@
 import json
 from collections.abc import Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import redis
 import trio
 
 from actorwork.abc import Broker
@@ -348,3 +349,18 @@ def test_an_invalid_line_is_named_and_nothing_is_sent(shell: Shell, letters: dic
     refused = shell("dead", "import", "-", input=exported + "{}\n", code=1)
     assert "line 4 is not an exported dead letter" in refused.stderr
     assert shell.backlog("orders") == 0
+
+
+def test_a_letter_that_cannot_be_replayed_does_not_keep_the_others(shell: Shell, redis_url: str):
+    there = Shell(shell.folder, redis_url)
+    client: Any = cast("Any", redis.Redis).from_url(redis_url)
+    many = b"".join(b"2:%02d1:x" % (number % 100) if number < 100 else b"4:%04d1:x" % number for number in range(3600))
+    with client:
+        for name, message in (("1", ("m:data", "1")), ("2", ("packed", many)), ("3", ("m:data", "3"))):
+            client.execute_command("XADD", "actorwork:{orders}:dead", "*", "id", name, "group", "g", *message)
+        there("dead", "replay", "orders", "--all", "--yes", code=1)
+        said = there("dead", "replay", "orders", "--all", "--yes", code=1).output
+        assert "not replayed: the dead letter" in said
+        assert "more than a script can send again" in said
+        assert client.execute_command("XLEN", "orders") == 2
+        assert client.execute_command("XLEN", "actorwork:{orders}:dead") == 1

@@ -192,7 +192,7 @@ ENTRIES: dict[str, tuple[list[Any], str, str]] = {
         "actorwork-reply-to",
     ),
     "a time to live that never ends": (
-        ["data", '{"number": 1}', "headers", '{"actorwork-result-ttl": Infinity}'],
+        ["data", '{"number": 1}', "headers", '{"actorwork-result-ttl": 1e300}'],
         "CodecError",
         "actorwork-result-ttl",
     ),

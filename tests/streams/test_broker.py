@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from actorwork.errors import BrokerError
-from actorwork.events import BrokerAdvice, BrokerTrouble, Fenced, GroupRestored, LeaseLost, Reclaimed, Released
+from actorwork.events import BrokerAdvice, BrokerTrouble, Fenced, GroupRestored, LeaseLost, Reclaimed, Released, Settled
 from actorwork.message import ATTEMPT, REPLY_TO, RESULT_TTL, Delivery, Envelope, Json, Outcome
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry
 from actorwork.settings import DeadLetterSettings
@@ -260,6 +260,9 @@ async def test_entries_from_before_the_first_start_are_all_read(redis_url: str):
         (b"{", "Expecting property name"),
         (b"[1]", "wanted a JSON object, got b'[1]'"),
         (b"\xff", "codec can't decode"),
+        (b'{"x": NaN}', "NaN is not JSON"),
+        (b'{"x": [-Infinity]}', "-Infinity is not JSON"),
+        (b'{"x": 1e999}', "1e999' is too large for a number"),
         (b'{"actorwork-attempt": 0}', "wants a whole number from 1 on, got 0"),
         (b'{"actorwork-attempt": true}', "wants a whole number"),
         (b'{"actorwork-reply-to": 1}', "wants a str, got 1"),
@@ -279,6 +282,33 @@ async def test_headers_nobody_can_read_make_a_dead_letter(redis_url: str, header
         assert (letter.id, letter.payload, letter.failure.type) == ("m1", b"1", "CodecError")
         assert "`headers`" in letter.failure.reason
         assert why in letter.failure.reason
+
+
+async def test_a_dead_letter_whose_headers_cannot_be_read_is_replayed_without_them(redis_url: str):
+    orders = subscription()
+    async with open_scene(redis_url) as scene, scene.node(orders) as node:
+        await scene.call("XADD", "orders", "*", "data", "1", "id", "m1", "headers", b'{"x": NaN}')
+        await wait_until(lambda: scene.told(Settled))
+        await node.wait_settled()
+        (letter,) = await scene.broker.dead_letters.list("orders")
+        assert await scene.broker.dead_letters.replay("orders", [letter.entry]) == 1
+        again = await inbox(orders).take_one()
+        assert (again.id, again.payload, again.headers) == ("m1", b"1", {})
+
+
+async def test_a_retry_that_cannot_be_written_is_a_dead_letter(redis_url: str):
+    orders = subscription()
+    async with open_scene(redis_url) as scene, scene.node(orders) as node:
+        await scene.send("orders", b"1", b"2", headers={"x": 1})
+        broken, sound = await inbox(orders).take(2)
+        node.settle(orders, attrs.evolve(broken, headers={"x": float("nan")}), Retry(0, WHY))
+        node.settle(orders, sound, Retry(0, WHY))
+        assert (await inbox(orders).take_one()).payload == b"2"
+        await node.wait_settled()
+        (letter,) = await scene.broker.dead_letters.list("orders")
+        assert (letter.payload, letter.headers) == (b"1", {"x": 1})
+        assert "cannot be written" in letter.failure.reason
+        assert "it becomes a dead letter" in [event.next for event in scene.told(BrokerTrouble)]
 
 
 async def test_two_groups_each_get_every_message_and_the_last_ack_deletes_it(redis_url: str):
