@@ -2,7 +2,7 @@
 
 None                       the embedded one, in the file of this project below the user's state directory
 sqlite:///path/to/file     the embedded one, in that file (sqlite:// keeps everything in memory)
-redis:// rediss:// unix:// Redis
+redis:// rediss:// unix:// Redis; so do valkey://, valkeys:// and redis+tls://
 """
 
 from __future__ import annotations
@@ -104,9 +104,9 @@ async def open_broker(
         async with open_embedded(url, emit=emit, prepare=prepare, at_first_use=at_first_use) as broker:
             yield broker
         return
-    scheme = url.partition(":")[0]
+    scheme = url.partition(":")[0].strip().lower()
     # Each is imported only when it is needed: a node starts faster without the other one.
-    if scheme in ("redis", "rediss", "unix"):
+    if scheme in ("redis", "rediss", "unix", "valkey", "valkeys", "redis+tls", "redis+ssl"):
         from actorwork.streams.broker import open_broker as open_redis  # noqa: PLC0415
 
         async with open_redis(url, emit=emit) as broker:
@@ -117,9 +117,9 @@ async def open_broker(
         async with open_embedded(url, emit=emit) as broker:
             yield broker
     else:
-        raise BrokerError(
-            f"no broker of the kind {url!r}; known are redis://host:port/db, rediss://…, unix:///path/to/socket, sqlite:///path/to/file"
-        )
+        from actorwork.streams.transport.urls import FORM, without_password  # noqa: PLC0415 - as above
+
+        raise BrokerError(f"no broker of the kind {without_password(url)!r}; known are {FORM}, sqlite:///path/to/file")
 
 
 def _make_folder(folder: Path) -> None:

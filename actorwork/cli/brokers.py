@@ -125,7 +125,7 @@ def pasted(*words: str) -> str:
     named: list[str] = []
     # What came from the environment is there when the command is pasted.
     if context.get_parameter_source("broker") is click.core.ParameterSource.COMMANDLINE:
-        from actorwork.streams.transport.address import without_password
+        from actorwork.streams.transport.urls import without_password
 
         named = ["--broker", without_password(context.params["broker"])]
     return shlex.join(["actorwork", *words, *named])
@@ -135,7 +135,7 @@ def _with_password(_: click.Context, __: click.Parameter, url: str | None) -> st
     """Take the password from the environment if it is masked, as in commands that logs recommend."""
     if url is None or ":***@" not in url:
         return url
-    from actorwork.streams.transport.address import without_password
+    from actorwork.streams.transport.urls import without_password
 
     whole = os.environ.get(BROKER)
     if whole is not None and without_password(whole) == url:

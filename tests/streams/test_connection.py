@@ -3,10 +3,11 @@ import trio
 import trio.testing
 
 from actorwork.errors import BrokerError
-from actorwork.streams.transport.address import Address, without_password
+from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.client import open_client
 from actorwork.streams.transport.connection import Connection, connect
 from actorwork.streams.transport.redis_py import AuthenticationError, ConnectionError, TimeoutError  # noqa: A004
+from actorwork.streams.transport.urls import without_password
 from actorwork.streams.transport.wire import NOT_ENOUGH, pack
 from actorwork.testing.redis_server import Certificates, RedisServer, open_redis_server
 from tests.streams.conftest import HELLO, open_scripted_server, open_tls_url
@@ -91,6 +92,17 @@ async def test_a_certificate_of_an_unknown_authority_is_refused_with_advice(
     async with open_tls_url(tls_server, certificates, redis_server) as url:
         with pytest.raises(BrokerError, match=r"certificate of rediss://localhost:.* is not trusted .*ssl_ca_certs"):
             await opened(url.partition("?")[0])
+
+
+async def test_a_certificate_for_another_name_is_refused_with_other_advice(
+    tls_server: RedisServer | None, certificates: Certificates, redis_server: RedisServer
+):
+    async with open_tls_url(tls_server, certificates, redis_server) as url:
+        with pytest.raises(
+            BrokerError, match=r"is for another name \(.*ismatch.*\): connect to a name that is in"
+        ) as caught:
+            await opened(url.replace("localhost", "127.0.0.1"))
+        assert "ssl_ca_certs=/path" not in str(caught.value)
 
 
 async def test_an_acl_user_gets_in_over_a_unix_socket():

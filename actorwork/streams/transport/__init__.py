@@ -8,5 +8,6 @@ address.py       where a server is, and how a connection to it is opened
 connection.py    one socket and the parser of its bytes
 direct.py        connecting without redis-py
 wire.py          RESP3, by hiredis
+urls.py          which urls there are, and what may be shown of one
 redis_py.py      what is imported of redis-py
 """

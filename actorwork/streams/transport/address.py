@@ -1,10 +1,10 @@
 """Where a server is, and how a connection to it is opened: by blocking calls, whatever carries the bytes afterwards."""
 
 import contextlib
+import re
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import attrs
 
@@ -21,9 +21,14 @@ from actorwork.streams.transport.redis_py import (
     TimeoutError,  # noqa: A004
     connection_options,
 )
+from actorwork.streams.transport.urls import canonical, without_password
 
 HANDSHAKE_TIMEOUT: Final = 5.0
 """Seconds for each step of getting in, unless the url says `socket_timeout` or `socket_connect_timeout`."""
+_UNKNOWN: Final = re.compile(r"unexpected keyword argument '(\w+)'")
+_ANOTHER_NAME: Final = (62, 64)
+_NOT_NOW: Final = (9, 10)
+"""Numbers of OpenSSL: a certificate for another host name, or another address; not valid yet, or not any more."""
 
 
 @attrs.frozen
@@ -36,7 +41,13 @@ class Address:
 
     @classmethod
     def parse(cls, url: str) -> "Address":
-        """Parse a `redis://`, `rediss://` or `unix://` url, with all options of redis-py."""
+        """Parse a `redis://`, `rediss://` or `unix://` url, with all options of redis-py. Raises `BrokerError`."""
+        shown = without_password(url)
+        try:
+            url = canonical(url)
+        except ValueError as error:
+            # Not `from error`: what parsers say about a url quotes it.
+            raise BrokerError(f"cannot use {shown!r} as a Redis url: {error}") from None
         options: dict[str, Any]
         if (direct := direct_options(url)) is not None:
             connection_class: Callable[..., RedisPyConnection] = DirectConnection
@@ -45,32 +56,33 @@ class Address:
             try:
                 options = connection_options(url)
             except ValueError as error:
-                raise BrokerError(f"cannot use {without_password(url)!r} as a Redis url: {error}") from error
+                raise BrokerError(f"cannot use {shown!r} as a Redis url: {error}") from error
             connection_class = options.pop("connection_class")
             options.pop("max_connections", None)  # An option of pools; there is none.
             # Only the sender can judge what a half-sent command may have done: redis-py must not repeat anything.
             options.update(protocol=3, legacy_responses=False, decode_responses=False, retry=None, retry_on_error=[])
             options["driver_info"] = None
             options.pop("retry_on_timeout", None)
+            _try(connection_class, options, shown)
         options.setdefault("socket_timeout", HANDSHAKE_TIMEOUT)
         options.setdefault("socket_connect_timeout", HANDSHAKE_TIMEOUT)
-        return cls(without_password(url), connection_class, options)
+        return cls(shown, connection_class, options)
 
 
-def without_password(url: str) -> str:
-    """Return the url as it may be logged."""
-    parts = urlsplit(url)
-    secrets = {"password", "ssl_password"}
-    if parts.password is None and not any(name in secrets for name, _ in parse_qsl(parts.query)):
-        return url
-    netloc = parts.netloc
-    if parts.password is not None:
-        netloc = f"{parts.username or ''}:***@{netloc.rpartition('@')[2]}"
-    query = urlencode(
-        [(name, "***" if name in secrets else value) for name, value in parse_qsl(parts.query)], safe="*/"
-    )
-    # By hand: urlunsplit would write unix:/path, which is no Redis url.
-    return f"{parts.scheme}://{netloc}{parts.path}{'?' if query else ''}{query}"
+def _try(connection_class: Callable[..., RedisPyConnection], options: Mapping[str, Any], url: str) -> None:
+    """Raise `BrokerError` if redis-py takes options otherwise. This makes a connection, and opens none."""
+    try:
+        connection_class(**options)
+    except TypeError as error:
+        found = _UNKNOWN.search(str(error))
+        if found is None:
+            raise
+        raise BrokerError(
+            f"cannot use {url!r} as a Redis url: no connection has the option {found[1]!r}; known are db, "
+            "socket_timeout, socket_connect_timeout, and what redis-py's connections take (ssl_ca_certs, …)"
+        ) from None
+    except RedisError as error:
+        raise BrokerError(f"cannot use {url!r} as a Redis url: {error}") from error
 
 
 def open_socket(address: Address, name: str) -> RedisPyConnection:
@@ -99,9 +111,18 @@ def _explained(error: RedisError, address: Address) -> Exception:
             "(redis://user:password@host, percent-encoded), and the user's rights with ACL GETUSER"
         )
     if isinstance(error.__context__, ssl.SSLCertVerificationError):
+        problem = error.__context__
+        if problem.verify_code in _ANOTHER_NAME:
+            advice = "connect to a name that is in the certificate, or have one made for this name"
+            return BrokerError(
+                f"the certificate of {address.url} is for another name ({problem.verify_message}): {advice}"
+            )
+        if problem.verify_code in _NOT_NOW:
+            advice = "renew it at the server, and see whether the clocks of both machines are right"
+            return BrokerError(f"the certificate of {address.url} is out of date ({problem.verify_message}): {advice}")
         return BrokerError(
-            f"the certificate of {address.url} is not trusted ({error.__context__.verify_message}): name the "
-            "authority's file in the url (?ssl_ca_certs=/path/ca.pem)"
+            f"the certificate of {address.url} is not trusted ({problem.verify_message}): name the authority's file in "
+            "the url (?ssl_ca_certs=/path/ca.pem)"
         )
     if isinstance(error, BusyLoadingError | MasterDownError):
         return ConnectionError(f"{address.url} is not ready ({said})")
