@@ -97,8 +97,8 @@ def exit_of(
     if expected and not (error is not None and is_fatal(error)):
         if leaf is None and error is not None and not cancelled:
             leaf = _caused_by(RuntimeError(_STRAY), error)
-        elif len(shutdowns) == len(found):
-            leaf = None
+        elif all(isinstance(leaf, (Shutdown, Ignore)) for leaf in found):
+            leaf = None  # It had decided to end as well, and no error is left to report.
         # One that was cancelled before it was up has missed nothing: `shutdown`, as if it had been waiting for a start.
         return Exit(Kind.KILLED if cancelled and not starting else Kind.SHUTDOWN, leaf, group, incarnation=incarnation)
     if starting:

@@ -11,11 +11,12 @@ from collections import Counter
 from typing import Any, Literal, TypeAlias, cast
 
 import attrs
+import pytest
 import trio
 import trio.testing
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from actorwork import Backoff, ChildError, Intensity, MaxRestartsExceeded, StartError, Supervisor
+from actorwork import Backoff, ChildError, Ignore, Intensity, MaxRestartsExceeded, Shutdown, StartError, Supervisor
 from actorwork.policy.exits import Exit, Kind, Restart, exit_of, restart_wanted
 from actorwork.policy.restart import Failures, Strategy, failed_again, restart_delay, touched
 from tests.supervision.tree_fixture import Boom, Stage, quiet
@@ -302,6 +303,13 @@ def test_every_exit_is_classified(error: BaseException | None, cancelled: bool, 
     assert restart_wanted(found, "permanent")
     assert restart_wanted(found, "transient") is (found.kind is not Kind.SHUTDOWN)
     assert not restart_wanted(found, "temporary")
+
+
+@pytest.mark.parametrize("error", [Shutdown("term"), Ignore(), ExceptionGroup("both", [Shutdown(), Ignore()])])
+@pytest.mark.parametrize("starting", [False, True])
+def test_a_signal_to_end_is_no_error_of_a_child_that_was_asked_to_end(error: Exception, starting: bool):
+    found = exit_of(error, cancelled=False, incarnation=3, starting=starting, expected=True)
+    assert (found.kind, found.error) == (Kind.SHUTDOWN, None)
 
 
 @given(

@@ -289,7 +289,7 @@ class RunningSupervisor:
                 await self.runner.end([sibling], self._deadline)
                 if not sibling.is_kept:
                     self.forget(sibling, "was ended with its siblings")
-                elif did_run:
+                elif did_run and not sibling.terminated:
                     sibling.member.reopen()  # not only after the delay: askers whose handlers were cut off wait for it
         if delay > 0:
             # An alarm and not a sleep: the loop serves requests, other children and a stop during the backoff.
