@@ -18,7 +18,7 @@ import trio
 
 from actorwork.actors.context.in_flight import Stop
 from actorwork.actors.life.leftovers import close_leftovers
-from actorwork.actors.tree.hooks import Hooks
+from actorwork.actors.tree.hooks import has_hook
 from actorwork.errors import NotRunning
 from actorwork.groups import is_cancellation, leaves
 from actorwork.policy.exits import is_fatal
@@ -53,7 +53,7 @@ class HookRunner:
 
     async def start_up(self, instance: Any, stopped: Callable[[], None]) -> None:
         """Call `startup`, within its bound; `stopped` if it stops the actor."""
-        if not _has_hook(self._child, "startup"):
+        if not has_hook(self._child.actor, "startup"):
             return
         self._hook = "startup"
         self.scope.deadline = trio.current_time() + self._child.startup_timeout
@@ -97,7 +97,7 @@ class HookRunner:
     async def shut_down(self, instance: Any, deadline: float) -> None:
         """Call `shutdown`, within its bound and before the deadline; its errors are reported."""
         timeout = self._child.shutdown
-        if timeout == "brutal_kill" or not _has_hook(self._child, "shutdown"):
+        if timeout == "brutal_kill" or not has_hook(self._child.actor, "shutdown"):
             return
         self._hook = "shutdown"
         self._shield(min(trio.current_time() + timeout, deadline))
@@ -160,12 +160,3 @@ class HookRunner:
                 else "was cancelled by a nursery or cancel scope that startup had opened"
             )
         self._report("shutdown", cause)
-
-
-def has_hooks(child: Child) -> bool:
-    """Whether the actor's class has a hook of its own: those that do nothing are not worth a scope."""
-    return _has_hook(child, "startup") or _has_hook(child, "shutdown")
-
-
-def _has_hook(child: Child, name: str) -> bool:
-    return getattr(child.actor, name) is not getattr(Hooks, name)

@@ -26,10 +26,9 @@ from actorwork.actors.context.nursery import ActorNursery
 from actorwork.actors.crash import without_crash
 from actorwork.actors.execution.executor import Executor
 from actorwork.actors.execution.workplace import ExecutorActor
-from actorwork.actors.life.hook_runner import HookRunner, has_hooks
-from actorwork.actors.life.open_replies import OpenReplies
 from actorwork.actors.life.spawned import SpawnedChildren
 from actorwork.actors.mailbox.calls import Queue, SystemCall
+from actorwork.actors.tree.hooks import has_hooks
 from actorwork.actors.tree.spec import DynamicSupervisor
 from actorwork.errors import NotRunning
 from actorwork.groups import only_leaf
@@ -38,6 +37,8 @@ from actorwork.policy.exits import Exit, exit_of
 from actorwork.policy.settlement import EndReason
 
 if TYPE_CHECKING:
+    from actorwork.actors.life.hook_runner import HookRunner
+    from actorwork.actors.life.open_replies import OpenReplies
     from actorwork.actors.life.services import Services
     from actorwork.actors.life.stash import Stash
     from actorwork.actors.mailbox.calls import Item
@@ -123,7 +124,10 @@ class Incarnation:
         try:
             self.instance = actor.child.factory()
             self.instance.context = Context(actor, self)
-            if has_hooks(actor.child):
+            if has_hooks(actor.child.actor):
+                # Imported here and below: a program without any of it starts faster.
+                from actorwork.actors.life.hook_runner import HookRunner  # noqa: PLC0415
+
                 self._hooks = HookRunner(actor.child, self._report)
             with self._hooks.scope if self._hooks is not None else _NO_SCOPE:
                 try:
@@ -340,6 +344,8 @@ class Incarnation:
     def replies(self) -> OpenReplies:
         """The replies that askers still wait for when it ends."""
         if self._replies is None:
+            from actorwork.actors.life.open_replies import OpenReplies  # noqa: PLC0415 - as above
+
             self._replies = OpenReplies(self.actor.title)
         return self._replies
 

@@ -67,3 +67,13 @@ def no_title(actor: type) -> str:
         f"{actor.__qualname__} has no settings, so it is a local actor, which no broker knows; declare"
         " settings = Settings(title=…) in the class"
     )
+
+
+def has_hook(actor: object, name: str) -> bool:
+    """Whether an actor's class has a hook of its own."""
+    return getattr(actor, name) is not getattr(Hooks, name)
+
+
+def has_hooks(actor: object) -> bool:
+    """Whether it has `startup` or `shutdown`: hooks that do nothing are not worth a scope."""
+    return has_hook(actor, "startup") or has_hook(actor, "shutdown")
