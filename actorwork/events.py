@@ -138,7 +138,11 @@ class DeadLettered(_Event):
 
 @attrs.frozen(eq=False, repr=False)
 class MessageLost(_Event):
-    """A message ended without a settlement: its entry was deleted by hand while it was in flight, or to be retried."""
+    """A message has ended, since its entry was deleted by hand while it was in flight.
+
+    A message that its own node wanted to retry is named by its id, and its result is "rejected" with a failure of type
+    `Lost`. Of one that a node took over only the entry is known.
+    """
 
     source: str
     actor_id: str

@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn
 
 import trio
 
-from actorwork.events import BrokerAdvice, BrokerTrouble, DeadLettered, Reclaimed
+from actorwork.events import BrokerAdvice, BrokerTrouble, DeadLettered, MessageLost, Reclaimed
 from actorwork.failpoints import failpoint
 from actorwork.message import Priority
 from actorwork.policy.crashes import LEFT_TO_OTHERS, alone_from, limit_of
@@ -36,7 +36,7 @@ _SPACING: Final = 0.01
 _PATIENCE: Final = 2.0
 _LARGEST_CLAIM: Final = 500
 _SHORT_TOO_OFTEN: Final = 3
-_REPORTED: Final = 12
+_REPORTED: Final = 13
 """How many values lua/maintain.lua returns for each stream."""
 _BEFORE: Final = failpoint("take_over.before")
 _AFTER: Final = failpoint("take_over.after")
@@ -175,8 +175,10 @@ class Reclaimer:
             held,
             given_back,
             keepers,
+            lost,
         ) in zip(in_flights, report, strict=True):
             self._tell_of_others(in_flight.source, given_back, keepers)
+            self._tell_of_lost(in_flight.source, lost)
             if used:
                 levels[in_flight.source] = used
             if cursor:
@@ -235,6 +237,11 @@ class Reclaimer:
             if isolation.is_idle or now - self._held_since >= LEFT_TO_OTHERS:
                 isolation.close(self)
 
+    def _tell_of_lost(self, source: str, lost: Sequence[bytes]) -> None:
+        # Which message it was, only the entry could have told.
+        for entry in lost:
+            self._sources.emit(MessageLost(source, self._sources.group, f"of the entry {entry.decode()}"))
+
     def _tell_of_others(self, source: str, given_back: int, keepers: Sequence[bytes]) -> None:
         """Report what others than actors did to the group, and to the stream."""
         emit = self._sources.emit
@@ -272,8 +279,9 @@ class Reclaimer:
                 has_answer = False
                 with trio.move_on_after(_PATIENCE, shield=True):
                     try:
-                        more, found = await self._client.run_script(scripts.RECOVER, (in_flight.stream,), args)
+                        more, found, lost = await self._client.run_script(scripts.RECOVER, (in_flight.stream,), args)
                         has_answer = True
+                        self._tell_of_lost(in_flight.source, lost)
                         if in_flight.is_over:
                             return
                         for entry, count, fields in found:

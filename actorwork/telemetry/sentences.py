@@ -117,7 +117,7 @@ def sentence_of(event: events.Event, broker: str = "") -> Sentence:
         case events.MessageLost(source=source, actor_id=actor_id, message_id=message_id):
             return Sentence(
                 logging.ERROR,
-                "message %s of '%s' is lost: its entry was deleted by hand (XDEL, XTRIM), so it is not tried again",
+                "message %s of '%s' is lost: its entry was deleted by hand (XDEL, XTRIM) while it was in flight",
                 (message_id, source),
                 {"actor_id": actor_id, "message_id": message_id, "source": source},
             )

@@ -16,7 +16,17 @@ import pytest
 import trio
 
 from actorwork.errors import BrokerError
-from actorwork.events import BrokerAdvice, BrokerTrouble, Fenced, GroupRestored, LeaseLost, Reclaimed, Released, Settled
+from actorwork.events import (
+    BrokerAdvice,
+    BrokerTrouble,
+    Fenced,
+    GroupRestored,
+    LeaseLost,
+    MessageLost,
+    Reclaimed,
+    Released,
+    Settled,
+)
 from actorwork.message import ATTEMPT, REPLY_TO, RESULT_TTL, Delivery, Envelope, Json, Outcome
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry
 from actorwork.settings import DeadLetterSettings
@@ -783,9 +793,43 @@ async def test_entries_deleted_by_somebody_are_acked_away(redis_url: str):
         await scene.call("XDEL", "orders", first)
         async with scene.node(orders) as node:
             assert (await inbox(orders).take_one()).payload == b"b"
-            await trio.sleep(0.05)
+            await wait_until(lambda: scene.told(MessageLost))
+            assert [event.message_id for event in scene.told(MessageLost)] == [f"of the entry {first.decode()}"]
             assert await scene.pending("orders", "group-a") == 1
             assert node.statistics()["reclaimed"] == 1
+
+
+async def test_an_entry_that_crashed_often_and_was_deleted_is_reported(redis_url: str):
+    orders = subscription(max_crashes=1)
+    async with open_scene(redis_url) as scene:
+        await scene.send("orders", b"a")
+        await scene.die_with(orders, 1)
+        ((first, _),) = await scene.call("XRANGE", "orders", "-", "+")
+        await scene.call("XDEL", "orders", first)
+        async with scene.node(orders) as node:
+            await wait_until(lambda: scene.told(MessageLost))
+            assert await scene.pending("orders", "group-a") == node.statistics()["dead_lettered"] == 0
+
+
+@pytest.mark.parametrize("delay", [0, 60])
+async def test_a_retry_whose_entry_was_deleted_is_lost_and_its_sender_learns_that(redis_url: str, delay: float):
+    orders = subscription()
+    async with open_scene(redis_url) as scene, scene.node(orders) as node, scene.broker.open_replies() as replies:
+        waiting = replies.expect("orders", "m")
+        headers = {RESULT_TTL: 60, REPLY_TO: replies.address}
+        await scene.broker.publish([Envelope("orders", "m", b"1", headers=headers, key="k")])
+        await scene.send("orders", b"2", key="k")
+        delivery = await inbox(orders).take_one()
+        await scene.call("XDEL", "orders", delivery.token[0])
+        node.settle(orders, delivery, Retry(delay, WHY))
+        with trio.fail_after(1):
+            outcome = await waiting.outcome()
+        assert outcome.failure is not None
+        assert (outcome.status, outcome.failure.type) == ("rejected", "Lost")
+        assert await scene.broker.find_outcome("orders", "m") == outcome
+        assert [event.message_id for event in scene.told(MessageLost)] == ["m"]
+        assert (await inbox(orders).take_one()).payload == b"2"  # Its key is free.
+        assert await scene.call("ZCARD", "actorwork:{orders}:delayed") == 0
 
 
 async def test_taking_over_waits_for_room(redis_url: str):

@@ -12,7 +12,8 @@
 -- over as {entry id, delivery count, from whom, fields}, the dead letters made as {message id, crashes}, how many entries
 -- are pending under our name, those taken over included, the levels of priority that were ever used, where the search
 -- for keys continues, what could not be done ('' for nothing), whether there are suspects that may not be taken now, how many
--- entries were given back to the group, and the foreign groups that keep entries which have ended for us.
+-- entries were given back to the group, the foreign groups that keep entries which have ended for us, and the ids of entries
+-- that are lost.
 --
 -- Who may take what. The lease of this node is checked first, in this script: a node whose lease is gone would take
 -- entries that another node then takes from it, in a circle. An entry is taken only from the consumer `released`, or from a
@@ -48,6 +49,7 @@ if redis.call('EXISTS', KEYS[1]) == 0 then
 end
 
 local now = now_ms()
+local lost = {} -- Entries of the stream at hand that were deleted by hand while they were pending: nothing is left to handle.
 local trouble = '' -- Of the stream at hand. An error would end the script, and with it every other take-over.
 
 -- A message that entered and could not be removed from the delayed ones would enter again every second.
@@ -278,6 +280,7 @@ local function dead_letter_crasher(stream, prefix, id, crashes)
   local fields = fields_of(stream, id)
   if not fields then
     ack_and_delete(stream, group, { id })
+    lost[#lost + 1] = id
     return nil
   end
   local named = by_name(fields)
@@ -331,7 +334,8 @@ local function take_over(stream, prefix, owner, pending_in_all, is_dead, is_urge
           suspects = suspects - 1
         end
       else
-        redis.call('XACK', stream, group, id) -- The entry was deleted by hand: nothing is left to handle.
+        redis.call('XACK', stream, group, id)
+        lost[#lost + 1] = id
       end
     end
   end
@@ -346,7 +350,7 @@ for s = 2, #KEYS do
   local stream, prefix, cursor = KEYS[s], ARGV[7 + 2 * s], ARGV[8 + 2 * s]
   local level = level_of(prefix, stream)
   local due_in, levels, given_back, keeping = -1, {}, 0, {}
-  trouble = ''
+  trouble, lost = '', {}
   if redis.call('EXISTS', stream) == 1 then
     local good, is_busy, count = pcall(sweep, stream, prefix, level, keeping)
     if not good then
@@ -394,7 +398,7 @@ for s = 2, #KEYS do
     keepers[#keepers + 1] = name
   end
   report[#report + 1] = {
-    due_in, more, missing, taken, dead, ours + #taken, levels, cursor, trouble, held, given_back, keepers,
+    due_in, more, missing, taken, dead, ours + #taken, levels, cursor, trouble, held, given_back, keepers, lost,
   }
 end
 join_all()
