@@ -171,6 +171,8 @@ class BrokerAdvice(_Event):
 
     text: str
     advice: str
+    subject: str = ""
+    """What it is about: that of a `Finding`."""
 
 
 @attrs.frozen(eq=False, repr=False)

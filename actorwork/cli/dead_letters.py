@@ -23,10 +23,11 @@ from actorwork.cli.letters import (
     in_json,
     payload,
     payload_text,
+    shown_source,
     with_changes,
 )
 from actorwork.cli.output import as_json, many, moment, one_line, print_json, print_table, printable
-from actorwork.cli.selecting import find, require_choice, selecting
+from actorwork.cli.selecting import find, named_source, require_choice, selecting
 from actorwork.errors import BrokerError
 from actorwork.telemetry.formatting import indented
 
@@ -50,7 +51,7 @@ def dead() -> None:
 
 
 @dead.command("ls", short_help="List dead letters.")
-@click.argument("source", required=False)
+@click.argument("source", required=False, callback=named_source)
 @click.option(
     "--limit", type=click.IntRange(min=1), metavar="N", default=100, show_default=True, help="Show at most this many."
 )
@@ -82,7 +83,7 @@ def list_them(*, selection: Selection, limit: int, broker: str | None, timeout: 
             ("SOURCE", "ENTRY", "MESSAGE", "ACTOR", "ATTEMPT", "FAILED", "ERROR"),
             [
                 (
-                    letter.source,
+                    shown_source(letter),
                     letter.entry,
                     letter.id,
                     letter.actor,
@@ -106,7 +107,7 @@ def _of(selection: Selection) -> str:
 
 
 @dead.command(short_help="Show the causes of dead letters.")
-@click.argument("source", required=False)
+@click.argument("source", required=False, callback=named_source)
 @click.option(
     "--limit", type=click.IntRange(min=1), metavar="N", default=50, show_default=True, help="Show at most this many."
 )
@@ -142,7 +143,7 @@ def groups(*, selection: Selection, limit: int, broker: str | None, timeout: flo
                     cause.example.actor,
                     moment(cause.first),
                     moment(cause.last),
-                    f"{cause.example.source} {cause.example.entry}",
+                    f"{shown_source(cause.example)} {cause.example.entry}",
                     error(cause.example),
                 )
                 for cause in found[:limit]
@@ -153,7 +154,7 @@ def groups(*, selection: Selection, limit: int, broker: str | None, timeout: flo
 
 
 @dead.command(short_help="Show one dead letter in full.")
-@click.argument("source")
+@click.argument("source", callback=named_source)
 @click.argument("entry")
 @broker_option
 @timeout_option
@@ -171,7 +172,7 @@ def show(source: str, entry: str, *, broker: str | None, timeout: float, json_ou
         return
     for letter in letters:
         facts = [
-            ("source", letter.source),
+            ("source", shown_source(letter)),
             ("entry", letter.entry),
             ("message", letter.id),
             ("actor", f"{letter.actor} ({letter.group})"),
@@ -207,7 +208,7 @@ def _many_of_them(name: str, help: str) -> Callable[[Callable[..., Any]], click.
                 allow_from_autoenv=False,
             ),
             click.argument("entries", nargs=-1, metavar="[ENTRY]..."),
-            click.argument("source", required=False),
+            click.argument("source", required=False, callback=named_source),
         ):
             function = decorator(function)
         return dead.command(name, short_help=help)(function)
@@ -411,7 +412,7 @@ def _replay_changed(
 
 
 @dead.command(short_help="Write dead letters as JSON lines.")
-@click.argument("source", required=False)
+@click.argument("source", required=False, callback=named_source)
 @click.option(
     "--to",
     "file",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,6 +16,15 @@ from actorwork.telemetry.formatting import printable_json
 if TYPE_CHECKING:
     from actorwork.message import DeadLetter, Envelope, Json
     from actorwork.policy.dead_letters import Cause
+
+
+def shown_source(letter: DeadLetter) -> str:
+    """Return the name of a letter's source for people, as commands take it: of an actor's own source, `actor:TITLE`."""
+    from actorwork.settings import default_source, identity
+
+    if letter.group != identity(letter.actor) or letter.source != default_source(letter.group):
+        return letter.source
+    return shlex.quote(f"actor:{letter.actor}")
 
 
 def fingerprint(letter: DeadLetter) -> str:

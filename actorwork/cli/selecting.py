@@ -36,6 +36,15 @@ class Moment(click.ParamType[float]):
             self.fail(f"{text!r} is not a time such as 2h (ago) or 2026-01-31T12:00:00+00:00", param, ctx)
 
 
+def named_source(_: click.Context, __: click.Parameter, name: str | None) -> str | None:
+    """Return the source that an argument names; `actor:TITLE` is the actor's own one."""
+    if name is None or not name.startswith("actor:"):
+        return name
+    from actorwork.settings import default_source, identity
+
+    return default_source(identity(name.removeprefix("actor:")))
+
+
 _SELECTING: Final = ("actor", "error", "since", "until", "fingerprint", "text")
 
 

@@ -301,4 +301,4 @@ def _refuse_what_loses_messages(findings: Sequence[Finding], emit: EventSink, *,
         if finding.level == "error" and not (allow_eviction and finding.subject == "eviction"):
             hint = ", or open the broker with allow_eviction=True" if finding.subject == "eviction" else ""
             raise BrokerError(f"{finding.text}; {finding.advice}{hint}")
-        emit(BrokerAdvice(finding.text, finding.advice))
+        emit(BrokerAdvice(finding.text, finding.advice, finding.subject))

@@ -256,7 +256,7 @@ class Reclaimer:
                 self._keepers.add((source, name))
                 text = f"the group {name!r} of {source!r} is no actor's, and keeps entries that all actors have settled"
                 advice = f"let it acknowledge them, or, if it is not used any more, XGROUP DESTROY {source} {name}"
-                emit(BrokerAdvice(text, advice))
+                emit(BrokerAdvice(text, advice, "groups"))
 
     def _ask_for_recovery(self) -> None:
         self._sources.must_recover = True

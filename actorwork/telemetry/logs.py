@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary
 
 from actorwork import events
 from actorwork.policy.settlement import Ack
@@ -29,6 +31,11 @@ if TYPE_CHECKING:
 FIELDS: Final = ("node_id", "actor_id", "actor", "message_id", "source", "attempt", "error")
 """The attributes that a record of ours may have, besides those of every record."""
 
+_OWN_SOURCE: Final = re.compile(r"\bworker:([0-9a-f]+):source\b")
+_OF_SOURCES: Final = "groups"
+"""The subject of advice about sources: a process that reads them is the one that notices."""
+_ADVISED: Final[WeakKeyDictionary[logging.Logger, set[str]]] = WeakKeyDictionary()
+"""The advice that a logger has had. Kept here, since each client and each node of a program has a sink of its own."""
 _REMIND_EVERY: Final = 10.0
 """Seconds between two warnings that there is still no connection; each attempt in between is logged at DEBUG."""
 
@@ -37,9 +44,12 @@ class LogSink:
     """Logs the events of one node.
 
     `node_id` is the host and process until the node has its lease; then it is the lease's name, as other nodes see it.
+
+    Advice about the broker is logged once in a program, whatever opens the broker: not again by the processes of a tree
+    (`is_child`). An actor's own source is shown as `actor:<title>`, where the sink knows the actor.
     """
 
-    __slots__ = ("_broker", "_clock", "_logger", "_remind_at", "node_id")
+    __slots__ = ("_broker", "_clock", "_is_child", "_logger", "_remind_at", "_titles", "node_id")
 
     wants_process_events = False
     """Not those of the processes of the tree: each logs its own."""
@@ -50,8 +60,12 @@ class LogSink:
         logger: logging.Logger | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
+        is_child: bool = False,
     ) -> None:
         self.node_id = node_id
+        self._is_child = is_child
+        self._titles: dict[str, str] = {}
+        """Those of the node's actors, by their ids."""
         self._logger = logging.getLogger(LOGGER) if logger is None else logger
         self._clock = clock
         self._broker = ""
@@ -89,12 +103,27 @@ class LogSink:
                 self._remind_at = self._clock() + _REMIND_EVERY
             case events.BrokerBack():
                 self._remind_at = -math.inf
+            case events.BrokerAdvice(text=text, subject=subject):
+                advised = _ADVISED.setdefault(self._logger, set())
+                if text in advised or (self._is_child and subject != _OF_SOURCES):
+                    sentence = sentence._replace(level=logging.DEBUG)
+                advised.add(text)
+            case events.ActorStarted(actor_id=actor_id, title=title):
+                self._titles[actor_id] = title
             case _:
                 pass
         if self._logger.isEnabledFor(sentence.level):
             self._write(sentence)
         if isinstance(event, events.LeaseLost):
             self.node_id = event.successor  # After the line, which is still about the lost one.
+
+    def _shown(self, argument: str) -> str:
+        text = one_line(argument)
+        if "worker:" not in text or "actorwork " in text:
+            return text  # A command is to be pasted: there a source has its name.
+        return _OWN_SOURCE.sub(
+            lambda found: f"actor:{self._titles[found[1]]}" if found[1] in self._titles else found[0], text
+        )
 
     def _write(self, sentence: Sentence) -> None:
         level, text, arguments, fields, failure, raised = sentence
@@ -111,7 +140,7 @@ class LogSink:
             __file__,
             0,
             text,
-            tuple(one_line(argument) if isinstance(argument, str) else argument for argument in arguments),
+            tuple(self._shown(argument) if isinstance(argument, str) else argument for argument in arguments),
             None if raised is None else (type(raised), raised, raised.__traceback__),
             extra={"node_id": self.node_id, **fields},
         )

@@ -364,3 +364,22 @@ def test_a_letter_that_cannot_be_replayed_does_not_keep_the_others(shell: Shell,
         assert "more than a script can send again" in said
         assert client.execute_command("XLEN", "orders") == 2
         assert client.execute_command("XLEN", "actorwork:{orders}:dead") == 1
+
+
+def test_an_actors_own_source_goes_by_its_title(shell: Shell):
+    async def fail(broker: Broker) -> None:
+        own = Till.settings.default_source
+        await broker.publish([Envelope(source=own, id="m1", data=b'{"number": 1}')])
+        async with open_system([Till], broker=broker):
+            with trio.fail_after(10):
+                while not await broker.dead_letters.list(own):  # noqa: ASYNC110 - no event says it
+                    await trio.sleep(0.01)
+
+    shell.at_broker(fail)
+    assert "actor:till" in shell("dead", "ls").stdout
+    assert "actor:till" in shell("dead", "groups").stdout
+    shown = shell("dead", "show", "actor:till", "m1").stdout
+    assert "actor:till" in shown
+    assert "no order has the number 1" in shown
+    (letter,) = shell.json("dead", "ls", "actor:till")
+    assert letter["source"] == Till.settings.default_source

@@ -15,6 +15,7 @@ import pytest
 from actorwork import events
 from actorwork.message import Delivery, Failure
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement, failure_of
+from actorwork.settings import default_source
 from actorwork.telemetry.configuring import configure
 from actorwork.telemetry.formatting import JsonFormatter, TextFormatter
 from actorwork.telemetry.logs import FIELDS, LogSink
@@ -314,3 +315,30 @@ def test_an_applications_own_logging_is_left_alone():
         root.addHandler(mine)
         assert not configure("DEBUG")
         assert root.handlers == [mine]
+
+
+def test_advice_about_the_broker_is_logged_once_whatever_opens_it(log: Log):
+    advice = events.BrokerAdvice("the append-only file is off", "turn it on", "durability")
+    child = LogSink("child", log.logger, is_child=True)
+    LogSink("client", log.logger)(advice)
+    for sink in (log.sink, child):
+        sink(advice)
+        sink(events.BrokerAdvice("the group 'monitor' of 'orders' is no actor's", "look there", "groups"))
+    child(events.BrokerAdvice("another one of the server", "look there", "eviction"))
+    assert [record.getMessage().split(";")[0] for record in log.kept.records if record.levelno > logging.DEBUG] == [
+        "the append-only file is off",
+        "the group 'monitor' of 'orders' is no actor's",
+    ]
+
+
+def test_an_actors_own_source_is_shown_by_its_title_but_in_commands(log: Log):
+    source = default_source("ac70")
+    log.sink(events.ActorStarted("ac70", "greeter", 1))
+    assert log.line(events.Reclaimed(source, "ac70", "3f0a", 2)).count("actor:greeter") == 1
+    assert "settling of actor:greeter, worker:bd:source failed" in log.line(
+        events.BrokerTrouble(f"settling of {source}, worker:bd:source", "no", "again")
+    )
+    dead = log.record(events.DeadLettered(source, "ac70", "3f-1", 3))
+    assert "actor:greeter" in dead.getMessage()
+    assert f"actorwork dead show {source} 3f-1" in dead.getMessage()
+    assert vars(dead)["source"] == source

@@ -138,7 +138,7 @@ class NodeSink:
             from actorwork.runtime.processes.recycling import Quota  # noqa: PLC0415
 
             self.quota = Quota(config.max_messages, partial(channel.send, "quota"))
-        self._log = LogSink(f"{socket.gethostname()}:{os.getpid()}")
+        self._log = LogSink(f"{socket.gethostname()}:{os.getpid()}", is_child=True)
         self.wants_process_events = config.forwards_events
         """Of the processes below this one: their events are passed on."""
         self._forward: EventForwarding | None = None
