@@ -19,6 +19,7 @@ from actorwork import (
     Process,
     ProcessLost,
     StartError,
+    Supervisor,
     System,
     open_client,
     open_system,
@@ -28,7 +29,7 @@ from actorwork.brokers import open_broker
 from actorwork.events import ChildExited, Event, ProcessHung, ProcessStarted
 
 from .conftest import Program, Said, is_alive, until
-from .workers import Crashing, Failing, Hanging, Second, Worker
+from .workers import Crashing, Failing, Hanging, Opening, Second, Waiting, Worker
 
 E = TypeVar("E")
 
@@ -97,6 +98,23 @@ async def test_a_forkserver_does_it_too(file_url: str, seen: Events):
             os.kill(first, signal.SIGKILL)
             assert await client.ref(Worker).ask({}, timeout=20) != first
     assert "was killed by SIGKILL" in str(seen.of(ChildExited)[0].exit.error)
+
+
+async def test_neighbouring_processes_start_side_by_side(file_url: str, said: Said):
+    said.file.touch()
+    tree = [Process([Waiting], replicas=2), Process([Opening], replicas=2), Second]
+    with trio.fail_after(30):
+        async with open_system(tree, broker=file_url) as system:
+            assert [child.state for child in system.tree().children] == ["running"] * 3
+
+
+async def test_where_processes_depend_on_each_other_they_start_in_order(file_url: str, said: Said):
+    said.file.touch()
+    tree = Supervisor([Process([Waiting], startup_timeout=1), Process([Opening])], strategy="rest_for_one")
+    with pytest.raises(StartError, match="took longer than 1 s to start"):
+        async with open_system(tree, broker=file_url):
+            pass
+    assert not said.pids("opened")
 
 
 @pytest.mark.parametrize("how", ENDS)

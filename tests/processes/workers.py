@@ -107,6 +107,23 @@ class Crashing(Worker):
         raise ValueError(f"crashed of {what}")
 
 
+class Waiting(Worker):
+    """Is up once `Opening` is up."""
+
+    settings = Settings(title="waiting")
+
+    async def startup(self) -> None:
+        while "opened" not in await trio.Path(LEDGER).read_text():  # noqa: ASYNC110 - another process sets no event
+            await trio.sleep(0.01)
+
+
+class Opening(Worker):
+    settings = Settings(title="opening")
+
+    async def startup(self) -> None:
+        say("opened")
+
+
 class Stubborn(Worker):
     """Ends only by force."""
 
