@@ -23,6 +23,7 @@ from actorwork.errors import BrokerError
 from actorwork.events import Event
 
 _PROJECT_MARKS: Final = ("pyproject.toml", "setup.py", "setup.cfg", ".git", ".hg")
+_REDIS: Final = frozenset({"redis", "rediss", "unix", "valkey", "valkeys", "redis+tls", "redis+ssl"})
 _INSTALLED: Final = ("bin", "lib", "lib64", "Scripts", "Lib")
 """Where a Python installation keeps programs and modules."""
 
@@ -81,6 +82,35 @@ def _main_directory() -> Path | None:
     return None if any(main.is_relative_to(folder) for folder in installed) else main.resolve().parent
 
 
+def url_of(broker: str | None) -> str:
+    """Return the URL of a broker: that of the default file, whose directory is made, if none is named.
+
+    Raises `BrokerError`.
+    """
+    if broker is not None:
+        return broker
+    file = default_file()
+    _make_folder(file.parent)
+    return f"sqlite:///{quote(str(file))}"
+
+
+def is_redis(url: str) -> bool:
+    """Whether a URL names a Redis server."""
+    return url.partition(":")[0].strip().lower() in _REDIS
+
+
+def is_file(url: str) -> bool:
+    """Whether a URL names a file of the embedded broker, or one that is kept in memory."""
+    return url.partition(":")[0].strip().lower() == "sqlite" or url == ":memory:"
+
+
+def unknown_kind(url: str) -> BrokerError:
+    """Return the error for a URL that names no broker."""
+    from actorwork.streams.transport.urls import FORM, without_password  # noqa: PLC0415 - as above
+
+    return BrokerError(f"no broker of the kind {without_password(url)!r}; known are {FORM}, sqlite:///path/to/file")
+
+
 @asynccontextmanager
 async def open_broker(
     url: str | Broker | None = None, *, emit: EventSink = ignore, at_first_use: bool = False
@@ -104,22 +134,19 @@ async def open_broker(
         async with open_embedded(url, emit=emit, prepare=prepare, at_first_use=at_first_use) as broker:
             yield broker
         return
-    scheme = url.partition(":")[0].strip().lower()
     # Each is imported only when it is needed: a node starts faster without the other one.
-    if scheme in ("redis", "rediss", "unix", "valkey", "valkeys", "redis+tls", "redis+ssl"):
+    if is_redis(url):
         from actorwork.streams.broker import open_broker as open_redis  # noqa: PLC0415
 
         async with open_redis(url, emit=emit) as broker:
             yield broker
-    elif scheme == "sqlite" or url == ":memory:":
+    elif is_file(url):
         from actorwork.embedded.broker import open_broker as open_embedded  # noqa: PLC0415
 
         async with open_embedded(url, emit=emit) as broker:
             yield broker
     else:
-        from actorwork.streams.transport.urls import FORM, without_password  # noqa: PLC0415 - as above
-
-        raise BrokerError(f"no broker of the kind {without_password(url)!r}; known are {FORM}, sqlite:///path/to/file")
+        raise unknown_kind(url)
 
 
 def _make_folder(folder: Path) -> None:

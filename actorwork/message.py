@@ -18,6 +18,7 @@ belong to the runtime, all others to the user.
 from __future__ import annotations
 
 import enum
+import itertools
 import os
 import sys
 import weakref
@@ -300,22 +301,21 @@ class MessageIds:
     bit for each number instead of one key for each id. A fork of the process goes on under a publisher of its own.
     """
 
-    __slots__ = ("__weakref__", "_next", "publisher")
+    __slots__ = ("__weakref__", "_numbers", "publisher")
 
     def __init__(self, publisher: str) -> None:
         self.publisher = publisher
-        self._next = 0
+        # Threads of a sync client share it, and `next` of a count is one step to them.
+        self._numbers = itertools.count()
         _MADE.add(self)
 
     def __next__(self) -> str:
-        number = self._next
-        self._next = number + 1
-        return f"{self.publisher}-{number:x}"
+        return f"{self.publisher}-{next(self._numbers):x}"
 
     def begin_anew(self) -> None:
         """Take another publisher: the numbers of this one are another process's."""
         self.publisher = os.urandom(8).hex()
-        self._next = 0
+        self._numbers = itertools.count()
 
 
 _MADE: Final[weakref.WeakSet[MessageIds]] = weakref.WeakSet()

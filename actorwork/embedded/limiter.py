@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from actorwork.embedded.orders import Writer
+from actorwork.embedded.asking import Asked
 from actorwork.embedded.store import Store
 from actorwork.policy.limits import reserved
 
@@ -10,7 +10,7 @@ from actorwork.policy.limits import reserved
 class EmbeddedLimitStore:
     """Implements `actorwork.abc.LimitStore`."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Asked) -> None:
         self._writer = writer
 
     def __repr__(self) -> str:

@@ -74,7 +74,12 @@ def parse(url: str) -> Location:
     return Location(Path(path).absolute(), synchronous)
 
 
-def connect(location: Location) -> sqlite3.Connection:
+def connect_for_threads(location: Location) -> sqlite3.Connection:
+    """Open the store as `connect` does, for threads that use it in turn."""
+    return connect(location, check_same_thread=False)
+
+
+def connect(location: Location, *, check_same_thread: bool = True) -> sqlite3.Connection:
     """Open the store, and make the tables that it lacks. Raises BrokerError, which names the file and what to do."""
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         wanted = ".".join(map(str, OLDEST_SQLITE))
@@ -89,7 +94,9 @@ def connect(location: Location) -> sqlite3.Connection:
     if path is not None:
         make_private(path)
     try:
-        connection = sqlite3.connect(path or ":memory:", timeout=PATIENCE, isolation_level=None)
+        connection = sqlite3.connect(
+            path or ":memory:", timeout=PATIENCE, isolation_level=None, check_same_thread=check_same_thread
+        )
     except sqlite3.Error as error:
         raise explained(location, error) from error
     try:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from actorwork.abc import Firing
-from actorwork.embedded.orders import Writer
+from actorwork.embedded.asking import Asked
 from actorwork.embedded.rows import row_of
 from actorwork.embedded.store import Store
 from actorwork.message import Envelope, Pause, PauseKind, TriggerDefinition, TriggerRecord
@@ -20,7 +20,7 @@ _FACTS: Final = "source, id, actor, title, schedule, data, type, details, regist
 class EmbeddedTriggers:
     """Implements `actorwork.abc.Triggers`."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Asked) -> None:
         self._writer = writer
 
     def __repr__(self) -> str:
@@ -72,7 +72,7 @@ class EmbeddedTriggers:
 class EmbeddedPauses:
     """Implements `actorwork.abc.Pauses`."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Asked) -> None:
         self._writer = writer
 
     def __repr__(self) -> str:

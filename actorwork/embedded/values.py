@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from actorwork.abc import VersionedValue
-from actorwork.embedded.orders import Writer
+from actorwork.embedded.asking import Asked
 from actorwork.embedded.store import Store
 from actorwork.errors import LockLost
 from actorwork.policy.values import check_fence, number_after, sum_of
@@ -17,7 +17,7 @@ from actorwork.policy.values import check_fence, number_after, sum_of
 class EmbeddedValues:
     """Implements `actorwork.abc.Values`."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Asked) -> None:
         self._writer = writer
 
     def __repr__(self) -> str:

@@ -3,6 +3,7 @@
 Read top-down, as the layers contract has it:
 
     broker.py       the broker: opened by clients and by nodes
+    sending.py      its half that needs no Trio, for clients of all kinds
     node.py         one incarnation of a process: lease, intake, settling
     publisher.py    keeps each message once
     replies.py      where outcomes arrive

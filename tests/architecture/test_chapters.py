@@ -1,6 +1,8 @@
 """The chapters' examples are run, so that they cannot rot."""
 
 import re
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -140,3 +142,24 @@ def test_the_examples_of_the_chapter_on_workflows_run():
         "trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))\n"
     )
     exec(compile(program, "docs/workflows.md", "exec"), {"__name__": "chapter"})
+
+
+def test_the_examples_of_the_chapter_on_clients_run(tmp_path: Path):
+    examples = re.findall(r"```python\n(.*?)```", (DOCS / "clients.md").read_text(encoding="utf-8"), re.DOTALL)
+    url = f"sqlite:///{tmp_path / 'messages.db'}"
+    node = (
+        "import sys, trio\nfrom actorwork import Actor, Settings, open_system, receive\n"
+        "class Greeter(Actor):\n    settings = Settings(title='greeter')\n"
+        "    @receive\n    async def greet(self, *, name: str) -> str:\n        return f'Hello {name}'\n"
+        "async def main():\n    async with open_system(Greeter, broker=sys.argv[1]):\n"
+        "        print('up', flush=True)\n        await trio.to_thread.run_sync(sys.stdin.read)\n"
+        "trio.run(main)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", node, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "up\n"
+        for example in examples:
+            exec(compile(example, "docs/clients.md", "exec"), {"__name__": "chapter", "url": url})
+        program.communicate("", timeout=30)

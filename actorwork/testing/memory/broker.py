@@ -13,9 +13,10 @@ import trio
 from actorwork.abc import EventSink, Finding, Subscription
 from actorwork.actors.actor import Actor
 from actorwork.actors.context.publishing import source_of
-from actorwork.embedded.broker import EmbeddedBroker, EmbeddedDeadLetters, EmbeddedDelayed
+from actorwork.embedded.broker import EmbeddedBroker
 from actorwork.embedded.location import Location
 from actorwork.embedded.rows import row_of
+from actorwork.embedded.sending import EmbeddedDeadLetters, EmbeddedDelayed
 from actorwork.embedded.triggers import EmbeddedTriggers, records_of
 from actorwork.message import NO_HEADERS, DeadLetter, Delayed, Envelope, Json, TriggerRecord
 from actorwork.testing.faults import Faults

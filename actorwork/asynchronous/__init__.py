@@ -1,0 +1,11 @@
+"""Clients of asyncio programs; `actorwork.aio` is their public face.
+
+The classes are those of `clients`, over a driver and connections for asyncio, uvloop's loop included.
+
+opening     `open_client`
+driver      time, waiting and replies on asyncio's loop
+redis       one multiplexed connection, which comes back by itself
+link        one open connection: commands of many tasks, replies matched in order
+replies     where outcomes arrive
+store       the embedded broker's file, in a thread of its own
+"""

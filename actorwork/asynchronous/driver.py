@@ -1,0 +1,67 @@
+"""Time, waiting and replies on asyncio's loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from actorwork.clients.driver import OutOfTime
+from actorwork.errors import NotRunning
+
+if TYPE_CHECKING:
+    from actorwork.abc import Replies
+
+T = TypeVar("T")
+
+
+class AsyncioDriver:
+    """Belongs to the loop in which it is made. `open_replies` makes the place where outcomes arrive."""
+
+    def __init__(self, open_replies: Callable[[], Awaitable[Replies]]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._open_replies = open_replies
+        self._replies: Replies | None = None
+        self._opening = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        return f"<AsyncioDriver of {self._loop!r}>"
+
+    def now(self) -> float:
+        return self._loop.time()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def within(self, seconds: float, work: Callable[[], Awaitable[T]]) -> T:
+        check_loop(self._loop)
+        limit = asyncio.timeout(None if seconds == float("inf") else seconds)
+        try:
+            async with limit:
+                return await work()
+        except TimeoutError:
+            if limit.expired():
+                raise OutOfTime from None
+            raise
+
+    async def aclose(self, updates: Any) -> None:
+        await updates.aclose()
+
+    async def replies(self) -> Replies:
+        async with self._opening:
+            if self._replies is None:
+                self._replies = await self._open_replies()
+            return self._replies
+
+
+def check_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """Raise `NotRunning` in another loop than that in which the client was opened."""
+    try:
+        running = asyncio.get_running_loop()
+    except RuntimeError:
+        running = None
+    if running is not loop:
+        raise NotRunning(
+            "this client belongs to another event loop, in which it was opened: open one in each loop"
+            " (async with actorwork.aio.open_client(…)), within the asyncio.run that uses it"
+        )

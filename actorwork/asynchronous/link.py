@@ -1,0 +1,155 @@
+"""One open connection: commands of any number of tasks, replies matched in their order.
+
+The socket is opened by blocking calls in a thread (`transport.address.open_socket`), and then watched by the loop. What
+tasks send within one turn of the loop leaves in one write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+import attrs
+
+from actorwork.streams.transport.redis_py import ConnectionError, RedisPyConnection  # noqa: A004
+from actorwork.streams.transport.wire import NOT_ENOUGH, Push, new_reader
+
+_READ_SIZE: Final = 65536
+
+
+@attrs.define(eq=False)
+class Request:
+    """Commands on their way, and who waits for their replies."""
+
+    data: bytes
+    count: int
+    idempotent: bool
+    done: asyncio.Future[list[Any]]
+    replies: list[Any] = attrs.field(factory=list[Any])
+    is_sent: bool = False
+
+
+class Link:
+    """Calls `lost` once, with the requests that have no replies."""
+
+    def __init__(
+        self,
+        opened: RedisPyConnection,
+        loop: asyncio.AbstractEventLoop,
+        on_push: Callable[[list[Any]], None],
+        lost: Callable[[Exception, list[Request]], None],
+    ) -> None:
+        self._opened = opened
+        self._socket: Any = opened._sock  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - as the transport does
+        self._socket.setblocking(False)  # noqa: FBT003
+        self._fileno: int = self._socket.fileno()
+        self._is_tls = isinstance(self._socket, ssl.SSLSocket)
+        self._loop = loop
+        self._on_push = on_push
+        self._lost = lost
+        self._reader = new_reader()
+        self._waiting: deque[Request] = deque()
+        self._unsent: list[bytes] = []
+        self._rest: memoryview | None = None
+        self._is_flushing = False
+        self.is_closed = False
+        self.client_id: int = opened.handshake_metadata[b"id"]
+        loop.add_reader(self._fileno, self._readable)
+
+    def __repr__(self) -> str:
+        return f"<Link {self.client_id}, {len(self._waiting)} waiting{', closed' if self.is_closed else ''}>"
+
+    def send(self, request: Request) -> None:
+        """Send a request with the others of this turn of the loop."""
+        self._waiting.append(request)
+        self._unsent.append(request.data)
+        if not self._is_flushing:
+            self._is_flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._is_flushing = False
+        if self.is_closed or self._rest is not None:
+            return
+        data = b"".join(self._unsent)
+        self._unsent.clear()
+        for request in self._waiting:
+            request.is_sent = True
+        self._write(memoryview(data))
+
+    def _write(self, data: memoryview) -> None:
+        try:
+            while data:
+                sent = self._socket.send(data)
+                data = data[sent:]
+        except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            if self._rest is None:
+                self._loop.add_writer(self._fileno, self._writable)
+            self._rest = data
+        except OSError as error:
+            self.fail(ConnectionError(str(error)))
+
+    def _writable(self) -> None:
+        rest, self._rest = self._rest, None
+        self._loop.remove_writer(self._fileno)
+        if rest is not None:
+            self._write(rest)
+        if self._rest is None and self._unsent:
+            self._flush()
+
+    def _readable(self) -> None:
+        try:
+            data = self._socket.recv(_READ_SIZE)
+            while self._is_tls and (decrypted := self._socket.pending()):
+                data += self._socket.recv(decrypted)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return
+        except OSError as error:
+            self.fail(ConnectionError(str(error)))
+            return
+        if not data:
+            self.fail(ConnectionError("the server closed the connection"))
+            return
+        try:
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not NOT_ENOUGH:
+                self._take(reply)
+        except Exception as error:  # noqa: BLE001 - bytes that are not RESP3, or replies that nothing asked for
+            self.fail(ConnectionError(f"cannot read what the server sent: {error}"))
+
+    def _take(self, reply: Any) -> None:
+        if type(reply) is Push:
+            if self._waiting and reply[0] in (b"subscribe", b"unsubscribe"):
+                self._reply(reply)
+            else:
+                self._on_push(reply)
+            return
+        self._reply(reply)
+
+    def _reply(self, reply: Any) -> None:
+        request = self._waiting[0]
+        request.replies.append(reply)
+        if len(request.replies) == request.count:
+            self._waiting.popleft()
+            if not request.done.done():  # else its task was cancelled
+                request.done.set_result(request.replies)
+
+    def fail(self, error: Exception) -> None:
+        """Close the connection; those who wait are told."""
+        if self.is_closed:
+            return
+        self.close()
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        self._lost(error, waiting)
+
+    def close(self) -> None:
+        if not self.is_closed:
+            self.is_closed = True
+            self._loop.remove_reader(self._fileno)
+            if self._rest is not None:
+                self._loop.remove_writer(self._fileno)
+            self._opened.disconnect()

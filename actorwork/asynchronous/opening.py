@@ -1,0 +1,121 @@
+"""How a client is opened in an asyncio program."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+from actorwork.asynchronous.driver import AsyncioDriver
+from actorwork.brokers import is_file, is_redis, unknown_kind, url_of
+from actorwork.clients.client import Client
+from actorwork.clients.driver import OpenBroker
+from actorwork.clients.sender import Sender
+from actorwork.errors import BrokerError, SettingsError
+from actorwork.policy.bounds import takes
+from actorwork.telemetry.logs import LogSink
+
+if TYPE_CHECKING:
+    from actorwork.abc import Broker, EventSink, PublishMiddleware, Replies
+
+
+@asynccontextmanager
+async def open_client(
+    broker: str | None = None, *, middleware: Sequence[PublishMiddleware] = ()
+) -> AsyncGenerator[Client]:
+    """Open a client of a broker, named by its URL; without one, of the embedded broker of this project.
+
+    It belongs to the running loop, and serves any number of its tasks. While the broker is unreachable this waits, and
+    so does every call: bound it with `asyncio.timeout`. A call that is cancelled may have had its effect. `middleware`
+    processes every message before it is sent, in order. Raises `BrokerError` for a broker that cannot be used.
+    """
+    layers: Sequence[object] = tuple(middleware)
+    if not all(takes(layer, 1) for layer in layers):
+        raise SettingsError(f"middleware wants a list of callables of (envelope), got {layers!r}")
+    url = url_of(broker)
+    emit = LogSink("client")
+    async with AsyncExitStack() as stack:
+        if is_redis(url):
+            opened, open_replies = await _open_redis(url, stack, emit)
+        elif is_file(url):
+            opened, open_replies = await _open_file(url, stack)
+        else:
+            raise unknown_kind(url)
+        driver = AsyncioDriver(open_replies)
+        yield Client(Sender(OpenBroker(opened), driver, layers=tuple(middleware)), emit)
+
+
+async def _open_redis(
+    url: str, stack: AsyncExitStack, emit: EventSink
+) -> tuple[Broker, Callable[[], Awaitable[Replies]]]:
+    # Imported here, as in `brokers`: the other broker's packages are not needed.
+    from actorwork.asynchronous.redis import AsyncioRedis  # noqa: PLC0415
+    from actorwork.asynchronous.replies import RedisReplies  # noqa: PLC0415
+    from actorwork.streams.diagnosis import facts_of, memory_and_durability  # noqa: PLC0415
+    from actorwork.streams.sending import RedisSending  # noqa: PLC0415
+    from actorwork.streams.transport.address import Address  # noqa: PLC0415
+    from actorwork.streams.transport.redis_py import cannot  # noqa: PLC0415
+
+    places: list[RedisReplies] = []
+
+    def on_push(push: list[Any]) -> None:
+        if push[0] == b"message":
+            for place in places:
+                if push[1] == place.address.encode():
+                    place.take(push[2])
+
+    def on_back() -> None:
+        for place in places:
+            place.look_now()
+
+    address = Address.parse(url)
+    commands = AsyncioRedis(address, on_push, on_back)
+    stack.push_async_callback(commands.aclose)
+    await commands.open()
+    with cannot(f"open {address.url}"):
+        findings = memory_and_durability(await facts_of(commands))
+    for finding in findings:
+        if finding.level == "error":
+            raise BrokerError(f"{finding.subject}: {finding.text}. {finding.advice}".strip())
+
+    async def open_replies() -> Replies:
+        place = RedisReplies()
+        places.append(place)
+        await place.open(commands)
+        stack.push_async_callback(place.aclose)
+        return place
+
+    return cast("Any", RedisSending(commands, address, emit, shared_url=url)), open_replies
+
+
+async def _open_file(url: str, stack: AsyncExitStack) -> tuple[Broker, Callable[[], Awaitable[Replies]]]:
+    from actorwork.asynchronous.replies import (  # noqa: PLC0415
+        FIRST_LOOK,
+        LONGEST_PAUSE,
+        AsyncioReplies,
+        arrivals_of,
+    )
+    from actorwork.asynchronous.store import AsyncioStore  # noqa: PLC0415
+    from actorwork.embedded.location import parse  # noqa: PLC0415
+    from actorwork.embedded.sending import EmbeddedSending  # noqa: PLC0415
+
+    location = parse(url)
+    store = AsyncioStore(location)
+    stack.push_async_callback(store.aclose)
+    await store.open()
+
+    async def open_replies() -> Replies:
+        replies = AsyncioReplies(os.urandom(16).hex())
+        store.listen(replies.address, arrivals_of(replies))
+
+        async def look(waited: float) -> None:
+            await asyncio.sleep(min(LONGEST_PAUSE, max(FIRST_LOOK, waited / 4)))
+            await store.look()
+
+        replies.start(look)
+        stack.push_async_callback(replies.aclose)
+        return replies
+
+    return cast("Any", EmbeddedSending(location, store)), open_replies

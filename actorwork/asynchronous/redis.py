@@ -1,0 +1,215 @@
+"""Commands to Redis on asyncio's loop, over one connection that comes back by itself.
+
+A command that is issued while there is no connection waits for one: bound it with `asyncio.timeout`. What was lost with
+a connection is sent again if that is harmless (`idempotent`), and else raises `MayHaveExecuted`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, Final
+
+from actorwork.asynchronous.driver import check_loop
+from actorwork.asynchronous.link import Link, Request
+from actorwork.errors import BrokerError
+from actorwork.streams.transport.address import Address, open_socket
+from actorwork.streams.transport.commands import MayHaveExecuted, Script
+from actorwork.streams.transport.redis_py import (
+    ConnectionError,  # noqa: A004
+    NoScriptError,
+    RedisPyConnection,
+    TimeoutError,  # noqa: A004
+)
+from actorwork.streams.transport.wire import pack
+
+LOST: Final = (ConnectionError, TimeoutError, OSError)
+_NO_CONNECTION: Final = 2**62
+_LONGEST_PAUSE: Final = 1.0
+
+
+class AsyncioRedis:
+    """Implements `streams.transport.commands.Commands`. Safe to use from any number of tasks of its loop."""
+
+    def __init__(self, address: Address, on_push: Callable[[list[Any]], None], on_back: Callable[[], None]) -> None:
+        self.generation = 0
+        self.address = address
+        self._loop = asyncio.get_running_loop()
+        self._on_push = on_push
+        self._on_back = on_back
+        self._link: Link | None = None
+        self._queued: list[Request] = []
+        """Requests that wait for a connection."""
+        self._channels: set[bytes] = set()
+        self._connecting: asyncio.Task[None] | None = None
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        return f"<AsyncioRedis of {self.address.url}, {'connected' if self._link else 'not connected'}>"
+
+    async def open(self) -> None:
+        """Connect. Raises `BrokerError` if trying again cannot help; waits while the server cannot be reached."""
+        failures = 0
+        while True:
+            try:
+                self._connected(await self._open_socket())
+            except LOST:
+                failures += 1
+                await self._pause(failures)
+            else:
+                return
+
+    # ---- commands ----
+
+    async def call(self, *args: Any, idempotent: bool = False) -> Any:
+        (reply,) = await self._request(pack(args), 1, idempotent=idempotent)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async def call_many(self, commands: Sequence[Sequence[Any]], *, idempotent: bool = False) -> list[Any]:
+        if not commands:
+            return []
+        data = b"".join([pack(tuple(command)) for command in commands])
+        return await self._request(data, len(commands), idempotent=idempotent)
+
+    async def call_in_turn(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
+        requests: list[Request] = []
+        for command in commands:
+            requests.append(self._issue(pack(tuple(command)), 1, idempotent=True))
+            await asyncio.sleep(0)
+        return [(await request.done)[0] for request in requests]
+
+    async def transact(self, *commands: Sequence[Any]) -> list[Any]:
+        data = [pack(("MULTI",)), *(pack(tuple(command)) for command in commands), pack(("EXEC",))]
+        return await self._request(b"".join(data), len(data), idempotent=False)
+
+    async def may_transact(self) -> bool:
+        kill = ("CLIENT", "KILL", "ID", _NO_CONNECTION)
+        replies = await self.call_many([("MULTI",), ("EXEC",), kill], idempotent=True)
+        return not any(isinstance(reply, Exception) for reply in replies)
+
+    async def disconnect(self, client_id: int) -> None:
+        await self.call("CLIENT", "KILL", "ID", client_id, idempotent=True)
+
+    async def names(self, pattern: str) -> Collection[bytes]:
+        found: set[bytes] = set()
+        cursor = b"0"
+        while True:
+            cursor, page = await self.call("SCAN", cursor, "MATCH", pattern, "COUNT", 1000, idempotent=True)
+            found.update(page)
+            if cursor == b"0":
+                return found
+
+    async def run_script(
+        self, script: Script, keys: Sequence[Any], args: Sequence[Any], *, idempotent: bool = False
+    ) -> Any:
+        call = ("EVALSHA", script.sha, len(keys), *keys, *args)
+        try:
+            return await self.call(*call, idempotent=idempotent)
+        except NoScriptError:
+            loaded, reply = await self.call_many([("SCRIPT", "LOAD", script.source), call], idempotent=idempotent)
+        for answer in (loaded, reply):
+            if isinstance(answer, Exception):
+                raise answer
+        return reply
+
+    async def subscribe(self, channel: str | bytes) -> None:
+        name = channel.encode() if isinstance(channel, str) else channel
+        self._channels.add(name)
+        (reply,) = await self._request(pack(("SUBSCRIBE", name)), 1, idempotent=True)
+        if isinstance(reply, Exception):
+            self._channels.discard(name)
+            raise reply
+
+    async def unsubscribe(self, channel: str | bytes) -> None:
+        name = channel.encode() if isinstance(channel, str) else channel
+        self._channels.discard(name)
+        await self._request(pack(("UNSUBSCRIBE", name)), 1, idempotent=True)
+
+    async def _request(self, data: bytes, count: int, *, idempotent: bool) -> list[Any]:
+        return await self._issue(data, count, idempotent=idempotent).done
+
+    def _issue(self, data: bytes, count: int, *, idempotent: bool) -> Request:
+        check_loop(self._loop)
+        if self._is_closed:
+            raise BrokerError(f"this client of {self.address.url} is closed")
+        request = Request(data, count, idempotent, self._loop.create_future())
+        if self._link is None:
+            self._queued.append(request)
+        else:
+            self._link.send(request)
+        return request
+
+    # ---- connections ----
+
+    async def _open_socket(self) -> RedisPyConnection:
+        return await asyncio.to_thread(open_socket, self.address, "actorwork")
+
+    def _connected(self, opened: RedisPyConnection) -> None:
+        link = self._link = Link(opened, self._loop, self._on_push, self._lost)
+        self.generation += 1
+        for channel in self._channels:
+            link.send(Request(pack(("SUBSCRIBE", channel)), 1, True, self._loop.create_future()))  # noqa: FBT003
+        queued, self._queued = self._queued, []
+        for request in queued:
+            if not request.done.done():
+                request.replies.clear()
+                link.send(request)
+
+    def _lost(self, error: Exception, waiting: list[Request]) -> None:
+        link, self._link = self._link, None
+        client_id = -1 if link is None else link.client_id
+        for request in waiting:
+            if request.done.done():
+                continue
+            if request.idempotent or not request.is_sent:
+                self._queued.append(request)
+            else:
+                request.done.set_exception(
+                    MayHaveExecuted(
+                        f"the connection to {self.address.url} was lost ({error}) while a command waited for its reply:"
+                        " it may have executed",
+                        client_id=client_id,
+                    )
+                )
+        if not self._is_closed:
+            self._connecting = self._loop.create_task(self._reconnect())
+
+    async def _reconnect(self) -> None:
+        failures = 0
+        while not self._is_closed:
+            try:
+                opened = await self._open_socket()
+            except LOST:
+                failures += 1
+                await self._pause(failures)
+            except BrokerError as error:
+                for request in self._queued:
+                    if not request.done.done():
+                        request.done.set_exception(ConnectionError(str(error)))
+                self._queued.clear()
+                await self._pause(10)
+            else:
+                self._connected(opened)
+                self._on_back()
+                return
+
+    async def _pause(self, failures: int) -> None:
+        await asyncio.sleep(random.uniform(0.5, 1) * min(_LONGEST_PAUSE, 0.01 * 2 ** min(failures, 10)))
+
+    async def aclose(self) -> None:
+        """Close the connection; requests that wait are cancelled."""
+        self._is_closed = True
+        if self._connecting is not None:
+            self._connecting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._connecting
+        link, self._link = self._link, None
+        if link is not None:
+            link.fail(ConnectionError("closed"))
+        for request in self._queued:
+            request.done.cancel()
+        self._queued.clear()

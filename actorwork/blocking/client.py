@@ -1,0 +1,345 @@
+"""The classes of `clients` without `await`: each method runs the coroutine of the same name to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack, overload
+
+from actorwork.actors.tree.hooks import Hooks
+from actorwork.blocking.driver import run
+from actorwork.clients import client as clients
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from actorwork.abc import Broker
+    from actorwork.actors.actor import Actor
+    from actorwork.clients.refs import Receipt as AsyncReceipt, Status as MessageStatus, StreamRef
+    from actorwork.clients.runs import Run as AsyncRun
+    from actorwork.durations import Duration
+    from actorwork.message import Message, Pause, TriggerRecord, Untyped
+    from actorwork.policy.runs.values import RunInfo, Status, StepInfo
+    from actorwork.policy.sending import SendOptions
+    from actorwork.state.shared import Shared as AsyncShared
+    from actorwork.workflows.flow import Flow
+    from actorwork.workflows.steps import Group, Step
+
+A = TypeVar("A", bound=Hooks)
+A_co = TypeVar("A_co", covariant=True)
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
+
+
+class Client:
+    """Sends messages to actors behind a broker; made by `actorwork.sync.open_client`, for any number of threads.
+
+    Every method blocks the calling thread, and is as that of `actorwork.Client`. May be closed, by `close` or at the
+    end of a `with` block, but need not be: whatever has returned is at the broker.
+    """
+
+    def __init__(self, client: clients.Client, close: Callable[[], None]) -> None:
+        self._client = client
+        self._close = close
+
+    def __repr__(self) -> str:
+        return f"<sync {self._client!r}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections; later calls raise `BrokerError`."""
+        self._close()
+
+    @property
+    def broker(self) -> Broker:
+        """The broker, whose methods are coroutines; for calls that this class does not offer."""
+        return self._client.broker
+
+    def statistics(self) -> Mapping[str, float]:
+        """Return counters: messages sent, and how many of them with `ask`."""
+        return self._client.statistics()
+
+    # ---- sending ----
+
+    @overload
+    def ref(self, actor: type[A]) -> Ref[A]: ...
+    @overload
+    def ref(self, actor: str) -> Ref[Any]: ...
+    def ref(self, actor: type[Hooks] | str) -> Ref[Any]:
+        """Return a ref to an actor by its class, or by its title if the class is in another program."""
+        return Ref(self._client.ref(actor))
+
+    def publish(self, source: str, message: object, **options: Unpack[SendOptions]) -> str:
+        """Send a message to a source, for every actor that reads it; return the id under which it is stored."""
+        return run(self._client.publish(source, message, **options))
+
+    # ---- workflows ----
+
+    @overload
+    def start(self, flow: Flow[R] | Step[R], *, id: str | None = None) -> Run[R]: ...
+    @overload
+    def start(self, flow: Group[R], *, id: str | None = None) -> Run[list[R]]: ...
+    def start(self, flow: Any, *, id: str | None = None) -> Run[Any]:
+        """Start a workflow; the broker has stored it, and sent its first steps, when this returns."""
+        return Run(run(self._client.start(flow, id=id)))
+
+    def run(self, id: str) -> Run[Any]:
+        """Return a run that was started before, perhaps by another process."""
+        return Run(self._client.run(id))
+
+    def runs(self, *statuses: Status, limit: int = 100) -> Sequence[RunInfo]:
+        """Return runs, latest first: those of some statuses, or all."""
+        return run(self._client.runs(*statuses, limit=limit))
+
+    # ---- pauses and triggers ----
+
+    def pause(
+        self,
+        *,
+        actor: type[Actor] | str | None = None,
+        source: str | None = None,
+        trigger: str | None = None,
+        triggers: bool = False,
+        reason: str = "",
+    ) -> None:
+        """Pause an actor, a source, or everything; one trigger of an actor, or all of them."""
+        run(self._client.pause(actor=actor, source=source, trigger=trigger, triggers=triggers, reason=reason))
+
+    def resume(
+        self,
+        *,
+        actor: type[Actor] | str | None = None,
+        source: str | None = None,
+        trigger: str | None = None,
+        triggers: bool = False,
+    ) -> bool:
+        """End a pause, with the same arguments as `pause`; return whether there was one."""
+        return run(self._client.resume(actor=actor, source=source, trigger=trigger, triggers=triggers))
+
+    def paused(self) -> Sequence[Pause]:
+        """Return what is paused, oldest first."""
+        return run(self._client.paused())
+
+    def triggers(self) -> Sequence[TriggerRecord]:
+        """Return all triggers that the broker knows, by actor and title."""
+        return run(self._client.triggers())
+
+    def run_trigger(self, actor: type[Actor] | str, trigger: str) -> str:
+        """Send the message of a trigger now, whatever its schedule says; return the message's id."""
+        return run(self._client.run_trigger(actor, trigger))
+
+    # ---- shared by all nodes ----
+
+    @overload
+    def shared(self, name: str, type: type[T], *, default: T, ttl: Duration | None = None) -> Shared[T]: ...
+    @overload
+    def shared(self, name: str, type: type[T], *, ttl: Duration | None = None) -> Shared[T | None]: ...
+    def shared(self, name: str, type: Any, *, default: Any = None, ttl: Duration | None = None) -> Shared[Any]:
+        """Return a value shared by all nodes, by its name."""
+        return Shared(self._client.shared(name, type, default=default, ttl=ttl))
+
+
+class Ref(Generic[A_co]):
+    """An actor behind a broker, wherever it runs; made by `client.ref`."""
+
+    __slots__ = ("_ref",)
+
+    def __init__(self, ref: StreamRef[A_co]) -> None:
+        self._ref = ref
+
+    def __repr__(self) -> str:
+        return f"<sync {self._ref!r}>"
+
+    @property
+    def title(self) -> str:
+        return self._ref.title
+
+    @property
+    def source(self) -> str:
+        return self._ref.source
+
+    def tell(self, message: Message[A_co, Any] | Untyped, **options: Unpack[SendOptions]) -> None:
+        """Send a message; the broker has stored it when this returns. Raises `MessageRefused`, `NotUnique`."""
+        run(self._ref.tell(message, **options))
+
+    def tell_many(self, messages: Iterable[Message[A_co, Any] | Untyped], **options: Unpack[SendOptions]) -> None:
+        """Send messages as one batch, in their order. All are checked before the first is sent."""
+        run(self._ref.tell_many(messages, **options))
+
+    @overload
+    def ask(self, message: Message[A_co, R], *, timeout: Duration = 30, **options: Unpack[SendOptions]) -> R: ...
+    @overload
+    def ask(self, message: Untyped, *, timeout: Duration = 30, **options: Unpack[SendOptions]) -> Any: ...
+    def ask(self, message: Any, *, timeout: Duration = 30, **options: Unpack[SendOptions]) -> Any:
+        """Send a message and return the reply to it; raises `MessageFailed`, `AskTimeout`."""
+        return run(self._ref.ask(message, timeout=timeout, **options))
+
+    @overload
+    def submit(self, message: Message[A_co, R], **options: Unpack[SendOptions]) -> Receipt[R]: ...
+    @overload
+    def submit(self, message: Untyped, **options: Unpack[SendOptions]) -> Receipt[Any]: ...
+    def submit(self, message: Any, **options: Unpack[SendOptions]) -> Receipt[Any]:
+        """Send a message like `tell`; the broker keeps its outcome for the actor's `results_ttl`."""
+        return Receipt(run(self._ref.submit(message, **options)))
+
+    def receipt(self, id: str) -> Receipt[Any]:
+        """Return the receipt for a message that was submitted before, perhaps by another process."""
+        return Receipt(self._ref.receipt(id))
+
+
+class Receipt(Generic[R_co]):
+    """The receipt for one submitted message; store its `id` to find the outcome later."""
+
+    __slots__ = ("_receipt",)
+
+    def __init__(self, receipt: AsyncReceipt[R_co]) -> None:
+        self._receipt = receipt
+
+    def __repr__(self) -> str:
+        return f"<sync {self._receipt!r}>"
+
+    @property
+    def id(self) -> str:
+        return self._receipt.id
+
+    @property
+    def source(self) -> str:
+        return self._receipt.source
+
+    def status(self, *, timeout: Duration = 30) -> MessageStatus:
+        """Return the status of the message; raises `AskTimeout` if the broker does not answer."""
+        return run(self._receipt.status(timeout=timeout))
+
+    def cancel(self) -> bool:
+        """Drop the message if the broker still holds it back; return whether it did."""
+        return run(self._receipt.cancel())
+
+    def result(self, *, timeout: Duration = 30) -> R_co:
+        """Wait for the message's outcome and return the reply; raises `MessageFailed`, `AskTimeout`."""
+        return run(self._receipt.result(timeout=timeout))
+
+
+class Run(Generic[R_co]):
+    """One run of a workflow; store its `id` to find it later."""
+
+    __slots__ = ("_run",)
+
+    def __init__(self, started: AsyncRun[R_co]) -> None:
+        self._run = started
+
+    def __repr__(self) -> str:
+        return f"<sync {self._run!r}>"
+
+    @property
+    def id(self) -> str:
+        return self._run.id
+
+    def info(self) -> RunInfo:
+        """Return the run as it is now; its status is UNKNOWN if there is none, or if it is kept no longer."""
+        return run(self._run.info())
+
+    def status(self) -> Status:
+        """Return the status of the run."""
+        return run(self._run.status())
+
+    def steps(self) -> Sequence[StepInfo]:
+        """Return its steps; raise `LookupError` if there is no such run."""
+        return run(self._run.steps())
+
+    def result(self, *, timeout: Duration = 30) -> R_co:
+        """Wait for the end of the run and return its result; raises `MessageFailed`, `AskTimeout`, `LookupError`."""
+        return run(self._run.result(timeout=timeout))
+
+    @contextmanager
+    def watch(self) -> Generator[Iterator[RunInfo]]:
+        """Follow the run: `with run.watch() as updates: for update in updates`."""
+        manager = self._run.watch()
+        updates = run(manager.__aenter__())
+
+        def each() -> Iterator[RunInfo]:
+            while True:
+                try:
+                    yield run(_next(updates))
+                except StopAsyncIteration:
+                    return
+
+        try:
+            yield each()
+        finally:
+            run(manager.__aexit__(None, None, None))
+
+    def cancel(self, reason: str = "") -> bool:
+        """End the run; return whether it was open."""
+        return run(self._run.cancel(reason))
+
+    def pause(self) -> bool:
+        """Send no further steps; return whether this changed anything."""
+        return run(self._run.pause())
+
+    def resume(self) -> bool:
+        """Continue after `pause`; return whether the run was paused."""
+        return run(self._run.resume())
+
+    def retry(self) -> bool:
+        """Run again what has not succeeded; return whether the run was held or had failed."""
+        return run(self._run.retry())
+
+    def signal(self, name: str, value: object = None) -> bool:
+        """Give the run the value of a signal; it may come before the run waits for it."""
+        return run(self._run.signal(name, value))
+
+    def forget(self) -> bool:
+        """Delete the run with its results, now and not after its `results_ttl`; return whether it was over."""
+        return run(self._run.forget())
+
+    def to_mermaid(self) -> str:
+        """Return the graph of the run as it is now, in the language of Mermaid."""
+        return run(self._run.to_mermaid())
+
+
+async def _next(updates: Any) -> Any:
+    return await anext(updates)
+
+
+class Shared(Generic[T]):
+    """A value shared by all nodes, by its name; `get` returns `default` if there is none."""
+
+    __slots__ = ("_shared",)
+
+    def __init__(self, shared: AsyncShared[T]) -> None:
+        self._shared = shared
+
+    def __repr__(self) -> str:
+        return f"<sync {self._shared!r}>"
+
+    @property
+    def name(self) -> str:
+        return self._shared.name
+
+    def get(self) -> T:
+        """Return the value; raise `CodecError` if it is of another type."""
+        return run(self._shared.get())
+
+    def set(self, value: T) -> None:
+        """Set the value, whatever it was before."""
+        run(self._shared.set(value))
+
+    def update(self, function: Callable[[T], T]) -> T:
+        """Replace the value by the result of a function of it; return the result."""
+        return run(self._shared.update(function))
+
+    def increment(self, by: float = 1) -> T:
+        """Add to a number, in one step; return the sum."""
+        return run(self._shared.increment(by))
+
+    def delete(self) -> bool:
+        """Delete the value; return whether there was one."""
+        return run(self._shared.delete())

@@ -1,0 +1,84 @@
+"""How a sync client is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from actorwork.blocking.client import Client
+from actorwork.blocking.driver import BlockingDriver, Deadlines, run
+from actorwork.brokers import is_file, is_redis, unknown_kind, url_of
+from actorwork.clients import client as clients
+from actorwork.clients.driver import OpenBroker
+from actorwork.clients.sender import Sender
+from actorwork.durations import Duration, seconds_of
+from actorwork.errors import BrokerError, SettingsError
+from actorwork.policy.bounds import takes
+from actorwork.telemetry.logs import LogSink
+
+if TYPE_CHECKING:
+    from actorwork.abc import Broker, EventSink, PublishMiddleware, Replies
+
+
+def open_client(
+    broker: str | None = None, *, middleware: Sequence[PublishMiddleware] = (), patience: Duration = 30
+) -> Client:
+    """Open a client of a broker, named by its URL; without one, of the embedded broker of this project.
+
+    One client serves all threads of a process, and child processes that it forks. While the broker is unreachable,
+    every call waits for it, at most `patience`, and then raises `BrokerError`. `middleware` processes every message
+    before it is sent, in order. Raises `BrokerError` for a broker that cannot be used.
+    """
+    layers: Sequence[object] = tuple(middleware)
+    if not all(takes(layer, 1) for layer in layers):
+        raise SettingsError(f"middleware wants a list of callables of (envelope), got {layers!r}")
+    seconds = seconds_of("patience", patience)
+    url = url_of(broker)
+    emit = LogSink("client")
+    deadlines = Deadlines()
+    opened: Broker
+    if is_redis(url):
+        opened, replies, close = _open_redis(url, seconds, deadlines, emit)
+    elif is_file(url):
+        opened, replies, close = _open_file(url, deadlines)
+    else:
+        raise unknown_kind(url)
+    sender = Sender(OpenBroker(opened), BlockingDriver(deadlines, replies), layers=tuple(middleware))
+    return Client(clients.Client(sender, emit), close)
+
+
+def _open_redis(
+    url: str, patience: float, deadlines: Deadlines, emit: EventSink
+) -> tuple[Broker, Callable[[], Replies], Callable[[], None]]:
+    # Imported here, as in `brokers`: the other broker's packages are not needed.
+    from actorwork.blocking.redis import BlockingRedis  # noqa: PLC0415
+    from actorwork.blocking.replies import ThreadReplies  # noqa: PLC0415
+    from actorwork.streams import scripts  # noqa: PLC0415
+    from actorwork.streams.diagnosis import facts_of, memory_and_durability  # noqa: PLC0415
+    from actorwork.streams.sending import RedisSending  # noqa: PLC0415
+    from actorwork.streams.transport.address import Address  # noqa: PLC0415
+    from actorwork.streams.transport.redis_py import cannot  # noqa: PLC0415
+
+    address = Address.parse(url)
+    commands = BlockingRedis(address, scripts.ALL, deadlines, patience)
+    with cannot(f"open {address.url}"):
+        findings = memory_and_durability(run(facts_of(commands)))
+    for finding in findings:
+        if finding.level == "error":
+            commands.close()
+            raise BrokerError(f"{finding.subject}: {finding.text}. {finding.advice}".strip())
+    sending = RedisSending(commands, address, emit, shared_url=url)
+    return cast("Any", sending), ThreadReplies(commands), commands.close
+
+
+def _open_file(url: str, deadlines: Deadlines) -> tuple[Broker, Callable[[], Replies], Callable[[], None]]:
+    from actorwork.blocking.replies import ProcessReplies  # noqa: PLC0415
+    from actorwork.blocking.store import BlockingStore  # noqa: PLC0415
+    from actorwork.embedded.location import parse  # noqa: PLC0415
+    from actorwork.embedded.sending import EmbeddedSending  # noqa: PLC0415
+
+    location = parse(url)
+    store = BlockingStore(location, deadlines)
+    store.open()
+    sending = EmbeddedSending(location, store)
+    return cast("Any", sending), ProcessReplies(store), store.close

@@ -1,0 +1,279 @@
+"""Commands to Redis that block the thread, over connections that are opened when they are needed.
+
+A connection belongs to one call at a time. A call that loses its connection waits for the server, at most `patience`
+seconds, and is sent again if that is harmless (`idempotent`); nearly all calls here are, as messages have ids.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+import weakref
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Final
+
+from actorwork.blocking.driver import Deadlines
+from actorwork.clients.driver import OutOfTime
+from actorwork.errors import BrokerError
+from actorwork.streams.transport.address import Address, open_socket
+from actorwork.streams.transport.commands import MayHaveExecuted, Script
+from actorwork.streams.transport.redis_py import (
+    ConnectionError,  # noqa: A004
+    NoScriptError,
+    TimeoutError,  # noqa: A004
+)
+from actorwork.streams.transport.wire import NOT_ENOUGH, Push, new_reader, pack
+
+LOST: Final = (ConnectionError, TimeoutError, OSError)
+_READ_SIZE: Final = 65536
+_NO_CONNECTION: Final = 2**62
+_PAGE: Final = 200
+"""How many commands of `call_in_turn` are sent before their replies are read."""
+
+
+class BlockingConnection:
+    """One open connection."""
+
+    def __init__(self, address: Address, deadlines: Deadlines) -> None:
+        self._opened = open_socket(address, "actorwork")
+        self._socket: Any = self._opened._sock  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - as the transport does
+        self._reader = new_reader()
+        self._deadlines = deadlines
+        self.client_id: int = self._opened.handshake_metadata[b"id"]
+
+    def __repr__(self) -> str:
+        return f"<BlockingConnection {self.client_id}>"
+
+    def send(self, data: bytes) -> None:
+        self._socket.settimeout(self._limit())
+        self._socket.sendall(data)
+
+    def receive(self, timeout: float | None = None) -> Any:
+        """Return the next reply or push; `NOT_ENOUGH` after `timeout` seconds, if that is given."""
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            reply = self._reader.gets()
+            if reply is not NOT_ENOUGH:
+                return reply
+            limit = self._limit()
+            if until is not None:
+                left = until - time.monotonic()
+                if left <= 0:
+                    return NOT_ENOUGH
+                limit = left if limit is None else min(limit, left)
+            self._socket.settimeout(limit)
+            try:
+                data = self._socket.recv(_READ_SIZE)
+            except (TimeoutError, OSError) as error:
+                if "timed out" not in str(error):
+                    raise
+                self._deadlines.left()
+                if until is None:
+                    raise
+                continue
+            if not data:
+                raise ConnectionError("the server closed the connection")
+            self._reader.feed(data)
+
+    def _limit(self) -> float | None:
+        left = self._deadlines.left()
+        return None if left == float("inf") else left
+
+    def close(self) -> None:
+        self._opened.disconnect()
+
+
+class BlockingRedis:
+    """Implements `streams.transport.commands.Commands`. Safe to use from any number of threads."""
+
+    def __init__(self, address: Address, scripts: Sequence[Script], deadlines: Deadlines, patience: float) -> None:
+        self.generation = 0
+        self.address = address
+        self.deadlines = deadlines
+        self._scripts = {script.sha: script for script in scripts}
+        self._patience = patience
+        self._idle: list[BlockingConnection] = []
+        self._lock = threading.Lock()
+        self._is_closed = False
+        _clients.add(self)
+
+    def __repr__(self) -> str:
+        return f"<BlockingRedis of {self.address.url}, {len(self._idle)} idle connections>"
+
+    # ---- commands ----
+
+    async def call(self, *args: Any, idempotent: bool = False) -> Any:
+        (reply,) = self._request(pack(args), 1, idempotent=idempotent)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async def call_many(self, commands: Sequence[Sequence[Any]], *, idempotent: bool = False) -> list[Any]:
+        data = b"".join([pack(tuple(command)) for command in commands])
+        return self._request(data, len(commands), idempotent=idempotent) if commands else []
+
+    async def call_in_turn(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
+        replies: list[Any] = []
+        page: list[bytes] = []
+        for command in commands:
+            page.append(pack(tuple(command)))
+            if len(page) == _PAGE:
+                replies += self._request(b"".join(page), len(page), idempotent=True)
+                page.clear()
+        if page:
+            replies += self._request(b"".join(page), len(page), idempotent=True)
+        return replies
+
+    async def transact(self, *commands: Sequence[Any]) -> list[Any]:
+        data = [pack(("MULTI",)), *(pack(tuple(command)) for command in commands), pack(("EXEC",))]
+        return self._request(b"".join(data), len(data), idempotent=False)
+
+    async def may_transact(self) -> bool:
+        kill = ("CLIENT", "KILL", "ID", _NO_CONNECTION)
+        replies = await self.call_many([("MULTI",), ("EXEC",), kill], idempotent=True)
+        return not any(isinstance(reply, Exception) for reply in replies)
+
+    async def disconnect(self, client_id: int) -> None:
+        await self.call("CLIENT", "KILL", "ID", client_id, idempotent=True)
+
+    async def names(self, pattern: str) -> Collection[bytes]:
+        found: set[bytes] = set()
+        cursor = b"0"
+        while True:
+            cursor, page = await self.call("SCAN", cursor, "MATCH", pattern, "COUNT", 1000, idempotent=True)
+            found.update(page)
+            if cursor == b"0":
+                return found
+
+    async def run_script(
+        self, script: Script, keys: Sequence[Any], args: Sequence[Any], *, idempotent: bool = False
+    ) -> Any:
+        call = ("EVALSHA", script.sha, len(keys), *keys, *args)
+        try:
+            return await self.call(*call, idempotent=idempotent)
+        except NoScriptError:
+            loaded, reply = await self.call_many([("SCRIPT", "LOAD", script.source), call], idempotent=idempotent)
+        for answer in (loaded, reply):
+            if isinstance(answer, Exception):
+                raise answer
+        return reply
+
+    async def subscribe(self, channel: str | bytes) -> None:
+        raise NotImplementedError("a subscription has a connection of its own: see replies.py")
+
+    async def unsubscribe(self, channel: str | bytes) -> None:
+        raise NotImplementedError("a subscription has a connection of its own: see replies.py")
+
+    # ---- connections ----
+
+    def _request(self, data: bytes, count: int, *, idempotent: bool) -> list[Any]:
+        give_up_at = time.monotonic() + self._patience
+        failures = 0
+        while True:
+            connection = self._take() or self.open(give_up_at)
+            try:
+                connection.send(data)
+                replies: list[Any] = []
+                while len(replies) < count:
+                    reply = connection.receive()
+                    if type(reply) is not Push:
+                        replies.append(reply)
+            except LOST as error:
+                connection.close()
+                if not idempotent:
+                    raise MayHaveExecuted(
+                        f"the connection to {self.address.url} was lost ({error}) while a command waited for its reply:"
+                        " it may have executed",
+                        client_id=connection.client_id,
+                    ) from error
+                if time.monotonic() >= give_up_at:
+                    raise ConnectionError(f"the connection to {self.address.url} was lost: {error}") from error
+                self._drop_idle()
+                failures += 1
+                self._pause(failures)
+            except BaseException:
+                # Out of time, or interrupted: a reply that is still on its way must not be taken for another's.
+                connection.close()
+                raise
+            else:
+                self._give(connection)
+                return replies
+
+    def open(self, give_up_at: float) -> BlockingConnection:
+        """Open a connection; wait for the server until then. Raises `BrokerError`."""
+        if self._is_closed:
+            raise BrokerError(f"this client of {self.address.url} is closed")
+        failures = 0
+        while True:
+            try:
+                connection = BlockingConnection(self.address, self.deadlines)
+            except LOST as error:
+                if time.monotonic() >= give_up_at:
+                    raise BrokerError(f"{error}; gave up after {self._patience:g} s", may_pass=True) from error
+                failures += 1
+                self._pause(failures)
+            else:
+                with self._lock:
+                    self.generation += 1
+                return connection
+
+    def until(self) -> float:
+        """Return when a call that begins now gives up."""
+        return time.monotonic() + self._patience
+
+    def _pause(self, failures: int) -> None:
+        seconds = random.uniform(0.5, 1) * min(1.0, 0.01 * 2 ** min(failures, 10))
+        left = self.deadlines.left()
+        time.sleep(min(seconds, left))
+        if seconds >= left:
+            raise OutOfTime
+
+    def _take(self) -> BlockingConnection | None:
+        with self._lock:
+            return self._idle.pop() if self._idle else None
+
+    def _give(self, connection: BlockingConnection) -> None:
+        with self._lock:
+            if not self._is_closed:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    def _drop_idle(self) -> None:
+        # The server has restarted, or the network was away: what is idle is lost, too.
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def close(self) -> None:
+        self._is_closed = True
+        self._drop_idle()
+
+    def forked(self) -> None:
+        """Begin anew in a child process: the connections, and perhaps the lock, are the parent's."""
+        self._lock = threading.Lock()
+        keep_for_ever(self._idle)
+        self._idle = []
+        self.generation += 1
+
+
+_of_parents: list[object] = []
+
+
+def keep_for_ever(connections: object) -> None:
+    """Keep connections of the parent process: a socket that is collected here is shut down, for the parent as well."""
+    _of_parents.append(connections)
+
+
+_clients: weakref.WeakSet[BlockingRedis] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for client in list(_clients):
+        client.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,99 @@
+"""The embedded broker's file, in transactions of the thread that calls."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from actorwork.blocking.driver import Deadlines
+from actorwork.embedded.location import Location, connect_for_threads
+from actorwork.embedded.own_leases import OwnLeases
+from actorwork.embedded.store import Store
+from actorwork.embedded.turns import FIRST_PRUNE, Order, Turns
+from actorwork.errors import BrokerError
+
+
+class BlockingStore:
+    """Implements `embedded.asking.Asked`; one thread at a time."""
+
+    def __init__(self, location: Location, deadlines: Deadlines) -> None:
+        self.location = location
+        self.deadlines = deadlines
+        self.turns = self._new_turns()
+        self._store: Store | None = None
+        self._close: Callable[[], None] | None = None
+        self._lock = threading.Lock()
+        self._is_closed = False
+        _stores.add(self)
+
+    def __repr__(self) -> str:
+        return f"<BlockingStore {self.location}>"
+
+    def _new_turns(self) -> Turns:
+        leases = OwnLeases(time.monotonic(), time.time())
+        return Turns(self.location, leases, lambda _doing, _error: None, prune_at=time.monotonic() + FIRST_PRUNE)
+
+    def open(self) -> None:
+        """Open the file, and make it if it is new. Raises `BrokerError`."""
+        with self._lock:
+            self._opened()
+
+    def _opened(self) -> Store:
+        if self._is_closed:
+            raise BrokerError(f"this client of {self.location} is closed")
+        if self._store is None:
+            connection = connect_for_threads(self.location)
+            self._close = connection.close
+            self._store = Store(connection)
+        return self._store
+
+    async def ask(self, run: Callable[[Store], Any], *, rows: int = 1, writes: bool = True) -> Any:
+        results: list[Any] = []
+        errors: list[BrokerError] = []
+        order = Order(run, results.append, errors.append, rows, writes)
+        with self._lock:
+            store = self._opened()
+            notifications = self.turns.run(store, [order], time.monotonic(), time.time())
+            for notification in notifications:
+                notification()
+        if errors:
+            raise errors[0]
+        return results[0]
+
+    def look(self) -> None:
+        """Fetch the replies that have come."""
+        with self._lock:
+            store = self._opened()
+            for notification in self.turns.look(store, time.monotonic(), time.time()):
+                notification()
+
+    def close(self) -> None:
+        with self._lock:
+            self._is_closed = True
+            if self._close is not None:
+                self._close()
+            self._store = self._close = None
+
+    def forked(self) -> None:
+        """Begin anew in a child process: SQLite's connections must not cross a fork, not even to be closed there."""
+        self._lock = threading.Lock()
+        _kept_open.append(self._store)
+        self._store = self._close = None
+        self.turns = self._new_turns()
+
+
+_stores: weakref.WeakSet[BlockingStore] = weakref.WeakSet()
+_kept_open: list[Store | None] = []
+"""Connections of a parent process: closing them would release the parent's locks on the file."""
+
+
+def _after_fork() -> None:
+    for store in list(_stores):
+        store.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)

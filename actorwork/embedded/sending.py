@@ -1,0 +1,207 @@
+"""The half of the broker that programs without actors use, whoever carries out what they order.
+
+`broker.EmbeddedBroker` adds what needs Trio: nodes, and replies that arrive while tasks wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+from actorwork.embedded.asking import Asked
+from actorwork.embedded.limiter import EmbeddedLimitStore
+from actorwork.embedded.location import Location
+from actorwork.embedded.rows import EnvelopeRow, in_chunks, row_of
+from actorwork.embedded.store import Store
+from actorwork.embedded.triggers import EmbeddedPauses, EmbeddedTriggers
+from actorwork.embedded.values import EmbeddedValues
+from actorwork.message import NO_HEADERS, DeadLetter, Delayed, Envelope, Json, Outcome
+
+if TYPE_CHECKING:
+    from actorwork.policy.runs.values import Plan, RunInfo, StepInfo
+
+CHUNK: Final = 1000
+"""How many messages of one call go into one transaction: leases are renewed between two."""
+
+
+class EmbeddedSending:
+    """Publishes, finds outcomes, pauses, starts runs, and so on; implements that part of `actorwork.abc.Broker`."""
+
+    def __init__(self, location: Location, writer: Asked) -> None:
+        self._location = location
+        self._asked = writer
+        self._dead_letters = EmbeddedDeadLetters(writer)
+        self._delayed = EmbeddedDelayed(writer)
+        self._values = EmbeddedValues(writer)
+        self._triggers = EmbeddedTriggers(writer)
+        self._pauses = EmbeddedPauses(writer)
+        self._limiter = EmbeddedLimitStore(writer)
+        self._runs = EmbeddedRuns(writer)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.url}>"
+
+    @property
+    def url(self) -> str:
+        return self._location.url
+
+    @property
+    def shared_url(self) -> str | None:
+        return None if self._location.path is None else self.url
+
+    @property
+    def dead_letters(self) -> EmbeddedDeadLetters:
+        return self._dead_letters
+
+    @property
+    def delayed(self) -> EmbeddedDelayed:
+        return self._delayed
+
+    @property
+    def triggers(self) -> EmbeddedTriggers:
+        return self._triggers
+
+    @property
+    def pauses(self) -> EmbeddedPauses:
+        return self._pauses
+
+    @property
+    def runs(self) -> EmbeddedRuns:
+        return self._runs
+
+    @property
+    def values(self) -> EmbeddedValues:
+        return self._values
+
+    @property
+    def limit_store(self) -> EmbeddedLimitStore:
+        return self._limiter
+
+    async def publish(self, envelopes: Sequence[Envelope]) -> int:
+        rows = [row_of(envelope) for envelope in envelopes]
+        if len(rows) <= CHUNK:
+            return await self._publish(rows)
+        new = 0
+        for chunk in in_chunks(rows, CHUNK):
+            new += await self._publish(chunk)
+        return new
+
+    async def publish_new(self, envelope: Envelope) -> None:
+        await self.publish([envelope])
+
+    async def publish_unique(self, envelope: Envelope) -> str:
+        one = row_of(envelope)
+        return await self._asked.ask(lambda store: store.publish_unique(one))
+
+    async def _publish(self, rows: Sequence[EnvelopeRow]) -> int:
+        return await self._asked.ask(lambda store: store.publish(rows), rows=len(rows))
+
+    async def find_outcome(self, source: str, message_id: str) -> Outcome | None:
+        return await self._asked.ask(lambda store: store.outcomes.find(source, message_id, store.now), writes=False)
+
+    async def backlog(self, source: str, group: str | None = None) -> int:
+        return await self._asked.ask(lambda store: store.backlog(source, group), writes=False)
+
+    async def oldest(self, source: str, group: str | None = None) -> float | None:
+        return await self._asked.ask(lambda store: store.oldest(source, group), writes=False)
+
+    async def release_lease(self, incarnation: str) -> bool:
+        def release(store: Store) -> bool:
+            number = store.leases.number_of(incarnation)
+            return number is not None and store.leases.end(number)
+
+        return await self._asked.ask(release)
+
+
+class EmbeddedDeadLetters:
+    """Implements `actorwork.abc.DeadLetters`."""
+
+    def __init__(self, writer: Asked) -> None:
+        self._writer = writer
+
+    def __repr__(self) -> str:
+        return f"<EmbeddedDeadLetters of {self._writer.location}>"
+
+    async def sources(self) -> Sequence[str]:
+        return await self._writer.ask(lambda store: store.dead_letters.sources(), writes=False)
+
+    async def list(
+        self, source: str | None = None, *, limit: int = 100, after: str | None = None
+    ) -> Sequence[DeadLetter]:
+        return await self._writer.ask(lambda store: store.dead_letters.list(source, limit, after), writes=False)
+
+    async def get(self, source: str, entry: str) -> DeadLetter | None:
+        return await self._writer.ask(lambda store: store.dead_letters.get(source, entry), writes=False)
+
+    async def replay(self, source: str, entries: Sequence[str]) -> int:
+        return await self._writer.ask(
+            lambda store: store.dead_letters.replay(store.source(source), entries), rows=len(entries)
+        )
+
+    async def replay_as(
+        self, source: str, entry: str, data: bytes, *, type: str | None = None, headers: Mapping[str, Json] = NO_HEADERS
+    ) -> bool:
+        return await self._writer.ask(
+            lambda store: store.dead_letters.replay_as(store.source(source), entry, data, type, headers)
+        )
+
+    async def drop(self, source: str, entries: Sequence[str]) -> int:
+        return await self._writer.ask(
+            lambda store: store.dead_letters.drop(store.source(source), entries), rows=len(entries)
+        )
+
+
+class EmbeddedRuns:
+    """Implements `actorwork.abc.Runs`."""
+
+    def __init__(self, writer: Asked) -> None:
+        self._writer = writer
+
+    def __repr__(self) -> str:
+        return f"<EmbeddedRuns of {self._writer.location}>"
+
+    async def start(self, plan: Plan) -> bool:
+        return await self._writer.ask(lambda store: store.runs.start(plan), rows=2 * len(plan.steps))
+
+    async def info(self, run: str) -> RunInfo | None:
+        return await self._writer.ask(lambda store: store.runs.info(run), writes=False)
+
+    async def steps(self, run: str) -> Sequence[StepInfo]:
+        return await self._writer.ask(lambda store: store.runs.steps(run), writes=False)
+
+    async def list(self, *, statuses: Sequence[str] = (), limit: int = 100) -> Sequence[RunInfo]:
+        return await self._writer.ask(lambda store: store.runs.list(statuses, limit), writes=False)
+
+    async def cancel(self, run: str, reason: str) -> bool:
+        return await self._writer.ask(lambda store: store.runs.cancel(run, reason))
+
+    async def pause(self, run: str) -> bool:
+        return await self._writer.ask(lambda store: store.runs.pause(run))
+
+    async def resume(self, run: str) -> bool:
+        return await self._writer.ask(lambda store: store.runs.resume(run))
+
+    async def retry(self, run: str) -> bool:
+        return await self._writer.ask(lambda store: store.runs.retry(run))
+
+    async def signal(self, run: str, name: str, value: bytes) -> bool:
+        return await self._writer.ask(lambda store: store.runs.signal(run, name, value.decode()))
+
+    async def forget(self, run: str) -> bool:
+        return await self._writer.ask(lambda store: store.runs.forget(run))
+
+
+class EmbeddedDelayed:
+    """Implements `actorwork.abc.DelayedMessages`."""
+
+    def __init__(self, writer: Asked) -> None:
+        self._writer = writer
+
+    def __repr__(self) -> str:
+        return f"<EmbeddedDelayed of {self._writer.location}>"
+
+    async def list(self, source: str | None = None, *, limit: int = 100) -> Sequence[Delayed]:
+        return await self._writer.ask(lambda store: store.delay_queue.list(source, limit), writes=False)
+
+    async def cancel(self, source: str, message_id: str) -> bool:
+        return await self._writer.ask(lambda store: store.cancel(source, message_id))

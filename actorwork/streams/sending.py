@@ -1,0 +1,149 @@
+"""The half of the broker that programs without actors use, whatever carries their commands.
+
+`broker.RedisBroker` adds what needs Trio: nodes, and replies that arrive while tasks wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from actorwork.abc import EventSink, Finding
+from actorwork.failpoints import failpoint
+from actorwork.message import Envelope, Outcome, Priority
+from actorwork.streams import diagnosis, entries, keys, scripts
+from actorwork.streams.dead_letters import RedisDeadLetters
+from actorwork.streams.delayed import RedisDelayed
+from actorwork.streams.limiter import RedisLimitStore
+from actorwork.streams.pauses import RedisPauses
+from actorwork.streams.publisher import Publisher
+from actorwork.streams.transport.address import Address
+from actorwork.streams.transport.commands import Commands
+from actorwork.streams.transport.redis_py import cannot
+from actorwork.streams.triggers import RedisTriggers
+from actorwork.streams.values import RedisValues
+
+if TYPE_CHECKING:
+    from actorwork.streams.runs import RedisRuns
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+_BEFORE_PUBLISH: Final = failpoint("publish.before")
+_AFTER_PUBLISH: Final = failpoint("publish.after")
+
+
+class RedisSending:
+    """Publishes, finds outcomes, pauses, starts runs, and so on; implements that part of `actorwork.abc.Broker`."""
+
+    def __init__(self, client: Commands, address: Address, emit: EventSink, *, shared_url: str) -> None:
+        self._shared_url = shared_url
+        self._commands = client
+        self._address = address
+        self._emit = emit
+        self._publisher = Publisher(client)
+        self._dead_letters = RedisDeadLetters(client)
+        self._delayed = RedisDelayed(client)
+        self._values = RedisValues(client)
+        self._limiter = RedisLimitStore(client)
+        self._triggers = RedisTriggers(client, emit)
+        self._pauses = RedisPauses(client, self._triggers, emit)
+        self._runs: RedisRuns | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} at {self.url}>"
+
+    @property
+    def url(self) -> str:
+        return self._address.url
+
+    @property
+    def shared_url(self) -> str:
+        return self._shared_url
+
+    @property
+    def dead_letters(self) -> RedisDeadLetters:
+        return self._dead_letters
+
+    @property
+    def runs(self) -> RedisRuns:
+        if self._runs is None:
+            # Imported here: most programs have no workflows, and a node starts faster without.
+            from actorwork.streams.runs import RedisRuns  # noqa: PLC0415
+
+            self._runs = RedisRuns(self._commands)
+        return self._runs
+
+    @property
+    def triggers(self) -> RedisTriggers:
+        return self._triggers
+
+    @property
+    def pauses(self) -> RedisPauses:
+        return self._pauses
+
+    @property
+    def delayed(self) -> RedisDelayed:
+        return self._delayed
+
+    @property
+    def values(self) -> RedisValues:
+        return self._values
+
+    @property
+    def limit_store(self) -> RedisLimitStore:
+        return self._limiter
+
+    async def publish(self, envelopes: Sequence[Envelope]) -> int:
+        """Keep messages; return how many were new (0, if that became known only by asking again).
+
+        Order is kept within a source. While Redis is away this waits. Cancelled: any part may have been kept.
+        """
+        return await self._publish(self._publisher.publish, envelopes)
+
+    async def publish_new(self, envelope: Envelope) -> None:
+        await self._publish(self._publisher.publish_new, envelope)
+
+    async def _publish(self, publish: Callable[[A], Awaitable[R]], what: A) -> R:
+        if _BEFORE_PUBLISH is not None:
+            _BEFORE_PUBLISH()
+        result = await publish(what)
+        if _AFTER_PUBLISH is not None:
+            _AFTER_PUBLISH()
+        return result
+
+    async def publish_unique(self, envelope: Envelope) -> str:
+        return await self._publisher.publish_unique(envelope)
+
+    async def release_lease(self, incarnation: str) -> bool:
+        with cannot(f"release the lease of {incarnation}"):
+            released = await self._commands.call("DEL", keys.lease(incarnation), idempotent=True)
+            # Makes all nodes maintain all sources: only the pending lists know which of them the dead node had entries
+            # of.
+            await self._commands.call("PUBLISH", keys.ATTEND, b"", idempotent=True)
+        return bool(released)
+
+    async def find_outcome(self, source: str, message_id: str) -> Outcome | None:
+        key = keys.SourceKeys.of(source).result(message_id)
+        with cannot(f"look for the outcome of message {message_id}"):
+            record: bytes | None = await self._commands.call("GET", key, idempotent=True)
+        return None if record is None else entries.outcome_from(record)[2]
+
+    async def backlog(self, source: str, group: str | None = None) -> int:
+        """Return how many are in the streams or wait for their key; delayed messages do not count."""
+        of = keys.SourceKeys.of(source)
+        with cannot(f"count the backlog of {source!r}"):
+            return await self._commands.run_script(
+                scripts.BACKLOG, [of.at(level) for level in Priority], (of.prefix, group or ""), idempotent=True
+            )
+
+    async def oldest(self, source: str, group: str | None = None) -> float | None:
+        of = keys.SourceKeys.of(source)
+        with cannot(f"look at the oldest message of {source!r}"):
+            age: int | None = await self._commands.run_script(
+                scripts.OLDEST, [of.at(level) for level in Priority], (group or "",), idempotent=True
+            )
+        return None if age is None else age / 1000
+
+    async def diagnose(self) -> Sequence[Finding]:
+        return await diagnosis.look(self._commands)

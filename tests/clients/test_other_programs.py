@@ -1,0 +1,402 @@
+"""Clients of programs that do not run Trio: without an event loop, and on asyncio. Same names, same answers."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+import actorwork
+from actorwork import (
+    AskTimeout,
+    BrokerError,
+    Envelope,
+    MessageFailed,
+    MessageRefused,
+    NotRunning,
+    NotUnique,
+    Unique,
+    aio,
+    open_system,
+    sync,
+)
+from actorwork.clients import Client, Receipt, StreamRef
+from actorwork.clients.runs import Run
+from actorwork.state.shared import Shared
+from actorwork.testing.redis_server import RedisServer, open_redis_server
+from actorwork.workflows import Status, chord, step
+from tests.workflows.shop import Calculator, Clerk, Flaky, Note, Square, Sum, Wait
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    Clerk.book.clear()
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'messages.db'}"
+    found: str = request.getfixturevalue("redis_url")
+    return found
+
+
+@contextmanager
+def node(url: str) -> Generator[None]:
+    """Run the calculator and the clerk at a broker, on Trio in a thread."""
+    started, stop = threading.Event(), trio.Event()
+    tokens: list[trio.lowlevel.TrioToken] = []
+
+    async def main() -> None:
+        async with open_system([Calculator, Clerk], broker=url):
+            tokens.append(trio.lowlevel.current_trio_token())
+            started.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=trio.run, args=(main,), daemon=True)
+    thread.start()
+    assert started.wait(10)
+    try:
+        yield
+    finally:
+        tokens[0].run_sync_soon(stop.set)
+        thread.join(10)
+
+
+@pytest.fixture
+def at_work(url: str) -> Iterator[str]:
+    with node(url):
+        yield url
+
+
+# ---- without an event loop ----
+
+
+def test_a_sync_client_sends_asks_and_finds_results(at_work: str) -> None:
+    with sync.open_client(at_work) as client:
+        calculator = client.ref(Calculator)
+        assert calculator.ask(Square(3), timeout=10) == 9
+        calculator.tell(Square(1))
+        calculator.tell_many([Square(1), Square(2)])
+        receipt = calculator.submit(Square(5))
+        assert receipt.result(timeout=10) == 25
+        assert receipt.status() == "done"
+        assert client.ref("calculator").receipt(receipt.id).result() == 25
+        assert client.statistics() == {"sent": 5, "asked": 1}
+
+
+def test_a_sync_client_raises_what_the_other_clients_raise(at_work: str) -> None:
+    with sync.open_client(at_work) as client:
+        calculator = client.ref(Calculator)
+        with pytest.raises(MessageFailed, match="3 is odd"):
+            calculator.ask(Flaky(3), timeout=10)
+        with pytest.raises(MessageRefused):
+            calculator.tell(Note("x"))  # type: ignore[arg-type]
+        calculator.tell(Square(1), unique=Unique("k"), delay=60)
+        with pytest.raises(NotUnique):
+            calculator.tell(Square(1), unique="k")
+
+
+def test_a_sync_client_waits_no_longer_than_it_is_told(url: str) -> None:
+    with sync.open_client(url) as client:
+        began = time.monotonic()
+        with pytest.raises(AskTimeout, match=r"within 0\.2 s"):
+            client.ref(Calculator).ask(Square(1), timeout=0.2)
+        with pytest.raises(AskTimeout):
+            client.ref(Calculator).submit(Square(1)).result(timeout=0.2)
+        with pytest.raises(AskTimeout):
+            client.start(step(Calculator, Square(1))).result(timeout=0.2)
+        assert 0.6 <= time.monotonic() - began < 3
+
+
+def test_a_sync_client_runs_workflows_pauses_and_shares_values(at_work: str) -> None:
+    with sync.open_client(at_work) as client:
+        run = client.start(chord([step(Calculator, Square(n)) for n in (1, 2, 3)], Calculator, Sum), id="squares")
+        with run.watch() as updates:
+            assert [info.status for info in updates][-1] is Status.SUCCESS
+        assert client.run("squares").result() == 14
+        assert [info.id for info in client.runs(Status.SUCCESS)] == ["squares"]
+        assert "graph TD" in run.to_mermaid()
+        client.pause(source="orders", reason="stock")
+        assert [pause.name for pause in client.paused()] == ["orders"]
+        assert client.resume(source="orders")
+        hits = client.shared("hits", int, default=0)
+        hits.increment(2)
+        assert hits.update(lambda old: old * 10) == hits.get() == 20
+        assert hits.delete()
+
+
+def test_threads_that_share_a_sync_client_get_their_own_replies(at_work: str) -> None:
+    client = sync.open_client(at_work)
+    wrong: list[object] = []
+
+    def work(number: int) -> None:
+        try:
+            calculator = client.ref(Calculator)
+            for one in range(number * 100, number * 100 + 10):
+                result = calculator.ask(Square(one), timeout=20)
+                if result != one**2:
+                    wrong.append((one, result))
+        except Exception as error:  # noqa: BLE001 - the test's own thread reports it
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    client.close()
+    assert wrong == []
+
+
+FORKING = """
+import os, sys
+from actorwork.sync import open_client
+from tests.workflows.shop import Calculator, Square
+
+client = open_client(sys.argv[1])
+ref = client.ref(Calculator)
+assert ref.ask(Square(2), timeout=10) == 4
+child = os.fork()
+for number in range(30):
+    assert ref.ask(Square(number), timeout=10) == number**2, number
+receipts = [ref.submit(Square(number)).id for number in range(5)]
+print(" ".join(receipts), flush=True)
+if child:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_after_a_fork_both_processes_send_under_ids_of_their_own(at_work: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING, at_work], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    ids = done.stdout.split()
+    assert len(set(ids)) == len(ids) == 10
+
+
+def test_a_program_that_never_closes_its_sync_client_ends_at_once(at_work: str) -> None:
+    program = (
+        "import sys; from actorwork.sync import open_client; client = open_client(sys.argv[1]);"
+        "client.publish('somewhere', {'n': 1}); print(client.publish('somewhere', {'n': 2})); raise ValueError('x')"
+    )
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", program, at_work], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert time.monotonic() - began < 5
+    assert done.stderr.strip().endswith("ValueError: x")
+    assert done.stderr.count("Traceback") == 1
+
+
+def test_importing_the_sync_and_asyncio_clients_imports_no_trio() -> None:
+    program = "import sys, actorwork.sync, actorwork.aio; sys.exit('trio' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+async def test_a_sync_client_refuses_to_block_a_thread_in_which_trio_runs(url: str) -> None:
+    client = await trio.to_thread.run_sync(sync.open_client, url)
+    with pytest.raises(NotRunning, match=r"use self\.context\.client in an actor"):
+        client.ref(Calculator).tell(Square(1))
+    await trio.to_thread.run_sync(client.ref(Calculator).tell, Square(1))
+    client.close()
+
+
+def test_a_sync_client_works_where_an_asyncio_loop_runs(at_work: str) -> None:
+    async def cell_of_a_notebook() -> int:
+        with sync.open_client(at_work) as client:
+            return client.ref(Calculator).ask(Square(4), timeout=10)
+
+    assert asyncio.run(cell_of_a_notebook()) == 16
+
+
+def test_a_closed_sync_client_says_so(url: str) -> None:
+    client = sync.open_client(url)
+    client.ref(Calculator).tell(Square(1))
+    client.close()
+    with pytest.raises(BrokerError, match="closed"):
+        client.ref(Calculator).tell(Square(1))
+
+
+def test_a_sync_client_gives_up_on_a_server_that_stays_away() -> None:
+    began = time.monotonic()
+    with pytest.raises(BrokerError, match=r"gave up after 0\.3 s"):
+        sync.open_client("redis://127.0.0.1:1", patience=0.3)
+    assert time.monotonic() - began < 3
+
+
+@pytest.fixture
+def own_server() -> Iterator[RedisServer]:
+    with open_redis_server() as server:
+        yield server
+
+
+def test_a_sync_client_goes_on_after_the_server_has_restarted(own_server: RedisServer) -> None:
+    with sync.open_client(own_server.url) as client:
+        client.publish("orders", 1)
+        own_server.kill()
+        own_server.start()
+        client.publish("orders", 2)
+        assert client.run("none").status() is Status.UNKNOWN
+
+
+# ---- asyncio ----
+
+
+def run_asyncio(main: Callable[[], Awaitable[Any]]) -> Any:
+    async def bounded() -> Any:
+        async with asyncio.timeout(25):
+            return await main()
+
+    return asyncio.run(bounded())
+
+
+def test_an_asyncio_client_sends_asks_and_finds_results(at_work: str) -> None:
+    async def main() -> None:
+        async with aio.open_client(at_work) as client:
+            calculator = client.ref(Calculator)
+            assert await calculator.ask(Square(3), timeout=10) == 9
+            await calculator.tell_many([Square(1), Square(2)])
+            receipt = await calculator.submit(Square(5))
+            assert await receipt.result(timeout=10) == 25
+            assert await receipt.status() == "done"
+            with pytest.raises(MessageFailed, match="3 is odd"):
+                await calculator.ask(Flaky(3), timeout=10)
+            numbers = await asyncio.gather(*(calculator.ask(Square(number)) for number in range(200)))
+            assert numbers == [number**2 for number in range(200)]
+
+    run_asyncio(main)
+
+
+def test_an_asyncio_client_runs_workflows(at_work: str) -> None:
+    async def main() -> None:
+        async with aio.open_client(at_work) as client:
+            run = await client.start(chord([step(Calculator, Square(n)) for n in (1, 2, 3)], Calculator, Sum))
+            async with run.watch() as updates:
+                assert [info.status async for info in updates][-1] is Status.SUCCESS
+            assert await run.result() == 14
+
+    run_asyncio(main)
+
+
+def test_a_wait_of_an_asyncio_client_ends_with_its_task(at_work: str) -> None:
+    async def main() -> None:
+        async with aio.open_client(at_work) as client:
+            waiting = asyncio.create_task(client.ref(Calculator).ask(Wait(20)))
+            await asyncio.sleep(0.1)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            assert await client.ref(Calculator).ask(Square(6), timeout=10) == 36
+            began = time.monotonic()
+            with pytest.raises(AskTimeout):
+                await client.ref("nobody").ask({}, timeout=0.2)
+            assert time.monotonic() - began < 2
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await client.ref("nobody").ask({}, timeout=5)
+
+    run_asyncio(main)
+
+
+def test_an_asyncio_client_of_another_loop_says_so(url: str) -> None:
+    async def open_one() -> Client:
+        async with aio.open_client(url) as client:
+            await client.ref(Calculator).tell(Square(1))
+            return client
+
+    client = run_asyncio(open_one)
+
+    async def use_it() -> None:
+        with pytest.raises(NotRunning, match="this client belongs to another event loop"):
+            await client.ref(Calculator).tell(Square(1))
+
+    run_asyncio(use_it)
+    run_asyncio(open_one)
+
+
+def test_an_asyncio_client_goes_on_after_the_server_has_restarted(own_server: RedisServer) -> None:
+    async def main() -> None:
+        async with aio.open_client(own_server.url) as client:
+            await client.publish("orders", 1)
+            own_server.kill()
+            sending = [asyncio.create_task(client.publish("orders", number)) for number in range(20)]
+            await asyncio.sleep(0.1)
+            own_server.start()
+            ids = await asyncio.gather(*sending)
+            assert len(set(ids)) == 20
+
+    run_asyncio(main)
+
+
+# ---- the same for all ----
+
+PAIRS = [(Client, sync.Client), (StreamRef, sync.Ref), (Receipt, sync.Receipt), (Run, sync.Run), (Shared, sync.Shared)]
+ONLY_TRIO = {"lock", "wait_replayed"}
+"""A lock is renewed by a task of Trio's; a spool is replayed by one."""
+
+
+def public(cls: type) -> dict[str, Any]:
+    return {name: getattr(cls, name) for name in dir(cls) if not name.startswith("_")}
+
+
+@pytest.mark.parametrize(("ours", "theirs"), PAIRS, ids=lambda cls: cls.__name__)
+def test_the_sync_classes_have_the_names_and_parameters_of_the_others(ours: type, theirs: type) -> None:
+    expected = {name: value for name, value in public(ours).items() if name not in ONLY_TRIO}
+    if ours is StreamRef:
+        expected.pop("results_ttl")
+    found = {name: value for name, value in public(theirs).items() if name != "close"}
+    fields = {name for name in getattr(ours, "__annotations__", {}) if not name.startswith("_")}
+    assert set(found) - {"id", "source"} == set(expected) - fields - {"id", "source"}
+    for name, value in found.items():
+        other = expected.get(name)
+        if inspect.isfunction(value) and inspect.isfunction(other):
+            left = [(one.name, one.default, one.kind) for one in inspect.signature(value).parameters.values()]
+            right = [(one.name, one.default, one.kind) for one in inspect.signature(other).parameters.values()]
+            assert left == [one for one in right if one[0] != "fence"], name
+
+
+def test_all_clients_are_opened_by_the_same_name() -> None:
+    trios = set(inspect.signature(actorwork.open_client).parameters)
+    assert trios == {"broker", "spool", "middleware"}
+    assert set(inspect.signature(aio.open_client).parameters) == trios - {"spool"}
+    assert set(inspect.signature(sync.open_client).parameters) == trios - {"spool"} | {"patience"}
+
+
+def test_middleware_processes_every_message(url: str) -> None:
+    seen: list[str] = []
+
+    def note(envelope: Envelope) -> Envelope:
+        seen.append(envelope.source)
+        return envelope
+
+    with sync.open_client(url, middleware=[note]) as client:
+        client.publish("orders", 1)
+
+    async def main() -> None:
+        async with aio.open_client(url, middleware=[note]) as client:
+            await client.publish("bills", 1)
+
+    run_asyncio(main)
+    assert seen == ["orders", "bills"]
+    with pytest.raises(actorwork.SettingsError):
+        sync.open_client(url, middleware=[3])  # type: ignore[list-item]
+
+
+def test_a_broker_of_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(BrokerError):
+        sync.open_client("amqp://localhost")
+
+    async def main() -> None:
+        async with aio.open_client("amqp://localhost"):
+            pass
+
+    with pytest.raises(BrokerError):
+        run_asyncio(main)
