@@ -127,4 +127,4 @@ def test_a_node_on_the_embedded_broker_imports_what_its_first_message_needs(trio
     modules_of(SEND, url)
     loaded = modules_of(NODE, url)
     elsewhere = dict.fromkeys(("redis", "hiredis", "actorwork.streams"), "only Redis needs it")
-    check(loaded, trios, at_most=178, never=NEVER | elsewhere)
+    check(loaded, trios, at_most=180, never=NEVER | elsewhere)
