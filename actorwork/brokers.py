@@ -113,12 +113,17 @@ def unknown_kind(url: str) -> BrokerError:
 
 @asynccontextmanager
 async def open_broker(
-    url: str | Broker | None = None, *, emit: EventSink = ignore, at_first_use: bool = False
+    url: str | Broker | None = None,
+    *,
+    emit: EventSink = ignore,
+    at_first_use: bool = False,
+    is_unsafe_allowed: bool = False,
 ) -> AsyncGenerator[Broker]:
     """Open the broker that a URL names; yield a broker that is open already unchanged.
 
     Raises `BrokerError` for a URL of an unknown kind. Waits while the broker is unreachable: bound it with a cancel
     scope. With `at_first_use` the default file is neither made nor opened before a call needs it.
+    `is_unsafe_allowed` opens also a server that would lose messages, to examine it.
     """
     if url is not None and not isinstance(url, str):
         if not hasattr(url, "publish"):
@@ -138,7 +143,7 @@ async def open_broker(
     if is_redis(url):
         from actorwork.streams.broker import open_broker as open_redis  # noqa: PLC0415
 
-        async with open_redis(url, emit=emit) as broker:
+        async with open_redis(url, emit=emit, is_unsafe_allowed=is_unsafe_allowed) as broker:
             yield broker
     elif is_file(url):
         from actorwork.embedded.broker import open_broker as open_embedded  # noqa: PLC0415

@@ -167,11 +167,18 @@ def missing_store(url: str | None) -> Path | None:
     return None if path is None or path.exists() else path
 
 
-def speak(url: str | None, timeout: float, talk: Callable[[Broker, Step], Awaitable[T]], *, creates: bool = False) -> T:
+def speak(
+    url: str | None,
+    timeout: float,
+    talk: Callable[[Broker, Step], Awaitable[T]],
+    *,
+    creates: bool = False,
+    examines: bool = False,
+) -> T:
     """Run `talk` with the broker and the scope for each wait for it; a failure ends the command with one sentence.
 
     Unless the command `creates` something, the file of an embedded broker that does not exist is not made: `talk` gets
-    an empty broker, and a note says so.
+    an empty broker, and a note says so. A command that `examines` also opens a server that would lose messages.
     """
     import trio
 
@@ -190,7 +197,7 @@ def speak(url: str | None, timeout: float, talk: Callable[[Broker, Step], Awaita
     async def talking() -> T:
         # Sending a file may take as long as its input does, so only the single steps are bounded; opening is one.
         with trio.fail_after(timeout) as opening:
-            async with open_broker(url, emit=printer) as broker:
+            async with open_broker(url, emit=printer, is_unsafe_allowed=examines) as broker:
                 opening.deadline = float("inf")
                 return await talk(broker, lambda: trio.fail_after(timeout))
 

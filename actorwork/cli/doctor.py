@@ -55,7 +55,7 @@ def _findings(url: str | None, timeout: float) -> Sequence[Finding]:
         if missing is not None:
             advice = "the first program that runs or sends there makes it; else name another with --broker"
             return [Finding("file", "warning", f"there is no store {missing} yet", advice)]
-        return speak(url, timeout, talk)
+        return speak(url, timeout, talk, examines=True)
     except click.UsageError:
         raise
     except click.ClickException as error:

@@ -29,11 +29,11 @@ _PAUSES = keys.PAUSES.encode()
 
 
 @asynccontextmanager
-async def open_broker(url: str, *, emit: EventSink, allow_eviction: bool = False) -> AsyncGenerator[RedisBroker]:
+async def open_broker(url: str, *, emit: EventSink, is_unsafe_allowed: bool = False) -> AsyncGenerator[RedisBroker]:
     """Connect to Redis and check that it keeps messages. Waits for a server that cannot be reached.
 
-    Raises `BrokerError` for a server that is too old, and for one that evicts streams (`allow_eviction`
-    makes that a warning).
+    Raises `BrokerError` for a server that loses messages: one that evicts streams, is too old, or is a replica
+    (`is_unsafe_allowed` is for examining it: it reports this as advice).
     """
     replies: dict[bytes, RedisReplies] = {}
     nodes: list[RedisNode] = []
@@ -68,7 +68,7 @@ async def open_broker(url: str, *, emit: EventSink, allow_eviction: bool = False
 
     async with open_client(url, name="actorwork", scripts=scripts.ALL, on_push=on_push, on_event=on_event) as client:
         await client.wait_connected()
-        _refuse_what_loses_messages(await _first_findings(client), emit, allow_eviction=allow_eviction)
+        _refuse_what_loses_messages(await _first_findings(client), emit, is_unsafe_allowed=is_unsafe_allowed)
         broker = RedisBroker(client, Address.parse(url), replies, nodes, emit, shared_url=url)
         pauses.append(broker.pauses.tell)
         yield broker
@@ -170,11 +170,10 @@ async def _first_findings(client: RedisClient) -> Sequence[Finding]:
     return diagnosis.memory_and_durability(await diagnosis.facts_of(client))
 
 
-def _refuse_what_loses_messages(findings: Sequence[Finding], emit: EventSink, *, allow_eviction: bool) -> None:
+def _refuse_what_loses_messages(findings: Sequence[Finding], emit: EventSink, *, is_unsafe_allowed: bool) -> None:
     for finding in findings:
         if finding.level == "ok":
             continue
-        if finding.level == "error" and not (allow_eviction and finding.subject == "eviction"):
-            hint = ", or open the broker with allow_eviction=True" if finding.subject == "eviction" else ""
-            raise BrokerError(f"{finding.text}; {finding.advice}{hint}")
+        if finding.level == "error" and not is_unsafe_allowed:
+            raise BrokerError(f"{finding.text}; {finding.advice}")
         emit(BrokerAdvice(finding.text, finding.advice, finding.subject))

@@ -15,6 +15,7 @@ from actorwork.durations import parsed
 from actorwork.message import Envelope, Failure
 from actorwork.policy.settlement import Fail
 from actorwork.testing.conformance import open_consumer
+from actorwork.testing.redis_server import open_redis_server
 
 from .conftest import HOUSE, Shell
 
@@ -188,6 +189,18 @@ def test_doctor_checks_the_broker(shell: Shell):
     found = shell.json("doctor")
     assert all(set(finding) == {"subject", "level", "text", "advice"} for finding in found)
     assert {finding["level"] for finding in found} <= {"ok", "warning"}
+
+
+def test_doctor_examines_a_server_that_no_program_may_use(shell: Shell):
+    with open_redis_server(config={"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"}) as server:
+        found = {finding["subject"]: finding for finding in shell.json("doctor", "--broker", server.url, code=1)}
+        assert found["eviction"]["level"] == "error"
+        assert found["eviction"]["advice"] == "CONFIG SET maxmemory-policy noeviction, and the same in redis.conf"
+        assert found["permissions"]["level"] == "ok"
+        assert "connection" not in found
+        refused = shell("paused", "--broker", server.url, code=1).stderr
+        assert "maxmemory-policy is allkeys-lru" in refused
+        assert "allow" not in refused
 
 
 def test_doctor_gives_advice_and_fails_if_there_is_an_error(shell: Shell, monkeypatch: pytest.MonkeyPatch):

@@ -1090,11 +1090,11 @@ async def test_messages_that_kill_processes_are_bounded_like_any_other_dead_lett
 
 async def test_a_server_that_evicts_streams_is_refused():
     with open_redis_server(config={"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"}) as server:
-        with pytest.raises(BrokerError, match="CONFIG SET maxmemory-policy noeviction"):
+        with pytest.raises(BrokerError, match=r"CONFIG SET maxmemory-policy noeviction, and the same in redis\.conf$"):
             async with open_broker(server.url, emit=list[object]().append):
                 pytest.fail("it must not open")
         events: list[object] = []
-        async with open_broker(server.url, emit=events.append, allow_eviction=True) as broker:
+        async with open_broker(server.url, emit=events.append, is_unsafe_allowed=True) as broker:
             assert any(isinstance(event, BrokerAdvice) and "allkeys-lru" in event.text for event in events)
             findings = {finding.subject: finding for finding in await broker.diagnose()}
         assert findings["eviction"].level == "error"
