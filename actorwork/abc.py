@@ -33,6 +33,7 @@ from actorwork.message import (
 )
 from actorwork.policy.settlement import Settlement
 from actorwork.settings import DeadLetterSettings
+from actorwork.shown import Shown
 
 if TYPE_CHECKING:
     from actorwork.policy.runs.values import Plan, RunInfo, StepInfo
@@ -63,8 +64,8 @@ class DeliverySink(Protocol):
         ...
 
 
-@attrs.frozen(eq=False)
-class Subscription:
+@attrs.frozen(eq=False, repr=False)
+class Subscription(Shown):
     """What an actor reads from a broker: every message of these sources that its group has not received.
 
     `group` is the actor's id. Two actors that share a source have two groups, and each gets every message.
@@ -172,8 +173,8 @@ class Replies(Protocol):
         ...
 
 
-@attrs.frozen
-class Finding:
+@attrs.frozen(repr=False)
+class Finding(Shown):
     """One line of a diagnosis: what was checked, its state, and what to do about it."""
 
     subject: str
@@ -235,8 +236,8 @@ class DelayedMessages(Protocol):
         ...
 
 
-@attrs.frozen
-class VersionedValue:
+@attrs.frozen(repr=False)
+class VersionedValue(Shown):
     """A shared value: its JSON, and a version that grows with every write, also across a deletion."""
 
     data: bytes
@@ -319,8 +320,8 @@ class LimitStore(Protocol):
         ...
 
 
-@attrs.frozen
-class Firing:
+@attrs.frozen(repr=False)
+class Firing(Shown):
     """The result of an attempt to fire a trigger; `last` is the last decided nominal time now.
 
     fired         this attempt fired; `kept` of its messages are new

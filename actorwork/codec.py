@@ -43,6 +43,7 @@ import cattrs
 from cattrs.errors import ForbiddenExtraKeysError, IterableValidationNote
 
 from actorwork.errors import CodecError
+from actorwork.shown import Shown
 
 if TYPE_CHECKING:
     from actorwork.message import Json
@@ -399,8 +400,8 @@ def check_type(annotation: Any) -> None:
 # ---- payloads of deliveries ----
 
 
-@attrs.frozen
-class Parameter:
+@attrs.frozen(repr=False)
+class Parameter(Shown):
     """A keyword-only parameter of a handler."""
 
     name: str

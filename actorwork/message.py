@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeAl
 import attrs
 
 from actorwork.durations import as_seconds
+from actorwork.shown import Shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -65,8 +66,8 @@ class Priority(enum.IntEnum):
     LOW = 3
 
 
-@attrs.frozen
-class Unique:
+@attrs.frozen(repr=False)
+class Unique(Shown):
     """Of all messages with the same `key` for the same source, at most one is alive.
 
     The key is taken while that message waits or is in flight, for at most `ttl` seconds. `on_conflict` decides what
@@ -127,8 +128,8 @@ class Untyped(Protocol):
     def __dir__(self) -> Iterable[str]: ...
 
 
-@attrs.frozen
-class Envelope:
+@attrs.frozen(repr=False)
+class Envelope(Shown):
     """A message on its way to a broker.
 
     A broker stores at most one of all envelopes with the same `source` and `id`. `delay` (seconds) or `at` (seconds
@@ -156,8 +157,8 @@ class Envelope:
     unique: Unique | None = None
 
 
-@attrs.frozen
-class Delivery:
+@attrs.frozen(repr=False)
+class Delivery(Shown):
     """One attempt to handle a message.
 
     `payload` is the message's JSON or, if a foreign producer wrote the entry, its fields unchanged. `attempt` counts
@@ -183,8 +184,8 @@ def is_result_wanted(headers: Mapping[str, Json]) -> bool:
     return REPLY_TO in headers or RESULT_TTL in headers or FLOW in headers
 
 
-@attrs.frozen
-class Delayed:
+@attrs.frozen(repr=False)
+class Delayed(Shown):
     """A message that the broker holds back; `due` is in seconds since the epoch, by the broker's clock."""
 
     source: str
@@ -195,8 +196,8 @@ class Delayed:
     headers: Mapping[str, Json] = NO_HEADERS
 
 
-@attrs.frozen
-class Failure:
+@attrs.frozen(repr=False)
+class Failure(Shown):
     """An error as text: its type's name, its message, and the traceback."""
 
     type: str
@@ -204,8 +205,8 @@ class Failure:
     traceback: str = ""
 
 
-@attrs.frozen
-class Outcome:
+@attrs.frozen(repr=False)
+class Outcome(Shown):
     """The result of a message: `value` (JSON) if it was handled, otherwise `failure`."""
 
     status: Literal["done", "failed", "rejected"]
@@ -213,8 +214,8 @@ class Outcome:
     failure: Failure | None = None
 
 
-@attrs.frozen
-class DeadLetter:
+@attrs.frozen(repr=False)
+class DeadLetter(Shown):
     """A message that failed for good, with the reasons.
 
     `entry` identifies it within the dead letters of its `source`. `group` and `actor` are the id and the title
@@ -237,8 +238,8 @@ class DeadLetter:
 PauseKind: TypeAlias = Literal["everything", "actor", "source", "triggers", "trigger"]
 
 
-@attrs.frozen
-class Pause:
+@attrs.frozen(repr=False)
+class Pause(Shown):
     r"""What is paused at a broker, since when (`at`, in seconds since the epoch), by which user and why.
 
         everything    every actor, every source
@@ -261,8 +262,8 @@ class Pause:
         return self.kind if self.kind == "everything" else f"{self.kind} {self.name!r}"
 
 
-@attrs.frozen(kw_only=True)
-class TriggerDefinition:
+@attrs.frozen(kw_only=True, repr=False)
+class TriggerDefinition(Shown):
     """A trigger as an actor declares it, in the form in which a broker stores it.
 
     `schedule` is JSON, with the same text for equal schedules; `details` are further values to display. `data` and
@@ -279,8 +280,8 @@ class TriggerDefinition:
     details: Mapping[str, Json] = NO_HEADERS
 
 
-@attrs.frozen(kw_only=True)
-class TriggerRecord:
+@attrs.frozen(kw_only=True, repr=False)
+class TriggerRecord(Shown):
     """A trigger as a broker stores it; times in milliseconds since the epoch.
 
     `registered` is when it was first registered, `last` the last decided nominal time, `fired` how often it fired.

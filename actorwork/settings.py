@@ -24,6 +24,7 @@ from actorwork.policy.limits import LIMITS, Limit
 from actorwork.policy.retry import DefaultRetryPolicy, RetryPolicy
 from actorwork.policy.schedule import Cron, Interval
 from actorwork.policy.settlement import ON_FAILURES, OnFailure
+from actorwork.shown import Shown
 
 if TYPE_CHECKING:
     from actorwork.message import Json
@@ -46,8 +47,8 @@ def default_source(actor_id: str) -> str:
     return f"worker:{actor_id}:source"
 
 
-@attrs.frozen(kw_only=True)
-class EventSettings:
+@attrs.frozen(kw_only=True, repr=False)
+class EventSettings(Shown):
     """Bounds on the messages that one delivery publishes.
 
     Messages beyond `max_events_in_memory` wait in a temporary file; up to `max_batch_size` of them
@@ -58,8 +59,8 @@ class EventSettings:
     max_batch_size: int = attrs.field(default=500, validator=whole(1, 10_000))
 
 
-@attrs.frozen(kw_only=True)
-class MailboxSettings:
+@attrs.frozen(kw_only=True, repr=False)
+class MailboxSettings(Shown):
     """How much a mailbox holds: `capacity` messages from local senders, and as many from the broker.
 
     Of deliveries it holds fewer while handlers are slow (`policy/intake`), and always as many as may run at once.
@@ -73,8 +74,8 @@ class MailboxSettings:
     stash: int = attrs.field(default=1000, validator=whole(1, 1_000_000))
 
 
-@attrs.frozen(kw_only=True)
-class DeadLetterSettings:
+@attrs.frozen(kw_only=True, repr=False)
+class DeadLetterSettings(Shown):
     """How many dead letters of an actor are kept, and for how long.
 
     Whenever one of its messages becomes a dead letter, the oldest letters of the same source beyond `max_count` (to
@@ -91,8 +92,8 @@ def _are_keywords(_: object, __: attrs.Attribute[Any], value: object) -> None:
         raise SettingsError(f"Trigger.kwargs wants a mapping of names to JSON, or None, got {value!r}")
 
 
-@attrs.frozen(kw_only=True, eq=False)
-class Trigger:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Trigger(Shown):
     """Sends keyword arguments or a message to its actor, by a schedule.
 
     Times missed while no node ran fire afterwards (`is_catchup`), or do not; `catchup` is more precise: "all" of them,
@@ -179,8 +180,8 @@ def _are_limits(instance: object, attribute: attrs.Attribute[Any], value: object
         raise wrong(instance, attribute.name, f"a list of {', '.join(kind.__name__ for kind in LIMITS)}", value)
 
 
-@attrs.define(frozen=True, kw_only=True, slots=False, eq=False)
-class Settings:
+@attrs.define(frozen=True, kw_only=True, slots=False, eq=False, repr=False)
+class Settings(Shown):
     """What an actor declares about itself.
 
     `title` must be unique in a tree: the identity is derived from it. `sources` are the streams the actor reads besides

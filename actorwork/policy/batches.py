@@ -17,6 +17,7 @@ import attrs
 from actorwork.durations import as_seconds
 from actorwork.errors import SettingsError
 from actorwork.policy.bounds import is_number, is_whole
+from actorwork.shown import Shown
 
 
 def _size(_: object, __: attrs.Attribute[int], value: object) -> None:
@@ -29,8 +30,8 @@ def _within(_: object, __: attrs.Attribute[float], value: object) -> None:
         raise SettingsError(f"@receive(within=…) wants seconds from 0 to 86400, got {value!r}")
 
 
-@attrs.frozen
-class Batching:
+@attrs.frozen(repr=False)
+class Batching(Shown):
     """A handler takes up to `size` messages at once; none waits longer than `within` seconds for the others."""
 
     size: int = attrs.field(validator=_size)

@@ -22,6 +22,7 @@ from typing import Final, Literal, TypeAlias
 import attrs
 
 from actorwork.policy.schedule import Schedule, fires, newest_fires
+from actorwork.shown import Shown
 
 CatchUp: TypeAlias = Literal["all", "one", "skip"]
 CATCHUPS: Final[tuple[CatchUp, ...]] = ("all", "one", "skip")
@@ -34,8 +35,8 @@ LATE: Final = 10_000
 """Milliseconds by which a watching node may be late; a time that it finds due after that counts as missed."""
 
 
-@attrs.frozen(kw_only=True)
-class FiringRule:
+@attrs.frozen(kw_only=True, repr=False)
+class FiringRule(Shown):
     """How a trigger fires; times in milliseconds."""
 
     id: str
@@ -46,8 +47,8 @@ class FiringRule:
     lifetime: int | None = None
 
 
-@attrs.frozen
-class Plan:
+@attrs.frozen(repr=False)
+class Plan(Shown):
     """`fire` these nominal times (none: do not change the record), and decide again at `wake` (None: never)."""
 
     fire: tuple[int, ...]

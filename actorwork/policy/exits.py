@@ -31,6 +31,7 @@ import attrs
 
 from actorwork.errors import Ignore, ProcessLost, Shutdown
 from actorwork.groups import is_cancellation, is_group, leaves, only_leaf
+from actorwork.shown import Shown
 
 Restart: TypeAlias = Literal["permanent", "transient", "temporary"]
 
@@ -46,8 +47,8 @@ class Kind(enum.Enum):
     IGNORED = "ignored"
 
 
-@attrs.frozen
-class Exit:
+@attrs.frozen(repr=False)
+class Exit(Shown):
     """The end of an incarnation.
 
     `error` is the decisive leaf, `group` the group it came in. `reason` is the term of `Shutdown(term)`. An end that

@@ -19,6 +19,7 @@ import attrs
 from actorwork.durations import as_seconds
 from actorwork.errors import SettingsError
 from actorwork.policy.bounds import FINITE, number, whole
+from actorwork.shown import Shown
 
 SLACK: Final = 0.5
 """The fraction of a target that the remaining replicas may reach when one is removed."""
@@ -31,8 +32,8 @@ PAUSE: Final = 0.1
 MOST: Final = 1000
 
 
-@attrs.frozen
-class Scale:
+@attrs.frozen(repr=False)
+class Scale(Shown):
     """Between `min` and `max` replicas of a process, as many as the load requires.
 
     `target_backlog` is how many messages there may be per replica (waiting and in flight, in all sources of its
@@ -62,8 +63,8 @@ class Scale:
             raise SettingsError("Scale wants a target_backlog or a target_wait, or it would never grow")
 
 
-@attrs.frozen
-class Load:
+@attrs.frozen(repr=False)
+class Load(Shown):
     """How much work there is, and how busy the replicas are."""
 
     backlog: int
@@ -74,8 +75,8 @@ class Load:
     """The fraction of their total concurrency that the replicas have used lately, 0 to 1."""
 
 
-@attrs.frozen
-class Wanted:
+@attrs.frozen(repr=False)
+class Wanted(Shown):
     """How many replicas there should be, and why."""
 
     replicas: int

@@ -30,13 +30,14 @@ from actorwork.errors import ExecutionTimeout
 from actorwork.groups import is_cancellation, is_group, leaves
 from actorwork.message import Failure
 from actorwork.policy.retry import BackoffFunction, Dice, RetryPolicy, retry_after, rule_for
+from actorwork.shown import Shown
 
 if TYPE_CHECKING:
     from actorwork.policy.runs.values import Plan
 
 
-@attrs.frozen
-class Ack:
+@attrs.frozen(repr=False)
+class Ack(Shown):
     """Handled. `result` is the reply's JSON, if the sender asked for it.
 
     `starts` are the runs that the settlement starts. With `continues` the message has no result yet: it ends as that
@@ -48,23 +49,23 @@ class Ack:
     continues: Plan | None = None
 
 
-@attrs.frozen
-class Retry:
+@attrs.frozen(repr=False)
+class Retry(Shown):
     """Run the message again `delay` seconds from now, as the next attempt."""
 
     delay: float
     failure: Failure
 
 
-@attrs.frozen
-class Reject:
+@attrs.frozen(repr=False)
+class Reject(Shown):
     """Dropped on purpose."""
 
     failure: Failure
 
 
-@attrs.frozen
-class Fail:
+@attrs.frozen(repr=False)
+class Fail(Shown):
     """Given up: the message becomes a dead letter."""
 
     failure: Failure
@@ -105,8 +106,8 @@ class EndReason(enum.Enum):
     CRASHED = "crashed"
 
 
-@attrs.frozen
-class CrashWanted:
+@attrs.frozen(repr=False)
+class CrashWanted(Shown):
     """The actor ends with its message, because of `cause`."""
 
     cause: BaseException
@@ -114,8 +115,8 @@ class CrashWanted:
     """The actor's `on_failure`; None for a `Shutdown`, which needs none to end the actor."""
 
 
-@attrs.frozen
-class Ending:
+@attrs.frozen(repr=False)
+class Ending(Shown):
     """How a delivery ends, and whether its actor ends with it."""
 
     settlement: Settlement | None

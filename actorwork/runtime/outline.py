@@ -19,6 +19,7 @@ from actorwork.actors.supervision.supervisor import RunningSupervisor
 from actorwork.actors.tree.pool import Pool
 from actorwork.actors.tree.spec import Child, DynamicSupervisor, Process, Replicas, Supervisor
 from actorwork.message import Delivery
+from actorwork.shown import Shown
 
 if TYPE_CHECKING:
     from actorwork.actors.mailbox.calls import Item
@@ -36,16 +37,16 @@ class RemotePart(Protocol):
     def statistics(self) -> Mapping[str, int]: ...
 
 
-@attrs.frozen
-class InFlightItem:
+@attrs.frozen(repr=False)
+class InFlightItem(Shown):
     """What an actor handles now: a message's type or id, and since how many seconds."""
 
     what: str
     seconds: float
 
 
-@attrs.frozen
-class Branch:
+@attrs.frozen(repr=False)
+class Branch(Shown):
     """A child in the tree, with those below it.
 
     `waiting` is the depth of the mailbox. `kind` is `actor`, `task`, `process`, or the strategy of a supervisor. `pid`

@@ -22,21 +22,22 @@ import attrs
 from actorwork.abc import Subscription
 from actorwork.message import Delivery, Envelope, Priority
 from actorwork.policy.settlement import Ack, Fail, Settlement
+from actorwork.shown import Shown
 from actorwork.streams import entries
 from actorwork.streams.isolation import Isolation
 from actorwork.streams.keys import SourceKeys
 from actorwork.streams.transport.redis_py import InvalidResponse
 
 
-@attrs.frozen
-class PublishOnly:
+@attrs.frozen(repr=False)
+class PublishOnly(Shown):
     """Publish for a delivery that stays in flight; `report` gets whether it was still ours, or the error."""
 
     report: Callable[[bool | Exception], None]
 
 
-@attrs.frozen(eq=False)
-class Together:
+@attrs.frozen(eq=False, repr=False)
+class Together(Shown):
     """The settlements of deliveries that were handled together, of any streams: applied together, or not at all."""
 
     settled: Sequence[tuple[Delivery, Settlement]]
@@ -46,8 +47,8 @@ Item: TypeAlias = "tuple[Delivery, Settlement | PublishOnly | Together, Sequence
 """`Together` is queued with the first of its deliveries."""
 
 
-@attrs.define(eq=False)
-class Counters:
+@attrs.define(eq=False, repr=False)
+class Counters(Shown):
     """What a node has done since it began."""
 
     read: int = 0

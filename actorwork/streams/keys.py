@@ -48,6 +48,7 @@ from typing import Final
 import attrs
 
 from actorwork.message import Priority
+from actorwork.shown import Shown
 
 OURS: Final = "actorwork:"
 LEASES: Final = "actorwork:node:"
@@ -75,8 +76,8 @@ def prefix(source: str) -> str:
     return f"actorwork:{{{source}}}:"
 
 
-@attrs.frozen
-class SourceKeys:
+@attrs.frozen(repr=False)
+class SourceKeys(Shown):
     """The keys of one source, made once."""
 
     stream: str

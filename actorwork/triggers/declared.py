@@ -27,13 +27,14 @@ from actorwork.message import (
 from actorwork.policy.catchup import FiringRule
 from actorwork.policy.schedule import Cron, Interval, moment, schedule_as_json, schedule_from_json
 from actorwork.settings import Settings, Trigger
+from actorwork.shown import Shown
 
 LONGEST_OVERLAP = 86_400.0
 """Seconds after which an unfinished message no longer holds up its trigger."""
 
 
-@attrs.frozen(eq=False)
-class Declared:
+@attrs.frozen(eq=False, repr=False)
+class Declared(Shown):
     """One trigger of one actor."""
 
     settings: Settings

@@ -32,6 +32,7 @@ from actorwork.failpoints import failpoint
 from actorwork.message import TriggerRecord
 from actorwork.policy.catchup import LATE, Plan, plan
 from actorwork.policy.schedule import Cron, milliseconds
+from actorwork.shown import Shown
 from actorwork.triggers.declared import Declared
 
 AT_ONCE: Final = 100
@@ -62,8 +63,8 @@ class TriggerSwitches(Protocol):
         ...
 
 
-@attrs.define(eq=False)
-class _Watched:
+@attrs.define(eq=False, repr=False)
+class _Watched(Shown):
     """A trigger as this node sees it; times in milliseconds."""
 
     declared: Declared

@@ -13,6 +13,7 @@ import attrs
 import trio
 
 from actorwork.actors.mailbox.calls import Queue, SystemCall
+from actorwork.shown import Shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from actorwork.message import Delivery
 
 
-@attrs.frozen(eq=False)
-class BatchItem:
+@attrs.frozen(eq=False, repr=False)
+class BatchItem(Shown):
     """A delivery in a batch, decoded, with its permit."""
 
     delivery: Delivery
@@ -32,8 +33,8 @@ class BatchItem:
     permit: Permit | None
 
 
-@attrs.frozen(eq=False)
-class Batch:
+@attrs.frozen(eq=False, repr=False)
+class Batch(Shown):
     """Deliveries for one handler, in the order in which they came."""
 
     handler: Handler

@@ -46,6 +46,7 @@ from actorwork.message import TIME_POINT, TRIGGER_ID, Delivery
 from actorwork.policy.batches import Batching, outcomes_of
 from actorwork.policy.limits import Limit
 from actorwork.policy.retry import RetryPolicy
+from actorwork.shown import Shown
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -88,8 +89,8 @@ def receive(function: Any = None, /, *, batch: int | None = None, within: Durati
     return mark if function is None and batch is not None else mark(function)
 
 
-@attrs.frozen
-class Given:
+@attrs.frozen(repr=False)
+class Given(Shown):
     """A parameter that the runtime fills in from the headers of a trigger's message."""
 
     name: str
@@ -109,8 +110,8 @@ class Given:
         return cls(parameter.name, header, usual if annotation in (Any, object) else annotation, has_default)
 
 
-@attrs.frozen(eq=False)
-class Handler:
+@attrs.frozen(eq=False, repr=False)
+class Handler(Shown):
     """One handler of an actor class, ready to be called."""
 
     name: str

@@ -16,6 +16,7 @@ from actorwork.actors.limits.registry import LimiterRegistry
 from actorwork.actors.refs.registry import Registry
 from actorwork.actors.refs.topics import Topics
 from actorwork.errors import NotRunning
+from actorwork.shown import Shown
 
 if TYPE_CHECKING:
     from actorwork.actors.context.sending import SendingClient
@@ -75,8 +76,8 @@ class Quota(Protocol):
         ...
 
 
-@attrs.frozen(eq=False)
-class Services:
+@attrs.frozen(eq=False, repr=False)
+class Services(Shown):
     """What all actors of a system share."""
 
     emit: EventSink

@@ -35,6 +35,7 @@ from actorwork.policy.limits import (
     after_outcome,
     reserved,
 )
+from actorwork.shown import Shown
 
 MOST_PROBES: Final = 100
 """The most failed probes of an open circuit to hold here, where other nodes cannot have them."""
@@ -223,8 +224,8 @@ class Semaphore(Limiter):
         return math.inf if self._is_partitioned else self._limit
 
 
-@attrs.frozen(eq=False)
-class _CircuitGrant:
+@attrs.frozen(eq=False, repr=False)
+class _CircuitGrant(Shown):
     """A delivery that a circuit admitted."""
 
     probe: bool

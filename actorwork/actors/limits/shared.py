@@ -25,6 +25,7 @@ from actorwork.abc import EventSink, LimitStore
 from actorwork.actors.limits.limiters import Grant, Limiter, Waiter
 from actorwork.errors import BrokerError
 from actorwork.policy.limits import ConcurrencyLimit, RateLimit
+from actorwork.shown import Shown
 
 SLOT_TTL: Final = 10.0
 """Seconds after which the broker frees a slot that its node does not renew."""
@@ -136,8 +137,8 @@ class GlobalRateLimiter(_GlobalLimiter):
         self._tokens[key] = (cost, trio.current_time())
 
 
-@attrs.frozen(eq=False)
-class _Slot:
+@attrs.frozen(eq=False, repr=False)
+class _Slot(Shown):
     """A slot at the broker that this node has taken."""
 
     key: str

@@ -22,21 +22,22 @@ from typing import TYPE_CHECKING, Any, Protocol
 import attrs
 
 from actorwork.policy.exits import Exit
+from actorwork.shown import Shown
 
 if TYPE_CHECKING:
     from actorwork.actors.refs.ref import ActorRef
 
 
-@attrs.frozen
-class Terminated:
+@attrs.frozen(repr=False)
+class Terminated(Shown):
     """A watched actor has ended for good."""
 
     ref: ActorRef[Any]
     exit: Exit
 
 
-@attrs.frozen
-class Restarted:
+@attrs.frozen(repr=False)
+class Restarted(Shown):
     """A watched actor has been started again after `exit`; `incarnation` is the new one."""
 
     ref: ActorRef[Any]
@@ -44,16 +45,16 @@ class Restarted:
     exit: Exit
 
 
-@attrs.frozen
-class Watch:
+@attrs.frozen(repr=False)
+class Watch(Shown):
     """The options of a watch."""
 
     restarts: bool = False
     message: object = None
 
 
-@attrs.frozen
-class LinkBroken:
+@attrs.frozen(repr=False)
+class LinkBroken(Shown):
     """Crashes an actor that is linked to one which has ended abnormally; never reaches a handler."""
 
     ref: ActorRef[Any]

@@ -25,6 +25,7 @@ from actorwork.actors.supervision.child_table import ChildRecord, State
 from actorwork.actors.supervision.failures import start_error
 from actorwork.actors.tree.spec import DynamicSupervisor, Spec, as_spec
 from actorwork.errors import AlreadyRegistered, ChildError, SettingsError
+from actorwork.shown import Shown
 
 if TYPE_CHECKING:
     from actorwork.actors.supervision.child_runner import ChildRunner
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     from actorwork.actors.tree.spec import Supervisor
 
 
-@attrs.frozen
-class ChildInfo:
+@attrs.frozen(repr=False)
+class ChildInfo(Shown):
     """A child, as `which_children` shows it: `handle` is its ref, None (not running), or "restarting"."""
 
     id: Hashable
@@ -43,8 +44,8 @@ class ChildInfo:
     """`worker` or `supervisor`."""
 
 
-@attrs.frozen
-class ChildCounts:
+@attrs.frozen(repr=False)
+class ChildCounts(Shown):
     """How many children there are: defined, running, and of which kind."""
 
     specs: int

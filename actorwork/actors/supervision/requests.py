@@ -18,6 +18,7 @@ from actorwork.actors.supervision.child_table import ChildRecord
 from actorwork.actors.wakeups import Reply
 from actorwork.errors import ChildError
 from actorwork.policy.exits import Exit
+from actorwork.shown import Shown
 
 T = TypeVar("T")
 
@@ -26,8 +27,8 @@ class Stopped(Exception):
     """The supervisor was asked to stop while it waited."""
 
 
-@attrs.frozen(eq=False)
-class ExitNotice:
+@attrs.frozen(eq=False, repr=False)
+class ExitNotice(Shown):
     """A child has ended by itself, or could not be restarted."""
 
     record: ChildRecord

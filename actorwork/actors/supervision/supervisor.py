@@ -42,14 +42,15 @@ from actorwork.errors import AlreadyRegistered, MaxRestartsExceeded, Shutdown, S
 from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.policy.exits import Exit, is_counted, is_fatal, restart_wanted
 from actorwork.policy.restart import Window, auto_shutdown_due, failed_again, restart_delay, touched
+from actorwork.shown import Shown
 
 if TYPE_CHECKING:
     from actorwork.abc import EventSink
     from actorwork.policy.retry import Dice
 
 
-@attrs.frozen(eq=False)
-class SupervisionEnvironment:
+@attrs.frozen(eq=False, repr=False)
+class SupervisionEnvironment(Shown):
     """What all supervisors of a system share."""
 
     emit: EventSink

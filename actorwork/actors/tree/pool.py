@@ -26,7 +26,7 @@ ROUTINGS: Final[tuple[Routing, ...]] = get_args(Routing)
 Key: TypeAlias = Callable[[Any], Hashable]
 
 
-@attrs.frozen(eq=False, init=False)
+@attrs.frozen(eq=False, init=False, repr=False)
 class Pool(Supervisor):
     """`size` local actors of one kind, restarted one by one; `system.pool(…)` returns their ref.
 

@@ -31,6 +31,7 @@ from actorwork.policy.exits import Restart
 from actorwork.policy.restart import AUTO_SHUTDOWNS, STRATEGIES, AutoShutdown, Backoff, Intensity, Strategy
 from actorwork.policy.scaling import Scale
 from actorwork.settings import Settings
+from actorwork.shown import Shown
 
 if TYPE_CHECKING:
     # Type checkers bring it; `typing` has defaults from Python 3.13 on.
@@ -67,8 +68,8 @@ def _may_read(factory: object) -> bool:
     return not (isinstance(inner, type) and issubclass(inner, Hooks)) or has_settings(inner)
 
 
-@attrs.frozen(eq=False)
-class Child(Generic[A_co]):
+@attrs.frozen(eq=False, repr=False)
+class Child(Shown, Generic[A_co]):
     """An actor, or a task, in a tree: how to make it, whether to restart it, how long it may take to stop.
 
     `factory` is run for every incarnation: an actor class, a `functools.partial` of one, or an async function which
@@ -161,8 +162,8 @@ def _children(value: Iterable[object], whose: str = "Supervisor") -> tuple[Spec,
     return tuple(as_spec(spec) for spec in value)  # pyright: ignore[reportUnknownVariableType]
 
 
-@attrs.frozen(eq=False)
-class _Supervising:
+@attrs.frozen(eq=False, repr=False)
+class _Supervising(Shown):
     """The fields of both kinds of supervisors."""
 
     intensity: Intensity = attrs.field(factory=Intensity, kw_only=True, validator=checks.intensity)
@@ -192,7 +193,7 @@ class _Supervising:
         return True
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Supervisor(_Supervising):
     """Children that are started in order, kept alive together, and stopped in reverse order.
 
@@ -212,7 +213,7 @@ class Supervisor(_Supervising):
             raise SettingsError("; ".join(problems))
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class DynamicSupervisor(_Supervising):
     """Children of one kind that come and go: started with `start_child(*arguments)`, known by their refs.
 
@@ -239,8 +240,8 @@ StartMethod: TypeAlias = Literal["spawn", "forkserver"]
 START_METHODS: Final[tuple[StartMethod, ...]] = get_args(StartMethod)
 
 
-@attrs.frozen(eq=False)
-class Process:
+@attrs.frozen(eq=False, repr=False)
+class Process(Shown):
     """Children in an OS process of their own: another core, separate memory, and an end by force if need be.
 
     The process is a node like this one, with a lease of its own; its supervisor restarts it by the rules of any child.
@@ -316,7 +317,7 @@ class Process:
         return attrs.evolve(self, name=title, id=title, replicas=1, intensity=None, significant=False)
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Replicas(DynamicSupervisor):
     """The supervisor of the replicas of a `Process`: they start and end side by side."""
 

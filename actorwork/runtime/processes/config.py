@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import attrs
 
+from actorwork.shown import Shown
+
 if TYPE_CHECKING:
     from actorwork.actors.tree.spec import Spec
     from actorwork.runtime.options import Options
@@ -43,8 +45,8 @@ OpenSystem = Callable[..., AbstractAsyncContextManager[NodeSystem]]
 """Opens a system for a tree, as `open_system` does."""
 
 
-@attrs.frozen
-class NodeConfig:
+@attrs.frozen(repr=False)
+class NodeConfig(Shown):
     """What a process is to run; pickled on its way to it."""
 
     title: str

@@ -29,6 +29,7 @@ import attrs
 import trio
 
 from actorwork.nurseries import open_unwrapping_nursery
+from actorwork.shown import Shown
 from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.commands import MayHaveExecuted, Script
 from actorwork.streams.transport.connection import Connection, connect
@@ -60,16 +61,16 @@ def _kill(client_id: int) -> tuple[Any, ...]:
     return ("CLIENT", "KILL", "ID", client_id)
 
 
-@attrs.frozen
-class Connected:
+@attrs.frozen(repr=False)
+class Connected(Shown):
     """There is a connection, the `generation`th."""
 
     url: str
     generation: int
 
 
-@attrs.frozen
-class ConnectionLost:
+@attrs.frozen(repr=False)
+class ConnectionLost(Shown):
     """There is no connection; the next attempt follows in `retry_in` seconds."""
 
     url: str
@@ -80,8 +81,8 @@ class ConnectionLost:
 ConnectionEvent = Connected | ConnectionLost
 
 
-@attrs.frozen
-class ClientStatistics:
+@attrs.frozen(repr=False)
+class ClientStatistics(Shown):
     is_connected: bool
     generation: int
     in_flight: int

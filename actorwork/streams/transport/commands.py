@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import attrs
 
+from actorwork.shown import Shown
 from actorwork.streams.transport.redis_py import ConnectionError  # noqa: A004
 
 
@@ -24,8 +25,8 @@ class MayHaveExecuted(ConnectionError):
         """The server's number of the connection that was lost."""
 
 
-@attrs.frozen
-class Script:
+@attrs.frozen(repr=False)
+class Script(Shown):
     """A Lua script, known to the server by its digest."""
 
     name: str
