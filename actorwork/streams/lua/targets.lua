@@ -23,15 +23,17 @@ local function problem_with(source, prefix)
   return known
 end
 
+local looked_at = {} -- Sources whose last id is known.
 local LAST_ID = '18446744073709551615-18446744073709551615'
 
 -- The same for a delivery that cannot come back once the first message is tried, so that no refusal may be left to find out:
 -- it also looks at the last id of the stream (XSETID, or a producer that chose ids, may have used the last one that there is),
--- which costs as much as reading two entries, and at each right that any message may need. Returns the problem, or '', and the
--- right that is lacking.
+-- which costs as much as reading two entries, once for each source, and at each right that any message may need. Returns the
+-- problem, or '', and the right that is lacking.
 local function problem_for_good_with(source, prefix)
   local problem = problem_with(source, prefix)
-  if problem == '' then
+  if problem == '' and not looked_at[source] then
+    looked_at[source] = true
     local found = redis.pcall('XINFO', 'STREAM', source)
     if not found.err and by_name(found)['last-generated-id'] == LAST_ID then
       known_problems[source] = 'the source ' .. source .. ': its last id is exhausted'
