@@ -1,5 +1,8 @@
 """The checks of a `Process`, before any process is started."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -22,6 +25,8 @@ from actorwork import (
 from actorwork.actors.tree.spec import Replicas
 from actorwork.actors.tree.walking import actors_of, processes_of, root_of
 from actorwork.testing.memory import MemoryBroker
+
+from .conftest import ROOT
 
 
 class Worker(Actor):
@@ -138,6 +143,50 @@ def test_what_lives_in_a_process_is_not_fed_here_but_its_title_counts():
     assert [process.title for process in processes_of(root)] == ["process of worker"]
     with pytest.raises(SettingsError, match="two actors are titled 'worker'"):
         root_of([Worker, Process([Namesake])])
+
+
+SESSION = """
+import trio
+from functools import partial
+from actorwork import Actor, Child, Process, Settings, open_system, receive
+from tests.processes.workers import Worker
+
+class Typed(Actor):
+    settings = Settings(title="typed")
+
+    @receive
+    async def do(self, message: int) -> None: ...
+
+def tool(): ...
+
+async def main():
+    async with open_system(Process([WHAT], name="far"), broker=BROKER) as system:
+        print(system.tree().children[0].state)
+
+trio.run(main)
+"""
+
+
+def session(what: str, broker: str) -> subprocess.CompletedProcess[str]:
+    """Type a program into an interpreter, and return what came of it."""
+    typed = SESSION.replace("WHAT", what).replace("BROKER", repr(broker))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-c", typed], capture_output=True, text=True, timeout=60, env=environment, check=False
+    )
+
+
+@pytest.mark.parametrize(("what", "name"), [("Typed", "Typed"), ("Child(partial(Worker, tool))", "tool")])
+def test_what_is_typed_into_a_session_is_refused_in_a_process_in_one_sentence(what: str, name: str, file_url: str):
+    *_, last = session(what, file_url).stderr.strip().splitlines()
+    assert last == (
+        f"actorwork.errors.SettingsError: {name!r} is defined in a session that is no file (a REPL, a notebook,"
+        " standard input), so the process 'far' cannot import it: write it into a module, and import it from there"
+    )
+
+
+def test_what_a_session_imports_from_a_module_runs_in_a_process(file_url: str):
+    assert session("Worker", file_url).stdout == "running\n"
 
 
 @attrs.frozen

@@ -15,6 +15,7 @@ The kernel reports an end (by a pidfd, elsewhere by the end of a pipe); no timeo
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import pickle
@@ -26,6 +27,8 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -54,15 +57,44 @@ def refuse_what_cannot_travel(spec: Process, options: object) -> None:
             "the main module starts a tree with processes while such a process imports it;"
             ' start it below `if __name__ == "__main__":`'
         )
+    is_main_a_file = _is_main_a_file()
     for what, name in (*((child, repr(child.title)) for child in spec.children), (options, "an option of the system")):
+        pickler = _NameFinder(io.BytesIO(), pickle.HIGHEST_PROTOCOL)
         try:
-            ForkingPickler.dumps(what)
+            pickler.dump(what)
         except (pickle.PicklingError, TypeError, AttributeError, ValueError) as error:
             raise SettingsError(
                 f"{name} cannot be sent to the process {spec.title!r} ({error}); it is pickled on its way:"
                 " use classes and functions at the top level of a module, arguments that can be pickled, and open"
                 " connections and the like in startup()"
             ) from error
+        if pickler.of_main and not is_main_a_file:
+            raise SettingsError(
+                f"{pickler.of_main[0]!r} is defined in a session that is no file (a REPL, a notebook, standard input),"
+                f" so the process {spec.title!r} cannot import it: write it into a module, and import it from there"
+            )
+
+
+class _NameFinder(ForkingPickler):
+    """Pickles, and finds the classes and functions of the main module: they are pickled by their names."""
+
+    def __init__(self, file: io.BytesIO, protocol: int) -> None:
+        super().__init__(file, protocol)
+        self.of_main: list[str] = []
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, (type, FunctionType)) and obj.__module__ == "__main__":
+            self.of_main.append(obj.__qualname__)
+        return NotImplemented
+
+
+def _is_main_a_file() -> bool:
+    """Whether a process can import the main module, by what multiprocessing goes by."""
+    main = sys.modules["__main__"]
+    if getattr(getattr(main, "__spec__", None), "name", None):
+        return True  # python -m
+    file = getattr(main, "__file__", None)
+    return file is not None and Path(file).exists()
 
 
 @attrs.frozen
