@@ -39,20 +39,25 @@ end
 
 local known_groups = {}
 
--- The groups of a stream, by name; with `err` if there are none to be had. Of other groups than ours nothing changes within a
+-- The groups of a stream as XINFO tells them, an error if it does not. Of other groups than ours nothing changes within a
 -- script, so they are asked for once.
-local function groups_of(stream)
-  local known = known_groups[stream]
-  if not known then
-    known = {}
-    local found = redis.pcall('XINFO', 'GROUPS', stream)
-    known.err = found.err
-    for i, flat in ipairs(found.err and {} or found) do
-      known[i] = by_name(flat)
-    end
-    known_groups[stream] = known
+local function groups_found(stream)
+  local found = known_groups[stream]
+  if not found then
+    found = redis.pcall('XINFO', 'GROUPS', stream)
+    known_groups[stream] = found
   end
-  return known
+  return found
+end
+
+-- The same, each with its facts by their names. Not needed where there is one group, as is usual.
+local function groups_of(stream)
+  local groups = {}
+  local found = groups_found(stream)
+  for i, flat in ipairs(found.err and {} or found) do
+    groups[i] = by_name(flat)
+  end
+  return groups
 end
 
 -- The prefix of keys that belong to one stream, also to that of a priority.
@@ -142,17 +147,18 @@ local function ack_and_delete(stream, group, ids)
   if count == 0 then
     return ids
   end
-  local groups = groups_of(stream)
-  if groups.err then
+  local found = groups_found(stream)
+  if found.err then
     redis.call('XINFO', 'GROUPS', stream) -- Raises it: not knowing the groups, no entry may be deleted.
   end
   for first = 1, count, CHUNK do
     redis.call('XACK', stream, group, unpack(ids, first, math.min(first + CHUNK - 1, count)))
   end
-  if #groups == 1 then
+  if #found == 1 then
     call_with('XDEL', stream, ids)
     return ids
   end
+  local groups = groups_of(stream)
   local needed = needed_by_others(stream, groups, group, ids)
   local free, kept, acked, ended = {}, {}, {}, {}
   for _, id in ipairs(ids) do

@@ -25,7 +25,7 @@ if not mine then
 end
 
 local lacking = lacks('ack', needs_of_ack, stream, group)
-  or #groups_of(stream) > 1 and lacks('sharing', needs_of_sharing, stream, group)
+  or #groups_found(stream) > 1 and lacks('sharing', needs_of_sharing, stream, group)
   or not may('SET', record, '', 'PX', 1) and 'NOPERM this user may not run SET on ' .. record
 if lacking then
   return redis.error_reply(lacking)

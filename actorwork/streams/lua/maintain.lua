@@ -270,7 +270,7 @@ end
 local function dead_letter_crasher(stream, prefix, id, crashes)
   -- A dead letter whose entry could not be acknowledged would be written again every second.
   local lacking = lacks('ack of ' .. stream, needs_of_ack, stream, group)
-    or #groups_of(stream) > 1 and lacks('sharing of ' .. stream, needs_of_sharing, stream, group)
+    or #groups_found(stream) > 1 and lacks('sharing of ' .. stream, needs_of_sharing, stream, group)
     or lacks('dead letter of ' .. stream, needs_of_dead_letter, stream, prefix)
     or lacks('leaving of ' .. prefix, needs_of_leaving, prefix)
   if lacking then

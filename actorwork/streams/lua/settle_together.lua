@@ -53,7 +53,7 @@ for s = 2, #KEYS do
   end
   local ending = i + 4 + 9 * ARGV[i + 3]
   lacking = lacking or lacks('ack of ' .. KEYS[s], needs_of_ack, KEYS[s], group)
-    or #groups_of(KEYS[s]) > 1 and lacks('sharing of ' .. KEYS[s], needs_of_sharing, KEYS[s], group)
+    or #groups_found(KEYS[s]) > 1 and lacks('sharing of ' .. KEYS[s], needs_of_sharing, KEYS[s], group)
     or lacks('leaving of ' .. ARGV[i], needs_of_leaving, ARGV[i])
     or lacks('result of ' .. ARGV[i], needs_of_result, ARGV[i])
     or published > 0 and not may('XADD', KEYS[s], '0-0', 'data', '') and 'NOPERM this user may not run XADD on ' .. KEYS[s]
