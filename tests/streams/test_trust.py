@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import redis
 import trio
+from click.testing import CliRunner
 
 from actorwork import Actor, Interval, Settings, Trigger, open_system, receive
+from actorwork.cli.commands import actorwork
 from actorwork.clients.sender import source_name
 from actorwork.errors import BrokerError, SettingsError
 from actorwork.events import BrokerTrouble, Event, Fenced
@@ -309,6 +311,61 @@ async def test_clients_and_nodes_do_everything_with_their_least_rights(server: R
             assert [each for each in who.told(BrokerTrouble) if "permission" in each.error] == []
         findings = {finding.text for finding in await scene.broker.diagnose() if finding.subject == "permissions"}
         assert findings == {"this user may do all that is needed"}
+
+
+async def test_an_operator_starts_and_ends_workflows(server: RedisServer):
+    orders = subscription()
+    async with (
+        open_scene_of(server, "node") as scene,
+        open_scene_of(server, "operator") as operator,
+        scene.node(orders) as node,
+    ):
+        runs = operator.broker.runs
+        undo = StepPlan(name="undo", source="orders", template=(Need(0),))
+        steps = (
+            StepPlan(name="one", source="orders", template=("1",), undo=undo),
+            StepPlan(name="two", source="orders", template=(Need(0),), delay=60),
+            StepPlan(name="asked", kind="signal", seconds=60),
+        )
+        assert await runs.start(Plan(id="r", home="orders", steps=steps, result=(Need(1),), deadline=60))
+        node.settle(orders, await inbox(orders).take_one(), Ack(b"7"))
+        await node.wait_settled()
+        assert await runs.pause("r")
+        assert await runs.resume("r")
+        assert await runs.signal("r", "asked", b"1")
+        assert [info.id for info in await runs.list()] == ["r"]
+        assert len(await runs.steps("r")) == 3
+        assert await runs.cancel("r", "no more")
+        assert (await inbox(orders).take_one()).payload == b"7"  # What undoes the first.
+        assert await runs.forget("r")
+        assert [each for each in scene.told(BrokerTrouble) if "permission" in each.error] == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "dead ls",
+        "dead replay orders --all --yes",
+        "dead drop orders --all --yes",
+        "pause --source orders --force",
+        "resume --source orders",
+        "paused",
+        "triggers ls",
+        "doctor",
+        "send orders {} --force",
+    ],
+)
+def test_an_operator_uses_the_command_line(server: RedisServer, command: str):
+    url = server.url.replace("unix://", "unix://operator:secret@")
+    result = CliRunner(env={"ACTORWORK_BROKER": url}).invoke(actorwork, command.split(), auto_envvar_prefix="ACTORWORK")
+    said = result.output
+    if command.startswith("resume"):
+        assert "was not paused" in said
+    elif command == "doctor":
+        assert "XREADGROUP" in said  # An operator does not read.
+    else:
+        assert result.exit_code == 0, said
+        assert "permission" not in said
 
 
 async def test_a_client_may_not_write_to_other_sources(server: RedisServer):
