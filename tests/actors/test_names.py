@@ -181,6 +181,21 @@ async def test_children_of_one_title_can_be_told_apart():
     assert started == ["bank", "account (ann)", "account (bob)"]
 
 
+async def test_the_supervisor_of_spawned_actors_is_named_after_the_one_that_spawned_them():
+    kept = Kept()
+
+    async def spawn(actor: Any) -> None:
+        kid = await actor.context.spawn(titled("kid"))
+        kid.tell_nowait(Do(fail))
+
+    tree = [Child(titled("parent"), id=number, name=f"number {number}", reads=False) for number in (1, 2)]
+    async with open_system(tree, broker=FakeBroker(), emit=kept) as system:
+        await do(system, "number 2", spawn)
+        await settle()
+    crashed = next(event for event in kept.of(events.ChildExited) if event.exit.abnormal)
+    assert crashed.supervisor == "children of parent (2, named number 2)"
+
+
 async def test_an_error_of_a_supervisor_names_the_child_by_its_id(mock_clock: trio.testing.MockClock):
     """Also of a task, whose title is that of its function."""
 

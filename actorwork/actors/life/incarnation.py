@@ -326,7 +326,7 @@ class Incarnation:
     async def spawn(self, child: object, name: str | None) -> ActorRef[Any]:
         """Start an actor below this one."""
         if self._spawned is None:
-            new_supervision, title = self.actor.services.new_supervision, self.actor.title
+            new_supervision, title = self.actor.services.new_supervision, self.actor.label
             if new_supervision is None:
                 raise NotRunning(f"{title!r} runs outside of a system and cannot spawn")
             supervision = new_supervision(DynamicSupervisor(name=f"children of {title}"))

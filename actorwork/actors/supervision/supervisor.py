@@ -378,7 +378,7 @@ class RunningSupervisor:
 
 def _why_over(record: ChildRecord, otherwise: str) -> str:
     """Return what the senders of a child read after the end of its supervisor."""
-    return f"has ended: {record.last_exit}" if record.final_exit.abnormal else f"has stopped: {otherwise}"
+    return f"has ended: {record.last_exit}" if record.last_exit.abnormal else f"has stopped: {otherwise}"
 
 
 def _late(spec: Supervisor | DynamicSupervisor) -> str:
