@@ -1,4 +1,4 @@
-"""The actors that have run at a broker, by title: so that a name that nobody has is noticed where it is used.
+"""The actors that have run at a broker, by title: so that a misspelt title is noticed where it is used.
 
 A broker keeps messages for actors that have never started, and pauses of them, since a program may start later. A
 misspelt title looks the same to it. So each node enters its actors here when it starts, in one shared value:

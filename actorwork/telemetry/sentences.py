@@ -273,7 +273,7 @@ def _see(source: str, message_id: str, broker: str) -> str:
     if broker in _IN_MEMORY:
         return ""  # No other process sees it.
     named = ["--broker", broker] if broker else []
-    # Options of the shell's user end with `--`: a foreign id may begin with a dash.
+    # What follows `--` is no option: a foreign id may begin with a dash.
     dashes = ["--"] if source.startswith("-") or message_id.startswith("-") else []
     return f"; see: {shlex.join(['actorwork', 'dead', 'show', *named, *dashes, source, message_id])}"
 

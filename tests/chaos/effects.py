@@ -31,6 +31,10 @@ create index if not exists effects_by_stage on effects (stage, what);
 """
 
 
+GUILTY: Final = frozenset({"bad", "poison"})
+"""The kinds of messages that are to become dead letters."""
+
+
 class Effects:
     """One process's connection to the ledger. Each row is written at once; nothing else is kept in memory."""
 
@@ -90,6 +94,8 @@ class Audit:
     handled: int
     dead: Counter[str]
     """Dead letters by the kind of the message."""
+    innocent: Counter[str]
+    """Those that were neither bad nor poison, by their error: they were in flight at several deaths of processes."""
     again: int
     """Runs of handlers beyond the first of a delivery."""
 
@@ -98,8 +104,8 @@ class Audit:
         return not (self.lost or self.doubled or self.disordered or self.contradictory or self.overwritten)
 
 
-def audit(effects: Effects, receipts: Sequence[int], dead: Sequence[int]) -> Audit:
-    """Compare what was sent with what has happened; `dead` holds the numbers of all dead letters."""
+def audit(effects: Effects, receipts: Sequence[int], dead: Mapping[int, str]) -> Audit:
+    """Compare what was sent with what has happened; `dead` holds, of all dead letters, the number and the error."""
     sent = {number: (kind, route, key) for number, kind, route, key in effects.rows(
         "select number, kind, route, key from sent")}  # fmt: skip
     accepted = {number for (number,) in effects.rows("select number from sent where accepted = 1")}
@@ -129,6 +135,7 @@ def audit(effects: Effects, receipts: Sequence[int], dead: Sequence[int]) -> Aud
         routes=routes,
         handled=len(seen),
         dead=Counter(sent[number][0] if number in sent else "unknown" for number in dead),
+        innocent=Counter(why for number, why in dead.items() if number in sent and sent[number][0] not in GUILTY),
         again=begun - first,
     )
 

@@ -42,7 +42,7 @@ from actorwork.testing.proxy import FaultProxy, open_proxy
 from actorwork.testing.redis_server import RedisServer, find_redis_server, open_redis_server
 
 from . import chain
-from .effects import Audit, Effects, audit
+from .effects import GUILTY, Audit, Effects, audit
 from .environment import ROOT, ChaosError, Member, children_of, processes, state_of
 from .plan import CRASH_AT_REDIS
 
@@ -131,14 +131,16 @@ class Result:
         routes = ", ".join(
             f"{route} {count} ({sure} for certain)" for route, (count, sure) in sorted(found.routes.items())
         )
-        dead = ", ".join(f"{count} {kind}" for kind, count in sorted(found.dead.items())) or "none"
+        dead = ", ".join(f"{found.dead[kind]} {kind}" for kind in sorted(GUILTY))
+        others = ", ".join(f"{count} {why}" for why, count in sorted(found.innocent.items())) or "none"
         return (
             f"seed {self.seed}, {self.seconds:.0f} s: {sent} messages sent ({routes}), {found.handled} handled,"
             f" {self.faults.total()} faults, {self.processes} processes started\n"
             f"  lost {len(found.lost)}, doubled {len(found.doubled)}, out of order {len(found.disordered)},"
             f" contradictory {len(found.contradictory)}, overwritten under the lock {len(found.overwritten)}\n"
-            f"  dead letters: {dead}; {found.again} runs again; at most {self.most_at_once} at once at a limit of"
-            f" {chain.AT_ONCE}; longest pause {self.longest_pause:.1f} s; the rest done in {self.rest:.1f} s\n"
+            f"  dead letters: {dead}, others: {others}; {found.again} runs again;"
+            f" at most {self.most_at_once} at once at a limit of {chain.AT_ONCE};"
+            f" longest pause {self.longest_pause:.1f} s; the rest done in {self.rest:.1f} s\n"
             f"  faults: {', '.join(f'{count} {name}' for name, count in self.faults.most_common())}"
         )
 
@@ -405,7 +407,9 @@ class Harness:
 
                 await self._wait_true(is_empty, "all receipts", within=LAST)
             letters = await broker.dead_letters.list(limit=1_000_000)
-        dead = [number_in(letter.payload) for letter in letters]
+        dead = {number_in(letter.payload): letter.failure.type for letter in letters}
+        if len(dead) < len(letters):
+            raise ChaosError(f"{len(letters) - len(dead)} messages are dead letters twice")
         return Result(
             seed=self.seed,
             seconds=seconds,

@@ -43,10 +43,10 @@ def effects(tmp_path: Path) -> Effects:
 
 def test_a_chain_without_a_fault_is_clean(effects: Effects):
     handle(effects, "first", 2)  # Its node died before the settlement: run again, with one effect.
-    effects.sending(5, "plain", "redis-py")  # Nobody knows whether it was accepted, and it was not.
-    found = audit(effects, [1, 2, 3], [4])
+    effects.sending(5, "plain", "redis-py")  # Its producer does not know whether it was accepted.
+    found = audit(effects, [1, 2, 3], {4: "ValueError"})
     assert found.is_clean
-    assert (found.handled, found.again, dict(found.dead)) == (3, 1, {"bad": 1})
+    assert (found.handled, found.again, dict(found.dead), dict(found.innocent)) == (3, 1, {"bad": 1}, {})
     assert found.routes == {"client": (4, 4), "redis-py": (1, 0)}
 
 
@@ -84,7 +84,7 @@ SPOILS: dict[str, tuple[Callable[[Effects], object], list[int], list[int], objec
 def test_each_broken_promise_is_found_and_only_that(effects: Effects, name: str):
     spoil, receipts, dead, wrong = SPOILS[name]
     spoil(effects)
-    found = audit(effects, receipts, dead)
+    found = audit(effects, receipts, dict.fromkeys(dead, "ValueError"))
     assert not found.is_clean
     broken = {"lost", "doubled", "disordered", "contradictory", "overwritten"}
     field = next(one for one in broken if name.startswith(one))
@@ -94,7 +94,9 @@ def test_each_broken_promise_is_found_and_only_that(effects: Effects, name: str)
 
 def test_an_earlier_message_of_a_key_that_is_a_dead_letter_keeps_none_waiting(effects: Effects):
     overtake(effects)
-    assert audit(effects, [1, 2, 3, 8], [4, 7]).is_clean
+    found = audit(effects, [1, 2, 3, 8], {4: "ValueError", 7: "Crashed"})
+    assert found.is_clean
+    assert dict(found.innocent) == {"Crashed": 1}
 
 
 def test_what_ran_at_once_is_counted(effects: Effects):

@@ -1,4 +1,4 @@
-"""Each node enters its actors at the broker, so that a title that nobody has is noticed."""
+"""Each node enters its actors at the broker, so that a misspelt title is noticed."""
 
 import json
 import logging
