@@ -51,4 +51,5 @@ def test_only_these_have_no_short_form_among_their_own_parameters():
     assert {name for name, test in functions().items() if not always_runs(test)} == {
         "test_a_minute_of_silence_under_a_stream_of_messages",
         "test_a_minute_of_chaos",
+        "test_a_minute_of_the_harness",
     }
