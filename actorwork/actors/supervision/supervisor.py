@@ -23,8 +23,8 @@ and why.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from itertools import takewhile
+from collections.abc import Callable, Iterator
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import attrs
@@ -166,32 +166,37 @@ class RunningSupervisor:
 
     async def _boot(self) -> None:
         """Start the boot list, in order or (dynamic) side by side; the first failure fails the whole start."""
-        boot_list = list(self.records)
-        for record in boot_list if self.is_dynamic else ():
-            self.runner.launch(record)
-        for position, record in enumerate(boot_list):
-            if self.is_dynamic:
+        if self.is_dynamic:
+            boot_list = list(self.records)  # A child that does not start leaves the table at once.
+            for record in boot_list:
+                self.runner.launch(record)
+            for record in boot_list:
                 await self._wait_started(record)
-            else:
-                for other in self._beside(boot_list, position):
-                    self._launch(other)
+                if record.failed_to_start:
+                    raise start_error(record)
+            return
+        for together in self._booted_together():
+            for record in together:
+                self._launch(record)
+            for record in together:
                 await self._judge_start(record)
-            if record.failed_to_start:
-                raise start_error(record)
+                if record.failed_to_start:
+                    raise start_error(record)
 
-    def _beside(self, boot_list: Sequence[ChildRecord], position: int) -> Iterator[ChildRecord]:
-        """Yield the children to launch at a position of the boot list: one, or neighbouring processes together.
+    def _booted_together(self) -> Iterator[list[ChildRecord]]:
+        """Yield the boot list in the parts that are launched together: each child alone, or neighbouring processes.
 
         A process takes a second to start, most of it for its imports, and does not depend on the actors of another
         one. Where the strategy says that it does, they start in order as all others.
         """
-        starts_together = isinstance(self.spec, Supervisor) and self.spec.strategy == "one_for_one"
-        are_processes = [starts_together and isinstance(record.spec, Process) for record in boot_list]
-        if are_processes[position] and position and are_processes[position - 1]:
-            return  # It was launched with that one.
-        yield boot_list[position]
-        if are_processes[position]:
-            yield from takewhile(lambda other: isinstance(other.spec, Process), boot_list[position + 1 :])
+        may = isinstance(self.spec, Supervisor) and self.spec.strategy == "one_for_one"
+        for are_processes, records in groupby(
+            list(self.records), lambda record: may and isinstance(record.spec, Process)
+        ):
+            if are_processes:
+                yield list(records)
+            else:
+                yield from ([record] for record in records)
 
     async def _serve(self) -> None:
         """Take one item after the other from the queue, until asked to stop."""
