@@ -16,8 +16,6 @@ from actorwork.actors.tree.walking import actors_of
 from actorwork.errors import CodecError, SettingsError
 from actorwork.message import Delivery
 from actorwork.policy.schedule import Cron
-from actorwork.triggers.declared import declared_by, headers_for
-from actorwork.triggers.scheduler import next_execution
 
 if TYPE_CHECKING:
     from actorwork.abc import AbstractCronSchedule
@@ -88,6 +86,10 @@ def _processes_in(spec: Spec) -> Iterator[Process]:
 
 
 def _check_triggers(actor: type, settings: Settings, cron_schedule: AbstractCronSchedule | None) -> None:
+    # Imported here: a tree without triggers starts faster without them.
+    from actorwork.triggers.declared import declared_by, headers_for  # noqa: PLC0415
+    from actorwork.triggers.scheduler import next_execution  # noqa: PLC0415
+
     table = handlers_of(actor)
     for declared in declared_by(settings, cron_schedule):
         kept = declared.definition

@@ -11,11 +11,10 @@ from actorwork.abc import AbstractCronSchedule, Broker, EventSink, Node
 from actorwork.errors import BrokerError, SettingsError
 from actorwork.events import BrokerTrouble
 from actorwork.settings import Settings
-from actorwork.triggers.declared import Declared, declared_by
-from actorwork.triggers.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from actorwork.runtime.pausing import Pausing
+    from actorwork.triggers.declared import Declared
 
 
 def cron_schedule_from(given: object) -> AbstractCronSchedule | None:
@@ -37,7 +36,12 @@ async def fire_triggers(
 ) -> None:
     """Fire the triggers of these actors until cancelled; returns at once where they have none."""
     actors = list(actors)
-    declared = [one for settings in actors for one in declared_by(settings, cron_schedule)]
+    declared: list[Declared] = []
+    if any(settings.triggers for settings in actors):
+        # Imported here: a tree without triggers starts faster without them.
+        from actorwork.triggers.declared import declared_by  # noqa: PLC0415
+
+        declared = [one for settings in actors for one in declared_by(settings, cron_schedule)]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_remove_undeclared, broker, actors, emit)
         if declared:
@@ -52,6 +56,8 @@ async def _schedule(
     emit: EventSink,
     cron_schedule: AbstractCronSchedule | None,
 ) -> NoReturn:
+    from actorwork.triggers.scheduler import Scheduler  # noqa: PLC0415 - as above
+
     scheduler = Scheduler(
         broker.triggers,
         declared,

@@ -3,7 +3,8 @@
     open_system    as a block; `System` is what it gives
     serve          as a task
 
-What runs it is in engine.py, and how it ends in shutdown.py.
+What runs it is in engine.py, and how it ends in shutdown.py. What looks at the tree or selects a part of it is imported
+by the methods that use it, since a program starts without it.
 """
 
 from __future__ import annotations
@@ -17,10 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
 import trio
 
 from actorwork.actors.life.cell import Cell
-from actorwork.actors.refs.pool import PoolRef
 from actorwork.actors.supervision.administration import SupervisorRef
-from actorwork.actors.tree.pool import Pool
-from actorwork.actors.tree.selection import selected
 from actorwork.actors.tree.walking import root_of
 from actorwork.actors.wakeups import check_loop
 from actorwork.durations import Duration, seconds_of
@@ -30,14 +28,16 @@ from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.runtime.checking import check_tree
 from actorwork.runtime.engine import Engine
 from actorwork.runtime.options import Options, SystemOptions, refuse_unknown
-from actorwork.runtime.outline import Branch, branch_of, local_of, outline, parts_of, pool_of, supervisor_of
 from actorwork.telemetry.logs import GuardedSink, LogSink
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker, EventSink
     from actorwork.actors.actor import Actor
+    from actorwork.actors.refs.pool import PoolRef
     from actorwork.actors.refs.ref import ActorRef
     from actorwork.actors.supervision.supervisor import RunningSupervisor
+    from actorwork.actors.tree.pool import Pool
+    from actorwork.runtime.outline import Branch
 
 A = TypeVar("A", bound="Actor")
 
@@ -83,7 +83,11 @@ class System:
     def ref(self, actor: type[A]) -> ActorRef[A]:
         """Return the local ref of an actor of this system; raises `LookupError` for one that is not in the tree."""
         settings = getattr(actor, "settings", None)
-        cell = (self._by_title.get(settings.title) if settings is not None else None) or local_of(self._root, actor)
+        cell = self._by_title.get(settings.title) if settings is not None else None
+        if cell is None:
+            from actorwork.runtime.outline import local_of  # noqa: PLC0415 - see above
+
+            cell = local_of(self._root, actor)
         if cell is None:
             titles = ", ".join(repr(title) for title in self._by_title) or "none that a broker feeds"
             title = getattr(settings, "title", "")
@@ -113,6 +117,8 @@ class System:
 
         Raises `LookupError` if there is none, or more than one: then only a path is unique.
         """
+        from actorwork.runtime.outline import supervisor_of  # noqa: PLC0415 - see above
+
         return supervisor_of(self._root, which).handle
 
     @overload
@@ -124,6 +130,9 @@ class System:
 
         Raises `LookupError` if there is none, or more than one.
         """
+        from actorwork.actors.refs.pool import PoolRef  # noqa: PLC0415 - see above
+        from actorwork.runtime.outline import pool_of  # noqa: PLC0415 - see above
+
         supervision = pool_of(self._root, which)
         ref = self._pools.get(supervision)
         if ref is None:
@@ -135,10 +144,14 @@ class System:
 
     def tree(self) -> Branch:
         """Return the tree as it is now; `str` of it is a drawing."""
+        from actorwork.runtime.outline import branch_of  # noqa: PLC0415 - see above
+
         return branch_of(self._root, trio.current_time())
 
     def outline(self) -> dict[str, Any]:
         """Return the tree as JSON, for another process to show."""
+        from actorwork.runtime.outline import outline  # noqa: PLC0415 - see above
+
         return outline(self._root, trio.current_time())
 
     def statistics(self) -> Mapping[str, int]:
@@ -150,9 +163,12 @@ class System:
         node = self._engine.node
         counted = dict(node.statistics()) if node is not None else {}
         # Without a process the walk through the tree is spared: it may have a hundred thousand actors.
-        for part in parts_of(self._root) if self._members.has_processes else ():
-            for name, count in part.statistics().items():
-                counted[name] = counted.get(name, 0) + count
+        if self._members.has_processes:
+            from actorwork.runtime.outline import parts_of  # noqa: PLC0415 - see above
+
+            for part in parts_of(self._root):
+                for name, count in part.statistics().items():
+                    counted[name] = counted.get(name, 0) + count
         return counted
 
     # ---- ending it ----
@@ -222,7 +238,11 @@ async def open_announced(
     """Do as `open_system`, and pass the system to `announce` before it starts."""
     check_loop("open_system")
     whole = root_of(tree, given.get("intensity"))
-    root = selected(whole, only=given.get("only", ()), excluding=given.get("excluding", ()))
+    root = whole
+    if "only" in given or "excluding" in given:
+        from actorwork.actors.tree.selection import selected  # noqa: PLC0415 - see above
+
+        root = selected(whole, only=given.get("only", ()), excluding=given.get("excluding", ()))
     options = Options.of(given)
     check_tree(whole, root, options.cron_schedule)
     engine = Engine(root, options, _sink(given.get("emit")), open_system)

@@ -18,8 +18,6 @@ from actorwork.actors.tree.hooks import Hooks
 from actorwork.actors.wakeups import check_thread
 from actorwork.durations import Duration
 from actorwork.errors import NotRunning
-from actorwork.state.lock import Lock
-from actorwork.state.shared import Shared
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -42,6 +40,8 @@ if TYPE_CHECKING:
     from actorwork.message import Delivery, MessageIds
     from actorwork.policy.sending import SendOptions
     from actorwork.settings import Settings
+    from actorwork.state.lock import Lock
+    from actorwork.state.shared import Shared
     from actorwork.workflows.flow import Flow
     from actorwork.workflows.steps import Step
 
@@ -384,6 +384,8 @@ class Context:
 
         With `ttl` it is forgotten `ttl` seconds after its last write.
         """
+        from actorwork.state.shared import Shared  # noqa: PLC0415 - as above
+
         return Shared(self._values("shared"), name, type, default=default, ttl=ttl)
 
     def lock(self, name: str, *, ttl: Duration = 10.0) -> Lock:
@@ -391,6 +393,8 @@ class Context:
 
         If the process of its owner dies, it is free again after `ttl` seconds.
         """
+        from actorwork.state.lock import Lock  # noqa: PLC0415 - most actors use none
+
         return Lock(self._values("lock"), name, ttl=ttl, random=self._actor.services.random)
 
     def _values(self, name: str) -> Values:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from actorwork.actors.limits.limiters import CircuitBreakerState, Limiter, RateLimiter, Semaphore
-from actorwork.actors.limits.shared import GlobalRateLimiter, GlobalSemaphore, LimiterEnvironment
 from actorwork.errors import SettingsError
 from actorwork.policy.limits import Bulkhead, CircuitBreaker, ConcurrencyLimit, Limit, RateLimit
+
+if TYPE_CHECKING:
+    from actorwork.actors.limits.shared import LimiterEnvironment
 
 
 class LimiterRegistry:
@@ -35,13 +39,19 @@ class LimiterRegistry:
 
     def _new(self, limit: Limit, name: str, whose: str) -> Limiter:
         match limit:
-            case RateLimit(scope="node"):
-                return RateLimiter(limit)
+            case RateLimit(scope="global") | ConcurrencyLimit(scope="global"):
+                return self._new_global(limit, name)
             case RateLimit():
-                return GlobalRateLimiter(limit, f"rate:{name}", self._environment)
-            case ConcurrencyLimit(scope="global"):
-                return GlobalSemaphore(limit, f"room:{name}", self._environment, self._publisher)
+                return RateLimiter(limit)
             case ConcurrencyLimit() | Bulkhead():
                 return Semaphore(limit)
             case CircuitBreaker():
                 return CircuitBreakerState(limit, limit.name or whose, self._environment.emit)
+
+    def _new_global(self, limit: RateLimit | ConcurrencyLimit, name: str) -> Limiter:
+        # Imported here: most nodes limit nothing over all nodes.
+        from actorwork.actors.limits.shared import GlobalRateLimiter, GlobalSemaphore  # noqa: PLC0415
+
+        if isinstance(limit, RateLimit):
+            return GlobalRateLimiter(limit, f"rate:{name}", self._environment)
+        return GlobalSemaphore(limit, f"room:{name}", self._environment, self._publisher)
