@@ -73,6 +73,8 @@ class Reader:
         self._sources = sources
         self._reclaimer = reclaimer
         self._exclusive: Exclusive | None = None
+        self._is_sharing = False
+        """It had to read over the shared connection last."""
         self._turn = 0
         self._first_level = _FirstLevel()
         self._reading: Mapping[bytes, InFlightEntries] = {}
@@ -91,10 +93,13 @@ class Reader:
         while True:
             try:
                 try:
-                    async with self._client.open_exclusive("actorwork-reader", patience=_PATIENCE) as exclusive:
+                    patience = 0.0 if self._is_sharing else _PATIENCE  # Meanwhile nothing is read.
+                    async with self._client.open_exclusive("actorwork-reader", patience=patience) as exclusive:
                         self._exclusive = exclusive
+                        self._is_sharing = False
                         await self._read_on(exclusive)
                 except NoFurtherConnection as error:
+                    self._is_sharing = True
                     self._on_no_connection(self._sources, error)
                     await self._read_on(None, trio.current_time() + _SHARED_FOR)
             except (ConnectionError, TimeoutError, OSError) as error:
