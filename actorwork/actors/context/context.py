@@ -229,7 +229,8 @@ class Context:
         """A client of the system's broker, to send at once: `await self.context.client.ref(Mailer).ask(…)`.
 
         Unlike `publish`, it neither waits for the settlement of the delivery in flight nor depends on it; a message
-        that is run again sends again. Usable in hooks and helper tasks too. Raises `NotRunning` without a system.
+        that is run again sends again. Usable in hooks and helper tasks too; but in `startup` do not ask an actor of the
+        same system, which reads nothing before its whole tree is up. Raises `NotRunning` without a system.
         """
         if self._actor.services.client is None:
             raise NotRunning("context.client sends through the broker, and this actor runs without one")
