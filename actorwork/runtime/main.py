@@ -131,6 +131,7 @@ class _Signals:
     """
 
     def __init__(self) -> None:
+        self._pid = os.getpid()
         self._names: list[str] = []
         self._first_at: float | None = None
         """When the first one came."""
@@ -151,6 +152,12 @@ class _Signals:
     def _handle(self, number: int, _: FrameType | None) -> None:
         # The main thread may hold any lock at this moment, so this does no more than to write a byte, and to call what
         # Trio allows in a signal handler.
+        if os.getpid() != self._pid:
+            # A fork of this program, such as a process of multiprocessing: the pipe is the program's, and would count
+            # this as a signal to it.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
         name = signal.Signals(number).name
         self._names.append(name)
         self._first_at = self._first_at or time.monotonic()

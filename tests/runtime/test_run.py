@@ -350,6 +350,33 @@ def test_a_start_that_is_ended_by_force_is_exit_code_3(tmp_path: Path):
     assert code == 3, errors
 
 
+def test_a_signal_to_a_fork_ends_the_fork_and_not_the_program(tmp_path: Path):
+    program = Program(
+        tmp_path,
+        """
+        import os, signal
+        class Forking(Worker):
+            settings = Settings(title="forking")
+            async def startup(self):
+                there, here = os.pipe()
+                child = os.fork()
+                if not child:
+                    os.write(here, b".")
+                    time.sleep(30)
+                    os._exit(0)
+                os.read(there, 1)  # Python forgets the signals that come before a fork is complete.
+                os.kill(child, signal.SIGTERM)
+                say(f"fork ended by {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}")
+        run(Forking, broker=BROKER, emit=emit)
+        """,
+    )
+    program.wait_for("ready")
+    assert f"fork ended by {-signal.SIGTERM}" in program.said
+    program.signal(signal.SIGTERM)
+    code, errors = program.end()
+    assert code == 0, errors
+
+
 def test_a_program_lives_on_after_run_and_its_signals_are_its_own_again(tmp_path: Path):
     program = Program(
         tmp_path,
