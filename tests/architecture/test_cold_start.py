@@ -59,10 +59,18 @@ NEVER = {
     "multiprocessing": "only a tree with a Process needs it",
     "redis.connection": "a plain url is opened without it, see streams/transport/direct.py",
     "rich": "only the command line needs it",
+    "actorwork.actors.limits.shared": "only limits over all nodes need it",
+    "actorwork.actors.refs.pool": "only system.pool() needs it",
+    "actorwork.actors.tree.selection": "only only= and excluding= need it",
     "actorwork.cli": "a node is not the command line",
     "actorwork.clients": "only an actor that sends by `context.client` needs it",
+    "actorwork.runtime.outline": "only looking at the tree needs it",
+    "actorwork.runtime.processes.event_frames": "only a tree with a Process and a sink needs it",
     "actorwork.runtime.processes.launching": "only a tree with a Process needs it",
+    "actorwork.state.lock": "only context.lock() needs it",
+    "actorwork.state.shared": "only context.shared() needs it",
     "actorwork.testing": "nobody imports it",
+    "actorwork.triggers": "only a tree with triggers needs it",
     "actorwork.workflows": "a node without workflows needs none",
 }
 
@@ -94,7 +102,7 @@ def check(loaded: set[str], trios: set[str], *, at_most: int, never: dict[str, s
 def test_importing_the_package_brings_no_runtime_and_no_client(trios: set[str]) -> None:
     loaded = modules_of("import sys, actorwork; print('\\n'.join(sys.modules))")
     neither = dict.fromkeys(("actorwork.runtime", "sqlite3", "redis"), "it is imported at its first use")
-    check(loaded, trios, at_most=82, never=NEVER | neither)
+    check(loaded, trios, at_most=4, never=NEVER | neither)
 
 
 def test_the_pytest_plugin_brings_nothing_that_its_fixtures_do_not_ask_for() -> None:
@@ -119,7 +127,7 @@ def test_an_example_without_its_extra_says_which_one_it_needs() -> None:
 def test_a_node_on_redis_imports_what_its_first_message_needs(trios: set[str], redis_url: str) -> None:
     modules_of(SEND, redis_url)
     loaded = modules_of(NODE, redis_url)
-    check(loaded, trios, at_most=186, never=NEVER | {"sqlite3": "only the embedded broker needs it"})
+    check(loaded, trios, at_most=178, never=NEVER | {"sqlite3": "only the embedded broker needs it"})
 
 
 def test_a_node_on_the_embedded_broker_imports_what_its_first_message_needs(trios: set[str], tmp_path: Path) -> None:
@@ -127,4 +135,4 @@ def test_a_node_on_the_embedded_broker_imports_what_its_first_message_needs(trio
     modules_of(SEND, url)
     loaded = modules_of(NODE, url)
     elsewhere = dict.fromkeys(("redis", "hiredis", "actorwork.streams"), "only Redis needs it")
-    check(loaded, trios, at_most=180, never=NEVER | elsewhere)
+    check(loaded, trios, at_most=172, never=NEVER | elsewhere)
