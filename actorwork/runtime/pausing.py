@@ -54,8 +54,8 @@ class Pausing:
     async def refresh(self) -> None:
         """Ask the broker what is paused, and apply it; raises `BrokerError` for what may pass.
 
-        Where pauses cannot be read for another reason (another program has written their key), nothing can be paused
-        either, and that must not keep the node from working.
+        Where pauses cannot be read for another reason (another program has written their key), what is known stays as
+        it is: that must neither keep a node from starting, nor resume what is paused.
         """
         began = trio.current_time()
         try:
@@ -63,8 +63,9 @@ class Pausing:
         except BrokerError as error:
             if error.may_pass:
                 raise
-            self._emit(BrokerTrouble("asking what is paused", str(error), "going on as if nothing were"))
-            found = ()
+            self._emit(BrokerTrouble("asking what is paused", str(error), "going on with what is known"))
+            self._asked_at = began
+            return
         self._asked_at = began
         before, self._known = self._known, found
         old, new = {(one.kind, one.name) for one in before}, {(one.kind, one.name) for one in found}

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -10,8 +10,10 @@ from trio.testing import MockClock
 
 from actorwork import Actor, Client, Interval, Settings, Trigger, open_client, open_system, receive
 from actorwork.brokers import ignore, open_broker
-from actorwork.events import PausesChanged, Released
-from actorwork.message import PauseKind
+from actorwork.errors import BrokerError
+from actorwork.events import BrokerTrouble, Event, PausesChanged, Released
+from actorwork.message import Pause, PauseKind
+from actorwork.runtime.pausing import Pausing
 from actorwork.testing import MemoryBroker, TestSystem, advance, open_test_system
 from actorwork.testing.conformance import until
 
@@ -260,3 +262,30 @@ async def test_pausing_again_and_again_loses_nothing_and_does_nothing_twice(
                 await trio.sleep(0.05)
         await until(is_done, "all of them", within=15)
     assert set(done.values()) == {1}
+
+
+async def test_a_pause_stays_though_pauses_cannot_be_read_any_more(mock_clock: MockClock):
+    answers: list[Pause | BrokerError] = [
+        Pause("everything"),
+        BrokerError("no hash"),
+        BrokerError("away", may_pass=True),
+    ]
+
+    class Pauses:
+        is_certain = False
+
+        async def list(self) -> list[Pause]:
+            await trio.lowlevel.checkpoint()
+            answer = answers.pop(0)
+            if isinstance(answer, BrokerError):
+                raise answer
+            return [answer]
+
+    events: list[Event] = []
+    pausing = Pausing(cast("Any", Pauses()), (), events.append, 60)
+    await pausing.refresh()
+    await pausing.refresh()
+    assert pausing.is_off("shop", "t")
+    assert [type(event) for event in events] == [PausesChanged, BrokerTrouble]
+    with pytest.raises(BrokerError, match="away"):
+        await pausing.refresh()
