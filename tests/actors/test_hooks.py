@@ -344,6 +344,7 @@ async def test_what_startup_enters_is_left_within_the_bound_of_shutdown(
     if shutdown == "brutal_kill":
         assert actor.said == ["cancelled inner", "cancelled outer"]
         assert trio.current_time() == 0
+        assert not kept.of(events.ActorTrouble)
     else:
         assert actor.said == ["shutdown", "left inner", "cancelled outer"]
         assert trio.current_time() == 2.5

@@ -154,9 +154,11 @@ class HookRunner:
         # although the scope is left later: it must not take the place of what has ended the actor.
         cause = decisive(error)
         if all(is_cancellation(leaf) for leaf in leaves(cause)):
+            if self._child.shutdown == "brutal_kill":
+                return  # As it was declared.
             cause = trio.TooSlowError(
                 f"took longer than {self._child.shutdown:g} s, or than its supervisor would wait; it was cancelled"
-                if self.scope.cancel_called and self._child.shutdown != "brutal_kill"
+                if self.scope.cancel_called
                 else "was cancelled by a nursery or cancel scope that startup had opened"
             )
         self._report("shutdown", cause)
