@@ -266,7 +266,7 @@ async def test_pausing_again_and_again_loses_nothing_and_does_nothing_twice(
 
 async def test_a_pause_stays_though_pauses_cannot_be_read_any_more(mock_clock: MockClock):
     answers: list[Pause | BrokerError] = [
-        Pause("everything"),
+        Pause("triggers", "shop"),
         BrokerError("no hash"),
         BrokerError("away", may_pass=True),
     ]
