@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 
 import actorwork
+from actorwork import testing
 
 PACKAGE = Path(__file__).parents[2] / "actorwork"
 
 
-def exports() -> list[tuple[str, str, str]]:
+def exports(package: Path = PACKAGE) -> list[tuple[str, str, str]]:
     """Return (module, name there, name here) of each re-export."""
-    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    tree = ast.parse((package / "__init__.py").read_text(encoding="utf-8"))
     return [
         (node.module or "", alias.name, alias.asname or alias.name)
         for node in ast.walk(tree)
@@ -91,3 +92,9 @@ def test_every_public_name_says_what_it_is(module: str, original: str, name: str
         assert original in documented_assignments(module_that_assigns(original, module)), (
             f"{name} is neither a class nor a function: it wants a string below its assignment that says what it is"
         )
+
+
+@pytest.mark.parametrize(("module", "original", "name"), exports(PACKAGE / "testing"))
+def test_what_type_checkers_find_in_the_tools_for_tests_is_there(module: str, original: str, name: str) -> None:
+    assert getattr(testing, name) is getattr(importlib.import_module(module), original)
+    assert name in dir(testing)
