@@ -333,9 +333,11 @@ async def test_what_a_later_version_adds_to_a_message_is_kept_through_retries_an
 ):
     """Fields and headers that this version does not know: the next node to handle the message may know them."""
     later = {"later": "a field", "headers": json.dumps({RESULT_TTL: 60, "actorwork-later": {"a": "header"}})}
+    later["claim"] = "c"  # A later version notes it, too: a producer that cannot do so gets no result.
     async with open_place(here.url) as place:
         for number in (0, 1, 2):
             fields = {"id": f"number {number}", "data": json.dumps({"number": number}), **later}
+            here("SET", f"actorwork:{{varied}}:claim:number {number}", "c")
             here("XADD", "varied", "*", *(part for pair in fields.items() for part in pair))
         node = await drill.start_up("varied", here.url, lease=LEASE)
         await settle_accounts(place, {number: f"number {number}" for number in (0, 1, 2)})
