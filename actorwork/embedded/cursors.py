@@ -141,9 +141,10 @@ def read_suspect(store: Store, cursors: Sequence[Cursor], now: float) -> list[tu
     if not (wait or isolation.is_closed):
         isolation.look_at = math.inf
         return []
-    are_held = any(cursor.held for cursor in cursors)
+    has_room = any(cursor.held for cursor in cursors)
+    are_held = any(channel.suspects and not channel.is_paused for cursor in cursors for channel in cursor.channels)
     # It looks through what all nodes have in flight, and is asked only while suspects wait.
-    may_take = isolation.decide(now, is_idle=store.reading.is_idle(lease.number), are_held=are_held)
+    may_take = isolation.decide(now, is_idle=store.reading.is_idle(lease.number), are_held=are_held, has_room=has_room)
     isolation.look_at = now + LOOK_EVERY if wait or isolation.is_closed else math.inf
     if may_take:
         for cursor in cursors:
@@ -218,7 +219,13 @@ class Cursors:
         # Without an index: a group that was deleted by hand is made again under another number.
         if groups:
             for cursor in self._cursors:
-                self._wake(channel for channel in cursor.channels if channel.grp in groups)
+                found = [channel for channel in cursor.channels if channel.grp in groups]
+                if found:
+                    self._wake(found)
+                    # Suspects may be among them, which a cursor without credit would not find by reading.
+                    for channel in found:
+                        channel.suspects = True
+                    cursor.lease.isolation.look_at = -math.inf
 
     def wake_all_of(self, lease: Lease) -> None:
         for cursor in self._cursors:

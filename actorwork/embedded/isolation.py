@@ -45,10 +45,10 @@ class Isolation:
     _is_running: bool = False
     """Whether a suspect was taken that has not ended."""
 
-    def decide(self, now: float, *, is_idle: bool, are_held: bool) -> bool:
+    def decide(self, now: float, *, is_idle: bool, are_held: bool, has_room: bool) -> bool:
         """Return whether one suspect is to be taken now.
 
-        `is_idle`: the node has nothing in flight. `are_held`: suspects wait that it could take.
+        `is_idle`: the node has nothing in flight. `are_held`: suspects wait. `has_room`: it could take one of them.
         """
         if is_idle and self._is_running:
             self._is_running, self._until = False, now + CLEARING
@@ -59,6 +59,9 @@ class Isolation:
             self._held_since = None
             if not self._is_running:
                 self._open()
+        elif is_idle and not has_room:
+            # Without room, though nothing is in flight: the actor takes nothing. What is in flight may need all room.
+            self._open()
         elif not self.is_closed and now >= self._not_before:
             self._held_since = now if self._held_since is None else self._held_since
             if is_idle or now - self._held_since >= LEFT_TO_OTHERS:

@@ -154,13 +154,11 @@ class Isolation:
         self.is_running = True
         self._until = trio.current_time() + ALONE
 
-    def is_over(self) -> bool:
-        """Whether the node was closed for too long; then it is open from now on."""
-        if self._holder is None or trio.current_time() < self._until:
-            return False
-        self._not_before = trio.current_time() + TRY_AGAIN
-        self._open()
-        return True
+    def open_in_time(self) -> None:
+        """Open the node if it was closed for too long."""
+        if self._holder is not None and trio.current_time() >= self._until:
+            self._not_before = trio.current_time() + TRY_AGAIN
+            self._open()
 
     def _open(self) -> None:
         self._holder, self.is_running = None, False

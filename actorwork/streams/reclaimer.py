@@ -102,9 +102,12 @@ class Reclaimer:
             in_flights = [sources.by_stream[stream.encode()] for stream in streams]
             room = min(_LARGEST_CLAIM, sources.room_at(Priority.NORMAL))
             urgent_room = min(_LARGEST_CLAIM, sources.room_at(Priority.CRITICAL)) if sources.urgent else room
-            if isolation.is_closed_for(self) and (isolation.is_over() or room <= 0):
-                isolation.open(self)
+            isolation.open_in_time()
             suspects = int(isolation.may_take(self))
+            if suspects and room <= 0:
+                # Not while something is in flight here: that may be all there is room for.
+                suspects = 0
+                isolation.open(self)
             if isolation.is_closed:
                 room = urgent_room = 0
             is_healing = now >= self._heal_at
@@ -285,6 +288,8 @@ class Reclaimer:
                         if in_flight.is_over:
                             return
                         for entry, count, fields in found:
+                            if count - 1 >= self._alone_from and sources.isolation.is_closed_for(self):
+                                sources.isolation.has_taken()
                             sources.offer(in_flight, ((entry, fields),), count=count, crashes=count - 1)
                         if more:
                             sources.must_recover = True
