@@ -70,22 +70,38 @@ class RedisRuns(Runs):
     async def list(self, *, statuses: Sequence[str] = (), limit: int = 100) -> Sequence[RunInfo]:
         with cannot("list the runs"):
             homes = sorted(await self._client.call("SMEMBERS", keys.FLOWS, idempotent=True))
-            commands = [
-                ("ZREVRANGE", keys.runs_of(home.decode()), 0, max(limit, _PAGE), "WITHSCORES") for home in homes
-            ]
-            found: list[tuple[float, str]] = []
-            for reply in await self._client.call_many(commands, idempotent=True):
+            # All of them where a status is wanted: those that have it may be older than any number of others.
+            last = -1 if statuses else max(limit, _PAGE)
+            commands = [("ZREVRANGE", keys.runs_of(home.decode()), 0, last, "WITHSCORES") for home in homes]
+            found: list[tuple[float, str, str]] = []
+            for home, reply in zip(homes, await self._client.call_many(commands, idempotent=True), strict=True):
                 if isinstance(reply, Exception):
                     raise reply
-                found += [(score, run.decode()) for run, score in reply]
+                found += [(float(score), run.decode(), home.decode()) for run, score in reply]
+        found.sort(reverse=True)
         runs: list[RunInfo] = []
-        for _, run in sorted(found, reverse=True):
-            if len(runs) >= limit:
-                break
-            info = await self.info(run)
-            if info is not None and (not statuses or info.status in statuses):
-                runs.append(info)
+        for start in range(0, len(found), _PAGE):
+            page = [(run, home) for _, run, home in found[start : start + _PAGE]]
+            for run in await self._of_statuses(page, statuses):
+                if len(runs) == limit:
+                    return runs
+                info = await self.info(run)
+                if info is not None and (not statuses or info.status in statuses):
+                    runs.append(info)
         return runs
+
+    async def _of_statuses(self, page: Sequence[tuple[str, str]], statuses: Sequence[str]) -> Sequence[str]:
+        """Return the runs of a page that have one of these statuses, by one round trip; all, if none is named."""
+        if not statuses:
+            return [run for run, _ in page]
+        wanted = {status.encode() for status in statuses}
+        commands = [("HGET", keys.run(home, run), "status") for run, home in page]
+        with cannot("list the runs"):
+            replies = await self._client.call_many(commands, idempotent=True)
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+        return [run for (run, _), status in zip(page, replies, strict=True) if status in wanted]
 
     async def cancel(self, run: str, reason: str) -> bool:
         return await self._change("cancel", run, reason)

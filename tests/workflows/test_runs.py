@@ -477,6 +477,17 @@ async def test_a_run_is_found_by_its_id_and_forgotten_on_request(open_stage: Ope
             await run.steps()
 
 
+async def test_runs_of_a_status_are_found_behind_any_number_of_later_ones(open_stage: OpenStage) -> None:
+    async with open_stage() as stage:
+        run = await stage.client.start(squares(1)[0], id="first")
+        await run.cancel()
+        for number in range(202):
+            await stage.client.start(squares(number)[0], id=f"later {number}")
+        assert [one.id for one in await stage.client.runs(Status.CANCELLED, limit=5)] == ["first"]
+        assert len(await stage.client.runs(Status.STARTED, Status.CANCELLED, limit=203)) == 203
+        assert len(await stage.client.runs(Status.STARTED, limit=7)) == 7
+
+
 async def test_a_run_that_was_never_started_is_unknown_at_once(open_stage: OpenStage) -> None:
     async with open_stage() as stage:
         run = stage.client.run("none")
