@@ -1,4 +1,5 @@
-"""The command line: `actorwork run | send | dead | spool | triggers | pause | resume | paused | doctor`.
+"""The command line: `actorwork run | send | result | cancel | runs | dead | spool | triggers | pause | resume | paused
+| doctor`.
 
 Exit codes, of every command:
 
@@ -12,6 +13,8 @@ It needs click and rich, which the extra `cli` installs; nothing outside this pa
     commands                     the command `actorwork` and its commands
     running                      `run`
     sending                      `send`; send_options: when, how urgently, in what order, under which names
+    submitted                    `result`, `cancel`: submitted messages
+    runs                         `runs`: the runs of workflows
     dead_letters                 `dead`; selecting: which letters; letters: a letter as JSON, in files and on screen
     spool                        `spool`
     triggers, pausing            `triggers`; `pause`, `resume`, `paused`

@@ -74,12 +74,18 @@ def force_option(help: str) -> Callable[[Any], Any]:
 
 async def refuse_unknown_actor(broker: Broker, step: Step, title: str) -> None:
     """End the command if no actor of this title has run at the broker."""
+    problem = await unknown_actor_of(broker, step, title)
+    if problem is not None:
+        raise click.ClickException(f"{problem} (--force if it is to run later)")
+
+
+async def unknown_actor_of(broker: Broker, step: Step, title: str) -> str | None:
+    """Return what to tell about an actor that has not run at the broker, or None."""
     from actorwork.state.known_actors import unknown_actor
 
     known = await _known_actors(broker, step)
     problem = None if known is None else unknown_actor(title, known)
-    if problem is not None:
-        raise click.ClickException(f"{printable(problem)} (--force if it is to run later)")
+    return None if problem is None else printable(problem)
 
 
 async def unknown_source_of(broker: Broker, step: Step, source: str) -> str | None:

@@ -9,8 +9,10 @@ from actorwork.cli.doctor import doctor
 from actorwork.cli.failing import FailingGroup
 from actorwork.cli.pausing import pause, paused, resume
 from actorwork.cli.running import run
+from actorwork.cli.runs import runs
 from actorwork.cli.sending import send
 from actorwork.cli.spool import spool
+from actorwork.cli.submitted import cancel, result
 from actorwork.cli.triggers import triggers
 
 
@@ -22,6 +24,7 @@ def actorwork() -> None:
     \b
       actorwork run shop.workers:tree             run actors
       actorwork send orders '{"number": 1}'       send a message
+      actorwork runs ls                           the workflows that run, or have run
       actorwork dead groups                       what could not be handled, by cause
       actorwork doctor                            is the broker set up well?
 
@@ -37,5 +40,5 @@ def actorwork() -> None:
     """  # noqa: D301 - click wants the character itself, to leave the lines below it as they are
 
 
-for command in (run, send, dead, spool, triggers, pause, resume, paused, doctor):
+for command in (run, send, result, cancel, runs, dead, spool, triggers, pause, resume, paused, doctor):
     actorwork.add_command(command)

@@ -231,7 +231,9 @@ def _send_one(
             return kept, False, None
         if factory.wait is not None and not json_output:
             click.echo(_sent(factory, message_id, is_new=is_new), err=True)
-        return kept, is_new, await _outcome(opened, step, factory, message_id)
+        if factory.wait is None:
+            return kept, is_new, None
+        return kept, is_new, await wait_for_outcome(opened, step, factory.target.source, message_id, factory.wait)
 
     kept, is_new, outcome = speak(broker, timeout, talk, creates=factory.creates)
     if kept != message_id:
@@ -245,8 +247,14 @@ def _send_one(
         click.echo(_sent(factory, message_id, is_new=is_new))
     elif outcome is not None and outcome.status == "done":
         print_json(in_json(outcome)["reply"])
-    if factory.wait is not None:
-        _end_unless_done(factory, message_id, outcome)
+    if factory.wait is None:
+        return
+    if outcome is None:
+        raise click.ClickException(
+            f"no outcome of message {message_id} within {duration(factory.wait)}; it may still be handled."
+            f" Does a node run that reads {factory.target.source!r}?"
+        )
+    end_unless_done(factory.target, message_id, outcome)
 
 
 def _sent(factory: EnvelopeFactory, message_id: str, *, is_new: bool) -> str:
@@ -255,17 +263,15 @@ def _sent(factory: EnvelopeFactory, message_id: str, *, is_new: bool) -> str:
     return f"message {message_id} was sent to {factory.target.words} before; it is kept once"
 
 
-async def _outcome(broker: Broker, step: Step, factory: EnvelopeFactory, message_id: str) -> Outcome | None:
-    """Wait for the outcome of a message, as long as the user wants to."""
+async def wait_for_outcome(broker: Broker, step: Step, source: str, message_id: str, wait: float) -> Outcome | None:
+    """Wait at most `wait` seconds for the outcome of a message; without any, look once."""
     import trio
 
-    if factory.wait is None:
-        return None
     began, pause = trio.current_time(), 0.01
     while True:
         with step():
-            outcome = await broker.find_outcome(factory.target.source, message_id)
-        left = began + factory.wait - trio.current_time()
+            outcome = await broker.find_outcome(source, message_id)
+        left = began + wait - trio.current_time()
         if outcome is not None or left <= 0:
             return outcome
         await trio.sleep(min(pause, left))
@@ -284,15 +290,11 @@ def in_json(outcome: Outcome | None) -> dict[str, Any]:
     return {"status": outcome.status, "error": "" if failure is None else f"{failure.type}: {failure.reason}"}
 
 
-def _end_unless_done(factory: EnvelopeFactory, message_id: str, outcome: Outcome | None) -> None:
-    if outcome is None:
-        raise click.ClickException(
-            f"no outcome of message {message_id} within {duration(factory.wait or 0)}; it may still be handled."
-            f" Does a node run that reads {factory.target.source!r}?"
-        )
+def end_unless_done(target: Target, message_id: str, outcome: Outcome) -> None:
+    """End the command if the message was not handled well."""
     if outcome.status != "done":
         error = one_line(in_json(outcome)["error"], 1000)
-        raise click.ClickException(f"{factory.target.words} {outcome.status} message {message_id} ({error})")
+        raise click.ClickException(f"{target.words} {outcome.status} message {message_id} ({error})")
 
 
 def _send_file(

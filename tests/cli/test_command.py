@@ -27,7 +27,21 @@ def python(program: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["run"], ["send"], ["dead"], ["dead", "ls"], ["dead", "replay"], ["dead", "drop"], ["doctor"]]
+    "command",
+    [
+        [],
+        ["run"],
+        ["send"],
+        ["dead"],
+        ["dead", "ls"],
+        ["dead", "replay"],
+        ["dead", "drop"],
+        ["doctor"],
+        ["runs"],
+        ["runs", "ls"],
+        ["result"],
+        ["cancel"],
+    ],
 )
 def test_every_command_has_help(shell: Shell, command: list[str]):
     assert "Usage: " in shell(*command, "--help").stdout

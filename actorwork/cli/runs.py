@@ -1,0 +1,350 @@
+"""`actorwork runs`: look at the runs of workflows, cancel and retry them, give them signals.
+
+ls, show, graph                   what is read; none of them makes a store
+cancel, retry, pause, resume,     what is changed: a run that is in no state for it ends the command,
+signal, forget                    with a sentence that says in which it is
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from actorwork.cli.brokers import Step, broker_option, pasted, speak, timeout_option
+from actorwork.cli.output import as_json, moment, one_line, print_json, print_table, printable
+
+if TYPE_CHECKING:
+    from actorwork.abc import Broker
+    from actorwork.clients.runs import Run
+    from actorwork.policy.runs.values import End, RunInfo, StepInfo
+
+T = TypeVar("T")
+
+STATUSES: Final = ("STARTED", "PAUSED", "HELD", "SUCCESS", "FAILURE", "CANCELLED")
+"""Those of a run; `Status` has more, for messages."""
+
+
+@click.group(short_help="Look at runs of workflows, cancel them, retry them.")
+def runs() -> None:
+    """Look at runs of workflows: how far they are and how each step ended; cancel, pause, retry and signal them.
+
+    ID is the id of a run, as `runs ls` shows it: the one that its program chose, or that was drawn for it. A run that
+    does not exist, or is kept no longer (`results_ttl` after its end), ends a command with exit code 1.
+    """
+
+
+@runs.command("ls", short_help="List runs.")
+@click.option(
+    "--status",
+    "statuses",
+    type=click.Choice(STATUSES, case_sensitive=False),
+    multiple=True,
+    help="Those of a status; may be given several times.",
+)
+@click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", default=100, show_default=True, help="Show at most this many."
+)
+@broker_option
+@timeout_option
+@as_json
+def list_them(*, statuses: tuple[str, ...], limit: int, broker: str | None, timeout: float, json_output: bool) -> None:
+    """List runs, latest first."""
+
+    async def talk(opened: Broker, step: Step) -> Sequence[RunInfo]:
+        with step():
+            return await opened.runs.list(statuses=statuses, limit=limit)
+
+    found = speak(broker, timeout, talk)
+    if json_output:
+        print_json([in_json(info) for info in found])
+    elif not found:
+        click.echo("no such runs" if statuses else "no runs")
+    else:
+        print_table(
+            ("ID", "TITLE", "STATUS", "ENDED", "STARTED", "FINISHED", "REASON"),
+            [
+                (
+                    info.id,
+                    info.title,
+                    str(info.status),
+                    progress(info),
+                    moment(info.started),
+                    "" if info.finished is None else moment(info.finished),
+                    info.reason,
+                )
+                for info in found
+            ],
+        )
+        if len(found) == limit:
+            click.echo(f"(the latest {limit:,}; --limit shows more)", err=True)
+
+
+@runs.command(short_help="Show one run and its steps.")
+@click.argument("run_id", metavar="ID")
+@broker_option
+@timeout_option
+@as_json
+def show(run_id: str, *, broker: str | None, timeout: float, json_output: bool) -> None:
+    """Show a run: its status, how far it is, what it waits for, its result, and how each step ended."""
+
+    async def talk(run: Run[Any], info: RunInfo, step: Step) -> tuple[RunInfo, Sequence[StepInfo]]:
+        with step():
+            return info, await run.steps()
+
+    info, steps = _with_run(broker, timeout, run_id, talk)
+    if json_output:
+        print_json(in_json(info) | {"steps": [step_in_json(one) for one in steps]})
+        return
+    facts = [
+        ("run", info.id),
+        ("title", info.title),
+        ("status", str(info.status)),
+        ("reason", info.reason),
+        ("ended", f"{progress(info)} steps"),
+        ("waits for", ", ".join(waits_for(info, steps))),
+        ("started", moment(info.started)),
+        ("finished", "" if info.finished is None else moment(info.finished)),
+        ("result", info.result or ""),
+    ]
+    for name, value in facts:
+        if value:
+            click.echo(f"{name}: {one_line(value, 2000)}")
+    if steps:
+        click.echo()
+        print_table(
+            ("STEP", "NAME", "STATUS", "ACTOR", "MESSAGE", "ERROR"),
+            [
+                (
+                    str(one.number),
+                    one.name,
+                    str(one.status),
+                    one.actor or f"({one.kind})",
+                    one.message,
+                    error(one.end),
+                )
+                for one in steps
+            ],
+        )
+
+
+@runs.command(short_help="Print the graph of a run, in the language of Mermaid.")
+@click.argument("run_id", metavar="ID")
+@broker_option
+@timeout_option
+def graph(run_id: str, *, broker: str | None, timeout: float) -> None:
+    """Print the graph of a run as it is now, in the language of Mermaid: for a Markdown file, or mermaid.live."""
+
+    async def talk(run: Run[Any], _: RunInfo, step: Step) -> str:
+        with step():
+            return await run.to_mermaid()
+
+    click.echo(printable(_with_run(broker, timeout, run_id, talk)), nl=False)
+
+
+@runs.command(short_help="End a run.")
+@click.argument("run_id", metavar="ID")
+@click.option("--reason", default="", help="Why; `runs show` and the caller of the run see it.")
+@broker_option
+@timeout_option
+def cancel(run_id: str, *, reason: str, broker: str | None, timeout: float) -> None:
+    """End a run: steps that have not begun never run, and what is done is undone, where a step says how.
+
+    What a handler works on continues to its end, which counts no more.
+    """
+    _change(broker, timeout, run_id, lambda run: run.cancel(reason), "cancelled", "over already")
+
+
+@runs.command(short_help="Run again what has failed.")
+@click.argument("run_id", metavar="ID")
+@broker_option
+@timeout_option
+def retry(run_id: str, *, broker: str | None, timeout: float) -> None:
+    """Run again the steps of a failed or held run that have not succeeded; what is done keeps its results."""
+    _change(
+        broker,
+        timeout,
+        run_id,
+        lambda run: run.retry(),
+        "retrying what had not succeeded of",
+        "neither held nor failed",
+    )
+
+
+@runs.command(short_help="Send no further steps of a run.")
+@click.argument("run_id", metavar="ID")
+@broker_option
+@timeout_option
+def pause(run_id: str, *, broker: str | None, timeout: float) -> None:
+    """Send no further steps of a run until `runs resume`; what was sent before is handled."""
+    _change(broker, timeout, run_id, lambda run: run.pause(), "paused", "not under way")
+
+
+@runs.command(short_help="Continue a paused run.")
+@click.argument("run_id", metavar="ID")
+@broker_option
+@timeout_option
+def resume(run_id: str, *, broker: str | None, timeout: float) -> None:
+    """Continue a run that was paused."""
+    _change(broker, timeout, run_id, lambda run: run.resume(), "resumed", "not paused")
+
+
+@runs.command(short_help="Delete a run that is over.")
+@click.argument("run_id", metavar="ID")
+@broker_option
+@timeout_option
+def forget(run_id: str, *, broker: str | None, timeout: float) -> None:
+    """Delete a run that is over, with its results, before its `results_ttl` ends."""
+    _change(broker, timeout, run_id, lambda run: run.forget(), "forgot", "not over; `runs cancel` ends it")
+
+
+@runs.command(short_help="Give a run the value of a signal.")
+@click.argument("run_id", metavar="ID")
+@click.argument("name")
+@click.argument("value", metavar="[JSON]", default="null")
+@broker_option
+@timeout_option
+def signal(run_id: str, name: str, value: str, *, broker: str | None, timeout: float) -> None:
+    """Give a run the value of its signal NAME: JSON, or null without one. It may come before the run waits for it."""
+    from actorwork import codec
+    from actorwork.errors import CodecError
+
+    try:
+        decoded = codec.loads(value.encode(errors="surrogateescape"))
+    except CodecError as error:
+        raise click.ClickException(
+            f"the value of a signal is JSON, such as true or '\"yes\"': {printable(str(error))}"
+        ) from None
+
+    async def talk(run: Run[Any], info: RunInfo, step: Step) -> None:
+        with step():
+            if await run.signal(name, decoded):
+                return
+            names = [one.name for one in await run.steps() if one.kind == "signal"]
+        raise click.ClickException(printable(_no_signal(info, name, names)))
+
+    _with_run(broker, timeout, run_id, talk)
+    click.echo(printable(f"gave run {run_id!r} the signal {name!r}"))
+
+
+def _no_signal(info: RunInfo, name: str, names: Sequence[str]) -> str:
+    from actorwork.state.known_actors import near
+
+    if name not in names:
+        others = near(name, names) if names else "it has none"
+        return f"run {info.id!r} has no signal {name!r}; {others}"
+    if info.status.is_final:
+        return f"run {info.id!r} is over ({info.status})"
+    return f"run {info.id!r} has the value of {name!r} already, or waits for it no longer; see: {_shown(info.id)}"
+
+
+def _change(
+    broker: str | None,
+    timeout: float,
+    run_id: str,
+    act: Callable[[Run[Any]], Awaitable[bool]],
+    verb: str,
+    unless: str,
+) -> None:
+    """Change a run, and say so; end the command if it is in no state for that."""
+
+    async def talk(run: Run[Any], _: RunInfo, step: Step) -> None:
+        with step():
+            if await act(run):
+                return
+            now = (await run.info()).status
+        raise click.ClickException(printable(f"run {run_id!r} is {unless} ({now})"))
+
+    _with_run(broker, timeout, run_id, talk)
+    click.echo(printable(f"{verb} run {run_id!r}"))
+
+
+def _with_run(
+    broker: str | None, timeout: float, run_id: str, talk: Callable[[Run[Any], RunInfo, Step], Awaitable[T]]
+) -> T:
+    """Run `talk` with a run, as it is now; one that does not exist ends the command."""
+    from actorwork.clients.opening import open_client
+    from actorwork.policy.runs.values import Status
+
+    async def talking(opened: Broker, step: Step) -> T:
+        async with open_client(opened) as client:
+            run = client.run(run_id)
+            with step():
+                info = await run.info()
+            if info.status is not Status.UNKNOWN:
+                return await talk(run, info, step)
+            with step():
+                others = [one.id for one in await opened.runs.list()]
+        raise click.ClickException(printable(_no_run(run_id, others)))
+
+    return speak(broker, timeout, talking)
+
+
+def _no_run(run_id: str, others: Sequence[str]) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(run_id, others, n=3, cutoff=0.6)
+    meant = f"did you mean {' or '.join(map(repr, near))}?" if near else f"see: {pasted('runs', 'ls')}"
+    return f"there is no run {run_id!r}: it was never started, or is kept no longer; {meant}"
+
+
+def _shown(run_id: str) -> str:
+    return pasted("runs", "show", run_id)
+
+
+def progress(info: RunInfo) -> str:
+    """Return how many steps have ended, well or not, of how many."""
+    return f"{info.done:,}/{info.total:,}"
+
+
+def waits_for(info: RunInfo, steps: Sequence[StepInfo]) -> list[str]:
+    """Return what a run waits for that no actor works on: signals, pauses, a decision about a failed step."""
+    from actorwork.policy.runs.values import Status
+
+    return [
+        *(f"the signal {name!r}" for name in info.waits_for),
+        *(f"the pause {one.name!r}" for one in steps if one.kind == "nap" and one.status is Status.STARTED),
+        *(f"`runs retry` of {one.name!r}" for one in steps if one.status is Status.HELD),
+        *(["`runs resume`"] if info.status is Status.PAUSED else []),
+    ]
+
+
+def error(end: End | None) -> str:
+    """Return why a step did not succeed."""
+    if end is None or end.failure is None:
+        return ""
+    return f"{end.failure.type}: {end.failure.reason}"
+
+
+def in_json(info: RunInfo) -> dict[str, Any]:
+    """Return a run as JSON; its result is the value itself, null while there is none."""
+    from actorwork import codec
+
+    return {
+        "id": info.id,
+        "title": info.title,
+        "status": str(info.status),
+        "reason": info.reason,
+        "done": info.done,
+        "total": info.total,
+        "waits_for": list(info.waits_for),
+        "started": moment(info.started),
+        "finished": None if info.finished is None else moment(info.finished),
+        "result": None if info.result is None else codec.loads(info.result.encode()),
+        "failures": [{"step": name, "error": error(end)} for name, end in info.failures],
+    }
+
+
+def step_in_json(one: StepInfo) -> dict[str, Any]:
+    return {
+        "number": one.number,
+        "name": one.name,
+        "kind": one.kind,
+        "status": str(one.status),
+        "needs": list(one.needs),
+        "actor": one.actor,
+        "source": one.source,
+        "message": one.message,
+        "error": error(one.end),
+    }

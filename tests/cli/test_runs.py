@@ -1,0 +1,230 @@
+"""`actorwork runs`, and `result` and `cancel` for submitted messages."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from actorwork import Client, MessageFailed, open_client, open_system
+from actorwork.abc import Broker
+from actorwork.cli.commands import actorwork
+from actorwork.cli.runs import STATUSES
+from actorwork.policy.runs.rules import OPEN
+from actorwork.policy.runs.values import Status
+from actorwork.workflows import Flow, signal, step, together
+from tests.cli.conftest import Shell
+from tests.workflows.shop import Calculator, Clerk, Flaky, Note, Square, Text
+
+READING = (("runs", "ls"), ("runs", "show", "x"), ("runs", "graph", "x"), ("result", "calculator", "x"))
+CHANGING = (
+    ("runs", "cancel", "x"),
+    ("runs", "retry", "x"),
+    ("runs", "pause", "x"),
+    ("runs", "resume", "x"),
+    ("runs", "forget", "x"),
+    ("runs", "signal", "x", "y"),
+    ("cancel", "calculator", "x"),
+)
+
+
+def with_client(shell: Shell, act: Callable[[Client], Awaitable[Any]], *, node: bool = False) -> Any:
+    """Do something with a client, while a node runs or none."""
+
+    async def talk(broker: Broker) -> Any:
+        async with open_client(broker) as client:
+            if not node:
+                return await act(client)
+            async with open_system([Calculator, Clerk], broker=broker):
+                return await act(client)
+
+    return shell.at_broker(talk)
+
+
+@pytest.fixture
+def started(shell: Shell) -> Shell:
+    """One run that is done, one that has failed, and one that waits for its signal."""
+
+    async def start(client: Client) -> None:
+        same = step(Calculator, Text(4.0))
+        done = await client.start(Flow(step(Calculator, Text(same.result)), title="squares"), id="done")
+        await done.result()
+        failing = step(Calculator, Flaky(7), name="flaky")
+        failed = await client.start(step(Calculator, Square(failing.result)), id="failed")
+        async with failed.watch() as updates:
+            async for _ in updates:
+                pass
+        approved = signal("approval", bool)
+        asked = await client.start(step(Clerk, Note(approved.result)), id="asked")
+        assert await asked.status() is Status.STARTED
+
+    with_client(shell, start, node=True)
+    return shell
+
+
+def test_runs_are_listed_latest_first_and_by_status(started: Shell):
+    output = started("runs", "ls").stdout
+    assert [line.split()[0] for line in output.splitlines()] == ["ID", "asked", "failed", "done"]
+    assert "'flaky' failed: ValueError: 7 is odd" in output
+    assert [one["id"] for one in started.json("runs", "ls", "--status", "failure", "--status", "SUCCESS")] == [
+        "failed",
+        "done",
+    ]
+    assert [one["id"] for one in started.json("runs", "ls", "--limit", "1")] == ["asked"]
+    assert started("runs", "ls", "--limit", "1").stderr == "(the latest 1; --limit shows more)\n"
+    assert started("runs", "ls", "--status", "HELD").stdout == "no such runs\n"
+    assert "'succes' is not one of" in started("runs", "ls", "--status", "succes", code=2).stderr
+
+
+def test_each_status_of_a_run_can_be_listed():
+    assert set(STATUSES) == {*OPEN, *(one for one in Status if one.is_final)} - {Status.REJECTED, Status.EXPIRED}
+
+
+def test_one_run_is_shown_with_its_steps(started: Shell):
+    output = started("runs", "show", "failed").stdout
+    assert "status: FAILURE\nreason: 'flaky' failed: ValueError: 7 is odd\nended: 2/2 steps\n" in output
+    rows = [line.strip().split(maxsplit=4) for line in output.splitlines()[-2:]]
+    assert [row[:4] for row in rows] == [
+        ["0", "flaky", "FAILURE", "calculator"],
+        ["1", "calculator", "CANCELLED", "calculator"],
+    ]
+    assert rows[0][4].split(maxsplit=1) == ["failed/0", "ValueError: 7 is odd"]
+    assert "Cancelled: needs 'flaky', which failed" in rows[1][4]
+    shown = started.json("runs", "show", "done")
+    assert (shown["title"], shown["status"], shown["done"], shown["result"]) == ("squares", "SUCCESS", 2, 4.0)
+    assert [(one["number"], one["needs"], one["message"]) for one in shown["steps"]] == [
+        (0, [], "done/0"),
+        (1, [0], "done/1"),
+    ]
+    assert started.json("runs", "show", "failed")["failures"] == [{"step": "flaky", "error": "ValueError: 7 is odd"}]
+
+
+def test_a_run_that_waits_is_shown_with_what_it_waits_for(started: Shell):
+    output = started("runs", "show", "asked").stdout
+    assert "waits for: the signal 'approval'\n" in output
+    assert "0     approval  STARTED  (signal)" in output
+    started("runs", "pause", "asked")
+    assert "waits for: the signal 'approval', `runs resume`\n" in started("runs", "show", "asked").stdout
+
+
+def test_the_graph_of_a_run_is_printed(started: Shell):
+    graph = started("runs", "graph", "failed").stdout
+    assert graph.startswith('graph TD\n    s0["flaky"]:::failure\n')
+    assert "    s0 --> s1\n" in graph
+
+
+def test_a_run_gets_the_value_of_its_signal(started: Shell):
+    assert (
+        "has no signal 'aproval'; did you mean 'approval'?"
+        in started("runs", "signal", "asked", "aproval", "true", code=1).stderr
+    )
+    refused = started("runs", "signal", "asked", "approval", "yes", code=1).stderr
+    assert "the value of a signal is JSON, such as true or '\"yes\"'" in refused
+    assert started("runs", "signal", "asked", "approval", "true").stdout == "gave run 'asked' the signal 'approval'\n"
+    again = started("runs", "signal", "asked", "approval", "false", code=1).stderr
+    assert "has the value of 'approval' already" in again
+    with_client(started, lambda client: client.run("asked").result(), node=True)
+    assert started.json("runs", "show", "asked")["result"] == "noted True"
+    assert "is over (SUCCESS)" in started("runs", "signal", "asked", "approval", code=1).stderr
+    assert "has no signal 'x'; it has none" in started("runs", "signal", "done", "x", code=1).stderr
+
+
+def test_a_run_is_steered(started: Shell):
+    assert started("runs", "pause", "asked").stdout == "paused run 'asked'\n"
+    assert "run 'asked' is not under way (PAUSED)" in started("runs", "pause", "asked", code=1).stderr
+    assert started("runs", "resume", "asked").stdout == "resumed run 'asked'\n"
+    assert "run 'asked' is not paused (STARTED)" in started("runs", "resume", "asked", code=1).stderr
+    assert "run 'asked' is neither held nor failed (STARTED)" in started("runs", "retry", "asked", code=1).stderr
+    assert (
+        "run 'asked' is not over; `runs cancel` ends it (STARTED)" in started("runs", "forget", "asked", code=1).stderr
+    )
+    assert started("runs", "cancel", "asked", "--reason", "too late").stdout == "cancelled run 'asked'\n"
+    assert started.json("runs", "show", "asked")["reason"] == "too late"
+    assert "run 'asked' is over already (CANCELLED)" in started("runs", "cancel", "asked", code=1).stderr
+    assert started("runs", "retry", "failed").stdout == "retrying what had not succeeded of run 'failed'\n"
+    assert started.json("runs", "show", "failed")["status"] == "STARTED"
+    assert started("runs", "forget", "asked").stdout == "forgot run 'asked'\n"
+    assert "there is no run 'asked'" in started("runs", "show", "asked", code=1).stderr
+
+
+@pytest.mark.parametrize("command", [one for one in (*READING, *CHANGING) if "x" in one and one[0] == "runs"])
+def test_a_run_that_does_not_exist_ends_the_command_in_one_sentence(started: Shell, command: tuple[str, ...]):
+    for run_id, rest in (("dnoe", "did you mean 'done'?"), ("zzz", "see: actorwork runs ls")):
+        refused = started(*(run_id if word == "x" else word for word in command), code=1).stderr
+        assert refused == (f"Error: there is no run {run_id!r}: it was never started, or is kept no longer; {rest}\n")
+
+
+@pytest.mark.parametrize("command", [*READING, *CHANGING])
+def test_looking_for_a_run_or_a_message_makes_no_store(shell: Shell, command: tuple[str, ...]):
+    code = 0 if command == ("runs", "ls") else 1
+    result = shell(*command, code=code)
+    assert "note: there is no store" in result.stderr
+    assert "Traceback" not in result.output
+    assert list(shell.folder.glob("messages.db*")) == []
+
+
+def test_runs_of_a_redis_server_are_shown(shell: Shell, redis_url: str):
+    there = Shell(shell.folder, redis_url)
+
+    async def start(client: Client) -> None:
+        await client.start(together(step(Calculator, Square(1)), signal("s", int)), id="r")
+
+    with_client(there, start)
+    assert [one["waits_for"] for one in there.json("runs", "ls")] == [["s"]]
+    assert there.json("runs", "show", "r")["total"] == 2
+    there("runs", "cancel", "r")
+    assert [one["id"] for one in there.json("runs", "ls", "--status", "CANCELLED")] == ["r"]
+
+
+def test_what_foreign_text_of_a_run_says_to_the_terminal_is_shown(shell: Shell):
+    async def start(client: Client) -> None:
+        await client.start(Flow(step(Clerk, Note("x"), name="a\x1b[2Jb"), title="\x1b]0;t\x07"), id="r")
+
+    with_client(shell, start)
+    for command in (("ls",), ("show", "r"), ("graph", "r")):
+        assert "\x1b" not in CliRunner().invoke(actorwork, ["runs", *command, "--broker", shell.url]).output
+
+
+# ---- submitted messages ----
+
+
+def test_the_reply_to_a_submitted_message_is_printed(shell: Shell):
+    async def submit(client: Client) -> tuple[str, str]:
+        calculator = client.ref(Calculator)
+        good, bad = await calculator.submit(Square(3)), await calculator.submit(Flaky(5))
+        await good.result()
+        with pytest.raises(MessageFailed):
+            await bad.result()
+        return good.id, bad.id
+
+    good, bad = with_client(shell, submit, node=True)
+    assert shell("result", "calculator", good).stdout == "9\n"
+    assert shell("result", "actor:calculator", good, "--wait", "1s").stdout == "9\n"
+    assert shell.json("result", "calculator", good)["reply"] == 9
+    failed = shell("result", "calculator", bad, code=1).stderr
+    assert failed == f"Error: the actor 'calculator' failed message {bad} (ValueError: 5 is odd)\n"
+    assert shell.json("result", "calculator", bad, code=1)["error"] == "ValueError: 5 is odd"
+
+
+def test_a_message_without_an_outcome_ends_the_command_in_one_sentence(shell: Shell):
+    shell.enter({"calculator": ["numbers"]})
+    missing = shell("result", "calculator", "m", "--wait", "1ms", code=1).stderr
+    assert "no outcome of message m to the actor 'calculator' within 1ms: it has not been handled yet" in missing
+    assert shell.json("result", "calculator", "m", code=1)["status"] == "pending"
+    unknown = shell("result", "calcluator", "m", code=1).stderr
+    assert unknown == "Error: no actor 'calcluator' has run at this broker; did you mean 'calculator'?\n"
+    assert "did you mean 'numbers'?" in shell("result", "--source", "nmubers", "m", code=1).stderr
+
+
+def test_a_message_that_is_held_back_is_cancelled(shell: Shell):
+    async def submit(client: Client) -> str:
+        return (await client.ref(Calculator).submit(Square(3), delay=60)).id
+
+    waiting = with_client(shell, submit)
+    shell.enter({"calculator": ["numbers"]})
+    assert shell("cancel", "calculator", waiting).stdout == f"cancelled message {waiting} to the actor 'calculator'\n"
+    again = shell("cancel", "calculator", waiting, code=1).stderr
+    assert "is not held back: it is ready, in flight or handled" in again
+    assert f"see: actorwork result calculator {waiting}" in again
+    assert "rejected message" in shell("result", "calculator", waiting, code=1).stderr
+    assert "did you mean 'calculator'?" in shell("cancel", "calcluator", waiting, code=1).stderr
