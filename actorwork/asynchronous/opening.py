@@ -71,7 +71,7 @@ async def _open_redis(
             place.look_now()
 
     address = Address.parse(url)
-    commands = AsyncioRedis(address, on_push, on_back)
+    commands = AsyncioRedis(address, on_push, on_back, emit)
     stack.push_async_callback(commands.aclose)
     await commands.open()
     with cannot(f"open {address.url}"):

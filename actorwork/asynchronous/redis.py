@@ -15,6 +15,7 @@ from typing import Any, Final
 from actorwork.asynchronous.driver import check_loop
 from actorwork.asynchronous.link import Link, Request
 from actorwork.errors import BrokerError
+from actorwork.events import BrokerBack, BrokerLost
 from actorwork.streams.transport.address import Address, open_socket
 from actorwork.streams.transport.commands import MayHaveExecuted, Script
 from actorwork.streams.transport.redis_py import (
@@ -33,12 +34,19 @@ _LONGEST_PAUSE: Final = 1.0
 class AsyncioRedis:
     """Implements `streams.transport.commands.Commands`. Safe to use from any number of tasks of its loop."""
 
-    def __init__(self, address: Address, on_push: Callable[[list[Any]], None], on_back: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        address: Address,
+        on_push: Callable[[list[Any]], None],
+        on_back: Callable[[], None],
+        emit: Callable[[BrokerLost | BrokerBack], None],
+    ) -> None:
         self.generation = 0
         self.address = address
         self._loop = asyncio.get_running_loop()
         self._on_push = on_push
         self._on_back = on_back
+        self._emit = emit
         self._link: Link | None = None
         self._queued: list[Request] = []
         """Requests that wait for a connection."""
@@ -54,11 +62,14 @@ class AsyncioRedis:
         failures = 0
         while True:
             try:
-                self._connected(await self._open_socket())
-            except LOST:
+                opened = await self._open_socket()
+            except LOST as error:
                 failures += 1
-                await self._pause(failures)
+                await self._pause(failures, error)
             else:
+                if failures:
+                    self._emit(BrokerBack(self.address.url))
+                self._connected(opened)
                 return
 
     # ---- commands ----
@@ -183,22 +194,27 @@ class AsyncioRedis:
         while not self._is_closed:
             try:
                 opened = await self._open_socket()
-            except LOST:
+            except LOST as error:
                 failures += 1
-                await self._pause(failures)
+                await self._pause(failures, error)
             except BrokerError as error:
                 for request in self._queued:
                     if not request.done.done():
                         request.done.set_exception(ConnectionError(str(error)))
                 self._queued.clear()
-                await self._pause(10)
+                failures += 1
+                await self._pause(10, error)
             else:
+                if failures:
+                    self._emit(BrokerBack(self.address.url))
                 self._connected(opened)
                 self._on_back()
                 return
 
-    async def _pause(self, failures: int) -> None:
-        await asyncio.sleep(random.uniform(0.5, 1) * min(_LONGEST_PAUSE, 0.01 * 2 ** min(failures, 10)))
+    async def _pause(self, failures: int, error: Exception) -> None:
+        seconds = random.uniform(0.5, 1) * min(_LONGEST_PAUSE, 0.01 * 2 ** min(failures, 10))
+        self._emit(BrokerLost(str(error), seconds))
+        await asyncio.sleep(seconds)
 
     async def aclose(self) -> None:
         """Close the connection; requests that wait are cancelled."""

@@ -60,7 +60,7 @@ def _open_redis(
     from actorwork.streams.transport.redis_py import cannot  # noqa: PLC0415
 
     address = Address.parse(url)
-    commands = BlockingRedis(address, scripts.ALL, deadlines, patience)
+    commands = BlockingRedis(address, scripts.ALL, deadlines, patience, emit)
     with cannot(f"open {address.url}"):
         findings = memory_and_durability(run(facts_of(commands)))
     for finding in findings:

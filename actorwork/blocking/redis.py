@@ -11,12 +11,13 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final
 
 from actorwork.blocking.driver import Deadlines
 from actorwork.clients.driver import OutOfTime
 from actorwork.errors import BrokerError
+from actorwork.events import BrokerBack, BrokerLost
 from actorwork.streams.transport.address import Address, open_socket
 from actorwork.streams.transport.commands import MayHaveExecuted, Script
 from actorwork.streams.transport.redis_py import (
@@ -88,12 +89,20 @@ class BlockingConnection:
 class BlockingRedis:
     """Implements `streams.transport.commands.Commands`. Safe to use from any number of threads."""
 
-    def __init__(self, address: Address, scripts: Sequence[Script], deadlines: Deadlines, patience: float) -> None:
+    def __init__(
+        self,
+        address: Address,
+        scripts: Sequence[Script],
+        deadlines: Deadlines,
+        patience: float,
+        emit: Callable[[BrokerLost | BrokerBack], None],
+    ) -> None:
         self.generation = 0
         self.address = address
         self.deadlines = deadlines
         self._scripts = {script.sha: script for script in scripts}
         self._patience = patience
+        self._emit = emit
         self._idle: list[BlockingConnection] = []
         self._lock = threading.Lock()
         self._is_closed = False
@@ -213,8 +222,11 @@ class BlockingRedis:
                 if time.monotonic() >= give_up_at:
                     raise BrokerError(f"{error}; gave up after {self._patience:g} s", may_pass=True) from error
                 failures += 1
-                self._pause(failures)
+                # Reported here only: an idle connection that the server has closed is replaced without a word.
+                self._pause(failures, error)
             else:
+                if failures:
+                    self._emit(BrokerBack(self.address.url))
                 with self._lock:
                     self.generation += 1
                 return connection
@@ -223,8 +235,10 @@ class BlockingRedis:
         """Return when a call that begins now gives up."""
         return time.monotonic() + self._patience
 
-    def _pause(self, failures: int) -> None:
+    def _pause(self, failures: int, error: Exception | None = None) -> None:
         seconds = random.uniform(0.5, 1) * min(1.0, 0.01 * 2 ** min(failures, 10))
+        if error is not None:
+            self._emit(BrokerLost(str(error), seconds))
         left = self.deadlines.left()
         time.sleep(min(seconds, left))
         if seconds >= left:

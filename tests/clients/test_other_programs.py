@@ -232,6 +232,24 @@ def test_a_sync_client_gives_up_on_a_server_that_stays_away() -> None:
     assert time.monotonic() - began < 3
 
 
+def test_a_sync_client_that_waits_for_a_server_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(BrokerError):
+        sync.open_client("redis://127.0.0.1:1", patience=0.05)
+    assert "no connection to the broker (cannot connect to redis://127.0.0.1:1" in caplog.text
+    assert len([one for one in caplog.records if one.levelname == "WARNING"]) == 1
+
+
+def test_an_asyncio_client_that_waits_for_a_server_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1), aio.open_client("redis://127.0.0.1:1"):
+                pass
+
+    run_asyncio(main)
+    assert "no connection to the broker (cannot connect to redis://127.0.0.1:1" in caplog.text
+    assert len([one for one in caplog.records if one.levelname == "WARNING"]) == 1
+
+
 @pytest.fixture
 def own_server() -> Iterator[RedisServer]:
     with open_redis_server() as server:
@@ -242,6 +260,10 @@ def test_a_sync_client_goes_on_after_the_server_has_restarted(own_server: RedisS
     with sync.open_client(own_server.url) as client:
         client.publish("orders", 1)
         own_server.kill()
+        began = time.monotonic()
+        with pytest.raises(AskTimeout):
+            client.ref(Calculator).ask(Square(1), timeout=0.2)
+        assert time.monotonic() - began < 3
         own_server.start()
         client.publish("orders", 2)
         assert client.run("none").status() is Status.UNKNOWN
@@ -322,7 +344,11 @@ def test_an_asyncio_client_of_another_loop_says_so(url: str) -> None:
     run_asyncio(open_one)
 
 
-def test_an_asyncio_client_goes_on_after_the_server_has_restarted(own_server: RedisServer) -> None:
+def test_an_asyncio_client_goes_on_after_the_server_has_restarted(
+    own_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+
     async def main() -> None:
         async with aio.open_client(own_server.url) as client:
             await client.publish("orders", 1)
@@ -334,6 +360,9 @@ def test_an_asyncio_client_goes_on_after_the_server_has_restarted(own_server: Re
             assert len(set(ids)) == 20
 
     run_asyncio(main)
+    lines = [one.getMessage() for one in caplog.records if one.name == "actorwork"]
+    assert [line.split(" (")[0] for line in lines[:1]] == ["no connection to the broker"]
+    assert f"connected to the broker at {own_server.url}" in lines[-1]
 
 
 # ---- the same for all ----
