@@ -130,7 +130,7 @@ BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=la
 
 
 @BOTH
-def test_an_idle_program_stops_within_a_tenth_of_a_second(tmp_path: Path, number: signal.Signals):
+def test_an_idle_program_stops_without_waiting_for_anything(tmp_path: Path, number: signal.Signals):
     program = start(tmp_path)
     program.wait_for("ready")
     program.signal(number)
@@ -139,7 +139,7 @@ def test_an_idle_program_stops_within_a_tenth_of_a_second(tmp_path: Path, number
     assert program.said.endswith("forced=False\nreturned\n")
     found = re.search(r"stopped in ([\d.]+)", program.said)
     assert found is not None
-    assert float(found.group(1)) < 0.1
+    assert float(found.group(1)) < 0.5  # less than any interval at which something looks
 
 
 @BOTH
