@@ -144,6 +144,47 @@ class Second(Noting):
         self.end(number)
 
 
+@attrs.frozen
+class Double(Message["Member", int]):
+    number: int
+    gate: str = ""
+    wait: float = 0.0
+
+
+@attrs.frozen
+class Join(Message["Joiner", int]):
+    name: str
+    values: list[int]
+
+
+class Member(Noting):
+    """A member of a group: returns twice its number, after the file `gate` exists."""
+
+    settings = Settings(title="member", concurrency=4)
+
+    @receive
+    async def double(self, message: Double) -> int:
+        self.begin(number=message.number)
+        await self.wait(message.wait)
+        while message.gate and not await trio.Path(message.gate).exists():
+            await self.wait(0.01)
+        self.end(message.number)
+        return 2 * message.number
+
+
+class Joiner(Noting):
+    """The body of a chord: returns the sum. Its receipt says what it was given."""
+
+    settings = Settings(title="joiner", concurrency=4)
+
+    @receive
+    async def join(self, message: Join) -> int:
+        self.begin(number=message.name)
+        await trio.lowlevel.checkpoint()
+        self.end([message.name, *message.values])
+        return sum(message.values)
+
+
 class Clock(Noting):
     """Is fired by a trigger."""
 
@@ -255,6 +296,7 @@ TREES = {
     "keeper": [Keeper],
     "first": [First],
     "second": [Second],
+    "joins": [Member, Joiner],
     "clock": [Clock],
     "orders": [Orders],
     "clerk": [Clerk, Worker],
