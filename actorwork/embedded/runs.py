@@ -123,12 +123,25 @@ class RunTable:
         )
         if deadline is not None:
             self._transaction.is_delayed_until(deadline)
-        parent = None if plan.heir is None else read_step_header(plan.heir.headers.get(FLOW))
-        if parent is not None:
-            # So that it is cancelled with the run in whose step's place it is.
-            self._execute("update steps set child = ? where run = ? and step = ?", (plan.id, *parent[1:]))
-        rules.begin(self._book(plan.id))
+        if plan.heir is None or self._adopt(plan.id, plan.heir):
+            rules.begin(self._book(plan.id))
+        else:
+            rules.begin_in_vain(self._book(plan.id), f"the run of {plan.heir.id!r} has ended")
         return True
+
+    def _adopt(self, child: str, heir: Heir) -> bool:
+        """Note that a run is in the place of a step, to be cancelled with its run; return False if that is over.
+
+        The header may have been copied by a foreign producer: only the message that the run has sent is a step of it.
+        """
+        home, run, number = read_step_header(heir.headers.get(FLOW)) or ("", "", 0)
+        book = self._find(run)
+        if book is None or book.home != home or not heir.id.startswith(message_id(run, number)):
+            return True
+        if book.message_of(number) != heir.id:
+            return False
+        self._execute("update steps set child = ? where run = ? and step = ?", (child, run, number))
+        return book.status in rules.OPEN
 
     def join(self) -> None:
         """Draw the conclusions from all ends, and start all runs, that this transaction has noted."""
@@ -148,7 +161,7 @@ class RunTable:
         if book is None or book.home != home:
             return
         if number > book.total:
-            book.undone(number)
+            book.undone(number, noted.id)
             return
         # The header may have been copied by a foreign producer: only the message that this run has sent counts.
         if book.message_of(number) != noted.id:
@@ -349,9 +362,12 @@ class RunBook:
     def is_sent(self, step: int) -> bool:
         return self._row("state", step)[0] != WAITS
 
-    def has_held(self) -> bool:
-        row = self._execute("select 1 from steps where run = ? and state = 3 limit 1", (self._run,)).fetchone()
-        return row is not None
+    def first_held(self) -> tuple[int, End] | None:
+        row = self._execute(
+            "select step, how, value, failure, caused from steps where run = ? and state = 3 order by step limit 1",
+            (self._run,),
+        ).fetchone()
+        return None if row is None else (row[0], _end_from(*row[1:]))
 
     def send(self, step: int) -> None:
         plan, attempt = self._plan(step)
@@ -373,12 +389,16 @@ class RunBook:
         if message is None:
             return
         (child,) = self._row("child", step)
-        if child is not None:
-            rules.cancel(RunBook(self._transaction, self._outlets, child), f"its run {self._run!r} has ended")
-            return
+        if child is not None and self._is_kept(child):
+            book = RunBook(self._transaction, self._outlets, child)
+            if rules.cancel(book, f"its run {self._run!r} has ended"):
+                return
         plan, _ = self._plan(step)
         if plan.kind == "message":
             self._outlets.withdraw(plan.source, message)
+
+    def _is_kept(self, run: str) -> bool:
+        return self._execute("select 1 from runs where run = ?", (run,)).fetchone() is not None
 
     def hold(self, step: int, end: End) -> None:
         failure = None if end.failure is None else json.dumps(attrs.asdict(end.failure))
@@ -391,7 +411,7 @@ class RunBook:
     def reopen(self) -> None:
         self._execute(
             "update steps set attempt = attempt + 1, state = 0, how = null, value = null, failure = null, caused = 0,"
-            " fails = 0, place = null, due = null"
+            " fails = 0, place = null, due = null, child = null"
             " where run = ? and (state = 3 or (state = 2 and how <> 'done'))",
             (self._run,),
         )
@@ -402,7 +422,8 @@ class RunBook:
             (self._run,),
         )
         self._execute(
-            "update runs set finished = null, expires = null, result = null, deadline = null,"
+            "update runs set finished = null, expires = null, result = null,"
+            " deadline = case when finished is null then deadline end,"
             " open = (select count(*) from steps s where s.run = runs.run and s.state <> 2 and s.step < runs.total)"
             " where run = ?",
             (self._run,),
@@ -429,20 +450,31 @@ class RunBook:
         if rest["heir"] is not None:
             self._bequeath(Heir(**rest["heir"]), status, reason, result)
         if status is Status.FAILURE and rest["on_error"] is not None:
-            self._publish(step_from(rest["on_error"]), 2 * self.total + 1, f"{self._run}/error")
+            # Another id after a retry: the same one would be taken for the message that was sent before.
+            (retries,) = self._execute("select sum(attempt) from steps where run = ?", (self._run,)).fetchone()
+            suffix = f".{retries}" if retries else ""
+            self._publish(step_from(rest["on_error"]), 2 * self.total + 1, f"{self._run}/error{suffix}")
         if status is not Status.SUCCESS:
             self._undo_next()
 
     # ---- the end of a run ----
 
-    def undone(self, number: int) -> None:
-        """Send the next message that undoes something, after the last one has ended, however it did."""
-        if self.total < number <= 2 * self.total:
-            self._execute(
-                "update steps set place = null where run = ? and step = ? and place is not null",
-                (self._run, number - self.total - 1),
-            )
+    def undone(self, number: int, message: str) -> None:
+        """Send the next message that undoes something, after the last one has ended, however it did.
+
+        Only if the run has not been retried meanwhile: what is done then stays.
+        """
+        step = number - self.total - 1
+        if step >= self.total or message != self._undo_id(step):
+            return
+        done = self._execute(
+            "update steps set place = null where run = ? and step = ? and place is not null", (self._run, step)
+        )
+        if done.rowcount and self.status in (Status.FAILURE, Status.CANCELLED):
             self._undo_next()
+
+    def _undo_id(self, step: int) -> str:
+        return f"{self._run}/undo/{step}"
 
     def _undo_next(self) -> None:
         row = self._execute(
@@ -455,11 +487,11 @@ class RunBook:
         step, body = row
         undo = step_from(json.loads(body)).undo
         if undo is not None:
-            self._publish(undo, self.total + 1 + step, f"{self._run}/undo/{step}")
+            self._publish(undo, self.total + 1 + step, self._undo_id(step))
 
     def _first_failure(self) -> str:
         row = self._execute(
-            "select name, how, value, failure, caused from steps where run = ? and fails order by place limit 1",
+            "select name, how, value, failure, caused from steps where run = ? and fails order by step limit 1",
             (self._run,),
         ).fetchone()
         if row is None:

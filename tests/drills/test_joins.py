@@ -140,7 +140,7 @@ async def test_a_member_that_takes_its_process_down_decides_its_chord_when_it_is
         deadly = step(Member, Double(1, str(drill.folder / "never")), name="deadly")
         body = joined("all", [deadly, *doubles(2)])
         after = step(Joiner, Join("after", []))
-        flow = Flow(body, on_error=lambda failures: after)
+        flow = Flow(body, on_error=lambda _: after)
         run = await client.start(flow)
         await kill_with_each(drill, url)
         survivor = await drill.start_up("joins", url, lease=LEASE)

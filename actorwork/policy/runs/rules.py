@@ -86,7 +86,9 @@ class Book(Protocol):
         """Note that a step waits to be retried, because of this end."""
         ...
 
-    def has_held(self) -> bool: ...
+    def first_held(self) -> tuple[int, End] | None:
+        """Return the first step that waits to be retried, and its end."""
+        ...
 
     def reopen(self) -> None:
         """Forget the ends of a held or failed run that are not done, count the needs anew."""
@@ -119,17 +121,23 @@ def end_step(book: Book, step: int, end: End) -> bool:
     if book.holds and end.kind in HOLDING and not is_taken:
         book.hold(step, end)
         if book.status is Status.STARTED:
-            book.set_status(Status.HELD, f"{book.name_of(step)!r} {said(end)}")
+            _continue(book)
         return True
     book.record(step, end, is_failure=end.kind != "done" and not is_taken)
     _spread(book, step, end)
-    if book.status is Status.HELD and not book.has_held():
-        book.set_status(Status.STARTED)
+    if book.status is Status.HELD:
+        _continue(book)
     if book.left():
         _send_ready(book)
     else:
         _finish(book)
     return True
+
+
+def begin_in_vain(book: Book, reason: str) -> None:
+    """End a new run before it sends anything: the run in whose step's place it is has ended."""
+    book.set_status(Status.STARTED)
+    cancel(book, reason)
 
 
 def cancel(book: Book, reason: str) -> bool:
@@ -153,7 +161,7 @@ def pause(book: Book) -> bool:
 def resume(book: Book) -> bool:
     if book.status is not Status.PAUSED:
         return False
-    book.set_status(Status.STARTED)
+    _continue(book)
     _send_ready(book)
     return True
 
@@ -166,6 +174,16 @@ def retry(book: Book) -> bool:
     book.set_status(Status.STARTED)
     _send_ready(book)
     return True
+
+
+def _continue(book: Book) -> None:
+    """Give a run that is not paused its status: it is held as long as a step waits to be retried."""
+    held = book.first_held()
+    if held is None:
+        book.set_status(Status.STARTED)
+    elif book.status is not Status.HELD:
+        step, end = held
+        book.set_status(Status.HELD, f"{book.name_of(step)!r} {said(end)}")
 
 
 def _spread(book: Book, step: int, end: End) -> None:

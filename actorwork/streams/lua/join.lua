@@ -22,10 +22,11 @@
 -- A step ends once: all counting is behind the check of its state, so it cannot drift. What a script sends is bounded
 -- (SENT_AT_ONCE); the rest is sent when `flows:due` says so, a moment later, by maintain.lua.
 --
--- What is due to a source that cannot take it (no stream, no permission, no memory) stays in `ready` and is tried again every
--- second. The settlement of the member that released it is not refused: its end is true whatever becomes of the next step.
+-- What is due to a source that cannot take it (no stream, no permission, no memory) stays in `ready`, behind all others, and is
+-- tried again every second. The settlement of the member that released it is not refused: its end is true whatever becomes of the next step.
 
 local SENT_AT_ONCE = 500
+local PARKED = 1000000000 -- Added to the scores of those in `ready` that could not be sent: no run has so many steps.
 local TRY_AGAIN_MS = 1000
 local PAGES_KEPT_MS = 3600000
 local OPEN = { STARTED = true, PAUSED = true, HELD = true }
@@ -190,8 +191,7 @@ local function text_of(r, template)
   return table.concat(text)
 end
 
--- Sends the message of a step; returns its place, or nil if the source cannot take it.
-local function send_message(r, plan, id)
+local function write_message(r, plan, id)
   local prefix = 'actorwork:{' .. plan.source .. '}:'
   local fields = { 'id', id, 'data', text_of(r, plan.template), 'headers', plan.headers, 'claim', step_claim(r.secret, id) }
   for _, name in ipairs({ 'type', 'group', 'key', 'priority' }) do
@@ -211,6 +211,13 @@ local function send_message(r, plan, id)
     return '~' .. id
   end
   return enter(prefix, id, fields)
+end
+
+-- Sends the message of a step; returns its place, or nil if the source cannot take it. An error (a right to its keys that is
+-- lacking, a key of another type) must not end the script: its caller has settled the member that released the step.
+local function send_message(r, plan, id)
+  local good, place = pcall(write_message, r, plan, id)
+  return good and place or nil
 end
 
 -- ---------------------------------------------------------------------------------------------------------------- rules
@@ -237,6 +244,7 @@ local function send(r, step)
   end
   local place = send_message(r, plan, id_of(r, step, attempt_of(r, step)))
   if not place then
+    redis.call('ZADD', r.ready, PARKED + step, step)
     wake(r, step, now_ms() + TRY_AGAIN_MS)
     return false
   end
@@ -253,7 +261,7 @@ local function send_ready(r)
   if not is_sending(r) then
     return
   end
-  local steps = redis.call('ZRANGE', r.ready, 0, SENT_AT_ONCE - 1)
+  local steps = redis.call('ZRANGEBYSCORE', r.ready, '-inf', PARKED - 1, 'LIMIT', 0, SENT_AT_ONCE)
   for _, step in ipairs(steps) do
     -- A signal that has come already ends its step while it is sent, and the run may be over by then.
     if is_sending(r) and state_of(r, step) == 0 then
@@ -269,6 +277,9 @@ local function record(r, step, state, ended, is_failure)
   redis.call('HSET', r.state, 's' .. step, 2)
   if ended.how == 'done' then
     redis.call('HSET', r.at .. ':values', step, ended.value)
+    if state == 3 then
+      redis.call('HDEL', r.at .. ':ends', step)
+    end
   else
     redis.call('HSET', r.at .. ':ends', step, cjson.encode({ how = ended.how, failure = ended.failure, caused = ended.caused }))
   end
@@ -330,16 +341,33 @@ local function first_failure(r)
   return ''
 end
 
+-- One at a time, the last first; none of a run that was retried meanwhile: what is done then stays.
 local function undo_next(r)
+  if (r.status ~= 'FAILURE' and r.status ~= 'CANCELLED') or redis.call('HEXISTS', r.at, 'undoing') == 1 then
+    return
+  end
   local step = redis.call('RPOP', r.at .. ':undo')
-  if step and not send_message(r, plan_of(r, step).undo, r.run .. '/undo/' .. step) then
+  if not step then
+    return
+  end
+  if send_message(r, plan_of(r, step).undo, r.run .. '/undo/' .. step) then
+    redis.call('HSET', r.at, 'undoing', step)
+  else
     redis.call('RPUSH', r.at .. ':undo', step)
     wake(r, 'undo', now_ms() + TRY_AGAIN_MS)
   end
 end
 
+-- `step`: of which the message that undoes it has ended, however it did.
+local function undone(r, step)
+  if redis.call('HGET', r.at, 'undoing') == whole(step) then
+    redis.call('HDEL', r.at, 'undoing')
+    undo_next(r)
+  end
+end
+
 local function send_error(r)
-  local on_error = redis.call('HGET', r.at, 'on_error')
+  local on_error = r.status == 'FAILURE' and redis.call('HGET', r.at, 'on_error')
   if on_error and not send_message(r, cjson.decode(on_error), r.run .. '/error') then
     wake(r, 'error', now_ms() + TRY_AGAIN_MS)
   end
@@ -388,6 +416,18 @@ local function finish(r, status, reason)
   keep_for(r, rest[3])
 end
 
+-- Gives a run that is not paused its status: it is held as long as a step waits to be retried.
+local function continue(r)
+  local held = redis.call('SMEMBERS', r.at .. ':held')
+  if #held == 0 then
+    set_status(r, 'STARTED')
+  elseif r.status ~= 'HELD' then
+    table.sort(held, function(a, b) return tonumber(a) < tonumber(b) end)
+    local ended = cjson.decode(redis.call('HGET', r.at .. ':ends', held[1]))
+    set_status(r, 'HELD', "'" .. name_of(r, tonumber(held[1])) .. "' " .. said(ended))
+  end
+end
+
 -- `state` is that of the step, which the caller has read.
 function end_step(r, step, state, ended)
   if not OPEN[r.status] or state == 2 then
@@ -402,7 +442,7 @@ function end_step(r, step, state, ended)
     redis.call('HSET', r.at .. ':ends', step, cjson.encode({ how = ended.how, failure = ended.failure }))
     redis.call('SADD', r.at .. ':held', step)
     if r.status == 'STARTED' then
-      set_status(r, 'HELD', "'" .. name_of(r, step) .. "' " .. said(ended))
+      continue(r)
     end
     return true
   end
@@ -411,8 +451,8 @@ function end_step(r, step, state, ended)
     redis.call('RPUSH', r.at .. ':undo', step)
   end
   local ready = spread(r, step, ended)
-  if r.status == 'HELD' and redis.call('EXISTS', r.at .. ':held') == 0 then
-    set_status(r, 'STARTED')
+  if r.status == 'HELD' then
+    continue(r)
   end
   if r.open > 0 then
     for i, number in ipairs(ready) do
@@ -448,6 +488,25 @@ local function add_steps(at, new)
   end
 end
 
+local close_run -- below
+
+-- Notes that a run is in the place of a step, to be cancelled with its run; returns false if that is over. The header may have
+-- been copied by a foreign producer: only the message that the run has sent is a step of it.
+local function adopt(new)
+  local parent = new.parent and run_at(new.parent[1], new.parent[2])
+  local heir = parent and cjson.decode(new.heir)
+  if not parent or heir.claim ~= step_claim(parent.secret, heir.id) then
+    return true
+  end
+  local step = new.parent[3]
+  local state, attempt = unpack(redis.call('HMGET', parent.state, 's' .. step, 'a' .. step))
+  if not OPEN[parent.status] or (state ~= '1' and state ~= '3') or id_of(parent, step, attempt) ~= heir.id then
+    return false
+  end
+  redis.call('HSET', parent.state, 'c' .. step, new.home .. '/' .. new.run)
+  return true
+end
+
 -- Starts a run from the JSON of streams/runs.py; returns false if there is one with its id.
 local function start_run(text)
   local new = cjson.decode(text)
@@ -481,14 +540,12 @@ local function start_run(text)
     redis.call('HSET', at .. ':asks', name, step)
   end
   redis.call('SET', 'actorwork:flow:' .. new.run, new.home) -- Last: if this script fails before, the run is started anew.
-  if new.parent then -- So that it is cancelled with the run in whose step's place it is.
-    local parent = run_at(new.parent[1], new.parent[2])
-    if parent then
-      redis.call('HSET', parent.state, 'c' .. new.parent[3], new.home .. '/' .. new.run)
-    end
-  end
   local r = run_at(new.home, new.run)
   r.open = tonumber(new.total)
+  if not adopt(new) then
+    close_run(r, 'CANCELLED', "the run of '" .. cjson.decode(new.heir).id .. "' has ended")
+    return true
+  end
   if new.deadline then
     wake(r, 'deadline', now + new.deadline)
   end
@@ -501,8 +558,6 @@ local function start_run(text)
 end
 
 -- Ends an open run: what has not begun is dropped, what runs ends too late to count.
-local close_run
-
 function close_run(r, status, reason)
   if not OPEN[r.status] then
     return false
@@ -512,15 +567,15 @@ function close_run(r, status, reason)
   for step = r.total - 1, 0, -1 do
     local state = state_of(r, step)
     if state ~= 2 then
-      if state == 1 then
+      if state == 1 or state == 3 then
         local plan = plan_of(r, step)
         local child = redis.call('HGET', r.state, 'c' .. step)
-        if child then
-          local inner = run_at(string.match(child, '^(.*)/(.*)$'))
-          if inner then
-            close_run(inner, 'CANCELLED', "its run '" .. r.run .. "' has ended")
-          end
-        elseif plan.source then
+        local inner = child and run_at(string.match(child, '^(.*)/(.*)$'))
+        if inner and close_run(inner, 'CANCELLED', "its run '" .. r.run .. "' has ended") then
+          -- Its message was settled when its handler continued with this run.
+        elseif not plan.source then
+          redis.call('ZREM', r.due, id_of(r, step)) -- A nap, or a signal with a limit.
+        else
           local prefix, id = 'actorwork:{' .. plan.source .. '}:', id_of(r, step, attempt_of(r, step))
           local place = redis.call('HGET', r.state, 'p' .. step)
           if not drop(prefix, '~' .. id, 'Cancelled', reason) and not drop(prefix, '=' .. id, 'Cancelled', reason) and place then
@@ -549,7 +604,7 @@ local function join_all()
       local step = tonumber(number)
       if step > r.total then
         if step <= 2 * r.total then
-          undo_next(r)
+          undone(r, step - r.total - 1)
         end
       else
         local known = redis.call('HMGET', r.state, 's' .. step, 'a' .. step)
@@ -580,8 +635,10 @@ local function promote_runs(home)
     elseif r then
       local step = tonumber(what)
       local plan, state = plan_of(r, step), state_of(r, step)
-      if state == 0 then
-        send_ready(r)
+      if state == 0 and is_sending(r) then
+        send(r, step)
+      elseif state == 0 then
+        redis.call('ZADD', r.ready, 'XX', step, step) -- It could not be sent, and is sent when the run is resumed.
       elseif plan.kind == 'nap' then
         end_step(r, step, state, { how = 'done', value = 'null' })
       elseif plan.kind == 'signal' and state == 1 then

@@ -8,7 +8,7 @@
 --
 -- Also 'page', before a large run is started: where, and steps as JSON.
 --
--- Returns 1 if this changed something, else 0; for 'more' how many steps are still to be sent. Sent again after a lost reply it
+-- Returns 1 if this changed something, else 0; for 'more' 0 if no steps are to be sent but those that their sources cannot take. Sent again after a lost reply it
 -- changes nothing more.
 
 local what = ARGV[1]
@@ -63,13 +63,13 @@ elseif what == 'pause' then
   end
 elseif what == 'resume' then
   if r.status == 'PAUSED' then
-    set_status(r, 'STARTED')
+    continue(r)
     send_ready(r)
     done = true
   end
 elseif what == 'more' then
   send_ready(r)
-  return is_sending(r) and redis.call('ZCARD', r.ready) or 0
+  return is_sending(r) and #redis.call('ZRANGEBYSCORE', r.ready, '-inf', PARKED - 1, 'LIMIT', 0, 1) or 0
 elseif what == 'signal' then
   local step = OPEN[r.status] and tonumber(redis.call('HGET', r.at .. ':asks', ARGV[4]) or '')
   if step then
@@ -78,7 +78,7 @@ elseif what == 'signal' then
       redis.call('ZREM', r.due, r.run .. '/' .. step)
       redis.call('SREM', r.at .. ':asking', step)
       done = end_step(r, step, state, { how = 'done', value = ARGV[5] })
-    elseif state == 0 then
+    elseif state == 0 or state == 3 then
       done = redis.call('HSETNX', r.at .. ':signals', ARGV[4], ARGV[5]) == 1
     end
   end
@@ -87,7 +87,7 @@ elseif what == 'retry' then
     local open = 0
     for _, step in ipairs(redis.call('HKEYS', r.at .. ':ends')) do
       redis.call('HDEL', r.at .. ':ends', step)
-      redis.call('HDEL', r.state, 's' .. step, 'p' .. step)
+      redis.call('HDEL', r.state, 's' .. step, 'p' .. step, 'c' .. step)
       redis.call('HINCRBY', r.state, 'a' .. step, 1)
     end
     for step = 0, r.total do

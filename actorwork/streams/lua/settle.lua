@@ -180,6 +180,7 @@ while i <= last do
             hold_back(prefix, member, at, rest, fields)
             place = '~' .. member
           end
+          step_moved(by_name(fields), place)
           if has.key then
             hold_key(prefix, key, place)
           end
