@@ -64,8 +64,10 @@ class Run(Generic[R_co]):
         """
         timeout = seconds_of("timeout", timeout)
         driver = self._sender.driver
+        info = RunInfo(id=self.id)
 
         async def look() -> RunInfo:
+            nonlocal info
             began = driver.now()
             while True:
                 info = await self.info()
@@ -76,12 +78,10 @@ class Run(Generic[R_co]):
                 await driver.sleep(min(LONGEST_PAUSE, max(FIRST_LOOK, driver.now() - began)))
 
         try:
-            info = await driver.within(timeout, look)
+            return cast("R_co", self._read(await driver.within(timeout, look)))
         except OutOfTime:
             pass
-        else:
-            return cast("R_co", self._read(info))
-        raise AskTimeout(f"run {self.id!r} has not ended within {timeout:g} s; it continues")
+        raise AskTimeout(f"run {self.id!r} has not ended within {timeout:g} s; {_state(info)}")
 
     @asynccontextmanager
     async def watch(self) -> AsyncGenerator[AsyncIterator[RunInfo]]:
@@ -177,6 +177,20 @@ class Run(Generic[R_co]):
         return LookupError(
             f"there is no run {self.id!r} at {self._sender.url}: it was never started, or is kept no longer"
         )
+
+
+def _state(info: RunInfo) -> str:
+    """Return what is known of a run that has not ended in time, and what it may want."""
+    if info.status is Status.UNKNOWN:
+        return "the broker did not say how far it is: is it reachable?"
+    ended = f"{info.done} of its {info.total} steps have ended"
+    if info.status is Status.PAUSED:
+        return f"it is paused until run.resume(), and {ended}"
+    if info.status is Status.HELD:
+        return f"it is held until run.retry() ({info.reason}), and {ended}"
+    if info.waits_for:
+        return f"it waits for the signal {' and '.join(map(repr, info.waits_for))}, and {ended}"
+    return f"it continues, and {ended}. Does a node run that reads their sources?"
 
 
 _STYLES: Final = {

@@ -13,7 +13,7 @@ from actorwork.policy.bounds import check_name, is_number
 from actorwork.policy.runs.values import LONGEST_RUN_ID, Failures, Gather, Need, Piece, Plan, StepPlan, Wants
 from actorwork.workflows.holes import Hole
 from actorwork.workflows.outcomes import Failed
-from actorwork.workflows.steps import Group, MessagePart, NapPart, SignalPart, Step
+from actorwork.workflows.steps import Group, MessagePart, NapPart, SignalPart, Step, instead
 from actorwork.workflows.templates import template_of
 
 R = TypeVar("R")
@@ -74,9 +74,14 @@ class Flow(Generic[R_co]):
         on_error: Callable[[list[Failed]], Step[Any]] | None = None,
     ) -> None:
         if not isinstance(last, (Step, Group)):
-            raise TypeError(f"a flow wants its last step, or a group of steps, got {last!r}")
+            raise TypeError(f"a flow wants its last step, or a group of steps, got {last!r}{instead(last)}")
+        if isinstance(also, (Step, Group)):
+            raise TypeError(f"also wants a list of steps, or groups of them: write also=[…] around {also!r}")
         self.last: Step[Any] | Group[Any] = last
         self.also = tuple(also)
+        for one in self.also:
+            if not isinstance(one, (Step, Group)):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"also wants steps, or groups of them, got {one!r}{instead(one)}")
         self.title = title
         self.deadline = None if deadline is None else _seconds("deadline", deadline)
         self.hold_on_failure = hold_on_failure

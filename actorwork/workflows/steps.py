@@ -106,6 +106,8 @@ class Step(Generic[R_co]):
         self.name = name
         self.is_named = is_named
         self.reply = reply
+        if isinstance(after, (Step, Group, Hole)):
+            raise TypeError(f"after wants a list of steps, groups or outcomes: write after=[…] around {after!r}")
         self.after: list[Step[Any] | Group[Any] | Hole] = [_ordered(one) for one in after]
         self.undo: Step[Any] | None = None
         self.serial = next(_serials)
@@ -146,10 +148,12 @@ class Group(Generic[R_co]):
     """Steps that run side by side; made by `group`. A group in a group gives a list in the list."""
 
     def __init__(self, members: Iterable[Step[Any] | Group[Any]]) -> None:
+        if isinstance(members, (Step, Group)):
+            raise TypeError(f"a group wants a list of steps, or of groups of them: write group([…]) around {members!r}")
         self.members = tuple(members)
         for member in self.members:
             if not isinstance(member, (Step, Group)):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise TypeError(f"a group wants steps, or groups of them, got {member!r}")
+                raise TypeError(f"a group wants steps, or groups of them, got {member!r}{instead(member)}")
         self.serial = next(_serials)
 
     def __repr__(self) -> str:
@@ -291,7 +295,9 @@ def chain(first: Any, /, *others: Any) -> Step[Any]:
         if callable(element) and last is not None:
             current = element(last.results if isinstance(last, Group) else last.result)
         if not isinstance(current, (Step, Group)):
-            raise TypeError(f"a chain wants steps, groups, or functions that return them, got {current!r}")
+            raise TypeError(
+                f"a chain wants steps, groups, or functions that return them, got {current!r}{instead(current)}"
+            )
         last = cast("Step[Any] | Group[Any]", current)
         steps = list(last.steps()) if isinstance(last, Group) else [last]
         for one in steps:
@@ -342,7 +348,20 @@ def _addressed(actor: type[Any] | str, message: object) -> tuple[Settings, Any]:
 def _ordered(one: object) -> Step[Any] | Group[Any] | Hole:
     if isinstance(one, (Step, Group, Hole)):
         return cast("Any", one)
-    raise TypeError(f"after wants steps, groups or outcomes, got {one!r}")
+    raise TypeError(f"after wants steps, groups or outcomes, got {one!r}{instead(one)}")
+
+
+def instead(value: object) -> str:
+    """Return what an error about a value that is no step says further: how a step is made of it."""
+    if isinstance(value, Hole):
+        return "; give the step itself, without .result or .outcome"
+    if attrs.has(type(value)):
+        return f"; step(ACTOR, {type(value).__name__}(…)) makes a step of a message"
+    if isinstance(value, (list, tuple)):
+        return "; group([…]) makes one of a list of steps"
+    if callable(value):
+        return "; call it, and give what it returns"
+    return ""
 
 
 def _seconds(what: str, value: Duration) -> float:

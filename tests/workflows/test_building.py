@@ -216,10 +216,21 @@ def chain_of_nothing() -> None:
     chain(EMPTY, EMPTY)
 
 
+RESULT: Any = step(Clerk, Note(1)).result
+
 WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "a flow of nothing": (lambda: Flow(3), TypeError, "a flow wants its last step, or a group"),  # type: ignore[call-overload]
     "a flow without messages": (lambda: plan_of(nap(1)), ValueError, "at least one step with a message"),
     "a group of numbers": (lambda: group([1]), TypeError, "a group wants steps"),  # type: ignore[list-item]
+    "a flow of a message": (lambda: Flow(Note(1)), TypeError, r"; step\(ACTOR, Note\(…\)\) makes a step of a message"),  # type: ignore[call-overload]
+    "a flow of a list": (lambda: Flow([step(Clerk, Note(1))]), TypeError, r"; group\(\[…\]\) makes one of a list"),  # type: ignore[call-overload]
+    "a flow of a function": (lambda: Flow(chain_of_nothing), TypeError, "; call it, and give what it returns"),  # type: ignore[call-overload]
+    "a flow of a result": (lambda: Flow(RESULT), TypeError, r"; give the step itself, without \.result"),
+    "also one step": (lambda: Flow(nap(1), also=nap(2)), TypeError, r"write also=\[…\] around <step 'nap'>"),  # type: ignore[call-overload]
+    "also a number": (lambda: Flow(nap(1), also=[2]), TypeError, "also wants steps, or groups of them, got 2"),  # type: ignore[call-overload, list-item]
+    "a group of one step": (lambda: group(nap(1)), TypeError, r"write group\(\[…\]\) around <step 'nap'>"),  # type: ignore[call-overload]
+    "after one step": (lambda: nap(1, after=nap(2)), TypeError, r"write after=\[…\] around <step 'nap'>"),  # type: ignore[arg-type]
+    "a group of messages": (lambda: group([Note(1)]), TypeError, r"; step\(ACTOR, Note\(…\)\) makes a step"),  # type: ignore[list-item]
     "a chain of numbers": (lambda: chain(1), TypeError, "a chain wants steps"),  # type: ignore[call-overload]
     "a chain that ends in a group": (chain_of_nothing, TypeError, "wants to be a step, got a group"),
     "after a number": (lambda: nap(1, after=[1]), TypeError, "after wants steps, groups or outcomes, got 1"),

@@ -405,6 +405,28 @@ async def test_a_signal_that_does_not_come_in_time_ends_as_expired(open_stage: O
             await run.result()
 
 
+async def test_a_wait_for_a_result_that_takes_too_long_says_what_the_run_waits_for(open_stage: OpenStage) -> None:
+    async with open_stage() as stage:
+        run = await stage.client.start(squares(1)[0])
+        with pytest.raises(AskTimeout, match=r"it continues, and 0 of its 1 steps have ended\. Does a node run"):
+            await run.result(timeout=0.05)
+        assert await run.pause()
+        with pytest.raises(AskTimeout, match=r"it is paused until run\.resume\(\), and 0 of its 1 steps have ended"):
+            await run.result(timeout=0.05)
+        asked = await stage.client.start(text_of(signal("approval", bool).result))
+        with pytest.raises(AskTimeout, match="it waits for the signal 'approval', and 0 of its 2 steps have ended"):
+            await asked.result(timeout=0.05)
+        async with stage.open_system():
+            failing = Flow(text_of(step(Calculator, Flaky(7), name="flaky").result), hold_on_failure=True)
+            held = await stage.client.start(failing)
+            async with held.watch() as updates:
+                async for info in updates:
+                    if info.status is Status.HELD:
+                        break
+            with pytest.raises(AskTimeout, match=r"it is held until run\.retry\(\) \('flaky' failed"):
+                await held.result(timeout=0.05)
+
+
 async def test_a_nap_delays_what_comes_after_it(open_stage: OpenStage) -> None:
     async with open_stage() as stage, stage.open_system():
         run = await stage.client.start(chain(nap(0.2), step(Calculator, Square(5))))
