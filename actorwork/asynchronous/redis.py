@@ -64,13 +64,15 @@ class AsyncioRedis:
             try:
                 opened = await self._open_socket()
             except LOST as error:
-                failures += 1
-                await self._pause(failures, error)
+                lost = str(error)
             else:
                 if failures:
                     self._emit(BrokerBack(self.address.url))
                 self._connected(opened)
                 return
+            failures += 1
+            # Outside `except`: a cancellation here is shown without the error that caused the pause.
+            await self._pause(failures, lost)
 
     # ---- commands ----
 
@@ -196,14 +198,14 @@ class AsyncioRedis:
                 opened = await self._open_socket()
             except LOST as error:
                 failures += 1
-                await self._pause(failures, error)
+                await self._pause(failures, str(error))
             except BrokerError as error:
                 for request in self._queued:
                     if not request.done.done():
                         request.done.set_exception(ConnectionError(str(error)))
                 self._queued.clear()
                 failures += 1
-                await self._pause(10, error)
+                await self._pause(10, str(error))
             else:
                 if failures:
                     self._emit(BrokerBack(self.address.url))
@@ -211,9 +213,9 @@ class AsyncioRedis:
                 self._on_back()
                 return
 
-    async def _pause(self, failures: int, error: Exception) -> None:
+    async def _pause(self, failures: int, lost: str) -> None:
         seconds = random.uniform(0.5, 1) * min(_LONGEST_PAUSE, 0.01 * 2 ** min(failures, 10))
-        self._emit(BrokerLost(str(error), seconds))
+        self._emit(BrokerLost(lost, seconds))
         await asyncio.sleep(seconds)
 
     async def aclose(self) -> None:

@@ -199,9 +199,6 @@ class BlockingRedis:
                     ) from error
                 if time.monotonic() >= give_up_at:
                     raise ConnectionError(f"the connection to {self.address.url} was lost: {error}") from error
-                self._drop_idle()
-                failures += 1
-                self._pause(failures)
             except BaseException:
                 # Out of time, or interrupted: a reply that is still on its way must not be taken for another's.
                 connection.close()
@@ -209,6 +206,9 @@ class BlockingRedis:
             else:
                 self._give(connection)
                 return replies
+            self._drop_idle()
+            failures += 1
+            self._pause(failures)
 
     def open(self, give_up_at: float) -> BlockingConnection:
         """Open a connection; wait for the server until then. Raises `BrokerError`."""
@@ -221,24 +221,26 @@ class BlockingRedis:
             except LOST as error:
                 if time.monotonic() >= give_up_at:
                     raise BrokerError(f"{error}; gave up after {self._patience:g} s", may_pass=True) from error
-                failures += 1
-                # Reported here only: an idle connection that the server has closed is replaced without a word.
-                self._pause(failures, error)
+                lost = str(error)
             else:
                 if failures:
                     self._emit(BrokerBack(self.address.url))
                 with self._lock:
                     self.generation += 1
                 return connection
+            failures += 1
+            # Reported here only: an idle connection that the server has closed is replaced without a word.
+            self._pause(failures, lost)
 
     def until(self) -> float:
         """Return when a call that begins now gives up."""
         return time.monotonic() + self._patience
 
-    def _pause(self, failures: int, error: Exception | None = None) -> None:
+    def _pause(self, failures: int, lost: str | None = None) -> None:
+        # Called outside `except`: an interrupt here is shown without the error that caused the pause.
         seconds = random.uniform(0.5, 1) * min(1.0, 0.01 * 2 ** min(failures, 10))
-        if error is not None:
-            self._emit(BrokerLost(str(error), seconds))
+        if lost is not None:
+            self._emit(BrokerLost(lost, seconds))
         left = self.deadlines.left()
         time.sleep(min(seconds, left))
         if seconds >= left:

@@ -72,7 +72,8 @@ class RedisThreadReplies:
                 self._receive(LOOK_EVERY)
             except LOST:
                 self._connection = None
-                self._connected()
+            # Outside `except`: an interrupt while this waits for the server is shown without what was lost.
+            self._connected()
             if wanted in self._come:
                 return self._come.pop(wanted)
             # The channel loses what comes while there is no connection; what is stored is certain.

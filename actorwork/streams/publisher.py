@@ -119,15 +119,21 @@ class Publisher:
         if is_result_kept(envelope):
             claimed = self._keys_of(envelope.source).claim(envelope.id)
             commands.insert(0, ("SET", claimed, fields[-1], "EX", _CLAIM_SECONDS))
+        replies: list[Any] = []
+        old = -1
         try:
-            multi, *_, queued, executed = await self._client.transact(*commands)
+            replies = await self._client.transact(*commands)
         except MayHaveExecuted as lost:
+            old = lost.client_id
+        if not replies:
+            # Outside `except`: an interrupt while this waits for the server is shown without what was lost.
             try:
-                await self._client.disconnect(lost.client_id)
+                await self._client.disconnect(old)
             except RedisError as error:
                 raise _refused([envelope], error) from error
             await self.publish([envelope])
             return
+        multi, *_, queued, executed = replies
         added: Any
         if type(executed) is list:
             added = executed[-1]  # pyright: ignore[reportUnknownVariableType] - a reply as it came

@@ -250,6 +250,49 @@ def test_an_asyncio_client_that_waits_for_a_server_says_so(caplog: pytest.LogCap
     assert len([one for one in caplog.records if one.levelname == "WARNING"]) == 1
 
 
+def behind(error: BaseException | None) -> list[type[BaseException]]:
+    """Return the types of an error and of all that a traceback shows before it."""
+    found: list[type[BaseException]] = []
+    while error is not None:
+        found.append(type(error))
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return found
+
+
+@pytest.mark.parametrize("call", ["open", "tell", "ask"])
+def test_an_interrupt_of_a_sync_client_that_waits_for_a_server_is_shown_alone(
+    call: str, own_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sync.open_client(own_server.url) as client:
+        calculator = client.ref(Calculator)
+        with pytest.raises(AskTimeout):
+            calculator.ask(Square(1), timeout=0.01)
+        own_server.kill()
+
+        def interrupted(_: float) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("actorwork.blocking.redis.time.sleep", interrupted)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            if call == "open":
+                sync.open_client(own_server.url)
+            elif call == "tell":
+                calculator.tell(Square(1))
+            else:
+                calculator.ask(Square(1), timeout=10)
+        assert behind(caught.value) == [KeyboardInterrupt]
+
+
+def test_the_end_of_a_wait_for_a_server_on_asyncio_is_shown_without_what_it_waited_for() -> None:
+    async def main() -> None:
+        with pytest.raises(TimeoutError) as caught:
+            async with asyncio.timeout(0.1), aio.open_client("redis://127.0.0.1:1"):
+                pass
+        assert behind(caught.value) == [TimeoutError, asyncio.CancelledError]
+
+    run_asyncio(main)
+
+
 @pytest.fixture
 def own_server() -> Iterator[RedisServer]:
     with open_redis_server() as server:
