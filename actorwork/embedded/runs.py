@@ -409,6 +409,8 @@ class RunBook:
         )
 
     def reopen(self) -> None:
+        # What ends from now on comes after all that has ended.
+        self._execute("update steps set place = place - ? where run = ? and place is not null", (self.total, self._run))
         self._execute(
             "update steps set attempt = attempt + 1, state = 0, how = null, value = null, failure = null, caused = 0,"
             " fails = 0, place = null, due = null, child = null"
@@ -468,7 +470,7 @@ class RunBook:
         if step >= self.total or message != self._undo_id(step):
             return
         done = self._execute(
-            "update steps set place = null where run = ? and step = ? and place is not null", (self._run, step)
+            "update steps set undoes = 1, place = null where run = ? and step = ? and undoes = 2", (self._run, step)
         )
         if done.rowcount and self.status in (Status.FAILURE, Status.CANCELLED):
             self._undo_next()
@@ -478,13 +480,15 @@ class RunBook:
 
     def _undo_next(self) -> None:
         row = self._execute(
-            "select step, body from steps where run = ? and undoes and how = 'done' and place is not null"
+            "select step, body from steps where run = ? and undoes = 1 and how = 'done' and place is not null"
+            " and not exists (select 1 from steps s where s.run = steps.run and s.undoes = 2)"
             " order by place desc limit 1",
             (self._run,),
         ).fetchone()
         if row is None:
             return
         step, body = row
+        self._execute("update steps set undoes = 2 where run = ? and step = ?", (self._run, step))
         undo = step_from(json.loads(body)).undo
         if undo is not None:
             self._publish(undo, self.total + 1 + step, self._undo_id(step))

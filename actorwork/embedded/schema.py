@@ -79,7 +79,7 @@ SCHEMA: Final = (
         source integer not null, name text not null, id text not null, expires real not null,
         primary key (source, name)) without rowid""",
     # Runs of workflows (runs.py). The step whose number is `total` is the result. `state`: 0 waits, 1 sent, 2 ended,
-    # 3 held; `place` orders the ends.
+    # 3 held; `place` orders the ends. `undoes`: 1 it can be undone, 2 the message that undoes it is on its way.
     """create table if not exists runs (
         run text primary key, home text not null, title text not null, status text not null, reason text not null,
         total integer not null, open integer not null, holds integer not null, ttl real not null, deadline real,

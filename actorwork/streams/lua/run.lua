@@ -8,8 +8,8 @@
 --
 -- Also 'page', before a large run is started: where, and steps as JSON.
 --
--- Returns 1 if this changed something, else 0; for 'more' 0 if no steps are to be sent but those that their sources cannot take. Sent again after a lost reply it
--- changes nothing more.
+-- Returns 1 if this changed something, else 0; for 'more' 0 if no steps are to be sent but those that their sources cannot
+-- take. Sent again after a lost reply it changes nothing more.
 
 local what = ARGV[1]
 if what == 'page' then

@@ -1,0 +1,178 @@
+"""Runs that are told to every broker alike: a plan, what happens to it, and what is seen after each of these events.
+
+A test drives the steps itself, as a node would: it takes their messages, and settles them in the order of the story. It
+goes on only when all that is due has been delivered, so that what it sees depends on the story alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import trio
+from hypothesis import strategies as st
+
+from actorwork.abc import Broker
+from actorwork.brokers import open_broker
+from actorwork.message import Delivery, Failure
+from actorwork.policy.runs.values import Failures, Gather, Need, Piece, Plan, RunInfo, StepInfo, StepPlan, Wants
+from actorwork.policy.settlement import Ack, Fail, Reject, Retry
+from actorwork.testing.conformance.fake_consumer import FakeConsumer, open_consumer
+
+GROUP = "story"
+_numbers = itertools.count()
+
+
+@attrs.frozen
+class Story:
+    """`steps`: what each needs, and whether it is a signal, and can be undone. `events`: what happens, to which."""
+
+    steps: tuple[tuple[tuple[tuple[int, Wants], ...], bool, bool], ...]
+    result: tuple[tuple[int, Wants], ...]
+    events: tuple[tuple[str, int], ...]
+    holds: bool = False
+    tells_errors: bool = False
+
+
+@st.composite
+def stories(draw: st.DrawFn) -> Story:
+    wanted: list[Wants] = ["result", "result", "outcome"]
+    wants = st.sampled_from(wanted)
+    count = draw(st.integers(1, 6))
+    steps: list[Any] = []
+    for number in range(count):
+        needs = draw(st.dictionaries(st.integers(0, number - 1), wants, max_size=3)) if number else {}
+        steps.append((tuple(sorted(needs.items())), draw(st.integers(0, 7)) == 0, draw(st.booleans())))
+    result = draw(st.dictionaries(st.integers(0, count - 1), wants, min_size=1, max_size=3))
+    kinds = ["done"] * 5 + ["failed", "failed", "rejected", "again", "cancel", "pause", "resume", "retry", "retry"]
+    kinds += ["signal", "replay", "twice"]
+    events = draw(st.lists(st.tuples(st.sampled_from(kinds), st.integers(0, 5)), min_size=1, max_size=14))
+    return Story(tuple(steps), tuple(sorted(result.items())), tuple(events), draw(st.booleans()), draw(st.booleans()))
+
+
+def plan_of(story: Story, run: str, source: str) -> Plan:
+    def pieces(needs: Sequence[tuple[int, Wants]]) -> tuple[Piece, ...]:
+        return (Gather(0, tuple(Need(step, wants) for step, wants in needs)),)
+
+    def message(name: str, *template: Piece, undo: StepPlan | None = None) -> StepPlan:
+        return StepPlan(name=name, source=source, type="Told", template=template, undo=undo)
+
+    steps: list[StepPlan] = []
+    for number, (needs, is_signal, is_undone) in enumerate(story.steps):
+        name = f"step {number}"
+        if is_signal:
+            steps.append(StepPlan(name=name, kind="signal", after=tuple(Need(*need) for need in needs)))
+        else:
+            undo = message(f"undo {name}", '{"undo":', Need(number), "}") if is_undone else None
+            steps.append(message(name, '{"given":', *pieces(needs), "}", undo=undo))
+    on_error = message("error", '{"failures":', Failures(), "}") if story.tells_errors else None
+    return Plan(
+        id=run, home=source, steps=tuple(steps), result=pieces(story.result), holds=story.holds, on_error=on_error
+    )
+
+
+class Teller:
+    """Tells stories to one broker."""
+
+    def __init__(self, broker: Broker, consumer: FakeConsumer, source: str) -> None:
+        self._broker = broker
+        self._consumer = consumer
+        self._source = source
+        self._run = f"run-{os.getpid()}-{next(_numbers)}"
+
+    async def tell(self, story: Story) -> list[object]:
+        """Return what is seen after each event."""
+        await self._broker.runs.start(plan_of(story, self._run, self._source))
+        seen: list[object] = [("start", True, await self._look())]
+        for what, number in story.events:
+            seen.append((f"{what} {number}", await self._do(what, number), await self._look()))
+        return seen
+
+    async def _do(self, what: str, number: int) -> object:
+        runs, run = self._broker.runs, self._run
+        match what:
+            case "cancel":
+                return await runs.cancel(run, "by order")
+            case "pause":
+                return await runs.pause(run)
+            case "resume":
+                return await runs.resume(run)
+            case "retry":
+                return await runs.retry(run)
+            case "signal":
+                return await runs.signal(run, f"step {number}", b'"value %d"' % number)
+            case "replay":
+                letters = sorted(await self._broker.dead_letters.list(self._source), key=lambda one: one.id)
+                if letters:
+                    entry = letters[number % len(letters)].entry
+                    return await self._broker.dead_letters.replay(self._source, [entry])
+                return 0
+            case _:
+                return await self._settle(what, number)
+
+    async def _settle(self, what: str, number: int) -> object:
+        hand = self._hand()
+        if not hand:
+            return None
+        delivery = hand[number % len(hand)]
+        self._consumer.waiting.remove(delivery)
+        failure = Failure("ValueError", f"number {number}")
+        settlements = {"failed": Fail(failure), "rejected": Reject(failure), "again": Retry(0, failure)}
+        settlement = settlements.get(what, Ack(b"%d.0" % number))
+        await self._consumer.settle(delivery, settlement)
+        if what == "twice":
+            await self._consumer.settle(delivery, Ack(b"99"))
+        return self._name(delivery)
+
+    def _hand(self) -> list[Delivery]:
+        return sorted(self._consumer.waiting, key=lambda one: (one.id, one.attempt))
+
+    def _name(self, delivery: Delivery) -> str:
+        return delivery.id.removeprefix(self._run).partition(".")[0]
+
+    async def _look(self) -> object:
+        with trio.fail_after(5):
+            while await self._broker.backlog(self._source) != len(self._consumer.waiting):  # noqa: ASYNC110
+                await trio.sleep(0.001)
+        info, steps = await self._broker.runs.info(self._run), await self._broker.runs.steps(self._run)
+        assert info is not None
+        hand = [(self._name(one), one.attempt, _told_json(one.payload)) for one in self._hand()]
+        return [_facts(info), *map(self._facts_of_step, steps), hand]
+
+    def _facts_of_step(self, step: StepInfo) -> object:
+        end = step.end and (step.end.kind, step.end.value, _told(step.end.failure), step.end.is_caused)
+        return (step.name, step.status, step.needs, step.message.removeprefix(self._run), end)
+
+
+def _facts(info: RunInfo) -> object:
+    failures = [(name, end.kind, _told(end.failure)) for name, end in info.failures]
+    return (
+        info.status,
+        info.reason,
+        info.done,
+        info.total,
+        info.waits_for,
+        _told_json(info.result or "null"),
+        failures,
+    )
+
+
+def _told_json(payload: Any) -> str:
+    """Return JSON with its names in order: what says how a step failed is written by two libraries."""
+    return json.dumps(json.loads(payload), sort_keys=True)
+
+
+def _told(failure: Failure | None) -> object:
+    return failure and (failure.type, failure.reason)
+
+
+@asynccontextmanager
+async def open_teller(url: Any) -> AsyncGenerator[Teller]:
+    source = f"told-{os.getpid()}-{next(_numbers)}"
+    async with open_broker(url) as broker, open_consumer(broker, source, group=GROUP) as consumer:
+        yield Teller(broker, consumer, source)

@@ -1,0 +1,208 @@
+"""The rules of runs are written twice, in Python and in Lua: stories of all kinds end alike at every broker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+import trio
+
+from actorwork.embedded.runs import RunBook
+from actorwork.policy.runs import rules
+from actorwork.policy.runs.values import End, Wants
+from actorwork.testing import MemoryBroker
+from tests.workflows.stories import Story, open_teller, stories
+
+
+async def told(story: Story, urls: dict[str, Any]) -> dict[str, list[object]]:
+    seen: dict[str, list[object]] = {}
+
+    async def tell(name: str, url: Any) -> None:
+        async with open_teller(url) as teller:
+            seen[name] = await teller.tell(story)
+
+    async with trio.open_nursery() as nursery:
+        for name, url in urls.items():
+            nursery.start_soon(tell, name, url)
+    return seen
+
+
+def check(story: Story, redis_url: str, folder: Path) -> None:
+    urls = {"memory": MemoryBroker(), "sqlite": f"sqlite:///{folder}/messages.db", "redis": redis_url}
+    seen = trio.run(told, story, urls)
+    for event in zip(*(seen[name] for name in urls), strict=True):
+        for name, other in zip(urls, event, strict=True):
+            assert other == event[0], f"{name} differs from memory"
+
+
+def one_by_one(*needs: Sequence[tuple[int, Wants]], undo: bool = False) -> Any:
+    return tuple((tuple(need), False, undo) for need in needs)
+
+
+STORIES = {
+    "an end that comes again": Story(
+        one_by_one((), (), [(0, "outcome")]),
+        ((1, "outcome"), (2, "outcome")),
+        (("failed", 0), ("replay", 0), ("done", 0), ("done", 0), ("done", 0)),
+    ),
+    "an outcome is taken": Story(
+        one_by_one((), [(0, "outcome")]), ((1, "result"),), (("failed", 0), ("done", 0))
+    ),
+    "a result is missing": Story(
+        one_by_one((), [(0, "result")], ()), ((1, "outcome"), (2, "result")), (("failed", 0), ("done", 0))
+    ),
+    "the result itself is missing": Story(one_by_one(()), ((0, "result"),), (("rejected", 0),)),
+    "a result is missing, and the failure is taken": Story(
+        one_by_one((), [(0, "result")], [(0, "outcome")]),
+        ((1, "result"), (2, "outcome")),
+        (("failed", 0), ("done", 0)),
+    ),
+    "one beside the result has failed": Story(one_by_one((), ()), ((1, "result"),), (("failed", 0), ("done", 0))),
+    "a pause": Story(
+        one_by_one((), [(0, "result")]), ((1, "result"),), (("pause", 0), ("done", 0), ("resume", 0), ("done", 0))
+    ),
+    "a retry of what is held": Story(
+        one_by_one((), (), [(0, "result"), (1, "outcome")]),
+        ((2, "result"),),
+        (("failed", 0), ("done", 0), ("retry", 0), ("done", 0), ("done", 0)),
+        holds=True,
+    ),
+    "a failure while the run is paused": Story(
+        one_by_one(()), ((0, "result"),), (("pause", 0), ("failed", 0), ("resume", 0), ("retry", 0), ("done", 0)),
+        holds=True,
+    ),
+    "undoing that is interrupted": Story(
+        one_by_one((), (), (), undo=True),
+        ((0, "outcome"),),
+        (
+            ("failed", 0), ("done", 0), ("failed", 0), ("retry", 0), ("done", 0), ("failed", 0), ("done", 0),
+            ("done", 0), ("done", 0),
+        ),
+        tells_errors=True,
+    ),
+    "undoing of three": Story(
+        one_by_one((), (), (), (), undo=True),
+        ((3, "result"),),
+        (("done", 1), ("done", 0), ("done", 0), ("failed", 0), ("done", 0), ("done", 0), ("done", 0)),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("title", STORIES)
+def test_a_story_ends_alike_at_every_broker(title: str, redis_url: str, tmp_path: Path) -> None:
+    check(STORIES[title], redis_url, tmp_path)
+
+
+# ---- that they would show it ----
+
+
+def returning(value: object) -> Callable[..., object]:
+    def give(*_: object) -> object:
+        return value
+
+    return give
+
+
+def count_ends(patch: pytest.MonkeyPatch) -> None:
+    def message_of(self: RunBook, step: int) -> str:
+        return f"{self._run}/{step}"  # pyright: ignore[reportPrivateUsage]
+
+    patch.setattr(RunBook, "message_of", message_of)
+    patch.setattr(RunBook, "has_ended", returning(False))
+
+
+def ignore_outcomes(patch: pytest.MonkeyPatch) -> None:
+    dependents = RunBook.dependents
+
+    def want_results(self: RunBook, step: int) -> dict[int, str]:
+        return dict.fromkeys(dependents(self, step), "result")
+
+    patch.setattr(RunBook, "dependents", want_results)
+
+
+def cancel_nothing(patch: pytest.MonkeyPatch) -> None:
+    def spread(book: RunBook, step: int, end: End) -> None:
+        for dependent in book.dependents(step):
+            book.meet(dependent)
+
+    patch.setattr(rules, "_spread", spread)
+
+
+def overlook_failures(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(RunBook, "has_failed", returning(False))
+
+
+def overlook_the_result(patch: pytest.MonkeyPatch) -> None:
+    record = RunBook.record
+
+    def note(self: RunBook, step: int, end: End, *, is_failure: bool) -> None:
+        record(self, step, end, is_failure=is_failure and step < self.total)
+
+    patch.setattr(RunBook, "record", note)
+
+
+def send_in_a_pause(patch: pytest.MonkeyPatch) -> None:
+    def send_ready(book: RunBook) -> None:
+        for step in book.ready():
+            book.send(step)
+
+    patch.setattr(rules, "_send_ready", send_ready)
+
+
+def hold_nothing(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(rules, "HOLDING", frozenset[str]())
+
+
+def forget_what_is_held(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(RunBook, "first_held", returning(None))
+
+
+def undo_the_same_again(patch: pytest.MonkeyPatch) -> None:
+    def undone(self: RunBook, *_: object) -> None:
+        self._execute("update steps set undoes = 1")  # pyright: ignore[reportPrivateUsage]
+        self._undo_next()  # pyright: ignore[reportPrivateUsage]
+
+    patch.setattr(RunBook, "undone", undone)
+
+
+MUTANTS = [
+    count_ends, ignore_outcomes, cancel_nothing, overlook_failures, overlook_the_result, send_in_a_pause,
+    hold_nothing, forget_what_is_held, undo_the_same_again,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mutate", MUTANTS, ids=[mutate.__name__ for mutate in MUTANTS])
+def test_stories_tell_rules_that_are_wrong_from_those_of_redis(
+    mutate: Callable[[pytest.MonkeyPatch], None], redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutate(monkeypatch)
+
+    def is_alike(story: Story) -> bool:
+        try:
+            check(story, redis_url, tmp_path)
+        except Exception:  # noqa: BLE001 - the wrong rules may raise anything
+            return False
+        return True
+
+    assert not all(map(is_alike, STORIES.values()))
+
+
+# ---- all others ----
+
+HEALTH = [hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow]
+
+
+@hypothesis.given(story=stories())
+@hypothesis.settings(max_examples=20, suppress_health_check=HEALTH, deadline=None)
+def test_a_run_is_the_same_at_every_broker(story: Story, redis_url: str, tmp_path: Path) -> None:
+    check(story, redis_url, tmp_path)
+
+
+@pytest.mark.long
+@hypothesis.given(story=stories())
+@hypothesis.settings(max_examples=600, suppress_health_check=HEALTH, deadline=None)
+def test_many_runs_are_the_same_at_every_broker(story: Story, redis_url: str, tmp_path: Path) -> None:
+    check(story, redis_url, tmp_path)
