@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from actorwork.asynchronous.redis import AsyncioRedis
 from actorwork.message import Outcome
 from actorwork.streams import entries, keys
-from actorwork.streams.transport.redis_py import RedisError
+from actorwork.streams.transport.redis_py import RedisError, cannot
 
 if TYPE_CHECKING:
     from actorwork.abc import PendingOutcome
@@ -105,7 +105,8 @@ class RedisReplies(AsyncioReplies):
         self._look_now = asyncio.Event()
 
     async def open(self, commands: AsyncioRedis) -> None:
-        await commands.subscribe(self.address)
+        with cannot("wait for replies"):
+            await commands.subscribe(self.address)
 
         async def look(_: float) -> None:
             with contextlib.suppress(TimeoutError):

@@ -232,9 +232,29 @@ class BlockingRedis:
             # Reported here only: an idle connection that the server has closed is replaced without a word.
             self._pause(failures, lost)
 
-    def until(self) -> float:
-        """Return when a call that begins now gives up."""
-        return time.monotonic() + self._patience
+    def open_subscribed(self, channel: str) -> BlockingConnection:
+        """Open a connection that is subscribed to a channel; wait for the server at most `patience` seconds."""
+        give_up_at = time.monotonic() + self._patience
+        failures = 0
+        while True:
+            connection = self.open(give_up_at)
+            try:
+                connection.send(pack(("SUBSCRIBE", channel)))
+                while True:
+                    reply = connection.receive()
+                    if isinstance(reply, Exception):
+                        raise reply
+                    if type(reply) is Push and reply[0] == b"subscribe":
+                        return connection
+            except LOST as error:
+                connection.close()
+                if time.monotonic() >= give_up_at:
+                    raise ConnectionError(f"the connection to {self.address.url} was lost: {error}") from error
+            except BaseException:
+                connection.close()
+                raise
+            failures += 1
+            self._pause(failures)
 
     def _pause(self, failures: int, lost: str | None = None) -> None:
         # Called outside `except`: an interrupt here is shown without the error that caused the pause.

@@ -15,7 +15,8 @@ from actorwork.blocking.redis import LOST, BlockingConnection, BlockingRedis, ke
 from actorwork.blocking.store import BlockingStore
 from actorwork.message import Outcome
 from actorwork.streams import entries, keys
-from actorwork.streams.transport.wire import NOT_ENOUGH, Push, pack
+from actorwork.streams.transport.redis_py import cannot
+from actorwork.streams.transport.wire import NOT_ENOUGH, Push
 
 if TYPE_CHECKING:
     from actorwork.abc import PendingOutcome, Replies
@@ -61,11 +62,16 @@ class RedisThreadReplies:
 
     def expect(self, source: str, message_id: str) -> PendingOutcome:
         # Subscribed before the message is sent: its reply may come at once.
-        self._connected()
+        with cannot("wait for replies"):
+            self._connected()
         self._come.clear()
         return _Awaited(self, source, message_id)
 
     async def wait(self, source: str, message_id: str) -> Outcome:
+        with cannot("wait for replies"):
+            return await self._wait(source, message_id)
+
+    async def _wait(self, source: str, message_id: str) -> Outcome:
         wanted = (source, message_id)
         while True:
             try:
@@ -83,16 +89,7 @@ class RedisThreadReplies:
 
     def _connected(self) -> BlockingConnection:
         if self._connection is None:
-            connection = self._commands.open(self._commands.until())
-            connection.send(pack(("SUBSCRIBE", self.address)))
-            while True:
-                reply = connection.receive()
-                if isinstance(reply, Exception):
-                    connection.close()
-                    raise reply
-                if type(reply) is Push and reply[0] == b"subscribe":
-                    break
-            self._connection = connection
+            self._connection = self._commands.open_subscribed(self.address)
         return self._connection
 
     def _receive(self, timeout: float) -> None:

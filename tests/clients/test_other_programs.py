@@ -30,9 +30,12 @@ from actorwork import (
     open_system,
     sync,
 )
+from actorwork.blocking.driver import Deadlines, run
+from actorwork.blocking.redis import BlockingConnection, BlockingRedis
 from actorwork.clients import Client, Receipt, StreamRef
 from actorwork.clients.runs import Run
 from actorwork.state.shared import Shared
+from actorwork.streams.transport.address import Address
 from actorwork.testing.redis_server import RedisServer, open_redis_server
 from actorwork.workflows import Status, chord, step
 from tests.workflows.shop import Calculator, Clerk, Flaky, Note, Square, Sum, Wait
@@ -310,6 +313,38 @@ def test_a_sync_client_goes_on_after_the_server_has_restarted(own_server: RedisS
         own_server.start()
         client.publish("orders", 2)
         assert client.run("none").status() is Status.UNKNOWN
+
+
+def test_a_sync_client_that_loses_a_connection_while_it_subscribes_tries_again(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send, lost = BlockingConnection.send, list[bytes]()
+
+    def send_or_lose(self: BlockingConnection, data: bytes) -> None:
+        if b"SUBSCRIBE" in data and len(lost) < 2:
+            lost.append(data)
+            raise OSError("the server is restarting")
+        send(self, data)
+
+    monkeypatch.setattr(BlockingConnection, "send", send_or_lose)
+    with node(redis_url), sync.open_client(redis_url) as client:
+        assert client.ref(Calculator).ask(Square(3), timeout=10) == 9
+    assert len(lost) == 2
+
+
+def test_an_ask_without_the_right_to_subscribe_is_an_error_of_the_broker(own_server: RedisServer) -> None:
+    async def on_asyncio() -> None:
+        async with aio.open_client(own_server.url) as client:
+            with pytest.raises(BrokerError, match=r"cannot wait for replies: .*permissions to run the 'subscribe'"):
+                await client.ref(Calculator).ask(Square(1), timeout=5)
+
+    with sync.open_client(own_server.url) as client:
+        admin = BlockingRedis(Address.parse(own_server.url), [], Deadlines(), 5, lambda _: None)
+        run(admin.call("ACL", "SETUSER", "default", "-subscribe"))
+        admin.close()
+        with pytest.raises(BrokerError, match=r"cannot wait for replies: .*permissions to run the 'subscribe'"):
+            client.ref(Calculator).ask(Square(1), timeout=5)
+    run_asyncio(on_asyncio)
 
 
 # ---- asyncio ----
