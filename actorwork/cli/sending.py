@@ -250,9 +250,11 @@ def _send_one(
     if factory.wait is None:
         return
     if outcome is None:
+        target = factory.target
+        reader = f"that reads {target.source!r}" if target.is_source else f"with {target.words}"
         raise click.ClickException(
             f"no outcome of message {message_id} within {duration(factory.wait)}; it may still be handled."
-            f" Does a node run that reads {factory.target.source!r}?"
+            f" Does a node run {reader}?"
         )
     end_unless_done(factory.target, message_id, outcome)
 

@@ -185,5 +185,5 @@ class Receipt(Generic[R_co]):
             return value  # pyright: ignore[reportUnknownVariableType] # of the type that the handler's annotation names
         raise AskTimeout(
             f"no outcome of message {self.id} from {self._whom} within {timeout:g} s; it may still be handled."
-            f" Does a node run that reads {self.source!r}?"
+            f" Does a node run with the actor {self._whom}?"
         )

@@ -167,7 +167,7 @@ class Sender:
             pass
         raise AskTimeout(
             f"no reply from {whom} within {timeout:g} s; the message may still be handled."
-            f" Does a node run that reads {source!r}?"
+            f" Does a node run with the actor {whom}?"
         )
 
 

@@ -164,3 +164,5 @@ def test_the_wait_for_a_reply_ends(shell: Shell):
         "Error: no outcome of message 17 within 50ms; it may still be handled. Does a node run that reads 'numbers'?\n"
     )
     assert shell.json("send", "numbers", "21", "--wait", "50ms", code=1)["status"] == "pending"
+    to_an_actor = shell("send", "actor:doubler", "21", "--wait", "50ms", "--force", code=1).stderr
+    assert to_an_actor.endswith("Does a node run with the actor 'doubler'?\n")
