@@ -267,6 +267,12 @@ def _with_run(
     from actorwork.clients.opening import open_client
     from actorwork.policy.runs.values import Status
 
+    of_message, slash, _ = run_id.partition("/")
+    if slash:
+        raise click.ClickException(
+            printable(f"{run_id!r} looks like the id of a step's message; the run of that would be {of_message!r}")
+        )
+
     async def talking(opened: Broker, step: Step) -> T:
         async with open_client(opened) as client:
             run = client.run(run_id)

@@ -154,6 +154,11 @@ def test_a_run_that_does_not_exist_ends_the_command_in_one_sentence(started: She
         assert refused == (f"Error: there is no run {run_id!r}: it was never started, or is kept no longer; {rest}\n")
 
 
+def test_the_id_of_a_step_is_answered_with_that_of_its_run(started: Shell):
+    refused = started("runs", "show", "done/1", code=1).stderr
+    assert refused == "Error: 'done/1' looks like the id of a step's message; the run of that would be 'done'\n"
+
+
 @pytest.mark.parametrize("command", [*READING, *CHANGING])
 def test_looking_for_a_run_or_a_message_makes_no_store(shell: Shell, command: tuple[str, ...]):
     code = 0 if command == ("runs", "ls") else 1
