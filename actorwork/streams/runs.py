@@ -104,7 +104,11 @@ class RedisRuns(Runs):
         return [run for (run, _), status in zip(page, replies, strict=True) if status in wanted]
 
     async def cancel(self, run: str, reason: str) -> bool:
-        return await self._change("cancel", run, reason)
+        is_cancelled = await self._change("cancel", run, reason)
+        # What one script does not drop at once, the next ones do; after a death in between, the nodes do.
+        while is_cancelled and await self._change("more", run):
+            pass
+        return is_cancelled
 
     async def pause(self, run: str) -> bool:
         return await self._change("pause", run)

@@ -417,3 +417,40 @@ async def test_a_member_ends_though_the_step_that_it_releases_cannot_be_written(
         async with open_system([Calculator, Clerk], broker=broker):
             await run.result(timeout=20)
         assert sorted(map(str, Clerk.book)) == ["keyed 0", "keyed 1", "late"]
+
+
+# ---- large runs, at Redis ----
+
+
+async def test_a_large_run_is_cancelled_in_several_scripts_and_none_of_its_steps_begins(
+    redis_url: str, redis_server: RedisServer
+) -> None:
+    async with open_broker(redis_url) as broker, open_client(broker) as client:
+        Clerk.book.clear()
+        notes = [step(Clerk, Note(number), key="k" if number % 3 else None) for number in range(1000)]
+        run = await client.start(step(Calculator, Text(group(notes).results)))
+        assert await run.cancel("enough")
+        info = await run.info()
+        assert (info.status, info.reason, info.done) == (Status.CANCELLED, "enough", 1001)
+        assert {one.status for one in await run.steps()} == {Status.CANCELLED}
+        assert at(redis_server).xlen(Clerk.settings.default_source) == 0
+        assert await run.forget()
+        async with open_system([Calculator, Clerk], broker=broker):
+            await client.ref(Clerk).ask(Note("after"))
+        assert Clerk.book == ["after"]
+
+
+async def test_a_large_run_whose_deadline_passes_is_ended_by_the_nodes(redis_url: str) -> None:
+    async with open_broker(redis_url) as broker, open_client(broker) as client:
+        first = step(Clerk, Note("never"), delay=60)
+        steps = [step(Clerk, Note(number), after=[first]) for number in range(1000)]
+        run = await client.start(Flow(group([*steps, first]), deadline=0.3))
+        async with open_system([Clerk], broker=broker):
+
+            async def has_ended() -> bool:
+                info = await run.info()
+                return info.finished is not None and info.done == 1001
+
+            await until(has_ended)
+            assert await run.status() is Status.FAILURE
+            assert await run.retry()

@@ -27,6 +27,7 @@
 
 local SENT_AT_ONCE = 500
 local PARKED = 1000000000 -- Added to the scores of those in `ready` that could not be sent: no run has so many steps.
+local CLOSED_AT_ONCE = 300
 local TRY_AGAIN_MS = 1000
 local PAGES_KEPT_MS = 3600000
 local OPEN = { STARTED = true, PAUSED = true, HELD = true }
@@ -557,14 +558,14 @@ local function start_run(text)
   return true
 end
 
--- Ends an open run: what has not begun is dropped, what runs ends too late to count.
-function close_run(r, status, reason)
-  if not OPEN[r.status] then
-    return false
-  end
-  r.status = status -- So that the end of a child changes nothing here.
-  -- Backwards: a message that is dropped lets the next one of its key in, which is a later step.
-  for step = r.total - 1, 0, -1 do
+-- Ends some steps of a run that is closed, the last first: a message that is dropped lets the next one of its key in, which is
+-- a later step. Returns whether there are more.
+local function close_more(r)
+  local closing = redis.call('HMGET', r.at, 'closing', 'reason')
+  local last = tonumber(closing[1] or '-1')
+  local first = math.max(0, last - CLOSED_AT_ONCE + 1)
+  local failure = { type = 'Cancelled', reason = closing[2], traceback = '' }
+  for step = last, first, -1 do
     local state = state_of(r, step)
     if state ~= 2 then
       if state == 1 or state == 3 then
@@ -578,15 +579,33 @@ function close_run(r, status, reason)
         else
           local prefix, id = 'actorwork:{' .. plan.source .. '}:', id_of(r, step, attempt_of(r, step))
           local place = redis.call('HGET', r.state, 'p' .. step)
-          if not drop(prefix, '~' .. id, 'Cancelled', reason) and not drop(prefix, '=' .. id, 'Cancelled', reason) and place then
-            drop(prefix, place, 'Cancelled', reason)
+          if not drop(prefix, '~' .. id, 'Cancelled', closing[2]) and not drop(prefix, '=' .. id, 'Cancelled', closing[2]) and place then
+            drop(prefix, place, 'Cancelled', closing[2])
           end
         end
       end
-      record(r, step, state, { how = 'cancelled', failure = { type = 'Cancelled', reason = reason, traceback = '' } }, false)
+      record(r, step, state, { how = 'cancelled', failure = failure }, false)
     end
   end
-  finish(r, status, reason)
+  if first > 0 then
+    redis.call('HSET', r.at, 'closing', first - 1)
+    wake(r, 'close', now_ms())
+    return true
+  end
+  redis.call('HDEL', r.at, 'closing')
+  finish(r, r.status, closing[2])
+  return false
+end
+
+-- Ends an open run: what has not begun is dropped, what runs ends too late to count. Of a large run this takes several scripts;
+-- its status is there at once, so no end counts any more, and `finished` once all is dropped.
+function close_run(r, status, reason)
+  if not OPEN[r.status] then
+    return false
+  end
+  set_status(r, status, reason)
+  redis.call('HSET', r.at, 'closing', r.total - 1)
+  close_more(r)
   return true
 end
 
@@ -628,6 +647,8 @@ local function promote_runs(home)
       close_run(r, 'FAILURE', 'deadline')
     elseif r and what == 'more' then
       send_ready(r)
+    elseif r and what == 'close' then
+      close_more(r)
     elseif r and what == 'undo' then
       undo_next(r)
     elseif r and what == 'error' then

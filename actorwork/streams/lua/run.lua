@@ -8,8 +8,8 @@
 --
 -- Also 'page', before a large run is started: where, and steps as JSON.
 --
--- Returns 1 if this changed something, else 0; for 'more' 0 if no steps are to be sent but those that their sources cannot
--- take. Sent again after a lost reply it changes nothing more.
+-- Returns 1 if this changed something, else 0; for 'more' 0 if nothing is to be done but what sources cannot take. Sent again
+-- after a lost reply it changes nothing more.
 
 local what = ARGV[1]
 if what == 'page' then
@@ -68,6 +68,11 @@ elseif what == 'resume' then
     done = true
   end
 elseif what == 'more' then
+  if redis.call('HEXISTS', r.at, 'closing') == 1 then
+    local is_more = close_more(r)
+    join_all()
+    return is_more and 1 or 0
+  end
   send_ready(r)
   return is_sending(r) and #redis.call('ZRANGEBYSCORE', r.ready, '-inf', PARKED - 1, 'LIMIT', 0, 1) or 0
 elseif what == 'signal' then
@@ -83,7 +88,7 @@ elseif what == 'signal' then
     end
   end
 elseif what == 'retry' then
-  if r.status == 'HELD' or r.status == 'FAILURE' then
+  if r.status == 'HELD' or r.status == 'FAILURE' and redis.call('HEXISTS', r.at, 'closing') == 0 then
     local open = 0
     for _, step in ipairs(redis.call('HKEYS', r.at .. ':ends')) do
       redis.call('HDEL', r.at .. ':ends', step)
@@ -119,7 +124,7 @@ elseif what == 'retry' then
     done = true
   end
 elseif what == 'forget' then
-  if not OPEN[r.status] then
+  if not OPEN[r.status] and redis.call('HEXISTS', r.at, 'closing') == 0 then
     redis.call('DEL', r.at, 'actorwork:flow:' .. r.run)
     for _, suffix in ipairs(SUFFIXES) do
       redis.call('DEL', r.at .. suffix)
