@@ -31,6 +31,7 @@ local CLOSED_AT_ONCE = 300
 local TRY_AGAIN_MS = 1000
 local PAGES_KEPT_MS = 3600000
 local OPEN = { STARTED = true, PAUSED = true, HELD = true }
+local WAITING = -1 -- The state of a step that lacks something, and so is not in `ready`.
 local HOLDING = { failed = true, rejected = true, expired = true, lost = true }
 local SUFFIXES = { ':steps', ':next', ':state', ':ends', ':values', ':ready', ':fails', ':held', ':asking', ':undo', ':undoes', ':asks',
   ':signals' }
@@ -77,6 +78,21 @@ end
 
 local function state_of(r, step)
   return tonumber(redis.call('HGET', r.state, 's' .. step) or '0')
+end
+
+-- The states of those who wait for a step, as they are stored; false for 0.
+local function states_of(r, dependents)
+  local found = {}
+  for first = 1, #dependents, CHUNK do
+    local names = {}
+    for i = first, math.min(first + CHUNK - 1, #dependents) do
+      names[#names + 1] = 's' .. dependents[i][1]
+    end
+    for _, state in ipairs(redis.call('HMGET', r.state, unpack(names))) do
+      found[#found + 1] = state
+    end
+  end
+  return found
 end
 
 local function plan_of(r, step)
@@ -309,24 +325,34 @@ local function spread(r, first, how)
   local ready = {}
   while #todo > 0 do
     local step, ended = unpack(table.remove(todo))
-    for _, waits in ipairs(dependents_of(r, step)) do
+    local all, caused = dependents_of(r, step), nil
+    local states = states_of(r, all)
+    for i, waits in ipairs(all) do
       local dependent, wants = waits[1], waits[2]
-      local state = state_of(r, dependent)
-      if state ~= 2 then
+      if states[i] ~= '2' then
         if ended.how == 'done' or wants == 'o' then
           local left = redis.call('HINCRBY', r.state, 'n' .. dependent, -1)
           if left == 0 and dependent ~= r.total then
-            redis.call('ZADD', r.ready, dependent, dependent)
             ready[#ready + 1] = dependent
           end
         else
-          local reason = "needs '" .. name_of(r, step) .. "', which " .. said(ended)
-          local caused = { how = 'cancelled', caused = true, failure = { type = 'Cancelled', reason = reason, traceback = '' } }
-          record(r, dependent, state, caused, dependent == r.total)
+          if not caused then
+            local reason = "needs '" .. name_of(r, step) .. "', which " .. said(ended)
+            caused = { how = 'cancelled', caused = true, failure = { type = 'Cancelled', reason = reason, traceback = '' } }
+          end
+          record(r, dependent, tonumber(states[i] or WAITING), caused, dependent == r.total)
           todo[#todo + 1] = { dependent, caused }
         end
       end
     end
+  end
+  for i = 1, #ready, CHUNK do
+    local pairs_of_them = {}
+    for k = i, math.min(i + CHUNK - 1, #ready) do
+      pairs_of_them[#pairs_of_them + 1] = ready[k]
+      pairs_of_them[#pairs_of_them + 1] = ready[k]
+    end
+    redis.call('ZADD', r.ready, unpack(pairs_of_them))
   end
   return ready
 end
