@@ -42,7 +42,7 @@ from actorwork.testing.redis_server import RedisServer
 SOURCE = "work"
 EFFECTS = "effects"
 GROUP = "group"
-MAX_CRASHES = 2
+MAX_CRASHES = 3
 LEVELS = (Priority.NORMAL, Priority.HIGH)
 RELEASED = "released"
 

@@ -39,6 +39,7 @@ from actorwork.embedded.leases import Leases
 from actorwork.embedded.seen import SeenIds
 from actorwork.embedded.settling import Settlements
 from actorwork.message import RESULT_TTL, Delivery, Envelope, Failure, Priority
+from actorwork.policy.crashes import alone_from, limit_of
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
 from actorwork.streams import scripts
 from actorwork.streams.transport.commands import Script
@@ -65,7 +66,7 @@ from .models import (
 
 MORE = int(os.environ.get("ACTORWORK_MODEL_EXAMPLES", "0"))
 SEED = 14
-ALONE_FROM = min(2, MAX_CRASHES)
+ALONE_FROM = alone_from(MAX_CRASHES)
 MINUTE = 60.0
 """Delays and steps of the clock are multiples of it: what real time passes meanwhile decides nothing."""
 FAILURE = Failure("ValueError", "as the model says")
@@ -300,7 +301,7 @@ class ProtocolMachine(RuleBasedStateMachine):
         for name, was in list(self.places.items()):
             if isinstance(was, Pending) and isinstance(now.get(name), Dead):
                 assert self.is_dead(was)
-                assert was.count > MAX_CRASHES
+                assert was.count >= limit_of(MAX_CRASHES)
                 self.places[name] = Dead()
                 self.end(name)
         given: set[str] = set()
@@ -377,7 +378,9 @@ class ProtocolMachine(RuleBasedStateMachine):
         (hand,) = self.hands
         self.advance(10)
         for _ in range(3 + 2 * len(self.places)):
-            self.fetch(0, 50, tends=True, reads=True, loses=False)
+            for _ in range(2):  # The node closes for a suspect in one turn, and takes it in the next.
+                if not hand.held:
+                    self.fetch(0, 50, tends=True, reads=True, loses=False)
             if not hand.held:
                 break
             while hand.held:
