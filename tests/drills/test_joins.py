@@ -9,12 +9,14 @@ import signal
 import sqlite3
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, closing
+from random import Random
 from typing import Any
 
 import pytest
 import trio
 
 from actorwork import Client, MessageFailed, open_client
+from actorwork.clients.runs import Run
 from actorwork.message import Envelope
 from actorwork.testing.proxy import open_proxy
 from actorwork.workflows import Flow, Status, Step, group, step
@@ -222,3 +224,34 @@ async def test_a_member_that_is_settled_in_one_batch_with_plain_messages_joins(u
         await place.wait_empty(MEMBERS, JOINS)
         await node.stop()
         await check_joins(place, {"all": [10]}, [5, *[7] * count])
+
+
+# -------------------------------------------------------------------------------------------------------------- chaos
+
+
+@pytest.mark.chaos
+async def test_chords_run_once_with_their_values_while_nodes_are_killed_at_random(url: str, drill: Drill):
+    dice = Random(7)
+    async with opened(url) as (place, client):
+        nodes = [drill.start("joins", url, lease=LEASE) for _ in range(3)]
+        runs: dict[str, Run[int]] = {}
+        over = trio.current_time() + 20
+        while trio.current_time() < over:
+            for _ in range(5):
+                first = 10 * len(runs)
+                members = [step(Member, Double(number)) for number in range(first, first + 10)]
+                name = f"chord {first}"
+                runs[name] = await client.start(joined(name, members), id=name)
+            await trio.sleep(dice.uniform(0.1, 0.8))
+            turn = dice.randrange(3)
+            await nodes[turn].kill()
+            nodes[turn] = drill.start("joins", url, lease=LEASE)
+        values = {name: [2 * number for number in range(10 * i, 10 * i + 10)] for i, name in enumerate(runs)}
+        for name, run in runs.items():
+            assert await run.result(timeout=30) == sum(values[name])
+        await place.wait_empty(MEMBERS, JOINS)
+        for node in nodes:
+            await node.wait_up()
+            await node.stop()
+        assert await place.broker.dead_letters.list() == []
+        await check_joins(place, values, range(10 * len(runs)))
