@@ -458,6 +458,7 @@ class RunBook:
             self._publish(step_from(rest["on_error"]), 2 * self.total + 1, f"{self._run}/error{suffix}")
         if status is not Status.SUCCESS:
             self._undo_next()
+            self._keep()
 
     # ---- the end of a run ----
 
@@ -474,6 +475,15 @@ class RunBook:
         )
         if done.rowcount and self.status in (Status.FAILURE, Status.CANCELLED):
             self._undo_next()
+            self._keep()
+
+    def _keep(self) -> None:
+        """Let the run expire after its time, which begins when the last step is undone."""
+        self._execute(
+            "update runs set expires = case when exists"
+            " (select 1 from steps where steps.run = runs.run and undoes = 2) then null else ? + ttl end where run = ?",
+            (self._transaction.now, self._run),
+        )
 
     def _undo_id(self, step: int) -> str:
         return f"{self._run}/undo/{step}"

@@ -252,6 +252,39 @@ async def test_nothing_more_is_undone_once_a_run_is_retried(open_stage: OpenStag
             assert ("undo", 1) not in Clerk.book
 
 
+async def test_all_steps_are_undone_though_that_takes_longer_than_results_are_kept(
+    open_stage: OpenStage, request: pytest.FixtureRequest
+) -> None:
+    class Slow(Clerk):
+        settings = Clerk.settings
+
+        async def undo(self, message: Undo) -> None:
+            await trio.sleep(0.15)
+            await super().undo(message)
+
+    async with open_stage() as stage, stage.open_system((Calculator, Slow)):
+        done = [step(Calculator, Square(n), undo=lambda value: step(Clerk, Undo(value))) for n in (1, 2, 3)]
+        run = await stage.client.start(Flow(chain(*done, signal("never", int)), results_ttl=0.1))
+
+        async def are_done() -> bool:
+            return (await run.info()).done == 3
+
+        await until(are_done)
+        assert await run.cancel("enough")
+
+        async def are_undone() -> bool:
+            return len(Clerk.book) == 3
+
+        await until(are_undone)
+        assert Clerk.book == [("undo", 9), ("undo", 4), ("undo", 1)]
+
+        async def is_gone() -> bool:
+            return await run.status() is Status.UNKNOWN
+
+        if request.node.callspec.params["open_stage"] == "redis":  # The others look for what has expired now and then.
+            await until(is_gone)
+
+
 async def test_the_step_for_failures_is_sent_again_when_a_retried_run_fails_again(open_stage: OpenStage) -> None:
     async with open_stage() as stage, stage.open_system((Calculator, Broken)):
         flow = Flow(step(Clerk, Note("x")), on_error=lambda failures: step(Clerk, Alarm(failures)))

@@ -368,6 +368,14 @@ local function first_failure(r)
   return ''
 end
 
+local function keep_for(r, ttl)
+  redis.call('PEXPIRE', r.at, ttl)
+  redis.call('PEXPIRE', 'actorwork:flow:' .. r.run, ttl)
+  for _, suffix in ipairs(SUFFIXES) do
+    redis.call('PEXPIRE', r.at .. suffix, ttl)
+  end
+end
+
 -- One at a time, the last first; none of a run that was retried meanwhile: what is done then stays.
 local function undo_next(r)
   if (r.status ~= 'FAILURE' and r.status ~= 'CANCELLED') or redis.call('HEXISTS', r.at, 'undoing') == 1 then
@@ -385,11 +393,18 @@ local function undo_next(r)
   end
 end
 
+local function is_undoing(r)
+  return redis.call('HEXISTS', r.at, 'undoing') == 1 or redis.call('EXISTS', r.at .. ':undo') == 1
+end
+
 -- `step`: of which the message that undoes it has ended, however it did.
 local function undone(r, step)
   if redis.call('HGET', r.at, 'undoing') == whole(step) then
     redis.call('HDEL', r.at, 'undoing')
     undo_next(r)
+    if not OPEN[r.status] and not is_undoing(r) then
+      keep_for(r, redis.call('HGET', r.at, 'ttl'))
+    end
   end
 end
 
@@ -397,14 +412,6 @@ local function send_error(r)
   local on_error = r.status == 'FAILURE' and redis.call('HGET', r.at, 'on_error')
   if on_error and not send_message(r, cjson.decode(on_error), r.run .. '/error') then
     wake(r, 'error', now_ms() + TRY_AGAIN_MS)
-  end
-end
-
-local function keep_for(r, ttl)
-  redis.call('PEXPIRE', r.at, ttl)
-  redis.call('PEXPIRE', 'actorwork:flow:' .. r.run, ttl)
-  for _, suffix in ipairs(SUFFIXES) do
-    redis.call('PEXPIRE', r.at .. suffix, ttl)
   end
 end
 
@@ -440,7 +447,9 @@ local function finish(r, status, reason)
   if status ~= 'SUCCESS' then
     undo_next(r)
   end
-  keep_for(r, rest[3])
+  if status == 'SUCCESS' or not is_undoing(r) then -- Else it is kept until the last step is undone.
+    keep_for(r, rest[3])
+  end
 end
 
 -- Gives a run that is not paused its status: it is held as long as a step waits to be retried.
