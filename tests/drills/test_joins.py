@@ -229,13 +229,15 @@ async def test_a_member_that_is_settled_in_one_batch_with_plain_messages_joins(u
 # -------------------------------------------------------------------------------------------------------------- chaos
 
 
-@pytest.mark.chaos
-async def test_chords_run_once_with_their_values_while_nodes_are_killed_at_random(url: str, drill: Drill):
+@pytest.mark.parametrize("seconds", [2, pytest.param(20, marks=pytest.mark.chaos)])
+async def test_chords_run_once_with_their_values_while_nodes_are_killed_at_random(
+    url: str, drill: Drill, seconds: float
+):
     dice = Random(7)
     async with opened(url) as (place, client):
         nodes = [drill.start("joins", url, lease=LEASE) for _ in range(3)]
         runs: dict[str, Run[int]] = {}
-        over = trio.current_time() + 20
+        over = trio.current_time() + seconds
         while trio.current_time() < over:
             for _ in range(5):
                 first = 10 * len(runs)

@@ -192,17 +192,14 @@ def test_stories_tell_rules_that_are_wrong_from_those_of_redis(
 
 # ---- all others ----
 
-HEALTH = [hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow]
+HEALTH = [hypothesis.HealthCheck.too_slow]
 
 
-@hypothesis.given(story=stories())
-@hypothesis.settings(max_examples=20, suppress_health_check=HEALTH, deadline=None)
-def test_a_run_is_the_same_at_every_broker(story: Story, redis_url: str, tmp_path: Path) -> None:
-    check(story, redis_url, tmp_path)
+@pytest.mark.parametrize("examples", [20, pytest.param(600, marks=pytest.mark.long)])
+def test_a_run_is_the_same_at_every_broker(examples: int, redis_url: str, tmp_path: Path) -> None:
+    @hypothesis.given(story=stories())
+    @hypothesis.settings(max_examples=examples, suppress_health_check=HEALTH, deadline=None)
+    def check_one(story: Story) -> None:
+        check(story, redis_url, tmp_path)
 
-
-@pytest.mark.long
-@hypothesis.given(story=stories())
-@hypothesis.settings(max_examples=600, suppress_health_check=HEALTH, deadline=None)
-def test_many_runs_are_the_same_at_every_broker(story: Story, redis_url: str, tmp_path: Path) -> None:
-    check(story, redis_url, tmp_path)
+    check_one()
