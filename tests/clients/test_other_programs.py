@@ -389,7 +389,7 @@ def test_an_asyncio_client_runs_workflows(at_work: str) -> None:
 def test_a_wait_of_an_asyncio_client_ends_with_its_task(at_work: str) -> None:
     async def main() -> None:
         async with aio.open_client(at_work) as client:
-            waiting = asyncio.create_task(client.ref(Calculator).ask(Wait(20)))
+            waiting = asyncio.create_task(client.ref(Calculator).ask(Wait(0.5)))
             await asyncio.sleep(0.1)
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
