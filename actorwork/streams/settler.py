@@ -52,10 +52,36 @@ _ANSWERED: Final = 4
 """How many values the scripts return."""
 _LOST: Final = b"lost"
 _MAY_PASS: Final = b"NOPERM"
-"""How an error of the script begins that is about this user's rights (lua/rights.lua)."""
+_MAY_NOT_PUBLISH: Final = b"NOPERM the source "
+"""How errors of the script begin that are about a right of this user's (lua/rights.lua), or the right to publish
+(lua/targets.lua).
+"""
+PUBLISH_PATIENCE = 60.0
+"""Seconds for which a node waits for the right to publish somewhere. Then the message becomes a dead letter: if the
+right was never meant to be there, all messages of the actor would pile up in flight."""
+_WAITING_AT_MOST: Final = 1000
 _PAUSES: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 _BEFORE: Final = failpoint("settle.before")
 _AFTER: Final = failpoint("settle.after")
+
+
+class _Patience:
+    """Which settlements wait for the right to publish somewhere, and since when."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, float] = {}
+
+    def lasts(self, delivery: Delivery, problem: bytes) -> bool:
+        """Whether a settlement that a right is missing for is tried again."""
+        if not problem.startswith(_MAY_NOT_PUBLISH):
+            return True
+        now = trio.current_time()
+        if len(self._since) > _WAITING_AT_MOST:
+            self._since = {one: since for one, since in self._since.items() if now - since < 2 * PUBLISH_PATIENCE}
+        if now - self._since.setdefault(delivery.id, now) < PUBLISH_PATIENCE:
+            return True
+        del self._since[delivery.id]
+        return False
 
 
 class Settler:
@@ -77,6 +103,7 @@ class Settler:
         self._emit = emit
         self._counters = counters
         self._waiters = trio.lowlevel.ParkingLot()
+        self._patience = _Patience()
         self._active: set[InFlightEntries] = set()
 
     def __repr__(self) -> str:
@@ -299,9 +326,10 @@ class Settler:
             problem = problems.get(which)
             is_fenced = which in lost
             if problem is not None:
-                if problem.startswith(_MAY_PASS) and not in_flight.is_over:
+                if problem.startswith(_MAY_PASS) and not in_flight.is_over and self._patience.lasts(delivery, problem):
                     again.append(item)
                     continue
+                problem = problem.removeprefix(b"NOPERM ")
                 self._could_not_publish(in_flight, delivery, settlement, problem.decode(errors="replace"))
                 continue
             if type(settlement) is PublishOnly:

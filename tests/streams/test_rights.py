@@ -42,7 +42,10 @@ async def can_ask(scene: Scene) -> bool:
 # ----------------------------------------------------------------------------------------- messages of a settlement
 
 
-async def test_a_message_that_may_not_be_added_where_it_goes_makes_its_sender_a_dead_letter(server: RedisServer):
+async def test_a_message_that_may_not_be_added_where_it_goes_makes_its_sender_a_dead_letter_in_the_end(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("actorwork.streams.settler.PUBLISH_PATIENCE", 0.2)
     orders = subscription()
     async with open_scene_of_ann(server) as (scene, admin), scene.node(orders) as node:
         if not await can_ask(admin):
@@ -57,6 +60,22 @@ async def test_a_message_that_may_not_be_added_where_it_goes_makes_its_sender_a_
         assert letter.failure.reason == "the source audit: this user may not add to it (XADD)"
         assert await admin.length("audit") == 1
         assert await admin.length("orders") == 0  # The first was not sent, either.
+
+
+async def test_what_a_handler_publishes_waits_for_a_right_that_is_missing_for_a_moment(server: RedisServer):
+    orders = subscription()
+    async with open_scene_of_ann(server) as (scene, admin), scene.node(orders) as node:
+        if not await can_ask(admin):
+            pytest.skip("rights to read and to write keys are the same before Redis 7.0")
+        await admin.call("ACL", "SETUSER", "ann", "resetkeys", "~orders", "~actorwork:*", "%R~audit")
+        await scene.send("orders", b"1")
+        node.settle(orders, await inbox(orders).take_one(), Ack(), [Envelope("audit", "m", b"1")])
+        await trio.sleep(0.3)
+        assert scene.told(BrokerTrouble)[-1].next == "again in 2 s at the latest"
+        await admin.call("ACL", "SETUSER", "ann", "~*")
+        await node.wait_settled()
+        assert await admin.length("audit") == 1
+        assert await scene.broker.dead_letters.list("orders") == []
 
 
 @pytest.mark.parametrize("key", [None, "k"])

@@ -2,7 +2,8 @@
 
 local known_problems = {}
 
--- Why nothing can be published to a source; '' if it can. Asked once for each source of a batch.
+-- Why nothing can be published to a source; '' if it can. Asked once for each source of a batch. The code NOPERM marks a right
+-- that may be given back: the node tries again for a minute.
 local function problem_with(source, prefix)
   local known = known_problems[source]
   if known == nil then
@@ -12,9 +13,9 @@ local function problem_with(source, prefix)
     elseif found.ok ~= 'none' and found.ok ~= 'stream' then
       known = 'WRONGTYPE the source ' .. source .. ' is no stream'
     elseif not may('XADD', source, '0-0', 'data', '') then
-      known = 'the source ' .. source .. ': this user may not add to it (XADD)'
+      known = 'NOPERM the source ' .. source .. ': this user may not add to it (XADD)'
     elseif not may('SET', prefix .. 'seen:', '') then
-      known = 'the source ' .. source .. ': this user may not write keys that begin with ' .. prefix
+      known = 'NOPERM the source ' .. source .. ': this user may not write keys that begin with ' .. prefix
     else
       known = ''
     end
