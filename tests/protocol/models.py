@@ -427,6 +427,9 @@ class EmbeddedWorld:
             for channel in hand.channels:
                 if len(taken) < room:
                     taken += self._store.reading.take(channel, int(hand.owner), room - len(taken)).deliveries
+            if not taken and room and self._store.reading.is_idle(int(hand.owner)):
+                for channel in hand.channels:
+                    taken = taken or self._store.reading.take_suspect(channel, int(hand.owner)).deliveries
             return taken
 
         return self._do(take, fails=loses)
