@@ -12,9 +12,8 @@ from actorwork.asynchronous.driver import AsyncioDriver
 from actorwork.brokers import is_file, is_redis, unknown_kind, url_of
 from actorwork.clients.client import Client
 from actorwork.clients.driver import OpenBroker
-from actorwork.clients.sender import Sender
-from actorwork.errors import BrokerError, SettingsError
-from actorwork.policy.bounds import takes
+from actorwork.clients.sender import Sender, checked_layers
+from actorwork.errors import BrokerError
 from actorwork.telemetry.logs import LogSink
 
 if TYPE_CHECKING:
@@ -31,9 +30,7 @@ async def open_client(
     so does every call: bound it with `asyncio.timeout`. A call that is cancelled may have had its effect. `middleware`
     processes every message before it is sent, in order. Raises `BrokerError` for a broker that cannot be used.
     """
-    layers: Sequence[object] = tuple(middleware)
-    if not all(takes(layer, 1) for layer in layers):
-        raise SettingsError(f"middleware wants a list of callables of (envelope), got {layers!r}")
+    layers = checked_layers(middleware)
     url = url_of(broker)
     emit = LogSink("client")
     async with AsyncExitStack() as stack:
@@ -44,7 +41,7 @@ async def open_client(
         else:
             raise unknown_kind(url)
         driver = AsyncioDriver(open_replies)
-        yield Client(Sender(OpenBroker(opened), driver, layers=tuple(middleware)), emit)
+        yield Client(Sender(OpenBroker(opened), driver, layers=layers), emit)
 
 
 async def _open_redis(
@@ -82,8 +79,8 @@ async def _open_redis(
 
     async def open_replies() -> Replies:
         place = RedisReplies()
-        places.append(place)
         await place.open(commands)
+        places.append(place)
         stack.push_async_callback(place.aclose)
         return place
 

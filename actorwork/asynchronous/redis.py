@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from actorwork.asynchronous.driver import check_loop
@@ -17,21 +17,19 @@ from actorwork.asynchronous.link import Link, Request
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerBack, BrokerLost
 from actorwork.streams.transport.address import Address, open_socket
-from actorwork.streams.transport.commands import MayHaveExecuted, Script
+from actorwork.streams.transport.commands import CommonCommands, MayHaveExecuted
 from actorwork.streams.transport.redis_py import (
     ConnectionError,  # noqa: A004
-    NoScriptError,
     RedisPyConnection,
     TimeoutError,  # noqa: A004
 )
 from actorwork.streams.transport.wire import pack
 
 LOST: Final = (ConnectionError, TimeoutError, OSError)
-_NO_CONNECTION: Final = 2**62
 _LONGEST_PAUSE: Final = 1.0
 
 
-class AsyncioRedis:
+class AsyncioRedis(CommonCommands):
     """Implements `streams.transport.commands.Commands`. Safe to use from any number of tasks of its loop."""
 
     def __init__(
@@ -98,36 +96,6 @@ class AsyncioRedis:
     async def transact(self, *commands: Sequence[Any]) -> list[Any]:
         data = [pack(("MULTI",)), *(pack(tuple(command)) for command in commands), pack(("EXEC",))]
         return await self._request(b"".join(data), len(data), idempotent=False)
-
-    async def may_transact(self) -> bool:
-        kill = ("CLIENT", "KILL", "ID", _NO_CONNECTION)
-        replies = await self.call_many([("MULTI",), ("EXEC",), kill], idempotent=True)
-        return not any(isinstance(reply, Exception) for reply in replies)
-
-    async def disconnect(self, client_id: int) -> None:
-        await self.call("CLIENT", "KILL", "ID", client_id, idempotent=True)
-
-    async def names(self, pattern: str) -> Collection[bytes]:
-        found: set[bytes] = set()
-        cursor = b"0"
-        while True:
-            cursor, page = await self.call("SCAN", cursor, "MATCH", pattern, "COUNT", 1000, idempotent=True)
-            found.update(page)
-            if cursor == b"0":
-                return found
-
-    async def run_script(
-        self, script: Script, keys: Sequence[Any], args: Sequence[Any], *, idempotent: bool = False
-    ) -> Any:
-        call = ("EVALSHA", script.sha, len(keys), *keys, *args)
-        try:
-            return await self.call(*call, idempotent=idempotent)
-        except NoScriptError:
-            loaded, reply = await self.call_many([("SCRIPT", "LOAD", script.source), call], idempotent=idempotent)
-        for answer in (loaded, reply):
-            if isinstance(answer, Exception):
-                raise answer
-        return reply
 
     async def subscribe(self, channel: str | bytes) -> None:
         name = channel.encode() if isinstance(channel, str) else channel

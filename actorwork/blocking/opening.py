@@ -10,10 +10,9 @@ from actorwork.blocking.driver import BlockingDriver, Deadlines, run
 from actorwork.brokers import is_file, is_redis, unknown_kind, url_of
 from actorwork.clients import client as clients
 from actorwork.clients.driver import OpenBroker
-from actorwork.clients.sender import Sender
+from actorwork.clients.sender import Sender, checked_layers
 from actorwork.durations import Duration, seconds_of
-from actorwork.errors import BrokerError, SettingsError
-from actorwork.policy.bounds import takes
+from actorwork.errors import BrokerError
 from actorwork.telemetry.logs import LogSink
 
 if TYPE_CHECKING:
@@ -29,9 +28,7 @@ def open_client(
     every call waits for it, at most `patience`, and then raises `BrokerError`. `middleware` processes every message
     before it is sent, in order. Raises `BrokerError` for a broker that cannot be used.
     """
-    layers: Sequence[object] = tuple(middleware)
-    if not all(takes(layer, 1) for layer in layers):
-        raise SettingsError(f"middleware wants a list of callables of (envelope), got {layers!r}")
+    layers = checked_layers(middleware)
     seconds = seconds_of("patience", patience)
     url = url_of(broker)
     emit = LogSink("client")
@@ -43,7 +40,7 @@ def open_client(
         opened, replies, close = _open_file(url, deadlines)
     else:
         raise unknown_kind(url)
-    sender = Sender(OpenBroker(opened), BlockingDriver(deadlines, replies), layers=tuple(middleware))
+    sender = Sender(OpenBroker(opened), BlockingDriver(deadlines, replies), layers=layers)
     return Client(clients.Client(sender, emit), close)
 
 
@@ -53,14 +50,13 @@ def _open_redis(
     # Imported here, as in `brokers`: the other broker's packages are not needed.
     from actorwork.blocking.redis import BlockingRedis  # noqa: PLC0415
     from actorwork.blocking.replies import ThreadReplies  # noqa: PLC0415
-    from actorwork.streams import scripts  # noqa: PLC0415
     from actorwork.streams.diagnosis import facts_of, memory_and_durability  # noqa: PLC0415
     from actorwork.streams.sending import RedisSending  # noqa: PLC0415
     from actorwork.streams.transport.address import Address  # noqa: PLC0415
     from actorwork.streams.transport.redis_py import cannot  # noqa: PLC0415
 
     address = Address.parse(url)
-    commands = BlockingRedis(address, scripts.ALL, deadlines, patience, emit)
+    commands = BlockingRedis(address, deadlines, patience, emit)
     with cannot(f"open {address.url}"):
         findings = memory_and_durability(run(facts_of(commands)))
     for finding in findings:

@@ -11,7 +11,7 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from actorwork.blocking.driver import Deadlines
@@ -19,17 +19,15 @@ from actorwork.clients.driver import OutOfTime
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerBack, BrokerLost
 from actorwork.streams.transport.address import Address, open_socket
-from actorwork.streams.transport.commands import MayHaveExecuted, Script
+from actorwork.streams.transport.commands import CommonCommands, MayHaveExecuted
 from actorwork.streams.transport.redis_py import (
     ConnectionError,  # noqa: A004
-    NoScriptError,
     TimeoutError,  # noqa: A004
 )
 from actorwork.streams.transport.wire import NOT_ENOUGH, Push, new_reader, pack
 
 LOST: Final = (ConnectionError, TimeoutError, OSError)
 _READ_SIZE: Final = 65536
-_NO_CONNECTION: Final = 2**62
 _PAGE: Final = 200
 """How many commands of `call_in_turn` are sent before their replies are read."""
 
@@ -86,13 +84,12 @@ class BlockingConnection:
         self._opened.disconnect()
 
 
-class BlockingRedis:
+class BlockingRedis(CommonCommands):
     """Implements `streams.transport.commands.Commands`. Safe to use from any number of threads."""
 
     def __init__(
         self,
         address: Address,
-        scripts: Sequence[Script],
         deadlines: Deadlines,
         patience: float,
         emit: Callable[[BrokerLost | BrokerBack], None],
@@ -100,7 +97,6 @@ class BlockingRedis:
         self.generation = 0
         self.address = address
         self.deadlines = deadlines
-        self._scripts = {script.sha: script for script in scripts}
         self._patience = patience
         self._emit = emit
         self._idle: list[BlockingConnection] = []
@@ -138,36 +134,6 @@ class BlockingRedis:
     async def transact(self, *commands: Sequence[Any]) -> list[Any]:
         data = [pack(("MULTI",)), *(pack(tuple(command)) for command in commands), pack(("EXEC",))]
         return self._request(b"".join(data), len(data), idempotent=False)
-
-    async def may_transact(self) -> bool:
-        kill = ("CLIENT", "KILL", "ID", _NO_CONNECTION)
-        replies = await self.call_many([("MULTI",), ("EXEC",), kill], idempotent=True)
-        return not any(isinstance(reply, Exception) for reply in replies)
-
-    async def disconnect(self, client_id: int) -> None:
-        await self.call("CLIENT", "KILL", "ID", client_id, idempotent=True)
-
-    async def names(self, pattern: str) -> Collection[bytes]:
-        found: set[bytes] = set()
-        cursor = b"0"
-        while True:
-            cursor, page = await self.call("SCAN", cursor, "MATCH", pattern, "COUNT", 1000, idempotent=True)
-            found.update(page)
-            if cursor == b"0":
-                return found
-
-    async def run_script(
-        self, script: Script, keys: Sequence[Any], args: Sequence[Any], *, idempotent: bool = False
-    ) -> Any:
-        call = ("EVALSHA", script.sha, len(keys), *keys, *args)
-        try:
-            return await self.call(*call, idempotent=idempotent)
-        except NoScriptError:
-            loaded, reply = await self.call_many([("SCRIPT", "LOAD", script.source), call], idempotent=idempotent)
-        for answer in (loaded, reply):
-            if isinstance(answer, Exception):
-                raise answer
-        return reply
 
     async def subscribe(self, channel: str | bytes) -> None:
         raise NotImplementedError("a subscription has a connection of its own: see replies.py")

@@ -14,11 +14,9 @@ from actorwork.clients.client import Client
 from actorwork.clients.driver import OpenBroker, Reached
 from actorwork.clients.lazy_broker import open_lazy_broker, place_of
 from actorwork.clients.on_trio import TrioDriver
-from actorwork.clients.sender import Sender
+from actorwork.clients.sender import Sender, checked_layers
 from actorwork.clients.spool import Spool, Spooler, SpoolMode, file_for, open_spooler, spool_of
-from actorwork.errors import SettingsError
 from actorwork.nurseries import open_unwrapping_nursery
-from actorwork.policy.bounds import takes
 from actorwork.telemetry.logs import LogSink
 
 
@@ -43,9 +41,7 @@ async def open_client(
     `ask` that still wait are cancelled.
     """
     check_loop("open_client")
-    layers: Sequence[object] = tuple(middleware)
-    if not all(takes(layer, 1) for layer in layers):
-        raise SettingsError(f"middleware wants a list of callables of (envelope), got {layers!r}")
+    layers = checked_layers(middleware)
     async with AsyncExitStack() as stack:
         emit = LogSink("client")
         chosen = spool_of(spool)
@@ -61,7 +57,7 @@ async def open_client(
         async with open_unwrapping_nursery() as nursery:
             if spooler is not None:
                 nursery.start_soon(spooler.run)
-            yield Client(Sender(lazy, TrioDriver(lazy, nursery), spooler, tuple(middleware)), emit)
+            yield Client(Sender(lazy, TrioDriver(lazy, nursery), spooler, layers), emit)
             if spooler is not None:
                 await spooler.linger()
             nursery.cancel_scope.cancel()

@@ -13,8 +13,9 @@ from actorwork import codec
 from actorwork.abc import Broker, PublishMiddleware
 from actorwork.actors.context.publishing import passed_through
 from actorwork.clients.driver import Driver, OutOfTime, Reached
-from actorwork.errors import AskTimeout, BrokerError, CodecError, MessageFailed, NotUnique
+from actorwork.errors import AskTimeout, BrokerError, CodecError, MessageFailed, NotUnique, SettingsError
 from actorwork.message import NO_HEADERS, REPLY_TO, Envelope, Json, MessageIds, Outcome, Priority
+from actorwork.policy.bounds import takes
 from actorwork.policy.sending import PLAIN, Sending
 from actorwork.settings import SOURCE, SOURCE_IN_WORDS
 
@@ -37,6 +38,14 @@ class Spool(PublishRoute, Protocol):
     async def wait_replayed(self) -> None: ...
 
     async def wait_turn(self, source: str) -> None: ...
+
+
+def checked_layers(middleware: Sequence[PublishMiddleware]) -> tuple[PublishMiddleware, ...]:
+    """Return a client's middleware; raises `SettingsError` for what cannot be called with an envelope."""
+    layers: tuple[object, ...] = tuple(middleware)
+    if not all(takes(layer, 1) for layer in layers):
+        raise SettingsError(f"middleware wants a list of callables of (envelope), got {layers!r}")
+    return layers
 
 
 class Sender:

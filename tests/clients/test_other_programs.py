@@ -339,7 +339,7 @@ def test_an_ask_without_the_right_to_subscribe_is_an_error_of_the_broker(own_ser
                 await client.ref(Calculator).ask(Square(1), timeout=5)
 
     with sync.open_client(own_server.url) as client:
-        admin = BlockingRedis(Address.parse(own_server.url), [], Deadlines(), 5, lambda _: None)
+        admin = BlockingRedis(Address.parse(own_server.url), Deadlines(), 5, lambda _: None)
         run(admin.call("ACL", "SETUSER", "default", "-subscribe"))
         admin.close()
         with pytest.raises(BrokerError, match=r"cannot wait for replies: .*permissions to run the 'subscribe'"):

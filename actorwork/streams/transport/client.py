@@ -21,7 +21,7 @@ server's return.
 
 import math
 import random
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -31,13 +31,12 @@ import trio
 from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.shown import Shown
 from actorwork.streams.transport.address import Address
-from actorwork.streams.transport.commands import MayHaveExecuted, Script
+from actorwork.streams.transport.commands import CommonCommands, MayHaveExecuted, Script
 from actorwork.streams.transport.connection import Connection, connect
 from actorwork.streams.transport.exclusive import Exclusive
 from actorwork.streams.transport.multiplexer import Multiplexer, PendingRequest
 from actorwork.streams.transport.redis_py import (
     ConnectionError,  # noqa: A004
-    NoScriptError,
     TimeoutError,  # noqa: A004
 )
 from actorwork.streams.transport.wire import pack
@@ -49,16 +48,11 @@ _PROVEN_AFTER: Final = 1.0
 
 _MULTI: Final = pack(("MULTI",))
 _EXEC: Final = pack(("EXEC",))
-_NO_CONNECTION: Final = 2**62
 _LOST: Final = (ConnectionError, TimeoutError, OSError)
 
 
 class NoFurtherConnection(Exception):
     """The server is there, but no further connection to it can be opened."""
-
-
-def _kill(client_id: int) -> tuple[Any, ...]:
-    return ("CLIENT", "KILL", "ID", client_id)
 
 
 @attrs.frozen(repr=False)
@@ -123,7 +117,7 @@ async def open_client(
             client.close()
 
 
-class RedisClient:
+class RedisClient(CommonCommands):
     """Safe to use from any number of tasks. Made by `open_client`."""
 
     def __init__(
@@ -189,23 +183,6 @@ class RedisClient:
         data = b"".join([_MULTI, *[pack(tuple(command)) for command in commands], _EXEC])
         return (await self._request(data, idempotent=False, count=len(commands) + 2)).replies
 
-    async def may_transact(self) -> bool:
-        """Return whether this user may use `transact` and `disconnect`."""
-        return not any(
-            isinstance(reply, Exception)
-            for reply in await self.call_many([("MULTI",), ("EXEC",), _kill(_NO_CONNECTION)], idempotent=True)
-        )
-
-    async def disconnect(self, client_id: int) -> None:
-        """Make the server close a connection that was lost here.
-
-        What is still on its way over it (through a proxy, or past the end of a partition) cannot be executed after
-        this returns.
-        """
-        # Ids grow within one server. A server that has restarted may have given this one to another client, which then
-        # has to connect again.
-        await self.call(*_kill(client_id), idempotent=True)
-
     async def call_in_turn(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
         """Send idempotent commands one after the other without waiting in between, and return all replies.
 
@@ -232,30 +209,8 @@ class RedisClient:
             if any(request.is_read_only for request in requests):
                 link.fail(ConnectionError(f"{self._address.url} has become read-only"))
 
-    async def names(self, pattern: str) -> Collection[bytes]:
-        """Return the keys that match a pattern, once each. This scans all keys of the server, in pages."""
-        found: set[bytes] = set()
-        cursor = b"0"
-        while True:
-            cursor, page = await self.call("SCAN", cursor, "MATCH", pattern, "COUNT", 1000, idempotent=True)
-            found.update(page)
-            if cursor == b"0":
-                return found
-
-    async def run_script(
-        self, script: Script, keys: Sequence[Any], args: Sequence[Any], *, idempotent: bool = False
-    ) -> Any:
-        """Run a script by its digest. If the server does not know it, nothing was run: load it and run it again."""
-        call = ("EVALSHA", script.sha, len(keys), *keys, *args)
-        try:
-            return await self.call(*call, idempotent=idempotent)
-        except NoScriptError:
-            self._scripts.setdefault(script.sha, script)
-        loaded, reply = await self.call_many([("SCRIPT", "LOAD", script.source), call], idempotent=idempotent)
-        for answer in (loaded, reply):
-            if isinstance(answer, Exception):
-                raise answer
-        return reply
+    def _missed(self, script: Script) -> None:
+        self._scripts.setdefault(script.sha, script)
 
     async def _request(
         self, data: bytes, *, idempotent: bool, count: int = 1, is_subscription: bool = False

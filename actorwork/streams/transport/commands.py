@@ -6,14 +6,20 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import attrs
 
 from actorwork.shown import Shown
-from actorwork.streams.transport.redis_py import ConnectionError  # noqa: A004
+from actorwork.streams.transport.redis_py import (
+    ConnectionError,  # noqa: A004
+    NoScriptError,
+)
+
+_NO_CONNECTION: Final = 2**62
 
 
 class MayHaveExecuted(ConnectionError):
@@ -72,3 +78,60 @@ class Commands(Protocol):
     async def subscribe(self, channel: str | bytes) -> None: ...
 
     async def unsubscribe(self, channel: str | bytes) -> None: ...
+
+
+class CommonCommands(ABC):
+    """What every client of Redis does in the same way, on top of how it carries commands."""
+
+    @abstractmethod
+    async def call(self, *args: Any, idempotent: bool = False) -> Any: ...
+
+    @abstractmethod
+    async def call_many(self, commands: Sequence[Sequence[Any]], *, idempotent: bool = False) -> list[Any]: ...
+
+    async def may_transact(self) -> bool:
+        """Return whether this user may use `transact` and `disconnect`."""
+        commands = [("MULTI",), ("EXEC",), _kill(_NO_CONNECTION)]
+        return not any(isinstance(reply, Exception) for reply in await self.call_many(commands, idempotent=True))
+
+    async def disconnect(self, client_id: int) -> None:
+        """Make the server close a connection that was lost here.
+
+        What is still on its way over it (through a proxy, or past the end of a partition) cannot be executed after
+        this returns.
+        """
+        # Ids grow within one server. A server that has restarted may have given this one to another client, which then
+        # has to connect again.
+        await self.call(*_kill(client_id), idempotent=True)
+
+    async def names(self, pattern: str) -> Collection[bytes]:
+        """Return the keys that match a pattern, once each. This scans all keys of the server, in pages."""
+        found: set[bytes] = set()
+        cursor = b"0"
+        while True:
+            cursor, page = await self.call("SCAN", cursor, "MATCH", pattern, "COUNT", 1000, idempotent=True)
+            found.update(page)
+            if cursor == b"0":
+                return found
+
+    async def run_script(
+        self, script: Script, keys: Sequence[Any], args: Sequence[Any], *, idempotent: bool = False
+    ) -> Any:
+        """Run a script by its digest. If the server does not know it, nothing was run: load it and run it again."""
+        call = ("EVALSHA", script.sha, len(keys), *keys, *args)
+        try:
+            return await self.call(*call, idempotent=idempotent)
+        except NoScriptError:
+            self._missed(script)
+        loaded, reply = await self.call_many([("SCRIPT", "LOAD", script.source), call], idempotent=idempotent)
+        for answer in (loaded, reply):
+            if isinstance(answer, Exception):
+                raise answer
+        return reply
+
+    def _missed(self, script: Script) -> None:  # noqa: B027 - most clients have nothing to note
+        """Note that the server did not know a script; a client that loads scripts with each connection adds it."""
+
+
+def _kill(client_id: int) -> tuple[Any, ...]:
+    return ("CLIENT", "KILL", "ID", client_id)
