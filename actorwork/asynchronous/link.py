@@ -138,7 +138,7 @@ class Link:
                 request.done.set_result(request.replies)
 
     def fail(self, error: Exception) -> None:
-        """Close the connection; those who wait are told."""
+        """Close the connection, and hand over the requests that wait, with the error."""
         if self.is_closed:
             return
         self.close()

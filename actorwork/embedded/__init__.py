@@ -2,7 +2,7 @@
 
     broker         what the runtime sees: publishing, dead letters, outcomes, replies, the diagnosis
     sending        its half that needs no Trio, for clients of all kinds
-    asking         what all parts ask of whoever owns the connection
+    asking         what all parts ask of the owner of the connection
     node           one incarnation of a process, in the Trio thread: its lease, its sinks, its settlements
     values         shared values and locks, with the rules of policy/values
     triggers       triggers and pauses

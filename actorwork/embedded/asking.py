@@ -1,4 +1,4 @@
-"""What the parts of the broker ask of whoever owns the connection to the store."""
+"""What the parts of the broker ask of the owner of the connection to the store."""
 
 from __future__ import annotations
 

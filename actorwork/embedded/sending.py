@@ -1,4 +1,4 @@
-"""The half of the broker that programs without actors use, whoever carries out what they order.
+"""The half of the broker that programs without actors use, whatever carries out their orders.
 
 `broker.EmbeddedBroker` adds what needs Trio: nodes, and replies that arrive while tasks wait.
 """

@@ -146,7 +146,7 @@ class ChildRecord:
 
     @property
     def final_exit(self) -> Exit:
-        """What is told to watchers and links if it does not run again."""
+        """What watchers and links receive if it does not run again."""
         return self.last_exit if self.incarnation else Exit(Kind.SHUTDOWN)
 
     def start_refused(self, error: Exception) -> None:
