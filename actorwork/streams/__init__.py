@@ -14,6 +14,7 @@ Read top-down, as the layers contract has it:
     reclaimer.py    promotes due messages, takes over released and orphaned entries
     source_set.py   what the two share: up to 64 sources of one subscription
     settler.py      settlements in batches
+    settle_calls.py the arguments of the scripts that settle, and their call
     lease.py        the sign of life
     in_flight.py    the entries that are in flight here, and their queued settlements
     isolation.py    a message that processes died with runs with nothing beside it

@@ -21,35 +21,27 @@ more, none is settled, and the others are released.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final
 
 import trio
 
 from actorwork.abc import EventSink
 from actorwork.events import BrokerTrouble, Fenced, MessageLost
-from actorwork.failpoints import failpoint
-from actorwork.message import FLOW, REPLY_TO, RESULT_TTL, Delivery, Envelope, Failure, Outcome, is_result_wanted
+from actorwork.message import REPLY_TO, Delivery, Envelope, Failure, is_result_wanted
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
-from actorwork.streams import entries, keys, scripts
+from actorwork.streams import keys
 from actorwork.streams.in_flight import Counters, InFlightEntries, Item, PublishOnly, Together
 from actorwork.streams.isolation import Isolation
+from actorwork.streams.settle_calls import RefusedError, SettleCalls, pause_after
 from actorwork.streams.transport.client import RedisClient
-from actorwork.streams.transport.commands import Script
-from actorwork.streams.transport.redis_py import InvalidResponse, RedisError, may_pass
-
-if TYPE_CHECKING:
-    from actorwork.policy.runs.values import Plan
+from actorwork.streams.transport.redis_py import RedisError
 
 _PLAIN_AT_ONCE: Final = 1000
 _OTHERS_AT_ONCE: Final = 200
 _PUBLISHED_AT_ONCE: Final = 1000
-_GIVE_UP_AFTER: Final = 5
 _BARE: Final = 3
 """The length of a token without held keys: the delivery has neither a key nor a unique key."""
-_ANSWERED: Final = 4
-"""How many values the scripts return."""
 _LOST: Final = b"lost"
 _MAY_PASS: Final = b"NOPERM"
 _MAY_NOT_PUBLISH: Final = b"NOPERM the source "
@@ -60,9 +52,6 @@ PUBLISH_PATIENCE = 60.0
 """Seconds for which a node waits for the right to publish somewhere. Then the message becomes a dead letter: if the
 right was never meant to be there, all messages of the actor would pile up in flight."""
 _WAITING_AT_MOST: Final = 1000
-_PAUSES: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
-_BEFORE: Final = failpoint("settle.before")
-_AFTER: Final = failpoint("settle.after")
 
 
 class _Patience:
@@ -97,7 +86,7 @@ class Settler:
         isolation: Isolation,
     ) -> None:
         self.isolation = isolation
-        self._client = client
+        self._calls = SettleCalls(client, emit)
         self._spawn = spawn
         self._release = release
         self._emit = emit
@@ -189,7 +178,7 @@ class Settler:
                 again: list[Item] = []
                 try:
                     again = await self._flush(in_flight, plain, others)
-                except _RefusedError as refusal:
+                except RefusedError as refusal:
                     size = len(plain) + len(others)
                     if size > 1:
                         in_flight.plain[:0] = plain
@@ -203,7 +192,7 @@ class Settler:
                 # Those that others do not wait for go on meanwhile: a batch with any of them is followed by the next.
                 in_vain = in_vain + 1 if len(again) == len(plain) + len(others) else 0
                 if in_vain:
-                    await trio.sleep(_PAUSES[min(in_vain, len(_PAUSES)) - 1])
+                    await trio.sleep(pause_after(in_vain))
         finally:
             in_flight.is_flushing = False
             self._active.discard(in_flight)
@@ -211,90 +200,18 @@ class Settler:
     async def _flush(self, in_flight: InFlightEntries, plain: list[Delivery], others: list[Item]) -> list[Item]:
         """Apply a batch; return those of it that were refused for a reason that may pass. They are queued again."""
         if others and type(others[0][1]) is Together:
-            await self._flush_together(in_flight, others[0][0], others[0][1], others[0][2])
+            await self._flush_together(in_flight, others[0][1], others[0][2])
             return []
-        total = len(plain) + len(others)
-        tokens = [delivery.token for delivery in plain]
-        ends = [token[0] for token in tokens]
-        if others:
-            ends += [delivery.token[0] for delivery, _, _ in others]
-        first, last = entries.bounds(ends)
-        args: list[Any] = [
-            in_flight.keys.prefix,
-            in_flight.group,
-            in_flight.incarnation,
-            in_flight.number,
-            first,
-            last,
-            total,
-            len(plain),
-        ]
-        for token in tokens:
-            args += token[:2]
-        try:
-            for delivery, settlement, published in others:
-                _add_other(args, in_flight, delivery, settlement, published)
-        except (ValueError, RecursionError) as error:
-            # A settlement that cannot be encoded must not end the node: the next node would get the same entry.
-            raise _RefusedError(f"it cannot be written: {error}", is_unwritable=True) from error
-        script = scripts.SETTLE if others else scripts.SETTLE_PLAIN
-        script_keys = (
-            in_flight.stream,
-            in_flight.keys.settled(in_flight.group, in_flight.incarnation, in_flight.level),
-        )
-        answer = await self._run(in_flight, script, script_keys, args, total)
+        answer = await self._calls.settle(in_flight, plain, others)
         _report(self._emit, in_flight, [item[0] for item in others], answer[3], len(plain))
         return self._conclude(in_flight, plain, others, answer[1], answer[2])
 
     async def _flush_together(
-        self, in_flight: InFlightEntries, first: Delivery, together: Together, published: Sequence[Envelope]
+        self, in_flight: InFlightEntries, together: Together, published: Sequence[Envelope]
     ) -> None:
-        by_stream: dict[InFlightEntries, list[tuple[Delivery, Settlement]]] = {}
-        for delivery, settlement in together.settled:
-            by_stream.setdefault(delivery.token[2], []).append((delivery, settlement))
-        args: list[Any] = [in_flight.number, in_flight.group, in_flight.incarnation, len(published)]
-        try:
-            _add_published(args, published)
-            for stream, some in by_stream.items():
-                ends = entries.bounds(delivery.token[0] for delivery, _ in some)
-                args += (stream.keys.prefix, *ends, len(some))
-                for delivery, settlement in some:
-                    outcome = Outcome("done", settlement.result or b"null") if isinstance(settlement, Ack) else None
-                    args += _delivery_args(stream, delivery, outcome)
-        except (ValueError, RecursionError) as error:
-            raise _RefusedError(f"it cannot be written: {error}", is_unwritable=True) from error
-        record = in_flight.keys.settled(in_flight.group, in_flight.incarnation, in_flight.level)
-        script_keys = (record, *(stream.stream for stream in by_stream))
-        answer = await self._run(in_flight, scripts.SETTLE_TOGETHER, script_keys, args, 1)
-        # The script counts in the order of its arguments.
-        in_order = [one for some in by_stream.values() for one in some]
+        in_order, answer = await self._calls.settle_together(in_flight, together, published)
         _report(self._emit, in_flight, [delivery for delivery, _ in in_order], answer[3], 0)
         self._conclude_together(in_flight, in_order, set(answer[1]), answer[2])
-
-    async def _run(
-        self, in_flight: InFlightEntries, script: Script, script_keys: Sequence[str], args: list[Any], total: int
-    ) -> list[Any]:
-        attempt = 0
-        if _BEFORE is not None:
-            _BEFORE()
-        while True:
-            try:
-                answer = await self._client.run_script(script, script_keys, args, idempotent=True)
-                if not isinstance(answer, list) or len(cast("list[Any]", answer)) != _ANSWERED:
-                    raise InvalidResponse(f"the settlement got {answer!r:.100} as its reply")
-                break
-            except ValueError as error:
-                raise _RefusedError(f"it cannot be sent: {error}") from error
-            except RedisError as error:
-                attempt += 1
-                if not may_pass(error) and (total > 1 or attempt >= _GIVE_UP_AFTER):
-                    raise _RefusedError(str(error)) from error
-                pause = _PAUSES[min(attempt, len(_PAUSES)) - 1]
-                self._emit(BrokerTrouble(f"settling {total} of {in_flight.source}", str(error), f"again in {pause} s"))
-            await trio.sleep(pause)
-        if _AFTER is not None:
-            _AFTER()
-        return cast("list[Any]", answer)
 
     def _conclude(
         self,
@@ -405,7 +322,7 @@ class Settler:
         self.start(in_flight)
 
     def _abandon(
-        self, in_flight: InFlightEntries, plain: list[Delivery], others: list[Item], refusal: _RefusedError
+        self, in_flight: InFlightEntries, plain: list[Delivery], others: list[Item], refusal: RefusedError
     ) -> None:
         if others and refusal.is_unwritable and type(others[0][1]) is Retry:
             # Its next attempt cannot be encoded. A dead letter keeps the fields of the entry as they are.
@@ -462,12 +379,12 @@ def _report_again(emit: EventSink, in_flight: InFlightEntries, count: int, probl
     emit(BrokerTrouble(f"settling {count} of {in_flight.source}", error, "again in 2 s at the latest"))
 
 
-def _report_dead(emit: EventSink, delivery: Delivery, refusal: _RefusedError) -> None:
+def _report_dead(emit: EventSink, delivery: Delivery, refusal: RefusedError) -> None:
     emit(BrokerTrouble(f"settling {delivery.id} of {delivery.source}", str(refusal), "it becomes a dead letter"))
 
 
 def _report_abandoned(
-    emit: EventSink, in_flight: InFlightEntries, plain: list[Delivery], others: list[Item], refusal: _RefusedError
+    emit: EventSink, in_flight: InFlightEntries, plain: list[Delivery], others: list[Item], refusal: RefusedError
 ) -> None:
     for delivery in (*plain, *(delivery for item in others for delivery in _deliveries_of(item))):
         emit(
@@ -477,23 +394,6 @@ def _report_abandoned(
                 f"given up; the entry {delivery.token[0].decode()} stays pending, and runs again after this node",
             )
         )
-
-
-def _encoded(plan: Plan, claim: str) -> str:
-    from actorwork.streams.plans import encoded  # noqa: PLC0415 - most programs have no workflows
-
-    return encoded(plan, claim=claim)
-
-
-LOST: Final = Failure("Lost", "its entry was deleted by hand, so it cannot be tried again")
-
-
-class _RefusedError(Exception):
-    """The script fails for this batch, or, `is_unwritable`, cannot be called."""
-
-    def __init__(self, text: str, *, is_unwritable: bool = False) -> None:
-        super().__init__(text)
-        self.is_unwritable = is_unwritable
 
 
 def _deliveries_of(item: Item) -> Sequence[Delivery]:
@@ -519,78 +419,3 @@ def _batch_from(in_flight: InFlightEntries, *, limit: int) -> tuple[list[Deliver
             others.append(item)
         del in_flight.others[: len(others)]
     return plain, others
-
-
-def _add_other(
-    args: list[Any],
-    in_flight: InFlightEntries,
-    delivery: Delivery,
-    settlement: Settlement | PublishOnly | Together,
-    published: Sequence[Envelope],
-) -> None:
-    outcome: Outcome | None = None
-    extras: tuple[str | int, ...] = ()
-    match settlement:
-        case Ack(result=result, starts=starts, continues=continues):
-            kind = "ack"
-            if continues is None:
-                outcome = Outcome("done", b"null" if result is None else result)
-            else:
-                starts = (*starts, continues)
-            if starts:
-                kind = "start"
-                claim = entries.claim_in(delivery.token)
-                extras = (len(starts), *(_encoded(plan, claim) for plan in starts))
-        case Retry(delay=delay, failure=failure):
-            kind = "retry"
-            # Stored only if the entry is gone by now.
-            outcome = Outcome("rejected", failure=LOST)
-            # This node's clock is only noted in the history, for people; the delay counts by the server's clock.
-            extras = (round(delay * 1000), entries.headers_of_retry(delivery, failure, time.time()))
-        case Reject(failure=failure):
-            kind = "reject"
-            outcome = Outcome("rejected", failure=failure)
-        case Fail(failure=failure):
-            kind = "fail"
-            outcome = Outcome("failed", failure=failure)
-            extras = (
-                in_flight.subscription.actor,
-                failure.type,
-                failure.reason,
-                failure.traceback,
-                delivery.attempt,
-                *entries.bounds_of(in_flight.subscription.dead_letters),
-            )
-        case PublishOnly():
-            kind = "keep"
-        case Together():
-            raise TypeError("deliveries that are settled together have a script of their own")
-    args += (kind, *_delivery_args(in_flight, delivery, outcome), len(published))
-    _add_published(args, published)
-    args += extras
-
-
-def _delivery_args(
-    in_flight: InFlightEntries, delivery: Delivery, outcome: Outcome | None
-) -> tuple[bytes | str | int, ...]:
-    entry, count, _, *held_keys = delivery.token
-    key, unique, claim = held_keys[0] if held_keys else (b"", b"", b"")
-    record: bytes | str = ""
-    ttl: int | str = ""
-    reply_to = ""
-    if outcome is not None and is_result_wanted(delivery.headers):
-        seconds = delivery.headers.get(RESULT_TTL)
-        ttl = max(1, round(float(seconds) * 1000)) if isinstance(seconds, int | float) else ""
-        address = delivery.headers.get(REPLY_TO)
-        reply_to = address if isinstance(address, str) else ""
-        record = entries.encoded_outcome(in_flight.source, delivery.id, outcome, delivery.headers.get(FLOW))
-    return entry, count, delivery.id, key, unique, record, ttl, claim, reply_to
-
-
-def _add_published(args: list[Any], published: Sequence[Envelope]) -> None:
-    for envelope in published:
-        prefix = keys.prefix(envelope.source)
-        fields = entries.fields_of(envelope)
-        mark = entries.mark_of(prefix, envelope.id)
-        args += (envelope.source, prefix, *mark, entries.terms_of(envelope), len(fields))
-        args += fields

@@ -1,0 +1,225 @@
+"""How settlements reach Redis: the arguments of the scripts, and their call until Redis answers.
+
+    settle           any settlements of one stream: lua/settle.lua, or settle_plain.lua for nothing but plain acks
+    settle_together  settlements of several streams, all or none: lua/settle_together.lua
+
+A call is sent again, under the number that its caller gave it, until Redis has answered: the script repeats its answer
+to a call that it has carried out. Errors that may pass are tried again for as long as the node lives; any other raises
+`RefusedError`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import trio
+
+from actorwork.abc import EventSink
+from actorwork.events import BrokerTrouble
+from actorwork.failpoints import failpoint
+from actorwork.message import FLOW, REPLY_TO, RESULT_TTL, Delivery, Envelope, Failure, Outcome, is_result_wanted
+from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
+from actorwork.streams import entries, keys, scripts
+from actorwork.streams.in_flight import InFlightEntries, Item, PublishOnly, Together
+from actorwork.streams.transport.client import RedisClient
+from actorwork.streams.transport.commands import Script
+from actorwork.streams.transport.redis_py import InvalidResponse, RedisError, may_pass
+
+if TYPE_CHECKING:
+    from actorwork.policy.runs.values import Plan
+
+_GIVE_UP_AFTER: Final = 5
+_ANSWERED: Final = 4
+"""How many values the scripts return."""
+_PAUSES: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
+_BEFORE: Final = failpoint("settle.before")
+_AFTER: Final = failpoint("settle.after")
+
+LOST: Final = Failure("Lost", "its entry was deleted by hand, so it cannot be tried again")
+
+
+class RefusedError(Exception):
+    """The script fails for this batch, or, `is_unwritable`, cannot be called."""
+
+    def __init__(self, text: str, *, is_unwritable: bool = False) -> None:
+        super().__init__(text)
+        self.is_unwritable = is_unwritable
+
+
+class SettleCalls:
+    """Calls the scripts that settle, for one node. Each call returns the four values of the script's answer."""
+
+    def __init__(self, client: RedisClient, emit: EventSink) -> None:
+        self._client = client
+        self._emit = emit
+
+    async def settle(self, in_flight: InFlightEntries, plain: list[Delivery], others: list[Item]) -> list[Any]:
+        """Apply settlements of one stream: plain acks, and any others."""
+        total = len(plain) + len(others)
+        tokens = [delivery.token for delivery in plain]
+        ends = [token[0] for token in tokens]
+        if others:
+            ends += [delivery.token[0] for delivery, _, _ in others]
+        first, last = entries.bounds(ends)
+        args: list[Any] = [
+            in_flight.keys.prefix,
+            in_flight.group,
+            in_flight.incarnation,
+            in_flight.number,
+            first,
+            last,
+            total,
+            len(plain),
+        ]
+        for token in tokens:
+            args += token[:2]
+        try:
+            for delivery, settlement, published in others:
+                _add_other(args, in_flight, delivery, settlement, published)
+        except (ValueError, RecursionError) as error:
+            # A settlement that cannot be encoded must not end the node: the next node would get the same entry.
+            raise RefusedError(f"it cannot be written: {error}", is_unwritable=True) from error
+        script = scripts.SETTLE if others else scripts.SETTLE_PLAIN
+        script_keys = (
+            in_flight.stream,
+            in_flight.keys.settled(in_flight.group, in_flight.incarnation, in_flight.level),
+        )
+        return await self._run(in_flight, script, script_keys, args, total)
+
+    async def settle_together(
+        self, in_flight: InFlightEntries, together: Together, published: Sequence[Envelope]
+    ) -> tuple[list[tuple[Delivery, Settlement]], list[Any]]:
+        """Apply settlements of several streams at once; return them in the order in which the script counts them, and
+        its answer.
+        """
+        by_stream: dict[InFlightEntries, list[tuple[Delivery, Settlement]]] = {}
+        for delivery, settlement in together.settled:
+            by_stream.setdefault(delivery.token[2], []).append((delivery, settlement))
+        args: list[Any] = [in_flight.number, in_flight.group, in_flight.incarnation, len(published)]
+        try:
+            _add_published(args, published)
+            for stream, some in by_stream.items():
+                ends = entries.bounds(delivery.token[0] for delivery, _ in some)
+                args += (stream.keys.prefix, *ends, len(some))
+                for delivery, settlement in some:
+                    outcome = Outcome("done", settlement.result or b"null") if isinstance(settlement, Ack) else None
+                    args += _delivery_args(stream, delivery, outcome)
+        except (ValueError, RecursionError) as error:
+            raise RefusedError(f"it cannot be written: {error}", is_unwritable=True) from error
+        record = in_flight.keys.settled(in_flight.group, in_flight.incarnation, in_flight.level)
+        script_keys = (record, *(stream.stream for stream in by_stream))
+        answer = await self._run(in_flight, scripts.SETTLE_TOGETHER, script_keys, args, 1)
+        return [one for some in by_stream.values() for one in some], answer
+
+    async def _run(
+        self, in_flight: InFlightEntries, script: Script, script_keys: Sequence[str], args: list[Any], total: int
+    ) -> list[Any]:
+        attempt = 0
+        if _BEFORE is not None:
+            _BEFORE()
+        while True:
+            try:
+                answer = await self._client.run_script(script, script_keys, args, idempotent=True)
+                if not isinstance(answer, list) or len(cast("list[Any]", answer)) != _ANSWERED:
+                    raise InvalidResponse(f"the settlement got {answer!r:.100} as its reply")
+                break
+            except ValueError as error:
+                raise RefusedError(f"it cannot be sent: {error}") from error
+            except RedisError as error:
+                attempt += 1
+                if not may_pass(error) and (total > 1 or attempt >= _GIVE_UP_AFTER):
+                    raise RefusedError(str(error)) from error
+                pause = pause_after(attempt)
+                self._emit(BrokerTrouble(f"settling {total} of {in_flight.source}", str(error), f"again in {pause} s"))
+            await trio.sleep(pause)
+        if _AFTER is not None:
+            _AFTER()
+        return cast("list[Any]", answer)
+
+
+def pause_after(attempt: int) -> float:
+    """Return how many seconds to wait after this many attempts in vain."""
+    return _PAUSES[min(attempt, len(_PAUSES)) - 1]
+
+
+def _add_other(
+    args: list[Any],
+    in_flight: InFlightEntries,
+    delivery: Delivery,
+    settlement: Settlement | PublishOnly | Together,
+    published: Sequence[Envelope],
+) -> None:
+    outcome: Outcome | None = None
+    extras: tuple[str | int, ...] = ()
+    match settlement:
+        case Ack(result=result, starts=starts, continues=continues):
+            kind = "ack"
+            if continues is None:
+                outcome = Outcome("done", b"null" if result is None else result)
+            else:
+                starts = (*starts, continues)
+            if starts:
+                kind = "start"
+                claim = entries.claim_in(delivery.token)
+                extras = (len(starts), *(_encoded(plan, claim) for plan in starts))
+        case Retry(delay=delay, failure=failure):
+            kind = "retry"
+            # Stored only if the entry is gone by now.
+            outcome = Outcome("rejected", failure=LOST)
+            # This node's clock is only noted in the history, for people; the delay counts by the server's clock.
+            extras = (round(delay * 1000), entries.headers_of_retry(delivery, failure, time.time()))
+        case Reject(failure=failure):
+            kind = "reject"
+            outcome = Outcome("rejected", failure=failure)
+        case Fail(failure=failure):
+            kind = "fail"
+            outcome = Outcome("failed", failure=failure)
+            extras = (
+                in_flight.subscription.actor,
+                failure.type,
+                failure.reason,
+                failure.traceback,
+                delivery.attempt,
+                *entries.bounds_of(in_flight.subscription.dead_letters),
+            )
+        case PublishOnly():
+            kind = "keep"
+        case Together():
+            raise TypeError("deliveries that are settled together have a script of their own")
+    args += (kind, *_delivery_args(in_flight, delivery, outcome), len(published))
+    _add_published(args, published)
+    args += extras
+
+
+def _delivery_args(
+    in_flight: InFlightEntries, delivery: Delivery, outcome: Outcome | None
+) -> tuple[bytes | str | int, ...]:
+    entry, count, _, *held_keys = delivery.token
+    key, unique, claim = held_keys[0] if held_keys else (b"", b"", b"")
+    record: bytes | str = ""
+    ttl: int | str = ""
+    reply_to = ""
+    if outcome is not None and is_result_wanted(delivery.headers):
+        seconds = delivery.headers.get(RESULT_TTL)
+        ttl = max(1, round(float(seconds) * 1000)) if isinstance(seconds, int | float) else ""
+        address = delivery.headers.get(REPLY_TO)
+        reply_to = address if isinstance(address, str) else ""
+        record = entries.encoded_outcome(in_flight.source, delivery.id, outcome, delivery.headers.get(FLOW))
+    return entry, count, delivery.id, key, unique, record, ttl, claim, reply_to
+
+
+def _add_published(args: list[Any], published: Sequence[Envelope]) -> None:
+    for envelope in published:
+        prefix = keys.prefix(envelope.source)
+        fields = entries.fields_of(envelope)
+        mark = entries.mark_of(prefix, envelope.id)
+        args += (envelope.source, prefix, *mark, entries.terms_of(envelope), len(fields))
+        args += fields
+
+
+def _encoded(plan: Plan, claim: str) -> str:
+    from actorwork.streams.plans import encoded  # noqa: PLC0415 - most programs have no workflows
+
+    return encoded(plan, claim=claim)
