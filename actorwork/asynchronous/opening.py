@@ -13,7 +13,6 @@ from actorwork.brokers import is_file, is_redis, unknown_kind, url_of
 from actorwork.clients.client import Client
 from actorwork.clients.driver import OpenBroker
 from actorwork.clients.sender import Sender, checked_layers
-from actorwork.errors import BrokerError
 from actorwork.telemetry.logs import LogSink
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ async def _open_redis(
     # Imported here, as in `brokers`: the other broker's packages are not needed.
     from actorwork.asynchronous.redis import AsyncioRedis  # noqa: PLC0415
     from actorwork.asynchronous.replies import RedisReplies  # noqa: PLC0415
-    from actorwork.streams.diagnosis import facts_of, memory_and_durability  # noqa: PLC0415
+    from actorwork.streams.diagnosis import refuse_what_loses_messages  # noqa: PLC0415
     from actorwork.streams.sending import RedisSending  # noqa: PLC0415
     from actorwork.streams.transport.address import Address  # noqa: PLC0415
     from actorwork.streams.transport.redis_py import cannot  # noqa: PLC0415
@@ -72,10 +71,7 @@ async def _open_redis(
     stack.push_async_callback(commands.aclose)
     await commands.open()
     with cannot(f"open {address.url}"):
-        findings = memory_and_durability(await facts_of(commands))
-    for finding in findings:
-        if finding.level == "error":
-            raise BrokerError(f"{finding.subject}: {finding.text}. {finding.advice}".strip())
+        await refuse_what_loses_messages(commands, emit)
 
     async def open_replies() -> Replies:
         place = RedisReplies()

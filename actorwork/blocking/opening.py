@@ -12,7 +12,6 @@ from actorwork.clients import client as clients
 from actorwork.clients.driver import OpenBroker
 from actorwork.clients.sender import Sender, checked_layers
 from actorwork.durations import Duration, seconds_of
-from actorwork.errors import BrokerError
 from actorwork.telemetry.logs import LogSink
 
 if TYPE_CHECKING:
@@ -50,19 +49,19 @@ def _open_redis(
     # Imported here, as in `brokers`: the other broker's packages are not needed.
     from actorwork.blocking.redis import BlockingRedis  # noqa: PLC0415
     from actorwork.blocking.replies import ThreadReplies  # noqa: PLC0415
-    from actorwork.streams.diagnosis import facts_of, memory_and_durability  # noqa: PLC0415
+    from actorwork.streams.diagnosis import refuse_what_loses_messages  # noqa: PLC0415
     from actorwork.streams.sending import RedisSending  # noqa: PLC0415
     from actorwork.streams.transport.address import Address  # noqa: PLC0415
     from actorwork.streams.transport.redis_py import cannot  # noqa: PLC0415
 
     address = Address.parse(url)
     commands = BlockingRedis(address, deadlines, patience, emit)
-    with cannot(f"open {address.url}"):
-        findings = memory_and_durability(run(facts_of(commands)))
-    for finding in findings:
-        if finding.level == "error":
-            commands.close()
-            raise BrokerError(f"{finding.subject}: {finding.text}. {finding.advice}".strip())
+    try:
+        with cannot(f"open {address.url}"):
+            run(refuse_what_loses_messages(commands, emit))
+    except BaseException:
+        commands.close()
+        raise
     sending = RedisSending(commands, address, emit, shared_url=url)
     return cast("Any", sending), ThreadReplies(commands), commands.close
 

@@ -135,12 +135,6 @@ class BlockingRedis(CommonCommands):
         data = [pack(("MULTI",)), *(pack(tuple(command)) for command in commands), pack(("EXEC",))]
         return self._request(b"".join(data), len(data), idempotent=False)
 
-    async def subscribe(self, channel: str | bytes) -> None:
-        raise NotImplementedError("a subscription has a connection of its own: see replies.py")
-
-    async def unsubscribe(self, channel: str | bytes) -> None:
-        raise NotImplementedError("a subscription has a connection of its own: see replies.py")
-
     # ---- connections ----
 
     def _request(self, data: bytes, count: int, *, idempotent: bool) -> list[Any]:

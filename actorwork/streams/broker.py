@@ -12,9 +12,8 @@ from typing import Any
 
 import trio
 
-from actorwork.abc import Broker, EventSink, Finding, Subscription
-from actorwork.errors import BrokerError
-from actorwork.events import BrokerAdvice, BrokerBack, BrokerLost, BrokerTrouble
+from actorwork.abc import Broker, EventSink, Subscription
+from actorwork.events import BrokerBack, BrokerLost, BrokerTrouble
 from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.streams import diagnosis, keys, scripts
 from actorwork.streams.node import RedisNode
@@ -68,7 +67,7 @@ async def open_broker(url: str, *, emit: EventSink, is_unsafe_allowed: bool = Fa
 
     async with open_client(url, name="actorwork", scripts=scripts.ALL, on_push=on_push, on_event=on_event) as client:
         await client.wait_connected()
-        _refuse_what_loses_messages(await _first_findings(client), emit, is_unsafe_allowed=is_unsafe_allowed)
+        await diagnosis.refuse_what_loses_messages(client, emit, is_unsafe_allowed=is_unsafe_allowed)
         broker = RedisBroker(client, Address.parse(url), replies, nodes, emit, shared_url=url)
         pauses.append(broker.pauses.tell)
         yield broker
@@ -87,7 +86,7 @@ class RedisBroker(RedisSending, Broker):
         *,
         shared_url: str,
     ) -> None:
-        super().__init__(client, address, emit, shared_url=shared_url)
+        super().__init__(client, address, emit, shared_url=shared_url, subscriptions=client)
         self._client = client
         self._replies = replies
         self._nodes = nodes
@@ -164,16 +163,3 @@ async def _keep_settling(task_status: trio.TaskStatus[trio.Nursery]) -> None:
         async with trio.open_nursery() as nursery:
             task_status.started(nursery)
             await trio.sleep_forever()
-
-
-async def _first_findings(client: RedisClient) -> Sequence[Finding]:
-    return diagnosis.memory_and_durability(await diagnosis.facts_of(client))
-
-
-def _refuse_what_loses_messages(findings: Sequence[Finding], emit: EventSink, *, is_unsafe_allowed: bool) -> None:
-    for finding in findings:
-        if finding.level == "ok":
-            continue
-        if finding.level == "error" and not is_unsafe_allowed:
-            raise BrokerError(f"{finding.text}; {finding.advice}")
-        emit(BrokerAdvice(finding.text, finding.advice, finding.subject))

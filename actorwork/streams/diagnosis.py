@@ -11,7 +11,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from actorwork.abc import Finding
+from actorwork.abc import EventSink, Finding
+from actorwork.errors import BrokerError
+from actorwork.events import BrokerAdvice
 from actorwork.streams import keys, scripts
 from actorwork.streams.transport.commands import Commands, Script
 from actorwork.streams.transport.redis_py import NoPermissionError, RedisError, ResponseError
@@ -167,6 +169,19 @@ async def look(client: Commands) -> Sequence[Finding]:
     findings.append(await _script_runs(client))
     findings += await _foreign_groups(client)
     return findings
+
+
+async def refuse_what_loses_messages(client: Commands, emit: EventSink, *, is_unsafe_allowed: bool = False) -> None:
+    """Raise `BrokerError` for a server that loses messages; report whatever else could be better as advice.
+
+    With `is_unsafe_allowed` such a server is reported, too.
+    """
+    for finding in memory_and_durability(await facts_of(client)):
+        if finding.level == "ok":
+            continue
+        if finding.level == "error" and not is_unsafe_allowed:
+            raise BrokerError(f"{finding.text}; {finding.advice}")
+        emit(BrokerAdvice(finding.text, finding.advice, finding.subject))
 
 
 async def facts_of(client: Commands) -> Mapping[str, str] | RedisError:

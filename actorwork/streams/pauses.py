@@ -16,15 +16,18 @@ from actorwork.events import BrokerTrouble
 from actorwork.message import Pause, PauseKind
 from actorwork.policy.pauses import concerned
 from actorwork.streams import keys, scripts
-from actorwork.streams.transport.commands import Commands
+from actorwork.streams.transport.commands import Commands, Subscriptions
 from actorwork.streams.transport.redis_py import RedisError, ResponseError, cannot, is_wrong_type
 
 
 class RedisPauses(Pauses):
-    """Pauses, resumes, and notifies watchers."""
+    """Pauses, resumes, and notifies watchers; without `subscriptions`, watchers have to look by themselves."""
 
-    def __init__(self, client: Commands, triggers: Triggers, emit: EventSink) -> None:
+    def __init__(
+        self, client: Commands, triggers: Triggers, emit: EventSink, subscriptions: Subscriptions | None = None
+    ) -> None:
         self._client = client
+        self._subscriptions = subscriptions
         self._triggers = triggers
         self._emit = emit
         self._watchers: list[Callable[[], object]] = []
@@ -74,9 +77,10 @@ class RedisPauses(Pauses):
     async def watch(self, changed: Callable[[], object]) -> AsyncGenerator[bool]:
         self._watchers.append(changed)
         try:
-            is_told = True
+            is_told = self._subscriptions is not None
             try:
-                await self._client.subscribe(keys.PAUSES.encode())
+                if self._subscriptions is not None:
+                    await self._subscriptions.subscribe(keys.PAUSES.encode())
             except RedisError as error:
                 is_told = False
                 next_step = "going on; the node looks every second what is paused"

@@ -18,7 +18,7 @@ from actorwork.streams.limiter import RedisLimitStore
 from actorwork.streams.pauses import RedisPauses
 from actorwork.streams.publisher import Publisher
 from actorwork.streams.transport.address import Address
-from actorwork.streams.transport.commands import Commands
+from actorwork.streams.transport.commands import Commands, Subscriptions
 from actorwork.streams.transport.redis_py import cannot
 from actorwork.streams.triggers import RedisTriggers
 from actorwork.streams.values import RedisValues
@@ -36,7 +36,15 @@ _AFTER_PUBLISH: Final = failpoint("publish.after")
 class RedisSending:
     """Publishes, finds outcomes, pauses, starts runs, and so on; implements that part of `actorwork.abc.Broker`."""
 
-    def __init__(self, client: Commands, address: Address, emit: EventSink, *, shared_url: str) -> None:
+    def __init__(
+        self,
+        client: Commands,
+        address: Address,
+        emit: EventSink,
+        *,
+        shared_url: str,
+        subscriptions: Subscriptions | None = None,
+    ) -> None:
         self._shared_url = shared_url
         self._commands = client
         self._address = address
@@ -47,7 +55,7 @@ class RedisSending:
         self._values = RedisValues(client)
         self._limiter = RedisLimitStore(client)
         self._triggers = RedisTriggers(client, emit)
-        self._pauses = RedisPauses(client, self._triggers, emit)
+        self._pauses = RedisPauses(client, self._triggers, emit, subscriptions)
         self._runs: RedisRuns | None = None
 
     def __repr__(self) -> str:

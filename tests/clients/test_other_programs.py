@@ -34,6 +34,7 @@ from actorwork.blocking.driver import Deadlines, run
 from actorwork.blocking.redis import BlockingConnection, BlockingRedis
 from actorwork.clients import Client, Receipt, StreamRef
 from actorwork.clients.runs import Run
+from actorwork.events import BrokerAdvice
 from actorwork.state.shared import Shared
 from actorwork.streams.transport.address import Address
 from actorwork.testing.redis_server import RedisServer, open_redis_server
@@ -439,6 +440,7 @@ def test_an_asyncio_client_goes_on_after_the_server_has_restarted(
 
     run_asyncio(main)
     lines = [one.getMessage() for one in caplog.records if one.name == "actorwork"]
+    lines = [line for line in lines if "append-only" not in line]
     assert [line.split(" (")[0] for line in lines[:1]] == ["no connection to the broker"]
     assert f"connected to the broker at {own_server.url}" in lines[-1]
 
@@ -507,3 +509,43 @@ def test_a_broker_of_an_unknown_kind_is_refused() -> None:
 
     with pytest.raises(BrokerError):
         run_asyncio(main)
+
+
+def test_every_client_refuses_a_server_that_loses_messages_in_the_same_words() -> None:
+    async def on_trio(url: str) -> None:
+        async with actorwork.open_client(url):
+            pass
+
+    async def on_asyncio(url: str) -> None:
+        async with aio.open_client(url):
+            pass
+
+    said: list[str] = []
+    with open_redis_server(config={"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"}) as server:
+        for attempt in (
+            lambda: trio.run(on_trio, server.url),
+            lambda: run_asyncio(lambda: on_asyncio(server.url)),
+            lambda: sync.open_client(server.url),
+        ):
+            with pytest.raises(BrokerError, match="CONFIG SET maxmemory-policy noeviction") as caught:
+                attempt()
+            said.append(str(caught.value))
+    assert len(set(said)) == 1, said
+
+
+def test_clients_pass_on_advice_about_the_server(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[object] = []
+
+    def sink(_: str) -> Callable[[object], None]:
+        return events.append
+
+    for module in ("blocking", "asynchronous"):
+        monkeypatch.setattr(f"actorwork.{module}.opening.LogSink", sink)
+
+    async def on_asyncio() -> None:
+        async with aio.open_client(redis_url):
+            pass
+
+    sync.open_client(redis_url).close()
+    run_asyncio(on_asyncio)
+    assert [event.subject for event in events if isinstance(event, BrokerAdvice)] == ["durability", "durability"]

@@ -75,6 +75,10 @@ class Commands(Protocol):
         self, script: Script, keys: Sequence[Any], args: Sequence[Any], *, idempotent: bool = False
     ) -> Any: ...
 
+
+class Subscriptions(Protocol):
+    """Subscribes the connection of the commands to channels, again after each reconnect."""
+
     async def subscribe(self, channel: str | bytes) -> None: ...
 
     async def unsubscribe(self, channel: str | bytes) -> None: ...
