@@ -175,6 +175,18 @@ def _triggers_differ(instance: object, attribute: attrs.Attribute[Any], value: o
             raise SettingsError(f"Settings.triggers wants unique titles, got {title!r} {titles.count(title)} times")
 
 
+def _ends_before_the_hard_limit(instance: Any, attribute: attrs.Attribute[Any], value: object) -> None:
+    _soft(instance, attribute, value)
+    if isinstance(value, (int, float)) and value >= instance.execution_timeout:
+        raise SettingsError(
+            f"Settings.soft_timeout wants less than execution_timeout ({instance.execution_timeout:g} s), after which"
+            f" the handler is cancelled anyway, got {value:g}"
+        )
+
+
+_soft: Final = seconds(0.01, 86_400, optional=True)
+
+
 def _are_limits(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not _all_in(value, lambda limit: isinstance(limit, LIMITS)):
         raise wrong(instance, attribute.name, f"a list of {', '.join(kind.__name__ for kind in LIMITS)}", value)
@@ -197,6 +209,7 @@ class Settings(Shown):
     description: str = attrs.field(default="", validator=text(0, 1000))
     sources: frozenset[str] = attrs.field(factory=frozenset[str], converter=_as_set, validator=_sources_are_streams)
     execution_timeout: float = attrs.field(default=180.0, converter=as_seconds, validator=seconds(0.1, 86_400))
+    soft_timeout: float | None = attrs.field(default=None, converter=as_seconds, validator=_ends_before_the_hard_limit)
     concurrency: int = attrs.field(default=1, validator=whole(1, 100_000))
     status_check_interval: float = attrs.field(default=60.0, converter=as_seconds, validator=seconds(0.1, 3600))
     status_cache_ttl: float | None = attrs.field(default=5.0, converter=as_seconds, validator=seconds(0, optional=True))

@@ -62,6 +62,7 @@ def trigger(**more: Any) -> Trigger:
 
 TAKES: list[tuple[str, Callable[..., object]]] = [
     ("execution_timeout", partial(Settings, title="a")),
+    ("soft_timeout", partial(Settings, title="a", execution_timeout=86_400)),
     ("results_ttl", partial(Settings, title="a")),
     ("status_check_interval", partial(Settings, title="a")),
     ("status_cache_ttl", partial(Settings, title="a")),

@@ -22,6 +22,9 @@ from actorwork.errors import AskTimeout, Deadlock, NotRunning
 class Working(Protocol):
     """What handles an actor's messages one after another: an executor."""
 
+    began: float | None
+    """When it began what it handles now (Trio's clock); 0 if it has not looked at the clock yet."""
+
     @property
     def item(self) -> object:
         """What it handles now; a local call has a `reply`."""

@@ -51,6 +51,22 @@ def test_the_examples_of_the_chapter_on_policy_run():
     exec(compile(program, "docs/policy.md", "exec"), {"__name__": "chapter"})
 
 
+def test_the_examples_of_the_chapter_on_limits_of_time_run():
+    examples = re.findall(r"```python\n(.*?)```", (DOCS / "limits.md").read_text(encoding="utf-8"), re.DOTALL)
+    program = "\n".join(examples) + textwrap.dedent("""
+        from actorwork.testing import open_test_system
+
+        async def main():
+            await trio.sleep(1)
+            async with open_test_system(Fetcher) as system:
+                text = await system.client.ref(Fetcher).ask(Fetch(["a", "b", "c"]), timeout=60)
+                assert text == "the text of a\\nthe text of b"
+
+        trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+        """)
+    exec(compile(program, "docs/limits.md", "exec"), {"__name__": "chapter"})
+
+
 def test_the_examples_of_the_chapter_on_actors_run():
     found = re.findall(r"```python\n(.*?)```", (DOCS / "actors.md").read_text(encoding="utf-8"), re.DOTALL)
     declared, used, importer = found

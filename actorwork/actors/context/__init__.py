@@ -3,6 +3,7 @@
 context       `self.context`, and what it needs of the actor above it (Protocols)
 in_flight     the message that the current task handles
 runs          the runs of workflows that a delivery starts, until it is settled
+soft_limits   how much of `soft_timeout` is left to a handler
 publishing    what a delivery publishes, until it is settled
 sending       what `context.client` offers (Protocols)
 timers        messages to the actor itself later; timeouts of asks

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, Unpack, cast, overload
 
+from actorwork.actors.context import soft_limits
 from actorwork.actors.context.in_flight import InFlight, Stop, in_flight
 from actorwork.actors.context.logger import ContextLogger
 from actorwork.actors.context.publishing import PublishBuffer
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
     from random import Random
+
+    import trio
 
     from actorwork.abc import PublishMiddleware, Values
     from actorwork.actors.context.nursery import ActorNursery
@@ -189,6 +192,29 @@ class Context:
         if outgoing is None:
             outgoing = current.outgoing = PublishBuffer(self._actor.settings.event_settings, self._publish_layers)
         outgoing.add(target, message, options)
+
+    # ---- limits ----
+
+    def soft_limit(self) -> trio.CancelScope:
+        """Return a cancel scope that ends `soft_timeout` seconds after the handler began; without one, never.
+
+            with self.context.soft_limit() as scope:
+                async for part in download(message.url):
+                    parts.append(part)
+            if scope.cancelled_caught:
+                ...  # There is time left until `execution_timeout` to keep what is there.
+
+        The seconds count from the beginning of the handler, not of the block. Raises `NotRunning` outside of a
+        handler, and in a handler without `async`: its thread cannot be cancelled, so ask `soft_time_left` in its loops.
+        """
+        return soft_limits.scope(self._actor.settings.soft_timeout)
+
+    def soft_time_left(self) -> float:
+        """Return how many seconds are left until `soft_timeout`: less than 0 after it, infinity without one.
+
+        Usable in handlers without `async` too.
+        """
+        return soft_limits.time_left(self._actor.settings.soft_timeout)
 
     # ---- workflows ----
 

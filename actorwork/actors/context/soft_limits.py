@@ -1,0 +1,46 @@
+"""The soft limit of a handler: how much of its `soft_timeout` is left, and the cancel scope that ends with it.
+
+For a delivery the time counts from when its handler began. Local messages do not read the clock: theirs counts from the
+first look at it, which is the watchdog's (after a quarter second at most) or the one made here.
+"""
+
+from __future__ import annotations
+
+import math
+
+import trio
+
+from actorwork.actors.context.in_flight import in_flight
+from actorwork.actors.wakeups import working
+from actorwork.errors import NotRunning
+
+
+def scope(limit: float | None) -> trio.CancelScope:
+    """Return a cancel scope that ends `limit` seconds after the handler in flight began; None: never."""
+    if not trio.lowlevel.in_trio_run():
+        raise NotRunning(
+            "context.soft_limit is a cancel scope, and a handler without `async` runs in a thread, which cannot be"
+            " cancelled: ask context.soft_time_left() now and then, or write the handler as `async def`"
+        )
+    return trio.CancelScope(deadline=_deadline("soft_limit", limit))
+
+
+def time_left(limit: float | None) -> float:
+    """Return how many seconds of the limit are left; also in the thread of a handler."""
+    if trio.lowlevel.in_trio_run():
+        return _deadline("soft_time_left", limit) - trio.current_time()
+    # The clock is Trio's, which may be a test's own.
+    return trio.from_thread.run_sync(time_left, limit)
+
+
+def _deadline(name: str, limit: float | None) -> float:
+    current, worker = in_flight.get(), working.get()
+    if current is None or worker is None:
+        raise NotRunning(f"context.{name} belongs to a message; there is none in flight here")
+    if current.ended:
+        raise NotRunning(f"context.{name}: the message that this task was started for has ended")
+    if limit is None:
+        return math.inf
+    if not worker.began:
+        worker.began = trio.current_time()
+    return worker.began + limit
