@@ -13,7 +13,8 @@
 --   actorwork:{<home>}:flow:<run>:asks    name of a signal -> number of its step
 --   actorwork:{<home>}:flow:<run>:signals name -> value that came before its step
 --   actorwork:{<home>}:flows              the runs of a home, by the time they began
---   actorwork:{<home>}:flows:due          <run>/<number> and <run>/deadline, by the time they are due
+--   actorwork:{<home>}:flows:due          <run>/<number>, <run>/deadline and others, by the time they are due; <run>/gone: the run has
+--                                         expired, and is taken out of `flows`
 --   actorwork:flow:<run>                  the home of a run; actorwork:flows: all homes
 --
 -- These are the rules of policy/runs/rules.py, in the same words. A step's settlement, its end here and the messages that it
@@ -374,6 +375,7 @@ local function keep_for(r, ttl)
   for _, suffix in ipairs(SUFFIXES) do
     redis.call('PEXPIRE', r.at .. suffix, ttl)
   end
+  wake(r, 'gone', now_ms() + ttl + 1)
 end
 
 -- One at a time, the last first; none of a run that was retried meanwhile: what is done then stays.
@@ -688,6 +690,12 @@ local function promote_runs(home)
       undo_next(r)
     elseif r and what == 'error' then
       send_error(r)
+    elseif what == 'gone' then
+      if not r then
+        redis.call('ZREM', 'actorwork:{' .. home .. '}:flows', run)
+      elseif not OPEN[r.status] then -- It was retried, and ended again, or another run has its id now.
+        wake(r, 'gone', now + math.max(1, redis.call('PTTL', r.at)))
+      end
     elseif r then
       local step = tonumber(what)
       local plan, state = plan_of(r, step), state_of(r, step)
