@@ -5,6 +5,7 @@ Each body runs once, as its one accepted settlement shows, and with the values o
 
 from __future__ import annotations
 
+import json
 import signal
 import sqlite3
 from collections.abc import AsyncGenerator, Sequence
@@ -18,6 +19,8 @@ import trio
 from actorwork import Client, MessageFailed, open_client
 from actorwork.clients.runs import Run
 from actorwork.message import Envelope
+from actorwork.policy.settlement import Ack
+from actorwork.testing.conformance.fake_consumer import open_consumer
 from actorwork.testing.proxy import open_proxy
 from actorwork.workflows import Flow, Status, Step, group, step
 
@@ -210,6 +213,29 @@ async def test_chords_within_chords_send_each_body_once_though_each_message_is_d
         assert await run.result(timeout=15) == 2 ** (depth + 2)
         info = await run.info()
         assert info.done == info.total
+
+
+async def test_of_a_member_that_is_delivered_twice_the_first_settlement_gives_the_body_its_value(
+    request: pytest.FixtureRequest, url: str
+):
+    here: Redis | None = None if url.startswith("sqlite") else request.getfixturevalue("here")
+    async with (
+        opened(url) as (place, client),
+        open_consumer(place.broker, JOINS, group="by hand") as bodies,
+    ):
+        run = await client.start(joined("all", doubles(1)))
+        assert deliver_again(url, here, MEMBERS) == 1
+        async with open_consumer(place.broker, MEMBERS, group="by hand") as members:
+            for value, delivery in enumerate(await members.take(2), 1):
+                await members.settle(delivery, Ack(b"%d" % value))
+        body = await bodies.take_one()
+        payload: Any = body.payload
+        assert json.loads(payload) == {"name": "all", "values": [1]}
+        await bodies.settle(body, Ack(b"1"))
+        await place.send(JOINS, ["after"])
+        assert (await bodies.take_one()).payload == b'"after"'
+        info = await run.info()
+        assert (info.status, info.done) == (Status.SUCCESS, 2)
 
 
 @pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.long)])

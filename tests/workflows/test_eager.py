@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import threading
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio.testing
 
-from actorwork import Actor, CodecError, MessageFailed, MessageRefused, RetryPolicy, Settings, receive
+from actorwork import Actor, CodecError, MessageFailed, MessageRefused, Retry, RetryPolicy, Settings, receive
 from actorwork.policy.retry import Fixed
 from actorwork.testing import run_eagerly
 from actorwork.workflows import Flow, Step, chain, chord, group, nap, step
-from tests.workflows.shop import Begin, Calculator, Clerk, Flaky, Look, Note, Square, Sum, SumOfSquares, Text
+from tests.workflows.conftest import OpenStage
+from tests.workflows.shop import Begin, Calculator, Clerk, Flaky, Look, Note, Square, Sum, SumOfSquares, Text, Wait
 
 NOTHING: list[Step[int]] = []
 ALL = [Calculator, Clerk]
@@ -64,6 +68,76 @@ async def test_backoffs_and_naps_take_no_real_time(mock_clock: trio.testing.Mock
     began = trio.current_time()
     assert await run_eagerly(chain(nap(3600), step("patient", {"number": 1})), [Patient]) == 3
     assert trio.current_time() - began >= 3720
+
+
+class Nesting(Actor):
+    settings = Settings(title="nesting")
+
+    @receive
+    async def work(self, *, text: str) -> int:
+        self.context.start(step(Clerk, Note(f"{text}, attempt {self.context.delivery.attempt}")))
+        squares = group([step(Calculator, Square(n)) for n in (1, 2)])
+        inner = await run_eagerly(step(Calculator, Sum(squares.results)), ALL)
+        if self.context.delivery.attempt == 1:
+            raise Retry(60)
+        return inner
+
+
+async def test_an_eager_run_within_another_ends_and_an_attempt_that_failed_has_started_nothing(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    Clerk.book.clear()
+    assert await run_eagerly(step("nesting", {"text": "noted"}), [Nesting, Clerk]) == 5
+    assert Clerk.book == ["noted, attempt 2"]
+
+
+def failing(*, how: str = "fail") -> list[Step[int]]:
+    return [step(Calculator, Square(1)), step(Calculator, Flaky(7, how), name="b"), step(Calculator, Square(2))]
+
+
+def text_of(value: Any) -> Step[str]:
+    return step(Calculator, Text(value))
+
+
+def squares(*numbers: int) -> list[Step[int]]:
+    return [step(Calculator, Square(number)) for number in numbers]
+
+
+FLOWS: dict[str, Callable[[], Any]] = {
+    "a chord without members": lambda: chord(NOTHING, Calculator, Text),
+    "a chord of one": lambda: chord(squares(4), Calculator, Text),
+    "members that end in another order": lambda: chord(
+        [step(Calculator, Wait(0.03)), *squares(2, 3)], Calculator, Text
+    ),
+    "a result that is missing": lambda: chord(failing(), Calculator, Sum),
+    "outcomes": lambda: step(Calculator, Look(group([*failing(), *failing(how="reject")[2:]]).outcomes)),
+    "a rejected member": lambda: chord(failing(how="reject"), Calculator, Sum),
+    "a chain": lambda: squares(2)[0].then(Calculator, Square).then(Calculator, Text),
+    "a chain with an empty group": lambda: chain(squares(1)[0], group(NOTHING), text_of),
+    "a chain with a group of one": lambda: chain(squares(1)[0], group(squares(2)), text_of),
+    "a chain whose second step is rejected": lambda: chain(*failing(how="reject")),
+    "groups within groups": lambda: group([group(squares(1, 2)), group(squares(3)), group(NOTHING)]),
+    "chords within chords": lambda: chord(
+        [chord([chord(squares(n, 1), Calculator, Sum)], Calculator, Sum) for n in (1, 2)], Calculator, Text
+    ),
+}
+
+
+async def ended(result: Callable[[], Awaitable[Any]]) -> object:
+    """Return a result, or what is raised in its place, but for the id of the run."""
+    try:
+        return await result()
+    except MessageFailed as error:
+        return (error.type, error.reason, re.sub("run '[^']+'", "run", str(error)))
+
+
+async def test_flows_end_eagerly_as_they_do_at_each_broker(open_stage: OpenStage) -> None:
+    async with open_stage() as stage, stage.open_system():
+        for title, build in FLOWS.items():
+            run = await stage.client.start(build())
+            there = await ended(run.result)
+            eager = await ended(lambda build=build: run_eagerly(build(), ALL))
+            assert eager == there, title
 
 
 async def test_a_run_that_a_handler_starts_is_run_too(mock_clock: trio.testing.MockClock) -> None:

@@ -1,0 +1,343 @@
+"""Joins that a test drives by itself: it takes the messages of steps as a node would, and settles them in its order."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import trio
+import trio.testing
+
+from actorwork import Actor, MessageFailed, Settings, open_client, open_system, receive
+from actorwork.brokers import open_broker
+from actorwork.embedded import turns, writer
+from actorwork.message import Delivery, Failure
+from actorwork.policy.settlement import Ack, Fail, Reject, Settlement
+from actorwork.testing import open_test_system
+from actorwork.testing.conformance.fake_consumer import FakeConsumer, open_consumer
+from actorwork.testing.redis_server import RedisServer
+from actorwork.workflows import Flow, Status, Step, chain, chord, group, step
+from tests.workflows.conftest import OpenStage, Stage
+from tests.workflows.shop import Alarm, Calculator, Clerk, Flaky, Note, Square, Sum, Text
+from tests.workflows.test_runs import squares, text_of, until
+
+NUMBERS = Calculator.settings.default_source
+NOTES = Clerk.settings.default_source
+FAILURE = Failure("ValueError", "as it happens")
+
+
+@asynccontextmanager
+async def by_hand(stage: Stage, *sources: str, room: int = 100) -> AsyncGenerator[FakeConsumer]:
+    """Take the place of the calculator, or of the actors that take these sources."""
+    async with open_consumer(stage.broker, *(sources or (NUMBERS,)), group="by hand", room=room) as hands:
+        yield hands
+
+
+def given(delivery: Delivery) -> Any:
+    payload: Any = delivery.payload
+    return json.loads(payload)
+
+
+def step_of(delivery: Delivery) -> int:
+    return int(delivery.id.rpartition("/")[2])
+
+
+async def take_steps(hands: FakeConsumer, count: int) -> list[Delivery]:
+    """Take so many deliveries, and return them in the order of their steps."""
+    return sorted(await hands.take(count), key=step_of)
+
+
+# ---- order, doubles, several nodes ----
+
+
+async def test_the_results_of_ten_members_that_end_in_reverse_order_are_in_the_order_of_the_members(
+    open_stage: OpenStage,
+) -> None:
+    async with open_stage() as stage, by_hand(stage) as hands:
+        await stage.client.start(chord(squares(*range(10)), Calculator, Sum))
+        for delivery in reversed(await take_steps(hands, 10)):
+            assert not hands.waiting, "the body was sent before its last member had ended"
+            await hands.settle(delivery, Ack(b"%d" % step_of(delivery)))
+        assert given(await hands.take_one()) == {"numbers": list(range(10))}
+
+
+async def test_two_members_that_fail_on_two_nodes_at_once_ring_one_alarm_that_names_both(
+    open_stage: OpenStage,
+) -> None:
+    async with (
+        open_stage() as stage,
+        by_hand(stage, room=1) as one,
+        by_hand(stage, room=1) as other,
+        by_hand(stage, NOTES) as clerk,
+    ):
+        members = [step(Calculator, Flaky(number), name=name) for number, name in enumerate("ab")]
+        run = await stage.client.start(
+            Flow(chord(members, Calculator, Sum), on_error=lambda failures: step(Clerk, Alarm(failures)))
+        )
+        for hands in (one, other):
+            await hands.wait(lambda hands=hands: hands.waiting, "one member each")
+        async with trio.open_nursery() as nursery:
+            for hands in (one, other):
+                nursery.start_soon(hands.settle, hands.waiting.pop(), Fail(FAILURE))
+        rung = await clerk.take_one()
+        assert [(each["step"], each["kind"]) for each in given(rung)["failures"]] == [("a", "failed"), ("b", "failed")]
+        await clerk.settle(rung)
+        await stage.client.ref(Clerk).tell(Note("after"))
+        assert given(await clerk.take_one()) == {"text": "after"}
+        assert await run.status() is Status.FAILURE
+
+
+@pytest.mark.parametrize("settlement", [Fail(FAILURE), Reject(FAILURE)], ids=["failed", "rejected"])
+async def test_a_body_that_needs_a_member_without_a_result_is_cancelled_and_never_sent(
+    open_stage: OpenStage, settlement: Settlement
+) -> None:
+    async with open_stage() as stage, by_hand(stage) as hands:
+        run = await stage.client.start(chord([*squares(1), step(Calculator, Square(2), name="b")], Calculator, Sum))
+        first, second = await take_steps(hands, 2)
+        await hands.settle(second, settlement)
+        assert await run.status() is Status.STARTED, "its other member has not ended"
+        await hands.settle(first, Ack(b"1"))
+        how = "failed" if isinstance(settlement, Fail) else "was rejected"
+        with pytest.raises(MessageFailed, match=f"'b' {how}: ValueError: as it happens"):
+            await run.result()
+        body = (await run.steps())[2].end
+        assert body is not None
+        assert body.failure is not None
+        assert (body.kind, body.failure.reason) == ("cancelled", f"needs 'b', which {how}")
+        await stage.client.ref(Calculator).tell(Text("after"))
+        assert given(await hands.take_one()) == {"value": "after"}
+
+
+async def test_a_body_that_fails_fails_its_run_and_leaves_the_results_of_its_members(open_stage: OpenStage) -> None:
+    async with open_stage() as stage, by_hand(stage) as hands:
+        members: list[Step[int]] = squares(2, 3)
+        body = step(Calculator, Sum(group(members).results), name="body")
+        run = await stage.client.start(body)
+        for delivery in await take_steps(hands, 2):
+            await hands.settle(delivery, Ack(b"%d" % given(delivery)["number"] ** 2))
+        await hands.settle(await hands.take_one(), Fail(FAILURE))
+        with pytest.raises(MessageFailed, match="'body' failed: ValueError: as it happens"):
+            await run.result()
+        assert [one.end and (one.end.kind, one.end.value) for one in await run.steps()][:2] == [
+            ("done", "4"),
+            ("done", "9"),
+        ]
+        await stage.client.ref(Calculator).tell(Text("after"))
+        assert given(await hands.take_one()) == {"value": "after"}, "a member or the body was sent again"
+
+
+# ---- shapes, sources, sizes ----
+
+
+async def test_a_chain_with_a_group_in_its_middle_hands_a_list_on(open_stage: OpenStage) -> None:
+    async with open_stage() as stage, by_hand(stage) as hands:
+        first, member = squares(1, 2)
+        await stage.client.start(chain(first, group([member]), text_of))
+        for number, settled in ((1, b"1"), (2, b"4")):
+            delivery = await hands.take_one()
+            assert given(delivery) == {"number": number}
+            assert not hands.waiting
+            await hands.settle(delivery, Ack(settled))
+        assert given(await hands.take_one()) == {"value": [4]}
+
+
+class Other(Actor):
+    """Has a source of its own, and so has its subclass."""
+
+    settings = Settings(title="other")
+
+    @receive
+    async def text(self, *, value: Any) -> Any:
+        return value
+
+
+class Another(Other):
+    settings = Settings(title="another")
+
+
+OTHER, ANOTHER = (cls.settings.default_source for cls in (Other, Another))
+
+
+async def test_members_of_three_sources_release_a_body_of_a_fourth_as_the_last_of_them_is_settled(
+    open_stage: OpenStage,
+) -> None:
+    """In the same script or transaction: no process reads the home of the run, and none forwards an end."""
+    async with open_stage() as stage, by_hand(stage, OTHER, ANOTHER, NOTES) as hands:
+        members: list[Step[Any]] = [
+            step(Other, {"value": 0}),
+            step(Another, {"value": 1}),
+            step(Clerk, Note(2)),
+        ]
+        await stage.client.start(chord(members, Calculator, Text))
+        for delivery in await take_steps(hands, 3):
+            assert await stage.broker.backlog(NUMBERS) == 0
+            await hands.settle(delivery, Ack(b"%d" % step_of(delivery)))
+        assert await stage.broker.backlog(NUMBERS) == 1
+        async with by_hand(stage) as body:
+            assert given(await body.take_one()) == {"value": [0, 1, 2]}
+
+
+async def test_no_entry_of_nine_chords_in_a_row_is_a_kilobyte_larger_than_its_message(
+    redis_url: str, redis_server: RedisServer
+) -> None:
+    async with open_broker(redis_url) as broker, open_client(broker) as client:
+        before: list[Step[Any]] = []
+        for _ in range(9):
+            members = [step(Calculator, Square(number), after=before) for number in range(20)]
+            before = [chord(members, Calculator, Sum)]
+        run = await client.start(before[0])
+        async with open_consumer(broker, NUMBERS, group="by hand") as hands:
+            for _ in range(9):
+                for count in (20, 1):
+                    deliveries = await hands.take(count)
+                    with closing(at(redis_server)) as server:
+                        entries: list[Any] = server.execute_command("XRANGE", NUMBERS, "-", "+")
+                    assert len(entries) == count
+                    for _, fields in entries:
+                        size = sum(map(len, fields)) - len(fields[fields.index(b"data") + 1])
+                        assert size < 1000, fields
+                    for delivery in deliveries:
+                        hands.node.settle(hands.subscription, delivery, Ack(b"1"), ())
+                    await hands.node.wait_settled()
+        assert await run.result() == 1
+
+
+def at(server: RedisServer) -> Any:
+    connection: Any = redis.Redis(unix_socket_path=str(server.socket_path), protocol=2)
+    connection.response_callbacks.clear()
+    return connection
+
+
+@contextmanager
+def monitored(server: RedisServer) -> Generator[list[tuple[str, int]]]:
+    """Watch the server, and say at the end which scripts it ran, and how many commands each of them called."""
+    told: list[bytes] = []
+    found: list[tuple[str, int]] = []
+    with closing(at(server)) as connection, closing(at(server)) as last:
+        monitor = connection.monitor()
+
+        def listen() -> None:
+            while True:
+                line = monitor.connection.read_response(disable_decoding=True)
+                if b'"the end"' in line:
+                    return
+                told.append(line)
+
+        with monitor:
+            listener = threading.Thread(target=listen)
+            listener.start()
+            try:
+                yield found
+            finally:
+                last.execute_command("ECHO", "the end")
+                listener.join()
+    for line in told:
+        _, _, command = line.partition(b"] ")
+        if b" lua] " in line:
+            name, count = found[-1]
+            found[-1] = (name, count + 1)
+        elif command.startswith((b'"EVALSHA"', b'"EVAL"')):
+            found.append((command.split(b'"')[3].decode(), 0))
+
+
+@pytest.mark.parametrize("count", [1_200, pytest.param(10_000, marks=pytest.mark.long)])
+async def test_a_chord_of_thousands_of_members_starts_in_few_round_trips_and_no_script_grows_with_it(
+    redis_url: str, redis_server: RedisServer, count: int
+) -> None:
+    async with open_broker(redis_url) as broker, open_client(broker) as client:
+        with monitored(redis_server) as scripts:
+            run = await client.start(chord(squares(*range(count)), Calculator, Sum))
+        assert len(scripts) < 60
+        assert max(calls for _, calls in scripts) < MOST_CALLS
+        with monitored(redis_server) as scripts:
+            async with (
+                open_system([Calculator], broker=broker),
+                open_broker(redis_url) as second,
+                open_system([Calculator], broker=second),
+            ):
+                assert await run.result(timeout=120) == sum(number**2 for number in range(count))
+        assert max(calls for _, calls in scripts) < MOST_CALLS
+
+
+MOST_CALLS = 6_000
+"""How many commands a script may call: whatever the size of a run, its pages have 500 steps."""
+
+
+# ---- what is kept, and for how long ----
+
+
+class Slow(Actor):
+    settings = Settings(title="slow", execution_timeout=600)
+
+    @receive
+    async def wait(self, *, seconds: float) -> int:
+        await trio.sleep(seconds)
+        return 1
+
+
+async def test_an_early_result_is_there_for_the_body_minutes_later_though_results_are_kept_for_a_second(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    async with open_test_system([Calculator, Slow]) as system:
+        members = [*squares(2), step(Slow, {"seconds": 300})]
+        run = await system.client.start(Flow(chord(members, Calculator, Text), results_ttl=1))
+        assert await run.result(timeout=600) == [4, 1]
+
+
+async def test_nothing_of_an_open_run_expires_at_redis_and_nothing_is_left_of_it_after_its_end(
+    redis_url: str, redis_server: RedisServer
+) -> None:
+    def keys_of_runs() -> dict[bytes, int]:
+        """Return the keys that runs have, but the index of homes, and in how many ms each of them expires."""
+        with closing(at(redis_server)) as server:
+            found: list[bytes] = [key for key in server.execute_command("KEYS", "*") if b"flow" in key]
+            return {key: server.execute_command("PTTL", key) for key in found if key != b"actorwork:flows"}
+
+    async with open_broker(redis_url) as broker, open_client(broker) as client:
+        await client.start(Flow(chord(squares(2, 3), Calculator, Text), results_ttl=0.05))
+        async with open_consumer(broker, NUMBERS, group="by hand") as hands:
+            first, second = await take_steps(hands, 2)
+            await hands.settle(first, Ack(b"4"))
+            assert len(keys_of_runs()) > 4
+            assert set(keys_of_runs().values()) == {-1}
+            await hands.settle(second, Ack(b"9"))
+        await client.start(Flow(chord([], Calculator, Text), results_ttl=0.05))
+        async with open_system([Calculator], broker=broker):
+
+            async def are_gone() -> bool:
+                return not keys_of_runs()
+
+            await until(are_gone)
+
+
+async def test_no_row_is_left_of_a_run_whose_results_are_kept_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "FIRST_PRUNE", 0.05)
+    monkeypatch.setattr(turns, "PRUNE_EVERY", 0.05)
+    path = tmp_path / "messages.db"
+
+    def rows() -> Sequence[int]:
+        with closing(sqlite3.connect(path)) as store:
+            return [
+                store.execute(f"select count(*) from {table}").fetchone()[0]
+                for table in ("runs", "steps", "waits", "signals")
+            ]
+
+    async with open_broker(f"sqlite:///{path}") as broker, open_client(broker) as client:
+        for members in ([], squares(2)):
+            await client.start(Flow(chord(members, Calculator, Text), results_ttl=0.05))
+        assert all(rows()[:3])
+        async with open_system([Calculator], broker=broker):
+
+            async def are_gone() -> bool:
+                return not any(rows())
+
+            await until(are_gone)
