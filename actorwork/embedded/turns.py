@@ -271,7 +271,8 @@ class Turns:
             store.leases.end(node, unless_later_than=wall)
         # Orders before reading: what is published here is read in the same turn, so a message is on its way to its
         # actor before its publisher knows that it is kept; and a settled message lets the next one of its key in.
-        settled = self._carry_out(store, orders, notifications)
+        settled, count = _carry_out(store, orders, notifications)
+        self.counts["settlements"] += count
         if due.promotes:
             store.promote()
         if due.prunes:
@@ -332,42 +333,6 @@ class Turns:
             reads=self.cursors.can_read or self.cursors.isolates_at <= now,
         )
 
-    def _carry_out(
-        self, store: Store, orders: Sequence[Order | SettleOrder], notifications: list[Notification]
-    ) -> list[Notification]:
-        """Do what was ordered; append the answers to `notifications`, return those to the nodes that settled.
-
-        Plain settlements are gathered and go last, in one statement for many: this is what makes a busy node fast,
-        and no other order depends on them, since each only ends a delivery.
-        """
-        plain: list[SettleOrder] = []
-        counts: dict[Any, int] = {}
-        refused: dict[Any, list[SettleOrder]] = {}
-        for order in orders:
-            if isinstance(order, Order):
-                notifications.append(_bind(order.done, order.run(store)))
-                continue
-            counts[order.owner] = counts.get(order.owner, 0) + len(order.all)
-            if order.together:
-                lost = store.settle_together(order)
-                if lost:
-                    refused.setdefault(order.owner, []).extend(lost)
-            elif order.plain:
-                plain.append(order)
-            elif not store.settle(order):
-                refused.setdefault(order.owner, []).append(order)
-        if plain:
-            not_ours = store.settlements.settle_plain([order.delivery.token for order in plain])
-            if not_ours:
-                for order in plain:
-                    if order.delivery.token in not_ours:
-                        refused.setdefault(order.owner, []).append(order)
-        self.counts["settlements"] += sum(counts.values())
-        return [
-            lambda owner=owner, count=count: owner.applied(count, refused.get(owner, ()))
-            for owner, count in counts.items()
-        ]
-
     def _read(self, store: Store, lost: list[LostLease], now: float, wall: float) -> list[tuple[Cursor, list[Batch]]]:
         """Read for every cursor that can, under leases that are seen to be alive in this transaction.
 
@@ -422,6 +387,43 @@ class Turns:
         self._complain_at = now + COMPLAIN_EVERY
         text = str(explained(self._location, error))
         return [lambda: self._troubled("reading, and renewing leases,", text)]
+
+
+def _carry_out(
+    store: Store, orders: Sequence[Order | SettleOrder], notifications: list[Notification]
+) -> tuple[list[Notification], int]:
+    """Do what was ordered; append the answers to `notifications`, return those to the nodes that settled, and how many
+    deliveries they settled.
+
+    Plain settlements are gathered and go last, in one statement for many: this is what makes a busy node fast,
+    and no other order depends on them, since each only ends a delivery.
+    """
+    plain: list[SettleOrder] = []
+    counts: dict[Any, int] = {}
+    refused: dict[Any, list[SettleOrder]] = {}
+    for order in orders:
+        if isinstance(order, Order):
+            notifications.append(_bind(order.done, order.run(store)))
+            continue
+        counts[order.owner] = counts.get(order.owner, 0) + len(order.all)
+        if order.together:
+            lost = store.settle_together(order)
+            if lost:
+                refused.setdefault(order.owner, []).extend(lost)
+        elif order.plain:
+            plain.append(order)
+        elif not store.settle(order):
+            refused.setdefault(order.owner, []).append(order)
+    if plain:
+        not_ours = store.settlements.settle_plain([order.delivery.token for order in plain])
+        if not_ours:
+            for order in plain:
+                if order.delivery.token in not_ours:
+                    refused.setdefault(order.owner, []).append(order)
+    answers: list[Notification] = [
+        lambda owner=owner, count=count: owner.applied(count, refused.get(owner, ())) for owner, count in counts.items()
+    ]
+    return answers, sum(counts.values())
 
 
 def _bind(function: Callable[[Any], None], value: Any) -> Notification:
