@@ -476,20 +476,20 @@ async def open_nodes(actor: type[Actor], count: int = 2) -> AsyncGenerator[list[
         yield [await stack.enter_async_context(open_test_system(actor, broker=broker)) for _ in range(count)]
 
 
-@pytest.mark.parametrize("nodes", [1, 2, 5])
+@pytest.mark.parametrize("nodes", [1, 5])
 async def test_a_rate_over_all_nodes_is_kept_and_reached(mock_clock: trio.testing.MockClock, nodes: int):
     log = Log()
     actor = log.actor(RateLimit(100, scope="global"), seconds=0.001)
     async with open_nodes(actor, nodes) as systems:
         began = trio.current_time()
-        await send(systems[0], actor, 1000)
+        await send(systems[0], actor, 500)
         for system in systems:
             await system.drain()
     starts = sorted(start - began for start in log.began.values())
-    assert starts[-1] == pytest.approx(9.9, abs=0.3)
-    for second in range(9):
+    assert starts[-1] == pytest.approx(4.9, abs=0.3)
+    for second in range(4):
         assert 95 <= len([one for one in starts if second <= one < second + 1]) <= 110
-    assert log.tries == Counter(range(1000))
+    assert log.tries == Counter(range(500))
 
 
 async def test_a_concurrency_limit_holds_over_all_nodes(mock_clock: trio.testing.MockClock):

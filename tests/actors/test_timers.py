@@ -318,7 +318,7 @@ async def test_a_shutdown_handles_what_timers_have_said(mock_clock: trio.testing
 # ---- when asks time out ----
 
 
-@pytest.mark.parametrize("timeout", [0.001, 0.1, 0.32, 1, 2, 7, 60, 3600])
+@pytest.mark.parametrize("timeout", [0.001, 0.1, 0.32, 1, 7, 60, 600])
 async def test_an_ask_never_times_out_early_and_hardly_late(timeout: float, mock_clock: trio.testing.MockClock):
     async with open_system(scripted("it", settings={"execution_timeout": 86400}), broker=FakeBroker()) as system:
         ref = ref_of(system, "it")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import trio
 
-from actorwork import ActorCrashed, Intensity, MailboxSettings, MessageRefused, events, open_system
+from actorwork import ActorCrashed, Child, Intensity, MailboxSettings, MessageRefused, events, open_system
 from tests.doubles import FakeBroker, Kept
 from tests.scripted_actor import Do, Note, Scripted, do, fail, ref_of, scripted, sleeping, stop
 
@@ -141,8 +141,8 @@ async def test_thousands_of_subscribers_are_told_in_one_go():
     async with open_system(scripted("parent"), broker=FakeBroker()) as system:
 
         async def spawn_many(actor: Any) -> None:
-            for n in range(2000):
-                await actor.context.spawn(scripted(f"s{n}", said, up=subscribe))
+            for _ in range(2000):
+                await actor.context.spawn(Child(partial(Scripted, said, subscribe)))
 
         await do(system, "parent", spawn_many)
         assert system.broadcast("news", Note("hello")) == 2000

@@ -5,6 +5,7 @@ The cases are those of Akka's death watch and of OTP's monitors and links, writt
 
 import gc
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import trio
 from actorwork import (
     ActorCrashed,
     ActorRef,
+    Child,
     DeathPact,
     Intensity,
     MaxRestartsExceeded,
@@ -358,8 +360,8 @@ async def test_a_thousand_watchers_are_all_told():
         ref = ref_of(system, "mortal")
 
         async def spawn_many(actor: Any) -> None:
-            for n in range(1000):
-                await actor.context.spawn(watcher(said, f"w{n}", up=watches(ref)))
+            for _ in range(1000):
+                await actor.context.spawn(Child(partial(Watcher, said, watches(ref))))
 
         await do(system, "parent", spawn_many)
         await crash(ref)
