@@ -11,7 +11,8 @@
 
     run(Greeter, broker="redis://localhost:6379/0")
 
-Define actors, start a tree of them with `run`, or embed them in a Trio application with `open_system` or `serve`.
+Define actors, start a tree of them with `run`, or embed them in a Trio application with `open_system` or `serve`, in
+any other program with `SystemThread`.
 Messages reach an actor through a broker (`open_client`, or any producer that adds entries to a Redis stream) or
 through its local ref.
 """
@@ -92,6 +93,7 @@ if TYPE_CHECKING:
         SpoolFull as SpoolFull,
         StartError as StartError,
     )
+    from actorwork.hosting.system_thread import SystemThread as SystemThread
     from actorwork.message import (
         DeadLetter as DeadLetter,
         Delayed as Delayed,
@@ -222,6 +224,7 @@ _AT_FIRST_USE: Final = {
     "Supervisor": "actorwork.actors.tree.spec",
     "SupervisorRef": "actorwork.actors.supervision.administration",
     "System": "actorwork.runtime.system",
+    "SystemThread": "actorwork.hosting.system_thread",
     "Terminated": "actorwork.actors.refs.watching",
     "Trigger": "actorwork.settings",
     "TriggerDefinition": "actorwork.message",
@@ -344,6 +347,7 @@ __all__ = [
     "Supervisor",
     "SupervisorRef",
     "System",
+    "SystemThread",
     "Terminated",
     "Trigger",
     "TriggerDefinition",
