@@ -18,6 +18,8 @@ from actorwork.embedded.transaction import StepEnd, Transaction
 from actorwork.message import FLOW, Failure, Json, Outcome, Priority
 from actorwork.policy.runs import rules
 from actorwork.policy.runs.values import (
+    ON_ERROR,
+    RESULT,
     STATUS_OF_KIND,
     End,
     Failures,
@@ -110,7 +112,7 @@ class RunTable:
                     )
                     for number, step in enumerate(plan.steps)
                 ),
-                (plan.id, total, "the result", "result", "{}", len(plan.needs_of_result), False),
+                (plan.id, RESULT, "the result", "result", "{}", len(plan.needs_of_result), False),
             ],
         )
         self._transaction.executemany(
@@ -160,7 +162,7 @@ class RunTable:
         book = self._find(run)
         if book is None or book.home != home:
             return
-        if number > book.total:
+        if number > RESULT:
             book.undone(number, noted.id)
             return
         # The header may have been copied by a foreign producer: only the message that this run has sent counts.
@@ -334,7 +336,7 @@ class RunBook:
 
     def record(self, step: int, end: End, *, is_failure: bool) -> None:
         failure = None if end.failure is None else json.dumps(attrs.asdict(end.failure))
-        if step < self.total:
+        if step < RESULT:
             self._execute("update runs set open = open - 1 where run = ?", (self._run,))
         self._execute(
             "update steps set state = 2, due = null, how = ?, value = ?, failure = ?, caused = ?, fails = ?, place = ?"
@@ -351,13 +353,13 @@ class RunBook:
         return self._row("needs", step)[0]
 
     def unended(self) -> Iterable[int]:
-        return self._numbers("state <> 2 and step < ?", self.total)
+        return self._numbers("state <> 2 and step < ?", RESULT)
 
     def left(self) -> int:
         return self._execute("select open from runs where run = ?", (self._run,)).fetchone()[0]
 
     def ready(self) -> Iterable[int]:
-        return self._numbers("state = 0 and needs = 0 and step < ?", self.total)
+        return self._numbers("state = 0 and needs = 0 and step < ?", RESULT)
 
     def is_sent(self, step: int) -> bool:
         return self._row("state", step)[0] != WAITS
@@ -426,9 +428,9 @@ class RunBook:
         self._execute(
             "update runs set finished = null, expires = null, result = null,"
             " deadline = case when finished is null then deadline end,"
-            " open = (select count(*) from steps s where s.run = runs.run and s.state <> 2 and s.step < runs.total)"
+            " open = (select count(*) from steps s where s.run = runs.run and s.state <> 2 and s.step < ?)"
             " where run = ?",
-            (self._run,),
+            (RESULT, self._run),
         )
 
     def has_failed(self) -> bool:
@@ -455,7 +457,7 @@ class RunBook:
             # Another id after a retry: the same one would be taken for the message that was sent before.
             (retries,) = self._execute("select sum(attempt) from steps where run = ?", (self._run,)).fetchone()
             suffix = f".{retries}" if retries else ""
-            self._publish(step_from(rest["on_error"]), 2 * self.total + 1, f"{self._run}/error{suffix}")
+            self._publish(step_from(rest["on_error"]), ON_ERROR, f"{self._run}/error{suffix}")
         if status is not Status.SUCCESS:
             self._undo_next()
             self._keep()
@@ -467,8 +469,8 @@ class RunBook:
 
         Only if the run has not been retried meanwhile: what is done then stays.
         """
-        step = number - self.total - 1
-        if step >= self.total or message != self._undo_id(step):
+        step = number - RESULT - 1
+        if message != self._undo_id(step):
             return
         done = self._execute(
             "update steps set undoes = 1, place = null where run = ? and step = ? and undoes = 2", (self._run, step)
@@ -501,7 +503,7 @@ class RunBook:
         self._execute("update steps set undoes = 2 where run = ? and step = ?", (self._run, step))
         undo = step_from(json.loads(body)).undo
         if undo is not None:
-            self._publish(undo, self.total + 1 + step, self._undo_id(step))
+            self._publish(undo, RESULT + 1 + step, self._undo_id(step))
 
     def _first_failure(self) -> str:
         row = self._execute(

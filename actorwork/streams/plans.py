@@ -13,6 +13,8 @@ from typing import Any, Final
 
 from actorwork.message import FLOW, REPLY_TO, RESULT_TTL, Failure, Priority
 from actorwork.policy.runs.values import (
+    ON_ERROR,
+    RESULT,
     STATUS_OF_KIND,
     End,
     Heir,
@@ -48,7 +50,8 @@ def encoded(plan: Plan, pages: str | None = None, *, claim: str = "") -> str:
         "result": _text(template_row(plan.result)),
         "undoes": [number for number, step in enumerate(plan.steps) if step.undo is not None],
         "signals": {step.name: number for number, step in enumerate(plan.steps) if step.kind == "signal"},
-        **_page(plan, total if pages else 0, total + 1, plan.dependents()),
+        "needs_of_result": len(plan.needs_of_result),
+        **_page(plan, total if pages else 0, total, plan.dependents()),
     }
     # What is not there is left out: Lua takes null for a value.
     if pages is not None:
@@ -56,7 +59,7 @@ def encoded(plan: Plan, pages: str | None = None, *, claim: str = "") -> str:
     if plan.deadline is not None:
         row["deadline"] = _milliseconds(plan.deadline)
     if plan.on_error is not None:
-        row["on_error"] = _step(plan, plan.on_error, 2 * total + 1)
+        row["on_error"] = _step(plan, plan.on_error, ON_ERROR)
     if plan.heir is not None:
         row["heir"] = _heir(plan.heir, claim)
         parent = read_step_header(plan.heir.headers.get(FLOW))
@@ -73,13 +76,12 @@ def pages_of(plan: Plan, size: int) -> Iterator[str]:
 
 
 def _page(plan: Plan, first: int, stop: int, dependents: Mapping[int, Mapping[int, Wants]]) -> dict[str, Any]:
-    """Return the steps from one number to another; the last one of all is the result, which is no step itself."""
-    total = len(plan.steps)
+    """Return the steps from one number to another."""
     numbers = range(first, stop)
     return {
         "first": first,
-        "steps": [_step(plan, plan.steps[number], number) if number < total else "" for number in numbers],
-        "needs": [len(plan.steps[number].needs if number < total else plan.needs_of_result) for number in numbers],
+        "steps": [_step(plan, plan.steps[number], number) for number in numbers],
+        "needs": [len(plan.steps[number].needs) for number in numbers],
         "next": [
             _text([[one, wants[0]] for one, wants in dependents.get(number, {}).items()])
             if number in dependents
@@ -115,7 +117,7 @@ def _row(plan: Plan, step: StepPlan, number: int) -> dict[str, Any]:
     if step.expires is not None:
         row["expires"] = _milliseconds(step.expires)
     if step.undo is not None:
-        row["undo"] = _row(plan, step.undo, len(plan.steps) + 1 + number)
+        row["undo"] = _row(plan, step.undo, RESULT + 1 + number)
     return row
 
 

@@ -12,6 +12,7 @@ import trio.testing
 from actorwork import MessageFailed, Retry, open_client, open_system
 from actorwork.brokers import open_broker
 from actorwork.message import FLOW, Envelope
+from actorwork.policy.runs.values import RESULT
 from actorwork.testing import open_test_system
 from actorwork.testing.redis_server import RedisServer
 from actorwork.workflows import Flow, Status, chain, chord, group, nap, signal, step
@@ -365,7 +366,7 @@ async def test_a_forged_header_neither_undoes_nor_hides_a_child(open_stage: Open
 
             await until(is_done)
             forged = [
-                Envelope(home, "forged undo", b'{"number":7}', "Square", {FLOW: f"{home}/mine/3"}),
+                Envelope(home, "forged undo", b'{"number":7}', "Square", {FLOW: f"{home}/mine/{RESULT + 1}"}),
                 Envelope(home, "forged step", b'{"numbers":[1]}', "SumOfSquares", {FLOW: f"{home}/mine/1"}),
             ]
             await stage.broker.publish(forged)

@@ -12,7 +12,7 @@ import trio
 
 from actorwork.embedded.runs import RunBook
 from actorwork.policy.runs import rules
-from actorwork.policy.runs.values import End, Wants
+from actorwork.policy.runs.values import RESULT, End, Wants
 from actorwork.testing import MemoryBroker
 from tests.workflows.stories import Story, open_teller, stories
 
@@ -139,7 +139,7 @@ def overlook_the_result(patch: pytest.MonkeyPatch) -> None:
     record = RunBook.record
 
     def note(self: RunBook, step: int, end: End, *, is_failure: bool) -> None:
-        record(self, step, end, is_failure=is_failure and step < self.total)
+        record(self, step, end, is_failure=is_failure and step < RESULT)
 
     patch.setattr(RunBook, "record", note)
 

@@ -14,7 +14,7 @@ Invariants:
   cannot drift.
 - A run has failed if a step has not succeeded and no step takes its outcome, or if its result needs such a step. A step
   that was cancelled because of another one is not a failure of its own.
-- The result is one more step, numbered after the last one: it is never sent, but waits for its needs as others do.
+- The result is one more step, with the number `RESULT`: it is never sent, but waits for its needs as others do.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final, Protocol
 
-from actorwork.policy.runs.values import End, Status, Wants
+from actorwork.policy.runs.values import RESULT, End, Status, Wants
 
 OPEN: Final = frozenset({Status.STARTED, Status.PAUSED, Status.HELD})
 HOLDING: Final = frozenset({"failed", "rejected", "expired", "lost"})
@@ -34,11 +34,6 @@ class Book(Protocol):
 
     @property
     def status(self) -> Status: ...
-    @property
-    def total(self) -> int:
-        """The number of steps, which is also the number of the result."""
-        ...
-
     @property
     def holds(self) -> bool:
         """Whether a failed step holds the run, to be retried, instead of ending it."""
@@ -198,7 +193,7 @@ def _spread(book: Book, step: int, end: End) -> None:
                 book.meet(dependent)
                 continue
             caused = End.cancelled(f"needs {book.name_of(number)!r}, which {said(how)}", is_caused=True)
-            book.record(dependent, caused, is_failure=dependent == book.total)
+            book.record(dependent, caused, is_failure=dependent == RESULT)
             ended.append((dependent, caused))
 
 

@@ -20,6 +20,12 @@ import attrs
 
 from actorwork.message import NO_HEADERS, Failure, Json, Outcome, Priority
 
+RESULT: Final = 1_000_000_000
+"""The number of a run's result, which waits for steps as they do, but is never sent. Steps are added to open runs, so it
+is behind all that there may ever be. The message that undoes step n has the number RESULT + 1 + n.
+"""
+ON_ERROR: Final = 2 * RESULT + 1
+"""The number of the message that is sent when the run has failed."""
 LONGEST_RUN_ID: Final = 200
 """Characters: the id of a step's message is that of its run, a slash and the number."""
 
@@ -249,9 +255,9 @@ class Plan:
         return StepPlan(name="", template=self.result).needs
 
     def dependents(self) -> Mapping[int, Mapping[int, Wants]]:
-        """Return for every step which others wait for it, and for what; the run's result has the number of steps."""
+        """Return for every step which others wait for it, and for what; `RESULT` is among them."""
         found: dict[int, dict[int, Wants]] = {}
-        for number, needs in enumerate([*(step.needs for step in self.steps), self.needs_of_result]):
+        for number, needs in (*((n, step.needs) for n, step in enumerate(self.steps)), (RESULT, self.needs_of_result)):
             for step, wants in needs.items():
                 found.setdefault(step, {})[number] = wants
         return found

@@ -18,7 +18,7 @@
 --   actorwork:flow:<run>                  the home of a run; actorwork:flows: all homes
 --
 -- These are the rules of policy/runs/rules.py, in the same words. A step's settlement, its end here and the messages that it
--- releases are one script. The number after the last step is the result's: it is never sent, but waits as steps do.
+-- releases are one script. The number RESULT is that of the result: it is never sent, but waits as steps do.
 --
 -- A step ends once: all counting is behind the check of its state, so it cannot drift. What a script sends is bounded
 -- (SENT_AT_ONCE); the rest is sent when `flows:due` says so, a moment later, by maintain.lua.
@@ -26,6 +26,7 @@
 -- What is due to a source that cannot take it (no stream, no permission, no memory) stays in `ready`, behind all others, and is
 -- tried again every second. The settlement of the member that released it is not refused: its end is true whatever becomes of the next step.
 
+local RESULT = 1000000000 -- As in policy/runs/values.py; the message that undoes step n has the number RESULT + 1 + n.
 local SENT_AT_ONCE = 500
 local PARKED = 1000000000 -- Added to the scores of those in `ready` that could not be sent: no run has so many steps.
 local CLOSED_AT_ONCE = 300
@@ -101,7 +102,7 @@ local function plan_of(r, step)
 end
 
 local function name_of(r, step)
-  return step == r.total and 'the result' or plan_of(r, step).name
+  return step == RESULT and 'the result' or plan_of(r, step).name
 end
 
 local function id_of(r, step, attempt)
@@ -163,7 +164,7 @@ local function fill(r, template, text, ends, values)
       local numbers = redis.call('SMEMBERS', r.at .. ':fails')
       table.sort(numbers, function(a, b) return tonumber(a) < tonumber(b) end)
       for _, number in ipairs(numbers) do
-        if tonumber(number) ~= r.total then
+        if tonumber(number) ~= RESULT then
           local ended = cjson.decode(redis.call('HGET', r.at .. ':ends', number))
           failed[#failed + 1] = as_failed(name_of(r, number), ended)
         end
@@ -309,7 +310,7 @@ local function record(r, step, state, ended, is_failure)
   if is_failure then
     redis.call('SADD', r.at .. ':fails', step)
   end
-  if step < r.total then
+  if step < RESULT then
     r.open = redis.call('HINCRBY', r.at, 'open', -1)
   end
 end
@@ -333,7 +334,7 @@ local function spread(r, first, how)
       if states[i] ~= '2' then
         if ended.how == 'done' or wants == 'o' then
           local left = redis.call('HINCRBY', r.state, 'n' .. dependent, -1)
-          if left == 0 and dependent ~= r.total then
+          if left == 0 and dependent ~= RESULT then
             ready[#ready + 1] = dependent
           end
         else
@@ -341,7 +342,7 @@ local function spread(r, first, how)
             local reason = "needs '" .. name_of(r, step) .. "', which " .. said(ended)
             caused = { how = 'cancelled', caused = true, failure = { type = 'Cancelled', reason = reason, traceback = '' } }
           end
-          record(r, dependent, tonumber(states[i] or WAITING), caused, dependent == r.total)
+          record(r, dependent, tonumber(states[i] or WAITING), caused, dependent == RESULT)
           todo[#todo + 1] = { dependent, caused }
         end
       end
@@ -512,12 +513,10 @@ local function add_steps(at, new)
   for i, step in ipairs(new.steps) do
     local number = new.first + i - 1
     local needs, waits = new.needs[i], new.next[i]
-    if step ~= '' then
-      redis.call('HSET', at .. ':steps', number, step)
-    end
+    redis.call('HSET', at .. ':steps', number, step)
     if needs > 0 then
       redis.call('HSET', at .. ':state', 'n' .. number, needs)
-    elseif step ~= '' then
+    else
       redis.call('ZADD', at .. ':ready', number, number)
     end
     if waits ~= '' then
@@ -571,6 +570,7 @@ local function start_run(text)
     end
   end
   add_steps(at, new)
+  redis.call('HSET', at .. ':state', 'n' .. RESULT, new.needs_of_result)
   for _, step in ipairs(new.undoes) do
     redis.call('HSET', at .. ':undoes', step, 1)
   end
@@ -658,10 +658,8 @@ local function join_all()
     -- The header may have been written by a foreign producer: only a message that this run has sent counts.
     if r and noted.claim == step_claim(r.secret, noted.id) then
       local step = tonumber(number)
-      if step > r.total then
-        if step <= 2 * r.total then
-          undone(r, step - r.total - 1)
-        end
+      if step > RESULT then
+        undone(r, step - RESULT - 1)
       else
         local known = redis.call('HMGET', r.state, 's' .. step, 'a' .. step)
         if (known[1] == '1' or known[1] == '3') and id_of(r, step, known[2]) == noted.id then

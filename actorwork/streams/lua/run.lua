@@ -42,7 +42,7 @@ if what == 'info' then
   local failures, asked = {}, {}
   for _, suffix in ipairs({ ':fails', ':held' }) do
     for _, step in ipairs(numbers_of(suffix)) do
-      if tonumber(step) ~= r.total then
+      if tonumber(step) ~= RESULT then
         failures[#failures + 1] = { name_of(r, tonumber(step)), redis.call('HGET', r.at .. ':ends', step) }
       end
     end
@@ -95,9 +95,10 @@ elseif what == 'retry' then
       redis.call('HDEL', r.state, 's' .. step, 'p' .. step, 'c' .. step)
       redis.call('HINCRBY', r.state, 'a' .. step, 1)
     end
-    for step = 0, r.total do
+    for step = 0, r.total - 1 do
       redis.call('HDEL', r.state, 'n' .. step)
     end
+    redis.call('HDEL', r.state, 'n' .. RESULT)
     for step = 0, r.total - 1 do
       if state_of(r, step) ~= 2 then
         open = open + 1
