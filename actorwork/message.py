@@ -53,6 +53,8 @@ RESULT_TTL: Final = "actorwork-result-ttl"
 """Header: how many seconds to keep the outcome; absent means that the sender did not ask for it."""
 FLOW: Final = "actorwork-flow"
 """Header: the step of a run that the message is, as `home/run/number`: the settlement ends the step as well."""
+GROUP: Final = "actorwork-group"
+"""Header: the step is a member of a group, to which its handler may add others; the type of their results, as text."""
 
 NO_HEADERS: Final[Mapping[str, Json]] = MappingProxyType({})
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import attrs
 
@@ -21,12 +21,15 @@ from actorwork.policy.runs.values import (
     ON_ERROR,
     RESULT,
     STATUS_OF_KIND,
+    Dependent,
     End,
+    Expansion,
     Failures,
     Gather,
     Heir,
     Kind,
     Need,
+    Numbering,
     Plan,
     RunInfo,
     Status,
@@ -34,8 +37,11 @@ from actorwork.policy.runs.values import (
     StepPlan,
     Template,
     Wants,
+    groups_in,
+    grown,
     message_id,
     needs_of,
+    number_of_group,
     read_step_header,
     step_from,
     step_header,
@@ -97,30 +103,15 @@ class RunTable:
                 json.dumps(rest), now,
             ),
         )  # fmt: skip
+        steps = [_step_values(plan.id, number, step, step_row(step)) for number, step in enumerate(plan.steps)]
+        steps.append((plan.id, RESULT, "the result", "result", "{}", len(plan.needs_of_result), False))
+        self._transaction.executemany(_ADD_STEP, steps)
         self._transaction.executemany(
-            "insert into steps (run, step, name, kind, body, needs, undoes) values (?, ?, ?, ?, ?, ?, ?)",
+            _ADD_WAIT,
             [
-                *(
-                    (
-                        plan.id,
-                        number,
-                        step.name,
-                        step.kind,
-                        json.dumps(step_row(step)),
-                        len(step.needs),
-                        step.undo is not None,
-                    )
-                    for number, step in enumerate(plan.steps)
-                ),
-                (plan.id, RESULT, "the result", "result", "{}", len(plan.needs_of_result), False),
-            ],
-        )
-        self._transaction.executemany(
-            "insert into waits (run, step, dependent, wants) values (?, ?, ?, ?)",
-            [
-                (plan.id, step, dependent, wants)
+                _wait_values(plan.id, step, dependent)
                 for step, dependents in plan.dependents().items()
-                for dependent, wants in dependents.items()
+                for dependent in dependents
             ],
         )
         if deadline is not None:
@@ -148,11 +139,18 @@ class RunTable:
     def join(self) -> None:
         """Draw the conclusions from all ends, and start all runs, that this transaction has noted."""
         transaction = self._transaction
-        while transaction.step_ends or transaction.starts:
+        while transaction.step_ends or transaction.starts or transaction.expansions:
             if transaction.starts:
                 self.start(transaction.starts.pop(0))
-                continue
-            self._end(transaction.step_ends.pop(0))
+            elif transaction.expansions:  # Before the end of the step by whose order they come.
+                self._expand(*transaction.expansions.pop(0))
+            else:
+                self._end(transaction.step_ends.pop(0))
+
+    def _expand(self, message: str, expansion: Expansion) -> None:
+        book = self._find(expansion.run)
+        if book is not None and book.home == expansion.home and book.message_of(expansion.step) == message:
+            rules.expand(book, expansion.step, expansion)
 
     def _end(self, noted: StepEnd) -> None:
         read = read_step_header(noted.header)
@@ -239,7 +237,7 @@ class RunTable:
         return True
 
     def _delete(self, run: str) -> None:
-        for table in ("runs", "steps", "waits", "signals"):
+        for table in ("runs", "steps", "waits", "grown", "signals"):
             self._execute(f"delete from {table} where run = ?", (run,))
 
     # ---- what a client reads; needs no transaction ----
@@ -261,7 +259,13 @@ class RunTable:
             " where run = ? and kind <> 'result' order by step",
             (run,),
         ).fetchall()
-        return [_step_info(run, row) for row in rows]
+        added: dict[int, set[int]] = {}
+        for dependent, step in self._execute(
+            "select dependent, step from waits where run = ? and step in (select step from grown where run = ?)",
+            (run, run),
+        ):
+            added.setdefault(dependent, set()).add(step)
+        return [_step_info(run, row, added.get(row[0], ())) for row in rows]
 
     def _info(self, row: Sequence[Any]) -> RunInfo:
         run, title, status, reason, total, left, started, finished, result = row
@@ -298,6 +302,8 @@ class RunTable:
         return RunBook(self._transaction, self._outlets, run)
 
 
+_ADD_STEP: Final = "insert into steps (run, step, name, kind, body, needs, undoes) values (?, ?, ?, ?, ?, ?, ?)"
+_ADD_WAIT: Final = "insert into waits (run, step, dependent, wants, gathers) values (?, ?, ?, ?, ?)"
 _INFO: Final = "select run, title, status, reason, total, open, started, finished, result from runs"
 
 
@@ -363,6 +369,39 @@ class RunBook:
 
     def is_sent(self, step: int) -> bool:
         return self._row("state", step)[0] != WAITS
+
+    def grow(self, step: int, expansion: Expansion) -> None:
+        run, first, count = self._run, self.total, len(expansion.steps)
+        numbering = Numbering(lambda number: first + number, group=lambda group: number_of_group(first, group))
+        groups = self._plan(step)[0].groups
+        waits = [
+            _wait_values(run, first + number, attrs.evolve(dependent, step=first + dependent.step))
+            for number, dependents in expansion.dependents().items()
+            for dependent in dependents
+        ]
+        gathering = self._execute(
+            "select dependent, wants from waits where run = ? and step = ? and gathers", (run, step)
+        ).fetchall()
+        for member in expansion.members:
+            waits += [_wait_values(run, first + member, Dependent(*row, is_gathering=True)) for row in gathering]
+        steps: list[tuple[object, ...]] = []
+        for number, plan in enumerate(expansion.steps):
+            row = step_row(plan, numbering)
+            if number in expansion.members:
+                row["groups"] = [*groups, *cast("list[Json]", row.get("groups", []))]
+            steps.append(_step_values(run, first + number, plan, row))
+        self._transaction.executemany(_ADD_STEP, steps)
+        self._transaction.executemany(_ADD_WAIT, waits)
+        self._transaction.executemany(
+            "update steps set needs = needs + ? where run = ? and step = ? and state <> 2",
+            [(len(expansion.members), run, dependent) for dependent, _ in gathering],
+        )
+        self._transaction.executemany(
+            "insert into grown (run, grp, step) values (?, ?, ?)",
+            [(run, group, first + member) for group in groups for member in expansion.members],
+        )
+        self._execute("update runs set total = total + ?, open = open + ? where run = ?", (count, count, run))
+        self.total += count
 
     def first_held(self) -> tuple[int, End] | None:
         row = self._execute(
@@ -540,9 +579,10 @@ class RunBook:
 
     def _text(self, template: Template) -> str:
         """Fill a template in with what other steps returned."""
-        needs = list(needs_of(template))
+        whole = grown(template, self._added()) if set(groups_in(template)) else template
+        needs = list(needs_of(whole))
         ends = self._ends({need.step for need in needs})
-        return "".join(self._pieces(template, ends))
+        return "".join(self._pieces(whole, ends))
 
     def _pieces(self, template: Template, ends: Mapping[int, tuple[str, End]]) -> Iterable[str]:
         for piece in template:
@@ -558,6 +598,13 @@ class RunBook:
                     yield "[" + ",".join(self._pieces(parts, ends)) + "]"
                 case Failures():
                     yield "[" + ",".join(end.as_failed(name) for name, end in self._failures()) + "]"
+
+    def _added(self) -> Mapping[int, Sequence[int]]:
+        """Return the steps that were added to groups, by their groups."""
+        found: dict[int, list[int]] = {}
+        for group, step in self._execute("select grp, step from grown where run = ? order by step", (self._run,)):
+            found.setdefault(group, []).append(step)
+        return found
 
     def _ends(self, steps: set[int]) -> Mapping[int, tuple[str, End]]:
         rows = self._execute(
@@ -591,6 +638,14 @@ class RunBook:
         return [number for (number,) in rows]
 
 
+def _step_values(run: str, number: int, plan: StepPlan, row: Mapping[str, Json]) -> tuple[object, ...]:
+    return (run, number, plan.name, plan.kind, json.dumps(row), len(plan.needs), plan.undo is not None)
+
+
+def _wait_values(run: str, step: int, dependent: Dependent) -> tuple[object, ...]:
+    return (run, step, dependent.step, dependent.wants, dependent.is_gathering)
+
+
 def _heir_row(heir: Heir) -> dict[str, Json]:
     return {"source": heir.source, "id": heir.id, "headers": dict(heir.headers)}
 
@@ -599,7 +654,7 @@ def _end_from(how: Kind, value: str, failure: str | None, caused: int) -> End:
     return End(how, value, None if failure is None else Failure(**json.loads(failure)), bool(caused))
 
 
-def _step_info(run: str, row: Sequence[Any]) -> StepInfo:
+def _step_info(run: str, row: Sequence[Any], added: Iterable[int]) -> StepInfo:
     number, name, kind, state, attempt, body, how, value, failure, caused = row
     plan = step_from(json.loads(body))
     end = None if how is None else _end_from(how, value, failure, caused)
@@ -614,7 +669,7 @@ def _step_info(run: str, row: Sequence[Any]) -> StepInfo:
         name=name,
         kind=kind,
         status=status,
-        needs=tuple(sorted(plan.needs)),
+        needs=tuple(sorted({*plan.needs, *added})),
         actor=plan.actor,
         source=plan.source,
         message=message_id(run, number, attempt) if state != WAITS and kind == "message" else "",

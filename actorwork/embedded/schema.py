@@ -98,6 +98,9 @@ SCHEMA: Final = (
     """create table if not exists waits (
         run text not null, step integer not null, dependent integer not null, wants text not null,
         primary key (run, step, dependent)) without rowid""",
+    # The steps that were added to groups later on, beside those in the templates.
+    """create table if not exists grown (
+        run text not null, grp integer not null, step integer not null, primary key (run, grp, step)) without rowid""",
     """create table if not exists signals (
         run text not null, name text not null, value text not null, primary key (run, name)) without rowid""",
     # Limits over all processes (limiter.py).
@@ -118,6 +121,7 @@ COLUMNS: Final[tuple[tuple[str, str, str], ...]] = (
     ("delayed", "goes_first", "integer not null default 0"),
     ("dead", "key", "text"),
     ("dead", "channel", "integer"),
+    ("waits", "gathers", "integer not null default 0"),
 )
 """Columns that came later, as (table, column, declaration): new files are given them in the same way as old ones."""
 

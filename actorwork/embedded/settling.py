@@ -77,8 +77,10 @@ class Settlements:
         if not self._disown(delivery.token):
             return False
         match order.settlement:
-            case Ack(result=result, starts=starts, continues=continues):
+            case Ack(result=result, starts=starts, continues=continues, expands=expands):
                 self._transaction.starts.extend(starts)
+                if expands is not None:
+                    self._transaction.expansions.append((delivery.id, expands))
                 if continues is None:
                     self.answer(delivery, Outcome("done", b"null" if result is None else result))
                 else:

@@ -114,6 +114,7 @@ class Store:
         self.transaction.replies.clear()
         self.transaction.step_ends.clear()
         self.transaction.starts.clear()
+        self.transaction.expansions.clear()
         if self._connection.in_transaction:
             self._execute("rollback")
 
@@ -207,7 +208,7 @@ class Store:
 
     def join(self) -> None:
         """Draw the conclusions from the steps that this transaction has ended, before it is committed."""
-        if self.transaction.step_ends or self.transaction.starts:
+        if self.transaction.step_ends or self.transaction.starts or self.transaction.expansions:
             self.runs.join()
 
     def promote(self) -> None:

@@ -9,7 +9,7 @@ from actorwork.embedded.rows import ReplyAddress
 
 if TYPE_CHECKING:
     from actorwork.message import Json, Outcome
-    from actorwork.policy.runs.values import Plan
+    from actorwork.policy.runs.values import Expansion, Plan
 
 
 class StepEnd(NamedTuple):
@@ -35,8 +35,9 @@ class Transaction:
         self.replies: list[ReplyAddress] = []
         """Replies to be sent: the turn calls the addresses of its own process, and stores the others."""
         self.step_ends: list[StepEnd] = []
-        """Ends of steps, and runs to be started: `RunTable.join` draws the conclusions before the commit."""
+        """Ends of steps, runs to be started and expanded: `RunTable.join` draws the conclusions before the commit."""
         self.starts: list[Plan] = []
+        self.expansions: list[tuple[str, Expansion]] = []
         self.next_due: float | None = None
         """When the first message that this transaction has delayed is due; None if it has delayed none."""
 

@@ -33,7 +33,7 @@ from actorwork.policy.retry import BackoffFunction, Dice, RetryPolicy, retry_aft
 from actorwork.shown import Shown
 
 if TYPE_CHECKING:
-    from actorwork.policy.runs.values import Plan
+    from actorwork.policy.runs.values import Expansion, Plan
 
 
 @attrs.frozen(repr=False)
@@ -41,12 +41,13 @@ class Ack(Shown):
     """Handled. `result` is the reply's JSON, if the sender asked for it.
 
     `starts` are the runs that the settlement starts. With `continues` the message has no result yet: it ends as that
-    run ends.
+    run ends. `expands` are steps that join the group of the message's own step.
     """
 
     result: bytes | None = None
     starts: tuple[Plan, ...] = ()
     continues: Plan | None = None
+    expands: Expansion | None = None
 
 
 @attrs.frozen(repr=False)

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
-from actorwork.message import FLOW, REPLY_TO, RESULT_TTL, Failure, Priority
+from actorwork.message import FLOW, REPLY_TO, RESULT_TTL, Failure, Json, Priority
 from actorwork.policy.runs.values import (
+    AS_PLANNED,
     ON_ERROR,
-    RESULT,
     STATUS_OF_KIND,
+    Dependent,
     End,
+    Expansion,
     Heir,
+    Numbering,
     Plan,
     RunInfo,
     Status,
     StepInfo,
     StepPlan,
-    Wants,
     message_id,
     read_step_header,
     step_header,
@@ -59,13 +62,43 @@ def encoded(plan: Plan, pages: str | None = None, *, claim: str = "") -> str:
     if plan.deadline is not None:
         row["deadline"] = _milliseconds(plan.deadline)
     if plan.on_error is not None:
-        row["on_error"] = _step(plan, plan.on_error, ON_ERROR)
+        row["on_error"] = _text(_row(plan, plan.on_error, ON_ERROR))
     if plan.heir is not None:
         row["heir"] = _heir(plan.heir, claim)
         parent = read_step_header(plan.heir.headers.get(FLOW))
         if parent is not None:
             row["parent"] = parent
     return _text(row)
+
+
+def encoded_expansion(expansion: Expansion) -> str:
+    """Return the JSON with which a script adds steps to a run; it puts their numbers where the mark is."""
+    mark = os.urandom(16).hex()
+    numbering = Numbering(
+        step=lambda number: f"{mark}s{number}",
+        undo=lambda number: f"{mark}u{number}",
+        group=lambda number: f"{mark}g{number}",
+    )
+    steps: list[str] = []
+    for number, step in enumerate(expansion.steps):
+        row = _row(expansion, step, number, numbering)
+        if number in expansion.members:
+            row["groups"] = [f"{mark}p", *row.get("groups", ())]
+        steps.append(_text(row))
+    dependents = expansion.dependents()
+    return _text(
+        {
+            "mark": mark,
+            "home": expansion.home,
+            "run": expansion.run,
+            "step": expansion.step,
+            "steps": steps,
+            "needs": [len(step.needs) for step in expansion.steps],
+            "next": [_waits(dependents.get(number, ()), numbering) for number in range(len(steps))],
+            "members": expansion.members,
+            "undoes": [number for number, step in enumerate(expansion.steps) if step.undo is not None],
+        }
+    )
 
 
 def pages_of(plan: Plan, size: int) -> Iterator[str]:
@@ -75,34 +108,42 @@ def pages_of(plan: Plan, size: int) -> Iterator[str]:
         yield _text(_page(plan, first, min(first + size, len(plan.steps)), dependents))
 
 
-def _page(plan: Plan, first: int, stop: int, dependents: Mapping[int, Mapping[int, Wants]]) -> dict[str, Any]:
+def _page(plan: Plan, first: int, stop: int, dependents: Mapping[int, Sequence[Dependent]]) -> dict[str, Any]:
     """Return the steps from one number to another."""
     numbers = range(first, stop)
     return {
         "first": first,
-        "steps": [_step(plan, plan.steps[number], number) for number in numbers],
+        "steps": [_text(_row(plan, plan.steps[number], number)) for number in numbers],
         "needs": [len(plan.steps[number].needs) for number in numbers],
-        "next": [
-            _text([[one, wants[0]] for one, wants in dependents.get(number, {}).items()])
-            if number in dependents
-            else ""
-            for number in numbers
-        ],
+        "next": [_waits(dependents.get(number, ()), AS_PLANNED) for number in numbers],
     }
 
 
-def _step(plan: Plan, step: StepPlan, number: int) -> str:
-    return _text(_row(plan, step, number))
+def _waits(dependents: Iterable[Dependent], numbering: Numbering) -> str:
+    """Return who waits for a step, as text: nothing, if none does."""
+    rows = [[numbering.step(one.step), one.wants[0], *([1] if one.is_gathering else [])] for one in dependents]
+    return _text(rows) if rows else ""
 
 
-def _row(plan: Plan, step: StepPlan, number: int) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": step.name, "kind": step.kind, "needs": sorted(step.needs)}
+def _row(plan: Plan | Expansion, step: StepPlan, number: int, numbering: Numbering = AS_PLANNED) -> dict[str, Any]:
+    """Return a step as JSON. Its number is that in the plan; of what undoes it, too."""
+    return _row_under(plan, step, numbering.step(number), numbering) | (
+        {} if step.undo is None else {"undo": _row_under(plan, step.undo, numbering.undo(number), numbering)}
+    )
+
+
+def _row_under(plan: Plan | Expansion, step: StepPlan, number: Json, numbering: Numbering) -> dict[str, Any]:
+    run = plan.run if isinstance(plan, Expansion) else plan.id
+    needs = [numbering.step(need) for need in sorted(step.needs)]
+    row: dict[str, Any] = {"name": step.name, "kind": step.kind, "needs": needs}
     if step.seconds is not None:
         row["seconds"] = _milliseconds(step.seconds)
     if step.kind == "message":
         row["source"], row["actor"] = step.source, step.actor
-        row["template"] = template_row(step.template)
-        row["headers"] = _text({**step.headers, FLOW: step_header(plan.home, plan.id, number)})
+        row["template"] = template_row(step.template, numbering)
+        row["headers"] = _text({**step.headers, FLOW: step_header(plan.home, run, number)})
+    if step.groups:
+        row["groups"] = [numbering.group(group) for group in step.groups]
     for name in ("type", "group", "key"):
         if getattr(step, name) is not None:
             row[name] = getattr(step, name)
@@ -116,8 +157,6 @@ def _row(plan: Plan, step: StepPlan, number: int) -> dict[str, Any]:
         row["lifetime"] = _milliseconds(step.lifetime)
     if step.expires is not None:
         row["expires"] = _milliseconds(step.expires)
-    if step.undo is not None:
-        row["undo"] = _row(plan, step.undo, RESULT + 1 + number)
     return row
 
 
@@ -165,9 +204,14 @@ def steps_from(
     states: Mapping[bytes, bytes],
     ends: Mapping[bytes, bytes],
     values: Mapping[bytes, bytes],
+    waits: Mapping[bytes, bytes] = MappingProxyType({}),
 ) -> Sequence[StepInfo]:
-    """Return the steps of a run from its hashes."""
+    """Return the steps of a run from its hashes; `waits` is needed only of a run to which steps were added."""
     found: list[StepInfo] = []
+    needs: dict[int, set[int]] = {}
+    for step, dependents in waits.items():
+        for dependent, *_ in json.loads(dependents):
+            needs.setdefault(dependent, set()).add(int(step))
     for number in sorted(map(int, steps)):
         name = b"%d" % number
         row: dict[str, Any] = json.loads(steps[name])
@@ -187,7 +231,7 @@ def steps_from(
                 name=row["name"],
                 kind=kind,
                 status=status,
-                needs=tuple(row["needs"]) if row["needs"] else (),
+                needs=tuple(sorted(needs.get(number, ()) if waits else row["needs"])),
                 actor=row.get("actor", ""),
                 source=row.get("source", ""),
                 message=message_id(run, number, attempt) if state and kind == "message" else "",

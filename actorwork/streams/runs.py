@@ -59,12 +59,14 @@ class RedisRuns(Runs):
             if home is None:
                 return []
             at = keys.run(home, run)
-            commands = [("HGETALL", f"{at}:{part}") for part in ("steps", "state", "ends", "values")]
+            commands = [("HGETALL", f"{at}:{part}") for part in ("steps", "state", "ends", "values", "grown")]
             hashes: list[dict[bytes, bytes]] = []
             for reply in await self._client.call_many(commands, idempotent=True):
                 if isinstance(reply, Exception):
                     raise reply
                 hashes.append(reply)
+            if hashes.pop():
+                hashes.append(await self._client.call("HGETALL", f"{at}:next", idempotent=True))
             return steps_from(run, *hashes)
 
     async def list(self, *, statuses: Sequence[str] = (), limit: int = 100) -> Sequence[RunInfo]:

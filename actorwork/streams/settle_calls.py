@@ -28,7 +28,7 @@ from actorwork.streams.transport.commands import Script
 from actorwork.streams.transport.redis_py import InvalidResponse, RedisError, may_pass
 
 if TYPE_CHECKING:
-    from actorwork.policy.runs.values import Plan
+    from actorwork.policy.runs.values import Expansion, Plan
 
 _GIVE_UP_AFTER: Final = 5
 _ANSWERED: Final = 4
@@ -154,7 +154,7 @@ def _add_other(
     outcome: Outcome | None = None
     extras: tuple[str | int, ...] = ()
     match settlement:
-        case Ack(result=result, starts=starts, continues=continues):
+        case Ack(result=result, starts=starts, continues=continues, expands=expands):
             kind = "ack"
             if continues is None:
                 outcome = Outcome("done", b"null" if result is None else result)
@@ -164,6 +164,9 @@ def _add_other(
                 kind = "start"
                 claim = entries.claim_in(delivery.token)
                 extras = (len(starts), *(_encoded(plan, claim) for plan in starts))
+            if expands is not None:
+                kind = kind if starts else "expand"
+                extras = (len(starts) + 1, *extras[1:], _encoded_expansion(expands))
         case Retry(delay=delay, failure=failure):
             kind = "retry"
             # Stored only if the entry is gone by now.
@@ -223,3 +226,9 @@ def _encoded(plan: Plan, claim: str) -> str:
     from actorwork.streams.plans import encoded  # noqa: PLC0415 - most programs have no workflows
 
     return encoded(plan, claim=claim)
+
+
+def _encoded_expansion(expansion: Expansion) -> str:
+    from actorwork.streams.plans import encoded_expansion  # noqa: PLC0415 - most programs have no workflows
+
+    return encoded_expansion(expansion)

@@ -115,7 +115,7 @@ class Settler:
             and not published
             and len(delivery.token) == _BARE
             and not is_wanted
-            and not (settlement.starts or settlement.continues)
+            and not (settlement.starts or settlement.continues or settlement.expands)
         ):
             in_flight.plain.append(delivery)
         else:

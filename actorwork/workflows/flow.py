@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Generic, TypeVar, cast, overload
 
 from actorwork.durations import IN_WORDS, Duration, as_seconds
 from actorwork.errors import SettingsError
-from actorwork.message import Priority
+from actorwork.message import GROUP, Json, Priority
 from actorwork.policy.bounds import check_name, is_number
-from actorwork.policy.runs.values import LONGEST_RUN_ID, Failures, Gather, Need, Piece, Plan, StepPlan, Wants
+from actorwork.policy.runs.values import (
+    FIXED,
+    LONGEST_RUN_ID,
+    MOST_OF_EXPANSION,
+    Expansion,
+    Failures,
+    Gather,
+    Need,
+    Piece,
+    Plan,
+    StepPlan,
+    Wants,
+)
 from actorwork.workflows.holes import Hole
 from actorwork.workflows.outcomes import Failed
 from actorwork.workflows.steps import Group, MessagePart, NapPart, SignalPart, Step, instead
-from actorwork.workflows.templates import template_of
+from actorwork.workflows.templates import template_of, type_name
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -22,6 +34,8 @@ R_co = TypeVar("R_co", covariant=True)
 DAY: Final = 86_400.0
 NO_SOURCE: Final = "workflows"
 """The home of a run that sends no message."""
+LONGEST_TYPE: Final = 200
+"""Characters: a longer name of a type is not put into the header of a member."""
 
 
 class Flow(Generic[R_co]):
@@ -105,7 +119,7 @@ class Flow(Generic[R_co]):
     def plan(self, id: str) -> Plan:
         """Lay the flow out under the id of a run. Raises `ValueError` for steps that wait for each other."""
         check_run_id(id)
-        return _Layout(self).plan(id)
+        return _plan_of(self, id)
 
 
 def flow_of(flow: Flow[R] | Step[R] | Group[Any]) -> Flow[Any]:
@@ -123,36 +137,96 @@ def check_run_id(id: str) -> None:
         )
 
 
-class _Layout:
-    """Numbers the steps of a flow, and turns each into what a broker stores."""
+def _plan_of(flow: Flow[Any], id: str) -> Plan:
+    layout = _Layout((flow.last, *flow.also))
+    steps = layout.plans(_names(layout.steps))
+    sources = Counter(step.source for step in steps if step.source)
+    if steps and not sources:
+        raise ValueError("a flow wants at least one step with a message: nothing would look after the others")
+    return Plan(
+        id=id,
+        home=sources.most_common(1)[0][0] if sources else NO_SOURCE,
+        steps=steps,
+        result=(layout.piece(flow.last, "result"),),
+        title=flow.title,
+        results_ttl=flow.results_ttl,
+        deadline=flow.deadline,
+        holds=flow.hold_on_failure,
+        on_error=None if flow.on_error is None else layout.plan(flow.on_error, flow.on_error.name),
+    )
 
-    def __init__(self, flow: Flow[Any]) -> None:
-        self._flow = flow
-        self._steps = _everything((flow.last, *flow.also))
-        self._numbers = {id(step): number for number, step in enumerate(self._steps)}
-        self._groups: dict[int, int] = {}
-        self._names = _names(self._steps)
 
-    def plan(self, id: str) -> Plan:
-        flow = self._flow
-        steps = tuple(self._step(step, name) for step, name in zip(self._steps, self._names, strict=True))
-        sources = Counter(step.source for step in steps if step.source)
-        if steps and not sources:
-            raise ValueError("a flow wants at least one step with a message: nothing would look after the others")
-        return Plan(
-            id=id,
-            home=sources.most_common(1)[0][0] if sources else NO_SOURCE,
-            steps=steps,
-            result=(self._piece(flow.last, "result"),),
-            title=flow.title,
-            results_ttl=flow.results_ttl,
-            deadline=flow.deadline,
-            holds=flow.hold_on_failure,
-            on_error=None if flow.on_error is None else self._step(flow.on_error, flow.on_error.name),
+def expansion_of(members: Sequence[Step[Any]], step: tuple[str, str, int], results: str) -> Expansion:
+    """Lay steps out that are added to the group of a step, which is given as home, run and number.
+
+    `results` is the type of the group's results, as in its members' header. Raises `TypeError` or `ValueError` for what
+    cannot be added.
+    """
+    home, run, number = step
+    for one in members:
+        if not isinstance(one, Step) or not isinstance(one.part, MessagePart):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"expand wants steps with messages, as members of the group, got {one!r}{instead(one)}")
+    if len({id(one) for one in members}) < len(members):
+        raise ValueError("expand wants each step once")
+    layout = _Layout(members)
+    if any(isinstance(one.part, SignalPart) for one in layout.steps):
+        raise TypeError("what is added to a group cannot wait for a signal; one of the flow's own steps can")
+    if max(len(layout.steps), layout.groups) > MOST_OF_EXPANSION:
+        raise ValueError(
+            f"expand adds at most {MOST_OF_EXPANSION:,} steps, those that the new members need included, and as many"
+            f" groups; got {len(layout.steps):,}: let the new members add the others"
         )
+    names = [one.name if one.is_named else f"{one.name} {number}.{n}" for n, one in enumerate(layout.steps, 1)]
+    layout.join(members, results)
+    numbers = tuple(layout.numbers[id(one)] for one in members)
+    return Expansion(home=home, run=run, step=number, steps=layout.plans(names), members=numbers)
 
-    def _step(self, step: Step[Any], name: str) -> StepPlan:
-        after = tuple(need for one in step.after for need in self._needs(one))
+
+class _Layout:
+    """Numbers the steps that some need, with their groups, and turns each into what a broker stores."""
+
+    def __init__(self, ends: Iterable[object]) -> None:
+        ends = tuple(ends)
+        self.steps = _everything(ends)
+        self.numbers = {id(step): number for number, step in enumerate(self.steps)}
+        self._groups: dict[int, int] = {}
+        self._member_of: dict[int, list[int]] = {}
+        self._results: dict[int, set[str]] = {}
+        """The types of the results of the groups of a step."""
+        for end in (*ends, *(hole.origin for step in self.steps for hole in step.holes())):
+            self._enter(end)
+
+    @property
+    def groups(self) -> int:
+        return len(self._groups)
+
+    def _enter(self, origin: object) -> None:
+        """Number a group, and those in it, to which members can be added; what `together` makes has its length."""
+        members = _members(origin)
+        if members is None or id(origin) in self._groups:
+            return
+        if isinstance(origin, Group):
+            number = self._groups[id(cast("object", origin))] = len(self._groups)
+            replies = [member.reply for member in members] or [Any]
+            is_known = replies[0] not in (Any, object) and all(reply == replies[0] for reply in replies)
+            results = type_name(replies[0]) if is_known else ""
+            for member in members:
+                if _members(member) is None:
+                    self._member_of.setdefault(id(member), []).append(number)
+                    self.join([cast("Step[Any]", member)], results)
+        for member in members:
+            self._enter(member)
+
+    def join(self, steps: Iterable[Step[Any]], results: str) -> None:
+        """Note that steps are members of a group with results of this type."""
+        for step in steps:
+            self._results.setdefault(id(step), set()).add(results)
+
+    def plans(self, names: Iterable[str]) -> tuple[StepPlan, ...]:
+        return tuple(self.plan(step, name) for step, name in zip(self.steps, names, strict=True))
+
+    def plan(self, step: Step[Any], name: str) -> StepPlan:
+        after = tuple(self._need(one) for one in step.after)
         match step.part:
             case SignalPart(within=within):
                 return StepPlan(name=name, kind="signal", after=after, seconds=within)
@@ -162,6 +236,7 @@ class _Layout:
                 template, wire = template_of(part.message, self._fill)
                 # Its moments and its headers are checked and converted as those of a message that is sent now.
                 envelope = part.sending.envelope(part.source, name, b"", wire)
+                groups = tuple(dict.fromkeys(self._member_of.get(id(step), ())))
                 return StepPlan(
                     name=name,
                     source=part.source,
@@ -169,6 +244,7 @@ class _Layout:
                     type=wire,
                     template=template,
                     after=after,
+                    groups=groups,
                     group=part.group,
                     key=envelope.key,
                     priority=Priority(part.priority),
@@ -176,26 +252,33 @@ class _Layout:
                     at=envelope.at,
                     lifetime=envelope.lifetime,
                     expires=envelope.expires,
-                    headers=envelope.headers,
-                    undo=None if step.undo is None else self._step(step.undo, f"undo {name}"),
+                    headers=self._headers(step, envelope.headers),
+                    undo=None if step.undo is None else self.plan(step.undo, f"undo {name}"),
                 )
             case group:
                 raise TypeError(f"{group!r} has no message of its own")
 
-    def _fill(self, hole: Hole) -> Piece:
-        return Failures() if hole.origin is None else self._piece(hole.origin, hole.wants)
+    def _headers(self, step: Step[Any], headers: Mapping[str, Json]) -> Mapping[str, Json]:
+        """Return the headers of a step: a member of a group has the type of the group's results, if there is one."""
+        results = self._results.get(id(step))
+        if results is None:
+            return headers
+        found = next(iter(results)) if len(results) == 1 else ""
+        return {**headers, GROUP: found if len(found) <= LONGEST_TYPE else ""}
 
-    def _piece(self, origin: object, wants: Wants) -> Piece:
+    def _fill(self, hole: Hole) -> Piece:
+        return Failures() if hole.origin is None else self.piece(hole.origin, hole.wants)
+
+    def piece(self, origin: object, wants: Wants) -> Need | Gather:
         members = _members(origin)
         if members is None:
-            return Need(self._numbers[id(origin)], wants)
-        number = self._groups.setdefault(id(origin), len(self._groups))
-        return Gather(number, tuple(self._piece(member, wants) for member in members))
+            return Need(self.numbers[id(origin)], wants)
+        return Gather(
+            self._groups.get(id(origin), FIXED), tuple(self.piece(member, wants) for member in members), wants
+        )
 
-    def _needs(self, one: Step[Any] | Group[Any] | Hole) -> Iterable[Need]:
-        origin, wants = (one.origin, one.wants) if isinstance(one, Hole) else (one, "result")
-        for step in _expanded(origin):
-            yield Need(self._numbers[id(step)], wants)
+    def _need(self, one: Step[Any] | Group[Any] | Hole) -> Need | Gather:
+        return self.piece(one.origin, one.wants) if isinstance(one, Hole) else self.piece(one, "result")
 
 
 def _members(origin: object) -> tuple[Step[Any] | Group[Any], ...] | None:

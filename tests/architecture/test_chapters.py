@@ -146,15 +146,16 @@ def test_a_chapter_is_set_in_120_columns(chapter: Path):
 
 
 def test_the_examples_of_the_chapter_on_workflows_run():
-    declared, started, tested = re.findall(
+    declared, started, growing, grown, tested = re.findall(
         r"```python\n(.*?)```", (DOCS / "workflows.md").read_text(encoding="utf-8"), re.DOTALL
     )
     program = (
-        f"{declared}\nimport trio\nfrom actorwork.testing import open_test_system\n"
+        f"{declared}\n{growing}\nimport trio\nfrom actorwork.testing import open_test_system\n"
         "async def main():\n"
-        "    async with open_test_system([Fetcher, Counter]) as system:\n"
+        "    async with open_test_system([Fetcher, Counter, Visitor]) as system:\n"
         "        client = system.client\n"
-        f"{textwrap.indent(started, '        ')}\n{textwrap.indent(tested, '    ')}\n"
+        f"{textwrap.indent(started, '        ')}\n{textwrap.indent(grown, '        ')}\n"
+        f"{textwrap.indent(tested, '    ')}\n"
         "trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))\n"
     )
     exec(compile(program, "docs/workflows.md", "exec"), {"__name__": "chapter"})

@@ -19,8 +19,21 @@ from hypothesis import strategies as st
 
 from actorwork.abc import Broker
 from actorwork.brokers import open_broker
-from actorwork.message import Delivery, Failure
-from actorwork.policy.runs.values import Failures, Gather, Need, Piece, Plan, RunInfo, StepInfo, StepPlan, Wants
+from actorwork.message import FLOW, Delivery, Failure
+from actorwork.policy.runs.values import (
+    RESULT,
+    Expansion,
+    Failures,
+    Gather,
+    Need,
+    Piece,
+    Plan,
+    RunInfo,
+    StepInfo,
+    StepPlan,
+    Wants,
+    read_step_header,
+)
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry
 from actorwork.testing.conformance.fake_consumer import FakeConsumer, open_consumer
 
@@ -30,7 +43,10 @@ _numbers = itertools.count()
 
 @attrs.frozen
 class Story:
-    """`steps`: what each needs, and whether it is a signal, and can be undone. `events`: what happens, to which."""
+    """`steps`: what each needs, and whether it is a signal, and can be undone. `events`: what happens, to which.
+
+    Every step is a member of the group of all that one other step needs, to which "grow" adds two more.
+    """
 
     steps: tuple[tuple[tuple[tuple[int, Wants], ...], bool, bool], ...]
     result: tuple[tuple[int, Wants], ...]
@@ -50,30 +66,52 @@ def stories(draw: st.DrawFn) -> Story:
         steps.append((tuple(sorted(needs.items())), draw(st.integers(0, 7)) == 0, draw(st.booleans())))
     result = draw(st.dictionaries(st.integers(0, count - 1), wants, min_size=1, max_size=3))
     kinds = ["done"] * 5 + ["failed", "failed", "rejected", "again", "cancel", "pause", "resume", "retry", "retry"]
-    kinds += ["signal", "replay", "twice"]
+    kinds += ["signal", "replay", "twice", "grow", "grow"]
     events = draw(st.lists(st.tuples(st.sampled_from(kinds), st.integers(0, 5)), min_size=1, max_size=14))
     return Story(tuple(steps), tuple(sorted(result.items())), tuple(events), draw(st.booleans()), draw(st.booleans()))
 
 
 def plan_of(story: Story, run: str, source: str) -> Plan:
-    def pieces(needs: Sequence[tuple[int, Wants]]) -> tuple[Piece, ...]:
-        return (Gather(0, tuple(Need(step, wants) for step, wants in needs)),)
+    def pieces(number: int, needs: Sequence[tuple[int, Wants]]) -> tuple[Piece, ...]:
+        """What a step needs is a group with its number: of a later member the result is wanted, if of any other."""
+        wants: Wants = "result" if any(wants == "result" for _, wants in needs) else "outcome"
+        return (Gather(number, tuple(Need(step, wants) for step, wants in needs), wants),)
 
-    def message(name: str, *template: Piece, undo: StepPlan | None = None) -> StepPlan:
-        return StepPlan(name=name, source=source, type="Told", template=template, undo=undo)
-
+    every = (*((needs, number) for number, (needs, _, _) in enumerate(story.steps)), (story.result, len(story.steps)))
     steps: list[StepPlan] = []
     for number, (needs, is_signal, is_undone) in enumerate(story.steps):
         name = f"step {number}"
+        groups = tuple(group for others, group in every if number in dict(others))
         if is_signal:
-            steps.append(StepPlan(name=name, kind="signal", after=tuple(Need(*need) for need in needs)))
+            after = tuple(Need(*need) for need in needs)
+            steps.append(StepPlan(name=name, kind="signal", after=after, groups=groups))
         else:
-            undo = message(f"undo {name}", '{"undo":', Need(number), "}") if is_undone else None
-            steps.append(message(name, '{"given":', *pieces(needs), "}", undo=undo))
-    on_error = message("error", '{"failures":', Failures(), "}") if story.tells_errors else None
-    return Plan(
-        id=run, home=source, steps=tuple(steps), result=pieces(story.result), holds=story.holds, on_error=on_error
+            undo = told(source, f"undo {name}", '{"undo":', Need(number), "}") if is_undone else None
+            step = told(source, name, '{"given":', *pieces(number, needs), "}", undo=undo)
+            steps.append(attrs.evolve(step, groups=groups))
+    on_error = told(source, "error", '{"failures":', Failures(), "}") if story.tells_errors else None
+    result = pieces(len(steps), story.result)
+    return Plan(id=run, home=source, steps=tuple(steps), result=result, holds=story.holds, on_error=on_error)
+
+
+def told(source: str, name: str, *template: Piece, undo: StepPlan | None = None) -> StepPlan:
+    return StepPlan(name=name, source=source, type="Told", template=template, undo=undo)
+
+
+def growth(delivery: Delivery, source: str) -> Expansion | None:
+    """Two steps for the group of a step: the first can be undone; the second needs a third, which is in no group."""
+    home, run, number = read_step_header(delivery.headers[FLOW]) or ("", "", 0)
+    if number >= RESULT:
+        return None
+    undo = told(source, "undo more", '{"undo":', Need(0), "}")
+    more = told(source, f"more of {number}", '"more"', undo=undo)
+    group = Gather(0, (Need(2, "outcome"),), "outcome")
+    steps = (
+        more,
+        told(source, f"last of {number}", group),
+        attrs.evolve(told(source, f"before {number}", "1"), groups=(0,)),
     )
+    return Expansion(home=home, run=run, step=number, steps=steps, members=(0, 1))
 
 
 class Teller:
@@ -123,7 +161,8 @@ class Teller:
         self._consumer.waiting.remove(delivery)
         failure = Failure("ValueError", f"number {number}")
         settlements = {"failed": Fail(failure), "rejected": Reject(failure), "again": Retry(0, failure)}
-        settlement = settlements.get(what, Ack(b"%d.0" % number))
+        expands = growth(delivery, self._source) if what == "grow" else None
+        settlement = settlements.get(what, Ack(b"%d.0" % number, expands=expands))
         await self._consumer.settle(delivery, settlement)
         if what == "twice":
             await self._consumer.settle(delivery, Ack(b"99"))

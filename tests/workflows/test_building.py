@@ -187,7 +187,7 @@ def test_everything_that_the_last_step_needs_belongs_to_the_flow() -> None:
     first, side = step(Clerk, Note("first")), step(Clerk, Note("side"))
     last = step(Calculator, Square(2), after=[first, group([side])])
     plan = plan_of(last)
-    assert [one.after for one in plan.steps] == [(), (), (Need(0), Need(1))]
+    assert [one.after for one in plan.steps] == [(), (), (Need(0), Gather(0, (Need(1),)))]
     assert plan.dependents() == {0: {2: "result"}, 1: {2: "result"}, 2: {3: "result"}}
 
 

@@ -83,6 +83,20 @@ STORIES = {
         ),
         tells_errors=True,
     ),
+    "a group grows, and what was added to it grows": Story(
+        one_by_one((), (), [(0, "outcome"), (1, "outcome")]),
+        ((2, "result"),),
+        (("grow", 0), ("failed", 1), ("grow", 2), *[("done", 0)] * 9),
+    ),
+    "a group grows in a pause, while held, and is retried": Story(
+        one_by_one((), (), undo=True),
+        ((0, "result"), (1, "result")),
+        (
+            ("pause", 0), ("grow", 0), ("resume", 0), ("failed", 1), ("grow", 0), ("retry", 0), ("failed", 0),
+            ("cancel", 0), *[("done", 0)] * 6,
+        ),
+        holds=True,
+    ),
     "undoing of three": Story(
         one_by_one((), (), (), (), undo=True),
         ((3, "result"),),

@@ -21,7 +21,7 @@ from actorwork.durations import Duration
 from actorwork.errors import NotRunning
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
     from random import Random
 
@@ -238,6 +238,17 @@ class Context:
         """
         runs = self._runs("continue_with")
         return cast("R", runs.continue_with(flow, next(self._actor.services.ids)))
+
+    def expand(self, steps: Sequence[Step[Any]]) -> None:
+        """Add steps to the group of which the message in flight is a member, atomically with its settlement.
+
+        Steps that wait for the group wait for these members too, and get their results at the end of the list. What the
+        members need is added as well: 1,000 steps at most. Nothing is added if the delivery does not end as handled.
+        Raises `NotRunning` for a message that is no member of a group, and `TypeError`, `ValueError` or `CodecError`
+        for steps that cannot be added; one whose result is of another type than the group's fails the delivery.
+        """
+        runs = self._runs("expand")
+        runs.expand(steps, self.delivery)
 
     def _runs(self, name: str) -> StartedRuns:
         current, _ = self._in_flight(name)

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final, Protocol
 
-from actorwork.policy.runs.values import RESULT, End, Status, Wants
+from actorwork.policy.runs.values import RESULT, End, Expansion, Status, Wants
 
 OPEN: Final = frozenset({Status.STARTED, Status.PAUSED, Status.HELD})
 HOLDING: Final = frozenset({"failed", "rejected", "expired", "lost"})
@@ -81,6 +81,10 @@ class Book(Protocol):
         """Note that a step waits to be retried, because of this end."""
         ...
 
+    def grow(self, step: int, expansion: Expansion) -> None:
+        """Store steps, and the members among them in the groups of `step`: who waits for these waits for all."""
+        ...
+
     def first_held(self) -> tuple[int, End] | None:
         """Return the first step that waits to be retried, and its end."""
         ...
@@ -126,6 +130,15 @@ def end_step(book: Book, step: int, end: End) -> bool:
         _send_ready(book)
     else:
         _finish(book)
+    return True
+
+
+def expand(book: Book, step: int, expansion: Expansion) -> bool:
+    """Add steps to a run by order of one that has not ended; return False if it has, or if the run is over."""
+    if book.status not in OPEN or book.has_ended(step):
+        return False
+    book.grow(step, expansion)
+    _send_ready(book)
     return True
 
 

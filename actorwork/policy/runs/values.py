@@ -1,6 +1,7 @@
 """What a broker stores of a run.
 
     Plan        a flow, laid out: numbered steps, what each needs, and the template of the run's result
+    Expansion   steps that the handler of a step adds to its group
     StepPlan    one step: the message that is sent once its needs have ended, a signal, or a pause of some seconds
     Template    the JSON of a message, cut where the results of other steps belong
     End         how a step ended
@@ -12,7 +13,7 @@ A result travels as the JSON that was settled: templates join pieces of JSON and
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final, Literal, TypeAlias, cast
 
@@ -21,11 +22,17 @@ import attrs
 from actorwork.message import NO_HEADERS, Failure, Json, Outcome, Priority
 
 RESULT: Final = 1_000_000_000
-"""The number of a run's result, which waits for steps as they do, but is never sent. Steps are added to open runs, so it
-is behind all that there may ever be. The message that undoes step n has the number RESULT + 1 + n.
+"""The number of a run's result, which waits for steps as they do, but is never sent.
+
+It is behind all steps that there may ever be, since steps are added to open runs. The message that undoes step n has
+the number RESULT + 1 + n.
 """
 ON_ERROR: Final = 2 * RESULT + 1
 """The number of the message that is sent when the run has failed."""
+FIXED: Final = -1
+"""The number of a list to which nothing can be added."""
+MOST_OF_EXPANSION: Final = 1000
+"""How many steps, and lists of steps, one handler may add to the group of its step: one script adds them."""
 LONGEST_RUN_ID: Final = 200
 """Characters: the id of a step's message is that of its run, a slash and the number."""
 
@@ -83,6 +90,8 @@ class Gather:
 
     group: int
     parts: tuple[Piece, ...]
+    wants: Wants = "result"
+    """What is taken of the members that are appended."""
 
 
 @attrs.frozen
@@ -103,19 +112,62 @@ def needs_of(template: Iterable[Piece]) -> Iterator[Need]:
             yield from needs_of(piece.parts)
 
 
-def template_row(template: Template) -> list[Json]:
-    """Return a template as JSON: a str is text, `[n, "r"]` and `[n, "o"]` are needs, `["g", n, […]]` is a list."""
-    return [_piece_row(piece) for piece in template]
+def groups_in(template: Iterable[Piece]) -> Iterator[int]:
+    """Yield the numbers of all groups in a template to which members can be added."""
+    for piece in template:
+        if isinstance(piece, Gather):
+            if piece.group != FIXED:
+                yield piece.group
+            yield from groups_in(piece.parts)
 
 
-def _piece_row(piece: Piece) -> Json:
+def grown(template: Template, added: Mapping[int, Sequence[int]]) -> Template:
+    """Return a template whose groups have the members that were added to them."""
+    return tuple(
+        attrs.evolve(
+            piece,
+            parts=(*grown(piece.parts, added), *(Need(step, piece.wants) for step in added.get(piece.group, ()))),
+        )
+        if isinstance(piece, Gather)
+        else piece
+        for piece in template
+    )
+
+
+def _same(number: int) -> Json:
+    return number
+
+
+def _undo(number: int) -> Json:
+    return RESULT + 1 + number
+
+
+@attrs.frozen
+class Numbering:
+    """How steps, the messages that undo them, and groups are numbered in what is stored of a plan."""
+
+    step: Callable[[int], Json] = _same
+    undo: Callable[[int], Json] = _undo
+    group: Callable[[int], Json] = _same
+
+
+AS_PLANNED: Final = Numbering()
+
+
+def template_row(template: Iterable[Piece], numbering: Numbering = AS_PLANNED) -> list[Json]:
+    """Return a template as JSON: a str is text, `[n, "r"]` and `[n, "o"]` are needs, `["g", n, […], "r"]` is a list."""
+    return [_piece_row(piece, numbering) for piece in template]
+
+
+def _piece_row(piece: Piece, numbering: Numbering) -> Json:
     match piece:
         case str():
             return piece
         case Need(step=step, wants=wants):
-            return [step, wants[0]]
-        case Gather(group=group, parts=parts):
-            return ["g", group, template_row(parts)]
+            return [numbering.step(step), wants[0]]
+        case Gather(group=group, parts=parts, wants=wants):
+            number = FIXED if group == FIXED else numbering.group(group)
+            return ["g", number, template_row(parts, numbering), wants[0]]
         case Failures():
             return ["f"]
 
@@ -129,10 +181,14 @@ def _piece_from(row: Json) -> Piece:
         return row
     parts = cast("list[Any]", row)
     if parts[0] == "g":
-        return Gather(parts[1], template_from(parts[2]))
+        return Gather(parts[1], template_from(parts[2]), _wanted(parts[3]))
     if parts[0] == "f":
         return Failures()
-    return Need(parts[0], "result" if parts[1] == "r" else "outcome")
+    return Need(parts[0], _wanted(parts[1]))
+
+
+def _wanted(letter: str) -> Wants:
+    return "result" if letter == "r" else "outcome"
 
 
 # ---- ends ----
@@ -194,8 +250,8 @@ class StepPlan:
 
     A `message` is sent to `source` once everything that its template and `after` need has ended; a `signal` waits for a
     value from outside, for `seconds` if given; a `nap` waits `seconds`. `undo` is sent if the run fails or is cancelled
-    after this step is done; the only step that its template needs is this one. `delay`, `at`, `lifetime` and `expires`
-    are as in an `Envelope`.
+    after this step is done; the only step that its template needs is this one. `groups` are those of which it is a
+    member. `delay`, `at`, `lifetime` and `expires` are as in an `Envelope`.
     """
 
     name: str
@@ -204,7 +260,8 @@ class StepPlan:
     actor: str = ""
     type: str | None = None
     template: Template = ()
-    after: tuple[Need, ...] = ()
+    after: tuple[Need | Gather, ...] = ()
+    groups: tuple[int, ...] = ()
     seconds: float | None = None
     group: str | None = None
     key: str | None = None
@@ -220,7 +277,7 @@ class StepPlan:
     def needs(self) -> Mapping[int, Wants]:
         """What it waits for; `result` goes before `outcome` if it wants both of one step."""
         found: dict[int, Wants] = {}
-        for need in (*needs_of(self.template), *self.after):
+        for need in needs_of((*self.template, *self.after)):
             if found.get(need.step) != "result":
                 found[need.step] = need.wants
         return found
@@ -254,16 +311,56 @@ class Plan:
     def needs_of_result(self) -> Mapping[int, Wants]:
         return StepPlan(name="", template=self.result).needs
 
-    def dependents(self) -> Mapping[int, Mapping[int, Wants]]:
+    def dependents(self) -> Mapping[int, Sequence[Dependent]]:
         """Return for every step which others wait for it, and for what; `RESULT` is among them."""
-        found: dict[int, dict[int, Wants]] = {}
-        for number, needs in (*((n, step.needs) for n, step in enumerate(self.steps)), (RESULT, self.needs_of_result)):
-            for step, wants in needs.items():
-                found.setdefault(step, {})[number] = wants
-        return found
+        return _dependents((*enumerate(self.steps), (RESULT, StepPlan(name="", template=self.result))), self.steps)
 
 
-def step_row(step: StepPlan) -> dict[str, Json]:
+@attrs.frozen(kw_only=True)
+class Expansion:
+    """Steps that the handler of step `step` adds to the run: numbered from 0, as are their groups.
+
+    `members` are those that join the groups of which `step` is a member; the others are what these need.
+    """
+
+    home: str
+    run: str
+    step: int
+    steps: tuple[StepPlan, ...]
+    members: tuple[int, ...]
+
+    def dependents(self) -> Mapping[int, Sequence[Dependent]]:
+        """Return which of the new steps wait for which others."""
+        return _dependents(tuple(enumerate(self.steps)), self.steps)
+
+
+@attrs.frozen
+class Dependent:
+    """A step that waits for another one; `is_gathering`, as a member of a group: then for all that are added to it."""
+
+    step: int
+    wants: Wants
+    is_gathering: bool = False
+
+
+def _dependents(
+    waiting: Sequence[tuple[int, StepPlan]], steps: Sequence[StepPlan]
+) -> Mapping[int, Sequence[Dependent]]:
+    found: dict[int, list[Dependent]] = {}
+    for number, plan in waiting:
+        gathered = frozenset(groups_in((*plan.template, *plan.after)))
+        for step, wants in plan.needs.items():
+            dependent = Dependent(number, wants, not gathered.isdisjoint(steps[step].groups))
+            found.setdefault(step, []).append(dependent)
+    return found
+
+
+def number_of_group(first: int, group: int) -> int:
+    """Return the number in a run of a group that came with an expansion whose first step has the number `first`."""
+    return RESULT + first * MOST_OF_EXPANSION + group
+
+
+def step_row(step: StepPlan, numbering: Numbering = AS_PLANNED) -> dict[str, Json]:
     """Return a step as JSON, without defaults."""
     row: dict[str, Any] = {"name": step.name}
     for field in attrs.fields(StepPlan):
@@ -271,13 +368,15 @@ def step_row(step: StepPlan) -> dict[str, Json]:
         if field.name != "name" and value != field.default:
             row[field.name] = value
     if step.template:
-        row["template"] = template_row(step.template)
+        row["template"] = template_row(step.template, numbering)
     if step.after:
-        row["after"] = template_row(step.after)
+        row["after"] = template_row(step.after, numbering)
+    if step.groups:
+        row["groups"] = [numbering.group(group) for group in step.groups]
     if step.headers:
         row["headers"] = dict(step.headers)
     if step.undo is not None:
-        row["undo"] = step_row(step.undo)
+        row["undo"] = step_row(step.undo, numbering)
     if "priority" in row:
         row["priority"] = int(step.priority)
     return row
@@ -287,6 +386,7 @@ def step_from(row: Mapping[str, Any]) -> StepPlan:
     values = dict(row)
     values["template"] = template_from(values.get("template", ()))
     values["after"] = template_from(values.get("after", ()))
+    values["groups"] = tuple(values.get("groups", ()))
     if "priority" in values:
         values["priority"] = Priority(values["priority"])
     if "undo" in values:
@@ -294,7 +394,7 @@ def step_from(row: Mapping[str, Any]) -> StepPlan:
     return StepPlan(**values)
 
 
-def step_header(home: str, run: str, number: int) -> str:
+def step_header(home: str, run: str, number: Json) -> str:
     """Return the value of the header `FLOW`."""
     return f"{home}/{run}/{number}"
 

@@ -2,7 +2,9 @@
 --
 --   actorwork:{<home>}:flow:<run>         the run, a hash: secret (`step_claim` in order.lua), status, reason, title, total, open, holds, ttl, started, ...
 --   actorwork:{<home>}:flow:<run>:steps   number -> JSON: name, kind, source, template, ... ; never changed
---   actorwork:{<home>}:flow:<run>:next    number -> JSON: who waits for it, and whether for the result ('r') or outcome ('o')
+--   actorwork:{<home>}:flow:<run>:next    number -> JSON: who waits for it, whether for the result ('r') or outcome ('o'), and 1 if
+--                                         as a member of a group, for all of whose members it waits
+--   actorwork:{<home>}:flow:<run>:grown   number of a group -> JSON: the steps that were added to it
 --   actorwork:{<home>}:flow:<run>:state   s<number>: 1 sent, 2 ended, 3 held; n<number>: needs left; a<number>: attempts
 --                                         p<number>: the place of its message, to drop it; c<number>: the run in its place
 --   actorwork:{<home>}:flow:<run>:ends    number -> JSON: how, failure, whether caused by another step; not if it is done
@@ -36,7 +38,7 @@ local OPEN = { STARTED = true, PAUSED = true, HELD = true }
 local WAITING = -1 -- The state of a step that lacks something, and so is not in `ready`.
 local HOLDING = { failed = true, rejected = true, expired = true, lost = true }
 local SUFFIXES = { ':steps', ':next', ':state', ':ends', ':values', ':ready', ':fails', ':held', ':asking', ':undo', ':undoes', ':asks',
-  ':signals' }
+  ':signals', ':grown' }
 
 -- What ends a step, and what starts a run, needs these keys, beside those of its messages: asked before anything is done.
 local function needs_of_join(home)
@@ -145,6 +147,16 @@ local function as_failed(name, ended)
   return cjson.encode({ step = name, kind = ended.how, error = failure.type, reason = failure.reason })
 end
 
+-- The places of the steps that were added to a group, after those in the template.
+local function added_to(r, piece)
+  local text = redis.call('HGET', r.at .. ':grown', piece[2])
+  local places = {}
+  for i, step in ipairs(text and cjson.decode(text) or {}) do
+    places[i] = { step, piece[4] }
+  end
+  return places
+end
+
 -- Adds the pieces of a template to `text`: JSON, and the JSON of what other steps returned.
 local function fill(r, template, text, ends, values)
   for _, piece in ipairs(template) do
@@ -157,6 +169,12 @@ local function fill(r, template, text, ends, values)
           text[#text + 1] = ','
         end
         fill(r, { part }, text, ends, values)
+      end
+      for i, place in ipairs(piece.added) do
+        if i > 1 or #piece[3] > 0 then
+          text[#text + 1] = ','
+        end
+        fill(r, { place }, text, ends, values)
       end
       text[#text + 1] = ']'
     elseif piece[1] == 'f' then
@@ -180,11 +198,13 @@ local function fill(r, template, text, ends, values)
   end
 end
 
-local function gather(template, wanted)
+local function gather(r, template, wanted)
   for _, piece in ipairs(template) do
     if type(piece) == 'table' then
       if piece[1] == 'g' then
-        gather(piece[3], wanted)
+        piece.added = added_to(r, piece)
+        gather(r, piece[3], wanted)
+        gather(r, piece.added, wanted)
       elseif piece[1] ~= 'f' then
         wanted[#wanted + 1] = piece[1]
       end
@@ -205,7 +225,7 @@ end
 
 local function text_of(r, template)
   local wanted, text = {}, {}
-  gather(template, wanted)
+  gather(r, template, wanted)
   fill(r, template, text, fetch(r.at .. ':ends', wanted, {}), fetch(r.at .. ':values', wanted, {}))
   return table.concat(text)
 end
@@ -525,6 +545,77 @@ local function add_steps(at, new)
   end
 end
 
+-- Adds steps to a run by order of the handler of one of its steps (streams/plans.py), before that step ends: as members of its
+-- groups, so that all who wait for it as a member wait for them too; and the steps that these members need.
+--
+-- Their numbers are known here only. Where one belongs, the JSON has the word `new.mark`, which no message can contain, followed by
+-- s<n> for the step that is the n-th of them, u<n> for the message that undoes it, g<n> for one of their groups, or p for the
+-- groups of the step itself.
+local function expand_run(new, message_id, claim)
+  local r = run_at(new.home, new.run)
+  if not r or not OPEN[r.status] or claim ~= step_claim(r.secret, message_id) then
+    return
+  end
+  local state, attempt = unpack(redis.call('HMGET', r.state, 's' .. new.step, 'a' .. new.step))
+  if (state ~= '1' and state ~= '3') or id_of(r, new.step, attempt) ~= message_id then
+    return
+  end
+  local first, groups = r.total, plan_of(r, new.step).groups or {}
+  local function number(kind, n)
+    if kind == 's' then
+      return whole(first + n)
+    elseif kind == 'u' then
+      return whole(RESULT + 1 + first + n)
+    elseif kind == 'g' then
+      return whole(RESULT + first * 1000 + n) -- `number_of_group` in policy/runs/values.py
+    end
+    return table.concat(groups, ',')
+  end
+  local function numbered(text)
+    text = string.gsub(text, '"' .. new.mark .. '(%a)(%d*)"', number)
+    return (string.gsub(text, new.mark .. '(%a)(%d*)', number)) -- In the header of a message, which is text within text.
+  end
+  local gathering = {}
+  for _, waits in ipairs(dependents_of(r, new.step)) do
+    if waits[3] then
+      gathering[#gathering + 1] = waits
+    end
+  end
+  local is_member = {}
+  for _, n in ipairs(new.members) do
+    is_member[n] = true
+  end
+  local page = { first = first, steps = {}, needs = new.needs, next = {} }
+  for i, step in ipairs(new.steps) do
+    page.steps[i] = numbered(step)
+    local waits = new.next[i] ~= '' and cjson.decode(numbered(new.next[i])) or {}
+    for _, one in ipairs(is_member[i - 1] and gathering or NONE) do
+      waits[#waits + 1] = one
+    end
+    page.next[i] = #waits > 0 and cjson.encode(waits) or ''
+  end
+  add_steps(r.at, page)
+  for i, state_of_it in ipairs(states_of(r, gathering)) do
+    if state_of_it ~= '2' then
+      redis.call('HINCRBY', r.state, 'n' .. gathering[i][1], #new.members)
+    end
+  end
+  for _, group in ipairs(groups) do
+    local text = redis.call('HGET', r.at .. ':grown', group)
+    local all = text and cjson.decode(text) or {}
+    for _, n in ipairs(new.members) do
+      all[#all + 1] = first + n
+    end
+    redis.call('HSET', r.at .. ':grown', group, cjson.encode(all))
+  end
+  for _, n in ipairs(new.undoes) do
+    redis.call('HSET', r.at .. ':undoes', first + n, 1)
+  end
+  r.total = redis.call('HINCRBY', r.at, 'total', #new.steps)
+  redis.call('HINCRBY', r.at, 'open', #new.steps)
+  send_ready(r)
+end
+
 local close_run -- below
 
 -- Notes that a run is in the place of a step, to be cancelled with its run; returns false if that is over. The header may have
@@ -544,9 +635,8 @@ local function adopt(new)
   return true
 end
 
--- Starts a run from the JSON of streams/runs.py; returns false if there is one with its id.
-local function start_run(text)
-  local new = cjson.decode(text)
+-- Starts a run from the JSON of streams/plans.py; returns false if there is one with its id.
+local function start_run(new)
   local at = 'actorwork:{' .. new.home .. '}:flow:' .. new.run
   if redis.call('EXISTS', 'actorwork:flow:' .. new.run) == 1 then
     return false

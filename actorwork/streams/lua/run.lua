@@ -22,7 +22,7 @@ if what == 'page' then
   return 1
 end
 if what == 'start' then
-  local is_new = start_run(ARGV[2])
+  local is_new = start_run(cjson.decode(ARGV[2]))
   join_all()
   return is_new and 1 or 0
 end

@@ -9,7 +9,8 @@
 --         how many messages it publishes, for each: source, prefix, mark, bit, terms, how many values, those values
 --         kind 'retry': delay in ms, headers; kind 'fail': actor, error, reason, traceback, attempt,
 --           how many dead letters to keep, and for how many ms
---         kind 'start', an ack that starts runs: how many, those as JSON (join.lua)
+--         kind 'start', an ack that starts runs, or adds steps to the one of which it is a step: how many, those as JSON (join.lua);
+--           kind 'expand', one that does no more than the latter
 --       kind 'keep' publishes for a delivery that stays in flight.
 --
 -- Returns the batch's number, which of the settlements (0, 1, ...) were refused because the delivery is not ours any
@@ -115,7 +116,7 @@ while i <= last do
     end
   elseif kind == 'fail' then
     i = i + 7
-  elseif kind == 'start' then
+  elseif kind == 'start' or kind == 'expand' then
     i = i + 1 + ARGV[extras]
   end
 
@@ -198,9 +199,14 @@ while i <= last do
           'id', message_id,
         }, dead, ARGV[extras + 5], whole(now_ms() - ARGV[extras + 6]))
       end
-      if kind == 'start' then
+      if kind == 'start' or kind == 'expand' then
         for run = extras + 1, extras + ARGV[extras] do
-          start_run(ARGV[run])
+          local new = cjson.decode(ARGV[run])
+          if new.mark then
+            expand_run(new, message_id, claim)
+          else
+            start_run(new)
+          end
         end
       end
       if outcome ~= '' then
