@@ -23,17 +23,20 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from actorwork.abc import (
         AbstractCronSchedule as AbstractCronSchedule,
+        FunctionActor as FunctionActor,
         Middleware as Middleware,
         PublishMiddleware as PublishMiddleware,
     )
     from actorwork.actors.actor import Actor as Actor
     from actorwork.actors.context.context import Context as Context
+    from actorwork.actors.context.current import current_context as current_context
     from actorwork.actors.decorators import (
         circuit_breaker as circuit_breaker,
         rate_limit as rate_limit,
         retry as retry,
         timeout as timeout,
     )
+    from actorwork.actors.functions import actor as actor
     from actorwork.actors.handlers.table import receive as receive
     from actorwork.actors.refs.pool import PoolRef as PoolRef
     from actorwork.actors.refs.ref import ActorRef as ActorRef
@@ -178,6 +181,7 @@ _AT_FIRST_USE: Final = {
     "Fail": "actorwork.errors",
     "Failure": "actorwork.message",
     "Fixed": "actorwork.policy.retry",
+    "FunctionActor": "actorwork.abc",
     "Held": "actorwork.state.lock",
     "Ignore": "actorwork.errors",
     "Intensity": "actorwork.policy.restart",
@@ -231,8 +235,10 @@ _AT_FIRST_USE: Final = {
     "TriggerRecord": "actorwork.message",
     "Uniform": "actorwork.policy.retry",
     "Unique": "actorwork.message",
+    "actor": "actorwork.actors.functions",
     "check_child_specs": "actorwork.actors.tree.spec",
     "circuit_breaker": "actorwork.actors.decorators",
+    "current_context": "actorwork.actors.context.current",
     "next_times": "actorwork.policy.schedule",
     "open_client": "actorwork.clients.opening",
     "open_system": "actorwork.runtime.system",
@@ -301,6 +307,7 @@ __all__ = [
     "Fail",
     "Failure",
     "Fixed",
+    "FunctionActor",
     "Held",
     "Ignore",
     "Intensity",
@@ -354,8 +361,10 @@ __all__ = [
     "TriggerRecord",
     "Uniform",
     "Unique",
+    "actor",
     "check_child_specs",
     "circuit_breaker",
+    "current_context",
     "next_times",
     "open_client",
     "open_system",

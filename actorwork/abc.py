@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar
 
 import attrs
 
@@ -25,6 +25,7 @@ from actorwork.message import (
     Delivery,
     Envelope,
     Json,
+    Message,
     Outcome,
     Pause,
     PauseKind,
@@ -32,11 +33,27 @@ from actorwork.message import (
     TriggerRecord,
 )
 from actorwork.policy.settlement import Settlement
-from actorwork.settings import DeadLetterSettings
+from actorwork.settings import DeadLetterSettings, Settings
 from actorwork.shown import Shown
 
 if TYPE_CHECKING:
     from actorwork.policy.runs.values import Plan, RunInfo, StepInfo
+
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class FunctionActor(Protocol[P, R_co]):
+    """A function that `@actor` has made an actor, with its parameters and the type that it returns."""
+
+    settings: Settings
+
+    def message(self, *args: P.args, **kwargs: P.kwargs) -> Message[Any, R_co]:
+        """Return the message that has the function called with these arguments, for refs, `publish` and `step`.
+
+        Raises `MessageRefused` for arguments that the function does not take.
+        """
+        ...
 
 
 class EventSink(Protocol):

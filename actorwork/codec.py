@@ -76,9 +76,9 @@ def _make_encode() -> Callable[[Json, int], Iterable[str]]:
 _encode: Final = _make_encode()
 
 
-def wire_name(cls: type) -> str:
-    """Return the name of a message's type in a stream: its `__wire_name__`, or the name of the class."""
-    name: str = getattr(cls, "__wire_name__", cls.__name__)
+def wire_name(cls: type) -> str | None:
+    """Return the name of a message's type in a stream: `__wire_name__` (None: none), or the name of the class."""
+    name: str | None = getattr(cls, "__wire_name__", cls.__name__)
     return name
 
 

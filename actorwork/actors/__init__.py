@@ -4,6 +4,7 @@ Read it downwards: a file imports only from lines below its own (a contract of i
 needs of something above it, it declares as a Protocol.
 
     life            an actor's cell, its incarnations, its place at the broker: where the parts are put together
+    functions       @actor, which makes an actor class of a function
     actor           the base class of every actor
     decorators      @retry, @timeout, @rate_limit, @circuit_breaker
     execution       how an item of the mailbox is handled, to its settlement or its reply

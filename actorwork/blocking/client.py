@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
 from actorwork.actors.tree.hooks import Hooks
 from actorwork.blocking.driver import run
@@ -13,7 +13,7 @@ from actorwork.clients import client as clients
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from actorwork.abc import Broker
+    from actorwork.abc import Broker, FunctionActor
     from actorwork.actors.actor import Actor
     from actorwork.clients.refs import Receipt as AsyncReceipt, Status as MessageStatus, StreamRef
     from actorwork.clients.runs import Run as AsyncRun
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 A = TypeVar("A", bound=Hooks)
 A_co = TypeVar("A_co", covariant=True)
+P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
@@ -72,10 +73,22 @@ class Client:
     @overload
     def ref(self, actor: type[A]) -> Ref[A]: ...
     @overload
-    def ref(self, actor: str) -> Ref[Any]: ...
-    def ref(self, actor: type[Hooks] | str) -> Ref[Any]:
+    def ref(self, actor: FunctionActor[..., Any] | str) -> Ref[Any]: ...
+    def ref(self, actor: Any) -> Ref[Any]:
         """Return a ref to an actor by its class, or by its title if the class is in another program."""
         return Ref(self._client.ref(actor))
+
+    def call(self, function: FunctionActor[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Have a function called that `@actor` made an actor, wherever it runs, and return what it returns."""
+        return run(self._client.call(function, *args, **kwargs))
+
+    def submit(self, function: FunctionActor[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Receipt[R]:
+        """Have a function called later; the receipt has its end."""
+        return Receipt(run(self._client.submit(function, *args, **kwargs)))
+
+    def tell(self, function: FunctionActor[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Have a function called later."""
+        run(self._client.tell(function, *args, **kwargs))
 
     def publish(self, source: str, message: object, **options: Unpack[SendOptions]) -> str:
         """Send a message to a source, for every actor that reads it; return the id under which it is stored."""

@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from random import Random
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
 from actorwork import settings
-from actorwork.abc import Broker, EventSink
+from actorwork.abc import Broker, EventSink, FunctionActor
 from actorwork.actors.handlers.table import handlers_of
 from actorwork.actors.tree.hooks import Hooks, no_title
 from actorwork.clients.identity import whoami
-from actorwork.clients.refs import StreamRef
+from actorwork.clients.refs import Receipt, StreamRef
 from actorwork.clients.sender import Sender, source_name
 from actorwork.durations import Duration
 from actorwork.errors import BrokerError
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from actorwork.workflows.steps import Group, Step
 
 A = TypeVar("A", bound=Hooks)
+P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
@@ -153,8 +154,8 @@ class Client:
     @overload
     def ref(self, actor: type[A]) -> StreamRef[A]: ...
     @overload
-    def ref(self, actor: str) -> StreamRef[Any]: ...
-    def ref(self, actor: type[Hooks] | str) -> StreamRef[Any]:
+    def ref(self, actor: FunctionActor[..., Any] | str) -> StreamRef[Any]: ...
+    def ref(self, actor: Any) -> StreamRef[Any]:
         """Return a ref to an actor by its class, or by its title if the class is in another program.
 
         With a class, messages are checked against its handlers before they are sent.
@@ -163,6 +164,24 @@ class Client:
         if isinstance(actor, str):
             return StreamRef(self._sender, settings.Settings(title=title), None)
         return StreamRef(self._sender, actor.settings, handlers_of(actor))
+
+    # ---- functions that are actors ----
+
+    async def call(self, function: FunctionActor[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Have a function called that `@actor` made an actor, wherever it runs, and return what it returns.
+
+        Waits for 30 seconds. As `ref(function).ask(function.message(…))`, which takes `timeout` and the other options,
+        and raises what this raises.
+        """
+        return await self.ref(function).ask(function.message(*args, **kwargs))
+
+    async def submit(self, function: FunctionActor[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Receipt[R]:
+        """Have a function called later, as `ref(function).submit(function.message(…))`; the receipt has its end."""
+        return await self.ref(function).submit(function.message(*args, **kwargs))
+
+    async def tell(self, function: FunctionActor[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Have a function called later, as `ref(function).tell(function.message(…))`."""
+        await self.ref(function).tell(function.message(*args, **kwargs))
 
     async def publish(self, source: str, message: object, **options: Unpack[SendOptions]) -> str:
         """Send a message to a source, for every actor that reads it; return the id under which it is stored.

@@ -31,7 +31,7 @@ from actorwork.runtime.options import Options, SystemOptions, refuse_unknown
 from actorwork.telemetry.logs import GuardedSink, LogSink
 
 if TYPE_CHECKING:
-    from actorwork.abc import Broker, EventSink
+    from actorwork.abc import Broker, EventSink, FunctionActor
     from actorwork.actors.actor import Actor
     from actorwork.actors.refs.pool import PoolRef
     from actorwork.actors.refs.ref import ActorRef
@@ -80,7 +80,11 @@ class System:
 
     # ---- its actors ----
 
-    def ref(self, actor: type[A]) -> ActorRef[A]:
+    @overload
+    def ref(self, actor: type[A]) -> ActorRef[A]: ...
+    @overload
+    def ref(self, actor: FunctionActor[..., Any]) -> ActorRef[Any]: ...
+    def ref(self, actor: Any) -> ActorRef[Any]:
         """Return the local ref of an actor of this system; raises `LookupError` for one that is not in the tree."""
         settings = getattr(actor, "settings", None)
         cell = self._by_title.get(settings.title) if settings is not None else None

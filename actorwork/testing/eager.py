@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast, overload
 
 from actorwork.actors.actor import Actor
 from actorwork.actors.handlers.table import handlers_of
@@ -21,18 +21,20 @@ from actorwork.workflows.flow import Flow
 from actorwork.workflows.steps import Group, Step
 
 if TYPE_CHECKING:
+    from actorwork.abc import FunctionActor
     from actorwork.clients.runs import Run
 
 R = TypeVar("R")
+Actors: TypeAlias = "Sequence[type[Actor] | FunctionActor[..., Any] | Child]"
 
 
 @overload
-async def run_eagerly(work: Flow[R] | Step[R], actors: Sequence[type[Actor] | Child], /) -> R: ...
+async def run_eagerly(work: Flow[R] | Step[R], actors: Actors, /) -> R: ...
 @overload
-async def run_eagerly(work: Group[R], actors: Sequence[type[Actor] | Child], /) -> list[R]: ...
+async def run_eagerly(work: Group[R], actors: Actors, /) -> list[R]: ...
 @overload
-async def run_eagerly(work: object, actors: Sequence[type[Actor] | Child], /) -> Any: ...
-async def run_eagerly(work: Any, actors: Sequence[type[Actor] | Child], /) -> Any:
+async def run_eagerly(work: object, actors: Actors, /) -> Any: ...
+async def run_eagerly(work: Any, actors: Actors, /) -> Any:
     """Run a flow, a step or a message with these actors; return its result.
 
     A message goes to the first actor that takes it. Raises `MessageFailed` as a client would, and `MessageRefused` if
@@ -49,7 +51,7 @@ async def run_eagerly(work: Any, actors: Sequence[type[Actor] | Child], /) -> An
         return value
 
 
-def _actor_for(message: object, actors: Sequence[type[Actor] | Child]) -> type[Actor]:
+def _actor_for(message: object, actors: Actors) -> type[Actor]:
     for actor in actors:
         cls = actor.actor if isinstance(actor, Child) else actor
         if isinstance(cls, type) and issubclass(cls, Actor) and handlers_of(cls).find(message) is not None:

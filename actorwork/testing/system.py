@@ -12,12 +12,13 @@ import json
 import math
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar, Unpack
+from typing import Any, Final, TypeAlias, TypeVar, Unpack, overload
 
 import attrs
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from actorwork.abc import FunctionActor
 from actorwork.actors.actor import Actor
 from actorwork.actors.refs.ref import ActorRef
 from actorwork.clients.client import Client
@@ -35,6 +36,8 @@ from actorwork.testing.memory import MemoryBroker
 
 A = TypeVar("A", bound=Actor)
 E = TypeVar("E")
+Target: TypeAlias = str | type[Actor] | FunctionActor[..., Any]
+"""An actor, by its class, or a source."""
 
 ROUNDS: Final = 300
 """How often `drain(scheduled=True)` waits for more than was scheduled before: what schedules itself never ends."""
@@ -47,7 +50,7 @@ class Sent:
     message: Json
     envelope: Envelope
 
-    def fits(self, target: str | type[Actor], kind: type | None, partial: dict[str, Json]) -> bool:
+    def fits(self, target: Target, kind: type | None, partial: dict[str, Json]) -> bool:
         """Return whether it was sent to that actor or source, is of that kind, and has these fields."""
         envelope, message = self.envelope, self.message
         if isinstance(target, str):
@@ -83,7 +86,11 @@ class TestSystem:
         """The faults that are to happen."""
         return self.broker.faults
 
-    def ref(self, actor: type[A]) -> ActorRef[A]:
+    @overload
+    def ref(self, actor: type[A]) -> ActorRef[A]: ...
+    @overload
+    def ref(self, actor: FunctionActor[..., Any]) -> ActorRef[Any]: ...
+    def ref(self, actor: Any) -> ActorRef[Any]:
         """Return the local ref of an actor of this system."""
         return self.system.ref(actor)
 
@@ -128,7 +135,7 @@ class TestSystem:
         """The messages that could not be handled."""
         return self.broker.dead_letters.all
 
-    def sent(self, target: str | type[Actor], kind: type | None = None, /, **partial: object) -> list[Sent]:
+    def sent(self, target: Target, kind: type | None = None, /, **partial: object) -> list[Sent]:
         """Return what was sent through the broker to an actor or a source, by clients and actors, in order.
 
         With `kind` (an attrs class or a dataclass), and with the values of some fields, only what has these.
@@ -137,20 +144,20 @@ class TestSystem:
         everything = (Sent(_read(envelope.data), envelope) for envelope in self.broker.sent)
         return [one for one in everything if one.fits(target, kind, wanted)]
 
-    def assert_sent(self, target: str | type[Actor], kind: type | None = None, /, **partial: object) -> Sent:
+    def assert_sent(self, target: Target, kind: type | None = None, /, **partial: object) -> Sent:
         """Assert that such a message was sent, and return the first one."""
         found = self.sent(target, kind, **partial)
         if not found:
             raise AssertionError(f"nothing was sent {_described(target, kind, partial)}; {self._sent_to(target)}")
         return found[0]
 
-    def refute_sent(self, target: str | type[Actor], kind: type | None = None, /, **partial: object) -> None:
+    def refute_sent(self, target: Target, kind: type | None = None, /, **partial: object) -> None:
         """Assert that no such message was sent."""
         found = self.sent(target, kind, **partial)
         if found:
             raise AssertionError(f"{len(found)} sent {_described(target, kind, partial)}: {found[0].message!r}")
 
-    def _sent_to(self, target: str | type[Actor]) -> str:
+    def _sent_to(self, target: Target) -> str:
         there = [f"{one.envelope.type or ''}{one.message}" for one in self.sent(target)]
         return f"sent there: {', '.join(there)}" if there else f"sent elsewhere: {len(self.broker.sent)} messages"
 
@@ -204,8 +211,8 @@ def _read(data: bytes) -> Json:
     return message
 
 
-def _described(target: str | type[Actor], kind: type | None, partial: dict[str, Any]) -> str:
-    whom = repr(target) if isinstance(target, str) else target.__qualname__
+def _described(target: Target, kind: type | None, partial: dict[str, Any]) -> str:
+    whom = repr(target) if isinstance(target, str) else getattr(target, "__qualname__", target)
     what = f" of {kind.__qualname__}" if kind is not None else ""
     fields = f" with {', '.join(f'{name}={value!r}' for name, value in partial.items())}" if partial else ""
     return f"to {whom}{what}{fields}"

@@ -17,10 +17,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, Generic, Protocol, TypedDict, TypeVar, Unpack, cast, overload
+from typing import Any, Final, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, cast, overload
 
 import attrs
 
+from actorwork.abc import FunctionActor
 from actorwork.durations import IN_WORDS, Duration, as_seconds
 from actorwork.errors import SettingsError
 from actorwork.message import Json, Message, Priority, Untyped, declared_reply
@@ -33,6 +34,7 @@ from actorwork.workflows.templates import holes_of
 
 A = TypeVar("A")
 B = TypeVar("B")
+P = ParamSpec("P")
 R = TypeVar("R")
 R1 = TypeVar("R1")
 R2 = TypeVar("R2")
@@ -192,6 +194,7 @@ class Group(Generic[R_co]):
 def step(
     actor: type[A],
     message: Message[A, R],
+    /,
     *,
     undo: Callable[[R], Step[Any]] | None = None,
     **options: Unpack[StepOptions],
@@ -200,23 +203,46 @@ def step(
 def step(
     actor: type[Any] | str,
     message: Untyped,
+    /,
     *,
     undo: Callable[[Any], Step[Any]] | None = None,
     **options: Unpack[StepOptions],
 ) -> Step[Any]: ...
+@overload
 def step(
+    actor: FunctionActor[..., Any],
+    message: Message[Any, R],
+    /,
+    *,
+    undo: Callable[[R], Step[Any]] | None = None,
+    **options: Unpack[StepOptions],
+) -> Step[R]: ...
+@overload
+def step(actor: FunctionActor[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Step[R]: ...
+def step(actor: Any, /, *args: Any, **options: Any) -> Step[Any]:
+    """Return a step: a message for an actor, named by its class, or by its title if the class is in another program.
+
+        step(Fetcher, Fetch(url))
+        step(send_mail, to=user.result)              a function that `@actor` made an actor, with its arguments
+        step(send_mail, send_mail.message(to="ann"), after=[user])
+
+    With a class, the message is checked against the actor's handlers. `undo` is called now, with a stand-in for the
+    step's result, and returns the step that is sent if the run fails or is cancelled after this one is done. Raises
+    `MessageRefused`, and `TypeError` or `ValueError` for options that do not fit.
+    """
+    function: Any = getattr(actor, "__function__", None)
+    if function is not None and not (len(args) == 1 and isinstance(args[0], actor.message_class)):
+        return _step(actor, actor.message(*args, **options))
+    return _step(actor, *args, **options)
+
+
+def _step(
     actor: type[Any] | str,
     message: Any,
     *,
     undo: Callable[[Any], Step[Any]] | None = None,
     **options: Unpack[StepOptions],
 ) -> Step[Any]:
-    """Return a step: a message for an actor, named by its class, or by its title if the class is in another program.
-
-    With a class, the message is checked against the actor's handlers. `undo` is called now, with a stand-in for the
-    step's result, and returns the step that is sent if the run fails or is cancelled after this one is done. Raises
-    `MessageRefused`, and `TypeError` or `ValueError` for options that do not fit.
-    """
     settings, reply = _addressed(actor, message)
     name = options.pop("name", None)
     after = options.pop("after", ())

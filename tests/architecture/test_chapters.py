@@ -180,3 +180,17 @@ def test_the_examples_of_the_chapter_on_clients_run(tmp_path: Path):
         for example in examples:
             exec(compile(example, "docs/clients.md", "exec"), {"__name__": "chapter", "url": url})
         program.communicate("", timeout=30)
+
+
+def test_the_examples_of_the_chapter_on_functions_run():
+    declared, *used = re.findall(r"```python\n(.*?)```", (DOCS / "functions.md").read_text(encoding="utf-8"), re.DOTALL)
+    program = (
+        f"{declared}\nimport trio\nfrom actorwork.testing import open_test_system\n"
+        "from actorwork.workflows import group, step\n"
+        "async def main():\n"
+        "    async with open_test_system([send_mail, total, size]) as system:\n"
+        "        client = system.client\n"
+        f"{textwrap.indent(chr(10).join(used), '        ')}\n"
+        "trio.run(main)\n"
+    )
+    exec(compile(program, "docs/functions.md", "exec"), {"__name__": "chapter"})

@@ -39,7 +39,7 @@ from actorwork.state.shared import Shared
 from actorwork.streams.transport.address import Address
 from actorwork.testing.redis_server import RedisServer, open_redis_server
 from actorwork.workflows import Status, chord, step
-from tests.workflows.shop import Calculator, Clerk, Flaky, Note, Square, Sum, Wait
+from tests.workflows.shop import Calculator, Clerk, Flaky, Note, Square, Sum, Wait, double
 
 
 @pytest.fixture(params=["sqlite", "redis"])
@@ -58,7 +58,7 @@ def node(url: str) -> Generator[None]:
     tokens: list[trio.lowlevel.TrioToken] = []
 
     async def main() -> None:
-        async with open_system([Calculator, Clerk], broker=url):
+        async with open_system([Calculator, Clerk, double], broker=url):
             tokens.append(trio.lowlevel.current_trio_token())
             started.set()
             await stop.wait()
@@ -93,6 +93,8 @@ def test_a_sync_client_sends_asks_and_finds_results(at_work: str) -> None:
         assert receipt.status() == "done"
         assert client.ref("calculator").receipt(receipt.id).result() == 25
         assert client.statistics() == {"sent": 5, "asked": 1}
+        client.tell(double, 1)
+        assert client.call(double, number=4) == client.submit(double, 4).result(timeout=10) == 8
 
 
 def test_a_sync_client_raises_what_the_other_clients_raise(at_work: str) -> None:
@@ -368,6 +370,8 @@ def test_an_asyncio_client_sends_asks_and_finds_results(at_work: str) -> None:
             receipt = await calculator.submit(Square(5))
             assert await receipt.result(timeout=10) == 25
             assert await receipt.status() == "done"
+            await client.tell(double, 1)
+            assert await client.call(double, 4) == await (await client.submit(double, number=4)).result() == 8
             with pytest.raises(MessageFailed, match="3 is odd"):
                 await calculator.ask(Flaky(3), timeout=10)
             numbers = await asyncio.gather(*(calculator.ask(Square(number)) for number in range(200)))

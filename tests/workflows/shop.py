@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 import trio
 
-from actorwork import Actor, Message, Reject, Retry, Settings, receive
+from actorwork import Actor, Message, Reject, Retry, Settings, actor, receive
 from actorwork.workflows import Done, Failed, group, step
 
 
@@ -73,6 +73,11 @@ class Note(Message["Clerk", str]):
 @attrs.frozen
 class Undo(Message["Clerk", None]):
     what: Any
+
+
+@actor(title="doubles")
+async def double(number: int) -> int:
+    return 2 * number
 
 
 class Calculator(Actor):

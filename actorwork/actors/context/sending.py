@@ -6,13 +6,14 @@ actor's code uses; `clients` has the classes, and their docstrings say the rest.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from actorwork.actors.tree.hooks import Hooks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from actorwork.abc import FunctionActor
     from actorwork.durations import Duration
     from actorwork.message import Message, Untyped
     from actorwork.policy.runs.values import RunInfo, Status
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 A = TypeVar("A", bound=Hooks)
 A_co = TypeVar("A_co", covariant=True)
+P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
@@ -75,7 +77,10 @@ class SendingClient(Protocol):
     @overload
     def ref(self, actor: type[A]) -> DurableRef[A]: ...
     @overload
-    def ref(self, actor: str) -> DurableRef[Any]: ...
+    def ref(self, actor: FunctionActor[..., Any] | str) -> DurableRef[Any]: ...
+    async def call(self, function: FunctionActor[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    async def submit(self, function: FunctionActor[P, R], /, *args: P.args, **kwargs: P.kwargs) -> SentMessage[R]: ...
+    async def tell(self, function: FunctionActor[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> None: ...
     @overload
     async def start(self, flow: Flow[R] | Step[R], *, id: str | None = None) -> StartedRun[R]: ...
     @overload

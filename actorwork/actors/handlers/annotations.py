@@ -63,6 +63,15 @@ def keep_local_names(cls: type, frame: FrameType | None) -> None:
             _resolve_records(hint, scopes)
 
 
+def keep_names(cls: type, functions: Iterable[Callable[..., Any]], frame: FrameType | None) -> None:
+    """Keep what functions name that a class stands for, out of the frame in which they are decorated."""
+    scopes = list(_scopes(frame))
+    kept = _Names(scopes)
+    for function in functions:
+        kept.add_all(_annotations_of(function))
+    setattr(cls, _KEPT, {**kept.found, **vars(cls).get(_KEPT, {}), "__function_class__": cls})
+
+
 def hints_of(function: Callable[..., Any], cls: type | None) -> dict[str, Any]:
     """Return the annotations of a handler as types; raises `NameError`."""
     names: dict[str, Any] = {}
@@ -70,7 +79,7 @@ def hints_of(function: Callable[..., Any], cls: type | None) -> dict[str, Any]:
         names |= vars(base).get(_KEPT, {})
         # Classes that are nested in the actor. A method may be called like a type: so types alone.
         names |= {name: value for name, value in vars(base).items() if isinstance(value, type)}
-    return typing.get_type_hints(function, localns={**function.__globals__, **names} if names else None)
+    return typing.get_type_hints(function, localns={**inspect.unwrap(function).__globals__, **names} if names else None)
 
 
 def resolved(reference: object, module: str, cls: type) -> Any:

@@ -341,7 +341,8 @@ class HandlerTable:
                     raise SettingsError(
                         f"{where}: two messages are called {name!r} on the wire; give one a __wire_name__"
                     )
-                self._by_wire[name] = handler
+                if name is not None:
+                    self._by_wire[name] = handler
             self._accepts.append(
                 getattr(option, "__qualname__", str(option)) if get_origin(option) is None else str(option)
             )

@@ -122,7 +122,7 @@ class Incarnation:
         actor = self.actor
         failure: BaseException | None = None
         try:
-            self.instance = actor.child.factory()
+            self.instance = actor.child.make()
             self.instance.context = Context(actor, self)
             if has_hooks(actor.child.actor):
                 # Imported here and below: a program without any of it starts faster.

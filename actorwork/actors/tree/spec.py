@@ -103,6 +103,11 @@ class Child(Shown, Generic[A_co]):
                     "Child wants an actor class, a functools.partial of one, or an async function,"
                     f" got {self.factory!r}"
                 )
+        elif hasattr(actor, "__make__") and self.factory is not actor:
+            raise SettingsError(
+                f"{actor.__qualname__} is a function, whose arguments come with its messages: write"
+                f" Child({actor.__qualname__}), without a partial"
+            )
         elif self.reads and not has_settings(actor):
             raise SettingsError(f"Child(…, reads=True): {no_title(actor)}")
 
@@ -111,6 +116,12 @@ class Child(Shown, Generic[A_co]):
         """The actor class, or None for a task."""
         inner = innermost(self.factory)
         return inner if isinstance(inner, type) and issubclass(inner, Hooks) else None
+
+    def make(self) -> Any:
+        """Make the actor of one incarnation."""
+        # To call a function that is an actor is to call the function.
+        make = getattr(self.actor, "__make__", self.factory)
+        return make()
 
     @property
     def settings(self) -> Settings:
