@@ -26,9 +26,12 @@ from actorwork.message import (
     Envelope,
     Json,
     Message,
+    MessageInfo,
     Outcome,
     Pause,
     PauseKind,
+    Progress,
+    Status,
     TriggerDefinition,
     TriggerRecord,
 )
@@ -137,6 +140,16 @@ class Node(Protocol):
 
     async def release_deliveries(self, subscription: Subscription, deliveries: Sequence[Delivery]) -> None:
         """Release deliveries, each in its place and without counting the attempt; another node takes them at once."""
+        ...
+
+    def note(
+        self, subscription: Subscription, delivery: Delivery, status: Status, progress: Progress | None = None
+    ) -> None:
+        """Note where a tracked delivery is in its life: STARTED, perhaps with how far its handler is. Never waits.
+
+        Several notes of one delivery become one, and those of a delivery that is settled at once none. What comes from
+        a delivery that another node has been given since is dropped.
+        """
         ...
 
     def resume(self, subscription: Subscription) -> None:
@@ -416,6 +429,22 @@ class Pauses(Protocol):
         ...
 
 
+class States(Protocol):
+    """The lives of tracked messages: of those that were submitted, and of the steps of runs."""
+
+    async def find(self, source: str, id: str) -> MessageInfo | None:
+        """Return what is known of a message; None if it is not tracked, was never sent, or is kept no longer."""
+        ...
+
+    async def locate(self, id: str) -> str | None:
+        """Return the source of a tracked message, or None."""
+        ...
+
+    async def forget(self, source: str, id: str) -> bool:
+        """Delete what is kept of a message that is over, its outcome too; return whether there was one."""
+        ...
+
+
 class Runs(Protocol):
     """The runs of workflows."""
 
@@ -496,6 +525,9 @@ class Broker(Protocol):
 
     @property
     def runs(self) -> Runs: ...
+
+    @property
+    def states(self) -> States: ...
 
     async def publish(self, envelopes: Sequence[Envelope]) -> int:
         """Store messages; return how many were new (a message whose id was seen before is dropped).

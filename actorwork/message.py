@@ -5,6 +5,7 @@
     Delivery    one attempt to handle a message, as a broker passes it to an actor
     Priority    how urgent a message is
     Unique      which of several messages are one and the same
+    Status      where a message is in its life; MessageInfo is all that is known of it, Progress how far its handler is
     Failure     an error as text, so that it can travel and be stored
     Outcome     the result of a message, for a sender that asked for it
     DeadLetter  a message that failed for good, stored
@@ -181,6 +182,35 @@ class Delivery(Shown):
     expires: float | None = None
 
 
+class Status(enum.StrEnum):
+    """Where a message or a run is in its life. It only goes forward; PAUSED and HELD are states of open runs."""
+
+    UNKNOWN = "UNKNOWN"
+    PENDING = "PENDING"
+    RECEIVED = "RECEIVED"
+    STARTED = "STARTED"
+    RETRY = "RETRY"
+    PAUSED = "PAUSED"
+    HELD = "HELD"
+    SUCCESS = "SUCCESS"
+    FAILURE = "FAILURE"
+    REJECTED = "REJECTED"
+    CANCELLED = "CANCELLED"
+    EXPIRED = "EXPIRED"
+
+    @property
+    def is_final(self) -> bool:
+        return self in _FINAL
+
+
+_FINAL: Final = frozenset({Status.SUCCESS, Status.FAILURE, Status.REJECTED, Status.CANCELLED, Status.EXPIRED})
+
+
+def is_tracked(headers: Mapping[str, Json]) -> bool:
+    """Whether the broker keeps the life of a message: it was submitted, or is a step of a run."""
+    return RESULT_TTL in headers or FLOW in headers
+
+
 def is_result_wanted(headers: Mapping[str, Json]) -> bool:
     """Whether the result of a message is wanted: as a reply, stored at the broker, or by the steps after it."""
     return REPLY_TO in headers or RESULT_TTL in headers or FLOW in headers
@@ -214,6 +244,48 @@ class Outcome(Shown):
     status: Literal["done", "failed", "rejected"]
     value: bytes = b"null"
     failure: Failure | None = None
+
+
+@attrs.frozen(repr=False)
+class Progress(Shown):
+    """How far a handler is: `done` of `total`, in units of its own.
+
+    `state` is a word of its own for what it is doing, and `meta` whatever else it reports.
+    """
+
+    done: float = 0
+    total: float | None = None
+    note: str = ""
+    state: str = "PROGRESS"
+    meta: Mapping[str, Json] = NO_HEADERS
+
+
+@attrs.frozen(kw_only=True, repr=False)
+class MessageInfo(Shown):
+    """What is known of the life of a tracked message; times in seconds since the epoch, by the broker's clock.
+
+    `attempt` and `deliveries` count from 1, and are 0 until a node has been given the message: deliveries are those of
+    the present attempt, more than one after crashes. `node` is the incarnation, and `actor` the title, that it was
+    given to last. `received` and `started` are of the present attempt. `failure` is that of the last attempt, if it has
+    failed, without its traceback while the message is to be tried again. `version` grows with every change.
+    """
+
+    id: str
+    source: str = ""
+    status: Status = Status.UNKNOWN
+    attempt: int = 0
+    deliveries: int = 0
+    actor: str = ""
+    node: str = ""
+    sent: float | None = None
+    received: float | None = None
+    started: float | None = None
+    ended: float | None = None
+    progress: Progress | None = None
+    failure: Failure | None = None
+    reason: str = ""
+    """Why it has ended without success, or is to be tried again; in words."""
+    version: int = 0
 
 
 @attrs.frozen(repr=False)

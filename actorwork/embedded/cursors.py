@@ -75,7 +75,7 @@ class Cursor:
         taken: list[Batch] = []
         for channel in self.held:
             batch = store.reading.take_suspect(channel, self.lease.number)
-            taken.append(_with_owners(store, channel, batch))
+            taken.append(_completed(store, channel, batch, self.lease.number))
             if batch.deliveries:
                 break
         return taken
@@ -111,7 +111,7 @@ class Cursor:
             share = math.ceil(room / (len(ready) - position))
             batch = store.reading.take(channel, self.lease.number, share)
             room -= len(batch.deliveries)
-            taken.append(_with_owners(store, channel, batch))
+            taken.append(_completed(store, channel, batch, self.lease.number))
         return taken
 
     def has_read(self, taken: Sequence[Batch]) -> None:
@@ -126,7 +126,9 @@ class Cursor:
         self.turn += 1
 
 
-def _with_owners(store: Store, channel: GroupChannel, batch: Taken) -> Batch:
+def _completed(store: Store, channel: GroupChannel, batch: Taken, node: int) -> Batch:
+    if batch.tracked:
+        store.note_received(channel, node, batch.tracked)
     return channel, batch, [(store.leases.incarnation(node), count) for node, count in batch.reclaimed]
 
 

@@ -12,14 +12,16 @@ import attrs
 from actorwork.embedded.key_queues import KeyQueues
 from actorwork.embedded.rows import failure_from, headers_from
 from actorwork.embedded.schema import SOURCE
+from actorwork.embedded.states import StateTable
 from actorwork.embedded.transaction import Transaction
-from actorwork.message import DeadLetter, Delivery, Failure, Json
+from actorwork.message import RESULT_TTL, DeadLetter, Delivery, Failure, Json, is_tracked
 from actorwork.policy.attempts import headers_of_first_attempt
 from actorwork.settings import DeadLetterSettings
 
 
 class DeadLetterTable:
-    def __init__(self, transaction: Transaction, key_queues: KeyQueues) -> None:
+    def __init__(self, transaction: Transaction, key_queues: KeyQueues, states: StateTable) -> None:
+        self._states = states
         self._transaction = transaction
         self._execute = transaction.execute
         self._key_queues = key_queues
@@ -97,6 +99,9 @@ class DeadLetterTable:
             channel, message_id, kind, data, text, group, key = row
             headers = headers_of_first_attempt(headers_from(text))
             self._execute("delete from dead where entry = ?", (entry,))
+            if is_tracked(headers):
+                name = self._execute("select name from sources where source = ?", (source,)).fetchone()[0]
+                self._states.revive(source, name, message_id, headers.get(RESULT_TTL))
             new = json.dumps(headers) if headers else None
             self._key_queues.enter(
                 (channel, message_id, kind, data, new, self._transaction.now, group, key, None, None)

@@ -17,13 +17,15 @@ import trio
 from actorwork import events
 from actorwork.abc import EventSink, Subscription
 from actorwork.embedded.cursors import Batch, Cursor
+from actorwork.embedded.notes import Note, Notes
 from actorwork.embedded.orders import Writer
 from actorwork.embedded.own_leases import Lease
 from actorwork.embedded.rows import GroupChannel, SettleOrder, Token, is_plain, row_of
 from actorwork.embedded.store import Store
 from actorwork.embedded.turns import Order, Turns
 from actorwork.errors import BrokerError
-from actorwork.message import Delivery, Envelope, Priority
+from actorwork.message import Delivery, Envelope, Priority, Progress, Status, is_tracked
+from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.policy.settlement import Settlement
 
 LAST_SETTLEMENTS: float = 1.0
@@ -85,6 +87,7 @@ class EmbeddedNode:
         self._by_cursor = {id(intake.cursor): intake for intake in self._intakes.values()}
         self._suspects: set[Token] = set()
         """The deliveries in flight that processes died with."""
+        self._notes = Notes(self._write_notes)
         self._stopping = False
         self._closed = False
         self._unsettled = 0
@@ -237,6 +240,7 @@ class EmbeddedNode:
 
     def _lost(self, incarnation: str, successor: str, reason: str) -> None:
         self._incarnation = successor
+        self._notes.clear()
         self._emit(events.LeaseLost(incarnation, successor, reason))
         if self._suspects:
             self._suspects.clear()
@@ -246,6 +250,24 @@ class EmbeddedNode:
             self.resume(subscription)
 
     # --------------------------------------------------------------------------------------------- what goes out
+
+    def note(
+        self, subscription: Subscription, delivery: Delivery, status: Status, progress: Progress | None = None
+    ) -> None:
+        if status is Status.STARTED and is_tracked(delivery.headers) and not self._closed:
+            self._notes.add(delivery, self.now(), progress)
+
+    async def keep_notes(self) -> None:
+        """Write what is noted, until cancelled."""
+        await self._notes.run()
+
+    def _write_notes(self, notes: Sequence[Note]) -> None:
+        def write(store: Store) -> None:
+            for note in notes:
+                store.note(note.delivery, note.started, note.progress)
+
+        # If it fails, the next note or the end has all that counts.
+        self._writer.order(Order(write, _ignore, _ignore, len(notes)))
 
     def settle(
         self,
@@ -261,6 +283,7 @@ class EmbeddedNode:
         self._unsettled += 1
         if self._suspects:
             self._suspects_ended([delivery])
+        note = self._notes.take(delivery) if delivery.headers else None
         self._writer.settle(
             SettleOrder(
                 delivery,
@@ -271,6 +294,8 @@ class EmbeddedNode:
                 self,
                 is_plain(delivery, settlement, published),
                 subscription.dead_letters,
+                None if note is None else note.started,
+                None if note is None else note.progress,
             )
         )
 
@@ -288,7 +313,17 @@ class EmbeddedNode:
             self._suspects_ended([delivery for delivery, _ in settled])
         group, actor, bounds = subscription.group, subscription.actor, subscription.dead_letters
         *others, last = (
-            SettleOrder(delivery, group, actor, settlement, (), self, bounds=bounds) for delivery, settlement in settled
+            SettleOrder(
+                delivery,
+                group,
+                actor,
+                settlement,
+                (),
+                self,
+                bounds=bounds,
+                started=None if (note := self._notes.take(delivery)) is None else note.started,
+            )
+            for delivery, settlement in settled
         )
         rows = [row_of(envelope) for envelope in published]
         self._unsettled += len(settled)
@@ -340,6 +375,8 @@ class EmbeddedNode:
     ) -> None:
         if self._suspects:
             self._suspects_ended(deliveries)
+        for delivery in deliveries:
+            self._notes.take(delivery)
 
         def tell(given: Mapping[str, int]) -> None:
             for source, count in given.items():
@@ -366,11 +403,18 @@ async def open_node(
     writer: Writer, subscriptions: Sequence[Subscription], *, lease: float, emit: EventSink
 ) -> AsyncGenerator[EmbeddedNode]:
     node = EmbeddedNode(writer, subscriptions, lease, emit)
-    try:
-        await node.open()
-        yield node
-    finally:
-        await node.close()
+    async with open_unwrapping_nursery() as nursery:
+        try:
+            await node.open()
+            nursery.start_soon(node.keep_notes)
+            yield node
+        finally:
+            await node.close()
+            nursery.cancel_scope.cancel()
+
+
+def _ignore(_: object) -> None:
+    pass
 
 
 def _new_incarnation() -> str:

@@ -7,24 +7,30 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from actorwork.embedded.rows import ReplyAddress, outcome_columns, outcome_from
+from actorwork.embedded.states import StateTable
 from actorwork.embedded.transaction import StepEnd, Transaction
-from actorwork.message import FLOW, REPLY_TO, RESULT_TTL, Json, Outcome
+from actorwork.message import FLOW, REPLY_TO, RESULT_TTL, Json, Outcome, is_tracked
 
 HOUR: Final = 3600.0
 
 
 class Outcomes:
-    def __init__(self, transaction: Transaction) -> None:
+    def __init__(self, transaction: Transaction, states: StateTable) -> None:
         self._transaction = transaction
+        self._states = states
         self._execute = transaction.execute
 
     def __repr__(self) -> str:
         return "<Outcomes>"
 
     def answer(self, source: int, name: str, id: str, headers: Mapping[str, Json], outcome: Outcome) -> None:
-        """Store an outcome, send it to its sender, and note the end of a step: each if the headers ask for it."""
+        """Store an outcome, send it to its sender, and note the end of a step: each if the headers ask for it.
+
+        Of several groups the first ends the life of a message: an outcome that comes later is not stored.
+        """
         ttl = headers.get(RESULT_TTL)
-        if isinstance(ttl, (int, float)) and ttl > 0:
+        is_first = not is_tracked(headers) or self._states.finish(source, name, id, outcome)
+        if isinstance(ttl, (int, float)) and ttl > 0 and is_first:
             self._execute(
                 "insert or replace into outcomes (source, id, status, value, failure, expires)"
                 " values (?, ?, ?, ?, ?, ?)",

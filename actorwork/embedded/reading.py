@@ -99,7 +99,7 @@ class Reading:
                     continue
                 key, expires, unique = (None, None, None) if optional is None else self._optional_fields(seq)
                 token = Token(seq, grp, node, 1, key is not None or unique is not None)
-                append(delivery_from(channel, message_id, kind, data, headers, token, key, expires))
+                taken.add(delivery_from(channel, message_id, kind, data, headers, token, key, expires))
         taken.emptied = len(rows) < room
         return taken
 
@@ -142,7 +142,7 @@ class Reading:
             again.append(seq)
             owners[-owner] = owners.get(-owner, 0) + 1
             token = Token(seq, grp, node, count + 1, bound)
-            taken.deliveries.append(delivery_from(channel, message_id, kind, data, headers, token, key, expires))
+            taken.add(delivery_from(channel, message_id, kind, data, headers, token, key, expires))
         if again:
             self._execute(
                 "update pending set node = ?, count = count + 1"

@@ -23,13 +23,16 @@ from actorwork.embedded.schema import LEVEL
 from actorwork.message import (
     ATTEMPT,
     NO_HEADERS,
+    RESULT_TTL,
     Delivery,
     Envelope,
     Failure,
     Outcome,
     Priority,
+    Progress,
     Unique,
     is_result_wanted,
+    is_tracked,
 )
 from actorwork.policy.crashes import alone_from, limit_of
 from actorwork.policy.settlement import Ack, Reject, Settlement
@@ -105,6 +108,8 @@ class EnvelopeRow(NamedTuple):
     delay: float
     due: float | None
     optional: OptionalFields | None = None
+    keep: float | None = None
+    """For how many seconds after its end it is known what became of it, if it is tracked."""
 
 
 ReplyAddress: TypeAlias = "tuple[str, str, str, Outcome]"
@@ -153,10 +158,18 @@ class Taken:
     deliveries: list[Delivery] = attrs.field(factory=list[Delivery])
     reclaimed: list[tuple[int, int]] = attrs.field(factory=list[tuple[int, int]])
     """For each previous owner its number (0: it released them), and how many it had."""
+    tracked: list[Delivery] = attrs.field(factory=list[Delivery])
+    """Those of the deliveries whose lives are kept."""
     dead_lettered: list[tuple[str, int]] = attrs.field(factory=list[tuple[str, int]])
     restored: bool = False
     emptied: bool = False
     held: bool = False
+
+    def add(self, delivery: Delivery) -> None:
+        """Add a delivery that may be tracked."""
+        self.deliveries.append(delivery)
+        if is_tracked(delivery.headers):
+            self.tracked.append(delivery)
 
 
 @attrs.frozen(eq=False)
@@ -172,6 +185,9 @@ class SettleOrder:
     plain: bool = False
     """Whether it does nothing but end the delivery: one statement ends many of these."""
     bounds: DeadLetterSettings = attrs.field(factory=DeadLetterSettings)
+    started: float | None = None
+    """When the handler of a tracked delivery began, if that is not noted yet."""
+    progress: Progress | None = None
     together: Sequence[SettleOrder] = ()
     """The settlements of the other deliveries of a batch: applied before this one, or none of them."""
 
@@ -183,6 +199,7 @@ class SettleOrder:
 def row_of(envelope: Envelope) -> EnvelopeRow:
     """Put an envelope into columns. Raises TypeError or ValueError for headers that are no JSON."""
     headers = envelope.headers
+    keep = headers.get(RESULT_TTL) if headers else None
     return EnvelopeRow(
         envelope.source,
         envelope.id,
@@ -195,6 +212,7 @@ def row_of(envelope: Envelope) -> EnvelopeRow:
         None
         if _optional_of(envelope) == _NO_OPTIONS
         else OptionalFields(*_optional_of(envelope))._replace(key=envelope.key or None),
+        keep if isinstance(keep, (int, float)) else None,
     )
 
 

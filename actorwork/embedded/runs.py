@@ -315,8 +315,8 @@ class RunBook:
         self._execute = transaction.execute
         self._outlets = outlets
         self._run = run
-        status, self.home, self.total, holds, rest = self._execute(
-            "select status, home, total, holds, rest from runs where run = ?", (run,)
+        status, self.home, self.total, holds, rest, self._keep_for = self._execute(
+            "select status, home, total, holds, rest, ttl from runs where run = ?", (run,)
         ).fetchone()
         self.status = Status(status)
         self.holds = bool(holds)
@@ -573,7 +573,16 @@ class RunBook:
             optional = OptionalFields(plan.key, plan.priority, plan.expires, plan.lifetime, None)
         text = self._text(plan.template)
         row = EnvelopeRow(
-            plan.source, id, plan.type, text.encode(), json.dumps(headers), plan.group, plan.delay, plan.at, optional
+            plan.source,
+            id,
+            plan.type,
+            text.encode(),
+            json.dumps(headers),
+            plan.group,
+            plan.delay,
+            plan.at,
+            optional,
+            self._keep_for,
         )
         self._outlets.publish([row])
 

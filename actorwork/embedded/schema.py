@@ -103,6 +103,14 @@ SCHEMA: Final = (
         run text not null, grp integer not null, step integer not null, primary key (run, grp, step)) without rowid""",
     """create table if not exists signals (
         run text not null, name text not null, value text not null, primary key (run, name)) without rowid""",
+    # The lives of tracked messages (states.py).
+    """create table if not exists states (
+        id text not null, source integer not null, status text not null, rank integer not null,
+        attempt integer not null default 0, count integer not null default 0, version integer not null default 1,
+        actor text not null default '', node text not null default '', keep real not null, sent real not null,
+        received real, started real, ended real, expires real, progress text, failure text,
+        reason text not null default '', primary key (id, source)) without rowid""",
+    "create index if not exists states_by_expiry on states (expires) where expires is not null",
     # Limits over all processes (limiter.py).
     "create table if not exists rates (name text primary key, tat real not null) without rowid",
     "create index if not exists rates_by_tat on rates (tat)",

@@ -15,7 +15,7 @@ from actorwork.embedded.rows import EnvelopeRow, in_chunks, row_of
 from actorwork.embedded.store import Store
 from actorwork.embedded.triggers import EmbeddedPauses, EmbeddedTriggers
 from actorwork.embedded.values import EmbeddedValues
-from actorwork.message import NO_HEADERS, DeadLetter, Delayed, Envelope, Json, Outcome
+from actorwork.message import NO_HEADERS, DeadLetter, Delayed, Envelope, Json, MessageInfo, Outcome
 
 if TYPE_CHECKING:
     from actorwork.policy.runs.values import Plan, RunInfo, StepInfo
@@ -37,6 +37,7 @@ class EmbeddedSending:
         self._pauses = EmbeddedPauses(writer)
         self._limiter = EmbeddedLimitStore(writer)
         self._runs = EmbeddedRuns(writer)
+        self._states = EmbeddedStates(writer)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.url}>"
@@ -68,6 +69,10 @@ class EmbeddedSending:
     @property
     def runs(self) -> EmbeddedRuns:
         return self._runs
+
+    @property
+    def states(self) -> EmbeddedStates:
+        return self._states
 
     @property
     def values(self) -> EmbeddedValues:
@@ -189,6 +194,25 @@ class EmbeddedRuns:
 
     async def forget(self, run: str) -> bool:
         return await self._writer.ask(lambda store: store.runs.forget(run))
+
+
+class EmbeddedStates:
+    """Implements `actorwork.abc.States`."""
+
+    def __init__(self, writer: Asked) -> None:
+        self._writer = writer
+
+    def __repr__(self) -> str:
+        return f"<EmbeddedStates of {self._writer.location}>"
+
+    async def find(self, source: str, id: str) -> MessageInfo | None:
+        return await self._writer.ask(lambda store: store.states.find(source, id, store.now), writes=False)
+
+    async def locate(self, id: str) -> str | None:
+        return await self._writer.ask(lambda store: store.states.locate(id, store.now), writes=False)
+
+    async def forget(self, source: str, id: str) -> bool:
+        return await self._writer.ask(lambda store: store.states.forget(store.source(source), id))
 
 
 class EmbeddedDelayed:

@@ -14,9 +14,10 @@ from actorwork.embedded.key_queues import KeyQueues
 from actorwork.embedded.outcomes import Outcomes
 from actorwork.embedded.rows import CARRIED, SettleOrder, Token, channel_number, source_of
 from actorwork.embedded.sources import SourceNumbers
+from actorwork.embedded.states import StateTable
 from actorwork.embedded.transaction import Transaction
 from actorwork.embedded.uniques import Uniques
-from actorwork.message import Delivery, Failure, Outcome
+from actorwork.message import Delivery, Failure, Outcome, is_tracked
 from actorwork.policy.attempts import headers_of_next_attempt
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry
 
@@ -30,7 +31,9 @@ class Settlements:
         uniques: Uniques,
         outcomes: Outcomes,
         dead_letters: DeadLetterTable,
+        states: StateTable,
     ) -> None:
+        self._states = states
         self._transaction = transaction
         self._execute = transaction.execute
         self._sources = sources
@@ -76,6 +79,8 @@ class Settlements:
         delivery = order.delivery
         if not self._disown(delivery.token):
             return False
+        if order.started is not None or order.progress is not None:
+            self._states.note(delivery, self._sources.number(delivery.source), order.started, order.progress)
         match order.settlement:
             case Ack(result=result, starts=starts, continues=continues, expands=expands):
                 self._transaction.starts.extend(starts)
@@ -151,6 +156,8 @@ class Settlements:
 
     def _try_again(self, delivery: Delivery, group: str, failure: Failure, delay: float) -> None:
         headers = headers_of_next_attempt(delivery, failure, self._transaction.now)
+        if is_tracked(delivery.headers):
+            self._states.retry(delivery, self._sources.number(delivery.source), failure)
         seq = delivery.token.seq
         if delay <= 0:
             self._execute(

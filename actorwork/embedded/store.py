@@ -40,6 +40,7 @@ from actorwork.embedded.outcomes import Outcomes
 from actorwork.embedded.reading import Reading
 from actorwork.embedded.rows import (
     EnvelopeRow,
+    GroupChannel,
     SettleOrder,
     channel_number,
     channel_numbers,
@@ -48,9 +49,10 @@ from actorwork.embedded.schema import SOURCE
 from actorwork.embedded.seen import SeenIds
 from actorwork.embedded.settling import Settlements
 from actorwork.embedded.sources import SourceNumbers
+from actorwork.embedded.states import StateTable
 from actorwork.embedded.transaction import Transaction
 from actorwork.embedded.uniques import Uniques
-from actorwork.message import Delivery, Json, Outcome, Unique
+from actorwork.message import Delivery, Json, Outcome, Progress, Unique
 from actorwork.policy.values import FENCE_KEPT
 
 if TYPE_CHECKING:
@@ -73,14 +75,15 @@ class Store:
         self._sources = SourceNumbers(transaction)
         self._seen = SeenIds(transaction)
         self.leases = Leases(transaction)
-        self.outcomes = Outcomes(transaction)
+        self.states = StateTable(transaction)
+        self.outcomes = Outcomes(transaction, self.states)
         self._key_queues = KeyQueues(transaction)
         self._uniques = Uniques(transaction)
         self.delay_queue = DelayQueue(transaction, self._key_queues)
-        self.dead_letters = DeadLetterTable(transaction, self._key_queues)
+        self.dead_letters = DeadLetterTable(transaction, self._key_queues, self.states)
         self._cancellation = Cancellation(transaction, self._key_queues, self._uniques, self.outcomes)
         self.settlements = Settlements(
-            transaction, self._sources, self._key_queues, self._uniques, self.outcomes, self.dead_letters
+            transaction, self._sources, self._key_queues, self._uniques, self.outcomes, self.dead_letters, self.states
         )
         self.reading = Reading(transaction, self._sources, self.settlements, self.dead_letters)
         self._runs: RunTable | None = None
@@ -115,6 +118,7 @@ class Store:
         self.transaction.step_ends.clear()
         self.transaction.starts.clear()
         self.transaction.expansions.clear()
+        self.transaction.changed.clear()
         if self._connection.in_transaction:
             self._execute("rollback")
 
@@ -136,6 +140,8 @@ class Store:
             if not self._seen.is_new(source, one.id):
                 continue
             new += 1
+            if one.keep is not None:
+                self.states.begin(source, one.id, one.keep)
             due = one.due if one.due is not None else now + one.delay
             if due > now:
                 delayed.append((*_row_of(source, one, now), due))
@@ -256,6 +262,15 @@ class Store:
                 self.release(one.delivery)
         return lost
 
+    def note_received(self, channel: GroupChannel, node: int, deliveries: Sequence[Delivery]) -> None:
+        """Note that a node was given tracked deliveries of a channel."""
+        source = self._sources.number(channel.name)
+        self.states.received(deliveries, source, channel.actor, self.leases.incarnation(node))
+
+    def note(self, delivery: Delivery, started: float | None, progress: Progress | None) -> None:
+        """Note that the handler of a tracked delivery has begun, and how far it is."""
+        self.states.note(delivery, self._sources.number(delivery.source), started, progress)
+
     def release(self, delivery: Delivery) -> bool:
         """Release a delivery to its old place, with its count restored; return whether it was still ours."""
         return self.settlements.release(delivery)
@@ -311,6 +326,7 @@ class Store:
         """Delete what has expired: outcomes, replies that were not fetched, ids a day after their messages."""
         now = self.now
         self.outcomes.prune()
+        self.states.prune()
         self._uniques.prune()
         if self._execute("select exists (select 1 from runs where expires <= ?)", (now,)).fetchone()[0]:
             self.runs.prune()

@@ -38,6 +38,8 @@ class Transaction:
         """Ends of steps, runs to be started and expanded: `RunTable.join` draws the conclusions before the commit."""
         self.starts: list[Plan] = []
         self.expansions: list[tuple[str, Expansion]] = []
+        self.changed: set[tuple[str, str]] = set()
+        """The source and id of tracked messages whose lives have changed; with the source "", the id of a run."""
         self.next_due: float | None = None
         """When the first message that this transaction has delayed is due; None if it has delayed none."""
 

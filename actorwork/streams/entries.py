@@ -122,6 +122,12 @@ def is_result_kept(envelope: Envelope) -> bool:
     return bool(envelope.headers) and RESULT_TTL in envelope.headers
 
 
+def kept_for(envelope: Envelope) -> int:
+    """Return for how many milliseconds the result of an envelope is to be kept."""
+    seconds = envelope.headers[RESULT_TTL]
+    return max(1, round(seconds * 1000)) if isinstance(seconds, int | float) else 1
+
+
 def has_terms(envelope: Envelope) -> bool:
     """Return whether an envelope has more than fields and a due time, so that a script has to look at it."""
     return is_ordered(envelope) or is_result_kept(envelope)
@@ -135,6 +141,8 @@ def terms_of(envelope: Envelope) -> str:
     terms: dict[str, Json] = {}
     if due:
         terms["due"] = due
+    if is_result_kept(envelope):
+        terms["keep"] = kept_for(envelope)
     if envelope.lifetime is not None:
         terms["lifetime"] = max(0, round(envelope.lifetime * 1000))
         if envelope.expires is not None:

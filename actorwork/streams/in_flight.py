@@ -26,6 +26,7 @@ from actorwork.shown import Shown
 from actorwork.streams import entries
 from actorwork.streams.isolation import Isolation
 from actorwork.streams.keys import SourceKeys
+from actorwork.streams.lives import Life
 from actorwork.streams.transport.redis_py import InvalidResponse
 
 
@@ -74,6 +75,7 @@ class InFlightEntries:
         "isolation",
         "keys",
         "level",
+        "lives",
         "maintain_within",
         "number",
         "on_unreadable",
@@ -108,6 +110,8 @@ class InFlightEntries:
         """Called for a delivery that becomes a dead letter before an actor has seen it."""
         self.isolation = isolation
         self.deliveries: dict[bytes, Delivery] = {}
+        self.lives: dict[bytes, Life] = {}
+        """Of those deliveries that are tracked, by their entries."""
         self.cursor: bytes = b"0"
         """Where the search for keys without a message continues (`heal` in lua/maintain.lua)."""
         self.short = 0
@@ -177,5 +181,7 @@ class InFlightEntries:
         entry = delivery.token[0]
         if self.deliveries.get(entry) is delivery:
             del self.deliveries[entry]
+            if self.lives:
+                self.lives.pop(entry, None)
             if self.isolation.is_watching:
                 self.isolation.ended(self)

@@ -12,6 +12,11 @@
     actorwork:{<source>}:dead                     dead letters, a stream
     actorwork:{<source>}:result:<message id>      a stored outcome
     actorwork:{<source>}:claim:<message id>       proves that an entry asked for the outcome to be stored
+    actorwork:{<source>}:state:<message id>       the life of a tracked message, a hash (lua/state.lua)
+    actorwork:{<source>}:watch:<message id>       a channel: something in it has changed
+    actorwork:watch:<run>                         a channel: something in a run has changed
+    actorwork:sent:<publisher>                    the sources to which it has submitted messages, a set
+    actorwork:sent:as:<message id>                the source of a message that was submitted under an id of its own
     actorwork:{<source>}:seen:…                   marks of the ids that were published
     actorwork:{<source>}:settled:<group>:<node>   the answer to a node's last batch of settlements
     actorwork:{<source>}:groups                   the groups of actors; others of the stream are foreign
@@ -102,6 +107,12 @@ class SourceKeys(Shown):
     def claim(self, message_id: str) -> str:
         return f"{self.prefix}claim:{message_id}"
 
+    def state(self, message_id: str) -> str:
+        return f"{self.prefix}state:{message_id}"
+
+    def watch(self, message_id: str) -> str:
+        return f"{self.prefix}watch:{message_id}"
+
     def settled(self, group: str, incarnation: str, level: Priority) -> str:
         record = f"{self.prefix}settled:{group}:{incarnation}"
         return record if level is Priority.NORMAL else f"{record}:{level.name.lower()}"
@@ -126,6 +137,18 @@ class SourceKeys(Shown):
 
 def trigger(source: str, id: str) -> str:
     return f"{prefix(source)}trigger:{id}"
+
+
+def publisher(name: str) -> str:
+    return f"actorwork:sent:{name}"
+
+
+def submitted(message_id: str) -> str:
+    return f"actorwork:sent:as:{message_id}"
+
+
+def watch_of_run(id: str) -> str:
+    return f"actorwork:watch:{id}"
 
 
 def flow(run: str) -> str:

@@ -25,13 +25,14 @@ from actorwork.abc import EventSink, Node, Subscription
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerTrouble, LeaseLost, Released
 from actorwork.failpoints import failpoint
-from actorwork.message import Delivery, Envelope
+from actorwork.message import Delivery, Envelope, Progress, Status
 from actorwork.policy.settlement import Settlement
 from actorwork.streams import entries, scripts
 from actorwork.streams.in_flight import Counters, InFlightEntries, PublishOnly
 from actorwork.streams.isolation import Isolation
 from actorwork.streams.keys import RELEASED
 from actorwork.streams.lease import Lease
+from actorwork.streams.notes import Notes
 from actorwork.streams.reader import Reader
 from actorwork.streams.reclaimer import Reclaimer
 from actorwork.streams.settler import Settler
@@ -72,7 +73,8 @@ class RedisNode(Node):
         self._intake_ended = trio.Event()
         self._is_intake_begun = False
         self._isolation = Isolation(emit)
-        self._settler = Settler(client, self._spawn, self._release_soon, emit, self._counters, self._isolation)
+        notes = Notes(client, begin_settling.start_soon, self._lease.now)
+        self._settler = Settler(client, self._spawn, self._release_soon, emit, self._counters, self._isolation, notes)
         self._source_sets: dict[Subscription, list[SourceSet]] = {}
         self._reclaimers: list[Reclaimer] = []
         self._readers: list[Reader] = []
@@ -231,6 +233,11 @@ class RedisNode(Node):
         # Entries that other nodes had taken over already are counted as well: they are not in flight here any more.
         self._counters.released += len(deliveries)
         self._emit(Released(in_flight.source, in_flight.group, len(deliveries)))
+
+    def note(
+        self, subscription: Subscription, delivery: Delivery, status: Status, progress: Progress | None = None
+    ) -> None:
+        self._settler.notes.note(delivery, status, progress)
 
     def resume(self, subscription: Subscription) -> None:
         for source_set in self._source_sets[subscription]:

@@ -2,10 +2,11 @@
 
     due now, id drawn for it just now     a transaction, without a script (`publish_new`)
     due now, numbered id                  `publish_now`: runs of messages whose ids share a mark
+    the same, a result to be kept         `submit`
     delayed, numbered id                  `publish_later`: the same
     with a key, a priority, a lifetime,   `publish_batch`: looks at each message by itself
     a unique key, an id of its own, or
-    a result to be kept
+    delayed with a result to be kept
 
 What remembers an id is its mark (lua/marks.lua). A mark and its message are written together, so a publish whose reply
 was lost can be sent again.
@@ -27,6 +28,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from actorwork.errors import BrokerError
@@ -39,10 +41,11 @@ from actorwork.streams.entries import (
     has_terms,
     is_ordered,
     is_result_kept,
+    kept_for,
     mark_of,
     terms_of,
 )
-from actorwork.streams.keys import OURS, SourceKeys
+from actorwork.streams.keys import OURS, SourceKeys, publisher as publisher_key, submitted
 from actorwork.streams.transport.commands import Commands, MayHaveExecuted, Script
 from actorwork.streams.transport.redis_py import NoScriptError, RedisError, may_pass
 
@@ -55,6 +58,8 @@ _WIDEST: Final = 48
 _MARK_SECONDS: Final = 86_400
 _CLAIM_SECONDS: Final = 40 * 86_400
 """As in lua/publish.lua."""
+_SUBMITTER_SECONDS: Final = _CLAIM_SECONDS + 7200
+_SUBMITTER_EVERY: Final = 3600.0
 _REFRESH_EVERY: Final = 60.0
 _REMEMBERED: Final = 10_000
 """How many sources and marks are cached: names that senders generate must not pile up here."""
@@ -72,6 +77,8 @@ class Publisher:
         self._may_transact = False
         self._refresh_at: dict[str, float] = {}
         self._generation = 0
+        self._unnoted: list[tuple[Envelope, bool]] = []
+        """Messages of the publish at hand whose lives are kept, and whether their ids are numbered."""
 
     def __repr__(self) -> str:
         return f"<Publisher to {self._client!r}>"
@@ -83,6 +90,8 @@ class Publisher:
         """
         calls = self._calls(envelopes)
         try:
+            if self._unnoted:
+                await self._note_submitters()
             if len(calls) != 1:
                 return await self._run_many(calls)
             script, keys, args = calls[0]
@@ -107,7 +116,7 @@ class Publisher:
             self._may_transact = await self._client.may_transact()
             return
         marks = self._marks.get(envelope.source)
-        if marks is None or not self._may_transact or envelope.delay or envelope.at is not None or is_ordered(envelope):
+        if marks is None or not self._may_transact or envelope.delay or envelope.at is not None or has_terms(envelope):
             await self.publish([envelope])
             return
         mark, bit = marks.of(envelope.id)
@@ -116,9 +125,6 @@ class Publisher:
             return
         fields = fields_of(envelope)
         commands: list[tuple[Any, ...]] = [("SETBIT", mark, bit, 1), ("XADD", envelope.source, "*", *fields)]
-        if is_result_kept(envelope):
-            claimed = self._keys_of(envelope.source).claim(envelope.id)
-            commands.insert(0, ("SET", claimed, fields[-1], "EX", _CLAIM_SECONDS))
         replies: list[Any] = []
         old = -1
         try:
@@ -157,6 +163,10 @@ class Publisher:
         """
         of = self._keys_of(envelope.source)
         mark, bit = mark_of(of.prefix, envelope.id)
+        if is_result_kept(envelope):
+            self._unnoted.append((envelope, bit != ""))
+            with suppress(RedisError):  # Its publish meets the same error.
+                await self._note_submitters()
         args = [of.prefix, bit, terms_of(envelope), *fields_of(envelope)]
         try:
             holder: bytes = await self._client.run_script(
@@ -188,10 +198,14 @@ class Publisher:
         if len(envelopes) == 1:
             envelope = envelopes[0]
             of = self._keys.get(envelope.source)
-            if of is not None and not envelope.delay and envelope.at is None and not has_terms(envelope):
+            if of is not None and not envelope.delay and envelope.at is None and not is_ordered(envelope):
                 mark, bit = mark_of(of.prefix, envelope.id)
                 if bit != "":
                     fields = fields_of(envelope)
+                    if is_result_kept(envelope):
+                        self._unnoted.append((envelope, True))
+                        args = [of.prefix, self._seconds_for(mark), bit, kept_for(envelope), len(fields), *fields]
+                        return [(scripts.SUBMIT, [envelope.source, mark], args)]
                     args = [self._seconds_for(mark), 4, "SET", "u1", bit, 1, len(fields), *fields]
                     return [(scripts.PUBLISH_NOW, [envelope.source, mark], args)]
             self._add_calls(calls, envelope.source, envelopes)
@@ -213,12 +227,17 @@ class Publisher:
         run = self._new_run(scripts.PUBLISH, of, None)
         for envelope in envelopes:
             mark, bit = marks.of(envelope.id)
-            if bit == "" or has_terms(envelope):
+            is_delayed = envelope.delay or envelope.at is not None
+            if bit == "" or is_ordered(envelope):
                 script = scripts.PUBLISH
-            elif envelope.delay or envelope.at is not None:
+            elif is_result_kept(envelope):
+                script = scripts.PUBLISH if is_delayed else scripts.SUBMIT
+            elif is_delayed:
                 script = scripts.PUBLISH_LATER
             else:
                 script = scripts.PUBLISH_NOW
+            if is_result_kept(envelope):
+                self._unnoted.append((envelope, bit != ""))
             fields = fields_of(envelope)
             shared = None if script is scripts.PUBLISH else mark
             if run.script is not script or run.mark != shared or run.room <= 0:
@@ -227,6 +246,8 @@ class Publisher:
             if shared is None:
                 run.keys.append(mark)
                 run.messages += (len(run.keys), bit, terms_of(envelope), len(fields), *fields)
+            elif script is scripts.SUBMIT:
+                run.messages += (bit, kept_for(envelope), len(fields), *fields)
             else:
                 if bit == run.next_bit and run.widths[-1] < _WIDEST:
                     run.widths[-1] += 1
@@ -244,9 +265,35 @@ class Publisher:
         if mark is None:
             return _Run(script, [of.stream, of.delayed, of.delayed_messages], [of.prefix], None)
         keys = [of.stream, mark]
+        if script is scripts.SUBMIT:
+            return _Run(script, keys, [of.prefix, self._seconds_for(mark)], mark)
         if script is scripts.PUBLISH_LATER:
             keys += (of.delayed, of.delayed_messages)
         return _Run(script, keys, [self._seconds_for(mark)], mark)
+
+    async def _note_submitters(self) -> None:
+        """Note where messages are whose lives are kept, so that they are found by their ids alone.
+
+        Once an hour for each source and publisher of ids; for an id that a user has chosen, each time.
+        """
+        commands: list[tuple[Any, ...]] = []
+        unnoted, self._unnoted = self._unnoted, []
+        for envelope, is_numbered in unnoted:
+            if not is_numbered:
+                later = max(envelope.delay, 0 if envelope.at is None else envelope.at - time.time())
+                seconds = _CLAIM_SECONDS + max(0, round(later))
+                commands.append(("SET", submitted(envelope.id), envelope.source, "EX", seconds))
+                continue
+            publisher = envelope.id.partition("-")[0]
+            noted = f"{publisher} {envelope.source}"
+            now = time.monotonic()
+            if now >= self._refresh_at.get(noted, 0.0):
+                self._refresh_at[noted] = now + _SUBMITTER_EVERY
+                key = publisher_key(publisher)
+                commands += (("SADD", key, envelope.source), ("EXPIRE", key, _SUBMITTER_SECONDS))
+        if commands:
+            # A user without these rights may submit all the same; then the source must be known to find the message.
+            await self._client.call_many(commands, idempotent=True)
 
     def _keys_of(self, source: str) -> SourceKeys:
         of = self._keys.get(source)
@@ -298,7 +345,7 @@ class _Run:
         if not self.messages:
             return
         args = self.first
-        if self.mark is not None:
+        if self.bits:
             args.append(4 * len(self.bits))
             for bit, width in zip(self.bits, self.widths, strict=True):
                 args += ("SET", f"u{width}", bit, (1 << width) - 1)

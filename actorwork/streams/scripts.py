@@ -23,11 +23,14 @@ def _script(name: str, *parts: str) -> Script:
     return Script(name, "\n".join(map(_text, (*parts, name))))
 
 
-_KEEPING = ("clock", "ack", "rights", "order", "publish")
+_ORDERING = ("clock", "ack", "rights", "state", "order")
+_KEEPING = (*_ORDERING, "publish")
 _JOINING = (*_KEEPING, "join")
 
 PUBLISH_NOW: Final = _script("publish_now", "marks")
 PUBLISH_LATER: Final = _script("publish_later", "clock", "rights", "marks")
+SUBMIT: Final = _script("submit", "clock", "rights", "state")
+NOTE: Final = _script("note", "clock", "rights", "state")
 PUBLISH: Final = _script("publish_batch", *_KEEPING)
 PUBLISH_UNIQUE: Final = _script("publish_unique", *_KEEPING)
 SETTLE: Final = _script("settle", *_JOINING, "entry", "fence", "targets", "batch")
@@ -37,8 +40,8 @@ MAINTAIN: Final = _script("maintain", *_JOINING, "entry")
 RECOVER: Final = _script("recover")
 RELEASE: Final = _script("release", "fence")
 TAKE: Final = _script("take")
-REPLAY: Final = _script("replay", "ack", "rights", "order", "entry")
-REPLAY_AS: Final = _script("replay_as", "ack", "rights", "order", "entry")
+REPLAY: Final = _script("replay", *_ORDERING, "entry")
+REPLAY_AS: Final = _script("replay_as", *_ORDERING, "entry")
 VALUE: Final = _script("value")
 OLDEST: Final = _script("oldest", "ack")
 BACKLOG: Final = _script("backlog", "ack")
@@ -56,6 +59,8 @@ RUN: Final = _script("run", *_JOINING)
 ALL: Final = (
     PUBLISH_NOW,
     PUBLISH_LATER,
+    SUBMIT,
+    NOTE,
     PUBLISH,
     PUBLISH_UNIQUE,
     SETTLE,

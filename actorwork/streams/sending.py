@@ -17,6 +17,7 @@ from actorwork.streams.delayed import RedisDelayed
 from actorwork.streams.limiter import RedisLimitStore
 from actorwork.streams.pauses import RedisPauses
 from actorwork.streams.publisher import Publisher
+from actorwork.streams.states import RedisStates
 from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.commands import Commands, Subscriptions
 from actorwork.streams.transport.redis_py import cannot
@@ -81,6 +82,10 @@ class RedisSending:
 
             self._runs = RedisRuns(self._commands)
         return self._runs
+
+    @property
+    def states(self) -> RedisStates:
+        return RedisStates(self._commands)
 
     @property
     def triggers(self) -> RedisTriggers:

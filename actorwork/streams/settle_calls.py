@@ -23,6 +23,7 @@ from actorwork.message import FLOW, REPLY_TO, RESULT_TTL, Delivery, Envelope, Fa
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
 from actorwork.streams import entries, keys, scripts
 from actorwork.streams.in_flight import InFlightEntries, Item, PublishOnly, Together
+from actorwork.streams.notes import take_life
 from actorwork.streams.transport.client import RedisClient
 from actorwork.streams.transport.commands import Script
 from actorwork.streams.transport.redis_py import InvalidResponse, RedisError, may_pass
@@ -191,13 +192,14 @@ def _add_other(
             kind = "keep"
         case Together():
             raise TypeError("deliveries that are settled together have a script of their own")
-    args += (kind, *_delivery_args(in_flight, delivery, outcome), len(published))
+    tried = settlement.failure if isinstance(settlement, Retry) else None
+    args += (kind, *_delivery_args(in_flight, delivery, outcome, tried), len(published))
     _add_published(args, published)
     args += extras
 
 
 def _delivery_args(
-    in_flight: InFlightEntries, delivery: Delivery, outcome: Outcome | None
+    in_flight: InFlightEntries, delivery: Delivery, outcome: Outcome | None, tried: Failure | None = None
 ) -> tuple[bytes | str | int, ...]:
     entry, count, _, *held_keys = delivery.token
     key, unique, claim = held_keys[0] if held_keys else (b"", b"", b"")
@@ -210,7 +212,8 @@ def _delivery_args(
         address = delivery.headers.get(REPLY_TO)
         reply_to = address if isinstance(address, str) else ""
         record = entries.encoded_outcome(in_flight.source, delivery.id, outcome, delivery.headers.get(FLOW))
-    return entry, count, delivery.id, key, unique, record, ttl, claim, reply_to
+    attempt, life = ("", []) if outcome is None else take_life(delivery, tried)
+    return entry, count, delivery.id, key, unique, record, ttl, claim, reply_to, attempt, len(life), *life
 
 
 def _add_published(args: list[Any], published: Sequence[Envelope]) -> None:

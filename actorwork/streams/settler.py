@@ -33,6 +33,7 @@ from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
 from actorwork.streams import keys
 from actorwork.streams.in_flight import Counters, InFlightEntries, Item, PublishOnly, Together
 from actorwork.streams.isolation import Isolation
+from actorwork.streams.notes import Notes
 from actorwork.streams.settle_calls import RefusedError, SettleCalls, pause_after
 from actorwork.streams.transport.client import RedisClient
 from actorwork.streams.transport.redis_py import RedisError
@@ -84,8 +85,10 @@ class Settler:
         emit: EventSink,
         counters: Counters,
         isolation: Isolation,
+        notes: Notes,
     ) -> None:
         self.isolation = isolation
+        self.notes = notes
         self._calls = SettleCalls(client, emit)
         self._spawn = spawn
         self._release = release
@@ -149,6 +152,7 @@ class Settler:
         plain, others = in_flight.plain, in_flight.others
         in_flight.plain, in_flight.others = [], []
         in_flight.deliveries.clear()
+        in_flight.lives.clear()
         in_flight.done += len(plain) + len(others)
         for delivery in plain:
             self._refuse(in_flight, delivery, Ack())

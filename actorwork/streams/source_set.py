@@ -198,6 +198,7 @@ class SourceSet:
             self.isolation.begun(in_flight, (delivery.token[0] for delivery in deliveries))
         self.counters.read += len(deliveries)
         if deliveries:
+            self._settler.notes.received(in_flight, deliveries)
             self.sink.offer(deliveries)
         if in_flight.plain or in_flight.others:
             self._settler.start(in_flight)

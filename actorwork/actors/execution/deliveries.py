@@ -24,7 +24,7 @@ from actorwork.actors.execution.workplace import Worker, Workplace, explained, i
 from actorwork.actors.mailbox.calls import PENDING, CallState
 from actorwork.codec import encode_value
 from actorwork.failpoints import failpoint
-from actorwork.message import is_result_wanted
+from actorwork.message import NO_HEADERS, Status, is_result_wanted, is_tracked
 from actorwork.policy.settlement import (
     Ack,
     Ending,
@@ -107,6 +107,8 @@ class Deliveries:
             # A message that cannot be read fails at once: no attempt will read it better.
             self.settle(worker, current, delivery, Fail(failure_of(error)))
             return
+        if delivery.headers is not NO_HEADERS and consumer is not None and is_tracked(delivery.headers):
+            consumer.note(delivery, Status.STARTED)
         if _BEGUN is not None:
             _BEGUN()
         published: Sequence[Envelope] = ()

@@ -29,7 +29,7 @@ from actorwork.actors.execution.workplace import Worker, Workplace, interrupts, 
 from actorwork.actors.limits.admission import EMPTY_PERMIT
 from actorwork.codec import encode_value
 from actorwork.errors import CodecError
-from actorwork.message import is_result_wanted
+from actorwork.message import Status, is_result_wanted, is_tracked
 from actorwork.policy.batches import outcomes_of
 from actorwork.policy.settlement import Ack, Ending, Settlement, decisive, to_blame
 
@@ -196,6 +196,10 @@ class GuardedDeliveries:
 
     async def _call(self, worker: Worker, handler: Handler, items: Sequence[BatchItem]) -> list[Any]:
         messages = [item.message for item in items]
+        consumer = self._actor.consumer
+        for item in items:
+            if consumer is not None and is_tracked(item.delivery.headers):
+                consumer.note(item.delivery, Status.STARTED)
         if handler.is_async:
             answer = await handler.takes_many(self._workplace.instance, messages)
         else:

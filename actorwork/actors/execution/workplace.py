@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from actorwork.actors.mailbox.calls import Item
     from actorwork.actors.mailbox.mailbox import Mailbox
     from actorwork.actors.wakeups import Reply
-    from actorwork.message import Delivery, Envelope, MessageIds
+    from actorwork.message import Delivery, Envelope, MessageIds, Progress, Status
     from actorwork.policy.settlement import EndReason, Settlement
     from actorwork.settings import Settings
 
@@ -41,6 +41,7 @@ class Settler(Protocol):
         self, settled: Sequence[tuple[Delivery, Settlement]], published: Sequence[Envelope]
     ) -> None: ...
     async def publish_fenced(self, delivery: Delivery, published: Sequence[Envelope]) -> bool: ...
+    def note(self, delivery: Delivery, status: Status, progress: Progress | None = None) -> None: ...
     def now(self) -> float: ...
     def interrupted(self, delivery: Delivery) -> None: ...
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from actorwork.actors.life.services import Quota
     from actorwork.actors.limits.admission import AdmissionQueue
     from actorwork.actors.mailbox.mailbox import Mailbox
-    from actorwork.message import Envelope
+    from actorwork.message import Envelope, Progress, Status
     from actorwork.policy.settlement import Settlement
     from actorwork.settings import Settings
 
@@ -198,6 +198,11 @@ class Consumer:
 
     async def publish_fenced(self, delivery: Delivery, published: Sequence[Envelope]) -> bool:
         return self._node is not None and await self._node.publish_fenced(self.subscription, delivery, published)
+
+    def note(self, delivery: Delivery, status: Status, progress: Progress | None = None) -> None:
+        """Note where a tracked delivery is in its life, and how far its handler is. Never waits."""
+        if self._node is not None:
+            self._node.note(self.subscription, delivery, status, progress)
 
     def now(self) -> float:
         """Return the broker's clock, in seconds since the epoch; without a node, minus infinity."""

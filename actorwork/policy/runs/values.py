@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from enum import StrEnum
 from typing import Any, Final, Literal, TypeAlias, cast
 
 import attrs
 
-from actorwork.message import NO_HEADERS, Failure, Json, Outcome, Priority
+from actorwork.message import NO_HEADERS, Failure, Json, Outcome, Priority, Status as Status
 
 RESULT: Final = 1_000_000_000
 """The number of a run's result, which waits for steps as they do, but is never sent.
@@ -41,28 +40,6 @@ Kind: TypeAlias = Literal["done", "failed", "rejected", "cancelled", "expired", 
 KINDS: Final[tuple[Kind, ...]] = ("done", "failed", "rejected", "cancelled", "expired", "lost")
 
 
-class Status(StrEnum):
-    """Where a message or a run is in its life. It only goes forward; PAUSED and HELD are states of open runs."""
-
-    UNKNOWN = "UNKNOWN"
-    PENDING = "PENDING"
-    RECEIVED = "RECEIVED"
-    STARTED = "STARTED"
-    RETRY = "RETRY"
-    PAUSED = "PAUSED"
-    HELD = "HELD"
-    SUCCESS = "SUCCESS"
-    FAILURE = "FAILURE"
-    REJECTED = "REJECTED"
-    CANCELLED = "CANCELLED"
-    EXPIRED = "EXPIRED"
-
-    @property
-    def is_final(self) -> bool:
-        return self in _FINAL
-
-
-_FINAL: Final = frozenset({Status.SUCCESS, Status.FAILURE, Status.REJECTED, Status.CANCELLED, Status.EXPIRED})
 STATUS_OF_KIND: Final[Mapping[Kind, Status]] = {
     "done": Status.SUCCESS,
     "failed": Status.FAILURE,

@@ -63,12 +63,13 @@ local runs = {} -- Those that this script has looked at.
 local function run_at(home, run)
   local at = 'actorwork:{' .. home .. '}:flow:' .. run
   if not runs[at] then
-    local known = redis.call('HMGET', at, 'status', 'total', 'holds', 'secret')
+    local known = redis.call('HMGET', at, 'status', 'total', 'holds', 'secret', 'ttl')
     if not known[1] then
       return nil
     end
     runs[at] = {
       at = at, home = home, run = run, status = known[1], total = tonumber(known[2]), holds = known[3] == '1', secret = known[4] or '',
+      ttl = known[5],
       due = 'actorwork:{' .. home .. '}:flows:due', state = at .. ':state', ready = at .. ':ready',
     }
   end
@@ -232,7 +233,8 @@ end
 
 local function write_message(r, plan, id)
   local prefix = 'actorwork:{' .. plan.source .. '}:'
-  local fields = { 'id', id, 'data', text_of(r, plan.template), 'headers', plan.headers, 'claim', step_claim(r.secret, id) }
+  local claim = step_claim(r.secret, id)
+  local fields = { 'id', id, 'data', text_of(r, plan.template), 'headers', plan.headers, 'claim', claim }
   for _, name in ipairs({ 'type', 'group', 'key', 'priority' }) do
     if plan[name] then
       fields[#fields + 1] = name
@@ -245,11 +247,17 @@ local function write_message(r, plan, id)
     fields[#fields + 1] = whole(expires)
   end
   local at, rest = due_ms(plan.due or '')
+  local place
   if at then
     hold_back(prefix, id, at, rest, fields)
-    return '~' .. id
+    place = '~' .. id
+  else
+    place = enter(prefix, id, fields)
   end
-  return enter(prefix, id, fields)
+  if place then
+    lives.begin(prefix, id, claim, r.ttl, whole(now_ms()), place)
+  end
+  return place
 end
 
 -- Sends the message of a step; returns its place, or nil if the source cannot take it. An error (a right to its keys that is

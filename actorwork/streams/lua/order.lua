@@ -148,6 +148,15 @@ local function step_moved(named, place)
   end
 end
 
+-- Notes the place of a message, wherever it is noted.
+local function moved(prefix, named, place)
+  local claim = filled(named['claim'])
+  if claim then
+    step_moved(named, place)
+    lives.moved(prefix, named['id'] or '', claim, place)
+  end
+end
+
 -- ------------------------------------------------------------------------------------------------------------------ keys
 
 local function places_of(prefix, key)
@@ -186,7 +195,7 @@ local function call_next(prefix, key)
       end
       redis.call('HDEL', prefix .. 'waiting', member)
       redis.call('HSET', prefix .. 'keys', key, cjson.encode({ place_at(level, id) }))
-      step_moved(named, place_at(level, id))
+      moved(prefix, named, place_at(level, id))
       if filled(named['unique']) then
         note_unique(prefix, named['unique'], '=' .. member, place_at(level, id))
       end
@@ -248,7 +257,7 @@ local function enter(prefix, member, fields)
   if filled(named['unique']) then
     note_unique(prefix, named['unique'], '~' .. member, place)
   end
-  step_moved(named, place)
+  moved(prefix, named, place)
   return place
 end
 
@@ -267,6 +276,17 @@ end
 local REPLIES = 'actorwork:reply:'
 local CLAIM_KEPT_MS = 86400000 -- Another group may still settle the message.
 
+-- What an outcome says: how its message ended ('done', 'failed', 'rejected'), its value as it came, or the failure.
+local function read_outcome(outcome)
+  -- Strings before the value have their quotes escaped, so the first match is the field.
+  local _, stop = string.find(outcome, ',"status":"done","value":', 1, true)
+  if stop then
+    return 'done', string.sub(outcome, stop + 1, -2)
+  end
+  local read = cjson.decode(outcome)
+  return read.status, nil, type(read.failure) == 'table' and read.failure or nil
+end
+
 -- Stores an outcome for `ttl` ms ('' means not), and publishes it to `reply_to` ('' means not). Returns false if it was to be
 -- stored and was not. PUBLISH may be forbidden for this channel (an ACL); that must not stop the settlement, and a stored
 -- outcome can still be found. An outcome that begins with `flow` is that of a step of a run: its end is noted for join.lua.
@@ -274,9 +294,18 @@ local CLAIM_KEPT_MS = 86400000 -- Another group may still settle the message.
 -- The entry says where its outcome goes, and whoever may XADD to the source has written it. So nothing is published outside
 -- the channels for replies, whose names are not to be guessed; and a result is stored for the message that asked for it when
 -- it was kept, which its claim proves, and not for another entry under the same id.
-local function store_outcome(prefix, message_id, outcome, ttl, claim, reply_to, is_failed)
+--
+-- If the message is tracked, its life ends; ARGV[first..last] says more of it. Of several groups the first ends it: an outcome
+-- that comes after the end is published, but not stored.
+local function store_outcome(prefix, message_id, outcome, ttl, claim, reply_to, is_failed, first, last)
   local is_claimed = true
-  if ttl ~= '' then
+  local flow = flow_in(outcome)
+  local how, value, failure, ended
+  if ttl ~= '' or flow then
+    how, value, failure = read_outcome(outcome)
+    ended = filled(claim) and lives.finish(prefix, message_id, claim, how, failure, first or 1, last or 0)
+  end
+  if ttl ~= '' and not ended then
     local noted = prefix .. 'claim:' .. message_id
     is_claimed = claim and claim ~= '' and redis.call('GET', noted) == claim or false
     if is_claimed then
@@ -289,18 +318,12 @@ local function store_outcome(prefix, message_id, outcome, ttl, claim, reply_to, 
   if string.sub(reply_to, 1, #REPLIES) == REPLIES then
     redis.pcall('PUBLISH', reply_to, outcome)
   end
-  local flow = flow_in(outcome)
   if flow then
-    -- The value is passed on as it came. Strings before it have their quotes escaped, so the first match is the field.
-    local _, stop = string.find(outcome, ',"status":"done","value":', 1, true)
-    local ended = stop and { how = 'done', value = string.sub(outcome, stop + 1, -2) }
-    if not ended then
-      local read = cjson.decode(outcome)
-      local failure = type(read.failure) == 'table' and read.failure or nil
-      local how = read.status == 'failed' and 'failed' or failure and KIND_OF_FAILURE[failure.type] or 'rejected'
-      ended = { how = how, failure = failure }
+    if how == 'rejected' then
+      how = failure and KIND_OF_FAILURE[failure.type] or how
     end
-    ended_steps[#ended_steps + 1] = { flow = flow, id = message_id, ended = ended, claim = claim }
+    local step_end = { how = how, value = value, failure = failure }
+    ended_steps[#ended_steps + 1] = { flow = flow, id = message_id, ended = step_end, claim = claim }
   end
   return is_claimed
 end

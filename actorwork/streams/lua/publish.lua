@@ -11,7 +11,8 @@
 --   '<ms>'        delayed until this moment (since the epoch)
 --   '{...}'       JSON: `due` as above; `lifetime` (ms), which becomes the field `expires` unless `expires` is earlier;
 --                 for a unique key `unique`, `ttl` (ms), `replace` (true to replace an unread message that has the key).
---                 Also for a message with a key, a priority or a claim to its result, which are fields.
+--                 Also for a message with a key, a priority or a claim to its result, which are fields; `keep` is how many
+--                 ms to keep that.
 
 local MARK_SECONDS = 86400
 local CLAIM_SECONDS = 40 * 86400 -- As in publisher.py: longer than a dead letter is kept.
@@ -134,6 +135,9 @@ local function keep_on_terms(prefix, mark, offset, terms, first, last, touched)
       unset_mark(mark, offset)
       return false, problem
     end
+  end
+  if claim and wanted.keep then
+    lives.begin(prefix, message_id, claim, whole(wanted.keep), whole(now_ms()), place)
   end
   if unique then
     local record = { id = message_id, places = { place }, place = place }

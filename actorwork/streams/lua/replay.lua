@@ -35,6 +35,7 @@ for i = 2, #ARGV, 2 do
     if not place then
       return redis.error_reply(problem)
     end
+    lives.revive(prefix, facts['id'], by_name(fields), place)
     redis.call('XDEL', KEYS[2], ARGV[i])
     count = count + 1
   end

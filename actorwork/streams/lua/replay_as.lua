@@ -42,5 +42,6 @@ local place, problem = enter(prefix, member_for(prefix, facts['id'], facts['grou
 if not place then
   return redis.error_reply(problem)
 end
+lives.revive(prefix, facts['id'], by_name(fields), place)
 redis.call('XDEL', KEYS[2], entry)
 return 1

@@ -5,7 +5,8 @@
 --       how many plain acks; for each of those: entry id, delivery count; then for each other settlement:
 --         kind, entry id, delivery count, message id, its key, its unique key ('' means none),
 --         outcome (JSON or ''; of a retry that of a message that is lost), how many ms to keep it ('' means not), the claim
---         to its result, where to publish it ('' means nowhere),
+--         to its result, where to publish it ('' means nowhere), its attempt ('' if it is not tracked), how many values say
+--         more of its life, those: field, value, ... (state.lua),
 --         how many messages it publishes, for each: source, prefix, mark, bit, terms, how many values, those values
 --         kind 'retry': delay in ms, headers; kind 'fail': actor, error, reason, traceback, attempt,
 --           how many dead letters to keep, and for how many ms
@@ -78,8 +79,10 @@ while i <= last do
   local kind, id, count, message_id = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local key, unique = ARGV[i + 4] ~= '' and ARGV[i + 4] or nil, ARGV[i + 5] ~= '' and ARGV[i + 5] or nil
   local outcome, ttl, claim, reply_to = ARGV[i + 6], ARGV[i + 7], ARGV[i + 8], ARGV[i + 9]
-  local published = tonumber(ARGV[i + 10])
-  local messages = i + 11
+  local attempt, lived = ARGV[i + 10], i + 12
+  local last_lived = i + 11 + ARGV[i + 11]
+  local published = tonumber(ARGV[last_lived + 1])
+  local messages = last_lived + 2
 
   -- It leaves before it publishes: see the top of this file.
   local leaves_first = (key or unique) and published > 0 and kind ~= 'keep' and kind ~= 'retry'
@@ -182,6 +185,9 @@ while i <= last do
             place = '~' .. member
           end
           step_moved(by_name(fields), place)
+          if attempt ~= '' then
+            lives.note(prefix, message_id, claim, 'RETRY', attempt, count, lived, last_lived, place)
+          end
           if has.key then
             hold_key(prefix, key, place)
           end
@@ -210,7 +216,7 @@ while i <= last do
         end
       end
       if outcome ~= '' then
-        if not store_outcome(prefix, message_id, outcome, ttl, claim, reply_to, kind == 'fail') then
+        if not store_outcome(prefix, message_id, outcome, ttl, claim, reply_to, kind == 'fail', lived, last_lived) then
           note('unclaimed')
         end
       end

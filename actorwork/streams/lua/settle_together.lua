@@ -5,7 +5,8 @@
 -- ARGV  number of the batch, group, consumer, how many messages are published, for each: source, prefix, mark, bit, terms,
 --       how many values, those values; then for each stream: the prefix of its source's keys, first and last id, how many
 --       deliveries, for each: entry id, delivery count, message id, its key, its unique key ('' means none), outcome (JSON
---       or ''), how many ms to keep it ('' means not), the claim to its result, where to publish it ('' means nowhere)
+--       or ''), how many ms to keep it ('' means not), the claim to its result, where to publish it ('' means nowhere), its
+--       attempt ('' if it is not tracked), how many values say more of its life, those: field, value, ... (state.lua)
 --
 -- Returns the batch's number, which of the deliveries (0, 1, ...) are not ours any more, and {0, error} if what they publish
 -- cannot be published; nothing was done if there is any of these. Last come notes, as of settle.lua.
@@ -45,25 +46,28 @@ end
 
 local fenced, notes = {}, {}
 local which = 0
-local first_of_streams = i
+local prefixes, given = {}, {} -- Of each stream, the latter where in ARGV its deliveries begin.
 for s = 2, #KEYS do
   local mine, problem = fence(KEYS[s], group, consumer, ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
   if not mine then
     return redis.error_reply(problem)
   end
-  local ending = i + 4 + 9 * ARGV[i + 3]
   lacking = lacking or lacks('ack of ' .. KEYS[s], needs_of_ack, KEYS[s], group)
     or #groups_found(KEYS[s]) > 1 and lacks('sharing of ' .. KEYS[s], needs_of_sharing, KEYS[s], group)
     or lacks('leaving of ' .. ARGV[i], needs_of_leaving, ARGV[i])
     or lacks('result of ' .. ARGV[i], needs_of_result, ARGV[i])
     or published > 0 and not may('XADD', KEYS[s], '0-0', 'data', '') and 'NOPERM this user may not run XADD on ' .. KEYS[s]
-  for d = i + 4, ending - 1, 9 do
+  prefixes[s], given[s] = ARGV[i], {}
+  local d = i + 4
+  for delivery = 1, tonumber(ARGV[i + 3]) do
+    given[s][delivery] = d
     if not mine(ARGV[d], ARGV[d + 1]) then
       fenced[#fenced + 1] = which
     end
     which = which + 1
+    d = d + 11 + ARGV[d + 10]
   end
-  i = ending
+  i = d
 end
 
 lacking = lacking or not may('SET', record, '', 'PX', 1) and 'NOPERM this user may not run SET on ' .. record
@@ -74,12 +78,10 @@ redis.call('DEL', record) -- Before any command that allocates: see batch.lua.
 
 if #fenced == 0 and not trouble then
   local left = {}
-  i = first_of_streams
   for s = 2, #KEYS do
-    local prefix, ids = ARGV[i], {}
+    local prefix, ids = prefixes[s], {}
     local level = level_of(prefix, KEYS[s])
-    local ending = i + 4 + 9 * ARGV[i + 3]
-    for d = i + 4, ending - 1, 9 do
+    for _, d in ipairs(given[s]) do
       local key, unique = ARGV[d + 3], ARGV[d + 4]
       if key == '' and unique == '' then
         ids[#ids + 1] = ARGV[d]
@@ -88,7 +90,6 @@ if #fenced == 0 and not trouble then
       end
     end
     left[s] = ids
-    i = ending
   end
   local touched = {}
   i = 5
@@ -103,10 +104,10 @@ if #fenced == 0 and not trouble then
   end
   which = 0
   for s = 2, trouble and 1 or #KEYS do
-    local ending = i + 4 + 9 * ARGV[i + 3]
-    for d = i + 4, ending - 1, 9 do
+    for _, d in ipairs(given[s]) do
       if ARGV[d + 5] ~= '' then
-        if not store_outcome(ARGV[i], ARGV[d + 2], ARGV[d + 5], ARGV[d + 6], ARGV[d + 7], ARGV[d + 8]) then
+        local outcome, ttl, claim, reply_to, lived = ARGV[d + 5], ARGV[d + 6], ARGV[d + 7], ARGV[d + 8], d + 10 + ARGV[d + 10]
+        if not store_outcome(prefixes[s], ARGV[d + 2], outcome, ttl, claim, reply_to, false, d + 11, lived) then
           notes[#notes + 1] = which
           notes[#notes + 1] = 'unclaimed'
         end
@@ -114,7 +115,6 @@ if #fenced == 0 and not trouble then
       which = which + 1
     end
     ack_and_delete(KEYS[s], group, left[s])
-    i = ending
   end
   join_all()
 end

@@ -132,6 +132,7 @@ class MemoryBroker(EmbeddedBroker):
             nursery.start_soon(self._writer.keep_time)
             try:
                 await node.open()
+                nursery.start_soon(node.keep_notes)
                 yield node
             finally:
                 await node.close()

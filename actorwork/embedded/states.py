@@ -1,0 +1,174 @@
+"""The lives of tracked messages: of those that were submitted, and of the steps of runs.
+
+A status only goes forward: what is noted later must be of a later attempt, of a later delivery of the same attempt, or
+further on in the same delivery. So the report of a node that was taken for dead is refused, as is one that was
+overtaken on its way. After the end nothing changes any more, until a dead letter is sent again: a new life.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import attrs
+
+from actorwork.embedded.rows import failure_from
+from actorwork.embedded.transaction import Transaction
+from actorwork.message import Delivery, Failure, Json, MessageInfo, Outcome, Progress, Status
+
+RANKS: Final[Mapping[Status, int]] = {Status.PENDING: 0, Status.RECEIVED: 1, Status.STARTED: 2, Status.RETRY: 3}
+OVER: Final = 4
+"""The rank of all ends."""
+_OF_FAILURE: Final = {"Expired": Status.EXPIRED, "Cancelled": Status.CANCELLED, "Lost": Status.FAILURE}
+
+
+class StateTable:
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+        self._execute = transaction.execute
+
+    def __repr__(self) -> str:
+        return "<StateTable>"
+
+    def begin(self, source: int, id: str, keep: float) -> None:
+        """Begin the life of a message that is kept; what became of it is known for `keep` seconds after its end."""
+        self._execute(
+            "insert or replace into states (id, source, status, rank, keep, sent) values (?, ?, 'PENDING', 0, ?, ?)",
+            (id, source, keep, self._transaction.now),
+        )
+
+    def received(self, deliveries: Iterable[Delivery], source: int, actor: str, node: str) -> None:
+        """Note that a node was given deliveries of a source."""
+        now = self._transaction.now
+        for delivery in deliveries:
+            self._note(
+                "received = ?, actor = ?, node = ?, started = null, progress = null, failure = null, reason = ''",
+                (now, actor, node),
+                delivery,
+                source,
+                Status.RECEIVED,
+            )
+
+    def note(self, delivery: Delivery, source: int, started: float | None, progress: Progress | None) -> None:
+        """Note that the handler of a delivery has begun, and how far it is."""
+        text = None if progress is None else encoded_progress(progress)
+        self._note(
+            "started = coalesce(started, ?), progress = coalesce(?, progress)",
+            (started, text),
+            delivery,
+            source,
+            Status.STARTED,
+        )
+
+    def retry(self, delivery: Delivery, source: int, failure: Failure) -> None:
+        """Note that a delivery is to be tried again."""
+        told = json.dumps(attrs.asdict(attrs.evolve(failure, traceback="")))
+        self._note("failure = ?, reason = ?", (told, failure.reason), delivery, source, Status.RETRY)
+
+    def _note(self, what: str, values: tuple[Any, ...], delivery: Delivery, source: int, status: Status) -> None:
+        order = (delivery.attempt, delivery.token.given, RANKS[status])
+        done = self._execute(
+            f"update states set status = ?, attempt = ?, count = ?, rank = ?, version = version + 1, {what}"
+            f" where id = ? and source = ? and rank < {OVER} and (attempt, count, rank) <= (?, ?, ?)",
+            (status, *order, *values, delivery.id, source, *order),
+        )
+        if done.rowcount:
+            self._transaction.changed.add((delivery.source, delivery.id))
+
+    def finish(self, source: int, name: str, id: str, outcome: Outcome) -> bool:
+        """End a life; return False, and change nothing, if it has ended before."""
+        failure = outcome.failure
+        if outcome.status == "done":
+            status = Status.SUCCESS
+        elif outcome.status == "failed":
+            status = Status.FAILURE
+        else:
+            status = _OF_FAILURE.get("" if failure is None else failure.type, Status.REJECTED)
+        now = self._transaction.now
+        told = None if failure is None else json.dumps(attrs.asdict(failure))
+        reason = "" if failure is None else failure.reason
+        done = self._execute(
+            f"update states set status = ?, rank = {OVER}, version = version + 1, ended = ?, expires = ? + keep,"
+            f" failure = ?, reason = ? where id = ? and source = ? and rank < {OVER}",
+            (status, now, now, told, reason, id, source),
+        )
+        if done.rowcount:
+            self._transaction.changed.add((name, id))
+            return True
+        return self._execute("select 1 from states where id = ? and source = ?", (id, source)).fetchone() is None
+
+    def revive(self, source: int, name: str, id: str, keep: Json) -> None:
+        """Begin another life of a message whose dead letter is sent again; `keep` as in its headers."""
+        done = self._execute(
+            "update states set status = 'PENDING', rank = 0, version = version + 1, attempt = 0, count = 0,"
+            " expires = null, received = null, started = null, ended = null, progress = null, failure = null,"
+            " reason = ''"
+            " where id = ? and source = ?",
+            (id, source),
+        )
+        if done.rowcount:
+            self._transaction.changed.add((name, id))
+        elif isinstance(keep, (int, float)) and keep > 0:
+            self.begin(source, id, keep)
+
+    def forget(self, source: int, id: str) -> bool:
+        """Delete what is kept of a message that is over; return whether there was one."""
+        done = self._execute(f"delete from states where id = ? and source = ? and rank = {OVER}", (id, source))
+        if done.rowcount:
+            self._execute("delete from outcomes where source = ? and id = ?", (source, id))
+        return done.rowcount == 1
+
+    def prune(self) -> None:
+        """Delete those that are kept no longer."""
+        self._execute("delete from states where expires <= ?", (self._transaction.now,))
+
+    # ---- what a client reads; needs no transaction ----
+
+    def find(self, source: str, id: str, now: float) -> MessageInfo | None:
+        row = self._execute(
+            "select status, attempt, count, actor, node, sent, received, started, ended, progress, failure, reason,"
+            " version from states join sources s using (source) where id = ? and s.name = ?"
+            " and (expires is null or expires > ?)",
+            (id, source, now),
+        ).fetchone()
+        if row is None:
+            return None
+        status, attempt, count, actor, node, sent, received, started, ended, progress, failure, reason, version = row
+        return MessageInfo(
+            id=id,
+            source=source,
+            status=Status(status),
+            attempt=attempt,
+            deliveries=count,
+            actor=actor,
+            node=node,
+            sent=sent,
+            received=received,
+            started=started,
+            ended=ended,
+            progress=None if progress is None else Progress(**json.loads(progress)),
+            failure=None if failure is None else failure_from(failure),
+            reason=reason,
+            version=version,
+        )
+
+    def locate(self, id: str, now: float) -> str | None:
+        row = self._execute(
+            "select s.name from states join sources s using (source) where id = ? and (expires is null or expires > ?)"
+            " limit 1",
+            (id, now),
+        ).fetchone()
+        return None if row is None else row[0]
+
+
+def encoded_progress(progress: Progress) -> str:
+    return json.dumps(
+        {
+            "done": progress.done,
+            "total": progress.total,
+            "note": progress.note,
+            "state": progress.state,
+            "meta": dict(progress.meta),
+        }
+    )

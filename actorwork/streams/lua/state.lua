@@ -1,0 +1,161 @@
+-- The lives of tracked messages: of those that were submitted, and of the steps of runs. (A part: scripts begin with the parts
+-- they need.)
+--
+--   actorwork:{<source>}:state:<id>   a hash: status, version, attempt, count (deliveries of this attempt), actor, node, sent,
+--                                     received, started, ended (ms), failure and progress (JSON), reason; for us: claim, ttl (ms
+--                                     to be kept after the end), place (as in order.lua: where the message is)
+--   actorwork:{<source>}:watch:<id>   a channel: something in it has changed
+--
+-- A life begins when the message is kept, and only the scripts that keep messages write its claim. An entry that was written by
+-- another producer has no claim, or a wrong one, so it cannot change what is known of a message with its id.
+--
+-- A status only goes forward: what is told later must be of a later attempt, of a later delivery of the same attempt, or further
+-- on in the same delivery. So the report of a node that was taken for dead is refused without a look at the pending list, as is
+-- one that was overtaken on its way. After the end nothing changes any more, until a dead letter is sent again: a new life.
+--
+-- An open message is forgotten after 40 days without a change, as its claim is: its entry may have been deleted by hand.
+--
+-- A user who may not write these keys does all else; then nothing is known of the message.
+--
+-- (All in one table, because a script may have no more than 200 local variables.)
+
+local lives = {}
+
+do
+  local STATE_SECONDS = 40 * 86400 -- As CLAIM_SECONDS in publish.lua.
+  local RANK = { PENDING = 0, RECEIVED = 1, STARTED = 2, RETRY = 3 } -- All others are ends.
+  local STATUS_OF_FAILURE = { Expired = 'EXPIRED', Cancelled = 'CANCELLED', Lost = 'FAILURE' }
+
+  local function needs(prefix)
+    local key = prefix .. 'state:'
+    return { { 'HMGET', key, '' }, { 'HSET', key, '', '' }, { 'EXPIRE', key, 1 }, { 'PEXPIRE', key, 1 } }
+  end
+
+  -- Changes fields of a life, and tells those who watch it. PUBLISH may be forbidden (an ACL); who watches looks now and then.
+  local function change(prefix, message_id, version, changes)
+    local key = prefix .. 'state:' .. message_id
+    changes[#changes + 1] = 'version'
+    changes[#changes + 1] = whole((tonumber(version) or 0) + 1)
+    redis.call('HSET', key, unpack(changes))
+    redis.pcall('PUBLISH', prefix .. 'watch:' .. message_id, changes[2])
+  end
+
+  -- Begins the life of a message that is kept; `ttl` in ms. What was known of an earlier message with this id is gone.
+  function lives.begin(prefix, message_id, claim, ttl, sent, place)
+    if lacks('state of ' .. prefix, needs, prefix) then
+      return
+    end
+    local key = prefix .. 'state:' .. message_id
+    redis.call('HSET', key, 'status', 'PENDING', 'version', 1, 'claim', claim, 'ttl', ttl, 'sent', sent, 'place', place)
+    redis.call('EXPIRE', key, STATE_SECONDS)
+  end
+
+  -- A message is at another place now.
+  function lives.moved(prefix, message_id, claim, place)
+    if lacks('state of ' .. prefix, needs, prefix) then
+      return
+    end
+    local key = prefix .. 'state:' .. message_id
+    if redis.call('HMGET', key, 'claim')[1] == claim then
+      redis.call('HSET', key, 'place', place)
+    end
+  end
+
+  -- Notes where a delivery is in its life, if that is not behind what is known; more of it is in ARGV[first..last]. `place`: of
+  -- its next attempt, for RETRY. Returns whether it was noted.
+  function lives.note(prefix, message_id, claim, status, attempt, count, first, last, place)
+    if lacks('state of ' .. prefix, needs, prefix) then
+      return false
+    end
+    local key = prefix .. 'state:' .. message_id
+    local known = redis.call('HMGET', key, 'claim', 'status', 'attempt', 'count', 'version')
+    local rank = RANK[known[2]]
+    if not known[1] or known[1] ~= claim or not rank then
+      return false
+    end
+    attempt, count = tonumber(attempt), tonumber(count)
+    local old_attempt, old_count = tonumber(known[3]) or 0, tonumber(known[4]) or 0
+    if attempt < old_attempt or attempt == old_attempt
+      and (count < old_count or count == old_count and RANK[status] < rank) then
+      return false
+    end
+    local changes = { 'status', status, 'attempt', attempt, 'count', count }
+    if attempt ~= old_attempt or count ~= old_count then
+      for _, name in ipairs({ 'started', '', 'progress', '', 'failure', '', 'reason', '' }) do
+        changes[#changes + 1] = name -- They were of an earlier delivery.
+      end
+    end
+    for i = first, last do
+      changes[#changes + 1] = ARGV[i]
+    end
+    if place then
+      changes[#changes + 1] = 'place'
+      changes[#changes + 1] = place
+    end
+    change(prefix, message_id, known[5], changes)
+    redis.call('EXPIRE', key, STATE_SECONDS)
+    return true
+  end
+
+  -- Ends a life, unless it has ended; more of it is in ARGV[first..last]. `failure` is the failure of an outcome, if it has one.
+  -- Returns the status that it had ended with before, if any.
+  function lives.finish(prefix, message_id, claim, how, failure, first, last)
+    if lacks('state of ' .. prefix, needs, prefix) then
+      return nil
+    end
+    local key = prefix .. 'state:' .. message_id
+    local known = redis.call('HMGET', key, 'claim', 'status', 'ttl', 'version')
+    if not known[1] or known[1] ~= claim then
+      return nil
+    end
+    if not RANK[known[2]] then
+      return known[2]
+    end
+    local status = how == 'done' and 'SUCCESS' or how == 'failed' and 'FAILURE'
+      or failure and STATUS_OF_FAILURE[failure.type] or 'REJECTED'
+    local changes = { 'status', status, 'ended', whole(now_ms()), 'place', '' }
+    for i = first, last do
+      changes[#changes + 1] = ARGV[i]
+    end
+    if how == 'done' then
+      changes[#changes + 1] = 'failure' -- That of the attempt before.
+      changes[#changes + 1] = ''
+      changes[#changes + 1] = 'reason'
+      changes[#changes + 1] = ''
+    elseif failure then
+      changes[#changes + 1] = 'failure'
+      changes[#changes + 1] = cjson.encode(failure)
+      changes[#changes + 1] = 'reason'
+      changes[#changes + 1] = failure.reason or ''
+    end
+    redis.call('PEXPIRE', key, known[3] or 1)
+    change(prefix, message_id, known[4], changes)
+    return nil
+  end
+
+  -- A dead letter is sent again, with these fields, by their names: its message begins a new life.
+  function lives.revive(prefix, message_id, named, place)
+    local claim = named['claim']
+    if not claim or not named['data'] or lacks('state of ' .. prefix, needs, prefix) then
+      return
+    end
+    local key = prefix .. 'state:' .. message_id
+    local known = redis.call('HMGET', key, 'claim', 'version')
+    if known[1] then
+      if known[1] == claim then
+        local changes = { 'status', 'PENDING', 'place', place }
+        for _, name in ipairs({ 'attempt', 'count', 'received', 'started', 'ended', 'progress', 'failure', 'reason' }) do
+          changes[#changes + 1] = name
+          changes[#changes + 1] = ''
+        end
+        redis.call('EXPIRE', key, STATE_SECONDS)
+        change(prefix, message_id, known[2], changes)
+      end
+      return
+    end
+    local seconds = string.match(named['headers'] or '', '"actorwork%-result%-ttl": ?([%d.]+)')
+    if tonumber(seconds) and redis.call('GET', prefix .. 'claim:' .. message_id) == claim then
+      lives.begin(prefix, message_id, claim, whole(math.max(1, seconds * 1000)), whole(now_ms()), place)
+    end
+  end
+end

@@ -1,0 +1,114 @@
+"""What a node notes of the lives of tracked messages: received, started, how far their handlers are.
+
+    received, note ──▶ life of the delivery ──a moment later, one script for each source──▶ lua/state.lua
+                                └── settled meanwhile ──▶ goes with its settlement
+
+A note waits for some milliseconds, so that a delivery whose handler is quick writes only its end, with all times in
+it, and a busy node writes for many deliveries at once. Progress waits longer: it is for people who watch.
+
+Notes that cannot be written are dropped: what is noted next, or the end, has all that counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import trio
+
+from actorwork.message import NO_HEADERS, Delivery, Failure, Progress, Status, is_tracked
+from actorwork.streams import scripts
+from actorwork.streams.entries import claim_in
+from actorwork.streams.in_flight import InFlightEntries
+from actorwork.streams.lives import Life, encoded_failure
+from actorwork.streams.transport.redis_py import RedisError
+
+if TYPE_CHECKING:
+    from actorwork.streams.transport.client import RedisClient
+
+SOON: Final = 0.01
+EVERY: Final = 0.05
+"""Seconds after which progress is written."""
+_AT_ONCE: Final = 500
+
+
+class Notes:
+    """The notes of one node. `spawn` starts a task in the node's nursery, and does not wait; so does nothing here."""
+
+    def __init__(self, client: RedisClient, spawn: Callable[..., object], now: Callable[[], float]) -> None:
+        self._client = client
+        self._spawn = spawn
+        self._now = now
+        self._due: dict[Life, InFlightEntries] = {}
+        self._is_written_at = float("inf")
+        self._task: trio.CancelScope | None = None
+
+    def __repr__(self) -> str:
+        return f"<Notes, {len(self._due)} to be written>"
+
+    def received(self, in_flight: InFlightEntries, deliveries: Sequence[Delivery]) -> None:
+        """Note that deliveries were received: those of them that are tracked."""
+        for delivery in deliveries:
+            if delivery.headers is not NO_HEADERS and is_tracked(delivery.headers):
+                life = in_flight.lives[delivery.token[0]] = Life(delivery, Status.RECEIVED, self._now())
+                self._write_within(SOON, life, in_flight)
+
+    def note(self, delivery: Delivery, status: Status, progress: Progress | None) -> None:
+        """Note more of a tracked delivery in flight; of any other one nothing."""
+        in_flight: InFlightEntries = delivery.token[2]
+        life = in_flight.lives.get(delivery.token[0])
+        if life is None or life.delivery is not delivery:
+            return
+        if status is Status.STARTED and life.started is None:
+            life.status, life.started = status, self._now()
+            self._write_within(SOON, life, in_flight)
+        if progress is not None:
+            life.progress = progress
+            self._write_within(EVERY, life, in_flight)
+
+    def _write_within(self, seconds: float, life: Life, in_flight: InFlightEntries) -> None:
+        self._due[life] = in_flight
+        at = trio.current_time() + seconds
+        if self._task is None:
+            self._task = trio.CancelScope(deadline=at)
+            self._spawn(self._write, self._task)
+        elif at < self._task.deadline:
+            self._task.deadline = at
+
+    async def _write(self, waiting: trio.CancelScope) -> None:
+        with waiting:
+            await trio.sleep_forever()
+        self._task = None
+        due, self._due = self._due, {}
+        by_source: dict[str, list[Any]] = {}
+        for life, in_flight in due.items():
+            # Settled or released meanwhile: its settlement had all of it.
+            if in_flight.lives.get(life.delivery.token[0]) is life:
+                by_source.setdefault(in_flight.source, []).append((life, in_flight))
+        for source, some in by_source.items():
+            for first in range(0, len(some), _AT_ONCE):
+                args: list[Any] = [some[0][1].keys.prefix]
+                for life, in_flight in some[first : first + _AT_ONCE]:
+                    delivery = life.delivery
+                    fields = life.fields(in_flight.subscription.actor, in_flight.incarnation)
+                    args += (delivery.id, claim_in(delivery.token), life.status, delivery.attempt, delivery.token[1])
+                    args += (len(fields), *fields)
+                try:
+                    await self._client.run_script(scripts.NOTE, (source,), args, idempotent=True)
+                except RedisError:
+                    return
+
+
+def take_life(delivery: Delivery, failure: Failure | None = None) -> tuple[str | int, list[str | int]]:
+    """Return the attempt of a tracked delivery that is settled, and what its settlement writes of its life."""
+    if not delivery.headers or not is_tracked(delivery.headers):
+        return "", []
+    in_flight: InFlightEntries = delivery.token[2]
+    fields: list[str | int] = ["attempt", delivery.attempt, "count", delivery.token[1]]
+    life = in_flight.lives.pop(delivery.token[0], None)
+    if life is not None:
+        fields += life.fields(in_flight.subscription.actor, in_flight.incarnation)
+    if failure is not None:
+        fields += ("failure", encoded_failure(attrs.evolve(failure, traceback="")), "reason", failure.reason)
+    return delivery.attempt, fields
