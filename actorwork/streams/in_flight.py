@@ -82,7 +82,6 @@ class InFlightEntries:
         "others",
         "plain",
         "short",
-        "source",
         "stream",
         "subscription",
     )
@@ -99,7 +98,6 @@ class InFlightEntries:
     ) -> None:
         self.subscription = subscription
         self.group = subscription.group
-        self.source = keys.stream
         self.level = level
         self.stream = keys.at(level)
         self.keys = keys
@@ -127,6 +125,10 @@ class InFlightEntries:
     def __repr__(self) -> str:
         state = "over" if self.is_over else f"{len(self.deliveries)} in flight"
         return f"<InFlightEntries of {self.stream} for {self.subscription.actor}, {state}>"
+
+    @property
+    def source(self) -> str:
+        return self.keys.stream
 
     def take(self, found: Sequence[Any], *, count: int = 1, crashes: int = 0) -> list[Delivery]:
         """Record entries as in flight, and return their deliveries. Entries that no actor will see are settled here.
@@ -175,6 +177,15 @@ class InFlightEntries:
         else:
             self.plain.append(silent)
         self.begun += 1
+
+    def end(self) -> tuple[list[Delivery], list[Item]]:
+        """End with the incarnation; return the settlements that are still queued."""
+        self.is_over = True
+        plain, others = self.plain, self.others
+        self.plain, self.others = [], []
+        self.deliveries.clear()
+        self.lives.clear()
+        return plain, others
 
     def release(self, delivery: Delivery) -> None:
         """Remove a delivery that was settled or released."""

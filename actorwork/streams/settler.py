@@ -148,11 +148,7 @@ class Settler:
         """End in-flight entries whose lease is lost: refuse queued settlements, and leave a flush in progress to the
         fence.
         """
-        in_flight.is_over = True
-        plain, others = in_flight.plain, in_flight.others
-        in_flight.plain, in_flight.others = [], []
-        in_flight.deliveries.clear()
-        in_flight.lives.clear()
+        plain, others = in_flight.end()
         in_flight.done += len(plain) + len(others)
         for delivery in plain:
             self._refuse(in_flight, delivery, Ack())
