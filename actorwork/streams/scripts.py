@@ -20,7 +20,12 @@ def _text(name: str) -> str:
 
 
 def _script(name: str, *parts: str) -> Script:
-    return Script(name, "\n".join(map(_text, (*parts, name))))
+    """Make a script of the text of its own, and of the parts that it needs.
+
+    Its own text is a function: a function has at most 200 local variables, and most of them are those of the parts. (It
+    refers to at most 60 of them.)
+    """
+    return Script(name, "\n".join((*map(_text, parts), "return (function()", _text(name), "end)()")))
 
 
 _ORDERING = ("clock", "ack", "rights", "state", "order")
