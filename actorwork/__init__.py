@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     )
     from actorwork.clients import (
         Client as Client,
+        Prepared as Prepared,
         Receipt as Receipt,
         Spool as Spool,
         StreamRef as StreamRef,
@@ -207,6 +208,7 @@ _AT_FIRST_USE: Final = {
     "Pause": "actorwork.message",
     "Pool": "actorwork.actors.tree.pool",
     "PoolRef": "actorwork.actors.refs.pool",
+    "Prepared": "actorwork.clients.refs",
     "Priority": "actorwork.message",
     "Process": "actorwork.actors.tree.spec",
     "ProcessLost": "actorwork.errors",
@@ -336,6 +338,7 @@ __all__ = [
     "Pause",
     "Pool",
     "PoolRef",
+    "Prepared",
     "Priority",
     "Process",
     "ProcessLost",

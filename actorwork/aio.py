@@ -13,6 +13,6 @@ Classes, names and exceptions are those of the client for Trio. uvloop's loop wi
 
 from actorwork.asynchronous.opening import open_client as open_client
 from actorwork.clients.client import Client as Client
-from actorwork.clients.refs import Receipt as Receipt, StreamRef as StreamRef
+from actorwork.clients.refs import Prepared as Prepared, Receipt as Receipt, StreamRef as StreamRef
 
-__all__ = ["Client", "Receipt", "StreamRef", "open_client"]
+__all__ = ["Client", "Prepared", "Receipt", "StreamRef", "open_client"]

@@ -14,6 +14,7 @@ not imported.
 
 from actorwork.blocking.client import (
     Client as Client,
+    Prepared as Prepared,
     Receipt as Receipt,
     Ref as Ref,
     Run as Run,
@@ -21,4 +22,4 @@ from actorwork.blocking.client import (
 )
 from actorwork.blocking.opening import open_client as open_client
 
-__all__ = ["Client", "Receipt", "Ref", "Run", "Shared", "open_client"]
+__all__ = ["Client", "Prepared", "Receipt", "Ref", "Run", "Shared", "open_client"]

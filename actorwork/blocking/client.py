@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
     from actorwork.abc import Broker, FunctionActor
     from actorwork.actors.actor import Actor
-    from actorwork.clients.refs import Receipt as AsyncReceipt, Status as MessageStatus, StreamRef
+    from actorwork.clients.refs import (
+        Prepared as AsyncPrepared,
+        Receipt as AsyncReceipt,
+        Status as MessageStatus,
+        StreamRef,
+    )
     from actorwork.clients.runs import Run as AsyncRun
     from actorwork.durations import Duration
     from actorwork.message import Message, Pause, TriggerRecord, Untyped
@@ -203,9 +208,41 @@ class Ref(Generic[A_co]):
         """Send a message like `tell`; the broker keeps its outcome for the actor's `results_ttl`."""
         return Receipt(run(self._ref.submit(message, **options)))
 
+    @overload
+    def prepare(self, message: Message[A_co, R], **options: Unpack[SendOptions]) -> Prepared[R]: ...
+    @overload
+    def prepare(self, message: Untyped, **options: Unpack[SendOptions]) -> Prepared[Any]: ...
+    def prepare(self, message: Any, **options: Unpack[SendOptions]) -> Prepared[Any]:
+        """Do all of `submit` but the sending; `send` of what this returns does that."""
+        return Prepared(self._ref.prepare(message, **options))
+
     def receipt(self, id: str) -> Receipt[Any]:
         """Return the receipt for a message that was submitted before, perhaps by another process."""
         return Receipt(self._ref.receipt(id))
+
+
+class Prepared(Generic[R_co]):
+    """A message that was checked and encoded, with its id, for `send` to send."""
+
+    __slots__ = ("_prepared",)
+
+    def __init__(self, prepared: AsyncPrepared[R_co]) -> None:
+        self._prepared = prepared
+
+    def __repr__(self) -> str:
+        return f"<sync {self._prepared!r}>"
+
+    @property
+    def id(self) -> str:
+        return self._prepared.id
+
+    @property
+    def source(self) -> str:
+        return self._prepared.source
+
+    def send(self) -> Receipt[R_co]:
+        """Send the message like `submit`, and return its receipt. Sent again, within a day, it is stored once."""
+        return Receipt(run(self._prepared.send()))
 
 
 class Receipt(Generic[R_co]):

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from actorwork.clients.client import Client as Client
     from actorwork.clients.opening import open_client as open_client
-    from actorwork.clients.refs import Receipt as Receipt, StreamRef as StreamRef
+    from actorwork.clients.refs import Prepared as Prepared, Receipt as Receipt, StreamRef as StreamRef
     from actorwork.clients.spool import Spool as Spool
 
 _AT_FIRST_USE: Final = {
     "Client": "client",
+    "Prepared": "refs",
     "Receipt": "refs",
     "Spool": "spool",
     "StreamRef": "refs",

@@ -3,6 +3,7 @@
     tell      returns when the broker has stored the message; its outcome is not known
     ask       waits for the reply
     submit    like `tell`, but the outcome is kept: the receipt finds it, in this process or (by its id) in another
+    prepare   `submit` in two steps: the id is known before anything is sent
 
 Every message is checked against the handlers of the actor before it is sent. A message's id makes sending it twice
 harmless: the broker stores it once.
@@ -10,7 +11,8 @@ harmless: the broker stores it once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, Unpack, overload
 
 import attrs
@@ -104,14 +106,33 @@ class StreamRef(Generic[A_co]):
 
         With a `unique` whose `on_conflict` is "first" or "replace", the receipt may be that of the earlier message.
         """
-        self._check(message)
-        envelope = self._envelope(message, options, ours={RESULT_TTL: self.results_ttl})
-        kept = await self._sender.send_one(envelope)
-        return Receipt(kept, self.source, self._sender, repr(self.title), self._reply_type(message))
+        envelope = self._submitted(message, options)
+        return self._receipt(message, await self._sender.send_one(envelope))
+
+    @overload
+    def prepare(self, message: Message[A_co, R], **options: Unpack[SendOptions]) -> Prepared[R]: ...
+    @overload
+    def prepare(self, message: Untyped, **options: Unpack[SendOptions]) -> Prepared[Any]: ...
+    def prepare(self, message: Any, **options: Unpack[SendOptions]) -> Prepared[Any]:
+        """Do all of `submit` but the sending: the id of what this returns is known, and its `send` sends the message.
+
+        For a message that is to be sent only after the commit of a transaction, and whose id is stored in it. The
+        message is checked, encoded and processed by middleware now. Raises `MessageRefused`.
+        """
+        envelope = self._submitted(message, options)
+        self._sender.may_send_again()
+        return Prepared(envelope.id, self.source, envelope, self._sender, partial(self._receipt, message))
 
     def receipt(self, id: str) -> Receipt[Any]:
         """Return the receipt for a message that was submitted before, perhaps by another process."""
         return Receipt(id, self.source, self._sender, repr(self.title), Any)
+
+    def _submitted(self, message: object, options: SendOptions) -> Envelope:
+        self._check(message)
+        return self._envelope(message, options, ours={RESULT_TTL: self.results_ttl})
+
+    def _receipt(self, message: object, id: str) -> Receipt[Any]:
+        return Receipt(id, self.source, self._sender, repr(self.title), self._reply_type(message))
 
     def _envelope(self, message: object, options: SendOptions, *, ours: Mapping[str, Json] = NO_HEADERS) -> Envelope:
         sending = Sending.of(options) if options else PLAIN
@@ -125,6 +146,28 @@ class StreamRef(Generic[A_co]):
         if self._handlers is not None:
             return self._handlers.reply_type(message)
         return declared_reply(type(message))
+
+
+@attrs.frozen(eq=False)
+class Prepared(Generic[R_co]):
+    """A message that was checked and encoded, with its id, for `send` to send; made by `StreamRef.prepare`.
+
+    In Django: `transaction.on_commit(client.ref(Mailer).prepare(Welcome(name)).send)`.
+    """
+
+    id: str
+    source: str
+    _envelope: Envelope = attrs.field(repr=False)
+    _sender: Sender = attrs.field(repr=False)
+    _receipt: Callable[[str], Receipt[R_co]] = attrs.field(repr=False)
+
+    async def send(self) -> Receipt[R_co]:
+        """Send the message like `submit`, and return its receipt. Sent again, within a day, it is stored once.
+
+        A `delay`, and an `expires` in seconds, count from now. Raises `NotUnique`. If cancelled, the message may have
+        been stored.
+        """
+        return self._receipt(await self._sender.send_one(self._envelope))
 
 
 @attrs.frozen(eq=False)

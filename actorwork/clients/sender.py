@@ -115,6 +115,10 @@ class Sender:
             envelope = sending.envelope(source, message_id, data, wire, ours=ours, priority=priority)
         return passed_through(self._layers, envelope) if self._layers else envelope
 
+    def may_send_again(self) -> None:
+        """Note that the last envelope may be sent more than once, at any time: each time its id is checked."""
+        self._unsent_id = None
+
     async def send(self, envelopes: Sequence[Envelope]) -> None:
         """Publish, and count. If cancelled, any part may have been stored."""
         await self._route.publish(envelopes)

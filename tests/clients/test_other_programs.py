@@ -8,8 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from actorwork import (
     NotUnique,
     Unique,
     aio,
-    open_system,
     sync,
 )
 from actorwork.blocking.driver import Deadlines, run
@@ -39,6 +37,7 @@ from actorwork.state.shared import Shared
 from actorwork.streams.transport.address import Address
 from actorwork.testing.redis_server import RedisServer, open_redis_server
 from actorwork.workflows import Status, chord, step
+from tests.clients.programs import node, run_asyncio
 from tests.workflows.shop import Calculator, Clerk, Flaky, Note, Square, Sum, Wait, double
 
 
@@ -49,28 +48,6 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'messages.db'}"
     found: str = request.getfixturevalue("redis_url")
     return found
-
-
-@contextmanager
-def node(url: str) -> Generator[None]:
-    """Run the calculator and the clerk at a broker, on Trio in a thread."""
-    started, stop = threading.Event(), trio.Event()
-    tokens: list[trio.lowlevel.TrioToken] = []
-
-    async def main() -> None:
-        async with open_system([Calculator, Clerk, double], broker=url):
-            tokens.append(trio.lowlevel.current_trio_token())
-            started.set()
-            await stop.wait()
-
-    thread = threading.Thread(target=trio.run, args=(main,), daemon=True)
-    thread.start()
-    assert started.wait(10)
-    try:
-        yield
-    finally:
-        tokens[0].run_sync_soon(stop.set)
-        thread.join(10)
 
 
 @pytest.fixture
@@ -164,6 +141,7 @@ def test_threads_that_share_a_sync_client_get_their_own_replies(at_work: str) ->
 FORKING = """
 import os, sys
 from actorwork.sync import open_client
+from tests.clients.programs import node, run_asyncio
 from tests.workflows.shop import Calculator, Square
 
 client = open_client(sys.argv[1])
@@ -351,14 +329,6 @@ def test_an_ask_without_the_right_to_subscribe_is_an_error_of_the_broker(own_ser
 
 
 # ---- asyncio ----
-
-
-def run_asyncio(main: Callable[[], Awaitable[Any]]) -> Any:
-    async def bounded() -> Any:
-        async with asyncio.timeout(25):
-            return await main()
-
-    return asyncio.run(bounded())
 
 
 def test_an_asyncio_client_sends_asks_and_finds_results(at_work: str) -> None:

@@ -18,7 +18,7 @@ from actorwork.actors.refs.pool import PoolRef
 from actorwork.actors.refs.ref import ActorRef
 from actorwork.actors.tree.spec import Child
 from actorwork.clients.client import Client
-from actorwork.clients.refs import Receipt, StreamRef
+from actorwork.clients.refs import Prepared, Receipt, StreamRef
 from actorwork.message import Message, Priority
 from actorwork.settings import Settings
 
@@ -97,6 +97,8 @@ async def a_durable_ref(greeter: StreamRef[Greeter], counter: StreamRef[Counter]
     assert_type(receipt, Receipt[str])
     assert_type(await receipt.result(timeout=5), str)
     assert_type(await greeter.submit({"name": "Ann"}), Receipt[Any])
+    assert_type(await greeter.prepare(Greet("Ann")).send(), Receipt[str])
+    assert_type(greeter.prepare({"name": "Ann"}), Prepared[Any])
 
     await greeter.tell(Count())  # type: ignore[arg-type]
     await greeter.tell_many([Count()])  # type: ignore[list-item]
