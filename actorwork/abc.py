@@ -40,6 +40,7 @@ from actorwork.settings import DeadLetterSettings, Settings
 from actorwork.shown import Shown
 
 if TYPE_CHECKING:
+    from actorwork.policy.decoding import Decoder
     from actorwork.policy.runs.values import Plan, RunInfo, StepInfo
 
 P = ParamSpec("P")
@@ -88,7 +89,8 @@ class DeliverySink(Protocol):
 class Subscription(Shown):
     """What an actor reads from a broker: every message of these sources that its group has not received.
 
-    `group` is the actor's id. Two actors that share a source have two groups, and each gets every message.
+    `group` is the actor's id. Two actors that share a source have two groups, and each gets every message. `decode`
+    has, by source, what reads the entries of foreign producers; a broker that has no such entries needs none of it.
     """
 
     group: str
@@ -97,6 +99,7 @@ class Subscription(Shown):
     sink: DeliverySink
     max_crashes: int = 3
     dead_letters: DeadLetterSettings = attrs.field(factory=DeadLetterSettings)
+    decode: Mapping[str, Decoder] = attrs.field(factory=dict[str, "Decoder"])
 
 
 class Node(Protocol):

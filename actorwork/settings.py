@@ -18,7 +18,7 @@ import attrs
 from actorwork.durations import as_seconds
 from actorwork.errors import SettingsError
 from actorwork.message import Priority
-from actorwork.policy.bounds import as_tuple, callables, instance_of, one_of, seconds, text, whole, wrong
+from actorwork.policy.bounds import as_tuple, callables, instance_of, one_of, seconds, takes, text, whole, wrong
 from actorwork.policy.catchup import CATCHUPS, OVERLAPS, CatchUp, Overlap
 from actorwork.policy.limits import LIMITS, Limit
 from actorwork.policy.retry import DefaultRetryPolicy, RetryPolicy
@@ -28,6 +28,7 @@ from actorwork.shown import Shown
 
 if TYPE_CHECKING:
     from actorwork.message import Json
+    from actorwork.policy.decoding import DecodeHook, Decoder
 
 SOURCE: Final = re.compile(r"(?!actorwork:)[a-zA-Z0-9_\-:]{1,300}")
 """A valid name of a source. A stream whose name begins as our own keys do could take the place of one of them."""
@@ -192,6 +193,20 @@ def _are_limits(instance: object, attribute: attrs.Attribute[Any], value: object
         raise wrong(instance, attribute.name, f"a list of {', '.join(kind.__name__ for kind in LIMITS)}", value)
 
 
+def _are_hooks(instance: Settings, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is None:
+        return
+    is_divided = isinstance(value, Mapping)
+    by_source: Mapping[object, object] = cast("Mapping[object, object]", value) if is_divided else {}
+    hooks = list(by_source.values()) if is_divided else [value]
+    if not all(takes(hook, 1) for hook in hooks):
+        wanted = "a callable that takes the fields of an entry, or a mapping of sources to such callables"
+        raise wrong(instance, attribute.name, wanted, value)
+    for source in by_source:
+        if source not in instance.all_sources:
+            raise wrong(instance, attribute.name, f"sources of the actor, {', '.join(instance.all_sources)}", source)
+
+
 @attrs.define(frozen=True, kw_only=True, slots=False, eq=False, repr=False)
 class Settings(Shown):
     """What an actor declares about itself.
@@ -202,7 +217,8 @@ class Settings(Shown):
     processes what the actor publishes. `on_failure` overrides what an error does: by default a failing delivery fails
     the message ("resume"), and a failing local call crashes the actor ("restart"). Once `max_crashes` processes have
     died while a message was in flight, it is a dead letter and does not run again; from 2 on, its last run before that
-    is one alone, so that only the guilty one gets there.
+    is one alone, so that only the guilty one gets there. `decode` reads entries that other programs have written to
+    Redis in a format of their own (`policy/decoding`): a callable, or one for each source.
     """
 
     title: str = attrs.field(validator=text(1, 300))
@@ -235,6 +251,7 @@ class Settings(Shown):
     )
     on_failure: OnFailure | None = attrs.field(default=None, validator=one_of(ON_FAILURES, optional=True))
     max_crashes: int = attrs.field(default=3, validator=whole(0, 1_000_000))
+    decode: DecodeHook | Mapping[str, DecodeHook] | None = attrs.field(default=None, validator=_are_hooks)
 
     @cached_property
     def id(self) -> str:
@@ -243,6 +260,18 @@ class Settings(Shown):
     @cached_property
     def default_source(self) -> str:
         return default_source(self.id)
+
+    @cached_property
+    def decoders(self) -> Mapping[str, Decoder]:
+        """What reads foreign entries with the hooks of `decode`, by source."""
+        hooks = self.decode
+        if hooks is None:
+            return {}
+        from actorwork.policy.decoding import decoder_of  # noqa: PLC0415 - few actors need it
+
+        if callable(hooks):
+            hooks = dict.fromkeys(self.all_sources, hooks)
+        return {source: decoder_of(hook) for source, hook in hooks.items()}
 
     @cached_property
     def all_sources(self) -> tuple[str, ...]:

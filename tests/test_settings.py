@@ -53,6 +53,7 @@ def test_everything_but_the_title_has_a_default():
         "limits": (),
         "on_failure": None,
         "max_crashes": 3,
+        "decode": None,
     }
 
 
@@ -73,6 +74,10 @@ def test_the_default_source_is_always_among_the_sources():
     assert own.all_sources == (settings.default_source,)
 
 
+def bool_of(fields: object) -> object:
+    return bool(fields)
+
+
 FINE: list[tuple[str, list[Any]]] = [
     ("title", ["a", "a" * 300, "Ünïcode ✓"]),
     ("description", ["", "d" * 1000]),
@@ -87,6 +92,7 @@ FINE: list[tuple[str, list[Any]]] = [
     ("on_failure", [None, "resume", "restart", "stop", "escalate"]),
     ("priority", list(Priority)),
     ("middleware", [[], [print], (print,)]),
+    ("decode", [None, bool_of, {}, {Settings(title="greeter").default_source: bool_of}]),
     ("triggers", [[], [Trigger(title="a", schedule=HOURLY), Trigger(title="b", schedule=HOURLY)]]),
 ]
 
@@ -121,6 +127,8 @@ WRONG: list[tuple[str, list[Any], str]] = [
     ("retry", [None, 3], "a RetryPolicy, such as RetryPolicy(attempts=5)"),
     ("triggers", [None, ["x"], Trigger(title="a", schedule=HOURLY)], "a list of Trigger"),
     ("triggers", [[Trigger(title="a", schedule=HOURLY)] * 2], "unique titles, got 'a' 2 times"),
+    ("decode", ["json", 7, {"orders": 7}, lambda: None], "a callable that takes the fields of an entry"),
+    ("decode", [{"orders": bool_of}], "sources of the actor, worker:"),
 ]
 
 

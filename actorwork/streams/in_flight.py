@@ -21,7 +21,7 @@ import attrs
 
 from actorwork.abc import Subscription
 from actorwork.message import Delivery, Envelope, Priority
-from actorwork.policy.settlement import Ack, Fail, Settlement
+from actorwork.policy.settlement import Ack, Fail, Reject, Settlement
 from actorwork.shown import Shown
 from actorwork.streams import entries
 from actorwork.streams.isolation import Isolation
@@ -93,7 +93,7 @@ class InFlightEntries:
         level: Priority,
         incarnation: str,
         maintain_within: Callable[[float], None],
-        on_unreadable: Callable[[Delivery, Fail], None],
+        on_unreadable: Callable[[Delivery, Fail | Reject], None],
         isolation: Isolation,
     ) -> None:
         self.subscription = subscription
@@ -105,7 +105,7 @@ class InFlightEntries:
         self.maintain_within = maintain_within
         """Requests maintenance of the source within a number of seconds."""
         self.on_unreadable = on_unreadable
-        """Called for a delivery that becomes a dead letter before an actor has seen it."""
+        """Called for a delivery that ends before an actor has seen it."""
         self.isolation = isolation
         self.deliveries: dict[bytes, Delivery] = {}
         self.lives: dict[bytes, Life] = {}
@@ -150,22 +150,32 @@ class InFlightEntries:
     def _take(self, found: Sequence[Any], count: int, crashes: int, deliveries: list[Delivery]) -> None:
         in_flight = self.deliveries
         source, group = self.source, self.group
+        decode = self.subscription.decode.get(source)
         for entry, fields in found:
             if count == 1 and entry in in_flight and in_flight[entry].token[1] == 1:
                 continue
             made = entries.delivery_from(source, group, entry, fields, (entry, count, self), crashes)
             if isinstance(made, Delivery):
+                if decode is not None and type(made.payload) is not bytes:
+                    read = decode(made)
+                    if not isinstance(read, Delivery):
+                        self._end_unread(entry, made, read)
+                        continue
+                    made = read
                 in_flight[entry] = made
                 deliveries.append(made)
             elif made is None:
                 self._pass_over(entry, count, fields)
             else:
                 delivery, failure = made
-                fail = Fail(failure)
-                in_flight[entry] = delivery
-                self.others.append((delivery, fail, ()))
-                self.begun += 1
-                self.on_unreadable(delivery, fail)
+                self._end_unread(entry, delivery, Fail(failure))
+
+    def _end_unread(self, entry: bytes, delivery: Delivery, settlement: Fail | Reject) -> None:
+        """Settle an entry that cannot be read."""
+        self.deliveries[entry] = delivery
+        self.others.append((delivery, settlement, ()))
+        self.begun += 1
+        self.on_unreadable(delivery, settlement)
 
     def _pass_over(self, entry: bytes, count: int, fields: entries.Fields) -> None:
         """Settle an entry that is meant for another group."""

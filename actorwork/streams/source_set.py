@@ -16,7 +16,7 @@ import trio
 from actorwork.abc import DeliverySink, EventSink, Subscription
 from actorwork.events import GroupRestored, Settled
 from actorwork.message import Delivery, Priority
-from actorwork.policy.settlement import Fail
+from actorwork.policy.settlement import Fail, Reject
 from actorwork.streams import entries
 from actorwork.streams.in_flight import Counters, InFlightEntries
 from actorwork.streams.keys import SourceKeys
@@ -164,8 +164,8 @@ class SourceSet:
     def _maintain_within(self, seconds: float) -> None:
         self.maintain_within(seconds)
 
-    def _unreadable(self, delivery: Delivery, fail: Fail) -> None:
-        self.emit(Settled(self.group, self.subscription.actor, delivery, fail, 0.0))
+    def _unreadable(self, delivery: Delivery, settlement: Fail | Reject) -> None:
+        self.emit(Settled(self.group, self.subscription.actor, delivery, settlement, 0.0))
 
     def interrupt(self) -> None:
         """End a read, or the wait for room, so that the reader looks whether it may read."""

@@ -82,9 +82,12 @@ def test_the_examples_of_the_chapter_on_actors_run():
 
 def test_the_examples_of_the_chapter_on_delivery_run():
     declared, *_ = re.findall(r"```python\n(.*?)```", (DOCS / "actors.md").read_text(encoding="utf-8"), re.DOTALL)
-    (used,) = re.findall(r"```python\n(.*?)```", (DOCS / "delivery.md").read_text(encoding="utf-8"), re.DOTALL)
+    used, hook = re.findall(r"```python\n(.*?)```", (DOCS / "delivery.md").read_text(encoding="utf-8"), re.DOTALL)
     program = (
-        f"{declared}\nimport trio\nfrom actorwork import open_client\n"
+        f"{declared}\nimport json, trio\nfrom collections.abc import Mapping\nfrom typing import Any\n"
+        f"from actorwork import open_client\n{hook}\n"
+        'fields = {b\'payload\': b\'{"kwargs": {"path": "x"}, "headers": {"a": 1}}\'}\n'
+        "assert everwork(fields) == (None, {'path': 'x'}, {'a': 1})\n"
         f"async def main():\n    async with open_client('sqlite://') as client:\n{textwrap.indent(used, ' ' * 8)}\n"
         "trio.run(main)\n"
     )

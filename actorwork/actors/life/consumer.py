@@ -105,6 +105,7 @@ class Consumer:
             sink=self,
             max_crashes=settings.max_crashes,
             dead_letters=settings.dead_letters,
+            decode=settings.decoders,
         )
 
     def __repr__(self) -> str:
