@@ -100,6 +100,14 @@ class Subscription(Shown):
     max_crashes: int = 3
     dead_letters: DeadLetterSettings = attrs.field(factory=DeadLetterSettings)
     decode: Mapping[str, Decoder] = attrs.field(factory=dict[str, "Decoder"])
+    is_told_failures: bool = False
+    """Whether the actor has a hook `failed`.
+
+    In the step in which a message becomes a dead letter of this group, whichever node finds out, the broker then adds
+    one more message to the same source, for this group alone: the same payload under the same id, with the header
+    `FAILED` and without those that ask for an outcome. It holds no key, and does not expire. If that one becomes a dead
+    letter too, none follows.
+    """
 
 
 class Node(Protocol):

@@ -196,12 +196,14 @@ class ChildExited(_Event):
 
 @attrs.frozen(eq=False, repr=False)
 class ActorTrouble(_Event):
-    """A hook of an actor (`shutdown`) failed, which neither restarts the actor nor fails a message."""
+    """A hook of an actor (`shutdown`, `failed`) failed, which neither restarts the actor nor fails a message."""
 
     actor_id: str
     title: str
     doing: str
     error: BaseException
+    goes_on: bool = False
+    """Whether the actor handles further messages."""
 
 
 @attrs.frozen(eq=False, repr=False)

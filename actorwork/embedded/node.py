@@ -77,6 +77,7 @@ class EmbeddedNode:
                     subscription.max_crashes,
                     priority,
                     bounds=subscription.dead_letters,
+                    is_told_failures=subscription.is_told_failures,
                 )
                 for priority in (Priority.NORMAL, Priority.CRITICAL, Priority.HIGH, Priority.LOW)
                 for source in subscription.sources
@@ -296,6 +297,7 @@ class EmbeddedNode:
                 subscription.dead_letters,
                 None if note is None else note.started,
                 None if note is None else note.progress,
+                is_told_failures=subscription.is_told_failures,
             )
         )
 

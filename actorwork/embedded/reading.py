@@ -160,6 +160,8 @@ class Reading:
         failure = Failure("Crashed", f"{token.given} processes died while they handled this message")
         self._execute("delete from pending where seq = ? and grp = ?", (token.seq, token.grp))
         self._dead_letters.keep(delivery, channel.group, channel.actor, failure, channel.bounds)
+        if channel.is_told_failures:
+            self._settlements.tell_failure(delivery, channel.group, failure)
         self._settlements.answer(delivery, Outcome("failed", failure=failure))
         self._settlements.end(token)
 

@@ -133,6 +133,7 @@ class GroupChannel:
     suspects: bool = False
     """Whether messages wait that may only be run with nothing beside them."""
     bounds: DeadLetterSettings = attrs.field(factory=DeadLetterSettings)
+    is_told_failures: bool = False
 
     @property
     def dead_from(self) -> int:
@@ -188,6 +189,7 @@ class SettleOrder:
     started: float | None = None
     """When the handler of a tracked delivery began, if that is not noted yet."""
     progress: Progress | None = None
+    is_told_failures: bool = False
     together: Sequence[SettleOrder] = ()
     """The settlements of the other deliveries of a batch: applied before this one, or none of them."""
 

@@ -17,8 +17,8 @@ from actorwork.embedded.sources import SourceNumbers
 from actorwork.embedded.states import StateTable
 from actorwork.embedded.transaction import Transaction
 from actorwork.embedded.uniques import Uniques
-from actorwork.message import Delivery, Failure, Outcome, is_tracked
-from actorwork.policy.attempts import headers_of_next_attempt
+from actorwork.message import FAILED, Delivery, Failure, Outcome, is_tracked
+from actorwork.policy.attempts import headers_of_failure, headers_of_next_attempt
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry
 
 
@@ -94,6 +94,8 @@ class Settlements:
                 self.answer(delivery, Outcome("rejected", failure=failure))
             case Fail(failure=failure):
                 self._dead_letters.keep(delivery, order.group, order.actor, failure, order.bounds)
+                if order.is_told_failures:
+                    self.tell_failure(delivery, order.group, failure)
                 self.answer(delivery, Outcome("failed", failure=failure))
             case Retry(delay=delay, failure=failure):
                 self._try_again(delivery, order.group, failure, delay)
@@ -104,6 +106,18 @@ class Settlements:
         if delivery.headers:
             source = self._sources.number(delivery.source)
             self._outcomes.answer(source, delivery.source, delivery.id, delivery.headers, outcome)
+
+    def tell_failure(self, delivery: Delivery, group: str, failure: Failure) -> None:
+        """Add the delivery by which an actor learns that this one has failed, unless this is one of those itself."""
+        if FAILED in delivery.headers:
+            return
+        now = self._transaction.now
+        self._execute(
+            f"insert into entries ({CARRIED}, ready)"
+            " select source, id, type, data, ?, born, ?, null, null, null, ? from entries where seq = ?",
+            (json.dumps(headers_of_failure(delivery.headers, failure)), group, now, delivery.token.seq),
+        )
+        self._transaction.touched.add(channel_number(self._sources.number(delivery.source), delivery.priority))
 
     def end(self, token: Token) -> None:
         """Delete an entry if its last group has settled it, and free its key and its unique key."""

@@ -2,6 +2,7 @@
 
 next attempt     counts the attempt up, and appends this error to the history, whose last ten entries are kept
 first attempt    of a dead letter that is sent again: removes both
+failure          for the actor's hook: adds the failure, and removes what asks for an outcome, which it had
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from actorwork.message import ATTEMPT, HISTORY, Delivery, Failure, Json
+from actorwork.message import ATTEMPT, FAILED, FLOW, HISTORY, REPLY_TO, RESULT_TTL, Delivery, Failure, Json
 
 HISTORY_LENGTH: Final = 10
 """How many failed attempts a message remembers."""
@@ -21,6 +22,17 @@ def headers_of_next_attempt(delivery: Delivery, failure: Failure, at: float) -> 
     history: list[Json] = list(before) if isinstance(before, list) else []
     history.append({"attempt": delivery.attempt, "error": failure.type, "reason": failure.reason, "at": round(at, 3)})
     return {**delivery.headers, ATTEMPT: delivery.attempt + 1, HISTORY: history[-HISTORY_LENGTH:]}
+
+
+def headers_of_failure(headers: Mapping[str, Json], failure: Failure) -> dict[str, Json]:
+    """Return the headers of the delivery that makes the hook `failed` of an actor run."""
+    told: dict[str, Json] = {"type": failure.type, "reason": failure.reason, "traceback": failure.traceback}
+    return {**without_questions(headers), FAILED: told}
+
+
+def without_questions(headers: Mapping[str, Json]) -> dict[str, Json]:
+    """Return the headers without those that ask for an outcome."""
+    return {name: value for name, value in headers.items() if name not in (REPLY_TO, RESULT_TTL, FLOW)}
 
 
 def headers_of_first_attempt(headers: Mapping[str, Json]) -> dict[str, Json]:

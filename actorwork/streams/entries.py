@@ -33,6 +33,7 @@ import attrs
 
 from actorwork.message import (
     ATTEMPT,
+    FAILED,
     NO_HEADERS,
     REPLY_TO,
     RESULT_TTL,
@@ -45,7 +46,7 @@ from actorwork.message import (
     Outcome,
     Priority,
 )
-from actorwork.policy.attempts import headers_of_first_attempt, headers_of_next_attempt
+from actorwork.policy.attempts import headers_of_first_attempt, headers_of_next_attempt, without_questions
 from actorwork.settings import DeadLetterSettings
 
 Fields: TypeAlias = "Sequence[bytes]"
@@ -181,6 +182,11 @@ def encoded_headers(headers: Mapping[str, Json]) -> str:
     return json.dumps(dict(headers), separators=(",", ":"), allow_nan=False) if headers else ""
 
 
+def encoded_failure(failure: Failure) -> str:
+    """Return a failure as it is in the headers of the entry that tells the actor of it."""
+    return json.dumps(attrs.asdict(failure), separators=(",", ":"))
+
+
 def headers_of_retry(delivery: Delivery, failure: Failure, at: float) -> str:
     """Return the headers of the next attempt."""
     return encoded_headers(headers_of_next_attempt(delivery, failure, at))
@@ -300,6 +306,9 @@ def _headers_from(raw: bytes) -> tuple[Mapping[str, Json], int]:
     headers = _json_from(raw)
     if not isinstance(headers, dict):
         raise _UnreadableError(f"wanted a JSON object, got {_shortened(raw)}")
+    if FAILED in headers:
+        # Made of the entry that has failed, whose outcome is told already (lua/entry.lua).
+        headers = without_questions(headers)
     attempt = headers.get(ATTEMPT, 1)
     if type(attempt) is not int or attempt < 1:
         raise _UnreadableError(f"{ATTEMPT} wants a whole number from 1 on, got {attempt!r}")

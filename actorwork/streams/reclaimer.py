@@ -127,7 +127,7 @@ class Reclaimer:
             ]
             for in_flight in in_flights:
                 args += (in_flight.keys.prefix, in_flight.cursor if is_healing else b"")
-            args += bounds_of(sources.subscription.dead_letters)
+            args += (*bounds_of(sources.subscription.dead_letters), int(sources.subscription.is_told_failures))
             report: Sequence[Any] | None = None
             has_answer = False
             if _BEFORE is not None:

@@ -187,6 +187,7 @@ def _add_other(
                 failure.traceback,
                 delivery.attempt,
                 *entries.bounds_of(in_flight.subscription.dead_letters),
+                entries.encoded_failure(failure) if in_flight.subscription.is_told_failures else "",
             )
         case PublishOnly():
             kind = "keep"

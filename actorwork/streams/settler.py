@@ -44,6 +44,7 @@ _PUBLISHED_AT_ONCE: Final = 1000
 _BARE: Final = 3
 """The length of a token without held keys: the delivery has neither a key nor a unique key."""
 _LOST: Final = b"lost"
+_UNTOLD: Final = b"untold"
 _MAY_PASS: Final = b"NOPERM"
 _MAY_NOT_PUBLISH: Final = b"NOPERM the source "
 """How errors of the script begin that are about a right of this user's (lua/rights.lua), or the right to publish
@@ -360,6 +361,9 @@ def _report(
         delivery = deliveries[int(which) - begin]
         if note == _LOST:
             emit(MessageLost(in_flight.source, in_flight.group, delivery.id))
+        elif note == _UNTOLD:
+            doing = f"telling {in_flight.subscription.actor} of the failure of {delivery.id}"
+            emit(BrokerTrouble(doing, f"nothing can be added to {in_flight.stream}", "its hook is not called"))
         else:
             doing = f"storing the result of {delivery.id} of {delivery.source}"
             error = "no client of actorwork has asked for it: the entry was written by another producer"

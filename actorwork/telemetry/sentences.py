@@ -137,11 +137,12 @@ def sentence_of(event: events.Event, broker: str = "") -> Sentence:
             return Sentence(logging.INFO, "%s is up again (incarnation %d)", (title, incarnation), fields)
         case events.ChildExited():
             return _child_exited(event)
-        case events.ActorTrouble(actor_id=actor_id, title=title, doing=doing, error=raised):
+        case events.ActorTrouble(actor_id=actor_id, title=title, doing=doing, error=raised, goes_on=goes_on):
+            what_next = "the actor goes on" if goes_on else "the actor ends all the same"
             return Sentence(
                 logging.ERROR,
-                "the %s of %s failed (%s): the actor ends all the same",
-                (doing, title, error_in_words(raised)),
+                "the %s of %s failed (%s): %s",
+                (doing, title, error_in_words(raised), what_next),
                 {"actor_id": actor_id, "actor": title, "error": error_in_words(raised)},
                 raised=raised,
             )

@@ -61,6 +61,10 @@ def test_the_examples_of_the_chapter_on_limits_of_time_run():
             async with open_test_system(Fetcher) as system:
                 text = await system.client.ref(Fetcher).ask(Fetch(["a", "b", "c"]), timeout=60)
                 assert text == "the text of a\\nthe text of b"
+            async with open_test_system(Generator) as system:
+                await system.client.ref(Generator).tell({"request": "17"}, id="17")
+                await system.drain()
+                system.assert_sent("notices", id="17", why="no such page")
 
         trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
         """)

@@ -12,6 +12,7 @@ import trio
 import trio.lowlevel
 
 from actorwork import Actor, Intensity, Process, Settings, Supervisor, receive, run
+from actorwork.message import Failure
 
 LEDGER = os.environ.get("WORKERS_LEDGER", "")
 """The file to which all processes append what they `say`, a line each."""
@@ -80,6 +81,21 @@ class Third(Worker):
 
 class Default(Worker):
     settings = Settings(title="default")
+
+
+class Watched(Worker):
+    """Is told of its messages that have failed."""
+
+    settings = Settings(title="watched", max_crashes=1)
+
+    @receive
+    async def do(self, *, what: str = "", n: float = 0.0) -> int:
+        if what == "clean":
+            await self.context.shared("cleaned", bool, default=False).set(True)
+        return await super().do(what=what, n=n)
+
+    async def failed(self, message: object, failure: Failure) -> None:
+        await self.context.shared("told", list[object], default=[]).set([failure.type, message, os.getpid()])
 
 
 class Failing(Worker):

@@ -24,7 +24,7 @@ from actorwork.actors.execution.workplace import Worker, Workplace, explained, i
 from actorwork.actors.mailbox.calls import PENDING, CallState
 from actorwork.codec import encode_value
 from actorwork.failpoints import failpoint
-from actorwork.message import NO_HEADERS, Status, is_result_wanted, is_tracked
+from actorwork.message import FAILED, NO_HEADERS, Status, is_result_wanted, is_tracked
 from actorwork.policy.settlement import (
     Ack,
     Ending,
@@ -95,6 +95,9 @@ class Deliveries:
         consumer = actor.consumer
         if worker.began == UNKNOWN:
             worker.began = trio.current_time()
+        if delivery.headers and FAILED in delivery.headers:
+            await self._report_failure(worker, delivery)
+            return
         if delivery.expires is not None and consumer is not None and consumer.now() >= delivery.expires:
             self.settle(worker, InFlight(delivery), delivery, expired(delivery.expires))
             return
@@ -178,6 +181,26 @@ class Deliveries:
         self.settle(worker, current, delivery, settlement, published, permit)
         if crash is not None:
             raise crash
+
+    async def _report_failure(self, worker: Worker, delivery: Delivery) -> None:
+        """Call the actor's hook for a message that has failed, and settle the delivery that asks for it."""
+        from actorwork.actors.execution.failures import call_hook  # noqa: PLC0415 - rare
+
+        actor, current = self._actor, InFlight(delivery)
+        in_flight.set(current)
+        try:
+            published = await call_hook(worker, actor, self._workplace.instance, current)
+        except BaseException:
+            current.end()
+            raise
+        if published is None:
+            current.end()
+            worker.give_up()
+            return
+        if actor.consumer is not None:
+            actor.consumer.settle(delivery, ACK, published)
+        worker.item = None
+        self._conclude(worker, current)
 
     def ending(self, error: BaseException, delivery: Delivery, permit: Permit | None) -> Ending:
         """Decide how a delivery ends whose handler has failed."""

@@ -29,7 +29,7 @@ from actorwork.actors.execution.workplace import Worker, Workplace, interrupts, 
 from actorwork.actors.limits.admission import EMPTY_PERMIT
 from actorwork.codec import encode_value
 from actorwork.errors import CodecError
-from actorwork.message import Status, is_result_wanted, is_tracked
+from actorwork.message import FAILED, Status, is_result_wanted, is_tracked
 from actorwork.policy.batches import outcomes_of
 from actorwork.policy.settlement import Ack, Ending, Settlement, decisive, to_blame
 
@@ -63,6 +63,8 @@ class GuardedDeliveries:
         # Not `async def`: where no permit is to be returned, the coroutine of `Deliveries.handle` is all there is to
         # run, and one around it would be a measurable part of the price of a rate limit.
         permit: Permit | None = None
+        if delivery.headers and FAILED in delivery.headers:
+            return self._deliveries.handle(worker, delivery)
         if self._admission is not None:
             try:
                 permit = self._admission.enter(delivery)

@@ -7,6 +7,7 @@ be decided (a type variable, a name that only type checkers know, a protocol) is
 
 from __future__ import annotations
 
+import inspect
 import re
 import types
 import typing
@@ -29,6 +30,12 @@ def check_declared(cls: type) -> None:
 
     Handlers whose annotations cannot be read yet are checked again when the actor starts.
     """
+    hook = vars(cls).get("failed")
+    if hook is not None and (not inspect.iscoroutinefunction(hook) or hasattr(hook, rules.HANDLER)):
+        raise SettingsError(
+            f"{cls.__qualname__}.failed is the hook for failed messages, async def failed(self, message, failure), and"
+            " no handler: give a handler, or a method that is not async, another name"
+        )
     for function in functions_of(cls):
         try:
             hints = hints_of(function, cls)

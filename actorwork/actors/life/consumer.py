@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from actorwork import events
 from actorwork.abc import Node, Subscription
+from actorwork.actors.tree.hooks import has_hook
 from actorwork.errors import BrokerError
 from actorwork.message import Delivery
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from actorwork.actors.life.services import Quota
     from actorwork.actors.limits.admission import AdmissionQueue
     from actorwork.actors.mailbox.mailbox import Mailbox
+    from actorwork.actors.tree.spec import Child
     from actorwork.message import Envelope, Progress, Status
     from actorwork.policy.settlement import Settlement
     from actorwork.settings import Settings
@@ -59,6 +61,7 @@ class ConsumerOwner(Protocol):
 
     title: str
     settings: Settings
+    child: Child
     mailbox: Mailbox
     admission: AdmissionQueue | None
 
@@ -106,6 +109,7 @@ class Consumer:
             max_crashes=settings.max_crashes,
             dead_letters=settings.dead_letters,
             decode=settings.decoders,
+            is_told_failures=has_hook(owner.child.actor, "failed"),
         )
 
     def __repr__(self) -> str:

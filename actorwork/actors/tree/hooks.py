@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 from actorwork.errors import SettingsError
+from actorwork.message import Failure
 from actorwork.settings import Settings
 
 _LOCAL: Final = "__actorwork_settings__"
@@ -35,6 +36,16 @@ class Hooks:
         """Release resources. Called once at the end of every incarnation that started, also after a crash.
 
         Cancelled when the shutdown timeout has passed.
+        """
+
+    async def failed(self, message: Any, failure: Failure) -> None:
+        """Learn that a message of this actor has become a dead letter, in a handler of its own.
+
+        Called once for each failure, on whatever node runs the actor: also after the process that handled the message
+        has died, and while the actor crashes of it. If a process dies while this runs, it is called again, elsewhere.
+        `message` is as its handler takes it (for handlers with keywords a dict of them); if it cannot be read as that,
+        its JSON, or else its bytes, or a foreign producer's fields. What is published here is sent. An error is
+        reported, and changes nothing.
         """
 
     def on_undelivered(self, messages: Sequence[object]) -> None:

@@ -44,6 +44,40 @@ local function readdressed(fields, message_id, headers, group)
   return copy
 end
 
+-- Adds the entry by which the actor of a group learns that a message has failed, unless the message is such an entry itself:
+-- the same fields under the same id, without what the message held, and with the failure (JSON) in its headers. They are
+-- not decoded: cjson would change numbers in them. Those that are no object are left out: they may be why it has failed, and
+-- an entry that cannot be read would be followed by the next. Returns an error, if there is one.
+--
+-- What is in the headers besides, such as the address of the sender that waits, is ignored when the entry is read.
+local function tell_failure(stream, fields, message_id, group, failure)
+  local id_name, headers_name, group_name = names_in(fields)
+  local copy, headers = {}, ''
+  for i = 1, #fields, 2 do
+    local name = fields[i]
+    if name == headers_name then
+      headers = fields[i + 1]
+    elseif name ~= id_name and name ~= group_name
+      and (id_name ~= 'id' or name ~= 'key' and name ~= 'unique' and name ~= 'claim' and name ~= 'expires') then
+      copy[#copy + 1] = name
+      copy[#copy + 1] = fields[i + 1]
+    end
+  end
+  if string.find(headers, '"actorwork-failed":', 1, true) then
+    return nil
+  end
+  local good, known = pcall(cjson.decode, headers)
+  local rest = good and type(known) == 'table' and string.match(headers, '^%s*{%s*(.-)%s*$')
+  headers = '{"actorwork-failed":' .. failure .. (rest and rest ~= '}' and ',' .. rest or '}')
+  for _, value in ipairs({ id_name, message_id, headers_name, headers, group_name, group }) do
+    copy[#copy + 1] = value
+  end
+  if #copy > MOST_VALUES then
+    return 'an entry with ' .. #copy / 2 .. ' fields cannot be added again'
+  end
+  return problem_of(redis.pcall('XADD', stream, '*', unpack(copy)))
+end
+
 -- The member of a message that waits for one group: a retry (each group may have its own), or a dead letter that is sent
 -- again. `entry` distinguishes messages with the same id for the same group.
 local function member_for(prefix, message_id, group, entry)

@@ -5,7 +5,7 @@
 --       wanted in all, how many of those above normal priority, after how many crashes a message is dead, from how many
 --       on it is a suspect, the actor's title, how many suspects may be taken over (0 or 1); then for each stream: the
 --       prefix of its source's keys, and where the search for keys without a message continues ('' for not now); then how
---       many dead letters to keep, and for how many ms
+--       many dead letters to keep, and for how many ms, and whether the actor is told of failures (0 or 1)
 --
 -- Returns nil if this node holds no lease (it may take nothing), else for each stream: ms until the next message is due
 -- (-1 if none is delayed), whether there are more entries to take over, whether the group is missing, the deliveries taken
@@ -35,7 +35,7 @@ local group, consumer, leases, released = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local room, urgent_room = tonumber(ARGV[5]), tonumber(ARGV[6])
 local limit, alone_from, actor = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9]
 local suspects = tonumber(ARGV[10])
-local most_dead, dead_for = ARGV[#ARGV - 1], ARGV[#ARGV]
+local most_dead, dead_for, is_told = ARGV[#ARGV - 2], ARGV[#ARGV - 1], ARGV[#ARGV] == '1'
 local PROMOTED_AT_ONCE = 500
 local KEYS_AT_ONCE = 100
 local PAGE = 1000
@@ -293,6 +293,11 @@ local function dead_letter_crasher(stream, prefix, id, crashes)
     'actor', actor, 'group', group, 'error', 'Crashed', 'reason', reason, 'traceback', '',
     'attempt', tostring(attempt), 'at', whole(now), 'entry', id, 'id', message_id,
   }, fields, most_dead, whole(now - dead_for))
+  local failure = is_told and cjson.encode({ type = 'Crashed', reason = reason, traceback = '' })
+  local problem = is_told and tell_failure(stream, fields, message_id, group, failure)
+  if problem then
+    trouble = 'the hook of ' .. actor .. ' for a failed message is not called: ' .. problem
+  end
   reject_unread(prefix, message_id, headers, named['data'] and named['claim'], 'failed', 'Crashed', reason)
   if #ack_and_delete(stream, group, { id }) > 0 and named['data'] then
     leave(prefix, place_at(level_of(prefix, stream), id), named['key'], named['unique'])

@@ -331,7 +331,7 @@ end
 -- The same for a message that is not in flight: its headers have the address of the caller that waits.
 local function reject_unread(prefix, message_id, headers, claim, status, kind, reason)
   local good, asked = pcall(cjson.decode, headers or '{}')
-  if not good or type(asked) ~= 'table' then
+  if not good or type(asked) ~= 'table' or asked['actorwork-failed'] then -- Of the last, the outcome is told already.
     return
   end
   local ttl, reply_to, flow = asked['actorwork-result-ttl'], asked['actorwork-reply-to'], asked['actorwork-flow']

@@ -9,7 +9,7 @@
 --         more of its life, those: field, value, ... (state.lua),
 --         how many messages it publishes, for each: source, prefix, mark, bit, terms, how many values, those values
 --         kind 'retry': delay in ms, headers; kind 'fail': actor, error, reason, traceback, attempt,
---           how many dead letters to keep, and for how many ms
+--           how many dead letters to keep, and for how many ms, the failure as JSON if the actor is told of it, else ''
 --         kind 'start', an ack that starts runs, or adds steps to the one of which it is a step: how many, those as JSON (join.lua);
 --           kind 'expand', one that does no more than the latter
 --       kind 'keep' publishes for a delivery that stays in flight.
@@ -17,7 +17,8 @@
 -- Returns the batch's number, which of the settlements (0, 1, ...) were refused because the delivery is not ours any
 -- more, and which could not be applied (which, error, which, error, ...): these deliveries are still in flight. An error that
 -- begins with NOPERM is about this user's rights at the source itself, and may pass. Last come notes (which, note, which,
--- note, ...): 'unclaimed', a result was to be kept for an entry that did not ask for it; 'lost', there is no entry to retry.
+-- note, ...): 'unclaimed', a result was to be kept for an entry that did not ask for it; 'lost', there is no entry to retry;
+-- 'untold', the entry could not be added that tells the actor of a failure.
 --
 -- The record makes the answer repeatable: a batch whose reply was lost is sent again under its number, and batch.lua returns
 -- the recorded answer. Without it the fence would refuse every settlement of the repeated batch, as its entries are gone.
@@ -104,6 +105,7 @@ while i <= last do
   end
   local extras = i
   lacking = lacking or (kind == 'retry' or published > 0) and lacks('entry', needs_of_entry)
+    or kind == 'fail' and ARGV[i + 7] ~= '' and lacks('entry', needs_of_entry)
     or kind == 'retry' and lacks('delay', needs_of_delay, prefix)
     or kind == 'fail' and lacks('dead letter', needs_of_dead_letter, stream, prefix)
     or (key or unique) and lacks('leaving', needs_of_leaving, prefix)
@@ -118,7 +120,7 @@ while i <= last do
       trouble = 'an entry with ' .. #fields / 2 .. ' fields cannot be added again'
     end
   elseif kind == 'fail' then
-    i = i + 7
+    i = i + 8
   elseif kind == 'start' or kind == 'expand' then
     i = i + 1 + ARGV[extras]
   end
@@ -204,6 +206,9 @@ while i <= last do
           'traceback', ARGV[extras + 3], 'attempt', ARGV[extras + 4], 'at', whole(now_ms()), 'entry', id,
           'id', message_id,
         }, dead, ARGV[extras + 5], whole(now_ms() - ARGV[extras + 6]))
+        if ARGV[extras + 7] ~= '' and #dead > 0 and tell_failure(stream, dead, message_id, group, ARGV[extras + 7]) then
+          note('untold')
+        end
       end
       if kind == 'start' or kind == 'expand' then
         for run = extras + 1, extras + ARGV[extras] do

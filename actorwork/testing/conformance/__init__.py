@@ -28,6 +28,7 @@ for each test. The tests kill processes, and stop one beyond its lease (SIGSTOP)
     uniqueness     of all messages with the same unique key only one is alive
     outcomes       the outcome of a message reaches the sender that asked for it
     dead_letters   failed messages are kept, and may be replayed
+    failures       an actor is told of its messages that have failed
     endings        how a node ends: it offers nothing more, and loses nothing
     values         shared values and locks
     waiting        the age of the oldest waiting message is known
@@ -43,6 +44,7 @@ from actorwork.testing.conformance.dead_letters import DeadLetterTests
 from actorwork.testing.conformance.delays import DelayTests
 from actorwork.testing.conformance.endings import EndingTests
 from actorwork.testing.conformance.expiry import ExpiryTests
+from actorwork.testing.conformance.failures import FailureTests
 from actorwork.testing.conformance.fake_consumer import (
     PATIENCE as PATIENCE,
     FakeConsumer as FakeConsumer,
@@ -80,6 +82,7 @@ class BrokerConformance(
     UniquenessTests,
     OutcomeTests,
     DeadLetterTests,
+    FailureTests,
     EndingTests,
     ValueTests,
     LimitTests,

@@ -36,7 +36,9 @@ HISTORY: Final = "actorwork-history"
 class FakeConsumer:
     """A sink with bounded credit, its subscription, and the node that reads for it."""
 
-    def __init__(self, group: str, sources: Sequence[str], *, room: int, max_crashes: int) -> None:
+    def __init__(
+        self, group: str, sources: Sequence[str], *, room: int, max_crashes: int, is_told_failures: bool = False
+    ) -> None:
         self.capacity = room
         self.reserve = 0
         """The extra credit for urgent deliveries."""
@@ -46,7 +48,9 @@ class FakeConsumer:
         self.revoked = 0
         self.events: list[Event] = []
         self.node: Node
-        self.subscription = Subscription(group, f"actor {group}", tuple(sources), self, max_crashes)
+        self.subscription = Subscription(
+            group, f"actor {group}", tuple(sources), self, max_crashes, is_told_failures=is_told_failures
+        )
         self._change = trio.Event()
 
     # The sink.
@@ -133,9 +137,10 @@ async def open_consumer(
     room: int = 100,
     max_crashes: int = 3,
     lease: float = 5.0,
+    is_told_failures: bool = False,
 ) -> AsyncGenerator[FakeConsumer]:
     """Open a node with one subscription."""
-    consumer = FakeConsumer(group, sources, room=room, max_crashes=max_crashes)
+    consumer = FakeConsumer(group, sources, room=room, max_crashes=max_crashes, is_told_failures=is_told_failures)
     async with broker.open_node([consumer.subscription], lease=lease, emit=consumer.emit) as node:
         consumer.node = node
         yield consumer
