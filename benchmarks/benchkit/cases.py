@@ -211,8 +211,50 @@ def crash(trial: Trial) -> Figures:
     }
 
 
+def submit(trial: Trial) -> Figures:
+    figures = trial.client("submit", n=trial.n)
+    return {"ok": True, "n": trial.n, "rate": round(figures["rate"], 1)}
+
+
+def group(trial: Trial) -> Figures:
+    """Start a group of jobs that return their number, and await the list of all results."""
+    n, recorder = trial.n, trial.recorder
+    trial.warm_up()
+    figures = trial.client("group", n=n)
+    seconds = max(recorder.t_done[:n]) - min(recorder.t_start[:n])
+    return {
+        "ok": not trial.undone(),
+        "n": n,
+        "dups": sum(1 for count in bytes(recorder.done[:n]) if count > 1),
+        "rate": round(n / seconds, 1),
+        "all_s": round(figures["s"], 3),
+    }
+
+
+def chord(trial: Trial) -> Figures:
+    """Start a chord; its last job has a slot of its own, behind that of the warm-up."""
+    n, recorder = trial.n, trial.recorder
+    body = n + 1
+    trial.warm_up()
+    began = time.time()
+    figures = trial.client("chord", n=n, body=body)
+    ok = trial.wait_done(0, n, LIMIT["chord"]) and trial.wait_done(body, body + 1, LIMIT["chord"])
+    last = max(recorder.t_done[:n])
+    return {
+        "ok": ok,
+        "n": n,
+        "start_s": round(figures["s"], 3),
+        "body_ms": round((recorder.t_start[body] - last) * 1e3, 1),
+        "bodies": recorder.done[body],
+        "s": round(recorder.t_done[body] - min(began, *recorder.t_start[:n]), 3),
+    }
+
+
 RUN: dict[str, Callable[[Trial], Figures]] = {
     "enqueue": enqueue,
+    "submit": submit,
+    "group": group,
+    "chord": chord,
     "drain": drain,
     "drain2": drain,
     "latency": latency,

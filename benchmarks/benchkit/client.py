@@ -4,7 +4,10 @@
     enqueue    one call awaited after another
     batch      the peer's batch API, a thousand a call
     paced      one every 1/rate seconds, whatever the worker does
+    submit     one call awaited after another, each result kept at the broker
     rpc        send one and await its result, one after another
+    group      start many together and await all their results
+    chord      start many together, and one more job that runs when they have ended
 
 Prints one JSON object on its last line. A peer's `Client` may be sync or async; both are driven here.
 """
@@ -124,7 +127,39 @@ async def op_rpc(client: Any, *, n: int) -> dict[str, Any]:
     return {"n": n, "p50_ms": percentile(took, 0.5), "p99_ms": percentile(took, 0.99), "mean_ms": sum(took) / len(took)}
 
 
-OPERATIONS = {"enqueue": op_enqueue, "batch": op_batch, "paced": op_paced, "rpc": op_rpc}
+async def op_submit(client: Any, *, n: int) -> dict[str, Any]:
+    watch = Stopwatch()
+    for i in range(n):
+        await maybe(client.submit(payload(i)))
+    return watch.read(n)
+
+
+async def op_group(client: Any, *, n: int) -> dict[str, Any]:
+    payloads = [payload(i) for i in range(n)]
+    watch = Stopwatch()
+    results = await maybe(client.group(payloads))
+    figures = watch.read(n)
+    if list(results) != list(range(n)):
+        raise SystemExit(f"wrong results of a group of {n}: {str(results)[:200]}")
+    return figures
+
+
+async def op_chord(client: Any, *, n: int, body: int) -> dict[str, Any]:
+    payloads = [payload(i) for i in range(n)]
+    watch = Stopwatch()
+    await maybe(client.chord(payloads, payload(body)))
+    return watch.read(n)
+
+
+OPERATIONS = {
+    "enqueue": op_enqueue,
+    "batch": op_batch,
+    "paced": op_paced,
+    "submit": op_submit,
+    "rpc": op_rpc,
+    "group": op_group,
+    "chord": op_chord,
+}
 
 
 async def drive(module: Any, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,10 @@ PEERS: dict[str, tuple[str, str]] = {
     "actorwork-noop": ("actorwork_app", "project"),
     "actorwork-kwargs": ("actorwork_app", "project"),
     "actorwork-sources": ("sources_app", "project"),
+    "actorwork-aio": ("clients_app", "project"),
+    "actorwork-sync": ("clients_app", "project"),
+    "redis-py": ("redis_py", "project"),
+    "redis-asyncio": ("redis_py", "project"),
     "celery": ("celery_app", "main"),
     "celery-solo": ("celery_app", "main"),
     "celery-threads": ("celery_app", "main"),
@@ -51,18 +55,33 @@ SIDE = {
 """Variants that only explain another one: not run unless named (or with `--peers all`), and never repeated."""
 
 OURS = [name for name in PEERS if name.startswith("actorwork")]
-CASES = ["enqueue", "drain", "drain2", "latency", "io", "rpc", "cold", "crash"]
+CASES = ["enqueue", "submit", "drain", "drain2", "latency", "io", "rpc", "group", "chord", "cold", "crash"]
 JOBS = {
     "enqueue": 20000,
+    "submit": 10000,
     "drain": 20000,
     "drain2": 20000,
     "latency": 500,
     "io": 2000,
     "rpc": 500,
+    "group": 5000,
+    "chord": 1000,
     "cold": 1,
     "crash": 2000,
 }
 """How many messages a case takes, unless the peer or the command line says otherwise."""
 
-LIMIT = {"enqueue": 300, "drain": 240, "drain2": 240, "latency": 60, "io": 120, "rpc": 200, "cold": 60, "crash": 150}
+LIMIT = {
+    "enqueue": 300,
+    "submit": 120,
+    "drain": 240,
+    "drain2": 240,
+    "latency": 60,
+    "io": 120,
+    "rpc": 200,
+    "group": 120,
+    "chord": 120,
+    "cold": 60,
+    "crash": 150,
+}
 """Seconds after which a run of the case is given up."""

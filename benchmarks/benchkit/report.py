@@ -28,6 +28,7 @@ class Column:
 COLUMNS = [
     Column("enqueue/s", "enqueue", "rate"),
     Column("batch/s", "enqueue", "batch_rate"),
+    Column("submit/s", "submit", "rate"),
     Column("drain/s", "drain", "rate"),
     Column("CPU s/1k", "drain", "worker_cpu_s_per_1000", 3),
     Column("Redis CPU s/1k", "drain", "redis_cpu_s_per_1000", 3),
@@ -41,6 +42,10 @@ COLUMNS = [
     Column("io s (ideal)", "io", "s", 2),
     Column("rpc p50", "rpc", "p50_ms", 2),
     Column("p99 ms", "rpc", "p99_ms", 2),
+    Column("group/s", "group", "rate"),
+    Column("group all s", "group", "all_s", 2),
+    Column("chord start s", "chord", "start_s", 2),
+    Column("chord body ms", "chord", "body_ms"),
     Column("cold ms", "cold", "cold_ms"),
     Column("idle PSS MB", "cold", "idle_pss_mb"),
     Column("idle CPU %", "cold", "idle_cpu_pct", 1),
@@ -125,11 +130,15 @@ class Goal:
     unit: str
     against: tuple[str, ...] = ()
     """The bound is a factor of the best of these peers; with none, the bound is the figure itself."""
+    of: tuple[str, str] | None = None
+    """The case and the figure of those peers, if they are others than ours."""
     more_is_better: bool = False
     digits: int = 2
 
 
-LIBRARIES = tuple(peer for peer in PEERS if peer not in OURS and not peer.startswith("raw"))
+LIBRARIES = tuple(peer for peer in PEERS if peer not in OURS and not peer.startswith(("raw", "redis")))
+SYNC_LIBRARIES = ("huey", "dramatiq", "celery")
+ASYNCIO_LIBRARIES = ("taskiq", "streaq", "docket", "faststream")
 RAW_TRIO = ("raw-trio-inline",)
 RAW_LOOP = ("raw-100",)
 GOALS = [
@@ -144,6 +153,77 @@ GOALS = [
     Goal("latency p50", "actorwork", "latency", "p50_ms", 1.5, "ms", RAW_TRIO),
     Goal("latency p50 against the peers", "actorwork", "latency", "p50_ms", 1.0, "ms", LIBRARIES),
     Goal("request and reply p50", "actorwork", "rpc", "p50_ms", 1.0, "ms", LIBRARIES),
+    Goal(
+        "tracked submit",
+        "actorwork",
+        "submit",
+        "rate",
+        0.6,
+        "/s",
+        ("actorwork",),
+        ("enqueue", "rate"),
+        more_is_better=True,
+        digits=0,
+    ),
+    Goal(
+        "members of a group",
+        "actorwork",
+        "group",
+        "rate",
+        0.5,
+        "/s",
+        ("actorwork",),
+        ("drain", "rate"),
+        more_is_better=True,
+        digits=0,
+    ),
+    Goal("body after the last member", "actorwork", "chord", "body_ms", 50, "ms", digits=0),
+    Goal(
+        "asyncio: one by one",
+        "actorwork-aio",
+        "enqueue",
+        "rate",
+        0.9,
+        "/s",
+        ("redis-asyncio",),
+        more_is_better=True,
+        digits=0,
+    ),
+    Goal(
+        "asyncio: 100 in flight",
+        "actorwork-aio",
+        "enqueue",
+        "batch_rate",
+        3.0,
+        "/s",
+        ASYNCIO_LIBRARIES,
+        more_is_better=True,
+        digits=0,
+    ),
+    Goal("asyncio: request and reply", "actorwork-aio", "rpc", "p50_ms", 1.0, "ms", LIBRARIES),
+    Goal(
+        "sync: one by one",
+        "actorwork-sync",
+        "enqueue",
+        "rate",
+        0.85,
+        "/s",
+        ("redis-py",),
+        more_is_better=True,
+        digits=0,
+    ),
+    Goal(
+        "sync: against the peers",
+        "actorwork-sync",
+        "enqueue",
+        "rate",
+        1.0,
+        "/s",
+        SYNC_LIBRARIES,
+        more_is_better=True,
+        digits=0,
+    ),
+    Goal("sync: request and reply", "actorwork-sync", "rpc", "p50_ms", 1.0, "ms", LIBRARIES),
     Goal("2,000 sleepers", "actorwork", "io", "s", 0.30, "s"),
     Goal("cold start", "actorwork", "cold", "cold_ms", 200, "ms", digits=0),
     Goal("idle memory", "actorwork", "cold", "idle_pss_mb", 35, "MB", digits=1),
@@ -154,7 +234,7 @@ GOALS = [
 
 def goal_line(results: Results, goal: Goal) -> list[str]:
     measured = results.median(goal.peer, goal.case, goal.figure)
-    rivals = [(results.median(peer, goal.case, goal.figure), peer) for peer in goal.against]
+    rivals = [(results.median(peer, *(goal.of or (goal.case, goal.figure))), peer) for peer in goal.against]
     present = [(value, peer) for value, peer in rivals if value is not None]
     if goal.against and not present:
         return [goal.what, f"{goal.bound} x", "-", number(measured, goal.digits), "-", "-"]

@@ -15,6 +15,7 @@ import attrs
 import trio
 
 from actorwork import Actor, Message, Settings, open_client, receive, run
+from actorwork.workflows import Flow, Step, chord, group, step
 from benchmarks.benchkit import env, recorder
 
 VARIANT = env.PEER or "actorwork"
@@ -46,6 +47,17 @@ class Crash(Mark, Message["Typed", None]): ...
 class Echo(Mark, Message["Typed", int]): ...
 
 
+@attrs.frozen
+class Member(Mark, Message["Typed", int]): ...
+
+
+@attrs.frozen
+class Total(Mark, Message["Typed", int]):
+    """The last step of a chord."""
+
+    numbers: list[int]
+
+
 class Typed(Actor):
     settings = Settings(title="typed", concurrency=CONCURRENCY)
 
@@ -69,6 +81,17 @@ class Typed(Actor):
     async def echo(self, message: Echo) -> int:
         return message.i
 
+    @receive
+    async def member(self, message: Member) -> int:
+        recorder.hit(message.i, message.ts)
+        return message.i
+
+    @receive
+    async def total(self, message: Total) -> int:
+        if message.numbers == list(range(len(message.numbers))):
+            recorder.hit(message.i, message.ts)
+        return sum(message.numbers)
+
 
 class Untyped(Actor):
     settings = Settings(title="untyped", concurrency=CONCURRENCY)
@@ -86,8 +109,19 @@ class Keywords(Actor):
         recorder.hit(i, ts)
 
 
-ACTOR: type[Actor] = {"actorwork": Typed, "actorwork-noop": Untyped, "actorwork-kwargs": Keywords}[VARIANT]
+ACTOR: type[Actor] = {"actorwork-noop": Untyped, "actorwork-kwargs": Keywords}.get(VARIANT, Typed)
 MESSAGES: dict[str, type[Mark]] = {"noop": Noop, "io": Io, "crash": Crash, "echo": Echo}
+
+
+TYPED_ONLY = ["io", "rpc", "crash", "submit", "group", "chord"]
+
+
+def members(ps: list[dict[str, Any]]) -> list[Step[int]]:
+    return [step(Typed, Member(**p)) for p in ps]
+
+
+def chord_of(ps: list[dict[str, Any]], body: dict[str, Any]) -> Step[int]:
+    return chord(members(ps), Typed, lambda numbers: Total(**body, numbers=numbers))
 
 
 def describe() -> dict[str, Any]:
@@ -97,9 +131,9 @@ def describe() -> dict[str, Any]:
     return {
         "name": VARIANT,
         "cmds": [[sys.executable, "-m", "benchmarks.peers.actorwork_app"]] * env.PROCS,
-        "cases": ["enqueue", "drain", "drain2", "latency", "cold"] + (["io", "rpc", "crash"] if typed else []),
+        "cases": ["enqueue", "drain", "drain2", "latency", "cold"] + (TYPED_ONLY if typed else []),
         "conc": CONCURRENCY,
-        "n": {"drain": 100000, "drain2": 100000},
+        "n": {"drain": 100000, "drain2": 100000, "chord": 10000},
         "settings": f"concurrency {CONCURRENCY}, {ACTOR.settings.title} handler; all else by default",
         "versions": installed("actorwork", "redis", "hiredis", "trio", "cattrs"),
     }
@@ -113,7 +147,7 @@ class Client:
     async def open(self) -> None:
         self.opened = open_client(env.URL)
         client = await self.opened.__aenter__()
-        self.ref = client.ref(ACTOR)
+        self.client, self.ref = client, client.ref(ACTOR)
 
     def message(self, task: str, p: dict[str, Any]) -> Any:
         return MESSAGES[task](**p) if ACTOR is Typed else p
@@ -126,6 +160,15 @@ class Client:
 
     async def rpc(self, p: dict[str, Any]) -> object:
         return await self.ref.ask(self.message("echo", p), timeout=30)
+
+    async def submit(self, p: dict[str, Any]) -> None:
+        await self.ref.submit(self.message("echo", p))
+
+    async def group(self, ps: list[dict[str, Any]]) -> list[int]:
+        return await (await self.client.start(Flow(group(members(ps))))).result(timeout=100)
+
+    async def chord(self, ps: list[dict[str, Any]], body: dict[str, Any]) -> None:
+        await self.client.start(chord_of(ps, body))
 
     async def close(self) -> None:
         await self.opened.__aexit__(None, None, None)

@@ -8,13 +8,13 @@ import time
 import celery as _celery
 import kombu
 import redis
-from celery import Celery
+from celery import Celery, chord, group
 
 from benchmarks.benchkit import env, recorder
 
 VARIANT = env.PEER or "celery"
 POOL = VARIANT.partition("-")[2] or "prefork"
-RESULTS = env.CASE == "rpc"
+RESULTS = env.CASE in ("rpc", "group", "chord")
 CONC = {
     "prefork": env.conc(default=1, crash=4),
     "solo": 1,
@@ -24,7 +24,7 @@ CONC = {
 if POOL == "prefork" and env.CASE == "drain2":
     CONC = 2
 # docs "Optimizing": high multiplier for short tasks; 1 with acks_late for reliable ones
-MULT = 1 if env.CASE in ("crash", "latency", "rpc") else (128 if CONC < 10 else 4)
+MULT = 1 if env.CASE in ("crash", "latency", "rpc", "group", "chord") else (128 if CONC < 10 else 4)
 
 app = Celery("bench", broker=env.URL, backend=env.URL if RESULTS else None)
 app.conf.update(
@@ -70,6 +70,18 @@ def echo(p):
     return p["i"]
 
 
+@app.task(name="member")
+def member(p):
+    recorder.hit(p["i"], p["ts"])
+    return p["i"]
+
+
+@app.task(name="total")
+def total(numbers, p):
+    if numbers == list(range(len(numbers))):
+        recorder.hit(p["i"], p["ts"])
+
+
 def describe():
     # prefork: one parent with CONC children; the other pools: PROCS separate workers
     n = 1 if POOL == "prefork" else env.PROCS
@@ -96,7 +108,7 @@ def describe():
         for k in range(n)
     ]
     cases = {
-        "prefork": ["enqueue", "drain", "drain2", "latency", "rpc", "cold", "crash"],
+        "prefork": ["enqueue", "drain", "drain2", "latency", "rpc", "group", "chord", "cold", "crash"],
         "solo": ["drain", "drain2"],
         "threads": ["drain", "io"],
         "gevent": ["drain", "io"],
@@ -132,6 +144,12 @@ class Client:
 
     def rpc(self, p):
         return echo.delay(p).get(timeout=30)
+
+    def group(self, ps):
+        return group([member.s(p) for p in ps]).apply_async().get(timeout=100)
+
+    def chord(self, ps, body):
+        chord([member.s(p) for p in ps])(total.s(body))
 
     def close(self):
         pass

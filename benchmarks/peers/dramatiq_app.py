@@ -10,7 +10,8 @@ import time
 import dramatiq
 import redis
 from dramatiq.brokers.redis import RedisBroker
-from dramatiq.middleware import AsyncIO
+from dramatiq.middleware import AsyncIO, GroupCallbacks
+from dramatiq.rate_limits.backends import RedisBackend as LimiterBackend
 from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
 
@@ -26,10 +27,12 @@ broker = RedisBroker(url=env.URL + "?max_connections=2000", **crash_opts)
 broker.middleware = [m for m in broker.middleware if type(m).__name__ != "Prometheus"]
 if ASYNC:
     broker.add_middleware(AsyncIO())
-if env.CASE == "rpc":
+if env.CASE in ("rpc", "group"):
     broker.add_middleware(Results(backend=RedisBackend(url=env.URL)))
+if env.CASE == "chord":
+    broker.add_middleware(GroupCallbacks(LimiterBackend(url=env.URL)))
 dramatiq.set_broker(broker)
-rpc_opts = {"store_results": True} if env.CASE == "rpc" else {}
+rpc_opts = {"store_results": True} if env.CASE in ("rpc", "group") else {}
 
 if ASYNC:
 
@@ -67,6 +70,17 @@ def echo(p):
     return p["i"]
 
 
+@dramatiq.actor(**rpc_opts)
+def member(p):
+    recorder.hit(p["i"], p["ts"])
+    return p["i"]
+
+
+@dramatiq.actor
+def total(p):
+    recorder.hit(p["i"], p["ts"])
+
+
 def describe():
     return {
         "name": VARIANT,
@@ -88,11 +102,12 @@ def describe():
         if ASYNC
         else ["drain", "drain2"]
         if PREFETCH
-        else ["enqueue", "drain", "drain2", "latency", "io", "rpc", "cold", "crash"],
+        else ["enqueue", "drain", "drain2", "latency", "io", "rpc", "group", "chord", "cold", "crash"],
         "conc": CONC,
         "n": {},
         "settings": f"--processes {env.PROCS} --threads {CONC}, prefetch {1000 if PREFETCH else 'threads x2'}, "
         "default middleware less Prometheus"
+        + (", the callback of a group gets no results" if env.CASE == "chord" else "")
         + (", heartbeat_timeout 5 s, maintenance_chance 100% (defaults: 60 s, 0.1%)" if env.CASE == "crash" else ""),
         "versions": {"dramatiq": dramatiq.__version__, "redis": redis.__version__},
     }
@@ -110,6 +125,15 @@ class Client:
 
     def rpc(self, p):
         return echo.send(p).get_result(block=True, timeout=30000)
+
+    def group(self, ps):
+        started = dramatiq.group([member.message(p) for p in ps]).run()
+        return list(started.get_results(block=True, timeout=100000))
+
+    def chord(self, ps, body):
+        members = dramatiq.group([member.message(p) for p in ps])
+        members.add_completion_callback(total.message(body))
+        members.run()
 
     def close(self):
         pass

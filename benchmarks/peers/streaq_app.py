@@ -24,7 +24,7 @@ worker = Worker(
     deserializer=json.loads,
     idle_timeout=5 if env.CASE == "crash" else 60,
 )
-TTL = 60 if env.CASE == "rpc" else 0
+TTL = 60 if env.CASE in ("rpc", "group", "chord") else 0
 
 
 @worker.task(silent=True, ttl=TTL)
@@ -51,17 +51,29 @@ async def echo(p):
     return p["i"]
 
 
+@worker.task(silent=True, ttl=TTL)
+async def member(p):
+    recorder.hit(p["i"], p["ts"])
+    return p["i"]
+
+
+@worker.task(silent=True, ttl=TTL)
+async def total(p):
+    recorder.hit(p["i"], p["ts"])
+
+
 def describe():
     return {
         "name": VARIANT,
         "cmds": [
             [sys.executable, "-m", "streaq", "run", "benchmarks.peers.streaq_app:worker", "--workers", str(env.PROCS)]
         ],
-        "cases": ["enqueue", "drain", "drain2", "latency", "io", "rpc", "cold", "crash"],
+        "cases": ["enqueue", "drain", "drain2", "latency", "io", "rpc", "group", "chord", "cold", "crash"],
         "conc": CONC,
         "n": {},
         "settings": f"concurrency {CONC} (prefetch 2x), {'Trio' if TRIO else 'asyncio + uvloop'}, json, silent, "
         + ("ttl 60" if TTL else "ttl 0")
+        + (", a task after all others: it gets no results" if env.CASE == "chord" else "")
         + (", idle_timeout 5 s (default 60)" if env.CASE == "crash" else ""),
         "versions": {k: version(k) for k in ("streaq", "coredis", "anyio", "trio")},
     }
@@ -94,6 +106,24 @@ class Client:
     async def rpc(self, p):
         t = await echo.enqueue(p)
         return (await t.result(timeout=30)).result
+
+    async def group(self, ps):
+        tasks = [member.enqueue(p) for p in ps]
+        await worker.enqueue_many(tasks)
+        results = {}
+
+        async def wait(i, task) -> None:
+            results[i] = (await task.result(timeout=100)).result
+
+        for first in range(0, len(tasks), 10):  # a wait needs a connection: 100 exhaust the pool
+            async with anyio.create_task_group() as waits:
+                for i in range(first, min(first + 10, len(tasks))):
+                    waits.start_soon(wait, i, tasks[i])
+        return [results[i] for i in range(len(tasks))]
+
+    async def chord(self, ps, body):
+        tasks = [member.enqueue(p) for p in ps]
+        await worker.enqueue_many([*tasks, total.enqueue(body).start(after=[task.id for task in tasks])])
 
     async def close(self):
         await self.cm.__aexit__(None, None, None)

@@ -6,6 +6,8 @@ import asyncio
 import sys
 from importlib.metadata import version
 
+from taskiq import gather
+from taskiq_pipelines import Pipeline, PipelineMiddleware
 from taskiq_redis import ListQueueBroker, RedisAsyncResultBackend, RedisStreamBroker
 
 from benchmarks.benchkit import env, recorder
@@ -24,8 +26,12 @@ else:
         xread_count=100,
         **({"idle_timeout": 5000, "unacknowledged_lock_timeout": 5.0} if env.CASE == "crash" else {}),
     )
-if env.CASE == "rpc":
+if env.CASE in ("rpc", "group", "chord"):
     broker = broker.with_result_backend(RedisAsyncResultBackend(env.URL, result_ex_time=60))
+
+
+if env.CASE == "chord":
+    broker = broker.with_middlewares(PipelineMiddleware())
 
 
 @broker.task(task_name="noop")
@@ -52,6 +58,23 @@ async def echo(p):
     return p["i"]
 
 
+@broker.task(task_name="member")
+async def member(p):
+    recorder.hit(p["i"], p["ts"])
+    return p["i"]
+
+
+@broker.task(task_name="values")
+async def values(ps):
+    return ps
+
+
+@broker.task(task_name="total")
+async def total(numbers, p):
+    if numbers == list(range(len(numbers))):
+        recorder.hit(p["i"], p["ts"])
+
+
 def describe():
     return {
         "name": VARIANT,
@@ -70,11 +93,15 @@ def describe():
                 "WARNING",
             ]
         ],
-        "cases": ["drain"] if LIST else ["enqueue", "drain", "drain2", "latency", "io", "rpc", "cold", "crash"],
+        "cases": ["drain"]
+        if LIST
+        else ["enqueue", "drain", "drain2", "latency", "io", "rpc", "group", "chord", "cold", "crash"],
         "conc": CONC,
         "n": {},
         "settings": f"{'ListQueueBroker' if LIST else 'RedisStreamBroker xread_count 100'}, --workers {env.PROCS} "
         f"--max-async-tasks {CONC}, uvloop, pool 600, ack when_saved, log WARNING"
+        + (", taskiq.gather every 10 ms" if env.CASE == "group" else "")
+        + (", taskiq-pipelines: map (a look every 10 ms), then a call" if env.CASE == "chord" else "")
         + (", idle_timeout 5 s, lock timeout 5 s (defaults: 600 s, none)" if env.CASE == "crash" else ""),
         "versions": {k: version(k) for k in ("taskiq", "taskiq-redis", "redis")},
     }
@@ -99,6 +126,14 @@ class Client:
     async def rpc(self, p):
         t = await echo.kiq(p)
         return (await t.wait_result(check_interval=0.002, timeout=30)).return_value
+
+    async def group(self, ps):
+        started = [await member.kiq(p) for p in ps]
+        results = await gather(*started, timeout=100, periodicity=0.01)
+        return [result.return_value for result in results]
+
+    async def chord(self, ps, body):
+        await Pipeline(broker, values).map(member, check_interval=0.01).call_next(total, p=body).kiq(ps)
 
     async def close(self):
         await broker.shutdown()
