@@ -26,7 +26,7 @@ from actorwork.testing.redis_server import RedisServer
 
 # A busy machine is slow: the time that an example takes is no property of the code.
 hypothesis.settings.register_profile(
-    "actorwork", deadline=None, max_examples=50, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "actorwork", deadline=None, max_examples=30, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.register_profile("long", hypothesis.settings.get_profile("actorwork"), max_examples=300)
 hypothesis.settings.load_profile("actorwork")
@@ -40,8 +40,8 @@ def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Return what `-n auto` is: two for each core, since tests of leases and signals wait more than they compute."""
-    return 2 * len(os.sched_getaffinity(0))
+    """Return what `-n auto` is: three for each core, since tests of leases and signals wait more than they compute."""
+    return 3 * len(os.sched_getaffinity(0))
 
 
 def pytest_configure(config: pytest.Config) -> None:

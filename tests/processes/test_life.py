@@ -117,7 +117,18 @@ async def test_where_processes_depend_on_each_other_they_start_in_order(file_url
     assert not said.pids("opened")
 
 
-@pytest.mark.parametrize("how", ENDS)
+@pytest.mark.parametrize(
+    ("url", "how"),
+    [
+        ("embedded", "exit"),
+        ("embedded", "exit in peace"),
+        ("embedded", "kill"),
+        pytest.param("redis", "exit", marks=pytest.mark.long),
+        pytest.param("redis", "exit in peace", marks=pytest.mark.long),
+        ("redis", "kill"),
+    ],
+    indirect=["url"],
+)
 async def test_a_process_that_dies_is_replaced_at_once_and_its_work_is_done_by_the_next(
     url: str, said: Said, seen: Events, how: str
 ):

@@ -32,7 +32,7 @@ async def client_of(url: str) -> AsyncGenerator[Client]:
     ("number", "tree"),
     [
         (signal.SIGINT, "one"),
-        (signal.SIGTERM, "one"),
+        pytest.param(signal.SIGTERM, "one", marks=pytest.mark.long),
         (signal.SIGTERM, "forked"),
         (signal.SIGTERM, "nested"),
         (signal.SIGHUP, "one"),

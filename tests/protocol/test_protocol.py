@@ -445,7 +445,7 @@ def loop(redis_server: RedisServer, redis_url: str) -> Generator[Loop]:
         loop.close()
 
 
-EXAMPLES = [100, pytest.param(1000, marks=pytest.mark.long)]
+EXAMPLES = [60, pytest.param(1000, marks=pytest.mark.long)]
 
 
 @pytest.mark.parametrize("examples", EXAMPLES)
