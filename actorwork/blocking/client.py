@@ -354,6 +354,10 @@ class Run(Generic[R_co]):
         """Return the graph of the run as it is now, in the language of Mermaid."""
         return run(self._run.to_mermaid())
 
+    def to_svg(self) -> str:
+        """Return the graph of the run as it is now, as a picture: SVG that needs nothing else, in light and dark."""
+        return run(self._run.to_svg())
+
 
 async def _next(updates: Any) -> Any:
     return await anext(updates)

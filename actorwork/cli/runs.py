@@ -129,18 +129,29 @@ def show(run_id: str, *, broker: str | None, timeout: float, json_output: bool) 
         )
 
 
-@runs.command(short_help="Print the graph of a run, in the language of Mermaid.")
+@runs.command(short_help="Print the graph of a run: Mermaid, or SVG.")
 @click.argument("run_id", metavar="ID")
+@click.option("--mermaid", "language", flag_value="mermaid", default=True, help="In the language of Mermaid (default).")
+@click.option("--svg", "language", flag_value="svg", help="As a picture, for a browser; large groups are folded.")
 @broker_option
 @timeout_option
-def graph(run_id: str, *, broker: str | None, timeout: float) -> None:
-    """Print the graph of a run as it is now, in the language of Mermaid: for a Markdown file, or mermaid.live."""
+def graph(run_id: str, *, language: str, broker: str | None, timeout: float) -> None:
+    """Print the graph of a run as it is now.
+
+    In the language of Mermaid it is for a Markdown file, or mermaid.live; as SVG it is a picture in itself:
+
+        actorwork runs graph ID --svg > run.svg
+    """
 
     async def talk(run: Run[Any], _: RunInfo, step: Step) -> str:
         with step():
-            return await run.to_mermaid()
+            return await (run.to_svg() if language == "svg" else run.to_mermaid())
 
-    click.echo(printable(_with_run(broker, timeout, run_id, talk)), nl=False)
+    drawn = _with_run(broker, timeout, run_id, talk)
+    if language == "svg":
+        click.echo(drawn.encode(), nl=False)  # In UTF-8, whatever the terminal speaks: that is what SVG is read as.
+    else:
+        click.echo(printable(drawn), nl=False)
 
 
 @runs.command(short_help="End a run.")

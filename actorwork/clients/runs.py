@@ -157,6 +157,17 @@ class Run(Generic[R_co]):
         lines += [f"    classDef {status} {style}" for status, style in _STYLES.items()]
         return "\n".join(lines) + "\n"
 
+    async def to_svg(self) -> str:
+        """Return the graph of the run as it is now, as a picture: SVG that needs nothing else, in light and dark.
+
+        Groups of more than twelve are drawn as one node, which says how many of its steps have which status; so the
+        picture stays small whatever the size of the run.
+        """
+        from actorwork.policy.runs.drawing import svg  # noqa: PLC0415 - most programs draw nothing
+
+        info = await self.info()
+        return svg(info, await self.steps())
+
     def _read(self, info: RunInfo) -> object:
         if info.status is Status.SUCCESS:
             data = (info.result or "null").encode()

@@ -111,6 +111,10 @@ def test_the_graph_of_a_run_is_printed(started: Shell):
     graph = started("runs", "graph", "failed").stdout
     assert graph.startswith('graph TD\n    s0["flaky"]:::failure\n')
     assert "    s0 --> s1\n" in graph
+    assert started("runs", "graph", "failed", "--mermaid").stdout == graph
+    picture = started("runs", "graph", "failed", "--svg").stdout
+    assert picture.startswith("<svg ")
+    assert picture.endswith("</svg>\n")
 
 
 def test_a_run_gets_the_value_of_its_signal(started: Shell):
@@ -186,7 +190,7 @@ def test_what_foreign_text_of_a_run_says_to_the_terminal_is_shown(shell: Shell):
         await client.start(Flow(step(Clerk, Note("x"), name="a\x1b[2Jb"), title="\x1b]0;t\x07"), id="r")
 
     with_client(shell, start)
-    for command in (("ls",), ("show", "r"), ("graph", "r")):
+    for command in (("ls",), ("show", "r"), ("graph", "r"), ("graph", "r", "--svg")):
         assert "\x1b" not in CliRunner().invoke(actorwork, ["runs", *command, "--broker", shell.url]).output
 
 

@@ -106,6 +106,7 @@ def test_a_sync_client_runs_workflows_pauses_and_shares_values(at_work: str) -> 
         assert client.run("squares").result() == 14
         assert [info.id for info in client.runs(Status.SUCCESS)] == ["squares"]
         assert "graph TD" in run.to_mermaid()
+        assert run.to_svg().startswith("<svg ")
         client.pause(source="orders", reason="stock")
         assert [pause.name for pause in client.paused()] == ["orders"]
         assert client.resume(source="orders")
