@@ -123,14 +123,76 @@ class ContextIncarnation(Protocol):
     async def spawn(self, child: object, name: str | None) -> ActorRef[Any]: ...
 
 
-class Context:
-    """What an actor may use while it runs; made anew for every incarnation."""
+class Neighbours:
+    """The part of a context that is about other actors: spawned, watched, linked, named, reached by topics."""
 
     __slots__ = ("_actor", "_incarnation")
 
     def __init__(self, actor: ContextActor, incarnation: ContextIncarnation) -> None:
         self._actor = actor
         self._incarnation = incarnation
+
+    async def spawn(self, child: Child[A] | type[A] | Callable[[], A], *, name: str | None = None) -> ActorRef[A]:
+        """Start an actor below this one and return its ref, once its `startup` has returned.
+
+        It is local: it does not read from the broker. It ends with this incarnation, before `shutdown`. Restarted as
+        its `Child` says; beyond three restarts in five seconds this actor crashes. Raises `StartError`,
+        `AlreadyRegistered`.
+        """
+        return await self._incarnation.spawn(child, name)
+
+    def watch(self, ref: ActorRef[Any], *, restarts: bool = False, message: object = None) -> None:
+        """Receive `Terminated` (or `message`) once when an actor ends for good; with `restarts`, `Restarted` too.
+
+        For an actor that has ended already, at once. Kept over restarts of this actor, except for the actors that it
+        has spawned, which end with its incarnation; another `watch` of the same actor replaces this one. Without a
+        handler for the signal this actor crashes (`DeathPact`).
+        """
+        ref.cell.links.add_watcher(self._actor, Watch(restarts=restarts, message=message))
+
+    def unwatch(self, ref: ActorRef[Any]) -> None:
+        """Undo `watch`, and drop its signals that have not been handled yet."""
+        ref.cell.links.remove_watcher(self._actor)
+
+    def link(self, ref: ActorRef[Any]) -> None:
+        """Link two actors: the abnormal end of one, for good, crashes the other.
+
+        Kept over restarts of both. The crash comes after the message in flight, whatever handlers there are.
+        """
+        self._actor.links.link(ref.cell)
+
+    def unlink(self, ref: ActorRef[Any]) -> None:
+        """Undo `link`, for both; from now on the end of the other one does nothing to this actor."""
+        self._actor.links.unlink(ref.cell)
+
+    def register(self, name: str) -> None:
+        """Take a name within the system, kept over restarts; raises `AlreadyRegistered`."""
+        self._actor.links.register(name)
+
+    def unregister(self, name: str) -> None:
+        """Free a name; do nothing if it is not this actor's."""
+        self._actor.links.unregister(name)
+
+    def whereis(self, name: str) -> ActorRef[Any] | None:
+        """Return the ref of the actor with a name, or None."""
+        return self._actor.services.registry.whereis(name)
+
+    def subscribe(self, topic: str) -> None:
+        """Receive every message that is broadcast to a topic, until this incarnation ends."""
+        self._actor.links.subscribe(topic)
+
+    def unsubscribe(self, topic: str) -> None:
+        self._actor.links.unsubscribe(topic)
+
+    def broadcast(self, topic: str, message: object) -> int:
+        """Send a message to all subscribers of a topic, without waiting; return how many accepted it."""
+        return self._actor.services.topics.publish(topic, message)
+
+
+class Context(Neighbours):
+    """What an actor may use while it runs; made anew for every incarnation."""
+
+    __slots__ = ()
 
     def __repr__(self) -> str:
         return f"<context of {self.ref!r}>"
@@ -352,64 +414,6 @@ class Context:
         it.
         """
         self._incarnation.pipe(function, args, to)
-
-    # ---- other actors ----
-
-    async def spawn(self, child: Child[A] | type[A] | Callable[[], A], *, name: str | None = None) -> ActorRef[A]:
-        """Start an actor below this one and return its ref, once its `startup` has returned.
-
-        It is local: it does not read from the broker. It ends with this incarnation, before `shutdown`. Restarted as
-        its `Child` says; beyond three restarts in five seconds this actor crashes. Raises `StartError`,
-        `AlreadyRegistered`.
-        """
-        return await self._incarnation.spawn(child, name)
-
-    def watch(self, ref: ActorRef[Any], *, restarts: bool = False, message: object = None) -> None:
-        """Receive `Terminated` (or `message`) once when an actor ends for good; with `restarts`, `Restarted` too.
-
-        For an actor that has ended already, at once. Kept over restarts of this actor, except for the actors that it
-        has spawned, which end with its incarnation; another `watch` of the same actor replaces this one. Without a
-        handler for the signal this actor crashes (`DeathPact`).
-        """
-        ref.cell.links.add_watcher(self._actor, Watch(restarts=restarts, message=message))
-
-    def unwatch(self, ref: ActorRef[Any]) -> None:
-        """Undo `watch`, and drop its signals that have not been handled yet."""
-        ref.cell.links.remove_watcher(self._actor)
-
-    def link(self, ref: ActorRef[Any]) -> None:
-        """Link two actors: the abnormal end of one, for good, crashes the other.
-
-        Kept over restarts of both. The crash comes after the message in flight, whatever handlers there are.
-        """
-        self._actor.links.link(ref.cell)
-
-    def unlink(self, ref: ActorRef[Any]) -> None:
-        """Undo `link`, for both; from now on the end of the other one does nothing to this actor."""
-        self._actor.links.unlink(ref.cell)
-
-    def register(self, name: str) -> None:
-        """Take a name within the system, kept over restarts; raises `AlreadyRegistered`."""
-        self._actor.links.register(name)
-
-    def unregister(self, name: str) -> None:
-        """Free a name; do nothing if it is not this actor's."""
-        self._actor.links.unregister(name)
-
-    def whereis(self, name: str) -> ActorRef[Any] | None:
-        """Return the ref of the actor with a name, or None."""
-        return self._actor.services.registry.whereis(name)
-
-    def subscribe(self, topic: str) -> None:
-        """Receive every message that is broadcast to a topic, until this incarnation ends."""
-        self._actor.links.subscribe(topic)
-
-    def unsubscribe(self, topic: str) -> None:
-        self._actor.links.unsubscribe(topic)
-
-    def broadcast(self, topic: str, message: object) -> int:
-        """Send a message to all subscribers of a topic, without waiting; return how many accepted it."""
-        return self._actor.services.topics.publish(topic, message)
 
     # ---- shared by all nodes ----
 
