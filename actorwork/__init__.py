@@ -215,7 +215,7 @@ _AT_FIRST_USE: Final = {
     "Progress": "actorwork.message",
     "PublishMiddleware": "actorwork.abc",
     "RateLimit": "actorwork.policy.limits",
-    "Receipt": "actorwork.clients.refs",
+    "Receipt": "actorwork.clients.receipts",
     "Reject": "actorwork.errors",
     "RemoteError": "actorwork.errors",
     "Restarted": "actorwork.actors.refs.watching",

@@ -456,6 +456,26 @@ class States(Protocol):
         ...
 
 
+class Watch(Protocol):
+    """A caller's wait for changes of one message or run."""
+
+    async def changed(self) -> None:
+        """Wait until something may have changed since the watch began, or since this returned last."""
+        ...
+
+    async def aclose(self) -> None:
+        """Stop to watch."""
+        ...
+
+
+class Changes(Protocol):
+    """A place that hears of changes."""
+
+    async def watch(self, source: str, id: str) -> Watch:
+        """Begin to watch a tracked message; with the source "", a run. Look at it after this returns, not before."""
+        ...
+
+
 class Runs(Protocol):
     """The runs of workflows."""
 
@@ -586,6 +606,10 @@ class Broker(Protocol):
 
     def open_replies(self) -> AbstractAsyncContextManager[Replies]:
         """Open a place where outcomes arrive."""
+        ...
+
+    def open_changes(self) -> AbstractAsyncContextManager[Changes]:
+        """Open a place that hears of changes of messages and runs."""
         ...
 
     async def find_outcome(self, source: str, message_id: str) -> Outcome | None:

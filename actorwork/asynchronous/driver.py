@@ -10,18 +10,25 @@ from actorwork.clients.driver import OutOfTime
 from actorwork.errors import NotRunning
 
 if TYPE_CHECKING:
-    from actorwork.abc import Replies
+    from actorwork.abc import Changes, Replies
 
 T = TypeVar("T")
 
 
 class AsyncioDriver:
-    """Belongs to the loop in which it is made. `open_replies` makes the place where outcomes arrive."""
+    """Belongs to the loop in which it is made.
 
-    def __init__(self, open_replies: Callable[[], Awaitable[Replies]]) -> None:
+    `open_replies` makes the place where outcomes arrive, `open_changes` that where changes are heard of.
+    """
+
+    def __init__(
+        self, open_replies: Callable[[], Awaitable[Replies]], open_changes: Callable[[], Awaitable[Changes]]
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._open_replies = open_replies
+        self._open_changes = open_changes
         self._replies: Replies | None = None
+        self._changes: Changes | None = None
         self._opening = asyncio.Lock()
 
     def __repr__(self) -> str:
@@ -52,6 +59,12 @@ class AsyncioDriver:
             if self._replies is None:
                 self._replies = await self._open_replies()
             return self._replies
+
+    async def changes(self) -> Changes:
+        async with self._opening:
+            if self._changes is None:
+                self._changes = await self._open_changes()
+            return self._changes
 
 
 def check_loop(loop: asyncio.AbstractEventLoop) -> None:

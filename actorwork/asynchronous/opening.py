@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,7 +16,7 @@ from actorwork.clients.sender import Sender, checked_layers
 from actorwork.telemetry.logs import LogSink
 
 if TYPE_CHECKING:
-    from actorwork.abc import Broker, EventSink, PublishMiddleware, Replies
+    from actorwork.abc import Broker, Changes, EventSink, PublishMiddleware, Replies
 
 
 @asynccontextmanager
@@ -34,19 +34,17 @@ async def open_client(
     emit = LogSink("client")
     async with AsyncExitStack() as stack:
         if is_redis(url):
-            opened, open_replies = await _open_redis(url, stack, emit)
+            opened, driver = await _open_redis(url, stack, emit)
         elif is_file(url):
-            opened, open_replies = await _open_file(url, stack)
+            opened, driver = await _open_file(url, stack)
         else:
             raise unknown_kind(url)
-        driver = AsyncioDriver(open_replies)
         yield Client(Sender(OpenBroker(opened), driver, layers=layers), emit)
 
 
-async def _open_redis(
-    url: str, stack: AsyncExitStack, emit: EventSink
-) -> tuple[Broker, Callable[[], Awaitable[Replies]]]:
+async def _open_redis(url: str, stack: AsyncExitStack, emit: EventSink) -> tuple[Broker, AsyncioDriver]:
     # Imported here, as in `brokers`: the other broker's packages are not needed.
+    from actorwork.asynchronous.changes import RedisChanges  # noqa: PLC0415
     from actorwork.asynchronous.redis import AsyncioRedis  # noqa: PLC0415
     from actorwork.asynchronous.replies import RedisReplies  # noqa: PLC0415
     from actorwork.streams.diagnosis import refuse_what_loses_messages  # noqa: PLC0415
@@ -55,16 +53,21 @@ async def _open_redis(
     from actorwork.streams.transport.redis_py import cannot  # noqa: PLC0415
 
     places: list[RedisReplies] = []
+    watched: list[RedisChanges] = []
 
     def on_push(push: list[Any]) -> None:
         if push[0] == b"message":
             for place in places:
                 if push[1] == place.address.encode():
                     place.take(push[2])
+            for changes in watched:
+                changes.watches.tell(push[1])
 
     def on_back() -> None:
         for place in places:
             place.look_now()
+        for changes in watched:
+            changes.watches.tell_all()
 
     address = Address.parse(url)
     commands = AsyncioRedis(address, on_push, on_back, emit)
@@ -80,10 +83,18 @@ async def _open_redis(
         stack.push_async_callback(place.aclose)
         return place
 
-    return cast("Any", RedisSending(commands, address, emit, shared_url=url)), open_replies
+    async def open_changes() -> Changes:
+        changes = RedisChanges(commands)
+        watched.append(changes)
+        stack.push_async_callback(changes.aclose)
+        return changes
+
+    sending = RedisSending(commands, address, emit, shared_url=url)
+    return cast("Any", sending), AsyncioDriver(open_replies, open_changes)
 
 
-async def _open_file(url: str, stack: AsyncExitStack) -> tuple[Broker, Callable[[], Awaitable[Replies]]]:
+async def _open_file(url: str, stack: AsyncExitStack) -> tuple[Broker, AsyncioDriver]:
+    from actorwork.asynchronous.changes import StoreChanges  # noqa: PLC0415
     from actorwork.asynchronous.replies import (  # noqa: PLC0415
         FIRST_LOOK,
         LONGEST_PAUSE,
@@ -111,4 +122,9 @@ async def _open_file(url: str, stack: AsyncExitStack) -> tuple[Broker, Callable[
         stack.push_async_callback(replies.aclose)
         return replies
 
-    return cast("Any", EmbeddedSending(location, store)), open_replies
+    async def open_changes() -> Changes:
+        changes = StoreChanges(store)
+        stack.push_async_callback(changes.aclose)
+        return changes
+
+    return cast("Any", EmbeddedSending(location, store)), AsyncioDriver(open_replies, open_changes)

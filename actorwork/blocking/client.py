@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
 from actorwork.actors.tree.hooks import Hooks
@@ -15,16 +15,12 @@ if TYPE_CHECKING:
 
     from actorwork.abc import Broker, FunctionActor
     from actorwork.actors.actor import Actor
-    from actorwork.clients.refs import (
-        Prepared as AsyncPrepared,
-        Receipt as AsyncReceipt,
-        Status as MessageStatus,
-        StreamRef,
-    )
+    from actorwork.clients.receipts import Receipt as AsyncReceipt
+    from actorwork.clients.refs import Prepared as AsyncPrepared, StreamRef
     from actorwork.clients.runs import Run as AsyncRun
     from actorwork.durations import Duration
-    from actorwork.message import Message, Pause, TriggerRecord, Untyped
-    from actorwork.policy.runs.values import RunInfo, Status, StepInfo
+    from actorwork.message import Message, MessageInfo, Pause, Status, TriggerRecord, Untyped
+    from actorwork.policy.runs.values import RunInfo, StepInfo
     from actorwork.policy.sending import SendOptions
     from actorwork.state.shared import Shared as AsyncShared
     from actorwork.workflows.flow import Flow
@@ -98,6 +94,10 @@ class Client:
     def publish(self, source: str, message: object, **options: Unpack[SendOptions]) -> str:
         """Send a message to a source, for every actor that reads it; return the id under which it is stored."""
         return run(self._client.publish(source, message, **options))
+
+    def receipt(self, id: str) -> Receipt[Any]:
+        """Return the receipt for a message that was submitted before, perhaps by another process."""
+        return Receipt(self._client.receipt(id))
 
     # ---- workflows ----
 
@@ -264,9 +264,23 @@ class Receipt(Generic[R_co]):
     def source(self) -> str:
         return self._receipt.source
 
-    def status(self, *, timeout: Duration = 30) -> MessageStatus:
+    def info(self, *, timeout: Duration = 30) -> MessageInfo:
+        """Return all that is known of the message now; raises `AskTimeout` if the broker does not answer."""
+        return run(self._receipt.info(timeout=timeout))
+
+    def status(self, *, timeout: Duration = 30) -> Status:
         """Return the status of the message; raises `AskTimeout` if the broker does not answer."""
         return run(self._receipt.status(timeout=timeout))
+
+    @contextmanager
+    def watch(self) -> Generator[Iterator[MessageInfo]]:
+        """Follow the message: `with receipt.watch() as updates: for info in updates`."""
+        with _following(self._receipt.watch()) as updates:
+            yield updates
+
+    def forget(self) -> bool:
+        """Delete the result and all that is known of the message; return False if it is not over, or not known."""
+        return run(self._receipt.forget())
 
     def cancel(self) -> bool:
         """Drop the message if the broker still holds it back; return whether it did."""
@@ -311,20 +325,8 @@ class Run(Generic[R_co]):
     @contextmanager
     def watch(self) -> Generator[Iterator[RunInfo]]:
         """Follow the run: `with run.watch() as updates: for update in updates`."""
-        manager = self._run.watch()
-        updates = run(manager.__aenter__())
-
-        def each() -> Iterator[RunInfo]:
-            while True:
-                try:
-                    yield run(_next(updates))
-                except StopAsyncIteration:
-                    return
-
-        try:
-            yield each()
-        finally:
-            run(manager.__aexit__(None, None, None))
+        with _following(self._run.watch()) as updates:
+            yield updates
 
     def cancel(self, reason: str = "") -> bool:
         """End the run; return whether it was open."""
@@ -357,6 +359,31 @@ class Run(Generic[R_co]):
     def to_svg(self) -> str:
         """Return the graph of the run as it is now, as a picture: SVG that needs nothing else, in light and dark."""
         return run(self._run.to_svg())
+
+
+@contextmanager
+def _following(watch: AbstractAsyncContextManager[AsyncIterator[T]]) -> Generator[Iterator[T]]:
+    updates = run(_entered(watch))
+
+    def each() -> Iterator[T]:
+        while True:
+            try:
+                yield run(_next(updates))
+            except StopAsyncIteration:
+                return
+
+    try:
+        yield each()
+    finally:
+        run(_left(watch))
+
+
+async def _entered(manager: AbstractAsyncContextManager[T]) -> T:
+    return await manager.__aenter__()
+
+
+async def _left(manager: AbstractAsyncContextManager[Any]) -> None:
+    await manager.__aexit__(None, None, None)
 
 
 async def _next(updates: Any) -> Any:

@@ -13,7 +13,7 @@ from actorwork.clients.driver import OutOfTime
 from actorwork.errors import NotRunning
 
 if TYPE_CHECKING:
-    from actorwork.abc import Replies
+    from actorwork.abc import Changes, Replies
 
 T = TypeVar("T")
 
@@ -32,11 +32,17 @@ class Deadlines(threading.local):
 
 
 class BlockingDriver:
-    """Blocks the calling thread. `open_replies` makes the place where outcomes arrive for one thread."""
+    """Blocks the calling thread.
 
-    def __init__(self, deadlines: Deadlines, open_replies: Callable[[], Replies]) -> None:
+    `open_replies` makes the place where outcomes arrive for one thread, `open_changes` that where changes are heard of.
+    """
+
+    def __init__(
+        self, deadlines: Deadlines, open_replies: Callable[[], Replies], open_changes: Callable[[], Changes]
+    ) -> None:
         self._deadlines = deadlines
         self._open_replies = open_replies
+        self._open_changes = open_changes
 
     def __repr__(self) -> str:
         return "<BlockingDriver>"
@@ -63,6 +69,9 @@ class BlockingDriver:
 
     async def replies(self) -> Replies:
         return self._open_replies()
+
+    async def changes(self) -> Changes:
+        return self._open_changes()
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -15,7 +15,7 @@ from actorwork.durations import Duration, seconds_of
 from actorwork.telemetry.logs import LogSink
 
 if TYPE_CHECKING:
-    from actorwork.abc import Broker, EventSink, PublishMiddleware, Replies
+    from actorwork.abc import Broker, EventSink, PublishMiddleware
 
 
 def open_client(
@@ -34,19 +34,20 @@ def open_client(
     deadlines = Deadlines()
     opened: Broker
     if is_redis(url):
-        opened, replies, close = _open_redis(url, seconds, deadlines, emit)
+        opened, driver, close = _open_redis(url, seconds, deadlines, emit)
     elif is_file(url):
-        opened, replies, close = _open_file(url, deadlines)
+        opened, driver, close = _open_file(url, deadlines)
     else:
         raise unknown_kind(url)
-    sender = Sender(OpenBroker(opened), BlockingDriver(deadlines, replies), layers=layers)
+    sender = Sender(OpenBroker(opened), driver, layers=layers)
     return Client(clients.Client(sender, emit), close)
 
 
 def _open_redis(
     url: str, patience: float, deadlines: Deadlines, emit: EventSink
-) -> tuple[Broker, Callable[[], Replies], Callable[[], None]]:
+) -> tuple[Broker, BlockingDriver, Callable[[], None]]:
     # Imported here, as in `brokers`: the other broker's packages are not needed.
+    from actorwork.blocking.changes import ThreadChanges  # noqa: PLC0415
     from actorwork.blocking.redis import BlockingRedis  # noqa: PLC0415
     from actorwork.blocking.replies import ThreadReplies  # noqa: PLC0415
     from actorwork.streams.diagnosis import refuse_what_loses_messages  # noqa: PLC0415
@@ -63,10 +64,12 @@ def _open_redis(
         commands.close()
         raise
     sending = RedisSending(commands, address, emit, shared_url=url)
-    return cast("Any", sending), ThreadReplies(commands), commands.close
+    driver = BlockingDriver(deadlines, ThreadReplies(commands), ThreadChanges(commands))
+    return cast("Any", sending), driver, commands.close
 
 
-def _open_file(url: str, deadlines: Deadlines) -> tuple[Broker, Callable[[], Replies], Callable[[], None]]:
+def _open_file(url: str, deadlines: Deadlines) -> tuple[Broker, BlockingDriver, Callable[[], None]]:
+    from actorwork.blocking.changes import StoreChanges  # noqa: PLC0415
     from actorwork.blocking.replies import ProcessReplies  # noqa: PLC0415
     from actorwork.blocking.store import BlockingStore  # noqa: PLC0415
     from actorwork.embedded.location import parse  # noqa: PLC0415
@@ -76,4 +79,4 @@ def _open_file(url: str, deadlines: Deadlines) -> tuple[Broker, Callable[[], Rep
     store = BlockingStore(location, deadlines)
     store.open()
     sending = EmbeddedSending(location, store)
-    return cast("Any", sending), ProcessReplies(store), store.close
+    return cast("Any", sending), BlockingDriver(deadlines, ProcessReplies(store), StoreChanges(store)), store.close

@@ -3,7 +3,8 @@
 client          `Client`: refs, publish, pauses, triggers, workflows, shared values, locks
 opening         `open_client`, for Trio programs
 driver          what a client asks of the world around it; `on_trio` is that of Trio programs
-refs            refs to actors behind a broker, and receipts
+refs            refs to actors behind a broker
+receipts        receipts for messages that were submitted: their lives and results
 sender          envelopes and ids, and the one place where replies arrive
 runs            runs of workflows: started, watched, steered
 spool           `Spool` and the task that replays it: messages that wait in a local file
@@ -19,13 +20,14 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from actorwork.clients.client import Client as Client
     from actorwork.clients.opening import open_client as open_client
-    from actorwork.clients.refs import Prepared as Prepared, Receipt as Receipt, StreamRef as StreamRef
+    from actorwork.clients.receipts import Receipt as Receipt
+    from actorwork.clients.refs import Prepared as Prepared, StreamRef as StreamRef
     from actorwork.clients.spool import Spool as Spool
 
 _AT_FIRST_USE: Final = {
     "Client": "client",
     "Prepared": "refs",
-    "Receipt": "refs",
+    "Receipt": "receipts",
     "Spool": "spool",
     "StreamRef": "refs",
     "open_client": "opening",

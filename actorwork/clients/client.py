@@ -19,7 +19,8 @@ from actorwork.abc import Broker, EventSink, FunctionActor
 from actorwork.actors.handlers.table import handlers_of
 from actorwork.actors.tree.hooks import Hooks, no_title
 from actorwork.clients.identity import whoami
-from actorwork.clients.refs import Receipt, StreamRef
+from actorwork.clients.receipts import Receipt
+from actorwork.clients.refs import StreamRef
 from actorwork.clients.sender import Sender, source_name
 from actorwork.durations import Duration
 from actorwork.errors import BrokerError
@@ -192,6 +193,14 @@ class Client:
         """
         sending = Sending.of(options) if options else PLAIN
         return await self._sender.send_one(self._sender.envelope(source_name(source), message, sending))
+
+    def receipt(self, id: str) -> Receipt[Any]:
+        """Return the receipt for a message that was submitted before, perhaps by another process.
+
+        Whether there is such a message is known when the receipt is used. Where the actor is known, `ref(actor)` has
+        receipts that need not look for it.
+        """
+        return Receipt(id, "", self._sender, "its actor", Any)
 
     # ---- workflows ----
 

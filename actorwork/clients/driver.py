@@ -1,4 +1,4 @@
-"""What a client asks of the world around it: time, waiting, and a place where replies arrive.
+"""What a client asks of the world around it: time, waiting, and places where replies arrive and changes are heard of.
 
 Everything else in this room is written once. `on_trio` is the driver of Trio programs; `asynchronous` and `blocking`
 have those of asyncio programs and of programs without an event loop.
@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from actorwork.abc import Broker, Replies
+    from actorwork.abc import Broker, Changes, Replies
 
 T = TypeVar("T")
 
@@ -38,6 +38,10 @@ class Driver(Protocol):
 
     async def replies(self) -> Replies:
         """Return the place where replies arrive, opened when it is first asked for."""
+        ...
+
+    async def changes(self) -> Changes:
+        """Return the place where changes of messages and runs are heard of, opened in the same way."""
         ...
 
 

@@ -11,7 +11,7 @@ import trio
 from actorwork.clients.driver import OutOfTime
 
 if TYPE_CHECKING:
-    from actorwork.abc import Replies
+    from actorwork.abc import Changes, Replies
     from actorwork.clients.driver import Reached
 
 T = TypeVar("T")
@@ -24,6 +24,7 @@ class TrioDriver:
         self._reached = reached
         self._nursery = nursery
         self._replies: Replies | None = None
+        self._changes: Changes | None = None
         self._opening = trio.Lock()
 
     def __repr__(self) -> str:
@@ -51,6 +52,26 @@ class TrioDriver:
             if replies is None:
                 replies = self._replies = await self._start_replies()
             return replies
+
+    async def changes(self) -> Changes:
+        async with self._opening:
+            changes = self._changes
+            if changes is None:
+                changes = self._changes = await self._start_changes()
+            return changes
+
+    async def _start_changes(self) -> Changes:
+        changes: Changes = await self._nursery.start(self._keep_changes_open)
+        return changes
+
+    async def _keep_changes_open(self, *, task_status: trio.TaskStatus[Changes]) -> None:
+        broker = self._reached.broker or await self._reached.wait()
+        async with broker.open_changes() as changes:
+            task_status.started(changes)
+            try:
+                await trio.sleep(math.inf)
+            finally:
+                self._changes = None
 
     async def _start_replies(self) -> Replies:
         replies: Replies = await self._nursery.start(self._keep_replies_open)

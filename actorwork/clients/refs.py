@@ -1,4 +1,4 @@
-"""Refs to actors behind a broker, and receipts for messages sent to them.
+"""Refs to actors behind a broker.
 
     tell      returns when the broker has stored the message; its outcome is not known
     ask       waits for the reply
@@ -13,29 +13,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, Unpack, overload
+from typing import Any, Generic, TypeVar, Unpack, overload
 
 import attrs
 
 from actorwork.actors.handlers.table import HandlerTable
-from actorwork.clients.driver import OutOfTime
+from actorwork.clients.receipts import Receipt
 from actorwork.clients.sender import Sender, reply
 from actorwork.durations import Duration, seconds_of
-from actorwork.errors import AskTimeout
-from actorwork.message import NO_HEADERS, RESULT_TTL, Envelope, Json, Message, Outcome, Untyped, declared_reply
+from actorwork.message import NO_HEADERS, RESULT_TTL, Envelope, Json, Message, Untyped, declared_reply
 from actorwork.policy.sending import PLAIN, Sending, SendOptions
 from actorwork.settings import Settings
 
 A_co = TypeVar("A_co", covariant=True)
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
-
-Status: TypeAlias = Literal["pending", "done", "failed", "rejected"]
-"""`pending`: not settled yet, or its outcome is no longer kept, or no such message was sent."""
-
-FIRST_LOOK: Final = 0.005
-LONGEST_PAUSE: Final = 0.5
-"""Seconds between two polls for an outcome: as long as the wait so far, within these bounds."""
 
 
 class StreamRef(Generic[A_co]):
@@ -168,65 +160,3 @@ class Prepared(Generic[R_co]):
         been stored.
         """
         return self._receipt(await self._sender.send_one(self._envelope))
-
-
-@attrs.frozen(eq=False)
-class Receipt(Generic[R_co]):
-    """The receipt for one submitted message; store its `id` to find the outcome later."""
-
-    id: str
-    source: str
-    _sender: Sender = attrs.field(repr=False)
-    _whom: str = attrs.field(repr=False)
-    _reply_type: Any = attrs.field(repr=False)
-
-    async def status(self, *, timeout: Duration = 30) -> Status:
-        """Return the status of the message; raises `AskTimeout` if the broker does not answer."""
-        timeout = seconds_of("timeout", timeout)
-
-        async def look() -> Outcome | None:
-            return await (await self._sender.reached()).find_outcome(self.source, self.id)
-
-        try:
-            outcome = await self._sender.driver.within(timeout, look)
-        except OutOfTime:
-            raise AskTimeout(
-                f"the broker did not say within {timeout:g} s what became of message {self.id}: is it reachable?"
-            ) from None
-        return "pending" if outcome is None else outcome.status
-
-    async def cancel(self) -> bool:
-        """Drop the message if the broker still holds it back; return whether it did.
-
-        That is while it is delayed, waits for a retry, or waits behind others with its key. A message that is ready or
-        in flight is not stopped.
-        """
-        return await (await self._sender.reached()).delayed.cancel(self.source, self.id)
-
-    async def result(self, *, timeout: Duration = 30) -> R_co:
-        """Wait for the message's outcome and return the reply; may be called again, and from many tasks.
-
-        Raises `MessageFailed` (with the handler's error) and `AskTimeout`. If cancelled, the outcome is not lost.
-        """
-        timeout = seconds_of("timeout", timeout)
-        driver = self._sender.driver
-
-        async def look() -> Outcome:
-            began = driver.now()
-            while True:
-                outcome = await (await self._sender.reached()).find_outcome(self.source, self.id)
-                if outcome is not None:
-                    return outcome
-                await driver.sleep(min(LONGEST_PAUSE, max(FIRST_LOOK, driver.now() - began)))
-
-        try:
-            outcome = await driver.within(timeout, look)
-        except OutOfTime:
-            pass
-        else:
-            value: Any = reply(outcome, self._reply_type, whom=self._whom, message_id=self.id)
-            return value  # pyright: ignore[reportUnknownVariableType] # of the type that the handler's annotation names
-        raise AskTimeout(
-            f"no outcome of message {self.id} from {self._whom} within {timeout:g} s; it may still be handled."
-            f" Does a node run with the actor {self._whom}?"
-        )

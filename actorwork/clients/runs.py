@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from actorwork import codec
 from actorwork.clients.driver import OutOfTime
@@ -21,12 +21,14 @@ from actorwork.policy.runs.values import RunInfo, Status, StepInfo
 from actorwork.workflows.flow import Flow, check_run_id, flow_of
 from actorwork.workflows.steps import Group, Step
 
+if TYPE_CHECKING:
+    from actorwork.abc import Watch
+
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
-FIRST_LOOK: Final = 0.01
-LONGEST_PAUSE: Final = 0.5
-"""Seconds between two looks at a run: as long as the wait so far, within these bounds."""
+SHORTEST_PAUSE: Final = 0.05
+"""Seconds between two looks at a run that changes all the time."""
 
 
 class Run(Generic[R_co]):
@@ -66,19 +68,30 @@ class Run(Generic[R_co]):
         driver = self._sender.driver
         info = RunInfo(id=self.id)
 
-        async def look() -> RunInfo:
+        async def wait() -> RunInfo:
             nonlocal info
-            began = driver.now()
-            while True:
-                info = await self.info()
-                if info.status is Status.UNKNOWN:
-                    raise self._unknown()
-                if info.status.is_final:
-                    return info
-                await driver.sleep(min(LONGEST_PAUSE, max(FIRST_LOOK, driver.now() - began)))
+            watch: Watch | None = None
+            pause = 0.0
+            try:
+                while True:
+                    info = await self.info()
+                    if info.status is Status.UNKNOWN:
+                        raise self._unknown()
+                    if info.status.is_final:
+                        return info
+                    if watch is None:
+                        watch = await (await driver.changes()).watch("", self.id)
+                        continue  # It may have ended before the watch began.
+                    await watch.changed()
+                    # The more often it changes, the longer the pause: of all its changes only the last one counts here.
+                    await driver.sleep(pause)
+                    pause = min(SHORTEST_PAUSE, pause + 0.005)
+            finally:
+                if watch is not None:
+                    await watch.aclose()
 
         try:
-            return cast("R_co", self._read(await driver.within(timeout, look)))
+            return cast("R_co", self._read(await driver.within(timeout, wait)))
         except OutOfTime:
             pass
         raise AskTimeout(f"run {self.id!r} has not ended within {timeout:g} s; {_state(info)}")
@@ -98,17 +111,24 @@ class Run(Generic[R_co]):
     async def _updates(self) -> AsyncGenerator[RunInfo]:
         last: RunInfo | None = None
         driver = self._sender.driver
-        changed = driver.now()
-        while True:
-            info = await self.info()
-            if info.status is Status.UNKNOWN:
-                raise self._unknown()
-            if info != last:
-                last, changed = info, driver.now()
-                yield info
-                if info.status.is_final:
-                    return
-            await driver.sleep(min(LONGEST_PAUSE, max(FIRST_LOOK, driver.now() - changed)))
+        watch = await (await driver.changes()).watch("", self.id)
+        try:
+            while True:
+                looked = driver.now()
+                info = await self.info()
+                if info.status is Status.UNKNOWN:
+                    raise self._unknown()
+                if info != last:
+                    last = info
+                    yield info
+                    if info.status.is_final:
+                        return
+                await watch.changed()
+                left = looked + SHORTEST_PAUSE - driver.now()
+                if left > 0:
+                    await driver.sleep(left)
+        finally:
+            await watch.aclose()
 
     # ---- what can be done with it ----
 

@@ -14,6 +14,8 @@
     turns          what one turn does: lease renewal, orders, promotion, reading, in one transaction
     cursors        what the nodes of this process read
     isolation      a message that processes died with runs with nothing beside it
+    states         the lives of tracked messages; notes has what handlers say of theirs
+    watched        what tasks of this process want to hear of; changes is where they wait for it
     own_leases     the leases of these nodes, and those of other processes that have expired
     store          what is done inside a transaction, in SQL; it has a file for each of its tables:
                    settling, reading, cancellation, dead_letters, delay_queue, key_queues, uniques, outcomes, leases,

@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import trio
 
 from actorwork.abc import EventSink, Finding, Subscription
+from actorwork.embedded.changes import LocalChanges
 from actorwork.embedded.diagnosis import examine
 from actorwork.embedded.location import Location, parse
 from actorwork.embedded.node import EmbeddedNode, open_node
@@ -71,6 +72,10 @@ class EmbeddedBroker(EmbeddedSending):
             yield replies
         finally:
             self._writer.turns.addresses.pop(address, None)
+
+    @asynccontextmanager
+    async def open_changes(self) -> AsyncGenerator[LocalChanges]:
+        yield LocalChanges(self._writer)
 
     async def diagnose(self) -> Sequence[Finding]:
         try:

@@ -299,6 +299,7 @@ class RunTable:
         return None if row is None else self._book(run)
 
     def _book(self, run: str) -> RunBook:
+        self._transaction.changed.add(("", run))  # If nothing changes after all, its watchers look in vain.
         return RunBook(self._transaction, self._outlets, run)
 
 

@@ -115,14 +115,14 @@ class EmbeddedPauses:
     @asynccontextmanager
     async def watch(self, changed: Callable[[], object]) -> AsyncGenerator[bool]:
         # What other processes pause, the writer notices as it notices their messages.
-        self._writer.turns.watchers.append(changed)
+        self._writer.turns.watched.pauses.append(changed)
         try:
             yield True
         finally:
-            self._writer.turns.watchers.remove(changed)
+            self._writer.turns.watched.pauses.remove(changed)
 
     def _tell(self) -> None:
-        for changed in self._writer.turns.watchers:
+        for changed in self._writer.turns.watched.pauses:
             changed()
 
 

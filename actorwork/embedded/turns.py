@@ -29,6 +29,7 @@ from actorwork.embedded.location import Location, explained, gone
 from actorwork.embedded.own_leases import Lease, LostLease, OwnLeases
 from actorwork.embedded.rows import ReplyAddress, SettleOrder
 from actorwork.embedded.store import Store
+from actorwork.embedded.watched import Watched
 from actorwork.errors import BrokerError
 from actorwork.failpoints import failpoint
 
@@ -81,8 +82,8 @@ class Turns:
         self.addresses: dict[str, Callable[[ReplyAddress], None]] = {}
         """Where replies are awaited in this process. Changed by the Trio thread alone; single operations of a dict are
         atomic, so the turns may look."""
-        self.watchers: list[Callable[[], object]] = []
-        """Called, in the Trio thread, when another process has paused or resumed something; changed there alone."""
+        self.watched = Watched()
+        """What tasks of this process want to hear of; called in the Trio thread, and changed there alone."""
         self.cursors = Cursors()
         """What this process reads."""
         self.leases = leases
@@ -94,7 +95,6 @@ class Turns:
         self._settle_again_at = math.inf
         self._seen_seq = -1
         self._data_version = -1
-        self._pauses: object = None
         self._next_due = math.inf
         self._prune_at = prune_at
         self._complain_at = 0.0
@@ -126,7 +126,7 @@ class Turns:
         if self.cursors:
             # In this order: a sum of both clocks would be rounded, and what is due now would be due a little later.
             until = min(until, now + (self._next_due - wall))
-        if self.cursors or self.addresses:
+        if self.cursors or self.addresses or self.watched:
             until = min(until, self._prune_at)
             if self.is_shared:
                 idle = now - self._busy_at
@@ -156,7 +156,7 @@ class Turns:
         follows looks at, and that turn has one.
         """
         notifications: list[Notification] = []
-        if not self.is_shared or not (self.cursors or self.addresses):
+        if not self.is_shared or not (self.cursors or self.addresses or self.watched):
             return notifications
         self.counts["polls"] += 1
         try:
@@ -170,8 +170,7 @@ class Turns:
                 self.cursors.wake_groups(free)
                 if sources or free:
                     self._busy_at = now
-                if self.watchers:
-                    notifications += self._look_for_pauses(store)
+                notifications += self.watched.look(store)
                 if self.addresses and store.outcomes.has_replies(tuple(self.addresses)):
                     self._busy_at = now
                     notifications += self.run(store, [Order(self._fetch_replies, _ignore, _ignore)], now, wall)
@@ -181,17 +180,6 @@ class Turns:
             self.counts["failures"] += 1
         self.cursors.wake_channels(store.transaction.touched)
         return notifications
-
-    def _look_for_pauses(self, store: Store) -> list[Notification]:
-        pauses = store.execute("select count(*), total(at) from pauses").fetchone()
-        if pauses == self._pauses:
-            return []
-        self._pauses = pauses
-        return [self._notify_watchers]
-
-    def _notify_watchers(self) -> None:
-        for changed in self.watchers:
-            changed()
 
     def _fetch_replies(self, store: Store) -> None:
         store.transaction.replies.extend(store.outcomes.fetch(tuple(self.addresses)))
@@ -313,6 +301,8 @@ class Turns:
             expected = self.addresses.get(reply[0])
             if expected is not None:
                 notifications.append(_bind(expected, reply))
+        notifications.extend(self.watched.those_of(store.transaction.changed))
+        store.transaction.changed.clear()
         for cursor, batches in offers:
             cursor.has_read(batches)
             if any(taken.deliveries or taken.dead_lettered or taken.restored for _, taken, _ in batches):

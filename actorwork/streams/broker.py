@@ -16,6 +16,7 @@ from actorwork.abc import Broker, EventSink, Subscription
 from actorwork.events import BrokerBack, BrokerLost, BrokerTrouble
 from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.streams import diagnosis, keys, scripts
+from actorwork.streams.changes import RedisChanges
 from actorwork.streams.node import RedisNode
 from actorwork.streams.replies import RedisReplies
 from actorwork.streams.sending import RedisSending
@@ -36,6 +37,7 @@ async def open_broker(url: str, *, emit: EventSink, is_unsafe_allowed: bool = Fa
     """
     replies: dict[bytes, RedisReplies] = {}
     nodes: list[RedisNode] = []
+    changes: list[RedisChanges] = []
     pauses: list[Callable[[], None]] = []
 
     def on_push(message: list[Any]) -> None:
@@ -54,6 +56,9 @@ async def open_broker(url: str, *, emit: EventSink, is_unsafe_allowed: bool = Fa
                     node.maintain_within(name, 0)
                 else:
                     node.learn(*used)
+        else:
+            for one in changes:
+                one.watches.tell(message[1])
 
     def on_event(event: ConnectionEvent) -> None:
         if isinstance(event, ConnectionLost):
@@ -62,13 +67,15 @@ async def open_broker(url: str, *, emit: EventSink, is_unsafe_allowed: bool = Fa
         emit(BrokerBack(event.url))
         for place in replies.values():
             place.look_now()
+        for one in changes:
+            one.watches.tell_all()
         for tell in pauses:
             tell()
 
     async with open_client(url, name="actorwork", scripts=scripts.ALL, on_push=on_push, on_event=on_event) as client:
         await client.wait_connected()
         await diagnosis.refuse_what_loses_messages(client, emit, is_unsafe_allowed=is_unsafe_allowed)
-        broker = RedisBroker(client, Address.parse(url), replies, nodes, emit, shared_url=url)
+        broker = RedisBroker(client, Address.parse(url), replies, changes, nodes, emit, shared_url=url)
         pauses.append(broker.pauses.tell)
         yield broker
 
@@ -81,6 +88,7 @@ class RedisBroker(RedisSending, Broker):
         client: RedisClient,
         address: Address,
         replies: dict[bytes, RedisReplies],
+        changes: list[RedisChanges],
         nodes: list[RedisNode],
         emit: EventSink,
         *,
@@ -89,6 +97,7 @@ class RedisBroker(RedisSending, Broker):
         super().__init__(client, address, emit, shared_url=shared_url, subscriptions=client)
         self._client = client
         self._replies = replies
+        self._changes = changes
         self._nodes = nodes
 
     @property
@@ -151,6 +160,18 @@ class RedisBroker(RedisSending, Broker):
                 # If this fails, the subscription ends with the connection; nothing is published there any more.
                 with suppress(RedisError, trio.ClosedResourceError):
                     await self._client.unsubscribe(channel)
+
+    @asynccontextmanager
+    async def open_changes(self) -> AsyncGenerator[RedisChanges]:
+        place = RedisChanges(self._client, self._emit)
+        self._changes.append(place)
+        try:
+            async with open_unwrapping_nursery() as nursery:
+                nursery.start_soon(place.run)
+                yield place
+                nursery.cancel_scope.cancel()
+        finally:
+            self._changes.remove(place)
 
 
 async def _keep_settling(task_status: trio.TaskStatus[trio.Nursery]) -> None:

@@ -76,7 +76,16 @@ local function run_at(home, run)
   return runs[at]
 end
 
+-- Tells those who watch a run that something in it changes, once in a script: it is told when the script is over.
+local function tell_run(r)
+  if not r.is_told then
+    r.is_told = true
+    redis.pcall('PUBLISH', 'actorwork:watch:' .. r.run, '')
+  end
+end
+
 local function set_status(r, status, reason)
+  tell_run(r)
   r.status = status
   redis.call('HSET', r.at, 'status', status, 'reason', reason or '')
 end
@@ -285,6 +294,7 @@ local function send(r, step)
         end_step(r, step, 1, { how = 'done', value = value })
       else
         redis.call('SADD', r.at .. ':asking', step)
+        tell_run(r)
       end
     end
     return true
@@ -321,6 +331,7 @@ local function send_ready(r)
 end
 
 local function record(r, step, state, ended, is_failure)
+  tell_run(r)
   redis.call('HSET', r.state, 's' .. step, 2)
   if ended.how == 'done' then
     redis.call('HSET', r.at .. ':values', step, ended.value)

@@ -1,0 +1,190 @@
+"""Receipts for messages that were submitted: their lives, and their results.
+
+receipt = await greeter.submit(Greet("Ann"))
+print(await receipt.result(timeout=60))
+receipt = client.receipt(id)                        in another process, by the id alone
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Generic, TypeVar
+
+import attrs
+
+from actorwork.clients.driver import OutOfTime
+from actorwork.clients.sender import Sender, reply
+from actorwork.durations import Duration, seconds_of
+from actorwork.errors import AskTimeout
+from actorwork.message import MessageInfo, Outcome, Status
+
+R_co = TypeVar("R_co", covariant=True)
+
+
+@attrs.frozen(eq=False)
+class Receipt(Generic[R_co]):
+    """The receipt for one submitted message; store its `id` to find the message later.
+
+    `source` is "" if only the id was given: then it is looked for whenever the receipt is used.
+    """
+
+    id: str
+    source: str
+    _sender: Sender = attrs.field(repr=False)
+    _whom: str = attrs.field(repr=False)
+    _reply_type: Any = attrs.field(repr=False)
+
+    async def info(self, *, timeout: Duration = 30) -> MessageInfo:
+        """Return all that is known of the message now; raises `AskTimeout` if the broker does not answer.
+
+        Its status is UNKNOWN if no such message was submitted, or if it is kept no longer: an open one is kept, one
+        that is over for its `results_ttl`.
+        """
+        timeout = seconds_of("timeout", timeout)
+        try:
+            return await self._sender.driver.within(timeout, self._look)
+        except OutOfTime:
+            raise AskTimeout(
+                f"the broker did not say within {timeout:g} s what became of message {self.id}: is it reachable?"
+            ) from None
+
+    async def status(self, *, timeout: Duration = 30) -> Status:
+        """Return the status of the message; raises `AskTimeout` if the broker does not answer."""
+        return (await self.info(timeout=timeout)).status
+
+    async def cancel(self) -> bool:
+        """Drop the message if the broker still holds it back; return whether it did.
+
+        That is while it is delayed, waits for a retry, or waits behind others with its key. A message that is ready or
+        in flight is not stopped.
+        """
+        source = await self._find_source()
+        return bool(source) and await (await self._sender.reached()).delayed.cancel(source, self.id)
+
+    async def result(self, *, timeout: Duration = 30) -> R_co:
+        """Wait for the message's outcome and return the reply; may be called again, and from many tasks.
+
+        Raises `MessageFailed` (with the handler's error), `AskTimeout`, and at once `LookupError` for a message that
+        was never submitted, or whose result is kept no longer. If cancelled, the outcome is not lost.
+        """
+        timeout = seconds_of("timeout", timeout)
+        info = MessageInfo(id=self.id, source=self.source)
+
+        async def look() -> tuple[MessageInfo, Outcome | None]:
+            nonlocal info
+            info = await self._look()
+            return info, await self._outcome_after(info)
+
+        async def wait() -> Outcome:
+            await self._wait_sent()
+            _, outcome = await look()
+            if outcome is not None:
+                return outcome
+            watch = await (await self._sender.driver.changes()).watch(info.source, self.id)
+            try:
+                while True:
+                    # After the watch has begun: what has changed before is seen now, what changes later is heard of.
+                    _, outcome = await look()
+                    if outcome is not None:
+                        return outcome
+                    await watch.changed()
+            finally:
+                await watch.aclose()
+
+        try:
+            outcome = await self._sender.driver.within(timeout, wait)
+        except OutOfTime:
+            pass
+        else:
+            value: Any = reply(outcome, self._reply_type, whom=self._whom, message_id=self.id)
+            return value  # pyright: ignore[reportUnknownVariableType] # of the type that the handler's annotation names
+        raise AskTimeout(
+            f"no outcome of message {self.id} from {self._whom} within {timeout:g} s{_state(info, self._whom)}"
+        )
+
+    @asynccontextmanager
+    async def watch(self) -> AsyncGenerator[AsyncIterator[MessageInfo]]:
+        """Follow the message: `async with receipt.watch() as updates: async for info in updates`.
+
+        The first update is the present, the last one the end. Several changes may become one update. Raises
+        `LookupError` for a message that was never submitted, or is kept no longer.
+        """
+        updates = self._updates()
+        try:
+            yield updates
+        finally:
+            await self._sender.driver.aclose(updates)
+
+    async def forget(self) -> bool:
+        """Delete the result and all that is known of the message, now and not after its `results_ttl`.
+
+        Return False, and delete nothing, if it is not over, or not known.
+        """
+        source = await self._find_source()
+        return bool(source) and await (await self._sender.reached()).states.forget(source, self.id)
+
+    # ---- looking ----
+
+    async def _find_source(self) -> str:
+        """Return its source, or "" if there is no such message."""
+        return self.source or await (await self._sender.reached()).states.locate(self.id) or ""
+
+    async def _look(self) -> MessageInfo:
+        source = await self._find_source()
+        found = await (await self._sender.reached()).states.find(source, self.id) if source else None
+        return MessageInfo(id=self.id, source=source) if found is None else found
+
+    async def _outcome_after(self, info: MessageInfo) -> Outcome | None:
+        """Return the outcome if the message is over. Raises `LookupError` if there is none."""
+        if info.status.is_final or info.status is Status.UNKNOWN:
+            found = await (await self._sender.reached()).find_outcome(info.source, self.id) if info.source else None
+            if found is None:
+                raise self._unknown()
+            return found
+        return None
+
+    async def _wait_sent(self) -> None:
+        """Wait until the message has left the spool, if it may be there."""
+        if self._sender.spooler is not None and self.source:
+            await self._sender.spooler.wait_turn(self.source)
+
+    async def _updates(self) -> AsyncGenerator[MessageInfo]:
+        await self._wait_sent()
+        source = await self._find_source()
+        if not source:
+            raise self._unknown()
+        version = 0
+        watch = await (await self._sender.driver.changes()).watch(source, self.id)
+        try:
+            while True:
+                info = await (await self._sender.reached()).states.find(source, self.id)
+                if info is None:
+                    raise self._unknown()
+                if info.version > version:
+                    version = info.version
+                    yield info
+                    if info.status.is_final:
+                        return
+                await watch.changed()
+        finally:
+            await watch.aclose()
+
+    def _unknown(self) -> LookupError:
+        return LookupError(
+            f"there is no result of message {self.id} at {self._sender.url}: it was never submitted, or its result is"
+            " kept no longer"
+        )
+
+
+def _state(info: MessageInfo, whom: str) -> str:
+    """Return how far a message is that has not ended in time, and what it may want."""
+    match info.status:
+        case Status.STARTED:
+            return f": attempt {info.attempt} has begun on node {info.node}; it may still be handled"
+        case Status.RECEIVED:
+            return f": node {info.node} has received it, and has not begun; it may still be handled"
+        case Status.RETRY:
+            return f": attempt {info.attempt} has failed ({info.reason}), and it is tried again"
+        case _:
+            return f"; it may still be handled. Does a node run with the actor {whom}?"
