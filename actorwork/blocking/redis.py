@@ -192,7 +192,7 @@ class BlockingRedis(CommonCommands):
             # Reported here only: an idle connection that the server has closed is replaced without a word.
             self._pause(failures, lost)
 
-    def open_subscribed(self, channel: str) -> BlockingConnection:
+    def open_subscribed(self, channel: str | bytes) -> BlockingConnection:
         """Open a connection that is subscribed to a channel; wait for the server at most `patience` seconds."""
         give_up_at = time.monotonic() + self._patience
         failures = 0

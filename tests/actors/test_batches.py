@@ -149,7 +149,7 @@ async def test_each_message_has_an_outcome_of_its_own(mock_clock: trio.testing.M
     async with open_test_system(actor) as system:
         receipts = [await system.client.ref(actor).submit(n) for n in range(7)]
         await trio.sleep(1)
-        assert [await receipt.status() for receipt in receipts[:2]] == ["done", "done"]
+        assert [await receipt.status() for receipt in receipts[:2]] == ["SUCCESS", "SUCCESS"]
         assert await receipts[1].result() == "reply"
         assert endings(system) == ["Ack", "Ack", "Retry", "Reject", "Fail", "Retry", "Retry"]
         delays = [e.settlement.delay for e in system.broker.settled if isinstance(e.settlement, policy.Retry)]
@@ -446,7 +446,7 @@ async def test_each_message_of_a_batch_goes_through_the_middleware(mock_clock: t
         await system.drain()
         assert log.batches == [[1, 4]]
         assert [await receipts[n].result() for n in (0, 2, 3)] == [1, "short cut", "mended"]
-        assert await receipts[1].status() == "rejected"
+        assert await receipts[1].status() == "REJECTED"
         assert sorted(seen) == ["< b'1'", "> b'1'", "> b'2'", "> b'3'", "> b'4'"]
 
 

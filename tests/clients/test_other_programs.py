@@ -67,7 +67,7 @@ def test_a_sync_client_sends_asks_and_finds_results(at_work: str) -> None:
         calculator.tell_many([Square(1), Square(2)])
         receipt = calculator.submit(Square(5))
         assert receipt.result(timeout=10) == 25
-        assert receipt.status() == "done"
+        assert receipt.status() == "SUCCESS"
         assert client.ref("calculator").receipt(receipt.id).result() == 25
         assert client.statistics() == {"sent": 5, "asked": 1}
         client.tell(double, 1)
@@ -340,7 +340,7 @@ def test_an_asyncio_client_sends_asks_and_finds_results(at_work: str) -> None:
             await calculator.tell_many([Square(1), Square(2)])
             receipt = await calculator.submit(Square(5))
             assert await receipt.result(timeout=10) == 25
-            assert await receipt.status() == "done"
+            assert await receipt.status() == "SUCCESS"
             await client.tell(double, 1)
             assert await client.call(double, 4) == await (await client.submit(double, number=4)).result() == 8
             with pytest.raises(MessageFailed, match="3 is odd"):

@@ -97,7 +97,7 @@ async def test_one_whose_successor_does_not_start_stays_and_begins_nothing_more(
         assert "no disk" in str(failed.error)
         receipt = await client.ref(Hoarder).submit({})
         await until(lambda: len(of(ReplacementFailed, seen)) > 1, "another try")
-        assert await receipt.status() == "pending"
+        assert await receipt.status() == "PENDING"
         assert is_alive(first)
         await broken.unlink()
         await until(lambda: of(ProcessReplaced, seen), "the replacement")
