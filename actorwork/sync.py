@@ -14,6 +14,8 @@ not imported.
 
 from actorwork.blocking.client import (
     Client as Client,
+    Held as Held,
+    Lock as Lock,
     Prepared as Prepared,
     Receipt as Receipt,
     Ref as Ref,
@@ -22,4 +24,4 @@ from actorwork.blocking.client import (
 )
 from actorwork.blocking.opening import open_client as open_client
 
-__all__ = ["Client", "Prepared", "Receipt", "Ref", "Run", "Shared", "open_client"]
+__all__ = ["Client", "Held", "Lock", "Prepared", "Receipt", "Ref", "Run", "Shared", "open_client"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from actorwork.asynchronous.blocks import beside
 from actorwork.clients.driver import OutOfTime
 from actorwork.errors import NotRunning
 
@@ -54,6 +56,10 @@ class AsyncioDriver:
     async def aclose(self, updates: Any) -> None:
         await updates.aclose()
 
+    @property
+    def waiting(self) -> AsyncioWaiting:
+        return AsyncioWaiting(self)
+
     async def replies(self) -> Replies:
         async with self._opening:
             if self._replies is None:
@@ -65,6 +71,29 @@ class AsyncioDriver:
             if self._changes is None:
                 self._changes = await self._open_changes()
             return self._changes
+
+
+class AsyncioWaiting:
+    """Implements `state.lock.Waiting`."""
+
+    def __init__(self, driver: AsyncioDriver) -> None:
+        self.now = driver.now
+        self.sleep = driver.sleep
+        self._driver = driver
+
+    def __repr__(self) -> str:
+        return f"<AsyncioWaiting of {self._driver!r}>"
+
+    async def at_most(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+        with suppress(OutOfTime):
+            await self._driver.within(seconds, work)
+
+    async def finish(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+        # A cancellation was delivered before: what is awaited after it runs as ever.
+        await self.at_most(seconds, work)
+
+    def beside(self, work: Callable[[], Awaitable[None]]) -> AbstractAsyncContextManager[None]:
+        return beside(work)
 
 
 def check_loop(loop: asyncio.AbstractEventLoop) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from actorwork.message import Message, MessageInfo, Pause, Status, TriggerRecord, Untyped
     from actorwork.policy.runs.values import RunInfo, StepInfo
     from actorwork.policy.sending import SendOptions
+    from actorwork.state.lock import Held as AsyncHeld, Lock as AsyncLock
     from actorwork.state.shared import Shared as AsyncShared
     from actorwork.workflows.flow import Flow
     from actorwork.workflows.steps import Group, Step
@@ -163,6 +165,12 @@ class Client:
     def shared(self, name: str, type: Any, *, default: Any = None, ttl: Duration | None = None) -> Shared[Any]:
         """Return a value shared by all nodes, by its name."""
         return Shared(self._client.shared(name, type, default=default, ttl=ttl))
+
+    def lock(self, name: str, *, ttl: Duration = 10.0) -> Lock:
+        """Return a lock shared by all nodes. Nothing renews it: it is held for `ttl` seconds, and for as long again
+        after each `held.extend()`.
+        """
+        return Lock(self._client.lock(name, ttl=ttl))
 
 
 class Ref(Generic[A_co]):
@@ -390,6 +398,83 @@ async def _next(updates: Any) -> Any:
     return await anext(updates)
 
 
+class Lock:
+    """A lock shared by all nodes, by its name: `with lock as held`, or `with lock.acquire(timeout=3) as held`.
+
+    No task renews it: the block ends within the `ttl`, or calls `held.extend()` on its way; otherwise it raises
+    `LockLost` at its end. Writes with `fence=held` are refused once a later owner has written.
+    """
+
+    __slots__ = ("_lock", "_process")
+
+    def __init__(self, lock: AsyncLock) -> None:
+        self._lock = lock
+        self._process = 0
+
+    def __repr__(self) -> str:
+        return f"<sync {self._lock!r}>"
+
+    @property
+    def name(self) -> str:
+        return self._lock.name
+
+    def __enter__(self) -> Held:
+        held = Held(run(self._lock.__aenter__()))
+        self._process = os.getpid()
+        return held
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        # A child process that was forked in the block leaves the lock to its parent.
+        return run(self._lock.__aexit__(kind, error, traceback)) if os.getpid() == self._process else None
+
+    @contextmanager
+    def acquire(self, *, timeout: Duration = float("inf")) -> Generator[Held]:
+        """Take the lock, and release it when the block ends; raises `LockTimeout`, and `LockLost` at the end."""
+        manager = self._lock.acquire(timeout=timeout)
+        held = Held(run(manager.__aenter__()))
+        process = os.getpid()
+        error: BaseException | None = None
+        try:
+            yield held
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            if os.getpid() == process:
+                run(manager.__aexit__(None if error is None else type(error), error, None))
+
+
+class Held:
+    """A lock that was taken: the `token` of this owner, and whether it is `lost` by now."""
+
+    __slots__ = ("held",)
+
+    def __init__(self, held: AsyncHeld) -> None:
+        self.held = held
+
+    def __repr__(self) -> str:
+        return f"<sync {self.held!r}>"
+
+    @property
+    def name(self) -> str:
+        return self.held.name
+
+    @property
+    def token(self) -> int:
+        return self.held.token
+
+    @property
+    def lost(self) -> bool:
+        """Whether another owner may have it: its `ttl` is over."""
+        return self.held.lost
+
+    def extend(self) -> None:
+        """Hold the lock for its `ttl` from now; raise `LockLost` if that is too late."""
+        run(self.held.extend())
+
+
 class Shared(Generic[T]):
     """A value shared by all nodes, by its name; `get` returns `default` if there is none."""
 
@@ -409,18 +494,22 @@ class Shared(Generic[T]):
         """Return the value; raise `CodecError` if it is of another type."""
         return run(self._shared.get())
 
-    def set(self, value: T) -> None:
+    def set(self, value: T, *, fence: Held | None = None) -> None:
         """Set the value, whatever it was before."""
-        run(self._shared.set(value))
+        run(self._shared.set(value, fence=_held(fence)))
 
-    def update(self, function: Callable[[T], T]) -> T:
+    def update(self, function: Callable[[T], T], *, fence: Held | None = None) -> T:
         """Replace the value by the result of a function of it; return the result."""
-        return run(self._shared.update(function))
+        return run(self._shared.update(function, fence=_held(fence)))
 
-    def increment(self, by: float = 1) -> T:
+    def increment(self, by: float = 1, *, fence: Held | None = None) -> T:
         """Add to a number, in one step; return the sum."""
-        return run(self._shared.increment(by))
+        return run(self._shared.increment(by, fence=_held(fence)))
 
-    def delete(self) -> bool:
+    def delete(self, *, fence: Held | None = None) -> bool:
         """Delete the value; return whether there was one."""
-        return run(self._shared.delete())
+        return run(self._shared.delete(fence=_held(fence)))
+
+
+def _held(fence: Held | None) -> AsyncHeld | None:
+    return None if fence is None else fence.held

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from actorwork.clients.driver import OutOfTime
@@ -67,11 +68,37 @@ class BlockingDriver:
     async def aclose(self, updates: Any) -> None:
         await updates.aclose()
 
+    @property
+    def waiting(self) -> BlockingWaiting:
+        return BlockingWaiting(self)
+
     async def replies(self) -> Replies:
         return self._open_replies()
 
     async def changes(self) -> Changes:
         return self._open_changes()
+
+
+class BlockingWaiting:
+    """Implements `state.lock.Waiting`; nothing runs beside a block here."""
+
+    def __init__(self, driver: BlockingDriver) -> None:
+        self.now = driver.now
+        self.sleep = driver.sleep
+        self._driver = driver
+
+    def __repr__(self) -> str:
+        return "<BlockingWaiting>"
+
+    async def at_most(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+        with suppress(OutOfTime):
+            await self._driver.within(seconds, work)
+
+    async def finish(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+        await self.at_most(seconds, work)
+
+    def beside(self, work: Callable[[], Awaitable[None]]) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -240,9 +240,9 @@ class Client:
 
     def lock(self, name: str, *, ttl: Duration = 10.0) -> Lock:
         """Return a lock shared by all nodes, like `Context.lock`."""
-        from actorwork.state.lock import Lock  # noqa: PLC0415 - it is renewed by a task of Trio's
+        from actorwork.state.lock import Lock  # noqa: PLC0415 - most clients use none
 
-        return Lock(self.broker.values, name, ttl=ttl, random=self._random)
+        return Lock(self.broker.values, name, ttl=ttl, random=self._random, waiting=self._sender.driver.waiting)
 
 
 def _what(

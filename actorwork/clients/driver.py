@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker, Changes, Replies
+    from actorwork.state.lock import Waiting
 
 T = TypeVar("T")
 
@@ -34,6 +35,11 @@ class Driver(Protocol):
 
     async def aclose(self, updates: Any) -> None:
         """Close an async generator, even in a task that is being cancelled."""
+        ...
+
+    @property
+    def waiting(self) -> Waiting:
+        """What locks ask for."""
         ...
 
     async def replies(self) -> Replies:

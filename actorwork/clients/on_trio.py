@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import trio
 
 from actorwork.clients.driver import OutOfTime
+from actorwork.state.on_trio import TrioWaiting
 
 if TYPE_CHECKING:
     from actorwork.abc import Changes, Replies
@@ -44,6 +45,10 @@ class TrioDriver:
     async def aclose(self, updates: Any) -> None:
         with trio.CancelScope(shield=True):
             await updates.aclose()
+
+    @property
+    def waiting(self) -> TrioWaiting:
+        return TrioWaiting()
 
     async def replies(self) -> Replies:
         # If cancelled while opening, the half-open place is closed again, and the next `ask` tries anew.

@@ -21,6 +21,7 @@ from concurrent import futures
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
+from actorwork.asynchronous.blocks import Block
 from actorwork.durations import Duration, seconds_of
 from actorwork.errors import ActorStopped, NotRunning
 from actorwork.hosting.thread import MARGIN, Hosting, HostThread, log, stuck
@@ -207,10 +208,7 @@ class HostedSystem:
         self._host = HostThread(hosting)
         self._clients = AsyncExitStack()
         self._client: Client | None = None
-        self._task: asyncio.Task[Any] | None = None
-        """The task of the block, while the end of the system would cancel it."""
-        self._cancelling = 0
-        self._has_cancelled = False
+        self._block: Block | None = None
 
     def __repr__(self) -> str:
         return f"<HostedSystem of {self._host.hosting.tree!r}>"
@@ -249,16 +247,16 @@ class HostedSystem:
         try:
             await asyncio.wrap_future(host.started)
             await self._open_client()
-        except BaseException:
+        except BaseException as error:
             await self._stop("the start was given up")
+            if isinstance(error, ActorStopped) and host.failure is not None:
+                raise host.failure from host.failure.__cause__  # It ended before its client was open.
             raise
-        self._task = asyncio.current_task()
-        assert self._task is not None  # noqa: S101 - this is a coroutine
-        self._cancelling = self._task.cancelling()
+        block = self._block = Block()
 
         def ended(_: object) -> None:
             with suppress(RuntimeError):  # The loop is closed: the block has ended, in whatever way.
-                loop.call_soon_threadsafe(self._ended)
+                loop.call_soon_threadsafe(block.cancel, "the system has ended")
 
         host.ended.add_done_callback(ended)
 
@@ -271,20 +269,14 @@ class HostedSystem:
 
         self._client = await self._clients.enter_async_context(open_client(self._host.url))
 
-    def _ended(self) -> None:
-        if self._task is not None:
-            self._has_cancelled = self._task.cancel("the system has ended")
-
     async def close(self, error: BaseException | None) -> bool:
         """End the system; return whether the error of the block was nothing but its cancellation for that end."""
-        task, self._task = self._task, None
-        if self._has_cancelled and not isinstance(error, asyncio.CancelledError):
-            # The block ended before it noticed: the cancellation is still to come.
-            with suppress(asyncio.CancelledError):
-                await asyncio.sleep(0)
-        is_ours = task is not None and self._has_cancelled and task.uncancel() <= self._cancelling
-        is_ours = is_ours and (error is None or isinstance(error, asyncio.CancelledError))
-        await self._stop("the block was left")
+        is_ours = False
+        try:
+            if self._block is not None:
+                is_ours = await self._block.end(error)
+        finally:
+            await self._stop("the block was left")
         failure = self._host.failure
         if failure is not None and (error is None or is_ours or isinstance(error, ActorStopped)):
             raise failure

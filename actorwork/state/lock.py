@@ -8,6 +8,9 @@ block. If it cannot be renewed in time, it is lost: the block is cancelled, and 
 may be at work, and a blocked loop or a stopped process notices late. So every owner has a token that is greater than
 all before it, and a write that must not come from a former owner passes its token as a fence.
 
+A program without an event loop has no such task: there the block renews the lock itself (`held.extend()`), or ends
+within the `ttl`; and it raises `LockLost` at its end if it did not.
+
 A waiter polls: after 10 ms at first, then at growing intervals, up to a quarter second. Waiters have no order.
 """
 
@@ -15,15 +18,13 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Final
-
-import trio
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol
 
 from actorwork.durations import Duration, as_seconds, seconds_of
 from actorwork.errors import BrokerError, LockLost, LockTimeout
-from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.policy.bounds import check_name, is_number
 
 if TYPE_CHECKING:
@@ -38,16 +39,106 @@ RELEASE_LIMIT: Final = 1.0
 """Seconds that the release may take; after that the lock expires by itself."""
 
 
+class Waiting(Protocol):
+    """What a lock asks of the kind of program it is in: time, waiting, and a task beside a block."""
+
+    def now(self) -> float:
+        """Return a monotonic time in seconds."""
+        ...
+
+    async def sleep(self, seconds: float) -> None: ...
+
+    async def at_most(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+        """Do some work, and give it up after some seconds."""
+        ...
+
+    async def finish(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+        """Do the same, even in a task that is being cancelled."""
+        ...
+
+    def beside(self, work: Callable[[], Awaitable[None]]) -> AbstractAsyncContextManager[object]:
+        """Do some work beside the block, until the block ends; if the work ends first, cancel the block, which then
+        ends without an error. Where nothing runs beside a block, do nothing.
+        """
+        ...
+
+
 class Held:
     """A lock that was taken: the `token` of this owner, and whether it is `lost` by now."""
 
-    def __init__(self, name: str, token: int) -> None:
+    def __init__(self, values: Values, name: str, owner: str, ttl: float, waiting: Waiting) -> None:
         self.name = name
-        self.token = token
-        self.lost = False
+        self.token = 0
+        self._values = values
+        self._owner = owner
+        self._ttl = ttl
+        self._waiting = waiting
+        self._is_taken_away = False
+        self._until = 0.0
+        """Until when at least this owner has it, by the clock of the program."""
 
     def __repr__(self) -> str:
         return f"<Held {self.name!r}, token {self.token}{', lost' if self.lost else ''}>"
+
+    @property
+    def lost(self) -> bool:
+        """Whether another owner may have it: it was not renewed within its `ttl`."""
+        return self._is_taken_away or self._waiting.now() >= self._until
+
+    async def extend(self) -> None:
+        """Renew the lock for its `ttl` from now; raise `LockLost` if that is too late.
+
+        Where a task renews it (on Trio and asyncio) this is not needed. Raises `BrokerError`.
+        """
+        if not self.lost:
+            await self._waiting.at_most(self._until - self._waiting.now(), self._renew)
+        if self.lost:
+            raise self.loss()
+
+    def loss(self) -> LockLost:
+        """Return the error of a lock that is lost."""
+        return LockLost(
+            f"lock {self.name!r} was lost: it was not renewed within its ttl of {self._ttl:g} s, and may have another"
+            " owner by now",
+            name=self.name,
+        )
+
+    async def take(self) -> bool | None:
+        """Take it; return whether this owner has it, or None if the reply took so long that little of the ttl is left.
+
+        Taking it again renews it in full.
+        """
+        # Counted from before the request: the broker starts to count later, so the lock outlasts this moment.
+        until = self._waiting.now() + self._ttl
+        token = await self._values.take_lock(self.name, self._owner, self._ttl)
+        if token is None:
+            return False
+        self.token, self._until = token, until
+        return True if self._waiting.now() < until - self._ttl / 2 else None
+
+    async def _renew(self) -> None:
+        until = self._waiting.now() + self._ttl
+        if await self._values.keep_lock(self.name, self._owner, self._ttl):
+            self._until = until
+        else:
+            self._is_taken_away = True
+
+    async def keep(self) -> None:
+        """Renew the lock every third of its ttl; return when it is lost."""
+        next_at = self._until - self._ttl * 2 / 3
+        while not self.lost:
+            await self._waiting.sleep(max(0.0, next_at - self._waiting.now()))
+            asked = self._waiting.now()
+            next_at = asked + self._ttl / 3
+            try:
+                await self._waiting.at_most(max(0.0, self._until - asked), self._renew)
+            except BrokerError:
+                # Try again while the lock has not expired; the broker's own events report its trouble.
+                next_at = min(self._until, asked + min(LONGEST_WAIT, self._ttl / 10))
+
+    async def free(self) -> None:
+        with contextlib.suppress(BrokerError):
+            await self._values.free_lock(self.name, self._owner)
 
 
 class Lock:
@@ -57,7 +148,7 @@ class Lock:
     seconds. If the wait is cancelled, the lock is not taken, or released again.
     """
 
-    def __init__(self, values: Values, name: str, *, ttl: Duration, random: Random) -> None:
+    def __init__(self, values: Values, name: str, *, ttl: Duration, random: Random, waiting: Waiting) -> None:
         check_name("the name of a lock", name)
         ttl = as_seconds(ttl)
         if not (is_number(ttl) and 0.1 <= ttl <= 86400):
@@ -66,6 +157,7 @@ class Lock:
         self._name = name
         self._ttl = ttl
         self._random = random
+        self._waiting = waiting
         self._holding: AbstractAsyncContextManager[Held] | None = None
 
     def __repr__(self) -> str:
@@ -100,63 +192,38 @@ class Lock:
         Waits at most `timeout` (0: tries once), then raises `LockTimeout`. If the lock is lost, the block is
         cancelled and raises `LockLost`.
         """
-        owner, limit = secrets.token_hex(8), seconds_of("timeout", timeout)
+        limit = seconds_of("timeout", timeout)
+        held = Held(self._values, self._name, secrets.token_hex(8), self._ttl, self._waiting)
         try:
-            held, until = await self._take(owner, limit)
-            async with open_unwrapping_nursery() as nursery:
-                nursery.start_soon(self._keep, owner, held, until, nursery.cancel_scope)
+            await self._take(held, limit)
+            async with self._waiting.beside(held.keep):
                 yield held
-                nursery.cancel_scope.cancel(reason="the block has ended")
+            is_lost = held.lost
         finally:
-            with trio.move_on_after(RELEASE_LIMIT, shield=True), contextlib.suppress(BrokerError):
-                await self._values.free_lock(self._name, owner)
-        if held.lost:
-            raise LockLost(
-                f"lock {self._name!r} was lost: it could not be renewed within its ttl of {self._ttl:g} s, and may have"
-                " another owner by now",
-                name=self._name,
-            )
+            await self._waiting.finish(RELEASE_LIMIT, held.free)
+        if is_lost:
+            raise held.loss()
 
-    async def _take(self, owner: str, timeout: float) -> tuple[Held, float]:
-        """Return the held lock, and until when at least this owner has it, by Trio's clock."""
+    async def _take(self, held: Held, timeout: float) -> None:
         pause = FIRST_WAIT
         has_owner = False
-        give_up = trio.current_time() + timeout
+        give_up = self._waiting.now() + timeout
         while True:
-            # Counted from before the request: the broker starts to count later, so the lock outlasts this deadline.
-            until = trio.current_time() + self._ttl
-            token: int | None = None
-            with trio.move_on_at(give_up if timeout else until) as waiting:
-                token = await self._values.take_lock(self._name, owner, self._ttl)
-            now = trio.current_time()
-            if token is not None:
-                if now < until - self._ttl / 2:
-                    return Held(self._name, token), until
-                # The reply took so long that little of the ttl is left. Taking it again renews it in full.
+            answers: list[bool | None] = []
+
+            async def take(answers: list[bool | None]) -> None:
+                answers.append(await held.take())
+
+            left = give_up - self._waiting.now() if timeout else self._ttl
+            await self._waiting.at_most(max(0.0, left), partial(take, answers))
+            if True in answers:
+                return
+            if None in answers:
                 continue
-            left = give_up - now
-            has_owner = has_owner or not waiting.cancelled_caught
-            if left <= 0 or waiting.cancelled_caught:
+            has_owner = has_owner or False in answers
+            left = give_up - self._waiting.now()
+            if left <= 0 or not answers:
                 why = "another owner has it" if has_owner else "the broker does not answer"
                 raise LockTimeout(f"lock {self._name!r} was not free within {timeout:g} s: {why}", name=self._name)
-            await trio.sleep(min(left, pause * self._random.uniform(0.5, 1)))
+            await self._waiting.sleep(min(left, pause * self._random.uniform(0.5, 1)))
             pause = min(LONGEST_WAIT, pause * 2)
-
-    async def _keep(self, owner: str, held: Held, until: float, block: trio.CancelScope) -> None:
-        """Renew the lock until it is lost; then cancel the block."""
-        next_at = until - self._ttl * 2 / 3
-        is_ours = True
-        while is_ours:
-            await trio.sleep_until(next_at)
-            asked = trio.current_time()
-            with trio.move_on_at(until) as patience:
-                try:
-                    is_ours = await self._values.keep_lock(self._name, owner, self._ttl)
-                    until, next_at = asked + self._ttl, asked + self._ttl / 3
-                except BrokerError:
-                    # Try again while the lock has not expired; the broker's own events report its trouble.
-                    next_at = min(until, asked + min(LONGEST_WAIT, self._ttl / 10))
-            if patience.cancelled_caught or trio.current_time() >= until:
-                is_ours = False
-        held.lost = True
-        block.cancel(reason=f"lock {self._name!r} is lost")

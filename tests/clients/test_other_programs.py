@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
@@ -30,10 +29,8 @@ from actorwork import (
 )
 from actorwork.blocking.driver import Deadlines, run
 from actorwork.blocking.redis import BlockingConnection, BlockingRedis
-from actorwork.clients import Client, Receipt, StreamRef
-from actorwork.clients.runs import Run
+from actorwork.clients import Client
 from actorwork.events import BrokerAdvice
-from actorwork.state.shared import Shared
 from actorwork.streams.transport.address import Address
 from actorwork.testing.redis_server import RedisServer, open_redis_server
 from actorwork.workflows import Status, chord, step
@@ -421,30 +418,6 @@ def test_an_asyncio_client_goes_on_after_the_server_has_restarted(
 
 
 # ---- the same for all ----
-
-PAIRS = [(Client, sync.Client), (StreamRef, sync.Ref), (Receipt, sync.Receipt), (Run, sync.Run), (Shared, sync.Shared)]
-ONLY_TRIO = {"lock", "wait_replayed"}
-"""A lock is renewed by a task of Trio's; a spool is replayed by one."""
-
-
-def public(cls: type) -> dict[str, Any]:
-    return {name: getattr(cls, name) for name in dir(cls) if not name.startswith("_")}
-
-
-@pytest.mark.parametrize(("ours", "theirs"), PAIRS, ids=lambda cls: cls.__name__)
-def test_the_sync_classes_have_the_names_and_parameters_of_the_others(ours: type, theirs: type) -> None:
-    expected = {name: value for name, value in public(ours).items() if name not in ONLY_TRIO}
-    if ours is StreamRef:
-        expected.pop("results_ttl")
-    found = {name: value for name, value in public(theirs).items() if name != "close"}
-    fields = {name for name in getattr(ours, "__annotations__", {}) if not name.startswith("_")}
-    assert set(found) - {"id", "source"} == set(expected) - fields - {"id", "source"}
-    for name, value in found.items():
-        other = expected.get(name)
-        if inspect.isfunction(value) and inspect.isfunction(other):
-            left = [(one.name, one.default, one.kind) for one in inspect.signature(value).parameters.values()]
-            right = [(one.name, one.default, one.kind) for one in inspect.signature(other).parameters.values()]
-            assert left == [one for one in right if one[0] != "fence"], name
 
 
 def test_all_clients_are_opened_by_the_same_name() -> None:

@@ -436,8 +436,10 @@ class Context(Neighbours):
         If the process of its owner dies, it is free again after `ttl` seconds.
         """
         from actorwork.state.lock import Lock  # noqa: PLC0415 - most actors use none
+        from actorwork.state.on_trio import TrioWaiting  # noqa: PLC0415 - see above
 
-        return Lock(self._values("lock"), name, ttl=ttl, random=self._actor.services.random)
+        values, random = self._values("lock"), self._actor.services.random
+        return Lock(values, name, ttl=ttl, random=random, waiting=TrioWaiting())
 
     def _values(self, name: str) -> Values:
         if self._actor.services.values is None:

@@ -1,0 +1,162 @@
+"""The three clients are the same but for `await`: names, parameters, defaults, docstrings, and what they raise."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import trio
+
+import actorwork
+from actorwork import Unique, aio, open_client, sync
+from actorwork.clients import Client, Prepared, Receipt, StreamRef
+from actorwork.clients.runs import Run
+from actorwork.state.lock import Held, Lock
+from actorwork.state.shared import Shared
+from actorwork.workflows import step
+from tests.clients.programs import run_asyncio
+from tests.workflows.shop import Calculator, Note, Square
+
+PAIRS: Final = [
+    (Client, sync.Client),
+    (StreamRef, sync.Ref),
+    (Prepared, sync.Prepared),
+    (Receipt, sync.Receipt),
+    (Run, sync.Run),
+    (Shared, sync.Shared),
+    (Lock, sync.Lock),
+    (Held, sync.Held),
+]
+ONLY_IN: Final[dict[type, set[str]]] = {
+    Client: {"wait_replayed"},  # A spool is replayed by a task.
+    StreamRef: {"results_ttl"},
+    sync.Client: {"close"},  # The others are closed by their block.
+    sync.Held: {"held"},
+    Held: {"take", "keep", "free", "loss"},
+}
+"""The names that one of a pair alone has, and why."""
+SET_BY_CONSTRUCTORS: Final[dict[type, set[str]]] = {Held: {"name", "token"}, Run: {"id"}}
+
+
+def public(cls: type) -> dict[str, Any]:
+    names = {*dir(cls), *SET_BY_CONSTRUCTORS.get(cls, ())}
+    for one in cls.__mro__:
+        names.update(inspect.get_annotations(one), getattr(one, "__slots__", ()))
+    kept = {name for name in names if not name.startswith("_")} - ONLY_IN.get(cls, set())
+    return {name: getattr(cls, name, None) for name in kept}
+
+
+def parameters(function: Any) -> list[tuple[str, Any, Any]]:
+    return [(one.name, one.default, one.kind) for one in inspect.signature(function).parameters.values()]
+
+
+@pytest.mark.parametrize(("ours", "theirs"), PAIRS, ids=lambda cls: cls.__name__)
+def test_the_sync_classes_have_the_names_parameters_and_defaults_of_the_others(ours: type, theirs: type) -> None:
+    expected, found = public(ours), public(theirs)
+    assert set(found) == set(expected)
+    for name, method in expected.items():
+        if inspect.isfunction(method):
+            assert parameters(found[name]) == parameters(method), name
+            assert not inspect.iscoroutinefunction(found[name]), name
+            assert bool(found[name].__doc__) == bool(method.__doc__), name
+
+
+def test_the_clients_on_trio_and_on_asyncio_are_of_the_same_classes() -> None:
+    assert aio.Client is actorwork.Client
+    names = {"Client", "Prepared", "Receipt", "StreamRef"}
+    assert names <= set(aio.__all__)
+    assert all(getattr(aio, name) is getattr(actorwork, name) for name in names)
+
+
+def test_all_clients_are_opened_by_the_same_name_and_parameters() -> None:
+    trios = dict(inspect.signature(actorwork.open_client).parameters)
+    for other, more in ((aio.open_client, set[str]()), (sync.open_client, {"patience"})):
+        found = dict(inspect.signature(other).parameters)
+        assert set(found) - more == set(trios) - {"spool"}
+        assert all(found[name].default == trios[name].default for name in set(found) - more)
+
+
+# ---- what they raise ----
+
+Call = Callable[[Any], Any]
+"""Something a client is asked for; what it returns is awaited, if it can be."""
+
+
+WRONG: Final[dict[str, Call]] = {
+    "a message that the actor does not take": lambda client: client.ref(Calculator).tell(Note("x")),
+    "an option that there is not": lambda client: client.ref(Calculator).tell(Square(1), colour="red"),
+    "one id for many": lambda client: client.ref(Calculator).tell_many([Square(1)], id="1"),
+    "an actor without a title": lambda client: client.ref(object),
+    "a source without a name": lambda client: client.publish("", 1),
+    "what JSON cannot hold": lambda client: client.publish("orders", {1, 2}),
+    "an ask in vain": lambda client: client.ref("nobody").ask({}, timeout=0.01),
+    "a wait in vain": lambda client: client.ref("nobody").receipt("1").result(timeout=0.01),
+    "a timeout that is none": lambda client: client.ref("nobody").ask({}, timeout="soon"),
+    "a key that is taken": lambda client: client.ref(Calculator).tell(Square(2), unique="taken"),
+    "a pause of two things": lambda client: client.pause(actor=Calculator, source="orders"),
+    "a trigger that nobody declared": lambda client: client.run_trigger(Calculator, "nightly"),
+    "a flow that is none": lambda client: client.start(3),
+    "a run that is none": lambda client: client.run("none").result(timeout=1),
+    "the steps of none": lambda client: client.run("none").steps(),
+    "a run in vain": lambda client: client.run("waits").result(timeout=0.01),
+    "a value without a name": lambda client: client.shared("", int),
+    "a value of another type": lambda client: client.shared("word", int).get(),
+    "a sum of a word": lambda client: client.shared("word", str).increment(),
+    "a lock of too short a time": lambda client: client.lock("door", ttl=0),
+}
+
+
+def prepare(client: Any) -> list[Any]:
+    """Return what makes the calls above wrong."""
+    return [
+        client.ref(Calculator).tell(Square(1), unique=Unique("taken"), id="first"),
+        client.shared("word", str).set("hello"),
+        client.start(step(Calculator, Square(1)), id="waits"),
+    ]
+
+
+async def what_is_raised(client: Client) -> dict[str, str]:
+    for each in prepare(client):
+        await each
+    said: dict[str, str] = {}
+    for name, call in WRONG.items():
+        try:
+            waiting = call(client)
+            if inspect.isawaitable(waiting):
+                await waiting
+        except Exception as error:  # noqa: BLE001 - compared below
+            said[name] = shown(error)
+    return said
+
+
+def shown(error: Exception) -> str:
+    """Return an error without what differs from one client to the next: its file, and ids that were drawn."""
+    return re.sub(r"[0-9a-f]{16}-\d+|\w+\.db", "…", f"{type(error).__name__}: {error}")
+
+
+def test_the_clients_raise_the_same_exceptions_in_the_same_words(tmp_path: Path) -> None:
+    urls = [f"sqlite:///{tmp_path / name}.db" for name in ("trio", "asyncio", "sync")]
+
+    async def on_trio() -> dict[str, str]:
+        async with open_client(urls[0]) as client:
+            return await what_is_raised(client)
+
+    async def on_asyncio() -> dict[str, str]:
+        async with aio.open_client(urls[1]) as client:
+            return await what_is_raised(client)
+
+    of_trio, of_asyncio, of_sync = trio.run(on_trio), run_asyncio(on_asyncio), dict[str, str]()
+    with sync.open_client(urls[2]) as client:
+        prepare(client)
+        for name, call in WRONG.items():
+            try:
+                call(client)
+            except Exception as error:  # noqa: BLE001 - compared below
+                of_sync[name] = shown(error)
+    assert set(of_trio) == set(WRONG)
+    assert of_asyncio == of_trio
+    assert of_sync == of_trio
