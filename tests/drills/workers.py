@@ -216,7 +216,7 @@ class Invoice(Message["Clerk", None]):
 class Clerk(Noting):
     """Takes malformed messages, and misbehaves when asked to."""
 
-    settings = Settings(title="clerk", sources={"desk"}, execution_timeout=0.3)
+    settings = Settings(title="clerk", sources={"desk"}, execution_timeout=1)
 
     @receive
     async def bill(self, message: Invoice) -> None:

@@ -16,7 +16,7 @@ from . import workers
 
 ROOT = Path(__file__).parents[2]
 WORKERS = Path(__file__).parent / "workers.py"
-PATIENCE = 20.0
+PATIENCE = 30.0
 """Seconds: far more than any of this takes, for machines that are busy."""
 
 

@@ -206,10 +206,14 @@ async def test_a_start_that_fails_says_why_with_the_traceback_from_over_there(fi
 
 
 async def test_a_start_that_takes_too_long_is_killed(file_url: str):
-    with pytest.raises(StartError, match="it took longer than 4 s to start") as caught:
-        async with open_system(Process([Hanging], startup_timeout=4), broker=file_url):
-            pass
-    assert "in startup\n    time.sleep(60)" in notes(caught.value.__cause__)
+    for patience in (2, 6, 18):  # A busy machine may take longer than the first until it runs any code of ours.
+        with pytest.raises(StartError, match=f"it took longer than {patience} s to start") as caught:
+            async with open_system(Process([Hanging], startup_timeout=patience), broker=file_url):
+                pass
+        stacks = notes(caught.value.__cause__)
+        if "in startup" in stacks:
+            break
+    assert "in startup\n    time.sleep(60)" in stacks
 
 
 async def test_a_process_that_dies_again_and_again_is_given_up(file_url: str, said: Said):

@@ -174,7 +174,7 @@ async def test_real_processes_come_and_go(file_url: str, said: Said, monkeypatch
         await said.wait("up", 3)
         await said.wait("sleep done", 20)
         await until(lambda: len(said.pids("down")) == 2, "two to go")
-        assert len([pid for pid in said.pids("up") if is_alive(pid)]) <= 2
+        await until(lambda: len([pid for pid in said.pids("up") if is_alive(pid)]) == 1, "the end of both")
         assert of_scaled(seen) == [(1, 3), (3, 2), (2, 1)]
         await until(lambda: len(system.tree().children[0].children) == 1, "one to be left")
         assert not [event for event in of(ChildExited, seen) if event.exit.abnormal]

