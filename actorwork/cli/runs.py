@@ -18,6 +18,7 @@ from actorwork.cli.output import as_json, moment, one_line, print_json, print_ta
 if TYPE_CHECKING:
     from actorwork.abc import Broker
     from actorwork.clients.runs import Run
+    from actorwork.message import Progress
     from actorwork.policy.runs.values import End, RunInfo, StepInfo
 
 T = TypeVar("T")
@@ -119,7 +120,7 @@ def show(run_id: str, *, broker: str | None, timeout: float, json_output: bool) 
                 (
                     str(one.number),
                     one.name,
-                    str(one.status),
+                    step_status(one),
                     one.actor or f"({one.kind})",
                     one.message,
                     error(one.end),
@@ -315,6 +316,14 @@ def progress(info: RunInfo) -> str:
     return f"{info.done:,}/{info.total:,}"
 
 
+def step_status(one: StepInfo) -> str:
+    """Return the status of a step, with how far its handler is."""
+    if one.progress is None:
+        return str(one.status)
+    total = "" if one.progress.total is None else f"/{one.progress.total:g}"
+    return f"{one.status} {one.progress.done:g}{total} {one.progress.note}".rstrip()
+
+
 def waits_for(info: RunInfo, steps: Sequence[StepInfo]) -> list[str]:
     """Return what a run waits for that no actor works on: signals, pauses, a decision about a failed step."""
     from actorwork.policy.runs.values import Status
@@ -353,6 +362,10 @@ def in_json(info: RunInfo) -> dict[str, Any]:
     }
 
 
+def progress_in_json(one: Progress) -> dict[str, Any]:
+    return {"done": one.done, "total": one.total, "note": one.note, "state": one.state, "meta": dict(one.meta)}
+
+
 def step_in_json(one: StepInfo) -> dict[str, Any]:
     return {
         "number": one.number,
@@ -363,5 +376,6 @@ def step_in_json(one: StepInfo) -> dict[str, Any]:
         "actor": one.actor,
         "source": one.source,
         "message": one.message,
+        "progress": None if one.progress is None else progress_in_json(one.progress),
         "error": error(one.end),
     }

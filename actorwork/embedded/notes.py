@@ -1,11 +1,12 @@
 """What a node notes of the handlers of tracked deliveries: that they have begun, how far they are.
 
-A note waits for one turn of the scheduler, and progress for some milliseconds. What is settled meanwhile takes its
-notes along, so a handler that is quick writes only its end.
+A note waits for one turn of the scheduler; progress is written at most once in `EVERY` seconds for each delivery, the
+newest. What is settled meanwhile takes its notes along, so a handler that is quick writes only its end.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -16,14 +17,15 @@ from actorwork.embedded.rows import Token
 from actorwork.message import Delivery, Progress
 
 EVERY: Final = 0.05
-"""Seconds after which progress is written."""
+"""Seconds between two writes of the progress of a delivery."""
 
 
 @attrs.define(eq=False)
 class Note:
-    """What is noted of one delivery and not written yet."""
+    """What is noted of one delivery and not written yet; `at`: when it is to be, by Trio's clock."""
 
     delivery: Delivery
+    at: float
     started: float | None = None
     progress: Progress | None = None
 
@@ -34,9 +36,9 @@ class Notes:
     def __init__(self, write: Callable[[Sequence[Note]], None]) -> None:
         self._write = write
         self._due: dict[Token, Note] = {}
-        self._begun: set[Token] = set()
+        self._begun: dict[Token, float] = {}
+        """When the progress of a delivery was written last."""
         self._wait = trio.CancelScope()
-        self._written_at = float("-inf")
 
     def __repr__(self) -> str:
         return f"<Notes, {len(self._due)} to be written>"
@@ -44,20 +46,25 @@ class Notes:
     def add(self, delivery: Delivery, now: float, progress: Progress | None) -> None:
         """Note that the handler of a delivery has begun, and how far it is."""
         token: Token = delivery.token
+        moment = trio.current_time()
+        is_new = token not in self._begun
+        if not is_new and progress is None:
+            return
+        at = moment if is_new else max(moment, self._begun[token] + EVERY)
         note = self._due.get(token)
         if note is None:
-            note = self._due[token] = Note(delivery)
-        if token not in self._begun:
-            self._begun.add(token)
+            note = self._due[token] = Note(delivery, at)
+        if is_new:
+            self._begun[token] = -math.inf
             note.started = now
-            self._write_at(trio.current_time())
         if progress is not None:
             note.progress = progress
-            self._write_at(self._written_at + EVERY)
+        note.at = min(note.at, at)
+        self._wait.deadline = min(self._wait.deadline, note.at)
 
     def take(self, delivery: Delivery) -> Note | None:
         """Return what is not written yet of a delivery that is settled or released."""
-        self._begun.discard(delivery.token)
+        self._begun.pop(delivery.token, None)
         return self._due.pop(delivery.token, None)
 
     def clear(self) -> None:
@@ -65,16 +72,17 @@ class Notes:
         self._due.clear()
         self._begun.clear()
 
-    def _write_at(self, moment: float) -> None:
-        self._wait.deadline = min(self._wait.deadline, max(moment, trio.current_time()))
-
     async def run(self) -> None:
         """Write notes, until cancelled."""
         while True:
             with self._wait:
                 await trio.sleep_forever()
-            self._wait = trio.CancelScope()
-            if self._due:
-                notes, self._due = self._due, {}
-                self._written_at = trio.current_time()
+            now = trio.current_time()
+            notes = {token: note for token, note in self._due.items() if note.at <= now}
+            for token, note in notes.items():
+                del self._due[token]
+                if note.progress is not None:
+                    self._begun[token] = now
+            self._wait = trio.CancelScope(deadline=min((note.at for note in self._due.values()), default=math.inf))
+            if notes:
                 self._write(list(notes.values()))

@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol, cast
 import attrs
 
 from actorwork.embedded.rows import EnvelopeRow, OptionalFields
+from actorwork.embedded.states import OVER
 from actorwork.embedded.transaction import StepEnd, Transaction
 from actorwork.message import FLOW, Failure, Json, Outcome, Priority
 from actorwork.policy.runs import rules
@@ -39,6 +40,7 @@ from actorwork.policy.runs.values import (
     Wants,
     groups_in,
     grown,
+    lived,
     message_id,
     needs_of,
     number_of_group,
@@ -265,7 +267,13 @@ class RunTable:
             (run, run),
         ):
             added.setdefault(dependent, set()).add(step)
-        return [_step_info(run, row, added.get(row[0], ())) for row in rows]
+        steps = [_step_info(run, row, added.get(row[0], ())) for row in rows]
+        sent = json.dumps([step.message for step in steps if step.is_on_its_way])
+        lives = self._execute(
+            f"select id, status, progress from states where id in (select value from json_each(?)) and rank < {OVER}",
+            (sent,),
+        )
+        return lived(steps, {message: (status, progress) for message, status, progress in lives.fetchall()})
 
     def _info(self, row: Sequence[Any]) -> RunInfo:
         run, title, status, reason, total, left, started, finished, result = row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import attrs
 
@@ -18,6 +19,8 @@ class Life:
     received: float
     started: float | None = None
     progress: Progress | None = None
+    reported: float = -math.inf
+    """When progress was written last, by Trio's clock."""
 
     def fields(self, actor: str, node: str) -> list[str | int]:
         found: list[str | int] = ["received", _ms(self.received), "actor", actor, "node", node]

@@ -4,7 +4,8 @@
                                 └── settled meanwhile ──▶ goes with its settlement
 
 A note waits for some milliseconds, so that a delivery whose handler is quick writes only its end, with all times in
-it, and a busy node writes for many deliveries at once. Progress waits longer: it is for people who watch.
+it, and a busy node writes for many deliveries at once. Progress is written at most once in `EVERY` seconds for each
+delivery, the newest: it is for people who watch.
 
 Notes that cannot be written are dropped: what is noted next, or the end, has all that counts.
 """
@@ -12,6 +13,7 @@ Notes that cannot be written are dropped: what is noted next, or the end, has al
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 SOON: Final = 0.01
 EVERY: Final = 0.05
-"""Seconds after which progress is written."""
+"""Seconds between two writes of the progress of a delivery."""
 _AT_ONCE: Final = 500
 
 
@@ -40,8 +42,8 @@ class Notes:
         self._client = client
         self._spawn = spawn
         self._now = now
-        self._due: dict[Life, InFlightEntries] = {}
-        self._is_written_at = float("inf")
+        self._due: dict[Life, tuple[InFlightEntries, float]] = {}
+        """What is to be written, and when, by Trio's clock."""
         self._task: trio.CancelScope | None = None
 
     def __repr__(self) -> str:
@@ -52,7 +54,7 @@ class Notes:
         for delivery in deliveries:
             if delivery.headers is not NO_HEADERS and is_tracked(delivery.headers):
                 life = in_flight.lives[delivery.token[0]] = Life(delivery, Status.RECEIVED, self._now())
-                self._write_within(SOON, life, in_flight)
+                self._write_at(trio.current_time() + SOON, life, in_flight)
 
     def note(self, delivery: Delivery, status: Status, progress: Progress | None) -> None:
         """Note more of a tracked delivery in flight; of any other one nothing."""
@@ -62,14 +64,20 @@ class Notes:
             return
         if status is Status.STARTED and life.started is None:
             life.status, life.started = status, self._now()
-            self._write_within(SOON, life, in_flight)
+            self._write_at(trio.current_time() + SOON, life, in_flight)
         if progress is not None:
             life.progress = progress
-            self._write_within(EVERY, life, in_flight)
+            self._write_at(max(trio.current_time() + SOON, life.reported + EVERY), life, in_flight)
 
-    def _write_within(self, seconds: float, life: Life, in_flight: InFlightEntries) -> None:
-        self._due[life] = in_flight
-        at = trio.current_time() + seconds
+    def _write_at(self, at: float, life: Life, in_flight: InFlightEntries) -> None:
+        before = self._due.get(life)
+        if before is not None and before[1] <= at:
+            return
+        self._due[life] = (in_flight, at)
+        self._wake_at(at)
+
+    def _wake_at(self, at: float) -> None:
+        """Write what is due at this time; or later, if a write is under way."""
         if self._task is None:
             self._task = trio.CancelScope(deadline=at)
             self._spawn(self._write, self._task)
@@ -79,25 +87,33 @@ class Notes:
     async def _write(self, waiting: trio.CancelScope) -> None:
         with waiting:
             await trio.sleep_forever()
-        self._task = None
-        due, self._due = self._due, {}
-        by_source: dict[str, list[Any]] = {}
+        now = trio.current_time()
+        due = {life: in_flight for life, (in_flight, at) in self._due.items() if at <= now}
+        self._due = {life: waits for life, waits in self._due.items() if life not in due}
+        by_source: dict[str, list[tuple[Life, InFlightEntries]]] = {}
         for life, in_flight in due.items():
+            if life.progress is not None:
+                life.reported = now
             # Settled or released meanwhile: its settlement had all of it.
             if in_flight.lives.get(life.delivery.token[0]) is life:
                 by_source.setdefault(in_flight.source, []).append((life, in_flight))
         for source, some in by_source.items():
             for first in range(0, len(some), _AT_ONCE):
-                args: list[Any] = [some[0][1].keys.prefix]
-                for life, in_flight in some[first : first + _AT_ONCE]:
-                    delivery = life.delivery
-                    fields = life.fields(in_flight.subscription.actor, in_flight.incarnation)
-                    args += (delivery.id, claim_in(delivery.token), life.status, delivery.attempt, delivery.token[1])
-                    args += (len(fields), *fields)
-                try:
-                    await self._client.run_script(scripts.NOTE, (source,), args, idempotent=True)
-                except RedisError:
-                    return
+                await self._write_some(source, some[first : first + _AT_ONCE])
+        # Only now: a write that overtakes the one before would make the progress of a delivery go back.
+        self._task = None
+        if self._due:
+            self._wake_at(min(at for _, at in self._due.values()))
+
+    async def _write_some(self, source: str, some: Sequence[tuple[Life, InFlightEntries]]) -> None:
+        args: list[Any] = [some[0][1].keys.prefix]
+        for life, in_flight in some:
+            delivery = life.delivery
+            fields = life.fields(in_flight.subscription.actor, in_flight.incarnation)
+            args += (delivery.id, claim_in(delivery.token), life.status, delivery.attempt, delivery.token[1])
+            args += (len(fields), *fields)
+        with suppress(RedisError):
+            await self._client.run_script(scripts.NOTE, (source,), args, idempotent=True)
 
 
 def take_life(delivery: Delivery, failure: Failure | None = None) -> tuple[str | int, list[str | int]]:

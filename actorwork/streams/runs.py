@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from actorwork.abc import Runs
+from actorwork.message import Status
 from actorwork.streams import keys, scripts
 from actorwork.streams.transport.commands import Commands
 from actorwork.streams.transport.redis_py import cannot
@@ -52,6 +53,7 @@ class RedisRuns(Runs):
             return info_from(run, await self._run(home, run, "info", home, run))
 
     async def steps(self, run: str) -> Sequence[StepInfo]:
+        from actorwork.policy.runs.values import lived  # noqa: PLC0415
         from actorwork.streams.plans import steps_from  # noqa: PLC0415
 
         with cannot(f"look at run {run!r}"):
@@ -67,7 +69,15 @@ class RedisRuns(Runs):
                 hashes.append(reply)
             if hashes.pop():
                 hashes.append(await self._client.call("HGETALL", f"{at}:next", idempotent=True))
-            return steps_from(run, *hashes)
+            steps = steps_from(run, *hashes)
+            sent = [step for step in steps if step.is_on_its_way]
+            states = [keys.SourceKeys.of(step.source).state(step.message) for step in sent]
+            commands = [("HMGET", state, "status", "progress") for state in states]
+            lives: dict[str, tuple[str, str | None]] = {}
+            for step, reply in zip(sent, await self._client.call_many(commands, idempotent=True), strict=True):
+                if not isinstance(reply, Exception) and reply[0] is not None and not Status(reply[0].decode()).is_final:
+                    lives[step.message] = (reply[0].decode(), None if reply[1] is None else reply[1].decode())
+            return lived(steps, lives)
 
     async def list(self, *, statuses: Sequence[str] = (), limit: int = 100) -> Sequence[RunInfo]:
         with cannot("list the runs"):

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from actorwork.abc import Broker
 from actorwork.brokers import open_broker
-from actorwork.message import FLOW, Delivery, Failure
+from actorwork.message import FLOW, Delivery, Failure, Status
 from actorwork.policy.runs.values import (
     RESULT,
     Expansion,
@@ -45,7 +45,7 @@ _numbers = itertools.count()
 class Story:
     """`steps`: what each needs, and whether it is a signal, and can be undone. `events`: what happens, to which.
 
-    Every step is a member of the group of all that one other step needs, to which "grow" adds two more.
+    Every step is a member of a group of which another step needs the results or the outcomes; "grow" adds two more.
     """
 
     steps: tuple[tuple[tuple[tuple[int, Wants], ...], bool, bool], ...]
@@ -73,15 +73,20 @@ def stories(draw: st.DrawFn) -> Story:
 
 def plan_of(story: Story, run: str, source: str) -> Plan:
     def pieces(number: int, needs: Sequence[tuple[int, Wants]]) -> tuple[Piece, ...]:
-        """What a step needs is a group with its number: of a later member the result is wanted, if of any other."""
-        wants: Wants = "result" if any(wants == "result" for _, wants in needs) else "outcome"
-        return (Gather(number, tuple(Need(step, wants) for step, wants in needs), wants),)
+        """What a step needs are two groups: of one it takes the results, of the other one the outcomes."""
+
+        def of(group: int, wanted: Wants) -> Gather:
+            return Gather(group, tuple(Need(step, wants) for step, wants in needs if wants == wanted), wanted)
+
+        return ("[", of(2 * number, "result"), ",", of(2 * number + 1, "outcome"), "]")
 
     every = (*((needs, number) for number, (needs, _, _) in enumerate(story.steps)), (story.result, len(story.steps)))
     steps: list[StepPlan] = []
     for number, (needs, is_signal, is_undone) in enumerate(story.steps):
         name = f"step {number}"
-        groups = tuple(group for others, group in every if number in dict(others))
+        groups = tuple(
+            2 * group + (dict(others)[number] == "outcome") for others, group in every if number in dict(others)
+        )
         if is_signal:
             after = tuple(Need(*need) for need in needs)
             steps.append(StepPlan(name=name, kind="signal", after=after, groups=groups))
@@ -185,7 +190,9 @@ class Teller:
 
     def _facts_of_step(self, step: StepInfo) -> object:
         end = step.end and (step.end.kind, step.end.value, _told(step.end.failure), step.end.is_caused)
-        return (step.name, step.status, step.needs, step.message.removeprefix(self._run), end)
+        # When a message is received, and so noted, depends on the broker.
+        status = "open" if step.is_on_its_way and step.status is not Status.HELD else step.status
+        return (step.name, status, step.needs, step.message.removeprefix(self._run), end)
 
 
 def _facts(info: RunInfo) -> object:

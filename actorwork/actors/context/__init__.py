@@ -5,6 +5,7 @@ current       `current_context()`, for functions without a `self`
 in_flight     the message that the current task handles
 runs          the runs of workflows that a delivery starts, until it is settled
 soft_limits   how much of `soft_timeout` is left to a handler
+progress      what handlers report of how far they are
 publishing    what a delivery publishes, until it is settled
 sending       what `context.client` offers (Protocols)
 timers        messages to the actor itself later; timeouts of asks

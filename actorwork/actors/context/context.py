@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, Unpack, cast, overload
 
-from actorwork.actors.context import soft_limits
-from actorwork.actors.context.in_flight import InFlight, Stop, in_flight
+from actorwork.actors.context.in_flight import InFlight, ReportTaker as ReportTaker, Stop, in_flight
 from actorwork.actors.context.logger import ContextLogger
 from actorwork.actors.context.publishing import PublishBuffer
 from actorwork.actors.mailbox.calls import CallState, LocalCall
@@ -87,6 +86,8 @@ class ContextActor(Protocol):
     behaviour: Behaviour
     supervisor: SupervisorRef | None
 
+    @property
+    def consumer(self) -> ReportTaker | None: ...
     @property
     def label(self) -> str: ...
     @property
@@ -255,6 +256,32 @@ class Context(Neighbours):
             outgoing = current.outgoing = PublishBuffer(self._actor.settings.event_settings, self._publish_layers)
         outgoing.add(target, message, options)
 
+    def progress(
+        self, done: float = 0, total: float | None = None, note: str = "", *, state: str = "PROGRESS", **meta: object
+    ) -> None:
+        """Report how far the handler is, to those who watch the message; also from the thread of a handler.
+
+            self.context.progress(3, 10, "loading")
+            self.context.progress(state="VALIDATING", step="imports", found=["a", "b"])
+
+        Never waits: of several reports within 50 ms only the newest is sent, and the last one goes with the settlement
+        at the latest. Dropped for a message that cannot be watched (it was not submitted, and is no step of a run), and
+        once the delivery has ended or belongs to another node. Raises `TypeError`, `ValueError` or `CodecError` for
+        what is no report: `meta` has at most 16 kB of JSON, `state` 100 characters.
+        """
+        # Imported here: few handlers report, and a node starts faster without.
+        from actorwork.actors.context.progress import Reports, progress_of  # noqa: PLC0415
+
+        current, consumer = in_flight.get(), self._actor.consumer
+        report = progress_of(done, total, note, state, meta)
+        if current is None:
+            raise NotRunning("context.progress belongs to a message; there is none in flight here")
+        if isinstance(current, LocalCall) or consumer is None or current.ended:
+            return
+        if current.reports is None:
+            current.reports = Reports(consumer, current)
+        current.reports.give(report)
+
     # ---- limits ----
 
     def soft_limit(self) -> trio.CancelScope:
@@ -269,6 +296,8 @@ class Context(Neighbours):
         The seconds count from the beginning of the handler, not of the block. Raises `NotRunning` outside of a
         handler, and in a handler without `async`: its thread cannot be cancelled, so ask `soft_time_left` in its loops.
         """
+        from actorwork.actors.context import soft_limits  # noqa: PLC0415 - few handlers have one
+
         return soft_limits.scope(self._actor.settings.soft_timeout)
 
     def soft_time_left(self) -> float:
@@ -276,6 +305,8 @@ class Context(Neighbours):
 
         Usable in handlers without `async` too.
         """
+        from actorwork.actors.context import soft_limits  # noqa: PLC0415 - few handlers have one
+
         return soft_limits.time_left(self._actor.settings.soft_timeout)
 
     # ---- workflows ----

@@ -8,20 +8,39 @@ the `LocalCall` itself, which has the same attributes.
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from actorwork.actors.mailbox.calls import PENDING, CallState, LocalCall
 
 if TYPE_CHECKING:
+    import trio
+
     from actorwork.actors.context.publishing import PublishBuffer
     from actorwork.actors.context.runs import StartedRuns
-    from actorwork.message import Delivery
+    from actorwork.message import Delivery, Progress, Status
+
+
+class ReportTaker(Protocol):
+    """Where reports of progress go: the consumer."""
+
+    @property
+    def token(self) -> trio.lowlevel.TrioToken | None:
+        """Trio's loop, if there is a node."""
+        ...
+
+    def note(self, delivery: Delivery, status: Status, progress: Progress | None = None) -> None: ...
+
+
+class Reporting(Protocol):
+    """Takes what a handler reports of how far it is."""
+
+    def give(self, progress: Progress) -> None: ...
 
 
 class InFlight:
     """A delivery that is being handled, and what is published on its behalf."""
 
-    __slots__ = ("deliveries", "delivery", "outgoing", "runs", "state")
+    __slots__ = ("deliveries", "delivery", "outgoing", "reports", "runs", "state")
 
     call = None
 
@@ -31,6 +50,7 @@ class InFlight:
         """All deliveries of a batch, of which `delivery` is the first; empty outside of batches."""
         self.outgoing: PublishBuffer | None = None
         self.runs: StartedRuns | None = None
+        self.reports: Reporting | None = None
         self.state = PENDING
 
     @property

@@ -14,6 +14,8 @@ import math
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+import trio
+
 from actorwork import events
 from actorwork.abc import Node, Subscription
 from actorwork.actors.tree.hooks import has_hook
@@ -89,6 +91,7 @@ class Consumer:
         "_start_soon",
         "intake_over",
         "subscription",
+        "token",
     )
 
     def __init__(self, owner: ConsumerOwner, services: ConsumerServices) -> None:
@@ -101,6 +104,8 @@ class Consumer:
         self._given_up: list[Delivery] = []
         self._paused: frozenset[str] = frozenset()
         self.intake_over = False
+        self.token: trio.lowlevel.TrioToken | None = None
+        """For what comes from the threads of handlers."""
         self.subscription = Subscription(
             group=settings.id,
             actor=owner.title,
@@ -118,6 +123,7 @@ class Consumer:
     def attach(self, node: Node | None) -> None:
         """Set the node that settles deliveries; None: there is none any more."""
         self._node = node
+        self.token = None if node is None else trio.lowlevel.current_trio_token()
         if node is not None and self._paused:
             node.pause_sources(self.subscription, self._paused)
 

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 import trio
 
 from actorwork import events
-from actorwork.actors.context.context import Context, ContextActor
+from actorwork.actors.context.context import Context, ContextActor, ReportTaker
 from actorwork.actors.context.in_flight import Stop, inside
 from actorwork.actors.context.nursery import ActorNursery
 from actorwork.actors.crash import without_crash
 from actorwork.actors.execution.executor import Executor
-from actorwork.actors.execution.workplace import ExecutorActor
+from actorwork.actors.execution.workplace import ExecutorActor, Settler
 from actorwork.actors.life.spawned import SpawnedChildren
 from actorwork.actors.mailbox.calls import Queue, SystemCall
 from actorwork.actors.tree.hooks import has_hooks
@@ -53,12 +53,18 @@ _NO_SCOPE: Final = nullcontext()
 T = TypeVar("T")
 
 
+class BodyConsumer(Settler, ReportTaker, Protocol):
+    """What an incarnation uses of the way to the broker."""
+
+
 class Body(ContextActor, ExecutorActor, Protocol):
     """What an incarnation uses of its actor, which outlives it."""
 
     child: Child
     last_exit: Exit
 
+    @property
+    def consumer(self) -> BodyConsumer | None: ...
     @property
     def services(self) -> Services: ...
     @property

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, TypeAlias, cast
 
 import attrs
 
-from actorwork.message import NO_HEADERS, Failure, Json, Outcome, Priority, Status as Status
+from actorwork.message import NO_HEADERS, Failure, Json, Outcome, Priority, Progress, Status as Status
 
 RESULT: Final = 1_000_000_000
 """The number of a run's result, which waits for steps as they do, but is never sent.
@@ -408,6 +408,25 @@ class StepInfo:
     message: str = ""
     """The id of its message, once it is sent."""
     end: End | None = None
+    progress: Progress | None = None
+    """How far its handler is, as it has reported."""
+
+    @property
+    def is_on_its_way(self) -> bool:
+        """Whether its message is sent and has not ended."""
+        return bool(self.message) and self.end is None
+
+
+def lived(steps: Iterable[StepInfo], lives: Mapping[str, tuple[str, str | None]]) -> list[StepInfo]:
+    """Return steps with the status and the progress of their messages, given as JSON by the messages' ids."""
+    found: list[StepInfo] = []
+    for step in steps:
+        life = lives.get(step.message) if step.is_on_its_way else None
+        if life is not None:
+            progress = Progress(**json.loads(life[1])) if life[1] else None
+            step = attrs.evolve(step, status=Status(life[0]), progress=progress)  # noqa: PLW2901 - the same step
+        found.append(step)
+    return found
 
 
 @attrs.frozen(kw_only=True)
