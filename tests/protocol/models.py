@@ -1,7 +1,7 @@
 """The two brokers as the protocol model drives them: step by step, with nothing in the background.
 
-    RedisWorld       the parts of a node (publisher, reclaimer, reader, settler, release) over the real scripts on a
-                     real server; no lease thread, no loops: a lease is a key that is set and deleted
+    RedisWorld       the parts of a node (publisher, reclaimer, reader, settler, release) and runs of workflows, over
+                     the real scripts on a real server; no lease thread, no loops: a lease is a key that is set, deleted
     EmbeddedWorld    the store, one transaction a step, on a database in memory
 
 A world does what it is told and says what it sees (`look`). What should be seen is the model's affair.
@@ -17,7 +17,8 @@ import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+from unittest.mock import patch
 
 import attrs
 import redis
@@ -29,10 +30,12 @@ from actorwork.embedded.rows import GroupChannel, SettleOrder, channel_numbers, 
 from actorwork.embedded.store import Store
 from actorwork.events import Event, Fenced
 from actorwork.message import Delivery, Envelope, Priority
+from actorwork.policy.runs.values import Plan, RunInfo, StepInfo
 from actorwork.policy.settlement import Settlement
-from actorwork.streams import keys, scripts
+from actorwork.streams import keys, lease, scripts
 from actorwork.streams.node import RedisNode
 from actorwork.streams.publisher import Publisher
+from actorwork.streams.runs import RedisRuns
 from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.client import RedisClient, open_client
 from actorwork.streams.transport.commands import Script
@@ -48,6 +51,7 @@ RELEASED = "released"
 
 T = TypeVar("T")
 Ending: TypeAlias = "tuple[Delivery, Settlement, Sequence[Envelope]]"
+Steering: TypeAlias = Literal["cancel", "pause", "resume"]
 
 
 @attrs.frozen
@@ -89,6 +93,21 @@ class Sight:
 
     places: Mapping[str, Place]
     effects: Sequence[str]
+
+
+@attrs.frozen
+class RunSight:
+    """What a broker says of a run: its status, its result, and how its steps have ended."""
+
+    status: str
+    result: str | None
+    ends: Sequence[tuple[str, str] | None]
+    """Of each step its kind, and its value if it is done."""
+
+    @classmethod
+    def of(cls, info: RunInfo, steps: Sequence[StepInfo]) -> RunSight:
+        ends = [one.end and (one.end.kind, one.end.value if one.end.kind == "done" else "") for one in steps]
+        return cls(info.status, info.result, ends)
 
 
 class Hand:
@@ -136,6 +155,18 @@ class World(Protocol):
         ...
 
     def advance(self, seconds: float) -> None: ...
+
+    def cancel(self, id: str) -> bool: ...
+
+    def deliver_again(self, id: str) -> None:
+        """Write the entry of a message that was looked at before, and is gone, a second time."""
+        ...
+
+    def start_run(self, plan: Plan) -> bool: ...
+
+    def steer(self, how: Steering, run: str) -> bool: ...
+
+    def look_at(self, run: str) -> RunSight: ...
 
     def look(self) -> Sight: ...
 
@@ -217,14 +248,16 @@ class RedisHand(Hand):
         self.subscription = Subscription(GROUP, "actor", (SOURCE,), self.sink, MAX_CRASHES)
         self.client = LossyClient(world.loop.client)
         self.events: list[Event] = []
-        self.node = RedisNode(
-            self.client,  # pyright: ignore[reportArgumentType] - it is one, to those who only call it
-            world.address,
-            [self.subscription],
-            lease=3600,
-            emit=self.events.append,
-            begin_settling=world.loop.nursery,
-        )
+        # Redis lists consumers by their names: these are in the order in which the nodes were started, each time.
+        with patch.object(lease, "new_incarnation", lambda: f"{next(world.numbers):024x}{0:08x}"):
+            self.node = RedisNode(
+                self.client,  # pyright: ignore[reportArgumentType] - it is one, to those who only call it
+                world.address,
+                [self.subscription],
+                lease=3600,
+                emit=self.events.append,
+                begin_settling=world.loop.nursery,
+            )
         super().__init__(self.node.incarnation)
 
 
@@ -234,7 +267,10 @@ class RedisWorld:
         self.loop = loop
         self.address = Address.parse(server.url)
         self._publisher = Publisher(loop.client)
+        self._runs = RedisRuns(loop.client)
         self._keys = keys.SourceKeys.of(SOURCE)
+        self._entries: dict[str, Sequence[bytes]] = {}
+        self.numbers = itertools.count(1)
         self._redis: Any = redis.Redis(unix_socket_path=str(server.socket_path), protocol=2)
         self._redis.response_callbacks.clear()
 
@@ -328,6 +364,27 @@ class RedisWorld:
         for member in self._redis.execute_command("ZRANGE", self._keys.delayed, 0, -1):
             self._redis.execute_command("ZINCRBY", self._keys.delayed, -1000 * seconds, member)
 
+    def cancel(self, id: str) -> bool:
+        return bool(self.loop.do(self.loop.client.run_script, scripts.CANCEL, (SOURCE,), (self._keys.prefix, id)))
+
+    def deliver_again(self, id: str) -> None:
+        self._redis.execute_command("XADD", SOURCE, "*", *self._entries[id])
+
+    def start_run(self, plan: Plan) -> bool:
+        return self.loop.do(self._runs.start, plan)
+
+    def steer(self, how: Steering, run: str) -> bool:
+        more = ("the model says so",) if how == "cancel" else ()
+        return self.loop.do(getattr(self._runs, how), run, *more)
+
+    def look_at(self, run: str) -> RunSight:
+        return self.loop.do(self._look_at, run)
+
+    async def _look_at(self, run: str) -> RunSight:
+        info = await self._runs.info(run)
+        assert info is not None
+        return RunSight.of(info, await self._runs.steps(run))
+
     def look(self) -> Sight:
         streams = [self._keys.at(level) for level in LEVELS]
         pipeline = self._redis.pipeline(transaction=True)
@@ -345,6 +402,7 @@ class RedisWorld:
         found: list[tuple[str, Place]] = []
         for entries, pending in zip(in_streams[: len(LEVELS)], in_streams[len(LEVELS) :], strict=True):
             ids = {entry: _named(fields)[b"id"].decode() for entry, fields in entries}
+            self._entries.update((ids[entry], fields) for entry, fields in entries)
             # Of a stream without a group nothing is pending.
             given = () if isinstance(pending, Exception) else pending
             owners = {entry: Pending(owner.decode(), count) for entry, owner, _, count in given}
@@ -352,7 +410,8 @@ class RedisWorld:
             found += [(name, owners.get(entry, Ready())) for entry, name in ids.items()]
         milliseconds = int(now[0]) * 1000
         for member, due in zip(delayed[::2], delayed[1::2], strict=True):
-            found.append((member.decode().partition("/")[0], Delayed((float(due) - milliseconds) / 1000)))
+            name = member.decode().removesuffix(f"/{GROUP}")  # So a retry of this group is called.
+            found.append((name, Delayed((float(due) - milliseconds) / 1000)))
         found += [(member.decode(), Behind()) for member in waiting]
         found += [(_named(fields)[b"id"].decode(), Dead()) for _, fields in dead]
         return Sight(_each_once(found), [_named(fields)[b"id"].decode() for _, fields in effects])
@@ -380,18 +439,23 @@ class EmbeddedHand(Hand):
         self.channels = channels
 
 
+_COPY = "insert into entries (id, source, type, data, headers, born, addressee) values (?, ?, ?, ?, ?, ?, ?)"
+
+
 class EmbeddedWorld:
     def __init__(self) -> None:
         self._connection = connect(parse("sqlite://"))
         self._store = Store(self._connection)
         self._now = 1e9
         self._names = itertools.count()
+        self._entries: dict[str, Sequence[Any]] = {}
 
     def _do(self, function: Callable[[], T], *, fails: bool = False) -> T:
         """Do it in one transaction; if that fails first, do it again, as the writer does."""
         self._store.begin(self._now)
         try:
             result = function()
+            self._store.join()
         except BaseException:
             self._store.rollback()
             raise
@@ -469,8 +533,28 @@ class EmbeddedWorld:
     def advance(self, seconds: float) -> None:
         self._now += seconds
 
+    def cancel(self, id: str) -> bool:
+        return self._do(lambda: self._store.cancel(SOURCE, id), fails=False)
+
+    def deliver_again(self, id: str) -> None:
+        self._connection.execute(_COPY, self._entries[id])
+
+    def start_run(self, plan: Plan) -> bool:
+        return self._do(lambda: self._store.runs.start(plan))
+
+    def steer(self, how: Steering, run: str) -> bool:
+        more = ("the model says so",) if how == "cancel" else ()
+        return self._do(lambda: getattr(self._store.runs, how)(run, *more))
+
+    def look_at(self, run: str) -> RunSight:
+        info = self._store.runs.info(run)
+        assert info is not None
+        return RunSight.of(info, self._store.runs.steps(run))
+
     def look(self) -> Sight:
         execute = self._connection.execute
+        for row in execute("select id, source, type, data, headers, born, addressee from entries").fetchall():
+            self._entries[row[0]] = row
         (source,) = execute("select source from sources where name = ?", (SOURCE,)).fetchone()
         found: list[tuple[str, Place]] = []
         for number, name, channel in execute("select seq, id, source from entries").fetchall():

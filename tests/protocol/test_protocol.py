@@ -25,6 +25,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, seed, settings, strategies as st
+from hypothesis.errors import FlakyFailure
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -103,7 +104,25 @@ class ProtocolMachine(RuleBasedStateMachine):
         self.lines: dict[str, list[str]] = {}
         """Of each key, those behind it."""
         self.made = 0
+        self.has_buried = False
+        """Whether the last fetch has made dead letters: what follows from these, it may have come too late to take."""
+        self.generations: dict[str, int] = {}
+        """Of messages that came again: how often. A delivery of an earlier time is none of the message as it is now."""
+        self.deliveries: dict[int, tuple[Delivery, int]] = {}
+        self.prepare()
         self.start()
+
+    def prepare(self) -> None:
+        """Begin what else a machine has."""
+
+    # Whether a rule may be chosen must not depend on which of several messages a node was given first: at Redis it may
+    # be another one each time, and Hypothesis takes the same choices to have the same consequences.
+
+    def may_send(self) -> bool:
+        return len(self.places) < 12
+
+    def may_settle(self) -> bool:
+        return any(hand.held for hand in self.hands)
 
     def teardown(self) -> None:
         if not hasattr(self, "world"):
@@ -119,7 +138,7 @@ class ProtocolMachine(RuleBasedStateMachine):
         self.made += 1
         return f"00000000000000aa-{self.made:x}" if is_numbered else f"name {self.made}"
 
-    @precondition(lambda self: len(self.places) < 12)
+    @precondition(lambda self: self.may_send())
     @rule(
         count=st.integers(1, 3),
         minutes=st.sampled_from([0, 0, 0, 1, 10]),
@@ -170,11 +189,12 @@ class ProtocolMachine(RuleBasedStateMachine):
     @rule(who=some, room=st.sampled_from([1, 3, 50]), tends=st.booleans(), reads=st.booleans(), loses=rarely)
     def fetch(self, who: int, room: int, tends: bool, reads: bool, loses: bool) -> None:
         hand = self.hands[who % len(self.hands)]
+        self.has_buried = False
         got = self.world.fetch(hand, room, tends=tends, reads=reads, loses=loses)
         self.take_note(hand, got, room=room, loses=loses)
         if loses:
             hand.is_short = True
-        elif tends and reads and room == 50 and not hand.is_short and hand.owner in self.leased:
+        elif tends and reads and room == 50 and not (hand.is_short or self.has_buried) and hand.owner in self.leased:
             left = [(name, place) for name, place in self.places.items() if self.is_free(place)]
             assert all(isinstance(place, Pending) and place.count >= ALONE_FROM for _, place in left), left
 
@@ -184,21 +204,23 @@ class ProtocolMachine(RuleBasedStateMachine):
         """A node looks for what a lost reply held, and finds all of it."""
         hand = next(hand for hand in self.hands if hand.is_short)
         hand.is_short = False
-        hand.held += self.world.recover(hand)
+        self.hold(hand, self.world.recover(hand))
         ours = {name for name, place in self.places.items() if isinstance(place, Pending) and place.owner == hand.owner}
         assert ours <= {delivery.id for delivery in hand.held}
 
-    @precondition(lambda self: any(hand.held for hand in self.hands))
+    @precondition(lambda self: self.may_settle())
     @rule(who=some, which=few, how=hows, loses=rarely, forgets=st.booleans())
     def settle(self, who: int, which: list[int], how: list[str], loses: bool, forgets: bool) -> None:
         """Also what was settled, released or lost before: a zombie does not know that."""
+        if not any(hand.held for hand in self.hands):
+            return
         hand = self.holder(who)
         endings: list[Ending] = []
         for delivery, kind in zip(self.some_of(hand, which), how, strict=False):
             effects: list[Envelope] = []
             if kind == "effect":
                 effects = [Envelope(EFFECTS, f"{delivery.id}/{self.new_id()}", b"{}")]
-            endings.append((delivery, ENDINGS[kind], effects))
+            endings.append((delivery, self.ending(kind), effects))
         expected = [self.is_owned(delivery) for delivery, _, _ in endings]
         assert self.world.settle(hand, endings, loses=loses) == expected
         for (delivery, settlement, published), is_accepted in zip(endings, expected, strict=True):
@@ -208,9 +230,11 @@ class ProtocolMachine(RuleBasedStateMachine):
             gone = [id(delivery) for delivery, _, _ in endings]
             hand.held = [delivery for delivery in hand.held if id(delivery) not in gone]
 
-    @precondition(lambda self: any(hand.held for hand in self.hands))
+    @precondition(lambda self: self.may_settle())
     @rule(who=some, which=few, forgets=st.booleans())
     def release_deliveries(self, who: int, which: list[int], forgets: bool) -> None:
+        if not any(hand.held for hand in self.hands):
+            return
         hand = self.holder(who)
         deliveries = self.some_of(hand, which)
         self.world.release_deliveries(hand, deliveries)
@@ -276,9 +300,21 @@ class ProtocolMachine(RuleBasedStateMachine):
         chosen = {delivery.id: delivery for one in which for delivery in [hand.held[one % len(hand.held)]]}
         return list(chosen.values())
 
+    def ending(self, kind: str) -> Settlement:
+        return ENDINGS[kind]
+
+    def hold(self, hand: Hand, got: Sequence[Delivery]) -> None:
+        hand.held += got
+        for delivery in got:
+            self.deliveries[id(delivery)] = delivery, self.generations.get(delivery.id, 0)
+
+    def comes_again(self, name: str) -> None:
+        self.generations[name] = self.generations.get(name, 0) + 1
+
     def is_owned(self, delivery: Delivery) -> bool:
         claim = self.world.claim(delivery)
-        return claim is not None and self.places.get(delivery.id) == claim
+        is_latest = self.deliveries[id(delivery)][1] == self.generations.get(delivery.id, 0)
+        return is_latest and claim is not None and self.places.get(delivery.id) == claim
 
     def is_dead(self, place: Place) -> bool:
         return isinstance(place, Pending) and place.owner != RELEASED and place.owner not in self.leased
@@ -302,8 +338,7 @@ class ProtocolMachine(RuleBasedStateMachine):
             if isinstance(was, Pending) and isinstance(now.get(name), Dead):
                 assert self.is_dead(was)
                 assert was.count >= limit_of(MAX_CRASHES)
-                self.places[name] = Dead()
-                self.end(name)
+                self.bury(name)
         given: set[str] = set()
         for name, was in self.places.items():
             place = now.get(name)
@@ -328,13 +363,18 @@ class ProtocolMachine(RuleBasedStateMachine):
             place = self.places[delivery.id]
             assert isinstance(place, Pending)
             assert delivery.crashes == place.count - 1
-        hand.held += got
+        self.hold(hand, got)
+
+    def bury(self, name: str) -> None:
+        self.places[name] = Dead()
+        self.has_buried = True
+        self.end(name)
 
     def promote(self, now: Mapping[str, Place]) -> None:
         """Let those enter that were held back and are no longer: each was due, the first one first."""
         held = [(place.left, name) for name, place in self.places.items() if isinstance(place, Delayed)]
         order = {envelope.id: number for number, envelope in enumerate(self.sent)}
-        for left, name in sorted(held, key=lambda one: (one[0], order[one[1]])):
+        for left, name in sorted(held, key=lambda one: (one[0], order.get(one[1], 0))):
             if not isinstance(now.get(name), Delayed):
                 assert left <= 0, f"{name} is to wait for {left} s, and does not"
                 self.enter(name)
@@ -362,6 +402,7 @@ class ProtocolMachine(RuleBasedStateMachine):
         match settlement:
             case Retry(delay=delay):
                 self.places[delivery.id] = Delayed(delay) if delay else Ready()
+                self.comes_again(delivery.id)
             case Fail():
                 self.places[delivery.id] = Dead()
                 self.end(delivery.id)
@@ -377,7 +418,7 @@ class ProtocolMachine(RuleBasedStateMachine):
         self.start()
         (hand,) = self.hands
         self.advance(10)
-        for _ in range(3 + 2 * len(self.places)):
+        for _ in range(200):
             for _ in range(2):  # The node closes for a suspect in one turn, and takes it in the next.
                 if not hand.held:
                     self.fetch(0, 50, tends=True, reads=True, loses=False)
@@ -412,13 +453,17 @@ def machine_of(open_world: Callable[[], World], *, has_keys: bool) -> type[Proto
 
 
 def check(open_world: Callable[[], World], *, examples: int) -> None:
-    run(machine_of(open_world, has_keys=True), examples=examples, phases=tuple(Phase))
+    check_machine(machine_of(open_world, has_keys=True), examples=examples)
 
 
-def check_mutant(open_world: Callable[[], World], *, has_keys: bool) -> None:
+def check_machine(machine: type[ProtocolMachine], *, examples: int) -> None:
+    run(machine, examples=examples, phases=tuple(Phase))
+
+
+def check_mutant(machine: type[ProtocolMachine], *, begins_with: int = SEED, examples: int = 300) -> None:
     """See that the model finds what is wrong. From `SEED` it does so within a second; from others it may take ten."""
-    with pytest.raises(AssertionError):
-        run(seed(SEED)(machine_of(open_world, has_keys=has_keys)), examples=300, phases=[Phase.generate])
+    with pytest.raises((AssertionError, FlakyFailure)):  # The latter: it was found, and not a second time.
+        run(seed(begins_with)(machine), examples=examples, phases=[Phase.generate])
 
 
 def run(machine: type[ProtocolMachine], *, examples: int, phases: Sequence[Phase]) -> None:
@@ -445,7 +490,7 @@ def loop(redis_server: RedisServer, redis_url: str) -> Generator[Loop]:
         loop.close()
 
 
-EXAMPLES = [60, pytest.param(1000, marks=pytest.mark.long)]
+EXAMPLES = [45, pytest.param(1000, marks=pytest.mark.long)]
 
 
 @pytest.mark.parametrize("examples", EXAMPLES)
@@ -488,7 +533,7 @@ def test_the_model_sees_what_is_wrong_with_a_script(
     script: Script = getattr(scripts, name)
     assert script.source.count(right) == 1, f"the script {name} does not say {right!r} any more"
     monkeypatch.setattr(scripts, name, Script(script.name, script.source.replace(right, wrong)))
-    check_mutant(lambda: RedisWorld(redis_server, loop), has_keys="key" in mutant)
+    check_mutant(machine_of(lambda: RedisWorld(redis_server, loop), has_keys="key" in mutant))
 
 
 def disown_by_entry_alone(store: Any, token: Any) -> bool:
@@ -520,4 +565,4 @@ STORE_MUTANTS: dict[str, tuple[type, str, Callable[..., object]]] = {
 @pytest.mark.parametrize("mutant", STORE_MUTANTS)
 def test_the_model_sees_what_is_wrong_with_the_store(monkeypatch: pytest.MonkeyPatch, mutant: str):
     monkeypatch.setattr(*STORE_MUTANTS[mutant])
-    check_mutant(EmbeddedWorld, has_keys="key" in mutant)
+    check_mutant(machine_of(EmbeddedWorld, has_keys="key" in mutant))
