@@ -35,6 +35,8 @@ SOURCE: Final = re.compile(r"(?!actorwork:)[a-zA-Z0-9_\-:]{1,300}")
 SOURCE_IN_WORDS: Final = "1 to 300 characters out of a-z A-Z 0-9 _ - :, not beginning with 'actorwork:'"
 
 Overflow: TypeAlias = Literal["block", "fail", "drop_new", "drop_oldest"]
+EventLoop: TypeAlias = Literal["trio", "asyncio"]
+EVENT_LOOPS: Final[tuple[EventLoop, ...]] = ("trio", "asyncio")
 OVERFLOWS: Final[tuple[Overflow, ...]] = ("block", "fail", "drop_new", "drop_oldest")
 
 
@@ -217,7 +219,8 @@ class Settings(Shown):
     processes what the actor publishes. `on_failure` overrides what an error does: by default a failing delivery fails
     the message ("resume"), and a failing local call crashes the actor ("restart"). Once `max_crashes` processes have
     died while a message was in flight, it is a dead letter and does not run again; from 2 on, its last run before that
-    is one alone, so that only the guilty one gets there. `decode` reads entries that other programs have written to
+    is one alone, so that only the guilty one gets there. With `loop="asyncio"` its async handlers and hooks run on an
+    asyncio loop, in a thread of the actor's own. `decode` reads entries that other programs have written to
     Redis in a format of their own (`policy/decoding`): a callable, or one for each source.
     """
 
@@ -251,6 +254,7 @@ class Settings(Shown):
     )
     on_failure: OnFailure | None = attrs.field(default=None, validator=one_of(ON_FAILURES, optional=True))
     max_crashes: int = attrs.field(default=3, validator=whole(0, 1_000_000))
+    loop: EventLoop = attrs.field(default="trio", validator=one_of(EVENT_LOOPS))
     decode: DecodeHook | Mapping[str, DecodeHook] | None = attrs.field(default=None, validator=_are_hooks)
 
     @cached_property

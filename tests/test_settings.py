@@ -53,6 +53,7 @@ def test_everything_but_the_title_has_a_default():
         "limits": (),
         "on_failure": None,
         "max_crashes": 3,
+        "loop": "trio",
         "decode": None,
     }
 
@@ -92,6 +93,7 @@ FINE: list[tuple[str, list[Any]]] = [
     ("on_failure", [None, "resume", "restart", "stop", "escalate"]),
     ("priority", list(Priority)),
     ("middleware", [[], [print], (print,)]),
+    ("loop", ["trio", "asyncio"]),
     ("decode", [None, bool_of, {}, {Settings(title="greeter").default_source: bool_of}]),
     ("triggers", [[], [Trigger(title="a", schedule=HOURLY), Trigger(title="b", schedule=HOURLY)]]),
 ]
@@ -127,6 +129,7 @@ WRONG: list[tuple[str, list[Any], str]] = [
     ("retry", [None, 3], "a RetryPolicy, such as RetryPolicy(attempts=5)"),
     ("triggers", [None, ["x"], Trigger(title="a", schedule=HOURLY)], "a list of Trigger"),
     ("triggers", [[Trigger(title="a", schedule=HOURLY)] * 2], "unique titles, got 'a' 2 times"),
+    ("loop", [None, "uvloop", True], "'trio' or 'asyncio'"),
     ("decode", ["json", 7, {"orders": 7}, lambda: None], "a callable that takes the fields of an entry"),
     ("decode", [{"orders": bool_of}], "sources of the actor, worker:"),
 ]

@@ -13,5 +13,6 @@ needs of something above it, it declares as a Protocol.
     supervision     supervisors: starting, restarting and ending children
     mailbox         where messages wait
     handlers, tree  which handler takes a message; descriptions of trees
+    bridge          the asyncio loop of an actor
     wakeups, crash  where one task waits for another; how an actor's end travels to its supervisor
 """

@@ -26,6 +26,7 @@ import trio
 from actorwork import events
 from actorwork.actors.handlers import rules
 from actorwork.actors.limits.limiters import CircuitBreakerState, Limiter, RateLimiter
+from actorwork.actors.wakeups import on_loop
 from actorwork.durations import IN_WORDS, Duration, as_seconds
 from actorwork.errors import CircuitOpen, ExecutionTimeout, SettingsError
 from actorwork.policy.bounds import is_number
@@ -168,8 +169,19 @@ def timeout(seconds: Duration) -> Callable[[Callable[P, Coroutine[Any, Any, T]]]
 
         @functools.wraps(function)
         async def bounded(*args: P.args, **kwargs: P.kwargs) -> T:
-            with trio.move_on_after(within):
-                return await function(*args, **kwargs)
+            if on_loop.get() is None:
+                with trio.move_on_after(within):
+                    return await function(*args, **kwargs)
+            else:
+                import asyncio  # noqa: PLC0415 - it is there, since its loop runs this
+
+                scope = asyncio.timeout(within)
+                try:
+                    async with scope:
+                        return await function(*args, **kwargs)
+                except TimeoutError:
+                    if not scope.expired():
+                        raise
             raise ExecutionTimeout(f"{function.__qualname__} ran past its timeout of {within:g} s")
 
         rules.wrapped(function, bounded, decorate)

@@ -11,12 +11,15 @@ From these follows who waits for whom, and so whether an ask could ever be answe
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import trio
 
 from actorwork.errors import AskTimeout, Deadlock, NotRunning
+
+T = TypeVar("T")
 
 
 class Working(Protocol):
@@ -42,6 +45,26 @@ class Working(Protocol):
 
 working: ContextVar[Working | None] = ContextVar("actorwork_working", default=None)
 """The executor whose task this is, or whose handler has started it."""
+
+
+class Looping(Protocol):
+    """An asyncio loop: `bridge.AsyncioLoop`, which few programs need."""
+
+    async def run(self, function: Callable[..., Awaitable[T]], *args: object) -> T: ...
+
+
+class OnLoop(Protocol):
+    """A call on an asyncio loop: `bridge` has the class."""
+
+    @property
+    def owner(self) -> Looping: ...
+    async def on_trio(self, function: Callable[..., Any], *args: object) -> Any: ...
+    def now(self) -> float: ...
+    def proxy(self, client: object) -> Any: ...
+
+
+on_loop: ContextVar[OnLoop | None] = ContextVar("actorwork_on_loop", default=None)
+"""The call on an asyncio loop that the current code belongs to."""
 
 
 def check_deadlock(actor: object, title: str) -> None:
@@ -80,6 +103,8 @@ def check_loop(what: str) -> None:
 
 def wrong_thread(what: str) -> NotRunning:
     """Return the error of a call that a thread has made and only the thread of the loop may make."""
+    if on_loop.get() is not None:
+        return NotRunning(f"{what} works on Trio, and this handler runs on asyncio: await context.on_trio({what}, …)")
     return NotRunning(
         f"{what} was called in a thread, and works in the thread of the event loop only."
         f" Call `trio.from_thread.run_sync({what}, …)`, with `trio_token=` in a thread that Trio has not started"

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import types
 from pathlib import Path
 
 import pytest
@@ -201,3 +202,38 @@ def test_the_examples_of_the_chapter_on_functions_run():
         "trio.run(main)\n"
     )
     exec(compile(program, "docs/functions.md", "exec"), {"__name__": "chapter"})
+
+
+def test_the_examples_of_the_chapter_on_asyncio_run(monkeypatch: pytest.MonkeyPatch):
+    fetcher, counter = re.findall(r"```python\n(.*?)```", (DOCS / "asyncio.md").read_text(encoding="utf-8"), re.DOTALL)
+    # aiohttp is not installed here: this stands for it, and uses asyncio as that does.
+    library = types.ModuleType("aiohttp")
+    exec(
+        "import asyncio\n"
+        "class Response:\n"
+        "    status = 200\n"
+        "    async def __aenter__(self):\n        await asyncio.sleep(0)\n        return self\n"
+        "    async def __aexit__(self, *_):\n        await asyncio.sleep(0)\n"
+        "    async def read(self):\n        return b'one two three'\n"
+        "class ClientSession:\n"
+        "    open = []\n"
+        "    def __init__(self):\n        self.loop = asyncio.get_running_loop()\n"
+        "    async def __aenter__(self):\n        self.open.append(self)\n        return self\n"
+        "    async def __aexit__(self, *_):\n        self.open.remove(self)\n"
+        "    def get(self, url):\n"
+        "        assert asyncio.current_task().get_loop() is self.loop\n        return Response()\n",
+        vars(library),
+    )
+    monkeypatch.setitem(sys.modules, "aiohttp", library)
+    program = (
+        f"import asyncio, trio\nfrom actorwork import actor, current_context\n{fetcher}\n{counter}\n"
+        "from actorwork.testing import open_test_system\n"
+        "async def main():\n"
+        "    async with open_test_system([Fetcher, count]) as system:\n"
+        "        assert await system.client.ref(Fetcher).ask({'url': 'http://x'}) == 200\n"
+        "        assert len(aiohttp.ClientSession.open) == 1\n"
+        "        system.assert_sent('pages', url='http://x', words=3)\n"
+        "    assert not aiohttp.ClientSession.open\n"
+        "trio.run(main)\n"
+    )
+    exec(compile(program, "docs/asyncio.md", "exec"), {"__name__": "chapter"})

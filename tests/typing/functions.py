@@ -14,7 +14,8 @@ from actorwork.actors.handlers.table import receive
 from actorwork.actors.refs.ref import ActorRef
 from actorwork.actors.tree.spec import Child, Process
 from actorwork.clients.client import Client
-from actorwork.clients.refs import Receipt, StreamRef
+from actorwork.clients.receipts import Receipt
+from actorwork.clients.refs import StreamRef
 from actorwork.message import Message
 from actorwork.policy.retry import RetryPolicy
 from actorwork.runtime.system import System

@@ -18,7 +18,8 @@ from actorwork.actors.refs.pool import PoolRef
 from actorwork.actors.refs.ref import ActorRef
 from actorwork.actors.tree.spec import Child
 from actorwork.clients.client import Client
-from actorwork.clients.refs import Prepared, Receipt, StreamRef
+from actorwork.clients.receipts import Receipt
+from actorwork.clients.refs import Prepared, StreamRef
 from actorwork.message import Message, Priority
 from actorwork.settings import Settings
 

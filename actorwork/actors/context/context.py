@@ -15,7 +15,7 @@ from actorwork.actors.context.publishing import PublishBuffer
 from actorwork.actors.mailbox.calls import CallState, LocalCall
 from actorwork.actors.refs.watching import Watch
 from actorwork.actors.tree.hooks import Hooks
-from actorwork.actors.wakeups import check_thread
+from actorwork.actors.wakeups import check_thread, on_loop
 from actorwork.durations import Duration
 from actorwork.errors import NotRunning
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from actorwork.actors.refs.topics import Topics
     from actorwork.actors.supervision.administration import SupervisorRef
     from actorwork.actors.tree.spec import Child
-    from actorwork.actors.wakeups import Reply
+    from actorwork.actors.wakeups import Looping, Reply
     from actorwork.message import Delivery, MessageIds
     from actorwork.policy.sending import SendOptions
     from actorwork.settings import Settings
@@ -114,6 +114,8 @@ class ContextIncarnation(Protocol):
     def nursery(self) -> ActorNursery: ...
     @property
     def replies(self) -> DeferredReplies: ...
+    @property
+    def asyncio_loop(self) -> Looping: ...
     def pipe(
         self,
         function: Callable[..., Awaitable[object]],
@@ -217,6 +219,34 @@ class Context(Neighbours):
         within the bound of `shutdown`, after which they are cancelled. Raises `NotRunning` outside of `startup`.
         """
         return await self._incarnation.enter(block)
+
+    async def on_asyncio(self, function: Callable[..., Awaitable[T]], *args: object) -> T:
+        """Run an async function of asyncio's on this actor's asyncio loop, and wait for it: its value, or its error.
+
+            rows = await self.context.on_asyncio(self.pool.fetch, "select 1")
+
+        The loop runs in a thread of its own; an actor with `Settings(loop="asyncio")` runs everything there. Cancelled:
+        the function is cancelled and waited for.
+        """
+        if on_loop.get() is not None:
+            return await function(*args)
+        return await self._incarnation.asyncio_loop.run(function, *args)
+
+    @overload
+    async def on_trio(self, function: Callable[..., Awaitable[T]], *args: object) -> T: ...
+    @overload
+    async def on_trio(self, function: Callable[..., T], *args: object) -> T: ...
+    async def on_trio(self, function: Callable[..., Any], *args: object) -> Any:
+        """In a handler on asyncio, call a function on Trio, and wait for it: its value, or its error.
+
+            answer = await self.context.on_trio(other.ask, Question())
+
+        Cancelled: the function is cancelled and waited for. Raises `NotRunning` where no handler waits on Trio.
+        """
+        call = on_loop.get()
+        if call is None:
+            raise NotRunning("context.on_trio belongs to a handler that runs on asyncio; on Trio, call the function")
+        return await call.on_trio(function, *args)
 
     @property
     def log(self) -> ContextLogger:
@@ -364,7 +394,8 @@ class Context(Neighbours):
         """
         if self._actor.services.client is None:
             raise NotRunning("context.client sends through the broker, and this actor runs without one")
-        return self._actor.services.client(self._publish_layers)
+        client, call = self._actor.services.client(self._publish_layers), on_loop.get()
+        return client if call is None else cast("SendingClient", call.proxy(client))
 
     @property
     def _publish_layers(self) -> tuple[PublishMiddleware, ...]:

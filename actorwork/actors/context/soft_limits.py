@@ -11,29 +11,36 @@ import math
 import trio
 
 from actorwork.actors.context.in_flight import in_flight
-from actorwork.actors.wakeups import working
+from actorwork.actors.wakeups import on_loop, working
 from actorwork.errors import NotRunning
 
 
 def scope(limit: float | None) -> trio.CancelScope:
     """Return a cancel scope that ends `limit` seconds after the handler in flight began; None: never."""
+    if on_loop.get() is not None:
+        raise NotRunning(
+            "context.soft_limit is a cancel scope of Trio's, and this handler runs on asyncio: write"
+            " `async with asyncio.timeout(self.context.soft_time_left())`"
+        )
     if not trio.lowlevel.in_trio_run():
         raise NotRunning(
             "context.soft_limit is a cancel scope, and a handler without `async` runs in a thread, which cannot be"
             " cancelled: ask context.soft_time_left() now and then, or write the handler as `async def`"
         )
-    return trio.CancelScope(deadline=_deadline("soft_limit", limit))
+    return trio.CancelScope(deadline=_deadline("soft_limit", limit, trio.current_time()))
 
 
 def time_left(limit: float | None) -> float:
     """Return how many seconds of the limit are left; also in the thread of a handler."""
-    if trio.lowlevel.in_trio_run():
-        return _deadline("soft_time_left", limit) - trio.current_time()
+    call = on_loop.get()
+    if call is not None or trio.lowlevel.in_trio_run():
+        now = trio.current_time() if call is None else call.now()
+        return _deadline("soft_time_left", limit, now) - now
     # The clock is Trio's, which may be a test's own.
     return trio.from_thread.run_sync(time_left, limit)
 
 
-def _deadline(name: str, limit: float | None) -> float:
+def _deadline(name: str, limit: float | None, now: float) -> float:
     current, worker = in_flight.get(), working.get()
     if current is None or worker is None:
         raise NotRunning(f"context.{name} belongs to a message; there is none in flight here")
@@ -42,5 +49,5 @@ def _deadline(name: str, limit: float | None) -> float:
     if limit is None:
         return math.inf
     if not worker.began:
-        worker.began = trio.current_time()
+        worker.began = now
     return worker.began + limit

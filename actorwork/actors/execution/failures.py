@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from actorwork import events
 from actorwork.actors.execution.workplace import interrupts, is_from_outside
+from actorwork.actors.tree.hooks import hook_of
 from actorwork.codec import loads
 from actorwork.errors import CodecError
 from actorwork.message import FAILED, Failure
@@ -35,7 +36,7 @@ async def call_hook(
     delivery = current.delivery
     published: Sequence[Envelope] = ()
     try:
-        await instance.failed(message_of(delivery, actor.handlers), failure_in(delivery))
+        await hook_of(instance, "failed")(message_of(delivery, actor.handlers), failure_in(delivery))
         blamed: BaseException | None = to_blame(None, ended=worker.ended, timeout=worker.timeout)
         if blamed is None and current.outgoing is not None:
             published = current.outgoing.of_batch(actor.services.ids)

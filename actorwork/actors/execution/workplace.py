@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
@@ -135,13 +135,31 @@ class Worker(Protocol):
 
 
 def explained(error: BaseException) -> None:
-    """Add to the error of a function of asyncio what to do about it."""
+    """Add to the error of a call on the wrong event loop what to do about it."""
     for leaf in leaves(error):
-        if type(leaf) is RuntimeError and str(leaf) == "no running event loop":
-            leaf.add_note(
-                "Handlers run on Trio, where asyncio's functions do not work. Use Trio's (trio.sleep, trio.open_nursery"
-                " …), a library that works with both (httpx, anyio), or trio-asyncio"
-            )
+        if type(leaf) in (RuntimeError, TypeError):
+            for beginning, note in _NOTES.items():
+                if str(leaf).startswith(beginning):
+                    leaf.add_note(note)
+
+
+_ON_TRIO: Final = (
+    "Handlers run on Trio, where asyncio's functions do not work. Use Trio's (trio.sleep, trio.open_nursery …), a"
+    " library that works with both (httpx, anyio), or an asyncio loop: Settings(loop='asyncio') for an actor,"
+    " @receive(loop='asyncio') for a handler, `await self.context.on_asyncio(function, …)` for a call"
+)
+_NOT_ON_TRIO: Final = (
+    "A function of Trio's was called where Trio does not run. In a handler on asyncio, use asyncio's functions, or"
+    " `await self.context.on_trio(function, …)`; in a handler without `async`, `trio.from_thread.run(function, …)`"
+)
+
+
+_NOTES: Final = {
+    "no running event loop": _ON_TRIO,
+    "trio.run received unrecognized yield message": _ON_TRIO,
+    "must be called from async context": _NOT_ON_TRIO,
+}
+"""How such errors begin."""
 
 
 def interrupts(error: BaseException) -> bool:

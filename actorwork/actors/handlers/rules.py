@@ -17,6 +17,8 @@ Rule: TypeAlias = RetryPolicy | Limit
 
 HANDLER: Final = "__actorwork_receive__"
 """The attribute that marks a handler; its value is `True`, or a `Batching`."""
+LOOP: Final = "__actorwork_loop__"
+"""The attribute that says where a handler runs, if not where its actor has all of them."""
 RULES: Final = "__actorwork_rules__"
 """The attribute that holds a handler's rules."""
 WRAPS: Final = "__actorwork_wraps__"

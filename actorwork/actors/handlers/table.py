@@ -46,6 +46,7 @@ from actorwork.message import TIME_POINT, TRIGGER_ID, Delivery
 from actorwork.policy.batches import Batching, outcomes_of
 from actorwork.policy.limits import Limit
 from actorwork.policy.retry import RetryPolicy
+from actorwork.settings import EVENT_LOOPS, EventLoop, Settings
 from actorwork.shown import Shown
 
 P = ParamSpec("P")
@@ -62,16 +63,26 @@ _JSON_TYPES: Final[Mapping[type, type]] = {
 @overload
 def receive(function: Callable[P, T], /) -> Callable[P, T]: ...
 @overload
-def receive(*, batch: int, within: Duration = 0.5) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
-def receive(function: Any = None, /, *, batch: int | None = None, within: Duration = 0.5) -> Any:
+def receive(
+    *, batch: int, within: Duration = 0.5, loop: EventLoop | None = None
+) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
+@overload
+def receive(*, loop: EventLoop) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
+def receive(
+    function: Any = None, /, *, batch: int | None = None, within: Duration = 0.5, loop: EventLoop | None = None
+) -> Any:
     """Mark a method of an actor as the handler of the messages it is annotated with.
 
     `@receive(batch=100, within=0.5)` marks a handler of lists: of up to 100 messages from the broker, as soon as there
     are 100, or half a second after the first has come. It returns None, or a list with the outcome of each message, in
     their order: its reply, or the exception (a verdict, or an error) by which it ends. A local message is handled at
     once, as a batch of its own.
+
+    `loop` is where an async handler runs, "trio" or "asyncio", instead of where `Settings.loop` has all of them.
     """
     marked = True if batch is None else Batching(batch, within)
+    if loop not in (None, *EVENT_LOOPS):
+        raise SettingsError(f"@receive(loop=…) wants 'trio' or 'asyncio', got {loop!r}")
 
     def mark(function: Any) -> Any:
         if function is None:
@@ -84,9 +95,11 @@ def receive(function: Any = None, /, *, batch: int | None = None, within: Durati
             )
         method = rules.unwrapped(function)
         setattr(method, rules.HANDLER, marked)
+        if loop is not None:
+            setattr(method, rules.LOOP, loop)
         return method
 
-    return mark if function is None and batch is not None else mark(function)
+    return mark if function is None and (batch is not None or loop is not None) else mark(function)
 
 
 @attrs.frozen(repr=False)
@@ -184,6 +197,16 @@ def _ruled(handler: Handler) -> Handler:
     return attrs.evolve(handler, limits=limits, retry=policies[-1] if policies else None)
 
 
+def _on_asyncio(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a handler that runs another one on its actor's asyncio loop."""
+
+    @functools.wraps(function)
+    async def bridged(self: Any, /, *args: object, **kwargs: object) -> object:
+        return await self.context.on_asyncio(functools.partial(function, self, *args, **kwargs))
+
+    return bridged
+
+
 def _one_by_one(function: Callable[..., Any], *, is_async: bool) -> Callable[..., Any]:
     """Return a handler of one message that passes it to a handler of batches, as a list."""
     if is_async:
@@ -276,6 +299,8 @@ class HandlerTable:
         is_async = inspect.iscoroutinefunction(function)
         if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
             raise SettingsError(f"{where} is a generator; a handler returns its reply")
+        if is_async and self._loop_of(function) == "asyncio":
+            function = _on_asyncio(function)
         batching = getattr(function, rules.HANDLER, None)
         given = tuple(Given.of(p, hints) for p in keywords if p.name in GIVEN)
         if (
@@ -303,6 +328,11 @@ class HandlerTable:
                 f"{where} wants either one message (self, message: Type) or keyword-only parameters"
                 f" (self, *, name: Type), got ({', '.join(str(p) for p in parameters)})"
             )
+
+    def _loop_of(self, function: Callable[..., Any]) -> EventLoop:
+        own: EventLoop | None = getattr(function, rules.LOOP, None)
+        settings = getattr(self.cls, "settings", None)
+        return own or (settings.loop if isinstance(settings, Settings) else "trio")
 
     def _add_typed(
         self,

@@ -18,7 +18,8 @@ import trio
 
 from actorwork.actors.context.in_flight import Stop
 from actorwork.actors.life.leftovers import close_leftovers
-from actorwork.actors.tree.hooks import has_hook
+from actorwork.actors.tree.hooks import has_hook, hook_of
+from actorwork.actors.wakeups import on_loop
 from actorwork.errors import NotRunning
 from actorwork.groups import is_cancellation, leaves
 from actorwork.policy.exits import is_fatal
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from actorwork.actors.tree.spec import Child
+    from actorwork.actors.wakeups import Looping
 
 T = TypeVar("T")
 
@@ -35,7 +37,7 @@ T = TypeVar("T")
 class HookRunner:
     """`startup`, `shutdown`, and the scope around both and all between them."""
 
-    __slots__ = ("_child", "_failure", "_hook", "_report", "_resources", "_until", "scope")
+    __slots__ = ("_child", "_failure", "_hook", "_loop", "_report", "_resources", "_until", "scope")
 
     def __init__(self, child: Child, report: Callable[[str, BaseException], None]) -> None:
         self.scope = trio.CancelScope()
@@ -46,6 +48,8 @@ class HookRunner:
         self._failure: BaseException | None = None
         """The error of a helper task that has ended `startup`."""
         self._resources: AsyncExitStack | None = None
+        self._loop: Looping | None = None
+        """The asyncio loop on which they were entered, if it is one."""
         self._until = math.inf
 
     def __repr__(self) -> str:
@@ -58,7 +62,7 @@ class HookRunner:
         self._hook = "startup"
         self.scope.deadline = trio.current_time() + self._child.startup_timeout
         try:
-            await instance.startup()
+            await hook_of(instance, "startup")()
         except Exception as error:
             if not isinstance(decisive(error), Stop):  # In a group, if a nursery has wrapped it.
                 raise
@@ -92,6 +96,8 @@ class HookRunner:
             raise NotRunning("context.enter belongs into startup; a handler uses `async with`")
         if self._resources is None:
             self._resources = AsyncExitStack()
+            call = on_loop.get()
+            self._loop = None if call is None else call.owner
         return await self._resources.enter_async_context(block)
 
     async def shut_down(self, instance: Any, deadline: float) -> None:
@@ -102,7 +108,7 @@ class HookRunner:
         self._hook = "shutdown"
         self._shield(min(trio.current_time() + timeout, deadline))
         try:
-            await instance.shutdown()
+            await hook_of(instance, "shutdown")()
         except BaseException as error:
             if is_fatal(error):
                 raise
@@ -119,7 +125,8 @@ class HookRunner:
             self._hook = "shutdown"
             self._shield(min(bound, deadline, self._until))
             try:
-                await self._resources.aclose()
+                close = self._resources.aclose
+                await (close() if self._loop is None else self._loop.run(close))
             except BaseException as error:
                 if is_fatal(error):
                     raise

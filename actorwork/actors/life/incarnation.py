@@ -37,6 +37,7 @@ from actorwork.policy.exits import Exit, exit_of
 from actorwork.policy.settlement import EndReason
 
 if TYPE_CHECKING:
+    from actorwork.actors.bridge import AsyncioLoop
     from actorwork.actors.life.hook_runner import HookRunner
     from actorwork.actors.life.open_replies import OpenReplies
     from actorwork.actors.life.services import Services
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
 _NO_SCOPE: Final = nullcontext()
 """For an actor without hooks: most are, and a scope would double what an idle one takes."""
 
+
+_LONGEST_END: Final = 5.0
+"""Seconds, at most, that the end of an asyncio loop may take."""
 
 T = TypeVar("T")
 
@@ -77,6 +81,7 @@ class Incarnation:
     """An instance of the actor's class, and the tasks that run on its behalf."""
 
     __slots__ = (
+        "_asyncio",
         "_deadline",
         "_executor_nursery",
         "_helpers",
@@ -114,6 +119,7 @@ class Incarnation:
         self._replies: OpenReplies | None = None
         self._executor_nursery: trio.Nursery | None = None
         self._variables: ContextVars | None = None
+        self._asyncio: AsyncioLoop | None = None
 
     def __repr__(self) -> str:
         return f"<incarnation {self.number} of {self.actor.title!r}>"
@@ -164,6 +170,8 @@ class Incarnation:
                         await self._helpers.end()
                     if self._hooks is not None:
                         await self._hooks.close(self._deadline)
+                    if self._asyncio is not None:
+                        await self._end_asyncio(self._asyncio)
             if self._hooks is not None and self._hooks.scope.cancelled_caught:
                 raise self._hooks.why_cancelled()
         except BaseExceptionGroup as group:
@@ -286,6 +294,22 @@ class Incarnation:
                 executor.end(why)
 
     # ---- helper tasks and spawned actors ----
+
+    @property
+    def asyncio_loop(self) -> AsyncioLoop:
+        """For functions that need asyncio, made when it is first asked for."""
+        if self._asyncio is None:
+            from actorwork.actors.bridge import AsyncioLoop  # noqa: PLC0415 - see `run`
+
+            self._asyncio = AsyncioLoop(self.actor.label)
+        return self._asyncio
+
+    async def _end_asyncio(self, loop: AsyncioLoop) -> None:
+        bound = self.actor.child.shutdown
+        seconds = 0.0 if bound == "brutal_kill" else min(bound, _LONGEST_END)
+        if not await loop.aclose(seconds) and seconds:
+            late = f"tasks that were left on the asyncio loop did not end within {seconds:g} s of their cancellation"
+            self._report("asyncio", TimeoutError(late))
 
     @property
     def nursery(self) -> ActorNursery:

@@ -6,8 +6,9 @@ whose descriptions are made of actor classes. Without `Hooks` these would import
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, Final
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar, Final, cast
 
 from actorwork.errors import SettingsError
 from actorwork.message import Failure
@@ -78,6 +79,14 @@ def no_title(actor: type) -> str:
         f"{actor.__qualname__} has no settings, so it is a local actor, which no broker knows; declare"
         " settings = Settings(title=…) in the class"
     )
+
+
+def hook_of(actor: Any, name: str) -> Callable[..., Awaitable[Any]]:
+    """Return a hook of an instance, to be awaited on Trio; that of an actor on asyncio runs on its loop."""
+    hook: Callable[..., Awaitable[Any]] = getattr(actor, name)
+    if settings_of(cast("Hooks", actor).__class__).loop == "trio":
+        return hook
+    return partial(actor.context.on_asyncio, hook)
 
 
 def has_hook(actor: object, name: str) -> bool:
