@@ -80,6 +80,15 @@ class DeliverySink(Protocol):
         """Take deliveries, even if there are a few more than `credit` returned."""
         ...
 
+    def cancel(self, source: str, message_id: str, reason: str, *, force: bool = False) -> None:
+        """Cancel a delivery of a message that was cancelled, if it waits or is in flight here.
+
+        One that waits is settled as rejected, with a `Failure` of type `Cancelled`; so is one whose handler ends
+        because it was cancelled. With `force` a handler that does not end is ended with its process. Called again now
+        and then, until the message is over.
+        """
+        ...
+
     def revoke(self) -> None:
         """Drop waiting deliveries and cancel those in flight: the lease is lost, and other nodes own them now."""
         ...
@@ -614,6 +623,16 @@ class Broker(Protocol):
 
     async def find_outcome(self, source: str, message_id: str) -> Outcome | None:
         """Return the stored outcome of a message, or None."""
+        ...
+
+    async def cancel_message(self, source: str, message_id: str, *, reason: str = "", force: bool = False) -> bool:
+        """Cancel a message wherever it is; return whether it was open, and not cancelled before.
+
+        If no node has been given it, it is dropped, and a caller that waits for its outcome gets "rejected", with a
+        `Failure` of type `Cancelled`. If a tracked message is in flight, this is stored until it is over: its handler
+        is cancelled within a second, and it is neither tried again nor run again after a crash. A message that is not
+        tracked is dropped while it is delayed, or waits behind others with its key.
+        """
         ...
 
     async def backlog(self, source: str, group: str | None = None) -> int:

@@ -290,9 +290,9 @@ class Receipt(Generic[R_co]):
         """Delete the result and all that is known of the message; return False if it is not over, or not known."""
         return run(self._receipt.forget())
 
-    def cancel(self) -> bool:
-        """Drop the message if the broker still holds it back; return whether it did."""
-        return run(self._receipt.cancel())
+    def cancel(self, reason: str = "") -> bool:
+        """Cancel the message, wherever it is; return False if it is over, or was cancelled before."""
+        return run(self._receipt.cancel(reason))
 
     def result(self, *, timeout: Duration = 30) -> R_co:
         """Wait for the message's outcome and return the reply; raises `MessageFailed`, `AskTimeout`."""

@@ -163,7 +163,7 @@ def graph(run_id: str, *, language: str, broker: str | None, timeout: float) -> 
 def cancel(run_id: str, *, reason: str, broker: str | None, timeout: float) -> None:
     """End a run: steps that have not begun never run, and what is done is undone, where a step says how.
 
-    What a handler works on continues to its end, which counts no more.
+    A handler in flight is cancelled within a second; should it return all the same, that counts no more.
     """
     _change(broker, timeout, run_id, lambda run: run.cancel(reason), "cancelled", "over already")
 

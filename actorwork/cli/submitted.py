@@ -77,30 +77,34 @@ def result(
     end_unless_done(target, message_id, outcome)
 
 
-@click.command(short_help="Drop a message that waits for its time.")
+@click.command(short_help="Cancel a message that was submitted.")
 @_of_whom
+@click.option("--reason", default="", help="Why; the caller that waits for the outcome gets it.")
 @broker_option
 @timeout_option
-def cancel(actor: str, message_id: str, *, is_source: bool, broker: str | None, timeout: float) -> None:
-    """Drop a message that the broker still holds back; ID is that of its receipt.
+def cancel(actor: str, message_id: str, *, is_source: bool, reason: str, broker: str | None, timeout: float) -> None:
+    """Cancel a message that was submitted, wherever it is; ID is that of its receipt.
 
-    That is while it is delayed, waits for a retry, or waits behind others with its key. A message that is ready or in
-    flight is not stopped: the command ends with exit code 1. `runs cancel` ends a whole workflow.
+    If no node has it, it is dropped at once. A handler in flight is cancelled within a second; the message ends as
+    cancelled unless the handler returns all the same. If it is over, or was cancelled before, the command ends with
+    exit code 1. A message that was sent otherwise is dropped while it is delayed, waits for a retry, or waits behind
+    others with its key. `runs cancel` ends a whole workflow.
     """
     target = _target(actor, is_source=is_source)
 
     async def talk(opened: Broker, step: Step) -> bool:
         with step():
-            is_dropped = await opened.delayed.cancel(target.source, message_id)
-        if not is_dropped:
+            is_cancelled = await opened.cancel_message(target.source, message_id, reason=reason)
+        if not is_cancelled:
             await _expect_actor(opened, step, target)
-        return is_dropped
+        return is_cancelled
 
     if not speak(broker, timeout, talk):
+        look = pasted("result", *(["--source"] if is_source else []), actor, message_id)
         raise click.ClickException(
             printable(
-                f"message {message_id} to {target.words} is not held back: it is ready, in flight or handled, or was"
-                f" never sent there; see: {pasted('result', *(['--source'] if is_source else []), actor, message_id)}"
+                f"message {message_id} to {target.words} cannot be cancelled: it is over, was cancelled before, or was"
+                f" not submitted there; see: {look}"
             )
         )
     click.echo(printable(f"cancelled message {message_id} to {target.words}"))

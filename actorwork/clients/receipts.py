@@ -53,14 +53,15 @@ class Receipt(Generic[R_co]):
         """Return the status of the message; raises `AskTimeout` if the broker does not answer."""
         return (await self.info(timeout=timeout)).status
 
-    async def cancel(self) -> bool:
-        """Drop the message if the broker still holds it back; return whether it did.
+    async def cancel(self, reason: str = "") -> bool:
+        """Cancel the message, wherever it is; return False if it is over, or was cancelled before.
 
-        That is while it is delayed, waits for a retry, or waits behind others with its key. A message that is ready or
-        in flight is not stopped.
+        If no node has been given it, it is dropped at once. A handler in flight is cancelled within a second, and the
+        message ends as cancelled unless the handler returns all the same: what it returns is then the result.
         """
         source = await self._find_source()
-        return bool(source) and await (await self._sender.reached()).delayed.cancel(source, self.id)
+        broker = await self._sender.reached()
+        return bool(source) and await broker.cancel_message(source, self.id, reason=reason)
 
     async def result(self, *, timeout: Duration = 30) -> R_co:
         """Wait for the message's outcome and return the reply; may be called again, and from many tasks.

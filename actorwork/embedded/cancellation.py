@@ -8,6 +8,7 @@ from actorwork.embedded.key_queues import KeyQueues
 from actorwork.embedded.outcomes import Outcomes
 from actorwork.embedded.rows import channel_numbers, headers_from
 from actorwork.embedded.schema import SOURCE
+from actorwork.embedded.states import StateTable
 from actorwork.embedded.transaction import Transaction
 from actorwork.embedded.uniques import Uniques
 from actorwork.message import Failure, Outcome
@@ -17,7 +18,15 @@ REPLACED: Final = Failure("Cancelled", "another message with its unique key has 
 
 
 class Cancellation:
-    def __init__(self, transaction: Transaction, key_queues: KeyQueues, uniques: Uniques, outcomes: Outcomes) -> None:
+    def __init__(
+        self,
+        transaction: Transaction,
+        key_queues: KeyQueues,
+        uniques: Uniques,
+        outcomes: Outcomes,
+        states: StateTable,
+    ) -> None:
+        self._states = states
         self._execute = transaction.execute
         self._key_queues = key_queues
         self._uniques = uniques
@@ -32,16 +41,30 @@ class Cancellation:
         self._take(source, name, id, rows, CANCELLED)
         return bool(rows)
 
-    def withdraw(self, source: int, name: str, id: str) -> bool:
-        """Delete a message that no node has been given, wherever it waits; return whether there was one."""
+    def cancel_anywhere(self, source: int, name: str, id: str, reason: str, *, force: bool = False) -> bool:
+        """Cancel a message wherever it is; return whether it was open, and not cancelled before.
+
+        One that is not tracked is only looked for where it is held back.
+        """
+        is_open = self._states.is_open(source, id)
+        if is_open is False:
+            return False
+        failure = Failure("Cancelled", reason or CANCELLED.reason)
         rows = self._not_begun(source, id)
+        if is_open:
+            rows += self._take_waiting(source, id)
+        self._take(source, name, id, rows, failure)
+        return bool(rows) or (
+            is_open is True and self._states.cancel(source, id, reason or "it was cancelled", force=force)
+        )
+
+    def _take_waiting(self, source: int, id: str) -> list[Any]:
+        """Delete the entries of a message that no node has been given."""
         waiting = self._execute(_WAITING, (id, source)).fetchall()
         for seq, *_ in waiting:
             self._execute("delete from pending where seq = ?", (seq,))
             self._execute("delete from entries where seq = ?", (seq,))
-        rows += [("", *row) for row in waiting]
-        self._take(source, name, id, rows, CANCELLED)
-        return bool(rows)
+        return [("", *row) for row in waiting]
 
     def replace(self, source: int, name: str, unique: str, id: str) -> bool:
         """Delete the message that has a unique key, unless it is in flight; return whether it is gone."""

@@ -22,6 +22,7 @@ import attrs
 from actorwork.embedded.isolation import LOOK_EVERY
 from actorwork.embedded.own_leases import Lease
 from actorwork.embedded.rows import GroupChannel, Taken
+from actorwork.embedded.states import CancelledMessage
 from actorwork.embedded.store import Store
 from actorwork.message import Priority
 from actorwork.policy.turns import FairPriority
@@ -42,6 +43,8 @@ class Cursor:
     offer: Callable[[Cursor, Sequence[Batch]], None]
     crowded: Callable[[Cursor], None]
     """Called in the Trio thread when something urgent waits and there is no credit left."""
+    cancel: Callable[[Cursor, Sequence[CancelledMessage]], None]
+    """Called in the Trio thread with messages that were cancelled in flight, here or elsewhere."""
     allowed: int = 0
     allowed_urgent: int = 0
     """The same for urgent deliveries; 0 until the sink was asked for its reserve."""

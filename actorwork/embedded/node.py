@@ -21,6 +21,7 @@ from actorwork.embedded.notes import Note, Notes
 from actorwork.embedded.orders import Writer
 from actorwork.embedded.own_leases import Lease
 from actorwork.embedded.rows import GroupChannel, SettleOrder, Token, is_plain, row_of
+from actorwork.embedded.states import CancelledMessage
 from actorwork.embedded.store import Store
 from actorwork.embedded.turns import Order, Turns
 from actorwork.errors import BrokerError
@@ -82,7 +83,7 @@ class EmbeddedNode:
                 for priority in (Priority.NORMAL, Priority.CRITICAL, Priority.HIGH, Priority.LOW)
                 for source in subscription.sources
             ]
-            cursor = Cursor(channels, self._lease, self._offer, self._crowded)
+            cursor = Cursor(channels, self._lease, self._offer, self._crowded, self._cancel)
             intake = _Intake(subscription, cursor)
             self._intakes[subscription] = intake
         self._by_cursor = {id(intake.cursor): intake for intake in self._intakes.values()}
@@ -210,6 +211,12 @@ class EmbeddedNode:
         intake = self._by_cursor[id(cursor)]
         intake.asks_urgent = True
         self.resume(intake.subscription)
+
+    def _cancel(self, cursor: Cursor, messages: Sequence[CancelledMessage]) -> None:
+        subscription = self._by_cursor[id(cursor)].subscription
+        for one in messages:
+            if one.source in subscription.sources:
+                subscription.sink.cancel(one.source, one.id, one.reason, force=one.force)
 
     def resume(self, subscription: Subscription) -> None:
         intake = self._intakes.get(subscription)

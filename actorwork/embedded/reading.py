@@ -134,6 +134,13 @@ class Reading:
         owners: dict[int, int] = {}
         for seq, count, owner, message_id, kind, data, headers, key, expires, unique in free:
             bound = key is not None or unique is not None
+            if headers is not None:
+                token = Token(seq, grp, 0, count, bound)
+                delivery = delivery_from(channel, message_id, kind, data, headers, token, key, expires)
+                if self._settlements.end_cancelled(delivery):
+                    self._execute("delete from pending where seq = ? and grp = ?", (seq, grp))
+                    self._settlements.end(token)
+                    continue
             if count >= channel.dead_from:
                 token = Token(seq, grp, 0, count, bound)
                 self._dead_letter(channel, delivery_from(channel, message_id, kind, data, headers, token, key, expires))

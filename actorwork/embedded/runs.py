@@ -63,8 +63,8 @@ class RunOutlets(Protocol):
 
     def publish(self, rows: Iterable[EnvelopeRow]) -> int: ...
 
-    def withdraw(self, source: str, id: str) -> bool:
-        """Drop a message that no handler has begun; return whether there was one."""
+    def cancel_anywhere(self, source: str, id: str, reason: str) -> bool:
+        """Cancel a message wherever it is; return whether it was open, and not cancelled before."""
         ...
 
     def answer(self, source: str, id: str, headers: Mapping[str, Json], outcome: Outcome) -> None:
@@ -434,7 +434,7 @@ class RunBook:
             if given is not None:
                 rules.end_step(self, step, End("done", given[0]))
 
-    def withdraw(self, step: int) -> None:
+    def withdraw(self, step: int, reason: str) -> None:
         message = self.message_of(step)
         if message is None:
             return
@@ -445,7 +445,7 @@ class RunBook:
                 return
         plan, _ = self._plan(step)
         if plan.kind == "message":
-            self._outlets.withdraw(plan.source, message)
+            self._outlets.cancel_anywhere(plan.source, message, reason)
 
     def _is_kept(self, run: str) -> bool:
         return self._execute("select 1 from runs where run = ?", (run,)).fetchone() is not None

@@ -130,6 +130,8 @@ COLUMNS: Final[tuple[tuple[str, str, str], ...]] = (
     ("dead", "key", "text"),
     ("dead", "channel", "integer"),
     ("waits", "gathers", "integer not null default 0"),
+    # Why a message that was in flight then was cancelled, as JSON.
+    ("states", "cancelled", "text"),
 )
 """Columns that came later, as (table, column, declaration): new files are given them in the same way as old ones."""
 
@@ -143,6 +145,7 @@ INDEXES: Final = (
     f"create index if not exists behind_of_unique on behind (uniq, {SOURCE}) where uniq is not null",
     "create index if not exists delayed_by_id on delayed (id)",
     "create index if not exists behind_by_id on behind (source, id)",
+    "create index if not exists states_cancelled on states (source) where cancelled is not null and rank < 4",
     # Only messages with headers can be steps of a run, which are found by their id when it is cancelled.
     "create index if not exists entries_by_id on entries (id) where headers is not null",
 )

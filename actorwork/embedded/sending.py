@@ -104,6 +104,9 @@ class EmbeddedSending:
     async def find_outcome(self, source: str, message_id: str) -> Outcome | None:
         return await self._asked.ask(lambda store: store.outcomes.find(source, message_id, store.now), writes=False)
 
+    async def cancel_message(self, source: str, message_id: str, *, reason: str = "", force: bool = False) -> bool:
+        return await self._asked.ask(lambda store: store.cancel_anywhere(source, message_id, reason, force=force))
+
     async def backlog(self, source: str, group: str | None = None) -> int:
         return await self._asked.ask(lambda store: store.backlog(source, group), writes=False)
 

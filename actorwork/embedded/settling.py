@@ -19,7 +19,7 @@ from actorwork.embedded.transaction import Transaction
 from actorwork.embedded.uniques import Uniques
 from actorwork.message import FAILED, Delivery, Failure, Outcome, is_tracked
 from actorwork.policy.attempts import headers_of_failure, headers_of_next_attempt
-from actorwork.policy.settlement import Ack, Fail, Reject, Retry
+from actorwork.policy.settlement import Ack, Fail, Reject, Retry, cancelled
 
 
 class Settlements:
@@ -98,7 +98,8 @@ class Settlements:
                     self.tell_failure(delivery, order.group, failure)
                 self.answer(delivery, Outcome("failed", failure=failure))
             case Retry(delay=delay, failure=failure):
-                self._try_again(delivery, order.group, failure, delay)
+                if not self.end_cancelled(delivery):
+                    self._try_again(delivery, order.group, failure, delay)
         self.end(delivery.token)
         return True
 
@@ -106,6 +107,16 @@ class Settlements:
         if delivery.headers:
             source = self._sources.number(delivery.source)
             self._outcomes.answer(source, delivery.source, delivery.id, delivery.headers, outcome)
+
+    def end_cancelled(self, delivery: Delivery) -> bool:
+        """Answer for a message that was cancelled while it was in flight, and return whether it was."""
+        if not is_tracked(delivery.headers):
+            return False
+        reason = self._states.why_cancelled(self._sources.number(delivery.source), delivery.id)
+        if reason is None:
+            return False
+        self.answer(delivery, Outcome("rejected", failure=cancelled(reason).failure))
+        return True
 
     def tell_failure(self, delivery: Delivery, group: str, failure: Failure) -> None:
         """Add the delivery by which an actor learns that this one has failed, unless this is one of those itself."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import attrs
 
@@ -21,6 +21,15 @@ RANKS: Final[Mapping[Status, int]] = {Status.PENDING: 0, Status.RECEIVED: 1, Sta
 OVER: Final = 4
 """The rank of all ends."""
 _OF_FAILURE: Final = {"Expired": Status.EXPIRED, "Cancelled": Status.CANCELLED, "Lost": Status.FAILURE}
+
+
+class CancelledMessage(NamedTuple):
+    """A message that was cancelled while it was in flight."""
+
+    source: str
+    id: str
+    reason: str
+    force: bool
 
 
 class StateTable:
@@ -102,8 +111,8 @@ class StateTable:
         """Begin another life of a message whose dead letter is sent again; `keep` as in its headers."""
         done = self._execute(
             "update states set status = 'PENDING', rank = 0, version = version + 1, attempt = 0, count = 0,"
-            " expires = null, received = null, started = null, ended = null, progress = null, failure = null,"
-            " reason = ''"
+            " expires = null, cancelled = null, received = null, started = null, ended = null, progress = null,"
+            " failure = null, reason = ''"
             " where id = ? and source = ?",
             (id, source),
         )
@@ -111,6 +120,39 @@ class StateTable:
             self._transaction.changed.add((name, id))
         elif isinstance(keep, (int, float)) and keep > 0:
             self.begin(source, id, keep)
+
+    def is_open(self, source: int, id: str) -> bool | None:
+        """Whether a message is not over; None if it is not tracked."""
+        row = self._execute("select rank from states where id = ? and source = ?", (id, source)).fetchone()
+        return None if row is None else row[0] < OVER
+
+    def cancel(self, source: int, id: str, reason: str, *, force: bool) -> bool:
+        """Note that a message in flight is cancelled; return whether that is new, and the message not over."""
+        row = self._execute(
+            f"select cancelled from states where id = ? and source = ? and rank < {OVER}", (id, source)
+        ).fetchone()
+        if row is None or (row[0] is not None and (not force or json.loads(row[0])["force"])):
+            return False
+        note = json.dumps({"reason": reason, "force": force})
+        self._execute("update states set cancelled = ? where id = ? and source = ?", (note, id, source))
+        self._transaction.cancelled = True
+        return True
+
+    def cancelled(self) -> list[CancelledMessage]:
+        """Return the messages in flight that were cancelled. Needs no transaction."""
+        rows = self._execute(
+            "select s.name, t.id, t.cancelled from states t join sources s using (source)"
+            f" where t.cancelled is not null and t.rank < {OVER}"
+        ).fetchall()
+        return [CancelledMessage(*row[:2], **json.loads(row[2])) for row in rows]
+
+    def why_cancelled(self, source: int, id: str) -> str | None:
+        """Return why a message was cancelled, or None if it was not."""
+        row = self._execute(
+            f"select cancelled from states where id = ? and source = ? and cancelled is not null and rank < {OVER}",
+            (id, source),
+        ).fetchone()
+        return None if row is None else json.loads(row[0])["reason"]
 
     def forget(self, source: int, id: str) -> bool:
         """Delete what is kept of a message that is over; return whether there was one."""

@@ -81,7 +81,7 @@ class Store:
         self._uniques = Uniques(transaction)
         self.delay_queue = DelayQueue(transaction, self._key_queues)
         self.dead_letters = DeadLetterTable(transaction, self._key_queues, self.states)
-        self._cancellation = Cancellation(transaction, self._key_queues, self._uniques, self.outcomes)
+        self._cancellation = Cancellation(transaction, self._key_queues, self._uniques, self.outcomes, self.states)
         self.settlements = Settlements(
             transaction, self._sources, self._key_queues, self._uniques, self.outcomes, self.dead_letters, self.states
         )
@@ -119,6 +119,7 @@ class Store:
         self.transaction.starts.clear()
         self.transaction.expansions.clear()
         self.transaction.changed.clear()
+        self.transaction.cancelled = False
         if self._connection.in_transaction:
             self._execute("rollback")
 
@@ -193,9 +194,9 @@ class Store:
         """Delete a message that is delayed, or waits behind others of its key; return whether there was one."""
         return self._cancellation.cancel(self.source(source), source, id)
 
-    def withdraw(self, source: str, id: str) -> bool:
-        """Delete a message that no handler has begun, wherever it waits; return whether there was one."""
-        return self._cancellation.withdraw(self.source(source), source, id)
+    def cancel_anywhere(self, source: str, id: str, reason: str, *, force: bool = False) -> bool:
+        """Cancel a message wherever it is; return whether it was open, and not cancelled before."""
+        return self._cancellation.cancel_anywhere(self.source(source), source, id, reason, force=force)
 
     def answer(self, source: str, id: str, headers: Mapping[str, Json], outcome: Outcome) -> None:
         """Store and send the outcome of a message."""

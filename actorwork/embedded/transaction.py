@@ -40,6 +40,8 @@ class Transaction:
         self.expansions: list[tuple[str, Expansion]] = []
         self.changed: set[tuple[str, str]] = set()
         """The source and id of tracked messages whose lives have changed; with the source "", the id of a run."""
+        self.cancelled = False
+        """Whether a message in flight was cancelled; cleared by the turn."""
         self.next_due: float | None = None
         """When the first message that this transaction has delayed is due; None if it has delayed none."""
 

@@ -28,6 +28,7 @@ from actorwork.embedded.cursors import Batch, Cursor, Cursors, read_suspect
 from actorwork.embedded.location import Location, explained, gone
 from actorwork.embedded.own_leases import Lease, LostLease, OwnLeases
 from actorwork.embedded.rows import ReplyAddress, SettleOrder
+from actorwork.embedded.states import CancelledMessage
 from actorwork.embedded.store import Store
 from actorwork.embedded.watched import Watched
 from actorwork.errors import BrokerError
@@ -95,6 +96,8 @@ class Turns:
         self._settle_again_at = math.inf
         self._seen_seq = -1
         self._data_version = -1
+        self._cancelled: Sequence[CancelledMessage] = ()
+        """The messages in flight, anywhere, that were cancelled."""
         self._next_due = math.inf
         self._prune_at = prune_at
         self._complain_at = 0.0
@@ -171,6 +174,9 @@ class Turns:
                 if sources or free:
                     self._busy_at = now
                 notifications += self.watched.look(store)
+                cancelled, self._cancelled = self._cancelled, store.states.cancelled()
+                if self._cancelled != cancelled:
+                    notifications += self._tell_cancelled()
                 if self.addresses and store.outcomes.has_replies(tuple(self.addresses)):
                     self._busy_at = now
                     notifications += self.run(store, [Order(self._fetch_replies, _ignore, _ignore)], now, wall)
@@ -180,6 +186,10 @@ class Turns:
             self.counts["failures"] += 1
         self.cursors.wake_channels(store.transaction.touched)
         return notifications
+
+    def _tell_cancelled(self) -> list[Notification]:
+        messages = self._cancelled
+        return [lambda cursor=cursor: cursor.cancel(cursor, messages) for cursor in self.cursors] if messages else []
 
     def _fetch_replies(self, store: Store) -> None:
         store.transaction.replies.extend(store.outcomes.fetch(tuple(self.addresses)))
@@ -278,6 +288,9 @@ class Turns:
         if elsewhere:
             # In the transaction of the settlements: an outcome that is applied is also on its way.
             store.outcomes.post(elsewhere)
+        cancelled = self._cancelled
+        if cancelled or store.transaction.cancelled:
+            cancelled = store.states.cancelled()
         next_due = store.transaction.next_due
         if due.promotes:
             self._next_due = _or_never(store.first_due())
@@ -307,6 +320,11 @@ class Turns:
             cursor.has_read(batches)
             if any(taken.deliveries or taken.dead_lettered or taken.restored for _, taken, _ in batches):
                 notifications.append(lambda cursor=cursor, batches=batches: cursor.offer(cursor, batches))
+        # After the offers: what was read may be cancelled already.
+        if cancelled and (store.transaction.cancelled or offers):
+            self._cancelled = cancelled
+            notifications.extend(self._tell_cancelled())
+        self._cancelled, store.transaction.cancelled = cancelled, False
         # After the offers, though nothing was read under a lost lease: what is revoked is what was offered before.
         for one in lost:
             notifications.append(one.succeed(now))

@@ -92,10 +92,19 @@ EXPIRED: Final = "Expired"
 """The failure type of a message that was rejected because it expired before it began."""
 
 
+CANCELLED: Final = "Cancelled"
+"""The failure type of a message that was cancelled."""
+
+
 def expired(at: float) -> Reject:
     """Return the settlement of a message that expired at `at` (seconds since the epoch)."""
     moment = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
     return Reject(Failure(EXPIRED, f"it had not begun by {moment}"))
+
+
+def cancelled(reason: str) -> Reject:
+    """Return the settlement of a message that was cancelled."""
+    return Reject(Failure(CANCELLED, reason))
 
 
 class EndReason(enum.Enum):
@@ -103,6 +112,7 @@ class EndReason(enum.Enum):
 
     TIMEOUT = "timeout"
     REVOKED = "revoked"
+    CANCELLED = "cancelled"
     SHUTDOWN = "shutdown"
     CRASHED = "crashed"
 

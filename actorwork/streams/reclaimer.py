@@ -36,7 +36,7 @@ _SPACING: Final = 0.01
 _PATIENCE: Final = 2.0
 _LARGEST_CLAIM: Final = 500
 _SHORT_TOO_OFTEN: Final = 3
-_REPORTED: Final = 13
+_REPORTED: Final = 14
 """How many values lua/maintain.lua returns for each stream."""
 _BEFORE: Final = failpoint("take_over.before")
 _AFTER: Final = failpoint("take_over.after")
@@ -179,9 +179,11 @@ class Reclaimer:
             given_back,
             keepers,
             lost,
+            cancelled,
         ) in zip(in_flights, report, strict=True):
             self._tell_of_others(in_flight.source, given_back, keepers)
             self._tell_of_lost(in_flight.source, lost)
+            self._cancel(in_flight.source, cancelled)
             if used:
                 levels[in_flight.source] = used
             if cursor:
@@ -239,6 +241,11 @@ class Reclaimer:
             # A node that is busy leaves them for a moment to one that is not.
             if isolation.is_idle or now - self._held_since >= LEFT_TO_OTHERS:
                 isolation.close(self)
+
+    def _cancel(self, source: str, cancelled: Sequence[bytes]) -> None:
+        for message_id, note in zip(cancelled[::2], cancelled[1::2], strict=True):
+            reason, is_forced = note[1:].decode(errors="replace"), note[:1] == b"1"
+            self._sources.subscription.sink.cancel(source, message_id.decode(errors="replace"), reason, force=is_forced)
 
     def _tell_of_lost(self, source: str, lost: Sequence[bytes]) -> None:
         # Which message it was, only the entry could have told.

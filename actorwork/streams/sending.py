@@ -142,6 +142,14 @@ class RedisSending:
             record: bytes | None = await self._commands.call("GET", key, idempotent=True)
         return None if record is None else entries.outcome_from(record)[2]
 
+    async def cancel_message(self, source: str, message_id: str, *, reason: str = "", force: bool = False) -> bool:
+        """Cancelled or failed: it may have been cancelled. After a lost reply it is sent again, and returns False
+        then.
+        """
+        args = (keys.SourceKeys.of(source).prefix, message_id, reason, int(force))
+        with cannot(f"cancel message {message_id} of {source!r}"):
+            return bool(await self._commands.run_script(scripts.CANCEL, (source,), args, idempotent=True))
+
     async def backlog(self, source: str, group: str | None = None) -> int:
         """Return how many are in the streams or wait for their key; delayed messages do not count."""
         of = keys.SourceKeys.of(source)

@@ -186,6 +186,9 @@ class Sink:
     def offer(self, deliveries: Sequence[Delivery]) -> None:
         self.offered += deliveries
 
+    def cancel(self, source: str, message_id: str, reason: str, *, force: bool = False) -> None:
+        pass
+
     def revoke(self) -> None:
         self.offered.clear()
 

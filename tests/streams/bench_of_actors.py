@@ -36,6 +36,9 @@ class Inbox:
         self.offers.append(len(deliveries))
         self._offered.set()
 
+    def cancel(self, source: str, message_id: str, reason: str, *, force: bool = False) -> None:
+        pass
+
     def revoke(self) -> None:
         self.waiting.clear()
         self.revoked += 1

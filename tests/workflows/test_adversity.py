@@ -206,7 +206,8 @@ async def test_a_run_with_which_a_step_of_a_cancelled_run_continues_is_cancelled
 
         async def sum_of_squares(self, message: SumOfSquares) -> int:
             begun.set()
-            await go_on.wait()
+            with trio.CancelScope(shield=True):  # The end of its run cancels it.
+                await go_on.wait()
             return await super().sum_of_squares(message)
 
     async with open_stage() as stage, stage.open_system((Slow, Clerk)):

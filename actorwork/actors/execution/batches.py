@@ -16,7 +16,7 @@ from actorwork.actors.mailbox.calls import Queue, SystemCall
 from actorwork.shown import Shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
 
     from actorwork.actors.handlers.table import Handler
     from actorwork.actors.limits.admission import AdmissionQueue, Permit
@@ -70,6 +70,11 @@ class Batches:
 
     def __len__(self) -> int:
         return sum(len(batch.items) for batch in self._batches.values())
+
+    def __iter__(self) -> Iterator[Delivery]:
+        for batch in self._batches.values():
+            for item in batch.items:
+                yield item.delivery
 
     def join(self, handler: Handler, size: int, within: float, item: BatchItem) -> Batch | None:
         """Add an item; return the batch if it is full."""

@@ -30,7 +30,9 @@ from actorwork.policy.settlement import (
     Ending,
     EndReason,
     Fail,
+    Reject,
     Settlement,
+    cancelled,
     decisive,
     ending_of,
     expired,
@@ -98,6 +100,8 @@ class Deliveries:
         if delivery.headers and FAILED in delivery.headers:
             await self._report_failure(worker, delivery)
             return
+        if consumer is not None and consumer.cancelled and self.is_cancelled(worker, delivery):
+            return
         if delivery.expires is not None and consumer is not None and consumer.now() >= delivery.expires:
             self.settle(worker, InFlight(delivery), delivery, expired(delivery.expires))
             return
@@ -131,7 +135,7 @@ class Deliveries:
                 value = None
             if _RETURNED is not None:
                 _RETURNED()
-            if worker.ended is not None:
+            if worker.ended is not None and worker.ended is not EndReason.CANCELLED:
                 # It has returned although we have cancelled it: too late in any case. For a lost lease a settlement
                 # would be refused; after a timeout the promise is that of a failure.
                 settlement, blamed = None, to_blame(None, ended=worker.ended, timeout=worker.timeout)
@@ -161,7 +165,10 @@ class Deliveries:
                     published = rest
         except BaseException as error:
             settlement = None
-            if worker.ended is not None and not interrupts(error):
+            if worker.ended is EndReason.CANCELLED and not interrupts(error):
+                # Whatever came out: a handler that was cancelled is neither tried again nor a failure.
+                settlement = self._cancelled(delivery)
+            elif worker.ended is not None and not interrupts(error):
                 # A cancellation of our own scope, which the executor leaves next: swallowing it here loses nothing.
                 blamed = to_blame(error, ended=worker.ended, timeout=worker.timeout)
             elif is_from_outside(error):
@@ -201,6 +208,27 @@ class Deliveries:
             actor.consumer.settle(delivery, ACK, published)
         worker.item = None
         self._conclude(worker, current)
+
+    def is_cancelled(self, worker: Worker, delivery: Delivery) -> bool:
+        """Whether a message was cancelled before its turn came; if so, it is settled."""
+        consumer = self._actor.consumer
+        if consumer is None or (found := consumer.cancelled.get((delivery.source, delivery.id))) is None:
+            return False
+        settlement, is_settled = found
+        if is_settled:
+            del consumer.cancelled[delivery.source, delivery.id]
+            worker.item = None
+            worker.began = UNKNOWN
+            self._actor.mailbox.delivery_ended(0.0)
+        else:
+            self.settle(worker, InFlight(delivery), delivery, settlement)
+        return True
+
+    def _cancelled(self, delivery: Delivery) -> Reject:
+        found = None
+        if self._actor.consumer is not None:
+            found = self._actor.consumer.cancelled.get((delivery.source, delivery.id))
+        return cancelled("it was cancelled") if found is None else found[0]
 
     def ending(self, error: BaseException, delivery: Delivery, permit: Permit | None) -> Ending:
         """Decide how a delivery ends whose handler has failed."""

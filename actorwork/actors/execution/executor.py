@@ -191,6 +191,13 @@ class Executor:
             self.ended = why
             self._scope.cancel(reason=why.value)
 
+    def cancel(self) -> bool:
+        """Cancel what is in flight, since its message was cancelled; return False for a batch, which goes on."""
+        if self._guarded is not None and self._guarded.has_batch:
+            return False
+        self.end(EndReason.CANCELLED)
+        return True
+
     def crash(self, error: BaseException) -> None:
         """End by raising the error of a helper task; what is in flight is given up."""
         self._crash = error

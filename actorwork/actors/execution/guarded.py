@@ -138,9 +138,17 @@ class GuardedDeliveries:
 
     # ---- batches ----
 
+    @property
+    def has_batch(self) -> bool:
+        """Whether a batch is in flight."""
+        return bool(self._batch)
+
     async def _gather(self, worker: Worker, delivery: Delivery, handler: Handler, permit: Permit | None) -> None:
         """Let a delivery wait for others, or handle it together with those that did."""
         assert handler.batch is not None  # noqa: S101 - for type checkers: the caller has looked
+        if self._deliveries.is_cancelled(worker, delivery):
+            self._leave(permit)
+            return
         try:
             (message,), _ = handler.arguments_of(delivery)
         except Exception as error:  # noqa: BLE001 - a converter of the user's may raise anything
@@ -156,7 +164,10 @@ class GuardedDeliveries:
 
     async def _handle_batch(self, worker: Worker, batch: Batch) -> None:
         """Handle a batch to the settlement of each of its messages; the checks are those of `Deliveries.handle`."""
-        items = batch.items
+        items = [item for item in batch.items if not self._is_cancelled(worker, item)]
+        if not items:
+            _let_go(worker)
+            return
         # From here until they are settled, all items are this executor's, and `give_up` finds them here.
         self._batch = items
         worker.item = items[0].delivery
@@ -190,6 +201,12 @@ class GuardedDeliveries:
         if blamed is not None:
             outcomes = [blamed] * len(items)
         self._settle_batch(worker, current, items, outcomes)
+
+    def _is_cancelled(self, worker: Worker, item: BatchItem) -> bool:
+        if not self._deliveries.is_cancelled(worker, item.delivery):
+            return False
+        self._leave(item.permit)
+        return True
 
     async def _outcomes(self, worker: Worker, handler: Handler, items: Sequence[BatchItem]) -> list[Any]:
         if self._deliveries.has_layers:

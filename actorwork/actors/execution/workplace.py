@@ -29,12 +29,15 @@ if TYPE_CHECKING:
     from actorwork.actors.mailbox.mailbox import Mailbox
     from actorwork.actors.wakeups import Reply
     from actorwork.message import Delivery, Envelope, MessageIds, Progress, Status
-    from actorwork.policy.settlement import EndReason, Settlement
+    from actorwork.policy.settlement import EndReason, Reject, Settlement
     from actorwork.settings import Settings
 
 
 class Settler(Protocol):
     """The way back to the broker."""
+
+    cancelled: dict[tuple[str, str], tuple[Reject, bool]]
+    """The messages here that were cancelled, by source and id: how each ends, and whether that is settled."""
 
     def settle(self, delivery: Delivery, settlement: Settlement, published: Sequence[Envelope] = ()) -> None: ...
     def settle_together(

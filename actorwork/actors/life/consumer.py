@@ -21,22 +21,29 @@ from actorwork.abc import Node, Subscription
 from actorwork.actors.tree.hooks import has_hook
 from actorwork.errors import BrokerError
 from actorwork.message import Delivery
+from actorwork.policy.settlement import cancelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from actorwork.abc import EventSink
+    from actorwork.actors.life.cancelling import CancellableIncarnation
     from actorwork.actors.life.services import Quota
     from actorwork.actors.limits.admission import AdmissionQueue
+    from actorwork.actors.mailbox.calls import Item
     from actorwork.actors.mailbox.mailbox import Mailbox
     from actorwork.actors.tree.spec import Child
     from actorwork.message import Envelope, Progress, Status
-    from actorwork.policy.settlement import Settlement
+    from actorwork.policy.settlement import Reject, Settlement
     from actorwork.settings import Settings
 
 
 class Holding(Protocol):
     """Where deliveries wait: the mailbox, the admission queue, batches, the stash."""
+
+    def __iter__(self) -> Iterator[Item]:
+        """Yield what waits."""
+        ...
 
     def take_deliveries(self, sources: Collection[str] | None = None) -> list[Delivery]:
         """Remove and return the deliveries that wait.
@@ -68,6 +75,8 @@ class ConsumerOwner(Protocol):
     admission: AdmissionQueue | None
 
     @property
+    def current(self) -> CancellableIncarnation | None: ...
+    @property
     def over(self) -> bool: ...
     @property
     def stopping(self) -> bool:
@@ -89,6 +98,7 @@ class Consumer:
         "_paused",
         "_quota",
         "_start_soon",
+        "cancelled",
         "intake_over",
         "subscription",
         "token",
@@ -106,6 +116,8 @@ class Consumer:
         self.intake_over = False
         self.token: trio.lowlevel.TrioToken | None = None
         """For what comes from the threads of handlers."""
+        self.cancelled: dict[tuple[str, str], tuple[Reject, bool]] = {}
+        """The messages here that were cancelled, by source and id: how each ends, and whether that is settled."""
         self.subscription = Subscription(
             group=settings.id,
             actor=owner.title,
@@ -157,9 +169,26 @@ class Consumer:
                 deliveries = [delivery for delivery in deliveries if delivery.source not in self._paused]
         self._owner.mailbox.offer(deliveries)
 
+    def cancel(self, source: str, message_id: str, reason: str, *, force: bool = False) -> None:
+        # Imported here: most programs cancel nothing, and a node starts faster without.
+        from actorwork.actors.life.cancelling import cancel_in_flight, waiting_in  # noqa: PLC0415
+
+        key, settlement = (source, message_id), cancelled(reason)
+        if key in self.cancelled:
+            return
+        if cancel_in_flight(self._owner.current, source, message_id) is not None:
+            self.cancelled[key] = settlement, False
+            return
+        waiting = waiting_in(self._owner.holdings(), source, message_id)
+        if waiting is not None:
+            self.settle(waiting, settlement)
+            self.cancelled[key] = settlement, True
+            self._emit(events.Settled(self._owner.settings.id, self._owner.title, waiting, settlement, 0.0))
+
     def revoke(self) -> None:
         """Drop the deliveries that wait and cancel those in flight: they belong to other nodes now."""
         dropped = self.take_given_up()
+        self.cancelled.clear()
         if self._quota is not None:
             self._quota.give_back(len(dropped))
         self._owner.revoke_in_flight()
@@ -198,6 +227,8 @@ class Consumer:
     def settle(self, delivery: Delivery, settlement: Settlement, published: Sequence[Envelope] = ()) -> None:
         if self._node is not None:
             self._node.settle(self.subscription, delivery, settlement, published)
+        if self.cancelled:
+            self.cancelled.pop((delivery.source, delivery.id), None)
         if self._quota is not None:
             self._quota.ended(1)
 
@@ -241,6 +272,12 @@ class Consumer:
         """Return the deliveries that will not be handled here, stashed ones included."""
         found = self._given_up + self._taken()
         self._given_up = []
+        if self.cancelled:
+            settled = {key for key, (_, is_settled) in self.cancelled.items() if is_settled}
+            found = [delivery for delivery in found if (delivery.source, delivery.id) not in settled]
+            # Those whose handlers still run are in flight, and not among these.
+            for delivery in found:
+                self.cancelled.pop((delivery.source, delivery.id), None)
         return found
 
     async def release_deliveries(self) -> int:

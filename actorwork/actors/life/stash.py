@@ -7,7 +7,7 @@ must find the places of the others taken. A handler that fails after all has end
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,9 @@ class Stash:
 
     def __len__(self) -> int:
         return len(self._items)
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self._items)
 
     def reserve(self, current: InFlight | LocalCall) -> None:
         """Mark the message in flight as stashed; raises `MailboxFull` if there is no place for it."""

@@ -29,7 +29,7 @@ from actorwork.policy.intake import urgent_room
 from actorwork.policy.limits import By, Limit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from actorwork.actors.handlers.behaviour import Behaviour
     from actorwork.actors.handlers.table import HandlerTable
@@ -319,6 +319,11 @@ class AdmissionQueue:
     def _is_partial(self, partition: Partition) -> bool:
         """Return whether other deliveries of the actor may pass: those with another key, or for another handler."""
         return all(partition[0] is not limiter or by is not None for limiter, by in self._limits)
+
+    def __iter__(self) -> Iterator[Delivery]:
+        for queue in self.queues.values():
+            for permit in queue:
+                yield permit.delivery
 
     def take_deliveries(self, sources: Collection[str] | None = None) -> list[Delivery]:
         """Take out all that wait, and the grants of those admitted, which the caller takes out of the mailbox.

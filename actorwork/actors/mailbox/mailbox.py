@@ -20,7 +20,7 @@ The mailbox survives restarts of its actor. Nothing here waits except `tell`, `d
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -123,6 +123,10 @@ class Mailbox:
         if self._urgent is not None:
             return len(self._items) + len(self._urgent[0]) + len(self._urgent[1])
         return len(self._items)
+
+    def __iter__(self) -> Iterator[Item]:
+        for queue in self._queues():
+            yield from queue
 
     @property
     def local(self) -> int:

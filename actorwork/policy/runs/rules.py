@@ -73,8 +73,8 @@ class Book(Protocol):
         """Send a step's message, or begin to wait for its signal or its time."""
         ...
 
-    def withdraw(self, step: int) -> None:
-        """Drop a step's message if no handler has begun it."""
+    def withdraw(self, step: int, reason: str) -> None:
+        """Cancel a step's message, wherever it is."""
         ...
 
     def hold(self, step: int, end: End) -> None:
@@ -149,7 +149,7 @@ def begin_in_vain(book: Book, reason: str) -> None:
 
 
 def cancel(book: Book, reason: str) -> bool:
-    """End an open run: what has not begun is dropped, what runs ends too late to count."""
+    """End an open run: what has not begun is dropped, what runs is cancelled, and ends too late to count."""
     return _close(book, Status.CANCELLED, reason)
 
 
@@ -221,7 +221,7 @@ def _close(book: Book, status: Status, reason: str) -> bool:
     if book.status not in OPEN:
         return False
     for step in book.unended():
-        book.withdraw(step)
+        book.withdraw(step, reason)
         book.record(step, End.cancelled(reason), is_failure=False)
     book.finish(status, reason)
     return True

@@ -725,8 +725,10 @@ local function close_more(r)
         else
           local prefix, id = 'actorwork:{' .. plan.source .. '}:', id_of(r, step, attempt_of(r, step))
           local place = redis.call('HGET', r.state, 'p' .. step)
-          if not drop(prefix, '~' .. id, 'Cancelled', closing[2]) and not drop(prefix, '=' .. id, 'Cancelled', closing[2]) and place then
-            drop(prefix, place, 'Cancelled', closing[2])
+          local reason = closing[2]
+          if not (drop(prefix, '~' .. id, 'Cancelled', reason) or drop(prefix, '=' .. id, 'Cancelled', reason)
+            or place and drop(prefix, place, 'Cancelled', reason)) then
+            cancels.note(prefix, id, reason, false) -- A node has it in flight.
           end
         end
       end

@@ -12,8 +12,8 @@
 -- over as {entry id, delivery count, from whom, fields}, the dead letters made as {message id, crashes}, how many entries
 -- are pending under our name, those taken over included, the levels of priority that were ever used, where the search
 -- for keys continues, what could not be done ('' for nothing), whether there are suspects that may not be taken now, how many
--- entries were given back to the group, the foreign groups that keep entries which have ended for us, and the ids of entries
--- that are lost.
+-- entries were given back to the group, the foreign groups that keep entries which have ended for us, the ids of entries
+-- that are lost, and the messages of the source that were cancelled in flight, each with its note (order.lua).
 --
 -- Who may take what. The lease of this node is checked first, in this script: a node whose lease is gone would take
 -- entries that another node then takes from it, in a circle. An entry is taken only from the consumer `released`, or from a
@@ -305,12 +305,47 @@ local function dead_letter_crasher(stream, prefix, id, crashes)
   return { message_id, crashes }
 end
 
+-- Ends an entry whose message was cancelled while it was in flight; returns whether it was.
+local function end_cancelled(stream, prefix, id)
+  local fields = fields_of(stream, id) or {}
+  local named = by_name(fields)
+  local reason = named['data'] and named['id'] and cancels.reason(prefix, named['id'])
+  if not reason then
+    return false
+  end
+  local lacking = lacks('ack of ' .. stream, needs_of_ack, stream, group)
+    or #groups_found(stream) > 1 and lacks('sharing of ' .. stream, needs_of_sharing, stream, group)
+    or lacks('leaving of ' .. prefix, needs_of_leaving, prefix)
+  if lacking then
+    trouble = lacking
+    return true -- It stays where it is.
+  end
+  reject_unread(prefix, named['id'], named['headers'], named['claim'], 'rejected', 'Cancelled', reason)
+  if #ack_and_delete(stream, group, { id }) > 0 then
+    leave(prefix, place_at(level_of(prefix, stream), id), named['key'], named['unique'])
+  end
+  return true
+end
+
+-- The messages of a source that were cancelled in flight, with the notes of that. A note without its message goes: that entry
+-- was deleted by hand, and its life has been forgotten since.
+local function cancelled_in(prefix, is_healing)
+  local notes = redis.call('HGETALL', prefix .. 'cancelled')
+  for i = 1, is_healing and math.min(#notes, 2 * KEYS_AT_ONCE) or 0, 2 do
+    if redis.call('EXISTS', prefix .. 'state:' .. notes[i]) == 0 then
+      redis.call('HDEL', prefix .. 'cancelled', notes[i])
+    end
+  end
+  return notes
+end
+
 -- Takes over entries of one consumer that is dead, or of `released`. Returns whether there are more, and whether there are
 -- suspects that may not be taken now. The page is at least 1, also without room: `more` must be known, and a message past
 -- its limit becomes a dead letter whether there is room or not. A suspect that may be taken needs no room, and may be behind
 -- others.
 local function take_over(stream, prefix, owner, pending_in_all, is_dead, is_urgent, taken, dead)
   local more, held = 0, 0
+  local are_cancelled = redis.call('EXISTS', prefix .. 'cancelled') == 1
   local wanted = is_urgent and urgent_room or room
   local most = suspects > 0 and PAGE or math.max(1, math.min(wanted, PAGE))
   local page = redis.call('XPENDING', stream, group, '-', '+', most, owner)
@@ -318,7 +353,9 @@ local function take_over(stream, prefix, owner, pending_in_all, is_dead, is_urge
     local id, count = pending[1], pending[4]
     local crashes = count
     local is_suspect = crashes >= alone_from
-    if is_dead and count >= limit then
+    if are_cancelled and end_cancelled(stream, prefix, id) then
+      -- It is not run again.
+    elseif is_dead and count >= limit then
       -- If that fails, the entry stays where it is.
       local good, letter = pcall(dead_letter_crasher, stream, prefix, id, crashes)
       if not good then
@@ -354,7 +391,7 @@ local report = {}
 for s = 2, #KEYS do
   local stream, prefix, cursor = KEYS[s], ARGV[7 + 2 * s], ARGV[8 + 2 * s]
   local level = level_of(prefix, stream)
-  local due_in, levels, given_back, keeping = -1, {}, 0, {}
+  local due_in, levels, given_back, keeping, cancelled = -1, {}, 0, {}, {}
   trouble, lost = '', {}
   if redis.call('EXISTS', stream) == 1 then
     local good, is_busy, count = pcall(sweep, stream, prefix, level, keeping)
@@ -371,6 +408,7 @@ for s = 2, #KEYS do
     end
     due_in = due_in == 0 and 0 or next_due
     levels = redis.call('SMEMBERS', prefix .. 'priorities')
+    cancelled = cancelled_in(prefix, cursor ~= '')
     if cursor ~= '' then
       cursor = heal(prefix, cursor)
     end
@@ -404,6 +442,7 @@ for s = 2, #KEYS do
   end
   report[#report + 1] = {
     due_in, more, missing, taken, dead, ours + #taken, levels, cursor, trouble, held, given_back, keepers, lost,
+    cancelled,
   }
 end
 join_all()

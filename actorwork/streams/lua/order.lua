@@ -411,3 +411,32 @@ local function drop(prefix, place, kind, reason)
   reject_unread(prefix, message_id, headers, named['claim'], 'rejected', kind, reason)
   return true
 end
+
+-- ----------------------------------------------------------------------------------------------------------- cancelling
+
+-- A message in flight cannot be taken from its node, so it is noted that the message is cancelled:
+--
+--   cancelled    tracked messages that were cancelled in flight, a hash: message id -> '1' (by force) or '0', then the reason
+--
+-- The nodes of the source look at it once a second, and when they are told to (maintain.lua). An entry that is taken over, and
+-- an attempt that is to be tried again, ends there instead. The note goes with the life of the message (state.lua).
+local cancels = {}
+
+-- Why a message was cancelled, or nil.
+function cancels.reason(prefix, message_id)
+  local note = redis.call('HGET', prefix .. 'cancelled', message_id)
+  return note and string.sub(note, 2)
+end
+
+-- Notes that a message is cancelled, wherever it is in flight; returns whether that is new, and the message not over.
+function cancels.note(prefix, message_id, reason, is_forced)
+  local place, before = lives.place(prefix, message_id)
+  if not place or before and (not is_forced or string.sub(before, 1, 1) == '1') then
+    return false
+  end
+  local note = (is_forced and '1' or '0') .. reason
+  redis.call('HSET', prefix .. 'cancelled', message_id, note)
+  redis.call('HSET', prefix .. 'state:' .. message_id, 'cancelled', note)
+  redis.pcall('PUBLISH', 'actorwork:attend', source_of(prefix)) -- Forbidden or lost: nodes look once a second.
+  return true
+end

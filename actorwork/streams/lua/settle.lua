@@ -152,7 +152,9 @@ while i <= last do
     end
     local place, at, rest
     local has = {}
-    if kind == 'retry' and fields and not trouble then
+    -- Cancelled while it was in flight: it is not tried again.
+    local cancelled = kind == 'retry' and attempt ~= '' and fields and cancels.reason(prefix, message_id)
+    if kind == 'retry' and fields and not trouble and not cancelled then
       fields = readdressed(fields, message_id, ARGV[extras + 1], group)
       if key or unique then
         fields, has = without_foreign_keys(fields, place_at(level, id), key, unique)
@@ -180,7 +182,10 @@ while i <= last do
         end
       end
       if kind == 'retry' then
-        if fields then
+        if cancelled then
+          reject_unread(prefix, message_id, by_name(fields)['headers'], claim, 'rejected', 'Cancelled', cancelled)
+          outcome = ''
+        elseif fields then
           if at then
             local member = member_for(prefix, message_id, group, id)
             hold_back(prefix, member, at, rest, fields)

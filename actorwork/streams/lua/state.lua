@@ -3,7 +3,8 @@
 --
 --   actorwork:{<source>}:state:<id>   a hash: status, version, attempt, count (deliveries of this attempt), actor, node, sent,
 --                                     received, started, ended (ms), failure and progress (JSON), reason; for us: claim, ttl (ms
---                                     to be kept after the end), place (as in order.lua: where the message is)
+--                                     to be kept after the end), place (as in order.lua: where the message is), cancelled (as in the
+--                                     hash of that name, order.lua)
 --   actorwork:{<source>}:watch:<id>   a channel: something in it has changed
 --
 -- A life begins when the message is kept, and only the scripts that keep messages write its claim. An entry that was written by
@@ -104,9 +105,12 @@ do
       return nil
     end
     local key = prefix .. 'state:' .. message_id
-    local known = redis.call('HMGET', key, 'claim', 'status', 'ttl', 'version')
+    local known = redis.call('HMGET', key, 'claim', 'status', 'ttl', 'version', 'cancelled')
     if not known[1] or known[1] ~= claim then
       return nil
+    end
+    if known[5] and known[5] ~= '' then
+      redis.call('HDEL', prefix .. 'cancelled', message_id)
     end
     if not RANK[known[2]] then
       return known[2]
@@ -133,6 +137,16 @@ do
     return nil
   end
 
+  -- Where an open message is (as in order.lua), and whether it was cancelled; nil and false if it is over, or not known. Third,
+  -- its status.
+  function lives.place(prefix, message_id)
+    local known = redis.call('HMGET', prefix .. 'state:' .. message_id, 'status', 'place', 'cancelled')
+    if not RANK[known[1]] then
+      return nil, false, known[1]
+    end
+    return known[2] or '', known[3] and known[3] ~= '' and known[3], known[1]
+  end
+
   -- A dead letter is sent again, with these fields, by their names: its message begins a new life.
   function lives.revive(prefix, message_id, named, place)
     local claim = named['claim']
@@ -144,7 +158,7 @@ do
     if known[1] then
       if known[1] == claim then
         local changes = { 'status', 'PENDING', 'place', place }
-        for _, name in ipairs({ 'attempt', 'count', 'received', 'started', 'ended', 'progress', 'failure', 'reason' }) do
+        for _, name in ipairs({ 'attempt', 'count', 'received', 'started', 'ended', 'progress', 'failure', 'reason', 'cancelled' }) do
           changes[#changes + 1] = name
           changes[#changes + 1] = ''
         end

@@ -46,6 +46,8 @@ class FakeConsumer:
         self.most = 0
         self.offered = 0
         self.revoked = 0
+        self.cancelled: dict[tuple[str, str], tuple[str, bool]] = {}
+        """The messages that are to be cancelled, by source and id: why, and whether by force."""
         self.events: list[Event] = []
         self.node: Node
         self.subscription = Subscription(
@@ -62,6 +64,10 @@ class FakeConsumer:
         self.waiting.extend(deliveries)
         self.offered += len(deliveries)
         self.most = max(self.most, len(self.waiting))
+        self._changed()
+
+    def cancel(self, source: str, message_id: str, reason: str, *, force: bool = False) -> None:
+        self.cancelled[source, message_id] = (reason, force)
         self._changed()
 
     def revoke(self) -> None:
