@@ -11,7 +11,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response, status
 from starlette.types import Lifespan
 
-from actorwork import Status
+from actorwork import BrokerError, Status
 from actorwork.aio import Client
 
 from .configuration import CONFIGURATION
@@ -75,7 +75,7 @@ async def task(id: str, store: Kept, outbox: Outgoing) -> Task:
     try:
         async with asyncio.timeout(PATIENCE):
             return await look_up(await outbox.reached(), id)
-    except TimeoutError:
+    except (BrokerError, TimeoutError):
         raise HTTPException(503, "the broker does not answer; the task is safe there", {"Retry-After": "5"}) from None
 
 

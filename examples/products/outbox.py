@@ -29,26 +29,32 @@ class Outbox:
         self._store = store
         self._broker = broker
         self._news = asyncio.Event()
-        self._client: asyncio.Future[Client] = asyncio.get_running_loop().create_future()
+        self._reached = asyncio.Event()
+        self._client: Client | None = None
 
     async def reached(self) -> Client:
         """Return the client, once the broker has been reached for the first time."""
-        return await asyncio.shield(self._client)
+        await self._reached.wait()
+        assert self._client is not None
+        return self._client
 
     def wake(self) -> None:
         """There is a new notification."""
         self._news.set()
 
     async def run(self) -> None:
-        async with open_client(self._broker) as client:
-            self._client.set_result(client)
-            while True:
-                self._news.clear()
-                try:
-                    await self._hand_over(client)
-                except BrokerError:
-                    log.exception("the broker refuses notifications: they wait")
-                await self._pause()
+        while True:
+            try:
+                async with open_client(self._broker) as self._client:
+                    self._reached.set()
+                    while True:
+                        self._news.clear()
+                        await self._hand_over(self._client)
+                        await self._pause()
+            except BrokerError as error:
+                # It was reached, and cannot be used: a wrong URL, a missing right, no memory.
+                log.error("notifications wait: %s", error)  # noqa: TRY400 - the sentence has it all
+                await asyncio.sleep(LONGEST_PAUSE)
 
     async def _hand_over(self, client: Client) -> None:
         notifier = client.ref(Notifier)
