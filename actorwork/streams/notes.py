@@ -29,7 +29,8 @@ from actorwork.streams.transport.redis_py import RedisError
 if TYPE_CHECKING:
     from actorwork.streams.transport.client import RedisClient
 
-SOON: Final = 0.01
+SOON: Final = 0.05
+"""Seconds after which it is written that a delivery was received or begun: most have ended by then."""
 EVERY: Final = 0.05
 """Seconds between two writes of the progress of a delivery."""
 _AT_ONCE: Final = 500

@@ -34,7 +34,7 @@ _JOINING = (*_KEEPING, "join")
 
 PUBLISH_NOW: Final = _script("publish_now", "marks")
 PUBLISH_LATER: Final = _script("publish_later", "clock", "rights", "marks")
-SUBMIT: Final = _script("submit", "clock", "rights", "state")
+SUBMIT: Final = _script("submit")
 NOTE: Final = _script("note", "clock", "rights", "state")
 PUBLISH: Final = _script("publish_batch", *_KEEPING)
 PUBLISH_UNIQUE: Final = _script("publish_unique", *_KEEPING)

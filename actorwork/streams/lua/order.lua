@@ -7,7 +7,8 @@
 --   key:<key>                   the members that wait for the key, in their order
 --   waiting                     member -> its fields, packed; a member of a list without fields here was cancelled
 --   unique:<key>                the message that has a unique key: JSON of `id`, `places`, and `place` while no group has it
---   claim:<id>                  proves that a message's result was asked for: the same text is in its field `claim`
+--   claim:<id>                  proves that a message's result was asked for: the same text is in its field `claim`. As long as
+--                               something is known of its life, that proves it (state.lua)
 --
 -- Of all messages with one key only the first is in a stream: readers need no check, and messages without keys pay nothing.
 -- The next message enters in the same script in which the one before leaves for good. In two scripts, a crash in between
@@ -300,17 +301,22 @@ end
 local function store_outcome(prefix, message_id, outcome, ttl, claim, reply_to, is_failed, first, last)
   local is_claimed = true
   local flow = flow_in(outcome)
-  local how, value, failure, ended
+  local how, value, failure, is_known, ended
   if ttl ~= '' or flow then
     how, value, failure = read_outcome(outcome)
-    ended = filled(claim) and lives.finish(prefix, message_id, claim, how, failure, first or 1, last or 0)
+    if filled(claim) then
+      is_known, ended = lives.finish(prefix, message_id, claim, how, failure, first or 1, last or 0)
+    end
   end
   if ttl ~= '' and not ended then
     local noted = prefix .. 'claim:' .. message_id
-    is_claimed = claim and claim ~= '' and redis.call('GET', noted) == claim or false
+    is_claimed = is_known or filled(claim) and redis.call('GET', noted) == claim or false
     if is_claimed then
       redis.call('SET', prefix .. 'result:' .. message_id, outcome, 'PX', ttl)
-      if not is_failed then -- A dead letter may be sent again.
+      -- The claim outlives the life: a dead letter may be sent again, and another group may still settle the message.
+      if is_failed then
+        redis.call('SET', noted, claim, 'EX', lives.SECONDS)
+      elseif not is_known or #groups_found(source_of(prefix)) > 1 then
         redis.call('SET', noted, claim, 'PX', whole(math.max(CLAIM_KEPT_MS, tonumber(ttl))))
       end
     end

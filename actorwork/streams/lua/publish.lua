@@ -15,7 +15,6 @@
 --                 ms to keep that.
 
 local MARK_SECONDS = 86400
-local CLAIM_SECONDS = 40 * 86400 -- As in publisher.py: longer than a dead letter is kept.
 
 -- When a message is due, in the form of `now_ms`; nil for at once.
 local function due_ms(due)
@@ -117,10 +116,6 @@ local function keep_on_terms(prefix, mark, offset, terms, first, last, touched)
   local fields = { unpack(ARGV, first, last) }
   local at, rest = due_ms(wanted.due or '')
   local claim = by_name(fields)['claim']
-  if claim then
-    local seconds = CLAIM_SECONDS + (at and math.ceil((at - now_ms()) / 1000) or 0)
-    redis.call('SET', prefix .. 'claim:' .. message_id, claim, 'EX', whole(seconds))
-  end
   if wanted.lifetime then
     fields[#fields + 1] = 'expires'
     fields[#fields + 1] = whole(math.min(now_ms() + wanted.lifetime, wanted.expires or math.huge))
@@ -136,8 +131,11 @@ local function keep_on_terms(prefix, mark, offset, terms, first, last, touched)
       return false, problem
     end
   end
-  if claim and wanted.keep then
-    lives.begin(prefix, message_id, claim, whole(wanted.keep), whole(now_ms()), place)
+  if claim then
+    local delay = at and math.ceil((at - now_ms()) / 1000) or 0
+    if not (wanted.keep and lives.begin(prefix, message_id, claim, whole(wanted.keep), whole(now_ms()), place, delay)) then
+      redis.call('SET', prefix .. 'claim:' .. message_id, claim, 'EX', whole(lives.SECONDS + delay))
+    end
   end
   if unique then
     local record = { id = message_id, places = { place }, place = place }

@@ -23,7 +23,7 @@
 local lives = {}
 
 do
-  local STATE_SECONDS = 40 * 86400 -- As CLAIM_SECONDS in publish.lua.
+  lives.SECONDS = 40 * 86400 -- As in publisher.py: longer than a dead letter is kept.
   local RANK = { PENDING = 0, RECEIVED = 1, STARTED = 2, RETRY = 3 } -- All others are ends.
   local STATUS_OF_FAILURE = { Expired = 'EXPIRED', Cancelled = 'CANCELLED', Lost = 'FAILURE' }
 
@@ -41,14 +41,16 @@ do
     redis.pcall('PUBLISH', prefix .. 'watch:' .. message_id, changes[2])
   end
 
-  -- Begins the life of a message that is kept; `ttl` in ms. What was known of an earlier message with this id is gone.
-  function lives.begin(prefix, message_id, claim, ttl, sent, place)
+  -- Begins the life of a message that is kept; `ttl` in ms, `delay` in s. What was known of an earlier message with this id is
+  -- gone. Returns whether it has begun.
+  function lives.begin(prefix, message_id, claim, ttl, sent, place, delay)
     if lacks('state of ' .. prefix, needs, prefix) then
-      return
+      return false
     end
     local key = prefix .. 'state:' .. message_id
     redis.call('HSET', key, 'status', 'PENDING', 'version', 1, 'claim', claim, 'ttl', ttl, 'sent', sent, 'place', place)
-    redis.call('EXPIRE', key, STATE_SECONDS)
+    redis.call('EXPIRE', key, whole(lives.SECONDS + (delay or 0)))
+    return true
   end
 
   -- A message is at another place now.
@@ -94,38 +96,42 @@ do
       changes[#changes + 1] = place
     end
     change(prefix, message_id, known[5], changes)
-    redis.call('EXPIRE', key, STATE_SECONDS)
+    if attempt ~= old_attempt or count ~= old_count then
+      redis.call('EXPIRE', key, lives.SECONDS)
+    end
     return true
   end
 
   -- Ends a life, unless it has ended; more of it is in ARGV[first..last]. `failure` is the failure of an outcome, if it has one.
-  -- Returns the status that it had ended with before, if any.
+  -- Returns whether the claim is that of the message, and the status that it had ended with before, if any.
   function lives.finish(prefix, message_id, claim, how, failure, first, last)
     if lacks('state of ' .. prefix, needs, prefix) then
-      return nil
+      return false
     end
     local key = prefix .. 'state:' .. message_id
-    local known = redis.call('HMGET', key, 'claim', 'status', 'ttl', 'version', 'cancelled')
+    local known = redis.call('HMGET', key, 'claim', 'status', 'ttl', 'version', 'cancelled', 'failure')
     if not known[1] or known[1] ~= claim then
-      return nil
+      return false
     end
     if known[5] and known[5] ~= '' then
       redis.call('HDEL', prefix .. 'cancelled', message_id)
     end
     if not RANK[known[2]] then
-      return known[2]
+      return true, known[2]
     end
     local status = how == 'done' and 'SUCCESS' or how == 'failed' and 'FAILURE'
       or failure and STATUS_OF_FAILURE[failure.type] or 'REJECTED'
-    local changes = { 'status', status, 'ended', whole(now_ms()), 'place', '' }
+    local changes = { 'status', status, 'ended', whole(now_ms()) }
     for i = first, last do
       changes[#changes + 1] = ARGV[i]
     end
     if how == 'done' then
-      changes[#changes + 1] = 'failure' -- That of the attempt before.
-      changes[#changes + 1] = ''
-      changes[#changes + 1] = 'reason'
-      changes[#changes + 1] = ''
+      if known[6] and known[6] ~= '' then
+        changes[#changes + 1] = 'failure' -- That of the attempt before.
+        changes[#changes + 1] = ''
+        changes[#changes + 1] = 'reason'
+        changes[#changes + 1] = ''
+      end
     elseif failure then
       changes[#changes + 1] = 'failure'
       changes[#changes + 1] = cjson.encode(failure)
@@ -134,7 +140,7 @@ do
     end
     redis.call('PEXPIRE', key, known[3] or 1)
     change(prefix, message_id, known[4], changes)
-    return nil
+    return true
   end
 
   -- Where an open message is (as in order.lua), and whether it was cancelled; nil and false if it is over, or not known. Third,
@@ -162,7 +168,7 @@ do
           changes[#changes + 1] = name
           changes[#changes + 1] = ''
         end
-        redis.call('EXPIRE', key, STATE_SECONDS)
+        redis.call('EXPIRE', key, lives.SECONDS)
         change(prefix, message_id, known[2], changes)
       end
       return

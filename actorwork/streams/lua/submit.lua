@@ -6,24 +6,30 @@
 --       message: its bit, how many ms to keep its result, how many values follow, and those: field, value, ... (the first pair
 --       is its id, the last one its claim)
 --
--- The claim comes before the entry: a node may settle the message in the next moment. If the entry cannot be added, its mark is
--- removed again; the claim stays, and proves nothing.
+-- As `keep_on_terms` in publish.lua, without what others need: clients wait for this one, so it has no parts. If the entry cannot
+-- be added, its mark is removed again. A user who may not write the life of a message (state.lua) submits it all the same.
 
-local CLAIM_SECONDS = 40 * 86400 -- As in publisher.py: longer than a dead letter is kept.
+local KEPT_SECONDS = 40 * 86400 -- As in publisher.py and state.lua: longer than a dead letter is kept.
 local stream, mark, prefix = KEYS[1], KEYS[2], ARGV[1]
 local new, i = 0, 3
 while i <= #ARGV do
-  local bit, ttl, first = ARGV[i], ARGV[i + 1], i + 3
+  local first = i + 3
   local last = i + 2 + ARGV[i + 2]
-  if redis.call('SETBIT', mark, bit, 1) == 0 then
+  if redis.call('SETBIT', mark, ARGV[i], 1) == 0 then
     local message_id, claim = ARGV[first + 1], ARGV[last]
-    redis.call('SET', prefix .. 'claim:' .. message_id, claim, 'EX', CLAIM_SECONDS)
     local added = redis.pcall('XADD', stream, '*', unpack(ARGV, first, last))
     if type(added) == 'table' then
-      redis.call('SETBIT', mark, bit, 0)
+      redis.call('SETBIT', mark, ARGV[i], 0)
       return redis.error_reply(added.err)
     end
-    lives.begin(prefix, message_id, claim, ttl, string.match(added, '^%d+'), added)
+    local state = prefix .. 'state:' .. message_id
+    local begun = redis.pcall('HSET', state, 'status', 'PENDING', 'version', 1, 'claim', claim, 'ttl', ARGV[i + 1], 'sent',
+      string.match(added, '^%d+'), 'place', added)
+    if type(begun) == 'number' then
+      redis.call('EXPIRE', state, KEPT_SECONDS)
+    else
+      redis.call('SET', prefix .. 'claim:' .. message_id, claim, 'EX', KEPT_SECONDS)
+    end
     new = new + 1
   end
   i = last + 1
