@@ -407,14 +407,18 @@ def test_an_asyncio_client_runs_workflows(at_work: str) -> None:
     run_asyncio(main)
 
 
-def test_a_wait_of_an_asyncio_client_ends_with_its_task(at_work: str) -> None:
+def test_a_wait_of_an_asyncio_client_ends_with_its_task_and_what_it_waited_for_goes_on(at_work: str) -> None:
     async def main() -> None:
         async with aio.open_client(at_work) as client:
-            waiting = asyncio.create_task(client.ref(Calculator).ask(Wait(0.5)))
-            await asyncio.sleep(0.1)
-            waiting.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await waiting
+            run = await client.start(step(Calculator, Wait(0.2)))
+            # So a route of a web application ends whose browser has gone away.
+            for wait in (client.ref(Calculator).ask(Wait(0.2)), run.result()):
+                waiting = asyncio.create_task(wait)
+                await asyncio.sleep(0.05)
+                waiting.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await waiting
+            assert await run.result() == 1
             assert await client.ref(Calculator).ask(Square(6), timeout=10) == 36
             began = time.monotonic()
             with pytest.raises(AskTimeout):
