@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from actorwork import Message, MessageRefused, Priority
-from actorwork.policy.runs.values import Gather, Need, StepPlan, read_step_header
+from actorwork.policy.runs.values import RESULT as LAST, Gather, Need, StepPlan, read_step_header
 from actorwork.workflows import (
     Done,
     Failed,
@@ -188,7 +188,8 @@ def test_everything_that_the_last_step_needs_belongs_to_the_flow() -> None:
     last = step(Calculator, Square(2), after=[first, group([side])])
     plan = plan_of(last)
     assert [one.after for one in plan.steps] == [(), (), (Need(0), Gather(0, (Need(1),)))]
-    assert plan.dependents() == {0: {2: "result"}, 1: {2: "result"}, 2: {3: "result"}}
+    waiting = {number: [(one.step, one.wants) for one in found] for number, found in plan.dependents().items()}
+    assert waiting == {0: [(2, "result")], 1: [(2, "result")], 2: [(LAST, "result")]}
 
 
 def test_after_an_outcome_a_step_begins_in_any_case() -> None:
