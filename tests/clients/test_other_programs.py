@@ -35,10 +35,10 @@ from actorwork.clients import Client
 from actorwork.events import BrokerAdvice
 from actorwork.streams.transport.address import Address
 from actorwork.testing.redis_server import RedisServer, open_redis_server
-from actorwork.workflows import Status, chord, step
+from actorwork.workflows import Status, chord, signal, step
 from tests.clients.programs import node, run_asyncio
 from tests.patience import BUSY
-from tests.workflows.shop import Calculator, Clerk, Flaky, Note, Square, Sum, Wait, double
+from tests.workflows.shop import Calculator, Clerk, Flaky, Note, Square, Sum, double
 
 uvloop: Any
 try:
@@ -410,14 +410,15 @@ def test_an_asyncio_client_runs_workflows(at_work: str) -> None:
 def test_a_wait_of_an_asyncio_client_ends_with_its_task_and_what_it_waited_for_goes_on(at_work: str) -> None:
     async def main() -> None:
         async with aio.open_client(at_work) as client:
-            run = await client.start(step(Calculator, Wait(0.2)))
+            run = await client.start(signal("go", int))
             # So a route of a web application ends whose browser has gone away.
-            for wait in (client.ref(Calculator).ask(Wait(0.2)), run.result()):
+            for wait in (client.ref("nobody").ask({}), run.result()):
                 waiting = asyncio.create_task(wait)
                 await asyncio.sleep(0.05)
                 waiting.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await waiting
+            assert await run.signal("go", 1)
             assert await run.result() == 1
             assert await client.ref(Calculator).ask(Square(6), timeout=10) == 36
             began = time.monotonic()
@@ -459,7 +460,7 @@ def test_an_asyncio_client_works_on_uvloop(at_work: str) -> None:
             assert await (await client.start(step(Calculator, Square(6)))).result() == 36
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.05):
-                    await calculator.ask(Wait(0.2))
+                    await client.ref("nobody").ask({})
             async with client.lock("door"):
                 assert await calculator.ask(Square(7)) == 49
 
