@@ -37,7 +37,7 @@ from actorwork.message import (
 )
 from actorwork.policy.settlement import Settlement
 from actorwork.settings import DeadLetterSettings, Settings
-from actorwork.shown import Shown
+from actorwork.shown import Shown, Value
 
 if TYPE_CHECKING:
     from actorwork.policy.decoding import Decoder
@@ -223,8 +223,8 @@ class Replies(Protocol):
         ...
 
 
-@attrs.frozen(repr=False)
-class Finding(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Finding(Value):
     """One line of a diagnosis: what was checked, its state, and what to do about it."""
 
     subject: str
@@ -286,8 +286,8 @@ class DelayedMessages(Protocol):
         ...
 
 
-@attrs.frozen(repr=False)
-class VersionedValue(Shown):
+@attrs.frozen(eq=False, repr=False)
+class VersionedValue(Value):
     """A shared value: its JSON, and a version that grows with every write, also across a deletion."""
 
     data: bytes
@@ -370,8 +370,8 @@ class LimitStore(Protocol):
         ...
 
 
-@attrs.frozen(repr=False)
-class Firing(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Firing(Value):
     """The result of an attempt to fire a trigger; `last` is the last decided nominal time now.
 
     fired         this attempt fired; `kept` of its messages are new

@@ -43,7 +43,7 @@ import cattrs
 from cattrs.errors import ForbiddenExtraKeysError, IterableValidationNote
 
 from actorwork.errors import CodecError
-from actorwork.shown import Shown
+from actorwork.shown import Value
 
 if TYPE_CHECKING:
     from actorwork.message import Json
@@ -400,8 +400,8 @@ def check_type(annotation: Any) -> None:
 # ---- payloads of deliveries ----
 
 
-@attrs.frozen(repr=False)
-class Parameter(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Parameter(Value):
     """A keyword-only parameter of a handler."""
 
     name: str

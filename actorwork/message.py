@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeAl
 import attrs
 
 from actorwork.durations import as_seconds
-from actorwork.shown import Shown
+from actorwork.shown import Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -71,8 +71,8 @@ class Priority(enum.IntEnum):
     LOW = 3
 
 
-@attrs.frozen(repr=False)
-class Unique(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Unique(Value):
     """Of all messages with the same `key` for the same source, at most one is alive.
 
     The key is taken while that message waits or is in flight, for at most `ttl` seconds. `on_conflict` decides what
@@ -133,8 +133,8 @@ class Untyped(Protocol):
     def __dir__(self) -> Iterable[str]: ...
 
 
-@attrs.frozen(repr=False)
-class Envelope(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Envelope(Value):
     """A message on its way to a broker.
 
     A broker stores at most one of all envelopes with the same `source` and `id`. `delay` (seconds) or `at` (seconds
@@ -162,8 +162,8 @@ class Envelope(Shown):
     unique: Unique | None = None
 
 
-@attrs.frozen(repr=False)
-class Delivery(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Delivery(Value):
     """One attempt to handle a message.
 
     `payload` is the message's JSON or, if a foreign producer wrote the entry, its fields unchanged. `attempt` counts
@@ -218,8 +218,8 @@ def is_result_wanted(headers: Mapping[str, Json]) -> bool:
     return REPLY_TO in headers or RESULT_TTL in headers or FLOW in headers
 
 
-@attrs.frozen(repr=False)
-class Delayed(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Delayed(Value):
     """A message that the broker holds back; `due` is in seconds since the epoch, by the broker's clock."""
 
     source: str
@@ -230,8 +230,8 @@ class Delayed(Shown):
     headers: Mapping[str, Json] = NO_HEADERS
 
 
-@attrs.frozen(repr=False)
-class Failure(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Failure(Value):
     """An error as text: its type's name, its message, and the traceback."""
 
     type: str
@@ -239,8 +239,8 @@ class Failure(Shown):
     traceback: str = ""
 
 
-@attrs.frozen(repr=False)
-class Outcome(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Outcome(Value):
     """The result of a message: `value` (JSON) if it was handled, otherwise `failure`."""
 
     status: Literal["done", "failed", "rejected"]
@@ -248,8 +248,8 @@ class Outcome(Shown):
     failure: Failure | None = None
 
 
-@attrs.frozen(repr=False)
-class Progress(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Progress(Value):
     """How far a handler is: `done` of `total`, in units of its own.
 
     `state` is a word of its own for what it is doing, and `meta` whatever else it reports.
@@ -262,8 +262,8 @@ class Progress(Shown):
     meta: Mapping[str, Json] = NO_HEADERS
 
 
-@attrs.frozen(kw_only=True, repr=False)
-class MessageInfo(Shown):
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class MessageInfo(Value):
     """What is known of the life of a tracked message; times in seconds since the epoch, by the broker's clock.
 
     `attempt` and `deliveries` count from 1, and are 0 until a node has been given the message: deliveries are those of
@@ -290,8 +290,8 @@ class MessageInfo(Shown):
     version: int = 0
 
 
-@attrs.frozen(repr=False)
-class DeadLetter(Shown):
+@attrs.frozen(eq=False, repr=False)
+class DeadLetter(Value):
     """A message that failed for good, with the reasons.
 
     `entry` identifies it within the dead letters of its `source`. `group` and `actor` are the id and the title
@@ -314,8 +314,8 @@ class DeadLetter(Shown):
 PauseKind: TypeAlias = Literal["everything", "actor", "source", "triggers", "trigger"]
 
 
-@attrs.frozen(repr=False)
-class Pause(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Pause(Value):
     r"""What is paused at a broker, since when (`at`, in seconds since the epoch), by which user and why.
 
         everything    every actor, every source
@@ -338,8 +338,8 @@ class Pause(Shown):
         return self.kind if self.kind == "everything" else f"{self.kind} {self.name!r}"
 
 
-@attrs.frozen(kw_only=True, repr=False)
-class TriggerDefinition(Shown):
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class TriggerDefinition(Value):
     """A trigger as an actor declares it, in the form in which a broker stores it.
 
     `schedule` is JSON, with the same text for equal schedules; `details` are further values to display. `data` and
@@ -356,8 +356,8 @@ class TriggerDefinition(Shown):
     details: Mapping[str, Json] = NO_HEADERS
 
 
-@attrs.frozen(kw_only=True, repr=False)
-class TriggerRecord(Shown):
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class TriggerRecord(Value):
     """A trigger as a broker stores it; times in milliseconds since the epoch.
 
     `registered` is when it was first registered, `last` the last decided nominal time, `fired` how often it fired.

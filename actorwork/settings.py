@@ -24,7 +24,7 @@ from actorwork.policy.limits import LIMITS, Limit
 from actorwork.policy.retry import DefaultRetryPolicy, RetryPolicy
 from actorwork.policy.schedule import Cron, Interval
 from actorwork.policy.settlement import ON_FAILURES, OnFailure
-from actorwork.shown import Shown
+from actorwork.shown import Shown, Value
 
 if TYPE_CHECKING:
     from actorwork.message import Json
@@ -50,8 +50,8 @@ def default_source(actor_id: str) -> str:
     return f"worker:{actor_id}:source"
 
 
-@attrs.frozen(kw_only=True, repr=False)
-class EventSettings(Shown):
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class EventSettings(Value):
     """Bounds on the messages that one delivery publishes.
 
     Messages beyond `max_events_in_memory` wait in a temporary file; up to `max_batch_size` of them
@@ -62,8 +62,8 @@ class EventSettings(Shown):
     max_batch_size: int = attrs.field(default=500, validator=whole(1, 10_000))
 
 
-@attrs.frozen(kw_only=True, repr=False)
-class MailboxSettings(Shown):
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class MailboxSettings(Value):
     """How much a mailbox holds: `capacity` messages from local senders, and as many from the broker.
 
     Of deliveries it holds fewer while handlers are slow (`policy/intake`), and always as many as may run at once.
@@ -77,8 +77,8 @@ class MailboxSettings(Shown):
     stash: int = attrs.field(default=1000, validator=whole(1, 1_000_000))
 
 
-@attrs.frozen(kw_only=True, repr=False)
-class DeadLetterSettings(Shown):
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class DeadLetterSettings(Value):
     """How many dead letters of an actor are kept, and for how long.
 
     Whenever one of its messages becomes a dead letter, the oldest letters of the same source beyond `max_count` (to

@@ -17,7 +17,7 @@ import attrs
 from actorwork.durations import as_seconds
 from actorwork.errors import SettingsError
 from actorwork.policy.bounds import is_number, is_whole
-from actorwork.shown import Shown
+from actorwork.shown import Value
 
 
 def _size(_: object, __: attrs.Attribute[int], value: object) -> None:
@@ -30,8 +30,8 @@ def _within(_: object, __: attrs.Attribute[float], value: object) -> None:
         raise SettingsError(f"@receive(within=…) wants seconds from 0 to 86400, got {value!r}")
 
 
-@attrs.frozen(repr=False)
-class Batching(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Batching(Value):
     """A handler takes up to `size` messages at once; none waits longer than `within` seconds for the others."""
 
     size: int = attrs.field(validator=_size)

@@ -22,7 +22,7 @@ from typing import Final, Literal, TypeAlias
 import attrs
 
 from actorwork.policy.schedule import Schedule, fires, newest_fires
-from actorwork.shown import Shown
+from actorwork.shown import Value
 
 CatchUp: TypeAlias = Literal["all", "one", "skip"]
 CATCHUPS: Final[tuple[CatchUp, ...]] = ("all", "one", "skip")
@@ -35,8 +35,8 @@ LATE: Final = 10_000
 """Milliseconds by which a watching node may be late; a time that it finds due after that counts as missed."""
 
 
-@attrs.frozen(kw_only=True, repr=False)
-class FiringRule(Shown):
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class FiringRule(Value):
     """How a trigger fires; times in milliseconds."""
 
     id: str
@@ -47,8 +47,8 @@ class FiringRule(Shown):
     lifetime: int | None = None
 
 
-@attrs.frozen(repr=False)
-class Plan(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Plan(Value):
     """`fire` these nominal times (none: do not change the record), and decide again at `wake` (None: never)."""
 
     fire: tuple[int, ...]

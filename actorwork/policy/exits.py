@@ -31,7 +31,7 @@ import attrs
 
 from actorwork.errors import Ignore, ProcessLost, Shutdown
 from actorwork.groups import is_cancellation, is_group, leaves, only_leaf
-from actorwork.shown import Shown
+from actorwork.shown import Value
 
 Restart: TypeAlias = Literal["permanent", "transient", "temporary"]
 
@@ -47,8 +47,8 @@ class Kind(enum.Enum):
     IGNORED = "ignored"
 
 
-@attrs.frozen(repr=False)
-class Exit(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Exit(Value):
     """The end of an incarnation.
 
     `error` is the decisive leaf, `group` the group it came in. `reason` is the term of `Shutdown(term)`. An end that

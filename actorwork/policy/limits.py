@@ -43,7 +43,7 @@ from actorwork.errors import Verdict
 from actorwork.message import Delivery
 from actorwork.policy.bounds import number, one_of, seconds, text, whole, wrong
 from actorwork.policy.intake import AHEAD
-from actorwork.shown import Shown
+from actorwork.shown import Value
 
 Scope: TypeAlias = Literal["node", "global"]
 SCOPES: Final[tuple[Scope, ...]] = ("node", "global")
@@ -61,8 +61,8 @@ def _divides(instance: object, attribute: attrs.Attribute[Any], value: object) -
         raise wrong(instance, attribute.name, "'key', a function of a delivery, or None", value)
 
 
-@attrs.frozen(repr=False)
-class RateLimit(Shown):
+@attrs.frozen(eq=False, repr=False)
+class RateLimit(Value):
     """At most `rate` messages begin in `per` seconds, and up to `burst` late ones in addition.
 
     `burst` is a tenth of `rate` by default, at least one. `by="key"` makes one limit for each `key` of messages, a
@@ -99,8 +99,8 @@ class RateLimit(Shown):
         return max(1, math.ceil(AHEAD / self.interval))
 
 
-@attrs.frozen(repr=False)
-class ConcurrencyLimit(Shown):
+@attrs.frozen(eq=False, repr=False)
+class ConcurrencyLimit(Value):
     """At most `limit` messages are in flight at once; `by`, `scope` and `name` are those of `RateLimit`.
 
     `Settings.concurrency` limits one actor in one process; this limits a key, several actors, or all nodes together.
@@ -112,8 +112,8 @@ class ConcurrencyLimit(Shown):
     name: str | None = attrs.field(default=None, kw_only=True, validator=text(1, 300, optional=True))
 
 
-@attrs.frozen(repr=False)
-class Bulkhead(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Bulkhead(Value):
     """At most `limit` messages are in flight at once, over all actors of a node that name this bulkhead."""
 
     name: str = attrs.field(validator=text(1, 300))
@@ -138,8 +138,8 @@ def _is_error(kind: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, Exception)
 
 
-@attrs.frozen(repr=False)
-class CircuitBreaker(Shown):
+@attrs.frozen(eq=False, repr=False)
+class CircuitBreaker(Value):
     """Makes messages wait while their dependency fails, and probes it with one message at intervals.
 
     The circuit opens once `failures` messages have failed with errors in `on` within `within` seconds, if these are at
@@ -177,22 +177,22 @@ def reserved(tat: float, now: float, *, interval: float, burst: int, cost: int =
 # ---- circuit ----
 
 
-@attrs.frozen(repr=False)
-class Closed(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Closed(Value):
     """Everything is admitted. Each of `slices` is (number of the time slice, failures in it, outcomes in it)."""
 
     slices: tuple[tuple[int, int, int], ...] = ()
 
 
-@attrs.frozen(repr=False)
-class Open(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Open(Value):
     """Nothing is admitted until `until`."""
 
     until: float
 
 
-@attrs.frozen(repr=False)
-class HalfOpen(Shown):
+@attrs.frozen(eq=False, repr=False)
+class HalfOpen(Value):
     """One probe at a time is admitted."""
 
     probing: bool = False

@@ -28,7 +28,7 @@ from actorwork.durations import as_seconds
 from actorwork.errors import SettingsError
 from actorwork.policy.bounds import FINITE, number, seconds, whole
 from actorwork.policy.retry import Dice
-from actorwork.shown import Shown
+from actorwork.shown import Value
 
 Strategy: TypeAlias = Literal["one_for_one", "one_for_all", "rest_for_one"]
 AutoShutdown: TypeAlias = Literal["never", "any_significant", "all_significant"]
@@ -37,8 +37,8 @@ STRATEGIES: tuple[Strategy, ...] = ("one_for_one", "one_for_all", "rest_for_one"
 AUTO_SHUTDOWNS: tuple[AutoShutdown, ...] = ("never", "any_significant", "all_significant")
 
 
-@attrs.frozen(kw_only=True, repr=False)
-class Intensity(Shown):
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Intensity(Value):
     """At most `restarts` restarts within `period` seconds, for all children of a supervisor together."""
 
     restarts: int = attrs.field(default=3, validator=whole(0))
@@ -98,8 +98,8 @@ def auto_shutdown_due(mode: AutoShutdown, *, significant_left: int) -> bool:
             return significant_left == 0
 
 
-@attrs.frozen(kw_only=True, repr=False)
-class Backoff(Shown):
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Backoff(Value):
     """How long to wait before a child is restarted; all in seconds.
 
     The first restart waits `min`; every further failure in a row doubles the delay, up to `max`; each delay is
@@ -119,8 +119,8 @@ class Backoff(Shown):
             raise SettingsError(f"Backoff wants min <= max, got min={self.min!r}, max={self.max!r}")
 
 
-@attrs.frozen(repr=False)
-class Failures(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Failures(Value):
     """A child's failures in a row, and for how long it has been up since the last one (seconds)."""
 
     count: int = 0

@@ -29,7 +29,7 @@ import attrs
 from actorwork.durations import as_seconds
 from actorwork.errors import SettingsError, Verdict
 from actorwork.policy.bounds import FINITE, is_number, number, whole
-from actorwork.shown import Shown
+from actorwork.shown import Value
 
 Dice: TypeAlias = Callable[[], float]
 """Returns a number in [0, 1), as `random.random` does."""
@@ -57,8 +57,8 @@ def _can_delay(_: object, __: attrs.Attribute[BackoffFunction], value: object) -
         )
 
 
-@attrs.frozen(kw_only=True, repr=False)
-class Fixed(Shown):
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Fixed(Value):
     """Always the same delay, in seconds."""
 
     seconds: float = attrs.field(default=1.0, converter=as_seconds, validator=_SECONDS)
@@ -67,8 +67,8 @@ class Fixed(Shown):
         return self.seconds
 
 
-@attrs.frozen(kw_only=True, repr=False)
-class Linear(Shown):
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Linear(Value):
     """One `step` more after every failure, at most `cap`; both in seconds."""
 
     step: float = attrs.field(default=1.0, converter=as_seconds, validator=_SECONDS)
@@ -78,8 +78,8 @@ class Linear(Shown):
         return min(self.cap, self.step * failures)
 
 
-@attrs.frozen(kw_only=True, repr=False)
-class Exponential(Shown):
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Exponential(Value):
     """`factor` times as long after every failure, from `base` to `cap` seconds, reduced by up to `jitter` of it."""
 
     base: float = attrs.field(default=1.0, converter=as_seconds, validator=_SECONDS)
@@ -95,8 +95,8 @@ class Exponential(Shown):
         return min(self.cap, whole) * (1 - self.jitter * dice())
 
 
-@attrs.frozen(kw_only=True, repr=False)
-class Uniform(Shown):
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Uniform(Value):
     """Uniformly distributed between `low` and `high` seconds."""
 
     low: float = attrs.field(default=0.0, converter=as_seconds, validator=_SECONDS)
@@ -135,8 +135,8 @@ def _are_rules(_: object, __: attrs.Attribute[Any], value: object) -> None:
             raise SettingsError(f"RetryPolicy.on[{kind.__name__}] has rules of its own, which would be ignored")
 
 
-@attrs.frozen(kw_only=True, repr=False)
-class RetryPolicy(Shown):
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class RetryPolicy(Value):
     """How often a message is tried in all, and how long to wait in between.
 
     `attempts=1`, the default, means that the first error fails the message. `on` has rules for exception classes and

@@ -19,7 +19,7 @@ import attrs
 from actorwork.durations import as_seconds
 from actorwork.errors import SettingsError
 from actorwork.policy.bounds import FINITE, number, whole
-from actorwork.shown import Shown
+from actorwork.shown import Value
 
 SLACK: Final = 0.5
 """The fraction of a target that the remaining replicas may reach when one is removed."""
@@ -32,8 +32,8 @@ PAUSE: Final = 0.1
 MOST: Final = 1000
 
 
-@attrs.frozen(repr=False)
-class Scale(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Scale(Value):
     """Between `min` and `max` replicas of a process, as many as the load requires.
 
     `target_backlog` is how many messages there may be per replica (waiting and in flight, in all sources of its
@@ -63,8 +63,8 @@ class Scale(Shown):
             raise SettingsError("Scale wants a target_backlog or a target_wait, or it would never grow")
 
 
-@attrs.frozen(repr=False)
-class Load(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Load(Value):
     """How much work there is, and how busy the replicas are."""
 
     backlog: int
@@ -75,8 +75,8 @@ class Load(Shown):
     """The fraction of their total concurrency that the replicas have used lately, 0 to 1."""
 
 
-@attrs.frozen(repr=False)
-class Wanted(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Wanted(Value):
     """How many replicas there should be, and why."""
 
     replicas: int

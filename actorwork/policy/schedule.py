@@ -38,7 +38,7 @@ import attrs
 
 from actorwork.errors import SettingsError
 from actorwork.policy.bounds import FINITE, instance_of, number
-from actorwork.shown import Shown
+from actorwork.shown import Value
 
 SHORTEST: Final = 0.001
 """The least number of seconds between two nominal times."""
@@ -67,8 +67,8 @@ _random: Final = re.compile(r"(?<![a-z])[rh](?![a-z])", re.IGNORECASE).search
 _PART: Final = number(0, FINITE, "a finite number")
 
 
-@attrs.frozen(kw_only=True, repr=False)
-class Interval(Shown):
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Interval(Value):
     """A length of time; every part is >= 0 and not all of them are 0."""
 
     weeks: float = attrs.field(default=0, validator=_PART)
@@ -94,8 +94,8 @@ class Interval(Shown):
         return (((self.weeks * 7 + self.days) * 24 + self.hours) * 60 + self.minutes) * 60 + self.seconds
 
 
-@attrs.frozen(repr=False)
-class Cron(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Cron(Value):
     """A cron expression, read in `timezone` (an IANA name).
 
     A `custom` one has a syntax of its own, which only the system's `cron_schedule` reads.

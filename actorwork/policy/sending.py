@@ -21,7 +21,7 @@ import attrs
 from actorwork.durations import Duration, as_seconds
 from actorwork.message import NO_HEADERS, Envelope, Json, Priority, Unique
 from actorwork.policy.bounds import check_name, is_number
-from actorwork.shown import Shown
+from actorwork.shown import Value
 
 OURS: Final = "actorwork-"
 """The prefix of the headers that belong to the runtime."""
@@ -47,8 +47,8 @@ def _as_moment(value: datetime | Duration | None) -> datetime | float | None:
     return value if value is None or isinstance(value, datetime) else as_seconds(value)
 
 
-@attrs.frozen(kw_only=True, repr=False)
-class Sending(Shown):
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Sending(Value):
     """The same options, checked; raises `ValueError` or `TypeError` for invalid ones."""
 
     delay: float = attrs.field(default=0.0, converter=as_seconds)

@@ -30,14 +30,14 @@ from actorwork.errors import ExecutionTimeout
 from actorwork.groups import is_cancellation, is_group, leaves
 from actorwork.message import Failure
 from actorwork.policy.retry import BackoffFunction, Dice, RetryPolicy, retry_after, rule_for
-from actorwork.shown import Shown
+from actorwork.shown import Value
 
 if TYPE_CHECKING:
     from actorwork.policy.runs.values import Expansion, Plan
 
 
-@attrs.frozen(repr=False)
-class Ack(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Ack(Value):
     """Handled. `result` is the reply's JSON, if the sender asked for it.
 
     `starts` are the runs that the settlement starts. With `continues` the message has no result yet: it ends as that
@@ -50,23 +50,23 @@ class Ack(Shown):
     expands: Expansion | None = None
 
 
-@attrs.frozen(repr=False)
-class Retry(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Retry(Value):
     """Run the message again `delay` seconds from now, as the next attempt."""
 
     delay: float
     failure: Failure
 
 
-@attrs.frozen(repr=False)
-class Reject(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Reject(Value):
     """Dropped on purpose."""
 
     failure: Failure
 
 
-@attrs.frozen(repr=False)
-class Fail(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Fail(Value):
     """Given up: the message becomes a dead letter."""
 
     failure: Failure
@@ -117,8 +117,8 @@ class EndReason(enum.Enum):
     CRASHED = "crashed"
 
 
-@attrs.frozen(repr=False)
-class CrashWanted(Shown):
+@attrs.frozen(eq=False, repr=False)
+class CrashWanted(Value):
     """The actor ends with its message, because of `cause`."""
 
     cause: BaseException
@@ -126,8 +126,8 @@ class CrashWanted(Shown):
     """The actor's `on_failure`; None for a `Shutdown`, which needs none to end the actor."""
 
 
-@attrs.frozen(repr=False)
-class Ending(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Ending(Value):
     """How a delivery ends, and whether its actor ends with it."""
 
     settlement: Settlement | None

@@ -19,7 +19,7 @@ import attrs
 from actorwork.durations import Duration, as_seconds
 from actorwork.policy.bounds import as_tuple, callables, seconds
 from actorwork.runtime.firing import cron_schedule_from
-from actorwork.shown import Shown
+from actorwork.shown import Value
 
 if TYPE_CHECKING:
     from actorwork.abc import AbstractCronSchedule, Broker, EventSink, Middleware, PublishMiddleware
@@ -86,8 +86,8 @@ def refuse_unknown(
             )
 
 
-@attrs.frozen(kw_only=True, repr=False)
-class Options(Shown):
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Options(Value):
     """How a system runs. `lease`, `grace` and `loop_stall` are in seconds; the last two may be infinite."""
 
     fields_are_arguments: ClassVar = True

@@ -19,7 +19,7 @@ from actorwork.actors.supervision.supervisor import RunningSupervisor
 from actorwork.actors.tree.pool import Pool
 from actorwork.actors.tree.spec import Child, DynamicSupervisor, Process, Replicas, Supervisor
 from actorwork.message import Delivery
-from actorwork.shown import Shown
+from actorwork.shown import Value
 
 if TYPE_CHECKING:
     from actorwork.actors.mailbox.calls import Item
@@ -37,16 +37,16 @@ class RemotePart(Protocol):
     def statistics(self) -> Mapping[str, int]: ...
 
 
-@attrs.frozen(repr=False)
-class InFlightItem(Shown):
+@attrs.frozen(eq=False, repr=False)
+class InFlightItem(Value):
     """What an actor handles now: a message's type or id, and since how many seconds."""
 
     what: str
     seconds: float
 
 
-@attrs.frozen(repr=False)
-class Branch(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Branch(Value):
     """A child in the tree, with those below it.
 
     `waiting` is the depth of the mailbox. `kind` is `actor`, `task`, `process`, or the strategy of a supervisor. `pid`

@@ -22,7 +22,7 @@ import attrs
 from actorwork.abc import Subscription
 from actorwork.message import Delivery, Envelope, Priority
 from actorwork.policy.settlement import Ack, Fail, Reject, Settlement
-from actorwork.shown import Shown
+from actorwork.shown import Shown, Value
 from actorwork.streams import entries
 from actorwork.streams.isolation import Isolation
 from actorwork.streams.keys import SourceKeys
@@ -30,8 +30,8 @@ from actorwork.streams.lives import Life
 from actorwork.streams.transport.redis_py import InvalidResponse
 
 
-@attrs.frozen(repr=False)
-class PublishOnly(Shown):
+@attrs.frozen(eq=False, repr=False)
+class PublishOnly(Value):
     """Publish for a delivery that stays in flight; `report` gets whether it was still ours, or the error."""
 
     report: Callable[[bool | Exception], None]

@@ -54,7 +54,7 @@ from typing import Final
 import attrs
 
 from actorwork.message import Priority
-from actorwork.shown import Shown
+from actorwork.shown import Value
 
 OURS: Final = "actorwork:"
 LEASES: Final = "actorwork:node:"
@@ -82,8 +82,8 @@ def prefix(source: str) -> str:
     return f"actorwork:{{{source}}}:"
 
 
-@attrs.frozen(repr=False)
-class SourceKeys(Shown):
+@attrs.frozen(eq=False, repr=False)
+class SourceKeys(Value):
     """The keys of one source, made once."""
 
     stream: str

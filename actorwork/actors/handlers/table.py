@@ -47,7 +47,7 @@ from actorwork.policy.batches import Batching, outcomes_of
 from actorwork.policy.limits import Limit
 from actorwork.policy.retry import RetryPolicy
 from actorwork.settings import EVENT_LOOPS, EventLoop, Settings
-from actorwork.shown import Shown
+from actorwork.shown import Shown, Value
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -102,8 +102,8 @@ def receive(
     return mark if function is None and (batch is not None or loop is not None) else mark(function)
 
 
-@attrs.frozen(repr=False)
-class Given(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Given(Value):
     """A parameter that the runtime fills in from the headers of a trigger's message."""
 
     name: str

@@ -22,22 +22,22 @@ from typing import TYPE_CHECKING, Any, Protocol
 import attrs
 
 from actorwork.policy.exits import Exit
-from actorwork.shown import Shown
+from actorwork.shown import Value
 
 if TYPE_CHECKING:
     from actorwork.actors.refs.ref import ActorRef
 
 
-@attrs.frozen(repr=False)
-class Terminated(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Terminated(Value):
     """A watched actor has ended for good."""
 
     ref: ActorRef[Any]
     exit: Exit
 
 
-@attrs.frozen(repr=False)
-class Restarted(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Restarted(Value):
     """A watched actor has been started again after `exit`; `incarnation` is the new one."""
 
     ref: ActorRef[Any]
@@ -45,16 +45,16 @@ class Restarted(Shown):
     exit: Exit
 
 
-@attrs.frozen(repr=False)
-class Watch(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Watch(Value):
     """The options of a watch."""
 
     restarts: bool = False
     message: object = None
 
 
-@attrs.frozen(repr=False)
-class LinkBroken(Shown):
+@attrs.frozen(eq=False, repr=False)
+class LinkBroken(Value):
     """Crashes an actor that is linked to one which has ended abnormally; never reaches a handler."""
 
     ref: ActorRef[Any]

@@ -25,7 +25,7 @@ from actorwork.actors.supervision.child_table import ChildRecord, State
 from actorwork.actors.supervision.failures import start_error
 from actorwork.actors.tree.spec import DynamicSupervisor, Spec, as_spec
 from actorwork.errors import AlreadyRegistered, ChildError, SettingsError
-from actorwork.shown import Shown
+from actorwork.shown import Value
 
 if TYPE_CHECKING:
     from actorwork.actors.supervision.child_runner import ChildRunner
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from actorwork.actors.tree.spec import Supervisor
 
 
-@attrs.frozen(repr=False)
-class ChildInfo(Shown):
+@attrs.frozen(eq=False, repr=False)
+class ChildInfo(Value):
     """A child, as `which_children` shows it: `handle` is its ref, None (not running), or "restarting"."""
 
     id: Hashable
@@ -44,8 +44,8 @@ class ChildInfo(Shown):
     """`worker` or `supervisor`."""
 
 
-@attrs.frozen(repr=False)
-class ChildCounts(Shown):
+@attrs.frozen(eq=False, repr=False)
+class ChildCounts(Value):
     """How many children there are: defined, running, and of which kind."""
 
     specs: int

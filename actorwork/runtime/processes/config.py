@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import attrs
 
-from actorwork.shown import Shown
+from actorwork.shown import Value
 
 if TYPE_CHECKING:
     from actorwork.actors.tree.spec import Spec
@@ -45,8 +45,8 @@ OpenSystem = Callable[..., AbstractAsyncContextManager[NodeSystem]]
 """Opens a system for a tree, as `open_system` does."""
 
 
-@attrs.frozen(repr=False)
-class NodeConfig(Shown):
+@attrs.frozen(eq=False, repr=False)
+class NodeConfig(Value):
     """What a process is to run; pickled on its way to it."""
 
     title: str

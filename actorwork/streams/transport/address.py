@@ -9,7 +9,7 @@ from typing import Any, Final
 import attrs
 
 from actorwork.errors import BrokerError
-from actorwork.shown import Shown
+from actorwork.shown import Value
 from actorwork.streams.transport.direct import DirectConnection, direct_options
 from actorwork.streams.transport.redis_py import (
     AuthenticationError,
@@ -32,8 +32,8 @@ _NOT_NOW: Final = (9, 10)
 """Numbers of OpenSSL: a certificate for another host name, or another address; not valid yet, or not any more."""
 
 
-@attrs.frozen(repr=False)
-class Address(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Address(Value):
     """Where a server is and how to get in. `url` is safe to show: its password is not in it."""
 
     url: str

@@ -29,7 +29,7 @@ import attrs
 import trio
 
 from actorwork.nurseries import open_unwrapping_nursery
-from actorwork.shown import Shown
+from actorwork.shown import Value
 from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.commands import CommonCommands, MayHaveExecuted, Script
 from actorwork.streams.transport.connection import Connection, connect
@@ -55,16 +55,16 @@ class NoFurtherConnection(Exception):
     """The server is there, but no further connection to it can be opened."""
 
 
-@attrs.frozen(repr=False)
-class Connected(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Connected(Value):
     """There is a connection, the `generation`th."""
 
     url: str
     generation: int
 
 
-@attrs.frozen(repr=False)
-class ConnectionLost(Shown):
+@attrs.frozen(eq=False, repr=False)
+class ConnectionLost(Value):
     """There is no connection; the next attempt follows in `retry_in` seconds."""
 
     url: str
@@ -75,8 +75,8 @@ class ConnectionLost(Shown):
 ConnectionEvent = Connected | ConnectionLost
 
 
-@attrs.frozen(repr=False)
-class ClientStatistics(Shown):
+@attrs.frozen(eq=False, repr=False)
+class ClientStatistics(Value):
     is_connected: bool
     generation: int
     in_flight: int

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 import attrs
 
-from actorwork.shown import Shown
+from actorwork.shown import Value
 from actorwork.streams.transport.redis_py import (
     ConnectionError,  # noqa: A004
     NoScriptError,
@@ -31,8 +31,8 @@ class MayHaveExecuted(ConnectionError):
         """The server's number of the connection that was lost."""
 
 
-@attrs.frozen(repr=False)
-class Script(Shown):
+@attrs.frozen(eq=False, repr=False)
+class Script(Value):
     """A Lua script, known to the server by its digest."""
 
     name: str
