@@ -4,15 +4,7 @@
       ▲                          │ CLEARING                      │ ALONE                             │ none
       └──────────────────────────┴───────────────────────────────┴───────────────────────────────────┘
 
-A process dies with everything it has in flight, and the crash counts for all of it. A suspect that runs beside other
-messages could be counted once more for what another one did, and so reach the limit without guilt. So a node that is to
-take a suspect reads nothing more, of any source of any of its actors, until what it has in flight has ended; then it
-takes one suspect, and nothing else until that has ended.
-
-A node without anything in flight does this at once, so a process that has just started comes first. One that is busy
-waits for a second, in which another node may take the suspect. Both waits are bounded, since what an actor has in
-flight may itself wait for a message (a stash): then the node reads again, and tries later. A suspect that has not ended
-by then keeps all others out, but no longer all messages.
+The reasons and the bounds are in `policy/crashes`, which both brokers follow.
 
 One turn decides for one node, by what it sees in its transaction. If the turn fails, the next one decides again, by
 what it sees then: nothing here has to be undone.

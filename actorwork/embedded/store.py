@@ -35,7 +35,7 @@ from actorwork.embedded.dead_letters import DeadLetterTable
 from actorwork.embedded.delay_queue import DelayQueue
 from actorwork.embedded.files import OpenedFile, begin_writing
 from actorwork.embedded.key_queues import KeyQueues
-from actorwork.embedded.leases import Leases
+from actorwork.embedded.leases import DAY, Leases
 from actorwork.embedded.outcomes import Outcomes
 from actorwork.embedded.reading import Reading
 from actorwork.embedded.rows import (
@@ -59,7 +59,6 @@ if TYPE_CHECKING:
     from actorwork.embedded.runs import RunTable
 
 MANY: Final = 1000
-DAY: Final = 86400.0
 
 
 class Store:

@@ -122,7 +122,7 @@ class Reader:
                 if isolation.is_closed and not sources.must_recover:
                     await isolation.wait_changed()
                     continue
-                # No checkpoint since the node was open: whoever closes it now waits for the end of this read.
+                # No checkpoint since the node was open: a task that closes it now waits for the end of this read.
                 isolation.begin_reading()
                 try:
                     may_have_more = await self._read_once(exclusive)

@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Generic, TypeVar, cast, overload
 
-from actorwork.durations import IN_WORDS, Duration, as_seconds
-from actorwork.errors import SettingsError
+from actorwork.durations import Duration
 from actorwork.message import GROUP, Json, Priority
-from actorwork.policy.bounds import check_name, is_number
+from actorwork.policy.bounds import check_name
 from actorwork.policy.runs.values import (
     FIXED,
     LONGEST_RUN_ID,
@@ -25,13 +24,12 @@ from actorwork.policy.runs.values import (
 )
 from actorwork.workflows.holes import Hole
 from actorwork.workflows.outcomes import Failed
-from actorwork.workflows.steps import Group, MessagePart, NapPart, SignalPart, Step, instead
+from actorwork.workflows.steps import DAY, Group, MessagePart, NapPart, SignalPart, Step, instead, seconds_of
 from actorwork.workflows.templates import template_of, type_name
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
-DAY: Final = 86_400.0
 NO_SOURCE: Final = "workflows"
 """The home of a run that sends no message."""
 LONGEST_TYPE: Final = 200
@@ -97,9 +95,9 @@ class Flow(Generic[R_co]):
             if not isinstance(one, (Step, Group)):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise TypeError(f"also wants steps, or groups of them, got {one!r}{instead(one)}")
         self.title = title
-        self.deadline = None if deadline is None else _seconds("deadline", deadline)
+        self.deadline = None if deadline is None else seconds_of("deadline", deadline, above_zero=True)
         self.hold_on_failure = hold_on_failure
-        self.results_ttl = DAY if results_ttl is None else _seconds("results_ttl", results_ttl)
+        self.results_ttl = DAY if results_ttl is None else seconds_of("results_ttl", results_ttl, above_zero=True)
         self.on_error: Step[Any] | None = None
         if on_error is not None:
             self.on_error = failing = on_error(cast("list[Failed]", Hole(None, "result")))
@@ -353,10 +351,3 @@ def _names(steps: Sequence[Step[Any]]) -> list[str]:
             name = f"{name} {seen[name]}" if alike[name] > 1 or name in given else name
         names.append(name)
     return names
-
-
-def _seconds(what: str, value: Duration) -> float:
-    seconds = as_seconds(value)
-    if not is_number(seconds) or not 0 < seconds <= 100 * 365 * DAY:
-        raise SettingsError(f"{what} wants more than 0 seconds, a timedelta, or {IN_WORDS}, got {value!r}")
-    return float(seconds)

@@ -173,7 +173,7 @@ class Group(Generic[R_co]):
 
     @property
     def results(self) -> list[R_co]:
-        """What the steps return, in their order: whoever takes it needs all of them to succeed."""
+        """What the steps return, in their order: a step that takes it needs all of them to succeed."""
         return cast("Any", Hole(self, "result"))
 
     @property
@@ -297,12 +297,12 @@ def together(*steps: Step[Any]) -> Step[Any]:
 def signal(name: str, type: type[R], *, within: Duration | None = None) -> Step[R]:
     """Return a step that waits for `run.signal(name, value)`; without one `within` that time it ends as expired."""
     check_name("the name of a signal", name)
-    return Step(SignalPart(None if within is None else _seconds("within", within)), name, type, is_named=True)
+    return Step(SignalPart(None if within is None else seconds_of("within", within)), name, type, is_named=True)
 
 
 def nap(seconds: Duration, *, after: Sequence[object] = ()) -> Step[None]:
     """Return a step that ends some seconds after its turn has come."""
-    return Step(NapPart(_seconds("a nap", seconds)), "nap", None, after)
+    return Step(NapPart(seconds_of("a nap", seconds)), "nap", None, after)
 
 
 @overload
@@ -390,8 +390,10 @@ def instead(value: object) -> str:
     return ""
 
 
-def _seconds(what: str, value: Duration) -> float:
+def seconds_of(what: str, value: Duration, *, above_zero: bool = False) -> float:
+    """Return a duration of a century at most in seconds; raises `SettingsError`, which names `what`."""
     seconds = as_seconds(value)
-    if not is_number(seconds) or not 0 <= seconds <= 100 * 365 * DAY:
-        raise SettingsError(f"{what} wants seconds, at least 0, a timedelta, or {IN_WORDS}, got {value!r}")
+    if not is_number(seconds) or not 0 <= seconds <= 100 * 365 * DAY or (above_zero and seconds == 0):
+        wanted = "more than 0 seconds" if above_zero else "seconds, at least 0"
+        raise SettingsError(f"{what} wants {wanted}, a timedelta, or {IN_WORDS}, got {value!r}")
     return float(seconds)

@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from actorwork import AskTimeout, Delivery, MessageFailed
+from actorwork.clients.runs import Run
 from actorwork.message import FLOW, Envelope
 from actorwork.workflows import (
     Flow,
@@ -405,17 +406,24 @@ async def test_a_signal_that_does_not_come_in_time_ends_as_expired(open_stage: O
             await run.result()
 
 
+async def why_not(run: Run[Any]) -> str:
+    """Wait in vain for a result, longer if a busy broker has not answered at all; return what the error says."""
+    for timeout in (0.05, 0.5, 5):
+        with pytest.raises(AskTimeout) as caught:
+            await run.result(timeout=timeout)
+        if "did not say" not in str(caught.value):
+            break
+    return str(caught.value)
+
+
 async def test_a_wait_for_a_result_that_takes_too_long_says_what_the_run_waits_for(open_stage: OpenStage) -> None:
     async with open_stage() as stage:
         run = await stage.client.start(squares(1)[0])
-        with pytest.raises(AskTimeout, match=r"it continues, and 0 of its 1 steps have ended\. Does a node run"):
-            await run.result(timeout=0.05)
+        assert "it continues, and 0 of its 1 steps have ended. Does a node run" in await why_not(run)
         assert await run.pause()
-        with pytest.raises(AskTimeout, match=r"it is paused until run\.resume\(\), and 0 of its 1 steps have ended"):
-            await run.result(timeout=0.05)
+        assert "it is paused until run.resume(), and 0 of its 1 steps have ended" in await why_not(run)
         asked = await stage.client.start(text_of(signal("approval", bool).result))
-        with pytest.raises(AskTimeout, match="it waits for the signal 'approval', and 0 of its 2 steps have ended"):
-            await asked.result(timeout=0.05)
+        assert "it waits for the signal 'approval', and 0 of its 2 steps have ended" in await why_not(asked)
         async with stage.open_system():
             failing = Flow(text_of(step(Calculator, Flaky(7), name="flaky").result), hold_on_failure=True)
             held = await stage.client.start(failing)
@@ -423,8 +431,7 @@ async def test_a_wait_for_a_result_that_takes_too_long_says_what_the_run_waits_f
                 async for info in updates:
                     if info.status is Status.HELD:
                         break
-            with pytest.raises(AskTimeout, match=r"it is held until run\.retry\(\) \('flaky' failed"):
-                await held.result(timeout=0.05)
+            assert "it is held until run.retry() ('flaky' failed" in await why_not(held)
 
 
 async def test_a_nap_delays_what_comes_after_it(open_stage: OpenStage) -> None:

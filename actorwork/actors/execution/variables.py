@@ -1,8 +1,8 @@
 """Keeps the context variables that one message sets from the next.
 
 An executor handles message after message in one task, and a task has one context. What a handler puts into a variable
-(a tenant, a trace) would still be there for the next message, whoever sent that. So after each
-message the context is compared with how it was before the first one, and replaced by a copy of that if it differs.
+(a tenant, a trace) would still be there for the next message, from any sender. So after each message the context is
+compared with how it was before the first one, and replaced by a copy of that if it differs.
 
 To run each message in a context of its own would cost as much as half of a local message, and would hide the frames of
 handlers from the stacks of tasks. The comparison costs 45 ns; a message that did change something costs its executor

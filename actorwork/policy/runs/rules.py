@@ -98,7 +98,7 @@ class Book(Protocol):
         ...
 
     def finish(self, status: Status, reason: str = "") -> None:
-        """Store how the run ended, answer those who wait, send what `on_error` and `undo` name."""
+        """Store how the run ended, answer the callers that wait, send what `on_error` and `undo` name."""
         ...
 
 
