@@ -410,7 +410,7 @@ def test_an_asyncio_client_runs_workflows(at_work: str) -> None:
 def test_a_wait_of_an_asyncio_client_ends_with_its_task_and_what_it_waited_for_goes_on(at_work: str) -> None:
     async def main() -> None:
         async with aio.open_client(at_work) as client:
-            run = await client.start(signal("go", int))
+            run = await client.start(step(Calculator, Square(signal("go", int).result)))
             # So a route of a web application ends whose browser has gone away.
             for wait in (client.ref("nobody").ask({}), run.result()):
                 waiting = asyncio.create_task(wait)
