@@ -51,7 +51,7 @@ from .models import (
     RunSight,
     World,
 )
-from .test_protocol import ENDINGS, ProtocolMachine, check_machine, check_mutant, few, loop, rarely, some
+from .test_protocol import ENDINGS, FAILURE, ProtocolMachine, check_machine, check_mutant, few, loop, rarely, some
 
 __all__ = ["loop"]
 
@@ -191,6 +191,8 @@ class JoinMachine(ProtocolMachine):
         self.given: dict[str, object] = {}
         self.over: list[str] = []
         """The messages of steps that are in no place any more."""
+        self.cancelled: set[str] = set()
+        """Those in flight whose run was cancelled: the next one to handle them ends them, unless they end before."""
 
     def may_send(self) -> bool:
         return len(self.sent) < 4
@@ -297,6 +299,7 @@ class JoinMachine(ProtocolMachine):
                 continue
             if name in seen:
                 assert isinstance(place, Pending), f"{name} was not begun, and is still there"
+                self.cancelled.add(name)
             else:
                 assert not isinstance(place, Pending) or self.is_free(place), f"{name} was in hand, and is gone"
                 self.drop(name)
@@ -334,7 +337,21 @@ class JoinMachine(ProtocolMachine):
             return Reject(EXPIRED)
         return ENDINGS[kind]
 
+    def end(self, name: str) -> None:
+        super().end(name)
+        self.cancelled.discard(name)
+
+    def take_note(self, hand: Hand, got: list[Delivery], *, room: int, loses: bool) -> None:
+        now = self.world.look().places
+        for name in [name for name in self.cancelled if name not in now]:
+            assert self.is_free(self.places[name]), f"{name} was in hand, and is gone"
+            self.drop(name)
+            self.over.append(name)
+        super().take_note(hand, got, room=room, loses=loses)
+
     def apply(self, delivery: Delivery, settlement: Settlement, published: Sequence[Envelope]) -> None:
+        if delivery.id in self.cancelled and isinstance(settlement, Retry):
+            settlement = Reject(FAILURE)
         super().apply(delivery, settlement, published)
         if delivery.id not in self.steps or isinstance(settlement, Retry):
             return
