@@ -8,6 +8,7 @@ program that keeps the title.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -195,14 +196,18 @@ def _are_limits(instance: object, attribute: attrs.Attribute[Any], value: object
         raise wrong(instance, attribute.name, f"a list of {', '.join(kind.__name__ for kind in LIMITS)}", value)
 
 
+def _is_async(value: object) -> bool:
+    return inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(type(value).__call__)
+
+
 def _are_hooks(instance: Settings, attribute: attrs.Attribute[Any], value: object) -> None:
     if value is None:
         return
     is_divided = isinstance(value, Mapping)
     by_source: Mapping[object, object] = cast("Mapping[object, object]", value) if is_divided else {}
     hooks = list(by_source.values()) if is_divided else [value]
-    if not all(takes(hook, 1) for hook in hooks):
-        wanted = "a callable that takes the fields of an entry, or a mapping of sources to such callables"
+    if not all(takes(hook, 1) and not _is_async(hook) for hook in hooks):
+        wanted = "a callable that takes the fields of an entry (not async), or a mapping of sources to such callables"
         raise wrong(instance, attribute.name, wanted, value)
     for source in by_source:
         if source not in instance.all_sources:
@@ -221,7 +226,8 @@ class Settings(Shown):
     died while a message was in flight, it is a dead letter and does not run again; from 2 on, its last run before that
     is one alone, so that only the guilty one gets there. With `loop="asyncio"` its async handlers and hooks run on an
     asyncio loop, in a thread of the actor's own. `decode` reads entries that other programs have written to
-    Redis in a format of their own (`policy/decoding`): a callable, or one for each source.
+    Redis in a format of their own (`policy/decoding`): a callable that is not async, or one for each source. What it
+    cannot read becomes a dead letter.
     """
 
     title: str = attrs.field(validator=text(1, 300))

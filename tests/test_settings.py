@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from functools import partial
 from typing import Any
 
 import attrs
@@ -79,6 +80,15 @@ def bool_of(fields: object) -> object:
     return bool(fields)
 
 
+async def waits(fields: object) -> object:
+    return bool(fields)
+
+
+class Waits:
+    async def __call__(self, fields: object) -> object:
+        return bool(fields)
+
+
 FINE: list[tuple[str, list[Any]]] = [
     ("title", ["a", "a" * 300, "Ünïcode ✓"]),
     ("description", ["", "d" * 1000]),
@@ -94,7 +104,7 @@ FINE: list[tuple[str, list[Any]]] = [
     ("priority", list(Priority)),
     ("middleware", [[], [print], (print,)]),
     ("loop", ["trio", "asyncio"]),
-    ("decode", [None, bool_of, {}, {Settings(title="greeter").default_source: bool_of}]),
+    ("decode", [None, bool_of, partial(bool_of), {}, {Settings(title="greeter").default_source: bool_of}]),
     ("triggers", [[], [Trigger(title="a", schedule=HOURLY), Trigger(title="b", schedule=HOURLY)]]),
 ]
 
@@ -131,6 +141,7 @@ WRONG: list[tuple[str, list[Any], str]] = [
     ("triggers", [[Trigger(title="a", schedule=HOURLY)] * 2], "unique titles, got 'a' 2 times"),
     ("loop", [None, "uvloop", True], "'trio' or 'asyncio'"),
     ("decode", ["json", 7, {"orders": 7}, lambda: None], "a callable that takes the fields of an entry"),
+    ("decode", [waits, partial(waits), Waits(), {"orders": waits}], "(not async)"),
     ("decode", [{"orders": bool_of}], "sources of the actor, worker:"),
 ]
 

@@ -6,19 +6,23 @@
     raises `Reject`                 nothing: the entry is acknowledged and dropped
     raises anything else            nothing: the entry becomes a dead letter, with its fields as they were
 
+The delivery by which an actor is told of such a dead letter (its hook `failed`) has the same fields. If they cannot be
+read then either, it comes with the fields themselves.
+
 The hook runs in the task that reads, for each entry once per attempt: it converts, and does not wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, Final, TypeAlias, cast
 
 import attrs
 
 from actorwork import codec, errors
-from actorwork.message import NO_HEADERS, Delivery
+from actorwork.message import FAILED, NO_HEADERS, Delivery, Failure, Json
 from actorwork.policy.settlement import Fail, Reject, failure_of
 
 DecodeHook: TypeAlias = Callable[[Mapping[bytes, bytes]], object]
@@ -33,19 +37,34 @@ def decoder_of(hook: DecodeHook) -> Decoder:
 
 
 def decoded(delivery: Delivery, hook: DecodeHook) -> Delivery | Fail | Reject:
-    """Return a foreign delivery as a hook reads it, or how it ends if the hook cannot."""
+    """Return a foreign delivery as a hook reads it, or how it ends if the hook cannot. Only an interrupt is raised."""
     try:
         kind, data, headers = _read(hook(cast("Mapping[bytes, bytes]", delivery.payload)))
-    except Exception as error:  # noqa: BLE001 - a hook is the user's, and may raise anything
-        failure = failure_of(error)
-        return Reject(failure) if isinstance(error, errors.Reject) else Fail(failure)
+    except KeyboardInterrupt:
+        raise
+    except errors.Reject as rejection:
+        return Reject(failure_of(rejection))
+    except BaseException as error:  # noqa: BLE001 - a hook is the user's; even its SystemExit must not end the reader
+        return delivery if FAILED in delivery.headers else Fail(_failure_of(error, hook))
     # Those of the runtime come last: it has added its own for a second attempt.
     return attrs.evolve(delivery, payload=data, type=kind, headers={**headers, **delivery.headers})
 
 
-def _read(found: object) -> tuple[str | None, bytes, Mapping[str, Any]]:
+def _failure_of(error: BaseException, hook: DecodeHook) -> Failure:
+    failure = failure_of(error)
+    if isinstance(error, errors.Verdict):
+        return failure  # Its reason is the hook's own words.
+    name = getattr(hook, "__name__", type(hook).__name__)
+    return attrs.evolve(failure, reason=f"the decode hook {name} cannot read the entry: {failure.reason}")
+
+
+def _read(found: object) -> tuple[str | None, bytes, Mapping[str, Json]]:
     if found is None:
         raise TypeError("a decode hook returns a message or (type, data, headers); it returned None")
+    if inspect.isawaitable(found):
+        if isinstance(found, Coroutine):
+            found.close()
+        raise TypeError("a decode hook is not async: it returns a message or (type, data, headers), got an awaitable")
     if not isinstance(found, tuple):
         data, kind = codec.encode(found)
         return kind, data, NO_HEADERS
@@ -62,5 +81,6 @@ def _read(found: object) -> tuple[str | None, bytes, Mapping[str, Any]]:
     for name in named:
         if not isinstance(name, str) or name.startswith(_OURS):
             raise TypeError(f"headers of a decode hook have names that do not begin with {_OURS!r}, got {name!r:.100}")
-    codec.encode_value(dict(named))  # so that a retry, which stores them, cannot fail
-    return kind, data if isinstance(data, bytes) else codec.encode_value(data), named
+    # As JSON, which is what a retry stores, so that every attempt has the same ones.
+    plain = cast("dict[str, Json]", codec.loads(codec.encode_value(dict(named)))) if named else NO_HEADERS
+    return kind, data if isinstance(data, bytes) else codec.encode_value(data), plain
