@@ -153,8 +153,8 @@ class Tasks(Actor):
 async def test_what_another_program_keeps_in_a_field_data_is_read_without_a_hook(redis_url: str):
     Tasks.seen = []
     async with open_scene(redis_url) as scene:
-        task: dict[str, object] = {"task_id": "1", "task_name": "shop:buy", "labels": {}, "args": [], "kwargs": {"number": 3}}
+        task: dict[str, object] = {"task_id": "1", "task_name": "shop:buy", "args": [], "kwargs": {"number": 3}}
         await scene.call("XADD", "taskiq", "*", "data", json.dumps(task))
         async with open_system(Tasks, broker=scene.broker):
             await until(true_of(lambda: bool(Tasks.seen)), "the task")
-        assert Tasks.seen == [("shop:buy", {"number": 3}, ["args", "labels", "task_id"])]
+        assert Tasks.seen == [("shop:buy", {"number": 3}, ["args", "task_id"])]
