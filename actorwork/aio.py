@@ -8,11 +8,13 @@
         run = await client.start(words(urls))
         print(await run.result(timeout=60))
 
-Classes, names and exceptions are those of the client for Trio. uvloop's loop will do as well; Trio is not imported.
+`events` makes server-sent events of a receipt or a run, for a browser that follows it. Classes, names and exceptions
+are those of the client for Trio. uvloop's loop will do as well; Trio is not imported.
 """
 
 from actorwork.asynchronous.opening import open_client as open_client
+from actorwork.asynchronous.server_sent import Event as Event, EventStream as EventStream, events as events
 from actorwork.clients.client import Client as Client
 from actorwork.clients.refs import Prepared as Prepared, Receipt as Receipt, StreamRef as StreamRef
 
-__all__ = ["Client", "Prepared", "Receipt", "StreamRef", "open_client"]
+__all__ = ["Client", "Event", "EventStream", "Prepared", "Receipt", "StreamRef", "events", "open_client"]

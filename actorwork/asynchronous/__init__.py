@@ -9,4 +9,5 @@ link        one open connection: commands of many tasks, replies matched in orde
 replies     where outcomes arrive
 blocks      blocks that something outside of them ends: those of locks
 store       the embedded broker's file, in a thread of its own
+server_sent the life of a message or of a run as server-sent events
 """
