@@ -57,8 +57,10 @@ class Receipt(Generic[R_co]):
         """Cancel the message, wherever it is; return False if it is over, or was cancelled before.
 
         If no node has been given it, it is dropped at once. A handler in flight is cancelled within a second, and the
-        message ends as cancelled unless the handler returns all the same: what it returns is then the result.
+        message ends as cancelled unless the handler returns all the same: what it returns is then the result. A message
+        that waits in the spool is cancelled as soon as the broker has it; this waits for that.
         """
+        await self._wait_sent()
         source = await self._find_source()
         broker = await self._sender.reached()
         return bool(source) and await broker.cancel_message(source, self.id, reason=reason)

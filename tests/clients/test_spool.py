@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from actorwork import Actor, Settings, SettingsError, Spool, SpoolError, SpoolFull, open_client, open_system, receive
 from actorwork.clients import Client, spool as spooling
@@ -385,6 +386,37 @@ async def test_a_spooled_message_can_have_its_outcome_fetched(spool: Spool):
         receipt = await client.ref(Greeter).submit({"name": "Ann"})
         broker.come_back()
         assert await receipt.result() == "Hello Ann"
+
+
+async def test_a_message_that_waits_in_the_file_is_cancelled_as_soon_as_the_broker_has_it(spool: Spool):
+    greeted: list[str] = []
+
+    class Greeter(Actor):
+        settings = Settings(title="greeter")
+
+        @receive
+        async def greet(self, *, name: str) -> None:
+            greeted.append(name)
+
+    broker = Broker()
+    async with within(), open_client(broker, spool=spool) as client:
+        broker.go_away()
+        receipt = await client.ref(Greeter).submit({"name": "Ann"})
+        changed: list[bool] = []
+
+        async def cancel() -> None:
+            changed.append(await receipt.cancel("too late"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cancel)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert changed == []
+            broker.come_back()
+        assert changed == [True]
+        async with open_system(Greeter, broker=broker):
+            await client.ref(Greeter).ask({"name": "Bob"})
+        assert await receipt.status() == "CANCELLED"
+        assert greeted == ["Bob"]
 
 
 async def test_an_ask_waits_for_the_messages_of_its_source_and_is_never_spooled(spool: Spool):
