@@ -12,7 +12,7 @@ CHAPTER = (Path(__file__).parents[2] / "docs" / "promises.md").read_text(encodin
 ROWS = [line for line in CHAPTER.splitlines() if line.startswith("| ") and not line.startswith(("| case", "|---"))]
 ALL = {"memory", "SQLite", "Redis"}
 SIGNS = {
-    "memory": r"\bopen_stage\b|\bopen_test_system\b|\brun_eagerly\b|\bMemoryBroker\b",
+    "memory": r"\bopen_stage\b|\bopen_test_system\b|\brun_eagerly\b|\b(Memory)?Broker\(\)",
     "SQLite": r"\bopen_stage\b|\burl\b|\bat_work\b|sqlite://|\bEmbeddedWorld\b",
     "Redis": r"\bopen_stage\b|\burl\b|\bat_work\b|\bredis_url\b|\bhere\b|\bown_server\b|\bRedisWorld\b",
 }
