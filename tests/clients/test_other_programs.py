@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import subprocess
 import sys
 import threading
@@ -38,7 +39,7 @@ from actorwork.testing.redis_server import RedisServer, open_redis_server
 from actorwork.workflows import Status, chord, signal, step
 from tests.clients.programs import node, run_asyncio
 from tests.patience import BUSY
-from tests.workflows.shop import Calculator, Clerk, Flaky, Note, Square, Sum, double
+from tests.workflows.shop import Calculator, Clerk, Flaky, Note, Square, Sum, Text, double
 
 uvloop: Any
 try:
@@ -178,6 +179,45 @@ def test_after_a_fork_both_processes_send_under_ids_of_their_own(at_work: str) -
     assert done.returncode == 0, done.stderr
     ids = done.stdout.split()
     assert len(set(ids)) == len(ids) == 10
+
+
+LOOKING = """
+import json, sys
+from actorwork.sync import open_client
+
+client = open_client(sys.argv[1])
+found = []
+for id in sys.argv[2:]:
+    receipt = client.receipt(id)
+    with receipt.watch() as updates:
+        statuses = [info.status for info in updates]
+    try:
+        result = receipt.result(timeout=20), receipt.result(timeout=20)
+    except Exception as error:
+        result = type(error).__name__, str(error)
+    found.append([statuses[-1], *result])
+print(json.dumps(found))
+"""
+
+
+def test_what_became_of_a_message_is_found_in_another_process_by_its_id(at_work: str) -> None:
+    with sync.open_client(at_work) as client:
+        calculator = client.ref(Calculator)
+        ids = [
+            calculator.submit(Square(5), id="order 17").id,
+            calculator.submit(Text({"\u2028": [None, 2**70, "é" * 300_000]}), delay=0.2).id,
+            calculator.submit(Flaky(3)).id,
+            calculator.submit(Flaky(3, "reject")).id,
+        ]
+    done = subprocess.run(
+        [sys.executable, "-c", LOOKING, at_work, *ids], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    returned, text, failed, rejected = json.loads(done.stdout)
+    assert returned == ["SUCCESS", 25, 25]
+    assert text == ["SUCCESS", *[{"\u2028": [None, 2**70, "é" * 300_000]}] * 2]
+    assert failed == ["FAILURE", "MessageFailed", f"its actor failed message {ids[2]} (ValueError: 3 is odd)"]
+    assert rejected == ["REJECTED", "MessageFailed", f"its actor rejected message {ids[3]} (Reject: not wanted)"]
 
 
 ENDING = """

@@ -52,6 +52,10 @@ class Worker(Actor):
                 while time.monotonic() < until:
                     sum(range(2000))
                     await trio.lowlevel.checkpoint()
+            case "report":  # how far it is, and then nothing any more
+                for number in range(1, 1001):
+                    self.context.progress(number, 1000, str(os.getpid()), state="COUNTING")
+                await trio.sleep(n)
             case "lock":  # asleep, while it holds Python's own lock
                 ctypes.PyDLL(None).sleep(int(n))
             case "thread":
