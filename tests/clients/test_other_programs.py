@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +27,9 @@ from actorwork import (
     MessageRefused,
     NotRunning,
     NotUnique,
+    SystemThread,
     Unique,
+    actor,
     aio,
     sync,
 )
@@ -234,9 +237,8 @@ EXIT_OF_A_THREAD = "one = threading.Thread(target=sys.exit); one.start(); one.jo
 
 
 @pytest.mark.parametrize(
-    ("ending", "traceback", "url"),
-    [(EXIT_OF_A_THREAD, "", "sqlite"), ("raise ValueError('x')", "ValueError: x", "redis")],
-    indirect=["url"],
+    ("ending", "traceback"),
+    [(EXIT_OF_A_THREAD, ""), ("raise ValueError('x')", "ValueError: x")],
     ids=["normally, after a thread", "by an error"],
 )
 def test_a_program_that_never_closes_its_sync_client_ends_at_once(ending: str, traceback: str, url: str) -> None:
@@ -270,6 +272,29 @@ async def test_a_sync_client_refuses_to_block_a_thread_in_which_trio_runs(url: s
         client.ref(Calculator).tell(Square(1))
     await trio.to_thread.run_sync(client.ref(Calculator).tell, Square(1))
     client.close()
+
+
+@actor(title="task")
+async def send_in_a_task(url: str) -> str:
+    try:
+        with sync.open_client(url) as client:
+            client.ref(Calculator).tell(Square(1))
+    except NotRunning as error:
+        return str(error)
+    return "sent"
+
+
+@actor(title="thread")
+def send_in_a_thread(url: str) -> str:
+    with sync.open_client(url) as client:
+        client.ref(Calculator).tell(Square(1))
+    return "sent"
+
+
+def test_a_handler_that_uses_a_sync_client_is_refused_unless_it_has_a_thread_of_its_own(url: str) -> None:
+    with SystemThread([send_in_a_task, send_in_a_thread], broker=url), sync.open_client(url) as client:
+        assert "use self.context.client in an actor" in client.call(send_in_a_task, url)
+        assert client.call(send_in_a_thread, url) == "sent"
 
 
 def test_a_sync_client_works_where_an_asyncio_loop_runs(at_work: str) -> None:
@@ -478,16 +503,25 @@ def test_an_asyncio_client_of_an_earlier_loop_says_so_and_has_left_nothing_open(
             await client.ref(Calculator).tell(Square(1))
             return client
 
-    client = run_asyncio(open_one)
+    never_left = AsyncExitStack()
 
-    async def use_it() -> None:
-        with pytest.raises(NotRunning, match="this client belongs to another event loop"):
-            await client.ref(Calculator).tell(Square(1))
+    async def open_one_for_ever() -> Client:
+        client = await never_left.enter_async_context(aio.open_client(url))
+        await client.ref(Calculator).tell(Square(1))
+        return client
 
+    async def use(client: Client) -> None:
+        calculator = client.ref(Calculator)
+        for call in (calculator.tell(Square(1)), calculator.ask(Square(1)), client.run("one").result()):
+            with pytest.raises(NotRunning, match=r"belongs to another event loop.*open one in each loop.*open_client"):
+                await call
+
+    first = run_asyncio(open_one)
     before = set(Path("/proc/self/fd").iterdir())
-    run_asyncio(use_it)
-    run_asyncio(open_one)
-    assert set(Path("/proc/self/fd").iterdir()) <= before
+    for client in (first, run_asyncio(open_one_for_ever)):
+        run_asyncio(lambda client=client: use(client))
+        run_asyncio(open_one)
+        assert set(Path("/proc/self/fd").iterdir()) <= before
 
 
 @pytest.mark.skipif(uvloop is None, reason="uvloop is for CPython on POSIX")
@@ -533,7 +567,12 @@ def test_an_asyncio_client_goes_on_after_the_server_has_restarted(
 # ---- the same for all ----
 
 
-def test_waits_in_vain_end_in_time_and_leave_no_subscription(own_server: RedisServer) -> None:
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_waits_in_vain_end_in_time_and_leave_no_subscription(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    server: RedisServer | None = request.getfixturevalue("own_server") if kind == "redis" else None
+    url = f"sqlite:///{tmp_path / 'messages.db'}" if server is None else server.url
     waits: list[Callable[[Any, float], Any]] = [
         lambda client, timeout: client.ref("nobody").ask({}, timeout=timeout),
         lambda client, timeout: client.ref("nobody").receipt("submitted").result(timeout=timeout),
@@ -555,21 +594,22 @@ def test_waits_in_vain_end_in_time_and_leave_no_subscription(own_server: RedisSe
         assert channels() <= before
 
     async def on_trio() -> None:
-        async with actorwork.open_client(own_server.url) as client:
+        async with actorwork.open_client(url) as client:
             await wait(client)
 
     async def on_asyncio() -> None:
-        async with aio.open_client(own_server.url) as client:
+        async with aio.open_client(url) as client:
             await wait(client)
 
-    admin: Any = cast("Any", redis.Redis).from_url(own_server.url)
+    admin: Any = None if server is None else cast("Any", redis.Redis).from_url(server.url)
 
     def channels() -> set[bytes]:
-        return set(admin.pubsub_channels())
+        """Return what somebody is subscribed to; at a file nobody can be."""
+        return set() if admin is None else set(admin.pubsub_channels())
 
     trio.run(on_trio)
     run_asyncio(on_asyncio)
-    with sync.open_client(own_server.url) as client:
+    with sync.open_client(url) as client:
         for one in waits:
             began = time.monotonic()
             with pytest.raises(AskTimeout):
@@ -581,7 +621,8 @@ def test_waits_in_vain_end_in_time_and_leave_no_subscription(own_server: RedisSe
     while channels() and time.monotonic() < give_up:
         time.sleep(0.01)  # The server notices the end of a connection when it reads from it.
     assert channels() == set()
-    admin.close()
+    if admin is not None:
+        admin.close()
 
 
 def test_middleware_processes_every_message(url: str) -> None:
