@@ -117,10 +117,12 @@ class Scout(Clerk):
             if self.context.soft_time_left() <= 0:
                 self.context.log.warning("the survey of %s ends after %d of %d modules", package, number, len(modules))
                 return
+            self.context.progress(number, len(modules), module)
             try:
                 yield from functions_of(module, file.read_bytes())
             except (SyntaxError, ValueError) as error:
                 self.context.log.warning("%s is left out: %s", module, error)
+        self.context.progress(len(modules), len(modules))
 
 
 class Writer(Clerk):
@@ -129,7 +131,10 @@ class Writer(Clerk):
     @receive
     def write(self, message: Write) -> list[Candidate]:
         # By name: a function that is defined twice, under a condition, has its tests twice.
-        tests = {test.name: test for function in message.functions for test in candidates_for(function)}
+        tests: dict[str, Candidate] = {}
+        for number, function in enumerate(message.functions):
+            self.context.progress(number, len(message.functions), function.name)
+            tests |= {test.name: test for test in candidates_for(function)}
         self.store.note_written(message.request, len(tests))
         return list(tests.values())
 

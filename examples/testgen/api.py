@@ -4,11 +4,12 @@ uvicorn examples.testgen.api:app --timeout-graceful-shutdown 3
 """
 
 import asyncio
-import json
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import asdict
+import signal
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request, Response, status
@@ -16,6 +17,8 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, StringConstraints
 from starlette.types import Lifespan
+
+from actorwork import aio
 
 from .configuration import CONFIGURATION
 from .desk import Desk, Progress
@@ -43,8 +46,33 @@ async def lifespan(_: FastAPI) -> AsyncGenerator[dict[str, object]]:
     desk = Desk(Store(CONFIGURATION.database), CONFIGURATION.broker)
     async with asyncio.TaskGroup() as tasks:
         starting = tasks.create_task(desk.run())
-        yield {"desk": desk}
+        with _before_the_server_stops(desk.end_streams):
+            yield {"desk": desk}
         starting.cancel()
+
+
+@contextmanager
+def _before_the_server_stops(call: Callable[[], None]) -> Generator[None]:
+    """Call a function when the server is asked to stop. It waits for its responses first, and a stream has no end."""
+    if threading.current_thread() is not threading.main_thread():  # A test client's: it gets no signals.
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(call)
+        handler = handlers[signal.Signals(number)]
+        if callable(handler):  # The server's.
+            handler(number, frame)
+
+    for number in handlers:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 routes = APIRouter()
@@ -80,20 +108,10 @@ async def progress(id: str, desk: TheDesk) -> Progress:
 
 @routes.get("/requests/{id}/events")
 async def events(id: str, desk: TheDesk, last_event_id: Annotated[int, Header()] = 0) -> StreamingResponse:
-    """Follow a request: events `progress` and `verdict`, until it has ended; a reconnected browser misses none."""
+    """Follow a request: events `progress` and `verdict`, until it has ended; a browser connected again misses none."""
     await _must_exist(desk, id)
-    return StreamingResponse(
-        _events(desk, id, last_event_id), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
-    )
-
-
-async def _events(desk: Desk, id: str, after: int) -> AsyncGenerator[str]:
-    async for news in desk.watch(id, after):
-        if isinstance(news, Progress):
-            yield f"event: progress\ndata: {json.dumps(asdict(news))}\n\n"
-        else:
-            number, verdict = news
-            yield f"id: {number}\nevent: verdict\ndata: {json.dumps(asdict(verdict))}\n\n"
+    stream = aio.events(desk.watch(id, last_event_id))
+    return StreamingResponse(stream, headers=stream.headers)
 
 
 @routes.post("/requests/{id}/cancel")

@@ -14,18 +14,16 @@ from typing import Final
 from uuid import uuid4
 
 from actorwork import BrokerError, Status
-from actorwork.aio import Client, open_client
+from actorwork.aio import Client, Event, open_client
+from actorwork.workflows import StepInfo
 
 from .flow import generation_of_tests
-from .sandbox import Verdict
 from .store import OPEN, Request, Store, Summary
 
 LONGEST_PAUSE: Final = 5.0
 """Seconds between two looks for requests: another process may have left some behind."""
 LOOK: Final = 0.2
 """Seconds between two looks at the progress of a request."""
-REPEAT: Final = 15.0
-"""Seconds after which progress is shown again, though nothing has changed."""
 PATIENCE: Final = 3.0
 """Seconds for which a caller waits for the broker."""
 
@@ -34,10 +32,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Stage:
-    """A step of the workflow."""
+    """A step of the workflow; `done` of `total` and `note` are what its handler has reported."""
 
     name: str
     status: Status
+    done: int = 0
+    total: int = 0
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Desk:
         self._news = asyncio.Event()
         self._reached = asyncio.Event()
         self._client: Client | None = None
+        self._stopping = asyncio.Event()
 
     # ---- accepting, starting, cancelling ----
 
@@ -141,7 +143,7 @@ class Desk:
         info = await run.info()
         if info.status is Status.UNKNOWN:  # It has ended long ago.
             return request, []
-        stages = [Stage(step.name, step.status) for step in await run.steps()]  # Later than `info`, never earlier.
+        stages = [_stage(step) for step in await run.steps()]  # Later than `info`, never earlier.
         if request.status is Status.SUCCESS and not info.status.is_final:
             # Its last step has noted the end, and is not settled yet.
             request = replace(request, status=info.status)
@@ -152,22 +154,33 @@ class Desk:
                 await asyncio.to_thread(self.store.finish, request.id, request.status, reason=request.reason)
         return request, stages
 
-    async def watch(self, id: str, after: int = 0) -> AsyncGenerator[Progress | tuple[int, Verdict]]:
+    async def watch(self, id: str, after: int = 0) -> AsyncGenerator[Event]:
         """Yield the progress of a request whenever it changes, and verdicts with a number above `after`.
 
-        Begins with the present and ends with the end. Without news it yields the present again now and then, so that
-        the caller notices a client that has gone.
+        Begins with the present and ends with the end, or with `end_streams`.
         """
-        last, shown = None, 0.0
-        now = asyncio.get_running_loop().time
-        while True:
+        last = None
+        while not self._stopping.is_set():
             progress = await self.progress(id)
             for number, verdict in await asyncio.to_thread(self.store.verdicts, id, after):
-                yield number, verdict
+                yield Event(verdict, "verdict", str(number))
                 after = number
-            if progress != last or now() - shown > REPEAT:
-                yield progress
-                last, shown = progress, now()
+            if progress != last:
+                yield Event(progress, "progress")
+                last = progress
             if progress.status.is_final:
                 return
-            await asyncio.sleep(LOOK)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK):
+                    await self._stopping.wait()
+
+    def end_streams(self) -> None:
+        """End all that is followed; a browser connects again, to the next server."""
+        self._stopping.set()
+
+
+def _stage(step: StepInfo) -> Stage:
+    if step.progress is None:
+        return Stage(step.name, step.status)
+    done, total = int(step.progress.done), int(step.progress.total or 0)
+    return Stage(step.name, step.status, done, total, step.progress.note)

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from actorwork import Progress, sync
 from examples.testgen.generation import Candidate
 from examples.testgen.sandbox import judge
 from tests.examples.programs import PATIENCE, api_of, running, until
@@ -30,9 +31,25 @@ def answer():
     return 42
 '''
 
+WAITING = '''
+import time
+from pathlib import Path
+
+def wait():
+    """Return when the test says so.
+
+    >>> wait()
+    True
+    """
+    while not Path(__file__).with_name("go on").exists():
+        time.sleep(0.01)
+    return True
+'''
+
 
 def program_of(directory: Path, broker: str, **values: object) -> Any:
     (directory / "sample.py").write_text(SAMPLE, encoding="utf-8")
+    (directory / "waiting.py").write_text(WAITING, encoding="utf-8")
     given = {"broker": broker, "database": directory / "testgen.sqlite3", "port": 0, "validators": 1, **values}
     environment = {f"TESTGEN_{name.upper()}": value for name, value in given.items()}
     patient = {"TESTGEN_TEST_SECONDS": 10 * PATIENCE, "PYTHONPATH": directory}
@@ -89,6 +106,9 @@ def test_a_package_gets_the_tests_that_pass_and_one_that_does_not_exist_none(
         assert end["status"] == "SUCCESS"
         assert end["summary"] == {"functions": 1, "written": 4, "passed": 3, "saved": 2}
         assert [stage["status"] for stage in end["stages"]] == ["SUCCESS"] * 6
+        with sync.open_client(url) as client:
+            survey, *_ = client.run(end["id"]).steps()
+            assert client.receipt(survey.message).info().progress == Progress(1, 1)
         tests = api.get(f"{path}/tests").text
         assert tests.count("def test_") == 2
         assert "assert repr(answer()) == '42'" in tests
@@ -101,6 +121,15 @@ def test_a_package_gets_the_tests_that_pass_and_one_that_does_not_exist_none(
             lambda: next((one for one in api.get("/requests").json() if one["status"] == "FAILURE"), None), "it"
         )
         assert kept["reason"] == "Fail: there is no package 'nowhere' on this machine"
+
+        # An interrupt ends what is followed at once and as a whole: the server need not cut it off.
+        following = events_of(api, f"{requested(api, 'waiting')}/events")
+        next(following)
+        program.process.send_signal(2)
+        assert all(data["status"] == "STARTED" for kind, data in following if kind == "progress")
+        (tmp_path / "go on").touch()
+        assert program.process.wait(PATIENCE) == 0
+        assert "Traceback" not in program.wrote()
 
 
 async def test_a_test_that_takes_too_long_is_ended() -> None:

@@ -78,9 +78,14 @@ function stages(all, over) {
   const now = over ? -1 : all.findIndex((stage) => !DONE.has(stage.status));
   return all.map((stage, index) => {
     const item = make("li", stage.name, index === now ? "now" : stage.status);
-    item.append(make("small", index === now ? "in progress" : stage.status.toLowerCase()));
+    item.append(make("small", index === now ? reported(stage) : stage.status.toLowerCase()));
+    item.title = stage.note;
     return item;
   });
+}
+
+function reported({ done, total }) {
+  return total ? `${done.toLocaleString()} of ${total.toLocaleString()}` : "in progress";
 }
 
 function numbers(summary) {
