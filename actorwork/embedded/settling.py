@@ -19,7 +19,7 @@ from actorwork.embedded.transaction import Transaction
 from actorwork.embedded.uniques import Uniques
 from actorwork.message import FAILED, Delivery, Failure, Outcome, is_tracked
 from actorwork.policy.attempts import headers_of_failure, headers_of_next_attempt
-from actorwork.policy.settlement import Ack, Fail, Reject, Retry, cancelled
+from actorwork.policy.settlement import LOST, Ack, Fail, Reject, Retry, cancelled
 
 
 class Settlements:
@@ -98,8 +98,8 @@ class Settlements:
                     self.tell_failure(delivery, order.group, failure)
                 self.answer(delivery, Outcome("failed", failure=failure))
             case Retry(delay=delay, failure=failure):
-                if not self.end_cancelled(delivery):
-                    self._try_again(delivery, order.group, failure, delay)
+                if not self.end_cancelled(delivery) and not self._try_again(delivery, order.group, failure, delay):
+                    self.answer(delivery, Outcome("rejected", failure=LOST))
         self.end(delivery.token)
         return True
 
@@ -179,24 +179,31 @@ class Settlements:
         )
         return done.rowcount
 
-    def _try_again(self, delivery: Delivery, group: str, failure: Failure, delay: float) -> None:
+    def _try_again(self, delivery: Delivery, group: str, failure: Failure, delay: float) -> bool:
+        """Write the next attempt; return false if there is nothing to write: the row was deleted by hand."""
         headers = headers_of_next_attempt(delivery, failure, self._transaction.now)
-        if is_tracked(delivery.headers):
-            self._states.retry(delivery, self._sources.number(delivery.source), failure)
         seq = delivery.token.seq
         if delay <= 0:
-            self._execute(
+            due = None
+            done = self._execute(
                 f"insert into entries ({CARRIED}, ready)"
                 " select source, id, type, data, ?, born, ?, key, expires, uniq, ? from entries where seq = ?",
                 (json.dumps(headers), group, self._transaction.now, seq),
             )
+        else:
+            due = self._transaction.now + delay
+            done = self._execute(
+                f"insert into delayed ({CARRIED}, due, goes_first)"
+                " select source, id, type, data, ?, born, ?, key, expires, uniq, ?, key is not null"
+                " from entries where seq = ?",
+                (json.dumps(headers), group, due, seq),
+            )
+        if done.rowcount == 0:
+            return False
+        if due is None:
             self._transaction.touched.add(channel_number(self._sources.number(delivery.source), delivery.priority))
-            return
-        due = self._transaction.now + delay
-        self._execute(
-            f"insert into delayed ({CARRIED}, due, goes_first)"
-            " select source, id, type, data, ?, born, ?, key, expires, uniq, ?, key is not null"
-            " from entries where seq = ?",
-            (json.dumps(headers), group, due, seq),
-        )
-        self._transaction.is_delayed_until(due)
+        else:
+            self._transaction.is_delayed_until(due)
+        if is_tracked(delivery.headers):
+            self._states.retry(delivery, self._sources.number(delivery.source), failure)
+        return True

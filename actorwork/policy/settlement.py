@@ -102,6 +102,10 @@ def expired(at: float) -> Reject:
     return Reject(Failure(EXPIRED, f"it had not begun by {moment}"))
 
 
+LOST: Final = Failure("Lost", "its entry was deleted by hand, so it cannot be tried again")
+"""Why a message ends whose retry has nothing left to write again."""
+
+
 def cancelled(reason: str) -> Reject:
     """Return the settlement of a message that was cancelled."""
     return Reject(Failure(CANCELLED, reason))

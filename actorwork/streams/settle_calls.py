@@ -20,7 +20,7 @@ from actorwork.abc import EventSink
 from actorwork.events import BrokerTrouble
 from actorwork.failpoints import failpoint
 from actorwork.message import FLOW, REPLY_TO, RESULT_TTL, Delivery, Envelope, Failure, Outcome, is_result_wanted
-from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
+from actorwork.policy.settlement import LOST, Ack, Fail, Reject, Retry, Settlement
 from actorwork.streams import entries, keys, scripts
 from actorwork.streams.in_flight import InFlightEntries, Item, PublishOnly, Together
 from actorwork.streams.notes import take_life
@@ -37,8 +37,6 @@ _ANSWERED: Final = 4
 _PAUSES: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 _BEFORE: Final = failpoint("settle.before")
 _AFTER: Final = failpoint("settle.after")
-
-LOST: Final = Failure("Lost", "its entry was deleted by hand, so it cannot be tried again")
 
 
 class RefusedError(Exception):

@@ -15,8 +15,8 @@ from actorwork.embedded.broker import EmbeddedBroker, open_broker
 from actorwork.embedded.store import Store
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerTrouble, DeadLettered, Event, Fenced, GroupRestored
-from actorwork.message import REPLY_TO, Envelope, MessageIds, Priority
-from actorwork.policy.settlement import Ack
+from actorwork.message import REPLY_TO, RESULT_TTL, Envelope, Failure, MessageIds, Priority, Status
+from actorwork.policy.settlement import Ack, Retry
 from actorwork.testing.conformance import open_consumer
 
 
@@ -324,6 +324,21 @@ async def test_groups_deleted_by_hand_are_made_again_and_nothing_stays_in_flight
         async with open_consumer(broker, "orders") as consumer:
             await broker.publish([Envelope("orders", "3", b"1")])
             await consumer.expect_only("3")
+
+
+@pytest.mark.parametrize("delay", [0, 60])
+async def test_a_retry_whose_row_was_deleted_by_hand_ends_its_message_as_lost(tmp_path: Path, delay: float):
+    async with open_at(tmp_path / "x.db") as broker, open_consumer(broker, "orders") as consumer:
+        await broker.publish([Envelope("orders", "1", b"1", headers={RESULT_TTL: 60})])
+        delivery = await consumer.take_one()
+        await ask(broker, "delete from entries")
+        await consumer.settle(delivery, Retry(delay, Failure("ValueError", "no such table")))
+        outcome = await broker.find_outcome("orders", "1")
+        assert outcome is not None
+        assert (outcome.status, outcome.failure and outcome.failure.type) == ("rejected", "Lost")
+        info = await broker.states.find("orders", "1")
+        assert info is not None
+        assert (info.status, info.failure) == (Status.FAILURE, outcome.failure)
 
 
 async def test_a_settlement_after_the_end_is_refused(tmp_path: Path):
