@@ -141,7 +141,8 @@ class MessageLost(_Event):
     """A message has ended, since its entry was deleted by hand while it was in flight.
 
     A message that its own node wanted to retry is named by its id, and its result is "rejected" with a failure of type
-    `Lost`. Of one that a node took over only the entry is known.
+    `Lost`. So is one that was to be taken over from a dead node, if it was submitted or is a step of a run. Of any
+    other one only the entry is known, and who waits for a reply is not told.
     """
 
     source: str

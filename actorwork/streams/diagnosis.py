@@ -82,7 +82,7 @@ NEEDED: Final = (
     ("SUBSCRIBE", "replies"),
     ("EVALSHA", "everything"),
     ("SCRIPT", "everything"),
-    ("SCAN", "listing dead letters"),
+    ("SCAN", "listing dead letters, telling of lost messages"),
     ("CLIENT", "stopping at once"),
 )
 # Without these everything works, and something is slower.

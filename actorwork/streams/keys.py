@@ -24,6 +24,7 @@
     actorwork:{<source>}:acked:<group>            entries that it has settled and another group needs (lua/ack.lua)
     actorwork:{<source>}:kept                     those that only foreign groups need
     actorwork:{<source>}:swept:<group>            when the entries are looked at next, and where (lua/maintain.lua)
+    actorwork:{<source>}:lost:<group>             which node searches for lost messages (lua/maintain.lua)
     actorwork:node:<node>                         a node's lease
     actorwork:reply:<uuid>                        a channel where outcomes arrive
     actorwork:attend                              a channel: makes nodes maintain this source (no name: all) now, or

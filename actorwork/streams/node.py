@@ -14,9 +14,9 @@ are ignored.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import trio
@@ -40,6 +40,9 @@ from actorwork.streams.source_set import SOURCES, SourceSet
 from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.client import RedisClient
 from actorwork.streams.transport.redis_py import RedisError
+
+if TYPE_CHECKING:
+    from actorwork.streams.lost import LostEntries
 
 _LAST_READS: Final = 2.0
 _LAST_SETTLEMENTS: Final = 1.0
@@ -73,6 +76,7 @@ class RedisNode(Node):
         self._intake_ended = trio.Event()
         self._is_intake_begun = False
         self._isolation = Isolation(emit)
+        self._lost: LostEntries | None = None
         notes = Notes(client, begin_settling.start_soon, self._lease.now)
         self._settler = Settler(client, self._spawn, self._release_soon, emit, self._counters, self._isolation, notes)
         self._source_sets: dict[Subscription, list[SourceSet]] = {}
@@ -99,7 +103,7 @@ class RedisNode(Node):
             emit=self._emit,
             counters=self._counters,
         )
-        reclaimer = Reclaimer(self._client, source_set, on_no_lease=self._lease.check)
+        reclaimer = Reclaimer(self._client, source_set, on_no_lease=self._lease.check, on_lost=self._on_lost)
         reader = Reader(self._client, source_set, reclaimer, on_no_connection=self._no_connection)
         source_set.interrupt_reader = reader.interrupt
         self._isolation.add(source_set)
@@ -131,6 +135,7 @@ class RedisNode(Node):
         try:
             with self._intake:
                 async with trio.open_nursery() as nursery:
+                    self._intake_tasks = nursery
                     for reclaimer, reader in zip(self._reclaimers, self._readers, strict=True):
                         nursery.start_soon(_read_and_maintain, reclaimer, reader, nursery)
         finally:
@@ -280,6 +285,15 @@ class RedisNode(Node):
             reader.interrupt()
         for reclaimer in self._reclaimers:
             reclaimer.maintain_within(0)
+
+    def _on_lost(self, in_flight: InFlightEntries, lost: Iterable[tuple[bytes, bytes]]) -> None:
+        """Have the messages of entries told that were deleted by hand; called by the tasks of the intake."""
+        if self._lost is None:
+            from actorwork.streams.lost import LostEntries  # noqa: PLC0415 - most nodes never need it
+
+            self._lost = LostEntries(self._client, self._emit)
+            self._intake_tasks.start_soon(self._lost.run)
+        self._lost.report(in_flight, lost)
 
     def _lease_troubled(self, error: str, next_step: str) -> None:
         self._emit(BrokerTrouble("renewing the lease", error, next_step))

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NoReturn
 
 import trio
 
-from actorwork.events import BrokerAdvice, BrokerTrouble, DeadLettered, MessageLost, Reclaimed
+from actorwork.events import BrokerAdvice, BrokerTrouble, DeadLettered, Reclaimed
 from actorwork.failpoints import failpoint
 from actorwork.message import Priority
 from actorwork.policy.crashes import LEFT_TO_OTHERS, alone_from, limit_of
@@ -45,9 +45,17 @@ _AFTER: Final = failpoint("take_over.after")
 class Reclaimer:
     """Maintains one source set until cancelled. Cancelled: a run in progress is finished, within two seconds."""
 
-    def __init__(self, client: RedisClient, sources: SourceSet, *, on_no_lease: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        client: RedisClient,
+        sources: SourceSet,
+        *,
+        on_no_lease: Callable[[], None],
+        on_lost: Callable[[InFlightEntries, Iterable[tuple[bytes, bytes]]], None],
+    ) -> None:
         self._client = client
         self._sources = sources
+        self._on_lost = on_lost
         self._on_no_lease = on_no_lease
         self._next = math.inf
         self._looked_at = -math.inf
@@ -182,7 +190,8 @@ class Reclaimer:
             cancelled,
         ) in zip(in_flights, report, strict=True):
             self._tell_of_others(in_flight.source, given_back, keepers)
-            self._tell_of_lost(in_flight.source, lost)
+            if lost:
+                self._on_lost(in_flight, zip(lost[::2], lost[1::2], strict=True))
             self._cancel(in_flight.source, cancelled)
             if used:
                 levels[in_flight.source] = used
@@ -247,11 +256,6 @@ class Reclaimer:
             reason, is_forced = note[1:].decode(errors="replace"), note[:1] == b"1"
             self._sources.subscription.sink.cancel(source, message_id.decode(errors="replace"), reason, force=is_forced)
 
-    def _tell_of_lost(self, source: str, lost: Sequence[bytes]) -> None:
-        # Which message it was, only the entry could have told.
-        for entry in lost:
-            self._sources.emit(MessageLost(source, self._sources.group, f"of the entry {entry.decode()}"))
-
     def _tell_of_others(self, source: str, given_back: int, keepers: Sequence[bytes]) -> None:
         """Report what others than actors did to the group, and to the stream."""
         emit = self._sources.emit
@@ -291,7 +295,8 @@ class Reclaimer:
                     try:
                         more, found, lost = await self._client.run_script(scripts.RECOVER, (in_flight.stream,), args)
                         has_answer = True
-                        self._tell_of_lost(in_flight.source, lost)
+                        if lost:
+                            self._on_lost(in_flight, [(entry, in_flight.incarnation.encode()) for entry in lost])
                         if in_flight.is_over:
                             return
                         for entry, count, fields in found:

@@ -43,6 +43,7 @@ SETTLE_TOGETHER: Final = _script("settle_together", *_JOINING, "fence", "targets
 SETTLE_PLAIN: Final = _script("settle_plain", "ack", "rights", "fence", "batch")
 MAINTAIN: Final = _script("maintain", *_JOINING, "entry")
 RECOVER: Final = _script("recover")
+LOST: Final = _script("lost", *_JOINING)
 RELEASE: Final = _script("release", "fence")
 TAKE: Final = _script("take")
 REPLAY: Final = _script("replay", *_ORDERING, "entry")
@@ -73,6 +74,7 @@ ALL: Final = (
     SETTLE_PLAIN,
     MAINTAIN,
     RECOVER,
+    LOST,
     RELEASE,
     TAKE,
     REPLAY,

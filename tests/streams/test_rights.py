@@ -9,9 +9,10 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
+from actorwork.abc import Subscription
 from actorwork.errors import BrokerError
-from actorwork.events import BrokerTrouble, Fenced
-from actorwork.message import RESULT_TTL, Envelope, Unique
+from actorwork.events import BrokerTrouble, Fenced, MessageLost
+from actorwork.message import RESULT_TTL, Envelope, Status, Unique
 from actorwork.policy.settlement import Ack, Fail, Retry
 from actorwork.testing.redis_server import RedisServer, open_redis_server
 from tests.streams.bench_of_actors import WHY, Scene, inbox, open_scene, subscription
@@ -235,3 +236,56 @@ async def test_a_message_that_crashed_too_often_is_one_dead_letter_though_a_righ
                 await wait_until(lambda: node.statistics()["dead_lettered"] == 1)
         assert await admin.length("actorwork:{orders}:dead") == 1
         assert await admin.length("orders") == 0
+
+
+# ------------------------------------------------------------------------------------------------------ lost messages
+
+
+async def lose(scene: Scene, of: Subscription) -> bytes:
+    """Die with the only message in hand, and delete its entry; return that."""
+    await scene.die_with(of, 1)
+    ((entry, _),) = await scene.call("XRANGE", "orders", "-", "+")
+    await scene.call("XDEL", "orders", entry)
+    return entry
+
+
+async def test_where_keys_may_not_be_listed_lost_entries_are_acked_and_that_is_said(server: RedisServer):
+    orders = subscription()
+    async with open_scene_of_ann(server) as (scene, admin):
+        await admin.call("ACL", "SETUSER", "ann", "-scan")
+        (sent,) = await scene.send("orders", b"1", headers={RESULT_TTL: 60})
+        entry = await lose(admin, orders)
+        async with scene.node(orders):
+            with trio.fail_after(30):
+                await wait_until(lambda: scene.told(MessageLost))
+            assert [each.message_id for each in scene.told(MessageLost)] == [f"of the entry {entry.decode()}"]
+            assert await admin.pending("orders", "group-a") == 0
+        (trouble,) = [each for each in scene.told(BrokerTrouble) if each.doing.startswith("searching")]
+        assert trouble.doing == "searching for the lost messages of orders"
+        assert "who waits for a result is not told" in trouble.next
+        info = await scene.broker.states.find("orders", sent.id)
+        assert info is not None
+        assert not info.status.is_final
+
+
+async def test_a_lost_message_whose_end_may_not_be_written_ends_when_the_right_is_given_back(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("actorwork.streams.lost._AGAIN", 0.1)
+    orders = subscription()
+    async with open_scene_of_ann(server) as (scene, admin):
+        (sent,) = await scene.send("orders", b"1", headers={RESULT_TTL: 60})
+        await lose(admin, orders)
+        await admin.call("ACL", "SETUSER", "ann", "-xack")
+        async with scene.node(orders):
+            with trio.fail_after(30):
+                await wait_until(lambda: any("lost" in each.doing for each in scene.told(BrokerTrouble)))
+            assert (await admin.pending("orders", "group-a"), scene.told(MessageLost)) == (1, [])
+            await admin.call("ACL", "SETUSER", "ann", "+xack")
+            with trio.fail_after(30):
+                await wait_until(lambda: scene.told(MessageLost))
+            assert [each.message_id for each in scene.told(MessageLost)] == [sent.id]
+            info = await scene.broker.states.find("orders", sent.id)
+            assert info is not None
+            assert info.status is Status.FAILURE
+            assert await admin.pending("orders", "group-a") == 0

@@ -12,8 +12,8 @@
 -- over as {entry id, delivery count, from whom, fields}, the dead letters made as {message id, crashes}, how many entries
 -- are pending under our name, those taken over included, the levels of priority that were ever used, where the search
 -- for keys continues, what could not be done ('' for nothing), whether there are suspects that may not be taken now, how many
--- entries were given back to the group, the foreign groups that keep entries which have ended for us, the ids of entries
--- that are lost, and the messages of the source that were cancelled in flight, each with its note (order.lua).
+-- entries were given back to the group, the foreign groups that keep entries which have ended for us, the entries that
+-- are lost (id, owner, id, owner, ...), and the messages of the source that were cancelled in flight, each with its note (order.lua).
 --
 -- Who may take what. The lease of this node is checked first, in this script: a node whose lease is gone would take
 -- entries that another node then takes from it, in a circle. An entry is taken only from the consumer `released`, or from a
@@ -25,6 +25,10 @@
 -- taken over only by a node that has nothing else in flight (streams/isolation.py): from then on only the guilty one gets to
 -- the limit. The count is Redis' own delivery count, which is set in the XCLAIM itself: a node that dies right after this
 -- script has counted it.
+--
+-- Lost entries. An entry that was deleted by hand is left pending at its owner: its message is to be told to be lost, which takes
+-- a search (streams/lost.py), and until then a node that dies must not make it forgotten. So whether an entry exists is known
+-- before XCLAIM, which drops those that do not. One node searches for a group: it is noted at the stream as `lost:<group>`.
 --
 -- Cost, for each stream: one XINFO CONSUMERS, one EXISTS for each other consumer, and one ZRANGEBYSCORE and SMEMBERS for
 -- each source; of all nodes of a group one sweeps, every few seconds (`sweep`). The script blocks the server, so every part
@@ -42,6 +46,9 @@ local PAGE = 1000
 local SWEEP_EVERY = 5000 -- ms
 local SWEPT_AT_ONCE = 200
 local SWEPT_BYTES = 500000
+local LOST_AT_ONCE = 1000
+local HELD_LOOKED_AT = 20 -- Suspects that may not be taken: no node must wait for one that is lost, nor read all of them each time.
+local SEARCHED_FOR = 10000 -- ms for which a node searches; it says so again every second
 local KEPT_LONG = 60000 -- ms after which a foreign group that has not had an entry is named
 
 if redis.call('EXISTS', KEYS[1]) == 0 then
@@ -49,7 +56,7 @@ if redis.call('EXISTS', KEYS[1]) == 0 then
 end
 
 local now = now_ms()
-local lost = {} -- Entries of the stream at hand that were deleted by hand while they were pending: nothing is left to handle.
+local lost = {} -- Entries of the stream at hand that were deleted by hand while they were pending, each with its owner.
 local trouble = '' -- Of the stream at hand. An error would end the script, and with it every other take-over.
 
 -- A message that entered and could not be removed from the delayed ones would enter again every second.
@@ -267,7 +274,7 @@ end
 
 -- Makes a dead letter of a message that crashed too many processes. The dead letter and the outcome are written before the
 -- entry is acknowledged, and the key is freed last: `leave` lets the next message of the key enter.
-local function dead_letter_crasher(stream, prefix, id, crashes)
+local function dead_letter_crasher(stream, prefix, id, crashes, fields)
   -- A dead letter whose entry could not be acknowledged would be written again every second.
   local lacking = lacks('ack of ' .. stream, needs_of_ack, stream, group)
     or #groups_found(stream) > 1 and lacks('sharing of ' .. stream, needs_of_sharing, stream, group)
@@ -275,12 +282,6 @@ local function dead_letter_crasher(stream, prefix, id, crashes)
     or lacks('leaving of ' .. prefix, needs_of_leaving, prefix)
   if lacking then
     trouble = lacking
-    return nil
-  end
-  local fields = fields_of(stream, id)
-  if not fields then
-    ack_and_delete(stream, group, { id })
-    lost[#lost + 1] = id
     return nil
   end
   local named = by_name(fields)
@@ -306,8 +307,7 @@ local function dead_letter_crasher(stream, prefix, id, crashes)
 end
 
 -- Ends an entry whose message was cancelled while it was in flight; returns whether it was.
-local function end_cancelled(stream, prefix, id)
-  local fields = fields_of(stream, id) or {}
+local function end_cancelled(stream, prefix, id, fields)
   local named = by_name(fields)
   local reason = named['data'] and named['id'] and cancels.reason(prefix, named['id'])
   if not reason then
@@ -344,47 +344,72 @@ end
 -- its limit becomes a dead letter whether there is room or not. A suspect that may be taken needs no room, and may be behind
 -- others.
 local function take_over(stream, prefix, owner, pending_in_all, is_dead, is_urgent, taken, dead)
-  local more, held = 0, 0
+  local more, held, held_here, seen, from = 0, 0, 0, 0, '-'
   local are_cancelled = redis.call('EXISTS', prefix .. 'cancelled') == 1
   local wanted = is_urgent and urgent_room or room
   local most = suspects > 0 and PAGE or math.max(1, math.min(wanted, PAGE))
-  local page = redis.call('XPENDING', stream, group, '-', '+', most, owner)
-  for _, pending in ipairs(page) do
-    local id, count = pending[1], pending[4]
-    local crashes = count
-    local is_suspect = crashes >= alone_from
-    if are_cancelled and end_cancelled(stream, prefix, id) then
-      -- It is not run again.
-    elseif is_dead and count >= limit then
-      -- If that fails, the entry stays where it is.
-      local good, letter = pcall(dead_letter_crasher, stream, prefix, id, crashes)
-      if not good then
-        trouble = type(letter) == 'table' and letter.err or tostring(letter)
-      elseif letter then
-        dead[#dead + 1] = letter
+  repeat
+    local page = redis.call('XPENDING', stream, group, from, '+', most, owner)
+    local passed_over = 0 -- Lost entries stay pending: those behind them must not wait for them.
+    for _, pending in ipairs(page) do
+      local id, count = pending[1], pending[4]
+      local crashes = count
+      local is_suspect = crashes >= alone_from
+      local looks = are_cancelled or is_dead and count >= limit
+      if is_suspect and suspects <= 0 then
+        held_here = held_here + 1
+        looks = looks or held_here <= HELD_LOOKED_AT
+      else
+        looks = looks or is_suspect or wanted > 0
       end
-    elseif is_suspect and suspects <= 0 then
-      held = 1 -- Its turn comes when this node, or another one, has nothing else in flight.
-    elseif not is_suspect and wanted <= 0 then
-      more = 1
-    else
-      local entry = redis.call('XCLAIM', stream, group, consumer, 0, id, 'RETRYCOUNT', count + 1)[1]
-      if entry and entry[2] then
-        taken[#taken + 1] = { id, count + 1, owner, entry[2] }
+      local fields = looks and fields_of(stream, id)
+      if looks and not fields then
+        passed_over = passed_over + 1
+        if #lost < 2 * LOST_AT_ONCE then
+          lost[#lost + 1] = id
+          lost[#lost + 1] = owner
+        end
+      elseif are_cancelled and end_cancelled(stream, prefix, id, fields) then
+        -- It is not run again.
+      elseif is_dead and count >= limit then
+        -- If that fails, the entry stays where it is.
+        local good, letter = pcall(dead_letter_crasher, stream, prefix, id, crashes, fields)
+        if not good then
+          trouble = type(letter) == 'table' and letter.err or tostring(letter)
+        elseif letter then
+          dead[#dead + 1] = letter
+        end
+      elseif is_suspect and suspects <= 0 then
+        held = 1 -- Its turn comes when this node, or another one, has nothing else in flight.
+      elseif not is_suspect and wanted <= 0 then
+        more = 1
+      else
+        redis.call('XCLAIM', stream, group, consumer, 0, id, 'RETRYCOUNT', count + 1, 'JUSTID')
+        taken[#taken + 1] = { id, count + 1, owner, fields }
         wanted, room, urgent_room = wanted - 1, room - 1, urgent_room - 1
         if is_suspect then
           suspects = suspects - 1
         end
-      else
-        redis.call('XACK', stream, group, id)
-        lost[#lost + 1] = id
       end
     end
-  end
-  if #page < pending_in_all and wanted <= 0 then
+    seen = seen + #page
+    from = #page > 0 and '(' .. page[#page][1]
+  until passed_over == 0 or #page < most or #lost >= 2 * LOST_AT_ONCE
+  if seen < pending_in_all and wanted <= 0 then
     more = 1
   end
   return more, held
+end
+
+-- Whether this node searches for the messages of lost entries: no other one that lives does.
+local function is_searching(stream)
+  local record = beside(stream) .. 'lost:' .. group
+  local by = redis.call('GET', record)
+  if by and by ~= consumer and redis.call('EXISTS', leases .. by) == 1 then
+    return false
+  end
+  redis.pcall('SET', record, consumer, 'PX', SEARCHED_FOR) -- Forbidden: several search, and one of them tells.
+  return true
 end
 
 local report = {}
@@ -435,6 +460,9 @@ for s = 2, #KEYS do
         end
       end
     end
+  end
+  if #lost > 0 and not is_searching(stream) then
+    lost = {}
   end
   local keepers = {}
   for name in pairs(keeping) do

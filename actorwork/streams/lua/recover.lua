@@ -3,13 +3,13 @@
 -- KEYS  the source
 -- ARGV  group, consumer, how many are wanted, then the ids of the entries that are in flight at the node
 --
--- Returns whether there are more, the deliveries as {entry id, delivery count, fields}, and the ids of entries that are lost. Their counts stay, as these
--- deliveries have not begun: with a higher count they would look like crashes. XCLAIM returns the fields in the same call,
--- and shows whether the entry still exists; one that was deleted by hand is lost. It is acknowledged, or it would be found
--- forever.
+-- Returns whether there are more, the deliveries as {entry id, delivery count, fields}, and the ids of entries that are lost:
+-- deleted by hand. These stay pending until their messages have been told to be lost (lost.lua). The counts of the others stay,
+-- as these deliveries have not begun: with a higher count they would look like crashes.
 
 local stream, group, consumer, room = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
 local PAGE = 1000
+local LOST_AT_ONCE = 1000
 local in_hand = {}
 for i = 4, #ARGV do
   in_hand[ARGV[i]] = true
@@ -25,11 +25,10 @@ while true do
       if #found >= room then
         return { 1, found, lost }
       end
-      local entry = redis.call('XCLAIM', stream, group, consumer, 0, id, 'RETRYCOUNT', count)[1]
-      if entry and entry[2] then
+      local entry = redis.call('XRANGE', stream, id, id)[1]
+      if entry then
         found[#found + 1] = { id, count, entry[2] }
-      else
-        redis.call('XACK', stream, group, id)
+      elseif #lost < LOST_AT_ONCE then
         lost[#lost + 1] = id
       end
     end

@@ -7,6 +7,9 @@
 --       then for each: entry id, delivery count
 --
 -- Returns how many were still ours. The delivery count goes back by one: this delivery did not happen.
+--
+-- An entry that was deleted by hand stays pending under our name: XCLAIM would drop it, and nobody would learn that its message
+-- is lost. It is found as those are that never arrived (recover.lua), or when this node has ended (maintain.lua).
 
 local stream, group, consumer, released = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 local mine, problem = fence(stream, group, consumer, ARGV[4], ARGV[5], ARGV[6])
@@ -16,7 +19,8 @@ end
 local count = 0
 for i = 8, #ARGV, 2 do
   local id = ARGV[i]
-  if mine(id, ARGV[i + 1]) then
+  local found = mine(id, ARGV[i + 1]) and redis.pcall('XRANGE', stream, id, id)
+  if found and (found.err or found[1]) then
     redis.call('XCLAIM', stream, group, released, 0, id, 'RETRYCOUNT', ARGV[i + 1] - 1, 'JUSTID')
     count = count + 1
   end

@@ -41,10 +41,15 @@ do
     redis.pcall('PUBLISH', prefix .. 'watch:' .. message_id, changes[2])
   end
 
+  -- Why this user may not write the lives of a source's messages; false if it may.
+  function lives.lacks(prefix)
+    return lacks('state of ' .. prefix, needs, prefix)
+  end
+
   -- Begins the life of a message that is kept; `ttl` in ms, `delay` in s. What was known of an earlier message with this id is
   -- gone. Returns whether it has begun.
   function lives.begin(prefix, message_id, claim, ttl, sent, place, delay)
-    if lacks('state of ' .. prefix, needs, prefix) then
+    if lives.lacks(prefix) then
       return false
     end
     local key = prefix .. 'state:' .. message_id
@@ -55,7 +60,7 @@ do
 
   -- A message is at another place now.
   function lives.moved(prefix, message_id, claim, place)
-    if lacks('state of ' .. prefix, needs, prefix) then
+    if lives.lacks(prefix) then
       return
     end
     local key = prefix .. 'state:' .. message_id
@@ -67,7 +72,7 @@ do
   -- Notes where a delivery is in its life, if that is not behind what is known; more of it is in ARGV[first..last]. `place`: of
   -- its next attempt, for RETRY. Returns whether it was noted.
   function lives.note(prefix, message_id, claim, status, attempt, count, first, last, place)
-    if lacks('state of ' .. prefix, needs, prefix) then
+    if lives.lacks(prefix) then
       return false
     end
     local key = prefix .. 'state:' .. message_id
@@ -105,7 +110,7 @@ do
   -- Ends a life, unless it has ended; more of it is in ARGV[first..last]. `failure` is the failure of an outcome, if it has one.
   -- Returns whether the claim is that of the message, and the status that it had ended with before, if any.
   function lives.finish(prefix, message_id, claim, how, failure, first, last)
-    if lacks('state of ' .. prefix, needs, prefix) then
+    if lives.lacks(prefix) then
       return false
     end
     local key = prefix .. 'state:' .. message_id
@@ -156,7 +161,7 @@ do
   -- A dead letter is sent again, with these fields, by their names: its message begins a new life.
   function lives.revive(prefix, message_id, named, place)
     local claim = named['claim']
-    if not claim or not named['data'] or lacks('state of ' .. prefix, needs, prefix) then
+    if not claim or not named['data'] or lives.lacks(prefix) then
       return
     end
     local key = prefix .. 'state:' .. message_id

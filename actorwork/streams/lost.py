@@ -1,0 +1,153 @@
+"""Tells of messages whose entries were deleted by hand (XDEL, XTRIM) while a group had them pending.
+
+    taking over, recovering ──▶ an entry that does not exist ──▶ search for its message ──▶ it ends, the entry is acked
+
+Only the entry had the id of its message. A tracked message (submitted, or a step of a run) is found by the place in its
+`state`; so all of these of a source are looked at, in the background: in pages, with pauses, by one node of the group
+(`is_searching` in lua/maintain.lua). Whether the message is still open at that entry is checked by the script that ends
+it (lua/lost.lua). An entry of no tracked message is acknowledged alone.
+
+Until then the entry is pending. So nothing is lost with the node that searches: the next one begins again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, Final, NoReturn
+
+import attrs
+import trio
+
+from actorwork.abc import EventSink
+from actorwork.events import BrokerTrouble, MessageLost
+from actorwork.streams import scripts
+from actorwork.streams.in_flight import InFlightEntries
+from actorwork.streams.keys import SourceKeys
+from actorwork.streams.transport.client import RedisClient
+from actorwork.streams.transport.redis_py import NoPermissionError, RedisError, ResponseError
+
+REASON: Final = "its entry was deleted by hand, so it cannot be delivered again"
+_PAGE: Final = 500
+"""How many keys of the server are looked at in one call."""
+_PAUSE: Final = 0.01
+_AGAIN: Final = 5.0
+
+
+@attrs.frozen
+class _Lost:
+    keys: SourceKeys
+    stream: str
+    group: str
+    owner: bytes
+    entry: bytes
+
+    @property
+    def place(self) -> bytes:
+        """Where its message is, as in lua/order.lua."""
+        level = self.stream.removeprefix(f"{self.keys.prefix}priority:")
+        return self.entry if level == self.stream else level.encode() + b":" + self.entry
+
+
+class LostEntries:
+    """Ends the messages of lost entries, for one node."""
+
+    def __init__(self, client: RedisClient, emit: EventSink) -> None:
+        self._client = client
+        self._emit = emit
+        self._found: dict[_Lost, None] = {}
+        self._is_found = trio.Event()
+
+    def __repr__(self) -> str:
+        return f"<LostEntries, {len(self._found)} to be told>"
+
+    def report(self, in_flight: InFlightEntries, lost: Iterable[tuple[bytes, bytes]]) -> None:
+        """Note entries that do not exist, each with the consumer that has it pending. Never waits.
+
+        What is reported again meanwhile is told once. What could not be told has to be reported again.
+        """
+        for entry, owner in lost:
+            self._found[_Lost(in_flight.keys, in_flight.stream, in_flight.group, owner, entry)] = None
+        if self._found:
+            self._is_found.set()
+
+    async def run(self) -> NoReturn:
+        """Tell of all entries that are reported. Cancelled: those that were not told stay pending."""
+        while True:
+            await self._is_found.wait()
+            self._is_found = trio.Event()
+            found, self._found = self._found, {}
+            by_source: dict[str, list[_Lost]] = {}
+            for one in found:
+                by_source.setdefault(one.keys.stream, []).append(one)
+            for source, some in by_source.items():
+                try:
+                    await self._tell(some[0].keys, some)
+                except RedisError as error:
+                    doing = f"ending the lost messages of {source}"
+                    self._emit(BrokerTrouble(doing, str(error), f"again in {_AGAIN:g} s"))
+                    await trio.sleep(_AGAIN)
+
+    async def _tell(self, keys: SourceKeys, found: list[_Lost]) -> None:
+        by_place: dict[bytes, list[_Lost]] = {}
+        for one in found:
+            # It may have been reported once more, and told since.
+            if await self._run(one, "look") == b"lost":
+                by_place.setdefault(one.place, []).append(one)
+        troubles: list[RedisError] = []
+        cursor = b""
+        while by_place and cursor != b"0":
+            try:
+                cursor, open_at = await self._look(keys, cursor or b"0")
+            except NoPermissionError as error:
+                next_step = "their entries are acknowledged, and who waits for a result is not told"
+                self._emit(BrokerTrouble(f"searching for the lost messages of {keys.stream}", str(error), next_step))
+                break
+            for place in open_at.keys() & by_place.keys():
+                left: list[_Lost] = []
+                for one in by_place.pop(place):
+                    try:
+                        if not await self._end(one, open_at[place]):
+                            left.append(one)  # Of several groups the first has ended it.
+                    except ResponseError as error:
+                        troubles.append(error)  # One that cannot end stays pending, and does not hold up the others.
+                if left:
+                    by_place[place] = left
+            await trio.sleep(_PAUSE)
+        for some in by_place.values():
+            for one in some:
+                if await self._run(one, "ack") == b"told":
+                    self._emit(MessageLost(one.keys.stream, one.group, f"of the entry {one.entry.decode()}"))
+        if troubles:
+            raise troubles[0]
+
+    async def _look(self, keys: SourceKeys, cursor: bytes) -> tuple[bytes, dict[bytes, bytes]]:
+        """Look at some keys of the server; return where to go on, and the places of messages with their ids."""
+        begin = keys.state("")
+        pattern = re.sub(r"([*?\[\]\\])", r"\\\1", begin) + "*"
+        page: list[bytes]
+        cursor, page = await self._client.call("SCAN", cursor, "MATCH", pattern, "COUNT", _PAGE, idempotent=True)
+        replies = await self._client.call_many([("HGET", name, "place") for name in page], idempotent=True)
+        found: dict[bytes, bytes] = {}
+        for name, reply in zip(page, replies, strict=True):
+            if isinstance(reply, bytes):
+                found[reply] = name.removeprefix(begin.encode())
+            elif isinstance(reply, Exception) and not _is_foreign(reply):
+                raise reply
+        return cursor, found
+
+    async def _end(self, one: _Lost, message_id: bytes) -> bool:
+        """End a message, if it is open at this entry; return false if it is not."""
+        answer = await self._run(one, "end", message_id, REASON)
+        if answer == b"told":
+            self._emit(MessageLost(one.keys.stream, one.group, message_id.decode(errors="replace")))
+        return answer != b"other"
+
+    async def _run(self, one: _Lost, *what: Any) -> bytes:
+        args = (one.keys.prefix, one.group, one.owner, one.entry, *what)
+        return await self._client.run_script(scripts.LOST, (one.stream,), args, idempotent=True)
+
+
+def _is_foreign(error: Exception) -> bool:
+    """Whether a key is of another type: it is no message's."""
+    return isinstance(error, ResponseError) and not isinstance(error, NoPermissionError)
