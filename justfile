@@ -20,11 +20,11 @@ architecture:
 test *arguments:
     pytest -n auto --dist worksteal {{ arguments }}
 
-# everything: also the long forms, a minute of chaos, and more examples
+# everything: also the long forms, a minute of chaos, a thousand chords, and more examples
 test-all *arguments:
     pytest -n auto --dist worksteal -m "" --hypothesis-profile long {{ arguments }}
 
-# real processes, killed, frozen and disconnected at random: `just chaos --seconds 600 --seed 7`
+# real processes, killed, frozen and disconnected at random: `just chaos --seconds 600 --seed 7`, `just chaos --chords`
 chaos *arguments:
     python -m tests.chaos {{ arguments }}
 

@@ -52,4 +52,5 @@ def test_only_these_have_no_short_form_among_their_own_parameters():
         "test_a_minute_of_silence_under_a_stream_of_messages",
         "test_a_minute_of_chaos",
         "test_a_minute_of_the_harness",
+        "test_a_thousand_chords_while_their_nodes_are_killed_and_frozen",
     }

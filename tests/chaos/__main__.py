@@ -2,6 +2,7 @@
 
     python -m tests.chaos --seconds 60 --seed 7
     python -m tests.chaos --seconds 3600 --acts kept,embedded --verbose
+    python -m tests.chaos --chords 1000 --seed 7 --broker sqlite
 
 A run has rounds of a minute. The first one has the given seed, each further one the next seed. A round has three acts:
 
@@ -9,7 +10,10 @@ A run has rounds of a minute. The first one has the given seed, each further one
     forgetful   Redis without one, killed and flushed: only messages that it forgot may be lost
     embedded    the embedded broker: as `kept`
 
-A failing run prints the command that repeats its round. The plan of faults is then the same, but the timing is not, so
+With `--chords` there is one act instead, of that many chords of ten members, at Redis or the embedded broker. Faults of
+nodes go on until the last one was started; each body must run to one accepted end, with the values of its own members.
+
+A failing run prints the command that repeats it. The plan of faults is then the same, but the timing is not, so
 repeat it more than once.
 """
 
@@ -22,7 +26,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -30,10 +34,12 @@ import trio
 
 from actorwork.groups import leaves
 
+from .chord_act import BROKERS, ChordAct
 from .environment import Act
 
 SHARES: Final = {"kept": 0.5, "forgetful": 0.25, "embedded": 0.25}
 ROUND: Final = 60.0
+CHORDS: Final = 1000
 
 
 def tell(text: str) -> None:
@@ -47,12 +53,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=60, help="seconds of faults, in all (default: 60)")
     parser.add_argument("--seed", type=int, default=None, help="seed of the first round (default: random)")
     parser.add_argument("--acts", default=",".join(SHARES), help="acts to play, separated by commas (default: all)")
+    parser.add_argument(
+        "--chords", type=int, nargs="?", const=CHORDS, help=f"play chords: how many (default: {CHORDS})"
+    )
+    parser.add_argument("--broker", choices=BROKERS, default="redis", help="broker of the chords (default: redis)")
     parser.add_argument("--verbose", action="store_true", help="print each fault")
     chosen = parser.parse_args(arguments)
     acts = chosen.acts.split(",")
     if unknown := [act for act in acts if act not in SHARES]:
         parser.error(f"no act {', '.join(unknown)}; there are {', '.join(SHARES)}")
     seed = random.randrange(1_000_000) if chosen.seed is None else chosen.seed
+    if chosen.chords is not None and chosen.chords < 1:
+        parser.error(f"--chords wants a number of at least 1, got {chosen.chords}")
+    if chosen.chords is not None:
+        return 0 if play_chords(seed, chosen.chords, chosen.broker, is_verbose=chosen.verbose) else 1
     left = chosen.seconds
     number = 0
     while left > 0:
@@ -67,6 +81,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def play_round(seed: int, seconds: float, acts: Sequence[str], *, is_verbose: bool) -> bool:
     again = f"python -m tests.chaos --seconds {seconds:g} --seed {seed} --acts {','.join(acts)} --verbose"
     tell(f"chaos for {seconds:g} s; to repeat it: {again}")
+    whole = sum(SHARES[act] for act in acts)
+
+    def in_turn(folder: Path, say: Callable[[str], None]) -> Iterator[Act]:
+        for name in acts:
+            yield Act(name, seed, seconds * SHARES[name] / whole, folder / name, say=say)
+
+    return play(in_turn, again, is_verbose=is_verbose)
+
+
+def play_chords(seed: int, count: int, broker: str, *, is_verbose: bool) -> bool:
+    again = f"python -m tests.chaos --chords {count} --seed {seed} --broker {broker} --verbose"
+    tell(f"chaos for {count} chords; to repeat it: {again}")
+
+    def in_turn(folder: Path, say: Callable[[str], None]) -> Iterator[Act]:
+        yield ChordAct(broker, count, seed, folder / "chords", say=say)
+
+    return play(in_turn, again, is_verbose=is_verbose)
+
+
+def play(in_turn: Callable[[Path, Callable[[str], None]], Iterator[Act]], again: str, *, is_verbose: bool) -> bool:
+    """Play acts one after another; return whether all of their promises were kept."""
     folder = Path(tempfile.mkdtemp(prefix="actorwork-chaos-"))
     began = time.monotonic()
     told: list[str] = []
@@ -76,9 +111,7 @@ def play_round(seed: int, seconds: float, acts: Sequence[str], *, is_verbose: bo
         if is_verbose:
             tell(told[-1])
 
-    whole = sum(SHARES[act] for act in acts)
-    for name in acts:
-        act = Act(name, seed, seconds * SHARES[name] / whole, folder / name, say=say)
+    for act in in_turn(folder, say):
         try:
             tell(f"  {trio.run(act.play, strict_exception_groups=True)}")
         except Exception as error:  # noqa: BLE001 - every failure is reported with its seed
@@ -86,7 +119,7 @@ def play_round(seed: int, seconds: float, acts: Sequence[str], *, is_verbose: bo
                 tell("\n".join(told[-40:]))
             for leaf in leaves(error):
                 tell("".join(traceback.format_exception(leaf)))
-            tell(f"failed in {name} with seed {seed}; logs and notes are in {folder}")
+            tell(f"failed in {act.name} with seed {act.seed}; logs and notes are in {folder}")
             tell(f"to repeat it: {again}")
             return False
     shutil.rmtree(folder, ignore_errors=True)

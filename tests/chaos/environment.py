@@ -14,11 +14,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import attrs
 import redis
@@ -57,6 +57,8 @@ class Member:
     log: Path
     expected: set[int]
     """Exit codes that the process may end with."""
+    next_crash: str = ""
+    """The failpoint at which its replacement dies."""
 
 
 @attrs.define
@@ -69,6 +71,8 @@ class Tally:
     ended: int = 0
     sending: dict[int, tuple[float, str]] = attrs.field(factory=dict[int, "tuple[float, str]"])
     sent: set[int] = attrs.field(factory=set[int])
+    given: defaultdict[int, list[list[int]]] = attrs.field(factory=lambda: defaultdict[int, list[list[int]]](list))
+    """Of each chord whose body has run, what it was given in each run."""
 
     def read_on(self) -> None:
         with self.path.open("rb") as file:
@@ -85,6 +89,8 @@ class Tally:
                         self.ended += 1
                     case "sending":
                         self.sending[note["facts"]["number"]] = (note["at"], note["facts"]["kind"])
+                    case "given":
+                        self.given[note["facts"]["number"]].append(note["facts"]["values"])
                     case _:
                         self.sent.add(note["facts"]["number"])
 
@@ -123,6 +129,9 @@ class Result:
 class Act:
     """`kept`: behind a server with an append-only file. `forgetful`: without one. `embedded`: on a file."""
 
+    program: ClassVar = "tests.chaos.workers"
+    """The module that a node or producer runs."""
+
     def __init__(self, name: str, seed: int, seconds: float, folder: Path, *, say: Callable[[str], None]) -> None:
         self.name = name
         self.seed = seed
@@ -151,7 +160,8 @@ class Act:
 
     # ------------------------------------------------------------------------------------------------------- the play
 
-    async def play(self) -> Result:
+    async def play(self) -> str:
+        """Play the act and return its account, or raise what was wrong."""
         began = time.monotonic()
         async with self._open_place():
             try:
@@ -206,7 +216,7 @@ class Act:
         command = [
             sys.executable,
             "-m",
-            "tests.chaos.workers",
+            self.program,
             role,
             arguments[0],
             str(self.ledger.path),
@@ -234,7 +244,7 @@ class Act:
                 if member.role == "producer":
                     self.members[index] = self._new_producer()
                 else:
-                    self.members[index] = self._fill(member.role, self.url)
+                    self.members[index] = self._fill(member.role, self.url, crash_at=member.next_crash)
             await trio.sleep(0.02)
 
     def _check_code(self, member: Member, code: int) -> None:
@@ -363,10 +373,19 @@ class Act:
 
                 await self._wait_true(is_empty, "an empty source", within=LAST)
             self.rest = time.monotonic() - began
+            await self._wait_whole()
             nursery.cancel_scope.cancel()
+        await self._end_processes()
+
+    async def _wait_whole(self) -> None:
+        """Wait until all nodes are up, with their child processes: one that is told to end while it starts has to force
+        what has not started."""
+        await self._wait(lambda: all(map(is_whole, self.members)), "all nodes to be up again", within=LAST)
+
+    async def _end_processes(self) -> None:
+        """Stop all nodes, and check that each ends in order, and that no process is left."""
         for member in self.members:
-            is_up = "is up at" in member.log.read_text(errors="replace")
-            member.expected |= {0} if is_up else {0, 3, -signal.SIGTERM}
+            member.expected.add(0)
             member.process.send_signal(signal.SIGTERM)
         for member in self.members:
             await self._wait(lambda member=member: member.process.poll() is not None, f"the end of {member}", within=40)
@@ -381,7 +400,7 @@ class Act:
         with sqlite3.connect(f"{self.folder}/messages.db") as connection:
             return int(connection.execute("select count(*) from delayed").fetchone()[0])
 
-    async def _settle_accounts(self, seconds: float) -> Result:
+    async def _settle_accounts(self, seconds: float) -> str:
         receipts: list[tuple[int, str]] = []
 
         class Auditor(Actor):
@@ -429,7 +448,7 @@ class Act:
             if why != "Crashed" and kinds.get(number) != "bad":
                 raise ChaosError(f"{number} ({kinds.get(number)}) is a dead letter for {why}")
         innocent = sum(1 for number, why in dead.items() if why == "Crashed" and kinds.get(number) != "poison")
-        return Result(
+        result = Result(
             act=self.name,
             seconds=seconds,
             faults=self.counts,
@@ -444,6 +463,7 @@ class Act:
             longest_pause=self.longest_pause,
             rest=self.rest,
         )
+        return str(result)
 
     # --------------------------------------------------------------------------------------------------------- waiting
 
@@ -498,11 +518,8 @@ async def stop_node_by_force(act: Act, fault: Fault) -> None:
 async def crash_at_point(act: Act, fault: Fault) -> None:
     """Kill a node, and let its replacement die at a failpoint."""
     member = act.node_of(fault, "single")
-    index = act.members.index(member)
+    member.next_crash = fault.point
     await act.kill(member)
-    if member.process.poll() is None or act.members[index] is not member:
-        return
-    act.members[index] = act._fill("single", act.url, crash_at=fault.point)
 
 
 async def send_poison(act: Act, fault: Fault) -> None:
@@ -656,6 +673,17 @@ def children_of(pid: int) -> list[int]:
             if parent == pid and b"resource_tracker" not in Path(f"/proc/{one}/cmdline").read_bytes():
                 found.append(one)
     return sorted(found)
+
+
+def is_whole(node: Member) -> bool:
+    """Tell whether a node is up, and with it the child processes that it runs."""
+    log = node.log.read_text(errors="replace")
+    if node.role == "single":
+        return "is up at" in log
+    # Its children write to the same log, but each of them reads for an actor.
+    children = [pid for pid in children_of(node.process.pid) if state_of(pid) != "Z"]
+    is_up = [f"is up: process {pid}," in log for pid in children]
+    return "reads for no actor" in log and len(is_up) == workers.REPLICAS and all(is_up)
 
 
 def marked(ledger: Path) -> list[int]:

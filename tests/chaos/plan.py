@@ -7,7 +7,7 @@ plan can be printed, read, and repeated.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set as AbstractSet
 from typing import Final
 
 import attrs
@@ -46,7 +46,16 @@ WEIGHTS: Final[Mapping[str, int]] = {
 }
 
 PROCESSES: Final = frozenset(list(WEIGHTS)[:10])
+NODES: Final = frozenset(list(WEIGHTS)[:7])
 WIPES: Final = frozenset({"flush everything", "delete the source"})
+KINDS: Final[Mapping[str, AbstractSet[str]]] = {
+    "kept": WEIGHTS.keys() - WIPES,
+    "forgetful": WEIGHTS.keys(),
+    "embedded": PROCESSES,
+    "chords": NODES,
+    "embedded chords": NODES,
+}
+"""The faults of each act."""
 
 CRASH_AT_REDIS: Final = (
     "handler.begun",
@@ -81,15 +90,15 @@ class Fault:
 
 
 def faults(seed: int, *, act: str) -> Iterator[Fault]:
-    """Yield faults without end. `act` is one of "kept" (the server forgets nothing), "forgetful", or "embedded"."""
+    """Yield faults without end.
+
+    `act` is one of "kept" (the server forgets nothing), "forgetful", "embedded", or "chords" and "embedded chords",
+    which have nothing but faults of nodes.
+    """
     dice = random.Random(f"{seed}/{act}")
-    names = [
-        name
-        for name in WEIGHTS
-        if (act == "forgetful" or name not in WIPES) and (act != "embedded" or name in PROCESSES)
-    ]
+    names = [name for name in WEIGHTS if name in KINDS[act]]
     weights = [WEIGHTS[name] for name in names]
-    points = CRASH_EMBEDDED if act == "embedded" else CRASH_AT_REDIS
+    points = CRASH_EMBEDDED if act.startswith("embedded") else CRASH_AT_REDIS
     while True:
         (name,) = dice.choices(names, weights)
         yield Fault(

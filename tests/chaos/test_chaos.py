@@ -1,4 +1,4 @@
-"""A minute of chaos (`just chaos` runs more), and what makes a run repeatable."""
+"""A minute of chaos and a thousand chords (`just chaos` runs more), and what makes a run repeatable."""
 
 from itertools import islice
 
@@ -6,7 +6,7 @@ import pytest
 
 from .__main__ import main
 from .environment import CARRY_OUT
-from .plan import CRASH_AT_REDIS, CRASH_EMBEDDED, PROCESSES, WEIGHTS, WIPES, faults
+from .plan import CRASH_AT_REDIS, CRASH_EMBEDDED, KINDS, NODES, PROCESSES, WEIGHTS, WIPES, faults
 
 
 def test_a_seed_is_a_plan():
@@ -15,20 +15,31 @@ def test_a_seed_is_a_plan():
 
 
 def test_whatever_is_planned_can_be_carried_out_and_is_planned_some_day():
-    planned = {
-        act: {fault.name for fault in islice(faults(1, act=act), 5000)} for act in ("kept", "forgetful", "embedded")
+    planned = {act: {fault.name for fault in islice(faults(1, act=act), 5000)} for act in KINDS}
+    assert planned == {
+        "kept": WEIGHTS.keys() - WIPES,
+        "forgetful": WEIGHTS.keys(),
+        "embedded": PROCESSES,
+        "chords": NODES,
+        "embedded chords": NODES,
     }
-    assert planned == {"kept": WEIGHTS.keys() - WIPES, "forgetful": WEIGHTS.keys(), "embedded": PROCESSES}
     assert CARRY_OUT.keys() == WEIGHTS.keys()
 
 
 def test_each_crash_point_of_a_node_is_in_some_plan():
-    points = {
-        fault.point.partition(":")[0] for act in ("kept", "embedded") for fault in islice(faults(1, act=act), 500)
-    }
-    assert points == {*CRASH_AT_REDIS, *CRASH_EMBEDDED}
+    def points(act: str) -> set[str]:
+        return {fault.point.partition(":")[0] for fault in islice(faults(1, act=act), 500)}
+
+    assert points("kept") == points("chords") == {*CRASH_AT_REDIS}
+    assert points("embedded") == points("embedded chords") == {*CRASH_EMBEDDED}
 
 
 @pytest.mark.chaos
 def test_a_minute_of_chaos():
     assert main(["--seconds", "60", "--seed", "1"]) == 0
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("broker", ["redis", "sqlite"])
+def test_a_thousand_chords_while_their_nodes_are_killed_and_frozen(broker: str):
+    assert main(["--chords", "1000", "--seed", "1", "--broker", broker]) == 0

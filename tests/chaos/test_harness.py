@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from . import chords
 from .effects import Effects, audit
 from .harness import CARRY_OUT, WEIGHTS, faults, main, most_at_once
 
@@ -103,6 +104,103 @@ def test_what_ran_at_once_is_counted(effects: Effects):
     assert most_at_once(effects) == 1
     overtake(effects)
     assert most_at_once(effects) == 2
+
+
+OWN = {number: chords.values_of(number) for number in (1, 2, 3)}
+
+
+def audited(
+    *, again: list[tuple[int, list[int]]], receipts: list[tuple[int, list[int]]], ends: dict[int, int | str]
+) -> chords.Audit:
+    """Audit three chords; `again` is what bodies were given in further runs."""
+    given = {number: [values, *(more for one, more in again if one == number)] for number, values in OWN.items()}
+    return chords.audit(OWN, given=given, receipts=receipts, ends=ends)
+
+
+SUMS: dict[int, int | str] = {number: sum(values) for number, values in OWN.items()}
+RUN = list(OWN.items())
+
+
+def test_chords_whose_bodies_ran_once_with_their_own_values_are_clean():
+    found = audited(again=[(2, OWN[2])], receipts=RUN, ends=SUMS)  # Its node died before the settlement.
+    assert found.complaints() == []
+    assert found.again == 1
+
+
+@pytest.mark.parametrize(
+    ("again", "receipts", "ends", "complaint"),
+    [
+        pytest.param(
+            [(2, OWN[2])],
+            [*RUN, (2, OWN[2])],
+            SUMS,
+            "chords whose body ran to an accepted end more than once: 2 (2 times)",
+            id="a body that ran twice",
+        ),
+        pytest.param(
+            [],
+            [RUN[0], (2, [*OWN[2][:-1], 17]), RUN[2]],
+            SUMS,
+            "chords whose body was given other values than its own: 2 got [22, 29, 26, 23, 20, 27, 24, 21, 28, 17],"
+            " wanted [22, 29, 26, 23, 20, 27, 24, 21, 28, 25]",
+            id="a body with the value of another chord",
+        ),
+        pytest.param(
+            [(3, sorted(OWN[3]))],
+            RUN,
+            SUMS,
+            "chords whose body was given other values than its own: 3 got [30, 31, 32, 33, 34, 35, 36, 37, 38, 39],"
+            " wanted [33, 30, 37, 34, 31, 38, 35, 32, 39, 36]",
+            id="a body with its values in other places, in a run that was not accepted",
+        ),
+        pytest.param(
+            [],
+            [(1, OWN[1][1:]), *RUN[1:]],
+            SUMS,
+            "chords whose body was given other values than its own: 1 got [18, 15, 12, 19, 16, 13, 10, 17, 14],"
+            " wanted [11, 18, 15, 12, 19, 16, 13, 10, 17, 14]",
+            id="a body without one of its values",
+        ),
+        pytest.param(
+            [], RUN[:2], SUMS, "chords whose body has not run to an accepted end: 3", id="a body that is missing"
+        ),
+        pytest.param(
+            [],
+            [*RUN, (4, chords.values_of(4))],
+            SUMS,
+            "bodies of chords that were never started: 4",
+            id="a body of no chord",
+        ),
+        pytest.param(
+            [],
+            RUN,
+            SUMS | {2: "AskTimeout: it waits"},
+            "runs that are no success with the sum of their values: 2 (it ended as 'AskTimeout: it waits')",
+            id="a run that has not ended",
+        ),
+        pytest.param(
+            [],
+            RUN,
+            SUMS | {2: 244},
+            "runs that are no success with the sum of their values: 2 (it ended as 244)",
+            id="a run with another result",
+        ),
+        pytest.param(
+            [],
+            RUN,
+            {1: SUMS[1], 3: SUMS[3]},
+            "runs that are no success with the sum of their values: 2 (its end is unknown)",
+            id="a run that is lost",
+        ),
+    ],
+)
+def test_each_broken_promise_to_a_chord_is_found_and_only_that(
+    again: list[tuple[int, list[int]]],
+    receipts: list[tuple[int, list[int]]],
+    ends: dict[int, int | str],
+    complaint: str,
+):
+    assert audited(again=again, receipts=receipts, ends=ends).complaints() == [complaint]
 
 
 @pytest.mark.chaos

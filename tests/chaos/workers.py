@@ -34,6 +34,7 @@ LEASE: Final = 1.0
 GRACE: Final = 5.0
 EACH: Final = 100_000
 """Numbers that belong to one producer."""
+REPLICAS: Final = 2
 KINDS: Final = {"plain": 85, "slow": 3, "flaky": 5, "bad": 2, "blocking": 2, "chain": 3}
 POISON_EXIT: Final = 17
 
@@ -76,7 +77,9 @@ _PATIENT: Final = Intensity(restarts=1000, period=1)
 
 TREES = {
     "single": Supervisor([Hand], intensity=_PATIENT),
-    "processes": Supervisor([Process([Hand], replicas=2, intensity=_PATIENT, hang_timeout=30)], intensity=_PATIENT),
+    "processes": Supervisor(
+        [Process([Hand], replicas=REPLICAS, intensity=_PATIENT, hang_timeout=30)], intensity=_PATIENT
+    ),
 }
 
 

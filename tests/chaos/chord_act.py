@@ -1,0 +1,225 @@
+"""The act with workflows: a number of chords, over nodes that are killed, frozen and restarted while they join them.
+
+A client starts chord after chord, at a pace that leaves time for faults. These end with the last start, and what is
+open then is brought to its end without them. Then each body must have run to one accepted end, with the values of its
+own members in their places, and each run must be a success.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import ClassVar, Final
+
+import attrs
+import trio
+
+from actorwork import Actor, MessageFailed, Settings, open_client, open_system, receive
+from actorwork.brokers import open_broker
+from actorwork.errors import AskTimeout, BrokerError
+from actorwork.testing.redis_server import open_redis_server
+
+from . import chords
+from .environment import CARRY_OUT, LAST, Act, ChaosError
+from .plan import faults
+
+BROKERS: Final = {"redis": "chords", "sqlite": "embedded chords"}
+"""The act, by its broker."""
+PACE: Final = 150.0
+"""How many chords are started in a second, at most."""
+AHEAD: Final = 250
+"""The number of open chords at which the client waits: faults are to meet joins, not a queue."""
+BETWEEN: Final = 100
+"""How many handlers end between two faults, unless that takes `BETWEEN_AT_MOST` seconds."""
+BETWEEN_AT_MOST: Final = 4.0
+
+
+@attrs.frozen
+class ChordResult:
+    """The figures of an act with chords."""
+
+    act: str
+    seconds: float
+    faults: Counter[str]
+    processes: int
+    chords: int
+    audit: chords.Audit
+    repeated: int
+    """Starts that the broker refused for a moment, and that the client repeated."""
+    again: int
+    """Handlers that ran, but whose settlement was refused or never sent."""
+    longest_pause: float
+    rest: float
+    """Seconds from the last fault until all runs had ended."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.act}: {self.chords} chords of {chords.MEMBERS} in {self.seconds:.0f} s,"
+            f" {self.faults.total()} faults, {self.processes} processes started;"
+            f" each body accepted once with its own values, each run a success;"
+            f" {self.again} handlers run in vain, {self.audit.again} of them bodies, {self.repeated} starts repeated;"
+            f" longest pause {self.longest_pause:.1f} s, the rest done in {self.rest:.1f} s"
+        )
+
+
+class ChordAct(Act):
+    """Chords over three nodes, one of them with child processes, at a `broker` of `BROKERS`."""
+
+    program: ClassVar = "tests.chaos.chords"
+
+    def __init__(self, broker: str, count: int, seed: int, folder: Path, *, say: Callable[[str], None]) -> None:
+        super().__init__(BROKERS[broker], seed, 0, folder, say=say)
+        self.broker = broker
+        self.numbers = range(1, count + 1)
+        self.repeated = 0
+        self.ends: dict[int, int | str] = {}
+        """The result of each run that was a success, and what there is to say about any other."""
+        self.over = trio.CancelScope()
+        self.stuck = ""
+        """What was wrong when chords stopped to end; then no further ones are started."""
+
+    @asynccontextmanager
+    async def _open_place(self) -> AsyncGenerator[None]:
+        if self.broker == "sqlite":
+            yield
+            return
+        # No fault touches this server or its connections, so there is no proxy.
+        with open_redis_server(append_only=True, config={"appendfsync": "everysec"}) as self.server:
+            self.direct_url = self.url = self.server.url
+            yield
+
+    async def _go_wrong(self) -> None:
+        for role in ("single", "single", "processes"):
+            self.members.append(self._fill(role, self.url))
+        await self._wait(
+            lambda: all(b"is up at" in one.log.read_bytes() for one in self.members), "all nodes", within=120
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_filled)
+            nursery.start_soon(self._watch_progress)
+            # A fault that has begun is completed: a frozen process resumes, a node that stops has ended.
+            async with trio.open_nursery() as under_way:
+                under_way.start_soon(self._inject, under_way)
+                await self._start_chords()
+                self.over.cancel()
+            nursery.cancel_scope.cancel()
+
+    async def _watch_progress(self) -> None:
+        """Go on to the end when nothing is handled any more: the audit says which chords it is about."""
+        try:
+            await super()._watch_progress()
+        except ChaosError as error:
+            self.stuck = str(error)
+
+    async def _inject(self, under_way: trio.Nursery) -> None:
+        with self.over:
+            for fault in faults(self.seed, act=self.name):
+                await trio.sleep(fault.pause)
+                # On a slow machine, faults would else find nothing but nodes that start.
+                enough = self.tally.ended + BETWEEN
+                with trio.move_on_after(BETWEEN_AT_MOST):
+                    while self.tally.ended < enough:  # noqa: ASYNC110 - no event says so
+                        await trio.sleep(0.02)
+                self.say(f"{self.name} {fault}")
+                self.counts[fault.name] += 1
+                under_way.start_soon(CARRY_OUT[fault.name], self, fault)
+
+    async def _start_chords(self) -> None:
+        dice = random.Random(f"{self.dice_seed}/starts")
+        async with open_client(self.url) as client:
+            for number in self.numbers:
+                while True:
+                    try:
+                        await client.start(chords.flow_of(number), id=self.id_of(number))
+                        break
+                    except BrokerError as error:
+                        if not error.may_pass:
+                            raise
+                        # It may have been stored: under the same id it is the same run.
+                        self.repeated += 1
+                        await trio.sleep(0.05)
+                await trio.sleep(dice.uniform(0, 2 / PACE))
+                while number - len(self.tally.given) > AHEAD and not self.stuck:  # noqa: ASYNC110 - see above
+                    await trio.sleep(0.02)
+                if self.stuck:
+                    self.numbers = range(1, number + 1)
+                    break
+
+    def id_of(self, number: int) -> str:
+        return f"chord-{number}"
+
+    # --------------------------------------------------------------------------------------------------------- the end
+
+    async def _bring_to_an_end(self) -> None:
+        """Let the nodes end what is open, and note how each run has ended; then stop the nodes."""
+        began = time.monotonic()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_filled)
+            await self._wait_for_runs()
+            self.rest = time.monotonic() - began
+            await self._wait_whole()
+            if all(isinstance(end, int) for end in self.ends.values()):
+                async with open_broker(self.url) as broker:
+
+                    async def is_empty() -> bool:
+                        return not any([await broker.backlog(one) for one in chords.SOURCES])
+
+                    await self._wait_true(is_empty, "empty sources, once all runs have ended", within=LAST)
+            nursery.cancel_scope.cancel()
+        await self._end_processes()
+
+    async def _wait_for_runs(self) -> None:
+        """Wait for each run; give up when none has ended for `LAST` seconds, and note where the others stand."""
+        async with open_client(self.url) as client:
+            until = time.monotonic() + LAST
+            for number in self.numbers:
+                try:
+                    self.ends[number] = await client.run(self.id_of(number)).result(
+                        timeout=max(0.1, until - time.monotonic())
+                    )
+                    until = time.monotonic() + LAST
+                except (MessageFailed, AskTimeout, LookupError) as error:
+                    self.ends[number] = f"{type(error).__name__}: {error}"
+
+    async def _settle_accounts(self, seconds: float) -> str:
+        receipts: list[tuple[int, list[int]]] = []
+
+        class Auditor(Actor):
+            settings = Settings(title="auditor", sources={chords.RECEIPTS})
+
+            @receive
+            async def note(self, *, number: int, values: list[int]) -> None:
+                receipts.append((number, values))
+
+        async with open_broker(self.url) as broker:
+            async with open_system(Auditor, broker=broker):
+
+                async def is_empty() -> bool:
+                    return await broker.backlog(chords.RECEIPTS) == 0
+
+                await self._wait_true(is_empty, "all receipts", within=LAST)
+            letters = await broker.dead_letters.list(limit=1_000_000)
+        self.tally.read_on()
+        found = chords.audit(self.numbers, given=self.tally.given, receipts=receipts, ends=self.ends)
+        wrong = [self.stuck, *found.complaints()] if self.stuck else found.complaints()
+        if letters:
+            wrong.append(f"{len(letters)} messages are dead letters, one of them {letters[0].id}: {letters[0].failure}")
+        if wrong:
+            raise ChaosError(f"{self.name}: " + "; ".join(wrong))
+        result = ChordResult(
+            act=self.name,
+            seconds=seconds,
+            faults=self.counts,
+            processes=self.started,
+            chords=len(self.numbers),
+            audit=found,
+            repeated=self.repeated,
+            again=self.tally.ended - len(self.numbers) * (chords.MEMBERS + 1),
+            longest_pause=self.longest_pause,
+            rest=self.rest,
+        )
+        return str(result)
