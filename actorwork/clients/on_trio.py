@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import trio
 
 from actorwork.clients.driver import OutOfTime
+from actorwork.errors import NotRunning
 from actorwork.state.on_trio import TrioWaiting
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class TrioDriver:
             return changes
 
     async def _start_changes(self) -> Changes:
-        changes: Changes = await self._nursery.start(self._keep_changes_open)
+        changes: Changes = await self._kept_open(self._keep_changes_open)
         return changes
 
     async def _keep_changes_open(self, *, task_status: trio.TaskStatus[Changes]) -> None:
@@ -79,8 +80,19 @@ class TrioDriver:
                 self._changes = None
 
     async def _start_replies(self) -> Replies:
-        replies: Replies = await self._nursery.start(self._keep_replies_open)
+        replies: Replies = await self._kept_open(self._keep_replies_open)
         return replies
+
+    async def _kept_open(self, keep: Callable[..., Awaitable[object]]) -> Any:
+        try:
+            return await self._nursery.start(keep)
+        except RuntimeError as error:
+            # Trio's, of a nursery that is over: its block has cancelled it at its end.
+            if isinstance(error, NotRunning) or not self._nursery.cancel_scope.cancel_called:
+                raise
+            raise NotRunning(
+                f"this client of {self._reached.url} is closed: its block, or the system that it belongs to, has ended"
+            ) from None
 
     async def _keep_replies_open(self, *, task_status: trio.TaskStatus[Replies]) -> None:
         broker = self._reached.broker or await self._reached.wait()
