@@ -13,7 +13,7 @@ It needs click and rich, which the extra `cli` installs; nothing outside this pa
     commands                     the command `actorwork` and its commands
     running                      `run`
     sending                      `send`; send_options: when, how urgently, in what order, under which names
-    submitted                    `result`, `cancel`: submitted messages
+    submitted                    `result`, `cancel`: submitted messages; waiting: how far one of them is
     runs                         `runs`: the runs of workflows
     dead_letters                 `dead`; selecting: which letters; letters: a letter as JSON, in files and on screen
     spool                        `spool`

@@ -26,11 +26,12 @@ from actorwork.cli.durations import Duration, duration
 from actorwork.cli.imports import SPEC, has_module, load_actor
 from actorwork.cli.output import as_json, console, many, one_line, print_json, printable
 from actorwork.cli.send_options import send_options
+from actorwork.cli.waiting import LifeBar, in_words, life_in_json, wait_for_outcome
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker
     from actorwork.actors.handlers.table import HandlerTable
-    from actorwork.message import Envelope, Outcome
+    from actorwork.message import Envelope, MessageInfo, Outcome
     from actorwork.policy.sending import Sending
 
 BATCH: Final = 500
@@ -195,7 +196,8 @@ def send(
     An actor that has not run at this broker is refused, since its title may be misspelt: --force sends all the same.
 
     With --wait, the reply goes to standard output; a message that fails or is rejected ends the command with its
-    error and exit code 1, and so does the end of the time.
+    error and exit code 1, and so does the end of the time. Meanwhile a terminal shows how far the message is, with what
+    its handler reports.
 
     With --from, invalid lines are reported with their number and skipped, and the exit code is 1.
     """  # noqa: D301 - click wants the character itself, to leave the lines below it as they are
@@ -221,28 +223,31 @@ def _send_one(
         refused = "" if factory.target.handlers is None else f"{factory.target.words} does not take this message: "
         raise click.ClickException(printable(f"{refused}{error}")) from None
 
-    async def talk(opened: Broker, step: Step) -> tuple[str, bool, Outcome | None]:
+    async def talk(opened: Broker, step: Step) -> tuple[str, bool, MessageInfo | None, Outcome | None]:
         await _expect_readers(opened, step, factory)
         with step():
             kept, is_new = message_id, bool(await opened.publish([envelope]))
             if not is_new and envelope.unique is not None:
                 kept = await opened.publish_unique(envelope)
-        if kept != message_id:
-            return kept, False, None
-        if factory.wait is not None and not json_output:
+        if kept != message_id or factory.wait is None:
+            return kept, is_new, None, None
+        if not json_output:
             click.echo(_sent(factory, message_id, is_new=is_new), err=True)
-        if factory.wait is None:
-            return kept, is_new, None
-        return kept, is_new, await wait_for_outcome(opened, step, factory.target.source, message_id, factory.wait)
+        source = factory.target.source
+        with LifeBar(message_id) as bar:
+            found = await wait_for_outcome(opened, step, source, message_id, factory.wait, bar.show, is_sent=is_new)
+        return kept, is_new, *found
 
-    kept, is_new, outcome = speak(broker, timeout, talk, creates=factory.creates)
+    kept, is_new, info, outcome = speak(broker, timeout, talk, creates=factory.creates)
     if kept != message_id:
         raise click.ClickException(
             f"message {printable(kept)} has this unique key and waits or is in flight, so this one was not sent"
         )
     if json_output:
         facts = {"id": message_id, "source": factory.target.source, "new": is_new}
-        print_json(facts if factory.wait is None else facts | in_json(outcome))
+        if factory.wait is not None:
+            facts |= in_json(outcome) if outcome is not None else in_json(outcome) | life_in_json(info)
+        print_json(facts)
     elif factory.wait is None:
         click.echo(_sent(factory, message_id, is_new=is_new))
     elif outcome is not None and outcome.status == "done":
@@ -250,34 +255,29 @@ def _send_one(
     if factory.wait is None:
         return
     if outcome is None:
-        target = factory.target
-        reader = f"that reads {target.source!r}" if target.is_source else f"with {target.words}"
-        raise click.ClickException(
-            f"no outcome of message {message_id} within {duration(factory.wait)}; it may still be handled."
-            f" Does a node run {reader}?"
-        )
+        raise click.ClickException(printable(_no_outcome(factory, message_id, factory.wait, info, is_new=is_new)))
     end_unless_done(factory.target, message_id, outcome)
+
+
+def _no_outcome(
+    factory: EnvelopeFactory, message_id: str, wait: float, info: MessageInfo | None, *, is_new: bool
+) -> str:
+    from actorwork.message import Status
+
+    if info is None and not is_new:
+        return f"the outcome of message {message_id} was not asked for when it was sent, or is kept no longer"
+    text = f"no outcome of message {message_id} within {duration(wait)}; it may still be handled"
+    if info is not None and info.status is not Status.PENDING:
+        return f"{text}. It is {in_words(info)}"
+    target = factory.target
+    reader = f"that reads {target.source!r}" if target.is_source else f"with {target.words}"
+    return f"{text}. Does a node run {reader}?"
 
 
 def _sent(factory: EnvelopeFactory, message_id: str, *, is_new: bool) -> str:
     if is_new:
         return f"sent message {message_id} to {factory.target.words}"
     return f"message {message_id} was sent to {factory.target.words} before; it is kept once"
-
-
-async def wait_for_outcome(broker: Broker, step: Step, source: str, message_id: str, wait: float) -> Outcome | None:
-    """Wait at most `wait` seconds for the outcome of a message; without any, look once."""
-    import trio
-
-    began, pause = trio.current_time(), 0.01
-    while True:
-        with step():
-            outcome = await broker.find_outcome(source, message_id)
-        left = began + wait - trio.current_time()
-        if outcome is not None or left <= 0:
-            return outcome
-        await trio.sleep(min(pause, left))
-        pause = min(0.5, pause * 1.5)
 
 
 def in_json(outcome: Outcome | None) -> dict[str, Any]:

@@ -2,33 +2,80 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import click
 
 from actorwork.cli.brokers import Step, broker_option, pasted, speak, timeout_option
 from actorwork.cli.durations import Duration, duration
 from actorwork.cli.output import as_json, print_json, printable
-from actorwork.cli.sending import Target, end_unless_done, in_json, target_of, wait_for_outcome
+from actorwork.cli.sending import Target, end_unless_done, in_json, target_of
+from actorwork.cli.waiting import LifeBar, in_words, life_in_json, wait_for_outcome
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker
-    from actorwork.message import Outcome
+    from actorwork.message import MessageInfo, Outcome
 
 
 def _of_whom(function: Any) -> Any:
     """Give a command the arguments that name one message."""
     for decorator in (
         click.option("--source", "is_source", is_flag=True, help="ACTOR is a source, to which the message was sent."),
-        click.argument("message_id", metavar="ID"),
-        click.argument("actor"),
+        click.argument("words", metavar="[ACTOR] ID", nargs=-1, required=True),
     ):
         function = decorator(function)
     return function
 
 
-def _target(actor: str, *, is_source: bool) -> Target:
-    return target_of(actor, "source" if is_source else "actor")
+@attrs.frozen
+class Named:
+    """What the arguments name: a message, and to whom it was sent, if they say so."""
+
+    id: str
+    actor: str | None
+    is_source: bool
+
+    @classmethod
+    def by(cls, words: Sequence[str], *, is_source: bool) -> Named:
+        if len(words) > 2:
+            raise click.UsageError(
+                f"one message is named by its id, or by its actor and its id; got {len(words)} words"
+            )
+        if is_source and len(words) == 1:
+            raise click.UsageError("--source says that ACTOR is a source: give it before the id")
+        return cls(words[-1], words[0] if len(words) == 2 else None, is_source)
+
+    def target(self) -> Target | None:
+        if self.actor is None:
+            return None
+        return target_of(self.actor, "source" if self.is_source else "actor")
+
+    async def find(self, broker: Broker, step: Step, target: Target | None) -> Target:
+        """Return to whom the message was sent, as far as that is known."""
+        if target is not None:
+            return target
+        with step():
+            source = await broker.states.locate(self.id)
+            info = None if source is None else await broker.states.find(source, self.id)
+        if source is None or info is None:
+            return Target("", "its actor")
+        return Target(source, f"the actor {info.actor!r}" if info.actor else f"the source {source!r}")
+
+    async def unknown(self, broker: Broker, step: Step, target: Target | None) -> str:
+        """Return what to tell about a message that is not known; a misspelt name of its actor ends the command."""
+        if target is not None:
+            await _expect_actor(broker, step, target)
+        to = "" if target is None else f" to {target.words}"
+        text = f"there is no message {self.id}{to}: it was never submitted, or its outcome is kept no longer"
+        with step():
+            is_run = await broker.runs.info(self.id) is not None
+        return f"{text}. A run has this id; see: {pasted('runs', 'show', self.id)}" if is_run else text
+
+    def look(self) -> str:
+        """Return the command that shows the outcome."""
+        return pasted("result", *(["--source"] if self.is_source else []), *filter(None, [self.actor]), self.id)
 
 
 @click.command(short_help="Print the reply to a message that was submitted.")
@@ -38,8 +85,7 @@ def _target(actor: str, *, is_source: bool) -> Target:
 @timeout_option
 @as_json
 def result(
-    actor: str,
-    message_id: str,
+    words: tuple[str, ...],
     *,
     is_source: bool,
     wait: float | None,
@@ -49,32 +95,51 @@ def result(
 ) -> None:
     """Print the reply to a message as JSON; ID is that of its receipt.
 
-    ACTOR is the title of an actor, or MODULE:CLASS. Outcomes are kept for messages that were sent with `submit` or
-    `send --wait`, as long as the actor's `results_ttl`. A message that failed or was rejected ends the command with its
-    error and exit code 1, and so does one without an outcome.
+    Outcomes are kept for messages that were sent with `submit`, for the `results_ttl` of their actor, and for those of
+    `send --wait`, for a minute longer than that waits. A message that failed or was rejected ends the command with its
+    error and exit code 1. So does one that is still open, with where it is, and at once one that is not known.
+
+    ACTOR, the title of an actor or MODULE:CLASS, need not be given: it tells messages of different actors apart that
+    have the same id.
     """
-    target = _target(actor, is_source=is_source)
+    named = Named.by(words, is_source=is_source)
+    to = named.target()
 
-    async def talk(opened: Broker, step: Step) -> Outcome | None:
-        found = await wait_for_outcome(opened, step, target.source, message_id, wait or 0.0)
-        if found is None:
-            await _expect_actor(opened, step, target)
-        return found
+    async def talk(opened: Broker, step: Step) -> tuple[Target, MessageInfo | None, Outcome | None, str]:
+        target = await named.find(opened, step, to)
+        info, outcome = None, None
+        if target.source:
+            with LifeBar(named.id) as bar:
+                info, outcome = await wait_for_outcome(
+                    opened, step, target.source, named.id, wait or 0.0, bar.show, is_sent=False
+                )
+        is_unknown = info is None and outcome is None
+        return target, info, outcome, await named.unknown(opened, step, to) if is_unknown else ""
 
-    outcome = speak(broker, timeout, talk)
+    target, info, outcome, unknown = speak(broker, timeout, talk)
     if json_output:
-        print_json({"id": message_id, "source": target.source, **in_json(outcome)})
+        end = {"status": "unknown"} if unknown else in_json(outcome)
+        print_json({"id": named.id, "source": target.source, **end, **life_in_json(info)})
     elif outcome is not None and outcome.status == "done":
         print_json(in_json(outcome)["reply"])
-    if outcome is None:
-        within = f" within {duration(wait)}" if wait else ""
-        raise click.ClickException(
-            printable(
-                f"no outcome of message {message_id} to {target.words}{within}: it has not been handled yet, was not"
-                " submitted there, or its outcome is kept no longer"
-            )
+    if unknown:
+        raise click.ClickException(printable(unknown))
+    if outcome is not None:
+        end_unless_done(target, named.id, outcome)
+    elif info is not None:
+        raise click.ClickException(printable(_open(named.id, target, wait, info)))
+
+
+def _open(message_id: str, target: Target, wait: float | None, info: MessageInfo) -> str:
+    """Return what to tell about a message without an outcome."""
+    if info.status.is_final:
+        run, slash, _ = message_id.rpartition("/")
+        where = f"; see: {pasted('runs', 'show', run)}" if slash else ""
+        return (
+            f"message {message_id} to {target.words} has ended as {in_words(info)}; its result is that of a step{where}"
         )
-    end_unless_done(target, message_id, outcome)
+    within = f" within {duration(wait)}" if wait else " yet (--wait waits for it)"
+    return f"no outcome of message {message_id} to {target.words}{within}: it is {in_words(info)}"
 
 
 @click.command(short_help="Cancel a message that was submitted.")
@@ -82,32 +147,36 @@ def result(
 @click.option("--reason", default="", help="Why; the caller that waits for the outcome gets it.")
 @broker_option
 @timeout_option
-def cancel(actor: str, message_id: str, *, is_source: bool, reason: str, broker: str | None, timeout: float) -> None:
+def cancel(words: tuple[str, ...], *, is_source: bool, reason: str, broker: str | None, timeout: float) -> None:
     """Cancel a message that was submitted, wherever it is; ID is that of its receipt.
 
     If no node has it, it is dropped at once. A handler in flight is cancelled within a second; the message ends as
     cancelled unless the handler returns all the same. If it is over, or was cancelled before, the command ends with
     exit code 1. A message that was sent otherwise is dropped while it is delayed, waits for a retry, or waits behind
-    others with its key. `runs cancel` ends a whole workflow.
+    others with its key; it is found only with its ACTOR. `runs cancel` ends a whole workflow.
     """
-    target = _target(actor, is_source=is_source)
+    named = Named.by(words, is_source=is_source)
+    to = named.target()
 
-    async def talk(opened: Broker, step: Step) -> bool:
+    async def talk(opened: Broker, step: Step) -> tuple[Target, bool]:
+        target = await named.find(opened, step, to)
+        if not target.source:
+            raise click.ClickException(printable(await named.unknown(opened, step, None)))
         with step():
-            is_cancelled = await opened.cancel_message(target.source, message_id, reason=reason)
+            is_cancelled = await opened.cancel_message(target.source, named.id, reason=reason)
         if not is_cancelled:
             await _expect_actor(opened, step, target)
-        return is_cancelled
+        return target, is_cancelled
 
-    if not speak(broker, timeout, talk):
-        look = pasted("result", *(["--source"] if is_source else []), actor, message_id)
+    target, is_cancelled = speak(broker, timeout, talk)
+    if not is_cancelled:
         raise click.ClickException(
             printable(
-                f"message {message_id} to {target.words} cannot be cancelled: it is over, was cancelled before, or was"
-                f" not submitted there; see: {look}"
+                f"message {named.id} to {target.words} cannot be cancelled: it is over, was cancelled before, or was"
+                f" not submitted there; see: {named.look()}"
             )
         )
-    click.echo(printable(f"cancelled message {message_id} to {target.words}"))
+    click.echo(printable(f"cancelled message {named.id} to {target.words}"))
 
 
 async def _expect_actor(broker: Broker, step: Step, target: Target) -> None:

@@ -134,4 +134,6 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
     monkeypatch.delitem(sys.modules, "shop", raising=False)
     for name in [name for name in os.environ if name.startswith("ACTORWORK_")]:
         monkeypatch.delenv(name)
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):  # With one of them, what is no terminal is taken for one.
+        monkeypatch.delenv(name, raising=False)
     return Shell(tmp_path, f"sqlite:///{tmp_path}/messages.db")

@@ -1,9 +1,12 @@
 """`actorwork runs`, and `result` and `cancel` for submitted messages."""
 
+import json
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+import trio
 from click.testing import CliRunner
 
 from actorwork import Client, MessageFailed, open_client, open_system
@@ -14,7 +17,7 @@ from actorwork.policy.runs.rules import OPEN
 from actorwork.policy.runs.values import Status
 from actorwork.workflows import Flow, signal, step, together
 from tests.cli.conftest import Shell
-from tests.workflows.shop import Calculator, Clerk, Flaky, Note, Square, Text
+from tests.workflows.shop import Calculator, Clerk, Flaky, Note, Square, Text, Wait
 
 READING = (("runs", "ls"), ("runs", "show", "x"), ("runs", "graph", "x"), ("result", "calculator", "x"))
 CHANGING = (
@@ -215,14 +218,105 @@ def test_the_reply_to_a_submitted_message_is_printed(shell: Shell):
     assert shell.json("result", "calculator", bad, code=1)["error"] == "ValueError: 5 is odd"
 
 
-def test_a_message_without_an_outcome_ends_the_command_in_one_sentence(shell: Shell):
+def test_a_message_is_found_by_its_id_alone(shell: Shell):
+    async def submit(client: Client) -> list[str]:
+        calculator = client.ref(Calculator)
+        receipts = [await calculator.submit(one) for one in (Square(3), Flaky(5), Flaky(5, "reject"), Text(None))]
+        for receipt in receipts:
+            async with receipt.watch() as updates:
+                async for _ in updates:
+                    pass
+        return [one.id for one in receipts]
+
+    good, bad, rejected, nothing = with_client(shell, submit, node=True)
+    assert shell("result", good).stdout == "9\n"
+    assert shell("result", nothing).stdout == "null\n"
+    found = shell.json("result", good)
+    assert (found["status"], found["reply"], found["state"], found["attempt"]) == ("done", 9, "SUCCESS", 1)
+    failed = shell("result", bad, "--wait", "30s", code=1)
+    assert failed.stderr == f"Error: the actor 'calculator' failed message {bad} (ValueError: 5 is odd)\n"
+    refused = shell("result", rejected, code=1).stderr
+    assert refused == f"Error: the actor 'calculator' rejected message {rejected} (Reject: not wanted)\n"
+    assert shell.json("result", rejected, code=1)["state"] == "REJECTED"
+
+
+def test_of_an_open_message_it_is_told_where_it_is(shell: Shell):
+    async def look(client: Client) -> None:
+        waits = await client.ref(Clerk).submit(Note("x"), delay=60)
+        runs = await client.ref(Calculator).submit(Wait(600))
+        async with runs.watch() as updates:
+            async for info in updates:
+                if info.status is Status.STARTED:
+                    break
+        found["waits"] = await in_thread(shell, "result", waits.id)
+        found["runs"] = await in_thread(shell, "result", runs.id)
+        found["later"] = await in_thread(shell, "result", runs.id, "--wait", "1ms")
+        found["json"] = await in_thread(shell, "result", runs.id, "--json")
+        found["node"] = (await runs.info()).node
+        found["id"] = runs.id
+        assert await runs.cancel()
+        with pytest.raises(MessageFailed):
+            await runs.result()
+
+    found: dict[str, Any] = {}
+    with_client(shell, look, node=True)
+    assert "to the source 'worker:" in found["waits"].stderr
+    assert found["waits"].stderr.endswith(" yet (--wait waits for it): it is PENDING: no node has received it\n")
+    started = f"it is STARTED: attempt 1 has begun on node {found['node']}\n"
+    assert found["runs"].stderr == (
+        f"Error: no outcome of message {found['id']} to the actor 'calculator' yet (--wait waits for it): {started}"
+    )
+    assert found["later"].stderr.endswith(f" within 1ms: {started}")
+    told = json.loads(found["json"].stdout)
+    assert (told["status"], told["state"], told["attempt"], told["progress"]) == ("pending", "STARTED", 1, None)
+
+
+async def in_thread(shell: Shell, *arguments: str) -> Any:
+    """Run a command that fails, while the node of this test goes on."""
+    return await trio.to_thread.run_sync(lambda: shell(*arguments, code=1))
+
+
+def test_a_message_that_is_not_known_is_not_waited_for(shell: Shell):
     shell.enter({"calculator": ["numbers"]})
-    missing = shell("result", "calculator", "m", "--wait", "1ms", code=1).stderr
-    assert "no outcome of message m to the actor 'calculator' within 1ms: it has not been handled yet" in missing
-    assert shell.json("result", "calculator", "m", code=1)["status"] == "pending"
+    began = time.monotonic()
+    of_an_actor = shell("result", "calculator", "m", "--wait", "100s", code=1).stderr
+    assert of_an_actor == (
+        "Error: there is no message m to the actor 'calculator': it was never submitted, or its outcome is kept no"
+        " longer\n"
+    )
+    alone = shell("result", "m", "--wait", "100s", code=1).stderr
+    assert alone == "Error: there is no message m: it was never submitted, or its outcome is kept no longer\n"
+    assert shell("cancel", "m", code=1).stderr == alone
+    assert time.monotonic() - began < 50
+    assert shell.json("result", "calculator", "m", code=1)["status"] == "unknown"
+    told = shell.json("result", "m", code=1)
+    assert (told["status"], told["state"], told["source"]) == ("unknown", "UNKNOWN", "")
     unknown = shell("result", "calcluator", "m", code=1).stderr
     assert unknown == "Error: no actor 'calcluator' has run at this broker; did you mean 'calculator'?\n"
     assert "did you mean 'numbers'?" in shell("result", "--source", "nmubers", "m", code=1).stderr
+
+
+def test_the_id_of_a_run_or_of_its_step_is_answered_with_where_to_look(started: Shell):
+    of_run = started("result", "done", code=1).stderr
+    assert of_run.endswith("A run has this id; see: actorwork runs show done\n")
+    of_step = started("result", "done/0", "--wait", "100s", code=1).stderr
+    assert of_step == (
+        "Error: message done/0 to the actor 'calculator' has ended as SUCCESS; its result is that of a step;"
+        " see: actorwork runs show done\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ([], "Missing argument '[ACTOR] ID"),
+        (["a", "b", "c"], "one message is named by its id, or by its actor and its id; got 3 words"),
+        (["--source", "m"], "--source says that ACTOR is a source"),
+    ],
+)
+@pytest.mark.parametrize("command", ["result", "cancel"])
+def test_a_message_is_named_by_its_id_or_by_its_actor_too(shell: Shell, command: str, words: list[str], complaint: str):
+    assert complaint in shell(command, *words, code=2).stderr
 
 
 def test_a_message_that_was_submitted_is_cancelled_wherever_it_is(shell: Shell):
@@ -236,4 +330,7 @@ def test_a_message_that_was_submitted_is_cancelled_wherever_it_is(shell: Shell):
     assert "cannot be cancelled: it is over, was cancelled before" in again
     assert f"see: actorwork result calculator {waiting}" in again
     assert "rejected message" in shell("result", "calculator", waiting, code=1).stderr
+    assert "(Cancelled: it was cancelled before it was begun)" in shell("result", waiting, code=1).stderr
+    another = with_client(shell, submit)
+    assert shell("cancel", another).stdout.startswith(f"cancelled message {another} to the source ")
     assert "did you mean 'calculator'?" in shell("cancel", "calcluator", waiting, code=1).stderr

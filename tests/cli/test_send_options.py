@@ -5,9 +5,14 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+import click
 import pytest
+import trio
+from click.testing import CliRunner
 
+from actorwork import Actor, MessageInfo, Settings, Status, open_client, open_system, receive
 from actorwork.abc import Broker
+from actorwork.cli.waiting import LifeBar, in_words, life_in_json, wait_for_outcome
 from actorwork.message import Delayed, Delivery, Priority
 from actorwork.testing.conformance import open_consumer
 
@@ -166,3 +171,64 @@ def test_the_wait_for_a_reply_ends(shell: Shell):
     assert shell.json("send", "numbers", "21", "--wait", "50ms", code=1)["status"] == "pending"
     to_an_actor = shell("send", "actor:doubler", "21", "--wait", "50ms", "--force", code=1).stderr
     assert to_an_actor.endswith("Does a node run with the actor 'doubler'?\n")
+
+
+def test_a_message_that_was_sent_before_without_asking_for_its_outcome_is_not_waited_for(shell: Shell):
+    shell("send", "numbers", "21", "--id", "17")
+    began = time.monotonic()
+    told = shell("send", "numbers", "21", "--id", "17", "--wait", "100s", code=1).stderr
+    assert told.endswith("the outcome of message 17 was not asked for when it was sent, or is kept no longer\n")
+    assert time.monotonic() - began < 50
+
+
+class Reporter(Actor):
+    settings = Settings(title="reporter", sources={"reports"})
+    seen = trio.Event()
+    """Set anew by the test."""
+
+    @receive
+    async def report(self, parts: list[int]) -> int:
+        self.context.progress(1, len(parts), "counting\x1b[2J")
+        await self.seen.wait()
+        return sum(parts)
+
+
+def test_what_the_handler_reports_is_seen_by_who_waits_for_the_reply(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    Reporter.seen = trio.Event()
+    infos: list[MessageInfo] = []
+
+    async def wait(broker: Broker) -> None:
+        def show(info: MessageInfo) -> None:
+            infos.append(info)
+            if info.progress is not None:
+                Reporter.seen.set()
+
+        async with open_system([Reporter], broker=broker), open_client(broker) as client:
+            receipt = await client.ref(Reporter).submit([1, 2, 3])
+            _, outcome = await wait_for_outcome(
+                broker, lambda: trio.fail_after(20), receipt.source, receipt.id, 60, show, is_sent=True
+            )
+        assert outcome is not None
+        assert (outcome.status, outcome.value) == ("done", b"6")
+
+    shell.at_broker(wait)
+    progress = next(info for info in infos if info.progress is not None)
+    assert in_words(progress) == f"STARTED: attempt 1 has begun on node {progress.node} (1/3 counting\\x1b[2J)"
+    assert life_in_json(progress)["progress"]["total"] == 3
+    assert infos[-1].status is Status.SUCCESS
+
+    @click.command()
+    def bar() -> None:
+        with LifeBar("17") as shown:
+            shown.show(progress)
+            time.sleep(0.01)
+
+    drawn = CliRunner().invoke(bar, catch_exceptions=False).stderr
+    assert "17: STARTED" in drawn
+    assert "1/3 counting\\x1b" in drawn
+
+
+def test_no_bar_is_drawn_where_there_is_no_terminal(shell: Shell):
+    late = shell("send", "numbers", "21", "--wait", "50ms", "--id", "17", code=1).stderr
+    assert [line.partition(" ")[0] for line in late.splitlines()] == ["note:", "sent", "Error:"]
