@@ -161,6 +161,9 @@ class Node:
         assert code == 0, self.output[-3000:]
 
 
+MANY = 1000
+
+
 class Drill:
     """A ledger, and the nodes that write to it."""
 
@@ -181,6 +184,9 @@ class Drill:
         **options: float,
     ) -> Node:
         """Start a process that runs `tree`; `crash_at` names the failpoint at which it dies.
+
+        A drill that kills many nodes says `max_crashes=MANY`: otherwise a message that happens to be in flight at three
+        of them becomes a dead letter, rightly.
 
         The process is forked, unless it is to be `fresh`: then it is a new interpreter, as a user would start it.
         """

@@ -12,7 +12,7 @@ from actorwork.actors.actor import Actor
 from actorwork.settings import Settings
 from tests.patience import BUSY
 
-from .conftest import Drill, Node, Redis, open_place, until, until_true
+from .conftest import MANY, Drill, Node, Redis, open_place, until, until_true
 from .workers import Blocker, Single, Worker
 
 NUMBERS = range(1000)
@@ -227,7 +227,7 @@ async def test_two_nodes_that_are_killed_again_and_again_lose_nothing(url: str, 
     numbers = range(600)
     async with open_place(url) as place:
         await place.send_numbers("work", numbers, seconds=SECONDS)
-        nodes = [drill.start("worker", url, lease=0.5) for _ in range(2)]
+        nodes = [drill.start("worker", url, lease=0.5, max_crashes=MANY) for _ in range(2)]
         for turn in range(4):
             victim = nodes[turn % 2]
             known = drill.ledger.count("ended", pid=victim.pid)
@@ -237,7 +237,7 @@ async def test_two_nodes_that_are_killed_again_and_again_lose_nothing(url: str, 
 
             await until(has_worked, "work")
             await victim.kill()
-            nodes[turn % 2] = drill.start("worker", url, lease=0.5)
+            nodes[turn % 2] = drill.start("worker", url, lease=0.5, max_crashes=MANY)
         await place.wait_empty("work")
         for node in nodes:
             await node.wait_up()

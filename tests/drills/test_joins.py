@@ -24,7 +24,7 @@ from actorwork.testing.conformance.fake_consumer import open_consumer
 from actorwork.testing.proxy import open_proxy
 from actorwork.workflows import Flow, Status, Step, group, step
 
-from .conftest import Drill, Node, Place, Redis, open_place, until
+from .conftest import MANY, Drill, Node, Place, Redis, open_place, until
 from .workers import Double, Join, Joiner, Member
 
 LEASE = 0.5
@@ -261,7 +261,7 @@ async def test_chords_run_once_with_their_values_while_nodes_are_killed_at_rando
 ):
     dice = Random(7)
     async with opened(url) as (place, client):
-        nodes = [drill.start("joins", url, lease=LEASE) for _ in range(3)]
+        nodes = [drill.start("joins", url, lease=LEASE, max_crashes=MANY) for _ in range(3)]
         runs: dict[str, Run[int]] = {}
         over = trio.current_time() + seconds
         while trio.current_time() < over:
@@ -273,7 +273,7 @@ async def test_chords_run_once_with_their_values_while_nodes_are_killed_at_rando
             await trio.sleep(dice.uniform(0.1, 0.8))
             turn = dice.randrange(3)
             await nodes[turn].kill()
-            nodes[turn] = drill.start("joins", url, lease=LEASE)
+            nodes[turn] = drill.start("joins", url, lease=LEASE, max_crashes=MANY)
         values = {name: [2 * number for number in range(10 * i, 10 * i + 10)] for i, name in enumerate(runs)}
         for name, run in runs.items():
             assert await run.result(timeout=30) == sum(values[name])

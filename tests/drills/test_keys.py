@@ -9,7 +9,7 @@ import pytest
 
 from actorwork.message import Envelope, MessageIds
 
-from .conftest import Drill, Node, open_place
+from .conftest import MANY, Drill, Node, open_place
 
 EACH = 4
 NODES = 2
@@ -27,11 +27,11 @@ async def test_many_keys_are_kept_in_order_while_nodes_are_killed(url: str, dril
             for number in numbers
         ]
         await place.broker.publish(envelopes)
-        nodes: list[Node] = [drill.start("keeper", url, lease=LEASE) for _ in range(NODES)]
+        nodes: list[Node] = [drill.start("keeper", url, lease=LEASE, max_crashes=MANY) for _ in range(NODES)]
         for kills in range(1, 6):
             await drill.wait_notes("ended", kills * keys * EACH // 8, within=60)
             await nodes.pop(chance.randrange(NODES)).kill()
-            nodes.append(drill.start("keeper", url, lease=LEASE))
+            nodes.append(drill.start("keeper", url, lease=LEASE, max_crashes=MANY))
         await place.wait_empty("kept", within=60)
         for node in nodes:
             await node.wait_up()

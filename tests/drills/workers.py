@@ -324,6 +324,10 @@ def main(tree: str, url: str, path: str, *options: str) -> None:
     if tree == "producer":
         trio.run(produce, url, int(named["count"]))
         return
+    if "max_crashes" in named:
+        for one in TREES[tree]:
+            assert isinstance(one, type)
+            one.settings = attrs.evolve(one.settings, max_crashes=int(named["max_crashes"]))
     run(TREES[tree], broker=url, lease=float(named.get("lease", 10)), grace=float(named.get("grace", 25)))
 
 
