@@ -27,6 +27,7 @@ for each test. The tests kill processes, and stop one beyond its lease (SIGSTOP)
     priorities     urgent messages are delivered first, and the others get turns
     uniqueness     of all messages with the same unique key only one is alive
     outcomes       the outcome of a message reaches the sender that asked for it
+    lives          the life of a tracked message is known, and who watches it is told
     dead_letters   failed messages are kept, and may be replayed
     failures       an actor is told of its messages that have failed
     endings        how a node ends: it offers nothing more, and loses nothing
@@ -56,6 +57,7 @@ from actorwork.testing.conformance.fake_consumer import (
 )
 from actorwork.testing.conformance.keys import KeyTests
 from actorwork.testing.conformance.limits import LimitTests
+from actorwork.testing.conformance.lives import LifeTests
 from actorwork.testing.conformance.outcomes import OutcomeTests
 from actorwork.testing.conformance.ownership import OwnershipTests
 from actorwork.testing.conformance.priorities import PriorityTests
@@ -81,6 +83,7 @@ class BrokerConformance(
     PriorityTests,
     UniquenessTests,
     OutcomeTests,
+    LifeTests,
     DeadLetterTests,
     FailureTests,
     EndingTests,
