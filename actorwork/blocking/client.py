@@ -213,7 +213,10 @@ class Ref(Generic[A_co]):
     @overload
     def submit(self, message: Untyped, **options: Unpack[SendOptions]) -> Receipt[Any]: ...
     def submit(self, message: Any, **options: Unpack[SendOptions]) -> Receipt[Any]:
-        """Send a message like `tell`; the broker keeps its outcome for the actor's `results_ttl`."""
+        """Send a message like `tell`; the broker keeps its outcome for the actor's `results_ttl`.
+
+        That is a day if the actor is named by its title, not its class.
+        """
         return Receipt(run(self._ref.submit(message, **options)))
 
     @overload

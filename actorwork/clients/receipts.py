@@ -69,7 +69,8 @@ class Receipt(Generic[R_co]):
         """Wait for the message's outcome and return the reply; may be called again, and from many tasks.
 
         Raises `MessageFailed` (with the handler's error), `AskTimeout`, and at once `LookupError` for a message that
-        was never submitted, or whose result is kept no longer. If cancelled, the outcome is not lost.
+        was never submitted, or whose result is kept no longer, and for a step of a run that is over: `run.steps()` has
+        its result. If cancelled, the outcome is not lost.
         """
         timeout = seconds_of("timeout", timeout)
         info = MessageInfo(id=self.id, source=self.source)
@@ -142,9 +143,15 @@ class Receipt(Generic[R_co]):
         """Return the outcome if the message is over. Raises `LookupError` if there is none."""
         if info.status.is_final or info.status is Status.UNKNOWN:
             found = await (await self._sender.reached()).find_outcome(info.source, self.id) if info.source else None
-            if found is None:
-                raise self._unknown()
-            return found
+            if found is not None:
+                return found
+            if info.status.is_final and "/" in self.id:
+                run = self.id.rpartition("/")[0]
+                raise LookupError(
+                    f"message {self.id} is over ({info.status}), and has no result of its own: it is a step of run"
+                    f" {run!r}, whose `steps()` have their results"
+                )
+            raise self._unknown()
         return None
 
     async def _wait_sent(self) -> None:

@@ -96,7 +96,8 @@ class StreamRef(Generic[A_co]):
     async def submit(self, message: Any, **options: Unpack[SendOptions]) -> Receipt[Any]:
         """Send a message like `tell`; the broker keeps its outcome for the actor's `results_ttl`.
 
-        With a `unique` whose `on_conflict` is "first" or "replace", the receipt may be that of the earlier message.
+        That is a day if the actor is named by its title, not its class. With a `unique` whose `on_conflict` is "first"
+        or "replace", the receipt may be that of the earlier message.
         """
         envelope = self._submitted(message, options)
         return self._receipt(message, await self._sender.send_one(envelope))

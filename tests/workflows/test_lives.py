@@ -274,6 +274,19 @@ async def test_a_result_is_found_by_the_id_alone_any_number_of_times_as_it_was_r
         assert (info.source, info.actor, info.status) == (NUMBERS, "calculator", Status.SUCCESS)
 
 
+async def test_a_step_of_a_run_has_a_life_but_its_result_is_its_runs(open_stage: OpenStage) -> None:
+    async with open_stage() as stage, stage.open_system():
+        run = await stage.client.start(step(Calculator, Square(3)), id="squares")
+        assert await run.result() == 9
+        (one,) = await run.steps()
+        receipt = stage.client.receipt(one.message)
+        assert await receipt.status() is Status.SUCCESS
+        with trio.fail_after(15), pytest.raises(LookupError, match=r"it is a step of run 'squares', whose `steps\(\)`"):
+            await receipt.result(timeout=30)
+        assert one.end is not None
+        assert one.end.value == "9"
+
+
 async def test_a_result_whose_time_is_up_is_not_waited_for(open_stage: OpenStage) -> None:
     async with open_stage() as stage, by_hand(stage) as hands:
         await stage.broker.publish([Envelope(NUMBERS, "brief", b"{}", headers={RESULT_TTL: 0.2})])
