@@ -84,8 +84,8 @@ class DeliverySink(Protocol):
         """Cancel a delivery of a message that was cancelled, if it waits or is in flight here.
 
         One that waits is settled as rejected, with a `Failure` of type `Cancelled`; so is one whose handler ends
-        because it was cancelled. With `force` a handler that does not end is ended with its process. Called again now
-        and then, until the message is over.
+        because it was cancelled. With `force` a handler that does not end is reported, and ended with its process if
+        that is a `Process`. Called again now and then, until the message is over.
         """
         ...
 

@@ -352,6 +352,20 @@ class Overdue(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
+class CancellationIgnored(_Event):
+    """A handler has not ended `seconds` after its message was cancelled with `force`: it shields itself, or runs in a
+    thread. In a `Process`, that is replaced.
+    """
+
+    actor_id: str
+    title: str
+    message_id: str
+    seconds: float
+    where: str
+    """The stack of the handler, its own frame first."""
+
+
+@attrs.frozen(eq=False, repr=False)
 class LoopStalled(_Event):
     """The loop of this node stood still for `seconds`, blocked by the code at `stack`; nothing else could run.
 
@@ -455,6 +469,7 @@ Event: TypeAlias = (
     | Settled
     | SuspectsInFlight
     | Overdue
+    | CancellationIgnored
     | LoopStalled
     | CircuitChanged
     | TriggerFired

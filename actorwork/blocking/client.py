@@ -293,9 +293,12 @@ class Receipt(Generic[R_co]):
         """Delete the result and all that is known of the message; return False if it is not over, or not known."""
         return run(self._receipt.forget())
 
-    def cancel(self, reason: str = "") -> bool:
-        """Cancel the message, wherever it is; return False if it is over, or was cancelled before."""
-        return run(self._receipt.cancel(reason))
+    def cancel(self, reason: str = "", *, force: bool = False) -> bool:
+        """Cancel the message, wherever it is; return False if it is over, or was cancelled before.
+
+        With `force`, the `Process` of a handler that does not end for it is replaced.
+        """
+        return run(self._receipt.cancel(reason, force=force))
 
     def result(self, *, timeout: Duration = 30) -> R_co:
         """Wait for the message's outcome and return the reply; raises `MessageFailed`, `AskTimeout`."""

@@ -145,15 +145,26 @@ def _open(message_id: str, target: Target, wait: float | None, info: MessageInfo
 @click.command(short_help="Cancel a message that was submitted.")
 @_of_whom
 @click.option("--reason", default="", help="Why; the caller that waits for the outcome gets it.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Replace the process of a handler that does not end for it, if that is one of a Process.",
+    allow_from_autoenv=False,
+)
 @broker_option
 @timeout_option
-def cancel(words: tuple[str, ...], *, is_source: bool, reason: str, broker: str | None, timeout: float) -> None:
+def cancel(
+    words: tuple[str, ...], *, is_source: bool, reason: str, force: bool, broker: str | None, timeout: float
+) -> None:
     """Cancel a message that was submitted, wherever it is; ID is that of its receipt.
 
     If no node has it, it is dropped at once. A handler in flight is cancelled within a second; the message ends as
     cancelled unless the handler returns all the same. If it is over, or was cancelled before, the command ends with
     exit code 1. A message that was sent otherwise is dropped while it is delayed, waits for a retry, or waits behind
     others with its key; it is found only with its ACTOR. `runs cancel` ends a whole workflow.
+
+    With --force, the process of a handler that has not ended a second later is replaced: what else was in flight there
+    is run by others, and no attempt is counted. It may follow a command without it.
     """
     named = Named.by(words, is_source=is_source)
     to = named.target()
@@ -163,7 +174,7 @@ def cancel(words: tuple[str, ...], *, is_source: bool, reason: str, broker: str 
         if not target.source:
             raise click.ClickException(printable(await named.unknown(opened, step, None)))
         with step():
-            is_cancelled = await opened.cancel_message(target.source, named.id, reason=reason)
+            is_cancelled = await opened.cancel_message(target.source, named.id, reason=reason, force=force)
         if not is_cancelled:
             await _expect_actor(opened, step, target)
         return target, is_cancelled

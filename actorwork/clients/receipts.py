@@ -53,17 +53,21 @@ class Receipt(Generic[R_co]):
         """Return the status of the message; raises `AskTimeout` if the broker does not answer."""
         return (await self.info(timeout=timeout)).status
 
-    async def cancel(self, reason: str = "") -> bool:
+    async def cancel(self, reason: str = "", *, force: bool = False) -> bool:
         """Cancel the message, wherever it is; return False if it is over, or was cancelled before.
 
         If no node has been given it, it is dropped at once. A handler in flight is cancelled within a second, and the
         message ends as cancelled unless the handler returns all the same: what it returns is then the result. A message
         that waits in the spool is cancelled as soon as the broker has it; this waits for that.
+
+        With `force`, the `Process` of a handler that has not ended a second later (it shields itself, or runs in a
+        thread) is replaced; other nodes run what else was in flight there, and no attempt is counted. Force may follow
+        a cancellation without it while the message is not over.
         """
         await self._wait_sent()
         source = await self._find_source()
         broker = await self._sender.reached()
-        return bool(source) and await broker.cancel_message(source, self.id, reason=reason)
+        return bool(source) and await broker.cancel_message(source, self.id, reason=reason, force=force)
 
     async def result(self, *, timeout: Duration = 30) -> R_co:
         """Wait for the message's outcome and return the reply; may be called again, and from many tasks.

@@ -166,6 +166,20 @@ def sentence_of(event: events.Event, broker: str = "") -> Sentence:
             )
         case events.Overdue():
             return _overdue(event)
+        case events.CancellationIgnored(actor_id=actor_id, title=title, message_id=message_id, seconds=seconds):
+            return Sentence(
+                logging.WARNING,
+                "the handler of %s has not ended %s after its message %s was cancelled by force; its stack follows. If "
+                "its actor is in a Process, that is replaced; else it goes on",
+                (title, span(seconds), message_id),
+                {
+                    "actor_id": actor_id,
+                    "actor": title,
+                    "message_id": message_id,
+                    "error": f"not ended {span(seconds)} after its cancellation",
+                },
+                failure=Failure("CancellationIgnored", "", event.where),
+            )
         case events.LoopStalled(seconds=seconds, stack=stack, lasts=lasts):
             return Sentence(
                 logging.WARNING,

@@ -11,6 +11,7 @@ import trio
 import trio.testing
 
 from actorwork import Actor, Message, MessageFailed, RateLimit, RetryPolicy, Settings, receive
+from actorwork.events import CancellationIgnored
 from actorwork.message import Status
 from actorwork.testing import TestSystem, open_test_system
 from actorwork.workflows import Flow, step
@@ -159,7 +160,7 @@ async def test_one_that_waits_for_a_batch_is_not_in_it_and_one_in_a_batch_in_fli
         assert batches == [["b"]]
 
 
-async def test_a_handler_in_a_thread_is_left_behind():
+async def test_a_handler_in_a_thread_is_left_behind_and_reported_with_force():
     go_on = threading.Event()
 
     class Blocking(Actor):
@@ -176,11 +177,74 @@ async def test_a_handler_in_a_thread_is_left_behind():
             with trio.fail_after(20):
                 while not seen:  # noqa: ASYNC110 - a thread sets no event of Trio's
                     await trio.sleep(0.01)
-            assert await receipt.cancel("too late")
+            assert await receipt.cancel("too late", force=True)
             with trio.fail_after(20), pytest.raises(MessageFailed, match="too late"):
                 await receipt.result()
+            with trio.fail_after(20):
+                while not ignored(system):  # noqa: ASYNC110 - an event of ours sets none of Trio's
+                    await trio.sleep(0.01)
+            (event,) = ignored(system)
+            assert (event.title, event.message_id) == ("blocking", "1")
+            assert "in wait" in event.where
         finally:
             go_on.set()
+
+
+def ignored(system: TestSystem) -> list[CancellationIgnored]:
+    return [event for event in system.events if isinstance(event, CancellationIgnored)]
+
+
+async def test_with_force_a_handler_that_ends_in_time_is_not_reported(mock_clock: trio.testing.MockClock):
+    async with open_test_system(Worker) as system:
+        receipt = await system.client.ref(Worker).submit(Work("usual"), id="1")
+        await trio.sleep(2)
+        assert await receipt.cancel("too late", force=True)
+        await cancelled(system, "1")
+        await trio.sleep(5)
+        assert ignored(system) == []
+
+
+@pytest.mark.parametrize("forced_at_first", [True, False])
+async def test_with_force_a_handler_that_shields_itself_is_reported_once_after_a_second(
+    mock_clock: trio.testing.MockClock, forced_at_first: bool
+):
+    async with open_test_system(Worker) as system:
+        receipt = await system.client.ref(Worker).submit(Work("shielded", 20), id="1")
+        await trio.sleep(2)
+        assert await receipt.cancel("too late", force=forced_at_first)
+        if not forced_at_first:
+            await trio.sleep(5)
+            assert ignored(system) == []
+            assert await receipt.cancel("too late", force=True), "that is more"
+        assert not await receipt.cancel("too late", force=True)
+        await trio.sleep(0.5)
+        assert ignored(system) == []
+        await trio.sleep(1.5)
+        (event,) = ignored(system)
+        assert (event.title, event.message_id) == ("worker", "1")
+        assert 1 <= event.seconds < 1.5
+        assert "in work" in event.where.splitlines()[0]
+        (node,) = system.broker.nodes
+        (subscription,) = node._intakes
+        for _ in range(5):
+            subscription.sink.cancel(receipt.source, "1", "too late", force=True)  # As brokers do, until it is over.
+            await trio.sleep(1)
+        assert len(ignored(system)) == 1
+        assert await receipt.result() == 5
+
+
+async def test_with_force_one_that_has_not_begun_is_dropped_and_nothing_is_reported(
+    mock_clock: trio.testing.MockClock,
+):
+    async with open_test_system(Worker) as system:
+        ref = system.client.ref(Worker)
+        await ref.tell(Work("long", 50))
+        receipt = await ref.submit(Work("waits"), id="1")
+        await trio.sleep(1)
+        assert await receipt.cancel("too late", force=True)
+        await cancelled(system, "1")
+        await trio.sleep(5)
+        assert ignored(system) == []
 
 
 @asynccontextmanager

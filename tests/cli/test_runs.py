@@ -3,13 +3,14 @@
 import json
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import trio
 from click.testing import CliRunner
 
-from actorwork import Client, MessageFailed, open_client, open_system
+from actorwork import Actor, Client, MessageFailed, Settings, open_client, open_system, receive
 from actorwork.abc import Broker
 from actorwork.cli.commands import actorwork
 from actorwork.cli.runs import STATUSES
@@ -31,6 +32,20 @@ CHANGING = (
 )
 
 
+class Stubborn(Actor):
+    """Cannot be cancelled while it may not end."""
+
+    settings = Settings(title="stubborn")
+    may_end = False
+
+    @receive
+    async def stay(self, *, what: str) -> str:
+        with trio.CancelScope(shield=True):
+            while not self.may_end:  # noqa: ASYNC110 - a test sets no event of this loop's
+                await trio.sleep(0.01)
+        return what
+
+
 def with_client(shell: Shell, act: Callable[[Client], Awaitable[Any]], *, node: bool = False) -> Any:
     """Do something with a client, while a node runs or none."""
 
@@ -38,7 +53,7 @@ def with_client(shell: Shell, act: Callable[[Client], Awaitable[Any]], *, node: 
         async with open_client(broker) as client:
             if not node:
                 return await act(client)
-            async with open_system([Calculator, Clerk], broker=broker):
+            async with open_system([Calculator, Clerk, Stubborn], broker=broker):
                 return await act(client)
 
     return shell.at_broker(talk)
@@ -334,3 +349,26 @@ def test_a_message_that_was_submitted_is_cancelled_wherever_it_is(shell: Shell):
     another = with_client(shell, submit)
     assert shell("cancel", another).stdout.startswith(f"cancelled message {another} to the source ")
     assert "did you mean 'calculator'?" in shell("cancel", "calcluator", waiting, code=1).stderr
+
+
+def test_a_message_that_was_cancelled_in_flight_is_cancelled_again_by_force(shell: Shell):
+    codes: list[int] = []
+
+    async def while_it_runs(client: Client) -> None:
+        receipt = await client.ref(Stubborn).submit({"what": "stays"})
+        with trio.fail_after(30):
+            while await receipt.status() is not Status.STARTED:  # noqa: ASYNC110 - another task of the node's notes it
+                await trio.sleep(0.01)
+        for options in ((), (), ("--force",), ("--force",)):
+            done = await trio.to_thread.run_sync(
+                partial(
+                    CliRunner().invoke, actorwork, ["cancel", "stubborn", receipt.id, *options, "--broker", shell.url]
+                )
+            )
+            codes.append(done.exit_code)
+        Stubborn.may_end = True
+        assert await receipt.result(timeout=30) == "stays"
+
+    Stubborn.may_end = False
+    with_client(shell, while_it_runs, node=True)
+    assert codes == [0, 1, 0, 1]

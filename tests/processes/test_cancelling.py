@@ -1,12 +1,13 @@
-"""Messages in the hands of a process are cancelled."""
+"""Messages in the hands of a process are cancelled, and by force it is replaced for a handler that does not end."""
 
 import pytest
 
 from actorwork import MessageFailed, Process, open_client, open_system
+from actorwork.events import ChildExited, Event, ProcessReplaced
 from actorwork.message import Status
 
-from .conftest import PATIENCE, Said
-from .workers import Worker
+from .conftest import PATIENCE, Said, is_alive, until
+from .workers import Stuck, Worker
 
 
 async def test_a_handler_in_another_process_is_cancelled_and_its_process_goes_on(url: str, said: Said):
@@ -23,3 +24,37 @@ async def test_a_handler_in_another_process_is_cancelled_and_its_process_goes_on
         assert await client.ref(Worker).ask({}, timeout=PATIENCE) == pid
         assert len(said.pids("sleep begins")) == 1
         assert await client.broker.dead_letters.list() == []
+
+
+@pytest.mark.parametrize("how", ["sit", "shield"])
+async def test_by_force_the_process_of_a_handler_that_cannot_be_cancelled_is_replaced_and_no_other_attempt_counted(
+    url: str, said: Said, how: str
+):
+    seen: list[Event] = []
+    tree = Process([Stuck, Worker], name="far", shutdown_timeout=2)
+    async with open_system(tree, broker=url, emit=seen.append), open_client(url) as client:
+        stuck = await client.ref(Stuck).submit({"type": how, "seconds": 600})
+        (first,) = await said.wait(f"{how}s")
+        other = await client.ref(Worker).submit({"what": "sleep", "n": 600})
+        await said.wait("sleep begins")
+        assert await stuck.cancel("too late", force=True)
+        # What else was in flight there is handed back, and begins again in the successor.
+        _, second = await said.wait("sleep begins", 2)
+        assert second != first
+        assert said.pids("cancelled") == [first]
+        await until(lambda: not is_alive(first), "the end of the first process")
+        with pytest.raises(MessageFailed, match="too late") as caught:
+            await stuck.result(timeout=PATIENCE)
+        assert caught.value.type == "Cancelled"
+        assert (await stuck.info()).status is Status.CANCELLED
+        again = await other.info()
+        assert (again.status, again.attempt, again.deliveries) == (Status.STARTED, 1, 1)
+        assert await other.cancel("no more")
+        with pytest.raises(MessageFailed, match="no more"):
+            await other.result(timeout=PATIENCE)
+        assert said.pids(f"{how}s") == [first]
+        assert await client.broker.dead_letters.list() == []
+        assert not [event for event in seen if isinstance(event, ChildExited) and event.origin is None]
+    (replaced,) = [event for event in seen if isinstance(event, ProcessReplaced)]
+    assert (replaced.pid, replaced.successor) == (first, second)
+    assert replaced.why == f"message {stuck.id} of 'stuck' was cancelled by force"

@@ -75,6 +75,23 @@ class Worker(Actor):
         say("down")
 
 
+class Stuck(Actor):
+    """Has handlers that cannot be cancelled: in a thread, or shielded."""
+
+    settings = Settings(title="stuck", execution_timeout=600)
+
+    @receive
+    def sit(self, *, seconds: float) -> None:
+        say("sits")
+        time.sleep(seconds)
+
+    @receive
+    async def shield(self, *, seconds: float) -> None:
+        say("shields")
+        with trio.CancelScope(shield=True):
+            await trio.sleep(seconds)
+
+
 class Second(Worker):
     settings = Settings(title="second", sources={"more"})
 

@@ -107,6 +107,11 @@ EVERY_EVENT: list[tuple[events.Event, str, str]] = [
         "WARNING",
         "with message 3f-1 31 s ago and has not ended (a.py:3 in greet)",
     ),
+    (
+        events.CancellationIgnored("ac70", "greeter", "3f-1", 1.0, "a.py:3 in greet\nb.py:4 in g"),
+        "WARNING",
+        "the handler of greeter has not ended 1 s after its message 3f-1 was cancelled by force",
+    ),
     (events.LoopStalled(1.5, "a.py:3 in f\nb.py:4 in g", lasts=False), "WARNING", "was blocked for 1.5 s, and"),
     (events.LoopStalled(10.0, "a.py:3 in f\nb.py:4 in g", lasts=True), "WARNING", "has been blocked for 10 s, and"),
     (

@@ -227,6 +227,12 @@ class Executor:
                 events.Overdue(actor.settings.id, actor.label, message_id, seconds, where, self.timeout)
             )
 
+    def where(self, actor_id: str, message_id: str) -> str | None:
+        item, settings = self.item, self.workplace.actor.settings
+        if not isinstance(item, Delivery) or (settings.id, item.id) != (actor_id, message_id):
+            return None
+        return of_handler(stack_of_task(self.task))
+
     def give_up(self) -> None:
         """Let go of what is in flight, because its handler was cancelled before it had a result."""
         item, self.item = self.item, None

@@ -79,6 +79,12 @@ class HandlerThread:
             self.began, self.timeout, self._watchdog = began, timeout, watchdog
             watchdog.watch(self)
 
+    def where(self, actor_id: str, message_id: str) -> str | None:
+        thread = self._thread
+        if thread is None or (self._actor[0], self._message) != (actor_id, message_id):
+            return None
+        return of_handler(stack_of_thread(thread))
+
     def overdue(self, now: float) -> None:
         thread, watchdog = self._thread, self._watchdog
         if watchdog is None or self.began is None:

@@ -39,6 +39,10 @@ class Watched(Protocol):
         """End the handler in flight, or report that it does not end."""
         ...
 
+    def where(self, actor_id: str, message_id: str) -> str | None:
+        """Return the stack of the handler if it is at work on this message, else None."""
+        ...
+
 
 class Watchdog:
     """Looks at the executors that have something in flight."""
@@ -60,6 +64,10 @@ class Watchdog:
 
     def forget(self, executor: Watched) -> None:
         self._busy.discard(executor)
+
+    def where(self, actor_id: str, message_id: str) -> str | None:
+        """Return the stack of the handler that is at work on a message, left behind or not; None if there is none."""
+        return next((found for one in self._busy if (found := one.where(actor_id, message_id)) is not None), None)
 
     def has_hung(self, executor: Watched, reported: float, now: float) -> bool:
         """Whether a handler that was reported last at `reported` has become `hang_after` late since."""

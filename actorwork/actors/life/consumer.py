@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from actorwork.abc import EventSink
-    from actorwork.actors.life.cancelling import CancellableIncarnation
+    from actorwork.actors.life.cancelling import CancellableIncarnation, HandlersAtWork
     from actorwork.actors.life.services import Quota
     from actorwork.actors.limits.admission import AdmissionQueue
     from actorwork.actors.mailbox.calls import Item
@@ -63,6 +63,8 @@ class ConsumerServices(Protocol):
     def start_soon(self) -> Callable[..., None]: ...
     @property
     def quota(self) -> Quota | None: ...
+    @property
+    def watchdog(self) -> HandlersAtWork: ...
 
 
 class ConsumerOwner(Protocol):
@@ -92,12 +94,14 @@ class Consumer:
 
     __slots__ = (
         "_emit",
+        "_forced",
         "_given_up",
         "_node",
         "_owner",
         "_paused",
         "_quota",
         "_start_soon",
+        "_watchdog",
         "cancelled",
         "intake_over",
         "subscription",
@@ -110,6 +114,9 @@ class Consumer:
         self._emit = services.emit
         self._start_soon = services.start_soon
         self._quota = services.quota
+        self._watchdog = services.watchdog
+        self._forced: set[tuple[str, str]] = set()
+        """Those of `cancelled` that were cancelled with force while they were in flight, and a few that are over."""
         self._node: Node | None = None
         self._given_up: list[Delivery] = []
         self._paused: frozenset[str] = frozenset()
@@ -171,13 +178,19 @@ class Consumer:
 
     def cancel(self, source: str, message_id: str, reason: str, *, force: bool = False) -> None:
         # Imported here: most programs cancel nothing, and a node starts faster without.
-        from actorwork.actors.life.cancelling import cancel_in_flight, waiting_in  # noqa: PLC0415
+        from actorwork.actors.life.cancelling import cancel_in_flight, report_if_ignored, waiting_in  # noqa: PLC0415
 
         key, settlement = (source, message_id), cancelled(reason)
-        if key in self.cancelled:
-            return
-        if cancel_in_flight(self._owner.current, source, message_id) is not None:
-            self.cancelled[key] = settlement, False
+        known = self.cancelled.get(key)
+        if known is None:
+            self._forced.discard(key)
+            if cancel_in_flight(self._owner.current, source, message_id) is not None:
+                known = self.cancelled[key] = settlement, False
+        if known is not None:
+            _, is_settled = known
+            if force and not is_settled and key not in self._forced:
+                self._forced.add(key)
+                self._start_soon(report_if_ignored, self._watchdog, self._emit, self._owner, message_id)
             return
         waiting = waiting_in(self._owner.holdings(), source, message_id)
         if waiting is not None:
@@ -189,6 +202,7 @@ class Consumer:
         """Drop the deliveries that wait and cancel those in flight: they belong to other nodes now."""
         dropped = self.take_given_up()
         self.cancelled.clear()
+        self._forced.clear()
         if self._quota is not None:
             self._quota.give_back(len(dropped))
         self._owner.revoke_in_flight()

@@ -189,6 +189,8 @@ class NodeSink:
             case events.Overdue(seconds=seconds, timeout=timeout) if seconds - timeout >= self.hang_timeout - _ROUNDED:
                 late, stacks = seconds - timeout, all_stacks()
                 self._channel.send("stuck", actor=event.title, message=event.message_id, seconds=late, text=stacks)
+            case events.CancellationIgnored(title=title, message_id=message_id):
+                self._channel.send("unwanted", why=f"message {message_id} of {title!r} was cancelled by force")
             case _:
                 pass
 

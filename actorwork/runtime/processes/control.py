@@ -15,6 +15,7 @@ A frame is four bytes of length, the most significant first, and a JSON object. 
     quota      spent: all messages that it may handle are taken, or settled
     suspects   present: whether messages that processes died with are in flight
     stuck      actor, message, seconds, text: a handler has not ended that long after its deadline
+    unwanted   why: it is to be replaced now, for a handler that cannot be cancelled
 
 Nothing here waits, and nothing is ever pickled on this way. Frames of an unknown type are ignored.
 """

@@ -9,7 +9,8 @@ released, so that other nodes handle its deliveries at once. A process that was 
 when its time is over.
 
 A process that has reached its limit (`max_messages`, `max_memory`) is replaced without a gap: its successor is started
-first, then it is asked to stop, and ends beside that. To its supervisor all of it is one incarnation.
+first, then it is asked to stop, and ends beside that. To its supervisor all of it is one incarnation. So is one with a
+handler that cannot be cancelled and was to be, by force: that one hands back what else it has in flight, and ends.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ _LEAST_LIFE: Final = 5.0
 """Seconds that a process lives before it is replaced for its memory: each may be above so low a limit at once."""
 _LAST_MESSAGES: Final = 5.0
 """Seconds for a process to handle what waits in it, after it has taken the last message that it may handle."""
+_BY_FORCE: Final = 5.0
+"""Seconds for a process to end, at most, once its successor is up, for a handler that cannot be cancelled."""
 _TRY_AGAIN_SPENT: Final = 5.0
 """The same as `_TRY_AGAIN`, for a process that may handle no further message."""
 _TRY_AGAIN: Final = 30.0
@@ -183,10 +186,13 @@ class ProcessChild:
         Not before `again`; because of its memory, not before `not_before`.
         """
         if self.spec.max_messages is None and self.spec.max_memory is None:
-            await process.wait_over()
+            while not (process.is_over or process.unwanted):
+                await process.wait_change()
         while not process.is_over:
             now = trio.current_time()
             if now >= again and not self._is_ending:
+                if process.unwanted:
+                    return process.unwanted
                 handled = 0 if process.quota == "open" else self.spec.max_messages or 0
                 why = reason_to_replace(self.spec, handled, memory_of(process.pid) if now >= not_before else None)
                 if why:
@@ -225,13 +231,18 @@ class ProcessChild:
 
     async def _see_off(self, process: WorkerProcess) -> None:
         """Ask a process to stop, and kill it if it is still there when its time is over."""
-        if process.quota == "taken":
+        if process.quota == "taken" and not process.unwanted:
             # What waits in it counts as taken. It is a moment's work, and would be handed back by a stop.
             with trio.move_on_after(_LAST_MESSAGES):
                 while process.quota == "taken" and not (process.is_over or process.is_ending):
                     await process.wait_change()
-        process.stop(self.spec.shutdown_timeout)
-        with trio.move_on_after(self.spec.shutdown_timeout):
+        within = self.spec.shutdown_timeout
+        if process.unwanted:
+            within = min(within, _BY_FORCE)
+        process.stop(within)
+        if process.unwanted:
+            process.hurry()
+        with trio.move_on_after(within):
             await process.wait_over()
         process.kill()
 

@@ -55,16 +55,16 @@ class WorkerProcess:
         """Its tree and its counters, as it reported them last."""
         self.quota: Literal["open", "taken", "spent"] = "open"
         """Whether it has taken, or settled, all messages that it may handle."""
+        self.unwanted = ""
+        """Why it is to be replaced now, if it has asked for that."""
         self.is_up = False
         self.has_suspects = False
         """Whether it has a message in flight that another process had died with."""
         self.is_drained = False
         self.is_ending = False
         """Whether it was asked to drain, or to stop."""
-        self.failure: RemoteFailure | None = None
-        """The error that it reported as its end."""
-        self.has_finished = False
-        """Whether it reported that its system ended in order: exit code 0 alone does not prove that."""
+        self._reported_end: tuple[bool, RemoteFailure | None] = (False, None)
+        """Whether its system has ended in order, and the error that it has ended by, as it reported them."""
         self.ended: ProcessExit | None = None
         self.killed_for = ""
         """The reason for which this side killed it."""
@@ -95,6 +95,16 @@ class WorkerProcess:
     @property
     def statistics(self) -> Counter[str]:
         return self._status[1]
+
+    @property
+    def has_finished(self) -> bool:
+        """Whether it reported that its system ended in order: exit code 0 alone does not prove that."""
+        return self._reported_end[0]
+
+    @property
+    def failure(self) -> RemoteFailure | None:
+        """The error that it reported as its end."""
+        return self._reported_end[1]
 
     @property
     def is_over(self) -> bool:
@@ -196,6 +206,9 @@ class WorkerProcess:
             case "quota":
                 self.quota = "spent" if frame.get("spent") else "taken"
                 self._notify_change()
+            case "unwanted":
+                self.unwanted = self.unwanted or str(frame.get("why"))
+                self._notify_change()
             case "event":
                 self._take_event(frame)
             case "node":
@@ -220,8 +233,7 @@ class WorkerProcess:
                 self._end_stuck(frame)
             case "failed" | "ended":
                 failure = frame.get("failure")
-                self.has_finished = failure is None
-                self.failure = None if failure is None else RemoteFailure.read(failure)
+                self._reported_end = failure is None, None if failure is None else RemoteFailure.read(failure)
             case _:
                 pass
 
