@@ -91,7 +91,7 @@ def test_a_package_gets_the_tests_that_pass_and_one_that_does_not_exist_none(
         for path in ("/requests/none", "/requests/none/events", "/requests/none/tests"):
             assert api.get(path).status_code == 404
 
-        path = requested(api, "sample")
+        path, failing = requested(api, "sample"), requested(api, "nowhere")
         events = list(events_of(api, f"{path}/events"))
         verdicts = [data for kind, data in events if kind == "verdict"]
         assert {verdict["name"].removeprefix("test_sample_answer_"): verdict["judgement"] for verdict in verdicts} == {
@@ -113,7 +113,6 @@ def test_a_package_gets_the_tests_that_pass_and_one_that_does_not_exist_none(
         assert tests.count("def test_") == 2
         assert "assert repr(answer()) == '42'" in tests
 
-        failing = requested(api, "nowhere")
         _, failed = list(events_of(api, f"{failing}/events"))[-1]
         assert failed["status"] == "FAILURE"
         assert "there is no package 'nowhere' on this machine" in failed["note"]
