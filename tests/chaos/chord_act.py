@@ -61,7 +61,8 @@ class ChordResult:
             f"{self.act}: {self.chords} chords of {chords.MEMBERS} in {self.seconds:.0f} s,"
             f" {self.faults.total()} faults, {self.processes} processes started;"
             f" each body accepted once with its own values, each run a success;"
-            f" {self.again} handlers run in vain, {self.audit.again} of them bodies, {self.repeated} starts repeated;"
+            f" {self.again} handlers run in vain, {self.audit.again} bodies begun again,"
+            f" {self.repeated} starts repeated;"
             f" longest pause {self.longest_pause:.1f} s, the rest done in {self.rest:.1f} s"
         )
 
