@@ -20,6 +20,7 @@ from actorwork.clients.receipts import Receipt
 from actorwork.embedded import turns, writer
 from actorwork.message import RESULT_TTL, Delivery, Envelope, Failure, Progress
 from actorwork.policy.settlement import Ack, Fail, Retry
+from actorwork.streams import changes
 from actorwork.testing import open_test_system
 from actorwork.testing.conformance.fake_consumer import FakeConsumer
 from actorwork.testing.proxy import open_proxy
@@ -516,3 +517,32 @@ async def test_who_waits_at_redis_has_the_result_soon_after_a_reconnect_though_t
             assert trio.current_time() - healed < 1 + BUSY
             assert results == [9]
             assert seen[-1].status is Status.SUCCESS
+
+
+async def test_who_waits_at_redis_for_a_message_that_is_deleted_by_hand_is_told_though_nobody_publishes_it(
+    redis_url: str, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "LOOK_EVERY", 0.05)
+    async with open_broker(redis_url) as broker, open_client(broker) as client:
+        receipt = await client.ref(Calculator).submit(Square(3))
+        follows = trio.Event()
+
+        async def wait() -> None:
+            with pytest.raises(LookupError, match="kept no longer"):
+                await receipt.result(timeout=60)
+
+        async def follow() -> None:
+            async with receipt.watch() as updates:
+                assert (await anext(updates)).status is Status.PENDING
+                follows.set()
+                with pytest.raises(LookupError, match="kept no longer"):
+                    await anext(updates)
+
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait)
+                nursery.start_soon(follow)
+                await follows.wait()
+                await trio.sleep(0.05)
+                with closing(at(redis_server)) as server:
+                    assert server.execute_command("DEL", *keys_of_lives(redis_server)) == 1
