@@ -1,6 +1,7 @@
 """Messages in the hands of a process are cancelled, and by force it is replaced for a handler that does not end."""
 
 import pytest
+import trio
 
 from actorwork import MessageFailed, Process, open_client, open_system
 from actorwork.events import ChildExited, Event, ProcessReplaced
@@ -47,8 +48,11 @@ async def test_by_force_the_process_of_a_handler_that_cannot_be_cancelled_is_rep
             await stuck.result(timeout=PATIENCE)
         assert caught.value.type == "Cancelled"
         assert (await stuck.info()).status is Status.CANCELLED
-        again = await other.info()
-        assert (again.status, again.attempt, again.deliveries) == (Status.STARTED, 1, 1)
+        with trio.fail_after(PATIENCE):
+            # It is noted a moment after it has begun.
+            while (again := await other.info()).status is not Status.STARTED:  # noqa: ASYNC110 - by another process
+                await trio.sleep(0.01)
+        assert (again.attempt, again.deliveries) == (1, 1)
         assert await other.cancel("no more")
         with pytest.raises(MessageFailed, match="no more"):
             await other.result(timeout=PATIENCE)
