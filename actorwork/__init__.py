@@ -131,7 +131,7 @@ if TYPE_CHECKING:
     )
     from actorwork.policy.scaling import Scale as Scale
     from actorwork.policy.schedule import Cron as Cron, Interval as Interval, next_times as next_times
-    from actorwork.policy.sending import SendOptions as SendOptions
+    from actorwork.policy.sending import SendOptions as SendOptions, SubmitOptions as SubmitOptions
     from actorwork.runtime.main import run as run
     from actorwork.runtime.outline import Branch as Branch
     from actorwork.runtime.system import System as System, open_system as open_system, serve as serve
@@ -223,6 +223,7 @@ _AT_FIRST_USE: Final = {
     "RetryPolicy": "actorwork.policy.retry",
     "Scale": "actorwork.policy.scaling",
     "SendOptions": "actorwork.policy.sending",
+    "SubmitOptions": "actorwork.policy.sending",
     "Settings": "actorwork.settings",
     "SettingsError": "actorwork.errors",
     "Shared": "actorwork.state.shared",
@@ -363,6 +364,7 @@ __all__ = [
     "StartError",
     "Status",
     "StreamRef",
+    "SubmitOptions",
     "Supervisor",
     "SupervisorRef",
     "System",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from actorwork.durations import Duration
     from actorwork.message import Message, MessageInfo, Pause, Status, TriggerRecord, Untyped
     from actorwork.policy.runs.values import RunInfo, StepInfo
-    from actorwork.policy.sending import SendOptions
+    from actorwork.policy.sending import SendOptions, SubmitOptions
     from actorwork.state.lock import Held as AsyncHeld, Lock as AsyncLock
     from actorwork.state.shared import Shared as AsyncShared
     from actorwork.workflows.flow import Flow
@@ -209,21 +209,21 @@ class Ref(Generic[A_co]):
         return run(self._ref.ask(message, timeout=timeout, **options))
 
     @overload
-    def submit(self, message: Message[A_co, R], **options: Unpack[SendOptions]) -> Receipt[R]: ...
+    def submit(self, message: Message[A_co, R], **options: Unpack[SubmitOptions]) -> Receipt[R]: ...
     @overload
-    def submit(self, message: Untyped, **options: Unpack[SendOptions]) -> Receipt[Any]: ...
-    def submit(self, message: Any, **options: Unpack[SendOptions]) -> Receipt[Any]:
-        """Send a message like `tell`; the broker keeps its outcome for the actor's `results_ttl`.
+    def submit(self, message: Untyped, **options: Unpack[SubmitOptions]) -> Receipt[Any]: ...
+    def submit(self, message: Any, **options: Unpack[SubmitOptions]) -> Receipt[Any]:
+        """Send a message like `tell`; the broker keeps its outcome for `results_ttl`, by default that of the actor.
 
         That is a day if the actor is named by its title, not its class.
         """
         return Receipt(run(self._ref.submit(message, **options)))
 
     @overload
-    def prepare(self, message: Message[A_co, R], **options: Unpack[SendOptions]) -> Prepared[R]: ...
+    def prepare(self, message: Message[A_co, R], **options: Unpack[SubmitOptions]) -> Prepared[R]: ...
     @overload
-    def prepare(self, message: Untyped, **options: Unpack[SendOptions]) -> Prepared[Any]: ...
-    def prepare(self, message: Any, **options: Unpack[SendOptions]) -> Prepared[Any]:
+    def prepare(self, message: Untyped, **options: Unpack[SubmitOptions]) -> Prepared[Any]: ...
+    def prepare(self, message: Any, **options: Unpack[SubmitOptions]) -> Prepared[Any]:
         """Do all of `submit` but the sending; `send` of what this returns does that."""
         return Prepared(self._ref.prepare(message, **options))
 

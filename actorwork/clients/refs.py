@@ -22,7 +22,7 @@ from actorwork.clients.receipts import Receipt
 from actorwork.clients.sender import Sender, reply
 from actorwork.durations import Duration, seconds_of
 from actorwork.message import NO_HEADERS, RESULT_TTL, Envelope, Json, Message, Untyped, declared_reply
-from actorwork.policy.sending import PLAIN, Sending, SendOptions
+from actorwork.policy.sending import PLAIN, Sending, SendOptions, SubmitOptions, results_ttl_of
 from actorwork.settings import Settings
 
 A_co = TypeVar("A_co", covariant=True)
@@ -90,23 +90,23 @@ class StreamRef(Generic[A_co]):
         return reply(outcome, self._reply_type(message), whom=repr(self.title), message_id=message_id)
 
     @overload
-    async def submit(self, message: Message[A_co, R], **options: Unpack[SendOptions]) -> Receipt[R]: ...
+    async def submit(self, message: Message[A_co, R], **options: Unpack[SubmitOptions]) -> Receipt[R]: ...
     @overload
-    async def submit(self, message: Untyped, **options: Unpack[SendOptions]) -> Receipt[Any]: ...
-    async def submit(self, message: Any, **options: Unpack[SendOptions]) -> Receipt[Any]:
-        """Send a message like `tell`; the broker keeps its outcome for the actor's `results_ttl`.
+    async def submit(self, message: Untyped, **options: Unpack[SubmitOptions]) -> Receipt[Any]: ...
+    async def submit(self, message: Any, **options: Unpack[SubmitOptions]) -> Receipt[Any]:
+        """Send a message like `tell`; the broker keeps its outcome for `results_ttl`, by default that of the actor.
 
-        That is a day if the actor is named by its title, not its class. With a `unique` whose `on_conflict` is "first"
-        or "replace", the receipt may be that of the earlier message.
+        That is a day if the actor is named by its title, not its class. Its options: `SubmitOptions`. With a
+        `unique` whose `on_conflict` is "first" or "replace", the receipt may be that of the earlier message.
         """
         envelope = self._submitted(message, options)
         return self._receipt(message, await self._sender.send_one(envelope))
 
     @overload
-    def prepare(self, message: Message[A_co, R], **options: Unpack[SendOptions]) -> Prepared[R]: ...
+    def prepare(self, message: Message[A_co, R], **options: Unpack[SubmitOptions]) -> Prepared[R]: ...
     @overload
-    def prepare(self, message: Untyped, **options: Unpack[SendOptions]) -> Prepared[Any]: ...
-    def prepare(self, message: Any, **options: Unpack[SendOptions]) -> Prepared[Any]:
+    def prepare(self, message: Untyped, **options: Unpack[SubmitOptions]) -> Prepared[Any]: ...
+    def prepare(self, message: Any, **options: Unpack[SubmitOptions]) -> Prepared[Any]:
         """Do all of `submit` but the sending: the id of what this returns is known, and its `send` sends the message.
 
         For a message that is to be sent only after the commit of a transaction, and whose id is stored in it. The
@@ -120,9 +120,10 @@ class StreamRef(Generic[A_co]):
         """Return the receipt for a message that was submitted before, perhaps by another process."""
         return Receipt(id, self.source, self._sender, repr(self.title), Any)
 
-    def _submitted(self, message: object, options: SendOptions) -> Envelope:
+    def _submitted(self, message: object, options: SubmitOptions) -> Envelope:
         self._check(message)
-        return self._envelope(message, options, ours={RESULT_TTL: self.results_ttl})
+        sending, ttl = results_ttl_of(options, self.results_ttl) if options else (options, self.results_ttl)
+        return self._envelope(message, sending, ours={RESULT_TTL: ttl})
 
     def _receipt(self, message: object, id: str) -> Receipt[Any]:
         return Receipt(id, self.source, self._sender, repr(self.title), self._reply_type(message))

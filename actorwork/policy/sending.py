@@ -6,6 +6,7 @@
     key           messages with the same key are handled one after another, in their order
     unique        of all messages with the same unique key only one is alive
     headers, id   values that travel beside the message, and the id under which the broker stores it once
+    results_ttl   of a message that is submitted: for how many seconds its result is kept
 
 Every function that sends takes the same options, so they are checked here, before anything is sent.
 """
@@ -14,17 +15,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Final, TypedDict
+from typing import Final, TypedDict, cast
 
 import attrs
 
-from actorwork.durations import Duration, as_seconds
+from actorwork.durations import Duration, as_seconds, seconds_of
 from actorwork.message import NO_HEADERS, Envelope, Json, Priority, Unique
 from actorwork.policy.bounds import check_name, is_number
 from actorwork.shown import Value
 
 OURS: Final = "actorwork-"
 """The prefix of the headers that belong to the runtime."""
+
+SHORTEST_RESULT: Final = 1.0
+LONGEST_RESULT: Final = 365 * 86_400.0
+"""Seconds for which results may be kept."""
 
 LONGEST_WAIT: Final = 100 * 365 * 86_400.0
 """Seconds. A delay of a century is a mistake in the unit."""
@@ -41,6 +46,25 @@ class SendOptions(TypedDict, total=False):
     unique: str | Unique | None
     headers: Mapping[str, Json] | None
     id: str | None
+
+
+class SubmitOptions(SendOptions, total=False):
+    """The options of a message whose result is kept, and for how long: for the actor's `results_ttl` if it is None."""
+
+    results_ttl: Duration | None
+
+
+def results_ttl_of(options: SubmitOptions, otherwise: float) -> tuple[SendOptions, float]:
+    """Return options without `results_ttl`, and its seconds; raises `ValueError` or `TypeError`."""
+    ttl = options.get("results_ttl")
+    rest = cast("SendOptions", {name: value for name, value in options.items() if name != "results_ttl"})
+    if ttl is None:
+        return rest, otherwise
+    seconds = seconds_of("results_ttl", ttl)
+    if not is_number(seconds) or not SHORTEST_RESULT <= seconds <= LONGEST_RESULT:
+        wanted = f"seconds from {SHORTEST_RESULT:g} to {LONGEST_RESULT:.10g} (a year)"
+        raise ValueError(f"results_ttl wants {wanted}, got {ttl!r}")
+    return rest, float(seconds)
 
 
 def _as_moment(value: datetime | Duration | None) -> datetime | float | None:
@@ -65,6 +89,8 @@ class Sending(Value):
         """Check options given by name; the error for an unknown name lists those that exist."""
         for name in options:
             if name not in NAMES:
+                if name == "results_ttl":
+                    raise TypeError("results_ttl=… is for a message that is submitted: no result is kept of others")
                 said = f"but unique=Unique(…, {name}=…)" if name in OF_UNIQUE else f"but {', '.join(NAMES)}"
                 raise TypeError(f"a message has no {name}=…, {said}")
         return cls(**options)

@@ -6,6 +6,7 @@ import math
 import sqlite3
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -330,6 +331,54 @@ async def test_a_result_is_kept_for_the_results_ttl_of_its_actor(mock_clock: tri
         await trio.sleep(100)
         with pytest.raises(LookupError):
             await kept.result()
+
+
+async def test_a_result_is_kept_for_the_results_ttl_of_its_submit(mock_clock: trio.testing.MockClock) -> None:
+    async with open_test_system([Calculator]) as system:
+        ref = system.client.ref(Calculator)
+        brief = await ref.submit(Square(3), results_ttl="2m")
+        prepared = await ref.prepare(Square(3), results_ttl=timedelta(minutes=2)).send()
+        kept = await ref.submit(Square(3), results_ttl=None)
+        assert await brief.result() == await prepared.result() == await kept.result() == 9
+        await trio.sleep(119)
+        assert await brief.status() is await prepared.status() is Status.SUCCESS
+        await trio.sleep(2)
+        assert await brief.status() is await prepared.status() is Status.UNKNOWN
+        assert await kept.result() == 9
+
+
+async def test_a_result_of_a_short_results_ttl_is_gone_after_it(open_stage: OpenStage) -> None:
+    async with open_stage() as stage, by_hand(stage) as hands:
+        receipt = await stage.client.ref(Calculator).submit(Square(3), results_ttl=1)
+        assert await receipt.status() is not Status.UNKNOWN
+        await hands.settle(await hands.take_one(), Ack(b"9"))
+
+        async def is_forgotten() -> bool:
+            return await receipt.status() is Status.UNKNOWN
+
+        await until(is_forgotten)
+
+
+@pytest.mark.parametrize(
+    ("ttl", "error", "says"),
+    [
+        (0, ValueError, "results_ttl wants seconds from 1 to 31536000"),
+        (math.nan, ValueError, "results_ttl wants seconds"),
+        (math.inf, ValueError, "results_ttl wants seconds"),
+        (True, TypeError, "results_ttl wants seconds, a timedelta"),
+        ("soon", ValueError, "results_ttl: 'soon' is not a duration"),
+    ],
+)
+async def test_a_results_ttl_that_is_no_time_is_refused_before_anything_is_sent(
+    mock_clock: trio.testing.MockClock, ttl: Any, error: type[Exception], says: str
+) -> None:
+    async with open_test_system([Calculator]) as system:
+        with pytest.raises(error, match=says):
+            await system.client.ref(Calculator).submit(Square(3), results_ttl=ttl)
+        wrong: Any = {"results_ttl": 5}
+        with pytest.raises(TypeError, match="for a message that is submitted"):
+            await system.client.ref(Calculator).tell(Square(3), **wrong)
+        assert system.client.statistics()["sent"] == 0
 
 
 def rows_of_lives(path: Path) -> list[int]:
