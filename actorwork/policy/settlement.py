@@ -50,6 +50,10 @@ class Ack(Value):
     expands: Expansion | None = None
 
 
+ACK: Final = Ack()
+"""Of a message that nobody waits for, which most are."""
+
+
 @attrs.frozen(eq=False, repr=False)
 class Retry(Value):
     """Run the message again `delay` seconds from now, as the next attempt."""

@@ -29,7 +29,7 @@ import trio
 from actorwork.abc import EventSink
 from actorwork.events import BrokerTrouble, Fenced, MessageLost
 from actorwork.message import REPLY_TO, Delivery, Envelope, Failure, is_result_wanted
-from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
+from actorwork.policy.settlement import ACK, Ack, Fail, Reject, Retry, Settlement
 from actorwork.streams import keys
 from actorwork.streams.in_flight import Counters, InFlightEntries, Item, PublishOnly, Together
 from actorwork.streams.isolation import Isolation
@@ -111,16 +111,10 @@ class Settler:
             self._refuse(in_flight, delivery, settlement)
             return
         in_flight.begun += 1
-        is_wanted = delivery.headers and is_result_wanted(delivery.headers)
-        if is_wanted:
+        if delivery.headers and is_result_wanted(delivery.headers):
             _refuse_address(self._emit, delivery, settlement)
-        if (
-            type(settlement) is Ack
-            and not published
-            and len(delivery.token) == _BARE
-            and not is_wanted
-            and not (settlement.starts or settlement.continues or settlement.expands)
-        ):
+            in_flight.others.append((delivery, settlement, published))
+        elif (settlement is ACK or _is_no_more(settlement)) and not published and len(delivery.token) == _BARE:
             in_flight.plain.append(delivery)
         else:
             in_flight.others.append((delivery, settlement, published))
@@ -351,6 +345,11 @@ class Settler:
             return
         self._counters.fenced += 1
         self._emit(Fenced(delivery, in_flight.group, settlement))
+
+
+def _is_no_more(settlement: Settlement | PublishOnly) -> bool:
+    """Whether a settlement is an ack whose result nobody waits for, and nothing else."""
+    return type(settlement) is Ack and not (settlement.starts or settlement.continues or settlement.expands)
 
 
 def _report(

@@ -24,8 +24,9 @@ from actorwork.actors.execution.workplace import Worker, Workplace, explained, i
 from actorwork.actors.mailbox.calls import PENDING, CallState
 from actorwork.codec import encode_value
 from actorwork.failpoints import failpoint
-from actorwork.message import FAILED, NO_HEADERS, Status, is_result_wanted, is_tracked
+from actorwork.message import FAILED, Status, is_result_wanted, is_tracked
 from actorwork.policy.settlement import (
+    ACK,
     Ack,
     Ending,
     EndReason,
@@ -47,8 +48,6 @@ if TYPE_CHECKING:
     from actorwork.message import Delivery, Envelope
     from actorwork.policy.retry import RetryPolicy
 
-ACK: Final = Ack()
-"""Handled, and the result is not wanted."""
 BACK_TO_MAILBOX: Final = Ending(None)
 _BEGUN: Final = failpoint("handler.begun")
 _RETURNED: Final = failpoint("handler.returned")
@@ -94,10 +93,10 @@ class Deliveries:
         If cancelled from outside, nothing is settled: the executor puts the delivery back.
         """
         actor = self._actor
-        consumer = actor.consumer
+        consumer, headers = actor.consumer, delivery.headers
         if worker.began == UNKNOWN:
             worker.began = trio.current_time()
-        if delivery.headers and FAILED in delivery.headers:
+        if headers and FAILED in headers:
             await self._report_failure(worker, delivery)
             return
         if consumer is not None and consumer.cancelled and self.is_cancelled(worker, delivery):
@@ -114,7 +113,7 @@ class Deliveries:
             # A message that cannot be read fails at once: no attempt will read it better.
             self.settle(worker, current, delivery, Fail(failure_of(error)))
             return
-        if delivery.headers is not NO_HEADERS and consumer is not None and is_tracked(delivery.headers):
+        if headers and consumer is not None and is_tracked(headers):
             consumer.note(delivery, Status.STARTED)
         if _BEGUN is not None:
             _BEGUN()
@@ -151,7 +150,7 @@ class Deliveries:
             else:
                 if current.runs is not None:
                     settlement = current.runs.ack(delivery, value, handler.returns)
-                elif delivery.headers and is_result_wanted(delivery.headers):
+                elif headers and is_result_wanted(headers):
                     settlement = Ack(encode_value(value))
                 else:
                     settlement = ACK
@@ -307,16 +306,22 @@ class Deliveries:
             self.guard.handled(permit)
         if self._actor.consumer is not None:
             self._actor.consumer.settle(delivery, settlement, published if is_handled else ())
-        self.settled(worker, current, delivery, settlement)
-
-    def settled(self, worker: Worker, current: InFlight, delivery: Delivery, settlement: Settlement) -> None:
-        """Do what follows once the broker's node has a settlement."""
-        actor, guard = self._actor, self.guard
+        # As `settled`, without the call: this is done for every delivery.
+        actor = self._actor
         worker.item = None
         seconds = self._conclude(worker, current)
         actor.services.emit(events.Settled(actor.settings.id, actor.title, delivery, settlement, seconds))
-        if guard is not None:
-            guard.settled()
+        if self.guard is not None:
+            self.guard.settled()
+
+    def settled(self, worker: Worker, current: InFlight, delivery: Delivery, settlement: Settlement) -> None:
+        """Do what follows once the broker's node has a settlement."""
+        actor = self._actor
+        worker.item = None
+        seconds = self._conclude(worker, current)
+        actor.services.emit(events.Settled(actor.settings.id, actor.title, delivery, settlement, seconds))
+        if self.guard is not None:
+            self.guard.settled()
 
     def fail(self, worker: Worker, delivery: Delivery, error: Exception) -> None:
         """Settle a delivery as failed before its handler has begun."""

@@ -122,6 +122,7 @@ class Executor:
         begin, returned, raised = local_calls.begin, local_calls.returned, local_calls.raised
         may_grow = actor.settings.concurrency > 1
         variables: Variables | None = None  # made for the first item: most actors are idle
+        count, others = 0, False
         left = BURST
         while not workplace.stopping:
             item = mailbox.take_nowait()
@@ -143,6 +144,7 @@ class Executor:
             self.item = item
             if variables is None:
                 variables = Variables()
+                count, others = variables.count, bool(variables.values)
             if may_grow and workplace.wants_executor:
                 workplace.add_executor()
             if isinstance(item, Delivery):
@@ -167,7 +169,7 @@ class Executor:
                     raised(self, item, error)
                 else:
                     returned(self, item, value)
-            if len(copy_context()) != variables.count or (variables.values and variables.replaced):
+            if len(copy_context()) != count or (others and variables.replaced):
                 await variables.restore()
                 left = BURST
                 self.began = UNKNOWN

@@ -23,7 +23,7 @@ import trio
 from actorwork.actors.context.in_flight import InFlight, Stop, in_flight
 from actorwork.actors.execution import local_calls
 from actorwork.actors.execution.batches import Batch, BatchItem, BatchTimeout
-from actorwork.actors.execution.deliveries import ACK, Deliveries, crash_for
+from actorwork.actors.execution.deliveries import Deliveries, crash_for
 from actorwork.actors.execution.watchdog import UNKNOWN
 from actorwork.actors.execution.workplace import Worker, Workplace, interrupts, is_from_outside
 from actorwork.actors.limits.admission import EMPTY_PERMIT
@@ -31,7 +31,7 @@ from actorwork.codec import encode_value
 from actorwork.errors import CodecError
 from actorwork.message import FAILED, Status, is_result_wanted, is_tracked
 from actorwork.policy.batches import outcomes_of
-from actorwork.policy.settlement import Ack, Ending, Settlement, decisive, to_blame
+from actorwork.policy.settlement import ACK, Ack, Ending, Settlement, decisive, to_blame
 
 if TYPE_CHECKING:
     from actorwork.actors.handlers.table import Handler
