@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import sqlite3
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, closing
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from actorwork.embedded import turns, writer
 from actorwork.message import RESULT_TTL, Delivery, Envelope, Failure, Progress
 from actorwork.policy.settlement import Ack, Fail, Retry
 from actorwork.streams import changes
+from actorwork.streams.watches import LOOK_EVERY
 from actorwork.testing import open_test_system
 from actorwork.testing.conformance.fake_consumer import FakeConsumer
 from actorwork.testing.proxy import open_proxy
@@ -379,6 +382,36 @@ async def test_a_results_ttl_that_is_no_time_is_refused_before_anything_is_sent(
         with pytest.raises(TypeError, match="for a message that is submitted"):
             await system.client.ref(Calculator).tell(Square(3), **wrong)
         assert system.client.statistics()["sent"] == 0
+
+
+async def test_a_thousand_who_wait_share_one_connection_and_cost_the_server_few_commands(
+    redis_url: str, redis_server: RedisServer
+) -> None:
+    with closing(at(redis_server)) as server:
+
+        def connections() -> int:
+            return len(server.execute_command("CLIENT", "LIST").splitlines())
+
+        def commands() -> int:
+            told: bytes = server.execute_command("INFO", "stats")
+            return int(told.partition(b"total_commands_processed:")[2].split()[0])
+
+        before = connections()
+        async with open_client(redis_url) as client, trio.open_nursery() as nursery:
+            for number in range(1000):
+                receipt = await client.ref("nobody").submit({"number": number})
+                nursery.start_soon(partial(receipt.result, timeout=300))
+            with trio.fail_after(60):
+                while len(server.execute_command("PUBSUB", "CHANNELS", "*:watch:*")) < 1000:  # noqa: ASYNC110 - see above
+                    await trio.sleep(0.05)
+                # Each has looked once, and then only some look every few seconds, in turn.
+                per_second = math.inf
+                while per_second >= 50:
+                    seen, began = commands(), time.monotonic()
+                    await trio.sleep(1.1 * LOOK_EVERY)
+                    per_second = (commands() - seen) / (time.monotonic() - began)
+            assert connections() - before <= 1
+            nursery.cancel_scope.cancel()
 
 
 def rows_of_lives(path: Path) -> list[int]:
