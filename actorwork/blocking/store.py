@@ -78,6 +78,11 @@ class BlockingStore:
                 self._close()
             self._store = self._close = None
 
+    def __del__(self) -> None:
+        # A client need not be closed: the file is, with the last reference to it. No lock: nobody else has one.
+        if (close := getattr(self, "_close", None)) is not None:
+            close()
+
     def forked(self) -> None:
         """Begin anew in a child process: SQLite's connections must not cross a fork, not even to be closed there."""
         self._lock = threading.Lock()
