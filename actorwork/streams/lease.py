@@ -106,9 +106,9 @@ class Lease:
 
     def _hold(self) -> None:
         connection: RedisPyConnection | None = None
-        incarnation = self.incarnation
-        lost: str | None = None
-        is_held = is_troubled = False
+        # What is told to the node is behind what happens here, as long as the server does not answer to the end.
+        incarnation = told = self.incarnation
+        is_held = is_taken = is_troubled = False
         while not self._is_ending:
             pause = self._seconds / 3
             try:
@@ -117,17 +117,17 @@ class Lease:
                 if _RENEW is not None:
                     _RENEW()
                 if is_held and not self._set(connection, incarnation, "XX"):
-                    lost, incarnation, is_held = incarnation, new_incarnation(), False
+                    incarnation, is_held = new_incarnation(), False
                 if not is_held:
                     self._set(connection, incarnation, "NX")
                     is_held = True
-                    self._look_at_clock(connection)
-                    if lost is None:
-                        self._tell(self._taken.set)
-                    else:
-                        self._tell(self._on_lost, lost, incarnation, "the lease ran out or was deleted")
-                else:
-                    self._look_at_clock(connection)
+                self._look_at_clock(connection)
+                if incarnation != told:
+                    self._tell(self._on_lost, told, incarnation, "the lease ran out or was deleted")
+                    told = incarnation
+                if not is_taken:
+                    self._tell(self._taken.set)
+                    is_taken = True
                 is_troubled = False
             except Exception as error:  # noqa: BLE001 - without this thread the lease would run out in silence
                 if connection is not None:
