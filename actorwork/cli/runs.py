@@ -14,11 +14,11 @@ import click
 
 from actorwork.cli.brokers import Step, broker_option, pasted, speak, timeout_option
 from actorwork.cli.output import as_json, moment, one_line, print_json, print_table, printable
+from actorwork.cli.waiting import how_far, progress_in_json
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker
     from actorwork.clients.runs import Run
-    from actorwork.message import Progress
     from actorwork.policy.runs.values import End, RunInfo, StepInfo
 
 T = TypeVar("T")
@@ -318,10 +318,7 @@ def progress(info: RunInfo) -> str:
 
 def step_status(one: StepInfo) -> str:
     """Return the status of a step, with how far its handler is."""
-    if one.progress is None:
-        return str(one.status)
-    total = "" if one.progress.total is None else f"/{one.progress.total:g}"
-    return f"{one.status} {one.progress.done:g}{total} {one.progress.note}".rstrip()
+    return f"{one.status} {how_far(one.progress)}".rstrip()
 
 
 def waits_for(info: RunInfo, steps: Sequence[StepInfo]) -> list[str]:
@@ -360,10 +357,6 @@ def in_json(info: RunInfo) -> dict[str, Any]:
         "result": None if info.result is None else codec.loads(info.result.encode()),
         "failures": [{"step": name, "error": error(end)} for name, end in info.failures],
     }
-
-
-def progress_in_json(one: Progress) -> dict[str, Any]:
-    return {"done": one.done, "total": one.total, "note": one.note, "state": one.state, "meta": dict(one.meta)}
 
 
 def step_in_json(one: StepInfo) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from actorwork.cli.output import console, one_line
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker
-    from actorwork.message import MessageInfo, Outcome
+    from actorwork.message import MessageInfo, Outcome, Progress
 
 
 async def wait_for_outcome(
@@ -58,7 +58,7 @@ def in_words(info: MessageInfo) -> str:
         case Status.STARTED:
             text = f"attempt {info.attempt} has begun on node {info.node}"
             if info.progress is not None:
-                text += f" ({_how_far(info)})"
+                text += f" ({how_far(info.progress)})"
         case Status.RETRY:
             text = f"attempt {info.attempt} has failed ({info.reason}), and it is tried again"
         case _:
@@ -68,8 +68,6 @@ def in_words(info: MessageInfo) -> str:
 
 def life_in_json(info: MessageInfo | None) -> dict[str, Any]:
     """Return what is known of the life of a message, beside its outcome."""
-    from actorwork.cli.runs import progress_in_json
-
     if info is None:
         return {"state": "UNKNOWN", "attempt": 0, "node": "", "reason": "", "progress": None}
     return {
@@ -81,11 +79,16 @@ def life_in_json(info: MessageInfo | None) -> dict[str, Any]:
     }
 
 
-def _how_far(info: MessageInfo) -> str:
-    if info.progress is None:
+def progress_in_json(one: Progress) -> dict[str, Any]:
+    return {"done": one.done, "total": one.total, "note": one.note, "state": one.state, "meta": dict(one.meta)}
+
+
+def how_far(one: Progress | None) -> str:
+    """Return what a handler has reported of its progress: `3/10 loading`."""
+    if one is None:
         return ""
-    total = "" if info.progress.total is None else f"/{info.progress.total:g}"
-    return f"{info.progress.done:g}{total} {info.progress.note}".rstrip()
+    total = "" if one.total is None else f"/{one.total:g}"
+    return f"{one.done:g}{total} {one.note}".rstrip()
 
 
 class LifeBar:
@@ -122,5 +125,5 @@ class LifeBar:
             description=f"{self._name}: {info.status}{attempt}",
             completed=done,
             total=total,
-            how_far=one_line(_how_far(info), 60),
+            how_far=one_line(how_far(info.progress), 60),
         )
