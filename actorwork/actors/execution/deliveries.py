@@ -306,13 +306,7 @@ class Deliveries:
             self.guard.handled(permit)
         if self._actor.consumer is not None:
             self._actor.consumer.settle(delivery, settlement, published if is_handled else ())
-        # As `settled`, without the call: this is done for every delivery.
-        actor = self._actor
-        worker.item = None
-        seconds = self._conclude(worker, current)
-        actor.services.emit(events.Settled(actor.settings.id, actor.title, delivery, settlement, seconds))
-        if self.guard is not None:
-            self.guard.settled()
+        self.settled(worker, current, delivery, settlement)
 
     def settled(self, worker: Worker, current: InFlight, delivery: Delivery, settlement: Settlement) -> None:
         """Do what follows once the broker's node has a settlement."""
