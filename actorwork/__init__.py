@@ -99,6 +99,7 @@ if TYPE_CHECKING:
     )
     from actorwork.hosting.system_thread import SystemThread as SystemThread
     from actorwork.message import (
+        AuditEntry as AuditEntry,
         DeadLetter as DeadLetter,
         Delayed as Delayed,
         Delivery as Delivery,
@@ -154,6 +155,7 @@ _AT_FIRST_USE: Final = {
     "ActorworkError": "actorwork.errors",
     "AlreadyRegistered": "actorwork.errors",
     "AskTimeout": "actorwork.errors",
+    "AuditEntry": "actorwork.message",
     "Backoff": "actorwork.policy.restart",
     "Branch": "actorwork.runtime.outline",
     "BrokerError": "actorwork.errors",
@@ -285,6 +287,7 @@ __all__ = [
     "ActorworkError",
     "AlreadyRegistered",
     "AskTimeout",
+    "AuditEntry",
     "Backoff",
     "Branch",
     "BrokerError",

@@ -20,6 +20,7 @@ import attrs
 from actorwork.events import Event
 from actorwork.message import (
     NO_HEADERS,
+    AuditEntry,
     DeadLetter,
     Delayed,
     Delivery,
@@ -449,6 +450,26 @@ class Pauses(Protocol):
         ...
 
 
+class Audit(Protocol):
+    """What users did to the system: the newest 10,000 actions.
+
+    An action is appended before it is done, so that none goes unrecorded, and completed after it. Texts are cut after
+    1,000 characters.
+    """
+
+    async def append(self, action: str, what: str, *, who: str, role: str = "", reason: str = "", ip: str = "") -> str:
+        """Record that an action begins; return the id of its entry."""
+        ...
+
+    async def complete(self, entry: str, outcome: str, how_many: int | None = None) -> None:
+        """Record how an action ended, and how many objects it changed; an entry kept no longer is left out."""
+        ...
+
+    async def list(self, *, limit: int = 100) -> Sequence[AuditEntry]:
+        """Return actions, newest first."""
+        ...
+
+
 class States(Protocol):
     """The lives of tracked messages: of those that were submitted, and of the steps of runs."""
 
@@ -568,6 +589,9 @@ class Broker(Protocol):
 
     @property
     def states(self) -> States: ...
+
+    @property
+    def audit(self) -> Audit: ...
 
     async def publish(self, envelopes: Sequence[Envelope]) -> int:
         """Store messages; return how many were new (a message whose id was seen before is dropped).

@@ -339,6 +339,27 @@ class Pause(Value):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
+class AuditEntry(Value):
+    """One action of a user on a system; `at` is in seconds since the epoch, by the broker's clock.
+
+    `who` did it, in which `role` (if roles are given) and from which address (`ip`, if it came over a network);
+    `action` is a word such as "purge", `what` its object. `outcome` is "done", or why it failed; while it is "", the
+    action is under way, or whether it took effect is not known. `how_many` objects it changed, if it counts them.
+    """
+
+    id: str
+    at: float
+    who: str
+    action: str
+    what: str
+    role: str = ""
+    reason: str = ""
+    ip: str = ""
+    outcome: str = ""
+    how_many: int | None = None
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class TriggerDefinition(Value):
     """A trigger as an actor declares it, in the form in which a broker stores it.
 

@@ -1,5 +1,5 @@
 """The command line: `actorwork run | send | result | cancel | runs | dead | spool | triggers | pause | resume | paused
-| doctor`.
+| audit | doctor`.
 
 Exit codes, of every command:
 
@@ -18,6 +18,7 @@ It needs click and rich, which the extra `cli` installs; nothing outside this pa
     dead_letters                 `dead`; selecting: which letters; letters: a letter as JSON, in files and on screen
     spool                        `spool`
     triggers, pausing            `triggers`; `pause`, `resume`, `paused`
+    audit                        `audit`
     doctor                       `doctor`
     brokers                      what every command needs that uses a broker: options, the time limit, errors
     failing                      how a command fails: one sentence, and no traceback but the user's own

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from actorwork.cli.audit import audit
 from actorwork.cli.dead_letters import dead
 from actorwork.cli.doctor import doctor
 from actorwork.cli.failing import FailingGroup
@@ -40,5 +41,5 @@ def actorwork() -> None:
     """  # noqa: D301 - click wants the character itself, to leave the lines below it as they are
 
 
-for command in (run, send, result, cancel, runs, dead, spool, triggers, pause, resume, paused, doctor):
+for command in (run, send, result, cancel, runs, dead, spool, triggers, pause, resume, paused, audit, doctor):
     actorwork.add_command(command)

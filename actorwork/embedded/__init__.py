@@ -6,6 +6,7 @@
     node           one incarnation of a process, in the Trio thread: its lease, its sinks, its settlements
     values         shared values and locks, with the rules of policy/values
     triggers       triggers and pauses
+    audit          what users did
     limiter        limits that count for all processes
     diagnosis      what `actorwork doctor` finds out about a file
     replies        where outcomes arrive in this process

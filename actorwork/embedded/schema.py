@@ -111,6 +111,11 @@ SCHEMA: Final = (
         received real, started real, ended real, expires real, progress text, failure text,
         reason text not null default '', primary key (id, source)) without rowid""",
     "create index if not exists states_by_expiry on states (expires) where expires is not null",
+    # What users did (audit.py).
+    """create table if not exists audit (
+        entry integer primary key autoincrement, at real not null, who text not null, role text not null,
+        action text not null, what text not null, reason text not null, ip text not null,
+        outcome text not null default '', how_many integer)""",
     # Limits over all processes (limiter.py).
     "create table if not exists rates (name text primary key, tat real not null) without rowid",
     "create index if not exists rates_by_tat on rates (tat)",

@@ -18,6 +18,7 @@ from actorwork.embedded.values import EmbeddedValues
 from actorwork.message import NO_HEADERS, DeadLetter, Delayed, Envelope, Json, MessageInfo, Outcome
 
 if TYPE_CHECKING:
+    from actorwork.embedded.audit import EmbeddedAudit
     from actorwork.policy.runs.values import Plan, RunInfo, StepInfo
 
 CHUNK: Final = 1000
@@ -73,6 +74,13 @@ class EmbeddedSending:
     @property
     def states(self) -> EmbeddedStates:
         return self._states
+
+    @property
+    def audit(self) -> EmbeddedAudit:
+        # Imported here: most programs only send.
+        from actorwork.embedded.audit import EmbeddedAudit  # noqa: PLC0415
+
+        return EmbeddedAudit(self._asked)
 
     @property
     def values(self) -> EmbeddedValues:

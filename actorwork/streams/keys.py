@@ -37,6 +37,7 @@
     actorwork:paused                              what is paused, a hash
     actorwork:pauses                              a channel: something was paused or resumed
     actorwork:slots:<name>                        the holders of a semaphore over all nodes
+    actorwork:audit                               what users did, a stream
 
     actorwork:{<home>}:flow:<run>                 a run of a workflow, a hash, and its parts (lua/join.lua)
     actorwork:{<home>}:flows                      the runs of a home, by the time they began
@@ -63,6 +64,7 @@ REPLIES: Final = "actorwork:reply:"
 ATTEND: Final = "actorwork:attend"
 TRIGGERS: Final = "actorwork:triggers"
 FLOWS: Final = "actorwork:flows"
+AUDIT: Final = "actorwork:audit"
 SENT_AT_ONCE: Final = 500
 """How many steps of a run one script sends; the same number as in `lua/join.lua`."""
 PAUSED: Final = "actorwork:paused"

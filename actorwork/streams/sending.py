@@ -25,6 +25,7 @@ from actorwork.streams.triggers import RedisTriggers
 from actorwork.streams.values import RedisValues
 
 if TYPE_CHECKING:
+    from actorwork.streams.audit import RedisAudit
     from actorwork.streams.runs import RedisRuns
 
 A = TypeVar("A")
@@ -86,6 +87,13 @@ class RedisSending:
     @property
     def states(self) -> RedisStates:
         return RedisStates(self._commands)
+
+    @property
+    def audit(self) -> RedisAudit:
+        # Imported here: most programs only send.
+        from actorwork.streams.audit import RedisAudit  # noqa: PLC0415
+
+        return RedisAudit(self._commands)
 
     @property
     def triggers(self) -> RedisTriggers:

@@ -40,6 +40,7 @@ for each test. The tests kill processes, and stop one beyond its lease (SIGSTOP)
 
 from __future__ import annotations
 
+from actorwork.testing.conformance.auditing import AuditTests
 from actorwork.testing.conformance.cancelling import CancellingTests
 from actorwork.testing.conformance.dead_letters import DeadLetterTests
 from actorwork.testing.conformance.delays import DelayTests
@@ -91,6 +92,7 @@ class BrokerConformance(
     LimitTests,
     TriggerTests,
     PauseTests,
+    AuditTests,
     WaitingTests,
     WholeTests,
 ):
