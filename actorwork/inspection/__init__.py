@@ -1,0 +1,32 @@
+"""Reads what runs at a broker, for those who look: the command line, the dashboard, and programs of one's own.
+
+    values    what an inspection returns, and `as_json`
+
+Everything is read from what the nodes report of themselves, and from the broker; nothing here changes anything but what
+nodes are asked to do.
+"""
+
+from __future__ import annotations
+
+from actorwork.inspection.values import (
+    ActorInfo as ActorInfo,
+    Holder as Holder,
+    MessageView as MessageView,
+    NodeInfo as NodeInfo,
+    NodePage as NodePage,
+    Obeyed as Obeyed,
+    Overview as Overview,
+    Problem as Problem,
+    SourceInfo as SourceInfo,
+    Stack as Stack,
+    Stacks as Stacks,
+    TreeInfo as TreeInfo,
+    as_json as as_json,
+)
+from actorwork.policy.idle import Reason as Reason
+from actorwork.policy.reports import (
+    HeldMessage as HeldMessage,
+    HoldUp as HoldUp,
+    NodeReport as NodeReport,
+    PartReport as PartReport,
+)
