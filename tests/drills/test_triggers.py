@@ -100,7 +100,7 @@ async def test_a_pause_reaches_the_nodes_of_other_processes_within_a_second(url:
         await trio.sleep(0.3)
         assert drill.ledger.count("begun") == 5
         await place.broker.pauses.resume("source", "work")
-        await node.wait_line("resumed source 'work'", within=2)
+        await node.wait_line("resumed source 'work'", within=1 + BUSY)
         await drill.wait_notes("ended", 10)
         await place.wait_empty("work")
         await node.stop()
