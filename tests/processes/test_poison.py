@@ -46,7 +46,7 @@ async def test_of_a_handler_that_is_the_end_of_its_process_the_actor_is_told_in_
     redis_url: str, what: str
 ):
     seen: list[Event] = []
-    tree = Process([Watched], start_method="forkserver", hang_timeout=0.5)
+    tree = Process([Watched], start_method="forkserver", hang_timeout=2)
     async with (
         open_client(redis_url) as client,
         open_system(tree, broker=redis_url, lease=60, emit=seen.append),

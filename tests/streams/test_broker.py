@@ -726,9 +726,9 @@ async def test_the_work_of_a_dead_node_is_taken_over_and_its_consumer_removed(re
 
 async def test_the_work_of_a_living_node_is_left_alone(redis_url: str):
     one, two = subscription(), subscription()
-    async with open_scene(redis_url) as scene, scene.node(one, lease=0.6), scene.node(two, lease=0.6):
+    async with open_scene(redis_url) as scene, scene.node(one, lease=1), scene.node(two, lease=1):
         await scene.send("orders", b"a")
-        await trio.sleep(1.5)
+        await trio.sleep(2)
         assert len(inbox(one).waiting) + len(inbox(two).waiting) == 1
 
 
@@ -863,7 +863,7 @@ async def test_taking_over_waits_for_room(redis_url: str):
 
 async def test_a_lost_lease_revokes_everything_and_the_node_goes_on_under_a_new_name(redis_url: str):
     orders = subscription()
-    async with open_scene(redis_url) as scene, scene.node(orders, lease=0.6) as node:
+    async with open_scene(redis_url) as scene, scene.node(orders, lease=1.5) as node:
         await scene.send("orders", b"a")
         delivery = await inbox(orders).take_one()
         before = node.incarnation
