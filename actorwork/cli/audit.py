@@ -9,7 +9,8 @@ import attrs
 import click
 
 from actorwork.cli.brokers import Step, broker_option, speak, timeout_option
-from actorwork.cli.output import as_json, moment, print_json, print_table
+from actorwork.cli.output import as_json, print_json, print_table
+from actorwork.inspection.words import moment
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker

@@ -14,21 +14,19 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from actorwork.cli.brokers import Step, broker_option, confirm, speak, timeout_option
-from actorwork.cli.letters import (
+from actorwork.cli.letters import envelopes, exported, with_changes
+from actorwork.cli.output import as_json, many, one_line, print_json, print_table, printable
+from actorwork.cli.selecting import find, named_source, require_choice, selecting
+from actorwork.inspection.letters import (
     cause_in_json,
-    envelopes,
     error,
-    exported,
     fingerprint,
     in_json,
     payload,
     payload_text,
     shown_source,
-    with_changes,
 )
-from actorwork.cli.output import as_json, many, moment, one_line, print_json, print_table, printable
-from actorwork.cli.selecting import find, named_source, require_choice, selecting
-from actorwork.errors import BrokerError
+from actorwork.inspection.words import moment
 from actorwork.telemetry.formatting import indented
 
 if TYPE_CHECKING:
@@ -300,7 +298,7 @@ def _do(
     timeout: float,
     json_output: bool,
 ) -> None:
-    from actorwork.clients.dead_letters import pages, take_snapshot
+    from actorwork.clients.dead_letters import act_on, pages, take_snapshot
 
     async def look(opened: Broker, step: Step) -> Sequence[DeadLetter] | Snapshot:
         if entries:
@@ -310,32 +308,11 @@ def _do(
     async def carry_out(opened: Broker, step: Step) -> int:
         letters = opened.dead_letters
         if isinstance(chosen, Sequence):
-            return await some(letters, step, chosen)
+            return await act_on(letters, chosen, act, problems, step=step)
         count = 0
         async with aclosing(pages(letters, selection, until=chosen, step=step)) as all_pages:
             async for page in all_pages:
-                count += await some(letters, step, page)
-        return count
-
-    async def some(letters: DeadLetters, step: Step, page: Sequence[DeadLetter]) -> int:
-        count = 0
-        for first in range(0, len(page), BATCH):
-            source, names = page[0].source, [letter.entry for letter in page[first : first + BATCH]]
-            try:
-                with step():
-                    count += await act(letters, source, names)
-            except BrokerError as error:
-                if error.may_pass:
-                    raise
-                # One of them is refused: that must not keep the others from being sent.
-                for name in names:
-                    try:
-                        with step():
-                            count += await act(letters, source, [name])
-                    except BrokerError as refusal:
-                        if refusal.may_pass:
-                            raise
-                        problems.append(str(refusal))
+                count += await act_on(letters, page, act, problems, step=step)
         return count
 
     problems: list[str] = []

@@ -7,16 +7,7 @@ import math
 import click
 
 from actorwork.durations import parsed
-
-
-def duration(length: float) -> str:
-    """Write a duration in the largest units that make it up: `1d12h`, `90ms`."""
-    left, parts = round(length * 1000), list[str]()
-    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
-        count, left = divmod(left, size)
-        if count:
-            parts.append(f"{count}{unit}")
-    return "".join(parts) or "0s"
+from actorwork.inspection.words import duration
 
 
 class Duration(click.ParamType[float]):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -44,11 +43,6 @@ def one_line(text: str, limit: int = 200) -> str:
 def many(count: int, word: str, plural: str | None = None) -> str:
     """Return a count with its word: `1 message`, `1,500 messages`."""
     return f"{count:,} {word if count == 1 else plural or f'{word}s'}"
-
-
-def moment(at: float) -> str:
-    """Return a time, given in seconds since the epoch, as all commands write it: `2026-01-31T12:00:00Z`."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -17,7 +17,8 @@ from actorwork.cli.brokers import (
     timeout_option,
     unknown_source_of,
 )
-from actorwork.cli.output import as_json, moment, print_json, print_table
+from actorwork.cli.output import as_json, print_json, print_table
+from actorwork.inspection.words import moment
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from actorwork.cli.brokers import Step, broker_option, pasted, speak, timeout_option
-from actorwork.cli.output import as_json, moment, one_line, print_json, print_table, printable
-from actorwork.cli.waiting import how_far, progress_in_json
+from actorwork.cli.output import as_json, one_line, print_json, print_table, printable
+from actorwork.inspection.flows import error, in_json, progress, step_in_json, step_status, waits_for
+from actorwork.inspection.words import moment
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker
     from actorwork.clients.runs import Run
-    from actorwork.policy.runs.values import End, RunInfo, StepInfo
+    from actorwork.policy.runs.values import RunInfo, StepInfo
 
 T = TypeVar("T")
 
@@ -309,66 +310,3 @@ def _no_run(run_id: str, others: Sequence[str]) -> str:
 
 def _shown(run_id: str) -> str:
     return pasted("runs", "show", run_id)
-
-
-def progress(info: RunInfo) -> str:
-    """Return how many steps have ended, well or not, of how many."""
-    return f"{info.done:,}/{info.total:,}"
-
-
-def step_status(one: StepInfo) -> str:
-    """Return the status of a step, with how far its handler is."""
-    return f"{one.status} {how_far(one.progress)}".rstrip()
-
-
-def waits_for(info: RunInfo, steps: Sequence[StepInfo]) -> list[str]:
-    """Return what a run waits for that no actor works on: signals, pauses, a decision about a failed step."""
-    from actorwork.policy.runs.values import Status
-
-    return [
-        *(f"the signal {name!r}" for name in info.waits_for),
-        *(f"the pause {one.name!r}" for one in steps if one.kind == "nap" and one.status is Status.STARTED),
-        *(f"`runs retry` of {one.name!r}" for one in steps if one.status is Status.HELD),
-        *(["`runs resume`"] if info.status is Status.PAUSED else []),
-    ]
-
-
-def error(end: End | None) -> str:
-    """Return why a step did not succeed."""
-    if end is None or end.failure is None:
-        return ""
-    return f"{end.failure.type}: {end.failure.reason}"
-
-
-def in_json(info: RunInfo) -> dict[str, Any]:
-    """Return a run as JSON; its result is the value itself, null while there is none."""
-    from actorwork import codec
-
-    return {
-        "id": info.id,
-        "title": info.title,
-        "status": str(info.status),
-        "reason": info.reason,
-        "done": info.done,
-        "total": info.total,
-        "waits_for": list(info.waits_for),
-        "started": moment(info.started),
-        "finished": None if info.finished is None else moment(info.finished),
-        "result": None if info.result is None else codec.loads(info.result.encode()),
-        "failures": [{"step": name, "error": error(end)} for name, end in info.failures],
-    }
-
-
-def step_in_json(one: StepInfo) -> dict[str, Any]:
-    return {
-        "number": one.number,
-        "name": one.name,
-        "kind": one.kind,
-        "status": str(one.status),
-        "needs": list(one.needs),
-        "actor": one.actor,
-        "source": one.source,
-        "message": one.message,
-        "progress": None if one.progress is None else progress_in_json(one.progress),
-        "error": error(one.end),
-    }

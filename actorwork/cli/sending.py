@@ -22,11 +22,12 @@ from actorwork.cli.brokers import (
     timeout_option,
     unknown_source_of,
 )
-from actorwork.cli.durations import Duration, duration
+from actorwork.cli.durations import Duration
 from actorwork.cli.imports import SPEC, has_module, load_actor
 from actorwork.cli.output import as_json, console, many, one_line, print_json, printable
 from actorwork.cli.send_options import send_options
 from actorwork.cli.waiting import LifeBar, in_words, life_in_json, wait_for_outcome
+from actorwork.inspection.words import duration
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from actorwork.cli.brokers import Step, broker_option, confirm, speak, timeout_option
-from actorwork.cli.output import as_json, many, moment, one_line, print_json, print_table
+from actorwork.cli.output import as_json, many, one_line, print_json, print_table
+from actorwork.inspection.words import moment
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker

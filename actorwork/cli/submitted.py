@@ -9,10 +9,11 @@ import attrs
 import click
 
 from actorwork.cli.brokers import Step, broker_option, pasted, speak, timeout_option
-from actorwork.cli.durations import Duration, duration
+from actorwork.cli.durations import Duration
 from actorwork.cli.output import as_json, print_json, printable
 from actorwork.cli.sending import Target, end_unless_done, in_json, target_of
 from actorwork.cli.waiting import LifeBar, in_words, life_in_json, wait_for_outcome
+from actorwork.inspection.words import duration
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker

@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import attrs
 import click
 
 from actorwork.cli.brokers import Step, broker_option, force_option, speak, timeout_option
-from actorwork.cli.durations import duration
-from actorwork.cli.output import as_json, moment, one_line, print_json, print_table, printable
+from actorwork.cli.output import as_json, one_line, print_json, print_table, printable
 from actorwork.cli.pausing import pause_at, resume_at
+from actorwork.inspection.schedules import Known, coming, in_json, known_triggers, schedule_text
+from actorwork.inspection.words import moment
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker
     from actorwork.message import Pause, PauseKind, TriggerRecord
-
-NEXT = 5
-"""How many of the next times are shown."""
-
-
-@attrs.frozen
-class Known:
-    """A trigger and whether it is paused."""
-
-    record: TriggerRecord
-    paused: bool
-
-    @property
-    def state(self) -> str:
-        return "paused" if self.paused else "on" if self.record.is_declared else "vanished"
 
 
 @click.group(short_help="Look at triggers, run them, pause them.")
@@ -164,17 +148,12 @@ def _pause_of(actor: str, title: str | None) -> tuple[PauseKind, str]:
 
 
 def _known(broker: str | None, timeout: float) -> Sequence[Known]:
-    from actorwork.policy.pauses import is_off
-
     async def talk(opened: Broker, step: Step) -> tuple[Sequence[TriggerRecord], Sequence[Pause]]:
         with step():
             return await opened.triggers.list(), await opened.pauses.list()
 
     records, pauses = speak(broker, timeout, talk)
-    return [
-        Known(record, is_off(pauses, actor=record.definition.actor, trigger=record.definition.title))
-        for record in records
-    ]
+    return known_triggers(records, pauses)
 
 
 def _expect(found: Sequence[Known], actor: str, title: str | None) -> None:
@@ -197,50 +176,3 @@ def _one(found: Sequence[Known], actor: str, title: str) -> Known:
     except LookupError as error:
         raise click.ClickException(str(error)) from error
     return next(one for one in found if one.record is record)
-
-
-def schedule_text(record: TriggerRecord) -> str:
-    """Return a schedule in the notation of its declaration."""
-    import json
-
-    schedule = json.loads(record.definition.schedule)
-    if "every" in schedule:
-        return f"every {duration(schedule['every'])}"
-    zone = "" if schedule["timezone"] == "UTC" else f" {schedule['timezone']}"
-    by = f" by {schedule['by']}" if "by" in schedule else ""
-    return f"{schedule['cron']}{zone}{by}"
-
-
-def coming(one: Known) -> list[str]:
-    """Return the next times of a trigger, in its timezone; none if it does not fire."""
-    from actorwork.policy.schedule import moment as time_of, next_times
-    from actorwork.triggers.declared import schedule_of
-
-    record = one.record
-    schedule = schedule_of(record)
-    if schedule is None or one.state != "on":
-        return []
-    lifetime = record.definition.details.get("lifetime")
-    found = next_times(schedule, max(datetime.now(UTC), time_of(record.last)), NEXT, anchor=time_of(record.registered))
-    if isinstance(lifetime, (int, float)):
-        found = [time for time in found if time.timestamp() * 1000 <= record.registered + lifetime * 1000]
-    return [time.isoformat("T", "seconds" if time.microsecond == 0 else "milliseconds") for time in found]
-
-
-def in_json(one: Known) -> dict[str, Any]:
-    record, definition = one.record, one.record.definition
-    return {
-        "actor": definition.actor,
-        "title": definition.title,
-        "id": definition.id,
-        "source": definition.source,
-        "schedule": schedule_text(record),
-        "state": one.state,
-        **{name: value for name, value in definition.details.items() if name != "priority"},
-        "type": definition.type,
-        "message": definition.data.decode("utf-8", "backslashreplace"),
-        "registered": moment(record.registered / 1000),
-        "last": moment(record.last / 1000),
-        "fired": record.fired,
-        "next": coming(one),
-    }

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from actorwork.cli.brokers import Step
 from actorwork.cli.output import console, one_line
+from actorwork.inspection.words import how_far, progress_in_json
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker
-    from actorwork.message import MessageInfo, Outcome, Progress
+    from actorwork.message import MessageInfo, Outcome
 
 
 async def wait_for_outcome(
@@ -77,18 +78,6 @@ def life_in_json(info: MessageInfo | None) -> dict[str, Any]:
         "reason": info.reason,
         "progress": None if info.progress is None else progress_in_json(info.progress),
     }
-
-
-def progress_in_json(one: Progress) -> dict[str, Any]:
-    return {"done": one.done, "total": one.total, "note": one.note, "state": one.state, "meta": dict(one.meta)}
-
-
-def how_far(one: Progress | None) -> str:
-    """Return what a handler has reported of its progress: `3/10 loading`."""
-    if one is None:
-        return ""
-    total = "" if one.total is None else f"/{one.total:g}"
-    return f"{one.done:g}{total} {one.note}".rstrip()
 
 
 class LifeBar:

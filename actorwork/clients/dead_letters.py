@@ -2,6 +2,7 @@
 
     pages       the letters of a selection, in pages, each source oldest first
     snapshot    how many letters there are now, and which is the last in each source
+    act_on      replay or drop the letters of a page
 
 A replayed message may fail again and come back at the end: a replay must stop at its snapshot, or it may never end.
 """
@@ -9,13 +10,14 @@ A replayed message may fail again and come back at the end: a replay must stop a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, aclosing
 from typing import Final
 
 import attrs
 
 from actorwork.abc import DeadLetters
+from actorwork.errors import BrokerError
 from actorwork.message import DeadLetter
 from actorwork.policy.dead_letters import ALL, Selection
 
@@ -95,3 +97,36 @@ async def take_snapshot(
             counts[source] = counts.get(source, 0) + len(page)
             last[source] = page[-1]
     return Snapshot(counts, last)
+
+
+async def act_on(
+    letters: DeadLetters,
+    page: Sequence[DeadLetter],
+    act: Callable[[DeadLetters, str, Sequence[str]], Awaitable[int]],
+    problems: list[str],
+    *,
+    step: Step = contextlib.nullcontext[None],
+) -> int:
+    """Replay or drop the letters of a page, all of one source, in portions; return how many still existed.
+
+    A refusal of one of them is added to `problems`, and keeps none of the others. Raises `BrokerError` for trouble that
+    may pass.
+    """
+    count = 0
+    for first in range(0, len(page), PAGE):
+        source, names = page[0].source, [letter.entry for letter in page[first : first + PAGE]]
+        try:
+            with step():
+                count += await act(letters, source, names)
+        except BrokerError as error:
+            if error.may_pass:
+                raise
+            for name in names:
+                try:
+                    with step():
+                        count += await act(letters, source, [name])
+                except BrokerError as refusal:
+                    if refusal.may_pass:
+                        raise
+                    problems.append(str(refusal))
+    return count

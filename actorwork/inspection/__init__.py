@@ -1,6 +1,10 @@
 """Reads what runs at a broker, for those who look: the command line, the dashboard, and programs of one's own.
 
-    values    what an inspection returns, and `as_json`
+    values       what an inspection returns, and `as_json`
+    letters      dead letters and their causes as JSON
+    schedules    triggers, and when they fire next
+    flows        runs of workflows and their steps
+    words        times, durations and progress as text
 
 Everything is read from what the nodes report of themselves, and from the broker; nothing here changes anything but what
 nodes are asked to do.

@@ -1,0 +1,86 @@
+"""Triggers as values and as JSON: their schedules in words, and when they fire next."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+
+from actorwork.inspection.words import duration, moment
+
+if TYPE_CHECKING:
+    from actorwork.message import Pause, TriggerRecord
+
+
+NEXT: Final = 5
+"""How many of the next times are shown."""
+
+
+@attrs.frozen
+class Known:
+    """A trigger and whether it is paused."""
+
+    record: TriggerRecord
+    paused: bool
+
+    @property
+    def state(self) -> str:
+        return "paused" if self.paused else "on" if self.record.is_declared else "vanished"
+
+
+def known_triggers(records: Sequence[TriggerRecord], pauses: Sequence[Pause]) -> list[Known]:
+    """Return triggers, each with whether it is paused."""
+    from actorwork.policy.pauses import is_off
+
+    return [
+        Known(record, is_off(pauses, actor=record.definition.actor, trigger=record.definition.title))
+        for record in records
+    ]
+
+
+def schedule_text(record: TriggerRecord) -> str:
+    """Return a schedule in the notation of its declaration."""
+    schedule = json.loads(record.definition.schedule)
+    if "every" in schedule:
+        return f"every {duration(schedule['every'])}"
+    zone = "" if schedule["timezone"] == "UTC" else f" {schedule['timezone']}"
+    by = f" by {schedule['by']}" if "by" in schedule else ""
+    return f"{schedule['cron']}{zone}{by}"
+
+
+def coming(one: Known) -> list[str]:
+    """Return the next times of a trigger, in its timezone; none if it does not fire."""
+    from actorwork.policy.schedule import moment as time_of, next_times
+    from actorwork.triggers.declared import schedule_of
+
+    record = one.record
+    schedule = schedule_of(record)
+    if schedule is None or one.state != "on":
+        return []
+    lifetime = record.definition.details.get("lifetime")
+    found = next_times(schedule, max(datetime.now(UTC), time_of(record.last)), NEXT, anchor=time_of(record.registered))
+    if isinstance(lifetime, (int, float)):
+        found = [time for time in found if time.timestamp() * 1000 <= record.registered + lifetime * 1000]
+    return [time.isoformat("T", "seconds" if time.microsecond == 0 else "milliseconds") for time in found]
+
+
+def in_json(one: Known) -> dict[str, Any]:
+    record, definition = one.record, one.record.definition
+    return {
+        "actor": definition.actor,
+        "title": definition.title,
+        "id": definition.id,
+        "source": definition.source,
+        "schedule": schedule_text(record),
+        "state": one.state,
+        **{name: value for name, value in definition.details.items() if name != "priority"},
+        "type": definition.type,
+        "message": definition.data.decode("utf-8", "backslashreplace"),
+        "registered": moment(record.registered / 1000),
+        "last": moment(record.last / 1000),
+        "fired": record.fired,
+        "next": coming(one),
+    }
