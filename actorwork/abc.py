@@ -42,6 +42,7 @@ from actorwork.shown import Shown, Value
 
 if TYPE_CHECKING:
     from actorwork.policy.decoding import Decoder
+    from actorwork.policy.reports import Counts, Mail, StoredReport
     from actorwork.policy.runs.values import Plan, RunInfo, StepInfo
 
 P = ParamSpec("P")
@@ -470,6 +471,64 @@ class Audit(Protocol):
         ...
 
 
+class Reports(Protocol):
+    """What the nodes report of themselves. While the broker is unreachable every call waits."""
+
+    async def write(self, node: str, data: bytes, *, now: float, ttl: float) -> Mail:
+        """Store a node's report for `ttl` seconds; return the commands that wait for it, which are taken.
+
+        `now` is the broker's clock, as the node knows it. Cancelled or failed: commands may be lost.
+        """
+        ...
+
+    async def drop(self, node: str) -> None:
+        """Delete a node's report, and the commands that wait for it."""
+        ...
+
+    async def nodes(self) -> tuple[float, Sequence[str]]:
+        """Return the broker's clock and the names of the nodes that report, sorted; some may be gone."""
+        ...
+
+    async def get(self, nodes: Sequence[str]) -> Sequence[StoredReport]:
+        """Return the reports of those of these nodes that have one, in this order. Costs one command."""
+        ...
+
+    async def watch(self, seconds: float = 5.0) -> None:
+        """Have all nodes report every two seconds for so long, and at once if they did not."""
+        ...
+
+    async def count(self, sources: Sequence[str]) -> Sequence[Counts]:
+        """Return what is in each of these sources. Costs one command for 2,000 of them."""
+        ...
+
+
+class Commands(Protocol):
+    """Commands to nodes, and their answers, which are kept for a minute."""
+
+    async def ask(self, node: str, data: bytes) -> str | None:
+        """Leave a command for a node; return its id, or None if the node has neither a report nor a lease."""
+        ...
+
+    async def take(self, node: str) -> Mail:
+        """Take the commands that wait for a node. Cancelled or failed: they may be lost."""
+        ...
+
+    async def answer(self, id: str, data: bytes) -> None:
+        """Store the answer to a command."""
+        ...
+
+    async def find_answer(self, id: str) -> bytes | None:
+        """Return the answer to a command, or None."""
+        ...
+
+    def listen(self, node: str, called: Callable[[], object]) -> AbstractAsyncContextManager[bool]:
+        """Call `called` within a second whenever a command may wait for this node, or reports begin to be watched.
+
+        Yields whether it will do so; if not, the caller must look now and then.
+        """
+        ...
+
+
 class States(Protocol):
     """The lives of tracked messages: of those that were submitted, and of the steps of runs."""
 
@@ -589,6 +648,12 @@ class Broker(Protocol):
 
     @property
     def states(self) -> States: ...
+
+    @property
+    def reports(self) -> Reports: ...
+
+    @property
+    def commands(self) -> Commands: ...
 
     @property
     def audit(self) -> Audit: ...

@@ -116,6 +116,14 @@ SCHEMA: Final = (
         entry integer primary key autoincrement, at real not null, who text not null, role text not null,
         action text not null, what text not null, reason text not null, ip text not null,
         outcome text not null default '', how_many integer)""",
+    # What nodes report of themselves, commands to them, and their answers (reports.py). The row of "" says until when
+    # the reports are watched.
+    "create table if not exists reports (node text primary key, data blob not null, until real not null) without rowid",
+    """create table if not exists asks (
+        ask integer primary key autoincrement, id text not null, node text not null, data blob not null,
+        until real not null)""",
+    """create table if not exists answers (
+        id text primary key, data blob not null, until real not null) without rowid""",
     # Limits over all processes (limiter.py).
     "create table if not exists rates (name text primary key, tat real not null) without rowid",
     "create index if not exists rates_by_tat on rates (tat)",

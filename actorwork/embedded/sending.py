@@ -19,6 +19,7 @@ from actorwork.message import NO_HEADERS, DeadLetter, Delayed, Envelope, Json, M
 
 if TYPE_CHECKING:
     from actorwork.embedded.audit import EmbeddedAudit
+    from actorwork.embedded.reports import EmbeddedCommands, EmbeddedReports
     from actorwork.policy.runs.values import Plan, RunInfo, StepInfo
 
 CHUNK: Final = 1000
@@ -39,6 +40,8 @@ class EmbeddedSending:
         self._limiter = EmbeddedLimitStore(writer)
         self._runs = EmbeddedRuns(writer)
         self._states = EmbeddedStates(writer)
+        self._reports: EmbeddedReports | None = None
+        self._commands: EmbeddedCommands | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.url}>"
@@ -81,6 +84,23 @@ class EmbeddedSending:
         from actorwork.embedded.audit import EmbeddedAudit  # noqa: PLC0415
 
         return EmbeddedAudit(self._asked)
+
+    @property
+    def reports(self) -> EmbeddedReports:
+        if self._reports is None:
+            # Imported here: a node reports when it has started, and few programs look at reports.
+            from actorwork.embedded.reports import EmbeddedReports  # noqa: PLC0415
+
+            self._reports = EmbeddedReports(self._asked)
+        return self._reports
+
+    @property
+    def commands(self) -> EmbeddedCommands:
+        if self._commands is None:
+            from actorwork.embedded.reports import EmbeddedCommands  # noqa: PLC0415 - as above
+
+            self._commands = EmbeddedCommands(self._asked)
+        return self._commands
 
     @property
     def values(self) -> EmbeddedValues:

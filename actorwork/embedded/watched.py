@@ -24,16 +24,19 @@ class Watched:
     def __init__(self) -> None:
         self.pauses: list[Callable[[], object]] = []
         """Called when another process has paused or resumed something."""
+        self.asked: list[tuple[str, Callable[[], object]]] = []
+        """The nodes of this process that listen for commands, and what is called for each."""
         self._topics: dict[Topic, tuple[Tell, ...]] = {}
         self._versions: dict[Topic, object] = {}
         self._pauses: object = None
+        self._asks: object = None
 
     def __repr__(self) -> str:
         return f"<Watched: {len(self._topics)} messages and runs>"
 
     def __bool__(self) -> bool:
-        """Whether a message or a run is watched."""
-        return bool(self._topics)
+        """Whether a message or a run is watched, or a node listens for commands."""
+        return bool(self._topics or self.asked)
 
     def add(self, topic: Topic, tell: Tell) -> None:
         self._topics[topic] = (*self._topics.get(topic, ()), tell)
@@ -58,6 +61,11 @@ class Watched:
             if pauses != self._pauses:
                 self._pauses = pauses
                 told.append(self._tell_of_pauses)
+        if self.asked:
+            asks = store.execute(_ASKS).fetchone()
+            if asks != self._asks:
+                self._asks = asks
+                told.append(self._tell_all_asked)
         if self._topics:
             told += self.those_of(self._changed(store))
         return told
@@ -65,6 +73,15 @@ class Watched:
     def _tell_of_pauses(self) -> None:
         for changed in self.pauses:
             changed()
+
+    def tell_asked(self, node: str) -> None:
+        """Have a node of this process look for commands; with no name, each."""
+        for name, called in list(self.asked):
+            if node in ("", name):
+                called()
+
+    def _tell_all_asked(self) -> None:
+        self.tell_asked("")
 
     def _changed(self, store: Store) -> list[Topic]:
         ids = json.dumps([topic[1] for topic in list(self._topics)])
@@ -80,6 +97,7 @@ class Watched:
         return changed
 
 
+_ASKS: Final = "select (select max(ask) from asks), (select until from reports where node = '')"
 _VERSIONS: Final = (
     "select s.name, id, version, rank from states join sources s using (source)"
     " where id in (select value from json_each(?))"

@@ -4,6 +4,7 @@
     PartReport    a child in its tree, with those below it: an actor, a task, a process, a supervisor
     HeldMessage   a message in hand
     HoldUp        a limit that holds messages back, or an open circuit
+    StoredReport, Ask, Mail, Counts    what the broker returns about reports, commands and sources
 
 `written` leaves out what is as usual, and the ends of a tree that is too large; `read` takes what any version has
 written, ignores fields that it does not know, and raises `ValueError` for everything else. A report may come from
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar, cast
 
 import attrs
@@ -286,3 +287,47 @@ def _rank(part: PartReport) -> int:
     if part.children or part.kind == "process":
         return 0
     return 1 if part.handling or part.waiting or part.hold_ups or part.restarts else 2
+
+
+@attrs.frozen(eq=False, repr=False)
+class StoredReport(Value):
+    """A node's report as it stands at the broker; nothing in `data` is checked.
+
+    `has_lease` is whether the node holds its lease now. A node that reads nothing may hold none.
+    """
+
+    node: str
+    data: bytes
+    has_lease: bool
+
+
+@attrs.frozen(eq=False, repr=False)
+class Ask(Value):
+    """A command to a node: its id, under which the answer is stored, and its JSON."""
+
+    id: str
+    data: bytes
+
+
+@attrs.frozen(eq=False, repr=False)
+class Mail(Value):
+    """What a node finds at the broker: commands, oldest first, and for how many more seconds reports are watched."""
+
+    asks: Sequence[Ask] = ()
+    watched: float = 0.0
+
+
+@attrs.frozen(eq=False, repr=False)
+class Counts(Value):
+    """What is in a source: ready or in flight or behind others with its key; delayed; dead letters.
+
+    `oldest` is how many seconds ago the oldest entry that is still there was added, `due` when the first delayed
+    message is due, in seconds since the epoch.
+    """
+
+    source: str
+    backlog: int = 0
+    delayed: int = 0
+    dead: int = 0
+    oldest: float | None = None
+    due: float | None = None

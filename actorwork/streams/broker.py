@@ -26,6 +26,7 @@ from actorwork.streams.transport.redis_py import RedisError
 
 _ATTEND = keys.ATTEND.encode()
 _PAUSES = keys.PAUSES.encode()
+_ASKS = keys.ASKS.encode()
 
 
 @asynccontextmanager
@@ -39,6 +40,7 @@ async def open_broker(url: str, *, emit: EventSink, is_unsafe_allowed: bool = Fa
     nodes: list[RedisNode] = []
     changes: list[RedisChanges] = []
     pauses: list[Callable[[], None]] = []
+    asks: list[Callable[[bytes], None]] = []
 
     def on_push(message: list[Any]) -> None:
         if message[0] != b"message":
@@ -48,6 +50,9 @@ async def open_broker(url: str, *, emit: EventSink, is_unsafe_allowed: bool = Fa
         elif message[1] == _PAUSES:
             for tell in pauses:
                 tell()
+        elif message[1] == _ASKS:
+            for tell_node in asks:
+                tell_node(message[2])
         elif message[1] == _ATTEND:
             name = message[2].decode(errors="replace") or None
             used = None if name is None else keys.source_and_level(name)
@@ -71,12 +76,15 @@ async def open_broker(url: str, *, emit: EventSink, is_unsafe_allowed: bool = Fa
             one.watches.tell_all()
         for tell in pauses:
             tell()
+        for tell_node in asks:
+            tell_node(b"")
 
     async with open_client(url, name="actorwork", scripts=scripts.ALL, on_push=on_push, on_event=on_event) as client:
         await client.wait_connected()
         await diagnosis.refuse_what_loses_messages(client, emit, is_unsafe_allowed=is_unsafe_allowed)
         broker = RedisBroker(client, Address.parse(url), replies, changes, nodes, emit, shared_url=url)
         pauses.append(broker.pauses.tell)
+        asks.append(broker.tell_asked)
         yield broker
 
 
@@ -104,6 +112,11 @@ class RedisBroker(RedisSending, Broker):
     def client(self) -> RedisClient:
         """The connection, for commands that this class does not offer."""
         return self._client
+
+    def tell_asked(self, node: bytes) -> None:
+        """Have a node that listens here look for commands; with no name, each."""
+        if self._node_commands is not None:
+            self._node_commands.tell(node)
 
     def statistics(self) -> dict[str, int]:
         statistics = self._client.statistics()

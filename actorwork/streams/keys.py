@@ -26,6 +26,12 @@
     actorwork:{<source>}:swept:<group>            when the entries are looked at next, and where (lua/maintain.lua)
     actorwork:{<source>}:lost:<group>             which node searches for lost messages (lua/maintain.lua)
     actorwork:node:<node>                         a node's lease
+    actorwork:{actorwork:node:<node>}:report      what it reports of itself
+    actorwork:{actorwork:node:<node>}:asks        commands to it, a list
+    actorwork:reports                             the nodes that report, by the time until which they do
+    actorwork:watched                             the reports are watched
+    actorwork:answer:<command>                    what a node has answered
+    actorwork:asks                                a channel: this node (no name: each) is to look for commands now
     actorwork:reply:<uuid>                        a channel where outcomes arrive
     actorwork:attend                              a channel: makes nodes maintain this source (no name: all) now, or
                                                   read this stream of a priority from now on
@@ -69,6 +75,9 @@ SENT_AT_ONCE: Final = 500
 """How many steps of a run one script sends; the same number as in `lua/join.lua`."""
 PAUSED: Final = "actorwork:paused"
 PAUSES: Final = "actorwork:pauses"
+REPORTS: Final = "actorwork:reports"
+WATCHED: Final = "actorwork:watched"
+ASKS: Final = "actorwork:asks"
 RELEASED: Final = "released"
 """The consumer that owns released entries; no node has this name."""
 
@@ -169,6 +178,19 @@ def runs_of(home: str) -> str:
 
 def lease(incarnation: str) -> str:
     return LEASES + incarnation
+
+
+def report(node: str) -> str:
+    """Return where a node's report is: in the slot of its lease."""
+    return f"actorwork:{{{LEASES}{node}}}:report"
+
+
+def asks(node: str) -> str:
+    return f"actorwork:{{{LEASES}{node}}}:asks"
+
+
+def answer(command: str) -> str:
+    return f"actorwork:answer:{command}"
 
 
 def shared(name: str) -> str:

@@ -51,6 +51,7 @@ REPLAY_AS: Final = _script("replay_as", *_ORDERING, "entry")
 VALUE: Final = _script("value")
 OLDEST: Final = _script("oldest", "ack")
 BACKLOG: Final = _script("backlog", "ack")
+COUNT: Final = _script("count", "clock", "ack")
 LOCK: Final = _script("lock")
 RATE: Final = _script("rate")
 SLOT: Final = _script("slot")
@@ -82,6 +83,7 @@ ALL: Final = (
     VALUE,
     OLDEST,
     BACKLOG,
+    COUNT,
     LOCK,
     RATE,
     SLOT,

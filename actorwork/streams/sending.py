@@ -26,6 +26,7 @@ from actorwork.streams.values import RedisValues
 
 if TYPE_CHECKING:
     from actorwork.streams.audit import RedisAudit
+    from actorwork.streams.reports import RedisCommands, RedisReports
     from actorwork.streams.runs import RedisRuns
 
 A = TypeVar("A")
@@ -59,6 +60,9 @@ class RedisSending:
         self._triggers = RedisTriggers(client, emit)
         self._pauses = RedisPauses(client, self._triggers, emit, subscriptions)
         self._runs: RedisRuns | None = None
+        self._reports: RedisReports | None = None
+        self._node_commands: RedisCommands | None = None
+        self._subscriptions = subscriptions
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} at {self.url}>"
@@ -94,6 +98,23 @@ class RedisSending:
         from actorwork.streams.audit import RedisAudit  # noqa: PLC0415
 
         return RedisAudit(self._commands)
+
+    @property
+    def reports(self) -> RedisReports:
+        if self._reports is None:
+            # Imported here, as above.
+            from actorwork.streams.reports import RedisReports  # noqa: PLC0415
+
+            self._reports = RedisReports(self._commands)
+        return self._reports
+
+    @property
+    def commands(self) -> RedisCommands:
+        if self._node_commands is None:
+            from actorwork.streams.reports import RedisCommands  # noqa: PLC0415 - as above
+
+            self._node_commands = RedisCommands(self._commands, self._emit, self._subscriptions)
+        return self._node_commands
 
     @property
     def triggers(self) -> RedisTriggers:

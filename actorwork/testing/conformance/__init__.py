@@ -34,6 +34,7 @@ for each test. The tests kill processes, and stop one beyond its lease (SIGSTOP)
     values         shared values and locks
     waiting        the age of the oldest waiting message is known
     limits         limits over all nodes: rates, and messages at once
+    reports        what nodes report, and commands to them
     triggers       each nominal time fires once, and pauses hold
     whole          everything together
 """
@@ -64,6 +65,7 @@ from actorwork.testing.conformance.ownership import OwnershipTests
 from actorwork.testing.conformance.priorities import PriorityTests
 from actorwork.testing.conformance.publishing import PublishingTests
 from actorwork.testing.conformance.reading import ReadingTests
+from actorwork.testing.conformance.reports import ReportTests
 from actorwork.testing.conformance.settling import SettlingTests
 from actorwork.testing.conformance.triggers import PauseTests, TriggerTests
 from actorwork.testing.conformance.uniqueness import UniquenessTests
@@ -92,6 +94,7 @@ class BrokerConformance(
     LimitTests,
     TriggerTests,
     PauseTests,
+    ReportTests,
     AuditTests,
     WaitingTests,
     WholeTests,
