@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 import attrs
 
@@ -66,6 +66,55 @@ class EventSink(Protocol):
     """Receives events; must not wait and must not raise."""
 
     def __call__(self, event: Event, /) -> None: ...
+
+
+class Meter(Protocol):
+    """Takes measurements that are no events; never waits, and must not raise. Times are in seconds.
+
+    A sink of events has one as its attribute `meter` if its system counts metrics; `meter_of` returns it. Each series
+    is written by one thread.
+    """
+
+    def settled_batch(self, count: int, seconds: float) -> None:
+        """The broker has applied `count` settlements in one step, which took so long from the first of them on."""
+        ...
+
+    def command(self, name: str, seconds: float) -> None:
+        """The broker has answered a command, or a script of this name."""
+        ...
+
+    def read(self, actor: str, count: int) -> None:
+        """A batch of messages was read for an actor, by its title."""
+        ...
+
+    def sent(self, source: str, outcome: str, count: int = 1) -> None:
+        """Messages were `sent`, `spooled`, `refused`, or dropped as a `duplicate`."""
+        ...
+
+    def took_to_send(self, outcome: str, seconds: float) -> None:
+        """A call that sends has ended with this outcome."""
+        ...
+
+    def limited(self, limit: str, kind: str) -> None:
+        """A delivery has to wait for a limit of the kind `rate`, `concurrency` or `circuit`."""
+        ...
+
+    def trigger_next(self, trigger: str, at: float | None) -> None:
+        """A trigger (`actor/title`) is due at this time, in seconds since the epoch, or never."""
+        ...
+
+    def loop_late(self, seconds: float) -> None:
+        """The event loop has run a task so late."""
+        ...
+
+    def lease_renewed(self, margin: float) -> None:
+        """The node's lease was renewed when it had so many seconds left. Called from any thread."""
+        ...
+
+
+def meter_of(emit: EventSink) -> Meter | None:
+    """Return what takes the measurements of a system; None where it counts no metrics."""
+    return getattr(emit, "meter", None)
 
 
 class DeliverySink(Protocol):
@@ -199,6 +248,18 @@ class Node(Protocol):
 
     def statistics(self) -> Mapping[str, int]:
         """Return counters: read, settled, fenced, reclaimed, released, dead_lettered."""
+        ...
+
+
+@runtime_checkable
+class KnowsReadiness(Protocol):
+    """A node that knows since when messages wait; without it, a system counts no durations of waiting."""
+
+    def ready_at(self, delivery: Delivery) -> float | None:
+        """Return since when the message of a delivery was ready, in seconds since the epoch, by the broker's clock.
+
+        That is when the broker accepted it, or when its delay was over. None if it is unknown.
+        """
         ...
 
 

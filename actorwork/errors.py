@@ -150,13 +150,17 @@ class ProcessLost(ActorworkError):
 
     `pid` is its number, `code` its exit code: negative for a signal, None if it is unknown. `had_suspects`: it had a
     message in flight that another process had died with before, so the message is to blame, and not the process.
+    `killed_for` says why its parent killed it; it is empty if that did not.
     """
 
-    def __init__(self, text: str, *, pid: int, code: int | None, had_suspects: bool = False) -> None:
+    def __init__(
+        self, text: str, *, pid: int, code: int | None, had_suspects: bool = False, killed_for: str = ""
+    ) -> None:
         super().__init__(text)
         self.pid = pid
         self.code = code
         self.had_suspects = had_suspects
+        self.killed_for = killed_for
 
 
 class RemoteError(ActorworkError):

@@ -283,12 +283,17 @@ class HandlerHung(_Event):
 
 @attrs.frozen(eq=False, repr=False)
 class ProcessReplaced(_Event):
-    """A process has reached a limit: `successor` is up, and the process `pid` ends."""
+    """A process has reached a limit: `successor` is up, and the process `pid` ends.
+
+    `why` says so in words, `reason` in one: `recycled` (after `max_messages`), `memory`, or `hung` (a handler that was
+    cancelled by force has not ended).
+    """
 
     process: str
     pid: int
     successor: int
     why: str
+    reason: str = "recycled"
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -423,11 +428,15 @@ class PausesChanged(_Event):
 
 @attrs.frozen(eq=False, repr=False)
 class Undelivered(_Event):
-    """A local message that will not be handled: its actor ended first."""
+    """A local message that will not be handled: its actor ended first.
+
+    `reason`: its actor is `gone`, its mailbox has `dropped` it for want of room, or was too `full` for a broadcast.
+    """
 
     actor_id: str
     title: str
     message: object
+    reason: str = "gone"
 
 
 @attrs.frozen(eq=False, repr=False)

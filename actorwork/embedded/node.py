@@ -150,6 +150,10 @@ class EmbeddedNode:
     def now(self) -> float:
         return self._writer.wall()
 
+    def ready_at(self, delivery: Delivery) -> float | None:
+        """Return since when the message of a delivery was ready, in seconds since the epoch; None if it is unknown."""
+        return delivery.token.ready or None
+
     async def stop_intake(self) -> None:
         if self._closed or not self._intakes:
             return

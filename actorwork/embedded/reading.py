@@ -76,7 +76,8 @@ class Reading:
             return taken
         cursor = group[0]
         rows = self._execute(
-            "select seq, id, type, data, headers, addressee, coalesce(key, expires, uniq) from entries"
+            "select seq, id, type, data, headers, addressee, coalesce(key, expires, uniq), coalesce(ready, born)"
+            " from entries"
             " where source = ? and seq > ? order by seq limit ?",
             (channel.number, cursor, room),
         ).fetchall()
@@ -89,16 +90,16 @@ class Reading:
                 (grp, node, channel.number, cursor, last, channel.group),
             )
             mine, name, priority, append = channel.group, channel.name, channel.priority, taken.deliveries.append
-            for seq, message_id, kind, data, headers, addressee, optional in rows:
+            for seq, message_id, kind, data, headers, addressee, optional, ready in rows:
                 if addressee is not None and addressee != mine:
                     continue
                 if headers is None and optional is None:
                     # Most are like this, and must not pay for what few messages have.
-                    token = Token(seq, grp, node, 1)
+                    token = Token(seq, grp, node, 1, False, ready)  # noqa: FBT003 - by name it costs more
                     append(Delivery(message_id, name, data, token, kind, NO_HEADERS, 1, 0, None, priority))
                     continue
                 key, expires, unique = (None, None, None) if optional is None else self._optional_fields(seq)
-                token = Token(seq, grp, node, 1, key is not None or unique is not None)
+                token = Token(seq, grp, node, 1, key is not None or unique is not None, ready)
                 taken.add(delivery_from(channel, message_id, kind, data, headers, token, key, expires))
         taken.emptied = len(rows) < room
         return taken

@@ -73,6 +73,8 @@ class Token(NamedTuple):
     given: int
     bound: bool = False
     """Whether its end frees a key or a unique key."""
+    ready: float = 0.0
+    """When the entry became ready, in seconds since the epoch; 0 if it was given to a node before."""
 
     @property
     def owned(self) -> tuple[int, int, int, int]:

@@ -9,6 +9,7 @@ shutdown    stages 1 to 3 of the end: intake, drain, cancel
 processes/  the parts of a tree that run in other OS processes
 options     the options of a system, written once
 outline     the tree as it is now, as data and as a drawing
+metering    what a system counts of itself
 stalls      reports a blocked loop, from a thread
 forks       ends a fork that returns into the loop of its parent
 orphans     reaps the orphans that PID 1 of a container inherits

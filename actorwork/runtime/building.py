@@ -147,6 +147,7 @@ class Members:
                 broker=lambda: host.broker,
                 is_ending=lambda: host.is_ending,
                 forced=host.note_force,
+                metrics=getattr(host.emit, "registry", None),
             )
         return ProcessChild(spec, self._process_services)
 

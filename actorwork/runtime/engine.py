@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from actorwork.abc import Broker, EventSink, Node, PublishMiddleware
     from actorwork.actors.context.sending import SendingClient
     from actorwork.actors.tree.spec import Supervisor
+    from actorwork.runtime.metering import Metering
     from actorwork.runtime.options import Options
     from actorwork.runtime.processes.config import OpenSystem
 
@@ -47,12 +48,23 @@ if TYPE_CHECKING:
 class Engine:
     """Runs one system. Implements `building.Host`."""
 
-    def __init__(self, root: Supervisor, options: Options, emit: EventSink, open_system: OpenSystem) -> None:
+    def __init__(
+        self,
+        root: Supervisor,
+        options: Options,
+        emit: EventSink,
+        open_system: OpenSystem,
+        metering: Metering | None = None,
+    ) -> None:
         self.options = options
         self.emit = emit
+        self.metering = metering
+        """What counts the metrics of the system, if it counts any; `emit` is its sink then."""
         self.open_system = open_system
         """For the processes of the tree: each opens a system of its own with it."""
         self.members = Members(root, self)
+        if metering is not None:
+            metering.watch(self.members)
         self.shutdown = StagedShutdown(options, emit, self.members)
         self.node: Node | None = None
         self.has_started = False
@@ -142,8 +154,13 @@ class Engine:
                     # What is paused is known before anything is read.
                     pausing = Pausing(broker.pauses, members.consumers, self.emit, self._status_check_interval)
                     await nursery.start(pausing.run)
-                subscriptions = [consumer.subscription for consumer in members.consumers]
-                async with broker.open_node(subscriptions, lease=self.options.lease, emit=self.emit) as node:
+                metering = self.metering
+                if metering is None:
+                    subscriptions = [consumer.subscription for consumer in members.consumers]
+                else:
+                    subscriptions = [metering.subscription(consumer) for consumer in members.consumers]
+                async with broker.open_node(subscriptions, lease=self.options.lease, emit=self.emit) as opened:
+                    node = opened if metering is None else metering.node(opened)
                     self._attach(node)
                     self.emit(events.NodeStarted(node.incarnation, broker.url, tuple(members.by_title)))
                     if pausing is not None:
@@ -180,6 +197,8 @@ class Engine:
             # `emit` is for the loop, which may never run again: a stall that lasts is logged from a thread.
             logs = LogSink(f"{socket.gethostname()}:{os.getpid()}")
             nursery.start_soon(watch_stalls, self.options.loop_stall, self.emit, logs)
+        if self.metering is not None:
+            nursery.start_soon(self.metering.run)
         nursery.start_soon(services.watchdog.run)
         nursery.start_soon(services.timers.run)
         nursery.start_soon(services.expiries.run)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, TypedDict
 import attrs
 
 from actorwork.durations import Duration, as_seconds
-from actorwork.policy.bounds import as_tuple, callables, seconds
+from actorwork.policy.bounds import as_tuple, callables, instance_of, seconds
 from actorwork.runtime.firing import cron_schedule_from
 from actorwork.shown import Value
 
@@ -49,6 +49,8 @@ class TreeOptions(TypedDict, total=False):
     """Wraps the deliveries of all actors, outside of their own middleware, the first one outermost."""
     publish_middleware: Iterable[PublishMiddleware]
     """Processes all that the actors publish. With a `Process`, this and `middleware` are pickled."""
+    metrics: bool
+    """Counts metrics, in the processes of the tree too; False by default. `System.metrics` has them."""
     cron_schedule: AbstractCronSchedule | type[AbstractCronSchedule] | None
     """Reads the cron expressions of triggers in another way than the built-in one."""
     only: Iterable[str]
@@ -102,6 +104,7 @@ class Options(Value):
         default=(), converter=as_tuple, validator=callables("envelope")
     )
     cron_schedule: AbstractCronSchedule | None = attrs.field(default=None, converter=cron_schedule_from)
+    metrics: bool = attrs.field(default=False, validator=instance_of(bool, "True or False"))
 
     @classmethod
     def of(cls, given: Mapping[str, object]) -> Options:

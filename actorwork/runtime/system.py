@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from actorwork.actors.supervision.supervisor import RunningSupervisor
     from actorwork.actors.tree.pool import Pool
     from actorwork.runtime.outline import Branch
+    from actorwork.telemetry.metrics.registry import Registry
 
 A = TypeVar("A", bound="Actor")
 
@@ -175,6 +176,11 @@ class System:
                     counted[name] = counted.get(name, 0) + count
         return counted
 
+    @property
+    def metrics(self) -> Registry | None:
+        """The metrics, those of all processes of the tree included; None unless the system was opened with them."""
+        return None if self._engine.metering is None else self._engine.metering.registry
+
     # ---- ending it ----
 
     def stop(self, reason: str = "system.stop()", *, within: Duration | None = None) -> None:
@@ -249,7 +255,13 @@ async def open_announced(
         root = selected(whole, only=given.get("only", ()), excluding=given.get("excluding", ()))
     options = Options.of(given)
     check_tree(whole, root, options.cron_schedule)
-    engine = Engine(root, options, _sink(given.get("emit")), open_system)
+    emit, metering = _sink(given.get("emit")), None
+    if options.metrics:
+        from actorwork.runtime.metering import Metering  # noqa: PLC0415 - see above
+
+        metering = Metering(emit)
+        emit = metering.sink
+    engine = Engine(root, options, emit, open_system, metering)
     system = System(engine)
     announce(system)
     failure: BaseException | None = None

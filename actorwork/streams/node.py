@@ -255,6 +255,11 @@ class RedisNode(Node):
     def now(self) -> float:
         return self._lease.now()
 
+    def ready_at(self, delivery: Delivery) -> float | None:
+        """Return since when the message of a delivery was ready, in seconds since the epoch, by the server's clock."""
+        # The number of an entry begins with the milliseconds at which the server added it.
+        return int(delivery.token[0].partition(b"-")[0]) / 1000
+
     def maintain_within(self, source: str | None, seconds: float) -> None:
         """Maintain a source, if this node reads it, within `seconds`: a message is delayed there.
 

@@ -84,6 +84,10 @@ class Executor:
     def __repr__(self) -> str:
         return f"<executor of {self.workplace.actor.title!r}: {self.item!r}>"
 
+    @property
+    def title(self) -> str:
+        return self.actor.title
+
     async def run(self) -> None:
         """Handle items until the incarnation stops. Raises the crash that ends the actor.
 

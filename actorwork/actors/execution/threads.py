@@ -66,6 +66,10 @@ class HandlerThread:
     def __repr__(self) -> str:
         return f"<thread of {self._actor[1]!r} with {self._message}>"
 
+    @property
+    def title(self) -> str:
+        return self._actor[1]
+
     def __call__(self) -> object:
         self._thread = threading.get_ident()
         try:

@@ -35,6 +35,11 @@ class Watched(Protocol):
     began: float | None
     timeout: float
 
+    @property
+    def title(self) -> str:
+        """The actor whose handler it is."""
+        ...
+
     def overdue(self, now: float) -> None:
         """End the handler in flight, or report that it does not end."""
         ...
@@ -64,6 +69,10 @@ class Watchdog:
 
     def forget(self, executor: Watched) -> None:
         self._busy.discard(executor)
+
+    def late(self, now: float) -> list[str]:
+        """Return the actors whose handlers run on past their timeout, one for each; callable from any thread."""
+        return [one.title for one in list(self._busy) if one.began and now - one.began > one.timeout]
 
     def where(self, actor_id: str, message_id: str) -> str | None:
         """Return the stack of the handler that is at work on a message, left behind or not; None if there is none."""

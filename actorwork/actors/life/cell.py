@@ -221,10 +221,10 @@ class Cell:
             self.services.start_soon(self.consumer.release_deliveries)
         self.idle()
 
-    def undelivered(self, messages: Sequence[object]) -> None:
+    def undelivered(self, messages: Sequence[object], reason: str = "gone") -> None:
         """Report messages that will not be handled."""
         for message in messages:
-            self.services.emit(events.Undelivered(self.settings.id, self.label, message))
+            self.services.emit(events.Undelivered(self.settings.id, self.label, message, reason))
 
     # ---- for its mailbox and its admission queue ----
 
@@ -238,7 +238,7 @@ class Cell:
 
     def dropped(self, call: LocalCall) -> None:
         """A local message was dropped for want of room."""
-        self.undelivered([call.message])
+        self.undelivered([call.message], "dropped")
         if call.reply is not None:
             call.reply.fail(MailboxFull(f"the mailbox of {self.title!r} was full, and dropped this message"))
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from actorwork.actors.refs.ref import ActorRef
 
-OnUndelivered: TypeAlias = "Callable[[Sequence[object]], None]"
+OnUndelivered: TypeAlias = "Callable[[Sequence[object], str], None]"
 """Reports messages that a subscriber had no room for."""
 
 
@@ -50,8 +50,10 @@ class Topics:
                 ref.tell_nowait(message)
             except MessageRefused as error:
                 refused = error
-            except (MailboxFull, ActorStopped):
-                undelivered([message])
+            except MailboxFull:
+                undelivered([message], "full")
+            except ActorStopped:
+                undelivered([message], "gone")
             else:
                 taken += 1
         if refused is not None:

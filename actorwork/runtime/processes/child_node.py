@@ -106,7 +106,7 @@ async def _run(config: NodeConfig, channel: ParentChannel) -> int:
             channel.send("started")
             await system.wait_stopped()
             # The final counters: what was settled since the last status would be missing from the parent's sums.
-            channel.send("status", tree=system.outline(), statistics=dict(system.statistics()))
+            channel.send("status", **_status(system))
             nursery.cancel_scope.cancel()
     except BaseException as error:
         whole = only_leaf(error)
@@ -231,6 +231,13 @@ def _last_resort(config: NodeConfig) -> float | None:
     return config.hang_timeout + min(ANSWER, config.hang_timeout) / 2
 
 
+def _status(system: NodeSystem) -> dict[str, object]:
+    status: dict[str, object] = {"tree": system.outline(), "statistics": dict(system.statistics())}
+    if system.metrics is not None:
+        status["metrics"] = system.metrics.snapshot()
+    return status
+
+
 async def _report_status(
     system: NodeSystem, channel: ParentChannel, emit: NodeSink, every: float, last_resort: float | None
 ) -> None:
@@ -240,6 +247,6 @@ async def _report_status(
         if last_resort is not None:
             # Its thread needs no lock of Python's, so it also writes when a handler holds that and the channel cannot.
             faulthandler.dump_traceback_later(last_resort)
-        channel.send_unless_behind("status", tree=system.outline(), statistics=dict(system.statistics()))
+        channel.send_unless_behind("status", **_status(system))
         emit.report_dropped()
         await trio.sleep(every)

@@ -14,6 +14,7 @@ from actorwork.shown import Value
 if TYPE_CHECKING:
     from actorwork.actors.tree.spec import Spec
     from actorwork.runtime.options import Options
+    from actorwork.telemetry.metrics.registry import Registry
 
 EXIT_FAILED: Final = 1
 """The tree did not start, or could not be kept alive."""
@@ -39,6 +40,8 @@ class NodeSystem(Protocol):
     async def wait_stopped(self) -> None: ...
     def outline(self) -> dict[str, Any]: ...
     def statistics(self) -> Mapping[str, int]: ...
+    @property
+    def metrics(self) -> Registry | None: ...
 
 
 OpenSystem = Callable[..., AbstractAsyncContextManager[NodeSystem]]

@@ -7,7 +7,7 @@ A frame is four bytes of length, the most significant first, and a JSON object. 
     started                                                  hurry    cancel what is in flight
     failed     failure: it did not start                     stop     within: end in order
     heartbeat  age: seconds since the loop's last tick       stacks   report the stacks of all threads
-    status     tree, statistics
+    status     tree, statistics, metrics: if it counts any
     event      event, origin (event_frames.py)
     drained    forced                                        (closed) the parent is gone: end at once
     stacks     text, age

@@ -118,7 +118,7 @@ class ProcessExit:
                 return f"process {self.pid} ended with exit code {code}"
 
     def error(self, why: str = "", *, had_suspects: bool = False) -> ProcessLost:
-        return ProcessLost(why or str(self), pid=self.pid, code=self.code, had_suspects=had_suspects)
+        return ProcessLost(why or str(self), pid=self.pid, code=self.code, had_suspects=had_suspects, killed_for=why)
 
 
 class ProcessHandle:

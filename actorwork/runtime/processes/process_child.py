@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from actorwork.actors.tree.spec import Process
     from actorwork.runtime.options import Options
     from actorwork.runtime.outline import Branch
+    from actorwork.telemetry.metrics.registry import Registry
 
 HEARTBEAT: Final = 1.0
 """Seconds between two heartbeats, at most."""
@@ -71,6 +72,8 @@ class ProcessServices:
     """Whether the system has begun to stop: nothing is started then."""
     forced: Callable[[], None]
     """Notes that force was needed."""
+    metrics: Registry | None = None
+    """Where the metrics of the processes are added up, if any are counted."""
     running: dict[ProcessChild, None] = attrs.field(factory=dict)
 
 
@@ -167,6 +170,8 @@ class ProcessChild:
             with trio.CancelScope(shield=True):  # bounded: each of its steps has a limit of its own
                 await process.clean_up()
             self._past += process.statistics
+            if self._services.metrics is not None:
+                self._services.metrics.retire(self.spec.title, process.pid)
             del self._alive[process]
 
     async def _serve(self, nursery: trio.Nursery, process: WorkerProcess) -> WorkerProcess:
@@ -225,7 +230,8 @@ class ProcessChild:
         # First the successor is the current one, then the old one is asked to stop: a `stop` of the supervisor in
         # between would otherwise reach the wrong one.
         self._process = successor
-        self._services.emit(events.ProcessReplaced(self.spec.title, process.pid, successor.pid, why))
+        reason = "hung" if process.unwanted else "memory" if process.quota == "open" else "recycled"
+        self._services.emit(events.ProcessReplaced(self.spec.title, process.pid, successor.pid, why, reason))
         nursery.start_soon(self._see_off, process)
         return successor
 

@@ -25,6 +25,7 @@ from actorwork.runtime.processes.launching import ProcessExit, ProcessHandle
 if TYPE_CHECKING:
     from actorwork.abc import Broker, EventSink
     from actorwork.actors.tree.spec import Process
+    from actorwork.telemetry.metrics.registry import Registry
 
 _GONE: Final = 5.0
 """Seconds that a process which was killed may take to be gone: it may be in the middle of a read from a bad disk."""
@@ -43,6 +44,10 @@ class Surroundings(Protocol):
     def broker(self) -> Callable[[], Broker]: ...
     @property
     def forced(self) -> Callable[[], None]: ...
+    @property
+    def metrics(self) -> Registry | None:
+        """Where the metrics of processes are added up, if any are counted."""
+        ...
 
 
 class WorkerProcess:
@@ -203,6 +208,8 @@ class WorkerProcess:
                 self._note_tick(frame.get("age"))
             case "status":
                 self._status = branch_from(frame["tree"]), Counter(frame.get("statistics") or {})
+                if self._system.metrics is not None:
+                    self._system.metrics.absorb(self._spec.title, self.pid, frame.get("metrics") or ())
             case "quota":
                 self.quota = "spent" if frame.get("spent") else "taken"
                 self._notify_change()
@@ -243,7 +250,8 @@ class WorkerProcess:
 
         event = event_from(frame, events.Origin(self._spec.title, self.pid, self.incarnation or ""))
         if event is not None:
-            self._system.emit(event)
+            # That process has counted it for its own metrics.
+            getattr(self._system.emit, "forward", self._system.emit)(event)
 
     def _come_up(self) -> None:
         if not self.is_up:

@@ -1,0 +1,313 @@
+"""Counts events: a sink before the sink of the system.
+
+The end of a delivery is the only event that occurs for every message, so what it needs for an actor is looked up once
+and kept (`_Account`). What can be computed when somebody reads is not counted: the ends of kind `ack` are the values in
+their histogram.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from bisect import bisect_left
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from actorwork import events
+from actorwork.errors import ProcessLost
+from actorwork.message import HISTORY
+from actorwork.policy.catchup import LATE
+from actorwork.policy.exits import Kind
+from actorwork.policy.pauses import trigger_name
+from actorwork.policy.settlement import CANCELLED, EXPIRED, Ack, Fail, Reject, Retry
+from actorwork.telemetry.metrics.measuring import Measurements
+from actorwork.telemetry.metrics.registry import items, process_label
+from actorwork.telemetry.metrics.table import DURATIONS
+
+if TYPE_CHECKING:
+    from actorwork.abc import EventSink
+    from actorwork.message import Delivery
+    from actorwork.telemetry.metrics.registry import Registry
+
+_RELEASED: Final = "released"
+_STATES: Final = {"closed": 0, "half open": 1, "open": 2}
+_TIMEOUT: Final = "ExecutionTimeout"
+
+
+class _Account:
+    """What is counted for every delivery of one actor."""
+
+    __slots__ = ("acked", "ended", "first", "title", "waited")
+
+    def __init__(self, registry: Registry, title: str) -> None:
+        self.title = title
+        self.acked = registry.family("actorwork_process_duration_seconds").distribution((title, "ack"))
+        self.waited = registry.family("actorwork_wait_duration_seconds").distribution((title,))
+        self.ended = registry.family("actorwork_end_to_end_duration_seconds").distribution((title,))
+        self.first = registry.family("actorwork_attempts").distribution((title, "ack"))
+
+
+class MetricsSink:
+    """Counts the events of one node, and passes each on to `forward`.
+
+    `forward` is the sink behind it. What comes from a process below goes there at once: that process counts for itself.
+    All other attributes are those of the sink behind it.
+    """
+
+    def __init__(self, registry: Registry, forward: EventSink) -> None:
+        self.registry = registry
+        self.forward = forward
+        self.meter = Measurements(registry)
+        self.now: Callable[[], float] = time.time
+        """The clock of the broker, in seconds since the epoch."""
+        self.ready_at: Callable[[Delivery], float | None] = _unknown
+        """Returns since when the message of a delivery was ready at the broker, by its clock."""
+        self._accounts: dict[str, _Account] = {}
+        """By id of the actor."""
+        self._titles: dict[str, str] = {}
+        self._is_up = False
+        self._processes: set[str] = set()
+        self._hung: set[str] = set()
+        """The processes that are being killed, since they have hung."""
+        self._others: dict[type, Callable[[Any], None]] = {
+            events.ActorStarted: self._actor_started,
+            events.BrokerBack: self._connected,
+            events.BrokerLost: self._disconnected,
+            events.ChildExited: self._exited,
+            events.ChildRestarting: self._restarting,
+            events.CircuitChanged: self._circuit,
+            events.DeadLettered: self._buried,
+            events.Fenced: self._fenced,
+            events.GaveUp: self._gave_up,
+            events.HandlerHung: self._process_hung,
+            events.LeaseLost: self._lease_lost,
+            events.LoopStalled: self._stalled,
+            events.NodeStarted: self._connected,
+            events.PausesChanged: self._paused,
+            events.ProcessHung: self._process_hung,
+            events.ProcessReplaced: self._replaced,
+            events.ProcessStarted: self._process_started,
+            events.Reclaimed: self._reclaimed,
+            events.Released: self._released,
+            events.TriggerFired: self._fired,
+            events.TriggerTrouble: self._trouble,
+            events.Undelivered: self._undelivered,
+        }
+        registry.collectors.append(self._derive)
+
+    def __repr__(self) -> str:
+        return f"<metrics before {self.forward!r}>"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.forward, name)
+
+    def know(self, actor_id: str, title: str) -> None:
+        """Learn the title of an actor, before its first event."""
+        self._titles[actor_id] = title
+
+    def __call__(self, event: events.Event) -> None:
+        if type(event) is events.Settled:
+            self._settled(event)
+        else:
+            count = self._others.get(type(event))
+            if count is not None:
+                count(event)
+        self.forward(event)
+
+    # ---- deliveries ----
+
+    def _settled(self, event: events.Settled) -> None:
+        account = self._accounts.get(event.actor_id)
+        if account is None:
+            account = self._accounts[event.actor_id] = _Account(self.registry, event.title)
+            self._titles[event.actor_id] = event.title
+        delivery, seconds = event.delivery, event.seconds
+        settlement = event.settlement
+        if not isinstance(settlement, Ack):
+            self._not_acked(account, delivery, settlement, seconds)
+            return
+        found = account.acked
+        found[bisect_left(DURATIONS, seconds)] += 1
+        found[-1] += seconds
+        if delivery.attempt > 1:
+            self._ended_late(account, delivery, "ack")
+            return
+        found = account.first
+        found[0] += 1
+        found[-1] += 1
+        ready = self.ready_at(delivery)
+        if ready is not None:
+            whole = self.now() - ready
+            found = account.ended
+            found[bisect_left(DURATIONS, whole)] += 1
+            found[-1] += whole
+            # Of two clocks: the broker's, and that of the loop.
+            waited = whole - seconds if whole > seconds else 0.0
+            found = account.waited
+            found[bisect_left(DURATIONS, waited)] += 1
+            found[-1] += waited
+
+    def _not_acked(
+        self, account: _Account, delivery: Delivery, settlement: Retry | Reject | Fail, seconds: float
+    ) -> None:
+        title, family, failure = account.title, self.registry.family, settlement.failure
+        match settlement:
+            case Retry():
+                outcome = "retry"
+            case Fail():
+                outcome = "fail"
+            case Reject():
+                outcome = "expired" if failure.type == EXPIRED else "reject"
+        family("actorwork_deliveries_total").add((title, outcome))
+        if failure.type not in (EXPIRED, CANCELLED):
+            family("actorwork_failures_total").add((title, failure.type))
+            if failure.type == _TIMEOUT:
+                family("actorwork_timeouts_total").add((title,))
+        if outcome != "expired":
+            family("actorwork_process_duration_seconds").observe((title, outcome), seconds)
+        ready = self.ready_at(delivery) if delivery.attempt == 1 else None
+        if ready is not None:
+            whole = max(0.0, self.now() - ready)
+            family("actorwork_wait_duration_seconds").observe((title,), max(0.0, whole - seconds))
+            if outcome != "retry":
+                family("actorwork_end_to_end_duration_seconds").observe((title,), whole)
+        if outcome == "retry":
+            return
+        if delivery.attempt > 1:
+            self._ended_late(account, delivery, outcome)
+        else:
+            family("actorwork_attempts").observe((title, outcome), 1)
+
+    def _ended_late(self, account: _Account, delivery: Delivery, outcome: str) -> None:
+        """Count the end of a message that was tried more than once."""
+        self.registry.family("actorwork_attempts").observe((account.title, outcome), delivery.attempt)
+        history = delivery.headers.get(HISTORY)
+        first = history[0] if isinstance(history, list) and history else None
+        if isinstance(first, dict) and first.get("attempt") == 1 and isinstance(at := first.get("at"), int | float):
+            whole = max(0.0, self.now() - at)
+            self.registry.family("actorwork_end_to_end_duration_seconds").observe((account.title,), whole)
+
+    def _derive(self) -> None:
+        ends = self.registry.family("actorwork_deliveries_total").series
+        for labels, found in items(self.registry.family("actorwork_process_duration_seconds").series):
+            if labels[1] == "ack" and (acked := sum(found[:-1])):
+                ends[labels] = acked
+
+    def _title_of(self, actor_id: str) -> str:
+        return self._titles.get(actor_id, actor_id)
+
+    def _fenced(self, event: events.Fenced) -> None:
+        title = self._title_of(event.actor_id)
+        self.registry.family("actorwork_fenced_total").add((title,))
+        self.registry.family("actorwork_deliveries_total").add((title, "fenced"))
+
+    def _released(self, event: events.Released) -> None:
+        labels = self._title_of(event.actor_id), "handed_back"
+        self.registry.family("actorwork_deliveries_total").add(labels, event.count)
+
+    def _reclaimed(self, event: events.Reclaimed) -> None:
+        reason = "released" if event.previous == _RELEASED else "crash"
+        self.registry.family("actorwork_reclaimed_total").add((self._title_of(event.actor_id), reason), event.count)
+
+    def _buried(self, event: events.DeadLettered) -> None:
+        self.registry.family("actorwork_crashed_messages_total").add((self._title_of(event.actor_id),))
+
+    def _undelivered(self, event: events.Undelivered) -> None:
+        title = self._titles.get(event.actor_id) or _without_marks(event.title)
+        self.registry.family("actorwork_undelivered_total").add((title, event.reason))
+
+    # ---- the tree ----
+
+    def _actor_started(self, event: events.ActorStarted) -> None:
+        self._titles.setdefault(event.actor_id, _without_marks(event.title))
+
+    def _restarting(self, event: events.ChildRestarting) -> None:
+        reason = "ended" if event.error is None else type(event.error).__qualname__
+        self.registry.family("actorwork_restarts_total").add((_without_marks(event.child), reason))
+
+    def _gave_up(self, event: events.GaveUp) -> None:
+        self.registry.family("actorwork_gave_up_total").add((event.supervisor,))
+
+    def _process_hung(self, event: events.ProcessHung | events.HandlerHung) -> None:
+        self._hung.add(event.process)
+
+    def _exited(self, event: events.ChildExited) -> None:
+        error = event.exit.error
+        if isinstance(error, ProcessLost):
+            is_killed_by_system = error.code == -signal.SIGKILL and not error.killed_for
+            reason = "hung" if event.child in self._hung else "oom" if is_killed_by_system else "crash"
+        elif event.child in self._processes and event.exit.kind in (Kind.NORMAL, Kind.SHUTDOWN):
+            reason = "clean"
+        else:
+            return
+        self._hung.discard(event.child)
+        self._process_ended(event.child, reason)
+
+    def _process_started(self, event: events.ProcessStarted) -> None:
+        self._processes.add(event.process)
+
+    def _replaced(self, event: events.ProcessReplaced) -> None:
+        self._process_ended(event.process, event.reason)
+
+    def _process_ended(self, process: str, reason: str) -> None:
+        self.registry.family("actorwork_process_exits_total").add((process_label(process), reason))
+
+    def _stalled(self, event: events.LoopStalled) -> None:
+        if not event.lasts:
+            self.registry.family("actorwork_loop_stalls_total").add(())
+            self.registry.family("actorwork_loop_stalled_seconds_total").add((), event.seconds)
+
+    # ---- the broker ----
+
+    def _lease_lost(self, event: events.LeaseLost) -> None:
+        self.registry.family("actorwork_leases_lost_total").add(())
+
+    def _connected(self, event: events.BrokerBack | events.NodeStarted) -> None:
+        self._is_up = True
+        self.registry.family("actorwork_broker_up").set((), 1)
+
+    def _disconnected(self, event: events.BrokerLost) -> None:
+        # The event comes again with each attempt to connect.
+        if self._is_up:
+            self.registry.family("actorwork_broker_disruptions_total").add(())
+        self._is_up = False
+        self.registry.family("actorwork_broker_up").set((), 0)
+
+    # ---- triggers, limits, pauses ----
+
+    def _fired(self, event: events.TriggerFired) -> None:
+        now, trigger = self.now(), trigger_name(event.title, event.trigger)
+        fired, delays = (
+            self.registry.family("actorwork_triggers_fired_total"),
+            self.registry.family("actorwork_trigger_delay_seconds"),
+        )
+        skipped = len(event.times) - event.kept
+        if skipped:
+            fired.add((trigger, "skipped"), skipped)
+        for nominal in event.times[skipped:]:
+            delay = max(0.0, now - nominal / 1000)
+            delays.observe((), delay)
+            fired.add((trigger, "late" if delay * 1000 > LATE else "fired"))
+
+    def _trouble(self, event: events.TriggerTrouble) -> None:
+        trigger = trigger_name(event.title, event.trigger)
+        self.registry.family("actorwork_triggers_fired_total").add((trigger, "missed"))
+
+    def _circuit(self, event: events.CircuitChanged) -> None:
+        self.registry.family("actorwork_circuit_state").set((event.name,), _STATES[event.state])
+
+    def _paused(self, event: events.PausesChanged) -> None:
+        paused = self.registry.family("actorwork_paused")
+        for pause in event.resumed:
+            paused.drop((pause.kind, pause.name))
+        for pause in event.paused:
+            paused.set((pause.kind, pause.name), 1)
+
+
+def _without_marks(label: str) -> str:
+    """Return the title in the label of a child, whose id and names are unbounded: `account` of `account (ann)`."""
+    return label.partition(" (")[0]
+
+
+def _unknown(_: Delivery) -> None:
+    return None

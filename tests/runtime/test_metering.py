@@ -1,0 +1,98 @@
+"""What a running system counts of itself, at a broker in memory and in simulated time."""
+
+import threading
+from collections.abc import Mapping
+
+import pytest
+import trio
+import trio.testing
+
+from actorwork import Actor, MailboxSettings, Retry, RetryPolicy, Settings, SettingsError, open_system, receive
+from actorwork.telemetry.metrics import Registry
+from actorwork.testing import open_test_system
+
+
+def values(registry: Registry | None, name: str) -> Mapping[tuple[str, ...], float]:
+    assert registry is not None
+    return {
+        tuple(one.labels.values()): one.count if one.kind == "histogram" else one.value
+        for one in registry.read()
+        if one.name == name
+    }
+
+
+class Shop(Actor):
+    """Sleeps, and fails as often as it is told to."""
+
+    settings = Settings(
+        title="shop",
+        sources={"orders"},
+        mailbox=MailboxSettings(capacity=7),
+        retry=RetryPolicy(attempts=3),
+        execution_timeout=50,
+    )
+
+    @receive
+    async def order(self, *, sleep: float = 0.0, fails: int = 0, sends: int = 0, publishes: int = 0) -> None:
+        await trio.sleep(sleep)
+        for _ in range(publishes):
+            self.context.publish("orders", {})
+        if self.context.delivery.attempt <= fails:
+            raise Retry(delay=5)
+
+
+async def test_a_system_counts_what_its_actors_handle(mock_clock: trio.testing.MockClock):
+    async with open_test_system(Shop, metrics=True) as test:
+        metrics = test.system.metrics
+        await test.client.publish("orders", {"sleep": 2})
+        await test.client.publish("orders", {"fails": 1})
+        await test.client.publish("orders", {"publishes": 2})
+        await test.drain(scheduled=True)
+        assert values(metrics, "actorwork_deliveries_total") == {("shop", "ack"): 5, ("shop", "retry"): 1}
+        assert values(metrics, "actorwork_failures_total") == {("shop", "Retry"): 1}
+        assert values(metrics, "actorwork_wait_duration_seconds") == {("shop",): 5}
+        assert values(metrics, "actorwork_end_to_end_duration_seconds") == {("shop",): 5}
+        assert values(metrics, "actorwork_sent_total") == {("orders", "sent"): 2}
+        assert values(metrics, "actorwork_read_messages_total") == {("shop",): 6}
+        assert 1 <= values(metrics, "actorwork_reads_total")["shop",] <= 6
+        assert values(metrics, "actorwork_actors") == {("shop", "running"): 1}
+        assert values(metrics, "actorwork_mailbox_capacity") == {("shop",): 7}
+        assert values(metrics, "actorwork_broker_up") == {(): 1}
+        assert values(metrics, "actorwork_loop_lag_seconds")[()] >= 8
+
+
+async def test_what_is_in_hand_and_what_waits_is_seen_from_another_thread(mock_clock: trio.testing.MockClock):
+    async with open_test_system(Shop, metrics=True) as test:
+        metrics = test.system.metrics
+        shop = test.ref(Shop)
+        for _ in range(3):
+            await test.client.publish("orders", {"sleep": 40})
+        shop.tell_nowait({"sleep": 1})
+        await trio.sleep(30)
+        read: dict[str, Mapping[tuple[str, ...], float]] = {}
+
+        def look() -> None:
+            for name in ("in_hand", "longest_in_hand_seconds", "mailbox_messages", "overdue"):
+                read[name] = values(metrics, f"actorwork_{name}")
+
+        # The loop stands still meanwhile: a thread that it waited for would let the time of the test go on.
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+        assert read["in_hand"] == {("shop",): 1}
+        assert read["longest_in_hand_seconds"]["shop",] == pytest.approx(30, abs=1)
+        assert sum(read["mailbox_messages"].values()) == 3
+        assert read["overdue"] == {}
+
+
+async def test_without_metrics_there_is_nothing_that_could_count(mock_clock: trio.testing.MockClock):
+    async with open_test_system(Shop) as test:
+        assert test.system.metrics is None
+        assert test.system._engine.emit is not None
+        assert not hasattr(test.system._engine.emit, "registry")
+
+
+async def test_metrics_are_on_or_off():
+    with pytest.raises(SettingsError, match="metrics wants True or False, got 'yes'"):
+        async with open_system(Shop, broker="sqlite://", metrics="yes"):  # type: ignore[typeddict-item]
+            pass
