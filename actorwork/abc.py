@@ -170,12 +170,28 @@ class Subscription(Shown):
     """
 
 
+@attrs.frozen(eq=False, repr=False)
+class LeaseState(Value):
+    """How a node's lease stands, as far as the node knows.
+
+    `left` is for how many seconds it holds without a further renewal: negative once it has run out, infinite for a
+    node that needs none. `trouble` is why the last renewal failed, empty if it succeeded.
+    """
+
+    left: float
+    trouble: str = ""
+
+
 class Node(Protocol):
     """One incarnation of a process at a broker."""
 
     @property
     def incarnation(self) -> str:
         """The uuid under which deliveries are owned now; a lost lease brings a new one."""
+        ...
+
+    def lease_state(self) -> LeaseState:
+        """Return how the lease stands. Any thread may ask, also while the loop is blocked."""
         ...
 
     def settle(

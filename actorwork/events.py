@@ -67,6 +67,14 @@ class NodeStopped(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
+class MonitorStarted(_Event):
+    """The monitor of this program listens at `url`, and serves these paths."""
+
+    url: str
+    paths: tuple[str, ...]
+
+
+@attrs.frozen(eq=False, repr=False)
 class LeaseLost(_Event):
     """The node's lease expired: its deliveries are cancelled, and it continues as `successor`."""
 
@@ -450,6 +458,7 @@ class ShutdownStage(_Event):
 Event: TypeAlias = (
     NodeStarted
     | NodeStopped
+    | MonitorStarted
     | LeaseLost
     | BrokerLost
     | BrokerBack

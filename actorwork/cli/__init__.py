@@ -1,5 +1,5 @@
 """The command line: `actorwork run | send | result | cancel | runs | dead | spool | triggers | pause | resume | paused
-| audit | doctor`.
+| audit | health | doctor`.
 
 Exit codes, of every command:
 
@@ -19,7 +19,7 @@ It needs click and rich, which the extra `cli` installs; nothing outside this pa
     spool                        `spool`
     triggers, pausing            `triggers`; `pause`, `resume`, `paused`
     audit                        `audit`
-    doctor                       `doctor`
+    health, doctor               `health`; `doctor`
     brokers                      what every command needs that uses a broker: options, the time limit, errors
     failing                      how a command fails: one sentence, and no traceback but the user's own
     imports, durations, output   MODULE:NAME, 1h30m, tables and JSON

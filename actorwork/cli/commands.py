@@ -8,6 +8,7 @@ from actorwork.cli.audit import audit
 from actorwork.cli.dead_letters import dead
 from actorwork.cli.doctor import doctor
 from actorwork.cli.failing import FailingGroup
+from actorwork.cli.health import health
 from actorwork.cli.pausing import pause, paused, resume
 from actorwork.cli.running import run
 from actorwork.cli.runs import runs
@@ -41,5 +42,5 @@ def actorwork() -> None:
     """  # noqa: D301 - click wants the character itself, to leave the lines below it as they are
 
 
-for command in (run, send, result, cancel, runs, dead, spool, triggers, pause, resume, paused, audit, doctor):
+for command in (run, send, result, cancel, runs, dead, spool, triggers, pause, resume, paused, audit, health, doctor):
     actorwork.add_command(command)

@@ -33,6 +33,22 @@ from actorwork.cli.imports import load_tree
     help="How long a stop may take; 'inf' waits for every handler.",
 )
 @click.option(
+    "--monitor",
+    metavar="HOST:PORT",
+    envvar="ACTORWORK_MONITOR",
+    show_envvar=True,
+    help="Serve this node's health by HTTP, at this address alone: 127.0.0.1:9464.",
+)
+@click.option(
+    "--hang-timeout",
+    type=Duration(least=0.1, most=86400),
+    default="60s",
+    show_default=True,
+    envvar="ACTORWORK_HANG_TIMEOUT",
+    show_envvar=True,
+    help="How long the loop may be blocked until the monitor calls the node dead.",
+)
+@click.option(
     "--only",
     metavar="NAME",
     multiple=True,
@@ -65,6 +81,8 @@ def run(
     broker: str | None,
     lease: float,
     grace: float,
+    monitor: str | None,
+    hang_timeout: float,
     only: tuple[str, ...],
     excluding: tuple[str, ...],
     log_level: str,
@@ -95,4 +113,4 @@ def run(
         except SettingsError as error:
             raise click.UsageError(str(error)) from None
     configure(log_level, log_format)
-    run_tree(loaded, broker=broker, lease=lease, grace=grace)
+    run_tree(loaded, broker=broker, lease=lease, grace=grace, monitor=monitor, hang_timeout=hang_timeout)

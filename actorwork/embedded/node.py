@@ -7,6 +7,7 @@ not fit are released, and keep their places.
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ import attrs
 import trio
 
 from actorwork import events
-from actorwork.abc import EventSink, Subscription
+from actorwork.abc import EventSink, LeaseState, Subscription
 from actorwork.embedded.cursors import Batch, Cursor
 from actorwork.embedded.notes import Note, Notes
 from actorwork.embedded.orders import Writer
@@ -104,6 +105,9 @@ class EmbeddedNode:
     def incarnation(self) -> str:
         return self._incarnation
 
+    def lease_state(self) -> LeaseState:
+        return self._lease.state() if self._intakes else LeaseState(math.inf)
+
     def statistics(self) -> Mapping[str, int]:
         return {**self._counts, "unsettled": self._unsettled}
 
@@ -143,15 +147,13 @@ class EmbeddedNode:
                 # The number is read inside the order: the lease may have been lost, and replaced, a moment ago.
                 await self._writer.ask(lambda store: store.leases.end(lease.number))
             except BrokerError as error:
-                self._emit(
-                    events.BrokerTrouble("releasing the lease", str(error), f"it ends by itself in {lease.length} s")
-                )
+                what_next = f"it ends by itself in {lease.length} s"
+                self._emit(events.BrokerTrouble("releasing the lease", str(error), what_next))
 
     def now(self) -> float:
         return self._writer.wall()
 
     def ready_at(self, delivery: Delivery) -> float | None:
-        """Return since when the message of a delivery was ready, in seconds since the epoch; None if it is unknown."""
         return delivery.token.ready or None
 
     async def stop_intake(self) -> None:

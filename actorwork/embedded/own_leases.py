@@ -12,12 +12,14 @@ processes have had the time to renew their leases; this one renews its own first
 from __future__ import annotations
 
 import math
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Final
 
 import attrs
 
+from actorwork.abc import LeaseState
 from actorwork.embedded.isolation import Isolation
 from actorwork.embedded.store import Store
 
@@ -34,8 +36,20 @@ class Lease:
     """Called in the Trio thread with the incarnation that ended, its successor, and the reason."""
     number: int = 0
     renew_at: float = 0.0
+    renewed_at: float = attrs.field(factory=time.monotonic)
+    """When it was renewed last, by the monotonic clock."""
+    trouble: str = ""
+    """Why it could not be renewed."""
     isolation: Isolation = attrs.field(factory=Isolation)
     """What may be read under it."""
+
+    def state(self) -> LeaseState:
+        """Return how it stands; any thread may ask."""
+        return LeaseState(self.renewed_at + self.length - time.monotonic(), self.trouble)
+
+    def renewed(self, now: float) -> None:
+        self.renewed_at, self.trouble = now, ""
+        self.renew_at = now + self.length / 3
 
 
 @attrs.frozen(eq=False)
@@ -52,7 +66,7 @@ class LostLease:
         lease, before = self.lease, self.lease.incarnation
         lease.incarnation, lease.number = self.incarnation, self.number
         lease.isolation.reset()
-        lease.renew_at = now + lease.length / 3
+        lease.renewed(now)
         return lambda: lease.lost(before, self.incarnation, self.reason)
 
 
@@ -74,7 +88,7 @@ class OwnLeases:
         return min((self._check_at, *(lease.renew_at for lease in self._leases))) if self._leases else math.inf
 
     def add(self, lease: Lease, now: float) -> None:
-        lease.renew_at = now + lease.length / 3
+        lease.renewed(now)
         self._leases.append(lease)
         self._check_at = 0.0
 
@@ -101,11 +115,12 @@ class OwnLeases:
 
     def renewed(self, late: Sequence[Lease], now: float) -> None:
         for lease in late:
-            lease.renew_at = now + lease.length / 3
+            lease.renewed(now)
 
-    def put_off(self, now: float, pause: float) -> None:
+    def put_off(self, now: float, pause: float, trouble: str) -> None:
         """Renew a little later, since the turn that should have done it has failed."""
         for lease in self._leases:
+            lease.trouble = trouble
             lease.renew_at = max(lease.renew_at, now + min(pause, lease.length / 6))
 
     def expired(self, store: Store, now: float, wall: float) -> Sequence[int]:

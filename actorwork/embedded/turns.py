@@ -387,13 +387,13 @@ class Turns:
 
     def _bear(self, error: Exception, now: float) -> list[Notification]:
         """Put off what failed without an order (renewing, promoting, reading); report it every few seconds."""
-        self.leases.put_off(now, TRY_AGAIN)
+        text = str(explained(self._location, error))
+        self.leases.put_off(now, TRY_AGAIN, text)
         self._prune_at = max(self._prune_at, now + FIRST_PRUNE)
         self._rests_until = now + USUAL_POLL
         if now < self._complain_at:
             return []
         self._complain_at = now + COMPLAIN_EVERY
-        text = str(explained(self._location, error))
         return [lambda: self._troubled("reading, and renewing leases,", text)]
 
 

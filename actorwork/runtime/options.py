@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, TypedDict
 import attrs
 
 from actorwork.durations import Duration, as_seconds
-from actorwork.policy.bounds import as_tuple, callables, instance_of, seconds
+from actorwork.policy.bounds import FINITE, as_tuple, callables, instance_of, number, seconds
 from actorwork.runtime.firing import cron_schedule_from
 from actorwork.shown import Value
 
@@ -66,6 +66,10 @@ class SystemOptions(TreeOptions, total=False):
     """A URL, an open broker, or None for the embedded one."""
     loop_stall: Duration
     """For how long the loop may be blocked until that is reported; 0.5 seconds by default, `math.inf` for never."""
+    monitor: str | None
+    """Where the health of the system is served by HTTP: "127.0.0.1:9464"; nowhere by default."""
+    hang_timeout: Duration
+    """For how long the loop may be blocked until the monitor calls the system dead; 60 seconds by default."""
 
 
 class RunOptions(SystemOptions, total=False):
@@ -90,13 +94,18 @@ def refuse_unknown(
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Options(Value):
-    """How a system runs. `lease`, `grace` and `loop_stall` are in seconds; the last two may be infinite."""
+    """How a system runs. `lease`, `grace`, `loop_stall` and `hang_timeout` are in seconds; `grace` and `loop_stall` may
+    be infinite.
+    """
 
     fields_are_arguments: ClassVar = True
 
     lease: float = attrs.field(default=10.0, converter=as_seconds, validator=seconds(0.2))
     grace: float = attrs.field(default=25.0, converter=as_seconds, validator=seconds(0.0))
     loop_stall: float = attrs.field(default=0.5, converter=as_seconds, validator=seconds(0.05))
+    hang_timeout: float = attrs.field(
+        default=60.0, converter=as_seconds, validator=number(0, FINITE, "finite seconds", above=True)
+    )
     middleware: tuple[Middleware, ...] = attrs.field(
         default=(), converter=as_tuple, validator=callables("delivery", "proceed")
     )

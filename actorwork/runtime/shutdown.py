@@ -82,6 +82,16 @@ class StagedShutdown:
     def has_begun(self) -> bool:
         return self._begin_asked.is_set()
 
+    @property
+    def is_drained(self) -> bool:
+        """Whether stages 1 to 3 are over: the node gives up its lease then."""
+        return self._drained.is_set()
+
+    @property
+    def reason(self) -> str:
+        """Why it has begun; empty before that."""
+        return self._reason
+
     # ---- asking for it ----
 
     def drain(self, reason: str, within: float | None) -> None:

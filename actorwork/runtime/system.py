@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import AsyncGenerator, Callable, Hashable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
 
 import trio
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from actorwork.actors.tree.pool import Pool
     from actorwork.runtime.outline import Branch
     from actorwork.telemetry.metrics.registry import Registry
+    from actorwork.telemetry.monitor import MonitorServer
 
 A = TypeVar("A", bound="Actor")
 
@@ -54,6 +55,8 @@ class System:
         self._by_title = engine.members.by_title
         self._root = engine.members.root
         self._pools: dict[RunningSupervisor, PoolRef[Any]] = {}
+        self.monitor: MonitorServer | None = None
+        """What serves the health of this system, if `monitor=` is given; its `url` has the real port."""
 
     def __repr__(self) -> str:
         return f"<system of {', '.join(self._by_title)}>"
@@ -220,8 +223,9 @@ def open_system(tree: object, **options: Unpack[SystemOptions]) -> AbstractAsync
 
         broker                            a URL, an open broker, or None for the embedded one
         lease, grace, loop_stall          10, 25 and 0.5 seconds: a node's lease, the whole staged shutdown, and how
-        long
-                                          the loop may be blocked before that is reported
+                                          long the loop may be blocked before that is reported
+        monitor, hang_timeout             where the system's health is served by HTTP ("127.0.0.1:9464"; by default
+                                          nowhere), and after how long a blocked loop counts as dead there (60 s)
         intensity                         how many restarts the root supervisor allows
         emit                              takes the events; by default they become logs
         middleware, publish_middleware    wrap the deliveries of all actors, and what they publish
@@ -265,6 +269,11 @@ async def open_announced(
     system = System(engine)
     announce(system)
     failure: BaseException | None = None
+    monitor: AbstractContextManager[MonitorServer | None] = nullcontext()
+    if (address := given.get("monitor")) is not None:
+        from actorwork.runtime.monitoring import monitored  # noqa: PLC0415 - see above
+
+        monitor = monitored(engine, address)
 
     @trio.lowlevel.enable_ki_protection
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
@@ -284,19 +293,20 @@ async def open_announced(
 
     reason = "the block was left"
     stopped: ActorStopped | None = None
-    async with open_unwrapping_nursery() as nursery:
-        await nursery.start(run)
-        try:
-            yield system
-        except BaseException as error:
-            reason = f"the block was left by {type(error).__name__}"
-            if not isinstance(error, ActorStopped):
-                raise
-            # The block used an actor that has ended. If it ended with the whole tree, then the failure of the tree is
-            # what the caller has to know; whether it did shows only when the engine has ended.
-            stopped = error
-        finally:
-            system.stop(reason)
+    with monitor as system.monitor:
+        async with open_unwrapping_nursery() as nursery:
+            await nursery.start(run)
+            try:
+                yield system
+            except BaseException as error:
+                reason = f"the block was left by {type(error).__name__}"
+                if not isinstance(error, ActorStopped):
+                    raise
+                # The block used an actor that has ended. If it ended with the whole tree, then the failure of the tree
+                # is what the caller has to know; whether it did shows only when the engine has ended.
+                stopped = error
+            finally:
+                system.stop(reason)
     if (raised := failure or stopped) is not None:
         raise raised
 

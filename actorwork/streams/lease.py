@@ -14,6 +14,7 @@ Each renewal also reads the server's clock; between two renewals this machine's 
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import threading
@@ -23,6 +24,7 @@ from typing import Final
 
 import trio
 
+from actorwork.abc import LeaseState
 from actorwork.failpoints import failpoint
 from actorwork.streams import keys
 from actorwork.streams.transport.address import Address
@@ -61,6 +63,9 @@ class Lease:
         self._owner = f"{socket.gethostname()}:{os.getpid()}"
         self._wake = threading.Event()
         self._is_ending = False
+        self._renewed_at = -math.inf
+        """When the renewal began that succeeded last: it holds for at least its length from there."""
+        self._trouble = ""
         self._ahead = 0.0
         """By how many seconds the server's clock is ahead of this machine's monotonic one."""
         self._taken = trio.Event()
@@ -83,6 +88,10 @@ class Lease:
     def check(self) -> None:
         """Make the thread check now whether it is still held."""
         self._wake.set()
+
+    def state(self) -> LeaseState:
+        """Return how it stands, by this machine's clock; any thread may ask."""
+        return LeaseState(self._renewed_at + self._seconds - time.monotonic(), self._trouble)
 
     def now(self) -> float:
         """Return the server's clock, exact to half the round trip of the last renewal. The lease must have been
@@ -116,11 +125,13 @@ class Lease:
                     connection = self._connect()
                 if _RENEW is not None:
                     _RENEW()
+                began = time.monotonic()
                 if is_held and not self._set(connection, incarnation, "XX"):
                     incarnation, is_held = new_incarnation(), False
                 if not is_held:
                     self._set(connection, incarnation, "NX")
                     is_held = True
+                self._renewed_at, self._trouble = began, ""
                 self._look_at_clock(connection)
                 if incarnation != told:
                     self._tell(self._on_lost, told, incarnation, "the lease ran out or was deleted")
@@ -134,6 +145,7 @@ class Lease:
                     connection.disconnect()
                     connection = None
                 pause = min(pause, _RETRY_EVERY)
+                self._trouble = str(error) or type(error).__name__
                 if not is_troubled:
                     self._tell(self._on_trouble, str(error), f"again every {pause:g} s")
                     is_troubled = True

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import trio
 
-from actorwork.abc import EventSink, Node, Subscription
+from actorwork.abc import EventSink, LeaseState, Node, Subscription
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerTrouble, LeaseLost, Released
 from actorwork.failpoints import failpoint
@@ -114,6 +114,9 @@ class RedisNode(Node):
     @property
     def incarnation(self) -> str:
         return self._incarnation
+
+    def lease_state(self) -> LeaseState:
+        return self._lease.state()
 
     def statistics(self) -> Mapping[str, int]:
         return attrs.asdict(self._counters)

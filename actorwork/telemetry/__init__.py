@@ -1,8 +1,11 @@
-"""What an operator sees of a node: logs and metrics. Read top-down:
+"""What an operator sees of a node: logs, metrics and health. Read top-down:
 
 logs         LogSink: the events of a node, to the standard library's logging
 sentences    what a line says of an event: pure
 configuring  logging for a program that has not set it up
 formatting   lines of text for people, lines of JSON for programs
 metrics/     counters, gauges and histograms, for Prometheus and others
+monitor      a small HTTP server in a thread of its own
+health       whether a node is live, ready, started: pure
+heartbeat    whether a loop turns, as another thread sees it
 """

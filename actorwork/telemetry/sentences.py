@@ -67,6 +67,8 @@ def sentence_of(event: events.Event, broker: str = "") -> Sentence:
             return Sentence(logging.WARNING, text, (span(seconds),))
         case events.NodeStopped(seconds=seconds):
             return Sentence(logging.INFO, "the node stopped cleanly in %s", (span(seconds),))
+        case events.MonitorStarted(url=url, paths=paths):
+            return Sentence(logging.INFO, "the monitor listens at %s and serves %s", (url, ", ".join(paths)))
         case events.LeaseLost(incarnation=incarnation, successor=successor, reason=reason):
             text = (
                 "the lease of node %s is lost (%s): its deliveries are cancelled and other nodes run them again; "

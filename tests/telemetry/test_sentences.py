@@ -32,6 +32,11 @@ EVERY_EVENT: list[tuple[events.Event, str, str]] = [
     (events.NodeStarted("9a3c", "redis://localhost", ("greeter", "cleaner")), "INFO", "reads for greeter, cleaner"),
     (events.NodeStopped(0.25, forced=False), "INFO", "stopped cleanly in 250 ms"),
     (events.NodeStopped(25.0, forced=True), "WARNING", "by force after 25 s"),
+    (
+        events.MonitorStarted("http://127.0.0.1:9464", ("/live", "/ready")),
+        "INFO",
+        "listens at http://127.0.0.1:9464 and serves /live, /ready",
+    ),
     (events.LeaseLost("9a3c", "b001", "not renewed for 10 s"), "ERROR", "this process continues as node b001"),
     (events.BrokerLost("ConnectionRefusedError", 2.0), "WARNING", "trying again in 2 s"),
     (events.BrokerBack("redis://localhost"), "INFO", "connected to the broker at redis://localhost"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import trio
@@ -22,6 +23,18 @@ from actorwork.testing.conformance.fake_consumer import (
 
 
 class OwnershipTests(ContractTests):
+    async def test_a_node_knows_in_any_thread_that_its_lease_holds(self) -> None:
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
+            states = [consumer.node.lease_state()]
+            # Blocking the loop, as the code may that makes others ask.
+            thread = threading.Thread(target=lambda: states.append(consumer.node.lease_state()))
+            thread.start()
+            thread.join()
+            assert len(states) == 2, "asked in another thread, it raised"
+            for state in states:
+                assert state.left > 0
+                assert not state.trouble
+
     async def test_a_message_handed_back_keeps_its_place_and_its_count(self) -> None:
         sent = self.envelopes("orders", 6)
         async with self.open_broker() as broker:
