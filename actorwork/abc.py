@@ -33,6 +33,7 @@ from actorwork.message import (
     PauseKind,
     Progress,
     Status,
+    TriggerChanges,
     TriggerDefinition,
     TriggerRecord,
 )
@@ -456,10 +457,11 @@ class Firing(Value):
     fired         this attempt fired; `kept` of its messages are new
     decided       another node has decided meanwhile
     superseded    the trigger has another schedule by now
+    changed       a user has changed it by hand since
     unknown       the broker has no such trigger
     """
 
-    outcome: Literal["fired", "decided", "superseded", "unknown"]
+    outcome: Literal["fired", "decided", "superseded", "changed", "unknown"]
     last: int = 0
     kept: int = 0
 
@@ -471,17 +473,46 @@ class Triggers(Protocol):
         """Register all triggers of the actor whose own source this is; return their records.
 
         The first registration of each is kept. A changed schedule begins now: times that the old one missed do not
-        fire. A trigger that the actor no longer declares is kept, marked as not declared.
+        fire. A trigger that the actor no longer declares is kept, marked as not declared. What users have changed by
+        hand stays in force.
         """
         ...
 
     async def fire(
-        self, definition: TriggerDefinition, *, decided: int, last: int, messages: Sequence[Envelope]
+        self,
+        definition: TriggerDefinition,
+        *,
+        decided: int,
+        last: int,
+        messages: Sequence[Envelope],
+        revision: int = 0,
     ) -> Firing:
         """Store messages and mark `last` as decided, in one step, if `decided` still was and the schedule is the same.
 
-        A second call after a lost reply returns "decided".
+        `definition` is the trigger as its code declares it (`TriggerRecord.stored`), and `revision` that of the record
+        that the messages were made from. A second call after a lost reply returns "decided".
         """
+        ...
+
+    async def amend(
+        self,
+        definition: TriggerDefinition,
+        changes: TriggerChanges | None,
+        *,
+        revision: int,
+        is_put: bool,
+        begins_now: bool = False,
+    ) -> TriggerRecord | None:
+        """Replace what users have changed of a trigger, if its revision is still this one; return its record then.
+
+        A trigger that does not exist has the revision 0, and is stored. `definition` is stored if no code declares the
+        trigger. With `begins_now` all times up to now are decided. Nodes obey within a second or two. Cancelled, or
+        failed: it may have taken effect, and nodes may not know it before the trigger fires or is amended again.
+        """
+        ...
+
+    async def changes(self) -> int:
+        """Return a number that is another one after each `amend` and `forget`; 0 if there was none so far."""
         ...
 
     async def skip(self, source: str, id: str) -> bool:

@@ -10,7 +10,7 @@ Events of the processes of a tree arrive at the `emit=` of the program too; thei
 
 from __future__ import annotations
 
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import attrs
 
@@ -427,6 +427,22 @@ class TriggerTrouble(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
+class TriggerChanged(_Event):
+    """This node has learnt what users did to a trigger by hand, and fires it accordingly from now on.
+
+    `action` is "put", "changed" (the `parts` say what), "reset" or "deleted"; `by` is the user, if that is known.
+    """
+
+    actor_id: str
+    title: str
+    trigger_id: str
+    trigger: str
+    action: Literal["put", "changed", "reset", "deleted"]
+    parts: tuple[str, ...] = ()
+    by: str = ""
+
+
+@attrs.frozen(eq=False, repr=False)
 class PausesChanged(_Event):
     """This node has learnt of changed pauses: those new in `paused`, and those that ended in `resumed`."""
 
@@ -492,6 +508,7 @@ Event: TypeAlias = (
     | CircuitChanged
     | TriggerFired
     | TriggerTrouble
+    | TriggerChanged
     | PausesChanged
     | Undelivered
     | ShutdownStage

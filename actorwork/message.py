@@ -378,11 +378,37 @@ class TriggerDefinition(Value):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
+class TriggerChanges(Value):
+    """What a user has changed of a trigger by hand: the parts that are not None, and those in `details`.
+
+    `data` and `type` are its message, and change together. `by` made the last change, at a time in seconds since the
+    epoch, by the broker's clock.
+    """
+
+    schedule: str | None = None
+    data: bytes | None = None
+    type: str | None = None
+    details: Mapping[str, Json] = NO_HEADERS
+    is_on: bool | None = None
+    by: str = ""
+    reason: str = ""
+    at: float = 0.0
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names of what is changed."""
+        named = {"schedule": self.schedule, "message": self.data, "is_on": self.is_on}
+        return (*(name for name, value in named.items() if value is not None), *self.details)
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class TriggerRecord(Value):
     """A trigger as a broker stores it; times in milliseconds since the epoch.
 
-    `registered` is when it was first registered, `last` the last decided nominal time, `fired` how often it fired.
-    `is_declared` is false once its actor has started without it.
+    `definition` is what is in force, `registered` when it was first registered, `last` the last decided nominal time,
+    `fired` how often it fired. `is_declared` is false once its actor has started without it. A user may have put it
+    there (`is_put`), whether or not code declares it, or may have made `changes` to what the code declares, which then
+    is in `code`. `revision` is another one after each of these, and 0 before the first.
     """
 
     definition: TriggerDefinition
@@ -390,6 +416,20 @@ class TriggerRecord(Value):
     last: int
     fired: int = 0
     is_declared: bool = True
+    is_put: bool = False
+    changes: TriggerChanges | None = None
+    code: TriggerDefinition | None = None
+    revision: int = 0
+
+    @property
+    def is_on(self) -> bool:
+        """Whether no user has turned it off."""
+        return self.changes is None or self.changes.is_on is not False
+
+    @property
+    def stored(self) -> TriggerDefinition:
+        """What the code declares; of a trigger that no code declares, what is in force."""
+        return self.definition if self.code is None else self.code
 
 
 class MessageIds:

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
     from actorwork.abc import Broker, FunctionActor
     from actorwork.actors.actor import Actor
+    from actorwork.blocking.triggers import Triggers
     from actorwork.clients.receipts import Receipt as AsyncReceipt
     from actorwork.clients.refs import Prepared as AsyncPrepared, StreamRef
     from actorwork.clients.runs import Run as AsyncRun
     from actorwork.durations import Duration
-    from actorwork.message import Message, MessageInfo, Pause, Status, TriggerRecord, Untyped
+    from actorwork.message import Message, MessageInfo, Pause, Status, Untyped
     from actorwork.policy.runs.values import RunInfo, StepInfo
     from actorwork.policy.sending import SendOptions, SubmitOptions
     from actorwork.state.lock import Held as AsyncHeld, Lock as AsyncLock
@@ -148,9 +149,12 @@ class Client:
         """Return what is paused, oldest first."""
         return run(self._client.paused())
 
-    def triggers(self) -> Sequence[TriggerRecord]:
-        """Return all triggers that the broker knows, by actor and title."""
-        return run(self._client.triggers())
+    @property
+    def triggers(self) -> Triggers:
+        """The triggers at the broker: `client.triggers()` lists them, and its methods put and change them."""
+        from actorwork.blocking.triggers import Triggers  # noqa: PLC0415 - rare
+
+        return Triggers(self._client.triggers)
 
     def run_trigger(self, actor: type[Actor] | str, trigger: str) -> str:
         """Send the message of a trigger now, whatever its schedule says; return the message's id."""

@@ -17,7 +17,8 @@ It needs click and rich, which the extra `cli` installs; nothing outside this pa
     runs                         `runs`: the runs of workflows
     dead_letters                 `dead`; selecting: which letters; letters: a letter as JSON, in files and on screen
     spool                        `spool`
-    triggers, pausing            `triggers`; `pause`, `resume`, `paused`
+    triggers, trigger_changes    `triggers`; put, change, reset and delete them by hand
+    pausing                      `pause`, `resume`, `paused`
     audit                        `audit`
     health, doctor               `health`; `doctor`
     brokers                      what every command needs that uses a broker: options, the time limit, errors

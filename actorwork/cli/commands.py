@@ -15,7 +15,7 @@ from actorwork.cli.runs import runs
 from actorwork.cli.sending import send
 from actorwork.cli.spool import spool
 from actorwork.cli.submitted import cancel, result
-from actorwork.cli.triggers import triggers
+from actorwork.cli.trigger_changes import triggers as triggers
 
 
 @click.group(cls=FailingGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from actorwork.message import Pause, PauseKind, TriggerRecord
 
 
-@click.group(short_help="Look at triggers, run them, pause them.")
+@click.group(short_help="Look at triggers, run, pause and change them.")
 def triggers() -> None:
     """Look at triggers: when they fire next and how often they have fired; run one now, pause it, forget it.
 
     ACTOR is an actor's title, TITLE that of its trigger, as `triggers ls` shows them. The broker knows a trigger since
-    a node that declares it started for the first time. A trigger that no program declares any more is `vanished`.
+    a node that declares it started for the first time. A trigger that no program declares any more is `vanished`. Users
+    put and change triggers by hand, too; BY HAND says what they have changed.
     """
 
 
@@ -41,13 +42,14 @@ def list_them(actor: str | None, *, broker: str | None, timeout: float, json_out
         click.echo(f"no triggers{f' of {actor!r}' if actor else ''}")
     else:
         print_table(
-            ("ACTOR", "TITLE", "SCHEDULE", "STATE", "FIRED", "LAST", "NEXT"),
+            ("ACTOR", "TITLE", "SCHEDULE", "STATE", "BY HAND", "FIRED", "LAST", "NEXT"),
             [
                 (
                     one.record.definition.actor,
                     one.record.definition.title,
                     schedule_text(one.record),
                     one.state,
+                    one.by_hand,
                     str(one.record.fired),
                     moment(one.record.last / 1000) if one.record.last > one.record.registered else "",
                     ", ".join(coming(one)),

@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 from actorwork import settings
 from actorwork.abc import Broker, EventSink, FunctionActor
 from actorwork.actors.handlers.table import handlers_of
-from actorwork.actors.tree.hooks import Hooks, no_title
+from actorwork.actors.tree.hooks import Hooks
 from actorwork.clients.identity import whoami
 from actorwork.clients.receipts import Receipt
 from actorwork.clients.refs import StreamRef
 from actorwork.clients.sender import Sender, source_name
+from actorwork.clients.titles import title_of
 from actorwork.durations import Duration
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerAdvice
-from actorwork.message import Pause, PauseKind, TriggerRecord
+from actorwork.message import Pause, PauseKind
 from actorwork.policy.pauses import trigger_name
 from actorwork.policy.schedule import milliseconds
 from actorwork.policy.sending import PLAIN, Sending, SendOptions
@@ -35,6 +36,7 @@ from actorwork.triggers.declared import find_trigger, message_now
 if TYPE_CHECKING:
     from actorwork.actors.actor import Actor
     from actorwork.clients.runs import Run
+    from actorwork.clients.triggers import Triggers
     from actorwork.policy.runs.values import RunInfo, Status
     from actorwork.state.lock import Lock
     from actorwork.workflows.flow import Flow
@@ -137,9 +139,12 @@ class Client:
         """Return what is paused, oldest first."""
         return await (await self._sender.reached()).pauses.list()
 
-    async def triggers(self) -> Sequence[TriggerRecord]:
-        """Return all triggers that the broker knows, by actor and title."""
-        return await (await self._sender.reached()).triggers.list()
+    @property
+    def triggers(self) -> Triggers:
+        """The triggers at the broker: `await client.triggers()` lists them, and its methods put and change them."""
+        from actorwork.clients.triggers import Triggers  # noqa: PLC0415 - rare
+
+        return Triggers(self._sender)
 
     async def run_trigger(self, actor: type[Actor] | str, trigger: str) -> str:
         """Send the message of a trigger now, whatever its schedule says; return the message's id.
@@ -261,13 +266,3 @@ def _what(
     if trigger is not None:
         return "trigger", trigger_name(title, trigger)
     return ("triggers" if triggers else "actor"), title
-
-
-def title_of(actor: type[Hooks] | str) -> str:
-    """Return the title of an actor, by which other programs know it; raise `TypeError` if it has none."""
-    title = actor if isinstance(actor, str) else getattr(getattr(actor, "settings", None), "title", None)
-    if not title:
-        if isinstance(actor, type) and issubclass(actor, Hooks):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(no_title(actor))
-        raise TypeError(f"an actor is named by its class or its title, got {actor!r}")
-    return title

@@ -111,6 +111,8 @@ SCHEMA: Final = (
         received real, started real, ended real, expires real, progress text, failure text,
         reason text not null default '', primary key (id, source)) without rowid""",
     "create index if not exists states_by_expiry on states (expires) where expires is not null",
+    # How often users have changed triggers by hand: one row, once they have (triggers.py).
+    "create table if not exists trigger_changes (only integer primary key, number integer not null)",
     # What users did (audit.py).
     """create table if not exists audit (
         entry integer primary key autoincrement, at real not null, who text not null, role text not null,
@@ -143,6 +145,11 @@ COLUMNS: Final[tuple[tuple[str, str, str], ...]] = (
     ("dead", "key", "text"),
     ("dead", "channel", "integer"),
     ("waits", "gathers", "integer not null default 0"),
+    # What users have changed by hand, as JSON, and when (triggers.py).
+    ("triggers", "changes", "text"),
+    ("triggers", "changed", "integer"),
+    ("triggers", "revision", "integer not null default 0"),
+    ("triggers", "put", "integer not null default 0"),
     # Why a message that was in flight then was cancelled, as JSON.
     ("states", "cancelled", "text"),
 )

@@ -11,10 +11,12 @@ from actorwork.abc import Firing
 from actorwork.embedded.asking import Asked
 from actorwork.embedded.rows import row_of
 from actorwork.embedded.store import Store
-from actorwork.message import Envelope, Pause, PauseKind, TriggerDefinition, TriggerRecord
+from actorwork.message import Envelope, Pause, PauseKind, TriggerChanges, TriggerDefinition, TriggerRecord
 from actorwork.policy.pauses import concerned
 
-_FACTS: Final = "source, id, actor, title, schedule, data, type, details, registered, last, fired, declared"
+_DEFINITION: Final = "source, id, actor, title, schedule, data, type, details"
+_STATE: Final = "registered, last, fired, declared, changes, changed, revision, put"
+_FACTS: Final = f"{_DEFINITION}, {_STATE}"
 
 
 class EmbeddedTriggers:
@@ -33,17 +35,54 @@ class EmbeddedTriggers:
 
         return await self._writer.ask(register)
 
+    async def amend(
+        self,
+        definition: TriggerDefinition,
+        changes: TriggerChanges | None,
+        *,
+        revision: int,
+        is_put: bool,
+        begins_now: bool = False,
+    ) -> TriggerRecord | None:
+        from actorwork.policy.amending import changes_as_json  # noqa: PLC0415 - most programs never change one
+
+        made = None if changes is None else changes_as_json(changes)
+
+        def amend(store: Store) -> TriggerRecord | None:
+            return _amend(store, definition, made, revision, is_put=is_put, begins_now=begins_now)
+
+        record: TriggerRecord | None = await self._writer.ask(amend)
+        if record is not None:
+            _tell(self._writer)
+        return record
+
+    async def changes(self) -> int:
+        return await self._writer.ask(
+            lambda store: store.execute("select coalesce(sum(number), 0) from trigger_changes").fetchone()[0],
+            writes=False,
+        )
+
     async def fire(
-        self, definition: TriggerDefinition, *, decided: int, last: int, messages: Sequence[Envelope]
+        self,
+        definition: TriggerDefinition,
+        *,
+        decided: int,
+        last: int,
+        messages: Sequence[Envelope],
+        revision: int = 0,
     ) -> Firing:
         rows = [row_of(message) for message in messages]
         key = (definition.source, definition.id)
 
         def fire(store: Store) -> Firing:
-            row = store.execute("select schedule, last from triggers where source = ? and id = ?", key).fetchone()
+            row = store.execute(
+                "select schedule, last, revision from triggers where source = ? and id = ?", key
+            ).fetchone()
             if row is None:
                 return Firing("unknown")
-            schedule, stands = row
+            schedule, stands, newest = row
+            if newest != revision:
+                return Firing("changed", stands)
             if schedule != definition.schedule:
                 return Firing("superseded", stands)
             if stands != decided:
@@ -64,9 +103,12 @@ class EmbeddedTriggers:
 
     async def forget(self, source: str, id: str) -> bool:
         def forget(store: Store) -> bool:
+            _note_change(store)
             return store.execute("delete from triggers where source = ? and id = ?", (source, id)).rowcount == 1
 
-        return await self._writer.ask(forget)
+        was_there: bool = await self._writer.ask(forget)
+        _tell(self._writer)
+        return was_there
 
 
 class EmbeddedPauses:
@@ -90,7 +132,7 @@ class EmbeddedPauses:
             return Pause(*row)
 
         found: Pause = await self._writer.ask(pause)
-        self._tell()
+        _tell(self._writer)
         return found
 
     async def resume(self, kind: PauseKind, name: str = "") -> bool:
@@ -103,7 +145,7 @@ class EmbeddedPauses:
             return done
 
         done: bool = await self._writer.ask(resume)
-        self._tell()
+        _tell(self._writer)
         return done
 
     async def list(self) -> Sequence[Pause]:
@@ -121,10 +163,6 @@ class EmbeddedPauses:
         finally:
             self._writer.turns.watched.pauses.remove(changed)
 
-    def _tell(self) -> None:
-        for changed in self._writer.turns.watched.pauses:
-            changed()
-
 
 def records_of(store: Store) -> Sequence[TriggerRecord]:
     """Return all triggers, by actor and title. Needs no transaction."""
@@ -133,20 +171,80 @@ def records_of(store: Store) -> Sequence[TriggerRecord]:
 
 
 def _register(store: Store, definition: TriggerDefinition) -> TriggerRecord:
+    before = _find(store, definition)
     now = round(store.now * 1000)
-    key = (definition.source, definition.id)
-    row = store.execute(
-        "select schedule, registered, last, fired from triggers where source = ? and id = ?", key
-    ).fetchone()
-    schedule, registered, last, fired = row or (definition.schedule, now, now, 0)
-    if schedule != definition.schedule:
-        last = max(last, now)  # What an earlier schedule has missed does not fire.
-    facts = (definition.actor, definition.title, definition.schedule, definition.data, definition.type)
+    if before is None:
+        registered = last = now
+    else:
+        registered, last = before.registered, before.last
+        is_schedule_changed_by_hand = before.changes is not None and before.changes.schedule is not None
+        if before.stored.schedule != definition.schedule and not is_schedule_changed_by_hand:
+            last = max(last, now)  # What an earlier schedule has missed does not fire.
+    _define(store, definition, registered, last, declared=True)
+    found = _find(store, definition)
+    assert found is not None  # noqa: S101 - for type checkers: it was just stored
+    return found
+
+
+def _amend(
+    store: Store, definition: TriggerDefinition, made: str | None, revision: int, *, is_put: bool, begins_now: bool
+) -> TriggerRecord | None:
+    before = _find(store, definition)
+    if revision != (0 if before is None else before.revision):
+        return None
+    now = round(store.now * 1000)
+    if before is None or not before.is_declared:
+        registered, last = (now, now) if before is None else (before.registered, before.last)
+        _define(store, definition, registered, last, declared=False)
+    if begins_now:
+        _skip(store, definition.source, definition.id)
+    # A revision is used once, even if the trigger is deleted and comes back.
     store.execute(
-        f"insert or replace into triggers ({_FACTS}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1)",
-        (*key, *facts, json.dumps(dict(definition.details)), registered, last, fired),
+        "update triggers set changes = ?, changed = ?, revision = ?, put = ? where source = ? and id = ?",
+        (made, now, max(now, revision + 1), is_put, definition.source, definition.id),
     )
-    return TriggerRecord(definition=definition, registered=registered, last=last, fired=fired)
+    _note_change(store)
+    return _find(store, definition)
+
+
+def _define(store: Store, definition: TriggerDefinition, registered: int, last: int, *, declared: bool) -> None:
+    """Store what a trigger is, and keep what users have changed of it."""
+    store.execute(
+        f"insert into triggers ({_DEFINITION}, registered, last, fired, declared)"
+        " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)"
+        " on conflict (source, id) do update set actor = excluded.actor, title = excluded.title,"
+        " schedule = excluded.schedule, data = excluded.data, type = excluded.type, details = excluded.details,"
+        " last = excluded.last, declared = excluded.declared",
+        (
+            definition.source,
+            definition.id,
+            definition.actor,
+            definition.title,
+            definition.schedule,
+            definition.data,
+            definition.type,
+            json.dumps(dict(definition.details)),
+            registered,
+            last,
+            declared,
+        ),
+    )
+
+
+def _find(store: Store, definition: TriggerDefinition) -> TriggerRecord | None:
+    row = store.execute(
+        f"select {_FACTS} from triggers where source = ? and id = ?", (definition.source, definition.id)
+    ).fetchone()
+    return None if row is None else _record(row)
+
+
+def _note_change(store: Store) -> None:
+    store.execute("insert into trigger_changes values (1, 1) on conflict (only) do update set number = number + 1")
+
+
+def _tell(writer: Asked) -> None:
+    for changed in writer.turns.watched.pauses:
+        changed()
 
 
 def _skip(store: Store, source: str, id: str) -> bool:
@@ -157,9 +255,12 @@ def _skip(store: Store, source: str, id: str) -> bool:
 
 
 def _record(row: Any) -> TriggerRecord:
-    source, name, actor, title, schedule, data, kind, details, registered, last, fired, declared = row
-    return TriggerRecord(
-        definition=TriggerDefinition(
+    from actorwork.policy.amending import record_of  # noqa: PLC0415 - most nodes have no triggers
+
+    source, name, actor, title, schedule, data, kind, details, *state = row
+    registered, last, fired, declared, changes, changed, revision, put = state
+    return record_of(
+        TriggerDefinition(
             source=source,
             id=name,
             actor=actor,
@@ -173,4 +274,8 @@ def _record(row: Any) -> TriggerRecord:
         last=last,
         fired=fired,
         is_declared=bool(declared),
+        changes=changes,
+        changed=changed,
+        revision=revision,
+        is_put=bool(put),
     )

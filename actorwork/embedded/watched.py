@@ -1,4 +1,4 @@
-"""What tasks of this process want to hear of: that something was paused, that a message or a run has changed.
+"""What tasks of this process want to hear of: changes of pauses, triggers, messages and runs.
 
 What this process changes itself is known when it is committed. What another process changes is found by comparing
 versions, after its commit has been noticed.
@@ -23,7 +23,7 @@ class Watched:
 
     def __init__(self) -> None:
         self.pauses: list[Callable[[], object]] = []
-        """Called when another process has paused or resumed something."""
+        """Called when another process has paused or resumed something, or changed a trigger."""
         self.asked: list[tuple[str, Callable[[], object]]] = []
         """The nodes of this process that listen for commands, and what is called for each."""
         self._topics: dict[Topic, tuple[Tell, ...]] = {}
@@ -57,7 +57,9 @@ class Watched:
         """Return whom to tell of what another process may have changed. Needs no transaction."""
         told: list[Tell] = []
         if self.pauses:
-            pauses = store.execute("select count(*), total(at) from pauses").fetchone()
+            pauses = store.execute(
+                "select count(*), total(at), (select total(number) from trigger_changes) from pauses"
+            ).fetchone()
             if pauses != self._pauses:
                 self._pauses = pauses
                 told.append(self._tell_of_pauses)

@@ -12,7 +12,7 @@ import attrs
 from actorwork.inspection.words import duration, moment
 
 if TYPE_CHECKING:
-    from actorwork.message import Pause, TriggerRecord
+    from actorwork.message import Pause, TriggerDefinition, TriggerRecord
 
 
 NEXT: Final = 5
@@ -28,7 +28,18 @@ class Known:
 
     @property
     def state(self) -> str:
-        return "paused" if self.paused else "on" if self.record.is_declared else "vanished"
+        record = self.record
+        if not (record.is_declared or record.is_put):
+            return "vanished"
+        return "paused" if self.paused else "on" if record.is_on else "off"
+
+    @property
+    def by_hand(self) -> str:
+        """What users have done to it, in a word or a few; "" if nothing."""
+        changes = self.record.changes
+        if changes is None:
+            return ""
+        return "put" if self.record.is_put else f"changed: {', '.join(changes.parts)}"
 
 
 def known_triggers(records: Sequence[TriggerRecord], pauses: Sequence[Pause]) -> list[Known]:
@@ -42,8 +53,12 @@ def known_triggers(records: Sequence[TriggerRecord], pauses: Sequence[Pause]) ->
 
 
 def schedule_text(record: TriggerRecord) -> str:
-    """Return a schedule in the notation of its declaration."""
-    schedule = json.loads(record.definition.schedule)
+    """Return the schedule that is in force, in the notation of its declaration."""
+    return _in_words(record.definition)
+
+
+def _in_words(definition: TriggerDefinition) -> str:
+    schedule = json.loads(definition.schedule)
     if "every" in schedule:
         return f"every {duration(schedule['every'])}"
     zone = "" if schedule["timezone"] == "UTC" else f" {schedule['timezone']}"
@@ -76,6 +91,7 @@ def in_json(one: Known) -> dict[str, Any]:
         "source": definition.source,
         "schedule": schedule_text(record),
         "state": one.state,
+        "by_hand": one.by_hand,
         **{name: value for name, value in definition.details.items() if name != "priority"},
         "type": definition.type,
         "message": definition.data.decode("utf-8", "backslashreplace"),
@@ -83,4 +99,25 @@ def in_json(one: Known) -> dict[str, Any]:
         "last": moment(record.last / 1000),
         "fired": record.fired,
         "next": coming(one),
+        **_changes_in_json(record),
     }
+
+
+def _changes_in_json(record: TriggerRecord) -> dict[str, Any]:
+    """Return who changed a trigger last, when and why, and what the code declares; nothing if no user has."""
+    changes, code = record.changes, record.code
+    if changes is None or code is None:
+        return {}
+    found: dict[str, Any] = {
+        "changed_by": changes.by,
+        "changed_at": moment(changes.at),
+        "changed_because": changes.reason,
+    }
+    if record.is_declared:
+        found["code"] = {
+            "schedule": _in_words(code),
+            **{name: value for name, value in code.details.items() if name != "priority"},
+            "type": code.type,
+            "message": code.data.decode("utf-8", "backslashreplace"),
+        }
+    return found

@@ -87,8 +87,8 @@ def _processes_in(spec: Spec) -> Iterator[Process]:
 
 def _check_triggers(actor: type, settings: Settings, cron_schedule: AbstractCronSchedule | None) -> None:
     # Imported here: a tree without triggers starts faster without them.
+    from actorwork.triggers.custom import next_execution  # noqa: PLC0415
     from actorwork.triggers.declared import declared_by, headers_for  # noqa: PLC0415
-    from actorwork.triggers.scheduler import next_execution  # noqa: PLC0415
 
     table = handlers_of(actor)
     for declared in declared_by(settings, cron_schedule):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, NoReturn, cast
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Final, NoReturn, cast
 
 import trio
 
@@ -15,6 +15,9 @@ from actorwork.settings import Settings
 if TYPE_CHECKING:
     from actorwork.runtime.pausing import Pausing
     from actorwork.triggers.declared import Declared
+
+AGAIN: Final = 10.0
+"""Seconds until a question that failed is asked again."""
 
 
 def cron_schedule_from(given: object) -> AbstractCronSchedule | None:
@@ -44,31 +47,55 @@ async def fire_triggers(
         declared = [one for settings in actors for one in declared_by(settings, cron_schedule)]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_remove_undeclared, broker, actors, emit)
-        if declared:
-            nursery.start_soon(_schedule, broker, node, declared, pausing, emit, cron_schedule)
+        nursery.start_soon(_schedule, broker, node, actors, declared, pausing, emit, cron_schedule)
 
 
 async def _schedule(
     broker: Broker,
     node: Node,
-    declared: list[Declared],
+    actors: Sequence[Settings],
+    declared: Sequence[Declared],
     pausing: Pausing,
     emit: EventSink,
     cron_schedule: AbstractCronSchedule | None,
 ) -> NoReturn:
+    if not declared:
+        await _wait_put(broker, {settings.default_source for settings in actors}, pausing, emit)
     from actorwork.triggers.scheduler import Scheduler  # noqa: PLC0415 - as above
 
     scheduler = Scheduler(
         broker.triggers,
+        actors,
         declared,
         now=node.now,
         status=pausing,
         emit=emit,
         cron_schedule=cron_schedule,
-        looks_again=not broker.pauses.is_certain,
     )
     pausing.changed = scheduler.wake
+    pausing.looked = scheduler.look
     await scheduler.run()
+
+
+async def _wait_put(broker: Broker, sources: Collection[str], pausing: Pausing, emit: EventSink) -> None:
+    """Wait until a user has put a trigger at the broker by hand that sends to one of these sources."""
+    known = 0
+    while True:
+        looked = trio.Event()
+        pausing.looked = looked.set
+        try:
+            number = await broker.triggers.changes()
+            if number != known:
+                records = await broker.triggers.list()
+                if any(one.is_put and one.definition.source in sources for one in records):
+                    return
+                known = number
+        except BrokerError as error:
+            emit(BrokerTrouble("looking for triggers that were put by hand", str(error), f"again in {AGAIN:g} s"))
+            with trio.move_on_after(AGAIN):
+                await looked.wait()
+            continue
+        await looked.wait()
 
 
 async def _remove_undeclared(broker: Broker, actors: Iterable[Settings], emit: EventSink) -> None:

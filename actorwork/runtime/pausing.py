@@ -40,9 +40,18 @@ class Pausing:
         self._notified = trio.Event()
         self.changed: Callable[[], object] = _do_nothing
         """Called after each change of what is paused."""
+        self.looked: Callable[[], object] = _do_nothing
+        """Called each time the node has asked what is paused: triggers may have been changed as well.
+
+        They are announced together, and looked at together where an announcement may get lost.
+        """
 
     def __repr__(self) -> str:
         return f"<Pausing: {', '.join(map(str, self._known)) or 'nothing'}>"
+
+    @property
+    def is_certain(self) -> bool:
+        return self._pauses.is_certain
 
     @property
     def age(self) -> float:
@@ -67,6 +76,7 @@ class Pausing:
             self._asked_at = began
             return
         self._asked_at = began
+        self.looked()
         before, self._known = self._known, found
         old, new = {(one.kind, one.name) for one in before}, {(one.kind, one.name) for one in found}
         if old == new:

@@ -40,8 +40,9 @@
     actorwork:rate:<name>                         a rate over all nodes: the moment of the next one
     actorwork:{<source>}:trigger:<id>             a trigger that sends to this source, a hash
     actorwork:triggers                            all of them, a set of source and id
+    actorwork:triggers:changes                    how often users have changed any of them by hand
     actorwork:paused                              what is paused, a hash
-    actorwork:pauses                              a channel: something was paused or resumed
+    actorwork:pauses                              a channel: something was paused or resumed, a trigger changed
     actorwork:slots:<name>                        the holders of a semaphore over all nodes
     actorwork:audit                               what users did, a stream
 
@@ -69,6 +70,7 @@ LEASES: Final = "actorwork:node:"
 REPLIES: Final = "actorwork:reply:"
 ATTEND: Final = "actorwork:attend"
 TRIGGERS: Final = "actorwork:triggers"
+TRIGGER_CHANGES: Final = "actorwork:triggers:changes"
 FLOWS: Final = "actorwork:flows"
 AUDIT: Final = "actorwork:audit"
 SENT_AT_ONCE: Final = 500

@@ -207,6 +207,8 @@ def sentence_of(event: events.Event, broker: str = "") -> Sentence:
             text = "the trigger %r of %r cannot fire: %s; %s"
             fields = {"actor_id": actor_id, "actor": title, "error": error}
             return Sentence(logging.ERROR, text, (trigger, title, error, what_follows), fields)
+        case events.TriggerChanged():
+            return _trigger_changed(event)
         case events.PausesChanged():
             changes = [_paused(pause) for pause in event.paused] + [f"resumed {pause}" for pause in event.resumed]
             return Sentence(logging.INFO, "%s", ("; ".join(changes),))
@@ -374,6 +376,21 @@ def _overdue(event: events.Overdue) -> Sentence:
         },
         failure=Failure("Overdue", "", event.where),
     )
+
+
+def _trigger_changed(event: events.TriggerChanged) -> Sentence:
+    whose = f" by {event.by}" if event.by else ""
+    match event.action:
+        case "put":
+            what = f"was put here by hand{whose}"
+        case "changed":
+            what = f"is changed by hand{whose} ({', '.join(event.parts)}): what the code says of that waits for a reset"
+        case "reset":
+            what = "is reset: it fires as the code declares it"
+        case "deleted":
+            what = "is deleted, which was put here by hand"
+    fields = {"actor_id": event.actor_id, "actor": event.title}
+    return Sentence(logging.INFO, "the trigger %r of %r %s", (event.trigger, event.title, what), fields)
 
 
 def _trigger_fired(event: events.TriggerFired) -> Sentence:

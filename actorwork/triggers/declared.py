@@ -103,14 +103,7 @@ def declared_by(settings: Settings, cron_schedule: object = None) -> Iterator[De
         yield Declared(
             settings,
             trigger,
-            FiringRule(
-                id=trigger.id,
-                schedule=trigger.schedule,
-                catchup=trigger.policy,
-                window=_milliseconds(trigger.catchup_window),
-                jitter=_milliseconds(trigger.jitter),
-                lifetime=None if trigger.lifetime is None else _milliseconds(trigger.lifetime),
-            ),
+            _rule_of(trigger),
             TriggerDefinition(
                 source=settings.default_source,
                 id=trigger.id,
@@ -119,15 +112,7 @@ def declared_by(settings: Settings, cron_schedule: object = None) -> Iterator[De
                 schedule=json.dumps(schedule, sort_keys=True),
                 data=data,
                 type=wire,
-                details={
-                    "description": trigger.description,
-                    "catchup": trigger.policy,
-                    "catchup_window": trigger.catchup_window,
-                    "overlap": trigger.overlap,
-                    "jitter": trigger.jitter,
-                    "lifetime": trigger.lifetime,
-                    "priority": int(settings.priority),
-                },
+                details=details_of(trigger, settings.priority),
             ),
         )
 
@@ -147,6 +132,69 @@ def schedule_of(record: TriggerRecord) -> Cron | Interval | None:
     """Return the schedule of a trigger at its broker; None if only its program knows its times."""
     kept = json.loads(record.definition.schedule)
     return None if "by" in kept else schedule_from_json(kept)
+
+
+def trigger_of(record: TriggerRecord, code: Trigger | None = None) -> Trigger:
+    """Return a trigger as it is in force at its broker, without its message; `code` is how the program declares it.
+
+    Raises `SettingsError` if it cannot fire like that.
+    """
+    definition = record.definition
+    schedule = schedule_of(record)
+    if schedule is None and code is not None and record.stored.schedule == definition.schedule:
+        schedule = code.schedule
+    if schedule is None:
+        raise SettingsError(f"the schedule {definition.schedule} is read by its program alone")
+    details: Any = definition.details
+    return Trigger(
+        title=definition.title,
+        schedule=schedule,
+        description=details.get("description", ""),
+        catchup=details.get("catchup", "all"),
+        catchup_window=details.get("catchup_window", 86_400.0),
+        overlap=details.get("overlap", "allow"),
+        jitter=details.get("jitter", 0.0),
+        lifetime=details.get("lifetime"),
+        status_check_interval=60.0 if code is None else code.status_check_interval,
+        status_cache_ttl=5.0 if code is None else code.status_cache_ttl,
+    )
+
+
+def as_changed(settings: Settings, record: TriggerRecord, code: Declared | None) -> Declared:
+    """Return a trigger as users want it; `code` is how the program declares it, if it does. Raises `SettingsError`."""
+    if code is not None and record.changes is None:
+        return code
+    trigger = trigger_of(record, None if code is None else code.trigger)
+    return Declared(settings, trigger, _rule_of(trigger), record.definition)
+
+
+def details_of(trigger: Trigger, priority: Priority) -> dict[str, Json]:
+    """Return what a definition holds of a trigger, beside its schedule and its message."""
+    return {
+        "description": trigger.description,
+        "catchup": trigger.policy,
+        "catchup_window": trigger.catchup_window,
+        "overlap": trigger.overlap,
+        "jitter": trigger.jitter,
+        "lifetime": trigger.lifetime,
+        "priority": int(priority),
+    }
+
+
+def schedule_text_of(schedule: Cron | Interval) -> str:
+    """Return a schedule as a definition holds it: equal texts for equal schedules."""
+    return json.dumps(schedule_as_json(schedule), sort_keys=True)
+
+
+def _rule_of(trigger: Trigger) -> FiringRule:
+    return FiringRule(
+        id=trigger.id,
+        schedule=trigger.schedule,
+        catchup=trigger.policy,
+        window=_milliseconds(trigger.catchup_window),
+        jitter=_milliseconds(trigger.jitter),
+        lifetime=None if trigger.lifetime is None else _milliseconds(trigger.lifetime),
+    )
 
 
 def _message_of(trigger: Trigger) -> object:

@@ -10,37 +10,34 @@ state. So no node needs to lead, and a node's copy of the records may be out of 
 Time is the broker's. The node sleeps by Trio's clock until the next time, and looks again every
 `status_check_interval`, since the broker's clock may be set.
 
-With a `cron_schedule` of the user, the scheduler asks for the next time after each firing. It does not know the past,
-so times missed while no node ran do not fire.
+Users put, change and delete triggers at the broker, beside those that the code declares. A node is told, and then reads
+the records again; one that has not been told fires nothing, since the broker compares the revision of the record, too.
+
+The times of a trigger with a `cron_schedule` come from custom.py.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Sequence
-from datetime import datetime
-from typing import Any, Final, NoReturn, Protocol
+from typing import Final, Literal, NoReturn, Protocol
 
-import attrs
 import trio
 
 from actorwork.abc import AbstractCronSchedule, EventSink, Firing, Triggers
 from actorwork.errors import BrokerError, SettingsError
-from actorwork.events import BrokerTrouble, TriggerFired, TriggerTrouble
+from actorwork.events import BrokerTrouble, TriggerChanged, TriggerFired, TriggerTrouble
 from actorwork.failpoints import failpoint
-from actorwork.message import TriggerRecord
-from actorwork.policy.catchup import LATE, Plan, plan
-from actorwork.policy.schedule import Cron, milliseconds
-from actorwork.shown import Shown
-from actorwork.triggers.declared import Declared
+from actorwork.message import TriggerChanges, TriggerRecord
+from actorwork.policy.catchup import Plan, plan
+from actorwork.settings import Settings
+from actorwork.triggers.custom import CustomTimes
+from actorwork.triggers.declared import Declared, as_changed
+from actorwork.triggers.watched import AGAIN, Watched
 
 AT_ONCE: Final = 100
 """How many messages of one trigger are sent in one step; the rest follow immediately."""
-AGAIN: Final = 1.0
-"""Seconds until a failed operation is tried again."""
-SKEW: Final = 5_000
-"""Milliseconds by which the clock of a `cron_schedule` may be behind the broker's."""
+IGNORED: Final = "it does not fire; change it again, or reset it (actorwork triggers)"
 
 _BEFORE: Final = failpoint("fire.before")
 _AFTER: Final = failpoint("fire.after")
@@ -54,6 +51,11 @@ class TriggerSwitches(Protocol):
         """How many seconds ago the node asked the broker."""
         ...
 
+    @property
+    def is_certain(self) -> bool:
+        """Whether the node learns of every change; if not, it also looks at intervals."""
+        ...
+
     def is_off(self, actor: str, trigger: str) -> bool:
         """Whether a trigger is paused, by itself or with all of its actor's."""
         ...
@@ -63,45 +65,35 @@ class TriggerSwitches(Protocol):
         ...
 
 
-@attrs.define(eq=False, repr=False)
-class _Watched(Shown):
-    """A trigger as this node sees it; times in milliseconds."""
-
-    declared: Declared
-    record: TriggerRecord | None = None
-    since: int = 0
-    last: int = 0
-    coming: int | None = None
-    """With a `cron_schedule`: the next time."""
-    is_over: bool = False
-    """Another version of the program has given it another schedule."""
-    again_at: int = 0
-    """Do not try before then, after a failure."""
-
-
 class Scheduler:
     """Fires triggers until cancelled. Cancellation is atomic: a time is decided with its message stored, or neither."""
 
     def __init__(
         self,
         triggers: Triggers,
+        actors: Sequence[Settings],
         declared: Sequence[Declared],
         *,
         now: Callable[[], float],
         status: TriggerSwitches,
         emit: EventSink,
         cron_schedule: AbstractCronSchedule | None = None,
-        looks_again: bool = True,
     ) -> None:
         self._triggers = triggers
-        self._watched = [_Watched(one) for one in declared]
+        self._actors = {settings.default_source: settings for settings in actors}
+        self._watched = [Watched(one, one) for one in declared]
+        self._changes = 0
+        """The number of changes by hand that are known here."""
+        self._looks = True
+        """Whether there may be more."""
         self._clock = now
         self._status = status
         self._emit = emit
-        self._cron_schedule = cron_schedule
+        self._custom = None if cron_schedule is None else CustomTimes(cron_schedule, self._trouble)
         self._longest = math.inf
-        if looks_again:
-            self._longest = min((one.trigger.status_check_interval for one in declared), default=math.inf)
+        if not status.is_certain:
+            self._longest = min((one.trigger.status_check_interval for one in declared), default=60.0)
+        self._began = self._now()
         self._wakeup = trio.Event()
 
     def __repr__(self) -> str:
@@ -111,11 +103,20 @@ class Scheduler:
         """Decide again now: a pause has begun or ended."""
         self._wakeup.set()
 
+    def look(self) -> None:
+        """Look whether users have put, changed or deleted triggers."""
+        self._looks = True
+        self.wake()
+
     async def run(self) -> NoReturn:
         while True:
             self._wakeup = trio.Event()
             try:
+                if self._looks:
+                    await self._look()
                 pause = await self._work()
+                if self._looks:
+                    pause = min(pause, AGAIN)
             except BrokerError as error:
                 self._emit(BrokerTrouble("firing triggers", str(error), f"again in {AGAIN:g} s"))
                 pause = AGAIN
@@ -129,12 +130,13 @@ class Scheduler:
         """Fire all due triggers; return in how many seconds the next one will be due."""
         await self._register()
         soonest = math.inf
-        due: list[tuple[_Watched, Plan]] = []
+        due: list[tuple[Watched, Plan]] = []
         for watched in self._watched:
             if watched.is_over:
                 continue
-            if self._status.is_off(*watched.declared.names):
-                # Times that pass during a pause do not fire afterwards: the broker ensures that.
+            is_off = watched.record is not None and not watched.record.is_on
+            if is_off or self._status.is_off(*watched.declared.names):
+                # Times that pass while it is off do not fire afterwards: the broker ensures that.
                 watched.since, watched.coming = self._now(), None
                 continue
             found = self._plan(watched)
@@ -153,28 +155,94 @@ class Scheduler:
 
     async def _register(self) -> None:
         """Register triggers that the broker does not know (any more), with the others of their actors."""
-        actors = dict.fromkeys(watched.declared.settings for watched in self._watched if watched.record is None)
-        for settings in actors:
-            mine = [watched for watched in self._watched if watched.declared.settings is settings]
-            records = await self._triggers.register(
-                settings.default_source, [watched.declared.definition for watched in mine]
-            )
-            for watched, record in zip(mine, records, strict=True):
-                watched.record, watched.last, watched.since = record, record.last, self._now()
-                watched.is_over = False
+        declared = [(watched, watched.code) for watched in self._watched if watched.code is not None]
+        for settings in dict.fromkeys(code.settings for watched, code in declared if watched.record is None):
+            mine = [(watched, code) for watched, code in declared if code.settings is settings]
+            records = await self._triggers.register(settings.default_source, [code.definition for _, code in mine])
+            for (watched, _), record in zip(mine, records, strict=True):
+                watched.since = self._now()
+                self._take(watched, record)
 
-    async def _refresh_status(self, due: Sequence[_Watched]) -> None:
+    async def _look(self) -> None:
+        """Read the records, if users have changed any. If that fails, those that are known fire, and it is repeated."""
+        self._looks = False
+        try:
+            number = await self._triggers.changes()
+            if number == self._changes:
+                return
+            records = await self._triggers.list()
+        except BrokerError as error:
+            self._looks = error.may_pass
+            next_step = f"again in {AGAIN:g} s" if error.may_pass else "going on with those that are known"
+            self._emit(BrokerTrouble("looking for triggers that were changed by hand", str(error), next_step))
+            return
+        self._changes = number
+        found = {(one.definition.source, one.definition.id): one for one in records}
+        for watched in tuple(self._watched):
+            definition = watched.declared.definition
+            record = found.pop((definition.source, definition.id), None)
+            if watched.code is None and (record is None or not record.is_put):
+                self._watched.remove(watched)
+                self._tell(watched, "deleted")
+            elif record is not None and watched.record is not None and record.revision != watched.record.revision:
+                self._take(watched, record)
+        for record in found.values():
+            settings = self._actors.get(record.definition.source)
+            if record.is_put and settings is not None:
+                self._add(settings, record)
+
+    def _add(self, settings: Settings, record: TriggerRecord) -> None:
+        """Watch a trigger that a user has put at the broker."""
+        try:
+            declared = as_changed(settings, record, None)
+        except SettingsError as error:
+            self._emit(TriggerTrouble(settings.id, settings.title, record.definition.title, str(error), IGNORED))
+            return
+        # A node that runs has watched it since it was put, even if it is told a moment later.
+        watched = Watched(declared, None, since=min(self._now(), max(record.last, self._began)))
+        self._watched.append(watched)
+        self._take(watched, record)
+
+    def _take(self, watched: Watched, record: TriggerRecord) -> None:
+        """Go on with a trigger as its record has it."""
+        before = watched.record.revision if watched.record is not None else 0
+        watched.record, watched.last, watched.coming = record, record.last, None
+        watched.is_over, watched.again_at = False, 0
+        if record.revision == before:
+            return
+        try:
+            watched.declared = as_changed(watched.declared.settings, record, watched.code)
+        except SettingsError as error:
+            watched.is_over = True
+            self._trouble(watched, str(error), IGNORED)
+            return
+        if record.changes is None:
+            self._tell(watched, "reset")
+        else:
+            self._tell(watched, "changed" if record.is_declared else "put", record.changes)
+
+    def _tell(
+        self,
+        watched: Watched,
+        action: Literal["put", "changed", "reset", "deleted"],
+        changes: TriggerChanges | None = None,
+    ) -> None:
+        actor, definition = watched.declared.settings, watched.declared.definition
+        parts, by = ((), "") if changes is None else (changes.parts, changes.by)
+        self._emit(TriggerChanged(actor.id, actor.title, definition.id, definition.title, action, parts, by))
+
+    async def _refresh_status(self, due: Sequence[Watched]) -> None:
         ttls = [watched.declared.trigger.status_cache_ttl for watched in due]
         if any(ttl is not None and self._status.age > ttl for ttl in ttls):
             await self._status.refresh()
 
-    def _plan(self, watched: _Watched) -> Plan:
+    def _plan(self, watched: Watched) -> Plan:
         record, now = watched.record, self._now()
         assert record is not None  # noqa: S101 - for type checkers: `_register` has just set it
         if watched.again_at > now:
             return Plan((), watched.again_at)
-        if watched.declared.is_custom:
-            return self._plan_custom(watched, record, now)
+        if self._custom is not None and watched.declared.is_custom:
+            return self._custom.plan(watched, record, now)
         return plan(
             watched.declared.rule,
             registered=record.registered,
@@ -183,14 +251,17 @@ class Scheduler:
             watched_since=watched.since,
         )
 
-    async def _fire(self, watched: _Watched, times: tuple[int, ...]) -> None:
-        declared, last = watched.declared, times[-1]
+    async def _fire(self, watched: Watched, times: tuple[int, ...]) -> None:
+        declared, record, last = watched.declared, watched.record, times[-1]
+        assert record is not None  # noqa: S101 - as in `_plan`
         definition = declared.definition
         messages = declared.messages(times)
         if _BEFORE is not None:
             _BEFORE()
         try:
-            firing = await self._triggers.fire(definition, decided=watched.last, last=last, messages=messages)
+            firing = await self._triggers.fire(
+                record.stored, decided=watched.last, last=last, messages=messages, revision=record.revision
+            )
         except BrokerError as error:
             self._emit(BrokerTrouble(f"firing the trigger {definition.title!r}", str(error), f"again in {AGAIN:g} s"))
             watched.again_at = self._now() + round(AGAIN * 1000)
@@ -202,7 +273,7 @@ class Scheduler:
             actor = declared.settings
             self._emit(TriggerFired(actor.id, actor.title, definition.id, definition.title, times, firing.kept))
 
-    def _learn(self, watched: _Watched, firing: Firing) -> None:
+    def _learn(self, watched: Watched, firing: Firing) -> None:
         match firing.outcome:
             case "fired" | "decided":
                 watched.last = firing.last
@@ -215,72 +286,15 @@ class Scheduler:
                     "another version of the program has registered it with another schedule",
                     "this node leaves it to that version",
                 )
+            case "changed":
+                # The node was not told yet, or the user's program died before it could announce the change.
+                self._changes, self._looks = -1, True
+                watched.again_at = self._now() + round(AGAIN * 1000)
+            case "unknown" if watched.code is None:
+                self._changes, self._looks, watched.is_over = -1, True, True
             case "unknown":
                 watched.record = None
 
-    def _trouble(self, watched: _Watched, error: str, next_step: str) -> None:
+    def _trouble(self, watched: Watched, error: str, next_step: str) -> None:
         actor = watched.declared.settings
         self._emit(TriggerTrouble(actor.id, actor.title, watched.declared.trigger.title, error, next_step))
-
-    # ---- with a `cron_schedule` ----
-
-    def _plan_custom(self, watched: _Watched, record: TriggerRecord, now: int) -> Plan:
-        rule = watched.declared.rule
-        ends = math.inf if rule.lifetime is None else record.registered + rule.lifetime
-        if watched.coming is None:
-            found = self._ask(watched, now)
-            if found is None:
-                return Plan((), watched.again_at)
-            watched.coming = found
-        if watched.coming > ends:
-            return Plan((), None)
-        if watched.coming > now:
-            return Plan((), watched.coming)
-        late = now - watched.coming
-        if late > LATE and (rule.catchup == "skip" or late > rule.window):
-            watched.coming = None
-            return Plan((), now)
-        return Plan((watched.coming,), None)
-
-    def _ask(self, watched: _Watched, now: int) -> int | None:
-        assert self._cron_schedule is not None  # noqa: S101 - for type checkers: then nothing is custom
-        schedule = watched.declared.trigger.schedule
-        assert isinstance(schedule, Cron)  # noqa: S101 - and intervals are not
-        try:
-            found = next_execution(self._cron_schedule, schedule)
-        except SettingsError as error:
-            pause = watched.declared.trigger.status_check_interval
-            self._trouble(watched, str(error), f"asked again in {pause:g} s")
-            watched.again_at = now + round(pause * 1000)
-            return None
-        if found > max(now, watched.last):
-            return found
-        # Its clock may be a little behind the broker's: then it returns the time that has just fired.
-        pause = AGAIN
-        if now - found > SKEW and found < watched.last:
-            pause = watched.declared.trigger.status_check_interval
-            error = f"the next execution of {schedule.expression!r} is before an earlier answer"
-            self._trouble(watched, error, f"asked again in {pause:g} s")
-        elif now - found > SKEW:
-            pause = watched.declared.trigger.status_check_interval
-            self._trouble(
-                watched, f"the next execution of {schedule.expression!r} is past", f"asked again in {pause:g} s"
-            )
-        watched.again_at = now + round(pause * 1000)
-        return None
-
-
-def next_execution(reader: AbstractCronSchedule, cron: Cron) -> int:
-    """Ask for the next time; raise `SettingsError`, which says what is wrong with the answer."""
-    name = f"{type(reader).__qualname__}.next_execution({cron.expression!r})"
-    ask: Callable[..., Any] = reader.next_execution
-    try:
-        is_given_zone = "timezone" in inspect.signature(ask).parameters
-        found = ask(cron.expression, timezone=cron.zone) if is_given_zone else ask(cron.expression)
-    except Exception as error:
-        raise SettingsError(f"{name} raised {type(error).__name__}: {error}") from error
-    if not isinstance(found, datetime):
-        raise SettingsError(f"{name} wants to return a datetime, got {found!r}")
-    if found.tzinfo is None or found.utcoffset() is None:
-        raise SettingsError(f"{name} wants to return a time with a timezone, got {found!r}")
-    return milliseconds(found)

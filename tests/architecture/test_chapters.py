@@ -130,7 +130,7 @@ def test_the_examples_of_the_chapter_on_dead_letters_run(capsys: pytest.CaptureF
 
 
 def test_the_examples_of_the_chapter_on_triggers_run():
-    declared, calendar, used = re.findall(
+    declared, calendar, changed, used = re.findall(
         r"```python\n(.*?)```", (DOCS / "triggers.md").read_text(encoding="utf-8"), re.DOTALL
     )
     program = (
@@ -140,7 +140,7 @@ def test_the_examples_of_the_chapter_on_triggers_run():
         "        async with open_client(system.broker) as client:\n"
         "            while not await client.triggers():\n"
         "                await trio.sleep(0.01)\n"
-        f"{textwrap.indent(used, '            ')}\ntrio.run(main)\n"
+        f"{textwrap.indent(changed + used, '            ')}\ntrio.run(main)\n"
     )
     exec(compile(program, "docs/triggers.md", "exec"), {"__name__": "chapter"})
 

@@ -148,3 +148,71 @@ def test_a_pause_needs_exactly_one_target(shell: Shell, options: list[str]):
 )
 def test_an_invalid_name_is_not_paused(shell: Shell, options: list[str], said: str):
     assert said in shell("pause", *options, code=2).stderr
+
+
+def test_a_trigger_is_put_changed_and_deleted_by_hand(known: Shell):
+    known.enter({"shop": []})
+    refused = known("triggers", "put", "sohp", "hourly", "--every", "1h", code=1).stderr
+    assert "no actor 'sohp' has run at this broker; did you mean 'shop'?; --force is for one that is to run" in refused
+    message = '{"kind": "put"}'
+    what = known("triggers", "put", "shop", "hourly", "--every", "1h", "--message", message, "--reason", "a test")
+    assert what.stdout.startswith("put 'hourly' of 'shop': every 1h, next at 20")
+    (put,) = [one for one in known.json("triggers", "ls") if one["title"] == "hourly"]
+    assert (put["state"], put["by_hand"], put["message"], put["source"]) == ("on", "put", message, put["source"])
+    assert (put["changed_because"], "code" in put) == ("a test", False)
+    off = known("triggers", "change", "shop", "hourly", "--off", "--jitter", "5s").stdout
+    assert off == "changed 'hourly' of 'shop': every 1h, it does not fire\n"
+    assert known.json("triggers", "show", "shop", "hourly")["state"] == "off"
+    assert "no code declares it: delete it instead" in known("triggers", "reset", "shop", "hourly", code=1).stderr
+    assert known("triggers", "delete", "shop", "hourly").stdout == "deleted 'hourly' of 'shop'\n"
+    assert [one["title"] for one in known.json("triggers", "ls")] == ["by the moon", "nightly", "regular"]
+    audit = known.json("audit")
+    assert [one["action"] for one in audit] == ["delete_trigger", "change_trigger", "put_trigger"]
+    assert audit[1]["what"] == "shop/hourly: off, jitter 5.0"
+
+
+def test_a_declared_trigger_says_that_it_was_changed_and_is_reset(known: Shell):
+    zone = ["--timezone", "America/New_York"]
+    done = known("triggers", "change", "shop", "nightly", "--cron", "0 4 * * *", *zone, "--lifetime", "forever")
+    assert done.stdout.startswith("changed 'nightly' of 'shop': 0 4 * * * America/New_York, next at 20")
+    assert "changed: schedule, lifetime" in known("triggers", "ls").stdout
+    nightly = known.json("triggers", "show", "shop", "nightly")
+    assert (nightly["schedule"], nightly["code"]["schedule"]) == (
+        "0 4 * * * America/New_York",
+        "30 2 * * * Europe/Berlin",
+    )
+    assert "@" in nightly["changed_by"]
+    assert "code: {" in known("triggers", "show", "shop", "nightly").stdout
+    known("triggers", "change", "shop", "by the moon", "--off")
+    assert "declared by the code of its actor" in known("triggers", "delete", "shop", "nightly", code=1).stderr
+    reset = known("triggers", "reset", "shop", "nightly", "--reason", "as it was").stdout
+    assert reset.startswith("reset 'nightly' of 'shop': 30 2 * * * Europe/Berlin, next at 20")
+    states = {one["title"]: (one["state"], one["by_hand"]) for one in known.json("triggers", "ls")}
+    assert states == {"by the moon": ("off", "changed: is_on"), "nightly": ("on", ""), "regular": ("on", "")}
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "complaint"),
+    [
+        (["--cron", "30 25 * * *"], 1, "Cron.expression '30 25 * * *': the hour wants 0-23, got '25'"),
+        (["--cron", "0 3 * * *", "--timezone", "Mars"], 1, "Cron.timezone wants an IANA name such as"),
+        (["--every", "5"], 2, "Invalid value for '--every'"),
+        (["--every", "5m", "--cron", "0 3 * * *"], 2, "choose one of --every DURATION and --cron EXPRESSION"),
+        (["--timezone", "UTC"], 2, "--timezone is for --cron EXPRESSION"),
+        (["--every", "5m", "--message", "{"], 2, "--message wants JSON"),
+        (["--every", "5m", "--message", "3"], 2, "--message wants an object of keyword arguments, or --type NAME"),
+        (["--every", "5m", "--type", "Order"], 2, "--type is for --message JSON"),
+        (["--every", "5m", "--catchup-window", "400d"], 1, "Trigger.catchup_window wants"),
+        ([], 2, ""),
+    ],
+)
+def test_what_cannot_fire_is_refused_with_a_reason(known: Shell, options: list[str], code: int, complaint: str):
+    known.enter({"shop": []})
+    put = known("triggers", "put", "shop", "new", *options, code=code).stderr
+    changed = known("triggers", "change", "shop", "nightly", *options, code=code).stderr
+    assert complaint in put
+    assert complaint in changed
+    if not options:
+        assert "a trigger needs --every DURATION or --cron EXPRESSION" in put
+        assert "nothing to change: name a part, such as --every 5m or --off" in changed
+    assert known.json("audit") == []

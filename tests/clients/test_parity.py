@@ -13,9 +13,11 @@ import redis
 import trio
 
 import actorwork
-from actorwork import Unique, aio, open_client, sync
+from actorwork import Cron, Trigger, Unique, aio, open_client, sync
+from actorwork.blocking.triggers import Triggers as SyncTriggers
 from actorwork.clients import Client, Prepared, Receipt, StreamRef
 from actorwork.clients.runs import Run
+from actorwork.clients.triggers import Triggers
 from actorwork.state.lock import Held, Lock
 from actorwork.state.shared import Shared
 from actorwork.workflows import step
@@ -31,6 +33,7 @@ PAIRS: Final = [
     (Shared, sync.Shared),
     (Lock, sync.Lock),
     (Held, sync.Held),
+    (Triggers, SyncTriggers),
 ]
 ONLY_IN: Final[dict[type, set[str]]] = {
     Client: {"wait_replayed"},  # A spool is replayed by a task.
@@ -101,6 +104,14 @@ WRONG: Final[dict[str, Call]] = {
     "a key that is taken": lambda client: client.ref(Calculator).tell(Square(2), unique="taken"),
     "a pause of two things": lambda client: client.pause(actor=Calculator, source="orders"),
     "a trigger that nobody declared": lambda client: client.run_trigger(Calculator, "nightly"),
+    "a trigger of nobody": lambda client: client.triggers.put("nobody", Trigger(title="x", schedule=Cron("* * * * *"))),
+    "a message that the actor cannot take": lambda client: client.triggers.put(
+        Calculator, Trigger(title="x", schedule=Cron("* * * * *"), message=Note("x"))
+    ),
+    "no part of a trigger": lambda client: client.triggers.change("nobody", "x"),
+    "a trigger that is not there": lambda client: client.triggers.change("nobody", "x", is_on=False),
+    "a reset of none": lambda client: client.triggers.reset("nobody", "x"),
+    "a deletion of none": lambda client: client.triggers.delete("nobody", "x"),
     "a flow that is none": lambda client: client.start(3),
     "a run that is none": lambda client: client.run("none").result(timeout=60),
     "the steps of none": lambda client: client.run("none").steps(),

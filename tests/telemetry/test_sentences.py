@@ -142,6 +142,26 @@ EVERY_EVENT: list[tuple[events.Event, str, str]] = [
         "the trigger 'nightly' of 'greeter' cannot fire: it names no time; asked again in 60 s",
     ),
     (
+        events.TriggerChanged("ac70", "greeter", "ab12", "nightly", "put", ("schedule",), "ann@100%here"),
+        "INFO",
+        "the trigger 'nightly' of 'greeter' was put here by hand by ann@100%here",
+    ),
+    (
+        events.TriggerChanged("ac70", "greeter", "ab12", "nightly", "changed", ("schedule", "is_on"), "ann"),
+        "INFO",
+        "the trigger 'nightly' of 'greeter' is changed by hand by ann (schedule, is_on): what the code says",
+    ),
+    (
+        events.TriggerChanged("ac70", "greeter", "ab12", "nightly", "reset"),
+        "INFO",
+        "the trigger 'nightly' of 'greeter' is reset: it fires as the code declares it",
+    ),
+    (
+        events.TriggerChanged("ac70", "greeter", "ab12", "nightly", "deleted"),
+        "INFO",
+        "the trigger 'nightly' of 'greeter' is deleted, which was put here by hand",
+    ),
+    (
         events.PausesChanged((Pause("source", "orders", "stock-taking", "ann"),), ()),
         "INFO",
         "paused source 'orders' by ann: stock-taking; messages wait there",

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 import trio
 
-from actorwork.message import Envelope, Pause, TriggerDefinition, Unique
+from actorwork.message import Envelope, Pause, TriggerChanges, TriggerDefinition, Unique
 from actorwork.testing.conformance.contract import ContractTests
 from actorwork.testing.conformance.fake_consumer import open_consumer, true_of, until
 
@@ -138,6 +138,88 @@ class TriggerTests(ContractTests):
                 NIGHTLY, decided=record.last, last=record.last + 1, messages=[message_of(NIGHTLY, 1)]
             )
             assert (firing.outcome, firing.last) == ("decided", after.last)
+
+    async def test_what_users_change_stays_in_force_when_the_code_registers_again(self) -> None:
+        async with self.open_broker() as broker, self.open_broker() as other:
+            (record, hourly) = await broker.triggers.register("shop", [NIGHTLY, HOURLY])
+            before = await broker.triggers.changes()
+            changes = TriggerChanges(schedule='{"every": 60.0}', details={"catchup": "one"}, by="ann", reason="a test")
+            await trio.sleep(0.005)
+            changed = await other.triggers.amend(NIGHTLY, changes, revision=0, is_put=False, begins_now=True)
+            assert changed is not None
+            assert await broker.triggers.changes() != before
+            assert changed.changes is not None
+            assert changed.changes.at > 1
+            assert attrs.evolve(changed.changes, at=0) == changes
+            assert changed.revision > 0
+            assert changed.last > record.last
+            assert (changed.code, changed.is_declared, changed.is_put) == (NIGHTLY, True, False)
+            assert changed.definition == attrs.evolve(
+                NIGHTLY, schedule='{"every": 60.0}', details={"catchup": "one", "lifetime": None}
+            )
+            assert await broker.triggers.list() == [hourly, changed]
+            assert await other.triggers.amend(NIGHTLY, None, revision=0, is_put=False) is None, "another was quicker"
+            newer = attrs.evolve(NIGHTLY, schedule='{"every": 7200.0}', data=b"{}")
+            (again, _) = await broker.triggers.register("shop", [newer, HOURLY])
+            assert (again.last, again.revision) == (changed.last, changed.revision)
+            assert (again.code, again.changes) == (newer, changed.changes)
+            assert (again.definition.schedule, again.definition.data) == ('{"every": 60.0}', b"{}")
+            reset = await other.triggers.amend(newer, None, revision=again.revision, is_put=False)
+            assert reset is not None
+            assert (reset.definition, reset.changes, reset.code) == (newer, None, None)
+            assert reset.revision > again.revision
+
+    async def test_a_trigger_that_is_put_is_there_whether_or_not_code_declares_it(self) -> None:
+        async with self.open_broker() as broker, self.open_broker() as other:
+            all_of_it = TriggerChanges(
+                schedule=NIGHTLY.schedule, data=NIGHTLY.data, details=NIGHTLY.details, is_on=False
+            )
+            put = await broker.triggers.amend(NIGHTLY, all_of_it, revision=0, is_put=True)
+            assert put is not None
+            assert (put.definition, put.is_put, put.is_declared, put.is_on) == (NIGHTLY, True, False, False)
+            assert (put.last, put.fired) == (put.registered, 0)
+            assert await other.triggers.list() == [put]
+            code = attrs.evolve(NIGHTLY, schedule='{"every": 5.0}', data=b"{}", type="Hour")
+            (declared,) = await other.triggers.register("shop", [code])
+            assert (declared.definition, declared.code, declared.is_declared) == (NIGHTLY, code, True)
+            await other.triggers.register("shop", [])
+            (dropped,) = await broker.triggers.list()
+            assert (dropped.definition, dropped.is_put, dropped.is_declared) == (NIGHTLY, True, False)
+            before = await broker.triggers.changes()
+            assert await broker.triggers.forget("shop", NIGHTLY.id)
+            assert await broker.triggers.changes() != before
+            assert await other.triggers.list() == []
+
+    async def test_who_does_not_know_a_change_fires_nothing(self) -> None:
+        async with self.open_broker() as broker, open_consumer(broker, "shop") as consumer:
+            (record,) = await broker.triggers.register("shop", [NIGHTLY])
+            changes = TriggerChanges(data=b'{"kind": "changed"}')
+            changed = await broker.triggers.amend(NIGHTLY, changes, revision=0, is_put=False)
+            assert changed is not None
+            nominal = record.last + 1000
+            for revision, expected in ((0, "changed"), (changed.revision, "fired"), (changed.revision, "decided")):
+                firing = await broker.triggers.fire(
+                    changed.stored,
+                    decided=record.last,
+                    last=nominal,
+                    messages=[message_of(changed.definition, nominal)],
+                    revision=revision,
+                )
+                assert firing.outcome == expected
+            assert (await consumer.take_one()).payload == b'{"kind": "changed"}'
+            await consumer.expect_nothing()
+
+    async def test_who_watches_is_told_that_a_user_has_changed_a_trigger(self) -> None:
+        async with self.open_broker() as broker, self.open_broker() as other, open_consumer(broker, "shop"):
+            await broker.triggers.register("shop", [NIGHTLY])
+            told: list[None] = []
+            async with broker.pauses.watch(lambda: told.append(None)):
+                record = await other.triggers.amend(NIGHTLY, TriggerChanges(is_on=False), revision=0, is_put=False)
+                assert record is not None
+                await until(true_of(lambda: bool(told)), "to be told of a change")
+                told.clear()
+                await other.triggers.forget("shop", NIGHTLY.id)
+                await until(true_of(lambda: bool(told)), "to be told of an end")
 
 
 class PauseTests(ContractTests):
