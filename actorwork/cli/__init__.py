@@ -1,5 +1,5 @@
 """The command line: `actorwork run | send | result | cancel | runs | dead | spool | triggers | pause | resume | paused
-| audit | health | doctor`.
+| audit | web | health | doctor`.
 
 Exit codes, of every command:
 
@@ -20,6 +20,7 @@ It needs click and rich, which the extra `cli` installs; nothing outside this pa
     triggers, trigger_changes    `triggers`; put, change, reset and delete them by hand
     pausing                      `pause`, `resume`, `paused`
     audit                        `audit`
+    web                          `web`: the dashboard
     health, doctor               `health`; `doctor`
     brokers                      what every command needs that uses a broker: options, the time limit, errors
     failing                      how a command fails: one sentence, and no traceback but the user's own

@@ -16,6 +16,7 @@ from actorwork.cli.sending import send
 from actorwork.cli.spool import spool
 from actorwork.cli.submitted import cancel, result
 from actorwork.cli.trigger_changes import triggers as triggers
+from actorwork.cli.web import web
 
 
 @click.group(cls=FailingGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -28,6 +29,7 @@ def actorwork() -> None:
       actorwork send orders '{"number": 1}'       send a message
       actorwork runs ls                           the workflows that run, or have run
       actorwork dead groups                       what could not be handled, by cause
+      actorwork web                               the dashboard, in a browser
       actorwork doctor                            is the broker set up well?
 
     \b
@@ -42,5 +44,21 @@ def actorwork() -> None:
     """  # noqa: D301 - click wants the character itself, to leave the lines below it as they are
 
 
-for command in (run, send, result, cancel, runs, dead, spool, triggers, pause, resume, paused, audit, health, doctor):
+for command in (
+    run,
+    send,
+    result,
+    cancel,
+    runs,
+    dead,
+    spool,
+    triggers,
+    pause,
+    resume,
+    paused,
+    audit,
+    web,
+    health,
+    doctor,
+):
     actorwork.add_command(command)

@@ -33,7 +33,7 @@ CROOKED_HOUSE = {
     "runtime/processes/child_node.py": "import actorwork.runtime.processes.process_child",
     "runtime/processes/process_child.py": "",
     "testing.py": "import redis",
-    "telemetry.py": "import subprocess",
+    "telemetry.py": "import subprocess\nimport starlette.requests",
     "policy.py": "import croniter\nimport time",
     "events.py": "import actorwork.abc",
     "settings.py": "import actorwork.codec",  # this one is allowed: neighbours on the floor of decisions may talk
@@ -105,6 +105,7 @@ def test_a_crooked_house_breaks_every_contract(crooked: str) -> None:
         "actorwork.abc -> hiredis",
         "actorwork.streams -> sqlite3",
         "actorwork.telemetry -> subprocess",
+        "actorwork.telemetry -> starlette",
         "actorwork.message -> multiprocessing",
     ],
 )

@@ -9,7 +9,7 @@ PACKAGE = HOUSE / "actorwork"
 CHAPTER = (HOUSE / "docs" / "architecture.md").read_text(encoding="utf-8")
 NAMED = re.findall(r"`([a-z_]+(?:/[a-z_]+)*(?:/|\.lua)?)`", CHAPTER)
 PATHS = sorted({name for name in NAMED if "/" in name})
-PLANNED = {"web"}
+PLANNED: set[str] = set()
 
 
 def floors() -> list[set[str]]:

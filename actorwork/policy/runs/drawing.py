@@ -72,8 +72,11 @@ _LOOKS: Final[Mapping[Status, _Look]] = {
 _ORDER: Final = {status: number for number, status in enumerate(_LOOKS)}
 
 
-def svg(info: RunInfo, steps: Sequence[StepInfo]) -> str:
-    """Draw a run: as wide as it has to be, and with no more than some hundred nodes, whatever its size."""
+def svg(info: RunInfo, steps: Sequence[StepInfo], *, is_styled: bool = True) -> str:
+    """Draw a run: as wide as it has to be, and with no more than some hundred nodes, whatever its size.
+
+    Without `is_styled` it wants the style sheet of `style` in the page that it is a part of.
+    """
     nodes = folded(steps)
     layout = lay_out([node.needs for node in nodes])
     frame = _Frame.around(nodes, layout)
@@ -95,7 +98,7 @@ def svg(info: RunInfo, steps: Sequence[StepInfo]) -> str:
             f' height="{_n(frame.height)}" viewBox="0 0 {_n(width)} {_n(frame.height)}">'
         ),
         f"<title>{_text(described)}</title>",
-        f"<style>{_style()}</style>",
+        *([f"<style>{style()}</style>"] if is_styled else []),
         f'<rect class="page" width="{_n(width)}" height="{_n(frame.height)}"/>',
         f'<g class="{_class(info.status)}">{_mark(info.status, MARGIN + 9, 28, 9)}</g>',
         (
@@ -291,7 +294,7 @@ def _class(status: Status) -> str:
     return f"s-{status.lower()}"
 
 
-def _style() -> str:
+def style() -> str:
     """Return the style sheet. A converter that knows no queries takes what is before them."""
     scope = ".actorwork-run"
     light = [

@@ -1,0 +1,133 @@
+"""Runs of workflows: how far they are, their graph; cancel, pause, resume, retry, signal, forget."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from actorwork import codec
+from actorwork.errors import CodecError
+from actorwork.inspection.flows import in_json, step_in_json, waits_for
+from actorwork.policy.runs.drawing import svg
+from actorwork.policy.runs.values import RunInfo
+from actorwork.web.request import Action, Done, Form, Page, Plan, Refused, Sight, not_found
+
+STATUSES: Final = ("STARTED", "PAUSED", "HELD", "SUCCESS", "FAILURE", "CANCELLED")
+MOST: Final = 3000
+MOST_STEPS: Final = 500
+
+
+async def view(sight: Sight) -> dict[str, Any]:
+    """Show runs, latest first, of one status or of all."""
+    status = sight.text("status")
+    if status and status not in STATUSES:
+        raise Refused(f"status wants one of {', '.join(STATUSES)}, got {status[:50]!r}")
+    limit = sight.number("limit", 100, most=MOST)
+    found = await sight.broker.runs.list(statuses=[status] if status else [], limit=limit)
+    return {
+        "runs": [_without_result(one) for one in found],
+        "status": status,
+        "statuses": list(STATUSES),
+        "limit": limit,
+        "is_cut": len(found) == limit,
+    }
+
+
+def _without_result(info: RunInfo) -> dict[str, Any]:
+    facts = in_json(info)
+    del facts["result"]
+    return facts
+
+
+async def _find(sight: Sight, run: str) -> RunInfo:
+    info = await sight.broker.runs.info(run)
+    if info is None:
+        raise not_found(f"there is no run {run[:300]!r}: it was never started, or is kept no longer")
+    return info
+
+
+async def view_one(sight: Sight) -> dict[str, Any]:
+    """Show one run: its steps, its graph, what it waits for, its result."""
+    info = await _find(sight, sight.needed("id"))
+    steps = await sight.broker.runs.steps(info.id)
+    facts = in_json(info)
+    if sight.access.may("see_payloads"):
+        facts["result"] = sight.masking.masked(facts["result"])
+    else:
+        facts["result"] = None
+    return facts | {
+        "is_over": info.status.is_final,
+        "waits": waits_for(info, steps),
+        "signals": list(info.waits_for),
+        "steps": [step_in_json(one) for one in steps[:MOST_STEPS]],
+        "steps_total": len(steps),
+        "graph": svg(info, steps, is_styled=False),
+    }
+
+
+def _planning(
+    verb: str,
+    act: Callable[[Sight, str, Form], Awaitable[bool]],
+    unless: str,
+    done: str,
+    *,
+    is_grave: bool = False,
+) -> Callable[[Sight, Form], Awaitable[Plan]]:
+    async def plan(sight: Sight, form: Form) -> Plan:
+        info = await _find(sight, form.needed("id"))
+
+        async def do() -> Done:
+            if not await act(sight, info.id, form):
+                raise Refused(f"run {info.id!r} is {unless} ({info.status})", 409)
+            return Done(f"{done} run {info.id!r}", 1)
+
+        name = f"{info.title!r} ({info.id})" if info.title else repr(info.id)
+        return Plan(
+            question=f"{verb} run {name}?",
+            what=f"run {info.id}",
+            do=do,
+            is_grave=is_grave,
+            back=f"/runs?status={info.status}" if verb == "Forget" else "/runs",
+        )
+
+    return plan
+
+
+async def _cancel(sight: Sight, run: str, form: Form) -> bool:
+    return await sight.broker.runs.cancel(run, form.text("reason"))
+
+
+async def _pause(sight: Sight, run: str, _: Form) -> bool:
+    return await sight.broker.runs.pause(run)
+
+
+async def _resume(sight: Sight, run: str, _: Form) -> bool:
+    return await sight.broker.runs.resume(run)
+
+
+async def _retry(sight: Sight, run: str, _: Form) -> bool:
+    return await sight.broker.runs.retry(run)
+
+
+async def _forget(sight: Sight, run: str, _: Form) -> bool:
+    return await sight.broker.runs.forget(run)
+
+
+async def _signal(sight: Sight, run: str, form: Form) -> bool:
+    name, text = form.needed("name"), form.text("value") or "null"
+    try:
+        value = codec.loads(text.encode())
+    except CodecError as error:
+        raise Refused(f'the value of a signal is JSON, such as true or "yes": {error}') from None
+    return await sight.broker.runs.signal(run, name, codec.dumps(value))
+
+
+PAGES = (Page("/runs", "Runs", "runs.html", view), Page("/run", "Run", "run.html", view_one))
+ACTIONS = (
+    Action("/runs/cancel", "cancel run", "cancel", _planning("Cancel", _cancel, "over", "cancelled", is_grave=True)),
+    Action("/runs/pause", "pause run", "pause", _planning("Pause", _pause, "not under way", "paused")),
+    Action("/runs/resume", "resume run", "pause", _planning("Resume", _resume, "not paused", "resumed")),
+    Action("/runs/retry", "retry run", "replay", _planning("Retry", _retry, "neither held nor failed", "retrying")),
+    Action("/runs/signal", "signal run", "send", _planning("Signal", _signal, "not waiting for this", "signalled")),
+    Action("/runs/forget", "forget run", "drop", _planning("Forget", _forget, "not over", "forgot", is_grave=True)),
+)

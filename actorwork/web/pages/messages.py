@@ -1,0 +1,161 @@
+"""One message by its id, delayed messages, and sending a message."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from actorwork import codec
+from actorwork.errors import CodecError
+from actorwork.inspection.words import how_far, moment, progress_in_json
+from actorwork.message import Delayed, Envelope, MessageInfo
+from actorwork.settings import SOURCE, SOURCE_IN_WORDS, default_source, identity
+from actorwork.state.known_actors import known_actors, unknown_actor, unknown_source
+from actorwork.web.pages.letters import letter_in_json
+from actorwork.web.request import Action, Done, Form, Page, Plan, Refused, Sight, not_found
+
+MOST_DELAYED: Final = 3000
+SEARCHED: Final = 2000
+"""So many dead letters, and delayed messages, are searched for the id of a message."""
+
+
+def info_in_json(info: MessageInfo) -> dict[str, Any]:
+    """Return what is known of the life of a message as JSON."""
+    times = {name: getattr(info, name) for name in ("sent", "received", "started", "ended")}
+    return {
+        "id": info.id,
+        "source": info.source,
+        "status": str(info.status),
+        "is_over": info.status.is_final,
+        "attempt": info.attempt,
+        "deliveries": info.deliveries,
+        "actor": info.actor,
+        "node": info.node,
+        **{name: None if at is None else moment(at) for name, at in times.items()},
+        "progress": None if info.progress is None else progress_in_json(info.progress),
+        "how_far": how_far(info.progress),
+        "error": None if info.failure is None else f"{info.failure.type}: {info.failure.reason}",
+        "traceback": "" if info.failure is None else info.failure.traceback,
+        "reason": info.reason,
+    }
+
+
+async def view(sight: Sight) -> dict[str, Any]:
+    """Show what is known of a message: its life, its result, its dead letters, or that it is delayed."""
+    wanted = sight.text("id").strip()
+    found: dict[str, Any] = {"id": wanted, "source": sight.text("source"), "searched": SEARCHED}
+    if not wanted:
+        return found
+    states = sight.broker.states
+    source = found["source"] or await states.locate(wanted)
+    info = None if source is None else await states.find(source, wanted)
+    if info is not None:
+        found["info"] = info_in_json(info)
+        if not sight.access.may("see_payloads"):
+            found["info"]["traceback"] = ""
+    if source and sight.access.may("see_payloads"):
+        outcome = await sight.broker.find_outcome(source, wanted)
+        if outcome is not None and outcome.status == "done":
+            found["result"] = json.dumps(sight.masking.masked(codec.loads(outcome.value)), ensure_ascii=False, indent=2)
+    sources = [source] if source else list(await sight.broker.dead_letters.sources())[:100]
+    left = SEARCHED
+    dead: list[dict[str, Any]] = []
+    for one in sources:
+        letters = await sight.broker.dead_letters.list(one, limit=max(1, left))
+        dead += [letter_in_json(sight, letter) for letter in letters if letter.id == wanted]
+        left -= len(letters)
+        if left <= 0:
+            break
+    found["dead"] = dead
+    delayed = await sight.broker.delayed.list(source, limit=SEARCHED)
+    found["delayed"] = [delayed_in_json(sight, one) for one in delayed if one.id == wanted]
+    run = wanted.partition("/")[0]
+    found["run"] = run if await sight.broker.runs.info(run) is not None else None
+    found["is_known"] = bool(info or dead or found["delayed"] or found["run"])
+    return found
+
+
+def delayed_in_json(sight: Sight, one: Delayed) -> dict[str, Any]:
+    """Return a delayed message as JSON, as far as a user may see it."""
+    shown = None
+    if sight.access.may("see_payloads"):
+        try:
+            shown = sight.masking.masked(codec.loads(one.payload))
+        except CodecError:
+            shown = one.payload.decode(errors="backslashreplace")
+    return {
+        "source": one.source,
+        "id": one.id,
+        "due": moment(one.due),
+        "type": one.type,
+        "payload": shown,
+        "attempt": one.headers.get("actorwork-attempt", 1),
+    }
+
+
+async def view_delayed(sight: Sight) -> dict[str, Any]:
+    """Show delayed messages, retries that wait among them, by due time within a source."""
+    limit = sight.number("limit", 100, most=MOST_DELAYED)
+    found = await sight.broker.delayed.list(sight.text("source") or None, limit=limit)
+    return {
+        "delayed": [delayed_in_json(sight, one) for one in found],
+        "source": sight.text("source"),
+        "limit": limit,
+        "is_cut": len(found) == limit,
+    }
+
+
+async def plan_cancel(sight: Sight, form: Form) -> Plan:
+    """Plan to cancel a message wherever it is."""
+    wanted = form.needed("id")
+    source = form.text("source") or await sight.broker.states.locate(wanted)
+    if not source:
+        raise not_found(f"there is no tracked message {wanted[:300]!r}; one that is delayed is named with its source")
+    force = form.flag("force")
+
+    async def do() -> Done:
+        reason = form.text("reason")
+        if not await sight.broker.cancel_message(source, wanted, reason=reason, force=force):
+            raise Refused(f"message {wanted} cannot be cancelled: it is over, or was cancelled before", 409)
+        return Done(f"cancelled message {wanted}", 1)
+
+    return Plan(
+        question=f"Cancel message {wanted}?", what=f"message {wanted} of {source}", do=do, is_grave=True, back="/"
+    )
+
+
+async def plan_send(sight: Sight, form: Form) -> Plan:
+    """Plan to send a message to an actor or a source."""
+    actor, source = form.text("actor"), form.text("source")
+    if bool(actor) == bool(source):
+        raise Refused("a message goes to an actor or to a source: give one of them")
+    known = await known_actors(sight.broker.values)
+    problem = unknown_actor(actor, known) if actor else unknown_source(source, known)
+    if problem is not None:
+        raise not_found(problem)
+    if source and not SOURCE.fullmatch(source):
+        raise Refused(f"a source is {SOURCE_IN_WORDS}, got {source[:300]!r}")
+    try:
+        data = codec.dumps(codec.loads(form.needed("payload").encode()))
+    except (CodecError, UnicodeEncodeError) as error:
+        raise Refused(f"the payload is not JSON: {error}") from None
+
+    async def do() -> Done:
+        envelope = Envelope(
+            source=source or default_source(identity(actor)),
+            id=sight.sending,
+            data=data,
+            type=form.text("type") or None,
+        )
+        await sight.broker.publish([envelope])
+        return Done(f"sent {envelope.id}", 1)
+
+    to = f"the actor {actor!r}" if actor else f"the source {source!r}"
+    return Plan(question=f"Send this message to {to}?", what=f"message to {to}", do=do, back="/sources")
+
+
+PAGES = (Page("/message", "Message", "message.html", view), Page("/delayed", "Delayed", "delayed.html", view_delayed))
+ACTIONS = (
+    Action("/messages/cancel", "cancel", "cancel", plan_cancel),
+    Action("/messages/send", "send", "send", plan_send),
+)

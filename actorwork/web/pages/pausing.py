@@ -1,0 +1,68 @@
+"""Pauses: what is paused, pause and resume."""
+
+from __future__ import annotations
+
+from typing import Any, cast, get_args
+
+from actorwork.inspection.words import moment
+from actorwork.message import Pause, PauseKind
+from actorwork.settings import SOURCE, SOURCE_IN_WORDS
+from actorwork.state.known_actors import known_actors
+from actorwork.web.request import Action, Done, Form, Page, Plan, Refused, Sight
+
+
+def pause_in_json(one: Pause) -> dict[str, Any]:
+    """Return a pause as JSON."""
+    return {"kind": one.kind, "name": one.name, "reason": one.reason, "by": one.by, "at": moment(one.at)}
+
+
+async def view(sight: Sight) -> dict[str, Any]:
+    """Show what is paused, oldest first."""
+    found = await sight.broker.pauses.list()
+    return {
+        "pauses": [pause_in_json(one) for one in found],
+        "actors": sorted(await known_actors(sight.broker.values))[:1000],
+    }
+
+
+def _what(form: Form) -> tuple[PauseKind, str]:
+    kind, name = form.needed("kind"), form.text("name")
+    if kind not in get_args(PauseKind):
+        raise Refused(f"kind wants one of {', '.join(get_args(PauseKind))}, got {kind[:50]!r}")
+    if (kind == "everything") != (name == ""):
+        raise Refused("everything has no name" if name else f"a pause of the kind {kind!r} wants a name")
+    if kind == "source" and not SOURCE.fullmatch(name):
+        raise Refused(f"a source is {SOURCE_IN_WORDS}, got {name[:300]!r}")
+    return cast("PauseKind", kind), name
+
+
+async def plan_pause(sight: Sight, form: Form) -> Plan:
+    """Plan a pause; all nodes obey within a second."""
+    kind, name = _what(form)
+    what = Pause(kind, name)
+
+    async def do() -> Done:
+        found = await sight.broker.pauses.pause(kind, name, reason=form.text("reason"), by=sight.access.who)
+        return Done(f"paused {found}")
+
+    return Plan(question=f"Pause {what}?", what=str(what), do=do, back="/pauses")
+
+
+async def plan_resume(sight: Sight, form: Form) -> Plan:
+    """Plan the end of a pause."""
+    kind, name = _what(form)
+    what = Pause(kind, name)
+
+    async def do() -> Done:
+        if not await sight.broker.pauses.resume(kind, name):
+            raise Refused(f"{what} was not paused", 409)
+        return Done(f"resumed {what}")
+
+    return Plan(question=f"Resume {what}?", what=str(what), do=do, back="/pauses")
+
+
+PAGES = (Page("/pauses", "Pauses", "pauses.html", view),)
+ACTIONS = (
+    Action("/pauses/pause", "pause", "pause", plan_pause),
+    Action("/pauses/resume", "resume", "pause", plan_resume),
+)

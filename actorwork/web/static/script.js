@@ -1,0 +1,223 @@
+// The dashboard's script: pages that follow, actions with their questions, local times, copying, a few keys.
+// Without it every page and every action still works.
+"use strict";
+(() => {
+  const base = document.body.dataset.base;
+  const main = document.getElementById("main");
+  const live = document.getElementById("live");
+  const said = document.getElementById("said");
+  const ask = document.getElementById("ask");
+
+  // ---- times, as the clock of the reader shows them ----
+
+  const clock = new Intl.DateTimeFormat(undefined, {
+    year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit",
+  });
+  const today = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+
+  function localize(root) {
+    const day = new Date().toDateString();
+    for (const one of root.querySelectorAll("time[datetime]")) {
+      const at = new Date(one.dateTime);
+      if (Number.isNaN(at.getTime())) continue;
+      one.textContent = (at.toDateString() === day ? today : clock).format(at);
+      one.title = one.dateTime;
+    }
+  }
+
+  // ---- a page becomes another one, with what the reader does in it left alone ----
+
+  const kept = new Set(["open", "value", "checked"]);
+
+  function same(one, other) {
+    return one.nodeType === other.nodeType && one.nodeName === other.nodeName
+      && (one.dataset?.key || one.id || "") === (other.dataset?.key || other.id || "");
+  }
+
+  function become(old, fresh) {
+    if (old.nodeType !== Node.ELEMENT_NODE) {
+      if (old.data !== fresh.data) old.data = fresh.data;
+      return;
+    }
+    if (old.dataset.keep !== undefined || (old === document.activeElement && "value" in old && old.nodeName !== "BUTTON")) return;
+    for (const { name } of [...old.attributes]) {
+      if (!fresh.hasAttribute(name) && !kept.has(name)) old.removeAttribute(name);
+    }
+    for (const { name, value } of fresh.attributes) {
+      if (old.getAttribute(name) !== value && !kept.has(name)) old.setAttribute(name, value);
+    }
+    if (old.type === "hidden" && old.value !== fresh.value) old.value = fresh.value;
+    const byKey = new Map();
+    for (const child of old.children) if (child.dataset.key) byKey.set(child.dataset.key, child);
+    let at = old.firstChild;
+    for (const next of [...fresh.childNodes]) {
+      const known = next.dataset?.key && byKey.get(next.dataset.key);
+      if (known && known !== at) old.insertBefore(known, at);
+      const here = known || at;
+      if (here && same(here, next)) {
+        become(here, next);
+        at = here.nextSibling;
+      } else {
+        old.insertBefore(next, at);
+      }
+    }
+    while (at) {
+      const gone = at;
+      at = at.nextSibling;
+      gone.remove();
+    }
+  }
+
+  function show(html) {
+    const fresh = new DOMParser().parseFromString(`<main>${html}</main>`, "text/html").querySelector("main");
+    localize(fresh);
+    const shell = main.cloneNode(false);
+    shell.append(...fresh.childNodes);
+    become(main, shell);
+  }
+
+  async function again() {
+    const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+    if (!answer.ok) return;
+    const whole = new DOMParser().parseFromString(await answer.text(), "text/html");
+    show(whole.getElementById("main").innerHTML);
+  }
+
+  // ---- following: while the page is visible, and only then ----
+
+  let stream = null;
+
+  function state(name, text) {
+    live.dataset.state = name;
+    live.textContent = text;
+    live.hidden = false;
+  }
+
+  function follow() {
+    const page = document.body.dataset.follow;
+    if (!page || stream || document.hidden) return;
+    stream = new EventSource(`${base}/live?page=${encodeURIComponent(page)}`);
+    stream.addEventListener("open", () => state("live", "Live"));
+    stream.addEventListener("page", (event) => { state("live", "Live"); show(JSON.parse(event.data)); });
+    stream.addEventListener("trouble", (event) => state("trouble", JSON.parse(event.data)));
+    stream.addEventListener("error", () => {
+      state("trouble", "Connection lost");
+      // A browser gives up after an answer that is no stream; the server may be back later.
+      if (stream && stream.readyState === EventSource.CLOSED) {
+        leave();
+        setTimeout(follow, 5000);
+      }
+    });
+  }
+
+  function leave() {
+    if (stream) stream.close();
+    stream = null;
+  }
+
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) { leave(); state("paused", "Paused"); } else follow();
+  });
+  addEventListener("pagehide", leave);
+  addEventListener("pageshow", follow);
+
+  // ---- actions: the server words the question, the reader answers it ----
+
+  let silence = 0;
+
+  function say(text, isBad) {
+    const line = document.createElement("p");
+    line.textContent = text;
+    if (isBad) line.className = "bad";
+    said.replaceChildren(line);
+    clearTimeout(silence);
+    silence = setTimeout(() => said.replaceChildren(), isBad ? 12000 : 5000);
+  }
+
+  async function post(path, fields) {
+    const answer = await fetch(`${base}/api${path}`, {
+      method: "POST", headers: { "Content-Type": "application/json", Accept: "application/json" },
+      body: JSON.stringify(fields),
+    });
+    let facts = {};
+    try { facts = await answer.json(); } catch { facts = { error: `the server answered ${answer.status}` }; }
+    if (!answer.ok) throw new Error(facts.error || `the server answered ${answer.status}`);
+    return facts;
+  }
+
+  function confirmed(facts) {
+    return new Promise((resolve) => {
+      ask.querySelector("h2").textContent = facts.question;
+      const reason = ask.querySelector("input");
+      const yes = ask.querySelector("button.main");
+      reason.value = "";
+      reason.required = facts.reason_required;
+      yes.classList.toggle("grave", facts.is_grave);
+      ask.returnValue = "";
+      ask.showModal();
+      (facts.is_grave ? ask.querySelector("button[value=no]") : yes).focus();
+      ask.addEventListener("close", () => resolve(ask.returnValue === "yes" ? reason.value : null), { once: true });
+    });
+  }
+
+  document.addEventListener("submit", async (event) => {
+    const form = event.target;
+    if (form.method !== "post") return;
+    event.preventDefault();
+    const fields = {};
+    for (const [name, value] of new FormData(form, event.submitter)) {
+      if (name === "entry") (fields[name] ??= []).push(value); else fields[name] = value;
+    }
+    const path = new URL(event.submitter?.getAttribute("formaction") || form.getAttribute("action"), location.href)
+      .pathname.slice(base.length);
+    const button = event.submitter;
+    try {
+      if (button) button.disabled = true;
+      const reason = await confirmed(await post(path, { ...fields, dry_run: true }));
+      if (reason === null) return;
+      const facts = await post(path, { ...fields, reason });
+      say(facts.done.charAt(0).toUpperCase() + facts.done.slice(1), facts.problems.length > 0);
+      if (form.dataset.then) setTimeout(() => location.assign(base + form.dataset.then), 900);
+      else { form.reset(); await again(); }
+    } catch (error) {
+      say(error.message, true);
+    } finally {
+      if (button) button.disabled = false;
+    }
+  });
+
+  // ---- copying, also where a browser has no clipboard for pages (plain http) ----
+
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest("[data-copy]");
+    if (!button) return;
+    const text = document.getElementById(button.dataset.copy).textContent;
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch {
+      const area = document.createElement("textarea");
+      area.value = text;
+      document.body.append(area);
+      area.select();
+      document.execCommand("copy");
+      area.remove();
+      button.focus();
+    }
+    say("Copied");
+  });
+
+  document.addEventListener("change", (event) => {
+    if (!event.target.matches("[data-all]")) return;
+    for (const box of main.querySelectorAll(`input[name="${event.target.dataset.all}"]`)) box.checked = event.target.checked;
+  });
+
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.target.closest("input, textarea, select, dialog")) return;
+    event.preventDefault();
+    document.getElementById("find").focus();
+  });
+
+  localize(document);
+  follow();
+})();

@@ -1,0 +1,333 @@
+"""Pages and their JSON, and what can be done from them."""
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from actorwork.message import Envelope, TriggerDefinition
+from actorwork.policy.runs.values import Plan, StepPlan
+from actorwork.settings import default_source, identity
+from actorwork.web.dashboard import NAVIGATION, PAGES, app
+from actorwork.web.masking import MASK, Masking
+
+from .conftest import bury, enter, visit
+
+NIGHTLY = TriggerDefinition(
+    source="worker:shop:source",
+    id="0123456789abcdef",
+    actor="shop",
+    title="night/ly",
+    schedule='{"cron": "30 2 * * *", "timezone": "Europe/Berlin"}',
+    data=b'{"kind": "full"}',
+    details={"description": "all of it", "priority": 2},
+)
+
+
+async def test_every_page_is_there_with_nothing_in_it_and_has_its_twin():
+    async with visit() as guest:
+        for path in PAGES:
+            if path in ("/run", "/dead/letter"):
+                await guest.page(path, 400)
+                continue
+            assert "<h1>" in await guest.page(path)
+            facts = await guest.json(path)
+            assert facts == (await guest.http.get(path, headers={"accept": "application/json"})).json()
+            assert await guest.json(f"{path}/") == facts
+        assert set(NAVIGATION) <= set(PAGES)
+        index = await guest.json("")
+        assert index["pages"]["/api/sources"] == "see"
+        assert index["actions"]["/api/dead/drop"] == "drop"
+
+
+async def test_a_page_is_drawn_as_the_whole_and_again_as_its_middle():
+    async with visit() as guest:
+        assert "/sources" in await guest.page("/")
+        page = await guest.page("/pauses")
+        assert page.startswith("<!doctype html>")
+        assert 'data-follow="/pauses"' in page
+        assert 'aria-current="page">Pauses' in page
+        assert "style=" not in page
+        assert "onclick" not in page
+
+
+async def test_sources_are_shown_the_oldest_first_with_who_reads_and_who_paused_them():
+    async with visit() as guest:
+        own = default_source(identity("till"))
+        await enter(guest.broker, {"till": ["orders", own], "clerk": ["orders", "letters"]})
+        await guest.broker.publish([Envelope("letters", "1", b"1")])
+        await guest.broker.pauses.pause("source", "orders", reason="stocktaking", by="ben")
+        await guest.broker.pauses.pause("actor", "till", by="ben")
+        found = {one["name"]: one for one in (await guest.json("/sources"))["sources"]}
+        assert next(iter(found)) == "letters"
+        assert (found["letters"]["backlog"], found["letters"]["pause"]) == (1, None)
+        assert found["orders"]["actors"] == ["clerk", "till"]
+        assert found["orders"]["pause"]["reason"] == "stocktaking"
+        assert (found[own]["label"], found[own]["pause"]["kind"]) == ("actor:till", "actor")
+        page = await guest.page("/sources")
+        assert "stocktaking" in page
+        assert "actor:till" in page
+
+
+async def test_a_source_is_paused_and_resumed_and_the_record_says_by_whom():
+    async with visit() as guest:
+        asked = await guest.do("/pauses/pause", kind="source", name="orders", dry_run=True)
+        assert asked["question"] == "Pause source 'orders'?"
+        assert not await guest.broker.pauses.list()
+        await guest.do("/pauses/pause", kind="source", name="orders", reason="stocktaking")
+        (pause,) = await guest.broker.pauses.list()
+        assert (pause.by, pause.reason) == ("ann", "stocktaking")
+        await guest.do("/pauses/resume", kind="source", name="orders")
+        refused = await guest.do("/pauses/resume", 409, kind="source", name="orders")
+        assert refused["error"] == "source 'orders' was not paused"
+        last, resumed, paused = await guest.broker.audit.list()
+        assert (paused.who, paused.role, paused.action, paused.what) == ("ann", "admin", "pause", "source 'orders'")
+        assert (paused.reason, paused.ip, paused.outcome) == ("stocktaking", "127.0.0.1", "done")
+        assert resumed.outcome == "done"
+        assert last.outcome == "failed: source 'orders' was not paused"
+        assert "stocktaking" in await guest.page("/audit")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"kind": "all"},
+        {"kind": "everything", "name": "x"},
+        {"kind": "source"},
+        {"kind": "source", "name": "no source"},
+    ],
+)
+async def test_a_pause_that_means_nothing_is_refused(fields: dict[str, Any]):
+    async with visit() as guest:
+        await guest.do("/pauses/pause", 400, **fields)
+        assert not await guest.broker.audit.list()
+
+
+async def test_without_the_script_an_action_asks_on_a_page_of_its_own():
+    async with visit() as guest:
+        asked = await guest.submit("/pauses/pause", kind="source", name="orders", reason="stock")
+        assert "Pause source &#39;orders&#39;?" in asked
+        assert '<input type="hidden" name="name" value="orders">' in asked
+        assert not await guest.broker.pauses.list()
+        done = await guest.submit("/pauses/pause", kind="source", name="orders", reason="stock", confirm="yes")
+        assert "paused source &#39;orders&#39;" in done
+        assert len(await guest.broker.pauses.list()) == 1
+
+
+async def test_a_reason_may_be_wanted():
+    async with visit(reason_required=True) as guest:
+        assert (await guest.do("/pauses/pause", kind="everything", dry_run=True))["reason_required"]
+        assert "wants a reason" in (await guest.do("/pauses/pause", 400, kind="everything", reason=" "))["error"]
+        await guest.do("/pauses/pause", kind="everything", reason="fire")
+
+
+async def test_dead_letters_are_grouped_replayed_and_dropped():
+    async with visit() as guest:
+        await bury(guest.broker, "orders", {f"a{n}": n for n in range(5)}, reason="no stock")
+        await bury(guest.broker, "letters", {"b": 1}, reason="no paper", group="clerk")
+        found = await guest.json("/dead")
+        assert [(cause["count"], cause["example"]["actor"]) for cause in found["causes"]] == [
+            (5, "actor till"),
+            (1, "actor clerk"),
+        ]
+        cause = found["causes"][0]["fingerprint"]
+        assert (await guest.json("/dead/letters", fingerprint=cause))["total"] == 5
+        assert (await guest.json("/dead/letters", text="no paper"))["total"] == 1
+        assert "no stock" in await guest.page("/dead")
+        asked = await guest.do("/dead/replay", fingerprint=cause, dry_run=True)
+        assert (asked["question"], asked["how_many"]) == ("Replay 5 dead letters?", 5)
+        assert await guest.broker.backlog("orders") == 0
+        done = await guest.do("/dead/replay", fingerprint=cause)
+        assert (done["done"], done["how_many"]) == ("replayed 5 dead letters", 5)
+        assert await guest.broker.backlog("orders") == 5
+        (letter,) = (await guest.json("/dead/letters"))["letters"]
+        assert (await guest.do("/dead/drop", source="letters", entry=letter["entry"], dry_run=True))["is_grave"]
+        await guest.do("/dead/drop", source="letters", entry=[letter["entry"]])
+        assert not await guest.broker.dead_letters.sources()
+        await guest.do("/dead/drop", 404, all="yes")
+        await guest.do("/dead/drop", 400)
+        dropped, replayed = await guest.broker.audit.list()
+        assert (replayed.how_many, dropped.how_many) == (5, 1)
+
+
+async def test_a_letter_is_edited_and_replayed_and_masked_secrets_stay_as_they_were():
+    async with visit() as guest:
+        (letter,) = await bury(guest.broker, "orders", {"m": {"n": 1, "db": {"password": "geheim"}, "tokens": ["t"]}})
+        where: dict[str, Any] = {"source": "orders", "entry": letter.entry}
+        shown = await guest.json("/dead/letter", **where)
+        assert shown["payload"] == {"n": 1, "db": {"password": MASK}, "tokens": MASK}
+        assert shown["headers"]["X-Api-Key"] == MASK
+        page = await guest.page(f"/dead/letter?source=orders&entry={letter.entry}")
+        assert "geheim" not in page
+        assert MASK in page
+        await guest.do("/dead/edit", 400, **where, payload="{no json")
+        changed = shown["payload"] | {"n": 2}
+        await guest.do("/dead/edit", **where, payload=json.dumps(changed))
+        delayed = await guest.broker.backlog("orders")
+        assert delayed == 1
+        await guest.do("/dead/edit", 404, **where, payload="1")
+        (again,) = await bury_what_waits(guest.broker)
+        assert json.loads(again) == {"n": 2, "db": {"password": "geheim"}, "tokens": ["t"]}
+
+
+async def bury_what_waits(broker: object) -> list[bytes]:
+    from actorwork.testing.conformance.fake_consumer import open_consumer
+
+    async with open_consumer(broker, "orders", group="till") as consumer:  # type: ignore[arg-type]
+        delivery = await consumer.take_one()
+        assert isinstance(delivery.payload, bytes)
+        return [delivery.payload]
+
+
+async def test_a_viewer_sees_no_payload_anywhere():
+    async with visit("viewer") as guest:
+        (letter,) = await bury(guest.broker, "orders", {"m": {"n": "needle"}})
+        await guest.broker.publish([Envelope("orders", "later", b'{"n": "needle"}', delay=3600)])
+        await guest.broker.triggers.register(NIGHTLY.source, [NIGHTLY])
+        for path in ("/dead", "/dead/letters", f"/dead/letter?source=orders&entry={letter.entry}", "/message?id=m"):
+            assert "needle" not in await guest.page(path)
+            assert "needle" not in (await guest.http.get(f"/api{path}")).text
+        assert "needle" not in await guest.page("/delayed")
+        assert (await guest.json("/triggers"))["triggers"][0]["message"] is None
+        # Not even by asking whether there is one.
+        assert "see_payloads" in (await guest.json("/dead", 403, text="needle"))["error"]
+        assert "<button" not in (await guest.page("/pauses")).partition("<main")[2].partition("</main>")[0]
+
+
+async def test_triggers_are_shown_run_and_paused():
+    async with visit() as guest:
+        await guest.broker.triggers.register(NIGHTLY.source, [NIGHTLY])
+        (one,) = (await guest.json("/triggers"))["triggers"]
+        assert (one["state"], len(one["next"])) == ("on", 5)
+        await guest.do("/triggers/run", actor="shop", title="night/ly")
+        assert await guest.broker.backlog(NIGHTLY.source) == 1
+        await guest.do("/triggers/run", 404, actor="shop", title="daily")
+        await guest.do("/pauses/pause", kind="trigger", name=one["pause_name"])
+        (one,) = (await guest.json("/triggers"))["triggers"]
+        assert (one["state"], one["next"]) == ("paused", [])
+        assert "Resume night/ly" in await guest.page("/triggers")
+        await guest.do("/triggers/forget", actor="shop", title="night/ly")
+        assert not (await guest.json("/triggers"))["triggers"]
+
+
+async def test_a_run_is_shown_with_its_graph_and_cancelled():
+    async with visit() as guest:
+        steps = (StepPlan(name="first <b>", source="a", template=("1",)), StepPlan(name="then", kind="signal"))
+        await guest.broker.runs.start(Plan(id="r1", home="h", steps=steps, result=("1",), title="words"))
+        (run,) = (await guest.json("/runs"))["runs"]
+        assert (run["title"], run["status"]) == ("words", "STARTED")
+        page = await guest.page("/run?id=r1")
+        assert "<svg" in page
+        assert "<style" not in page
+        assert "first &lt;b&gt;" in page
+        assert "first <b>" not in page
+        assert (await guest.json("/run", id="r1"))["steps_total"] == 2
+        await guest.do("/runs/signal", 400, id="r1", name="then", value="{")
+        await guest.do("/runs/signal", id="r1", name="then", value="true")
+        await guest.do("/runs/signal", 409, id="r1", name="then", value="true")
+        await guest.do("/runs/cancel", id="r1", reason="wrong words")
+        assert (await guest.json("/run", id="r1"))["reason"] == "wrong words"
+        await guest.do("/runs/cancel", 409, id="r1")
+        await guest.do("/runs/forget", id="r1")
+        await guest.json("/run", 404, id="r1")
+        await guest.json("/runs", 400, status="LOST")
+
+
+async def test_a_message_is_found_by_its_id():
+    async with visit() as guest:
+        await guest.broker.publish([Envelope("orders", "a/b", b"1", headers={"actorwork-result-ttl": 60})])
+        await guest.broker.publish([Envelope("orders", "later", b"1", delay=3600)])
+        (letter,) = await bury(guest.broker, "letters", {"dead": 1})
+        found = await guest.json("/messages/a/b")
+        assert (found["info"]["status"], found["info"]["source"]) == ("PENDING", "orders")
+        assert found == await guest.json("/message", id="a/b")
+        assert "Cancel" in await guest.page("/message?id=a/b")
+        assert (await guest.json("/message", id="dead"))["dead"][0]["entry"] == letter.entry
+        assert (await guest.json("/message", id="later"))["delayed"][0]["source"] == "orders"
+        assert not (await guest.json("/message", id="nowhere"))["is_known"]
+        await guest.do("/messages/cancel", id="a/b", reason="typo")
+        assert (await guest.json("/message", id="a/b"))["info"]["status"] == "CANCELLED"
+        await guest.do("/messages/cancel", 409, id="a/b")
+        await guest.do("/messages/cancel", id="later", source="orders")
+        assert not (await guest.json("/delayed"))["delayed"]
+
+
+async def test_a_message_is_sent():
+    async with visit() as guest:
+        await enter(guest.broker, {"till": ["orders"]})
+        await guest.do("/messages/send", actor="till", payload='{"n": 1}')
+        await guest.do("/messages/send", source="orders", payload="2")
+        assert await guest.broker.backlog(default_source(identity("till"))) == 1
+        assert await guest.broker.backlog("orders") == 1
+        assert "did you mean" in (await guest.do("/messages/send", 404, actor="tilt", payload="1"))["error"]
+        await guest.do("/messages/send", 400, actor="till", source="orders", payload="1")
+        await guest.do("/messages/send", 400, actor="till", payload="no json")
+
+
+async def test_lists_are_bounded_and_say_so():
+    async with visit() as guest:
+        await guest.broker.publish([Envelope("orders", f"m{n}", b"1", delay=60 + n) for n in range(120)])
+        page = await guest.page("/delayed")
+        assert "The first 100 are shown" in page
+        assert "limit=3000" in page
+        assert len((await guest.json("/delayed", limit="110"))["delayed"]) == 110
+        for wrong in ("0", "-1", "x", "9" * 30):
+            await guest.json("/delayed", 400, limit=wrong)
+
+
+@pytest.mark.parametrize(("scope_root", "own_root"), [("/ops", ""), ("", "/ops"), ("/ops", "/ops/")])
+@pytest.mark.parametrize("is_stripped", [True, False])
+async def test_it_works_below_a_prefix_that_a_proxy_strips_and_that_it_leaves(
+    scope_root: str, own_root: str, *, is_stripped: bool
+):
+    async with visit(root_path=own_root) as guest:
+        transport = httpx.ASGITransport(app=guest.dashboard, client=("127.0.0.1", 1), root_path=scope_root)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+            prefix = "" if is_stripped else "/ops"
+            for path in ("/pauses", "/pauses/", "/", ""):
+                page = await http.get(f"{prefix}{path}")
+                assert page.status_code == 200
+                assert 'href="/ops/pauses"' in page.text
+                assert 'action="/ops/' in page.text
+                assert 'href="/pauses"' not in page.text
+            assert (await http.get(f"{prefix}/static/style.css")).status_code == 200
+            assert (await http.get(f"{prefix}/api/pauses")).json()["pauses"] == []
+            assert (await http.get("/opsx/pauses")).status_code == 404
+
+
+async def test_a_failure_of_ours_is_told_by_a_number_alone(monkeypatch: pytest.MonkeyPatch):
+    async with visit() as guest:
+
+        async def fail(*_: object, **__: object) -> None:
+            raise ZeroDivisionError("secret of the inside")
+
+        monkeypatch.setattr(type(guest.broker.pauses), "list", fail)
+        page = await guest.page("/pauses", 500)
+        assert "under the number" in page
+        assert "secret of the inside" not in page
+        assert "under the number" in (await guest.json("/pauses", 500))["error"]
+
+
+async def test_a_broker_that_does_not_open_is_said_on_the_page(tmp_path: object):
+    dashboard = app(f"sqlite:///{tmp_path}/no/such/folder/x.db")
+    transport = httpx.ASGITransport(app=dashboard, client=("127.0.0.1", 1))
+    async with dashboard.open(), httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+        answer = await http.get("/sources")
+        assert (answer.status_code, "the broker cannot be reached" in answer.text) == (503, True)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+        answer = await http.get("/api/sources")
+        assert "this dashboard is not open" in answer.json()["error"]
+
+
+def test_masking_goes_by_the_names_of_keys():
+    masking = Masking()
+    for name in ("password", "db_passwd", "X-Api-Key", "accessToken", "client-secret", "Set-Cookie"):
+        assert masking.is_secret(name)
+    for name in ("name", "number", "passage", "author"):
+        assert not masking.is_secret(name)
+    value = {"a": [{"token": 1, "b": None}], "token": None, "secret": ""}
+    assert masking.masked(value) == {"a": [{"token": MASK, "b": None}], "token": None, "secret": ""}
+    assert Masking(["iban"]).masked({"token": 1, "IBAN": 2}) == {"token": 1, "IBAN": MASK}
+    assert masking.unmasked({"token": MASK, "new": MASK}, {"token": 7}) == {"token": 7, "new": MASK}
