@@ -42,7 +42,7 @@ import attrs
 import cattrs
 from cattrs.errors import ForbiddenExtraKeysError, IterableValidationNote
 
-from actorwork.errors import CodecError
+from actorwork.errors import CodecError, ResultTooLarge
 from actorwork.shown import Value
 
 if TYPE_CHECKING:
@@ -353,6 +353,18 @@ def encode_value(value: object) -> bytes:
     except Exception as error:
         raise CodecError(f"cannot be written as JSON: {error}; got {_shown(value)}") from error
     return dumps(plain)
+
+
+def encode_result(value: object, limit: int) -> bytes:
+    """Write what a handler returned, in at most `limit` bytes; raise `CodecError`, or `ResultTooLarge`."""
+    data = encode_value(value)
+    if len(data) > limit:
+        raise ResultTooLarge(
+            f"the handler returned {len(data)} bytes as JSON, and max_result_bytes of its actor is {limit}: return a"
+            " reference to what is kept elsewhere, or raise that limit",
+            len(data),
+        )
+    return data
 
 
 def encode_as(value: object, annotation: Any) -> bytes:

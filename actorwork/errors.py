@@ -57,6 +57,14 @@ class CodecError(ActorworkError, ValueError):
         self.problems: tuple[str, ...] = tuple(problems)
 
 
+class ResultTooLarge(CodecError):
+    """A handler returned more than the `max_result_bytes` of its actor; `size` is in bytes of JSON."""
+
+    def __init__(self, message: str, size: int = 0) -> None:
+        super().__init__(message)
+        self.size: int = size
+
+
 class MessageRefused(ActorworkError, TypeError):
     """The actor has no handler for this message; the text lists what it accepts."""
 

@@ -218,16 +218,18 @@ def _are_hooks(instance: Settings, attribute: attrs.Attribute[Any], value: objec
 class Settings(Shown):
     """What an actor declares about itself.
 
-    `title` must be unique in a tree: the identity is derived from it. `sources` are the streams the actor reads besides
-    its own. Times are durations: seconds, a `timedelta`, or text such as "30s". `limits` hold deliveries back until
-    they may begin. `middleware` wraps the handling of each delivery, first one outermost; `publish_middleware`
-    processes what the actor publishes. `on_failure` overrides what an error does: by default a failing delivery fails
-    the message ("resume"), and a failing local call crashes the actor ("restart"). Once `max_crashes` processes have
-    died while a message was in flight, it is a dead letter and does not run again; from 2 on, its last run before that
-    is one alone, so that only the guilty one gets there. With `loop="asyncio"` its async handlers and hooks run on an
-    asyncio loop, in a thread of the actor's own. `decode` reads entries that other programs have written to
-    Redis in a format of their own (`policy/decoding`): a callable that is not async, or one for each source. What it
-    cannot read becomes a dead letter.
+    `title` must be unique in a tree: the identity is derived from it. `sources` are the streams the actor reads
+    besides its own. Times are durations: seconds, a `timedelta`, or text such as "30s". `limits` hold deliveries
+    back until they may begin. `middleware` wraps the handling of each delivery, first one outermost;
+    `publish_middleware` processes what the actor publishes. `on_failure` overrides what an error does: by default a
+    failing delivery fails the message ("resume"), and a failing local call crashes the actor ("restart"). Once
+    `max_crashes` processes have died while a message was in flight, it is a dead letter and does not run again;
+    from 2 on, its last run before that is one alone, so that only the guilty one gets there. A result whose JSON
+    has more than `max_result_bytes` (16 MiB; up to 512 MiB, which is what Redis takes) fails its message: it is for
+    values, not for files. With `loop="asyncio"` its async handlers and hooks run on an asyncio loop, in a thread of
+    the actor's own. `decode` reads entries that other programs have written to Redis in a format of their own
+    (`policy/decoding`): a callable that is not async, or one for each source. What it cannot read becomes a dead
+    letter.
     """
 
     title: str = attrs.field(validator=text(1, 300))
@@ -252,6 +254,7 @@ class Settings(Shown):
     publish_middleware: tuple[Any, ...] = attrs.field(default=(), converter=as_tuple, validator=callables("envelope"))
     priority: Priority = attrs.field(default=Priority.NORMAL, validator=instance_of(Priority, "a Priority"))
     results_ttl: float = attrs.field(default=86_400.0, converter=as_seconds, validator=seconds(1, 31_536_000))
+    max_result_bytes: int = attrs.field(default=16_777_216, validator=whole(1, 536_870_912))
     mailbox: MailboxSettings = attrs.field(
         factory=MailboxSettings, validator=instance_of(MailboxSettings, "a MailboxSettings")
     )

@@ -49,6 +49,7 @@ def test_everything_but_the_title_has_a_default():
         "publish_middleware": (),
         "priority": Priority.NORMAL,
         "results_ttl": 86_400,
+        "max_result_bytes": 16 * 2**20,
         "mailbox": MailboxSettings(capacity=1000),
         "dead_letters": DeadLetterSettings(max_count=10_000, max_age=30 * 86_400),
         "limits": (),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sqlite3
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, closing
 from datetime import timedelta
 from functools import partial
@@ -212,6 +212,11 @@ ODD: dict[str, Any] = {
 }
 
 
+@attrs.frozen
+class Wide(Message["Bounded", str]):
+    size: int
+
+
 class Failing(Actor):
     settings = Settings(title="failing", sources={"failing"})
 
@@ -251,6 +256,44 @@ async def test_what_json_cannot_hold_is_no_result_but_a_failure_that_says_so(ope
         odd = step(Failing, Returns(what), name="odd")
         run = await stage.client.start(Flow(step(Calculator, Text(group([odd]).results))))
         with pytest.raises(MessageFailed, match=r"'odd'.*CodecError"):
+            await run.result()
+        assert [one.status for one in await run.steps()] == [Status.FAILURE, Status.CANCELLED]
+
+
+def single(size: int) -> dict[str, Any]:
+    return {"size": size}
+
+
+class Bounded(Actor):
+    settings = Settings(title="bounded", max_result_bytes=1000)
+
+    @receive
+    async def single(self, *, size: int) -> str:
+        return "x" * (size - 2)
+
+    @receive(batch=2, within=0.01)
+    async def batched(self, messages: list[Wide]) -> list[str]:
+        return ["x" * (each.size - 2) for each in messages]
+
+
+@pytest.mark.parametrize("of", [single, Wide], ids=["single", "batch"])
+async def test_a_result_larger_than_its_actor_allows_fails_the_message_with_its_size_and_the_limit(
+    open_stage: OpenStage, of: Callable[[int], Any]
+) -> None:
+    async with open_stage() as stage, stage.open_system((Bounded,)):
+        fits, exceeds = [await stage.client.ref(Bounded).submit(of(size)) for size in (1000, 1001)]
+        assert len(await fits.result()) == 998
+        with pytest.raises(MessageFailed, match=r"1001 bytes.*max_result_bytes of its actor is 1000") as caught:
+            await exceeds.result()
+        assert caught.value.type == "ResultTooLarge"
+        assert await exceeds.status() is Status.FAILURE
+
+
+async def test_a_step_whose_result_is_too_large_is_the_failure_of_its_run(open_stage: OpenStage) -> None:
+    async with open_stage() as stage, stage.open_system((Bounded, Calculator)):
+        wide = step(Bounded, {"size": 1001}, name="wide")
+        run = await stage.client.start(Flow(step(Calculator, Text(group([wide]).results))))
+        with pytest.raises(MessageFailed, match=r"'wide'.*ResultTooLarge"):
             await run.result()
         assert [one.status for one in await run.steps()] == [Status.FAILURE, Status.CANCELLED]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
 
-from actorwork.codec import encode_value
+from actorwork.codec import encode_result
 from actorwork.errors import NotRunning
 from actorwork.message import FLOW, GROUP, REPLY_TO, RESULT_TTL, Delivery, is_result_wanted
 from actorwork.policy.runs.values import Expansion, Heir, Plan, read_step_header
@@ -57,11 +57,11 @@ class StartedRuns:
         _expansion(steps, delivery)  # What cannot be added is an error here, and not at the settlement.
         self._added += steps
 
-    def ack(self, delivery: Delivery, value: object, returns: object) -> Ack:
+    def ack(self, delivery: Delivery, value: object, returns: object, limit: int) -> Ack:
         """Return the settlement of a delivery whose handler returned `value`, and is annotated to return `returns`.
 
-        Raises `TypeError` if the run with which the message continues, or a step that it adds to its group, has a
-        result of another type.
+        Raises `ResultTooLarge` if the value takes more than `limit` bytes, and `TypeError` if the run with which
+        the message continues, or a step that it adds to its group, has a result of another type.
         """
         if isinstance(value, Continuation):
             if not may_fit(value.reply, returns):
@@ -82,7 +82,7 @@ class StartedRuns:
         if self._added:
             _check_results(self._added, delivery, returns)
             expands = _expansion(self._added, delivery)
-        return Ack(encode_value(value) if is_wanted else None, tuple(self._starts), expands=expands)
+        return Ack(encode_result(value, limit) if is_wanted else None, tuple(self._starts), expands=expands)
 
 
 def _expansion(steps: Sequence[Step[Any]], delivery: Delivery) -> Expansion:

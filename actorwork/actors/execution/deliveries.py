@@ -22,7 +22,7 @@ from actorwork.actors.execution.threads import run_in_thread
 from actorwork.actors.execution.watchdog import UNKNOWN
 from actorwork.actors.execution.workplace import Worker, Workplace, explained, interrupts, is_from_outside
 from actorwork.actors.mailbox.calls import PENDING, CallState
-from actorwork.codec import encode_value
+from actorwork.codec import encode_result
 from actorwork.failpoints import failpoint
 from actorwork.message import FAILED, Status, is_result_wanted, is_tracked
 from actorwork.policy.settlement import (
@@ -149,9 +149,11 @@ class Deliveries:
                 return
             else:
                 if current.runs is not None:
-                    settlement = current.runs.ack(delivery, value, handler.returns)
+                    settlement = current.runs.ack(
+                        delivery, value, handler.returns, self._actor.settings.max_result_bytes
+                    )
                 elif headers and is_result_wanted(headers):
-                    settlement = Ack(encode_value(value))
+                    settlement = Ack(encode_result(value, self._actor.settings.max_result_bytes))
                 else:
                     settlement = ACK
                 if current.outgoing is not None:

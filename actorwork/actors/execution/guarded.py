@@ -27,7 +27,7 @@ from actorwork.actors.execution.deliveries import Deliveries, crash_for
 from actorwork.actors.execution.watchdog import UNKNOWN
 from actorwork.actors.execution.workplace import Worker, Workplace, interrupts, is_from_outside
 from actorwork.actors.limits.admission import EMPTY_PERMIT
-from actorwork.codec import encode_value
+from actorwork.codec import encode_result
 from actorwork.errors import CodecError
 from actorwork.message import FAILED, Status, is_result_wanted, is_tracked
 from actorwork.policy.batches import outcomes_of
@@ -316,7 +316,7 @@ class GuardedDeliveries:
         try:
             if not isinstance(outcome, BaseException):
                 wanted = delivery.headers and is_result_wanted(delivery.headers)
-                return Ending(Ack(encode_value(outcome)) if wanted else ACK)
+                return Ending(Ack(encode_result(outcome, self._actor.settings.max_result_bytes)) if wanted else ACK)
         except CodecError as error:
             outcome = error
         ending = self._deliveries.ending(outcome, delivery, item.permit)
