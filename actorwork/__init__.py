@@ -147,6 +147,7 @@ if TYPE_CHECKING:
     )
     from actorwork.state.lock import Held as Held, Lock as Lock
     from actorwork.state.shared import Shared as Shared
+    from actorwork.telemetry.resources import ResourceBounds as ResourceBounds
 
 _AT_FIRST_USE: Final = {
     "AbstractCronSchedule": "actorwork.abc",
@@ -222,6 +223,7 @@ _AT_FIRST_USE: Final = {
     "Receipt": "actorwork.clients.receipts",
     "Reject": "actorwork.errors",
     "RemoteError": "actorwork.errors",
+    "ResourceBounds": "actorwork.telemetry.resources",
     "Restarted": "actorwork.actors.refs.watching",
     "ResultTooLarge": "actorwork.errors",
     "Retry": "actorwork.errors",
@@ -356,6 +358,7 @@ __all__ = [
     "Receipt",
     "Reject",
     "RemoteError",
+    "ResourceBounds",
     "Restarted",
     "ResultTooLarge",
     "Retry",

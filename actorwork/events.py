@@ -391,6 +391,19 @@ class LoopStalled(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
+class ResourceLow(_Event):
+    """There is little left of a resource: `free` bytes of `total`.
+
+    `resource` is "memory", with "cgroup" or "machine" as `where`, or "disk", with a path.
+    """
+
+    resource: str
+    where: str
+    free: int
+    total: int
+
+
+@attrs.frozen(eq=False, repr=False)
 class CircuitChanged(_Event):
     """A circuit is now `closed`, `open` for `seconds`, or `half open`; `error` is the one that opened it."""
 
@@ -505,6 +518,7 @@ Event: TypeAlias = (
     | Overdue
     | CancellationIgnored
     | LoopStalled
+    | ResourceLow
     | CircuitChanged
     | TriggerFired
     | TriggerTrouble

@@ -49,6 +49,13 @@ from actorwork.cli.imports import load_tree
     help="How long the loop may be blocked until the monitor calls the node dead.",
 )
 @click.option(
+    "--resources",
+    is_flag=True,
+    envvar="ACTORWORK_RESOURCES",
+    show_envvar=True,
+    help="Watch memory and disks, and warn when little is left (extra 'monitor').",
+)
+@click.option(
     "--only",
     metavar="NAME",
     multiple=True,
@@ -83,6 +90,7 @@ def run(
     grace: float,
     monitor: str | None,
     hang_timeout: float,
+    resources: bool,
     only: tuple[str, ...],
     excluding: tuple[str, ...],
     log_level: str,
@@ -113,4 +121,12 @@ def run(
         except SettingsError as error:
             raise click.UsageError(str(error)) from None
     configure(log_level, log_format)
-    run_tree(loaded, broker=broker, lease=lease, grace=grace, monitor=monitor, hang_timeout=hang_timeout)
+    run_tree(
+        loaded,
+        broker=broker,
+        lease=lease,
+        grace=grace,
+        monitor=monitor,
+        hang_timeout=hang_timeout,
+        resources=resources,
+    )

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from actorwork.runtime.metering import Metering
     from actorwork.runtime.options import Options
     from actorwork.runtime.processes.config import OpenSystem
+    from actorwork.runtime.resources import ResourceWatch
 
 
 class Engine:
@@ -67,6 +68,8 @@ class Engine:
             metering.watch(self.members)
         self.shutdown = StagedShutdown(options, emit, self.members)
         self.node: Node | None = None
+        self.resources: ResourceWatch | None = None
+        """What watches the memory and the disks, if anything does."""
         self.has_started = False
         self._broker: Broker | None = None
         self._nursery: trio.Nursery | None = None
@@ -197,6 +200,8 @@ class Engine:
             # `emit` is for the loop, which may never run again: a stall that lasts is logged from a thread.
             logs = LogSink(f"{socket.gethostname()}:{os.getpid()}")
             nursery.start_soon(watch_stalls, self.options.loop_stall, self.emit, logs)
+        if self.resources is not None:
+            nursery.start_soon(self.resources.run, self.broker)
         if self.metering is not None:
             nursery.start_soon(self.metering.run)
         nursery.start_soon(services.watchdog.run)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from actorwork.abc import AbstractCronSchedule, Broker, EventSink, Middleware, PublishMiddleware
     from actorwork.policy.restart import Intensity
     from actorwork.telemetry.configuring import LogFormat
+    from actorwork.telemetry.resources import ResourceBounds
 
 SHARE_FOR_THE_END = 0.2
 """The part of `grace` that is kept for the stages after the drain, at most `LONGEST_END` seconds."""
@@ -70,6 +71,8 @@ class SystemOptions(TreeOptions, total=False):
     """Where the health of the system is served by HTTP: "127.0.0.1:9464"; nowhere by default."""
     hang_timeout: Duration
     """For how long the loop may be blocked until the monitor calls the system dead; 60 seconds by default."""
+    resources: bool | ResourceBounds
+    """Watches what this process uses, and reports memory and disks that become low; needs the extra `monitor`."""
 
 
 class RunOptions(SystemOptions, total=False):

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from actorwork.runtime.outline import Branch
     from actorwork.telemetry.metrics.registry import Registry
     from actorwork.telemetry.monitor import MonitorServer
+    from actorwork.telemetry.resources import Resources
 
 A = TypeVar("A", bound="Actor")
 
@@ -76,6 +77,12 @@ class System:
     def has_started(self) -> bool:
         """Whether all actors have started, and the node reads; it stays so to the end and after."""
         return self._engine.has_started
+
+    @property
+    def resources(self) -> Resources | None:
+        """What this process used when it was looked at last, if `resources=` is given; None before that."""
+        watch = self._engine.resources
+        return None if watch is None else watch.latest
 
     @property
     def forced(self) -> bool:
@@ -226,6 +233,7 @@ def open_system(tree: object, **options: Unpack[SystemOptions]) -> AbstractAsync
                                           long the loop may be blocked before that is reported
         monitor, hang_timeout             where the system's health is served by HTTP ("127.0.0.1:9464"; by default
                                           nowhere), and after how long a blocked loop counts as dead there (60 s)
+        resources                         True, or `ResourceBounds`: watches memory and disks (extra `monitor`)
         intensity                         how many restarts the root supervisor allows
         emit                              takes the events; by default they become logs
         middleware, publish_middleware    wrap the deliveries of all actors, and what they publish
@@ -266,6 +274,10 @@ async def open_announced(
         metering = Metering(emit)
         emit = metering.sink
     engine = Engine(root, options, emit, open_system, metering)
+    if given.get("resources"):
+        from actorwork.runtime.resources import ResourceWatch  # noqa: PLC0415 - see above
+
+        engine.resources = ResourceWatch(given.get("resources"), engine.emit)
     system = System(engine)
     announce(system)
     failure: BaseException | None = None

@@ -7,5 +7,6 @@ formatting   lines of text for people, lines of JSON for programs
 metrics/     counters, gauges and histograms, for Prometheus and others
 monitor      a small HTTP server in a thread of its own
 health       whether a node is live, ready, started: pure
+resources    what a process uses, and when little is left (psutil)
 heartbeat    whether a loop turns, as another thread sees it
 """

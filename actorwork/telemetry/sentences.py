@@ -193,6 +193,8 @@ def sentence_of(event: events.Event, broker: str = "") -> Sentence:
                 {"error": f"blocked for {span(seconds)}"},
                 failure=Failure("LoopStalled", "", stack),
             )
+        case events.ResourceLow():
+            return _resource_low(event)
         case events.CircuitChanged(name=name, state="open", seconds=seconds, error=reason):
             because = "" if reason is None else f" ({type(reason).__name__}: {reason})"
             text = "the circuit %s is open%s: messages wait; the next one tries it in %s"
@@ -391,6 +393,26 @@ def _trigger_changed(event: events.TriggerChanged) -> Sentence:
             what = "is deleted, which was put here by hand"
     fields = {"actor_id": event.actor_id, "actor": event.title}
     return Sentence(logging.INFO, "the trigger %r of %r %s", (event.trigger, event.title, what), fields)
+
+
+def _resource_low(event: events.ResourceLow) -> Sentence:
+    share = f"{event.free / event.total:.1%}" if event.total else "nothing"
+    left = f"{share} ({in_bytes(event.free)} of {in_bytes(event.total)})"
+    if event.resource == "memory":
+        text, of = "memory is low: %s is left of what the %s allows; beyond that the kernel ends processes", event.where
+    else:
+        text, of = "disk space is low: %s is left at %s; without any, nothing more can be stored there", event.where
+    return Sentence(logging.WARNING, text, (left, of), {"error": f"{event.resource} is low"})
+
+
+def in_bytes(count: int) -> str:
+    """Return a number of bytes for people: `512 kB`, `1.25 GB`."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
 
 
 def _trigger_fired(event: events.TriggerFired) -> Sentence:

@@ -34,7 +34,7 @@ CROOKED_HOUSE = {
     "runtime/processes/process_child.py": "",
     "testing.py": "import redis",
     "telemetry.py": "import subprocess\nimport starlette.requests",
-    "policy.py": "import croniter\nimport time",
+    "policy.py": "import croniter\nimport psutil\nimport time",
     "events.py": "import actorwork.abc",
     "settings.py": "import actorwork.codec",  # this one is allowed: neighbours on the floor of decisions may talk
     "codec.py": "import cattrs",  # and this one

@@ -120,6 +120,16 @@ EVERY_EVENT: list[tuple[events.Event, str, str]] = [
     (events.LoopStalled(1.5, "a.py:3 in f\nb.py:4 in g", lasts=False), "WARNING", "was blocked for 1.5 s, and"),
     (events.LoopStalled(10.0, "a.py:3 in f\nb.py:4 in g", lasts=True), "WARNING", "has been blocked for 10 s, and"),
     (
+        events.ResourceLow("memory", "cgroup", 25_600_000, 512_000_000),
+        "WARNING",
+        "memory is low: 5.0% (25.6 MB of 512 MB) is left of what the cgroup allows",
+    ),
+    (
+        events.ResourceLow("disk", "/var/lib/shop", 1_250_000_000, 50_000_000_000),
+        "WARNING",
+        "disk space is low: 2.5% (1.25 GB of 50 GB) is left at /var/lib/shop; ",
+    ),
+    (
         events.CircuitChanged("database", "open", 30.0, OSError("disk")),
         "WARNING",
         "is open (OSError: disk): messages wait",
