@@ -1,6 +1,19 @@
 # `just check` is everything a change must pass. Tools are taken from .venv if it exists, else from the PATH.
 export PATH := justfile_directory() / ".venv/bin:" + env("PATH")
 
+# the package, as a user installs it
+install:
+    python3 -m venv .venv
+    .venv/bin/pip install --quiet ".[all]"
+
+# the package in place, with everything that tests need
+install-dev:
+    python3 -m venv .venv
+    .venv/bin/pip install --quiet --editable ".[dev]"
+
+# from a fresh clone to a checked one, with the examples
+all: install-dev check examples
+
 # lint, types, architecture, tests
 check: lint types architecture test
 
@@ -32,8 +45,11 @@ chaos *arguments:
 chaos-harness *arguments:
     python -m tests.chaos.harness {{ arguments }}
 
-coverage:
+# every test, and which lines none of them reaches
+test-cov:
     coverage run -m pytest && coverage combine --quiet && coverage report
+
+alias coverage := test-cov
 
 bench *arguments:
     python -m benchmarks.bench {{ arguments }}
@@ -45,9 +61,16 @@ bench-actors *arguments:
 demo:
     python examples/census.py
 
-fmt:
+# each example that ends by itself, one after the other
+examples:
+    for example in bank embedding pool crawler everwork census; do echo "== $example" && python "examples/$example.py" || exit 1; done
+
+# what ruff can mend by itself, and the layout of all files
+format:
     ruff check --fix-only .
     ruff format .
+
+alias fmt := format
 
 # print the changelog of the next release
 draft:

@@ -1,0 +1,20 @@
+"""The recipes that contributors call, and the example programs that one of them runs."""
+
+import re
+import subprocess
+
+from tests.examples.programs import ROOT
+
+UNTIL_STOPPED = {"clock", "quickstart"}
+"""Programs that serve until they are stopped."""
+
+
+def test_the_recipes_that_the_documents_name_exist() -> None:
+    listed = subprocess.run(["just", "--summary"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    wanted = "install install-dev test test-all test-cov lint types architecture format examples check all"
+    assert set(wanted.split()) <= set(listed.stdout.split())
+
+
+def test_the_recipe_examples_runs_every_program_that_ends_by_itself() -> None:
+    (named,) = re.findall(r"^examples:\n    for example in ([\w ]+);", (ROOT / "justfile").read_text(), re.MULTILINE)
+    assert set(named.split()) == {path.stem for path in (ROOT / "examples").glob("*.py")} - UNTIL_STOPPED
