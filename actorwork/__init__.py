@@ -73,6 +73,7 @@ if TYPE_CHECKING:
         ChildError as ChildError,
         CircuitOpen as CircuitOpen,
         CodecError as CodecError,
+        ConfigurationError as ConfigurationError,
         Deadlock as Deadlock,
         DeathPact as DeathPact,
         ExecutionTimeout as ExecutionTimeout,
@@ -137,7 +138,12 @@ if TYPE_CHECKING:
     from actorwork.policy.sending import SendOptions as SendOptions, SubmitOptions as SubmitOptions
     from actorwork.runtime.main import run as run
     from actorwork.runtime.outline import Branch as Branch
-    from actorwork.runtime.system import System as System, open_system as open_system, serve as serve
+    from actorwork.runtime.system import (
+        System as System,
+        load_configuration as load_configuration,
+        open_system as open_system,
+        serve as serve,
+    )
     from actorwork.settings import (
         DeadLetterSettings as DeadLetterSettings,
         EventSettings as EventSettings,
@@ -172,6 +178,7 @@ _AT_FIRST_USE: Final = {
     "Client": "actorwork.clients.client",
     "CodecError": "actorwork.errors",
     "ConcurrencyLimit": "actorwork.policy.limits",
+    "ConfigurationError": "actorwork.errors",
     "Context": "actorwork.actors.context.context",
     "Cron": "actorwork.policy.schedule",
     "DeadLetter": "actorwork.message",
@@ -256,6 +263,7 @@ _AT_FIRST_USE: Final = {
     "check_child_specs": "actorwork.actors.tree.spec",
     "circuit_breaker": "actorwork.actors.decorators",
     "current_context": "actorwork.actors.context.current",
+    "load_configuration": "actorwork.runtime.system",
     "next_times": "actorwork.policy.schedule",
     "open_client": "actorwork.clients.opening",
     "open_system": "actorwork.runtime.system",
@@ -307,6 +315,7 @@ __all__ = [
     "Client",
     "CodecError",
     "ConcurrencyLimit",
+    "ConfigurationError",
     "Context",
     "Cron",
     "DeadLetter",
@@ -391,6 +400,7 @@ __all__ = [
     "check_child_specs",
     "circuit_breaker",
     "current_context",
+    "load_configuration",
     "next_times",
     "open_client",
     "open_system",

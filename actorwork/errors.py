@@ -2,6 +2,7 @@
 
     ActorworkError
     ├── SettingsError          a declaration is wrong: fix the code that declares
+    │   └── ConfigurationError a configuration is wrong: the operator must fix it
     ├── CodecError             bytes or JSON that are not a message: the sender must fix them
     ├── MessageRefused         the actor has no handler for what was sent (also a TypeError)
     ├── MailboxFull            no room now: wait with `tell`, or slow down
@@ -44,6 +45,18 @@ class ActorworkError(Exception):
 
 class SettingsError(ActorworkError, ValueError):
     """A declaration is out of bounds; the message names the field, the value and the bound."""
+
+
+class ConfigurationError(SettingsError):
+    """What an operator has set cannot be used; `problems` holds one sentence per defect, each with its place."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        many = f"{len(self.problems)} problems in the configuration:\n  " if len(self.problems) > 1 else ""
+        super().__init__(many + "\n  ".join(self.problems))
+
+    def __reduce__(self) -> tuple[type[ConfigurationError], tuple[Sequence[str]]]:
+        return ConfigurationError, (self.problems,)
 
 
 class CodecError(ActorworkError, ValueError):

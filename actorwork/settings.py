@@ -180,7 +180,7 @@ def _triggers_differ(instance: object, attribute: attrs.Attribute[Any], value: o
 
 
 def _ends_before_the_hard_limit(instance: Any, attribute: attrs.Attribute[Any], value: object) -> None:
-    _soft(instance, attribute, value)
+    SOFT_BOUNDS(instance, attribute, value)
     if isinstance(value, (int, float)) and value >= instance.execution_timeout:
         raise SettingsError(
             f"Settings.soft_timeout wants less than execution_timeout ({instance.execution_timeout:g} s), after which"
@@ -188,7 +188,8 @@ def _ends_before_the_hard_limit(instance: Any, attribute: attrs.Attribute[Any], 
         )
 
 
-_soft: Final = seconds(0.01, 86_400, optional=True)
+SOFT_BOUNDS: Final = seconds(0.01, 86_400, optional=True)
+"""What a `soft_timeout` may be, whatever the `execution_timeout` is."""
 
 
 def _are_limits(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:

@@ -1,5 +1,5 @@
 """The command line: `actorwork run | send | result | cancel | runs | dead | spool | triggers | pause | resume | paused
-| audit | web | health | doctor`.
+| audit | web | health | doctor | config`.
 
 Exit codes, of every command:
 
@@ -22,6 +22,7 @@ It needs click and rich, which the extra `cli` installs; nothing outside this pa
     audit                        `audit`
     web                          `web`: the dashboard
     health, doctor               `health`; `doctor`
+    configuring                  `config`: what is set, what may be set, what is wrong with a file
     brokers                      what every command needs that uses a broker: options, the time limit, errors
     failing                      how a command fails: one sentence, and no traceback but the user's own
     imports, durations, output   MODULE:NAME, 1h30m, tables and JSON

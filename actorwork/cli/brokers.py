@@ -138,7 +138,14 @@ def pasted(*words: str) -> str:
 
 
 def _with_password(_: click.Context, __: click.Parameter, url: str | None) -> str | None:
-    """Take the password from the environment if it is masked, as in commands that logs recommend."""
+    """Take the url from the file that `ACTORWORK_BROKER_FILE` names, if there is none; and the password from the
+    environment if it is masked, as in commands that logs recommend.
+    """
+    if url is None and (file := os.environ.get(f"{BROKER}_FILE")):
+        try:
+            return Path(file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise click.UsageError(f"{BROKER}_FILE: cannot read {file}: {error}") from None
     if url is None or ":***@" not in url:
         return url
     from actorwork.streams.transport.urls import without_password

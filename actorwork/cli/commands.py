@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from actorwork.cli.audit import audit
+from actorwork.cli.configuring import config
 from actorwork.cli.dead_letters import dead
 from actorwork.cli.doctor import doctor
 from actorwork.cli.failing import FailingGroup
@@ -60,5 +61,6 @@ for command in (
     web,
     health,
     doctor,
+    config,
 ):
     actorwork.add_command(command)

@@ -1,19 +1,51 @@
-"""`actorwork run`: a tree of actors, until a signal ends it."""
+"""`actorwork run`: a tree of actors, until a signal ends it.
+
+A flag precedes a variable, a variable the files of `--config`, and these what the program declares. Click reads flags
+and their variables; what else the environment sets, and the files, `runtime/configuration` reads, if there is any.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
 
-from actorwork.cli.brokers import broker_option
+from actorwork.cli.brokers import BROKER, broker_option
 from actorwork.cli.durations import Duration
+from actorwork.cli.failing import TRACEBACK
 from actorwork.cli.imports import load_tree
+
+if TYPE_CHECKING:
+    from actorwork.runtime.configuration.loading import Configuration
+
+PREFIX: Final = "ACTORWORK_"
+ELSEWHERE: Final = frozenset(
+    {BROKER, f"{BROKER}_FILE", TRACEBACK, *(f"{PREFIX}{name}" for name in ("CONFIG", "HOME", "TIMEOUT"))}
+)
+"""The variables that are no settings of a configuration, beside those of the options."""
+
+
+def config_option(function: Any) -> Any:
+    """Give a command the option `--config`."""
+    return click.option(
+        "--config",
+        "files",
+        type=click.Path(dir_okay=False, path_type=Path),
+        multiple=True,
+        metavar="FILE",
+        envvar=f"{PREFIX}CONFIG",
+        show_envvar=True,
+        help="Read settings from this file: .toml, .json or .yaml. May be given again; later ones come first.",
+    )(function)
 
 
 @click.command(short_help="Run a tree of actors.")
 @click.argument("tree", metavar="MODULE:TREE")
 @broker_option
+@config_option
 @click.option(
     "--lease",
     type=Duration(least=0.2, most=3600),
@@ -65,6 +97,19 @@ from actorwork.cli.imports import load_tree
     "--except", "excluding", metavar="NAME", multiple=True, help="Skip this part of the tree. May be given again."
 )
 @click.option(
+    "--sources",
+    metavar="NAME,…",
+    multiple=True,
+    help="Start only the actors that read one of these sources, and what reads none; actor:TITLE is an actor's own.",
+)
+@click.option(
+    "--concurrency",
+    metavar="TITLE=N",
+    multiple=True,
+    help="Let this actor handle so many messages at once in a process. May be given again.",
+)
+@click.option("--solo", is_flag=True, help="Run everything in this process, whatever processes the tree has.")
+@click.option(
     "--log-level",
     type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
     default="INFO",
@@ -82,19 +127,9 @@ from actorwork.cli.imports import load_tree
     show_envvar=True,
     help="Lines for people, or a JSON object for each record.",
 )
+@click.pass_context
 def run(
-    tree: str,
-    *,
-    broker: str | None,
-    lease: float,
-    grace: float,
-    monitor: str | None,
-    hang_timeout: float,
-    resources: bool,
-    only: tuple[str, ...],
-    excluding: tuple[str, ...],
-    log_level: str,
-    log_format: Literal["text", "json"],
+    context: click.Context, tree: str, *, files: Sequence[Path], concurrency: Sequence[str], **options: Any
 ) -> None:
     """Run a tree of actors until SIGTERM or Ctrl-C; a second signal cancels handlers.
 
@@ -105,28 +140,55 @@ def run(
       or a function without parameters that returns one of these.
 
     \b
+    A flag precedes a variable, a variable the files of --config, and these what the program declares.
+
+    \b
     The exit code is 0 after a clean stop, 1 if the tree failed, 3 if something had to be stopped by force.
     """  # noqa: D301 - click wants the character itself, to leave the lines below it as they are
-    from actorwork.actors.tree.selection import selected
-    from actorwork.actors.tree.walking import root_of
-    from actorwork.errors import SettingsError
+    from actorwork.errors import ConfigurationError, SettingsError
     from actorwork.runtime.main import run as run_tree
+    from actorwork.runtime.system import parts_to_start
     from actorwork.telemetry.configuring import configure
 
     loaded = load_tree(tree)
-    if only or excluding:
-        root = root_of(loaded)
-        try:
-            loaded = selected(root, only=only, excluding=excluding)
-        except SettingsError as error:
-            raise click.UsageError(str(error)) from None
-    configure(log_level, log_format)
-    run_tree(
-        loaded,
-        broker=broker,
-        lease=lease,
-        grace=grace,
-        monitor=monitor,
-        hang_timeout=hang_timeout,
-        resources=resources,
-    )
+    configuration = configuration_of(files, concurrency)
+    chosen: dict[str, Any] = dict(configuration.options) if configuration is not None else {}
+    by_default = click.core.ParameterSource.DEFAULT
+    given = {name: value for name, value in options.items() if context.get_parameter_source(name) is not by_default}
+    # A file may say more of what a flag switches on, such as the bounds of `--resources`.
+    chosen |= {name: value for name, value in given.items() if not (value is True and chosen.get(name))}
+    if "sources" in chosen:
+        chosen["sources"] = [name.strip() for names in chosen["sources"] for name in names.split(",") if name.strip()]
+    configure(chosen.pop("log_level", "INFO"), chosen.pop("log_format", "text"))
+    chosen["config"] = configuration
+    try:
+        parts_to_start(loaded, cast("Any", chosen))
+    except ConfigurationError:
+        raise
+    except SettingsError as error:
+        raise click.UsageError(str(error)) from None
+    run_tree(loaded, **chosen)
+
+
+def configuration_of(files: Sequence[Path], concurrency: Sequence[str] = ()) -> Configuration | None:
+    """Return what files, variables and `--concurrency` set; None, without loading anything, if that is nothing."""
+    flags = [(one, *_title_and_number(one)) for one in concurrency]
+    of_options = {option.envvar for option in click.get_current_context().command.params}
+    others = [name for name in os.environ if name.startswith(PREFIX) and name not in ELSEWHERE | of_options]
+    if not (files or flags or others):
+        return None
+    from actorwork.runtime.configuration.loading import load
+    from actorwork.runtime.configuration.sources import of_flag
+
+    layers = [
+        of_flag(f"--concurrency {written}", "concurrency", number, table="actors", name=title)
+        for written, title, number in flags
+    ]
+    return load(files, flags=layers)
+
+
+def _title_and_number(written: str) -> tuple[str, str]:
+    title, equals, number = written.rpartition("=")
+    if not equals or not title:
+        raise click.UsageError(f"--concurrency wants TITLE=N, such as email=8, got {written!r}")
+    return title, number

@@ -26,7 +26,7 @@ from actorwork.errors import ActorStopped, BrokerError, NotRunning, SettingsErro
 from actorwork.hosting.threads_here import refuse_without_threads
 from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.runtime.options import Options, SystemOptions, refuse_unknown
-from actorwork.runtime.system import System, open_announced
+from actorwork.runtime.system import System, open_announced, with_config
 
 T = TypeVar("T")
 
@@ -53,6 +53,7 @@ class Hosting:
     def of(cls, tree: object, options: SystemOptions, on_failure: Callable[[BaseException], object] | None) -> Hosting:
         """Check a tree and its options; raises `TypeError` and `SettingsError`."""
         refuse_unknown("SystemThread", options)
+        options = with_config(options)
         broker = options.get("broker")
         if broker is not None and not isinstance(broker, str):
             raise SettingsError(

@@ -9,6 +9,7 @@
     check_name         a name that a user chooses at the broker: of a key, an id, a lock
     takes              whether an object can be called with that many arguments
     wrong              the error that all of them raise, for checks made elsewhere
+    bounds_of          the lowest and the highest number that a validator accepts
 
 True and False are not numbers, NaN is within no bounds, and infinity only within bounds without an upper limit.
 """
@@ -67,7 +68,7 @@ def number(
         wanted,
         optional=optional,
     )
-    return _told_units(check) if "seconds" in unit else check
+    return _bounded(_told_units(check) if "seconds" in unit else check, low, high)
 
 
 def seconds(low: float, high: float = math.inf, *, above: bool = False, optional: bool = False) -> Validator:
@@ -76,9 +77,23 @@ def seconds(low: float, high: float = math.inf, *, above: bool = False, optional
 
 def whole(low: int, high: int | None = None, *, optional: bool = False) -> Validator:
     wanted = f"a whole number >= {low}" if high is None else f"a whole number from {low} to {high}"
-    return _checked(
+    check = _checked(
         lambda value: is_whole(value) and low <= value and (high is None or value <= high), wanted, optional=optional
     )
+    return _bounded(check, low, math.inf if high is None else high)
+
+
+def bounds_of(validator: Validator) -> tuple[float, float] | None:
+    """Return the lowest and the highest number that `number`, `seconds` or `whole` accepts; None for other validators.
+
+    For those who describe a field to others, such as in a JSON Schema.
+    """
+    return vars(validator).get("bounds")
+
+
+def _bounded(check: Validator, low: float, high: float) -> Validator:
+    vars(check)["bounds"] = (low, high)
+    return check
 
 
 def text(low: int, high: int, *, optional: bool = False) -> Validator:

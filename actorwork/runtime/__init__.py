@@ -7,6 +7,7 @@ checking    what is checked before anything starts
 building    the members of a system: what it makes of the descriptions in a tree
 shutdown    stages 1 to 3 of the end: intake, drain, cancel
 processes/  the parts of a tree that run in other OS processes
+configuration/  what an operator sets in files, variables and flags, applied to a tree
 options     the options of a system, written once
 outline     the tree as it is now, as data and as a drawing
 metering    what a system counts of itself

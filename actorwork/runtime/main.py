@@ -27,20 +27,23 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
 import attrs
 import trio
 
 from actorwork.durations import as_seconds
-from actorwork.errors import ActorworkError, BrokerError, SettingsError
+from actorwork.errors import ActorworkError, BrokerError, MissingExtra, SettingsError
 from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.policy.bounds import is_number
 from actorwork.runtime.options import Options, RunOptions, SystemOptions, refuse_unknown
 from actorwork.runtime.processes.config import EXIT_FAILED, EXIT_FORCED
-from actorwork.runtime.system import System, open_announced
+from actorwork.runtime.system import System, open_announced, with_config
 from actorwork.stacks import frame_of_thread
 from actorwork.telemetry.configuring import configure
+
+if TYPE_CHECKING:
+    from actorwork.runtime.options import Configured
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _MARGIN = 1.0
@@ -57,22 +60,38 @@ def run(tree: object, **options: Unpack[RunOptions]) -> None:
     codes above.
     """
     refuse_unknown("run", options, RunOptions.__optional_keys__)
-    logs = [name for name in ("log_level", "log_format") if name in options]
-    level, form = options.pop("log_level", "INFO"), options.pop("log_format", "text")
-    grace = as_seconds(options.get("grace", attrs.fields(Options).grace.default))
-    if not is_number(grace):
-        grace = math.inf  # Opening the system refuses it, with its reason.
-    with _Signals() as signals, signals.watched_end(grace + _MARGIN):
-        try:
-            if not configure(level, form) and logs:
-                log.warning("%s ignored: this program has configured logging already", " and ".join(logs))
-        except SettingsError as error:
-            configure()
-            log.error("SettingsError: %s", error)  # noqa: TRY400 - the sentence has it all
-            raise SystemExit(EXIT_FAILED) from None
-        code = _run(tree, options, signals)
+    with _Signals() as signals:
+        if options.get("config") is not None:
+            options = _configured(options)
+        logs = [name for name in ("log_level", "log_format") if name in options]
+        level, form = options.pop("log_level", "INFO"), options.pop("log_format", "text")
+        grace = as_seconds(options.get("grace", attrs.fields(Options).grace.default))
+        if not is_number(grace):
+            grace = math.inf  # Opening the system refuses it, with its reason.
+        with signals.watched_end(grace + _MARGIN):
+            try:
+                if not configure(level, form) and logs:
+                    log.warning("%s ignored: this program has configured logging already", " and ".join(logs))
+            except SettingsError as error:
+                configure()
+                log.error("SettingsError: %s", error)  # noqa: TRY400 - the sentence has it all
+                raise SystemExit(EXIT_FAILED) from None
+            code = _run(tree, options, signals)
     if code:
         raise SystemExit(code)
+
+
+def _configured(options: RunOptions) -> RunOptions:
+    """Return the options with what an operator has set below them; ends the program if that cannot be used."""
+    try:
+        chosen = with_config(options)
+    except (SettingsError, MissingExtra) as error:
+        configure()
+        log.error("%s: %s", type(error).__name__, error)  # noqa: TRY400 - the sentence has it all
+        raise SystemExit(EXIT_FAILED) from None
+    config = cast("Configured", chosen.get("config"))
+    logs = {name: config.options[name] for name in ("log_level", "log_format") if name in config.options}
+    return cast("RunOptions", {**logs, **chosen})
 
 
 def _run(tree: object, options: SystemOptions, signals: _Signals) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, ClassVar, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypedDict
 
 import attrs
 
@@ -22,10 +22,29 @@ from actorwork.runtime.firing import cron_schedule_from
 from actorwork.shown import Value
 
 if TYPE_CHECKING:
+    import os
+
     from actorwork.abc import AbstractCronSchedule, Broker, EventSink, Middleware, PublishMiddleware
+    from actorwork.actors.tree.spec import Supervisor
     from actorwork.policy.restart import Intensity
     from actorwork.telemetry.configuring import LogFormat
     from actorwork.telemetry.resources import ResourceBounds
+
+
+class Configured(Protocol):
+    """A configuration that has been loaded."""
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The options of `run` that are set."""
+        ...
+
+    def applied_to(self, root: Supervisor) -> Supervisor:
+        """Return a tree with what is set of its actors, processes and limits."""
+        ...
+
+
+Config: TypeAlias = "str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Configured | None"
 
 SHARE_FOR_THE_END = 0.2
 """The part of `grace` that is kept for the stages after the drain, at most `LONGEST_END` seconds."""
@@ -58,6 +77,13 @@ class TreeOptions(TypedDict, total=False):
     """The names of the parts of the tree to start; all others are left out."""
     excluding: Iterable[str]
     """The names of the parts of the tree to leave out."""
+    sources: Iterable[str]
+    """Starts only the actors that read one of these sources, and what reads none; `actor:TITLE` is an actor's own."""
+    solo: bool
+    """Runs everything in this process: children of a `Process` become those of a supervisor."""
+    config: Config
+    """What an operator has set, below the other options of the call: files, or what `load_configuration` returned. With
+    it the environment is read as well, also with no files at all: `config=[]`."""
 
 
 class SystemOptions(TreeOptions, total=False):

@@ -13,7 +13,7 @@ import os
 import socket
 from collections.abc import AsyncGenerator, Callable, Hashable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack, cast, overload
 
 import trio
 
@@ -22,7 +22,7 @@ from actorwork.actors.supervision.administration import SupervisorRef
 from actorwork.actors.tree.walking import root_of
 from actorwork.actors.wakeups import check_loop
 from actorwork.durations import Duration, seconds_of
-from actorwork.errors import ActorStopped, SettingsError
+from actorwork.errors import ActorStopped, MissingExtra, SettingsError
 from actorwork.groups import is_cancellation, leaves
 from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.runtime.checking import check_tree
@@ -37,12 +37,18 @@ if TYPE_CHECKING:
     from actorwork.actors.refs.ref import ActorRef
     from actorwork.actors.supervision.supervisor import RunningSupervisor
     from actorwork.actors.tree.pool import Pool
+    from actorwork.actors.tree.spec import Supervisor
+    from actorwork.runtime.configuration.loading import Configuration, Files
+    from actorwork.runtime.options import Configured
     from actorwork.runtime.outline import Branch
     from actorwork.telemetry.metrics.registry import Registry
     from actorwork.telemetry.monitor import MonitorServer
     from actorwork.telemetry.resources import Resources
 
 A = TypeVar("A", bound="Actor")
+
+SELECTING: Final = frozenset({"only", "excluding", "sources", "solo"})
+"""The options that select a part of the tree."""
 
 
 class System:
@@ -238,6 +244,8 @@ def open_system(tree: object, **options: Unpack[SystemOptions]) -> AbstractAsync
         emit                              takes the events; by default they become logs
         middleware, publish_middleware    wrap the deliveries of all actors, and what they publish
         only, excluding                   names of the parts of the tree to start, or to leave out
+        sources, solo                     only what reads these sources; all of the tree in this process
+        config                            files with settings, or what `load_configuration` returned
         cron_schedule                     reads the cron expressions of triggers in another way
 
     Entering waits until all actors have started and the node reads. Leaving means that everything has ended. Raises
@@ -259,12 +267,8 @@ async def open_announced(
 ) -> AsyncGenerator[System]:
     """Do as `open_system`, and pass the system to `announce` before it starts."""
     check_loop("open_system")
-    whole = root_of(tree, given.get("intensity"))
-    root = whole
-    if "only" in given or "excluding" in given:
-        from actorwork.actors.tree.selection import selected  # noqa: PLC0415 - see above
-
-        root = selected(whole, only=given.get("only", ()), excluding=given.get("excluding", ()))
+    given = with_config(given)
+    whole, root = parts_to_start(tree, given)
     options = Options.of(given)
     check_tree(whole, root, options.cron_schedule)
     emit, metering = _sink(given.get("emit")), None
@@ -321,6 +325,58 @@ async def open_announced(
                 system.stop(reason)
     if (raised := failure or stopped) is not None:
         raise raised
+
+
+def with_config(given: SystemOptions) -> SystemOptions:
+    """Return the options of a call with those below them that its `config` sets, which is loaded then.
+
+    Raises `ConfigurationError`, and `MissingExtra` without what reads it.
+    """
+    config = given.get("config")
+    if config is None:
+        return given
+    is_loaded = hasattr(config, "applied_to")
+    loaded = cast("Configured", config) if is_loaded else load_configuration(cast("Files", config))
+    known = SystemOptions.__optional_keys__
+    below = {name: value for name, value in loaded.options.items() if name in known}
+    return cast("SystemOptions", {**below, **given, "config": loaded})
+
+
+def load_configuration(files: Files = (), *, environment: Mapping[str, str] | None = None) -> Configuration:
+    """Read what an operator has set, from files and from the environment, which precedes them.
+
+    The name of a file ends in .toml, .json, or .yaml (with the extra `yaml`); later files precede earlier ones.
+    `environment` are the variables, by default those of this process. `run`, `open_system` and `serve` take the result
+    as `config=`, or the files themselves. Raises `ConfigurationError`, with all that is wrong, and `MissingExtra`
+    without the extra `config`.
+    """
+    try:
+        from actorwork.runtime.configuration.loading import load  # noqa: PLC0415 - see above
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "typed_settings":
+            raise
+        raise MissingExtra(
+            "a configuration needs typed-settings, from the extra 'config': pip install \"actorwork[config]\""
+        ) from None
+    return load(files, environment=environment)
+
+
+def parts_to_start(tree: object, given: SystemOptions) -> tuple[Supervisor, Supervisor]:
+    """Return the whole tree, with what a loaded `config` changes in it, and the part of it that the options select."""
+    whole = root_of(tree, given.get("intensity"))
+    config = given.get("config")
+    if config is not None:
+        whole = cast("Configured", config).applied_to(whole)
+    if not SELECTING & given.keys():
+        return whole, whole
+    from actorwork.actors.tree.selection import reading, selected, solo  # noqa: PLC0415 - see above
+
+    root = selected(whole, only=given.get("only", ()), excluding=given.get("excluding", ()))
+    if "sources" in given:
+        root = reading(root, given["sources"])
+    if given.get("solo"):
+        whole, root = solo(whole), solo(root)
+    return whole, root
 
 
 def _sink(emit: EventSink | None) -> EventSink:

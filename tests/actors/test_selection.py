@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from actorwork import Actor, Child, DynamicSupervisor, Pool, Process, Settings, SettingsError, Supervisor, receive
-from actorwork.actors.tree.selection import selected
+from actorwork.actors.tree.selection import reading, selected, solo
 from actorwork.actors.tree.spec import Spec, as_spec
 from actorwork.actors.tree.walking import root_of
 from actorwork.testing import open_test_system
@@ -151,3 +151,82 @@ async def test_a_system_runs_the_part():
 def test_a_class_alone_is_a_tree_too():
     root = root_of(as_spec(Mailer))
     assert drawn(selected(root, only=["Mailer"])) == {"root": ["mail"]}
+
+
+# ---- by what they read ----
+
+
+class Reader(Actor):
+    settings = Settings(title="reader", sources={"mails", "letters"})
+
+    @receive
+    async def read(self, *, text: str) -> str:
+        return text
+
+
+class Clerk(Actor):
+    settings = Settings(title="clerk", sources={"forms"})
+
+    @receive
+    async def stamp(self, *, text: str) -> str:
+        return text
+
+
+def office() -> Supervisor:
+    return root_of(
+        [
+            Process([Reader, Child(Mailer, reads=False)], name="studio", replicas=3, shutdown_timeout=7),
+            Supervisor([Clerk], name="desk"),
+            Child(clock),
+            Pool(Player, 2, name="jukebox"),
+        ]
+    )
+
+
+def inside(spec: Spec) -> Any:
+    """Return a tree as titles in lists, with what is in its processes."""
+    if isinstance(spec, (Supervisor, Process)) and not isinstance(spec, Pool):
+        return {spec.title: [inside(child) for child in spec.children]}
+    return spec.title
+
+
+@pytest.mark.parametrize(
+    "sources", [["mails"], ["letters", "mails"], ["actor:reader"], [Reader.settings.default_source]]
+)
+def test_only_what_reads_a_source_is_left_with_all_that_reads_nothing(sources: list[str]):
+    assert inside(reading(office(), sources)) == {
+        "root": [{"studio": ["reader", "mail"]}, "clock", "jukebox"],
+    }
+
+
+def test_a_source_that_no_actor_reads_is_refused_with_those_that_are_read():
+    with pytest.raises(SettingsError, match="no actor of this tree reads 'mial'; did you mean 'mails'"):
+        reading(office(), ["mial"])
+    with pytest.raises(SettingsError, match=r"no actor of this tree reads 'x'; they read 'actor:clerk', .*'mails'"):
+        reading(office(), ["x"])
+    with pytest.raises(SettingsError, match="sources wants a list of names, got 'mails'"):
+        reading(office(), "mails")
+
+
+# ---- in one process ----
+
+
+def test_alone_the_children_of_a_process_are_those_of_a_supervisor():
+    root = solo(office())
+    assert inside(root) == {"root": [{"studio": ["reader", "mail"]}, {"desk": ["clerk"]}, "clock", "jukebox"]}
+    studio = root.children[0]
+    assert isinstance(studio, Supervisor)
+    assert (studio.shutdown, studio.restart) == (7.0, "permanent")
+
+
+def test_alone_an_actor_of_several_processes_is_there_once():
+    root = root_of(
+        [Process([Reader, Clerk], name="one"), Process([Reader], name="other"), Process([Mailer], name="third")]
+    )
+    assert inside(solo(root)) == {"root": [{"one": ["reader", "clerk"]}, {"third": ["mail"]}]}
+
+
+async def test_a_tree_with_processes_runs_in_this_one():
+    async with open_test_system(office(), solo=True, sources=["forms"]) as system:
+        assert await system.client.ref(Clerk).ask({"text": "a"}) == "a"
+        assert {branch.title for branch in system.system.tree().children} >= {"desk", "jukebox"}

@@ -32,8 +32,11 @@ CROOKED_HOUSE = {
     "runtime/processes/__init__.py": "",
     "runtime/processes/child_node.py": "import actorwork.runtime.processes.process_child",
     "runtime/processes/process_child.py": "",
+    "runtime/configuration/__init__.py": "",
+    "runtime/configuration/fields.py": "",
+    "runtime/configuration/kinds.py": "import actorwork.runtime.configuration.fields",
     "testing.py": "import redis",
-    "telemetry.py": "import subprocess\nimport starlette.requests",
+    "telemetry.py": "import subprocess\nimport starlette.requests\nimport typed_settings",
     "policy.py": "import croniter\nimport psutil\nimport time",
     "events.py": "import actorwork.abc",
     "settings.py": "import actorwork.codec",  # this one is allowed: neighbours on the floor of decisions may talk
@@ -91,6 +94,7 @@ def test_a_crooked_house_breaks_every_contract(crooked: str) -> None:
         "actorwork.runtime is not allowed to import actorwork.testing",
         "actorwork.runtime.engine is not allowed to import actorwork.runtime.system",
         "actorwork.runtime.processes.child_node is not allowed to import actorwork.runtime.processes.process_child",
+        "actorwork.runtime.configuration.kinds is not allowed to import actorwork.runtime.configuration.fields",
         "actorwork.streams.transport is not allowed to import actorwork.streams.broker",
         "actorwork.streams.transport.connection is not allowed to import actorwork.streams.transport.client",
         "actorwork.events is not allowed to import actorwork.abc",
@@ -106,6 +110,7 @@ def test_a_crooked_house_breaks_every_contract(crooked: str) -> None:
         "actorwork.streams -> sqlite3",
         "actorwork.telemetry -> subprocess",
         "actorwork.telemetry -> starlette",
+        "actorwork.telemetry -> typed_settings",
         "actorwork.message -> multiprocessing",
     ],
 )

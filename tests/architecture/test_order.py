@@ -54,6 +54,7 @@ def test_every_dependency_of_the_package_is_declared() -> None:
     wanted = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
     declared = {re.split(r"[\[>=<; ]", requirement)[0].replace("-", "_") for requirement in wanted}
     declared |= {"attr", "actorwork"} | sys.stdlib_module_names | ({"hiredis"} if "redis" in declared else set())
+    declared |= {"yaml"} if "pyyaml" in declared else set()
     imported = {
         name.partition(".")[0]: str(path.relative_to(HOUSE))
         for path in (HOUSE / "actorwork").rglob("*.py")

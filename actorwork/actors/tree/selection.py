@@ -2,6 +2,8 @@
 
     only        the parts with these names, all that is below them, and the supervisors above them
     excluding   everything but the parts with these names and what is below them
+    reading     everything but the actors that read other sources than these
+    solo        everything, without processes: their children are parts of this one
 
 The name of an actor is its title or the name of its class; of a task, the name of its function; of a pool, its own name
 or those of its actor; of anything else, its name. A supervisor or a process without any children left is left out. A
@@ -10,14 +12,19 @@ name selects every part that has it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from difflib import get_close_matches
 from typing import cast
 
 import attrs
 
 from actorwork.actors.tree.pool import Pool
-from actorwork.actors.tree.spec import Child, DynamicSupervisor, Spec, Supervisor, innermost
+from actorwork.actors.tree.spec import Child, DynamicSupervisor, Process, Spec, Supervisor, innermost
+from actorwork.actors.tree.walking import actors_of
 from actorwork.errors import SettingsError
+
+_OWN = "actor:"
+"""Before the title of an actor: its own source."""
 
 
 def selected(root: Supervisor, *, only: Iterable[str] = (), excluding: Iterable[str] = ()) -> Supervisor:
@@ -44,6 +51,71 @@ def selected(root: Supervisor, *, only: Iterable[str] = (), excluding: Iterable[
             f" only {', '.join(map(repr, wanted)) or 'all'}, excluding {', '.join(map(repr, unwanted))}"
         )
     return cast("Supervisor", left)
+
+
+def reading(root: Supervisor, sources: Iterable[str]) -> Supervisor:
+    """Return a tree without the actors that read none of these sources; `actor:TITLE` is an actor's own.
+
+    An actor that reads one of them reads all of its sources. What reads nothing stays: local actors and tasks. Raises
+    `SettingsError` for a source that no actor of the tree reads.
+    """
+    wanted = _names("sources", sources)
+    there: dict[str, set[str]] = {}
+    for child in actors_of(root, everywhere=True):
+        own = f"{_OWN}{child.title}"
+        names = (own if name == child.settings.default_source else name for name in child.settings.all_sources)
+        there.setdefault(child.title, set()).update(names, [child.settings.default_source])
+    known = sorted(name for names in there.values() for name in names)
+    for name in wanted:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"they read {', '.join(map(repr, known))}"
+            raise SettingsError(f"no actor of this tree reads {name!r}; {hint}")
+    idle = {title for title, names in there.items() if names.isdisjoint(wanted)}
+    left = _pruned(root, lambda spec: isinstance(spec, Child) and spec.reads and spec.title in idle)
+    return cast("Supervisor", left)
+
+
+def _pruned(spec: Spec, is_out: Callable[[Spec], bool]) -> Spec | None:
+    if is_out(spec):
+        return None
+    if not _below(spec):
+        return spec
+    return _with(spec, [_pruned(child, is_out) for child in _below(spec)])
+
+
+def solo(root: Supervisor) -> Supervisor:
+    """Return a tree in which the children of each process are those of a supervisor instead, in this process.
+
+    Of an actor that is in several processes, as replicas of it, the first one is left.
+    """
+    return cast("Supervisor", _alone(root, set()))
+
+
+def _alone(spec: Spec, titles: set[str]) -> Spec | None:
+    match spec:
+        case Child() if spec.actor is not None and spec.reads:
+            if spec.title in titles:
+                return None
+            titles.add(spec.title)
+            return spec
+        case Process():
+            children = [child for child in (_alone(child, titles) for child in spec.children) if child is not None]
+            if not children:
+                return None
+            return Supervisor(
+                children,
+                name=spec.name,
+                id=spec.id,
+                restart=spec.restart,
+                shutdown=spec.shutdown_timeout,
+                significant=spec.significant,
+                backoff=spec.backoff,
+            )
+        case _ if _below(spec):
+            return _with(spec, [_alone(child, titles) for child in _below(spec)])
+        case _:
+            return spec
 
 
 def names_of(spec: Spec) -> list[str]:

@@ -17,7 +17,7 @@ import inspect
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeAlias, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeAlias, cast, get_args
 
 import attrs
 from attrs.validators import optional
@@ -68,6 +68,14 @@ def _may_read(factory: object) -> bool:
     return not (isinstance(inner, type) and issubclass(inner, Hooks)) or has_settings(inner)
 
 
+class SettingsChanges(Protocol):
+    """What an operator changes in the settings that an actor class declares."""
+
+    def applied_to(self, settings: Settings) -> Settings:
+        """Return the changed settings."""
+        ...
+
+
 @attrs.frozen(eq=False, repr=False)
 class Child(Shown, Generic[A_co]):
     """An actor, or a task, in a tree: how to make it, whether to restart it, how long it may take to stop.
@@ -78,7 +86,7 @@ class Child(Shown, Generic[A_co]):
     `"brutal_kill"` cancels it at once; `startup_timeout` bounds its start. `id` is unique among siblings: the actor's
     title by default. A `significant` child may end its supervisor (`auto_shutdown`). With a `backoff`, restarts wait.
     An actor that is in the tree from the start reads from the broker, unless `reads` is False or it has no settings; of
-    those that read, there is one for each title.
+    those that read, there is one for each title. A configuration sets `changes` of the settings; they are pickled.
     """
 
     factory: Callable[..., A_co]
@@ -94,6 +102,7 @@ class Child(Shown, Generic[A_co]):
         kw_only=True,
         validator=instance_of(bool, "True or False"),
     )
+    changes: SettingsChanges | None = attrs.field(default=None, kw_only=True, repr=False)
 
     def __attrs_post_init__(self) -> None:
         actor = self.actor
@@ -129,7 +138,12 @@ class Child(Shown, Generic[A_co]):
         actor = self.actor
         if actor is None:
             raise SettingsError(f"{self.title!r} is a task: it has no settings")
-        return settings_of(actor)
+        return settings_of(actor) if self.changes is None else self._changed_settings
+
+    @cached_property
+    def _changed_settings(self) -> Settings:
+        actor, changes = cast("type[Hooks]", self.actor), cast("SettingsChanges", self.changes)
+        return changes.applied_to(settings_of(actor))
 
     @cached_property
     def title(self) -> str:

@@ -1,0 +1,154 @@
+"""`actorwork config`, and what files, variables and flags set for `actorwork run`."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import Shell
+from .test_running import ended, lines_until
+
+HOUSE = Path(__file__).parents[2]
+TREE = """
+from actorwork import Actor, Process, RateLimit, Settings, receive
+
+
+class Till(Actor):
+    settings = Settings(title="till desk", sources={"orders"}, execution_timeout=60, limits=[RateLimit(9, name="tax")])
+
+    @receive
+    async def take(self, message: int) -> None:
+        settings = self.context._actor.settings
+        print("runs", settings.concurrency, settings.mailbox.capacity, settings.limits[0].rate, flush=True)
+
+
+tree = [Process([Till], name="counter", replicas=2)]
+"""
+FILE = """
+lease = "9s"
+
+[actors."till desk"]
+concurrency = 2
+mailbox.capacity = 77
+
+[limits.tax]
+rate = 5
+
+[processes.counter]
+replicas = 1
+"""
+
+
+@pytest.fixture
+def market(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    (shell.folder / "market.py").write_text(TREE)
+    (shell.folder / "actorwork.toml").write_text(FILE)
+    monkeypatch.delitem(sys.modules, "market", raising=False)
+    return shell
+
+
+def rows(shell: Shell, *arguments: str) -> dict[str, tuple[str, str]]:
+    return {row["name"]: (row["value"], row["origin"]) for row in shell.json("config", "show", *arguments)}
+
+
+def test_each_setting_is_shown_with_its_origin_and_secrets_are_masked(market: Shell, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ACTORWORK_BROKER", "redis://ann:secret@host/0")
+    monkeypatch.setenv("ACTORWORK_ACTORS__TILL_DESK__CONCURRENCY", "3")
+    market = Shell(market.folder, "redis://ann:secret@host/0")
+    given = rows(market, "--config", "actorwork.toml")
+    assert given == {
+        "broker": ("redis://ann:***@host/0", "ACTORWORK_BROKER"),
+        "lease": ("9s", "actorwork.toml"),
+        'actors."till desk".concurrency': ("3", "ACTORWORK_ACTORS__TILL_DESK__CONCURRENCY"),
+        'actors."till desk".mailbox.capacity': ("77", "actorwork.toml"),
+        "processes.counter.replicas": ("1", "actorwork.toml"),
+        "limits.tax.rate": ("5", "actorwork.toml"),
+    }
+    whole = rows(market, "market:tree", "--config", "actorwork.toml", "--all")
+    assert given.items() <= whole.items()
+    assert whole["grace"] == ("25s", "default")
+    assert whole['actors."till desk".execution_timeout'] == ("1m", "code")
+    assert whole['actors."till desk".sources'] == ("orders", "code")
+    assert whole['actors."till desk".dead_letters.max_age'] == ("30d", "default")
+
+
+def test_where_nothing_is_set_a_note_says_so(shell: Shell):
+    assert "nothing is set: --all shows the defaults" in Shell(shell.folder, "")("config", "show").stderr
+
+
+def test_files_are_checked_with_all_that_is_wrong(market: Shell):
+    assert "1 file: nothing is wrong" in market("config", "check", "actorwork.toml", "--tree", "market:tree").stdout
+    (market.folder / "a.yaml").write_text("lease: 1:30\nactors:\n  till desk: {concurrency: no}\n")
+    (market.folder / "b.json").write_text('{"actors": {"till": {"concurrency": 1}}}')
+    assert market("config", "check", "b.json").exit_code == 0
+    found = market("config", "check", "a.yaml", "b.json", "--tree", "market:tree", code=1).stderr.splitlines()
+    assert found[0].startswith("a.yaml:1: lease is 1:30, which YAML reads")
+    assert found[1].startswith(
+        'a.yaml:3: actors."till desk".concurrency wants a whole number from 1 to 100000, got False'
+    )
+    assert found[2] == "b.json: no actor of this tree is called 'till'; did you mean 'till desk'?"
+    assert found[3] == "Error: 3 problems"
+
+
+def test_the_schema_is_printed_as_json(shell: Shell):
+    found = json.loads(shell("config", "schema").stdout)
+    assert found["properties"]["actors"]["additionalProperties"]["properties"]["concurrency"]["maximum"] == 100_000
+
+
+def test_the_example_fits_its_program(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(HOUSE / "examples" / "config")
+    monkeypatch.setattr("sys.path", [str(HOUSE / "examples" / "config"), *sys.path])
+    assert "nothing is wrong" in shell("config", "check", "default.toml", "--tree", "shop:tree").stdout
+
+
+def test_a_flag_precedes_a_variable_which_precedes_a_file_in_each_process(market: Shell):
+    market("send", "orders", "1")
+    arguments = ("--config", "actorwork.toml", "--concurrency", "till desk=4")
+    variables = {
+        "ACTORWORK_ACTORS__TILL_DESK__CONCURRENCY": "3",
+        "ACTORWORK_ACTORS__TILL_DESK__MAILBOX__CAPACITY": "55",
+        "ACTORWORK_LOG_FORMAT": "json",
+    }
+    with market.start("run", "market:tree", *arguments, **variables) as process:
+        assert lines_until(process, "runs")[-1] == "runs 4 55 5\n"
+        process.terminate()
+        code, logs = ended(process)
+    assert code == 0, logs
+    assert all(json.loads(line) for line in logs.splitlines())
+
+
+def test_alone_everything_is_in_one_process(market: Shell):
+    market("send", "orders", "1")
+    with market.start("run", "market:tree", "--solo", "--sources", "orders") as process:
+        assert lines_until(process, "runs")[-1] == "runs 1 1000 9\n"
+        process.terminate()
+        code, logs = ended(process)
+    assert code == 0, logs
+    assert "actorwork[" not in logs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "complaint"),
+    [
+        (["--concurrency", "till desk"], 2, "--concurrency wants TITLE=N, such as email=8, got 'till desk'"),
+        (["--concurrency", "till desk=many"], 1, "wants a whole number from 1 to 100000, got 'many'"),
+        (["--concurrency", "till=2"], 1, "--concurrency till=2: no actor of this tree is called 'till'; did you mean"),
+        (["--sources", "odres"], 2, "no actor of this tree reads 'odres'; did you mean 'orders'?"),
+        (["--config", "nowhere.toml"], 1, "nowhere.toml: "),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_starts(
+    market: Shell, arguments: list[str], code: int, complaint: str
+):
+    assert complaint in " ".join(market("run", "market:tree", *arguments, code=code).stderr.split())
+
+
+def test_the_url_of_the_broker_may_be_in_a_file_for_every_command(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    (shell.folder / "secret").write_text(f"{shell.url}\n")
+    monkeypatch.setenv("ACTORWORK_BROKER_FILE", str(shell.folder / "secret"))
+    elsewhere = Shell(shell.folder, "")
+    elsewhere("send", "orders", "1")
+    assert shell.backlog("orders") == 1
+    monkeypatch.setenv("ACTORWORK_BROKER_FILE", "/nowhere")
+    assert "ACTORWORK_BROKER_FILE: cannot read /nowhere" in elsewhere("send", "orders", "1", code=2).stderr
