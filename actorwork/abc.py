@@ -559,6 +559,41 @@ class Pauses(Protocol):
         ...
 
 
+@attrs.frozen(eq=False, repr=False)
+class Purgeable(Value):
+    """How many messages of a source no node has been given.
+
+    Some are `ready`, some `delayed` (retries that wait included), and some wait `behind` others with their key. `steps`
+    of them are steps of runs.
+    """
+
+    ready: int
+    delayed: int
+    behind: int
+    steps: int
+
+    @property
+    def total(self) -> int:
+        return self.ready + self.delayed + self.behind
+
+
+class Purging(Protocol):
+    """Drops messages of a source that no node has been given, in portions."""
+
+    async def count(self, source: str) -> Purgeable:
+        """Count what may be dropped now. This looks at every message of the source, in portions."""
+        ...
+
+    async def drop(self, source: str, *, reason: str, most: int) -> int:
+        """Drop messages, at most so many; return how many were dropped. If cancelled, more may have been.
+
+        Each ends as one that is cancelled before it is begun: a caller that waits for its outcome gets "rejected", with
+        a `Failure` of type `Cancelled` and this reason, and a run whose step it is draws its conclusions. What a node
+        has been given stays, also while nobody handles it.
+        """
+        ...
+
+
 class Audit(Protocol):
     """What users did to the system: the newest 10,000 actions.
 
@@ -765,6 +800,9 @@ class Broker(Protocol):
 
     @property
     def audit(self) -> Audit: ...
+
+    @property
+    def purging(self) -> Purging: ...
 
     async def publish(self, envelopes: Sequence[Envelope]) -> int:
         """Store messages; return how many were new (a message whose id was seen before is dropped).

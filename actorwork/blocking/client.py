@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from actorwork.abc import Broker, FunctionActor
     from actorwork.actors.actor import Actor
     from actorwork.blocking.triggers import Triggers
+    from actorwork.clients.purging import Purge
     from actorwork.clients.receipts import Receipt as AsyncReceipt
     from actorwork.clients.refs import Prepared as AsyncPrepared, StreamRef
     from actorwork.clients.runs import Run as AsyncRun
@@ -159,6 +160,13 @@ class Client:
     def run_trigger(self, actor: type[Actor] | str, trigger: str) -> str:
         """Send the message of a trigger now, whatever its schedule says; return the message's id."""
         return run(self._client.run_trigger(actor, trigger))
+
+    def purge(self, source: str, *, dry_run: bool = False, reason: str = "") -> Purge:
+        """Drop the messages of a source that no node has been given: ready, delayed, or behind others with their key.
+
+        With `dry_run` they are counted only.
+        """
+        return run(self._client.purge(source, dry_run=dry_run, reason=reason))
 
     # ---- shared by all nodes ----
 

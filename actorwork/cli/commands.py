@@ -11,6 +11,7 @@ from actorwork.cli.doctor import doctor
 from actorwork.cli.failing import FailingGroup
 from actorwork.cli.health import health
 from actorwork.cli.pausing import pause, paused, resume
+from actorwork.cli.purging import purge
 from actorwork.cli.running import run
 from actorwork.cli.runs import runs
 from actorwork.cli.sending import send
@@ -57,6 +58,7 @@ for command in (
     pause,
     resume,
     paused,
+    purge,
     audit,
     web,
     health,

@@ -35,6 +35,7 @@ from actorwork.triggers.declared import find_trigger, message_now
 
 if TYPE_CHECKING:
     from actorwork.actors.actor import Actor
+    from actorwork.clients.purging import Purge
     from actorwork.clients.runs import Run
     from actorwork.clients.triggers import Triggers
     from actorwork.policy.runs.values import RunInfo, Status
@@ -156,6 +157,20 @@ class Client:
         envelope = message_now(record, self._sender.next_id(), milliseconds(datetime.now(UTC)))
         await broker.publish([envelope])
         return envelope.id
+
+    async def purge(self, source: str, *, dry_run: bool = False, reason: str = "") -> Purge:
+        """Drop the messages of a source that no node has been given: ready, delayed, or behind others with their key.
+
+        With `dry_run` they are counted only. Each ends as one that is cancelled: a receipt of it has the status
+        CANCELLED, and a run whose step it is draws its conclusions. Messages that a node has been given stay. An
+        actor's own source is `client.ref(actor).source`. If cancelled, any part of them may have been dropped.
+        """
+        from actorwork.clients import purging  # noqa: PLC0415 - rare
+
+        broker = await self._sender.reached()
+        if dry_run:
+            return purging.Purge(source, await broker.purging.count(source_name(source)))
+        return await purging.purge(broker, source_name(source), reason=reason)
 
     @overload
     def ref(self, actor: type[A]) -> StreamRef[A]: ...

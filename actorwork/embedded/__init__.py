@@ -7,6 +7,7 @@
     values         shared values and locks, with the rules of policy/values
     triggers       triggers and pauses
     audit          what users did
+    purging        drops what of a source no node has been given
     limiter        limits that count for all processes
     diagnosis      what `actorwork doctor` finds out about a file
     replies        where outcomes arrive in this process

@@ -78,6 +78,27 @@ class Cancellation:
         self._take(source, name, id, [*(("", row[0], row[1], row[2], row[3]) for row in entries), *rows], REPLACED)
         return True
 
+    def purge(self, source: int, name: str, reason: str, most: int) -> int:
+        """Delete messages that no node has been given; return how many there were."""
+        failure = Failure("Cancelled", reason)
+        count = 0
+        # In this order, because a message that leaves calls the next one with its key.
+        for table, place, key, condition in (
+            ("behind", "place", "null", ""),
+            ("delayed", "place", "case when goes_first then key end", ""),
+            ("entries", "seq", "key", f" and {UNREAD}"),
+        ):
+            rows = self._execute(
+                f"select {place}, {key}, uniq, headers, id from {table} e where source in (?, ?, ?, ?){condition}"
+                f" order by {place} limit ?",
+                (*channel_numbers(source), most - count),
+            ).fetchall()
+            for number, *rest, message in rows:
+                self._execute(f"delete from {table} where {place} = ?", (number,))
+                self._take(source, name, message, [("", number, *rest)], failure)
+            count += len(rows)
+        return count
+
     def _not_begun(self, source: int, id: str) -> list[Any]:
         found: list[Any] = []
         for table, has_key in (("delayed", "goes_first"), ("behind", "0")):
@@ -101,6 +122,8 @@ class Cancellation:
             self._outcomes.answer(source, name, id, headers_from(rows[0][-1]), Outcome("rejected", failure=failure))
 
 
+UNREAD: Final = "seq > (select coalesce(max(cursor), 0) from groups g where g.source = e.source)"
+"""Whether an entry `e` was given to no node of any group."""
 _WAITING: Final = (
     "select seq, key, uniq, headers from entries e where headers is not null and id = ?"
     f" and {SOURCE} = ? and not exists (select 1 from pending p where p.seq = e.seq and p.node > 0)"

@@ -19,6 +19,7 @@ from actorwork.message import NO_HEADERS, DeadLetter, Delayed, Envelope, Json, M
 
 if TYPE_CHECKING:
     from actorwork.embedded.audit import EmbeddedAudit
+    from actorwork.embedded.purging import EmbeddedPurging
     from actorwork.embedded.reports import EmbeddedCommands, EmbeddedReports
     from actorwork.policy.runs.values import Plan, RunInfo, StepInfo
 
@@ -77,6 +78,13 @@ class EmbeddedSending:
     @property
     def states(self) -> EmbeddedStates:
         return self._states
+
+    @property
+    def purging(self) -> EmbeddedPurging:
+        # Imported here: few programs purge.
+        from actorwork.embedded.purging import EmbeddedPurging  # noqa: PLC0415
+
+        return EmbeddedPurging(self._asked)
 
     @property
     def audit(self) -> EmbeddedAudit:

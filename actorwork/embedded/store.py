@@ -197,6 +197,11 @@ class Store:
         """Cancel a message wherever it is; return whether it was open, and not cancelled before."""
         return self._cancellation.cancel_anywhere(self.source(source), source, id, reason, force=force)
 
+    def purge(self, source: str, reason: str, most: int) -> int:
+        """Delete messages of a source that no node has been given; return how many there were."""
+        number = self._sources.find(source)
+        return 0 if number is None else self._cancellation.purge(number, source, reason, most)
+
     def answer(self, source: str, id: str, headers: Mapping[str, Json], outcome: Outcome) -> None:
         """Store and send the outcome of a message."""
         self.outcomes.answer(self.source(source), source, id, headers, outcome)

@@ -10,6 +10,7 @@ Read top-down, as the layers contract has it:
     dead_letters.py, delayed.py, diagnosis.py       for people: list, replay, cancel, examine
     values.py, limiter.py, triggers.py, pauses.py   state that nodes share: values and locks, limits, triggers, pauses
     audit.py        what users did
+    purging.py      drops what of a source no node has been given
     runs.py, plans.py                               runs of workflows, and the form in which they are sent
     reader.py       one blocked XREADGROUP, from streams to the sink
     reclaimer.py    promotes due messages, takes over released and orphaned entries

@@ -61,6 +61,7 @@ PAUSE: Final = _script("pause", "clock")
 
 LIST_DELAYED: Final = _script("list_delayed")
 CANCEL: Final = _script("cancel", *_JOINING)
+PURGE: Final = _script("purge", *_JOINING)
 RUN: Final = _script("run", *_JOINING)
 
 ALL: Final = (
@@ -92,5 +93,6 @@ ALL: Final = (
     PAUSE,
     LIST_DELAYED,
     CANCEL,
+    PURGE,
     RUN,
 )

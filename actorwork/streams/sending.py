@@ -26,6 +26,7 @@ from actorwork.streams.values import RedisValues
 
 if TYPE_CHECKING:
     from actorwork.streams.audit import RedisAudit
+    from actorwork.streams.purging import RedisPurging
     from actorwork.streams.reports import RedisCommands, RedisReports
     from actorwork.streams.runs import RedisRuns
 
@@ -91,6 +92,13 @@ class RedisSending:
     @property
     def states(self) -> RedisStates:
         return RedisStates(self._commands)
+
+    @property
+    def purging(self) -> RedisPurging:
+        # Imported here: few programs purge.
+        from actorwork.streams.purging import RedisPurging  # noqa: PLC0415
+
+        return RedisPurging(self._commands)
 
     @property
     def audit(self) -> RedisAudit:

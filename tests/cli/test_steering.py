@@ -1,6 +1,7 @@
-"""`actorwork audit`."""
+"""`actorwork audit` and `purge`."""
 
 from actorwork.abc import Broker
+from actorwork.message import Envelope
 from tests.cli.conftest import Shell
 
 
@@ -20,3 +21,32 @@ def test_what_users_did_is_listed(shell: Shell):
     (newest,) = shell.json("audit", "--limit", "1")
     assert (newest["who"], newest["outcome"], newest["how_many"]) == ("ben", "", None)
     assert newest["at"].endswith("Z")
+
+
+def test_a_purge_counts_asks_and_drops(shell: Shell):
+    async def send(broker: Broker) -> None:
+        await broker.publish([Envelope("orders", str(number), b"1", delay=600 * (number > 1)) for number in range(5)])
+
+    shell.at_broker(send)
+    shell.enter({"till": ["orders"]})
+    assert shell("purge", "orders", "--dry-run").stdout == "would drop 5 messages (2 ready, 3 delayed) of 'orders'\n"
+    assert "nothing was done: this command asks first" in shell("purge", "orders", code=1).stderr
+    assert shell.backlog("orders") == 2
+    declined = shell("purge", "orders", input="n\n", code=1)
+    assert "Drop 5 messages (2 ready, 3 delayed) of 'orders'?" in declined.stderr
+    assert shell.json("audit") == []
+    assert shell("purge", "orders", "--yes", "--reason", "a test").stdout == "dropped 5 messages of 'orders'\n"
+    assert shell.backlog("orders") == 0
+    (entry,) = shell.json("audit")
+    assert (entry["action"], entry["what"], entry["how_many"], entry["reason"]) == ("purge", "orders", 5, "a test")
+    assert shell.json("purge", "orders", "--yes") == {
+        "source": "orders",
+        "ready": 0,
+        "delayed": 0,
+        "behind": 0,
+        "steps_of_runs": 0,
+        "dropped": 0,
+    }
+    assert "did you mean 'orders'?" in shell("purge", "oders", "--dry-run").stderr
+    assert shell("purge", "actor:till", "--dry-run").stdout.startswith("would drop 0 messages of 'worker:")
+    assert "a source is 1 to 300 characters" in shell("purge", "no source", code=2).stderr

@@ -64,6 +64,7 @@ from actorwork.testing.conformance.outcomes import OutcomeTests
 from actorwork.testing.conformance.ownership import OwnershipTests
 from actorwork.testing.conformance.priorities import PriorityTests
 from actorwork.testing.conformance.publishing import PublishingTests
+from actorwork.testing.conformance.purging import PurgeTests
 from actorwork.testing.conformance.reading import ReadingTests
 from actorwork.testing.conformance.reports import ReportTests
 from actorwork.testing.conformance.settling import SettlingTests
@@ -96,6 +97,7 @@ class BrokerConformance(
     PauseTests,
     ReportTests,
     AuditTests,
+    PurgeTests,
     WaitingTests,
     WholeTests,
 ):
