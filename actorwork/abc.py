@@ -37,7 +37,7 @@ from actorwork.message import (
     TriggerDefinition,
     TriggerRecord,
 )
-from actorwork.policy.settlement import Settlement
+from actorwork.policy.settlement import Ending, Settlement
 from actorwork.settings import DeadLetterSettings, Settings
 from actorwork.shown import Shown, Value
 
@@ -905,6 +905,54 @@ class PublishMiddleware(Protocol):
     """
 
     def __call__(self, envelope: Envelope, /) -> Envelope: ...
+
+
+class ActorInstrument(Protocol):
+    """Observes the deliveries of one actor; it must not raise anything of its own."""
+
+    async def handling(self, delivery: Delivery, proceed: Callable[[], Awaitable[object]], /) -> object:
+        """Wrap the handling of a delivery as `Middleware` does, outside of all middleware."""
+        ...
+
+    async def handling_together(self, deliveries: Sequence[Delivery], proceed: Callable[[], Awaitable[Any]], /) -> Any:
+        """Wrap the call of a handler for a batch, inside of all middleware; return what `proceed` returns."""
+        ...
+
+    def failed(self, delivery: Delivery, error: BaseException, ending: Ending, /) -> Mapping[str, Json]:
+        """Take note of how a delivery ends whose handler has raised, or whose message cannot be read.
+
+        Returns headers for the next attempt if the ending is a `Retry`: added to the message, under their names.
+        """
+        ...
+
+
+class Instruments(Protocol):
+    """What observes the system of one process, from before its start until after its end."""
+
+    @property
+    def publish_middleware(self) -> tuple[PublishMiddleware, ...]:
+        """Processes what the actors publish, before any other publish middleware."""
+        ...
+
+    def of_actor(self, settings: Settings) -> ActorInstrument | None:
+        """Return what observes an actor's deliveries, if anything does; called when the actor starts."""
+        ...
+
+    def observe(self, event: Event, /) -> None:
+        """Take an event of this process; as an `EventSink`."""
+        ...
+
+    def close(self, within: float) -> None:
+        """Export what is left and end, in about `within` seconds; runs in a thread, once, when the system has ended."""
+        ...
+
+
+class Telemetry(Protocol):
+    """How a system is observed: an option of it, pickled on its way to the processes of a tree."""
+
+    def open(self, broker: str) -> Instruments:
+        """Open what observes the system of this process at a broker (its URL; empty for the default file)."""
+        ...
 
 
 class AbstractCronSchedule(Protocol):

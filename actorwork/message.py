@@ -56,6 +56,8 @@ FAILED: Final = "actorwork-failed"
 """Header: the failure by which the message has become a dead letter; the delivery is for the actor's hook `failed`."""
 FLOW: Final = "actorwork-flow"
 """Header: the step of a run that the message is, as `home/run/number`: the settlement ends the step as well."""
+PREVIOUS_SPAN: Final = "actorwork-previous-span"
+"""Header: the span of the attempt before this one, as a W3C `traceparent`, if that attempt was traced."""
 GROUP: Final = "actorwork-group"
 """Header: the step is a member of a group, to which its handler may add others; the type of their results, as text."""
 

@@ -97,8 +97,8 @@ class Settlements:
                 if order.is_told_failures:
                     self.tell_failure(delivery, order.group, failure)
                 self.answer(delivery, Outcome("failed", failure=failure))
-            case Retry(delay=delay, failure=failure):
-                if not self.end_cancelled(delivery) and not self._try_again(delivery, order.group, failure, delay):
+            case Retry() as retry:
+                if not self.end_cancelled(delivery) and not self._try_again(delivery, order.group, retry):
                     self.answer(delivery, Outcome("rejected", failure=LOST))
         self.end(delivery.token)
         return True
@@ -179,9 +179,10 @@ class Settlements:
         )
         return done.rowcount
 
-    def _try_again(self, delivery: Delivery, group: str, failure: Failure, delay: float) -> bool:
+    def _try_again(self, delivery: Delivery, group: str, retry: Retry) -> bool:
         """Write the next attempt; return false if there is nothing to write: the row was deleted by hand."""
-        headers = headers_of_next_attempt(delivery, failure, self._transaction.now)
+        delay = retry.delay
+        headers = headers_of_next_attempt(delivery, retry.failure, self._transaction.now, retry.headers)
         seq = delivery.token.seq
         if delay <= 0:
             due = None
@@ -205,5 +206,5 @@ class Settlements:
         else:
             self._transaction.is_delayed_until(due)
         if is_tracked(delivery.headers):
-            self._states.retry(delivery, self._sources.number(delivery.source), failure)
+            self._states.retry(delivery, self._sources.number(delivery.source), retry.failure)
         return True

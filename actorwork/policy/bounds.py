@@ -145,6 +145,16 @@ def callables(*arguments: str) -> Validator:
     )
 
 
+def having(method: str, wanted: str) -> Validator:
+    return _checked(
+        lambda value: (
+            isinstance(value, tuple)
+            and all(callable(getattr(one, method, None)) for one in cast("tuple[object, ...]", value))
+        ),
+        wanted,
+    )
+
+
 def as_tuple(value: Iterable[Any]) -> tuple[Any, ...]:
     """Convert an ordered iterable to a tuple; return anything else unchanged, for a validator to refuse."""
     # Not sets: the order of layers counts. Not strings: the error must show what was given, not its characters.

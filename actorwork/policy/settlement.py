@@ -20,6 +20,7 @@ from __future__ import annotations
 import enum
 import math
 import traceback
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
@@ -28,7 +29,7 @@ import attrs
 from actorwork import errors
 from actorwork.errors import ExecutionTimeout
 from actorwork.groups import is_cancellation, is_group, leaves
-from actorwork.message import Failure
+from actorwork.message import Failure, Json
 from actorwork.policy.retry import BackoffFunction, Dice, RetryPolicy, retry_after, rule_for
 from actorwork.shown import Value
 
@@ -56,10 +57,11 @@ ACK: Final = Ack()
 
 @attrs.frozen(eq=False, repr=False)
 class Retry(Value):
-    """Run the message again `delay` seconds from now, as the next attempt."""
+    """Run the message again `delay` seconds from now, as the next attempt, with these headers added to its own."""
 
     delay: float
     failure: Failure
+    headers: Mapping[str, Json] | None = None
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from actorwork.actors.context.sending import SendingClient
     from actorwork.actors.life.consumer import Consumer
     from actorwork.actors.life.services import Resident
+    from actorwork.runtime.instruments import SystemInstruments
     from actorwork.runtime.options import Options
     from actorwork.runtime.processes.config import OpenSystem
     from actorwork.runtime.processes.process_child import ProcessChild, ProcessServices
@@ -44,6 +45,8 @@ class Host(Protocol):
     def emit(self) -> EventSink: ...
     @property
     def options(self) -> Options: ...
+    @property
+    def instruments(self) -> SystemInstruments | None: ...
     @property
     def broker(self) -> Broker: ...
     @property
@@ -60,6 +63,7 @@ class Members:
 
     def __init__(self, root: Supervisor, host: Host) -> None:
         self._host = host
+        instruments = host.instruments
         self.services = Services(
             emit=host.emit,
             watchdog=Watchdog(getattr(host.emit, "hang_timeout", math.inf)),
@@ -70,7 +74,9 @@ class Members:
             client=host.client,
             limit_store=lambda: host.broker.limit_store,
             middleware=host.options.middleware,
-            publish_middleware=host.options.publish_middleware,
+            publish_middleware=(instruments.publish_middleware if instruments else ())
+            + host.options.publish_middleware,
+            instruments=instruments.opened if instruments else (),
             quota=getattr(host.emit, "quota", None),
         )
         self._environment = SupervisionEnvironment(emit=host.emit, dice=self.services.dice, build=self._build)

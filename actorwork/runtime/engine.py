@@ -30,6 +30,7 @@ from actorwork.policy.exits import Exit, Kind, is_fatal
 from actorwork.runtime.building import Members, refuse_what_is_not_shared
 from actorwork.runtime.firing import fire_triggers
 from actorwork.runtime.forks import forks_ended
+from actorwork.runtime.options import SHORTEST_END
 from actorwork.runtime.pausing import Pausing
 from actorwork.runtime.shutdown import StagedShutdown
 from actorwork.runtime.stalls import watch_stalls
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from actorwork.abc import Broker, EventSink, Node, PublishMiddleware
     from actorwork.actors.context.sending import SendingClient
     from actorwork.actors.tree.spec import Supervisor
+    from actorwork.runtime.instruments import SystemInstruments
     from actorwork.runtime.metering import Metering
     from actorwork.runtime.options import Options
     from actorwork.runtime.processes.config import OpenSystem
@@ -56,8 +58,10 @@ class Engine:
         emit: EventSink,
         open_system: OpenSystem,
         metering: Metering | None = None,
+        instruments: SystemInstruments | None = None,
     ) -> None:
         self.options = options
+        self.instruments = instruments
         self.emit = emit
         self.metering = metering
         """What counts the metrics of the system, if it counts any; `emit` is its sink then."""
@@ -140,9 +144,17 @@ class Engine:
             self._nursery = None
             # Whatever happened: those who still wait for an actor of the tree are answered.
             self.members.root.end(Exit(Kind.SHUTDOWN), "the system has ended")
+            if self.instruments is not None:
+                await self.instruments.close(self._time_left)
             self._ended.set()
         if self._failure is not None:
             raise self._failure
+
+    @property
+    def _time_left(self) -> float:
+        """Seconds for the last step of the shutdown; as for each step, whatever the others have left of the grace."""
+        left = self.shutdown.began + self.options.grace - trio.current_time()
+        return min(self.options.ending, max(SHORTEST_END, left))
 
     async def _run_tree(self, broker: Broker, task_status: trio.TaskStatus[None]) -> None:
         members = self.members

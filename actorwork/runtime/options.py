@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypedDict
 import attrs
 
 from actorwork.durations import Duration, as_seconds
-from actorwork.policy.bounds import FINITE, as_tuple, callables, instance_of, number, seconds
+from actorwork.policy.bounds import FINITE, as_tuple, callables, having, instance_of, number, seconds
 from actorwork.runtime.firing import cron_schedule_from
 from actorwork.shown import Value
 
 if TYPE_CHECKING:
     import os
 
-    from actorwork.abc import AbstractCronSchedule, Broker, EventSink, Middleware, PublishMiddleware
+    from actorwork.abc import AbstractCronSchedule, Broker, EventSink, Middleware, PublishMiddleware, Telemetry
     from actorwork.actors.tree.spec import Supervisor
     from actorwork.policy.restart import Intensity
     from actorwork.telemetry.configuring import LogFormat
@@ -69,6 +69,8 @@ class TreeOptions(TypedDict, total=False):
     """Wraps the deliveries of all actors, outside of their own middleware, the first one outermost."""
     publish_middleware: Iterable[PublishMiddleware]
     """Processes all that the actors publish. With a `Process`, this and `middleware` are pickled."""
+    telemetry: Telemetry | Iterable[Telemetry]
+    """Observes the system, in each of its processes; with a `Process` it is pickled too."""
     metrics: bool
     """Counts metrics, in the processes of the tree too; False by default. `System.metrics` has them."""
     cron_schedule: AbstractCronSchedule | type[AbstractCronSchedule] | None
@@ -121,6 +123,10 @@ def refuse_unknown(
             )
 
 
+def _as_telemetry(given: Telemetry | Iterable[Telemetry]) -> tuple[Telemetry, ...]:
+    return (given,) if hasattr(given, "open") else as_tuple(given)  # pyright: ignore[reportReturnType, reportArgumentType]
+
+
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Options(Value):
     """How a system runs. `lease`, `grace`, `loop_stall` and `hang_timeout` are in seconds; `grace` and `loop_stall` may
@@ -140,6 +146,9 @@ class Options(Value):
     )
     publish_middleware: tuple[PublishMiddleware, ...] = attrs.field(
         default=(), converter=as_tuple, validator=callables("envelope")
+    )
+    telemetry: tuple[Telemetry, ...] = attrs.field(
+        default=(), converter=_as_telemetry, validator=having("open", "a telemetry, or a list of these")
     )
     cron_schedule: AbstractCronSchedule | None = attrs.field(default=None, converter=cron_schedule_from)
     metrics: bool = attrs.field(default=False, validator=instance_of(bool, "True or False"))

@@ -243,6 +243,7 @@ def open_system(tree: object, **options: Unpack[SystemOptions]) -> AbstractAsync
         intensity                         how many restarts the root supervisor allows
         emit                              takes the events; by default they become logs
         middleware, publish_middleware    wrap the deliveries of all actors, and what they publish
+        telemetry                         observes the system, in each of its processes
         only, excluding                   names of the parts of the tree to start, or to leave out
         sources, solo                     only what reads these sources; all of the tree in this process
         config                            files with settings, or what `load_configuration` returned
@@ -271,13 +272,19 @@ async def open_announced(
     whole, root = parts_to_start(tree, given)
     options = Options.of(given)
     check_tree(whole, root, options.cron_schedule)
-    emit, metering = _sink(given.get("emit")), None
+    emit, instruments, metering = _sink(given.get("emit")), None, None
+    if options.telemetry:
+        # Imported here, as what it opens: a start without telemetry pays nothing for it.
+        from actorwork.runtime.instruments import SystemInstruments  # noqa: PLC0415
+
+        instruments = SystemInstruments.of(options.telemetry, given.get("broker"))
+        emit = instruments.observing(emit)
     if options.metrics:
         from actorwork.runtime.metering import Metering  # noqa: PLC0415 - see above
 
         metering = Metering(emit)
         emit = metering.sink
-    engine = Engine(root, options, emit, open_system, metering)
+    engine = Engine(root, options, emit, open_system, metering, instruments)
     if given.get("resources"):
         from actorwork.runtime.resources import ResourceWatch  # noqa: PLC0415 - see above
 

@@ -187,9 +187,9 @@ def encoded_failure(failure: Failure) -> str:
     return json.dumps(attrs.asdict(failure), separators=(",", ":"))
 
 
-def headers_of_retry(delivery: Delivery, failure: Failure, at: float) -> str:
-    """Return the headers of the next attempt."""
-    return encoded_headers(headers_of_next_attempt(delivery, failure, at))
+def headers_of_retry(delivery: Delivery, failure: Failure, at: float, added: Mapping[str, Json] | None = None) -> str:
+    """Return the headers of the next attempt, with those of the `Retry`."""
+    return encoded_headers(headers_of_next_attempt(delivery, failure, at, added))
 
 
 # ------------------------------------------------------------------------------------------------------------- inbound

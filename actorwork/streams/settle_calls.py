@@ -166,12 +166,12 @@ def _add_other(
             if expands is not None:
                 kind = kind if starts else "expand"
                 extras = (len(starts) + 1, *extras[1:], _encoded_expansion(expands))
-        case Retry(delay=delay, failure=failure):
+        case Retry(delay=delay, failure=failure, headers=added):
             kind = "retry"
             # Stored only if the entry is gone by now.
             outcome = Outcome("rejected", failure=LOST)
             # This node's clock is only noted in the history, for people; the delay counts by the server's clock.
-            extras = (round(delay * 1000), entries.headers_of_retry(delivery, failure, time.time()))
+            extras = (round(delay * 1000), entries.headers_of_retry(delivery, failure, time.time(), added))
         case Reject(failure=failure):
             kind = "reject"
             outcome = Outcome("rejected", failure=failure)

@@ -36,7 +36,7 @@ CROOKED_HOUSE = {
     "runtime/configuration/fields.py": "",
     "runtime/configuration/kinds.py": "import actorwork.runtime.configuration.fields",
     "testing.py": "import redis",
-    "telemetry.py": "import subprocess\nimport starlette.requests\nimport typed_settings",
+    "telemetry.py": "import subprocess\nimport starlette.requests\nimport typed_settings\nimport opentelemetry",
     "policy.py": "import croniter\nimport psutil\nimport time",
     "events.py": "import actorwork.abc",
     "settings.py": "import actorwork.codec",  # this one is allowed: neighbours on the floor of decisions may talk
@@ -111,6 +111,7 @@ def test_a_crooked_house_breaks_every_contract(crooked: str) -> None:
         "actorwork.telemetry -> subprocess",
         "actorwork.telemetry -> starlette",
         "actorwork.telemetry -> typed_settings",
+        "actorwork.telemetry -> opentelemetry",
         "actorwork.message -> multiprocessing",
     ],
 )

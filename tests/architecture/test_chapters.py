@@ -8,6 +8,7 @@ import types
 from pathlib import Path
 
 import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -237,3 +238,29 @@ def test_the_examples_of_the_chapter_on_asyncio_run(monkeypatch: pytest.MonkeyPa
         "trio.run(main)\n"
     )
     exec(compile(program, "docs/asyncio.md", "exec"), {"__name__": "chapter"})
+
+
+def test_the_examples_of_the_chapter_on_tracing_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    kept = InMemorySpanExporter()
+    monkeypatch.setattr("opentelemetry.sdk.trace.export.ConsoleSpanExporter", lambda: kept)
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    examples = re.findall(r"```python\n(.*?)```", (DOCS / "tracing.md").read_text(encoding="utf-8"), re.DOTALL)
+    program = "\n".join(examples[:2]) + textwrap.dedent(f"""
+        import asyncio
+
+        from opentelemetry import context, propagate
+
+        from actorwork import SystemThread
+
+        async def main():
+            context.attach(propagate.extract({{"traceparent": "00-{trace_id}-00f067aa0ba902b7-01"}}))
+            assert await place_order(broker, "lamp") == "lamp"
+
+        broker = "sqlite:///{tmp_path}/broker.sqlite3"
+        with SystemThread([Orders], broker=broker, telemetry=TRACING):
+            asyncio.run(main())
+        """)
+    exec(compile(program, "docs/tracing.md", "exec"), {"__name__": "chapter"})
+    spans = kept.get_finished_spans()
+    assert {span.name for span in spans} == {"process actor:orders", "create packing"}
+    assert {f"{span.context.trace_id:032x}" for span in spans if span.context} == {trace_id}

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import attrs
 import trio
 
 from actorwork import events
@@ -24,7 +25,7 @@ from actorwork.actors.execution.workplace import Worker, Workplace, explained, i
 from actorwork.actors.mailbox.calls import PENDING, CallState
 from actorwork.codec import encode_result
 from actorwork.failpoints import failpoint
-from actorwork.message import FAILED, Status, is_result_wanted, is_tracked
+from actorwork.message import FAILED, Json, Status, is_result_wanted, is_tracked
 from actorwork.policy.settlement import (
     ACK,
     Ack,
@@ -32,6 +33,7 @@ from actorwork.policy.settlement import (
     EndReason,
     Fail,
     Reject,
+    Retry,
     Settlement,
     cancelled,
     decisive,
@@ -77,13 +79,16 @@ class Deliveries:
     The executor is passed to each method and not kept: that would be a reference cycle (see `local_calls`).
     """
 
-    __slots__ = ("_actor", "_layers", "_workplace", "guard")
+    __slots__ = ("_actor", "_instruments", "_layers", "_middleware", "_workplace", "guard")
 
     def __init__(self, workplace: Workplace) -> None:
         actor = workplace.actor
         self._workplace = workplace
         self._actor = actor
-        self._layers = actor.services.middleware + actor.settings.middleware
+        opened = (instruments.of_actor(actor.settings) for instruments in actor.services.instruments)
+        self._instruments = tuple(one for one in opened if one is not None)
+        self._middleware = actor.services.middleware + actor.settings.middleware
+        self._layers = tuple(one.handling for one in self._instruments) + self._middleware
         self.guard: Guard | None = None
         """None for an actor without limits, batches and handlers with a policy of their own."""
 
@@ -111,7 +116,7 @@ class Deliveries:
             args, kwargs = handler.arguments_of(delivery)
         except Exception as error:  # noqa: BLE001 - a converter of the user's may raise anything
             # A message that cannot be read fails at once: no attempt will read it better.
-            self.settle(worker, current, delivery, Fail(failure_of(error)))
+            self.settle(worker, current, delivery, self._unread(delivery, error))
             return
         if headers and consumer is not None and is_tracked(headers):
             consumer.note(delivery, Status.STARTED)
@@ -239,13 +244,30 @@ class Deliveries:
             if guard.waits_again(permit, decisive(error)):
                 return BACK_TO_MAILBOX
             retry = guard.retry_of(delivery)
-        return ending_of(
+        found = ending_of(
             error,
             attempt=delivery.attempt,
             retry=retry,
             dice=self._actor.services.dice,
             on_failure=self._actor.settings.on_failure,
         )
+        return self._noted(delivery, error, found) if self._instruments else found
+
+    def _noted(self, delivery: Delivery, error: BaseException, ending: Ending) -> Ending:
+        """Let the instruments take note of a failure; return its ending with the headers that they add."""
+        added: dict[str, Json] = {}
+        for instrument in self._instruments:
+            added.update(instrument.failed(delivery, error, ending))
+        if not added or not isinstance(ending.settlement, Retry):
+            return ending
+        return attrs.evolve(ending, settlement=attrs.evolve(ending.settlement, headers=added))
+
+    def _unread(self, delivery: Delivery, error: Exception) -> Fail:
+        """Return the settlement of a message that cannot be read."""
+        settlement = Fail(failure_of(error))
+        if self._instruments:
+            self._noted(delivery, error, Ending(settlement))
+        return settlement
 
     async def _through_layers(
         self,
@@ -260,20 +282,23 @@ class Deliveries:
                 return await handler.function(self._workplace.instance, *args, **kwargs)
             return await self.in_thread(worker, handler.function, args, kwargs)
 
-        return await self.wrapped(worker, delivery, handle)()
+        return await _wrapped(worker, self._layers, delivery, handle)()
 
-    def wrapped(
+    def in_middleware(
         self, worker: Worker, delivery: Delivery, innermost: Callable[[], Awaitable[object]]
     ) -> Callable[[], Awaitable[object]]:
         """Return a call with the middleware around it, the first layer outermost."""
-        proceed = innermost
-        for layer in reversed(self._layers):
-            proceed = partial(layer, delivery, partial(_timed, worker, proceed))
-        return proceed
+        return _wrapped(worker, self._middleware, delivery, innermost)
+
+    def in_instruments(
+        self, worker: Worker, deliveries: Sequence[Delivery], innermost: Callable[[], Awaitable[Any]]
+    ) -> Callable[[], Awaitable[Any]]:
+        """Return the call of a handler for a batch with the instruments around it."""
+        return _wrapped(worker, [one.handling_together for one in self._instruments], deliveries, innermost)
 
     @property
-    def has_layers(self) -> bool:
-        return bool(self._layers)
+    def has_middleware(self) -> bool:
+        return bool(self._middleware)
 
     def in_thread(
         self, worker: Worker, function: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -322,7 +347,7 @@ class Deliveries:
     def fail(self, worker: Worker, delivery: Delivery, error: Exception) -> None:
         """Settle a delivery as failed before its handler has begun."""
         worker.began = trio.current_time()
-        self.settle(worker, InFlight(delivery), delivery, Fail(failure_of(error)))
+        self.settle(worker, InFlight(delivery), delivery, self._unread(delivery, error))
 
     def _conclude(self, worker: Worker, current: InFlight) -> float:
         """Close the delivery in flight; return its seconds. The next one begins now, without a look at the clock."""
@@ -341,6 +366,18 @@ class Deliveries:
             self._actor.mailbox.delivery_ended(0.0)
         elif self._actor.consumer is not None:
             self._actor.consumer.interrupted(delivery)
+
+
+def _wrapped(
+    worker: Worker,
+    layers: Sequence[Callable[..., Awaitable[Any]]],
+    what: object,
+    innermost: Callable[[], Awaitable[Any]],
+) -> Callable[[], Awaitable[Any]]:
+    proceed = innermost
+    for layer in reversed(layers):
+        proceed = partial(layer, what, partial(_timed, worker, proceed))
+    return proceed
 
 
 async def _timed(worker: Worker, proceed: Callable[[], Awaitable[object]]) -> object:

@@ -209,7 +209,7 @@ class GuardedDeliveries:
         return True
 
     async def _outcomes(self, worker: Worker, handler: Handler, items: Sequence[BatchItem]) -> list[Any]:
-        if self._deliveries.has_layers:
+        if self._deliveries.has_middleware:
             return await self._through_layers_together(worker, handler, items)
         return await self._call(worker, handler, items)
 
@@ -219,11 +219,15 @@ class GuardedDeliveries:
         for item in items:
             if consumer is not None and is_tracked(item.delivery.headers):
                 consumer.note(item.delivery, Status.STARTED)
-        if handler.is_async:
-            answer = await handler.takes_many(self._workplace.instance, messages)
-        else:
-            answer = await self._deliveries.in_thread(worker, handler.takes_many, (messages,), {})
-        return outcomes_of(answer, len(items))
+
+        async def call() -> list[Any]:
+            if handler.is_async:
+                answer = await handler.takes_many(self._workplace.instance, messages)
+            else:
+                answer = await self._deliveries.in_thread(worker, handler.takes_many, (messages,), {})
+            return outcomes_of(answer, len(items))
+
+        return await self._deliveries.in_instruments(worker, [item.delivery for item in items], call)()
 
     async def _through_layers_together(self, worker: Worker, handler: Handler, items: Sequence[BatchItem]) -> list[Any]:
         """Take each message through the middleware; call the handler once, when no more can come to it.
@@ -251,7 +255,7 @@ class GuardedDeliveries:
                 return found[number]
 
             try:
-                outcomes[number] = await self._deliveries.wrapped(worker, items[number].delivery, proceed)()
+                outcomes[number] = await self._deliveries.in_middleware(worker, items[number].delivery, proceed)()
             except Exception as error:  # noqa: BLE001 - the error of a message is its outcome
                 outcomes[number] = error
             has_come(number)

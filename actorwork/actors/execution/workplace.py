@@ -19,7 +19,7 @@ from actorwork.groups import leaves
 from actorwork.policy.exits import is_plain
 
 if TYPE_CHECKING:
-    from actorwork.abc import EventSink, Middleware
+    from actorwork.abc import EventSink, Instruments, Middleware
     from actorwork.actors.execution.batches import Batches
     from actorwork.actors.execution.watchdog import Watchdog
     from actorwork.actors.handlers.behaviour import Behaviour
@@ -64,6 +64,8 @@ class SharedTools(Protocol):
     def threads(self) -> trio.CapacityLimiter: ...
     @property
     def middleware(self) -> tuple[Middleware, ...]: ...
+    @property
+    def instruments(self) -> tuple[Instruments, ...]: ...
 
 
 class Stashing(Protocol):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 import attrs
 import trio
 
-from actorwork.abc import EventSink, LimitStore, Middleware, PublishMiddleware, Values
+from actorwork.abc import EventSink, Instruments, LimitStore, Middleware, PublishMiddleware, Values
 from actorwork.actors.context.timers import Expiries, TimerWheel
 from actorwork.actors.limits.registry import LimiterRegistry
 from actorwork.actors.refs.registry import Registry
@@ -102,6 +102,8 @@ class Services(Shown):
     middleware: tuple[Middleware, ...] = ()
     """Wraps every delivery, outside of the actor's own."""
     publish_middleware: tuple[PublishMiddleware, ...] = ()
+    instruments: tuple[Instruments, ...] = ()
+    """Observe the deliveries of all actors."""
     quota: Quota | None = None
     limit_store: Callable[[], LimitStore] = _no_limit_store
     """Returns what counts limits over all nodes."""

@@ -54,6 +54,13 @@ class SettlingTests(ContractTests):
             await consumer.settle(again)
             assert await broker.backlog("orders") == 0
 
+    async def test_a_retry_adds_its_headers_to_those_of_the_message(self) -> None:
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
+            await broker.publish([Envelope("orders", "1", b"1", headers={"who": "Ann", "span": "none"})])
+            await consumer.settle(await consumer.take_one(), Retry(0, FAILURE, {"span": "first"}))
+            again = await consumer.take_one()
+            assert (again.headers["who"], again.headers["span"], again.attempt) == ("Ann", "first", 2)
+
     async def test_a_retry_is_held_back_for_its_delay(self) -> None:
         async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
             await broker.publish([Envelope("orders", "1", b"1")])

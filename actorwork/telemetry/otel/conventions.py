@@ -1,0 +1,117 @@
+"""The names of spans and their attributes: the semantic conventions for messaging, of version 1.44.
+
+These are at the stage Development, so they may still change; `SCHEMA_URL` tells a backend which version this is. All
+attributes of a span are given when it is made, since samplers decide by them. The conventions know no name for an
+actor and for the number of an attempt: those are `actorwork.actor` and `actorwork.attempt`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from actorwork.errors import ExecutionTimeout, Reject
+from actorwork.groups import is_cancellation
+from actorwork.message import FLOW
+from actorwork.policy.settlement import decisive
+
+if TYPE_CHECKING:
+    from opentelemetry.util.types import AttributeValue
+
+    from actorwork.message import Delivery, Envelope
+    from actorwork.settings import Settings
+
+SCOPE: Final = "actorwork"
+SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
+
+PROCESS_EXCEPTION: Final = "messaging.process.exception"
+"""The name of the log event of an exception that a handler has raised."""
+OTHER_ERROR: Final = "_OTHER"
+
+
+def own_version() -> str:
+    try:
+        return version("actorwork")
+    except PackageNotFoundError:
+        return ""
+
+
+def attributes_of_broker(url: str) -> dict[str, AttributeValue]:
+    """Return what is the same for all spans at a broker."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("redis", "rediss", "valkey", "valkeys", "unix"):
+        return {"messaging.system": "actorwork"}
+    found: dict[str, AttributeValue] = {"messaging.system": "redis"}
+    if parts.scheme == "unix":
+        found["server.address"] = parts.path
+    elif parts.hostname:
+        found["server.address"] = parts.hostname
+        found["server.port"] = parts.port or 6379
+    return found
+
+
+def destination_of(source: str, settings: Settings) -> str:
+    """Return the name of a source in the name of a span; an actor's own source is named by its title, as in logs."""
+    return f"actor:{settings.title}" if source == settings.default_source else source
+
+
+def attributes_of_process(settings: Settings, source: str) -> dict[str, AttributeValue]:
+    """Return the attributes of the span of a handler that are the same for all messages of a source."""
+    found: dict[str, AttributeValue] = {
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": source,
+        "messaging.consumer.group.name": settings.title or settings.id,
+        "actorwork.actor": settings.title or settings.id,
+    }
+    if (shown := destination_of(source, settings)) != source:
+        found["messaging.destination.template"] = shown
+    return found
+
+
+def attributes_of_delivery(delivery: Delivery) -> dict[str, AttributeValue]:
+    found: dict[str, AttributeValue] = {"messaging.message.id": delivery.id, "actorwork.attempt": delivery.attempt}
+    if (run := run_of(delivery)) is not None:
+        found["messaging.message.conversation_id"] = run
+    return found
+
+
+def attributes_of_batch(deliveries: Sequence[Delivery]) -> dict[str, AttributeValue]:
+    return {"messaging.batch.message_count": len(deliveries)}
+
+
+def attributes_of_create(envelope: Envelope) -> dict[str, AttributeValue]:
+    """Return the attributes of the span of a message that is made to be sent."""
+    found: dict[str, AttributeValue] = {
+        "messaging.operation.name": "create",
+        "messaging.operation.type": "create",
+        "messaging.destination.name": envelope.source,
+    }
+    if envelope.id:  # What an actor publishes gets its id with the settlement.
+        found["messaging.message.id"] = envelope.id
+    return found
+
+
+def run_of(delivery: Delivery) -> str | None:
+    """Return the id of the run of which a message is a step."""
+    flow = delivery.headers.get(FLOW)
+    parts = flow.rsplit("/", 2) if isinstance(flow, str) else ()
+    return parts[1] if len(parts) == 3 else None
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether an error is one for an operator: not a rejection, and not a cancellation at a shutdown."""
+    return not isinstance(decisive(error), Reject) and not is_cancellation(error)
+
+
+def error_type(error: BaseException) -> str:
+    """Return the class of an error, with its module unless that is `builtins`: of low cardinality."""
+    decided = decisive(error)
+    if isinstance(decided, ExecutionTimeout):
+        return "timeout"
+    cls = type(decided)
+    if cls.__module__ == "builtins":
+        return cls.__qualname__
+    return f"{cls.__module__}.{cls.__qualname__}" if cls.__qualname__.isidentifier() else OTHER_ERROR

@@ -1,0 +1,241 @@
+"""A span for each delivery that is handled: `process`, of the kind CONSUMER, current while its handler runs.
+
+    parent    the span in which the message was made, or, with `trace_parent="link"`, none: that one is linked then
+    links     of a batch: the span of each message; of a retry: the span of the attempt before
+
+The flag in the message decides first: where it says "not sampled", and the sampler goes by its parent, nothing of the
+SDK is called. No span is made for messages that only wait in a mailbox.
+
+An exception becomes the status of the span and a log event, `messaging.process.exception`, since events on spans are
+deprecated for exceptions. The span is ended before the settlement is decided, which takes no time.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry import context as current
+from opentelemetry._logs import SeverityNumber
+from opentelemetry.context import Context
+from opentelemetry.trace import (
+    INVALID_SPAN_CONTEXT,
+    Link,
+    SpanKind,
+    Status,
+    StatusCode,
+    get_current_span,
+    set_span_in_context,
+)
+
+from actorwork.groups import is_cancellation
+from actorwork.message import NO_HEADERS, PREVIOUS_SPAN
+from actorwork.telemetry.otel import conventions, propagation
+from actorwork.telemetry.otel.propagation import TRACEPARENT
+
+if TYPE_CHECKING:
+    from opentelemetry._logs import Logger
+    from opentelemetry.trace import Span, SpanContext, Tracer
+    from opentelemetry.util.types import AttributeValue
+
+    from actorwork.message import Delivery, Json
+    from actorwork.policy.settlement import Ending
+    from actorwork.settings import Settings
+
+_BATCH_LINKS: Final = 128
+"""How many messages of a batch are linked: the SDK keeps as many by default, and drops the first of more."""
+
+
+log = logging.getLogger("actorwork.telemetry")
+
+
+class ActorSpans:
+    """The spans of one actor. Implements `abc.ActorInstrument`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        shared: Mapping[str, AttributeValue],
+        tracer: Tracer,
+        logger: Logger,
+        *,
+        skips_unsampled: bool,
+        is_child: bool,
+        links_attempts: bool,
+    ) -> None:
+        self._settings = settings
+        self._shared = shared
+        self._tracer = tracer
+        self._logger = logger
+        self._skips_unsampled = skips_unsampled
+        self._is_child = is_child
+        self._links_attempts = links_attempts
+        self._of_source: dict[str, tuple[str, dict[str, AttributeValue]]] = {}
+        """The name and the attributes of the spans of each source."""
+        self._failed: dict[int, tuple[Delivery, SpanContext]] = {}
+        """The spans of deliveries whose handlers have raised, until that is settled; by identity."""
+
+    def __repr__(self) -> str:
+        return f"<spans of {self._settings.title!r}>"
+
+    async def handling(self, delivery: Delivery, proceed: Callable[[], Awaitable[object]]) -> object:
+        headers = delivery.headers
+        if self._skips_unsampled and headers and propagation.is_unsampled(headers.get(TRACEPARENT)):
+            token = current.attach(propagation.unsampled_context(headers))
+            try:
+                return await proceed()
+            finally:
+                current.detach(token)
+        name, attributes = self._known(delivery.source)
+        parent = propagation.context_of(headers) if headers else Context()
+        links = self._links_to_attempt(delivery)
+        if not self._is_child:
+            made = get_current_span(parent).get_span_context()
+            if made.is_valid:
+                links.append(Link(made))
+            parent = propagation.without_span(headers)
+        return await self._in_span(
+            name,
+            {**attributes, **conventions.attributes_of_delivery(delivery)},
+            parent,
+            links,
+            (delivery,),
+            proceed,
+        )
+
+    async def handling_together(self, deliveries: Sequence[Delivery], proceed: Callable[[], Awaitable[Any]]) -> Any:
+        made = [propagation.span_context_from(one.headers) for one in deliveries]
+        found = [context for context in made if context.is_valid]
+        if self._skips_unsampled and found and not any(context.trace_flags.sampled for context in found):
+            # One of them stands for all: what is sent here belongs to each of them.
+            token = current.attach(propagation.unsampled_context(deliveries[made.index(found[0])].headers))
+            try:
+                return await proceed()
+            finally:
+                current.detach(token)
+        # The sampled ones first: links to spans that nobody has recorded lead nowhere.
+        found.sort(key=lambda context: not context.trace_flags.sampled)
+        links = [Link(context) for context in found[:_BATCH_LINKS]]
+        for one in deliveries[: _BATCH_LINKS - len(links)]:
+            links += self._links_to_attempt(one)
+        name, attributes = self._known(deliveries[0].source)
+        return await self._in_span(
+            name,
+            {**attributes, **conventions.attributes_of_batch(deliveries)},
+            Context(),
+            links,
+            deliveries,
+            proceed,
+            together=True,
+        )
+
+    def failed(self, delivery: Delivery, error: BaseException, ending: Ending) -> Mapping[str, Json]:
+        kept, span = self._failed.pop(id(delivery), (None, INVALID_SPAN_CONTEXT))
+        if kept is not delivery:
+            return NO_HEADERS
+        added: dict[str, Json] = {}
+        if self._links_attempts and span.trace_flags.sampled:
+            added[PREVIOUS_SPAN] = propagation.traceparent_of(span)
+        if TRACEPARENT not in delivery.headers:
+            # Else each attempt of a message that came without a context would be a trace of its own.
+            added[TRACEPARENT] = propagation.traceparent_of(span)
+        return added
+
+    def _known(self, source: str) -> tuple[str, dict[str, AttributeValue]]:
+        found = self._of_source.get(source)
+        if found is None:
+            name = f"process {conventions.destination_of(source, self._settings)}"
+            attributes = {**self._shared, **conventions.attributes_of_process(self._settings, source)}
+            found = self._of_source[source] = name, attributes
+        return found
+
+    def _links_to_attempt(self, delivery: Delivery) -> list[Link]:
+        if not self._links_attempts or delivery.attempt == 1 or PREVIOUS_SPAN not in delivery.headers:
+            return []
+        found = propagation.span_context_from(delivery.headers, PREVIOUS_SPAN)
+        return [Link(found, {"actorwork.attempt": delivery.attempt - 1})] if found.is_valid else []
+
+    async def _in_span(
+        self,
+        name: str,
+        attributes: Mapping[str, AttributeValue],
+        parent: Context,
+        links: Sequence[Link],
+        deliveries: Sequence[Delivery],
+        proceed: Callable[[], Awaitable[Any]],
+        *,
+        together: bool = False,
+    ) -> Any:
+        try:
+            span = self._tracer.start_span(
+                name,
+                context=parent,
+                kind=SpanKind.CONSUMER,
+                attributes=attributes,
+                links=links,
+                record_exception=False,
+                set_status_on_exception=False,
+            )
+        except Exception:  # a sampler or a processor of the application's may raise anything: the message goes on
+            log.exception("no span was made for a message of %r", self._settings.title)
+            return await proceed()
+        inside = set_span_in_context(span, parent)
+        # A coroutine that only awaits, and no generator: both of these run in the context of the one task.
+        token = current.attach(inside)
+        try:
+            answer = await proceed()
+            if together:
+                self._note_outcomes(span, inside, deliveries, answer)
+            return answer
+        except BaseException as error:
+            self._note(span, inside, deliveries, error)
+            raise
+        finally:
+            current.detach(token)
+            self._end(span)
+
+    def _end(self, span: Span) -> None:
+        try:
+            span.end()
+        except Exception:  # as above
+            log.exception("a span of %r was not ended", self._settings.title)
+
+    def _note(self, span: Span, inside: Context, deliveries: Sequence[Delivery], error: BaseException) -> None:
+        """Note on a span what has ended it."""
+        context = span.get_span_context()
+        if context.is_valid and not is_cancellation(error):
+            for delivery in deliveries:
+                self._failed[id(delivery)] = delivery, context
+        if not span.is_recording():
+            return
+        span.set_attribute("error.type", conventions.error_type(error))
+        if not conventions.is_failure(error):
+            return
+        span.set_status(Status(StatusCode.ERROR, _text_of(error)))
+        if not isinstance(error, Exception):
+            return
+        try:
+            self._logger.emit(
+                event_name=conventions.PROCESS_EXCEPTION,
+                severity_number=SeverityNumber.WARN,
+                severity_text="WARN",
+                context=inside,
+                exception=error,
+                attributes={"messaging.message.id": deliveries[0].id, "actorwork.actor": self._settings.title},
+            )
+        except Exception:  # as above
+            log.exception("an exception of %r is missing in its trace", self._settings.title)
+
+    def _note_outcomes(self, span: Span, inside: Context, deliveries: Sequence[Delivery], answer: Any) -> None:
+        """Note the errors that the handler of a batch has returned for some of its messages."""
+        for delivery, outcome in zip(deliveries, answer, strict=False):
+            if isinstance(outcome, BaseException):
+                self._note(span, inside, [delivery], outcome)
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"[:400]
+    except Exception:  # noqa: BLE001 - the text of a user's error may raise anything
+        return type(error).__name__
