@@ -23,8 +23,8 @@ class NodeInfo(Value):
     """A node, as it reported itself last.
 
     `id` is its incarnation, under which it owns deliveries. `report` is None where what stands at the broker is no
-    report; then `problem` says why. `age` is how many seconds ago it was written, and `is_late` whether the next one
-    is overdue.
+    report; then `problem` says why, as it does where the node has lost its lease. `age` is how many seconds ago it was
+    written, and `is_late` whether the next one is overdue.
     """
 
     id: str
@@ -32,6 +32,8 @@ class NodeInfo(Value):
     age: float = 0.0
     is_late: bool = False
     problem: str = ""
+    parent: str = ""
+    """The node that has started it, for the process of a `Process`, as far as it is known."""
 
     @property
     def name(self) -> str:

@@ -168,9 +168,9 @@ class NodeReport(Value):
     `state` is `running`, `stopping`, or `blocked` if its loop has not run for a while: then `blocked` has the stack.
     `lease` is its length and `lease_margin` what was left of it, `loop_lag` how late the loop was, in seconds; `memory`
     is in bytes; `cpu` is the share of one core since the last report, `cpu_seconds` the sum so far. `process` is the
-    title of the `Process` that it runs, and `parent` the node that has started it; both are empty for a program's own
-    process. `pauses` are those that the node obeys, in words. `counters` are those of `Node.statistics`. The next
-    report follows within `interval` seconds.
+    title of the `Process` that it runs, and empty for a program's own process. `pauses` are those that the node obeys,
+    in words. `counters` are those of `Node.statistics`. The next report follows within `interval` seconds, or (0) when
+    it is asked for.
     """
 
     name: str = attrs.field(converter=_text)
@@ -188,7 +188,6 @@ class NodeReport(Value):
     cpu_seconds: float = attrs.field(default=0.0, converter=_number)
     threads: int = attrs.field(default=0, converter=_count)
     process: str = attrs.field(default="", converter=_text)
-    parent: str = attrs.field(default="", converter=_text)
     interval: float = attrs.field(default=10.0, converter=_number)
     pauses: tuple[str, ...] = attrs.field(default=(), converter=_texts)
     counters: Mapping[str, int] = attrs.field(factory=dict[str, int], converter=_counts)

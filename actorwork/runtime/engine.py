@@ -16,8 +16,8 @@ import math
 import os
 import socket
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -46,6 +46,10 @@ if TYPE_CHECKING:
     from actorwork.runtime.options import Options
     from actorwork.runtime.processes.config import OpenSystem
     from actorwork.runtime.resources import ResourceWatch
+    from actorwork.runtime.stalls import During
+
+REPORT_AFTER: Final = 1.0
+"""Seconds until a node reports itself for the first time."""
 
 
 class Engine:
@@ -80,6 +84,8 @@ class Engine:
         self._clients: dict[tuple[int, ...], SendingClient] = {}
         self._scope = trio.CancelScope()
         self._firing = trio.CancelScope()
+        self._during_stall: During | None = None
+        """What stands in for the loop while it is blocked."""
         self._supervisor_ended = trio.Event()
         self._ended = trio.Event()
         self._failure: BaseException | None = None
@@ -181,6 +187,8 @@ class Engine:
                     if pausing is not None:
                         nursery.start_soon(self._fire_triggers, broker, node, pausing)
                         nursery.start_soon(self._enter_actors, broker, node)
+                    if members.by_title or members.has_processes:
+                        nursery.start_soon(self._report, broker, node, pausing)
                     for group in members.scaled:
                         nursery.start_soon(members.keep_scaled, group)
                     # The supervisor has seen a cancellation that came until now, and ends its children; behind the
@@ -211,7 +219,7 @@ class Engine:
         if not math.isinf(self.options.loop_stall):
             # `emit` is for the loop, which may never run again: a stall that lasts is logged from a thread.
             logs = LogSink(f"{socket.gethostname()}:{os.getpid()}")
-            nursery.start_soon(watch_stalls, self.options.loop_stall, self.emit, logs)
+            nursery.start_soon(watch_stalls, self.options.loop_stall, self.emit, logs, self._during)
         if self.resources is not None:
             nursery.start_soon(self.resources.run, self.broker)
         if self.metering is not None:
@@ -219,6 +227,27 @@ class Engine:
         nursery.start_soon(services.watchdog.run)
         nursery.start_soon(services.timers.run)
         nursery.start_soon(services.expiries.run)
+
+    def _during(self, since: float) -> AbstractContextManager[None]:
+        return nullcontext() if self._during_stall is None else self._during_stall(since)
+
+    async def _report(self, broker: Broker, node: Node, pausing: Pausing | None) -> None:
+        """Report this node, from a second after its start on: a program that ends before needs none of it."""
+        if broker.shared_url is not None:
+            await trio.sleep(REPORT_AFTER)
+        from actorwork.runtime.reporting.reporter import Reporter  # noqa: PLC0415 - see above
+
+        reporter = Reporter(
+            self.members,
+            self.shutdown,
+            broker,
+            node,
+            lease=self.options.lease,
+            emit=self.emit,
+            pauses=lambda: () if pausing is None else pausing.known,
+        )
+        self._during_stall = reporter.stand_in()
+        await reporter.run()
 
     def _attach(self, node: Node | None) -> None:
         if node is not None:

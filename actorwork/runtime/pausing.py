@@ -57,6 +57,11 @@ class Pausing:
     def age(self) -> float:
         return trio.current_time() - self._asked_at if self._interval < math.inf else 0.0
 
+    @property
+    def known(self) -> tuple[Pause, ...]:
+        """What is paused, as of the last look."""
+        return self._known
+
     def is_off(self, actor: str, trigger: str) -> bool:
         return bool(self._known) and is_off(self._known, actor=actor, trigger=trigger)
 

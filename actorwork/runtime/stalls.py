@@ -14,23 +14,33 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
-from typing import Final
+from typing import Final, TypeAlias
 
 import trio
 
 from actorwork.events import LoopStalled
 from actorwork.stacks import REPORT_EVERY, frame_of_thread, stack_of_frame
 
+During: TypeAlias = Callable[[float], AbstractContextManager[None]]
+
 _END_LIMIT: Final = 0.1
 """Seconds for the thread to end: it ends at once, unless it is just writing a log."""
 
 
 async def watch_stalls(
-    threshold: float, emit: Callable[[LoopStalled], None], emit_in_thread: Callable[[LoopStalled], None]
+    threshold: float,
+    emit: Callable[[LoopStalled], None],
+    emit_in_thread: Callable[[LoopStalled], None],
+    during: During | None = None,
 ) -> None:
-    """Watch the loop that this runs in, until cancelled; `emit_in_thread` is called from another thread."""
-    watch = _Watch(threshold, emit, emit_in_thread)
+    """Watch the loop that this runs in, until cancelled; `emit_in_thread` is called from another thread.
+
+    So is `during`, with the moment of the monotonic clock since which the loop has been blocked; what it returns is
+    entered and left around the stall.
+    """
+    watch = _Watch(threshold, emit, emit_in_thread, during)
     thread = threading.Thread(target=watch.run, name="actorwork stalls", daemon=True)
     thread.start()
     try:
@@ -42,9 +52,14 @@ async def watch_stalls(
 
 class _Watch:
     def __init__(
-        self, threshold: float, emit: Callable[[LoopStalled], None], emit_in_thread: Callable[[LoopStalled], None]
+        self,
+        threshold: float,
+        emit: Callable[[LoopStalled], None],
+        emit_in_thread: Callable[[LoopStalled], None],
+        during: During | None,
     ) -> None:
         self._threshold = threshold
+        self._during = during
         self._emit = emit
         self._emit_in_thread = emit_in_thread
         self._token = trio.lowlevel.current_trio_token()
@@ -87,11 +102,12 @@ class _Watch:
             return
         stack = stack_of_frame(frame)
         del frame
-        while not self._waited(REPORT_EVERY):
-            frame = self._frame()
-            if frame is not None:
-                self._emit_in_thread(LoopStalled(time.monotonic() - asked, stack_of_frame(frame), lasts=True))
-            del frame
+        with nullcontext() if self._during is None else self._during(asked):
+            while not self._waited(REPORT_EVERY):
+                frame = self._frame()
+                if frame is not None:
+                    self._emit_in_thread(LoopStalled(time.monotonic() - asked, stack_of_frame(frame), lasts=True))
+                del frame
         if not self._is_ending:
             self._token.run_sync_soon(self._emit, LoopStalled(time.monotonic() - asked, stack, lasts=False))
 

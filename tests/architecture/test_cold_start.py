@@ -66,6 +66,7 @@ NEVER = {
     "actorwork.cli": "a node is not the command line",
     "actorwork.clients": "only an actor that sends by `context.client` needs it",
     "actorwork.runtime.instruments": "only telemetry= needs it",
+    "actorwork.runtime.reporting": "a node reports a second after its start",
     "actorwork.runtime.outline": "only looking at the tree needs it",
     "actorwork.runtime.processes.event_frames": "only a tree with a Process and a sink needs it",
     "actorwork.runtime.processes.launching": "only a tree with a Process needs it",

@@ -146,6 +146,20 @@ class AdmissionQueue:
             found.append((limiter, getattr(limit, "by", None)))
         return found
 
+    # ---- for those who look at it ----
+
+    @property
+    def limiters(self) -> Iterator[Limiter]:
+        """The limiters of the actor and of its handlers, as far as these had deliveries."""
+        for limits in (self._limits, *self._handler_limits.values()):
+            for limiter, _ in limits:
+                yield limiter
+
+    def hold_ups(self, now: float) -> Iterator[tuple[Limiter, int, float]]:
+        """Yield what holds deliveries back here: a limiter, how many, and the seconds until it may admit the next."""
+        for (limiter, key), permits in self.queues.items():
+            yield limiter, len(permits), limiter.wait(key, now)
+
     # ---- entering and leaving ----
 
     def enter(self, delivery: Delivery) -> Permit | None:

@@ -247,6 +247,11 @@ class CircuitBreakerState(Limiter):
     def state(self) -> CircuitState:
         return self._state
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it admits nothing, or probes alone."""
+        return not isinstance(self._state, Closed)
+
     def take(self, key: str, now: float) -> Grant | None:
         state, may = admitted(self._state, now)
         if not may:

@@ -37,6 +37,10 @@ class LimiterRegistry:
             self._found[type(limit), name] = (limit, limiter)
         return limiter
 
+    def limit_of(self, limiter: Limiter) -> Limit | None:
+        """Return the limit that a limiter applies."""
+        return next((limit for limit, other in self._found.values() if other is limiter), None)
+
     def _new(self, limit: Limit, name: str, whose: str) -> Limiter:
         match limit:
             case RateLimit(scope="global") | ConcurrencyLimit(scope="global"):

@@ -127,7 +127,8 @@ class NodeSink:
     """
 
     def __init__(self, config: NodeConfig, channel: ParentChannel) -> None:
-        self._title = config.title
+        self.process = config.title
+        """The title of the process."""
         self._channel = channel
         self.hang_timeout = config.hang_timeout or math.inf
         """How late a handler has to be reported, so that the process is ended for it."""
@@ -154,7 +155,7 @@ class NodeSink:
     def report_dropped(self) -> None:
         """Emit how many events did not reach the parent since the last report."""
         if self._forward is not None and (count := self._forward.take_dropped()):
-            event = events.EventsDropped(self._title, os.getpid(), count)
+            event = events.EventsDropped(self.process, os.getpid(), count)
             self._log(event)
             self._channel.send("event", **self._forward.facts_of(event))  # No spare frame: it is not dropped again.
 

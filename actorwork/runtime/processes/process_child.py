@@ -326,6 +326,11 @@ class ProcessChild:
     def pid(self) -> int | None:
         return None if self._process is None else self._process.pid
 
+    @property
+    def node(self) -> str:
+        """The name under which the current process owns deliveries; empty until it is up."""
+        return "" if self._process is None else self._process.incarnation or ""
+
     def branches(self) -> tuple[Branch, ...]:
         """Return the tree in it, as its last status showed it."""
         return () if self._process is None or self._process.tree is None else self._process.tree.children
