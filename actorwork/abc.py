@@ -43,7 +43,7 @@ from actorwork.shown import Shown, Value
 
 if TYPE_CHECKING:
     from actorwork.policy.decoding import Decoder
-    from actorwork.policy.reports import Counts, Mail, StoredReport
+    from actorwork.policy.reports import Counts, Found, Mail, StoredReport
     from actorwork.policy.runs.values import Plan, RunInfo, StepInfo
 
 P = ParamSpec("P")
@@ -642,6 +642,10 @@ class Reports(Protocol):
 
     async def count(self, sources: Sequence[str]) -> Sequence[Counts]:
         """Return what is in each of these sources. Costs one command for 2,000 of them."""
+        ...
+
+    async def find(self, source: str, id: str) -> Found | None:
+        """Return a message that is delayed, waits for its key, or is among the oldest 1,000 entries of a source."""
         ...
 
 

@@ -6,12 +6,12 @@ import json
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from actorwork.embedded.asking import Asked
 from actorwork.embedded.schema import SOURCE
 from actorwork.embedded.store import Store
-from actorwork.policy.reports import Ask, Counts, Mail, StoredReport
+from actorwork.policy.reports import Ask, Counts, Found, Mail, StoredReport
 
 ASK_KEPT: Final = 15.0
 ANSWER_KEPT: Final = 60.0
@@ -78,6 +78,9 @@ class EmbeddedReports:
     async def count(self, sources: Sequence[str]) -> Sequence[Counts]:
         wanted = list(sources)
         return await self._writer.ask(lambda store: _count(store, wanted), writes=False)
+
+    async def find(self, source: str, id: str) -> Found | None:
+        return await self._writer.ask(lambda store: _find(store, source, id), writes=False)
 
 
 class EmbeddedCommands:
@@ -180,3 +183,23 @@ def _count(store: Store, sources: list[str]) -> list[Counts]:
         age = None if oldest is None else max(0.0, store.now - oldest)
         counted.append(Counts(name, here + behind.get(number, (0,))[0], later, dead.get(number, (0,))[0], age, due))
     return counted
+
+
+def _find(store: Store, source: str, id: str) -> Found | None:
+    row = store.execute("select source from sources where name = ?", (source,)).fetchone()
+    if row is None:
+        return None
+    at = (id, row[0])
+    places: tuple[tuple[Literal["ready", "delayed", "key"], str, str], ...] = (
+        ("key", "behind", "null"),
+        ("delayed", "delayed", "due"),
+        ("ready", "entries", "null"),
+    )
+    for where, table, due in places:
+        found = store.execute(
+            f"select data, headers, key, {due} from {table} where id = ? and {SOURCE} = ? limit 1", at
+        ).fetchone()
+        if found is not None:
+            data, headers, key, due_at = found
+            return Found(where, bytes(data), key or "", json.loads(headers) if headers else {}, due_at)
+    return None

@@ -4,7 +4,7 @@
     PartReport    a child in its tree, with those below it: an actor, a task, a process, a supervisor
     HeldMessage   a message in hand
     HoldUp        a limit that holds messages back, or an open circuit
-    StoredReport, Ask, Mail, Counts    what the broker returns about reports, commands and sources
+    StoredReport, Ask, Mail, Counts, Found    what the broker returns about reports, commands, sources and messages
 
 `written` leaves out what is as usual, and the ends of a tree that is too large; `read` takes what any version has
 written, ignores fields that it does not know, and raises `ValueError` for everything else. A report may come from
@@ -18,10 +18,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, Literal, TypeVar, cast
 
 import attrs
 
+from actorwork.message import NO_HEADERS, Json
 from actorwork.shown import Value
 
 LARGEST: Final = 8192
@@ -329,4 +330,17 @@ class Counts(Value):
     delayed: int = 0
     dead: int = 0
     oldest: float | None = None
+    due: float | None = None
+
+
+@attrs.frozen(eq=False, repr=False)
+class Found(Value):
+    """A message as it stands at the broker: `ready` (or in flight), `delayed` until `due`, or behind another with its
+    `key`.
+    """
+
+    where: Literal["ready", "delayed", "key"]
+    data: bytes
+    key: str = ""
+    headers: Mapping[str, Json] = NO_HEADERS
     due: float | None = None

@@ -16,8 +16,10 @@ from typing import Any, Final
 
 from actorwork.abc import Commands, EventSink, Reports
 from actorwork.events import BrokerTrouble
-from actorwork.policy.reports import Ask, Counts, Mail, StoredReport
+from actorwork.message import Priority
+from actorwork.policy.reports import Ask, Counts, Found, Mail, StoredReport
 from actorwork.streams import keys, scripts
+from actorwork.streams.entries import delayed_from
 from actorwork.streams.transport import commands
 from actorwork.streams.transport.redis_py import RedisError, cannot
 
@@ -25,6 +27,8 @@ AT_ONCE: Final = 100
 """Commands that a node takes at once, and that wait for it at most."""
 COUNTED_AT_ONCE: Final = 2000
 """Sources that one script counts: some milliseconds of the server's time."""
+LOOKED_AT: Final = 1000
+"""Entries of each stream among which a message is looked for."""
 ASK_KEPT: Final = 15_000
 ANSWER_KEPT: Final = 60_000
 """Milliseconds."""
@@ -112,6 +116,19 @@ class RedisReports(Reports):
             now, *counted = answer
             found += [_counts(source, now, *numbers) for source, numbers in zip(some, counted, strict=True)]
         return found
+
+    async def find(self, source: str, id: str) -> Found | None:
+        of = keys.SourceKeys.of(source)
+        with cannot(f"look for message {id} of {source!r}"):
+            found = await self._client.run_script(
+                scripts.FIND, [of.at(level) for level in Priority], (of.prefix, id, LOOKED_AT), idempotent=True
+            )
+        if found is None:
+            return None
+        where, fields, *due = found
+        shown = delayed_from(source, due[0] if due else b"0", fields)
+        key = dict(zip(fields[::2], fields[1::2], strict=False)).get(b"key", b"").decode(errors="replace")
+        return Found(where.decode(), shown.payload, key, shown.headers, shown.due if due else None)
 
 
 class RedisCommands(Commands):

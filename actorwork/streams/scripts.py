@@ -52,6 +52,7 @@ VALUE: Final = _script("value")
 OLDEST: Final = _script("oldest", "ack")
 BACKLOG: Final = _script("backlog", "ack")
 COUNT: Final = _script("count", "clock", "ack")
+FIND: Final = _script("find")
 LOCK: Final = _script("lock")
 RATE: Final = _script("rate")
 SLOT: Final = _script("slot")
@@ -85,6 +86,7 @@ ALL: Final = (
     OLDEST,
     BACKLOG,
     COUNT,
+    FIND,
     LOCK,
     RATE,
     SLOT,

@@ -160,3 +160,31 @@ class ReportTests(ContractTests):
                 assert 0 <= oldest < 60
                 assert now + 59 < due < now + 160
                 await consumer.settle(second)
+
+    async def test_a_message_is_found_where_it_waits(self) -> None:
+        async with self.open_broker() as broker:
+            now = await now_of(broker)
+            ready, first, behind, later = [
+                *self.envelopes("mail", 1, headers={"who": "ann"}),
+                *self.envelopes("keyed", 2, key="ann"),
+                *self.envelopes("mail", 1, delay=60.0),
+            ]
+            await broker.publish([ready])
+            await broker.publish([first, behind])
+            await broker.publish([later])
+            found = await broker.reports.find("mail", ready.id)
+            assert found is not None
+            assert (found.where, found.data, dict(found.headers), found.due) == ("ready", b"0", {"who": "ann"}, None)
+            found = await broker.reports.find("keyed", behind.id)
+            assert found is not None
+            assert (found.where, found.key, found.data) == ("key", "ann", b"1")
+            found = await broker.reports.find("keyed", first.id)
+            assert found is not None
+            assert (found.where, found.key) == ("ready", "ann")
+            found = await broker.reports.find("mail", later.id)
+            assert found is not None
+            assert found.where == "delayed"
+            assert found.due is not None
+            assert now + 59 < found.due < now + 160
+            assert await broker.reports.find("mail", first.id) is None
+            assert await broker.reports.find("none", first.id) is None
