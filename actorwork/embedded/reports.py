@@ -72,7 +72,8 @@ class EmbeddedReports:
             store.execute("insert or replace into reports values ('', x'', ?)", (store.now + seconds,))
             return row is None or row[0] <= store.now
 
-        if await self._writer.ask(watch):
+        # In a store of this process alone nodes report only when they are called.
+        if await self._writer.ask(watch) or not self._writer.turns.is_shared:
             self._writer.turns.watched.tell_asked("")
 
     async def count(self, sources: Sequence[str]) -> Sequence[Counts]:

@@ -1,5 +1,7 @@
 """Reads what runs at a broker, for those who look: the command line, the dashboard, and programs of one's own.
 
+    inspecting   questions about what runs, and commands to nodes: `Inspection`
+    gathering    all reports, read once and put in order
     values       what an inspection returns, and `as_json`
     letters      dead letters and their causes as JSON
     schedules    triggers, and when they fire next
@@ -12,6 +14,7 @@ nodes are asked to do.
 
 from __future__ import annotations
 
+from actorwork.inspection.inspecting import Inspection as Inspection
 from actorwork.inspection.values import (
     ActorInfo as ActorInfo,
     Holder as Holder,

@@ -31,6 +31,7 @@ class NodeInfo(Value):
     report: NodeReport | None
     age: float = 0.0
     is_late: bool = False
+    has_lost_lease: bool = False
     problem: str = ""
     parent: str = ""
     """The node that has started it, for the process of a `Process`, as far as it is known."""
@@ -42,9 +43,11 @@ class NodeInfo(Value):
 
     @property
     def state(self) -> str:
-        """`running`, `stopping`, `blocked`, `late` or `unreadable`."""
+        """`running`, `stopping`, `blocked`, `lease lost`, `late` or `unreadable`."""
         if self.report is None:
             return "unreadable"
+        if self.has_lost_lease and self.report.state != "blocked":
+            return "lease lost"
         return "late" if self.is_late and self.report.state == "running" else self.report.state
 
 

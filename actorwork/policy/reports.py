@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, Final, Literal, TypeVar, cast
 
 import attrs
@@ -35,6 +36,7 @@ SHOWN_IN_HAND: Final = 5
 """Messages in hand of one actor that a report names, the oldest ones."""
 
 T = TypeVar("T")
+_set: Final = object.__setattr__
 
 
 def _text(value: object) -> str:
@@ -84,16 +86,39 @@ def _each(kind: Callable[[], type[T]]) -> Callable[[object], tuple[T, ...]]:
     return read_all
 
 
+@cache
+def _form_of(kind: type[Any]) -> tuple[Mapping[str, Any], Mapping[str, Callable[[object], Any]], frozenset[str]]:
+    """Return the usual values of a kind of value, what reads each field, and the fields that must be there."""
+    fields: tuple[attrs.Attribute[Any], ...] = attrs.fields(kind)
+    usual = {
+        field.name: {} if isinstance(field.default, attrs.Factory) else field.default  # pyright: ignore[reportArgumentType]
+        for field in fields
+        if field.default is not attrs.NOTHING
+    }
+    readers = {field.name: cast("Callable[[object], Any]", field.converter) for field in fields}
+    return usual, readers, frozenset(readers.keys() - usual.keys())
+
+
 def _value_of(kind: type[T], facts: object) -> T:
-    """Make a value of JSON; raises `ValueError`."""
-    if not isinstance(facts, Mapping):
+    """Make a value of JSON; raises `ValueError`.
+
+    Without its constructor, which would convert the usual values too: of an overview of a thousand nodes, that was two
+    thirds of the time.
+    """
+    if not isinstance(facts, dict):
         raise ValueError(f"an object was expected, got {facts!r:.100}")  # noqa: TRY004 - as above
-    known = cast("Mapping[str, Any]", facts)
-    names = [field.name for field in attrs.fields(cast("Any", kind))]
-    try:
-        return kind(**{name: known[name] for name in names if name in known})
-    except TypeError as error:
-        raise ValueError(f"no {kind.__name__}: {error}") from error
+    usual, readers, required = _form_of(kind)
+    values = dict(usual)
+    for name, fact in cast("dict[str, object]", facts).items():
+        reader = readers.get(name)
+        if reader is not None:
+            values[name] = reader(fact)
+    if not required <= values.keys():
+        raise ValueError(f"no {kind.__name__}: without {', '.join(sorted(required - values.keys()))}")
+    one = object.__new__(kind)
+    for name, value in values.items():
+        _set(one, name, value)
+    return one
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
