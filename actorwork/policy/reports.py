@@ -90,7 +90,7 @@ def _each(kind: Callable[[], type[T]]) -> Callable[[object], tuple[T, ...]]:
 def _form_of(kind: type[Any]) -> tuple[Mapping[str, Any], Mapping[str, Callable[[object], Any]], frozenset[str]]:
     """Return the usual values of a kind of value, what reads each field, and the fields that must be there."""
     fields: tuple[attrs.Attribute[Any], ...] = attrs.fields(kind)
-    usual = {
+    usual: dict[str, Any] = {
         field.name: {} if isinstance(field.default, attrs.Factory) else field.default  # pyright: ignore[reportArgumentType]
         for field in fields
         if field.default is not attrs.NOTHING
