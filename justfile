@@ -61,6 +61,10 @@ bench-actors *arguments:
 demo:
     python examples/census.py
 
+# a shop in which something is always wrong, and its dashboard: `just demo-web --listen 127.0.0.1:8080`
+demo-web *arguments:
+    python examples/dashboard.py {{ arguments }}
+
 # each example that ends by itself, one after the other
 examples:
     for example in bank embedding pool crawler everwork census; do echo "== $example" && python "examples/$example.py" || exit 1; done

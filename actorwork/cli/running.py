@@ -72,6 +72,13 @@ def config_option(function: Any) -> Any:
     help="Serve this node's health by HTTP, at this address alone: 127.0.0.1:9464.",
 )
 @click.option(
+    "--web",
+    metavar="HOST:PORT",
+    envvar="ACTORWORK_WEB",
+    show_envvar=True,
+    help="Serve the dashboard from this node: 127.0.0.1:8080. Users are those of `actorwork web`, by environment.",
+)
+@click.option(
     "--hang-timeout",
     type=Duration(least=0.1, most=86400),
     default="60s",

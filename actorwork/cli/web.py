@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +28,11 @@ _FILE: Any = click.Path(exists=True, dir_okay=False, path_type=Path)
     metavar="HOST:PORT",
     help="Where; beyond this machine only with users. Port 0 takes any that is free.",
 )
-@click.option("--token-file", type=_FILE, help=f"A file with the token of all users; or {TOKEN} has the token itself.")
+@click.option("--token-file", type=_FILE, help="A file with the token of all users; or ACTORWORK_WEB_TOKEN has it.")
 @click.option(
     "--passwords-file",
     type=_FILE,
-    help=f"A file with a line NAME:ROLE:PASSWORD for each user; or {PASSWORDS} has the lines.",
+    help="A file with a line NAME:ROLE:PASSWORD for each user; or ACTORWORK_WEB_PASSWORDS has the lines.",
 )
 @click.option("--trusted-header", metavar="NAME", help="A header by which a proxy names the user: X-Forwarded-User.")
 @click.option("--proxy", "proxies", multiple=True, metavar="ADDRESS", help="A proxy, or a network, to trust so.")
@@ -142,20 +141,17 @@ def _serve(dashboard: Any, place: Any, certificate: tuple[Path, Path] | None) ->
 def _rules(
     token_file: Path | None, passwords_file: Path | None, header: str | None, proxies: tuple[str, ...], role: str
 ) -> list[Rule]:
-    from actorwork.web.access import Passwords, Token, TrustedHeader
+    from actorwork.web.users import users
 
-    token = _read(token_file) if token_file else os.environ.get(TOKEN, "").strip()
-    passwords = _read(passwords_file) if passwords_file else os.environ.get(PASSWORDS, "")
-    found: list[Rule] = []
-    if passwords.strip():
-        found.append(Passwords.read(passwords))
-    if token:
-        found.append(Token(token, role=role))
-    if header is not None:
-        found.append(TrustedHeader(header, proxies=proxies, role=role))
-    elif proxies:
+    if proxies and header is None:
         raise click.UsageError("--proxy goes with --trusted-header")
-    return found
+    return users(
+        token=_read(token_file) if token_file else None,
+        passwords=_read(passwords_file) if passwords_file else None,
+        header=header,
+        proxies=proxies,
+        role=role,
+    )
 
 
 def _read(path: Path) -> str:

@@ -97,6 +97,9 @@ class SystemOptions(TreeOptions, total=False):
     """For how long the loop may be blocked until that is reported; 0.5 seconds by default, `math.inf` for never."""
     monitor: str | None
     """Where the health of the system is served by HTTP: "127.0.0.1:9464"; nowhere by default."""
+    web: str | None
+    """Where the dashboard is served: "127.0.0.1:8080"; nowhere by default. It needs the extra `web`. Its users are
+    taken from the environment; without any it answers this machine alone."""
     hang_timeout: Duration
     """For how long the loop may be blocked until the monitor calls the system dead; 60 seconds by default."""
     resources: bool | ResourceBounds

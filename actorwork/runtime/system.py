@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from actorwork.runtime.configuration.loading import Configuration, Files
     from actorwork.runtime.options import Configured
     from actorwork.runtime.outline import Branch
+    from actorwork.runtime.pages import Pages
     from actorwork.telemetry.metrics.registry import Registry
     from actorwork.telemetry.monitor import MonitorServer
     from actorwork.telemetry.resources import Resources
@@ -64,6 +65,8 @@ class System:
         self._pools: dict[RunningSupervisor, PoolRef[Any]] = {}
         self.monitor: MonitorServer | None = None
         """What serves the health of this system, if `monitor=` is given; its `url` has the real port."""
+        self.web: str | None = None
+        """The URL of the dashboard of this system, if `web=` is given."""
 
     def __repr__(self) -> str:
         return f"<system of {', '.join(self._by_title)}>"
@@ -240,6 +243,7 @@ def open_system(tree: object, **options: Unpack[SystemOptions]) -> AbstractAsync
         monitor, hang_timeout             where the system's health is served by HTTP ("127.0.0.1:9464"; by default
                                           nowhere), and after how long a blocked loop counts as dead there (60 s)
         resources                         True, or `ResourceBounds`: watches memory and disks (extra `monitor`)
+        web                               where its dashboard is served ("127.0.0.1:8080"; by default nowhere)
         intensity                         how many restarts the root supervisor allows
         emit                              takes the events; by default they become logs
         middleware, publish_middleware    wrap the deliveries of all actors, and what they publish
@@ -297,6 +301,11 @@ async def open_announced(
         from actorwork.runtime.monitoring import monitored  # noqa: PLC0415 - see above
 
         monitor = monitored(engine, address)
+    pages: AbstractContextManager[Pages | None] = nullcontext()
+    if (place := given.get("web")) is not None:
+        from actorwork.runtime.pages import listening_at  # noqa: PLC0415 - see above
+
+        pages = listening_at(place)
 
     @trio.lowlevel.enable_ki_protection
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
@@ -316,10 +325,12 @@ async def open_announced(
 
     reason = "the block was left"
     stopped: ActorStopped | None = None
-    with monitor as system.monitor:
+    with pages as page_server, monitor as system.monitor:
         async with open_unwrapping_nursery() as nursery:
             await nursery.start(run)
             try:
+                if page_server is not None:
+                    system.web = await nursery.start(page_server.serve, engine)
                 yield system
             except BaseException as error:
                 reason = f"the block was left by {type(error).__name__}"

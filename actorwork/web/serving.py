@@ -66,7 +66,7 @@ def check_place(place: Place, *, has_users: bool) -> None:
 
 async def serve_pages(
     dashboard: Dashboard,
-    place: Place,
+    place: Place | socket.socket,
     *,
     certificate: tuple[Path, Path] | None = None,
     stop: Callable[[], Awaitable[object]] = trio.sleep_forever,
@@ -74,16 +74,17 @@ async def serve_pages(
 ) -> None:
     """Serve a dashboard until `stop` returns, or until this is cancelled; then end within a second.
 
-    `task_status` gets the URL once the server listens. `certificate` has the files of a certificate and its key. Raises
-    `OSError` if it cannot listen there, and `ImportError` without Hypercorn.
+    `place` may be a socket of `listen`, which is closed at the end. `task_status` gets the URL once the server listens.
+    `certificate` has the files of a certificate and its key. Raises `OSError` if it cannot listen there, and
+    `ImportError` without Hypercorn.
     """
     require("hypercorn")
     from hypercorn import trio as on_trio  # noqa: PLC0415 - the extra may be missing; see `require`
     from hypercorn.config import Config  # noqa: PLC0415 - see above
 
     serve = cast("Any", on_trio).serve
-    listening = _listen(place)
-    port = listening.getsockname()[1]
+    listening = listen(place) if isinstance(place, Place) else place
+    host, port = listening.getsockname()[:2]
     config = Config()
     # The server takes the socket, and closes it.
     config.bind = [f"fd://{listening.detach()}"]
@@ -97,8 +98,8 @@ async def serve_pages(
         config.certfile, config.keyfile = map(str, certificate)
         config.ssl_handshake_timeout = 10
     scheme = "http" if certificate is None else "https"
-    shown = place.host if place.host not in ("0.0.0.0", "::") else socket.gethostname()  # noqa: S104 - compared
-    url = f"{scheme}://{attrs.evolve(place, host=shown, port=port).written}"
+    shown = socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared
+    url = f"{scheme}://{Place(shown, port).written}"
 
     async def until_stopped() -> None:
         await stop()
@@ -113,7 +114,8 @@ async def serve_pages(
         task_status.started(url)
 
 
-def _listen(place: Place) -> socket.socket:
+def listen(place: Place) -> socket.socket:
+    """Return a socket that is bound to a place, for `serve_pages`; raises `OSError`."""
     kind = socket.AF_INET6 if ":" in place.host else socket.AF_INET
     listening = socket.socket(kind, socket.SOCK_STREAM)
     try:
