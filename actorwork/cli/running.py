@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 PREFIX: Final = "ACTORWORK_"
 ELSEWHERE: Final = frozenset(
-    {BROKER, f"{BROKER}_FILE", TRACEBACK, *(f"{PREFIX}{name}" for name in ("CONFIG", "HOME", "TIMEOUT"))}
+    {
+        BROKER,
+        f"{BROKER}_FILE",
+        TRACEBACK,
+        *(f"{PREFIX}{name}" for name in ("CONFIG", "HOME", "TIMEOUT", "WEB_TOKEN", "WEB_PASSWORDS")),
+    }
 )
 """The variables that are no settings of a configuration, beside those of the options."""
 

@@ -51,7 +51,7 @@ class Pages:
 def listening_at(address: object) -> Generator[Pages]:
     """Listen at an address; raises `SettingsError` if it cannot, or others could reach a dashboard without users.
 
-    Raises `ImportError` without the extra `web`.
+    Raises `MissingExtra` without the extra `web`.
     """
     require("hypercorn")
     # Imported here, since the extra may be missing, which has been told above.

@@ -27,6 +27,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from actorwork.errors import MissingExtra
+
 if TYPE_CHECKING:
     from actorwork.web.access import (
         PERMISSIONS as PERMISSIONS,
@@ -56,10 +58,10 @@ def __getattr__(name: str) -> Any:
 
 
 def require(*more: str) -> None:
-    """Raise `ImportError`, with the command that helps, unless what the dashboard needs is installed."""
+    """Raise `MissingExtra`, with the command that helps, unless what the dashboard needs is installed."""
     missing = [name for name in ("starlette", "jinja2", *more) if find_spec(name) is None]
     if missing:
-        raise ImportError(
+        raise MissingExtra(
             f"the dashboard needs {' and '.join(missing)}, from the extra 'web'. Install it with:"
             ' pip install "actorwork[web]"'
         )

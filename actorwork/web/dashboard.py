@@ -86,7 +86,7 @@ def app(
     `spool` is the file of a spool on this machine.
 
     Mounted in an application on asyncio, it opens its broker with its first request; on Trio, enter `Dashboard.open`.
-    Raises `ImportError` without the extra `web`, and `BrokerError` for a URL that names no kind of broker.
+    Raises `MissingExtra` without the extra `web`, and `BrokerError` for a URL that names no kind of broker.
     """
     rules = () if access is None else (access,) if callable(access) else tuple(access)
     root = root_path.rstrip("/")

@@ -76,7 +76,7 @@ async def serve_pages(
 
     `place` may be a socket of `listen`, which is closed at the end. `task_status` gets the URL once the server listens.
     `certificate` has the files of a certificate and its key. Raises `OSError` if it cannot listen there, and
-    `ImportError` without Hypercorn.
+    `MissingExtra` without Hypercorn.
     """
     require("hypercorn")
     from hypercorn import trio as on_trio  # noqa: PLC0415 - the extra may be missing; see `require`

@@ -216,6 +216,7 @@ class ProgramFields:
     sources: tuple[str, ...] = _of(names("Start only the actors that read one of these, and what reads none."))
     solo: bool = _of(flag("Run everything in one process, whatever processes the tree has."))
     monitor: str = _of(text("Where the health of the node is served by HTTP: 127.0.0.1:9464.", "HOST:PORT"))
+    web: str = _of(text("Where the dashboard is served: 127.0.0.1:8080.", "HOST:PORT"))
     hang_timeout: float = _of(
         like(Options, "hang_timeout", "duration", "For how long the loop may be blocked until the node counts as dead.")
     )
