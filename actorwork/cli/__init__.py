@@ -25,7 +25,7 @@ It needs click and rich, which the extra `cli` installs; nothing outside this pa
     configuring                  `config`: what is set, what may be set, what is wrong with a file
     brokers                      what every command needs that uses a broker: options, the time limit, errors
     failing                      how a command fails: one sentence, and no traceback but the user's own
-    imports, durations, output   MODULE:NAME, 1h30m, tables and JSON
+    imports, durations, log_levels, output   MODULE:NAME, 1h30m, LOGGER=LEVEL, tables and JSON
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from actorwork.cli.brokers import BROKER, broker_option
 from actorwork.cli.durations import Duration
 from actorwork.cli.failing import TRACEBACK
 from actorwork.cli.imports import load_tree
+from actorwork.cli.log_levels import LogLevel
 
 if TYPE_CHECKING:
     from actorwork.runtime.configuration.loading import Configuration
@@ -31,6 +32,10 @@ ELSEWHERE: Final = frozenset(
     }
 )
 """The variables that are no settings of a configuration, beside those of the options."""
+
+
+def _joined(_context: click.Context, _option: click.Parameter, levels: Sequence[str]) -> str:
+    return ",".join(levels)
 
 
 def config_option(function: Any) -> Any:
@@ -123,12 +128,15 @@ def config_option(function: Any) -> Any:
 @click.option("--solo", is_flag=True, help="Run everything in this process, whatever processes the tree has.")
 @click.option(
     "--log-level",
-    type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
-    default="INFO",
+    type=LogLevel(),
+    multiple=True,
+    callback=_joined,
+    default=("INFO",),
     show_default=True,
     envvar="ACTORWORK_LOG_LEVEL",
     show_envvar=True,
-    help="Log what is as grave as this, or graver, to standard error.",
+    help="Log what is as grave as this, or graver, to standard error: DEBUG, INFO, WARNING or ERROR. May be given again"
+    " for a logger: actorwork.streams=DEBUG.",
 )
 @click.option(
     "--log-format",

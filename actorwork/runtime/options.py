@@ -110,7 +110,8 @@ class RunOptions(SystemOptions, total=False):
     """How a program of its own runs: also how it logs, unless its logging is configured already."""
 
     log_level: int | str
-    """Logs what is as grave as this, or graver; "INFO" by default."""
+    """Logs what is as grave as this, or graver; "INFO" by default. "INFO,actorwork.streams=DEBUG" sets the level of a
+    logger, too."""
     log_format: LogFormat
     """Lines for people ("text", the default), or a JSON object for each record ("json")."""
 

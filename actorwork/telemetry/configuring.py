@@ -14,16 +14,58 @@ LOGGER: Final = "actorwork"
 LogFormat: TypeAlias = Literal["text", "json"]
 LOG_FORMATS: Final[tuple[LogFormat, ...]] = get_args(LogFormat)
 
-_configured: list[tuple[int, LogFormat]] = []
-"""The level and format that `configure` set, for the processes that this one starts. A program has one configuration of
-logging, so there is one here.
+_configured: list[tuple[tuple[str, ...], LogFormat]] = []
+"""The loggers whose levels `configure` has set, and its format, for the processes that this one starts. A program has
+one configuration of logging, so there is one here.
 """
 
 
-def configured() -> tuple[int, LogFormat | None]:
-    """Return the level of the logs and the format that `configure` set; None if the application set up logging."""
-    level = logging.getLogger(LOGGER).getEffectiveLevel()
-    return level, _configured[-1][1] if _configured else None
+def configured() -> tuple[int | str, LogFormat | None]:
+    """Return the levels of the logs, as `configure` takes them, and its format, which is None if the application has
+    set up logging.
+    """
+    if not _configured:
+        return logging.getLogger(LOGGER).getEffectiveLevel(), None
+    names, form = _configured[-1]
+    levels = [str(logging.getLogger().level), *(f"{name}={logging.getLogger(name).level}" for name in names)]
+    return ",".join(levels), form
+
+
+def levels_of(level: object) -> tuple[int, dict[str, int]]:
+    """Return the level of all loggers, and those of loggers that have one of their own.
+
+    `level` is a number, a name ("INFO"), or several of them for loggers: "WARNING,actorwork.streams=DEBUG". Without one
+    for all, that is INFO. Raises `SettingsError` for a level that does not exist.
+    """
+    whole, own = logging.INFO, dict[str, int]()
+    if not isinstance(level, str):
+        return _number(level, level), own
+    for part in level.split(","):
+        name, equals, wanted = part.strip().rpartition("=")
+        number = _number(int(wanted) if wanted.strip().isdecimal() else wanted, level)
+        if not equals:
+            whole = number
+        elif name.strip():
+            own[name.strip()] = number
+        else:
+            raise _wrong(level)
+    return whole, own
+
+
+def _number(value: object, given: object) -> int:
+    if isinstance(value, str):
+        value = logging.getLevelNamesMapping().get(value.strip().upper())
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise _wrong(given)
+    return value
+
+
+def _wrong(given: object) -> SettingsError:
+    known = ", ".join(logging.getLevelNamesMapping())
+    return SettingsError(
+        f"log_level wants one of {known}, or a number, perhaps with levels of loggers beside it"
+        f" ('INFO,actorwork.streams=DEBUG'), got {given!r}"
+    )
 
 
 def configure(
@@ -35,14 +77,11 @@ def configure(
 ) -> bool:
     """Send all logs to `stream` (default: standard error); return whether this was done.
 
-    If the root logger has a handler already, the application has set up logging, and nothing is done. With
-    `one_of_several`, lines of text name their process; lines of JSON name their node anyway. Raises `SettingsError` for
-    a level or a format that does not exist.
+    `level` may name levels of loggers, too: see `levels_of`. If the root logger has a handler already, the application
+    has set up logging, and nothing is done. With `one_of_several`, lines of text name their process; lines of JSON name
+    their node anyway. Raises `SettingsError` for a level or a format that does not exist.
     """
-    wanted = level.upper() if isinstance(level, str) else level
-    known = logging.getLevelNamesMapping()
-    if isinstance(wanted, bool) or not (isinstance(wanted, int) or wanted in known):
-        raise SettingsError(f"log_level wants one of {', '.join(known)}, or a number, got {level!r}")
+    wanted, own = levels_of(level)
     if format not in LOG_FORMATS:
         raise SettingsError(f"log_format wants 'text' or 'json', got {format!r}")
     root = logging.getLogger()
@@ -52,5 +91,7 @@ def configure(
     handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter(one_of_several=one_of_several))
     root.addHandler(handler)
     root.setLevel(wanted)
-    _configured.append((root.level, format))
+    for name, number in own.items():
+        logging.getLogger(name).setLevel(number)
+    _configured.append((tuple(own), format))
     return True

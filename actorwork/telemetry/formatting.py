@@ -92,7 +92,8 @@ class JsonFormatter(logging.Formatter):
     """For programs: one JSON object a line; `time` is ISO 8601 in UTC.
 
     Keys: `time`, `level`, `logger`, `message` (the sentence), `traceback` if there is one, and the attributes that the
-    record has from `extra`: ours are `node_id`, `actor_id`, `actor`, `message_id`, `source`, `attempt` and `error`.
+    record has from `extra`: ours are `event`, `node_id`, `actor_id`, `actor`, `message_id`, `source`, `attempt` and
+    `error`.
     """
 
     def format(self, record: logging.LogRecord) -> str:

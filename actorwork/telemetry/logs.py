@@ -1,8 +1,9 @@
 """Logs, made from events.
 
-`sentences` puts an event into words; `LogSink` decides whether and how often it is logged. All of it goes to the
-standard logger `actorwork`. From WARNING upwards a line ends with the ids of node, actor and message, so that they are
-seen whatever formatter an application has. The same facts are attributes of the record: see `FIELDS`.
+`sentences` puts an event into words; `LogSink` decides whether and how often it is logged. Each event is one record, of
+a standard logger below `actorwork`: see `AREAS`. From WARNING upwards a line ends with the ids of node, actor and
+message, so that they are seen whatever formatter an application has. The same facts are attributes of the record: see
+`FIELDS`.
 
 A message that was handled costs a fraction of a microsecond here as long as DEBUG is off.
 """
@@ -15,8 +16,8 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final, cast
 from weakref import WeakKeyDictionary
 
 from actorwork import events
@@ -28,8 +29,62 @@ from actorwork.telemetry.sentences import Sentence, sentence_of
 if TYPE_CHECKING:
     from actorwork.abc import EventSink
 
-FIELDS: Final = ("node_id", "actor_id", "actor", "message_id", "source", "attempt", "error")
+FIELDS: Final = ("event", "node_id", "actor_id", "actor", "message_id", "source", "attempt", "error")
 """The attributes that a record of ours may have, besides those of every record."""
+
+AREAS: Final[Mapping[str, tuple[type[events.Event], ...]]] = {
+    "node": (
+        events.NodeStarted,
+        events.NodeStopped,
+        events.MonitorStarted,
+        events.LoopStalled,
+        events.ResourceLow,
+        events.ShutdownStage,
+    ),
+    "streams": (
+        events.LeaseLost,
+        events.BrokerLost,
+        events.BrokerBack,
+        events.GroupRestored,
+        events.Reclaimed,
+        events.Released,
+        events.Fenced,
+        events.DeadLettered,
+        events.MessageLost,
+        events.SuspectsInFlight,
+        events.BrokerTrouble,
+        events.BrokerAdvice,
+        events.PausesChanged,
+    ),
+    "actors": (
+        events.ActorStarted,
+        events.ChildExited,
+        events.ActorTrouble,
+        events.ChildRestarting,
+        events.GaveUp,
+        events.StuckChild,
+        events.Settled,
+        events.Overdue,
+        events.CancellationIgnored,
+        events.CircuitChanged,
+        events.Undelivered,
+    ),
+    "processes": (
+        events.ProcessStarted,
+        events.ProcessKilled,
+        events.ProcessHung,
+        events.HandlerHung,
+        events.ProcessReplaced,
+        events.ReplacementFailed,
+        events.EventsDropped,
+        events.Scaled,
+    ),
+    "triggers": (events.TriggerFired, events.TriggerTrouble, events.TriggerChanged),
+}
+"""What the loggers below `actorwork` log: `actorwork.streams` what concerns the broker, whichever it is. Any other
+event is a record of `actorwork` itself.
+"""
+_AREA_OF: Final = {kind: area for area, kinds in AREAS.items() for kind in kinds}
 
 _OWN_SOURCE: Final = re.compile(r"\bworker:([0-9a-f]+):source\b")
 _OF_SOURCES: Final = "groups"
@@ -49,7 +104,17 @@ class LogSink:
     (`is_child`). An actor's own source is shown as `actor:<title>`, where the sink knows the actor.
     """
 
-    __slots__ = ("_broker", "_clock", "_is_child", "_logger", "_remind_at", "_titles", "node_id")
+    __slots__ = (
+        "_areas",
+        "_broker",
+        "_clock",
+        "_deliveries",
+        "_is_child",
+        "_logger",
+        "_remind_at",
+        "_titles",
+        "node_id",
+    )
 
     wants_process_events = False
     """Not those of the processes of the tree: each logs its own."""
@@ -67,6 +132,8 @@ class LogSink:
         self._titles: dict[str, str] = {}
         """Those of the node's actors, by their ids."""
         self._logger = logging.getLogger(LOGGER) if logger is None else logger
+        self._areas = {area: self._logger.getChild(area) for area in AREAS}
+        self._deliveries = self._areas["actors"]
         self._clock = clock
         self._broker = ""
         """The URL of the node's broker, for commands that a line recommends."""
@@ -78,11 +145,9 @@ class LogSink:
         if (
             type(event) is events.Settled
             and type(event.settlement) is Ack
-            and not self._logger.isEnabledFor(logging.DEBUG)
+            and not self._deliveries.isEnabledFor(logging.DEBUG)
         ):
             return
-        if not self._logger.isEnabledFor(logging.ERROR):
-            return  # No event is graver, so nothing would be logged.
         try:
             self._log(event)
         except Exception:  # noqa: BLE001 - an application's filter may raise anything, and a sink must not
@@ -93,29 +158,39 @@ class LogSink:
         return f"<LogSink of node {self.node_id} to {self._logger.name!r}>"
 
     def _log(self, event: events.Event) -> None:
-        sentence = sentence_of(event, self._broker)
+        is_repeated = self._learn(event)
+        kind = type(event)
+        logger = self._areas[_AREA_OF[kind]] if kind in _AREA_OF else self._logger
+        if logger.isEnabledFor(logging.ERROR):  # No event is graver.
+            sentence = sentence_of(event, self._broker)
+            if is_repeated:
+                sentence = sentence._replace(level=logging.DEBUG)
+            if logger.isEnabledFor(sentence.level):
+                self._write(logger, kind.__name__, sentence)
+        if isinstance(event, events.LeaseLost):
+            self.node_id = event.successor  # After the line, which is still about the lost one.
+
+    def _learn(self, event: events.Event) -> bool:
+        """Keep what later lines need; return whether this one repeats what was said before."""
         match event:
             case events.NodeStarted(incarnation=incarnation, broker=broker):
                 self.node_id, self._broker = incarnation, broker
             case events.BrokerLost() if self._clock() < self._remind_at:
-                sentence = sentence._replace(level=logging.DEBUG)
+                return True
             case events.BrokerLost():
                 self._remind_at = self._clock() + _REMIND_EVERY
             case events.BrokerBack():
                 self._remind_at = -math.inf
             case events.BrokerAdvice(text=text, subject=subject):
                 advised = _ADVISED.setdefault(self._logger, set())
-                if text in advised or (self._is_child and subject != _OF_SOURCES):
-                    sentence = sentence._replace(level=logging.DEBUG)
+                is_repeated = text in advised or (self._is_child and subject != _OF_SOURCES)
                 advised.add(text)
+                return is_repeated
             case events.ActorStarted(actor_id=actor_id, title=title):
                 self._titles[actor_id] = title
             case _:
                 pass
-        if self._logger.isEnabledFor(sentence.level):
-            self._write(sentence)
-        if isinstance(event, events.LeaseLost):
-            self.node_id = event.successor  # After the line, which is still about the lost one.
+        return False
 
     def _shown(self, argument: str) -> str:
         text = one_line(argument)
@@ -125,7 +200,7 @@ class LogSink:
             lambda found: f"actor:{self._titles[found[1]]}" if found[1] in self._titles else found[0], text
         )
 
-    def _write(self, sentence: Sentence) -> None:
+    def _write(self, logger: logging.Logger, event: str, sentence: Sentence) -> None:
         level, text, arguments, fields, failure, raised = sentence
         if level >= logging.WARNING:
             shown = [("node", self.node_id)]
@@ -134,21 +209,25 @@ class LogSink:
             ]
             text = f"{text} [{' '.join(f'{word}=%s' for word, _ in shown)}]"
             arguments = (*arguments, *(value for _, value in shown))
-        record = self._logger.makeRecord(
-            self._logger.name,
+        record = logger.makeRecord(
+            logger.name,
             level,
             __file__,
             0,
             text,
             tuple(self._shown(argument) if isinstance(argument, str) else argument for argument in arguments),
             None if raised is None else (type(raised), raised, raised.__traceback__),
-            extra={"node_id": self.node_id, **fields},
+            extra={"event": event, "node_id": self.node_id, **fields},
         )
         if failure is not None and failure.traceback:
             # The error is known by its printed traceback only. Every standard formatter prints what is in `exc_text`.
             # Indented, since they print it as it is, and it may hold lines of the message.
             record.exc_text = indented(failure.traceback.rstrip("\n"))
-        self._logger.handle(record)
+        # The filters of a logger see its own records only. Those of `actorwork` are meant for all of ours.
+        # From Python 3.12 on a filter may return another record.
+        kept = cast("logging.LogRecord | bool", self._logger.filter(record))
+        if kept:
+            logger.handle(record if isinstance(kept, bool) else kept)
 
 
 class GuardedSink:

@@ -96,6 +96,25 @@ def test_for_an_unknown_part_the_error_lists_the_parts(shell: Shell):
     assert "nothing in this tree is called 'tool'; it has 'till', 'Till'" in " ".join(logs.split())
 
 
+@pytest.mark.parametrize(
+    ("options", "environment"),
+    [
+        (["--log-level", "ERROR", "--log-level", "actorwork.node=INFO"], {}),
+        ([], {"ACTORWORK_LOG_LEVEL": "ERROR,actorwork.node=INFO"}),
+    ],
+    ids=["options", "environment"],
+)
+def test_a_logger_can_have_a_level_of_its_own(shell: Shell, options: list[str], environment: dict[str, str]):
+    shell("send", "orders", '{"number": 17}', "--type", "Order")
+    with shell.start("run", "shop:Till", *options, **environment) as process:
+        lines_until(process, "took 17")
+        process.terminate()
+        code, logs = ended(process)
+    assert code == 0, logs
+    assert "INFO actorwork.node: the node stopped cleanly" in logs
+    assert "till is up" not in logs
+
+
 def test_logs_can_be_json(shell: Shell):
     shell("send", "orders", '{"number": -1}', "--type", "Order")
     shell("send", "orders", '{"number": 1}', "--type", "Order")
@@ -174,7 +193,8 @@ def test_an_error_in_the_users_module_is_shown_with_its_traceback_and_without_ou
 
 
 @pytest.mark.parametrize(
-    "option", [["--lease", "10"], ["--lease", "10ms"], ["--grace", "soon"], ["--log-level", "LOUD"]]
+    "option",
+    [["--lease", "10"], ["--lease", "10ms"], ["--grace", "soon"], ["--log-level", "LOUD"], ["--log-level", "a=LOUD"]],
 )
 def test_options_out_of_bounds_are_wrong_usage(shell: Shell, option: list[str]):
     assert "Invalid value for" in shell("run", "shop:Till", *option, code=2).stderr

@@ -277,8 +277,9 @@ def test_all_that_is_wrong_is_reported_at_once(tmp_path: Path):
         ("lease: 1:30", "a.yaml:1: lease is 1:30, which YAML reads as a number to the base of 60: write a duration"),
         (
             "grace: 3s\nlog_level: no",
-            "a.yaml:2: log_level wants 'DEBUG', 'INFO', 'WARNING' or 'ERROR', got False; YAML",
+            "perhaps with levels of loggers: 'INFO,actorwork.streams=DEBUG', got False; YAML",
         ),
+        ("log_level: INFO,actorwork.streams=LOUD", "a.yaml:1: log_level wants 'DEBUG', 'INFO', 'WARNING' or 'ERROR', "),
         ("only: [a]\non: 3", "a.yaml:2: True: a key wants to be text, got True; YAML reads on as true: quote it"),
         ("only: *a", "undefined alias"),
         ("only: */5 * * * *", "YAML takes what begins with * for an alias: quote it"),
@@ -537,6 +538,7 @@ VALUES: Mapping[str, tuple[list[object], list[object]]] = {
     "names": ([["a"], []], ["a", [3]]),
     "flag": ([True], ["true", 1]),
     "text": (["sqlite://"], ["", 3]),
+    "levels": (["INFO", "15", "ERROR, shop.db = DEBUG"], ["", "LOUD", "shop=LOUD", "=INFO", 3, None]),
 }
 
 

@@ -4,23 +4,30 @@ import io
 import json
 import logging
 import os
+import re
 import shlex
 import timeit
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from actorwork import events
+from actorwork.errors import SettingsError
 from actorwork.message import Delivery, Failure
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement, failure_of
 from actorwork.settings import default_source
-from actorwork.telemetry.configuring import configure
+from actorwork.telemetry import configuring
+from actorwork.telemetry.configuring import configure, configured, levels_of
 from actorwork.telemetry.formatting import JsonFormatter, TextFormatter
-from actorwork.telemetry.logs import FIELDS, LogSink
+from actorwork.telemetry.logs import AREAS, FIELDS, LogSink
+
+from .test_sentences import EVERY_EVENT
 
 NODE = "9a3c"
+LOGS = (Path(__file__).parents[2] / "docs" / "logs.md").read_text(encoding="utf-8")
 
 
 class Kept(logging.Handler):
@@ -101,13 +108,14 @@ def test_a_lost_broker_is_a_warning_now_and_then_and_again_after_it_was_back(log
 
 def test_one_of_several_processes_names_itself(log: Log):
     started = events.NodeStarted("9a3c", "redis://localhost", ("greeter",))
-    assert f" INFO actorwork.tests[{os.getpid()}]: " in log.line(started, TextFormatter(one_of_several=True))
-    assert " INFO actorwork.tests: " in log.line(started)
+    assert f" INFO actorwork.tests.node[{os.getpid()}]: " in log.line(started, TextFormatter(one_of_several=True))
+    assert " INFO actorwork.tests.node: " in log.line(started)
 
 
 def test_an_error_line_carries_every_field_as_an_attribute(log: Log):
     record = log.record(settled(Fail(broken())))
     assert {field: vars(record)[field] for field in FIELDS} == {
+        "event": "Settled",
         "node_id": NODE,
         "actor_id": "ac70",
         "actor": "greeter",
@@ -244,7 +252,7 @@ def test_a_sink_never_raises_even_if_an_applications_filter_does(log: Log, capsy
         log.sink(settled(Fail(broken())))
     finally:
         log.logger.removeFilter(spoiled)
-    assert "RuntimeError: actorwork.tests" in capsys.readouterr().err
+    assert "RuntimeError: actorwork.tests.actors" in capsys.readouterr().err
 
 
 def test_json_lines_hold_the_same_facts(log: Log):
@@ -254,7 +262,8 @@ def test_json_lines_hold_the_same_facts(log: Log):
     assert line.pop("time").endswith("Z")
     assert line == {
         "level": "ERROR",
-        "logger": "actorwork.tests",
+        "logger": "actorwork.tests.actors",
+        "event": "Settled",
         "node_id": NODE,
         "actor_id": "ac70",
         "actor": "greeter",
@@ -263,6 +272,104 @@ def test_json_lines_hold_the_same_facts(log: Log):
         "attempt": 2,
         "error": "ValueError: no such order",
     }
+
+
+SCHEMA: dict[str, Any] = json.loads(re.findall(r"```json\n(.*?)```", LOGS, re.DOTALL)[0])
+
+
+@pytest.mark.parametrize("event", [event for event, _, _ in EVERY_EVENT], ids=lambda event: type(event).__name__)
+def test_every_event_is_one_line_of_the_schema_that_the_chapter_states(log: Log, event: events.Event):
+    line = log.line(event, JsonFormatter())
+    assert "\n" not in line
+    facts = json.loads(line)
+    assert {name: wrong for name in facts if (wrong := wrong_with(facts[name], SCHEMA["properties"][name]))} == {}
+    assert {*SCHEMA["required"], "event", "node_id"} <= facts.keys()
+    assert facts["event"] == type(event).__name__
+    assert len(log.kept.records) == 1
+
+
+def wrong_with(value: object, rule: dict[str, Any]) -> list[str]:
+    """Check a value by the few words of JSON Schema that the chapter uses."""
+    words: dict[str, Callable[[Any, Any], bool]] = {
+        "type": lambda found, wanted: isinstance(found, {"string": str, "integer": int}[wanted]),
+        "enum": lambda found, wanted: found in wanted,
+        "pattern": lambda found, wanted: re.search(wanted, found) is not None,
+        "minLength": lambda found, wanted: len(found) >= wanted,
+        "minimum": lambda found, wanted: found >= wanted,
+    }
+    return [word for word, wanted in rule.items() if word != "description" and not words[word](value, wanted)]
+
+
+def test_the_schema_finds_what_does_not_fit_it():
+    rules = SCHEMA["properties"]
+    assert wrong_with("1", rules["attempt"] | {"minimum": "0"}) == ["type"]
+    assert wrong_with(0, rules["attempt"]) == ["minimum"]
+    assert wrong_with("LOUD", rules["level"]) == ["enum"]
+    assert wrong_with("today", rules["time"]) == ["pattern"]
+    assert wrong_with("", rules["message"]) == ["minLength"]
+
+
+def test_each_event_that_an_area_names_is_logged_there(log: Log):
+    for event, _, _ in EVERY_EVENT:
+        area = next((area for area, kinds in AREAS.items() if type(event) in kinds), "")
+        assert log.record(event).name == f"actorwork.tests.{area}".rstrip(".")
+    named = [kind for kinds in AREAS.values() for kind in kinds]
+    assert len(named) == len(set(named))
+    assert LOGS.count("| `actorwork.") > len(AREAS)
+    assert [area for area in AREAS if f"| `actorwork.{area}` |" not in LOGS] == []
+
+
+def test_a_level_of_one_logger_shows_more_or_less_of_one_area(log: Log):
+    log.logger.setLevel(logging.WARNING)
+    log.logger.getChild("streams").setLevel(logging.DEBUG)
+    log.logger.getChild("actors").setLevel(logging.CRITICAL)
+    try:
+        log.sink(events.NodeStarted("b001", "redis://localhost", ()))
+        log.sink(events.Released("orders", "ac70", 7))
+        log.sink(settled(Fail(broken())))
+        log.sink(events.NodeStopped(25.0, forced=True))
+    finally:
+        for area in AREAS:
+            log.logger.getChild(area).setLevel(logging.NOTSET)
+    assert [vars(record)["event"] for record in log.kept.records] == ["Released", "NodeStopped"]
+    assert {vars(record)["node_id"] for record in log.kept.records} == {"b001"}
+
+
+@pytest.mark.parametrize(
+    ("level", "whole", "own"),
+    [
+        ("INFO", logging.INFO, {}),
+        ("debug", logging.DEBUG, {}),
+        (15, 15, {}),
+        ("15", 15, {}),
+        ("actorwork.streams=DEBUG", logging.INFO, {"actorwork.streams": logging.DEBUG}),
+        ("ERROR, shop.db = 15 ,a=debug", logging.ERROR, {"shop.db": 15, "a": logging.DEBUG}),
+        ("INFO,WARNING", logging.WARNING, {}),
+    ],
+)
+def test_levels_are_read(level: int | str, whole: int, own: dict[str, int]):
+    assert levels_of(level) == (whole, own)
+
+
+@pytest.mark.parametrize("level", ["", "LOUD", "=DEBUG", "a=LOUD", "a=", "INFO,", True, None, 1.5, -1])
+def test_a_level_that_does_not_exist_is_refused(level: object):
+    with pytest.raises(SettingsError, match=r"log_level wants one of CRITICAL, .*, got"):
+        levels_of(level)
+
+
+def test_levels_are_set_and_told_to_processes():
+    shop = logging.getLogger("shop.of.a.test")
+    with bare_root() as root:
+        try:
+            assert configure("ERROR,shop.of.a.test=DEBUG", "json", io.StringIO())
+            assert (root.level, shop.level) == (logging.ERROR, logging.DEBUG)
+            assert configured() == ("40,shop.of.a.test=10", "json")
+            root.setLevel(logging.INFO)
+            assert configured() == ("20,shop.of.a.test=10", "json"), "as it is now"
+            assert levels_of(configured()[0]) == (logging.INFO, {"shop.of.a.test": logging.DEBUG})
+        finally:
+            shop.setLevel(logging.NOTSET)
+            configuring._configured.pop()
 
 
 def test_json_time_is_iso_8601_in_utc():

@@ -23,7 +23,7 @@ from actorwork.policy.limits import SCOPES, CircuitBreaker, ConcurrencyLimit, Ra
 from actorwork.policy.restart import Intensity
 from actorwork.policy.scaling import Scale
 from actorwork.policy.settlement import ON_FAILURES
-from actorwork.runtime.configuration.kinds import Kind, flag, like, names, text, word
+from actorwork.runtime.configuration.kinds import Kind, flag, levels, like, names, text, word
 from actorwork.runtime.options import Options
 from actorwork.settings import (
     OVERFLOWS,
@@ -36,8 +36,6 @@ from actorwork.settings import (
 )
 from actorwork.telemetry.configuring import LOG_FORMATS
 from actorwork.telemetry.resources import ResourceBounds
-
-LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 def _of(kind: Kind) -> Any:
@@ -223,7 +221,7 @@ class ProgramFields:
     metrics: bool = _of(flag("Count metrics, in the processes of the tree too."))
     resources: bool = _of(flag("Watch memory and disks, and warn when little is left."))
     resource_bounds: ResourceFields = attrs.field(factory=ResourceFields)
-    log_level: str = _of(word("What is logged: this, and what is graver.", *LEVELS, default="INFO"))
+    log_level: str = _of(levels("What is logged: this, and what is graver."))
     log_format: str = _of(word("Lines for people, or JSON.", *LOG_FORMATS, default="text"))
 
 

@@ -9,6 +9,7 @@ is wanted.
     names      a list of names; in text with commas
     flag       true or false
     text       any text
+    levels     a level of the logs, and levels of loggers
 """
 
 from __future__ import annotations
@@ -26,11 +27,14 @@ from actorwork.errors import SettingsError
 from actorwork.inspection.words import duration
 from actorwork.policy.bounds import FINITE, Validator, bounds_of, is_number, is_whole
 from actorwork.streams.transport.urls import without_password
+from actorwork.telemetry.configuring import levels_of
 
 UNITS: Final = "(ms|s|m|h|d)"
 DURATION: Final = rf"^(inf|(\d+(\.\d+)?{UNITS})+)$"
 SIZE: Final = r"^\d+(\.\d+)?\s*([kKmMgGtT]?[iI]?[bB])?$"
 PERCENTAGE: Final = r"^\d+(\.\d+)?\s*%$"
+_LEVEL: Final = r"\s*([^=,\s]+\s*=\s*)?(DEBUG|INFO|WARNING|ERROR|CRITICAL|\d+)\s*"
+LEVELS: Final = rf"^{_LEVEL}(,{_LEVEL})*$"
 NONE: Final = "none"
 """What stands for None in a file of TOML and in text, where None cannot be written."""
 
@@ -39,7 +43,7 @@ class Unfit(ValueError):
     """A value is not what a setting wants; the text says what it wants."""
 
 
-Form = Literal["whole", "number", "duration", "size", "share", "word", "names", "flag", "text"]
+Form = Literal["whole", "number", "duration", "size", "share", "word", "names", "flag", "text", "levels"]
 
 
 @attrs.frozen(eq=False)
@@ -124,6 +128,8 @@ class Kind:
                 choices = [{"type": "boolean"}]
             case "text":
                 choices = [{"type": "string", "minLength": 1}]
+            case "levels":
+                choices = [{"type": "string", "pattern": LEVELS}]
         if self.is_optional:
             choices += [{"type": "null"}, {"const": NONE}]
         return schema | (choices[0] if len(choices) == 1 else {"anyOf": choices})
@@ -152,6 +158,7 @@ _FORMS: Final[Mapping[Form, Callable[[object], bool]]] = {
     "names": _is_names,
     "flag": lambda value: isinstance(value, bool),
     "text": _is_text,
+    "levels": _is_text,
 }
 """Whether a value has the form that a kind reads; its bounds come after that."""
 
@@ -226,6 +233,18 @@ def flag(help: str, *, default: bool = False) -> Kind:
 
 def text(help: str, wanted: str, *, is_secret: bool = False, default: str | None = None) -> Kind:
     return Kind("text", help, lambda value: value, wanted, is_secret=is_secret, default=default)
+
+
+def levels(help: str) -> Kind:
+    def check(value: object) -> object:
+        try:
+            levels_of(value)
+        except SettingsError:
+            raise Unfit(wanted) from None
+        return value
+
+    wanted = "'DEBUG', 'INFO', 'WARNING' or 'ERROR', perhaps with levels of loggers: 'INFO,actorwork.streams=DEBUG'"
+    return Kind("levels", help, check, wanted, default="INFO")
 
 
 def _fraction(value: object) -> object:

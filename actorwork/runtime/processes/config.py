@@ -65,6 +65,6 @@ class NodeConfig(Value):
     """How many messages the process may handle."""
     forwards_events: bool
     """Whether the parent takes the events of the process, too."""
-    log_level: int
+    log_level: int | str
     log_format: str | None
     """How this program configured its logs; None if it left that to the application."""
