@@ -77,7 +77,7 @@ class Meter(Protocol):
     """
 
     def settled_batch(self, count: int, seconds: float) -> None:
-        """The broker has applied `count` settlements in one step, which took so long from the first of them on."""
+        """The broker has applied `count` settlements in one step, which took so long."""
         ...
 
     def command(self, name: str, seconds: float) -> None:
@@ -109,7 +109,7 @@ class Meter(Protocol):
         ...
 
     def lease_renewed(self, margin: float) -> None:
-        """The node's lease was renewed when it had so many seconds left. Called from any thread."""
+        """The node's lease was renewed when it had so many seconds left. May be called from any thread."""
         ...
 
 
@@ -890,6 +890,15 @@ class Broker(Protocol):
 
     async def diagnose(self) -> Sequence[Finding]:
         """Check the broker as an operator would."""
+        ...
+
+
+@runtime_checkable
+class DescribesServer(Protocol):
+    """A broker that can say what it is."""
+
+    async def describe_server(self) -> tuple[str, str]:
+        """Return its kind (`redis`, `valkey`, `embedded`), and the version of its server; empty if it is unknown."""
         ...
 
 

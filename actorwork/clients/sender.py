@@ -10,24 +10,15 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from actorwork import codec
-from actorwork.abc import Broker, PublishMiddleware
+from actorwork.abc import Broker, Meter, PublishMiddleware
 from actorwork.actors.context.publishing import passed_through
 from actorwork.clients.driver import Driver, OutOfTime, Reached
+from actorwork.clients.routes import MeteredRoute, PublishRoute
 from actorwork.errors import AskTimeout, BrokerError, CodecError, MessageFailed, NotUnique, SettingsError
 from actorwork.message import NO_HEADERS, REPLY_TO, Envelope, Json, MessageIds, Outcome, Priority
 from actorwork.policy.bounds import takes
 from actorwork.policy.sending import PLAIN, Sending
 from actorwork.settings import SOURCE, SOURCE_IN_WORDS
-
-
-class PublishRoute(Protocol):
-    """Where a client's messages go: the broker, or the spool before it."""
-
-    async def publish(self, envelopes: Sequence[Envelope]) -> int: ...
-
-    async def publish_new(self, envelope: Envelope) -> None: ...
-
-    async def publish_unique(self, envelope: Envelope) -> str: ...
 
 
 class Spool(PublishRoute, Protocol):
@@ -57,11 +48,13 @@ class Sender:
         driver: Driver,
         spooler: Spool | None = None,
         layers: Sequence[PublishMiddleware] = (),
+        meter: Meter | None = None,
     ) -> None:
         self.spooler = spooler
         self._layers = layers
         self._lazy = lazy
-        self._route: PublishRoute = self.broker if spooler is None else spooler
+        self._meter = meter
+        self._route: PublishRoute = self._direct if spooler is None else spooler
         self.sent = 0
         self.asked = 0
         self.driver = driver
@@ -79,6 +72,11 @@ class Sender:
         if self._lazy.broker is None:
             raise BrokerError(f"{self._lazy.url} has not been reached yet; messages wait in the spool", may_pass=True)
         return self._lazy.broker
+
+    @property
+    def _direct(self) -> PublishRoute:
+        """The way to the broker past the spool."""
+        return self.broker if self._meter is None else MeteredRoute(self.broker, self._meter)
 
     async def reached(self) -> Broker:
         """Wait until the broker is open, and return it."""
@@ -168,7 +166,7 @@ class Sender:
             # Registered before it is sent: the reply may arrive before the broker's own answer.
             waiting = replies.expect(source, envelope.id)
             try:
-                await self.send_one(envelope, self.broker)
+                await self.send_one(envelope, self._direct)
                 self.asked += 1
                 return envelope.id, await waiting.outcome()
             finally:

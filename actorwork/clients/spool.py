@@ -24,6 +24,7 @@ from __future__ import annotations
 import hashlib
 import shlex
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -33,7 +34,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar
 import attrs
 import trio
 
-from actorwork.abc import Broker, EventSink
+from actorwork.abc import Broker, EventSink, Meter
 from actorwork.brokers import state_directory
 from actorwork.clients.lazy_broker import LazyBroker
 from actorwork.clients.spooled import SpooledMessages, SpoolTicket
@@ -45,6 +46,7 @@ from actorwork.policy.bounds import FINITE, one_of, seconds, whole
 
 if TYPE_CHECKING:
     from actorwork.embedded.spool import Spooled
+    from actorwork.telemetry.metrics.registry import Registry
 
 T = TypeVar("T")
 
@@ -120,11 +122,19 @@ def file_for(spool: Spool, place: str) -> Path:
 class Spooler:
     """Sends through the spool; made by `open_spooler`, for any number of tasks."""
 
-    def __init__(self, spool: Spool, messages: SpooledMessages, lazy: LazyBroker, emit: EventSink) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        messages: SpooledMessages,
+        lazy: LazyBroker,
+        emit: EventSink,
+        meter: Meter | None = None,
+    ) -> None:
         self._spool = spool
         self._messages = messages
         self._lazy = lazy
         self._emit = emit
+        self._meter = meter
         self._is_always = spool.mode == "always"
         self._is_down = False
         self._wake = trio.Event()
@@ -157,6 +167,19 @@ class Spooler:
             "spool_age": 0.0 if status.oldest is None else max(0.0, time.time() - status.oldest),
         }
 
+    def show(self, metrics: Registry) -> None:
+        """Write the state of the file into gauges; callable from any thread."""
+        shown = self.statistics()
+        metrics.family("actorwork_spool_messages").set((), shown["spool_messages"])
+        metrics.family("actorwork_spool_bytes").set((), shown["spool_bytes"])
+        metrics.family("actorwork_spool_oldest_seconds").set((), shown["spool_age"])
+
+    def _count(self, envelopes: Sequence[Envelope], outcome: str, began: float) -> None:
+        if self._meter is not None:
+            for source, count in Counter(envelope.source for envelope in envelopes).items():
+                self._meter.sent(source, outcome, count)
+            self._meter.took_to_send(outcome, trio.current_time() - began)
+
     # ---- sending ----
 
     async def publish(self, envelopes: Sequence[Envelope]) -> int:
@@ -169,11 +192,14 @@ class Spooler:
         # In pieces: patience applies to a broker that accepts nothing, not to one that receives many messages.
         for first in range(0, len(envelopes), BATCH):
             some = envelopes[first : first + BATCH]
+            began = trio.current_time()
             is_sent = False
             if self._may_go_direct({envelope.source for envelope in some}):
                 is_sent, count = await self._try_now(partial(_publish, some))
                 new += count or 0
-            if not is_sent:
+            if is_sent:
+                self._count(some, "sent", began)
+            else:
                 rest = envelopes[first:]
                 await self._keep(rest)
                 return new + len(rest)
@@ -189,9 +215,11 @@ class Spooler:
         The file knows no other messages: there it keeps its own id, and its key is checked when it is replayed. If the
         key is taken then, the message is dropped, unless its `on_conflict` is "replace".
         """
+        began = trio.current_time()
         if self._may_go_direct({envelope.source}):
             _, kept = await self._try_now(lambda broker: broker.publish_unique(envelope))
             if kept is not None:
+                self._count((envelope,), "sent" if kept == envelope.id else "duplicate", began)
                 return kept
         await self._keep([envelope])
         return envelope.id
@@ -224,7 +252,7 @@ class Spooler:
     async def _keep(self, envelopes: Sequence[Envelope]) -> None:
         from actorwork.embedded.spool import row_of  # noqa: PLC0415 - only a client with a spool imports SQLite
 
-        now = time.time()
+        now, began = time.time(), trio.current_time()
         ticket = SpoolTicket([row_of(envelope, now) for envelope in envelopes])
         self._messages.behind.update(envelope.source for envelope in envelopes)
         until = trio.current_time() + self._spool.patience
@@ -233,6 +261,7 @@ class Spooler:
             await self._messages.append(ticket)
             if ticket.kept:
                 self.spooled += len(envelopes)
+                self._count(envelopes, "spooled", began)
                 self._wake.set()
                 return
             if (
@@ -244,6 +273,7 @@ class Spooler:
                 # None of it is in the file, so later messages need not go behind it.
                 with suppress(SpoolError):
                     await self._messages.take_out(())
+                self._count(envelopes, "refused", began)
                 raise self._full(ticket) if ticket.error is None else ticket.error
             # The file is being emptied: wait for room, as with a mailbox.
             with trio.move_on_at(until):
@@ -363,7 +393,9 @@ class Spooler:
 
 
 @asynccontextmanager
-async def open_spooler(spool: Spool, path: Path, lazy: LazyBroker, emit: EventSink) -> AsyncGenerator[Spooler]:
+async def open_spooler(
+    spool: Spool, path: Path, lazy: LazyBroker, emit: EventSink, meter: Meter | None = None
+) -> AsyncGenerator[Spooler]:
     """Open the file of a spool; the caller runs `Spooler.run`. Raises `SpoolError`."""
     from actorwork.embedded.files import make_folder  # noqa: PLC0415 - only a client with a spool imports SQLite
     from actorwork.embedded.spool import SpoolFile  # noqa: PLC0415 - as above
@@ -379,6 +411,6 @@ async def open_spooler(spool: Spool, path: Path, lazy: LazyBroker, emit: EventSi
     try:
         messages = SpooledMessages(file, max_messages=spool.max_messages, max_bytes=spool.max_bytes)
         await messages.begin()
-        yield Spooler(spool, messages, lazy, emit)
+        yield Spooler(spool, messages, lazy, emit, meter)
     finally:
         file.close()

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import trio
 
-from actorwork.abc import EventSink, Finding, Subscription
+from actorwork.abc import EventSink, Finding, Subscription, meter_of
 from actorwork.embedded.changes import LocalChanges
 from actorwork.embedded.diagnosis import examine
 from actorwork.embedded.location import Location, parse
@@ -37,7 +37,8 @@ async def open_broker(
     def troubled(doing: str, error: str) -> None:
         emit(BrokerTrouble(doing, error, "trying again in a second"))
 
-    writer = ThreadWriter(location, trio.lowlevel.current_trio_token(), troubled, prepare or _nothing)
+    token, meter = trio.lowlevel.current_trio_token(), meter_of(emit)
+    writer = ThreadWriter(location, token, troubled, prepare or _nothing, meter)
     try:
         if not at_first_use:
             await writer.start()
@@ -52,6 +53,10 @@ class EmbeddedBroker(EmbeddedSending):
     def __init__(self, location: Location, writer: Writer) -> None:
         super().__init__(location, writer)
         self._writer = writer
+
+    async def describe_server(self) -> tuple[str, str]:
+        """Return what this broker is, and the version of SQLite."""
+        return "embedded", sqlite3.sqlite_version
 
     def statistics(self) -> Mapping[str, int]:
         return self._writer.statistics()

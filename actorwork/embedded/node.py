@@ -16,7 +16,7 @@ import attrs
 import trio
 
 from actorwork import events
-from actorwork.abc import EventSink, LeaseState, Subscription
+from actorwork.abc import EventSink, LeaseState, Subscription, meter_of
 from actorwork.embedded.cursors import Batch, Cursor
 from actorwork.embedded.notes import Note, Notes
 from actorwork.embedded.orders import Writer
@@ -67,7 +67,7 @@ class EmbeddedNode:
     def __init__(self, writer: Writer, subscriptions: Sequence[Subscription], lease: float, emit: EventSink) -> None:
         self._writer = writer
         self._emit = emit
-        self._lease = Lease(_new_incarnation(), lease, self._lost)
+        self._lease = Lease(_new_incarnation(), lease, self._lost, meter=meter_of(emit))
         self._incarnation = self._lease.incarnation
         self._intakes: dict[Subscription, _Intake] = {}
         for subscription in subscriptions:

@@ -19,7 +19,7 @@ from typing import Final
 
 import attrs
 
-from actorwork.abc import LeaseState
+from actorwork.abc import LeaseState, Meter
 from actorwork.embedded.isolation import Isolation
 from actorwork.embedded.store import Store
 
@@ -40,6 +40,7 @@ class Lease:
     """When it was renewed last, by the monotonic clock."""
     trouble: str = ""
     """Why it could not be renewed."""
+    meter: Meter | None = attrs.field(default=None, kw_only=True)
     isolation: Isolation = attrs.field(factory=Isolation)
     """What may be read under it."""
 
@@ -115,6 +116,8 @@ class OwnLeases:
 
     def renewed(self, late: Sequence[Lease], now: float) -> None:
         for lease in late:
+            if lease.meter is not None:
+                lease.meter.lease_renewed(lease.length - (now - lease.renewed_at))
             lease.renewed(now)
 
     def put_off(self, now: float, pause: float, trouble: str) -> None:

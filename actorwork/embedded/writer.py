@@ -25,6 +25,7 @@ from typing import Final, TypeAlias
 
 import trio
 
+from actorwork.abc import Meter
 from actorwork.embedded.files import PATIENCE, OpenedFile
 from actorwork.embedded.location import Location, connect, explained
 from actorwork.embedded.orders import Answer, Writer
@@ -49,11 +50,13 @@ class ThreadWriter(Writer):
         token: trio.lowlevel.TrioToken,
         troubled: Callable[[str, str], None],
         prepare: Callable[[], None],
+        meter: Meter | None = None,
     ) -> None:
         leases = OwnLeases(time.monotonic(), time.time())
         super().__init__(location, Turns(location, leases, troubled, prune_at=time.monotonic() + FIRST_PRUNE))
         self._token = token
         self._prepare = prepare
+        self._meter = meter
         self._queue: queue.SimpleQueue[_Queued] = queue.SimpleQueue()
         self._put: Callable[[_Queued], object] = self._put_first
         self._thread = threading.Thread(target=self._live, name="actorwork-writer", daemon=True)
@@ -148,12 +151,35 @@ class ThreadWriter(Writer):
                 stopping, give_up_at = True, now + PATIENCE
             if not stopping or orders:
                 self._bring(turns.look(store, now, wall))
-            self._bring(turns.run(store, orders, now, wall, stopping=stopping))
+            if self._meter is None:
+                self._bring(turns.run(store, orders, now, wall, stopping=stopping))
+            else:
+                self._bring(self._measured_turn(self._meter, store, orders, now, wall, stopping=stopping))
             if stopping and self._queue.empty():
                 # Settlements that failed are tried until the patience ends; then they are left to the next node.
                 if not turns.has_unsettled or now > give_up_at or not store.is_there(now):
                     return
                 time.sleep(QUICKEST_POLL)
+
+    def _measured_turn(
+        self,
+        meter: Meter,
+        store: Store,
+        orders: Sequence[Order | SettleOrder],
+        now: float,
+        wall: float,
+        *,
+        stopping: bool,
+    ) -> Sequence[Notification]:
+        turns, began = self.turns, time.perf_counter()
+        done, settled = turns.counts["turns"], turns.counts["settlements"]
+        notifications = turns.run(store, orders, now, wall, stopping=stopping)
+        seconds = time.perf_counter() - began
+        if turns.counts["turns"] > done:
+            meter.command("transaction", seconds)
+        if turns.counts["settlements"] > settled:
+            meter.settled_batch(turns.counts["settlements"] - settled, seconds)
+        return notifications
 
     def _pause(self) -> float:
         """Return for how long nothing needs to be done, unless an order comes."""

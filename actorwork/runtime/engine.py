@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from actorwork import events
+from actorwork.abc import meter_of
 from actorwork.brokers import open_broker
 from actorwork.errors import ActorStopped, BrokerError, MaxRestartsExceeded, NotRunning, Shutdown
 from actorwork.groups import is_cancellation, leaves, only_leaf
@@ -115,7 +116,7 @@ class Engine:
             # Imported here: few actors need one, and a node starts faster without.
             from actorwork.clients.opening import client_of  # noqa: PLC0415
 
-            self._clients[key] = client_of(self._broker, self._nursery, layers)
+            self._clients[key] = client_of(self._broker, self._nursery, layers, meter_of(self.emit))
         return self._clients[key]
 
     def note_force(self) -> None:
@@ -168,6 +169,8 @@ class Engine:
         async with open_unwrapping_nursery() as nursery:
             self._nursery = nursery
             self._start_services(nursery)
+            if self.metering is not None:
+                nursery.start_soon(self.metering.describe, broker)
             await nursery.start(self._supervise)
             try:
                 pausing: Pausing | None = None

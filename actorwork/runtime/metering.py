@@ -10,12 +10,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import attrs
 import trio
 
-from actorwork.abc import KnowsReadiness
+from actorwork.abc import DescribesServer, KnowsReadiness
 from actorwork.actors.life.cell import Cell
 from actorwork.actors.supervision.supervisor import RunningSupervisor
 from actorwork.actors.tree.spec import Process
@@ -27,7 +28,7 @@ from actorwork.telemetry.metrics.registry import Registry, process_label
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from actorwork.abc import DeliverySink, EventSink, Meter, Node, Subscription
+    from actorwork.abc import Broker, DeliverySink, EventSink, Meter, Node, Subscription
     from actorwork.actors.life.consumer import Consumer
     from actorwork.actors.supervision.child_table import ChildRecord
     from actorwork.message import Delivery, Envelope
@@ -82,6 +83,13 @@ class Metering:
         if isinstance(node, KnowsReadiness):
             self.sink.ready_at = node.ready_at
         return cast("Node", _CountingNode(node, self.sink.meter))
+
+    async def describe(self, broker: Broker) -> None:
+        """Find out what the broker is, for `actorwork_info`."""
+        kind, server = "memory", ""
+        if isinstance(broker, DescribesServer):
+            kind, server = await broker.describe_server()
+        self.registry.family("actorwork_info").set((version("actorwork"), kind, server), 1)
 
     # ---- gauges ----
 

@@ -16,19 +16,21 @@ from actorwork import events
 from actorwork.telemetry import health
 from actorwork.telemetry.formatting import one_line
 from actorwork.telemetry.heartbeat import EVERY, Heartbeat
-from actorwork.telemetry.monitor import MonitorServer, Request, json_answer
+from actorwork.telemetry.metrics.rendering import rendered
+from actorwork.telemetry.monitor import Answer, MonitorServer, Request, json_answer
 
 if TYPE_CHECKING:
     from actorwork.abc import LeaseState
     from actorwork.runtime.engine import Engine
-    from actorwork.telemetry.monitor import Answer, Route
+    from actorwork.telemetry.metrics.registry import Registry
+    from actorwork.telemetry.monitor import Route
 
 _ALIASES: Final[Mapping[str, str]] = {"/livez": "/live", "/readyz": "/ready", "/startupz": "/started"}
 
 
 @contextmanager
 def monitored(engine: Engine, address: object) -> Generator[MonitorServer]:
-    """Serve the health of a system at an address; raises `SettingsError` for one at which it cannot listen."""
+    """Serve health and metrics of a system at an address; raises `SettingsError` for one at which it cannot listen."""
     beat = Heartbeat()
     routes = routes_of(engine, beat, engine.options.hang_timeout)
     with MonitorServer(address, routes, tick=beat.tick, every=EVERY) as server:
@@ -38,12 +40,22 @@ def monitored(engine: Engine, address: object) -> Generator[MonitorServer]:
 
 def routes_of(engine: Engine, beat: Heartbeat, hang_timeout: float) -> Mapping[str, Route]:
     """Return what the monitor serves, by path."""
-    routes = {
+    routes: dict[str, Route] = {
         "/live": _route(engine, beat, lambda facts: health.live(facts, hang_timeout)),
         "/ready": _route(engine, beat, lambda facts: health.ready(facts, hang_timeout)),
         "/started": _route(engine, beat, health.started),
     }
+    if engine.metering is not None:
+        routes["/metrics"] = _metrics(engine.metering.registry)
     return {**routes, **{alias: routes[path] for alias, path in _ALIASES.items()}}
+
+
+def _metrics(registry: Registry) -> Route:
+    def answer(request: Request) -> Answer:
+        content_type, text = rendered(registry.read(), request.headers.get("accept", ""))
+        return Answer(text, content_type=content_type)
+
+    return answer
 
 
 def _route(engine: Engine, beat: Heartbeat, judge: Callable[[health.Facts], health.Verdict]) -> Route:

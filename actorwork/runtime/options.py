@@ -72,7 +72,8 @@ class TreeOptions(TypedDict, total=False):
     telemetry: Telemetry | Iterable[Telemetry]
     """Observes the system, in each of its processes; with a `Process` it is pickled too."""
     metrics: bool
-    """Counts metrics, in the processes of the tree too; False by default. `System.metrics` has them."""
+    """Counts metrics, in the processes of the tree too: by default if there is a `monitor`, which serves them under
+    /metrics. `System.metrics` has them."""
     cron_schedule: AbstractCronSchedule | type[AbstractCronSchedule] | None
     """Reads the cron expressions of triggers in another way than the built-in one."""
     only: Iterable[str]

@@ -274,7 +274,8 @@ async def open_announced(
     check_loop("open_system")
     given = with_config(given)
     whole, root = parts_to_start(tree, given)
-    options = Options.of(given)
+    # Who looks at a system wants its figures, too.
+    options = Options.of({"metrics": given.get("monitor") is not None, **given})
     check_tree(whole, root, options.cron_schedule)
     emit, instruments, metering = _sink(given.get("emit")), None, None
     if options.telemetry:

@@ -12,7 +12,7 @@ from typing import Any
 
 import trio
 
-from actorwork.abc import Broker, EventSink, Subscription
+from actorwork.abc import Broker, EventSink, Subscription, meter_of
 from actorwork.events import BrokerBack, BrokerLost, BrokerTrouble
 from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.streams import diagnosis, keys, scripts
@@ -79,7 +79,15 @@ async def open_broker(url: str, *, emit: EventSink, is_unsafe_allowed: bool = Fa
         for tell_node in asks:
             tell_node(b"")
 
-    async with open_client(url, name="actorwork", scripts=scripts.ALL, on_push=on_push, on_event=on_event) as client:
+    make = None
+    meter = meter_of(emit)
+    if meter is not None:
+        from actorwork.streams.transport.timed import timed  # noqa: PLC0415 - without metrics nobody needs it
+
+        make = timed(meter.command)
+    async with open_client(
+        url, name="actorwork", scripts=scripts.ALL, on_push=on_push, on_event=on_event, make=make
+    ) as client:
         await client.wait_connected()
         await diagnosis.refuse_what_loses_messages(client, emit, is_unsafe_allowed=is_unsafe_allowed)
         broker = RedisBroker(client, Address.parse(url), replies, changes, nodes, emit, shared_url=url)
@@ -117,6 +125,17 @@ class RedisBroker(RedisSending, Broker):
         """Have a node that listens here look for commands; with no name, each."""
         if self._node_commands is not None:
             self._node_commands.tell(node)
+
+    async def describe_server(self) -> tuple[str, str]:
+        """Return what the server is, `redis` or `valkey`, and its version; empty if this user may not ask."""
+        try:
+            text: bytes = await self._client.call("INFO", "server", idempotent=True)
+        except RedisError:
+            return "redis", ""
+        facts = dict(line.split(":", 1) for line in text.decode(errors="replace").split("\r\n") if ":" in line)
+        if "valkey_version" in facts:
+            return "valkey", facts["valkey_version"]
+        return "redis", facts.get("redis_version", "")
 
     def statistics(self) -> dict[str, int]:
         statistics = self._client.statistics()

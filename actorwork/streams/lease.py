@@ -43,7 +43,8 @@ class Lease:
     """Held by one node at a time, from `take` until `release`.
 
     Trio's thread calls `on_lost(lost, successor, reason)` when the lease was gone and another one has been taken, and
-    `on_trouble(error, next step)` when Redis does not answer.
+    `on_trouble(error, next step)` when Redis does not answer. The lease's own thread calls `on_renewed` with the
+    seconds that were left when it was renewed.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Lease:
         *,
         on_lost: Callable[[str, str, str], None],
         on_trouble: Callable[[str, str], None],
+        on_renewed: Callable[[float], None] | None = None,
     ) -> None:
         self.incarnation = new_incarnation()
         self._address = address
@@ -60,6 +62,7 @@ class Lease:
         self._milliseconds = max(1, round(seconds * 1000))
         self._on_lost = on_lost
         self._on_trouble = on_trouble
+        self._on_renewed = on_renewed
         self._owner = f"{socket.gethostname()}:{os.getpid()}"
         self._wake = threading.Event()
         self._is_ending = False
@@ -128,6 +131,8 @@ class Lease:
                 began = time.monotonic()
                 if is_held and not self._set(connection, incarnation, "XX"):
                     incarnation, is_held = new_incarnation(), False
+                elif is_held and self._on_renewed is not None:
+                    self._on_renewed(self._renewed_at + self._seconds - time.monotonic())
                 if not is_held:
                     self._set(connection, incarnation, "NX")
                     is_held = True

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import trio
 
-from actorwork.abc import EventSink, LeaseState, Node, Subscription
+from actorwork.abc import EventSink, LeaseState, Node, Subscription, meter_of
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerTrouble, LeaseLost, Released
 from actorwork.failpoints import failpoint
@@ -70,7 +70,14 @@ class RedisNode(Node):
         self._emit = emit
         self._settling = begin_settling
         self._counters = Counters()
-        self._lease = Lease(address, lease, on_lost=self._lease_lost, on_trouble=self._lease_troubled)
+        meter = meter_of(emit)
+        self._lease = Lease(
+            address,
+            lease,
+            on_lost=self._lease_lost,
+            on_trouble=self._lease_troubled,
+            on_renewed=None if meter is None else meter.lease_renewed,
+        )
         self._incarnation = self._lease.incarnation
         self._intake = trio.CancelScope()
         self._intake_ended = trio.Event()

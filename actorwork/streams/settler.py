@@ -26,7 +26,7 @@ from typing import Any, Final
 
 import trio
 
-from actorwork.abc import EventSink
+from actorwork.abc import EventSink, meter_of
 from actorwork.events import BrokerTrouble, Fenced, MessageLost
 from actorwork.message import REPLY_TO, Delivery, Envelope, Failure, is_result_wanted
 from actorwork.policy.settlement import ACK, Ack, Fail, Reject, Retry, Settlement
@@ -94,6 +94,7 @@ class Settler:
         self._spawn = spawn
         self._release = release
         self._emit = emit
+        self._meter = meter_of(emit)
         self._counters = counters
         self._waiters = trio.lowlevel.ParkingLot()
         self._patience = _Patience()
@@ -168,6 +169,7 @@ class Settler:
         """How many batches in a row consisted of settlements that are to be tried again."""
         try:
             while in_flight.plain or in_flight.others:
+                began = 0.0 if self._meter is None else trio.current_time()
                 plain, others = _batch_from(in_flight, limit=1 if alone > 0 else _PLAIN_AT_ONCE)
                 in_flight.number += 1
                 again: list[Item] = []
@@ -181,6 +183,8 @@ class Settler:
                         alone = size
                         continue
                     self._abandon(in_flight, plain, others, refusal)
+                if self._meter is not None:
+                    self._meter.settled_batch(len(plain) + len(others) - len(again), trio.current_time() - began)
                 alone = max(0, alone - 1)
                 in_flight.done += len(plain) + len(others) - len(again)
                 self._waiters.unpark_all()

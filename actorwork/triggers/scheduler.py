@@ -24,12 +24,13 @@ from typing import Final, Literal, NoReturn, Protocol
 
 import trio
 
-from actorwork.abc import AbstractCronSchedule, EventSink, Firing, Triggers
+from actorwork.abc import AbstractCronSchedule, EventSink, Firing, Triggers, meter_of
 from actorwork.errors import BrokerError, SettingsError
 from actorwork.events import BrokerTrouble, TriggerChanged, TriggerFired, TriggerTrouble
 from actorwork.failpoints import failpoint
 from actorwork.message import TriggerChanges, TriggerRecord
 from actorwork.policy.catchup import Plan, plan
+from actorwork.policy.pauses import trigger_name
 from actorwork.settings import Settings
 from actorwork.triggers.custom import CustomTimes
 from actorwork.triggers.declared import Declared, as_changed
@@ -90,6 +91,7 @@ class Scheduler:
         self._status = status
         self._emit = emit
         self._custom = None if cron_schedule is None else CustomTimes(cron_schedule, self._trouble)
+        self._meter = meter_of(emit)
         self._longest = math.inf
         if not status.is_certain:
             self._longest = min((one.trigger.status_check_interval for one in declared), default=60.0)
@@ -138,8 +140,10 @@ class Scheduler:
             if is_off or self._status.is_off(*watched.declared.names):
                 # Times that pass while it is off do not fire afterwards: the broker ensures that.
                 watched.since, watched.coming = self._now(), None
+                self._note_next(watched, None)
                 continue
             found = self._plan(watched)
+            self._note_next(watched, found.wake)
             if found.fire:
                 due.append((watched, found))
                 soonest = -math.inf  # Whatever the outcome, decide again at once.
@@ -152,6 +156,11 @@ class Scheduler:
                     if not self._status.is_off(*watched.declared.names):
                         nursery.start_soon(self._fire, watched, found.fire[:AT_ONCE])
         return max(0.0, (soonest - self._now()) / 1000)
+
+    def _note_next(self, watched: Watched, wake: int | None) -> None:
+        if self._meter is not None:
+            at = None if wake is None else wake / 1000
+            self._meter.trigger_next(trigger_name(*watched.declared.names), at)
 
     async def _register(self) -> None:
         """Register triggers that the broker does not know (any more), with the others of their actors."""
@@ -183,6 +192,7 @@ class Scheduler:
             record = found.pop((definition.source, definition.id), None)
             if watched.code is None and (record is None or not record.is_put):
                 self._watched.remove(watched)
+                self._note_next(watched, None)
                 self._tell(watched, "deleted")
             elif record is not None and watched.record is not None and record.revision != watched.record.revision:
                 self._take(watched, record)

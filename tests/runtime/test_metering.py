@@ -1,6 +1,7 @@
 """What a running system counts of itself, at a broker in memory and in simulated time."""
 
 import threading
+import urllib.request
 from collections.abc import Mapping
 
 import pytest
@@ -96,3 +97,27 @@ async def test_metrics_are_on_or_off():
     with pytest.raises(SettingsError, match="metrics wants True or False, got 'yes'"):
         async with open_system(Shop, broker="sqlite://", metrics="yes"):  # type: ignore[typeddict-item]
             pass
+
+
+async def test_the_monitor_serves_the_metrics_in_the_format_that_is_asked_for():
+    async with open_system(Shop, broker="sqlite://", monitor="127.0.0.1:0") as system:
+        assert system.monitor is not None
+        address = f"{system.monitor.url}/metrics"
+
+        def fetch(accept: str) -> tuple[str, str]:
+            request = urllib.request.Request(address, headers={"Accept": accept})
+            with urllib.request.urlopen(request, timeout=30) as response:
+                return response.headers["Content-Type"], response.read().decode()
+
+        kind, text = await trio.to_thread.run_sync(fetch, "text/plain")
+        assert kind.startswith("text/plain; version=0.0.4")
+        assert 'actorwork_actors{actor="shop",state="running"} 1\n' in text
+        kind, text = await trio.to_thread.run_sync(fetch, "application/openmetrics-text; version=1.0.0")
+        assert kind.startswith("application/openmetrics-text")
+        assert text.endswith("# EOF\n")
+
+
+async def test_a_monitor_without_metrics_has_no_such_path():
+    async with open_system(Shop, broker="sqlite://", monitor="127.0.0.1:0", metrics=False) as system:
+        assert system.monitor is not None
+        assert "/metrics" not in system.monitor.routes

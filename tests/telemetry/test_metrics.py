@@ -316,6 +316,7 @@ def test_a_replica_is_named_by_its_number(title: str, label: str):
 def filled() -> Registry:
     """Return a registry in which every metric has a series."""
     registry = Registry((*TABLE, *BROKER_TABLE))
+    registry.meter.lease_renewed(0.5)
     for metric in METRICS.values():
         labels = tuple(f"a {name}" for name in metric.labels)
         match metric.kind:

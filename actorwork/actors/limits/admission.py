@@ -230,6 +230,7 @@ class AdmissionQueue:
                 self._wait_at(partition, permit, first=partition == first_at)
                 if first_at is None:
                     self._owner.mailbox.delivery_set_aside()
+                    self._limiters.note_wait(limiter)
                 return False
             permit.grants.append((limiter, key, grant))
         return True

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from actorwork.abc import meter_of
 from actorwork.actors.limits.limiters import CircuitBreakerState, Limiter, RateLimiter, Semaphore
 from actorwork.errors import SettingsError
 from actorwork.policy.limits import Bulkhead, CircuitBreaker, ConcurrencyLimit, Limit, RateLimit
 
 if TYPE_CHECKING:
     from actorwork.actors.limits.shared import LimiterEnvironment
+
+
+_KINDS: Final[dict[type, str]] = {
+    RateLimit: "rate",
+    ConcurrencyLimit: "concurrency",
+    Bulkhead: "concurrency",
+    CircuitBreaker: "circuit",
+}
 
 
 class LimiterRegistry:
@@ -19,6 +28,9 @@ class LimiterRegistry:
         self._environment = environment
         self._publisher = publisher
         self._found: dict[tuple[type, str], tuple[Limit, Limiter]] = {}
+        self._meter = meter_of(environment.emit)
+        self._names: dict[Limiter, tuple[str, str]] = {}
+        """For metrics: the name and the kind of each limit."""
 
     def __repr__(self) -> str:
         return f"<limiters: {', '.join(name for _, name in self._found)}>"
@@ -35,11 +47,17 @@ class LimiterRegistry:
         if limiter is None:
             limiter = self._new(limit, name, whose)
             self._found[type(limit), name] = (limit, limiter)
+            self._names[limiter] = limit.name or whose, _KINDS[type(limit)]
         return limiter
 
     def limit_of(self, limiter: Limiter) -> Limit | None:
         """Return the limit that a limiter applies."""
         return next((limit for limit, other in self._found.values() if other is limiter), None)
+
+    def note_wait(self, limiter: Limiter) -> None:
+        """Count a delivery that has to wait for a limit, where metrics are counted."""
+        if self._meter is not None:
+            self._meter.limited(*self._names[limiter])
 
     def _new(self, limit: Limit, name: str, whose: str) -> Limiter:
         match limit:

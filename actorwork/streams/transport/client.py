@@ -95,6 +95,7 @@ async def open_client(
     on_push: Callable[[list[Any]], None] | None = None,
     on_event: Callable[[ConnectionEvent], None] | None = None,
     silence: float = 10.0,
+    make: Callable[..., "RedisClient"] | None = None,
 ) -> AsyncGenerator["RedisClient"]:
     """Connect, and stay connected until the block ends.
 
@@ -103,9 +104,9 @@ async def open_client(
 
     `on_push` and `on_event` are called synchronously and must not raise: a connection whose reader fails cannot match
     replies any more. `scripts` are loaded with each connection. A connection that owes replies and sends nothing for
-    `silence` seconds is given up.
+    `silence` seconds is given up. `make` makes the client: a class that adds something to `RedisClient`.
     """
-    client = RedisClient(Address.parse(url), name, scripts, on_push or _ignore, on_event or _ignore, silence)
+    client = (make or RedisClient)(Address.parse(url), name, scripts, on_push or _ignore, on_event or _ignore, silence)
     first = await client.attempt()
     async with open_unwrapping_nursery() as nursery:
         nursery.start_soon(client.keep_connected, first)

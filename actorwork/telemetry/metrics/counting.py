@@ -20,8 +20,8 @@ from actorwork.policy.catchup import LATE
 from actorwork.policy.exits import Kind
 from actorwork.policy.pauses import trigger_name
 from actorwork.policy.settlement import CANCELLED, EXPIRED, Ack, Fail, Reject, Retry
-from actorwork.telemetry.metrics.measuring import Measurements
-from actorwork.telemetry.metrics.registry import items, process_label
+from actorwork.telemetry.metrics.family import copied
+from actorwork.telemetry.metrics.registry import process_label
 from actorwork.telemetry.metrics.table import DURATIONS
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class MetricsSink:
     def __init__(self, registry: Registry, forward: EventSink) -> None:
         self.registry = registry
         self.forward = forward
-        self.meter = Measurements(registry)
+        self.meter = registry.meter
         self.now: Callable[[], float] = time.time
         """The clock of the broker, in seconds since the epoch."""
         self.ready_at: Callable[[Delivery], float | None] = _unknown
@@ -189,7 +189,7 @@ class MetricsSink:
 
     def _derive(self) -> None:
         ends = self.registry.family("actorwork_deliveries_total").series
-        for labels, found in items(self.registry.family("actorwork_process_duration_seconds").series):
+        for labels, found in copied(self.registry.family("actorwork_process_duration_seconds").series.items()):
             if labels[1] == "ack" and (acked := sum(found[:-1])):
                 ends[labels] = acked
 

@@ -11,37 +11,34 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from actorwork.telemetry.metrics.family import copied
+
 if TYPE_CHECKING:
-    from actorwork.telemetry.metrics.registry import Registry
+    from actorwork.telemetry.metrics.family import Family
 
 _REMEMBERED: Final = 60.0
 """Seconds for which the margin of a renewal counts."""
 
 
 class Measurements:
-    """Writes measurements into a registry."""
+    """Writes measurements into the families of a registry."""
 
-    def __init__(self, registry: Registry, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, family: Callable[[str], Family], clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._family = registry.family
-        self._batches = registry.family("actorwork_settle_batch_messages")
-        self._settling = registry.family("actorwork_settle_duration_seconds")
-        self._commands = registry.family("actorwork_broker_commands_total")
-        self._answers = registry.family("actorwork_broker_command_duration_seconds")
+        self._family = family
         self._margins: deque[tuple[float, float]] = deque(maxlen=1000)
         """When the lease was renewed, and how many seconds were left then; of the last minute."""
-        registry.collectors.append(self._collect)
 
     def __repr__(self) -> str:
         return f"<measurements: {len(self._margins)} renewals of the lease>"
 
     def settled_batch(self, count: int, seconds: float) -> None:
-        self._batches.observe((), count)
-        self._settling.observe((), seconds)
+        self._family("actorwork_settle_batch_messages").observe((), count)
+        self._family("actorwork_settle_duration_seconds").observe((), seconds)
 
     def command(self, name: str, seconds: float) -> None:
-        self._commands.add((name,))
-        self._answers.observe((name,), seconds)
+        self._family("actorwork_broker_commands_total").add((name,))
+        self._family("actorwork_broker_command_duration_seconds").observe((name,), seconds)
 
     def read(self, actor: str, count: int) -> None:
         self._family("actorwork_reads_total").add((actor,))
@@ -69,9 +66,10 @@ class Measurements:
     def lease_renewed(self, margin: float) -> None:
         self._margins.append((self._clock(), margin))
 
-    def _collect(self) -> None:
+    def collect(self) -> None:
+        """Bring the margin of the lease up to date; called before each reading."""
         since = self._clock() - _REMEMBERED
-        margins = [margin for at, margin in list(self._margins) if at >= since]
+        margins = [margin for at, margin in copied(self._margins) if at >= since]
         gauge = self._family("actorwork_lease_margin_seconds")
         if margins:
             gauge.set((), max(0.0, min(margins)))

@@ -14,13 +14,15 @@ counter ever goes down.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, TypeAlias, cast
 
 import attrs
 
 from actorwork.shown import Value
+from actorwork.telemetry.metrics.family import Family, Labels, copied
+from actorwork.telemetry.metrics.measuring import Measurements
 from actorwork.telemetry.metrics.table import METRICS, TABLE, Kind, Metric
 
 OTHER: Final = "_other"
@@ -30,7 +32,6 @@ MOST_OF_ANY: Final = 1000
 LONGEST: Final = 300
 """Characters of a label's value, at most."""
 
-Labels: TypeAlias = tuple[str, ...]
 Snapshot: TypeAlias = Sequence[Sequence[Any]]
 """The series of a process as JSON: `[name, process, [label, …], number or [count, …, sum]]`."""
 
@@ -71,61 +72,6 @@ class Reading(Value):
         return sum(self.buckets)
 
 
-class Family:
-    """The series of one metric."""
-
-    __slots__ = ("_bounded", "_bounds", "metric", "series")
-
-    def __init__(self, metric: Metric, bounded: Callable[[Sequence[str], Labels], Labels]) -> None:
-        self.metric = metric
-        self.series: dict[Labels, Any] = {}
-        self._bounds = metric.bounds
-        self._bounded = bounded
-
-    def __repr__(self) -> str:
-        return f"<family {self.metric.name}: {len(self.series)} series>"
-
-    def add(self, labels: Labels, by: float = 1) -> None:
-        """Add to a counter."""
-        try:
-            self.series[labels] += by
-        except KeyError:
-            labels = self._bounded(self.metric.labels, labels)
-            self.series[labels] = self.series.get(labels, 0) + by
-
-    def set(self, labels: Labels, value: float) -> None:
-        """Set a gauge."""
-        if labels not in self.series:
-            labels = self._bounded(self.metric.labels, labels)
-        self.series[labels] = value
-
-    def drop(self, labels: Labels) -> None:
-        """Forget a series of a gauge."""
-        self.series.pop(labels, None)
-
-    def replace(self, values: Mapping[Labels, float]) -> None:
-        """Set all series of a gauge at once; forget those that have no value now."""
-        sums: dict[Labels, float] = {}
-        for labels, value in values.items():
-            kept = self._bounded(self.metric.labels, labels)
-            sums[kept] = sums.get(kept, 0) + value
-        self.series = sums
-
-    def distribution(self, labels: Labels) -> list[Any]:
-        """Return the list of a series of a histogram: the count of each bucket, that beyond the bounds, and the sum."""
-        found = self.series.get(labels)
-        if found is None:
-            labels = self._bounded(self.metric.labels, labels)
-            found = self.series.setdefault(labels, [0] * (len(self._bounds) + 1) + [0.0])
-        return found
-
-    def observe(self, labels: Labels, value: float) -> None:
-        """Add a value to a histogram."""
-        found = self.series.get(labels) or self.distribution(labels)
-        found[bisect_left(self._bounds, value)] += 1
-        found[-1] += value
-
-
 class Registry:
     """The metrics of one process, and of the processes below it.
 
@@ -134,7 +80,9 @@ class Registry:
 
     def __init__(self, table: Iterable[Metric] = TABLE) -> None:
         self.families: dict[str, Family] = {metric.name: Family(metric, self._bounded) for metric in table}
-        self.collectors: list[Callable[[], object]] = []
+        self.meter = Measurements(self.family)
+        """Takes what is measured and is no event."""
+        self.collectors: list[Callable[[], object]] = [self.meter.collect]
         self._values: dict[Labels, set[str]] = {}
         """The values of each label that are told apart."""
         self._children: tuple[Mapping[tuple[str, int], Snapshot], Snapshot] = ({}, ())
@@ -144,6 +92,15 @@ class Registry:
 
     def __repr__(self) -> str:
         return f"<registry of {sum(len(family.series) for family in self.families.values())} series>"
+
+    @contextmanager
+    def collected(self, collect: Callable[[], object]) -> Generator[None]:
+        """Call this before each reading, within the block."""
+        self.collectors.append(collect)
+        try:
+            yield
+        finally:
+            self.collectors.remove(collect)
 
     def family(self, name: str) -> Family:
         """Return a metric's series, to be written."""
@@ -187,10 +144,10 @@ class Registry:
         return list(self._everything())
 
     def _everything(self) -> Iterator[Sequence[Any]]:
-        for collect in self.collectors:
+        for collect in tuple(self.collectors):
             collect()
         for family in self.families.values():
-            for labels, value in items(family.series):
+            for labels, value in copied(family.series.items()):
                 yield family.metric.name, "", labels, _copy(value)
         running, ended = self._children
         yield from ended
@@ -229,15 +186,6 @@ def process_label(title: str) -> str:
     """Return how a process is named by labels: `worker/2` for the second replica of `worker`."""
     name, _, number = title.rpartition(" ")
     return f"{name}/{number}" if name and number.isdecimal() else title
-
-
-def items(series: dict[Labels, Any]) -> list[tuple[Labels, Any]]:
-    """Return the items of a dict that another thread may write meanwhile."""
-    while True:
-        try:
-            return list(series.items())
-        except RuntimeError:  # It has grown meanwhile.
-            continue
 
 
 def _copy(value: Any) -> Any:

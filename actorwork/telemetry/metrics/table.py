@@ -123,7 +123,7 @@ TABLE: Final[tuple[Metric, ...]] = (
         "{message}",
         (1.0, 5.0, 25.0, 100.0, 500.0),
     ),
-    _durations("actorwork_settle_duration_seconds", (), "From the first settlement of a batch until it was applied"),
+    _durations("actorwork_settle_duration_seconds", (), "How long the broker took to apply a batch of settlements"),
     _counter("actorwork_fenced_total", ("actor",), "Settlements refused: the node no longer owned the delivery"),
     _counter(
         "actorwork_reclaimed_total",
