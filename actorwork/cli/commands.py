@@ -10,13 +10,16 @@ from actorwork.cli.dead_letters import dead
 from actorwork.cli.doctor import doctor
 from actorwork.cli.failing import FailingGroup
 from actorwork.cli.health import health
+from actorwork.cli.inspecting import inspect
 from actorwork.cli.pausing import pause, paused, resume
 from actorwork.cli.purging import purge
 from actorwork.cli.running import run
 from actorwork.cli.runs import runs
 from actorwork.cli.sending import send
 from actorwork.cli.spool import spool
+from actorwork.cli.stopping import stop
 from actorwork.cli.submitted import cancel, result
+from actorwork.cli.top import top
 from actorwork.cli.trigger_changes import triggers as triggers
 from actorwork.cli.web import web
 
@@ -31,6 +34,7 @@ def actorwork() -> None:
       actorwork send orders '{"number": 1}'       send a message
       actorwork runs ls                           the workflows that run, or have run
       actorwork dead groups                       what could not be handled, by cause
+      actorwork inspect                           what runs where, and why nothing is happening
       actorwork web                               the dashboard, in a browser
       actorwork doctor                            is the broker set up well?
 
@@ -55,6 +59,9 @@ for command in (
     dead,
     spool,
     triggers,
+    inspect,
+    top,
+    stop,
     pause,
     resume,
     paused,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import attrs
 
+from actorwork.errors import BrokerError
 from actorwork.inspection.gathering import Gathered, gather, info_of, read_nodes
 from actorwork.inspection.values import (
     ActorInfo,
@@ -69,7 +70,12 @@ class Inspection:
 
     async def watch(self, seconds: float = 5.0) -> None:
         """Have all nodes report every two seconds for so long. Call it again while somebody looks."""
-        await self._broker.reports.watch(seconds)
+        try:
+            await self._broker.reports.watch(seconds)
+        except BrokerError as error:
+            if error.may_pass:
+                raise
+            return  # A user who may only read sees reports that are up to 13 seconds old.
         if self._broker.shared_url is None:
             # The nodes are in this process, and report only now.
             for _ in range(20):

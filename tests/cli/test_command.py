@@ -134,6 +134,10 @@ def test_a_defect_ends_a_command_in_one_sentence_too_and_its_traceback_can_be_ha
 
 
 READING = (
+    ("inspect",),
+    ("inspect", "tree"),
+    ("stop", "x"),
+    ("top",),
     ("dead", "ls"),
     ("dead", "groups", "orders"),
     ("dead", "show", "orders", "1-1"),

@@ -1,0 +1,150 @@
+"""`actorwork inspect`, `top` and `stop`: what they print of reports, of garbage, and of a node that runs."""
+
+import time
+from functools import partial
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from actorwork.abc import Broker
+from actorwork.cli import top
+from actorwork.message import Envelope
+from actorwork.policy.reports import HeldMessage, NodeReport, PartReport, written
+from tests.cli.conftest import Shell
+
+
+async def report(broker: Broker, *, node: str = "0123abcd", **facts: Any) -> None:
+    now, _ = await broker.reports.nodes()
+    held = HeldMessage(what="m1", since=now - 90, source="orders", attempt=2)
+    till = PartReport(
+        title="till", sources=("orders",), handling=1, in_hand=(held,), waiting=3, restarts=2, state="running"
+    )
+    pool = PartReport(title="pool", kind="process", pid=77, children=())
+    found = NodeReport(
+        **{"name": "h:\x1b[2J7", "host": "h", "pid": 7, "version": "1.0", "started": now - 3725, "at": now, **facts},
+        lease=10,
+        memory=50_000_000,
+        cpu=0.25,
+        threads=3,
+        tree=PartReport(title="root", kind="one_for_one", children=(till, pool)),
+    )
+    await broker.reports.write(node, written(found), now=now, ttl=60)
+
+
+async def garbage(broker: Broker) -> None:
+    await broker.reports.write("bad", b"\xff{", now=(await broker.reports.nodes())[0], ttl=60)
+
+
+def test_an_overview_shows_what_runs_and_what_needs_a_person(shell: Shell):
+    shell.at_broker(report)
+    shell.at_broker(garbage)
+    shell.at_broker(lambda broker: broker.publish([Envelope("orders", "1", b"{}")]))
+    shell("pause", "--source", "orders", "--reason", "full", "--force")
+    shown = shell("inspect").stdout
+    assert "2 nodes; 1 message ready or in flight" in shown
+    assert "unreadable" in shown
+    assert "h:\\x1b[2J7" in shown, "foreign text is printable"
+    assert "1h2m" in shown
+    assert "source 'orders' is paused by" in shown
+    found = shell.json("inspect")
+    assert [node["state"] for node in found["nodes"]] == ["running", "unreadable"]
+    (source,) = found["sources"]
+    assert (source["name"], source["why"]["code"]) == ("orders", "paused")
+    assert found["problems"][0]["kind"] == "node"
+
+
+def test_each_part_can_be_looked_at(shell: Shell):
+    shell.at_broker(report)
+    tree = shell("inspect", "tree").stdout
+    assert "├─ till  running, 2 restarts, 3 waiting, m1 for 1m30s" in tree
+    assert "└─ pool  process, running, pid 77" in tree
+    assert shell.json("inspect", "tree", "7")[0]["root"]["children"][0]["title"] == "till"
+    assert "25%" in shell("inspect", "node", "0123").stdout
+    assert shell.json("inspect", "node", "7")["report"]["pid"] == 7
+    assert "all places are taken" in shell("inspect", "actor", "till").stdout
+    assert shell.json("inspect", "actor", "till")["in_hand"][0]["message"]["what"] == "m1"
+    assert "nothing waits" in shell("inspect", "source", "orders").stdout
+    assert shell.json("inspect", "source", "orders")["actors"] == ["till"]
+    assert "m1 in orders: in hand of 'till'" in shell("inspect", "message", "m1").stdout
+    assert shell.json("inspect", "message", "m1")["why"]["code"] == "working"
+
+
+def test_options_before_the_name_of_a_part_hold_for_it(shell: Shell, tmp_path: Any):
+    shell.at_broker(report)
+    other = f"sqlite:///{tmp_path}/other.db"
+    assert "none does" in shell("inspect", "--broker", other, "node", "7", code=1).stderr
+    assert '"pid": 7' in shell("inspect", "--json", "node", "7").stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        (("node", "x"), "no node 'x' reports itself; none does"),
+        (("tree", "x"), "no node 'x' reports itself; none does"),
+        (("actor", "x"), "no actor 'x' runs at this broker, or has run; none does"),
+        (("message", "x"), "name the source to look in"),
+        (("stacks", "x"), "no node 'x' reports itself; none does"),
+    ],
+)
+def test_what_is_not_there_ends_a_command_with_one_sentence(shell: Shell, command: tuple[str, ...], text: str):
+    shell.at_broker(lambda broker: broker.publish([]))
+    failed = shell("inspect", *command, code=1)
+    assert text in failed.stderr
+    assert failed.stdout == ""
+
+
+def test_an_unanswered_command_is_an_error_and_no_empty_result(shell: Shell):
+    shell.at_broker(report)
+    for command in (("inspect", "stacks"), ("stop",)):
+        failed = shell(*command, "7", "--timeout", "200ms", code=1)
+        assert "no answer from h:" in failed.stderr
+        assert failed.stdout == ""
+        found = shell.json(*command, "7", "--timeout", "200ms", code=1)
+        assert "no answer" in (found.get("no_answer") or found.get("text"))
+
+
+def test_without_a_terminal_top_prints_once(shell: Shell):
+    shell.at_broker(report)
+    assert "till" in shell("top").stdout
+    assert shell.json("top")["nodes"][0]["report"]["pid"] == 7
+
+
+def test_in_a_terminal_top_looks_again_until_it_is_interrupted(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    shell.at_broker(report)
+    screens: list[Any] = []
+    show = top.screen_of
+
+    def screen_of(overview: Any) -> Any:
+        screens.append(show(overview))
+        if len(screens) == 3:
+            raise KeyboardInterrupt
+        return screens[-1]
+
+    terminal = Console(force_terminal=True, width=160, height=50, file=(shell.folder / "out").open("w"))
+    monkeypatch.setattr(top, "console", lambda: terminal)
+    monkeypatch.setattr(top, "screen_of", screen_of)
+    shell("top", "--every", "200ms")
+    terminal.file.close()
+    assert "all places are taken" in (shell.folder / "out").read_text()
+
+
+def test_a_node_that_runs_is_looked_at_and_stopped(shell: Shell):
+    ran = shell.start("run", "shop:shop")
+    try:
+        until = time.monotonic() + 60
+        while not (nodes := shell.json("inspect")["nodes"]):
+            assert ran.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        (node,) = nodes
+        assert node["report"]["pid"] == ran.pid
+        ask = partial(shell, "inspect", "stacks", str(ran.pid))
+        assert "task " in ask().stdout
+        assert "till" in shell("inspect", "tree").stdout
+        stopped = shell("stop", node["id"]).stdout
+        assert "begins its staged shutdown" in stopped
+        assert ran.wait(60) == 0
+    finally:
+        ran.kill()
+        ran.communicate()
