@@ -10,7 +10,7 @@ import attrs
 import click
 
 from actorwork.cli.imports import load_tree
-from actorwork.cli.output import as_json, many, print_json, print_table
+from actorwork.cli.output import as_json, many, print_json, print_table, printable
 from actorwork.cli.running import config_option
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def check(*, files: Sequence[Path], tree: str | None) -> None:
         except ConfigurationError as error:
             problems += error.problems
     for problem in problems:
-        click.echo(problem, err=True)
+        click.echo(printable(problem), err=True)
     if problems:
         raise click.ClickException(many(len(problems), "problem"))
     click.echo(f"{many(len(files), 'file')}: nothing is wrong")

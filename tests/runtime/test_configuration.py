@@ -40,7 +40,7 @@ from actorwork.runtime.configuration.fields import TABLES, ProgramFields
 from actorwork.runtime.configuration.loading import Configuration
 from actorwork.runtime.configuration.schema import schema
 from actorwork.runtime.configuration.sources import kind_of, options_of, variables_of
-from actorwork.runtime.options import Options
+from actorwork.runtime.options import Options, RunOptions
 from actorwork.testing import open_test_system
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "config" / "default.toml"
@@ -307,7 +307,34 @@ def test_a_file_that_cannot_be_read_is_a_problem_like_others(tmp_path: Path):
 
 def test_a_value_of_a_secret_is_not_in_its_error(tmp_path: Path):
     (found,) = problems(tmp_path, "broker = ['redis://ann:secret@host']")
-    assert found == "actorwork.toml: broker wants a url of a broker, got what is not shown here"
+    assert found.startswith("actorwork.toml: broker wants redis://user:password@host:port/db, ")
+    assert found.endswith(", or sqlite:///path/to/file, got what is not shown here")
+    (found,) = problems(tmp_path, "", ACTORWORK_BROKER="postgres://ann:secret@host")
+    assert found.startswith("ACTORWORK_BROKER: broker wants redis://")
+    assert "secret" not in found
+
+
+def test_a_table_of_yaml_that_is_in_itself_is_refused(tmp_path: Path):
+    (found,) = problems(tmp_path, "only: &a [*a, *a]", "a.yaml")
+    assert found.startswith("a.yaml:1: only wants a list of names, got [[")
+    (found,) = problems(tmp_path, "actors: &a\n  mailer: *a\n", "a.yaml")
+    assert "there is no setting actors.mailer.mailer" in found
+
+
+def test_a_table_of_yaml_may_stand_for_several(tmp_path: Path):
+    text = "actors:\n  a: &usual {concurrency: 3}\n  b: *usual\n  c: {<<: *usual, max_crashes: 1}\n"
+    assert loaded(tmp_path, text, "a.yaml").changes.actors == {
+        "a": {"concurrency": 3},
+        "b": {"concurrency": 3},
+        "c": {"concurrency": 3, "max_crashes": 1},
+    }
+
+
+def test_bounds_of_resources_switch_on_that_they_are_watched(tmp_path: Path):
+    assert loaded(tmp_path, "resources = true").options == {"resources": True}
+    found = loaded(tmp_path, "[resource_bounds]\nmemory = '80%'").options["resources"]
+    assert (found.memory, found.disk) == (0.8, 0.05)
+    assert loaded(tmp_path, "resources = false\n[resource_bounds]\nmemory = 0.8").options == {"resources": False}
 
 
 def test_an_error_survives_pickling():
@@ -496,6 +523,20 @@ def test_each_field_of_settings_may_be_set_or_is_code_for_a_reason():
     operable = {path.partition(".")[0] for path in options_of(TABLES["actors"])}
     assert fields - operable == CODE.keys()
     assert not fields & operable & CODE.keys()
+
+
+PROCESS_CODE = {"children", "name", "id", "intensity", "restart", "significant", "backoff"}
+RUN_CODE = {"emit", "telemetry", "middleware", "publish_middleware", "cron_schedule", "config"}
+
+
+def test_each_field_of_a_process_may_be_set_or_is_code():
+    operable = {path.partition(".")[0] for path in options_of(TABLES["processes"])} - {"scale"}
+    assert {field.name for field in attrs.fields(Process)} == operable | PROCESS_CODE
+
+
+def test_each_option_of_run_may_be_set_or_is_code():
+    operable = {path.partition(".")[0] for path in options_of(ProgramFields)} - {"resource_bounds"}
+    assert RunOptions.__optional_keys__ == operable | RUN_CODE
 
 
 def uncommented(text: str) -> str:

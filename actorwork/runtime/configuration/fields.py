@@ -23,7 +23,7 @@ from actorwork.policy.limits import SCOPES, CircuitBreaker, ConcurrencyLimit, Ra
 from actorwork.policy.restart import Intensity
 from actorwork.policy.scaling import Scale
 from actorwork.policy.settlement import ON_FAILURES
-from actorwork.runtime.configuration.kinds import Kind, flag, levels, like, names, text, word
+from actorwork.runtime.configuration.kinds import Kind, broker, flag, levels, like, names, text, word
 from actorwork.runtime.options import Options
 from actorwork.settings import (
     OVERFLOWS,
@@ -200,9 +200,7 @@ class ResourceFields:
 
 @attrs.frozen(kw_only=True)
 class ProgramFields:
-    broker: str = _of(
-        text("Which broker: the url of a Redis server, or sqlite:///FILE.", "a url of a broker", is_secret=True)
-    )
+    broker: str = _of(broker("Which broker."))
     lease: float = _of(like(Options, "lease", "duration", "How long the node owns its messages without a renewal."))
     grace: float = _of(like(Options, "grace", "duration", "How long a stop may take; inf waits for every handler."))
     loop_stall: float = _of(
@@ -218,7 +216,7 @@ class ProgramFields:
     hang_timeout: float = _of(
         like(Options, "hang_timeout", "duration", "For how long the loop may be blocked until the node counts as dead.")
     )
-    metrics: bool = _of(flag("Count metrics, in the processes of the tree too."))
+    metrics: bool = _of(flag("Count metrics, in the processes of the tree too.", default=None))
     resources: bool = _of(flag("Watch memory and disks, and warn when little is left."))
     resource_bounds: ResourceFields = attrs.field(factory=ResourceFields)
     log_level: str = _of(levels("What is logged: this, and what is graver."))

@@ -10,6 +10,7 @@ is wanted.
     flag       true or false
     text       any text
     levels     a level of the logs, and levels of loggers
+    broker     the url of a broker, which may hold a password
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from typing import Any, ClassVar, Final, Literal, cast
 import attrs
 
 from actorwork.actors.tree.checks import as_bytes
+from actorwork.brokers import is_file, is_redis
 from actorwork.errors import SettingsError
 from actorwork.inspection.words import duration
 from actorwork.policy.bounds import FINITE, Validator, bounds_of, is_number, is_whole
-from actorwork.streams.transport.urls import without_password
+from actorwork.streams.transport.urls import FORM, without_password
 from actorwork.telemetry.configuring import levels_of
 
 UNITS: Final = "(ms|s|m|h|d)"
@@ -227,12 +229,23 @@ def names(help: str) -> Kind:
     return Kind("names", help, lambda value: tuple(cast("Sequence[str]", value)), "a list of names")
 
 
-def flag(help: str, *, default: bool = False) -> Kind:
+def flag(help: str, *, default: bool | None = False) -> Kind:
     return Kind("flag", help, lambda value: value, "true or false", default=default)
 
 
-def text(help: str, wanted: str, *, is_secret: bool = False, default: str | None = None) -> Kind:
-    return Kind("text", help, lambda value: value, wanted, is_secret=is_secret, default=default)
+def text(help: str, wanted: str) -> Kind:
+    return Kind("text", help, lambda value: value, wanted)
+
+
+def broker(help: str) -> Kind:
+    def check(value: object) -> object:
+        url = str(value).strip()
+        if not (is_redis(url) or is_file(url)):
+            raise Unfit(wanted)
+        return url
+
+    wanted = f"{FORM}, or sqlite:///path/to/file"
+    return Kind("text", help, check, wanted, is_secret=True)
 
 
 def levels(help: str) -> Kind:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -39,5 +40,6 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 def as_written(value: object) -> str:
     """Return a value for an error, not longer than a line."""
-    text = repr(value)
+    # A table of YAML may be in another one many times over.
+    text = reprlib.repr(value) if type(value) in {list, dict} else repr(value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[:60]}… ({len(text)} characters)"

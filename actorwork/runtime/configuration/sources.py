@@ -229,9 +229,12 @@ def _marks_of(path: Path, origin: str, problems: Problems) -> dict[Path_, Mark]:
     import yaml  # noqa: PLC0415 - only YAML needs PyYAML
 
     marks: dict[Path_, Mark] = {}
+    looked_at: set[int] = set()
 
     def look(node: Any, above: Path_) -> None:
-        if isinstance(node, yaml.MappingNode):
+        # Once at each: an alias may stand for a table in many places, also in itself.
+        if isinstance(node, yaml.MappingNode) and id(node) not in looked_at:
+            looked_at.add(id(node))
             seen: set[str] = set()
             for key, value in cast("list[tuple[Any, Any]]", node.value):
                 if not isinstance(key, yaml.ScalarNode):
