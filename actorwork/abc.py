@@ -33,6 +33,7 @@ from actorwork.message import (
     PauseKind,
     Progress,
     Status,
+    TrackedMessage,
     TriggerChanges,
     TriggerDefinition,
     TriggerRecord,
@@ -689,6 +690,20 @@ class States(Protocol):
 
     async def forget(self, source: str, id: str) -> bool:
         """Delete what is kept of a message that is over, its outcome too; return whether there was one."""
+        ...
+
+    async def newest(self, source: str, *, limit: int) -> Sequence[TrackedMessage]:
+        """Return the tracked messages of a source that were sent last, latest first, without their payloads.
+
+        Only the newest 10,000 of a source are listed, and of these those that are still known.
+        """
+        ...
+
+    async def with_payloads(self, messages: Sequence[TrackedMessage]) -> Sequence[TrackedMessage]:
+        """Return messages with the payloads that are still there: of open messages, and of dead letters.
+
+        Of the dead letters of a source the newest 1,000 are looked at. Meant for as many messages as a page shows.
+        """
         ...
 
 

@@ -292,6 +292,47 @@ class MessageInfo(Value):
     version: int = 0
 
 
+MessageState: TypeAlias = Literal[
+    "waiting", "delayed", "running", "succeeded", "failed", "rejected", "cancelled", "expired"
+]
+"""Where a tracked message is, for people: `waiting` also in the mailbox of a node, and between two attempts."""
+
+_STATES: Final[Mapping[Status, MessageState]] = {
+    Status.STARTED: "running",
+    Status.SUCCESS: "succeeded",
+    Status.FAILURE: "failed",
+    Status.REJECTED: "rejected",
+    Status.CANCELLED: "cancelled",
+    Status.EXPIRED: "expired",
+}
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class TrackedMessage(Value):
+    """A tracked message in a list of them.
+
+    `payload` (JSON) and `type` are known while the message is open, or a dead letter, and None otherwise.
+    """
+
+    info: MessageInfo
+    is_delayed: bool = False
+    payload: bytes | None = None
+    type: str | None = None
+
+    @property
+    def state(self) -> MessageState:
+        """Where it is."""
+        return "delayed" if self.is_delayed else _STATES.get(self.info.status, "waiting")
+
+    @property
+    def duration(self) -> float | None:
+        """For how many seconds its last attempt has run; None before its end."""
+        info = self.info
+        if info.started is None or info.ended is None:
+            return None
+        return max(0.0, info.ended - info.started)
+
+
 @attrs.frozen(eq=False, repr=False)
 class DeadLetter(Value):
     """A message that failed for good, with the reasons.

@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from actorwork.abc import Broker, FunctionActor
     from actorwork.actors.actor import Actor
     from actorwork.blocking.triggers import Triggers
+    from actorwork.clients.messages import Messages
     from actorwork.clients.purging import Purge
     from actorwork.clients.receipts import Receipt as AsyncReceipt
     from actorwork.clients.refs import Prepared as AsyncPrepared, StreamRef
     from actorwork.clients.runs import Run as AsyncRun
     from actorwork.durations import Duration
-    from actorwork.message import Message, MessageInfo, Pause, Status, Untyped
+    from actorwork.message import Message, MessageInfo, MessageState, Pause, Status, Untyped
     from actorwork.policy.runs.values import RunInfo, StepInfo
     from actorwork.policy.sending import SendOptions, SubmitOptions
     from actorwork.state.lock import Held as AsyncHeld, Lock as AsyncLock
@@ -160,6 +161,17 @@ class Client:
     def run_trigger(self, actor: type[Actor] | str, trigger: str) -> str:
         """Send the message of a trigger now, whatever its schedule says; return the message's id."""
         return run(self._client.run_trigger(actor, trigger))
+
+    def messages(
+        self,
+        *states: MessageState,
+        actor: type[Actor] | str | None = None,
+        source: str | None = None,
+        limit: int = 100,
+        search: int = 1000,
+    ) -> Messages:
+        """Return tracked messages, latest first: submitted ones and steps of runs, of some states or of all."""
+        return run(self._client.messages(*states, actor=actor, source=source, limit=limit, search=search))
 
     def purge(self, source: str, *, dry_run: bool = False, reason: str = "") -> Purge:
         """Drop the messages of a source that no node has been given: ready, delayed, or behind others with their key.

@@ -1,5 +1,5 @@
 """The command line: `actorwork run | send | result | cancel | runs | dead | spool | triggers | pause | resume | paused
-| purge | audit | web | health | doctor | config`.
+| messages | purge | audit | web | health | doctor | config`.
 
 Exit codes, of every command:
 
@@ -19,7 +19,7 @@ It needs click and rich, which the extra `cli` installs; nothing outside this pa
     spool                        `spool`
     triggers, trigger_changes    `triggers`; put, change, reset and delete them by hand
     pausing                      `pause`, `resume`, `paused`
-    purging, audit               `purge`; `audit`
+    messages, purging, audit     `messages`; `purge`; `audit`
     web                          `web`: the dashboard
     health, doctor               `health`; `doctor`
     configuring                  `config`: what is set, what may be set, what is wrong with a file

@@ -11,6 +11,7 @@ from actorwork.cli.doctor import doctor
 from actorwork.cli.failing import FailingGroup
 from actorwork.cli.health import health
 from actorwork.cli.inspecting import inspect
+from actorwork.cli.messages import messages
 from actorwork.cli.pausing import pause, paused, resume
 from actorwork.cli.purging import purge
 from actorwork.cli.running import run
@@ -65,6 +66,7 @@ for command in (
     pause,
     resume,
     paused,
+    messages,
     purge,
     audit,
     web,

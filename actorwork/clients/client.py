@@ -26,7 +26,7 @@ from actorwork.clients.titles import title_of
 from actorwork.durations import Duration
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerAdvice
-from actorwork.message import Pause, PauseKind
+from actorwork.message import MessageState, Pause, PauseKind
 from actorwork.policy.pauses import trigger_name
 from actorwork.policy.schedule import milliseconds
 from actorwork.policy.sending import PLAIN, Sending, SendOptions
@@ -35,6 +35,7 @@ from actorwork.triggers.declared import find_trigger, message_now
 
 if TYPE_CHECKING:
     from actorwork.actors.actor import Actor
+    from actorwork.clients.messages import Messages
     from actorwork.clients.purging import Purge
     from actorwork.clients.runs import Run
     from actorwork.clients.triggers import Triggers
@@ -157,6 +158,26 @@ class Client:
         envelope = message_now(record, self._sender.next_id(), milliseconds(datetime.now(UTC)))
         await broker.publish([envelope])
         return envelope.id
+
+    async def messages(
+        self,
+        *states: MessageState,
+        actor: type[Actor] | str | None = None,
+        source: str | None = None,
+        limit: int = 100,
+        search: int = 1000,
+    ) -> Messages:
+        """Return tracked messages, latest first: submitted ones and steps of runs, of some states or of all.
+
+        The newest `search` of each source are looked at, 10,000 in all; the answer says how many that were. Messages
+        that are over are known as long as their results are kept. Raises `ValueError` for a state that there is not,
+        and `LookupError` for an actor of which nothing is known.
+        """
+        from actorwork.clients import messages  # noqa: PLC0415 - rare
+
+        title = None if actor is None else title_of(actor)
+        broker = await self._sender.reached()
+        return await messages.find(broker, states=states, actor=title, source=source, limit=limit, search=search)
 
     async def purge(self, source: str, *, dry_run: bool = False, reason: str = "") -> Purge:
         """Drop the messages of a source that no node has been given: ready, delayed, or behind others with their key.

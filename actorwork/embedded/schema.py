@@ -110,6 +110,7 @@ SCHEMA: Final = (
         actor text not null default '', node text not null default '', keep real not null, sent real not null,
         received real, started real, ended real, expires real, progress text, failure text,
         reason text not null default '', primary key (id, source)) without rowid""",
+    "create index if not exists states_by_age on states (source, sent)",
     "create index if not exists states_by_expiry on states (expires) where expires is not null",
     # How often users have changed triggers by hand: one row, once they have (triggers.py).
     "create table if not exists trigger_changes (only integer primary key, number integer not null)",

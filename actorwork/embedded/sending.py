@@ -15,7 +15,7 @@ from actorwork.embedded.rows import EnvelopeRow, in_chunks, row_of
 from actorwork.embedded.store import Store
 from actorwork.embedded.triggers import EmbeddedPauses, EmbeddedTriggers
 from actorwork.embedded.values import EmbeddedValues
-from actorwork.message import NO_HEADERS, DeadLetter, Delayed, Envelope, Json, MessageInfo, Outcome
+from actorwork.message import NO_HEADERS, DeadLetter, Delayed, Envelope, Json, MessageInfo, Outcome, TrackedMessage
 
 if TYPE_CHECKING:
     from actorwork.embedded.audit import EmbeddedAudit
@@ -252,6 +252,14 @@ class EmbeddedStates:
 
     async def forget(self, source: str, id: str) -> bool:
         return await self._writer.ask(lambda store: store.states.forget(store.source(source), id))
+
+    async def newest(self, source: str, *, limit: int) -> Sequence[TrackedMessage]:
+        return await self._writer.ask(
+            lambda store: store.states.newest(source, min(limit, 10_000), store.now), writes=False
+        )
+
+    async def with_payloads(self, messages: Sequence[TrackedMessage]) -> Sequence[TrackedMessage]:
+        return await self._writer.ask(lambda store: store.states.with_payloads(messages), writes=False)
 
 
 class EmbeddedDelayed:

@@ -8,14 +8,15 @@ overtaken on its way. After the end nothing changes any more, until a dead lette
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import attrs
 
 from actorwork.embedded.rows import failure_from
+from actorwork.embedded.schema import LEVEL
 from actorwork.embedded.transaction import Transaction
-from actorwork.message import Delivery, Failure, Json, MessageInfo, Outcome, Progress, Status
+from actorwork.message import Delivery, Failure, Json, MessageInfo, Outcome, Progress, Status, TrackedMessage
 
 RANKS: Final[Mapping[Status, int]] = {Status.PENDING: 0, Status.RECEIVED: 1, Status.STARTED: 2, Status.RETRY: 3}
 OVER: Final = 4
@@ -169,31 +170,32 @@ class StateTable:
 
     def find(self, source: str, id: str, now: float) -> MessageInfo | None:
         row = self._execute(
-            "select status, attempt, count, actor, node, sent, received, started, ended, progress, failure, reason,"
-            " version from states join sources s using (source) where id = ? and s.name = ?"
+            f"select {_INFO} from states join sources s using (source) where id = ? and s.name = ?"
             " and (expires is null or expires > ?)",
             (id, source, now),
         ).fetchone()
-        if row is None:
-            return None
-        status, attempt, count, actor, node, sent, received, started, ended, progress, failure, reason, version = row
-        return MessageInfo(
-            id=id,
-            source=source,
-            status=Status(status),
-            attempt=attempt,
-            deliveries=count,
-            actor=actor,
-            node=node,
-            sent=sent,
-            received=received,
-            started=started,
-            ended=ended,
-            progress=None if progress is None else Progress(**json.loads(progress)),
-            failure=None if failure is None else failure_from(failure),
-            reason=reason,
-            version=version,
-        )
+        return None if row is None else _info(source, id, row)
+
+    def newest(self, source: str, limit: int, now: float) -> list[TrackedMessage]:
+        rows = self._execute(
+            f"select {_INFO}, id, rank < {OVER} and exists"
+            f" (select 1 from delayed d where d.id = t.id and d.source % {LEVEL} = t.source)"
+            " from states t join sources s using (source) where s.name = ? and (expires is null or expires > ?)"
+            " order by sent desc limit ?",
+            (source, now, limit),
+        ).fetchall()
+        return [
+            TrackedMessage(info=_info(source, name, row), is_delayed=bool(is_delayed))
+            for *row, name, is_delayed in rows
+        ]
+
+    def with_payloads(self, messages: Iterable[TrackedMessage]) -> list[TrackedMessage]:
+        found: list[TrackedMessage] = []
+        for one in messages:
+            row = self._execute(_PAYLOAD, {"id": one.info.id, "source": one.info.source}).fetchone()
+            payload, kind = (None, None) if row is None or not isinstance(row[0], bytes) else row
+            found.append(attrs.evolve(one, payload=payload, type=kind))
+        return found
 
     def locate(self, id: str, now: float) -> str | None:
         row = self._execute(
@@ -214,3 +216,39 @@ def encoded_progress(progress: Progress) -> str:
             "meta": dict(progress.meta),
         }
     )
+
+
+def _info(source: str, id: str, row: Sequence[Any]) -> MessageInfo:
+    status, attempt, count, actor, node, sent, received, started, ended, progress, failure, reason, version = row
+    return MessageInfo(
+        id=id,
+        source=source,
+        status=Status(status),
+        attempt=attempt,
+        deliveries=count,
+        actor=actor,
+        node=node,
+        sent=sent,
+        received=received,
+        started=started,
+        ended=ended,
+        progress=None if progress is None else Progress(**json.loads(progress)),
+        failure=None if failure is None else failure_from(failure),
+        reason=reason,
+        version=version,
+    )
+
+
+_INFO: Final = "status, attempt, count, actor, node, sent, received, started, ended, progress, failure, reason, version"
+_CHANNELS: Final = (
+    "source in (select s.source + value from sources s, json_each('["
+    + ", ".join(str(LEVEL * rank) for rank in range(4))
+    + "]') where name = :source)"
+)
+_PAYLOAD: Final = (
+    f"select data, type from entries where id = :id and headers is not null and {_CHANNELS}"
+    f" union all select data, type from delayed where id = :id and {_CHANNELS}"
+    f" union all select data, type from behind where id = :id and {_CHANNELS}"
+    " union all select data, type from (select * from dead where source = (select source from sources where name ="
+    " :source) order by entry desc limit 1000) where id = :id"
+)

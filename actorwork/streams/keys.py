@@ -14,6 +14,7 @@
     actorwork:{<source>}:claim:<message id>       proves that an entry asked for the outcome to be stored
     actorwork:{<source>}:cancelled                tracked messages that were cancelled in flight (lua/order.lua)
     actorwork:{<source>}:state:<message id>       the life of a tracked message, a hash (lua/state.lua)
+    actorwork:{<source>}:tracked                  the newest tracked messages, by when they were sent
     actorwork:{<source>}:watch:<message id>       a channel: something in it has changed
     actorwork:watch:<run>                         a channel: something in a run has changed
     actorwork:sent:<publisher>                    the sources to which it has submitted messages, a set
@@ -40,7 +41,7 @@
     actorwork:rate:<name>                         a rate over all nodes: the moment of the next one
     actorwork:{<source>}:trigger:<id>             a trigger that sends to this source, a hash
     actorwork:triggers                            all of them, a set of source and id
-    actorwork:triggers:changes                    how often users have changed any of them by hand
+    actorwork:triggers:changes                    how often users have changed any of them by hand, in a hash
     actorwork:paused                              what is paused, a hash
     actorwork:pauses                              a channel: something was paused or resumed, a trigger changed
     actorwork:slots:<name>                        the holders of a semaphore over all nodes
@@ -136,6 +137,10 @@ class SourceKeys(Value):
         """Return where the entries are noted that a group has settled and another one needs (lua/ack.lua)."""
         beside = self.prefix if level is Priority.NORMAL else f"{self.at(level)}:"
         return f"{beside}acked:{group}"
+
+    @property
+    def tracked(self) -> str:
+        return f"{self.prefix}tracked"
 
     @property
     def kept(self) -> str:

@@ -62,6 +62,7 @@ PAUSE: Final = _script("pause", "clock")
 
 LIST_DELAYED: Final = _script("list_delayed")
 CANCEL: Final = _script("cancel", *_JOINING)
+PAYLOADS: Final = _script("payloads", *_ORDERING)
 PURGE: Final = _script("purge", *_JOINING)
 RUN: Final = _script("run", *_JOINING)
 
@@ -95,6 +96,7 @@ ALL: Final = (
     PAUSE,
     LIST_DELAYED,
     CANCEL,
+    PAYLOADS,
     PURGE,
     RUN,
 )

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import attrs
 
 from actorwork.abc import States
-from actorwork.message import Failure, MessageInfo, Progress, Status
-from actorwork.streams import keys
+from actorwork.message import Failure, MessageInfo, Progress, Status, TrackedMessage
+from actorwork.streams import keys, scripts
+from actorwork.streams.entries import dead_letter_from
 from actorwork.streams.transport.commands import Commands
 from actorwork.streams.transport.redis_py import cannot
+
+PAGE: Final = 1000
+"""How many lives, or dead letters, are read at once."""
+AT_ONCE: Final = 100
+"""How many payloads one script reads."""
 
 
 class RedisStates(States):
@@ -62,6 +70,60 @@ class RedisStates(States):
         of = keys.SourceKeys.of(source)
         with cannot(f"forget message {id}"):
             return bool(await self._client.call("DEL", of.state(id), of.result(id), idempotent=True))
+
+    async def newest(self, source: str, *, limit: int) -> Sequence[TrackedMessage]:
+        of = keys.SourceKeys.of(source)
+        with cannot(f"list the messages of {source!r}"):
+            ids = await self._client.call("ZREVRANGE", of.tracked, 0, limit - 1, idempotent=True)
+            found: list[TrackedMessage] = []
+            for first in range(0, len(ids), PAGE):
+                names = [one.decode() for one in ids[first : first + PAGE]]
+                lives = await self._client.call_many([("HGETALL", of.state(name)) for name in names], idempotent=True)
+                for name, life in zip(names, lives, strict=True):
+                    if isinstance(life, Exception):
+                        raise life
+                    if b"status" in life:
+                        info = info_from(source, name, life)
+                        is_delayed = not info.status.is_final and life.get(b"place", b"").startswith(b"~")
+                        found.append(TrackedMessage(info=info, is_delayed=is_delayed))
+        return found
+
+    async def with_payloads(self, messages: Sequence[TrackedMessage]) -> Sequence[TrackedMessage]:
+        by_source: dict[str, list[TrackedMessage]] = {}
+        for one in messages:
+            by_source.setdefault(one.info.source, []).append(one)
+        payloads: dict[tuple[str, str], tuple[bytes, str | None]] = {}
+        with cannot("read the payloads of messages"):
+            for source, some in by_source.items():
+                payloads |= await self._of_open([one.info.id for one in some if not one.info.status.is_final], source)
+                if any(one.info.status is Status.FAILURE for one in some):
+                    payloads |= await self._of_dead(source)
+        found: list[TrackedMessage] = []
+        for one in messages:
+            payload, kind = payloads.get((one.info.source, one.info.id), (None, None))
+            found.append(attrs.evolve(one, payload=payload, type=kind))
+        return found
+
+    async def _of_open(self, ids: Sequence[str], source: str) -> dict[tuple[str, str], tuple[bytes, str | None]]:
+        found: dict[tuple[str, str], tuple[bytes, str | None]] = {}
+        prefix = keys.SourceKeys.of(source).prefix
+        for first in range(0, len(ids), AT_ONCE):
+            some = ids[first : first + AT_ONCE]
+            replies: Any = await self._client.run_script(scripts.PAYLOADS, (source,), (prefix, *some), idempotent=True)
+            for name, reply in zip(some, replies, strict=True):
+                if reply:
+                    found[source, name] = (reply[0], reply[1].decode(errors="replace") if len(reply) > 1 else None)
+        return found
+
+    async def _of_dead(self, source: str) -> dict[tuple[str, str], tuple[bytes, str | None]]:
+        dead = keys.SourceKeys.of(source).dead
+        letters: Any = await self._client.call("XREVRANGE", dead, "+", "-", "COUNT", PAGE, idempotent=True)
+        found: dict[tuple[str, str], tuple[bytes, str | None]] = {}
+        for entry, fields in letters:
+            letter = dead_letter_from(source, entry, fields)
+            if isinstance(letter.payload, bytes):
+                found.setdefault((source, letter.id), (letter.payload, letter.type))
+        return found
 
 
 def info_from(source: str, id: str, found: Mapping[bytes, bytes]) -> MessageInfo:

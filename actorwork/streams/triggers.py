@@ -92,11 +92,11 @@ class RedisTriggers(Triggers):
 
     async def changes(self) -> int:
         with cannot("ask whether triggers were changed"):
-            number = await self._client.call("GET", keys.TRIGGER_CHANGES, idempotent=True)
+            number = await self._client.call("HGET", keys.TRIGGER_CHANGES, "number", idempotent=True)
         return int(number or 0)
 
     async def _announce(self) -> None:
-        await self._client.call("INCR", keys.TRIGGER_CHANGES, idempotent=True)
+        await self._client.call("HINCRBY", keys.TRIGGER_CHANGES, "number", 1, idempotent=True)
         # If an ACL forbids that, nodes see the change at their next look.
         with suppress(ResponseError):
             await self._client.call("PUBLISH", keys.PAUSES, "triggers", idempotent=True)

@@ -1,7 +1,7 @@
-"""`actorwork audit` and `purge`."""
+"""`actorwork audit`, `purge` and `messages`."""
 
 from actorwork.abc import Broker
-from actorwork.message import Envelope
+from actorwork.message import RESULT_TTL, Envelope
 from tests.cli.conftest import Shell
 
 
@@ -50,3 +50,34 @@ def test_a_purge_counts_asks_and_drops(shell: Shell):
     assert "did you mean 'orders'?" in shell("purge", "oders", "--dry-run").stderr
     assert shell("purge", "actor:till", "--dry-run").stdout.startswith("would drop 0 messages of 'worker:")
     assert "a source is 1 to 300 characters" in shell("purge", "no source", code=2).stderr
+
+
+def test_messages_are_listed_by_state_and_it_says_how_many_were_searched(shell: Shell):
+    async def send(broker: Broker) -> None:
+        await broker.publish(
+            [
+                Envelope(
+                    "orders", str(number), b'{"number": %d}' % number, headers={RESULT_TTL: 60.0}, delay=600 * number
+                )
+                for number in range(3)
+            ]
+        )
+
+    assert shell("messages").stderr.endswith("all 0 messages searched\n")
+    shell.at_broker(send)
+    shell.enter({"till": ["orders"]})
+    listed = shell("messages", "--actor", "till", "--state", "delayed")
+    assert [line.split()[1:4] for line in listed.stdout.splitlines()[1:]] == [
+        ["2", "orders", "delayed"],
+        ["1", "orders", "delayed"],
+    ]
+    assert '{"number": 2}' in listed.stdout
+    assert listed.stderr == "all 3 messages searched: 1 waiting, 2 delayed\n"
+    assert shell("messages", "--search", "2").stderr == "the newest 2 messages searched: 2 delayed\n"
+    answer = shell.json("messages", "--source", "orders", "--state", "waiting")
+    assert (answer["searched"], answer["complete"]) == (3, True)
+    (waiting,) = answer["messages"]
+    assert (waiting["id"], waiting["state"], waiting["message"]) == ("0", "waiting", '{"number": 0}')
+    assert "a state of messages is one of waiting" in shell("messages", "--state", "lost", code=1).stderr
+    assert "no actor 'tlil' has run" in shell("messages", "--actor", "tlil", code=1).stderr
+    assert "choose one of --actor" in shell("messages", "--actor", "a", "--source", "b", code=2).stderr

@@ -6,6 +6,7 @@
 --                                     to be kept after the end), place (as in order.lua: where the message is), cancelled (as in the
 --                                     hash of that name, order.lua)
 --   actorwork:{<source>}:watch:<id>   a channel: something in it has changed
+--   actorwork:{<source>}:tracked      the ids of the newest 10,000, by when they were sent (ms): for people, who list them
 --
 -- A life begins when the message is kept, and only the scripts that keep messages write its claim. An entry that was written by
 -- another producer has no claim, or a wrong one, so it cannot change what is known of a message with its id.
@@ -24,6 +25,7 @@ local lives = {}
 
 do
   lives.SECONDS = 40 * 86400 -- As in publisher.py: longer than a dead letter is kept.
+  lives.LISTED = 10000 -- As in submit.lua.
   local RANK = { PENDING = 0, RECEIVED = 1, STARTED = 2, RETRY = 3 } -- All others are ends.
   local STATUS_OF_FAILURE = { Expired = 'EXPIRED', Cancelled = 'CANCELLED', Lost = 'FAILURE' }
 
@@ -55,6 +57,15 @@ do
     local key = prefix .. 'state:' .. message_id
     redis.call('HSET', key, 'status', 'PENDING', 'version', 1, 'claim', claim, 'ttl', ttl, 'sent', sent, 'place', place)
     redis.call('EXPIRE', key, whole(lives.SECONDS + (delay or 0)))
+    -- Whoever lists messages finds them there. Where an ACL forbids it they are not listed.
+    redis.pcall('ZADD', prefix .. 'tracked', sent, message_id)
+    if sent % 32 == 0 then
+      local trimmed = redis.pcall('ZREMRANGEBYRANK', prefix .. 'tracked', 0, -1 - lives.LISTED)
+      if type(trimmed) == 'table' then
+        redis.pcall('DEL', prefix .. 'tracked') -- As in submit.lua.
+      end
+      redis.pcall('EXPIRE', prefix .. 'tracked', lives.SECONDS)
+    end
     return true
   end
 

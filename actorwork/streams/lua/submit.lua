@@ -27,6 +27,15 @@ while i <= #ARGV do
       string.match(added, '^%d+'), 'place', added)
     if type(begun) == 'number' then
       redis.call('EXPIRE', state, KEPT_SECONDS)
+      -- The newest tracked messages of the source, as in state.lua.
+      redis.pcall('ZADD', prefix .. 'tracked', string.match(added, '^%d+'), message_id)
+      if ARGV[i] % 32 == 0 then
+        local trimmed = redis.pcall('ZREMRANGEBYRANK', prefix .. 'tracked', 0, -10001)
+        if type(trimmed) == 'table' then
+          redis.pcall('DEL', prefix .. 'tracked') -- A user who may not do that must not let it grow without end.
+        end
+        redis.pcall('EXPIRE', prefix .. 'tracked', KEPT_SECONDS)
+      end
     else
       redis.call('SET', prefix .. 'claim:' .. message_id, claim, 'EX', KEPT_SECONDS)
     end

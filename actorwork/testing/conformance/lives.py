@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import trio
 
 from actorwork.abc import Broker, Watch
-from actorwork.message import RESULT_TTL, Envelope, MessageInfo, Progress, Status
+from actorwork.message import RESULT_TTL, Envelope, MessageInfo, Priority, Progress, Status
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry
 from actorwork.testing.conformance.contract import ContractTests
 from actorwork.testing.conformance.fake_consumer import FAILURE, PATIENCE, open_consumer, until
@@ -134,3 +136,56 @@ class LifeTests(ContractTests):
                 return await broker.states.find("orders", "brief") is None
 
             await until(is_kept_no_longer, "the end of its time")
+
+    async def test_the_newest_tracked_messages_are_listed_with_what_is_left_of_their_payloads(self) -> None:
+        async with self.open_broker() as broker, self.open_broker() as other:
+            assert await broker.states.newest("orders", limit=10) == []
+            kept = {RESULT_TTL: 60.0}
+            ids = ("done", "failed", "running", "delayed", "first", "behind", "urgent")
+            more: dict[str, dict[str, Any]] = {
+                "delayed": {"delay": 600},
+                "first": {"key": "k"},
+                "behind": {"key": "k"},
+                "urgent": {"priority": Priority.HIGH, "type": "Order"},
+            }
+            async with open_consumer(broker, "orders", room=1) as consumer:
+                for name in ids[:3]:
+                    await broker.publish([Envelope("orders", name, b'"%s"' % name.encode(), headers=kept)])
+                    await trio.sleep(0.002)
+                await consumer.settle(await consumer.take_one(), Ack(b"7"))
+                await consumer.settle(await consumer.take_one(), Fail(FAILURE))
+                running = await consumer.take_one()
+                # What comes next takes all the room, so that no node has been given the others.
+                await broker.publish([Envelope("orders", "untracked", b"1")])
+                await consumer.wait(lambda: consumer.waiting, "what takes all the room")
+                for name in ids[3:]:
+                    envelope = Envelope("orders", name, b'"%s"' % name.encode(), headers=kept, **more[name])
+                    await broker.publish([envelope])
+                    await trio.sleep(0.002)
+                consumer.node.note(consumer.subscription, running, Status.STARTED)
+
+                async def is_running() -> bool:
+                    return (await life(broker, "running")).status is Status.STARTED
+
+                await until(is_running, "the note of the handler")
+                found = await other.states.newest("orders", limit=100)
+                assert [one.info.id for one in found] == list(reversed(ids))
+                assert {one.info.id: one.state for one in found} == {
+                    "done": "succeeded",
+                    "failed": "failed",
+                    "running": "running",
+                    "delayed": "delayed",
+                    "first": "waiting",
+                    "behind": "waiting",
+                    "urgent": "waiting",
+                }
+                assert found[-1].info == await life(other, "done")
+                assert {one.payload for one in found} == {None}
+                shown = await other.states.with_payloads(found)
+                payloads = {one.info.id: (one.payload, one.type) for one in shown}
+                assert payloads.pop("done") == (None, None)
+                assert payloads.pop("urgent") == (b'"urgent"', "Order")
+                assert payloads == {name: (b'"%s"' % name.encode(), None) for name in payloads}
+                assert [one.info for one in shown] == [one.info for one in found]
+                assert [one.info.id for one in await other.states.newest("orders", limit=2)] == ["urgent", "behind"]
+                assert await other.states.newest("mail", limit=2) == []

@@ -1,0 +1,109 @@
+"""`actorwork messages`: submitted messages and the steps of runs, by state."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from actorwork.cli.brokers import Step, broker_option, speak, timeout_option
+from actorwork.cli.output import as_json, many, one_line, print_json, print_table, printable
+from actorwork.cli.waiting import life_in_json
+from actorwork.inspection.words import duration, moment
+
+if TYPE_CHECKING:
+    from actorwork.abc import Broker
+    from actorwork.clients.messages import Messages
+    from actorwork.message import TrackedMessage
+
+
+@click.command(short_help="List submitted messages by state.")
+@click.option("--actor", metavar="TITLE", help="Of this actor.", allow_from_autoenv=False)
+@click.option("--source", metavar="NAME", help="Of this source.", allow_from_autoenv=False)
+@click.option("--state", "states", multiple=True, metavar="STATE", help="In this state; may be repeated.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="How many, at most.")
+@click.option(
+    "--search",
+    type=click.IntRange(1, 10_000),
+    default=1000,
+    show_default=True,
+    help="How many of the newest messages of each source to look at.",
+)
+@broker_option
+@timeout_option
+@as_json
+def messages(
+    actor: str | None,
+    source: str | None,
+    *,
+    states: tuple[Any, ...],
+    limit: int,
+    search: int,
+    broker: str | None,
+    timeout: float,
+    json_output: bool,
+) -> None:
+    """List tracked messages, latest first: those that were submitted, and the steps of runs.
+
+    A STATE is waiting, delayed, running, succeeded, failed, rejected, cancelled or expired. Messages that are over are
+    listed as long as their results are kept; their arguments are known while they are open, or dead letters. Messages
+    sent with `tell` are not tracked.
+    """
+    from actorwork.clients.messages import find
+
+    if actor is not None and source is not None:
+        raise click.UsageError("choose one of --actor TITLE and --source NAME")
+
+    async def talk(opened: Broker, step: Step) -> Messages:
+        with step():
+            try:
+                return await find(opened, states=states, actor=actor, source=source, limit=limit, search=search)
+            except LookupError as error:
+                raise click.ClickException(printable(str(error))) from error
+
+    answer = speak(broker, timeout, talk)
+    if json_output:
+        print_json(
+            {
+                "searched": answer.searched,
+                "complete": answer.is_complete,
+                "counts": answer.counts,
+                "messages": [_in_json(one) for one in answer.found],
+            }
+        )
+        return
+    if answer.found:
+        print_table(
+            ("SENT", "ID", "ACTOR", "STATE", "ATTEMPT", "DURATION", "MESSAGE", "WHY"),
+            [_row(one) for one in answer.found],
+        )
+    counts = ", ".join(f"{count:,} {state}" for state, count in answer.counts.items() if count)
+    which = "all" if answer.is_complete else "the newest"
+    click.echo(f"{which} {many(answer.searched, 'message')} searched{f': {counts}' if counts else ''}", err=True)
+
+
+def _row(one: TrackedMessage) -> tuple[str, ...]:
+    info = one.info
+    return (
+        "" if info.sent is None else moment(info.sent),
+        info.id,
+        info.actor or info.source,
+        one.state,
+        str(info.attempt or ""),
+        "" if one.duration is None else duration(round(one.duration, 3)),
+        "" if one.payload is None else one_line(one.payload.decode(errors="replace"), 60),
+        "" if not info.reason else one_line(info.reason, 80),
+    )
+
+
+def _in_json(one: TrackedMessage) -> dict[str, Any]:
+    payload = None if one.payload is None else one.payload.decode("utf-8", "backslashreplace")
+    return {
+        "id": one.info.id,
+        "source": one.info.source,
+        **life_in_json(one.info),
+        "state": one.state,
+        "duration": one.duration,
+        "type": one.type,
+        "message": payload,
+    }

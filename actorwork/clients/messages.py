@@ -1,0 +1,85 @@
+"""Tracked messages by state, of one source, of one actor, or of all that have run at a broker.
+
+The newest of each source are looked at, by when they were sent; how many that were is part of the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final, get_args
+
+import attrs
+
+from actorwork.abc import Broker
+from actorwork.message import MessageState, TrackedMessage
+from actorwork.settings import Settings
+from actorwork.shown import Value
+from actorwork.state.known_actors import known_actors, near
+
+STATES: Final[tuple[MessageState, ...]] = get_args(MessageState)
+SEARCHED: Final = 1000
+"""How many of the newest messages of a source are looked at, unless the caller says."""
+MOST: Final = 10_000
+"""How many are looked at in all sources together, and how many of one source brokers list."""
+MOST_SOURCES: Final = 1000
+
+
+@attrs.frozen(eq=False, repr=False)
+class Messages(Value):
+    """The messages that were found, latest first; `searched` is how many were looked at.
+
+    `is_complete` is false if there may be older ones, or more sources, that were not looked at. `counts` has how many
+    of the searched ones are in each state, whether or not they were asked for.
+    """
+
+    found: Sequence[TrackedMessage]
+    searched: int
+    is_complete: bool
+    counts: Mapping[MessageState, int]
+
+
+async def find(
+    broker: Broker,
+    *,
+    states: Collection[MessageState] = (),
+    actor: str | None = None,
+    source: str | None = None,
+    limit: int = 100,
+    search: int = SEARCHED,
+) -> Messages:
+    """Return messages of some states, or of all; raise `ValueError` for a state that there is not."""
+    unknown = set(states) - set(STATES)
+    if unknown:
+        raise ValueError(
+            f"a state of messages is one of {', '.join(STATES)}, got {', '.join(map(repr, sorted(unknown)))}"
+        )
+    sources = await _sources(broker, actor, source)
+    each = max(1, min(search, MOST // max(1, len(sources))))
+    seen: list[TrackedMessage] = []
+    is_complete = len(sources) <= MOST_SOURCES
+    for name in sources[:MOST_SOURCES]:
+        # One more tells whether there are more.
+        newest = await broker.states.newest(name, limit=each + 1)
+        is_complete = is_complete and len(newest) <= each and len(newest) < MOST
+        seen += newest[:each]
+    if actor is not None:
+        # Those that no node has been given yet may be for any actor of their source.
+        seen = [one for one in seen if one.info.actor in ("", actor)]
+    seen.sort(key=lambda one: one.info.sent or 0.0, reverse=True)
+    counts = dict.fromkeys(STATES, 0)
+    for one in seen:
+        counts[one.state] += 1
+    wanted = [one for one in seen if not states or one.state in states][:limit]
+    return Messages(await broker.states.with_payloads(wanted), len(seen), is_complete, counts)
+
+
+async def _sources(broker: Broker, actor: str | None, source: str | None) -> Sequence[str]:
+    if source is not None:
+        return [source]
+    known = await known_actors(broker.values)
+    if actor is None:
+        return sorted({one for of_actor in known.values() for one in of_actor})
+    own = Settings(title=actor).default_source
+    if actor not in known and not await broker.states.newest(own, limit=1):
+        raise LookupError(f"no actor {actor!r} has run at this broker; {near(actor, known)}")
+    return sorted({own, *known.get(actor, ())})
