@@ -9,6 +9,7 @@ from rich.console import Console
 
 from actorwork.abc import Broker
 from actorwork.cli import top
+from actorwork.inspection import inspecting
 from actorwork.message import Envelope
 from actorwork.policy.reports import HeldMessage, NodeReport, PartReport, written
 from tests.cli.conftest import Shell
@@ -24,6 +25,7 @@ async def report(broker: Broker, *, node: str = "0123abcd", **facts: Any) -> Non
     found = NodeReport(
         **{"name": "h:\x1b[2J7", "host": "h", "pid": 7, "version": "1.0", "started": now - 3725, "at": now, **facts},
         lease=10,
+        interval=300,
         memory=50_000_000,
         cpu=0.25,
         threads=3,
@@ -57,7 +59,7 @@ def test_an_overview_shows_what_runs_and_what_needs_a_person(shell: Shell):
 def test_each_part_can_be_looked_at(shell: Shell):
     shell.at_broker(report)
     tree = shell("inspect", "tree").stdout
-    assert "├─ till  running, 2 restarts, 3 waiting, m1 for 1m30s" in tree
+    assert "├─ till  running, 2 restarts, 3 waiting, m1 for 1m" in tree
     assert "└─ pool  process, running, pid 77" in tree
     assert shell.json("inspect", "tree", "7")[0]["root"]["children"][0]["title"] == "till"
     assert "25%" in shell("inspect", "node", "0123").stdout
@@ -94,13 +96,14 @@ def test_what_is_not_there_ends_a_command_with_one_sentence(shell: Shell, comman
     assert failed.stdout == ""
 
 
-def test_an_unanswered_command_is_an_error_and_no_empty_result(shell: Shell):
+def test_an_unanswered_command_is_an_error_and_no_empty_result(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(inspecting, "ANSWER_WITHIN", 0.05)
     shell.at_broker(report)
     for command in (("inspect", "stacks"), ("stop",)):
-        failed = shell(*command, "7", "--timeout", "200ms", code=1)
+        failed = shell(*command, "7", code=1)
         assert "no answer from h:" in failed.stderr
         assert failed.stdout == ""
-        found = shell.json(*command, "7", "--timeout", "200ms", code=1)
+        found = shell.json(*command, "7", code=1)
         assert "no answer" in (found.get("no_answer") or found.get("text"))
 
 

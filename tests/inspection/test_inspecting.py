@@ -40,7 +40,8 @@ async def write(broker: Broker, node: str, *parts: PartReport, **facts: Any) -> 
     """Have a node report that is not there."""
     now, _ = await broker.reports.nodes()
     report = NodeReport(
-        **{"name": f"h:{node}", "host": "h", "pid": 1, "version": "1.0", "started": now - 60, "at": now, **facts},
+        **{"name": f"h:{node}", "host": "h", "pid": 1, "version": "1.0", "started": now - 60, "at": now}
+        | {"interval": 300, **facts},
         tree=PartReport(title="root", kind="one_for_one", children=parts),
     )
     await broker.reports.write(node, written(report), now=now, ttl=60)
@@ -152,7 +153,7 @@ async def test_nodes_that_are_late_blocked_or_without_a_lease_are_problems():
     now, _ = await broker.reports.nodes()
     held = HeldMessage(what="m1", since=now - 20, source="mails")
     part = PartReport(title="mail", sources=("mails",), handling=1, in_hand=(held,))
-    await write(broker, "late", part, at=now - 40)
+    await write(broker, "late", part, at=now - 40, interval=10)
     await write(broker, "blocked", part, state="blocked", loop_lag=20.2, blocked="a.py:1 in run\nb.py:2 in spin")
     await write(broker, "lost", part, lease_margin=3.0)
     overview = await look.overview()
