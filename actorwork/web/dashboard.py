@@ -33,7 +33,7 @@ from actorwork.web.access import Access, Local, Rule, access_of
 from actorwork.web.guarding import HEADERS, LARGEST_BODY, foreign_write, wrong_host
 from actorwork.web.masking import SECRETS, Masking
 from actorwork.web.opening import OpenedBroker
-from actorwork.web.pages import flows, letters, messages, pausing, records, schedules, sources, spooled
+from actorwork.web.pages import flows, letters, messages, overview, pausing, records, schedules, spooled
 from actorwork.web.rendering import Renderer
 from actorwork.web.request import Action, Done, Form, Page, Plan, Refused, Sight, not_found
 
@@ -44,13 +44,16 @@ Send: TypeAlias = Callable[[MutableMapping[str, Any]], Any]
 ANSWER_WITHIN: Final = 15.0
 """Seconds that a page or an action may take."""
 
-_ROOMS: Final = (sources, letters, messages, flows, schedules, pausing, spooled, records)
+_ROOMS: Final = (overview, letters, messages, flows, schedules, pausing, spooled, records)
 PAGES: Final[Mapping[str, Page]] = {page.path: page for room in _ROOMS for page in room.PAGES}
 ACTIONS: Final[Mapping[str, Action]] = {
     action.path: action for room in _ROOMS for action in getattr(room, "ACTIONS", ())
 }
-NAVIGATION: Final = ("/sources", "/runs", "/triggers", "/dead", "/delayed", "/pauses", "/spool", "/audit")
-HOME: Final = "/sources"
+NAVIGATION: Final = (
+    *("/overview", "/actors", "/sources", "/nodes", "/runs", "/triggers"),
+    *("/dead", "/delayed", "/pauses", "/spool", "/audit"),
+)
+HOME: Final = "/overview"
 
 log = logging.getLogger("actorwork.web")
 
@@ -204,11 +207,12 @@ class Dashboard:
             return await self._stream(request, access, root)
         page = PAGES.get(name)
         if page is None:
-            if is_api and name.startswith("/messages/"):
-                page = PAGES["/message"]
-                sight = await self._sight(access, {**request.query_params, "id": name.removeprefix("/messages/")})
-                return _json_response(await self._seen(page, sight))
-            raise not_found(f"there is no page {path[:300]}")
+            named = _named(name) if is_api else None
+            if named is None:
+                raise not_found(f"there is no page {path[:300]}")
+            page, wanted = named
+            sight = await self._sight(access, {**request.query_params, "id": wanted})
+            return _json_response(await self._seen(page, sight))
         sight = await self._sight(access, request.query_params)
         facts = await self._seen(page, sight)
         if is_api or _prefers_json(request):
@@ -397,6 +401,20 @@ async def read_form(request: Request, *, is_json: bool) -> Form:
     if not isinstance(fields, dict):
         raise Refused("a JSON object was expected")
     return Form(cast("dict[str, Any]", fields))
+
+
+def _named(path: str) -> tuple[Page, str] | None:
+    """Return the page of one thing, and its id, by a path of the API such as `/messages/ID` and `/nodes/ID/stacks`."""
+    for place, page in _OF_ONE:
+        if path.startswith(place):
+            wanted = path.removeprefix(place)
+            if page == "/node" and wanted.endswith("/stacks"):
+                return PAGES["/node/stacks"], wanted.removesuffix("/stacks")
+            return PAGES[page], wanted
+    return None
+
+
+_OF_ONE: Final = (("/messages/", "/message"), ("/nodes/", "/node"), ("/runs/", "/run"))
 
 
 def _index() -> dict[str, Any]:

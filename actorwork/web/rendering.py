@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from urllib.parse import urlencode
 import jinja2
 from markupsafe import Markup, escape
 
-from actorwork.inspection.words import duration
+from actorwork.inspection.words import duration, moment
 from actorwork.policy.runs.drawing import style as style_of_graphs
 
 HERE: Final = Path(__file__).parent
@@ -49,7 +50,7 @@ class Renderer:
         )
         # Jinja types both by what it puts in them itself.
         filters = cast("dict[str, Any]", self._environment.filters)
-        filters |= {one.__name__: one for one in (count, since, when, pretty, size, word)}
+        filters |= {one.__name__: one for one in (count, since, when, told, pretty, size, word)}
         names = cast("dict[str, Any]", self._environment.globals)
         names["query"] = query
         names["ui"] = self._environment.get_template("ui.html").module
@@ -84,15 +85,28 @@ def since(seconds: float | None) -> str:
     return duration(seconds - seconds % 86_400)
 
 
-def when(iso: str | None) -> Markup:
-    """Write a time as an element that the script turns into local time; nothing for None."""
-    if not iso:
+def when(at: str | float | None) -> Markup:
+    """Write a time, ISO 8601 or seconds since the epoch, as an element that the script turns into local time."""
+    if at is None or at == "":
         return Markup("")
+    iso = at if isinstance(at, str) else moment(at)
     try:
         shown = datetime.fromisoformat(iso).strftime("%Y-%m-%d %H:%M:%S")
     except ValueError:
         return escape(iso)
     return Markup('<time datetime="{}">{}</time>').format(iso, shown)
+
+
+def told(text: str) -> Markup:
+    """Write a sentence about what runs: times in it as elements, and own sources without their names in full."""
+    return Markup("").join(
+        when(part) if number % 2 else escape(_OWN_SOURCE.sub("its own source", part))
+        for number, part in enumerate(_MOMENT.split(text))
+    )
+
+
+_MOMENT: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z)")
+_OWN_SOURCE: Final = re.compile(r"'worker:[0-9a-f]{16}:source'")
 
 
 def pretty(value: object) -> str:

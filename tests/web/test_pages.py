@@ -1,18 +1,25 @@
 """Pages and their JSON, and what can be done from them."""
 
 import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
+import trio
 
+from actorwork.actors.actor import Actor
+from actorwork.actors.handlers.table import receive
 from actorwork.message import Envelope, TriggerDefinition
 from actorwork.policy.runs.values import Plan, StepPlan
-from actorwork.settings import default_source, identity
+from actorwork.runtime.system import System, open_system
+from actorwork.settings import Settings, default_source, identity
+from actorwork.web import rendering
 from actorwork.web.dashboard import NAVIGATION, PAGES, app
 from actorwork.web.masking import MASK, Masking
 
-from .conftest import bury, enter, visit
+from .conftest import Visitor, bury, enter, visit
 
 NIGHTLY = TriggerDefinition(
     source="worker:shop:source",
@@ -28,13 +35,13 @@ NIGHTLY = TriggerDefinition(
 async def test_every_page_is_there_with_nothing_in_it_and_has_its_twin():
     async with visit() as guest:
         for path in PAGES:
-            if path in ("/run", "/dead/letter"):
+            if path in ("/run", "/dead/letter", "/node", "/node/stacks"):
                 await guest.page(path, 400)
                 continue
             assert "<h1>" in await guest.page(path)
             facts = await guest.json(path)
-            assert facts == (await guest.http.get(path, headers={"accept": "application/json"})).json()
-            assert await guest.json(f"{path}/") == facts
+            assert facts.keys() == (await guest.http.get(path, headers={"accept": "application/json"})).json().keys()
+            assert (await guest.json(f"{path}/")).keys() == facts.keys()
         assert set(NAVIGATION) <= set(PAGES)
         index = await guest.json("")
         assert index["pages"]["/api/sources"] == "see"
@@ -43,7 +50,7 @@ async def test_every_page_is_there_with_nothing_in_it_and_has_its_twin():
 
 async def test_a_page_is_drawn_as_the_whole_and_again_as_its_middle():
     async with visit() as guest:
-        assert "/sources" in await guest.page("/")
+        assert "<h1>Overview</h1>" in await guest.page("/")
         page = await guest.page("/pauses")
         assert page.startswith("<!doctype html>")
         assert 'data-follow="/pauses"' in page
@@ -52,22 +59,91 @@ async def test_a_page_is_drawn_as_the_whole_and_again_as_its_middle():
         assert "onclick" not in page
 
 
-async def test_sources_are_shown_the_oldest_first_with_who_reads_and_who_paused_them():
+async def test_sources_are_shown_with_why_nothing_happens_in_them():
     async with visit() as guest:
         own = default_source(identity("till"))
         await enter(guest.broker, {"till": ["orders", own], "clerk": ["orders", "letters"]})
-        await guest.broker.publish([Envelope("letters", "1", b"1")])
+        await guest.broker.publish([Envelope("letters", "1", b"1"), Envelope("orders", "2", b"1", delay=60)])
         await guest.broker.pauses.pause("source", "orders", reason="stocktaking", by="ben")
-        await guest.broker.pauses.pause("actor", "till", by="ben")
-        found = {one["name"]: one for one in (await guest.json("/sources"))["sources"]}
-        assert next(iter(found)) == "letters"
-        assert (found["letters"]["backlog"], found["letters"]["pause"]) == (1, None)
-        assert found["orders"]["actors"] == ["clerk", "till"]
-        assert found["orders"]["pause"]["reason"] == "stocktaking"
-        assert (found[own]["label"], found[own]["pause"]["kind"]) == ("actor:till", "actor")
+        facts = await guest.json("/sources")
+        found = {one["name"]: one for one in facts["sources"]}
+        # What needs a person comes first.
+        assert set(list(found)[:2]) == {"letters", "orders"}
+        assert (found["letters"]["backlog"], found["letters"]["why"]["code"]) == (1, "no reader")
+        assert (found["orders"]["delayed"], found["orders"]["why"]["code"]) == (1, "paused")
+        assert found[own]["label"] == "actor:till"
+        assert (facts["backlog"], facts["paused"]) == (1, 1)
         page = await guest.page("/sources")
         assert "stocktaking" in page
         assert "actor:till" in page
+
+
+class Clerk(Actor):
+    settings = Settings(title="clerk", sources={"letters"})
+
+    @receive
+    async def write(self, *, to: str) -> None:
+        if to == "nobody":
+            await trio.sleep_forever()
+
+
+@asynccontextmanager
+async def visit_with_a_node(role: str = "admin") -> AsyncGenerator[tuple[Visitor, System]]:
+    async with visit(role) as guest, open_system(Clerk, broker=guest.broker, grace=1) as system:
+        while not (await guest.json("/nodes"))["nodes"]:  # noqa: ASYNC110 - a report makes no event
+            await trio.sleep(0.01)
+        yield guest, system
+
+
+async def test_a_node_is_shown_with_its_tree_its_messages_and_its_stacks():
+    async with visit_with_a_node() as (guest, system):
+        await guest.broker.publish([Envelope("letters", "stuck", b'{"to": "nobody"}')])
+        (node,) = (await guest.json("/nodes"))["nodes"]
+        assert node["id"] == system.node_id
+        assert node["name"] in await guest.page("/nodes")
+
+        def handled(facts: dict[str, Any]) -> list[str]:
+            return [held["what"] for part in facts["parts"] for held in part["in_hand"]]
+
+        while handled(facts := await guest.json(f"/nodes/{node['id']}")) != ["stuck"]:  # noqa: ASYNC110 - as above
+            await trio.sleep(0.05)
+        assert [part["title"] for part in facts["parts"] if part["kind"] == "actor"] == ["clerk"]
+        page = await guest.page(f"/node?id={node['id']}")
+        assert "/message?id=stuck" in page
+        (program,) = (await guest.json("/actors"))["programs"]
+        assert program["node"] == node["id"]
+        assert "clerk" in await guest.page("/actors")
+        overview = await guest.json("/overview")
+        assert (overview["handling"], len(overview["nodes"])) == (1, 1)
+        message = await guest.json("/messages/stuck", source="letters")
+        assert (message["holder"]["actor"], message["why"]["code"]) == ("clerk", "working")
+        assert "In hand of clerk" in await guest.page("/message?id=stuck&source=letters")
+        stacks = await guest.json(f"/nodes/{node['id']}/stacks")
+        assert any("sleep_forever" in line for stack in stacks["stacks"] for line in stack["lines"])
+        assert "sleep_forever" in await guest.page(f"/node/stacks?id={node['id']}")
+        await guest.do("/nodes/cancel", node=node["id"], source="letters", message="stuck")
+        while handled(await guest.json(f"/nodes/{node['id']}")):  # noqa: ASYNC110 - as above
+            await trio.sleep(0.05)
+
+
+async def test_a_node_is_stopped():
+    async with visit_with_a_node() as (guest, system):
+        asked = await guest.do("/nodes/stop", id=system.node_id, dry_run=True)
+        assert "What it handles may finish" in asked["question"]
+        await guest.do("/nodes/stop", id=system.node_id, reason="update")
+        await system.wait_stopped()
+        assert [(one.who, one.action) for one in await guest.broker.audit.list()] == [("ann", "stop node")]
+        await guest.do("/nodes/stop", 404, id="no such node")
+        await guest.json("/node", 404, id="no such node")
+        await guest.json("/nodes/nothing/stacks", 404)
+
+
+async def test_an_operator_takes_no_stacks():
+    async with visit_with_a_node("operator") as (guest, system):
+        await guest.json(f"/nodes/{system.node_id}/stacks", 403)
+        await guest.page(f"/node/stacks?id={system.node_id}", 403)
+        assert "/node/stacks" not in await guest.page(f"/node?id={system.node_id}")
+        assert (await guest.http.get("/live", params={"page": "/node/stacks?id=1"})).status_code == 404
 
 
 async def test_a_source_is_paused_and_resumed_and_the_record_says_by_whom():
@@ -331,3 +407,24 @@ def test_masking_goes_by_the_names_of_keys():
     assert masking.masked(value) == {"a": [{"token": MASK, "b": None}], "token": None, "secret": ""}
     assert Masking(["iban"]).masked({"token": 1, "IBAN": 2}) == {"token": 1, "IBAN": MASK}
     assert masking.unmasked({"token": MASK, "new": MASK}, {"token": 7}) == {"token": 7, "new": MASK}
+
+
+def test_sentences_have_their_times_as_elements_and_are_escaped():
+    told = rendering.told("<b> since 2026-01-31T12:00:00Z in 'worker:0123456789abcdef:source'")
+    assert told == (
+        '&lt;b&gt; since <time datetime="2026-01-31T12:00:00Z">2026-01-31 12:00:00</time> in its own source'
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, ""), (0.2, "< 1s"), (5.7, "5s"), (250, "4m10s"), (3725, "1h2m"), (100_000, "1d3h"), (2_000_000, "23d")],
+)
+def test_lengths_of_time_are_as_exact_as_they_need_to_be(seconds: float | None, text: str):
+    assert rendering.since(seconds) == text
+
+
+def test_sizes_are_in_units_that_people_read():
+    assert [rendering.size(one) for one in (None, 0, 999, 3210, 49_565_696, 10**15)] == [
+        "", "0 B", "999 B", "3.2 kB", "49.6 MB", "1000 TB",
+    ]  # fmt: skip

@@ -200,7 +200,7 @@ def on_uvicorn(api: Any) -> Generator[str]:
 
 def test_a_lifespan_opens_the_broker_of_a_dashboard_that_is_served_alone(tmp_path: Path):
     with on_uvicorn(app(f"sqlite:///{tmp_path}/messages.db", access=lambda _: Access("ann"))) as base:  # pyright: ignore[reportUnknownLambdaType]
-        assert httpx.get(f"{base}/api/sources").json() == {"sources": [], "total": 0, "limit": 2000}
+        assert httpx.get(f"{base}/api/sources").json()["sources"] == []
 
 
 def test_users_are_those_of_the_arguments_else_of_the_environment(monkeypatch: pytest.MonkeyPatch):

@@ -1,6 +1,6 @@
 """The views and the actions of the dashboard, by what they show.
 
-sources     what waits where, and who reads it
+overview    what runs where: overview, nodes, actors in their trees, sources; stacks, stop
 letters     dead letters by cause: replay, edit, drop
 schedules   triggers: run now, pause, forget
 flows       runs of workflows: cancel, pause, retry, signal

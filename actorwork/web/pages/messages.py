@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any, Final
 
 from actorwork import codec
 from actorwork.errors import CodecError
+from actorwork.inspection import as_json
 from actorwork.inspection.words import how_far, moment, progress_in_json
 from actorwork.message import Delayed, Envelope, MessageInfo
 from actorwork.settings import SOURCE, SOURCE_IN_WORDS, default_source, identity
 from actorwork.state.known_actors import known_actors, unknown_actor, unknown_source
 from actorwork.web.pages.letters import letter_in_json
+from actorwork.web.pages.overview import inspection_of
 from actorwork.web.request import Action, Done, Form, Page, Plan, Refused, Sight, not_found
 
 MOST_DELAYED: Final = 3000
@@ -47,8 +50,13 @@ async def view(sight: Sight) -> dict[str, Any]:
     if not wanted:
         return found
     states = sight.broker.states
-    source = found["source"] or await states.locate(wanted)
-    info = None if source is None else await states.find(source, wanted)
+    seen = None
+    with suppress(LookupError):
+        seen = await inspection_of(sight).message(wanted, found["source"] or None)
+    source = found["source"] or (await states.locate(wanted) if seen is None else seen.source)
+    info = (await states.find(source, wanted) if source else None) if seen is None else seen.info
+    found["why"] = None if seen is None else as_json(seen.why)
+    found["holder"] = None if seen is None or seen.holder is None else as_json(seen.holder)
     if info is not None:
         found["info"] = info_in_json(info)
         if not sight.access.may("see_payloads"):
@@ -71,7 +79,7 @@ async def view(sight: Sight) -> dict[str, Any]:
     found["delayed"] = [delayed_in_json(sight, one) for one in delayed if one.id == wanted]
     run = wanted.partition("/")[0]
     found["run"] = run if await sight.broker.runs.info(run) is not None else None
-    found["is_known"] = bool(info or dead or found["delayed"] or found["run"])
+    found["is_known"] = bool(info or dead or found["delayed"] or found["run"] or found["holder"])
     return found
 
 

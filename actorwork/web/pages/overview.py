@@ -1,0 +1,189 @@
+"""What runs where: the overview, nodes, actors in their trees, sources; the stacks of a node, and its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+import anyio
+
+from actorwork.inspection import Inspection, PartReport, SourceInfo, as_json
+from actorwork.settings import default_source, identity
+from actorwork.web.request import Action, Done, Form, Page, Plan, Refused, Sight, not_found
+
+MOST: Final = 3000
+"""Sources and actors on a page, at most."""
+NODES: Final = 100
+"""Nodes on a page."""
+PARTS: Final = 600
+"""Parts of a tree on a page."""
+
+
+def inspection_of(sight: Sight) -> Inspection:
+    """Return an inspection of the broker, on either loop."""
+    return Inspection(sight.broker, anyio.sleep)
+
+
+def label_of(source: str, actors: Iterable[str]) -> str:
+    """Return the name of a source for people: of an actor's own source, `actor:TITLE`, as commands take it."""
+    return next((f"actor:{actor}" for actor in actors if source == default_source(identity(actor))), source)
+
+
+async def view(sight: Sight) -> dict[str, Any]:
+    """Show everything in one look: what runs, what waits, and what needs a person."""
+    found = await inspection_of(sight).overview(limit=100)
+    facts: dict[str, Any] = as_json(found)
+    titles = [actor.title for actor in found.actors]
+    for source in facts["sources"]:
+        source["label"] = label_of(source["name"], [*source["actors"], *titles])
+    for problem in facts["problems"]:
+        problem["label"] = label_of(problem["name"], titles) if problem["kind"] in _OF_SOURCES else problem["name"]
+    return facts
+
+
+_OF_SOURCES: Final = ("source", "dead letters")
+
+
+async def view_sources(sight: Sight) -> dict[str, Any]:
+    """Show sources: those where nothing happens first, then those with the oldest messages."""
+    inspection = inspection_of(sight)
+    everything = list(await inspection.sources())
+    everything.sort(key=_urgency)
+    titles = [actor.title for actor in await inspection.actors()] if len(everything) <= MOST else []
+    of_titles = {default_source(identity(title)): f"actor:{title}" for title in titles}
+    return {
+        "sources": [{**as_json(one), "label": of_titles.get(one.name, one.name)} for one in everything[:MOST]],
+        "total": len(everything),
+        "backlog": sum(one.backlog for one in everything),
+        "oldest": max((one.oldest for one in everything if one.oldest is not None), default=None),
+        "paused": sum(one.why is not None and one.why.code == "paused" for one in everything),
+        "limit": MOST,
+    }
+
+
+def _urgency(source: SourceInfo) -> tuple[bool, float, str]:
+    return source.why is None or source.why.is_fine, -(source.oldest or 0.0) if source.backlog else 1.0, source.name
+
+
+async def view_nodes(sight: Sight) -> dict[str, Any]:
+    """Show nodes by id, a page of them after another."""
+    found: dict[str, Any] = as_json(await inspection_of(sight).nodes(after=sight.text("after"), limit=NODES))
+    for node in found["nodes"]:
+        if node["report"] is not None:
+            # The trees of a hundred nodes are what the page of actors is for.
+            node["report"]["tree"] = None
+    return found
+
+
+async def view_node(sight: Sight) -> dict[str, Any]:
+    """Show one node: how it does, and its tree."""
+    try:
+        node = await inspection_of(sight).node(sight.needed("id"))
+    except LookupError as error:
+        raise not_found(str(error)) from None
+    facts: dict[str, Any] = as_json(node)
+    if facts["report"] is not None and node.report is not None:
+        facts["report"]["tree"] = None
+        facts["parts"] = list(_rows(node.report.tree, node.id))[:PARTS]
+    return facts
+
+
+async def view_actors(sight: Sight) -> dict[str, Any]:
+    """Show the trees of all programs, each actor with its state, its mailbox, and what it handles."""
+    inspection = inspection_of(sight)
+    trees = await inspection.tree()
+    programs: list[dict[str, Any]] = []
+    left = PARTS
+    for tree in trees:
+        rows = list(_rows(tree.root, tree.node))
+        if left > 0:
+            programs.append({"node": tree.node, "name": tree.name, "parts": rows[:left], "total": len(rows)})
+        left -= len(rows)
+    actors = list(await inspection.actors())
+    actors.sort(key=lambda one: (one.why is None or one.why.is_fine, -one.handling - one.waiting, one.title))
+    return {
+        "programs": programs,
+        "programs_total": len(trees),
+        "is_cut": left < 0,
+        "limit": PARTS,
+        "actors": as_json([*actors[:MOST]]),
+        "total": len(actors),
+    }
+
+
+def _rows(part: PartReport, node: str, depth: int = 0, path: str = "") -> Iterator[dict[str, Any]]:
+    """Yield a part and all below it, each with its depth, for a list that is indented."""
+    here = part.node or node
+    facts: dict[str, Any] = as_json(part)
+    del facts["children"]
+    yield {**facts, "depth": depth, "on": here, "key": path or "root", "has_children": bool(part.children)}
+    for number, child in enumerate(part.children):
+        yield from _rows(child, here, depth + 1, f"{path}/{number}")
+
+
+async def view_stacks(sight: Sight) -> dict[str, Any]:
+    """Show where the threads and tasks of a node are now."""
+    try:
+        return as_json(await inspection_of(sight).stacks(sight.needed("id")))
+    except LookupError as error:
+        raise not_found(str(error)) from None
+
+
+# ---- actions ----
+
+
+async def plan_stop(sight: Sight, form: Form) -> Plan:
+    """Plan the staged shutdown of a node."""
+    inspection = inspection_of(sight)
+    try:
+        node = await inspection.node(form.needed("id"))
+    except LookupError as error:
+        raise not_found(str(error)) from None
+
+    async def do() -> Done:
+        obeyed = await inspection.stop(node.id, by=sight.access.who)
+        if not obeyed.done:
+            raise Refused(obeyed.text or f"{node.name} refused", 409)
+        return Done(f"{node.name} stops", 1)
+
+    is_process = node.report is not None and node.report.process
+    again = " Its supervisor starts it again." if is_process else " Nothing of ours starts it again."
+    return Plan(
+        question=f"Stop node {node.name}? What it handles may finish; what waits goes to other nodes.{again}",
+        what=f"node {node.name} {node.id}",
+        do=do,
+        is_grave=True,
+        back="/nodes",
+    )
+
+
+async def plan_cancel_in_hand(sight: Sight, form: Form) -> Plan:
+    """Plan to cancel a message that a node has in hand, also one that is not tracked."""
+    node, source, message = form.needed("node"), form.needed("source"), form.needed("message")
+
+    async def do() -> Done:
+        reason = form.text("reason")
+        try:
+            obeyed = await inspection_of(sight).cancel(node, source, message, reason=reason, force=form.flag("force"))
+        except LookupError as error:
+            raise not_found(str(error)) from None
+        if not obeyed.done:
+            raise Refused(obeyed.text or "the node refused", 409)
+        return Done(f"cancelled message {message}", 1)
+
+    what = f"message {message} of {source} at {node}"
+    return Plan(question=f"Cancel message {message}?", what=what, do=do, is_grave=True, back="/actors")
+
+
+PAGES = (
+    Page("/overview", "Overview", "overview.html", view),
+    Page("/nodes", "Nodes", "nodes.html", view_nodes),
+    Page("/node", "Node", "node.html", view_node),
+    Page("/node/stacks", "Stacks", "stacks.html", view_stacks, permission="take_stack", is_live=False),
+    Page("/actors", "Actors", "actors.html", view_actors),
+    Page("/sources", "Sources", "sources.html", view_sources),
+)
+ACTIONS = (
+    Action("/nodes/stop", "stop node", "stop_node", plan_stop),
+    Action("/nodes/cancel", "cancel", "cancel", plan_cancel_in_hand),
+)
