@@ -22,13 +22,13 @@ while i <= #ARGV do
       redis.call('SETBIT', mark, ARGV[i], 0)
       return redis.error_reply(added.err)
     end
-    local state = prefix .. 'state:' .. message_id
+    local state, sent = prefix .. 'state:' .. message_id, string.match(added, '^%d+')
     local begun = redis.pcall('HSET', state, 'status', 'PENDING', 'version', 1, 'claim', claim, 'ttl', ARGV[i + 1], 'sent',
-      string.match(added, '^%d+'), 'place', added)
+      sent, 'place', added)
     if type(begun) == 'number' then
       redis.call('EXPIRE', state, KEPT_SECONDS)
       -- The newest tracked messages of the source, as in state.lua.
-      redis.pcall('ZADD', prefix .. 'tracked', string.match(added, '^%d+'), message_id)
+      redis.pcall('ZADD', prefix .. 'tracked', sent, message_id)
       if ARGV[i] % 32 == 0 then
         local trimmed = redis.pcall('ZREMRANGEBYRANK', prefix .. 'tracked', 0, -10001)
         if type(trimmed) == 'table' then
