@@ -938,6 +938,18 @@ class PublishMiddleware(Protocol):
 class ActorInstrument(Protocol):
     """Observes the deliveries of one actor; it must not raise anything of its own."""
 
+    def enter_unobserved(self, delivery: Delivery, /) -> object | None:
+        """Enter the context of a delivery that need not be observed; return the token for `leave`.
+
+        Returns None if it is to be observed by `handling`. Called only where an actor has one instrument and no
+        middleware: a wrapper around the handler would cost more than all else there.
+        """
+        ...
+
+    def leave(self, token: object, /) -> None:
+        """Leave the context again; called in the same task."""
+        ...
+
     async def handling(self, delivery: Delivery, proceed: Callable[[], Awaitable[object]], /) -> object:
         """Wrap the handling of a delivery as `Middleware` does, outside of all middleware."""
         ...
@@ -966,8 +978,9 @@ class Instruments(Protocol):
         """Return what observes an actor's deliveries, if anything does; called when the actor starts."""
         ...
 
-    def observe(self, event: Event, /) -> None:
-        """Take an event of this process; as an `EventSink`."""
+    @property
+    def observe(self) -> EventSink | None:
+        """Takes the events of this process, if anything does: for each message there is one."""
         ...
 
     def close(self, within: float) -> None:

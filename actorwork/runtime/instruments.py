@@ -55,7 +55,8 @@ class SystemInstruments(Shown):
 
     def observing(self, emit: EventSink) -> EventSink:
         """Return a sink that lets the instruments see the events, too."""
-        return _ObservedSink(emit, self.opened)
+        observers = [one.observe for one in self.opened if one.observe is not None]
+        return _ObservedSink(emit, observers) if observers else emit
 
     async def close(self, within: float) -> None:
         """Close the telemetry; returns after `within` seconds at the latest, shielded from cancellation until then."""
@@ -89,9 +90,9 @@ def _close_all(opened: Sequence[Instruments], within: float) -> None:
 class _ObservedSink:
     """Shows the events of this process to its instruments; in all else it is the sink that it wraps."""
 
-    def __init__(self, sink: EventSink, opened: Sequence[Instruments]) -> None:
+    def __init__(self, sink: EventSink, observers: Sequence[EventSink]) -> None:
         self._sink = sink
-        self._observers = [one.observe for one in opened]
+        self._observers = observers
 
     def __call__(self, event: Event) -> None:
         if event.origin is None:  # Those of other processes of the tree are observed there.

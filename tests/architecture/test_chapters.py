@@ -1,14 +1,25 @@
 """The chapters' examples are run, so that they cannot rot."""
 
+import io
+import json
+import logging
+import os
 import re
 import subprocess
 import sys
 import textwrap
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
+import structlog
+import trio
+import trio.testing
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from actorwork import Actor, Settings, receive
+from actorwork.testing import open_test_system
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -264,3 +275,39 @@ def test_the_examples_of_the_chapter_on_tracing_run(tmp_path: Path, monkeypatch:
     spans = kept.get_finished_spans()
     assert {span.name for span in spans} == {"process actor:orders", "create packing"}
     assert {f"{span.context.trace_id:032x}" for span in spans if span.context} == {trace_id}
+
+
+def test_the_recipe_for_structlog_binds_what_is_handled():
+    examples = re.findall(r"```python\n(.*?)```", (DOCS / "tracing.md").read_text(encoding="utf-8"), re.DOTALL)
+    chapter: dict[str, Any] = {"__name__": "chapter"}
+    exec(compile("import os\n" + examples[3], "docs/tracing.md", "exec"), chapter)
+
+    class Packer(Actor):
+        settings = Settings(title="packer")
+
+        @receive
+        async def pack(self, order: str) -> None:
+            structlog.get_logger("shop").warning("packed", order=order)
+            logging.getLogger("library").warning("labelled")
+
+    async def main() -> None:
+        async with open_test_system(Packer, middleware=[chapter["bound"]]) as system:
+            headers = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"}
+            await system.client.ref(Packer).tell("lamp", id="m1", headers=headers)
+            await system.drain()
+
+    text = io.StringIO()
+    handler = logging.StreamHandler(text)
+    try:
+        chapter["configure_logs"](handler)
+        trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    finally:
+        logging.getLogger().removeHandler(handler)
+        structlog.reset_defaults()
+    lines = {line["event"]: line for line in map(json.loads, text.getvalue().splitlines())}
+    wanted = {"actor": "packer", "message_id": "m1", "attempt": 1, "level": "warning"}
+    for event in ("packed", "labelled"):
+        assert {name: lines[event][name] for name in wanted} == wanted
+        assert lines[event]["node"].endswith(f":{os.getpid()}")
+        assert len(lines[event]["trace_id"]) == 32
+    assert lines["packed"]["order"] == "lamp"

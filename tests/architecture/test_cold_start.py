@@ -58,6 +58,7 @@ NEVER = {
     "importlib.metadata": "no version matters at the start",
     "multiprocessing": "only a tree with a Process needs it",
     "opentelemetry": "only telemetry= of that kind needs it",
+    "sentry_sdk": "only telemetry= of that kind needs it",
     "redis.connection": "a plain url is opened without it, see streams/transport/direct.py",
     "rich": "only the command line needs it",
     "actorwork.actors.limits.shared": "only limits over all nodes need it",

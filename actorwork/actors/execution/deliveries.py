@@ -79,7 +79,7 @@ class Deliveries:
     The executor is passed to each method and not kept: that would be a reference cycle (see `local_calls`).
     """
 
-    __slots__ = ("_actor", "_instruments", "_layers", "_middleware", "_workplace", "guard")
+    __slots__ = ("_actor", "_instruments", "_layers", "_middleware", "_only", "_workplace", "guard")
 
     def __init__(self, workplace: Workplace) -> None:
         actor = workplace.actor
@@ -88,6 +88,7 @@ class Deliveries:
         opened = (instruments.of_actor(actor.settings) for instruments in actor.services.instruments)
         self._instruments = tuple(one for one in opened if one is not None)
         self._middleware = actor.services.middleware + actor.settings.middleware
+        self._only = self._instruments[0] if len(self._instruments) == 1 and not self._middleware else None
         self._layers = tuple(one.handling for one in self._instruments) + self._middleware
         self.guard: Guard | None = None
         """None for an actor without limits, batches and handlers with a policy of their own."""
@@ -127,7 +128,18 @@ class Deliveries:
         try:
             try:
                 if self._layers:
-                    value = await self._through_layers(worker, handler, delivery, args, kwargs)
+                    only = self._only
+                    if only is None or (token := only.enter_unobserved(delivery)) is None:
+                        value = await self._through_layers(worker, handler, delivery, args, kwargs)
+                    else:
+                        # Not in a method of its own: its coroutine would cost as much as what it wraps.
+                        try:
+                            if handler.is_async:
+                                value = await handler.function(self._workplace.instance, *args, **kwargs)
+                            else:
+                                value = await self.in_thread(worker, handler.function, args, kwargs)
+                        finally:
+                            only.leave(token)
                 elif handler.is_async:
                     value = await handler.function(self._workplace.instance, *args, **kwargs)
                 else:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from opentelemetry import context as current
 from opentelemetry._logs import SeverityNumber
@@ -35,6 +35,8 @@ from actorwork.telemetry.otel import conventions, propagation
 from actorwork.telemetry.otel.propagation import TRACEPARENT
 
 if TYPE_CHECKING:
+    from contextvars import Token
+
     from opentelemetry._logs import Logger
     from opentelemetry.trace import Span, SpanContext, Tracer
     from opentelemetry.util.types import AttributeValue
@@ -79,14 +81,23 @@ class ActorSpans:
     def __repr__(self) -> str:
         return f"<spans of {self._settings.title!r}>"
 
-    async def handling(self, delivery: Delivery, proceed: Callable[[], Awaitable[object]]) -> object:
+    def enter_unobserved(self, delivery: Delivery) -> object | None:
         headers = delivery.headers
         if self._skips_unsampled and headers and propagation.is_unsampled(headers.get(TRACEPARENT)):
-            token = current.attach(propagation.unsampled_context(headers))
+            return current.attach(propagation.unsampled_context(headers))
+        return None
+
+    def leave(self, token: object) -> None:
+        current.detach(cast("Token[Context]", token))
+
+    async def handling(self, delivery: Delivery, proceed: Callable[[], Awaitable[object]]) -> object:
+        token = self.enter_unobserved(delivery)
+        if token is not None:
             try:
                 return await proceed()
             finally:
-                current.detach(token)
+                self.leave(token)
+        headers = delivery.headers
         name, attributes = self._known(delivery.source)
         parent = propagation.context_of(headers) if headers else Context()
         links = self._links_to_attempt(delivery)

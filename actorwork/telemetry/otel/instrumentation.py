@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
-    from actorwork.abc import PublishMiddleware
-    from actorwork.events import Event
+    from actorwork.abc import EventSink, PublishMiddleware
     from actorwork.settings import Settings
 
 
@@ -107,8 +106,9 @@ class OpenedTelemetry:
             links_attempts=self._options.link_attempts,
         )
 
-    def observe(self, event: Event) -> None:
-        """Spans are made of deliveries, not of events."""
+    @property
+    def observe(self) -> EventSink | None:
+        return None  # Spans are made of deliveries, not of events.
 
     def close(self, within: float) -> None:
         """Flush all providers, and shut down those that `configure` has made."""
