@@ -354,7 +354,7 @@ class DeadLetter(Value):
     headers: Mapping[str, Json] = NO_HEADERS
 
 
-PauseKind: TypeAlias = Literal["everything", "actor", "source", "triggers", "trigger"]
+PauseKind: TypeAlias = Literal["everything", "actor", "source", "triggers", "trigger", "node", "process"]
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -365,6 +365,8 @@ class Pause(Value):
         actor         all sources of the actor whose title is `name`
         source        the source `name`, for every actor
         triggers      all triggers of the actor whose title is `name`
+        node          all actors on the nodes of the host `name`, or on the one whose name (host:pid) it is
+        process       all actors in the `Process` whose title is `name`, in all of its replicas or in one
         trigger       one of them: `name` is the actor's title (its slashes as `\/`), a slash, and the trigger's title
 
     No node starts a paused message; deliveries in flight finish. Triggers fire into paused sources unless they are

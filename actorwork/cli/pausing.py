@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 def _of_what(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options that select what it pauses."""
     for option in (
+        click.option(
+            "--node",
+            metavar="NAME",
+            help="All actors on a host, or in one program (host:pid).",
+            allow_from_autoenv=False,
+        ),
+        click.option("--process", metavar="TITLE", help="All actors in a Process of a tree.", allow_from_autoenv=False),
         click.option("--all", "everything", is_flag=True, help="Every actor, every source.", allow_from_autoenv=False),
         click.option("--source", metavar="NAME", help="A source, for every actor.", allow_from_autoenv=False),
         click.option("--actor", metavar="TITLE", help="All sources of an actor.", allow_from_autoenv=False),
@@ -36,15 +43,22 @@ def _of_what(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def _what(actor: str | None, source: str | None, *, everything: bool) -> tuple[PauseKind, str]:
-    if sum((actor is not None, source is not None, everything)) != 1:
-        raise click.UsageError("choose one of --actor TITLE, --source NAME and --all")
+def _what(
+    actor: str | None, source: str | None, *, node: str | None, process: str | None, everything: bool
+) -> tuple[PauseKind, str]:
+    if sum((*(one is not None for one in (actor, source, node, process)), everything)) != 1:
+        raise click.UsageError("choose one of --actor TITLE, --source NAME, --node NAME, --process TITLE and --all")
     if everything:
         return "everything", ""
     if actor == "":
         raise click.UsageError("--actor wants the title of an actor")
     if source is not None:
         return "source", _source_name(source)
+    if node is not None or process is not None:
+        kind, name = ("process", process) if node is None else ("node", node)
+        if not name:
+            raise click.UsageError(f"--{kind} wants a name")
+        return kind, name
     return "actor", actor or ""
 
 
@@ -56,7 +70,7 @@ def _source_name(name: str) -> str:
     return name
 
 
-@click.command(short_help="Let no node begin messages of an actor, of a source, or any.")
+@click.command(short_help="Let nodes begin no messages of an actor, of a source, or any.")
 @_of_what
 @click.option("--reason", default="", help="Why; `paused` and the logs show it.")
 @force_option("Pause also what no actor has run as, or read, so far.")
@@ -66,18 +80,24 @@ def pause(
     actor: str | None,
     source: str | None,
     *,
+    node: str | None,
+    process: str | None,
     everything: bool,
     reason: str,
     force: bool,
     broker: str | None,
     timeout: float,
 ) -> None:
-    """Pause an actor, a source, or everything.
+    """Pause an actor, a source, a node, a process, or everything.
+
+    A node is named by its host, or as host:pid for one program; a process by its title, for all of its replicas, or
+    with the number of one. The host and the title stay as they are when a program is started again, and so does the
+    pause.
 
     All nodes obey within a second. Waiting messages keep their place, messages in flight finish, and triggers still
     fire (`triggers pause` stops them). A name that no actor has had at this broker is refused: it may be misspelt.
     """
-    kind, name = _what(actor, source, everything=everything)
+    kind, name = _what(actor, source, node=node, process=process, everything=everything)
     found = pause_at(broker, timeout, kind, name, reason, force=force)
     click.echo(f"paused {found}" if found.reason == reason else f"{found} was paused before ({found.reason})")
 
@@ -86,9 +106,18 @@ def pause(
 @_of_what
 @broker_option
 @timeout_option
-def resume(actor: str | None, source: str | None, *, everything: bool, broker: str | None, timeout: float) -> None:
+def resume(
+    actor: str | None,
+    source: str | None,
+    *,
+    node: str | None,
+    process: str | None,
+    everything: bool,
+    broker: str | None,
+    timeout: float,
+) -> None:
     """End a pause, named as in `pause`. Other pauses stay."""
-    resume_at(broker, timeout, *_what(actor, source, everything=everything))
+    resume_at(broker, timeout, *_what(actor, source, node=node, process=process, everything=everything))
 
 
 @click.command(short_help="List what is paused.")

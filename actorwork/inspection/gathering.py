@@ -55,7 +55,14 @@ class Gathered:
                     found.is_whole = False
                 if part.kind != "actor":
                     continue
-                place = Place(node=node.id, name=node.name, state=state, part=part, blocked_for=blocked)
+                place = Place(
+                    node=node.id,
+                    name=node.name,
+                    state=state,
+                    part=part,
+                    blocked_for=blocked,
+                    process=node.report.process,
+                )
                 found.by_title.setdefault(part.title, []).append(place)
                 for source in part.sources:
                     found.by_source.setdefault(source, []).append(place)

@@ -28,6 +28,7 @@ from typing import Literal, TypeAlias
 import attrs
 
 from actorwork.message import Pause
+from actorwork.policy.pauses import is_there
 from actorwork.policy.reports import Counts, HeldMessage, HoldUp, PartReport
 from actorwork.shown import Value
 
@@ -87,6 +88,8 @@ class Place(Value):
     state: str
     part: PartReport
     blocked_for: float = 0.0
+    process: str = ""
+    """The title of the process that the node runs, if it runs one."""
 
     @property
     def is_alive(self) -> bool:
@@ -220,8 +223,16 @@ def _pause(pauses: Iterable[Pause], kind: str, name: str) -> Pause | None:
 
 
 def _off(place: Place, pauses: Iterable[Pause]) -> Pause | None:
-    """Return the pause of the actor at this place, if there is one."""
-    return _pause(pauses, "actor", place.part.title)
+    """Return the pause of the actor, its node or its process, if there is one."""
+    return next(
+        (
+            pause
+            for pause in pauses
+            if (pause.kind == "actor" and pause.name == place.part.title)
+            or is_there(pause, node=place.name, process=place.process)
+        ),
+        None,
+    )
 
 
 def _paused(pause: Pause) -> Reason:

@@ -11,8 +11,14 @@ from collections.abc import Collection, Iterable
 from actorwork.message import Pause, PauseKind, TriggerDefinition
 
 
-def withheld(pauses: Iterable[Pause], *, actor: str, sources: Collection[str]) -> frozenset[str]:
-    """Return those of an actor's sources that are paused: no message of them is started."""
+def withheld(
+    pauses: Iterable[Pause], *, actor: str, sources: Collection[str], node: str = "", process: str = ""
+) -> frozenset[str]:
+    """Return those of an actor's sources that are paused: no message of them is started.
+
+    `node` is the name of the node that asks, as in its report (host:pid), and `process` the title of the `Process` that
+    it runs, if it does.
+    """
     found: set[str] = set()
     for pause in pauses:
         match pause.kind:
@@ -20,11 +26,29 @@ def withheld(pauses: Iterable[Pause], *, actor: str, sources: Collection[str]) -
                 return frozenset(sources)
             case "actor" if pause.name == actor:
                 return frozenset(sources)
+            case "node" | "process" if is_there(pause, node=node, process=process):
+                return frozenset(sources)
             case "source" if pause.name in sources:
                 found.add(pause.name)
             case _:
                 pass
     return frozenset(found)
+
+
+def is_there(pause: Pause, *, node: str, process: str) -> bool:
+    """Whether a pause of a node or a process concerns this one.
+
+    Names are those that a restart leaves as they are: a host, and the title of a process. A replica has a number after
+    its title.
+    """
+    match pause.kind:
+        case "node":
+            return bool(node) and pause.name in (node, node.rpartition(":")[0])
+        case "process":
+            title, _, number = process.rpartition(" ")
+            return bool(process) and (pause.name == process or (number.isdecimal() and pause.name == title))
+        case _:
+            return False
 
 
 def is_off(pauses: Iterable[Pause], *, actor: str, trigger: str) -> bool:

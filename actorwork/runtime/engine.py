@@ -176,7 +176,14 @@ class Engine:
                 pausing: Pausing | None = None
                 if members.by_title:
                     # What is paused is known before anything is read.
-                    pausing = Pausing(broker.pauses, members.consumers, self.emit, self._status_check_interval)
+                    pausing = Pausing(
+                        broker.pauses,
+                        members.consumers,
+                        self.emit,
+                        self._status_check_interval,
+                        node=f"{socket.gethostname()}:{os.getpid()}",
+                        process=str(getattr(self.emit, "process", "")),
+                    )
                     await nursery.start(pausing.run)
                 metering = self.metering
                 if metering is None:

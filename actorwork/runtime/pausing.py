@@ -30,7 +30,18 @@ AGAIN: Final = 1.0
 class Pausing:
     """The pauses, as one node knows them. Implements `actorwork.triggers.scheduler.TriggerSwitches`."""
 
-    def __init__(self, pauses: Pauses, consumers: Iterable[Consumer], emit: EventSink, interval: float) -> None:
+    def __init__(
+        self,
+        pauses: Pauses,
+        consumers: Iterable[Consumer],
+        emit: EventSink,
+        interval: float,
+        *,
+        node: str = "",
+        process: str = "",
+    ) -> None:
+        self._node = node
+        self._process = process
         self._pauses = pauses
         self._consumers = tuple(consumers)
         self._emit = emit
@@ -88,7 +99,15 @@ class Pausing:
             return
         for consumer in self._consumers:
             subscription = consumer.subscription
-            consumer.pause_sources(withheld(found, actor=subscription.actor, sources=subscription.sources))
+            consumer.pause_sources(
+                withheld(
+                    found,
+                    actor=subscription.actor,
+                    sources=subscription.sources,
+                    node=self._node,
+                    process=self._process,
+                )
+            )
         self._emit(
             PausesChanged(
                 tuple(one for one in found if (one.kind, one.name) not in old),

@@ -311,3 +311,10 @@ def test_the_recipe_for_structlog_binds_what_is_handled():
         assert lines[event]["node"].endswith(f":{os.getpid()}")
         assert len(lines[event]["trace_id"]) == 32
     assert lines["packed"]["order"] == "lamp"
+
+
+def test_the_example_of_the_chapter_on_inspecting_runs(tmp_path: Path):
+    (example,) = re.findall(r"```python\n(.*?)```", (DOCS / "inspecting.md").read_text(encoding="utf-8"), re.DOTALL)
+    program = f"{example}\nimport trio\ntrio.run(look, 'sqlite:///{tmp_path}/messages.db')\n"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert "'code': 'nothing'" in ended.stdout

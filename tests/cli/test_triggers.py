@@ -131,9 +131,21 @@ def test_a_pause_of_a_name_that_no_actor_has_is_refused_unless_it_is_forced(
     assert len(shell.json("paused")) == 1
 
 
-@pytest.mark.parametrize("options", [[], ["--all", "--actor", "x"], ["--actor", "x", "--source", "y"]])
+def test_nodes_and_processes_are_paused_by_names_that_outlast_them(shell: Shell):
+    assert shell("pause", "--node", "web1").stdout == "paused node 'web1'\n"
+    shell("pause", "--process", "pool 2", "--reason", "leaks")
+    assert [(one["kind"], one["name"]) for one in shell.json("paused")] == [("node", "web1"), ("process", "pool 2")]
+    assert shell("resume", "--process", "pool 2").stdout == "resumed process 'pool 2'\n"
+    shell("resume", "--node", "web1")
+    assert "wants a name" in shell("pause", "--node", "", code=2).stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--all", "--actor", "x"], ["--actor", "x", "--node", "y"]])
 def test_a_pause_needs_exactly_one_target(shell: Shell, options: list[str]):
-    assert "choose one of --actor TITLE, --source NAME and --all" in shell("pause", *options, code=2).stderr
+    assert (
+        "choose one of --actor TITLE, --source NAME, --node NAME, --process TITLE and --all"
+        in shell("pause", *options, code=2).stderr
+    )
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,13 @@ def test_the_reason_of_a_source(counts: Counts, pauses: list[Pause], places: lis
     assert found.is_fine is (code in idle.FINE)
 
 
+def test_where_all_readers_are_on_paused_nodes_that_is_the_reason():
+    there, elsewhere = place(), attrs.evolve(place(), name="other:2", process="pool 1")
+    assert idle.of_source(SOME, [Pause("node", "h")], [there]).text == "node 'h' is paused"
+    assert idle.of_source(SOME, [Pause("node", "h")], [there, elsewhere]).code == "ready"
+    assert idle.of_source(SOME, [Pause("node", "h"), Pause("process", "pool")], [there, elsewhere]).code == "paused"
+
+
 def test_where_reports_do_not_show_everything_a_reader_may_be_hidden():
     found = idle.of_source(SOME, [], [], is_whole=False)
     assert (found.code, "not all reports show all actors" in found.text) == ("no reader", True)

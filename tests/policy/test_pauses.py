@@ -27,6 +27,26 @@ def test_an_actor_reads_nothing_of_what_is_paused(kind: PauseKind, name: str, ex
     assert withheld([Pause(kind, name)], actor="shop", sources={"orders", "mail"}) == expected
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "is_paused"),
+    [
+        ("node", "web1", True),
+        ("node", "web1:7", True),
+        ("node", "web1:8", False),
+        ("node", "web", False),
+        ("node", "pool", False),
+        ("process", "pool", True),
+        ("process", "pool 2", True),
+        ("process", "pool 1", False),
+        ("process", "web1", False),
+    ],
+)
+def test_a_node_reads_nothing_while_it_or_its_process_is_paused(kind: PauseKind, name: str, is_paused: bool):
+    found = withheld([Pause(kind, name)], actor="shop", sources={"orders"}, node="web1:7", process="pool 2")
+    assert found == ({"orders"} if is_paused else set())
+    assert withheld([Pause(kind, name)], actor="shop", sources={"orders"}) == set()
+
+
 def test_several_pauses_come_together():
     pauses = [Pause("source", "orders"), Pause("source", "elsewhere"), Pause("source", "mail")]
     assert withheld(pauses, actor="shop", sources={"orders", "mail", "news"}) == {"orders", "mail"}

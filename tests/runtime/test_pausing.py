@@ -1,5 +1,7 @@
 """No node begins a paused message: it stays at the broker, and is handled once the pause ends."""
 
+import os
+import socket
 from collections import Counter
 from pathlib import Path
 from typing import Any, cast
@@ -289,3 +291,20 @@ async def test_a_pause_stays_though_pauses_cannot_be_read_any_more(mock_clock: M
     assert [type(event) for event in events] == [PausesChanged, BrokerTrouble]
     with pytest.raises(BrokerError, match="away"):
         await pausing.refresh()
+
+
+@pytest.mark.parametrize("is_pid", [True, False], ids=["program", "host"])
+async def test_a_paused_node_begins_nothing_until_it_is_resumed(
+    mock_clock: MockClock, shop: type[Actor], seen: list[Any], is_pid: bool
+):
+    name = f"{socket.gethostname()}:{os.getpid()}" if is_pid else socket.gethostname()
+    async with open_test_system(shop) as system:
+        await system.broker.pauses.pause("node", name)
+        await system.broker.pauses.pause("process", "another")
+        await advance(0.01)
+        await send(system, "orders", 1)
+        await advance(5)
+        assert seen == []
+        await system.broker.pauses.resume("node", name)
+        await system.drain()
+    assert seen == [("shop", 1)]
