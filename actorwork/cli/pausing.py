@@ -165,7 +165,7 @@ def pause_at(
         with step():
             return await opened.pauses.pause(kind, name, reason=reason, by=whoami())
 
-    return speak(broker, timeout, talk, creates=force or kind == "everything")
+    return speak(broker, timeout, talk, creates=force or kind in ("everything", "node", "process"))
 
 
 def resume_at(broker: str | None, timeout: float, kind: PauseKind, name: str) -> None:
