@@ -183,7 +183,9 @@ def show(source: str, entry: str, *, broker: str | None, timeout: float, json_ou
         ]
         for name, value in facts:
             click.echo(f"{one_line(name)}: {one_line(value, 2000)}")
-        click.echo(f"\n{printable(payload_text(letter))}\n")
+        is_json = payload(letter)[0] != "bytes"
+        # Lines of JSON hold no line break of the message; those of anything else could be taken for lines of ours.
+        click.echo(f"\n{printable(payload_text(letter)) if is_json else indented(payload_text(letter))}\n")
         if letter.failure.traceback:
             click.echo(indented(letter.failure.traceback))
 
@@ -385,7 +387,7 @@ def _replay_changed(
     if json_output:
         print_json({"replayed": 1, "payload": codec.loads(changed)})
     else:
-        click.echo(f"replayed message {letter.id} as {one_line(changed.decode(errors='backslashreplace'))}")
+        click.echo(f"replayed message {one_line(letter.id)} as {one_line(changed.decode(errors='backslashreplace'))}")
 
 
 @dead.command(short_help="Write dead letters as JSON lines.")

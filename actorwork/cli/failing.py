@@ -4,6 +4,7 @@
     user_code     around what runs the user's own code: its traceback is shown, without the frames of this package
     FailingGroup  the group of all commands, which ends every error in this way
 
+No sentence and no traceback shows the password of a URL, or commands a terminal.
 `ACTORWORK_TRACEBACK=1` shows the whole traceback instead, for a report of a defect.
 """
 
@@ -16,12 +17,13 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import click
 
 from actorwork.cli.output import printable
 from actorwork.groups import leaves
+from actorwork.telemetry.formatting import masked
 
 TRACEBACK: Final = "ACTORWORK_TRACEBACK"
 _HERE: Final = str(Path(__file__).parent)
@@ -40,7 +42,7 @@ def failure(error: BaseException) -> click.ClickException:
             f"{type(error).__name__}: {error}. This may be a defect of actorwork:"
             f" {TRACEBACK}=1 shows the traceback that a report needs"
         )
-    return click.ClickException(printable(text))
+    return click.ClickException(printable(masked(text)))
 
 
 @contextmanager
@@ -52,8 +54,8 @@ def user_code(doing: str) -> Generator[None]:
         raise
     except Exception as error:
         lines = traceback.format_exception(type(error), error, _of_the_user(error.__traceback__))
-        click.echo(printable("".join(lines).rstrip("\n")), err=True)
-        raise click.ClickException(printable(f"{doing} failed: {type(error).__name__}: {error}")) from error
+        click.echo(printable(masked("".join(lines).rstrip("\n"))), err=True)
+        raise click.ClickException(printable(masked(f"{doing} failed: {type(error).__name__}: {error}"))) from error
 
 
 def _of_the_user(frames: TracebackType | None) -> TracebackType | None:
@@ -72,7 +74,11 @@ class FailingGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.Abort, click.exceptions.Exit):
+        except click.ClickException as error:
+            # Whatever its sentence quotes: an id, a reason, a URL.
+            cast("Any", error).message = printable(masked(error.message))
+            raise
+        except (click.Abort, click.exceptions.Exit):
             raise
         except Exception as error:
             # Click itself ends quietly when the reader of a pipe has gone.

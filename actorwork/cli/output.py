@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from actorwork.telemetry.formatting import masked
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -36,7 +38,8 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str, limit: int = 200) -> str:
-    text = printable(text).replace("\n", "\\n")
+    """Return a text as one line, without the passwords of URLs, for people."""
+    text = printable(masked(text)).replace("\n", "\\n")
     return text if len(text) <= limit else f"{text[:limit]}…"
 
 

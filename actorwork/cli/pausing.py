@@ -17,7 +17,7 @@ from actorwork.cli.brokers import (
     timeout_option,
     unknown_source_of,
 )
-from actorwork.cli.output import as_json, print_json, print_table
+from actorwork.cli.output import as_json, one_line, print_json, print_table
 from actorwork.inspection.words import moment
 
 if TYPE_CHECKING:
@@ -99,7 +99,8 @@ def pause(
     """
     kind, name = _what(actor, source, node=node, process=process, everything=everything)
     found = pause_at(broker, timeout, kind, name, reason, force=force)
-    click.echo(f"paused {found}" if found.reason == reason else f"{found} was paused before ({found.reason})")
+    before = f"{found} was paused before ({one_line(found.reason)})"
+    click.echo(f"paused {found}" if found.reason == reason else before)
 
 
 @click.command(short_help="End a pause.")

@@ -276,6 +276,7 @@ def _no_outcome(
 
 
 def _sent(factory: EnvelopeFactory, message_id: str, *, is_new: bool) -> str:
+    message_id = one_line(message_id)
     if is_new:
         return f"sent message {message_id} to {factory.target.words}"
     return f"message {message_id} was sent to {factory.target.words} before; it is kept once"

@@ -2,13 +2,15 @@
 
 Times are ISO 8601 in UTC. What came from outside (an id, a reason, a traceback) is made harmless: it cannot begin a
 line of its own, fill the screen or command the terminal. So every line of text that begins in the first column is the
-beginning of a record: all further ones (of a traceback, of an application's own message) are indented.
+beginning of a record: all further ones (of a traceback, of an application's own message) are indented. No line shows
+the password of a URL (`masked`).
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 import textwrap
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -18,10 +20,55 @@ ACTORS_LOGGER: Final = "actorwork.actor"
 """The logger of `context.log`."""
 _SHOWN: Final = (("actor", "actor"), ("message", "message_id"), ("attempt", "attempt"))
 _LONGEST: Final = 500
+_WORD: Final = r"""[^\s'"<>]+"""
+_PORT: Final = r"\d+(?:[/?#]|$)"
+_HIDDEN_OPTION: Final = (
+    r"""([?&;][\w.\-]{0,40}(?:pass|pwd|secret|token|credential|api_?key|signature)[\w.\-]{0,40}=)[^&;\s'"<>#]+"""
+)
+
+
+def masked(text: str) -> str:
+    """Return a text with `***` in the place of every password and token of a URL in it.
+
+        redis://ann:s3cret@host/0        redis://ann:***@host/0
+        https://host/path?token=abc      https://host/path?token=***
+
+    A password that is not percent-encoded may hold any character but a space or a quote. The time is linear in the
+    length of the text, which may come from outside.
+    """
+    # The expressions are compiled at their first use: most programs never need them.
+    if "@" in text and "://" in text:
+        text = re.sub(_WORD, lambda word: _without_passwords(word[0]), text)
+    if "=" in text and ("?" in text or "&" in text):
+        text = re.sub(_HIDDEN_OPTION, r"\1***", text, flags=re.IGNORECASE)
+    return text
+
+
+def _without_passwords(word: str) -> str:
+    if "@" not in word or "://" not in word:
+        return word
+    scheme, *rests = word.split("://")
+    return "://".join((scheme, *map(_without_password, rests)))
+
+
+def _without_password(rest: str) -> str:
+    """Hide the password in what follows `://`."""
+    place = re.split("[/?#]", rest, maxsplit=1)[0]
+    user, colon, password = place.partition(":")
+    if not colon:
+        return rest
+    if "@" in password:
+        end = place.rindex("@")
+    elif "@" in rest and "@" not in user and not re.match(_PORT, rest[len(user) + 1 :]):
+        end = rest.rindex("@")  # Not percent-encoded, it holds a / or the like.
+    else:
+        return rest
+    return f"{user}:***{rest[end:]}"
 
 
 def one_line(text: str) -> str:
-    """Keep a str from elsewhere from breaking the line, and from filling the screen."""
+    """Keep a str from elsewhere from breaking the line, filling the screen, and showing a password."""
+    text = masked(text)
     return printable(f"{text[:_LONGEST]}…" if len(text) > _LONGEST else text)
 
 
@@ -33,8 +80,8 @@ def printable(text: str) -> str:
 
 
 def indented(text: str) -> str:
-    """Keep lines from elsewhere from looking like records: printable, each with an indent."""
-    return "\n".join(f"{INDENT}{_readable(line)}" for line in text.split("\n"))
+    """Keep lines from elsewhere from looking like records: printable, without passwords, each with an indent."""
+    return "\n".join(f"{INDENT}{_readable(line)}" for line in masked(text).split("\n"))
 
 
 def _readable(line: str) -> str:
@@ -68,7 +115,7 @@ class TextFormatter(logging.Formatter):
         return _utc(record.created)
 
     def format(self, record: logging.LogRecord) -> str:
-        first, *more = super().format(record).split("\n")
+        first, *more = masked(super().format(record)).split("\n")
         # Those that begin with a space are indented already: by the methods below, or by the sink.
         return "\n".join((_readable(first), *(line if line.startswith(" ") else indented(line) for line in more)))
 
@@ -112,6 +159,7 @@ class JsonFormatter(logging.Formatter):
             line["traceback"] = self.formatException(record.exc_info)
         if record.stack_info:
             line["stack"] = record.stack_info
+        line = {key: masked(value) if isinstance(value, str) else value for key, value in line.items()}
         try:
             return printable_json(json.dumps(line, ensure_ascii=False, allow_nan=False, default=str))
         except (TypeError, ValueError):

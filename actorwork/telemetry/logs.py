@@ -23,7 +23,7 @@ from weakref import WeakKeyDictionary
 from actorwork import events
 from actorwork.policy.settlement import Ack
 from actorwork.telemetry.configuring import LOGGER
-from actorwork.telemetry.formatting import indented, one_line
+from actorwork.telemetry.formatting import indented, masked, one_line
 from actorwork.telemetry.sentences import Sentence, sentence_of
 
 if TYPE_CHECKING:
@@ -217,8 +217,15 @@ class LogSink:
             text,
             tuple(self._shown(argument) if isinstance(argument, str) else argument for argument in arguments),
             None if raised is None else (type(raised), raised, raised.__traceback__),
-            extra={"event": event, "node_id": self.node_id, **fields},
+            extra={
+                "event": event,
+                "node_id": self.node_id,
+                **{name: masked(value) if isinstance(value, str) else value for name, value in fields.items()},
+            },
         )
+        if raised is not None:
+            # Written here, so that it is harmless whatever formatter an application has.
+            record.exc_text = indented("".join(traceback.format_exception(raised)).rstrip("\n"))
         if failure is not None and failure.traceback:
             # The error is known by its printed traceback only. Every standard formatter prints what is in `exc_text`.
             # Indented, since they print it as it is, and it may hold lines of the message.

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -24,6 +25,34 @@ def python(program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", program], cwd=HOUSE, capture_output=True, text=True, check=False, timeout=60
     )
+
+
+SECRET = "s3cr3t"
+URL = f"redis://ann:{SECRET}@127.0.0.1:1/0"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(f"cannot reach {URL}"), TypeError(f"no {URL}"), click.ClickException(f"{URL}\x1b[2J is away")],
+    ids=lambda error: type(error).__name__,
+)
+def test_no_error_shows_a_password_or_commands_the_terminal(error: Exception, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(doctor, "_findings", fail)
+    result = CliRunner().invoke(actorwork, ["doctor"])
+    assert result.exit_code == 1
+    assert "redis://ann:***@127.0.0.1:1/0" in result.output
+    assert SECRET not in result.output
+    assert "\x1b" not in result.output
+
+
+def test_no_traceback_of_the_users_code_shows_a_password(shell: Shell):
+    (shell.folder / "leaky.py").write_text(f"URL = {URL!r}\nraise OSError(f'cannot reach {{URL}}')\n")
+    stderr = shell("run", "leaky:tree", code=1).stderr
+    assert "OSError: cannot reach redis://ann:***@127.0.0.1:1/0" in stderr
+    assert SECRET not in stderr
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ class Till(Actor):
 MESSAGES = [
     Envelope(source="orders", id="m1", data=b'{"number": 1}', headers={"lang": "en"}),
     Envelope(source="orders", id="m2", data=b'{"number": 2}'),
-    Envelope(source="returns", id="m3", data=b"no json\x1b[2J"),
+    Envelope(source="returns", id="m3", data=b"no json\x1b[2J\nerror: none"),
 ]
 
 
@@ -128,7 +128,8 @@ def test_json_on_a_terminal_commands_nothing_and_its_values_are_exact(shell: She
 
 def test_a_payload_that_is_no_json_is_shown_as_it_is(shell: Shell, letters: dict[str, DeadLetter]):
     assert shell.json("dead", "show", "returns", "m3")["payload_is"] == "bytes"
-    assert "no json\\x1b[2J" in shell("dead", "show", "returns", "m3").stdout
+    shown = shell("dead", "show", "returns", "m3").stdout
+    assert "  no json\\x1b[2J\n  error: none\n" in shown, "with an indent, or its lines could be taken for ours"
 
 
 @pytest.mark.parametrize("command", [("ls",), ("show", "orders", "m1"), ("show", "returns", "m3")])

@@ -220,6 +220,65 @@ def test_foreign_text_cannot_fill_the_screen(log: Log):
     assert len(log.line(settled(Fail(Failure("ValueError", "x" * 100_000))))) < 2000
 
 
+SECRET = "s3cr3t"
+URL = f"redis://ann:{SECRET}@broker:6379/0?ssl_password={SECRET}"
+
+
+def raised_with(text: str) -> OSError:
+    try:
+        raise OSError(text)
+    except OSError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    "formatter", [TextFormatter(), JsonFormatter(), logging.Formatter()], ids=["text", "json", "the standard one"]
+)
+@pytest.mark.parametrize(
+    "event",
+    [
+        events.BrokerLost(f"cannot reach {URL}", 1.0),
+        events.BrokerAdvice(f"no append-only file at {URL}", f"redis-cli -u {URL}"),
+        settled(Fail(broken(f"no such order at {URL}"))),
+        events.ActorTrouble("ac70", "greeter", "shutdown", raised_with(f"cannot close {URL}")),
+        events.ShutdownStage("intake", f"OSError: {URL}"),
+        events.NodeStarted("b001", URL, ()),
+    ],
+    ids=lambda event: type(event).__name__,
+)
+def test_no_line_of_an_event_shows_a_password(log: Log, event: events.Event, formatter: logging.Formatter):
+    line = log.line(event, formatter)
+    assert SECRET not in line
+    assert "ann:***@broker:6379" in line
+    assert SECRET not in str(vars(log.kept.records[-1])["msg"]) + str(vars(log.kept.records[-1]).get("error"))
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()], ids=["text", "json"])
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"msg": f"an application's own line: {URL}"},
+        {"msg": "%s failed", "args": (URL,)},
+        {"msg": "failed", "exc_info": raised(f"no {URL}")},
+        {"msg": "failed", "stack_info": f"Stack: {URL}"},
+        {"msg": "failed", "place": f"in extra: {URL}", "exc_info": raised(URL)},
+    ],
+)
+def test_our_formatters_show_no_password_whoever_logs_it(record: dict[str, Any], formatter: logging.Formatter):
+    line = formatter.format(logging.makeLogRecord({"levelname": "INFO", "name": "shop", **record}))
+    assert SECRET not in line
+    assert "ann:***@broker:6379" in line
+
+
+def test_the_traceback_of_an_error_of_ours_is_harmless_for_any_formatter(log: Log):
+    event = events.ActorTrouble("ac70", "greeter", "shutdown", raised_with(f"no\n{FORGED}"))
+    first, *more = log.line(event, logging.Formatter()).splitlines()
+    assert "the shutdown of greeter failed" in first
+    assert {line[:2] for line in more} == {"  "}
+    assert "user admin logged in\\x9b31m" in more[-1]
+    assert json.loads(log.line(event, JsonFormatter()))["traceback"].startswith("Traceback")
+
+
 LINES: list[tuple[events.Event, str, str]] = [
     (events.NodeStarted("b001", "redis://localhost", ()), "INFO", "b001"),
     (events.NodeStopped(25.0, forced=True), "WARNING", NODE),
