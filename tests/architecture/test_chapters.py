@@ -280,7 +280,7 @@ def test_the_examples_of_the_chapter_on_tracing_run(tmp_path: Path, monkeypatch:
 def test_the_recipe_for_structlog_binds_what_is_handled():
     examples = re.findall(r"```python\n(.*?)```", (DOCS / "tracing.md").read_text(encoding="utf-8"), re.DOTALL)
     chapter: dict[str, Any] = {"__name__": "chapter"}
-    exec(compile("import os\n" + examples[3], "docs/tracing.md", "exec"), chapter)
+    exec(compile("import os\n" + examples[-1], "docs/tracing.md", "exec"), chapter)
 
     class Packer(Actor):
         settings = Settings(title="packer")

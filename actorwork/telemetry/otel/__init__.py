@@ -2,6 +2,7 @@
 
 instrumentation  OpenTelemetry, the option of a system; Providers, which the application's own function makes
 handling         a span for each delivery that is handled
+measuring        the metrics of a system as observable instruments
 sending          a span for each message that is made, and its context in the headers of the message
 propagation      the W3C headers, and the parent of what is not sampled
 conventions      the names of spans and attributes
@@ -17,6 +18,7 @@ except ImportError as error:
     ) from error
 
 from actorwork.telemetry.otel.instrumentation import OpenTelemetry as OpenTelemetry, Providers as Providers
+from actorwork.telemetry.otel.measuring import export_metrics as export_metrics
 from actorwork.telemetry.otel.sending import sending as sending
 
-__all__ = ["OpenTelemetry", "Providers", "sending"]
+__all__ = ["OpenTelemetry", "Providers", "export_metrics", "sending"]
