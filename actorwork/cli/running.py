@@ -168,26 +168,26 @@ def run(
     from actorwork.errors import ConfigurationError, SettingsError
     from actorwork.runtime.main import run as run_tree
     from actorwork.runtime.system import parts_to_start
-    from actorwork.telemetry.configuring import configure
 
     loaded = load_tree(tree)
     configuration = configuration_of(files, concurrency)
-    chosen: dict[str, Any] = dict(configuration.options) if configuration is not None else {}
+    set_below: dict[str, Any] = dict(configuration.options) if configuration is not None else {}
     by_default = click.core.ParameterSource.DEFAULT
-    given = {name: value for name, value in options.items() if context.get_parameter_source(name) is not by_default}
+    given: dict[str, Any] = {
+        name: value for name, value in options.items() if context.get_parameter_source(name) is not by_default
+    }
     # A file may say more of what a flag switches on, such as the bounds of `--resources`.
-    chosen |= {name: value for name, value in given.items() if not (value is True and chosen.get(name))}
-    if "sources" in chosen:
-        chosen["sources"] = [name.strip() for names in chosen["sources"] for name in names.split(",") if name.strip()]
-    configure(chosen.pop("log_level", "INFO"), chosen.pop("log_format", "text"))
-    chosen["config"] = configuration
+    given = {name: value for name, value in given.items() if not (value is True and set_below.get(name))}
+    if "sources" in given:
+        given["sources"] = [name.strip() for names in given["sources"] for name in names.split(",") if name.strip()]
+    given["config"] = configuration
     try:
-        parts_to_start(loaded, cast("Any", chosen))
+        parts_to_start(loaded, cast("Any", {**set_below, **given}))
     except ConfigurationError:
         raise
     except SettingsError as error:
         raise click.UsageError(str(error)) from None
-    run_tree(loaded, **chosen)
+    run_tree(loaded, **given)
 
 
 def configuration_of(files: Sequence[Path], concurrency: Sequence[str] = ()) -> Configuration | None:

@@ -3,6 +3,7 @@
     first SIGTERM or SIGINT     the staged shutdown
     second                      handlers are cancelled now, their deliveries released
     third, or `grace` is over   the process ends, whatever still runs
+    SIGHUP                      files of settings are read again, if there are any (configuration/reloading)
 
     exit code 0     a clean stop
               1     the tree did not start or could not be kept alive, the broker refused, or a handler raised
@@ -24,7 +25,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self, Unpack, cast
@@ -43,6 +44,7 @@ from actorwork.stacks import frame_of_thread
 from actorwork.telemetry.configuring import configure
 
 if TYPE_CHECKING:
+    from actorwork.runtime.configuration.loading import Configuration
     from actorwork.runtime.options import Configured
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -60,6 +62,7 @@ def run(tree: object, **options: Unpack[RunOptions]) -> None:
     codes above.
     """
     refuse_unknown("run", options, RunOptions.__optional_keys__)
+    given = frozenset(options)
     with _Signals() as signals:
         if options.get("config") is not None:
             options = _configured(options)
@@ -76,7 +79,7 @@ def run(tree: object, **options: Unpack[RunOptions]) -> None:
                 configure()
                 log.error("SettingsError: %s", error)  # noqa: TRY400 - the sentence has it all
                 raise SystemExit(EXIT_FAILED) from None
-            code = _run(tree, options, signals)
+            code = _run(tree, options, signals, given)
     if code:
         raise SystemExit(code)
 
@@ -94,10 +97,10 @@ def _configured(options: RunOptions) -> RunOptions:
     return cast("RunOptions", {**logs, **chosen})
 
 
-def _run(tree: object, options: SystemOptions, signals: _Signals) -> int:
+def _run(tree: object, options: SystemOptions, signals: _Signals, given: Collection[str]) -> int:
     """Run it to its end; return the exit code, and log the reason of a failure."""
     try:
-        forced = trio.run(_main, tree, options, signals)
+        forced = trio.run(_main, tree, options, signals, given)
     except KeyboardInterrupt as error:
         # Not of a signal: those do not raise it. A handler raised it, and would raise it again after a restart.
         text = "stopped by a KeyboardInterrupt that a handler raised; the messages in flight were released"
@@ -111,7 +114,7 @@ def _run(tree: object, options: SystemOptions, signals: _Signals) -> int:
     return EXIT_FORCED if forced else 0
 
 
-async def _main(tree: object, options: SystemOptions, signals: _Signals) -> bool:
+async def _main(tree: object, options: SystemOptions, signals: _Signals, given: Collection[str]) -> bool:
     systems: list[System] = []
     async with open_unwrapping_nursery() as nursery:
         starting = trio.CancelScope()
@@ -121,6 +124,12 @@ async def _main(tree: object, options: SystemOptions, signals: _Signals) -> bool
 
             nursery.start_soon(reap_orphans)
         nursery.start_soon(_act_on, signals, systems, starting)
+        config = cast("Configured | None", options.get("config"))
+        if config is not None and config.read_again is not None:
+            # Imported here: only a program with files of settings needs it.
+            from actorwork.runtime.configuration.reloading import reload_on_hangup  # noqa: PLC0415
+
+            nursery.start_soon(reload_on_hangup, cast("Configuration", config), given)
         # A start is cancelled by the first signal, at whatever it waits for: there is nothing to end in stages.
         with starting:
             await trio.lowlevel.checkpoint()  # For a signal that came before: nothing is begun then.

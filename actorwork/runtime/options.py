@@ -11,7 +11,7 @@ An error names the argument alone, as the caller wrote it: `run(tree, lease=0)`.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypedDict
 
 import attrs
@@ -37,6 +37,11 @@ class Configured(Protocol):
     @property
     def options(self) -> Mapping[str, Any]:
         """The options of `run` that are set."""
+        ...
+
+    @property
+    def read_again(self) -> Callable[[], Any] | None:
+        """Reads the files again; None if there are none."""
         ...
 
     def applied_to(self, root: Supervisor) -> Supervisor:

@@ -95,3 +95,21 @@ def configure(
         logging.getLogger(name).setLevel(number)
     _configured.append((tuple(own), format))
     return True
+
+
+def change_levels(level: int | str) -> bool:
+    """Change the levels of the logs while the program runs; return whether this was done.
+
+    It is not where the application has set up logging. Raises `SettingsError`, as `configure` does.
+    """
+    if not _configured:
+        return False
+    whole, own = levels_of(level)
+    former, form = _configured[-1]
+    for name in former:
+        logging.getLogger(name).setLevel(logging.NOTSET)
+    logging.getLogger().setLevel(whole)
+    for name, number in own.items():
+        logging.getLogger(name).setLevel(number)
+    _configured[-1] = (tuple(own), form)
+    return True

@@ -1,6 +1,7 @@
 """`actorwork config`, and what files, variables and flags set for `actorwork run`."""
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from .test_running import ended, lines_until
 
 HOUSE = Path(__file__).parents[2]
 TREE = """
+import os
 from actorwork import Actor, Process, RateLimit, Settings, receive
 
 
@@ -20,7 +22,8 @@ class Till(Actor):
     @receive
     async def take(self, message: int) -> None:
         settings = self.context._actor.settings
-        print("runs", settings.concurrency, settings.mailbox.capacity, settings.limits[0].rate, flush=True)
+        of = (settings.concurrency, settings.mailbox.capacity, settings.limits[0].rate)
+        print("runs", *of, "in", os.getpid(), flush=True)
 
 
 tree = [Process([Till], name="counter", replicas=2)]
@@ -111,21 +114,42 @@ def test_a_flag_precedes_a_variable_which_precedes_a_file_in_each_process(market
         "ACTORWORK_LOG_FORMAT": "json",
     }
     with market.start("run", "market:tree", *arguments, **variables) as process:
-        assert lines_until(process, "runs")[-1] == "runs 4 55 5\n"
+        assert lines_until(process, "runs")[-1].startswith("runs 4 55 5 in ")
         process.terminate()
         code, logs = ended(process)
     assert code == 0, logs
     assert all(json.loads(line) for line in logs.splitlines())
 
 
-def test_alone_everything_is_in_one_process(market: Shell):
-    market("send", "orders", "1")
-    with market.start("run", "market:tree", "--solo", "--sources", "orders") as process:
-        assert lines_until(process, "runs")[-1] == "runs 1 1000 9\n"
+def test_at_a_hangup_the_file_is_read_again_and_what_cannot_change_is_named(market: Shell):
+    with market.start("run", "market:tree", "--config", "actorwork.toml", "--grace", "20s", "--solo") as process:
+        lines_until(process, "reads for till desk", of_log=True)
+        (market.folder / "actorwork.toml").write_text(f'log_level = "DEBUG"\ngrace = "9s"\n{FILE.replace("9s", "8s")}')
+        process.send_signal(signal.SIGHUP)
+        found = "".join(lines_until(process, "lease has changed", of_log=True))
+        found += "".join(lines_until(process, "grace stays", of_log=True) if "grace stays" not in found else [])
+        found += "".join(lines_until(process, "log_level is", of_log=True) if "log_level is" not in found else [])
+        assert "SIGHUP: lease has changed, which takes effect at the next start" in found
+        assert "SIGHUP: grace stays as it is: the call or a flag sets it" in found
+        assert "INFO actorwork.run: SIGHUP: log_level is DEBUG now" in found
+        assert "concurrency" not in found
+        (market.folder / "actorwork.toml").write_text("leese = 3")
+        process.send_signal(signal.SIGHUP)
+        lines_until(process, "SIGHUP: the configuration stays as it was: actorwork.toml: there is no", of_log=True)
         process.terminate()
         code, logs = ended(process)
     assert code == 0, logs
-    assert "actorwork[" not in logs
+
+
+def test_alone_everything_is_in_one_process_which_logs_as_its_file_says(market: Shell):
+    (market.folder / "actorwork.toml").write_text('log_level = "WARNING"\nlog_format = "json"')
+    market("send", "orders", "1")
+    arguments = ("--solo", "--sources", "orders", "--config", "actorwork.toml")
+    with market.start("run", "market:tree", *arguments) as process:
+        assert lines_until(process, "runs")[-1] == f"runs 1 1000 9 in {process.pid}\n"
+        process.terminate()
+        code, logs = ended(process)
+    assert (code, logs) == (0, "")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 A program declares what its actors are; an operator changes how they run: bounds, limits, processes, the broker, logs.
 Schedules, retry policies and middleware stay code. Read top-down:
 
+    reloading    SIGHUP: what may change while the program runs
     loading      the sources merged into one checked value, with the origin of each setting
     changing     the changes, applied to a tree: actors by title, processes and limits by name
     schema       all of it as JSON Schema, for editors

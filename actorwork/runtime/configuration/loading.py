@@ -5,7 +5,8 @@ earlier one. All that is wrong is reported at once.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -65,6 +66,8 @@ class Configuration:
     options: Mapping[str, Any] = attrs.field(repr=False)
     """The options of `run` that are set."""
     changes: TreeChanges = attrs.field(repr=False)
+    read_again: Callable[[], Configuration] | None = attrs.field(default=None, repr=False)
+    """Reads the same files and variables again; None if there are no files."""
 
     def applied_to(self, root: Supervisor) -> Supervisor:
         """Return a tree with the changed settings of actors, limits and processes.
@@ -87,9 +90,11 @@ def load(
     paths = [files] if isinstance(files, (str, os.PathLike)) else list(files)
     layers = [of_file(Path(path), problems) for path in paths]
     layers += of_environment(os.environ if environment is None else environment, problems)
+    flags = tuple(flags)
     found = merged([*layers, *flags], problems)
     problems.check()
-    return found
+    again = partial(load, paths, environment=environment, flags=flags) if paths else None
+    return attrs.evolve(found, read_again=again)
 
 
 def check(file: Path) -> Configuration:
