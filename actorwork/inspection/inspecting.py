@@ -411,6 +411,13 @@ def _urgency(source: SourceInfo) -> tuple[bool, float, str]:
 
 def _problems(gathered: Gathered, actors: Sequence[ActorInfo], sources: Sequence[SourceInfo]) -> list[Problem]:
     found = [Problem(kind="node", name=node.name, text=node.problem) for node in gathered.nodes if node.problem]
+    reporting = {node.id for node in gathered.nodes}
+    found += [
+        Problem(kind="node", name=f"{part.title} ({part.pid})", text="it has not reported itself so far")
+        for node in gathered.nodes
+        for part in (() if node.report is None else node.report.processes)
+        if part.node and part.node not in reporting
+    ]
     found += [
         Problem(kind="actor", name=actor.title, text=actor.why.text)
         for actor in actors

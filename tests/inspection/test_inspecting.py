@@ -172,8 +172,11 @@ async def test_nodes_that_are_late_blocked_or_without_a_lease_are_problems():
 async def test_the_tree_of_a_process_stands_in_that_of_its_program():
     broker = MemoryBroker()
     await write(broker, "parent", PartReport(title="pool", kind="process", node="child", pid=7))
-    await write(broker, "child", PartReport(title="mail", sources=("mails",)), process="pool")
     look = Inspection(broker)
+    (problem,) = (await look.overview()).problems
+    assert (problem.name, problem.text) == ("pool (7)", "it has not reported itself so far")
+    await write(broker, "child", PartReport(title="mail", sources=("mails",)), process="pool")
+    assert (await look.overview()).problems == ()
     (tree,) = await look.tree()
     assert [part.title for part in tree.root.walk()] == ["root", "pool", "mail"]
     assert (await look.nodes()).nodes[0].parent == "parent"
