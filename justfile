@@ -61,6 +61,10 @@ bench-actors *arguments:
 demo:
     python examples/census.py
 
+# the dashboard in Chromium: `apt-get install chromium`, and the extra `browser`
+test-browser *arguments:
+    pytest -m browser tests/web/test_browser.py {{ arguments }}
+
 # a shop in which something is always wrong, and its dashboard: `just demo-web --listen 127.0.0.1:8080`
 demo-web *arguments:
     python examples/dashboard.py {{ arguments }}

@@ -1,0 +1,259 @@
+"""The dashboard in a real browser: Chromium of the distribution, driven by Playwright.
+
+    apt-get install chromium && pip install -e '.[browser]' && pytest -m browser
+
+No build of a browser is downloaded; `CHROMIUM` names another one than that of the PATH. axe-core comes from a package
+of the extra, and is evaluated by the driver, since the pages would not load it.
+"""
+
+import importlib
+import importlib.util
+import os
+import shutil
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from actorwork.actors.actor import Actor
+from actorwork.actors.handlers.table import receive
+from actorwork.brokers import open_broker
+from actorwork.clients.opening import open_client
+from actorwork.message import Envelope
+from actorwork.policy.runs.values import Plan, StepPlan
+from actorwork.runtime.system import open_system
+from actorwork.settings import Interval, Settings, Trigger
+from actorwork.web.access import Access
+from actorwork.web.dashboard import NAVIGATION, app
+from actorwork.web.serving import Place, serve_pages
+
+pytestmark = pytest.mark.browser
+
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+LONG = "a-name-of-many-characters-" * 10
+
+
+class Till(Actor):
+    settings = Settings(
+        title="till",
+        sources={"orders"},
+        concurrency=4,
+        triggers=[Trigger(title="count", schedule=Interval(hours=1), kwargs={"n": 0})],
+    )
+
+    @receive
+    async def take(self, *, n: int, password: str = "") -> None:
+        if n < 0:
+            raise ValueError(f"no order has the number {n}")
+        if n > 1000:
+            await trio.sleep_forever()
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
+    """Serve a shop in which something is wrong; yields the URL, of an admin or (below it) of a viewer."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('shop')}/shop.db"
+    serving: dict[str, Any] = {}
+    is_up, stop = threading.Event(), trio.Event()
+
+    def access(request: Any) -> Access:
+        return Access("ann", request.headers.get("x-role", "admin"))
+
+    async def main() -> None:
+        serving["token"] = trio.lowlevel.current_trio_token()
+        async with open_broker(url) as broker, open_system(Till, broker=broker, grace=1), open_client(broker) as client:
+            await client.ref(Till).submit({"n": 2000}, id="stuck")
+            await broker.publish(
+                [Envelope("orders", f"bad-{n}", b'{"n": -%d, "password": "geheim"}' % n) for n in (1, 2)]
+            )
+            await broker.publish([Envelope("orders", f"later-{n}", b'{"n": 1}', delay=3600 + n) for n in range(300)])
+            await client.pause(source="paused-source", reason=LONG)
+            for run in ("run-1", "run-2"):
+                steps = (
+                    StepPlan(name="approved", kind="signal"),
+                    StepPlan(name=LONG, source="nowhere", template=("1",)),
+                )
+                await broker.runs.start(Plan(id=run, home="h", steps=steps, result=("1",), title=f"words of {run}"))
+            while len(await broker.dead_letters.list("orders")) < 2:  # noqa: ASYNC110 - no event says it
+                await trio.sleep(0.01)
+            serving["broker"] = broker
+            async with trio.open_nursery() as nursery:
+                serve = partial(serve_pages, app(broker, access=access), Place("127.0.0.1", 0), stop=stop.wait)
+                serving["url"] = await nursery.start(serve)
+                is_up.set()
+
+    thread = threading.Thread(target=lambda: trio.run(main))
+    thread.start()
+    assert is_up.wait(60)
+    yield serving["url"]
+    serving["token"].run_sync_soon(stop.set)
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Generator[Any]:
+    if CHROMIUM is None or importlib.util.find_spec("playwright") is None:
+        pytest.fail(f"this wants chromium and playwright: {(__doc__ or '').splitlines()[2].strip()}")
+    # By name: the extra is no part of what a change is checked with.
+    driver: Any = importlib.import_module("playwright.sync_api")
+    with driver.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def window(chromium: Any, width: int = 1440, scheme: str = "light", role: str = "admin") -> Generator[Any]:
+    """Open a page of a browser; nothing on it may fail in the console."""
+    context = chromium.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=scheme, extra_http_headers={"x-role": role}
+    )
+    page = context.new_page()
+    troubles: list[str] = []
+
+    def note(message: Any) -> None:
+        if getattr(message, "type", "error") == "error":
+            troubles.append(str(getattr(message, "text", message)))
+
+    page.on("console", note)
+    page.on("pageerror", note)
+    yield page
+    context.close()
+    assert [one for one in troubles if "403" not in one] == []
+
+
+def violations(page: Any) -> list[str]:
+    spec = importlib.util.find_spec("axe_playwright_python")
+    assert spec is not None
+    assert spec.origin is not None
+    (axe,) = Path(spec.origin).parent.rglob("axe.min.js")
+    page.evaluate(axe.read_text(encoding="utf-8"))
+    found: Any = page.evaluate("options => axe.run(document, options)", RULES)
+    return [
+        f"{one['id']}: {node['target']} {node['failureSummary']}"
+        for one in found["violations"]
+        for node in one["nodes"][:3]
+    ]
+
+
+def places(page: Any, shop: str) -> list[str]:
+    page.goto(f"{shop}/dead/letters")
+    letter = page.locator("td.name a").first.get_attribute("href")
+    page.goto(f"{shop}/nodes")
+    node = page.locator("td.name a").first.get_attribute("href")
+    return [
+        *NAVIGATION, letter, node, node.replace("/node?", "/node/stacks?"), "/dead/letters", "/run?id=run-1",
+        "/message?id=stuck", "/message?id=nothing", "/nowhere",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 900, 1440])
+def test_each_page_is_accessible_and_fits(shop: str, chromium: Any, width: int, scheme: str):
+    context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = context.new_page()
+    wrong: dict[str, list[str]] = {}
+    for place in places(page, shop):
+        page.goto(f"{shop}{place}")
+        page.locator("main h1, main .empty").first.wait_for()
+        found = violations(page)
+        if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
+            found.append("it is wider than the window")
+        if found:
+            wrong[place] = found
+    context.close()
+    assert wrong == {}
+
+
+def test_a_page_follows_what_happens_elsewhere(shop: str, chromium: Any):
+    with window(chromium) as watching, window(chromium) as acting:
+        watching.goto(f"{shop}/pauses")
+        watching.locator("#live[data-state=live]").wait_for()
+        acting.goto(f"{shop}/sources")
+        acting.locator("tr", has_text="orders").get_by_role("button", name="Pause orders").click()
+        acting.locator("dialog input").fill("stocktaking")
+        acting.locator("dialog button.main").click()
+        watching.get_by_text("stocktaking").wait_for()
+        acting.locator("tr", has_text="orders").get_by_role("button", name="Resume orders").click()
+        acting.locator("dialog button.main").click()
+        watching.get_by_text("stocktaking").wait_for(state="detached")
+
+
+def test_a_source_is_paused_by_the_keyboard_alone(shop: str, chromium: Any):
+    with window(chromium) as page:
+        page.goto(f"{shop}/sources")
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.className") == "skip"
+        page.keyboard.press("/")
+        assert page.evaluate("document.activeElement.id") == "find"
+        for _ in range(200):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.getAttribute('aria-label')") == "Pause orders":
+                break
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+        page.keyboard.press("Enter")
+        page.locator("dialog[open]").wait_for()
+        page.keyboard.press("Escape")
+        page.locator("dialog[open]").wait_for(state="hidden")
+        page.get_by_role("button", name="Pause orders").focus()
+        page.keyboard.press("Enter")
+        page.locator("dialog[open]").wait_for()
+        page.keyboard.press("Enter")
+        page.get_by_role("button", name="Resume orders").click()
+        page.locator("dialog button.main").click()
+        page.get_by_role("button", name="Pause orders").wait_for()
+
+
+def test_a_dead_letter_is_edited_and_replayed(shop: str, chromium: Any):
+    with window(chromium) as page:
+        page.goto(f"{shop}/dead/letters")
+        page.get_by_role("link", name="bad-1").click()
+        payload = page.locator("textarea")
+        assert "geheim" not in payload.input_value()
+        payload.fill(payload.input_value().replace("-1", "1"))
+        page.get_by_role("button", name="Replay with this payload").click()
+        page.locator("dialog button.main").click()
+        page.wait_for_url("**/dead")
+        page.goto(f"{shop}/dead/letters")
+        page.get_by_role("link", name="bad-2").wait_for()
+        assert page.get_by_role("link", name="bad-1").count() == 0
+
+
+def test_a_run_is_cancelled(shop: str, chromium: Any):
+    with window(chromium) as page:
+        page.goto(f"{shop}/run?id=run-2")
+        page.get_by_role("button", name="Cancel", exact=True).first.click()
+        page.locator("dialog input").fill("no longer wanted")
+        page.locator("dialog button.main").click()
+        page.locator(".head .badge", has_text="cancelled").wait_for()
+        page.get_by_text("no longer wanted").first.wait_for()
+
+
+def test_a_viewer_has_no_buttons_and_is_refused_what_they_send(shop: str, chromium: Any):
+    with window(chromium, role="viewer") as page:
+        page.goto(f"{shop}/sources")
+        assert page.locator("main button").count() == 0
+        status = page.evaluate(
+            "fetch('/api/pauses/pause', {method: 'POST', headers: {'Content-Type': 'application/json'},"
+            ' body: \'{"kind": "everything"}\'}).then(answer => answer.status)'
+        )
+        assert status == 403
+
+
+def test_without_its_script_the_dashboard_works(shop: str, chromium: Any):
+    context = chromium.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{shop}/sources")
+    page.get_by_role("button", name="Pause orders").click()
+    page.get_by_role("button", name="Confirm").click()
+    page.get_by_role("link", name="Back").click()
+    page.get_by_role("button", name="Resume orders").click()
+    page.get_by_role("button", name="Confirm").click()
+    page.get_by_text("resumed source 'orders'").wait_for()
+    context.close()
