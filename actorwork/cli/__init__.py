@@ -1,5 +1,5 @@
 """The command line: `actorwork run | send | result | cancel | runs | dead | spool | triggers | pause | resume | paused
-| messages | purge | audit | web | health | doctor | config`.
+| messages | purge | audit | web | health | metrics | doctor | config`.
 
 Exit codes, of every command:
 
@@ -22,6 +22,7 @@ It needs click and rich, which the extra `cli` installs; nothing outside this pa
     messages, purging, audit     `messages`; `purge`; `audit`
     web                          `web`: the dashboard
     health, doctor               `health`; `doctor`
+    metrics                      `metrics`: those of the broker, the dashboard, the alert rules
     configuring                  `config`: what is set, what may be set, what is wrong with a file
     brokers                      what every command needs that uses a broker: options, the time limit, errors
     failing                      how a command fails: one sentence, and no traceback but the user's own

@@ -12,6 +12,7 @@ from actorwork.cli.failing import FailingGroup
 from actorwork.cli.health import health
 from actorwork.cli.inspecting import inspect
 from actorwork.cli.messages import messages
+from actorwork.cli.metrics import metrics
 from actorwork.cli.pausing import pause, paused, resume
 from actorwork.cli.purging import purge
 from actorwork.cli.running import run
@@ -71,6 +72,7 @@ for command in (
     audit,
     web,
     health,
+    metrics,
     doctor,
     config,
 ):

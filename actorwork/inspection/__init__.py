@@ -3,6 +3,7 @@
     inspecting   questions about what runs, and commands to nodes: `Inspection`
     gathering    all reports, read once and put in order
     values       what an inspection returns, and `as_json`
+    metrics      what waits in sources and who reads them, for Prometheus
     letters      dead letters and their causes as JSON
     schedules    triggers, and when they fire next
     flows        runs of workflows and their steps

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -47,6 +48,8 @@ class Metering:
         self.registry = Registry()
         self.sink = MetricsSink(self.registry, emit)
         self._members: Members | None = None
+        self._server: tuple[str, str] | None = None
+        """What the broker is, and its version, once that is known."""
         self._clock: Callable[[], float] = time.monotonic
 
     def __repr__(self) -> str:
@@ -86,10 +89,7 @@ class Metering:
 
     async def describe(self, broker: Broker) -> None:
         """Find out what the broker is, for `actorwork_info`."""
-        kind, server = "memory", ""
-        if isinstance(broker, DescribesServer):
-            kind, server = await broker.describe_server()
-        self.registry.family("actorwork_info").set((version("actorwork"), kind, server), 1)
+        self._server = await broker.describe_server() if isinstance(broker, DescribesServer) else ("memory", "")
 
     # ---- gauges ----
 
@@ -131,8 +131,16 @@ class Metering:
                 actors[record.spec.title, record.state.value] += 1
             elif isinstance(record.spec, Process):
                 processes[process_label(record.spec.title), record.state.value] += 1
+        if self._server is not None:
+            family("actorwork_info").replace({(_own_version(), *self._server): 1})
         family("actorwork_actors").replace(actors)
         family("actorwork_processes").replace(processes)
+
+
+@cache
+def _own_version() -> str:
+    # When somebody reads, and not at the start: to find it costs as much as thousands of messages.
+    return version("actorwork")
 
 
 def _records(supervision: RunningSupervisor) -> Iterator[ChildRecord]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from actorwork import events
+from actorwork.inspection.metrics import BrokerRoute
 from actorwork.telemetry import health
 from actorwork.telemetry.formatting import one_line
 from actorwork.telemetry.heartbeat import EVERY, Heartbeat
@@ -47,6 +48,7 @@ def routes_of(engine: Engine, beat: Heartbeat, hang_timeout: float) -> Mapping[s
     }
     if engine.metering is not None:
         routes["/metrics"] = _metrics(engine.metering.registry)
+        routes["/metrics/broker"] = BrokerRoute(lambda: engine.broker)
     return {**routes, **{alias: routes[path] for alias, path in _ALIASES.items()}}
 
 

@@ -82,7 +82,9 @@ class Registry:
         self.families: dict[str, Family] = {metric.name: Family(metric, self._bounded) for metric in table}
         self.meter = Measurements(self.family)
         """Takes what is measured and is no event."""
-        self.collectors: list[Callable[[], object]] = [self.meter.collect]
+        self.collectors: list[Callable[[], object]] = []
+        if "actorwork_lease_margin_seconds" in self.families:
+            self.collectors.append(self.meter.collect)
         self._values: dict[Labels, set[str]] = {}
         """The values of each label that are told apart."""
         self._children: tuple[Mapping[tuple[str, int], Snapshot], Snapshot] = ({}, ())

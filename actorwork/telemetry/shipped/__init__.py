@@ -1,0 +1,1 @@
+"""What is shipped for other programs: a dashboard for Grafana, alert rules for Prometheus."""
