@@ -13,6 +13,8 @@ from actorwork.web.request import Action, Done, Form, Page, Plan, Refused, Sight
 
 MOST: Final = 3000
 """Sources and actors on a page, at most."""
+SHOWN: Final = 300
+"""So many of them if the page does not ask for more: a page that follows is sent again each second."""
 NODES: Final = 100
 """Nodes on a page."""
 PARTS: Final = 600
@@ -46,18 +48,19 @@ _OF_SOURCES: Final = ("source", "dead letters")
 
 async def view_sources(sight: Sight) -> dict[str, Any]:
     """Show sources: those where nothing happens first, then those with the oldest messages."""
+    limit = sight.number("limit", SHOWN, most=MOST)
     inspection = inspection_of(sight)
     everything = list(await inspection.sources())
     everything.sort(key=_urgency)
     titles = [actor.title for actor in await inspection.actors()] if len(everything) <= MOST else []
     of_titles = {default_source(identity(title)): f"actor:{title}" for title in titles}
     return {
-        "sources": [{**as_json(one), "label": of_titles.get(one.name, one.name)} for one in everything[:MOST]],
+        "sources": [{**as_json(one), "label": of_titles.get(one.name, one.name)} for one in everything[:limit]],
         "total": len(everything),
         "backlog": sum(one.backlog for one in everything),
         "oldest": max((one.oldest for one in everything if one.oldest is not None), default=None),
         "paused": sum(one.why is not None and one.why.code == "paused" for one in everything),
-        "limit": MOST,
+        "limit": limit,
     }
 
 
@@ -90,6 +93,7 @@ async def view_node(sight: Sight) -> dict[str, Any]:
 
 async def view_actors(sight: Sight) -> dict[str, Any]:
     """Show the trees of all programs, each actor with its state, its mailbox, and what it handles."""
+    limit = sight.number("limit", SHOWN, most=MOST)
     inspection = inspection_of(sight)
     trees = await inspection.tree()
     programs: list[dict[str, Any]] = []
@@ -105,8 +109,9 @@ async def view_actors(sight: Sight) -> dict[str, Any]:
         "programs": programs,
         "programs_total": len(trees),
         "is_cut": left < 0,
-        "limit": PARTS,
-        "actors": as_json([*actors[:MOST]]),
+        "most_parts": PARTS,
+        "limit": limit,
+        "actors": as_json([*actors[:limit]]),
         "total": len(actors),
     }
 
