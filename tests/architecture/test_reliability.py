@@ -47,7 +47,7 @@ def test_each_window_names_a_test_that_always_runs():
 
 
 def test_only_these_have_no_short_form_among_their_own_parameters():
-    """Of the first two the short forms are drills beside them in the table; chaos looks for what no drill thought of."""
+    """Short forms of the first two are drills beside them in the table; chaos looks for what no drill thought of."""
     assert {name for name, test in functions().items() if not always_runs(test)} == {
         "test_a_minute_of_silence_under_a_stream_of_messages",
         "test_a_circuit_keeps_messages_from_failing_and_a_backlog_brings_processes",
