@@ -34,7 +34,7 @@ from actorwork.web.guarding import HEADERS, LARGEST_BODY, foreign_write, wrong_h
 from actorwork.web.masking import SECRETS, Masking
 from actorwork.web.opening import OpenedBroker
 from actorwork.web.pages import flows, letters, messages, overview, pausing, records, schedules, spooled
-from actorwork.web.rendering import Renderer
+from actorwork.web.rendering import renderer
 from actorwork.web.request import Action, Done, Form, Page, Plan, Refused, Sight, not_found
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -114,7 +114,7 @@ class Dashboard:
     def __init__(self, broker: OpenedBroker, options: Options) -> None:
         self._broker = broker
         self._options = options
-        self._renderer = Renderer()
+        self._renderer = renderer()
         self._sending = secret_numbers.token_hex(8)
         self._sent = 0
         self.is_closing = False

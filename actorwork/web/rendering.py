@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import urlencode
@@ -65,6 +66,12 @@ class Renderer:
     def whole(self, main: str, frame: Mapping[str, Any]) -> str:
         """Draw a page around its middle."""
         return self._environment.get_template("base.html").render(main=Markup(main), stamp=self.stamp, **frame)  # noqa: S704 - drawn above, escaped
+
+
+@cache
+def renderer() -> Renderer:
+    """Return the renderer of all dashboards of this program: its templates are compiled once."""
+    return Renderer()
 
 
 def count(number: int | None) -> str:
