@@ -35,7 +35,7 @@ test *arguments:
 
 # everything: also the long forms, a minute of chaos, a thousand chords, and more examples
 test-all *arguments:
-    pytest -n auto --dist worksteal -m "" --hypothesis-profile long {{ arguments }}
+    pytest -n auto --dist worksteal -m "not browser" --hypothesis-profile long {{ arguments }}
 
 # real processes, killed, frozen and disconnected at random: `just chaos --seconds 600 --seed 7`, `just chaos --chords`
 chaos *arguments:
