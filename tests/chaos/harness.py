@@ -369,10 +369,14 @@ class Harness:
                         await client.wait_replayed()
             async with open_broker(self.direct_url) as broker:
                 done, until = -1, 0.0
+                empty = 0
                 while True:
                     waiting = [await broker.backlog(one) for one in (chain.IN, chain.MIDDLE, chain.LAST)]
                     waiting.append(len(await broker.delayed.list()))
-                    if not any(waiting):
+                    # Between two questions a message may go on to a place that was asked already, and be seen in
+                    # none. It does so once in the 0.2 s by which a retry is delayed: not four times in a row.
+                    empty = 0 if any(waiting) else empty + 1
+                    if empty > 3:
                         break
                     count = self.effects.count("third", "ended")
                     if count > done:
