@@ -52,6 +52,7 @@ def test_only_these_have_no_short_form_among_their_own_parameters():
         "test_a_minute_of_silence_under_a_stream_of_messages",
         "test_a_circuit_keeps_messages_from_failing_and_a_backlog_brings_processes",
         "test_a_minute_of_chaos",
+        "test_mypy_refuses_what_has_to_be_refused",
         "test_a_minute_of_the_harness",
         "test_a_thousand_chords_while_their_nodes_are_killed_and_frozen",
     }

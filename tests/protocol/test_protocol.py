@@ -490,7 +490,7 @@ def loop(redis_server: RedisServer, redis_url: str) -> Generator[Loop]:
         loop.close()
 
 
-EXAMPLES = [45, pytest.param(1000, marks=pytest.mark.long)]
+EXAMPLES = [30, pytest.param(1000, marks=pytest.mark.long)]
 
 
 @pytest.mark.parametrize("examples", EXAMPLES)

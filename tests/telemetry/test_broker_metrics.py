@@ -77,6 +77,8 @@ async def test_a_node_is_counted_as_a_reader_and_its_message_as_in_hand(url: str
             await trio.sleep(0.05)
         assert {source for source, _ in readers} == {"orders", *own}
         assert read(registry, "actorwork_nodes") == {(): 1}
+        system.stop()
+        system.stop()  # Again, so that the handler that never ends is not waited for.
 
 
 async def test_the_broker_is_asked_once_in_a_while_however_many_look():

@@ -44,6 +44,7 @@ def test_there_is_something_to_refuse(file: Path, at_least: int) -> None:
     assert len(refused(file)) >= at_least
 
 
+@pytest.mark.long
 def test_mypy_refuses_what_has_to_be_refused(tmp_path: Path) -> None:
     bares = [without_ignores(file, tmp_path) for file in FILES]
     said = check("mypy", "--no-error-summary", "--hide-error-context", *map(str, (*FILES, *bares)))
