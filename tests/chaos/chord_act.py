@@ -89,7 +89,7 @@ class ChordAct(Act):
             yield
             return
         # No fault touches this server or its connections, so there is no proxy.
-        with open_redis_server(append_only=True, config={"appendfsync": "everysec"}) as self.server:
+        with open_redis_server(append_only=True) as self.server:
             self.direct_url = self.url = self.server.url
             yield
 
