@@ -13,11 +13,7 @@ Every run has its own node and its own server, on which the messages are already
 other load affects them alike. The last lines are the batched publish of messages due now and in an hour.
 """
 
-import argparse
-import json
 import statistics
-import subprocess
-import sys
 import time
 from functools import partial
 from typing import Any
@@ -30,6 +26,7 @@ from actorwork.codec import encode
 from actorwork.message import Envelope, MessageIds, Priority
 from actorwork.policy.retry import Fixed
 from actorwork.testing.redis_server import open_redis_server
+from benchmarks.variants import Figures, in_turns, options_of, run_drain
 
 PAD = "x" * 56
 RETRY = RetryPolicy(attempts=5, on={TimeoutError: RetryPolicy(attempts=9, backoff=Fixed(seconds=1))})
@@ -93,7 +90,7 @@ async def publish(url: str, messages: list[Envelope]) -> float:
         return len(messages) / (time.perf_counter() - begin)
 
 
-async def drain(url: str, variant: str, expected: int) -> dict[str, float]:
+async def drain(url: str, variant: str, expected: int) -> Figures:
     """Handle all stored messages with the variant's policies."""
     actor = type("Counter", (Counter,), {"settings": Settings(title="counter", **SETTINGS[variant])})
     began: list[float] = []
@@ -108,13 +105,6 @@ async def drain(url: str, variant: str, expected: int) -> dict[str, float]:
     }
 
 
-def run_drain(variant: str, messages: int) -> dict[str, float]:
-    with open_redis_server() as server:
-        trio.run(publish, server.url, envelopes(messages, variant))
-        command = [sys.executable, "-m", "benchmarks.policies", "--worker", variant, server.url, str(messages)]
-        return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
 def run_publish(messages: int, **more: Any) -> float:
     with open_redis_server() as server:
         return trio.run(publish, server.url, envelopes(messages, "off", **more))
@@ -126,24 +116,19 @@ def show(name: str, values: list[float], base: list[float], rest: str = "") -> N
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--messages", type=int, default=40_000)
-    parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--variants", default=",".join(SETTINGS))
-    parser.add_argument("--worker", nargs=3, metavar=("VARIANT", "URL", "MESSAGES"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.worker:
-        variant, url, messages = options.worker
-        print(json.dumps(trio.run(drain, url, variant, int(messages))))
+    if (options := options_of(__doc__ or "", list(SETTINGS), drain)) is None:
         return
-    variants = list(dict.fromkeys(["off", *options.variants.split(",")]))
-    results: dict[str, list[dict[str, float]]] = {variant: [] for variant in variants}
+
+    def run(variant: str) -> Figures:
+        return run_drain("benchmarks.policies", variant, publish, envelopes(options.messages, variant))
+
     published: dict[str, list[float]] = {"plain": [], "delayed": []}
-    for _ in range(options.repeat):
-        for variant in variants:
-            results[variant].append(run_drain(variant, options.messages))
+
+    def publish_both() -> None:
         published["plain"].append(run_publish(options.messages))
         published["delayed"].append(run_publish(options.messages, delay=3600.0))
+
+    results = in_turns(options, run, after_round=publish_both)
     base = [run["rate"] for run in results["off"]]
     for variant, runs in results.items():
         cpu = statistics.median(run["cpu_us"] for run in runs)

@@ -15,11 +15,7 @@ which the messages are already stored. Variants take turns, so that other load a
 time is the one that other load disturbs least.
 """
 
-import argparse
-import json
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -30,8 +26,8 @@ import trio
 
 from actorwork import Child, open_system, receive
 from actorwork.message import Envelope
-from actorwork.testing.redis_server import open_redis_server
 from benchmarks.policies import Counter, Mark, envelopes, publish
+from benchmarks.variants import Figures, in_turns, options_of, run_drain
 
 VARIANTS = ("off", "headers", "none", "one", "contextless", "all", "sentry")
 TRACE = "4bf92f3577b34da6a3ce929d{:08x}"
@@ -87,7 +83,7 @@ class Timed(Counter):
             self.done.set()
 
 
-async def drain(url: str, variant: str, expected: int) -> dict[str, float]:
+async def drain(url: str, variant: str, expected: int) -> Figures:
     began: list[float] = []
     done = trio.Event()
     telemetry = telemetry_of(variant)
@@ -98,14 +94,7 @@ async def drain(url: str, variant: str, expected: int) -> dict[str, float]:
     return {"rate": expected / (began[-1] - began[0]), "cpu_us": spent / expected * 1e6}
 
 
-def run_drain(variant: str, messages: int) -> dict[str, float]:
-    with open_redis_server() as server:
-        trio.run(publish, server.url, messages_of(variant, messages))
-        command = [sys.executable, "-m", "benchmarks.tracing", "--worker", variant, server.url, str(messages)]
-        return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
-def show(name: str, runs: list[dict[str, float]], base: list[dict[str, float]]) -> None:
+def show(name: str, runs: list[Figures], base: list[Figures]) -> None:
     rate, cpu = (statistics.median(run[figure] for run in runs) for figure in ("rate", "cpu_us"))
     ratio = statistics.median(run["rate"] / other["rate"] for run, other in zip(runs, base, strict=True))
     by_cpu = statistics.median(other["cpu_us"] / run["cpu_us"] for run, other in zip(runs, base, strict=True))
@@ -115,21 +104,13 @@ def show(name: str, runs: list[dict[str, float]], base: list[dict[str, float]]) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--messages", type=int, default=40_000)
-    parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--variants", default=",".join(VARIANTS))
-    parser.add_argument("--worker", nargs=3, metavar=("VARIANT", "URL", "MESSAGES"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.worker:
-        variant, url, messages = options.worker
-        print(json.dumps(trio.run(drain, url, variant, int(messages))))
+    if (options := options_of(__doc__ or "", VARIANTS, drain)) is None:
         return
-    variants = list(dict.fromkeys(["off", *options.variants.split(",")]))
-    results: dict[str, list[dict[str, float]]] = {variant: [] for variant in variants}
-    for _ in range(options.repeat):
-        for variant in variants:
-            results[variant].append(run_drain(variant, options.messages))
+
+    def run(variant: str) -> Figures:
+        return run_drain("benchmarks.tracing", variant, publish, messages_of(variant, options.messages))
+
+    results = in_turns(options, run)
     for variant, runs in results.items():
         show(variant, runs, results["off"])
 
