@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from actorwork.abc import Broker, EventSink, Subscription, meter_of
-from actorwork.events import BrokerBack, BrokerLost, BrokerTrouble
+from actorwork.events import BrokerBack, BrokerLost
 from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.streams import diagnosis, keys, scripts
 from actorwork.streams.changes import RedisChanges
@@ -23,6 +23,7 @@ from actorwork.streams.sending import RedisSending
 from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.client import ConnectionEvent, ConnectionLost, RedisClient, open_client
 from actorwork.streams.transport.redis_py import RedisError
+from actorwork.streams.watches import subscribed
 
 _ATTEND = keys.ATTEND.encode()
 _PAUSES = keys.PAUSES.encode()
@@ -169,11 +170,8 @@ class RedisBroker(RedisSending, Broker):
 
     async def _listen(self, emit: EventSink) -> None:
         """Subscribe to requests for maintenance; without them, nodes maintain their sources once a second."""
-        try:
-            await self._client.subscribe(_ATTEND)
-        except RedisError as error:
-            next_step = "going on; short delays and released messages may be a second late"
-            emit(BrokerTrouble(f"subscribing to {keys.ATTEND}", str(error), next_step))
+        otherwise = "short delays and released messages may be a second late"
+        await subscribed(self._client, keys.ATTEND, emit, otherwise=otherwise)
 
     @asynccontextmanager
     async def open_replies(self) -> AsyncGenerator[RedisReplies]:

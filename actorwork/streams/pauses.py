@@ -12,12 +12,12 @@ from typing import Any
 
 from actorwork.abc import EventSink, Pauses, Triggers
 from actorwork.errors import BrokerError
-from actorwork.events import BrokerTrouble
 from actorwork.message import Pause, PauseKind
 from actorwork.policy.pauses import concerned
 from actorwork.streams import keys, scripts
 from actorwork.streams.transport.commands import Commands, Subscriptions
-from actorwork.streams.transport.redis_py import RedisError, ResponseError, cannot, is_wrong_type
+from actorwork.streams.transport.redis_py import ResponseError, cannot, is_wrong_type
+from actorwork.streams.watches import subscribed
 
 
 class RedisPauses(Pauses):
@@ -77,15 +77,10 @@ class RedisPauses(Pauses):
     async def watch(self, changed: Callable[[], object]) -> AsyncGenerator[bool]:
         self._watchers.append(changed)
         try:
-            is_told = self._subscriptions is not None
-            try:
-                if self._subscriptions is not None:
-                    await self._subscriptions.subscribe(keys.PAUSES.encode())
-            except RedisError as error:
-                is_told = False
-                next_step = "going on; the node looks every second what is paused"
-                self._emit(BrokerTrouble(f"subscribing to {keys.PAUSES}", str(error), next_step))
-            yield is_told
+            otherwise = "the node looks every second what is paused"
+            yield self._subscriptions is not None and await subscribed(
+                self._subscriptions, keys.PAUSES, self._emit, otherwise=otherwise
+            )
         finally:
             self._watchers.remove(changed)
 

@@ -15,13 +15,13 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from actorwork.abc import Commands, EventSink, Reports
-from actorwork.events import BrokerTrouble
 from actorwork.message import Priority
 from actorwork.policy.reports import Ask, Counts, Found, Mail, StoredReport
 from actorwork.streams import keys, scripts
 from actorwork.streams.entries import delayed_from
 from actorwork.streams.transport import commands
-from actorwork.streams.transport.redis_py import RedisError, cannot
+from actorwork.streams.transport.redis_py import cannot, checked
+from actorwork.streams.watches import subscribed
 
 AT_ONCE: Final = 100
 """Commands that a node takes at once, and that wait for it at most."""
@@ -58,13 +58,13 @@ class RedisReports(Reports):
             self._entered.add(node)
             wanted.append(("ZREMRANGEBYSCORE", keys.REPORTS, "-inf", _long_over(now)))
         with cannot("write the report of this node"):
-            asks, watched, *_ = _raised(await self._client.call_many(wanted))
+            asks, watched, *_ = checked(await self._client.call_many(wanted))
         return _mail(asks, watched)
 
     async def drop(self, node: str) -> None:
         self._entered.discard(node)
         with cannot("delete the report of this node"):
-            _raised(
+            checked(
                 await self._client.call_many(
                     [("DEL", keys.report(node), keys.asks(node)), ("ZREM", keys.REPORTS, node)], idempotent=True
                 )
@@ -72,12 +72,11 @@ class RedisReports(Reports):
 
     async def nodes(self) -> tuple[float, Sequence[str]]:
         with cannot("read which nodes report"):
-            time, flat = _raised(
+            time, flat = checked(
                 await self._client.call_many(
                     [("TIME",), ("ZRANGE", keys.REPORTS, 0, -1, "WITHSCORES")], idempotent=True
                 )
             )
-            now = int(time[0]) + int(time[1]) / 1e6
             now = int(time[0]) + int(time[1]) / 1e6
             # The score of a node that reports meanwhile is later than this.
             over = _long_over(now)
@@ -150,7 +149,7 @@ class RedisCommands(Commands):
         with cannot(f"ask node {node}"):
             if not await self._client.call("EXISTS", keys.report(node), keys.lease(node), idempotent=True):
                 return None
-            _raised(
+            checked(
                 await self._client.call_many(
                     [
                         ("RPUSH", waiting, name.encode() + b" " + data),
@@ -164,7 +163,7 @@ class RedisCommands(Commands):
 
     async def take(self, node: str) -> Mail:
         with cannot("look for commands to this node"):
-            asks, watched = _raised(
+            asks, watched = checked(
                 await self._client.call_many([("LPOP", keys.asks(node), AT_ONCE), ("PTTL", keys.WATCHED)])
             )
         return _mail(asks, watched)
@@ -182,15 +181,10 @@ class RedisCommands(Commands):
         listener = (node.encode(), called)
         self._listeners.append(listener)
         try:
-            is_told = self._subscriptions is not None
-            try:
-                if self._subscriptions is not None:
-                    await self._subscriptions.subscribe(keys.ASKS.encode())
-            except RedisError as error:
-                is_told = False
-                next_step = "going on; this node looks for commands every few seconds"
-                self._emit(BrokerTrouble(f"subscribing to {keys.ASKS}", str(error), next_step))
-            yield is_told
+            otherwise = "this node looks for commands every few seconds"
+            yield self._subscriptions is not None and await subscribed(
+                self._subscriptions, keys.ASKS, self._emit, otherwise=otherwise
+            )
         finally:
             self._listeners.remove(listener)
 
@@ -215,11 +209,3 @@ def _counts(source: str, now: int, backlog: int, delayed: int, dead: int, oldest
 def _long_over(now: float) -> int:
     """Return the scores of nodes whose reports have run out: nodes know the time of the server to within a moment."""
     return round((now - 5.0) * 1000)
-
-
-def _raised(replies: list[Any]) -> list[Any]:
-    """Return replies; raise the first one that is an error."""
-    for reply in replies:
-        if isinstance(reply, Exception):
-            raise reply
-    return replies

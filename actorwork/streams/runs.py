@@ -10,7 +10,7 @@ from actorwork.abc import Runs
 from actorwork.message import Status
 from actorwork.streams import keys, scripts
 from actorwork.streams.transport.commands import Commands
-from actorwork.streams.transport.redis_py import cannot
+from actorwork.streams.transport.redis_py import cannot, checked
 
 if TYPE_CHECKING:
     from actorwork.policy.runs.values import Plan, RunInfo, StepInfo
@@ -62,11 +62,7 @@ class RedisRuns(Runs):
                 return []
             at = keys.run(home, run)
             commands = [("HGETALL", f"{at}:{part}") for part in ("steps", "state", "ends", "values", "grown")]
-            hashes: list[dict[bytes, bytes]] = []
-            for reply in await self._client.call_many(commands, idempotent=True):
-                if isinstance(reply, Exception):
-                    raise reply
-                hashes.append(reply)
+            hashes: list[dict[bytes, bytes]] = checked(await self._client.call_many(commands, idempotent=True))
             if hashes.pop():
                 hashes.append(await self._client.call("HGETALL", f"{at}:next", idempotent=True))
             steps = steps_from(run, *hashes)
@@ -86,9 +82,8 @@ class RedisRuns(Runs):
             last = -1 if statuses else max(limit, _PAGE)
             commands = [("ZREVRANGE", keys.runs_of(home.decode()), 0, last, "WITHSCORES") for home in homes]
             found: list[tuple[float, str, str]] = []
-            for home, reply in zip(homes, await self._client.call_many(commands, idempotent=True), strict=True):
-                if isinstance(reply, Exception):
-                    raise reply
+            pages = checked(await self._client.call_many(commands, idempotent=True))
+            for home, reply in zip(homes, pages, strict=True):
                 found += [(float(score), run.decode(), home.decode()) for run, score in reply]
         found.sort(reverse=True)
         runs: list[RunInfo] = []
@@ -109,10 +104,7 @@ class RedisRuns(Runs):
         wanted = {status.encode() for status in statuses}
         commands = [("HGET", keys.run(home, run), "status") for run, home in page]
         with cannot("list the runs"):
-            replies = await self._client.call_many(commands, idempotent=True)
-            for reply in replies:
-                if isinstance(reply, Exception):
-                    raise reply
+            replies = checked(await self._client.call_many(commands, idempotent=True))
         return [run for (run, _), status in zip(page, replies, strict=True) if status in wanted]
 
     async def cancel(self, run: str, reason: str) -> bool:

@@ -22,7 +22,7 @@ from actorwork.streams.in_flight import Counters, InFlightEntries
 from actorwork.streams.keys import SourceKeys
 from actorwork.streams.settler import Settler
 from actorwork.streams.transport.client import RedisClient
-from actorwork.streams.transport.redis_py import ResponseError
+from actorwork.streams.transport.redis_py import ResponseError, checked
 
 SOURCES: Final = 64
 
@@ -209,9 +209,7 @@ class SourceSet:
         are wanted too.
         """
         noted = [("SADD", keys.groups, self.group) for keys in self._keys.values()]
-        for reply in await self._client.call_many(noted, idempotent=True):
-            if isinstance(reply, Exception):
-                raise reply
+        checked(await self._client.call_many(noted, idempotent=True))
         used = [("SMEMBERS", keys.priorities) for keys in self._keys.values()]
         levels = await self._client.call_many(used, idempotent=True)
         self.learn(

@@ -13,7 +13,7 @@ from actorwork.message import Failure, MessageInfo, Progress, Status, TrackedMes
 from actorwork.streams import keys, scripts
 from actorwork.streams.entries import dead_letter_from
 from actorwork.streams.transport.commands import Commands
-from actorwork.streams.transport.redis_py import cannot
+from actorwork.streams.transport.redis_py import cannot, checked
 
 PAGE: Final = 1000
 """How many lives, or dead letters, are read at once."""
@@ -78,10 +78,9 @@ class RedisStates(States):
             found: list[TrackedMessage] = []
             for first in range(0, len(ids), PAGE):
                 names = [one.decode() for one in ids[first : first + PAGE]]
-                lives = await self._client.call_many([("HGETALL", of.state(name)) for name in names], idempotent=True)
+                commands = [("HGETALL", of.state(name)) for name in names]
+                lives = checked(await self._client.call_many(commands, idempotent=True))
                 for name, life in zip(names, lives, strict=True):
-                    if isinstance(life, Exception):
-                        raise life
                     if b"status" in life:
                         info = info_from(source, name, life)
                         is_delayed = not info.status.is_final and life.get(b"place", b"").startswith(b"~")

@@ -13,7 +13,7 @@ from actorwork.errors import BrokerError
 from actorwork.policy.values import stale
 from actorwork.streams import keys, scripts
 from actorwork.streams.transport.commands import Commands
-from actorwork.streams.transport.redis_py import ConnectionError, cannot  # noqa: A004
+from actorwork.streams.transport.redis_py import ConnectionError, cannot, checked  # noqa: A004
 
 
 class RedisValues:
@@ -28,12 +28,8 @@ class RedisValues:
     async def get(self, name: str) -> VersionedValue | None:
         key = keys.shared(name)
         with cannot(f"read the shared value {name!r}"):
-            found, time = await self._client.call_many(
-                [("HMGET", key, "data", "version", "until"), ("TIME",)], idempotent=True
-            )
-            for reply in (found, time):
-                if isinstance(reply, Exception):
-                    raise reply
+            commands = [("HMGET", key, "data", "version", "until"), ("TIME",)]
+            found, time = checked(await self._client.call_many(commands, idempotent=True))
         data, version, until = found
         # The key of a value that was written under a token outlives the value (lua/value.lua).
         if data is None or (until is not None and int(until) <= int(time[0]) * 1000 + int(time[1]) // 1000):

@@ -1,14 +1,31 @@
-"""Who watches which channel: the same for all programs, whatever their loop is."""
+"""Channels: how a node subscribes to one, and who watches which; the same for all programs, whatever their loop is."""
 
 from __future__ import annotations
 
 from typing import Final, Generic, Protocol, TypeVar
 
+from actorwork.abc import EventSink
+from actorwork.events import BrokerTrouble
 from actorwork.streams import keys
+from actorwork.streams.transport.commands import Subscriptions
+from actorwork.streams.transport.redis_py import RedisError
 
 LOOK_EVERY: Final = 3.0
 LOOKS_AT_ONCE: Final = 100
 """How many watches look again every few seconds, in turn: a thousand that wait must not keep the server busy."""
+
+
+async def subscribed(subscriptions: Subscriptions, channel: str, emit: EventSink, *, otherwise: str) -> bool:
+    """Subscribe to a channel; return whether that succeeded. Where it is refused (by an ACL), report it.
+
+    `otherwise` says in that report what the node does without announcements.
+    """
+    try:
+        await subscriptions.subscribe(channel.encode())
+    except RedisError as error:
+        emit(BrokerTrouble(f"subscribing to {channel}", str(error), f"going on; {otherwise}"))
+        return False
+    return True
 
 
 class Told(Protocol):

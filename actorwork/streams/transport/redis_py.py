@@ -154,6 +154,14 @@ def cannot(what: str) -> Generator[None]:
         raise BrokerError(f"cannot {what}: {error}", may_pass=may_pass(error)) from error
 
 
+def checked(replies: list[Any]) -> list[Any]:
+    """Return the replies to several commands; raise the first one that is an error."""
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies
+
+
 def connection_options(url: str) -> dict[str, Any]:
     """Parse a `redis://`, `rediss://` or `unix://` url into the options of a connection and its `connection_class`."""
     # Needed only for what `direct` leaves to redis-py: it executes the whole package.
