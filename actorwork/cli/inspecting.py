@@ -69,7 +69,7 @@ def inspect(context: click.Context, *, broker: str | None, timeout: float, json_
     Without a command: everything in one look. NODE is the id of a node or the beginning of it, its name (host:pid), its
     host, or its pid.
 
-    What is shown is what the nodes report of themselves, at most two seconds old while somebody looks. WHY says in one
+    What is shown is what the nodes report of themselves, at most two seconds old while it is asked. WHY says in one
     line why nothing is happening, or what is.
     """
     if context.invoked_subcommand is not None:
@@ -79,6 +79,11 @@ def inspect(context: click.Context, *, broker: str | None, timeout: float, json_
         named = {name: value for name, value in given.items() if context.get_parameter_source(name) is source}
         context.default_map = {context.invoked_subcommand: named}
         return
+    print_overview(broker, timeout, json_output=json_output)
+
+
+def print_overview(broker: str | None, timeout: float, *, json_output: bool, rows: int | None = None) -> None:
+    """Look at a broker and print what runs there, with so many rows of each table; None for all."""
     from actorwork.inspection import as_json as in_json
 
     overview = looked(broker, timeout, lambda look: look.overview())
@@ -86,9 +91,9 @@ def inspect(context: click.Context, *, broker: str | None, timeout: float, json_
         print_json(in_json(overview))
         return
     click.echo(head_of(overview))
-    for title, headings, rows in tables_of(overview):
+    for title, headings, found in tables_of(overview):
         click.echo(f"\n{title}")
-        print_table(headings, rows)
+        print_table(headings, found[:rows])
 
 
 @inspect.command(short_help="The tree of a program, with its processes.")

@@ -206,13 +206,9 @@ def age(status: SpoolStatus | None) -> float:
 def in_json(one: Spooled) -> dict[str, Any]:
     import json
 
-    from actorwork import codec
-    from actorwork.errors import CodecError
+    from actorwork.inspection.letters import json_or_text
 
-    try:
-        payload: Any = codec.loads(one.data)
-    except CodecError:
-        payload = one.data.decode(errors="backslashreplace")
+    _, payload = json_or_text(one.data)
     return {
         "source": one.source,
         "message_id": one.id,

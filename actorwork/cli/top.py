@@ -8,8 +8,8 @@ import click
 
 from actorwork.cli.brokers import Step, broker_option, speak, timeout_option
 from actorwork.cli.durations import Duration
-from actorwork.cli.inspecting import head_of, looked, tables_of
-from actorwork.cli.output import as_json, console, one_line, print_json, print_table
+from actorwork.cli.inspecting import head_of, print_overview, tables_of
+from actorwork.cli.output import as_json, console, one_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -32,16 +32,7 @@ def top(*, every: float, broker: str | None, timeout: float, json_output: bool) 
     """Show what runs where, live, until Ctrl-C; where the output is no terminal, once."""
     out = console()
     if json_output or not out.is_terminal:
-        overview = looked(broker, timeout, lambda look: look.overview())
-        if json_output:
-            from actorwork.inspection import as_json as in_json
-
-            print_json(in_json(overview))
-            return
-        click.echo(head_of(overview))
-        for title, headings, rows in tables_of(overview):
-            click.echo(f"\n{title}")
-            print_table(headings, rows[:ROWS])
+        print_overview(broker, timeout, json_output=json_output, rows=ROWS)
         return
 
     import trio

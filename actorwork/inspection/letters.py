@@ -35,15 +35,20 @@ def error(letter: DeadLetter) -> str:
 
 def payload(letter: DeadLetter) -> tuple[str, Any]:
     """Return the kind of a payload (`json`, `fields` or `bytes`), and the payload as a JSON value."""
+    if not isinstance(letter.payload, bytes):
+        return "fields", {_text(name): _text(value) for name, value in letter.payload.items()}
+    return json_or_text(letter.payload)
+
+
+def json_or_text(data: bytes) -> tuple[str, Any]:
+    """Return the kind of a message's data (`json` or `bytes`), and the data as a JSON value."""
     from actorwork import codec
     from actorwork.errors import CodecError
 
-    if not isinstance(letter.payload, bytes):
-        return "fields", {_text(name): _text(value) for name, value in letter.payload.items()}
     try:
-        return "json", codec.loads(letter.payload)
+        return "json", codec.loads(data)
     except CodecError:
-        return "bytes", _text(letter.payload)
+        return "bytes", _text(data)
 
 
 def payload_text(letter: DeadLetter) -> str:

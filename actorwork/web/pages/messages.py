@@ -9,6 +9,7 @@ from typing import Any, Final
 from actorwork import codec
 from actorwork.errors import CodecError
 from actorwork.inspection import as_json
+from actorwork.inspection.letters import json_or_text
 from actorwork.inspection.words import how_far, moment, progress_in_json
 from actorwork.message import Delayed, Envelope, MessageInfo
 from actorwork.settings import SOURCE, SOURCE_IN_WORDS, default_source, identity
@@ -87,10 +88,9 @@ def delayed_in_json(sight: Sight, one: Delayed) -> dict[str, Any]:
     """Return a delayed message as JSON, as far as a user may see it."""
     shown = None
     if sight.access.may("see_payloads"):
-        try:
-            shown = sight.masking.masked(codec.loads(one.payload))
-        except CodecError:
-            shown = one.payload.decode(errors="backslashreplace")
+        kind, shown = json_or_text(one.payload)
+        if kind == "json":
+            shown = sight.masking.masked(shown)
     return {
         "source": one.source,
         "id": one.id,
