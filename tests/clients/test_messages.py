@@ -20,11 +20,6 @@ class Till(Actor):
         return number
 
 
-@pytest.fixture(params=["memory", "redis"])
-def broker(request: pytest.FixtureRequest) -> MemoryBroker | str:
-    return MemoryBroker() if request.param == "memory" else request.getfixturevalue("redis_url")
-
-
 async def test_messages_are_found_by_state_with_arguments_and_duration(broker: MemoryBroker | str):
     async with open_client(broker) as client:
         till = client.ref(Till)

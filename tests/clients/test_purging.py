@@ -20,11 +20,6 @@ class Till(Actor):
         return number
 
 
-@pytest.fixture(params=["memory", "redis"])
-def broker(request: pytest.FixtureRequest) -> MemoryBroker | str:
-    return MemoryBroker() if request.param == "memory" else request.getfixturevalue("redis_url")
-
-
 async def test_a_purge_is_counted_in_advance_and_recorded(broker: MemoryBroker | str):
     async with open_client(broker) as client:
         till = client.ref(Till)
