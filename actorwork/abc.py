@@ -110,7 +110,7 @@ class Meter(Protocol):
         ...
 
     def lease_renewed(self, margin: float) -> None:
-        """The node's lease was renewed when it had so many seconds left. May be called from any thread."""
+        """The node's lease was renewed when it had `margin` seconds left. May be called from any thread."""
         ...
 
 

@@ -69,7 +69,7 @@ class Inspection:
     # ---- what runs where ----
 
     async def watch(self, seconds: float = 5.0) -> None:
-        """Have all nodes report every two seconds for so long. Call it again while somebody looks."""
+        """Have all nodes report every two seconds for `seconds`. A caller that goes on looking calls it again."""
         try:
             await self._broker.reports.watch(seconds)
         except BrokerError as error:
@@ -181,7 +181,7 @@ class Inspection:
         return [self._source(gathered, one) for one in (await self._count(gathered, gathered.sources)).values()]
 
     async def source(self, name: str) -> SourceInfo:
-        """Return a source; one that nobody has used is empty, and not read."""
+        """Return a source; one that was never used is empty, and not read."""
         gathered = await self._gather()
         return self._source(gathered, (await self._count(gathered, [name]))[name])
 
@@ -274,7 +274,7 @@ class Inspection:
     async def stop(
         self, which: str, *, by: str = "", grace: float | None = None, within: float = ANSWER_WITHIN
     ) -> Obeyed:
-        """Have a node begin its staged shutdown, in its own grace or in one of so many seconds.
+        """Have a node begin its staged shutdown, in its own grace or in one of `grace` seconds.
 
         A process of a tree is started again by its supervisor.
         """

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from actorwork.events import Event
 
 _OWN_BUDGET: Final = 0.8
-"""The part of the time for the end that the telemetry is told of; the rest is for what ignores it."""
+"""The part of the time for the end that is given to the telemetry; the rest is for one that ignores it."""
 
 log = logging.getLogger("actorwork.telemetry")
 

@@ -1,6 +1,6 @@
 """What a running system is measured by, where it counts metrics: without them nothing of this is there.
 
-gauges      of the tree and the mailboxes: computed when somebody reads, in the thread that reads
+gauges      of the tree and the mailboxes: computed when a reader asks, in the thread of the reader
 lag         a task that is due four times a second, and notes how late it runs
 wrappers    around the node and the sinks of its subscriptions: what is read, and sent with settlements
 """
@@ -139,7 +139,7 @@ class Metering:
 
 @cache
 def _own_version() -> str:
-    # When somebody reads, and not at the start: to find it costs as much as thousands of messages.
+    # At the first reading, and not at the start: to find it costs as much as thousands of messages.
     return version("actorwork")
 
 

@@ -15,7 +15,7 @@ action is planned first, which checks it, counts, and words the question; then i
     rendering     templates and their filters
     opening       the broker that the pages show, kept open, on either loop
     access        who may do what: roles, tokens, passwords, trusted headers
-    guarding      which requests are refused whoever sends them: hosts, foreign sites, sizes; headers of responses
+    guarding      which requests are refused from every user: hosts, foreign sites, sizes; headers of responses
     request       what a view and an action are given
     masking       values that look like secrets
 

@@ -1,4 +1,4 @@
-"""Requests that are refused whoever sends them, and the headers of every response.
+"""Requests that are refused from every user, and the headers of every response.
 
 A browser sends a user's credentials along with requests that other sites make it send. So what changes anything must
 come from our own pages: the browser says so in `Sec-Fetch-Site`, or where it does not know that header, in `Origin`. A

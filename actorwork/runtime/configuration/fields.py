@@ -5,7 +5,7 @@
     ProcessFields    of a process of the tree, by its name: [processes.NAME]
     LimitFields      of the limits that have a name: [limits.NAME]
 
-These classes are declarations, which typed-settings enumerates; nobody makes instances. A setting that is not given is
+These classes are declarations, which typed-settings enumerates; no code makes instances. A setting that is not given is
 left as the program has it, so none of them has a default of its own. A variable is named after the path of its setting,
 `ACTORWORK_ACTORS__EMAIL__MAILBOX__CAPACITY`. Kubernetes makes variables as well, for a service that is called
 `actorwork` or `actorwork-web`: these end in `_PORT`, `_PORT_…` or `_SERVICE_…`, so no setting may.

@@ -1,7 +1,7 @@
 """The task that writes a node's report, and looks for commands with it.
 
     usually          every 10 seconds, give or take a quarter, so that the nodes of a cluster spread
-    watched          every 2 seconds, as long as somebody looks
+    watched          every 2 seconds, as long as an operator looks
     called           at once: a command waits for this node, or reports begin to be watched
 
 A broker that lives in this process alone is asked for nothing unless a look at it calls: in tests in virtual time no

@@ -1,7 +1,7 @@
 """Counts events: a sink before the sink of the system.
 
 The end of a delivery is the only event that occurs for every message, so what it needs for an actor is looked up once
-and kept (`_Account`). What can be computed when somebody reads is not counted: the ends of kind `ack` are the values in
+and kept (`_Account`). What can be computed for a reader is not counted: the ends of kind `ack` are the values in
 their histogram.
 """
 

@@ -1,4 +1,4 @@
-"""Measurements that are no events: they would be too many, or are of interest to nobody else.
+"""Measurements that are no events: they would be too many, or are of interest to metrics alone.
 
 Implements `abc.Meter`. The loop calls most of it; the thread that renews a lease calls `lease_renewed`, and the thread
 that writes the embedded broker's file calls `command`. No two threads write one series.

@@ -5,7 +5,7 @@ bucket, how many were beyond the last bound, and their sum. To count costs a fra
 Each series is written by one thread; any thread may read.
 
 Labels are bounded: beyond `MOST` values of a label (50 classes of errors for each actor) the rest is counted as
-`_other`, so that neither this process nor whoever stores the metrics runs full.
+`_other`, so that neither this process nor the store of the metrics runs full.
 
 The processes of a tree report snapshots of their registries. Their counters and histograms are added to these here;
 their gauges stay apart, under the label `process`. What a process had counted when it ended stays in the sums, so no
