@@ -47,7 +47,10 @@ def test_each_window_names_a_test_that_always_runs():
 
 
 def test_only_these_have_no_short_form_among_their_own_parameters():
-    """Short forms of the first two are drills beside them in the table; chaos looks for what no drill thought of."""
+    """Short forms of the first two are drills beside them in the table; chaos looks for what no drill thought of.
+
+    What servers of web applications serve is asked of the application itself by the tests beside theirs.
+    """
     assert {name for name, test in functions().items() if not always_runs(test)} == {
         "test_a_minute_of_silence_under_a_stream_of_messages",
         "test_a_circuit_keeps_messages_from_failing_and_a_backlog_brings_processes",
@@ -55,4 +58,5 @@ def test_only_these_have_no_short_form_among_their_own_parameters():
         "test_mypy_refuses_what_has_to_be_refused",
         "test_a_minute_of_the_harness",
         "test_a_thousand_chords_while_their_nodes_are_killed_and_frozen",
+        "test_uvicorn_serves_it_with_two_workers_that_have_a_client_each",
     }

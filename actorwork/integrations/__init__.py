@@ -1,0 +1,10 @@
+"""Frameworks of web applications, each by its own module, with the extra of its name.
+
+    starlette    `lifespan`, the dependency `client`, and `event_response`; on asyncio and on Trio
+    fastapi      the same, and `ClientDep` for the signatures of routes
+    opened       the client that an application keeps open: what happens while the broker is away
+    extras       the error for a framework that is not installed
+
+A module of this room imports its framework, and nothing else imports the module: a program without the framework never
+comes here.
+"""

@@ -1,0 +1,48 @@
+"""The examples of the chapter on web frameworks are run, so that they cannot rot."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from actorwork import Actor, Settings, SystemThread, receive
+
+CHAPTER = Path(__file__).parents[2] / "docs" / "integrations.md"
+
+
+class Greeter(Actor):
+    settings = Settings(title="greeter")
+
+    @receive
+    async def greet(self, *, name: str) -> str:
+        return f"Hello {name}"
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    url = f"sqlite:///{tmp_path_factory.mktemp('chapter') / 'messages.db'}"
+    with SystemThread(Greeter, broker=url):
+        yield url
+
+
+def section(title: str, url: str) -> dict[str, Any]:
+    """Run the examples of a section; return what they define."""
+    (text,) = re.findall(
+        rf"^## {title}\n(.*?)(?=^## |\Z)", CHAPTER.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    defined: dict[str, Any] = {"__name__": "chapter", "url": url}
+    for example in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(example, str(CHAPTER), "exec"), defined)
+    return defined
+
+
+def test_the_section_on_fastapi(url: str) -> None:
+    chapter = section("FastAPI and Starlette", url)
+    with TestClient(chapter["app"]) as browser:
+        sent = browser.post("/greetings/Ann").json()
+        assert "event: end" in browser.get(f"/greetings/{sent}/events").text
+    chapter["app"].router.lifespan_context = chapter["own"]
+    with TestClient(chapter["app"]) as browser:
+        assert browser.post("/greetings/Ann").status_code == 202

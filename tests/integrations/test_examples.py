@@ -1,0 +1,33 @@
+"""The same application in each framework, by the framework's own test client."""
+
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from examples.frameworks import fastapi_app
+from tests.examples.programs import api_of, running, until
+
+TEXT = "the quick brown fox"
+
+
+def test_fastapi_accepts_a_text_and_shows_how_far_it_is(counter: str) -> None:
+    with TestClient(fastapi_app.make_app(counter)) as browser:
+        accepted = browser.post("/texts", json={"text": TEXT})
+        assert accepted.status_code == 202
+        sent = accepted.json()["id"]
+        events = browser.get(f"/texts/{sent}/events").text
+        assert events.rstrip().splitlines()[-2] == "event: end"
+        assert browser.get(f"/texts/{sent}").json() == {"id": sent, "status": "SUCCESS", "words": 4}
+        assert browser.get("/texts/unheard-of").status_code == 404
+
+
+@pytest.mark.long
+def test_uvicorn_serves_it_with_two_workers_that_have_a_client_each(counter: str, tmp_path: Path) -> None:
+    command = ("uvicorn", "examples.frameworks.fastapi_app:app", "--port", "0", "--workers", "2")
+    with running(tmp_path / "log", *command, env={"ACTORWORK_BROKER": counter}) as program:
+        until(lambda: program.wrote().count("Application startup complete") == 2 or None, "{}", program.wrote)
+        with api_of(program) as api:
+            ids = [api.post("/texts", json={"text": TEXT}).json()["id"] for _ in range(10)]
+            for sent in ids:
+                until(lambda sent=sent: api.get(f"/texts/{sent}").json()["words"], f"the words of {sent}")
