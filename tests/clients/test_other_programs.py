@@ -567,7 +567,7 @@ def test_an_asyncio_client_goes_on_after_the_server_has_restarted(
 # ---- the same for all ----
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+@pytest.mark.parametrize("kind", [pytest.param("sqlite", marks=pytest.mark.long), "redis"])
 def test_waits_in_vain_end_in_time_and_leave_no_subscription(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -133,6 +133,7 @@ async def test_an_idle_node_whose_group_is_destroyed_or_whose_server_is_emptied_
         await node.stop()
 
 
+@pytest.mark.long
 async def test_connections_cut_in_mid_reply_lose_nothing(here: Redis, drill: Drill):
     async with open_place(here.url) as place, open_proxy(here.url) as proxy:
         await place.send_numbers("work", NUMBERS)
@@ -154,6 +155,7 @@ async def test_connections_cut_in_mid_reply_lose_nothing(here: Redis, drill: Dri
         assert await place.broker.dead_letters.list() == []
 
 
+@pytest.mark.long
 async def test_a_server_that_refuses_for_a_while_is_worked_on_when_it_accepts_again(here: Redis, drill: Drill):
     async with open_place(here.url) as place, open_proxy(here.url) as proxy:
         await place.send_numbers("work", NUMBERS)

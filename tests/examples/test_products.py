@@ -71,6 +71,7 @@ def test_a_product_is_kept_and_a_third_attempt_to_announce_it_is_the_last(
         assert "Swagger" in api.get("/docs").text
 
 
+@pytest.mark.long
 def test_api_worker_and_broker_start_in_any_order_and_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
     with open_redis_server(append_only=True) as redis:
         environment = of(tmp_path, redis.url)

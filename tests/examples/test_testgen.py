@@ -77,10 +77,8 @@ def requested(api: httpx.Client, package: str) -> str:
 
 
 # With the embedded broker the process that runs tests is not replaced: starting another one takes long.
-@pytest.mark.parametrize(
-    ("broker", "messages_per_process", "processes"),
-    [("sqlite", 50, 1), pytest.param("redis", 3, 2, marks=pytest.mark.long)],
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("broker", "messages_per_process", "processes"), [("sqlite", 50, 1), ("redis", 3, 2)])
 def test_a_package_gets_the_tests_that_pass_and_one_that_does_not_exist_none(
     request: pytest.FixtureRequest, tmp_path: Path, broker: str, messages_per_process: int, processes: int
 ) -> None:

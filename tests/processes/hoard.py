@@ -36,13 +36,17 @@ class Hoarder(Actor):
 class Sleeper(Actor):
     """Has handlers that block their thread without end."""
 
-    settings = Settings(title="sleeper", execution_timeout=0.3)
+    settings = Settings(title="sleeper")
 
     @receive
     def sleep(self, *, seconds: float) -> int:
         say("sleeps")
         time.sleep(seconds)
         return os.getpid()
+
+
+class Overdue(Sleeper):
+    settings = Settings(title="overdue", execution_timeout=1)
 
 
 class Shielded(Actor):

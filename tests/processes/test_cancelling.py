@@ -7,7 +7,7 @@ from actorwork import MessageFailed, Process, open_client, open_system
 from actorwork.events import ChildExited, Event, ProcessReplaced
 from actorwork.message import Status
 
-from .conftest import PATIENCE, Said, is_alive, until
+from .conftest import AT_REDIS, PATIENCE, Said, is_alive, until
 from .workers import Stuck, Worker
 
 
@@ -27,6 +27,7 @@ async def test_a_handler_in_another_process_is_cancelled_and_its_process_goes_on
         assert await client.broker.dead_letters.list() == []
 
 
+@AT_REDIS
 async def test_by_force_the_process_of_a_handler_that_cannot_be_cancelled_is_replaced_and_no_other_attempt_counted(
     url: str, said: Said
 ):

@@ -16,7 +16,7 @@ from actorwork.runtime.processes.control import Frames
 from actorwork.runtime.processes.event_frames import EventForwarding, event_from
 from actorwork.runtime.processes.parent_channel import ParentChannel
 
-from .conftest import until
+from .conftest import AT_A_FILE, until
 from .workers import Second, Worker
 
 HERE = events.Origin("far", 17, "0f3a")
@@ -29,6 +29,7 @@ def of(kind: type[E], seen: list[events.Event]) -> list[E]:
     return [event for event in seen if isinstance(event, kind)]
 
 
+@AT_A_FILE
 async def test_the_sink_gets_the_events_of_a_process_and_of_one_below_it(url: str):
     seen: list[events.Event] = []
     tree = Process([Worker, Process([Second], name="inner")], name="outer")
@@ -143,6 +144,7 @@ def test_a_parent_that_does_not_read_costs_events_which_are_counted_and_no_other
     assert all(isinstance(event, events.GaveUp) for event in events_got)
 
 
+@AT_A_FILE
 async def test_an_event_that_is_too_large_is_dropped_and_counted(url: str):
     seen: list[events.Event] = []
     tree = Process([Worker], name="far")

@@ -28,7 +28,7 @@ from actorwork.actors.tree.spec import StartMethod
 from actorwork.brokers import open_broker
 from actorwork.events import ChildExited, Event, ProcessHung, ProcessStarted
 
-from .conftest import Program, Said, is_alive, until
+from .conftest import AT_REDIS, Program, Said, is_alive, until
 from .workers import Crashing, Failing, Hanging, Opening, Second, Waiting, Worker
 
 E = TypeVar("E")
@@ -76,6 +76,7 @@ async def test_children_live_in_another_process_and_end_with_the_system(url: str
     assert not system.forced
 
 
+@AT_REDIS
 async def test_an_open_broker_is_shared_too(url: str):
     async with open_broker(url) as broker:
         assert broker.shared_url == url
@@ -100,6 +101,7 @@ async def test_a_forkserver_does_it_too(file_url: str, seen: Events):
     assert "was killed by SIGKILL" in str(seen.of(ChildExited)[0].exit.error)
 
 
+@pytest.mark.long
 async def test_neighbouring_processes_start_side_by_side(file_url: str, said: Said):
     said.file.touch()
     tree = [Process([Waiting], replicas=2), Process([Opening], replicas=2), Second]
@@ -120,8 +122,8 @@ async def test_where_processes_depend_on_each_other_they_start_in_order(file_url
 @pytest.mark.parametrize(
     ("url", "how"),
     [
-        ("embedded", "exit"),
-        ("embedded", "exit in peace"),
+        pytest.param("embedded", "exit", marks=pytest.mark.long),
+        pytest.param("embedded", "exit in peace", marks=pytest.mark.long),
         ("embedded", "kill"),
         pytest.param("redis", "exit", marks=pytest.mark.long),
         pytest.param("redis", "exit in peace", marks=pytest.mark.long),
@@ -246,6 +248,7 @@ async def test_a_tree_that_gives_up_over_there_is_a_crash_here_with_its_cause(fi
     assert "crashed of bad luck" in notes(error.__cause__)
 
 
+@AT_REDIS
 async def test_a_loop_that_does_not_turn_is_told_with_its_stacks_and_replaced(url: str, said: Said, seen: Events):
     async with open_system(Process([Worker], hang_timeout=1), broker=url, lease=60, emit=seen) as system:
         (pid,) = pids(system)
@@ -264,6 +267,7 @@ async def test_a_loop_that_does_not_turn_is_told_with_its_stacks_and_replaced(ur
             await said.wait("block begins", 2)
 
 
+@pytest.mark.long
 async def test_a_suspended_process_is_replaced_without_its_stacks(file_url: str, seen: Events):
     async with open_system(Process([Worker], hang_timeout=1), broker=file_url, emit=seen) as system:
         (pid,) = pids(system)
@@ -285,6 +289,7 @@ async def test_code_that_keeps_the_lock_of_python_is_seen_on_standard_error_and_
     assert 'workers.py", line' in program.output.partition("Timeout (")[2]
 
 
+@pytest.mark.long
 async def test_a_busy_process_whose_loop_runs_is_left_alone(file_url: str, seen: Events):
     tree = Process([Worker], hang_timeout=2)
     async with open_system(tree, broker=file_url, emit=seen) as system, open_client(system.broker) as client:
@@ -314,6 +319,7 @@ async def test_the_tree_and_the_statistics_show_what_is_in_the_processes(file_ur
         assert system.statistics()["settled"] == 11
 
 
+@pytest.mark.long
 async def test_one_of_several_is_stopped_and_another_one_added(file_url: str, said: Said):
     tree = Process([Worker], name="workers", replicas=2)
     async with open_system(tree, broker=file_url) as system:

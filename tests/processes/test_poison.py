@@ -9,13 +9,14 @@ from actorwork import MessageFailed, Process, ProcessLost, open_client, open_sys
 from actorwork.events import ChildExited, Event, GaveUp
 from actorwork.workflows import Flow, step
 
-from .conftest import PATIENCE, Said
+from .conftest import AT_REDIS, PATIENCE, Said
 from .workers import Default, Watched
 
 POISON = ["exit", "break", "kill"] * 3 + ["block"]
 
 
-@pytest.mark.parametrize("replicas", [1, 3])
+@AT_REDIS
+@pytest.mark.parametrize("replicas", [1, pytest.param(3, marks=pytest.mark.long)])
 async def test_messages_that_kill_their_process_are_dead_letters_before_any_supervisor_gives_up(
     url: str, said: Said, replicas: int
 ):

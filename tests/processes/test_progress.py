@@ -8,7 +8,7 @@ import trio
 from actorwork import MessageInfo, Process, Status, open_client, open_system
 from actorwork.message import Progress
 
-from .conftest import PATIENCE, Said
+from .conftest import AT_REDIS, PATIENCE, Said
 from .workers import Worker
 
 
@@ -16,6 +16,7 @@ def counted(pid: int) -> Progress:
     return Progress(1000, 1000, str(pid), "COUNTING")
 
 
+@AT_REDIS
 async def test_progress_of_a_handler_in_a_process_is_seen_and_gone_with_that_process(url: str, said: Said):
     async with (
         open_system(Process([Worker], name="far"), broker=url, grace=1) as system,

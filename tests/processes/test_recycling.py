@@ -12,9 +12,10 @@ from actorwork import Client, MessageFailed, Process, open_client, open_system
 from actorwork.events import ChildExited, Event, HandlerHung, ProcessReplaced, ReplacementFailed
 from actorwork.runtime.processes import process_child
 from actorwork.runtime.processes.recycling import memory_of, reason_to_replace
+from tests.patience import BUSY
 
 from .conftest import Said, is_alive, until
-from .hoard import Hoarder, Shielded, Sleeper
+from .hoard import Hoarder, Overdue, Shielded, Sleeper
 
 
 @pytest.fixture(autouse=True)
@@ -121,21 +122,21 @@ async def test_a_stop_ends_both_in_order(file_url: str, said: Said):
 
 async def test_a_handler_that_sits_in_a_thread_for_ever_is_the_end_of_its_process(file_url: str, said: Said):
     seen: list[Event] = []
-    tree = Process([Sleeper], name="far", hang_timeout=1)
+    tree = Process([Overdue], name="far", hang_timeout=1)
     async with open_system(tree, broker=file_url, emit=seen.append) as system, open_client(system.broker) as client:
-        receipt = await client.ref(Sleeper).submit({"seconds": 60})
+        receipt = await client.ref(Overdue).submit({"seconds": 60})
         (first,) = await said.wait("sleeps")
         # Its message has ended at its deadline, without it.
         with pytest.raises(MessageFailed, match="ExecutionTimeout"):
             await receipt.result(timeout=20)
         await until(lambda: of(HandlerHung, seen), "the report")
         (hung,) = of(HandlerHung, seen)
-        assert (hung.process, hung.pid, hung.title, hung.message_id) == ("far", first, "sleeper", receipt.id)
-        assert 1 <= round(hung.seconds, 2) < 5
+        assert (hung.process, hung.pid, hung.title, hung.message_id) == ("far", first, "overdue", receipt.id)
+        assert 1 <= round(hung.seconds, 2) < 5 + BUSY
         assert "in sleep" in hung.stacks
-        assert await client.ref(Sleeper).ask({"seconds": 0}, timeout=20) != first
+        assert await client.ref(Overdue).ask({"seconds": 0}, timeout=20) != first
         (ended,) = of(ChildExited, seen)
-        assert "a handler of 'sleeper' had not ended" in str(ended.exit.error)
+        assert "a handler of 'overdue' had not ended" in str(ended.exit.error)
 
 
 async def test_a_handler_that_shields_itself_is_the_end_of_its_process_after_hang_timeout(file_url: str):
