@@ -44,6 +44,7 @@ from actorwork.shown import Shown, Value
 
 if TYPE_CHECKING:
     from actorwork.policy.decoding import Decoder
+    from actorwork.policy.entities import EntityInfo, StateChange, StoredState
     from actorwork.policy.reports import Counts, Found, Mail, StoredReport
     from actorwork.policy.runs.values import Plan, RunInfo, StepInfo
 
@@ -202,8 +203,9 @@ class Node(Protocol):
         """Settle a delivery in the background, atomically with what it published, if this node still owns it.
 
         Never waits. A delivery of an earlier incarnation, or one that another node has reclaimed, is refused as
-        `Fenced`. If a delivery publishes more than one script takes (`max_batch_size`), the caller sends the first
-        part with `publish_fenced` beforehand.
+        `Fenced`. An `Ack` that changes a state is refused as `StaleState`, and the delivery released, if the state has
+        another version than the one that the change names. If a delivery publishes more than one script takes
+        (`max_batch_size`), the caller sends the first part with `publish_fenced` beforehand.
         """
         ...
 
@@ -222,9 +224,25 @@ class Node(Protocol):
         ...
 
     async def publish_fenced(
-        self, subscription: Subscription, delivery: Delivery, published: Sequence[Envelope]
+        self,
+        subscription: Subscription,
+        delivery: Delivery,
+        published: Sequence[Envelope],
+        *,
+        state: StateChange | None = None,
     ) -> bool:
-        """Publish on behalf of a delivery in flight if this node still owns it; return whether it does."""
+        """Publish on behalf of a delivery in flight if this node still owns it; return whether it does.
+
+        With `state` the state of its key is changed in the same step. Raises `StateConflict`, and does nothing, if that
+        has another version than the change names.
+        """
+        ...
+
+    async def load_state(self, subscription: Subscription, delivery: Delivery) -> StoredState | None:
+        """Return the committed state of the key of a delivery, for its group; None if there is none.
+
+        Calls of one tick of the scheduler share a round trip.
+        """
         ...
 
     async def release_deliveries(self, subscription: Subscription, deliveries: Sequence[Delivery]) -> None:
@@ -595,6 +613,62 @@ class Purging(Protocol):
         ...
 
 
+class EntityStore(Protocol):
+    """The states of entities: by the actor's source, its group (the actor's id) and the key. Times are by the broker.
+
+    While the broker is unreachable every call waits.
+    """
+
+    async def get(self, source: str, group: str, key: str) -> StoredState | None:
+        """Return the committed state of a key, or None."""
+        ...
+
+    async def list(
+        self,
+        source: str,
+        group: str,
+        *,
+        changed_since: float | None = None,
+        limit: int = 100,
+        after: tuple[float, str] | None = None,
+    ) -> Sequence[EntityInfo]:
+        """Return entities that have a state, those whose last change is longest ago first, then by key.
+
+        With `changed_since` (seconds since the epoch) those that have changed then or later; with `after`, the `at` and
+        the key of one of them, those behind it. One that changes meanwhile may be returned again.
+        """
+        ...
+
+    async def history(self, source: str, group: str, key: str, *, limit: int = 20) -> Sequence[StoredState]:
+        """Return the last changes of a state that are kept, newest first; the first of them is the state itself."""
+        ...
+
+    async def put(
+        self,
+        source: str,
+        group: str,
+        key: str,
+        data: bytes,
+        *,
+        version: int | None = None,
+        schema: int = 0,
+        ttl: float | None = None,
+        history: int = 0,
+        by: str = "",
+    ) -> int:
+        """Replace a state, if it has this version (0: if there is none; None: whatever it has); return the new version.
+
+        Raises `StateConflict`, and changes nothing, for another version, and while a node has a delivery of the key in
+        flight. Other messages of the key wait meanwhile, and are handled on the new state. After a lost reply it
+        raises `BrokerError`: it may have taken effect.
+        """
+        ...
+
+    async def forget(self, source: str, group: str, key: str, *, version: int | None = None) -> bool:
+        """Delete a state and its history; return whether there was one. Raises as `put`."""
+        ...
+
+
 class Audit(Protocol):
     """What users did to the system: the newest 10,000 actions.
 
@@ -810,6 +884,9 @@ class Broker(Protocol):
 
     @property
     def states(self) -> States: ...
+
+    @property
+    def entities(self) -> EntityStore: ...
 
     @property
     def reports(self) -> Reports: ...

@@ -23,6 +23,7 @@
     ├── DeathPact              a watched actor ended, and the watcher has no handler for that
     ├── LockTimeout            a lock was not free in time (also a TimeoutError)
     ├── LockLost               a lock may have another owner by now
+    ├── StateConflict          the state of an entity has another version, or is about to change
     ├── BrokerError            the broker refuses or cannot do what is needed
     │   └── SpoolError         the file where messages wait for the broker cannot be used
     │       └── SpoolFull      it has no room
@@ -229,6 +230,17 @@ class LockLost(ActorworkError):
     def __init__(self, text: str, *, name: str) -> None:
         super().__init__(text)
         self.name = name
+
+
+class StateConflict(ActorworkError):
+    """The state of an entity has another version than was expected, or a delivery of its key is in flight.
+
+    `version` is the version that it has now, 0 if it has no state.
+    """
+
+    def __init__(self, text: str, *, version: int) -> None:
+        super().__init__(text)
+        self.version = version
 
 
 class BrokerError(ActorworkError):

@@ -135,6 +135,19 @@ class Fenced(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
+class StaleState(_Event):
+    """A settlement was refused, since the state of its key has the version `found` and not the one its handler ran on.
+
+    Nothing of it took effect; the delivery is released, and runs again on the state as it is.
+    """
+
+    delivery: Delivery
+    actor_id: str
+    expected: int
+    found: int
+
+
+@attrs.frozen(eq=False, repr=False)
 class DeadLettered(_Event):
     """The broker itself dead-lettered a message, since it had crashed `crashes` processes."""
 
@@ -495,6 +508,7 @@ Event: TypeAlias = (
     | Reclaimed
     | Released
     | Fenced
+    | StaleState
     | DeadLettered
     | MessageLost
     | BrokerTrouble

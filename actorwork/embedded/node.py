@@ -11,6 +11,7 @@ import math
 import uuid
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
@@ -21,14 +22,18 @@ from actorwork.embedded.cursors import Batch, Cursor
 from actorwork.embedded.notes import Note, Notes
 from actorwork.embedded.orders import Writer
 from actorwork.embedded.own_leases import Lease
-from actorwork.embedded.rows import GroupChannel, SettleOrder, Token, is_plain, row_of
+from actorwork.embedded.rows import EnvelopeRow, GroupChannel, SettleOrder, Token, is_plain, row_of
 from actorwork.embedded.states import CancelledMessage
 from actorwork.embedded.store import Store
+from actorwork.embedded.transaction import Stale
 from actorwork.embedded.turns import Order, Turns
-from actorwork.errors import BrokerError
+from actorwork.errors import BrokerError, StateConflict
 from actorwork.message import Delivery, Envelope, Priority, Progress, Status, is_tracked
 from actorwork.nurseries import open_unwrapping_nursery
-from actorwork.policy.settlement import Settlement
+from actorwork.policy.settlement import Ack, Settlement
+
+if TYPE_CHECKING:
+    from actorwork.policy.entities import StateChange, StoredState
 
 LAST_SETTLEMENTS: float = 1.0
 """Seconds for which a node that closes waits for queued settlements."""
@@ -348,25 +353,31 @@ class EmbeddedNode:
         """Called by the writer when `count` settlements have been carried out, of which some were refused."""
         self._unsettled -= count
         self._counts["settled"] += count - len(refused)
-        self._counts["fenced"] += len(refused)
         for order in refused:
-            self._emit(events.Fenced(order.delivery, order.group, order.settlement))
+            self._counts["fenced" if order.found is None else "released"] += 1
+            self._emit(_refusal(order))
         if not self._unsettled and self._idle is not None:
             self._idle.set()
             self._idle = None
 
     async def publish_fenced(
-        self, subscription: Subscription, delivery: Delivery, published: Sequence[Envelope]
+        self,
+        subscription: Subscription,
+        delivery: Delivery,
+        published: Sequence[Envelope],
+        *,
+        state: StateChange | None = None,
     ) -> bool:
-        rows = [row_of(envelope) for envelope in published]
+        rows, group = [row_of(envelope) for envelope in published], subscription.group
+        answer = await self._writer.ask(lambda store: _publish(store, delivery, group, rows, state), rows=len(rows))
+        if isinstance(answer, StateConflict):
+            raise answer
+        return answer
 
-        def publish(store: Store) -> bool:
-            if not store.settlements.owns(delivery.token):
-                return False
-            store.publish(rows)
-            return True
+    async def load_state(self, subscription: Subscription, delivery: Delivery) -> StoredState | None:
+        from actorwork.embedded.entities import EmbeddedEntities  # noqa: PLC0415 - most nodes have no entities
 
-        return await self._writer.ask(publish, rows=len(rows))
+        return await EmbeddedEntities(self._writer).get(delivery.source, subscription.group, delivery.key or "")
 
     async def release_deliveries(self, subscription: Subscription, deliveries: Sequence[Delivery]) -> None:
         answer = trio.Event()
@@ -400,17 +411,10 @@ class EmbeddedNode:
             if done is not None:
                 done()
 
-        def release_deliveries(store: Store) -> Mapping[str, int]:
-            given: dict[str, int] = {}
-            for delivery in deliveries:
-                if store.release(delivery):
-                    given[delivery.source] = given.get(delivery.source, 0) + 1
-            return given
-
         def fail(error: BrokerError) -> None:
             self._emit(events.BrokerTrouble("releasing deliveries", str(error), "they stay ours until the lease ends"))
 
-        self._writer.order(Order(release_deliveries, tell, failed or fail, len(deliveries)))
+        self._writer.order(Order(lambda store: _release(store, deliveries), tell, failed or fail, len(deliveries)))
 
 
 @asynccontextmanager
@@ -426,6 +430,40 @@ async def open_node(
         finally:
             await node.close()
             nursery.cancel_scope.cancel()
+
+
+def _release(store: Store, deliveries: Sequence[Delivery]) -> Mapping[str, int]:
+    """Release those of the deliveries that are still ours; return how many of each source these are."""
+    given: dict[str, int] = {}
+    for delivery in deliveries:
+        if store.release(delivery):
+            given[delivery.source] = given.get(delivery.source, 0) + 1
+    return given
+
+
+def _refusal(order: SettleOrder) -> events.Fenced | events.StaleState:
+    """Return the event of a settlement that was refused."""
+    change = order.settlement.state if isinstance(order.settlement, Ack) else None
+    if order.found is None or change is None:
+        return events.Fenced(order.delivery, order.group, order.settlement)
+    return events.StaleState(order.delivery, order.group, change.version, order.found)
+
+
+def _publish(
+    store: Store, delivery: Delivery, group: str, rows: Sequence[EnvelopeRow], state: StateChange | None
+) -> bool | StateConflict:
+    """Publish for a delivery if it is still ours; a conflict is returned: raised, it would fail others' orders."""
+    if not store.settlements.owns(delivery.token):
+        return False
+    if state is not None:
+        try:
+            store.entities.settle(delivery, group, state)
+        except Stale as refusal:
+            from actorwork.policy.entities import stale  # noqa: PLC0415 - rare
+
+            return stale(delivery.key, refusal.found)
+    store.publish(rows)
+    return True
 
 
 def _ignore(_: object) -> None:

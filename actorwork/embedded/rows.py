@@ -192,6 +192,8 @@ class SettleOrder:
     """When the handler of a tracked delivery began, if that is not noted yet."""
     progress: Progress | None = None
     is_told_failures: bool = False
+    found: int | None = None
+    """The version that the state of its key has, where that is not the one that the settlement names."""
     together: Sequence[SettleOrder] = ()
     """The settlements of the other deliveries of a batch: applied before this one, or none of them."""
 

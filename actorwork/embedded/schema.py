@@ -127,6 +127,17 @@ SCHEMA: Final = (
         until real not null)""",
     """create table if not exists answers (
         id text primary key, data blob not null, until real not null) without rowid""",
+    # The states of entities, and their last changes (entities.py).
+    """create table if not exists entities (
+        source integer not null, grp text not null, key text not null, version integer not null, data blob not null,
+        at real not null, author text not null, node text not null, schema integer not null, stamp text not null,
+        expires real, primary key (source, grp, key)) without rowid""",
+    "create index if not exists entities_by_change on entities (source, grp, at, key)",
+    "create index if not exists entities_by_expiry on entities (expires) where expires is not null",
+    """create table if not exists pasts (
+        source integer not null, grp text not null, key text not null, version integer not null, data blob not null,
+        at real not null, author text not null, node text not null, schema integer not null, stamp text not null,
+        primary key (source, grp, key, version)) without rowid""",
     # Limits over all processes (limiter.py).
     "create table if not exists rates (name text primary key, tat real not null) without rowid",
     "create index if not exists rates_by_tat on rates (tat)",

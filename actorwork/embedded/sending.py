@@ -19,6 +19,7 @@ from actorwork.message import NO_HEADERS, DeadLetter, Delayed, Envelope, Json, M
 
 if TYPE_CHECKING:
     from actorwork.embedded.audit import EmbeddedAudit
+    from actorwork.embedded.entities import EmbeddedEntities
     from actorwork.embedded.purging import EmbeddedPurging
     from actorwork.embedded.reports import EmbeddedCommands, EmbeddedReports
     from actorwork.policy.runs.values import Plan, RunInfo, StepInfo
@@ -78,6 +79,13 @@ class EmbeddedSending:
     @property
     def states(self) -> EmbeddedStates:
         return self._states
+
+    @property
+    def entities(self) -> EmbeddedEntities:
+        # Imported here: most programs have no entities.
+        from actorwork.embedded.entities import EmbeddedEntities  # noqa: PLC0415
+
+        return EmbeddedEntities(self._asked)
 
     @property
     def purging(self) -> EmbeddedPurging:

@@ -53,9 +53,11 @@ from actorwork.embedded.states import StateTable
 from actorwork.embedded.transaction import Transaction
 from actorwork.embedded.uniques import Uniques
 from actorwork.message import Delivery, Json, Outcome, Progress, Unique
+from actorwork.policy.settlement import Ack
 from actorwork.policy.values import FENCE_KEPT
 
 if TYPE_CHECKING:
+    from actorwork.embedded.entity_table import EntityTable
     from actorwork.embedded.runs import RunTable
 
 MANY: Final = 1000
@@ -86,6 +88,7 @@ class Store:
         )
         self.reading = Reading(transaction, self._sources, self.settlements, self.dead_letters)
         self._runs: RunTable | None = None
+        self._entities: EntityTable | None = None
 
     def __repr__(self) -> str:
         return f"<Store {self._sources!r}>"
@@ -185,6 +188,10 @@ class Store:
             self.delay_queue.add(delayed)
             delayed.clear()
 
+    def find_source(self, name: str) -> int | None:
+        """Return the number of a source, if there is one. Needs no transaction."""
+        return self._sources.find(name)
+
     def source(self, name: str) -> int:
         """Return the number of a source, which is created if it is new."""
         return self._sources.number(name)
@@ -217,6 +224,15 @@ class Store:
             self._runs = RunTable(self.transaction, self)
         return self._runs
 
+    @property
+    def entities(self) -> EntityTable:
+        """The states of entities; made at first use, as above."""
+        if self._entities is None:
+            from actorwork.embedded.entity_table import EntityTable  # noqa: PLC0415
+
+            self._entities = EntityTable(self.transaction, self._sources, self.settlements, self.leases)
+        return self._entities
+
     def join(self) -> None:
         """Draw the conclusions from the steps that this transaction has ended, before it is committed."""
         if self.transaction.step_ends or self.transaction.starts or self.transaction.expansions:
@@ -246,7 +262,13 @@ class Store:
     # --------------------------------------------------------------------------------------------------- settling
 
     def settle(self, order: SettleOrder) -> bool:
-        """End one delivery with all that belongs to it, if it is still ours; return whether it was."""
+        """End one delivery with all that belongs to it, if it is still ours; return whether it was.
+
+        Raises `Stale`, and changes nothing, if the state of its key has another version than the settlement names.
+        """
+        change = order.settlement.state if type(order.settlement) is Ack else None
+        if change is not None and not self.entities.settle(order.delivery, order.group, change):
+            return False
         if not self.settlements.settle(order):
             return False
         if order.published:
@@ -336,6 +358,8 @@ class Store:
         if self._execute("select exists (select 1 from runs where expires <= ?)", (now,)).fetchone()[0]:
             self.runs.prune()
         self._execute("delete from shared where expires <= ? and (fence = 0 or expires <= ?)", (now, now - FENCE_KEPT))
+        for state in self._execute("select source, grp, key from entities where expires <= ?", (now,)).fetchall():
+            self.entities.forget(*state)
         self._execute("delete from locks where until <= ?", (now - FENCE_KEPT,))
         self.leases.prune()
         # One row of `seen` holds many ids. It is kept as long as its source holds any message that is as old.

@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from actorwork.policy.runs.values import Expansion, Plan
 
 
+class Stale(Exception):
+    """The state of a key has the version `found`, and not the one that a settlement names."""
+
+    def __init__(self, found: int) -> None:
+        super().__init__(found)
+        self.found = found
+
+
 class StepEnd(NamedTuple):
     """A message with the header `FLOW` has ended."""
 

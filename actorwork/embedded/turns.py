@@ -30,6 +30,7 @@ from actorwork.embedded.own_leases import Lease, LostLease, OwnLeases
 from actorwork.embedded.rows import ReplyAddress, SettleOrder
 from actorwork.embedded.states import CancelledMessage
 from actorwork.embedded.store import Store
+from actorwork.embedded.transaction import Stale
 from actorwork.embedded.watched import Watched
 from actorwork.errors import BrokerError
 from actorwork.failpoints import failpoint
@@ -420,8 +421,15 @@ def _carry_out(
                 refused.setdefault(order.owner, []).extend(lost)
         elif order.plain:
             plain.append(order)
-        elif not store.settle(order):
-            refused.setdefault(order.owner, []).append(order)
+        else:
+            try:
+                is_ours = store.settle(order)
+            except Stale as stale:
+                store.release(order.delivery)
+                refused.setdefault(order.owner, []).append(attrs.evolve(order, found=stale.found))
+            else:
+                if not is_ours:
+                    refused.setdefault(order.owner, []).append(order)
     if plain:
         not_ours = store.settlements.settle_plain([order.delivery.token for order in plain])
         if not_ours:

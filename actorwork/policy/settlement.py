@@ -34,6 +34,7 @@ from actorwork.policy.retry import BackoffFunction, Dice, RetryPolicy, retry_aft
 from actorwork.shown import Value
 
 if TYPE_CHECKING:
+    from actorwork.policy.entities import StateChange
     from actorwork.policy.runs.values import Expansion, Plan
 
 
@@ -42,13 +43,15 @@ class Ack(Value):
     """Handled. `result` is the reply's JSON, if the sender asked for it.
 
     `starts` are the runs that the settlement starts. With `continues` the message has no result yet: it ends as that
-    run ends. `expands` are steps that join the group of the message's own step.
+    run ends. `expands` are steps that join the group of the message's own step. `state` is what becomes of the state of
+    the message's key: if that has another version by then, nothing takes effect, and the delivery is released.
     """
 
     result: bytes | None = None
     starts: tuple[Plan, ...] = ()
     continues: Plan | None = None
     expands: Expansion | None = None
+    state: StateChange | None = None
 
 
 ACK: Final = Ack()

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from actorwork.actors.life.consumer import Consumer
     from actorwork.actors.supervision.child_table import ChildRecord
     from actorwork.message import Delivery, Envelope
+    from actorwork.policy.entities import StateChange
     from actorwork.policy.settlement import Settlement
     from actorwork.runtime.building import Members
 
@@ -197,9 +198,14 @@ class _CountingNode:
         self._node.settle_together(subscription, settled, published)
 
     async def publish_fenced(
-        self, subscription: Subscription, delivery: Delivery, published: Sequence[Envelope]
+        self,
+        subscription: Subscription,
+        delivery: Delivery,
+        published: Sequence[Envelope],
+        *,
+        state: StateChange | None = None,
     ) -> bool:
-        is_ours = await self._node.publish_fenced(subscription, delivery, published)
+        is_ours = await self._node.publish_fenced(subscription, delivery, published, state=state)
         if is_ours:
             self._count(published)
         return is_ours

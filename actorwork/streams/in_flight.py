@@ -15,7 +15,7 @@ settlement reaches the object that is over, and is refused, instead of the one t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
@@ -29,12 +29,19 @@ from actorwork.streams.keys import SourceKeys
 from actorwork.streams.lives import Life
 from actorwork.streams.transport.redis_py import InvalidResponse
 
+if TYPE_CHECKING:
+    from actorwork.policy.entities import StateChange
+
 
 @attrs.frozen(eq=False, repr=False)
 class PublishOnly(Value):
-    """Publish for a delivery that stays in flight; `report` gets whether it was still ours, or the error."""
+    """Publish for a delivery that stays in flight; `report` gets whether it was still ours, or the error.
+
+    With a `change` the state of its key is changed in the same step.
+    """
 
     report: Callable[[bool | Exception], None]
+    change: StateChange | None = None
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -6,6 +6,9 @@
     actorwork:{<source>}:keys                     keys of messages that are in a stream or retried: where those are
     actorwork:{<source>}:key:<key>                the messages that wait for a key, a list
     actorwork:{<source>}:waiting                  their fields
+    actorwork:{<source>}:entity:<group>:<key>     the state of an entity, a hash (lua/entities.lua)
+    actorwork:{<source>}:entities:<group>         the keys that have one, by when it changed last
+    actorwork:{<source>}:past:<group>:<key>       its last changes, a stream
     actorwork:{<source>}:unique:<key>             the message that has a unique key
     actorwork:{<source>}:delayed                  delayed messages: members by the time they are due
     actorwork:{<source>}:delayed:messages         their fields
@@ -153,6 +156,18 @@ class SourceKeys(Value):
     @property
     def priorities(self) -> str:
         return f"{self.prefix}priorities"
+
+
+def entity(source: str, group: str, key: str) -> str:
+    return f"{prefix(source)}entity:{group}:{key}"
+
+
+def entities(source: str, group: str) -> str:
+    return f"{prefix(source)}entities:{group}"
+
+
+def past(source: str, group: str, key: str) -> str:
+    return f"{prefix(source)}past:{group}:{key}"
 
 
 def trigger(source: str, id: str) -> str:

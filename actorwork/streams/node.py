@@ -22,7 +22,7 @@ import attrs
 import trio
 
 from actorwork.abc import EventSink, LeaseState, Node, Subscription, meter_of
-from actorwork.errors import BrokerError
+from actorwork.errors import BrokerError, StateConflict
 from actorwork.events import BrokerTrouble, LeaseLost, Released
 from actorwork.failpoints import failpoint
 from actorwork.message import Delivery, Envelope, Progress, Status
@@ -42,6 +42,8 @@ from actorwork.streams.transport.client import RedisClient
 from actorwork.streams.transport.redis_py import RedisError
 
 if TYPE_CHECKING:
+    from actorwork.policy.entities import StateChange, StoredState
+    from actorwork.streams.entities import RedisEntities
     from actorwork.streams.lost import LostEntries
 
 _LAST_READS: Final = 2.0
@@ -84,6 +86,7 @@ class RedisNode(Node):
         self._is_intake_begun = False
         self._isolation = Isolation(emit)
         self._lost: LostEntries | None = None
+        self._entities: RedisEntities | None = None
         notes = Notes(client, begin_settling.start_soon, self._lease.now)
         self._settler = Settler(client, self._spawn, self._release_soon, emit, self._counters, self._isolation, notes)
         self._source_sets: dict[Subscription, list[SourceSet]] = {}
@@ -185,8 +188,20 @@ class RedisNode(Node):
     ) -> None:
         self._settler.settle_together(settled, published)
 
+    async def load_state(self, subscription: Subscription, delivery: Delivery) -> StoredState | None:
+        if self._entities is None:
+            from actorwork.streams.entities import RedisEntities  # noqa: PLC0415 - most nodes have no entities
+
+            self._entities = RedisEntities(self._client)
+        return await self._entities.get(delivery.source, subscription.group, delivery.key or "")
+
     async def publish_fenced(
-        self, subscription: Subscription, delivery: Delivery, published: Sequence[Envelope]
+        self,
+        subscription: Subscription,
+        delivery: Delivery,
+        published: Sequence[Envelope],
+        *,
+        state: StateChange | None = None,
     ) -> bool:
         """Publish in the order of the settlements. Cancelled: the messages may have been published."""
         is_answered = trio.Event()
@@ -196,9 +211,11 @@ class RedisNode(Node):
             answers.append(answer)
             is_answered.set()
 
-        self._settler.settle(delivery, PublishOnly(report), published)
+        self._settler.settle(delivery, PublishOnly(report, state), published)
         await is_answered.wait()
         answer = answers[0]
+        if isinstance(answer, StateConflict):
+            raise answer
         if isinstance(answer, Exception):
             raise BrokerError(f"cannot publish for {delivery.id}: {answer}") from answer
         return answer

@@ -26,6 +26,7 @@ from actorwork.streams.values import RedisValues
 
 if TYPE_CHECKING:
     from actorwork.streams.audit import RedisAudit
+    from actorwork.streams.entities import RedisEntities
     from actorwork.streams.purging import RedisPurging
     from actorwork.streams.reports import RedisCommands, RedisReports
     from actorwork.streams.runs import RedisRuns
@@ -92,6 +93,13 @@ class RedisSending:
     @property
     def states(self) -> RedisStates:
         return RedisStates(self._commands)
+
+    @property
+    def entities(self) -> RedisEntities:
+        # Imported here: most programs have no entities.
+        from actorwork.streams.entities import RedisEntities  # noqa: PLC0415
+
+        return RedisEntities(self._commands)
 
     @property
     def purging(self) -> RedisPurging:

@@ -29,6 +29,7 @@ from actorwork.streams.transport.commands import Script
 from actorwork.streams.transport.redis_py import InvalidResponse, RedisError, may_pass
 
 if TYPE_CHECKING:
+    from actorwork.policy.entities import StateChange
     from actorwork.policy.runs.values import Expansion, Plan
 
 _GIVE_UP_AFTER: Final = 5
@@ -151,9 +152,10 @@ def _add_other(
     published: Sequence[Envelope],
 ) -> None:
     outcome: Outcome | None = None
-    extras: tuple[str | int, ...] = ()
+    extras: tuple[str | int | bytes, ...] = ()
+    change: StateChange | None = None
     match settlement:
-        case Ack(result=result, starts=starts, continues=continues, expands=expands):
+        case Ack(result=result, starts=starts, continues=continues, expands=expands, state=change):
             kind = "ack"
             if continues is None:
                 outcome = Outcome("done", b"null" if result is None else result)
@@ -187,10 +189,13 @@ def _add_other(
                 *entries.bounds_of(in_flight.subscription.dead_letters),
                 entries.encoded_failure(failure) if in_flight.subscription.is_told_failures else "",
             )
-        case PublishOnly():
+        case PublishOnly(change=change):
             kind = "keep"
         case Together():
             raise TypeError("deliveries that are settled together have a script of their own")
+    if change is not None:
+        kind = f"={kind}"
+        extras = (*extras, *_change_args(change))
     tried = settlement.failure if isinstance(settlement, Retry) else None
     args += (kind, *_delivery_args(in_flight, delivery, outcome, tried), len(published))
     _add_published(args, published)
@@ -213,6 +218,11 @@ def _delivery_args(
         record = entries.encoded_outcome(in_flight.source, delivery.id, outcome, delivery.headers.get(FLOW))
     attempt, life = ("", []) if outcome is None else take_life(delivery, tried)
     return entry, count, delivery.id, key, unique, record, ttl, claim, reply_to, attempt, len(life), *life
+
+
+def _change_args(change: StateChange) -> tuple[bytes | str | int, ...]:
+    ttl = "" if change.ttl is None else max(1, round(change.ttl * 1000))
+    return change.version, change.stamp, change.schema, ttl, change.history, change.data or b""
 
 
 def _add_published(args: list[Any], published: Sequence[Envelope]) -> None:

@@ -27,7 +27,7 @@ from typing import Any, Final
 import trio
 
 from actorwork.abc import EventSink, meter_of
-from actorwork.events import BrokerTrouble, Fenced, MessageLost
+from actorwork.events import BrokerTrouble, Fenced, MessageLost, StaleState
 from actorwork.message import REPLY_TO, Delivery, Envelope, Failure, is_result_wanted
 from actorwork.policy.settlement import ACK, Ack, Fail, Reject, Retry, Settlement
 from actorwork.streams import keys
@@ -45,6 +45,8 @@ _BARE: Final = 3
 """The length of a token without held keys: the delivery has neither a key nor a unique key."""
 _LOST: Final = b"lost"
 _UNTOLD: Final = b"untold"
+_STALE: Final = b"STALE "
+"""How an error of the script begins that names the version of a state instead of the one its handler ran on."""
 _MAY_PASS: Final = b"NOPERM"
 _MAY_NOT_PUBLISH: Final = b"NOPERM the source "
 """How errors of the script begin that are about a right of this user's (lua/rights.lua), or the right to publish
@@ -242,6 +244,9 @@ class Settler:
             problem = problems.get(which)
             is_fenced = which in lost
             if problem is not None:
+                if problem.startswith(_STALE):
+                    self._hand_back(in_flight, delivery, settlement, int(problem.removeprefix(_STALE)))
+                    continue
                 if problem.startswith(_MAY_PASS) and not in_flight.is_over and self._patience.lasts(delivery, problem):
                     again.append(item)
                     continue
@@ -263,6 +268,26 @@ class Settler:
             in_flight.others += again
             _report_again(self._emit, in_flight, len(again), problems.values())
         return again
+
+    def _hand_back(
+        self,
+        in_flight: InFlightEntries,
+        delivery: Delivery,
+        settlement: Settlement | PublishOnly | Together,
+        found: int,
+    ) -> None:
+        """Release a delivery that was handled on another version of the state of its key."""
+        if isinstance(settlement, PublishOnly):
+            from actorwork.policy.entities import stale  # noqa: PLC0415 - most nodes have no entities
+
+            settlement.report(stale(delivery.key, found))
+            return
+        if in_flight.is_over:
+            self._refuse(in_flight, delivery, settlement)
+            return
+        change = settlement.state if isinstance(settlement, Ack) else None
+        self._emit(StaleState(delivery, in_flight.group, 0 if change is None else change.version, found))
+        self._release([delivery])
 
     def _conclude_together(
         self,

@@ -49,6 +49,7 @@ AREAS: Final[Mapping[str, tuple[type[events.Event], ...]]] = {
         events.Reclaimed,
         events.Released,
         events.Fenced,
+        events.StaleState,
         events.DeadLettered,
         events.MessageLost,
         events.SuspectsInFlight,

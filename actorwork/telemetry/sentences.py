@@ -108,6 +108,14 @@ def sentence_of(event: events.Event, broker: str = "") -> Sentence:
                     "attempt": delivery.attempt,
                 },
             )
+        case events.StaleState(delivery=delivery, actor_id=actor_id, expected=expected, found=found):
+            return Sentence(
+                logging.WARNING,
+                "message %s of '%s' was handled on version %d of the state of '%s', which has the version %d now: it "
+                "had no effect, and runs again",
+                (delivery.id, delivery.source, expected, delivery.key, found),
+                {"actor_id": actor_id, "message_id": delivery.id, "source": delivery.source},
+            )
         case events.DeadLettered(source=source, actor_id=actor_id, message_id=message_id, crashes=crashes):
             error = f"{crashes} {'process' if crashes == 1 else 'processes'} died while handling it"
             return Sentence(

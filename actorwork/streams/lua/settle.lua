@@ -13,10 +13,13 @@
 --         kind 'start', an ack that starts runs, or adds steps to the one of which it is a step: how many, those as JSON (join.lua);
 --           kind 'expand', one that does no more than the latter
 --       kind 'keep' publishes for a delivery that stays in flight.
+--       A kind that begins with '=' ('=ack', '=start', '=expand', '=keep') also changes the state of the delivery's key: last come
+--         the six values of entities.lua.
 --
 -- Returns the batch's number, which of the settlements (0, 1, ...) were refused because the delivery is not ours any
 -- more, and which could not be applied (which, error, which, error, ...): these deliveries are still in flight. An error that
--- begins with NOPERM is about this user's rights at the source itself, and may pass. Last come notes (which, note, which,
+-- begins with NOPERM is about this user's rights at the source itself, and may pass; one that begins with STALE says which
+-- version the state of the key has instead of the one that its handler ran on. Last come notes (which, note, which,
 -- note, ...): 'unclaimed', a result was to be kept for an entry that did not ask for it; 'lost', there is no entry to retry;
 -- 'untold', the entry could not be added that tells the actor of a failure.
 --
@@ -81,6 +84,10 @@ while i <= last do
   local key, unique = ARGV[i + 4] ~= '' and ARGV[i + 4] or nil, ARGV[i + 5] ~= '' and ARGV[i + 5] or nil
   local outcome, ttl, claim, reply_to = ARGV[i + 6], ARGV[i + 7], ARGV[i + 8], ARGV[i + 9]
   local attempt, lived = ARGV[i + 10], i + 12
+  local change = string.byte(kind) == 61
+  if change then
+    kind = string.sub(kind, 2)
+  end
   local last_lived = i + 11 + ARGV[i + 11]
   local published = tonumber(ARGV[last_lived + 1])
   local messages = last_lived + 2
@@ -112,6 +119,7 @@ while i <= last do
     or ttl ~= '' and lacks('result', needs_of_result, prefix)
     or flow_in(outcome) and lacks_join(flow_in(outcome))
     or kind == 'start' and lacks('start', needs_of_start)
+    or change and lacks('entity', entities.needs, prefix, group)
   local fields = nil
   if kind == 'retry' then
     i = i + 2
@@ -123,6 +131,11 @@ while i <= last do
     i = i + 8
   elseif kind == 'start' or kind == 'expand' then
     i = i + 1 + ARGV[extras]
+  end
+  if change then
+    change = i
+    i = i + 6
+    trouble = trouble or not lacking and entities.problem(prefix, group, key, ARGV[change]) or nil
   end
 
   if settled[id] or not mine(id, count) then
@@ -168,6 +181,9 @@ while i <= last do
           place = place_at(level, added)
         end
       end
+    end
+    if change and not trouble then
+      entities.change(prefix, group, key, change, message_id, consumer)
     end
     if trouble then
       refused[#refused + 1] = which

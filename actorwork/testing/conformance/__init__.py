@@ -24,6 +24,7 @@ for each test. The tests kill processes, and stop one beyond its lease (SIGSTOP)
     cancelling     delayed messages can be listed and cancelled
     expiry         the broker's clock decides whether a message has expired
     keys           messages with the same key are handled one after another
+    entities       a state changes with the settlement of a message, on the version that its handler saw
     priorities     urgent messages are delivered first, and the others get turns
     uniqueness     of all messages with the same unique key only one is alive
     outcomes       the outcome of a message reaches the sender that asked for it
@@ -46,6 +47,7 @@ from actorwork.testing.conformance.cancelling import CancellingTests
 from actorwork.testing.conformance.dead_letters import DeadLetterTests
 from actorwork.testing.conformance.delays import DelayTests
 from actorwork.testing.conformance.endings import EndingTests
+from actorwork.testing.conformance.entities import EntityTests
 from actorwork.testing.conformance.expiry import ExpiryTests
 from actorwork.testing.conformance.failures import FailureTests
 from actorwork.testing.conformance.fake_consumer import (
@@ -84,6 +86,7 @@ class BrokerConformance(
     CancellingTests,
     ExpiryTests,
     KeyTests,
+    EntityTests,
     PriorityTests,
     UniquenessTests,
     OutcomeTests,

@@ -14,6 +14,7 @@ from actorwork.embedded.cursors import Batch, Cursor
 from actorwork.embedded.node import EmbeddedNode
 from actorwork.embedded.own_leases import Lease
 from actorwork.message import Delivery, Envelope
+from actorwork.policy.entities import StateChange
 from actorwork.policy.settlement import Settlement
 from actorwork.testing.faults import Faults, Loss
 from actorwork.testing.memory.store import payload_of
@@ -162,12 +163,17 @@ class MemoryNode(EmbeddedNode):
         return not self.is_dead and self._writer.store.settlements.owns(delivery.token)
 
     async def publish_fenced(
-        self, subscription: Subscription, delivery: Delivery, published: Sequence[Envelope]
+        self,
+        subscription: Subscription,
+        delivery: Delivery,
+        published: Sequence[Envelope],
+        *,
+        state: StateChange | None = None,
     ) -> bool:
         if self.is_dead:
             await trio.lowlevel.checkpoint()
             return False
-        return await super().publish_fenced(subscription, delivery, published)
+        return await super().publish_fenced(subscription, delivery, published, state=state)
 
     async def release_deliveries(self, subscription: Subscription, deliveries: Sequence[Delivery]) -> None:
         if self.is_dead:

@@ -1,0 +1,109 @@
+"""The tables `entities` and `pasts`: the states of entities, and their last changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from actorwork.embedded.leases import Leases
+from actorwork.embedded.schema import LEVEL
+from actorwork.embedded.settling import Settlements
+from actorwork.embedded.sources import SourceNumbers
+from actorwork.embedded.transaction import Stale, Transaction
+from actorwork.message import Delivery
+from actorwork.policy.entities import StateChange, StoredState
+
+FIELDS: Final = "version, data, at, author, node, schema, stamp"
+"""The columns of a state."""
+ALIVE: Final = "(expires is null or expires > ?)"
+
+
+class EntityTable:
+    """What happens to states within a transaction. `source` is the number of a source."""
+
+    def __init__(
+        self, transaction: Transaction, sources: SourceNumbers, settlements: Settlements, leases: Leases
+    ) -> None:
+        self._transaction = transaction
+        self._execute = transaction.execute
+        self._sources = sources
+        self._settlements = settlements
+        self._leases = leases
+
+    def __repr__(self) -> str:
+        return "<EntityTable>"
+
+    def get(self, source: int, group: str, key: str, now: float) -> StoredState | None:
+        """Needs no transaction."""
+        row = self._execute(
+            f"select {FIELDS} from entities where source = ? and grp = ? and key = ? and {ALIVE}",
+            (source, group, key, now),
+        ).fetchone()
+        return None if row is None else state_of(row)
+
+    def version(self, source: int, group: str, key: str) -> int:
+        row = self._execute(
+            f"select version from entities where source = ? and grp = ? and key = ? and {ALIVE}",
+            (source, group, key, self._transaction.now),
+        ).fetchone()
+        return 0 if row is None else row[0]
+
+    def settle(self, delivery: Delivery, group: str, change: StateChange) -> bool:
+        """Change the state of the key of a delivery, if this is still ours; return whether it was.
+
+        Raises `Stale`, and changes nothing, if the state has another version than the change names.
+        """
+        if not self._settlements.owns(delivery.token):
+            return False
+        source, key = self._sources.number(delivery.source), delivery.key or ""
+        found = self.version(source, group, key)
+        if found != change.version:
+            raise Stale(found)
+        self.change(source, group, key, change, by=delivery.id, node=self._leases.incarnation(delivery.token.node))
+        return True
+
+    def change(self, source: int, group: str, key: str, change: StateChange, *, by: str, node: str) -> None:
+        """Write a change; the caller has looked at the version."""
+        place = (source, group, key)
+        if change.data is None:
+            self.forget(source, group, key)
+            return
+        now = self._transaction.now
+        expires = None if change.ttl is None else now + change.ttl
+        state = (change.version + 1, change.data, now, by, node, change.schema, change.stamp)
+        self._execute(
+            f"insert or replace into entities (source, grp, key, {FIELDS}, expires)"
+            " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*place, *state, expires),
+        )
+        if change.version == 0:
+            # What is left of a state that has expired, and whose versions began anew.
+            self._execute("delete from pasts where source = ? and grp = ? and key = ?", place)
+        if change.history:
+            self._execute(
+                f"insert or replace into pasts (source, grp, key, {FIELDS}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*place, *state),
+            )
+            self._execute(
+                "delete from pasts where source = ? and grp = ? and key = ? and version not in (select version from"
+                " pasts where source = ? and grp = ? and key = ? order by version desc limit ?)",
+                (*place, *place, change.history),
+            )
+
+    def forget(self, source: int, group: str, key: str) -> None:
+        for table in ("entities", "pasts"):
+            self._execute(f"delete from {table} where source = ? and grp = ? and key = ?", (source, group, key))
+
+    def is_in_hand(self, source: int, key: str) -> bool:
+        """Whether a node owns a delivery of a key."""
+        row = self._execute(
+            "select 1 from entries e join pending p on p.seq = e.seq"
+            f" where e.key = ? and e.source & {LEVEL - 1} = ? and p.node <> 0 limit 1",
+            (key, source),
+        ).fetchone()
+        return row is not None
+
+
+def state_of(row: Sequence[Any]) -> StoredState:
+    version, data, at, by, node, schema, stamp = row
+    return StoredState(version=version, data=data, at=at, by=by, node=node, schema=schema, stamp=stamp)

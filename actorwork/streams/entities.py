@@ -1,0 +1,145 @@
+"""The states of entities at Redis, as `lua/entities.lua` describes their keys."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, Final
+
+from actorwork.errors import BrokerError
+from actorwork.policy.entities import EntityInfo, StoredState, conflict
+from actorwork.streams import keys, scripts
+from actorwork.streams.transport.commands import Commands
+from actorwork.streams.transport.redis_py import ConnectionError, cannot, checked  # noqa: A004
+
+_FIELDS: Final = ("v", "data", "at", "by", "node", "s", "n")
+_INFO: Final = ("v", "at", "by")
+
+
+class RedisEntities:
+    """Implements `actorwork.abc.EntityStore`."""
+
+    def __init__(self, client: Commands) -> None:
+        self._client = client
+
+    def __repr__(self) -> str:
+        return f"<RedisEntities of {self._client!r}>"
+
+    async def get(self, source: str, group: str, key: str) -> StoredState | None:
+        with cannot(f"read the state of {key!r}"):
+            found = await self._client.call("HMGET", keys.entity(source, group, key), *_FIELDS, idempotent=True)
+        return _state(found)
+
+    async def list(
+        self,
+        source: str,
+        group: str,
+        *,
+        changed_since: float | None = None,
+        limit: int = 100,
+        after: tuple[float, str] | None = None,
+    ) -> Sequence[EntityInfo]:
+        first = "-inf" if changed_since is None else round(changed_since * 1000)
+        if after is not None:
+            first = round(after[0] * 1000)
+        names = keys.entities(source, group)
+        found: list[EntityInfo] = []
+        skipped = 0
+        while len(found) < limit:
+            page_of = ("ZRANGEBYSCORE", names, first, "+inf", "WITHSCORES", "LIMIT", skipped, limit)
+            with cannot(f"list the entities of {source!r}"):
+                page = _pairs(await self._client.call(*page_of, idempotent=True))
+            skipped += len(page)
+            # Of those that have changed in the same millisecond, the ones before the last one that was seen.
+            new = [(name, at) for name, at in page if after is None or (at / 1000, name) > after]
+            commands: list[tuple[Any, ...]] = []
+            for name, _ in new:
+                key = keys.entity(source, group, name)
+                commands += [("HMGET", key, *_INFO), ("HSTRLEN", key, "data")]
+            with cannot(f"list the entities of {source!r}"):
+                replies = checked(await self._client.call_many(commands, idempotent=True)) if commands else []
+            for (name, _), (version, at, by), size in zip(new, replies[::2], replies[1::2], strict=True):
+                if version is not None:  # Otherwise it has expired.
+                    found.append(
+                        EntityInfo(key=name, version=int(version), at=int(at) / 1000, by=by.decode(), bytes=size)
+                    )
+            if len(page) < limit:
+                break
+        return found[:limit]
+
+    async def history(self, source: str, group: str, key: str, *, limit: int = 20) -> Sequence[StoredState]:
+        with cannot(f"read the history of {key!r}"):
+            past = keys.past(source, group, key)
+            page: list[Any] = await self._client.call("XREVRANGE", past, "+", "-", "COUNT", limit, idempotent=True)
+        found: list[StoredState] = []
+        for _, pairs in page:
+            named = dict(zip(pairs[::2], pairs[1::2], strict=True))
+            state = _state([named.get(name.encode()) for name in _FIELDS])
+            if state is not None:
+                found.append(state)
+        return found
+
+    async def put(
+        self,
+        source: str,
+        group: str,
+        key: str,
+        data: bytes,
+        *,
+        version: int | None = None,
+        schema: int = 0,
+        ttl: float | None = None,
+        history: int = 0,
+        by: str = "",
+    ) -> int:
+        milliseconds = "" if ttl is None else max(1, round(ttl * 1000))
+        change = ("", os.urandom(8).hex(), schema, milliseconds, history, data)
+        return await self._change(source, group, key, "put", version, by, change)
+
+    async def forget(self, source: str, group: str, key: str, *, version: int | None = None) -> bool:
+        return await self._change(source, group, key, "forget", version, "", ("", "", "", "", "", "")) > 0
+
+    async def _change(
+        self,
+        source: str,
+        group: str,
+        key: str,
+        doing: str,
+        version: int | None,
+        by: str,
+        change: tuple[Any, ...],
+    ) -> int:
+        args = (keys.prefix(source), group, key, "" if version is None else version, by, *change)
+        with cannot(f"{doing} the state of {key!r}"):
+            try:
+                how, number = await self._client.run_script(scripts.ENTITY, [source], args)
+            except ConnectionError as error:
+                raise BrokerError(
+                    f"the reply to a change of the state of {key!r} was lost, and it may have taken effect:"
+                    f" read the state before you try again ({error})"
+                ) from error
+        if how != b"done":
+            raise conflict(key, version, int(number), is_busy=how == b"busy")
+        return int(number)
+
+
+def _pairs(reply: Sequence[Any]) -> list[tuple[str, float]]:
+    """Return members with their scores: RESP3 nests them, RESP2 does not."""
+    if reply and isinstance(reply[0], list):
+        return [(name.decode(), float(score)) for name, score in reply]
+    return [(name.decode(), float(score)) for name, score in zip(reply[::2], reply[1::2], strict=True)]
+
+
+def _state(found: Sequence[Any]) -> StoredState | None:
+    version, data, at, by, node, schema, stamp = found
+    if version is None or data is None:
+        return None
+    return StoredState(
+        version=int(version),
+        data=data,
+        at=int(at or 0) / 1000,
+        by=(by or b"").decode(),
+        node=(node or b"").decode(),
+        schema=int(schema or 0),
+        stamp=(stamp or b"").decode(),
+    )

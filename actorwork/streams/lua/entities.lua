@@ -1,0 +1,94 @@
+-- The states of entities: of actors with a durable state for every key. (A part: scripts begin with the parts they need.)
+--
+--   entity:<group>:<key>    a hash: v (version, the number of commits), data (JSON), s (schema), at (ms), by (the message whose
+--                           settlement has committed it, or a user), node, n (a stamp that no other commit has)
+--   entities:<group>        the keys that have a state, by when it changed last (ms): for lists
+--   past:<group>:<key>      the last changes, a stream with the same fields
+--
+-- A settlement that changes a state names the version that its handler ran on. If the state has another one by now, because a
+-- user has put it or the server has lost the last writes, nothing of the settlement may take effect: its deliveries were
+-- handled on what is not there any more.
+--
+-- The hash decides; list and past are for people. So a user who may not write these, or finds other types there, commits all
+-- the same.
+--
+-- Cost: a read, a write and a ZADD; with a history an XADD, with a ttl two PEXPIRE and a look at the oldest of the list.
+
+local entities = {}
+
+do
+  local SWEPT = 10 -- As in policy/entities.py.
+
+  function entities.needs(prefix, group)
+    local key = prefix .. 'entity:' .. group .. ':'
+    return { { 'TIME' }, { 'HGET', key, 'v' }, { 'HSET', key, '', '' }, { 'PEXPIRE', key, 1 }, { 'PERSIST', key }, { 'DEL', key } }
+  end
+
+  -- The version that a state has, as text; or nil and an error.
+  function entities.version(prefix, group, key)
+    local found = redis.pcall('HGET', prefix .. 'entity:' .. group .. ':' .. key, 'v')
+    if type(found) == 'table' then
+      return nil, found.err
+    end
+    return found or '0'
+  end
+
+  -- Why a settlement may not change the state of a key that its handler has seen with this version; nil if it may.
+  function entities.problem(prefix, group, key, expected)
+    local version, problem = entities.version(prefix, group, key)
+    if problem then
+      return 'the state of ' .. key .. ': ' .. problem
+    end
+    return version ~= expected and 'STALE ' .. version or nil
+  end
+
+  -- Removes those from the list whose states have expired, the oldest first.
+  local function sweep(prefix, group, before)
+    local list = prefix .. 'entities:' .. group
+    local old = redis.pcall('ZRANGEBYSCORE', list, '-inf', before, 'LIMIT', 0, SWEPT)
+    for _, key in ipairs(old.err and {} or old) do
+      if redis.call('EXISTS', prefix .. 'entity:' .. group .. ':' .. key) == 0 then
+        redis.pcall('ZREM', list, key)
+      end
+    end
+  end
+
+  function entities.forget(prefix, group, key)
+    redis.call('DEL', prefix .. 'entity:' .. group .. ':' .. key)
+    redis.pcall('DEL', prefix .. 'past:' .. group .. ':' .. key)
+    redis.pcall('ZREM', prefix .. 'entities:' .. group, key)
+  end
+
+  -- Writes what ARGV has from `i` on: the version before, stamp, schema, ttl in ms ('' for none), how many changes are kept,
+  -- the new state ('' for none).
+  function entities.change(prefix, group, key, i, by, node)
+    local before, stamp, schema, ttl, kept, data = unpack(ARGV, i, i + 5)
+    if data == '' then
+      entities.forget(prefix, group, key)
+      return
+    end
+    local state, past = prefix .. 'entity:' .. group .. ':' .. key, prefix .. 'past:' .. group .. ':' .. key
+    local now = now_ms()
+    local fields = {
+      'v', whole(before + 1), 'data', data, 's', schema, 'at', whole(now), 'by', by, 'node', node, 'n', stamp,
+    }
+    redis.call('HSET', state, unpack(fields))
+    if ttl ~= '' then
+      redis.call('PEXPIRE', state, ttl)
+    elseif before ~= '0' then
+      redis.call('PERSIST', state) -- It may have had a ttl before.
+    end
+    redis.pcall('ZADD', prefix .. 'entities:' .. group, whole(now), key)
+    if kept ~= '0' then
+      redis.pcall('XADD', past, 'MAXLEN', kept, '*', unpack(fields))
+      if ttl ~= '' then
+        redis.pcall('PEXPIRE', past, ttl)
+      elseif before ~= '0' then
+        redis.pcall('PERSIST', past)
+      end
+    end
+    if ttl ~= '' then
+      sweep(prefix, group, whole(now - ttl))
+    end
+  end
+end

@@ -1,0 +1,37 @@
+-- Puts or forgets the state of an entity, for a user.
+--
+-- KEYS  the source
+-- ARGV  the prefix of its keys, the group, the key, the version that the state must have ('' for any), the user, then as in
+--       entities.lua: the version before (left empty), stamp, schema, ttl in ms, how many changes are kept, the new state ('' to forget it)
+--
+-- Returns {'done', new version}, the old one if the state was forgotten; or, and nothing is changed, {'other', version} or
+-- {'busy', version}: a node has a delivery of this key in hand, whose settlement is going to change the state.
+
+local prefix, group, key, wanted, by = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local version, problem = entities.version(prefix, group, key)
+if problem then
+  return redis.error_reply(problem)
+end
+if wanted ~= '' and wanted ~= version then
+  return { 'other', version }
+end
+-- Places are as in order.lua. Released entries are in nobody's hand.
+local places = redis.call('HGET', prefix .. 'keys', key)
+for _, place in ipairs(places and cjson.decode(places) or {}) do
+  local level, id = string.match(place, '^(%l+):(%d+%-%d+)$')
+  id = id or string.match(place, '^%d+%-%d+$')
+  if id then
+    local stream = level and prefix .. 'priority:' .. level or KEYS[1]
+    local pending = redis.pcall('XPENDING', stream, group, id, id, 1)
+    if not pending.err and pending[1] and pending[1][2] ~= 'released' then
+      return { 'busy', version }
+    end
+  end
+end
+if ARGV[11] == '' then
+  entities.forget(prefix, group, key)
+  return { 'done', version }
+end
+ARGV[6] = version
+entities.change(prefix, group, key, 6, by, '')
+return { 'done', whole(version + 1) }
