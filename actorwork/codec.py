@@ -573,7 +573,9 @@ def _listed(names: Mapping[str, object]) -> str:
 
 def _codec_error(error: BaseException, annotation: Any) -> CodecError:
     problems = _problems(error, "")
-    return CodecError(f"not a {_name(annotation)}: {_sentence(problems)}", problems)
+    name = _name(annotation)
+    article = "an" if name[:1].lower() in set("aeiou") else "a"
+    return CodecError(f"not {article} {name}: {_sentence(problems)}", problems)
 
 
 def _sentence(problems: Sequence[str]) -> str:

@@ -117,7 +117,7 @@ def test_every_defect_of_a_model_is_told_with_its_path(wire: str | None, payload
 
 async def test_a_message_that_its_model_refuses_is_a_dead_letter():
     async with open_test_system(Shop) as system:
-        with pytest.raises(MessageFailed, match=r"not a Order: at items\[0\].count: .* greater than 0, got 0"):
+        with pytest.raises(MessageFailed, match=r"not an Order: at items\[0\].count: .* greater than 0, got 0"):
             await system.client.ref("shop").ask(Order.model_construct(items=[Item.model_construct(name="", count=0)]))
 
 

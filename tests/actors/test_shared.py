@@ -40,7 +40,7 @@ async def test_a_value_has_a_type_and_a_default():
         await limits.set(Limits(2.0, []))
         assert await client.shared("limits", Limits).get() == Limits(2.0, [])
         assert await client.shared("nothing", Limits).get() is None
-        with pytest.raises(CodecError, match="the shared value 'limits': not a int"):
+        with pytest.raises(CodecError, match="the shared value 'limits': not an int"):
             await client.shared("limits", int).get()
         assert await limits.delete()
         assert not await limits.delete()

@@ -88,7 +88,7 @@ def test_an_invalid_source_is_refused(shell: Shell, name: str):
 def test_a_message_for_a_class_is_checked_against_its_handlers(shell: Shell):
     refused = shell("send", "shop:Till", '{"number": "one"}', "--actor", "--type", "Order", code=1)
     assert refused.stderr == (
-        "Error: the actor 'till' does not take this message: not a Order: at number: wants a whole number, got 'one'\n"
+        "Error: the actor 'till' does not take this message: not an Order: at number: wants a whole number, got 'one'\n"
     )
     assert shell.backlog(TILL) == 0
     shell("send", "shop:Till", '{"number": 1}', "--actor", "--type", "Order")
