@@ -81,8 +81,8 @@ async def eventually(condition: Any) -> None:
 
 async def test_an_answer_comes_back():
     async with open_system(Calculator, broker="sqlite://") as system, open_client(system.broker) as client:
-        assert await client.ref(Calculator).ask(Add(2, 3), timeout=5) == 5
-        assert await client.ref(Calculator).ask({"what": "echo"}, timeout=5) == "echo"
+        assert await client.ref(Calculator).ask(Add(2, 3), timeout=30) == 5
+        assert await client.ref(Calculator).ask({"what": "echo"}, timeout=30) == "echo"
         assert await system.ref(Calculator).ask(Add(2, 3)) == 5
 
 
@@ -115,7 +115,7 @@ async def test_each_end_of_a_delivery_reaches_the_store(what: str, attempts: int
 async def test_the_asker_gets_the_failure():
     async with open_system(Calculator, broker="sqlite://") as system, open_client(system.broker) as client:
         with pytest.raises(MessageFailed, match="never") as caught:
-            await client.ref(Calculator).ask({"what": "fail"}, timeout=5)
+            await client.ref(Calculator).ask({"what": "fail"}, timeout=30)
         assert caught.value.type == "Fail"
 
 
@@ -231,7 +231,7 @@ async def test_a_hurried_stop_releases_the_messages_in_flight(tmp_path: Path):
     assert system.forced
     hang = False
     async with open_system(Slow, broker=broker):
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             await done.wait()
     assert attempts == [1, 1], "an attempt that was handed back does not count"
 
@@ -262,7 +262,7 @@ async def test_a_crash_leaves_no_delivery_behind(tmp_path: Path):
     async with open_client(broker) as client:
         await client.ref(Fragile).tell_many([{"n": n} for n in range(20)])
     with pytest.raises(MaxRestartsExceeded) as caught:
-        async with open_system(Fragile, broker=broker, intensity=Intensity(restarts=2)):
+        async with open_system(Fragile, broker=broker, intensity=Intensity(restarts=2, period=60)):
             await trio.sleep_forever()
     assert isinstance(caught.value.__cause__, OSError)
     broken = False
@@ -279,7 +279,7 @@ async def test_a_thread_handler_works_beside_the_loop():
         settings = Settings(title="threaded", concurrency=4)
 
         def __init__(self) -> None:
-            self.together = threading.Barrier(4, timeout=5)
+            self.together = threading.Barrier(4, timeout=30)
 
         @receive
         def take(self, *, n: int) -> None:

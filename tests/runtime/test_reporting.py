@@ -86,7 +86,7 @@ async def test_a_node_reports_what_it_runs_and_takes_that_back_at_its_end(url: s
             report = await until_some(busy)
             (held,) = report.actors[0].in_hand
             assert held.source == "mails"
-            assert held.since <= report.at
+            assert held.since == pytest.approx(report.at, abs=30)  # Read one after the other, in either order.
             assert report.counters["read"] == 1
             assert (await broker.reports.nodes())[1] == [system.node_id]
             Mail.gate.set()
@@ -125,11 +125,10 @@ async def test_a_node_cancels_a_message_in_hand(url: str):
         assert not (await cancel(message="another"))["done"]
         assert (await cancel(message=held.what))["done"]
 
-        async def is_idle() -> bool:
-            return not await _in_hand(system.broker)()
+        async def is_over() -> bool:
+            return not await _in_hand(system.broker)() and await system.broker.backlog("mails") == 0
 
-        await until_some(is_idle)
-        assert await system.broker.backlog("mails") == 0
+        await until_some(is_over)
 
 
 async def test_a_node_that_is_asked_to_stop_answers_and_stops(url: str):
@@ -238,8 +237,7 @@ async def test_a_report_shows_limits_that_hold_back_and_open_circuits():
 
         report, circuit = (await until_some(is_open))[0]
         assert circuit.name == "failing"
-        assert circuit.until is not None
-        assert report.at < circuit.until <= report.at + 900
+        assert circuit.until == pytest.approx(report.at + 900, abs=60)
 
 
 async def test_a_blocked_loop_is_reported_with_its_stack_and_answers_from_a_thread(url: str):
@@ -266,15 +264,20 @@ async def test_a_blocked_loop_is_reported_with_its_stack_and_answers_from_a_thre
         async with open_broker(url) as broker, open_client(broker) as client:
             thread.start()
             await until_some(partial(reports_of, broker))
-            (node,) = nodes
+
+            async def is_open() -> list[str]:
+                return nodes
+
+            (node,) = await until_some(is_open)
             await client.publish("blocks", {"number": 1})
 
             async def is_blocked() -> Any:
-                return [one for one in await reports_of(broker) if one.state == "blocked"]
+                # With a threshold this low, anything else that takes a moment is reported, too.
+                found = [one for one in await reports_of(broker) if one.state == "blocked"]
+                return [one for one in found if "in hold_the_loop" in one.blocked]
 
             (report,) = await until_some(is_blocked)
             assert report.loop_lag > 0
-            assert "in hold_the_loop" in report.blocked
             assert [part.title for part in report.actors] == ["blocking"]
             answer = await ask(broker, node, command="stacks")
             assert answer["blocked"] > 0
