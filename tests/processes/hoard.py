@@ -7,7 +7,7 @@ import trio
 
 from actorwork import Actor, Settings, receive
 
-from .workers import LEDGER, say
+from .workers import GO_ON, LEDGER, say, wait_said
 
 
 class Hoarder(Actor):
@@ -24,11 +24,11 @@ class Hoarder(Actor):
         say("up")
 
     @receive
-    async def keep(self, *, megabytes: int = 0, seconds: float = 0.0) -> int:
+    async def keep(self, *, megabytes: int = 0, waits: bool = False) -> int:
         self.kept.append(b"x" * (megabytes * 1_000_000))
-        if seconds:
+        if waits:
             say("begins")
-            await trio.sleep(seconds)
+            await wait_said(GO_ON)
             say("done")
         return os.getpid()
 

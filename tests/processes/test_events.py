@@ -16,7 +16,7 @@ from actorwork.runtime.processes.control import Frames
 from actorwork.runtime.processes.event_frames import EventForwarding, event_from
 from actorwork.runtime.processes.parent_channel import ParentChannel
 
-from .conftest import AT_A_FILE, until
+from .conftest import AT_A_FILE, PATIENCE, until
 from .workers import Second, Worker
 
 HERE = events.Origin("far", 17, "0f3a")
@@ -35,7 +35,7 @@ async def test_the_sink_gets_the_events_of_a_process_and_of_one_below_it(url: st
     tree = Process([Worker, Process([Second], name="inner")], name="outer")
     async with open_system(tree, broker=url, emit=seen.append) as system, open_client(system.broker) as client:
         for actor in (Worker, Second):
-            await client.ref(actor).ask({"what": "x"}, timeout=20)
+            await client.ref(actor).ask({"what": "x"}, timeout=PATIENCE)
         await until(lambda: len(of(events.Settled, seen)) == 2, "both settlements")
     first, second = sorted(of(events.Settled, seen), key=lambda event: event.title, reverse=True)
     assert (first.title, second.title) == ("worker", "second")
@@ -149,7 +149,7 @@ async def test_an_event_that_is_too_large_is_dropped_and_counted(url: str):
     seen: list[events.Event] = []
     tree = Process([Worker], name="far")
     async with open_system(tree, broker=url, emit=seen.append) as system, open_client(system.broker) as client:
-        await client.ref(Worker).ask({"what": "x" * 300_000}, timeout=20)
+        await client.ref(Worker).ask({"what": "x" * 300_000}, timeout=PATIENCE)
         await until(lambda: of(events.EventsDropped, seen), "the count")
     (dropped,) = of(events.EventsDropped, seen)
     assert (dropped.process, dropped.count) == ("far", 1)

@@ -9,8 +9,10 @@ import pytest
 PROGRAM = """
 import ctypes, os, subprocess, sys, time
 from pathlib import Path
-import trio
-from actorwork.runtime.orphans import reap_orphans
+import trio, trio.testing
+from actorwork.runtime.orphans import EVERY, PATIENCE, reap_orphans
+
+assert PATIENCE == 5 * EVERY
 
 def state(pid):
     try:
@@ -18,29 +20,37 @@ def state(pid):
     except OSError:
         return "gone"
 
-async def until(condition):
-    with trio.fail_after(20):
-        while not condition():
-            await trio.sleep(0.01)
+def until(condition):
+    limit = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+
+async def let_pass(seconds):
+    await trio.testing.wait_all_tasks_blocked()
+    clock.jump(seconds)
+    await trio.testing.wait_all_tasks_blocked()
 
 async def main():
     # As PID 1 is to everybody in its container: the kernel gives it the orphans of those below it.
     assert ctypes.CDLL(None).prctl(36, 1) == 0
     python = [sys.executable, "-c"]
     forks = "import os, time\\nif os.fork() == 0:\\n print(os.getpid(), flush=True)\\n time.sleep(0.2)\\n os._exit(3)"
-    orphan = int((await trio.run_process([*python, forks], capture_stdout=True)).stdout)
+    orphan = int(subprocess.run([*python, forks], stdout=subprocess.PIPE, check=True).stdout)
     own = subprocess.Popen([*python, "raise SystemExit(5)"])
-    await until(lambda: (state(orphan), state(own.pid)) == ("Z", "Z"))
+    until(lambda: (state(orphan), state(own.pid)) == ("Z", "Z"))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(reap_orphans, 1.0, 0.05)
-        await trio.sleep(0.3)
+        nursery.start_soon(reap_orphans)
+        for _ in range(4):
+            await let_pass(EVERY)
         print("both wait:", state(orphan), state(own.pid))
         print("the code of its own:", own.wait())
-        await until(lambda: state(orphan) == "gone")
+        await let_pass(EVERY)
         print("the orphan:", state(orphan))
         nursery.cancel_scope.cancel()
 
-trio.run(main)
+clock = trio.testing.MockClock()
+trio.run(main, clock=clock)
 """
 
 

@@ -19,7 +19,7 @@ from actorwork.runtime.processes.scaling import Scaler
 from actorwork.testing.memory import MemoryBroker
 
 from .conftest import Said, is_alive, until
-from .workers import Worker
+from .workers import GO_ON, Worker, say
 
 
 def of(kind: type[Any], seen: list[Event]) -> list[Any]:
@@ -166,13 +166,14 @@ async def test_while_the_broker_does_not_answer_nothing_is_decided(mock_clock: o
 async def test_real_processes_come_and_go(file_url: str, said: Said, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(scaling, "LOOK_EVERY", 0.1)
     seen: list[Event] = []
-    tree = Process([Worker], name="far", replicas=Scale(max=3, target_backlog=4, cooldown=1))
+    tree = Process([Worker], name="far", replicas=Scale(max=3, target_backlog=4, cooldown=0.3))
     async with open_client(file_url) as client:
         for _ in range(20):
-            await client.ref(Worker).tell({"what": "sleep", "n": 0.2})
+            await client.ref(Worker).tell({"what": "hold"})
     async with open_system(tree, broker=file_url, emit=seen.append) as system:
         await said.wait("up", 3)
-        await said.wait("sleep done", 20)
+        say(GO_ON)
+        await said.wait("hold done", 20)
         await until(lambda: len(said.pids("down")) == 2, "two to go")
         await until(lambda: len([pid for pid in said.pids("up") if is_alive(pid)]) == 1, "the end of both")
         assert of_scaled(seen) == [(1, 3), (3, 2), (2, 1)]

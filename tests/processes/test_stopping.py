@@ -45,7 +45,7 @@ async def test_of_a_signal_to_the_whole_group_only_the_root_decides(
     program = start(tree, file_url)
     await program.wait_nodes(3 if tree == "nested" else 2)
     async with client_of(file_url) as client:
-        await client.ref(Worker).tell({"what": "sleep", "n": 1})
+        await client.ref(Worker).tell({"what": "sleep", "n": 0.5})
         (pid,) = await said.wait("sleep begins")
         if number is signal.SIGHUP:  # Nobody asked the root to live through that one.
             os.kill(pid, number)
@@ -92,7 +92,7 @@ async def test_processes_and_actors_end_in_the_reverse_order_of_their_start(file
     first, _, last = said.pids("up")
     async with client_of(file_url) as client:
         # Whoever ends last has least to do, and waits for the others all the same.
-        await client.ref(Third).tell({"what": "sleep", "n": 1})
+        await client.ref(Third).tell({"what": "sleep", "n": 0.5})
         await said.wait("sleep begins")
         program.signal(signal.SIGTERM)
         assert await program.end() == 0, program.output
@@ -135,7 +135,7 @@ async def test_no_process_survives_its_parent(file_url: str, said: Said, start: 
         program.signal(signal.SIGKILL)
         began = time.monotonic()
         await until(lambda: not any(map(is_alive, said.pids("up"))), "their end")
-        assert time.monotonic() - began < 1 + BUSY
+        assert time.monotonic() - began < 5 + BUSY
 
 
 @AT_REDIS

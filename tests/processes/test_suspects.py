@@ -1,6 +1,6 @@
 """Suspects beside the messages of other actors, of a system in one process."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -8,12 +8,15 @@ import trio
 
 from actorwork import Actor, MailboxSettings, Settings, System, open_client, open_system, receive
 from actorwork.brokers import open_broker
+from actorwork.embedded import isolation as embedded
 from actorwork.message import Envelope
-from actorwork.policy.crashes import LEFT_TO_OTHERS
+from actorwork.streams import isolation as at_redis, reclaimer
 from actorwork.testing.conformance.fake_consumer import open_consumer
 
-LONGER = LEFT_TO_OTHERS + 0.5
-"""Seconds after which each node has looked at its sources again."""
+from .conftest import PATIENCE, until
+
+A_WHILE = 0.3
+"""Seconds in which a node would long have begun what it must not begin."""
 
 
 class Noting(Actor):
@@ -42,8 +45,31 @@ def _anew() -> None:
     gates.update(noting=trio.Event(), other=trio.Event())
 
 
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
+    """Return whether a node has closed itself for a suspect, which it now does at once, though it is busy."""
+    is_closed: list[bool] = []
+    decide, close = embedded.Isolation.decide, at_redis.Isolation.close
+
+    def deciding(self: embedded.Isolation, now: float, **facts: bool) -> bool:
+        decision = decide(self, now, **facts)
+        if self.is_closed:
+            is_closed.append(True)
+        return decision
+
+    def closing(self: at_redis.Isolation, holder: at_redis.Holder) -> None:
+        close(self, holder)
+        is_closed.append(True)
+
+    monkeypatch.setattr(embedded, "LEFT_TO_OTHERS", 0.0)
+    monkeypatch.setattr(reclaimer, "LEFT_TO_OTHERS", 0.0)
+    monkeypatch.setattr(embedded.Isolation, "decide", deciding)
+    monkeypatch.setattr(at_redis.Isolation, "close", closing)
+    return lambda: bool(is_closed)
+
+
 async def wait_begun(count: int) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         while len(begun) < count:  # noqa: ASYNC110 - the handlers are of another system
             await trio.sleep(0.01)
 
@@ -72,13 +98,15 @@ async def test_a_suspect_that_needs_all_room_of_its_actor_keeps_the_node_to_itse
     async with open_with(url), open_client(url) as client:
         await wait_begun(1)
         await client.ref(Other).tell({"n": 2})
-        await trio.sleep(LONGER)
+        await trio.sleep(A_WHILE)
         assert begun == [("noting", 1)]
         gates["noting"].set()
         await wait_begun(2)
 
 
-async def test_a_node_whose_actors_are_busy_to_the_last_place_clears_itself_for_a_suspect(url: str):
+async def test_a_node_whose_actors_are_busy_to_the_last_place_clears_itself_for_a_suspect(
+    url: str, closed: Callable[[], bool]
+):
     async with open_with(url) as system, open_client(url) as client:
         await client.ref(Noting).tell({"n": 1})
         await client.ref(Other).tell({"n": 2})
@@ -86,10 +114,10 @@ async def test_a_node_whose_actors_are_busy_to_the_last_place_clears_itself_for_
         await client.broker.pauses.pause("actor", "noting")
         await make_suspect(url, Noting, 3)
         await client.broker.pauses.resume("actor", "noting")
-        await trio.sleep(LONGER)
+        await until(closed, "the node to close itself")
         gates["noting"].set()
         await client.ref(Noting).tell({"n": 4})
-        await trio.sleep(0.3)
+        await trio.sleep(A_WHILE)
         assert len(begun) == 2, "nothing is begun, or the node might never be free"
         gates["other"].set()
         await wait_begun(4)

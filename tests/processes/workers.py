@@ -16,6 +16,8 @@ from actorwork.message import Failure
 
 LEDGER = os.environ.get("WORKERS_LEDGER", "")
 """The file to which all processes append what they `say`, a line each."""
+GO_ON = "go on"
+"""What a test says to the handlers that `wait_said` it."""
 
 
 def say(text: str) -> None:
@@ -23,6 +25,12 @@ def say(text: str) -> None:
     if LEDGER:
         with Path(LEDGER).open("a") as ledger:
             ledger.write(f"{os.getpid()} {text}\n")
+
+
+async def wait_said(text: str) -> None:
+    """Wait until any process has said a text."""
+    while f" {text}\n" not in await trio.Path(LEDGER).read_text():  # noqa: ASYNC110 - another process sets no event
+        await trio.sleep(0.01)
 
 
 class Worker(Actor):
@@ -58,6 +66,8 @@ class Worker(Actor):
                 await trio.sleep(n)
             case "lock":  # asleep, while it holds Python's own lock
                 ctypes.PyDLL(None).sleep(int(n))
+            case "hold":
+                await wait_said(GO_ON)
             case "thread":
                 await trio.to_thread.run_sync(time.sleep, n)
             case "sleep":
@@ -150,8 +160,7 @@ class Waiting(Worker):
     settings = Settings(title="waiting")
 
     async def startup(self) -> None:
-        while "opened" not in await trio.Path(LEDGER).read_text():  # noqa: ASYNC110 - another process sets no event
-            await trio.sleep(0.01)
+        await wait_said("opened")
 
 
 class Opening(Worker):
