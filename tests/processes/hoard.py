@@ -46,7 +46,7 @@ class Sleeper(Actor):
 
 
 class Overdue(Sleeper):
-    settings = Settings(title="overdue", execution_timeout=1)
+    settings = Settings(title="overdue", execution_timeout=0.3)
 
 
 class Shielded(Actor):
