@@ -100,6 +100,15 @@ def _print_none(selection: Selection) -> None:
     click.echo(f"no {'' if selection.is_all else 'such '}dead letters{_of(selection)}")
 
 
+def _in_words(selection: Selection, entries: Sequence[str]) -> str:
+    """Return for the record which letters were chosen."""
+    import attrs
+
+    conditions = [f"{name} {value}" for name, value in attrs.asdict(selection).items() if value is not None]
+    named = f"{' '.join(entries[:10])}{' …' if len(entries) > 10 else ''}"
+    return ", ".join(filter(None, [*conditions, named])) or "all"
+
+
 def _of(selection: Selection) -> str:
     return f" of {selection.source!r}" if selection.source else ""
 
@@ -300,6 +309,7 @@ def _do(
     timeout: float,
     json_output: bool,
 ) -> None:
+    from actorwork.clients.auditing import audited
     from actorwork.clients.dead_letters import act_on, pages, take_snapshot
 
     async def look(opened: Broker, step: Step) -> Sequence[DeadLetter] | Snapshot:
@@ -309,13 +319,17 @@ def _do(
 
     async def carry_out(opened: Broker, step: Step) -> int:
         letters = opened.dead_letters
-        if isinstance(chosen, Sequence):
-            return await act_on(letters, chosen, act, problems, step=step)
-        count = 0
-        async with aclosing(pages(letters, selection, until=chosen, step=step)) as all_pages:
-            async for page in all_pages:
-                count += await act_on(letters, page, act, problems, step=step)
-        return count
+        async with audited(opened.audit, verb, f"dead letters: {_in_words(selection, entries)}", step=step) as action:
+            action.how_many = 0
+            if isinstance(chosen, Sequence):
+                action.how_many = await act_on(letters, chosen, act, problems, step=step)
+            else:
+                async with aclosing(pages(letters, selection, until=chosen, step=step)) as all_pages:
+                    async for page in all_pages:
+                        action.how_many += await act_on(letters, page, act, problems, step=step)
+            if problems:
+                action.outcome = f"not all: {problems[0]}"
+        return action.how_many
 
     problems: list[str] = []
     chosen = speak(broker, timeout, look)
@@ -348,6 +362,7 @@ def _replay_changed(
     json_output: bool,
 ) -> None:
     from actorwork import codec
+    from actorwork.clients.auditing import audited
     from actorwork.errors import CodecError
 
     async def look(opened: Broker, step: Step) -> Sequence[DeadLetter]:
@@ -376,14 +391,16 @@ def _replay_changed(
         except CodecError as error:
             raise click.ClickException(f"{printable(str(error))}; nothing was sent") from None
 
-    async def send(opened: Broker, step: Step) -> bool:
-        with step():
-            return await opened.dead_letters.replay_as(
-                letter.source, letter.entry, changed, type=letter.type, headers=letter.headers
-            )
+    async def send(opened: Broker, step: Step) -> None:
+        async with audited(opened.audit, "edit and replay", f"dead letter {letter.entry} of {source}", step=step):
+            with step():
+                if await opened.dead_letters.replay_as(
+                    letter.source, letter.entry, changed, type=letter.type, headers=letter.headers
+                ):
+                    return
+            raise click.ClickException("the dead letter no longer exists; nothing was sent")
 
-    if not speak(broker, timeout, send):
-        raise click.ClickException("the dead letter no longer exists; nothing was sent")
+    speak(broker, timeout, send)
     if json_output:
         print_json({"replayed": 1, "payload": codec.loads(changed)})
     else:

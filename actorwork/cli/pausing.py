@@ -154,7 +154,9 @@ def pause_at(
 
     Without `force`, an actor or a source that no node has had ends the command.
     """
+    from actorwork.clients.auditing import audited
     from actorwork.clients.identity import whoami
+    from actorwork.message import Pause
 
     async def talk(opened: Broker, step: Step) -> Pause:
         if kind == "actor" and not force:
@@ -163,21 +165,26 @@ def pause_at(
             problem = await unknown_source_of(opened, step, name)
             if problem is not None:
                 raise click.ClickException(f"{problem} (--force if one is to read it later)")
-        with step():
-            return await opened.pauses.pause(kind, name, reason=reason, by=whoami())
+        async with audited(opened.audit, "pause", str(Pause(kind, name)), reason=reason, step=step):
+            with step():
+                return await opened.pauses.pause(kind, name, reason=reason, by=whoami())
 
     return speak(broker, timeout, talk, creates=force or kind in ("everything", "node", "process"))
 
 
 def resume_at(broker: str | None, timeout: float, kind: PauseKind, name: str) -> None:
     """Resume something at a broker; it is an error if it was not paused."""
+    from actorwork.clients.auditing import audited
     from actorwork.message import Pause
 
-    async def talk(opened: Broker, step: Step) -> bool:
-        with step():
-            return await opened.pauses.resume(kind, name)
-
     what = Pause(kind, name)
-    if not speak(broker, timeout, talk):
-        raise click.ClickException(f"{what} was not paused; what is: {pasted('paused')}")
+
+    async def talk(opened: Broker, step: Step) -> None:
+        async with audited(opened.audit, "resume", str(what), step=step):
+            with step():
+                was_paused = await opened.pauses.resume(kind, name)
+            if not was_paused:
+                raise click.ClickException(f"{what} was not paused; what is: {pasted('paused')}")
+
+    speak(broker, timeout, talk)
     click.echo(f"resumed {what}")

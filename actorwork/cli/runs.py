@@ -91,7 +91,7 @@ def list_them(*, statuses: tuple[str, ...], limit: int, broker: str | None, time
 def show(run_id: str, *, broker: str | None, timeout: float, json_output: bool) -> None:
     """Show a run: its status, how far it is, what it waits for, its result, and how each step ended."""
 
-    async def talk(run: Run[Any], info: RunInfo, step: Step) -> tuple[RunInfo, Sequence[StepInfo]]:
+    async def talk(_: Broker, run: Run[Any], info: RunInfo, step: Step) -> tuple[RunInfo, Sequence[StepInfo]]:
         with step():
             return info, await run.steps()
 
@@ -145,7 +145,7 @@ def graph(run_id: str, *, language: str, broker: str | None, timeout: float) -> 
         actorwork runs graph ID --svg > run.svg
     """
 
-    async def talk(run: Run[Any], _: RunInfo, step: Step) -> str:
+    async def talk(_: Broker, run: Run[Any], __: RunInfo, step: Step) -> str:
         with step():
             return await (run.to_svg() if language == "svg" else run.to_mermaid())
 
@@ -166,7 +166,16 @@ def cancel(run_id: str, *, reason: str, broker: str | None, timeout: float) -> N
 
     A handler in flight is cancelled within a second; should it return all the same, that counts no more.
     """
-    _change(broker, timeout, run_id, lambda run: run.cancel(reason), "cancelled", "over already")
+    _change(
+        broker,
+        timeout,
+        run_id,
+        "cancel run",
+        lambda run: run.cancel(reason),
+        "cancelled",
+        "over already",
+        reason=reason,
+    )
 
 
 @runs.command(short_help="Run again what has failed.")
@@ -179,6 +188,7 @@ def retry(run_id: str, *, broker: str | None, timeout: float) -> None:
         broker,
         timeout,
         run_id,
+        "retry run",
         lambda run: run.retry(),
         "retrying what had not succeeded of",
         "neither held nor failed",
@@ -191,7 +201,7 @@ def retry(run_id: str, *, broker: str | None, timeout: float) -> None:
 @timeout_option
 def pause(run_id: str, *, broker: str | None, timeout: float) -> None:
     """Send no further steps of a run until `runs resume`; what was sent before is handled."""
-    _change(broker, timeout, run_id, lambda run: run.pause(), "paused", "not under way")
+    _change(broker, timeout, run_id, "pause run", lambda run: run.pause(), "paused", "not under way")
 
 
 @runs.command(short_help="Continue a paused run.")
@@ -200,7 +210,7 @@ def pause(run_id: str, *, broker: str | None, timeout: float) -> None:
 @timeout_option
 def resume(run_id: str, *, broker: str | None, timeout: float) -> None:
     """Continue a run that was paused."""
-    _change(broker, timeout, run_id, lambda run: run.resume(), "resumed", "not paused")
+    _change(broker, timeout, run_id, "resume run", lambda run: run.resume(), "resumed", "not paused")
 
 
 @runs.command(short_help="Delete a run that is over.")
@@ -209,7 +219,9 @@ def resume(run_id: str, *, broker: str | None, timeout: float) -> None:
 @timeout_option
 def forget(run_id: str, *, broker: str | None, timeout: float) -> None:
     """Delete a run that is over, with its results, before its `results_ttl` ends."""
-    _change(broker, timeout, run_id, lambda run: run.forget(), "forgot", "not over; `runs cancel` ends it")
+    _change(
+        broker, timeout, run_id, "forget run", lambda run: run.forget(), "forgot", "not over; `runs cancel` ends it"
+    )
 
 
 @runs.command(short_help="Give a run the value of a signal.")
@@ -221,6 +233,7 @@ def forget(run_id: str, *, broker: str | None, timeout: float) -> None:
 def signal(run_id: str, name: str, value: str, *, broker: str | None, timeout: float) -> None:
     """Give a run the value of its signal NAME: JSON, or null without one. It may come before the run waits for it."""
     from actorwork import codec
+    from actorwork.clients.auditing import audited
     from actorwork.errors import CodecError
 
     try:
@@ -230,12 +243,13 @@ def signal(run_id: str, name: str, value: str, *, broker: str | None, timeout: f
             f"the value of a signal is JSON, such as true or '\"yes\"': {printable(str(error))}"
         ) from None
 
-    async def talk(run: Run[Any], info: RunInfo, step: Step) -> None:
-        with step():
-            if await run.signal(name, decoded):
-                return
-            names = [one.name for one in await run.steps() if one.kind == "signal"]
-        raise click.ClickException(printable(_no_signal(info, name, names)))
+    async def talk(opened: Broker, run: Run[Any], info: RunInfo, step: Step) -> None:
+        async with audited(opened.audit, "signal run", f"run {run_id}: {name}", step=step):
+            with step():
+                if await run.signal(name, decoded):
+                    return
+                names = [one.name for one in await run.steps() if one.kind == "signal"]
+            raise click.ClickException(printable(_no_signal(info, name, names)))
 
     _with_run(broker, timeout, run_id, talk)
     click.echo(printable(f"gave run {run_id!r} the signal {name!r}"))
@@ -256,25 +270,30 @@ def _change(
     broker: str | None,
     timeout: float,
     run_id: str,
+    action: str,
     act: Callable[[Run[Any]], Awaitable[bool]],
     verb: str,
     unless: str,
+    *,
+    reason: str = "",
 ) -> None:
-    """Change a run, and say so; end the command if it is in no state for that."""
+    """Change a run, recorded as an action, and say so; end the command if it is in no state for that."""
+    from actorwork.clients.auditing import audited
 
-    async def talk(run: Run[Any], _: RunInfo, step: Step) -> None:
-        with step():
-            if await act(run):
-                return
-            now = (await run.info()).status
-        raise click.ClickException(printable(f"run {run_id!r} is {unless} ({now})"))
+    async def talk(opened: Broker, run: Run[Any], _: RunInfo, step: Step) -> None:
+        async with audited(opened.audit, action, f"run {run_id}", reason=reason, step=step):
+            with step():
+                if await act(run):
+                    return
+                now = (await run.info()).status
+            raise click.ClickException(printable(f"run {run_id!r} is {unless} ({now})"))
 
     _with_run(broker, timeout, run_id, talk)
     click.echo(printable(f"{verb} run {run_id!r}"))
 
 
 def _with_run(
-    broker: str | None, timeout: float, run_id: str, talk: Callable[[Run[Any], RunInfo, Step], Awaitable[T]]
+    broker: str | None, timeout: float, run_id: str, talk: Callable[[Broker, Run[Any], RunInfo, Step], Awaitable[T]]
 ) -> T:
     """Run `talk` with a run, as it is now; one that does not exist ends the command."""
     from actorwork.clients.opening import open_client
@@ -292,7 +311,7 @@ def _with_run(
             with step():
                 info = await run.info()
             if info.status is not Status.UNKNOWN:
-                return await talk(run, info, step)
+                return await talk(opened, run, info, step)
             with step():
                 others = [one.id for one in await opened.runs.list()]
         raise click.ClickException(printable(_no_run(run_id, others)))

@@ -167,27 +167,30 @@ def cancel(
     With --force, the process of a handler that has not ended a second later is replaced: what else was in flight there
     is run by others, and no attempt is counted. It may follow a command without it.
     """
+    from actorwork.clients.auditing import audited
+
     named = Named.by(words, is_source=is_source)
     to = named.target()
 
-    async def talk(opened: Broker, step: Step) -> tuple[Target, bool]:
+    async def talk(opened: Broker, step: Step) -> Target:
         target = await named.find(opened, step, to)
         if not target.source:
             raise click.ClickException(printable(await named.unknown(opened, step, None)))
-        with step():
-            is_cancelled = await opened.cancel_message(target.source, named.id, reason=reason, force=force)
-        if not is_cancelled:
-            await _expect_actor(opened, step, target)
-        return target, is_cancelled
+        what = f"message {named.id} to {target.words}"
+        async with audited(opened.audit, "cancel", what, reason=reason, step=step):
+            with step():
+                is_cancelled = await opened.cancel_message(target.source, named.id, reason=reason, force=force)
+            if not is_cancelled:
+                await _expect_actor(opened, step, target)
+                raise click.ClickException(
+                    printable(
+                        f"{what} cannot be cancelled: it is over, was cancelled before, or was not submitted there;"
+                        f" see: {named.look()}"
+                    )
+                )
+        return target
 
-    target, is_cancelled = speak(broker, timeout, talk)
-    if not is_cancelled:
-        raise click.ClickException(
-            printable(
-                f"message {named.id} to {target.words} cannot be cancelled: it is over, was cancelled before, or was"
-                f" not submitted there; see: {named.look()}"
-            )
-        )
+    target = speak(broker, timeout, talk)
     click.echo(printable(f"cancelled message {named.id} to {target.words}"))
 
 

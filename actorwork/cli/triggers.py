@@ -86,10 +86,14 @@ def show(actor: str, title: str, *, broker: str | None, timeout: float, json_out
 @timeout_option
 def run(actor: str, title: str, *, broker: str | None, timeout: float) -> None:
     """Send the message of a trigger now, whatever its schedule says, and also while it is paused."""
+    from actorwork.clients.auditing import audited
     from actorwork.clients.opening import open_client
 
     async def talk(opened: Broker, step: Step) -> str:
-        async with open_client(opened) as client:
+        async with (
+            open_client(opened) as client,
+            audited(opened.audit, "run trigger", f"trigger {actor}/{title}", step=step),
+        ):
             with step():
                 try:
                     return await client.run_trigger(actor, title)
@@ -132,12 +136,14 @@ def resume(actor: str, title: str | None, *, broker: str | None, timeout: float)
 @timeout_option
 def forget(actor: str, title: str, *, broker: str | None, timeout: float) -> None:
     """Delete a trigger from the broker. A node that still declares it registers it again, as a new one."""
+    from actorwork.clients.auditing import audited
 
     async def talk(opened: Broker, step: Step) -> None:
         with step():
             one = _one([Known(record, paused=False) for record in await opened.triggers.list()], actor, title)
-        with step():
-            await opened.triggers.forget(one.record.definition.source, one.record.definition.id)
+        async with audited(opened.audit, "forget trigger", f"trigger {actor}/{title}", step=step):
+            with step():
+                await opened.triggers.forget(one.record.definition.source, one.record.definition.id)
 
     speak(broker, timeout, talk)
     click.echo(f"forgot {title!r} of {actor!r}")

@@ -9,12 +9,11 @@ may have taken effect.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 
 from actorwork.abc import Audit
 from actorwork.clients.identity import whoami
-from actorwork.errors import BrokerError
 
 
 class Action:
@@ -38,19 +37,22 @@ async def audited(
     role: str = "",
     reason: str = "",
     ip: str = "",
+    step: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> AsyncGenerator[Action]:
     """Record the block as one action, in the name of the user of this program unless `who` names another one.
 
+    Each wait for the broker to record something is in a new `step()`, which may bound it; the block bounds its own.
     Raises `BrokerError`, and does not begin the block, if the action cannot be recorded. An error of the block is
     recorded as its outcome, and raised.
     """
-    entry = await audit.append(action, what, who=who or whoami(), role=role, reason=reason, ip=ip)
+    with step():
+        entry = await audit.append(action, what, who=who or whoami(), role=role, reason=reason, ip=ip)
     doing = Action()
     try:
         yield doing
     except Exception as error:
-        with suppress(BrokerError):
+        with suppress(Exception), step():
             await audit.complete(entry, f"failed: {error}", doing.how_many)
         raise
-    with suppress(BrokerError):  # It is done; that must not look like a failure.
+    with suppress(Exception), step():  # It is done: an answer that does not come must not look like a failure.
         await audit.complete(entry, doing.outcome, doing.how_many)

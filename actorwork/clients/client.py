@@ -92,21 +92,25 @@ class Client:
         source: str | None = None,
         trigger: str | None = None,
         triggers: bool = False,
+        node: str | None = None,
+        process: str | None = None,
         reason: str = "",
     ) -> None:
-        """Pause an actor, a source, or everything; one trigger of an actor, or all of them.
+        """Pause an actor, a source, or everything; one trigger of an actor, or all of them; a node, or a process.
 
             pause()                                     everything
             pause(actor=Greeter)                        the actor: all of its sources
             pause(source="orders")                      the source, for all actors
             pause(actor=Greeter, trigger="nightly")     this trigger
             pause(actor=Greeter, triggers=True)         all triggers of the actor
+            pause(node="box-7")                         all nodes of a host; one by "box-7:4711", its name
+            pause(process="thumbnails")                 all actors in a `Process` of a tree, in all of its replicas
 
         All nodes obey within a second: waiting messages stay where they are, deliveries in flight finish. Triggers fire
         into paused sources, unless they are paused themselves. While the broker is unreachable this waits. An actor or
         a source that no node has had may be paused before it starts, but is reported: it may be misspelt.
         """
-        kind, name = _what(actor, source, trigger, triggers=triggers)
+        kind, name = _what(actor, source, trigger, triggers=triggers, node=node, process=process)
         broker = await self._sender.reached()
         await broker.pauses.pause(kind, name, reason=reason, by=whoami())
         await self._report_unknown(broker, kind, name if actor is None else title_of(actor))
@@ -114,7 +118,7 @@ class Client:
     async def _report_unknown(self, broker: Broker, kind: PauseKind, name: str) -> None:
         from actorwork.state.known_actors import known_actors, unknown_actor, unknown_source  # noqa: PLC0415 - rare
 
-        if kind == "everything":
+        if kind in ("everything", "node", "process"):
             return
         with suppress(BrokerError):  # Paused it is; a client with few rights may not read who has run.
             known = await known_actors(broker.values)
@@ -129,12 +133,14 @@ class Client:
         source: str | None = None,
         trigger: str | None = None,
         triggers: bool = False,
+        node: str | None = None,
+        process: str | None = None,
     ) -> bool:
         """End a pause, with the same arguments as `pause`; return whether there was one.
 
         A trigger continues with its next time: times that passed meanwhile do not fire.
         """
-        kind, name = _what(actor, source, trigger, triggers=triggers)
+        kind, name = _what(actor, source, trigger, triggers=triggers, node=node, process=process)
         return await (await self._sender.reached()).pauses.resume(kind, name)
 
     async def paused(self) -> Sequence[Pause]:
@@ -287,9 +293,23 @@ class Client:
 
 
 def _what(
-    actor: type[Actor] | str | None, source: str | None, trigger: str | None, *, triggers: bool
+    actor: type[Actor] | str | None,
+    source: str | None,
+    trigger: str | None,
+    *,
+    triggers: bool,
+    node: str | None,
+    process: str | None,
 ) -> tuple[PauseKind, str]:
     """Return the kind and name of a pause; raise `ValueError` for arguments that do not fit together."""
+    if node is not None or process is not None:
+        others: tuple[object, ...] = (actor, source, trigger, node if process is not None else None)
+        if triggers or any(other is not None for other in others):
+            raise ValueError("a pause is for a node, a process, a source, or an actor or its triggers: one of them")
+        kind, name = ("node", node) if process is None else ("process", process)
+        if not name:
+            raise ValueError(f"a pause of a {kind} wants its name, got {name!r}")
+        return kind, name
     if source is not None:
         if actor is not None or trigger is not None or triggers:
             raise ValueError("a pause is for a source, or for an actor or its triggers, not both")

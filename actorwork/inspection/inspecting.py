@@ -66,6 +66,11 @@ class Inspection:
     def __repr__(self) -> str:
         return f"<Inspection of {self._broker.url}>"
 
+    @property
+    def broker(self) -> Broker:
+        """The broker that it looks at."""
+        return self._broker
+
     # ---- what runs where ----
 
     async def watch(self, seconds: float = 5.0) -> None:

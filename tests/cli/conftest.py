@@ -95,6 +95,13 @@ class Shell:
         assert result.exit_code == code, result.output
         return result
 
+    def recorded(self) -> list[tuple[str, str, int | None, str]]:
+        """Return the record of actions, the oldest first: action, what, how many, the first word of the outcome."""
+        return [
+            (one["action"], one["what"], one["how_many"], one["outcome"].partition(":")[0])
+            for one in reversed(self.json("audit"))
+        ]
+
     def json(self, *arguments: str, code: int = 0, input: str | None = None) -> Any:
         return json.loads(self(*arguments, "--json", code=code, input=input).stdout)
 

@@ -149,6 +149,9 @@ def test_replaying_sends_a_message_again(shell: Shell, letters: dict[str, DeadLe
     assert shell("dead", "replay", "orders", letters["m1"].entry, "m2").stdout == "replayed 2 dead letters\n"
     assert ids(shell) == ["m3"]
     assert shell.backlog("orders") == 2
+    assert shell.recorded() == [
+        ("replay", f"dead letters: source orders, {letters['m1'].entry} m2", 2, "done"),
+    ]
 
 
 def test_replaying_all_asks_first(shell: Shell, letters: dict[str, DeadLetter]):
@@ -164,6 +167,7 @@ def test_dropping_asks_first(shell: Shell, letters: dict[str, DeadLetter]):
     assert "drop 1 dead letter of 'orders'?" in shell("dead", "drop", "orders", "m1", input="n\n", code=1).stderr
     assert shell("dead", "drop", "orders", "m1", input="y\n").stdout == "dropped 1 dead letter\n"
     assert shell.json("dead", "drop", "--all", "--yes") == {"dropped": 2}
+    assert shell.recorded()[1] == ("drop", "dead letters: all", 2, "done")
     assert ids(shell) == []
     assert shell.backlog("orders") == 0
 
@@ -288,6 +292,8 @@ def test_a_letter_is_sent_again_with_another_message(
     assert shell.json("dead", "replay", "orders", "m1", *options) == {"replayed": 1, "payload": payload}
     assert ids(shell) == ["m2", "m3"]
     assert sent_again(shell) == [payload]
+    what = f"dead letter {letters['m1'].entry} of orders"
+    assert shell.recorded() == [("edit and replay", what, None, "done")]
 
 
 def test_a_letter_is_edited_and_sent_again(

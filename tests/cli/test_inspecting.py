@@ -148,6 +148,7 @@ def test_a_node_that_runs_is_looked_at_and_stopped(shell: Shell):
         stopped = shell("stop", node["id"]).stdout
         assert "begins its staged shutdown" in stopped
         assert ran.wait(60) == 0
+        assert shell.recorded() == [("stop node", f"node {node['id']}", None, "done")]
     finally:
         ran.kill()
         ran.communicate()

@@ -167,6 +167,13 @@ def test_a_run_is_steered(started: Shell):
     assert started.json("runs", "show", "failed")["status"] == "STARTED"
     assert started("runs", "forget", "asked").stdout == "forgot run 'asked'\n"
     assert "there is no run 'asked'" in started("runs", "show", "asked", code=1).stderr
+    assert [(action, what) for action, what, _, outcome in started.recorded() if outcome == "done"] == [
+        ("pause run", "run asked"),
+        ("resume run", "run asked"),
+        ("cancel run", "run asked"),
+        ("retry run", "run failed"),
+        ("forget run", "run asked"),
+    ]
 
 
 @pytest.mark.parametrize("command", [one for one in (*READING, *CHANGING) if "x" in one and one[0] == "runs"])
@@ -349,6 +356,8 @@ def test_a_message_that_was_submitted_is_cancelled_wherever_it_is(shell: Shell):
     another = with_client(shell, submit)
     assert shell("cancel", another).stdout.startswith(f"cancelled message {another} to the source ")
     assert "did you mean 'calculator'?" in shell("cancel", "calcluator", waiting, code=1).stderr
+    assert [outcome for *_, outcome in shell.recorded()] == ["done", "failed", "done", "failed"]
+    assert shell.recorded()[0][:2] == ("cancel", f"message {waiting} to the actor 'calculator'")
 
 
 def test_a_message_that_was_cancelled_in_flight_is_cancelled_again_by_force(shell: Shell):

@@ -58,6 +58,11 @@ def test_one_trigger_is_shown_in_full(known: Shell):
 def test_a_trigger_is_run_now(known: Shell):
     assert known("triggers", "run", "shop", "nightly").stdout.startswith("sent ")
     assert known.backlog(NIGHTLY.source) == 1
+    known("triggers", "run", "shop", "monthly", code=1)
+    assert known.recorded() == [
+        ("run trigger", "trigger shop/nightly", None, "done"),
+        ("run trigger", "trigger shop/monthly", None, "failed"),
+    ]
 
 
 def test_a_trigger_is_paused_and_resumed(known: Shell):
@@ -76,6 +81,14 @@ def test_a_trigger_is_paused_and_resumed(known: Shell):
     known("triggers", "resume", "shop")
     known("triggers", "resume", "shop", "nightly")
     assert "was not paused" in known("triggers", "resume", "shop", code=1).stderr
+    assert [(action, outcome) for action, _, _, outcome in known.recorded()] == [
+        ("pause", "done"),
+        ("pause", "done"),
+        ("resume", "done"),
+        ("resume", "done"),
+        ("resume", "failed"),
+    ]
+    assert known.json("audit")[-1]["reason"] == "holidays"
     assert {one["state"] for one in known.json("triggers", "ls")} == {"on"}
 
 
@@ -87,6 +100,7 @@ def test_a_vanished_trigger_is_marked_and_can_be_forgotten(known: Shell):
     assert [one["state"] for one in known.json("triggers", "ls")] == ["vanished", "on", "vanished"]
     known("triggers", "forget", "shop", "regular")
     assert [one["title"] for one in known.json("triggers", "ls")] == ["by the moon", "nightly"]
+    assert known.recorded() == [("forget trigger", "trigger shop/regular", None, "done")]
 
 
 def test_pauses_are_made_listed_and_ended(shell: Shell):

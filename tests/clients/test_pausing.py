@@ -40,6 +40,10 @@ async def test_a_client_pauses_and_resumes(mock_clock: MockClock):
         await client.pause(actor="clock", trigger="regular")
         await advance(0.1)
         await client.pause(actor="clock", triggers=True)
+        await advance(0.1)
+        await client.pause(node="box-7")
+        await advance(0.1)
+        await client.pause(process="thumbnails")
         found = await client.paused()
         assert [(one.kind, one.name) for one in found] == [
             ("actor", "clock"),
@@ -47,6 +51,8 @@ async def test_a_client_pauses_and_resumes(mock_clock: MockClock):
             ("everything", ""),
             ("trigger", "clock/regular"),
             ("triggers", "clock"),
+            ("node", "box-7"),
+            ("process", "thumbnails"),
         ]
         assert isinstance(found[0], Pause)
         assert found[0].reason == "stock-taking"
@@ -60,6 +66,8 @@ async def test_a_client_pauses_and_resumes(mock_clock: MockClock):
         assert await client.resume(source="ticks")
         assert await client.resume(actor="clock")
         assert not await client.resume(actor=Clock)
+        assert await client.resume(node="box-7")
+        assert await client.resume(process="thumbnails")
         await system.drain()
     assert Clock.seen == [("sent", None, "")]
 
@@ -92,6 +100,10 @@ async def test_a_client_runs_a_trigger_now(mock_clock: MockClock):
         ({"source": "a b"}, "a source wants"),
         ({"actor": ""}, "an actor is named by its class or its title, got ''"),
         ({"actor": 5}, "an actor is named by its class or its title, got 5"),
+        ({"node": ""}, "a pause of a node wants its name"),
+        ({"node": "box", "process": "far"}, "one of them"),
+        ({"process": "far", "triggers": True}, "one of them"),
+        ({"node": "box", "source": "orders"}, "one of them"),
         ({"actor": Clock.settings, "triggers": True}, "an actor is named by its class or its title"),
     ],
 )
