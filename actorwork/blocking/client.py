@@ -131,10 +131,22 @@ class Client:
         source: str | None = None,
         trigger: str | None = None,
         triggers: bool = False,
+        node: str | None = None,
+        process: str | None = None,
         reason: str = "",
     ) -> None:
-        """Pause an actor, a source, or everything; one trigger of an actor, or all of them."""
-        run(self._client.pause(actor=actor, source=source, trigger=trigger, triggers=triggers, reason=reason))
+        """Pause an actor, a source, or everything; one trigger of an actor, or all of them; a node, or a process."""
+        run(
+            self._client.pause(
+                actor=actor,
+                source=source,
+                trigger=trigger,
+                triggers=triggers,
+                node=node,
+                process=process,
+                reason=reason,
+            )
+        )
 
     def resume(
         self,
@@ -143,9 +155,15 @@ class Client:
         source: str | None = None,
         trigger: str | None = None,
         triggers: bool = False,
+        node: str | None = None,
+        process: str | None = None,
     ) -> bool:
         """End a pause, with the same arguments as `pause`; return whether there was one."""
-        return run(self._client.resume(actor=actor, source=source, trigger=trigger, triggers=triggers))
+        return run(
+            self._client.resume(
+                actor=actor, source=source, trigger=trigger, triggers=triggers, node=node, process=process
+            )
+        )
 
     def paused(self) -> Sequence[Pause]:
         """Return what is paused, oldest first."""
