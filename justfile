@@ -73,6 +73,15 @@ demo-web *arguments:
 examples:
     for example in bank embedding pool crawler everwork census; do echo "== $example" && python "examples/$example.py" || exit 1; done
 
+# the documentation as a site in build/site, strictly and without a network: the extra `docs`
+docs *arguments:
+    python -m docs.site build/pages
+    sphinx-build -W --keep-going -n -q -c docs/site -d build/doctrees {{ arguments }} build/pages build/site
+
+# follow the links of the documentation to other sites; the names of other packages become links too
+docs-links:
+    just docs -b linkcheck -t online
+
 # what ruff can mend by itself, and the layout of all files
 format:
     ruff check --fix-only .

@@ -47,13 +47,6 @@ def test_the_second_command_of_the_quickstart_runs_the_tests_as_just_test_does()
     assert blocks("sh", section("Quickstart"))[1].strip().endswith(f"&& .venv/bin/{recipe}")
 
 
-def test_what_the_documents_link_to_is_there() -> None:
-    for document in [HOUSE / "README.md", HOUSE / "CONTRIBUTING.md", *(HOUSE / "docs").rglob("*.md")]:
-        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
-            if "://" not in target:
-                assert (document.parent / target).exists(), f"{document.name} links to {target}, which is not there"
-
-
 def test_the_programs_of_the_quickstart_are_there() -> None:
     for program in re.findall(r"[\w/]+\.py", section("Quickstart")):
         assert (HOUSE / program).is_file()
