@@ -1012,6 +1012,18 @@ class PublishMiddleware(Protocol):
     def __call__(self, envelope: Envelope, /) -> Envelope: ...
 
 
+@runtime_checkable
+class HeaderMiddleware(PublishMiddleware, Protocol):
+    """Middleware that adds the same headers to whatever is sent at one place, such as the trace of the sender.
+
+    Steps of a workflow are no envelopes when it is started, and pass through no middleware: they get these headers.
+    """
+
+    def headers(self) -> Mapping[str, Json]:
+        """Return what a message gets that is made here and now."""
+        ...
+
+
 class ActorInstrument(Protocol):
     """Observes the deliveries of one actor; it must not raise anything of its own."""
 

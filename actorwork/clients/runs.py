@@ -240,7 +240,7 @@ async def start(sender: Sender, flow: Flow[R] | Step[R] | Group[Any], id: str | 
     """Store a run at the broker; with the id of one that exists, return that."""
     whole = flow_of(flow)
     chosen = sender.next_id() if id is None else id
-    await (await sender.reached()).runs.start(whole.plan(chosen))
+    await (await sender.reached()).runs.start(whole.plan(chosen, sender.headers()))
     return Run(chosen, sender, whole.reply)
 
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from actorwork import codec
 from actorwork.abc import Broker, Meter, PublishMiddleware
-from actorwork.actors.context.publishing import passed_through
+from actorwork.actors.context.publishing import headers_of, passed_through
 from actorwork.clients.driver import Driver, OutOfTime, Reached
 from actorwork.clients.routes import MeteredRoute, PublishRoute
 from actorwork.errors import AskTimeout, BrokerError, CodecError, MessageFailed, NotUnique, SettingsError
@@ -112,6 +112,10 @@ class Sender:
                 )  # Fails here, for this sender alone, instead of in a batch at the broker.
             envelope = sending.envelope(source, message_id, data, wire, ours=ours, priority=priority)
         return passed_through(self._layers, envelope) if self._layers else envelope
+
+    def headers(self) -> Mapping[str, Json]:
+        """Return the headers that middleware gives to steps of a workflow that is started here and now."""
+        return headers_of(self._layers) if self._layers else NO_HEADERS
 
     def may_send_again(self) -> None:
         """Note that the last envelope may be sent more than once, at any time: each time its id is checked."""

@@ -56,15 +56,26 @@ _REMEMBERED: Final = 20
 
 def sending() -> PublishMiddleware:
     """Return publish middleware for a client: messages carry the trace in which they are sent."""
-    return _with_trace
+    return _Traced()
 
 
-def _with_trace(envelope: Envelope) -> Envelope:
-    if SENTRY_TRACE in envelope.headers or not sentry_sdk.get_client().is_active():
-        return envelope
-    made = {SENTRY_TRACE: sentry_sdk.get_traceparent(), BAGGAGE: sentry_sdk.get_baggage()}
-    found: dict[str, Json] = {name: value for name, value in made.items() if value}
-    return attrs.evolve(envelope, headers={**found, **envelope.headers}) if found else envelope
+class _Traced:
+    """Puts the trace in which a message is made into its headers. Implements `abc.HeaderMiddleware`."""
+
+    def __repr__(self) -> str:
+        return "<traces of Sentry>"
+
+    def __call__(self, envelope: Envelope) -> Envelope:
+        if SENTRY_TRACE in envelope.headers:
+            return envelope
+        found = self.headers()
+        return attrs.evolve(envelope, headers={**found, **envelope.headers}) if found else envelope
+
+    def headers(self) -> Mapping[str, Json]:
+        if not sentry_sdk.get_client().is_active():
+            return {}
+        made = {SENTRY_TRACE: sentry_sdk.get_traceparent(), BAGGAGE: sentry_sdk.get_baggage()}
+        return {name: value for name, value in made.items() if value}
 
 
 @attrs.frozen(kw_only=True, repr=False)
@@ -101,7 +112,7 @@ class OpenedSentry:
 
     @property
     def publish_middleware(self) -> tuple[PublishMiddleware, ...]:
-        return (_with_trace,)
+        return (_Traced(),)
 
     @property
     def observe(self) -> EventSink | None:

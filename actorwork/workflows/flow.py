@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Generic, TypeVar, cast, overload
 
 from actorwork.durations import Duration
-from actorwork.message import GROUP, Json, Priority
+from actorwork.message import GROUP, NO_HEADERS, Json, Priority
 from actorwork.policy.bounds import check_name
 from actorwork.policy.runs.values import (
     FIXED,
@@ -114,10 +114,13 @@ class Flow(Generic[R_co]):
         """The type of the result."""
         return self.last.reply
 
-    def plan(self, id: str) -> Plan:
-        """Lay the flow out under the id of a run. Raises `ValueError` for steps that wait for each other."""
+    def plan(self, id: str, headers: Mapping[str, Json] = NO_HEADERS) -> Plan:
+        """Lay the flow out under the id of a run; all steps get `headers`, which their own ones precede.
+
+        Raises `ValueError` for steps that wait for each other.
+        """
         check_run_id(id)
-        return _plan_of(self, id)
+        return _plan_of(self, id, headers)
 
 
 def flow_of(flow: Flow[R] | Step[R] | Group[Any]) -> Flow[Any]:
@@ -135,8 +138,8 @@ def check_run_id(id: str) -> None:
         )
 
 
-def _plan_of(flow: Flow[Any], id: str) -> Plan:
-    layout = _Layout((flow.last, *flow.also))
+def _plan_of(flow: Flow[Any], id: str, headers: Mapping[str, Json]) -> Plan:
+    layout = _Layout((flow.last, *flow.also), headers)
     steps = layout.plans(_names(layout.steps))
     sources = Counter(step.source for step in steps if step.source)
     if steps and not sources:
@@ -154,7 +157,9 @@ def _plan_of(flow: Flow[Any], id: str) -> Plan:
     )
 
 
-def expansion_of(members: Sequence[Step[Any]], step: tuple[str, str, int], results: str) -> Expansion:
+def expansion_of(
+    members: Sequence[Step[Any]], step: tuple[str, str, int], results: str, headers: Mapping[str, Json] = NO_HEADERS
+) -> Expansion:
     """Lay steps out that are added to the group of a step, which is given as home, run and number.
 
     `results` is the type of the group's results, as in its members' header. Raises `TypeError` or `ValueError` for what
@@ -166,7 +171,7 @@ def expansion_of(members: Sequence[Step[Any]], step: tuple[str, str, int], resul
             raise TypeError(f"expand wants steps with messages, as members of the group, got {one!r}{instead(one)}")
     if len({id(one) for one in members}) < len(members):
         raise ValueError("expand wants each step once")
-    layout = _Layout(members)
+    layout = _Layout(members, headers)
     if any(isinstance(one.part, SignalPart) for one in layout.steps):
         raise TypeError("what is added to a group cannot wait for a signal; one of the flow's own steps can")
     if max(len(layout.steps), layout.groups) > MOST_OF_EXPANSION:
@@ -183,8 +188,9 @@ def expansion_of(members: Sequence[Step[Any]], step: tuple[str, str, int], resul
 class _Layout:
     """Numbers the steps that some need, with their groups, and turns each into what a broker stores."""
 
-    def __init__(self, ends: Iterable[object]) -> None:
+    def __init__(self, ends: Iterable[object], headers: Mapping[str, Json]) -> None:
         ends = tuple(ends)
+        self._shared = headers
         self.steps = _everything(ends)
         self.numbers = {id(step): number for number, step in enumerate(self.steps)}
         self._groups: dict[int, int] = {}
@@ -257,7 +263,9 @@ class _Layout:
                 raise TypeError(f"{group!r} has no message of its own")
 
     def _headers(self, step: Step[Any], headers: Mapping[str, Json]) -> Mapping[str, Json]:
-        """Return the headers of a step: a member of a group has the type of the group's results, if there is one."""
+        """Return the headers of a step: its own, those of all steps, and in a group the type of its results."""
+        if self._shared:
+            headers = {**self._shared, **headers}
         results = self._results.get(id(step))
         if results is None:
             return headers

@@ -11,10 +11,22 @@ import trio
 from sentry_sdk.envelope import Envelope
 from sentry_sdk.transport import Transport
 
-from actorwork import Actor, Child, Fail, Reject, Retry, RetryPolicy, Settings, SettingsError, open_client, receive
+from actorwork import (
+    Actor,
+    Child,
+    Fail,
+    Reject,
+    Retry,
+    RetryPolicy,
+    Settings,
+    SettingsError,
+    open_client,
+    receive,
+)
 from actorwork.telemetry.sentry import Sentry, sending
 from actorwork.testing import open_test_system
 from actorwork.testing.memory import MemoryBroker
+from actorwork.workflows import step
 
 
 class Kept(Transport):
@@ -241,10 +253,12 @@ async def test_a_client_sends_its_trace_and_overwrites_none(mock_clock: trio.tes
             pass
         await client.publish("orders", "first")
         await client.publish("orders", "second", headers={"sentry-trace": "own"})
-    first, second = (one.headers for one in broker.sent)
+        await client.start(step("orders", "third"))
+    first, second, third = (one.headers for one in broker.sent)
     assert sentry_sdk.get_traceparent() == first["sentry-trace"]
     assert "sentry-trace_id=" in str(first["baggage"])
     assert dict(second) == {"sentry-trace": "own"}
+    assert third["sentry-trace"] == first["sentry-trace"]
 
 
 async def test_without_a_client_of_sentry_nothing_happens(mock_clock: trio.testing.MockClock):

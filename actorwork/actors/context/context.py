@@ -381,7 +381,7 @@ class Context(Neighbours):
             # Imported here: few actors start workflows, and a node starts faster without.
             from actorwork.actors.context.runs import StartedRuns  # noqa: PLC0415
 
-            current.runs = StartedRuns()
+            current.runs = StartedRuns(self._publish_layers)
         return current.runs
 
     @property

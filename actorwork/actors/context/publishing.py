@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, Final
 
 import attrs
 
-from actorwork.abc import PublishMiddleware
+from actorwork.abc import HeaderMiddleware, PublishMiddleware
 from actorwork.actors.handlers.table import handlers_of
 from actorwork.actors.tree.hooks import Hooks, no_title
 from actorwork.codec import encode, encode_value
 from actorwork.errors import SettingsError
-from actorwork.message import Delivery, Envelope, MessageIds, Priority, Unique
+from actorwork.message import NO_HEADERS, Delivery, Envelope, Json, MessageIds, Priority, Unique
 from actorwork.policy.sending import PLAIN, Sending, SendOptions
 from actorwork.settings import SOURCE, SOURCE_IN_WORDS, EventSettings, Settings
 
@@ -55,6 +55,15 @@ def passed_through(layers: Sequence[PublishMiddleware], envelope: Envelope) -> E
             _check(shaped)
         envelope = shaped
     return envelope
+
+
+def headers_of(layers: Sequence[PublishMiddleware]) -> Mapping[str, Json]:
+    """Return the headers that middleware gives to steps of a workflow that is started here and now."""
+    found: dict[str, Json] = {}
+    for layer in layers:
+        if isinstance(layer, HeaderMiddleware):
+            found |= {name: value for name, value in layer.headers().items() if name not in found}
+    return found or NO_HEADERS
 
 
 def _check(envelope: Envelope) -> None:

@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
 
+from actorwork.actors.context.publishing import headers_of
 from actorwork.codec import encode_result
 from actorwork.errors import NotRunning
-from actorwork.message import FLOW, GROUP, REPLY_TO, RESULT_TTL, Delivery, is_result_wanted
+from actorwork.message import FLOW, GROUP, NO_HEADERS, REPLY_TO, RESULT_TTL, Delivery, Json, is_result_wanted
 from actorwork.policy.runs.values import Expansion, Heir, Plan, read_step_header
 from actorwork.policy.settlement import Ack
 from actorwork.workflows.flow import expansion_of, flow_of
 from actorwork.workflows.templates import may_fit, type_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from actorwork.abc import PublishMiddleware
     from actorwork.workflows.flow import Flow
     from actorwork.workflows.steps import Step
 
@@ -31,18 +33,20 @@ class Continuation(NamedTuple):
 class StartedRuns:
     """What one delivery starts."""
 
-    __slots__ = ("_added", "_starts")
+    __slots__ = ("_added", "_headers", "_layers", "_starts")
 
-    def __init__(self) -> None:
+    def __init__(self, layers: Sequence[PublishMiddleware] = ()) -> None:
+        self._layers = layers
         self._starts: list[Plan] = []
         self._added: list[Step[Any]] = []
+        self._headers: Mapping[str, Json] = NO_HEADERS
 
     def start(self, flow: Flow[Any] | Step[Any], id: str) -> None:
-        self._starts.append(flow_of(flow).plan(id))
+        self._starts.append(flow_of(flow).plan(id, headers_of(self._layers)))
 
     def continue_with(self, flow: Flow[Any] | Step[Any], id: str) -> Continuation:
         whole = flow_of(flow)
-        return Continuation(whole.plan(id), whole.reply)
+        return Continuation(whole.plan(id, headers_of(self._layers)), whole.reply)
 
     def expand(self, steps: Sequence[Step[Any]], delivery: Delivery) -> None:
         if read_step_header(delivery.headers.get(FLOW)) is None:
@@ -54,7 +58,8 @@ class StartedRuns:
                 "context.expand adds members to the group of a step, and this step is in none: make it a member of a"
                 " group(…) whose results another step takes"
             )
-        _expansion(steps, delivery)  # What cannot be added is an error here, and not at the settlement.
+        self._headers = headers_of(self._layers)  # Of the handler; the settlement is not in its context.
+        self._expansion(steps, delivery)  # What cannot be added is an error here, and not at the settlement.
         self._added += steps
 
     def ack(self, delivery: Delivery, value: object, returns: object, limit: int) -> Ack:
@@ -81,13 +86,12 @@ class StartedRuns:
         expands = None
         if self._added:
             _check_results(self._added, delivery, returns)
-            expands = _expansion(self._added, delivery)
+            expands = self._expansion(self._added, delivery)
         return Ack(encode_result(value, limit) if is_wanted else None, tuple(self._starts), expands=expands)
 
-
-def _expansion(steps: Sequence[Step[Any]], delivery: Delivery) -> Expansion:
-    step = read_step_header(delivery.headers[FLOW]) or ("", "", 0)
-    return expansion_of(steps, step, str(delivery.headers[GROUP]))
+    def _expansion(self, steps: Sequence[Step[Any]], delivery: Delivery) -> Expansion:
+        step = read_step_header(delivery.headers[FLOW]) or ("", "", 0)
+        return expansion_of(steps, step, str(delivery.headers[GROUP]), self._headers)
 
 
 def _check_results(steps: Sequence[Step[Any]], delivery: Delivery, returns: object) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer, TracerProvider
     from opentelemetry.util.types import AttributeValue
 
-    from actorwork.message import Envelope
+    from actorwork.message import Envelope, Json
 
 
 def sending(
@@ -44,7 +44,7 @@ def tracer_of(provider: TracerProvider | None) -> Tracer:
 
 
 class MessageSpans:
-    """Puts the context in which a message is made into its headers. Implements `abc.PublishMiddleware`."""
+    """Puts the context in which a message is made into its headers. Implements `abc.HeaderMiddleware`."""
 
     def __init__(self, shared: Mapping[str, AttributeValue], *, spans: bool, provider: TracerProvider | None) -> None:
         self._shared = shared
@@ -73,6 +73,10 @@ class MessageSpans:
             return _with_context(envelope, set_span_in_context(span))
         finally:
             span.end()
+
+    def headers(self) -> Mapping[str, Json]:
+        """Return the context here and now, for the steps of a workflow: each is handled in the trace of its start."""
+        return headers_with({}, None)
 
     def _traced(self) -> Tracer:
         # At the first message: the application may set its global provider after it has opened its client.
