@@ -66,8 +66,9 @@ def _add_files(written: dict[PurePosixPath, str], files: list[PurePosixPath], ro
         page = chapters.page_of(file)
         if page in written:
             continue
-        text = (root / file).read_text(encoding="utf-8")
-        if file.suffix == ".md":
+        is_directory = (root / file).is_dir()
+        text = chapters.listed(file, root) if is_directory else (root / file).read_text(encoding="utf-8")
+        if is_directory or file.suffix == ".md":
             text, more = chapters.on_the_site(text, file, root)
             files += more
         else:

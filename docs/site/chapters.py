@@ -121,9 +121,9 @@ def on_the_site(text: str, document: PurePosixPath, root: Path) -> tuple[str, li
         file = resolved(link, document)
         if file is None or (is_chapter(file) and is_chapter(document)):
             return link
-        if (root / file).is_dir():
+        if (root / file / "README.md").is_file():
             file /= "README.md"
-        if not (root / file).is_file():
+        if not (root / file).exists():
             return link
         if not is_chapter(file):
             files.append(file)
@@ -138,6 +138,12 @@ def shown(file: PurePosixPath, text: str) -> str:
     fence = "`" * (max([2, *(len(ticks) for ticks in re.findall("`+", text))]) + 1)
     language = _LANGUAGES.get(file.suffix, "docker" if file.name == "Containerfile" else "text")
     return f"# {file}\n\n{fence}{language}\n{text.rstrip()}\n{fence}\n"
+
+
+def listed(directory: PurePosixPath, root: Path) -> str:
+    """Return a page in Markdown, as it would be in the directory, that names its files."""
+    names = sorted(path.name for path in (root / directory).iterdir() if not path.name.startswith(("__pycache__", ".")))
+    return "\n".join([f"# {directory}", "", *(f"- [{name}]({directory.name}/{name})" for name in names), ""])
 
 
 def documents(root: Path) -> Sequence[PurePosixPath]:

@@ -165,6 +165,14 @@ def test_links_out_of_the_chapters_lead_to_pages_with_the_files() -> None:
     assert files == [PurePosixPath("deploy/redis.conf")]
 
 
+def test_a_directory_is_shown_by_its_files() -> None:
+    text = chapters.listed(PurePosixPath("examples/config"), ROOT)
+    assert text.startswith("# examples/config\n\n- [default.toml](config/default.toml)\n")
+    changed, files = chapters.on_the_site(text, PurePosixPath("examples/config"), ROOT)
+    assert "(examples-config-default.toml.md)" in changed
+    assert PurePosixPath("examples/config/default.toml") in files
+
+
 def test_a_file_with_fences_is_shown_within_a_longer_one() -> None:
     assert chapters.shown(PurePosixPath("a.py"), "```\n") == "# a.py\n\n````python\n```\n````\n"
 
