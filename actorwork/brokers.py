@@ -3,6 +3,7 @@
 None                       the embedded one, in the file of this project below the user's state directory
 sqlite:///path/to/file     the embedded one, in that file (sqlite:// keeps everything in memory)
 redis:// rediss:// unix:// Redis; so do valkey://, valkeys:// and redis+tls://
+redis+sentinel://h1,h2/name the primary that Redis Sentinel knows by this name (rediss+sentinel:// with TLS)
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from actorwork.errors import BrokerError
 from actorwork.events import Event
 
 _PROJECT_MARKS: Final = ("pyproject.toml", "setup.py", "setup.cfg", ".git", ".hg")
-_REDIS: Final = frozenset({"redis", "rediss", "unix", "valkey", "valkeys", "redis+tls", "redis+ssl"})
+_SENTINELS: Final = frozenset({"redis+sentinel", "rediss+sentinel", "valkey+sentinel", "valkeys+sentinel"})
+_REDIS: Final = _SENTINELS | {"redis", "rediss", "unix", "valkey", "valkeys", "redis+tls", "redis+ssl"}
 _INSTALLED: Final = ("bin", "lib", "lib64", "Scripts", "Lib")
 """Where a Python installation keeps programs and modules."""
 

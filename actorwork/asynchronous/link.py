@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import attrs
 
+from actorwork.streams.transport.address import why_closed
 from actorwork.streams.transport.redis_py import ConnectionError, RedisPyConnection  # noqa: A004
 from actorwork.streams.transport.wire import NOT_ENOUGH, Push, new_reader
 
@@ -111,7 +112,7 @@ class Link:
             self.fail(ConnectionError(str(error)))
             return
         if not data:
-            self.fail(ConnectionError("the server closed the connection"))
+            self.fail(ConnectionError(why_closed(self._opened)))
             return
         try:
             self._reader.feed(data)

@@ -74,7 +74,7 @@ async def _open_redis(url: str, stack: AsyncExitStack, emit: EventSink) -> tuple
     stack.push_async_callback(commands.aclose)
     await commands.open()
     with cannot(f"open {address.url}"):
-        await refuse_what_loses_messages(commands, emit)
+        await refuse_what_loses_messages(commands, address, emit)
 
     async def open_replies() -> Replies:
         place = RedisReplies()

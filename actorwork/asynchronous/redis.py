@@ -20,8 +20,10 @@ from actorwork.streams.transport.address import Address, open_socket
 from actorwork.streams.transport.commands import CommonCommands, MayHaveExecuted
 from actorwork.streams.transport.redis_py import (
     ConnectionError,  # noqa: A004
+    NoReplicasError,
     RedisPyConnection,
     TimeoutError,  # noqa: A004
+    outage_in,
 )
 from actorwork.streams.transport.wire import pack
 
@@ -91,7 +93,10 @@ class AsyncioRedis(CommonCommands):
         for command in commands:
             requests.append(self._issue(pack(tuple(command)), 1, idempotent=True))
             await asyncio.sleep(0)
-        return [(await request.done)[0] for request in requests]
+        replies = [(await request.done)[0] for request in requests]
+        if outage_in(replies) is None:
+            return replies
+        return await self._request(b"".join([request.data for request in requests]), len(requests), idempotent=True)
 
     async def transact(self, *commands: Sequence[Any]) -> list[Any]:
         data = [pack(("MULTI",)), *(pack(tuple(command)) for command in commands), pack(("EXEC",))]
@@ -111,7 +116,20 @@ class AsyncioRedis(CommonCommands):
         await self._request(pack(("UNSUBSCRIBE", name)), 1, idempotent=True)
 
     async def _request(self, data: bytes, count: int, *, idempotent: bool) -> list[Any]:
-        return await self._issue(data, count, idempotent=idempotent).done
+        refusals = 0
+        while True:
+            generation = self.generation
+            replies = await self._issue(data, count, idempotent=idempotent).done
+            outage = outage_in(replies)
+            if outage is None or not idempotent:
+                if refusals:
+                    self._emit(BrokerBack(self.address.url))
+                return replies
+            refusals += 1
+            refused = f"{self.address.url} takes no commands now ({outage})"
+            if type(outage) is not NoReplicasError and self._link is not None and generation == self.generation:
+                self._link.fail(ConnectionError(refused))  # A replica stays one: the next may lead to the primary.
+            await self._pause(refusals + 3, refused)
 
     def _issue(self, data: bytes, count: int, *, idempotent: bool) -> Request:
         check_loop(self._loop)

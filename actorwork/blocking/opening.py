@@ -59,7 +59,7 @@ def _open_redis(
     commands = BlockingRedis(address, deadlines, patience, emit)
     try:
         with cannot(f"open {address.url}"):
-            run(refuse_what_loses_messages(commands, emit))
+            run(refuse_what_loses_messages(commands, address, emit))
     except BaseException:
         commands.close()
         raise

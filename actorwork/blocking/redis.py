@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 import threading
 import time
 import weakref
@@ -18,11 +19,12 @@ from actorwork.blocking.driver import Deadlines
 from actorwork.clients.driver import OutOfTime
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerBack, BrokerLost
-from actorwork.streams.transport.address import Address, open_socket
+from actorwork.streams.transport.address import Address, open_socket, why_closed
 from actorwork.streams.transport.commands import CommonCommands, MayHaveExecuted
 from actorwork.streams.transport.redis_py import (
     ConnectionError,  # noqa: A004
     TimeoutError,  # noqa: A004
+    outage_in,
 )
 from actorwork.streams.transport.wire import NOT_ENOUGH, Push, new_reader, pack
 
@@ -73,8 +75,19 @@ class BlockingConnection:
                     raise
                 continue
             if not data:
-                raise ConnectionError("the server closed the connection")
+                raise ConnectionError(why_closed(self._opened))
             self._reader.feed(data)
+
+    def is_ended(self) -> bool:
+        """Return whether the connection has ended meanwhile, as far as that is known here without a request."""
+        self._socket.settimeout(0)
+        try:
+            # Below TLS, if there is any: only whether there is an end matters, and nothing is taken.
+            return not socket.socket.recv(self._socket, 1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def _limit(self) -> float | None:
         left = self._deadlines.left()
@@ -142,6 +155,7 @@ class BlockingRedis(CommonCommands):
         failures = 0
         while True:
             connection = self._take() or self.open(give_up_at)
+            refused = None
             try:
                 connection.send(data)
                 replies: list[Any] = []
@@ -164,11 +178,15 @@ class BlockingRedis(CommonCommands):
                 connection.close()
                 raise
             else:
+                outage = outage_in(replies)
                 self._give(connection)
-                return replies
+                if outage is None or not idempotent or time.monotonic() >= give_up_at:
+                    return replies
+                # A replica stays one: the next connection may lead to the primary.
+                refused = f"{self.address.url} takes no commands now ({outage})"
             self._drop_idle()
             failures += 1
-            self._pause(failures)
+            self._pause(failures, refused)
 
     def open(self, give_up_at: float) -> BlockingConnection:
         """Open a connection; wait for the server until then. Raises `BrokerError`."""

@@ -63,6 +63,10 @@ class RedisThreadReplies:
     def expect(self, source: str, message_id: str) -> PendingOutcome:
         # Subscribed before the message is sent: its reply may come at once.
         with cannot("wait for replies"):
+            if self._connection is not None and self._connection.is_ended():
+                # Nothing was received over it since the last message; this one's reply would be lost with it.
+                self._connection.close()
+                self._connection = None
             self._connected()
         self._come.clear()
         return _Awaited(self, source, message_id)

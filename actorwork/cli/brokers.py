@@ -36,7 +36,8 @@ def broker_option(function: Any) -> Any:
         envvar=BROKER,
         show_envvar=True,
         metavar="URL",
-        help="redis://HOST:PORT/DB, rediss://... or unix:///SOCKET of a Redis server, or sqlite:///FILE;"
+        help="redis://HOST:PORT/DB, rediss://... or unix:///SOCKET of a Redis server,"
+        " redis+sentinel://HOST,HOST/NAME of a primary that sentinels know, or sqlite:///FILE;"
         " without it, the embedded broker in the default file of the project in the current directory.",
     )(function)
 
@@ -146,7 +147,7 @@ def _with_password(_: click.Context, __: click.Parameter, url: str | None) -> st
             return Path(file).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise click.UsageError(f"{BROKER}_FILE: cannot read {file}: {error}") from None
-    if url is None or ":***@" not in url:
+    if url is None or not any(mask in url for mask in (":***@", "=***")):
         return url
     from actorwork.streams.transport.urls import without_password
 

@@ -1,7 +1,7 @@
 """The broker at Redis: messages in streams under the users' own names, settled by scripts.
 
-One server, or a primary with replicas. On Redis Cluster a source and its keys share a slot, but a lease and messages
-for other sources do not: that is not supported yet.
+One server, or a primary with replicas, which Sentinel may replace. On Redis Cluster a source and its keys share a slot,
+but a lease and messages for other sources do not: that is not supported yet.
 """
 
 from __future__ import annotations
@@ -71,6 +71,8 @@ async def open_broker(url: str, *, emit: EventSink, is_unsafe_allowed: bool = Fa
             emit(BrokerLost(str(event.error), event.retry_in))
             return
         emit(BrokerBack(event.url))
+        for node in nodes:
+            node.check_lease()
         for place in replies.values():
             place.look_now()
         for one in changes:
@@ -90,8 +92,8 @@ async def open_broker(url: str, *, emit: EventSink, is_unsafe_allowed: bool = Fa
         url, name="actorwork", scripts=scripts.ALL, on_push=on_push, on_event=on_event, make=make
     ) as client:
         await client.wait_connected()
-        await diagnosis.refuse_what_loses_messages(client, emit, is_unsafe_allowed=is_unsafe_allowed)
-        broker = RedisBroker(client, Address.parse(url), replies, changes, nodes, emit, shared_url=url)
+        await diagnosis.refuse_what_loses_messages(client, client.address, emit, is_unsafe_allowed=is_unsafe_allowed)
+        broker = RedisBroker(client, client.address, replies, changes, nodes, emit, shared_url=url)
         pauses.append(broker.pauses.tell)
         asks.append(broker.tell_asked)
         yield broker

@@ -15,6 +15,7 @@ from actorwork.abc import EventSink, Finding
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerAdvice
 from actorwork.streams import keys, scripts
+from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.commands import Commands, Script
 from actorwork.streams.transport.redis_py import NoPermissionError, RedisError, ResponseError
 
@@ -159,15 +160,16 @@ _ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "CLIENT": ("UNBLOCK", "0"),
     "MULTI": (),
     "EXEC": (),
-    "CLIENT|KILL": ("ID", "0"),
+    "CLIENT|KILL": ("ID", str(2**62)),  # Not 0: for 6.2 that is no number, and it would kill all connections.
 }
 
 
-async def look(client: Commands) -> Sequence[Finding]:
+async def look(client: Commands, address: Address) -> Sequence[Finding]:
     """Return all findings, including the good ones."""
     findings: list[Finding] = []
     facts = await facts_of(client)
     findings += memory_and_durability(facts)
+    findings += _failover(facts, address)
     findings.append(await _clock(client))
     findings += await _permissions(client, facts)
     findings.append(await _script_runs(client))
@@ -175,12 +177,15 @@ async def look(client: Commands) -> Sequence[Finding]:
     return findings
 
 
-async def refuse_what_loses_messages(client: Commands, emit: EventSink, *, is_unsafe_allowed: bool = False) -> None:
+async def refuse_what_loses_messages(
+    client: Commands, address: Address, emit: EventSink, *, is_unsafe_allowed: bool = False
+) -> None:
     """Raise `BrokerError` for a server that loses messages; report whatever else could be better as advice.
 
     With `is_unsafe_allowed` such a server is reported, too.
     """
-    for finding in memory_and_durability(await facts_of(client)):
+    facts = await facts_of(client)
+    for finding in (*memory_and_durability(facts), *_failover(facts, address)):
         if finding.level == "ok":
             continue
         if finding.level == "error" and not is_unsafe_allowed:
@@ -224,6 +229,29 @@ def memory_and_durability(facts: Mapping[str, str] | RedisError) -> Sequence[Fin
         text = "the append-only file is off: a server that is killed forgets messages"
         advice = "CONFIG SET appendonly yes, and the same in redis.conf"
         findings.append(Finding("durability", "warning", text, advice))
+    return findings
+
+
+def _failover(facts: Mapping[str, str] | RedisError, address: Address) -> Sequence[Finding]:
+    """Judge what a failover by Sentinel would lose."""
+    if address.sentinels is None or isinstance(facts, RedisError):
+        return ()
+    findings: list[Finding] = []
+    if (replicas := facts.get("connected_slaves", "")) == "0":
+        text = "the primary has no replica: nothing can take over from it"
+        findings.append(Finding("replicas", "warning", text, "start one with replicaof"))
+    elif replicas:
+        findings.append(Finding("replicas", "ok", f"replicas of the primary: {replicas}"))
+    # INFO has this line only if both settings are in force: no right to CONFIG is needed.
+    if "min_slaves_good_slaves" in facts:
+        findings.append(Finding("failover", "ok", "the primary accepts writes only while it has replicas"))
+    elif replicas:
+        text = (
+            "min-replicas-to-write is 0: a primary that was cut off or replaced goes on accepting messages, "
+            "and all of them are lost"
+        )
+        advice = "CONFIG SET min-replicas-to-write 1 and min-replicas-max-lag 10, in redis.conf of every server as well"
+        findings.append(Finding("failover", "warning", text, advice))
     return findings
 
 

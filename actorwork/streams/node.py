@@ -80,6 +80,7 @@ class RedisNode(Node):
             on_trouble=self._lease_troubled,
             on_renewed=None if meter is None else meter.lease_renewed,
         )
+        self._may_move = address.sentinels is not None
         self._incarnation = self._lease.incarnation
         self._intake = trio.CancelScope()
         self._intake_ended = trio.Event()
@@ -124,6 +125,11 @@ class RedisNode(Node):
     @property
     def incarnation(self) -> str:
         return self._incarnation
+
+    def check_lease(self) -> None:
+        """See now whether the lease is still there: the server may have restarted, or another one be the primary."""
+        if self._may_move:
+            self._lease.check()
 
     def lease_state(self) -> LeaseState:
         return self._lease.state()

@@ -212,4 +212,4 @@ class RedisSending:
         return None if age is None else age / 1000
 
     async def diagnose(self) -> Sequence[Finding]:
-        return await diagnosis.look(self._commands)
+        return await diagnosis.look(self._commands, self._address)

@@ -70,9 +70,9 @@ class RedisServer:
         self.directory = directory
         self.socket_path = directory / "redis.sock"
         self.url = f"unix://{self.socket_path}"
-        self.port = _free_port() if tcp else 0
+        self.port = free_port() if tcp else 0
         self.tcp_url = f"redis://127.0.0.1:{self.port}"
-        self.tls_port = _free_port() if tls else 0
+        self.tls_port = free_port() if tls else 0
         self.tls_url = f"rediss://localhost:{self.tls_port}" + (f"?ssl_ca_certs={tls.authority}" if tls else "")
         lines = [
             f"unixsocket {self.socket_path}",
@@ -187,7 +187,7 @@ def open_redis_server(
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

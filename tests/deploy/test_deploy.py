@@ -15,6 +15,7 @@ import yaml
 from actorwork import open_client
 from actorwork.cli.commands import actorwork
 from actorwork.durations import as_seconds
+from actorwork.testing.redis_sentinel import Member
 from actorwork.testing.redis_server import open_redis_server
 
 ROOT = Path(__file__).parents[2]
@@ -73,6 +74,21 @@ def test_redis_starts_with_our_configuration_and_the_doctor_finds_nothing() -> N
         findings = trio.run(diagnose, server.url)
     assert findings["durability"] == {"ok"}
     assert findings["eviction"] == {"ok"}
+
+
+def test_a_sentinel_starts_with_the_file_for_one(tmp_path: Path) -> None:
+    lines = (DEPLOY / "sentinel.conf").read_text(encoding="utf-8").replace("primary.example", "127.0.0.1").splitlines()
+    # Sentinel writes the file that it was started with; its port is chosen here.
+    settings = dict(line.rsplit(" ", 1) for line in lines if line.startswith("sentinel") and "monitor" not in line)
+    monitor = next(line for line in lines if line.startswith("sentinel monitor"))
+    sentinel = Member(tmp_path / "sentinel", {monitor: "", **settings}, is_sentinel=True)
+    sentinel.start()
+    try:
+        state = sentinel.call("SENTINEL", "MASTER", "mymaster").decode().split("\r\n")
+    finally:
+        sentinel.kill()
+    assert state[state.index("down-after-milliseconds") + 2] == "5000"
+    assert state[state.index("quorum") + 2] == "2"
 
 
 def test_each_setting_of_redis_has_a_reason_above_it() -> None:

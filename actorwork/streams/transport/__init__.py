@@ -6,6 +6,7 @@ multiplexer.py   many tasks on one connection: replies matched in order
 commands.py      what the broker's parts ask of a client, whatever carries the bytes; scripts
 address.py       where a server is, and how a connection to it is opened
 connection.py    one socket and the parser of its bytes
+sentinel.py      a primary that may move: found, and watched
 direct.py        connecting without redis-py
 wire.py          RESP3, by hiredis
 urls.py          which urls there are, and what may be shown of one

@@ -4,7 +4,8 @@ import contextlib
 import re
 import ssl
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -22,7 +23,15 @@ from actorwork.streams.transport.redis_py import (
     TimeoutError,  # noqa: A004
     connection_options,
 )
-from actorwork.streams.transport.urls import canonical, without_password
+from actorwork.streams.transport.urls import (
+    canonical,
+    is_of_sentinels,
+    sentinel_parts,
+    without_password,
+)
+
+if TYPE_CHECKING:
+    from actorwork.streams.transport.sentinel import Sentinels
 
 HANDSHAKE_TIMEOUT: Final = 5.0
 """Seconds for each step of getting in, unless the url says `socket_timeout` or `socket_connect_timeout`."""
@@ -39,11 +48,17 @@ class Address(Value):
     url: str
     connection_class: Callable[..., RedisPyConnection] = attrs.field(repr=False)
     options: Mapping[str, Any] = attrs.field(repr=False)
+    sentinels: "Sentinels | None" = attrs.field(default=None, repr=False)
+    """What finds the primary, if the url names sentinels."""
 
     @classmethod
     def parse(cls, url: str) -> "Address":
-        """Parse a `redis://`, `rediss://` or `unix://` url, with all options of redis-py. Raises `BrokerError`."""
+        """Parse a `redis://`, `rediss://`, `unix://` or `redis+sentinel://` url, with all options of redis-py. Raises
+        `BrokerError`.
+        """
         shown = without_password(url)
+        if is_of_sentinels(url):
+            return cls._of_sentinels(url, shown)
         try:
             url = canonical(url)
         except ValueError as error:
@@ -68,6 +83,30 @@ class Address(Value):
         options.setdefault("socket_timeout", HANDSHAKE_TIMEOUT)
         options.setdefault("socket_connect_timeout", HANDSHAKE_TIMEOUT)
         return cls(shown, connection_class, options)
+
+    @classmethod
+    def _of_sentinels(cls, url: str, shown: str) -> "Address":
+        # Imported here: a program without sentinels starts faster without.
+        from actorwork.streams.transport.sentinel import PrimaryConnection, SentinelPlace, Sentinels  # noqa: PLC0415
+
+        try:
+            parts = sentinel_parts(url)
+        except ValueError as error:
+            raise BrokerError(f"cannot use {shown!r} as a Redis url: {error}") from None
+        if len(set(parts.sentinels)) < len(parts.sentinels):
+            raise BrokerError(f"cannot use {shown!r} as a Redis url: it names a sentinel twice")
+        places: list[SentinelPlace] = []
+        try:
+            primary = cls.parse(parts.primary)
+            for name, place_url in parts.sentinels:
+                place = cls.parse(place_url)
+                places.append(SentinelPlace(name, place.connection_class, place.options))
+        except BrokerError as error:
+            reason = str(error).partition("as a Redis url: ")[2]
+            raise BrokerError(f"cannot use {shown!r} as a Redis url: {reason}") from None
+        sentinels = Sentinels(parts.name, places)
+        connection_class = partial(PrimaryConnection, sentinels, primary.connection_class)
+        return cls(shown, connection_class, primary.options, sentinels)
 
 
 def _try(connection_class: Callable[..., RedisPyConnection], options: Mapping[str, Any], url: str) -> None:
@@ -102,6 +141,11 @@ def open_socket(address: Address, name: str) -> RedisPyConnection:
         opened.disconnect()
         raise
     return opened
+
+
+def why_closed(opened: RedisPyConnection) -> str:
+    """Return why a connection has ended at which the other side sends no more."""
+    return getattr(opened, "why_closed", None) or "the server closed the connection"
 
 
 def _explained(error: RedisError, address: Address) -> Exception:

@@ -13,7 +13,8 @@ What a lost connection means for a command that waits:
 
 A command issued while there is no connection waits for one. A caller that cannot wait bounds it (`trio.fail_after`).
 A server that turns read-only has become a replica: its connection counts as lost, and the next one may lead to the
-new primary.
+new primary. So does that of a server that loads its data. One that lacks replicas (`min-replicas-to-write`) is asked
+again on the same connection, up to once a second. A command that is idempotent waits for the end of all of these.
 
 Reconnecting backs off exponentially with full jitter, up to a second: a node continues within two seconds of the
 server's return.
@@ -37,6 +38,7 @@ from actorwork.streams.transport.exclusive import Exclusive
 from actorwork.streams.transport.multiplexer import Multiplexer, PendingRequest
 from actorwork.streams.transport.redis_py import (
     ConnectionError,  # noqa: A004
+    NoReplicasError,
     TimeoutError,  # noqa: A004
 )
 from actorwork.streams.transport.wire import pack
@@ -146,12 +148,18 @@ class RedisClient(CommonCommands):
         self._connected = trio.Event()
         self._scope = trio.CancelScope(shield=True)
         self._is_closed = False
+        self._lacks_replicas = False
+        """It has been reported that the server takes no writes, and not yet that it does again."""
         self._last_error: Exception | None = None
         self._bytes = (0, 0)
 
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else "disconnected" if self._link is None else "connected"
         return f"<RedisClient of {self._address.url}, {state}, generation {self.generation}>"
+
+    @property
+    def address(self) -> Address:
+        return self._address
 
     # ------------------------------------------------------------------------------------------------------- commands
 
@@ -192,6 +200,7 @@ class RedisClient(CommonCommands):
         """
         packed: list[bytes] = []
         making = iter(commands)
+        refusals = 0
         while True:
             await trio.lowlevel.checkpoint_if_cancelled()
             link = self._link
@@ -205,10 +214,35 @@ class RedisClient(CommonCommands):
                 await trio.lowlevel.checkpoint()
             for request in requests:
                 await link.wait(request)
-            if all(request.error is None and not request.is_read_only for request in requests):
+            if all(request.error is None and request.outage is None for request in requests):
+                if refusals:
+                    self._accepted()
                 return [request.replies[0] for request in requests]
-            if any(request.is_read_only for request in requests):
-                link.fail(ConnectionError(f"{self._address.url} has become read-only"))
+            outage = next((request.outage for request in requests if request.outage is not None), None)
+            if outage is not None and not self._ended_by(outage, link):
+                refusals += 1
+                await self._wait_out(outage, refusals)
+
+    def _ended_by(self, outage: Exception, link: Multiplexer) -> bool:
+        """End a connection over which nothing is accepted any more; return whether it was ended."""
+        if type(outage) is NoReplicasError:
+            return False
+        link.fail(ConnectionError(f"{self._address.url} takes no commands now ({outage})"))
+        return True
+
+    async def _wait_out(self, outage: Exception, refusals: int) -> None:
+        """Wait before a server that lacks replicas is asked again."""
+        pause = _backoff(3 + refusals)
+        if not self._lacks_replicas:
+            self._lacks_replicas = True
+            lost = ConnectionError(f"{self._address.url} takes no writes now ({outage})")
+            self._on_event(ConnectionLost(self._address.url, lost, pause))
+        await trio.sleep(pause)
+
+    def _accepted(self) -> None:
+        if self._lacks_replicas:
+            self._lacks_replicas = False
+            self._on_event(Connected(self._address.url, self.generation))
 
     def _missed(self, script: Script) -> None:
         self._scripts.setdefault(script.sha, script)
@@ -217,6 +251,7 @@ class RedisClient(CommonCommands):
         self, data: bytes, *, idempotent: bool, count: int = 1, is_subscription: bool = False
     ) -> PendingRequest:
         await trio.lowlevel.checkpoint_if_cancelled()  # From here on it may have executed.
+        refusals = 0
         while True:
             link = self._link
             if link is None:
@@ -224,11 +259,16 @@ class RedisClient(CommonCommands):
                 continue
             request = await link.request(data, count, is_subscription=is_subscription)
             if request.error is None:
-                if not request.is_read_only:
+                if request.outage is None:
+                    if refusals:
+                        self._accepted()
                     return request
-                link.fail(ConnectionError(f"{self._address.url} has become read-only"))
+                is_ended = self._ended_by(request.outage, link)
                 if not idempotent:
                     return request
+                if not is_ended:
+                    refusals += 1
+                    await self._wait_out(request.outage, refusals)
             elif not request.unsent and not idempotent:
                 raise MayHaveExecuted(
                     f"the connection to {self._address.url} was lost ({request.error}) while a command waited for its "

@@ -15,7 +15,7 @@ from typing import Any, Final
 import trio
 
 from actorwork.failpoints import failpoint
-from actorwork.streams.transport.address import Address, open_socket
+from actorwork.streams.transport.address import Address, open_socket, why_closed
 from actorwork.streams.transport.redis_py import ConnectionError, RedisPyConnection  # noqa: A004
 from actorwork.streams.transport.wire import new_reader
 
@@ -87,7 +87,7 @@ class Connection:
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return False  # For TLS, what arrived need not have been data.
         if not data:
-            raise ConnectionError(f"{self.address.url} closed the connection")
+            raise ConnectionError(f"{self.address.url}: {why_closed(self._opened)}")
         # Bytes that a TLS socket has decrypted already are not in the kernel any more: no wait would end for them.
         while self._is_tls and (decrypted := self._socket.pending()):
             data += self._socket.recv(decrypted)

@@ -23,7 +23,13 @@ import trio
 
 from actorwork.streams.transport.connection import Connection
 from actorwork.streams.transport.multiplexer import PendingRequest
-from actorwork.streams.transport.redis_py import ConnectionError, ReadOnlyError, RedisError, TimeoutError  # noqa: A004
+from actorwork.streams.transport.redis_py import (
+    OUTAGES,
+    ConnectionError,  # noqa: A004
+    NoReplicasError,
+    RedisError,
+    TimeoutError,  # noqa: A004
+)
 from actorwork.streams.transport.wire import NOT_ENOUGH, Push, pack
 
 GRACE: Final = 5.0
@@ -131,9 +137,9 @@ class Exclusive:
             self._is_busy = False
 
     def _checked(self, reply: Any) -> Any:
-        if isinstance(reply, ReadOnlyError):
+        if type(reply) in OUTAGES and type(reply) is not NoReplicasError:
             self._connection.close()
-            raise ConnectionError(f"{self._connection.address.url} has become a replica") from reply
+            raise ConnectionError(f"{self._connection.address.url} takes no commands now ({reply})") from reply
         if isinstance(reply, Exception):
             raise reply
         return reply

@@ -26,12 +26,12 @@ and nothing else.
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import trio
 
 from actorwork.streams.transport.connection import Connection
-from actorwork.streams.transport.redis_py import ConnectionError, InvalidResponse, ReadOnlyError, RedisError  # noqa: A004
+from actorwork.streams.transport.redis_py import OUTAGES, ConnectionError, InvalidResponse, RedisError  # noqa: A004
 from actorwork.streams.transport.wire import NOT_ENOUGH, Push, pack
 
 _PING: Final = pack(("PING",))
@@ -43,7 +43,7 @@ _CONFIRMATIONS: Final = frozenset({b"subscribe", b"unsubscribe"})
 class PendingRequest:
     """The place of one request in the order of replies."""
 
-    __slots__ = ("error", "is_read_only", "is_subscription", "missing", "replies", "task", "unsent")
+    __slots__ = ("error", "is_subscription", "missing", "outage", "replies", "task", "unsent")
 
     def __init__(self, missing: int, *, is_subscription: bool = False) -> None:
         self.missing = missing
@@ -54,8 +54,8 @@ class PendingRequest:
         self.error: Exception | None = None
         self.unsent = False
         """None of its bytes left: it has not executed."""
-        self.is_read_only = False
-        """The server refused it because it has become a replica."""
+        self.outage: Exception | None = None
+        """The error, one of `OUTAGES`, by which the server has refused it."""
 
     def abandon(self, _raise_cancel: object) -> trio.lowlevel.Abort:
         self.task = None
@@ -262,8 +262,8 @@ class Multiplexer:
                 raise InvalidResponse(f"{self.connection.address.url} sent a reply without a request")
             request = pending[0]
             request.replies.append(reply)
-            if isinstance(reply, ReadOnlyError):
-                request.is_read_only = True
+            if type(reply) in OUTAGES:
+                request.outage = cast("Exception", reply)
             request.missing -= 1
             if request.missing == 0:
                 pending.popleft()

@@ -11,11 +11,12 @@ Only `actorwork.streams` imports redis, and only through here or after it.
 
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from actorwork.errors import BrokerError
 
@@ -73,11 +74,24 @@ if _postponed is not None:
     vars(_postponed).pop("__path__", None)  # An import of anything below it asks for this first, and so executes it.
 
 
+class NoReplicasError(ResponseError):
+    """The server has fewer replicas than it needs to accept writes (`min-replicas-to-write`)."""
+
+
+OUTAGES: Final = frozenset({BusyLoadingError, MasterDownError, NoReplicasError, ReadOnlyError})
+"""The types of errors by which a server refuses every command, or every write, whatever it is: it loads its data, is a
+replica, or has too few. The command was not executed, and will be accepted later, here or by another primary.
+"""
+
+
 class RedisPyConnection(Protocol):
     """The part of redis-py's connection that is used here."""
 
-    handshake_metadata: Mapping[Any, Any]
-    _sock: Any
+    @property
+    def handshake_metadata(self) -> Mapping[Any, Any]: ...
+
+    @property
+    def _sock(self) -> Any: ...
 
     def connect(self) -> None: ...
     def disconnect(self) -> None: ...
@@ -96,6 +110,7 @@ _BY_CODE: Mapping[str, type[RedisError]] = {
     "MOVED": MovedError,
     "NOAUTH": AuthenticationError,
     "NOPERM": NoPermissionError,
+    "NOREPLICAS": NoReplicasError,
     "NOSCRIPT": NoScriptError,
     "OOM": OutOfMemoryError,
     "READONLY": ReadOnlyError,
@@ -104,15 +119,26 @@ _BY_CODE: Mapping[str, type[RedisError]] = {
 }
 
 
+_WITHIN_SCRIPT: Final = re.compile(r"^Error running script .*: -(READONLY|NOREPLICAS|MASTERDOWN) ", re.DOTALL)
+"""How 6.2 writes that a command was refused within a script; later versions begin with the code."""
+
+
 def parse_error(reply: str) -> Exception:
     """Return an error reply as the exception that redis-py makes of it, as far as a difference matters here."""
     code, _, text = reply.partition(" ")
     kind = _BY_CODE.get(code)
+    if kind is ResponseError and (within := _WITHIN_SCRIPT.search(text)) is not None:
+        kind = _BY_CODE[within[1]]
     if kind is None:
         return ResponseError(reply)
     if text == "max number of clients reached":
         kind = ConnectionError
     return kind(text, status_code=code)
+
+
+def outage_in(replies: list[Any]) -> Exception | None:
+    """Return the first of the replies by which a server refuses what it will accept later, or None."""
+    return next((reply for reply in replies if type(reply) in OUTAGES), None)
 
 
 _STATES = (

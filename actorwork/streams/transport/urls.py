@@ -3,13 +3,17 @@
 A password that is not percent-encoded makes a url mean something else: what follows a `/`, `?` or `#` in it is taken
 for a database, for options, or for nothing. So a url is refused that has an `@` where none belongs, and neither the url
 nor what a parser says about it is shown whole.
+
+A url of sentinels names several hosts, and the primary by the name that they know it by:
+`redis+sentinel://user:password@host1:26379,host2:26379/mymaster/0?sentinel_password=…`. `sentinel_parts` takes it apart
+into plain urls: one for each sentinel, and one for the primary, whose host is not known yet.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Final
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from typing import Final, NamedTuple
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 SCHEMES: Final = {
     "redis": "redis",
@@ -21,10 +25,27 @@ SCHEMES: Final = {
     "redis+ssl": "rediss",
 }
 """The schemes that are understood, each with redis-py's name for it."""
-FORM: Final = "redis://user:password@host:port/db, rediss://… for TLS, or unix:///path/to/socket"
+SENTINEL_SCHEMES: Final = {
+    "redis+sentinel": "redis",
+    "rediss+sentinel": "rediss",
+    "valkey+sentinel": "redis",
+    "valkeys+sentinel": "rediss",
+}
+"""The schemes of urls that name sentinels, each with the scheme of its connections."""
+SENTINEL_PORT: Final = 26379
+SENTINEL_ANSWERS_WITHIN: Final = 1.0
+"""Seconds for each step of asking a sentinel, unless the url says `sentinel_socket_timeout`."""
+FORM: Final = (
+    "redis://user:password@host:port/db, rediss://… for TLS, unix:///path/to/socket, or redis+sentinel://host,host/name"
+)
+SENTINEL_FORM: Final = (
+    "redis+sentinel://user:password@host1:26379,host2:26379/name/db, where name is that of the primary at the sentinels"
+)
 ENCODE: Final = (
     "percent-encode what is not a letter or a digit in the user and the password (# is %23, / is %2F, ? is %3F)"
 )
+_OF_SENTINELS: Final = "sentinel_"
+_ANY_HOST: Final = "primary.invalid"
 _SECRET: Final = re.compile(r"pass|secret|token|credential", re.IGNORECASE)
 
 
@@ -41,9 +62,73 @@ def canonical(url: str) -> str:
     return f"{known}://{rest}"
 
 
+class SentinelParts(NamedTuple):
+    """What a url of sentinels says, as plain urls that hold its passwords."""
+
+    name: str
+    sentinels: tuple[tuple[str, str], ...]
+    """For each sentinel its `host:port`, and the url of a connection to it."""
+    primary: str
+    """The url of a connection to the primary, with another host in the place of its own."""
+
+
+def is_of_sentinels(url: str) -> bool:
+    return url.partition("://")[0].lower() in SENTINEL_SCHEMES
+
+
+def sentinel_parts(url: str) -> SentinelParts:
+    """Take a url of sentinels apart. Raises `ValueError`, without anything secret.
+
+    Options that begin with `sentinel_` are those of the connections to the sentinels, without the prefix; these take
+    the TLS options of the primary as well. Other options are the primary's.
+    """
+    if not is_readable(url):
+        raise ValueError(f"expected {SENTINEL_FORM}; {ENCODE}")
+    plain, hosts = _with_one_host(url)
+    parts = urlsplit(plain)
+    scheme = SENTINEL_SCHEMES[parts.scheme]
+    user, at, host = parts.netloc.rpartition("@")
+    name, *rest = parts.path.strip("/").split("/")
+    if not name or len(rest) > 1 or not all(map(_host_of, hosts.split(","))):
+        raise ValueError(f"expected {SENTINEL_FORM}")
+    if rest and not rest[0].isdecimal():
+        raise ValueError(f"expected a number as the database behind the name of the primary: {SENTINEL_FORM}")
+    options = parse_qsl(parts.query, keep_blank_values=True)
+    own = [(key, value) for key, value in options if not key.startswith(_OF_SENTINELS)]
+    theirs = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), str(SENTINEL_ANSWERS_WITHIN))
+    theirs |= {key: value for key, value in own if key.startswith("ssl_")}
+    theirs |= {key.removeprefix(_OF_SENTINELS): value for key, value in options if key.startswith(_OF_SENTINELS)}
+    credentials = f"{quote(theirs.pop('username', ''), safe='')}:{quote(theirs.pop('password', ''), safe='')}@"
+    credentials = "" if credentials == ":@" else credentials
+    sentinels: list[tuple[str, str]] = []
+    for one in hosts.split(","):
+        place = f"{_host_of(one)}:{urlsplit(f'//{one}').port or SENTINEL_PORT}"
+        sentinels.append((place, f"{scheme}://{credentials}{place}?{urlencode(theirs)}"))
+    database = "".join(f"/{number}" for number in rest)
+    return SentinelParts(unquote(name), tuple(sentinels), f"{scheme}://{user}{at}{host}{database}?{urlencode(own)}")
+
+
+def _with_one_host(url: str) -> tuple[str, str]:
+    """Return a url of sentinels with a single host in the place of all, as parsers expect it, and the hosts."""
+    scheme, _, rest = url.partition("://")
+    end = min((index for index in map(rest.find, "/?#") if index >= 0), default=len(rest))
+    user, at, hosts = rest[:end].rpartition("@")
+    return f"{scheme}://{user}{at}{_ANY_HOST}{rest[end:]}", hosts
+
+
+def _host_of(place: str) -> str:
+    """Return the host of `host:port`, an IPv6 address in its brackets."""
+    host = urlsplit(f"//{place}").hostname or ""
+    return f"[{host}]" if ":" in host else host
+
+
 def is_readable(url: str) -> bool:
     """Return whether the parts of a url are what they seem to be."""
     try:
+        if is_of_sentinels(url):
+            url, hosts = _with_one_host(url)
+            for host in hosts.split(","):
+                _ = urlsplit(f"//{host}").port
         parts = urlsplit(url)
         _ = parts.port
     except ValueError:
@@ -59,6 +144,11 @@ def without_password(url: str) -> str:
     scheme, separator, rest = url.strip().partition("://")
     if not separator or not is_readable(url):
         return _remains(scheme + separator if separator else "", rest if separator else url)
+    if is_of_sentinels(url):
+        plain, hosts = _with_one_host(url)
+        start, _, rest = plain.partition("://")
+        shown = without_password(f"redis://{rest}").removeprefix("redis://")
+        return f"{start}://{shown.replace(_ANY_HOST, hosts, 1)}"
     parts = urlsplit(url)
     options = parse_qsl(parts.query, keep_blank_values=True)
     if parts.password is None and not any(_SECRET.search(name) for name, _ in options):
