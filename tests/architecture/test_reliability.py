@@ -49,6 +49,8 @@ def test_each_window_names_a_test_that_always_runs():
 def test_only_these_have_no_short_form_among_their_own_parameters():
     """Short forms of the first two are drills beside them in the table; chaos looks for what no drill thought of.
 
+    Neighbours of the last ones in their files always run: other ends of a process, other outages, the other example.
+
     What servers of web applications serve is asked of the application itself by the tests beside theirs.
     """
     assert {name for name, test in functions().items() if not always_runs(test)} == {
@@ -59,4 +61,13 @@ def test_only_these_have_no_short_form_among_their_own_parameters():
         "test_a_minute_of_the_harness",
         "test_a_thousand_chords_while_their_nodes_are_killed_and_frozen",
         "test_uvicorn_serves_it_with_two_workers_that_have_a_client_each",
+        "test_a_reader_sees_what_a_page_shows",
+        "test_neighbouring_processes_start_side_by_side",
+        "test_a_busy_process_whose_loop_runs_is_left_alone",
+        "test_one_of_several_is_stopped_and_another_one_added",
+        "test_a_suspended_process_is_replaced_without_its_stacks",
+        "test_a_server_that_refuses_for_a_while_is_worked_on_when_it_accepts_again",
+        "test_connections_cut_in_mid_reply_lose_nothing",
+        "test_a_package_gets_the_tests_that_pass_and_one_that_does_not_exist_none",
+        "test_api_worker_and_broker_start_in_any_order_and_a_killed_worker_loses_nothing",
     }
