@@ -7,7 +7,7 @@ slow one allows for `BUSY` seconds, and one whose quick way takes milliseconds t
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-BUSY: Final = 5.0
+BUSY: Final = 10.0
 """Seconds that a busy machine may add to what takes a moment."""
 TRIALS: Final = 6
 

@@ -118,6 +118,11 @@ class Node:
     async def wait_up(self) -> None:
         await self.wait_line("is up at")
 
+    @property
+    def incarnation(self) -> str:
+        """The id of the node, as the line that says that it is up has it; the first one, if it lost its lease."""
+        return self.lines("is up at")[0].message.split()[1]
+
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
@@ -283,6 +288,11 @@ class Place:
                 return await self.broker.backlog(source) == 0
 
             await until_true(is_empty, f"an empty source {source!r}", within=within)
+
+    async def kill(self, node: Node) -> None:
+        """Kill a node, and release its lease, as a parent process does: nothing waits until it has expired."""
+        await node.kill()
+        assert await self.broker.release_lease(node.incarnation)
 
     async def receipts(self) -> list[dict[str, Any]]:
         """Return the receipts of all settlements accepted since the last call."""

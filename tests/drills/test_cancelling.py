@@ -10,8 +10,6 @@ from actorwork.testing.redis_server import open_redis_server
 
 from .conftest import Drill, Redis, open_place, until_true
 
-LEASE = 1.0
-
 
 @pytest.mark.parametrize("kind", ["SQLite", "Redis"])
 async def test_what_was_cancelled_while_no_node_runs_is_not_run_after_restarts_of_node_and_broker(
@@ -25,7 +23,7 @@ async def test_what_was_cancelled_while_no_node_runs_is_not_run_after_restarts_o
     async with open_place(url) as place:
         # One that a node has in hand as it dies, one that waits in that node, and one that no node has read.
         (in_hand,) = await place.send("singles", [{"number": 0, "gate": str(tmp_path / "never")}])
-        first = await drill.start_up("single", url, lease=LEASE)
+        first = await drill.start_up("single", url, lease=60)
         await drill.wait_notes("begun", 1)
         (waiting,) = await place.send("singles", [{"number": 1}])
 
@@ -34,7 +32,7 @@ async def test_what_was_cancelled_while_no_node_runs_is_not_run_after_restarts_o
             return info is not None and info.status is Status.RECEIVED
 
         await until_true(is_there, "the second message to be at the node")
-        await first.kill()
+        await place.kill(first)
         (unread,) = await place.send("singles", [{"number": 2}])
         for message_id in (in_hand, waiting, unread):
             assert await place.broker.cancel_message("singles", message_id, reason="too late")
@@ -42,7 +40,7 @@ async def test_what_was_cancelled_while_no_node_runs_is_not_run_after_restarts_o
         redis.server.kill()
         redis.server.start()
     async with open_place(url) as place:
-        second = await drill.start_up("single", url, lease=LEASE)
+        second = await drill.start_up("single", url, lease=60)
         await place.send("singles", [{"number": 3}])
         await drill.wait_notes("ended", 1)
         await place.wait_empty("singles")

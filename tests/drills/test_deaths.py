@@ -12,12 +12,22 @@ from actorwork.actors.actor import Actor
 from actorwork.settings import Settings
 from tests.patience import BUSY
 
-from .conftest import MANY, Drill, Node, Redis, open_place, until, until_true
+from .conftest import MANY, Drill, Node, Place, Redis, open_place, until, until_true
 from .workers import Blocker, Single, Worker
 
 NUMBERS = range(1000)
 SECONDS = 0.005
 LEASE = 1.0
+
+
+GATE = "gate"
+"""The file for which the later messages of a drill wait: however late the test is, a node has them in flight then."""
+
+
+async def send_with_gate(place: Place, drill: Drill) -> None:
+    """Send `NUMBERS`: the first 300 are handled at once, the others once the gate is there."""
+    await place.send_numbers("work", NUMBERS[:300], seconds=SECONDS)
+    await place.send_numbers("work", NUMBERS[300:], seconds=SECONDS, gate=str(drill.folder / GATE))
 
 
 def in_flight(drill: Drill, node: Node) -> set[str]:
@@ -48,13 +58,14 @@ async def test_after_kill_9_a_new_start_loses_nothing_and_runs_again_what_was_in
     url: str, drill: Drill, lease: float
 ):
     async with open_place(url) as place:
-        await place.send_numbers("work", NUMBERS, seconds=SECONDS)
+        await send_with_gate(place, drill)
         first = drill.start("worker", url, lease=lease)
         await drill.wait_notes("ended", 200)
+        await until(lambda: in_flight(drill, first), "messages in flight")
         await first.kill()
         killed = time.monotonic()
         lost = in_flight(drill, first)
-        assert lost
+        (drill.folder / GATE).touch()
         second = drill.start("worker", url, lease=lease)
         assert await seconds_until_run_again(drill, second, lost, killed + lease) < 2 + BUSY
         await place.wait_empty("work")
@@ -69,7 +80,7 @@ async def test_after_kill_9_a_new_start_loses_nothing_and_runs_again_what_was_in
 async def test_all_that_a_dead_node_held_is_taken_over(here: Redis, drill: Drill):
     """Not only what was in flight: also what the node had only read, by the server's list of pending entries."""
     async with open_place(here.url) as place:
-        await place.send_numbers("work", NUMBERS, seconds=SECONDS)
+        await send_with_gate(place, drill)
         first = drill.start("worker", here.url, lease=LEASE)
         await drill.wait_notes("ended", 200)
         await first.kill()
@@ -77,7 +88,8 @@ async def test_all_that_a_dead_node_held_is_taken_over(here: Redis, drill: Drill
         held = [entry for entry, *_ in here("XPENDING", "work", Worker.settings.id, "-", "+", 1000)]
         ids = {dict(zip(fields[::2], fields[1::2], strict=True))[b"id"].decode() for fields in fields_of(here, held)}
         assert ids
-        second = drill.start("worker", here.url, lease=LEASE)
+        (drill.folder / GATE).touch()
+        second = drill.start("worker", here.url, lease=60)  # It must not reclaim its own.
         assert await seconds_until_run_again(drill, second, ids, killed + LEASE) < 2 + BUSY
 
         def reclaimed() -> int:
@@ -100,18 +112,21 @@ async def test_what_a_node_leaves_when_it_stops_cleanly_is_taken_by_another_with
     """With a lease of a minute: the node releases it, and no other node waits for it to expire."""
     async with open_place(url) as place:
         first, second = [await drill.start_up("worker", url, lease=60) for _ in range(2)]
-        await place.send_numbers("work", NUMBERS, seconds=SECONDS)
-        await drill.wait_notes("ended", 100, pid=second.pid)
-        await drill.wait_notes("ended", 100, pid=first.pid)
-        await first.stop()
-        assert first.lines("released ")
+        numbers = NUMBERS[:500]
+        await place.send_numbers("work", numbers, seconds=SECONDS, gate=str(drill.folder / GATE))
+        await drill.wait_notes("begun", 4, pid=second.pid)
+        await drill.wait_notes("begun", 4, pid=first.pid)
+        first.signal(signal.SIGTERM)
+        await first.wait_line("released ")
+        (drill.folder / GATE).touch()
+        assert await first.wait_ended() == 0
         taken = await second.wait_line("that another node released")
         assert taken.at - first.lines("released ")[0].at < 1 + BUSY
         await place.wait_empty("work")
         await second.stop()
-        await place.check_account(NUMBERS)
+        await place.check_account(numbers)
     assert in_flight(drill, first) == in_flight(drill, second) == set()
-    assert drill.ledger.count("ended") == len(NUMBERS)
+    assert drill.ledger.count("ended") == len(numbers)
 
 
 async def test_a_lease_released_without_its_deliveries_is_noticed_within_a_second_too(here: Redis, drill: Drill):
@@ -132,24 +147,31 @@ async def test_a_lease_released_without_its_deliveries_is_noticed_within_a_secon
 # -------------------------------------------------------------------------------------------------------------- zombies
 
 
-async def freeze_in_mid_handler(drill: Drill, node: Node, url: str) -> set[str]:
-    """Stop the process while a handler runs; return the ids of the messages in flight."""
-    await node.freeze(url, is_good=lambda: in_flight(drill, node))
-    return in_flight(drill, node)
-
-
 @pytest.mark.parametrize("actor", [Blocker, Worker], ids=["blocks the loop", "waits"])
 async def test_a_node_that_froze_for_three_leases_changes_nothing_any_more(url: str, drill: Drill, actor: type[Actor]):
     settings: Settings = actor.settings
     tree, (source,) = settings.title, settings.sources
     lease, seconds = 0.6, 0.02
-    numbers = range(100)
+    ids: dict[int, str] = {}
     async with open_place(url) as place:
         zombie, other = [await drill.start_up(tree, url, lease=lease) for _ in range(2)]
-        ids = await place.send_numbers(source, numbers, seconds=seconds)
-        await drill.wait_notes("ended", 10, pid=zombie.pid)
-        await drill.wait_notes("ended", 10, pid=other.pid)
-        held = await freeze_in_mid_handler(drill, zombie, url)
+
+        async def go_on() -> None:
+            """Let some time pass, in which the nodes have something to do."""
+            if not await place.broker.backlog(source):
+                ids.update(await place.send_numbers(source, range(len(ids), len(ids) + 40), seconds=seconds))
+            await trio.sleep(0.003)
+
+        while min(drill.ledger.count("ended", pid=node.pid) for node in (zombie, other)) < 10:
+            await go_on()
+        held: set[str] = set()
+        while not held:  # It is frozen in the middle of a handler.
+            await go_on()
+            await zombie.freeze(url)
+            held = in_flight(drill, zombie)
+            if not held:
+                zombie.signal(signal.SIGCONT)
+        numbers = list(ids)
         frozen = time.monotonic()
         await place.wait_empty(source)
         await trio.sleep(max(0, frozen + 3 * lease - time.monotonic()))
@@ -164,7 +186,7 @@ async def test_a_node_that_froze_for_three_leases_changes_nothing_any_more(url: 
             await until(are_refused, "all that was in flight to be refused")
         # The zombie goes on as a new incarnation, alone.
         await other.stop()
-        later = range(1000, 1050)
+        later = range(10_000, 10_050)
         ids |= await place.send_numbers(source, later, seconds=seconds)
         await place.wait_empty(source)
         await zombie.stop()
@@ -179,13 +201,13 @@ async def test_a_node_that_froze_for_three_leases_changes_nothing_any_more(url: 
         assert await place.broker.dead_letters.list() == []
 
 
-async def test_a_handler_that_blocks_for_three_leases_keeps_its_message(url: str, drill: Drill):
+async def test_a_handler_that_blocks_for_longer_than_its_lease_keeps_its_message(url: str, drill: Drill):
     """A thread renews the lease, so a blocked loop does not make a message run twice."""
     async with open_place(url) as place:
-        await place.send_numbers("blocks", range(1), seconds=3.0)
-        first = await drill.start_up("blocker", url, lease=1.0)
+        await place.send_numbers("blocks", range(1), seconds=5.0)
+        first = await drill.start_up("blocker", url, lease=2.0)
         await drill.wait_notes("begun", 1)
-        second = await drill.start_up("blocker", url, lease=1.0)
+        second = await drill.start_up("blocker", url, lease=2.0)
         await place.wait_empty("blocks")
         for node in (first, second):
             await node.stop()
@@ -201,7 +223,7 @@ async def test_a_message_that_takes_its_process_down_becomes_a_dead_letter(url: 
         await place.send_numbers("singles", [0], seconds=60)
         await place.send_numbers("singles", bystanders)
         for _ in range(Single.settings.max_crashes + 1):
-            node = drill.start("single", url, lease=0.5)
+            node = drill.start("single", url, lease=60)
             known = drill.ledger.count("begun")
 
             def is_at_it(known: int = known) -> bool:
@@ -214,7 +236,7 @@ async def test_a_message_that_takes_its_process_down_becomes_a_dead_letter(url: 
             await until_true(is_decided, "the message to be in flight, or dead")
             if not is_at_it():
                 break
-            await node.kill()
+            await place.kill(node)
         await place.wait_empty("singles")
         (letter,) = await place.broker.dead_letters.list()
         assert letter.failure.type == "Crashed"

@@ -24,7 +24,7 @@ from actorwork.testing.conformance.fake_consumer import open_consumer
 from actorwork.testing.proxy import open_proxy
 from actorwork.workflows import Flow, Status, Step, group, step
 
-from .conftest import MANY, Drill, Node, Place, Redis, open_place, until
+from .conftest import MANY, PATIENCE, Drill, Node, Place, Redis, open_place, until
 from .workers import Double, Join, Joiner, Member
 
 LEASE = 0.5
@@ -71,7 +71,7 @@ async def die_while_joining(drill: Drill, url: str, crash_at: str) -> None:
         if node.process.poll() is None:  # All was done in fewer turns than this: the test is about another one.
             await node.kill()
         second = await drill.start_up("joins", url, lease=LEASE)
-        assert await run.result(timeout=15) == 20
+        assert await run.result(timeout=PATIENCE) == 20
         await place.wait_empty(MEMBERS, JOINS)
         await second.stop()
         await check_joins(place, {"left": [2, 4], "right": [6], "all": [6, 6, 8]}, [1, 2, 3, 4])
@@ -101,7 +101,7 @@ async def test_a_settlement_of_a_member_whose_reply_is_lost_joins_once(here: Red
             await drill.wait_notes("begun", 3 * turn + 2)
             proxy.cut_after_request(1)
             gate.touch()
-            assert await run.result(timeout=15) == 2 * turn + 2
+            assert await run.result(timeout=PATIENCE) == 2 * turn + 2
             gate.unlink()
         await node.stop()
         await check_joins(place, {f"all {turn}": [2 * turn, 2] for turn in range(5)}, [*range(5), 1, 1, 1, 1, 1])
@@ -116,7 +116,7 @@ async def test_a_frozen_node_that_returns_late_with_a_member_does_not_join_it_ag
         await zombie.freeze(url)
         gate.touch()
         other = await drill.start_up("joins", url, lease=LEASE)
-        assert await run.result(timeout=15) == 6
+        assert await run.result(timeout=PATIENCE) == 6
         zombie.signal(signal.SIGCONT)
         await zombie.wait_line("the lease of")
         await place.wait_empty(MEMBERS, JOINS)
@@ -125,10 +125,10 @@ async def test_a_frozen_node_that_returns_late_with_a_member_does_not_join_it_ag
         await check_joins(place, {"all": [2, 4]}, [1, 2])
 
 
-async def kill_with_each(drill: Drill, url: str) -> None:
+async def kill_with_each(drill: Drill, place: Place, url: str) -> None:
     """Kill as many nodes as a message may take down, each while it handles the number 1."""
     for _ in range(Member.settings.max_crashes):
-        node = drill.start("joins", url, lease=LEASE)
+        node = drill.start("joins", url, lease=60)
 
         def is_at_it(node: Node = node) -> bool:
             return any(note.facts["number"] == 1 for note in drill.ledger.notes("begun", pid=node.pid))
@@ -137,7 +137,7 @@ async def kill_with_each(drill: Drill, url: str) -> None:
         if len(drill.nodes) == 1:
             await drill.wait_notes("ended", 1)
             await trio.sleep(0.1)  # The other member settles meanwhile; if not, it runs again, which is no matter.
-        await node.kill()
+        await place.kill(node)
 
 
 async def test_a_member_that_takes_its_process_down_decides_its_chord_when_it_is_buried(url: str, drill: Drill):
@@ -147,10 +147,10 @@ async def test_a_member_that_takes_its_process_down_decides_its_chord_when_it_is
         after = step(Joiner, Join("after", []))
         flow = Flow(body, on_error=lambda _: after)
         run = await client.start(flow)
-        await kill_with_each(drill, url)
+        await kill_with_each(drill, place, url)
         survivor = await drill.start_up("joins", url, lease=LEASE)
         with pytest.raises(MessageFailed, match="'deadly' failed: Crashed"):
-            await run.result(timeout=15)
+            await run.result(timeout=PATIENCE)
         await drill.wait_notes("ended", 2)
         await place.wait_empty(MEMBERS, JOINS)
         await survivor.stop()
@@ -210,7 +210,7 @@ async def test_chords_within_chords_send_each_body_once_though_each_message_is_d
         for level in range(depth, -1, -1):
             await work(JOINS, 2**level)
         await work(JOINS, 1)
-        assert await run.result(timeout=15) == 2 ** (depth + 2)
+        assert await run.result(timeout=PATIENCE) == 2 ** (depth + 2)
         info = await run.info()
         assert info.done == info.total
 
@@ -246,7 +246,7 @@ async def test_a_member_that_is_settled_in_one_batch_with_plain_messages_joins(u
         run = await client.start(joined("all", doubles(5)))
         await place.broker.publish(plain[count // 2 :])
         node = await drill.start_up("joins", url)
-        assert await run.result(timeout=15) == 10
+        assert await run.result(timeout=PATIENCE) == 10
         await place.wait_empty(MEMBERS, JOINS)
         await node.stop()
         await check_joins(place, {"all": [10]}, [5, *[7] * count])
@@ -276,7 +276,7 @@ async def test_chords_run_once_with_their_values_while_nodes_are_killed_at_rando
             nodes[turn] = drill.start("joins", url, lease=LEASE, max_crashes=MANY)
         values = {name: [2 * number for number in range(10 * i, 10 * i + 10)] for i, name in enumerate(runs)}
         for name, run in runs.items():
-            assert await run.result(timeout=30) == sum(values[name])
+            assert await run.result(timeout=PATIENCE) == sum(values[name])
         await place.wait_empty(MEMBERS, JOINS)
         for node in nodes:
             await node.wait_up()

@@ -12,7 +12,7 @@ from actorwork.abc import Broker
 from actorwork.message import TriggerRecord
 from tests.patience import BUSY
 
-from .conftest import Drill, Node, open_place, until_true
+from .conftest import PATIENCE, Drill, Node, open_place, until_true
 from .workers import TICK, Clock
 
 LEASE = 0.5
@@ -29,7 +29,7 @@ async def wait_fired(broker: Broker, count: int) -> None:
         records = await broker.triggers.list()
         return bool(records) and records[0].fired >= count
 
-    await until_true(has_fired, f"{count} fires", within=30)
+    await until_true(has_fired, f"{count} fires", within=PATIENCE)
 
 
 async def settle_accounts(drill: Drill, broker: Broker, nodes: list[Node]) -> None:
@@ -41,9 +41,11 @@ async def settle_accounts(drill: Drill, broker: Broker, nodes: list[Node]) -> No
     async def is_quiet() -> bool:
         nonlocal last
         before, last = last, (await record_of(broker)).last
-        await trio.sleep(1)
+        await trio.sleep(0.3)
         return before == last
 
+    for node in nodes:
+        await node.wait_line("paused triggers 'clock'")
     await until_true(is_quiet, "the clock to stop")
 
     async def is_empty() -> bool:

@@ -221,7 +221,7 @@ async def test_a_node_frozen_until_others_have_done_its_work_changes_nothing_whe
 
 
 async def wait_outcome(place: Place, id: str) -> None:
-    limit = time.monotonic() + 15
+    limit = time.monotonic() + PATIENCE
     while await place.broker.find_outcome("varied", id) is None:
         assert time.monotonic() < limit, f"no outcome of {id}"
         await trio.sleep(0.02)
@@ -313,11 +313,13 @@ async def test_a_node_that_dies_as_it_fires_a_trigger_loses_no_time_and_fires_no
         first = drill.start("clock", url, lease=LEASE, crash_at=crash_at)
         await first.wait_killed()
         (record,) = await place.broker.triggers.list()
-        assert record.fired == (2 if crash_at.startswith("fire.before") else 3)
+        # One call fires what is due, which after a moment without the processor may be more than one time.
+        assert record.fired >= (2 if crash_at.startswith("fire.before") else 3)
+        before = record.fired
         second = await drill.start_up("clock", url, lease=LEASE)
 
         async def goes_on() -> bool:
-            return (await place.broker.triggers.list())[0].fired >= 6
+            return (await place.broker.triggers.list())[0].fired >= before + 3
 
         await until_true(goes_on, "the clock to go on")
         await second.stop()

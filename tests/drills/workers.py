@@ -50,16 +50,21 @@ class Noting(Actor):
             ledger.note("cancelled", self.context.delivery.id)
             raise
 
+    async def pass_gate(self, gate: str) -> None:
+        while gate and not await trio.Path(gate).exists():
+            await self.wait(0.01)
+
 
 class Worker(Noting):
-    """Waits for `seconds`, with four messages at once."""
+    """Waits for `seconds`, or until the file `gate` exists, with four messages at once."""
 
     settings = Settings(title="worker", sources={"work"}, concurrency=4)
 
     @receive
-    async def work(self, *, number: int, seconds: float = 0.005) -> int:
+    async def work(self, *, number: int, seconds: float = 0.005, gate: str = "") -> int:
         self.begin(number=number)
         await self.wait(seconds)
+        await self.pass_gate(gate)
         return self.end(number)
 
 
@@ -72,8 +77,7 @@ class Single(Noting):
     async def work(self, *, number: int, seconds: float = 0.0, gate: str = "") -> int:
         self.begin(number=number)
         await self.wait(seconds)
-        while gate and not await trio.Path(gate).exists():
-            await self.wait(0.01)
+        await self.pass_gate(gate)
         return self.end(number)
 
 
@@ -166,8 +170,7 @@ class Member(Noting):
     async def double(self, message: Double) -> int:
         self.begin(number=message.number)
         await self.wait(message.wait)
-        while message.gate and not await trio.Path(message.gate).exists():
-            await self.wait(0.01)
+        await self.pass_gate(message.gate)
         self.end(message.number)
         return 2 * message.number
 

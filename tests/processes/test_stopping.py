@@ -135,7 +135,7 @@ async def test_no_process_survives_its_parent(file_url: str, said: Said, start: 
         program.signal(signal.SIGKILL)
         began = time.monotonic()
         await until(lambda: not any(map(is_alive, said.pids("up"))), "their end")
-        assert time.monotonic() - began < 5 + BUSY
+        assert time.monotonic() - began < 1 + BUSY
 
 
 @AT_REDIS
