@@ -211,7 +211,7 @@ async def test_an_idle_node_is_alive_and_handles_the_next_message_at_once(
     here: Redis, drill: Drill, seconds: float, dark: float
 ):
     async with open_place(here.url) as place, open_proxy(here.url) as proxy:
-        node = await drill.start_up("worker", proxy.url, lease=1)
+        node = await drill.start_up("worker", proxy.url, lease=1 if dark else 10)
         await place.send_numbers("work", [0])
         await drill.wait_notes("ended", 1)
         await trio.sleep(seconds)
