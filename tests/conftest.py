@@ -6,6 +6,7 @@ task waits, then it jumps.
 
 import compileall
 import gc
+import importlib
 import multiprocessing
 import os
 import signal
@@ -128,3 +129,30 @@ def redis_server(actorwork_redis_server: RedisServer) -> RedisServer:
 def redis_url(actorwork_redis: str) -> str:
     """The URL of an empty database."""
     return actorwork_redis
+
+
+@pytest.fixture(scope="session")
+def django_settings(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Django's settings, which are configured once for the process, with two databases: in memory and in a file."""
+    conf = importlib.import_module("django.conf")
+    engine = "django.db.backends.sqlite3"
+    conf.settings.configure(
+        DATABASES={
+            "default": {"ENGINE": engine, "NAME": ":memory:", "ATOMIC_REQUESTS": True},
+            "file": {"ENGINE": engine, "NAME": tmp_path_factory.mktemp("django") / "db.sqlite3"},
+        },
+        ROOT_URLCONF="urls_of_the_shop",
+        ALLOWED_HOSTS=["testserver"],
+        INSTALLED_APPS=["django_tasks", "actorwork.integrations.django"],
+        TASKS={
+            "default": {
+                "BACKEND": "actorwork.integrations.django.ActorworkBackend",
+                "QUEUES": ["default", "mail"],
+                "OPTIONS": {"broker": "redis://localhost:1/0"},  # A test with tasks names its own.
+            }
+        },
+        LOGGING_CONFIG=None,
+        TIME_ZONE=None,  # Otherwise Django sets the time zone of the process.
+    )
+    importlib.import_module("django").setup()
+    return conf.settings

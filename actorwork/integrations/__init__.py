@@ -2,6 +2,7 @@
 
     starlette    `lifespan`, the dependency `client`, and `event_response`; on asyncio and on Trio
     fastapi      the same, and `ClientDep` for the signatures of routes
+    django/      a backend for Django's tasks, and `manage.py actorwork`
     opened       the client that an application keeps open: what happens while the broker is away
     extras       the error for a framework that is not installed
 

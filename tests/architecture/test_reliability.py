@@ -49,9 +49,8 @@ def test_each_window_names_a_test_that_always_runs():
 def test_only_these_have_no_short_form_among_their_own_parameters():
     """Short forms of the first two are drills beside them in the table; chaos looks for what no drill thought of.
 
-    Neighbours of the last ones in their files always run: other ends of a process, other outages, the other example.
-
-    What servers of web applications serve is asked of the application itself by the tests beside theirs.
+    Neighbours of the last ones in their files always run: other ends of a process, other outages, the other example,
+    the application itself without its server.
     """
     assert {name for name, test in functions().items() if not always_runs(test)} == {
         "test_a_minute_of_silence_under_a_stream_of_messages",
@@ -70,4 +69,5 @@ def test_only_these_have_no_short_form_among_their_own_parameters():
         "test_connections_cut_in_mid_reply_lose_nothing",
         "test_a_package_gets_the_tests_that_pass_and_one_that_does_not_exist_none",
         "test_api_worker_and_broker_start_in_any_order_and_a_killed_worker_loses_nothing",
+        "test_the_command_of_a_django_project_runs_the_tasks_that_its_server_has_sent",
     }

@@ -103,16 +103,7 @@ class Shop:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Any:
-    conf: Any = importlib.import_module("django.conf")
-    conf.settings.configure(
-        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:", "ATOMIC_REQUESTS": True}},
-        ROOT_URLCONF="urls_of_the_shop",
-        ALLOWED_HOSTS=["testserver"],
-        LOGGING_CONFIG=None,
-        TIME_ZONE=None,  # Otherwise Django sets the time zone of the process.
-    )
-    importlib.import_module("django").setup()
+def browser(django_settings: Any) -> Any:
     urls: Any = importlib.import_module("django.urls")
     sys.modules["urls_of_the_shop"] = SimpleNamespace(urlpatterns=[urls.path("orders/", Shop.order)])  # type: ignore[assignment] # pyright: ignore[reportArgumentType]
     with importlib.import_module("django.db").connection.cursor() as cursor:

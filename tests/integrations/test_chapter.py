@@ -1,7 +1,9 @@
 """The examples of the chapter on web frameworks are run, so that they cannot rot."""
 
+import importlib
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -46,3 +48,16 @@ def test_the_section_on_fastapi(url: str) -> None:
     chapter["app"].router.lifespan_context = chapter["own"]
     with TestClient(chapter["app"]) as browser:
         assert browser.post("/greetings/Ann").status_code == 202
+
+
+def test_the_section_on_django(django_settings: Any) -> None:
+    chapter = section("Django", "")
+    interface = importlib.import_module("actorwork.integrations.django.interface")
+    assert set(chapter["INSTALLED_APPS"]) < set(django_settings.INSTALLED_APPS)
+    with importlib.import_module("django.test").override_settings(TASKS=chapter["TASKS"]):
+        backend = interface.tasks().task_backends["default"]
+        assert backend.check() == []
+        assert [backend.chosen.settings_of(queue).concurrency for queue in ("default", "mail")] == [8, 2]
+    sent: list[str] = []
+    chapter["place_order"](importlib.import_module("django.db").transaction, SimpleNamespace(enqueue=sent.append), "x")
+    assert sent == ["x"]

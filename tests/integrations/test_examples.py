@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 
@@ -31,3 +32,24 @@ def test_uvicorn_serves_it_with_two_workers_that_have_a_client_each(counter: str
             ids = [api.post("/texts", json={"text": TEXT}).json()["id"] for _ in range(10)]
             for sent in ids:
                 until(lambda sent=sent: api.get(f"/texts/{sent}").json()["words"], f"the words of {sent}")
+
+
+@pytest.mark.long
+def test_the_command_of_a_django_project_runs_the_tasks_that_its_server_has_sent(
+    redis_url: str, tmp_path: Path
+) -> None:
+    project = "examples.frameworks.django_project"
+    environment = {"ACTORWORK_BROKER": redis_url}
+    serving = ("runserver", "--noreload", "--nothreading", "127.0.0.1:0")
+    with (
+        running(tmp_path / "worker.log", project, "actorwork", env=environment) as worker,
+        running(tmp_path / "server.log", project, *serving, env={**environment, "PYTHONUNBUFFERED": 1}) as server,
+    ):
+        worker.wait_for("reads for django:default")
+        url = server.wait_for(r"server at (http://[\d.:]+)")[1]
+        with httpx.Client(base_url=url, timeout=60, trust_env=False) as browser:
+            sent = browser.post("/texts", data={"text": TEXT}).json()["id"]
+            until(lambda: browser.get(f"/texts/{sent}").json()["words"], "the words")
+            assert browser.get(f"/texts/{sent}").json() == {"id": sent, "status": "SUCCESSFUL", "words": 4}
+            assert browser.post("/orders", data={"text": TEXT}).status_code == 202
+            assert browser.get("/texts/unheard-of").status_code == 404
