@@ -448,6 +448,26 @@ async def test_a_circuit_of_a_name_is_one_for_all_actors(mock_clock: trio.testin
         assert (len(log.ended), len(other.ended)) == (1, 1)
 
 
+async def test_those_that_wait_for_a_circuit_and_for_a_rate_do_not_change_places_for_ever(
+    mock_clock: trio.testing.MockClock,
+):
+    log, calls = Log(), iter(["up", "busy", *["down"] * 8])
+
+    async def body(n: int) -> None:
+        trouble = next(calls, "up")
+        if trouble != "up":
+            raise (ConnectionError if trouble == "down" else ValueError)(trouble)
+
+    circuit = CircuitBreaker(failures=3, within=10, reset=10, on=(ConnectionError,))
+    retry = RetryPolicy(attempts=8, backoff=Fixed(seconds=0.3))
+    actor = log.actor(RateLimit(4, scope="global"), circuit, body=body, retry=retry, concurrency=4)
+    async with open_test_system(actor) as system:
+        await send(system, actor, 12)
+        await system.drain(scheduled=True)  # The clock stands still as long as a task is busy.
+        assert len(log.ended) == 12
+        assert not system.dead_letters
+
+
 async def test_a_restart_of_the_actor_loses_no_waiting_delivery(mock_clock: trio.testing.MockClock):
     log = Log()
 

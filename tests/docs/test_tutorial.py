@@ -1,26 +1,36 @@
 """Each page of the tutorial does what it shows: its files in virtual time, and its commands as a reader types them."""
 
 import importlib
+import json
 import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+import trio
 
-from actorwork import MessageFailed
-from actorwork.testing import open_test_system
+from actorwork import Child, MessageFailed
+from actorwork.testing import advance, open_test_system
 from tests.docs.tutorial import PAGES, TUTORIAL, Reader, blocks, files_of
 
-FIRST, DESK, STUDIO = range(1, len(PAGES) + 1)
+FIRST, DESK, STUDIO, TILL, BOOKS = range(1, len(PAGES) + 1)
 
 INDEX = (TUTORIAL / "index.md").read_text(encoding="utf-8")
 
 
 def text_of(page: int) -> str:
     return PAGES[page - 1].read_text(encoding="utf-8")
+
+
+def has_photos(directory: Path) -> None:
+    (directory / "photos").mkdir()
+    for name in ("beach", "cat", "dog", "sun"):
+        (directory / "photos" / f"{name}.jpg").write_text(name, encoding="utf-8")
 
 
 class Project:
@@ -80,8 +90,7 @@ async def test_a_page_that_is_drawn_twice_is_there_once(project: Project) -> Non
     project.at(STUDIO)
     desk, studio = project.desk, project.studio
     studio.SECONDS = 0
-    (project.directory / "photos").mkdir()
-    (project.directory / "photos" / "sun.jpg").write_bytes(b"sun")
+    has_photos(project.directory)
     async with open_test_system(project.shop.shop) as system:
         system.faults.deliver_twice(studio.Studio)
         reply = await system.client.ref(desk.Desk).ask(desk.Order("B1", "Ann", ["sun.jpg"]), timeout=60)
@@ -92,6 +101,58 @@ async def test_a_page_that_is_drawn_twice_is_there_once(project: Project) -> Non
     assert "data:image/jpeg;base64,c3Vu" in page.read_text(encoding="utf-8")
 
 
+class Bank:
+    """A bank in the process of the test, which is out of order, away, or open, call by call."""
+
+    def __init__(self, *troubles: int | None) -> None:
+        self.charges: dict[str, Any] = {}
+        self.calls = 0
+        self._troubles = list(troubles)
+
+    def transport(self) -> httpx.MockTransport:
+        return httpx.MockTransport(self._answer)
+
+    def _answer(self, request: httpx.Request) -> httpx.Response:
+        self.calls += 1
+        trouble = self._troubles.pop(0) if self._troubles else 200
+        if trouble is None:
+            raise httpx.ConnectError("all attempts to connect failed")
+        if request.method == "GET":
+            return httpx.Response(200, json=list(self.charges.values()))
+        if trouble == 200:
+            self.charges.setdefault(request.headers["Idempotency-Key"], json.loads(request.content))
+        return httpx.Response(trouble, json="charged Ann 20 cents")
+
+
+async def test_each_album_is_charged_once_whatever_the_bank_does(project: Project, actorwork_clock: object) -> None:
+    project.at(TILL)
+    till = project.till
+    bank = Bank(200, 503, *[None] * 8, 200, 503)
+    async with open_test_system(Child(partial(till.Till, transport=bank.transport()))) as system:
+        began = trio.current_time()
+        for number in range(12):
+            await system.client.ref(till.Till).tell(till.Charge(f"C{number}", "Ann", 20))
+        system.faults.deliver_twice(till.Till)
+        await system.drain(scheduled=True)
+        assert not system.dead_letters
+        assert len(bank.charges) == 12
+        assert bank.calls > 20
+        assert trio.current_time() - began > 10 + 2  # The circuit was open, and four calls in a second are allowed.
+
+
+async def test_the_books_are_closed_every_evening(project: Project, actorwork_clock: object) -> None:
+    project.at(BOOKS)
+    bank = Bank(503, None)
+    bank.charges["album C1"] = {"order": "C1", "customer": "Ann", "cents": 20}
+    async with open_test_system(Child(partial(project.books.Books, transport=bank.transport()))) as system:
+        await advance(3 * 86_400)
+        await system.drain()
+        assert not system.dead_letters
+    reports = sorted(project.directory.glob("reports/*"))
+    assert [report.read_text(encoding="utf-8") for report in reports] == ["1 albums, 0.20 EUR\n"] * 3
+    assert len({report.name[11:] for report in reports}) == 1
+
+
 @pytest.fixture
 def reader(tmp_path: Path) -> Iterator[Reader]:
     directory = tmp_path / "albums"
@@ -99,7 +160,7 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
     pid = os.getpid()
     # An address that no other program of this machine uses.
     here = f"127.{pid >> 16 & 255}.{pid >> 8 & 255}.{pid & 255}"
-    reader = Reader(directory, {"HOME": str(tmp_path), "BANK": f"http://{here}:8100"})
+    reader = Reader(directory, here, {"HOME": str(tmp_path)})
     yield reader
     reader.leave()
 
@@ -110,10 +171,12 @@ def test_the_first_message_needs_one_file_and_two_commands(reader: Reader) -> No
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("pages", [(FIRST, DESK), (STUDIO,)], ids=lambda pages: str(pages[-1]))
+@pytest.mark.parametrize("pages", [(FIRST, DESK), (STUDIO,), (TILL,), (BOOKS,)], ids=lambda pages: str(pages[-1]))
 def test_a_reader_sees_what_a_page_shows(reader: Reader, pages: Sequence[int]) -> None:
     """A page, with those whose dead letters it shows."""
-    files_of(pages[0] - 1, reader.directory)
+    files_of(pages[0] - 1, reader.directory, reader.address)
+    if STUDIO not in pages:
+        has_photos(reader.directory)
     for page in pages:
         reader.follow(text_of(page))
 

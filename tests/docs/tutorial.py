@@ -29,6 +29,10 @@ _PASSING: Final = re.compile(
     r"|\b[0-9a-f]{8,32}(-[0-9a-f]{1,4})?\b"  # an id
     r"|\b\d+(\.\d+)? ?(ms|s|m|h)\b"  # a duration
     r"|\bsqlite:/\S+"
+    r"|\b\d{4}-\d\d-\d\d \d\d\.\d\d\.\d\d\b"  # a time in the name of a file
+    r"|\b[\w-]+@[\w-]+\b"  # a user
+    r"|[+-]\d\d:\d\d\b"  # a timezone
+    r"|\b\d+ albums, \d+\.\d\d EUR"
     r"|…"
 )
 """What differs each time."""
@@ -66,10 +70,10 @@ def change(directory: Path, line: str) -> None:
     path.write_text(changed, encoding="utf-8")
 
 
-def files_of(number: int, directory: Path) -> Path:
-    """Write the files that a reader has at the end of a page."""
+def files_of(number: int, directory: Path, address: str = "127.0.0.1") -> Path:
+    """Write the files that a reader has at the end of a page; `address` is that of services on this machine."""
     for page in PAGES[:number]:
-        for block in blocks(page.read_text(encoding="utf-8")):
+        for block in blocks(page.read_text(encoding="utf-8").replace("127.0.0.1", address)):
             if block.file:
                 write(block, directory)
             elif block.language == "python":
@@ -91,15 +95,17 @@ def is_printed(shown: str, line: str) -> bool:
 class Reader:
     """Follows a page in a directory: writes its files, types its commands, and looks at what they print."""
 
-    def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, directory: Path, address: str, environment: Mapping[str, str]) -> None:
+        """`address` takes the place of 127.0.0.1 wherever a page names it."""
         self.directory = directory
+        self.address = address
         self._environment = {"PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))}
         self._environment |= {"PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUNBUFFERED": "1", **environment}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._printed: defaultdict[str, list[Path]] = defaultdict(list)
 
     def follow(self, page: str) -> None:
-        for block in blocks(page):
+        for block in blocks(page.replace("127.0.0.1", self.address)):
             if block.file:
                 write(block, self.directory)
             elif block.language == "python":

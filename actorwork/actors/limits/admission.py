@@ -223,7 +223,10 @@ class AdmissionQueue:
             limiter, key = partition
             # Behind those that wait already, of this actor (`queues`) and of others (`is_turn_of`): otherwise a busy
             # stream of new deliveries would take every grant that becomes free, and the old ones would starve.
-            may = partition == first_at or (partition not in self.queues and limiter.is_turn_of(key, self))
+            # One that comes from the head of a queue is old itself, and passes the others of its actor: if each head
+            # went behind the queue of the other, two of them would change places for ever.
+            is_behind = first_at is None and partition in self.queues
+            may = partition == first_at or (not is_behind and limiter.is_turn_of(key, self))
             grant = limiter.take(key, now) if may else None
             if grant is None:
                 self._undo(permit)
