@@ -1166,6 +1166,13 @@ async def test_looking_leaves_nothing_behind(redis_url: str):
         assert await scene.call("DBSIZE") == 0
 
 
+async def test_looking_cuts_nobody_off(redis_url: str):
+    async with open_scene(redis_url) as scene, open_scene(redis_url) as other:
+        connection = await other.call("CLIENT", "ID")
+        await scene.broker.diagnose()
+        assert await other.call("CLIENT", "ID") == connection
+
+
 async def test_a_record_of_the_outcome_is_json_for_everybody(redis_url: str):
     orders = subscription()
     async with open_scene(redis_url) as scene, scene.node(orders) as node:
