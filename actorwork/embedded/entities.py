@@ -79,7 +79,6 @@ class EmbeddedEntities:
         ttl: float | None = None,
         history: int = 0,
         by: str = "",
-        force: bool = False,
     ) -> int:
         def put(store: Store, number: int, found: int) -> int:
             stamp = os.urandom(8).hex()
@@ -87,39 +86,29 @@ class EmbeddedEntities:
             store.entities.change(number, group, key, change, by=by, node="")
             return found + 1
 
-        return await self._change(source, group, key, version, put, force=force)
+        return await self._change(source, group, key, version, put)
 
-    async def forget(
-        self, source: str, group: str, key: str, *, version: int | None = None, force: bool = False
-    ) -> bool:
+    async def forget(self, source: str, group: str, key: str, *, version: int | None = None) -> bool:
         def forget(store: Store, number: int, found: int) -> bool:
             store.entities.forget(number, group, key)
             return found > 0
 
-        return await self._change(source, group, key, version, forget, force=force)
+        return await self._change(source, group, key, version, forget)
 
     async def _change(
-        self,
-        source: str,
-        group: str,
-        key: str,
-        version: int | None,
-        run: Callable[[Store, int, int], T],
-        *,
-        force: bool,
+        self, source: str, group: str, key: str, version: int | None, run: Callable[[Store, int, int], T]
     ) -> T:
         """Run it in a transaction, and raise a refusal here: raised inside, it would roll back the others' orders."""
 
-        def attempt(store: Store) -> T | StateConflict:
+        def attempt(store: Store) -> tuple[T | None, StateConflict | None]:
             number = store.source(source)
             found = store.entities.version(number, group, key)
-            if version not in (None, found):
-                return conflict(key, version, found)
-            if not force and store.entities.is_in_hand(number, key):
-                return conflict(key, version, found, is_busy=True)
-            return run(store, number, found)
+            is_busy = store.entities.is_in_hand(number, key)
+            if is_busy or version not in (None, found):
+                return None, conflict(key, version, found, is_busy=version in (None, found))
+            return run(store, number, found), None
 
-        answer: T | StateConflict = await self._writer.ask(attempt)
-        if isinstance(answer, StateConflict):
-            raise answer
+        answer, refusal = await self._writer.ask(attempt)
+        if refusal is not None:
+            raise refusal
         return answer

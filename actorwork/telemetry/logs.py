@@ -68,8 +68,6 @@ AREAS: Final[Mapping[str, tuple[type[events.Event], ...]]] = {
         events.Overdue,
         events.CancellationIgnored,
         events.CircuitChanged,
-        events.EntityStalled,
-        events.EntityLarge,
         events.Undelivered,
     ),
     "processes": (

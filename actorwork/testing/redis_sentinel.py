@@ -1,4 +1,4 @@
-"""A private primary with a replica and sentinels, on ports of this machine, for tests of failovers.
+"""A private primary with replicas and sentinels, on ports of this machine, for tests of failovers.
 
     with open_redis_sentinels() as fleet:
         async with open_client(fleet.url) as client:
@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from actorwork.testing.redis_server import find_redis_server, free_port
 
-_START_LIMIT: Final = 30.0
+_START_LIMIT: Final = 60.0
 _STARTS: Final = 5
 NAME: Final = "mymaster"
 
@@ -54,7 +54,7 @@ class Member:
     def start(self) -> None:
         """Start, and return once it answers."""
         self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
-        _wait(self._answers, f"{self!r} to answer")
+        wait_for(self._answers, f"{self!r} to answer")
 
     def _answers(self) -> bool:
         assert self.process is not None
@@ -65,7 +65,7 @@ class Member:
             raise RuntimeError(f"redis-server did not start: {log}")
         try:
             # With the port of another one in its place, the process has ended by now, or will have in a moment.
-            return str(self.process.pid) in self.info("server")["process_id"]
+            return self.info("server").get("process_id") == str(self.process.pid)
         except OSError:
             return False
 
@@ -101,16 +101,18 @@ class Member:
 class RedisSentinels:
     """Made by `open_redis_sentinels`."""
 
-    def __init__(self, directory: Path, sentinels: int, config: Mapping[str, str], down_after: float) -> None:
+    def __init__(
+        self, directory: Path, sentinels: int, replicas: int, config: Mapping[str, str], down_after: float
+    ) -> None:
         common = {"save": '""', "repl-diskless-sync": "yes", "repl-diskless-sync-delay": "0", **config}
         first = Member(directory / "first", common)
-        second = Member(directory / "second", {**common, "replicaof": f"127.0.0.1 {first.port}"})
-        self.servers = (first, second)
+        following = {**common, "replicaof": f"127.0.0.1 {first.port}"}
+        self.servers = (first, *(Member(directory / f"replica-{number}", following) for number in range(replicas)))
         quorum = sentinels // 2 + 1
         watching = {
             f"sentinel monitor {NAME}": f"127.0.0.1 {first.port} {quorum}",
             f"sentinel down-after-milliseconds {NAME}": str(round(down_after * 1000)),
-            f"sentinel failover-timeout {NAME}": "5000",
+            f"sentinel failover-timeout {NAME}": "10000",
         }
         self.sentinels = tuple(
             Member(directory / f"sentinel-{number}", watching, is_sentinel=True) for number in range(sentinels)
@@ -129,15 +131,14 @@ class RedisSentinels:
         """Start everything, and return once a failover would succeed."""
         for member in self.members:
             member.start()
-        _wait(
-            lambda: self.servers[1].info("replication").get("master_link_status") == "up", "the replica to be in sync"
-        )
+        for replica in self.servers[1:]:
+            wait_for(lambda replica=replica: _is_in_sync(replica), f"{replica!r} to be in sync")
         for sentinel in self.sentinels:
-            _wait(lambda sentinel=sentinel: self._knows_all(sentinel), f"{sentinel!r} to know the others")
+            wait_for(lambda sentinel=sentinel: self._knows_all(sentinel), f"{sentinel!r} to know the others")
 
     def _knows_all(self, sentinel: Member) -> bool:
         line = sentinel.info("sentinel").get("master0", "")
-        return "status=ok" in line and f"slaves=1,sentinels={len(self.sentinels)}" in line
+        return "status=ok" in line and f"slaves={len(self.servers) - 1},sentinels={len(self.sentinels)}" in line
 
     def primary(self) -> Member:
         """Return the server that the first sentinel that lives names as the primary."""
@@ -145,21 +146,23 @@ class RedisSentinels:
         reply = asked.call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME)
         return next(server for server in self.servers if f"\r\n{server.port}\r\n".encode() in reply)
 
-    def replica(self) -> Member:
-        primary = self.primary()
-        return next(server for server in self.servers if server is not primary)
+    def order_failover(self) -> None:
+        """Have the sentinels make a replica the primary, as an operator does, and do not wait for it."""
+        # Refused until the sentinel has heard enough of the replica, which takes up to a few seconds.
+        wait_for(
+            lambda: self.sentinels[0].call("SENTINEL", "FAILOVER", NAME) == b"+OK\r\n", "a failover to be accepted"
+        )
 
     def fail_over(self) -> Member:
-        """Have the sentinels make the replica the primary, as an operator does; return the old one, which lives."""
+        """Have a replica be made the primary, and wait for it; return the old primary, which lives."""
         old = self.primary()
-        # Refused until the sentinel has heard enough of the replica, which takes up to a few seconds.
-        _wait(lambda: self.sentinels[0].call("SENTINEL", "FAILOVER", NAME) == b"+OK\r\n", "a failover to be accepted")
+        self.order_failover()
         self.wait_moved(old)
         return old
 
     def wait_moved(self, old: Member) -> None:
         """Wait until the sentinels name another primary."""
-        _wait(lambda: self.primary() is not old, "a failover")
+        wait_for(lambda: self.primary() is not old, "a failover")
 
     def kill(self) -> None:
         for member in reversed(self.members):  # The sentinels first, or they see a primary die.
@@ -169,16 +172,16 @@ class RedisSentinels:
 
 @contextmanager
 def open_redis_sentinels(
-    *, sentinels: int = 1, config: Mapping[str, str] | None = None, down_after: float = 1.0
+    *, sentinels: int = 1, replicas: int = 1, config: Mapping[str, str] | None = None, down_after: float = 1.0
 ) -> Generator[RedisSentinels]:
-    """Run a primary, a replica, and some sentinels for the duration of a block.
+    """Run a primary, its replicas, and some sentinels for the duration of a block.
 
-    `config` is any setting of redis.conf for both servers. The sentinels regard a server as down that does not answer
+    `config` is any setting of redis.conf for all servers. The sentinels regard a server as down that does not answer
     for `down_after` seconds.
     """
     directory = Path(tempfile.mkdtemp(prefix="actorwork-sentinel-"))
     try:
-        fleet = _started(directory, sentinels, config or {}, down_after)
+        fleet = _started(directory, sentinels, replicas, config or {}, down_after)
         try:
             yield fleet
         finally:
@@ -187,11 +190,13 @@ def open_redis_sentinels(
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _started(directory: Path, sentinels: int, config: Mapping[str, str], down_after: float) -> RedisSentinels:
+def _started(
+    directory: Path, sentinels: int, replicas: int, config: Mapping[str, str], down_after: float
+) -> RedisSentinels:
     attempt = 0
     while True:
         (place := directory / str(attempt)).mkdir()
-        fleet = RedisSentinels(place, sentinels, config, down_after)
+        fleet = RedisSentinels(place, sentinels, replicas, config, down_after)
         attempt += 1
         try:
             fleet.start()
@@ -206,12 +211,17 @@ def _started(directory: Path, sentinels: int, config: Mapping[str, str], down_af
             return fleet
 
 
-def _wait(condition: Callable[[], Any], what: str) -> None:
+def wait_for(condition: Callable[[], Any], what: str) -> None:
+    """Ask every ten milliseconds until a condition is true; raise `TimeoutError` after a minute. Blocks."""
     limit = time.monotonic() + _START_LIMIT
     while not condition():
         if time.monotonic() > limit:
             raise TimeoutError(f"waited {_START_LIMIT:g} s for {what}")
         time.sleep(0.01)
+
+
+def _is_in_sync(replica: Member) -> bool:
+    return replica.info("replication").get("master_link_status") == "up"
 
 
 def _is_whole(reply: bytes) -> bool:

@@ -23,8 +23,9 @@ from actorwork.testing.redis_server import open_redis_server
 Reply = list[dict[bytes, bytes]] | Exception
 
 
-def knows(port: int, *, epoch: int = 0, flags: str = "master", name: str = NAME) -> Reply:
+def knows(port: int, *, epoch: int = 0, flags: str = "master", name: str = NAME, promoted: int | None = None) -> Reply:
     state = {"name": name, "ip": "10.0.0.1", "port": port, "flags": flags, "config-epoch": epoch}
+    state |= {} if promoted is None else {"promoted": promoted}
     return [{key.encode(): str(value).encode() for key, value in state.items()}]
 
 
@@ -46,12 +47,18 @@ class Answering:
     def disconnect(self) -> None: ...
 
     def send_command(self, *args: Any) -> None:
-        assert args == ("SENTINEL", "MASTERS")
+        self.command = args
 
     def read_response(self) -> Any:
         if isinstance(self.reply, Exception):
             raise self.reply
-        return self.reply
+        if self.command == ("SENTINEL", "MASTERS"):
+            return self.reply
+        assert self.command == ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME)
+        (state,) = self.reply
+        if state[b"name"] != NAME.encode():
+            return None
+        return [state[b"ip"], state.get(b"promoted", state[b"port"])]
 
 
 def sentinels_that_say(*replies: Reply, asked: list[Reply] | None = None) -> Sentinels:
@@ -75,6 +82,11 @@ def test_a_primary_that_is_down_is_not_named(flags: str):
     assert sentinels_that_say(knows(1, epoch=9, flags=flags), knows(2)).find() == ("10.0.0.1", 2)
     with pytest.raises(ConnectionError, match=r"no sentinel names a primary for 'mymaster' now .*down"):
         sentinels_that_say(knows(1, flags=flags)).find()
+
+
+def test_a_new_primary_is_named_before_all_replicas_follow_it():
+    leading = knows(1, epoch=2, flags="master,s_down,o_down,failover_in_progress", promoted=2)
+    assert sentinels_that_say(knows(1, epoch=1), leading).find() == ("10.0.0.1", 2)
 
 
 def test_a_sentinel_that_does_not_answer_is_asked_last_for_a_while():

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from actorwork.actors.context.publishing import PublishBuffer
     from actorwork.actors.context.runs import StartedRuns
     from actorwork.message import Delivery, Progress, Status
-    from actorwork.policy.entities import StateChange
 
 
 class ReportTaker(Protocol):
@@ -41,7 +40,7 @@ class Reporting(Protocol):
 class InFlight:
     """A delivery that is being handled, and what is published on its behalf."""
 
-    __slots__ = ("change", "deliveries", "delivery", "outgoing", "reports", "runs", "state")
+    __slots__ = ("deliveries", "delivery", "outgoing", "reports", "runs", "state")
 
     call = None
 
@@ -52,8 +51,6 @@ class InFlight:
         self.outgoing: PublishBuffer | None = None
         self.runs: StartedRuns | None = None
         self.reports: Reporting | None = None
-        self.change: StateChange | None = None
-        """What becomes of the state of an entity with its settlement."""
         self.state = PENDING
 
     @property

@@ -11,13 +11,15 @@ may not know of a failover yet. An answer that says the primary is down does not
 that is about to be replaced.
 
 A primary that has been replaced need not know it. After a failover, even a planned one, it goes on accepting writes for
-about ten seconds, and each of them is lost when it becomes a replica. A connection to it shows no sign of that. So a
-thread follows a sentinel for as long as there are connections: it subscribes to `+switch-master`, and also asks every
-one to two seconds, since a message may be lost with its connection. If the answer is another server than a connection
-leads to, all sentinels are asked, and then the connections to any other server than the primary are shut down. Their
-owners see a lost connection, and open the next one.
+about ten seconds, and each of them is lost when it becomes a replica. A connection to it shows no sign of that. So each
+sentinel is followed for as long as there are connections: by subscriptions to `+promoted-slave`, which the sentinel
+that leads the failover publishes as soon as it knows the new primary, and to `+switch-master`, which all publish once
+the other replicas have been told; and by asking every one to two seconds, since a message may be lost with its
+connection. If the answer is another server than a connection leads to, all sentinels are asked, and then the
+connections to any other server than the primary are shut down. Their owners see a lost connection, and open the next
+one.
 
-There is one thread for each `Sentinels`, and no task: it must notice also while the loop is blocked, and it serves
+Sentinels are followed by threads, and not by tasks: they must notice also while the loop is blocked, and they serve
 programs that have no loop.
 """
 
@@ -50,14 +52,12 @@ from actorwork.streams.transport.urls import SENTINEL_ANSWERS_WITHIN
 from actorwork.streams.transport.wire import NOT_ENOUGH, Push, new_reader, pack
 
 _ASK_EVERY: Final = (1.0, 2.0)
-_LISTEN_FOR: Final = 30.0
-"""Seconds after which another sentinel is followed: the one at hand may have been cut off from the others."""
 _SILENT_FOR: Final = 10.0
 """Seconds for which a sentinel that did not answer is asked only if no other one answers."""
 _READ_SIZE: Final = 65536
-_SWITCHED: Final = b"+switch-master"
+_SWITCHES: Final = (b"+switch-master", b"+promoted-slave")
 _LOST: Final = (ConnectionError, TimeoutError, OSError)
-_DOWN: Final = frozenset({b"s_down", b"o_down"})
+_DOWN: Final = frozenset({"s_down", "o_down"})
 
 Place = tuple[str, int]
 
@@ -92,7 +92,7 @@ class Sentinels:
         self._silent_until: dict[str, float] = {}
         self._open: dict[int, weakref.ref[PrimaryConnection]] = {}
         self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._threads: dict[str, threading.Thread] = {}
         self._pid = os.getpid()
 
     def __repr__(self) -> str:
@@ -137,11 +137,13 @@ class Sentinels:
         """Return the epoch of a sentinel's answer and where the primary is, or why it names none."""
         opened = place.open("actorwork-search")
         try:
-            opened.send_command("SENTINEL", "MASTERS")
+            opened.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.name)
             try:
+                address: Any = opened.read_response()
+                opened.send_command("SENTINEL", "MASTERS")
                 known: Any = opened.read_response()
             except NoPermissionError as error:
-                raise BrokerError(f"the sentinel {place.name} refuses SENTINEL MASTERS ({error})") from error
+                raise BrokerError(f"the sentinel {place.name} refuses to answer ({error})") from error
             except ResponseError as error:
                 raise BrokerError(
                     f"{place.name} is no sentinel ({error}): sentinels have ports of their own, usually 26379; "
@@ -158,7 +160,7 @@ class Sentinels:
                 f"the sentinel {place.name} knows no primary {self.name!r}; it knows "
                 f"{', '.join(map(repr, sorted(by_name))) or 'none'}"
             )
-        return _answer(state)
+        return _answer(state, address)
 
     # -------------------------------------------------------------------------------------------------------- watching
 
@@ -166,9 +168,11 @@ class Sentinels:
         """Have a connection shut down as soon as the primary is another server than the one that it leads to."""
         with self._locked():
             self._open[id(connection)] = weakref.ref(connection)
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._watch, name="actorwork-sentinel", daemon=True)
-                self._thread.start()
+            for place in self.places:
+                if place.name not in self._threads:
+                    thread = threading.Thread(target=self._watch, args=(place,), name="actorwork-sentinel", daemon=True)
+                    self._threads[place.name] = thread
+                    thread.start()
 
     def closed(self, connection: PrimaryConnection) -> None:
         self._open.pop(id(connection), None)
@@ -176,7 +180,7 @@ class Sentinels:
     def _locked(self) -> threading.Lock:
         if self._pid != os.getpid():
             # A child process: its parent may have held the lock when it forked, and the connections are the parent's.
-            self._pid, self._lock, self._thread, self._open = os.getpid(), threading.Lock(), None, {}
+            self._pid, self._lock, self._threads, self._open = os.getpid(), threading.Lock(), {}, {}
         return self._lock
 
     def _connections(self) -> list[PrimaryConnection]:
@@ -189,32 +193,26 @@ class Sentinels:
                 found.append(connection)
         return found
 
-    def _watch(self) -> None:
-        turn = random.randrange(len(self.places))
+    def _watch(self, place: SentinelPlace) -> None:
+        """Follow one sentinel for as long as there are connections."""
         failures = 0
         while True:
-            turn += 1
             try:
-                self._follow(self.places[turn % len(self.places)])
-                failures = 0
+                with contextlib.closing(_Ear(place, self.name)) as ear:
+                    failures = 0
+                    while self._connections():
+                        answer = ear.ask()
+                        if not isinstance(answer, str):
+                            self._compare(answer[1])
+                        ear.wait_switched(random.uniform(*_ASK_EVERY))
             except (BrokerError, RedisError, OSError):
-                # The next sentinel may do better. That none does is reported by those that connect.
+                # Others are followed besides. That none answers is reported by those that connect.
                 failures += 1
                 time.sleep(min(2.0, 0.1 * 2 ** min(failures, 5)) * random.uniform(0.5, 1.0))
-            with self._lock:
+            with self._locked():
                 if not self._connections():
-                    self._thread = None
+                    del self._threads[place.name]
                     return
-
-    def _follow(self, place: SentinelPlace) -> None:
-        """Follow one sentinel until it is another one's turn, or no connection is left."""
-        with contextlib.closing(_Ear(place, self.name)) as ear:
-            until = time.monotonic() + _LISTEN_FOR
-            while time.monotonic() < until and self._connections():
-                answer = _answer(ear.ask())
-                if not isinstance(answer, str):
-                    self._compare(answer[1])
-                ear.wait_switched(random.uniform(*_ASK_EVERY))
 
     def _compare(self, primary: Place) -> None:
         """Shut down the connections that lead elsewhere, if all sentinels together say so as well."""
@@ -312,24 +310,29 @@ class _Ear:
         self._limit: float = self._socket.gettimeout() or SENTINEL_ANSWERS_WITHIN
         self._reader = new_reader()
         self._has_switched = False
-        self._socket.sendall(pack(("SUBSCRIBE", _SWITCHED)))
+        self._socket.sendall(pack(("SUBSCRIBE", *_SWITCHES)))
 
     def close(self) -> None:
         self._opened.disconnect()
 
-    def ask(self) -> Any:
-        """Return what the sentinel knows of the primary."""
+    def ask(self) -> tuple[int, Place] | str:
+        """Return the epoch of the sentinel's answer and where the primary is, or why it names none."""
         self._has_switched = False
         self._socket.settimeout(self._limit)
-        self._socket.sendall(pack(("SENTINEL", "MASTER", self._name)))
+        commands = (("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._name), ("SENTINEL", "MASTER", self._name))
+        self._socket.sendall(b"".join(map(pack, commands)))
         until = time.monotonic() + self._limit
-        while (reply := self._next()) is NOT_ENOUGH:
-            self._receive(until - time.monotonic())
-            if time.monotonic() > until:
+        replies: list[Any] = []
+        while len(replies) < len(commands):
+            if (reply := self._next()) is not NOT_ENOUGH:
+                replies.append(reply)
+                continue
+            if (left := until - time.monotonic()) <= 0:
                 raise TimeoutError("a sentinel does not answer")
-        if isinstance(reply, Exception):
-            raise reply
-        return reply
+            self._receive(left)
+        if isinstance(replies[1], Exception):
+            raise replies[1]
+        return _answer(replies[1], replies[0])
 
     def wait_switched(self, seconds: float) -> None:
         """Wait until the primary has moved, at most so many seconds."""
@@ -357,20 +360,27 @@ class _Ear:
     def _next(self) -> Any:
         """Return the next reply that is no push, or `NOT_ENOUGH`."""
         while type(reply := self._reader.gets()) is Push:
-            if reply[0] == b"message" and reply[2].split(b" ")[0] == self._name:
+            if reply[0] == b"message" and self._name in reply[2].split(b" "):
                 self._has_switched = True
         return reply
 
 
-def _answer(state: Any) -> tuple[int, Place] | str:
-    """Return the epoch of a sentinel's answer and where the primary is, or why that does not count."""
-    if not isinstance(state, dict):
+def _answer(state: Any, address: Any) -> tuple[int, Place] | str:
+    """Return the epoch of a sentinel's answer and where the primary is, or why that does not count.
+
+    `address` is the reply to GET-MASTER-ADDR-BY-NAME. A sentinel that leads a failover names there what it has made the
+    primary; the state is that of the old one until all replicas follow the new one.
+    """
+    if not isinstance(state, dict) or not isinstance(address, list) or len(cast("list[Any]", address)) != 2:
         return f"it answers {state!r:.100}, which is not Sentinel"
+    host, port = (part.decode(errors="replace") for part in cast("list[bytes]", address))
     flags = _text(state, b"flags")
-    if "master" not in flags.split(",") or not _DOWN.isdisjoint(flags.encode().split(b",")):
+    if (host, port) == (_text(state, b"ip"), _text(state, b"port")) and (
+        "master" not in flags.split(",") or not _DOWN.isdisjoint(flags.split(","))
+    ):
         return f"the primary is down ({flags})"
     try:
-        return int(_text(state, b"config-epoch") or 0), (_text(state, b"ip"), int(_text(state, b"port")))
+        return int(_text(state, b"config-epoch") or 0), (host, int(port))
     except ValueError:
         return f"it answers {state!r:.100}, which is not Sentinel"
 

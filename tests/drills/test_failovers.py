@@ -1,0 +1,158 @@
+"""A primary that Sentinel replaces in mid work: what it had in common with its replica is lost by no failover.
+
+Replication is asynchronous, so the last writes that were acknowledged may be lost with the primary. What the replica
+had received by then may not. Receipts are written with the settlements, on the same server: each message that the new
+primary knows has exactly one.
+"""
+
+import logging
+import signal
+import time
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, suppress
+from itertools import pairwise
+
+import pytest
+import trio
+
+from actorwork.testing.redis_sentinel import Member, RedisSentinels, open_redis_sentinels, wait_for
+
+from .conftest import MANY, Drill, Place, open_place, until
+
+pytestmark = pytest.mark.long
+AT_ONCE = 20
+EVERY = 0.02
+GUARDED = {"min-replicas-to-write": "1", "min-replicas-max-lag": "2"}
+
+
+@pytest.fixture
+def stack() -> Generator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+class Stream:
+    """Sends numbers at a steady rate, and knows which of them were acknowledged, and when."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self.acknowledged: dict[int, float] = {}
+        self.is_to_end = False
+
+    async def run(self) -> None:
+        number = 0
+        while not self.is_to_end:
+            some = range(number, number + AT_ONCE)
+            await self._place.send_numbers("work", some, seconds=0)
+            self.acknowledged |= dict.fromkeys(some, time.monotonic())
+            number += AT_ONCE
+            await trio.sleep(EVERY)
+
+    def gap(self) -> float:
+        """Return the longest time in seconds between two acknowledgements."""
+        times = sorted(set(self.acknowledged.values()))
+        return max(later - earlier for earlier, later in pairwise(times))
+
+    async def wait_more(self, count: int) -> None:
+        goal = len(self.acknowledged) + count
+        await until(lambda: len(self.acknowledged) >= goal, f"{count} more messages to be accepted")
+
+
+def has_replicated(primary: Member, offset: int) -> bool:
+    """Whether all replicas have received what the primary has written up to an offset."""
+    facts = primary.info("replication")
+    replicas = [facts[f"slave{number}"] for number in range(int(facts["connected_slaves"]))]
+    return all(int(dict(part.split("=") for part in one.split(","))["offset"]) >= offset for one in replicas)
+
+
+def offset_of(primary: Member) -> int:
+    return int(primary.info("replication")["master_repl_offset"])
+
+
+def replace_as_planned(fleet: RedisSentinels, primary: Member) -> None:
+    """Do what the chapter on Sentinel recommends: writes wait until the replicas have all, and one of them leads."""
+    assert primary.call("CLIENT", "PAUSE", "60000", "WRITE") == b"+OK\r\n"
+    offset = offset_of(primary)
+    wait_for(lambda: has_replicated(primary, offset), "the replicas")
+    fleet.order_failover()
+
+
+def has_none_of_ours(server: Member) -> bool:
+    """Whether no program of ours is connected to a server, which may close connections in mid reply."""
+    try:
+        return b"name=actorwork" not in server.call("CLIENT", "LIST")
+    except OSError:
+        return False
+
+
+async def fail_over_under_load(
+    drill: Drill, fleet: RedisSentinels, fail: Callable[[Member], None]
+) -> tuple[Member, set[int]]:
+    """Replace the primary while two nodes work, and check the account.
+
+    Return the old primary, and the numbers that it has acknowledged and the new one does not know.
+    """
+    async with open_place(fleet.url) as place:
+        for _ in range(2):
+            await drill.start_up("worker", fleet.url, lease=2, max_crashes=MANY)
+        stream = Stream(place)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.run)
+            await stream.wait_more(500)
+            old = await trio.to_thread.run_sync(fleet.primary)
+            safe = set(stream.acknowledged)
+            offset = offset_of(old)
+            await until(lambda: has_replicated(old, offset), "the replicas")
+            await stream.wait_more(AT_ONCE)
+            await trio.to_thread.run_sync(fail, old)
+            await trio.to_thread.run_sync(fleet.wait_moved, old)
+            await stream.wait_more(500)
+            stream.is_to_end = True
+        await place.wait_empty("work")
+        for node in drill.nodes:
+            await node.stop()
+        numbers = [receipt["number"] for receipt in await place.receipts()]
+    assert len(numbers) == len(set(numbers)), "a message was settled twice"
+    lost = set(stream.acknowledged) - set(numbers)
+    logging.getLogger(__name__).warning(
+        "%d acknowledged, %d of them lost, %.2f s without an answer", len(stream.acknowledged), len(lost), stream.gap()
+    )
+    assert not lost & safe
+    return old, lost
+
+
+async def test_a_primary_that_is_killed_under_load_loses_nothing_that_its_replica_had(drill: Drill, stack: ExitStack):
+    fleet = stack.enter_context(open_redis_sentinels(sentinels=3, down_after=2))
+    await fail_over_under_load(drill, fleet, lambda primary: primary.send_signal(signal.SIGKILL))
+
+
+async def test_a_primary_whose_writes_wait_is_replaced_without_a_loss(drill: Drill, stack: ExitStack):
+    """The old primary goes on accepting for ten seconds whatever is sent to it; nothing is sent to it."""
+    fleet = stack.enter_context(open_redis_sentinels(sentinels=3, replicas=2, down_after=30))
+    old, lost = await fail_over_under_load(drill, fleet, lambda primary: replace_as_planned(fleet, primary))
+    assert not lost
+    await until(lambda: has_none_of_ours(old), "the connections to the old primary to end")
+
+
+async def test_a_primary_that_stood_still_and_takes_itself_for_one_accepts_nothing(drill: Drill, stack: ExitStack):
+    fleet = stack.enter_context(open_redis_sentinels(sentinels=3, replicas=2, down_after=2, config=GUARDED))
+    old, _ = await fail_over_under_load(drill, fleet, lambda primary: primary.send_signal(signal.SIGSTOP))
+    # The new primary has accepted writes, so it has the other replica, and the old one has none.
+    old.send_signal(signal.SIGCONT)
+    replies: list[bytes] = []
+
+    def write() -> bool:
+        with suppress(OSError):  # It closes all connections as it becomes a replica.
+            replies.append(old.call("XADD", "work", "*", "data", "{}"))
+        return bool(replies)
+
+    await until(write, "an answer of the old primary")
+    # Whether it still takes itself for a primary, or has heard of the new one: it accepts no write.
+    assert replies[0].startswith((b"-NOREPLICAS", b"-READONLY", b"-LOADING", b"-MASTERDOWN")), replies
+    await until(lambda: has_none_of_ours(old), "the connections to the old primary to end")
+    async with open_place(fleet.url) as place:
+        await place.send_numbers("work", range(10))
+        node = await drill.start_up("worker", fleet.url)
+        await place.wait_empty("work")
+        await node.stop()
+        await place.check_account(range(10))
