@@ -21,7 +21,7 @@ from urllib.parse import parse_qs
 
 import anyio
 import attrs
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from actorwork.errors import ActorworkError, BrokerError
@@ -41,6 +41,8 @@ Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Any]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Any]
 
+BODY_WITHIN: Final = 10.0
+"""Seconds that the body of a request may take."""
 ANSWER_WITHIN: Final = 15.0
 """Seconds that a page or an action may take."""
 
@@ -117,6 +119,7 @@ class Dashboard:
         self._renderer = renderer()
         self._sending = secret_numbers.token_hex(8)
         self._sent = 0
+        self._streams = live.Streams()
         self.is_closing = False
 
     def __repr__(self) -> str:
@@ -266,6 +269,7 @@ class Dashboard:
         page = PAGES.get(HOME if path == "/" else path)
         if page is None or not page.is_live:
             raise not_found("there is no such page to follow")
+        self._streams.expect_room()
         access_then = access
         parameters = {name: values[0] for name, values in parse_qs(text).items()}
         frame = self._frame(root, page.path, page.title, access, text, is_live=True)
@@ -278,7 +282,7 @@ class Dashboard:
             facts = await self._seen(page, await self._sight(access, parameters))
             return self._renderer.main(page.template, facts, frame)
 
-        return live.Stream(draw, lambda: self.is_closing)
+        return live.Stream(draw, lambda: self.is_closing, self._streams)
 
     # ---- actions ----
 
@@ -388,11 +392,17 @@ async def read_form(request: Request, *, is_json: bool) -> Form:
     if kind != wanted:
         raise Refused(f"this wants Content-Type: {wanted}, got {kind[:100] or 'none'}", 415)
     body = bytearray()
-    async with aclosing(request.stream()) as chunks:
-        async for chunk in chunks:
-            body += chunk
-            if len(body) > LARGEST_BODY:
-                raise Refused(f"a request has {LARGEST_BODY:,} bytes at most", 413)
+    with anyio.move_on_after(BODY_WITHIN) as waiting:
+        try:
+            async with aclosing(request.stream()) as chunks:
+                async for chunk in chunks:
+                    body += chunk
+                    if len(body) > LARGEST_BODY:
+                        raise Refused(f"a request has {LARGEST_BODY:,} bytes at most", 413)
+        except ClientDisconnect:
+            raise Refused("the request has ended before its body") from None
+    if waiting.cancelled_caught:
+        raise Refused(f"the body of the request has not come within {BODY_WITHIN:g} s", 408)
     try:
         text = body.decode()
         fields: Any = json.loads(text) if is_json else parse_qs(text, keep_blank_values=True, max_num_fields=20_000)

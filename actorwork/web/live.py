@@ -1,6 +1,8 @@
 """Pages that follow: one stream of server-sent events for each open page.
 
 A stream draws its page again at most once a second, and sends it if it has changed; otherwise, now and then, a comment.
+With more than twenty open, all of them together draw twenty pages a second, so that readers never cost the broker, or
+the node that serves them, more than that. There are a few hundred at most.
 It ends when its browser has gone, which a server says by a message, or by refusing to write; and when the dashboard
 closes. A browser opens it while its page is visible, and asks again after a while if it breaks.
 """
@@ -20,19 +22,44 @@ from actorwork.groups import leaves
 from actorwork.web.request import Refused
 
 EVERY: Final = 1.0
-"""Seconds between two looks."""
+"""Seconds between two looks of one stream."""
+LOOKS: Final = 20
+"""How many looks a second all streams together take."""
+MOST: Final = 400
+"""How many streams there are at most."""
 CLOSING: Final = 0.2
 """Seconds between two looks at whether the dashboard closes."""
 HEARTBEAT: Final = 10.0
 """Seconds after which a comment is sent, so that a browser that has gone is noticed."""
 
 
+class Streams:
+    """How many streams are open."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __repr__(self) -> str:
+        return f"<{self.count} streams>"
+
+    @property
+    def every(self) -> float:
+        """Seconds between two looks of each."""
+        return max(EVERY, self.count / LOOKS)
+
+    def expect_room(self) -> None:
+        """Refuse another stream if there are too many."""
+        if self.count >= MOST:
+            raise Refused(f"{self.count:,} pages are followed already; the page itself can be reloaded", 503)
+
+
 class Stream:
     """An ASGI response that draws a page again and again."""
 
-    def __init__(self, draw: Callable[[], Awaitable[str]], is_closing: Callable[[], bool]) -> None:
+    def __init__(self, draw: Callable[[], Awaitable[str]], is_closing: Callable[[], bool], streams: Streams) -> None:
         self._draw = draw
         self._is_closing = is_closing
+        self._streams = streams
         self._raw: list[tuple[bytes, bytes]] = [
             (b"content-type", b"text/event-stream; charset=utf-8"),
             (b"x-accel-buffering", b"no"),
@@ -56,8 +83,12 @@ class Stream:
                 group.cancel_scope.cancel()
 
             group.start_soon(watch)
-            with suppress(OSError):  # The browser has gone.
-                await self._follow(send)
+            self._streams.count += 1
+            try:
+                with suppress(OSError):  # The browser has gone.
+                    await self._follow(send)
+            finally:
+                self._streams.count -= 1
             group.cancel_scope.cancel()
 
     async def _follow(self, send: Callable[..., Any]) -> None:
@@ -81,10 +112,10 @@ class Stream:
                     await _write(send, ":\n\n")
                     quiet = 0.0
             waited = 0.0
-            while waited < EVERY and not self._is_closing():
+            while waited < self._streams.every and not self._is_closing():
                 await anyio.sleep(CLOSING)
                 waited += CLOSING
-            quiet += EVERY
+            quiet += waited
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -5,9 +5,11 @@ from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 import pytest
+import trio
 from starlette.requests import Request
 
 from actorwork.errors import SettingsError
+from actorwork.web import dashboard
 from actorwork.web.access import PERMISSIONS, Access, Passwords, Token, TrustedHeader
 from actorwork.web.dashboard import ACTIONS, PAGES, Dashboard, app
 from actorwork.web.guarding import LARGEST_BODY
@@ -24,7 +26,12 @@ def basic(name: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
 
 
-async def raw_post(dashboard: Dashboard, path: str, chunk: bytes, times: int) -> list[dict[str, Any]]:
+def post_to(path: str) -> dict[str, Any]:
+    headers = [(name.encode(), value.encode()) for name, value in {**JSON, **SAME, "host": "localhost"}.items()]
+    return {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers}
+
+
+async def raw_post(opened: Dashboard, path: str, chunk: bytes, times: int) -> list[dict[str, Any]]:
     """Send a body in chunks; return what is answered."""
     answers: list[dict[str, Any]] = []
     given = iter(range(times))
@@ -35,9 +42,7 @@ async def raw_post(dashboard: Dashboard, path: str, chunk: bytes, times: int) ->
     async def send(message: MutableMapping[str, Any]) -> None:
         answers.append(dict(message))
 
-    headers = [(name.encode(), value.encode()) for name, value in {**JSON, **SAME, "host": "localhost"}.items()]
-    scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers}
-    await dashboard(scope, receive, send)
+    await opened(post_to(path), receive, send)
     # More would have been there to read.
     assert next(given) < times - 1
     return answers
@@ -164,6 +169,32 @@ async def test_a_form_of_another_type_or_too_large_is_refused():
         many = "&".join(f"a{number}=1" for number in range(30_000))
         form = {**SAME, "content-type": "application/x-www-form-urlencoded"}
         assert (await guest.http.post("/pauses/pause", content=many, headers=form)).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("then", "status"), [(None, 408), ({"type": "http.disconnect"}, 400)], ids=["silence", "the end"]
+)
+async def test_a_form_that_does_not_come_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, then: dict[str, Any] | None, status: int
+):
+    monkeypatch.setattr(dashboard, "BODY_WITHIN", 0.05)
+    answers: list[Any] = []
+    begun = False
+
+    async def receive() -> dict[str, Any]:
+        nonlocal begun
+        if not begun:
+            begun = True
+            return {"type": "http.request", "body": b"{", "more_body": True}
+        return await trio.sleep_forever() if then is None else then
+
+    async def send(message: Any) -> None:
+        answers.append(message)
+
+    async with visit() as guest:
+        await guest.dashboard(post_to("/api/pauses/pause"), receive, send)
+    assert answers[0]["status"] == status
+    assert not [record for record in caplog.records if record.name == "actorwork.web"]
 
 
 async def test_only_hosts_that_are_named_are_answered():

@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,31 @@ async def test_a_browser_that_has_gone_ends_its_stream():
             while seen != looks:
                 seen = looks
                 await trio.sleep(0.5)
+
+
+async def test_streams_share_what_they_may_cost_and_there_are_not_too_many(monkeypatch: pytest.MonkeyPatch):
+    streams = live.Streams()
+    assert streams.every == live.EVERY
+    streams.count = 200
+    assert streams.every == 10
+    monkeypatch.setattr(live, "MOST", 1)
+    async with (
+        open_broker(":memory:") as broker,
+        trio.open_nursery() as nursery,
+        serving(app(broker), nursery) as url,
+        httpx.AsyncClient(timeout=30) as http,
+    ):
+        follow = partial(http.stream, "GET", f"{url}/live", params={"page": "/pauses"})
+        async with follow() as answer:
+            assert answer.status_code == 200
+            refused = await http.get(f"{url}/live", params={"page": "/pauses"})
+            assert refused.status_code == 503
+            assert "1 pages are followed already" in refused.text
+        status = 0
+        while status != 200:  # The server hears that the first one has gone.
+            async with follow() as answer:
+                status = answer.status_code
+            await trio.sleep(0.05)
 
 
 def test_mounted_in_fastapi_it_uses_the_client_for_asyncio(tmp_path: Path):
