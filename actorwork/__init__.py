@@ -36,6 +36,8 @@ if TYPE_CHECKING:
         retry as retry,
         timeout as timeout,
     )
+    from actorwork.actors.entities.entity import Entity as Entity
+    from actorwork.actors.entities.schema import migrates as migrates
     from actorwork.actors.functions import actor as actor
     from actorwork.actors.handlers.table import receive as receive
     from actorwork.actors.refs.pool import PoolRef as PoolRef
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
         StreamRef as StreamRef,
         open_client as open_client,
     )
+    from actorwork.clients.entities import EntityRef as EntityRef, EntityState as EntityState
     from actorwork.durations import Duration as Duration
     from actorwork.errors import (
         ActorCrashed as ActorCrashed,
@@ -98,6 +101,8 @@ if TYPE_CHECKING:
         SpoolError as SpoolError,
         SpoolFull as SpoolFull,
         StartError as StartError,
+        StateConflict as StateConflict,
+        WouldWaitForItself as WouldWaitForItself,
     )
     from actorwork.hosting.system_thread import SystemThread as SystemThread
     from actorwork.message import (
@@ -118,6 +123,7 @@ if TYPE_CHECKING:
         TriggerRecord as TriggerRecord,
         Unique as Unique,
     )
+    from actorwork.policy.entities import EntityInfo as EntityInfo
     from actorwork.policy.exits import Exit as Exit
     from actorwork.policy.limits import (
         Bulkhead as Bulkhead,
@@ -146,6 +152,7 @@ if TYPE_CHECKING:
     )
     from actorwork.settings import (
         DeadLetterSettings as DeadLetterSettings,
+        Entities as Entities,
         EventSettings as EventSettings,
         MailboxSettings as MailboxSettings,
         Settings as Settings,
@@ -189,6 +196,11 @@ _AT_FIRST_USE: Final = {
     "Delivery": "actorwork.message",
     "Duration": "actorwork.durations",
     "DynamicSupervisor": "actorwork.actors.tree.spec",
+    "Entities": "actorwork.settings",
+    "Entity": "actorwork.actors.entities.entity",
+    "EntityInfo": "actorwork.policy.entities",
+    "EntityRef": "actorwork.clients.entities",
+    "EntityState": "actorwork.clients.entities",
     "Envelope": "actorwork.message",
     "EventSettings": "actorwork.settings",
     "ExecutionTimeout": "actorwork.errors",
@@ -210,8 +222,8 @@ _AT_FIRST_USE: Final = {
     "MailboxSettings": "actorwork.settings",
     "MaxRestartsExceeded": "actorwork.errors",
     "Message": "actorwork.message",
-    "MessageInfo": "actorwork.message",
     "MessageFailed": "actorwork.errors",
+    "MessageInfo": "actorwork.message",
     "MessageRefused": "actorwork.errors",
     "Middleware": "actorwork.abc",
     "MissingExtra": "actorwork.errors",
@@ -245,6 +257,7 @@ _AT_FIRST_USE: Final = {
     "SpoolError": "actorwork.errors",
     "SpoolFull": "actorwork.errors",
     "StartError": "actorwork.errors",
+    "StateConflict": "actorwork.errors",
     "Status": "actorwork.message",
     "StreamRef": "actorwork.clients.refs",
     "SubmitOptions": "actorwork.policy.sending",
@@ -259,11 +272,13 @@ _AT_FIRST_USE: Final = {
     "TriggerRecord": "actorwork.message",
     "Uniform": "actorwork.policy.retry",
     "Unique": "actorwork.message",
+    "WouldWaitForItself": "actorwork.errors",
     "actor": "actorwork.actors.functions",
     "check_child_specs": "actorwork.actors.tree.spec",
     "circuit_breaker": "actorwork.actors.decorators",
     "current_context": "actorwork.actors.context.current",
     "load_configuration": "actorwork.runtime.system",
+    "migrates": "actorwork.actors.entities.schema",
     "next_times": "actorwork.policy.schedule",
     "open_client": "actorwork.clients.opening",
     "open_system": "actorwork.runtime.system",
@@ -326,6 +341,11 @@ __all__ = [
     "Delivery",
     "Duration",
     "DynamicSupervisor",
+    "Entities",
+    "Entity",
+    "EntityInfo",
+    "EntityRef",
+    "EntityState",
     "Envelope",
     "EventSettings",
     "ExecutionTimeout",
@@ -382,6 +402,7 @@ __all__ = [
     "SpoolError",
     "SpoolFull",
     "StartError",
+    "StateConflict",
     "Status",
     "StreamRef",
     "SubmitOptions",
@@ -396,11 +417,13 @@ __all__ = [
     "TriggerRecord",
     "Uniform",
     "Unique",
+    "WouldWaitForItself",
     "actor",
     "check_child_specs",
     "circuit_breaker",
     "current_context",
     "load_configuration",
+    "migrates",
     "next_times",
     "open_client",
     "open_system",

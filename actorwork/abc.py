@@ -655,16 +655,19 @@ class EntityStore(Protocol):
         ttl: float | None = None,
         history: int = 0,
         by: str = "",
+        force: bool = False,
     ) -> int:
         """Replace a state, if it has this version (0: if there is none; None: whatever it has); return the new version.
 
-        Raises `StateConflict`, and changes nothing, for another version, and while a node has a delivery of the key in
-        flight. Other messages of the key wait meanwhile, and are handled on the new state. After a lost reply it
-        raises `BrokerError`: it may have taken effect.
+        Raises `StateConflict`, and changes nothing, for another version, and, without `force`, while a node has a
+        delivery of the key in flight: the settlement of that one is refused then, if it changes the state, and it runs
+        again. After a lost reply it raises `BrokerError`: it may have taken effect.
         """
         ...
 
-    async def forget(self, source: str, group: str, key: str, *, version: int | None = None) -> bool:
+    async def forget(
+        self, source: str, group: str, key: str, *, version: int | None = None, force: bool = False
+    ) -> bool:
         """Delete a state and its history; return whether there was one. Raises as `put`."""
         ...
 

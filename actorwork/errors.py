@@ -12,6 +12,7 @@
     ├── CircuitOpen            the dependency of a function fails: it was not called
     ├── AskTimeout             no reply in time (also a TimeoutError)
     ├── Deadlock               an ask that waits for the very handler it was made in
+    │   └── WouldWaitForItself an ask of a key whose message waits for this very handler
     ├── MessageFailed          the actor's node settled the message as failed or rejected
     ├── NotRunning             a feature of the runtime was used outside a running system
     ├── StartError             an actor did not start
@@ -117,6 +118,17 @@ class AskTimeout(ActorworkError, TimeoutError):
 
 class Deadlock(ActorworkError, RuntimeError):
     """An ask could never be answered: its handler waits for a reply from its own actor, which is busy with it."""
+
+
+class WouldWaitForItself(Deadlock):
+    """An ask was not sent, since its reply would wait for the handler that asks, or for one that waits for it.
+
+    Messages with the same key are handled one after another; `chain` are the sources and keys that wait.
+    """
+
+    def __init__(self, text: str, *, chain: Sequence[str] = ()) -> None:
+        super().__init__(text)
+        self.chain = tuple(chain)
 
 
 class MessageFailed(ActorworkError):

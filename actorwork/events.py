@@ -148,6 +148,32 @@ class StaleState(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
+class EntityStalled(_Event):
+    """The state of a key cannot be used by this node: it is newer, or cannot be read. Its messages wait.
+
+    They are handed back, uncounted, and taken again every second or so, by this node or another one. Emitted once a
+    minute for a key.
+    """
+
+    actor_id: str
+    title: str
+    key: str
+    version: int
+    error: str
+
+
+@attrs.frozen(eq=False, repr=False)
+class EntityLarge(_Event):
+    """The state of a key has grown to half of what it may have; beyond `limit` bytes its messages fail."""
+
+    actor_id: str
+    title: str
+    key: str
+    size: int
+    limit: int
+
+
+@attrs.frozen(eq=False, repr=False)
 class DeadLettered(_Event):
     """The broker itself dead-lettered a message, since it had crashed `crashes` processes."""
 
@@ -509,6 +535,8 @@ Event: TypeAlias = (
     | Released
     | Fenced
     | StaleState
+    | EntityStalled
+    | EntityLarge
     | DeadLettered
     | MessageLost
     | BrokerTrouble

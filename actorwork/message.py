@@ -58,6 +58,8 @@ FLOW: Final = "actorwork-flow"
 """Header: the step of a run that the message is, as `home/run/number`: the settlement ends the step as well."""
 PREVIOUS_SPAN: Final = "actorwork-previous-span"
 """Header: the span of the attempt before this one, as a W3C `traceparent`, if that attempt was traced."""
+CHAIN: Final = "actorwork-chain"
+"""Header: the sources and keys of the messages whose handlers wait for the reply to this one, as `source/key`."""
 GROUP: Final = "actorwork-group"
 """Header: the step is a member of a group, to which its handler may add others; the type of their results, as text."""
 

@@ -78,6 +78,34 @@ class MailboxSettings(Value):
     stash: int = attrs.field(default=1000, validator=whole(1, 1_000_000))
 
 
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?) ?(B|KB|MB|KiB|MiB)")
+_SIZES: Final = {"B": 1, "KB": 1000, "MB": 1_000_000, "KiB": 1024, "MiB": 1_048_576}
+
+
+def _as_bytes(value: int | str) -> int:
+    found = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    return round(float(found[1]) * _SIZES[found[2]]) if found else cast("int", value)
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Entities(Value):
+    """How the instances and states of an `Entity` are kept.
+
+    A node keeps an instance `idle` seconds after its last message, and at most `most` of them. The JSON of a state has
+    at most `limit` bytes, which may be text such as "256KB"; a message that makes it larger fails. The broker keeps a
+    state for `ttl` seconds after its last change (None: for ever), and its last `history` changes beside it, each as
+    large as the state itself.
+    """
+
+    idle: float = attrs.field(default=300.0, converter=as_seconds, validator=seconds(0, above=True))
+    most: int = attrs.field(default=50_000, validator=whole(1, 10_000_000))
+    limit: int = attrs.field(default=256_000, converter=_as_bytes, validator=whole(1, 536_870_912))
+    ttl: float | None = attrs.field(
+        default=None, converter=as_seconds, validator=seconds(0, 3_153_600_000, above=True, optional=True)
+    )
+    history: int = attrs.field(default=0, validator=whole(0, 100_000))
+
+
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class DeadLetterSettings(Value):
     """How many dead letters of an actor are kept, and for how long.
@@ -230,7 +258,7 @@ class Settings(Shown):
     values, not for files. With `loop="asyncio"` its async handlers and hooks run on an asyncio loop, in a thread of
     the actor's own. `decode` reads entries that other programs have written to Redis in a format of their own
     (`policy/decoding`): a callable that is not async, or one for each source. What it cannot read becomes a dead
-    letter.
+    letter. `entities` is for an `Entity` only.
     """
 
     title: str = attrs.field(validator=text(1, 300))
@@ -261,6 +289,9 @@ class Settings(Shown):
     )
     dead_letters: DeadLetterSettings = attrs.field(
         factory=DeadLetterSettings, validator=instance_of(DeadLetterSettings, "a DeadLetterSettings")
+    )
+    entities: Entities | None = attrs.field(
+        default=None, validator=instance_of((Entities, type(None)), "an Entities, or None")
     )
     on_failure: OnFailure | None = attrs.field(default=None, validator=one_of(ON_FAILURES, optional=True))
     max_crashes: int = attrs.field(default=3, validator=whole(0, 1_000_000))

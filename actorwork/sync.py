@@ -14,6 +14,7 @@ not imported.
 
 from actorwork.blocking.client import (
     Client as Client,
+    EntityRef as EntityRef,
     Held as Held,
     Lock as Lock,
     Prepared as Prepared,
@@ -24,4 +25,4 @@ from actorwork.blocking.client import (
 )
 from actorwork.blocking.opening import open_client as open_client
 
-__all__ = ["Client", "Held", "Lock", "Prepared", "Receipt", "Ref", "Run", "Shared", "open_client"]
+__all__ = ["Client", "EntityRef", "Held", "Lock", "Prepared", "Receipt", "Ref", "Run", "Shared", "open_client"]

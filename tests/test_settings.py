@@ -54,6 +54,7 @@ def test_everything_but_the_title_has_a_default():
         "dead_letters": DeadLetterSettings(max_count=10_000, max_age=30 * 86_400),
         "limits": (),
         "on_failure": None,
+        "entities": None,
         "max_crashes": 3,
         "loop": "trio",
         "decode": None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
@@ -12,11 +12,13 @@ from actorwork.blocking.driver import run
 from actorwork.clients import client as clients
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from types import TracebackType
 
     from actorwork.abc import Broker, FunctionActor
     from actorwork.actors.actor import Actor
     from actorwork.blocking.triggers import Triggers
+    from actorwork.clients.entities import EntityRef as AsyncEntityRef, EntityState
     from actorwork.clients.messages import Messages
     from actorwork.clients.purging import Purge
     from actorwork.clients.receipts import Receipt as AsyncReceipt
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from actorwork.clients.runs import Run as AsyncRun
     from actorwork.durations import Duration
     from actorwork.message import Message, MessageInfo, MessageState, Pause, Status, Untyped
+    from actorwork.policy.entities import EntityInfo
     from actorwork.policy.runs.values import RunInfo, StepInfo
     from actorwork.policy.sending import SendOptions, SubmitOptions
     from actorwork.state.lock import Held as AsyncHeld, Lock as AsyncLock
@@ -77,12 +80,27 @@ class Client:
     # ---- sending ----
 
     @overload
+    def ref(self, actor: type[A], *, key: str) -> EntityRef[A]: ...
+    @overload
+    def ref(self, actor: str, *, key: str) -> EntityRef[Any]: ...
+    @overload
     def ref(self, actor: type[A]) -> Ref[A]: ...
     @overload
     def ref(self, actor: FunctionActor[..., Any] | str) -> Ref[Any]: ...
-    def ref(self, actor: Any) -> Ref[Any]:
-        """Return a ref to an actor by its class, or by its title if the class is in another program."""
-        return Ref(self._client.ref(actor))
+    def ref(self, actor: Any, *, key: str | None = None) -> Ref[Any]:
+        """Return a ref to an actor by its class, or by its title if the class is in another program.
+
+        With a `key` it is a ref to that key of an entity.
+        """
+        if key is None:
+            return Ref(self._client.ref(actor))
+        return EntityRef(self._client.ref(actor, key=key))
+
+    def entities(
+        self, actor: type[Hooks] | str, *, changed_since: datetime | float | None = None
+    ) -> Iterator[EntityInfo]:
+        """Yield the keys of an entity that have a state, those whose last change is longest ago first."""
+        return _each(self._client.entities(actor, changed_since=changed_since))
 
     def call(self, function: FunctionActor[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Have a function called that `@actor` made an actor, wherever it runs, and return what it returns."""
@@ -272,6 +290,50 @@ class Ref(Generic[A_co]):
     def receipt(self, id: str) -> Receipt[Any]:
         """Return the receipt for a message that was submitted before, perhaps by another process."""
         return Receipt(self._ref.receipt(id))
+
+
+class EntityRef(Ref[A_co]):
+    """One key of an entity, wherever it is active; made by `client.ref(Account, key="ann")`."""
+
+    __slots__ = ("_entity",)
+
+    def __init__(self, entity: AsyncEntityRef[A_co]) -> None:
+        super().__init__(entity)
+        self._entity = entity
+
+    @property
+    def key(self) -> str | None:
+        return self._entity.key
+
+    def state(self) -> EntityState:
+        """Return the committed state; one of the version 0 is that of a key that has none."""
+        return run(self._entity.state())
+
+    def history(self, *, limit: int = 20) -> Sequence[EntityState]:
+        """Return the last changes that are kept (`Entities.history`), newest first."""
+        return run(self._entity.history(limit=limit))
+
+    def put(self, value: object, *, version: int | None = None, force: bool = False, reason: str = "") -> int:
+        """Replace the state, if it has this version; return its new one. Raises `StateConflict`."""
+        return run(self._entity.put(value, version=version, force=force, reason=reason))
+
+    def forget(self, *, timeout: Duration = 30) -> bool:
+        """Delete the state and its history, in its turn, as a message of this key; return whether there was one."""
+        return run(self._entity.forget(timeout=timeout))
+
+    def forget_now(self, *, version: int | None = None, force: bool = False, reason: str = "") -> bool:
+        """Delete the state and its history without a node; return whether there was one. Raises `StateConflict`."""
+        return run(self._entity.forget_now(version=version, force=force, reason=reason))
+
+
+def _each(found: AsyncGenerator[EntityInfo]) -> Iterator[EntityInfo]:
+    """Yield what an asynchronous generator does."""
+    while True:
+        try:
+            one: EntityInfo = run(_next(found))
+        except StopAsyncIteration:
+            return
+        yield one
 
 
 class Prepared(Generic[R_co]):

@@ -8,7 +8,7 @@ async with open_client("redis://localhost:6379/0") as client:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from random import Random
@@ -27,6 +27,7 @@ from actorwork.durations import Duration
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerAdvice
 from actorwork.message import MessageState, Pause, PauseKind
+from actorwork.policy.bounds import check_name
 from actorwork.policy.pauses import trigger_name
 from actorwork.policy.schedule import milliseconds
 from actorwork.policy.sending import PLAIN, Sending, SendOptions
@@ -35,10 +36,13 @@ from actorwork.triggers.declared import find_trigger, message_now
 
 if TYPE_CHECKING:
     from actorwork.actors.actor import Actor
+    from actorwork.actors.handlers.table import HandlerTable
+    from actorwork.clients.entities import EntityRef
     from actorwork.clients.messages import Messages
     from actorwork.clients.purging import Purge
     from actorwork.clients.runs import Run
     from actorwork.clients.triggers import Triggers
+    from actorwork.policy.entities import EntityInfo
     from actorwork.policy.runs.values import RunInfo, Status
     from actorwork.state.lock import Lock
     from actorwork.workflows.flow import Flow
@@ -200,18 +204,51 @@ class Client:
         return await purging.purge(broker, source_name(source), reason=reason)
 
     @overload
+    def ref(self, actor: type[A], *, key: str) -> EntityRef[A]: ...
+    @overload
+    def ref(self, actor: str, *, key: str) -> EntityRef[Any]: ...
+    @overload
     def ref(self, actor: type[A]) -> StreamRef[A]: ...
     @overload
     def ref(self, actor: FunctionActor[..., Any] | str) -> StreamRef[Any]: ...
-    def ref(self, actor: Any) -> StreamRef[Any]:
+    def ref(self, actor: Any, *, key: str | None = None) -> StreamRef[Any]:
         """Return a ref to an actor by its class, or by its title if the class is in another program.
 
-        With a class, messages are checked against its handlers before they are sent.
+        With a class, messages are checked against its handlers before they are sent. With a `key` it is a ref to that
+        key of an entity; raises `TypeError` for an actor that is none.
         """
         title = title_of(actor)
         if isinstance(actor, str):
-            return StreamRef(self._sender, settings.Settings(title=title), None)
-        return StreamRef(self._sender, actor.settings, handlers_of(actor))
+            by_title = settings.Settings(title=title)
+            return StreamRef(self._sender, by_title, None) if key is None else self._entity(by_title, None, actor, key)
+        table = handlers_of(actor)
+        if table.is_entity:
+            return self._entity(actor.settings, table, actor, key)
+        if key is not None:
+            raise TypeError(
+                f"{title!r} is no entity: a ref to it has no key; each message may have one, tell(…, key=…)"
+            )
+        return StreamRef(self._sender, actor.settings, table)
+
+    def _entity(
+        self, settings: settings.Settings, table: HandlerTable | None, actor: Any, key: str | None
+    ) -> EntityRef[Any]:
+        from actorwork.clients.entities import EntityRef  # noqa: PLC0415 - most programs have no entities
+
+        check_name("key", key, optional=True)
+        return EntityRef(self._sender, settings, table, actor, key)
+
+    def entities(
+        self, actor: type[Hooks] | str, *, changed_since: datetime | float | None = None
+    ) -> AsyncGenerator[EntityInfo]:
+        """Yield the keys of an entity that have a state, those whose last change is longest ago first.
+
+        With `changed_since` (a datetime, or seconds since the epoch) those that have changed since. One that changes
+        meanwhile may come again. They are read in pages, as they are asked for.
+        """
+        from actorwork.clients.entities import listed  # noqa: PLC0415 - as above
+
+        return listed(self._sender, title_of(actor), changed_since)
 
     # ---- functions that are actors ----
 

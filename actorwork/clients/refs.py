@@ -11,9 +11,10 @@ harmless: the broker stores it once.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, Generic, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 
 import attrs
 
@@ -21,9 +22,13 @@ from actorwork.actors.handlers.table import HandlerTable
 from actorwork.clients.receipts import Receipt
 from actorwork.clients.sender import Sender, reply
 from actorwork.durations import Duration, seconds_of
-from actorwork.message import NO_HEADERS, RESULT_TTL, Envelope, Json, Message, Untyped, declared_reply
+from actorwork.errors import WouldWaitForItself
+from actorwork.message import CHAIN, NO_HEADERS, RESULT_TTL, Envelope, Json, Message, Untyped, declared_reply
 from actorwork.policy.sending import PLAIN, Sending, SendOptions, SubmitOptions, results_ttl_of
 from actorwork.settings import Settings
+
+if TYPE_CHECKING:
+    from actorwork.message import Delivery
 
 A_co = TypeVar("A_co", covariant=True)
 R = TypeVar("R")
@@ -85,7 +90,7 @@ class StreamRef(Generic[A_co]):
         self._check(message)
         sending, timeout = Sending.of(options) if options else PLAIN, seconds_of("timeout", timeout)
         message_id, outcome = await self._sender.ask(
-            repr(self.title), self.source, message, timeout, sending, self._priority
+            repr(self.title), self.source, message, timeout, sending, self._priority, chain_of(self.source, sending.key)
         )
         return reply(outcome, self._reply_type(message), whom=repr(self.title), message_id=message_id)
 
@@ -140,6 +145,31 @@ class StreamRef(Generic[A_co]):
         if self._handlers is not None:
             return self._handlers.reply_type(message)
         return declared_reply(type(message))
+
+
+def chain_of(source: str, key: str | None) -> list[Json]:
+    """Return the keys that wait for the reply to an ask from within the handler that runs here, if one does.
+
+    Raises `WouldWaitForItself` if the ask is of one of them: messages of one key are handled one after another.
+    """
+    # A program that runs no actors has not imported it, and need not.
+    module = sys.modules.get("actorwork.actors.context.in_flight")
+    current: Any = None if module is None else module.in_flight.get()
+    delivery: Delivery | None = None if current is None else current.delivery
+    if delivery is None:
+        return []
+    waiting = delivery.headers.get(CHAIN)
+    chain: list[Json] = list(waiting) if isinstance(waiting, list) else []
+    if delivery.key is not None:
+        chain.append(f"{delivery.source}/{delivery.key}")
+    if key is not None and f"{source}/{key}" in chain:
+        texts = [str(one) for one in chain]
+        raise WouldWaitForItself(
+            f"an ask of the key {key!r} of {source!r} would wait for the handler that asks: messages of one key are"
+            f" handled one after another, and these wait for the reply: {' → '.join(texts)}. Tell it, and do not wait",
+            chain=texts,
+        )
+    return chain
 
 
 @attrs.frozen(eq=False)

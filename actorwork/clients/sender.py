@@ -15,7 +15,7 @@ from actorwork.actors.context.publishing import headers_of, passed_through
 from actorwork.clients.driver import Driver, OutOfTime, Reached
 from actorwork.clients.routes import MeteredRoute, PublishRoute
 from actorwork.errors import AskTimeout, BrokerError, CodecError, MessageFailed, NotUnique, SettingsError
-from actorwork.message import NO_HEADERS, REPLY_TO, Envelope, Json, MessageIds, Outcome, Priority
+from actorwork.message import CHAIN, NO_HEADERS, REPLY_TO, Envelope, Json, MessageIds, Outcome, Priority
 from actorwork.policy.bounds import takes
 from actorwork.policy.sending import PLAIN, Sending
 from actorwork.settings import SOURCE, SOURCE_IN_WORDS
@@ -154,9 +154,18 @@ class Sender:
         return kept
 
     async def ask(
-        self, whom: str, source: str, message: object, timeout: float, sending: Sending, priority: Priority
+        self,
+        whom: str,
+        source: str,
+        message: object,
+        timeout: float,
+        sending: Sending,
+        priority: Priority,
+        chain: list[Json],
     ) -> tuple[str, Outcome]:
         """Send a message, wait for its outcome, return its id and outcome. If cancelled, it may still be handled.
+
+        `chain` are the keys whose handlers wait for the reply.
 
         The message never goes into a spool, where it could outlive the caller, but the call waits for messages of its
         source that are there.
@@ -166,7 +175,10 @@ class Sender:
             if self.spooler is not None:
                 await self.spooler.wait_turn(source)
             replies = await self.driver.replies()
-            envelope = self.envelope(source, message, sending, ours={REPLY_TO: replies.address}, priority=priority)
+            ours: dict[str, Json] = {REPLY_TO: replies.address}
+            if chain:
+                ours[CHAIN] = chain
+            envelope = self.envelope(source, message, sending, ours=ours, priority=priority)
             # Registered before it is sent: the reply may arrive before the broker's own answer.
             waiting = replies.expect(source, envelope.id)
             try:

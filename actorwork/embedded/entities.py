@@ -79,6 +79,7 @@ class EmbeddedEntities:
         ttl: float | None = None,
         history: int = 0,
         by: str = "",
+        force: bool = False,
     ) -> int:
         def put(store: Store, number: int, found: int) -> int:
             stamp = os.urandom(8).hex()
@@ -86,29 +87,39 @@ class EmbeddedEntities:
             store.entities.change(number, group, key, change, by=by, node="")
             return found + 1
 
-        return await self._change(source, group, key, version, put)
+        return await self._change(source, group, key, version, put, force=force)
 
-    async def forget(self, source: str, group: str, key: str, *, version: int | None = None) -> bool:
+    async def forget(
+        self, source: str, group: str, key: str, *, version: int | None = None, force: bool = False
+    ) -> bool:
         def forget(store: Store, number: int, found: int) -> bool:
             store.entities.forget(number, group, key)
             return found > 0
 
-        return await self._change(source, group, key, version, forget)
+        return await self._change(source, group, key, version, forget, force=force)
 
     async def _change(
-        self, source: str, group: str, key: str, version: int | None, run: Callable[[Store, int, int], T]
+        self,
+        source: str,
+        group: str,
+        key: str,
+        version: int | None,
+        run: Callable[[Store, int, int], T],
+        *,
+        force: bool,
     ) -> T:
         """Run it in a transaction, and raise a refusal here: raised inside, it would roll back the others' orders."""
 
-        def attempt(store: Store) -> tuple[T | None, StateConflict | None]:
+        def attempt(store: Store) -> T | StateConflict:
             number = store.source(source)
             found = store.entities.version(number, group, key)
-            is_busy = store.entities.is_in_hand(number, key)
-            if is_busy or version not in (None, found):
-                return None, conflict(key, version, found, is_busy=version in (None, found))
-            return run(store, number, found), None
+            if version not in (None, found):
+                return conflict(key, version, found)
+            if not force and store.entities.is_in_hand(number, key):
+                return conflict(key, version, found, is_busy=True)
+            return run(store, number, found)
 
-        answer, refusal = await self._writer.ask(attempt)
-        if refusal is not None:
-            raise refusal
+        answer: T | StateConflict = await self._writer.ask(attempt)
+        if isinstance(answer, StateConflict):
+            raise answer
         return answer

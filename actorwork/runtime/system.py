@@ -22,7 +22,7 @@ from actorwork.actors.supervision.administration import SupervisorRef
 from actorwork.actors.tree.walking import root_of
 from actorwork.actors.wakeups import check_loop
 from actorwork.durations import Duration, seconds_of
-from actorwork.errors import ActorStopped, MissingExtra, SettingsError
+from actorwork.errors import ActorStopped, MissingExtra, NotRunning, SettingsError
 from actorwork.groups import is_cancellation, leaves
 from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.runtime.checking import check_tree
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from actorwork.actors.supervision.supervisor import RunningSupervisor
     from actorwork.actors.tree.pool import Pool
     from actorwork.actors.tree.spec import Supervisor
+    from actorwork.clients.client import Client
+    from actorwork.clients.entities import EntityRef
     from actorwork.runtime.configuration.loading import Configuration, Files
     from actorwork.runtime.options import Configured
     from actorwork.runtime.outline import Branch
@@ -101,11 +103,21 @@ class System:
     # ---- its actors ----
 
     @overload
+    def ref(self, actor: type[A], *, key: str) -> EntityRef[A]: ...
+    @overload
     def ref(self, actor: type[A]) -> ActorRef[A]: ...
     @overload
     def ref(self, actor: FunctionActor[..., Any]) -> ActorRef[Any]: ...
-    def ref(self, actor: Any) -> ActorRef[Any]:
-        """Return the local ref of an actor of this system; raises `LookupError` for one that is not in the tree."""
+    def ref(self, actor: Any, *, key: str | None = None) -> ActorRef[Any] | EntityRef[Any]:
+        """Return the local ref of an actor of this system; raises `LookupError` for one that is not in the tree.
+
+        With a `key` it is a ref to that key of an entity, wherever it runs, as that of a client.
+        """
+        if key is not None:
+            if self._services.client is None:
+                raise NotRunning("this system has no broker, so it has no entities")
+            # The protocol is for actors; it is a client like those that programs open.
+            return cast("Client", self._services.client(self._services.publish_middleware)).ref(actor, key=key)
         settings = getattr(actor, "settings", None)
         cell = self._by_title.get(settings.title) if settings is not None else None
         if cell is None:

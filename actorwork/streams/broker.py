@@ -59,7 +59,7 @@ async def open_broker(url: str, *, emit: EventSink, is_unsafe_allowed: bool = Fa
             used = None if name is None else keys.source_and_level(name)
             for node in nodes:
                 if used is None:
-                    node.maintain_within(name, 0)
+                    node.notify(name)
                 else:
                     node.learn(*used)
         else:

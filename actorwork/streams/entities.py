@@ -91,25 +91,21 @@ class RedisEntities:
         ttl: float | None = None,
         history: int = 0,
         by: str = "",
+        force: bool = False,
     ) -> int:
         milliseconds = "" if ttl is None else max(1, round(ttl * 1000))
         change = ("", os.urandom(8).hex(), schema, milliseconds, history, data)
-        return await self._change(source, group, key, "put", version, by, change)
+        return await self._change(source, group, key, "put", version, (by, *change, int(force)))
 
-    async def forget(self, source: str, group: str, key: str, *, version: int | None = None) -> bool:
-        return await self._change(source, group, key, "forget", version, "", ("", "", "", "", "", "")) > 0
+    async def forget(
+        self, source: str, group: str, key: str, *, version: int | None = None, force: bool = False
+    ) -> bool:
+        return await self._change(source, group, key, "forget", version, ("",) * 7 + (int(force),)) > 0
 
     async def _change(
-        self,
-        source: str,
-        group: str,
-        key: str,
-        doing: str,
-        version: int | None,
-        by: str,
-        change: tuple[Any, ...],
+        self, source: str, group: str, key: str, doing: str, version: int | None, change: tuple[Any, ...]
     ) -> int:
-        args = (keys.prefix(source), group, key, "" if version is None else version, by, *change)
+        args = (keys.prefix(source), group, key, "" if version is None else version, *change)
         with cannot(f"{doing} the state of {key!r}"):
             try:
                 how, number = await self._client.run_script(scripts.ENTITY, [source], args)

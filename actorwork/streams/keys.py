@@ -28,6 +28,7 @@
     actorwork:{<source>}:acked:<group>            entries that it has settled and another group needs (lua/ack.lua)
     actorwork:{<source>}:kept                     those that only foreign groups need
     actorwork:{<source>}:swept:<group>            when the entries are looked at next, and where (lua/maintain.lua)
+    actorwork:{<source>}:tended:<group>           when a node maintained it last, and what is due (lua/tended.lua)
     actorwork:{<source>}:lost:<group>             which node searches for lost messages (lua/maintain.lua)
     actorwork:node:<node>                         a node's lease
     actorwork:{actorwork:node:<node>}:report      what it reports of itself

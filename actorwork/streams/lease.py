@@ -20,6 +20,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from random import random
 from typing import Final
 
 import trio
@@ -31,6 +32,8 @@ from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.redis_py import RedisPyConnection
 
 _RETRY_EVERY: Final = 0.25
+_SPREAD: Final = 0.1
+"""Part of the time between two renewals by which one may come earlier: nodes that began together drift apart."""
 _RELEASE_LIMIT: Final = 1.0
 _RENEW: Final = failpoint("lease.renew")
 
@@ -154,7 +157,7 @@ class Lease:
                 if not is_troubled:
                     self._tell(self._on_trouble, str(error), f"again every {pause:g} s")
                     is_troubled = True
-            self._wake.wait(pause)
+            self._wake.wait(pause * (1 - _SPREAD * random()))
             # Cleared before the condition of the loop is checked: the task that sets it changes the condition first.
             self._wake.clear()
         if connection is not None:

@@ -293,14 +293,10 @@ class RedisNode(Node):
         # The number of an entry begins with the milliseconds at which the server added it.
         return int(delivery.token[0].partition(b"-")[0]) / 1000
 
-    def maintain_within(self, source: str | None, seconds: float) -> None:
-        """Maintain a source, if this node reads it, within `seconds`: a message is delayed there.
-
-        None means all sources: a node has died.
-        """
-        for source_set in self._all_source_sets():
-            if source is None or source in source_set.names:
-                source_set.maintain_within(seconds)
+    def notify(self, source: str | None) -> None:
+        """Maintain a source, if this node reads it, now, or leave that to other nodes; None means all sources."""
+        for reclaimer in self._reclaimers:
+            reclaimer.notify(source)
 
     def learn(self, source: str, level: str) -> None:
         """Read a priority level of a source, if this node reads the source, from now on."""

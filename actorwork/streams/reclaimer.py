@@ -3,6 +3,13 @@
 One script (lua/maintain.lua) does all of it, once a second and at the moment at which the next message is due. No
 decision depends on idle times: an entry is taken over when it was released, or when the lease of its owner is gone.
 
+    each node of the group ──look, once a second──▶ another one has maintained: wait ──▶ (again)
+                                └── none has, or a message is due ──▶ maintain
+
+So of all nodes that have a source in common one maintains it, and the others ask whether one has: lua/look.lua, which
+costs a fraction. No node leads: the first that asks when it is time maintains. What a node itself is asked for
+(`maintain_within`) it does whatever others have done.
+
 Entries that are taken over reach the sink as those that are read. The script call is shielded for two seconds: if the
 task stopped waiting for the reply, the entries would be pending under our name without our knowledge. If the reply is
 lost all the same, `recover` looks for them.
@@ -13,6 +20,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from random import random
 from typing import Any, Final, NoReturn
 
 import trio
@@ -31,15 +39,89 @@ from actorwork.streams.transport.redis_py import InvalidResponse, RedisError, Re
 from actorwork.streams.transport.wire import is_list_of
 
 _EVERY: Final = 1.0
+_SPREAD: Final = 0.1
+"""Part of a second by which looks come earlier, at random, so that those of many nodes do not come together.
+
+None comes later: a message is announced if it is due within 1.1 s, and all others must be found by then.
+"""
+_FEW: Final = 16
+"""Up to so many nodes, each looks when a message is due or maintenance is asked for. Of more nodes, so many do on
+average: each decides by chance, without asking the others. The probability that none does is 1 in 9 million.
+"""
+_IDLE_EVERY: Final = 2.0
+"""Seconds between the looks of a node that has nothing in flight, if there are more than a few nodes: there is always
+another one that looks sooner.
+"""
+_OWN_LOOKED_FOR: Final = 100
+"""Entries that each look counts; a node with more in flight counts them less often."""
 _SPACING: Final = 0.01
 """Seconds between two calls of the script, at least: messages that become due in between are promoted together."""
 _PATIENCE: Final = 2.0
 _LARGEST_CLAIM: Final = 500
 _SHORT_TOO_OFTEN: Final = 3
-_REPORTED: Final = 14
+_REPORTED: Final = 15
 """How many values lua/maintain.lua returns for each stream."""
 _BEFORE: Final = failpoint("take_over.before")
 _AFTER: Final = failpoint("take_over.after")
+
+
+class _Times:
+    """When a node looks at the sources of a set, and when it maintains them whatever other nodes have done."""
+
+    def __init__(self, dice: Callable[[], float]) -> None:
+        self.dice = dice
+        self.nodes = 1
+        """How many nodes of the group there were when this one looked last."""
+        self.looked_at = -math.inf
+        self._look_at = math.inf
+        self._asked_at = math.inf
+        self._due_at = math.inf
+        """When a message is due, as this node found when it maintained, if that was its last look."""
+        self._pause: trio.CancelScope | None = None
+
+    def begin_look(self, *, is_maintenance: bool) -> None:
+        self.looked_at = trio.current_time()
+        self.look_every(_EVERY)
+        self._due_at = math.inf
+        if is_maintenance:
+            self._asked_at = math.inf
+
+    def must_maintain(self) -> bool:
+        return trio.current_time() >= min(self._asked_at, self._due_at)
+
+    def is_chosen(self) -> bool:
+        """Return whether this node does what few nodes are to do."""
+        return self.nodes <= _FEW or self.dice() * self.nodes < _FEW
+
+    def ask(self, seconds: float) -> None:
+        self._asked_at = min(self._asked_at, self._wake_within(seconds))
+
+    def note_due(self, seconds: float) -> None:
+        self._due_at = min(self._due_at, self._wake_within(seconds))
+
+    def look_within(self, seconds: float) -> None:
+        self._look_at = min(self._look_at, self._wake_within(seconds))
+
+    def every(self, *, is_idle: bool) -> float:
+        return _IDLE_EVERY if is_idle and self.nodes > _FEW else _EVERY
+
+    def look_every(self, seconds: float) -> None:
+        self._look_at = self.looked_at + seconds * (1 - _SPREAD * self.dice())
+
+    def look_after(self, seconds: float, *, is_last: bool) -> None:
+        """Look when another node should have maintained, in case that it has ended; some look last."""
+        self._look_at = self.looked_at + seconds + _SPREAD * (0.5 + (self.dice() + is_last) / 4)
+
+    def _wake_within(self, seconds: float) -> float:
+        at = max(trio.current_time() + seconds, self.looked_at + _SPACING)
+        if self._pause is not None:
+            self._pause.deadline = min(self._pause.deadline, at)
+        return at
+
+    async def sleep(self) -> None:
+        with trio.CancelScope(deadline=min(self._asked_at, self._due_at, self._look_at)) as self._pause:
+            await trio.sleep_forever()
+        self._pause = None
 
 
 class Reclaimer:
@@ -52,15 +134,14 @@ class Reclaimer:
         *,
         on_no_lease: Callable[[], None],
         on_lost: Callable[[InFlightEntries, Iterable[tuple[bytes, bytes]]], None],
+        dice: Callable[[], float] = random,
     ) -> None:
         self._client = client
         self._sources = sources
         self._on_lost = on_lost
         self._on_no_lease = on_no_lease
-        self._next = math.inf
-        self._looked_at = -math.inf
+        self._times = _Times(dice)
         self._heal_at = 0.0
-        self._pause: trio.CancelScope | None = None
         self._turn = 0
         self._dead_from = limit_of(sources.subscription.max_crashes)
         self._alone_from = alone_from(sources.subscription.max_crashes)
@@ -75,32 +156,111 @@ class Reclaimer:
 
     def maintain_within(self, seconds: float) -> None:
         """Request maintenance of all sources of this set within `seconds`. Never waits."""
-        at = max(trio.current_time() + seconds, self._looked_at + _SPACING)
-        if at < self._next:
-            self._next = at
-            if self._pause is not None:
-                self._pause.deadline = min(self._pause.deadline, at)
+        self._times.ask(seconds)
+
+    def notify(self, source: str | None) -> None:
+        """Do what was asked of all nodes for a source, or for all sources: maintain, or leave that to others.
+
+        Of many nodes only some maintain. The others look, if a message that was cancelled may be in flight here.
+        """
+        if source is not None and source not in self._sources.names:
+            return
+        if self._times.is_chosen():
+            self._times.ask(0)
+        elif any(in_flight.deliveries for in_flight in self._sources.by_stream.values()):
+            self._times.look_within(self._times.dice() * _SPREAD)
 
     async def run(self) -> NoReturn:
         while True:
             try:
-                await self.maintain()
+                await self.look()
             except RedisError as error:
                 doing = f"maintaining {', '.join(self._sources.names[:3])}"
                 self._sources.emit(BrokerTrouble(doing, str(error), f"again in {_EVERY:g} s"))
-            until = min(trio.current_time() + _EVERY, self._next)
-            with trio.CancelScope(deadline=until) as self._pause:
-                await trio.sleep_forever()
-            self._pause = None
+            await self._times.sleep()
+
+    async def look(self) -> None:
+        """Maintain all sources, unless it is too early for that since another node did, and nothing was asked here."""
+        sources = self._sources
+        isolation = sources.isolation
+        isolation.open_in_time()
+        times = self._times
+        is_isolating = isolation.is_watching or isolation.is_closed or self._held_since is not None
+        if is_isolating or times.nodes == 1 or times.must_maintain() or not sources.streams:
+            await self.maintain()
+            return
+        await self._client.wait_connected()
+        times.begin_look(is_maintenance=False)
+        self._turn += 1
+        in_flights = [sources.by_stream[stream.encode()] for stream in sources.streams_in_turn(0)]
+        wanted = [_wanted(in_flight, self._turn) for in_flight in in_flights]
+        levels = Counter(in_flight.source for in_flight in sources.by_stream.values())
+        is_idle = not any(in_flight.deliveries for in_flight in in_flights)
+        every = times.every(is_idle=is_idle)
+        args: list[Any] = [sources.group, sources.incarnation, round(every * 1000)]
+        for in_flight, count in zip(in_flights, wanted, strict=True):
+            args += (in_flight.keys.prefix, count, levels[in_flight.source] - 1)
+        keys_of_all = (keys.lease(sources.incarnation), *(in_flight.stream for in_flight in in_flights))
+        try:
+            report = await self._client.run_script(scripts.LOOK, keys_of_all, args, idempotent=True)
+        except RedisError:
+            # Whatever it is, maintenance meets it too, and reports it, or it is a right that only a look needs.
+            await self.maintain()
+            return
+        if report is None:
+            self._on_no_lease()
+            return
+        if not is_list_of(4, [report]) or not is_list_of(3, report[3]) or len(report[3]) != len(in_flights):
+            raise InvalidResponse(f"a look got {report!r:.100} as its reply")
+        if in_flights[0].is_over:
+            self.maintain_within(0)
+            return
+        come, due, times.nodes, found = report
+        self._accept_own(in_flights, found, wanted)
+        if come <= 0:
+            await self.maintain()
+            return
+        if times.nodes > _FEW:
+            times.look_every(times.every(is_idle=is_idle))
+        else:
+            # Those without room come last, since they could take nothing over.
+            times.look_after(come / 1000, is_last=sources.room_at(Priority.NORMAL) <= 0)
+        if due >= 0 and times.is_chosen():
+            times.look_within(due / 1000)
+
+    def _accept_own(self, in_flights: Sequence[InFlightEntries], found: Sequence[Any], wanted: Sequence[int]) -> None:
+        """Accept what a look found that concerns this node alone."""
+        is_short = False
+        learned: dict[str, Sequence[bytes]] = {}
+        for in_flight, (ours, levels, cancelled), is_counted in zip(in_flights, found, wanted, strict=True):
+            self._cancel(in_flight.source, cancelled)
+            if levels:
+                learned[in_flight.source] = levels
+            if is_counted and self._is_short(in_flight, ours):
+                is_short = True
+        if learned:
+            self._sources.learn(learned)
+        if is_short:
+            self._ask_for_recovery()
+
+    def _is_short(self, in_flight: InFlightEntries, pending: int) -> bool:
+        """Return whether a reply was lost: more entries are pending under our name than in flight, several times in a
+        row. Once, a reply may be on its way.
+        """
+        in_flight.short = in_flight.short + 1 if pending > len(in_flight.deliveries) else 0
+        if in_flight.short < _SHORT_TOO_OFTEN:
+            return False
+        in_flight.short = 0
+        return True
 
     async def maintain(self) -> None:
         """Run the script once for all sources, and note when the next message is due."""
         sources = self._sources
         async with sources.lock:
             await self._client.wait_connected()
-            self._next = math.inf
             incarnation = sources.incarnation
-            self._looked_at = now = trio.current_time()
+            self._times.begin_look(is_maintenance=True)
+            now = self._times.looked_at
             self._turn += 1
             streams = sources.streams_in_turn(self._turn)
             isolation = sources.isolation
@@ -120,7 +280,7 @@ class Reclaimer:
                 room = urgent_room = 0
             is_healing = now >= self._heal_at
             if is_healing:
-                self._heal_at = now + _EVERY
+                self._heal_at = now + _EVERY - 2 * _SPREAD
             args: list[Any] = [
                 sources.group,
                 incarnation,
@@ -170,6 +330,7 @@ class Reclaimer:
     def _accept(self, in_flights: Sequence[InFlightEntries], report: Sequence[Any]) -> None:
         sources = self._sources
         due_in = math.inf
+        self._times.nodes = 1
         sources.has_more = False
         is_short = are_held = is_taken = False
         levels: dict[str, Sequence[bytes]] = {}
@@ -188,7 +349,9 @@ class Reclaimer:
             keepers,
             lost,
             cancelled,
+            nodes,
         ) in zip(in_flights, report, strict=True):
+            self._times.nodes = max(self._times.nodes, nodes)
             self._tell_of_others(in_flight.source, given_back, keepers)
             if lost:
                 self._on_lost(in_flight, zip(lost[::2], lost[1::2], strict=True))
@@ -223,18 +386,15 @@ class Reclaimer:
                 sources.emit(
                     DeadLettered(in_flight.source, sources.group, message_id.decode(errors="replace"), crashes)
                 )
-            # More entries pending under our name than in flight: once, a reply may be on its way; several times in a
-            # row, a reply was lost.
-            in_flight.short = in_flight.short + 1 if pending > len(in_flight.deliveries) else 0
-            if in_flight.short >= _SHORT_TOO_OFTEN:
-                in_flight.short = 0
+            if self._is_short(in_flight, pending):
                 is_short = True
         if levels:
             sources.learn(levels)
         if is_short:
             self._ask_for_recovery()
         self._isolate(is_taken=is_taken, are_held=are_held)
-        self.maintain_within(due_in)
+        if due_in < math.inf:
+            self._times.note_due(due_in)
 
     def _isolate(self, *, is_taken: bool, are_held: bool) -> None:
         """Close the node for the suspects that wait, and open it when there are none."""
@@ -313,3 +473,12 @@ class Reclaimer:
                 if not has_answer:
                     sources.must_recover = True
                     return
+
+
+def _wanted(in_flight: InFlightEntries, turn: int) -> int:
+    """Return how many entries pending under our name a look counts: one more than are in flight, or none for now.
+
+    A reply that was lost is found within seconds; with many entries in flight, each look would cost more.
+    """
+    count = len(in_flight.deliveries)
+    return count + 1 if turn % (count // _OWN_LOOKED_FOR + 1) == 0 else 0

@@ -41,7 +41,8 @@ PUBLISH_UNIQUE: Final = _script("publish_unique", *_KEEPING)
 SETTLE: Final = _script("settle", *_JOINING, "entry", "entities", "fence", "targets", "batch")
 SETTLE_TOGETHER: Final = _script("settle_together", *_JOINING, "fence", "targets")
 SETTLE_PLAIN: Final = _script("settle_plain", "ack", "rights", "fence", "batch")
-MAINTAIN: Final = _script("maintain", *_JOINING, "entry")
+LOOK: Final = _script("look", "clock", "tended")
+MAINTAIN: Final = _script("maintain", *_JOINING, "entry", "tended")
 RECOVER: Final = _script("recover")
 LOST: Final = _script("lost", *_JOINING)
 RELEASE: Final = _script("release", "fence")
@@ -77,6 +78,7 @@ ALL: Final = (
     SETTLE,
     SETTLE_TOGETHER,
     SETTLE_PLAIN,
+    LOOK,
     MAINTAIN,
     RECOVER,
     LOST,

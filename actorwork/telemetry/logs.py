@@ -68,6 +68,8 @@ AREAS: Final[Mapping[str, tuple[type[events.Event], ...]]] = {
         events.Overdue,
         events.CancellationIgnored,
         events.CircuitChanged,
+        events.EntityStalled,
+        events.EntityLarge,
         events.Undelivered,
     ),
     "processes": (

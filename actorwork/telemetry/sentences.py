@@ -116,6 +116,21 @@ def sentence_of(event: events.Event, broker: str = "") -> Sentence:
                 (delivery.id, delivery.source, expected, delivery.key, found),
                 {"actor_id": actor_id, "message_id": delivery.id, "source": delivery.source},
             )
+        case events.EntityStalled(actor_id=actor_id, title=title, key=key, version=version, error=error):
+            return Sentence(
+                logging.ERROR,
+                "the messages of '%s' to %s wait, because this node cannot use version %d of its state (%s): a node "
+                "with a newer program may, or put a state that this one can read",
+                (key, title, version, error),
+                {"actor_id": actor_id, "error": error},
+            )
+        case events.EntityLarge(actor_id=actor_id, title=title, key=key, size=size, limit=limit):
+            return Sentence(
+                logging.WARNING,
+                "the state of '%s' of %s has %d bytes: its messages fail when it has more than %d",
+                (key, title, size, limit),
+                {"actor_id": actor_id},
+            )
         case events.DeadLettered(source=source, actor_id=actor_id, message_id=message_id, crashes=crashes):
             error = f"{crashes} {'process' if crashes == 1 else 'processes'} died while handling it"
             return Sentence(

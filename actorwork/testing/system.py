@@ -22,6 +22,7 @@ from actorwork.abc import FunctionActor
 from actorwork.actors.actor import Actor
 from actorwork.actors.refs.ref import ActorRef
 from actorwork.clients.client import Client
+from actorwork.clients.entities import EntityRef
 from actorwork.clients.opening import open_client
 from actorwork.codec import encode_value, wire_name
 from actorwork.durations import Duration, seconds_of
@@ -87,12 +88,14 @@ class TestSystem:
         return self.broker.faults
 
     @overload
+    def ref(self, actor: type[A], *, key: str) -> EntityRef[A]: ...
+    @overload
     def ref(self, actor: type[A]) -> ActorRef[A]: ...
     @overload
     def ref(self, actor: FunctionActor[..., Any]) -> ActorRef[Any]: ...
-    def ref(self, actor: Any) -> ActorRef[Any]:
-        """Return the local ref of an actor of this system."""
-        return self.system.ref(actor)
+    def ref(self, actor: Any, *, key: str | None = None) -> Any:
+        """Return the local ref of an actor of this system; with a key, the ref to that key of an entity."""
+        return self.system.ref(actor) if key is None else self.client.ref(actor, key=key)
 
     def of(self, kind: type[E]) -> list[E]:
         """Return the events of one kind."""

@@ -69,5 +69,6 @@ def test_only_these_have_no_short_form_among_their_own_parameters():
         "test_connections_cut_in_mid_reply_lose_nothing",
         "test_a_package_gets_the_tests_that_pass_and_one_that_does_not_exist_none",
         "test_api_worker_and_broker_start_in_any_order_and_a_killed_worker_loses_nothing",
+        "test_a_client_that_was_used_before_gunicorn_forks_is_used_in_each_worker",
         "test_the_command_of_a_django_project_runs_the_tasks_that_its_server_has_sent",
     }

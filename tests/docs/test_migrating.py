@@ -31,9 +31,11 @@ def run(chapter: str, program: str, **names: object) -> dict[str, Any]:
 
 
 def test_the_examples_of_the_chapter_on_celery_run(tmp_path: Path) -> None:
-    declared, used, steps, canvas, beat, signals, bridge = blocks("migrating-from-celery.md")
+    declared, used, steps, canvas, beat, signals, passing, bridge, sending = blocks("migrating-from-celery.md")
     main = "async def main(client, system):\n" + textwrap.indent(f"{used}\n{canvas}\nawait system.drain()\n", "    ")
-    program = run("migrating-from-celery.md", f"{declared}\n{steps}\n{beat}\n{signals}\n{bridge}\n{main}")
+    program = run(
+        "migrating-from-celery.md", f"{declared}\n{steps}\n{beat}\n{signals}\n{passing}\n{bridge}\n{sending}\n{main}"
+    )
 
     async def in_virtual_time() -> None:
         from actorwork.testing import open_test_system

@@ -18,7 +18,7 @@ from actorwork import Child, MessageFailed
 from actorwork.testing import advance, open_test_system
 from tests.docs.tutorial import PAGES, TUTORIAL, Reader, blocks, files_of
 
-FIRST, DESK, STUDIO, TILL, BOOKS = range(1, len(PAGES) + 1)
+FIRST, DESK, STUDIO, TILL, BOOKS, ALBUM, WEB = range(1, len(PAGES) + 1)
 
 INDEX = (TUTORIAL / "index.md").read_text(encoding="utf-8")
 
@@ -153,6 +153,22 @@ async def test_the_books_are_closed_every_evening(project: Project, actorwork_cl
     assert len({report.name[11:] for report in reports}) == 1
 
 
+async def test_an_album_that_is_ordered_twice_is_made_once(project: Project) -> None:
+    project.at(ALBUM)
+    desk, studio, till = project.desk, project.studio, project.till
+    has_photos(project.directory)
+    studio.SECONDS = 0
+    bank = Bank()
+    charging = Child(partial(till.Till, transport=bank.transport()))
+    async with open_test_system([desk.Desk, charging, studio.Studio, project.album.Bindery]) as system:
+        for _ in range(2):
+            await system.client.ref(desk.Desk).ask(desk.Order("E1", "Ann", ["sun.jpg", "cat.jpg"]), timeout=60)
+        assert await system.client.run("E1").result(timeout=60) == "albums/E1.html"
+        assert len(bank.charges) == bank.calls == 1
+    made = (project.directory / "albums" / "E1.html").read_text(encoding="utf-8")
+    assert made.index("sun.jpg") < made.index("cat.jpg")
+
+
 @pytest.fixture
 def reader(tmp_path: Path) -> Iterator[Reader]:
     directory = tmp_path / "albums"
@@ -160,7 +176,7 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
     pid = os.getpid()
     # An address that no other program of this machine uses.
     here = f"127.{pid >> 16 & 255}.{pid >> 8 & 255}.{pid & 255}"
-    reader = Reader(directory, here, {"HOME": str(tmp_path)})
+    reader = Reader(directory, here, {"HOME": str(tmp_path), "UVICORN_HOST": here})
     yield reader
     reader.leave()
 
@@ -171,7 +187,9 @@ def test_the_first_message_needs_one_file_and_two_commands(reader: Reader) -> No
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("pages", [(FIRST, DESK), (STUDIO,), (TILL,), (BOOKS,)], ids=lambda pages: str(pages[-1]))
+@pytest.mark.parametrize(
+    "pages", [(FIRST, DESK), (STUDIO,), (TILL,), (BOOKS,), (ALBUM,), (WEB,)], ids=lambda pages: str(pages[-1])
+)
 def test_a_reader_sees_what_a_page_shows(reader: Reader, pages: Sequence[int]) -> None:
     """A page, with those whose dead letters it shows."""
     files_of(pages[0] - 1, reader.directory, reader.address)

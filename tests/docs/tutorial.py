@@ -23,7 +23,7 @@ TUTORIAL: Final = Path(__file__).parents[2] / "docs" / "tutorial"
 PAGES: Final = sorted(TUTORIAL.glob("[0-9]*.md"))
 
 _BLOCK: Final = re.compile(r"(?:^\*\*`([\w./-]+)`\*\*\n\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_SERVING: Final = re.compile(r"python (shop|bank)\.py|uvicorn |actorwork (run|web|top|metrics --listen)")
+_SERVING: Final = re.compile(r"python (shop|bank)\.py|uvicorn |actorwork (run|web|top) ")
 _PASSING: Final = re.compile(
     r"\d{4}-\d\d-\d\dT[\d:]+(\.\d+)?Z?"  # a time
     r"|\b[0-9a-f]{8,32}(-[0-9a-f]{1,4})?\b"  # an id
@@ -32,6 +32,7 @@ _PASSING: Final = re.compile(
     r"|\b\d{4}-\d\d-\d\d \d\d\.\d\d\.\d\d\b"  # a time in the name of a file
     r"|\b[\w-]+@[\w-]+\b"  # a user
     r"|[+-]\d\d:\d\d\b"  # a timezone
+    r"|\[\d+\]"  # a process
     r"|\b\d+ albums, \d+\.\d\d EUR"
     r"|…"
 )
@@ -83,8 +84,7 @@ def files_of(number: int, directory: Path, address: str = "127.0.0.1") -> Path:
 
 def is_printed(shown: str, line: str) -> bool:
     """Whether a line is what the page shows, apart from what differs each time."""
-    parts: list[str] = []
-    end = 0
+    shown, parts, end = re.sub(" …$", "…", shown), list[str](), 0
     for passing in _PASSING.finditer(shown):
         parts += [re.escape(shown[end : passing.start()]), ".*"]
         end = passing.end()
@@ -120,7 +120,7 @@ class Reader:
 
     def _type(self, text: str) -> None:
         for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
-            command, *shown = re.sub(r"\\\n", "", part).splitlines()
+            command, *shown = re.sub(r"\\\n *", "", part).splitlines()
             if killed := re.fullmatch(r"pkill -(\w+) -f \"(.*)\"", command):
                 self.stop(killed[2], int(killed[1]))
             elif _SERVING.match(command):

@@ -61,3 +61,12 @@ def test_the_section_on_django(django_settings: Any) -> None:
     sent: list[str] = []
     chapter["place_order"](importlib.import_module("django.db").transaction, SimpleNamespace(enqueue=sent.append), "x")
     assert sent == ["x"]
+
+
+def test_the_section_on_flask(url: str) -> None:
+    chapter = section("Flask", url)
+    app = chapter["create_app"]()
+    sent = app.test_client().post("/greetings/Ann").text
+    with app.app_context():
+        assert chapter["actors"].client.receipt(sent).result(timeout=20) == "Hello Ann"
+    chapter["actors"].close(app)

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from examples.frameworks import fastapi_app
+from examples.frameworks import fastapi_app, flask_app
 from tests.examples.programs import api_of, running, until
 
 TEXT = "the quick brown fox"
@@ -21,6 +21,19 @@ def test_fastapi_accepts_a_text_and_shows_how_far_it_is(counter: str) -> None:
         assert events.rstrip().splitlines()[-2] == "event: end"
         assert browser.get(f"/texts/{sent}").json() == {"id": sent, "status": "SUCCESS", "words": 4}
         assert browser.get("/texts/unheard-of").status_code == 404
+
+
+def test_flask_accepts_a_text_and_shows_its_words(counter: str) -> None:
+    app = flask_app.make_app(counter)
+    browser = app.test_client()
+    accepted = browser.post("/texts", data={"text": TEXT})
+    assert accepted.status_code == 202
+    sent = accepted.get_json()["id"]
+    with app.app_context():
+        assert flask_app.actors.client.receipt(sent).result(timeout=20) == 4
+    assert browser.get(f"/texts/{sent}").get_json() == {"id": sent, "status": "SUCCESS", "words": 4}
+    assert browser.get("/texts/unheard-of").status_code == 404
+    flask_app.actors.close(app)
 
 
 @pytest.mark.long

@@ -43,7 +43,7 @@ async def payloads(of: Subscription, node: RedisNode, count: int) -> list[bytes]
 async def left_over(scene: Scene) -> set[bytes]:
     """Return the keys of `orders` but those that remember."""
     found = set(await scene.call("KEYS", "actorwork:{orders}:*"))
-    remembers = (b":seen:", b":settled:", b":result:", b":groups", b":swept:")
+    remembers = (b":seen:", b":settled:", b":result:", b":groups", b":swept:", b":tended:")
     return {name for name in found if not any(part in name for part in remembers)}
 
 

@@ -214,7 +214,7 @@ async def test_what_a_node_still_has_in_hand_is_settled_and_is_not_lost(redis_ur
         sent = await scene.send("orders", b"1", headers=TRACKED)
         delivery = await inbox(orders).take_one()
         await scene.call("XDEL", "orders", delivery.token[0])
-        node.maintain_within(None, 0)
+        node.notify(None)
         await trio.sleep(0.05)
         node.settle(orders, delivery, Ack(b"5"))
         await node.wait_settled()

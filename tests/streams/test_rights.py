@@ -213,7 +213,7 @@ async def test_a_due_message_enters_once_though_a_right_was_missing(server: Redi
             assert right in scene.told(BrokerTrouble)[0].error.lower()
             assert inbox(orders).waiting == []
             await admin.call("ACL", "SETUSER", "ann", f"+{right}")
-            node.maintain_within(None, 0)
+            node.notify(None)
             await inbox(orders).take_one()
             assert await admin.length("orders") == 1
 
@@ -231,7 +231,7 @@ async def test_a_message_that_crashed_too_often_is_one_dead_letter_though_a_righ
             with trio.fail_after(15):
                 await wait_until(lambda: scene.told(BrokerTrouble))
             await admin.call("ACL", "SETUSER", "ann", f"+{right}")
-            node.maintain_within(None, 0)
+            node.notify(None)
             with trio.fail_after(15):
                 await wait_until(lambda: node.statistics()["dead_lettered"] == 1)
         assert await admin.length("actorwork:{orders}:dead") == 1

@@ -87,7 +87,7 @@ async def test_a_node_serves_its_dashboard_and_ends_it_first(monkeypatch: pytest
 
 async def test_a_node_takes_users_from_the_environment(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(TOKEN, "a-token-of-enough-length")
-    async with open_system(Till, broker=":memory:", web="127.0.0.1:0") as system, httpx.AsyncClient() as http:
+    async with open_system(Till, broker=":memory:", web="127.0.0.1:0") as system, httpx.AsyncClient(timeout=30) as http:
         assert (await http.get(f"{system.web}/sources")).status_code == 401
         bearer = {"authorization": "Bearer a-token-of-enough-length"}
         assert (await http.get(f"{system.web}/sources", headers=bearer)).status_code == 200
@@ -199,12 +199,14 @@ def test_mounted_in_fastapi_it_uses_the_client_for_asyncio(tmp_path: Path):
     api = FastAPI()
     api.mount("/ops", dashboard)
     with on_uvicorn(api) as base:
-        assert "stocktaking" in httpx.get(f"{base}/ops/pauses").text
-        assert 'href="/ops/static/style.css' in httpx.get(f"{base}/ops/").text
+        assert "stocktaking" in httpx.get(f"{base}/ops/pauses", timeout=30).text
+        assert 'href="/ops/static/style.css' in httpx.get(f"{base}/ops/", timeout=30).text
         headers = {"sec-fetch-site": "same-origin"}
-        done = httpx.post(f"{base}/ops/api/pauses/resume", json={"kind": "source", "name": "orders"}, headers=headers)
+        done = httpx.post(
+            f"{base}/ops/api/pauses/resume", json={"kind": "source", "name": "orders"}, headers=headers, timeout=30
+        )
         assert done.json()["done"] == "resumed source 'orders'"
-        assert httpx.get(f"{base}/ops/api/audit").json()["entries"][0]["who"] == "ann"
+        assert httpx.get(f"{base}/ops/api/audit", timeout=30).json()["entries"][0]["who"] == "ann"
         with httpx.stream("GET", f"{base}/ops/live", params={"page": "/pauses"}, timeout=30) as answer:
             lines = answer.iter_lines()
             assert "Nothing is paused" in next(line for line in lines if line.startswith("data: "))
@@ -226,7 +228,7 @@ def on_uvicorn(api: Any) -> Generator[str]:
 
 def test_a_lifespan_opens_the_broker_of_a_dashboard_that_is_served_alone(tmp_path: Path):
     with on_uvicorn(app(f"sqlite:///{tmp_path}/messages.db", access=lambda _: Access("ann"))) as base:  # pyright: ignore[reportUnknownLambdaType]
-        assert httpx.get(f"{base}/api/sources").json()["sources"] == []
+        assert httpx.get(f"{base}/api/sources", timeout=30).json()["sources"] == []
 
 
 def test_users_are_those_of_the_arguments_else_of_the_environment(monkeypatch: pytest.MonkeyPatch):

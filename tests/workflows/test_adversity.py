@@ -152,8 +152,9 @@ async def test_a_step_in_its_delay_before_a_retry_is_not_run_after_its_run_is_ca
 
         await until(was_tried)
         assert await run.cancel("enough")
+        begun = len(attempts)  # One, unless the delay was over before the cancellation.
         await trio.sleep(0.6)
-        assert attempts == [1]
+        assert len(attempts) == begun
 
 
 async def test_a_retried_step_whose_child_has_failed_is_dropped_when_its_run_is_cancelled(
@@ -308,15 +309,15 @@ async def test_a_nap_that_is_retried_lasts_as_long_as_it_says(open_stage: OpenSt
         run = await stage.client.start(Flow(chain(nap(0.4), step(Calculator, Square(2))), deadline=0.2))
         with pytest.raises(MessageFailed, match="deadline"):
             await run.result()
-        assert await run.retry()
         begun = trio.current_time()
+        assert await run.retry()
         assert await run.result() == 4
         assert trio.current_time() - begun > 0.35
 
 
 async def test_a_held_run_that_is_retried_keeps_its_deadline(open_stage: OpenStage) -> None:
     async with open_stage() as stage:
-        flow = Flow(chain(step(Clerk, Note("x")), nap(60)), hold_on_failure=True, deadline=0.6)
+        flow = Flow(chain(step(Clerk, Note("x")), nap(60)), hold_on_failure=True, deadline=1.5)
         run = await stage.client.start(flow)
         async with stage.open_system((Calculator, Broken)):
 
@@ -327,7 +328,7 @@ async def test_a_held_run_that_is_retried_keeps_its_deadline(open_stage: OpenSta
         assert await run.retry()
         async with stage.open_system():
             with pytest.raises(MessageFailed, match="deadline"):
-                await run.result(timeout=5)
+                await run.result(timeout=30)
 
 
 async def test_a_run_under_the_id_of_a_forgotten_one_is_not_woken_by_it(open_stage: OpenStage) -> None:

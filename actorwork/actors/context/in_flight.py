@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from actorwork.actors.context.publishing import PublishBuffer
     from actorwork.actors.context.runs import StartedRuns
     from actorwork.message import Delivery, Progress, Status
+    from actorwork.policy.entities import StateChange
 
 
 class ReportTaker(Protocol):
@@ -40,7 +41,7 @@ class Reporting(Protocol):
 class InFlight:
     """A delivery that is being handled, and what is published on its behalf."""
 
-    __slots__ = ("deliveries", "delivery", "outgoing", "reports", "runs", "state")
+    __slots__ = ("change", "deliveries", "delivery", "outgoing", "reports", "runs", "state")
 
     call = None
 
@@ -51,6 +52,8 @@ class InFlight:
         self.outgoing: PublishBuffer | None = None
         self.runs: StartedRuns | None = None
         self.reports: Reporting | None = None
+        self.change: StateChange | None = None
+        """What becomes of the state of an entity with its settlement."""
         self.state = PENDING
 
     @property

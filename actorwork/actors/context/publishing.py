@@ -21,7 +21,7 @@ from actorwork.abc import HeaderMiddleware, PublishMiddleware
 from actorwork.actors.handlers.table import handlers_of
 from actorwork.actors.tree.hooks import Hooks, no_title
 from actorwork.codec import encode, encode_value
-from actorwork.errors import SettingsError
+from actorwork.errors import MessageRefused, SettingsError
 from actorwork.message import NO_HEADERS, Delivery, Envelope, Json, MessageIds, Priority, Unique
 from actorwork.policy.sending import PLAIN, Sending, SendOptions
 from actorwork.settings import SOURCE, SOURCE_IN_WORDS, EventSettings, Settings
@@ -100,6 +100,9 @@ class PublishBuffer:
         return len(self._kept) + self._spilled_count
 
     def add(self, target: object, message: object, options: SendOptions) -> None:
+        key = None if isinstance(target, (str, type)) else getattr(target, "key", None)
+        if isinstance(key, str):  # A ref to an entity.
+            options = {**options, "key": key}
         sending = Sending.of(options) if options else PLAIN
         if sending.headers:
             encode_value(
@@ -108,7 +111,10 @@ class PublishBuffer:
         settings = getattr(target, "settings", None)
         is_ours = isinstance(settings, Settings)
         if is_ours and isinstance(target, type):
-            handlers_of(target).check(message)
+            table = handlers_of(target)
+            table.check(message)
+            if table.is_entity and sending.key is None:
+                raise MessageRefused(f"a message to the entity {settings.title!r} needs a key: publish(…, key=…)")
         data, wire = encode(message)
         priority = settings.priority if is_ours else Priority.NORMAL
         envelope = sending.envelope(source_of(target), "", data, wire, priority=priority)

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from actorwork.policy.retry import RetryPolicy
 
 BACK_TO_MAILBOX: Final = Ending(None)
+STALL: Final = 1.0
+"""Seconds after which a delivery is released that no node may be able to handle now."""
 _BEGUN: Final = failpoint("handler.begun")
 _RETURNED: Final = failpoint("handler.returned")
 
@@ -156,13 +158,17 @@ class Deliveries:
                 # would be refused; after a timeout the promise is that of a failure.
                 settlement, blamed = None, to_blame(None, ended=worker.ended, timeout=worker.timeout)
             elif current.state is not PENDING:
-                # Stashed: it has not ended with its handler, and is not settled.
-                stashed = current.state is CallState.STASHED
+                # Stashed or handed back: it has not ended with its handler, and is not settled.
+                how = current.state
                 current.end()
                 worker.item = None
                 worker.began = UNKNOWN
-                if stashed:
+                if how is CallState.STASHED:
                     actor.stash.add(delivery)
+                elif how is CallState.LOST or consumer is None:
+                    actor.mailbox.delivery_ended(0.0)
+                else:
+                    consumer.hand_back(delivery, after=STALL if how is CallState.STALLED else 0.0)
                 return
             else:
                 if current.runs is not None:
@@ -173,6 +179,8 @@ class Deliveries:
                     settlement = Ack(encode_result(value, self._actor.settings.max_result_bytes))
                 else:
                     settlement = ACK
+                if current.change is not None:
+                    settlement = attrs.evolve(settlement, state=current.change)
                 if current.outgoing is not None:
                     # Within this `try`: too large or unreadable a publish is an error of the handler's.
                     rest = await self.send_ahead(current.outgoing, delivery)

@@ -207,6 +207,26 @@ def _on_asyncio(function: Callable[..., Any]) -> Callable[..., Any]:
     return bridged
 
 
+def _on_activation(function: Callable[..., Any], *, is_async: bool) -> Callable[..., Any]:
+    """Return a handler that runs another one on the activation of the key; it is called on what hosts these."""
+
+    @functools.wraps(function)
+    async def activated(self: Any, /, *args: object, **kwargs: object) -> object:
+        return await self.handle(function, args, kwargs, is_async=is_async)
+
+    return activated
+
+
+async def _forget(host: Any, _: object) -> bool:
+    """Delete the state of a key."""
+    forgotten: bool = await host.forget()
+    return forgotten
+
+
+async def _nothing(host: object, _: object) -> None:
+    """Handle the message that takes the place of a reminder that was forgotten."""
+
+
 def _one_by_one(function: Callable[..., Any], *, is_async: bool) -> Callable[..., Any]:
     """Return a handler of one message that passes it to a handler of batches, as a list."""
     if is_async:
@@ -254,6 +274,11 @@ class HandlerTable:
         """Whether a handler is retried or limited in another way than the actor, or takes batches."""
         self.largest_batch = 1
         """How many messages a handler takes at once, at most."""
+        self.is_entity: bool = getattr(cls, "__actorwork_entity__", False)
+        """Whether the class is an entity: its messages need a key."""
+        if self.is_entity:
+            for name, function in (("actorwork:forget", _forget), ("actorwork:nothing", _nothing)):
+                self._by_wire[name] = Handler(name, function, True, bool, MessageDecoder(Any))  # noqa: FBT003 - as below
 
     def __repr__(self) -> str:
         return f"<handlers of {self._owner}: {self.accepts}>"
@@ -301,6 +326,8 @@ class HandlerTable:
             raise SettingsError(f"{where} is a generator; a handler returns its reply")
         if is_async and self._loop_of(function) == "asyncio":
             function = _on_asyncio(function)
+        if self.is_entity:
+            function, is_async = _on_activation(function, is_async=is_async), True
         batching = getattr(function, rules.HANDLER, None)
         given = tuple(Given.of(p, hints) for p in keywords if p.name in GIVEN)
         if (

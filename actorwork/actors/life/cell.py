@@ -27,7 +27,7 @@ from actorwork.actors.refs.links import Links
 from actorwork.actors.refs.ref import ActorRef
 from actorwork.actors.refs.watching import LinkBroken
 from actorwork.actors.tree.spec import Child, label_of
-from actorwork.errors import ActorStopped, MailboxFull
+from actorwork.errors import ActorStopped, MailboxFull, MessageRefused
 from actorwork.policy.exits import Exit, Kind
 from actorwork.policy.settlement import EndReason
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from actorwork.actors.supervision.supervisor import RunningSupervisor
 
 _NEVER_RAN: Final = Exit(Kind.NORMAL)
+_KEYLESS: Final = "the entity {!r} takes messages with a key only, from the broker: use client.ref(…, key=…)"
 
 
 class Cell:
@@ -101,7 +102,7 @@ class Cell:
         """How an incarnation has ended last."""
         self._exit: Exit | None = None
         """How the actor has ended for good, if it has."""
-        self._refusal: str | None = None
+        self._refusal: str | None = _KEYLESS.format(self.title) if self.handlers.is_entity else None
         # All of this is made on demand: most actors are idle, and have none of it.
         self._batches: Batches | None = None
         self._links: Links | None = None
@@ -254,9 +255,11 @@ class Cell:
         return self.services.expiries
 
     def admit(self) -> Mailbox:
-        """Return the mailbox for a local sender; raises `ActorStopped` while the system shuts down."""
-        if self._refusal is not None and not inside.get():
-            raise ActorStopped(self._refusal)
+        """Return the mailbox for a local sender; raises `ActorStopped` while the system shuts down, or
+        `MessageRefused` for an entity.
+        """
+        if self._refusal is not None and (self.handlers.is_entity or not inside.get()):
+            raise (MessageRefused if self.handlers.is_entity else ActorStopped)(self._refusal)
         return self.mailbox
 
     def signal(self, message: object, origin: object) -> None:

@@ -19,7 +19,7 @@ import trio
 from actorwork import events
 from actorwork.abc import Node, Subscription
 from actorwork.actors.tree.hooks import has_hook
-from actorwork.errors import BrokerError
+from actorwork.errors import BrokerError, NotRunning
 from actorwork.message import Delivery
 from actorwork.policy.settlement import cancelled
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from actorwork.actors.mailbox.mailbox import Mailbox
     from actorwork.actors.tree.spec import Child
     from actorwork.message import Envelope, Progress, Status
+    from actorwork.policy.entities import StateChange, StoredState
     from actorwork.policy.settlement import Reject, Settlement
     from actorwork.settings import Settings
 
@@ -274,6 +275,33 @@ class Consumer:
             owner.mailbox.delivery_ended(0.0)
         else:
             owner.mailbox.put_back(delivery)
+
+    def hand_back(self, delivery: Delivery, *, after: float) -> None:
+        """Release a delivery that cannot be handled here now, in `after` seconds at the latest, without counting it."""
+        self._given_up.append(delivery)
+        self._owner.mailbox.delivery_ended(0.0)
+        self._start_soon(self._release_later, after)
+
+    async def _release_later(self, after: float) -> None:
+        await trio.sleep(after)
+        await self._release_given_up()
+
+    # ---- the states of entities ----
+
+    async def load_state(self, delivery: Delivery) -> StoredState | None:
+        """Return the committed state of the key of a delivery."""
+        if self._node is None:
+            raise NotRunning("there is no broker any more")
+        return await self._node.load_state(self.subscription, delivery)
+
+    async def commit_state(self, delivery: Delivery, change: StateChange | None, published: Sequence[Envelope]) -> bool:
+        """Change the state of the key of a delivery that goes on, and publish; return whether it is still ours.
+
+        Raises `StateConflict` if the state has another version.
+        """
+        if self._node is None:
+            return False
+        return await self._node.publish_fenced(self.subscription, delivery, published, state=change)
 
     # ---- releasing ----
 

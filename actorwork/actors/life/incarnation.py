@@ -134,8 +134,15 @@ class Incarnation:
         actor = self.actor
         failure: BaseException | None = None
         try:
-            self.instance = actor.child.make()
-            self.instance.context = Context(actor, self)
+            if getattr(actor.child.actor, "__actorwork_entity__", False):
+                from actorwork.actors.entities.context import EntityContext  # noqa: PLC0415 - see below
+                from actorwork.actors.entities.host import EntityHost  # noqa: PLC0415
+
+                host = self.instance = EntityHost(actor)
+                host.context = EntityContext(actor, self)
+            else:
+                self.instance = actor.child.make()
+                self.instance.context = Context(actor, self)
             if has_hooks(actor.child.actor):
                 # Imported here and below: a program without any of it starts faster.
                 from actorwork.actors.life.hook_runner import HookRunner  # noqa: PLC0415

@@ -35,6 +35,12 @@ class CallState(enum.IntEnum):
     DEFERRED = 2
     """Forwarded, or answered later: the end of the handler is not its end."""
     STASHED = 3
+    RELEASED = 4
+    """Another node may take it, at once: the end of the handler is not its end, and does not count."""
+    STALLED = 5
+    """The same, but in a moment: no node may be able to handle it now."""
+    LOST = 6
+    """It belongs to another node."""
 
 
 PENDING: Final = CallState.PENDING

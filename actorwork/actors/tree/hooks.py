@@ -29,6 +29,8 @@ class Hooks:
         settings = cls.__dict__.get("settings")
         if settings is not None and not isinstance(settings, Settings):
             raise SettingsError(f"{cls.__qualname__}.settings wants a Settings(title=…), got {settings!r}")
+        if settings is not None and settings.entities is not None and not getattr(cls, "__actorwork_entity__", False):
+            raise SettingsError(f"{cls.__qualname__} is no Entity, so it takes no Settings(entities=…)")
 
     async def startup(self) -> None:
         """Acquire resources. No message is handled before this returns; failing here is a failed start."""

@@ -13,7 +13,8 @@
 -- are pending under our name, those taken over included, the levels of priority that were ever used, where the search
 -- for keys continues, what could not be done ('' for nothing), whether there are suspects that may not be taken now, how many
 -- entries were given back to the group, the foreign groups that keep entries which have ended for us, the entries that
--- are lost (id, owner, id, owner, ...), and the messages of the source that were cancelled in flight, each with its note (order.lua).
+-- are lost (id, owner, id, owner, ...), the messages of the source that were cancelled in flight, each with its note (order.lua),
+-- and how many nodes of the group there are (0 for a stream of a priority).
 --
 -- Who may take what. The lease of this node is checked first, in this script: a node whose lease is gone would take
 -- entries that another node then takes from it, in a circle. An entry is taken only from the consumer `released`, or from a
@@ -30,8 +31,12 @@
 -- a search (streams/lost.py), and until then a node that dies must not make it forgotten. So whether an entry exists is known
 -- before XCLAIM, which drops those that do not. One node searches for a group: it is noted at the stream as `lost:<group>`.
 --
--- Cost, for each stream: one XINFO CONSUMERS, one EXISTS for each other consumer, and one ZRANGEBYSCORE and SMEMBERS for
--- each source; of all nodes of a group one sweeps, every few seconds (`sweep`). The script blocks the server, so every part
+-- One node does this for all of a group, about once a second (look.lua). If it leaves something that it may not take, has no
+-- room for, or cannot do, it does not note that the source is maintained, so all others see it, too.
+--
+-- Cost, for each stream: one XPENDING, one EXISTS for each other node that has something pending, and one ZRANGEBYSCORE and
+-- SMEMBERS for each source. All consumers are looked at to remove those of dead nodes, every few seconds, and less often if
+-- they are many (`remove_dead`); and every few seconds the entries (`sweep`). The script blocks the server, so every part
 -- is bounded (PROMOTED_AT_ONCE, KEYS_AT_ONCE, SWEPT_AT_ONCE, PAGE, and the room in the mailboxes); what is left is done by
 -- the next call.
 
@@ -49,6 +54,9 @@ local SWEPT_BYTES = 500000
 local LOST_AT_ONCE = 1000
 local HELD_LOOKED_AT = 20 -- Suspects that may not be taken: no node must wait for one that is lost, nor read all of them each time.
 local SEARCHED_FOR = 10000 -- ms for which a node searches; it says so again every second
+local CLEAN_EVERY = 5000 -- ms
+local CLEAN_EACH = 10 -- ms more for each consumer: a look at one takes the server some microseconds
+local TENDED_FOR = 3600000 -- ms for which the notes are kept
 local KEPT_LONG = 60000 -- ms after which a foreign group that has not had an entry is named
 
 if redis.call('EXISTS', KEYS[1]) == 0 then
@@ -412,10 +420,70 @@ local function is_searching(stream)
   return true
 end
 
+local function is_gone(name)
+  return redis.call('EXISTS', leases .. name) == 0
+end
+
+-- Removes the consumers of dead nodes that have nothing pending: XGROUP DELCONSUMER drops the pending entries of the consumer,
+-- and so the messages. Returns when to do so next.
+local function remove_dead(stream)
+  local consumers = redis.pcall('XINFO', 'CONSUMERS', stream, group)
+  if consumers.err then
+    return now
+  end
+  for _, flat in ipairs(consumers) do
+    local other = by_name(flat)
+    local name = other['name']
+    if other['pending'] == 0 and name ~= consumer and name ~= released and is_gone(name) then
+      redis.call('XGROUP', 'DELCONSUMER', stream, group, name)
+    end
+  end
+  return now + CLEAN_EVERY + CLEAN_EACH * #consumers
+end
+
+-- Of sources, by their prefix: what was noted of them, whether their keys are looked at now, whether something is left, and in
+-- how many ms they are due. The streams of their priorities add to the latter two.
+local sources = {}
+
+local function source_at(prefix)
+  local source = sources[prefix]
+  if not source then
+    local noted = redis.pcall('HMGET', tended_at(prefix, group), 'since', 'asked', 'nodes', 'by', 'cursor', 'clean_at')
+    local since, asked, nodes = ms_in(noted[1]), ms_in(noted[2]), math.max(1, ms_in(noted[3]))
+    local is_turn = now < since or now - since >= FRESH
+    if is_turn then
+      -- Of a node that asks once a second this is about 1.
+      nodes = math.ceil(asked / math.max(FRESH, now - since)) + ((noted[4] or consumer) ~= consumer and 2 or 1)
+      since, asked = now, 0
+    end
+    source = {
+      since = since, asked = asked, nodes = nodes, is_turn = is_turn, cursor = noted[5], clean_at = ms_in(noted[6]),
+      is_left = false, due_in = -1,
+    }
+    source.clean_next = source.clean_at
+    sources[prefix] = source
+  end
+  return source
+end
+
+local function note_sources()
+  for prefix, source in pairs(sources) do
+    local at = source.is_left and 0 or now
+    local due = source.due_in >= 0 and now + source.due_in or 0
+    local key = tended_at(prefix, group)
+    note_tended(
+      'HSET', key, 'at', whole(at), 'due', whole(due), 'by', consumer, 'asked', whole(source.asked), 'nodes',
+      whole(source.nodes), 'since', whole(source.since), 'cursor', source.cursor or '0', 'clean_at', whole(source.clean_next)
+    )
+    note_tended('PEXPIRE', key, TENDED_FOR)
+  end
+end
+
 local report = {}
 for s = 2, #KEYS do
   local stream, prefix, cursor = KEYS[s], ARGV[7 + 2 * s], ARGV[8 + 2 * s]
   local level = level_of(prefix, stream)
+  local source = source_at(prefix)
   local due_in, levels, given_back, keeping, cancelled = -1, {}, 0, {}, {}
   trouble, lost = '', {}
   if redis.call('EXISTS', stream) == 1 then
@@ -433,33 +501,41 @@ for s = 2, #KEYS do
     end
     due_in = due_in == 0 and 0 or next_due
     levels = redis.call('SMEMBERS', prefix .. 'priorities')
-    cancelled = cancelled_in(prefix, cursor ~= '')
-    if cursor ~= '' then
-      cursor = heal(prefix, cursor)
+    local is_healing = cursor ~= '' and source.is_turn
+    cancelled = cancelled_in(prefix, is_healing)
+    if is_healing then
+      cursor = heal(prefix, source.cursor or cursor)
+      source.cursor = cursor
     end
   end
   local is_urgent = level == 'critical' or level == 'high'
   local more, held, missing, taken, dead, ours = 0, 0, 0, {}, {}, 0
-  local consumers = redis.pcall('XINFO', 'CONSUMERS', stream, group)
-  if consumers.err then
+  local owners = redis.pcall('XPENDING', stream, group)
+  if owners.err then
     missing = 1
   else
-    for _, flat in ipairs(consumers) do
-      local other = by_name(flat)
-      local name, pending = other['name'], other['pending']
+    for _, owner in ipairs(owners[4] or {}) do
+      local name, pending = owner[1], tonumber(owner[2])
       if name == consumer then
         ours = pending
       else
-        local is_dead = name ~= released and redis.call('EXISTS', leases .. name) == 0
-        if pending > 0 and (is_dead or name == released) then
+        local is_dead = name ~= released and is_gone(name)
+        if is_dead or name == released then
           local left, kept = take_over(stream, prefix, name, pending, is_dead, is_urgent, taken, dead)
           more, held = math.max(more, left), math.max(held, kept)
-        elseif is_dead then
-          -- Only with nothing pending: XGROUP DELCONSUMER drops the pending entries of the consumer, and so the messages.
-          redis.call('XGROUP', 'DELCONSUMER', stream, group, name)
+          if is_dead and #redis.call('XPENDING', stream, group, '-', '+', 1, name) == 0 then
+            redis.call('XGROUP', 'DELCONSUMER', stream, group, name)
+          end
         end
       end
     end
+    if now >= source.clean_at then
+      source.clean_next = math.max(source.clean_next, remove_dead(stream))
+    end
+  end
+  source.is_left = source.is_left or more + held + missing + #lost > 0 or trouble ~= ''
+  if due_in >= 0 then
+    source.due_in = source.due_in < 0 and due_in or math.min(source.due_in, due_in)
   end
   if #lost > 0 and not is_searching(stream) then
     lost = {}
@@ -470,8 +546,9 @@ for s = 2, #KEYS do
   end
   report[#report + 1] = {
     due_in, more, missing, taken, dead, ours + #taken, levels, cursor, trouble, held, given_back, keepers, lost,
-    cancelled,
+    cancelled, level and 0 or source.nodes,
   }
 end
 join_all()
+note_sources()
 return report

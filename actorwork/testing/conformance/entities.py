@@ -217,8 +217,12 @@ class EntityTests(ContractTests):
                 await broker.entities.forget("orders", "first", KEY)
             await broker.entities.put("orders", "first", "another", b"1")
             assert await _state(broker) is None
-            await consumer.settle(delivery, Retry(600, FAILURE))
-            assert await broker.entities.put("orders", "first", KEY, b"1") == 1
+            assert await broker.entities.put("orders", "first", KEY, b"1", force=True) == 1
+            await consumer.settle(delivery, Ack(state=_change(0, b"2")))
+            again = await consumer.take_one()
+            assert again.id == "1", "it was handled on another state"
+            await consumer.settle(again, Retry(600, FAILURE))
+            assert await broker.entities.put("orders", "first", KEY, b"3") == 2
 
     async def test_entities_are_listed_by_their_last_change(self) -> None:
         async with self.open_broker() as broker:

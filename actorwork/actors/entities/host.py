@@ -1,0 +1,334 @@
+"""What runs as the actor in the place of an entity: it activates an instance for each key, and passivates it again.
+
+    delivery ──▶ load the state ──▶ the activation, if it is of this state; else a new one (`startup`)
+                                       └──▶ handler ──▶ what has become of the state goes with the settlement
+                                                └─ raises, or is cancelled ──▶ the activation is dropped (`shutdown`)
+
+The committed state is looked at before each delivery, in one round trip for all that begin in the same tick, so no
+handler runs on an old one. Its settlement names the version that it ran on, in case a user changes the state meanwhile.
+
+Nothing here needs a lock: the broker gives a node one message of a key at a time. If it is given a second one all the
+same (a foreign producer may name a key that another message holds), that one finds no activation, has one of its own
+made, and is refused at its settlement if it ran on the same version.
+
+Activations are kept in the order of their last use. Beyond `most` the oldest is passivated; a task passivates those
+that were idle for long, and ends when none is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import trio
+
+from actorwork import events
+from actorwork.actors.context.in_flight import InFlight, in_flight
+from actorwork.actors.entities.activation import Activation
+from actorwork.actors.entities.entity import ACTIVATION, Entity, check_settings, state_type_of
+from actorwork.actors.entities.schema import StateSchema
+from actorwork.actors.execution.threads import run_in_thread
+from actorwork.actors.mailbox.calls import CallState
+from actorwork.actors.tree.hooks import hook_of
+from actorwork.actors.wakeups import working
+from actorwork.errors import Fail, MessageRefused, NotRunning, StateConflict
+from actorwork.policy.entities import StateChange
+from actorwork.settings import Entities
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from actorwork.actors.entities.context import EntityContext
+    from actorwork.actors.execution.workplace import SharedTools
+    from actorwork.actors.tree.spec import Child
+    from actorwork.message import Delivery, Envelope
+    from actorwork.policy.entities import StoredState
+
+_AT_ONCE: Final = 64
+"""How many activations are passivated at once when the actor ends."""
+_EVERY: Final = 60.0
+"""Seconds between two events about the same key whose state cannot be used."""
+_MOST_STALLED: Final = 1000
+
+
+class StateStore(Protocol):
+    """The way to the states at the broker: the consumer."""
+
+    async def load_state(self, delivery: Delivery) -> StoredState | None: ...
+    async def commit_state(
+        self, delivery: Delivery, change: StateChange | None, published: Sequence[Envelope]
+    ) -> bool: ...
+
+
+class HostActor(Protocol):
+    """The actor (its cell) that a host works for."""
+
+    child: Child
+
+    @property
+    def services(self) -> SharedTools: ...
+    @property
+    def store(self) -> StateStore | None: ...
+
+
+class EntityHost:
+    """The instance that an incarnation of an entity has; handlers get the activation of their key instead of it."""
+
+    context: EntityContext
+
+    def __init__(self, actor: Any) -> None:
+        self._actor: Any = actor
+        child: Child = actor.child
+        cls: Any = child.actor
+        settings = child.settings
+        check_settings(cls, settings)
+        self._settings = settings
+        self._entities = settings.entities or Entities()
+        self._schema = StateSchema.of(state_type_of(cls), cls.__qualname__, self._entities.limit)
+        base: Any = Entity
+        self._has_startup = cls.startup is not base.startup
+        self._has_shutdown = cls.shutdown is not base.shutdown
+        self._active: dict[str, Activation] = {}
+        """The activations that no delivery uses, by their keys, the one used longest ago first."""
+        self._is_sweeping = False
+        self._stalled: dict[str, float] = {}
+        """When the last event about a key whose state cannot be used was emitted."""
+
+    def __repr__(self) -> str:
+        return f"<host of {self._settings.title!r}: {len(self._active)} active>"
+
+    @property
+    def active(self) -> int:
+        """How many activations wait for a message."""
+        return len(self._active)
+
+    # ---- the hooks of the incarnation ----
+
+    async def startup(self) -> None:
+        """Each activation has its own."""
+
+    def on_undelivered(self, messages: Sequence[object]) -> None:
+        """There are no local messages."""
+
+    async def shutdown(self) -> None:
+        """Passivate everything."""
+        left, self._active = list(self._active.values()), {}
+        if not self._has_shutdown:
+            return
+        limit = trio.CapacityLimiter(_AT_ONCE)
+
+        async def passivate(activation: Activation) -> None:
+            async with limit:
+                await self._shut_down(activation)
+
+        async with trio.open_nursery() as nursery:
+            for activation in left:
+                nursery.start_soon(passivate, activation)
+
+    # ---- deliveries ----
+
+    async def handle(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], *, is_async: bool
+    ) -> Any:
+        """Call a handler of the entity for the delivery in flight."""
+        current = in_flight.get()
+        if not isinstance(current, InFlight):
+            raise MessageRefused(_no_local_messages(self._settings.title))
+        activation = await self._activated(current)
+        if activation is None:
+            return None
+        activation.current = current
+        try:
+            if is_async:
+                value = await function(activation.entity, *args, **kwargs)
+            else:
+                worker: Any = working.get()
+                value = await run_in_thread(worker, self._actor, function, (activation.entity, *args), kwargs)
+            change = None if activation.fate else activation.change(self._schema, self._entities)
+        except Exception:
+            self._drop(activation)
+            if not activation.fate:
+                raise
+            change, value = None, None
+        except BaseException:
+            self._drop(activation)
+            raise
+        activation.current = None
+        if activation.fate:
+            self._drop(activation)
+            current.state = CallState.RELEASED if activation.fate == "stale" else CallState.LOST
+            return None
+        if change is not None:
+            self._note_size(activation, change)
+            activation.committed(change)
+            current.change = change
+        self._keep(activation)
+        return value
+
+    async def forget(self) -> bool:
+        """Delete the state of the delivery in flight, with its settlement; return whether there is one."""
+        current = in_flight.get()
+        if not isinstance(current, InFlight):
+            raise MessageRefused(_no_local_messages(self._settings.title))
+        state = await self._load(current.delivery)
+        activation = self._active.pop(current.delivery.key or "", None)
+        if activation is not None:
+            self._drop(activation)
+        if state is None:
+            return False
+        current.change = StateChange(version=state.version, data=None)
+        return True
+
+    async def commit(self, activation: Activation) -> None:
+        """Commit the state of a delivery that goes on, with what it has published so far."""
+        current, store = activation.current, self._actor.consumer
+        if current is None or store is None:
+            raise NotRunning("commit belongs to a handler that runs in a system")
+        if activation.fate:
+            raise _conflict(activation)
+        change = activation.change(self._schema, self._entities)
+        published: Sequence[Envelope] = ()
+        if current.outgoing is not None:
+            published = current.outgoing.of_batch(self._actor.services.ids)
+        if change is None and not published:
+            await trio.lowlevel.checkpoint()
+            return
+        try:
+            is_ours = await store.commit_state(current.delivery, change, published)
+        except StateConflict:
+            activation.fate = "stale"
+            raise
+        if not is_ours:
+            activation.fate = "fenced"
+            raise _conflict(activation)
+        if change is not None:
+            self._note_size(activation, change)
+            activation.committed(change)
+        if current.outgoing is not None:
+            current.outgoing.close()
+            current.outgoing = None
+
+    # ---- activations ----
+
+    async def _activated(self, current: InFlight) -> Activation | None:
+        """Return the activation for a delivery; None if its state cannot be used here: it is handed back then."""
+        delivery = current.delivery
+        if delivery.key is None:
+            raise Fail(
+                f"a message to the entity {self._settings.title!r} needs a key, and this one has none: send it with"
+                " key=…, or by client.ref(…, key=…)"
+            )
+        state = await self._load(delivery)
+        found = self._active.pop(delivery.key, None)
+        if found is not None:
+            if found.knows(state):
+                return found
+            self._drop(found)
+        made = Activation(self, delivery.key, None)
+        try:
+            # Read before the instance is made, since it may have to be handed back.
+            holder: Any = _Holder()
+            made.entity = holder
+            made.load(state, self._schema)
+        except Exception as error:  # noqa: BLE001 - a migration is the user's, and may raise anything
+            await self._stall(current, delivery.key, state, error)
+            return None
+        entity: Any = self._actor.child.make()
+        entity.context, entity.key, entity.state = self.context, delivery.key, holder.state
+        vars(entity)[ACTIVATION] = made
+        made.entity = entity
+        if self._has_startup:
+            made.current = current
+            try:
+                await hook_of(entity, "startup")()
+            except BaseException:
+                self._drop(made)
+                raise
+        return made
+
+    async def _load(self, delivery: Delivery) -> StoredState | None:
+        store = self._actor.consumer
+        if store is None:
+            raise NotRunning(_no_local_messages(self._settings.title))
+        return await store.load_state(delivery)
+
+    async def _stall(self, current: InFlight, key: str, state: StoredState | None, error: Exception) -> None:
+        """Have a delivery handed back in a moment, since this node cannot use the state of its key.
+
+        A node that can may take it; later messages of the key wait meanwhile.
+        """
+        now = trio.current_time()
+        if now - self._stalled.get(key, -_EVERY) >= _EVERY:
+            if len(self._stalled) >= _MOST_STALLED:
+                self._stalled.clear()
+            self._stalled[key] = now
+            version = 0 if state is None else state.version
+            text = f"{type(error).__name__}: {error}"
+            self._actor.services.emit(events.EntityStalled(self._settings.id, self._settings.title, key, version, text))
+        current.state = CallState.STALLED
+        await trio.lowlevel.checkpoint()
+
+    def _keep(self, activation: Activation) -> None:
+        """Keep an activation for the next message of its key."""
+        activation.used = trio.current_time()
+        self._active[activation.key] = activation
+        if len(self._active) > self._entities.most:
+            self._drop(self._active.pop(next(iter(self._active))))
+        if not self._is_sweeping:
+            self._is_sweeping = True
+            self.context.nursery.start_soon(self._sweep, name=f"{self._settings.title} sweep")
+
+    async def _sweep(self) -> None:
+        """Passivate what is idle, until nothing is active."""
+        in_flight.set(None)
+        while self._active:
+            first = next(iter(self._active.values()))
+            left = first.used + self._entities.idle - trio.current_time()
+            if left > 0:
+                # Not for each of them: those that are due soon after are passivated together.
+                await trio.sleep(max(left, min(1.0, self._entities.idle / 10)))
+                continue
+            del self._active[first.key]
+            if self._has_shutdown:
+                await self._shut_down(first)
+        self._is_sweeping = False
+
+    def _drop(self, activation: Activation) -> None:
+        """Passivate an activation in the background."""
+        activation.current = None
+        if self._has_shutdown and getattr(activation.entity, ACTIVATION, None) is activation:
+            self.context.nursery.start_soon(self._shut_down, activation)
+
+    async def _shut_down(self, activation: Activation) -> None:
+        activation.current = None
+        try:
+            await hook_of(activation.entity, "shutdown")()
+        except Exception as error:  # noqa: BLE001 - its messages are settled: whatever it is, it is reported
+            doing = f"shutdown of {activation.key!r}"
+            title = self._settings.title
+            self._actor.services.emit(events.ActorTrouble(self._settings.id, title, doing, error, goes_on=True))
+
+    def _note_size(self, activation: Activation, change: StateChange) -> None:
+        """Report a state that has grown to half of what it may have."""
+        size, limit = len(change.data or b""), self._entities.limit
+        if 2 * size >= limit > 2 * len(activation.data):
+            self._actor.services.emit(
+                events.EntityLarge(self._settings.id, self._settings.title, activation.key, size, limit)
+            )
+
+
+class _Holder:
+    """Holds a state until its instance is made."""
+
+    state: Any = None
+
+
+def _no_local_messages(title: str) -> str:
+    return f"the entity {title!r} takes messages with a key from the broker only: use client.ref(…, key=…)"
+
+
+def _conflict(activation: Activation) -> StateConflict:
+    return StateConflict(
+        f"the state of {activation.key!r} cannot be committed: its message belongs to another node by now",
+        version=activation.version,
+    )

@@ -1,0 +1,92 @@
+"""Tasks that are sent from here are handled by a real worker of Celery's, and both libraries share one queue."""
+
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+
+from actorwork import Actor, Child, MessageFailed, Settings, actor, open_client, open_system, receive
+from actorwork.bridges.celery import CeleryBridge, CeleryClient, CeleryQueue, open_celery
+from tests.bridges.conftest import ROOT, Producer, environment
+
+pytestmark = pytest.mark.long
+
+
+@asynccontextmanager
+async def open_worker(url: str, queue: str) -> AsyncGenerator[None]:
+    """Run a worker of Celery's in a process of its own."""
+    options = ["--pool", "solo", "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
+    command = [sys.executable, "-m", "celery", "-A", "tests.bridges.worker", "worker", "-Q", queue, *options]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(
+            partial(trio.run_process, command, env=environment(url), cwd=ROOT, capture_stdout=True, capture_stderr=True)
+        )
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_worker_handles_what_is_sent_from_here_and_its_results_come_back(celery_url: str) -> None:
+    async with open_worker(celery_url, "celery"), open_celery(celery_url) as celery:
+        added = await celery.send("shop.add", [1], {"y": 2})
+        assert await added.result(timeout=60) == 3
+        assert await added.status() == "SUCCESS"
+        urgent = [await celery.send("shop.add", [number], priority=number) for number in (9, 6, 3, 0)]
+        assert [await one.result(timeout=60) for one in urgent] == [9, 6, 3, 0]
+        failed = await celery.send("shop.fail", ["no stock"])
+        with pytest.raises(MessageFailed, match="ValueError: no stock") as told:
+            await failed.result(timeout=60)
+        assert "raise ValueError(reason)" in told.value.traceback
+        assert await (await celery.send("shop.flaky", [2])).result(timeout=60) == 2
+        assert await (await celery.send("shop.headers", headers={"tenant": "blue"})).result(timeout=60) == "blue"
+
+        at = datetime.now(UTC) + timedelta(seconds=1.5)
+        later = await celery.send("shop.add", [7], at=at)
+        assert await later.result(timeout=60) == 7
+        assert datetime.now(UTC) >= at
+        expired = await celery.send("shop.add", [1], expires=0.001)
+        with pytest.raises(MessageFailed, match="TaskRevokedError"):
+            await expired.result(timeout=60)
+
+
+@actor(title="shop.add")
+async def add(x: int, y: int = 0) -> int:
+    return 1000 + x + y
+
+
+class Sender(Actor):
+    """Sends to Celery what has not moved yet."""
+
+    settings = Settings(title="shop.sender")
+    celery: CeleryClient
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    async def startup(self) -> None:
+        self.celery = await self.context.enter(open_celery(self._url))
+
+    @receive
+    async def send(self, *, times: int) -> Any:
+        return await (await self.celery.send("shop.flaky", [times], queue="old")).result(timeout=60)
+
+
+async def test_a_bridge_before_a_worker_takes_its_own_tasks_and_leaves_all_others_to_it(
+    celery: Producer, celery_url: str, redis_url: str
+) -> None:
+    queue = CeleryQueue(celery_url, {"shop.add": add}, pass_on="old")
+    tree = [add, Child(partial(Sender, celery_url)), Child(partial(CeleryBridge, queue))]
+    async with open_worker(celery_url, "old"), open_system(tree, broker=redis_url), open_client(redis_url) as client:
+        moved = await celery.send("shop.add", 1, 2)
+        kept = await celery.send("shop.flaky", 2)
+        assert (await celery.get(moved))["value"] == 1003
+        assert (await celery.get(kept))["value"] == 2
+        # A chain: its first task has one that follows, so the worker runs it; the second one is for the actor.
+        assert (await celery.get(await celery.run_chain([1, 1], [5])))["value"] == 1007
+        # A chord: each member counts down in the worker.
+        assert (await celery.get(await celery.run_chord([1, 1], [2, 2])))["value"] == 6
+        assert await client.ref(Sender).ask({"times": 1}, timeout=60) == 1
