@@ -26,7 +26,7 @@ async def open_reader(url: str) -> AsyncGenerator[tuple[RedisClient, Exclusive]]
         yield client, exclusive
 
 
-async def read(exclusive: Exclusive, deliver: Callable[[Any], object] | None = None, block: float = 5) -> Any:
+async def read(exclusive: Exclusive, deliver: Callable[[Any], object] | None = None, block: float = 60) -> Any:
     command = ("XREADGROUP", "GROUP", "group", "node", "BLOCK", int(block * 1000), "STREAMS", "source", ">")
     return await exclusive.read(*command, block=block, deliver=deliver)
 

@@ -211,7 +211,7 @@ async def test_the_backlog_is_right_again_after_settled_entries_were_deleted_by_
 
 async def test_what_was_not_settled_is_handled_after_a_source_was_renamed_and_renamed_back(redis_url: str):
     orders = subscription()
-    async with open_scene(redis_url) as scene, scene.node(orders, lease=0.5) as node:
+    async with open_scene(redis_url) as scene, scene.node(orders, lease=2) as node:
         await scene.send("orders", b"1")
         in_hand = await inbox(orders).take_one()
         await scene.call("RENAME", "orders", "aside")
@@ -229,7 +229,7 @@ async def test_what_was_not_settled_is_handled_after_a_source_was_renamed_and_re
 async def test_what_was_in_hand_is_delivered_again_after_databases_were_swapped_and_swapped_back():
     with open_redis_server() as server:
         orders = subscription()
-        async with open_scene(server.url) as scene, scene.node(orders, lease=0.5) as node:
+        async with open_scene(server.url) as scene, scene.node(orders, lease=2) as node:
             await scene.send("orders", b"1")
             in_hand = await inbox(orders).take_one()
             await scene.call("SWAPDB", 0, 1)

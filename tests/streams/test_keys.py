@@ -277,7 +277,7 @@ async def test_each_key_is_kept_in_order_over_failures_and_nodes_that_are_taken_
 
         for which in (scene, another):
             nursery.start_soon(one, which, subscription(max_crashes=10_000, capacity=20))
-        with trio.fail_after(25):
+        with trio.fail_after(50):
             while done < len(sent):
                 await trio.sleep(0.15)
                 done = await scene.length("done")

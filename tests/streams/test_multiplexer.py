@@ -1,5 +1,6 @@
 """The rules that one connection under many tasks must obey, whatever is cancelled and whatever is cut."""
 
+import math
 import random
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -247,17 +248,37 @@ async def test_what_never_left_is_told_from_what_may_have_executed(redis_url: st
     assert all(slot.error is not None for slot in (first, second, late))
 
 
-async def test_a_peer_that_falls_silent_is_given_up():
+@pytest.fixture
+def hand_clock() -> trio.testing.MockClock:
+    """A clock that a test moves by hand."""
+    return trio.testing.MockClock()
+
+
+async def test_a_peer_that_falls_silent_is_given_up(hand_clock: trio.testing.MockClock):
+    async def let_pass(times: float) -> None:
+        while times > 0:
+            await trio.testing.wait_all_tasks_blocked()
+            hand_clock.jump(10)
+            times -= 1
+
     with open_redis_server() as server:
-        async with open_link(server.url, silence=0.05) as link:
-            await trio.sleep(0.15)
+        async with open_link(server.url, silence=10) as link, trio.open_nursery() as nursery:
+            before = link.connection.bytes_received
+            for _ in range(6):
+                await let_pass(1)
+                await trio.testing.wait_all_tasks_blocked()
+                while link.in_flight:
+                    await trio.lowlevel.checkpoint()
             assert link.error is None, "an idle connection is asked for a sign of life, and gives it"
+            assert link.connection.bytes_received > before
             server.pause()
+            nursery.start_soon(let_pass, math.inf)
             try:
-                with pytest.raises(ConnectionError, match=r"silent for 0\.05 s"):
+                with pytest.raises(ConnectionError, match="silent for 10 s"):
                     await ask(link, "PING")
             finally:
                 server.resume()
+                nursery.cancel_scope.cancel()
 
 
 async def test_a_reply_that_nobody_asked_for_ends_the_connection():

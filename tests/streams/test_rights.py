@@ -71,7 +71,7 @@ async def test_what_a_handler_publishes_waits_for_a_right_that_is_missing_for_a_
         await admin.call("ACL", "SETUSER", "ann", "resetkeys", "~orders", "~actorwork:*", "%R~audit")
         await scene.send("orders", b"1")
         node.settle(orders, await inbox(orders).take_one(), Ack(), [Envelope("audit", "m", b"1")])
-        await trio.sleep(0.3)
+        await wait_until(lambda: scene.told(BrokerTrouble))
         assert scene.told(BrokerTrouble)[-1].next == "again in 2 s at the latest"
         await admin.call("ACL", "SETUSER", "ann", "~*")
         await node.wait_settled()

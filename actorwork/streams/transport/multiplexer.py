@@ -317,6 +317,8 @@ class Multiplexer:
         while True:
             received, owed = self.connection.bytes_received, bool(self._pending)
             await trio.sleep(self._silence)
+            # What came while this process stood still is read first, by a task that is due at the same moment.
+            await trio.lowlevel.checkpoint()
             if self.connection.bytes_received != received:
                 continue
             if owed:
