@@ -50,7 +50,7 @@ def test_only_these_have_no_short_form_among_their_own_parameters():
     """Short forms of the first two are drills beside them in the table; chaos looks for what no drill thought of.
 
     Neighbours of the last ones in their files always run: other ends of a process, other outages, the other example,
-    the application itself without its server.
+    the application itself without its server, the bridge to Celery without a worker of it.
     """
     assert {name for name, test in functions().items() if not always_runs(test)} == {
         "test_a_minute_of_silence_under_a_stream_of_messages",
@@ -71,4 +71,7 @@ def test_only_these_have_no_short_form_among_their_own_parameters():
         "test_api_worker_and_broker_start_in_any_order_and_a_killed_worker_loses_nothing",
         "test_a_client_that_was_used_before_gunicorn_forks_is_used_in_each_worker",
         "test_the_command_of_a_django_project_runs_the_tasks_that_its_server_has_sent",
+        "test_a_worker_handles_what_is_sent_from_here_and_its_results_come_back",
+        "test_a_bridge_before_a_worker_takes_its_own_tasks_and_leaves_all_others_to_it",
+        "test_no_task_and_no_result_is_lost_when_bridges_are_killed",
     }

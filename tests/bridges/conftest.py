@@ -15,7 +15,6 @@ import trio
 
 from actorwork.testing.redis_server import RedisServer
 
-dumps: Any = importlib.import_module("kombu.utils.json").dumps
 ROOT = Path(__file__).parents[2]
 
 
@@ -32,6 +31,9 @@ class Producer:
         self._lock = trio.Lock()
 
     async def _do(self, do: str, *args: Any, **kwargs: Any) -> Any:
+        # Not at the top: every process of a test run loads this file, also those that run none of these tests.
+        dumps: Any = importlib.import_module("kombu.utils.json").dumps
+
         def ask() -> str:
             assert self._process.stdin is not None
             assert self._process.stdout is not None

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from actorwork import Actor, Child, Message, MessageFailed, Settings, actor, current_context, open_system, receive
-from actorwork.bridges.celery import CeleryBridge, CeleryQueue, CeleryTask, open_celery, wire
+from actorwork.bridges.celery import CeleryBridge, CeleryQueue, CeleryTask, bridge, open_celery, wire
 from actorwork.bridges.celery.bridge import Mover
 from actorwork.bridges.celery.wire import NotTaken, TaskMessage
 from actorwork.errors import AskTimeout, CodecError, Reject, SettingsError
@@ -280,6 +280,38 @@ async def test_a_bridge_moves_what_another_one_has_left_and_a_task_is_handled_on
 
             await until(is_empty, "what was left")
         assert sorted(one[0] for one in seen) == [0, 1, 2]
+
+
+async def test_a_bridge_that_runs_moves_what_another_one_leaves(
+    celery: Producer, celery_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bridge, "_LOOK_EVERY", 0.05)
+    async with open_bridge(celery_url, redis_url) as scene:
+        assert await value_of(celery, await celery.send("shop.add", 1)) == 1
+        left = await celery.send("shop.add", 2, queue="elsewhere")
+        assert await scene.call("RPOPLPUSH", "elsewhere", MOVING) is not None
+        assert await value_of(celery, left) == 2
+        # Published by a bridge that has died before the result was there.
+        await scene.call("DEL", f"celery-task-meta-{left}")
+        await scene.call("HSET", WAITING, left, json.dumps([SOURCE, None, 0]))
+
+        async def is_written() -> bool:
+            return await scene.call("EXISTS", f"celery-task-meta-{left}") == 1
+
+        await until(is_written, "the result")
+        # Of this one the broker has known nothing for longer than results are kept.
+        await scene.call("HSET", WAITING, "unknown", json.dumps([SOURCE, None, 0]))
+
+        async def is_forgotten() -> bool:
+            return await scene.call("EXISTS", WAITING, MOVING) == 0
+
+        await until(is_forgotten, "what was left")
+
+
+async def test_the_actors_may_be_at_another_broker(celery: Producer, celery_url: str) -> None:
+    queue = CeleryQueue(celery_url, TASKS)
+    async with open_system([add, Child(partial(CeleryBridge, queue))], broker="sqlite://"):
+        assert await value_of(celery, await celery.send("shop.add", 1, 2)) == 3
 
 
 async def test_a_task_that_celery_delivers_again_is_handled_once(

@@ -1,5 +1,7 @@
 """Tasks that are sent from here are handled by a real worker of Celery's, and both libraries share one queue."""
 
+import json
+import subprocess
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -13,8 +15,28 @@ import trio
 from actorwork import Actor, Child, MessageFailed, Settings, actor, open_client, open_system, receive
 from actorwork.bridges.celery import CeleryBridge, CeleryClient, CeleryQueue, open_celery
 from tests.bridges.conftest import ROOT, Producer, environment
+from tests.streams.bench_of_actors import open_scene
 
-pytestmark = pytest.mark.long
+
+@asynccontextmanager
+async def open_process(command: list[str], url: str) -> AsyncGenerator[trio.Process]:
+    """Run a program, which may be killed, for as long as the block runs."""
+    async with trio.open_nursery() as nursery:
+
+        async def run(task_status: trio.TaskStatus[trio.Process]) -> None:
+            await trio.run_process(
+                command,
+                env=environment(url),
+                cwd=ROOT,
+                check=False,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                task_status=task_status,
+            )
+
+        process: trio.Process = await nursery.start(run)
+        yield process
+        nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager
@@ -22,14 +44,11 @@ async def open_worker(url: str, queue: str) -> AsyncGenerator[None]:
     """Run a worker of Celery's in a process of its own."""
     options = ["--pool", "solo", "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
     command = [sys.executable, "-m", "celery", "-A", "tests.bridges.worker", "worker", "-Q", queue, *options]
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(
-            partial(trio.run_process, command, env=environment(url), cwd=ROOT, capture_stdout=True, capture_stderr=True)
-        )
+    async with open_process(command, url):
         yield
-        nursery.cancel_scope.cancel()
 
 
+@pytest.mark.long
 async def test_a_worker_handles_what_is_sent_from_here_and_its_results_come_back(celery_url: str) -> None:
     async with open_worker(celery_url, "celery"), open_celery(celery_url) as celery:
         added = await celery.send("shop.add", [1], {"y": 2})
@@ -75,6 +94,7 @@ class Sender(Actor):
         return await (await self.celery.send("shop.flaky", [times], queue="old")).result(timeout=60)
 
 
+@pytest.mark.long
 async def test_a_bridge_before_a_worker_takes_its_own_tasks_and_leaves_all_others_to_it(
     celery: Producer, celery_url: str, redis_url: str
 ) -> None:
@@ -90,3 +110,31 @@ async def test_a_bridge_before_a_worker_takes_its_own_tasks_and_leaves_all_other
         # A chord: each member counts down in the worker.
         assert (await celery.get(await celery.run_chord([1, 1], [2, 2])))["value"] == 6
         assert await client.ref(Sender).ask({"times": 1}, timeout=60) == 1
+
+
+@pytest.mark.long
+async def test_no_task_and_no_result_is_lost_when_bridges_are_killed(
+    celery: Producer, celery_url: str, redis_url: str
+) -> None:
+    command = [sys.executable, "-m", "tests.bridges.moving", redis_url, celery_url]
+    tasks = [await celery.send("shop.count", number) for number in range(150)]
+    async with open_scene(redis_url) as scene:
+
+        async def counted() -> int:
+            return await scene.length("counted")
+
+        before = 0
+        for _ in range(4):
+            async with open_process(command, celery_url) as process:
+                # Killed as soon as it has done something: with tasks in every place where they can be.
+                while before < len(tasks) and await counted() == before:
+                    assert process.poll() is None
+                    await trio.sleep(0.001)
+                process.kill()
+            before = await counted()
+        async with open_process(command, celery_url):
+            for number, task in enumerate(tasks):
+                assert (await celery.get(task)).get("value") == 2 * number
+        numbers = [json.loads(fields[b"data"])["number"] for fields in await scene.fields("counted")]
+        assert sorted(numbers) == list(range(150))
+        assert await scene.call("EXISTS", "celery", "celery.actorwork-refused") == 0
