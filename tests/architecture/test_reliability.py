@@ -70,6 +70,7 @@ def test_only_these_have_no_short_form_among_their_own_parameters():
         "test_a_package_gets_the_tests_that_pass_and_one_that_does_not_exist_none",
         "test_api_worker_and_broker_start_in_any_order_and_a_killed_worker_loses_nothing",
         "test_a_client_that_was_used_before_gunicorn_forks_is_used_in_each_worker",
+        "test_hypercorn_serves_actors_and_pages_on_one_loop",
         "test_the_command_of_a_django_project_runs_the_tasks_that_its_server_has_sent",
         "test_a_worker_handles_what_is_sent_from_here_and_its_results_come_back",
         "test_a_bridge_before_a_worker_takes_its_own_tasks_and_leaves_all_others_to_it",

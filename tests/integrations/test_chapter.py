@@ -70,3 +70,10 @@ def test_the_section_on_flask(url: str) -> None:
     with app.app_context():
         assert chapter["actors"].client.receipt(sent).result(timeout=20) == "Hello Ann"
     chapter["actors"].close(app)
+
+
+async def test_the_section_on_quart(tmp_path: Path) -> None:
+    chapter = section("Quart-Trio", f"sqlite:///{tmp_path / 'messages.db'}")
+    async with chapter["app"].test_app() as serving:
+        answer = await serving.test_client().get("/greet/Ann")
+        assert await answer.get_data(as_text=True) == "Hello Ann"

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+import trio
 from fastapi.testclient import TestClient
 
-from examples.frameworks import fastapi_app, flask_app
+from examples.frameworks import fastapi_app, flask_app, quart_app
 from tests.examples.programs import api_of, running, until
 
 TEXT = "the quick brown fox"
@@ -34,6 +35,19 @@ def test_flask_accepts_a_text_and_shows_its_words(counter: str) -> None:
     assert browser.get(f"/texts/{sent}").get_json() == {"id": sent, "status": "SUCCESS", "words": 4}
     assert browser.get("/texts/unheard-of").status_code == 404
     flask_app.actors.close(app)
+
+
+async def test_quart_accepts_a_text_and_shows_its_words(tmp_path: Path) -> None:
+    app = quart_app.make_app(f"sqlite:///{tmp_path / 'messages.db'}")
+    async with app.test_app() as serving:
+        browser = serving.test_client()
+        accepted = await browser.post("/texts", json={"text": TEXT})
+        assert accepted.status_code == 202
+        sent = (await accepted.get_json())["id"]
+        while (shown := await (await browser.get(f"/texts/{sent}")).get_json())["words"] is None:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+        assert shown == {"id": sent, "status": "SUCCESS", "words": 4}
+        assert (await browser.get("/texts/unheard-of")).status_code == 404
 
 
 @pytest.mark.long
