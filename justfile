@@ -76,7 +76,7 @@ examples:
 # the documentation as a site in build/site, strictly and without a network: the extra `docs`
 docs *arguments:
     python -m docs.site build/pages
-    sphinx-build -W --keep-going -n -q -c docs/site -d build/doctrees {{ arguments }} build/pages build/site
+    sphinx-build -W --keep-going -n -q -j auto -c docs/site -d build/doctrees {{ arguments }} build/pages build/site
 
 # follow the links of the documentation to other sites; the names of other packages become links too
 docs-links:

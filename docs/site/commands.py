@@ -46,7 +46,7 @@ def entry(context: click.Context) -> list[str]:
     lines += help_of(command.help or command.short_help or "")
     lines += [f".. program:: {path}", ""]
     for parameter in command.get_params(context):
-        if isinstance(parameter, click.Option) and not parameter.hidden and parameter.name != "help":
+        if isinstance(parameter, click.Option) and not parameter.hidden and "--help" not in parameter.opts:
             lines += option(parameter, context)
     return lines
 
@@ -54,12 +54,13 @@ def entry(context: click.Context) -> list[str]:
 def help_of(text: str) -> list[str]:
     """Return the help of a command; what click is told to leave as it is (`\\b`) is literal where it is indented."""
     lines: list[str] = []
+    text = marked(text)
     for block in inspect.cleandoc(text).split("\f")[0].split("\n\n"):
         rows = block.strip("\n").split("\n")
         if rows[0].strip() != "\b":
             lines += as_rst(block)
         elif all(row.startswith("  ") for row in rows[1:]):
-            lines += [".. code-block:: text", "", *(f"   {row[2:]}".rstrip() for row in rows[1:]), ""]
+            lines += [".. code-block:: text", "", *(f"   {row[2:]}".replace("`", "").rstrip() for row in rows[1:]), ""]
         else:
             lines += as_rst("\n".join(rows[1:]))
     return lines
@@ -70,7 +71,7 @@ def option(parameter: click.Option, context: click.Context) -> list[str]:
     is_flag = parameter.is_flag or parameter.count
     value = "" if is_flag else f" {parameter.make_metavar(context)}"
     names = [*parameter.opts, *parameter.secondary_opts]
-    facts = [in_line(parameter.help or "")]
+    facts = [in_line(marked(parameter.help or ""))]
     record = parameter.get_help_extra(context)
     default = record.get("default")
     if default is not None:
@@ -88,6 +89,11 @@ def option(parameter: click.Option, context: click.Context) -> list[str]:
     ]
 
 
+def marked(text: str) -> str:
+    """Return a text for terminals with backticks around the options and variables that it names."""
+    return re.sub(r"(?<![\w`-])(--[a-z][a-z-]*|ACTORWORK_[A-Z_]+)(?![\w`])", r"`\1`", text)
+
+
 def variable_of(parameter: click.Option, context: click.Context) -> str:
     """Return the variable of the environment that sets an option; "" if none does."""
     if isinstance(parameter.envvar, str):
@@ -95,4 +101,5 @@ def variable_of(parameter: click.Option, context: click.Context) -> str:
     if parameter.envvar:
         return parameter.envvar[0]
     prefix = context.auto_envvar_prefix
-    return f"{prefix}_{(parameter.name or '').upper()}" if prefix and parameter.allow_from_autoenv else ""
+    has_one = prefix and parameter.allow_from_autoenv and parameter.expose_value
+    return f"{prefix}_{(parameter.name or '').upper()}" if has_one else ""

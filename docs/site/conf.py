@@ -100,9 +100,10 @@ def lead_types(_app: object, doctree: Any) -> None:
             node.replace_self(short.children)
 
 
-def setup(app: Any) -> None:
+def setup(app: Any) -> dict[str, bool]:
     """Connect what is above."""
     app.connect("autodoc-process-docstring", convert)
     app.connect("autodoc-process-signature", shorten)
     app.connect("doctree-read", lead_types)
     app.connect("html-page-context", level_captions, priority=900)  # After the theme has drawn its tree.
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -121,6 +121,15 @@ def test_what_click_leaves_as_it_is_stays_so() -> None:
     ]
 
 
+def test_options_and_variables_in_a_help_text_are_marked() -> None:
+    assert commands.marked("--yes, or ACTORWORK_X; `--no` and a--b stay") == (
+        "`--yes`, or `ACTORWORK_X`; `--no` and a--b stay"
+    )
+    page = commands.page()
+    assert ".. option:: --help" not in page
+    assert "ACTORWORK_VERSION" not in page
+
+
 def test_hidden_commands_and_options_have_no_entry() -> None:
     @click.group()
     @click.option("--secret", hidden=True)
