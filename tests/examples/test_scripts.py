@@ -104,3 +104,15 @@ def test_the_crawler_keeps_the_order_of_each_host_and_brings_its_dead_letters_ho
     assert f"{pages // 5} × Broken: the server answers 500" in printed
     assert f"{pages // 5} pages were mended, 0 letters are left" in printed
     assert f"shop.example: {pages} pages" in printed
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("where", ["sqlite", "redis"])
+def test_the_shop_sells_exactly_its_stock_although_its_nodes_are_killed(
+    where: str, request: pytest.FixtureRequest
+) -> None:
+    broker = [] if where == "sqlite" else ["--broker", str(request.getfixturevalue("redis_url"))]
+    printed = output_of("shop", "--orders", "200", "--kills", "3", *broker)
+    assert "200 orders: 160 sold, 40 came too late" in printed
+    assert printed.count("was killed") == 3
+    assert printed.endswith("nothing was sold twice, nothing that was not there, and all buyers know\n")

@@ -1,0 +1,125 @@
+"""Entities over the real brokers, from clients with and without an event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+
+from actorwork import (
+    AskTimeout,
+    Entities,
+    Entity,
+    EntityState,
+    MessageRefused,
+    Settings,
+    StateConflict,
+    SystemThread,
+    aio,
+    open_client,
+    receive,
+    sync,
+)
+from tests.clients.programs import run_asyncio
+
+
+@attrs.define
+class Total:
+    sum: int = 0
+
+
+@attrs.frozen
+class Add:
+    number: int
+
+
+class Counter(Entity[Total]):
+    settings = Settings(title="counter", concurrency=8, entities=Entities(history=5))
+
+    @receive
+    async def add(self, message: Add) -> int:
+        self.state.sum += message.number
+        await self.commit()
+        self.state.sum += 1
+        return self.state.sum
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'messages.db'}"
+    found: str = request.getfixturevalue("redis_url")
+    return found
+
+
+@pytest.fixture
+def at_work(url: str) -> Iterator[str]:
+    with SystemThread(Counter, broker=url):
+        yield url
+
+
+def test_a_client_without_an_event_loop_has_the_whole_face(at_work: str) -> None:
+    with sync.open_client(at_work) as client:
+        ann = client.ref(Counter, key="ann")
+        assert isinstance(ann, sync.EntityRef)
+        assert ann.state() == EntityState(value=Total(), version=0)
+        assert ann.ask(Add(5), timeout=30) == 6
+        assert ann.submit(Add(1)).result(timeout=30) == 8
+        assert [(one.value.sum, one.version) for one in ann.history()] == [(8, 4), (7, 3), (6, 2), (5, 1)]
+        with pytest.raises(StateConflict):
+            ann.put(Total(1), version=1)
+        assert ann.put(Total(1), version=4, reason="a test") == 5
+        client.ref(Counter, key="ben").tell(Add(1))
+        assert client.ref("counter", key="ann").state().value == {"sum": 1}
+        assert ann.forget(timeout=30)
+        assert not ann.forget_now()
+        assert client.ref(Counter, key="ben").ask(Add(1), timeout=30) == 4
+        assert [one.key for one in client.entities(Counter)] == ["ben"]
+        with pytest.raises(MessageRefused):
+            client.ref(Counter).tell(Add(1))
+
+
+def test_a_client_on_asyncio_has_the_whole_face(at_work: str) -> None:
+    async def use() -> None:
+        async with aio.open_client(at_work) as client:
+            ann = client.ref(Counter, key="ann")
+            assert await ann.ask(Add(5), timeout=30) == 6
+            assert (await ann.state()).value == Total(6)
+            assert await ann.put(Total(1), force=True) == 3
+            assert [one.version for one in await ann.history()] == [3, 2, 1]
+            assert [one.key async for one in client.entities("counter")] == ["ann"]
+            assert await ann.forget(timeout=30)
+            assert [one.key async for one in client.entities(Counter)] == []
+
+    run_asyncio(use)
+
+
+async def test_many_keys_are_counted_exactly_and_listed_in_pages(at_work: str) -> None:
+    async with open_client(at_work) as client:
+        keys = [f"key {number}" for number in range(130)]
+
+        async def count(key: str) -> None:
+            assert await client.ref(Counter, key=key).ask(Add(1), timeout=60) == 2
+
+        async with trio.open_nursery() as nursery:
+            for key in keys:
+                nursery.start_soon(count, key)
+        found = [one async for one in client.entities(Counter)]
+        assert {one.key for one in found} == set(keys)
+        since = found[-1].at
+        assert all(one.at >= since for one in [one async for one in client.entities(Counter, changed_since=since)])
+
+
+async def test_a_state_is_there_without_a_node_but_it_is_forgotten_in_its_turn_only_by_one(url: str) -> None:
+    async with open_client(url) as client:
+        ann = client.ref(Counter, key="ann")
+        assert await ann.put(Total(5), version=0) == 1
+        assert (await ann.state()).value == Total(5)
+        with pytest.raises(AskTimeout):
+            await ann.forget(timeout=0.05)
+        assert (await ann.state()).version == 1
+        assert await ann.forget_now(reason="a test")
+        assert (await ann.state()).version == 0
