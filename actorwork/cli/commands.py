@@ -8,6 +8,7 @@ from actorwork.cli.audit import audit
 from actorwork.cli.configuring import config
 from actorwork.cli.dead_letters import dead
 from actorwork.cli.doctor import doctor
+from actorwork.cli.entities import entities
 from actorwork.cli.failing import FailingGroup
 from actorwork.cli.health import health
 from actorwork.cli.inspecting import inspect
@@ -68,6 +69,7 @@ for command in (
     resume,
     paused,
     messages,
+    entities,
     purge,
     audit,
     web,

@@ -1,0 +1,268 @@
+"""`actorwork entities`: look at the states of entities, and change them by hand.
+
+ls, show, history      what is read; none of them makes a store
+put, forget            what is changed: never while a node has a message of the key in hand, unless it is forced
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from actorwork.cli.brokers import Step, broker_option, confirm, speak, timeout_option
+from actorwork.cli.durations import Duration
+from actorwork.cli.output import as_json, one_line, print_json, print_table
+from actorwork.inspection.words import moment
+
+if TYPE_CHECKING:
+    from actorwork.abc import Broker, EntityStore
+    from actorwork.policy.entities import EntityInfo, StoredState
+
+T = TypeVar("T")
+
+FORCE = "Also while a node has a message of this key in hand, which is then handled again."
+
+
+@click.group(short_help="Look at the states of entities, and change them.")
+def entities() -> None:
+    """Look at the states of entities as they are committed, and change them by hand.
+
+    ACTOR is the title of an entity, KEY the key of one of its states. No node is asked, and nothing is activated.
+    """
+
+
+@entities.command("ls", short_help="List the keys of an entity that have a state.")
+@click.argument("actor", metavar="ACTOR")
+@click.option("--since", type=Duration(least=0), metavar="TIME", help="Those that changed so long ago at most: 1h30m.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", default=100, show_default=True, help="Show at most this many."
+)
+@broker_option
+@timeout_option
+@as_json
+def list_them(
+    actor: str, *, since: float | None, limit: int, broker: str | None, timeout: float, json_output: bool
+) -> None:
+    """List keys, those whose last change is longest ago first."""
+
+    async def talk(opened: Broker, step: Step) -> Sequence[EntityInfo]:
+        from time import time
+
+        # This machine's clock, since people mean theirs; the states' times are those of the broker's clock.
+        changed_since = None if since is None else time() - since
+        with step():
+            return await opened.entities.list(*_place(actor), changed_since=changed_since, limit=limit)
+
+    found = speak(broker, timeout, talk)
+    if json_output:
+        print_json(
+            [{"key": one.key, "version": one.version, "at": one.at, "by": one.by, "bytes": one.bytes} for one in found]
+        )
+    elif not found:
+        click.echo(f"no states of {one_line(actor)!r}")
+    else:
+        print_table(
+            ("KEY", "VERSION", "CHANGED", "BY", "BYTES"),
+            [(one.key, str(one.version), moment(one.at), one.by, f"{one.bytes:,}") for one in found],
+        )
+        if len(found) == limit:
+            click.echo(f"(the first {limit:,}; --limit shows more)", err=True)
+
+
+@entities.command(short_help="Show the state of a key.")
+@click.argument("actor", metavar="ACTOR")
+@click.argument("key", metavar="KEY")
+@broker_option
+@timeout_option
+@as_json
+def show(actor: str, key: str, *, broker: str | None, timeout: float, json_output: bool) -> None:
+    """Show the committed state of a key, with its version, and when and by which message it was committed."""
+    state = _ask(broker, timeout, lambda states: states.get(*_place(actor), key))
+    if state is None:
+        raise click.ClickException(f"{one_line(actor)!r} has no state for the key {one_line(key)!r}")
+    if json_output:
+        print_json(_in_json(state))
+        return
+    facts = {
+        "key": key,
+        "version": str(state.version),
+        "changed": moment(state.at),
+        "by": state.by,
+        "node": state.node,
+        "schema": str(state.schema),
+    }
+    for name, value in facts.items():
+        if value:
+            click.echo(f"{name}: {one_line(value)}")
+    click.echo()
+    print_json(_value(state.data))
+
+
+@entities.command(short_help="Show the last changes of a state.")
+@click.argument("actor", metavar="ACTOR")
+@click.argument("key", metavar="KEY")
+@click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", default=20, show_default=True, help="Show at most this many."
+)
+@broker_option
+@timeout_option
+@as_json
+def history(actor: str, key: str, *, limit: int, broker: str | None, timeout: float, json_output: bool) -> None:
+    """Show the last changes that are kept, newest first: as many as the actor's `Entities(history=…)` says."""
+    found = _ask(broker, timeout, lambda states: states.history(*_place(actor), key, limit=limit))
+    if json_output:
+        print_json([_in_json(state) for state in found])
+    elif not found:
+        click.echo("no changes are kept")
+    else:
+        print_table(
+            ("VERSION", "CHANGED", "BY", "STATE"),
+            [
+                (str(state.version), moment(state.at), state.by, one_line(state.data.decode(errors="replace")))
+                for state in found
+            ],
+        )
+
+
+@entities.command(short_help="Replace the state of a key.")
+@click.argument("actor", metavar="ACTOR")
+@click.argument("key", metavar="KEY")
+@click.argument("state", metavar="JSON")
+@click.option(
+    "--version", "wanted", type=click.IntRange(min=0), metavar="N", help="Only if it has this version; 0: none."
+)
+@click.option("--ttl", type=Duration(least=0.001), metavar="TIME", help="Keep it for so long; without it, for ever.")
+@click.option("--force", is_flag=True, help=FORCE, allow_from_autoenv=False)
+@click.option("--reason", default="", help="Why; `audit` tells it.")
+@broker_option
+@timeout_option
+@as_json
+def put(
+    actor: str,
+    key: str,
+    state: str,
+    *,
+    wanted: int | None,
+    ttl: float | None,
+    force: bool,
+    reason: str,
+    broker: str | None,
+    timeout: float,
+    json_output: bool,
+) -> None:
+    """Replace a state by JSON; its next message is handled on it.
+
+    The JSON is that of the version of the schema that the state has now. It is not compared with the type of the
+    entity's states: a state that the program cannot read holds up the messages of its key.
+    """
+    from actorwork.clients.auditing import audited
+    from actorwork.clients.identity import whoami
+    from actorwork.codec import dumps
+
+    try:
+        data = dumps(json.loads(state))
+    except ValueError as error:
+        raise click.UsageError(f"the state is not JSON: {error}") from None
+
+    async def talk(opened: Broker, step: Step) -> int:
+        with step():
+            before = await opened.entities.get(*_place(actor), key)
+        async with audited(opened.audit, "put-state", f"{actor}/{key}", reason=reason) as action:
+            with step():
+                new = await opened.entities.put(
+                    *_place(actor),
+                    key,
+                    data,
+                    version=wanted,
+                    schema=0 if before is None else before.schema,
+                    ttl=ttl,
+                    by=whoami(),
+                    force=force,
+                )
+            action.how_many = 1
+        return new
+
+    version = speak(broker, timeout, talk, creates=True)
+    if json_output:
+        print_json({"key": key, "version": version})
+    else:
+        click.echo(f"the state of {one_line(key)!r} has the version {version} now")
+
+
+@entities.command(short_help="Delete the state of a key.")
+@click.argument("actor", metavar="ACTOR")
+@click.argument("key", metavar="KEY")
+@click.option("--version", "wanted", type=click.IntRange(min=1), metavar="N", help="Only if it has this version.")
+@click.option("--force", is_flag=True, help=FORCE, allow_from_autoenv=False)
+@click.option("--yes", is_flag=True, help="Do not ask.", allow_from_autoenv=False)
+@click.option("--reason", default="", help="Why; `audit` tells it.")
+@broker_option
+@timeout_option
+@as_json
+def forget(
+    actor: str,
+    key: str,
+    *,
+    wanted: int | None,
+    force: bool,
+    yes: bool,
+    reason: str,
+    broker: str | None,
+    timeout: float,
+    json_output: bool,
+) -> None:
+    """Delete a state and its history: the next message of the key begins with a first state."""
+    from actorwork.clients.auditing import audited
+
+    if not yes:
+        confirm(f"Delete the state of {one_line(key)!r} of {one_line(actor)!r}, and its history?")
+
+    async def talk(opened: Broker, step: Step) -> bool:
+        async with audited(opened.audit, "forget-state", f"{actor}/{key}", reason=reason) as action:
+            with step():
+                was_there = await opened.entities.forget(*_place(actor), key, version=wanted, force=force)
+            action.how_many = int(was_there)
+        return was_there
+
+    was_there = speak(broker, timeout, talk)
+    if json_output:
+        print_json({"key": key, "forgotten": was_there})
+    else:
+        click.echo(f"the state of {one_line(key)!r} is deleted" if was_there else "there was no state")
+
+
+def _ask(broker: str | None, timeout: float, look: Callable[[EntityStore], Awaitable[T]]) -> T:
+    async def talk(opened: Broker, step: Step) -> T:
+        with step():
+            return await look(opened.entities)
+
+    return speak(broker, timeout, talk)
+
+
+def _place(actor: str) -> tuple[str, str]:
+    """Return the source and the group of an entity."""
+    from actorwork.settings import default_source, identity
+
+    group = identity(actor)
+    return default_source(group), group
+
+
+def _value(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError:
+        return data.decode(errors="replace")
+
+
+def _in_json(state: StoredState) -> dict[str, Any]:
+    return {
+        "version": state.version,
+        "at": state.at,
+        "by": state.by,
+        "node": state.node,
+        "schema": state.schema,
+        "state": _value(state.data),
+    }

@@ -1,0 +1,78 @@
+"""`actorwork entities`: states are listed, shown, put and forgotten."""
+
+import json
+
+from actorwork.abc import Broker
+from actorwork.message import Envelope
+from actorwork.settings import default_source, identity
+from tests.cli.conftest import Shell
+
+GROUP = identity("account")
+SOURCE = default_source(GROUP)
+
+
+def store(shell: Shell, key: str, *states: bytes) -> None:
+    async def put(broker: Broker) -> None:
+        for data in states:
+            await broker.entities.put(SOURCE, GROUP, key, data, schema=2, history=5, by="ann@home")
+
+    shell.at_broker(put)
+
+
+def test_states_are_listed_and_shown_with_their_history(shell: Shell) -> None:
+    store(shell, "ann", b'{"amount":1}', b'{"amount":2}')
+    store(shell, "b\x1b en", b"3")
+    listed = shell.json("entities", "ls", "account")
+    assert [(one["key"], one["version"], one["by"], one["bytes"]) for one in listed] == [
+        ("ann", 2, "ann@home", 12),
+        ("b\x1b en", 1, "ann@home", 1),
+    ]
+    printed = shell("entities", "ls", "account", "--limit", "1")
+    assert "ann@home" in printed.output
+    assert "the first 1" in printed.stderr
+    assert "\x1b" not in shell("entities", "ls", "account").output
+    assert shell.json("entities", "ls", "account", "--since", "1h") == listed
+    shown = shell.json("entities", "show", "account", "ann")
+    assert (shown["version"], shown["state"], shown["schema"], shown["by"]) == (2, {"amount": 2}, 2, "ann@home")
+    text = shell("entities", "show", "account", "ann").output
+    assert "version: 2" in text
+    assert '"amount": 2' in text
+    assert [one["version"] for one in shell.json("entities", "history", "account", "ann")] == [2, 1]
+    assert '{"amount":1}' in shell("entities", "history", "account", "ann").output
+
+
+def test_what_is_not_there_is_said(shell: Shell) -> None:
+    assert "no states of 'account'" in shell("entities", "ls", "account").output
+    assert "has no state for the key 'ann'" in shell("entities", "show", "account", "ann", code=1).stderr
+    assert "no changes are kept" in shell("entities", "history", "account", "ann").output
+    assert "there was no state" in shell("entities", "forget", "account", "ann", "--yes").output
+
+
+def test_a_state_is_put_by_its_version_and_recorded(shell: Shell) -> None:
+    put = ("entities", "put", "account", "ann")
+    assert "version 1 now" in shell(*put, '{"amount": 7}', "--version", "0", "--reason", "a refund").output
+    assert "it has the version 1, not 5" in shell(*put, "8", "--version", "5", code=1).stderr
+    assert shell.json(*put, "[8]") == {"key": "ann", "version": 2}
+    assert "is not JSON" in shell(*put, "{", code=2).stderr
+    assert "not JSON" in shell(*put, "NaN", code=2).stderr or "NaN" in shell(*put, "NaN", code=1).stderr
+    (first, *_) = [row for row in shell.recorded() if row[0] == "put-state"]
+    assert first[1] == "account/ann"
+    assert shell.json("entities", "show", "account", "ann")["state"] == [8]
+
+
+def test_a_state_is_forgotten_when_that_is_confirmed(shell: Shell) -> None:
+    store(shell, "ann", b"1")
+    asked = shell("entities", "forget", "account", "ann", input="n\n", code=1)
+    assert "Delete the state of 'ann' of 'account'" in asked.stderr
+    assert shell.json("entities", "show", "account", "ann")["version"] == 1
+    assert shell.json("entities", "forget", "account", "ann", "--yes") == {"key": "ann", "forgotten": True}
+    shell("entities", "show", "account", "ann", code=1)
+
+
+def test_no_state_is_put_while_a_message_of_its_key_is_in_hand_unless_that_is_forced(shell: Shell) -> None:
+    async def take(broker: Broker) -> None:
+        await broker.publish([Envelope(SOURCE, "1", b"1", key="ann")])
+
+    shell.at_broker(take)
+    shell("entities", "put", "account", "ann", "1")  # It waits: no node has it.
+    assert json.loads(shell("entities", "put", "account", "ann", "2", "--force", "--json").output)["version"] == 2
