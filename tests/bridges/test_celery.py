@@ -299,8 +299,8 @@ async def test_a_bridge_that_runs_moves_what_another_one_leaves(
             return await scene.call("EXISTS", f"celery-task-meta-{left}") == 1
 
         await until(is_written, "the result")
-        # Of this one the broker has known nothing for longer than results are kept.
-        await scene.call("HSET", WAITING, "unknown", json.dumps([SOURCE, None, 0]))
+        # Of the first the broker has known nothing for longer than results are kept; the others are not a bridge's.
+        await scene.call("HSET", WAITING, "unknown", json.dumps([SOURCE, None, 0]), "broken", "{", "other", "[1, 2]")
 
         async def is_forgotten() -> bool:
             return await scene.call("EXISTS", WAITING, MOVING) == 0

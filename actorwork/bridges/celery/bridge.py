@@ -207,9 +207,12 @@ class Mover:
         for task, note in waiting.items():
             if task in self._followed:
                 continue
-            source, due, since = json.loads(note)
-            is_old = time.time() > max(since, due or 0) + _FORGOTTEN_AFTER
-            if is_old and await self._broker.states.find(source, task) is None:
+            try:
+                source, due, since = json.loads(note)
+                is_old = time.time() > max(since, due or 0) + _FORGOTTEN_AFTER
+            except (ValueError, TypeError):
+                source, due, is_old = "", None, True  # Written by another program.
+            if is_old and (not source or await self._broker.states.find(source, task) is None):
                 await self._redis.call("HDEL", self._waiting, task, idempotent=True)
             else:
                 self._follow(task, source, due)
