@@ -11,6 +11,7 @@ import trio
 from actorwork import Actor, ActorCrashed, Settings, open_system, receive
 from actorwork.actors.execution import threads
 from actorwork.events import Event, Overdue, Settled
+from actorwork.policy.settlement import Ack
 from actorwork.testing.memory import MemoryBroker
 
 
@@ -45,17 +46,24 @@ async def test_one_that_does_not_end_is_reported_until_it_does(monkeypatch: pyte
     async with open_system(Pump, broker=broker, emit=seen.append) as system:
         try:
             broker.put(Pump, b'{"waits": true}', id="stuck")
-            # Its delivery has ended, and the next one is handled.
+            # Its delivery has ended, and the next one is handled: on a busy machine not the first one within 0.2 s.
             await until(seen, Settled)
-            assert await system.ref(Pump).ask({"waits": False}, timeout=20) == "done"
-            report = (await until(seen, Overdue, 2))[0]
-            assert isinstance(report, Overdue)
+            last: Event | None = None
+            for number in range(20):
+                broker.put(Pump, b'{"waits": false}', id=f"after {number}")
+                last = (await until(seen, Settled, 2 + number))[-1]
+                if isinstance(last, Settled) and isinstance(last.settlement, Ack):
+                    break
+            assert isinstance(last, Settled)
+            assert isinstance(last.settlement, Ack)
+            of_stuck = [one for one in await until(seen, Overdue, 2) if isinstance(one, Overdue)]
+            report = next(one for one in of_stuck if one.message_id == "stuck")
             assert (report.title, report.message_id, report.timeout, report.is_settled) == ("pump", "stuck", 0.2, True)
             assert report.seconds > 0.2
-            first, *_, last = report.where.split("\n")
+            first, *_, innermost = report.where.split("\n")
             assert first.startswith(f"{__file__}:"), "the handler's own frame first"
             assert first.endswith(" in run")
-            assert last.endswith(" in wait")
+            assert innermost.endswith(" in wait")
         finally:
             go_on.set()
         with trio.fail_after(20):
@@ -63,11 +71,15 @@ async def test_one_that_does_not_end_is_reported_until_it_does(monkeypatch: pyte
                 await trio.sleep(0.01)
 
 
+class Patient(Pump):
+    settings = Settings(title="patient")
+
+
 async def test_one_that_ends_in_time_is_not_looked_at():
     go_on.set()
     seen: list[Event] = []
-    async with open_system(Pump, broker=MemoryBroker(), emit=seen.append) as system:
-        assert await system.ref(Pump).ask({"waits": True}, timeout=20) == "done"
+    async with open_system(Patient, broker=MemoryBroker(), emit=seen.append) as system:
+        assert await system.ref(Patient).ask({"waits": True}, timeout=20) == "done"
         assert "0 busy" in repr(system._services.watchdog)
     assert not [event for event in seen if isinstance(event, Overdue)]
 

