@@ -3,13 +3,14 @@
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 from click.testing import CliRunner
 
-from actorwork import Actor, Settings, aio, open_client, open_system, receive, sync
+from actorwork import Actor, Settings, Spool, aio, open_client, open_system, receive, sync
 from actorwork.brokers import open_broker
 from actorwork.cli.commands import actorwork
 from actorwork.errors import BrokerError
@@ -155,6 +156,24 @@ async def test_a_write_waits_while_the_primary_lacks_replicas(fleet: RedisSentin
         assert "takes no writes now" in str(lost.error)
         assert isinstance(back, transport.Connected)
         assert client.generation == 1
+
+
+async def test_a_spool_keeps_what_a_primary_without_replicas_refuses(fleet: RedisSentinels, tmp_path: Path):
+    primary = fleet.primary()
+    spool = Spool(path=tmp_path / "spool", patience=0.05)
+    async with open_broker(fleet.url) as broker, open_client(fleet.url, spool=spool) as client:
+        await client.publish("spooled", "before")
+        await client.wait_replayed()  # On a slow machine this one was spooled as well. Now there is a connection.
+        spooled = client.statistics()["spooled"]
+        primary.call("CONFIG", "SET", "min-replicas-to-write", "3")
+        try:
+            await client.publish("spooled", "meanwhile")
+            assert client.statistics()["spooled"] == spooled + 1
+            assert await broker.backlog("spooled") == 1
+        finally:
+            primary.call("CONFIG", "SET", "min-replicas-to-write", "0")
+        await client.wait_replayed()
+        assert await broker.backlog("spooled") == 2
 
 
 async def test_the_doctor_warns_of_a_primary_that_would_write_alone(fleet: RedisSentinels):
