@@ -15,10 +15,11 @@ import pytest
 import trio
 
 from actorwork import Child, MessageFailed
-from actorwork.testing import advance, open_test_system
+from actorwork.testing import advance, open_test_system, pytest_plugin
 from tests.docs.tutorial import PAGES, TUTORIAL, Reader, blocks, files_of
 
-FIRST, DESK, STUDIO, TILL, BOOKS, ALBUM, WEB = range(1, len(PAGES) + 1)
+FIRST, DESK, STUDIO, TILL, BOOKS, ALBUM, WEB, TESTS, OPERATIONS = range(1, len(PAGES) + 1)
+pytest_plugins = ["pytester"]
 
 INDEX = (TUTORIAL / "index.md").read_text(encoding="utf-8")
 
@@ -169,6 +170,18 @@ async def test_an_album_that_is_ordered_twice_is_made_once(project: Project) -> 
     assert made.index("sun.jpg") < made.index("cat.jpg")
 
 
+def test_the_tests_of_the_shop_pass(
+    project: Project, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.at(TESTS)
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # Others take a second to load.
+    runner: Any = pytester  # Its types are partly unknown.
+    result = runner.inline_run("-p", "no:cacheprovider", str(project.directory), plugins=[pytest_plugin])
+    passed, skipped, failed = result.listoutcomes()
+    assert [report.longreprtext for report in failed] == []
+    assert (len(passed), len(skipped)) == (text_of(TESTS).count("async def test_"), 0)
+
+
 @pytest.fixture
 def reader(tmp_path: Path) -> Iterator[Reader]:
     directory = tmp_path / "albums"
@@ -188,7 +201,9 @@ def test_the_first_message_needs_one_file_and_two_commands(reader: Reader) -> No
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "pages", [(FIRST, DESK), (STUDIO,), (TILL,), (BOOKS,), (ALBUM,), (WEB,)], ids=lambda pages: str(pages[-1])
+    "pages",
+    [(FIRST, DESK), (STUDIO,), (TILL,), (BOOKS,), (ALBUM,), (WEB,), (TESTS,), (OPERATIONS,)],
+    ids=lambda pages: str(pages[-1]),
 )
 def test_a_reader_sees_what_a_page_shows(reader: Reader, pages: Sequence[int]) -> None:
     """A page, with those whose dead letters it shows."""

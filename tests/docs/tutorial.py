@@ -23,7 +23,7 @@ TUTORIAL: Final = Path(__file__).parents[2] / "docs" / "tutorial"
 PAGES: Final = sorted(TUTORIAL.glob("[0-9]*.md"))
 
 _BLOCK: Final = re.compile(r"(?:^\*\*`([\w./-]+)`\*\*\n\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_SERVING: Final = re.compile(r"python (shop|bank)\.py|uvicorn |actorwork (run|web|top) ")
+_SERVING: Final = re.compile(r"python (shop|bank)\.py|redis-server |uvicorn |actorwork (run|web|top) ")
 _PASSING: Final = re.compile(
     r"\d{4}-\d\d-\d\dT[\d:]+(\.\d+)?Z?"  # a time
     r"|\b[0-9a-f]{8,32}(-[0-9a-f]{1,4})?\b"  # an id
@@ -34,6 +34,7 @@ _PASSING: Final = re.compile(
     r"|[+-]\d\d:\d\d\b"  # a timezone
     r"|\[\d+\]"  # a process
     r"|\b\d+ albums, \d+\.\d\d EUR"
+    r"|\bRedis \d[\d.]*"  # a version
     r"|…"
 )
 """What differs each time."""
@@ -123,6 +124,8 @@ class Reader:
             command, *shown = re.sub(r"\\\n *", "", part).splitlines()
             if killed := re.fullmatch(r"pkill -(\w+) -f \"(.*)\"", command):
                 self.stop(killed[2], int(killed[1]))
+            elif exported := re.fullmatch(r"export (\w+)=(\S+)", command):
+                self._environment[exported[1]] = exported[2]
             elif _SERVING.match(command):
                 self.stop(command)  # One who types it again has stopped it.
                 self._start(command)
