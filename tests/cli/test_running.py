@@ -123,8 +123,8 @@ def test_logs_can_be_json(shell: Shell):
         process.terminate()
         code, logs = ended(process)
     assert code == 0, logs
-    (line,) = [json.loads(line) for line in logs.splitlines()]
-    assert line["level"] == "ERROR"
+    # On a busy machine there may be a warning, too: of a loop that stood still.
+    (line,) = [line for line in map(json.loads, logs.splitlines()) if line["level"] == "ERROR"]
     assert line["error"] == "ValueError: no order has the number -1"
     assert {"node_id", "actor_id", "message_id", "attempt", "time", "traceback"} <= set(line)
 

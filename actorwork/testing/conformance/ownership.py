@@ -213,7 +213,8 @@ class OwnershipTests(ContractTests):
             await broker.publish([Envelope("mail", "long", b"1")])
             long = await consumer.take_one()
             consumer.node.pause_sources(consumer.subscription, ())
-            await consumer.expect_nothing(LEFT_TO_OTHERS + LATE)
+            # By now it clears itself; if it should be late, the rest holds all the same.
+            await consumer.expect_nothing(LEFT_TO_OTHERS + 0.5)
             async with open_consumer(broker, "orders") as free:
                 assert (await free.take_one()).id == "1"
                 await broker.publish([Envelope("mail", "later", b"1")])
