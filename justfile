@@ -82,6 +82,23 @@ docs *arguments:
 docs-links:
     just docs -b linkcheck -t online
 
+# what a release must pass: wheel and sdist, each built, checked, and used in an empty environment: the extra `release`
+release-check:
+    rm -rf dist build/release
+    python -m build --outdir dist
+    twine check --strict dist/*
+    check-wheel-contents dist/*.whl
+    for file in dist/*; do \
+        python3 -m venv --clear build/release && build/release/bin/pip install --quiet "$file" && \
+        build/release/bin/python -I -c "import actorwork, importlib.resources as r; assert r.files(actorwork).joinpath('py.typed').is_file()" && \
+        build/release/bin/python -I examples/bank.py >build/release/bank.txt || exit 1; \
+        echo "$file: installed and used"; \
+    done
+
+# what the public names have lost, or changed, since a commit or a tag: `just api-check v0.1.0`
+api-check against:
+    griffe check actorwork --format oneline --against {{ against }} 2>&1 | python -m docs.site.changes
+
 # what ruff can mend by itself, and the layout of all files
 format:
     ruff check --fix-only .

@@ -12,4 +12,5 @@ reference    pages of the public names, grouped by the modules that they are fro
 commands     the page of the command line, from its commands
 settings     the page of what an operator sets, from its declarations
 docstrings   docstrings and help texts as reStructuredText
+changes      which of the public names have changed, for `just api-check`
 """

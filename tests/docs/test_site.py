@@ -6,7 +6,7 @@ import click
 import pytest
 
 import actorwork
-from docs.site import chapters, commands, reference, settings as settings_page
+from docs.site import changes, chapters, commands, reference, settings as settings_page
 from docs.site.docstrings import as_rst, in_line
 
 ROOT = Path(__file__).parents[2]
@@ -148,6 +148,27 @@ def test_the_page_of_settings_has_those_of_programs_actors_processes_and_limits(
     for name in ("lease", "actors.TITLE.mailbox.capacity", "processes.NAME.max_memory", "limits.NAME.rate"):
         assert f".. confval:: {name}\n" in page
     assert r"Variable\: \ ``ACTORWORK_RESOURCE_BOUNDS__MEMORY``\ \." in page
+
+
+# ---- changes ----
+
+
+def test_of_what_has_changed_public_names_matter() -> None:
+    lines = [
+        "actorwork/clients/sender.py:156: Sender.ask(chain): Parameter was added as required",
+        "\x1b[1mactorwork/clients/client.py\x1b[0m:20: Client.publish(data): Parameter was removed",
+        "actorwork/__init__.py:0: Gone: Public object was removed",
+        "",
+    ]
+    public = [
+        "actorwork/clients/client.py:20: Client.publish(data): Parameter was removed",
+        "actorwork/__init__.py:0: Gone: Public object was removed",
+    ]
+    assert changes.public(lines) == (public, [])
+
+
+def test_what_is_no_change_is_not_taken_for_none() -> None:
+    assert changes.public(["fatal: invalid reference: v9"]) == ([], ["fatal: invalid reference: v9"])
 
 
 # ---- chapters ----
