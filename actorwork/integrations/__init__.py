@@ -4,6 +4,7 @@
     fastapi      the same, and `ClientDep` for the signatures of routes
     django/      a backend for Django's tasks, and `manage.py actorwork`
     flask        an extension, whose `client` is that of `actorwork.sync`
+    litestar     a plugin: the client for handlers, `event_response`, and the dashboard
     quart        an extension of Quart-Trio, which hosts actors on the loop of the application
     opened       the client that an application keeps open: what happens while the broker is away
     lazy         the sync client that a process opens when it is needed

@@ -2,8 +2,9 @@
 
 import importlib
 import re
+import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,12 +30,13 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield url
 
 
-def section(title: str, url: str) -> dict[str, Any]:
+def section(title: str, url: str, defined: dict[str, Any] | None = None) -> dict[str, Any]:
     """Run the examples of a section; return what they define."""
     (text,) = re.findall(
         rf"^## {title}\n(.*?)(?=^## |\Z)", CHAPTER.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
     )
-    defined: dict[str, Any] = {"__name__": "chapter", "url": url}
+    defined = {} if defined is None else defined
+    defined |= {"__name__": "chapter", "url": url}
     for example in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         exec(compile(example, str(CHAPTER), "exec"), defined)
     return defined
@@ -77,3 +79,13 @@ async def test_the_section_on_quart(tmp_path: Path) -> None:
     async with chapter["app"].test_app() as serving:
         answer = await serving.test_client().get("/greet/Ann")
         assert await answer.get_data(as_text=True) == "Hello Ann"
+
+
+@pytest.mark.usefixtures("no_litestar_logs")
+def test_the_section_on_litestar(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("chapter")  # Litestar looks there for what annotations name.
+    monkeypatch.setitem(sys.modules, "chapter", module)
+    chapter = section("Litestar", url, vars(module))
+    with importlib.import_module("litestar.testing").TestClient(chapter["app"]) as browser:
+        sent = browser.post("/greetings/Ann").text
+        assert "event: end" in browser.get(f"/greetings/{sent}/events").text
