@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from random import random
 from typing import Final, NoReturn
 
 import trio
@@ -25,6 +26,9 @@ from actorwork.policy.pauses import is_off, withheld
 
 AGAIN: Final = 1.0
 """Seconds until a question that failed is asked again; also between two, where the broker cannot notify."""
+
+SPREAD: Final = 0.1
+"""Part of the interval by which a question may come earlier, at random: nodes that began together drift apart."""
 
 
 class Pausing:
@@ -123,7 +127,7 @@ class Pausing:
             if not is_notified:
                 self._interval = AGAIN
             while True:
-                pause = self._interval
+                pause = self._interval * (1 - SPREAD * random())
                 # Before the question: a change while it is asked sets the new event, and is asked for at once.
                 self._notified = trio.Event()
                 try:
