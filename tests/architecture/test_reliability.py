@@ -50,7 +50,8 @@ def test_only_these_have_no_short_form_among_their_own_parameters():
     """Short forms of the first two are drills beside them in the table; chaos looks for what no drill thought of.
 
     Neighbours of the last ones in their files always run: other ends of a process, other outages, the other example,
-    the application itself without its server, the bridge to Celery without a worker of it.
+    the application itself without its server, the bridge to Celery without a worker of it, the model
+    that finds the mutants of states.
     """
     assert {name for name, test in functions().items() if not always_runs(test)} == {
         "test_a_minute_of_silence_under_a_stream_of_messages",
@@ -58,6 +59,8 @@ def test_only_these_have_no_short_form_among_their_own_parameters():
         "test_a_minute_of_chaos",
         "test_mypy_refuses_what_has_to_be_refused",
         "test_a_minute_of_the_harness",
+        "test_the_model_sees_what_is_wrong_with_the_states_of_a_script",
+        "test_the_model_sees_what_is_wrong_with_the_states_of_the_store",
         "test_the_shop_sells_exactly_its_stock_although_its_nodes_are_killed",
         "test_a_thousand_chords_while_their_nodes_are_killed_and_frozen",
         "test_uvicorn_serves_it_with_two_workers_that_have_a_client_each",

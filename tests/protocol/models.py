@@ -17,7 +17,8 @@ import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+from functools import partial
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, cast
 from unittest.mock import patch
 
 import attrs
@@ -25,14 +26,18 @@ import redis
 import trio
 
 from actorwork.abc import Subscription
+from actorwork.blocking.driver import run
+from actorwork.embedded.entities import EmbeddedEntities
 from actorwork.embedded.location import connect, parse
 from actorwork.embedded.rows import GroupChannel, SettleOrder, channel_numbers, is_plain, row_of
 from actorwork.embedded.store import Store
-from actorwork.events import Event, Fenced
+from actorwork.embedded.transaction import Stale
+from actorwork.events import Event, Fenced, Released, StaleState
 from actorwork.message import Delivery, Envelope, Priority
 from actorwork.policy.runs.values import Plan, RunInfo, StepInfo
 from actorwork.policy.settlement import Settlement
 from actorwork.streams import keys, lease, scripts
+from actorwork.streams.entities import RedisEntities
 from actorwork.streams.node import RedisNode
 from actorwork.streams.publisher import Publisher
 from actorwork.streams.runs import RedisRuns
@@ -271,6 +276,7 @@ class RedisWorld:
         self.address = Address.parse(server.url)
         self._publisher = Publisher(loop.client)
         self._runs = RedisRuns(loop.client)
+        self._entities = RedisEntities(loop.client)
         self._keys = keys.SourceKeys.of(SOURCE)
         self._entries: dict[str, Sequence[bytes]] = {}
         self.numbers = itertools.count(1)
@@ -340,6 +346,29 @@ class RedisWorld:
         hand.client.loses = False
         refused = [event.delivery for event in hand.events if isinstance(event, Fenced)]
         return [not any(one is delivery for one in refused) for delivery, _, _ in endings]
+
+    def settle_states(self, hand: Hand, endings: Sequence[Ending], *, loses: bool) -> list[str]:
+        """Settle, and say of each whether it was `done`, `fenced`, or `stale` and released."""
+        assert isinstance(hand, RedisHand)
+        return self.loop.do(self._settle_states, hand, endings, loses)
+
+    async def _settle_states(self, hand: RedisHand, endings: Sequence[Ending], loses: bool) -> list[str]:
+        accepted = await self._settle(hand, endings, loses)
+        stale = [event.delivery for event in hand.events if isinstance(event, StaleState)]
+        with trio.fail_after(20):
+            while sum(event.count for event in hand.events if isinstance(event, Released)) < len(stale):  # noqa: ASYNC110
+                await trio.sleep(0.001)
+        return [
+            "fenced" if not is_accepted else "stale" if any(one is delivery for one in stale) else "done"
+            for (delivery, _, _), is_accepted in zip(endings, accepted, strict=True)
+        ]
+
+    def state(self, key: str) -> tuple[int, bytes] | None:
+        found = self.loop.do(self._entities.get, SOURCE, GROUP, key)
+        return None if found is None else (found.version, found.data)
+
+    def put(self, key: str, data: bytes, *, force: bool) -> int:
+        return self.loop.do(partial(self._entities.put, SOURCE, GROUP, key, data, force=force))
 
     def release_deliveries(self, hand: Hand, deliveries: Sequence[Delivery]) -> None:
         assert isinstance(hand, RedisHand)
@@ -452,6 +481,7 @@ class EmbeddedWorld:
         self._now = 1e9
         self._names = itertools.count()
         self._entries: dict[str, Sequence[Any]] = {}
+        self._entities = EmbeddedEntities(cast("Any", self))
 
     def _do(self, function: Callable[[], T], *, fails: bool = False) -> T:
         """Do it in one transaction; if that fails first, do it again, as the writer does."""
@@ -518,6 +548,33 @@ class EmbeddedWorld:
             return [others.get(id(delivery), delivery.token not in refused) for delivery, _, _ in endings]
 
         return self._do(settle, fails=loses)
+
+    def settle_states(self, hand: Hand, endings: Sequence[Ending], *, loses: bool) -> list[str]:
+        """Settle, and say of each whether it was `done`, `fenced`, or `stale` and released."""
+
+        def settle() -> list[str]:
+            found: list[str] = []
+            for delivery, settlement, published in endings:
+                order = SettleOrder(delivery, GROUP, "actor", settlement, [row_of(one) for one in published])
+                try:
+                    found.append("done" if self._store.settle(order) else "fenced")
+                except Stale:  # As a turn does.
+                    self._store.release(delivery)
+                    found.append("stale")
+            return found
+
+        return self._do(settle, fails=loses)
+
+    def state(self, key: str) -> tuple[int, bytes] | None:
+        found = run(self._entities.get(SOURCE, GROUP, key))
+        return None if found is None else (found.version, found.data)
+
+    def put(self, key: str, data: bytes, *, force: bool) -> int:
+        return run(self._entities.put(SOURCE, GROUP, key, data, force=force))
+
+    async def ask(self, order: Callable[[Store], T], *, rows: int = 1, writes: bool = True) -> T:
+        """Carry out what is ordered, as the writer does for the parts of the broker."""
+        return self._do(lambda: order(self._store))
 
     def release_deliveries(self, hand: Hand, deliveries: Sequence[Delivery]) -> None:
         self._do(lambda: [self._store.release(delivery) for delivery in deliveries], fails=True)

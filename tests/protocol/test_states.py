@@ -1,0 +1,224 @@
+"""The states of keys, against the model of the protocol: a state changes with an accepted settlement, and only then.
+
+To the steps of the protocol come settlements that change the state of their message's key, from what their node has
+loaded when it was given the message, and users who put states, also while a message is in hand. Each message appends
+its id. After every step:
+
+- the versions of a key form one chain, and its state lists exactly the messages whose settlements were accepted, in
+  their order, since a user has put it last;
+- a settlement on another version than the state has is neither accepted nor refused: the message is released,
+  uncounted, and nothing of it is done.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, invariant, precondition, rule
+
+from actorwork.embedded.entity_table import EntityTable
+from actorwork.errors import StateConflict
+from actorwork.message import Delivery, Envelope
+from actorwork.policy.entities import StateChange
+from actorwork.policy.settlement import Ack
+from actorwork.streams import scripts
+from actorwork.streams.transport.commands import Script
+from actorwork.testing.redis_server import RedisServer
+
+from .models import EFFECTS, RELEASED, EmbeddedWorld, Ending, Hand, Loop, Pending, RedisWorld
+from .test_protocol import ProtocolMachine, check_machine, check_mutant, few, loop, rarely, some
+
+__all__ = ["loop"]  # A fixture.
+
+KEYS = ("a", "b")
+
+
+class StateMachine(ProtocolMachine):
+    """The protocol with a state for each key."""
+
+    world: RedisWorld | EmbeddedWorld
+
+    @initialize()
+    def begin(self) -> None:
+        super().begin()
+
+    def prepare(self) -> None:
+        self.versions: dict[str, int] = dict.fromkeys(KEYS, 0)
+        self.states: dict[str, list[str]] = {key: [] for key in KEYS}
+        self.loaded: dict[int, tuple[int, list[str]]] = {}
+        """Of each delivery of a key, the version and the state that its node was given."""
+
+    def hold(self, hand: Hand, got: Any) -> None:
+        super().hold(hand, got)
+        for delivery in got:
+            if delivery.key is not None:
+                found = self.world.state(delivery.key)
+                self.loaded[id(delivery)] = (0, []) if found is None else (found[0], json.loads(found[1]))
+
+    @precondition(lambda self: self.may_settle())
+    @rule(who=some, which=few, loses=rarely, forgets=st.booleans(), publishes=st.booleans())
+    def settle_with_states(self, who: int, which: list[int], loses: bool, forgets: bool, publishes: bool) -> None:
+        if not any(hand.held for hand in self.hands):
+            return
+        hand = self.holder(who)
+        endings: list[Ending] = []
+        expected: list[str] = []
+        for delivery in self.some_of(hand, which):
+            settlement = Ack()
+            is_fresh = True
+            if delivery.key is not None:
+                version, before = self.loaded[id(delivery)]
+                data = json.dumps([*before, delivery.id]).encode()
+                settlement = Ack(state=StateChange(version=version, data=data, stamp=self.new_id(), history=3))
+                is_fresh = version == self.versions[delivery.key]
+            effects = [Envelope(EFFECTS, f"{delivery.id}/{self.new_id()}", b"{}")] if publishes else []
+            endings.append((delivery, settlement, effects))
+            expected.append("fenced" if not self.is_owned(delivery) else "done" if is_fresh else "stale")
+        assert self.world.settle_states(hand, endings, loses=loses) == expected
+        for (delivery, settlement, effects), how in zip(endings, expected, strict=True):
+            if how == "done":
+                self.apply(delivery, settlement, effects)
+                self.commit(delivery)
+            elif how == "stale":
+                place = self.places[delivery.id]
+                assert isinstance(place, Pending)
+                self.places[delivery.id] = Pending(RELEASED, place.count - 1)
+        if forgets:
+            gone = [id(delivery) for delivery, _, _ in endings]
+            hand.held = [delivery for delivery in hand.held if id(delivery) not in gone]
+
+    # These two bring about, far more often than chance would, that a settlement comes too late.
+
+    @precondition(lambda self: self.may_settle())
+    @rule(who=some, which=few, loses=rarely)
+    def put_before_it_is_settled(self, who: int, which: list[int], loses: bool) -> None:
+        if not any(hand.held for hand in self.hands):
+            return
+        for delivery in self.some_of(self.holder(who), which):
+            if delivery.key is not None:
+                self.put(delivery.key, force=True)
+        self.settle_with_states(who, which, loses=loses, forgets=True, publishes=True)
+
+    @precondition(lambda self: self.may_settle())
+    @rule(who=some, which=few, loses=rarely)
+    def release_before_it_is_settled(self, who: int, which: list[int], loses: bool) -> None:
+        if not any(hand.held for hand in self.hands):
+            return
+        self.release_deliveries(who, which, forgets=False)
+        self.settle_with_states(who, which, loses=loses, forgets=True, publishes=False)
+
+    def commit(self, delivery: Delivery) -> None:
+        if delivery.key is not None:
+            self.versions[delivery.key] += 1
+            self.states[delivery.key].append(delivery.id)
+
+    @rule(key=st.sampled_from(KEYS), force=st.booleans())
+    def put(self, key: str, force: bool) -> None:
+        name = self.new_id()
+        head = self.heads.get(key)
+        place = None if head is None else self.places.get(head)
+        is_in_hand = isinstance(place, Pending) and place.owner != RELEASED
+        try:
+            version = self.world.put(key, json.dumps([name]).encode(), force=force)
+        except StateConflict:
+            assert is_in_hand
+            assert not force
+            return
+        assert force or not is_in_hand
+        self.versions[key] += 1
+        self.states[key] = [name]
+        assert version == self.versions[key]
+
+    @invariant()
+    def states_are_those_of_accepted_settlements(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        for key in KEYS:
+            found = self.world.state(key)
+            seen: tuple[int, list[str]] = (0, []) if found is None else (found[0], json.loads(found[1]))
+            assert seen == (self.versions[key], self.states[key])
+
+
+def machine_of(open_world: Callable[[], RedisWorld | EmbeddedWorld]) -> type[StateMachine]:
+    class Machine(StateMachine):
+        def open_world(self) -> RedisWorld | EmbeddedWorld:
+            return open_world()
+
+    return Machine
+
+
+EXAMPLES = [6, pytest.param(1000, marks=pytest.mark.long)]
+
+
+@pytest.mark.parametrize("examples", EXAMPLES)
+def test_the_embedded_broker_commits_states_as_the_model_does(examples: int) -> None:
+    check_machine(machine_of(EmbeddedWorld), examples=examples)
+
+
+@pytest.mark.parametrize("examples", EXAMPLES)
+def test_redis_commits_states_as_the_model_does(redis_server: RedisServer, loop: Loop, examples: int) -> None:
+    check_machine(machine_of(lambda: RedisWorld(redis_server, loop)), examples=examples)
+
+
+# ------------------------------------------------------------------------------------- a model that can fail, and does
+
+MUTANTS = {
+    "a version that is not looked at": ("return version ~= expected and 'STALE ' .. version or nil", "return nil"),
+    "a state that is changed before the fence": (
+        "if settled[id] or not mine(id, count) then",
+        "if change and not trouble and not mine(id, count) then\n"  # noqa: ISC004 - one text
+        "entities.change(prefix, group, key, change, '', '') end\nif settled[id] or not mine(id, count) then",
+    ),
+    "a settlement without its state": ("if change and not trouble then", "if false then"),
+    "a state that is committed twice": (
+        "redis.call('HSET', state, unpack(fields))",
+        "fields[2] = whole(before + 2) redis.call('HSET', state, unpack(fields))",
+    ),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_the_model_sees_what_is_wrong_with_the_states_of_a_script(
+    redis_server: RedisServer, loop: Loop, monkeypatch: pytest.MonkeyPatch, mutant: str
+) -> None:
+    right, wrong = MUTANTS[mutant]
+    assert scripts.SETTLE.source.count(right) == 1, f"the script does not say {right!r} any more"
+    monkeypatch.setattr(scripts, "SETTLE", Script("settle", scripts.SETTLE.source.replace(right, wrong)))
+    check_mutant(machine_of(lambda: RedisWorld(redis_server, loop)))
+
+
+def without_a_look_at_the_version(table: Any, delivery: Delivery, group: str, change: StateChange) -> bool:
+    if not table._settlements.owns(delivery.token):
+        return False
+    table.change(table._sources.number(delivery.source), group, delivery.key, change, by="", node="")
+    return True
+
+
+def before_the_fence(table: Any, delivery: Delivery, group: str, change: StateChange) -> bool:
+    source = table._sources.number(delivery.source)
+    if table.version(source, group, delivery.key) == change.version:
+        table.change(source, group, delivery.key, change, by="", node="")
+    return bool(table._settlements.owns(delivery.token))
+
+
+def without_a_state(table: Any, delivery: Delivery, *_: object) -> bool:
+    return bool(table._settlements.owns(delivery.token))
+
+
+STORE_MUTANTS: dict[str, Callable[..., bool]] = {
+    "a version that is not looked at": without_a_look_at_the_version,
+    "a state that is changed before the fence": before_the_fence,
+    "a settlement without its state": without_a_state,
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mutant", STORE_MUTANTS)
+def test_the_model_sees_what_is_wrong_with_the_states_of_the_store(
+    monkeypatch: pytest.MonkeyPatch, mutant: str
+) -> None:
+    monkeypatch.setattr(EntityTable, "settle", STORE_MUTANTS[mutant])
+    check_mutant(machine_of(EmbeddedWorld))
