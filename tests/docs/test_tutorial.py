@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+import tomllib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,12 +14,14 @@ from typing import Any
 import httpx
 import pytest
 import trio
+import yaml
 
 from actorwork import Child, MessageFailed
+from actorwork.durations import as_seconds
 from actorwork.testing import advance, open_test_system, pytest_plugin
 from tests.docs.tutorial import PAGES, TUTORIAL, Reader, blocks, files_of
 
-FIRST, DESK, STUDIO, TILL, BOOKS, ALBUM, WEB, TESTS, OPERATIONS = range(1, len(PAGES) + 1)
+FIRST, DESK, STUDIO, TILL, BOOKS, ALBUM, WEB, TESTS, OPERATIONS, PRODUCTION = range(1, len(PAGES) + 1)
 pytest_plugins = ["pytester"]
 
 INDEX = (TUTORIAL / "index.md").read_text(encoding="utf-8")
@@ -182,6 +185,24 @@ def test_the_tests_of_the_shop_pass(
     assert (len(passed), len(skipped)) == (text_of(TESTS).count("async def test_"), 0)
 
 
+def test_what_is_deployed_has_its_files_and_waits_for_longer_than_the_grace(project: Project) -> None:
+    project.at(PRODUCTION)
+    compose = yaml.safe_load((project.directory / "compose.yaml").read_text(encoding="utf-8"))
+    image = (project.directory / "Dockerfile").read_text(encoding="utf-8")
+    settings = tomllib.loads((project.directory / "shop.toml").read_text(encoding="utf-8"))
+    assert as_seconds(compose["services"]["shop"]["stop_grace_period"]) > as_seconds(settings["grace"])
+    (copied,) = re.findall(r"^COPY --chown=actorwork (.*) /app/$", image, re.MULTILINE)
+    assert all(list(project.directory.glob(pattern)) for pattern in copied.split())
+    (arguments,) = re.findall(r"^CMD (.*)$", image, re.MULTILINE)
+    run, tree, *flags = json.loads(arguments)
+    assert (run, flags) == ("run", ["--config", "shop.toml"])
+    module, _, name = tree.partition(":")
+    assert getattr(getattr(project, module), name)
+    writes = {volume.partition(":")[2] for volume in compose["services"]["shop"]["volumes"] if volume[0] != "."}
+    assert all(path in image for path in writes)
+    assert {volume.partition(":")[0] for volume in compose["services"]["shop"]["volumes"][1:]} < set(compose["volumes"])
+
+
 @pytest.fixture
 def reader(tmp_path: Path) -> Iterator[Reader]:
     directory = tmp_path / "albums"
@@ -202,7 +223,7 @@ def test_the_first_message_needs_one_file_and_two_commands(reader: Reader) -> No
 @pytest.mark.long
 @pytest.mark.parametrize(
     "pages",
-    [(FIRST, DESK), (STUDIO,), (TILL,), (BOOKS,), (ALBUM,), (WEB,), (TESTS,), (OPERATIONS,)],
+    [(FIRST, DESK), (STUDIO,), (TILL,), (BOOKS,), (ALBUM,), (WEB,), (TESTS,), (OPERATIONS,), (PRODUCTION,)],
     ids=lambda pages: str(pages[-1]),
 )
 def test_a_reader_sees_what_a_page_shows(reader: Reader, pages: Sequence[int]) -> None:

@@ -32,7 +32,7 @@ _PASSING: Final = re.compile(
     r"|\b\d{4}-\d\d-\d\d \d\d\.\d\d\.\d\d\b"  # a time in the name of a file
     r"|\b[\w-]+@[\w-]+\b"  # a user
     r"|[+-]\d\d:\d\d\b"  # a timezone
-    r"|\[\d+\]"  # a process
+    r"|\[\d+\]|\bprocess \d+"
     r"|\b\d+ albums, \d+\.\d\d EUR"
     r"|\bRedis \d[\d.]*"  # a version
     r"|…"
@@ -124,6 +124,8 @@ class Reader:
             command, *shown = re.sub(r"\\\n *", "", part).splitlines()
             if killed := re.fullmatch(r"pkill -(\w+) -f \"(.*)\"", command):
                 self.stop(killed[2], int(killed[1]))
+            elif re.fullmatch(r"kill -9 \d+", command):
+                self._kill_child()
             elif exported := re.fullmatch(r"export (\w+)=(\S+)", command):
                 self._environment[exported[1]] = exported[2]
             elif _SERVING.match(command):
@@ -181,6 +183,11 @@ class Reader:
             process = self._running.pop(command)
             process.send_signal(signal)
             process.wait(PATIENCE)
+
+    def _kill_child(self) -> None:
+        """Kill the first process of the tree, whose number the program has printed."""
+        (printed,) = [self._printed[command][-1] for command in self._running if command.startswith("actorwork run")]
+        os.kill(int(re.findall(r"drawing 1 is up: process (\d+)", printed.read_text(encoding="utf-8"))[0]), 9)
 
     def leave(self) -> None:
         for process in self._running.values():
