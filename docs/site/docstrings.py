@@ -125,4 +125,4 @@ def _literal(text: str, linked: Linked) -> str:
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"([\\*`_|<>:\[\]#=~^+.-])", r"\\\1", text)
+    return re.sub(r"([\\*`_|<>:\[\]#=~^+.@-])", r"\\\1", text)

@@ -21,6 +21,10 @@ def test_names_between_backticks_are_literal_and_everything_else_is_escaped() ->
     )
 
 
+def test_an_address_becomes_no_link() -> None:
+    assert in_line("redis://user:password@host") == r"redis\://user\:password\@host"
+
+
 def test_a_name_that_has_an_entry_leads_there() -> None:
     assert in_line("See `run()`.", {"run": "actorwork.run"}.get) == r"See \ :py:obj:`run() <actorwork.run>`\ \."
 
