@@ -1,5 +1,7 @@
 """The examples of the chapter on web frameworks are run, so that they cannot rot."""
 
+import ast
+import asyncio
 import importlib
 import re
 import sys
@@ -32,14 +34,19 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def section(title: str, url: str, defined: dict[str, Any] | None = None) -> dict[str, Any]:
     """Run the examples of a section; return what they define."""
+    defined = {} if defined is None else defined
+    defined |= {"__name__": "chapter", "url": url}
+    for example in examples(title):
+        exec(compile(example, str(CHAPTER), "exec"), defined)
+    return defined
+
+
+def examples(title: str) -> list[str]:
     (text,) = re.findall(
         rf"^## {title}\n(.*?)(?=^## |\Z)", CHAPTER.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
     )
-    defined = {} if defined is None else defined
-    defined |= {"__name__": "chapter", "url": url}
-    for example in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        exec(compile(example, str(CHAPTER), "exec"), defined)
-    return defined
+    found: list[str] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    return found
 
 
 def test_the_section_on_fastapi(url: str) -> None:
@@ -89,3 +96,25 @@ def test_the_section_on_litestar(url: str, monkeypatch: pytest.MonkeyPatch) -> N
     with importlib.import_module("litestar.testing").TestClient(chapter["app"]) as browser:
         sent = browser.post("/greetings/Ann").text
         assert "event: end" in browser.get(f"/greetings/{sent}/events").text
+
+
+def test_the_cells_of_the_section_on_notebooks(url: str) -> None:
+    """Each cell runs in a task of its own on the loop of the kernel, and may await: so does ipykernel run them."""
+    notebook: dict[str, Any] = {"__name__": "__main__", "url": url}
+    printed: list[str] = []
+    notebook["print"] = printed.append
+
+    async def run_cell(source: str) -> None:
+        running = eval(compile(source, "cell", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), notebook)
+        if running is not None:
+            await running
+
+    async def kernel() -> None:
+        async with asyncio.timeout(60):
+            for cell in examples("Notebooks"):
+                await asyncio.create_task(run_cell(cell))
+
+    asyncio.run(kernel())
+    assert notebook["words"] == 2
+    assert printed[-1] == "SUCCESS"
+    notebook["client"].close()
