@@ -68,7 +68,11 @@ class Ledger(Actor):
 
 class Account(Entity[Balance]):
     settings = Settings(
-        title="account", concurrency=8, retry=RetryPolicy(attempts=2), entities=Entities(idle=60, most=3, history=3)
+        title="account",
+        concurrency=8,
+        retry=RetryPolicy(attempts=2),
+        execution_timeout=5,
+        entities=Entities(idle=60, most=3, limit="20KB", history=3),
     )
     log: list[str]
 
@@ -105,7 +109,7 @@ class Account(Entity[Balance]):
             case "slow":
                 await trio.sleep(10_000)
             case "large":
-                self.state.steps = list(range(100_000))
+                self.state.steps = list(range(5_000))
             case "strange":
                 self.state.steps = [{1, 2}]  # type: ignore[list-item] # pyright: ignore[reportAttributeAccessIssue]
             case _:
@@ -174,7 +178,7 @@ async def test_a_state_is_as_it_was_after_anything_but_an_accepted_ack(how: str,
 @pytest.mark.parametrize(
     ("how", "reason"),
     [
-        ("large", "bytes, and the limit is 256,000 (Entities.limit); most of them are in state.steps: "),
+        ("large", "bytes, and the limit is 20,000 (Entities.limit); most of them are in state.steps: "),
         ("strange", "the state cannot be kept: state.steps[0] "),
     ],
 )
