@@ -513,6 +513,7 @@ CODE = {
     "publish_middleware": "code",
     "decode": "code",
     "loop": "how the handlers are written",
+    "entities": "which states are kept, and for how long, is part of what the code does",
     "priority": "up to those who send",
     "results_ttl": "up to those who send",
 }
