@@ -150,8 +150,11 @@ class FaultProxy:
         with suppress(OSError, trio.ClosedResourceError):
             while data := await link.client.recv(_CHUNK):
                 await self._flowing.wait()
+                # A test may set the fault as soon as these bytes are out, which is before this task continues: it is
+                # then about later ones.
+                counts = self._request_budget is not None
                 await _send_all(link.server, data)
-                if self._request_budget is not None:
+                if counts and self._request_budget is not None:
                     self._request_budget -= len(data)
                     if self._request_budget <= 0:
                         self._request_budget = None
@@ -171,12 +174,14 @@ class FaultProxy:
                     if self._request_budget is not None or link.has_dropped:
                         link.has_dropped = True
                         continue  # No reply to a request that is about to be cut.
+                    is_last = False
                     if self._reply_budget is not None:
                         piece = piece[: self._reply_budget]
                         self._reply_budget -= len(piece)
+                        is_last = self._reply_budget == 0
                     if not link.is_half_closed:
                         await _send_all(link.client, piece)
-                    if self._reply_budget == 0:
+                    if is_last and self._reply_budget == 0:
                         self._reply_budget = None
                         # Lets the forwarded bytes arrive before the reset, which would overtake them.
                         await trio.sleep(0.005)

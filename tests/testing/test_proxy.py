@@ -7,10 +7,12 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import pytest
 import trio
 import trio.testing
 from trio import socket as trio_socket
 
+from actorwork.testing import proxy as proxy_module
 from actorwork.testing.proxy import FaultProxy, open_proxy
 
 REPLY = bytes(range(256)) * 1000
@@ -64,6 +66,49 @@ async def test_what_comes_in_one_piece_stays_whole_when_it_is_split_in_the_middl
         proxy.split(500)
         proxy.delay(0)
         assert begun + await received(client, len(REPLY) - len(begun)) == REPLY
+
+
+def stands_still_after_sending(monkeypatch: pytest.MonkeyPatch) -> trio.Event:
+    """Have a task of the proxy that has sent bytes continue only after the event."""
+    send, gate = proxy_module._send_all, trio.Event()
+
+    async def send_and_stand_still(receiver: trio_socket.SocketType, data: bytes) -> None:
+        await send(receiver, data)
+        await gate.wait()
+
+    monkeypatch.setattr(proxy_module, "_send_all", send_and_stand_still)
+    return gate
+
+
+async def test_a_cut_is_about_what_comes_after_it_was_set(monkeypatch: pytest.MonkeyPatch):
+    """Also where the proxy's own task has not continued since it sent what came before."""
+    gate = stands_still_after_sending(monkeypatch)
+    async with open_link() as (proxy, client, server):
+        await sent(client, b"asked")
+        assert await received(server, 5) == b"asked"
+        await sent(server, b"answered")
+        assert await received(client, 8) == b"answered"
+        proxy.cut_after(0)
+        gate.set()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await sent(client, b"again")
+        assert await received(server, 5) == b"again"
+        await sent(server, b"lost")
+        assert await received(client, 1) == b""
+
+
+async def test_a_cut_after_a_request_counts_later_requests_only(monkeypatch: pytest.MonkeyPatch):
+    gate = stands_still_after_sending(monkeypatch)
+    async with open_link() as (proxy, client, server):
+        await sent(client, b"asked")
+        assert await received(server, 5) == b"asked"
+        proxy.cut_after_request(3)
+        gate.set()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await sent(client, b"ag")
+        assert await received(server, 2) == b"ag"
+        await sent(client, b"ain")
+        assert await received(client, 1) == b""
 
 
 async def test_a_connection_whose_replies_were_kept_back_is_not_healed_but_cut():
