@@ -10,6 +10,7 @@ import trio
 
 from actorwork.actors.actor import Actor
 from actorwork.settings import Settings
+from tests.forms import AT_REDIS
 from tests.patience import BUSY
 
 from .conftest import MANY, Drill, Node, Place, Redis, open_place, until, until_true
@@ -201,6 +202,7 @@ async def test_a_node_that_froze_for_three_leases_changes_nothing_any_more(url: 
         assert await place.broker.dead_letters.list() == []
 
 
+@AT_REDIS
 async def test_a_handler_that_blocks_for_longer_than_its_lease_keeps_its_message(url: str, drill: Drill):
     """A thread renews the lease, so a blocked loop does not make a message run twice."""
     async with open_place(url) as place:

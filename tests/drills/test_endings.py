@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from actorwork import Settings
+from tests.forms import AT_A_FILE, AT_REDIS
 from tests.patience import BUSY
 
 from .conftest import Drill, Node, Redis, open_place, until, until_true
@@ -210,6 +211,7 @@ async def test_a_handler_that_cannot_be_cancelled_is_ended_by_the_third_signal(u
         assert await place.broker.backlog("stubborn") == 1
 
 
+@AT_A_FILE
 @pytest.mark.parametrize("tree", ["stubborn", "blocker"])
 async def test_the_grace_bounds_all_of_it(url: str, drill: Drill, tree: str):
     """A handler that shields itself, and one that blocks the loop itself."""
@@ -226,6 +228,7 @@ async def test_the_grace_bounds_all_of_it(url: str, drill: Drill, tree: str):
         assert await place.broker.backlog(source) == 1
 
 
+@AT_REDIS
 async def test_a_message_that_was_in_flight_when_force_was_needed_is_run_again(url: str, drill: Drill):
     async with open_place(url) as place:
         await place.send_numbers("blocks", [0], seconds=60)

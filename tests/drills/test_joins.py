@@ -23,6 +23,7 @@ from actorwork.policy.settlement import Ack
 from actorwork.testing.conformance.fake_consumer import open_consumer
 from actorwork.testing.proxy import open_proxy
 from actorwork.workflows import Flow, Status, Step, group, step
+from tests.forms import forms
 
 from .conftest import MANY, PATIENCE, Drill, Node, Place, Redis, open_place, until
 from .workers import Double, Join, Joiner, Member
@@ -56,10 +57,16 @@ async def check_joins(place: Place, bodies: dict[str, list[int]], members: Seque
 
 # ------------------------------------------------------------------------------------------------------------- deaths
 
-AT_REDIS = ["settle.before", "settle.before:2", "settle.before:3", "settle.after", "settle.after:2", "settle.after:3"]
-EMBEDDED = [f"{point}:{turn}" for point in ("commit.before", "commit.after") for turn in (2, 3, 4, 6)]
-MORE = [f"{point}:{turn}" for point in ("settle.before", "settle.after", "wire.sent") for turn in range(4, 12)]
-MORE_EMBEDDED = [f"{point}:{turn}" for point in ("commit.before", "commit.after") for turn in (1, 5, *range(7, 16))]
+AT_REDIS = ["settle.before", "settle.before:3", "settle.after", "settle.after:3"]
+EMBEDDED = [f"{point}:{turn}" for point in ("commit.before", "commit.after") for turn in (3, 6)]
+MORE = [
+    "settle.before:2",
+    "settle.after:2",
+    *(f"{point}:{turn}" for point in ("settle.before", "settle.after", "wire.sent") for turn in range(4, 12)),
+]
+MORE_EMBEDDED = [
+    f"{point}:{turn}" for point in ("commit.before", "commit.after") for turn in (1, 2, 4, 5, *range(7, 16))
+]
 
 
 async def die_while_joining(drill: Drill, url: str, crash_at: str) -> None:
@@ -78,14 +85,14 @@ async def die_while_joining(drill: Drill, url: str, crash_at: str) -> None:
         assert (await run.info()).done == 7
 
 
-@pytest.mark.parametrize("crash_at", [*AT_REDIS, *(pytest.param(one, marks=pytest.mark.long) for one in MORE)])
+@pytest.mark.parametrize("crash_at", forms(*AT_REDIS, more=MORE))
 async def test_a_node_that_dies_as_it_settles_a_member_at_redis_lets_the_body_run_once(
     here: Redis, drill: Drill, crash_at: str
 ):
     await die_while_joining(drill, here.url, crash_at)
 
 
-@pytest.mark.parametrize("crash_at", [*EMBEDDED, *(pytest.param(one, marks=pytest.mark.long) for one in MORE_EMBEDDED)])
+@pytest.mark.parametrize("crash_at", forms(*EMBEDDED, more=MORE_EMBEDDED))
 async def test_a_node_that_dies_as_it_commits_a_member_lets_the_body_run_once(drill: Drill, crash_at: str):
     await die_while_joining(drill, f"sqlite:///{drill.folder}/messages.db", crash_at)
 

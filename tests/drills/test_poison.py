@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.forms import AT_A_FILE, AT_REDIS
+
 from . import poisoned
 from .conftest import Drill, Node, Place, Redis, open_place, until
 
@@ -75,6 +77,7 @@ async def test_poison_of_any_kind_is_a_dead_letter_after_max_crashes_and_everyth
         await place.check_account(BYSTANDERS)
 
 
+@AT_REDIS
 async def test_a_handler_that_takes_all_memory_fails_its_message_and_the_process_lives(url: str, drill: Drill):
     async with open_place(url) as place:
         node = await start(drill, url)
@@ -87,6 +90,7 @@ async def test_a_handler_that_takes_all_memory_fails_its_message_and_the_process
         await place.check_account(BYSTANDERS)
 
 
+@AT_A_FILE
 async def test_idle_replicas_that_are_killed_are_replaced_at_once(url: str, drill: Drill):
     """So are their successors; nothing waits for a lease."""
     async with open_place(url) as place:

@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from actorwork import Actor, Settings, open_system, receive
+from tests.forms import AT_REDIS, forms
 
 from .conftest import PATIENCE, Drill, Place, Redis, open_place, until
 from .workers import Single
@@ -57,7 +58,7 @@ async def test_ten_thousand_entries_written_before_the_first_start_are_all_handl
 NUMBERS = range(1000)
 
 
-@pytest.mark.parametrize("trees", [("both",), ("both", "both"), ("first", "second")])
+@pytest.mark.parametrize("trees", forms(("both",), ("first", "second"), more=[("both", "both")]))
 async def test_each_of_two_actors_gets_every_message_of_the_source_they_share(
     url: str, drill: Drill, trees: tuple[str, ...]
 ):
@@ -73,6 +74,7 @@ async def test_each_of_two_actors_gets_every_message_of_the_source_they_share(
         assert await place.broker.backlog("both") == 0
 
 
+@AT_REDIS
 async def test_the_second_actor_of_a_source_may_come_later_and_still_gets_every_message(url: str, drill: Drill):
     """Both groups are known, so a message waits for the one that has no node."""
     for tree in ("first", "second"):

@@ -10,6 +10,7 @@ import trio
 
 from actorwork.abc import Broker
 from actorwork.message import TriggerRecord
+from tests.forms import AT_A_FILE, AT_REDIS
 from tests.patience import BUSY
 
 from .conftest import PATIENCE, Drill, Node, open_place, until_true
@@ -61,6 +62,7 @@ async def settle_accounts(drill: Drill, broker: Broker, nodes: list[Node]) -> No
     assert await broker.dead_letters.list() == []
 
 
+@AT_REDIS
 async def test_five_schedulers_of_which_one_is_frozen_past_its_lease_fire_each_time_once(url: str, drill: Drill):
     async with open_place(url) as place:
         nodes = [drill.start("clock", url, lease=LEASE) for _ in range(5)]
@@ -81,6 +83,7 @@ async def test_five_schedulers_of_which_one_is_frozen_past_its_lease_fire_each_t
         await settle_accounts(drill, place.broker, nodes)
 
 
+@AT_A_FILE
 async def test_nodes_that_are_killed_again_and_again_lose_no_time(url: str, drill: Drill):
     async with open_place(url) as place:
         for turn in range(1, 4):

@@ -65,11 +65,6 @@ def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Said:
     return Said(file)
 
 
-# For what a process does alike at each broker: always at one of the two, and at the other one in the long tests.
-AT_REDIS = pytest.mark.parametrize("url", ["redis", pytest.param("embedded", marks=pytest.mark.long)], indirect=True)
-AT_A_FILE = pytest.mark.parametrize("url", ["embedded", pytest.param("redis", marks=pytest.mark.long)], indirect=True)
-
-
 @pytest.fixture(params=["embedded", "redis"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "redis":

@@ -6,8 +6,9 @@ import trio
 from actorwork import MessageFailed, Process, open_client, open_system
 from actorwork.events import ChildExited, Event, ProcessReplaced
 from actorwork.message import Status
+from tests.forms import AT_REDIS
 
-from .conftest import AT_REDIS, PATIENCE, Said, is_alive, until
+from .conftest import PATIENCE, Said, is_alive, until
 from .workers import Stuck, Worker
 
 

@@ -15,8 +15,9 @@ from actorwork.policy.settlement import Ack, Fail
 from actorwork.runtime.processes.control import Frames
 from actorwork.runtime.processes.event_frames import EventForwarding, event_from
 from actorwork.runtime.processes.parent_channel import ParentChannel
+from tests.forms import AT_A_FILE
 
-from .conftest import AT_A_FILE, PATIENCE, until
+from .conftest import PATIENCE, until
 from .workers import Second, Worker
 
 HERE = events.Origin("far", 17, "0f3a")

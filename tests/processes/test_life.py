@@ -27,8 +27,9 @@ from actorwork import (
 from actorwork.actors.tree.spec import StartMethod
 from actorwork.brokers import open_broker
 from actorwork.events import ChildExited, Event, ProcessHung, ProcessStarted
+from tests.forms import AT_REDIS
 
-from .conftest import AT_REDIS, PATIENCE, Program, Said, is_alive, until
+from .conftest import PATIENCE, Program, Said, is_alive, until
 from .workers import Crashing, Failing, Hanging, Opening, Second, Waiting, Worker
 
 E = TypeVar("E")

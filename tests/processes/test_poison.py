@@ -8,8 +8,9 @@ import trio
 from actorwork import MessageFailed, Process, ProcessLost, open_client, open_system
 from actorwork.events import ChildExited, Event, GaveUp
 from actorwork.workflows import Flow, step
+from tests.forms import AT_REDIS
 
-from .conftest import AT_REDIS, PATIENCE, Said
+from .conftest import PATIENCE, Said
 from .workers import Default, Watched
 
 POISON = ["exit", "break", "kill"] * 3 + ["block"]

@@ -7,8 +7,9 @@ import trio
 
 from actorwork import MessageInfo, Process, Status, open_client, open_system
 from actorwork.message import Progress
+from tests.forms import AT_REDIS
 
-from .conftest import AT_REDIS, PATIENCE, Said
+from .conftest import PATIENCE, Said
 from .workers import Worker
 
 

@@ -15,9 +15,10 @@ import trio
 import trio.testing
 
 from actorwork import Client, Process, open_client, open_system
+from tests.forms import AT_REDIS
 from tests.patience import BUSY
 
-from .conftest import AT_REDIS, ROOT, Program, Said, is_alive, until
+from .conftest import ROOT, Program, Said, is_alive, until
 from .workers import Third, Worker
 
 Start = Callable[..., Program]
