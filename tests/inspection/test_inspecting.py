@@ -10,9 +10,12 @@ import trio
 
 from actorwork import Actor, Settings, Supervisor, open_client, open_system, receive
 from actorwork.abc import Broker
+from actorwork.errors import BrokerError
 from actorwork.inspection import Inspection, as_json
 from actorwork.policy.reports import HeldMessage, NodeReport, PartReport, written
+from actorwork.streams.broker import RedisBroker
 from actorwork.testing.memory import MemoryBroker
+from actorwork.testing.redis_server import open_redis_server
 
 GATE: list[trio.Event] = []
 
@@ -35,6 +38,23 @@ async def until(look: Callable[[], Awaitable[Any]]) -> Any:
         while not (found := await look()):  # noqa: ASYNC110 - what it looks at is at a broker
             await trio.sleep(0.01)
     return found
+
+
+async def test_a_full_server_is_looked_at():
+    with open_redis_server() as server:
+        async with open_client(server.url) as client:
+            await client.publish("mails", {"number": 1})
+            broker = client.broker
+            assert isinstance(broker, RedisBroker)
+            await broker.client.call("CONFIG", "SET", "maxmemory", "1", idempotent=True)
+            try:
+                with pytest.raises(BrokerError, match="maxmemory"), trio.fail_after(30):
+                    await broker.reports.watch()
+                with trio.fail_after(30):
+                    source = await Inspection(broker).source("mails")
+                assert source.backlog == 1
+            finally:
+                await broker.client.call("CONFIG", "SET", "maxmemory", "0", idempotent=True)
 
 
 async def write(broker: Broker, node: str, *parts: PartReport, **facts: Any) -> NodeReport:
