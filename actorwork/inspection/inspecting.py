@@ -433,8 +433,12 @@ def _problems(gathered: Gathered, actors: Sequence[ActorInfo], sources: Sequence
         if source.backlog and source.why is not None and source.why.code in ("no reader", "lease lost", "blocked")
     ]
     dead = [source for source in sources if source.dead]
-    found += [Problem(kind="dead letters", name=one.name, text=f"{one.dead:,} dead letters") for one in dead]
+    found += [Problem(kind="dead letters", name=one.name, text=_letters(one.dead)) for one in dead]
     return found
+
+
+def _letters(count: int) -> str:
+    return f"{count:,} dead letter{'' if count == 1 else 's'}"
 
 
 def _stacks(facts: object) -> list[Stack]:

@@ -78,7 +78,10 @@ class DirectConnection:
 
     def __del__(self) -> None:
         # A connection that was opened for a cancelled task has no other owner, and an open socket warns when collected.
-        self.disconnect()
+        # No more than that: at the end of a program the modules that `disconnect` uses may be gone.
+        opened = self._sock
+        if opened is not None:
+            opened.close()
 
     def connect(self) -> None:
         """Open the socket and do the handshake: RESP3, credentials, name and database.
