@@ -132,6 +132,14 @@ class StateMachine(ProtocolMachine):
         assert version == self.versions[key]
 
     @invariant()
+    def everything_is_where_it_should_be(self) -> None:
+        """Of messages that are settled together, those with a state may take effect before or after the others."""
+        if hasattr(self, "world"):
+            sight = self.world.look()
+            assert dict(sight.places) == self.places
+            assert sorted(sight.effects) == sorted(self.effects)
+
+    @invariant()
     def states_are_those_of_accepted_settlements(self) -> None:
         if not hasattr(self, "world"):
             return
