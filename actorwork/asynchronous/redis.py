@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from collections.abc import Callable, Iterable, Sequence
+from random import SystemRandom
 from typing import Any, Final
 
 from actorwork.asynchronous.driver import check_loop
@@ -27,6 +27,7 @@ from actorwork.streams.transport.redis_py import (
 )
 from actorwork.streams.transport.wire import pack
 
+_chance: Final = SystemRandom()
 LOST: Final = (ConnectionError, TimeoutError, OSError)
 _LONGEST_PAUSE: Final = 1.0
 
@@ -200,7 +201,7 @@ class AsyncioRedis(CommonCommands):
                 return
 
     async def _pause(self, failures: int, lost: str) -> None:
-        seconds = random.uniform(0.5, 1) * min(_LONGEST_PAUSE, 0.01 * 2 ** min(failures, 10))
+        seconds = _chance.uniform(0.5, 1) * min(_LONGEST_PAUSE, 0.01 * 2 ** min(failures, 10))
         self._emit(BrokerLost(lost, seconds))
         await asyncio.sleep(seconds)
 

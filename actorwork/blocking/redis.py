@@ -7,12 +7,12 @@ seconds, and is sent again if that is harmless (`idempotent`); nearly all calls 
 from __future__ import annotations
 
 import os
-import random
 import socket
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from random import SystemRandom
 from typing import Any, Final
 
 from actorwork.blocking.driver import Deadlines
@@ -28,6 +28,7 @@ from actorwork.streams.transport.redis_py import (
 )
 from actorwork.streams.transport.wire import NOT_ENOUGH, Push, new_reader, pack
 
+_chance: Final = SystemRandom()
 LOST: Final = (ConnectionError, TimeoutError, OSError)
 _READ_SIZE: Final = 65536
 _PAGE: Final = 200
@@ -236,7 +237,7 @@ class BlockingRedis(CommonCommands):
 
     def _pause(self, failures: int, lost: str | None = None) -> None:
         # Called outside `except`: an interrupt here is shown without the error that caused the pause.
-        seconds = random.uniform(0.5, 1) * min(1.0, 0.01 * 2 ** min(failures, 10))
+        seconds = _chance.uniform(0.5, 1) * min(1.0, 0.01 * 2 ** min(failures, 10))
         if lost is not None:
             self._emit(BrokerLost(lost, seconds))
         left = self.deadlines.left()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from random import random
+from random import SystemRandom
 from typing import Final, NoReturn
 
 import trio
@@ -23,6 +23,8 @@ from actorwork.errors import BrokerError
 from actorwork.events import BrokerTrouble, PausesChanged
 from actorwork.message import Pause
 from actorwork.policy.pauses import is_off, withheld
+
+_chance: Final = SystemRandom()
 
 AGAIN: Final = 1.0
 """Seconds until a question that failed is asked again; also between two, where the broker cannot notify."""
@@ -127,7 +129,7 @@ class Pausing:
             if not is_notified:
                 self._interval = AGAIN
             while True:
-                pause = self._interval * (1 - SPREAD * random())
+                pause = self._interval * (1 - SPREAD * _chance.random())
                 # Before the question: a change while it is asked sets the new event, and is asked for at once.
                 self._notified = trio.Event()
                 try:

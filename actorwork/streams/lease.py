@@ -20,7 +20,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from random import random
+from random import SystemRandom
 from typing import Final
 
 import trio
@@ -31,6 +31,7 @@ from actorwork.streams import keys
 from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.redis_py import RedisPyConnection
 
+_chance: Final = SystemRandom()
 _RETRY_EVERY: Final = 0.25
 _SPREAD: Final = 0.1
 """Part of the time between two renewals by which one may come earlier: nodes that began together drift apart."""
@@ -157,7 +158,7 @@ class Lease:
                 if not is_troubled:
                     self._tell(self._on_trouble, str(error), f"again every {pause:g} s")
                     is_troubled = True
-            self._wake.wait(pause * (1 - _SPREAD * random()))
+            self._wake.wait(pause * (1 - _SPREAD * _chance.random()))
             # Cleared before the condition of the loop is checked: the task that sets it changes the condition first.
             self._wake.clear()
         if connection is not None:

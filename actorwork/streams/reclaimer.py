@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from random import random
+from random import SystemRandom
 from typing import Any, Final, NoReturn
 
 import trio
@@ -38,6 +38,7 @@ from actorwork.streams.transport.client import RedisClient
 from actorwork.streams.transport.redis_py import InvalidResponse, RedisError, ResponseError
 from actorwork.streams.transport.wire import is_list_of
 
+_chance: Final = SystemRandom()
 _EVERY: Final = 1.0
 _SPREAD: Final = 0.1
 """Part of a second by which looks come earlier, at random, so that those of many nodes do not come together.
@@ -134,7 +135,7 @@ class Reclaimer:
         *,
         on_no_lease: Callable[[], None],
         on_lost: Callable[[InFlightEntries, Iterable[tuple[bytes, bytes]]], None],
-        dice: Callable[[], float] = random,
+        dice: Callable[[], float] = _chance.random,
     ) -> None:
         self._client = client
         self._sources = sources

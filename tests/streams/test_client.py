@@ -246,7 +246,7 @@ async def test_data_that_was_appended_to_disk_is_there_after_a_kill():
 
 
 def test_the_backoff_grows_to_a_second_and_no_further(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(client_module.random, "uniform", max)
+    monkeypatch.setattr(client_module._chance, "uniform", max)
     assert [client_module._backoff(failures) for failures in (0, 1, 6, 7, 100_000)] == [0.01, 0.02, 0.64, 1, 1]
 
 

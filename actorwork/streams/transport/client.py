@@ -21,9 +21,9 @@ server's return.
 """
 
 import math
-import random
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from random import SystemRandom
 from typing import Any, Final
 
 import attrs
@@ -43,6 +43,7 @@ from actorwork.streams.transport.redis_py import (
 )
 from actorwork.streams.transport.wire import pack
 
+_chance: Final = SystemRandom()
 _BACKOFF_BASE: Final = 0.01
 _BACKOFF_CAP: Final = 1.0
 _PROVEN_AFTER: Final = 1.0
@@ -427,7 +428,7 @@ class RedisClient(CommonCommands):
 
 
 def _backoff(failures: int) -> float:
-    return random.uniform(0, min(_BACKOFF_CAP, _BACKOFF_BASE * 2 ** min(failures, 10)))
+    return _chance.uniform(0, min(_BACKOFF_CAP, _BACKOFF_BASE * 2 ** min(failures, 10)))
 
 
 def _ignore(_value: object) -> None:

@@ -27,13 +27,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import selectors
 import socket
 import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from random import SystemRandom
 from typing import Any, Final, cast
 
 import attrs
@@ -51,6 +51,7 @@ from actorwork.streams.transport.redis_py import (
 from actorwork.streams.transport.urls import SENTINEL_ANSWERS_WITHIN
 from actorwork.streams.transport.wire import NOT_ENOUGH, Push, new_reader, pack
 
+_chance: Final = SystemRandom()
 _ASK_EVERY: Final = (1.0, 2.0)
 _SILENT_FOR: Final = 10.0
 """Seconds for which a sentinel that did not answer is asked only if no other one answers."""
@@ -204,11 +205,11 @@ class Sentinels:
                         answer = ear.ask()
                         if not isinstance(answer, str):
                             self._compare(answer[1])
-                        ear.wait_switched(random.uniform(*_ASK_EVERY))
+                        ear.wait_switched(_chance.uniform(*_ASK_EVERY))
             except (BrokerError, RedisError, OSError):
                 # Others are followed besides. That none answers is reported by those that connect.
                 failures += 1
-                time.sleep(min(2.0, 0.1 * 2 ** min(failures, 5)) * random.uniform(0.5, 1.0))
+                time.sleep(min(2.0, 0.1 * 2 ** min(failures, 5)) * _chance.uniform(0.5, 1.0))
             with self._locked():
                 if not self._connections():
                     del self._threads[place.name]
