@@ -7,6 +7,7 @@
     litestar     a plugin: the client for handlers, `event_response`, and the dashboard
     quart        an extension of Quart-Trio, which hosts actors on the loop of the application
     opened       the client that an application keeps open: what happens while the broker is away
+    following    the events that a response follows
     lazy         the sync client that a process opens when it is needed
     extras       the error for a framework that is not installed
 

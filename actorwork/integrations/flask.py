@@ -1,16 +1,18 @@
 """A client in a Flask application.
 
-actors = Actorwork()                        # beside the app, or in a module of extensions
+    actors = Actorwork()                        # beside the app, or in a module of extensions
 
-def create_app() -> Flask:
-    app = Flask(__name__)
-    app.config["ACTORWORK_BROKER"] = "redis://localhost:6379/0"
-    actors.init_app(app)
-    return app
+    def create_app() -> Flask:
+        app = Flask(__name__)
+        app.config["ACTORWORK_BROKER"] = "redis://localhost:6379/0"
+        actors.init_app(app)
+        return app
 
-@app.post("/orders")
-def order() -> dict[str, str]:
-    return {"id": actors.client.ref("mailer").submit({"order": request.json}).id}
+    @app.post("/orders")
+    def order() -> dict[str, str]:
+        return {"id": actors.client.ref("mailer").submit({"order": request.json}).id}
+
+The client is one of `actorwork.sync`; all threads of a process share it.
 """
 
 from __future__ import annotations

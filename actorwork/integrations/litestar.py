@@ -1,30 +1,31 @@
 """A client in a Litestar application, and the dashboard if it is wanted; on asyncio and on Trio.
 
-app = Litestar([order, follow], plugins=[ActorworkPlugin("redis://localhost:6379/0", dashboard="/actors")])
+    app = Litestar([order, follow], plugins=[ActorworkPlugin("redis://localhost:6379/0", dashboard="/actors")])
 
-@post("/orders")
-async def order(data: JSONBody[Order], actors: ClientDep) -> dict[str, str]:
-receipt = await actors.ref(Mailer).submit(Confirm(data.email))
-return {"id": receipt.id}
+    @post("/orders")
+    async def order(data: JSONBody[Order], actors: ClientDep) -> dict[str, str]:
+        receipt = await actors.ref(Mailer).submit(Confirm(data.email))
+        return {"id": receipt.id}
 
-@get("/orders/{id:str}/events")
-async def follow(id: FromPath[str], actors: Client) -> Stream:
-return await event_response(actors.receipt(id))
+    @get("/orders/{id:str}/events")
+    async def follow(id: FromPath[str], actors: ClientDep) -> Stream:
+        return await event_response(actors.receipt(id))
+
+Litestar gives the client to each handler that has a parameter called `actors`.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
-from actorwork.asynchronous.server_sent import Watched, events
+from actorwork.asynchronous.server_sent import Watched
 from actorwork.clients.client import Client
 from actorwork.durations import Duration
 from actorwork.errors import BrokerError, NotRunning
 from actorwork.integrations.extras import missing
-from actorwork.message import Status
+from actorwork.integrations.following import known_events
 
 try:
     from litestar import Litestar, asgi
@@ -142,13 +143,8 @@ async def event_response(
 
     Answers 404 for one that the broker does not know. On asyncio only: raises `NotRunning` on Trio.
     """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        raise NotRunning("event_response follows on asyncio only, and this application runs on Trio") from None
-    if (await watched.info()).status is Status.UNKNOWN:
+    stream = await known_events(watched, data, keep_alive)
+    if stream is None:
         raise NotFoundException(detail="nothing is known of it, or is known no longer")
-    options: dict[str, Any] = {} if data is None else {"data": data}
-    stream = events(watched, keep_alive=keep_alive, **options)
     headers = {name: value for name, value in stream.headers.items() if name != "Content-Type"}
     return Stream(aiter(stream), headers=headers, media_type=stream.headers["Content-Type"])

@@ -15,17 +15,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from actorwork.asynchronous.server_sent import Watched, events
+from actorwork.asynchronous.server_sent import Watched
 from actorwork.clients.client import Client
 from actorwork.durations import Duration
 from actorwork.errors import BrokerError, NotRunning
 from actorwork.integrations.extras import missing
-from actorwork.message import Status
+from actorwork.integrations.following import known_events
 
 try:
     from starlette.exceptions import HTTPException
@@ -91,12 +90,7 @@ async def event_response(
 
     Answers 404 for one that the broker does not know. On asyncio only: raises `NotRunning` on Trio.
     """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        raise NotRunning("event_response follows on asyncio only, and this application runs on Trio") from None
-    if (await watched.info()).status is Status.UNKNOWN:
+    stream = await known_events(watched, data, keep_alive)
+    if stream is None:
         raise HTTPException(404, "nothing is known of it, or is known no longer")
-    options: dict[str, Any] = {} if data is None else {"data": data}
-    stream = events(watched, keep_alive=keep_alive, **options)
     return StreamingResponse(stream, headers=stream.headers)
