@@ -19,7 +19,21 @@ import attrs
 import trio
 import trio.lowlevel
 
-from actorwork import Actor, Child, Fail, Interval, Message, Reject, Retry, RetryPolicy, Settings, Trigger, receive, run
+from actorwork import (
+    Actor,
+    Child,
+    Fail,
+    Interval,
+    MailboxSettings,
+    Message,
+    Reject,
+    Retry,
+    RetryPolicy,
+    Settings,
+    Trigger,
+    receive,
+    run,
+)
 from actorwork.brokers import open_broker
 from actorwork.message import RESULT_TTL, Envelope
 from actorwork.telemetry.configuring import configure
@@ -69,9 +83,12 @@ class Worker(Noting):
 
 
 class Single(Noting):
-    """Waits for `seconds`, or until the file `gate` exists, with one message at a time."""
+    """Waits for `seconds`, or until the file `gate` exists, with one message at a time.
 
-    settings = Settings(title="single", sources={"singles"})
+    How many messages it reads ahead depends on the speed of the machine, but never exceeds its mailbox.
+    """
+
+    settings = Settings(title="single", sources={"singles"}, mailbox=MailboxSettings(capacity=250))
 
     @receive
     async def work(self, *, number: int, seconds: float = 0.0, gate: str = "") -> int:
