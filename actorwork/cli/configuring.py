@@ -16,6 +16,7 @@ from actorwork.cli.running import config_option
 if TYPE_CHECKING:
     from actorwork.actors.tree.spec import Child, Supervisor
     from actorwork.runtime.configuration.loading import Configuration
+    from actorwork.settings import Settings
 
 DEFAULT = "default"
 CODE = "code"
@@ -140,7 +141,7 @@ def _of_tree(configuration: Configuration, root: Supervisor) -> Iterator[Row]:
 
 
 def _of_actor(configuration: Configuration, child: Child) -> Iterator[Row]:
-    from actorwork.runtime.configuration.changing import OWN_LIMITS
+    from actorwork.runtime.configuration.changing import OWN_LIMITS, is_entity
     from actorwork.runtime.configuration.fields import ActorFields
     from actorwork.runtime.configuration.sources import is_same, kind_of, options_of, written
     from actorwork.settings import Settings
@@ -156,12 +157,17 @@ def _of_actor(configuration: Configuration, child: Child) -> Iterator[Row]:
         name, setting = written(("actors", child.title, *parts)), given.get(parts)
         if setting is not None:
             yield Row(name, kind.shown(setting.value), setting.origin)
-        elif parts[0] not in OWN_LIMITS:
+        elif parts[0] not in OWN_LIMITS and (parts[0] != "entities" or is_entity(child)):
             value = _within(child.settings, parts)
             yield Row(name, kind.shown(value), DEFAULT if value == _within(default, parts) else CODE)
 
 
-def _within(value: Any, parts: Sequence[str]) -> Any:
+def _within(settings: Settings, parts: Sequence[str]) -> Any:
+    from actorwork.settings import Entities
+
+    value: Any = settings
     for part in parts:
         value = getattr(value, part)
+        if value is None and part == "entities":
+            value = Entities()  # As an entity has it that says nothing of this.
     return value

@@ -13,7 +13,9 @@ and from another terminal
 
 from __future__ import annotations
 
-from actorwork import Actor, CircuitBreaker, Process, RateLimit, Settings, receive, run
+import attrs
+
+from actorwork import Actor, CircuitBreaker, Entity, Process, RateLimit, Settings, receive, run
 
 
 class Mailer(Actor):
@@ -36,7 +38,22 @@ class Thumbnails(Actor):
         self.context.log.warning("shrank %s", path)
 
 
-tree = [Mailer, Process([Thumbnails], name="studio")]
+@attrs.define
+class Contents:
+    pieces: int = 0
+
+
+class Cart(Entity[Contents]):
+    """Counts what is in the cart of each customer; an operator may say how long carts are kept."""
+
+    settings = Settings(title="cart")
+
+    @receive
+    async def put(self, *, pieces: int) -> None:
+        self.state.pieces += pieces
+
+
+tree = [Mailer, Cart, Process([Thumbnails], name="studio")]
 
 if __name__ == "__main__":
     run(tree, config="default.toml")

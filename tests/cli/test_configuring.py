@@ -74,6 +74,22 @@ def test_each_setting_is_shown_with_its_origin_and_secrets_are_masked(market: Sh
     assert whole['actors."till desk".execution_timeout'] == ("1m", "code")
     assert whole['actors."till desk".sources'] == ("orders", "code")
     assert whole['actors."till desk".dead_letters.max_age'] == ("30d", "default")
+    assert not any(".entities." in name for name in whole)
+
+
+def test_how_states_are_kept_is_shown_of_entities(shell: Shell):
+    shell.folder.joinpath("bank.py").write_text(
+        "from actorwork import Entities, Entity, Settings, receive\n"
+        "class Account(Entity[int]):\n"
+        "    settings = Settings(title='account', entities=Entities(history=5))\n"
+        "    @receive\n"
+        "    async def take(self, message: int) -> None: ...\n"
+    )
+    shell.folder.joinpath("bank.toml").write_text("[actors.account]\nentities.ttl = '90d'\n")
+    whole = rows(shell, "bank:Account", "--config", "bank.toml", "--all")
+    assert whole["actors.account.entities.ttl"] == ("90d", "bank.toml")
+    assert whole["actors.account.entities.history"] == ("5", "code")
+    assert whole["actors.account.entities.idle"] == ("5m", "default")
 
 
 def test_where_nothing_is_set_a_note_says_so(shell: Shell):

@@ -23,6 +23,8 @@ from actorwork import (
     ConcurrencyLimit,
     ConfigurationError,
     DynamicSupervisor,
+    Entities,
+    Entity,
     MissingExtra,
     Pool,
     Process,
@@ -79,8 +81,24 @@ class Later(Actor):
     async def take(self, message: int) -> None: ...
 
 
+class Account(Entity[int]):
+    settings = Settings(title="account")
+
+    @receive
+    async def take(self, message: int) -> None: ...
+
+
+class Cart(Entity[int]):
+    settings = Settings(title="cart", entities=Entities(idle=60, history=5))
+
+    @receive
+    async def take(self, message: int) -> None: ...
+
+
 def tree() -> Supervisor:
-    return root_of([Process([Mailer], name="post", replicas=2), Pool(Local, 2), DynamicSupervisor(Later)])
+    return root_of(
+        [Process([Mailer], name="post", replicas=2), Pool(Local, 2), DynamicSupervisor(Later), Account, Cart]
+    )
 
 
 def loaded(tmp_path: Path, text: str, name: str = "actorwork.toml", **environment: str) -> Configuration:
@@ -409,6 +427,23 @@ def test_it_changes_actors_limits_and_processes_wherever_they_are(tmp_path: Path
     assert next(processes_in(tree())).replicas == 2
 
 
+def test_it_changes_how_the_states_of_an_entity_are_kept(tmp_path: Path):
+    found = loaded(
+        tmp_path,
+        """
+        [actors.account.entities]
+        idle = "10m"
+        limit = "1MB"
+        ttl = "90d"
+        """,
+        ACTORWORK_ACTORS__CART__ENTITIES__MOST="7",
+    )
+    assert settings_of(found, "account").entities == Entities(idle=600, limit=1_000_000, ttl=90 * 86_400)
+    assert settings_of(found, "cart").entities == Entities(idle=60, most=7, history=5)
+    again = loaded(tmp_path, "[actors.cart]\nentities.ttl = 'none'\nentities.history = 0")
+    assert settings_of(again, "cart").entities == Entities(idle=60)
+
+
 def test_without_settings_for_it_a_tree_stays_the_very_same():
     root = tree()
     assert load_configuration(environment={"ACTORWORK_LEASE": "3s"}).applied_to(root) is root
@@ -426,6 +461,7 @@ def test_without_settings_for_it_a_tree_stays_the_very_same():
         ("[limits.room]\nrate = 2", "limits.room is a Bulkhead: it has no rate"),
         ("[actors.'send mail']\nsoft_timeout = '2m'", 'actors."send mail": Settings.soft_timeout wants less than'),
         ("[actors.Local]\nrate_limit.burst = 2", "actors.Local: rate_limit wants rate too"),
+        ("[actors.later]\nentities.idle = 2", "actors.later: entities: it is no Entity, so it has no states"),
         ("[processes.post]\nreplicas = 2\nscale.min = 2", "processes.post: replicas and scale are both set"),
         ("[processes.post.scale]\nmin = 9", "processes.post: Scale.max wants at least min=9, got 8"),
     ],
@@ -513,7 +549,6 @@ CODE = {
     "publish_middleware": "code",
     "decode": "code",
     "loop": "how the handlers are written",
-    "entities": "which states are kept, and for how long, is part of what the code does",
     "priority": "up to those who send",
     "results_ttl": "up to those who send",
 }
@@ -554,6 +589,8 @@ def test_the_documented_file_has_every_setting_with_its_default(tmp_path: Path):
     names = {"actors": "mailer", "processes": "studio", "limits": "smtp"}
     expected = set(options_of(ProgramFields))
     expected |= {f"{table}.{names[table]}.{path}" for table, of in TABLES.items() for path in options_of(of)}
+    # What only an entity has stands at one.
+    expected = {name.replace(".mailer.entities.", ".cart.entities.") for name in expected}
     assert there == expected
 
 

@@ -19,7 +19,7 @@ from actorwork.policy.limits import CircuitBreaker, ConcurrencyLimit, Limit, Rat
 from actorwork.policy.scaling import Scale
 from actorwork.runtime.configuration.problems import Problems, suggestion
 from actorwork.runtime.configuration.sources import is_same, written
-from actorwork.settings import Settings
+from actorwork.settings import Entities, Settings
 from actorwork.shown import Value
 
 OWN_LIMITS: Final[Mapping[str, type[RateLimit | ConcurrencyLimit | CircuitBreaker]]] = {
@@ -49,6 +49,8 @@ class ActorChanges(Value):
             else:
                 changes[field] = value
         changes |= {name: attrs.evolve(getattr(settings, name), **tables[name]) for name in NESTED if name in tables}
+        if "entities" in tables:
+            changes["entities"] = attrs.evolve(settings.entities or Entities(), **tables["entities"])
         limits = [changed_limit(limit, self.limits) for limit in settings.limits]
         for table, kind in OWN_LIMITS.items():
             if table in tables:
@@ -170,6 +172,8 @@ class _Changed:
             return child
         changes = ActorChanges(values, limits)
         try:
+            if any(path.startswith("entities.") for path in values) and not is_entity(child):
+                raise SettingsError("entities: it is no Entity, so it has no states; remove these settings")
             changes.applied_to(child.settings)
         except SettingsError as error:
             self._problems.add(place, f"{written(('actors', child.title))}: {error}")
@@ -195,6 +199,11 @@ class _Changed:
                     self._changes.place("processes", name), f"{written(('processes', process.title))}: {error}"
                 )
         return process
+
+
+def is_entity(child: Child) -> bool:
+    """Whether a child is an `Entity`, which has states."""
+    return getattr(child.actor, "__actorwork_entity__", False)
 
 
 def actors_in(spec: Spec) -> Iterator[Child]:

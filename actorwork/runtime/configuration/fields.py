@@ -30,6 +30,7 @@ from actorwork.settings import (
     SOFT_BOUNDS,
     SOURCE_IN_WORDS,
     DeadLetterSettings,
+    Entities,
     EventSettings,
     MailboxSettings,
     Settings,
@@ -68,6 +69,15 @@ class EventFields:
     max_batch_size: int = _of(
         like(EventSettings, "max_batch_size", "whole", "How many messages travel in the script that settles.")
     )
+
+
+@attrs.frozen(kw_only=True)
+class EntityFields:
+    idle: float = _of(like(Entities, "idle", "duration", "How long an instance without messages stays in memory."))
+    most: int = _of(like(Entities, "most", "whole", "How many instances without a message in hand a node keeps."))
+    limit: int = _of(like(Entities, "limit", "size", "How large the JSON of a state may be."))
+    ttl: float = _of(like(Entities, "ttl", "duration", "For how long a state is kept after its last change."))
+    history: int = _of(like(Entities, "history", "whole", "How many of its last changes are kept beside a state."))
 
 
 @attrs.frozen(kw_only=True)
@@ -132,6 +142,7 @@ class ActorFields:
     mailbox: MailboxFields = attrs.field(factory=MailboxFields)
     dead_letters: DeadLetterFields = attrs.field(factory=DeadLetterFields)
     event_settings: EventFields = attrs.field(factory=EventFields)
+    entities: EntityFields = attrs.field(factory=EntityFields)
     rate_limit: RateFields = attrs.field(factory=RateFields)
     concurrency_limit: ConcurrencyFields = attrs.field(factory=ConcurrencyFields)
     circuit_breaker: CircuitFields = attrs.field(factory=CircuitFields)
