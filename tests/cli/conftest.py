@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,14 +133,19 @@ class Shell:
 
 
 @pytest.fixture
-def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
     (tmp_path / "shop.py").write_text(SHOP)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    # Every test has a module `shop` of its own, which must not be the one of the test before.
+    # Every test has modules of its own, such as `shop`, which no other test may find.
     monkeypatch.delitem(sys.modules, "shop", raising=False)
+    before = set(sys.modules)
     for name in [name for name in os.environ if name.startswith("ACTORWORK_")]:
         monkeypatch.delenv(name)
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):  # With one of them, what is no terminal is taken for one.
         monkeypatch.delenv(name, raising=False)
-    return Shell(tmp_path, f"sqlite:///{tmp_path}/messages.db")
+    yield Shell(tmp_path, f"sqlite:///{tmp_path}/messages.db")
+    own = {tmp_path, HOUSE / "examples" / "config"}
+    for name in set(sys.modules) - before:
+        if Path(getattr(sys.modules[name], "__file__", None) or "/").parent in own:
+            del sys.modules[name]

@@ -44,10 +44,9 @@ replicas = 1
 
 
 @pytest.fixture
-def market(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Shell:
+def market(shell: Shell) -> Shell:
     (shell.folder / "market.py").write_text(TREE)
     (shell.folder / "actorwork.toml").write_text(FILE)
-    monkeypatch.delitem(sys.modules, "market", raising=False)
     return shell
 
 

@@ -46,6 +46,8 @@ class Project:
 
     def at(self, page: int) -> "Project":
         files_of(page, self.directory)
+        for file in self.directory.glob("*.py"):  # A test of something else may have imported one of the same name.
+            self._patch.delitem(sys.modules, file.stem, raising=False)
         self._patch.chdir(self.directory)
         self._patch.setattr(sys, "path", [str(self.directory), *sys.path])
         importlib.invalidate_caches()
