@@ -118,9 +118,18 @@ class Client:
         """Send a message to a source, for every actor that reads it; return the id under which it is stored."""
         return run(self._client.publish(source, message, **options))
 
-    def receipt(self, id: str) -> Receipt[Any]:
-        """Return the receipt for a message that was submitted before, perhaps by another process."""
-        return Receipt(self._client.receipt(id))
+    @overload
+    def receipt(self, id: str, of: type[Message[Any, R]]) -> Receipt[R]: ...
+    @overload
+    def receipt(self, id: str, of: FunctionActor[..., R]) -> Receipt[R]: ...
+    @overload
+    def receipt(self, id: str) -> Receipt[Any]: ...
+    def receipt(self, id: str, of: Any = None) -> Receipt[Any]:
+        """Return the receipt for a message that was submitted before, perhaps by another process.
+
+        With `of`, the class of the message or the function that it calls, its result has the type that these declare.
+        """
+        return Receipt(self._client.receipt(id, of))
 
     # ---- workflows ----
 
@@ -287,9 +296,18 @@ class Ref(Generic[A_co]):
         """Do all of `submit` but the sending; `send` of what this returns does that."""
         return Prepared(self._ref.prepare(message, **options))
 
-    def receipt(self, id: str) -> Receipt[Any]:
-        """Return the receipt for a message that was submitted before, perhaps by another process."""
-        return Receipt(self._ref.receipt(id))
+    @overload
+    def receipt(self, id: str, of: type[Message[A_co, R]]) -> Receipt[R]: ...
+    @overload
+    def receipt(self, id: str, of: FunctionActor[..., R]) -> Receipt[R]: ...
+    @overload
+    def receipt(self, id: str) -> Receipt[Any]: ...
+    def receipt(self, id: str, of: Any = None) -> Receipt[Any]:
+        """Return the receipt for a message that was submitted before, perhaps by another process.
+
+        With `of`, the class of the message or the function that it calls, its result has the type that these declare.
+        """
+        return Receipt(self._ref.receipt(id, of))
 
 
 class EntityRef(Ref[A_co]):

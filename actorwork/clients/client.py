@@ -20,13 +20,13 @@ from actorwork.actors.handlers.table import handlers_of
 from actorwork.actors.tree.hooks import Hooks
 from actorwork.clients.identity import whoami
 from actorwork.clients.receipts import Receipt
-from actorwork.clients.refs import StreamRef
+from actorwork.clients.refs import StreamRef, declared_result
 from actorwork.clients.sender import Sender, source_name
 from actorwork.clients.titles import title_of
 from actorwork.durations import Duration
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerAdvice
-from actorwork.message import MessageState, Pause, PauseKind
+from actorwork.message import Message, MessageState, Pause, PauseKind
 from actorwork.policy.bounds import check_name
 from actorwork.policy.pauses import trigger_name
 from actorwork.policy.schedule import milliseconds
@@ -278,13 +278,20 @@ class Client:
         sending = Sending.of(options) if options else PLAIN
         return await self._sender.send_one(self._sender.envelope(source_name(source), message, sending))
 
-    def receipt(self, id: str) -> Receipt[Any]:
+    @overload
+    def receipt(self, id: str, of: type[Message[Any, R]]) -> Receipt[R]: ...
+    @overload
+    def receipt(self, id: str, of: FunctionActor[..., R]) -> Receipt[R]: ...
+    @overload
+    def receipt(self, id: str) -> Receipt[Any]: ...
+    def receipt(self, id: str, of: Any = None) -> Receipt[Any]:
         """Return the receipt for a message that was submitted before, perhaps by another process.
 
-        Whether there is such a message is known when the receipt is used. Where the actor is known, `ref(actor)` has
-        receipts that need not look for it.
+        `of` is the class of the message, or the function that it calls: then the result has the type that these
+        declare. Without it, the result is the JSON value that is stored. Whether there is such a message is known when
+        the receipt is used. Where the actor is known, `ref(actor)` has receipts that need not look for it.
         """
-        return Receipt(id, "", self._sender, "its actor", Any)
+        return Receipt(id, "", self._sender, "its actor", Any if of is None else declared_result(of))
 
     # ---- workflows ----
 

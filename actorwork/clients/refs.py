@@ -14,11 +14,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, cast, overload
 
 import attrs
 
-from actorwork.actors.handlers.table import HandlerTable
+from actorwork.abc import FunctionActor
+from actorwork.actors.handlers.table import HandlerTable, handlers_of
 from actorwork.clients.receipts import Receipt
 from actorwork.clients.sender import Sender, reply
 from actorwork.durations import Duration, seconds_of
@@ -121,9 +122,19 @@ class StreamRef(Generic[A_co]):
         self._sender.may_send_again()
         return Prepared(envelope.id, self.source, envelope, self._sender, partial(self._receipt, message))
 
-    def receipt(self, id: str) -> Receipt[Any]:
-        """Return the receipt for a message that was submitted before, perhaps by another process."""
-        return Receipt(id, self.source, self._sender, repr(self.title), Any)
+    @overload
+    def receipt(self, id: str, of: type[Message[A_co, R]]) -> Receipt[R]: ...
+    @overload
+    def receipt(self, id: str, of: FunctionActor[..., R]) -> Receipt[R]: ...
+    @overload
+    def receipt(self, id: str) -> Receipt[Any]: ...
+    def receipt(self, id: str, of: Any = None) -> Receipt[Any]:
+        """Return the receipt for a message that was submitted before, perhaps by another process.
+
+        `of` is the class of the message, or the function that it calls: then the result has the type that these
+        declare. Without it, the result is the JSON value that is stored.
+        """
+        return Receipt(id, self.source, self._sender, repr(self.title), Any if of is None else declared_result(of))
 
     def _submitted(self, message: object, options: SubmitOptions) -> Envelope:
         self._check(message)
@@ -145,6 +156,19 @@ class StreamRef(Generic[A_co]):
         if self._handlers is not None:
             return self._handlers.reply_type(message)
         return declared_reply(type(message))
+
+
+def declared_result(of: Any) -> Any:
+    """Return the type of the reply that a class of messages declares, or what a function that is an actor returns."""
+    message_class: Any = getattr(of, "message_class", of)
+    if not (isinstance(message_class, type) and issubclass(message_class, Message)):
+        raise TypeError(
+            f"of: wanted the class of the message, derived from Message[Actor, Reply], or a function that is an actor;"
+            f" got {of!r}"
+        )
+    if message_class is of:
+        return declared_reply(cast("type[Any]", message_class))
+    return handlers_of(of).by_class[message_class].returns
 
 
 def chain_of(source: str, key: str | None) -> list[Json]:

@@ -15,6 +15,7 @@ from trio.testing import MockClock
 from actorwork import codec, errors
 from actorwork.abc import Broker
 from actorwork.actors.actor import Actor
+from actorwork.actors.functions import actor
 from actorwork.actors.handlers.table import receive
 from actorwork.brokers import open_broker
 from actorwork.clients import Client, open_client
@@ -82,6 +83,11 @@ class Greeter(Actor):
     async def sloppy(self, *, times: int) -> int:
         text: Any = "no number" if times == 0 else times
         return text
+
+
+@actor(title="turned")
+async def turned(point: Point) -> Point:
+    return Point(point.y, point.x)
 
 
 @pytest.fixture(autouse=True)
@@ -227,6 +233,23 @@ async def test_a_receipt_is_found_again_by_its_id(url: str):
         assert submitted.id == "order-17"
         async with open_client(client.broker) as another:
             assert await another.ref(Greeter).receipt("order-17").result() == 4
+
+
+async def test_a_receipt_by_id_has_the_type_that_the_message_or_the_function_declares(url: str):
+    async with (
+        open_broker(url) as broker,
+        open_system([Greeter, turned], broker=broker, grace=1),
+        open_client(broker) as client,
+    ):
+        mirrored = await client.ref(Greeter).submit(Mirror(Point(1, 2)))
+        called = await client.submit(turned, Point(3, 4))
+        async with open_client(broker) as another:
+            assert await another.receipt(mirrored.id, Mirror).result() == Point(2, 1)
+            assert await another.ref(Greeter).receipt(mirrored.id, Mirror).result() == Point(2, 1)
+            assert await another.receipt(mirrored.id).result() == {"x": 2, "y": 1}
+            assert await another.receipt(called.id, turned).result() == Point(4, 3)
+            with pytest.raises(TypeError, match=r"of: wanted the class of the message, .* got <class '.*\.Point'>"):
+                another.receipt(mirrored.id, Point)  # type: ignore[call-overload] # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 async def test_a_failed_receipt_raises_what_was_raised_there(url: str):

@@ -98,6 +98,8 @@ async def a_durable_ref(greeter: StreamRef[Greeter], counter: StreamRef[Counter]
     assert_type(receipt, Receipt[str])
     assert_type(await receipt.result(timeout=5), str)
     assert_type(await greeter.submit({"name": "Ann"}), Receipt[Any])
+    assert_type(greeter.receipt("1", Greet), Receipt[str])
+    assert_type(greeter.receipt("1"), Receipt[Any])
     assert_type(await greeter.prepare(Greet("Ann")).send(), Receipt[str])
     assert_type(greeter.prepare({"name": "Ann"}), Prepared[Any])
 
@@ -105,6 +107,7 @@ async def a_durable_ref(greeter: StreamRef[Greeter], counter: StreamRef[Counter]
     await greeter.tell_many([Count()])  # type: ignore[list-item]
     await counter.ask(Greet("Ann"))  # type: ignore[arg-type]
     await counter.submit(Greet("Ann"))  # type: ignore[arg-type]
+    counter.receipt("1", Greet)  # type: ignore[arg-type]
     _length: int = await greeter.ask(Greet("Ann"))  # type: ignore[arg-type]
 
 
