@@ -163,6 +163,21 @@ class EntityStalled(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
+class StateForgotten(_Event):
+    """The state of a key has an earlier version than this node has seen of it, or is gone: `found` instead of `known`.
+
+    A server without AOF was killed and has lost its last writes, or a user has forgotten the state by hand. The
+    instance is made anew from what is there.
+    """
+
+    actor_id: str
+    title: str
+    key: str
+    known: int
+    found: int
+
+
+@attrs.frozen(eq=False, repr=False)
 class EntityLarge(_Event):
     """The state of a key has grown to half of what it may have; beyond `limit` bytes its messages fail."""
 
@@ -536,6 +551,7 @@ Event: TypeAlias = (
     | Fenced
     | StaleState
     | EntityStalled
+    | StateForgotten
     | EntityLarge
     | DeadLettered
     | MessageLost

@@ -10,6 +10,8 @@
     read.replied          received the reply of a read; its deliveries are not offered to an actor yet
     settle.before         composed a batch of settlements; it is not sent
     settle.after          received the reply that the batch is applied; it has not acted on it
+    state.before          composed a settlement that changes the state of an entity; it is not sent, or not committed
+    state.after           learned that it is applied; it has not acted on it
     release.before        been asked to release deliveries; nothing is sent
     release.after         released them; it still counts them as in flight
     take_over.before      decided to maintain its sources; nothing is sent
@@ -48,6 +50,8 @@ POINTS: Final = frozenset(
         "read.replied",
         "settle.before",
         "settle.after",
+        "state.before",
+        "state.after",
         "release.before",
         "release.after",
         "take_over.before",

@@ -11,7 +11,7 @@ from actorwork.embedded.settling import Settlements
 from actorwork.embedded.sources import SourceNumbers
 from actorwork.embedded.transaction import Stale, Transaction
 from actorwork.message import Delivery
-from actorwork.policy.entities import StateChange, StoredState
+from actorwork.policy.entities import StateChange, StoredState, with_mark
 
 FIELDS: Final = "version, data, at, author, node, schema, stamp"
 """The columns of a state."""
@@ -36,7 +36,7 @@ class EntityTable:
     def get(self, source: int, group: str, key: str, now: float) -> StoredState | None:
         """Needs no transaction."""
         row = self._execute(
-            f"select {FIELDS} from entities where source = ? and grp = ? and key = ? and {ALIVE}",
+            f"select {FIELDS}, marks from entities where source = ? and grp = ? and key = ? and {ALIVE}",
             (source, group, key, now),
         ).fetchone()
         return None if row is None else state_of(row)
@@ -65,16 +65,20 @@ class EntityTable:
     def change(self, source: int, group: str, key: str, change: StateChange, *, by: str, node: str) -> None:
         """Write a change; the caller has looked at the version."""
         place = (source, group, key)
+        self._transaction.changes_state = True
         if change.data is None:
             self.forget(source, group, key)
             return
         now = self._transaction.now
         expires = None if change.ttl is None else now + change.ttl
         state = (change.version + 1, change.data, now, by, node, change.schema, change.stamp)
+        marks = self._marks(place) if change.version else b""
+        if change.mark:
+            marks = with_mark(marks, change.mark)
         self._execute(
-            f"insert or replace into entities (source, grp, key, {FIELDS}, expires)"
-            " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*place, *state, expires),
+            f"insert or replace into entities (source, grp, key, {FIELDS}, marks, expires)"
+            " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*place, *state, marks, expires),
         )
         if change.version == 0:
             # What is left of a state that has expired, and whose versions began anew.
@@ -89,6 +93,10 @@ class EntityTable:
                 " pasts where source = ? and grp = ? and key = ? order by version desc limit ?)",
                 (*place, *place, change.history),
             )
+
+    def _marks(self, place: tuple[int, str, str]) -> bytes:
+        row = self._execute("select marks from entities where source = ? and grp = ? and key = ?", place).fetchone()
+        return (row and row[0]) or b""
 
     def forget(self, source: int, group: str, key: str) -> None:
         for table in ("entities", "pasts"):
@@ -105,5 +113,15 @@ class EntityTable:
 
 
 def state_of(row: Sequence[Any]) -> StoredState:
-    version, data, at, by, node, schema, stamp = row
-    return StoredState(version=version, data=data, at=at, by=by, node=node, schema=schema, stamp=stamp)
+    """Return the state in a row of `FIELDS`, which the marks may follow."""
+    version, data, at, by, node, schema, stamp, *marks = row
+    return StoredState(
+        version=version,
+        data=data,
+        at=at,
+        by=by,
+        node=node,
+        schema=schema,
+        stamp=stamp,
+        marks=(marks[0] or b"") if marks else b"",
+    )

@@ -164,6 +164,8 @@ COLUMNS: Final[tuple[tuple[str, str, str], ...]] = (
     ("triggers", "put", "integer not null default 0"),
     # Why a message that was in flight then was cancelled, as JSON.
     ("states", "cancelled", "text"),
+    # Which messages have changed the state last (policy/entities.py).
+    ("entities", "marks", "blob"),
 )
 """Columns that came later, as (table, column, declaration): new files are given them in the same way as old ones."""
 

@@ -50,6 +50,8 @@ class Transaction:
         """The source and id of tracked messages whose lives have changed; with the source "", the id of a run."""
         self.cancelled = False
         """Whether a message in flight was cancelled; cleared by the turn."""
+        self.changes_state = False
+        """Whether the state of an entity has changed; cleared by the turn."""
         self.next_due: float | None = None
         """When the first message that this transaction has delayed is due; None if it has delayed none."""
 

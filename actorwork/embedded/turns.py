@@ -45,6 +45,8 @@ FIRST_PRUNE: Final = 60.0
 PRUNE_EVERY: Final = 3600.0
 _BEFORE_COMMIT: Final = failpoint("commit.before")
 _AFTER_COMMIT: Final = failpoint("commit.after")
+_BEFORE_STATE: Final = failpoint("state.before")
+_AFTER_STATE: Final = failpoint("state.after")
 
 Notification: TypeAlias = Callable[[], None]
 """What is to be done in the Trio thread."""
@@ -297,9 +299,14 @@ class Turns:
             self._next_due = _or_never(store.first_due())
         if _BEFORE_COMMIT is not None:
             _BEFORE_COMMIT()
+        changes_state, store.transaction.changes_state = store.transaction.changes_state, False
+        if changes_state:
+            _pass_before_state()
         store.commit()
         if _AFTER_COMMIT is not None:
             _AFTER_COMMIT()
+        if changes_state:
+            _pass_after_state()
 
         # From here on it has happened: nothing below may fail, or the turn would be run a second time.
         self.counts["turns"] += 1
@@ -440,6 +447,16 @@ def _carry_out(
         lambda owner=owner, count=count: owner.applied(count, refused.get(owner, ())) for owner, count in counts.items()
     ]
     return answers, sum(counts.values())
+
+
+def _pass_before_state() -> None:
+    if _BEFORE_STATE is not None:
+        _BEFORE_STATE()
+
+
+def _pass_after_state() -> None:
+    if _AFTER_STATE is not None:
+        _AFTER_STATE()
 
 
 def _bind(function: Callable[[Any], None], value: Any) -> Notification:

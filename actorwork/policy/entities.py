@@ -3,6 +3,7 @@
     StateChange    what a delivery makes of the state of its key; it travels with the settlement
     StoredState    a state as a settlement has committed it
     EntityInfo     what is known of one entity without reading its state
+    mark_of        a message among the last ones that have changed a state
 
 The versions of a key count its commits: 1, 2, 3, … A settlement names the version that its handler ran on, and is
 refused where another one is committed by then. After a state was forgotten they begin anew.
@@ -10,10 +11,35 @@ refused where another one is committed by then. After a state was forgotten they
 
 from __future__ import annotations
 
+import hashlib
+from typing import Final
+
 import attrs
 
 from actorwork.errors import StateConflict
 from actorwork.shown import Value
+
+MARKS: Final = 64
+"""How many messages a state knows that have changed it last."""
+MARK_BYTES: Final = 8
+
+
+def mark_of(message_id: str) -> bytes:
+    """Return the mark that a message leaves with a state that its settlement changes."""
+    return hashlib.blake2b(message_id.encode(errors="surrogatepass"), digest_size=MARK_BYTES).digest()
+
+
+def has_mark(marks: bytes, mark: bytes) -> bool:
+    """Whether a message is among the last ones that have changed a state."""
+    at = marks.find(mark)
+    while at > 0 and at % MARK_BYTES:
+        at = marks.find(mark, at + 1)
+    return at >= 0
+
+
+def with_mark(marks: bytes, mark: bytes) -> bytes:
+    """Return the marks after one more message; the oldest one goes."""
+    return (marks + mark)[-MARKS * MARK_BYTES :]
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -23,7 +49,8 @@ class StateChange(Value):
     `version` is the one that the handler ran on (0: there was no state). `data` is the new state's JSON; None deletes
     the state and its history. `stamp` is a text that no other commit has, so that a node can tell its own commit from
     another one of the same version. The state is kept for `ttl` seconds after this change, None for ever, and the last
-    `history` changes of the key stay listed.
+    `history` changes of the key stay listed. `mark` is that of the message if the change ends it, else empty: the last
+    64 are kept with the state, so that a message which comes once more is known.
     """
 
     version: int
@@ -32,6 +59,7 @@ class StateChange(Value):
     schema: int = 0
     ttl: float | None = None
     history: int = 0
+    mark: bytes = attrs.field(default=b"", repr=False)
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -39,7 +67,8 @@ class StoredState(Value):
     """A committed state. `at` is in seconds since the epoch, by the broker's clock.
 
     `by` is the id of the message whose settlement has committed it (of a `put` its user), `node` the incarnation of the
-    node that has settled it.
+    node that has settled it. `marks` are those of the last messages that have changed the state, one after the other;
+    of a past state they are not known.
     """
 
     version: int
@@ -49,6 +78,7 @@ class StoredState(Value):
     node: str = ""
     schema: int = 0
     stamp: str = ""
+    marks: bytes = attrs.field(default=b"", repr=False)
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

@@ -174,6 +174,7 @@ async def look(client: Commands, address: Address) -> Sequence[Finding]:
     findings += await _permissions(client, facts)
     findings.append(await _script_runs(client))
     findings += await _foreign_groups(client)
+    findings += await _entities(client, facts)
     return findings
 
 
@@ -382,6 +383,24 @@ def _foreign(source: str, group: Mapping[bytes, Any], last: bytes, kept: int) ->
         f"{text}: {kept} entries that all actors have settled are kept for such groups",
         f"let it acknowledge them, or, if it is not used any more, XGROUP DESTROY {source} {name}",
     )
+
+
+async def _entities(client: Commands, facts: Mapping[str, str] | RedisError) -> Sequence[Finding]:
+    """Say whether the states of entities outlive the server."""
+    if isinstance(facts, RedisError) or "aof_enabled" not in facts:
+        return ()
+    try:
+        lists = await client.names(keys.ALL_ENTITIES)
+    except RedisError:
+        return ()  # That SCAN is not allowed is said elsewhere.
+    if not lists:
+        return ()
+    actors = f"{len(lists)} {'actor keeps' if len(lists) == 1 else 'actors keep'} the states of entities here"
+    if facts["aof_enabled"] == "1":
+        return [Finding("entities", "ok", actors)]
+    text = f"{actors}, and the append-only file is off: a server that is killed goes back to older states, or to none"
+    advice = "CONFIG SET appendonly yes, and the same in redis.conf"
+    return [Finding("entities", "error", text, advice)]
 
 
 async def _script_runs(client: Commands) -> Finding:

@@ -12,7 +12,7 @@ from actorwork.streams import keys, scripts
 from actorwork.streams.transport.commands import Commands
 from actorwork.streams.transport.redis_py import ConnectionError, cannot, checked  # noqa: A004
 
-_FIELDS: Final = ("v", "data", "at", "by", "node", "s", "n")
+_FIELDS: Final = ("v", "data", "at", "by", "node", "s", "n", "m")
 _INFO: Final = ("v", "at", "by")
 
 
@@ -94,13 +94,13 @@ class RedisEntities:
         force: bool = False,
     ) -> int:
         milliseconds = "" if ttl is None else max(1, round(ttl * 1000))
-        change = ("", os.urandom(8).hex(), schema, milliseconds, history, data)
+        change = ("", os.urandom(8).hex(), schema, milliseconds, history, "", data)
         return await self._change(source, group, key, "put", version, (by, *change, int(force)))
 
     async def forget(
         self, source: str, group: str, key: str, *, version: int | None = None, force: bool = False
     ) -> bool:
-        return await self._change(source, group, key, "forget", version, ("",) * 7 + (int(force),)) > 0
+        return await self._change(source, group, key, "forget", version, ("",) * 8 + (int(force),)) > 0
 
     async def _change(
         self, source: str, group: str, key: str, doing: str, version: int | None, change: tuple[Any, ...]
@@ -127,7 +127,7 @@ def _pairs(reply: Sequence[Any]) -> list[tuple[str, float]]:
 
 
 def _state(found: Sequence[Any]) -> StoredState | None:
-    version, data, at, by, node, schema, stamp = found
+    version, data, at, by, node, schema, stamp, marks = found
     if version is None or data is None:
         return None
     return StoredState(
@@ -138,4 +138,5 @@ def _state(found: Sequence[Any]) -> StoredState | None:
         node=(node or b"").decode(),
         schema=int(schema or 0),
         stamp=(stamp or b"").decode(),
+        marks=marks or b"",
     )

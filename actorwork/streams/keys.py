@@ -96,6 +96,8 @@ _DEAD = re.compile(rb"actorwork:\{(.*)\}:dead", re.DOTALL)
 ALL_GROUPS: Final = "actorwork:{*}:groups"
 _GROUPS = re.compile(rb"actorwork:\{(.*)\}:groups", re.DOTALL)
 
+ALL_ENTITIES: Final = "actorwork:{*}:entities:*"
+
 
 def prefix(source: str) -> str:
     return f"actorwork:{{{source}}}:"

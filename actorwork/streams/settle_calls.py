@@ -38,6 +38,9 @@ _ANSWERED: Final = 4
 _PAUSES: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 _BEFORE: Final = failpoint("settle.before")
 _AFTER: Final = failpoint("settle.after")
+_BEFORE_STATE: Final = failpoint("state.before")
+_AFTER_STATE: Final = failpoint("state.after")
+_IS_DRILL: Final = _BEFORE_STATE is not None or _AFTER_STATE is not None
 
 
 class RefusedError(Exception):
@@ -86,7 +89,13 @@ class SettleCalls:
             in_flight.stream,
             in_flight.keys.settled(in_flight.group, in_flight.incarnation, in_flight.level),
         )
-        return await self._run(in_flight, script, script_keys, args, total)
+        changes_state = _IS_DRILL and any(map(_changes_state, others))
+        if changes_state:
+            _pass_before_state()
+        answer = await self._run(in_flight, script, script_keys, args, total)
+        if changes_state:
+            _pass_after_state()
+        return answer
 
     async def settle_together(
         self, in_flight: InFlightEntries, together: Together, published: Sequence[Envelope]
@@ -222,7 +231,25 @@ def _delivery_args(
 
 def _change_args(change: StateChange) -> tuple[bytes | str | int, ...]:
     ttl = "" if change.ttl is None else max(1, round(change.ttl * 1000))
-    return change.version, change.stamp, change.schema, ttl, change.history, change.data or b""
+    return change.version, change.stamp, change.schema, ttl, change.history, change.mark, change.data or b""
+
+
+def _pass_before_state() -> None:
+    if _BEFORE_STATE is not None:
+        _BEFORE_STATE()
+
+
+def _pass_after_state() -> None:
+    if _AFTER_STATE is not None:
+        _AFTER_STATE()
+
+
+def _changes_state(item: Item) -> bool:
+    match item[1]:
+        case Ack(state=change) | PublishOnly(change=change):
+            return change is not None
+        case _:
+            return False
 
 
 def _add_published(args: list[Any], published: Sequence[Envelope]) -> None:

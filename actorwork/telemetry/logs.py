@@ -69,6 +69,7 @@ AREAS: Final[Mapping[str, tuple[type[events.Event], ...]]] = {
         events.CancellationIgnored,
         events.CircuitChanged,
         events.EntityStalled,
+        events.StateForgotten,
         events.EntityLarge,
         events.Undelivered,
     ),

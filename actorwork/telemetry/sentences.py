@@ -124,6 +124,14 @@ def sentence_of(event: events.Event, broker: str = "") -> Sentence:
                 (key, title, version, error),
                 {"actor_id": actor_id, "error": error},
             )
+        case events.StateForgotten(actor_id=actor_id, title=title, key=key, known=known, found=found):
+            return Sentence(
+                logging.ERROR,
+                "the state of '%s' of %s has gone back from version %d to %d (0: there is none): the broker has lost "
+                "its last writes, as a Redis without AOF does that is killed, unless a user has forgotten the state",
+                (key, title, known, found),
+                {"actor_id": actor_id},
+            )
         case events.EntityLarge(actor_id=actor_id, title=title, key=key, size=size, limit=limit):
             return Sentence(
                 logging.WARNING,

@@ -28,10 +28,11 @@ from actorwork import (
     migrates,
     receive,
 )
-from actorwork.events import ActorTrouble, EntityLarge, EntityStalled, StaleState
+from actorwork.embedded.store import Store
+from actorwork.events import ActorTrouble, EntityLarge, EntityStalled, StaleState, StateForgotten
 from actorwork.message import Envelope
 from actorwork.policy.schedule import Interval
-from actorwork.policy.settlement import Fail as FailSettlement
+from actorwork.policy.settlement import Ack, Fail as FailSettlement, Reject as RejectSettlement
 from actorwork.testing import MemoryBroker, open_test_system
 
 T = TypeVar("T")
@@ -576,6 +577,46 @@ async def test_an_older_state_is_migrated_step_by_step(mock_clock: trio.testing.
         assert (state.schema, state.version) == (3, 2), "what was migrated is committed with the message"
         await _stored(system.broker, b'{"cents": 7}', 2)
         assert await system.client.ref(seller, key="k").ask({"add": 1}) == str(Third(8, "USD"))
+
+
+def forget_ids(store: Store) -> None:
+    store.execute("delete from seen")
+
+
+async def test_a_message_that_comes_again_is_not_applied_twice(mock_clock: trio.testing.MockClock):
+    async with open_test_system([Account, Ledger]) as system:
+        ann = system.client.ref(Account, key="ann")
+        receipts = [await ann.submit(Deposit(1)) for _ in range(3)]
+        assert [await one.result() for one in receipts] == [1, 2, 3]
+        sent = [one.delivery for one in system.broker.settled if one.delivery.key == "ann"]
+        # As it is a day later, when the broker itself has forgotten their ids.
+        await system.broker._writer.ask(forget_ids)
+        again = [
+            Envelope(one.source, one.id, one.payload, one.type, headers={}, key="ann")
+            for one in sent
+            if isinstance(one.payload, bytes)
+        ]
+        assert await system.broker.publish(again) == 3
+        assert await ann.ask(Deposit(10)) == 13
+        ends = [one.settlement for one in system.broker.settled if one.delivery.key == "ann"]
+        assert [type(one) for one in ends] == [Ack, Ack, Ack, RejectSettlement, RejectSettlement, RejectSettlement, Ack]
+        assert "has changed the state of 'ann' before" in str(ends[3])
+
+
+async def test_a_state_that_has_gone_back_is_told_of(mock_clock: trio.testing.MockClock):
+    source, group = Account.settings.default_source, Account.settings.id
+    async with open_test_system([Account, Ledger]) as system:
+        for key in ("ann", "ben"):
+            for _ in range(3):
+                await system.client.ref(Account, key=key).ask(Deposit(1))
+        await system.broker.entities.forget(source, group, "ann")
+        await trio.sleep(5)
+        await system.broker.entities.forget(source, group, "ben")
+        await system.broker.entities.put(source, group, "ben", b'{"amount": 50}')
+        for key, amount in (("ann", 1), ("ben", 51)):
+            assert await system.client.ref(Account, key=key).ask(Deposit(1)) == amount
+        (event,) = system.of(StateForgotten)
+        assert (event.key, event.known, event.found) == ("ann", 3, 0), "that of ben is younger than what was known"
 
 
 async def test_fields_of_a_newer_program_are_kept(mock_clock: trio.testing.MockClock):

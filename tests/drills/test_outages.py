@@ -1,5 +1,7 @@
 """A server that dies, forgets, or is unreachable: the node resumes by itself, and loses nothing that was stored."""
 
+import json
+import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -7,12 +9,13 @@ from contextlib import ExitStack
 import pytest
 import trio
 
+from actorwork.message import Envelope, MessageIds
 from actorwork.testing.proxy import open_proxy
 from actorwork.testing.redis_server import open_redis_server
 from tests.patience import BUSY
 
-from .conftest import Drill, Node, Redis, open_place, until
-from .workers import RECEIPTS, Worker
+from .conftest import Drill, Node, Place, Redis, open_place, until
+from .workers import RECEIPTS, Listing, Worker
 
 NUMBERS = range(1000)
 LATER = range(10_000, 10_100)
@@ -82,6 +85,41 @@ async def test_a_server_that_comes_back_empty_is_worked_on_within_two_seconds(dr
         await node.stop()
         receipts = await place.receipts()
         assert sorted(one["number"] for one in receipts) == list(LATER)
+
+
+async def test_states_that_a_killed_server_without_aof_has_lost_are_told_of_and_go_on_from_what_is_left(
+    drill: Drill, servers: ExitStack
+):
+    redis = Redis(servers.enter_context(open_redis_server()))
+    source, group = Listing.settings.default_source, Listing.settings.id
+
+    async def add(place: Place, *numbers: int) -> None:
+        ids = MessageIds(os.urandom(8).hex())
+        await place.broker.publish(
+            [
+                Envelope(source, next(ids), json.dumps({"number": number}).encode(), headers={}, key="one")
+                for number in numbers
+            ]
+        )
+        await place.wait_empty(source)
+
+    async with open_place(redis.url) as place:
+        node = await drill.start_up("listing", redis.url, lease=60)
+        await add(place, 0, 1, 2)
+        redis("SAVE")
+        await add(place, 3, 4)
+    redis.server.kill()
+    await node.wait_line("no connection to the broker")
+    redis.server.start()
+    async with open_place(redis.url) as place:
+        await add(place, 5)
+        await node.wait_line("has gone back from version 5 to 3")
+        await add(place, 6)
+        state = await place.broker.entities.get(source, group, "one")
+        assert state is not None
+        assert (state.version, json.loads(state.data)) == (5, [0, 1, 2, 5, 6])
+        await node.stop()
+        assert len(node.lines("has gone back")) == 1
 
 
 Wipe = Callable[[Redis], object]

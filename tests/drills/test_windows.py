@@ -4,12 +4,14 @@
     at its shutdown     a node that is stopped dies while it releases its deliveries
     elsewhere           while it reclaims, publishes, or renews its lease
     the same points     where the process freezes instead, and resumes after others have taken its work
+    states              where it dies or freezes while it changes the states of entities
 
 After each of them the account is made up: every message was handled once, became a dead letter, or was rejected, as its
 number requires, and its one visible result agrees.
 """
 
 import json
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -17,13 +19,14 @@ from collections.abc import Callable
 import pytest
 import trio
 
-from actorwork.message import RESULT_TTL
+from actorwork.message import RESULT_TTL, Envelope, MessageIds
+from actorwork.policy.entities import mark_of
 from actorwork.testing.ledger import Account
 from actorwork.testing.proxy import FaultProxy, open_proxy
 from tests.forms import forms
 
 from .conftest import PATIENCE, Drill, Node, Place, Redis, open_place, until, until_true
-from .workers import RECEIPTS, TICK
+from .workers import RECEIPTS, TICK, Listing
 
 NUMBERS = range(30)
 LEASE = 0.5
@@ -228,6 +231,76 @@ async def wait_outcome(place: Place, id: str) -> None:
     while await place.broker.find_outcome("varied", id) is None:
         assert time.monotonic() < limit, f"no outcome of {id}"
         await trio.sleep(0.02)
+
+
+# -------------------------------------------------------------------------------------------------------------- states
+
+KEYS = 4
+
+
+async def send_to_keys(place: Place, numbers: range) -> dict[int, str]:
+    """Send each number to the entity of its key."""
+    source = Listing.settings.default_source
+    ids = MessageIds(os.urandom(8).hex())
+    envelopes = [
+        Envelope(source, next(ids), json.dumps({"number": number}).encode(), headers={}, key=f"key {number % KEYS}")
+        for number in numbers
+    ]
+    await place.broker.publish(envelopes)
+    return {number: envelope.id for number, envelope in zip(numbers, envelopes, strict=True)}
+
+
+async def check_states(place: Place, ids: dict[int, str]) -> None:
+    """See that each state lists all numbers of its key, once and in their order, and that its versions count them."""
+    source, group = Listing.settings.default_source, Listing.settings.id
+    await place.wait_empty(source)
+    assert await place.broker.dead_letters.list() == []
+    for key in range(KEYS):
+        of_key = [number for number in ids if number % KEYS == key]
+        state = await place.broker.entities.get(source, group, f"key {key}")
+        assert state is not None
+        assert json.loads(state.data) == of_key
+        assert (state.version, state.by) == (len(of_key), ids[of_key[-1]])
+        assert state.marks == b"".join(mark_of(ids[number]) for number in of_key)
+
+
+@pytest.mark.parametrize("crash_at", forms("state.before:2", "state.after:3", more=["state.before", "state.after"]))
+async def test_a_node_that_dies_while_it_changes_states_leaves_each_change_done_once_or_not_at_all(
+    url: str, drill: Drill, crash_at: str
+):
+    async with open_place(url) as place:
+        ids = await send_to_keys(place, NUMBERS)
+        node = drill.start("listing", url, lease=LEASE, crash_at=crash_at)
+        await node.wait_killed()
+        other = await drill.start_up("listing", url, lease=LEASE)
+        await check_states(place, ids)
+        await other.stop()
+        await place.check_account(list(ids))
+
+
+@pytest.mark.parametrize(
+    "crash_at", forms("state.before:2:stop", more=["state.after:2:stop", "handler.returned:5:stop"])
+)
+async def test_a_node_frozen_while_it_changes_states_changes_none_when_it_resumes(
+    url: str, drill: Drill, crash_at: str
+):
+    async with open_place(url) as place:
+        ids = await send_to_keys(place, NUMBERS)
+        zombie = drill.start("listing", url, lease=LEASE, crash_at=crash_at)
+        await zombie.wait_stopped()
+        await zombie.freeze(url)
+        stopped = time.monotonic()
+        other = await drill.start_up("listing", url, lease=LEASE)
+        await check_states(place, ids)
+        await trio.sleep(max(0, stopped + 2 * LEASE - time.monotonic()))
+        zombie.signal(signal.SIGCONT)
+        await zombie.wait_line("the lease of")
+        ids |= await send_to_keys(place, range(len(NUMBERS), 2 * len(NUMBERS)))
+        await place.wait_empty(Listing.settings.default_source)
+        await zombie.stop()
+        await other.stop()
+        await check_states(place, ids)
+        await place.check_account(list(ids))
 
 
 # ----------------------------------------------------------------------------------------------------------- producers

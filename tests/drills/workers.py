@@ -22,6 +22,7 @@ import trio.lowlevel
 from actorwork import (
     Actor,
     Child,
+    Entity,
     Fail,
     Interval,
     MailboxSettings,
@@ -275,6 +276,19 @@ class _OwnError(BaseException):
     pass
 
 
+class Listing(Entity[list[int]]):
+    """Its state lists the numbers of the messages of its key, in the order in which they were accepted."""
+
+    settings = Settings(title="listing", concurrency=4)
+
+    @receive
+    async def add(self, *, number: int) -> None:
+        ledger.note("begun", self.context.delivery.id, number=number)
+        self.state.append(number)
+        self.context.publish(RECEIPTS, {"actor": "Listing", "number": number, "pid": os.getpid()})
+        ledger.note("ended", self.context.delivery.id, number=number)
+
+
 class Broken(Actor):
     settings = Settings(title="broken", sources={"breakages"})
 
@@ -320,6 +334,7 @@ TREES = {
     "clock": [Clock],
     "orders": [Orders],
     "clerk": [Clerk, Worker],
+    "listing": [Listing],
     "broken": [Worker, Child(partial(Broken, "the shop is closed"))],
     "crashing": [Crashing, Worker],
     "stubborn": [Stubborn],

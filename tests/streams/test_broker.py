@@ -1117,6 +1117,17 @@ async def test_a_server_that_evicts_streams_is_refused():
         assert (findings["durability"].level, findings["permissions"].level) == ("warning", "ok")
 
 
+async def test_states_of_entities_on_a_server_without_an_append_only_file_are_an_error():
+    for append_only, expected in ((False, "error"), (True, "ok")):
+        with open_redis_server(append_only=append_only) as server:
+            async with open_broker(server.url, emit=list[object]().append) as broker:
+                assert "entities" not in {finding.subject for finding in await broker.diagnose()}
+                await broker.entities.put("orders", "first", "ann", b"1")
+                found = {finding.subject: finding for finding in await broker.diagnose()}["entities"]
+                assert found.level == expected
+                assert found.text.startswith("1 actor keeps the states of entities here")
+
+
 async def test_a_user_who_lacks_rights_is_told_which():
     rights = "ann on >secret ~* &* +@all -info -xclaim -zadd"
     with open_redis_server(users=[rights]) as server:

@@ -46,6 +46,7 @@ EVERY_EVENT: list[tuple[events.Event, str, str]] = [
     (events.Released("orders", "ac70", 7), "DEBUG", "released 7 of 'orders'"),
     (events.Fenced(DELIVERY, "ac70", Ack()), "WARNING", "it had no effect"),
     (events.EntityStalled("ac70", "account", "ann", 3, "CodecError: no"), "ERROR", "cannot use version 3 of its state"),
+    (events.StateForgotten("ac70", "account", "ann", 9, 3), "ERROR", "has gone back from version 9 to 3"),
     (events.EntityLarge("ac70", "account", "ann", 60, 100), "WARNING", "has 60 bytes: its messages fail"),
     (events.StaleState(DELIVERY, "ac70", 3, 4), "WARNING", "which has the version 4 now: it had no effect"),
     (events.DeadLettered("orders", "ac70", "3f-1", 3), "ERROR", "(3 processes died while handling it)"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from actorwork.actors.entities.schema import StateSchema
 from actorwork.policy.entities import StateChange
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from actorwork.message import Json
     from actorwork.policy.entities import StoredState
     from actorwork.settings import Entities
+
+
+_CLOCKS: Final = 1.0
+"""Seconds by which a node may know the broker's clock wrongly."""
 
 
 class Committing(Protocol):
@@ -31,6 +35,7 @@ class Activation:
 
     __slots__ = (
         "_unknown",
+        "at",
         "current",
         "data",
         "entity",
@@ -49,6 +54,8 @@ class Activation:
         self.entity = entity
         self.version = 0
         self.stamp = ""
+        self.at = 0.0
+        """When it was committed, by the broker's clock; of its own commits about when they were sent."""
         self.data = b""
         self.schema = 0
         """The version of the schema in which the state was committed; 0 if it has none."""
@@ -71,6 +78,7 @@ class Activation:
             return
         self.entity.state, self._unknown = schema.read(state.data, state.schema)
         self.version, self.stamp, self.data, self.schema = state.version, state.stamp, state.data, state.schema
+        self.at = state.at
 
     def knows(self, state: StoredState | None) -> bool:
         """Whether a state is the one that it has committed or loaded last."""
@@ -78,8 +86,11 @@ class Activation:
             return self.version == 0
         return (self.version, self.stamp) == (state.version, state.stamp)
 
-    def change(self, schema: StateSchema, settings: Entities) -> StateChange | None:
-        """Return what the handler has made of the state, or None if it is as it was; raises `Fail`."""
+    def change(self, schema: StateSchema, settings: Entities, mark: bytes = b"") -> StateChange | None:
+        """Return what the handler has made of the state, or None if it is as it was; raises `Fail`.
+
+        `mark` is that of the message if the change ends it.
+        """
         data = schema.write(self.entity.state, self._unknown)
         if data == self.data and self.schema in (0, schema.version):
             return None
@@ -90,9 +101,20 @@ class Activation:
             schema=schema.version,
             ttl=settings.ttl,
             history=settings.history,
+            mark=mark,
         )
 
-    def committed(self, change: StateChange) -> None:
-        """Note a change that is on its way to the store."""
+    def is_ahead_of(self, state: StoredState | None) -> bool:
+        """Whether the store has gone back behind what this activation knows to be committed.
+
+        After a state was forgotten by hand its versions begin anew: those are younger than what is known here.
+        """
+        if state is None:
+            return self.version > 0
+        return state.version < self.version and state.at <= self.at + _CLOCKS
+
+    def committed(self, change: StateChange, at: float) -> None:
+        """Note a change that is on its way to the store, at a time by the broker's clock."""
+        self.at = at
         self.version, self.stamp = change.version + 1, change.stamp
         self.data, self.schema = change.data or b"", change.schema

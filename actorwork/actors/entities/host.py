@@ -31,8 +31,8 @@ from actorwork.actors.execution.threads import run_in_thread
 from actorwork.actors.mailbox.calls import CallState
 from actorwork.actors.tree.hooks import hook_of
 from actorwork.actors.wakeups import working
-from actorwork.errors import Fail, MessageRefused, NotRunning, StateConflict
-from actorwork.policy.entities import StateChange
+from actorwork.errors import Fail, MessageRefused, NotRunning, Reject, StateConflict
+from actorwork.policy.entities import StateChange, has_mark, mark_of
 from actorwork.settings import Entities
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ _MOST_STALLED: Final = 1000
 class StateStore(Protocol):
     """The way to the states at the broker: the consumer."""
 
+    def now(self) -> float: ...
     async def load_state(self, delivery: Delivery) -> StoredState | None: ...
     async def commit_state(
         self, delivery: Delivery, change: StateChange | None, published: Sequence[Envelope]
@@ -144,7 +145,9 @@ class EntityHost:
             else:
                 worker: Any = working.get()
                 value = await run_in_thread(worker, self._actor, function, (activation.entity, *args), kwargs)
-            change = None if activation.fate else activation.change(self._schema, self._entities)
+            change = None
+            if not activation.fate:
+                change = activation.change(self._schema, self._entities, mark_of(current.delivery.id))
         except Exception:
             self._drop(activation)
             if not activation.fate:
@@ -160,7 +163,7 @@ class EntityHost:
             return None
         if change is not None:
             self._note_size(activation, change)
-            activation.committed(change)
+            activation.committed(change, self._now())
             current.change = change
         self._keep(activation)
         return value
@@ -203,7 +206,7 @@ class EntityHost:
             raise _conflict(activation)
         if change is not None:
             self._note_size(activation, change)
-            activation.committed(change)
+            activation.committed(change, self._now())
         if current.outgoing is not None:
             current.outgoing.close()
             current.outgoing = None
@@ -219,10 +222,20 @@ class EntityHost:
                 " key=…, or by client.ref(…, key=…)"
             )
         state = await self._load(delivery)
+        if state is not None and has_mark(state.marks, mark_of(delivery.id)):
+            raise Reject(
+                f"this message has changed the state of {delivery.key!r} before, and came once more: it is not applied"
+                " again"
+            )
         found = self._active.pop(delivery.key, None)
         if found is not None:
             if found.knows(state):
                 return found
+            if found.is_ahead_of(state) and (state is not None or self._entities.ttl is None):
+                version = 0 if state is None else state.version
+                self._actor.services.emit(
+                    events.StateForgotten(self._settings.id, self._settings.title, delivery.key, found.version, version)
+                )
             self._drop(found)
         made = Activation(self, delivery.key, None)
         try:
@@ -245,6 +258,11 @@ class EntityHost:
                 self._drop(made)
                 raise
         return made
+
+    def _now(self) -> float:
+        """Return the broker's clock."""
+        store = self._actor.consumer
+        return 0.0 if store is None else store.now()
 
     async def _load(self, delivery: Delivery) -> StoredState | None:
         store = self._actor.consumer

@@ -1,7 +1,8 @@
 -- The states of entities: of actors with a durable state for every key. (A part: scripts begin with the parts they need.)
 --
 --   entity:<group>:<key>    a hash: v (version, the number of commits), data (JSON), s (schema), at (ms), by (the message whose
---                           settlement has committed it, or a user), node, n (a stamp that no other commit has)
+--                           settlement has committed it, or a user), node, n (a stamp that no other commit has),
+--                           m (the marks of the last messages that have changed it, of 8 bytes each, the newest one last)
 --   entities:<group>        the keys that have a state, by when it changed last (ms): for lists
 --   past:<group>:<key>      the last changes, a stream with the same fields
 --
@@ -17,7 +18,8 @@
 local entities = {}
 
 do
-  local SWEPT = 10 -- As in policy/entities.py.
+  local SWEPT = 10
+  local MARKS = 64 * 8 -- As in policy/entities.py.
 
   function entities.needs(prefix, group)
     local key = prefix .. 'entity:' .. group .. ':'
@@ -60,9 +62,9 @@ do
   end
 
   -- Writes what ARGV has from `i` on: the version before, stamp, schema, ttl in ms ('' for none), how many changes are kept,
-  -- the new state ('' for none).
+  -- the mark of the message ('' for none), the new state ('' for none).
   function entities.change(prefix, group, key, i, by, node)
-    local before, stamp, schema, ttl, kept, data = unpack(ARGV, i, i + 5)
+    local before, stamp, schema, ttl, kept, mark, data = unpack(ARGV, i, i + 6)
     if data == '' then
       entities.forget(prefix, group, key)
       return
@@ -72,7 +74,12 @@ do
     local fields = {
       'v', whole(before + 1), 'data', data, 's', schema, 'at', whole(now), 'by', by, 'node', node, 'n', stamp,
     }
-    redis.call('HSET', state, unpack(fields))
+    if mark == '' then
+      redis.call('HSET', state, unpack(fields))
+    else
+      local marks = string.sub((redis.call('HGET', state, 'm') or '') .. mark, -MARKS)
+      redis.call('HSET', state, 'm', marks, unpack(fields))
+    end
     if ttl ~= '' then
       redis.call('PEXPIRE', state, ttl)
     elseif before ~= '0' then

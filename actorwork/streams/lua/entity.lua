@@ -2,8 +2,8 @@
 --
 -- KEYS  the source
 -- ARGV  the prefix of its keys, the group, the key, the version that the state must have ('' for any), the user, then as in
---       entities.lua: the version before (left empty), stamp, schema, ttl in ms, how many changes are kept, the new state ('' to
---       forget it); last whether it is changed also while a delivery of the key is in hand (1 or 0)
+--       entities.lua: the version before (left empty), stamp, schema, ttl in ms, how many changes are kept, the mark (left
+--       empty), the new state ('' to forget it); last whether it is changed also while a delivery of the key is in hand (1 or 0)
 --
 -- Returns {'done', new version}, the old one if the state was forgotten; or, and nothing is changed, {'other', version} or
 -- {'busy', version}: a node has a delivery of this key in hand, whose settlement is going to change the state.
@@ -18,7 +18,7 @@ if wanted ~= '' and wanted ~= version then
 end
 -- Places are as in order.lua. Released entries are in nobody's hand.
 local places = redis.call('HGET', prefix .. 'keys', key)
-for _, place in ipairs(ARGV[12] == '0' and places and cjson.decode(places) or {}) do
+for _, place in ipairs(ARGV[13] == '0' and places and cjson.decode(places) or {}) do
   local level, id = string.match(place, '^(%l+):(%d+%-%d+)$')
   id = id or string.match(place, '^%d+%-%d+$')
   if id then
@@ -29,7 +29,7 @@ for _, place in ipairs(ARGV[12] == '0' and places and cjson.decode(places) or {}
     end
   end
 end
-if ARGV[11] == '' then
+if ARGV[12] == '' then
   entities.forget(prefix, group, key)
   return { 'done', version }
 end

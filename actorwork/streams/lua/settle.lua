@@ -14,7 +14,7 @@
 --           kind 'expand', one that does no more than the latter
 --       kind 'keep' publishes for a delivery that stays in flight.
 --       A kind that begins with '=' ('=ack', '=start', '=expand', '=keep') also changes the state of the delivery's key: last come
---         the six values of entities.lua.
+--         the seven values of entities.lua.
 --
 -- Returns the batch's number, which of the settlements (0, 1, ...) were refused because the delivery is not ours any
 -- more, and which could not be applied (which, error, which, error, ...): these deliveries are still in flight. An error that
@@ -134,7 +134,7 @@ while i <= last do
   end
   if change then
     change = i
-    i = i + 6
+    i = i + 7
     trouble = trouble or not lacking and entities.problem(prefix, group, key, ARGV[change]) or nil
   end
 

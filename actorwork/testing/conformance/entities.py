@@ -10,7 +10,7 @@ from actorwork.abc import Broker
 from actorwork.errors import StateConflict
 from actorwork.events import Fenced, StaleState
 from actorwork.message import REPLY_TO, RESULT_TTL, Envelope, Outcome, Priority
-from actorwork.policy.entities import EntityInfo, StateChange
+from actorwork.policy.entities import MARKS, EntityInfo, StateChange, mark_of
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
 from actorwork.testing.conformance.contract import ContractTests
 from actorwork.testing.conformance.fake_consumer import FAILURE, open_consumer, until
@@ -185,6 +185,31 @@ class EntityTests(ContractTests):
             # A ttl that was there before is gone with a change without one.
             await consumer.settle(await consumer.take_one(), Ack(state=_change(0, b"3")))
             assert await _state(broker) == (1, b"3")
+
+    async def test_a_state_knows_the_last_messages_that_have_changed_it(self) -> None:
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
+            entities = broker.entities
+            marks: list[bytes] = []
+            for number in range(MARKS + 3):
+                await broker.publish(_keyed(str(number)))
+                delivery = await consumer.take_one()
+                mark = mark_of(delivery.id)
+                if number == 5:  # A commit in the middle, which does not end the message, and a state that is put.
+                    change = StateChange(version=number, data=b"1", stamp="in the middle")
+                    assert await consumer.node.publish_fenced(consumer.subscription, delivery, (), state=change)
+                    await entities.put("orders", "first", KEY, b"2", force=True, history=1)
+                version = number if number < 5 else number + 2
+                await consumer.settle(delivery, Ack(state=_change(version, b"3", mark=mark)))
+                marks.append(mark)
+            state = await entities.get("orders", "first", KEY)
+            assert state is not None
+            assert state.version == MARKS + 5
+            assert state.marks == b"".join(marks[-MARKS:])
+            await entities.forget("orders", "first", KEY)
+            await entities.put("orders", "first", KEY, b"4")
+            state = await entities.get("orders", "first", KEY)
+            assert state is not None
+            assert state.marks == b""
 
     async def test_a_state_is_put_on_the_version_that_its_user_has_seen(self) -> None:
         async with self.open_broker() as broker:
