@@ -1,4 +1,4 @@
-"""How tests run: `async def` under Trio, against a private Redis, each for at most a minute (long ones: three).
+"""How tests run: `async def` under Trio, against a private Redis, each for at most three minutes (long ones: six).
 
 The package's own pytest plugin does this. A test that asks for `mock_clock` runs on it: time stands still until every
 task waits, then it jumps.
@@ -97,7 +97,7 @@ class _Unrun:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("long") is not None:
-            item.add_marker(pytest.mark.actorwork(timeout=180))
+            item.add_marker(pytest.mark.actorwork(timeout=360))
 
 
 def pytest_collection_finish() -> None:

@@ -7,6 +7,8 @@ slow one allows for `BUSY` seconds, and one whose quick way takes milliseconds t
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+PATIENCE: Final = 120.0
+"""Seconds that a test waits for what has to happen: it only ends a wait in vain, so a green test never needs it."""
 BUSY: Final = 10.0
 """Seconds that a busy machine may add to what takes a moment."""
 TRIALS: Final = 6

@@ -20,6 +20,7 @@ from actorwork.message import RESULT_TTL, Failure, Outcome, Priority
 from actorwork.streams.entries import encoded_outcome
 from actorwork.testing.conformance.fake_consumer import true_of, until
 from tests.bridges.conftest import Producer
+from tests.patience import PATIENCE
 from tests.streams.bench_of_actors import Scene, open_scene
 
 WAITING = "actorwork:celery:celery:waiting"
@@ -399,7 +400,7 @@ async def test_results_of_celery_are_waited_for(celery: Producer, celery_url: st
         got: list[object] = []
 
         async def wait() -> None:
-            got.append(await client.result("late").result(timeout=60))
+            got.append(await client.result("late").result(timeout=PATIENCE))
 
         async with trio.open_nursery() as nursery:
             for _ in range(2):

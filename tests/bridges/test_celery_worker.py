@@ -15,6 +15,7 @@ import trio
 from actorwork import Actor, Child, MessageFailed, Settings, actor, open_client, open_system, receive
 from actorwork.bridges.celery import CeleryBridge, CeleryClient, CeleryQueue, open_celery
 from tests.bridges.conftest import ROOT, Producer, environment
+from tests.patience import PATIENCE
 from tests.streams.bench_of_actors import open_scene
 
 
@@ -52,24 +53,24 @@ async def open_worker(url: str, queue: str) -> AsyncGenerator[None]:
 async def test_a_worker_handles_what_is_sent_from_here_and_its_results_come_back(celery_url: str) -> None:
     async with open_worker(celery_url, "celery"), open_celery(celery_url) as celery:
         added = await celery.send("shop.add", [1], {"y": 2})
-        assert await added.result(timeout=60) == 3
+        assert await added.result(timeout=PATIENCE) == 3
         assert await added.status() == "SUCCESS"
         urgent = [await celery.send("shop.add", [number], priority=number) for number in (9, 6, 3, 0)]
-        assert [await one.result(timeout=60) for one in urgent] == [9, 6, 3, 0]
+        assert [await one.result(timeout=PATIENCE) for one in urgent] == [9, 6, 3, 0]
         failed = await celery.send("shop.fail", ["no stock"])
         with pytest.raises(MessageFailed, match="ValueError: no stock") as told:
-            await failed.result(timeout=60)
+            await failed.result(timeout=PATIENCE)
         assert "raise ValueError(reason)" in told.value.traceback
-        assert await (await celery.send("shop.flaky", [2])).result(timeout=60) == 2
-        assert await (await celery.send("shop.headers", headers={"tenant": "blue"})).result(timeout=60) == "blue"
+        assert await (await celery.send("shop.flaky", [2])).result(timeout=PATIENCE) == 2
+        assert await (await celery.send("shop.headers", headers={"tenant": "blue"})).result(timeout=PATIENCE) == "blue"
 
         at = datetime.now(UTC) + timedelta(seconds=1.5)
         later = await celery.send("shop.add", [7], at=at)
-        assert await later.result(timeout=60) == 7
+        assert await later.result(timeout=PATIENCE) == 7
         assert datetime.now(UTC) >= at
         expired = await celery.send("shop.add", [1], expires=0.001)
         with pytest.raises(MessageFailed, match="TaskRevokedError"):
-            await expired.result(timeout=60)
+            await expired.result(timeout=PATIENCE)
 
 
 @actor(title="shop.add")
@@ -91,7 +92,7 @@ class Sender(Actor):
 
     @receive
     async def send(self, *, times: int) -> Any:
-        return await (await self.celery.send("shop.flaky", [times], queue="old")).result(timeout=60)
+        return await (await self.celery.send("shop.flaky", [times], queue="old")).result(timeout=PATIENCE)
 
 
 @pytest.mark.long
@@ -109,7 +110,7 @@ async def test_a_bridge_before_a_worker_takes_its_own_tasks_and_leaves_all_other
         assert (await celery.get(await celery.run_chain([1, 1], [5])))["value"] == 1007
         # A chord: each member counts down in the worker.
         assert (await celery.get(await celery.run_chord([1, 1], [2, 2])))["value"] == 6
-        assert await client.ref(Sender).ask({"times": 1}, timeout=60) == 1
+        assert await client.ref(Sender).ask({"times": 1}, timeout=PATIENCE) == 1
 
 
 @pytest.mark.long

@@ -17,13 +17,14 @@ from actorwork.message import Envelope, Failure
 from actorwork.policy.settlement import Fail
 from actorwork.testing.conformance import open_consumer
 from actorwork.testing.redis_server import open_redis_server
+from tests.patience import PATIENCE
 
 from .conftest import HOUSE, Shell
 
 
 def python(program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", program], cwd=HOUSE, capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", program], cwd=HOUSE, capture_output=True, text=True, check=False, timeout=PATIENCE
     )
 
 

@@ -17,6 +17,7 @@ from actorwork.message import DeadLetter, Envelope
 from actorwork.runtime.system import open_system
 from actorwork.settings import Settings
 from actorwork.testing.memory import MemoryBroker
+from tests.patience import PATIENCE
 
 from .conftest import Shell
 
@@ -378,7 +379,7 @@ def test_an_actors_own_source_goes_by_its_title(shell: Shell):
         own = Till.settings.default_source
         await broker.publish([Envelope(source=own, id="m1", data=b'{"number": 1}')])
         async with open_system([Till], broker=broker):
-            with trio.fail_after(10):
+            with trio.fail_after(PATIENCE):
                 while not await broker.dead_letters.list(own):  # noqa: ASYNC110 - no event says it
                     await trio.sleep(0.01)
 

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from actorwork.cli.commands import actorwork
+from tests.patience import PATIENCE
 
 from .conftest import HOUSE, Shell
 
@@ -32,7 +33,7 @@ def test_the_metrics_of_the_broker_are_served():
         line = server.stderr.readline()
         found = re.search(r"http://\S+", line)
         assert found is not None, line
-        with urllib.request.urlopen(found[0], timeout=30) as response:
+        with urllib.request.urlopen(found[0], timeout=PATIENCE) as response:
             assert "actorwork_nodes 0\n" in response.read().decode()
     finally:
         server.kill()

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
+
 from .conftest import HOUSE, Shell
 
 
@@ -26,7 +28,7 @@ def lines_until(process: subprocess.Popen[str], part: str, *, of_log: bool = Fal
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Wait for a node's end; return its exit code and what it logged."""
-    _, logs = process.communicate(timeout=30)
+    _, logs = process.communicate(timeout=PATIENCE)
     return process.returncode, logs
 
 
@@ -163,7 +165,7 @@ def test_the_command_that_a_log_recommends_works_when_pasted_elsewhere(
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert "error: ValueError: no order has the number -1" in pasted.stdout
 

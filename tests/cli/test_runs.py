@@ -18,6 +18,7 @@ from actorwork.policy.runs.rules import OPEN
 from actorwork.policy.runs.values import Status
 from actorwork.workflows import Flow, signal, step, together
 from tests.cli.conftest import Shell
+from tests.patience import PATIENCE
 from tests.workflows.shop import Calculator, Clerk, Flaky, Note, Square, Text, Wait
 
 READING = (("runs", "ls"), ("runs", "show", "x"), ("runs", "graph", "x"), ("result", "calculator", "x"))
@@ -365,7 +366,7 @@ def test_a_message_that_was_cancelled_in_flight_is_cancelled_again_by_force(shel
 
     async def while_it_runs(client: Client) -> None:
         receipt = await client.ref(Stubborn).submit({"what": "stays"})
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE):
             while await receipt.status() is not Status.STARTED:  # noqa: ASYNC110 - another task of the node's notes it
                 await trio.sleep(0.01)
         for options in ((), (), ("--force",), ("--force",)):
@@ -376,7 +377,7 @@ def test_a_message_that_was_cancelled_in_flight_is_cancelled_again_by_force(shel
             )
             codes.append(done.exit_code)
         Stubborn.may_end = True
-        assert await receipt.result(timeout=30) == "stays"
+        assert await receipt.result(timeout=PATIENCE) == "stays"
 
     Stubborn.may_end = False
     with_client(shell, while_it_runs, node=True)

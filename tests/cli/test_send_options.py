@@ -15,6 +15,7 @@ from actorwork.abc import Broker
 from actorwork.cli.waiting import LifeBar, in_words, life_in_json, wait_for_outcome
 from actorwork.message import Delayed, Delivery, Priority
 from actorwork.testing.conformance import open_consumer
+from tests.patience import PATIENCE
 
 from .conftest import Shell
 
@@ -160,7 +161,7 @@ def test_the_reply_is_waited_for(shell: Shell):
             assert failed["error"].startswith("TypeError")
         finally:
             process.terminate()
-            process.communicate(timeout=30)
+            process.communicate(timeout=PATIENCE)
 
 
 def test_the_wait_for_a_reply_ends(shell: Shell):
@@ -207,7 +208,7 @@ def test_what_the_handler_reports_is_seen_by_who_waits_for_the_reply(shell: Shel
         async with open_system([Reporter], broker=broker), open_client(broker) as client:
             receipt = await client.ref(Reporter).submit([1, 2, 3])
             _, outcome = await wait_for_outcome(
-                broker, lambda: trio.fail_after(20), receipt.source, receipt.id, 60, show, is_sent=True
+                broker, lambda: trio.fail_after(PATIENCE), receipt.source, receipt.id, 60, show, is_sent=True
             )
         assert outcome is not None
         assert (outcome.status, outcome.value) == ("done", b"6")

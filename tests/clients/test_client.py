@@ -28,6 +28,7 @@ from actorwork.message import Message
 from actorwork.runtime.system import open_system
 from actorwork.settings import Settings
 from actorwork.testing import MemoryBroker
+from tests.patience import PATIENCE
 
 
 @attrs.frozen
@@ -177,7 +178,7 @@ async def test_asking_is_over_when_the_time_is(url: str):
             AskTimeout, match=r"'greeter' within 0\.05 s; .* Does a node run with the actor 'greeter'\?"
         ):
             await client.ref(Greeter).ask(Greet("sleeper"), timeout=0.05)
-        assert await client.ref(Greeter).ask(Greet("Ann"), timeout=5) == "Hello Ann"
+        assert await client.ref(Greeter).ask(Greet("Ann"), timeout=PATIENCE) == "Hello Ann"
 
 
 async def test_a_foreign_message_is_refused_before_it_is_sent(url: str):
@@ -457,7 +458,7 @@ async def test_a_first_ask_that_is_cancelled_while_it_connects_does_not_spoil_th
         async with open_system([Greeter], broker=inner, grace=1), open_client(hesitating) as client:
             with pytest.raises(AskTimeout):
                 await client.ref(Greeter).ask(Greet("Ann"), timeout=0.02)
-            assert await client.ref(Greeter).ask(Greet("Ann"), timeout=5) == "Hello Ann"
+            assert await client.ref(Greeter).ask(Greet("Ann"), timeout=PATIENCE) == "Hello Ann"
     assert Greeter.seen == ["Ann"]
 
 

@@ -24,6 +24,7 @@ from actorwork import (
     sync,
 )
 from tests.clients.programs import run_asyncio
+from tests.patience import PATIENCE
 
 
 @attrs.define
@@ -66,17 +67,17 @@ def test_a_client_without_an_event_loop_has_the_whole_face(at_work: str) -> None
         ann = client.ref(Counter, key="ann")
         assert isinstance(ann, sync.EntityRef)
         assert ann.state() == EntityState(value=Total(), version=0)
-        assert ann.ask(Add(5), timeout=30) == 6
-        assert ann.submit(Add(1)).result(timeout=30) == 8
+        assert ann.ask(Add(5), timeout=PATIENCE) == 6
+        assert ann.submit(Add(1)).result(timeout=PATIENCE) == 8
         assert [(one.value.sum, one.version) for one in ann.history()] == [(8, 4), (7, 3), (6, 2), (5, 1)]
         with pytest.raises(StateConflict):
             ann.put(Total(1), version=1)
         assert ann.put(Total(1), version=4, reason="a test") == 5
         client.ref(Counter, key="ben").tell(Add(1))
         assert client.ref("counter", key="ann").state().value == {"sum": 1}
-        assert ann.forget(timeout=30)
+        assert ann.forget(timeout=PATIENCE)
         assert not ann.forget_now()
-        assert client.ref(Counter, key="ben").ask(Add(1), timeout=30) == 4
+        assert client.ref(Counter, key="ben").ask(Add(1), timeout=PATIENCE) == 4
         assert [one.key for one in client.entities(Counter)] == ["ben"]
         with pytest.raises(MessageRefused):
             client.ref(Counter).tell(Add(1))
@@ -86,12 +87,12 @@ def test_a_client_on_asyncio_has_the_whole_face(at_work: str) -> None:
     async def use() -> None:
         async with aio.open_client(at_work) as client:
             ann = client.ref(Counter, key="ann")
-            assert await ann.ask(Add(5), timeout=30) == 6
+            assert await ann.ask(Add(5), timeout=PATIENCE) == 6
             assert (await ann.state()).value == Total(6)
             assert await ann.put(Total(1), force=True) == 3
             assert [one.version for one in await ann.history()] == [3, 2, 1]
             assert [one.key async for one in client.entities("counter")] == ["ann"]
-            assert await ann.forget(timeout=30)
+            assert await ann.forget(timeout=PATIENCE)
             assert [one.key async for one in client.entities(Counter)] == []
 
     run_asyncio(use)
@@ -102,7 +103,7 @@ async def test_many_keys_are_counted_exactly_and_listed_in_pages(at_work: str) -
         keys = [f"key {number}" for number in range(130)]
 
         async def count(key: str) -> None:
-            assert await client.ref(Counter, key=key).ask(Add(1), timeout=60) == 2
+            assert await client.ref(Counter, key=key).ask(Add(1), timeout=PATIENCE) == 2
 
         async with trio.open_nursery() as nursery:
             for key in keys:

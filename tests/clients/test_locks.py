@@ -14,6 +14,7 @@ from actorwork.asynchronous.driver import AsyncioDriver
 from actorwork.blocking.driver import BlockingDriver, run
 from actorwork.embedded.values import EmbeddedValues
 from tests.clients.programs import run_asyncio
+from tests.patience import PATIENCE
 
 
 @pytest.fixture(params=["sqlite", "redis"])
@@ -149,7 +150,7 @@ def test_an_asyncio_client_keeps_a_lock_for_as_long_as_its_block_takes(
                     async with client.lock("door").acquire(timeout=0):
                         pass
                 await held.extend()
-            async with client.lock("door").acquire(timeout=5) as later:
+            async with client.lock("door").acquire(timeout=PATIENCE) as later:
                 assert later.token > held.token
 
     run_asyncio(main)

@@ -41,7 +41,7 @@ from actorwork.streams.transport.address import Address
 from actorwork.testing.redis_server import RedisServer, open_redis_server
 from actorwork.workflows import Status, chord, signal, step
 from tests.clients.programs import node, run_asyncio
-from tests.patience import BUSY
+from tests.patience import BUSY, PATIENCE
 from tests.workflows.shop import Calculator, Clerk, Flaky, Note, Square, Sum, Text, double
 
 uvloop: Any
@@ -72,23 +72,23 @@ def at_work(url: str) -> Iterator[str]:
 def test_a_sync_client_sends_asks_and_finds_results(at_work: str) -> None:
     with sync.open_client(at_work) as client:
         calculator = client.ref(Calculator)
-        assert calculator.ask(Square(3), timeout=10) == 9
+        assert calculator.ask(Square(3), timeout=PATIENCE) == 9
         calculator.tell(Square(1))
         calculator.tell_many([Square(1), Square(2)])
         receipt = calculator.submit(Square(5))
-        assert receipt.result(timeout=10) == 25
+        assert receipt.result(timeout=PATIENCE) == 25
         assert receipt.status() == "SUCCESS"
         assert client.ref("calculator").receipt(receipt.id).result() == 25
         assert client.statistics() == {"sent": 5, "asked": 1}
         client.tell(double, 1)
-        assert client.call(double, number=4) == client.submit(double, 4).result(timeout=10) == 8
+        assert client.call(double, number=4) == client.submit(double, 4).result(timeout=PATIENCE) == 8
 
 
 def test_a_sync_client_raises_what_the_other_clients_raise(at_work: str) -> None:
     with sync.open_client(at_work) as client:
         calculator = client.ref(Calculator)
         with pytest.raises(MessageFailed, match="3 is odd"):
-            calculator.ask(Flaky(3), timeout=10)
+            calculator.ask(Flaky(3), timeout=PATIENCE)
         with pytest.raises(MessageRefused):
             calculator.tell(Note("x"))  # type: ignore[arg-type]
         calculator.tell(Square(1), unique=Unique("k"), delay=60)
@@ -177,7 +177,7 @@ if child:
 
 def test_after_a_fork_both_processes_send_under_ids_of_their_own(at_work: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", FORKING, at_work], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", FORKING, at_work], capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert done.returncode == 0, done.stderr
     ids = done.stdout.split()
@@ -213,7 +213,7 @@ def test_what_became_of_a_message_is_found_in_another_process_by_its_id(at_work:
             calculator.submit(Flaky(3, "reject")).id,
         ]
     done = subprocess.run(
-        [sys.executable, "-c", LOOKING, at_work, *ids], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", LOOKING, at_work, *ids], capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert done.returncode == 0, done.stderr
     returned, text, failed, rejected = json.loads(done.stdout)
@@ -247,7 +247,7 @@ def test_a_program_that_never_closes_its_sync_client_ends_at_once(ending: str, t
         [sys.executable, "-c", f"{ENDING}{clock}{ending}", url],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE,
         check=False,
     )
     ended = time.monotonic()
@@ -257,7 +257,7 @@ def test_a_program_that_never_closes_its_sync_client_ends_at_once(ending: str, t
     assert done.stderr.strip().endswith(traceback)
     assert ended - float(began) < 1 + BUSY
     with node(url), sync.open_client(url) as client:
-        assert client.ref(Calculator).ask(Square(2), timeout=10) == 4
+        assert client.ref(Calculator).ask(Square(2), timeout=PATIENCE) == 4
         assert run(client.broker.publish([Envelope("somewhere", message, b"{}")])) == 0, "it was there"
 
 
@@ -300,7 +300,7 @@ def test_a_handler_that_uses_a_sync_client_is_refused_unless_it_has_a_thread_of_
 def test_a_sync_client_works_where_an_asyncio_loop_runs(at_work: str) -> None:
     async def cell_of_a_notebook() -> int:
         with sync.open_client(at_work) as client:
-            return client.ref(Calculator).ask(Square(4), timeout=10)
+            return client.ref(Calculator).ask(Square(4), timeout=PATIENCE)
 
     assert asyncio.run(cell_of_a_notebook()) == 16
 
@@ -374,7 +374,7 @@ def test_an_interrupt_of_a_sync_client_that_waits_for_a_server_is_shown_alone(
             elif call == "tell":
                 calculator.tell(Square(1))
             else:
-                calculator.ask(Square(1), timeout=10)
+                calculator.ask(Square(1), timeout=PATIENCE)
         assert behind(caught.value) == [KeyboardInterrupt]
 
 
@@ -420,7 +420,7 @@ def test_a_sync_client_that_loses_a_connection_while_it_subscribes_tries_again(
 
     monkeypatch.setattr(BlockingConnection, "send", send_or_lose)
     with node(redis_url), sync.open_client(redis_url) as client:
-        assert client.ref(Calculator).ask(Square(3), timeout=10) == 9
+        assert client.ref(Calculator).ask(Square(3), timeout=PATIENCE) == 9
     assert len(lost) == 2
 
 
@@ -428,14 +428,14 @@ def test_an_ask_without_the_right_to_subscribe_is_an_error_of_the_broker(own_ser
     async def on_asyncio() -> None:
         async with aio.open_client(own_server.url) as client:
             with pytest.raises(BrokerError, match=r"cannot wait for replies: .*permissions to run the 'subscribe'"):
-                await client.ref(Calculator).ask(Square(1), timeout=5)
+                await client.ref(Calculator).ask(Square(1), timeout=PATIENCE)
 
     with sync.open_client(own_server.url) as client:
         admin = BlockingRedis(Address.parse(own_server.url), Deadlines(), 5, lambda _: None)
         run(admin.call("ACL", "SETUSER", "default", "-subscribe"))
         admin.close()
         with pytest.raises(BrokerError, match=r"cannot wait for replies: .*permissions to run the 'subscribe'"):
-            client.ref(Calculator).ask(Square(1), timeout=5)
+            client.ref(Calculator).ask(Square(1), timeout=PATIENCE)
     run_asyncio(on_asyncio)
 
 
@@ -446,15 +446,15 @@ def test_an_asyncio_client_sends_asks_and_finds_results(at_work: str) -> None:
     async def main() -> None:
         async with aio.open_client(at_work) as client:
             calculator = client.ref(Calculator)
-            assert await calculator.ask(Square(3), timeout=10) == 9
+            assert await calculator.ask(Square(3), timeout=PATIENCE) == 9
             await calculator.tell_many([Square(1), Square(2)])
             receipt = await calculator.submit(Square(5))
-            assert await receipt.result(timeout=10) == 25
+            assert await receipt.result(timeout=PATIENCE) == 25
             assert await receipt.status() == "SUCCESS"
             await client.tell(double, 1)
             assert await client.call(double, 4) == await (await client.submit(double, number=4)).result() == 8
             with pytest.raises(MessageFailed, match="3 is odd"):
-                await calculator.ask(Flaky(3), timeout=10)
+                await calculator.ask(Flaky(3), timeout=PATIENCE)
             numbers = await asyncio.gather(*(calculator.ask(Square(number)) for number in range(200)))
             assert numbers == [number**2 for number in range(200)]
 
@@ -485,14 +485,14 @@ def test_a_wait_of_an_asyncio_client_ends_with_its_task_and_what_it_waited_for_g
                     await waiting
             assert await run.signal("go", 1)
             assert await run.result() == 1
-            assert await client.ref(Calculator).ask(Square(6), timeout=10) == 36
+            assert await client.ref(Calculator).ask(Square(6), timeout=PATIENCE) == 36
             began = time.monotonic()
             with pytest.raises(AskTimeout):
                 await client.ref("nobody").ask({}, timeout=0.2)
             assert time.monotonic() - began < 2 + BUSY
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.05):
-                    await client.ref("nobody").ask({}, timeout=5)
+                    await client.ref("nobody").ask({}, timeout=PATIENCE)
 
     run_asyncio(main)
 

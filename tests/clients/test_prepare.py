@@ -15,6 +15,7 @@ import trio
 from actorwork import Envelope, MessageRefused, Receipt, aio, open_client, sync
 from actorwork.clients import Client
 from tests.clients.programs import node, run_asyncio
+from tests.patience import PATIENCE
 from tests.workflows.shop import Calculator, Clerk, Note, Square
 
 
@@ -34,8 +35,8 @@ async def prepare_and_send(client: Client) -> None:
     # The first of these must not be taken for one that no broker can have seen.
     receipts: list[Receipt[str]] = [await prepared.send(), await prepared.send()]
     assert {receipt.id for receipt in receipts} == {prepared.id}
-    assert await receipts[1].result(timeout=20) == "noted kept"
-    assert await client.ref(Clerk).ask(Note("after"), timeout=20) == "noted after"
+    assert await receipts[1].result(timeout=PATIENCE) == "noted kept"
+    assert await client.ref(Clerk).ask(Note("after"), timeout=PATIENCE) == "noted after"
     assert Clerk.book == ["kept", "after"]
 
 
@@ -56,8 +57,8 @@ def test_what_is_prepared_is_sent_once_however_often(at_work: str) -> None:
         prepared = client.ref(Clerk).prepare(Note("kept"))
         assert client.statistics()["sent"] == 0
         assert prepared.send().id == prepared.send().id == prepared.id
-        assert client.ref(Clerk).receipt(prepared.id).result(timeout=20) == "noted kept"
-        assert client.ref(Clerk).ask(Note("after"), timeout=20) == "noted after"
+        assert client.ref(Clerk).receipt(prepared.id).result(timeout=PATIENCE) == "noted kept"
+        assert client.ref(Clerk).ask(Note("after"), timeout=PATIENCE) == "noted after"
     assert Clerk.book == ["kept", "after"]
 
 
@@ -127,6 +128,6 @@ def test_a_message_prepared_in_a_transaction_of_django_is_sent_after_its_commit_
         assert orders() == before
         assert browser.get("/orders/", {"text": "tea"}).content.decode() == Shop.prepared
         assert Shop.is_known_before_the_commit
-        assert Shop.client.ref(Clerk).receipt(Shop.prepared).result(timeout=20) == "noted tea"
+        assert Shop.client.ref(Clerk).receipt(Shop.prepared).result(timeout=PATIENCE) == "noted tea"
         assert orders() == [*before, Shop.prepared]
     assert Clerk.book == ["tea"]

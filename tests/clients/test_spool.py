@@ -21,6 +21,7 @@ from actorwork.embedded.spool import SpoolFile, row_of
 from actorwork.errors import BrokerError
 from actorwork.message import Envelope, Priority, Unique
 from actorwork.testing.memory import MemoryBroker
+from tests.patience import PATIENCE
 
 
 class Broker(MemoryBroker):
@@ -438,7 +439,7 @@ async def test_an_ask_waits_for_the_messages_of_its_source_and_is_never_spooled(
             await counter.ask({"number": 100}, timeout=0.1)
         assert depth(client) == 1
         broker.come_back()
-        assert await counter.ask({"number": 2}, timeout=5) == 3
+        assert await counter.ask({"number": 2}, timeout=PATIENCE) == 3
 
 
 # ------------------------------------------------------------------------------------------------------ what goes wrong

@@ -17,6 +17,7 @@ from actorwork.cli.commands import actorwork
 from actorwork.durations import as_seconds
 from actorwork.testing.redis_sentinel import Member
 from actorwork.testing.redis_server import open_redis_server
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -24,8 +25,6 @@ COMPOSE = ROOT / "compose.yaml"
 SERVICE = DEPLOY / "actorwork.service"
 BASE = DEPLOY / "kubernetes" / "base"
 KEDA = DEPLOY / "kubernetes" / "overlays" / "keda"
-PATIENCE = 60.0
-"""Seconds that a program may take on a busy machine."""
 
 
 def documents(*files: Path) -> list[dict[str, Any]]:

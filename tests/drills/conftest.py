@@ -26,12 +26,10 @@ from actorwork.failpoints import VARIABLE
 from actorwork.message import RESULT_TTL, Envelope, MessageIds
 from actorwork.testing.ledger import Account, Ledger
 from actorwork.testing.redis_server import RedisServer
+from tests.patience import PATIENCE
 
 from . import workers
 from .fork_server import ROOT, ForkServer, Process
-
-PATIENCE = 30.0
-"""Seconds that a drill waits for a condition that has no limit of its own."""
 
 
 async def until(condition: Callable[[], object], what: str, *, within: float = PATIENCE) -> None:

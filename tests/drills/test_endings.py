@@ -9,7 +9,7 @@ import trio
 
 from actorwork import Settings
 from tests.forms import AT_A_FILE, AT_REDIS
-from tests.patience import BUSY
+from tests.patience import BUSY, PATIENCE
 
 from .conftest import Drill, Node, Redis, open_place, until, until_true
 from .test_deaths import in_flight, seconds_until_run_again
@@ -206,7 +206,7 @@ async def test_a_handler_that_cannot_be_cancelled_is_ended_by_the_third_signal(u
         node.signal(signal.SIGTERM)
         await node.wait_line("messages in flight are cancelled")
         node.signal(signal.SIGTERM)
-        assert await node.wait_ended(within=30) == 3
+        assert await node.wait_ended(within=PATIENCE) == 3
         assert "ending now" in node.output
         assert await place.broker.backlog("stubborn") == 1
 

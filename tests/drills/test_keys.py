@@ -8,6 +8,7 @@ from collections import defaultdict
 import pytest
 
 from actorwork.message import Envelope, MessageIds
+from tests.patience import PATIENCE
 
 from .conftest import MANY, Drill, Node, open_place
 
@@ -29,10 +30,10 @@ async def test_many_keys_are_kept_in_order_while_nodes_are_killed(url: str, dril
         await place.broker.publish(envelopes)
         nodes: list[Node] = [drill.start("keeper", url, lease=LEASE, max_crashes=MANY) for _ in range(NODES)]
         for kills in range(1, 6):
-            await drill.wait_notes("ended", kills * keys * EACH // 8, within=60)
+            await drill.wait_notes("ended", kills * keys * EACH // 8, within=PATIENCE)
             await nodes.pop(chance.randrange(NODES)).kill()
             nodes.append(drill.start("keeper", url, lease=LEASE, max_crashes=MANY))
-        await place.wait_empty("kept", within=60)
+        await place.wait_empty("kept", within=PATIENCE)
         for node in nodes:
             await node.wait_up()
             await node.stop()

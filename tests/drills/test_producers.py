@@ -47,7 +47,7 @@ async def test_an_entry_written_by_hand_reaches_a_keyword_handler_with_its_numbe
 async def test_ten_thousand_entries_written_before_the_first_start_are_all_handled(here: Redis, drill: Drill):
     here.pipeline(("XADD", "orders", "*", "x", number, "message", f"message {number}") for number in range(10_000))
     node = drill.start("orders", here.url)
-    await drill.wait_notes("ended", 10_000, within=50)
+    await drill.wait_notes("ended", 10_000, within=PATIENCE)
     await node.stop()
     notes = drill.ledger.notes("ended")
     assert Counter(note.facts["x"] for note in notes) == Counter(range(10_000))

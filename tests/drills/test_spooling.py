@@ -61,7 +61,7 @@ async def check_arrivals(here: Redis, drill: Drill) -> int:
     A client in this process replays what the last producer left in its spool.
     """
     async with open_client(here.url, spool=Spool(path=drill.folder / "spool.sqlite3")) as client:
-        with trio.fail_after(60):
+        with trio.fail_after(PATIENCE):
             await client.wait_replayed()
         assert client.statistics()["spool_messages"] == 0
     total = 0
@@ -143,7 +143,6 @@ async def test_a_producer_that_is_killed_while_its_broker_is_silent_loses_nothin
 
 
 @pytest.mark.long
-@pytest.mark.actorwork(timeout=240)
 async def test_a_minute_of_silence_under_a_stream_of_messages(here: Redis, drill: Drill):
     async with open_proxy(here.url) as proxy:
         producers = Producers(drill, proxy.url, 200)

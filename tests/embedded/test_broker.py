@@ -18,6 +18,7 @@ from actorwork.events import BrokerTrouble, DeadLettered, Event, Fenced, GroupRe
 from actorwork.message import REPLY_TO, RESULT_TTL, Envelope, Failure, MessageIds, Priority, Status
 from actorwork.policy.settlement import Ack, Retry
 from actorwork.testing.conformance import open_consumer
+from tests.patience import PATIENCE
 
 
 def ignore(_: Event) -> None: ...
@@ -210,7 +211,7 @@ async def test_a_settlement_waits_until_the_store_works_again(tmp_path: Path, mo
         other = sqlite3.connect(tmp_path / "x.db", isolation_level=None)
         other.execute("begin immediate")
         consumer.node.settle(consumer.subscription, delivery, Ack())
-        with trio.fail_after(15):
+        with trio.fail_after(PATIENCE):
             await is_told.wait()
         assert isinstance(events[0], BrokerTrouble)
         assert "another process has held its lock" in events[0].error
@@ -274,7 +275,7 @@ async def test_once_its_file_was_taken_away_a_store_refuses_everything_and_says_
         await broker.publish([Envelope("orders", "1", b"1")])
         delivery = await consumer.take_one()
         take_away(tmp_path)
-        with trio.fail_after(15):
+        with trio.fail_after(PATIENCE):
             await is_told.wait()
         (trouble, *_) = events
         assert isinstance(trouble, BrokerTrouble)

@@ -9,6 +9,7 @@ import trio
 from actorwork.embedded.broker import open_broker
 from actorwork.message import Envelope
 from actorwork.testing.conformance import open_consumer
+from tests.patience import PATIENCE
 
 HOUR = 3600.0
 LEASE = 2.0
@@ -42,7 +43,7 @@ async def test_a_clock_that_is_set_costs_no_lease_and_no_message(
         assert holder.node.statistics()["settled"] == 1
         await there.publish([Envelope("orders", "two", b"2"), Envelope("orders", "late", b"3", delay=0.2)])
         taken = [one.id for consumer in (holder, other) for one in consumer.waiting]
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE):
             while sorted(taken) != ["late", "two"]:
                 await trio.sleep(0.02)
                 taken = [one.id for consumer in (holder, other) for one in consumer.waiting]

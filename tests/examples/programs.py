@@ -12,9 +12,9 @@ from typing import TypeVar
 
 import httpx
 
+from tests.patience import PATIENCE
+
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60.0
-"""Seconds: far more than any of this takes, for machines that are busy."""
 
 T = TypeVar("T")
 

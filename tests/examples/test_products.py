@@ -9,8 +9,6 @@ import pytest
 from actorwork.testing.redis_server import open_redis_server
 from tests.examples.programs import api_of, running, until
 
-pytestmark = pytest.mark.actorwork(timeout=180)  # Seconds, on machines that are busy.
-
 LAMP = {"name": " Lamp ", "price": 9.9}
 
 

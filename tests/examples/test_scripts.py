@@ -9,8 +9,6 @@ import pytest
 
 from tests.examples.programs import PATIENCE, ROOT
 
-pytestmark = pytest.mark.actorwork(timeout=180)  # Seconds, on machines that are busy.
-
 
 def output_of(program: str, *arguments: str) -> str:
     ended = subprocess.run(

@@ -13,8 +13,6 @@ from examples.testgen.generation import Candidate
 from examples.testgen.sandbox import judge
 from tests.examples.programs import PATIENCE, api_of, running, until
 
-pytestmark = pytest.mark.actorwork(timeout=180)  # Seconds, on machines that are busy.
-
 SAMPLE = '''
 import time
 

@@ -34,6 +34,7 @@ from actorwork import (
     receive,
 )
 from actorwork.hosting import thread
+from tests.patience import PATIENCE
 
 BEGUN = threading.Event()
 RELEASED = threading.Event()
@@ -135,7 +136,7 @@ async def crash(system: System) -> None:
 
 def test_a_program_without_an_event_loop_hosts_actors(url: str) -> None:
     with SystemThread([Worker], broker=url) as system:
-        assert system.client.ref(Worker).ask(Double(4), timeout=60) == 8
+        assert system.client.ref(Worker).ask(Double(4), timeout=PATIENCE) == 8
         assert system.client is system.client
         assert not system.wait(timeout=0)
     with pytest.raises(NotRunning, match="not started"):
@@ -145,10 +146,10 @@ def test_a_program_without_an_event_loop_hosts_actors(url: str) -> None:
 def test_a_system_thread_may_be_started_and_stopped_again(url: str) -> None:
     system = SystemThread([Worker], broker=url)
     for _ in range(2):
-        system.start(timeout=60)
+        system.start(timeout=PATIENCE)
         with pytest.raises(NotRunning, match="started already"):
             system.start()
-        assert system.client.ref(Worker).ask(Double(4), timeout=60) == 8
+        assert system.client.ref(Worker).ask(Double(4), timeout=PATIENCE) == 8
         system.stop()
     system.stop()
 
@@ -223,7 +224,7 @@ def test_a_crash_of_the_system_reaches_its_host(caplog: pytest.LogCaptureFixture
     with pytest.raises(MaxRestartsExceeded) as caught, system:
         system.call(crash)
         with pytest.raises(MaxRestartsExceeded):
-            system.wait(timeout=60)
+            system.wait(timeout=PATIENCE)
         with pytest.raises(NotRunning, match="has ended") as ended:
             _ = system.client
         assert isinstance(ended.value.__cause__, MaxRestartsExceeded)
@@ -237,7 +238,7 @@ def test_an_error_of_the_block_goes_before_that_of_the_system() -> None:
     with pytest.raises(LookupError), SystemThread(brittle(), intensity=Intensity(restarts=0)) as system:
         system.call(crash)
         with pytest.raises(MaxRestartsExceeded):
-            system.wait(timeout=60)
+            system.wait(timeout=PATIENCE)
         raise LookupError("of the block")
 
 
@@ -281,7 +282,7 @@ def test_a_fork_has_no_system_and_a_program_that_never_stops_its_own_ends_in_ord
     assert done.returncode == 0, done.stderr
     with SystemThread([Worker], broker=url) as system:
         # Settled by the first one, which did not leave it to the end of its lease of 10 s.
-        assert system.client.ref(Worker).receipt(done.stdout.strip()).result(timeout=60) is None
+        assert system.client.ref(Worker).receipt(done.stdout.strip()).result(timeout=PATIENCE) is None
 
 
 @pytest.mark.parametrize(
@@ -341,7 +342,7 @@ def test_an_asyncio_program_hosts_actors(url: str) -> None:
 
     async def main() -> None:
         async with SystemThread([Worker], broker=url) as system:
-            replies = [system.client.ref(Worker).ask(Double(number), timeout=60) for number in range(3)]
+            replies = [system.client.ref(Worker).ask(Double(number), timeout=PATIENCE) for number in range(3)]
             assert await asyncio.gather(*replies) == [0, 2, 4]
             assert await system.call(tell) == 10
         with pytest.raises(NotRunning):

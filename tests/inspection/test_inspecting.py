@@ -16,6 +16,7 @@ from actorwork.policy.reports import HeldMessage, NodeReport, PartReport, writte
 from actorwork.streams.broker import RedisBroker
 from actorwork.testing.memory import MemoryBroker
 from actorwork.testing.redis_server import open_redis_server
+from tests.patience import PATIENCE
 
 GATE: list[trio.Event] = []
 
@@ -34,7 +35,7 @@ def _gate() -> None:
 
 
 async def until(look: Callable[[], Awaitable[Any]]) -> Any:
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE):
         while not (found := await look()):  # noqa: ASYNC110 - what it looks at is at a broker
             await trio.sleep(0.01)
     return found
@@ -48,9 +49,9 @@ async def test_a_full_server_is_looked_at():
             assert isinstance(broker, RedisBroker)
             await broker.client.call("CONFIG", "SET", "maxmemory", "1", idempotent=True)
             try:
-                with pytest.raises(BrokerError, match="maxmemory"), trio.fail_after(30):
+                with pytest.raises(BrokerError, match="maxmemory"), trio.fail_after(PATIENCE):
                     await broker.reports.watch()
-                with trio.fail_after(30):
+                with trio.fail_after(PATIENCE):
                     source = await Inspection(broker).source("mails")
                 assert source.backlog == 1
             finally:
@@ -128,7 +129,7 @@ async def test_a_message_says_why_it_waits():
 
             await until(is_over)
             GATE.append(trio.Event())
-            assert [await one.result(timeout=30) for one in behind] == [None, None]
+            assert [await one.result(timeout=PATIENCE) for one in behind] == [None, None]
     with pytest.raises(LookupError, match="name the source"):
         await look.message("nothing")
     assert (await look.message("nothing", "mails")).why.code == "unknown"
@@ -242,7 +243,7 @@ async def test_garbage_as_an_answer_is_no_answer(garbage: bytes):
             for ask in (await broker.commands.take("odd")).asks:
                 await broker.commands.answer(ask.id, garbage)
 
-        stacks = await Inspection(broker).stacks("odd", within=30)
+        stacks = await Inspection(broker).stacks("odd", within=PATIENCE)
     assert stacks.no_answer == "h:odd answered what cannot be read"
 
 
@@ -256,7 +257,7 @@ async def test_odd_stacks_in_an_answer_are_left_out():
             for ask in (await broker.commands.take("odd")).asks:
                 await broker.commands.answer(ask.id, json.dumps(said).encode())
 
-        stacks = await Inspection(broker).stacks("odd", within=30)
+        stacks = await Inspection(broker).stacks("odd", within=PATIENCE)
     assert [(one.name, one.lines) for one in stacks.stacks] == [("x", ("a",))]
     assert stacks.blocked_for is None
 
@@ -266,12 +267,12 @@ async def test_a_node_shows_its_stacks_and_stops_when_it_is_told():
     look = Inspection(broker)
     async with open_system(Mail, broker=broker) as system:
         node = await look.node(system.node_id)
-        stacks = await look.stacks(node.name, within=30)
+        stacks = await look.stacks(node.name, within=PATIENCE)
         assert {one.kind for one in stacks.stacks} == {"task", "thread"}
         assert stacks.no_answer == ""
         nothing = await look.cancel(node.id, "mails", "m1")
         assert (nothing.done, "not in hand" in nothing.text) == (False, True)
-        stopped = await look.stop(node.id, by="ann", within=30)
+        stopped = await look.stop(node.id, by="ann", within=PATIENCE)
         assert stopped.done
         await system.wait_stopped()
 

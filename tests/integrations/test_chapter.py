@@ -13,6 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from actorwork import Actor, Settings, SystemThread, receive
+from tests.patience import PATIENCE
 
 CHAPTER = Path(__file__).parents[2] / "docs" / "integrations.md"
 
@@ -77,7 +78,7 @@ def test_the_section_on_flask(url: str) -> None:
     app = chapter["create_app"]()
     sent = app.test_client().post("/greetings/Ann").text
     with app.app_context():
-        assert chapter["actors"].client.receipt(sent).result(timeout=20) == "Hello Ann"
+        assert chapter["actors"].client.receipt(sent).result(timeout=PATIENCE) == "Hello Ann"
     chapter["actors"].close(app)
 
 

@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 
 from examples.frameworks import fastapi_app, flask_app, quart_app
 from tests.examples.programs import api_of, running, until
+from tests.patience import PATIENCE
 
 TEXT = "the quick brown fox"
 
@@ -31,7 +32,7 @@ def test_flask_accepts_a_text_and_shows_its_words(counter: str) -> None:
     assert accepted.status_code == 202
     sent = accepted.get_json()["id"]
     with app.app_context():
-        assert flask_app.actors.client.receipt(sent).result(timeout=20) == 4
+        assert flask_app.actors.client.receipt(sent).result(timeout=PATIENCE) == 4
     assert browser.get(f"/texts/{sent}").get_json() == {"id": sent, "status": "SUCCESS", "words": 4}
     assert browser.get("/texts/unheard-of").status_code == 404
     flask_app.actors.close(app)
@@ -74,7 +75,7 @@ def test_the_command_of_a_django_project_runs_the_tasks_that_its_server_has_sent
     ):
         worker.wait_for("reads for django:default")
         url = server.wait_for(r"server at (http://[\d.:]+)")[1]
-        with httpx.Client(base_url=url, timeout=60, trust_env=False) as browser:
+        with httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False) as browser:
             sent = browser.post("/texts", data={"text": TEXT}).json()["id"]
             until(lambda: browser.get(f"/texts/{sent}").json()["words"], "the words")
             assert browser.get(f"/texts/{sent}").json() == {"id": sent, "status": "SUCCESSFUL", "words": 4}

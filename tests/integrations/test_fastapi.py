@@ -23,6 +23,7 @@ from starlette.routing import Mount, Route
 from actorwork import Actor, BrokerError, MissingExtra, NotRunning, Settings, SystemThread, receive
 from actorwork.integrations import opened
 from actorwork.integrations.fastapi import ClientDep, client, event_response, lifespan
+from tests.patience import PATIENCE
 
 LOOPS: tuple[Literal["asyncio", "trio"], ...] = ("asyncio", "trio")
 
@@ -49,7 +50,7 @@ def greeting(url: str | None, **options: Any) -> FastAPI:
 
     @app.get("/greet/{name}")
     async def greet(name: str, actors: ClientDep) -> str:
-        return await actors.ref(Greeter).ask({"name": name}, timeout=20)
+        return await actors.ref(Greeter).ask({"name": name}, timeout=PATIENCE)
 
     @app.post("/greetings/{name}")
     async def send(name: str, actors: ClientDep) -> str:
@@ -116,7 +117,7 @@ def test_a_lifespan_of_the_application_enters_it(url: str) -> None:
 
     @app.get("/")
     async def greet(actors: ClientDep, request: Request) -> str:
-        return f"{request.state.word}, {await actors.ref('greeter').ask({'name': 'Ann'}, timeout=20)}"
+        return f"{request.state.word}, {await actors.ref('greeter').ask({'name': 'Ann'}, timeout=PATIENCE)}"
 
     with TestClient(app) as browser:
         assert browser.get("/").json() == "Good morning, Hello Ann"
@@ -134,7 +135,7 @@ def test_an_error_of_the_block_leaves_it_as_it_is(url: str) -> None:
 
 async def greet_in_starlette(request: Request) -> Response:
     actors = await client(request)
-    return JSONResponse(await actors.ref(Greeter).ask({"name": request.path_params["name"]}, timeout=20))
+    return JSONResponse(await actors.ref(Greeter).ask({"name": request.path_params["name"]}, timeout=PATIENCE))
 
 
 def test_an_application_of_starlette_and_what_it_mounts_share_the_client(url: str) -> None:

@@ -17,6 +17,7 @@ from actorwork.integrations.flask import Actorwork
 from actorwork.integrations.lazy import LazyClient
 from examples.frameworks.actors import Count, Counter
 from tests.examples.programs import running, until
+from tests.patience import PATIENCE
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def app(actors: Actorwork, counter: str) -> Iterator[Flask]:
 
     @app.get("/count/<text>")
     def count(text: str) -> str:
-        return f"{actors.client.ref(Counter).ask(Count(text), timeout=20)} words"
+        return f"{actors.client.ref(Counter).ask(Count(text), timeout=PATIENCE)} words"
 
     yield app
     actors.close(app)
@@ -124,7 +125,7 @@ def test_a_client_that_was_used_before_gunicorn_forks_is_used_in_each_worker(red
         answers: list[dict[str, Any]] = []
 
         def ask() -> bool | None:
-            with httpx.Client(base_url=url, timeout=60, trust_env=False) as browser:
+            with httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False) as browser:
                 answers.append(browser.get("/send").json())
             return len({answer["process"] for answer in answers}) == 2 or None
 

@@ -17,6 +17,7 @@ import pytest
 from actorwork import BrokerError, MissingExtra, NotRunning
 from actorwork.web import Access
 from examples.frameworks.actors import Count, Counter
+from tests.patience import PATIENCE
 
 if TYPE_CHECKING:
     from litestar import Litestar
@@ -33,7 +34,7 @@ def counting(broker: str | None, **options: Any) -> Litestar:
     from actorwork.integrations.litestar import ActorworkPlugin, ClientDep
 
     async def count(text: str, actors: Any) -> int:
-        return await actors.ref(Counter).ask(Count(text), timeout=20)
+        return await actors.ref(Counter).ask(Count(text), timeout=PATIENCE)
 
     count.__annotations__.update(text=FromPath[str], actors=ClientDep, **{"return": int})
     options.setdefault("patience", 60)
@@ -86,7 +87,7 @@ def test_a_test_replaces_the_client_and_needs_no_broker() -> None:
     from litestar.testing import TestClient
 
     async def count(actors: Any) -> int:
-        return await actors.ref(Counter).ask(Count("one"), timeout=20)
+        return await actors.ref(Counter).ask(Count("one"), timeout=PATIENCE)
 
     async def ask(message: Count, timeout: float) -> int:
         return len(message.text)

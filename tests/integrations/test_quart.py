@@ -19,6 +19,7 @@ from actorwork.errors import MaxRestartsExceeded
 from actorwork.integrations.quart import TIMEOUT, Actorwork
 from actorwork.testing import MemoryBroker
 from tests.examples.programs import running, until
+from tests.patience import PATIENCE
 
 
 class Greeter(Actor):
@@ -60,7 +61,7 @@ def greeting(actors: Actorwork) -> QuartTrio:
 
     @app.get("/greet/<name>")
     async def greet(name: str) -> str:
-        return await actors.client.ref("greeter").ask({"name": name}, timeout=20)
+        return await actors.client.ref("greeter").ask({"name": name}, timeout=PATIENCE)
 
     return app
 
@@ -168,6 +169,6 @@ def test_hypercorn_serves_actors_and_pages_on_one_loop(redis_url: str, tmp_path:
     command = ("hypercorn", "--worker-class", "trio", "--bind", "127.0.0.1:0", "examples.frameworks.quart_app:app")
     with running(tmp_path / "log", *command, env={"ACTORWORK_BROKER": redis_url}) as server:
         url = server.wait_for(r"Running on (http://[\d.:]+)")[1]
-        with httpx.Client(base_url=url, timeout=60, trust_env=False) as browser:
+        with httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False) as browser:
             sent = browser.post("/texts", json={"text": "the quick brown fox"}).json()["id"]
             assert until(lambda: browser.get(f"/texts/{sent}").json()["words"], "the words") == 4

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.patience import PATIENCE
+
 from . import workers
 
 ROOT = Path(__file__).parents[2]
 WORKERS = Path(__file__).parent / "workers.py"
-PATIENCE = 30.0
-"""Seconds: far more than any of this takes, for machines that are busy."""
 
 
 async def until(condition: Callable[[], object], what: str) -> None:

@@ -6,6 +6,8 @@ import textwrap
 
 import pytest
 
+from tests.patience import PATIENCE
+
 PROGRAM = """
 import ctypes, os, subprocess, sys, time
 from pathlib import Path
@@ -21,7 +23,7 @@ def state(pid):
         return "gone"
 
 def until(condition):
-    limit = time.monotonic() + 20
+    limit = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < limit
         time.sleep(0.01)
@@ -57,6 +59,6 @@ trio.run(main, clock=clock)
 @pytest.mark.skipif(sys.platform != "linux", reason="orphans are given to PID 1 in the way of Linux")
 def test_an_orphan_is_reaped_and_an_own_child_keeps_its_exit_code():
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(PROGRAM)], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", textwrap.dedent(PROGRAM)], capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     assert done.stdout.splitlines() == ["both wait: Z Z", "the code of its own: 5", "the orphan: gone"], done.stderr

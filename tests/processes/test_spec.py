@@ -25,6 +25,7 @@ from actorwork import (
 from actorwork.actors.tree.spec import Replicas
 from actorwork.actors.tree.walking import actors_of, processes_of, root_of
 from actorwork.testing.memory import MemoryBroker
+from tests.patience import PATIENCE
 
 from .conftest import ROOT
 
@@ -172,7 +173,7 @@ def session(what: str, broker: str) -> subprocess.CompletedProcess[str]:
     typed = SESSION.replace("WHAT", what).replace("BROKER", repr(broker))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [sys.executable, "-c", typed], capture_output=True, text=True, timeout=60, env=environment, check=False
+        [sys.executable, "-c", typed], capture_output=True, text=True, timeout=PATIENCE, env=environment, check=False
     )
 
 

@@ -16,7 +16,7 @@ import trio.testing
 
 from actorwork import Client, Process, open_client, open_system
 from tests.forms import AT_REDIS
-from tests.patience import BUSY
+from tests.patience import BUSY, PATIENCE
 
 from .conftest import ROOT, Program, Said, is_alive, until
 from .workers import Third, Worker
@@ -232,7 +232,7 @@ def test_a_program_without_the_guard_of_main_is_told_about_it(tmp_path: Path):
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert done.returncode == 1
     assert 'start it below `if __name__ == "__main__":`' in done.stderr

@@ -46,6 +46,7 @@ from actorwork.streams.transport.client import RedisClient, open_client
 from actorwork.streams.transport.commands import Script
 from actorwork.streams.transport.redis_py import ConnectionError, ResponseError  # noqa: A004
 from actorwork.testing.redis_server import RedisServer
+from tests.patience import PATIENCE
 
 SOURCE = "work"
 EFFECTS = "effects"
@@ -355,7 +356,7 @@ class RedisWorld:
     async def _settle_states(self, hand: RedisHand, endings: Sequence[Ending], loses: bool) -> list[str]:
         accepted = await self._settle(hand, endings, loses)
         stale = [event.delivery for event in hand.events if isinstance(event, StaleState)]
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE):
             while sum(event.count for event in hand.events if isinstance(event, Released)) < len(stale):  # noqa: ASYNC110
                 await trio.sleep(0.001)
         return [

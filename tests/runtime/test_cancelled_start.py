@@ -11,9 +11,7 @@ import trio
 from actorwork import Actor, Settings, Supervisor, events, open_system, receive
 from actorwork.abc import Broker
 from actorwork.testing import MemoryBroker
-
-PATIENCE = 10.0
-"""Seconds for a start that was cancelled to end."""
+from tests.patience import PATIENCE
 
 
 class Reading(Actor):

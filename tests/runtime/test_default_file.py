@@ -11,6 +11,7 @@ import pytest
 
 from actorwork import Actor, BrokerError, Child, Settings, open_system, receive
 from actorwork.brokers import default_file, project_directory
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 
@@ -73,7 +74,7 @@ def run(tmp_path: Path) -> Callable[..., str]:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=PATIENCE,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -29,6 +29,7 @@ from actorwork.policy.retry import Fixed
 from actorwork.policy.settlement import Ack
 from actorwork.settings import EventSettings
 from tests.doubles import Kept
+from tests.patience import PATIENCE
 
 
 @attrs.frozen
@@ -81,8 +82,8 @@ async def eventually(condition: Any) -> None:
 
 async def test_an_answer_comes_back():
     async with open_system(Calculator, broker="sqlite://") as system, open_client(system.broker) as client:
-        assert await client.ref(Calculator).ask(Add(2, 3), timeout=30) == 5
-        assert await client.ref(Calculator).ask({"what": "echo"}, timeout=30) == "echo"
+        assert await client.ref(Calculator).ask(Add(2, 3), timeout=PATIENCE) == 5
+        assert await client.ref(Calculator).ask({"what": "echo"}, timeout=PATIENCE) == "echo"
         assert await system.ref(Calculator).ask(Add(2, 3)) == 5
 
 
@@ -115,7 +116,7 @@ async def test_each_end_of_a_delivery_reaches_the_store(what: str, attempts: int
 async def test_the_asker_gets_the_failure():
     async with open_system(Calculator, broker="sqlite://") as system, open_client(system.broker) as client:
         with pytest.raises(MessageFailed, match="never") as caught:
-            await client.ref(Calculator).ask({"what": "fail"}, timeout=30)
+            await client.ref(Calculator).ask({"what": "fail"}, timeout=PATIENCE)
         assert caught.value.type == "Fail"
 
 
@@ -231,7 +232,7 @@ async def test_a_hurried_stop_releases_the_messages_in_flight(tmp_path: Path):
     assert system.forced
     hang = False
     async with open_system(Slow, broker=broker):
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE):
             await done.wait()
     assert attempts == [1, 1], "an attempt that was handed back does not count"
 
@@ -279,7 +280,7 @@ async def test_a_thread_handler_works_beside_the_loop():
         settings = Settings(title="threaded", concurrency=4)
 
         def __init__(self) -> None:
-            self.together = threading.Barrier(4, timeout=30)
+            self.together = threading.Barrier(4, timeout=PATIENCE)
 
         @receive
         def take(self, *, n: int) -> None:

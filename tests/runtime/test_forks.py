@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from actorwork.message import MessageIds
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +41,7 @@ trio.run(main)
 def test_a_forked_child_that_returns_into_the_loop_ends_and_one_that_ends_by_itself_does_so():
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n") == ["7", "1", "1", ""]

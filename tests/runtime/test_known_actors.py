@@ -10,6 +10,7 @@ from actorwork import Actor, Settings, open_client, open_system, receive
 from actorwork.brokers import open_broker
 from actorwork.state.known_actors import NAME, enter_actors, known_actors, unknown_actor, unknown_source
 from actorwork.testing.memory import MemoryBroker
+from tests.patience import PATIENCE
 
 
 class Till(Actor):
@@ -24,7 +25,7 @@ async def test_a_node_enters_its_actors_and_their_sources(kind: str, request: py
     url = ":memory:" if kind == "embedded" else request.getfixturevalue("redis_url")
     async with open_broker(url) as broker:
         async with open_system([Till], broker=broker):
-            with trio.fail_after(15):
+            with trio.fail_after(PATIENCE):
                 while not (known := await known_actors(broker.values)):  # noqa: ASYNC110 - no event says it
                     await trio.sleep(0.01)
         assert known == {"till": sorted(["orders", Till.settings.default_source])}

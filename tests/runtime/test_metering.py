@@ -11,6 +11,7 @@ import trio.testing
 from actorwork import Actor, MailboxSettings, Retry, RetryPolicy, Settings, SettingsError, open_system, receive
 from actorwork.telemetry.metrics import Registry
 from actorwork.testing import open_test_system
+from tests.patience import PATIENCE
 
 
 def values(registry: Registry | None, name: str) -> Mapping[tuple[str, ...], float]:
@@ -106,7 +107,7 @@ async def test_the_monitor_serves_the_metrics_in_the_format_that_is_asked_for():
 
         def fetch(accept: str) -> tuple[str, str]:
             request = urllib.request.Request(address, headers={"Accept": accept})
-            with urllib.request.urlopen(request, timeout=30) as response:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as response:
                 return response.headers["Content-Type"], response.read().decode()
 
         kind, text = await trio.to_thread.run_sync(fetch, "text/plain")

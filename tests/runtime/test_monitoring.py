@@ -20,8 +20,7 @@ from actorwork.runtime.system import System
 from actorwork.telemetry import health, heartbeat
 from actorwork.testing.memory import MemoryBroker
 from actorwork.testing.redis_server import open_redis_server
-
-PATIENCE = 30.0
+from tests.patience import PATIENCE
 
 
 class Worker(Actor):

@@ -18,6 +18,7 @@ from actorwork.message import Pause, PauseKind
 from actorwork.runtime.pausing import Pausing
 from actorwork.testing import MemoryBroker, TestSystem, advance, open_test_system
 from actorwork.testing.conformance import until
+from tests.patience import PATIENCE
 
 
 class Base(Actor):
@@ -262,7 +263,7 @@ async def test_pausing_again_and_again_loses_nothing_and_does_nothing_twice(
                 await trio.sleep(0.1)
                 await client.resume(**what)
                 await trio.sleep(0.05)
-        await until(is_done, "all of them", within=40)
+        await until(is_done, "all of them", within=PATIENCE)
     assert set(done.values()) == {1}
 
 

@@ -20,6 +20,7 @@ from actorwork.runtime import engine
 from actorwork.runtime.reporting import reporter, stand_in
 from actorwork.testing.memory import MemoryBroker, MemoryNode
 from tests.doubles import Kept
+from tests.patience import PATIENCE
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +36,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 async def until_some(look: Callable[[], Any]) -> Any:
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE):
         while not (found := await look()):  # noqa: ASYNC110 - what it looks at is at a broker
             await trio.sleep(0.01)
     return found

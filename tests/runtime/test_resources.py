@@ -12,8 +12,7 @@ from actorwork.errors import SettingsError
 from actorwork.runtime.resources import paths_of
 from actorwork.runtime.system import System
 from actorwork.testing.memory import MemoryBroker
-
-PATIENCE = 30.0
+from tests.patience import PATIENCE
 
 
 class Worker(Actor):

@@ -12,11 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.patience import TRIALS
+from tests.patience import PATIENCE, TRIALS
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 40.0
-"""Seconds: far more than any of this takes, for machines that are busy."""
 
 PROGRAM = """
 import sys, time, trio

@@ -17,8 +17,7 @@ from actorwork.runtime import stalls
 from actorwork.runtime.stalls import waits_for_io, watch_stalls
 from actorwork.stacks import stack_of_frame
 from actorwork.testing.memory import MemoryBroker
-
-PATIENCE = 30.0
+from tests.patience import PATIENCE
 
 
 class Told:

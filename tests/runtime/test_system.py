@@ -35,6 +35,7 @@ from actorwork.policy import settlement as policy
 from actorwork.policy.schedule import Interval
 from actorwork.testing import open_test_system
 from tests.doubles import FakeBroker, Kept
+from tests.patience import PATIENCE
 
 
 class Sleeper(Actor):
@@ -381,7 +382,7 @@ async def test_nothing_outlives_the_block():
         pass
     await trio.testing.wait_all_tasks_blocked()
     assert trio.lowlevel.current_statistics().tasks_living == statistics.tasks_living
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE):
         while set(_own_threads()) - before:  # noqa: ASYNC110 - threads end by themselves; the system waits for them briefly
             await trio.sleep(0.01)
 

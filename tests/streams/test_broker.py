@@ -37,7 +37,7 @@ from actorwork.streams.transport.commands import MayHaveExecuted
 from actorwork.streams.transport.redis_py import ConnectionError as BrokenConnection
 from actorwork.testing.proxy import open_proxy
 from actorwork.testing.redis_server import open_redis_server
-from tests.patience import BUSY, best_of
+from tests.patience import BUSY, PATIENCE, best_of
 from tests.streams.bench_of_actors import WHY, Scene, ack_all, inbox, open_scene, subscription
 from tests.streams.conftest import wait_until
 
@@ -297,7 +297,7 @@ async def test_headers_nobody_can_read_make_a_dead_letter(redis_url: str, header
         await scene.call("XADD", "orders", "*", "data", "1", "id", "m1", "headers", headers)
         await scene.call("XADD", "orders", "*", "data", "2", "id", "m2")
         assert (await inbox(orders).take_one()).id == "m2"
-        with trio.fail_after(15):
+        with trio.fail_after(PATIENCE):
             while not (letters := await scene.broker.dead_letters.list("orders")):  # noqa: ASYNC110
                 await trio.sleep(0.001)
         (letter,) = letters
@@ -358,7 +358,7 @@ async def test_a_retry_comes_to_its_own_group_alone(redis_url: str):
         (entry,) = history_of(again)
         assert (entry["attempt"], entry["error"], entry["reason"]) == (3, "ValueError", "no such table")
         node.settle(one, again, Ack())
-        with trio.fail_after(15):
+        with trio.fail_after(PATIENCE):
             while await scene.length("orders"):  # noqa: ASYNC110 - the other group's reader acks it away
                 await trio.sleep(0.001)
         assert inbox(two).waiting == []
@@ -436,7 +436,7 @@ async def test_an_outcome_is_kept_and_published_for_who_asked(redis_url: str):
             await inbox(orders).take(3), (Ack(b'{"a": [1, "\\""]}'), Reject(WHY), Fail(WHY)), strict=True
         ):
             node.settle(orders, delivery, settlement)
-        with trio.fail_after(15):
+        with trio.fail_after(PATIENCE):
             outcomes = [await each.outcome() for each in waiting]
         assert outcomes == [
             Outcome("done", b'{"a": [1, "\\""]}'),
@@ -465,7 +465,7 @@ async def test_a_reply_that_the_channel_lost_is_found_after_the_reconnect(redis_
         node.settle(orders, await inbox(orders).take_one(), Ack(b"7"))
         await node.wait_settled()
         proxy.accept()
-        with trio.fail_after(15):
+        with trio.fail_after(PATIENCE):
             assert (await waiting.outcome()).value == b"7"
 
 
@@ -755,7 +755,7 @@ async def test_a_message_that_takes_down_too_many_processes_is_buried(redis_url:
                 crashes.append((await inbox(orders).take_one()).crashes)
         assert crashes == [1, 2]
         async with scene.node(orders) as node:
-            with trio.fail_after(15):
+            with trio.fail_after(PATIENCE):
                 outcome = await waiting.outcome()
             assert outcome.failure is not None
             assert (outcome.status, outcome.failure.type) == ("failed", "Crashed")
@@ -834,7 +834,7 @@ async def test_a_retry_whose_entry_was_deleted_is_lost_and_its_sender_learns_tha
         delivery = await inbox(orders).take_one()
         await scene.call("XDEL", "orders", delivery.token[0])
         node.settle(orders, delivery, Retry(delay, WHY))
-        with trio.fail_after(15):
+        with trio.fail_after(PATIENCE):
             outcome = await waiting.outcome()
         assert outcome.failure is not None
         assert (outcome.status, outcome.failure.type) == ("rejected", "Lost")
@@ -851,7 +851,7 @@ async def test_taking_over_waits_for_room(redis_url: str):
         await scene.die_with(orders, 8)
         async with scene.node(orders) as node:
             got: list[object] = []
-            with trio.fail_after(15):
+            with trio.fail_after(PATIENCE):
                 while len(got) < 10:
                     delivery = await inbox(orders).take_one()
                     assert len(inbox(orders).waiting) <= 3
@@ -911,10 +911,10 @@ async def test_groups_are_made_again_wherever_they_went(redis_url: str):
             await scene.broker.publish(
                 [Envelope("orders", f"after {loss}", b"x"), Envelope("letters", f"{loss}", b"x")]
             )
-            got = await inbox(orders).take(2, within=30)
+            got = await inbox(orders).take(2, within=PATIENCE)
             assert len(scene.told(GroupRestored)) > before
             ack_all(node, orders, got)
-            with trio.fail_after(15):
+            with trio.fail_after(PATIENCE):
                 while await scene.length("orders") + await scene.length("letters"):
                     # A lease that went with FLUSHALL makes them come once more.
                     ack_all(node, orders, await inbox(orders).take(1)) if inbox(orders).waiting else None
@@ -975,7 +975,7 @@ async def test_a_server_killed_in_mid_work_and_started_again_loses_nothing():
 
             async def work() -> None:
                 while len(done) < 2000:
-                    for delivery in await inbox(orders).take(1, within=30):
+                    for delivery in await inbox(orders).take(1, within=PATIENCE):
                         done.add(delivery.payload)
                         node.settle(orders, delivery, Ack())
                     node.resume(orders)
@@ -1094,7 +1094,7 @@ async def test_messages_that_kill_processes_are_bounded_like_any_other_dead_lett
             await scene.send("orders", b"%d" % number)
             await scene.die_with(orders, 1)
             async with scene.node(orders):
-                with trio.fail_after(30):
+                with trio.fail_after(PATIENCE):
                     while await scene.length("orders"):  # noqa: ASYNC110 - the server sets no event of ours
                         await trio.sleep(0.01)
         (letter,) = await scene.broker.dead_letters.list()
@@ -1217,7 +1217,7 @@ async def test_connections_that_are_cut_at_random_lose_nothing_and_run_nothing_t
 
         async def work() -> None:
             while handled.total() < total:
-                first = await inbox(orders).take_one(within=30)
+                first = await inbox(orders).take_one(within=PATIENCE)
                 more = await inbox(orders).take(min(dice.randint(0, 30), len(inbox(orders).waiting)))
                 for delivery in (first, *more):
                     handled[delivery.id] += 1

@@ -22,6 +22,7 @@ from actorwork.streams.transport.redis_py import (
 )
 from actorwork.testing.proxy import open_proxy
 from actorwork.testing.redis_server import open_redis_server
+from tests.patience import PATIENCE
 from tests.streams.conftest import HELLO, PONG, open_scripted_server, wait_until
 
 ADD = Script("add", "return redis.call('INCRBY', KEYS[1], ARGV[1])")
@@ -106,7 +107,7 @@ async def test_a_killed_server_is_back_within_two_seconds_of_its_return():
                 await client.call("PING")
             assert waiting.cancelled_caught, "a command waits for a connection, for as long as its caller lets it"
             server.start()
-            with trio.fail_after(15):
+            with trio.fail_after(PATIENCE):
                 assert await client.run_script(ADD, ["sum"], [1]) == 1
             assert client.generation == 2
     assert [event.generation for event in events if isinstance(event, Connected)] == [1, 2]

@@ -10,7 +10,7 @@ from actorwork.errors import BrokerError
 from actorwork.message import REPLY_TO, RESULT_TTL, Envelope, Unique
 from actorwork.policy.settlement import Ack, Fail, Retry
 from actorwork.testing.proxy import open_proxy
-from tests.patience import best_of
+from tests.patience import PATIENCE, best_of
 from tests.streams.bench_of_actors import WHY, inbox, open_scene, subscription
 
 
@@ -127,7 +127,7 @@ async def test_cancelling_tells_who_asked_however_the_headers_look(redis_url: st
         headers = {RESULT_TTL: 60, REPLY_TO: replies.address}
         await scene.broker.publish([Envelope("orders", "it", b"1", None, headers, delay=600)])
         assert await scene.broker.delayed.cancel("orders", "it")
-        with trio.fail_after(15):
+        with trio.fail_after(PATIENCE):
             outcome = await waiting.outcome()
         assert outcome.failure is not None
         assert (outcome.status, outcome.failure.type) == ("rejected", "Cancelled")
@@ -162,9 +162,9 @@ async def test_of_many_held_back_messages_those_that_are_due_are_promoted_on_tim
             await scene.broker.publish([Envelope("orders", next(scene.ids), b"%r" % at, at=at) for at in dues])
             is_in_time = node.now() < begin
             late: list[float] = []
-            with trio.fail_after(60):
+            with trio.fail_after(PATIENCE):
                 while len(late) < len(dues):
-                    for delivery in await inbox(orders).take(1, within=30):
+                    for delivery in await inbox(orders).take(1, within=PATIENCE):
                         entry: bytes = delivery.token[0]
                         assert isinstance(delivery.payload, bytes)
                         late.append(int(entry.partition(b"-")[0]) / 1000 - float(delivery.payload))

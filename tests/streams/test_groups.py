@@ -11,6 +11,7 @@ from actorwork.message import Envelope, Priority, Unique
 from actorwork.policy.settlement import Ack
 from actorwork.streams.node import RedisNode
 from actorwork.testing.redis_server import open_redis_server
+from tests.patience import PATIENCE
 from tests.streams.bench_of_actors import Scene, ack_all, inbox, open_scene, subscription
 from tests.streams.conftest import wait_until
 
@@ -130,7 +131,7 @@ async def test_the_sweep_comes_by_itself(redis_url: str):
         await handle(node, orders, 1)
         await scene.call("XGROUP", "DESTROY", "orders", MONITOR)
         await scene.call("SET", "actorwork:{orders}:swept:group-a", "0 -")  # Five seconds are over.
-        with trio.fail_after(15):
+        with trio.fail_after(PATIENCE):
             while await scene.length("orders"):
                 await node._reclaimers[0].maintain()  # pyright: ignore[reportPrivateUsage]
 

@@ -13,6 +13,7 @@ from actorwork.events import LeaseLost, Reclaimed
 from actorwork.message import Delivery, Envelope, Failure, Priority, Unique
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
 from actorwork.streams.node import RedisNode
+from tests.patience import PATIENCE
 from tests.streams.bench_of_actors import WHY, Scene, inbox, open_scene, subscription
 from tests.streams.conftest import wait_until
 
@@ -234,7 +235,7 @@ class Hand:
 
     async def work(self, node: RedisNode, of: Subscription) -> None:
         while True:
-            for delivery in await inbox(of).take(1, within=60):
+            for delivery in await inbox(of).take(1, within=PATIENCE):
                 await self._handle(node, of, delivery)
             node.resume(of)
 
@@ -277,7 +278,7 @@ async def test_each_key_is_kept_in_order_over_failures_and_nodes_that_are_taken_
 
         for which in (scene, another):
             nursery.start_soon(one, which, subscription(max_crashes=10_000, capacity=20))
-        with trio.fail_after(50):
+        with trio.fail_after(PATIENCE):
             while done < len(sent):
                 await trio.sleep(0.15)
                 done = await scene.length("done")

@@ -12,6 +12,7 @@ from actorwork.streams import keys
 from actorwork.streams.lease import Lease
 from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.redis_py import RedisPyConnection
+from tests.patience import PATIENCE
 
 
 class CutLease(Lease):
@@ -41,7 +42,7 @@ def lease_at(url: str, lost: list[tuple[str, str]], on_cut: Callable[[], object]
 async def test_a_lease_is_taken_though_its_connection_broke_in_between(redis_url: str) -> None:
     lost: list[tuple[str, str]] = []
     lease = lease_at(redis_url, lost, lambda: None)
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE):
         await lease.take()
     await lease.release()
     assert lost == []
@@ -51,7 +52,7 @@ async def test_a_lease_that_was_gone_before_the_node_knew_of_it_is_replaced_and_
     server: Any = cast("Any", redis.Redis).from_url(redis_url)
     lost: list[tuple[str, str]] = []
     lease = lease_at(redis_url, lost, lambda: server.delete(keys.lease(lease.incarnation)))
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE):
         await lease.take()
         while not lost:  # noqa: ASYNC110 - it is told by a thread
             await trio.sleep(0.01)

@@ -13,6 +13,7 @@ from actorwork.events import MessageLost
 from actorwork.message import RESULT_TTL, Envelope, Priority, Status
 from actorwork.policy.settlement import Ack, Retry
 from actorwork.workflows import Flow, chord, step
+from tests.patience import PATIENCE
 from tests.streams.bench_of_actors import WHY, Scene, inbox, open_scene, subscription
 from tests.streams.conftest import wait_until
 from tests.workflows.shop import Alarm, Calculator, Clerk, Note, Square, Sum, Undo
@@ -37,7 +38,7 @@ async def lose_all(scene: Scene, of: Subscription) -> list[bytes]:
 
 async def wait_told(scene: Scene, *ids: str) -> None:
     """Wait until these messages, and no others, were reported as lost, and nothing is pending at `group-a`."""
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE):
         await wait_until(lambda: len(scene.told(MessageLost)) >= len(ids))
     assert sorted(event.message_id for event in scene.told(MessageLost)) == sorted(ids)
 
@@ -230,7 +231,7 @@ async def test_the_receipt_of_a_lost_message_raises(redis_url: str):
         await lose_all(scene, clerks)
         async with scene.node(clerks):
             with pytest.raises(MessageFailed, match="deleted by hand") as caught:
-                await receipt.result(timeout=30)
+                await receipt.result(timeout=PATIENCE)
             assert caught.value.type == "Lost"
             assert await receipt.status() is Status.FAILURE
 
@@ -245,7 +246,7 @@ async def test_a_member_whose_entry_is_deleted_at_a_dead_node_ends_as_lost_and_i
         async with scene.node(numbers, clerks) as node:
             await wait_told(scene, f"{run.id}/0")
             with pytest.raises(MessageFailed, match="'one' was lost: Lost: its entry was deleted by hand"):
-                await run.result(timeout=30)
+                await run.result(timeout=PATIENCE)
             assert [info.status for info in await run.steps()] == [Status.FAILURE, Status.CANCELLED]
             state = await scene.broker.states.find(NUMBERS, f"{run.id}/0")
             assert state is not None
@@ -266,7 +267,7 @@ async def test_a_retry_of_a_member_whose_entry_is_gone_ends_it_as_lost(redis_url
         await scene.call("XDEL", NUMBERS, delivery.token[0])
         node.settle(numbers, delivery, Retry(0, WHY))
         with pytest.raises(MessageFailed, match="'one' was lost"):
-            await run.result(timeout=30)
+            await run.result(timeout=PATIENCE)
 
 
 async def test_a_step_that_is_retried_by_hand_after_it_was_lost_is_sent_again(redis_url: str):
@@ -276,7 +277,7 @@ async def test_a_step_that_is_retried_by_hand_after_it_was_lost_is_sent_again(re
         for attempt in ("0", "0.1"):
             await lose_all(scene, numbers)
             async with scene.node(numbers):
-                with trio.fail_after(30):
+                with trio.fail_after(PATIENCE):
                     while await run.status() is not Status.HELD:  # noqa: ASYNC110 - the server tells nothing
                         await trio.sleep(0.01)
             assert scene.told(MessageLost)[-1].message_id == f"{run.id}/{attempt}"

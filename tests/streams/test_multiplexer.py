@@ -18,6 +18,7 @@ from actorwork.streams.transport.redis_py import ConnectionError, InvalidRespons
 from actorwork.streams.transport.wire import pack
 from actorwork.testing.proxy import open_proxy
 from actorwork.testing.redis_server import open_redis_server
+from tests.patience import PATIENCE
 from tests.streams.conftest import HELLO, PONG, open_scripted_server, wait_until
 
 
@@ -118,7 +119,7 @@ async def test_a_caller_that_reads_for_itself_learns_that_the_connection_ends(re
             link.fail(ConnectionError("ended in a test"))
 
         nursery.start_soon(end)
-        with trio.fail_after(15), pytest.raises(ConnectionError, match="ended in a test"):
+        with trio.fail_after(PATIENCE), pytest.raises(ConnectionError, match="ended in a test"):
             await ask(link, "PING")
 
 

@@ -5,7 +5,7 @@ import trio
 from actorwork.events import BrokerTrouble, GroupRestored
 from actorwork.message import Envelope, Priority
 from actorwork.policy.settlement import Ack, Retry
-from tests.patience import best_of
+from tests.patience import PATIENCE, best_of
 from tests.streams.bench_of_actors import WHY, Scene, inbox, open_scene, subscription
 from tests.streams.conftest import wait_until
 
@@ -100,14 +100,14 @@ async def test_with_ten_thousand_low_messages_queued_and_prefetched_an_urgent_on
         await wait_until(lambda: len(inbox(orders).waiting) == 100)
         for level in (CRITICAL, HIGH):
             await send(scene, level, b"urgent")
-            with trio.fail_after(15):
+            with trio.fail_after(PATIENCE):
                 await wait_until(lambda: inbox(orders).waiting[-1].payload == b"urgent")
             node.settle(orders, inbox(orders).waiting.pop(), Ack())
         # Room for the others is seen while the reader waits for what is urgent.
         for delivery in await inbox(orders).take(100):
             node.settle(orders, delivery, Ack())
         node.resume(orders)
-        with trio.fail_after(15):
+        with trio.fail_after(PATIENCE):
             await wait_until(lambda: len(inbox(orders).waiting) == 100)
 
 

@@ -15,6 +15,7 @@ from actorwork.events import BrokerTrouble, Fenced, MessageLost
 from actorwork.message import RESULT_TTL, Envelope, Status, Unique
 from actorwork.policy.settlement import Ack, Fail, Retry
 from actorwork.testing.redis_server import RedisServer, open_redis_server
+from tests.patience import PATIENCE
 from tests.streams.bench_of_actors import WHY, Scene, inbox, open_scene, subscription
 from tests.streams.conftest import wait_until
 
@@ -139,7 +140,7 @@ async def test_settlements_wait_for_a_right_and_each_is_applied_once(server: Red
         for delivery, settlement in zip(got, settlements, strict=True):
             published = [Envelope("sent", f"by {delivery.id}", b"1")]
             node.settle(orders, delivery, settlement, published if settlement == Ack(b"4") else ())
-        with trio.fail_after(15):
+        with trio.fail_after(PATIENCE):
             await wait_until(lambda: sum("settling" in each.doing for each in scene.told(BrokerTrouble)) >= 3)
         await admin.call("ACL", "SETUSER", "ann", f"+{right}")
         await node.wait_settled()
@@ -164,7 +165,7 @@ async def test_messages_of_a_settlement_wait_for_a_right_that_they_need(server: 
         await admin.call("ACL", "SETUSER", "ann", "-rpush")
         published = [Envelope("sent", f"m{number}", b"1", key="k") for number in range(2)]
         node.settle(orders, delivery, Ack(), published)
-        with trio.fail_after(15):
+        with trio.fail_after(PATIENCE):
             await wait_until(lambda: scene.told(BrokerTrouble))
         assert (await admin.length("orders"), await admin.length("sent")) == (1, 0)
         await admin.call("ACL", "SETUSER", "ann", "+rpush")
@@ -208,7 +209,7 @@ async def test_a_due_message_enters_once_though_a_right_was_missing(server: Redi
         await scene.send("orders", b"1", delay=0.001)
         await admin.call("ACL", "SETUSER", "ann", f"-{right}")
         async with scene.node(orders) as node:
-            with trio.fail_after(15):
+            with trio.fail_after(PATIENCE):
                 await wait_until(lambda: scene.told(BrokerTrouble))
             assert right in scene.told(BrokerTrouble)[0].error.lower()
             assert inbox(orders).waiting == []
@@ -228,11 +229,11 @@ async def test_a_message_that_crashed_too_often_is_one_dead_letter_though_a_righ
         await scene.die_with(orders, 1)
         await admin.call("ACL", "SETUSER", "ann", f"-{right}")
         async with scene.node(orders) as node:
-            with trio.fail_after(15):
+            with trio.fail_after(PATIENCE):
                 await wait_until(lambda: scene.told(BrokerTrouble))
             await admin.call("ACL", "SETUSER", "ann", f"+{right}")
             node.notify(None)
-            with trio.fail_after(15):
+            with trio.fail_after(PATIENCE):
                 await wait_until(lambda: node.statistics()["dead_lettered"] == 1)
         assert await admin.length("actorwork:{orders}:dead") == 1
         assert await admin.length("orders") == 0
@@ -256,7 +257,7 @@ async def test_where_keys_may_not_be_listed_lost_entries_are_acked_and_that_is_s
         (sent,) = await scene.send("orders", b"1", headers={RESULT_TTL: 60})
         entry = await lose(admin, orders)
         async with scene.node(orders):
-            with trio.fail_after(30):
+            with trio.fail_after(PATIENCE):
                 await wait_until(lambda: scene.told(MessageLost))
             assert [each.message_id for each in scene.told(MessageLost)] == [f"of the entry {entry.decode()}"]
             assert await admin.pending("orders", "group-a") == 0
@@ -278,11 +279,11 @@ async def test_a_lost_message_whose_end_may_not_be_written_ends_when_the_right_i
         await lose(admin, orders)
         await admin.call("ACL", "SETUSER", "ann", "-xack")
         async with scene.node(orders):
-            with trio.fail_after(30):
+            with trio.fail_after(PATIENCE):
                 await wait_until(lambda: any("lost" in each.doing for each in scene.told(BrokerTrouble)))
             assert (await admin.pending("orders", "group-a"), scene.told(MessageLost)) == (1, [])
             await admin.call("ACL", "SETUSER", "ann", "+xack")
-            with trio.fail_after(30):
+            with trio.fail_after(PATIENCE):
                 await wait_until(lambda: scene.told(MessageLost))
             assert [each.message_id for each in scene.told(MessageLost)] == [sent.id]
             info = await scene.broker.states.find("orders", sent.id)

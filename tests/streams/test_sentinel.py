@@ -20,6 +20,7 @@ from actorwork.streams.transport.redis_py import ConnectionError  # noqa: A004
 from actorwork.streams.transport.sentinel import SentinelPlace, Sentinels
 from actorwork.testing.redis_sentinel import NAME, Member, RedisSentinels, open_redis_sentinels
 from actorwork.testing.redis_server import open_redis_server
+from tests.patience import PATIENCE
 
 Reply = list[dict[bytes, bytes]] | Exception
 
@@ -256,15 +257,15 @@ async def test_all_connections_go_along_when_the_primary_moves(fleet: RedisSenti
 
     def in_a_thread() -> None:
         with sync.open_client(fleet.url) as client:
-            ready.append(client.ref(Echo).ask("sync, before", timeout=60))
+            ready.append(client.ref(Echo).ask("sync, before", timeout=PATIENCE))
             moved.wait(60)
-            answers.append(client.ref(Echo).ask("sync", timeout=60))
+            answers.append(client.ref(Echo).ask("sync", timeout=PATIENCE))
 
     async def on_asyncio() -> None:
         async with aio.open_client(fleet.url) as client:
-            ready.append(await client.ref(Echo).ask("asyncio, before", timeout=60))
+            ready.append(await client.ref(Echo).ask("asyncio, before", timeout=PATIENCE))
             await asyncio.to_thread(moved.wait, 60)
-            answers.append(await client.ref(Echo).ask("asyncio", timeout=60))
+            answers.append(await client.ref(Echo).ask("asyncio", timeout=PATIENCE))
 
     async with open_system([Echo], broker=fleet.url), open_client(fleet.url) as client:
         async with trio.open_nursery() as nursery:
@@ -277,7 +278,7 @@ async def test_all_connections_go_along_when_the_primary_moves(fleet: RedisSenti
             for name in (b"name=actorwork ", b"name=actorwork-reader ", b"name=actorwork-lease "):
                 await wait_until(lambda name=name: name in clients_of(new))
             moved.set()
-        assert await client.ref(Echo).ask("after", timeout=60) == "after"
+        assert await client.ref(Echo).ask("after", timeout=PATIENCE) == "after"
     assert sorted(answers) == ["asyncio", "sync"]
 
 

@@ -24,6 +24,7 @@ from actorwork.streams import diagnosis
 from actorwork.streams.transport.client import open_client
 from actorwork.streams.transport.redis_py import NoPermissionError
 from actorwork.testing.redis_server import RedisServer, open_redis_server
+from tests.patience import PATIENCE
 from tests.streams.bench_of_actors import WHY, Scene, inbox, open_scene, subscription
 from tests.streams.conftest import wait_until
 
@@ -232,7 +233,7 @@ async def test_a_node_works_though_another_program_has_written_our_keys(redis_ur
             fired.set()
 
     events: list[Event] = []
-    with trio.fail_after(15):
+    with trio.fail_after(PATIENCE):
         async with open_system([Clock], broker=redis_url, emit=events.append):
             await fired.wait()
     told = "\n".join(f"{event.error} {event.next}" for event in events if isinstance(event, BrokerTrouble))
@@ -284,7 +285,7 @@ async def test_clients_and_nodes_do_everything_with_their_least_rights(server: R
                 delivery = await inbox(orders).take_one()
             node.settle(orders, delivery, Ack(b"7") if delivery.payload != b"5" else Fail(WHY))
             await node.wait_settled()
-        with trio.fail_after(15):
+        with trio.fail_after(PATIENCE):
             assert await waiting.outcome() == Outcome("done", b"7")
         assert await sender.broker.find_outcome("orders", "00112233aabbccdd-0") == Outcome("done", b"7")
 

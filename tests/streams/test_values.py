@@ -10,6 +10,7 @@ from actorwork.events import Event
 from actorwork.streams.broker import open_broker
 from actorwork.streams.keys import shared
 from actorwork.testing.proxy import open_proxy
+from tests.patience import PATIENCE
 
 
 def ignore(_: Event) -> None: ...
@@ -18,7 +19,7 @@ def ignore(_: Event) -> None: ...
 async def test_what_may_be_done_twice_is_sent_again(redis_url: str):
     async with open_proxy(redis_url) as proxy, open_broker(proxy.url, emit=ignore) as broker:
         values = broker.values
-        with trio.fail_after(15):
+        with trio.fail_after(PATIENCE):
             proxy.cut_after(0)
             assert await values.set("rate", b"1") is not None
             proxy.cut_after(0)
@@ -37,7 +38,7 @@ async def test_who_cannot_know_is_told_so(redis_url: str):
     async with open_proxy(redis_url) as proxy, open_client(proxy.url) as client:
         hits = client.shared("hits", int, default=0)
         await hits.set(5)
-        with trio.fail_after(15):
+        with trio.fail_after(PATIENCE):
             proxy.cut_after(0)
             with pytest.raises(BrokerError, match="'hits' was lost, and it may have taken effect: read the value"):
                 await hits.increment()
@@ -47,7 +48,7 @@ async def test_who_cannot_know_is_told_so(redis_url: str):
 async def test_a_lock_is_lost_when_the_server_cannot_be_reached_for_its_ttl(redis_url: str):
     async with open_proxy(redis_url) as proxy, open_client(proxy.url) as client:
         held: Held | None = None
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE):
             with pytest.raises(LockLost):
                 async with client.lock("door", ttl=1) as held:
                     proxy.black_hole()
@@ -55,7 +56,7 @@ async def test_a_lock_is_lost_when_the_server_cannot_be_reached_for_its_ttl(redi
             assert held is not None
             assert held.lost
             proxy.flow()
-            async with open_client(redis_url) as other, other.lock("door").acquire(timeout=30) as now:
+            async with open_client(redis_url) as other, other.lock("door").acquire(timeout=PATIENCE) as now:
                 assert now.token > held.token
 
 

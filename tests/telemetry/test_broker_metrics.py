@@ -14,6 +14,7 @@ from actorwork.message import Envelope
 from actorwork.state.known_actors import enter_actors
 from actorwork.telemetry.metrics import Registry
 from actorwork.telemetry.monitor import Request
+from tests.patience import PATIENCE
 
 
 class Till(Actor):
@@ -113,7 +114,7 @@ async def test_the_monitor_of_a_node_serves_the_metrics_of_its_broker():
         address = f"{system.monitor.url}/metrics/broker"
 
         def fetch() -> str:
-            with urllib.request.urlopen(address, timeout=30) as response:
+            with urllib.request.urlopen(address, timeout=PATIENCE) as response:
                 return response.read().decode()
 
         text = await trio.to_thread.run_sync(fetch)

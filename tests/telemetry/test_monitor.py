@@ -12,8 +12,7 @@ import pytest
 from actorwork.errors import SettingsError
 from actorwork.telemetry import monitor
 from actorwork.telemetry.monitor import Answer, MonitorServer, Request, Route, json_answer, listening_at
-
-PATIENCE = 30.0
+from tests.patience import PATIENCE
 
 
 def echo(request: Request) -> Answer:

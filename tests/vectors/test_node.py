@@ -17,6 +17,7 @@ import trio
 from actorwork import Actor, Message, Settings, open_client, open_system, receive
 from actorwork.testing.conformance.fake_consumer import true_of, until
 from actorwork.testing.redis_server import RedisServer
+from tests.patience import PATIENCE
 from tests.streams.bench_of_actors import open_scene
 
 HERE = Path(__file__).parent
@@ -89,7 +90,7 @@ async def test_a_producer_that_was_written_from_the_chapter_alone_sends_in_every
             "source": client.ref(Till).source, "id": said["asked"], "status": "done", "value": "paid asked blue",
         }  # fmt: skip
         assert (said["status"], said["result"]["value"]) == ("SUCCESS", "paid submitted")
-        assert await client.receipt(said["submitted"]).result(timeout=30) == "paid submitted"
+        assert await client.receipt(said["submitted"]).result(timeout=PATIENCE) == "paid submitted"
 
         def are_handled() -> bool:
             return len(Till.handled) == 10
@@ -117,7 +118,7 @@ async def test_a_consumer_that_was_written_from_the_chapter_alone_stands_in_for_
         await loud.tell({"text": "before it began"})
         await scene.call("XADD", loud.source, "*", "data", '{"text":"too late"}', "expires", "1000")
         async with open_program("consumer.mjs", redis_server.socket_path, loud.source, "shop-loud") as process:
-            assert await loud.ask({"text": "hello"}, timeout=30) == "HELLO"
+            assert await loud.ask({"text": "hello"}, timeout=PATIENCE) == "HELLO"
             await loud.tell({"text": "the end"})
             handled = [line["message"]["text"] async for line in lines_of(process)]
         assert handled == ["before it began", "hello", "the end"]
@@ -134,7 +135,7 @@ async def test_a_consumer_beside_an_actor_gets_what_the_actor_gets_and_takes_not
         open_system(Till, broker=scene.broker),
     ):
         till = client.ref(Till)
-        assert await till.ask(Paid("first"), timeout=30) == "paid first"
+        assert await till.ask(Paid("first"), timeout=PATIENCE) == "paid first"
 
         async def has_joined() -> bool:
             return len(await scene.call("XINFO", "GROUPS", till.source)) == 2

@@ -34,6 +34,7 @@ from actorwork.policy.settlement import Ack
 from actorwork.streams import scripts
 from actorwork.streams.transport.client import open_client
 from actorwork.testing.conformance.fake_consumer import true_of, until
+from tests.patience import PATIENCE
 from tests.streams.bench_of_actors import Scene, inbox, open_scene, subscription
 
 HERE = Path(__file__).parent
@@ -161,7 +162,7 @@ async def test_a_node_is_given_what_the_commands_of_the_vectors_have_stored(redi
                     continue
                 before = await now_of(scene)
                 await run_command(scene, vector["command"])
-                delivery = await inbox(orders).take_one(within=30)
+                delivery = await inbox(orders).take_one(within=PATIENCE)
                 expires = wanted.pop("expires", None)
                 assert seen_of(delivery) == wanted
                 assert (delivery.expires is None) == (expires is None)
@@ -181,7 +182,7 @@ async def test_a_node_is_given_entries_as_the_vectors_say(redis_url: str) -> Non
                 wanted = vector["delivery"]
                 if wanted is None:
                     continue
-                delivery = await inbox(orders).take_one(within=30)
+                delivery = await inbox(orders).take_one(within=PATIENCE)
                 seen = seen_of(delivery)
                 assert {name: seen[name] for name in wanted} == {**wanted, "id": wanted["id"] or entry}
                 node.settle(orders, delivery, Ack())

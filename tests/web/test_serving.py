@@ -27,6 +27,7 @@ from actorwork.web.access import Access
 from actorwork.web.dashboard import Dashboard
 from actorwork.web.serving import Place, serve_pages
 from actorwork.web.users import PASSWORDS, TOKEN, users
+from tests.patience import PATIENCE
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +65,7 @@ async def test_a_node_serves_its_dashboard_and_ends_it_first(monkeypatch: pytest
     monkeypatch.delenv(TOKEN, raising=False)
     async with (
         open_system(Till, broker=":memory:", web="127.0.0.1:0") as system,
-        httpx.AsyncClient(timeout=30) as http,
+        httpx.AsyncClient(timeout=PATIENCE) as http,
     ):
         assert system.web is not None
         assert "orders" in (await http.get(f"{system.web}/sources")).text
@@ -87,7 +88,10 @@ async def test_a_node_serves_its_dashboard_and_ends_it_first(monkeypatch: pytest
 
 async def test_a_node_takes_users_from_the_environment(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(TOKEN, "a-token-of-enough-length")
-    async with open_system(Till, broker=":memory:", web="127.0.0.1:0") as system, httpx.AsyncClient(timeout=30) as http:
+    async with (
+        open_system(Till, broker=":memory:", web="127.0.0.1:0") as system,
+        httpx.AsyncClient(timeout=PATIENCE) as http,
+    ):
         assert (await http.get(f"{system.web}/sources")).status_code == 401
         bearer = {"authorization": "Bearer a-token-of-enough-length"}
         assert (await http.get(f"{system.web}/sources", headers=bearer)).status_code == 200
@@ -114,7 +118,7 @@ async def test_a_stream_ends_when_its_user_loses_a_right():
     rights = {"see", "pause"}
     async with open_broker(":memory:") as broker, trio.open_nursery() as nursery:
         dashboard = app(broker, access=lambda _: Access("ann", "own", rights))  # pyright: ignore[reportUnknownLambdaType]
-        async with serving(dashboard, nursery) as url, httpx.AsyncClient(timeout=30) as http:
+        async with serving(dashboard, nursery) as url, httpx.AsyncClient(timeout=PATIENCE) as http:
             async with http.stream("GET", f"{url}/live", params={"page": "/pauses"}) as answer:
                 events = Events(answer)
                 assert (await events.next())[0] == "page"
@@ -172,7 +176,7 @@ async def test_streams_share_what_they_may_cost_and_there_are_not_too_many(monke
         open_broker(":memory:") as broker,
         trio.open_nursery() as nursery,
         serving(app(broker), nursery) as url,
-        httpx.AsyncClient(timeout=30) as http,
+        httpx.AsyncClient(timeout=PATIENCE) as http,
     ):
         follow = partial(http.stream, "GET", f"{url}/live", params={"page": "/pauses"})
         async with follow() as answer:
@@ -199,15 +203,15 @@ def test_mounted_in_fastapi_it_uses_the_client_for_asyncio(tmp_path: Path):
     api = FastAPI()
     api.mount("/ops", dashboard)
     with on_uvicorn(api) as base:
-        assert "stocktaking" in httpx.get(f"{base}/ops/pauses", timeout=30).text
-        assert 'href="/ops/static/style.css' in httpx.get(f"{base}/ops/", timeout=30).text
+        assert "stocktaking" in httpx.get(f"{base}/ops/pauses", timeout=PATIENCE).text
+        assert 'href="/ops/static/style.css' in httpx.get(f"{base}/ops/", timeout=PATIENCE).text
         headers = {"sec-fetch-site": "same-origin"}
         done = httpx.post(
             f"{base}/ops/api/pauses/resume", json={"kind": "source", "name": "orders"}, headers=headers, timeout=30
         )
         assert done.json()["done"] == "resumed source 'orders'"
-        assert httpx.get(f"{base}/ops/api/audit", timeout=30).json()["entries"][0]["who"] == "ann"
-        with httpx.stream("GET", f"{base}/ops/live", params={"page": "/pauses"}, timeout=30) as answer:
+        assert httpx.get(f"{base}/ops/api/audit", timeout=PATIENCE).json()["entries"][0]["who"] == "ann"
+        with httpx.stream("GET", f"{base}/ops/live", params={"page": "/pauses"}, timeout=PATIENCE) as answer:
             lines = answer.iter_lines()
             assert "Nothing is paused" in next(line for line in lines if line.startswith("data: "))
 
@@ -228,7 +232,7 @@ def on_uvicorn(api: Any) -> Generator[str]:
 
 def test_a_lifespan_opens_the_broker_of_a_dashboard_that_is_served_alone(tmp_path: Path):
     with on_uvicorn(app(f"sqlite:///{tmp_path}/messages.db", access=lambda _: Access("ann"))) as base:  # pyright: ignore[reportUnknownLambdaType]
-        assert httpx.get(f"{base}/api/sources", timeout=30).json()["sources"] == []
+        assert httpx.get(f"{base}/api/sources", timeout=PATIENCE).json()["sources"] == []
 
 
 def test_users_are_those_of_the_arguments_else_of_the_environment(monkeypatch: pytest.MonkeyPatch):

@@ -36,6 +36,7 @@ from actorwork.policy.runs.values import (
 )
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry
 from actorwork.testing.conformance.fake_consumer import FakeConsumer, open_consumer
+from tests.patience import PATIENCE
 
 GROUP = "story"
 _numbers = itertools.count()
@@ -180,7 +181,7 @@ class Teller:
         return delivery.id.removeprefix(self._run).partition(".")[0]
 
     async def _look(self) -> object:
-        with trio.fail_after(15):
+        with trio.fail_after(PATIENCE):
             while await self._broker.backlog(self._source) != len(self._consumer.waiting):  # noqa: ASYNC110
                 await trio.sleep(0.001)
         info, steps = await self._broker.runs.info(self._run), await self._broker.runs.steps(self._run)

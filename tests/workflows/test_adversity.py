@@ -16,6 +16,7 @@ from actorwork.policy.runs.values import RESULT
 from actorwork.testing import open_test_system
 from actorwork.testing.redis_server import RedisServer
 from actorwork.workflows import Flow, Status, chain, chord, group, nap, signal, step
+from tests.patience import PATIENCE
 from tests.workflows.conftest import OpenStage
 from tests.workflows.shop import Alarm, Calculator, Clerk, Note, Square, Sum, SumOfSquares, Text, Undo
 from tests.workflows.test_runs import squares, until
@@ -213,7 +214,7 @@ async def test_a_run_with_which_a_step_of_a_cancelled_run_continues_is_cancelled
 
     async with open_stage() as stage, stage.open_system((Slow, Clerk)):
         run = await stage.client.start(step(Calculator, SumOfSquares([1])))
-        with trio.fail_after(15):
+        with trio.fail_after(PATIENCE):
             await begun.wait()
         assert await run.cancel("enough")
         go_on.set()
@@ -328,7 +329,7 @@ async def test_a_held_run_that_is_retried_keeps_its_deadline(open_stage: OpenSta
         assert await run.retry()
         async with stage.open_system():
             with pytest.raises(MessageFailed, match="deadline"):
-                await run.result(timeout=30)
+                await run.result(timeout=PATIENCE)
 
 
 async def test_a_run_under_the_id_of_a_forgotten_one_is_not_woken_by_it(open_stage: OpenStage) -> None:
@@ -414,7 +415,7 @@ async def test_many_steps_of_a_source_that_is_no_stream_neither_hold_up_the_star
         at(redis_server).set(Clerk.settings.default_source, "no stream")
         stuck = [step(Clerk, Note(number)) for number in range(600)]
         last = squares(7)
-        with trio.fail_after(15):
+        with trio.fail_after(PATIENCE):
             run = await client.start(group([*stuck, *last]))
         async with open_system([Calculator], broker=broker):
 
@@ -425,7 +426,7 @@ async def test_many_steps_of_a_source_that_is_no_stream_neither_hold_up_the_star
         at(redis_server).delete(Clerk.settings.default_source)
         Clerk.book.clear()
         async with open_system([Calculator, Clerk], broker=broker):
-            assert len(await run.result(timeout=30)) == 601
+            assert len(await run.result(timeout=PATIENCE)) == 601
         assert sorted(Clerk.book, key=str) == sorted(range(600), key=str)
 
 
@@ -451,7 +452,7 @@ async def test_a_member_ends_though_the_step_that_it_releases_cannot_be_written(
             await until(are_done)
         at(redis_server).delete(bad)
         async with open_system([Calculator, Clerk], broker=broker):
-            await run.result(timeout=20)
+            await run.result(timeout=PATIENCE)
         assert sorted(map(str, Clerk.book)) == ["keyed 0", "keyed 1", "late"]
 
 

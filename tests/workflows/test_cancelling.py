@@ -12,12 +12,12 @@ import trio.lowlevel
 from actorwork import Actor, Fail, Message, MessageFailed, Receipt, Retry, RetryPolicy, Settings, open_client, receive
 from actorwork.message import Failure
 from actorwork.workflows import Flow, Status, chord, step
+from tests.patience import PATIENCE
 from tests.workflows.conftest import OpenStage
 from tests.workflows.test_runs import until
 
 LONG = 600.0
 """Seconds: longer than any test."""
-PATIENCE = 30.0
 seen: list[str] = []
 
 

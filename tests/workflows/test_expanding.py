@@ -13,6 +13,7 @@ from actorwork import Actor, Message, MessageFailed, Settings, receive
 from actorwork.policy.runs.values import MOST_OF_EXPANSION
 from actorwork.testing import open_test_system, run_eagerly
 from actorwork.workflows import Flow, Status, Step, chain, group, signal, step, together
+from tests.patience import PATIENCE
 from tests.workflows.conftest import OpenStage
 from tests.workflows.shop import Calculator, Clerk, Note, Square, Text, Undo
 from tests.workflows.test_runs import until
@@ -187,7 +188,7 @@ async def test_a_run_that_was_cancelled_does_not_grow(open_stage: OpenStage) -> 
 
     async with open_stage() as stage, stage.open_system((Slow, Calculator, Clerk)):
         run = await stage.client.start(group([crawl("home", about={})]))
-        with trio.fail_after(15):
+        with trio.fail_after(PATIENCE):
             await begun.wait()
         assert await run.cancel("enough")
         go_on.set()

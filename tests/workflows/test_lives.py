@@ -30,7 +30,7 @@ from actorwork.testing.conformance.fake_consumer import FakeConsumer
 from actorwork.testing.proxy import open_proxy
 from actorwork.testing.redis_server import RedisServer
 from actorwork.workflows import Flow, group, step
-from tests.patience import BUSY
+from tests.patience import BUSY, PATIENCE
 from tests.workflows.conftest import OpenStage, Stage
 from tests.workflows.shop import Calculator, Square, Text
 from tests.workflows.test_joins import NUMBERS, at, by_hand
@@ -61,14 +61,14 @@ async def seen_by(receipt: Receipt[Any], seen: list[MessageInfo], *, task_status
 
 async def arrives(seen: list[MessageInfo], status: Status, *, attempt: int) -> None:
     """Wait until the last that was seen of a message is this."""
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE):
         while (seen[-1].status, seen[-1].attempt) != (status, attempt):  # noqa: ASYNC110 - `seen_by` tells nobody
             await trio.sleep(0.01)
 
 
 async def has(receipt: Receipt[Any], status: Status, *, attempt: int) -> None:
     """Wait until a message is there."""
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE):
         while ((info := await receipt.info()).status, info.attempt) != (status, attempt):  # noqa: ASYNC110 - see above
             await trio.sleep(0.01)
 
@@ -87,9 +87,9 @@ async def test_an_id_that_was_never_sent_is_unknown_at_once_and_one_that_waits_u
             assert (info.status, info.attempt, info.node) == (Status.PENDING, 0, "")
         for unknown in (stage.client.receipt("never"), stage.client.ref(Calculator).receipt("never")):
             assert await unknown.status() is Status.UNKNOWN
-            with trio.fail_after(15):
+            with trio.fail_after(PATIENCE):
                 with pytest.raises(LookupError, match="never submitted"):
-                    await unknown.result(timeout=30)
+                    await unknown.result(timeout=2 * PATIENCE)
                 async with unknown.watch() as updates:
                     with pytest.raises(LookupError, match="never submitted"):
                         await anext(updates)
@@ -329,8 +329,11 @@ async def test_a_step_of_a_run_has_a_life_but_its_result_is_its_runs(open_stage:
         (one,) = await run.steps()
         receipt = stage.client.receipt(one.message)
         assert await receipt.status() is Status.SUCCESS
-        with trio.fail_after(15), pytest.raises(LookupError, match=r"it is a step of run 'squares', whose `steps\(\)`"):
-            await receipt.result(timeout=30)
+        with (
+            trio.fail_after(PATIENCE),
+            pytest.raises(LookupError, match=r"it is a step of run 'squares', whose `steps\(\)`"),
+        ):
+            await receipt.result(timeout=PATIENCE)
         assert one.end is not None
         assert one.end.value == "9"
 
@@ -352,9 +355,9 @@ async def test_a_result_whose_time_is_up_is_not_waited_for(open_stage: OpenStage
 
         await until(is_forgotten)
         for receipt in receipts:
-            with trio.fail_after(15):
+            with trio.fail_after(PATIENCE):
                 with pytest.raises(LookupError, match="its result is kept no longer"):
-                    await receipt.result(timeout=30)
+                    await receipt.result(timeout=2 * PATIENCE)
                 async with receipt.watch() as updates:
                     with pytest.raises(LookupError, match="kept no longer"):
                         await anext(updates)
@@ -444,7 +447,7 @@ async def test_a_thousand_who_wait_share_one_connection_and_cost_the_server_few_
             for number in range(1000):
                 receipt = await client.ref("nobody").submit({"number": number})
                 nursery.start_soon(partial(receipt.result, timeout=300))
-            with trio.fail_after(60):
+            with trio.fail_after(PATIENCE):
                 while len(server.execute_command("PUBSUB", "CHANNELS", "*:watch:*")) < 1000:  # noqa: ASYNC110 - see above
                     await trio.sleep(0.05)
                 # Each has looked once, and then only some look every few seconds, in turn.
@@ -481,8 +484,8 @@ async def test_what_is_forgotten_is_unknown_at_once_and_what_is_open_cannot_be_f
         assert await elsewhere.receipt(receipt.id).forget()
         assert not await elsewhere.receipt(receipt.id).forget()
         assert await receipt.status() is Status.UNKNOWN
-        with trio.fail_after(15), pytest.raises(LookupError, match="kept no longer"):
-            await receipt.result(timeout=30)
+        with trio.fail_after(PATIENCE), pytest.raises(LookupError, match="kept no longer"):
+            await receipt.result(timeout=2 * PATIENCE)
 
 
 async def test_no_row_is_left_of_a_message_that_is_forgotten_or_whose_result_is_kept_no_longer(
@@ -542,7 +545,7 @@ async def test_of_ten_who_wait_in_two_places_nine_are_told_though_one_is_cancell
             nonlocal began
             began += 1
             with scope:
-                results.append(await client.ref(Calculator).receipt(receipt.id).result(timeout=60))
+                results.append(await client.ref(Calculator).receipt(receipt.id).result(timeout=PATIENCE))
 
         async def wait_all() -> None:
             async with trio.open_nursery() as nursery:
@@ -566,7 +569,7 @@ async def test_of_ten_who_wait_in_two_places_nine_are_told_though_one_is_cancell
         await wait_all()
         assert cancelled.cancelled_caught
         assert results == [9] * 9
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE):
             while trio.lowlevel.current_statistics().tasks_living > living:  # noqa: ASYNC110 - tasks end untold
                 await trio.sleep(0.01)
 
@@ -623,13 +626,13 @@ async def test_who_waits_at_redis_has_the_result_soon_after_a_reconnect_though_t
             results: list[int] = []
 
             async def wait() -> None:
-                results.append(await waiting.receipt(receipt.id).result(timeout=60))
+                results.append(await waiting.receipt(receipt.id).result(timeout=PATIENCE))
 
             async with trio.open_nursery() as nursery:
                 await nursery.start(seen_by, waiting.receipt(receipt.id), seen)
                 nursery.start_soon(wait)
                 delivery = await hands.take_one()
-                with trio.fail_after(20):
+                with trio.fail_after(PATIENCE):
                     while seen[-1].status is not Status.RECEIVED:  # noqa: ASYNC110 - `seen_by` tells nobody
                         await trio.sleep(0.01)
                 proxy.refuse()
@@ -654,7 +657,7 @@ async def test_who_waits_at_redis_for_a_message_that_is_deleted_by_hand_is_told_
 
         async def wait() -> None:
             with pytest.raises(LookupError, match="kept no longer"):
-                await receipt.result(timeout=60)
+                await receipt.result(timeout=2 * PATIENCE)
 
         async def follow() -> None:
             async with receipt.watch() as updates:
@@ -663,7 +666,7 @@ async def test_who_waits_at_redis_for_a_message_that_is_deleted_by_hand_is_told_
                 with pytest.raises(LookupError, match="kept no longer"):
                     await anext(updates)
 
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(wait)
                 nursery.start_soon(follow)

@@ -13,6 +13,7 @@ from actorwork import Actor, Message, MessageFailed, MessageInfo, NotRunning, Re
 from actorwork.message import Progress
 from actorwork.testing import open_test_system
 from actorwork.workflows import chord, step
+from tests.patience import PATIENCE
 from tests.workflows.conftest import OpenStage
 from tests.workflows.shop import Calculator, Sum
 
@@ -79,7 +80,7 @@ def go_on() -> trio.Event:
 
 
 async def until(updates: AsyncIterator[MessageInfo], done: float) -> MessageInfo:
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE):
         async for info in updates:
             if info.progress is not None and info.progress.done == done:
                 return info
@@ -178,7 +179,7 @@ async def test_the_next_attempt_begins_without_the_progress_of_the_one_before(op
     async with open_stage() as stage, stage.open_system((Reporter,)):
         receipt = await stage.client.ref(Reporter).submit(TwoAttempts())
         async with receipt.watch() as updates:
-            with trio.fail_after(30):
+            with trio.fail_after(PATIENCE):
                 async for info in updates:
                     if info.attempt == 2 and info.status is Status.STARTED:
                         assert info.progress is None
@@ -192,7 +193,7 @@ async def test_a_step_of_a_run_shows_where_its_message_is(open_stage: OpenStage,
         counting, body = await run.steps()
         assert (counting.status, counting.progress, body.status) == (Status.PENDING, None, Status.PENDING)
         async with stage.open_system((Reporter, Calculator)):
-            with trio.fail_after(30):
+            with trio.fail_after(PATIENCE):
                 while counting.progress is None or counting.progress.done < 3:
                     await trio.sleep(0.01)
                     counting, body = await run.steps()

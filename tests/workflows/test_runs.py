@@ -26,6 +26,7 @@ from actorwork.workflows import (
     step,
     together,
 )
+from tests.patience import PATIENCE
 from tests.workflows.conftest import OpenStage
 from tests.workflows.shop import (
     Alarm,
@@ -53,7 +54,7 @@ def text_of(value: Any) -> Step[str]:
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE):
         while not await condition():  # noqa: ASYNC110 - the broker is another process, perhaps
             await trio.sleep(0.01)
 
@@ -519,8 +520,8 @@ async def test_a_run_that_was_never_started_is_unknown_at_once(open_stage: OpenS
     async with open_stage() as stage:
         run = stage.client.run("none")
         assert await run.info() == RunInfo(id="none")
-        with trio.fail_after(15), pytest.raises(LookupError):
-            await run.result(timeout=30)
+        with trio.fail_after(PATIENCE), pytest.raises(LookupError):
+            await run.result(timeout=2 * PATIENCE)
         assert not await run.cancel()
         assert not await run.signal("x")
 
