@@ -22,7 +22,7 @@ from typing import Final
 
 import attrs
 
-_START_LIMIT: Final = 10.0
+_START_LIMIT: Final = 60.0
 _STOP_LIMIT: Final = 5.0
 
 

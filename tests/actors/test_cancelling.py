@@ -15,6 +15,7 @@ from actorwork.events import CancellationIgnored
 from actorwork.message import Status
 from actorwork.testing import TestSystem, open_test_system
 from actorwork.workflows import Flow, step
+from tests.patience import PATIENCE
 
 seen: list[str] = []
 
@@ -174,13 +175,13 @@ async def test_a_handler_in_a_thread_is_left_behind_and_reported_with_force():
     async with open_test_system(Blocking) as system:
         try:
             receipt = await system.client.ref(Blocking).submit(Row("x"), id="1")
-            with trio.fail_after(20):
+            with trio.fail_after(PATIENCE):
                 while not seen:  # noqa: ASYNC110 - a thread sets no event of Trio's
                     await trio.sleep(0.01)
             assert await receipt.cancel("too late", force=True)
-            with trio.fail_after(20), pytest.raises(MessageFailed, match="too late"):
+            with trio.fail_after(PATIENCE), pytest.raises(MessageFailed, match="too late"):
                 await receipt.result()
-            with trio.fail_after(20):
+            with trio.fail_after(PATIENCE):
                 while not ignored(system):  # noqa: ASYNC110 - an event of ours sets none of Trio's
                     await trio.sleep(0.01)
             (event,) = ignored(system)

@@ -33,6 +33,7 @@ from actorwork.policy import settlement as policy
 from actorwork.policy.settlement import Ack
 from actorwork.telemetry.formatting import TextFormatter
 from tests.doubles import FakeBroker, Kept
+from tests.patience import PATIENCE
 
 
 async def test_the_logger_names_the_actor_and_the_message_in_hand(caplog: pytest.LogCaptureFixture):
@@ -234,7 +235,7 @@ async def test_an_actor_sends_at_once_by_the_client_of_its_context(kind: str, re
             seen.append((what, self.context.delivery.headers.get("tenant")))
             last.set() if what == "it" else down.set() if what == "down" else None
 
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE):
         async with open_system([Log, Adder, Asker], broker=broker, emit=kept) as system:
             async with open_client(system.broker) as client:
                 with pytest.raises(MessageFailed, match="Fail: it"):

@@ -27,8 +27,9 @@ from actorwork.events import ShutdownStage
 from actorwork.testing.conformance.fake_consumer import true_of, until
 from actorwork.workflows import Status, step
 from tests.doubles import FakeBroker, Kept
+from tests.patience import PATIENCE
 
-SOON = 30
+SOON = PATIENCE
 """Seconds within which everything here ends, also on a busy machine."""
 
 

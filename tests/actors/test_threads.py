@@ -13,6 +13,7 @@ from actorwork.actors.execution import threads
 from actorwork.events import Event, Overdue, Settled
 from actorwork.policy.settlement import Ack
 from actorwork.testing.memory import MemoryBroker
+from tests.patience import PATIENCE
 
 
 class Pump(Actor):
@@ -32,7 +33,7 @@ go_on = threading.Event()
 
 
 async def until(seen: list[Event], kind: type[Event], count: int = 1) -> list[Event]:
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE):
         while len(found := [event for event in seen if isinstance(event, kind)]) < count:  # noqa: ASYNC110 - a thread tells nobody
             await trio.sleep(0.01)
     return found
@@ -66,7 +67,7 @@ async def test_one_that_does_not_end_is_reported_until_it_does(monkeypatch: pyte
             assert innermost.endswith(" in wait")
         finally:
             go_on.set()
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE):
             while "0 busy" not in repr(system._services.watchdog):  # noqa: ASYNC110 - it tells nobody
                 await trio.sleep(0.01)
 
@@ -126,7 +127,7 @@ class Threaded(Actor):
 
 @pytest.mark.parametrize("what", ["tell_nowait", "forward", "give", "unstash", "timer", "helper"])
 async def test_what_belongs_to_the_loop_is_refused_in_a_thread_before_it_changes_anything(what: str):
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE):
         async with open_system([Idle, Threaded], broker=MemoryBroker()) as system:
             with pytest.raises(ActorCrashed, match=r"was called in a thread.*trio\.from_thread\.run_sync"):
                 await system.ref(Threaded).ask({"what": what})

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 import actorwork
+from tests.patience import PATIENCE
 
 HOUSE = Path(__file__).parents[2]
 README = (HOUSE / "README.md").read_text(encoding="utf-8")
@@ -61,7 +62,7 @@ def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
     exec(compile(blocks("python", README)[0], "README.md", "exec"), example.__dict__)
 
     async def greet() -> object:
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE):
             async with actorwork.open_system([example.Greeter, example.Cleaner]) as system:
                 return await system.ref(example.Greeter).ask(example.Greet("Ann"))
 

@@ -84,7 +84,7 @@ def spool(file: Path) -> Spool:
 
 
 @asynccontextmanager
-async def within(seconds: float = 30) -> AsyncGenerator[None]:
+async def within(seconds: float = PATIENCE) -> AsyncGenerator[None]:
     with trio.fail_after(seconds):
         yield
 

@@ -12,6 +12,7 @@ from actorwork.message import Delivery, Envelope, Failure, MessageIds
 from actorwork.policy.settlement import Ack
 from actorwork.streams.broker import RedisBroker, open_broker
 from actorwork.streams.node import RedisNode
+from tests.patience import PATIENCE
 
 WHY = Failure("ValueError", "no such table", "Traceback …")
 
@@ -43,7 +44,7 @@ class Inbox:
         self.waiting.clear()
         self.revoked += 1
 
-    async def take(self, count: int = 1, *, within: float = 5) -> list[Delivery]:
+    async def take(self, count: int = 1, *, within: float = PATIENCE) -> list[Delivery]:
         """Take the next `count` deliveries, all of them at once."""
         with trio.fail_after(within):
             while len(self.waiting) < count:
@@ -52,7 +53,7 @@ class Inbox:
         taken, self.waiting = self.waiting[:count], self.waiting[count:]
         return taken
 
-    async def take_one(self, *, within: float = 5) -> Delivery:
+    async def take_one(self, *, within: float = PATIENCE) -> Delivery:
         return (await self.take(within=within))[0]
 
 

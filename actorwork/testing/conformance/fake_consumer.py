@@ -23,11 +23,11 @@ from actorwork.policy.settlement import Ack, Settlement
 
 Opener: TypeAlias = Callable[[], AbstractAsyncContextManager[Broker]]
 
-PATIENCE: Final = 20.0
+PATIENCE: Final = 60.0
 """Seconds after which a test gives up waiting for something that must happen."""
 QUIET: Final = 0.15
 """Seconds in which nothing must come, if no later message can prove it."""
-LATE: Final = 3.0
+LATE: Final = 10.0
 """Seconds by which a busy machine may be late."""
 FAILURE: Final = Failure("ValueError", "no such thing", "Traceback: here")
 HISTORY: Final = "actorwork-history"

@@ -283,7 +283,7 @@ class KeyTests(ContractTests):
                 nursery.start_soon(work, one)
                 nursery.start_soon(work, two)
                 await _publish_in_parts(broker, sent)
-                await until(true_of(lambda: sum(map(len, ended.values())) >= len(sent)), "all to end", within=20)
+                await until(true_of(lambda: sum(map(len, ended.values())) >= len(sent)), "all to end")
                 nursery.cancel_scope.cancel()
             assert dict(ended) == {f"key {key}": list(range(8)) for key in range(12)}
             assert one.node.statistics()["fenced"] + two.node.statistics()["fenced"] == 0

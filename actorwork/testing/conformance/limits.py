@@ -13,10 +13,10 @@ class LimitTests(ContractTests):
     async def test_tokens_are_taken_in_advance_by_everybody_together(self) -> None:
         async with self.open_broker() as broker, self.open_broker() as other:
             stores = (broker.limit_store, other.limit_store) * 5
-            waits = [await store.acquire_rate("mail", 10, 100, 4, 2) for store in stores]
-            # Two per twenty seconds; the first four at once.
-            assert waits == [pytest.approx(max(0, 20 * (n - 1)), abs=LATE * 2) for n in range(10)]
-            assert await broker.limit_store.acquire_rate("MAIL", 10, 100, 4, 1) == 0
+            waits = [await store.acquire_rate("mail", 10, 1000, 4, 2) for store in stores]
+            # Two per two hundred seconds; the first four at once.
+            assert waits == [pytest.approx(max(0, 200 * (n - 1)), abs=LATE * 2) for n in range(10)]
+            assert await broker.limit_store.acquire_rate("MAIL", 10, 1000, 4, 1) == 0
 
     async def test_many_who_ask_at_once_are_told_different_moments(self) -> None:
         async with self.open_broker() as broker, self.open_broker() as other:
@@ -24,12 +24,12 @@ class LimitTests(ContractTests):
 
             async def ask(number: int) -> None:
                 store = (broker, other)[number % 2].limit_store
-                waits.append(await store.acquire_rate("mail", 1, 10, 1, 1))
+                waits.append(await store.acquire_rate("mail", 1, 100, 1, 1))
 
             async with trio.open_nursery() as nursery:
                 for number in range(20):
                     nursery.start_soon(ask, number)
-            assert sorted(waits) == [pytest.approx(10 * n, abs=LATE * 2) for n in range(20)]
+            assert sorted(waits) == [pytest.approx(100 * n, abs=LATE * 2) for n in range(20)]
 
     async def test_a_rate_that_nobody_uses_fills_up_again(self) -> None:
         async with self.open_broker() as broker:
