@@ -468,6 +468,14 @@ class LimitStore(Protocol):
         """Release a slot; return whether the holder had one."""
         ...
 
+    async def count_slots(self, name: str) -> int:
+        """Return how many slots are taken."""
+        ...
+
+    async def slot_holders(self, name: str) -> Sequence[str]:
+        """Return who has slots, sorted."""
+        ...
+
 
 @attrs.frozen(eq=False, repr=False)
 class Firing(Value):

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 @click.option(
     "--listen",
     metavar="HOST:PORT",
-    help="Serve them there, under /metrics and /metrics/broker, until Ctrl-C; without it, print them once.",
+    help="Serve them there, under /metrics and /metrics/broker, and what waits in seconds of work under /scale, until "
+    "Ctrl-C; without it, print them once.",
 )
 @click.pass_context
 def metrics(context: click.Context, *, broker: str | None, timeout: float, listen: str | None) -> None:
@@ -42,12 +43,12 @@ def metrics(context: click.Context, *, broker: str | None, timeout: float, liste
 
         import trio
 
+        from actorwork.inspection.scale import ScaleRoute
         from actorwork.telemetry.monitor import MonitorServer
 
         route = BrokerRoute(lambda: opened)
-        with MonitorServer(
-            listen, {"/metrics": route, "/metrics/broker": route}, tick=lambda: None, every=60.0
-        ) as server:
+        routes = {"/metrics": route, "/metrics/broker": route, "/scale": ScaleRoute(lambda: opened)}
+        with MonitorServer(listen, routes, tick=lambda: None, every=60.0) as server:
             click.echo(f"metrics of {opened.url} at {server.url}/metrics/broker", err=True)
             await trio.sleep_forever()
 

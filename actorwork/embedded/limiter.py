@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from actorwork.embedded.asking import Asked
 from actorwork.embedded.store import Store
 from actorwork.policy.limits import reserved
@@ -49,3 +51,15 @@ class EmbeddedLimitStore:
             return done.rowcount == 1
 
         return await self._writer.ask(release)
+
+    async def count_slots(self, name: str) -> int:
+        return len(await self.slot_holders(name))
+
+    async def slot_holders(self, name: str) -> Sequence[str]:
+        def holders(store: Store) -> Sequence[str]:
+            rows = store.execute(
+                "select holder from slots where name = ? and until > ? order by holder", (name, store.now)
+            ).fetchall()
+            return [row[0] for row in rows]
+
+        return await self._writer.ask(holders, writes=False)

@@ -4,6 +4,8 @@
     gathering    all reports, read once and put in order
     values       what an inspection returns, and `as_json`
     metrics      what waits in sources and who reads them, for Prometheus
+    scale        how many seconds of work wait, for scalers
+    routes       routes of a monitor that ask a broker
     letters      dead letters and their causes as JSON
     schedules    triggers, and when they fire next
     flows        runs of workflows and their steps

@@ -74,6 +74,17 @@ class Gathered:
         return sorted({*self.by_source, *(source for sources in self.known.values() for source in sources)})
 
     @property
+    def readers(self) -> dict[str, list[str]]:
+        """The titles of the actors that read each source, or have read it."""
+        found: dict[str, set[str]] = {source: set() for source in self.sources}
+        for title, sources in self.known.items():
+            for source in sources:
+                found[source].add(title)
+        for source, places in self.by_source.items():
+            found[source] |= {place.part.title for place in places}
+        return {source: sorted(titles) for source, titles in found.items()}
+
+    @property
     def titles(self) -> list[str]:
         """All actors that run, or have run."""
         return sorted({*self.by_title, *self.known})

@@ -152,7 +152,8 @@ class PartReport(Value):
 
     `kind` is `actor`, `task`, `process`, `left out`, or what a supervisor is: its strategy, `replicas` or `dynamic`.
     `waiting` is the depth of the mailbox, and `capacity` how many local messages it takes. `handling` counts what is
-    in hand, and `in_hand` names the oldest of it. A process has `pid` and, once it is up, the `node` that has a report
+    in hand, and `in_hand` names the oldest of it. `seconds_each` is how long a delivery takes, as the latest have
+    shown. A process has `pid` and, once it is up, the `node` that has a report
     of its own.
     """
 
@@ -169,6 +170,7 @@ class PartReport(Value):
     handling: int = attrs.field(default=0, converter=_count)
     in_hand: tuple[HeldMessage, ...] = attrs.field(default=(), converter=_each(lambda: HeldMessage))
     hold_ups: tuple[HoldUp, ...] = attrs.field(default=(), converter=_each(lambda: HoldUp))
+    seconds_each: float | None = attrs.field(default=None, converter=_optional(_number))
     pid: int | None = attrs.field(default=None, converter=_optional(_count))
     node: str = attrs.field(default="", converter=_text)
     children: tuple[PartReport, ...] = attrs.field(default=(), converter=_each(lambda: PartReport))

@@ -1,4 +1,4 @@
-"""How many replicas of a process there should be.
+"""How many replicas of a process there should be, over all programs that run it.
 
     grow      at once, to as many as the backlog requires; by half as many again, and at least one, for as long as
               messages wait too long
@@ -7,6 +7,9 @@
 
 The thresholds for growing and shrinking are apart: fewer replicas are busier, so if one were removed as soon as it was
 not needed, the number would grow again at once. So under a constant load the number settles.
+
+Each program decides by itself, from what all see at the broker: the load, and how many replicas there are together.
+`share_of` then says which of them adds or removes one.
 """
 
 from __future__ import annotations
@@ -36,6 +39,8 @@ MOST: Final = 1000
 class Scale(Value):
     """Between `min` and `max` replicas of a process, as many as the load requires.
 
+    Programs at one broker with a process of this name and with these actors count together: `max` is the most that all
+    of them have, while each keeps at least its `min`, even if these are more than `max`.
     `target_backlog` is how many messages there may be per replica (waiting and in flight, in all sources of its
     actors), `target_wait` how many seconds the oldest may wait; None disables a target. `cooldown` is how many seconds
     the number must not have changed before one replica is removed.
@@ -117,3 +122,8 @@ def _can_spare_one(scale: Scale, load: Load, replicas: int) -> bool:
     if scale.target_wait is not None and load.oldest is not None and load.oldest > scale.target_wait * SLACK:
         return False
     return load.utilisation * replicas <= left * BUSY
+
+
+def share_of(total: int, rank: int, programs: int) -> int:
+    """Return how many of `total` replicas the program of this rank (from 0 on) has, if they share evenly."""
+    return total // programs + (rank < total % programs)

@@ -14,6 +14,7 @@ import attrs
 
 from actorwork import events
 from actorwork.inspection.metrics import BrokerRoute
+from actorwork.inspection.scale import ScaleRoute
 from actorwork.telemetry import health
 from actorwork.telemetry.formatting import one_line
 from actorwork.telemetry.heartbeat import EVERY, Heartbeat
@@ -31,7 +32,10 @@ _ALIASES: Final[Mapping[str, str]] = {"/livez": "/live", "/readyz": "/ready", "/
 
 @contextmanager
 def monitored(engine: Engine, address: object) -> Generator[MonitorServer]:
-    """Serve health and metrics of a system at an address; raises `SettingsError` for one at which it cannot listen."""
+    """Serve health, metrics and the waiting work of a system at an address.
+
+    Raises `SettingsError` for an address at which it cannot listen.
+    """
     beat = Heartbeat()
     routes = routes_of(engine, beat, engine.options.hang_timeout)
     with MonitorServer(address, routes, tick=beat.tick, every=EVERY) as server:
@@ -45,6 +49,7 @@ def routes_of(engine: Engine, beat: Heartbeat, hang_timeout: float) -> Mapping[s
         "/live": _route(engine, beat, lambda facts: health.live(facts, hang_timeout)),
         "/ready": _route(engine, beat, lambda facts: health.ready(facts, hang_timeout)),
         "/started": _route(engine, beat, health.started),
+        "/scale": ScaleRoute(lambda: engine.broker),
     }
     if engine.metering is not None:
         routes["/metrics"] = _metrics(engine.metering.registry)

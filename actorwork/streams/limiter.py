@@ -6,6 +6,7 @@ moment, never faster.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from actorwork.streams import keys, scripts
@@ -32,6 +33,13 @@ class RedisLimitStore:
 
     async def release_slot(self, name: str, holder: str) -> bool:
         return bool(await self._run(scripts.SLOT, keys.slots(name), "free", holder, 0, 0))
+
+    async def count_slots(self, name: str) -> int:
+        return int(await self._run(scripts.SLOT, keys.slots(name), "count", "", 0, 0))
+
+    async def slot_holders(self, name: str) -> Sequence[str]:
+        holders = await self._run(scripts.SLOT, keys.slots(name), "list", "", 0, 0)
+        return sorted(holder.decode() if isinstance(holder, bytes) else holder for holder in holders)
 
     async def _run(self, script: Script, key: str, *args: Any) -> Any:
         with cannot(f"ask for the limit at {key!r}"):

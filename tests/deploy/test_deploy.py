@@ -1,11 +1,13 @@
 """What operators copy: each file is read by the tool that it is for, if that is at hand, and agrees with the code."""
 
 import configparser
+import json
 import re
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 import pytest
@@ -15,6 +17,8 @@ import yaml
 from actorwork import open_client
 from actorwork.cli.commands import actorwork
 from actorwork.durations import as_seconds
+from actorwork.inspection.scale import ScaleRoute, Waiting
+from actorwork.telemetry.monitor import Request
 from actorwork.testing.redis_sentinel import Member
 from actorwork.testing.redis_server import open_redis_server
 from tests.patience import PATIENCE
@@ -25,6 +29,7 @@ COMPOSE = ROOT / "compose.yaml"
 SERVICE = DEPLOY / "actorwork.service"
 BASE = DEPLOY / "kubernetes" / "base"
 KEDA = DEPLOY / "kubernetes" / "overlays" / "keda"
+SECONDS = DEPLOY / "kubernetes" / "overlays" / "keda-seconds"
 
 
 def documents(*files: Path) -> list[dict[str, Any]]:
@@ -37,7 +42,7 @@ def services() -> dict[str, dict[str, Any]]:
 
 def manifests() -> dict[tuple[str, str], dict[str, Any]]:
     """Return the manifests as they are written, by kind and name."""
-    read = documents(BASE / "worker.yaml", BASE / "dashboard.yaml", KEDA / "scaling.yaml")
+    read = documents(BASE / "worker.yaml", BASE / "dashboard.yaml", KEDA / "scaling.yaml", SECONDS / "exporter.yaml")
     return {(one["kind"], one["metadata"]["name"]): one for one in read}
 
 
@@ -139,7 +144,7 @@ def test_the_image_runs_the_command_line_without_a_shell_and_asks_for_its_health
 def test_the_variables_in_the_files_are_those_of_the_command_line() -> None:
     files = [COMPOSE, SERVICE, ROOT / "Containerfile", *(DEPLOY / "kubernetes").rglob("*.yaml")]
     named = {name for file in files for name in re.findall(r"\bACTORWORK_[A-Z_]+", file.read_text(encoding="utf-8"))}
-    options = [option for name in ("run", "web", "health") for option in command(name).params]
+    options = [option for name in ("run", "web", "health", "metrics") for option in command(name).params]
     known = {f"ACTORWORK_{(option.name or '').upper()}" for option in options}
     known |= {str(option.envvar) for option in options}
     # Of `web` the help names it; it is no option, since the arguments of a process can be read by others.
@@ -186,7 +191,7 @@ def test_the_pods_have_time_to_stop_and_probes_of_the_monitor() -> None:
     assert alive["periodSeconds"] * alive["failureThreshold"] >= as_seconds(variables["ACTORWORK_HANG_TIMEOUT"])
 
 
-@pytest.mark.parametrize("name", ["actorwork-worker", "actorwork-dashboard"])
+@pytest.mark.parametrize("name", ["actorwork-worker", "actorwork-dashboard", "actorwork-exporter"])
 def test_the_containers_have_no_rights_that_they_do_not_need(name: str) -> None:
     pod = pod_of(name)
     (container,) = pod["containers"]
@@ -213,8 +218,27 @@ def test_budget_and_scaling_name_the_workers() -> None:
     assert {"streamLength", "pendingEntriesCount", "lagCount"} & set(trigger["metadata"]) == {"streamLength"}
 
 
+def test_the_scaler_by_seconds_asks_the_exporter_for_what_that_answers() -> None:
+    (scaled,) = [one for one in documents(SECONDS / "scaling.yaml") if one["kind"] == "ScaledObject"]
+    assert scaled["spec"]["minReplicaCount"] >= 1
+    (trigger,) = scaled["spec"]["triggers"]
+    asked = urlsplit(str(trigger["metadata"]["url"]))
+    service = manifests()["Service", "actorwork-exporter"]["spec"]
+    assert asked.hostname == "actorwork-exporter"
+    assert asked.port == service["ports"][0]["port"]
+    (container,) = pod_of("actorwork-exporter")["containers"]
+    assert container["args"][-1].rpartition(":")[2] == str(container["ports"][0]["containerPort"])
+    route = ScaleRoute.__new__(ScaleRoute)
+    route._known = {}
+    waiting = Waiting(
+        actor="orders", source="orders", messages=6, oldest=1.0, seconds_each=None, nodes=0, concurrency=0
+    )
+    answer = route.answer([waiting], Request(asked.path, asked.query, {}))
+    assert json.loads(answer.body)[trigger["metadata"]["valueLocation"]] == 3.0
+
+
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl")
-@pytest.mark.parametrize(("directory", "replicas"), [(BASE, 2), (KEDA, None)])
+@pytest.mark.parametrize(("directory", "replicas"), [(BASE, 2), (KEDA, None), (SECONDS, None)])
 def test_kustomize_builds_the_manifests(directory: Path, replicas: int | None) -> None:
     built = subprocess.run(
         ["kubectl", "kustomize", str(directory)], capture_output=True, text=True, timeout=PATIENCE, check=False
@@ -224,4 +248,4 @@ def test_kustomize_builds_the_manifests(directory: Path, replicas: int | None) -
     worker = made["Deployment", "actorwork-worker"]
     assert worker["spec"].get("replicas") == replicas
     assert worker["spec"]["template"]["spec"]["containers"][0]["image"] == "actorwork:latest"
-    assert (("ScaledObject", "actorwork-worker") in made) == (directory == KEDA)
+    assert (("ScaledObject", "actorwork-worker") in made) == (directory != BASE)

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, cast
 
 import attrs
@@ -16,6 +17,7 @@ from actorwork.message import Envelope
 from actorwork.runtime.outline import Branch, InFlightItem
 from actorwork.runtime.processes import scaling
 from actorwork.runtime.processes.scaling import Scaler
+from actorwork.runtime.processes.seats import SEAT_TTL, Seats
 from actorwork.testing.memory import MemoryBroker
 
 from .conftest import Said, is_alive, until
@@ -139,6 +141,119 @@ async def test_a_replica_that_does_not_start_is_not_tried_again_and_again(mock_c
         await trio.sleep(10)
         assert of_scaled(seen) == [(1, 4), (1, 4)]
         assert len(group.records) == 4
+
+
+def seats_of(broker: MemoryBroker) -> int:
+    """Return how many seats are taken; there is one process."""
+    return broker._store.execute("select count(*) from slots where until > ?", (broker.now,)).fetchone()[0]
+
+
+async def test_two_programs_together_have_no_more_than_the_maximum_and_share_it(mock_clock: object):
+    seen: list[Event] = []
+    broker = MemoryBroker()
+    scale = Scale(max=6, target_backlog=10, target_wait=None, cooldown=60)
+    async with open_group(scale, seen, broker) as (one, _), open_group(scale, seen, broker) as (other, _):
+        await trio.sleep(3)
+        await broker.publish(messages(0, 200))
+        await trio.sleep(100)
+        assert (len(one.records), len(other.records)) == (3, 3)
+        broker._writer.change(lambda store: store.execute("delete from entries"))
+        await trio.sleep(40)
+        assert len(one.records) + len(other.records) == 5, "one goes at a time, of whichever program"
+        await trio.sleep(600)
+        assert (len(one.records), len(other.records)) == (1, 1)
+    assert seats_of(broker) == 0
+
+
+async def test_replicas_are_as_many_as_the_load_needs_in_all_programs_together(mock_clock: object):
+    seen: list[Event] = []
+    broker = MemoryBroker()
+    scale = Scale(max=20, target_backlog=10, target_wait=None)
+    async with open_group(scale, seen, broker) as (one, _), open_group(scale, seen, broker) as (other, _):
+        await broker.publish(messages(0, 45))
+        await trio.sleep(60)
+        assert sorted((len(one.records), len(other.records))) == [2, 3]
+
+
+async def test_a_program_takes_what_another_one_leaves(mock_clock: object):
+    seen: list[Event] = []
+    broker = MemoryBroker()
+    scale = Scale(max=6, target_backlog=10, target_wait=None)
+    async with open_group(scale, seen, broker) as (one, _), open_group(scale, seen, broker) as (other, _):
+        other.fails = True
+        await broker.publish(messages(0, 60))
+        await trio.sleep(8)
+        assert (len(one.records), len(other.records)) == (3, 1)
+        await trio.sleep(60)
+        assert (len(one.records), len(other.records)) == (5, 1)
+
+
+async def test_what_a_program_had_that_died_is_free_for_others(mock_clock: object, monkeypatch: pytest.MonkeyPatch):
+    async def die(self: Seats) -> None:
+        pass
+
+    seen: list[Event] = []
+    broker = MemoryBroker()
+    scale = Scale(max=4, target_backlog=10, target_wait=None)
+    async with open_group(scale, seen, broker) as (one, _):
+        with monkeypatch.context() as patch:
+            patch.setattr(Seats, "release", die)
+            async with open_group(scale, seen, broker) as (other, _):
+                await broker.publish(messages(0, 60))
+                await trio.sleep(30)
+                assert (len(one.records), len(other.records)) == (2, 2)
+        await trio.sleep(SEAT_TTL - 4)
+        assert len(one.records) == 2
+        await trio.sleep(20)
+        assert len(one.records) == 4
+
+
+async def test_who_was_cut_off_until_others_took_its_place_gives_way(mock_clock: object):
+    seen: list[Event] = []
+    broker, away = MemoryBroker(), Cut()
+    away.real = broker
+    scale = Scale(max=4, target_backlog=10, target_wait=None)
+    async with open_group(scale, seen, broker) as (one, _), open_group(scale, seen, cast("Any", away)) as (other, _):
+        await broker.publish(messages(0, 60))
+        await trio.sleep(30)
+        assert (len(one.records), len(other.records)) == (2, 2)
+        away.is_cut = True
+        await trio.sleep(60)
+        assert (len(one.records), len(other.records)) == (4, 2)
+        away.is_cut = False
+        await trio.sleep(10)
+        # Its minimum is its own, beyond the maximum; the other one gives a place up for it.
+        assert len(other.records) == 1
+        await trio.sleep(100)
+        assert (len(one.records), len(other.records)) in {(3, 1), (2, 2)}
+
+
+async def test_a_replica_that_takes_long_to_start_keeps_its_place(mock_clock: object, monkeypatch: pytest.MonkeyPatch):
+    seen: list[Event] = []
+    broker = MemoryBroker()
+    async with open_group(Scale(max=4, target_backlog=10, target_wait=None), seen, broker) as (group, _):
+        monkeypatch.setattr(group, "start_child", partial(_start_late, group))
+        await broker.publish(messages(0, 60))
+        await trio.sleep(3 * SEAT_TTL)
+        assert len(group.records) == 1
+        assert seats_of(broker) == 4
+
+
+async def _start_late(group: Group, member: Process) -> None:
+    await trio.sleep(10 * SEAT_TTL)
+    group.records.append(StandIn(member))
+
+
+class Cut:
+    """A broker that can be cut off from one program."""
+
+    is_cut = False
+    real: MemoryBroker
+
+    def __getattr__(self, name: str) -> Any:
+        if self.is_cut:
+            raise BrokerError("not now")
+        return getattr(self.real, name)
 
 
 class Away(MemoryBroker):

@@ -9,7 +9,8 @@ import trio
 from actorwork import Actor, Settings, open_client, open_system, receive
 from actorwork.abc import Broker
 from actorwork.brokers import open_broker
-from actorwork.inspection.metrics import FRESH, BrokerRoute, broker_metrics
+from actorwork.inspection.metrics import BrokerRoute, broker_metrics
+from actorwork.inspection.routes import FRESH
 from actorwork.message import Envelope
 from actorwork.state.known_actors import enter_actors
 from actorwork.telemetry.metrics import Registry

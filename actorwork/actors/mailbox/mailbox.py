@@ -322,6 +322,11 @@ class Mailbox:
         while self._parked:
             trio.lowlevel.reschedule(self._parked.pop())
 
+    @property
+    def seconds_each(self) -> float | None:
+        """How many seconds a delivery takes, as the latest have shown; None before any has ended."""
+        return None if self._seconds_each == FIRST_GUESS else self._seconds_each
+
     def delivery_ended(self, seconds: float) -> None:
         """Count out a delivery that was in flight for `seconds`."""
         self._held -= 1

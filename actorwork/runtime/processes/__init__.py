@@ -2,6 +2,7 @@
 
 process_child     a `Process` under its supervisor: start, replacement, stop
 scaling           as many replicas of a process as its `Scale` wants
+seats             how many of them the programs at one broker have together
 worker_process    one OS process as its parent sees it: commands, frames, hang detection, end
 launching         how a process is started, and how its end is seen
 child_node        what runs in it: a system of its own

@@ -80,6 +80,7 @@ class Portrait:
             handling=len(in_hand),
             in_hand=tuple(self._held(item, began) for item, began in in_hand[:SHOWN_IN_HAND]),
             hold_ups=tuple(self._hold_ups(cell)),
+            seconds_each=cell.mailbox.seconds_each,
             children=() if cell.children is None else self.of(cell.children).children,
         )
 

@@ -77,3 +77,21 @@ class LimitTests(ContractTests):
             await until(is_free, "the slot")
             assert not await broker.limit_store.acquire_slot("db", 1, "dead", 60)
             assert not await broker.limit_store.release_slot("db", "dead")
+
+    async def test_who_has_slots_is_known_until_they_run_out(self) -> None:
+        async with self.open_broker() as broker, self.open_broker() as other:
+            store, theirs = broker.limit_store, other.limit_store
+            assert await store.count_slots("seats") == 0
+            assert list(await store.slot_holders("seats")) == []
+            for holder in ("b", "a"):
+                assert await store.acquire_slot("seats", 5, holder, 60)
+            assert await theirs.acquire_slot("seats", 5, "dead", 0.2)
+            assert await theirs.acquire_slot("others", 5, "x", 60)
+
+            async def has_run_out() -> bool:
+                return await theirs.count_slots("seats") == 2
+
+            await until(has_run_out, "the end of a slot that nobody renews")
+            assert list(await theirs.slot_holders("seats")) == ["a", "b"]
+            assert await store.release_slot("seats", "a")
+            assert list(await theirs.slot_holders("seats")) == ["b"]
