@@ -117,26 +117,27 @@ class Link:
         try:
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not NOT_ENOUGH:
-                self._take(reply)
+                if type(reply) is Push:
+                    self._take(reply)
+                else:
+                    self._reply(reply)
         except Exception as error:  # noqa: BLE001 - bytes that are not RESP3, or replies that nothing asked for
             self.fail(ConnectionError(f"cannot read what the server sent: {error}"))
 
-    def _take(self, reply: Any) -> None:
-        if type(reply) is Push:
-            if self._waiting and reply[0] in (b"subscribe", b"unsubscribe"):
-                self._reply(reply)
-            else:
-                self._on_push(reply)
-            return
-        self._reply(reply)
+    def _take(self, push: list[Any]) -> None:
+        if self._waiting and push[0] in (b"subscribe", b"unsubscribe"):
+            self._reply(push)
+        else:
+            self._on_push(push)
 
     def _reply(self, reply: Any) -> None:
         request = self._waiting[0]
-        request.replies.append(reply)
-        if len(request.replies) == request.count:
+        replies = request.replies
+        replies.append(reply)
+        if len(replies) == request.count:
             self._waiting.popleft()
             if not request.done.done():  # else its task was cancelled
-                request.done.set_result(request.replies)
+                request.done.set_result(replies)
 
     def fail(self, error: Exception) -> None:
         """Close the connection, and hand over the requests that wait, with the error."""

@@ -25,7 +25,7 @@ from actorwork.streams.transport.redis_py import (
     TimeoutError,  # noqa: A004
     outage_in,
 )
-from actorwork.streams.transport.wire import pack
+from actorwork.streams.transport.wire import pack, pack_transaction
 
 _chance: Final = SystemRandom()
 LOST: Final = (ConnectionError, TimeoutError, OSError)
@@ -100,8 +100,8 @@ class AsyncioRedis(CommonCommands):
         return await self._request(b"".join([request.data for request in requests]), len(requests), idempotent=True)
 
     async def transact(self, *commands: Sequence[Any]) -> list[Any]:
-        data = [pack(("MULTI",)), *(pack(tuple(command)) for command in commands), pack(("EXEC",))]
-        return await self._request(b"".join(data), len(data), idempotent=False)
+        # It is never sent again, so there is nothing to do with its replies: one coroutine less for each publish.
+        return await self._issue(pack_transaction(commands), len(commands) + 2, idempotent=False).done
 
     async def subscribe(self, channel: str | bytes) -> None:
         name = channel.encode() if isinstance(channel, str) else channel

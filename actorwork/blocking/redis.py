@@ -26,7 +26,7 @@ from actorwork.streams.transport.redis_py import (
     TimeoutError,  # noqa: A004
     outage_in,
 )
-from actorwork.streams.transport.wire import NOT_ENOUGH, Push, new_reader, pack
+from actorwork.streams.transport.wire import NOT_ENOUGH, Push, new_reader, pack, pack_transaction
 
 _chance: Final = SystemRandom()
 LOST: Final = (ConnectionError, TimeoutError, OSError)
@@ -146,8 +146,7 @@ class BlockingRedis(CommonCommands):
         return replies
 
     async def transact(self, *commands: Sequence[Any]) -> list[Any]:
-        data = [pack(("MULTI",)), *(pack(tuple(command)) for command in commands), pack(("EXEC",))]
-        return self._request(b"".join(data), len(data), idempotent=False)
+        return self._request(pack_transaction(commands), len(commands) + 2, idempotent=False)
 
     # ---- connections ----
 

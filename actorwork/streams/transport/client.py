@@ -41,7 +41,7 @@ from actorwork.streams.transport.redis_py import (
     NoReplicasError,
     TimeoutError,  # noqa: A004
 )
-from actorwork.streams.transport.wire import pack
+from actorwork.streams.transport.wire import pack, pack_transaction
 
 _chance: Final = SystemRandom()
 _BACKOFF_BASE: Final = 0.01
@@ -49,8 +49,6 @@ _BACKOFF_CAP: Final = 1.0
 _PROVEN_AFTER: Final = 1.0
 """Seconds for which a connection must have lived before the backoff starts over."""
 
-_MULTI: Final = pack(("MULTI",))
-_EXEC: Final = pack(("EXEC",))
 _LOST: Final = (ConnectionError, TimeoutError, OSError)
 
 
@@ -190,8 +188,7 @@ class RedisClient(CommonCommands):
 
         Raises `MayHaveExecuted` if the connection was lost before the replies had come.
         """
-        data = b"".join([_MULTI, *[pack(tuple(command)) for command in commands], _EXEC])
-        return (await self._request(data, idempotent=False, count=len(commands) + 2)).replies
+        return (await self._request(pack_transaction(commands), idempotent=False, count=len(commands) + 2)).replies
 
     async def call_in_turn(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
         """Send idempotent commands one after the other without waiting in between, and return all replies.

@@ -9,7 +9,7 @@ boolean            bool                          error              a redis exce
 big number         bytes of its digits
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol, cast
 
 import hiredis
@@ -24,6 +24,14 @@ Push: Final[type[list[Any]]] = hiredis.PushNotification
 
 pack: Final = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)
 """Pack one command. Raises `TypeError` for a part that is not str, bytes, int or float."""
+
+_MULTI: Final = pack(("MULTI",))
+_EXEC: Final = pack(("EXEC",))
+
+
+def pack_transaction(commands: Iterable[Sequence[Any]]) -> bytes:
+    """Pack commands between MULTI and EXEC. Raises `TypeError` as `pack` does."""
+    return b"".join([_MULTI, *[pack(tuple(command)) for command in commands], _EXEC])
 
 
 def is_list_of(size: int, reply: Any) -> bool:
