@@ -73,14 +73,20 @@ demo-web *arguments:
 examples:
     for example in bank embedding pool crawler everwork census; do echo "== $example" && python "examples/$example.py" || exit 1; done
 
-# the documentation as a site in build/site, strictly and without a network: the extra `docs`
-docs *arguments:
+# the tasks of Django, with another Python and the Django that it has: `just test-django .venv-3.13/bin/python`
+test-django python *arguments:
+    {{ python }} -m pytest -q -p no:cacheprovider tests/integrations/test_django.py {{ arguments }}
+
+# the documentation as a site in build/site, strictly and without a network, links included: the extra `docs`
+docs: (_pages)
+    python -m docs.site.links build/site
+
+_pages *arguments:
     python -m docs.site build/pages
     sphinx-build -W --keep-going -n -q -j auto -c docs/site -d build/doctrees {{ arguments }} build/pages build/site
 
 # follow the links of the documentation to other sites; the names of other packages become links too
-docs-links:
-    just docs -b linkcheck -t online
+docs-links: (_pages "-b linkcheck -t online")
 
 # what a release must pass: wheel and sdist, each built, checked, and used in an empty environment: the extra `release`
 release-check:

@@ -7,6 +7,7 @@ task waits, then it jumps.
 import compileall
 import gc
 import importlib
+import importlib.util
 import multiprocessing
 import os
 import signal
@@ -135,6 +136,7 @@ def redis_url(actorwork_redis: str) -> str:
 def django_settings(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Django's settings, which are configured once for the process, with two databases: in memory and in a file."""
     conf = importlib.import_module("django.conf")
+    backport = [] if importlib.util.find_spec("django.tasks") is not None else ["django_tasks"]
     engine = "django.db.backends.sqlite3"
     conf.settings.configure(
         DATABASES={
@@ -143,7 +145,7 @@ def django_settings(tmp_path_factory: pytest.TempPathFactory) -> Any:
         },
         ROOT_URLCONF="urls_of_the_shop",
         ALLOWED_HOSTS=["testserver"],
-        INSTALLED_APPS=["django_tasks", "actorwork.integrations.django"],
+        INSTALLED_APPS=[*backport, "actorwork.integrations.django"],
         TASKS={
             "default": {
                 "BACKEND": "actorwork.integrations.django.ActorworkBackend",

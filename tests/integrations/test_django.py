@@ -1,4 +1,4 @@
-"""Tasks of Django, by its own interface (here that of the backport), at both brokers."""
+"""Tasks of Django, by its own interface at both brokers: that of Django 6, or before it the backport's."""
 
 from __future__ import annotations
 
@@ -46,6 +46,11 @@ def at_work(backend: Any) -> Iterator[Any]:
         yield backend
 
 
+def tasks_of_django(module: str = "") -> Any:
+    """Return the package that has the tasks, or a module of it; only once Django is configured."""
+    return importlib.import_module("actorwork.integrations.django.interface").tasks(module)
+
+
 class configured:  # noqa: N801 - a block
     """Override the setting TASKS in a block, which gets the backend."""
 
@@ -56,7 +61,7 @@ class configured:  # noqa: N801 - a block
     def __enter__(self) -> Any:
         self._block: Any = importlib.import_module("django.test").override_settings(TASKS=self._tasks)
         self._block.enable()
-        return importlib.import_module("django_tasks").task_backends["default"]
+        return tasks_of_django().task_backends["default"]
 
     def __exit__(self, *_: object) -> None:
         self._block.disable()
@@ -123,7 +128,7 @@ def test_the_context_has_the_attempt_and_the_result(at_work: Any, project: Any) 
 
 
 def test_signals_are_sent_where_it_is_enqueued_and_where_it_runs(at_work: Any, project: Any) -> None:
-    signals = importlib.import_module("django_tasks.signals")
+    signals = tasks_of_django("signals")
     heard: list[tuple[str, str]] = []
 
     def hear(name: str, *, task_result: Any, **_: Any) -> None:
@@ -174,7 +179,7 @@ def test_an_open_task_is_ready_and_known_by_its_message(backend: Any, project: A
     assert found.task == project.add.using(priority=60)
     with pytest.raises(ValueError, match="not finished"):
         _ = found.return_value
-    exceptions = importlib.import_module("django_tasks.exceptions")
+    exceptions = tasks_of_django("exceptions")
     with pytest.raises(exceptions.TaskResultMismatch):
         project.greet.get_result(result.id)
     with pytest.raises(exceptions.TaskResultDoesNotExist):
@@ -190,7 +195,7 @@ def test_a_task_waits_for_its_time_and_is_unknown_if_it_is_cancelled_before(back
     assert abs(result.task.run_after - later) < timedelta(seconds=1)
     assert backend.get_result(result.id).status == "READY"
     assert backend.client.receipt(result.id).cancel("not wanted")
-    with pytest.raises(importlib.import_module("django_tasks.exceptions").TaskResultDoesNotExist):
+    with pytest.raises(tasks_of_django("exceptions").TaskResultDoesNotExist):
         backend.get_result(result.id)
 
 
