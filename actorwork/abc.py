@@ -102,6 +102,13 @@ class Meter(Protocol):
         """A delivery has to wait for a limit of the kind `rate`, `concurrency` or `circuit`."""
         ...
 
+    def entity(self, what: str, actor: str) -> None:
+        """An entity has made an instance (`activations`), or a commit of a state was made or refused.
+
+        `commits`, `conflicts` (the state has changed meanwhile) or `refused` (it is too large, or no JSON).
+        """
+        ...
+
     def trigger_next(self, trigger: str, at: float | None) -> None:
         """A trigger (`actor/title`) is due at this time, in seconds since the epoch, or never."""
         ...

@@ -7,7 +7,7 @@ source, message, stacks
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import click
@@ -18,7 +18,7 @@ from actorwork.cli.output import as_json, many, one_line, print_json, print_tabl
 if TYPE_CHECKING:
     from actorwork.abc import Broker
     from actorwork.inspection import ActorInfo, Holder, Inspection, NodeInfo, Overview, SourceInfo
-    from actorwork.policy.reports import PartReport
+    from actorwork.policy.reports import EntityReport, PartReport
 
 T = TypeVar("T")
 
@@ -151,7 +151,10 @@ def node(node: str, *, broker: str | None, timeout: float, json_output: bool) ->
 @timeout_option
 @as_json
 def actor(title: str, *, broker: str | None, timeout: float, json_output: bool) -> None:
-    """Show an actor on all nodes: what it has in hand and since when, what waits, and why nothing happens."""
+    """Show an actor on all nodes: what it has in hand and since when, what waits, and why nothing happens.
+
+    Of an entity, also how many instances are in memory, what was committed, and which keys are hot.
+    """
     from actorwork.inspection import as_json as in_json
 
     found = looked(broker, timeout, lambda look: look.actor(title))
@@ -160,6 +163,9 @@ def actor(title: str, *, broker: str | None, timeout: float, json_output: bool) 
         return
     print_table(ACTORS, [_actor_row(found)])
     click.echo(one_line(f"reads {', '.join(found.sources) or 'no source'}; {many(found.backlog, 'message')} there"))
+    if found.entities is not None:
+        for line in _entity_lines(found.entities):
+            click.echo(one_line(line, 1000))
     _print_held(found.in_hand)
 
 
@@ -305,6 +311,9 @@ def drawn(part: PartReport, now: float, first: str = "", rest: str = "") -> list
         facts.append(many(part.restarts, "restart"))
     if part.waiting:
         facts.append(f"{part.waiting:,} waiting")
+    if part.entities is not None:
+        facts.append(f"{many(part.entities.kept, 'instance')} in memory")
+        facts += [f"{many(part.entities.stalled, 'key')} stalled"] * (part.entities.stalled > 0)
     facts += [f"{held.what} for {length(max(0.0, now - held.since))}" for held in part.in_hand]
     facts += [f"{hold_up.kind} {hold_up.name!r} holds {hold_up.waiting:,} back" for hold_up in part.hold_ups]
     lines = [one_line(f"{first}{part.label or part.title}  {', '.join(facts)}", 400)]
@@ -360,6 +369,18 @@ def _source_row(source: SourceInfo) -> Sequence[str]:
         str(len(source.nodes)),
         "" if source.why is None else str(source.why),
     )
+
+
+def _entity_lines(entities: EntityReport) -> Iterator[str]:
+    yield (
+        f"{many(entities.kept, 'instance')} in memory; {many(entities.activations, 'activation')},"
+        f" {many(entities.commits, 'commit')}, {many(entities.conflicts, 'conflict')}, {entities.refused:,} refused"
+    )
+    if entities.hot:
+        yield f"hot keys: {', '.join(f'{one.key} ({one.count:,})' for one in entities.hot)}"
+    if entities.stalled:
+        keys = ", ".join(entities.stalled_keys)
+        yield f"{many(entities.stalled, 'key')} stalled, since a node cannot read the state: {keys}"
 
 
 def _print_held(held: Sequence[Holder]) -> None:

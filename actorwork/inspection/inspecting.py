@@ -18,6 +18,7 @@ import attrs
 
 from actorwork.errors import BrokerError
 from actorwork.inspection.gathering import Gathered, gather, info_of, read_nodes
+from actorwork.inspection.states import together
 from actorwork.inspection.values import (
     ActorInfo,
     MessageView,
@@ -32,7 +33,7 @@ from actorwork.inspection.values import (
     TreeInfo,
 )
 from actorwork.policy import idle
-from actorwork.policy.reports import Counts, PartReport
+from actorwork.policy.reports import Counts, EntityReport, PartReport
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker
@@ -363,6 +364,7 @@ class Inspection:
             backlog=sum(one.backlog for one in counted),
             pause=_pause(gathered.pauses, "actor", title),
             why=idle.of_actor(title, counted, gathered.pauses, places, is_whole=gathered.is_whole),
+            entities=together([one.part.entities for one in places if one.part.entities is not None]),
         )
 
 
@@ -428,6 +430,11 @@ def _problems(gathered: Gathered, actors: Sequence[ActorInfo], sources: Sequence
         if actor.why is not None and actor.why.code in ("circuit", "stopped")
     ]
     found += [
+        Problem(kind="actor", name=actor.title, text=_stalled(actor.entities))
+        for actor in actors
+        if actor.entities is not None and actor.entities.stalled
+    ]
+    found += [
         Problem(kind="source", name=source.name, text=source.why.text)
         for source in sources
         if source.backlog and source.why is not None and source.why.code in ("no reader", "lease lost", "blocked")
@@ -435,6 +442,12 @@ def _problems(gathered: Gathered, actors: Sequence[ActorInfo], sources: Sequence
     dead = [source for source in sources if source.dead]
     found += [Problem(kind="dead letters", name=one.name, text=_letters(one.dead)) for one in dead]
     return found
+
+
+def _stalled(entities: EntityReport) -> str:
+    keys, count = ", ".join(map(repr, entities.stalled_keys)), entities.stalled
+    more = f" and {count - len(entities.stalled_keys):,} more" if count > len(entities.stalled_keys) else ""
+    return f"a node cannot read the state of {keys}{more}: messages wait for one that can"
 
 
 def _letters(count: int) -> str:

@@ -14,7 +14,7 @@ import attrs
 
 from actorwork.message import Json, MessageInfo, Pause
 from actorwork.policy.idle import Reason
-from actorwork.policy.reports import HeldMessage, HoldUp, NodeReport, PartReport
+from actorwork.policy.reports import EntityReport, HeldMessage, HoldUp, NodeReport, PartReport
 from actorwork.shown import Value
 
 
@@ -93,6 +93,8 @@ class ActorInfo(Value):
     """Messages of its sources that are ready or in flight."""
     pause: Pause | None = None
     why: Reason | None = None
+    entities: EntityReport | None = None
+    """What its nodes report together, if it is an entity."""
 
     def __hash__(self) -> int:
         return hash((self.title, self.nodes))

@@ -1,6 +1,7 @@
 """What a node reports of itself, as values and as JSON of at most 8 KB.
 
     NodeReport    one OS process: where it runs, its lease, its loop, what it costs
+    EntityReport  what an entity has done, its hot keys among it
     PartReport    a child in its tree, with those below it: an actor, a task, a process, a supervisor
     HeldMessage   a message in hand
     HoldUp        a limit that holds messages back, or an open circuit
@@ -34,6 +35,10 @@ LONGEST: Final = 2000
 """Characters of a text in a report that are read."""
 SHOWN_IN_HAND: Final = 5
 """Messages in hand of one actor that a report names, the oldest ones."""
+SHOWN_KEYS: Final = 5
+"""Keys of an entity that a report names: the hottest, and those that are stalled."""
+LONGEST_KEY: Final = 200
+"""Characters of a key in these; a longer one is cut."""
 
 T = TypeVar("T")
 _set: Final = object.__setattr__
@@ -147,14 +152,49 @@ class HoldUp(Value):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
+class HotKey(Value):
+    """A key with many messages: it had `count` at least, in the last one to two minutes."""
+
+    key: str = attrs.field(converter=_text)
+    count: int = attrs.field(converter=_count)
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class EntityReport(Value):
+    """What an entity has done in one process.
+
+    `kept` counts the instances that wait in memory for the next message of their key, `activations` all that were made.
+    `commits` counts states that went with a settlement, `conflicts` those that the broker refused since the state had
+    changed meanwhile, `refused` those that were too large or no JSON. `stalled` counts keys whose state the node cannot
+    read; `stalled_keys` are some of these. `ttl` and `history` are as the actor declares them, `schema` is the version
+    of the schema of its states.
+    """
+
+    kept: int = attrs.field(default=0, converter=_count)
+    activations: int = attrs.field(default=0, converter=_count)
+    commits: int = attrs.field(default=0, converter=_count)
+    conflicts: int = attrs.field(default=0, converter=_count)
+    refused: int = attrs.field(default=0, converter=_count)
+    stalled: int = attrs.field(default=0, converter=_count)
+    stalled_keys: tuple[str, ...] = attrs.field(default=(), converter=_texts)
+    hot: tuple[HotKey, ...] = attrs.field(default=(), converter=_each(lambda: HotKey))
+    ttl: float | None = attrs.field(default=None, converter=_optional(_number))
+    history: int = attrs.field(default=0, converter=_count)
+    schema: int = attrs.field(default=0, converter=_count)
+
+
+def _entities(value: object) -> EntityReport:
+    return value if isinstance(value, EntityReport) else _value_of(EntityReport, value)
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class PartReport(Value):
     """A child in the tree of a node, with those below it.
 
     `kind` is `actor`, `task`, `process`, `left out`, or what a supervisor is: its strategy, `replicas` or `dynamic`.
     `waiting` is the depth of the mailbox, and `capacity` how many local messages it takes. `handling` counts what is
     in hand, and `in_hand` names the oldest of it. `seconds_each` is how long a delivery takes, as the latest have
-    shown. A process has `pid` and, once it is up, the `node` that has a report
-    of its own.
+    shown. An entity has `entities`. A process has `pid` and, once it is up, the `node` that has a report of its own.
     """
 
     title: str = attrs.field(converter=_text)
@@ -171,6 +211,7 @@ class PartReport(Value):
     in_hand: tuple[HeldMessage, ...] = attrs.field(default=(), converter=_each(lambda: HeldMessage))
     hold_ups: tuple[HoldUp, ...] = attrs.field(default=(), converter=_each(lambda: HoldUp))
     seconds_each: float | None = attrs.field(default=None, converter=_optional(_number))
+    entities: EntityReport | None = attrs.field(default=None, converter=_optional(_entities))
     pid: int | None = attrs.field(default=None, converter=_optional(_count))
     node: str = attrs.field(default="", converter=_text)
     children: tuple[PartReport, ...] = attrs.field(default=(), converter=_each(lambda: PartReport))
@@ -288,7 +329,7 @@ def _facts_of(value: object, most: int) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for field in attrs.fields(cast("Any", type(value))):
         fact = getattr(value, field.name)
-        if isinstance(fact, PartReport):
+        if isinstance(fact, (PartReport, EntityReport)):
             facts[field.name] = _facts_of(fact, most)
         elif field.name == "children":
             if fact:

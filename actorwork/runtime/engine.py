@@ -190,7 +190,8 @@ class Engine:
                     subscriptions = [consumer.subscription for consumer in members.consumers]
                 else:
                     subscriptions = [metering.subscription(consumer) for consumer in members.consumers]
-                async with broker.open_node(subscriptions, lease=self.options.lease, emit=self.emit) as opened:
+                emit = self._node_sink()
+                async with broker.open_node(subscriptions, lease=self.options.lease, emit=emit) as opened:
                     node = opened if metering is None else metering.node(opened)
                     self._attach(node)
                     self.emit(events.NodeStarted(node.incarnation, broker.url, tuple(members.by_title)))
@@ -258,6 +259,16 @@ class Engine:
         )
         self._during_stall = reporter.stand_in()
         await reporter.run()
+
+    def _node_sink(self) -> EventSink:
+        """Return the sink of the node: where there are entities, it counts their conflicts."""
+        cells = [cell for cell in self.members.by_title.values() if cell.handlers.is_entity]
+        entities = {cell.settings.id: cell.consumer for cell in cells if cell.consumer is not None}
+        if not entities:
+            return self.emit
+        from actorwork.actors.entities.counts import ConflictSink  # noqa: PLC0415 - most systems have none
+
+        return ConflictSink(self.emit, entities)
 
     def _attach(self, node: Node | None) -> None:
         if node is not None:

@@ -108,6 +108,7 @@ class Metering:
         family, now = self.registry.family, self._clock()
         in_hand, longest = Counter[tuple[str]](), dict[tuple[str], float]()
         waiting, capacity = Counter[tuple[str, str]](), Counter[tuple[str]]()
+        kept, stalled = Counter[tuple[str]](), Counter[tuple[str]]()
         for cell in cast("list[Cell]", list(members.services.cells)):
             labels = (cell.title,)
             executors = () if cell.current is None else list(cell.current.executors)
@@ -118,6 +119,12 @@ class Metering:
             waiting[cell.title, "local"] += local
             waiting[cell.title, "broker"] += max(0, cell.waiting - local)
             capacity[labels] += cell.settings.mailbox.capacity
+            counts = None if cell.consumer is None else cell.consumer.entity_counts
+            if counts is not None:
+                kept[labels] += getattr(None if cell.current is None else cell.current.instance, "active", 0)
+                stalled[labels] += len(counts.stalled_keys(now))
+        family("actorwork_entity_instances").replace(kept)
+        family("actorwork_entity_stalled_keys").replace(stalled)
         family("actorwork_in_hand").replace(in_hand)
         family("actorwork_longest_in_hand_seconds").replace(longest)
         family("actorwork_mailbox_messages").replace(waiting)

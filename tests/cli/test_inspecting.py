@@ -11,7 +11,7 @@ from actorwork.abc import Broker
 from actorwork.cli import top
 from actorwork.inspection import inspecting
 from actorwork.message import Envelope
-from actorwork.policy.reports import HeldMessage, NodeReport, PartReport, written
+from actorwork.policy.reports import EntityReport, HeldMessage, HotKey, NodeReport, PartReport, written
 from tests.cli.conftest import Shell
 
 
@@ -70,6 +70,33 @@ def test_each_part_can_be_looked_at(shell: Shell):
     assert shell.json("inspect", "source", "orders")["actors"] == ["till"]
     assert "m1 in orders: in hand of 'till'" in shell("inspect", "message", "m1").stdout
     assert shell.json("inspect", "message", "m1")["why"]["code"] == "working"
+
+
+def test_an_entity_is_shown_with_its_hot_and_its_stalled_keys(shell: Shell):
+    async def entity(broker: Broker) -> None:
+        now, _ = await broker.reports.nodes()
+        facts = EntityReport(
+            kept=2,
+            activations=1200,
+            commits=31,
+            conflicts=1,
+            refused=4,
+            stalled=1,
+            stalled_keys=("o\x1bld",),
+            hot=(HotKey(key="ann", count=70),),
+        )
+        tree = PartReport(title="root", kind="one_for_one", children=(PartReport(title="account", entities=facts),))
+        found = NodeReport(name="h:7", host="h", pid=7, version="1", started=now, at=now, interval=300, tree=tree)
+        await broker.reports.write("0123", written(found), now=now, ttl=60)
+
+    shell.at_broker(entity)
+    shown = shell("inspect", "actor", "account").stdout
+    assert "2 instances in memory; 1,200 activations, 31 commits, 1 conflict, 4 refused" in shown
+    assert "hot keys: ann (70)" in shown
+    assert "1 key stalled, since a node cannot read the state: o\\x1bld" in shown
+    assert shell.json("inspect", "actor", "account")["entities"]["hot"] == [{"key": "ann", "count": 70}]
+    assert "account  running, 2 instances in memory, 1 key stalled" in shell("inspect", "tree").stdout
+    assert shell.json("inspect")["problems"][0]["name"] == "account"
 
 
 def test_options_before_the_name_of_a_part_hold_for_it(shell: Shell, tmp_path: Any):

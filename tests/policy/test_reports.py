@@ -8,7 +8,17 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
-from actorwork.policy.reports import LARGEST, HeldMessage, HoldUp, NodeReport, PartReport, read, written
+from actorwork.policy.reports import (
+    LARGEST,
+    EntityReport,
+    HeldMessage,
+    HoldUp,
+    HotKey,
+    NodeReport,
+    PartReport,
+    read,
+    written,
+)
 
 
 def report_of(*children: PartReport, **facts: Any) -> NodeReport:
@@ -27,9 +37,26 @@ def test_a_report_is_read_as_it_was_written():
         in_hand=(HeldMessage(what="m1", source="mails", since=60.0, key="ann"),),
         hold_ups=(HoldUp(kind="rate", name="smtp", waiting=2, until=71.5),),
     )
-    report = report_of(mail, PartReport(title="pool", kind="process", pid=7), lease_margin=6.5, pauses=("actor 'x'",))
+    account = PartReport(
+        title="account",
+        entities=EntityReport(
+            kept=3,
+            activations=5,
+            commits=9,
+            conflicts=1,
+            refused=2,
+            stalled=1,
+            stalled_keys=("old",),
+            hot=(HotKey(key="ann", count=70),),
+            ttl=3.5,
+            history=20,
+        ),
+    )
+    report = report_of(
+        mail, account, PartReport(title="pool", kind="process", pid=7), lease_margin=6.5, pauses=("actor 'x'",)
+    )
     assert read(written(report)) == report
-    assert (report.uptime, report.actors, [part.pid for part in report.processes]) == (60.0, (mail,), [7])
+    assert (report.uptime, report.actors, [part.pid for part in report.processes]) == (60.0, (mail, account), [7])
     assert report.is_whole
 
 

@@ -15,6 +15,8 @@ from actorwork import (
     Actor,
     Child,
     CircuitBreaker,
+    Entities,
+    Entity,
     Interval,
     MailboxSettings,
     RateLimit,
@@ -91,6 +93,26 @@ class Busy(Actor):
                 await trio.sleep(0.1)
 
 
+class Account(Entity[int]):
+    """Is as its messages are: committed, refused, conflicting with a state that a user has put."""
+
+    settings = Settings(title="account", entities=Entities(limit=10))
+
+    @receive
+    async def add(self, *, n: int) -> None:
+        self.state += n
+        await trio.sleep(2 if n == 1 else 0)
+
+
+class Later(Entity[int]):
+    """Cannot read a state that a later program has written."""
+
+    settings = Settings(title="later")
+
+    @receive
+    async def add(self, *, n: int) -> None: ...
+
+
 class Broken(Actor):
     """Does not start a second time."""
 
@@ -112,10 +134,16 @@ async def provoked_in_memory() -> set[str]:
         [Child(partial(Broken, []))], name="small", intensity=Intensity(restarts=1, period=5), restart="temporary"
     )
     found: set[str] = set()
-    async with open_test_system([Busy, small], metrics=True) as test:
+    async with open_test_system([Busy, small, Account, Later], metrics=True) as test:
         metrics = test.system.metrics
         async with open_client(test.broker, metrics=metrics) as client:
             await client.pause(source="none")
+            await test.broker.entities.put(Later.settings.default_source, Later.settings.id, "ann", b"1", schema=9)
+            await client.ref(Later, key="ann").tell({"n": 1})
+            await client.ref(Account, key="ann").tell({"n": 1})
+            await client.ref(Account, key="ben").tell({"n": 10**20})
+            await trio.sleep(1)
+            await client.ref(Account, key="ann").put(5, force=True)
             for what in ("shield", "fail", "send", "", ""):
                 await client.publish("orders", {"what": what})
             for _ in range(4):

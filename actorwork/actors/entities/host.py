@@ -25,6 +25,7 @@ import trio
 from actorwork import events
 from actorwork.actors.context.in_flight import InFlight, in_flight
 from actorwork.actors.entities.activation import Activation
+from actorwork.actors.entities.counts import EntityCounts
 from actorwork.actors.entities.entity import ACTIVATION, Entity, check_settings, state_type_of
 from actorwork.actors.entities.schema import StateSchema
 from actorwork.actors.execution.threads import run_in_thread
@@ -87,6 +88,12 @@ class EntityHost:
         self._entities = settings.entities or Entities()
         self._schema = StateSchema.of(state_type_of(cls), cls.__qualname__, self._entities.limit)
         base: Any = Entity
+        # Of the actor, not of this incarnation.
+        counts = None if actor.consumer is None else actor.consumer.entity_counts
+        self._counts: EntityCounts = counts or EntityCounts(settings.title, actor.services.emit)
+        self._counts.schema = self._schema.version
+        if actor.consumer is not None:
+            actor.consumer.entity_counts = self._counts
         self._has_startup = cls.startup is not base.startup
         self._has_shutdown = cls.shutdown is not base.shutdown
         self._active: dict[str, Activation] = {}
@@ -138,6 +145,7 @@ class EntityHost:
         activation = await self._activated(current)
         if activation is None:
             return None
+        self._counts.hot.note(activation.key, trio.current_time())
         activation.current = current
         try:
             if is_async:
@@ -147,7 +155,7 @@ class EntityHost:
                 value = await run_in_thread(worker, self._actor, function, (activation.entity, *args), kwargs)
             change = None
             if not activation.fate:
-                change = activation.change(self._schema, self._entities, mark_of(current.delivery.id))
+                change = self._change(activation, mark_of(current.delivery.id))
         except Exception:
             self._drop(activation)
             if not activation.fate:
@@ -165,6 +173,7 @@ class EntityHost:
             self._note_size(activation, change)
             activation.committed(change, self._now())
             current.change = change
+            self._counts.committed()
         self._keep(activation)
         return value
 
@@ -189,7 +198,7 @@ class EntityHost:
             raise NotRunning("commit belongs to a handler that runs in a system")
         if activation.fate:
             raise _conflict(activation)
-        change = activation.change(self._schema, self._entities)
+        change = self._change(activation)
         published: Sequence[Envelope] = ()
         if current.outgoing is not None:
             published = current.outgoing.of_batch(self._actor.services.ids)
@@ -199,6 +208,7 @@ class EntityHost:
         try:
             is_ours = await store.commit_state(current.delivery, change, published)
         except StateConflict:
+            self._counts.conflicted()
             activation.fate = "stale"
             raise
         if not is_ours:
@@ -207,9 +217,18 @@ class EntityHost:
         if change is not None:
             self._note_size(activation, change)
             activation.committed(change, self._now())
+            self._counts.committed()
         if current.outgoing is not None:
             current.outgoing.close()
             current.outgoing = None
+
+    def _change(self, activation: Activation, mark: bytes = b"") -> StateChange | None:
+        """Return what a handler has made of the state; raises `Fail` if that cannot be committed."""
+        try:
+            return activation.change(self._schema, self._entities, mark)
+        except Exception:
+            self._counts.was_refused()
+            raise
 
     # ---- activations ----
 
@@ -246,6 +265,7 @@ class EntityHost:
         except Exception as error:  # noqa: BLE001 - a migration is the user's, and may raise anything
             await self._stall(current, delivery.key, state, error)
             return None
+        self._counts.activated(delivery.key)
         entity: Any = self._actor.child.make()
         entity.context, entity.key, entity.state = self.context, delivery.key, holder.state
         vars(entity)[ACTIVATION] = made
@@ -276,6 +296,7 @@ class EntityHost:
         A node that can may take it; later messages of the key wait meanwhile.
         """
         now = trio.current_time()
+        self._counts.stalled(key, now)
         if now - self._stalled.get(key, -_EVERY) >= _EVERY:
             if len(self._stalled) >= _MOST_STALLED:
                 self._stalled.clear()

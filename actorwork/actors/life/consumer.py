@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from actorwork.abc import EventSink
+    from actorwork.actors.entities.counts import EntityCounts
     from actorwork.actors.life.cancelling import CancellableIncarnation, HandlersAtWork
     from actorwork.actors.life.services import Quota
     from actorwork.actors.limits.admission import AdmissionQueue
@@ -104,6 +105,7 @@ class Consumer:
         "_start_soon",
         "_watchdog",
         "cancelled",
+        "entity_counts",
         "intake_over",
         "subscription",
         "token",
@@ -126,6 +128,8 @@ class Consumer:
         """For what comes from the threads of handlers."""
         self.cancelled: dict[tuple[str, str], tuple[Reject, bool]] = {}
         """The messages here that were cancelled, by source and id: how each ends, and whether that is settled."""
+        self.entity_counts: EntityCounts | None = None
+        """What an entity has done so far, all of its incarnations together; the first of them sets it."""
         self.subscription = Subscription(
             group=settings.id,
             actor=owner.title,

@@ -15,7 +15,17 @@ from actorwork.actors.supervision.supervisor import RunningSupervisor
 from actorwork.actors.tree.spec import DynamicSupervisor, Process, Replicas, Supervisor
 from actorwork.message import Delivery
 from actorwork.policy.limits import Bulkhead, CircuitBreaker, ConcurrencyLimit, Limit, RateLimit
-from actorwork.policy.reports import SHOWN_IN_HAND, HeldMessage, HoldUp, PartReport
+from actorwork.policy.reports import (
+    LONGEST_KEY,
+    SHOWN_IN_HAND,
+    SHOWN_KEYS,
+    EntityReport,
+    HeldMessage,
+    HoldUp,
+    HotKey,
+    PartReport,
+)
+from actorwork.settings import Entities
 
 if TYPE_CHECKING:
     from actorwork.actors.limits.registry import LimiterRegistry
@@ -81,6 +91,7 @@ class Portrait:
             in_hand=tuple(self._held(item, began) for item, began in in_hand[:SHOWN_IN_HAND]),
             hold_ups=tuple(self._hold_ups(cell)),
             seconds_each=cell.mailbox.seconds_each,
+            entities=self._entities(cell),
             children=() if cell.children is None else self.of(cell.children).children,
         )
 
@@ -90,6 +101,26 @@ class Portrait:
             return HeldMessage(what=type(item.message).__name__, since=since)
         return HeldMessage(
             what=item.id, since=since, source=item.source, key=item.key or "", attempt=max(1, item.attempt)
+        )
+
+    def _entities(self, cell: Cell) -> EntityReport | None:
+        counts = None if cell.consumer is None else cell.consumer.entity_counts
+        if counts is None:
+            return None
+        stalled = counts.stalled_keys(self._now)
+        declared = cell.settings.entities or Entities()
+        return EntityReport(
+            kept=getattr(None if cell.current is None else cell.current.instance, "active", 0),
+            activations=counts.activations,
+            commits=counts.commits,
+            conflicts=counts.conflicts,
+            refused=counts.refused,
+            stalled=len(stalled),
+            stalled_keys=tuple(map(_short, stalled[:SHOWN_KEYS])),
+            hot=tuple(HotKey(key=_short(key), count=count) for key, count in counts.hot.hottest(SHOWN_KEYS, self._now)),
+            ttl=declared.ttl,
+            history=declared.history,
+            schema=counts.schema,
         )
 
     def _hold_ups(self, cell: Cell) -> Iterable[HoldUp]:
@@ -109,6 +140,10 @@ class Portrait:
             until = None if math.isinf(wait) else self._now + wait + self._ahead
             name = (None if limit is None else limit.name) or cell.title
             yield HoldUp(kind=_kind_of(limit), name=name, waiting=count, until=until)
+
+
+def _short(key: str) -> str:
+    return key if len(key) <= LONGEST_KEY else f"{key[: LONGEST_KEY - 1]}…"
 
 
 def _label(label: str, title: str) -> str:

@@ -53,6 +53,9 @@ class Measurements:
     def limited(self, limit: str, kind: str) -> None:
         self._family("actorwork_limited_total").add((limit, kind))
 
+    def entity(self, what: str, actor: str) -> None:
+        self._family(f"actorwork_entity_{what}_total").add((actor,))
+
     def trigger_next(self, trigger: str, at: float | None) -> None:
         gauge = self._family("actorwork_trigger_next_timestamp_seconds")
         if at is None:

@@ -137,6 +137,33 @@ TABLE: Final[tuple[Metric, ...]] = (
         "Messages dead-lettered by the broker, since processes died with them",
         "{message}",
     ),
+    _gauge(
+        "actorwork_entity_instances",
+        ("actor",),
+        "Instances of an entity that are kept in memory for the next message of their keys",
+        "{instance}",
+    ),
+    _counter(
+        "actorwork_entity_activations_total",
+        ("actor",),
+        "Instances of an entity that were made: for a key that had none here, or whose state has changed elsewhere",
+        "{instance}",
+    ),
+    _counter("actorwork_entity_commits_total", ("actor",), "States of an entity that were changed with a settlement"),
+    _counter(
+        "actorwork_entity_conflicts_total",
+        ("actor",),
+        "Commits that the broker refused: the state had changed meanwhile, so the message runs again",
+    ),
+    _counter(
+        "actorwork_entity_refused_total", ("actor",), "States that were too large, or no JSON: their messages failed"
+    ),
+    _gauge(
+        "actorwork_entity_stalled_keys",
+        ("actor",),
+        "Keys whose messages wait, since this node cannot read their states",
+        "{key}",
+    ),
     _counter("actorwork_timeouts_total", ("actor",), "Handlers ended by execution_timeout"),
     _gauge("actorwork_overdue", ("actor",), "Handlers that run on past their execution_timeout, in threads too"),
     _counter("actorwork_restarts_total", ("child", "reason"), "Restarts by a supervisor, by the error"),
