@@ -646,11 +646,13 @@ class EntityStore(Protocol):
         changed_since: float | None = None,
         limit: int = 100,
         after: tuple[float, str] | None = None,
+        newest_first: bool = False,
     ) -> Sequence[EntityInfo]:
         """Return entities that have a state, those whose last change is longest ago first, then by key.
 
         With `changed_since` (seconds since the epoch) those that have changed then or later; with `after`, the `at` and
-        the key of one of them, those behind it. One that changes meanwhile may be returned again.
+        the key of one of them, those behind it. One that changes meanwhile may be returned again. With `newest_first`
+        the order is reversed; then one that changes meanwhile may be missed by the pages that follow.
         """
         ...
 

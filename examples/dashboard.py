@@ -2,9 +2,9 @@
 
     python examples/dashboard.py --listen 127.0.0.1:8080
 
-Three processes run its actors: mails fail now and then, one thumbnail never ends, invoices are paused, triggers fire,
-and workflows run, fail and wait for a person. Without `--broker` everything is kept in a folder that is deleted at the
-end.
+Four processes run its actors: mails fail now and then, one thumbnail never ends, newsletters are paused, triggers fire,
+workflows run, fail and wait for a person, and carts have states, one of which nobody can read. Without `--broker`
+everything is kept in a folder that is deleted at the end.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from actorwork import (
     Actor,
     Client,
     Cron,
+    Entities,
+    Entity,
     Interval,
     Message,
     Process,
@@ -54,6 +56,28 @@ class Picture(Message["Thumbnailer", str]):
 @attrs.frozen
 class Invoice(Message["Billing", str]):
     order: int
+
+
+@attrs.frozen
+class Put(Message["Cart", None]):
+    article: str
+    pieces: int
+
+
+@attrs.define
+class Contents:
+    articles: dict[str, int] = attrs.field(factory=dict[str, int])
+    voucher_token: str = "SUMMER-7781"  # noqa: S105 - so that there is something to mask
+
+
+class Cart(Entity[Contents]):
+    settings = Settings(title="cart", concurrency=8, entities=Entities(history=20, ttl="90d"))
+
+    @receive
+    async def put(self, message: Put) -> None:
+        await trio.sleep(random.uniform(0.0, 0.02))
+        found = self.state.articles
+        found[message.article] = found.get(message.article, 0) + message.pieces
 
 
 class Mailer(Actor):
@@ -107,11 +131,16 @@ class Billing(Actor):
         return f"invoice-{message.order}.pdf"
 
 
+ARTICLES = ("tea", "coffee", "cups", "a pot")
+CARTS = (Cart.settings.default_source, Cart.settings.id)
+
+
 def shop() -> Supervisor:
     return Supervisor(
         [
             Process([Mailer, Thumbnailer], replicas=2),
             Process([Billing]),
+            Process([Cart]),
         ],
         strategy="one_for_one",
     )
@@ -145,7 +174,13 @@ async def keep_busy(client: Client) -> None:
     for day in range(1, 5):
         await client.start(closing(day), id=f"closing-{day}")
         await client.start(gallery(day), id=f"gallery-{day}")
+    # As a later version of the program would have written it.
+    await client.ref(Cart, key="customer-0042").put(Contents())
+    await client.broker.entities.put(*CARTS, "customer-0042", b'{"lines": []}', schema=9)
+    await client.ref(Cart, key="customer-0042").tell(Put("tea", 1))
     for number in range(1_000_000):
+        customer = random.choice([7, 7, 7, 19, 19, random.randrange(400)])
+        await client.ref(Cart, key=f"customer-{customer:04}").tell(Put(random.choice(ARTICLES), 1))
         where = random.choices(["example.org", "example.invalid", ""], [90, 6, 4])[0]
         to = f"{random.choice(people)}@{where}" if where else random.choice(people)
         await client.ref(Mailer).tell(Mail(to, f"order {number}"))

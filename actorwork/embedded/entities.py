@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -39,14 +40,21 @@ class EmbeddedEntities:
         changed_since: float | None = None,
         limit: int = 100,
         after: tuple[float, str] | None = None,
+        newest_first: bool = False,
     ) -> Sequence[EntityInfo]:
         def look(store: Store) -> Sequence[EntityInfo]:
             number = store.find_source(source)
-            at, key = after or (0.0 if changed_since is None else changed_since, "")
+            since = 0.0 if changed_since is None else changed_since
+            if newest_first:
+                at, key = after or (math.inf, "")
+                behind, order, given = "at >= ? and (at, key) < (?, ?)", "at desc, key desc", (since, at, key)
+            else:
+                at, key = after or (since, "")
+                behind, order, given = "at >= ? and (at, key) > (?, ?)", "at, key", (since, at, key)
             rows = store.execute(
                 "select key, version, at, author, length(data) from entities"
-                f" where source = ? and grp = ? and (at, key) > (?, ?) and {ALIVE} order by at, key limit ?",
-                (number, group, at, key, store.now, limit),
+                f" where source = ? and grp = ? and {behind} and {ALIVE} order by {order} limit ?",
+                (number, group, *given, store.now, limit),
             ).fetchall()
             return [
                 EntityInfo(key=key, version=version, at=at, by=by, bytes=size) for key, version, at, by, size in rows

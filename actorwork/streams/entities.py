@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from operator import gt, lt
 from typing import Any, Final
 
 from actorwork.errors import BrokerError
@@ -38,20 +39,25 @@ class RedisEntities:
         changed_since: float | None = None,
         limit: int = 100,
         after: tuple[float, str] | None = None,
+        newest_first: bool = False,
     ) -> Sequence[EntityInfo]:
-        first = "-inf" if changed_since is None else round(changed_since * 1000)
+        since: float | str = "-inf" if changed_since is None else round(changed_since * 1000)
+        command, first, last = ("ZREVRANGEBYSCORE", "+inf", since) if newest_first else ("ZRANGEBYSCORE", since, "+inf")
         if after is not None:
             first = round(after[0] * 1000)
         names = keys.entities(source, group)
         found: list[EntityInfo] = []
         skipped = 0
         while len(found) < limit:
-            page_of = ("ZRANGEBYSCORE", names, first, "+inf", "WITHSCORES", "LIMIT", skipped, limit)
+            page_of = (command, names, first, last, "WITHSCORES", "LIMIT", skipped, limit)
             with cannot(f"list the entities of {source!r}"):
                 page = _pairs(await self._client.call(*page_of, idempotent=True))
             skipped += len(page)
             # Of those that have changed in the same millisecond, the ones before the last one that was seen.
-            new = [(name, at) for name, at in page if after is None or (at / 1000, name) > after]
+            new = page
+            if after is not None:
+                behind = lt if newest_first else gt
+                new = [(name, at) for name, at in page if behind((at / 1000, name), after)]
             commands: list[tuple[Any, ...]] = []
             for name, _ in new:
                 key = keys.entity(source, group, name)

@@ -21,13 +21,14 @@ import pytest
 import trio
 
 from actorwork.actors.actor import Actor
+from actorwork.actors.entities.entity import Entity
 from actorwork.actors.handlers.table import receive
 from actorwork.brokers import open_broker
 from actorwork.clients.opening import open_client
 from actorwork.message import Envelope
 from actorwork.policy.runs.values import Plan, StepPlan
 from actorwork.runtime.system import open_system
-from actorwork.settings import Interval, Settings, Trigger
+from actorwork.settings import Entities, Interval, Settings, Trigger
 from actorwork.web.access import Access
 from actorwork.web.dashboard import NAVIGATION, app
 from actorwork.web.serving import Place, serve_pages
@@ -37,6 +38,14 @@ pytestmark = pytest.mark.browser
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 LONG = "a-name-of-many-characters-" * 10
+
+
+class Cart(Entity[dict[str, int]]):
+    settings = Settings(title="cart", entities=Entities(history=5))
+
+    @receive
+    async def put(self, *, pieces: int) -> None:
+        self.state["pieces"] = self.state.get("pieces", 0) + pieces
 
 
 class Till(Actor):
@@ -67,8 +76,14 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
 
     async def main() -> None:
         serving["token"] = trio.lowlevel.current_trio_token()
-        async with open_broker(url) as broker, open_system(Till, broker=broker, grace=1), open_client(broker) as client:
+        async with (
+            open_broker(url) as broker,
+            open_system([Till, Cart], broker=broker, grace=1),
+            open_client(broker) as client,
+        ):
             await client.ref(Till).submit({"n": 2000}, id="stuck")
+            for key in ("ann", "ann", "ann", LONG[:200]):
+                await client.ref(Cart, key=key).ask({"pieces": 2})
             await broker.publish(
                 [Envelope("orders", f"bad-{n}", b'{"n": -%d, "password": "geheim"}' % n) for n in (1, 2)]
             )
@@ -149,7 +164,8 @@ def places(page: Any, shop: str) -> list[str]:
     node = page.locator("td.name a").first.get_attribute("href")
     return [
         *NAVIGATION, letter, node, node.replace("/node?", "/node/stacks?"), "/dead/letters", "/run?id=run-1",
-        "/message?id=stuck", "/message?id=nothing", "/nowhere",
+        "/message?id=stuck", "/message?id=nothing", "/nowhere", "/entities?actor=cart", "/entity?actor=cart&key=ann",
+        "/entity?actor=cart&key=nobody",
     ]  # fmt: skip
 
 
@@ -223,6 +239,25 @@ def test_a_dead_letter_is_edited_and_replayed(shop: str, chromium: Any):
         page.goto(f"{shop}/dead/letters")
         page.get_by_role("link", name="bad-2").wait_for()
         assert page.get_by_role("link", name="bad-1").count() == 0
+
+
+def test_a_state_is_replaced_and_forgotten(shop: str, chromium: Any):
+    with window(chromium) as page:
+        page.goto(f"{shop}/entities")
+        page.locator("td.name").get_by_role("link", name="cart").click()
+        page.locator("td.name").get_by_role("link", name="ann", exact=True).click()
+        page.locator(".past").get_by_text("3", exact=True).click()
+        state = page.locator("textarea")
+        state.fill(state.input_value().replace("6", "7"))
+        page.get_by_role("button", name="Replace it").click()
+        page.locator("dialog button.main").click()
+        page.locator(".past").get_by_text("4", exact=True).wait_for()
+        assert "7" in state.input_value()
+        page.get_by_role("button", name="Forget").click()
+        page.locator("dialog button.main").click()
+        page.wait_for_url("**/entities?actor=cart")
+        page.get_by_text(LONG[:200]).first.wait_for()
+        assert page.locator("td.name").get_by_role("link", name="ann", exact=True).count() == 0
 
 
 def test_a_run_is_cancelled(shop: str, chromium: Any):

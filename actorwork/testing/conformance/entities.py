@@ -275,3 +275,15 @@ class EntityTests(ContractTests):
             assert newest in recent
             assert all(one.at >= newest.at for one in recent)
             assert await entities.list("orders", "first", changed_since=newest.at + 60) == []
+            backwards: list[EntityInfo] = []
+            while page := await entities.list(
+                "orders",
+                "first",
+                limit=2,
+                after=(backwards[-1].at, backwards[-1].key) if backwards else None,
+                newest_first=True,
+            ):
+                backwards += page
+            assert backwards == list(reversed(found))
+            last = await entities.list("orders", "first", changed_since=newest.at, newest_first=True)
+            assert list(last) == list(reversed(recent))
