@@ -224,7 +224,7 @@ async def test_the_grace_bounds_all_of_it(url: str, drill: Drill, tree: str):
         asked = time.monotonic()
         node.signal(signal.SIGTERM)
         assert await node.wait_ended() == 3
-        assert 0.7 < time.monotonic() - asked < 20
+        assert 0.7 < time.monotonic() - asked < 1 + BUSY
         assert await place.broker.backlog(source) == 1
 
 

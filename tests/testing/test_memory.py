@@ -17,6 +17,7 @@ from actorwork.message import Delivery, Envelope, Failure
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
 from actorwork.testing.conformance import BrokerConformance, FakeConsumer, Opener, RemoteConsumer, open_consumer
 from actorwork.testing.memory import EPOCH, MemoryBroker, MemoryNode
+from tests.patience import BUSY
 
 FAILURE = Failure("ValueError", "no")
 
@@ -110,7 +111,7 @@ async def test_an_hour_passes_in_a_moment(mock_clock: trio.testing.MockClock):
         assert not consumer.waiting
         await trio.sleep(2)
         assert [one.id for one in consumer.waiting] == ["1"]
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 5 + BUSY
 
 
 async def test_its_clock_begins_at_the_same_time_in_every_run_and_goes_on_as_trios_does(
