@@ -26,11 +26,19 @@ import actorwork
 from actorwork.testing import pytest_plugin
 from actorwork.testing.redis_server import RedisServer
 
-# A busy machine is slow: the time that an example takes is no property of the code.
+# A busy machine is slow: the time that an example takes is no property of the code. Each run has the same examples, so
+# that what fails is the change; `--hypothesis-profile hunt` looks at others.
 hypothesis.settings.register_profile(
-    "actorwork", deadline=None, max_examples=30, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "actorwork",
+    deadline=None,
+    derandomize=True,
+    max_examples=20,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.register_profile("long", hypothesis.settings.get_profile("actorwork"), max_examples=300)
+hypothesis.settings.register_profile(
+    "hunt", hypothesis.settings.get_profile("actorwork"), derandomize=False, max_examples=1000
+)
 hypothesis.settings.load_profile("actorwork")
 
 

@@ -460,8 +460,11 @@ def check_machine(machine: type[ProtocolMachine], *, examples: int) -> None:
     run(machine, examples=examples, phases=tuple(Phase))
 
 
-def check_mutant(machine: type[ProtocolMachine], *, begins_with: int = SEED, examples: int = 300) -> None:
-    """See that the model finds what is wrong. From `SEED` it does so within a second; from others it may take ten."""
+def check_mutant(machine: type[ProtocolMachine], *, begins_with: int = SEED, examples: int = 3000) -> None:
+    """See that the model finds what is wrong. From `SEED` it does so within a second.
+
+    Which examples a seed stands for depends on the version of Hypothesis and on the source: there may be many.
+    """
     with pytest.raises((AssertionError, FlakyFailure)):  # The latter: it was found, and not a second time.
         run(seed(begins_with)(machine), examples=examples, phases=[Phase.generate])
 
@@ -490,7 +493,7 @@ def loop(redis_server: RedisServer, redis_url: str) -> Generator[Loop]:
         loop.close()
 
 
-EXAMPLES = [30, pytest.param(1000, marks=pytest.mark.long)]
+EXAMPLES = [20, pytest.param(1000, marks=pytest.mark.long)]
 
 
 @pytest.mark.parametrize("examples", EXAMPLES)

@@ -256,7 +256,7 @@ async def both(tree: Branch, ops: list[Op]) -> None:
     assert stage.up == []
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 @given(trees, operations)
 def test_the_loop_does_what_the_model_does(tree: Branch, ops: list[Op]):
     """Which children run, in which order they were started and ended, how many restarts, who gives up."""
