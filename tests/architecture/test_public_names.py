@@ -12,8 +12,6 @@ from dataclasses import is_dataclass
 from itertools import pairwise
 from pathlib import Path
 
-import pytest
-
 import actorwork
 from actorwork import testing
 
@@ -81,20 +79,18 @@ def test_every_public_name_is_there() -> None:
     assert [name for _, _, name in exports() if not hasattr(actorwork, name)] == []
 
 
-@pytest.mark.parametrize(("module", "original", "name"), exports() or [("actorwork", "", "")])
-def test_every_public_name_says_what_it_is(module: str, original: str, name: str) -> None:
-    if not name:
-        return  # Nothing is public yet.
-    thing: object = getattr(actorwork, name)
-    if isinstance(thing, type) or inspect.isroutine(thing) or inspect.ismodule(thing):
-        assert own_docstring(thing).strip(), f"{name} has no docstring"
-    else:
-        assert original in documented_assignments(module_that_assigns(original, module)), (
-            f"{name} is neither a class nor a function: it wants a string below its assignment that says what it is"
-        )
+def test_every_public_name_says_what_it_is() -> None:
+    for module, original, name in exports():
+        thing: object = getattr(actorwork, name)
+        if isinstance(thing, type) or inspect.isroutine(thing) or inspect.ismodule(thing):
+            assert own_docstring(thing).strip(), f"{name} has no docstring"
+        else:
+            assert original in documented_assignments(module_that_assigns(original, module)), (
+                f"{name} is neither a class nor a function: it wants a string below its assignment that says what it is"
+            )
 
 
-@pytest.mark.parametrize(("module", "original", "name"), exports(PACKAGE / "testing"))
-def test_what_type_checkers_find_in_the_tools_for_tests_is_there(module: str, original: str, name: str) -> None:
-    assert getattr(testing, name) is getattr(importlib.import_module(module), original)
-    assert name in dir(testing)
+def test_what_type_checkers_find_in_the_tools_for_tests_is_there() -> None:
+    for module, original, name in exports(PACKAGE / "testing"):
+        assert getattr(testing, name) is getattr(importlib.import_module(module), original), name
+        assert name in dir(testing)
