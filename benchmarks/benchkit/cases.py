@@ -27,10 +27,13 @@ def enqueue(trial: Trial) -> Figures:
     i0 = trial.redis.info()
     batch = trial.client("batch", n=trial.n, skip_single=True)
     i1 = trial.redis.info()
+    trial.redis.command("FLUSHALL")
+    in_flight = trial.client("in_flight", n=trial.n)
     return {
         "ok": True,
         "n": trial.n,
         "rate": round(single["rate"], 1),
+        "in_flight_rate": round(in_flight["rate"], 1) if in_flight["rate"] else None,
         "cpu_ms_per_1000": round(single["cpu_ms_per_1000"], 1),
         "batch_rate": round(batch["rate"], 1) if batch["rate"] else None,
         "batch_how": batch["how"],

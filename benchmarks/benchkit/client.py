@@ -89,8 +89,7 @@ async def op_batch(
             await maybe(client.enqueue_many(task, [payload(i) for i in ids[k : k + 1000]]))
     elif inspect.iscoroutinefunction(client.enqueue):
         how = "no batch API: 100 calls in flight"
-        for k in range(0, n, 100):
-            await asyncio.gather(*[client.enqueue(task, payload(i)) for i in ids[k : k + 100]])
+        await in_flight(client, task, ids)
     else:
         how = "no batch API: one by one"
         if skip_single:  # it would only repeat `enqueue`
@@ -98,6 +97,28 @@ async def op_batch(
         for i in ids:
             client.enqueue(task, payload(i))
     return watch.read(n) | {"how": how}
+
+
+async def in_flight(client: Any, task: str, ids: range) -> None:
+    for k in range(0, len(ids), 100):
+        await asyncio.gather(*[client.enqueue(task, payload(i)) for i in ids[k : k + 100]])
+
+
+async def op_in_flight(client: Any, *, n: int, task: str = "noop") -> dict[str, Any]:
+    """100 calls in flight, also where there is a batch API; for clients on asyncio's loop only."""
+    if not (inspect.iscoroutinefunction(client.enqueue) and is_on_asyncio()):
+        return {"n": n, "rate": None}
+    watch = Stopwatch()
+    await in_flight(client, task, range(n))
+    return watch.read(n)
+
+
+def is_on_asyncio() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 async def op_paced(client: Any, *, n: int, rate: float) -> dict[str, Any]:
@@ -154,6 +175,7 @@ async def op_chord(client: Any, *, n: int, body: int) -> dict[str, Any]:
 OPERATIONS = {
     "enqueue": op_enqueue,
     "batch": op_batch,
+    "in_flight": op_in_flight,
     "paced": op_paced,
     "submit": op_submit,
     "rpc": op_rpc,

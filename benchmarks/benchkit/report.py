@@ -28,6 +28,7 @@ class Column:
 COLUMNS = [
     Column("enqueue/s", "enqueue", "rate"),
     Column("batch/s", "enqueue", "batch_rate"),
+    Column("in flight/s", "enqueue", "in_flight_rate"),
     Column("submit/s", "submit", "rate"),
     Column("drain/s", "drain", "rate"),
     Column("CPU s/1k", "drain", "worker_cpu_s_per_1000", 3),
@@ -193,7 +194,7 @@ GOALS = [
         "asyncio: 100 in flight",
         "actorwork-aio",
         "enqueue",
-        "batch_rate",
+        "in_flight_rate",
         3.0,
         "/s",
         ASYNCIO_LIBRARIES,
