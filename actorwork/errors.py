@@ -26,6 +26,7 @@
     ├── LockLost               a lock may have another owner by now
     ├── StateConflict          the state of an entity has another version, or is about to change
     ├── BrokerError            the broker refuses or cannot do what is needed
+    │   ├── Unconfirmed        the broker has it, and not enough others do
     │   └── SpoolError         the file where messages wait for the broker cannot be used
     │       └── SpoolFull      it has no room
     └── MissingExtra           an optional dependency is not installed (also an ImportError)
@@ -264,6 +265,20 @@ class BrokerError(ActorworkError):
     def __init__(self, text: str = "", *, may_pass: bool = False) -> None:
         super().__init__(text)
         self.may_pass = may_pass
+
+
+class Unconfirmed(BrokerError):
+    """Fewer servers than asked for have confirmed a message in time; the primary has it, and may lose it.
+
+    To send it again with the same id is safe: it is stored once, and confirmed if the servers catch up. `ids` are those
+    of the messages, `wanted` and `confirmed` how many servers that were.
+    """
+
+    def __init__(self, text: str, *, ids: Sequence[str], wanted: int, confirmed: int) -> None:
+        super().__init__(text, may_pass=True)
+        self.ids = ids
+        self.wanted = wanted
+        self.confirmed = confirmed
 
 
 class SpoolError(BrokerError):

@@ -5,6 +5,7 @@
     Delivery    one attempt to handle a message, as a broker passes it to an actor
     Priority    how urgent a message is
     Unique      which of several messages are one and the same
+    Durability  what must have happened to a message before its sender goes on
     Status      where a message is in its life; MessageInfo is all that is known of it, Progress how far its handler is
     Failure     an error as text, so that it can travel and be stored
     Outcome     the result of a message, for a sender that asked for it
@@ -25,7 +26,19 @@ import sys
 import weakref
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Generic,
+    Literal,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+)
 
 import attrs
 
@@ -99,6 +112,42 @@ class Unique(Value):
             raise ValueError(f"Unique.on_conflict wants 'reject', 'replace' or 'first', got {self.on_conflict!r}")
 
 
+@attrs.frozen(eq=False, repr=False)
+class Durability(Value):
+    """What must have happened to a message before its sender goes on.
+
+    `"replicated"`: `replicas` servers beside the primary have received it (WAIT). `"fsynced"`: the primary has it on
+    its disk, and so have `replicas` others (WAITAOF, of Redis 7.2 and Valkey 8). If that takes longer than `within`
+    seconds, the sender gets `Unconfirmed`.
+    """
+
+    kind: Literal["replicated", "fsynced"]
+    replicas: int = attrs.field(default=attrs.Factory(lambda self: _usual_replicas(self.kind), takes_self=True))
+    within: float = attrs.field(default=1.0, kw_only=True, converter=as_seconds)
+
+    def __attrs_post_init__(self) -> None:
+        if self.kind not in ("replicated", "fsynced"):
+            raise ValueError(f"durability wants 'replicated', 'fsynced' or a Durability(…), got {self.kind!r}")
+        least = _usual_replicas(self.kind)
+        if isinstance(self.replicas, bool) or not isinstance(self.replicas, int) or not least <= self.replicas <= 100:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"Durability.replicas wants a whole number from {least} to 100, got {self.replicas!r}")
+        if not isinstance(self.within, (int, float)) or not 0.001 <= self.within <= 5:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"Durability.within wants seconds from 0.001 to 5, got {self.within!r}")
+
+
+def _usual_replicas(kind: object) -> int:
+    return 1 if kind == "replicated" else 0
+
+
+def as_durability(value: object) -> Durability | None:
+    """Return a durability that may be given by its kind alone; raises `ValueError`."""
+    if value is None or isinstance(value, Durability):
+        return value
+    if not isinstance(value, str):
+        raise ValueError(f"durability wants 'replicated', 'fsynced' or a Durability(…), got {value!r}")  # noqa: TRY004 - as for other texts
+    return Durability(cast("Any", value))
+
+
 class Message(Generic[A_contra, R_co]):
     """Base class of messages that declare their actor and the type of the reply.
 
@@ -148,7 +197,8 @@ class Envelope(Value):
     Messages of one source with the same `key` are handled one after another, in the order in which they were stored
     (delayed ones: in which they became due): the next is not delivered before every group has settled the one before,
     retries included. A higher `priority` is delivered first. After `expires` (seconds since the epoch) or `lifetime`
-    (seconds after it is stored), by the broker's clock, the message is no longer started.
+    (seconds after it is stored), by the broker's clock, the message is no longer started. With a `durability`, the
+    broker reports it as stored only once it has been confirmed; a message in a settlement has none of its own.
     """
 
     source: str
@@ -164,6 +214,7 @@ class Envelope(Value):
     expires: float | None = None
     lifetime: float | None = None
     unique: Unique | None = None
+    durability: Durability | None = None
 
 
 @attrs.frozen(eq=False, repr=False)

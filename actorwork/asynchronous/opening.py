@@ -6,30 +6,37 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any, cast
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from actorwork.asynchronous.driver import AsyncioDriver
 from actorwork.brokers import is_file, is_redis, unknown_kind, url_of
 from actorwork.clients.client import Client
 from actorwork.clients.driver import OpenBroker
 from actorwork.clients.sender import Sender, checked_layers
+from actorwork.message import Durability, as_durability
 from actorwork.telemetry.logs import LogSink
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker, Changes, EventSink, PublishMiddleware, Replies
+    from actorwork.streams.durable import DurablePublisher
 
 
 @asynccontextmanager
 async def open_client(
-    broker: str | None = None, *, middleware: Sequence[PublishMiddleware] = ()
+    broker: str | None = None,
+    *,
+    middleware: Sequence[PublishMiddleware] = (),
+    durability: Durability | Literal["replicated", "fsynced"] | None = None,
 ) -> AsyncGenerator[Client]:
     """Open a client of a broker, named by its URL; without one, of the embedded broker of this project.
 
     It belongs to the running loop, and serves any number of its tasks. While the broker is unreachable this waits, and
     so does every call: bound it with `asyncio.timeout`. A call that is cancelled may have had its effect. `middleware`
-    processes every message before it is sent, in order. Raises `BrokerError` for a broker that cannot be used.
+    processes every message before it is sent, in order. With a `durability`, every call that sends returns once that is
+    confirmed, and otherwise raises `Unconfirmed`. Raises `BrokerError` for a broker that cannot be used.
     """
-    layers = checked_layers(middleware)
+    layers, wanted = checked_layers(middleware), as_durability(durability)
     url = url_of(broker)
     emit = LogSink("client")
     async with AsyncExitStack() as stack:
@@ -39,7 +46,7 @@ async def open_client(
             opened, driver = await _open_file(url, stack)
         else:
             raise unknown_kind(url)
-        yield Client(Sender(OpenBroker(opened), driver, layers=layers), emit)
+        yield Client(Sender(OpenBroker(opened), driver, layers=layers, durability=wanted), emit)
 
 
 async def _open_redis(url: str, stack: AsyncExitStack, emit: EventSink) -> tuple[Broker, AsyncioDriver]:
@@ -89,7 +96,20 @@ async def _open_redis(url: str, stack: AsyncExitStack, emit: EventSink) -> tuple
         stack.push_async_callback(changes.aclose)
         return changes
 
+    async def open_another() -> AsyncioRedis:
+        another = AsyncioRedis(address, on_push, on_back, emit)
+        stack.push_async_callback(another.aclose)
+        await another.open()
+        return another
+
+    @cache
+    def durable() -> DurablePublisher:
+        from actorwork.streams.durable import DurablePublisher  # noqa: PLC0415 - most programs need none
+
+        return DurablePublisher(open_another, asyncio.Lock())
+
     sending = RedisSending(commands, address, emit, shared_url=url)
+    sending.durable = durable
     return cast("Any", sending), AsyncioDriver(open_replies, open_changes)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from actorwork.blocking.client import Client
 from actorwork.blocking.driver import BlockingDriver, Deadlines, run
@@ -12,22 +14,29 @@ from actorwork.clients import client as clients
 from actorwork.clients.driver import OpenBroker
 from actorwork.clients.sender import Sender, checked_layers
 from actorwork.durations import Duration, seconds_of
+from actorwork.message import Durability, as_durability
 from actorwork.telemetry.logs import LogSink
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker, EventSink, PublishMiddleware
+    from actorwork.streams.durable import DurablePublisher
 
 
 def open_client(
-    broker: str | None = None, *, middleware: Sequence[PublishMiddleware] = (), patience: Duration = 30
+    broker: str | None = None,
+    *,
+    middleware: Sequence[PublishMiddleware] = (),
+    patience: Duration = 30,
+    durability: Durability | Literal["replicated", "fsynced"] | None = None,
 ) -> Client:
     """Open a client of a broker, named by its URL; without one, of the embedded broker of this project.
 
     One client serves all threads of a process, and child processes that it forks. While the broker is unreachable,
     every call waits for it, at most `patience`, and then raises `BrokerError`. `middleware` processes every message
-    before it is sent, in order. Raises `BrokerError` for a broker that cannot be used.
+    before it is sent, in order. With a `durability`, every call that sends returns once that is confirmed, and
+    otherwise raises `Unconfirmed`. Raises `BrokerError` for a broker that cannot be used.
     """
-    layers = checked_layers(middleware)
+    layers, wanted = checked_layers(middleware), as_durability(durability)
     seconds = seconds_of("patience", patience)
     url = url_of(broker)
     emit = LogSink("client")
@@ -39,7 +48,7 @@ def open_client(
         opened, driver, close = _open_file(url, deadlines)
     else:
         raise unknown_kind(url)
-    sender = Sender(OpenBroker(opened), driver, layers=layers)
+    sender = Sender(OpenBroker(opened), driver, layers=layers, durability=wanted)
     return Client(clients.Client(sender, emit), close)
 
 
@@ -63,9 +72,31 @@ def _open_redis(
     except BaseException:
         commands.close()
         raise
+    opened: list[BlockingRedis] = []
+    of_thread = threading.local()
+
+    async def open_another() -> BlockingRedis:
+        another = BlockingRedis(address, deadlines, patience, emit)
+        opened.append(another)
+        return another
+
+    def durable() -> DurablePublisher:
+        # One for each thread: what is confirmed is what its own connection has written.
+        found: DurablePublisher | None = getattr(of_thread, "publisher", None)
+        if found is None:
+            from actorwork.streams.durable import DurablePublisher  # noqa: PLC0415 - most programs need none
+
+            found = of_thread.publisher = DurablePublisher(open_another, nullcontext())
+        return found
+
+    def close() -> None:
+        for one in (commands, *opened):
+            one.close()
+
     sending = RedisSending(commands, address, emit, shared_url=url)
+    sending.durable = durable
     driver = BlockingDriver(deadlines, ThreadReplies(commands), ThreadChanges(commands))
-    return cast("Any", sending), driver, commands.close
+    return cast("Any", sending), driver, close
 
 
 def _open_file(url: str, deadlines: Deadlines) -> tuple[Broker, BlockingDriver, Callable[[], None]]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 LONGEST_WAIT: Final = 100 * 365 * 86_400.0
 """That of `policy.sending`, which a command imports only when it runs."""
 PRIORITIES: Final = ("critical", "high", "normal", "low")
-_OPTIONS: Final = ("delay", "at", "expires", "priority", "key", "unique", "headers")
+_OPTIONS: Final = ("delay", "at", "expires", "priority", "key", "unique", "headers", "durability")
 
 
 class Instant(click.ParamType[datetime]):
@@ -94,6 +94,11 @@ def send_options(function: Any) -> Any:
             "--expires",
             type=DurationOrInstant(),
             help="Do not start the message later than this: a time from now, such as 1h, or 2026-01-31T12:00.",
+        ),
+        click.option(
+            "--durability",
+            type=click.Choice(["replicated", "fsynced"]),
+            help="Wait until a replica has received the message, or until it is on the disk.",
         ),
         click.option("--at", type=Instant(), help="Deliver the message at this time, such as 2026-01-31T12:00."),
         click.option(

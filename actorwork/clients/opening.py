@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import trio
 
@@ -18,6 +18,7 @@ from actorwork.clients.lazy_broker import open_lazy_broker, place_of
 from actorwork.clients.on_trio import TrioDriver
 from actorwork.clients.sender import Sender, checked_layers
 from actorwork.clients.spool import Spool, Spooler, SpoolMode, file_for, open_spooler, spool_of
+from actorwork.message import Durability, as_durability
 from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.telemetry.logs import LogSink
 
@@ -40,17 +41,19 @@ async def open_client(
     spool: Spool | SpoolMode | None = None,
     middleware: Sequence[PublishMiddleware] = (),
     metrics: Registry | None = None,
+    durability: Durability | Literal["replicated", "fsynced"] | None = None,
 ) -> AsyncGenerator[Client]:
     """Open a client of a broker, named by its URL; without one, of the embedded broker.
 
     A broker that is open already is used, and left open. While the broker is unreachable this waits, and so does every
     call that sends; with a `spool` ("when_down", "always", or a `Spool` with more settings) messages wait in a local
     file instead. `middleware` processes every message before it is sent, in order. What is sent, and the state of the
-    spool, is counted in `metrics`: that of a system (`System.metrics`), or a `Registry` of this program's own. At the
-    end of the block, calls of `ask` that still wait are cancelled.
+    spool, is counted in `metrics`: that of a system (`System.metrics`), or a `Registry` of this program's own. With a
+    `durability`, every call that sends returns once that is confirmed, and otherwise raises `Unconfirmed`. At the end
+    of the block, calls of `ask` that still wait are cancelled.
     """
     check_loop("open_client")
-    layers = checked_layers(middleware)
+    layers, wanted = checked_layers(middleware), as_durability(durability)
     async with AsyncExitStack() as stack:
         emit = LogSink("client")
         meter = None if metrics is None else metrics.meter
@@ -69,7 +72,8 @@ async def open_client(
         async with open_unwrapping_nursery() as nursery:
             if spooler is not None:
                 nursery.start_soon(spooler.run)
-            yield Client(Sender(lazy, TrioDriver(lazy, nursery), spooler, layers, meter), emit)
+            sender = Sender(lazy, TrioDriver(lazy, nursery), spooler, layers, meter, wanted)
+            yield Client(sender, emit)
             if spooler is not None:
                 await spooler.linger()
             nursery.cancel_scope.cancel()

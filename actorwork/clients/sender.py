@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
+
+import attrs
 
 from actorwork import codec
 from actorwork.abc import Broker, Meter, PublishMiddleware
@@ -15,7 +17,7 @@ from actorwork.actors.context.publishing import headers_of, passed_through
 from actorwork.clients.driver import Driver, OutOfTime, Reached
 from actorwork.clients.routes import MeteredRoute, PublishRoute
 from actorwork.errors import AskTimeout, BrokerError, CodecError, MessageFailed, NotUnique, SettingsError
-from actorwork.message import CHAIN, NO_HEADERS, REPLY_TO, Envelope, Json, MessageIds, Outcome, Priority
+from actorwork.message import CHAIN, NO_HEADERS, REPLY_TO, Durability, Envelope, Json, MessageIds, Outcome, Priority
 from actorwork.policy.bounds import takes
 from actorwork.policy.sending import PLAIN, Sending
 from actorwork.settings import SOURCE, SOURCE_IN_WORDS
@@ -29,6 +31,11 @@ class Spool(PublishRoute, Protocol):
     async def wait_replayed(self) -> None: ...
 
     async def wait_turn(self, source: str) -> None: ...
+
+
+_SPOOLED: Final = (
+    "durability and spool exclude each other: with a spool, a message counts as sent before the broker has it"
+)
 
 
 def checked_layers(middleware: Sequence[PublishMiddleware]) -> tuple[PublishMiddleware, ...]:
@@ -49,7 +56,11 @@ class Sender:
         spooler: Spool | None = None,
         layers: Sequence[PublishMiddleware] = (),
         meter: Meter | None = None,
+        durability: Durability | None = None,
     ) -> None:
+        if durability is not None and spooler is not None:
+            raise SettingsError(_SPOOLED)
+        self._durability = durability
         self.spooler = spooler
         self._layers = layers
         self._lazy = lazy
@@ -103,6 +114,10 @@ class Sender:
         """Put a message into an envelope; raise `CodecError` for values that JSON cannot express."""
         data, wire = codec.encode(message)
         message_id = self._unsent_id = next(self._ids)
+        if self._durability is not None and sending.durability is None:
+            sending = attrs.evolve(sending, durability=self._durability)
+        elif sending.durability is not None and self.spooler is not None:
+            raise SettingsError(_SPOOLED)
         if sending is PLAIN:
             envelope = Envelope(source, message_id, data, wire, ours, priority=priority)
         else:

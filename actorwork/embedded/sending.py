@@ -15,7 +15,18 @@ from actorwork.embedded.rows import EnvelopeRow, in_chunks, row_of
 from actorwork.embedded.store import Store
 from actorwork.embedded.triggers import EmbeddedPauses, EmbeddedTriggers
 from actorwork.embedded.values import EmbeddedValues
-from actorwork.message import NO_HEADERS, DeadLetter, Delayed, Envelope, Json, MessageInfo, Outcome, TrackedMessage
+from actorwork.errors import BrokerError
+from actorwork.message import (
+    NO_HEADERS,
+    DeadLetter,
+    Delayed,
+    Durability,
+    Envelope,
+    Json,
+    MessageInfo,
+    Outcome,
+    TrackedMessage,
+)
 
 if TYPE_CHECKING:
     from actorwork.embedded.audit import EmbeddedAudit
@@ -127,6 +138,9 @@ class EmbeddedSending:
         return self._limiter
 
     async def publish(self, envelopes: Sequence[Envelope]) -> int:
+        for envelope in envelopes:
+            if envelope.durability is not None:
+                self._check_durability(envelope.durability)
         rows = [row_of(envelope) for envelope in envelopes]
         if len(rows) <= CHUNK:
             return await self._publish(rows)
@@ -139,8 +153,20 @@ class EmbeddedSending:
         await self.publish([envelope])
 
     async def publish_unique(self, envelope: Envelope) -> str:
+        if envelope.durability is not None:
+            self._check_durability(envelope.durability)
         one = row_of(envelope)
         return await self._asked.ask(lambda store: store.publish_unique(one))
+
+    def _check_durability(self, durability: Durability) -> None:
+        """Refuse what a file does not give. A store in memory, which is for tests, gives everything."""
+        location = self._asked.location
+        if location.path is None:
+            return
+        if durability.replicas:
+            raise BrokerError(f"durability={durability.kind!r} wants replicas, and {location} has none: use Redis")
+        if location.synchronous != "full":
+            raise BrokerError(f"durability='fsynced' needs {location} to be opened with ?synchronous=full")
 
     async def _publish(self, rows: Sequence[EnvelopeRow]) -> int:
         return await self._asked.ask(lambda store: store.publish(rows), rows=len(rows))

@@ -6,6 +6,7 @@
     key           messages with the same key are handled one after another, in their order
     unique        of all messages with the same unique key only one is alive
     headers, id   values that travel beside the message, and the id under which the broker stores it once
+    durability    the sender waits until replicas, or disks, have the message
     results_ttl   of a message that is submitted: for how many seconds its result is kept
 
 Every function that sends takes the same options, so they are checked here, before anything is sent.
@@ -15,12 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Final, TypedDict, cast
+from typing import Final, Literal, TypedDict, cast
 
 import attrs
 
 from actorwork.durations import Duration, as_seconds, seconds_of
-from actorwork.message import NO_HEADERS, Envelope, Json, Priority, Unique
+from actorwork.message import NO_HEADERS, Durability, Envelope, Json, Priority, Unique, as_durability
 from actorwork.policy.bounds import check_name, is_number
 from actorwork.shown import Value
 
@@ -46,6 +47,7 @@ class SendOptions(TypedDict, total=False):
     unique: str | Unique | None
     headers: Mapping[str, Json] | None
     id: str | None
+    durability: Durability | Literal["replicated", "fsynced"] | None
 
 
 class SubmitOptions(SendOptions, total=False):
@@ -83,6 +85,7 @@ class Sending(Value):
     unique: str | Unique | None = None
     headers: Mapping[str, Json] | None = None
     id: str | None = None
+    durability: Durability | None = attrs.field(default=None, converter=as_durability)
 
     @classmethod
     def of(cls, options: SendOptions) -> Sending:
@@ -142,6 +145,7 @@ class Sending(Value):
             expires=_epoch(self.expires) if is_moment else None,
             lifetime=None if is_moment or self.expires is None else _epoch(self.expires),
             unique=Unique(self.unique) if isinstance(self.unique, str) else self.unique,
+            durability=self.durability,
         )
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -24,6 +25,9 @@ from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.client import ConnectionEvent, ConnectionLost, RedisClient, open_client
 from actorwork.streams.transport.redis_py import RedisError
 from actorwork.streams.watches import subscribed
+
+if TYPE_CHECKING:
+    from actorwork.streams.durable import DurablePublisher
 
 _ATTEND = keys.ATTEND.encode()
 _PAUSES = keys.PAUSES.encode()
@@ -88,15 +92,35 @@ async def open_broker(url: str, *, emit: EventSink, is_unsafe_allowed: bool = Fa
         from actorwork.streams.transport.timed import timed  # noqa: PLC0415 - without metrics nobody needs it
 
         make = timed(meter.command)
-    async with open_client(
-        url, name="actorwork", scripts=scripts.ALL, on_push=on_push, on_event=on_event, make=make
-    ) as client:
+    async with (
+        open_unwrapping_nursery() as nursery,
+        open_client(
+            url, name="actorwork", scripts=scripts.ALL, on_push=on_push, on_event=on_event, make=make
+        ) as client,
+    ):
         await client.wait_connected()
         await diagnosis.refuse_what_loses_messages(client, client.address, emit, is_unsafe_allowed=is_unsafe_allowed)
         broker = RedisBroker(client, client.address, replies, changes, nodes, emit, shared_url=url)
+        broker.durable = cache(partial(_durable_publisher, nursery, url))
         pauses.append(broker.pauses.tell)
         asks.append(broker.tell_asked)
         yield broker
+        nursery.cancel_scope.cancel()
+
+
+def _durable_publisher(nursery: trio.Nursery, url: str) -> DurablePublisher:
+    # Imported here: most programs wait for no replicas.
+    from actorwork.streams.durable import DurablePublisher  # noqa: PLC0415
+
+    return DurablePublisher(partial(nursery.start, _keep_durable, url), trio.Lock())
+
+
+async def _keep_durable(url: str, task_status: trio.TaskStatus[RedisClient]) -> None:
+    """Hold the connection that waits for replicas, until the broker is closed."""
+    async with open_client(url, name="actorwork", scripts=scripts.ALL) as client:
+        await client.wait_connected()
+        task_status.started(client)
+        await trio.sleep_forever()
 
 
 class RedisBroker(RedisSending, Broker):

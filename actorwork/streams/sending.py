@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from actorwork.abc import EventSink, Finding
+from actorwork.errors import BrokerError
 from actorwork.failpoints import failpoint
 from actorwork.message import Envelope, Outcome, Priority
 from actorwork.streams import diagnosis, entries, keys, scripts
@@ -26,6 +29,7 @@ from actorwork.streams.values import RedisValues
 
 if TYPE_CHECKING:
     from actorwork.streams.audit import RedisAudit
+    from actorwork.streams.durable import DurablePublisher
     from actorwork.streams.entities import RedisEntities
     from actorwork.streams.purging import RedisPurging
     from actorwork.streams.reports import RedisCommands, RedisReports
@@ -55,6 +59,8 @@ class RedisSending:
         self._address = address
         self._emit = emit
         self._publisher = Publisher(client)
+        self.durable: Callable[[], DurablePublisher] | None = None
+        """Returns what publishes with a durability; its module is imported by the first such message."""
         self._dead_letters = RedisDeadLetters(client)
         self._delayed = RedisDelayed(client)
         self._values = RedisValues(client)
@@ -157,10 +163,34 @@ class RedisSending:
 
         Order is kept within a source. While Redis is away this waits. Cancelled: any part may have been kept.
         """
+        for envelope in envelopes:
+            if envelope.durability is not None:
+                return await self._publish(self._publish_durably, envelopes)
         return await self._publish(self._publisher.publish, envelopes)
 
     async def publish_new(self, envelope: Envelope) -> None:
-        await self._publish(self._publisher.publish_new, envelope)
+        if envelope.durability is not None:
+            await self._publish(self._publish_durably, [envelope])
+        else:
+            await self._publish(self._publisher.publish_new, envelope)
+
+    async def _publish_durably(self, envelopes: Sequence[Envelope]) -> int:
+        """Publish messages of which some have a durability: in runs with the same one, in their order."""
+        new = 0
+        for durability, some in groupby(envelopes, key=lambda envelope: envelope.durability):
+            run = list(some)
+            if durability is None:
+                new += await self._publisher.publish(run)
+                continue
+            ids = tuple(envelope.id for envelope in run)
+            publish = partial(_publish_run, run)
+            new += await self._durably().publish(publish, run[0].source, ids, durability)
+        return new
+
+    def _durably(self) -> DurablePublisher:
+        if self.durable is None:
+            raise BrokerError("this client has no connection that waits for replicas: send without durability=…")
+        return self.durable()
 
     async def _publish(self, publish: Callable[[A], Awaitable[R]], what: A) -> R:
         if _BEFORE_PUBLISH is not None:
@@ -171,6 +201,9 @@ class RedisSending:
         return result
 
     async def publish_unique(self, envelope: Envelope) -> str:
+        if envelope.durability is not None:
+            publish = partial(_publish_unique, envelope)
+            return await self._durably().publish(publish, envelope.source, (envelope.id,), envelope.durability)
         return await self._publisher.publish_unique(envelope)
 
     async def release_lease(self, incarnation: str) -> bool:
@@ -213,3 +246,11 @@ class RedisSending:
 
     async def diagnose(self) -> Sequence[Finding]:
         return await diagnosis.look(self._commands, self._address)
+
+
+async def _publish_run(envelopes: Sequence[Envelope], publisher: Publisher) -> int:
+    return await publisher.publish(envelopes)
+
+
+async def _publish_unique(envelope: Envelope, publisher: Publisher) -> str:
+    return await publisher.publish_unique(envelope)

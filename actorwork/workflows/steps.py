@@ -49,7 +49,7 @@ DAY: Final = 86_400.0
 
 
 class StepOptions(TypedDict, total=False):
-    """The options of a step: those of `SendOptions` but `id` and `unique`, and its name, order and addressee.
+    """The options of a step: those of `SendOptions` but `id`, `unique` and `durability`; its name, order and addressee.
 
     `after` are steps, groups or outcomes that must have ended before, though none of their results is passed on. Of
     several actors that share the source, only `group` (an actor's id) receives the message.
@@ -251,6 +251,8 @@ def _step(
         raise TypeError("a step has no id=… or unique=…: the run gives it an id, and a step that is dropped never ends")
     if name is not None:
         check_name("name", name)
+    if "durability" in options:
+        raise TypeError("a step has no durability=…: the run sends it when its turn comes, and nobody waits there")
     sending = Sending.of(cast("Any", options))
     priority = settings.priority if sending.priority is None else sending.priority
     part = MessagePart(message, settings.default_source, settings.title, priority, sending, group)

@@ -104,6 +104,11 @@ class PublishBuffer:
         if isinstance(key, str):  # A ref to an entity.
             options = {**options, "key": key}
         sending = Sending.of(options) if options else PLAIN
+        if sending.durability is not None:
+            raise ValueError(
+                "publish takes no durability=…: what it sends is stored with the settlement, after the handler; send it"
+                " with context.client instead, which waits"
+            )
         if sending.headers:
             encode_value(
                 dict(sending.headers)
