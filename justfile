@@ -45,6 +45,10 @@ chaos *arguments:
 chaos-harness *arguments:
     python -m tests.chaos.harness {{ arguments }}
 
+# the broker's promises on every Redis and Valkey that a package brings: `just servers --only valkey`, `just servers --list`
+servers *arguments:
+    python -m tests.servers {{ arguments }}
+
 # every test, and which lines none of them reaches
 test-cov:
     coverage run -m pytest && coverage combine --quiet && coverage report

@@ -26,6 +26,7 @@ How a tree lives:
 
     exits           how a child ended, and whether it is restarted
     restart         strategies, the intensity window, backoff
+    odds            which of many nodes tries to fire a trigger at once
     scaling         how many replicas of a process
 
 How a workflow ends:

@@ -144,7 +144,7 @@ def _wanted(durability: Durability) -> int:
 def _unconfirmed(order: _Order, confirmed: int) -> Unconfirmed:
     durability, wanted = order.durability, _wanted(order.durability)
     what = "received it" if durability.kind == "replicated" else "written it to disk"
-    many = f"{len(order.ids)} messages" if len(order.ids) > 1 else f"message {order.ids[0]}"
+    many = f"message {', '.join(order.ids)}" if len(order.ids) < 3 else f"{len(order.ids)} messages"
     return Unconfirmed(
         f"{order.source!r} has {many}, but only {confirmed} of {wanted} servers have {what} within"
         f" {durability.within:g} s: a failover may lose it. To send it again with the same id is safe",

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from random import Random
 from typing import Final, Literal, NoReturn, Protocol
 
 import trio
@@ -97,6 +98,7 @@ class Scheduler:
             self._longest = min((one.trigger.status_check_interval for one in declared), default=60.0)
         self._began = self._now()
         self._wakeup = trio.Event()
+        self.dice = Random()
 
     def __repr__(self) -> str:
         return f"<Scheduler of {len(self._watched)} triggers>"
@@ -266,6 +268,10 @@ class Scheduler:
         assert record is not None  # noqa: S101 - as in `_plan`
         definition = declared.definition
         messages = declared.messages(times)
+        if not watched.is_put_off and not watched.odds.has_turn(self.dice.random()):
+            watched.is_put_off = True
+            watched.again_at = self._now() + watched.odds.later(self.dice.random())
+            return
         if _BEFORE is not None:
             _BEFORE()
         try:
@@ -279,6 +285,11 @@ class Scheduler:
         if _AFTER is not None:
             _AFTER()
         self._learn(watched, firing)
+        if firing.outcome == "fired":
+            watched.odds.won()
+        elif firing.outcome == "decided":
+            watched.odds.lost()
+        watched.is_put_off = False
         if firing.outcome == "fired":
             actor = declared.settings
             self._emit(TriggerFired(actor.id, actor.title, definition.id, definition.title, times, firing.kept))

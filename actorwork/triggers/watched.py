@@ -7,6 +7,7 @@ from typing import Final
 import attrs
 
 from actorwork.message import TriggerRecord
+from actorwork.policy.odds import Odds
 from actorwork.shown import Shown
 from actorwork.triggers.declared import Declared
 
@@ -30,4 +31,7 @@ class Watched(Shown):
     is_over: bool = False
     """Another version of the program has given it another schedule, or it cannot fire as a user wants it."""
     again_at: int = 0
-    """Do not try before then, after a failure."""
+    """Do not try before then: after a failure, or since others are to try first."""
+    is_put_off: bool = False
+    """Others try the next time first."""
+    odds: Odds = attrs.field(factory=Odds)

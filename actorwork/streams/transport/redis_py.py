@@ -152,11 +152,13 @@ _STATES = (
     "NOPERM",
     "TRYAGAIN",
     "The user executing the script",
+    "ACL failure in script",
     "Script killed by user",
 )
 """Words in errors about the state of the server or the rights of the user, not about the command.
 
-6.2 has the codes in the middle of the text, and no version has one where a right is missing within a script.
+6.2 has the codes in the middle of the text, and no version has one where a right is missing within a script: 7.0 and
+earlier say so in other words than 7.2 and later.
 """
 
 
