@@ -4,6 +4,7 @@ None                       the embedded one, in the file of this project below t
 sqlite:///path/to/file     the embedded one, in that file (sqlite:// keeps everything in memory)
 redis:// rediss:// unix:// Redis; so do valkey://, valkeys:// and redis+tls://
 redis+sentinel://h1,h2/name the primary that Redis Sentinel knows by this name (rediss+sentinel:// with TLS)
+redis+cluster://h1,h2      Redis Cluster, by some of its members (rediss+cluster:// with TLS)
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from actorwork.events import Event
 
 _PROJECT_MARKS: Final = ("pyproject.toml", "setup.py", "setup.cfg", ".git", ".hg")
 _SENTINELS: Final = frozenset({"redis+sentinel", "rediss+sentinel", "valkey+sentinel", "valkeys+sentinel"})
-_REDIS: Final = _SENTINELS | {"redis", "rediss", "unix", "valkey", "valkeys", "redis+tls", "redis+ssl"}
+_CLUSTERS: Final = frozenset({"redis+cluster", "rediss+cluster", "valkey+cluster", "valkeys+cluster"})
+_REDIS: Final = _SENTINELS | _CLUSTERS | {"redis", "rediss", "unix", "valkey", "valkeys", "redis+tls", "redis+ssl"}
 _INSTALLED: Final = ("bin", "lib", "lib64", "Scripts", "Lib")
 """Where a Python installation keeps programs and modules."""
 

@@ -20,6 +20,9 @@
     publish.after         received the reply that its messages are stored; the sender does not know
     fire.before           decided that a trigger fires; nothing is sent
     fire.after            received the reply that it has fired; it has not acted on it
+    outbox.before         decided to forward what is in an outbox; it has not been read
+    outbox.sent           received the reply that messages of an outbox are stored elsewhere; they are still in it
+    outbox.after          deleted them from the outbox
     lease.renew           woken to take or renew its lease, in the lease's own thread
     wire.sent             passed bytes for Redis to the kernel, whatever their content; no reply has been read
     commit.before         written a turn of the embedded broker; it is not committed
@@ -60,6 +63,9 @@ POINTS: Final = frozenset(
         "publish.after",
         "fire.before",
         "fire.after",
+        "outbox.before",
+        "outbox.sent",
+        "outbox.after",
         "lease.renew",
         "wire.sent",
         "commit.before",

@@ -14,6 +14,7 @@ from actorwork.clients import client as clients
 from actorwork.clients.driver import OpenBroker
 from actorwork.clients.sender import Sender, checked_layers
 from actorwork.durations import Duration, seconds_of
+from actorwork.errors import BrokerError
 from actorwork.message import Durability, as_durability
 from actorwork.telemetry.logs import LogSink
 
@@ -65,6 +66,11 @@ def _open_redis(
     from actorwork.streams.transport.redis_py import cannot  # noqa: PLC0415
 
     address = Address.parse(url)
+    if address.cluster is not None:
+        raise BrokerError(
+            f"cannot open {address.url} here: clients on asyncio and without an event loop do not know Redis Cluster "
+            "yet; send from a program on Trio, or from an actor"
+        )
     commands = BlockingRedis(address, deadlines, patience, emit)
     try:
         with cannot(f"open {address.url}"):

@@ -37,7 +37,7 @@ def broker_option(function: Any) -> Any:
         show_envvar=True,
         metavar="URL",
         help="redis://HOST:PORT/DB, rediss://... or unix:///SOCKET of a Redis server,"
-        " redis+sentinel://HOST,HOST/NAME of a primary that sentinels know, or sqlite:///FILE;"
+        " redis+sentinel://HOST,HOST/NAME of a primary that sentinels know, redis+cluster://HOST,HOST, or sqlite:///FILE;"
         " without it, the embedded broker in the default file of the project in the current directory.",
     )(function)
 

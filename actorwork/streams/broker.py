@@ -1,7 +1,8 @@
 """The broker at Redis: messages in streams under the users' own names, settled by scripts.
 
-One server, or a primary with replicas, which Sentinel may replace. On Redis Cluster a source and its keys share a slot,
-but a lease and messages for other sources do not: that is not supported yet.
+One server, a primary with replicas, which Sentinel may replace, or a cluster. There a source and its keys share a slot,
+and a node reads the sources of each slot by themselves. A script reaches no other slot, so dead nodes are looked up
+before it runs (`survey.py`), and messages for other slots are forwarded afterwards (`outbox.py`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from actorwork.streams.sending import RedisSending
 from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.client import ConnectionEvent, ConnectionLost, RedisClient, open_client
 from actorwork.streams.transport.redis_py import RedisError
+from actorwork.streams.transport.urls import is_of_cluster
 from actorwork.streams.watches import subscribed
 
 if TYPE_CHECKING:
@@ -92,6 +94,10 @@ async def open_broker(url: str, *, emit: EventSink, is_unsafe_allowed: bool = Fa
         from actorwork.streams.transport.timed import timed  # noqa: PLC0415 - without metrics nobody needs it
 
         make = timed(meter.command)
+    if is_of_cluster(url):
+        from actorwork.streams.transport.cluster import cluster_client  # noqa: PLC0415 - few programs have one
+
+        make = cluster_client() if make is None else cluster_client(make)
     async with (
         open_unwrapping_nursery() as nursery,
         open_client(

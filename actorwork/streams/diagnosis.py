@@ -164,12 +164,16 @@ _ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 
+_MOVES_FROM: Final = {"redis": (7, 2, 7), "valkey": (7, 2, 6)}
+"""The first patches of 7.2 that do not die when a key is moved away from blocked reads; other lines do not."""
+
+
 async def look(client: Commands, address: Address) -> Sequence[Finding]:
     """Return all findings, including the good ones."""
     findings: list[Finding] = []
-    facts = await facts_of(client)
-    findings += memory_and_durability(facts)
-    findings += _failover(facts, address)
+    each = await facts_of_each(client)
+    facts = each[0]
+    findings += _of_each(each, address)
     findings.append(await _clock(client))
     findings += await _permissions(client, facts)
     findings.append(await _script_runs(client))
@@ -185,8 +189,7 @@ async def refuse_what_loses_messages(
 
     With `is_unsafe_allowed` such a server is reported, too.
     """
-    facts = await facts_of(client)
-    for finding in (*memory_and_durability(facts), *_failover(facts, address)):
+    for finding in _of_each(await facts_of_each(client), address):
         if finding.level == "ok":
             continue
         if finding.level == "error" and not is_unsafe_allowed:
@@ -196,12 +199,42 @@ async def refuse_what_loses_messages(
 
 async def facts_of(client: Commands) -> Mapping[str, str] | RedisError:
     """Return the reply of INFO, or why it was refused."""
+    return (await facts_of_each(client))[0]
+
+
+async def facts_of_each(client: Commands) -> Sequence[Mapping[str, str] | RedisError]:
+    """Return the same of each primary of a cluster; of a single server, one."""
     try:
-        text: bytes = await client.call("INFO", idempotent=True)
+        texts: Sequence[bytes] = await client.call_each("INFO")
     except RedisError as error:
-        return error
-    lines = text.decode(errors="replace").splitlines()
-    return dict(line.split(":", 1) for line in lines if ":" in line)
+        return [error]
+    each = [text.decode(errors="replace").splitlines() for text in texts]
+    return [dict(line.split(":", 1) for line in lines if ":" in line) for lines in each]
+
+
+def _of_each(each: Sequence[Mapping[str, str] | RedisError], address: Address) -> Sequence[Finding]:
+    """Judge the replies of all primaries to INFO; what several have in common is said once."""
+    found: dict[str, Finding] = {}
+    for facts in each:
+        for finding in (*memory_and_durability(facts), *_failover(facts, address), *_moving(facts, address)):
+            found.setdefault(finding.text, finding)
+    return list(found.values())
+
+
+def _moving(facts: Mapping[str, str] | RedisError, address: Address) -> Sequence[Finding]:
+    """Judge what happens to a member of a cluster when slots are moved."""
+    if address.cluster is None or isinstance(facts, RedisError):
+        return ()
+    if facts.get("cluster_enabled") == "0":
+        text = "this server is in no cluster"
+        return [Finding("cluster", "error", text, "name it as redis://, or start it with cluster-enabled yes")]
+    version = facts.get("valkey_version") or facts.get("redis_version", "")
+    fixed = _MOVES_FROM["valkey" if "valkey_version" in facts else "redis"]
+    number = version_of(version)
+    if number is not None and fixed[:2] == number[:2] and number < fixed:
+        text = f"version {version} dies when a slot is moved from which a node reads"
+        return [Finding("cluster", "warning", text, f"upgrade to {'.'.join(map(str, fixed))} or later")]
+    return [Finding("cluster", "ok", "it is a member of a cluster")]
 
 
 def memory_and_durability(facts: Mapping[str, str] | RedisError) -> Sequence[Finding]:
@@ -235,6 +268,11 @@ def memory_and_durability(facts: Mapping[str, str] | RedisError) -> Sequence[Fin
 
 def _failover(facts: Mapping[str, str] | RedisError, address: Address) -> Sequence[Finding]:
     """Judge what a failover by Sentinel would lose."""
+    if address.cluster is not None and not isinstance(facts, RedisError):
+        if facts.get("connected_slaves") != "0":
+            return ()
+        text = "a primary of the cluster has no replica: if it dies, its sources stop until it is back"
+        return [Finding("replicas", "warning", text, "add one: redis-cli --cluster add-node … --cluster-slave")]
     if address.sentinels is None or isinstance(facts, RedisError):
         return ()
     findings: list[Finding] = []

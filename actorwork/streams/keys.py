@@ -29,6 +29,7 @@
     actorwork:{<source>}:kept                     those that only foreign groups need
     actorwork:{<source>}:swept:<group>            when the entries are looked at next, and where (lua/maintain.lua)
     actorwork:{<source>}:tended:<group>           when a node maintained it last, and what is due (lua/tended.lua)
+    actorwork:{<source>}:outbox                   on a cluster, messages for other slots, a stream (outbox.py)
     actorwork:{<source>}:lost:<group>             which node searches for lost messages (lua/maintain.lua)
     actorwork:node:<node>                         a node's lease
     actorwork:{actorwork:node:<node>}:report      what it reports of itself
@@ -171,6 +172,10 @@ def entities(source: str, group: str) -> str:
 
 def past(source: str, group: str, key: str) -> str:
     return f"{prefix(source)}past:{group}:{key}"
+
+
+def outbox(source: str) -> str:
+    return f"{prefix(source)}outbox"
 
 
 def trigger(source: str, id: str) -> str:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from actorwork.policy.entities import StateChange, StoredState
     from actorwork.streams.entities import RedisEntities
     from actorwork.streams.lost import LostEntries
+    from actorwork.streams.survey import Survey
 
 _LAST_READS: Final = 2.0
 _LAST_SETTLEMENTS: Final = 1.0
@@ -80,7 +81,7 @@ class RedisNode(Node):
             on_trouble=self._lease_troubled,
             on_renewed=None if meter is None else meter.lease_renewed,
         )
-        self._may_move = address.sentinels is not None
+        self._may_move = address.sentinels is not None or address.cluster is not None
         self._incarnation = self._lease.incarnation
         self._intake = trio.CancelScope()
         self._intake_ended = trio.Event()
@@ -90,21 +91,23 @@ class RedisNode(Node):
         self._entities: RedisEntities | None = None
         notes = Notes(client, begin_settling.start_soon, self._lease.now)
         self._settler = Settler(client, self._spawn, self._release_soon, emit, self._counters, self._isolation, notes)
+        if address.cluster is not None:
+            from actorwork.streams.outbox import Outbox  # noqa: PLC0415 - only on a cluster
+
+            self._settler.calls.outbox = Outbox(client, begin_settling.start_soon, emit)
         self._source_sets: dict[Subscription, list[SourceSet]] = {}
         self._reclaimers: list[Reclaimer] = []
         self._readers: list[Reader] = []
         self._complain_at = -math.inf
         for subscription in self._subscriptions:
-            sources = subscription.sources
-            self._source_sets[subscription] = [
-                self._new_source_set(subscription, sources[start : start + SOURCES])
-                for start in range(0, len(sources), SOURCES)
-            ]
+            parts = client.at_one_place(subscription.sources, SOURCES)
+            shares = 1 if address.cluster is None else len(parts)
+            self._source_sets[subscription] = [self._new_source_set(subscription, part, shares) for part in parts]
 
     def __repr__(self) -> str:
         return f"<RedisNode {self._incarnation} for {len(self._subscriptions)} actors>"
 
-    def _new_source_set(self, subscription: Subscription, sources: Sequence[str]) -> SourceSet:
+    def _new_source_set(self, subscription: Subscription, sources: Sequence[str], shares: int) -> SourceSet:
         source_set = SourceSet(
             subscription,
             sources,
@@ -114,8 +117,19 @@ class RedisNode(Node):
             emit=self._emit,
             counters=self._counters,
         )
-        reclaimer = Reclaimer(self._client, source_set, on_no_lease=self._lease.check, on_lost=self._on_lost)
-        reader = Reader(self._client, source_set, reclaimer, on_no_connection=self._no_connection)
+        survey: Survey | None = None
+        if (outbox := self._settler.calls.outbox) is not None:
+            from actorwork.streams.survey import Survey  # noqa: PLC0415 - only on a cluster
+
+            survey = Survey(self._client, outbox)
+        reclaimer = Reclaimer(
+            self._client,
+            source_set,
+            on_no_lease=self._lease.check,
+            on_lost=self._on_lost,
+            survey=survey,
+        )
+        reader = Reader(self._client, source_set, reclaimer, on_no_connection=self._no_connection, shares=shares)
         source_set.interrupt_reader = reader.interrupt
         self._isolation.add(source_set)
         self._reclaimers.append(reclaimer)
@@ -171,6 +185,8 @@ class RedisNode(Node):
             await self.stop_intake()
         with trio.move_on_after(_LAST_SETTLEMENTS, shield=True):
             await self._settler.wait_settled()
+            if (outbox := self._settler.calls.outbox) is not None:
+                await outbox.wait_forwarded()
         await self._lease.release()
         for source_set in self._all_source_sets():
             source_set.give_up()

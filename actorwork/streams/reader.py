@@ -37,6 +37,7 @@ from actorwork.streams.source_set import SourceSet
 from actorwork.streams.transport.client import NoFurtherConnection, RedisClient
 from actorwork.streams.transport.exclusive import Exclusive
 from actorwork.streams.transport.redis_py import (
+    AskError,
     ConnectionError,  # noqa: A004
     InvalidResponse,
     RedisError,
@@ -52,6 +53,9 @@ _PATIENCE: Final = 1.0
 """Seconds for which a server that is there may refuse a connection before the shared one is used."""
 _SHARED_FOR: Final = 5.0
 _SHARED_EVERY: Final = 0.5
+_ELSEWHERE_AFTER: Final = 0.05
+_MOVING_FOR: Final = 1.0
+"""Seconds between two looks whether a slot that is being moved has arrived."""
 _QUIET: Final = 5.0
 """Seconds without a missing group after which the pauses start over."""
 _REPLIED: Final = failpoint("read.replied")
@@ -67,11 +71,14 @@ class Reader:
         reclaimer: Reclaimer,
         *,
         on_no_connection: Callable[[SourceSet, Exception], None],
+        shares: int = 1,
     ) -> None:
         self._client = client
         self._on_no_connection = on_no_connection
         self._sources = sources
         self._reclaimer = reclaimer
+        self._shares = shares
+        """How many readers, each of a slot of a cluster, share the room of the sink."""
         self._exclusive: Exclusive | None = None
         self._is_sharing = False
         """It had to read over the shared connection last."""
@@ -94,7 +101,9 @@ class Reader:
             try:
                 try:
                     patience = 0.0 if self._is_sharing else _PATIENCE  # Meanwhile nothing is read.
-                    async with self._client.open_exclusive("actorwork-reader", patience=patience) as exclusive:
+                    async with self._client.open_exclusive(
+                        "actorwork-reader", patience=patience, key=self._sources.names[0]
+                    ) as exclusive:
                         self._exclusive = exclusive
                         self._is_sharing = False
                         await self._read_on(exclusive)
@@ -102,6 +111,13 @@ class Reader:
                     self._is_sharing = True
                     self._on_no_connection(self._sources, error)
                     await self._read_on(None, trio.current_time() + _SHARED_FOR)
+            except _HasMoved as moved:
+                # No trouble: what was there before is pending wherever the sources are now.
+                self._sources.must_recover = True
+                self._exclusive = None
+                await trio.sleep(_ELSEWHERE_AFTER)
+                if moved.is_on_its_way:
+                    await self._read_shared_for(_MOVING_FOR)
             except (ConnectionError, TimeoutError, OSError) as error:
                 self._sources.must_recover = True
                 self._trouble(error, "again on the next connection, beginning with what is pending")
@@ -112,6 +128,13 @@ class Reader:
                 await trio.sleep(1)
             finally:
                 self._exclusive = None
+
+    async def _read_shared_for(self, seconds: float) -> None:
+        """Read over the shared connection, which finds a stream also while its slot is moved."""
+        try:
+            await self._read_on(None, trio.current_time() + seconds)
+        except (_HasMoved, ConnectionError, TimeoutError, OSError):
+            self._sources.must_recover = True
 
     async def _read_on(self, exclusive: Exclusive | None, until: float = math.inf) -> None:
         """Read, over the shared connection if there is no other one, until it is lost or the time is over."""
@@ -133,6 +156,8 @@ class Reader:
             except (ConnectionError, TimeoutError):
                 raise
             except RedisError as error:
+                if self._client.has_moved(error):
+                    raise _HasMoved(is_on_its_way=type(error) is AskError) from error
                 await self._heal(error)
 
     async def _read_once(self, exclusive: Exclusive | None) -> bool:
@@ -156,6 +181,8 @@ class Reader:
             await self._reclaimer.maintain()
             return True
         room = sink.credit()
+        if self._shares > 1 and room > 0:
+            room = max(1, room // self._shares)
         if room <= 0 or not sources.streams:
             await trio.lowlevel.checkpoint()
             return True
@@ -267,6 +294,14 @@ class Reader:
     def _trouble(self, error: Exception, next_step: str) -> None:
         sources = self._sources
         self._sources.emit(BrokerTrouble(f"reading {', '.join(sources.names[:3])}", str(error), next_step))
+
+
+class _HasMoved(Exception):
+    """What is read is at another member of the cluster, or, `is_on_its_way`, at two of them."""
+
+    def __init__(self, *, is_on_its_way: bool) -> None:
+        super().__init__()
+        self.is_on_its_way = is_on_its_way
 
 
 class _FirstLevel:

@@ -21,7 +21,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from random import SystemRandom
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import trio
 
@@ -37,6 +37,9 @@ from actorwork.streams.source_set import SourceSet
 from actorwork.streams.transport.client import RedisClient
 from actorwork.streams.transport.redis_py import InvalidResponse, RedisError, ResponseError
 from actorwork.streams.transport.wire import is_list_of
+
+if TYPE_CHECKING:
+    from actorwork.streams.survey import Survey
 
 _chance: Final = SystemRandom()
 _EVERY: Final = 1.0
@@ -135,6 +138,7 @@ class Reclaimer:
         *,
         on_no_lease: Callable[[], None],
         on_lost: Callable[[InFlightEntries, Iterable[tuple[bytes, bytes]]], None],
+        survey: Survey | None = None,
         dice: Callable[[], float] = _chance.random,
     ) -> None:
         self._client = client
@@ -148,6 +152,7 @@ class Reclaimer:
         self._alone_from = alone_from(sources.subscription.max_crashes)
         self._held_since: float | None = None
         """Since when suspects wait that this node may not take."""
+        self._survey = survey
         self._keepers: set[tuple[str, str]] = set()
         """Foreign groups that were reported, with their sources."""
         sources.maintain_within = self.maintain_within
@@ -201,7 +206,8 @@ class Reclaimer:
         args: list[Any] = [sources.group, sources.incarnation, round(every * 1000)]
         for in_flight, count in zip(in_flights, wanted, strict=True):
             args += (in_flight.keys.prefix, count, levels[in_flight.source] - 1)
-        keys_of_all = (keys.lease(sources.incarnation), *(in_flight.stream for in_flight in in_flights))
+        streams = [in_flight.stream for in_flight in in_flights]
+        keys_of_all = (keys.lease(sources.incarnation) if self._survey is None else streams[0], *streams)
         try:
             report = await self._client.run_script(scripts.LOOK, keys_of_all, args, idempotent=True)
         except RedisError:
@@ -234,7 +240,7 @@ class Reclaimer:
         is_short = False
         learned: dict[str, Sequence[bytes]] = {}
         for in_flight, (ours, levels, cancelled), is_counted in zip(in_flights, found, wanted, strict=True):
-            self._cancel(in_flight.source, cancelled)
+            _cancel(self._sources, in_flight.source, cancelled)
             if levels:
                 learned[in_flight.source] = levels
             if is_counted and self._is_short(in_flight, ours):
@@ -268,6 +274,13 @@ class Reclaimer:
             if not streams:
                 isolation.open(self)
                 return  # All of them are paused.
+            lease, leases = keys.lease(incarnation), keys.LEASES
+            if self._survey is not None:
+                dead = await self._survey.dead(sources.group, incarnation, sources.names, streams)
+                if dead is None:
+                    self._on_no_lease()
+                    return
+                lease, leases = streams[0], dead
             in_flights = [sources.by_stream[stream.encode()] for stream in streams]
             room = min(_LARGEST_CLAIM, sources.room_at(Priority.NORMAL))
             urgent_room = min(_LARGEST_CLAIM, sources.room_at(Priority.CRITICAL)) if sources.urgent else room
@@ -285,7 +298,7 @@ class Reclaimer:
             args: list[Any] = [
                 sources.group,
                 incarnation,
-                keys.LEASES,
+                leases,
                 RELEASED,
                 room,
                 urgent_room,
@@ -305,7 +318,6 @@ class Reclaimer:
             try:
                 with trio.move_on_after(_PATIENCE, shield=True):
                     try:
-                        lease = keys.lease(incarnation)
                         report = await self._client.run_script(scripts.MAINTAIN, (lease, *streams), args)
                         has_answer = True
                     except ResponseError:
@@ -356,7 +368,7 @@ class Reclaimer:
             self._tell_of_others(in_flight.source, given_back, keepers)
             if lost:
                 self._on_lost(in_flight, zip(lost[::2], lost[1::2], strict=True))
-            self._cancel(in_flight.source, cancelled)
+            _cancel(self._sources, in_flight.source, cancelled)
             if used:
                 levels[in_flight.source] = used
             if cursor:
@@ -412,20 +424,11 @@ class Reclaimer:
             if isolation.is_idle or now - self._held_since >= LEFT_TO_OTHERS:
                 isolation.close(self)
 
-    def _cancel(self, source: str, cancelled: Sequence[bytes]) -> None:
-        for message_id, note in zip(cancelled[::2], cancelled[1::2], strict=True):
-            reason, is_forced = note[1:].decode(errors="replace"), note[:1] == b"1"
-            self._sources.subscription.sink.cancel(source, message_id.decode(errors="replace"), reason, force=is_forced)
-
     def _tell_of_others(self, source: str, given_back: int, keepers: Sequence[bytes]) -> None:
         """Report what others than actors did to the group, and to the stream."""
         emit = self._sources.emit
         if given_back:
-            reason = (
-                f"{given_back} messages of the group {self._sources.group} were taken from it unsettled: by hand, with "
-                "XGROUP DELCONSUMER, XACK or XGROUP SETID"
-            )
-            emit(BrokerTrouble(f"keeping {source}", reason, "they are delivered again"))
+            _tell_of_taken(self._sources, source, given_back)
         for name in {keeper.decode(errors="replace") for keeper in keepers}:
             if (source, name) not in self._keepers:
                 self._keepers.add((source, name))
@@ -474,6 +477,20 @@ class Reclaimer:
                 if not has_answer:
                     sources.must_recover = True
                     return
+
+
+def _cancel(sources: SourceSet, source: str, cancelled: Sequence[bytes]) -> None:
+    for message_id, note in zip(cancelled[::2], cancelled[1::2], strict=True):
+        reason, is_forced = note[1:].decode(errors="replace"), note[:1] == b"1"
+        sources.subscription.sink.cancel(source, message_id.decode(errors="replace"), reason, force=is_forced)
+
+
+def _tell_of_taken(sources: SourceSet, source: str, given_back: int) -> None:
+    reason = (
+        f"{given_back} messages of the group {sources.group} were taken from it unsettled: by hand, with XGROUP "
+        "DELCONSUMER, XACK or XGROUP SETID"
+    )
+    sources.emit(BrokerTrouble(f"keeping {source}", reason, "they are delivered again"))
 
 
 def _wanted(in_flight: InFlightEntries, turn: int) -> int:

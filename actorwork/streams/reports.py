@@ -106,15 +106,15 @@ class RedisReports(Reports):
 
     async def count(self, sources: Sequence[str]) -> Sequence[Counts]:
         found: list[Counts] = []
-        for start in range(0, len(sources), COUNTED_AT_ONCE):
-            some = sources[start : start + COUNTED_AT_ONCE]
+        for some in self._client.at_one_place(sources, COUNTED_AT_ONCE):
             with cannot("count what is in the sources"):
                 answer = await self._client.run_script(
                     scripts.COUNT, some, [keys.prefix(source) for source in some], idempotent=True
                 )
             now, *counted = answer
             found += [_counts(source, now, *numbers) for source, numbers in zip(some, counted, strict=True)]
-        return found
+        place = {source: index for index, source in enumerate(sources)}
+        return sorted(found, key=lambda one: place[one.source])
 
     async def find(self, source: str, id: str) -> Found | None:
         of = keys.SourceKeys.of(source)

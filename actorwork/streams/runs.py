@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from actorwork.abc import Runs
+from actorwork.errors import BrokerError
 from actorwork.message import Status
 from actorwork.streams import keys, scripts
 from actorwork.streams.transport.commands import Commands
@@ -21,13 +22,18 @@ _PAGE: Final = 200
 class RedisRuns(Runs):
     """The runs of all homes."""
 
-    def __init__(self, client: Commands) -> None:
+    def __init__(self, client: Commands, *, is_on_cluster: bool = False) -> None:
         self._client = client
+        self._is_on_cluster = is_on_cluster
 
     def __repr__(self) -> str:
         return f"<RedisRuns at {self._client!r}>"
 
     async def start(self, plan: Plan) -> bool:
+        if self._is_on_cluster:
+            from actorwork.streams.plans import NO_RUNS  # noqa: PLC0415 - as below
+
+            raise BrokerError(f"cannot start run {plan.id!r}: {NO_RUNS}")
         from actorwork.streams.plans import encoded, pages_of  # noqa: PLC0415 - most programs have no workflows
 
         with cannot(f"start run {plan.id!r}"):

@@ -93,7 +93,7 @@ class RedisSending:
             # Imported here: most programs have no workflows, and a node starts faster without.
             from actorwork.streams.runs import RedisRuns  # noqa: PLC0415
 
-            self._runs = RedisRuns(self._commands)
+            self._runs = RedisRuns(self._commands, is_on_cluster=self._address.cluster is not None)
         return self._runs
 
     @property
@@ -188,6 +188,11 @@ class RedisSending:
         return new
 
     def _durably(self) -> DurablePublisher:
+        if self._address.cluster is not None:
+            raise BrokerError(
+                "durability=… cannot be confirmed on Redis Cluster yet, where each source has a primary of its own: "
+                "send without it, or use a primary with Sentinel (redis+sentinel://)"
+            )
         if self.durable is None:
             raise BrokerError("this client has no connection that waits for replicas: send without durability=…")
         return self.durable()

@@ -11,7 +11,7 @@ to a call that it has carried out. Errors that may pass are tried again for as l
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import trio
@@ -31,6 +31,7 @@ from actorwork.streams.transport.redis_py import InvalidResponse, RedisError, ma
 if TYPE_CHECKING:
     from actorwork.policy.entities import StateChange
     from actorwork.policy.runs.values import Expansion, Plan
+    from actorwork.streams.outbox import Outbox
 
 _GIVE_UP_AFTER: Final = 5
 _ANSWERED: Final = 4
@@ -57,6 +58,8 @@ class SettleCalls:
     def __init__(self, client: RedisClient, emit: EventSink) -> None:
         self._client = client
         self._emit = emit
+        self.outbox: Outbox | None = None
+        """On a cluster, forwards what is published to sources in other slots."""
 
     async def settle(self, in_flight: InFlightEntries, plain: list[Delivery], others: list[Item]) -> list[Any]:
         """Apply settlements of one stream: plain acks, and any others."""
@@ -80,7 +83,7 @@ class SettleCalls:
             args += token[:2]
         try:
             for delivery, settlement, published in others:
-                _add_other(args, in_flight, delivery, settlement, published)
+                _add_other(args, in_flight, delivery, settlement, published, self.outbox)
         except (ValueError, RecursionError) as error:
             # A settlement that cannot be encoded must not end the node: the next node would get the same entry.
             raise RefusedError(f"it cannot be written: {error}", is_unwritable=True) from error
@@ -95,7 +98,13 @@ class SettleCalls:
         answer = await self._run(in_flight, script, script_keys, args, total)
         if changes_state:
             _pass_after_state()
+        self._forward(in_flight, (envelope for _, _, published in others for envelope in published))
         return answer
+
+    def _forward(self, in_flight: InFlightEntries, published: Iterable[Envelope]) -> None:
+        outbox, own = self.outbox, in_flight.source
+        if outbox is not None and any(outbox.is_elsewhere(own, envelope.source) for envelope in published):
+            outbox.forward_soon(own)
 
     async def settle_together(
         self, in_flight: InFlightEntries, together: Together, published: Sequence[Envelope]
@@ -108,7 +117,7 @@ class SettleCalls:
             by_stream.setdefault(delivery.token[2], []).append((delivery, settlement))
         args: list[Any] = [in_flight.number, in_flight.group, in_flight.incarnation, len(published)]
         try:
-            _add_published(args, published)
+            _add_published(args, published, in_flight.source, self.outbox)
             for stream, some in by_stream.items():
                 ends = entries.bounds(delivery.token[0] for delivery, _ in some)
                 args += (stream.keys.prefix, *ends, len(some))
@@ -120,6 +129,7 @@ class SettleCalls:
         record = in_flight.keys.settled(in_flight.group, in_flight.incarnation, in_flight.level)
         script_keys = (record, *(stream.stream for stream in by_stream))
         answer = await self._run(in_flight, scripts.SETTLE_TOGETHER, script_keys, args, 1)
+        self._forward(in_flight, published)
         return [one for some in by_stream.values() for one in some], answer
 
     async def _run(
@@ -159,6 +169,7 @@ def _add_other(
     delivery: Delivery,
     settlement: Settlement | PublishOnly | Together,
     published: Sequence[Envelope],
+    outbox: Outbox | None,
 ) -> None:
     outcome: Outcome | None = None
     extras: tuple[str | int | bytes, ...] = ()
@@ -207,7 +218,7 @@ def _add_other(
         extras = (*extras, *_change_args(change))
     tried = settlement.failure if isinstance(settlement, Retry) else None
     args += (kind, *_delivery_args(in_flight, delivery, outcome, tried), len(published))
-    _add_published(args, published)
+    _add_published(args, published, in_flight.source, outbox)
     args += extras
 
 
@@ -252,11 +263,13 @@ def _changes_state(item: Item) -> bool:
             return False
 
 
-def _add_published(args: list[Any], published: Sequence[Envelope]) -> None:
+def _add_published(args: list[Any], published: Sequence[Envelope], own: str, outbox: Outbox | None) -> None:
     for envelope in published:
         prefix = keys.prefix(envelope.source)
         fields = entries.fields_of(envelope)
         mark = entries.mark_of(prefix, envelope.id)
+        if outbox is not None and outbox.is_elsewhere(own, envelope.source):
+            prefix = f">{prefix}"
         args += (envelope.source, prefix, *mark, entries.terms_of(envelope), len(fields))
         args += fields
 

@@ -47,6 +47,10 @@ _LOST: Final = b"lost"
 _UNTOLD: Final = b"untold"
 _STALE: Final = b"STALE "
 """How an error of the script begins that names the version of a state instead of the one its handler ran on."""
+_APART: Final = (
+    b"they are in several slots of the cluster, where no script can settle them together: let the actor publish for "
+    b"each message by itself, or give it one source"
+)
 _MAY_PASS: Final = b"NOPERM"
 _MAY_NOT_PUBLISH: Final = b"NOPERM the source "
 """How errors of the script begin that are about a right of this user's (lua/rights.lua), or the right to publish
@@ -92,7 +96,7 @@ class Settler:
     ) -> None:
         self.isolation = isolation
         self.notes = notes
-        self._calls = SettleCalls(client, emit)
+        self.calls = SettleCalls(client, emit)
         self._spawn = spawn
         self._release = release
         self._emit = emit
@@ -112,6 +116,11 @@ class Settler:
         in_flight: InFlightEntries = delivery.token[2]
         if in_flight.is_over:
             self._refuse(in_flight, delivery, settlement)
+            return
+        if self.calls.outbox is not None and isinstance(settlement, Ack) and _is_of_run(settlement):
+            from actorwork.streams.plans import NO_RUNS  # noqa: PLC0415 - only on a cluster
+
+            self._could_not_publish(in_flight, delivery, settlement, NO_RUNS)
             return
         in_flight.begun += 1
         if delivery.headers and is_result_wanted(delivery.headers):
@@ -201,16 +210,19 @@ class Settler:
     async def _flush(self, in_flight: InFlightEntries, plain: list[Delivery], others: list[Item]) -> list[Item]:
         """Apply a batch; return those of it that were refused for a reason that may pass. They are queued again."""
         if others and type(others[0][1]) is Together:
+            if self.calls.outbox is not None and _are_apart(others[0][1]):
+                self._conclude_together(in_flight, others[0][1].settled, (), [0, _APART])
+                return []
             await self._flush_together(in_flight, others[0][1], others[0][2])
             return []
-        answer = await self._calls.settle(in_flight, plain, others)
+        answer = await self.calls.settle(in_flight, plain, others)
         _report(self._emit, in_flight, [item[0] for item in others], answer[3], len(plain))
         return self._conclude(in_flight, plain, others, answer[1], answer[2])
 
     async def _flush_together(
         self, in_flight: InFlightEntries, together: Together, published: Sequence[Envelope]
     ) -> None:
-        in_order, answer = await self._calls.settle_together(in_flight, together, published)
+        in_order, answer = await self.calls.settle_together(in_flight, together, published)
         _report(self._emit, in_flight, [delivery for delivery, _ in in_order], answer[3], 0)
         self._conclude_together(in_flight, in_order, set(answer[1]), answer[2])
 
@@ -378,7 +390,18 @@ class Settler:
 
 def _is_no_more(settlement: Settlement | PublishOnly) -> bool:
     """Whether a settlement is an ack whose result nobody waits for, and nothing else."""
-    return type(settlement) is Ack and not (settlement.starts or settlement.continues or settlement.expands)
+    return type(settlement) is Ack and not _is_of_run(settlement)
+
+
+def _is_of_run(settlement: Ack) -> bool:
+    return bool(settlement.starts or settlement.continues or settlement.expands)
+
+
+def _are_apart(together: Together) -> bool:
+    """Whether deliveries that were handled together are in several slots of a cluster."""
+    from actorwork.streams.transport.slots import key_slot  # noqa: PLC0415 - only on a cluster
+
+    return len({key_slot(delivery.token[2].source) for delivery, _ in together.settled}) > 1
 
 
 def _report(

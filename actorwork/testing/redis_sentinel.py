@@ -28,15 +28,17 @@ _STARTS: Final = 5
 NAME: Final = "mymaster"
 
 
-class _PortTaken(Exception):
+class PortTaken(Exception):
     """Another process has taken a port that was free a moment ago."""
 
 
 class Member:
     """One process: a server or a sentinel."""
 
-    def __init__(self, directory: Path, config: Mapping[str, str], *, is_sentinel: bool = False) -> None:
-        self.port = free_port()
+    def __init__(
+        self, directory: Path, config: Mapping[str, str], *, is_sentinel: bool = False, port: int | None = None
+    ) -> None:
+        self.port = free_port() if port is None else port
         self.place = ("127.0.0.1", self.port)
         directory.mkdir()
         self._log = directory / "log"
@@ -61,7 +63,7 @@ class Member:
         if self.process.poll() is not None:
             log = self._log.read_text() if self._log.exists() else "no log"
             if "in use" in log:
-                raise _PortTaken(log)
+                raise PortTaken(log)
             raise RuntimeError(f"redis-server did not start: {log}")
         try:
             # With the port of another one in its place, the process has ended by now, or will have in a moment.
@@ -200,7 +202,7 @@ def _started(
         attempt += 1
         try:
             fleet.start()
-        except _PortTaken:
+        except PortTaken:
             fleet.kill()
             if attempt == _STARTS:
                 raise

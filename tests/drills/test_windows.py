@@ -3,6 +3,7 @@
     at work             one node dies there, another one finishes
     at its shutdown     a node that is stopped dies while it releases its deliveries
     elsewhere           while it reclaims, publishes, or renews its lease
+    on a cluster        while it forwards what it has sent to another slot
     the same points     where the process freezes instead, and resumes after others have taken its work
     states              where it dies or freezes while it changes the states of entities
 
@@ -14,18 +15,21 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import pytest
 import trio
 
 from actorwork.message import RESULT_TTL, Envelope, MessageIds
 from actorwork.policy.entities import mark_of
+from actorwork.streams import keys
+from actorwork.streams.broker import RedisBroker
 from actorwork.testing.ledger import Account
 from actorwork.testing.proxy import FaultProxy, open_proxy
+from actorwork.testing.redis_cluster import RedisCluster, open_redis_cluster
 from tests.forms import forms
 
-from .conftest import PATIENCE, Drill, Node, Place, Redis, open_place, until, until_true
+from .conftest import MANY, PATIENCE, Drill, Node, Place, Redis, open_place, until, until_true
 from .workers import RECEIPTS, TICK, Listing
 
 NUMBERS = range(30)
@@ -427,3 +431,35 @@ async def test_what_a_later_version_adds_to_a_message_is_kept_through_retries_an
         found = dict(zip(flat[::2], flat[1::2], strict=True))
         assert found[b"later"] == b"a field"
         assert json.loads(found[b"headers"])["actorwork-later"] == {"a": "header"}
+
+
+# ---------------------------------------------------------------------------------------------------------- the outbox
+
+
+@pytest.fixture(scope="module")
+def three() -> Generator[RedisCluster]:
+    with open_redis_cluster() as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize("point", forms("outbox.sent", more=["outbox.before", "outbox.after", "settle.after"]))
+async def test_what_a_node_that_died_has_sent_to_another_slot_arrives_once(
+    drill: Drill, three: RedisCluster, point: str
+):
+    for member in three.primaries:
+        member.call("FLUSHALL")
+    async with open_place(three.url) as place:
+        dying = await drill.start_up("worker", three.url, lease=2, max_crashes=MANY, crash_at=f"{point}:2")
+        sent = await place.send_numbers("work", range(20))
+        await dying.wait_killed()
+        heir = await drill.start_up("worker", three.url, lease=2, max_crashes=MANY)
+        assert await place.broker.release_lease(dying.incarnation)
+        await place.wait_empty("work")
+        await until_true(lambda: _is_forwarded(place), "an empty outbox")
+        await heir.stop()
+        await place.check_account(list(sent))
+
+
+async def _is_forwarded(place: Place) -> bool:
+    assert isinstance(place.broker, RedisBroker)
+    return await place.broker.client.call("XLEN", keys.outbox("work")) == 0

@@ -1,6 +1,6 @@
 -- Whether sources are to be maintained now, asked by each node about once a second; and what each node is to know by itself.
 --
--- KEYS  the lease of this node, then the streams: sources, and those of their priorities
+-- KEYS  the lease of this node (on a cluster, where it is in another slot, any other key), then the streams: sources, and those of their priorities
 -- ARGV  group, consumer, after how many ms this node looks again; then for each stream: the prefix of its source's keys, how many entries pending under our name to
 --       look for (one more than are in flight; 0 for not now), and how many levels of priority of the source are known
 --
@@ -12,7 +12,7 @@
 -- definitions alone cost more than all of this.
 
 local group, consumer = ARGV[1], ARGV[2]
-if redis.call('EXISTS', KEYS[1]) == 0 then
+if string.find(KEYS[1], 'actorwork:node:', 1, true) == 1 and redis.call('EXISTS', KEYS[1]) == 0 then
   return false
 end
 

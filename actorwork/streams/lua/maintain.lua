@@ -1,7 +1,8 @@
 -- Maintains sources for one group: promotes due messages, takes over released entries and those of dead nodes.
 --
--- KEYS  the lease of this node, then the streams: sources, and those of their priorities
--- ARGV  group, consumer, prefix of leases, name of the consumer that owns released entries, how many deliveries are
+-- KEYS  the lease of this node (any other key where ARGV has the dead nodes), then the streams: sources, and those of their priorities
+-- ARGV  group, consumer, prefix of leases (on a cluster, where leases are in other slots, '!' and the names of dead nodes, each
+--       followed by a line feed: streams/survey.py), name of the consumer that owns released entries, how many deliveries are
 --       wanted in all, how many of those above normal priority, after how many crashes a message is dead, from how many
 --       on it is a suspect, the actor's title, how many suspects may be taken over (0 or 1); then for each stream: the
 --       prefix of its source's keys, and where the search for keys without a message continues ('' for not now); then how
@@ -59,8 +60,21 @@ local CLEAN_EACH = 10 -- ms more for each consumer: a look at one takes the serv
 local TENDED_FOR = 3600000 -- ms for which the notes are kept
 local KEPT_LONG = 60000 -- ms after which a foreign group that has not had an entry is named
 
-if redis.call('EXISTS', KEYS[1]) == 0 then
+local dead_nodes = nil
+if string.byte(leases) == 33 then
+  dead_nodes = {}
+  for name in string.gmatch(string.sub(leases, 2), '([^\n]*)\n') do
+    dead_nodes[name] = true
+  end
+elseif redis.call('EXISTS', KEYS[1]) == 0 then
   return false
+end
+
+local function is_gone(name)
+  if dead_nodes then
+    return dead_nodes[name] == true
+  end
+  return redis.call('EXISTS', leases .. name) == 0
 end
 
 local now = now_ms()
@@ -413,15 +427,11 @@ end
 local function is_searching(stream)
   local record = beside(stream) .. 'lost:' .. group
   local by = redis.call('GET', record)
-  if by and by ~= consumer and redis.call('EXISTS', leases .. by) == 1 then
+  if by and by ~= consumer and not is_gone(by) then
     return false
   end
   redis.pcall('SET', record, consumer, 'PX', SEARCHED_FOR) -- Forbidden: several search, and one of them tells.
   return true
-end
-
-local function is_gone(name)
-  return redis.call('EXISTS', leases .. name) == 0
 end
 
 -- Removes the consumers of dead nodes that have nothing pending: XGROUP DELCONSUMER drops the pending entries of the consumer,

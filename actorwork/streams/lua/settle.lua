@@ -7,7 +7,8 @@
 --         outcome (JSON or ''; of a retry that of a message that is lost), how many ms to keep it ('' means not), the claim
 --         to its result, where to publish it ('' means nowhere), its attempt ('' if it is not tracked), how many values say
 --         more of its life, those: field, value, ... (state.lua),
---         how many messages it publishes, for each: source, prefix, mark, bit, terms, how many values, those values
+--         how many messages it publishes, for each: source, prefix (with '>' before it if its slot is another one: targets.lua),
+--         mark, bit, terms, how many values, those values
 --         kind 'retry': delay in ms, headers; kind 'fail': actor, error, reason, traceback, attempt,
 --           how many dead letters to keep, and for how many ms, the failure as JSON if the actor is told of it, else ''
 --         kind 'start', an ack that starts runs, or adds steps to the one of which it is a step: how many, those as JSON (join.lua);
@@ -156,7 +157,7 @@ while i <= last do
     local m = messages
     for _ = 1, published do
       local ending = m + 5 + ARGV[m + 5]
-      local _, problem = keep(ARGV[m + 1], ARGV[m + 2], ARGV[m + 3], ARGV[m + 4], m + 6, ending, touched)
+      local _, problem = send(prefix, m, touched)
       if problem then
         trouble = string.find(problem, '^NOPERM') and problem or 'the source ' .. ARGV[m] .. ': ' .. problem
         break

@@ -95,7 +95,7 @@ if #fenced == 0 and not trouble then
   i = 5
   for _ = 1, published do
     local ending = i + 5 + ARGV[i + 5]
-    local _, problem = keep(ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], i + 6, ending, touched)
+    local _, problem = send(prefixes[2], i, touched)
     if problem then
       trouble = 'the source ' .. ARGV[i] .. ': ' .. problem
       break

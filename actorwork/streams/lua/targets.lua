@@ -2,9 +2,18 @@
 
 local known_problems = {}
 
+-- Whether a message is for a source in another slot of a cluster, which this script cannot reach: its prefix then begins with
+-- '>'. Such a message is put into the outbox of the source that is settled, and forwarded from there (streams/outbox.py).
+local function is_elsewhere(prefix)
+  return string.byte(prefix) == 62
+end
+
 -- Why nothing can be published to a source; '' if it can. Asked once for each source of a batch. The code NOPERM marks a right
 -- that may be given back: the node tries again for a minute.
 local function problem_with(source, prefix)
+  if is_elsewhere(prefix) then
+    return '' -- It is found out when the message is forwarded.
+  end
   local known = known_problems[source]
   if known == nil then
     local found = redis.pcall('TYPE', source)
@@ -32,6 +41,9 @@ local LAST_ID = '18446744073709551615-18446744073709551615'
 -- which costs as much as reading two entries, once for each source, and at each right that any message may need. Returns the
 -- problem, or '', and the right that is lacking.
 local function problem_for_good_with(source, prefix)
+  if is_elsewhere(prefix) then
+    return ''
+  end
   local problem = problem_with(source, prefix)
   if problem == '' and not looked_at[source] then
     looked_at[source] = true
@@ -43,4 +55,21 @@ local function problem_for_good_with(source, prefix)
   end
   return problem, lacks('mark of ' .. prefix, needs_of_mark, prefix) or lacks('order of ' .. prefix, needs_of_order, prefix)
     or lacks('delay of ' .. prefix, needs_of_delay, prefix)
+end
+
+-- Keeps the message that begins at ARGV[m] (its source), or puts it into the outbox of the source with the prefix `own`.
+-- Returns as `keep` does.
+local function send(own, m, touched)
+  local ending = m + 5 + ARGV[m + 5]
+  if not is_elsewhere(ARGV[m + 1]) then
+    return keep(ARGV[m + 1], ARGV[m + 2], ARGV[m + 3], ARGV[m + 4], m + 6, ending, touched)
+  end
+  local added = redis.pcall(
+    'XADD', own .. 'outbox', '*', 'to', ARGV[m], 'mark', ARGV[m + 2], 'bit', ARGV[m + 3], 'terms', ARGV[m + 4],
+    unpack(ARGV, m + 6, ending)
+  )
+  if type(added) == 'table' and added.err then
+    return false, added.err
+  end
+  return true
 end

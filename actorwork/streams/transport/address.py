@@ -25,12 +25,15 @@ from actorwork.streams.transport.redis_py import (
 )
 from actorwork.streams.transport.urls import (
     canonical,
+    cluster_parts,
+    is_of_cluster,
     is_of_sentinels,
     sentinel_parts,
     without_password,
 )
 
 if TYPE_CHECKING:
+    from actorwork.streams.transport.cluster_layout import Cluster
     from actorwork.streams.transport.sentinel import Sentinels
 
 HANDSHAKE_TIMEOUT: Final = 5.0
@@ -50,15 +53,19 @@ class Address(Value):
     options: Mapping[str, Any] = attrs.field(repr=False)
     sentinels: "Sentinels | None" = attrs.field(default=None, repr=False)
     """What finds the primary, if the url names sentinels."""
+    cluster: "Cluster | None" = attrs.field(default=None, repr=False)
+    """What finds the primaries, if the url names members of a cluster."""
 
     @classmethod
     def parse(cls, url: str) -> "Address":
-        """Parse a `redis://`, `rediss://`, `unix://` or `redis+sentinel://` url, with all options of redis-py. Raises
-        `BrokerError`.
+        """Parse a `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://` url, with all options
+        of redis-py. Raises `BrokerError`.
         """
         shown = without_password(url)
         if is_of_sentinels(url):
             return cls._of_sentinels(url, shown)
+        if is_of_cluster(url):
+            return cls._of_cluster(url, shown)
         try:
             url = canonical(url)
         except ValueError as error:
@@ -107,6 +114,21 @@ class Address(Value):
         sentinels = Sentinels(parts.name, places)
         connection_class = partial(PrimaryConnection, sentinels, primary.connection_class)
         return cls(shown, connection_class, primary.options, sentinels)
+
+    @classmethod
+    def _of_cluster(cls, url: str, shown: str) -> "Address":
+        # Imported here, as above.
+        from actorwork.streams.transport.cluster_layout import Cluster, SlotConnection  # noqa: PLC0415
+
+        try:
+            members = [cls.parse(member) for member in cluster_parts(url)]
+        except (ValueError, BrokerError) as error:
+            reason = str(error).rpartition("as a Redis url: ")[2]
+            raise BrokerError(f"cannot use {shown!r} as a Redis url: {reason}") from None
+        places = [(member.options["host"], member.options["port"]) for member in members]
+        options = {name: value for name, value in members[0].options.items() if name not in ("host", "port")}
+        cluster = Cluster(shown, places, members[0].connection_class, options)
+        return cls(shown, partial(SlotConnection, cluster), options, cluster=cluster)
 
 
 def _try(connection_class: Callable[..., RedisPyConnection], options: Mapping[str, Any], url: str) -> None:

@@ -39,6 +39,7 @@ from actorwork.streams.transport.multiplexer import Multiplexer, PendingRequest
 from actorwork.streams.transport.redis_py import (
     ConnectionError,  # noqa: A004
     NoReplicasError,
+    RedisError,
     TimeoutError,  # noqa: A004
 )
 from actorwork.streams.transport.wire import pack, pack_transaction
@@ -105,14 +106,15 @@ async def open_client(
 
     `on_push` and `on_event` are called synchronously and must not raise: a connection whose reader fails cannot match
     replies any more. `scripts` are loaded with each connection. A connection that owes replies and sends nothing for
-    `silence` seconds is given up. `make` makes the client: a class that adds something to `RedisClient`.
+    `silence` seconds is given up. `make` makes the client: a class that adds something to `RedisClient`; for a cluster,
+    `cluster.cluster_client()`.
     """
     client = (make or RedisClient)(Address.parse(url), name, scripts, on_push or _ignore, on_event or _ignore, silence)
     first = await client.attempt()
     async with open_unwrapping_nursery() as nursery:
         nursery.start_soon(client.keep_connected, first)
         try:
-            if isinstance(first, Connection):
+            if not isinstance(first, Exception):
                 await client.wait_connected()
             yield client
         finally:
@@ -131,7 +133,7 @@ class RedisClient(CommonCommands):
         on_event: Callable[[ConnectionEvent], None],
         silence: float,
     ) -> None:
-        self.generation = 0
+        self.generation: int = 0
         """Grows with every new connection. A caller that sees another value knows that the server may have
         restarted.
         """
@@ -150,7 +152,7 @@ class RedisClient(CommonCommands):
         self._lacks_replicas = False
         """It has been reported that the server takes no writes, and not yet that it does again."""
         self._last_error: Exception | None = None
-        self._bytes = (0, 0)
+        self._bytes: tuple[int, int] = (0, 0)
 
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else "disconnected" if self._link is None else "connected"
@@ -159,6 +161,10 @@ class RedisClient(CommonCommands):
     @property
     def address(self) -> Address:
         return self._address
+
+    @property
+    def is_connected(self) -> bool:
+        return self._link is not None
 
     # ------------------------------------------------------------------------------------------------------- commands
 
@@ -308,9 +314,11 @@ class RedisClient(CommonCommands):
             await self._connected.wait()
 
     @asynccontextmanager
-    async def open_exclusive(self, name: str | None = None, *, patience: float = math.inf) -> AsyncGenerator[Exclusive]:
+    async def open_exclusive(
+        self, name: str | None = None, *, patience: float = math.inf, key: str = ""
+    ) -> AsyncGenerator[Exclusive]:
         """Open a separate connection, for blocking reads. Waits for a server that cannot be reached, as a command
-        does.
+        does. `key` is one of those that are read: it matters on a cluster.
 
         Raises `NoFurtherConnection` if the server is there, and yet no connection can be opened for `patience` seconds:
         it has as many clients as it takes, or this process as many open files.
@@ -334,6 +342,10 @@ class RedisClient(CommonCommands):
         finally:
             exclusive.close()
 
+    def has_moved(self, error: RedisError) -> bool:
+        """Return whether an error says that what was read is, or may be, at another server now."""
+        return False
+
     def statistics(self) -> ClientStatistics:
         link = self._link
         sent, received = self._bytes
@@ -350,7 +362,8 @@ class RedisClient(CommonCommands):
     def _unblock(self, client_id: int) -> PendingRequest | None:
         return None if self._link is None else self._link.request_nowait(pack(("CLIENT", "UNBLOCK", client_id)))
 
-    async def attempt(self) -> Connection | Exception:
+    async def attempt(self) -> Any:
+        """Connect, and return what `keep_connected` needs: a connection, or the error that may pass."""
         try:
             return await connect(self._address, self._name, self._threads)
         except _LOST as error:
@@ -359,14 +372,14 @@ class RedisClient(CommonCommands):
 
     # Protected: a KeyboardInterrupt would end the connection under the tasks that are being cancelled by it.
     @trio.lowlevel.enable_ki_protection
-    async def keep_connected(self, first: Connection | Exception) -> None:
+    async def keep_connected(self, first: Any) -> None:
         """Own the connections, one after the other, with a pause in between, until the client is closed.
 
         Shielded, because tasks that are being cancelled still need it: a blocked read is ended through this connection.
         `close` ends it, when the body of `open_client` has ended.
         """
         failures = 0
-        result = first
+        result: Connection | Exception = first
         with self._scope:
             while True:
                 if isinstance(result, Connection):

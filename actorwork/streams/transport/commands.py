@@ -71,6 +71,14 @@ class Commands(Protocol):
         """Return the keys that match a pattern."""
         ...
 
+    async def call_each(self, *args: Any) -> Sequence[Any]:
+        """Send an idempotent command without a key to each primary, and return all replies; errors are raised."""
+        ...
+
+    def at_one_place(self, names: Sequence[str], most: int) -> Sequence[Sequence[str]]:
+        """Cut names of keys into groups, of at most so many, each of which one command may have."""
+        ...
+
     async def run_script(
         self, script: Script, keys: Sequence[Any], args: Sequence[Any], *, idempotent: bool = False
     ) -> Any: ...
@@ -107,6 +115,14 @@ class CommonCommands(ABC):
         # Ids grow within one server. A server that has restarted may have given this one to another client, which then
         # has to connect again.
         await self.call(*_kill(client_id), idempotent=True)
+
+    def at_one_place(self, names: Sequence[str], most: int) -> Sequence[Sequence[str]]:
+        """Cut names of keys into groups, of at most so many, each of which one command may have: any, on one server."""
+        return [names[start : start + most] for start in range(0, len(names), most)]
+
+    async def call_each(self, *args: Any) -> Sequence[Any]:
+        """Send an idempotent command to each primary, and return all replies: on one server, to that."""
+        return [await self.call(*args, idempotent=True)]
 
     async def names(self, pattern: str) -> Collection[bytes]:
         """Return the keys that match a pattern, once each. This scans all keys of the server, in pages."""

@@ -49,17 +49,17 @@ _postponed = _postpone("redis")
 
 # The order is the point: these come after the postponement.
 from redis.exceptions import (  # noqa: E402
-    AskError,
+    AskError as AskError,
     AuthenticationError as AuthenticationError,
     BusyLoadingError as BusyLoadingError,
-    ClusterCrossSlotError,
-    ClusterDownError,
+    ClusterCrossSlotError as ClusterCrossSlotError,
+    ClusterDownError as ClusterDownError,
     ConnectionError as ConnectionError,  # noqa: A004
     DataError as DataError,
     ExecAbortError,
     InvalidResponse as InvalidResponse,
     MasterDownError as MasterDownError,
-    MovedError,
+    MovedError as MovedError,
     NoPermissionError as NoPermissionError,
     NoScriptError as NoScriptError,
     OutOfMemoryError,
@@ -67,7 +67,7 @@ from redis.exceptions import (  # noqa: E402
     RedisError as RedisError,
     ResponseError as ResponseError,
     TimeoutError as TimeoutError,  # noqa: A004
-    TryAgainError,
+    TryAgainError as TryAgainError,
 )
 
 if _postponed is not None:
@@ -166,6 +166,19 @@ def may_pass(error: RedisError) -> bool:
     """Return whether the same command may succeed another time."""
     text = str(error)
     return type(error) is not ResponseError or any(state in text for state in _STATES)
+
+
+_NOT_LOCAL: Final = "attempted to access a non local key"
+"""In what a script raises that reaches for a key which is not, or not only, at this member of a cluster."""
+_FORCED: Final = "UNBLOCKED force unblock"
+"""How the error begins with which a member that becomes a replica ends blocked reads."""
+
+
+def is_of_moving_slot(error: Exception) -> bool:
+    """Return whether a member of a cluster has refused what it, or another one, will accept soon."""
+    if isinstance(error, AskError | ClusterDownError | TryAgainError):
+        return True
+    return type(error) is ResponseError and (_NOT_LOCAL in str(error) or str(error).startswith(_FORCED))
 
 
 def is_wrong_type(error: RedisError) -> bool:

@@ -7,6 +7,9 @@ nor what a parser says about it is shown whole.
 A url of sentinels names several hosts, and the primary by the name that they know it by:
 `redis+sentinel://user:password@host1:26379,host2:26379/mymaster/0?sentinel_password=…`. `sentinel_parts` takes it apart
 into plain urls: one for each sentinel, and one for the primary, whose host is not known yet.
+
+A url of a cluster names some of its members, from which the others are learned:
+`redis+cluster://user:password@host1:6379,host2:6379`. `cluster_parts` makes a plain url for each.
 """
 
 from __future__ import annotations
@@ -32,12 +35,22 @@ SENTINEL_SCHEMES: Final = {
     "valkeys+sentinel": "rediss",
 }
 """The schemes of urls that name sentinels, each with the scheme of its connections."""
+CLUSTER_SCHEMES: Final = {
+    "redis+cluster": "redis",
+    "rediss+cluster": "rediss",
+    "valkey+cluster": "redis",
+    "valkeys+cluster": "rediss",
+}
+"""The schemes of urls that name members of a cluster, each with the scheme of its connections."""
 SENTINEL_PORT: Final = 26379
+CLUSTER_PORT: Final = 6379
 SENTINEL_ANSWERS_WITHIN: Final = 1.0
 """Seconds for each step of asking a sentinel, unless the url says `sentinel_socket_timeout`."""
 FORM: Final = (
-    "redis://user:password@host:port/db, rediss://… for TLS, unix:///path/to/socket, or redis+sentinel://host,host/name"
+    "redis://user:password@host:port/db, rediss://… for TLS, unix:///path/to/socket, redis+sentinel://host,host/name, "
+    "or redis+cluster://host,host"
 )
+CLUSTER_FORM: Final = "redis+cluster://user:password@host1:6379,host2:6379, without a database: a cluster has only one"
 SENTINEL_FORM: Final = (
     "redis+sentinel://user:password@host1:26379,host2:26379/name/db, where name is that of the primary at the sentinels"
 )
@@ -108,8 +121,38 @@ def sentinel_parts(url: str) -> SentinelParts:
     return SentinelParts(unquote(name), tuple(sentinels), f"{scheme}://{user}{at}{host}{database}?{urlencode(own)}")
 
 
+def is_of_cluster(url: str) -> bool:
+    return url.partition("://")[0].lower() in CLUSTER_SCHEMES
+
+
+def cluster_parts(url: str) -> tuple[str, ...]:
+    """Return the url of a connection to each member that a url of a cluster names. Raises `ValueError`, without
+    anything secret.
+    """
+    if not is_readable(url):
+        raise ValueError(f"expected {CLUSTER_FORM}; {ENCODE}")
+    plain, hosts = _with_one_host(url)
+    parts = urlsplit(plain)
+    scheme = CLUSTER_SCHEMES[parts.scheme]
+    user, at, _ = parts.netloc.rpartition("@")
+    named = hosts.split(",")
+    if not all(map(_host_of, named)):
+        raise ValueError(f"expected {CLUSTER_FORM}")
+    if parts.path.strip("/") not in ("", "0") or any(key == "db" and db != "0" for key, db in parse_qsl(parts.query)):
+        raise ValueError(f"a cluster has the database 0 only; expected {CLUSTER_FORM}")
+    query = f"?{parts.query}" if parts.query else ""
+    places = [f"{_host_of(one)}:{urlsplit(f'//{one}').port or CLUSTER_PORT}" for one in named]
+    if len(set(places)) < len(places):
+        raise ValueError("it names a member twice")
+    return tuple(f"{scheme}://{user}{at}{place}{query}" for place in places)
+
+
+def _names_several(url: str) -> bool:
+    return is_of_sentinels(url) or is_of_cluster(url)
+
+
 def _with_one_host(url: str) -> tuple[str, str]:
-    """Return a url of sentinels with a single host in the place of all, as parsers expect it, and the hosts."""
+    """Return a url of several hosts with a single host in the place of all, as parsers expect it, and the hosts."""
     scheme, _, rest = url.partition("://")
     end = min((index for index in map(rest.find, "/?#") if index >= 0), default=len(rest))
     user, at, hosts = rest[:end].rpartition("@")
@@ -125,7 +168,7 @@ def _host_of(place: str) -> str:
 def is_readable(url: str) -> bool:
     """Return whether the parts of a url are what they seem to be."""
     try:
-        if is_of_sentinels(url):
+        if _names_several(url):
             url, hosts = _with_one_host(url)
             for host in hosts.split(","):
                 _ = urlsplit(f"//{host}").port
@@ -144,7 +187,7 @@ def without_password(url: str) -> str:
     scheme, separator, rest = url.strip().partition("://")
     if not separator or not is_readable(url):
         return _remains(scheme + separator if separator else "", rest if separator else url)
-    if is_of_sentinels(url):
+    if _names_several(url):
         plain, hosts = _with_one_host(url)
         start, _, rest = plain.partition("://")
         shown = without_password(f"redis://{rest}").removeprefix("redis://")

@@ -1,0 +1,85 @@
+"""Which nodes are dead: asked before sources are maintained on a cluster, where leases are in other slots.
+
+On one server, the script that maintains looks at the leases itself (lua/maintain.lua). On a cluster it cannot: each
+lease is in a slot of its own. It need not, since a lease that is lost stays lost: no node takes its name again. So the
+nodes that own entries are looked up first, then their leases, wherever these are, and the script is told which are
+gone. In it an entry is still taken only from an owner that has it.
+
+If the leases cannot be looked at within a second, since their primary is away, nobody is taken for dead: due messages
+enter, and released ones are taken over, all the same.
+
+On the way it looks whether the outbox of a source holds messages that a node has left there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import SystemRandom
+from typing import Any, Final, cast
+
+import trio
+
+from actorwork.streams import keys
+from actorwork.streams.keys import RELEASED
+from actorwork.streams.outbox import Outbox
+from actorwork.streams.transport.client import RedisClient
+
+_chance: Final = SystemRandom()
+_PATIENCE: Final = 1.0
+_IDLE_TOO: Final = 0.2
+"""How often consumers are looked at that own nothing, so that those of dead nodes are removed."""
+NOBODY: Final = "!"
+
+
+class Survey:
+    """Asks for one node."""
+
+    def __init__(self, client: RedisClient, outbox: Outbox) -> None:
+        self._client = client
+        self._outbox = outbox
+
+    def __repr__(self) -> str:
+        return f"<Survey by {self._client!r}>"
+
+    async def dead(
+        self, group: str, incarnation: str, sources: Sequence[str], streams: Sequence[str]
+    ) -> bytes | str | None:
+        """Return the dead owners of entries, as lua/maintain.lua wants them; None if this node holds no lease."""
+        with trio.move_on_after(_PATIENCE):
+            return await self._dead(group, incarnation, sources, streams)
+        return NOBODY
+
+    async def _dead(
+        self, group: str, incarnation: str, sources: Sequence[str], streams: Sequence[str]
+    ) -> bytes | str | None:
+        commands: list[tuple[str, ...]] = [("EXISTS", keys.lease(incarnation))]
+        commands += [("XLEN", keys.outbox(source)) for source in sources]
+        commands += [("XPENDING", stream, group) for stream in streams]
+        if _chance.random() < _IDLE_TOO:
+            commands += [("XINFO", "CONSUMERS", stream, group) for stream in streams]
+        is_held, *found = await self._client.call_many(commands, idempotent=True)
+        if is_held == 0:
+            return None
+        for source, waiting in zip(sources, found, strict=False):
+            if isinstance(waiting, int) and waiting > 0:
+                self._outbox.forward_soon(source)
+        names = {name for reply in found[len(sources) :] for name in _consumers(reply)}
+        others = sorted(names - {incarnation.encode(), RELEASED.encode()})
+        leases = await self._client.call_many(
+            [("EXISTS", keys.LEASES.encode() + name) for name in others], idempotent=True
+        )
+        dead = [name for name, lease in zip(others, leases, strict=True) if lease == 0 and b"\n" not in name]
+        return NOBODY.encode() + b"".join(name + b"\n" for name in dead)
+
+
+def _consumers(reply: Any) -> list[bytes]:
+    """Return the consumers in a reply to XPENDING or XINFO CONSUMERS; an error has none (the group is missing)."""
+    if not isinstance(reply, list):
+        return []
+    rows = cast("list[Any]", reply)
+    if len(rows) == _SUMMARY and isinstance(rows[0], int):
+        return [name for name, _ in rows[3] or ()]
+    return [row[b"name"] for row in rows if isinstance(row, dict)]
+
+
+_SUMMARY: Final = 4

@@ -1,0 +1,210 @@
+"""A private Redis Cluster on ports of this machine: primaries, each with some replicas, that share all slots.
+
+    with open_redis_cluster(replicas=1) as cluster:
+        async with open_client(cluster.url) as client:
+            cluster.fail_over(cluster.owner("orders"))
+
+Members talk to each other on a second port, 10,000 above their own, so both are chosen free. If another process was
+quicker, the whole cluster starts again with others.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import tempfile
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from actorwork.streams.transport.slots import SLOTS, key_slot
+from actorwork.testing.redis_sentinel import Member, PortTaken, wait_for
+from actorwork.testing.redis_server import free_port
+
+_STARTS: Final = 5
+_BUS: Final = 10_000
+_HIGHEST: Final = 65_535 - _BUS
+_MOVED_AT_ONCE: Final = 100
+
+
+class RedisCluster:
+    """Made by `open_redis_cluster`."""
+
+    def __init__(
+        self, directory: Path, primaries: int, replicas: int, config: Mapping[str, str], node_timeout: float
+    ) -> None:
+        common = {
+            "cluster-enabled": "yes",
+            "cluster-node-timeout": str(round(node_timeout * 1000)),
+            "save": '""',
+            "repl-diskless-sync": "yes",
+            "repl-diskless-sync-delay": "0",
+            **config,
+        }
+        self.primaries = tuple(Member(directory / f"primary-{n}", common, port=_free_pair()) for n in range(primaries))
+        self.replicas = tuple(
+            Member(directory / f"replica-{n}", common, port=_free_pair()) for n in range(primaries * replicas)
+        )
+        """Those of the first primary, the second one, and so on, and again, as the cluster started."""
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        return (*self.primaries, *self.replicas)
+
+    @property
+    def url(self) -> str:
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{member.port}" for member in self.primaries)
+
+    def start(self) -> None:
+        """Start everything, and return once all members agree, and a failover would succeed."""
+        for member in self.members:
+            member.start()
+        first, *others = self.members
+        for number, member in enumerate(self.members, 1):
+            member.call("CLUSTER", "SET-CONFIG-EPOCH", str(number))
+        size = len(self.primaries)
+        for number, member in enumerate(self.primaries):
+            slots = range(number * SLOTS // size, (number + 1) * SLOTS // size)
+            member.call("CLUSTER", "ADDSLOTS", *map(str, slots))
+        for member in others:
+            member.call("CLUSTER", "MEET", "127.0.0.1", str(first.port))
+        for member in self.members:
+            wait_for(lambda member=member: self._knows_all(member), f"{member!r} to know the others")
+        for number, replica in enumerate(self.replicas):
+            replica.call("CLUSTER", "REPLICATE", node_id(self.primaries[number % size]))
+        for replica in self.replicas:
+            wait_for(
+                lambda replica=replica: replica.info("replication").get("master_link_status") == "up",
+                f"{replica!r} to be in sync",
+            )
+        for member in self.members:
+            wait_for(lambda member=member: self._is_ready(member), f"{member!r} to see a cluster that serves")
+
+    def _knows_all(self, member: Member) -> bool:
+        return f"cluster_known_nodes:{len(self.members)}\r\n".encode() in member.call("CLUSTER", "INFO")
+
+    def _is_ready(self, member: Member) -> bool:
+        known = member.call("CLUSTER", "NODES")
+        return (
+            b"cluster_state:ok" in member.call("CLUSTER", "INFO")
+            and known.count(b"slave") == len(self.replicas)
+            and b"handshake" not in known
+        )
+
+    def owner(self, key: str) -> Member:
+        """Return the primary that has the slot of a key, as it sees that itself."""
+        return next(member for member in self.members if member.process is not None and _has(member, key_slot(key)))
+
+    def replica_of(self, primary: Member) -> Member:
+        """Return a living replica of a primary."""
+        wanted = node_id(primary).encode()
+        for member in self.members:
+            if member.process is not None and member is not primary:
+                mine = next(line for line in member.call("CLUSTER", "NODES").split(b"\n") if b"myself" in line)
+                if b"slave" in mine and wanted in mine:
+                    return member
+        raise LookupError(f"{primary!r} has no replica: open_redis_cluster(replicas=1)")
+
+    def fail_over(self, primary: Member, how: str = "") -> Member:
+        """Make a replica of a primary take its place, wait for it, and return it. `how` is FORCE or TAKEOVER."""
+        replica = self.replica_of(primary)
+        replica.call("CLUSTER", "FAILOVER", *([how] if how else []))
+        self.wait_primary(replica)
+        return replica
+
+    def wait_primary(self, member: Member) -> None:
+        """Wait until a member has become a primary."""
+        wait_for(lambda: b"role:master" in member.call("INFO", "replication"), f"{member!r} to be a primary")
+
+    def move(self, key: str, target: Member) -> None:
+        """Move the slot of a key, with all that is in it, as `redis-cli --cluster reshard` does: key by key."""
+        if b"role:master" not in target.call("INFO", "replication"):
+            raise ValueError(f"{target!r} is a replica: slots are moved to primaries")
+        slot, source = key_slot(key), self.owner(key)
+        number, source_id, target_id = str(slot), node_id(source), node_id(target)
+        target.call("CLUSTER", "SETSLOT", number, "IMPORTING", source_id)
+        source.call("CLUSTER", "SETSLOT", number, "MIGRATING", target_id)
+        while moved := _texts(source.call("CLUSTER", "GETKEYSINSLOT", number, str(_MOVED_AT_ONCE))):
+            source.call("MIGRATE", "127.0.0.1", str(target.port), "", "0", "10000", "KEYS", *moved)
+        for member in (target, source, *self.primaries):
+            if member.process is not None:
+                member.call("CLUSTER", "SETSLOT", number, "NODE", target_id)
+
+    def kill(self) -> None:
+        for member in self.members:
+            with suppress(ProcessLookupError):
+                member.kill()
+
+
+def node_id(member: Member) -> str:
+    return _texts(member.call("CLUSTER", "MYID"))[0]
+
+
+def _has(member: Member, slot: int) -> bool:
+    mine = next(line for line in member.call("CLUSTER", "NODES").decode().split("\n") if "myself" in line)
+    for part in mine.split()[8:]:
+        first, _, last = part.partition("-")
+        if first.isdecimal() and int(first) <= slot <= int(last or first):
+            return True
+    return False
+
+
+def _texts(reply: bytes) -> list[str]:
+    """Return the strings of a reply of RESP2, a bulk string or an array of them."""
+    lines = reply.decode().split("\r\n")
+    return lines[2::2][: int(lines[0][1:])] if reply[:1] == b"*" else lines[1:2]
+
+
+def _free_pair() -> int:
+    while True:
+        port = free_port()
+        if port <= _HIGHEST:
+            with socket.socket() as probe, suppress(OSError):
+                probe.bind(("127.0.0.1", port + _BUS))
+                return port
+
+
+@contextmanager
+def open_redis_cluster(
+    *,
+    primaries: int = 3,
+    replicas: int = 0,
+    config: Mapping[str, str] | None = None,
+    node_timeout: float = 2.0,
+) -> Generator[RedisCluster]:
+    """Run a cluster for the duration of a block, each primary with `replicas` replicas.
+
+    `config` is any setting of redis.conf for all members. A member that does not answer for `node_timeout` seconds is
+    regarded as failing.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="actorwork-cluster-"))
+    try:
+        cluster = _started(directory, primaries, replicas, config or {}, node_timeout)
+        try:
+            yield cluster
+        finally:
+            cluster.kill()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _started(
+    directory: Path, primaries: int, replicas: int, config: Mapping[str, str], node_timeout: float
+) -> RedisCluster:
+    attempt = 0
+    while True:
+        (place := directory / str(attempt)).mkdir()
+        cluster = RedisCluster(place, primaries, replicas, config, node_timeout)
+        attempt += 1
+        try:
+            cluster.start()
+        except PortTaken:
+            cluster.kill()
+            if attempt == _STARTS:
+                raise
+        except BaseException:
+            cluster.kill()
+            raise
+        else:
+            return cluster

@@ -1,0 +1,276 @@
+"""Redis Cluster: every command where its keys are, also while these move."""
+
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+from redis.crc import key_slot as slot_by_redis_py
+
+from actorwork.blocking.opening import open_client as open_blocking
+from actorwork.brokers import open_broker
+from actorwork.errors import BrokerError
+from actorwork.events import BrokerTrouble, Event
+from actorwork.message import Durability, Envelope
+from actorwork.policy.runs.values import Plan
+from actorwork.policy.settlement import Ack
+from actorwork.streams import keys
+from actorwork.streams.broker import RedisBroker
+from actorwork.streams.transport.client import RedisClient, open_client
+from actorwork.streams.transport.cluster import cluster_client
+from actorwork.streams.transport.cluster_layout import Layout
+from actorwork.streams.transport.commands import Script
+from actorwork.streams.transport.redis_py import ClusterCrossSlotError
+from actorwork.streams.transport.slots import SLOTS, key_slot, keys_of
+from actorwork.testing.conformance import open_consumer, until
+from actorwork.testing.redis_cluster import RedisCluster, open_redis_cluster
+from actorwork.testing.redis_sentinel import Member
+from actorwork.testing.redis_server import open_redis_server
+
+NAMES = [f"source-{number}" for number in range(12)]
+"""Some of them are at each primary."""
+GET = Script("get", "return redis.call('GET', KEYS[1])")
+
+
+@pytest.fixture(scope="module")
+def servers() -> Generator[RedisCluster]:
+    with open_redis_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(servers: RedisCluster) -> RedisCluster:
+    for member in servers.primaries:
+        member.call("FLUSHALL")
+    return servers
+
+
+@asynccontextmanager
+async def opened(cluster: RedisCluster, **options: Any) -> AsyncGenerator[RedisClient]:
+    async with open_client(cluster.url, make=cluster_client(), **options) as client:
+        yield client
+
+
+def another(cluster: RedisCluster, member: Member) -> Member:
+    return next(one for one in cluster.primaries if one is not member)
+
+
+# ---------------------------------------------------------------------------------------------------- slots and layouts
+
+
+@pytest.mark.parametrize("key", ["orders", "actorwork:{orders}:delayed", "a{}b{c}", "{a}{b}", "{{a}b}", "a{b", "ü"])
+def test_a_key_has_the_slot_that_redis_gives_it(key: str):
+    assert key_slot(key) == key_slot(key.encode()) == slot_by_redis_py(key.encode())
+
+
+@pytest.mark.parametrize(
+    ("command", "found"),
+    [
+        (("GET", "a"), ["a"]),
+        (("EVALSHA", "0" * 40, 2, "a", "b", "c"), ["a", "b"]),
+        (("XREADGROUP", "GROUP", "g", "c", "STREAMS", "a", "b", ">", ">"), ["a", "b"]),
+        (("XGROUP", "CREATE", "a", "g", "0"), ["a"]),
+        (("MGET", "a", "b"), ["a", "b"]),
+        (("PUBLISH", "a", "b"), []),
+        (("SCAN", 0, "MATCH", "actorwork:{*}:dead"), []),
+        (("SCAN", 0, "MATCH", "actorwork:{a}:state:*"), ["actorwork:{a}:state:*"]),
+    ],
+)
+def test_the_keys_of_a_command_are_known(command: tuple[Any, ...], found: list[str]):
+    assert list(keys_of(command)) == found
+
+
+def test_a_member_that_leaves_out_its_host_is_where_it_was_asked():
+    layout = Layout.parse([[0, SLOTS - 1, [b"", 7000, b"id", []]]], "here")
+    assert layout.primaries == (("here", 7000),)
+
+
+def test_a_layout_that_lacks_slots_is_not_taken_for_one_that_has_them():
+    whole = Layout.parse([[0, SLOTS - 1, [b"h", 1, b"id"]]], "h")
+    part = Layout.parse([[0, 5, [b"h", 1, b"id"]]], "h")
+    assert whole.covers(part)
+    assert not part.covers(whole)
+
+
+@pytest.mark.parametrize(
+    "reply", [b"OK", [[0, 1]], [[0, 5, None]], [[0, SLOTS + 5, [b"h", 1]]], [[b"a", 1, [b"h", 1]]]]
+)
+def test_a_reply_that_is_no_layout_is_refused(reply: Any):
+    with pytest.raises(ValueError, match="CLUSTER SLOTS"):
+        Layout.parse(reply, "h")
+
+
+# ------------------------------------------------------------------------------------------------------------- commands
+
+
+async def test_commands_reach_the_primaries_of_their_keys(cluster: RedisCluster):
+    async with opened(cluster) as client:
+        assert await client.call_many([("SET", name, name) for name in NAMES]) == [b"OK"] * len(NAMES)
+        replies = await client.call_in_turn(("GET", name) for name in NAMES)
+        assert [reply.decode() for reply in replies] == NAMES
+        assert await client.call("MGET", *NAMES) == replies
+        assert {name.decode() for name in await client.names("source-*")} == set(NAMES)
+        assert {cluster.owner(name).port for name in NAMES} == {member.port for member in cluster.primaries}
+        assert len(await client.call_each("INFO")) == len(cluster.primaries)
+        assert await client.call("DEL", *NAMES) == len(NAMES)
+
+
+async def test_a_script_with_keys_of_two_slots_says_which_they_are(cluster: RedisCluster):
+    async with opened(cluster) as client:
+        with pytest.raises(ClusterCrossSlotError, match=r"get has keys of several slots .source-0, source-1"):
+            await client.run_script(GET, NAMES[:2], ())
+
+
+async def test_commands_follow_a_slot_that_has_moved(cluster: RedisCluster):
+    async with opened(cluster) as client:
+        await client.call("SET", "orders", "1")
+        await client.run_script(GET, ["orders"], ())
+        target = another(cluster, cluster.owner("orders"))
+        await trio.to_thread.run_sync(cluster.move, "orders", target)
+        assert await client.call("GET", "orders") == b"1"
+        assert await client.run_script(GET, ["orders"], ()) == b"1"
+        assert await client.call_many([("GET", "orders"), ("GET", "source-1")]) == [b"1", None]
+
+
+async def test_a_slot_that_moves_is_asked_at_both_primaries_and_runs_no_script(cluster: RedisCluster):
+    """The primary that the slot leaves has one key of it, and the other one another."""
+    source = cluster.owner("orders")
+    target = another(cluster, source)
+    slot, there = str(key_slot("orders")), "{orders}2"
+    async with opened(cluster, scripts=[GET]) as client:
+        await client.call_many([("SET", "orders", "1"), ("SET", there, "2")])
+        target.call("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id := _id(source))
+        source.call("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id := _id(target))
+        source.call("MIGRATE", "127.0.0.1", str(target.port), there, "0", "10000")
+        assert await client.call_many([("GET", "orders"), ("GET", there)]) == [b"1", b"2"]
+        found: list[bytes] = []
+
+        async def run() -> None:
+            found.append(await client.run_script(GET, ["orders"], ()))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run)
+            for _ in range(20):
+                assert await client.call("GET", there) == b"2"
+            assert not found, "the script waits for the slot"
+            source.call("MIGRATE", "127.0.0.1", str(target.port), "orders", "0", "10000")
+            for member in (target, source, *cluster.primaries):
+                member.call("CLUSTER", "SETSLOT", slot, "NODE", target_id)
+        assert found == [b"1"]
+    assert source_id != target_id
+
+
+def _id(member: Member) -> str:
+    return member.call("CLUSTER", "MYID").decode().split("\r\n")[1]
+
+
+async def test_what_is_published_at_any_primary_arrives(cluster: RedisCluster):
+    heard: list[bytes] = []
+
+    def hear(push: list[Any]) -> None:
+        heard.append(push[2])
+
+    async with opened(cluster, on_push=hear) as client:
+        await client.subscribe("news")
+        for number, member in enumerate(cluster.primaries):
+            member.call("PUBLISH", "news", str(number))
+        await until(_is_true(lambda: len(heard) == len(cluster.primaries)), "all news")
+        await client.unsubscribe("news")
+    assert sorted(heard) == [b"0", b"1", b"2"]
+
+
+def _is_true(condition: Any) -> Any:
+    async def ask() -> bool:
+        await trio.lowlevel.checkpoint()
+        return condition()
+
+    return ask
+
+
+async def test_a_server_that_is_in_no_cluster_says_what_to_do():
+    advice = r"is in no cluster .* redis:// names a single server"
+    with open_redis_server(tcp=True) as server, pytest.raises(BrokerError, match=advice):
+        async with open_broker(f"redis+cluster://127.0.0.1:{server.port}"):
+            pass
+
+
+def test_a_client_without_an_event_loop_refuses_a_cluster():
+    with pytest.raises(BrokerError, match="do not know Redis Cluster yet; send from a program on Trio"):
+        open_blocking("redis+cluster://127.0.0.1:1")
+
+
+# ----------------------------------------------------------------------------------------------------------- the broker
+
+
+def opener(cluster: RedisCluster, seen: list[Event] | None = None) -> Any:
+    return open_broker(cluster.url, emit=(lambda _: None) if seen is None else seen.append)
+
+
+async def test_a_node_reads_a_slot_where_it_is_and_where_it_goes(cluster: RedisCluster):
+    seen: list[Event] = []
+    async with opener(cluster, seen) as broker, open_consumer(broker, "orders", "bills") as consumer:
+        await broker.publish([Envelope("orders", "1", b"1"), Envelope("bills", "2", b"1")])
+        assert sorted(one.id for one in await consumer.take(2)) == ["1", "2"]
+        await trio.to_thread.run_sync(cluster.move, "orders", another(cluster, cluster.owner("orders")))
+        await broker.publish([Envelope("orders", "3", b"1")])
+        delivery = await consumer.take_one()
+        assert delivery.id == "3"
+        await consumer.settle(delivery)
+        assert await broker.backlog("orders") == 1
+        seen += consumer.events
+        assert not [event for event in seen if isinstance(event, BrokerTrouble)], "a slot that moves is no trouble"
+
+
+async def test_what_cannot_be_forwarded_yet_is_kept_and_holds_up_no_other_source(cluster: RedisCluster):
+    async with opener(cluster) as broker, open_consumer(broker, "orders") as consumer:
+        assert isinstance(broker, RedisBroker)
+        await broker.client.call("SET", "mail", "no stream")
+        await broker.publish([Envelope("orders", "1", b"1")])
+        sent = [Envelope("mail", "a", b"1"), Envelope("bills", "b", b"1"), Envelope("mail", "c", b"1")]
+        await consumer.settle(await consumer.take_one(), Ack(), sent)
+        async with open_consumer(broker, "bills") as bills:
+            assert (await bills.take_one()).id == "b"
+        await consumer.wait(lambda: consumer.seen(BrokerTrouble), "the trouble")
+        await broker.client.call("DEL", "mail")
+        async with open_consumer(broker, "mail") as mail:
+            assert [one.id for one in await mail.take(2)] == ["a", "c"]
+
+        async def is_empty() -> bool:
+            return await broker.client.call("XLEN", keys.outbox("orders")) == 0
+
+        await until(is_empty, "an empty outbox")
+
+
+async def test_a_batch_of_several_slots_that_publishes_becomes_dead_letters(cluster: RedisCluster):
+    async with opener(cluster) as broker, open_consumer(broker, "orders", "bills") as consumer:
+        await broker.publish([Envelope("orders", "1", b"1"), Envelope("bills", "2", b"1")])
+        taken = await consumer.take(2)
+        together = [(one, Ack()) for one in taken]
+        consumer.node.settle_together(consumer.subscription, together, [Envelope("mail", "sum", b"1")])
+        await consumer.node.wait_settled()
+        await consumer.node.wait_settled()  # Those of the dead letters.
+        letters = [*await broker.dead_letters.list("orders"), *await broker.dead_letters.list("bills")]
+        assert sorted(letter.id for letter in letters) == ["1", "2"]
+        assert "in several slots of the cluster" in letters[0].failure.reason
+        assert await broker.backlog("mail") == 0
+
+
+async def test_a_workflow_is_refused_with_a_way_out(cluster: RedisCluster):
+    async with opener(cluster) as broker:
+        with pytest.raises(BrokerError, match=r"workflows do not run on Redis Cluster yet.*redis.sentinel://"):
+            await broker.runs.start(Plan(id="run", home="orders", steps=(), result=()))
+
+
+async def test_a_durability_is_refused_rather_than_confirmed_by_the_wrong_primary(cluster: RedisCluster):
+    async with opener(cluster) as broker:
+        with pytest.raises(BrokerError, match="durability=… cannot be confirmed on Redis Cluster yet"):
+            await broker.publish([Envelope("orders", "1", b"1", durability=Durability("replicated"))])
+
+
+async def test_each_primary_is_examined(cluster: RedisCluster):
+    async with opener(cluster) as broker:
+        findings = await broker.diagnose()
+    assert {"cluster", "replicas", "durability"} <= {finding.subject for finding in findings}
+    texts = [finding.text for finding in findings]
+    assert len(texts) == len(set(texts)), "what all primaries have in common is said once"
