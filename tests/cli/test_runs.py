@@ -234,7 +234,7 @@ def test_the_reply_to_a_submitted_message_is_printed(shell: Shell):
 
     good, bad = with_client(shell, submit, node=True)
     assert shell("result", "calculator", good).stdout == "9\n"
-    assert shell("result", "actor:calculator", good, "--wait", "1s").stdout == "9\n"
+    assert shell("result", "actor:calculator", good, "--wait", "100s").stdout == "9\n"
     assert shell.json("result", "calculator", good)["reply"] == 9
     failed = shell("result", "calculator", bad, code=1).stderr
     assert failed == f"Error: the actor 'calculator' failed message {bad} (ValueError: 5 is odd)\n"
@@ -256,7 +256,7 @@ def test_a_message_is_found_by_its_id_alone(shell: Shell):
     assert shell("result", nothing).stdout == "null\n"
     found = shell.json("result", good)
     assert (found["status"], found["reply"], found["state"], found["attempt"]) == ("done", 9, "SUCCESS", 1)
-    failed = shell("result", bad, "--wait", "30s", code=1)
+    failed = shell("result", bad, "--wait", "100s", code=1)
     assert failed.stderr == f"Error: the actor 'calculator' failed message {bad} (ValueError: 5 is odd)\n"
     refused = shell("result", rejected, code=1).stderr
     assert refused == f"Error: the actor 'calculator' rejected message {rejected} (Reject: not wanted)\n"

@@ -141,22 +141,22 @@ def test_the_reply_is_waited_for(shell: Shell):
     (shell.folder / "answering.py").write_text(ANSWERING)
     with shell.start("run", "answering:Doubler") as process:
         try:
-            first = shell("send", "numbers", "21", "--wait", "20s", "--id", "17")
+            first = shell("send", "numbers", "21", "--wait", "100s", "--id", "17")
             assert json.loads(first.stdout) == {"twice": 42}
             assert "sent message 17 to the source 'numbers'\n" in first.stderr
-            assert shell.json("send", "numbers", "4", "--wait", "20s", "--id", "18") == {
+            assert shell.json("send", "numbers", "4", "--wait", "100s", "--id", "18") == {
                 "id": "18",
                 "source": "numbers",
                 "new": True,
                 "status": "done",
                 "reply": {"twice": 8},
             }
-            rejected = shell("send", "numbers", "0", "--wait", "20s", "--id", "19", code=1)
+            rejected = shell("send", "numbers", "0", "--wait", "100s", "--id", "19", code=1)
             assert rejected.stdout == ""
             assert rejected.stderr.endswith(
                 "Error: the source 'numbers' rejected message 19 (Reject: nothing to double)\n"
             )
-            failed = shell.json("send", "numbers", "null", "--wait", "20s", code=1)
+            failed = shell.json("send", "numbers", "null", "--wait", "100s", code=1)
             assert failed["status"] == "failed"
             assert failed["error"].startswith("TypeError")
         finally:

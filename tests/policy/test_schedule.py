@@ -3,6 +3,7 @@
 import random
 import re
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from itertools import islice, pairwise, takewhile
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -137,18 +138,16 @@ def our_fires(expression: str, zone: str, after: datetime, until: datetime) -> l
     return found
 
 
-def transitions(zone: ZoneInfo) -> list[datetime]:
-    """Return the days within the years 2009 to 2029 on which a clock is turned."""
-    day, found = datetime(2009, 1, 1, tzinfo=UTC), list[datetime]()
+@cache
+def turns(name: str) -> list[datetime]:
+    """Return the days within the years 2009 to 2029 on which a zone turns its clocks, or a day if it never does."""
+    zone, day, found = ZoneInfo(name), datetime(2009, 1, 1, tzinfo=UTC), list[datetime]()
     while day.year < 2030:
         following = day + timedelta(days=1)
         if day.astimezone(zone).utcoffset() != following.astimezone(zone).utcoffset():
             found.append(day)
         day = following
-    return found
-
-
-TURNS = {name: transitions(ZoneInfo(name)) or [datetime(2024, 2, 28, tzinfo=UTC)] for name in ZONES}
+    return found or [datetime(2024, 2, 28, tzinfo=UTC)]
 
 
 def numbers(low: int, high: int) -> st.SearchStrategy[str]:
@@ -192,7 +191,7 @@ def test_days_that_are_all_named_are_every_day(expression: str):
 @given(expressions(), st.sampled_from(ZONES), st.data())
 @settings(max_examples=25, deadline=None)
 def test_cron_fires_when_an_evaluator_minute_by_minute_says_so(expression: str, zone: str, data: st.DataObject):
-    turn = data.draw(st.sampled_from(TURNS[zone]))
+    turn = data.draw(st.sampled_from(turns(zone)))
     after = turn + timedelta(minutes=data.draw(st.integers(-120, 26 * 60)))
     until = after + timedelta(hours=12)
     expected = naive_fires(expression, ZoneInfo(zone), after, until, timedelta(minutes=1))
@@ -206,7 +205,7 @@ def test_cron_with_seconds_fires_when_an_evaluator_second_by_second_says_so(
 ):
     minute, hour, second = parts
     expression = f"{minute} {hour} * * * {second}"
-    turn = data.draw(st.sampled_from(TURNS[zone]))
+    turn = data.draw(st.sampled_from(turns(zone)))
     after = turn + timedelta(seconds=data.draw(st.integers(0, 24 * 3600)))
     until = after + timedelta(minutes=10)
     expected = naive_fires(expression, ZoneInfo(zone), after, until, timedelta(seconds=1))
