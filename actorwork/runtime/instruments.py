@@ -90,6 +90,9 @@ def _close_all(opened: Sequence[Instruments], within: float) -> None:
 class _ObservedSink:
     """Shows the events of this process to its instruments; in all else it is the sink that it wraps."""
 
+    wants_acks = True
+    """Whatever the sink behind it does with the end of a delivery: the instruments want to see it."""
+
     def __init__(self, sink: EventSink, observers: Sequence[EventSink]) -> None:
         self._sink = sink
         self._observers = observers

@@ -64,6 +64,10 @@ class Metering:
         self._members = members
         # Not `trio.current_time`, which another thread may not call.
         self._clock = trio.lowlevel.current_clock().current_time
+        # Of Trio's own clock, what it adds to this one does not matter.
+        is_usual = type(trio.lowlevel.current_clock()).__module__.startswith("trio._core")
+        self.sink.clock = time.perf_counter if is_usual else self._clock
+        self.sink.adjust()
         self.registry.collectors.append(self._collect)
 
     async def run(self) -> None:
@@ -73,6 +77,9 @@ class Metering:
             due = trio.current_time() + TICK
             await trio.sleep_until(due)
             meter.loop_late(max(0.0, trio.current_time() - due))
+            self.sink.adjust()
+            # Here, too, so that nothing that has ended is kept in memory for long.
+            self.sink.count_ended()
 
     def subscription(self, consumer: Consumer) -> Subscription:
         """Return a consumer's subscription, with a sink that counts what is read."""
@@ -86,6 +93,9 @@ class Metering:
         self.sink.now = node.now
         if isinstance(node, KnowsReadiness):
             self.sink.ready_at = node.ready_at
+            # A node may know a cheaper way for several.
+            self.sink.ready_of = getattr(node, "ready_of", self.sink.ready_of)
+        self.sink.adjust()
         return cast("Node", _CountingNode(node, self.sink.meter))
 
     async def describe(self, broker: Broker) -> None:
@@ -182,18 +192,12 @@ class _CountingNode:
 
     def __init__(self, node: Node, meter: Meter) -> None:
         self._node = node
-        self._settle = node.settle
         self._meter = meter
+        self.settle = node.settle
+        """As it is, for each message. What a handler has published is counted where it is rare: see `Deliveries`."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._node, name)
-
-    def settle(
-        self, subscription: Subscription, delivery: Delivery, settlement: Settlement, published: Sequence[Envelope] = ()
-    ) -> None:
-        if published:
-            self._count(published)
-        self._settle(subscription, delivery, settlement, published)
 
     def settle_together(
         self,

@@ -309,6 +309,11 @@ class RedisNode(Node):
         # The number of an entry begins with the milliseconds at which the server added it.
         return int(delivery.token[0].partition(b"-")[0]) / 1000
 
+    def ready_of(self, deliveries: Sequence[Delivery]) -> Sequence[float]:
+        """Return the same of several, each exact to a millisecond: what counts metrics asks for all that it handles."""
+        # The number as a whole, as a fraction, is cheaper to read than its first part.
+        return [float(delivery.token[0].replace(b"-", b".")) / 1000 for delivery in deliveries]
+
     def notify(self, source: str | None) -> None:
         """Maintain a source, if this node reads it, now, or leave that to other nodes; None means all sources."""
         for reclaimer in self._reclaimers:

@@ -158,6 +158,11 @@ class LogSink:
             if logging.raiseExceptions:
                 traceback.print_exc(file=sys.stderr)
 
+    @property
+    def wants_acks(self) -> bool:
+        """Whether the end of a delivery that was acknowledged is logged: then, and only then, it need be told."""
+        return self._deliveries.isEnabledFor(logging.DEBUG)
+
     def __repr__(self) -> str:
         return f"<LogSink of node {self.node_id} to {self._logger.name!r}>"
 

@@ -8,9 +8,20 @@ import pytest
 import trio
 import trio.testing
 
-from actorwork import Actor, MailboxSettings, Retry, RetryPolicy, Settings, SettingsError, open_system, receive
+from actorwork import (
+    Actor,
+    MailboxSettings,
+    Retry,
+    RetryPolicy,
+    Settings,
+    SettingsError,
+    events,
+    open_client,
+    open_system,
+    receive,
+)
 from actorwork.telemetry.metrics import Registry
-from actorwork.testing import open_test_system
+from actorwork.testing import MemoryBroker, open_test_system
 from tests.patience import PATIENCE
 
 
@@ -122,3 +133,36 @@ async def test_a_monitor_without_metrics_has_no_such_path():
     async with open_system(Shop, broker="sqlite://", monitor="127.0.0.1:0", metrics=False) as system:
         assert system.monitor is not None
         assert "/metrics" not in system.monitor.routes
+
+
+class Watching:
+    """Telemetry that looks at events, and at nothing else. Implements `abc.Telemetry` and `abc.Instruments`."""
+
+    publish_middleware = ()
+
+    def __init__(self) -> None:
+        self.seen: list[events.Event] = []
+        self.observe = self.seen.append
+
+    def open(self, broker: str) -> "Watching":
+        return self
+
+    def of_actor(self, settings: Settings) -> None:
+        return None
+
+    def close(self, within: float) -> None: ...
+
+
+async def test_what_observes_events_sees_every_delivery_also_where_metrics_count_them(
+    mock_clock: trio.testing.MockClock,
+):
+    watching = Watching()
+    async with (
+        open_system(Shop, broker=MemoryBroker(), telemetry=watching, metrics=True) as system,
+        open_client(system.broker) as client,
+    ):
+        await trio.sleep(2)  # Until the sink was asked several times whether it wants to be told.
+        for _ in range(3):
+            await client.ref(Shop).ask({})
+    settled = [one for one in watching.seen if isinstance(one, events.Settled)]
+    assert len(settled) == 3

@@ -157,6 +157,12 @@ def test_success_is_seen_at_debug_only(log: Log):
     assert len(log.kept.records) == 1
 
 
+def test_whether_success_is_logged_follows_the_level_of_the_log(log: Log):
+    for level, wants in ((logging.INFO, False), (logging.DEBUG, True)):
+        log.logger.setLevel(level)
+        assert LogSink("node", log.logger).wants_acks is wants
+
+
 def test_success_costs_next_to_nothing_when_debug_is_off(log: Log):
     log.logger.setLevel(logging.INFO)
     event = settled(Ack())

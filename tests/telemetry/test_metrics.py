@@ -5,6 +5,8 @@ The parsers of prometheus_client judge the text: a name, a label or a bucket tha
 
 import json
 import math
+import threading
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,9 +19,9 @@ from actorwork import events
 from actorwork.errors import ProcessLost
 from actorwork.message import HISTORY, Delivery, Failure, Json, Pause
 from actorwork.policy.exits import Exit, Kind
-from actorwork.policy.settlement import CANCELLED, EXPIRED, Ack, Fail, Reject, Retry, Settlement
+from actorwork.policy.settlement import ACK, CANCELLED, EXPIRED, Ack, Fail, Reject, Retry, Settlement
 from actorwork.telemetry.metrics import Registry
-from actorwork.telemetry.metrics.counting import MetricsSink
+from actorwork.telemetry.metrics.counting import TOGETHER, MetricsSink, add_all
 from actorwork.telemetry.metrics.registry import OTHER, process_label
 from actorwork.telemetry.metrics.rendering import OPEN_METRICS, TEXT, rendered
 from actorwork.telemetry.metrics.table import BROKER_TABLE, DURATIONS, METRICS, TABLE
@@ -130,6 +132,75 @@ def test_a_message_with_several_attempts_waits_once_and_ends_once(counted: Count
     assert (whole.count, whole.sum) == (1, pytest.approx(7.0))
     (attempts,) = [one for one in counted.registry.read() if one.name == "actorwork_attempts"]
     assert (attempts.count, attempts.sum) == (1, 2)
+
+
+@given(st.lists(st.sampled_from(DURATIONS) | st.floats(0, 4000), max_size=40))
+def test_values_that_are_counted_together_fall_where_each_would_fall(numbers: list[float]):
+    together, apart = [0] * (len(DURATIONS) + 1) + [0.0], [0] * (len(DURATIONS) + 1)
+    add_all(together, list(numbers))
+    for one in numbers:
+        apart[bisect_left(DURATIONS, one)] += 1
+    assert together[:-1] == apart
+    assert together[-1] == pytest.approx(sum(numbers))
+
+
+@pytest.mark.parametrize("count", [1, TOGETHER - 1, TOGETHER, 3 * TOGETHER + 7])
+def test_a_reader_sees_every_delivery_that_has_ended(counted: Counted, count: int):
+    for _ in range(count):
+        counted.settled(ACK)
+    assert counted.values("actorwork_deliveries_total") == {("greeter", "ack"): count}
+    assert counted.values("actorwork_wait_duration_seconds") == {("greeter",): count}
+    assert counted.values("actorwork_attempts") == {("greeter", "ack"): count}
+
+
+def test_of_a_message_whose_age_is_unknown_only_the_handler_is_timed(counted: Counted):
+    ages = iter([990.0, None, 980.0])
+    counted.sink.ready_at = lambda _: next(ages)
+    for _ in range(3):
+        counted.settled(ACK, seconds=1.0)
+    assert counted.values("actorwork_process_duration_seconds") == {("greeter", "ack"): 3}
+    (waited,) = [one for one in counted.registry.read() if one.name == "actorwork_wait_duration_seconds"]
+    assert (waited.count, waited.sum) == (2, pytest.approx(9.0 + 19.0))
+
+
+def test_nothing_is_lost_while_another_thread_reads(counted: Counted):
+    stop = threading.Event()
+    seen: list[float] = []
+
+    def look() -> None:
+        while not stop.is_set():
+            seen.append(counted.values("actorwork_deliveries_total").get(("greeter", "ack"), 0))
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    for number in range(5000):
+        counted.settled(ACK, attempt=1 + (number % 50 == 0))
+    stop.set()
+    reader.join()
+    assert counted.values("actorwork_deliveries_total") == {("greeter", "ack"): 5000}
+    assert seen == sorted(seen)
+
+
+def test_an_ack_is_passed_on_only_to_a_sink_that_does_something_with_it():
+    class Sink:
+        wants_acks = False
+
+        def __init__(self) -> None:
+            self.told: list[object] = []
+
+        def __call__(self, event: events.Event) -> None:
+            self.told.append(event)
+
+    sink = Sink()
+    counting = MetricsSink(Registry(), sink)
+    ack, retry = (events.Settled("ac70", "greeter", delivery(), how, 0.1) for how in (ACK, Retry(1.0, DEAD)))
+    for wants, told in ((False, 0), (True, 1)):
+        sink.wants_acks = wants
+        counting.adjust()
+        sink.told.clear()
+        counting(ack)
+        counting(retry)
+        assert len(sink.told) == 1 + told
 
 
 def test_a_timeout_is_counted(counted: Counted):

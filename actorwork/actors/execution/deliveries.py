@@ -17,6 +17,7 @@ import attrs
 import trio
 
 from actorwork import events
+from actorwork.abc import meter_of
 from actorwork.actors.context.in_flight import InFlight, Stop, in_flight
 from actorwork.actors.crash import Crash
 from actorwork.actors.execution.threads import run_in_thread
@@ -81,7 +82,7 @@ class Deliveries:
     The executor is passed to each method and not kept: that would be a reference cycle (see `local_calls`).
     """
 
-    __slots__ = ("_actor", "_instruments", "_layers", "_middleware", "_only", "_workplace", "guard")
+    __slots__ = ("_actor", "_instruments", "_layers", "_meter", "_middleware", "_only", "_workplace", "guard")
 
     def __init__(self, workplace: Workplace) -> None:
         actor = workplace.actor
@@ -92,6 +93,7 @@ class Deliveries:
         self._middleware = actor.services.middleware + actor.settings.middleware
         self._only = self._instruments[0] if len(self._instruments) == 1 and not self._middleware else None
         self._layers = tuple(one.handling for one in self._instruments) + self._middleware
+        self._meter = meter_of(actor.services.emit)
         self.guard: Guard | None = None
         """None for an actor without limits, batches and handlers with a policy of their own."""
 
@@ -189,6 +191,7 @@ class Deliveries:
                         self._conclude(worker, current)
                         return
                     published = rest
+                    self._count_sent(rest)
         except BaseException as error:
             settlement = None
             if worker.ended is EndReason.CANCELLED and not interrupts(error):
@@ -232,8 +235,15 @@ class Deliveries:
             return
         if actor.consumer is not None:
             actor.consumer.settle(delivery, ACK, published)
+            self._count_sent(published)
         worker.item = None
         self._conclude(worker, current)
+
+    def _count_sent(self, published: Sequence[Envelope]) -> None:
+        """Count what is sent with a settlement."""
+        if self._meter is not None:
+            for envelope in published:
+                self._meter.sent(envelope.source, "sent")
 
     def is_cancelled(self, worker: Worker, delivery: Delivery) -> bool:
         """Whether a message was cancelled before its turn came; if so, it is settled."""

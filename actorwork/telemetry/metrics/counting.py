@@ -1,17 +1,23 @@
 """Counts events: a sink before the sink of the system.
 
-The end of a delivery is the only event that occurs for every message, so what it needs for an actor is looked up once
-and kept (`_Account`). What can be computed for a reader is not counted: the ends of kind `ack` are the values in
-their histogram.
+The end of a delivery is the only event that occurs for every message, and nearly all of these ends are an `Ack` of a
+first attempt. These are only noted (`_Account.ended`), and counted together, up to `TOGETHER` of them: sorted, a list
+falls into the buckets of a histogram in a few steps, where each number by itself would cost a search. A reader counts
+what is there, in its own thread, so it sees everything that has ended. What can be computed for a reader is not
+counted: the ends of kind `ack` are the values in their histogram.
+
+A lock is held while something is counted into the series of deliveries. To note an end takes none, since a list is
+extended in one step.
 """
 
 from __future__ import annotations
 
 import signal
+import threading
 import time
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from actorwork import events
 from actorwork.errors import ProcessLost
@@ -25,6 +31,8 @@ from actorwork.telemetry.metrics.registry import process_label
 from actorwork.telemetry.metrics.table import DURATIONS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from actorwork.abc import EventSink
     from actorwork.message import Delivery
     from actorwork.telemetry.metrics.registry import Registry
@@ -32,19 +40,70 @@ if TYPE_CHECKING:
 _RELEASED: Final = "released"
 _STATES: Final = {"closed": 0, "half open": 1, "open": 2}
 _TIMEOUT: Final = "ExecutionTimeout"
+TOGETHER: Final = 100
+"""Ends of deliveries that are counted together."""
+_EACH: Final = 3
+"""What is noted of each."""
+ReadyOf: TypeAlias = "Callable[[Sequence[Delivery]], Sequence[float | None]]"
+
+
+_Settled: Final = events.Settled
 
 
 class _Account:
     """What is counted for every delivery of one actor."""
 
-    __slots__ = ("acked", "ended", "first", "title", "waited")
+    __slots__ = ("acked", "ended", "first", "title", "waited", "whole")
 
     def __init__(self, registry: Registry, title: str) -> None:
         self.title = title
         self.acked = registry.family("actorwork_process_duration_seconds").distribution((title, "ack"))
         self.waited = registry.family("actorwork_wait_duration_seconds").distribution((title,))
-        self.ended = registry.family("actorwork_end_to_end_duration_seconds").distribution((title,))
+        self.whole = registry.family("actorwork_end_to_end_duration_seconds").distribution((title,))
         self.first = registry.family("actorwork_attempts").distribution((title, "ack"))
+        self.ended: list[Any] = []
+        """Of each `Ack` of a first attempt that is not counted yet: the seconds of its handler, the delivery, and when
+        it ended, by `MetricsSink.clock`.
+        """
+
+    def count(self, ready_of: ReadyOf, ahead: float) -> None:
+        """Count what has ended; `ahead` is by how much the broker's clock is ahead of the one of the ends."""
+        ended = self.ended
+        count = len(ended)  # More may come meanwhile, at the end of the list.
+        if not count:
+            return
+        noted = ended[:count]
+        del ended[:count]
+        seconds: list[float] = noted[::_EACH]
+        self.first[0] += len(seconds)
+        self.first[-1] += len(seconds)
+        ready, ends, known = ready_of(noted[1::_EACH]), noted[2::_EACH], seconds
+        if None in ready:
+            known = [one for one, since in zip(seconds, ready, strict=True) if since is not None]
+            ends = [at for at, since in zip(ends, ready, strict=True) if since is not None]
+            ready = [since for since in ready if since is not None]
+        # For each message: these are lists of numbers, and nothing is looked up in them.
+        whole = [at - since + ahead for at, since in zip(ends, cast("Sequence[float]", ready))]  # noqa: B905 - as long
+        # Of two clocks: the broker's, and that of the loop.
+        waited = [both - one if both > one else 0.0 for both, one in zip(whole, known)]  # noqa: B905 - as above
+        add_all(self.acked, seconds)
+        add_all(self.whole, whole)
+        add_all(self.waited, waited)
+
+
+def add_all(found: list[Any], values: list[float]) -> None:
+    """Add values to a distribution of durations; sorts them."""
+    if not values:
+        return
+    found[-1] += sum(values)
+    values.sort()
+    low, high = bisect_left(DURATIONS, values[0]), bisect_left(DURATIONS, values[-1])
+    counted = 0
+    for bucket in range(low, high):
+        below = bisect_right(values, DURATIONS[bucket], counted)
+        found[bucket] += below - counted
+        counted = below
+    found[high] += len(values) - counted
 
 
 class MetricsSink:
@@ -62,8 +121,18 @@ class MetricsSink:
         """The clock of the broker, in seconds since the epoch."""
         self.ready_at: Callable[[Delivery], float | None] = _unknown
         """Returns since when the message of a delivery was ready at the broker, by its clock."""
+        self.ready_of: ReadyOf = self._ready_of
+        """Returns the same of several deliveries at once."""
+        self.clock: Callable[[], float] = self._by_now
+        """A clock that runs as fast as the broker's, and is read for every message."""
+        self._ahead = 0.0
+        """By how many seconds the broker's clock is ahead of that one."""
+        self._lock = threading.Lock()
+        self._is_told_acks = True
         self._accounts: dict[str, _Account] = {}
         """By id of the actor."""
+        self._ended: dict[str, list[Any]] = {}
+        """The lists of these, which are needed for every message."""
         self._titles: dict[str, str] = {}
         self._is_up = False
         self._processes: set[str] = set()
@@ -106,8 +175,20 @@ class MetricsSink:
         self._titles[actor_id] = title
 
     def __call__(self, event: events.Event) -> None:
-        if type(event) is events.Settled:
-            self._settled(event)
+        if type(event) is _Settled:
+            if type(event.settlement) is Ack and (delivery := event.delivery).attempt == 1:
+                try:
+                    ended = self._ended[event.actor_id]
+                except KeyError:
+                    ended = self._account(event).ended
+                ended += (event.seconds, delivery, self.clock())
+                if len(ended) >= _EACH * TOGETHER:
+                    self.count_ended()
+                if self._is_told_acks:
+                    self.forward(event)
+                return
+            with self._lock:
+                self._settled(event)
         else:
             count = self._others.get(type(event))
             if count is not None:
@@ -116,11 +197,35 @@ class MetricsSink:
 
     # ---- deliveries ----
 
+    def adjust(self) -> None:
+        """Compare the clocks, and ask the sink behind this one whether it does anything with an `Ack`; in the loop.
+
+        Both change while a system runs: the broker's clock may step, and so may the level of a log.
+        """
+        self._ahead = self.now() - self.clock()
+        self._is_told_acks = getattr(self.forward, "wants_acks", True)
+
+    def count_ended(self) -> None:
+        """Count the deliveries that have ended; callable from any thread."""
+        with self._lock:
+            for account in copied(self._accounts.values()):
+                account.count(self.ready_of, self._ahead)
+
+    def _by_now(self) -> float:
+        return self.now()
+
+    def _ready_of(self, deliveries: Sequence[Delivery]) -> Sequence[float | None]:
+        return [self.ready_at(one) for one in deliveries]
+
+    def _account(self, event: events.Settled) -> _Account:
+        self._titles[event.actor_id] = event.title
+        account = self._accounts[event.actor_id] = _Account(self.registry, event.title)
+        self._ended[event.actor_id] = account.ended
+        return account
+
     def _settled(self, event: events.Settled) -> None:
-        account = self._accounts.get(event.actor_id)
-        if account is None:
-            account = self._accounts[event.actor_id] = _Account(self.registry, event.title)
-            self._titles[event.actor_id] = event.title
+        """Count the end of a delivery by itself: what is not as nearly all of them are."""
+        account = self._accounts.get(event.actor_id) or self._account(event)
         delivery, seconds = event.delivery, event.seconds
         settlement = event.settlement
         if not isinstance(settlement, Ack):
@@ -131,21 +236,6 @@ class MetricsSink:
         found[-1] += seconds
         if delivery.attempt > 1:
             self._ended_late(account, delivery, "ack")
-            return
-        found = account.first
-        found[0] += 1
-        found[-1] += 1
-        ready = self.ready_at(delivery)
-        if ready is not None:
-            whole = self.now() - ready
-            found = account.ended
-            found[bisect_left(DURATIONS, whole)] += 1
-            found[-1] += whole
-            # Of two clocks: the broker's, and that of the loop.
-            waited = whole - seconds if whole > seconds else 0.0
-            found = account.waited
-            found[bisect_left(DURATIONS, waited)] += 1
-            found[-1] += waited
 
     def _not_acked(
         self, account: _Account, delivery: Delivery, settlement: Retry | Reject | Fail, seconds: float
@@ -188,6 +278,7 @@ class MetricsSink:
             self.registry.family("actorwork_end_to_end_duration_seconds").observe((account.title,), whole)
 
     def _derive(self) -> None:
+        self.count_ended()
         ends = self.registry.family("actorwork_deliveries_total").series
         for labels, found in copied(self.registry.family("actorwork_process_duration_seconds").series.items()):
             if labels[1] == "ack" and (acked := sum(found[:-1])):
