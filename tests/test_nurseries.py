@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from actorwork.nurseries import open_unwrapping_nursery
+from tests.garbage import living
 
 
 class Broken(Exception):
@@ -156,7 +157,7 @@ async def test_what_leaves_makes_no_garbage():
                 await trio.sleep_forever()
         except Broken:
             pass
-        assert not [item for item in gc.get_objects() if isinstance(item, Broken)]
+        assert not living(Broken)
     finally:
         gc.enable()
 

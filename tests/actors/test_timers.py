@@ -23,6 +23,7 @@ from actorwork import (
 from actorwork.actors.context.timers import Expiries, Timer, TimerWheel
 from actorwork.actors.wakeups import Reply
 from tests.doubles import FakeBroker, Kept
+from tests.garbage import living
 from tests.scripted_actor import Do, Note, Scripted, do, fail, ref_of, scripted, sleeping, stop
 
 MANY = Intensity(restarts=1000, period=1)
@@ -401,7 +402,7 @@ async def test_asks_that_are_answered_leave_no_trace(mock_clock: trio.testing.Mo
         assert sum(len(bucket) for bucket in expiries._buckets.values()) == 0
         assert len(expiries._heap) <= 130
         gc.collect()
-        assert not [thing for thing in gc.get_objects() if isinstance(thing, Reply) and thing._task is not None]
+        assert not [reply for reply in living(Reply) if reply._task is not None]
         await trio.sleep(2100)
         assert expiries._heap == []
 

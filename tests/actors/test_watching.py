@@ -27,6 +27,7 @@ from actorwork import (
 from actorwork.actors.life.cell import Cell
 from actorwork.policy.exits import Exit, Kind
 from tests.doubles import FakeBroker, Kept
+from tests.garbage import living
 from tests.scripted_actor import Do, Note, Scripted, do, fail, ref_of, scripted, stop
 
 MANY = Intensity(restarts=100, period=1)
@@ -351,7 +352,7 @@ async def test_whoever_ends_first_is_forgotten_by_the_other():
             await settle()
             await do(system, "parent", lambda _: None)  # the message before it is held until then
             gc.collect()
-            assert not [thing for thing in gc.get_objects() if isinstance(thing, Cell) and thing.title == "short"]
+            assert not [cell for cell in living(Cell) if cell.title == "short"]
 
 
 async def test_a_thousand_watchers_are_all_told():
