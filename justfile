@@ -89,6 +89,10 @@ _pages *arguments:
     python -m docs.site build/pages
     sphinx-build -W --keep-going -n -q -j auto -c docs/site -d build/doctrees {{ arguments }} build/pages build/site
 
+# the diagrams of the chapters, in docs/pictures
+drawings:
+    python -m docs.drawings
+
 # follow the links of the documentation to other sites; the names of other packages become links too
 docs-links: (_pages "-b linkcheck -t online")
 

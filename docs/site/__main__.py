@@ -96,8 +96,8 @@ def _unless_picture(directory: str, names: list[str]) -> set[str]:
     return {
         name
         for name in names
-        if name in ("site", "__pycache__")
-        or not ((here / name).is_dir() or Path(name).suffix in (".svg", ".png", ".webp", ".gif", ".jpg"))
+        if name in ("site", "drawings", "__pycache__")
+        or not ((here / name).is_dir() or Path(name).suffix in chapters.PICTURES)
     }
 
 

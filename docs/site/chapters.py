@@ -22,6 +22,8 @@ FILES = PurePosixPath("files")
 _BLOCK = re.compile(r"^( *)(```+|~~~+).*?^\1\2 *$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"(?<=\]\()([^()\s]+)(?=\))")
 _GROUP = re.compile(r"^## (.+)$", re.MULTILINE)
+PICTURES = frozenset({".gif", ".jpg", ".png", ".svg", ".webp"})
+"""How the names of pictures end; those below `docs` are copied to the site."""
 _LANGUAGES = {
     ".conf": "ini",
     ".css": "css",
@@ -104,6 +106,11 @@ def is_chapter(file: PurePosixPath) -> bool:
     return file.parts[0] == "docs" and file.suffix == ".md"
 
 
+def is_picture(file: PurePosixPath) -> bool:
+    """Whether a file of the repository is a picture of the site."""
+    return file.parts[0] == "docs" and file.suffix in PICTURES
+
+
 def page_of(file: PurePosixPath) -> PurePosixPath:
     """Return the page that shows a file of the repository, with its suffix."""
     if is_chapter(file):
@@ -119,8 +126,10 @@ def on_the_site(text: str, document: PurePosixPath, root: Path) -> tuple[str, li
 
     def changed(link: str) -> str:
         file = resolved(link, document)
-        if file is None or (is_chapter(file) and is_chapter(document)):
+        if file is None or (is_chapter(document) and (is_chapter(file) or is_picture(file))):
             return link
+        if is_picture(file):
+            return os.path.relpath(file.relative_to("docs"), here.parent)
         if (root / file / "README.md").is_file():
             file /= "README.md"
         if not (root / file).exists():
