@@ -3,11 +3,12 @@
 import asyncio
 import itertools
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,6 +37,7 @@ from actorwork import (
 )
 from actorwork.telemetry.otel import OpenTelemetry, Providers, sending
 from actorwork.telemetry.otel.conventions import attributes_of_broker
+from actorwork.telemetry.otel.sampling import Sampling
 from actorwork.testing import open_test_system
 from tests.telemetry.traced import First, Kept, Second, read_spans, telemetry_to
 
@@ -202,6 +204,85 @@ async def test_what_is_not_sampled_passes_on_its_context_and_makes_no_span(
 
 def _no_call(*_: object, **__: object) -> None:
     raise AssertionError("the SDK was called for a span that is not sampled")
+
+
+@pytest.fixture
+def draws(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The random numbers by which messages without a context are sampled, in their order."""
+    numbers: list[float] = []
+    monkeypatch.setattr("actorwork.telemetry.otel.handling.random.random", lambda: numbers.pop(0))
+    return numbers
+
+
+async def test_of_messages_without_a_context_a_ratio_is_sampled(mock_clock: trio.testing.MockClock, draws: list[float]):
+    # The sampler is asked as well: what is taken here, it takes.
+    kept = Kept(ParentBased(TraceIdRatioBased(0.01)))
+    draws += [0.5, 0.009, 0.011, 0.0, 0.99]
+    async with open_test_system(Second, telemetry=kept.telemetry()) as system:
+        for _ in range(5):
+            await system.client.publish("orders:packed", "lamp")
+            await system.drain()
+    assert not draws
+    found = kept.named("process orders:packed")
+    assert len(found) == 2
+    assert len({trace_of(span) for span in found}) == 2
+    assert all(span.parent is None for span in found)
+
+
+async def test_one_of_several_layers_draws_once_too(mock_clock: trio.testing.MockClock, draws: list[float]):
+    async def layer(_: object, proceed: Callable[[], Awaitable[object]]) -> object:
+        return await proceed()
+
+    kept = Kept(ParentBased(TraceIdRatioBased(0.01)))
+    draws += [0.0, 0.5]
+    async with open_test_system(Second, telemetry=kept.telemetry(), middleware=[layer]) as system:
+        for _ in range(2):
+            await system.client.publish("orders:packed", "lamp")
+            await system.drain()
+    assert not draws
+    kept.one("process orders:packed")
+
+
+@pytest.mark.parametrize("message", ["on the loop", 1], ids=["async", "thread"])
+async def test_what_comes_without_a_context_and_is_not_sampled_is_one_trace_that_is_not(
+    mock_clock: trio.testing.MockClock, message: object, monkeypatch: pytest.MonkeyPatch, draws: list[float]
+):
+    kept = Kept(ParentBased(TraceIdRatioBased(0.01)))
+    draws += [0.5]
+    async with open_test_system(Passing, telemetry=kept.telemetry()) as system:
+        monkeypatch.setattr("opentelemetry.sdk.trace.Tracer.start_span", _no_call)
+        await system.client.ref(Passing).tell(cast("Any", message), headers={"baggage": "tenant=blue"})
+        await system.drain()
+        assert not system.dead_letters
+        (published,) = system.sent("published")
+    headers = published.envelope.headers
+    assert re.fullmatch(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-00", str(headers["traceparent"]))
+    assert headers["baggage"] == "tenant=blue"
+    assert not kept.spans
+
+
+async def test_the_attempts_of_a_message_that_is_not_sampled_are_not_sampled_either(
+    mock_clock: trio.testing.MockClock, draws: list[float]
+):
+    kept = Kept(ParentBased(TraceIdRatioBased(0.01)))
+    draws += [0.5, 0.0, 0.0]
+    async with open_test_system(Trying, telemetry=kept.telemetry()) as system:
+        await system.client.ref(Trying).tell("x")
+        await system.drain(scheduled=True)
+    assert (len(draws), kept.spans) == (2, [])
+
+
+@pytest.mark.parametrize("ratio", [1.0, 0.5, 1e-9])
+def test_a_trace_that_is_taken_has_an_id_that_its_sampler_takes(ratio: float):
+    sampler = TraceIdRatioBased(ratio)
+    provider = Kept(ParentBased(sampler)).traces
+    sampling = Sampling.of(provider, provider.get_tracer("test"))
+    assert sampling.ratio == ratio
+    for _ in range(50):
+        with cast("Any", sampling.roots).start_as_current_span("x") as span:
+            assert span.get_span_context().trace_flags.sampled
+    assert Sampling.of(Kept(sampler).traces, provider.get_tracer("test")) == Sampling()
+    assert Sampling.of(Kept().traces, provider.get_tracer("test")).ratio is None
 
 
 async def test_a_sampler_of_its_own_mind_is_asked_whatever_the_flag_says(mock_clock: trio.testing.MockClock):

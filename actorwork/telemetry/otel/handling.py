@@ -4,7 +4,8 @@
     links     of a batch: the span of each message; of a retry: the span of the attempt before
 
 The flag in the message decides first: where it says "not sampled", and the sampler goes by its parent, nothing of the
-SDK is called. No span is made for messages that only wait in a mailbox.
+SDK is called. Nor is it where a message has no context, and a sampler by ratio does not take it (`sampling`). No span
+is made for messages that only wait in a mailbox.
 
 An exception becomes the status of the span and a log event, `messaging.process.exception`, since events on spans are
 deprecated for exceptions. The span is ended before the settlement is decided, which takes no time.
@@ -13,6 +14,7 @@ deprecated for exceptions. The span is ended before the settlement is decided, w
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -31,6 +33,7 @@ from opentelemetry.trace import (
 
 from actorwork.groups import is_cancellation
 from actorwork.message import NO_HEADERS, PREVIOUS_SPAN
+from actorwork.policy.settlement import Retry
 from actorwork.telemetry.otel import conventions, propagation
 from actorwork.telemetry.otel.propagation import TRACEPARENT
 
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from actorwork.message import Delivery, Json
     from actorwork.policy.settlement import Ending
     from actorwork.settings import Settings
+    from actorwork.telemetry.otel.sampling import Sampling
 
 _BATCH_LINKS: Final = 128
 """How many messages of a batch are linked: the SDK keeps as many by default, and drops the first of more."""
@@ -62,7 +66,7 @@ class ActorSpans:
         tracer: Tracer,
         logger: Logger,
         *,
-        skips_unsampled: bool,
+        sampling: Sampling,
         is_child: bool,
         links_attempts: bool,
     ) -> None:
@@ -70,7 +74,11 @@ class ActorSpans:
         self._shared = shared
         self._tracer = tracer
         self._logger = logger
-        self._skips_unsampled = skips_unsampled
+        self._skips_unsampled = sampling.skips_unsampled
+        self._ratio = sampling.ratio
+        self._roots = sampling.roots or tracer
+        self._taken: Delivery | None = None
+        """The delivery without a context that is sampled, until its span is made."""
         self._is_child = is_child
         self._links_attempts = links_attempts
         self._of_source: dict[str, tuple[str, dict[str, AttributeValue]]] = {}
@@ -82,10 +90,18 @@ class ActorSpans:
         return f"<spans of {self._settings.title!r}>"
 
     def enter_unobserved(self, delivery: Delivery) -> object | None:
+        if not self._skips_unsampled:
+            return None
         headers = delivery.headers
-        if self._skips_unsampled and headers and propagation.is_unsampled(headers.get(TRACEPARENT)):
-            return current.attach(propagation.unsampled_context(headers))
-        return None
+        made = headers.get(TRACEPARENT) if headers else None
+        if made is not None:
+            return current.attach(propagation.unsampled_context(headers)) if propagation.is_unsampled(made) else None
+        if self._ratio is None or self._taken is delivery:
+            return None
+        if random.random() < self._ratio:
+            self._taken = delivery
+            return None
+        return current.attach(propagation.unsampled_root(headers))
 
     def leave(self, token: object) -> None:
         current.detach(cast("Token[Context]", token))
@@ -97,6 +113,7 @@ class ActorSpans:
                 return await proceed()
             finally:
                 self.leave(token)
+        self._taken = None
         headers = delivery.headers
         name, attributes = self._known(delivery.source)
         parent = propagation.context_of(headers) if headers else Context()
@@ -113,6 +130,7 @@ class ActorSpans:
             links,
             (delivery,),
             proceed,
+            tracer=self._roots if headers.get(TRACEPARENT) is None else self._tracer,
         )
 
     async def handling_together(self, deliveries: Sequence[Delivery], proceed: Callable[[], Awaitable[Any]]) -> Any:
@@ -144,6 +162,9 @@ class ActorSpans:
     def failed(self, delivery: Delivery, error: BaseException, ending: Ending) -> Mapping[str, Json]:
         kept, span = self._failed.pop(id(delivery), (None, INVALID_SPAN_CONTEXT))
         if kept is not delivery:
+            if self._ratio is not None and TRACEPARENT not in delivery.headers and isinstance(ending.settlement, Retry):
+                # Not sampled: so are its other attempts, and not a part of them by chance.
+                return {TRACEPARENT: propagation.traceparent_of(propagation.UnsampledRoot().get_span_context())}
             return NO_HEADERS
         added: dict[str, Json] = {}
         if self._links_attempts and span.trace_flags.sampled:
@@ -177,9 +198,10 @@ class ActorSpans:
         proceed: Callable[[], Awaitable[Any]],
         *,
         together: bool = False,
+        tracer: Tracer | None = None,
     ) -> Any:
         try:
-            span = self._tracer.start_span(
+            span = (tracer or self._tracer).start_span(
                 name,
                 context=parent,
                 kind=SpanKind.CONSUMER,

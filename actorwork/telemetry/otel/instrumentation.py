@@ -19,7 +19,7 @@ from actorwork.shown import Shown
 from actorwork.telemetry.otel import conventions
 from actorwork.telemetry.otel.conventions import SCHEMA_URL, SCOPE, own_version
 from actorwork.telemetry.otel.handling import ActorSpans
-from actorwork.telemetry.otel.sampling import goes_by_parent
+from actorwork.telemetry.otel.sampling import Sampling
 from actorwork.telemetry.otel.sending import MessageSpans, tracer_of
 
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ class OpenedTelemetry:
             self._shared,
             self._tracer,
             self._logger,
-            # Without a parent the flag of the message decides nothing: the sampler is asked.
-            skips_unsampled=is_child and goes_by_parent(provider or get_tracer_provider()),
+            # Where spans have no parent, the flag of the message decides nothing: the sampler is asked.
+            sampling=Sampling.of(provider or get_tracer_provider(), self._tracer) if is_child else Sampling(),
             is_child=is_child,
             links_attempts=self._options.link_attempts,
         )

@@ -8,6 +8,7 @@ handler sends, and the clients that are instrumented in it, stay in their trace 
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -50,6 +51,19 @@ class UnsampledParent(NonRecordingSpan):
         return span_context_from(self._headers)
 
 
+class UnsampledRoot(NonRecordingSpan):
+    """The span of what has no parent and is not sampled; it has ids once it is asked for them."""
+
+    def __init__(self) -> None:
+        self._made: SpanContext | None = None
+
+    def get_span_context(self) -> SpanContext:
+        if self._made is None:
+            trace_id, span_id = random.getrandbits(128) or 1, random.getrandbits(64) or 1
+            self._made = SpanContext(trace_id, span_id, is_remote=False)
+        return self._made
+
+
 def is_unsampled(traceparent: object) -> bool:
     """Whether a header is of the known version, and says that its trace is not sampled; looks at its end alone."""
     # Only bit 0 of the flags is about sampling, and bit 1 says that the ids are random: both are even then.
@@ -65,6 +79,12 @@ def unsampled_context(headers: Mapping[str, Json]) -> Context:
     """Return the context of a message that is not sampled, with its baggage."""
     context = Context({_SPAN_KEY: UnsampledParent(headers)})
     return _with_baggage(context, headers) if BAGGAGE in headers else context
+
+
+def unsampled_root(headers: Mapping[str, Json]) -> Context:
+    """Return the context of a message that came without one and is not sampled, with its baggage."""
+    context = Context({_SPAN_KEY: UnsampledRoot()})
+    return _with_baggage(context, headers) if headers and BAGGAGE in headers else context
 
 
 def context_of(headers: Mapping[str, Json]) -> Context:
