@@ -1,6 +1,7 @@
 """Pages and their JSON, and what can be done from them."""
 
 import json
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -340,6 +341,52 @@ async def test_a_message_is_sent():
         assert "did you mean" in (await guest.do("/messages/send", 404, actor="tilt", payload="1"))["error"]
         await guest.do("/messages/send", 400, actor="till", source="orders", payload="1")
         await guest.do("/messages/send", 400, actor="till", payload="no json")
+
+
+async def test_a_message_may_have_a_key_and_a_delay_and_a_page_has_the_form():
+    async with visit() as guest:
+        await enter(guest.broker, {"till": ["orders"]})
+        page = await guest.page("/send?actor=till")
+        assert 'value="till"' in page
+        assert '<option value="orders">' in page
+        assert "/send?actor=till" in await guest.page("/actors")
+        plan = await guest.do("/messages/send", source="orders", payload="1", delay="1h30m", key="ann", dry_run=True)
+        assert plan["question"] == "Send this message to the source 'orders', 1h30m from now?"
+        await guest.do("/messages/send", source="orders", payload="1", delay="1h30m", key="ann")
+        (held,) = await guest.broker.delayed.list("orders")
+        assert held.due - time.time() == pytest.approx(5400, abs=600)
+        for wrong in ("soon", "inf", "-1s"):
+            await guest.do("/messages/send", 400, source="orders", payload="1", delay=wrong)
+    async with visit("operator") as guest:
+        await guest.page("/send", 403)
+        assert "/send" not in await guest.page("/actors")
+
+
+async def test_a_source_is_purged_after_it_was_counted():
+    async with visit() as guest:
+        await enter(guest.broker, {"till": ["orders"]})
+        await guest.broker.publish([Envelope("orders", f"m{n}", b"1") for n in range(3)])
+        await guest.broker.publish([Envelope("orders", "later", b"1", delay=3600)])
+        assert 'aria-label="Purge orders"' in await guest.page("/sources")
+        plan = await guest.do("/sources/purge", source="orders", dry_run=True)
+        assert plan["question"].startswith("Drop 4 messages of 'orders' for good (3 ready, 1 delayed)?")
+        assert (plan["how_many"], plan["is_grave"]) == (4, True)
+        assert await guest.broker.backlog("orders") == 3
+        done = await guest.do("/sources/purge", source="orders", reason="a test order")
+        assert done["done"] == "dropped 4 messages of 'orders'"
+        assert await guest.broker.backlog("orders") == 0
+        (entry,) = await guest.broker.audit.list()
+        assert (entry.action, entry.what, entry.reason, entry.how_many) == (
+            "purge",
+            "source orders",
+            "a test order",
+            4,
+        )
+        assert "waits that no node" in (await guest.do("/sources/purge", 404, source="orders"))["error"]
+        await guest.do("/sources/purge", 400, source="no source!")
+        assert "Purge orders" not in await guest.page("/sources")
+    async with visit("operator") as guest:
+        await guest.do("/sources/purge", 403, source="orders")
 
 
 async def test_lists_are_bounded_and_say_so():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from contextlib import suppress
 from typing import Any, Final
 
 from actorwork import codec
+from actorwork.durations import parsed
 from actorwork.errors import CodecError
 from actorwork.inspection import as_json
 from actorwork.inspection.letters import json_or_text
@@ -16,9 +18,12 @@ from actorwork.settings import SOURCE, SOURCE_IN_WORDS, default_source, identity
 from actorwork.state.known_actors import known_actors, unknown_actor, unknown_source
 from actorwork.web.pages.letters import letter_in_json
 from actorwork.web.pages.overview import inspection_of
+from actorwork.web.rendering import since
 from actorwork.web.request import Action, Done, Form, Page, Plan, Refused, Sight, not_found
 
 MOST_DELAYED: Final = 3000
+MOST_NAMES: Final = 500
+"""Actors and sources that a form suggests."""
 SEARCHED: Final = 2000
 """So many dead letters, and delayed messages, are searched for the id of a message."""
 
@@ -132,6 +137,24 @@ async def plan_cancel(sight: Sight, form: Form) -> Plan:
     )
 
 
+async def view_send(sight: Sight) -> dict[str, Any]:
+    """Show a form for a message."""
+    known = await known_actors(sight.broker.values)
+    return {
+        "actor": sight.text("actor"),
+        "source": sight.text("source"),
+        "key": sight.text("key"),
+        "actors": sorted(known)[:MOST_NAMES],
+        "sources": sorted({source for sources in known.values() for source in sources if not _is_own(source)})[
+            :MOST_NAMES
+        ],
+    }
+
+
+def _is_own(source: str) -> bool:
+    return source.startswith("worker:") and source.endswith(":source")
+
+
 async def plan_send(sight: Sight, form: Form) -> Plan:
     """Plan to send a message to an actor or a source."""
     actor, source = form.text("actor"), form.text("source")
@@ -148,21 +171,35 @@ async def plan_send(sight: Sight, form: Form) -> Plan:
     except (CodecError, UnicodeEncodeError) as error:
         raise Refused(f"the payload is not JSON: {error}") from None
 
+    try:
+        delay = parsed(form.text("delay")) if form.text("delay").strip() else 0.0
+    except ValueError as error:
+        raise Refused(f"the delay: {error}") from None
+    if not math.isfinite(delay):
+        raise Refused("a delay is finite")
+
     async def do() -> Done:
         envelope = Envelope(
             source=source or default_source(identity(actor)),
             id=sight.sending,
             data=data,
             type=form.text("type") or None,
+            key=form.text("key") or None,
+            delay=delay,
         )
         await sight.broker.publish([envelope])
         return Done(f"sent {envelope.id}", 1)
 
     to = f"the actor {actor!r}" if actor else f"the source {source!r}"
-    return Plan(question=f"Send this message to {to}?", what=f"message to {to}", do=do, back="/sources")
+    later = f", {since(delay)} from now" if delay else ""
+    return Plan(question=f"Send this message to {to}{later}?", what=f"message to {to}", do=do, back="/sources")
 
 
-PAGES = (Page("/message", "Message", "message.html", view), Page("/delayed", "Delayed", "delayed.html", view_delayed))
+PAGES = (
+    Page("/message", "Message", "message.html", view),
+    Page("/delayed", "Delayed", "delayed.html", view_delayed),
+    Page("/send", "Send a message", "send.html", view_send, permission="send", is_live=False),
+)
 ACTIONS = (
     Action("/messages/cancel", "cancel", "cancel", plan_cancel),
     Action("/messages/send", "send", "send", plan_send),

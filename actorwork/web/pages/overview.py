@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import anyio
 
+from actorwork.clients.purging import PORTION
 from actorwork.inspection import Inspection, PartReport, SourceInfo, as_json
-from actorwork.settings import default_source, identity
+from actorwork.settings import SOURCE, SOURCE_IN_WORDS, default_source, identity
+from actorwork.state.known_actors import known_actors
+from actorwork.web.rendering import word
 from actorwork.web.request import Action, Done, Form, Page, Plan, Refused, Sight, not_found
 
 MOST: Final = 3000
@@ -17,6 +20,8 @@ SHOWN: Final = 300
 """So many of them if the page does not ask for more: a page that follows is sent again each second."""
 NODES: Final = 100
 """Nodes on a page."""
+MOST_PURGED: Final = 100_000
+"""Messages that one action drops."""
 PARTS: Final = 600
 """Parts of a tree on a page."""
 
@@ -180,6 +185,46 @@ async def plan_cancel_in_hand(sight: Sight, form: Form) -> Plan:
     return Plan(question=f"Cancel message {message}?", what=what, do=do, is_grave=True, back="/actors")
 
 
+async def plan_purge(sight: Sight, form: Form) -> Plan:
+    """Plan to drop what is in a source and no node has been given."""
+    source = form.needed("source")
+    if not SOURCE.fullmatch(source):
+        raise Refused(f"a source is {SOURCE_IN_WORDS}, got {source[:300]!r}")
+    purging = sight.broker.purging
+    found = await purging.count(source)
+    if not found.total:
+        raise not_found(f"nothing of {source!r} waits that no node has been given")
+    most = min(found.total, MOST_PURGED)
+    reason = form.text("reason") or "its source was purged"
+
+    async def do() -> Done:
+        dropped = 0
+        while dropped < most:
+            some = await purging.drop(source, reason=reason, most=min(PORTION, most - dropped))
+            dropped += some
+            if some == 0:
+                break
+        return Done(f"dropped {dropped:,} {word(dropped, 'message')} of {source!r}", dropped)
+
+    kinds = {"ready": found.ready, "delayed": found.delayed, "behind others with their key": found.behind}
+    parts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items() if count)
+    steps = f" {found.steps:,} of them are steps of runs, which end with them." if found.steps else ""
+    more = f" There are {found.total:,}; one action drops {MOST_PURGED:,} at most." if found.total > most else ""
+    return Plan(
+        question=f"Drop {most:,} {word(most, 'message')} of {label_of(source, await _titles(sight))!r} for good"
+        f" ({parts})?{steps}{more} What a node has been given stays.",
+        what=f"source {source}",
+        do=do,
+        how_many=most,
+        is_grave=True,
+        back="/sources",
+    )
+
+
+async def _titles(sight: Sight) -> Sequence[str]:
+    return sorted(await known_actors(sight.broker.values))
+
+
 PAGES = (
     Page("/overview", "Overview", "overview.html", view),
     Page("/nodes", "Nodes", "nodes.html", view_nodes),
@@ -191,4 +236,5 @@ PAGES = (
 ACTIONS = (
     Action("/nodes/stop", "stop node", "stop_node", plan_stop),
     Action("/nodes/cancel", "cancel", "cancel", plan_cancel_in_hand),
+    Action("/sources/purge", "purge", "drop", plan_purge),
 )
