@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import attrs
 
@@ -611,6 +611,47 @@ class Purgeable(Value):
         return self.ready + self.delayed + self.behind
 
 
+Where: TypeAlias = Literal["ready", "behind", "delayed"]
+"""Where messages of a source are: in its streams (in hand too), behind others with their key, or held back."""
+
+
+@attrs.frozen(eq=False, repr=False)
+class SeenIds(Value):
+    """Ids that a source has seen: `stem`-`number` (hexadecimal) for the numbers of all ranges, each of which is a first
+    number and how many; without ranges, `stem` itself.
+    """
+
+    stem: str
+    ranges: tuple[tuple[int, int], ...] = ()
+
+
+class Copies(Protocol):
+    """Reads all that a source holds, to be copied to another broker, and writes what only a copy writes.
+
+    Messages are written by `Broker.publish`, whose marks make each enter once.
+    """
+
+    async def messages(self, source: str, where: Where, after: str) -> tuple[Sequence[Envelope], str | None]:
+        """Return a page of messages, and after which to go on; None if these are the last. The first is after "".
+
+        Those of one key come in their order. Held back ones have their moment in `at`. One that some of several groups
+        have settled, and one has not, is for that group. A foreign producer's comes as the JSON object of its fields.
+        """
+        ...
+
+    async def seen(self, source: str) -> Sequence[SeenIds]:
+        """Return the ids that are marked as seen."""
+        ...
+
+    async def add_seen(self, source: str, seen: Sequence[SeenIds]) -> None:
+        """Mark ids as seen, for a day."""
+        ...
+
+    async def add_letters(self, source: str, letters: Sequence[DeadLetter]) -> int:
+        """Add dead letters of another broker; return how many were new: for a day it is remembered which ones came."""
+        ...
+
+
 class Purging(Protocol):
     """Drops messages of a source that no node has been given, in portions."""
 
@@ -919,6 +960,9 @@ class Broker(Protocol):
 
     @property
     def purging(self) -> Purging: ...
+
+    @property
+    def copies(self) -> Copies: ...
 
     async def publish(self, envelopes: Sequence[Envelope]) -> int:
         """Store messages; return how many were new (a message whose id was seen before is dropped).

@@ -6,6 +6,7 @@ import click
 
 from actorwork.cli.audit import audit
 from actorwork.cli.configuring import config
+from actorwork.cli.copying import export, import_
 from actorwork.cli.dead_letters import dead
 from actorwork.cli.doctor import doctor
 from actorwork.cli.entities import entities
@@ -71,6 +72,8 @@ for command in (
     messages,
     entities,
     purge,
+    export,
+    import_,
     audit,
     web,
     health,

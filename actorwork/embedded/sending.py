@@ -30,6 +30,7 @@ from actorwork.message import (
 
 if TYPE_CHECKING:
     from actorwork.embedded.audit import EmbeddedAudit
+    from actorwork.embedded.copies import EmbeddedCopies
     from actorwork.embedded.entities import EmbeddedEntities
     from actorwork.embedded.purging import EmbeddedPurging
     from actorwork.embedded.reports import EmbeddedCommands, EmbeddedReports
@@ -104,6 +105,13 @@ class EmbeddedSending:
         from actorwork.embedded.purging import EmbeddedPurging  # noqa: PLC0415
 
         return EmbeddedPurging(self._asked)
+
+    @property
+    def copies(self) -> EmbeddedCopies:
+        # Imported here: few programs copy a source.
+        from actorwork.embedded.copies import EmbeddedCopies  # noqa: PLC0415
+
+        return EmbeddedCopies(self._asked)
 
     @property
     def audit(self) -> EmbeddedAudit:

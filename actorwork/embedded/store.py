@@ -192,6 +192,11 @@ class Store:
         """Return the number of a source, if there is one. Needs no transaction."""
         return self._sources.find(name)
 
+    @property
+    def seen(self) -> SeenIds:
+        """The ids that were seen."""
+        return self._seen
+
     def source(self, name: str) -> int:
         """Return the number of a source, which is created if it is new."""
         return self._sources.number(name)

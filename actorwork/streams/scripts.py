@@ -65,6 +65,7 @@ ENTITY: Final = _script("entity", "clock", "entities")
 LIST_DELAYED: Final = _script("list_delayed")
 CANCEL: Final = _script("cancel", *_JOINING)
 PAYLOADS: Final = _script("payloads", *_ORDERING)
+COPY: Final = _script("copy")
 PURGE: Final = _script("purge", *_JOINING)
 RUN: Final = _script("run", *_JOINING)
 
@@ -100,6 +101,7 @@ ALL: Final = (
     LIST_DELAYED,
     CANCEL,
     PAYLOADS,
+    COPY,
     PURGE,
     RUN,
 )

@@ -29,6 +29,7 @@ from actorwork.streams.values import RedisValues
 
 if TYPE_CHECKING:
     from actorwork.streams.audit import RedisAudit
+    from actorwork.streams.copies import RedisCopies
     from actorwork.streams.durable import DurablePublisher
     from actorwork.streams.entities import RedisEntities
     from actorwork.streams.purging import RedisPurging
@@ -113,6 +114,13 @@ class RedisSending:
         from actorwork.streams.purging import RedisPurging  # noqa: PLC0415
 
         return RedisPurging(self._commands)
+
+    @property
+    def copies(self) -> RedisCopies:
+        # Imported here: few programs copy a source.
+        from actorwork.streams.copies import RedisCopies  # noqa: PLC0415
+
+        return RedisCopies(self._commands)
 
     @property
     def audit(self) -> RedisAudit:
