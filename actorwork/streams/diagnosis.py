@@ -89,10 +89,11 @@ NEEDED: Final = (
     ("CLIENT", "stopping at once"),
 )
 # Without these everything works, and something is slower.
-_USEFUL: Final = (
+USEFUL: Final = (
     ("MULTI", "publishing in one step", "each message is published by a script, which costs the server twice as much"),
     ("EXEC", "publishing in one step", "each message is published by a script, which costs the server twice as much"),
     ("CLIENT|KILL", "publishing in one step", "each message is published by a script, which costs the server more"),
+    ("LRANGE", "exporting a source", "a source in which messages wait behind others with their key cannot be exported"),
 )
 _ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "XADD": ("{key}", "*", "a", "b"),
@@ -113,6 +114,7 @@ _ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "RPUSH": ("{key}", "a"),
     "LPOP": ("{key}",),
     "LPUSH": ("{key}", "a"),
+    "LRANGE": ("{key}", "0", "0"),
     "RPOP": ("{key}",),
     "HKEYS": ("{key}",),
     "ZREVRANGE": ("{key}", "0", "0"),
@@ -174,6 +176,7 @@ async def look(client: Commands, address: Address) -> Sequence[Finding]:
     each = await facts_of_each(client)
     facts = each[0]
     findings += _of_each(each, address)
+    findings += await _managed(client)
     findings.append(await _clock(client))
     findings += await _permissions(client, facts)
     findings.append(await _script_runs(client))
@@ -251,7 +254,7 @@ def memory_and_durability(facts: Mapping[str, str] | RedisError) -> Sequence[Fin
         text = f"Redis {version}, wanted 6.2 or later"
         findings.append(Finding("version", "error", text, "upgrade the server"))
     else:
-        findings.append(Finding("version", "ok", f"Redis {version}"))
+        findings.append(_version(facts, version))
     findings.append(_eviction(facts.get("maxmemory_policy", ""), facts.get("maxmemory", "0")))
     if facts.get("loading") == "1":
         findings.append(Finding("loading", "warning", "the server is still loading its data"))
@@ -294,6 +297,26 @@ def _failover(facts: Mapping[str, str] | RedisError, address: Address) -> Sequen
     return findings
 
 
+def _version(facts: Mapping[str, str], version: str) -> Finding:
+    """Name the server: Valkey tells the version of Redis that it is compatible with, beside its own."""
+    if "valkey_version" in facts:
+        return Finding("version", "ok", f"Valkey {facts['valkey_version']}")
+    return Finding("version", "ok", f"{facts.get('server_name', 'redis').capitalize()} {version}")
+
+
+async def _managed(client: Commands) -> Sequence[Finding]:
+    """Say where settings are made, if not by CONFIG: at services that run the server for others."""
+    try:
+        await client.call("CONFIG", "GET", "maxmemory-policy", idempotent=True)
+    except NoPermissionError:
+        return ()  # A user of few rights, as in our own deployment: the administrator has them.
+    except RedisError as error:
+        text = f"CONFIG is not there ({error}): this seems to be a managed service"
+        advice = "make the settings that are named here in its console or parameter group, not by CONFIG SET"
+        return [Finding("managed", "ok", f"{text}; {advice}")]
+    return ()
+
+
 def version_of(text: str) -> tuple[int, ...] | None:
     parts = text.split(".")[:3]
     return tuple(map(int, parts)) if len(parts) > 1 and all(part.isdecimal() for part in parts) else None
@@ -333,7 +356,7 @@ async def _permissions(client: Commands, facts: Mapping[str, str] | RedisError) 
     source = f"actorwork-doctor-{os.urandom(16).hex()}"
     key = f"{keys.prefix(source)}doctor"
     channel = f"{keys.REPLIES}{source}"
-    names = [name for name, *_ in (*NEEDED, *_USEFUL)]
+    names = [name for name, *_ in (*NEEDED, *USEFUL)]
     calls = {
         name: [*name.split("|"), *(part.format(key=key, channel=channel) for part in _ARGUMENTS[name])]
         for name in names
@@ -354,7 +377,7 @@ async def _permissions(client: Commands, facts: Mapping[str, str] | RedisError) 
     ]
     findings += (
         Finding("permissions", "warning", f"this user may not use {name.replace('|', ' ')} ({why}): {so}", _right(name))
-        for name, why, so in _USEFUL
+        for name, why, so in USEFUL
         if name in missing
     )
     return findings or [Finding("permissions", "ok", "this user may do all that is needed")]

@@ -201,6 +201,10 @@ class RedisSending:
                 "durability=… cannot be confirmed on Redis Cluster yet, where each source has a primary of its own: "
                 "send without it, or use a primary with Sentinel (redis+sentinel://)"
             )
+        if self._address.cluster is not None:
+            raise BrokerError(
+                "a cluster takes no durability=…: set min-replicas-to-write 1 at its primaries, and send without"
+            )
         if self.durable is None:
             raise BrokerError("this client has no connection that waits for replicas: send without durability=…")
         return self.durable()

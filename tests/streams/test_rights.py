@@ -14,6 +14,7 @@ from actorwork.errors import BrokerError
 from actorwork.events import BrokerTrouble, Fenced, MessageLost
 from actorwork.message import RESULT_TTL, Envelope, Status, Unique
 from actorwork.policy.settlement import Ack, Fail, Retry
+from actorwork.streams.diagnosis import memory_and_durability
 from actorwork.testing.redis_server import RedisServer, open_redis_server
 from tests.patience import PATIENCE
 from tests.streams.bench_of_actors import WHY, Scene, inbox, open_scene, subscription
@@ -290,3 +291,35 @@ async def test_a_lost_message_whose_end_may_not_be_written_ends_when_the_right_i
             assert info is not None
             assert info.status is Status.FAILURE
             assert await admin.pending("orders", "group-a") == 0
+
+
+# ----------------------------------------------------------------------------------------------------- the doctor
+
+
+async def test_the_doctor_says_where_settings_are_made_if_not_by_config():
+    with open_redis_server(config={"rename-command": 'CONFIG ""'}) as server:
+        async with open_scene(server.url) as scene:
+            findings = {finding.subject: finding for finding in await scene.broker.diagnose()}
+    assert findings["managed"].level == "ok"
+    assert "in its console or parameter group, not by CONFIG SET" in findings["managed"].text
+    assert findings["scripts"].level == "ok"
+
+
+async def test_the_doctor_takes_no_server_for_a_managed_one_whose_user_has_few_rights(server: RedisServer):
+    async with open_scene_of_ann(server) as (scene, admin):
+        assert "managed" not in {finding.subject for finding in await scene.broker.diagnose()}
+        await admin.call("ACL", "SETUSER", "ann", "-config")
+        assert "managed" not in {finding.subject for finding in await scene.broker.diagnose()}
+
+
+@pytest.mark.parametrize(
+    ("facts", "text"),
+    [
+        ({"redis_version": "7.0.15"}, "Redis 7.0.15"),
+        ({"redis_version": "7.2.4", "server_name": "valkey", "valkey_version": "9.1.2"}, "Valkey 9.1.2"),
+        ({"redis_version": "7.2.4", "server_name": "redict"}, "Redict 7.2.4"),
+    ],
+)
+def test_the_doctor_names_a_server_by_its_own_name(facts: dict[str, str], text: str):
+    (finding,) = [one for one in memory_and_durability(facts) if one.subject == "version"]
+    assert (finding.level, finding.text) == ("ok", text)
