@@ -48,6 +48,8 @@ from actorwork.streams.transport.wire import is_list_of
 
 _BLOCK: Final = 5.0
 _MOST: Final = 1000
+_REPLIES_WITHIN: Final = 1.0
+"""Seconds that a read which is cancelled, or whose server is silent, is waited for."""
 _GROUP_PAUSES: Final = (0.0, 0.05, 0.2, 1.0)
 _PATIENCE: Final = 1.0
 """Seconds for which a server that is there may refuse a connection before the shared one is used."""
@@ -252,7 +254,7 @@ class Reader:
     async def _take(self, room: int) -> bool:
         """Read at most as many entries as there is room for, from any source; return whether there were any.
 
-        Shielded for a second: if the task stopped waiting for the reply, `recover` would have to look for its entries.
+        Shielded for a while: if the task stopped waiting for the reply, `recover` would have to look for its entries.
         """
         sources = self._sources
         levels, order = sources.levels_in_turn(self._turn), list(sources.streams)
@@ -262,7 +264,7 @@ class Reader:
         args = (sources.group, sources.incarnation, room, share, beginner, *map(len, levels))
         self._reading = sources.by_stream
         sources.must_recover = True
-        with trio.move_on_after(1, shield=True):
+        with trio.move_on_after(_REPLIES_WITHIN, shield=True):
             found = await self._client.run_script(scripts.TAKE, streams, args)
             sources.must_recover = False
             if not is_list_of(2, found):

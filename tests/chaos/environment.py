@@ -39,7 +39,7 @@ PROGRESS: Final = 30.0
 """Seconds after which nodes that could work, and do not, are stuck: a bound on progress, not on speed."""
 LAST: Final = 180.0
 """Seconds in which the remaining messages must be handled after the last fault."""
-SOON: Final = 15.0
+SOON: Final = 90.0
 """Seconds for what takes milliseconds, such as the end of an orphan."""
 
 
@@ -325,7 +325,7 @@ class Act:
     # ---------------------------------------------------------------------------------------------------------- server
 
     def ask(self, *command: object) -> Any:
-        connection: Any = redis.Redis(unix_socket_path=str(self.server.socket_path), protocol=2)
+        connection: Any = redis.Redis(unix_socket_path=str(self.server.socket_path), protocol=2, socket_timeout=None)
         with connection:
             return connection.execute_command(*command)
 

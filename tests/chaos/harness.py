@@ -392,7 +392,7 @@ class Harness:
         for member in self.members:
             await self._wait(lambda member=member: member.process.poll() is not None, f"the end of {member}", within=60)
             self._check_code(member, member.process.returncode)
-        await self._wait(lambda: not self._left(), "the end of all processes", within=20)
+        await self._wait(lambda: not self._left(), "the end of all processes", within=90)
 
     async def _settle_accounts(self, seconds: float) -> Result:
         receipts: list[int] = []

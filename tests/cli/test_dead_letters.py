@@ -361,7 +361,7 @@ def test_an_invalid_line_is_named_and_nothing_is_sent(shell: Shell, letters: dic
 
 def test_a_letter_that_cannot_be_replayed_does_not_keep_the_others(shell: Shell, redis_url: str):
     there = Shell(shell.folder, redis_url)
-    client: Any = cast("Any", redis.Redis).from_url(redis_url)
+    client: Any = cast("Any", redis.Redis).from_url(redis_url, socket_timeout=None)
     many = b"".join(b"2:%02d1:x" % (number % 100) if number < 100 else b"4:%04d1:x" % number for number in range(3600))
     with client:
         for name, message in (("1", ("m:data", "1")), ("2", ("packed", many)), ("3", ("m:data", "3"))):

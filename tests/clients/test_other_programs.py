@@ -602,7 +602,7 @@ def test_waits_in_vain_end_in_time_and_leave_no_subscription(
         async with aio.open_client(url) as client:
             await wait(client)
 
-    admin: Any = None if server is None else cast("Any", redis.Redis).from_url(server.url)
+    admin: Any = None if server is None else cast("Any", redis.Redis).from_url(server.url, socket_timeout=None)
 
     def channels() -> set[bytes]:
         """Return what somebody is subscribed to; at a file nobody can be."""

@@ -165,7 +165,7 @@ def test_the_clients_raise_the_same_exceptions_in_the_same_words(
         """Return the URL of a broker that has no messages."""
         if not server:
             return f"sqlite:///{tmp_path / name}.db"
-        admin: Any = cast("Any", redis.Redis).from_url(server)
+        admin: Any = cast("Any", redis.Redis).from_url(server, socket_timeout=None)
         admin.flushdb()
         admin.close()
         return server

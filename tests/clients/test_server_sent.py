@@ -78,7 +78,7 @@ async def open_client(url: str) -> AsyncGenerator[Client]:
 def watched(client: Client, url: str) -> object:
     """Return what a client watches, as the broker has it."""
     if not url.startswith("sqlite"):
-        commands = cast("Any", redis.Redis).from_url(url)
+        commands = cast("Any", redis.Redis).from_url(url, socket_timeout=None)
         with commands:
             return commands.pubsub_channels("*:watch*")
     changes = cast("Any", client)._sender.driver._changes

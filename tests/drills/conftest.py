@@ -342,7 +342,7 @@ class Redis:
 
     @contextmanager
     def _connected(self) -> Generator[Any]:
-        connection: Any = redis.Redis(unix_socket_path=str(self.server.socket_path), protocol=2)
+        connection: Any = redis.Redis(unix_socket_path=str(self.server.socket_path), protocol=2, socket_timeout=None)
         connection.response_callbacks.clear()
         with connection:
             yield connection

@@ -204,7 +204,7 @@ async def test_chords_within_chords_send_each_body_once_though_each_message_is_d
         assert await run.pause()
         assert deliver_again(url, here, source) == count
         before = drill.ledger.count("ended")
-        node = await drill.start_up("joins", url, lease=LEASE)
+        node = await drill.start_up("joins", url, lease=60)
         await drill.wait_notes("ended", before + 2 * count)
         await place.wait_empty(MEMBERS, JOINS)
         await node.stop()

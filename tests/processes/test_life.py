@@ -296,10 +296,10 @@ async def test_code_that_keeps_the_lock_of_python_is_seen_on_standard_error_and_
 
 @pytest.mark.long
 async def test_a_busy_process_whose_loop_runs_is_left_alone(file_url: str, seen: Events):
-    tree = Process([Worker], hang_timeout=2)
+    tree = Process([Worker], hang_timeout=8)
     async with open_system(tree, broker=file_url, emit=seen) as system, open_client(system.broker) as client:
-        await client.ref(Worker).ask({"what": "spin", "n": 2.6}, timeout=PATIENCE)
-        time.sleep(2.6)  # noqa: ASYNC251 - here it is the parent that does not look
+        await client.ref(Worker).ask({"what": "spin", "n": 8.6}, timeout=PATIENCE)
+        time.sleep(8.6)  # noqa: ASYNC251 - here it is the parent that does not look
         assert await client.ref(Worker).ask({}, timeout=PATIENCE) == pids(system)[0]
     assert seen.of(ProcessHung) == []
 

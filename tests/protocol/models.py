@@ -36,7 +36,7 @@ from actorwork.events import Event, Fenced, Released, StaleState
 from actorwork.message import Delivery, Envelope, Priority
 from actorwork.policy.runs.values import Plan, RunInfo, StepInfo
 from actorwork.policy.settlement import Settlement
-from actorwork.streams import keys, lease, scripts
+from actorwork.streams import keys, lease, reader as reading, reclaimer as reclaiming, scripts
 from actorwork.streams.entities import RedisEntities
 from actorwork.streams.node import RedisNode
 from actorwork.streams.publisher import Publisher
@@ -210,7 +210,7 @@ class Loop:
         self._ready = threading.Event()
         self._thread = threading.Thread(target=trio.run, args=(self._run,), daemon=True)
         self._thread.start()
-        self._ready.wait(10)
+        self._ready.wait(PATIENCE)
 
     async def _run(self) -> None:
         async with open_client(self._url, scripts=scripts.ALL) as self.client, trio.open_nursery() as self.nursery:
@@ -226,7 +226,7 @@ class Loop:
 
     def close(self) -> None:
         self._token.run_sync_soon(self._end.set)
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
 
 
 class LossyClient:
@@ -281,7 +281,7 @@ class RedisWorld:
         self._keys = keys.SourceKeys.of(SOURCE)
         self._entries: dict[str, Sequence[bytes]] = {}
         self.numbers = itertools.count(1)
-        self._redis: Any = redis.Redis(unix_socket_path=str(server.socket_path), protocol=2)
+        self._redis: Any = redis.Redis(unix_socket_path=str(server.socket_path), protocol=2, socket_timeout=None)
         self._redis.response_callbacks.clear()
 
     def start(self) -> RedisHand:
@@ -306,16 +306,18 @@ class RedisWorld:
         (reclaimer,), (reader,) = hand.node._reclaimers, hand.node._readers
         hand.sink.space = room
         hand.client.loses = loses
-        if tends:
-            await reclaimer.maintain()
-        if reads and hand.sink.credit() > 0:
-            with suppress(ConnectionError):  # As in `Reader.run`: it asks for recovery before the next read.
-                try:
-                    await reader._take(hand.sink.credit())
-                except ResponseError as error:
-                    # The first message of a priority has made a stream of its own, without a group yet.
-                    await reader._heal(error)
-                    await reader._take(hand.sink.credit())
+        # A machine that stands still for a second loses no reply, unless the model says so.
+        with patch.object(reading, "_REPLIES_WITHIN", PATIENCE), patch.object(reclaiming, "_PATIENCE", PATIENCE):
+            if tends:
+                await reclaimer.maintain()
+            if reads and hand.sink.credit() > 0:
+                with suppress(ConnectionError):  # As in `Reader.run`: it asks for recovery before the next read.
+                    try:
+                        await reader._take(hand.sink.credit())
+                    except ResponseError as error:
+                        # The first message of a priority has made a stream of its own, without a group yet.
+                        await reader._heal(error)
+                        await reader._take(hand.sink.credit())
         hand.client.loses = False
         return self._offered(hand)
 
@@ -331,7 +333,8 @@ class RedisWorld:
     async def _recover(self, hand: RedisHand) -> list[Delivery]:
         (reclaimer,) = hand.node._reclaimers
         hand.sink.space = 1000
-        await reclaimer.recover()
+        with patch.object(reclaiming, "_PATIENCE", PATIENCE):
+            await reclaimer.recover()
         return self._offered(hand)
 
     def settle(self, hand: Hand, endings: Sequence[Ending], *, loses: bool) -> list[bool]:

@@ -460,7 +460,7 @@ def check_machine(machine: type[ProtocolMachine], *, examples: int) -> None:
     run(machine, examples=examples, phases=tuple(Phase))
 
 
-def check_mutant(machine: type[ProtocolMachine], *, begins_with: int = SEED, examples: int = 3000) -> None:
+def check_mutant(machine: type[ProtocolMachine], *, begins_with: int = SEED, examples: int = 30_000) -> None:
     """See that the model finds what is wrong. From `SEED` it does so within a second.
 
     Which examples a seed stands for depends on the version of Hypothesis and on the source: there may be many.

@@ -49,7 +49,7 @@ async def test_a_lease_is_taken_though_its_connection_broke_in_between(redis_url
 
 
 async def test_a_lease_that_was_gone_before_the_node_knew_of_it_is_replaced_and_taken(redis_url: str) -> None:
-    server: Any = cast("Any", redis.Redis).from_url(redis_url)
+    server: Any = cast("Any", redis.Redis).from_url(redis_url, socket_timeout=None)
     lost: list[tuple[str, str]] = []
     lease = lease_at(redis_url, lost, lambda: server.delete(keys.lease(lease.incarnation)))
     with trio.fail_after(PATIENCE):

@@ -52,7 +52,9 @@ async def open_scene_of(server: RedisServer, user: str) -> AsyncGenerator[Scene]
 
 def producer(server: RedisServer) -> Any:
     """Return the connection of a producer who may do nothing but XADD to `orders`."""
-    return redis.Redis(unix_socket_path=str(server.socket_path), username="producer", password="secret")
+    return redis.Redis(
+        unix_socket_path=str(server.socket_path), username="producer", password="secret", socket_timeout=None
+    )
 
 
 def forge(server: RedisServer, *fields: str) -> None:

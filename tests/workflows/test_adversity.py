@@ -405,7 +405,7 @@ async def test_each_body_is_sent_once_though_every_message_is_delivered_twice_an
 
 
 def at(server: RedisServer) -> Any:
-    return redis.Redis(unix_socket_path=str(server.socket_path))
+    return redis.Redis(unix_socket_path=str(server.socket_path), socket_timeout=None)
 
 
 async def test_many_steps_of_a_source_that_is_no_stream_neither_hold_up_the_start_nor_the_others(

@@ -210,7 +210,7 @@ async def test_no_entry_of_nine_chords_in_a_row_is_a_kilobyte_larger_than_its_me
 
 
 def at(server: RedisServer) -> Any:
-    connection: Any = redis.Redis(unix_socket_path=str(server.socket_path), protocol=2)
+    connection: Any = redis.Redis(unix_socket_path=str(server.socket_path), protocol=2, socket_timeout=None)
     connection.response_callbacks.clear()
     return connection
 
