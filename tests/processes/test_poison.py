@@ -24,7 +24,7 @@ async def test_messages_that_kill_their_process_are_dead_letters_before_any_supe
     """Each of them kills three processes, far more within seconds than a supervisor tolerates of bugs of its own."""
     seen: list[Event] = []
     # As quick a start as there is, and a short limit for hanging: as many deaths as possible within the period.
-    tree = Process([Default], replicas=replicas, start_method="forkserver", hang_timeout=0.5)
+    tree = Process([Default], replicas=replicas, start_method="forkserver", hang_timeout=2)
     async with open_client(url) as client:
         sender = client.ref(Default)
         poison = [await sender.submit({"what": what, "n": 60 if what == "block" else 0}) for what in POISON]
