@@ -728,9 +728,9 @@ async def test_the_work_of_a_dead_node_is_taken_over_and_its_consumer_removed(re
 
 async def test_the_work_of_a_living_node_is_left_alone(redis_url: str):
     one, two = subscription(), subscription()
-    async with open_scene(redis_url) as scene, scene.node(one, lease=2), scene.node(two, lease=2):
+    async with open_scene(redis_url) as scene, scene.node(one, lease=5), scene.node(two, lease=5):
         await scene.send("orders", b"a")
-        await trio.sleep(2.6)
+        await trio.sleep(5.6)
         assert len(inbox(one).waiting) + len(inbox(two).waiting) == 1
 
 
@@ -897,9 +897,9 @@ async def test_the_lease_is_renewed_while_the_loop_is_blocked_and_gone_after_the
     import time
 
     async with open_scene(redis_url) as scene:
-        async with scene.node(subscription(), lease=2) as node:
+        async with scene.node(subscription(), lease=5) as node:
             key = f"actorwork:node:{node.incarnation}"
-            time.sleep(2.6)  # noqa: ASYNC251 - a handler that blocks
+            time.sleep(5.6)  # noqa: ASYNC251 - a handler that blocks
             assert await scene.call("PTTL", key) > 0
         assert await scene.call("EXISTS", key) == 0
         assert scene.told(LeaseLost) == []
