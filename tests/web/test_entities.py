@@ -169,6 +169,7 @@ async def test_a_state_of_a_later_schema_is_replaced_by_one_of_this_program():
         with trio.fail_after(60):
             while not (await guest.json("/entity", actor="account", key="ben"))["is_stalled"]:  # noqa: ASYNC110 - as above
                 await trio.sleep(0.01)
+        assert 'href="/entities?actor=account"' in await guest.page("/overview")
         page = await guest.page("/entity?actor=account&key=ben")
         assert "The programs that run now write states of the schema 1" in page
         await guest.do("/entities/put", actor="account", key="ben", state='{"n": 1}', schema="1", force=True)

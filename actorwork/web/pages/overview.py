@@ -43,7 +43,9 @@ async def view(sight: Sight) -> dict[str, Any]:
     titles = [actor.title for actor in found.actors]
     for source in facts["sources"]:
         source["label"] = label_of(source["name"], [*source["actors"], *titles])
+    stalled = {actor.title for actor in found.actors if actor.entities is not None and actor.entities.stalled}
     for problem in facts["problems"]:
+        problem["is_of_entity"] = problem["kind"] == "actor" and problem["name"] in stalled
         problem["label"] = label_of(problem["name"], titles) if problem["kind"] in _OF_SOURCES else problem["name"]
     return facts
 
