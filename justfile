@@ -93,8 +93,17 @@ _pages *arguments:
 drawings:
     python -m docs.drawings
 
+# the pictures of the README, of the shop of `just demo-web`: the extra `browser`, and chromium
+photographs:
+    python -m docs.drawings.photographs
+
 # follow the links of the documentation to other sites; the names of other packages become links too
 docs-links: (_pages "-b linkcheck -t online")
+
+# what operators copy, by tools that no test has: the extra `deploy`
+deploy-check:
+    hadolint Containerfile
+    kubernetes-validate --strict --quiet deploy/kubernetes/base/worker.yaml deploy/kubernetes/base/dashboard.yaml
 
 # what a release must pass: wheel and sdist, each built, checked, and used in an empty environment: the extra `release`
 release-check:
