@@ -11,11 +11,12 @@ import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from actorwork.asynchronous.redis import AsyncioRedis
 from actorwork.streams.transport.redis_py import RedisError
 from actorwork.streams.watches import LOOK_EVERY, Watches, channel_of
 
 if TYPE_CHECKING:
+    from actorwork.asynchronous.cluster import AsyncioCluster
+    from actorwork.asynchronous.redis import AsyncioRedis
     from actorwork.asynchronous.store import AsyncioStore
     from actorwork.embedded.watched import Topic
 
@@ -42,7 +43,7 @@ class _Task:
 class RedisChanges(_Task):
     """Implements `actorwork.abc.Changes`."""
 
-    def __init__(self, commands: AsyncioRedis) -> None:
+    def __init__(self, commands: AsyncioRedis | AsyncioCluster) -> None:
         super().__init__()
         self._commands = commands
         self.watches: Watches[RedisWatch] = Watches()

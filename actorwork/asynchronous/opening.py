@@ -14,7 +14,6 @@ from actorwork.brokers import is_file, is_redis, unknown_kind, url_of
 from actorwork.clients.client import Client
 from actorwork.clients.driver import OpenBroker
 from actorwork.clients.sender import Sender, checked_layers
-from actorwork.errors import BrokerError
 from actorwork.message import Durability, as_durability
 from actorwork.telemetry.logs import LogSink
 
@@ -78,12 +77,13 @@ async def _open_redis(url: str, stack: AsyncExitStack, emit: EventSink) -> tuple
             changes.watches.tell_all()
 
     address = Address.parse(url)
-    if address.cluster is not None:
-        raise BrokerError(
-            f"cannot open {address.url} here: clients on asyncio and without an event loop do not know Redis Cluster "
-            "yet; send from a program on Trio, or from an actor"
-        )
-    commands = AsyncioRedis(address, on_push, on_back, emit)
+    commands: AsyncioRedis | AsyncioCluster
+    if address.cluster is None:
+        commands = AsyncioRedis(address, on_push, on_back, emit)
+    else:
+        from actorwork.asynchronous.cluster import AsyncioCluster  # noqa: PLC0415 - few programs have one
+
+        commands = AsyncioCluster(address, on_push, on_back, emit)
     stack.push_async_callback(commands.aclose)
     await commands.open()
     with cannot(f"open {address.url}"):

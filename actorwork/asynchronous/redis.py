@@ -58,6 +58,10 @@ class AsyncioRedis(CommonCommands):
     def __repr__(self) -> str:
         return f"<AsyncioRedis of {self.address.url}, {'connected' if self._link else 'not connected'}>"
 
+    @property
+    def is_connected(self) -> bool:
+        return self._link is not None
+
     async def open(self) -> None:
         """Connect. Raises `BrokerError` if trying again cannot help; waits while the server cannot be reached."""
         failures = 0

@@ -10,13 +10,14 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
-from actorwork.asynchronous.redis import AsyncioRedis
 from actorwork.message import Outcome
 from actorwork.streams import entries, keys
 from actorwork.streams.transport.redis_py import RedisError, cannot
 
 if TYPE_CHECKING:
     from actorwork.abc import PendingOutcome
+    from actorwork.asynchronous.cluster import AsyncioCluster
+    from actorwork.asynchronous.redis import AsyncioRedis
     from actorwork.embedded.rows import ReplyAddress
 
 LOOK_EVERY: Final = 3.0
@@ -104,7 +105,7 @@ class RedisReplies(AsyncioReplies):
         super().__init__(keys.REPLIES + os.urandom(16).hex())
         self._look_now = asyncio.Event()
 
-    async def open(self, commands: AsyncioRedis) -> None:
+    async def open(self, commands: AsyncioRedis | AsyncioCluster) -> None:
         with cannot("wait for replies"):
             await commands.subscribe(self.address)
 

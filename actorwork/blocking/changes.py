@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from actorwork.blocking.redis import LOST, BlockingConnection, BlockingRedis, keep_for_ever
+from actorwork.blocking.redis import LOST, BlockingConnection, keep_for_ever
 from actorwork.blocking.store import BlockingStore
 from actorwork.streams.transport.redis_py import ResponseError, cannot
 from actorwork.streams.transport.wire import Push, pack
@@ -20,6 +20,8 @@ from actorwork.streams.watches import LOOK_EVERY, channel_of
 
 if TYPE_CHECKING:
     from actorwork.abc import Changes
+    from actorwork.blocking.cluster import BlockingCluster
+    from actorwork.blocking.redis import BlockingRedis
     from actorwork.embedded.watched import Topic
 
 FIRST_LOOK: Final = 0.001
@@ -31,7 +33,7 @@ REFUSED_PAUSE: Final = 0.5
 class ThreadChanges:
     """Returns the place of the calling thread in this process."""
 
-    def __init__(self, commands: BlockingRedis) -> None:
+    def __init__(self, commands: BlockingRedis | BlockingCluster) -> None:
         self._commands = commands
         self._here = threading.local()
 
@@ -51,7 +53,7 @@ class ThreadChanges:
 class RedisThreadChanges:
     """Implements `actorwork.abc.Changes` for one thread."""
 
-    def __init__(self, commands: BlockingRedis) -> None:
+    def __init__(self, commands: BlockingRedis | BlockingCluster) -> None:
         self.pid = os.getpid()
         self._commands = commands
         self._connection: BlockingConnection | None = None

@@ -14,12 +14,13 @@ from actorwork.clients import client as clients
 from actorwork.clients.driver import OpenBroker
 from actorwork.clients.sender import Sender, checked_layers
 from actorwork.durations import Duration, seconds_of
-from actorwork.errors import BrokerError
 from actorwork.message import Durability, as_durability
 from actorwork.telemetry.logs import LogSink
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker, EventSink, PublishMiddleware
+    from actorwork.blocking.cluster import BlockingCluster
+    from actorwork.blocking.redis import BlockingRedis
     from actorwork.streams.durable import DurablePublisher
 
 
@@ -66,12 +67,13 @@ def _open_redis(
     from actorwork.streams.transport.redis_py import cannot  # noqa: PLC0415
 
     address = Address.parse(url)
-    if address.cluster is not None:
-        raise BrokerError(
-            f"cannot open {address.url} here: clients on asyncio and without an event loop do not know Redis Cluster "
-            "yet; send from a program on Trio, or from an actor"
-        )
-    commands = BlockingRedis(address, deadlines, patience, emit)
+    commands: BlockingRedis | BlockingCluster
+    if address.cluster is None:
+        commands = BlockingRedis(address, deadlines, patience, emit)
+    else:
+        from actorwork.blocking.cluster import open_cluster  # noqa: PLC0415 - few programs have one
+
+        commands = open_cluster(address, deadlines, patience, emit)
     try:
         with cannot(f"open {address.url}"):
             run(refuse_what_loses_messages(commands, address, emit))

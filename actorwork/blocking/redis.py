@@ -121,6 +121,10 @@ class BlockingRedis(CommonCommands):
     def __repr__(self) -> str:
         return f"<BlockingRedis of {self.address.url}, {len(self._idle)} idle connections>"
 
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed
+
     # ---- commands ----
 
     async def call(self, *args: Any, idempotent: bool = False) -> Any:

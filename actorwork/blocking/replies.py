@@ -11,7 +11,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from actorwork.blocking.redis import LOST, BlockingConnection, BlockingRedis, keep_for_ever
+from actorwork.blocking.redis import LOST, BlockingConnection, keep_for_ever
 from actorwork.blocking.store import BlockingStore
 from actorwork.message import Outcome
 from actorwork.streams import entries, keys
@@ -20,6 +20,8 @@ from actorwork.streams.transport.wire import NOT_ENOUGH, Push
 
 if TYPE_CHECKING:
     from actorwork.abc import PendingOutcome, Replies
+    from actorwork.blocking.cluster import BlockingCluster
+    from actorwork.blocking.redis import BlockingRedis
     from actorwork.embedded.rows import ReplyAddress
 
 LOOK_EVERY: Final = 3.0
@@ -30,7 +32,7 @@ LONGEST_PAUSE: Final = 0.02
 class ThreadReplies:
     """Returns the replies of the calling thread in this process."""
 
-    def __init__(self, commands: BlockingRedis) -> None:
+    def __init__(self, commands: BlockingRedis | BlockingCluster) -> None:
         self._commands = commands
         self._here = threading.local()
 
@@ -50,7 +52,7 @@ class ThreadReplies:
 class RedisThreadReplies:
     """Implements `actorwork.abc.Replies` for one thread."""
 
-    def __init__(self, commands: BlockingRedis) -> None:
+    def __init__(self, commands: BlockingRedis | BlockingCluster) -> None:
         self.address = keys.REPLIES + os.urandom(16).hex()
         self.pid = os.getpid()
         self._commands = commands

@@ -1,6 +1,7 @@
 """Redis Cluster: every command where its keys are, also while these move."""
 
-from collections.abc import AsyncGenerator, Generator
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 import trio
 from redis.crc import key_slot as slot_by_redis_py
 
+from actorwork import Actor, Settings, open_system, receive
+from actorwork.asynchronous.opening import open_client as open_on_asyncio
 from actorwork.blocking.opening import open_client as open_blocking
 from actorwork.brokers import open_broker
 from actorwork.errors import BrokerError
@@ -195,9 +198,62 @@ async def test_a_server_that_is_in_no_cluster_says_what_to_do():
             pass
 
 
-def test_a_client_without_an_event_loop_refuses_a_cluster():
-    with pytest.raises(BrokerError, match="do not know Redis Cluster yet; send from a program on Trio"):
-        open_blocking("redis+cluster://127.0.0.1:1")
+# -------------------------------------------------------------------------------------------- clients of other programs
+
+
+class Doubler(Actor):
+    settings = Settings(title="doubler", sources={"orders"})
+
+    @receive
+    async def double(self, *, number: int) -> int:
+        return 2 * number
+
+
+def ask_in_a_thread(cluster: RedisCluster) -> list[int]:
+    with open_blocking(cluster.url) as client:
+        ref = client.ref(Doubler)
+        before = [ref.ask({"number": number}) for number in (1, 2)]
+        for name in NAMES:
+            client.ref(name).tell({"number": 0})
+        cluster.move("orders", another(cluster, cluster.owner("orders")))
+        return [*before, ref.ask({"number": 3}), ref.submit({"number": 4}).result()]
+
+
+def ask_on_asyncio(cluster: RedisCluster) -> list[int]:
+    async def ask() -> list[int]:
+        async with open_on_asyncio(cluster.url) as client:
+            ref = client.ref(Doubler)
+            before = [await ref.ask({"number": number}) for number in (1, 2)]
+            await asyncio.gather(*(client.ref(name).tell({"number": 0}) for name in NAMES))
+            await asyncio.to_thread(cluster.move, "orders", another(cluster, cluster.owner("orders")))
+            receipt = await ref.submit({"number": 4})
+            return [*before, await ref.ask({"number": 3}), await receipt.result()]
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("ask", [ask_in_a_thread, ask_on_asyncio])
+async def test_clients_of_all_kinds_follow_a_slot_and_get_their_answers(
+    cluster: RedisCluster, ask: Callable[[RedisCluster], list[int]]
+):
+    async with open_system(Doubler, broker=cluster.url) as system:
+        assert await trio.to_thread.run_sync(ask, cluster) == [2, 4, 6, 8]
+        assert isinstance(system.broker, RedisBroker)
+        assert [await system.broker.backlog(Settings(title=name).default_source) for name in NAMES] == [1] * len(NAMES)
+
+
+@pytest.mark.parametrize("kind", [open_blocking, open_on_asyncio])
+def test_clients_without_trio_say_that_a_server_is_in_no_cluster(kind: Callable[[str], Any]):
+    async def enter(url: str) -> None:
+        async with kind(url):
+            pass
+
+    with open_redis_server(tcp=True) as server, pytest.raises(BrokerError, match="is in no cluster"):
+        url = f"redis+cluster://127.0.0.1:{server.port}"
+        if kind is open_blocking:
+            kind(url)
+        else:
+            asyncio.run(enter(url))
 
 
 # ----------------------------------------------------------------------------------------------------------- the broker

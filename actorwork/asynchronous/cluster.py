@@ -1,0 +1,204 @@
+"""Commands to Redis Cluster on asyncio's loop: each at the primary that has its keys.
+
+Each primary has a client of its own (`AsyncioRedis`). One task asks for the layout when a primary says that a slot has
+moved, as long as one cannot be reached, and every now and then. What waits for a primary that is one no more goes to
+its successor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine, Sequence
+from random import SystemRandom
+from typing import Any, ClassVar, Final
+
+from actorwork.asynchronous.redis import LOST, AsyncioRedis
+from actorwork.errors import BrokerError
+from actorwork.events import BrokerBack, BrokerLost
+from actorwork.streams.transport.address import Address
+from actorwork.streams.transport.cluster_layout import Cluster, Layout, Place, shown
+from actorwork.streams.transport.redis_py import ConnectionError, RedisError  # noqa: A004
+from actorwork.streams.transport.routing import Routing
+
+_chance: Final = SystemRandom()
+_LOOK_EVERY: Final = (10.0, 20.0)
+_LOOK_SOON: Final = (0.2, 0.5)
+_PAUSES: Final = (0.02, 0.05, 0.1, 0.25)
+
+
+class _Closed(Exception):
+    """The client of a primary was closed: the primary is one no more."""
+
+
+class _Primary(AsyncioRedis):
+    """The client of one primary, which connects by itself."""
+
+    def start(self) -> None:
+        self._connecting = self._loop.create_task(self._reconnect())
+
+    def _issue(self, data: bytes, count: int, *, idempotent: bool) -> Any:
+        if self._is_closed:
+            raise _Closed
+        return super()._issue(data, count, idempotent=idempotent)
+
+    def abandon(self) -> None:
+        """End the connection; what has not been sent, or may be sent again, gets `_Closed`."""
+        self._is_closed = True
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._link is not None:
+            self._link.fail(ConnectionError(f"{self.address.url} is no primary any more"))
+        queued, self._queued = self._queued, []
+        for request in queued:
+            if not request.done.done():
+                request.done.set_exception(_Closed())
+
+
+class AsyncioCluster(Routing):
+    """Implements `streams.transport.commands.Commands`. Safe to use from any number of tasks of its loop."""
+
+    GONE: ClassVar[tuple[type[Exception], ...]] = (_Closed,)
+
+    def __init__(
+        self,
+        address: Address,
+        on_push: Callable[[list[Any]], None],
+        on_back: Callable[[], None],
+        emit: Callable[[BrokerLost | BrokerBack], None],
+    ) -> None:
+        assert address.cluster is not None  # noqa: S101 - it is the address of a cluster
+        self.address = address
+        self._cluster: Cluster = address.cluster
+        self._on_push = on_push
+        self._on_back = on_back
+        self._emit = emit
+        self._guarded = {}
+        self._layout = None
+        self._home = None
+        self._primaries: dict[Place, _Primary] = {}
+        self._carriers = self._primaries
+        self._ended = 0
+        """The connections of clients that were closed."""
+        self._channels: set[bytes] = set()
+        self._is_stale = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        return f"<AsyncioCluster of {self.address.url}, {len(self._primaries)} nodes>"
+
+    @property
+    def generation(self) -> int:
+        return self._ended + sum(one.generation for one in self._primaries.values())
+
+    async def open(self) -> None:
+        """Learn the layout. Raises `BrokerError` if trying again cannot help; waits while no member can be reached."""
+        while self._layout is None:
+            try:
+                self._adopt(await self._find())
+            except LOST as error:
+                self._emit(BrokerLost(str(error), _LOOK_SOON[1]))
+                await asyncio.sleep(_chance.uniform(*_LOOK_SOON))
+        self._begin(self._keep_layout())
+
+    # ---- commands ----
+
+    async def _pause(self, times: int) -> None:
+        await asyncio.sleep(_PAUSES[min(times, len(_PAUSES)) - 1] * _chance.uniform(0.5, 1.0))
+
+    async def _all(self, jobs: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+        await asyncio.gather(*(job() for job in jobs))
+
+    async def _is_tried_again(self, error: Exception, place: Place) -> bool:
+        return False  # What may be sent again has been, by the client of the primary.
+
+    async def subscribe(self, channel: str | bytes) -> None:
+        name = channel.encode() if isinstance(channel, str) else channel
+        self._channels.add(name)
+        try:
+            await self._at_home(name, is_wanted=True)
+        except RedisError:
+            self._channels.discard(name)
+            raise
+
+    async def unsubscribe(self, channel: str | bytes) -> None:
+        name = channel.encode() if isinstance(channel, str) else channel
+        self._channels.discard(name)
+        await self._at_home(name, is_wanted=False)
+
+    async def _at_home(self, channel: bytes, *, is_wanted: bool) -> None:
+        while True:
+            await self._wait_layout()
+            assert self._home is not None  # noqa: S101 - there is a layout
+            client = self._primaries[self._home]
+            try:
+                await (client.subscribe(channel) if is_wanted else client.unsubscribe(channel))
+            except _Closed:
+                await self._pause(1)
+            else:
+                return
+
+    async def _subscribe_again(self, channel: bytes) -> None:
+        # If its right was taken away: those who wait look now and then.
+        with contextlib.suppress(RedisError, BrokerError):
+            await self._at_home(channel, is_wanted=True)
+
+    # ---- the layout ----
+
+    async def _wait_layout(self) -> None:
+        if self._is_closed:
+            raise BrokerError(f"this client of {self.address.url} is closed")
+
+    def _look_now(self) -> None:
+        self._is_stale.set()
+
+    async def _find(self) -> Layout:
+        away = frozenset(place for place, client in self._primaries.items() if not client.is_connected)
+        return await asyncio.to_thread(self._cluster.find, self._layout, away)
+
+    async def _keep_layout(self) -> None:
+        while True:
+            is_whole = all(client.is_connected for client in self._primaries.values())
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(
+                    self._is_stale.wait(), _chance.uniform(*(_LOOK_EVERY if is_whole else _LOOK_SOON))
+                )
+            self._is_stale.clear()
+            # If no member answers: the clients of the primaries report that they are lost.
+            with contextlib.suppress(BrokerError, *LOST):
+                self._adopt(await self._find())
+            await self._pause(2)
+
+    def _adopt(self, layout: Layout) -> None:
+        self._layout = layout
+        for place in tuple(self._primaries):
+            if place not in layout.primaries:
+                client = self._primaries.pop(place)
+                self._ended += client.generation
+                client.abandon()
+        for place in layout.primaries:
+            if place not in self._primaries:
+                url = f"{self.address.url.partition('+')[0]}://{shown(place)}"
+                address = Address(url, self._cluster.connection_class, self._cluster.options_at(place))
+                client = self._primaries[place] = _Primary(address, self._on_push, self._on_back, self._emit)
+                client.start()
+        if self._home not in self._primaries:
+            self._home = layout.primaries[0]
+            for channel in self._channels:
+                self._begin(self._subscribe_again(channel))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def aclose(self) -> None:
+        """Close the connections; requests that wait are cancelled."""
+        self._is_closed = True
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for client in self._primaries.values():
+            await client.aclose()
