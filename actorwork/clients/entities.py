@@ -147,7 +147,7 @@ class EntityRef(StreamRef[A_co]):
             data, before = dumps(cast("Json", value)), await broker.entities.get(self.source, group, key)
             schema, ttl, history = 0 if before is None else before.schema, None, 0
         else:
-            data, schema = self._schema.write(value, {}), self._schema.version
+            data, schema = self._schema.write(value), self._schema.version
             ttl, history = self._entities.ttl, self._entities.history
         async with audited(broker.audit, "put-state", f"{self.title}/{key}", reason=reason) as action:
             new = await broker.entities.put(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from actorwork.actors.entities.schema import StateSchema
@@ -11,7 +10,7 @@ from actorwork.policy.entities import StateChange
 
 if TYPE_CHECKING:
     from actorwork.actors.context.in_flight import InFlight
-    from actorwork.message import Json
+    from actorwork.actors.entities.unknown import Rest
     from actorwork.policy.entities import StoredState
     from actorwork.settings import Entities
 
@@ -65,7 +64,7 @@ class Activation:
         """The delivery that uses it."""
         self.fate: str = ""
         """Why the delivery that uses it cannot end as its handler wants: `fenced`, or `stale`."""
-        self._unknown: Mapping[str, Json] = {}
+        self._unknown: Rest | None = None
 
     def __repr__(self) -> str:
         return f"<activation of {self.key!r}, version {self.version}>"
@@ -74,7 +73,7 @@ class Activation:
         """Take a state over; raises what its JSON does if it cannot be read."""
         if state is None:
             self.entity.state = schema.first()
-            self.data = schema.write(self.entity.state, {})
+            self.data = schema.write(self.entity.state)
             return
         self.entity.state, self._unknown = schema.read(state.data, state.schema)
         self.version, self.stamp, self.data, self.schema = state.version, state.stamp, state.data, state.schema

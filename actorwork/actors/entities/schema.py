@@ -4,7 +4,7 @@ The version of a state's schema is 1, or one more than that of its last migratio
 
     older than ours    the migrations are applied to the JSON, one after the other
     newer than ours    the state is for nodes that know it: this one hands the message back
-    the same           fields that this program does not know are kept beside the state, and written back unchanged
+    the same           fields that this program does not know are kept beside the state, and written back (unknown.py)
 
 The last is what lets a field be added without a migration: an older node does not cut what a newer one wrote.
 """
@@ -16,6 +16,7 @@ from typing import Any, Final, TypeAlias, TypeVar, cast, get_args, get_origin
 
 import attrs
 
+from actorwork.actors.entities.unknown import Rest, join, split
 from actorwork.codec import check_type, dumps, encode_as, field_types, is_message_class, is_record, loads, structure
 from actorwork.errors import CodecError, Fail, SettingsError
 from actorwork.message import Json
@@ -121,8 +122,8 @@ class StateSchema:
                 f" defaults ({error})"
             ) from error
 
-    def read(self, data: bytes, version: int) -> tuple[Any, Mapping[str, Json]]:
-        """Return a state, and those of its fields that this program does not know.
+    def read(self, data: bytes, version: int) -> tuple[Any, Rest | None]:
+        """Return a state, and what this program does not know of it.
 
         Raises `NewerSchemaError`, `CodecError`, and what migrations raise. A state that was put without a version
         (0) has ours.
@@ -132,22 +133,15 @@ class StateSchema:
         value: Any = loads(data)
         for step in range(version or self.version, self.version):
             value = self.migrations[step](value)
-        unknown: dict[str, Json] = {}
-        if is_record(self.type) and isinstance(value, dict):
-            known, fields = field_types(self.type), cast("dict[str, Json]", value)
-            unknown = {name: one for name, one in fields.items() if name not in known}
-            if unknown:
-                value = {name: one for name, one in fields.items() if name in known}
-        return structure(cast("Json", value), self.type), unknown
+        known, unknown = split(cast("Json", value), self.type)
+        return structure(known, self.type), unknown
 
-    def write(self, value: Any, unknown: Mapping[str, Json]) -> bytes:
+    def write(self, value: Any, unknown: Rest | None = None) -> bytes:
         """Return the JSON of a state; raises `Fail` for one that is too large or cannot be written."""
         try:
             data = encode_as(value, self.type)
-            if unknown:
-                known = loads(data)
-                if isinstance(known, dict):
-                    data = dumps({**unknown, **known})
+            if unknown is not None:
+                data = dumps(join(loads(data), unknown))
         except CodecError as error:
             path = _path_to(value, self.type, "state")
             raise Fail(f"the state cannot be kept: {path} {error}") from error
