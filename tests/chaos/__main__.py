@@ -3,6 +3,7 @@
     python -m tests.chaos --seconds 60 --seed 7
     python -m tests.chaos --seconds 3600 --acts kept,embedded --verbose
     python -m tests.chaos --chords 1000 --seed 7 --broker sqlite
+    python -m tests.chaos --entities 60 --seed 7
 
 A run has rounds of a minute. The first one has the given seed, each further one the next seed. A round has three acts:
 
@@ -12,6 +13,8 @@ A run has rounds of a minute. The first one has the given seed, each further one
 
 With `--chords` there is one act instead, of that many chords of ten members, at Redis or the embedded broker. Faults of
 nodes go on until the last one was started; each body must run to one accepted end, with the values of its own members.
+With `--entities` there is one of numbers that are appended to the states of 200 keys, for that many seconds: each state
+must list its own, once and in order.
 
 A failing run prints the command that repeats it. The plan of faults is then the same, but the timing is not, so
 repeat it more than once.
@@ -35,11 +38,13 @@ import trio
 from actorwork.groups import leaves
 
 from .chord_act import BROKERS, ChordAct
+from .entity_act import EntityAct
 from .environment import Act
 
 SHARES: Final = {"kept": 0.5, "forgetful": 0.25, "embedded": 0.25}
 ROUND: Final = 60.0
 CHORDS: Final = 1000
+ENTITIES: Final = 60.0
 
 
 def tell(text: str) -> None:
@@ -56,7 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--chords", type=int, nargs="?", const=CHORDS, help=f"play chords: how many (default: {CHORDS})"
     )
-    parser.add_argument("--broker", choices=BROKERS, default="redis", help="broker of the chords (default: redis)")
+    parser.add_argument(
+        "--entities", type=float, nargs="?", const=ENTITIES, help=f"play entities: seconds (default: {ENTITIES:g})"
+    )
+    parser.add_argument("--broker", choices=BROKERS, default="redis", help="broker of these two (default: redis)")
     parser.add_argument("--verbose", action="store_true", help="print each fault")
     chosen = parser.parse_args(arguments)
     acts = chosen.acts.split(",")
@@ -67,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--chords wants a number of at least 1, got {chosen.chords}")
     if chosen.chords is not None:
         return 0 if play_chords(seed, chosen.chords, chosen.broker, is_verbose=chosen.verbose) else 1
+    if chosen.entities is not None:
+        return 0 if play_entities(seed, chosen.entities, chosen.broker, is_verbose=chosen.verbose) else 1
     left = chosen.seconds
     number = 0
     while left > 0:
@@ -96,6 +106,16 @@ def play_chords(seed: int, count: int, broker: str, *, is_verbose: bool) -> bool
 
     def in_turn(folder: Path, say: Callable[[str], None]) -> Iterator[Act]:
         yield ChordAct(broker, count, seed, folder / "chords", say=say)
+
+    return play(in_turn, again, is_verbose=is_verbose)
+
+
+def play_entities(seed: int, seconds: float, broker: str, *, is_verbose: bool) -> bool:
+    again = f"python -m tests.chaos --entities {seconds:g} --seed {seed} --broker {broker} --verbose"
+    tell(f"chaos with entities for {seconds:g} s; to repeat it: {again}")
+
+    def in_turn(folder: Path, say: Callable[[str], None]) -> Iterator[Act]:
+        yield EntityAct(broker, seconds, seed, folder / "entities", say=say)
 
     return play(in_turn, again, is_verbose=is_verbose)
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -21,11 +20,10 @@ import trio
 from actorwork import Actor, MessageFailed, Settings, open_client, open_system, receive
 from actorwork.brokers import open_broker
 from actorwork.errors import AskTimeout, BrokerError
-from actorwork.testing.redis_server import open_redis_server
 
 from . import chords
-from .environment import CARRY_OUT, LAST, Act, ChaosError
-from .plan import faults
+from .environment import LAST, ChaosError
+from .nodes_act import NodesAct
 
 BROKERS: Final = {"redis": "chords", "sqlite": "embedded chords"}
 """The act, by its broker."""
@@ -33,9 +31,6 @@ PACE: Final = 150.0
 """How many chords are started in a second, at most."""
 AHEAD: Final = 250
 """The number of open chords at which the client waits: faults are to meet joins, not a queue."""
-BETWEEN: Final = 100
-"""How many handlers end between two faults, unless that takes `BETWEEN_AT_MOST` seconds."""
-BETWEEN_AT_MOST: Final = 4.0
 
 
 @attrs.frozen
@@ -67,69 +62,19 @@ class ChordResult:
         )
 
 
-class ChordAct(Act):
+class ChordAct(NodesAct):
     """Chords over three nodes, one of them with child processes, at a `broker` of `BROKERS`."""
 
     program: ClassVar = "tests.chaos.chords"
 
     def __init__(self, broker: str, count: int, seed: int, folder: Path, *, say: Callable[[str], None]) -> None:
-        super().__init__(BROKERS[broker], seed, 0, folder, say=say)
-        self.broker = broker
+        super().__init__(BROKERS[broker], seed, folder, say=say, is_embedded=broker == "sqlite")
         self.numbers = range(1, count + 1)
         self.repeated = 0
         self.ends: dict[int, int | str] = {}
         """The result of each run that was a success, and what there is to say about any other."""
-        self.over = trio.CancelScope()
-        self.stuck = ""
-        """What was wrong when chords stopped to end; then no further ones are started."""
 
-    @asynccontextmanager
-    async def _open_place(self) -> AsyncGenerator[None]:
-        if self.broker == "sqlite":
-            yield
-            return
-        # No fault touches this server or its connections, so there is no proxy.
-        with open_redis_server(append_only=True) as self.server:
-            self.direct_url = self.url = self.server.url
-            yield
-
-    async def _go_wrong(self) -> None:
-        for role in ("single", "single", "processes"):
-            self.members.append(self._fill(role, self.url))
-        await self._wait(
-            lambda: all(b"is up at" in one.log.read_bytes() for one in self.members), "all nodes", within=120
-        )
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._keep_filled)
-            nursery.start_soon(self._watch_progress)
-            # A fault that has begun is completed: a frozen process resumes, a node that stops has ended.
-            async with trio.open_nursery() as under_way:
-                under_way.start_soon(self._inject, under_way)
-                await self._start_chords()
-                self.over.cancel()
-            nursery.cancel_scope.cancel()
-
-    async def _watch_progress(self) -> None:
-        """Go on to the end when nothing is handled any more: the audit says which chords it is about."""
-        try:
-            await super()._watch_progress()
-        except ChaosError as error:
-            self.stuck = str(error)
-
-    async def _inject(self, under_way: trio.Nursery) -> None:
-        with self.over:
-            for fault in faults(self.seed, act=self.name):
-                await trio.sleep(fault.pause)
-                # On a slow machine, faults would else find nothing but nodes that start.
-                enough = self.tally.ended + BETWEEN
-                with trio.move_on_after(BETWEEN_AT_MOST):
-                    while self.tally.ended < enough:  # noqa: ASYNC110 - no event says so
-                        await trio.sleep(0.02)
-                self.say(f"{self.name} {fault}")
-                self.counts[fault.name] += 1
-                under_way.start_soon(CARRY_OUT[fault.name], self, fault)
-
-    async def _start_chords(self) -> None:
+    async def _bring_work(self) -> None:
         dice = random.Random(f"{self.dice_seed}/starts")
         async with open_client(self.url) as client:
             for number in self.numbers:

@@ -1,12 +1,14 @@
-"""A minute of chaos and a thousand chords (`just chaos` runs more), and what makes a run repeatable."""
+"""A minute of chaos, a thousand chords and entities (`just chaos` runs more), and what makes a run repeatable."""
 
 from itertools import islice
 
 import pytest
 
+from . import entities
 from .__main__ import main
+from .entities import Listed
 from .environment import CARRY_OUT
-from .plan import CRASH_AT_REDIS, CRASH_EMBEDDED, KINDS, NODES, PROCESSES, WEIGHTS, WIPES, faults
+from .plan import CRASH_AT_REDIS, CRASH_EMBEDDED, CRASH_WITH_STATES, KINDS, NODES, PROCESSES, WEIGHTS, WIPES, faults
 
 
 def test_a_seed_is_a_plan():
@@ -22,6 +24,8 @@ def test_whatever_is_planned_can_be_carried_out_and_is_planned_some_day():
         "embedded": PROCESSES,
         "chords": NODES,
         "embedded chords": NODES,
+        "entities": NODES,
+        "embedded entities": NODES,
     }
     assert CARRY_OUT.keys() == WEIGHTS.keys()
 
@@ -32,6 +36,53 @@ def test_each_crash_point_of_a_node_is_in_some_plan():
 
     assert points("kept") == points("chords") == {*CRASH_AT_REDIS}
     assert points("embedded") == points("embedded chords") == {*CRASH_EMBEDDED}
+    assert points("entities") == {*CRASH_AT_REDIS, *CRASH_WITH_STATES}
+    assert points("embedded entities") == {*CRASH_EMBEDDED, *CRASH_WITH_STATES}
+
+
+OWN: dict[str, list[int]] = {"a": [1, 3, 5], "b": [2, 29, 4]}
+RIGHT: dict[str, list[int]] = {"a": [1, 3, 5], "b": [2, 4]}
+
+
+def complaints(**states: list[int]) -> list[str]:
+    lists = RIGHT | states
+    receipts = sorted({number for numbers in lists.values() for number in numbers})
+    given = {key: (len(numbers), Listed(numbers, commits=len(numbers))) for key, numbers in lists.items() if numbers}
+    return entities.audit(OWN, given, receipts).complaints()
+
+
+def test_states_that_list_their_own_numbers_in_order_are_right():
+    assert complaints() == []
+
+
+@pytest.mark.parametrize(
+    ("listed", "what"),
+    [
+        ([1, 5], "lost: 3"),
+        ([], "lost: 1, 3, 5"),
+        ([1, 3, 3, 5], "more than once: 3"),
+        ([1, 5, 3], "another order"),
+        ([1, 3, 5, 2], "not its own: 2"),
+        ([1, 3, 5, 29], "not its own: 29"),
+    ],
+)
+def test_states_that_are_wrong_are_found(listed: list[int], what: str):
+    assert any("the state of a " in one and what in one for one in complaints(a=listed))
+
+
+def test_versions_and_receipts_that_do_not_agree_with_the_states_are_found():
+    states = {"a": (4, Listed([1, 3, 5], commits=3)), "b": (2, Listed([2, 4], commits=2))}
+    found = entities.audit(OWN, states, [1, 2, 3, 4, 4]).complaints()
+    assert found == [
+        "the state of a has the version 4 after 3 commits",
+        "states and receipts that were not settled together: 4, 5",
+    ]
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("broker", ["redis", "sqlite"])
+def test_states_of_two_hundred_keys_while_their_nodes_are_killed_and_frozen(broker: str):
+    assert main(["--entities", "30", "--seed", "1", "--broker", broker]) == 0
 
 
 @pytest.mark.chaos

@@ -32,6 +32,7 @@ from actorwork import (
     RetryPolicy,
     Settings,
     Trigger,
+    migrates,
     receive,
     run,
 )
@@ -289,6 +290,68 @@ class Listing(Entity[list[int]]):
         ledger.note("ended", self.context.delivery.id, number=number)
 
 
+@attrs.define
+class Older:
+    """The state of a program before it is upgraded."""
+
+    numbers: list[int] = attrs.field(factory=list[int])
+
+
+@attrs.define
+class Newer:
+    """The same, with a field that has come since."""
+
+    numbers: list[int] = attrs.field(factory=list[int])
+    newer: int = 0
+
+
+@attrs.define
+class Migrated:
+    """The same, of another shape."""
+
+    last: int = -1
+    earlier: list[int] = attrs.field(factory=list[int])
+
+
+@migrates(Migrated, since=1)
+def in_another_shape(old: dict[str, list[int]]) -> dict[str, int | list[int]]:
+    *earlier, last = [-1, *old["numbers"]]
+    return {"last": last, "earlier": earlier}
+
+
+# With room for a part of the keys, so that nodes which run side by side share them.
+AGING = Settings(title="aging", concurrency=2, mailbox=MailboxSettings(capacity=4))
+
+
+class OlderAging(Entity[Older]):
+    settings = AGING
+
+    @receive
+    async def add(self, *, number: int) -> None:
+        self.state.numbers.append(number)
+        ledger.note("ended", self.context.delivery.id, number=number)
+
+
+class NewerAging(Entity[Newer]):
+    settings = AGING
+
+    @receive
+    async def add(self, *, number: int) -> None:
+        self.state.numbers.append(number)
+        self.state.newer += 1
+        ledger.note("ended", self.context.delivery.id, number=number)
+
+
+class MigratedAging(Entity[Migrated]):
+    settings = AGING
+
+    @receive
+    async def add(self, *, number: int) -> None:
+        self.state.earlier.append(self.state.last)
+        self.state.last = number
+        ledger.note("ended", self.context.delivery.id, number=number)
+
+
 class Broken(Actor):
     settings = Settings(title="broken", sources={"breakages"})
 
@@ -335,6 +398,9 @@ TREES = {
     "orders": [Orders],
     "clerk": [Clerk, Worker],
     "listing": [Listing],
+    "older": [OlderAging],
+    "newer": [NewerAging],
+    "migrated": [MigratedAging],
     "broken": [Worker, Child(partial(Broken, "the shop is closed"))],
     "crashing": [Crashing, Worker],
     "stubborn": [Stubborn],

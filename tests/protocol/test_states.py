@@ -51,8 +51,8 @@ class StateMachine(ProtocolMachine):
         self.loaded: dict[int, tuple[int, list[str]]] = {}
         """Of each delivery of a key, the version and the state that its node was given."""
 
-    # Of messages that are due at the same minute either may come first, as the milliseconds have it, and how one of them
-    # ends depends on its key here. So what follows must not depend on which came first: see `ProtocolMachine.may_send`.
+    # Of messages that are due at the same minute either may come first, as the milliseconds have it, and how one of
+    # them ends depends on its key here. What follows must not depend on it: see `ProtocolMachine.may_send`.
 
     def may_send(self) -> bool:
         return len(self.sent) < MOST_SENT
