@@ -2,25 +2,31 @@
 
 Replication is asynchronous, so the last writes that were acknowledged may be lost with the primary. What the replica
 had received by then may not. Receipts are written with the settlements, on the same server: each message that the new
-primary knows has exactly one.
+primary knows has exactly one. The states of entities are written with them, too: each goes back as a whole, together
+with the receipts of what it lists.
 """
 
+import json
 import logging
+import os
 import signal
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import ExitStack, suppress
 from itertools import pairwise
 
 import pytest
 import trio
 
+from actorwork.message import Envelope, MessageIds
 from actorwork.testing.redis_sentinel import Member, RedisSentinels, open_redis_sentinels, wait_for
 
 from .conftest import MANY, Drill, Place, open_place, until
+from .workers import Listing
 
 pytestmark = pytest.mark.long
 AT_ONCE = 20
+KEYS = 20
 EVERY = 0.02
 GUARDED = {"min-replicas-to-write": "1", "min-replicas-max-lag": "2"}
 
@@ -34,8 +40,8 @@ def stack() -> Generator[ExitStack]:
 class Stream:
     """Sends numbers at a steady rate, and knows which of them were acknowledged, and when."""
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
+    def __init__(self, send: Callable[[range], Awaitable[object]]) -> None:
+        self._send = send
         self.acknowledged: dict[int, float] = {}
         self.is_to_end = False
 
@@ -43,7 +49,7 @@ class Stream:
         number = 0
         while not self.is_to_end:
             some = range(number, number + AT_ONCE)
-            await self._place.send_numbers("work", some, seconds=0)
+            await self._send(some)
             self.acknowledged |= dict.fromkeys(some, time.monotonic())
             number += AT_ONCE
             await trio.sleep(EVERY)
@@ -86,16 +92,30 @@ def has_none_of_ours(server: Member) -> bool:
 
 
 async def fail_over_under_load(
-    drill: Drill, fleet: RedisSentinels, fail: Callable[[Member], None]
+    drill: Drill, fleet: RedisSentinels, fail: Callable[[Member], None], *, has_states: bool = False
 ) -> tuple[Member, set[int]]:
     """Replace the primary while two nodes work, and check the account.
 
     Return the old primary, and the numbers that it has acknowledged and the new one does not know.
     """
+    tree, source = ("listing", Listing.settings.default_source) if has_states else ("worker", "work")
     async with open_place(fleet.url) as place:
         for _ in range(2):
-            await drill.start_up("worker", fleet.url, lease=2, max_crashes=MANY)
-        stream = Stream(place)
+            await drill.start_up(tree, fleet.url, lease=2, max_crashes=MANY)
+        ids = MessageIds(os.urandom(8).hex())
+
+        async def send(numbers: range) -> None:
+            if not has_states:
+                await place.send_numbers(source, numbers, seconds=0)
+                return
+            await place.broker.publish(
+                [
+                    Envelope(source, next(ids), json.dumps({"number": n}).encode(), headers={}, key=f"key {n % KEYS}")
+                    for n in numbers
+                ]
+            )
+
+        stream = Stream(send)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stream.run)
             await stream.wait_more(500)
@@ -108,10 +128,12 @@ async def fail_over_under_load(
             await trio.to_thread.run_sync(fleet.wait_moved, old)
             await stream.wait_more(500)
             stream.is_to_end = True
-        await place.wait_empty("work")
+        await place.wait_empty(source)
         for node in drill.nodes:
             await node.stop()
         numbers = [receipt["number"] for receipt in await place.receipts()]
+        if has_states:
+            await check_states(place, numbers)
     assert len(numbers) == len(set(numbers)), "a message was settled twice"
     lost = set(stream.acknowledged) - set(numbers)
     logging.getLogger(__name__).warning(
@@ -119,6 +141,23 @@ async def fail_over_under_load(
     )
     assert not lost & safe
     return old, lost
+
+
+async def check_states(place: Place, accepted: list[int]) -> None:
+    """See that the states list what has a receipt, once and in order, and that their versions count it."""
+    for key in range(KEYS):
+        state = await place.broker.entities.get(Listing.settings.default_source, Listing.settings.id, f"key {key}")
+        assert state is not None
+        listed: list[int] = json.loads(state.data)
+        assert listed == sorted(number for number in accepted if number % KEYS == key)
+        assert state.version == len(listed)
+
+
+async def test_states_on_a_primary_that_is_killed_under_load_go_back_with_their_messages(
+    drill: Drill, stack: ExitStack
+):
+    fleet = stack.enter_context(open_redis_sentinels(sentinels=3, down_after=2))
+    await fail_over_under_load(drill, fleet, lambda primary: primary.send_signal(signal.SIGKILL), has_states=True)
 
 
 async def test_a_primary_that_is_killed_under_load_loses_nothing_that_its_replica_had(drill: Drill, stack: ExitStack):
