@@ -252,6 +252,10 @@ class Node(Protocol):
         """
         ...
 
+    async def has_state(self, subscription: Subscription, delivery: Delivery, stamp: str) -> bool:
+        """Whether the committed state of the key of a delivery is the one with this stamp: cheaper than to load it."""
+        ...
+
     async def release_deliveries(self, subscription: Subscription, deliveries: Sequence[Delivery]) -> None:
         """Release deliveries, each in its place and without counting the attempt; another node takes them at once."""
         ...

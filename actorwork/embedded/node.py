@@ -33,6 +33,7 @@ from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.policy.settlement import Ack, Settlement
 
 if TYPE_CHECKING:
+    from actorwork.embedded.entities import EmbeddedEntities
     from actorwork.policy.entities import StateChange, StoredState
 
 LAST_SETTLEMENTS: float = 1.0
@@ -375,9 +376,10 @@ class EmbeddedNode:
         return answer
 
     async def load_state(self, subscription: Subscription, delivery: Delivery) -> StoredState | None:
-        from actorwork.embedded.entities import EmbeddedEntities  # noqa: PLC0415 - most nodes have no entities
+        return await _states(self._writer).get(delivery.source, subscription.group, delivery.key or "")
 
-        return await EmbeddedEntities(self._writer).get(delivery.source, subscription.group, delivery.key or "")
+    async def has_state(self, subscription: Subscription, delivery: Delivery, stamp: str) -> bool:
+        return _stamp_of(await self.load_state(subscription, delivery)) == stamp
 
     async def release_deliveries(self, subscription: Subscription, deliveries: Sequence[Delivery]) -> None:
         answer = trio.Event()
@@ -439,6 +441,16 @@ def _release(store: Store, deliveries: Sequence[Delivery]) -> Mapping[str, int]:
         if store.release(delivery):
             given[delivery.source] = given.get(delivery.source, 0) + 1
     return given
+
+
+def _states(writer: Writer) -> EmbeddedEntities:
+    from actorwork.embedded.entities import EmbeddedEntities  # noqa: PLC0415 - most nodes have no entities
+
+    return EmbeddedEntities(writer)
+
+
+def _stamp_of(state: StoredState | None) -> str | None:
+    return None if state is None else state.stamp
 
 
 def _refusal(order: SettleOrder) -> events.Fenced | events.StaleState:

@@ -31,6 +31,12 @@ class RedisEntities:
             found = await self._client.call("HMGET", keys.entity(source, group, key), *_FIELDS, idempotent=True)
         return _state(found)
 
+    async def has(self, source: str, group: str, key: str, stamp: str) -> bool:
+        """Whether a state is the one that was committed with this stamp."""
+        with cannot(f"read the state of {key!r}"):
+            found = await self._client.call("HGET", keys.entity(source, group, key), "n", idempotent=True)
+        return found is not None and found == stamp.encode()
+
     async def list(
         self,
         source: str,

@@ -211,11 +211,17 @@ class RedisNode(Node):
         self._settler.settle_together(settled, published)
 
     async def load_state(self, subscription: Subscription, delivery: Delivery) -> StoredState | None:
+        return await self._states().get(delivery.source, subscription.group, delivery.key or "")
+
+    async def has_state(self, subscription: Subscription, delivery: Delivery, stamp: str) -> bool:
+        return await self._states().has(delivery.source, subscription.group, delivery.key or "", stamp)
+
+    def _states(self) -> RedisEntities:
         if self._entities is None:
             from actorwork.streams.entities import RedisEntities  # noqa: PLC0415 - most nodes have no entities
 
             self._entities = RedisEntities(self._client)
-        return await self._entities.get(delivery.source, subscription.group, delivery.key or "")
+        return self._entities
 
     async def publish_fenced(
         self,

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from actorwork.actors.entities.schema import StateSchema
-from actorwork.policy.entities import StateChange
+from actorwork.policy.entities import StateChange, with_mark
 
 if TYPE_CHECKING:
     from actorwork.actors.context.in_flight import InFlight
@@ -41,6 +41,7 @@ class Activation:
         "fate",
         "host",
         "key",
+        "marks",
         "schema",
         "stamp",
         "used",
@@ -53,6 +54,8 @@ class Activation:
         self.entity = entity
         self.version = 0
         self.stamp = ""
+        self.marks = b""
+        """Those of the last messages that have changed it."""
         self.at = 0.0
         """When it was committed, by the broker's clock; of its own commits about when they were sent."""
         self.data = b""
@@ -77,7 +80,7 @@ class Activation:
             return
         self.entity.state, self._unknown = schema.read(state.data, state.schema)
         self.version, self.stamp, self.data, self.schema = state.version, state.stamp, state.data, state.schema
-        self.at = state.at
+        self.at, self.marks = state.at, state.marks
 
     def knows(self, state: StoredState | None) -> bool:
         """Whether a state is the one that it has committed or loaded last."""
@@ -115,5 +118,7 @@ class Activation:
     def committed(self, change: StateChange, at: float) -> None:
         """Note a change that is on its way to the store, at a time by the broker's clock."""
         self.at = at
+        if change.mark:
+            self.marks = with_mark(self.marks, change.mark)
         self.version, self.stamp = change.version + 1, change.stamp
         self.data, self.schema = change.data or b"", change.schema

@@ -5,7 +5,8 @@
                                                 └─ raises, or is cancelled ──▶ the activation is dropped (`shutdown`)
 
 The committed state is looked at before each delivery, in one round trip for all that begin in the same tick, so no
-handler runs on an old one. Its settlement names the version that it ran on, in case a user changes the state meanwhile.
+handler runs on an old one; of a state that an activation has committed itself only the stamp. Its settlement names the
+version that it ran on, in case a user changes the state meanwhile.
 
 Nothing here needs a lock: the broker gives a node one message of a key at a time. If it is given a second one all the
 same (a foreign producer may name a key that another message holds), that one finds no activation, has one of its own
@@ -57,6 +58,7 @@ class StateStore(Protocol):
 
     def now(self) -> float: ...
     async def load_state(self, delivery: Delivery) -> StoredState | None: ...
+    async def has_state(self, delivery: Delivery, stamp: str) -> bool: ...
     async def commit_state(
         self, delivery: Delivery, change: StateChange | None, published: Sequence[Envelope]
     ) -> bool: ...
@@ -182,7 +184,7 @@ class EntityHost:
         current = in_flight.get()
         if not isinstance(current, InFlight):
             raise MessageRefused(_no_local_messages(self._settings.title))
-        state = await self._load(current.delivery)
+        state = await self._store().load_state(current.delivery)
         activation = self._active.pop(current.delivery.key or "", None)
         if activation is not None:
             self._drop(activation)
@@ -240,12 +242,17 @@ class EntityHost:
                 f"a message to the entity {self._settings.title!r} needs a key, and this one has none: send it with"
                 " key=…, or by client.ref(…, key=…)"
             )
-        state = await self._load(delivery)
-        if state is not None and has_mark(state.marks, mark_of(delivery.id)):
-            raise Reject(
-                f"this message has changed the state of {delivery.key!r} before, and came once more: it is not applied"
-                " again"
-            )
+        store, mark = self._store(), mark_of(delivery.id)
+        warm = self._active.get(delivery.key)
+        # Its stamp alone: most states are as this node has committed them, and need not travel.
+        if warm is not None and warm.stamp and await store.has_state(delivery, warm.stamp):
+            _refuse_again(delivery, warm.marks, mark)
+            if self._active.get(delivery.key) is warm:
+                del self._active[delivery.key]
+                return warm
+        state = await store.load_state(delivery)
+        if state is not None:
+            _refuse_again(delivery, state.marks, mark)
         found = self._active.pop(delivery.key, None)
         if found is not None:
             if found.knows(state):
@@ -284,11 +291,11 @@ class EntityHost:
         store = self._actor.consumer
         return 0.0 if store is None else store.now()
 
-    async def _load(self, delivery: Delivery) -> StoredState | None:
-        store = self._actor.consumer
+    def _store(self) -> StateStore:
+        store: StateStore | None = self._actor.consumer
         if store is None:
             raise NotRunning(_no_local_messages(self._settings.title))
-        return await store.load_state(delivery)
+        return store
 
     async def _stall(self, current: InFlight, key: str, state: StoredState | None, error: Exception) -> None:
         """Have a delivery handed back in a moment, since this node cannot use the state of its key.
@@ -360,6 +367,15 @@ class _Holder:
     """Holds a state until its instance is made."""
 
     state: Any = None
+
+
+def _refuse_again(delivery: Delivery, marks: bytes, mark: bytes) -> None:
+    """Raise `Reject` for a message that is among the last ones that have changed a state."""
+    if has_mark(marks, mark):
+        raise Reject(
+            f"this message has changed the state of {delivery.key!r} before, and came once more: it is not applied"
+            " again"
+        )
 
 
 def _no_local_messages(title: str) -> str:

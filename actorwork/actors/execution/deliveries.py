@@ -42,6 +42,7 @@ from actorwork.policy.settlement import (
     expired,
     failure_of,
     to_blame,
+    with_state,
 )
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ class Deliveries:
                 else:
                     settlement = ACK
                 if current.change is not None:
-                    settlement = attrs.evolve(settlement, state=current.change)
+                    settlement = with_state(settlement, current.change)
                 if current.outgoing is not None:
                     # Within this `try`: too large or unreadable a publish is an error of the handler's.
                     rest = await self.send_ahead(current.outgoing, delivery)

@@ -298,6 +298,12 @@ class Consumer:
             raise NotRunning("there is no broker any more")
         return await self._node.load_state(self.subscription, delivery)
 
+    async def has_state(self, delivery: Delivery, stamp: str) -> bool:
+        """Whether the committed state of the key of a delivery is the one with this stamp."""
+        if self._node is None:
+            raise NotRunning("there is no broker any more")
+        return await self._node.has_state(self.subscription, delivery, stamp)
+
     async def commit_state(self, delivery: Delivery, change: StateChange | None, published: Sequence[Envelope]) -> bool:
         """Change the state of the key of a delivery that goes on, and publish; return whether it is still ours.
 
