@@ -113,7 +113,8 @@ async def test_states_that_a_killed_server_without_aof_has_lost_are_told_of_and_
     redis.server.start()
     async with open_place(redis.url) as place:
         await add(place, 5)
-        await node.wait_line("has gone back from version 5 to 3")
+        # Whether its own last commit was accepted, the node has not learned.
+        await node.wait_line("has gone back from version 4 to 3")
         await add(place, 6)
         state = await place.broker.entities.get(source, group, "one")
         assert state is not None

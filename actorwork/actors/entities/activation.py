@@ -41,6 +41,9 @@ class Activation:
         "fate",
         "host",
         "key",
+        "known",
+        "known_at",
+        "mark",
         "marks",
         "schema",
         "stamp",
@@ -54,6 +57,10 @@ class Activation:
         self.entity = entity
         self.version = 0
         self.stamp = ""
+        self.known, self.known_at = 0, 0.0
+        """The last version that the store is known to have had: its own last commit may have been refused."""
+        self.mark = b""
+        """That of the message that it handles."""
         self.marks = b""
         """Those of the last messages that have changed it."""
         self.at = 0.0
@@ -81,6 +88,7 @@ class Activation:
         self.entity.state, self._unknown = schema.read(state.data, state.schema)
         self.version, self.stamp, self.data, self.schema = state.version, state.stamp, state.data, state.schema
         self.at, self.marks = state.at, state.marks
+        self.confirm()
 
     def knows(self, state: StoredState | None) -> bool:
         """Whether a state is the one that it has committed or loaded last."""
@@ -88,10 +96,10 @@ class Activation:
             return self.version == 0
         return (self.version, self.stamp) == (state.version, state.stamp)
 
-    def change(self, schema: StateSchema, settings: Entities, mark: bytes = b"") -> StateChange | None:
+    def change(self, schema: StateSchema, settings: Entities, *, is_last: bool = True) -> StateChange | None:
         """Return what the handler has made of the state, or None if it is as it was; raises `Fail`.
 
-        `mark` is that of the message if the change ends it.
+        With the last change its message ends.
         """
         data = schema.write(self.entity.state, self._unknown)
         if data == self.data and self.schema in (0, schema.version):
@@ -103,8 +111,12 @@ class Activation:
             schema=schema.version,
             ttl=settings.ttl,
             history=settings.history,
-            mark=mark,
+            mark=self.mark if is_last else b"",
         )
+
+    def confirm(self) -> None:
+        """Note that the store has what was committed last."""
+        self.known, self.known_at = self.version, self.at
 
     def is_ahead_of(self, state: StoredState | None) -> bool:
         """Whether the store has gone back behind what this activation knows to be committed.
@@ -112,8 +124,8 @@ class Activation:
         After a state was forgotten by hand its versions begin anew: those are younger than what is known here.
         """
         if state is None:
-            return self.version > 0
-        return state.version < self.version and state.at <= self.at + _CLOCKS
+            return self.known > 0
+        return state.version < self.known and state.at <= self.known_at + _CLOCKS
 
     def committed(self, change: StateChange, at: float) -> None:
         """Note a change that is on its way to the store, at a time by the broker's clock."""

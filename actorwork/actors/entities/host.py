@@ -157,7 +157,7 @@ class EntityHost:
                 value = await run_in_thread(worker, self._actor, function, (activation.entity, *args), kwargs)
             change = None
             if not activation.fate:
-                change = self._change(activation, mark_of(current.delivery.id))
+                change = self._change(activation)
         except Exception:
             self._drop(activation)
             if not activation.fate:
@@ -200,7 +200,7 @@ class EntityHost:
             raise NotRunning("commit belongs to a handler that runs in a system")
         if activation.fate:
             raise _conflict(activation)
-        change = self._change(activation)
+        change = self._change(activation, is_last=False)
         published: Sequence[Envelope] = ()
         if current.outgoing is not None:
             published = current.outgoing.of_batch(self._actor.services.ids)
@@ -224,10 +224,10 @@ class EntityHost:
             current.outgoing.close()
             current.outgoing = None
 
-    def _change(self, activation: Activation, mark: bytes = b"") -> StateChange | None:
+    def _change(self, activation: Activation, *, is_last: bool = True) -> StateChange | None:
         """Return what a handler has made of the state; raises `Fail` if that cannot be committed."""
         try:
-            return activation.change(self._schema, self._entities, mark)
+            return activation.change(self._schema, self._entities, is_last=is_last)
         except Exception:
             self._counts.was_refused()
             raise
@@ -246,9 +246,11 @@ class EntityHost:
         warm = self._active.get(delivery.key)
         # Its stamp alone: most states are as this node has committed them, and need not travel.
         if warm is not None and warm.stamp and await store.has_state(delivery, warm.stamp):
+            warm.confirm()
             _refuse_again(delivery, warm.marks, mark)
             if self._active.get(delivery.key) is warm:
                 del self._active[delivery.key]
+                warm.mark = mark
                 return warm
         state = await store.load_state(delivery)
         if state is not None:
@@ -256,14 +258,16 @@ class EntityHost:
         found = self._active.pop(delivery.key, None)
         if found is not None:
             if found.knows(state):
+                found.mark = mark
                 return found
             if found.is_ahead_of(state) and (state is not None or self._entities.ttl is None):
                 version = 0 if state is None else state.version
                 self._actor.services.emit(
-                    events.StateForgotten(self._settings.id, self._settings.title, delivery.key, found.version, version)
+                    events.StateForgotten(self._settings.id, self._settings.title, delivery.key, found.known, version)
                 )
             self._drop(found)
         made = Activation(self, delivery.key, None)
+        made.mark = mark
         try:
             # Read before the instance is made, since it may have to be handed back.
             holder: Any = _Holder()

@@ -76,6 +76,10 @@ def _migrations_of(state: object) -> Mapping[int, Migration]:
     return vars(state).get(_MIGRATIONS, {}) if isinstance(state, type) else {}
 
 
+def _version_of(schema: StateSchema) -> int:
+    return max(schema.migrations, default=0) + 1
+
+
 @attrs.frozen(eq=False)
 class StateSchema:
     """How one type of states is read and written."""
@@ -84,6 +88,7 @@ class StateSchema:
     limit: int
     """The most bytes that the JSON of a state may have."""
     migrations: Mapping[int, Migration] = attrs.field(factory=dict[int, Migration])
+    version: int = attrs.field(init=False, default=attrs.Factory(_version_of, takes_self=True))
 
     @classmethod
     def of(cls, state: Any, where: str, limit: int) -> StateSchema:
@@ -99,10 +104,6 @@ class StateSchema:
         schema = cls(state, limit, found)
         schema.first(where)
         return schema
-
-    @property
-    def version(self) -> int:
-        return max(self.migrations, default=0) + 1
 
     def first(self, where: str = "") -> Any:
         """Return the state of a key that has none."""
