@@ -152,6 +152,11 @@ class EntityAct(NodesAct):
         bad = Counter(number for own in self.sent.values() for number in own if entities.kind_of(number) == "bad")
         if dead != bad:
             wrong.append(f"dead letters too many: {[*(dead - bad).elements()]}; missing: {[*(bad - dead).elements()]}")
+        back = [
+            log.name for log in sorted(self.folder.glob("*.log")) if b"has gone back from version" in log.read_bytes()
+        ]
+        if back:
+            wrong.append(f"nodes took states for lost that were not: {', '.join(back)}")
         if self.stuck:
             wrong.insert(0, self.stuck)
         if wrong:
