@@ -11,7 +11,18 @@ import attrs
 import pytest
 import trio
 
-from actorwork import Actor, Child, Message, MessageFailed, Settings, actor, current_context, open_system, receive
+from actorwork import (
+    Actor,
+    Child,
+    Message,
+    MessageFailed,
+    Settings,
+    actor,
+    current_context,
+    open_client,
+    open_system,
+    receive,
+)
 from actorwork.bridges.celery import CeleryBridge, CeleryQueue, CeleryTask, bridge, open_celery, wire
 from actorwork.bridges.celery.bridge import Mover
 from actorwork.bridges.celery.wire import NotTaken, TaskMessage
@@ -154,6 +165,21 @@ async def test_callers_of_celery_get_the_errors_of_the_actors(
         told = await celery.get(await celery.send("shop.add", "one"))
         assert told["error"] == "CodecError"
         assert "wants a whole number" in told["text"]
+
+
+async def test_a_caller_of_celery_is_told_that_a_task_was_cancelled_here(
+    celery: Producer, celery_url: str, redis_url: str
+) -> None:
+    async with open_bridge(celery_url, redis_url) as scene, open_client(scene.broker) as client:
+        await client.pause(actor="shop.add")
+        task = await celery.send("shop.add", 1)
+
+        async def is_cancelled() -> bool:
+            return await client.receipt(task).cancel("not needed")
+
+        await until(is_cancelled, "the bridge to have passed it on")
+        told = await celery.get(task)
+        assert (told["error"], told["state"]) == ("TaskRevokedError", "REVOKED")
 
 
 async def test_a_message_has_the_id_the_priority_the_expiry_and_the_headers_of_its_task(
