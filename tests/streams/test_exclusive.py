@@ -15,7 +15,7 @@ from actorwork.streams.transport.exclusive import Exclusive
 from actorwork.streams.transport.redis_py import ConnectionError, ResponseError, TimeoutError  # noqa: A004
 from actorwork.testing.proxy import open_proxy
 from actorwork.testing.redis_server import open_redis_server
-from tests.patience import BUSY
+from tests.patience import BUSY, PATIENCE
 from tests.streams.conftest import wait_until
 
 
@@ -72,7 +72,11 @@ async def test_a_cancelled_read_ends_at_once_and_its_connection_goes_on(redis_ur
         assert entries(await read(exclusive)) == [entry]
 
 
-async def test_no_message_is_lost_when_reads_are_cancelled_while_messages_come(redis_url: str):
+async def test_no_message_is_lost_when_reads_are_cancelled_while_messages_come(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    # A machine that stands still for a second has not lost its server.
+    monkeypatch.setattr("actorwork.streams.transport.exclusive._DRAIN_LIMIT", PATIENCE)
     chosen = random.Random(11)
     delivered: list[bytes] = []
     async with open_reader(redis_url) as (client, exclusive):
