@@ -156,13 +156,15 @@ def actor(title: str, *, broker: str | None, timeout: float, json_output: bool) 
     Of an entity, also how many instances are in memory, what was committed, and which keys are hot.
     """
     from actorwork.inspection import as_json as in_json
+    from actorwork.inspection.words import source_in_words
 
     found = looked(broker, timeout, lambda look: look.actor(title))
     if json_output:
         print_json(in_json(found))
         return
     print_table(ACTORS, [_actor_row(found)])
-    click.echo(one_line(f"reads {', '.join(found.sources) or 'no source'}; {many(found.backlog, 'message')} there"))
+    read = ", ".join(source_in_words(source, [title]) for source in found.sources) or "no source"
+    click.echo(one_line(f"reads {read}; {many(found.backlog, 'message')} there"))
     if found.entities is not None:
         for line in _entity_lines(found.entities):
             click.echo(one_line(line, 1000))
@@ -271,13 +273,14 @@ def head_of(overview: Overview) -> str:
 
 def tables_of(overview: Overview) -> list[tuple[str, Sequence[str], list[Sequence[str]]]]:
     """Return an overview as tables: title, headings and rows. What is empty is left out."""
-    from actorwork.inspection.words import moment
+    from actorwork.inspection.words import moment, source_in_words
 
+    titles = [actor.title for actor in overview.actors]
     tables: list[tuple[str, Sequence[str], list[Sequence[str]]]] = [
         (
             "needs a person",
             ("KIND", "NAME", "PROBLEM"),
-            [(problem.kind, problem.name, problem.text) for problem in overview.problems],
+            [(one.kind, source_in_words(one.name, titles), one.text) for one in overview.problems],
         ),
         (
             "paused",
@@ -360,8 +363,10 @@ def _actor_row(actor: ActorInfo) -> Sequence[str]:
 
 
 def _source_row(source: SourceInfo) -> Sequence[str]:
+    from actorwork.inspection.words import source_in_words
+
     return (
-        source.name,
+        source_in_words(source.name, source.actors),
         f"{source.backlog:,}",
         "-" if source.oldest is None else length(source.oldest),
         f"{source.delayed:,}",

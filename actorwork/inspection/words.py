@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from actorwork.message import Progress
 
 
@@ -22,6 +24,13 @@ def duration(length: float) -> str:
         if count:
             parts.append(f"{count}{unit}")
     return "".join(parts) or "0s"
+
+
+def source_in_words(source: str, actors: Iterable[str]) -> str:
+    """Return the name of a source for people: of an actor's own source, `actor:TITLE`, as commands take it."""
+    from actorwork.settings import default_source, identity
+
+    return next((f"actor:{actor}" for actor in actors if source == default_source(identity(actor))), source)
 
 
 def how_far(one: Progress | None) -> str:

@@ -12,6 +12,7 @@ from actorwork.cli import top
 from actorwork.inspection import inspecting
 from actorwork.message import Envelope
 from actorwork.policy.reports import EntityReport, HeldMessage, HotKey, NodeReport, PartReport, written
+from actorwork.settings import default_source, identity
 from tests.cli.conftest import Shell
 
 
@@ -70,6 +71,23 @@ def test_each_part_can_be_looked_at(shell: Shell):
     assert shell.json("inspect", "source", "orders")["actors"] == ["till"]
     assert "m1 in orders: in hand of 'till'" in shell("inspect", "message", "m1").stdout
     assert shell.json("inspect", "message", "m1")["why"]["code"] == "working"
+
+
+def test_the_own_source_of_an_actor_is_named_as_commands_take_it(shell: Shell):
+    own = default_source(identity("till"))
+
+    async def reader(broker: Broker) -> None:
+        now, _ = await broker.reports.nodes()
+        till = PartReport(title="till", sources=("orders", own), state="running")
+        tree = PartReport(title="root", kind="one_for_one", children=(till,))
+        found = NodeReport(name="h:7", host="h", pid=7, version="1", started=now, at=now, interval=300, tree=tree)
+        await broker.reports.write("0123", written(found), now=now, ttl=60)
+
+    shell.at_broker(reader)
+    assert "actor:till" in shell("inspect").stdout
+    assert "reads orders, actor:till" in shell("inspect", "actor", "till").stdout
+    assert "actor:till" in shell("inspect", "source", own).stdout
+    assert {source["name"] for source in shell.json("inspect")["sources"]} == {"orders", own}
 
 
 def test_an_entity_is_shown_with_its_hot_and_its_stalled_keys(shell: Shell):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import anyio
 
 from actorwork.clients.purging import PORTION
 from actorwork.inspection import Inspection, PartReport, SourceInfo, as_json
+from actorwork.inspection.words import source_in_words
 from actorwork.settings import SOURCE, SOURCE_IN_WORDS, default_source, identity
 from actorwork.state.known_actors import known_actors
 from actorwork.web.rendering import word
@@ -31,22 +32,19 @@ def inspection_of(sight: Sight) -> Inspection:
     return Inspection(sight.broker, anyio.sleep)
 
 
-def label_of(source: str, actors: Iterable[str]) -> str:
-    """Return the name of a source for people: of an actor's own source, `actor:TITLE`, as commands take it."""
-    return next((f"actor:{actor}" for actor in actors if source == default_source(identity(actor))), source)
-
-
 async def view(sight: Sight) -> dict[str, Any]:
     """Show everything in one look: what runs, what waits, and what needs a person."""
     found = await inspection_of(sight).overview(limit=100)
     facts: dict[str, Any] = as_json(found)
     titles = [actor.title for actor in found.actors]
     for source in facts["sources"]:
-        source["label"] = label_of(source["name"], [*source["actors"], *titles])
+        source["label"] = source_in_words(source["name"], [*source["actors"], *titles])
     stalled = {actor.title for actor in found.actors if actor.entities is not None and actor.entities.stalled}
     for problem in facts["problems"]:
         problem["is_of_entity"] = problem["kind"] == "actor" and problem["name"] in stalled
-        problem["label"] = label_of(problem["name"], titles) if problem["kind"] in _OF_SOURCES else problem["name"]
+        problem["label"] = (
+            source_in_words(problem["name"], titles) if problem["kind"] in _OF_SOURCES else problem["name"]
+        )
     return facts
 
 
@@ -213,7 +211,7 @@ async def plan_purge(sight: Sight, form: Form) -> Plan:
     steps = f" {found.steps:,} of them are steps of runs, which end with them." if found.steps else ""
     more = f" There are {found.total:,}; one action drops {MOST_PURGED:,} at most." if found.total > most else ""
     return Plan(
-        question=f"Drop {most:,} {word(most, 'message')} of {label_of(source, await _titles(sight))!r} for good"
+        question=f"Drop {most:,} {word(most, 'message')} of {source_in_words(source, await _titles(sight))!r} for good"
         f" ({parts})?{steps}{more} What a node has been given stays.",
         what=f"source {source}",
         do=do,
