@@ -52,7 +52,7 @@ async def change_under_load(
         if cluster.replicas:
             offset = offset_of(old)
             await until(lambda: has_replicated(old, offset), "the replica")
-        stream = Stream(place)
+        stream = Stream(partial(place.send_numbers, WORK))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stream.run)
             await stream.wait_more(2 * AT_ONCE)

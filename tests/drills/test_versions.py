@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 
 from actorwork.message import Envelope, MessageIds
-from tests.forms import AT_REDIS
 
 from .conftest import Drill, Node, Place, open_place, until_true
 from .workers import AGING
 
 KEYS = 20
 LEASE = 1.0
-LONG = pytest.mark.parametrize("each", [6, pytest.param(400, marks=pytest.mark.long)])
+LONG = pytest.mark.parametrize("each", [6, pytest.param(30, marks=pytest.mark.long)])
 """How many messages each key gets in each stage."""
 LONG_AFTER = 120.0
 GROUP, SOURCE = AGING.id, AGING.default_source
@@ -91,7 +90,7 @@ async def test_an_upgrade_that_adds_a_field_and_its_rollback_lose_nothing_of_eit
 
 
 @LONG
-@AT_REDIS
+@pytest.mark.parametrize("url", ["redis"], indirect=True)
 async def test_an_upgrade_with_a_migration_and_its_rollback_hold_keys_up_and_lose_nothing(
     url: str, drill: Drill, each: int
 ):
