@@ -297,7 +297,8 @@ class ProtocolMachine(RuleBasedStateMachine):
         levels = {envelope.id: envelope.priority for envelope in self.sent}
         found: dict[Priority, list[str]] = {}
         for effect in effects:
-            found.setdefault(levels[effect.partition("/")[0]], []).append(effect)
+            # What has another beginning was published for a run, not for a message.
+            found.setdefault(levels.get(effect.partition("/")[0], Priority.NORMAL), []).append(effect)
         return found
 
     def holder(self, who: int) -> Hand:

@@ -140,7 +140,7 @@ async def test_a_key_whose_retry_somebody_deleted_is_healed(redis_url: str):
 async def test_healing_goes_through_all_keys_a_few_at_a_time(redis_url: str):
     orders = subscription()
     async with open_scene(redis_url) as scene:
-        for number in range(1200):
+        for number in range(600):
             await scene.broker.publish(
                 [Envelope("orders", next(scene.ids), b"%d" % part, key=f"k{number}") for part in (1, 2)]
             )
@@ -149,8 +149,11 @@ async def test_healing_goes_through_all_keys_a_few_at_a_time(redis_url: str):
             for reclaimer in node._reclaimers:  # pyright: ignore[reportPrivateUsage]
                 for _ in range(40):
                     reclaimer._heal_at = 0  # pyright: ignore[reportPrivateUsage]
+                    await scene.call(
+                        "HDEL", f"actorwork:{{orders}}:tended:{orders.group}", "since"
+                    )  # Or it would be one turn a second.
                     await reclaimer.maintain()
-            assert await payloads(orders, node, 1200) == [b"2"] * 1200
+            assert await payloads(orders, node, 600) == [b"2"] * 600
 
 
 async def test_an_entry_that_a_foreign_producer_wrote_with_a_key_is_given_at_once_and_stops_nobody(redis_url: str):
