@@ -17,14 +17,13 @@ from actorwork.asynchronous.redis import LOST, AsyncioRedis
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerBack, BrokerLost
 from actorwork.streams.transport.address import Address
-from actorwork.streams.transport.cluster_layout import Cluster, Layout, Place, shown
+from actorwork.streams.transport.cluster_layout import Cluster, Layout, Place
 from actorwork.streams.transport.redis_py import ConnectionError, RedisError  # noqa: A004
-from actorwork.streams.transport.routing import Routing
+from actorwork.streams.transport.routing import SubscribedRouting, address_at, pause_before
 
 _chance: Final = SystemRandom()
 _LOOK_EVERY: Final = (10.0, 20.0)
 _LOOK_SOON: Final = (0.2, 0.5)
-_PAUSES: Final = (0.02, 0.05, 0.1, 0.25)
 
 
 class _Closed(Exception):
@@ -55,7 +54,7 @@ class _Primary(AsyncioRedis):
                 request.done.set_exception(_Closed())
 
 
-class AsyncioCluster(Routing):
+class AsyncioCluster(SubscribedRouting):
     """Implements `streams.transport.commands.Commands`. Safe to use from any number of tasks of its loop."""
 
     GONE: ClassVar[tuple[type[Exception], ...]] = (_Closed,)
@@ -105,27 +104,10 @@ class AsyncioCluster(Routing):
     # ---- commands ----
 
     async def _pause(self, times: int) -> None:
-        await asyncio.sleep(_PAUSES[min(times, len(_PAUSES)) - 1] * _chance.uniform(0.5, 1.0))
+        await asyncio.sleep(pause_before(times))
 
     async def _all(self, jobs: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> None:
         await asyncio.gather(*(job() for job in jobs))
-
-    async def _is_tried_again(self, error: Exception, place: Place) -> bool:
-        return False  # What may be sent again has been, by the client of the primary.
-
-    async def subscribe(self, channel: str | bytes) -> None:
-        name = channel.encode() if isinstance(channel, str) else channel
-        self._channels.add(name)
-        try:
-            await self._at_home(name, is_wanted=True)
-        except RedisError:
-            self._channels.discard(name)
-            raise
-
-    async def unsubscribe(self, channel: str | bytes) -> None:
-        name = channel.encode() if isinstance(channel, str) else channel
-        self._channels.discard(name)
-        await self._at_home(name, is_wanted=False)
 
     async def _at_home(self, channel: bytes, *, is_wanted: bool) -> None:
         while True:
@@ -179,8 +161,7 @@ class AsyncioCluster(Routing):
                 client.abandon()
         for place in layout.primaries:
             if place not in self._primaries:
-                url = f"{self.address.url.partition('+')[0]}://{shown(place)}"
-                address = Address(url, self._cluster.connection_class, self._cluster.options_at(place))
+                address = address_at(self.address, place)
                 client = self._primaries[place] = _Primary(address, self._on_push, self._on_back, self._emit)
                 client.start()
         if self._home not in self._primaries:

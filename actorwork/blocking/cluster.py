@@ -11,7 +11,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from random import SystemRandom
 from typing import Any, ClassVar, Final
 
 from actorwork.blocking.driver import Deadlines
@@ -20,15 +19,13 @@ from actorwork.clients.driver import OutOfTime
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerBack, BrokerLost
 from actorwork.streams.transport.address import Address
-from actorwork.streams.transport.cluster_layout import Cluster, Layout, Place, shown
+from actorwork.streams.transport.cluster_layout import Cluster, Layout, Place
 from actorwork.streams.transport.commands import MayHaveExecuted
 from actorwork.streams.transport.redis_py import ConnectionError  # noqa: A004
-from actorwork.streams.transport.routing import Routing
+from actorwork.streams.transport.routing import PAUSES, Routing, address_at, pause_before
 
-_chance: Final = SystemRandom()
 _PATIENCE: Final = 0.5
 """Seconds for which one primary is waited for before the layout is asked for again."""
-_PAUSES: Final = (0.02, 0.05, 0.1, 0.25)
 
 
 class _Closed(Exception):
@@ -110,14 +107,14 @@ class BlockingCluster(Routing):
         if isinstance(error, MayHaveExecuted):
             return False
         self._look_now()
-        await self._pause(len(_PAUSES), str(error))
+        await self._pause(len(PAUSES), str(error))
         return True
 
     async def _pause(self, times: int, lost: str = "its slots are being moved, or have no primary") -> None:
         self._sleep(times, lost)
 
     def _sleep(self, times: int, lost: str) -> None:
-        seconds = _PAUSES[min(times, len(_PAUSES)) - 1] * _chance.uniform(0.5, 1.0)
+        seconds = pause_before(times)
         if time.monotonic() + seconds > self._until():
             raise ConnectionError(f"{self.address.url}: {lost}; gave up after {self._patience:g} s")
         left = self.deadlines.left()
@@ -152,21 +149,20 @@ class BlockingCluster(Routing):
                 layout = self._cluster.find(self._layout)
             except LOST as error:
                 self._is_stale = True
-                self._emit(BrokerLost(str(error), _PAUSES[-1]))
+                self._emit(BrokerLost(str(error), PAUSES[-1]))
                 lost = str(error)
             else:
                 with self._locked():
                     self._adopt(layout)
                 return
-            self._sleep(len(_PAUSES), lost)
+            self._sleep(len(PAUSES), lost)
 
     def _adopt(self, layout: Layout) -> None:
         old, new = self._primaries, dict[Place, _Primary]()
         for place in layout.primaries:
             kept = old.get(place)
             if kept is None:
-                url = f"{self.address.url.partition('+')[0]}://{shown(place)}"
-                address = Address(url, self._cluster.connection_class, self._cluster.options_at(place))
+                address = address_at(self.address, place)
                 kept = _Primary(address, self.deadlines, min(self._patience, _PATIENCE), self._emit)
             new[place] = kept
         self._primaries = self._carriers = new
@@ -200,7 +196,7 @@ class BlockingCluster(Routing):
             except (_Closed, *LOST) as error:
                 self._look_now()
                 lost = str(error)
-            self._sleep(len(_PAUSES), lost)
+            self._sleep(len(PAUSES), lost)
 
     def close(self) -> None:
         self._is_closed = True

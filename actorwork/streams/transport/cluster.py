@@ -34,11 +34,11 @@ from actorwork.streams.transport.client import (
     ConnectionLost,
     RedisClient,
 )
-from actorwork.streams.transport.cluster_layout import Cluster, Layout, Place, shown, target_of
+from actorwork.streams.transport.cluster_layout import Cluster, Layout, Place, target_of
 from actorwork.streams.transport.commands import Script
 from actorwork.streams.transport.exclusive import Exclusive
 from actorwork.streams.transport.redis_py import MovedError, RedisError
-from actorwork.streams.transport.routing import LOST, Routing, guarded
+from actorwork.streams.transport.routing import LOST, SubscribedRouting, address_at, guarded, pause_before
 
 _chance: Final = SystemRandom()
 _LOOK_EVERY: Final = (10.0, 20.0)
@@ -46,7 +46,6 @@ _LOOK_SOON: Final = (0.2, 0.5)
 """Seconds between two looks at the layout while a primary cannot be reached."""
 _SPREAD: Final = 0.02
 """Seconds by which a look waits for other reasons to look."""
-_PAUSES: Final = (0.02, 0.05, 0.1, 0.25)
 
 
 def cluster_client(make: Callable[..., RedisClient] = RedisClient) -> Callable[..., RedisClient]:
@@ -60,7 +59,7 @@ def cluster_client(make: Callable[..., RedisClient] = RedisClient) -> Callable[.
     return cluster
 
 
-class ClusterClient(Routing, RedisClient):
+class ClusterClient(SubscribedRouting, RedisClient):
     """Made by `open_client` with `make=cluster_client()`."""
 
     GONE: ClassVar[tuple[type[Exception], ...]] = (trio.ClosedResourceError,)
@@ -97,31 +96,14 @@ class ClusterClient(Routing, RedisClient):
     # --------------------------------------------------------------------------------------------------------- commands
 
     async def _pause(self, times: int) -> None:
-        await trio.sleep(_PAUSES[min(times, len(_PAUSES)) - 1] * _chance.uniform(0.5, 1.0))
+        await trio.sleep(pause_before(times))
 
     async def _all(self, jobs: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> None:
         async with open_unwrapping_nursery() as nursery:
             for job in jobs:
                 nursery.start_soon(job)
 
-    async def _is_tried_again(self, error: Exception, place: Place) -> bool:
-        return False  # What may be sent again has been, by the client of the primary.
-
     # ----------------------------------------------------------------------------------------------------------- pushes
-
-    async def subscribe(self, channel: str | bytes) -> None:
-        name = channel.encode() if isinstance(channel, str) else channel
-        self._channels.add(name)
-        try:
-            await self._at_home(name, is_wanted=True)
-        except RedisError:
-            self._channels.discard(name)
-            raise
-
-    async def unsubscribe(self, channel: str | bytes) -> None:
-        name = channel.encode() if isinstance(channel, str) else channel
-        self._channels.discard(name)
-        await self._at_home(name, is_wanted=False)
 
     async def _at_home(self, channel: bytes, *, is_wanted: bool) -> None:
         while True:
@@ -283,9 +265,8 @@ class ClusterClient(Routing, RedisClient):
                         exclusive.interrupt()
         for place in layout.primaries:
             if place not in self._clients:
-                url = f"{self._address.url.partition('+')[0]}://{shown(place)}"
                 client = self._clients[place] = self.make(
-                    Address(url, self._cluster.connection_class, self._cluster.options_at(place)),
+                    address_at(self._address, place),
                     self._name,
                     tuple(self._guarded.values()),
                     self._on_push,

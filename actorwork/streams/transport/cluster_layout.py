@@ -27,7 +27,6 @@ from actorwork.streams.transport.redis_py import (
     ConnectionError,  # noqa: A004
     MovedError,
     NoPermissionError,
-    RedisError,
     RedisPyConnection,
     ResponseError,
     TimeoutError,  # noqa: A004
@@ -239,8 +238,6 @@ class SlotConnection:
                 opened = self._opened_for(self._command)
                 opened.send_command(*self._command)
                 continue
-            except RedisError:
-                raise
             redirections += 1
             if redirections > MOST_REDIRECTIONS:
                 raise ConnectionError(f"{self._cluster.url} redirects a command for ever")

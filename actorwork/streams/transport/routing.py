@@ -20,9 +20,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
+from random import SystemRandom
 from typing import Any, ClassVar, Final
 
-from actorwork.streams.transport.cluster_layout import MOST_REDIRECTIONS, Layout, Place, target_of
+from actorwork.streams.transport.address import Address
+from actorwork.streams.transport.cluster_layout import MOST_REDIRECTIONS, Layout, Place, shown, target_of
 from actorwork.streams.transport.commands import Commands, CommonCommands, Script
 from actorwork.streams.transport.redis_py import (
     AskError,
@@ -38,9 +40,12 @@ from actorwork.streams.transport.redis_py import (
 from actorwork.streams.transport.slots import key_slot, keys_of, slots_of
 
 LOST: Final = (ConnectionError, TimeoutError, OSError)
+PAUSES: Final = (0.02, 0.05, 0.1, 0.25)
+"""Seconds before a command is tried again, the first time, the second time and so on."""
 _SCRIPTS: Final = frozenset({"EVAL", "EVALSHA"})
 _SUMMED: Final = frozenset({"DEL", "UNLINK", "EXISTS", "TOUCH"})
 
+_chance: Final = SystemRandom()
 _UNSENT: Final = object()
 
 _GUARD: Final = """\
@@ -54,6 +59,18 @@ end
 def guarded(script: Script) -> Script:
     """Return a script as it is run on a cluster."""
     return Script(script.name, _GUARD + script.source)
+
+
+def address_at(address: Address, place: Place) -> Address:
+    """Return the address of one member of a cluster, from that of the cluster."""
+    assert address.cluster is not None  # noqa: S101 - it is the address of a cluster
+    url = f"{address.url.partition('+')[0]}://{shown(place)}"
+    return Address(url, address.cluster.connection_class, address.cluster.options_at(place))
+
+
+def pause_before(times: int) -> float:
+    """Return the seconds to wait before a command is tried again, the `times`th time."""
+    return PAUSES[min(times, len(PAUSES)) - 1] * _chance.uniform(0.5, 1.0)
 
 
 class Routing(CommonCommands):
@@ -288,3 +305,30 @@ class Routing(CommonCommands):
         """Note what a primary has said of one slot. If its successor is not known yet, the next layout has it."""
         if self._layout is not None and place in self._carriers:
             self._layout = self._layout.moved(slot, place)
+
+
+class SubscribedRouting(Routing):
+    """With subscriptions, all at one primary, by clients of the primaries that send again by themselves."""
+
+    _channels: set[bytes]
+
+    @abstractmethod
+    async def _at_home(self, channel: bytes, *, is_wanted: bool) -> None:
+        """Subscribe at the primary where the subscriptions are, or unsubscribe."""
+
+    async def _is_tried_again(self, error: Exception, place: Place) -> bool:
+        return False  # What may be sent again has been, by the client of the primary.
+
+    async def subscribe(self, channel: str | bytes) -> None:
+        name = channel.encode() if isinstance(channel, str) else channel
+        self._channels.add(name)
+        try:
+            await self._at_home(name, is_wanted=True)
+        except RedisError:
+            self._channels.discard(name)
+            raise
+
+    async def unsubscribe(self, channel: str | bytes) -> None:
+        name = channel.encode() if isinstance(channel, str) else channel
+        self._channels.discard(name)
+        await self._at_home(name, is_wanted=False)
