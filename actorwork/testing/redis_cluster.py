@@ -10,19 +10,16 @@ quicker, the whole cluster starts again with others.
 
 from __future__ import annotations
 
-import shutil
 import socket
-import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from actorwork.streams.transport.slots import SLOTS, key_slot
-from actorwork.testing.redis_sentinel import Member, PortTaken, wait_for
+from actorwork.testing.redis_sentinel import Member, open_fleet, wait_for
 from actorwork.testing.redis_server import free_port
 
-_STARTS: Final = 5
 _BUS: Final = 10_000
 _HIGHEST: Final = 65_535 - _BUS
 _MOVED_AT_ONCE: Final = 100
@@ -178,33 +175,7 @@ def open_redis_cluster(
     `config` is any setting of redis.conf for all members. A member that does not answer for `node_timeout` seconds is
     regarded as failing.
     """
-    directory = Path(tempfile.mkdtemp(prefix="actorwork-cluster-"))
-    try:
-        cluster = _started(directory, primaries, replicas, config or {}, node_timeout)
-        try:
-            yield cluster
-        finally:
-            cluster.kill()
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-def _started(
-    directory: Path, primaries: int, replicas: int, config: Mapping[str, str], node_timeout: float
-) -> RedisCluster:
-    attempt = 0
-    while True:
-        (place := directory / str(attempt)).mkdir()
-        cluster = RedisCluster(place, primaries, replicas, config, node_timeout)
-        attempt += 1
-        try:
-            cluster.start()
-        except PortTaken:
-            cluster.kill()
-            if attempt == _STARTS:
-                raise
-        except BaseException:
-            cluster.kill()
-            raise
-        else:
-            return cluster
+    with open_fleet(
+        "cluster", lambda place: RedisCluster(place, primaries, replicas, config or {}, node_timeout)
+    ) as cluster:
+        yield cluster

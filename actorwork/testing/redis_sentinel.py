@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
 from actorwork.testing.redis_server import find_redis_server, free_port
 
@@ -172,18 +172,25 @@ class RedisSentinels:
                 member.kill()
 
 
-@contextmanager
-def open_redis_sentinels(
-    *, sentinels: int = 1, replicas: int = 1, config: Mapping[str, str] | None = None, down_after: float = 1.0
-) -> Generator[RedisSentinels]:
-    """Run a primary, its replicas, and some sentinels for the duration of a block.
+class Fleet(Protocol):
+    """Several servers that are started and ended together."""
 
-    `config` is any setting of redis.conf for all servers. The sentinels regard a server as down that does not answer
-    for `down_after` seconds.
-    """
-    directory = Path(tempfile.mkdtemp(prefix="actorwork-sentinel-"))
+    def start(self) -> None:
+        """Start everything; raises `PortTaken`."""
+        ...
+
+    def kill(self) -> None: ...
+
+
+F = TypeVar("F", bound=Fleet)
+
+
+@contextmanager
+def open_fleet(kind: str, make: Callable[[Path], F]) -> Generator[F]:
+    """Run servers for the duration of a block, each time in an empty directory, until their ports are free."""
+    directory = Path(tempfile.mkdtemp(prefix=f"actorwork-{kind}-"))
     try:
-        fleet = _started(directory, sentinels, replicas, config or {}, down_after)
+        fleet = _started(directory, make)
         try:
             yield fleet
         finally:
@@ -192,13 +199,11 @@ def open_redis_sentinels(
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _started(
-    directory: Path, sentinels: int, replicas: int, config: Mapping[str, str], down_after: float
-) -> RedisSentinels:
+def _started(directory: Path, make: Callable[[Path], F]) -> F:
     attempt = 0
     while True:
         (place := directory / str(attempt)).mkdir()
-        fleet = RedisSentinels(place, sentinels, replicas, config, down_after)
+        fleet = make(place)
         attempt += 1
         try:
             fleet.start()
@@ -211,6 +216,21 @@ def _started(
             raise
         else:
             return fleet
+
+
+@contextmanager
+def open_redis_sentinels(
+    *, sentinels: int = 1, replicas: int = 1, config: Mapping[str, str] | None = None, down_after: float = 1.0
+) -> Generator[RedisSentinels]:
+    """Run a primary, its replicas, and some sentinels for the duration of a block.
+
+    `config` is any setting of redis.conf for all servers. The sentinels regard a server as down that does not answer
+    for `down_after` seconds.
+    """
+    with open_fleet(
+        "sentinel", lambda place: RedisSentinels(place, sentinels, replicas, config or {}, down_after)
+    ) as fleet:
+        yield fleet
 
 
 def wait_for(condition: Callable[[], Any], what: str) -> None:

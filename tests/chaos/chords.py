@@ -11,7 +11,6 @@ that the broker has accepted. At the end `audit` compares both with what the cho
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,11 +19,10 @@ from typing import Final
 import attrs
 import trio
 
-from actorwork import Actor, Intensity, Message, Process, Retry, Settings, Supervisor, receive, run
-from actorwork.telemetry.configuring import configure
+from actorwork import Actor, Intensity, Message, Process, Retry, Settings, Supervisor, receive
 from actorwork.workflows import Flow, chord, step
 
-from .workers import GRACE, LEASE, LEDGER, REPLICAS, ledger
+from .workers import REPLICAS, ledger, run_node, some
 
 RECEIPTS: Final = "chords:receipts"
 MEMBERS: Final = 10
@@ -125,17 +123,17 @@ class Audit:
         """Return a sentence for each promise that was broken, with the first of the chords in question."""
         found: list[str] = []
         if self.missing:
-            found.append(f"chords whose body has not run to an accepted end: {_some(self.missing)}")
+            found.append(f"chords whose body has not run to an accepted end: {some(self.missing)}")
         if self.doubled:
-            each = _some(f"{number} ({count} times)" for number, count in self.doubled.items())
+            each = some(f"{number} ({count} times)" for number, count in self.doubled.items())
             found.append(f"chords whose body ran to an accepted end more than once: {each}")
         if self.foreign:
-            each = _some(f"{number} got {got}, wanted {values_of(number)}" for number, got in self.foreign.items())
+            each = some(f"{number} got {got}, wanted {values_of(number)}" for number, got in self.foreign.items())
             found.append(f"chords whose body was given other values than its own: {each}")
         if self.unknown:
-            found.append(f"bodies of chords that were never started: {_some(self.unknown)}")
+            found.append(f"bodies of chords that were never started: {some(self.unknown)}")
         if self.unsuccessful:
-            each = _some(f"{number} ({how})" for number, how in self.unsuccessful.items())
+            each = some(f"{number} ({how})" for number, how in self.unsuccessful.items())
             found.append(f"runs that are no success with the sum of their values: {each}")
         return found
 
@@ -171,15 +169,8 @@ def audit(
     )
 
 
-def _some(items: Iterable[object], most: int = 5) -> str:
-    shown = [str(item) for item in items]
-    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
-
-
 def main(tree: str, url: str, path: str) -> None:
-    os.environ[LEDGER] = path
-    configure("INFO", "json")
-    run(TREES[tree], broker=url, lease=LEASE, grace=GRACE)
+    run_node(TREES[tree], url, path)
 
 
 if __name__ == "__main__":

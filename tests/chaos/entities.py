@@ -11,7 +11,6 @@ was sent.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,10 +19,9 @@ from typing import Final, TypeVar
 import attrs
 import trio
 
-from actorwork import Entities, Entity, Intensity, Message, Process, Retry, Settings, Supervisor, receive, run
-from actorwork.telemetry.configuring import configure
+from actorwork import Entities, Entity, Intensity, Message, Process, Retry, Settings, Supervisor, receive
 
-from .workers import GRACE, LEASE, LEDGER, REPLICAS, ledger
+from .workers import REPLICAS, ledger, run_node, some
 
 T = TypeVar("T")
 
@@ -115,13 +113,15 @@ class Audit:
         """Return a sentence for each promise that was broken, with the first of the keys in question."""
         found: list[str] = []
         for what, of in (("lost", self.lost), ("more than once", self.doubled), ("that are not its own", self.foreign)):
-            found += [f"the state of {key} has numbers {what}: {_some(numbers)}" for key, numbers in _first(of)]
+            found += [f"the state of {key} has numbers {what}: {some(numbers, 10)}" for key, numbers in _first(of)]
         for key, (listed, sent) in _first(self.reordered):
-            found.append(f"the state of {key} has another order than its messages: {_some(listed)} for {_some(sent)}")
+            found.append(
+                f"the state of {key} has another order than its messages: {some(listed, 10)} for {some(sent, 10)}"
+            )
         for key, (version, commits) in _first(self.uncounted):
             found.append(f"the state of {key} has the version {version} after {commits} commits")
         if self.apart:
-            found.append(f"states and receipts that were not settled together: {_some(self.apart)}")
+            found.append(f"states and receipts that were not settled together: {some(self.apart, 10)}")
         return found
 
 
@@ -165,15 +165,8 @@ def _first(found: Mapping[str, T], most: int = 3) -> list[tuple[str, T]]:
     return list(found.items())[:most]
 
 
-def _some(items: Iterable[object], most: int = 10) -> str:
-    shown = [str(item) for item in items]
-    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
-
-
 def main(tree: str, url: str, path: str) -> None:
-    os.environ[LEDGER] = path
-    configure("INFO", "json")
-    run(TREES[tree], broker=url, lease=LEASE, grace=GRACE)
+    run_node(TREES[tree], url, path)
 
 
 if __name__ == "__main__":

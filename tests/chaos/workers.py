@@ -14,6 +14,7 @@ import os
 import random
 import sys
 import time
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -43,6 +44,19 @@ POISON_EXIT: Final = 17
 def ledger() -> Ledger:
     """Open the ledger once in each process: children of a `Process` inherit nothing but their environment."""
     return Ledger(Path(os.environ[LEDGER]))
+
+
+def run_node(tree: Supervisor, url: str, path: str) -> None:
+    """Be a node of an act, until it is told to end."""
+    os.environ[LEDGER] = path
+    configure("INFO", "json")
+    run(tree, broker=url, lease=LEASE, grace=GRACE)
+
+
+def some(items: Iterable[object], most: int = 5) -> str:
+    """Return the first of some items in words, and how many more there are."""
+    shown = [str(item) for item in items]
+    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
 
 
 class Hand(Actor):
