@@ -11,6 +11,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -19,7 +20,7 @@ import trio
 
 from actorwork import Actor, MessageFailed, Settings, open_client, open_system, receive
 from actorwork.brokers import open_broker
-from actorwork.errors import AskTimeout, BrokerError
+from actorwork.errors import AskTimeout
 
 from . import chords
 from .environment import LAST, ChaosError
@@ -70,7 +71,6 @@ class ChordAct(NodesAct):
     def __init__(self, broker: str, count: int, seed: int, folder: Path, *, say: Callable[[str], None]) -> None:
         super().__init__(BROKERS[broker], seed, folder, say=say, is_embedded=broker == "sqlite")
         self.numbers = range(1, count + 1)
-        self.repeated = 0
         self.ends: dict[int, int | str] = {}
         """The result of each run that was a success, and what there is to say about any other."""
 
@@ -78,16 +78,7 @@ class ChordAct(NodesAct):
         dice = random.Random(f"{self.dice_seed}/starts")
         async with open_client(self.url) as client:
             for number in self.numbers:
-                while True:
-                    try:
-                        await client.start(chords.flow_of(number), id=self.id_of(number))
-                        break
-                    except BrokerError as error:
-                        if not error.may_pass:
-                            raise
-                        # It may have been stored: under the same id it is the same run.
-                        self.repeated += 1
-                        await trio.sleep(0.05)
+                await self._until_taken(partial(client.start, chords.flow_of(number), id=self.id_of(number)))
                 await trio.sleep(dice.uniform(0, 2 / PACE))
                 while number - len(self.tally.given) > AHEAD and not self.stuck:  # noqa: ASYNC110 - see above
                     await trio.sleep(0.02)

@@ -12,6 +12,7 @@ import random
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -21,7 +22,6 @@ import trio
 from actorwork import Actor, Settings, open_system, receive
 from actorwork.brokers import open_broker
 from actorwork.codec import structure
-from actorwork.errors import BrokerError
 from actorwork.message import Envelope
 
 from . import entities
@@ -76,7 +76,6 @@ class EntityAct(NodesAct):
         self.seconds = seconds
         self.sent: defaultdict[str, list[int]] = defaultdict(list[int])
         self.count = 0
-        self.repeated = 0
 
     async def _bring_work(self) -> None:
         dice = random.Random(f"{self.dice_seed}/numbers")
@@ -90,15 +89,7 @@ class EntityAct(NodesAct):
                     self.sent[key].append(self.count)
                     data = json.dumps({"number": self.count}).encode()
                     some.append(Envelope(entities.SOURCE, f"{0xE47:016x}-{self.count:x}", data, key=key))
-                while True:
-                    try:
-                        await broker.publish(some)
-                        break
-                    except BrokerError as error:
-                        if not error.may_pass:
-                            raise
-                        self.repeated += 1  # It may have been stored: under the same ids they are the same.
-                        await trio.sleep(0.05)
+                await self._until_taken(partial(broker.publish, some))
                 await trio.sleep(dice.uniform(0, 2 * len(some) / PACE))
                 while self.count - self.tally.ended > AHEAD and not self.stuck:  # noqa: ASYNC110 - no event says so
                     await trio.sleep(0.02)
@@ -108,15 +99,9 @@ class EntityAct(NodesAct):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_filled)
             async with open_broker(self.url) as broker:
-
-                async def is_empty() -> bool:
-                    for _ in range(3):
-                        if await broker.backlog(entities.SOURCE) or await broker.delayed.list(entities.SOURCE, limit=1):
-                            return False
-                        await trio.sleep(0.07)
-                    return True
-
-                await self._wait_true(is_empty, "an empty source", within=LAST)
+                await self._wait_drained(
+                    broker, entities.SOURCE, partial(broker.delayed.list, entities.SOURCE, limit=1)
+                )
             self.rest = time.monotonic() - began
             await self._wait_whole()
             nursery.cancel_scope.cancel()

@@ -25,6 +25,7 @@ import redis
 import trio
 
 from actorwork import Actor, Settings, open_system, receive
+from actorwork.abc import Broker
 from actorwork.brokers import open_broker
 from actorwork.failpoints import VARIABLE
 from actorwork.testing.ledger import Account, Ledger
@@ -367,21 +368,25 @@ class Act:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_filled)
             async with open_broker(self.direct_url) as broker:
-
-                async def is_empty() -> bool:
-                    # Between the two questions a message may go from one place to the other, and be seen in neither.
-                    # It does so once in the 0.2 s by which a retry is delayed: not three times in a row.
-                    for _ in range(3):
-                        if await broker.backlog(workers.SOURCE) or await self._delayed():
-                            return False
-                        await trio.sleep(0.07)
-                    return True
-
-                await self._wait_true(is_empty, "an empty source", within=LAST)
+                await self._wait_drained(broker, workers.SOURCE, self._delayed)
             self.rest = time.monotonic() - began
             await self._wait_whole()
             nursery.cancel_scope.cancel()
         await self._end_processes()
+
+    async def _wait_drained(self, broker: Broker, source: str, delayed: Callable[[], Awaitable[object]]) -> None:
+        """Wait until nothing is left of a source: neither in its streams nor `delayed`."""
+
+        async def is_empty() -> bool:
+            # Between the two questions a message may go from one place to the other, and be seen in neither. It does
+            # so once in the 0.2 s by which a retry is delayed: not three times in a row.
+            for _ in range(3):
+                if await broker.backlog(source) or await delayed():
+                    return False
+                await trio.sleep(0.07)
+            return True
+
+        await self._wait_true(is_empty, "an empty source", within=LAST)
 
     async def _wait_whole(self) -> None:
         """Wait until all nodes are up, with their child processes: one that is told to end while it starts has to force

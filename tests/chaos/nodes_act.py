@@ -7,13 +7,14 @@ them.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
 import trio
 
+from actorwork.errors import BrokerError
 from actorwork.testing.redis_server import open_redis_server
 
 from .environment import CARRY_OUT, Act, ChaosError
@@ -31,6 +32,8 @@ class NodesAct(Act):
         super().__init__(name, seed, 0, folder, say=say)
         self.is_embedded = is_embedded
         self.over = trio.CancelScope()
+        self.repeated = 0
+        """What the broker refused for a moment, and the client repeated."""
         self.stuck = ""
         """What was wrong when work stopped to end; then there is no further one."""
 
@@ -63,6 +66,18 @@ class NodesAct(Act):
                 await self._bring_work()
                 self.over.cancel()
             nursery.cancel_scope.cancel()
+
+    async def _until_taken(self, send: Callable[[], Awaitable[object]]) -> None:
+        """Send something, again and again while the broker refuses it for a moment: under its ids it is the same."""
+        while True:
+            try:
+                await send()
+                break
+            except BrokerError as error:
+                if not error.may_pass:
+                    raise
+                self.repeated += 1
+                await trio.sleep(0.05)
 
     async def _watch_progress(self) -> None:
         """Go on to the end when nothing is handled any more: the audit says what it is about."""
