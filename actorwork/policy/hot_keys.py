@@ -16,7 +16,7 @@ from typing import Final
 
 COUNTERS: Final = 64
 WINDOW: Final = 60.0
-"""Seconds: what is told is of the last one to two of these."""
+"""Seconds. A report covers the last one to two of these."""
 SHARE: Final = 0.01
 """The part of all messages that a key has at least, to be hot."""
 LEAST: Final = 3

@@ -6,7 +6,7 @@ gathers while it waits.
 
 Before the WAIT, in the same write, the connection sets a key of no meaning. A message that was stored before, under the
 same id, is not written again: without the key the connection would have nothing to wait for, and the server would
-answer at once. The replication stream is in order, so whoever has the key has the message.
+answer at once. The replication stream is in order, so a replica that has the key has the message.
 
 If the connection was another one at the end than at the beginning, the message may be on a server that is the primary
 no more: everything is sent again, each message under its id. So a confirmation always is about one server that took
@@ -68,8 +68,8 @@ class DurablePublisher:
         self._waiting.append(order)
         try:
             async with self._lock:
-                # Whoever has the lock publishes for all that wait for it. If it is cancelled meanwhile, they are not
-                # done, and the next of them publishes again.
+                # The task that has the lock publishes for all that wait for it. If it is cancelled meanwhile, their
+                # orders are not done, and the next of these tasks publishes again.
                 if not order.is_done:
                     await self._run([one for one in self._waiting if one.durability == durability])
         finally:

@@ -2,8 +2,8 @@
 
 On one server, the script that maintains looks at the leases itself (lua/maintain.lua). On a cluster it cannot: each
 lease is in a slot of its own. It need not, since a lease that is lost stays lost: no node takes its name again. So the
-nodes that own entries are looked up first, then their leases, wherever these are, and the script is told which are
-gone. In it an entry is still taken only from an owner that has it.
+reclaimer first asks which nodes own entries, then for their leases, wherever these are, and passes the names of the
+dead nodes to the script. That still takes an entry only from an owner that has it.
 
 If the leases cannot be looked at within a second, since their primary is away, nobody is taken for dead: due messages
 enter, and released ones are taken over, all the same.

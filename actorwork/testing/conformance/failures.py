@@ -35,7 +35,7 @@ class FailureTests(ContractTests):
             await consumer.settle(told)
             await consumer.expect_nothing()
             assert (await other.take_one()).id == "1"
-            await other.expect_nothing()  # Another actor is told nothing.
+            await other.expect_nothing()  # The broker tells another actor nothing.
             assert await broker.find_outcome("orders", "1") == outcome
             assert [letter.id for letter in await broker.dead_letters.list()] == ["1"]
 
