@@ -256,8 +256,14 @@ class Node(Protocol):
         """Whether the committed state of the key of a delivery is the one with this stamp: cheaper than to load it."""
         ...
 
-    async def release_deliveries(self, subscription: Subscription, deliveries: Sequence[Delivery]) -> None:
-        """Release deliveries, each in its place and without counting the attempt; another node takes them at once."""
+    async def release_deliveries(
+        self, subscription: Subscription, deliveries: Sequence[Delivery], *, aside: float = 0.0
+    ) -> None:
+        """Release deliveries, each in its place and without counting the attempt; another node takes them at once.
+
+        This node can do nothing with them for about `aside` seconds. A broker at which it could take them again before
+        another one hears of them leaves them to the others for that long.
+        """
         ...
 
     def note(

@@ -8,6 +8,8 @@ A turn reads only channels that are ready, for cursors that have credit left: an
 becomes ready when an entry enters it, or when a delivery of its group is released or orphaned. When something urgent
 comes and a cursor has no credit left, its sink is asked for the credit that it reserves for urgent messages; a sink
 that never gets any is never asked.
+
+What a node has released because it can do nothing with it is left to other nodes for a while: they hear of it later.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from actorwork.embedded.own_leases import Lease
 from actorwork.embedded.rows import GroupChannel, Taken
 from actorwork.embedded.states import CancelledMessage
 from actorwork.embedded.store import Store
-from actorwork.message import Priority
+from actorwork.message import Delivery, Priority
 from actorwork.policy.turns import FairPriority
 
 MOST_READ: Final = 1000
@@ -169,6 +171,8 @@ class Cursors:
         """The cursors of each node."""
         self._by_channel: dict[int, list[GroupChannel]] = {}
         self._urgent_came = False
+        self.aside_until = math.inf
+        """When the first entry that is left to other nodes may be read again, by the monotonic clock."""
 
     def __repr__(self) -> str:
         return f"<Cursors: {len(self._cursors)}>"
@@ -211,6 +215,27 @@ class Cursors:
                 ]
                 for channel in cursor.channels:
                     self._by_channel[channel.number].remove(channel)
+
+    def set_aside(self, cursor: Cursor, deliveries: Iterable[Delivery], until: float) -> None:
+        """Leave deliveries, which a cursor's node is about to release, to other nodes until then."""
+        channels = {(channel.name, channel.priority): channel for channel in cursor.channels}
+        for delivery in deliveries:
+            channels[delivery.source, delivery.priority].aside[delivery.token.seq] = until
+            self.aside_until = min(self.aside_until, until)
+
+    def end_aside(self, now: float) -> None:
+        """Let the entries be read again that were left to other nodes for long enough."""
+        if now < self.aside_until:
+            return
+        self.aside_until = math.inf
+        for cursor in self._cursors:
+            for channel in cursor.channels:
+                for seq, until in list(channel.aside.items()):
+                    if until <= now:
+                        del channel.aside[seq]
+                        self._wake([channel])
+                    else:
+                        self.aside_until = min(self.aside_until, until)
 
     def wake_channels(self, channels: set[int]) -> None:
         """Mark these channels as ready, and empty the set."""

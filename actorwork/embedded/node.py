@@ -20,7 +20,7 @@ from actorwork import events
 from actorwork.abc import EventSink, LeaseState, Subscription, meter_of
 from actorwork.embedded.cursors import Batch, Cursor
 from actorwork.embedded.notes import Note, Notes
-from actorwork.embedded.orders import Writer
+from actorwork.embedded.orders import Answer, Writer
 from actorwork.embedded.own_leases import Lease
 from actorwork.embedded.rows import EnvelopeRow, GroupChannel, SettleOrder, Token, is_plain, row_of
 from actorwork.embedded.states import CancelledMessage
@@ -381,24 +381,22 @@ class EmbeddedNode:
     async def has_state(self, subscription: Subscription, delivery: Delivery, stamp: str) -> bool:
         return _stamp_of(await self.load_state(subscription, delivery)) == stamp
 
-    async def release_deliveries(self, subscription: Subscription, deliveries: Sequence[Delivery]) -> None:
-        answer = trio.Event()
-        failed: list[BrokerError] = []
-
-        def fail(error: BrokerError) -> None:
-            failed.append(error)
-            answer.set()
-
-        self._order_release(subscription, deliveries, answer.set, fail)
+    async def release_deliveries(
+        self, subscription: Subscription, deliveries: Sequence[Delivery], *, aside: float = 0.0
+    ) -> None:
+        answer = Answer()
+        if aside > 0:
+            cursor, until = self._intakes[subscription].cursor, self._writer.now() + aside
+            # The orders of this thread are carried out in turn, so this precedes the release.
+            self._writer.tell(lambda turns: turns.cursors.set_aside(cursor, deliveries, until))
+        self._order_release(subscription, deliveries, answer.done, answer.failed)
         await answer.wait()
-        if failed:
-            raise failed[0]
 
     def _order_release(
         self,
         subscription: Subscription,
         deliveries: Sequence[Delivery],
-        done: Callable[[], object] | None = None,
+        done: Callable[[None], object] | None = None,
         failed: Callable[[BrokerError], None] | None = None,
     ) -> None:
         if self._suspects:
@@ -411,7 +409,7 @@ class EmbeddedNode:
                 self._counts["released"] += count
                 self._emit(events.Released(source, subscription.group, count))
             if done is not None:
-                done()
+                done(None)
 
         def fail(error: BrokerError) -> None:
             self._emit(events.BrokerTrouble("releasing deliveries", str(error), "they stay ours until the lease ends"))

@@ -63,11 +63,16 @@ class Reading:
             grp, restored = self._restore_group(channel), True
             group = self._execute("select cursor from groups where grp = ?", (grp,)).fetchone()
         taken = Taken(grp, restored=restored)
-        free = self._execute(f"{FREE} order by p.seq limit ?", (grp, limit)).fetchall()
+        free_of: str = FREE
+        which: list[Any] = [grp]
+        if channel.aside:
+            free_of += " and p.seq not in (select value from json_each(?))"
+            which.append(json.dumps(list(channel.aside)))
+        free = self._execute(f"{free_of} order by p.seq limit ?", (*which, limit)).fetchall()
         if channel.suspects or any(count >= channel.alone_from for _, count, *_ in free):
             suspected = (channel.alone_from, channel.dead_from - 1)
             free = self._execute(
-                f"{FREE} and not p.count between ? and ? order by p.seq limit ?", (grp, *suspected, limit)
+                f"{free_of} and not p.count between ? and ? order by p.seq limit ?", (*which, *suspected, limit)
             ).fetchall()
             taken.held = self.has_suspects(channel, grp)
         self._give(free, channel, node, taken)
@@ -191,5 +196,3 @@ class Reading:
     def groups_with_free(self) -> set[int]:
         """Return the groups with released or orphaned deliveries. Needs no transaction."""
         return {row[0] for row in self._execute("select distinct grp from pending where node <= 0")}
-
-    # --------------------------------------------------------------------------------------------------- settling

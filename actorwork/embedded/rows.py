@@ -134,6 +134,8 @@ class GroupChannel:
     """Whether nothing may be read from it, ready or not."""
     suspects: bool = False
     """Whether messages wait that may only be run with nothing beside them."""
+    aside: dict[int, float] = attrs.field(factory=dict[int, float])
+    """Entries that are left to other nodes, and until when, by the monotonic clock."""
     bounds: DeadLetterSettings = attrs.field(factory=DeadLetterSettings)
     is_told_failures: bool = False
 

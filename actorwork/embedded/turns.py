@@ -128,7 +128,7 @@ class Turns:
         """Return when the next turn is to be run if no order comes, by the monotonic clock."""
         if self.cursors.can_read:
             return max(now, self._rests_until)
-        until = min(self._settle_again_at, self.leases.next_at, self.cursors.isolates_at)
+        until = min(self._settle_again_at, self.leases.next_at, self.cursors.isolates_at, self.cursors.aside_until)
         if self.cursors:
             # In this order: a sum of both clocks would be rounded, and what is due now would be due a little later.
             until = min(until, now + (self._next_due - wall))
@@ -341,6 +341,7 @@ class Turns:
         self.cursors.wake_channels(store.transaction.touched)
 
     def _due(self, store: Store, now: float, wall: float) -> _Due:
+        self.cursors.end_aside(now)
         return _Due(
             late=self.leases.late(now),
             expired=self.leases.expired(store, now, wall),

@@ -251,8 +251,13 @@ class RedisNode(Node):
     async def wait_settled(self) -> None:
         await self._settler.wait_settled()
 
-    async def release_deliveries(self, subscription: Subscription, deliveries: Sequence[Delivery]) -> None:
-        """Cancelled: any part may have been released; other nodes take over the rest when the lease is released."""
+    async def release_deliveries(
+        self, subscription: Subscription, deliveries: Sequence[Delivery], *, aside: float = 0.0
+    ) -> None:
+        """Cancelled: any part may have been released; other nodes take over the rest when the lease is released.
+
+        `aside` is not needed: all nodes look for what was released equally often, each at moments of its own.
+        """
         await self._release_all(deliveries)
 
     async def _release_all(self, deliveries: Sequence[Delivery]) -> None:

@@ -90,7 +90,6 @@ async def test_an_upgrade_that_adds_a_field_and_its_rollback_lose_nothing_of_eit
 
 
 @LONG
-@pytest.mark.parametrize("url", ["redis"], indirect=True)
 async def test_an_upgrade_with_a_migration_and_its_rollback_hold_keys_up_and_lose_nothing(
     url: str, drill: Drill, each: int
 ):

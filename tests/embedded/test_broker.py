@@ -377,6 +377,33 @@ async def test_bystanders_of_a_crash_are_run_alone_and_not_dead_lettered(tmp_pat
         assert letter.payload == b"4"
 
 
+async def test_what_a_node_leaves_aside_goes_to_another_process_and_not_back_to_it(tmp_path: Path):
+    path = tmp_path / "x.db"
+    async with open_at(path) as here, open_consumer(here, "orders", room=2) as one:
+        await here.publish([Envelope("orders", "first", b"1"), Envelope("orders", "second", b"1")])
+        first, second = await one.take(2)
+        await one.release_deliveries(first, aside=600)
+        await one.release_deliveries(second)
+        await one.expect_only("second")
+        await here.publish([Envelope("orders", "third", b"1")])
+        await one.expect_only("third")
+        async with open_at(path) as there, open_consumer(there, "orders") as another:
+            await another.expect_only("first")
+        assert await here.backlog("orders") == 0
+
+
+async def test_what_no_other_node_takes_comes_back_after_its_time(tmp_path: Path):
+    async with open_at(tmp_path / "x.db") as broker, open_consumer(broker, "orders", room=2) as consumer:
+        await broker.publish([Envelope("orders", "first", b"1"), Envelope("orders", "second", b"1")])
+        first, second = await consumer.take(2)
+        await consumer.release_deliveries(first, aside=0.05)
+        await consumer.release_deliveries(second, aside=0.1)
+        for name in ("first", "second"):
+            delivery = await consumer.take_one()
+            assert (delivery.id, delivery.crashes) == (name, 0)
+            await consumer.settle(delivery)
+
+
 async def test_the_next_one_of_a_key_follows_a_dead_lettered_message_at_once():
     async with open_at(":memory:") as broker, open_consumer(broker, "orders", max_crashes=0, lease=60) as consumer:
         await broker.publish([Envelope("orders", "1", b"1", key="k")])

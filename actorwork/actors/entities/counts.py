@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from actorwork.events import Event
 
 STALLED_FOR: Final = 60.0
-"""Seconds for which a key counts as stalled after a message of it was handed back; it comes again every second."""
+"""Seconds for which a key counts as stalled after a message of it was handed back: it comes again within two."""
 _MOST_STALLED: Final = 1000
 
 

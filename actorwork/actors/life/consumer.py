@@ -281,14 +281,18 @@ class Consumer:
             owner.mailbox.put_back(delivery)
 
     def hand_back(self, delivery: Delivery, *, after: float) -> None:
-        """Release a delivery that cannot be handled here now, in `after` seconds at the latest, without counting it."""
+        """Release a delivery that cannot be handled here now, in `after` seconds at the latest, without counting it.
+
+        For as long again it is left to other nodes.
+        """
         self._given_up.append(delivery)
         self._owner.mailbox.delivery_ended(0.0)
         self._start_soon(self._release_later, after)
 
     async def _release_later(self, after: float) -> None:
         await trio.sleep(after)
-        await self._release_given_up()
+        deliveries, self._given_up = self._given_up, []
+        await self._release(deliveries, aside=after)
 
     # ---- the states of entities ----
 
@@ -341,12 +345,12 @@ class Consumer:
         await self._release(deliveries)
         return len(deliveries)
 
-    async def _release(self, deliveries: Sequence[Delivery]) -> None:
+    async def _release(self, deliveries: Sequence[Delivery], *, aside: float = 0.0) -> None:
         if self._quota is not None:
             self._quota.give_back(len(deliveries))
         if deliveries and self._node is not None:
             try:
-                await self._node.release_deliveries(self.subscription, deliveries)
+                await self._node.release_deliveries(self.subscription, deliveries, aside=aside)
             except BrokerError as error:
                 what_next = "they are run elsewhere after this node's end"
                 self._emit(events.BrokerTrouble("handing back", str(error), what_next))

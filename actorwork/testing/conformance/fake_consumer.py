@@ -116,8 +116,8 @@ class FakeConsumer:
         self.node.settle(self.subscription, delivery, settlement or Ack(), published)
         await self.node.wait_settled()
 
-    async def release_deliveries(self, *deliveries: Delivery) -> None:
-        await self.node.release_deliveries(self.subscription, deliveries)
+    async def release_deliveries(self, *deliveries: Delivery, aside: float = 0.0) -> None:
+        await self.node.release_deliveries(self.subscription, deliveries, aside=aside)
 
     async def expect_only(self, last: str) -> None:
         """Check that the next delivery has this id: no other came before it."""

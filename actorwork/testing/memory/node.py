@@ -175,11 +175,13 @@ class MemoryNode(EmbeddedNode):
             return False
         return await super().publish_fenced(subscription, delivery, published, state=state)
 
-    async def release_deliveries(self, subscription: Subscription, deliveries: Sequence[Delivery]) -> None:
+    async def release_deliveries(
+        self, subscription: Subscription, deliveries: Sequence[Delivery], *, aside: float = 0.0
+    ) -> None:
         if self.is_dead:
             await trio.lowlevel.checkpoint()
             return
-        await super().release_deliveries(subscription, deliveries)
+        await super().release_deliveries(subscription, deliveries, aside=aside)
 
     async def close(self) -> None:
         """Stop, and release the lease; a dead node leaves it to run out."""
