@@ -6,17 +6,18 @@ the keys of a source from its prefix: these keys are in the slot of the source, 
 
 from __future__ import annotations
 
-import pkgutil
+from functools import cache
+from pathlib import Path
 from typing import Final
 
 from actorwork.streams.transport.commands import Script
 
+_LUA: Final = Path(__file__).with_name("lua")
 
+
+@cache
 def _text(name: str) -> str:
-    data = pkgutil.get_data("actorwork.streams", f"lua/{name}.lua")
-    if data is None:
-        raise FileNotFoundError(f"actorwork/streams/lua/{name}.lua is missing from this installation")
-    return data.decode()
+    return (_LUA / f"{name}.lua").read_text(encoding="utf-8")
 
 
 def _script(name: str, *parts: str) -> Script:

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias, Union, cast, get_args, get_origin
 import attrs
 
 from actorwork import codec
+from actorwork.errors import CodecError
 from actorwork.policy.runs.values import Piece, Template
 from actorwork.workflows.holes import Hole
 
@@ -102,7 +103,7 @@ def _list(values: Sequence[object], where: str, fill: Filler, annotation: Any = 
 def _text(value: object, annotation: Any, where: str) -> str:
     try:
         data = codec.encode_value(value) if annotation is Any else codec.encode_as(value, annotation)
-    except codec.CodecError as error:
+    except CodecError as error:
         if "<the " in str(error):
             raise TypeError(
                 f"{where}: the result of a step belongs into a field of the message itself, or into a list in one;"

@@ -47,6 +47,7 @@ trio.run(main)
 
 NEVER = {
     "asyncio": "Trio runs everything",
+    "cattrs": "only what is not plain JSON needs it, see codec/values.py",
     "click": "only the command line needs it",
     "concurrent.futures": "Trio has its own threads",
     "croniter": "only a Cron needs it, when it is created",

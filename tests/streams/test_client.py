@@ -66,6 +66,21 @@ async def test_a_script_is_loaded_with_the_connection(redis_url: str):
         assert await client.call("EVALSHA", ADD.sha, 1, "sum", 2) == 2
 
 
+async def test_scripts_that_the_server_knows_are_not_sent_again(redis_url: str):
+    long = Script("long", f"-- {'x' * 10_000}\nreturn 1")
+    async with open_client(redis_url, scripts=[ADD, long]) as client:
+        assert client.statistics().bytes_sent > 10_000
+    async with open_client(redis_url, scripts=[ADD, long]) as client:
+        assert await client.call_many([("EVALSHA", long.sha, 0), ("EVALSHA", ADD.sha, 1, "sum", 2)]) == [1, 2]
+        assert client.statistics().bytes_sent < 1_000
+
+
+async def test_a_user_who_may_load_scripts_but_not_ask_for_them_gets_them_all():
+    with open_redis_server(users=["ann on nopass ~* &* +@all -script +script|load"]) as server:
+        async with open_client(server.url.replace("unix://", "unix://ann:x@"), scripts=[ADD]) as client:
+            assert await client.call("EVALSHA", ADD.sha, 1, "sum", 2) == 2
+
+
 async def test_a_script_the_server_has_forgotten_is_loaded_again_and_runs_once(redis_url: str):
     async with open_client(redis_url) as client:
         assert await client.run_script(ADD, ["sum"], [2]) == 2

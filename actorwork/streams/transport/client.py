@@ -413,15 +413,28 @@ class RedisClient(CommonCommands):
             request = await link.request(pack(("SUBSCRIBE", channel)), is_subscription=True)
             if request.error is None and isinstance(request.replies[0], Exception):
                 link.fail(request.replies[0])
-        scripts = tuple(self._scripts.values())
-        if scripts:
+        if missing := await self._missing_scripts(link):
             # Without the right to load scripts, the error appears when one is run.
-            await link.request(b"".join([pack(("SCRIPT", "LOAD", script.source)) for script in scripts]), len(scripts))
+            await link.request(b"".join([pack(("SCRIPT", "LOAD", script.source)) for script in missing]), len(missing))
         if link.error is None:
             self.generation += 1
             self._link = link
             self._connected.set()
             self._on_event(Connected(self._address.url, self.generation))
+
+    async def _missing_scripts(self, link: Multiplexer) -> Sequence[Script]:
+        """Return the scripts that the server does not know: together they have a megabyte, so they are sent only once.
+
+        A server that does not permit the question gets them all.
+        """
+        scripts = tuple(self._scripts.values())
+        if not scripts:
+            return ()
+        request = await link.request(pack(("SCRIPT", "EXISTS", *self._scripts)), 1)
+        known = request.replies[0] if request.replies else ()
+        if isinstance(known, Exception):
+            return scripts
+        return [script for script, is_known in zip(scripts, known, strict=False) if not is_known]
 
     def _lost(self, _error: Exception) -> None:
         link, self._link = self._link, None
