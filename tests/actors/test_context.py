@@ -168,7 +168,7 @@ async def test_a_broker_that_fails_while_deliveries_are_handed_back_does_not_bre
     async with open_system(Slow, broker=broker, emit=kept):
         assert broker.node is not None
 
-        async def fail(*_: object) -> None:
+        async def fail(*_: object, **__: object) -> None:
             raise BrokerError("the disk is full")
 
         broker.node.release_deliveries = fail  # type: ignore[method-assign]

@@ -7,12 +7,7 @@
 -- Returns how many there were.
 
 local prefix = ARGV[1]
--- A letter that was sent and could not be removed would be sent again.
-local lacking = redis.acl_check_cmd and lacks('replaying', function()
-  local needs = needs_of_order(prefix)
-  needs[#needs + 1] = { 'XDEL', KEYS[2], '0-0' }
-  return needs
-end)
+local lacking = lacking_to_resend(prefix, KEYS[2])
 if lacking then
   return redis.error_reply(lacking)
 end
@@ -30,13 +25,10 @@ for i = 2, #ARGV, 2 do
         fields[#fields + 1] = letter[f + 1]
       end
     end
-    fields = readdressed(fields, facts['id'], ARGV[i + 1], facts['group'])
-    local place, problem = enter(prefix, member_for(prefix, facts['id'], facts['group'], ARGV[i]), fields)
-    if not place then
+    local problem = resend(prefix, KEYS[2], ARGV[i], facts, fields, ARGV[i + 1])
+    if problem then
       return redis.error_reply(problem)
     end
-    lives.revive(prefix, facts['id'], by_name(fields), place)
-    redis.call('XDEL', KEYS[2], ARGV[i])
     count = count + 1
   end
 end

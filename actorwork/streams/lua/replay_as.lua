@@ -8,12 +8,7 @@
 local prefix, entry, payload, kind, headers = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local REPLACED = { id = true, data = true, type = true, headers = true, group = true, expires = true }
 
--- A letter that was sent and could not be removed would be sent again.
-local lacking = redis.acl_check_cmd and lacks('replaying', function()
-  local needs = needs_of_order(prefix)
-  needs[#needs + 1] = { 'XDEL', KEYS[2], '0-0' }
-  return needs
-end)
+local lacking = lacking_to_resend(prefix, KEYS[2])
 if lacking then
   return redis.error_reply(lacking)
 end
@@ -37,11 +32,8 @@ if facts['m:data'] then
     end
   end
 end
-fields = readdressed(fields, facts['id'], headers, facts['group'])
-local place, problem = enter(prefix, member_for(prefix, facts['id'], facts['group'], entry), fields)
-if not place then
+local problem = resend(prefix, KEYS[2], entry, facts, fields, headers)
+if problem then
   return redis.error_reply(problem)
 end
-lives.revive(prefix, facts['id'], by_name(fields), place)
-redis.call('XDEL', KEYS[2], entry)
 return 1
