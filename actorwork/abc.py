@@ -1101,16 +1101,20 @@ class HeaderMiddleware(PublishMiddleware, Protocol):
 class ActorInstrument(Protocol):
     """Observes the deliveries of one actor; it must not raise anything of its own."""
 
-    def enter_unobserved(self, delivery: Delivery, /) -> object | None:
-        """Enter the context of a delivery that need not be observed; return the token for `leave`.
+    def begin(self, in_hand: Callable[[], Delivery | None], /) -> None:
+        """Prepare a task that will handle deliveries; called in it, once, before the first one.
 
-        Returns None if it is to be observed by `handling`. Called only where an actor has one instrument and no
-        middleware: a wrapper around the handler would cost more than all else there.
+        What it sets in context variables stays there. `in_hand` returns the delivery that the calling task handles, in
+        tasks that handlers start and in worker threads too; None for a message from within the process.
         """
         ...
 
-    def leave(self, token: object, /) -> None:
-        """Leave the context again; called in the same task."""
+    def is_unobserved(self, delivery: Delivery, /) -> bool:
+        """Return whether a delivery need not be observed by `handling`.
+
+        Called only where an actor has one instrument and no middleware: a wrapper around the handler would cost more
+        than all else there.
+        """
         ...
 
     async def handling(self, delivery: Delivery, proceed: Callable[[], Awaitable[object]], /) -> object:

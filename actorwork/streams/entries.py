@@ -60,6 +60,10 @@ _NORMAL: Final = Priority.NORMAL
 _numbered: Final = re.compile(r"([0-9a-f]{16})-(0|[1-9a-f][0-9a-f]{0,11})").fullmatch
 
 
+_one_text: Final = re.compile(rb'\{"((?!actorwork-)[a-z-]+)":"([ !#-\[\]-~]*)"\}').fullmatch
+"""One header that is not ours, and a plain text: most messages in a trace have that. Decoding JSON costs more."""
+
+
 class _UnreadableError(ValueError):
     pass
 
@@ -204,15 +208,21 @@ def delivery_from(
     a plain ack.
     """
     count = len(fields)
-    if 4 <= count <= 6 and fields[0] == b"id" and fields[2] == b"data" and fields[1]:
-        # Most entries have only these fields.
+    if 4 <= count <= 8 and fields[0] == b"id" and fields[2] == b"data" and fields[1]:
+        # Most entries have only these fields, and those in a trace have one header.
         if count == 4:
             return Delivery(fields[1].decode(errors="replace"), source, fields[3], token, None, NO_HEADERS, 1, crashes)
-        if fields[4] == b"type" and count == 6:
+        if fields[4] == b"type":
             wire_name = fields[5].decode(errors="replace")
-            return Delivery(
-                fields[1].decode(errors="replace"), source, fields[3], token, wire_name, NO_HEADERS, 1, crashes
-            )
+            if count == 6:
+                return Delivery(
+                    fields[1].decode(errors="replace"), source, fields[3], token, wire_name, NO_HEADERS, 1, crashes
+                )
+            if count == 8 and fields[6] == b"headers" and (header := _one_text(fields[7])) is not None:
+                found = {header[1].decode(): header[2].decode()}
+                return Delivery(
+                    fields[1].decode(errors="replace"), source, fields[3], token, wire_name, found, 1, crashes
+                )
     named = dict(zip(fields[::2], fields[1::2], strict=False))
     data = named.get(b"data")
     payload: bytes | Mapping[bytes, bytes]

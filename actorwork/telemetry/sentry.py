@@ -151,11 +151,11 @@ class ActorReports:
     def __repr__(self) -> str:
         return f"<reports of {self._settings.title!r}>"
 
-    def enter_unobserved(self, delivery: Delivery) -> None:
-        """Return None: every delivery has a scope."""
+    def begin(self, in_hand: Callable[[], Delivery | None]) -> None:
+        """Do nothing: every delivery has a scope of its own."""
 
-    def leave(self, token: object) -> None:
-        """Do nothing: `enter_unobserved` enters nothing."""
+    def is_unobserved(self, delivery: Delivery) -> bool:
+        return False
 
     async def handling(self, delivery: Delivery, proceed: Callable[[], Awaitable[object]]) -> object:
         client = sentry_sdk.get_client()

@@ -70,6 +70,21 @@ def test_no_headers_can_make_a_reader_fail(flat: list[bytes], headers: bytes):
         assert made is None or isinstance(made, Delivery | tuple)
 
 
+@given(
+    st.sampled_from(["traceparent", "actorwork-attempt", "actorwork-reply-to", "actorwork-result-ttl", "a", "A", "ä"]),
+    st.text(alphabet='"\\\0\x1f\x7fa 1-{}:,ä\n', max_size=8),
+    st.sampled_from(["", " ", ",", "}"]),
+)
+def test_one_header_is_read_as_all_others_are(name: str, value: str, more: str):
+    raw = f'{{"{name}":"{value}"{more}}}'.encode()
+    first, kind, headers = [b"id", b"a", b"data", b"1"], [b"type", b"T"], [b"headers", raw]
+    # The reader has a short way for the fields in the order in which we write them.
+    short, long = (
+        entries.delivery_from("s", "g", b"1-1", [*first, *rest], ()) for rest in (kind + headers, headers + kind)
+    )
+    assert short == long
+
+
 @pytest.mark.parametrize(("group", "is_ours"), [(b"g", True), (b"other", False)])
 def test_an_entry_for_another_group_is_none_of_ours(group: bytes, is_ours: bool):
     for fields in ([b"data", b"1", b"group", group], [b"x", b"1", b"actorwork:group", group]):

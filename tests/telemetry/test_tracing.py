@@ -17,8 +17,17 @@ import pytest
 import trio
 from fastapi import FastAPI
 from opentelemetry import trace
+from opentelemetry.context import attach
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_OFF,
+    ALWAYS_ON,
+    Decision,
+    ParentBased,
+    Sampler,
+    SamplingResult,
+    TraceIdRatioBased,
+)
 from opentelemetry.trace import SpanKind, StatusCode
 
 import actorwork.aio
@@ -35,6 +44,7 @@ from actorwork import (
     open_client,
     receive,
 )
+from actorwork.message import Failure
 from actorwork.telemetry.otel import OpenTelemetry, Providers, sending
 from actorwork.telemetry.otel.conventions import attributes_of_broker
 from actorwork.telemetry.otel.sampling import Sampling
@@ -274,15 +284,153 @@ async def test_the_attempts_of_a_message_that_is_not_sampled_are_not_sampled_eit
 
 @pytest.mark.parametrize("ratio", [1.0, 0.5, 1e-9])
 def test_a_trace_that_is_taken_has_an_id_that_its_sampler_takes(ratio: float):
-    sampler = TraceIdRatioBased(ratio)
-    provider = Kept(ParentBased(sampler)).traces
-    sampling = Sampling.of(provider, provider.get_tracer("test"))
-    assert sampling.ratio == ratio
-    for _ in range(50):
-        with cast("Any", sampling.roots).start_as_current_span("x") as span:
-            assert span.get_span_context().trace_flags.sampled
-    assert Sampling.of(Kept(sampler).traces, provider.get_tracer("test")) == Sampling()
-    assert Sampling.of(Kept().traces, provider.get_tracer("test")).ratio is None
+    for sampler in (TraceIdRatioBased(ratio), ParentBased(TraceIdRatioBased(ratio))):
+        provider = Kept(sampler).traces
+        sampling = Sampling.of(provider, provider.get_tracer("test"))
+        assert sampling.ratio == ratio
+        for _ in range(50):
+            with cast("Any", sampling.roots).start_as_current_span("x") as span:
+                assert span.get_span_context().trace_flags.sampled
+
+
+def header_of(low: int, flag: str) -> dict[str, str]:
+    """The context of a trace whose id has this lower half."""
+    return {"traceparent": f"00-{TRACE[:16]}{low:016x}-{SPAN}-{flag}"}
+
+
+@pytest.mark.parametrize("flag", ["00", "01"])
+async def test_a_sampler_by_ratio_alone_takes_traces_by_their_ids_whatever_the_flag_says(
+    mock_clock: trio.testing.MockClock, flag: str
+):
+    kept = Kept(TraceIdRatioBased(0.25))
+    taken, dropped = 0x3FFFFFFFFFFFFFFF, 0x4000000000000000
+    async with open_test_system(Passing, telemetry=kept.telemetry()) as system:
+        for low in (taken, dropped):
+            await system.client.ref(Passing).tell(f"{low:016x}", headers=header_of(low, flag))
+            await system.drain()
+        assert not system.dead_letters
+        published = [one.envelope.headers["traceparent"] for one in system.sent("published")]
+    assert trace_of(kept.one("process actor:passing")) == f"{TRACE[:16]}{taken:016x}"
+    # What the handler sends says what has become of the trace here, not what it was before.
+    assert [str(one)[3:35] + str(one)[-2:] for one in published] == [
+        f"{TRACE[:16]}{taken:016x}01",
+        f"{TRACE[:16]}{dropped:016x}00",
+    ]
+
+
+async def test_a_sampler_that_takes_nothing_is_never_asked(
+    mock_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+):
+    kept = Kept(ALWAYS_OFF)
+    async with open_test_system(Second, telemetry=kept.telemetry()) as system:
+        monkeypatch.setattr("opentelemetry.sdk.trace.Tracer.start_span", _no_call)
+        for headers in ({}, {"traceparent": SAMPLED}, {"traceparent": UNSAMPLED}):
+            await system.client.publish("orders:packed", "lamp", headers=headers)
+        await system.drain()
+        assert not system.dead_letters
+    assert not kept.spans
+
+
+class Misdescribed(Sampler):
+    """Says of itself that it takes a quarter by the ids of traces, and takes everything."""
+
+    def should_sample(self, *_: Any, **__: Any) -> SamplingResult:
+        return SamplingResult(Decision.RECORD_AND_SAMPLE)
+
+    def get_description(self) -> str:
+        return "TraceIdRatioBased{0.25}"
+
+
+async def test_a_sampler_that_decides_otherwise_than_it_says_is_asked(mock_clock: trio.testing.MockClock):
+    kept = Kept(Misdescribed())
+    async with open_test_system(Second, telemetry=kept.telemetry()) as system:
+        await system.client.publish("orders:packed", "lamp", headers=header_of(0xFFFFFFFFFFFFFFFF, "00"))
+        await system.drain()
+    kept.one("process orders:packed")
+
+
+async def test_messages_handled_at_once_are_each_in_their_own_trace(mock_clock: trio.testing.MockClock):
+    both = trio.Event()
+    seen = dict[str, str]()
+
+    class Waiting(Actor):
+        settings = Settings(title="waiting", concurrency=2)
+
+        @receive
+        async def wait(self, message: str) -> None:
+            async def look() -> None:
+                await both.wait()
+                seen[message] = f"{trace.get_current_span().get_span_context().trace_id:032x}"
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(look)
+                seen[message] = ""
+                if len(seen) == 2:
+                    both.set()
+
+    kept = Kept(ParentBased(TraceIdRatioBased(0.01)))
+    traces = {name: f"{TRACE[:31]}{name}" for name in "ab"}
+    async with open_test_system(Waiting, telemetry=kept.telemetry()) as system:
+        for name, one in traces.items():
+            await system.client.ref(Waiting).tell(name, headers={"traceparent": f"00-{one}-{SPAN}-00"})
+        await system.drain()
+    assert seen == traces
+
+
+async def test_a_local_message_after_one_that_is_not_sampled_is_in_no_trace(mock_clock: trio.testing.MockClock):
+    kept, seen = Kept(ParentBased(TraceIdRatioBased(0.01))), list[bool]()
+
+    class Looking(Actor):
+        settings = Settings(title="looking")
+
+        @receive
+        async def look(self, message: str) -> None:
+            seen.append(trace.get_current_span().get_span_context().is_valid)
+
+    async with open_test_system(Looking, telemetry=kept.telemetry()) as system:
+        await system.client.ref(Looking).tell("x", headers={"traceparent": UNSAMPLED})
+        await system.drain()
+        await system.ref(Looking).ask("x")
+    assert seen == [True, False]
+
+
+async def test_a_span_that_a_handler_leaves_behind_is_not_the_parent_of_the_next_message(
+    mock_clock: trio.testing.MockClock,
+):
+    kept, seen = Kept(ParentBased(TraceIdRatioBased(0.01))), list[str]()
+
+    class Leaving(Actor):
+        settings = Settings(title="leaving")
+
+        @receive
+        async def leave(self, message: str) -> None:
+            seen.append(f"{trace.get_current_span().get_span_context().trace_id:032x}")
+            attach(trace.set_span_in_context(trace.NonRecordingSpan(trace.SpanContext(1, 1, is_remote=False))))
+
+    async with open_test_system(Leaving, telemetry=kept.telemetry()) as system:
+        for _ in range(3):
+            await system.client.ref(Leaving).tell("x", headers={"traceparent": UNSAMPLED})
+        await system.drain()
+    assert seen == [TRACE] * 3
+
+
+async def test_what_is_done_about_a_failure_is_in_the_trace_of_its_message(mock_clock: trio.testing.MockClock):
+    class Mourning(Actor):
+        settings = Settings(title="mourning")
+
+        @receive
+        async def fail(self, message: str) -> None:
+            raise ValueError("no")
+
+        async def failed(self, message: object, failure: Failure) -> None:
+            self.context.publish("published", "told")
+
+    kept = Kept(ParentBased(TraceIdRatioBased(0.01)))
+    async with open_test_system(Mourning, telemetry=kept.telemetry()) as system:
+        await system.client.ref(Mourning).tell("x", headers={"traceparent": UNSAMPLED})
+        await system.drain()
+        (published,) = system.sent("published")
+    assert published.envelope.headers["traceparent"] == UNSAMPLED
 
 
 async def test_a_sampler_of_its_own_mind_is_asked_whatever_the_flag_says(mock_clock: trio.testing.MockClock):

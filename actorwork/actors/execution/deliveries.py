@@ -98,6 +98,11 @@ class Deliveries:
         self.guard: Guard | None = None
         """None for an actor without limits, batches and handlers with a policy of their own."""
 
+    def begin(self) -> None:
+        """Let the instruments prepare the calling task, which will handle deliveries."""
+        for one in self._instruments:
+            one.begin(_delivery_in_hand)
+
     async def handle(self, worker: Worker, delivery: Delivery, permit: Permit | None = None) -> None:
         """Handle a delivery to its settlement. Raises the crash that it brings about.
 
@@ -132,19 +137,8 @@ class Deliveries:
         blamed: BaseException | None = None
         try:
             try:
-                if self._layers:
-                    only = self._only
-                    if only is None or (token := only.enter_unobserved(delivery)) is None:
-                        value = await self._through_layers(worker, handler, delivery, args, kwargs)
-                    else:
-                        # Not in a method of its own: its coroutine would cost as much as what it wraps.
-                        try:
-                            if handler.is_async:
-                                value = await handler.function(self._workplace.instance, *args, **kwargs)
-                            else:
-                                value = await self.in_thread(worker, handler.function, args, kwargs)
-                        finally:
-                            only.leave(token)
+                if self._layers and ((only := self._only) is None or not only.is_unobserved(delivery)):
+                    value = await self._through_layers(worker, handler, delivery, args, kwargs)
                 elif handler.is_async:
                     value = await handler.function(self._workplace.instance, *args, **kwargs)
                 else:
@@ -397,6 +391,11 @@ class Deliveries:
             self._actor.mailbox.delivery_ended(0.0)
         elif self._actor.consumer is not None:
             self._actor.consumer.interrupted(delivery)
+
+
+def _delivery_in_hand() -> Delivery | None:
+    current = in_flight.get()
+    return None if current is None else current.delivery
 
 
 def _wrapped(

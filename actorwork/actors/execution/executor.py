@@ -95,6 +95,8 @@ class Executor:
         """
         self.task = trio.lowlevel.current_task()
         working.set(self)
+        if self._deliveries is not None:
+            self._deliveries.begin()
         try:
             while not self.workplace.stopping:
                 with self._scope:

@@ -3,9 +3,9 @@
     parent    the span in which the message was made, or, with `trace_parent="link"`, none: that one is linked then
     links     of a batch: the span of each message; of a retry: the span of the attempt before
 
-The flag in the message decides first: where it says "not sampled", and the sampler goes by its parent, nothing of the
-SDK is called. Nor is it where a message has no context, and a sampler by ratio does not take it (`sampling`). No span
-is made for messages that only wait in a mailbox.
+What is known of the sampler decides first (`sampling`): mostly by one character of the message, the flag in its
+context. For what is not sampled nothing is made, and nothing of the SDK is called. No span is made for messages that
+only wait in a mailbox.
 
 An exception becomes the status of the span and a log event, `messaging.process.exception`, since events on spans are
 deprecated for exceptions. The span is ended before the settlement is decided, which takes no time.
@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import context as current
 from opentelemetry._logs import SeverityNumber
@@ -35,11 +35,9 @@ from actorwork.groups import is_cancellation
 from actorwork.message import NO_HEADERS, PREVIOUS_SPAN
 from actorwork.policy.settlement import Retry
 from actorwork.telemetry.otel import conventions, propagation
-from actorwork.telemetry.otel.propagation import TRACEPARENT
+from actorwork.telemetry.otel.propagation import BAGGAGE, TRACEPARENT, InHand, context_with
 
 if TYPE_CHECKING:
-    from contextvars import Token
-
     from opentelemetry._logs import Logger
     from opentelemetry.trace import Span, SpanContext, Tracer
     from opentelemetry.util.types import AttributeValue
@@ -74,8 +72,11 @@ class ActorSpans:
         self._shared = shared
         self._tracer = tracer
         self._logger = logger
-        self._skips_unsampled = sampling.skips_unsampled
+        self._sampling = sampling
+        self._by_flag = sampling.skips_unsampled
         self._ratio = sampling.ratio
+        self._unsampled = Context()
+        """The context of a task that handles messages: what is not sampled is handled in it."""
         self._roots = sampling.roots or tracer
         self._taken: Delivery | None = None
         """The delivery without a context that is sampled, until its span is made."""
@@ -89,30 +90,38 @@ class ActorSpans:
     def __repr__(self) -> str:
         return f"<spans of {self._settings.title!r}>"
 
-    def enter_unobserved(self, delivery: Delivery) -> object | None:
-        if not self._skips_unsampled:
-            return None
+    def begin(self, in_hand: Callable[[], Delivery | None]) -> None:
+        if self._sampling.drops_any:
+            self._unsampled = context_with(InHand(in_hand, self._sampling))
+            current.attach(self._unsampled)
+
+    def is_unobserved(self, delivery: Delivery) -> bool:
+        headers = delivery.headers
+        # Baggage has a place of its own in a context, and such a context is to be entered and left.
+        return (not headers or BAGGAGE not in headers) and self._drops(delivery)
+
+    def _drops(self, delivery: Delivery) -> bool:
+        """Whether it is known that a message is not sampled; for one without a context, draw."""
         headers = delivery.headers
         made = headers.get(TRACEPARENT) if headers else None
         if made is not None:
-            return current.attach(propagation.unsampled_context(headers)) if propagation.is_unsampled(made) else None
+            return propagation.is_unsampled(made) if self._by_flag else self._sampling.drops(made)
         if self._ratio is None or self._taken is delivery:
-            return None
+            return False
         if random.random() < self._ratio:
             self._taken = delivery
-            return None
-        return current.attach(propagation.unsampled_root(headers))
-
-    def leave(self, token: object) -> None:
-        current.detach(cast("Token[Context]", token))
+            return False
+        return True
 
     async def handling(self, delivery: Delivery, proceed: Callable[[], Awaitable[object]]) -> object:
-        token = self.enter_unobserved(delivery)
-        if token is not None:
+        if self._drops(delivery):
+            if BAGGAGE not in delivery.headers:
+                return await proceed()
+            token = current.attach(propagation.with_baggage(self._unsampled, delivery.headers))
             try:
                 return await proceed()
             finally:
-                self.leave(token)
+                current.detach(token)
         self._taken = None
         headers = delivery.headers
         name, attributes = self._known(delivery.source)
@@ -136,9 +145,11 @@ class ActorSpans:
     async def handling_together(self, deliveries: Sequence[Delivery], proceed: Callable[[], Awaitable[Any]]) -> Any:
         made = [propagation.span_context_from(one.headers) for one in deliveries]
         found = [context for context in made if context.is_valid]
-        if self._skips_unsampled and found and not any(context.trace_flags.sampled for context in found):
+        if self._by_flag and found and not any(context.trace_flags.sampled for context in found):
             # One of them stands for all: what is sent here belongs to each of them.
-            token = current.attach(propagation.unsampled_context(deliveries[made.index(found[0])].headers))
+            one = deliveries[made.index(found[0])]
+            own = context_with(InHand(lambda: one, self._sampling))
+            token = current.attach(propagation.with_baggage(own, one.headers))
             try:
                 return await proceed()
             finally:
@@ -164,7 +175,7 @@ class ActorSpans:
         if kept is not delivery:
             if self._ratio is not None and TRACEPARENT not in delivery.headers and isinstance(ending.settlement, Retry):
                 # Not sampled: so are its other attempts, and not a part of them by chance.
-                return {TRACEPARENT: propagation.traceparent_of(propagation.UnsampledRoot().get_span_context())}
+                return {TRACEPARENT: propagation.traceparent_of(propagation.unsampled_root(delivery))}
             return NO_HEADERS
         added: dict[str, Json] = {}
         if self._links_attempts and span.trace_flags.sampled:

@@ -1,16 +1,17 @@
 """The W3C trace context in the headers of a message: `traceparent`, `tracestate`, `baggage`.
 
 Once in a message it stays as it is: retries, replays of dead letters and the spool carry the first one. The last
-character of `traceparent` says whether the trace is sampled. Where it is not, no span is made: only a parent that is
-not recorded is put in place, which costs less than a microsecond and reads its ids when they are asked for. So what the
-handler sends, and the clients that are instrumented in it, stay in their trace and out of the samples.
+character of `traceparent` says whether the trace is sampled. Where it is not, nothing is made for the message: a task
+that handles messages has one parent that is not recorded, `InHand`, and that reads the ids of the message in hand when
+it is asked for them. So what the handler sends, and the clients that are instrumented in it, stay in their trace and
+out of the samples.
 """
 
 from __future__ import annotations
 
-import random
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import baggage
@@ -27,41 +28,64 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from actorwork.message import FAILED
+
 if TYPE_CHECKING:
-    from actorwork.message import Json
+    from actorwork.message import Delivery, Json
+    from actorwork.telemetry.otel.sampling import Sampling
 
 TRACEPARENT: Final = "traceparent"
 TRACESTATE: Final = "tracestate"
 BAGGAGE: Final = "baggage"
 
-_FORMAT: Final = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
+TRACEPARENT_FORMAT: Final = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
 _TRACE_CONTEXT: Final = TraceContextTextMapPropagator()
 _BAGGAGE: Final = W3CBaggagePropagator()
 (_SPAN_KEY,) = set_span_in_context(INVALID_SPAN, Context())
-"""Where a context has its span: to copy a context for it, as `set_span_in_context` does, would double the cost."""
+"""Where a context has its span."""
 
 
-class UnsampledParent(NonRecordingSpan):
-    """The parent of what is not sampled: the header of a message, read when it is asked for its ids."""
+class InHand(NonRecordingSpan):
+    """The parent of what is not sampled: the context of the message that the calling task handles.
 
-    def __init__(self, headers: Mapping[str, Json]) -> None:
-        self._headers = headers
+    A message that came without one, and is not sampled, has the ids that its own id gives it: they are the same at each
+    attempt, and nothing has to be kept for a message whose ids are never asked for.
+    """
 
-    def get_span_context(self) -> SpanContext:
-        return span_context_from(self._headers)
-
-
-class UnsampledRoot(NonRecordingSpan):
-    """The span of what has no parent and is not sampled; it has ids once it is asked for them."""
-
-    def __init__(self) -> None:
-        self._made: SpanContext | None = None
+    def __init__(self, delivery: Callable[[], Delivery | None], sampling: Sampling) -> None:
+        self._delivery = delivery
+        self._sampling = sampling
 
     def get_span_context(self) -> SpanContext:
-        if self._made is None:
-            trace_id, span_id = random.getrandbits(128) or 1, random.getrandbits(64) or 1
-            self._made = SpanContext(trace_id, span_id, is_remote=False)
-        return self._made
+        delivery = self._delivery()
+        if delivery is None:
+            return INVALID_SPAN_CONTEXT
+        headers = delivery.headers
+        if TRACEPARENT not in headers:
+            # Whether a message was sampled is no longer known when its actor is told that it has failed.
+            is_decided = self._sampling.ratio is not None and FAILED not in headers
+            return unsampled_root(delivery) if is_decided else INVALID_SPAN_CONTEXT
+        found = span_context_from(headers)
+        if found.trace_flags.sampled and self._sampling.drops(headers[TRACEPARENT]):
+            flags = TraceFlags(found.trace_flags & ~TraceFlags.SAMPLED)
+            return SpanContext(found.trace_id, found.span_id, found.is_remote, flags, found.trace_state)
+        return found
+
+    @property
+    def unsampled_headers(self) -> dict[str, Any] | None:
+        """The headers of a message whose own ones say that it is not sampled, as they are; None for any other."""
+        delivery = self._delivery()
+        made = None if delivery is None else delivery.headers.get(TRACEPARENT)
+        if delivery is None or not is_unsampled(made) or TRACEPARENT_FORMAT.fullmatch(str(made)) is None:
+            return None
+        return {name: delivery.headers[name] for name in (TRACEPARENT, TRACESTATE) if name in delivery.headers}
+
+
+def unsampled_root(delivery: Delivery) -> SpanContext:
+    """Return the context of a message that came without one and is not sampled."""
+    digest = blake2b(f"{delivery.source}\0{delivery.id}".encode(errors="replace"), digest_size=24).digest()
+    trace_id, span_id = int.from_bytes(digest[:16]) or 1, int.from_bytes(digest[16:]) or 1
+    return SpanContext(trace_id, span_id, is_remote=False)
 
 
 def is_unsampled(traceparent: object) -> bool:
@@ -75,31 +99,25 @@ def is_unsampled(traceparent: object) -> bool:
     )
 
 
-def unsampled_context(headers: Mapping[str, Json]) -> Context:
-    """Return the context of a message that is not sampled, with its baggage."""
-    context = Context({_SPAN_KEY: UnsampledParent(headers)})
-    return _with_baggage(context, headers) if BAGGAGE in headers else context
-
-
-def unsampled_root(headers: Mapping[str, Json]) -> Context:
-    """Return the context of a message that came without one and is not sampled, with its baggage."""
-    context = Context({_SPAN_KEY: UnsampledRoot()})
-    return _with_baggage(context, headers) if headers and BAGGAGE in headers else context
+def context_with(span: NonRecordingSpan) -> Context:
+    """Return a context with nothing but a span."""
+    return Context({_SPAN_KEY: span})
 
 
 def context_of(headers: Mapping[str, Json]) -> Context:
     """Return the context of a message; empty where it carries none, or none that can be read."""
     found = span_context_from(headers)
     context = set_span_in_context(NonRecordingSpan(found), Context()) if found.is_valid else Context()
-    return _with_baggage(context, headers) if BAGGAGE in headers else context
+    return with_baggage(context, headers) if BAGGAGE in headers else context
 
 
 def without_span(headers: Mapping[str, Json]) -> Context:
     """Return the context of a message without its span: its baggage alone."""
-    return _with_baggage(Context(), headers) if BAGGAGE in headers else Context()
+    return with_baggage(Context(), headers) if BAGGAGE in headers else Context()
 
 
-def _with_baggage(context: Context, headers: Mapping[str, Json]) -> Context:
+def with_baggage(context: Context, headers: Mapping[str, Json]) -> Context:
+    """Return a context with the baggage of a message, if it has any that can be read."""
     value = headers.get(BAGGAGE)
     return _BAGGAGE.extract({BAGGAGE: value}, context) if isinstance(value, str) else context
 
@@ -110,7 +128,7 @@ def span_context_from(headers: Mapping[str, Json], name: str = TRACEPARENT) -> S
     if not isinstance(value, str):
         return INVALID_SPAN_CONTEXT
     state = headers.get(TRACESTATE) if name == TRACEPARENT else None
-    known = _FORMAT.fullmatch(value)
+    known = TRACEPARENT_FORMAT.fullmatch(value)
     if known is None or isinstance(state, str):
         found = {TRACEPARENT: value, TRACESTATE: state} if isinstance(state, str) else {TRACEPARENT: value}
         return get_current_span(_TRACE_CONTEXT.extract(found, Context())).get_span_context()
@@ -124,12 +142,15 @@ def traceparent_of(span: SpanContext) -> str:
 
 def headers_with(headers: Mapping[str, Json], context: Context | None) -> Mapping[str, Json]:
     """Return headers with the context in which a message is made; those that a message has stay as they are."""
-    found: dict[str, Any] = {}
-    span = get_current_span(context).get_span_context()
-    if span.is_valid:
-        found[TRACEPARENT] = traceparent_of(span)
-        if span.trace_state:
-            found[TRACESTATE] = span.trace_state.to_header()
+    span = get_current_span(context)
+    found = span.unsampled_headers if isinstance(span, InHand) else None
+    if found is None:
+        found = {}
+        made = span.get_span_context()
+        if made.is_valid:
+            found[TRACEPARENT] = traceparent_of(made)
+            if made.trace_state:
+                found[TRACESTATE] = made.trace_state.to_header()
     if baggage.get_all(context):
         _BAGGAGE.inject(found, context)
     return {**found, **headers} if found else headers

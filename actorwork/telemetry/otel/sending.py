@@ -18,11 +18,11 @@ from opentelemetry.trace import SpanKind, get_current_span, get_tracer_provider,
 
 from actorwork.telemetry.otel import conventions
 from actorwork.telemetry.otel.conventions import SCHEMA_URL, SCOPE, own_version
-from actorwork.telemetry.otel.propagation import TRACEPARENT, headers_with
+from actorwork.telemetry.otel.propagation import TRACEPARENT, InHand, headers_with
 from actorwork.telemetry.otel.sampling import goes_by_parent
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import Tracer, TracerProvider
+    from opentelemetry.trace import Span, Tracer, TracerProvider
     from opentelemetry.util.types import AttributeValue
 
     from actorwork.message import Envelope, Json
@@ -61,8 +61,7 @@ class MessageSpans:
     def __call__(self, envelope: Envelope) -> Envelope:
         if TRACEPARENT in envelope.headers:
             return envelope
-        parent = get_current_span().get_span_context()
-        if not self._spans or (parent.is_valid and not parent.trace_flags.sampled and self._may_skip()):
+        if not self._spans or (self._may_skip() and _is_unsampled(get_current_span())):
             return _with_context(envelope, None)
         attributes = {**self._shared, **conventions.attributes_of_create(envelope)}
         shown = envelope.source
@@ -88,6 +87,13 @@ class MessageSpans:
     def _may_skip(self) -> bool:
         self._traced()
         return self._skips_unsampled
+
+
+def _is_unsampled(span: Span) -> bool:
+    if isinstance(span, InHand) and span.unsampled_headers is not None:
+        return True
+    found = span.get_span_context()
+    return found.is_valid and not found.trace_flags.sampled
 
 
 def _with_context(envelope: Envelope, context: Context | None) -> Envelope:
