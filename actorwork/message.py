@@ -263,6 +263,10 @@ class Status(enum.StrEnum):
 _FINAL: Final = frozenset({Status.SUCCESS, Status.FAILURE, Status.REJECTED, Status.CANCELLED, Status.EXPIRED})
 
 
+MARKS: Final = frozenset({FAILED, REPLY_TO, RESULT_TTL, FLOW})
+"""The headers by which a message is more than itself: `MARKS.isdisjoint(headers)` answers three questions at once."""
+
+
 def is_tracked(headers: Mapping[str, Json]) -> bool:
     """Whether the broker keeps the life of a message: it was submitted, or is a step of a run."""
     return RESULT_TTL in headers or FLOW in headers

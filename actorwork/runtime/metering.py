@@ -24,6 +24,7 @@ from actorwork.actors.tree.spec import Process
 from actorwork.actors.tree.walking import actors_of
 from actorwork.runtime.checking import local_actors_of
 from actorwork.telemetry.metrics.counting import MetricsSink
+from actorwork.telemetry.metrics.process import ProcessCosts
 from actorwork.telemetry.metrics.registry import Registry, process_label
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Metering:
     def __init__(self, emit: EventSink) -> None:
         self.registry = Registry()
         self.sink = MetricsSink(self.registry, emit)
+        self.registry.collectors.append(ProcessCosts(self.registry.family).collect)
         self._members: Members | None = None
         self._server: tuple[str, str] | None = None
         """What the broker is, and its version, once that is known."""

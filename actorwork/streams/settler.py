@@ -28,7 +28,7 @@ import trio
 
 from actorwork.abc import EventSink, meter_of
 from actorwork.events import BrokerTrouble, Fenced, MessageLost, StaleState
-from actorwork.message import REPLY_TO, Delivery, Envelope, Failure, is_result_wanted
+from actorwork.message import MARKS, REPLY_TO, Delivery, Envelope, Failure, is_result_wanted
 from actorwork.policy.settlement import ACK, Ack, Fail, Reject, Retry, Settlement
 from actorwork.streams import keys
 from actorwork.streams.in_flight import Counters, InFlightEntries, Item, PublishOnly, Together
@@ -123,7 +123,7 @@ class Settler:
             self._could_not_publish(in_flight, delivery, settlement, NO_RUNS)
             return
         in_flight.begun += 1
-        if delivery.headers and is_result_wanted(delivery.headers):
+        if delivery.headers and not MARKS.isdisjoint(delivery.headers) and is_result_wanted(delivery.headers):
             _refuse_address(self._emit, delivery, settlement)
             in_flight.others.append((delivery, settlement, published))
         elif (settlement is ACK or _is_no_more(settlement)) and not published and len(delivery.token) == _BARE:

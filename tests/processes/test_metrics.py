@@ -30,6 +30,7 @@ async def test_a_killed_process_leaves_its_counters_and_takes_its_gauges(file_ur
                 await client.publish("work", {"what": f"first {number}"})
             await until(lambda: acked(system) == 3, "three messages in the metrics")
             assert values(system, "actorwork_process_duration_seconds") == {("worker", "ack"): 3}
+            before = values(system, "process_cpu_seconds_total")
             capacity = values(system, "actorwork_mailbox_capacity")
             assert list(capacity) == [("worker", "w")]
             (first,) = said.pids("up")
@@ -48,6 +49,11 @@ async def test_a_killed_process_leaves_its_counters_and_takes_its_gauges(file_ur
                 return counted[-1] == 4
 
             await until(has_four, "a fourth message in the metrics")
+            # Each process costs for itself, and what the one that died had cost stays.
+            spent = values(system, "process_cpu_seconds_total")
+            assert set(spent) == {(), ("w",)}
+            assert spent["w",] >= before["w",] > 0
+            assert set(values(system, "process_resident_memory_bytes")) == {(), ("w",)}
         assert counted == sorted(counted)
         assert values(system, "actorwork_process_exits_total") == {("w", "oom"): 1}
         assert values(system, "actorwork_restarts_total") == {("w", "ProcessLost"): 1}

@@ -68,13 +68,13 @@ def counted() -> Counted:
 
 def test_names_follow_the_conventions():
     for metric in METRICS.values():
-        assert metric.name.startswith("actorwork_")
+        assert metric.name.startswith(("actorwork_", "process_", "cpython_gc_"))
         assert metric.name.endswith("_total") == (metric.kind == "counter")
         assert not metric.name.endswith(("_count", "_sum", "_bucket"))
         assert ("seconds" in metric.name) == (metric.unit == "s")
         assert list(metric.bounds) == sorted(metric.bounds)
         assert bool(metric.bounds) == (metric.kind == "histogram")
-    assert len(METRICS) == len(TABLE) + len(BROKER_TABLE) == 52 + 4
+    assert len(METRICS) == len(TABLE) + len(BROKER_TABLE) == 61 + 4
     assert len({metric.otel_name for metric in METRICS.values()}) == len(METRICS)
 
 

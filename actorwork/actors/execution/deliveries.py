@@ -26,7 +26,7 @@ from actorwork.actors.execution.workplace import Worker, Workplace, explained, i
 from actorwork.actors.mailbox.calls import PENDING, CallState
 from actorwork.codec import encode_result
 from actorwork.failpoints import failpoint
-from actorwork.message import FAILED, Json, Status, is_result_wanted, is_tracked
+from actorwork.message import FAILED, MARKS, Json, Status, is_result_wanted, is_tracked
 from actorwork.policy.settlement import (
     ACK,
     Ack,
@@ -110,9 +110,10 @@ class Deliveries:
         """
         actor = self._actor
         consumer, headers = actor.consumer, delivery.headers
+        is_marked = bool(headers) and not MARKS.isdisjoint(headers)
         if worker.began == UNKNOWN:
             worker.began = trio.current_time()
-        if headers and FAILED in headers:
+        if is_marked and FAILED in headers:
             await self._report_failure(worker, delivery)
             return
         if consumer is not None and consumer.cancelled and self.is_cancelled(worker, delivery):
@@ -129,7 +130,7 @@ class Deliveries:
             # A message that cannot be read fails at once: no attempt will read it better.
             self.settle(worker, current, delivery, self._unread(delivery, error))
             return
-        if headers and consumer is not None and is_tracked(headers):
+        if is_marked and consumer is not None and is_tracked(headers):
             consumer.note(delivery, Status.STARTED)
         if _BEGUN is not None:
             _BEGUN()
@@ -172,7 +173,7 @@ class Deliveries:
                     settlement = current.runs.ack(
                         delivery, value, handler.returns, self._actor.settings.max_result_bytes
                     )
-                elif headers and is_result_wanted(headers):
+                elif is_marked and is_result_wanted(headers):
                     settlement = Ack(encode_result(value, self._actor.settings.max_result_bytes))
                 else:
                     settlement = ACK

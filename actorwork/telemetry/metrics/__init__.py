@@ -2,6 +2,7 @@
 
 counting    a sink that counts events
 measuring   what is no event: settlements, commands, the lease, limits
+process     what the process costs: time, memory, files, garbage
 family      the series of one metric
 registry    what was counted, here and in the processes below
 rendering   as the text of Prometheus, or OpenMetrics

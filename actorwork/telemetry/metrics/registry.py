@@ -8,8 +8,8 @@ Labels are bounded: beyond `MOST` values of a label (50 classes of errors for ea
 `_other`, so that neither this process nor the store of the metrics runs full.
 
 The processes of a tree report snapshots of their registries. Their counters and histograms are added to these here;
-their gauges stay apart, under the label `process`. What a process had counted when it ended stays in the sums, so no
-counter ever goes down.
+their gauges, and their CPU time, stay apart, under the label `process`. What a process had counted when it ended stays
+in the sums, so no counter ever goes down.
 """
 
 from __future__ import annotations
@@ -156,8 +156,8 @@ class Registry:
         for (process, _), snapshot in running.items():
             for name, where, labels, value in snapshot:
                 if name in self.families:
-                    is_gauge = self.families[name].metric.kind == "gauge"
-                    yield name, (where or process_label(process)) if is_gauge else "", labels, value
+                    is_apart = self.families[name].metric.is_apart
+                    yield name, (where or process_label(process)) if is_apart else "", labels, value
 
     # ---- the processes below ----
 
@@ -172,15 +172,17 @@ class Registry:
         last = running.get((process, pid))
         if last is None:
             return
-        sums: dict[tuple[str, Labels], Any] = {(name, tuple(labels)): value for name, _, labels, value in ended}
-        for name, _, labels, value in last:
+        sums: dict[tuple[str, str, Labels], Any] = {
+            (name, where, tuple(labels)): value for name, where, labels, value in ended
+        }
+        for name, where, labels, value in last:
             metric = METRICS.get(name)
             if metric is not None and metric.kind != "gauge":
-                key = name, tuple(labels)
+                key = name, (where or process_label(process)) if metric.is_apart else "", tuple(labels)
                 sums[key] = _added(sums[key], value) if key in sums else value
         self._children = (
             {key: snapshot for key, snapshot in running.items() if key != (process, pid)},
-            [(name, "", labels, value) for (name, labels), value in sums.items()],
+            [(name, where, labels, value) for (name, where, labels), value in sums.items()],
         )
 
 

@@ -38,6 +38,13 @@ class Metric(Value):
     bounds: tuple[float, ...] = ()
     otel: str = ""
     """The name in OpenTelemetry, where that is not `actorwork.` and the rest of the name."""
+    is_of_process: bool = False
+    """Whether a counter is that of one process, and so not added to those of others."""
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether each process of a tree has a series of its own."""
+        return self.kind == "gauge" or self.is_of_process
 
     @property
     def otel_name(self) -> str:
@@ -50,8 +57,8 @@ def _counter(name: str, labels: tuple[str, ...], help: str, unit: str = "1", ote
     return Metric(name, "counter", labels, help, unit, otel=otel)
 
 
-def _gauge(name: str, labels: tuple[str, ...], help: str, unit: str = "1") -> Metric:
-    return Metric(name, "gauge", labels, help, unit)
+def _gauge(name: str, labels: tuple[str, ...], help: str, unit: str = "1", otel: str = "") -> Metric:
+    return Metric(name, "gauge", labels, help, unit, otel=otel)
 
 
 def _durations(name: str, labels: tuple[str, ...], help: str, otel: str = "") -> Metric:
@@ -210,6 +217,43 @@ TABLE: Final[tuple[Metric, ...]] = (
     _gauge("actorwork_circuit_state", ("circuit",), "0 closed, 1 half open, 2 open"),
     _gauge("actorwork_paused", ("kind", "name"), "1 for each pause that the node obeys"),
     _gauge("actorwork_info", ("version", "broker", "server_version"), "1; the versions are labels"),
+    Metric(
+        "process_cpu_seconds_total",
+        "counter",
+        (),
+        "Seconds of all cores, in the process and in the system for it",
+        "s",
+        otel="process.cpu.time",
+        is_of_process=True,
+    ),
+    _gauge("process_resident_memory_bytes", (), "Memory of the process", "By", "process.memory.usage"),
+    _gauge(
+        "process_open_fds", (), "Open files, sockets too", "{file_descriptor}", "process.unix.file_descriptor.count"
+    ),
+    _gauge("process_max_fds", (), "How many files the process may open", "{file_descriptor}"),
+    _gauge("process_threads", (), "Threads of Python", "{thread}", "process.thread.count"),
+    _gauge("process_start_time_seconds", (), "When the process began, since the epoch", "s"),
+    _counter(
+        "cpython_gc_collections_total",
+        ("generation",),
+        "Collections of garbage",
+        "{collection}",
+        "cpython.gc.collections",
+    ),
+    _counter(
+        "cpython_gc_collected_objects_total",
+        ("generation",),
+        "Objects that were garbage",
+        "{object}",
+        "cpython.gc.collected_objects",
+    ),
+    _counter(
+        "cpython_gc_uncollectable_objects_total",
+        ("generation",),
+        "Garbage that could not be freed",
+        "{object}",
+        "cpython.gc.uncollectable_objects",
+    ),
 )
 
 BROKER_TABLE: Final[tuple[Metric, ...]] = (

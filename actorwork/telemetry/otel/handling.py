@@ -97,8 +97,12 @@ class ActorSpans:
 
     def is_unobserved(self, delivery: Delivery) -> bool:
         headers = delivery.headers
-        # Baggage has a place of its own in a context, and such a context is to be entered and left.
-        return (not headers or BAGGAGE not in headers) and self._drops(delivery)
+        if headers:
+            if BAGGAGE in headers:
+                return False  # It has a place of its own in a context, and such a context is to be entered and left.
+            if self._by_flag and (made := headers.get(TRACEPARENT)) is not None:
+                return propagation.is_unsampled(made)
+        return self._drops(delivery)
 
     def _drops(self, delivery: Delivery) -> bool:
         """Whether it is known that a message is not sampled; for one without a context, draw."""
