@@ -20,6 +20,7 @@ from actorwork.telemetry.logs import LogSink
 if TYPE_CHECKING:
     from actorwork.abc import Broker, Changes, EventSink, PublishMiddleware, Replies
     from actorwork.streams.durable import DurablePublisher
+    from actorwork.telemetry.metrics.registry import Registry
 
 
 @asynccontextmanager
@@ -27,14 +28,16 @@ async def open_client(
     broker: str | None = None,
     *,
     middleware: Sequence[PublishMiddleware] = (),
+    metrics: Registry | None = None,
     durability: Durability | Literal["replicated", "fsynced"] | None = None,
 ) -> AsyncGenerator[Client]:
     """Open a client of a broker, named by its URL; without one, of the embedded broker of this project.
 
     It belongs to the running loop, and serves any number of its tasks. While the broker is unreachable this waits, and
     so does every call: bound it with `asyncio.timeout`. A call that is cancelled may have had its effect. `middleware`
-    processes every message before it is sent, in order. With a `durability`, every call that sends returns once that is
-    confirmed, and otherwise raises `Unconfirmed`. Raises `BrokerError` for a broker that cannot be used.
+    processes every message before it is sent, in order. What is sent is counted in `metrics`, a `Registry` of this
+    program's own. With a `durability`, every call that sends returns once that is confirmed, and otherwise raises
+    `Unconfirmed`. Raises `BrokerError` for a broker that cannot be used.
     """
     layers, wanted = checked_layers(middleware), as_durability(durability)
     url = url_of(broker)
@@ -46,7 +49,8 @@ async def open_client(
             opened, driver = await _open_file(url, stack)
         else:
             raise unknown_kind(url)
-        yield Client(Sender(OpenBroker(opened), driver, layers=layers, durability=wanted), emit)
+        meter = None if metrics is None else metrics.meter
+        yield Client(Sender(OpenBroker(opened), driver, layers=layers, meter=meter, durability=wanted), emit)
 
 
 async def _open_redis(url: str, stack: AsyncExitStack, emit: EventSink) -> tuple[Broker, AsyncioDriver]:

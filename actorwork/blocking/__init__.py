@@ -8,6 +8,7 @@ opening     `open_client`
 driver      time and waiting in this thread; runs a coroutine to its end
 redis       commands over a pool of connections: each thread has one while it needs it
 replies     where outcomes arrive in this thread
+metering    counts what all threads send
 store       the embedded broker's file, in transactions of the calling thread
 
 Safe for threads and forks: a child process opens connections of its own, and draws ids of its own.

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from actorwork.blocking.cluster import BlockingCluster
     from actorwork.blocking.redis import BlockingRedis
     from actorwork.streams.durable import DurablePublisher
+    from actorwork.telemetry.metrics.registry import Registry
 
 
 def open_client(
@@ -29,14 +30,16 @@ def open_client(
     *,
     middleware: Sequence[PublishMiddleware] = (),
     patience: Duration = 30,
+    metrics: Registry | None = None,
     durability: Durability | Literal["replicated", "fsynced"] | None = None,
 ) -> Client:
     """Open a client of a broker, named by its URL; without one, of the embedded broker of this project.
 
     One client serves all threads of a process, and child processes that it forks. While the broker is unreachable,
     every call waits for it, at most `patience`, and then raises `BrokerError`. `middleware` processes every message
-    before it is sent, in order. With a `durability`, every call that sends returns once that is confirmed, and
-    otherwise raises `Unconfirmed`. Raises `BrokerError` for a broker that cannot be used.
+    before it is sent, in order. What all threads send is counted in `metrics`, a `Registry` of this program's own. With
+    a `durability`, every call that sends returns once that is confirmed, and otherwise raises `Unconfirmed`. Raises
+    `BrokerError` for a broker that cannot be used.
     """
     layers, wanted = checked_layers(middleware), as_durability(durability)
     seconds = seconds_of("patience", patience)
@@ -50,7 +53,12 @@ def open_client(
         opened, driver, close = _open_file(url, deadlines)
     else:
         raise unknown_kind(url)
-    sender = Sender(OpenBroker(opened), driver, layers=layers, durability=wanted)
+    meter = None
+    if metrics is not None:
+        from actorwork.blocking.metering import SharedMeter  # noqa: PLC0415 - few programs count
+
+        meter = cast("Any", SharedMeter(metrics.meter))
+    sender = Sender(OpenBroker(opened), driver, layers=layers, meter=meter, durability=wanted)
     return Client(clients.Client(sender, emit), close)
 
 

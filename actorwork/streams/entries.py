@@ -26,7 +26,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias, cast
 
 import attrs
@@ -312,7 +312,7 @@ def _finite(text: str) -> float:
 
 
 _decoder: Final = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
-_scan: Final = _decoder.scan_once
+_scan: Final[Callable[[str, int], tuple[Json, int]]] = cast("Any", _decoder).scan_once
 _OURS: Final = frozenset({FAILED, ATTEMPT, REPLY_TO, RESULT_TTL})
 """The headers that are looked at here."""
 

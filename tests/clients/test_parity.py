@@ -80,7 +80,7 @@ def test_all_clients_are_opened_by_the_same_name_and_parameters() -> None:
     trios = dict(inspect.signature(actorwork.open_client).parameters)
     for other, more in ((aio.open_client, set[str]()), (sync.open_client, {"patience"})):
         found = dict(inspect.signature(other).parameters)
-        assert set(found) - more == set(trios) - {"spool", "metrics"}
+        assert set(found) - more == set(trios) - {"spool"}
         assert all(found[name].default == trios[name].default for name in set(found) - more)
 
 

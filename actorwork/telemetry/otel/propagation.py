@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from opentelemetry import baggage
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
@@ -32,7 +32,6 @@ from actorwork.message import FAILED
 
 if TYPE_CHECKING:
     from actorwork.message import Delivery, Json
-    from actorwork.telemetry.otel.sampling import Sampling
 
 TRACEPARENT: Final = "traceparent"
 TRACESTATE: Final = "tracestate"
@@ -45,6 +44,14 @@ _BAGGAGE: Final = W3CBaggagePropagator()
 """Where a context has its span."""
 
 
+class Decisions(Protocol):
+    """What is known of the sampler beforehand."""
+
+    @property
+    def ratio(self) -> float | None: ...
+    def drops(self, traceparent: object) -> bool: ...
+
+
 class InHand(NonRecordingSpan):
     """The parent of what is not sampled: the context of the message that the calling task handles.
 
@@ -52,7 +59,7 @@ class InHand(NonRecordingSpan):
     attempt, and nothing has to be kept for a message whose ids are never asked for.
     """
 
-    def __init__(self, delivery: Callable[[], Delivery | None], sampling: Sampling) -> None:
+    def __init__(self, delivery: Callable[[], Delivery | None], sampling: Decisions) -> None:
         self._delivery = delivery
         self._sampling = sampling
 
