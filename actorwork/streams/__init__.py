@@ -16,7 +16,7 @@ Read top-down, as the layers contract has it:
     reclaimer.py    promotes due messages, takes over released and orphaned entries
     source_set.py   what the two share: up to 64 sources of one subscription
     survey.py       on a cluster: which nodes are dead
-    outbox.py       on a cluster: forwards what was published to sources in other slots
+    outbox.py, forwarding.py       on a cluster: forward what is to be done in other slots
     settler.py      settlements in batches
     settle_calls.py the arguments of the scripts that settle, and their call
     lease.py        the sign of life

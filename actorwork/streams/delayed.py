@@ -44,7 +44,12 @@ class RedisDelayed(DelayedMessages):
         """
         args = (keys.SourceKeys.of(source).prefix, message_id)
         with cannot(f"cancel message {message_id} of {source!r}"):
-            return bool(await self._client.run_script(scripts.CANCEL, (source,), args, idempotent=True))
+            is_cancelled = bool(await self._client.run_script(scripts.CANCEL, (source,), args, idempotent=True))
+            if self._client.is_of_cluster:
+                from actorwork.streams.forwarding import forward_all  # noqa: PLC0415 - only on a cluster
+
+                await forward_all(self._client, source)
+            return is_cancelled
 
     async def _sources(self) -> Sequence[str]:
         names = await self._client.names(keys.ALL_DELAYED)

@@ -78,6 +78,8 @@ ATTEND: Final = "actorwork:attend"
 TRIGGERS: Final = "actorwork:triggers"
 TRIGGER_CHANGES: Final = "actorwork:triggers:changes"
 FLOWS: Final = "actorwork:flows"
+CLAIMED: Final = b"/"
+"""At the end of the home of a run that has not begun (forwarding.py)."""
 AUDIT: Final = "actorwork:audit"
 SENT_AT_ONCE: Final = 500
 """How many steps of a run one script sends; the same number as in `lua/join.lua`."""
@@ -200,6 +202,11 @@ def flow(run: str) -> str:
 
 def run(home: str, id: str) -> str:
     return f"{prefix(home)}flow:{id}"
+
+
+def home_from(value: bytes) -> str:
+    """Return the home of a run from what is at `flow(run)`."""
+    return value.removesuffix(CLAIMED).decode()
 
 
 def runs_of(home: str) -> str:

@@ -23,7 +23,7 @@ from actorwork.abc import EventSink
 from actorwork.events import BrokerTrouble, MessageLost
 from actorwork.streams import scripts
 from actorwork.streams.in_flight import InFlightEntries
-from actorwork.streams.keys import SourceKeys
+from actorwork.streams.keys import SourceKeys, flow as flow_key, home_from
 from actorwork.streams.transport.client import RedisClient
 from actorwork.streams.transport.redis_py import NoPermissionError, RedisError, ResponseError
 
@@ -32,6 +32,8 @@ _PAGE: Final = 500
 """How many keys of the server are looked at in one call."""
 _PAUSE: Final = 0.01
 _AGAIN: Final = 5.0
+_STEP: Final = re.compile(rb"([^/]+)/(?:\d+\.?\d*|undo/\d+)")
+"""Of `lua/join.lua`; the group is the run."""
 
 
 @attrs.frozen
@@ -138,7 +140,9 @@ class LostEntries:
 
     async def _end(self, one: _Lost, message_id: bytes) -> bool:
         """End a message, if it is open at this entry; return false if it is not."""
-        answer = await self._run(one, "end", message_id, REASON)
+        run = _of_run(message_id)
+        home = None if run is None else await self._client.call("GET", flow_key(run.decode()), idempotent=True)
+        answer = await self._run(one, "end", message_id, REASON, home_from(home or b""))
         if answer == b"told":
             self._emit(MessageLost(one.keys.stream, one.group, message_id.decode(errors="replace")))
         return answer != b"other"
@@ -146,6 +150,12 @@ class LostEntries:
     async def _run(self, one: _Lost, *what: Any) -> bytes:
         args = (one.keys.prefix, one.group, one.owner, one.entry, *what)
         return await self._client.run_script(scripts.LOST, (one.stream,), args, idempotent=True)
+
+
+def _of_run(message_id: bytes) -> bytes | None:
+    """Return the run that may have sent a message, by its id."""
+    match = _STEP.fullmatch(message_id)
+    return None if match is None else match[1]
 
 
 def _is_foreign(error: Exception) -> bool:

@@ -1,40 +1,21 @@
-"""Messages for sources in other slots of a cluster: forwarded from the outbox of the source whose delivery sent them.
-
-    settle ──one script──▶ acked, and in the outbox ──▶ published at the other source ──▶ deleted from the outbox
-
-A script reaches the keys of one slot. So what a handler publishes to a source in another slot is put into the outbox of
-its delivery's source, a stream, in the script that settles the delivery: both happen, or neither. From there it is
-published by its id, as any message is, and then deleted. If a node dies in between, it is published once more, and its
-mark says that it is there already: a mark lives for a day.
-
-The node that has settled forwards at once. What it left behind is forwarded by the node that maintains the source
-(`survey.py`), within a second. Several may forward at the same time: each publishes in the order of the outbox, so a
-message never arrives before those that were sent to the same source before it. A source that cannot be published to (it
-is no stream, a right is missing) keeps its messages in the outbox, and does not hold up the others.
-"""
+"""Forwards for a node, in the background, what its scripts have left to do in other slots (forwarding.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable
+from functools import partial
+from typing import Final
 
 import trio
 
 from actorwork.abc import EventSink
 from actorwork.events import BrokerTrouble
-from actorwork.failpoints import failpoint
-from actorwork.streams import keys, scripts
+from actorwork.streams.forwarding import forward
 from actorwork.streams.transport.client import RedisClient
 from actorwork.streams.transport.redis_py import RedisError
 from actorwork.streams.transport.slots import key_slot
 
-_AT_ONCE: Final = 100
 _AGAIN_AFTER: Final = 1.0
-_BEFORE: Final = failpoint("outbox.before")
-_SENT: Final = failpoint("outbox.sent")
-_AFTER: Final = failpoint("outbox.after")
-
-_Entry = tuple[bytes, Sequence[bytes]]
 
 
 class Outbox:
@@ -73,51 +54,15 @@ class Outbox:
             while source in self._wanted:
                 self._wanted.discard(source)
                 try:
-                    await self._forward(source)
+                    following = await forward(self._client, source, partial(self._trouble, source))
                 except RedisError as error:
                     self._trouble(source, source, error)
+                    continue
+                for target in following:
+                    self.forward_soon(target)
         finally:
             self._running.discard(source)
             self._waiters.unpark_all()
-
-    async def _forward(self, source: str) -> None:
-        box = keys.outbox(source)
-        after = "-"
-        stuck: set[bytes] = set()
-        while True:
-            if _BEFORE is not None:
-                _BEFORE()
-            page: list[_Entry] = await self._client.call("XRANGE", box, after, "+", "COUNT", _AT_ONCE, idempotent=True)
-            by_target: dict[bytes, list[_Entry]] = {}
-            for entry in page:
-                by_target.setdefault(entry[1][1], []).append(entry)
-            for target, some in by_target.items():
-                if target in stuck:
-                    continue  # Those behind one that could not be published would overtake it.
-                try:
-                    await self._publish(target.decode(), some)
-                except RedisError as error:
-                    stuck.add(target)
-                    self._trouble(source, target.decode(errors="replace"), error)
-                    continue
-                if _SENT is not None:
-                    _SENT()
-                await self._client.call("XDEL", box, *(entry for entry, _ in some), idempotent=True)
-                if _AFTER is not None:
-                    _AFTER()
-            if len(page) < _AT_ONCE:
-                return
-            after = f"({page[-1][0].decode()}"
-
-    async def _publish(self, target: str, some: Sequence[_Entry]) -> None:
-        of = keys.SourceKeys.of(target)
-        names: list[Any] = [of.stream, of.delayed, of.delayed_messages]
-        args: list[Any] = [of.prefix]
-        for _, values in some:
-            _, _, _, mark, _, bit, _, terms, *fields = values
-            names.append(mark)
-            args += (len(names), bit, terms, len(fields), *fields)
-        await self._client.run_script(scripts.PUBLISH, names, args, idempotent=True)
 
     def _trouble(self, source: str, target: str, error: RedisError) -> None:
         now = trio.current_time()

@@ -33,12 +33,6 @@ from actorwork.policy.runs.values import (
     template_row,
 )
 
-NO_RUNS: Final = (
-    "workflows do not run on Redis Cluster yet, since their steps may be in several slots: publish the messages one by "
-    "one, or use one server, or Sentinel (redis+sentinel://)"
-)
-"""Why no run starts there."""
-
 _STATES: Final = {b"1": 1, b"2": 2, b"3": 3}
 
 

@@ -48,6 +48,10 @@ class RedisPurging:
                 at_once = min(PORTION, most - dropped)
                 count, _, position = await self._look(source, where, position, at_once, reason or "it was purged")
                 dropped += count
+        if self._client.is_of_cluster:
+            from actorwork.streams.forwarding import forward_all  # noqa: PLC0415 - only on a cluster
+
+            await forward_all(self._client, source)
         return dropped
 
     async def _count(self, source: str, where: str) -> tuple[int, int]:

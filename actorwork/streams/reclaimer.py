@@ -187,10 +187,9 @@ class Reclaimer:
 
     async def look(self) -> None:
         """Maintain all sources, unless it is too early for that since another node did, and nothing was asked here."""
-        sources = self._sources
+        sources, times = self._sources, self._times
         isolation = sources.isolation
         isolation.open_in_time()
-        times = self._times
         is_isolating = isolation.is_watching or isolation.is_closed or self._held_since is not None
         if is_isolating or times.nodes == 1 or times.must_maintain() or not sources.streams:
             await self.maintain()
@@ -326,6 +325,8 @@ class Reclaimer:
                         pass  # The reply was lost: the script may have run.
                 if _AFTER is not None:
                     _AFTER()
+                if self._survey is not None:
+                    self._survey.forward(streams[0])
                 if not has_answer:
                     self._ask_for_recovery()
                 elif report is None:

@@ -1,4 +1,8 @@
-"""Runs of workflows at Redis: started and changed by one script (`lua/run.lua`), joined by those that settle."""
+"""Runs of workflows at Redis: started and changed by one script (`lua/run.lua`), joined by those that settle.
+
+On a cluster a run is in the slot of its home. Its id is claimed first, and what the script has to do in other slots is
+forwarded as soon as it has run (`forwarding.py`).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from actorwork.abc import Runs
-from actorwork.errors import BrokerError
 from actorwork.message import Status
 from actorwork.streams import keys, scripts
 from actorwork.streams.transport.commands import Commands
@@ -17,26 +20,27 @@ if TYPE_CHECKING:
     from actorwork.policy.runs.values import Plan, RunInfo, StepInfo
 
 _PAGE: Final = 200
+_READS: Final = frozenset({"info", "page"})
+"""What sends nothing."""
 
 
 class RedisRuns(Runs):
     """The runs of all homes."""
 
-    def __init__(self, client: Commands, *, is_on_cluster: bool = False) -> None:
+    def __init__(self, client: Commands) -> None:
         self._client = client
-        self._is_on_cluster = is_on_cluster
 
     def __repr__(self) -> str:
         return f"<RedisRuns at {self._client!r}>"
 
     async def start(self, plan: Plan) -> bool:
-        if self._is_on_cluster:
-            from actorwork.streams.plans import NO_RUNS  # noqa: PLC0415 - as below
-
-            raise BrokerError(f"cannot start run {plan.id!r}: {NO_RUNS}")
         from actorwork.streams.plans import encoded, pages_of  # noqa: PLC0415 - most programs have no workflows
 
         with cannot(f"start run {plan.id!r}"):
+            if self._client.is_of_cluster:
+                from actorwork.streams.forwarding import claimed  # noqa: PLC0415 - only on a cluster
+
+                plan = await claimed(self._client, plan)
             if len(plan.steps) <= keys.SENT_AT_ONCE:
                 return bool(await self._run(plan.home, plan.id, "start", encoded(plan)))
             pages = os.urandom(8).hex()
@@ -56,7 +60,15 @@ class RedisRuns(Runs):
             home = await self._home(run)
             if home is None:
                 return None
-            return info_from(run, await self._run(home, run, "info", home, run))
+            info = info_from(run, await self._run(home, run, "info", home, run))
+            return await self._about_to_begin(run) if info is None and self._client.is_of_cluster else info
+
+    async def _about_to_begin(self, run: str) -> RunInfo | None:
+        """Return what is known of a run whose start is on its way to its home, or None."""
+        from actorwork.policy.runs.values import RunInfo  # noqa: PLC0415
+        from actorwork.streams.forwarding import is_claimed  # noqa: PLC0415 - only on a cluster
+
+        return RunInfo(id=run, status=Status.PENDING) if await is_claimed(self._client, run) else None
 
     async def steps(self, run: str) -> Sequence[StepInfo]:
         from actorwork.policy.runs.values import lived  # noqa: PLC0415
@@ -133,7 +145,11 @@ class RedisRuns(Runs):
         return await self._change("signal", run, name, value)
 
     async def forget(self, run: str) -> bool:
-        return await self._change("forget", run)
+        is_forgotten = await self._change("forget", run)
+        if is_forgotten and self._client.is_of_cluster:
+            with cannot(f"forget run {run!r}"):
+                await self._client.call("DEL", keys.flow(run), idempotent=True)
+        return is_forgotten
 
     async def _change(self, what: str, run: str, *more: str | bytes) -> bool:
         with cannot(f"{what} run {run!r}"):
@@ -142,7 +158,12 @@ class RedisRuns(Runs):
 
     async def _home(self, run: str) -> str | None:
         home = await self._client.call("GET", keys.flow(run), idempotent=True)
-        return None if home is None else home.decode()
+        return None if home is None else keys.home_from(home)
 
     async def _run(self, home: str, run: str, *args: Any) -> Any:
-        return await self._client.run_script(scripts.RUN, (keys.run(home, run),), args, idempotent=True)
+        reply = await self._client.run_script(scripts.RUN, (keys.run(home, run),), args, idempotent=True)
+        if self._client.is_of_cluster and args[0] not in _READS:
+            from actorwork.streams.forwarding import forward_all  # noqa: PLC0415 - only on a cluster
+
+            await forward_all(self._client, home)
+        return reply

@@ -16,7 +16,8 @@ _LUA: Final = Path(__file__).with_name("lua")
 
 
 @cache
-def _text(name: str) -> str:
+def part(name: str) -> str:
+    """Return the text of a part, or of a script without its parts."""
     return (_LUA / f"{name}.lua").read_text(encoding="utf-8")
 
 
@@ -26,10 +27,10 @@ def _script(name: str, *parts: str) -> Script:
     Its own text is a function: a function has at most 200 local variables, and most of them are those of the parts. (It
     refers to at most 60 of them.)
     """
-    return Script(name, "\n".join((*map(_text, parts), "return (function()", _text(name), "end)()")))
+    return Script(name, "\n".join((*map(part, parts), "return (function()", part(name), "end)()")))
 
 
-_ORDERING = ("clock", "ack", "rights", "state", "order")
+_ORDERING = ("clock", "ack", "rights", "away", "state", "order")
 _KEEPING = (*_ORDERING, "publish")
 _JOINING = (*_KEEPING, "join")
 
@@ -69,6 +70,7 @@ PAYLOADS: Final = _script("payloads", *_ORDERING)
 COPY: Final = _script("copy")
 PURGE: Final = _script("purge", *_JOINING)
 RUN: Final = _script("run", *_JOINING)
+EFFECTS: Final = _script("effects", *_JOINING)
 
 ALL: Final = (
     PUBLISH_NOW,
@@ -105,4 +107,5 @@ ALL: Final = (
     COPY,
     PURGE,
     RUN,
+    EFFECTS,
 )

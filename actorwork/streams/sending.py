@@ -94,7 +94,7 @@ class RedisSending:
             # Imported here: most programs have no workflows, and a node starts faster without.
             from actorwork.streams.runs import RedisRuns  # noqa: PLC0415
 
-            self._runs = RedisRuns(self._commands, is_on_cluster=self._address.cluster is not None)
+            self._runs = RedisRuns(self._commands)
         return self._runs
 
     @property
@@ -243,7 +243,12 @@ class RedisSending:
         """
         args = (keys.SourceKeys.of(source).prefix, message_id, reason, int(force))
         with cannot(f"cancel message {message_id} of {source!r}"):
-            return bool(await self._commands.run_script(scripts.CANCEL, (source,), args, idempotent=True))
+            is_cancelled = bool(await self._commands.run_script(scripts.CANCEL, (source,), args, idempotent=True))
+            if self._commands.is_of_cluster:
+                from actorwork.streams.forwarding import forward_all  # noqa: PLC0415 - only on a cluster
+
+                await forward_all(self._commands, source)
+            return is_cancelled
 
     async def backlog(self, source: str, group: str | None = None) -> int:
         """Return how many are in the streams or wait for their key; delayed messages do not count."""

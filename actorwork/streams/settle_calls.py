@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
+import attrs
 import trio
 
 from actorwork.abc import EventSink
@@ -63,6 +64,8 @@ class SettleCalls:
 
     async def settle(self, in_flight: InFlightEntries, plain: list[Delivery], others: list[Item]) -> list[Any]:
         """Apply settlements of one stream: plain acks, and any others."""
+        if self.outbox is not None:
+            others = [await self._claimed(item) for item in others]
         total = len(plain) + len(others)
         tokens = [delivery.token for delivery in plain]
         ends = [token[0] for token in tokens]
@@ -98,13 +101,40 @@ class SettleCalls:
         answer = await self._run(in_flight, script, script_keys, args, total)
         if changes_state:
             _pass_after_state()
-        self._forward(in_flight, (envelope for _, _, published in others for envelope in published))
+        if self.outbox is not None:
+            self._forward(self.outbox, in_flight, others)
         return answer
 
-    def _forward(self, in_flight: InFlightEntries, published: Iterable[Envelope]) -> None:
-        outbox, own = self.outbox, in_flight.source
-        if outbox is not None and any(outbox.is_elsewhere(own, envelope.source) for envelope in published):
-            outbox.forward_soon(own)
+    async def _claimed(self, item: Item) -> Item:
+        """On a cluster, claim the ids of the runs that a settlement starts."""
+        delivery, settlement, published = item
+        if not isinstance(settlement, Ack) or not (settlement.starts or settlement.continues):
+            return item
+        from actorwork.streams.forwarding import claimed  # noqa: PLC0415 - only for runs
+
+        attempt = 0
+        while True:
+            try:
+                starts = [await claimed(self._client, plan) for plan in settlement.starts]
+                continues = settlement.continues and await claimed(self._client, settlement.continues)
+            except RedisError as error:
+                attempt += 1
+                if not may_pass(error):
+                    raise RefusedError(str(error)) from error
+                pause = pause_after(attempt)
+                self._emit(BrokerTrouble(f"starting a run for {delivery.id}", str(error), f"again in {pause} s"))
+            else:
+                return delivery, attrs.evolve(settlement, starts=tuple(starts), continues=continues), published
+            await trio.sleep(pause)
+
+    def _forward(self, outbox: Outbox, in_flight: InFlightEntries, items: Iterable[Item]) -> None:
+        own = in_flight.source
+        for delivery, settlement, published in items:
+            settled = settlement.settled if isinstance(settlement, Together) else ((delivery, settlement),)
+            concerns_run = any(FLOW in one.headers or (isinstance(how, Ack) and is_of_run(how)) for one, how in settled)
+            if concerns_run or any(outbox.is_elsewhere(own, envelope.source) for envelope in published):
+                outbox.forward_soon(own)
+                return
 
     async def settle_together(
         self, in_flight: InFlightEntries, together: Together, published: Sequence[Envelope]
@@ -129,7 +159,8 @@ class SettleCalls:
         record = in_flight.keys.settled(in_flight.group, in_flight.incarnation, in_flight.level)
         script_keys = (record, *(stream.stream for stream in by_stream))
         answer = await self._run(in_flight, scripts.SETTLE_TOGETHER, script_keys, args, 1)
-        self._forward(in_flight, published)
+        if self.outbox is not None:
+            self._forward(self.outbox, in_flight, [(together.settled[0][0], together, published)])
         return [one for some in by_stream.values() for one in some], answer
 
     async def _run(
@@ -156,6 +187,11 @@ class SettleCalls:
         if _AFTER is not None:
             _AFTER()
         return cast("list[Any]", answer)
+
+
+def is_of_run(settlement: Ack) -> bool:
+    """Whether a settlement starts a run, or adds steps to one."""
+    return bool(settlement.starts or settlement.continues or settlement.expands)
 
 
 def pause_after(attempt: int) -> float:

@@ -34,7 +34,7 @@ from actorwork.streams import keys
 from actorwork.streams.in_flight import Counters, InFlightEntries, Item, PublishOnly, Together
 from actorwork.streams.isolation import Isolation
 from actorwork.streams.notes import Notes
-from actorwork.streams.settle_calls import RefusedError, SettleCalls, pause_after
+from actorwork.streams.settle_calls import RefusedError, SettleCalls, is_of_run, pause_after
 from actorwork.streams.transport.client import RedisClient
 from actorwork.streams.transport.redis_py import RedisError
 
@@ -116,11 +116,6 @@ class Settler:
         in_flight: InFlightEntries = delivery.token[2]
         if in_flight.is_over:
             self._refuse(in_flight, delivery, settlement)
-            return
-        if self.calls.outbox is not None and isinstance(settlement, Ack) and _is_of_run(settlement):
-            from actorwork.streams.plans import NO_RUNS  # noqa: PLC0415 - only on a cluster
-
-            self._could_not_publish(in_flight, delivery, settlement, NO_RUNS)
             return
         in_flight.begun += 1
         if delivery.headers and not MARKS.isdisjoint(delivery.headers) and is_result_wanted(delivery.headers):
@@ -390,11 +385,7 @@ class Settler:
 
 def _is_no_more(settlement: Settlement | PublishOnly) -> bool:
     """Whether a settlement is an ack whose result nobody waits for, and nothing else."""
-    return type(settlement) is Ack and not _is_of_run(settlement)
-
-
-def _is_of_run(settlement: Ack) -> bool:
-    return bool(settlement.starts or settlement.continues or settlement.expands)
+    return type(settlement) is Ack and not is_of_run(settlement)
 
 
 def _are_apart(together: Together) -> bool:

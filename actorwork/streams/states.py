@@ -60,7 +60,7 @@ class RedisStates(States):
         if home is None:
             return None
         number = step.partition(".")[0]
-        plan = await self._client.call("HGET", f"{keys.run(home.decode(), run)}:steps", number, idempotent=True)
+        plan = await self._client.call("HGET", f"{keys.run(keys.home_from(home), run)}:steps", number, idempotent=True)
         return None if plan is None else json.loads(plan).get("source")
 
     async def forget(self, source: str, id: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import signal
 import sqlite3
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, closing
 from random import Random
 from typing import Any
@@ -20,13 +20,15 @@ from actorwork import Client, MessageFailed, open_client
 from actorwork.clients.runs import Run
 from actorwork.message import Envelope
 from actorwork.policy.settlement import Ack
+from actorwork.streams.transport.slots import key_slot
 from actorwork.testing.conformance.fake_consumer import open_consumer
 from actorwork.testing.proxy import open_proxy
+from actorwork.testing.redis_cluster import RedisCluster, open_redis_cluster
 from actorwork.workflows import Flow, Status, Step, group, step
 from tests.forms import forms
 
 from .conftest import MANY, PATIENCE, Drill, Node, Place, Redis, open_place, until
-from .workers import Double, Join, Joiner, Member
+from .workers import RECEIPTS, Double, Join, Joiner, Member
 
 LEASE = 0.5
 MEMBERS = Member.settings.default_source
@@ -67,6 +69,10 @@ MORE = [
 MORE_EMBEDDED = [
     f"{point}:{turn}" for point in ("commit.before", "commit.after") for turn in (1, 2, 4, 5, *range(7, 16))
 ]
+MORE_BETWEEN_SLOTS = [
+    *(f"outbox.{point}:{turn}" for point in ("before", "sent", "after") for turn in (2, 3, *range(4, 20, 3))),
+    *(f"settle.{point}:{turn}" for point in ("before", "after") for turn in (1, 2, 3, 5)),
+]
 
 
 async def die_while_joining(drill: Drill, url: str, crash_at: str) -> None:
@@ -95,6 +101,23 @@ async def test_a_node_that_dies_as_it_settles_a_member_at_redis_lets_the_body_ru
 @pytest.mark.parametrize("crash_at", forms(*EMBEDDED, more=MORE_EMBEDDED))
 async def test_a_node_that_dies_as_it_commits_a_member_lets_the_body_run_once(drill: Drill, crash_at: str):
     await die_while_joining(drill, f"sqlite:///{drill.folder}/messages.db", crash_at)
+
+
+@pytest.fixture(scope="module")
+def three() -> Generator[RedisCluster]:
+    with open_redis_cluster() as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize("crash_at", forms("outbox.before:3", "outbox.sent", "outbox.after:2", more=MORE_BETWEEN_SLOTS))
+async def test_a_node_that_dies_between_the_slots_of_a_member_and_its_body_lets_the_body_run_once(
+    drill: Drill, three: RedisCluster, crash_at: str
+):
+    """The run is in the slot of its members; the bodies are in another one, and the receipts in a third."""
+    assert len({key_slot(source) for source in (MEMBERS, JOINS, RECEIPTS)}) == 3
+    for member in three.primaries:
+        member.call("FLUSHALL")
+    await die_while_joining(drill, three.url, crash_at)
 
 
 async def test_a_settlement_of_a_member_whose_reply_is_lost_joins_once(here: Redis, drill: Drill):

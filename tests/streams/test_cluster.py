@@ -15,11 +15,12 @@ from actorwork.blocking.opening import open_client as open_blocking
 from actorwork.brokers import open_broker
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerTrouble, Event
-from actorwork.message import Durability, Envelope
-from actorwork.policy.runs.values import Plan
+from actorwork.message import Durability, Envelope, Status
+from actorwork.policy.runs.values import Need, Plan, StepPlan
 from actorwork.policy.settlement import Ack
-from actorwork.streams import keys
+from actorwork.streams import keys, scripts
 from actorwork.streams.broker import RedisBroker
+from actorwork.streams.forwarding import claimed
 from actorwork.streams.transport.client import RedisClient, open_client
 from actorwork.streams.transport.cluster import cluster_client
 from actorwork.streams.transport.cluster_layout import Layout
@@ -30,6 +31,8 @@ from actorwork.testing.conformance import open_consumer, until
 from actorwork.testing.redis_cluster import RedisCluster, open_redis_cluster
 from actorwork.testing.redis_sentinel import Member
 from actorwork.testing.redis_server import open_redis_server
+from actorwork.workflows import Step, step
+from tests.patience import PATIENCE
 
 NAMES = [f"source-{number}" for number in range(12)]
 """Some of them are at each primary."""
@@ -209,6 +212,10 @@ class Doubler(Actor):
         return 2 * number
 
 
+class Redoubler(Doubler):
+    settings = Settings(title="redoubler", sources={"bills"})
+
+
 def ask_in_a_thread(cluster: RedisCluster) -> list[int]:
     with open_blocking(cluster.url) as client:
         ref = client.ref(Doubler)
@@ -312,10 +319,88 @@ async def test_a_batch_of_several_slots_that_publishes_becomes_dead_letters(clus
         assert await broker.backlog("mail") == 0
 
 
-async def test_a_workflow_is_refused_with_a_way_out(cluster: RedisCluster):
+# ------------------------------------------------------------------------------------------------------------ workflows
+
+
+@pytest.mark.parametrize("name", [*NAMES, "orders", "actorwork:flow:17", "ü", "a"])
+async def test_a_script_knows_which_sources_are_in_its_slot(cluster: RedisCluster, name: str):
+    other = next(one for number in range(100) if key_slot(one := f"bills-{number}") != key_slot(name))
+    script = Script("away", f"{scripts.part('away')}\nreturn away.is(ARGV[1]) and 1 or 0")
+    async with opened(cluster) as client:
+        assert await client.run_script(script, (f"actorwork:{{{name}}}:dead",), (name,)) == 0
+        assert await client.run_script(script, (f"actorwork:{{{name}}}:dead",), (other,)) == 1
+        assert await client.run_script(script, (other,), (name,)) == 1
+
+
+def plan(home: str, title: str) -> Plan:
+    step = StepPlan(name="only", source="orders", type="Only", template=("1",))
+    return Plan(id="run", home=home, title=title, steps=(step,), result=(Need(0),))
+
+
+async def test_an_id_is_that_of_one_run_whatever_slots_those_who_start_it_choose(cluster: RedisCluster):
+    assert key_slot("bills") != key_slot("mail")
     async with opener(cluster) as broker:
-        with pytest.raises(BrokerError, match=r"workflows do not run on Redis Cluster yet.*redis.sentinel://"):
-            await broker.runs.start(Plan(id="run", home="orders", steps=(), result=()))
+        assert await broker.runs.start(plan("bills", "the first"))
+        assert not await broker.runs.start(plan("mail", "the second"))
+        assert [run.title for run in await broker.runs.list()] == ["the first"]
+        assert await broker.runs.cancel("run", "over")
+        assert await broker.runs.forget("run")
+        assert await broker.runs.start(plan("mail", "the third"))
+        assert [run.title for run in await broker.runs.list()] == ["the third"]
+
+
+async def test_a_run_whose_starter_died_after_it_had_claimed_the_id_is_pending_and_may_be_started(
+    cluster: RedisCluster,
+):
+    async with opener(cluster) as broker:
+        assert isinstance(broker, RedisBroker)
+        await claimed(broker.client, plan("bills", "the first"))
+        info = await broker.runs.info("run")
+        assert info is not None
+        assert info.status is Status.PENDING
+        assert await broker.runs.start(plan("mail", "the second"))
+        info = await broker.runs.info("run")
+        assert info is not None
+        assert (info.title, info.status) == ("the second", Status.STARTED)
+        assert await broker.client.call("PTTL", keys.flow("run")) == -1, "it has begun, so nobody else may claim it"
+
+
+async def test_a_run_that_a_handler_starts_under_the_id_of_another_one_does_not_begin(cluster: RedisCluster):
+    async with opener(cluster) as broker, open_consumer(broker, "orders", "mail") as consumer:
+        assert await broker.runs.start(plan("bills", "the first"))
+        assert (await consumer.take_one()).id == "run/0"
+        await broker.publish([Envelope("mail", "1", b"1")])
+        await consumer.settle(await consumer.take_one(), Ack(starts=(plan("mail", "the second"),)))
+        await broker.publish([Envelope("orders", "2", b"1")])
+        assert (await consumer.take_one()).id == "2", "no step of a second run is before it"
+        assert [run.title for run in await broker.runs.list()] == ["the first"]
+
+
+def run_in_a_thread(cluster: RedisCluster) -> int:
+    with open_blocking(cluster.url) as client:
+        return client.start(doubled_twice()).result(timeout=PATIENCE)
+
+
+def run_on_asyncio(cluster: RedisCluster) -> int:
+    async def ask() -> int:
+        async with open_on_asyncio(cluster.url) as client:
+            return await (await client.start(doubled_twice())).result(timeout=PATIENCE)
+
+    return asyncio.run(ask())
+
+
+def doubled_twice() -> Step[Any]:
+    first = step(Doubler, {"number": 2})
+    return step(Redoubler, {"number": first.result})
+
+
+@pytest.mark.parametrize("run", [run_in_a_thread, run_on_asyncio])
+async def test_clients_of_all_kinds_start_workflows_whose_steps_are_in_several_slots(
+    cluster: RedisCluster, run: Callable[[RedisCluster], int]
+):
+    assert key_slot("orders") != key_slot("bills")
+    async with open_system([Doubler, Redoubler], broker=cluster.url):
+        assert await trio.to_thread.run_sync(run, cluster) == 8
 
 
 async def test_a_durability_is_refused_rather_than_confirmed_by_the_wrong_primary(cluster: RedisCluster):

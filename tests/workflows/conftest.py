@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Unpack
@@ -14,6 +14,7 @@ from actorwork import Client, System, open_client, open_system
 from actorwork.brokers import open_broker
 from actorwork.runtime.options import TreeOptions
 from actorwork.testing import MemoryBroker
+from actorwork.testing.redis_cluster import RedisCluster, open_redis_cluster
 from tests.workflows.shop import Calculator, Clerk
 
 
@@ -27,7 +28,20 @@ class Stage:
 OpenStage = Callable[[], AbstractAsyncContextManager[Stage]]
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
+@pytest.fixture(scope="session")
+def servers() -> Generator[RedisCluster]:
+    with open_redis_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(servers: RedisCluster) -> RedisCluster:
+    for member in servers.primaries:
+        member.call("FLUSHALL")
+    return servers
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis", "cluster"])
 def open_stage(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStage:
     """Open a broker of each kind, and a client of it; the tree is the calculator and the clerk."""
     Clerk.book.clear()
@@ -36,6 +50,8 @@ def open_stage(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStage:
         url = MemoryBroker()
     elif request.param == "sqlite":
         url = f"sqlite:///{tmp_path / 'messages.db'}"
+    elif request.param == "cluster":
+        url = request.getfixturevalue("cluster").url
     else:
         url = request.getfixturevalue("redis_url")
 

@@ -35,6 +35,9 @@ from actorwork.policy.runs.values import (
     read_step_header,
 )
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry
+from actorwork.streams.broker import RedisBroker
+from actorwork.streams.keys import outbox
+from actorwork.streams.transport.slots import key_slot
 from actorwork.testing.conformance.fake_consumer import FakeConsumer, open_consumer
 from tests.patience import PATIENCE
 
@@ -72,7 +75,7 @@ def stories(draw: st.DrawFn) -> Story:
     return Story(tuple(steps), tuple(sorted(result.items())), tuple(events), draw(st.booleans()), draw(st.booleans()))
 
 
-def plan_of(story: Story, run: str, source: str) -> Plan:
+def plan_of(story: Story, run: str, source: str, home: str) -> Plan:
     def pieces(number: int, needs: Sequence[tuple[int, Wants]]) -> tuple[Piece, ...]:
         """What a step needs are two groups: of one it takes the results, of the other one the outcomes."""
 
@@ -97,7 +100,7 @@ def plan_of(story: Story, run: str, source: str) -> Plan:
             steps.append(attrs.evolve(step, groups=groups))
     on_error = told(source, "error", '{"failures":', Failures(), "}") if story.tells_errors else None
     result = pieces(len(steps), story.result)
-    return Plan(id=run, home=source, steps=tuple(steps), result=result, holds=story.holds, on_error=on_error)
+    return Plan(id=run, home=home, steps=tuple(steps), result=result, holds=story.holds, on_error=on_error)
 
 
 def told(source: str, name: str, *template: Piece, undo: StepPlan | None = None) -> StepPlan:
@@ -121,17 +124,18 @@ def growth(delivery: Delivery, source: str) -> Expansion | None:
 
 
 class Teller:
-    """Tells stories to one broker."""
+    """Tells stories to one broker. On a cluster, the home of the runs is in another slot than their messages."""
 
-    def __init__(self, broker: Broker, consumer: FakeConsumer, source: str) -> None:
+    def __init__(self, broker: Broker, consumer: FakeConsumer, source: str, home: str) -> None:
         self._broker = broker
         self._consumer = consumer
         self._source = source
+        self._home = home
         self._run = f"run-{os.getpid()}-{next(_numbers)}"
 
     async def tell(self, story: Story) -> list[object]:
         """Return what is seen after each event."""
-        await self._broker.runs.start(plan_of(story, self._run, self._source))
+        await self._broker.runs.start(plan_of(story, self._run, self._source, self._home))
         seen: list[object] = [("start", True, await self._look())]
         for what, number in story.events:
             seen.append((f"{what} {number}", await self._do(what, number), await self._look()))
@@ -182,12 +186,22 @@ class Teller:
 
     async def _look(self) -> object:
         with trio.fail_after(PATIENCE):
+            while self._home != self._source and not await self._is_forwarded():  # noqa: ASYNC110
+                await trio.sleep(0.001)
             while await self._broker.backlog(self._source) != len(self._consumer.waiting):  # noqa: ASYNC110
                 await trio.sleep(0.001)
         info, steps = await self._broker.runs.info(self._run), await self._broker.runs.steps(self._run)
         assert info is not None
         hand = [(self._name(one), one.attempt, _told_json(one.payload)) for one in self._hand()]
         return [_facts(info), *map(self._facts_of_step, steps), hand]
+
+    async def _is_forwarded(self) -> bool:
+        """Whether nothing is on its way between the two slots, not even on its way back."""
+        assert isinstance(self._broker, RedisBroker)
+        for source in (self._source, self._home) * 3:
+            if await self._broker.client.call("XLEN", outbox(source)):
+                return False
+        return True
 
     def _facts_of_step(self, step: StepInfo) -> object:
         end = step.end and (step.end.kind, step.end.value, _told(step.end.failure), step.end.is_caused)
@@ -221,5 +235,8 @@ def _told(failure: Failure | None) -> object:
 @asynccontextmanager
 async def open_teller(url: Any) -> AsyncGenerator[Teller]:
     source = f"told-{os.getpid()}-{next(_numbers)}"
-    async with open_broker(url) as broker, open_consumer(broker, source, group=GROUP) as consumer:
-        yield Teller(broker, consumer, source)
+    home = source
+    if isinstance(url, str) and url.startswith("redis+cluster:"):
+        home = next(name for n in itertools.count() if key_slot(name := f"home-{n}") != key_slot(source))
+    async with open_broker(url) as broker, open_consumer(broker, *{source, home}, group=GROUP) as consumer:
+        yield Teller(broker, consumer, source, home)

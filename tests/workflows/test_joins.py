@@ -20,6 +20,7 @@ from actorwork.brokers import open_broker
 from actorwork.embedded import turns, writer
 from actorwork.message import Delivery, Failure
 from actorwork.policy.settlement import Ack, Fail, Reject, Settlement
+from actorwork.streams.transport.slots import key_slot
 from actorwork.testing import open_test_system
 from actorwork.testing.conformance.fake_consumer import FakeConsumer, open_consumer
 from actorwork.testing.redis_server import RedisServer
@@ -168,8 +169,14 @@ OTHER, ANOTHER = (cls.settings.default_source for cls in (Other, Another))
 async def test_members_of_three_sources_release_a_body_of_a_fourth_as_the_last_of_them_is_settled(
     open_stage: OpenStage,
 ) -> None:
-    """In the same script or transaction: no process reads the home of the run, and none forwards an end."""
+    """In the same script or transaction: no process reads the home of the run, and none forwards an end.
+
+    On a cluster, where all four are in other slots, the node that has settled the last member forwards its end.
+    """
     async with open_stage() as stage, by_hand(stage, OTHER, ANOTHER, NOTES) as hands:
+        is_forwarded = stage.broker.url.startswith("redis+cluster:")
+        if is_forwarded:
+            assert len({key_slot(source) for source in (OTHER, ANOTHER, NOTES, NUMBERS)}) == 4
         members: list[Step[Any]] = [
             step(Other, {"value": 0}),
             step(Another, {"value": 1}),
@@ -179,7 +186,7 @@ async def test_members_of_three_sources_release_a_body_of_a_fourth_as_the_last_o
         for delivery in await take_steps(hands, 3):
             assert await stage.broker.backlog(NUMBERS) == 0
             await hands.settle(delivery, Ack(b"%d" % step_of(delivery)))
-        assert await stage.broker.backlog(NUMBERS) == 1
+        assert is_forwarded or await stage.broker.backlog(NUMBERS) == 1
         async with by_hand(stage) as body:
             assert given(await body.take_one()) == {"value": [0, 1, 2]}
 

@@ -13,7 +13,9 @@ import trio
 from actorwork.embedded.runs import RunBook
 from actorwork.policy.runs import rules
 from actorwork.policy.runs.values import RESULT, End, Wants
+from actorwork.streams import forwarding
 from actorwork.testing import MemoryBroker
+from actorwork.testing.redis_cluster import RedisCluster
 from tests.workflows.stories import Story, open_teller, stories
 
 
@@ -30,8 +32,9 @@ async def told(story: Story, urls: dict[str, Any]) -> dict[str, list[object]]:
     return seen
 
 
-def check(story: Story, redis_url: str, folder: Path) -> None:
-    urls = {"memory": MemoryBroker(), "sqlite": f"sqlite:///{folder}/messages.db", "redis": redis_url}
+def check(story: Story, folder: Path, *redis_urls: str) -> None:
+    urls = {"memory": MemoryBroker(), "sqlite": f"sqlite:///{folder}/messages.db"}
+    urls |= {url.partition(":")[0]: url for url in redis_urls}
     seen = trio.run(told, story, urls)
     for event in zip(*(seen[name] for name in urls), strict=True):
         for name, other in zip(urls, event, strict=True):
@@ -106,8 +109,23 @@ STORIES = {
 
 
 @pytest.mark.parametrize("title", STORIES)
-def test_a_story_ends_alike_at_every_broker(title: str, redis_url: str, tmp_path: Path) -> None:
-    check(STORIES[title], redis_url, tmp_path)
+def test_a_story_ends_alike_at_every_broker(title: str, redis_url: str, cluster: RedisCluster, tmp_path: Path) -> None:
+    check(STORIES[title], tmp_path, redis_url, cluster.url)
+
+
+@pytest.mark.parametrize("title", STORIES)
+def test_a_story_ends_alike_where_all_that_goes_to_other_slots_arrives_twice(
+    title: str, cluster: RedisCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver = forwarding.deliver
+
+    async def deliver_twice(*args: Any, **options: Any) -> None:
+        for _ in range(2):
+            await deliver(*args, **options)
+
+    monkeypatch.setattr(forwarding, "deliver", deliver_twice)
+    monkeypatch.setattr(forwarding, "AT_ONCE", 1)
+    check(STORIES[title], tmp_path, cluster.url)
 
 
 # ---- that they would show it ----
@@ -196,7 +214,7 @@ def test_stories_tell_rules_that_are_wrong_from_those_of_redis(
 
     def is_alike(story: Story) -> bool:
         try:
-            check(story, redis_url, tmp_path)
+            check(story, tmp_path, redis_url)
         except Exception:  # noqa: BLE001 - the wrong rules may raise anything
             return False
         return True
@@ -210,10 +228,12 @@ HEALTH = [hypothesis.HealthCheck.too_slow]
 
 
 @pytest.mark.parametrize("examples", [12, pytest.param(600, marks=pytest.mark.long)])
-def test_a_run_is_the_same_at_every_broker(examples: int, redis_url: str, tmp_path: Path) -> None:
+def test_a_run_is_the_same_at_every_broker(
+    examples: int, redis_url: str, cluster: RedisCluster, tmp_path: Path
+) -> None:
     @hypothesis.given(story=stories())
     @hypothesis.settings(max_examples=examples, suppress_health_check=HEALTH, deadline=None)
     def check_one(story: Story) -> None:
-        check(story, redis_url, tmp_path)
+        check(story, tmp_path, redis_url, cluster.url)
 
     check_one()

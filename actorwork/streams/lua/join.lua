@@ -19,6 +19,10 @@
 --                                         expired, and is taken out of `flows`
 --   actorwork:flow:<run>                  the home of a run; actorwork:flows: all homes
 --
+-- On a cluster, a run is in the slot of its home; its messages, the runs in the place of its steps, and the last two keys may be in
+-- others. What is to be done there goes through the outbox of this slot, and the ends of steps come from the outboxes of theirs
+-- (away.lua, effects.lua). So all that joins is still decided in one script, at the home.
+--
 -- These are the rules of policy/runs/rules.py, in the same words. A step's settlement, its end here and the messages that it
 -- releases are one script. The number RESULT is that of the result: it is never sent, but waits as steps do.
 --
@@ -55,6 +59,9 @@ end
 
 local function lacks_join(flow)
   local home = string.match(flow, '^([^/]+)/')
+  if home and away.is(home) then
+    return away.lacks()
+  end
   return home and lacks('join in ' .. home, needs_of_join, home)
 end
 
@@ -255,6 +262,12 @@ local function write_message(r, plan, id)
     fields[#fields + 1] = 'expires'
     fields[#fields + 1] = whole(expires)
   end
+  if away.is(plan.source) then
+    -- A mark of its own: a run that was retried may send what undoes a step under the same id once more.
+    local mark = prefix .. 'seen:' .. id .. '/' .. redis.call('HINCRBY', r.at, 'sent', 1)
+    away.publish(plan.source, mark, cjson.encode({ due = plan.due, keep = tonumber(r.ttl) }), fields)
+    return ''
+  end
   local at, rest = due_ms(plan.due or '')
   local place
   if at then
@@ -411,7 +424,11 @@ end
 
 local function keep_for(r, ttl)
   redis.call('PEXPIRE', r.at, ttl)
-  redis.call('PEXPIRE', 'actorwork:flow:' .. r.run, ttl)
+  if KEYS.tag then
+    away.act('actorwork:flow:' .. r.run, 'index', 'expire', r.home, ttl)
+  else
+    redis.call('PEXPIRE', 'actorwork:flow:' .. r.run, ttl)
+  end
   for _, suffix in ipairs(SUFFIXES) do
     redis.call('PEXPIRE', r.at .. suffix, ttl)
   end
@@ -481,7 +498,11 @@ local function finish(r, status, reason)
       local how = status == 'CANCELLED' and 'rejected' or 'failed'
       record = record .. ',"status":"' .. how .. '","failure":' .. cjson.encode(failure) .. '}'
     end
-    store_outcome('actorwork:{' .. heir.source .. '}:', heir.id, record, heir.ttl or '', heir.claim, heir.reply_to or '')
+    if away.is(heir.source) then
+      away.act(heir.source, 'outcome', heir.id, record, heir.ttl or '', heir.claim, heir.reply_to or '')
+    else
+      store_outcome('actorwork:{' .. heir.source .. '}:', heir.id, record, heir.ttl or '', heir.claim, heir.reply_to or '')
+    end
   end
   if status == 'FAILURE' then
     send_error(r)
@@ -570,7 +591,12 @@ end
 -- Their numbers are known here only. Where one belongs, the JSON has the word `new.mark`, which no message can contain, followed by
 -- s<n> for the step that is the n-th of them, u<n> for the message that undoes it, g<n> for one of their groups, or p for the
 -- groups of the step itself.
-local function expand_run(new, message_id, claim)
+-- `text` is the JSON, for a run that may be in another slot.
+local function expand_run(new, message_id, claim, text)
+  if text and away.is(new.home) then
+    away.act(new.home, 'expand', text, message_id, claim)
+    return
+  end
   local r = run_at(new.home, new.run)
   if not r or not OPEN[r.status] or claim ~= step_claim(r.secret, message_id) then
     return
@@ -639,29 +665,53 @@ local close_run -- below
 
 -- Notes that a run is in the place of a step, to be cancelled with its run; returns false if that is over. The header may have
 -- been copied by a foreign producer: only the message that the run has sent is a step of it.
-local function adopt(new)
-  local parent = new.parent and run_at(new.parent[1], new.parent[2])
-  local heir = parent and cjson.decode(new.heir)
-  if not parent or heir.claim ~= step_claim(parent.secret, heir.id) then
+local function adopt_at(home, run, step, inner_home, inner_run, claim, id)
+  local parent = run_at(home, run)
+  if not parent or claim ~= step_claim(parent.secret, id) then
     return true
   end
-  local step = new.parent[3]
   local state, attempt = unpack(redis.call('HMGET', parent.state, 's' .. step, 'a' .. step))
-  if not OPEN[parent.status] or (state ~= '1' and state ~= '3') or id_of(parent, step, attempt) ~= heir.id then
+  if not OPEN[parent.status] or (state ~= '1' and state ~= '3') or id_of(parent, step, attempt) ~= id then
     return false
   end
-  redis.call('HSET', parent.state, 'c' .. step, new.home .. '/' .. new.run)
+  redis.call('HSET', parent.state, 'c' .. step, inner_home .. '/' .. inner_run)
   return true
 end
 
--- Starts a run from the JSON of streams/plans.py; returns false if there is one with its id.
-local function start_run(new)
+-- The same of a new run. If the other one is in another slot, and over, this one is cancelled from there, a moment later.
+local function adopt(new)
+  if not new.parent then
+    return true
+  end
+  local home, run, step = unpack(new.parent)
+  local heir = cjson.decode(new.heir)
+  if away.is(home) then
+    away.act(home, 'adopt', home, run, whole(step), new.home, new.run, heir.claim, heir.id)
+    return true
+  end
+  return adopt_at(home, run, step, new.home, new.run, heir.claim, heir.id)
+end
+
+-- Starts a run from the JSON of streams/plans.py; returns false if there is one with its id. `text` is the JSON, for a run that may
+-- be in another slot.
+--
+-- On a cluster, whoever starts it has seen to it that the id is that of runs at this home alone (streams/runs.py).
+local function start_run(new, text)
+  if text and away.is(new.home) then
+    away.act(new.home, 'start', text)
+    return true
+  end
   local at = 'actorwork:{' .. new.home .. '}:flow:' .. new.run
-  if redis.call('EXISTS', 'actorwork:flow:' .. new.run) == 1 then
+  if KEYS.tag and redis.call('HEXISTS', at, 'begun') == 1
+    or not KEYS.tag and redis.call('EXISTS', 'actorwork:flow:' .. new.run) == 1 then
     return false
   end
   local now = now_ms()
-  redis.call('SADD', 'actorwork:flows', new.home)
+  if not KEYS.tag then
+    redis.call('SADD', 'actorwork:flows', new.home)
+  elseif redis.call('EXISTS', 'actorwork:{' .. new.home .. '}:flows') == 0 then
+    away.act('actorwork:flows', 'home', new.home)
+  end
   redis.call('ZADD', 'actorwork:{' .. new.home .. '}:flows', whole(now), new.run)
   redis.call('HSET', at, 'status', 'STARTED', 'reason', '', 'title', new.title, 'total', new.total, 'open', new.total,
     'holds', new.holds, 'secret', new.secret, 'ttl', whole(new.ttl), 'started', whole(now), 'result_template', new.result)
@@ -686,7 +736,13 @@ local function start_run(new)
   for name, step in pairs(new.signals) do
     redis.call('HSET', at .. ':asks', name, step)
   end
-  redis.call('SET', 'actorwork:flow:' .. new.run, new.home) -- Last: if this script fails before, the run is started anew.
+  -- Last: if this script fails before, the run is started anew.
+  if KEYS.tag then
+    away.act('actorwork:flow:' .. new.run, 'index', 'set', new.home)
+    redis.call('HSET', at, 'begun', 1)
+  else
+    redis.call('SET', 'actorwork:flow:' .. new.run, new.home)
+  end
   local r = run_at(new.home, new.run)
   r.open = tonumber(new.total)
   if not adopt(new) then
@@ -717,11 +773,17 @@ local function close_more(r)
       if state == 1 or state == 3 then
         local plan = plan_of(r, step)
         local child = redis.call('HGET', r.state, 'c' .. step)
-        local inner = child and run_at(string.match(child, '^(.*)/(.*)$'))
-        if inner and close_run(inner, 'CANCELLED', "its run '" .. r.run .. "' has ended") then
+        local child_home, child_run = string.match(child or '', '^(.*)/(.*)$')
+        local is_child_away = child and away.is(child_home)
+        local inner = child and not is_child_away and run_at(child_home, child_run)
+        if is_child_away then
+          away.act(child_home, 'cancel', child_home, child_run, "its run '" .. r.run .. "' has ended")
+        elseif inner and close_run(inner, 'CANCELLED', "its run '" .. r.run .. "' has ended") then
           -- Its message was settled when its handler continued with this run.
         elseif not plan.source then
           redis.call('ZREM', r.due, id_of(r, step)) -- A nap, or a signal with a limit.
+        elseif away.is(plan.source) then
+          away.act(plan.source, 'drop', id_of(r, step, attempt_of(r, step)), closing[2])
         else
           local prefix, id = 'actorwork:{' .. plan.source .. '}:', id_of(r, step, attempt_of(r, step))
           local place = redis.call('HGET', r.state, 'p' .. step)
@@ -765,9 +827,14 @@ local function join_all()
     local noted = ended_steps[i]
     i = i + 1
     local home, run, number = string.match(noted.flow, '^([^/]+)/([^/]+)/(%d+)$')
-    local r = home and run_at(home, run)
+    local is_away = home and away.is(home)
+    local r = home and not is_away and run_at(home, run)
+    if is_away then
+      local ended = noted.ended
+      away.act(home, 'end', noted.flow, noted.id, noted.claim or '', ended.how, ended.value or '',
+        ended.failure and cjson.encode(ended.failure) or '')
     -- The header may have been written by a foreign producer: only a message that this run has sent counts.
-    if r and noted.claim == step_claim(r.secret, noted.id) then
+    elseif r and noted.claim == step_claim(r.secret, noted.id) then
       local step = tonumber(number)
       if step > RESULT then
         undone(r, step - RESULT - 1)
@@ -779,6 +846,7 @@ local function join_all()
       end
     end
   end
+  ended_steps = {}
 end
 
 -- Does what is due in the runs of a home; returns ms until the next, -1 for none.

@@ -3,7 +3,8 @@
 -- KEYS  the stream
 -- ARGV  the prefix of the source's keys, group, the consumer that has the entry, entry id, what to do:
 --         'look'  nothing;
---         'end'   end the message that the entry was, then acknowledge the entry; message id, reason;
+--         'end'   end the message that the entry was, then acknowledge the entry; message id, reason, and for a step of a run
+--                 the home of that, else '';
 --         'ack'   acknowledge the entry alone: it was no tracked message
 --
 -- Returns 'lost' if it is still as the caller has found it and nothing was done, 'gone' if it is not (another node was first),
@@ -18,15 +19,18 @@
 
 local stream, prefix, group, consumer, id, what = KEYS[1], unpack(ARGV, 1, 5)
 
-local function step_of(message_id, claim)
+local function step_of(message_id, claim, home)
   local run, number = string.match(message_id, '^([^/]+)/(%d+)%.?%d*$')
   if not run then
     run, number = string.match(message_id, '^([^/]+)/undo/(%d+)$')
     number = run and RESULT + 1 + number
   end
-  local home = run and redis.call('GET', 'actorwork:flow:' .. run)
-  local r = home and run_at(home, run)
-  return r and claim == step_claim(r.secret, message_id) and home .. '/' .. run .. '/' .. whole(number) or nil
+  local flow = run and home ~= '' and home .. '/' .. run .. '/' .. whole(number)
+  if flow and away.is(home) then
+    return flow -- The claim is looked at there.
+  end
+  local r = flow and run_at(home, run)
+  return r and claim == step_claim(r.secret, message_id) and flow or nil
 end
 
 local pending = redis.pcall('XPENDING', stream, group, id, id, 1)
@@ -48,12 +52,12 @@ if lacking then
   return redis.error_reply(lacking)
 end
 if what == 'end' then
-  local message_id, reason = ARGV[6], ARGV[7]
+  local message_id, reason, home = ARGV[6], ARGV[7], ARGV[8]
   if lives.place(prefix, message_id) ~= place_at(level_of(prefix, stream), id) then
     return 'other'
   end
   local claim, ttl = unpack(redis.call('HMGET', prefix .. 'state:' .. message_id, 'claim', 'ttl'))
-  local flow = step_of(message_id, claim)
+  local flow = step_of(message_id, claim, home)
   lacking = lives.lacks(prefix) or not flow and lacks('result', needs_of_result, prefix) or flow and lacks_join(flow)
   if lacking then
     return redis.error_reply(lacking)

@@ -140,7 +140,7 @@ end
 -- Notes the place of a message that is a step of a run, so that it can be dropped there when the run is cancelled.
 local function step_moved(named, place)
   local home, run, number = string.match(named['headers'] or '', '"actorwork%-flow": ?"([^"/]+)/([^"/]+)/(%d+)"')
-  if home then
+  if home and not away.is(home) then -- A run elsewhere finds its messages by their lives.
     local at = 'actorwork:{' .. home .. '}:flow:' .. run
     local secret = redis.call('HGET', at, 'secret')
     if secret and named['claim'] == step_claim(secret, named['id'] or '') then

@@ -116,7 +116,11 @@ elseif what == 'retry' then
     redis.call('HDEL', r.at, 'finished', 'result')
     redis.call('HSET', r.at, 'open', open)
     redis.call('PERSIST', r.at)
-    redis.call('PERSIST', 'actorwork:flow:' .. r.run)
+    if KEYS.tag then
+      away.act('actorwork:flow:' .. r.run, 'index', 'set', r.home)
+    else
+      redis.call('PERSIST', 'actorwork:flow:' .. r.run)
+    end
     for _, suffix in ipairs(SUFFIXES) do
       redis.call('PERSIST', r.at .. suffix)
     end
@@ -126,7 +130,10 @@ elseif what == 'retry' then
   end
 elseif what == 'forget' then
   if not OPEN[r.status] and redis.call('HEXISTS', r.at, 'closing') == 0 then
-    redis.call('DEL', r.at, 'actorwork:flow:' .. r.run)
+    redis.call('DEL', r.at)
+    if not KEYS.tag then -- On a cluster, whoever calls this does so: it is in another slot.
+      redis.call('DEL', 'actorwork:flow:' .. r.run)
+    end
     for _, suffix in ipairs(SUFFIXES) do
       redis.call('DEL', r.at .. suffix)
     end

@@ -119,7 +119,7 @@ while i <= last do
     or (key or unique) and lacks('leaving', needs_of_leaving, prefix)
     or ttl ~= '' and lacks('result', needs_of_result, prefix)
     or flow_in(outcome) and lacks_join(flow_in(outcome))
-    or kind == 'start' and lacks('start', needs_of_start)
+    or kind == 'start' and (lacks('start', needs_of_start) or KEYS.tag and away.lacks())
     or change and lacks('entity', entities.needs, prefix, group)
   local fields = nil
   if kind == 'retry' then
@@ -236,9 +236,9 @@ while i <= last do
         for run = extras + 1, extras + ARGV[extras] do
           local new = cjson.decode(ARGV[run])
           if new.mark then
-            expand_run(new, message_id, claim)
+            expand_run(new, message_id, claim, ARGV[run])
           else
-            start_run(new)
+            start_run(new, ARGV[run])
           end
         end
       end

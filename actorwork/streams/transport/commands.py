@@ -51,6 +51,9 @@ class Commands(Protocol):
         """Grows with every new connection: the server may have restarted."""
         ...
 
+    is_of_cluster: bool
+    """Whether keys are in slots, and a script reaches those of one."""
+
     async def call(self, *args: Any, idempotent: bool = False) -> Any: ...
 
     async def call_many(self, commands: Sequence[Sequence[Any]], *, idempotent: bool = False) -> list[Any]: ...
@@ -94,6 +97,8 @@ class Subscriptions(Protocol):
 
 class CommonCommands(ABC):
     """What every client of Redis does in the same way, on top of how it carries commands."""
+
+    is_of_cluster: bool = False
 
     @abstractmethod
     async def call(self, *args: Any, idempotent: bool = False) -> Any: ...

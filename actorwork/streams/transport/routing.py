@@ -50,10 +50,13 @@ _UNSENT: Final = object()
 
 _GUARD: Final = """\
 if KEYS[1] then
-  redis.call('EXISTS', '{' .. (string.match(KEYS[1], '{([^}]+)}') or KEYS[1]) .. '}actorwork:none')
+  KEYS.tag = string.match(KEYS[1], '{([^}]+)}') or KEYS[1]
+  redis.call('EXISTS', '{' .. KEYS.tag .. '}actorwork:none')
 end
 """
-"""Fails in a slot that is being moved away. See the top of this file."""
+"""Fails in a slot that is being moved away: see the top of this file. Also tells the script that it is on a cluster,
+and in which slot (lua/away.lua).
+"""
 
 
 def guarded(script: Script) -> Script:
@@ -75,6 +78,8 @@ def pause_before(times: int) -> float:
 
 class Routing(CommonCommands):
     """The commands of a client of a cluster. `call` and its likes do what those of any client do."""
+
+    is_of_cluster = True
 
     GONE: ClassVar[tuple[type[Exception], ...]] = ()
     """What the client of a primary raises once it is closed, for what it has not sent."""
