@@ -44,7 +44,7 @@ from actorwork.shown import Shown, Value
 
 if TYPE_CHECKING:
     from actorwork.policy.decoding import Decoder
-    from actorwork.policy.entities import EntityInfo, StateChange, StoredState
+    from actorwork.policy.entities import EntityInfo, FoundState, StateChange, StoredState
     from actorwork.policy.reports import Counts, Found, Mail, StoredReport
     from actorwork.policy.runs.values import Plan, RunInfo, StepInfo
 
@@ -245,15 +245,15 @@ class Node(Protocol):
         """
         ...
 
-    async def load_state(self, subscription: Subscription, delivery: Delivery) -> StoredState | None:
-        """Return the committed state of the key of a delivery, for its group; None if there is none.
+    async def load_states(
+        self, subscription: Subscription, wanted: Sequence[tuple[Delivery, str]]
+    ) -> Sequence[FoundState]:
+        """Return the committed states of the keys of deliveries of one source, for their group; None if there is none.
 
-        Calls of one tick of the scheduler share a round trip.
+        With each delivery comes the stamp of the state that this node knows, "" for none: if the committed state still
+        has it, True is returned instead. All are asked for in one round trip; those that have changed are loaded in a
+        second one.
         """
-        ...
-
-    async def has_state(self, subscription: Subscription, delivery: Delivery, stamp: str) -> bool:
-        """Whether the committed state of the key of a delivery is the one with this stamp: cheaper than to load it."""
         ...
 
     async def release_deliveries(

@@ -11,7 +11,7 @@ from actorwork.embedded.asking import Asked
 from actorwork.embedded.entity_table import ALIVE, FIELDS, state_of
 from actorwork.embedded.store import Store
 from actorwork.errors import StateConflict
-from actorwork.policy.entities import EntityInfo, StateChange, StoredState, conflict
+from actorwork.policy.entities import EntityInfo, FoundState, StateChange, StoredState, conflict
 
 T = TypeVar("T")
 
@@ -29,6 +29,17 @@ class EmbeddedEntities:
         def look(store: Store) -> StoredState | None:
             number = store.find_source(source)
             return None if number is None else store.entities.get(number, group, key, store.now)
+
+        return await self._writer.ask(look, writes=False)
+
+    async def load(self, source: str, group: str, known: Sequence[tuple[str, str]]) -> Sequence[FoundState]:
+        """Return the states of keys; True for those that still have the stamp that comes with the key."""
+
+        def look(store: Store) -> Sequence[FoundState]:
+            number = store.find_source(source)
+            if number is None:
+                return [None] * len(known)
+            return [store.entities.find(number, group, key, stamp, store.now) for key, stamp in known]
 
         return await self._writer.ask(look, writes=False)
 

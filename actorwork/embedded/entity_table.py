@@ -11,7 +11,7 @@ from actorwork.embedded.settling import Settlements
 from actorwork.embedded.sources import SourceNumbers
 from actorwork.embedded.transaction import Stale, Transaction
 from actorwork.message import Delivery
-from actorwork.policy.entities import StateChange, StoredState, with_mark
+from actorwork.policy.entities import FoundState, StateChange, StoredState, with_mark
 
 FIELDS: Final = "version, data, at, author, node, schema, stamp"
 """The columns of a state."""
@@ -40,6 +40,17 @@ class EntityTable:
             (source, group, key, now),
         ).fetchone()
         return None if row is None else state_of(row)
+
+    def find(self, source: int, group: str, key: str, stamp: str, now: float) -> FoundState:
+        """Return a state; True if it has this stamp. Needs no transaction."""
+        if stamp:
+            row = self._execute(
+                f"select stamp from entities where source = ? and grp = ? and key = ? and {ALIVE}",
+                (source, group, key, now),
+            ).fetchone()
+            if row is None or row[0] == stamp:
+                return None if row is None else True
+        return self.get(source, group, key, now)
 
     def version(self, source: int, group: str, key: str) -> int:
         row = self._execute(

@@ -34,7 +34,7 @@ from actorwork.policy.settlement import Ack, Settlement
 
 if TYPE_CHECKING:
     from actorwork.embedded.entities import EmbeddedEntities
-    from actorwork.policy.entities import StateChange, StoredState
+    from actorwork.policy.entities import FoundState, StateChange
 
 LAST_SETTLEMENTS: float = 1.0
 """Seconds for which a node that closes waits for queued settlements."""
@@ -375,11 +375,11 @@ class EmbeddedNode:
             raise answer
         return answer
 
-    async def load_state(self, subscription: Subscription, delivery: Delivery) -> StoredState | None:
-        return await _states(self._writer).get(delivery.source, subscription.group, delivery.key or "")
-
-    async def has_state(self, subscription: Subscription, delivery: Delivery, stamp: str) -> bool:
-        return _stamp_of(await self.load_state(subscription, delivery)) == stamp
+    async def load_states(
+        self, subscription: Subscription, wanted: Sequence[tuple[Delivery, str]]
+    ) -> Sequence[FoundState]:
+        known = [(delivery.key or "", stamp) for delivery, stamp in wanted]
+        return await _states(self._writer).load(wanted[0][0].source, subscription.group, known)
 
     async def release_deliveries(
         self, subscription: Subscription, deliveries: Sequence[Delivery], *, aside: float = 0.0
@@ -445,10 +445,6 @@ def _states(writer: Writer) -> EmbeddedEntities:
     from actorwork.embedded.entities import EmbeddedEntities  # noqa: PLC0415 - most nodes have no entities
 
     return EmbeddedEntities(writer)
-
-
-def _stamp_of(state: StoredState | None) -> str | None:
-    return None if state is None else state.stamp
 
 
 def _refusal(order: SettleOrder) -> events.Fenced | events.StaleState:

@@ -12,7 +12,7 @@ refused where another one is committed by then. After a state was forgotten they
 from __future__ import annotations
 
 import hashlib
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 import attrs
 
@@ -79,6 +79,10 @@ class StoredState(Value):
     schema: int = 0
     stamp: str = ""
     marks: bytes = attrs.field(default=b"", repr=False)
+
+
+FoundState: TypeAlias = "StoredState | Literal[True] | None"
+"""A committed state as a node loads it: True if it is the one that the node knows, None if there is none."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

@@ -8,7 +8,7 @@ from operator import gt, lt
 from typing import Any, Final
 
 from actorwork.errors import BrokerError
-from actorwork.policy.entities import EntityInfo, StoredState, conflict
+from actorwork.policy.entities import EntityInfo, FoundState, StoredState, conflict
 from actorwork.streams import keys, scripts
 from actorwork.streams.transport.commands import Commands
 from actorwork.streams.transport.redis_py import ConnectionError, cannot, checked  # noqa: A004
@@ -31,11 +31,34 @@ class RedisEntities:
             found = await self._client.call("HMGET", keys.entity(source, group, key), *_FIELDS, idempotent=True)
         return _state(found)
 
-    async def has(self, source: str, group: str, key: str, stamp: str) -> bool:
-        """Whether a state is the one that was committed with this stamp."""
-        with cannot(f"read the state of {key!r}"):
-            found = await self._client.call("HGET", keys.entity(source, group, key), "n", idempotent=True)
-        return found is not None and found == stamp.encode()
+    async def load(self, source: str, group: str, known: Sequence[tuple[str, str]]) -> Sequence[FoundState]:
+        """Return the states of keys; True for those that still have the stamp that comes with the key."""
+        prefix = keys.entity(source, group, "")
+        # Its stamp alone: most states are as the node has committed them, and need not travel.
+        asked = [("HGET", prefix + key, "n") if stamp else ("HMGET", prefix + key, *_FIELDS) for key, stamp in known]
+        found: list[FoundState] = []
+        changed: list[int] = []
+        for place, ((_, stamp), reply) in enumerate(zip(known, await self._all(asked, known), strict=True)):
+            if not stamp:
+                found.append(_state(reply))
+            elif reply == stamp.encode():
+                found.append(True)
+            else:
+                found.append(None)
+                if reply is not None:
+                    changed.append(place)
+        if changed:
+            again = [known[place] for place in changed]
+            replies = await self._all([("HMGET", prefix + key, *_FIELDS) for key, _ in again], again)
+            for place, reply in zip(changed, replies, strict=True):
+                found[place] = _state(reply)
+        return found
+
+    async def _all(self, commands: Sequence[tuple[Any, ...]], of: Sequence[tuple[str, str]]) -> Sequence[Any]:
+        with cannot(f"read the state of {of[0][0]!r}" if len(of) == 1 else f"read {len(of)} states"):
+            if len(commands) == 1:
+                return [await self._client.call(*commands[0], idempotent=True)]
+            return checked(await self._client.call_many(commands, idempotent=True))
 
     async def list(
         self,

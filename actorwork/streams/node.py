@@ -42,7 +42,7 @@ from actorwork.streams.transport.client import RedisClient
 from actorwork.streams.transport.redis_py import RedisError
 
 if TYPE_CHECKING:
-    from actorwork.policy.entities import StateChange, StoredState
+    from actorwork.policy.entities import FoundState, StateChange
     from actorwork.streams.entities import RedisEntities
     from actorwork.streams.lost import LostEntries
     from actorwork.streams.survey import Survey
@@ -210,11 +210,11 @@ class RedisNode(Node):
     ) -> None:
         self._settler.settle_together(settled, published)
 
-    async def load_state(self, subscription: Subscription, delivery: Delivery) -> StoredState | None:
-        return await self._states().get(delivery.source, subscription.group, delivery.key or "")
-
-    async def has_state(self, subscription: Subscription, delivery: Delivery, stamp: str) -> bool:
-        return await self._states().has(delivery.source, subscription.group, delivery.key or "", stamp)
+    async def load_states(
+        self, subscription: Subscription, wanted: Sequence[tuple[Delivery, str]]
+    ) -> Sequence[FoundState]:
+        known = [(delivery.key or "", stamp) for delivery, stamp in wanted]
+        return await self._states().load(wanted[0][0].source, subscription.group, known)
 
     def _states(self) -> RedisEntities:
         if self._entities is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from actorwork.actors.entities.schema import StateSchema
@@ -96,10 +95,12 @@ class Activation:
             return self.version == 0
         return (self.version, self.stamp) == (state.version, state.stamp)
 
-    def change(self, schema: StateSchema, settings: Entities, *, is_last: bool = True) -> StateChange | None:
+    def change(
+        self, schema: StateSchema, settings: Entities, stamp: str, *, is_last: bool = True
+    ) -> StateChange | None:
         """Return what the handler has made of the state, or None if it is as it was; raises `Fail`.
 
-        With the last change its message ends.
+        With the last change its message ends. No other commit may have its stamp.
         """
         data = schema.write(self.entity.state, self._unknown)
         if data == self.data and self.schema in (0, schema.version):
@@ -107,7 +108,7 @@ class Activation:
         return StateChange(
             version=self.version,
             data=data,
-            stamp=os.urandom(8).hex(),
+            stamp=stamp,
             schema=schema.version,
             ttl=settings.ttl,
             history=settings.history,

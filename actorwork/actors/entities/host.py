@@ -4,9 +4,9 @@
                                        └──▶ handler ──▶ what has become of the state goes with the settlement
                                                 └─ raises, or is cancelled ──▶ the activation is dropped (`shutdown`)
 
-The committed state is looked at before each delivery, in one round trip for all that begin in the same tick, so no
-handler runs on an old one; of a state that an activation has committed itself only the stamp. Its settlement names the
-version that it ran on, in case a user changes the state meanwhile.
+The committed state is looked at before each delivery, in one round trip for all that were read together, so no handler
+runs on an old one; of a state that an activation has committed itself only the stamp. Its settlement names the version
+that it ran on, in case a user changes the state meanwhile.
 
 Nothing here needs a lock: the broker gives a node one message of a key at a time. If it is given a second one all the
 same (a foreign producer may name a key that another message holds), that one finds no activation, has one of its own
@@ -18,6 +18,8 @@ that were idle for long, and ends when none is left.
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -26,6 +28,7 @@ import trio
 from actorwork import events
 from actorwork.actors.context.in_flight import InFlight, in_flight
 from actorwork.actors.entities.activation import Activation
+from actorwork.actors.entities.ahead import StatesAhead
 from actorwork.actors.entities.counts import EntityCounts
 from actorwork.actors.entities.entity import ACTIVATION, Entity, check_settings, state_type_of
 from actorwork.actors.entities.schema import StateSchema
@@ -44,7 +47,7 @@ if TYPE_CHECKING:
     from actorwork.actors.execution.workplace import SharedTools
     from actorwork.actors.tree.spec import Child
     from actorwork.message import Delivery, Envelope
-    from actorwork.policy.entities import StoredState
+    from actorwork.policy.entities import FoundState, StoredState
 
 _AT_ONCE: Final = 64
 """How many activations are passivated at once when the actor ends."""
@@ -57,8 +60,7 @@ class StateStore(Protocol):
     """The way to the states at the broker: the consumer."""
 
     def now(self) -> float: ...
-    async def load_state(self, delivery: Delivery) -> StoredState | None: ...
-    async def has_state(self, delivery: Delivery, stamp: str) -> bool: ...
+    async def load_states(self, wanted: Sequence[tuple[Delivery, str]]) -> Sequence[FoundState]: ...
     async def commit_state(
         self, delivery: Delivery, change: StateChange | None, published: Sequence[Envelope]
     ) -> bool: ...
@@ -100,6 +102,12 @@ class EntityHost:
         self._has_shutdown = cls.shutdown is not base.shutdown
         self._active: dict[str, Activation] = {}
         """The activations that no delivery uses, by their keys, the one used longest ago first."""
+        self._ahead: StatesAhead | None = None
+        if actor.consumer is not None:
+            self._ahead = StatesAhead(actor.consumer, self._stamp_of, actor.services.start_soon)
+            actor.consumer.load_ahead = self._ahead.load
+        self._stamp, self._commits = os.urandom(8).hex(), itertools.count()
+        """What the stamps of its commits are made of: no two are the same."""
         self._is_sweeping = False
         self._stalled: dict[str, float] = {}
         """When the last event about a key whose state cannot be used was emitted."""
@@ -144,10 +152,11 @@ class EntityHost:
         current = in_flight.get()
         if not isinstance(current, InFlight):
             raise MessageRefused(_no_local_messages(self._settings.title))
-        activation = await self._activated(current)
+        now = trio.current_time()
+        activation = await self._activated(current, now)
         if activation is None:
             return None
-        self._counts.hot.note(activation.key, trio.current_time())
+        self._counts.hot.note(activation.key, now)
         activation.current = current
         try:
             if is_async:
@@ -184,11 +193,11 @@ class EntityHost:
         current = in_flight.get()
         if not isinstance(current, InFlight):
             raise MessageRefused(_no_local_messages(self._settings.title))
-        state = await self._store().load_state(current.delivery)
+        (state,) = await self._store().load_states([(current.delivery, "")])
         activation = self._active.pop(current.delivery.key or "", None)
         if activation is not None:
             self._drop(activation)
-        if state is None:
+        if state is None or state is True:
             return False
         current.change = StateChange(version=state.version, data=None)
         return True
@@ -227,14 +236,15 @@ class EntityHost:
     def _change(self, activation: Activation, *, is_last: bool = True) -> StateChange | None:
         """Return what a handler has made of the state; raises `Fail` if that cannot be committed."""
         try:
-            return activation.change(self._schema, self._entities, is_last=is_last)
+            stamp = f"{self._stamp}{next(self._commits):x}"
+            return activation.change(self._schema, self._entities, stamp, is_last=is_last)
         except Exception:
             self._counts.was_refused()
             raise
 
     # ---- activations ----
 
-    async def _activated(self, current: InFlight) -> Activation | None:
+    async def _activated(self, current: InFlight, now: float) -> Activation | None:
         """Return the activation for a delivery; None if its state cannot be used here: it is handed back then."""
         delivery = current.delivery
         if delivery.key is None:
@@ -242,17 +252,22 @@ class EntityHost:
                 f"a message to the entity {self._settings.title!r} needs a key, and this one has none: send it with"
                 " key=…, or by client.ref(…, key=…)"
             )
-        store, mark = self._store(), mark_of(delivery.id)
+        if self._ahead is None:
+            raise NotRunning(_no_local_messages(self._settings.title))
+        mark = mark_of(delivery.id)
         warm = self._active.get(delivery.key)
-        # Its stamp alone: most states are as this node has committed them, and need not travel.
-        if warm is not None and warm.stamp and await store.has_state(delivery, warm.stamp):
+        state = await self._ahead.take(delivery, "" if warm is None else warm.stamp, now)
+        if state is True and warm is not None:
             warm.confirm()
             _refuse_again(delivery, warm.marks, mark)
             if self._active.get(delivery.key) is warm:
                 del self._active[delivery.key]
                 warm.mark = mark
                 return warm
-        state = await store.load_state(delivery)
+            # It was passivated while the broker answered.
+            state = await self._ahead.take(delivery, "", now)
+        if state is True:
+            state = None  # True is the answer to a stamp only.
         if state is not None:
             _refuse_again(delivery, state.marks, mark)
         found = self._active.pop(delivery.key, None)
@@ -289,6 +304,11 @@ class EntityHost:
                 self._drop(made)
                 raise
         return made
+
+    def _stamp_of(self, key: str) -> str:
+        """Return the stamp of the state that is known of a key, "" for none."""
+        warm = self._active.get(key)
+        return "" if warm is None else warm.stamp
 
     def _now(self) -> float:
         """Return the broker's clock."""
@@ -337,6 +357,8 @@ class EntityHost:
             if left > 0:
                 # Not for each of them: those that are due soon after are passivated together.
                 await trio.sleep(max(left, min(1.0, self._entities.idle / 10)))
+                if self._ahead is not None:
+                    self._ahead.forget_old(trio.current_time())
                 continue
             del self._active[first.key]
             if self._has_shutdown:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from actorwork.actors.mailbox.mailbox import Mailbox
     from actorwork.actors.tree.spec import Child
     from actorwork.message import Envelope, Progress, Status
-    from actorwork.policy.entities import StateChange, StoredState
+    from actorwork.policy.entities import FoundState, StateChange
     from actorwork.policy.settlement import Reject, Settlement
     from actorwork.settings import Settings
 
@@ -107,6 +107,7 @@ class Consumer:
         "cancelled",
         "entity_counts",
         "intake_over",
+        "load_ahead",
         "subscription",
         "token",
     )
@@ -130,6 +131,8 @@ class Consumer:
         """The messages here that were cancelled, by source and id: how each ends, and whether that is settled."""
         self.entity_counts: EntityCounts | None = None
         """What an entity has done so far, all of its incarnations together; the first of them sets it."""
+        self.load_ahead: Callable[[Sequence[Delivery]], None] | None = None
+        """Begins to load the states of deliveries that have come; of an entity, its incarnation sets it."""
         self.subscription = Subscription(
             group=settings.id,
             actor=owner.title,
@@ -179,6 +182,8 @@ class Consumer:
                 self._given_up += late
                 self._start_soon(self._release_given_up)
                 deliveries = [delivery for delivery in deliveries if delivery.source not in self._paused]
+        if self.load_ahead is not None:
+            self.load_ahead(deliveries)
         self._owner.mailbox.offer(deliveries)
 
     def cancel(self, source: str, message_id: str, reason: str, *, force: bool = False) -> None:
@@ -296,17 +301,11 @@ class Consumer:
 
     # ---- the states of entities ----
 
-    async def load_state(self, delivery: Delivery) -> StoredState | None:
-        """Return the committed state of the key of a delivery."""
+    async def load_states(self, wanted: Sequence[tuple[Delivery, str]]) -> Sequence[FoundState]:
+        """Return the committed states of the keys of deliveries, each True if it still has the stamp given with it."""
         if self._node is None:
             raise NotRunning("there is no broker any more")
-        return await self._node.load_state(self.subscription, delivery)
-
-    async def has_state(self, delivery: Delivery, stamp: str) -> bool:
-        """Whether the committed state of the key of a delivery is the one with this stamp."""
-        if self._node is None:
-            raise NotRunning("there is no broker any more")
-        return await self._node.has_state(self.subscription, delivery, stamp)
+        return await self._node.load_states(self.subscription, wanted)
 
     async def commit_state(self, delivery: Delivery, change: StateChange | None, published: Sequence[Envelope]) -> bool:
         """Change the state of the key of a delivery that goes on, and publish; return whether it is still ours.

@@ -2,7 +2,8 @@
 --
 --   entity:<group>:<key>    a hash: v (version, the number of commits), data (JSON), s (schema), at (ms), by (the message whose
 --                           settlement has committed it, or a user), node, n (a stamp that no other commit has),
---                           m (the marks of the last messages that have changed it, of 8 bytes each, the newest one last)
+--                           m (the marks of the last messages that have changed it, of 8 bytes each, the newest one last),
+--                           t (the ttl in ms, if it has one)
 --   entities:<group>        the keys that have a state, by when it changed last (ms): for lists
 --   past:<group>:<key>      the last changes, a stream with the same fields
 --
@@ -13,26 +14,30 @@
 -- The hash decides; list and past are for people. So a user who may not write these, or finds other types there, commits all
 -- the same.
 --
--- Cost: a read, a write and a ZADD; with a history an XADD, with a ttl two PEXPIRE and a look at the oldest of the list.
+-- Cost: a read and a write; one ZADD for all that a script changes; with a history an XADD, with a ttl two PEXPIRE and a look
+-- at the oldest of the list.
 
 local entities = {}
 
 do
   local SWEPT = 10
   local MARKS = 64 * 8 -- As in policy/entities.py.
+  local marks, ttl_before = nil, nil -- Of the state whose version was looked at last.
+  local listed, now = {}, nil -- What is to be added to the list, and the time of the script.
 
   function entities.needs(prefix, group)
     local key = prefix .. 'entity:' .. group .. ':'
-    return { { 'TIME' }, { 'HGET', key, 'v' }, { 'HSET', key, '', '' }, { 'PEXPIRE', key, 1 }, { 'PERSIST', key }, { 'DEL', key } }
+    return { { 'TIME' }, { 'HMGET', key, 'v' }, { 'HSET', key, '', '' }, { 'HDEL', key, 't' }, { 'PEXPIRE', key, 1 }, { 'PERSIST', key }, { 'DEL', key } }
   end
 
   -- The version that a state has, as text; or nil and an error.
   function entities.version(prefix, group, key)
-    local found = redis.pcall('HGET', prefix .. 'entity:' .. group .. ':' .. key, 'v')
-    if type(found) == 'table' then
+    local found = redis.pcall('HMGET', prefix .. 'entity:' .. group .. ':' .. key, 'v', 'm', 't')
+    if found.err then
       return nil, found.err
     end
-    return found or '0'
+    marks, ttl_before = found[2] or '', found[3]
+    return found[1] or '0'
   end
 
   -- Why a settlement may not change the state of a key that its handler has seen with this version; nil if it may.
@@ -59,10 +64,22 @@ do
     redis.call('DEL', prefix .. 'entity:' .. group .. ':' .. key)
     redis.pcall('DEL', prefix .. 'past:' .. group .. ':' .. key)
     redis.pcall('ZREM', prefix .. 'entities:' .. group, key)
+    listed[key] = nil
   end
 
-  -- Writes what ARGV has from `i` on: the version before, stamp, schema, ttl in ms ('' for none), how many changes are kept,
-  -- the mark of the message ('' for none), the new state ('' for none).
+  -- Adds the keys that this script has changed to the list. Called once, at the end of a script.
+  function entities.list(prefix, group)
+    local pairs_of = {}
+    for key, at in pairs(listed) do
+      pairs_of[#pairs_of + 1], pairs_of[#pairs_of + 2] = at, key
+    end
+    if #pairs_of > 0 then
+      redis.pcall('ZADD', prefix .. 'entities:' .. group, unpack(pairs_of))
+    end
+  end
+
+  -- Writes what ARGV has from `i` on, for the key whose version was looked at last: the version before, stamp, schema, ttl in ms
+  -- ('' for none), how many changes are kept, the mark of the message ('' for none), the new state ('' for none).
   function entities.change(prefix, group, key, i, by, node)
     local before, stamp, schema, ttl, kept, mark, data = unpack(ARGV, i, i + 6)
     if data == '' then
@@ -70,27 +87,28 @@ do
       return
     end
     local state, past = prefix .. 'entity:' .. group .. ':' .. key, prefix .. 'past:' .. group .. ':' .. key
-    local now = now_ms()
+    now = now or now_ms()
     local fields = {
       'v', whole(before + 1), 'data', data, 's', schema, 'at', whole(now), 'by', by, 'node', node, 'n', stamp,
     }
     if mark == '' then
       redis.call('HSET', state, unpack(fields))
     else
-      local marks = string.sub((redis.call('HGET', state, 'm') or '') .. mark, -MARKS)
-      redis.call('HSET', state, 'm', marks, unpack(fields))
+      redis.call('HSET', state, 'm', string.sub(marks .. mark, -MARKS), unpack(fields))
     end
     if ttl ~= '' then
       redis.call('PEXPIRE', state, ttl)
-    elseif before ~= '0' then
-      redis.call('PERSIST', state) -- It may have had a ttl before.
+      redis.call('HSET', state, 't', ttl)
+    elseif ttl_before then
+      redis.call('PERSIST', state)
+      redis.call('HDEL', state, 't')
     end
-    redis.pcall('ZADD', prefix .. 'entities:' .. group, whole(now), key)
+    listed[key] = whole(now)
     if kept ~= '0' then
       redis.pcall('XADD', past, 'MAXLEN', kept, '*', unpack(fields))
       if ttl ~= '' then
         redis.pcall('PEXPIRE', past, ttl)
-      elseif before ~= '0' then
+      elseif ttl_before then
         redis.pcall('PERSIST', past)
       end
     end

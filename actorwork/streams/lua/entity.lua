@@ -35,4 +35,5 @@ if ARGV[12] == '' then
 end
 ARGV[6] = version
 entities.change(prefix, group, key, 6, by, '')
+entities.list(prefix, group)
 return { 'done', whole(version + 1) }

@@ -262,6 +262,7 @@ if is_anything_leaving then
   end
 end
 join_all()
+entities.list(prefix, group)
 local answer = { number, fenced, refused, notes }
 redis.call('SET', record, cmsgpack.pack(answer), 'PX', RECORD_MS)
 return answer

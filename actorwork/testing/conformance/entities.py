@@ -42,17 +42,21 @@ class EntityTests(ContractTests):
             waiting = replies.expect("orders", "1")
             await broker.publish([Envelope("orders", "1", b"1", key=KEY, headers=asked), *_keyed("2")])
             first = await consumer.take_one()
-            assert await consumer.node.load_state(consumer.subscription, first) is None
-            assert not await consumer.node.has_state(consumer.subscription, first, "")
+            for stamp in ("", "stamp 0"):
+                assert await consumer.node.load_states(consumer.subscription, [(first, stamp)]) == [None]
             sent = [Envelope("mail", "sent", b"1"), *_keyed("3")]
             await consumer.settle(first, Ack(b"5", state=_change(0, b'{"n":1}', schema=3)), sent)
             second = await consumer.take_one()
-            state = await consumer.node.load_state(consumer.subscription, second)
+            found = await consumer.node.load_states(
+                consumer.subscription, [(second, ""), (second, "stamp 0"), (second, "stamp 1")]
+            )
+            state = found[0]
             assert state is not None
+            assert state is not True
             assert (state.version, state.data, state.schema) == (1, b'{"n":1}', 3)
             assert (state.by, state.node, state.stamp) == ("1", consumer.node.incarnation, "stamp 0")
-            assert await consumer.node.has_state(consumer.subscription, second, "stamp 0")
-            assert not await consumer.node.has_state(consumer.subscription, second, "stamp 1")
+            assert found[1] is True
+            assert getattr(found[2], "data", None) == state.data
             assert abs(state.at - consumer.node.now()) < 60
             assert await waiting.outcome() == Outcome("done", b"5")
             assert await broker.backlog("mail") == 1

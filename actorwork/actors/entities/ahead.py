@@ -1,0 +1,130 @@
+"""States that are loaded ahead: those of all deliveries of one read, in one round trip, before their handlers begin.
+
+    read ──▶ `load`: which of them are as this node knows them, and what the others are ──▶ the mailbox
+                                                   └──▶ `take`, once the delivery begins
+
+A state stays what it is while its delivery waits: of one key, one message is in hand. What may change it all the same
+(a `put` with force, a key that a foreign producer has named) is found at the settlement, which names the version. A
+state that has waited for long is loaded again.
+
+Only as many states are held as take up a bounded memory; the others are loaded as their handlers begin.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+import attrs
+import trio
+
+from actorwork.errors import ActorworkError
+from actorwork.policy.intake import smoothed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from actorwork.message import Delivery
+    from actorwork.policy.entities import FoundState
+
+MOST_BYTES: Final = 16_000_000
+"""How much the states that are held may take up, as far as the last ones tell."""
+FIRST_GUESS: Final = 64_000.0
+"""How large a state is assumed to be before one was seen."""
+OWN_BYTES: Final = 1_000.0
+"""What a state takes up beside its JSON."""
+FRESH: Final = 1.0
+"""Seconds after which a state that was loaded ahead is loaded again."""
+_FEW: Final = 2
+"""Fewer deliveries than these are not worth a task: their states are loaded as they begin."""
+
+
+class StateLoader(Protocol):
+    """Loads states: the consumer."""
+
+    async def load_states(self, wanted: Sequence[tuple[Delivery, str]]) -> Sequence[FoundState]: ...
+
+
+@attrs.define(eq=False)
+class _Read:
+    """What was loaded in one round trip. `found` is None until it is there, and empty if it could not be loaded."""
+
+    at: float
+    wanted: Sequence[tuple[Delivery, str]]
+    is_there: trio.Event = attrs.field(factory=trio.Event)
+    found: Sequence[FoundState] | None = None
+
+
+class StatesAhead:
+    """The states of deliveries that wait in the mailbox. `stamp_of` returns the stamp of what is known of a key."""
+
+    def __init__(self, loader: StateLoader, stamp_of: Callable[[str], str], start_soon: Callable[..., object]) -> None:
+        self._loader = loader
+        self._stamp_of = stamp_of
+        self._start_soon = start_soon
+        self._held: dict[str, tuple[_Read, int]] = {}
+        """For each key the read that its state belongs to, and its place there; the oldest come first."""
+        self._bytes_each = FIRST_GUESS
+
+    def __repr__(self) -> str:
+        return f"<StatesAhead: {len(self._held)} held>"
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def load(self, deliveries: Sequence[Delivery]) -> None:
+        """Begin to load the states of deliveries that are about to be put into the mailbox. Never waits."""
+        if len(deliveries) < _FEW:
+            return
+        now = trio.current_time()
+        self.forget_old(now)
+        room = int(MOST_BYTES / self._bytes_each) - len(self._held)
+        stamp_of = self._stamp_of
+        wanted = [(one, stamp_of(one.key)) for one in deliveries[: max(0, room)] if one.key is not None]
+        if len(wanted) < _FEW:
+            return
+        read = _Read(now, wanted)
+        for place, (delivery, _) in enumerate(wanted):
+            self._held[delivery.key or ""] = read, place
+        self._start_soon(self._load, read)
+
+    async def _load(self, read: _Read) -> None:
+        try:
+            read.found = found = await self._loader.load_states(read.wanted)
+        except ActorworkError:
+            # Each is loaded once more as it begins; if that fails, too, it is the error of its message.
+            return
+        finally:
+            read.found = read.found or ()
+            read.is_there.set()
+        sizes = [0 if one is None else len(one.data) for one in found if one is not True]
+        if sizes:
+            self._bytes_each = smoothed(self._bytes_each, OWN_BYTES + sum(sizes) / len(sizes), weight=0.5)
+
+    async def take(self, delivery: Delivery, stamp: str, now: float) -> FoundState:
+        """Return the state of the key of a delivery that begins; `stamp` is that of what this node knows of it.
+
+        Raises `BrokerError`. There is a checkpoint only where it has to be waited for.
+        """
+        held = self._held.get(delivery.key or "")
+        if held is not None:
+            read, place = held
+            mine, known = read.wanted[place]
+            if mine is delivery:
+                del self._held[delivery.key or ""]
+                if read.found is None:
+                    await read.is_there.wait()
+                # If it could not be loaded there is none.
+                if read.found and now - read.at < FRESH:
+                    state = read.found[place]
+                    if state is not True or known == stamp:
+                        return state
+        (found,) = await self._loader.load_states([(delivery, stamp)])
+        return found
+
+    def forget_old(self, now: float) -> None:
+        """Drop what has waited for too long; its delivery may never begin here."""
+        while self._held:
+            key, (read, _) = next(iter(self._held.items()))
+            if now - read.at < FRESH:
+                return
+            del self._held[key]
