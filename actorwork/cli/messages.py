@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 @click.option("--actor", metavar="TITLE", help="Of this actor.", allow_from_autoenv=False)
 @click.option("--source", metavar="NAME", help="Of this source.", allow_from_autoenv=False)
 @click.option("--state", "states", multiple=True, metavar="STATE", help="In this state; may be repeated.")
+@click.option(
+    "--text", metavar="TEXT", default="", help="With this in the id or the message.", allow_from_autoenv=False
+)
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="How many, at most.")
 @click.option(
     "--search",
@@ -37,6 +40,7 @@ def messages(
     source: str | None,
     *,
     states: tuple[Any, ...],
+    text: str,
     limit: int,
     search: int,
     broker: str | None,
@@ -57,7 +61,9 @@ def messages(
     async def talk(opened: Broker, step: Step) -> Messages:
         with step():
             try:
-                return await find(opened, states=states, actor=actor, source=source, limit=limit, search=search)
+                return await find(
+                    opened, states=states, actor=actor, source=source, text=text, limit=limit, search=search
+                )
             except LookupError as error:
                 raise click.ClickException(printable(str(error))) from error
 

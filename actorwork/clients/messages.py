@@ -5,7 +5,9 @@ The newest of each source are looked at, by when they were sent; how many that w
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Final, get_args
 
 import attrs
@@ -22,6 +24,7 @@ SEARCHED: Final = 1000
 MOST: Final = 10_000
 """How many are looked at in all sources together, and how many of one source brokers list."""
 MOST_SOURCES: Final = 1000
+PAYLOADS_AT_ONCE: Final = 200
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -44,10 +47,14 @@ async def find(
     states: Collection[MessageState] = (),
     actor: str | None = None,
     source: str | None = None,
+    text: str = "",
     limit: int = 100,
     search: int = SEARCHED,
 ) -> Messages:
-    """Return messages of some states, or of all; raise `ValueError` for a state that there is not."""
+    """Return messages of some states, or of all; raise `ValueError` for a state that there is not.
+
+    With a `text`, those whose id, or payload as far as it is known, has it in it; capital letters do not matter.
+    """
     unknown = set(states) - set(STATES)
     if unknown:
         raise ValueError(
@@ -69,8 +76,28 @@ async def find(
     counts = dict.fromkeys(STATES, 0)
     for one in seen:
         counts[one.state] += 1
-    wanted = [one for one in seen if not states or one.state in states][:limit]
-    return Messages(await broker.states.with_payloads(wanted), len(seen), is_complete, counts)
+    wanted = [one for one in seen if not states or one.state in states]
+    if not text:
+        return Messages(await broker.states.with_payloads(wanted[:limit]), len(seen), is_complete, counts)
+    found: list[TrackedMessage] = []
+    for first in range(0, len(wanted), PAYLOADS_AT_ONCE):
+        some = await broker.states.with_payloads(wanted[first : first + PAYLOADS_AT_ONCE])
+        found += [one for one in some if _has(one, text.casefold())]
+        if len(found) >= limit:
+            break
+    return Messages(found[:limit], len(seen), is_complete, counts)
+
+
+def _has(one: TrackedMessage, text: str) -> bool:
+    if text in one.info.id.casefold():
+        return True
+    if one.payload is None:
+        return False
+    raw = one.payload.decode(errors="replace")
+    with suppress(ValueError):
+        # As people write it: JSON may hold `\\u00e9` for an é.
+        raw += json.dumps(json.loads(raw), ensure_ascii=False)
+    return text in raw.casefold()
 
 
 async def _sources(broker: Broker, actor: str | None, source: str | None) -> Sequence[str]:

@@ -52,7 +52,7 @@ ACTIONS: Final[Mapping[str, Action]] = {
     action.path: action for room in _ROOMS for action in getattr(room, "ACTIONS", ())
 }
 NAVIGATION: Final = (
-    *("/overview", "/actors", "/entities", "/sources", "/nodes", "/runs", "/triggers"),
+    *("/overview", "/actors", "/entities", "/sources", "/messages", "/nodes", "/runs", "/triggers"),
     *("/dead", "/delayed", "/pauses", "/spool", "/audit"),
 )
 HOME: Final = "/overview"

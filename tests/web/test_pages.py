@@ -331,6 +331,60 @@ async def test_a_message_is_found_by_its_id():
         assert not (await guest.json("/delayed"))["delayed"]
 
 
+TRACKED = {"actorwork-result-ttl": 60}
+
+
+async def listed(guest: Visitor, **filters: str) -> list[str]:
+    return [one["id"] for one in (await guest.json("/messages", **filters))["messages"]]
+
+
+async def test_messages_are_listed_by_state_actor_source_and_text():
+    async with visit() as guest:
+        await enter(guest.broker, {"till": ["orders"], "mailer": ["mails"]})
+        payloads = {"a": {"name": "Zo\u00eb", "api_key": "geheim"}, "b": {"name": "Bo"}}
+        for name, payload in payloads.items():
+            await guest.broker.publish([Envelope("orders", name, json.dumps(payload).encode(), headers=TRACKED)])
+        await guest.broker.publish([Envelope("orders", "c", b"1", headers=TRACKED, delay=3600)])
+        await guest.broker.publish([Envelope("mails", "d", b"[]", headers=TRACKED)])
+        await guest.do("/messages/cancel", id="b")
+        everything = await guest.json("/messages")
+        assert {one["id"]: one["state"] for one in everything["messages"]} == {
+            "a": "waiting",
+            "b": "cancelled",
+            "c": "delayed",
+            "d": "waiting",
+        }
+        assert everything["counts"] == {"waiting": 2, "delayed": 1, "cancelled": 1}
+        assert (everything["searched"], everything["is_complete"], everything["is_cut"]) == (4, True, False)
+        assert sorted(await listed(guest, state="waiting")) == ["a", "d"]
+        assert await listed(guest, actor="mailer") == ["d"]
+        assert sorted(await listed(guest, source="orders")) == ["a", "b", "c"]
+        # As it is written, whatever JSON makes of it; and the ids are searched as well.
+        assert await listed(guest, text="zo\u00cb") == ["a"]
+        assert await listed(guest, text="D") == ["d"]
+        assert await listed(guest, state="delayed", text="nothing like it") == []
+        assert len((await guest.json("/messages", limit="1"))["messages"]) == 1
+        page = await guest.page("/messages?state=waiting")
+        assert "geheim" not in page
+        assert 'aria-current="true">waiting' in page
+        assert "Cancel a" in page
+        assert "did you mean 'till'" in (await guest.json("/messages", actor="tilt"))["problem"]
+        assert "did you mean" in await guest.page("/messages?actor=tilt")
+        assert "waiting, delayed" in (await guest.json("/messages", 400, state="lost"))["error"]
+
+
+async def test_a_viewer_lists_messages_without_what_is_in_them():
+    async with visit("viewer") as guest:
+        await guest.broker.publish([Envelope("orders", "a", b'{"n": "needle"}', headers=TRACKED)])
+        await enter(guest.broker, {"till": ["orders"]})
+        (one,) = (await guest.json("/messages"))["messages"]
+        assert (one["id"], one["payload"]) == ("a", None)
+        page = await guest.page("/messages")
+        assert "needle" not in page
+        assert "Cancel" not in page.partition("<main")[2].partition("</main>")[0]
+        assert "see_payloads" in (await guest.json("/messages", 403, text="needle"))["error"]
+
+
 async def test_a_message_is_sent():
     async with visit() as guest:
         await enter(guest.broker, {"till": ["orders"]})

@@ -8,12 +8,13 @@ from contextlib import suppress
 from typing import Any, Final
 
 from actorwork import codec
+from actorwork.clients.messages import STATES, find
 from actorwork.durations import parsed
 from actorwork.errors import CodecError
 from actorwork.inspection import as_json
 from actorwork.inspection.letters import json_or_text
 from actorwork.inspection.words import how_far, moment, progress_in_json
-from actorwork.message import Delayed, Envelope, MessageInfo
+from actorwork.message import Delayed, Envelope, MessageInfo, TrackedMessage
 from actorwork.settings import SOURCE, SOURCE_IN_WORDS, default_source, identity
 from actorwork.state.known_actors import known_actors, unknown_actor, unknown_source
 from actorwork.web.pages.letters import letter_in_json
@@ -22,6 +23,7 @@ from actorwork.web.rendering import since
 from actorwork.web.request import Action, Done, Form, Page, Plan, Refused, Sight, not_found
 
 MOST_DELAYED: Final = 3000
+MOST_LISTED: Final = 3000
 MOST_NAMES: Final = 500
 """Actors and sources that a form suggests."""
 SEARCHED: Final = 2000
@@ -118,6 +120,56 @@ async def view_delayed(sight: Sight) -> dict[str, Any]:
     }
 
 
+async def view_list(sight: Sight) -> dict[str, Any]:
+    """Show tracked messages, latest first, by state, actor, source and text, as far back as was searched."""
+    state, text = sight.text("state"), sight.text("text").strip()
+    actor, source = sight.text("actor").strip(), sight.text("source").strip()
+    if state and state not in STATES:
+        raise Refused(f"a state of messages is one of {', '.join(STATES)}, got {state[:50]!r}")
+    if text:
+        # Searching for what one may not see would tell it.
+        sight.want("see_payloads")
+    limit = sight.number("limit", 100, most=MOST_LISTED)
+    facts: dict[str, Any] = {"limit": limit, "states": STATES, "problem": "", "messages": [], "counts": {}}
+    facts["filters"] = {"state": state, "actor": actor, "source": source, "text": text}
+    try:
+        found = await find(
+            sight.broker,
+            states=[state] if state else [],
+            actor=actor or None,
+            source=source or None,
+            text=text,
+            limit=limit,
+            search=SEARCHED,
+        )
+    except LookupError as error:
+        return {**facts, "problem": str(error), "searched": 0, "is_complete": True, "is_cut": False}
+    return {
+        **facts,
+        "messages": [_listed_in_json(sight, one) for one in found.found],
+        "counts": {name: count for name, count in found.counts.items() if count},
+        "searched": found.searched,
+        "is_complete": found.is_complete,
+        "is_cut": len(found.found) == limit,
+    }
+
+
+def _listed_in_json(sight: Sight, one: TrackedMessage) -> dict[str, Any]:
+    payload: object = None
+    if one.payload is not None and sight.access.may("see_payloads"):
+        kind, payload = json_or_text(one.payload)
+        if kind == "json":
+            payload = sight.masking.masked(payload)
+    return {
+        **info_in_json(one.info),
+        "traceback": "",
+        "state": one.state,
+        "type": one.type,
+        "payload": payload,
+        "duration": one.duration,
+    }
+
+
 async def plan_cancel(sight: Sight, form: Form) -> Plan:
     """Plan to cancel a message wherever it is."""
     wanted = form.needed("id")
@@ -197,6 +249,7 @@ async def plan_send(sight: Sight, form: Form) -> Plan:
 
 PAGES = (
     Page("/message", "Message", "message.html", view),
+    Page("/messages", "Messages", "messages.html", view_list),
     Page("/delayed", "Delayed", "delayed.html", view_delayed),
     Page("/send", "Send a message", "send.html", view_send, permission="send", is_live=False),
 )
