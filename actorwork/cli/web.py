@@ -129,8 +129,7 @@ def _serve(dashboard: Any, place: Any, certificate: tuple[Path, Path] | None) ->
 
             async with trio.open_nursery() as nursery:
                 serve = partial(serve_pages, dashboard, place, certificate=certificate, stop=stopped)
-                url = await nursery.start(serve)
-                click.echo(f"the dashboard is at {url}")
+                await nursery.start(serve)  # It logs where the dashboard is.
 
     try:
         trio.run(main)

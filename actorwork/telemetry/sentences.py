@@ -87,7 +87,7 @@ def sentence_of(event: events.Event, broker: str = "") -> Sentence:
             )
             return Sentence(logging.WARNING, text, (source,), {"source": source, "actor_id": actor_id})
         case events.Reclaimed(source=source, actor_id=actor_id, previous="released", count=count):
-            text = "took %d of '%s' that another node released"
+            text = "took %d of '%s' that a node had released"
             return Sentence(logging.INFO, text, (count, source), {"source": source, "actor_id": actor_id})
         case events.Reclaimed(source=source, actor_id=actor_id, previous=previous, count=count):
             text = "reclaimed %d of '%s' from the dead node %s: they run again here"
@@ -155,10 +155,13 @@ def sentence_of(event: events.Event, broker: str = "") -> Sentence:
                 {"actor_id": actor_id, "message_id": message_id, "source": source},
             )
         case events.SuspectsInFlight(present=True):
-            text = "messages that processes died with are in flight here: if this process dies, they are suspected"
+            text = (
+                "this node handles messages in whose first handling a process died: if this one dies as well, "
+                "they are suspects, and run alone"
+            )
             return Sentence(logging.INFO, text)
         case events.SuspectsInFlight():
-            return Sentence(logging.DEBUG, "no message that processes died with is in flight here any more")
+            return Sentence(logging.DEBUG, "no message in whose handling a process died is in flight here any more")
         case events.BrokerTrouble(doing=doing, error=error, next=what_follows):
             return Sentence(logging.WARNING, "%s failed (%s); %s", (doing, error, what_follows), {"error": error})
         case events.BrokerAdvice(text=finding, advice=advice):
@@ -417,7 +420,7 @@ def _trigger_changed(event: events.TriggerChanged) -> Sentence:
         case "put":
             what = f"was put here by hand{whose}"
         case "changed":
-            what = f"is changed by hand{whose} ({', '.join(event.parts)}): what the code says of that waits for a reset"
+            what = f"is changed by hand{whose} ({', '.join(event.parts)}): this overrides the code until it is reset"
         case "reset":
             what = "is reset: it fires as the code declares it"
         case "deleted":

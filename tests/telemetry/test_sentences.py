@@ -51,8 +51,8 @@ EVERY_EVENT: list[tuple[events.Event, str, str]] = [
     (events.StaleState(DELIVERY, "ac70", 3, 4), "WARNING", "which has the version 4 now: it had no effect"),
     (events.DeadLettered("orders", "ac70", "3f-1", 3), "ERROR", "(3 processes died while handling it)"),
     (events.MessageLost("orders", "ac70", "3f-1"), "ERROR", "message 3f-1 of 'orders' is lost"),
-    (events.SuspectsInFlight(present=True), "INFO", "they are suspected"),
-    (events.SuspectsInFlight(present=False), "DEBUG", "no message that processes died with"),
+    (events.SuspectsInFlight(present=True), "INFO", "they are suspects"),
+    (events.SuspectsInFlight(present=False), "DEBUG", "no message in whose handling a process died"),
     (
         events.BrokerTrouble("reclaiming", "OSError", "trying again in 1 s"),
         "WARNING",
@@ -163,7 +163,7 @@ EVERY_EVENT: list[tuple[events.Event, str, str]] = [
     (
         events.TriggerChanged("ac70", "greeter", "ab12", "nightly", "changed", ("schedule", "is_on"), "ann"),
         "INFO",
-        "the trigger 'nightly' of 'greeter' is changed by hand by ann (schedule, is_on): what the code says",
+        "the trigger 'nightly' of 'greeter' is changed by hand by ann (schedule, is_on): this overrides the code",
     ),
     (
         events.TriggerChanged("ac70", "greeter", "ab12", "nightly", "reset"),
