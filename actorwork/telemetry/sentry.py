@@ -16,7 +16,7 @@ import json
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import attrs
 
@@ -25,10 +25,12 @@ from actorwork.events import ChildExited
 from actorwork.message import NO_HEADERS
 from actorwork.policy.settlement import Fail, Retry, decisive
 from actorwork.shown import Shown
+from actorwork.telemetry.checkins import CheckIns
 
 try:
     import sentry_sdk
     from sentry_sdk.consts import SPANSTATUS
+    from sentry_sdk.crons import capture_checkin
     from sentry_sdk.scope import use_isolation_scope
     from sentry_sdk.tracing import TransactionSource
     from sentry_sdk.tracing_utils import has_span_streaming_enabled, has_tracing_enabled
@@ -84,12 +86,16 @@ class Sentry(Shown):
 
     `configure` calls `sentry_sdk.init` in each process of a tree; with a `Process` it is a function at the top of a
     module. Without it, the process must have called that before. With tracing on (`traces_sample_rate`), each delivery
-    is a transaction of the operation `queue.process`, in the trace of its sender.
+    is a transaction of the operation `queue.process`, in the trace of its sender. With `crons`, messages of triggers
+    check in at Sentry's monitors of crons, which these check-ins make.
     """
 
     configure: Callable[[], object] | None = None
+    crons: bool = False
 
     def __attrs_post_init__(self) -> None:
+        if not isinstance(self.crons, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise SettingsError(f"Sentry.crons wants True or False, got {self.crons!r}")
         if self.configure is not None and not callable(self.configure):  # pyright: ignore[reportUnnecessaryComparison]
             raise SettingsError(f"Sentry.configure wants a function that calls sentry_sdk.init, got {self.configure!r}")
 
@@ -97,13 +103,14 @@ class Sentry(Shown):
         """Configure this process. Raises what `configure` raises."""
         if self.configure is not None:
             self.configure()
-        return OpenedSentry(broker)
+        return OpenedSentry(broker, crons=self.crons)
 
 
 class OpenedSentry:
     """What reports from one process. Implements `abc.Instruments`."""
 
-    def __init__(self, broker: str) -> None:
+    def __init__(self, broker: str, *, crons: bool = False) -> None:
+        self._crons = crons
         is_redis = broker.partition(":")[0] in ("redis", "rediss", "valkey", "valkeys", "unix")
         self._system = "redis" if is_redis else "actorwork"
 
@@ -119,7 +126,7 @@ class OpenedSentry:
         return self._take
 
     def of_actor(self, settings: Settings) -> ActorReports:
-        return ActorReports(settings, self._system)
+        return ActorReports(settings, self._system, CheckIns(settings, capture_checkin) if self._crons else None)
 
     def _take(self, event: Event) -> None:
         """Capture the crash of an actor that is not that of a message: of a start, a task, a local call."""
@@ -141,8 +148,9 @@ class OpenedSentry:
 class ActorReports:
     """The reports of one actor. Implements `abc.ActorInstrument`."""
 
-    def __init__(self, settings: Settings, system: str) -> None:
+    def __init__(self, settings: Settings, system: str, check_ins: CheckIns | None = None) -> None:
         self._settings = settings
+        self._check_ins = check_ins
         self._system = system
         self._failed: dict[int, tuple[Delivery, Scope]] = {}
         """The scopes of deliveries whose handlers have raised, until that is settled; by identity."""
@@ -198,6 +206,9 @@ class ActorReports:
     def failed(self, delivery: Delivery, error: BaseException, ending: Ending) -> Mapping[str, Json]:
         kept, scope = self._failed.pop(id(delivery), (None, None))
         settlement = ending.settlement
+        if self._check_ins is not None and not isinstance(settlement, Retry):
+            is_bad = isinstance(settlement, Fail) or ending.crash is not None
+            self._check_ins.note([delivery], "error" if is_bad else "ok")
         if isinstance(settlement, Fail) or ending.crash is not None:
             known = scope if kept is delivery else None
             with use_isolation_scope(known or sentry_sdk.get_isolation_scope().fork()):
@@ -225,8 +236,14 @@ class ActorReports:
         return self._settings.title or self._settings.id
 
     async def _noting(self, scope: Scope, deliveries: Sequence[Delivery], proceed: Callable[[], Awaitable[Any]]) -> Any:
+        check_ins = self._check_ins
         try:
-            return await proceed()
+            if check_ins is None:
+                return await proceed()
+            check_ins.note(deliveries, "in_progress")
+            answer = await proceed()
+            check_ins.note([one for one in deliveries if not _has_failed(one, deliveries, answer)], "ok")
+            return answer
         except Exception:
             for delivery in deliveries:
                 self._failed[id(delivery)] = delivery, scope
@@ -259,6 +276,14 @@ class ActorReports:
     def _continue(self, delivery: Delivery) -> None:
         if SENTRY_TRACE in delivery.headers:
             sentry_sdk.get_isolation_scope().generate_propagation_context(_trace_of(delivery))
+
+
+def _has_failed(delivery: Delivery, deliveries: Sequence[Delivery], answer: object) -> bool:
+    """Whether the handler of a batch has returned an error for one of its messages."""
+    if len(deliveries) == 1 or not isinstance(answer, Sequence):
+        return False
+    outcomes = cast("Sequence[object]", answer)
+    return any(one is delivery and isinstance(it, BaseException) for one, it in zip(deliveries, outcomes, strict=False))
 
 
 def _trace_of(delivery: Delivery) -> dict[str, Any]:
